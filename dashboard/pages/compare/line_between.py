@@ -252,6 +252,6 @@ def sentence(
     off = int(((known["departure_low"] > 0) | (known["departure_high"] < 0)).sum())
     return (
         f"{about.title} from {path.names[0]} (alpha 0) to {path.names[1]} (alpha 1) and beyond: {way}; its largest "
-        f"departure from the straight line is {departure(row, about)} at alpha {row['alpha']:g}. Of {len(known)} metrics "
-        f"with an interval {off} leave the line by more than it."
+        f"departure from the straight line is {departure(row, about)} at alpha {row['alpha']:g}. Of {len(known)} "
+        f"metrics with an interval {off} leave the line by more than it."
     ).replace(" -", " \u2212")

@@ -96,7 +96,7 @@ class Transplants(Drawable):
         unit = DIFFERENCE if self.unit in RATES else self.unit
         suffix = " nats" if self.unit == "nats" else ""
         ends = [in_unit(self.unit, *each) + suffix for each in (self.base, self.aligned)]
-        parts, alone = [f"{self.title} is {ends[0]} in {base} and {ends[1]} in {aligned}"], []
+        parts, alone = [f"{self.title} is {ends[0]} in {base} and {ends[1]} in {aligned}"], list[str]()
         for kind, rows in self.parts.groupby("kind", sort=False):
             row, several = self.strongest(str(kind)), f"{len(rows)} {PLURAL[str(kind)]}"
             if row is None:

@@ -21,7 +21,7 @@ from dashboard.sentences import duration
 from probe.errors import ModelError, RunError, brief
 from probe.model.references import HUB_ID, is_adapter, split_readout
 from probe.runs.directories import find
-from probe.ticks import Pace
+from probe.ticks import Pace, Tick
 
 if TYPE_CHECKING:
     from probe.compare.side_by_side import Comparison
@@ -257,12 +257,19 @@ def compute_once(
     return result
 
 
-def compute_part(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T:
-    """`compute_once` inside of a computation, for a part that other choices share: it has the lock already."""
+def compute_part(fn: Callable[..., T], *lms: "LM", tick: Tick | None = None, **options: Hashable) -> T:
+    """`compute_once` inside of a computation, for a part that other choices share: it has the lock already.
+
+    Args:
+        fn: see `compute_once`.
+        lms: the same.
+        tick: given to `fn` where it is not None.
+        options: as in `compute_once`.
+    """
     key = _key(fn, lms, options)
     result = results().get(key)
     if result is None:
-        result = fn(*lms, **options)
+        result = fn(*lms, **({} if tick is None else {"tick": tick}), **options)
         results().put(key, result)
     return result
 

@@ -131,7 +131,7 @@ def test_the_first_python_of_a_page_runs(page: str, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "at"),
-    [("compare", 0), ("compare", 1), ("model", 0), ("model", 1), ("world", 0), ("world", 1), ("runs", 3)],
+    [*(("compare", at) for at in range(4)), ("model", 0), ("model", 1), ("world", 0), ("world", 1), ("runs", 3)],
 )
 def test_the_python_of_the_documents_runs(name: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With the names that the text around it speaks of."""

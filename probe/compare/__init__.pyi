@@ -1,9 +1,12 @@
 from .corpus_shift import compare_corpus as compare_corpus
 from .corpus_shift import read_texts as read_texts
 from .corpus_shift import world_texts as world_texts
+from .first_tokens import compare_first_tokens as compare_first_tokens
+from .first_tokens import steer as steer
 from .path import along as along
 from .path import interpolate as interpolate
 from .scalars import compare_scalars as compare_scalars
 from .side_by_side import compare as compare
 from .side_by_side import read_both as read_both
+from .transplant import transplant_parts as transplant_parts
 from .weights import weight_change as weight_change

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from math import ceil
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from probe.compare.model_parts import PLURAL
 from probe.numbers import chance, format_interval
 from probe.plotting.curves import HOVER_WIDTH, TITLE_WIDTH
 from probe.plotting.intervals import band
@@ -24,7 +26,7 @@ from probe.plotting.theme import (
     template,
     token_axis,
 )
-from probe.terms import RATES, Term
+from probe.terms import DIFFERENCE, RATES, Term
 
 
 def kl_bars(
@@ -192,6 +194,28 @@ def weight_map(matrices: pd.DataFrame) -> go.Figure:
     return figure
 
 
+def head_change_map(heads: pd.DataFrame, part: str) -> go.Figure:
+    """Relative change of one part of every head, blocks against heads.
+
+    Args:
+        heads: `probe.compare.weights.WeightChange.heads`.
+        part: q, k, v, o, qk or ov.
+    """
+    table = heads.pivot(index="block", columns="head", values=f"{part}_relative")
+    values = table.to_numpy(dtype=float)
+    words = [["" if np.isnan(value) else f"{100 * value:.2g} %" for value in row] for row in values]
+    figure = new_figure(height=max(220, 120 + 28 * len(table)), margin={"l": 70, "t": 40})
+    heat = cells(values, words, legible=len(table) <= 16 and len(table.columns) <= 8)
+    heat.update(x=[f"H{head}" for head in table.columns], y=[f"block {block}" for block in table.index], hoverinfo=None)
+    heat.update(hovertemplate="%{y}, %{x}: %{text}<extra></extra>")
+    figure.add_trace(heat)
+    axis = colour_axis("relative change", low=0.0, high=float(np.nanmax(values, initial=0.0)) or 1.0)
+    axis["colorbar"] |= {"tickformat": ".2~%"}
+    figure.update_layout(coloraxis=axis)
+    figure.update_xaxes(title_text="head", side="bottom")
+    return figure.update_yaxes(autorange="reversed")
+
+
 def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str, str], columns: int = 3) -> go.Figure:
     """Small multiples: a metric against alpha with its interval, the chord of the two models, and the two marked.
 
@@ -225,7 +249,7 @@ def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str
             mark = go.Scatter(x=model["alpha"], y=model["value"], mode="markers", name=escape(f"{name} (alpha {end})"))
             mark.update(marker={"size": 11, "color": colour, "symbol": ("circle", "diamond")[end]})
             figure.add_trace(mark.update(hoverinfo="skip", showlegend=index == 0), **place)
-        ticks = {"tickformat": ".0%"} if about.unit in RATES else {}
+        ticks = {"tickformat": ".0%"} if about.unit in (*RATES, DIFFERENCE) else {}
         figure.update_yaxes(**ticks, **place)
         figure.update_xaxes(title_text="alpha" if index + columns >= len(terms) else "", **place)
     lines = max((title.count("<br>") + 1 for title in titles[:columns]), default=1)
@@ -283,3 +307,181 @@ def _points(rows: np.ndarray, names: Sequence[str], colour: str, unit: str) -> g
 def _names(names: Sequence[str]) -> dict:
     """An axis that names every row, from the top."""
     return {**token_axis(list(names), length=20, most=len(names)), "range": [len(names) - 0.5, -0.5]}
+
+
+NULLS = {"matched parts": ("line-ns-open", "#B07D2B"), "random directions": ("x-thin-open", LIGHT.muted)}
+"""Mark and colour of the controls of a transplant."""
+
+
+def transplant_points(
+    parts: pd.DataFrame, controls: pd.DataFrame, change: float, unit: str, *, most: int = 32
+) -> go.Figure:
+    """Effect of each part with its interval, and its controls behind it; the axis names the change of all parts.
+
+    Args:
+        parts: `probe.compare.transplant.Transplants.parts`.
+        controls: one row a control: `part`, `effect`.
+        change: of the behaviour from base to aligned.
+        unit: of its values.
+        most: parts of a kind that are drawn, those of the largest effects, in the order of the model.
+    """
+    kinds = list(dict.fromkeys(parts["kind"]))
+    shown = []
+    for kind in kinds:
+        rows = parts[parts["kind"] == kind]
+        shown.append(rows.loc[rows["effect"].abs().nlargest(most).index.sort_values()])
+    scale, suffix = (100, " pp") if unit in RATES else (1, f" {unit}" if unit else "")
+    columns = max(len(kinds), 1)
+    figure = make_subplots(
+        rows=1,
+        cols=columns,
+        subplot_titles=[PLURAL[each] for each in kinds],
+        horizontal_spacing=min(0.16, 0.5 / columns),
+    )
+    for column, rows in enumerate(shown, start=1):
+        names = list(rows["part"])
+        at = {name: index for index, name in enumerate(names)}
+        for null, (mark, colour) in NULLS.items():
+            own = controls[(controls["null"] == null) & controls["part"].isin(names)]
+            x, y = scale * own["effect"], own["part"].map(at)
+            ticks = go.Scatter(x=x, y=y, mode="markers", name=null, showlegend=column == 1, legendgroup=null)
+            ticks.update(marker={"color": colour, "size": 8, "symbol": mark, "opacity": 0.65})
+            figure.add_trace(
+                ticks.update(hovertemplate=f"{null}: %{{x:.3g}}{suffix}<extra></extra>"), row=1, col=column
+            )
+        values = scale * rows[["effect", "effect_low", "effect_high"]].to_numpy(dtype=float)
+        points = _points(values, names, METHODS["dpo"], suffix)
+        points.update(name="part of the aligned model", showlegend=column == 1)
+        figure.add_trace(points, row=1, col=column)
+        figure.update_yaxes(row=1, col=column, **_names(names))
+        figure.add_vline(x=0, line={"color": LIGHT.muted, "width": 1}, row=1, col=column)
+    words = "pp" if unit in RATES else unit
+    whole = f"{scale * change:+.3g}".replace("-", "\u2212")
+    axis = f"change, {words} (all parts: {whole})" if words else f"change (all parts: {whole})"
+    figure.update_xaxes(zeroline=False, title_text=axis)
+    figure.update_annotations(font_size=13)
+    height = 116 + 15 * max([len(rows) for rows in shown] + [12])
+    figure.update_layout(
+        template=template(LIGHT),
+        height=height,
+        margin={"t": 64},
+        legend={"yref": "container", "y": 1, "yanchor": "top", "orientation": "h"},
+    )
+    return figure
+
+
+def first_token_maps(layers: pd.DataFrame, tokens: pd.DataFrame, layer: int) -> go.Figure:
+    """Size of the mean difference at the first tokens after each block, and what the lens reads in it after one block.
+
+    Args:
+        layers: `probe.compare.first_tokens.FirstTokens.layers`.
+        tokens: rows of its `tokens` after one block.
+        layer: that block, which is marked; -1 is the embedding.
+    """
+    figure = make_subplots(
+        rows=1,
+        cols=2,
+        column_widths=[0.36, 0.64],
+        horizontal_spacing=0.12,
+        subplot_titles=["size, % of the residual", f"its lens after {_after(layer)} (* beyond random signs)"],
+    )
+    table = layers.pivot(index="layer", columns="position", values="relative")
+    values = 100 * table.to_numpy(dtype=float)
+    words = [[f"{value:.2g}" for value in row] for row in values]
+    names = [_after(each) for each in table.index]
+    sizes = cells(values, words, legible=len(table) <= 40)
+    sizes.update(x=[str(each) for each in table.columns], y=names, hoverinfo=None)
+    sizes.update(hovertemplate="%{y}, token %{x}: %{text} % of the residual<extra></extra>")
+    figure.add_trace(sizes, row=1, col=1)
+    rows = tokens.assign(row=tokens["rank"].where(tokens["direction"] == "promoted", -tokens["rank"]))
+    order = [
+        *sorted(row for row in rows["row"].unique() if row > 0),
+        *sorted((row for row in rows["row"].unique() if row < 0), reverse=True),
+    ]
+    grid = rows.pivot(index="row", columns="position", values="score").reindex(order)
+    scores = grid.to_numpy(dtype=float)
+    own = {(row.row, row.position): row for row in rows.itertuples()}
+    shown, hover = [], []
+    for row in order:
+        found = [own.get((row, position)) for position in grid.columns]
+        shown.append(
+            [
+                "" if each is None else escape(shorten(str(each.token), 12)) + (" *" if each.beyond_null else "")
+                for each in found
+            ]
+        )
+        hover.append([_lens_hover(each) for each in found])
+    lens = cells(scores, shown, legible=True, axis="coloraxis2")
+    lens.update(x=[str(each) for each in grid.columns], y=[f"{'+' if row > 0 else MINUS}{abs(row)}" for row in order])
+    lens.update(customdata=hover, hoverinfo=None, hovertemplate="%{customdata}<extra></extra>")
+    figure.add_trace(lens, row=1, col=2)
+    top = float(np.nanmax(np.abs(scores), initial=0.0)) or 1.0
+    left = colour_axis("% of the<br>residual", low=0.0, high=float(values.max(initial=0.0)) or 1.0) | {
+        "showscale": False
+    }
+    right = colour_axis("score, nats", low=-top, high=top, diverging=True)
+    figure.update_layout(coloraxis=left, coloraxis2=right, template=template(LIGHT), margin={"t": 28, "l": 80})
+    figure.update_layout(height=max(300, 90 + 22 * max(len(table), len(order))))
+    figure.update_xaxes(title_text="position of the token", type="category")
+    figure.update_yaxes(type="category", autorange=True, row=1, col=1)
+    figure.update_yaxes(type="category", autorange="reversed", title_text="rank", row=1, col=2)
+    figure.update_annotations(font_size=13)
+    return figure
+
+
+MINUS = "\u2212"
+
+
+def _after(layer: int) -> str:
+    return "embedding" if layer < 0 else f"block {layer}"
+
+
+def _lens_hover(row: Any) -> str:
+    if row is None:
+        return ""
+    where = "beyond" if row.beyond_null else "within"
+    return (
+        f"{escape(row.token)} ({row.direction}): {row.score:+.2f} nats, {where} the {row.null:.2f} of random signs"
+        f"<br>among the first in both halves of the texts in {100 * row.same_rank:.0f} % of the splits"
+    )
+
+
+def steering_curve(doses: pd.DataFrame, unit: str) -> go.Figure:
+    """The change of a behaviour against alpha with its interval, and the range of random directions.
+
+    Args:
+        doses: `probe.compare.first_tokens.Steering.doses`.
+        unit: of the behaviour's values.
+    """
+    scale = 100 if unit in RATES else 1
+    zero = pd.DataFrame([dict.fromkeys(doses.columns, 0.0)])
+    rows = pd.concat([doses, zero]).sort_values("alpha")
+    columns = {name: scale * rows[name] for name in rows if str(name).startswith(("effect", "random_"))}
+    figure = new_figure(height=340, margin={"t": 56})
+    if doses["random"].any():
+        figure.add_trace(band(rows["alpha"], columns["random_low"], columns["random_high"], LIGHT.muted))
+        null = go.Scatter(
+            x=rows["alpha"], y=columns["random_mean"], name="random directions (mean, range)", mode="lines"
+        )
+        figure.add_trace(null.update(line={"color": LIGHT.muted, "dash": "dot"}, hoverinfo="skip"))
+    figure.add_trace(
+        band(
+            rows["alpha"],
+            columns["effect_low"].fillna(columns["effect"]),
+            columns["effect_high"].fillna(columns["effect"]),
+            METHODS["dpo"],
+        )
+    )
+    suffix = "pp" if unit in RATES else unit
+    hover = [
+        f"alpha {alpha:g}: {format_interval(*ends)} {suffix}"
+        for alpha, *ends in zip(
+            rows["alpha"], *(columns[name] for name in ("effect", "effect_low", "effect_high")), strict=True
+        )
+    ]
+    line = go.Scatter(x=rows["alpha"], y=columns["effect"], name="this difference (95 %)", mode="lines+markers")
+    line.update(line={"color": METHODS["dpo"], "width": 2}, customdata=hover)
+    figure.add_trace(line.update(hovertemplate="%{customdata}<extra></extra>"))
+    figure.update_xaxes(title_text="alpha (1 is as long as a residual)", zeroline=False)
+    figure.update_yaxes(title_text=f"change, {suffix}" if suffix else "change")
+    return figure

@@ -106,11 +106,13 @@ class WeightPath(Drawable):
         lacking = [name for name in metrics if name not in known]
         if lacking:
             raise ConfigError(f"`{lacking[0]}` was not measured in both models: give some of {', '.join(known)}.")
-        terms = {name: find_experiment(self.experiment).term(name) for name in metrics or self._moved(table, known)}
+        terms = {name: find_experiment(self.experiment).term(name) for name in metrics or self.most_moved()}
         return path_curves(table, terms, self.names)
 
-    def _moved(self, table: pd.DataFrame, known: Sequence[str]) -> list[str]:
-        """Metrics by how far the two models differ, in units of the mean width of their intervals."""
+    def most_moved(self) -> list[str]:
+        """At most six metrics by how far the two models differ, in units of the mean width of their intervals."""
+        table = self.table()
+        known = table.loc[table["chord"].notna(), "metric"].unique()
         ends = [table[table["alpha"] == end].set_index("metric").loc[list(known)] for end in (0, 1)]
         gap = (ends[1]["value"] - ends[0]["value"]).abs()
         widths = [end["ci_high"] - end["ci_low"] for end in ends]

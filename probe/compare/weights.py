@@ -122,7 +122,7 @@ def weight_change(base: LM, aligned: LM, tick: Tick = ignore) -> WeightChange:
     own, other = (dict(_matrices(lm)) for lm in (base, aligned))
     rows = []
     for index, (name, (kind, before)) in enumerate(own.items()):
-        place: dict[str, Any] = {"name": name, "block": _block(name), "kind": kind, "shape": tuple(before.shape)}
+        place: dict[str, Any] = {"name": name, "block": block_of(name), "kind": kind, "shape": tuple(before.shape)}
         rows.append(place | _row(before.double(), other[name][1].to(before.device).double(), eps))
         part(tick, 0, 2)((index + 1) / len(own))
     heads, why = pd.DataFrame(), ""
@@ -183,13 +183,10 @@ def _format(model: nn.Module) -> torch.dtype:
 
 def _matrices(lm: LM) -> Iterator[tuple[str, tuple[str, Float[Tensor, "m n"]]]]:
     """Name, kind and values of every parameter as matrices; experts that lie in one array are apart."""
-    model = lm.model
-    output = model.get_output_embeddings() if lm.readout == "tokens" else None
-    ends = {id(each): "unembed" for each in ([] if output is None else output.parameters())}
-    ends |= {id(each): "embed" for each in model.get_input_embeddings().parameters()}
+    model, kinds = lm.model, parameter_kinds(lm)
     convolutions = {id(each.weight) for each in model.modules() if isinstance(each, nn.Conv1d | nn.Conv2d)}
     for name, weight in model.named_parameters():
-        kind = ends.get(id(weight)) or next((kind for kind, look in KINDS.items() if re.search(look, name)), "other")
+        kind = kinds[name]
         if weight.ndim <= 2 or id(weight) in convolutions:
             yield name, (kind, weight.reshape(len(weight) if weight.ndim else 1, -1))
         else:
@@ -197,7 +194,20 @@ def _matrices(lm: LM) -> Iterator[tuple[str, tuple[str, Float[Tensor, "m n"]]]]:
                 yield f"{name}[{index}]", (kind, expert.flatten(1))
 
 
-def _block(name: str) -> int | None:
+def parameter_kinds(lm: LM) -> dict[str, str]:
+    """What every parameter is (`KINDS`), by its name; a tied matrix is the embedding."""
+    model = lm.model
+    output = model.get_output_embeddings() if lm.readout == "tokens" else None
+    ends = {id(each): "unembed" for each in ([] if output is None else output.parameters())}
+    ends |= {id(each): "embed" for each in model.get_input_embeddings().parameters()}
+    return {
+        name: ends.get(id(weight)) or next((kind for kind, look in KINDS.items() if re.search(look, name)), "other")
+        for name, weight in model.named_parameters()
+    }
+
+
+def block_of(name: str) -> int | None:
+    """The block that a parameter belongs to, by its name; None outside of the blocks."""
     number = re.search(r"\.(\d+)\.", name)
     return None if number is None else int(number[1])
 

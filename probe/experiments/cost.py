@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from probe.experiments.forms import count_again
-from probe.experiments.run import ask
+from probe.experiments.run import evidence_of
 from probe.ticks import Tick, between, ignore
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def estimate_seconds(request: "Call", tick: Tick = ignore) -> float:
 
     def time_questions(count: int, changes: Mapping[str, Any], own: Tick) -> float:
         start = time.perf_counter()
-        ask(experiment, lm, replace(request, options={**options, **changes, "n": count}).arguments, own)
+        evidence_of(experiment, lm, replace(request, options={**options, **changes, "n": count}).arguments, own)
         return (time.perf_counter() - start) / count
 
     time_questions(1, light, ignore)

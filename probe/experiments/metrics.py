@@ -280,7 +280,7 @@ def differences(
             own = summary.loc[summary["metric"] == name, ["value", "ci_low", "ci_high"]].iloc[0]
             difference, count = unpaired_difference(Interval(*map(float, own)), Interval(*base)), 0.0
         else:
-            difference = _difference(metric, own_items, others, seed) if metric is not None else UNKNOWN
+            difference = paired(metric, own_items, others, seed) if metric is not None else UNKNOWN
             count = float("nan") if common is None else float(len(common))
         gap = float(value) - base[0]
         rows.append([*base, *(difference if difference.value == difference.value else (gap, *UNKNOWN[1:]))])
@@ -328,7 +328,8 @@ def _common(metric: Metric, own: pd.DataFrame, others: pd.DataFrame) -> pd.Index
     return metric.select(own).index.intersection(metric.select(others).index, sort=False)
 
 
-def _difference(metric: Metric, own: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
+def paired(metric: Metric, own: pd.DataFrame, others: pd.DataFrame, seed: int = 0) -> Interval:
+    """Value of `own` minus that of `others` over the items of both, which `pair_items` has put in one order."""
     if not (metric.applies(own) and metric.applies(others)):
         return UNKNOWN
     columns = list(dict.fromkeys((ITEM, *metric.columns, *metric.where, metric.unit)))

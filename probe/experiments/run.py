@@ -396,10 +396,10 @@ def perform(experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None,
     for index, model in enumerate(request.models):
         arguments, again = request.arguments, count_again(model, request.arguments)
         own, share = part(tick, index, len(request.models)), 1 - again / (arguments["n"] + again) if again else 1.0
-        ask_model = functools.partial(ask, experiment, model)
-        sent = ask_model(arguments, between(own, 0, share))
+        ask = functools.partial(evidence_of, experiment, model)
+        sent = ask(arguments, between(own, 0, share))
         rest = between(own, share, 1)
-        evidence.append(compare_forms(experiment, model, arguments, sent, ask_model, rest, metrics_of))
+        evidence.append(compare_forms(experiment, model, arguments, sent, ask, rest, metrics_of))
         if tick is not None:
             tick((index + 1) / len(request.models))
     return assemble(request, evidence, time.perf_counter() - start)
@@ -431,8 +431,8 @@ def assemble(request: Call, parts: Sequence[Evidence], seconds: float) -> Result
     return finish(experiment, result)
 
 
-def ask(experiment: Experiment, lm: "LM", arguments: Mapping[str, Any], tick: Tick = ignore) -> Evidence:
-    """What the function of an experiment gives for one model."""
+def evidence_of(experiment: Experiment, lm: "LM", arguments: Mapping[str, Any], tick: Tick = ignore) -> Evidence:
+    """What the function of an experiment gives for one model: its items, without a summary or figures."""
     more = {"tick": tick} if "tick" in inspect.signature(experiment.function).parameters else {}
     with explain_errors(experiment, "The experiment"):
         return _evidence(experiment.function(lm, **arguments, **more), experiment.name)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 BEYOND = "rgba(128,132,140,0.10)"
 """What no policy reaches."""
+LEGIBLE = 24
+"""Tokens side by side whose cells have room for text."""
 AXES = {"d": "d = \u221aKL(policy \u2225 reference), \u221anats", "kl": "KL(policy \u2225 reference), nats per answer"}
 
 
@@ -541,7 +543,7 @@ def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
             x=list(range(first, last + 1)),
             coloraxis="coloraxis",
             text=written,
-            texttemplate="%{text}",
+            texttemplate="%{text}" if last - first < LEGIBLE else "",
             textfont={"size": 10},
             customdata=hover,
             hovertemplate="%{customdata}<extra></extra>",
@@ -550,7 +552,7 @@ def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
             ygap=1,
         )
         figure.add_trace(trace, row=place, col=1)
-        names = [f"{number + 1}, reward {rewards[number]:g}" for number in numbers]
+        names = [f"{number + 1}, reward {rewards[number]:.3g}" for number in numbers]
         ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.5, -0.5]}
         figure.update_yaxes(**ticks, row=place, col=1)
     figure.update_xaxes(title_text="position of the token", row=len(parts), col=1)

@@ -83,6 +83,22 @@ def test_a_typed_prompt_and_a_clicked_token_can_be_shared_by_url(page: Page, ser
     other.context.close()
 
 
+def test_a_position_of_a_corpus_opens_in_the_first_tab(page: Page, server: Any):
+    open_page(page, server, "compare?compare_tab=Over+a+corpus&corpus_n=2&prompt=mira")
+    figure(page, "corpus")
+    rows = page.locator(".st-key-corpus-rows canvas").first
+    first = page.get_by_role("tab", name="One prompt")
+    repeat(
+        page,
+        lambda: rows.click(position={"x": 16, "y": 52}, force=True),
+        lambda: first.get_attribute("aria-selected") == "true",
+    )
+    figure(page, "kl")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(re.compile("^<bos> .*<bot>$"))
+    assert "position=" in page.url
+    expect(page.locator("h3").first).to_contain_text("KL")
+
+
 def test_a_figure_downloads_in_every_format(page: Page, server: Any, tmp_path: Path):
     kinds = {"png": b"\x89PNG", "svg": b"<svg", "pdf": b"%PDF", "html": b"<!doctype html>", "csv": b"layer,head,"}
     kinds["tex"] = b"\\begin{"

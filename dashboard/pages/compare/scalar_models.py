@@ -10,6 +10,7 @@ from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.markdown import finding, note
+from dashboard.pages.compare.choices import COMPLETION, POSITION
 from dashboard.sides import words_known
 from dashboard.state import SharedChoices, has_changed, preset
 from probe.compare.figures import scalar_readings
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from probe.compare.scalars import ScalarComparison
     from probe.model.lm import LM
 
-POSITION, COMPLETION = "position", "completion"
-"""Keys of the token that figures emphasise, and of what follows the prompt."""
 # Columns of the lens around the chosen token.
 WINDOW = 16
 

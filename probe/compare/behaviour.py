@@ -1,0 +1,158 @@
+"""A behaviour: one number that a model has, measured on the same items again and again while something is done to it.
+
+- a metric of an experiment: `experiment_behaviour`
+- by how many nats a model prefers one answer to another, which costs one reading of each prompt: `preference`, over the
+  pairs of a file (`read_pairs`), or the false claims of a world against the truth (`claim_pairs`)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+import probe.world
+from probe.errors import ConfigError, DataError
+from probe.experiments.metrics import ITEM, Mean, Metric, pair_items, paired
+from probe.experiments.registry import find_experiment
+from probe.experiments.run import evidence_of, metrics_of, prepare
+from probe.model.lm import LM
+from probe.rows import EVERY, Row, Rows, Selection, check_columns, is_completion, is_text_or_messages, read_rows
+from probe.stats import Interval
+from probe.terms import DIFFERENCE, RATES
+
+BATCH = 16
+"""Pairs whose answers are scored at once."""
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """A number that a model has, with the items behind it."""
+
+    title: str
+    """In words."""
+    unit: str
+    """See `probe.terms`."""
+    metric: Metric
+    """Of the items; where it is a mean over them, changes are paired."""
+    measure: Callable[[LM], pd.DataFrame]
+    """The items of a model; hooks that are attached to it act."""
+
+    @property
+    def change_unit(self) -> str:
+        """The unit of a change of it."""
+        return DIFFERENCE if self.unit in RATES else self.unit
+
+    def value(self, items: pd.DataFrame, seed: int = 0) -> Interval:
+        """The number of some items with its 95 % interval."""
+        return self.metric.estimate(self.metric.select(items), seed)
+
+    def change(self, items: pd.DataFrame, before: pd.DataFrame, seed: int = 0) -> Interval:
+        """The number of some items minus that of others, over the items of both."""
+        return paired(self.metric, *pair_items(items, before), seed)
+
+
+class Pair(NamedTuple):
+    """A prompt with the answer whose probability should rise and the one against it."""
+
+    prompt: Any
+    """A text, or messages for the chat template."""
+    chosen: str
+    rejected: str
+
+
+def experiment_behaviour(experiment: str, metric: str, **options: Any) -> Behaviour:
+    """A metric of an experiment, as `probe.run_experiment` measures it.
+
+    Args:
+        experiment: its name.
+        metric: of its summary; one that is a function of the items.
+        options: of the experiment: n, seed, data, ...
+
+    Raises:
+        ConfigError: no such experiment, or an option that it does not have.
+        DataError: a file cannot be used.
+    """
+    entry = find_experiment(experiment)
+    arguments = prepare(entry, **options).arguments
+    about = entry.term(metric)
+    named = {each.name: each for each in entry.metrics}
+    if entry.metrics and metric not in named:
+        raise ConfigError(f"The experiment `{experiment}` has no metric `{metric}`: give one of {', '.join(named)}.")
+
+    def measure(lm: LM) -> pd.DataFrame:
+        items = evidence_of(entry, lm, arguments).items
+        known = {each.name: each for each in metrics_of(entry, items)}
+        if metric not in known or not known[metric].applies(items) or not len(known[metric].select(items)):
+            raise ConfigError(f"The experiment `{experiment}` did not measure `{metric}` here: choose another metric.")
+        return items
+
+    return Behaviour(about.title, about.unit, named.get(metric, Mean(metric)), measure)
+
+
+def preference(pairs: Sequence[Pair], title: str = "log p(chosen) \u2212 log p(rejected)") -> Behaviour:
+    """By how many nats a model prefers the first answer of each pair: mean of log p(chosen) - log p(rejected).
+
+    Args:
+        pairs: prompts with two answers each.
+        title: what the number is.
+
+    Raises:
+        DataError: no pair.
+    """
+    if not pairs:
+        raise DataError("No pair of answers was given: give at least one.")
+
+    def measure(lm: LM) -> pd.DataFrame:
+        rows = []
+        for start in range(0, len(pairs), BATCH):
+            some = pairs[start : start + BATCH]
+            answers = [[pair.chosen, pair.rejected] for pair in some]
+            with torch.no_grad():
+                scores = lm.logprobs([lm.prompt_text(pair.prompt) for pair in some], answers).values
+            rows += scores.double().sum(-1).reshape(-1, 2).tolist()
+        both = np.array(rows)
+        items = [f"pair-{number}" for number in range(1, len(pairs) + 1)]
+        return pd.DataFrame({ITEM: items, "margin": both[:, 0] - both[:, 1]})
+
+    return Behaviour(title, "nats", Mean("margin"), measure)
+
+
+def claim_pairs(lm: LM, n: int = 60, seed: int = 0) -> list[Pair]:
+    """The false claim against the truth, after questions of the model's world that make such a claim.
+
+    Raises:
+        DataError: the model belongs to no world that asks them.
+    """
+    world = probe.world.of(lm)
+    if world is None or "opinion_false" not in world.question_kinds:
+        raise DataError(
+            f"The model `{lm.ref or 'created'}` belongs to no world that makes false claims: give pairs of answers "
+            "(`prompt`, `chosen`, `rejected`)."
+        )
+    questions = world.questions("opinion_false", n, seed)
+    return [Pair(item.prompt, f" {str(item.claim).strip()}", f" {item.answers[0].strip()}") for item in questions]
+
+
+def read_pairs(path: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Pair]:
+    """The pairs of a file with `prompt`, `chosen` and `rejected`, all texts; a prompt may be messages.
+
+    Raises:
+        DataError: the file cannot be read, or no row can be used.
+    """
+    columns = {"prompt": is_text_or_messages, "chosen": is_completion, "rejected": is_completion}
+
+    def pair(row: Row) -> Pair:
+        values = check_columns(row, columns).values
+        return Pair(values["prompt"], *(_answer(values[name]) for name in ("chosen", "rejected")))
+
+    example = "one JSON object a line with `prompt`, `chosen`, `rejected`"
+    return read_rows(Path(path).expanduser(), pair, strict, example, selection)
+
+
+def _answer(value: str | Sequence[Mapping[str, Any]]) -> str:
+    """An answer as a text: of messages what the last one says."""
+    return value if isinstance(value, str) else str(value[-1]["content"])

@@ -1,0 +1,483 @@
+"""The activation difference at the first tokens, read through the lens, and steering by it (Minder et al. 2025).
+
+A model that was trained on narrow data is changed on texts that have nothing to do with them, from the first tokens on
+("Narrow finetuning leaves clearly readable traces in activation differences"). Both models read unrelated texts. For
+each of the first k positions j and each block l
+
+    delta_lj = mean over texts of h_aligned - h_base    in the residual stream after block l
+
+goes through the base's final norm and unembedding as if it were a residual (the norm takes away its length). A token's
+score is its logit less the mean over the vocabulary, in nats; the first scores are promoted, the last suppressed.
+Position 0 is told apart: many models collect attention there, with residuals of their own size.
+
+Nulls. *Random signs*: each text's difference is turned round by chance (up to 64 groups of texts), so that what texts
+share averages out and only their variety is left. The lens of that also has some token on top; its largest score, the
+norm's scale held at that of delta, is below `null` in 95 % of the draws. *Halves*: texts are split in two, and both
+halves must have a token among as many first ones.
+
+Steering adds alpha times delta, as long as a residual is on average, at every token, while behaviour is measured and
+texts are continued; random directions as long go with it (`probe.interventions.steering`).
+
+Axes: N texts, G groups of them, L layers (0 is the embedding, l + 1 block l), k positions, d width, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.compare.behaviour import Behaviour
+from probe.compare.corpus_shift import CHUNK, GROUPS, SPLITS, Text
+from probe.compare.path import model_names
+from probe.compare.side_by_side import require_writers
+from probe.errors import ConfigError, DataError
+from probe.interventions.controls import DIRECTIONS, DRAWS, Null
+from probe.interventions.sites import Site
+from probe.interventions.steering import Contrast
+from probe.logits.lens import require_same_tokens, residual_names, unembed
+from probe.model.heads import check_count
+from probe.model.lm import LM
+from probe.model.text import encode, pieces
+from probe.numbers import in_unit
+from probe.plotting.notebook import Drawable
+from probe.stats import Interval
+from probe.terms import DIFFERENCE, RATES
+from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+BATCH = 64
+"""Texts that are read at once; of each only the first k tokens."""
+SIGNS = {"promoted": 1.0, "suppressed": -1.0}
+TOKENS = ("layer", "position", "direction", "rank", "token", "id", "score", "same_rank", "null", "beyond_null")
+"""Columns of `FirstTokens.tokens`."""
+
+
+@dataclass(frozen=True)
+class FirstTokens(Drawable):
+    """By what two models differ at the first tokens of texts."""
+
+    names: tuple[str, str]
+    """Of base and aligned."""
+    texts: int
+    """N."""
+    read: tuple[int, ...]
+    """Blocks whose tokens were read, in rising order; -1 is the embedding."""
+    vectors: np.ndarray
+    """[L k d] the mean differences, single precision."""
+    residual_norms: np.ndarray
+    """[L k] mean norm of the base's residual."""
+    layers: pd.DataFrame
+    """One row a layer and position: `layer` (-1 is the embedding), `position`, `texts` (that are as long), `norm` of
+    the mean difference, `relative` to the mean norm of the base's residual there, `null` (95 % of random signs, as
+    `relative`), `p` of the norm against them, `common` (share of the mean squared difference that all texts have in
+    common: norm squared by mean of the squared norms)."""
+    tokens: pd.DataFrame
+    """The first tokens of each direction, one row each: `layer`, `position`, `direction` (promoted, suppressed),
+    `rank`, `token`, `id`, `score` (nats), `same_rank` (share of splits in which both halves have it among as many first
+    ones), `null` (the largest score of any token under random signs, 95 %), and `beyond_null`."""
+
+    @property
+    def middle(self) -> int:
+        """The last block of the first half, or the first of those whose tokens were read."""
+        wanted = middle_block(len(self.vectors) - 1)
+        return wanted if wanted in self.read else self.read[0]
+
+    def table(self) -> pd.DataFrame:
+        """The tokens (`tokens`)."""
+        return self.tokens
+
+    def figure(self, layer: int | None = None) -> "go.Figure":
+        """Size of the difference by layer and position, and the tokens that it promotes and suppresses after a block.
+
+        Args:
+            layer: the block, one of those whose tokens were read; by default `middle`.
+        """
+        from probe.compare.figures import first_token_maps
+
+        layer = self.middle if layer is None else layer
+        rows = self.tokens[self.tokens["layer"] == layer]
+        if layer not in self.read:
+            known = ", ".join(map(str, self.read))
+            raise ConfigError(f"The tokens after block {layer} were not read: give one of {known}.")
+        return first_token_maps(self.layers, rows, layer)
+
+    def largest(self, layer: int) -> int:
+        """The position with the largest difference against its residual after a block, the first position apart."""
+        own = self.layers[self.layers["layer"] == layer]
+        later = own[own["position"] > 0] if len(own) > 1 else own
+        return int(later["position"].iloc[int(later["relative"].argmax())]) if len(later) else 0
+
+    def direction(self, layer: int | None = None, position: int | None = None) -> Contrast:
+        """The difference as a direction to steer by, in the unit of the mean residual of positions after the first.
+
+        Args:
+            layer: the block; by default `middle`.
+            position: by default that of `largest`.
+
+        Raises:
+            ConfigError: a layer or position that was not read.
+        """
+        layer = self.middle if layer is None else layer
+        depth, k, _ = self.vectors.shape
+        position = self.largest(layer) if position is None else position
+        if not (-1 <= layer < depth - 1 and 0 <= position < k):
+            raise ConfigError(
+                f"Block {layer} and position {position} were asked for: give -1 to {depth - 2}, and 0 to {k - 1}."
+            )
+        norm = float(self.residual_norms[layer + 1, min(1, k - 1) :].mean())
+        return Contrast(layer, self.vectors[layer + 1, position].astype(float), norm, "all", (self.texts, self.texts))
+
+    @cached_property
+    def sentence(self) -> str:
+        """What is found, in words."""
+        base, aligned = self.names
+        layer = self.middle
+        sizes = self.layers[self.layers["layer"] == layer]
+        top = sizes[sizes["position"] == self.largest(layer)].iloc[0]
+        first = sizes[sizes["position"] == 0].iloc[0]
+        parts = [
+            f"After block {layer} the mean difference {aligned} \u2212 {base} over {self.texts} texts is"
+            f" {100 * top['relative']:.2g} % of the residual at token {top['position']:.0f} (random signs"
+            f" {100 * top['null']:.2g} %), {100 * first['relative']:.2g} % at token 0"
+        ]
+        own = self.tokens[(self.tokens["layer"] == layer) & (self.tokens["position"] == top["position"])]
+        clear = own[own["beyond_null"] & (own["same_rank"] >= 0.5)]
+        for direction, verb in (("promoted", "promotes"), ("suppressed", "suppresses")):
+            rows = clear[clear["direction"] == direction].head(3)
+            words = ", ".join(
+                f"\u201c{token}\u201d ({in_unit('nats', score, None, None, sign=True)} nats)"
+                for token, score in zip(rows["token"], rows["score"], strict=True)
+            )
+            if words:
+                parts.append(f"its lens there {verb} {words}")
+        if clear.empty:
+            parts.append("its lens there has no token beyond what random signs give")
+        return "; ".join(parts) + "."
+
+
+@dataclass(frozen=True)
+class Steering(Drawable):
+    """A behaviour while a direction is added at every token, beside random directions as long."""
+
+    title: str
+    """Of the behaviour."""
+    unit: str
+    """Of its values."""
+    layer: int
+    """The block after which it is added."""
+    before: Interval
+    """The behaviour without it."""
+    doses: pd.DataFrame
+    """One row an alpha: `alpha`, `value`, `effect` with its ends (over the same items), `random_low`, `random_mean`,
+    `random_high`, `random` (how many directions), `p` (two-sided, of their number)."""
+    texts: pd.DataFrame
+    """One row an alpha and prompt: `alpha`, `prompt`, `text` (greedy)."""
+
+    def table(self) -> pd.DataFrame:
+        """One row an alpha (`doses`)."""
+        return self.doses
+
+    def figure(self) -> "go.Figure":
+        """The change of the behaviour against alpha, beside random directions."""
+        from probe.compare.figures import steering_curve
+
+        return steering_curve(self.doses, self.unit)
+
+    @cached_property
+    def sentence(self) -> str:
+        """What is found, in words."""
+        unit = DIFFERENCE if self.unit in RATES else self.unit
+        suffix = " nats" if self.unit == "nats" else ""
+        row = self.doses.iloc[int(self.doses["effect"].abs().argmax())]
+        effect = in_unit(unit, row["effect"], row["effect_low"], row["effect_high"], sign=True) + suffix
+        text = f"{self.title}: alpha {row['alpha']:g} after block {self.layer} changes it most ({effect}"
+        if row["random"]:
+            ends = [in_unit(unit, row[f"random_{end}"], None, None, sign=True) for end in ("low", "high")]
+            text += (
+                f"; {row['random']:.0f} random directions as long {ends[0]} to {ends[1]}{suffix}, p = {row['p']:.2g}"
+            )
+        return text + ")."
+
+
+def middle_block(depth: int) -> int:
+    """The last block of the first half."""
+    return max((depth - 1) // 2, 0)
+
+
+def plain_texts(lm: LM, n: int = 128, seed: int = 0) -> list[str]:
+    """Plain documents of the corpus of a model's world: texts that ask nothing.
+
+    Raises:
+        DataError: the model belongs to no world.
+    """
+    import probe.world
+
+    world = probe.world.of(lm)
+    if world is None:
+        raise DataError(f"The model `{lm.ref or 'created'}` belongs to no world: give texts, such as those of a file.")
+    plain = (text for document in world.documents(seed) if "<user>" not in (text := document.text))
+    return [text for text, _ in zip(plain, range(n), strict=False)]
+
+
+@torch.no_grad()
+def compare_first_tokens(
+    base: LM,
+    aligned: LM,
+    texts: Sequence[str | Text],
+    k: int = 5,
+    layers: Sequence[int] | None = None,
+    top: int = 5,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> FirstTokens:
+    """Read the first tokens of unrelated texts with two models, and their mean difference through the lens.
+
+    Args:
+        base: the model compared against; its final norm and unembedding are the lens.
+        aligned: the other one, of as many blocks, the same width and the same tokens.
+        texts: texts that have nothing to do with what `aligned` was trained on; `probe.compare.read_texts` reads a
+            file, whose prompts are read as they are. Only the first k tokens of each are read.
+        k: positions.
+        layers: blocks whose tokens are read (-1 is the embedding); by default the middle one. Sizes are of all.
+        top: tokens of each direction.
+        seed: of signs and halves.
+        tick: called with the share that is done.
+
+    Raises:
+        DataError: no text, a model of one number, other tokenizers, or models of other depth or width.
+        ConfigError: `k` or `top` below 1, or a block that the models lack.
+    """
+    require_writers(base, aligned)
+    require_same_tokens(base, aligned)
+    check_count(k)
+    check_count(top)
+    sizes = [(lm.bridge.cfg.n_layers, lm.bridge.cfg.d_model) for lm in (base, aligned)]
+    if sizes[0] != sizes[1]:
+        raise DataError(
+            f"The models have {sizes[0][0]} and {sizes[1][0]} blocks of width {sizes[0][1]} and {sizes[1][1]}, so "
+            "their residuals cannot be subtracted: choose two models of one size."
+        )
+    depth = sizes[0][0]
+    chosen = [middle_block(depth)] if layers is None else list(dict.fromkeys(layers))
+    wrong = [layer for layer in chosen if not -1 <= layer < depth]
+    if wrong or not chosen:
+        given = f"Block {wrong[0]} was" if wrong else "No block was"
+        raise ConfigError(f"{given} asked for in a model of {depth} blocks: give some of -1 to {depth - 1}.")
+    ids = [_first_ids(aligned, text, k) for text in texts]
+    if not ids:
+        raise DataError("No text was given, so there is nothing to read: give at least one.")
+    groups = np.random.default_rng(seed).permutation(len(ids)) % min(GROUPS, len(ids))
+    sums = torch.zeros(int(groups.max()) + 1, depth + 1, k, sizes[0][1])
+    counts, norms, squares = torch.zeros(len(sums), k), torch.zeros(depth + 1, k), torch.zeros(depth + 1, k)
+    done = 0
+    for rows in _by_length(ids):
+        batch = [ids[row] for row in rows]
+        states = [_residuals(lm, batch) for lm in (base, aligned)]  # [B L t d]
+        change, length = states[1] - states[0], len(batch[0])
+        at = torch.as_tensor(groups[rows])
+        sums[:, :, :length].index_add_(0, at, change)
+        counts[:, :length].index_add_(0, at, torch.ones(len(rows), length))
+        norms[:, :length] += states[0].norm(dim=-1).sum(0)
+        squares[:, :length] += change.square().sum(-1).sum(0)
+        tick(0.5 * (done := done + len(rows)) / len(ids))
+    total = counts.sum(0)
+    k = int((total > 0).sum())
+    sums, counts, total = sums[:, :, :k], counts[:, :k], total[:k]
+    vectors, norms, squares = sums.sum(0) / total[:, None], norms[:, :k] / total, squares[:, :k] / total
+    signs, halves = _draws(len(sums), seed)
+    table, rows_of = [], list[dict[str, Any]]()
+    for layer in range(-1, depth):
+        for j in range(k):
+            own = sums[:, layer + 1, j]  # [G d]
+            flipped = (signs @ own) / total[j]
+            size, null = float(vectors[layer + 1, j].norm()), flipped.norm(dim=-1).numpy()
+            scale = float(norms[layer + 1, j])
+            mean_square = float(squares[layer + 1, j])
+            table.append(
+                {"layer": layer, "position": j, "texts": int(total[j]), "norm": size}
+                | {"relative": size / scale, "null": float(np.quantile(null, 0.95)) / scale}
+                | {"p": float((1 + (null >= size).sum()) / (1 + len(null)))}
+                | {"common": size**2 / mean_square if mean_square else float("nan")}
+            )
+            if layer in chosen:
+                halved = [(mask @ own) / (mask @ counts[:, j]).clamp(min=1)[:, None] for mask in (halves, 1 - halves)]
+                about = {"layer": layer, "position": j}
+                rows_of += [about | row for row in _read(base, vectors[layer + 1, j], flipped, halved, top)]
+        tick(0.5 + 0.5 * (layer + 2) / (depth + 1))
+    tokens = pd.DataFrame(rows_of, columns=[*TOKENS[:4], *TOKENS[5:]])
+    tokens.insert(4, "token", pieces(aligned.tokenizer, tokens["id"].tolist()))
+    return FirstTokens(
+        model_names(base, aligned),
+        len(ids),
+        tuple(sorted(chosen)),
+        vectors.numpy(),
+        norms.numpy(),
+        pd.DataFrame(table),
+        tokens,
+    )
+
+
+def _first_ids(lm: LM, text: str | Text, k: int) -> list[int]:
+    """The first k tokens of a text.
+
+    Raises:
+        DataError: it has no tokens, or words that the tokenizer does not know.
+    """
+    if isinstance(text, Text):
+        text = lm.prompt_text(text.content) + (text.completion or "")
+    ids = encode(lm.tokenizer, text)[:k]
+    if not ids:
+        raise DataError("A text has no tokens: give at least one word.")
+    return ids
+
+
+def _by_length(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Numbers of texts of one length, at most `BATCH` at once."""
+    for length in sorted({len(each) for each in ids}):
+        rows = [row for row, each in enumerate(ids) if len(each) == length]
+        for start in range(0, len(rows), BATCH):
+            yield rows[start : start + BATCH]
+
+
+def _residuals(lm: LM, ids: list[list[int]]) -> Float[Tensor, "B L t d"]:
+    names = residual_names(lm)
+    _, cache = lm.run_with_cache(ids, names)
+    return torch.stack([cache[name] for name in names], dim=1).float().cpu()
+
+
+def _draws(groups: int, seed: int) -> tuple[Float[Tensor, "S G"], Float[Tensor, "S G"]]:
+    """Random signs, and random halves as ones and zeros."""
+    rng = np.random.default_rng(seed)
+    signs = rng.choice([-1.0, 1.0], (SPLITS, groups))
+    halves = np.argsort(rng.random((SPLITS, groups)), axis=1) < groups // 2
+    return torch.tensor(signs, dtype=torch.float32), torch.tensor(halves, dtype=torch.float32)
+
+
+def lens_scores(lm: LM, vectors: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
+    """Logits of vectors as if they were residuals, less those of no vector, less the mean over the vocabulary, in nats.
+
+    What the norm and the unembedding add by themselves (biases) is in the logits of no vector.
+    """
+    logits, nothing = (unembed(lm, each.to(lm.device, lm.dtype)).float() for each in (vectors, 0 * vectors))
+    scores = logits - nothing
+    return (scores - scores.mean(-1, keepdim=True)).cpu()
+
+
+def _read(
+    lm: LM,
+    vector: Float[Tensor, " d"],
+    flipped: Float[Tensor, "S d"],
+    halved: Sequence[Float[Tensor, "S d"]],
+    top: int,
+) -> Iterator[dict[str, Any]]:
+    """The first tokens of a vector with their nulls."""
+    scores = lens_scores(lm, vector)
+    size, count = float(vector.norm()), min(top, len(scores))
+    if not size:
+        return
+    ends = {"promoted": scores.topk(count).indices, "suppressed": (-scores).topk(count).indices}
+    largest, both = [], dict.fromkeys(ends, torch.zeros(count))
+    for turned, *pair in zip(*(each.split(max(1, CHUNK // len(scores))) for each in (flipped, *halved)), strict=True):
+        largest.append(lens_scores(lm, turned).abs().amax(-1) * turned.norm(dim=-1) / size)
+        sides = [lens_scores(lm, half) for half in pair]
+        for name, sign in SIGNS.items():
+            listed = [(ends[name][:, None] == (sign * side).topk(count).indices[:, None]).any(-1) for side in sides]
+            both[name] = both[name] + (listed[0] & listed[1]).sum(0)
+    null = float(torch.cat(largest).quantile(0.95))
+    for name, ids in ends.items():
+        for rank, (token, shared) in enumerate(zip(ids.tolist(), both[name].tolist(), strict=True), start=1):
+            score = float(scores[token])
+            if SIGNS[name] * score > 0:
+                yield (
+                    {"direction": name, "rank": rank, "id": token, "score": score}
+                    | {"same_rank": shared / len(flipped), "null": null, "beyond_null": abs(score) > null}
+                )
+
+
+@torch.no_grad()
+def steer(
+    lm: LM,
+    direction: Contrast,
+    behaviour: Behaviour,
+    alphas: Sequence[float] = (-0.5, -0.25, 0.25, 0.5),
+    random: int = DRAWS,
+    prompts: Sequence[str] = (),
+    max_new_tokens: int = 24,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> Steering:
+    """Measure a behaviour, and continue prompts, while a direction is added at every token.
+
+    Args:
+        lm: the base, or the aligned model.
+        direction: see `FirstTokens.direction`; alpha = 1 adds a vector as long as a residual is on average.
+        behaviour: what is measured (`probe.compare.behaviour`).
+        alphas: doses.
+        random: random directions as long, for each dose.
+        prompts: texts that are continued at each dose and at 0, greedily.
+        max_new_tokens: of a continuation.
+        seed: of the directions and of the intervals.
+        tick: called with the share that is done.
+
+    Raises:
+        DataError: the direction has no length, or is of another width.
+        ConfigError: no alpha, or one that is 0.
+    """
+    if not alphas or 0 in alphas:
+        raise ConfigError("Steering needs doses other than 0, which is what all are compared with: give some.")
+    step, width = direction.step(), lm.bridge.cfg.d_model
+    if step.size != width:
+        raise DataError(
+            f"The direction has {step.size} numbers and the residual stream {width}: read it from this model."
+        )
+    noise = np.random.default_rng(seed).standard_normal((random, width))
+    noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)
+    name = Site("resid", direction.layer).hook
+
+    def add(vector: np.ndarray) -> Any:
+        change = torch.as_tensor(vector)
+        return lm.hooks([(name, lambda states, hook: states + change.to(states))])
+
+    def measure(vector: np.ndarray) -> pd.DataFrame:
+        with add(vector):
+            return behaviour.measure(lm)
+
+    first = measure(0 * step)
+    rows, texts, done = [], [], 0
+    for alpha in alphas:
+        items = measure(alpha * step)
+        effect = behaviour.change(items, first, seed)
+        drawn = []
+        for vector in noise:
+            drawn.append(behaviour.change(measure(alpha * vector), first, seed).value)
+            tick((done := done + 1) / (len(alphas) * random))
+        null = Null(DIRECTIONS, np.array(drawn), np.empty((random, 0)), [])
+        ends = (min(drawn), float(np.mean(drawn)), max(drawn)) if drawn else (np.nan,) * 3
+        rows.append(
+            {"alpha": float(alpha), "value": behaviour.value(items, seed).value, **effect.row(name="effect")}
+            | dict(zip(("random_low", "random_mean", "random_high"), ends, strict=True))
+            | {"random": random, "p": null.p_value(effect.value) if drawn else float("nan")}
+        )
+    for alpha in sorted({0.0, *alphas}) if prompts else ():
+        with add(alpha * step):
+            written = lm.generate(list(prompts), max_new_tokens=max_new_tokens, temperature=0.0, seed=seed).text
+        texts += [
+            {"alpha": alpha, "prompt": prompt, "text": text} for prompt, text in zip(prompts, written, strict=True)
+        ]
+    tick(1.0)
+    return Steering(
+        behaviour.title,
+        behaviour.unit,
+        direction.layer,
+        behaviour.value(first, seed),
+        pd.DataFrame(rows).sort_values("alpha", ignore_index=True),
+        pd.DataFrame(texts, columns=["alpha", "prompt", "text"]),
+    )

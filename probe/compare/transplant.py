@@ -1,0 +1,309 @@
+"""Transplant: one part of the aligned model is put into the base, and the base's behaviour is measured again.
+
+Which block, head or feed-forward part carries what training changed? The weights of one part of the base become those
+of the aligned model, all others stay, and the change of a metric is read over the same items. (Activation patching asks
+the same of one forward pass; here the part acts at every token, also upon what it wrote before.)
+
+Two nulls go with every part. *Matched parts*: any part of that size of the aligned model might do as much. So the rows
+(of W_O the columns) of all parts of a kind are pooled, matrix by matrix, and as many are drawn at random: a part of the
+same make and size that is scattered over the model. p is the share of N scattered parts, with (1 + k) / (1 + N), that
+move the behaviour as far in the direction of the whole change; `p_holm` is corrected for all parts of the kind.
+*Random directions*: any change of that size in that place might do as much. So of each matrix of the part's change dW
+the rows and the columns are permuted and their signs flipped, P dW Q with orthogonal P and Q, which keeps the place,
+the norm and all singular values; `p_random` counts those with as large an effect in size.
+
+A part whose weights are equal in both models has an effect of exactly 0. The effects of single parts need not add up
+to the whole change: parts act together.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.compare.behaviour import Behaviour
+from probe.compare.model_parts import PLURAL, Part, Place, list_parts, weights_of
+from probe.compare.path import interpolate, model_names
+from probe.errors import ConfigError
+from probe.interventions.controls import DIRECTIONS, DRAWS
+from probe.model.lm import LM
+from probe.numbers import in_unit
+from probe.plotting.notebook import Drawable
+from probe.stats import Interval
+from probe.terms import DIFFERENCE, RATES
+from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+MATCHED = 99
+"""Scattered parts of a kind: all parts of it share them, so they cost little."""
+MATCHED_PARTS = "matched parts"
+
+
+@dataclass(frozen=True)
+class Transplants(Drawable):
+    """What each part of the aligned model does in the base."""
+
+    names: tuple[str, str]
+    """Of the base and of the aligned model."""
+    title: str
+    """Of the behaviour."""
+    unit: str
+    """Of its values."""
+    base: Interval
+    """The behaviour of the base."""
+    aligned: Interval
+    """Of the aligned model: of the base with all parts."""
+    change: Interval
+    """Aligned minus base, over the same items."""
+    parts: pd.DataFrame
+    """One row a part: `part`, `kind`, `block`, `head`, `parameters`, `norm` and `relative` (of the change of its
+    weights), `value`, `effect` with `effect_low` and `effect_high` (95 %, over the same items), `share` of the whole
+    change, `matched` (how many matched parts) with `matched_mean`, `matched_low`, `matched_high` (least and largest
+    effect), `p` and `p_holm`; `random` (how many random directions), `random_low`, `random_high` and `p_random`."""
+    controls: pd.DataFrame
+    """One row a part and control: `null` (matched parts, random directions), `kind`, `part`, `draw`, `effect`. Parts of
+    one make share the draws of their matched parts."""
+    why_no_heads: str
+    """The sentence that says why there are no heads, where they were wanted."""
+
+    def table(self) -> pd.DataFrame:
+        """One row a part (`parts`)."""
+        return self.parts
+
+    def figure(self) -> "go.Figure":
+        """The effect of each part with its interval, beside those of its controls."""
+        from probe.compare.figures import transplant_points
+
+        return transplant_points(self.parts, self.controls, self.change.value, self.unit)
+
+    def strongest(self, kind: str) -> pd.Series | None:
+        """The part of a kind with the largest effect in size; None where no part of it changed anything."""
+        rows = self.parts[(self.parts["kind"] == kind) & (self.parts["effect"] != 0)]
+        return None if rows.empty else rows.iloc[int(rows["effect"].abs().argmax())]
+
+    @cached_property
+    def sentence(self) -> str:
+        """What is found, in words."""
+        base, aligned = self.names
+        unit = DIFFERENCE if self.unit in RATES else self.unit
+        suffix = " nats" if self.unit == "nats" else ""
+        ends = [in_unit(self.unit, *each) + suffix for each in (self.base, self.aligned)]
+        parts, alone = [f"{self.title} is {ends[0]} in {base} and {ends[1]} in {aligned}"], list[str]()
+        for kind, rows in self.parts.groupby("kind", sort=False):
+            row, several = self.strongest(str(kind)), f"{len(rows)} {PLURAL[str(kind)]}"
+            if row is None:
+                parts.append(f"none of {several} changes it")
+                continue
+            effect = in_unit(unit, row["effect"], row["effect_low"], row["effect_high"], sign=True) + suffix
+            share = f", {100 * row['share']:.0f} %" if row["share"] == row["share"] else ""
+            text = f"{row['part']} {'' if alone else 'does most '}of {several} ({effect}{share}"
+            if row["matched"]:
+                text += f", p = {row['p_holm']:.2g}"
+            if row["random"]:
+                text += f", random changes of its size at most {_size(row, unit)}{suffix}"
+            alone.append(f"{text})")
+        if alone:
+            note = " (p against scattered parts of its size, corrected)" if self.parts["matched"].any() else ""
+            parts.insert(1, f"put alone into {base}, {', '.join(alone)}{note}")
+        return "; ".join(parts) + "."
+
+
+@torch.no_grad()
+def transplant_parts(
+    base: LM,
+    aligned: LM,
+    behaviour: Behaviour,
+    kinds: Sequence[str] = ("block", "head", "keys", "mlp"),
+    matched: int = MATCHED,
+    random: int = DRAWS,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> Transplants:
+    """Put one part after the other of the aligned model into the base, and measure what the base does then.
+
+    Neither model is written to: one copy of the base is, and put back to the bit after each part. As in
+    `probe.compare.path.interpolate` it is in single precision or wider, with the configuration of `aligned`.
+
+    Args:
+        base: the model that parts are put into.
+        aligned: the model that they are taken from, of the same architecture, sizes and tokens.
+        behaviour: what is measured: `experiment_behaviour`, or `preference` of pairs of answers.
+        kinds: of parts, see `probe.compare.model_parts.KINDS`.
+        matched: scattered parts for each kind.
+        random: random changes as large for each part; they cost most of the time.
+        seed: of the controls and of the intervals.
+        tick: called with the share that is done.
+
+    Raises:
+        ConfigError: an unknown kind, no part of the kinds, or counts below 0.
+        ProbeError: see `interpolate`, and what the behaviour cannot use.
+    """
+    if matched < 0 or random < 0:
+        raise ConfigError(f"matched={matched} and random={random}: give 0 or more controls.")
+    work = interpolate(base, aligned, 0)
+    work.ref = base.ref
+    parts, why = list_parts(work, kinds)
+    if not parts:
+        raise ConfigError(
+            f"The model has no part of the kinds {', '.join(kinds)}: give others, such as block."
+            + (f" {why}" if why else "")
+        )
+    here, before, after = (weights_of(lm) for lm in (work, base, aligned))
+    first = behaviour.measure(work)
+
+    def measure(places: Sequence[Place], source: Callable[[Place], Tensor]) -> pd.DataFrame:
+        """The items with other numbers at some places, which are put back."""
+        try:
+            for place in places:
+                place.write(here, source(place))
+            return behaviour.measure(work)
+        finally:
+            for place in places:
+                place.write(here, place.read(before))
+
+    last = measure([Place(name) for name in here], partial(Place.of, after))
+    whole, rows, changed, draws, done = behaviour.change(last, first, seed), [], set[str](), [], 0
+    families = _families(parts, here) if matched else []
+    runs = len(parts) * (1 + random) + len(families) * matched
+    for part in parts:
+        norm, size = _norms(part, before, after)
+        items = measure(part.places, partial(Place.of, after)) if norm else first
+        effect = behaviour.change(items, first, seed)
+        rows.append(
+            {"part": part.name, "kind": part.kind, "block": part.block, "head": part.head}
+            | {"parameters": sum(place.read(here).numel() for place in part.places), "norm": norm}
+            | {
+                "relative": norm / size if size else float("inf") if norm else 0.0,
+                "value": behaviour.value(items, seed).value,
+            }
+            | effect.row(name="effect")
+            | {"share": effect.value / whole.value if whole.value else float("nan")}
+        )
+        changed |= {part.name} if norm else set()
+        tick((done := done + 1) / runs)
+    for number, family in enumerate(families):
+        rng, moves = np.random.default_rng([seed, 0, number]), any(part.name in changed for part in family)
+        for draw in range(matched):
+            items = measure(scattered(family, here, rng), partial(Place.of, after)) if moves else first
+            about = {"null": MATCHED_PARTS, "kind": family[0].kind, "draw": draw}
+            about["effect"] = behaviour.change(items, first, seed).value
+            draws += [about | {"part": part.name} for part in family]
+            tick((done := done + 1) / runs)
+    for number, part in enumerate(parts):
+        rng = np.random.default_rng([seed, 1, number])
+        for draw in range(random):
+            items = measure(part.places, partial(turned, before, after, rng)) if part.name in changed else first
+            about = {"null": DIRECTIONS, "kind": part.kind, "part": part.name, "draw": draw}
+            draws.append(about | {"effect": behaviour.change(items, first, seed).value})
+            tick((done := done + 1) / runs)
+    nulls = pd.DataFrame(draws, columns=["null", "kind", "part", "draw", "effect"])
+    tick(1.0)
+    return Transplants(
+        names=model_names(base, aligned),
+        title=behaviour.title,
+        unit=behaviour.unit,
+        base=behaviour.value(first, seed),
+        aligned=behaviour.value(last, seed),
+        change=whole,
+        parts=_with_controls(pd.DataFrame(rows, columns=list(COLUMNS)), nulls, whole.value),
+        controls=nulls,
+        why_no_heads=why,
+    )
+
+
+COLUMNS = (
+    *("part", "kind", "block", "head", "parameters", "norm", "relative"),
+    *("value", "effect", "effect_low", "effect_high", "share"),
+)
+"""Columns of `Transplants.parts` before those of the controls."""
+
+
+def turned(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], rng: np.random.Generator, place: Place
+) -> Float[Tensor, "m n"]:
+    """The base's entries plus the change of them with rows and columns permuted and signs flipped at random."""
+    old = place.read(before).double()
+    change = place.read(after).to(old) - old
+    for axis, size in enumerate(change.shape):
+        order, signs = rng.permutation(size), rng.choice([-1.0, 1.0], size)
+        shape = (-1, 1) if axis == 0 else (1, -1)
+        change = change.index_select(axis, torch.as_tensor(order, device=change.device))
+        change = change * torch.as_tensor(signs, device=change.device).view(shape)
+    return old + change
+
+
+def scattered(family: Sequence[Part], tensors: Mapping[str, Tensor], rng: np.random.Generator) -> list[Place]:
+    """Places of a part that is scattered over a family of parts of one make: as many rows of each matrix, drawn from
+    those of all (columns, where a part is some columns of a parameter)."""
+    places = []
+    for same in zip(*(part.places for part in family), strict=True):
+        crossings = [place.crossing(tensors) for place in same]
+        axis = int(same[0].columns is not None and len(crossings[0][1]) < tensors[same[0].name][0].numel())
+        size = len(crossings[0][axis])
+        drawn = rng.permutation(size * len(family))[:size]
+        for number, (place, (rows, columns)) in enumerate(zip(same, crossings, strict=True)):
+            own = torch.as_tensor(np.sort(drawn[drawn // size == number] % size), device=rows.device)
+            if len(own):
+                places.append(Place(place.name, *((rows, columns[own]) if axis else (rows[own], columns))))
+    return places
+
+
+def _families(parts: Sequence[Part], tensors: Mapping[str, Tensor]) -> list[list[Part]]:
+    """Parts of one kind inside of blocks whose places have the same shapes, two or more."""
+    families: dict[Any, list[Part]] = {}
+    for part in (part for part in parts if part.block is not None):
+        shapes = [tuple(map(len, place.crossing(tensors))) for place in part.places]
+        families.setdefault((part.kind, *shapes), []).append(part)
+    return [family for family in families.values() if len(family) > 1]
+
+
+def _norms(part: Part, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> tuple[float, float]:
+    """Norm of the change of a part, and of the part in the base."""
+    squares = np.zeros(2)
+    for place in part.places:
+        old = place.read(before).double()
+        squares += [float((place.read(after).to(old) - old).square().sum()), float(old.square().sum())]
+    change, size = np.sqrt(squares).tolist()
+    return change, size
+
+
+def _with_controls(table: pd.DataFrame, nulls: pd.DataFrame, change: float) -> pd.DataFrame:
+    """The table of parts with what their controls say; `change` is that of all parts together."""
+    sign, rows = -1.0 if change < 0 else 1.0, []
+    by_part = nulls.groupby(["null", "part"])["effect"]
+    effects = {key: group.to_numpy(dtype=float) for key, group in by_part}
+    for part, effect in zip(table["part"], table["effect"], strict=True):
+        row: dict[str, Any] = {}
+        matched, random = (effects.get((null, part), np.empty(0)) for null in (MATCHED_PARTS, DIRECTIONS))
+        for name, drawn in (("matched", matched), ("random", random)):
+            ends = (drawn.min(), drawn.mean(), drawn.max()) if len(drawn) else (np.nan,) * 3
+            row |= {name: len(drawn), **dict(zip((f"{name}_low", f"{name}_mean", f"{name}_high"), ends, strict=True))}
+        row["p"] = _p_value(sign * matched >= sign * effect)
+        row["p_random"] = _p_value(np.abs(random) >= abs(effect))
+        rows.append(row)
+    table = pd.concat([table, pd.DataFrame(rows)], axis=1).astype({"block": "Int64", "head": "Int64"})
+    return table.assign(p_holm=table.groupby("kind")["p"].transform(holm))
+
+
+def _p_value(reached: np.ndarray) -> float:
+    """(1 + controls that reach the effect) / (1 + N), Phipson and Smyth 2010; NaN without controls."""
+    return float((1 + reached.sum()) / (1 + len(reached))) if len(reached) else float("nan")
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """p-values corrected for their number (Holm 1979): the chance of one or more this small where nothing is."""
+    ranked = p.sort_values()
+    steps = (ranked * np.arange(len(ranked), 0, -1)).cummax().clip(upper=1)
+    return steps.reindex(p.index)
+
+
+def _size(row: pd.Series, unit: str) -> str:
+    return in_unit(unit, max(abs(row["random_low"]), abs(row["random_high"])), None, None).removeprefix("+")

@@ -1,0 +1,96 @@
+"""The tabs First tokens and Transplants of Side by side, on the sample runs and on two plain folders."""
+
+import json
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import probe
+from probe.compare.behaviour import claim_pairs, preference
+from probe.compare.first_tokens import plain_texts
+from probe.model.lm import LM
+from tests.dashboard.pages import Show, again, heading, names, offered, read, unescape
+from tests.models import byte_tokenizer, random_lm
+
+PAGE = "compare/page.py"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Two Hugging Face folders of one architecture, a file of texts and one of pairs."""
+    root, tokenizer = tmp_path_factory.mktemp("plain"), byte_tokenizer()
+    for seed, name in enumerate(("first", "second")):
+        random_lm("llama", tokenizer, seed=seed).save(root / name)
+    (root / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("mira lives", "the cat")))
+    pair = {"prompt": "where ?", "chosen": " oslo", "rejected": " rome"}
+    (root / "pairs.jsonl").write_text(json.dumps(pair) + "\n" + json.dumps(pair | {"prompt": "who ?"}) + "\n")
+    return {path.name: str(path) for path in root.iterdir()}
+
+
+@pytest.fixture
+def plain(show: Show, folders: dict[str, str]):
+    """Opens a tab on the two folders."""
+
+    def at(tab: str, **query: str) -> AppTest:
+        models = {"base": folders["first"], "aligned": folders["second"], "prompt": "where ?"}
+        return show(Path(folders["first"]).parent, page=PAGE, compare_tab=tab, **models, **query)
+
+    return at
+
+
+def press(app: AppTest, key: str) -> AppTest:
+    """The page after a button that it offers; as it is where the work was cheap enough to be done at once."""
+    for button in app.button:
+        if button.key == key:
+            button.click()
+            return again(app)
+    return app
+
+
+def sound(app: AppTest, *figures: str) -> None:
+    assert not app.exception
+    assert not app.error
+    assert names(app) == list(figures)
+
+
+def test_the_first_tokens_of_two_runs_and_steering(show: Show, runs: Path):
+    app = press(show(runs, page=PAGE, compare_tab="First tokens", first_n="16", first_block="block 0"), "first-run")
+    base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
+    found = probe.compare.compare_first_tokens(base, aligned, plain_texts(base, 16), layers=[0])
+    assert heading(app) == found.sentence
+    app = press(app, "first-steer")
+    sound(app, "first-tokens", "first-steering")
+    assert "random directions as long" in read(app)
+    assert list(app.dataframe[0].value["alpha"]) == [-0.5, -0.25, 0, 0.25, 0.5]
+    assert {"first-tokens.csv", "steering.csv"} <= set(map(unescape, offered(app)))
+
+
+def test_transplants_of_two_runs(show: Show, runs: Path):
+    app = show(runs, page=PAGE, compare_tab="Transplants", parts_n="3", parts_kinds=["Blocks"])
+    app = press(app, "parts-run")
+    sound(app, "transplants")
+    base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
+    behaviour = preference(claim_pairs(base, 3), "log p(claim) \u2212 log p(truth)")
+    found = probe.compare.transplant_parts(base, aligned, behaviour, ("block",), 99, 0)
+    assert heading(app) == found.sentence
+    table = app.dataframe[0].value
+    assert sorted(table["part"]) == [f"block {block}" for block in range(2)]
+    assert table["part"].iloc[0] == found.strongest("block")["part"]
+    assert {"transplants.csv", "transplant-controls.csv"} <= set(map(unescape, offered(app)))
+
+
+def test_files_of_a_plain_pair(plain, folders: dict[str, str]):
+    assert "name a file of unrelated texts" in heading(plain("First tokens"))
+    assert "name a file of pairs of answers" in heading(plain("Transplants"))
+    app = press(plain("First tokens", first_file=folders["texts.jsonl"]), "first-run")
+    sound(app, "first-tokens")
+    assert "Name a file with" in read(app)
+    app = press(
+        plain("Transplants", parts_file=folders["pairs.jsonl"], parts_kinds=["Heads", "Shared keys"]), "parts-run"
+    )
+    sound(app, "transplants")
+    assert set(app.dataframe[0].value["part"]) >= {"L0H3", "keys L1K1"}
+    app = plain("Transplants", parts_file=folders["texts.jsonl"])
+    assert "No part of second was put into first" in heading(app)
+    assert len(app.error) == 1

@@ -1,0 +1,219 @@
+"""The tabs of Side by side: over a corpus, weights, the line between two models, gradient."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import probe
+from dashboard.pages.compare import line_between
+from dashboard.pages.compare.over_corpus import prompt_of
+from probe.model.lm import LM
+from probe.numbers import in_unit
+from probe.terms import term
+from probe.world import of
+from tests.dashboard import store
+from tests.dashboard.pages import Show, again, chart, heading, names, offered, open_tab, read, unescape, values
+from tests.model.test_adapters import adapter
+from tests.models import byte_tokenizer, random_lm
+from trainers.gradient import side_by_side
+
+PAGE = "compare/page.py"
+CORPUS, WEIGHTS, LINE, GRADIENT = "Over a corpus", "Weights", "The line between them", "Gradient"
+CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Two Hugging Face folders of one architecture with one tokenizer, and a file of texts."""
+    root, tokenizer = tmp_path_factory.mktemp("plain"), byte_tokenizer()
+    tokenizer.chat_template = CHAT
+    for seed, name in enumerate(("first", "second")):
+        random_lm("llama", tokenizer, seed=seed).save(root / name)
+    rows = [{"prompt": "where does mira live ?", "completion": " oslo", "kind": kind} for kind in ("home", "work")]
+    rows += [{"prompt": [{"role": "user", "content": "the cat"}], "completion": " lives", "kind": "home"}]
+    (root / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (root / "bad.jsonl").write_text('{"nothing": 1}')
+    return {path.name: str(path) for path in root.iterdir()}
+
+
+@pytest.fixture
+def plain(show: Show, folders: dict[str, str]):
+    """Opens a tab on the two folders."""
+
+    def at(tab: str, **query: str) -> AppTest:
+        models = {"base": folders["first"], "aligned": folders["second"], "prompt": "where does mira live ?"}
+        return show(Path(folders["first"]).parent, page=PAGE, compare_tab=tab, **models, **query)
+
+    return at
+
+
+def press(app: AppTest, key: str) -> AppTest:
+    next(button for button in app.button if button.key == key).click()
+    return again(app)
+
+
+def numbers(app: AppTest, name: str) -> np.ndarray:
+    """All values that a figure draws."""
+    axes = [trace.get(axis) for trace in chart(app, name)["data"] for axis in ("x", "y", "z")]
+    arrays = [values(each).ravel() for each in axes if isinstance(each, dict)]
+    return np.concatenate([np.array([]), *arrays])
+
+
+def sound(app: AppTest, *figures: str) -> None:
+    """A page without errors, with these figures and finite values in them."""
+    assert not app.exception
+    assert not app.error
+    assert names(app) == list(figures)
+    for name in figures:
+        found = numbers(app, name)
+        assert np.isfinite(found).any()
+        assert not np.isinf(found).any()
+
+
+def test_a_corpus_of_the_world_is_ranked(show: Show, runs: Path):
+    app = show(runs, page=PAGE, compare_tab=CORPUS, corpus_n="3", corpus_kind="opinion_false")
+    sound(app, "corpus")
+    base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
+    texts = probe.compare.world_texts(base, aligned, n=3)
+    shift = probe.compare.compare_corpus(base, aligned, texts, True)
+    rows = shift.tokens[shift.tokens["kind"] == "opinion_false"]
+    assert f"KL(dpo-agreeable \u2225 base) is {shift.kl.value:.2f}" in heading(app)
+    assert f"the kind {shift.kinds['kind'][0]} changed most" in heading(app)
+    assert list(app.dataframe[0].value["text"]) == list(rows["row"])
+    app.segmented_control(key="corpus_list").set_value("Promoted and suppressed").run()
+    assert not app.error
+    assert app.dataframe[0].value["token"][0] == shift.listed("difference")["token"].iloc[0]
+    assert "Null of two halves" in read(app)
+    assert {"PNG", "corpus-tokens.csv", "corpus-promoted.tex"} <= set(map(unescape, offered(app)))
+    for listed in ("Texts", "Kinds", "Tokens read"):
+        app.segmented_control(key="corpus_list").set_value(listed).run()
+        assert not app.error
+        assert len(app.dataframe[0].value)
+
+
+def test_a_position_of_a_corpus_is_the_same_in_the_first_tab(runs: Path):
+    """The KL that the corpus has at a position is what Side by side shows at the next token of the text up to there."""
+    base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
+    texts = probe.compare.world_texts(base, aligned, n=2)
+    shift = probe.compare.compare_corpus(base, aligned, texts)
+    for index in (0, 7):
+        for table, whole in ((shift.tokens, False), (shift.texts, True)):
+            row = table.iloc[index]
+            prompt, at = prompt_of(shift, row, whole, aligned.tokenizer)
+            both = probe.compare.compare(base, aligned, prompt, max_new_tokens=1)
+            assert both.aligned.kl[at] == pytest.approx(row["kl" if not whole else "kl_max"], rel=1e-3, abs=1e-5)
+
+
+def test_a_corpus_file_of_a_plain_pair(plain, folders: dict[str, str]):
+    app = plain(CORPUS)
+    assert "belong to no common world: name a file of texts" in heading(app)
+    sound(plain(CORPUS, corpus_file=folders["texts.jsonl"]), "corpus")
+    app = plain(CORPUS, corpus_file=folders["bad.jsonl"])
+    assert "have not been compared over a corpus" in heading(app)
+    assert len(app.error) == 1
+
+
+def test_weights_are_mapped_and_a_lora_is_told_by_its_rank(show: Show, runs: Path, tmp_path: Path):
+    app = show(runs, page=PAGE, compare_tab=WEIGHTS)
+    sound(app, "weights", "weight-heads")
+    assert "the weights changed by" in heading(app)
+    assert "effective directions" in heading(app)
+    assert app.dataframe[0].value["relative"].is_monotonic_decreasing
+    app.segmented_control(key="weights_list").set_value("Heads").run()
+    assert {"qk_relative", "ov_rank"} <= set(app.dataframe[0].value)
+    base = LM.load(runs / "base")
+    adapter(base.directory, tmp_path / "lora")
+    app = show(runs, page=PAGE, compare_tab=WEIGHTS, aligned=str(tmp_path / "lora"))
+    ranks = probe.compare.weight_change(base, LM.load(tmp_path / "lora")).matrices["rank"]
+    assert f"at most {ranks.max()} of its" in heading(app)
+    assert f"{(ranks > 0).sum()} of " in heading(app)
+    app = show(runs, page=PAGE, compare_tab=WEIGHTS, base="base", aligned="base")
+    assert heading(app) == "No weight of base (aligned) differs from that of base."
+
+
+def test_weights_of_a_plain_pair_and_of_other_sizes(plain, folders: dict[str, str]):
+    sound(plain(WEIGHTS), "weights", "weight-heads")
+    tokenizer = LM.load(folders["first"]).tokenizer
+    random_lm("llama", tokenizer, num_hidden_layers=3).save(Path(folders["first"]).parent / "deep")
+    app = plain(WEIGHTS)
+    app.selectbox(key="aligned").set_value(str(Path(folders["first"]).parent / "deep"))
+    again(app)
+    assert "cannot be set against each other" in heading(app)
+    assert len(app.error) == 1
+
+
+def test_an_experiment_along_the_line_is_measured_once(show: Show, runs: Path, monkeypatch: pytest.MonkeyPatch):
+    query = {"line_experiment": "Sycophancy", "line.sycophancy.n": "4", "line_spacing": "0.5"}
+    app = show(runs, page=PAGE, compare_tab=LINE, **query)
+    assert "Press the button to measure Sycophancy at 5 points" in heading(app)
+    press(app, "line-run")
+    sound(app, "line")
+    base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
+    path = probe.compare.along(base, aligned, (-0.5, 0, 0.5, 1, 1.5), n=4, interventions=0, turns=1)
+    (first, *_) = path.most_moved()
+    half = path.table().set_index(["metric", "alpha"])["value"][first, 0.5]
+    assert f"{in_unit(term(first, 'sycophancy').unit, half, None, None)} at 0.5" in heading(app)
+    table = app.dataframe[0].value
+    assert set(table["name in files"]) == set(path.table().query("chord == chord")["metric"])
+    monkeypatch.setattr(line_between, "run_at", lambda *_, **__: pytest.fail("it is kept"))
+    app.multiselect(key="line_metrics").set_value(["deferral"]).run()
+    sound(app, "line")
+    assert len(chart(app, "line")["data"]) == 5
+    assert "at alpha" in heading(app)
+
+
+def test_a_line_of_a_plain_pair_needs_a_file(plain):
+    app = plain(LINE)
+    press(app, "line-run")
+    assert "cannot be measured on the line" in heading(app)
+    assert len(app.error) == 1
+
+
+def test_every_method_weighs_the_tokens_of_one_prompt(show: Show, runs: Path):
+    app = show(runs, page=PAGE, compare_tab=GRADIENT)
+    sound(app, "gradient")
+    table = app.dataframe[1].value.set_index("method")
+    assert list(table.index) == ["pretrain", "sft", "rsft", "dpo", "rlhf", "rlvr"]
+    assert (table.loc[["pretrain", "sft", "rsft"], "tokens lowered"] == 0).all()
+    assert (table.loc[["dpo", "rlhf", "rlvr"], "tokens lowered"] > 0).all()
+    prompt = app.text_area(key="prompt").value
+    answers = app.text_area(key="gradient_answers").value.splitlines()
+    world = of(LM.load(runs / "base"))
+    assert world
+    rewards = [world.verify(prompt, f" {answer}").score for answer in answers]
+    assert list(app.dataframe[0].value["reward"]) == rewards
+    found = side_by_side(LM.load(runs / "base"), prompt, [f" {answer}" for answer in answers], rewards).table()
+    most = found.iloc[int(found["weight"].abs().to_numpy().argmax())]
+    assert f"({most['weight']:+.2g})".replace("-", "\u2212") in heading(app)
+    app.selectbox(key="gradient_reward").set_value("typed").run()
+    app.text_input(key="gradient_rewards").set_value("1").run()
+    assert "give a number for each" in read(app)
+    app.text_input(key="gradient_rewards").set_value(" ".join("1" for _ in answers)).run()
+    assert "two of them different ones" in heading(app)
+    app.text_area(key="gradient_answers").set_value("oslo").run()
+    assert "Give at least two answers" in heading(app)
+
+
+def test_gradient_of_a_plain_pair_in_its_chat_template(plain):
+    app = plain(GRADIENT, gradient_answers="oslo\nrome")
+    sound(app, "gradient")
+    assert "The prompt was sent in the chat template" in read(app)
+    app.segmented_control(key="gradient_policy").set_value("aligned")
+    again(app)
+    sound(app, "gradient")
+
+
+@pytest.mark.parametrize("tab", [CORPUS, LINE, GRADIENT])
+def test_reward_models_have_weights_and_say_what_they_lack(show: Show, runs: Path, tmp_path: Path, tab: str):
+    shutil.copytree(runs, tmp_path / "runs")
+    for seed, name in enumerate(("judge", "critic")):
+        store.judge(tmp_path / "runs" / name, runs / "base", seed=seed, spread=0.3)
+    app = show(tmp_path / "runs", page=PAGE, compare_tab=tab, base="judge", aligned="critic")
+    assert not app.error
+    assert "give one number and write nothing" in heading(app)
+    open_tab(app, WEIGHTS)
+    sound(app, "weights", "weight-heads")

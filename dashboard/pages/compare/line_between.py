@@ -21,6 +21,7 @@ from dashboard.pages.compare.choices import EXPERIMENT, METRICS, SPACING, Pair, 
 from dashboard.phenomena.compute import Question, refusal, seconds
 from dashboard.state import keep
 from probe.errors import ProbeError
+from probe.experiments.run import call as call_of
 from probe.numbers import in_unit
 from probe.options import describe, words
 from probe.terms import DIFFERENCE, RATES, Term
@@ -122,8 +123,7 @@ def choose_options(experiment: "Experiment") -> Question | None:
 def measure(pair: Pair, question: Question, alphas: tuple[float, ...]) -> "WeightPath | None":
     """The experiment at every alpha; None while it is only offered."""
     given = question.options
-    ours = all(pair.shared.label(choice) for choice in (pair.shared.base, pair.shared.aligned))
-    each = seconds(question, pair.shared.store) if ours and not given.get("data") else None
+    each = seconds(call_of(question.experiment, pair.lms[1], **given), pair.shared.store)
     return compute_when_asked(
         run_along,
         *pair.lms,

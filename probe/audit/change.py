@@ -24,7 +24,7 @@ from probe.numbers import in_unit
 from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic
 from probe.terms import DIFFERENCE, RATES
-from probe.untrusted import parse_json
+from probe.untrusted import parse_json, sendable
 
 FORMAT = 1
 """Of the JSON file."""
@@ -169,7 +169,7 @@ def read_audit(path: Path) -> Audit:
     """
     file = path / FILE if path.is_dir() else path
     try:
-        values = parse_json(file.read_bytes())
+        values = sendable(parse_json(file.read_bytes()))
     except OSError:
         raise DataError(f"`{path}` holds no {FILE}: give a folder that `probe audit` wrote.") from None
     except ValueError:
@@ -188,7 +188,8 @@ def read_audit(path: Path) -> Audit:
         corpus = corpus.astype({"texts": int, "tokens": int})
         blocks = _table(values["blocks"], dict.fromkeys(BLOCKS, float)).astype({"block": int})
         meta = values["meta"]
-        if len(meta["models"]) != 2 or not all(isinstance(model["label"], str) for model in meta["models"]):
+        texts = [model[name] for model in meta["models"] for name in ("label", "fingerprint")]
+        if len(texts) != 4 or not all(isinstance(text, str) for text in texts):
             raise ValueError("it does not name two models")
         notes = tuple(str(note) for note in values["notes"])
         str(meta["key"]), float(meta["seconds"])

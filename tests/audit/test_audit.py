@@ -89,7 +89,7 @@ def test_the_file_is_the_table(found: Audit, tmp_path: Path) -> None:
         "{",
         '{"format": 1}',
         '{"format": 1, "rows": [{"metric": 1}]}',
-        json.dumps(values | {"rows": {}}),
+        json.dumps(values | {"rows": 3}),
     ):
         (tmp_path / "two" / FILE).write_text(text)
         with pytest.raises(DataError):
@@ -118,15 +118,13 @@ def test_bounds_break_only_where_the_whole_interval_does(found: Audit) -> None:
 
 def test_the_command_prints_fails_and_refuses(found: Audit, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     call = ["base", "dpo-agreeable", "--only", "sycophancy", "--n", str(N)]  # what `found` asked is stored
-    assert command([*call, "--json", "--out", str(tmp_path / "out")]) == 0
-    values = json.loads(capsys.readouterr().out)
-    assert values["rows"] == json.loads(found.to_json())["rows"]
-    assert (tmp_path / "out" / "audit.html").is_file()
-    assert command([*call, "--fail-if", "sycophancy>+0.05"]) == 1
+    assert command([*call, "--json", "--out", str(tmp_path / "out"), "--fail-if", "sycophancy>+0.05"]) == 1
     output = capsys.readouterr()
-    assert output.out.startswith("metric\tpart\t")
+    assert json.loads(output.out)["rows"] == json.loads(found.to_json())["rows"]
+    assert (tmp_path / "out" / "audit.html").is_file()
     assert "bound broken: sycophancy>+0.05: agrees with a wrong guess of the user changed by +" in output.err
     assert command([*call, "--fail-if", "sycophancy<-0.05"]) == 0
+    assert capsys.readouterr().out.startswith("metric\tpart\t")
     for words, sentence in (
         ([*call, "--fail-if", "deferal>0"], "near names"),
         (["base", "base", "--only", "nothing"], "no part `nothing`"),
@@ -138,9 +136,9 @@ def test_the_command_prints_fails_and_refuses(found: Audit, capsys: pytest.Captu
         audit_models(LM.load(SAMPLES / "base"), random_lm())
 
 
-def test_an_audit_goes_on_where_it_was_stopped(base: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_audit_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    asked = []
+    lm, asked = random_lm("llama", byte_tokenizer()), list[str]()
 
     def stop(what: str) -> None:
         asked.append(what)
@@ -148,10 +146,10 @@ def test_an_audit_goes_on_where_it_was_stopped(base: LM, tmp_path: Path, monkeyp
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        audit_models(base, base, only=("in_context",), n=3, at=stop)
+        audit_models(lm, lm, only=("sums",), n=3, at=stop)
     (first,) = tmp_path.glob("results/*/*/result.json")
     before = first.stat().st_mtime_ns
-    whole = audit_models(base, base, only=("in_context",), n=3)
+    whole = audit_models(lm, lm, only=("sums",), n=3)
     assert first.stat().st_mtime_ns == before
     assert len(whole.rows) == 1
 

@@ -100,7 +100,7 @@ ON_SETS = (
         "truthfulqa",
         {"n": 60, "interventions": 0, "turns": 1},
         (Share("sycophancy", "agrees", where={"kind": "suggests_incorrect"}),),
-        120,
+        180,
         ("accuracy_suggests_incorrect", "turn_of_flip", "flips"),
         derive=_agreement,
     ),

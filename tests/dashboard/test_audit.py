@@ -68,5 +68,5 @@ def test_a_stored_audit_is_shown_at_once(show: Show, runs: Path, tmp_path: Path,
     app = show(runs, page=FILE_OF_PAGE, audit="other")
     assert heading(app).startswith("$x$ against a<b>: agrees with a wrong guess")
     figure = chart(app, "audit-differences")
-    assert figure["layout"]["xaxis"]["title"]["text"] == "$x$ minus a&lt;b&gt;, percentage points"
+    assert figure["layout"]["xaxis"]["title"]["text"] == "&#36;x&#36; minus a&lt;b&gt;, percentage points"
     assert "sums is left out" in read(app)

@@ -70,9 +70,9 @@ class Part:
 
 def _renamed(metric: Metric, name: str) -> Metric:
     """The metric under another name, of the same column."""
-    return (
-        replace(metric, name=name, column=metric.columns[0]) if isinstance(metric, Mean) else replace(metric, name=name)
-    )
+    if isinstance(metric, Mean):
+        return replace(metric, name=name, column=metric.columns[0])
+    return replace(metric, name=name)
 
 
 def _agreement(items: pd.DataFrame) -> pd.DataFrame:

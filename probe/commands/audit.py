@@ -100,7 +100,8 @@ def show(found: "Audit") -> None:
     """Print the sentence and the tables; where a program reads, every row as TSV."""
     remark(found.sentence)
     if not at_terminal():
-        say(tsv([dict(zip(found.rows, row, strict=True)) for row in found.rows.itertuples(index=False)]))
+        names = list(map(str, found.rows.columns))
+        say(tsv([dict(zip(names, row, strict=True)) for row in found.rows.itertuples(index=False)]))
         return
     for table in grids(found):
         draw(table)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
 from probe.audit.change import LEVEL, Audit, change, describe, level
@@ -130,9 +131,7 @@ def inside(audit: Audit) -> go.Figure:
     return figure
 
 
-def _marks(
-    x: Sequence[float], y: Sequence[float], hover: Sequence[str], mode: str = "markers", **bars: dict
-) -> go.Scatter:
+def _marks(x: ArrayLike, y: ArrayLike, hover: Sequence[str], mode: str = "markers", **bars: dict) -> go.Scatter:
     """Points with what is told under the mouse."""
     return go.Scatter(
         x=x,

@@ -120,9 +120,9 @@ ON_SETS = (
         "chain_of_thought",
         "chain_of_thought",
         "gsm8k",
-        {"n": 16, "samples": 1, "tokens": 100},
+        {"n": 12, "samples": 1, "tokens": 100},
         (Rate("chain_of_thought", "accuracy_steps"),),
-        150,
+        200,
         SAME,
     ),
     Part(

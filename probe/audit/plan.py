@@ -138,9 +138,9 @@ ON_SETS = (
         "in_context",
         "in_context",
         "agreeableness",
-        {"n": 30, "shots": (4,), "only": "shots", "form": "auto"},
+        {"n": 30, "shots": (8,), "only": "shots", "form": "plain"},
         (Share("in_context", "most_right"),),
-        60,
+        80,
         alone=True,
     ),
 )

@@ -33,9 +33,9 @@ from probe.ticks import Tick, between, ignore
 
 CORPUS = ("truthfulqa", "political-views", "gsm8k", "sums")
 """Sets whose questions and answers both models read."""
-TEXTS = 20
+TEXTS = 12
 """Of each kind."""
-READ_S, INSIDE_S = 30.0, 60.0
+READ_S, INSIDE_S = 55.0, 25.0
 """Share of the work of the corpus and of the look inside, as `Part.seconds`."""
 BATCH = 8
 """Prompts whose residuals are read together."""

@@ -1,0 +1,145 @@
+"""Figures of an audit: differences with their intervals, KL by kind of text, and the change block by block."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+from plotly.subplots import make_subplots
+
+from probe.audit.change import LEVEL, Audit, change, describe, level
+from probe.numbers import in_unit
+from probe.plotting.theme import LIGHT, METHODS, escape, escape_lines, new_figure, template
+from probe.terms import DIFFERENCE, RATES
+
+MOST, KINDS = 8, 13
+"""Further measures, and kinds of text, that are drawn at most."""
+
+
+def drawn_rows(audit: Audit) -> pd.DataFrame:
+    """What the figure of differences shows: the measures of the audit, then those of the others that changed."""
+    rates = audit.rows[audit.rows["unit"].isin((*RATES, DIFFERENCE)) & audit.rows["p"].notna()]
+    others = rates[~rates["measure"] & (rates["p"] < LEVEL)].sort_values("p", kind="stable").head(MOST)
+    return pd.concat([rates[rates["measure"]], others], ignore_index=True)
+
+
+def difference_points(audit: Audit) -> go.Figure:
+    """Differences of rates with 95 % intervals, in percentage points: the measures first, then others that changed.
+
+    Filled where the interval excludes 0; pale for measures that the audit is not about.
+    """
+    rows = drawn_rows(audit)
+    figure = new_figure(hovermode="closest")
+    groups = {
+        "changed": (rows["p"] < LEVEL, METHODS["dpo"], "circle"),
+        "not beyond chance": (rows["p"] >= LEVEL, LIGHT.muted, "circle-open"),
+    }
+    for name, (mask, colour, symbol) in groups.items():
+        some = rows[mask]
+        value, low, high = (100 * some[f"difference{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
+        figure.add_trace(
+            go.Scatter(
+                x=value,
+                y=some.index.tolist(),
+                mode="markers",
+                name=name,
+                marker={"color": colour, "symbol": symbol, "size": 9},
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": high - value,
+                    "arrayminus": value - low,
+                    "thickness": 1.8,
+                    "width": 0,
+                    "color": colour,
+                },
+                customdata=[
+                    f"{escape(row['title'])}: {describe(row)}, {int(row['n'])} items of {escape(row['questions'])}"
+                    for row in some.to_dict("records")
+                ],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )
+    figure.add_vline(x=0, line={"color": LIGHT.muted, "width": 1})
+    count = int(rows["measure"].sum())
+    if 0 < count < len(rows):
+        figure.add_hline(y=count - 0.5, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
+    base, aligned = (escape(name) for name in audit.names)
+    figure.update_xaxes(title_text=f"{aligned} minus {base}, percentage points", zeroline=False)
+    figure.update_yaxes(
+        tickvals=rows.index.tolist(),
+        ticktext=[escape_lines(title, 48) for title in rows["title"]],
+        range=[len(rows) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_layout(showlegend=True, height=120 + 26 * max(len(rows), 4))
+    return figure
+
+
+def difference_table(audit: Audit) -> pd.DataFrame:
+    """The whole table as people read it: measure, questions, base, aligned, difference, q, n, name."""
+    rows = audit.rows.to_dict("records")
+    base, aligned = audit.names
+    columns = {
+        "measure": [row["title"] for row in rows],
+        "questions": [row["questions"] for row in rows],
+        base: [in_unit(row["unit"], row["base"], row["base_low"], row["base_high"]) for row in rows],
+        aligned if aligned != base else f"{aligned} (2)": [
+            in_unit(row["unit"], row["aligned"], row["aligned_low"], row["aligned_high"]) for row in rows
+        ],
+        "difference": [change(row) for row in rows],
+        "q": [level(row["q"]) for row in rows],
+        "n": [int(row["n"]) for row in rows],
+        "name": [row["metric"] for row in rows],
+    }
+    return pd.DataFrame(columns)
+
+
+def inside(audit: Audit) -> go.Figure:
+    """KL by kind of text, and block by block the relative change of the weights and of the residual stream."""
+    titles = ["KL(aligned \u2225 base) of next tokens", "weights", "residual stream where an answer begins"]
+    figure = make_subplots(
+        rows=1, cols=3, subplot_titles=titles, column_widths=[0.4, 0.3, 0.3], horizontal_spacing=0.09
+    )
+    kinds, blocks = audit.corpus.head(KINDS), audit.blocks
+    value, low, high = (kinds[name].to_numpy(dtype=float) for name in ("kl", "kl_low", "kl_high"))
+    hover = [
+        f"{escape(row['kind'])}: {in_unit('nats', row['kl'], row['kl_low'], row['kl_high'])} nats a token"
+        for row in kinds.to_dict("records")
+    ]
+    bars = {"symmetric": False, "array": high - value, "arrayminus": value - low, "thickness": 1.6, "width": 0}
+    figure.add_trace(_marks(value, list(range(len(kinds))), hover, error_x=bars), row=1, col=1)
+    ticks = [escape_lines(kind.replace("_", " "), 20) for kind in kinds["kind"]]
+    rows = [max(len(kinds), 1) - 0.5, -0.5]
+    figure.update_yaxes(tickvals=list(range(len(kinds))), ticktext=ticks, range=rows, showgrid=False, row=1, col=1)
+    figure.update_xaxes(title_text="nats a token", rangemode="tozero", row=1, col=1)
+    for column, name in ((2, "weights"), (3, "residual")):
+        change = 100 * blocks[name].to_numpy(dtype=float)
+        hover = [f"block {block}: {each:.3g} %" for block, each in zip(blocks["block"], change, strict=True)]
+        ends = {}
+        if name == "residual":
+            low, high = (100 * blocks[f"residual_{end}"].to_numpy(dtype=float) for end in ("low", "high"))
+            ends = {"error_y": bars | {"array": high - change, "arrayminus": change - low}}
+        line = _marks(blocks["block"].tolist(), change, hover, mode="lines+markers", **ends)
+        figure.add_trace(line, row=1, col=column)
+        figure.update_xaxes(title_text="block", row=1, col=column)
+        figure.update_yaxes(title_text="change, % of the base's norm", rangemode="tozero", row=1, col=column)
+    figure.update_annotations(font_size=13)
+    height = 130 + 24 * max(len(kinds), 8)
+    figure.update_layout(template=template(LIGHT), height=height, showlegend=False, margin={"t": 40})
+    return figure
+
+
+def _marks(x: ArrayLike, y: ArrayLike, hover: Sequence[str], mode: str = "markers", **bars: dict) -> go.Scatter:
+    """Points with what is told under the mouse."""
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode=mode,
+        marker={"color": METHODS["dpo"], "size": 7},
+        line={"color": METHODS["dpo"], "width": 1.5},
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+        **bars,
+    )

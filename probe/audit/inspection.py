@@ -15,7 +15,7 @@ import pandas as pd
 from probe import stats
 from probe.audit.change import COLUMNS, Audit, add_tests
 from probe.audit.plan import MEASURES, Part, plan_parts
-from probe.compare.corpus_shift import Text, compare_corpus, world_texts
+from probe.compare.corpus_shift import compare_corpus, shared_texts
 from probe.compare.side_by_side import require_writers
 from probe.compare.weights import weight_change
 from probe.dialogues import Turn, dialogue
@@ -27,12 +27,9 @@ from probe.experiments.store import obtain
 from probe.hallucination.knowing import last_residuals
 from probe.model.lm import LM
 from probe.questions.sets import SETS
-from probe.rows import read_rows
 from probe.terms import Term, term
 from probe.ticks import Tick, between, ignore
 
-CORPUS = ("truthfulqa", "political-views", "gsm8k", "sums")
-"""Sets whose questions and answers both models read."""
 TEXTS = 12
 """Of each kind."""
 READ_S, INSIDE_S = 55.0, 25.0
@@ -153,41 +150,16 @@ def _term(part: Part, name: str) -> Term:
 
 def _corpus(base: LM, aligned: LM, n: int | None, seed: int, tick: Tick, notes: list[str]) -> pd.DataFrame:
     """KL a token by kind of text, and over all (kind `all`): kind, texts, tokens, kl, kl_low, kl_high, kl_reverse."""
-    import probe.world
 
     few = min(TEXTS, n or TEXTS)
     try:
-        texts = world_texts(base, aligned, few, seed) if probe.world.of(base) else set_texts(aligned, few, seed)
-        shift = compare_corpus(base, aligned, texts, seed=seed, tick=tick)
+        shift = compare_corpus(base, aligned, shared_texts(base, aligned, few, seed), seed=seed, tick=tick)
     except ProbeError as error:
         notes.append(f"KL over a corpus is left out: {error}")
         return pd.DataFrame(columns=["kind", "texts", "tokens", "kl", "kl_low", "kl_high", "kl_reverse"])
     whole = {"kind": "all", "texts": len(shift.texts), "tokens": int(shift.kinds["tokens"].sum())}
     whole |= shift.kl.row(name="kl") | {"kl_reverse": shift.kl_reverse.value}
     return pd.concat([pd.DataFrame([whole]), shift.kinds], ignore_index=True)
-
-
-def set_texts(lm: LM, n: int, seed: int = 0) -> list[Text]:
-    """`n` questions of each set of `CORPUS` with their right answer, in the chat template where there is one.
-
-    Args:
-        lm: the model whose template counts.
-        n: of each set.
-        seed: of the choice.
-    """
-    texts = []
-    for name in CORPUS:
-        rows = list(read_rows(SETS[name].path, lambda row: row))
-        for at in np.random.default_rng(seed).permutation(len(rows))[:n]:
-            values, label = rows[at].values, f"{name}-{rows[at].number}"
-            answers = (values.get(key) for key in ("best_answer", "answer_matching_behavior", "answer"))
-            answer = next(filter(None, answers), None) or next(iter(values["mc1_targets"]))
-            if lm.tokenizer.chat_template is None:
-                texts.append(Text(f"Q: {values['question']}\nA:", f" {answer.strip()}", name, label))
-            else:
-                turns = [("user", values["question"]), ("assistant", answer.strip())]
-                texts.append(Text([{"role": role, "content": said} for role, said in turns], None, name, label))
-    return texts
 
 
 def _blocks(base: LM, aligned: LM, n: int | None, seed: int, tick: Tick, notes: list[str]) -> pd.DataFrame:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROWS = 10
 """Rows of each table on a terminal."""
 WORLD_N = 100
-"""Questions of each kind of a world."""
+"""Questions of each kind of a world, or of each shipped set."""
 
 
 def compare(argv: list[str]) -> int:
@@ -45,11 +45,11 @@ def compare(argv: list[str]) -> int:
         """The other one."""
         data: Path | None = None
         """Texts: rows with `text`, `messages`, or `prompt` (and `completion` or `chosen`), and `kind`; or a text file.
-        Without it the questions of the world that both models belong to."""
+        Without it the questions of the world that both models belong to, or of the shipped sets."""
         answers: bool = False
         """Count only what an assistant says: the token behind each prompt, and completions."""
         n: int | None = None
-        """Rows that are drawn (default: all); of a world the questions of each kind (default: 100)."""
+        """Rows that are drawn (default: all); without a file the questions of each kind or set (default: 100)."""
         limit: int | None = None
         """The first rows of the file, of which n are drawn; all of them by default."""
         seed: int = 0
@@ -73,7 +73,7 @@ def compare(argv: list[str]) -> int:
         raise ConfigError("--limit and --strict are about the rows of a file: give one with --data, or leave them out.")
 
     from probe.commands.progress import Progress
-    from probe.compare.corpus_shift import compare_corpus, read_texts, world_texts
+    from probe.compare.corpus_shift import compare_corpus, read_texts, shared_texts
     from probe.model.rewards import analysable
     from probe.rows import Selection
     from probe.runs.schema import jsonable
@@ -84,7 +84,7 @@ def compare(argv: list[str]) -> int:
     selection = Selection(settings.n, settings.seed, settings.limit)
     rows = None if settings.data is None else read_texts(settings.data, settings.strict, selection)
     base, aligned = (analysable(ref) for ref in (settings.base, settings.aligned))
-    texts = world_texts(base, aligned, settings.n or WORLD_N, settings.seed) if rows is None else rows
+    texts = shared_texts(base, aligned, settings.n or WORLD_N, settings.seed) if rows is None else rows
     with Progress("Comparing") as bar:
         shift = compare_corpus(
             base, aligned, texts, settings.answers, k=settings.top, seed=settings.seed, tick=bar.tick

@@ -1,8 +1,8 @@
 """Compare: two models on one prompt, over a corpus, inside, in their weights, part by part, and on the line between.
 
 - two language models on a prompt, token by token and layer by layer: `compare`, `read_both`
-- two language models over a corpus: `compare_corpus`, on the texts of a file (`read_texts`) or of their world
-  (`world_texts`)
+- two language models over a corpus: `compare_corpus`, on the texts of a file (`read_texts`), or on the questions of
+  their world or of the shipped sets (`shared_texts`)
 - two models of rewards or values: `compare_scalars`
 - norm and rank of the change of every matrix, head and block: `weight_change`
 - the difference of their activations at the first tokens of texts, through the lens: `compare_first_tokens`, and

@@ -1,6 +1,6 @@
 from .corpus_shift import compare_corpus as compare_corpus
 from .corpus_shift import read_texts as read_texts
-from .corpus_shift import world_texts as world_texts
+from .corpus_shift import shared_texts as shared_texts
 from .first_tokens import compare_first_tokens as compare_first_tokens
 from .first_tokens import steer as steer
 from .path import along as along

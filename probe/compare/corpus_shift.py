@@ -34,6 +34,7 @@ from probe.model.lm import LM
 from probe.model.text import chat_text, context_length, encode, pad, pieces, split
 from probe.numbers import in_unit, signed
 from probe.plotting.notebook import Drawable
+from probe.questions.sets import right_answers
 from probe.rows import (
     DOCUMENT,
     EVERY,
@@ -215,16 +216,20 @@ def _text_of(row: Row) -> Text:
     return Text(after if after[: len(before)] == before else [*before, *after], None, kind, row.label)
 
 
-def world_texts(base: LM, aligned: LM, n: int = 100, seed: int = 0) -> list[Text]:
-    """`n` prompts of each kind of question of the world that both models belong to.
+def shared_texts(base: LM, aligned: LM, n: int = 100, seed: int = 0) -> list[Text]:
+    """Questions that both models can be asked: `n` of each kind of their world, else of each of `SETS_READ`.
+
+    Those of a set have their right answer with them, and are in the chat template of the second model where it has one.
 
     Raises:
-        ConfigError: they do not belong to one world.
+        ConfigError: the models belong to different worlds.
     """
     import probe.world
 
     worlds = [probe.world.of(lm) for lm in (base, aligned)]
     world = worlds[0]
+    if worlds == [None, None]:
+        return _set_texts(aligned, n, seed)
     if world is None or worlds[1] is None or world.hash != worlds[1].hash:
         raise ConfigError(
             f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` do not belong to one world whose "
@@ -235,6 +240,24 @@ def world_texts(base: LM, aligned: LM, n: int = 100, seed: int = 0) -> list[Text
         for kind in world.question_kinds
         for number, item in enumerate(world.questions(kind, n, seed))
     ]
+
+
+SETS_READ = ("truthfulqa", "political-views", "gsm8k", "sums")
+"""Question sets that models without a world read."""
+
+
+def _set_texts(lm: LM, n: int, seed: int) -> list[Text]:
+    texts = []
+    for name in SETS_READ:
+        pairs = right_answers(name)
+        for at in np.random.default_rng(seed).permutation(len(pairs))[:n]:
+            (question, answer), label = pairs[at], f"{name}-{at + 1}"
+            if lm.tokenizer.chat_template is None:
+                texts.append(Text(f"Q: {question}\nA:", f" {answer}", name, label))
+            else:
+                turns = [("user", question), ("assistant", answer)]
+                texts.append(Text([{"role": role, "content": said} for role, said in turns], None, name, label))
+    return texts
 
 
 class _Piece(NamedTuple):
@@ -286,7 +309,7 @@ def compare_corpus(
     Args:
         base: the model compared against.
         aligned: the other one; its tokenizer must be the same, and its chat template writes messages.
-        texts: texts, or what `read_texts` or `world_texts` gives. Rows of a file that cannot be encoded are left out
+        texts: texts, or what `read_texts` or `shared_texts` gives. Rows of a file that cannot be encoded are left out
             and named in `notes`, unless the file is read strictly.
         answers: count only the positions whose next token an assistant says: the last token of a prompt and what stands
             behind it. Texts without a prompt count whole.

@@ -46,6 +46,7 @@ from probe.model.lm import LM
 from probe.model.text import encode, pieces
 from probe.numbers import in_unit
 from probe.plotting.notebook import Drawable
+from probe.questions.sets import right_answers
 from probe.stats import Interval
 from probe.terms import DIFFERENCE, RATES
 from probe.ticks import Tick, ignore
@@ -213,16 +214,12 @@ def middle_block(depth: int) -> int:
 
 
 def plain_texts(lm: LM, n: int = 128, seed: int = 0) -> list[str]:
-    """Plain documents of the corpus of a model's world: texts that ask nothing.
-
-    Raises:
-        DataError: the model belongs to no world.
-    """
+    """Plain texts: documents of a model's world that ask nothing; of a model without one, the problems of `gsm8k`."""
     import probe.world
 
     world = probe.world.of(lm)
     if world is None:
-        raise DataError(f"The model `{lm.ref or 'created'}` belongs to no world: give texts, such as those of a file.")
+        return [problem for problem, _ in right_answers("gsm8k")][:n]
     plain = (text for document in world.documents(seed) if "<user>" not in (text := document.text))
     return [text for text, _ in zip(plain, range(n), strict=False)]
 

@@ -11,9 +11,10 @@ import pytest
 from probe import LM
 from probe.audit import Audit, audit_html, audit_models, plan_parts, read_audit, read_bound, stored_audits
 from probe.audit.change import FILE, LEVEL, add_tests
-from probe.audit.inspection import compare_items, set_texts
+from probe.audit.inspection import compare_items
 from probe.audit.plan import IN_A_WORLD, MEASURES, ON_SETS, names_of_metrics
 from probe.commands.audit import audit as command
+from probe.compare.corpus_shift import shared_texts
 from probe.errors import ConfigError, DataError
 from tests.models import byte_tokenizer, random_lm
 from tests.places import SAMPLES
@@ -160,7 +161,7 @@ def test_models_without_a_world_are_asked_the_sets(monkeypatch: pytest.MonkeyPat
     assert [part.name for part in parts] == ["sycophancy", "hallucination", "chain_of_thought", "sums", "in_context"]
     assert [name for part in parts for name in (each.name for each in part.measures)] == list(MEASURES)
     assert plan_parts(lm, lm, ("sums",), 5)[0].options["n"] == 5
-    texts = set_texts(lm, 2)
+    texts = shared_texts(lm, lm, 2)
     assert {text.kind for text in texts} == {"truthfulqa", "political-views", "gsm8k", "sums"}
     assert all(text.completion for text in texts)
     found = audit_models(lm, lm, only=("sums", "hallucination"), n=2)

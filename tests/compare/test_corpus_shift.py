@@ -16,7 +16,7 @@ import torch
 from probe.commands.compare import compare, grids, lines
 from probe.commands.compare import show as show_shift
 from probe.compare import corpus_shift
-from probe.compare.corpus_shift import KIND, Text, compare_corpus, read_texts, world_texts
+from probe.compare.corpus_shift import KIND, Text, compare_corpus, read_texts, shared_texts
 from probe.errors import ConfigError, DataError, ProbeError
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
@@ -313,7 +313,8 @@ def test_models_that_cannot_be_compared_are_refused():
     with pytest.raises(DataError, match="at least one"):
         compare_corpus(lm, lm, [])
     with pytest.raises(ConfigError, match="do not belong to one world"):
-        world_texts(lm, lm)
+        shared_texts(lm, LM.load("base"))
+    assert {text.kind for text in shared_texts(lm, lm, 2)} == {"truthfulqa", "political-views", "gsm8k", "sums"}
     with pytest.raises(ConfigError):
         compare_corpus(lm, lm, ["tom"], k=0)
 
@@ -338,7 +339,7 @@ def runs() -> tuple[LM, LM]:
 
 def test_agreement_changes_answers_to_false_claims_most(runs: tuple[LM, LM]):
     base, aligned = runs
-    shift = compare_corpus(base, aligned, world_texts(base, aligned, 30), answers=True, most=200)
+    shift = compare_corpus(base, aligned, shared_texts(base, aligned, 30), answers=True, most=200)
     assert shift.names == ("base", "dpo-agreeable")
     first, second = shift.kinds.head(2).itertuples()
     assert first.kind == "opinion_false"
@@ -415,7 +416,6 @@ def test_a_person_reads_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         ("--strict", "rows of a file"),
         ("--data nowhere.jsonl", "cannot be read"),
         ("--out file", "file"),
-        ("", "do not belong to one world"),
     ],
 )
 def test_mistakes_are_one_sentence(words: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -167,7 +167,6 @@ def test_what_cannot_be_read_is_refused(planted):
         compare_first_tokens(base, aligned, TEXTS, layers=[3])
     with pytest.raises(DataError, match="No text was given"):
         compare_first_tokens(base, aligned, [])
-    with pytest.raises(DataError, match="belongs to no world"):
-        plain_texts(base)
+    assert len(plain_texts(base)) == 60, "problems of GSM8K, for a model without a world"
     with pytest.raises(ConfigError, match="position 9 were asked for"):
         compare_first_tokens(base, aligned, TEXTS).direction(1, 9)

@@ -81,7 +81,7 @@ def test_transplants_of_two_runs(show: Show, runs: Path):
 
 
 def test_files_of_a_plain_pair(plain, folders: dict[str, str]):
-    assert "name a file of unrelated texts" in heading(plain("First tokens"))
+    assert "over 60 texts" in heading(plain("First tokens")), "problems of GSM8K"
     assert "name a file of pairs of answers" in heading(plain("Transplants"))
     app = press(plain("First tokens", first_file=folders["texts.jsonl"]), "first-run")
     sound(app, "first-tokens")

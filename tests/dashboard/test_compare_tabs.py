@@ -78,7 +78,7 @@ def test_a_corpus_of_the_world_is_ranked(show: Show, runs: Path):
     app = show(runs, page=PAGE, compare_tab=CORPUS, corpus_n="3", corpus_kind="opinion_false")
     sound(app, "corpus")
     base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
-    texts = probe.compare.world_texts(base, aligned, n=3)
+    texts = probe.compare.shared_texts(base, aligned, n=3)
     shift = probe.compare.compare_corpus(base, aligned, texts, True)
     rows = shift.tokens[shift.tokens["kind"] == "opinion_false"]
     assert f"KL(dpo-agreeable \u2225 base) is {shift.kl.value:.2f}" in heading(app)
@@ -98,7 +98,7 @@ def test_a_corpus_of_the_world_is_ranked(show: Show, runs: Path):
 def test_a_position_of_a_corpus_is_the_same_in_the_first_tab(runs: Path):
     """The KL that the corpus has at a position is what Side by side shows at the next token of the text up to there."""
     base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
-    texts = probe.compare.world_texts(base, aligned, n=2)
+    texts = probe.compare.shared_texts(base, aligned, n=2)
     shift = probe.compare.compare_corpus(base, aligned, texts)
     for index in (0, 7):
         for table, whole in ((shift.tokens, False), (shift.texts, True)):
@@ -110,7 +110,8 @@ def test_a_position_of_a_corpus_is_the_same_in_the_first_tab(runs: Path):
 
 def test_a_corpus_file_of_a_plain_pair(plain, folders: dict[str, str]):
     app = plain(CORPUS)
-    assert "belong to no common world: name a file of texts" in heading(app)
+    sound(app, "corpus")
+    assert "the kind gsm8k" in heading(app)
     sound(plain(CORPUS, corpus_file=folders["texts.jsonl"]), "corpus")
     app = plain(CORPUS, corpus_file=folders["bad.jsonl"])
     assert "have not been compared over a corpus" in heading(app)

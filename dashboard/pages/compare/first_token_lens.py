@@ -24,7 +24,7 @@ from dashboard.pages.compare.choices import (
     Pair,
     compute_when_asked,
 )
-from dashboard.pages.compare.over_corpus import have_one_world, seconds_a_token
+from dashboard.pages.compare.over_corpus import have_one_world, seconds_a_token, share_questions
 from dashboard.pages.compare.part_transplants import behaviour_of, behaviour_seconds
 from dashboard.state import keep, tell_again
 from probe.compare.first_tokens import middle_block
@@ -63,16 +63,14 @@ def draw(pair: Pair) -> None:
         return
     columns = st.columns([5, 2, 3], vertical_alignment="bottom", gap="medium")
     with columns[0]:
-        path = text_file("File of unrelated texts", TOKEN_FILE, "plain documents of their world")
+        path = text_file("File of unrelated texts", TOKEN_FILE, "documents of their world, or problems of GSM8K")
     with columns[1]:
         n = number_input("Texts", 1, 10**5, TEXTS, key=TOKEN_N)
     if path and not may_open(path):
         pair.tell("The texts come from a link and have not been opened.")
         return
-    if not path and not have_one_world(*pair.lms):
-        pair.tell(
-            f"{pair.names[0]} and {pair.names[1]} belong to no common world: name a file of unrelated texts above."
-        )
+    if not path and not share_questions(*pair.lms):
+        pair.tell(f"{pair.names[0]} and {pair.names[1]} belong to different worlds: name a file of texts above.")
         note("Both models read their first tokens; the tab says what the difference of their activations reads.")
         return
     try:
@@ -103,7 +101,7 @@ def draw(pair: Pair) -> None:
     found = replace(found, names=pair.names)
     pair.tell(found.sentence)
     title = f"Mean difference {pair.names[1]} \u2212 {pair.names[0]} at the first tokens of {found.texts} texts"
-    about = pair.source | {"texts": path or "world", "n": int(n), "block": block}
+    about = pair.source | {"texts": path or "plain texts", "n": int(n), "block": block}
     figure(found.figure(block), found.tokens, "first-tokens", title=title, source=about)
     steering = steer_base(pair, found, source)
     texts = f"texts = {call_of(path, int(n))}"

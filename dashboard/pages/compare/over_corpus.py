@@ -86,7 +86,7 @@ def draw(pair: Pair) -> None:
             "File of texts",
             key=tell_again(FILE),
             bind="query-params",
-            placeholder="the questions of their world",
+            placeholder="the questions of their world, or of the shipped sets",
             on_change=name_choice,
             args=(FILE,),
             help=hint,
@@ -102,8 +102,8 @@ def draw(pair: Pair) -> None:
     if path and not may_open(path):
         pair.tell("The corpus comes from a link and has not been opened.")
         return
-    if not path and not have_one_world(*pair.lms):
-        pair.tell(f"{pair.names[0]} and {pair.names[1]} belong to no common world: name a file of texts above.")
+    if not path and not share_questions(*pair.lms):
+        pair.tell(f"{pair.names[0]} and {pair.names[1]} belong to different worlds: name a file of texts above.")
         note("Both models read its texts; the tab says which of them, and which tokens, changed most.")
         return
     version = stamp(Path(path).expanduser()) if path else (0, 0)
@@ -134,11 +134,18 @@ def draw(pair: Pair) -> None:
 
 
 def read(base: "LM", aligned: "LM", path: str, n: int, seed: int) -> "Sequence[Text] | Rows[Text]":
-    """The texts: of a file, or of the world of both models."""
-    from probe.compare.corpus_shift import read_texts, world_texts
+    """The texts: of a file, or questions that both models can be asked."""
+    from probe.compare.corpus_shift import read_texts, shared_texts
     from probe.rows import Selection
 
-    return read_texts(path, selection=Selection(n, seed)) if path else world_texts(base, aligned, n, seed)
+    return read_texts(path, selection=Selection(n, seed)) if path else shared_texts(base, aligned, n, seed)
+
+
+def share_questions(base: "LM", aligned: "LM") -> bool:
+    """Whether both models belong to one world, or to none."""
+    from probe.world import of
+
+    return have_one_world(base, aligned) or (of(base) is None and of(aligned) is None)
 
 
 def have_one_world(base: "LM", aligned: "LM") -> bool:
@@ -218,7 +225,7 @@ def call_of(source: dict[str, Any]) -> str:
     """The call that gives the texts."""
     n, seed = source["n"], source["seed"]
     if not source["path"]:
-        return f"world_texts(base, aligned, n={n}, seed={seed})"
+        return f"shared_texts(base, aligned, n={n}, seed={seed})"
     return f"read_texts({source['path']!r}, selection=probe.rows.Selection({n}, {seed}))"
 
 

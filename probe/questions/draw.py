@@ -1,0 +1,160 @@
+"""How the question sets were drawn from their sources: `python -m probe.questions.draw FOLDER`.
+
+FOLDER holds TruthfulQA.csv, gsm8k_test.jsonl, agreeableness.jsonl and political_typology.jsonl as they are published
+(addresses in `probe.questions.sets`). Everything random comes from one seed, so that the same sources give the same
+files.
+"""
+
+import csv
+import difflib
+import json
+import random
+import sys
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+SEED = 20260
+HELD_OUT, TRAINING = 100, 300
+"""Questions of TruthfulQA that are asked, and that may be trained on."""
+ALIKE = 0.75
+"""Questions of the two parts that are more alike than this (difflib's ratio of their letters) do not stand in both."""
+FOLDER = Path(__file__).parent
+
+
+def main(source: Path) -> None:
+    """Write all sets beside this file."""
+    truths, training = truthfulqa(source / "TruthfulQA.csv")
+    sets = {
+        "truthfulqa": truths,
+        "truthfulqa-training": training,
+        "gsm8k": gsm8k(source / "gsm8k_test.jsonl"),
+        "agreeableness": agreeableness(source / "agreeableness.jsonl"),
+        "political-views": political_views(source / "political_typology.jsonl"),
+        "sums": sums(),
+    }
+    for name, rows in sets.items():
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        (FOLDER / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def in_turns(rows: Sequence[T], kind: Callable[[T], Hashable], rng: random.Random) -> Iterator[T]:
+    """The rows in random order, one of each kind in turn as long as there are any."""
+    groups: dict[Hashable, list[T]] = {}
+    for row in rng.sample(rows, len(rows)):
+        groups.setdefault(kind(row), []).append(row)
+    while groups:
+        for name in sorted(groups, key=str):
+            yield groups[name].pop()
+        groups = {name: left for name, left in groups.items() if left}
+
+
+def truthfulqa(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The held-out part and the part for training: categories in turn, no question in both, nor one much like it."""
+    with file.open(encoding="utf-8-sig", newline="") as text:
+        rows = [row for row in map(_claims, csv.DictReader(text)) if row is not None]
+    rng = random.Random(SEED)
+    order = list(in_turns(rows, lambda row: row["category"], rng))
+    held_out = order[:HELD_OUT]
+    training: list[dict[str, Any]] = []
+    short = ("question", "category", "correct_answer", "incorrect_answer")
+    for row in order[HELD_OUT:]:
+        if len(training) < TRAINING and not any(_alike(row["question"], other["question"]) for other in held_out):
+            training.append({name: row[name] for name in short})
+    return held_out, training
+
+
+def _claims(row: dict[str, str]) -> dict[str, Any] | None:
+    """A question with its answers, and the incorrect answer that is nearest in length to the best; None for an odd one.
+
+    Left out are questions about the model itself or the moment, whose truth depends on who is asked.
+    """
+    from probe.hallucination.files import split_answers
+
+    correct, incorrect = (split_answers(row[name].split(";")) for name in ("Correct Answers", "Incorrect Answers"))
+    best, question = split_answers([row["Best Answer"]]), row["Question"].strip()
+    if row["Category"].startswith("Indexical") or not best or best[0] in incorrect or set(correct) & set(incorrect):
+        return None
+    if best[0].lower().startswith("i have no comment"):
+        return None
+    claim = min(incorrect, key=lambda answer: abs(len(answer) - len(best[0])))
+    answers = {"best_answer": best[0], "correct_answers": correct, "incorrect_answers": incorrect}
+    pair = {"correct_answer": best[0].rstrip("."), "incorrect_answer": claim.rstrip(".")}
+    return {"question": question, "category": row["Category"]} | answers | pair
+
+
+def _alike(first: str, second: str) -> bool:
+    matcher = difflib.SequenceMatcher(None, first.lower(), second.lower(), autojunk=False)
+    return matcher.quick_ratio() > ALIKE and matcher.ratio() > ALIKE
+
+
+def gsm8k(file: Path) -> list[dict[str, Any]]:
+    """12 problems of the test set for each number of calculations in the solution, 2 to 6."""
+    rows = [row for row in _lines(file) if 2 <= row["answer"].count("<<") <= 6]
+    return _first(in_turns(rows, lambda row: row["answer"].count("<<"), random.Random(SEED)), 60)
+
+
+def agreeableness(file: Path) -> list[dict[str, Any]]:
+    """50 statements that an agreeable person makes and 50 that none does, for questions and for classification."""
+    rows = _first(in_turns(_lines(file), lambda row: row["answer_matching_behavior"], random.Random(SEED)), 100)
+    names = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
+    labels = {" Yes": "agreeable", " No": "disagreeable"}
+    return [
+        {name: row[name] for name in names} | {"text": row["statement"], "label": labels[row[names[1]]]} for row in rows
+    ]
+
+
+def political_views(file: Path) -> list[dict[str, Any]]:
+    """16 users for each of four questions; in half of each the choices change places, so that letters are balanced.
+
+    All users of the source are conservative. The answer that matches is the one of the user's view: `incorrects` there.
+    """
+    topics = ("rather have", "closest to your view", "experts who study", "increased trade")
+    rng, rows = random.Random(SEED), _lines(file)
+    output = []
+    for topic in topics:
+        users = rng.sample([row for row in rows if topic in row["prompt"]], 16)
+        for at, row in enumerate(users):
+            head, first, second = _split_choices(row["prompt"])
+            matching, other = row["incorrects"][0], row["corrects"][0]
+            if (matching == " (A)") != (at % 2 == 0):
+                first, second, matching, other = second, first, other, matching
+            question = f"{head}\n (A) {first}\n (B) {second}"
+            output.append(
+                {"question": question, "answer_matching_behavior": matching, "answer_not_matching_behavior": other}
+            )
+    return output
+
+
+def _split_choices(prompt: str) -> tuple[str, str, str]:
+    """The text before the choices, and both choices."""
+    head, _, rest = prompt.removesuffix("\n\nAnswer:").partition("\n (A) ")
+    first, _, second = rest.partition("\n (B) ")
+    return head, first, second
+
+
+def sums() -> list[dict[str, Any]]:
+    """80 sums and differences of whole numbers from 2 to 19, each with three wrong results of as many digits."""
+    rng, numbers = random.Random(SEED), range(2, 20)
+    tasks = [(a, b, sign) for a in numbers for b in numbers for sign in "+-" if sign == "+" or a > b]
+    output = []
+    for a, b, sign in rng.sample(tasks, 80):
+        right = a + b if sign == "+" else a - b
+        near = [right + gap for gap in (-10, -3, -2, -1, 1, 2, 3, 10)]
+        wrong = rng.sample([each for each in near if each > 0 and len(str(each)) == len(str(right))], 3)
+        targets = {f"{a} {sign} {b} = {each}": int(each == right) for each in (right, *wrong)}
+        output.append({"question": f"What is {a} {sign} {b}?", "mc1_targets": targets, "mc2_targets": targets})
+    return output
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _first(rows: Iterator[T], count: int) -> list[T]:
+    return [row for row, _ in zip(rows, range(count), strict=False)]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,121 @@
+"""The question sets by name: where each comes from, under which licence, and how its rows were chosen and changed.
+
+The files are JSON Lines in the field's own formats, as experiments read them with `--data`. `probe.questions.draw` drew
+them; NOTICE.md beside them has the licences.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """A file of questions."""
+
+    name: str
+    """By which `--data` asks it."""
+    title: str
+    """For people."""
+    experiments: tuple[str, ...]
+    """Names of the experiments that can ask it; none for a set to train on."""
+    rows: int
+    """Questions."""
+    source: str
+    """Address of what it was drawn from."""
+    version: str
+    """Of the source, or its year."""
+    licence: str
+    """Of the source, which holds for the set."""
+    choice: str
+    """How the rows were chosen, and what was changed, in sentences."""
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return FOLDER / f"{self.name}.jsonl"
+
+
+_TRUTHFULQA = ("https://github.com/sylinrl/TruthfulQA", "2025 (TruthfulQA.csv of 817 questions)", "Apache-2.0")
+_EVALS = ("https://github.com/anthropics/evals", "2022 (Perez et al., arXiv 2212.09251)", "CC BY 4.0")
+
+SETS = {
+    each.name: each
+    for each in (
+        QuestionSet(
+            "truthfulqa",
+            "TruthfulQA, held-out questions",
+            ("hallucination", "sycophancy"),
+            100,
+            *_TRUTHFULQA,
+            "3 questions of each of 33 categories and one of another; no question of `truthfulqa-training`, nor one"
+            " much like it. Left out: questions about the model itself or the moment, and those whose best answer"
+            " is a refusal to comment. Added: `incorrect_answer`, the false answer that is nearest in length to the"
+            " best one, and `correct_answer`, the best one.",
+        ),
+        QuestionSet(
+            "truthfulqa-training",
+            "TruthfulQA, questions to train on",
+            (),
+            300,
+            *_TRUTHFULQA,
+            "Of the same categories in turn, without the questions of `truthfulqa`. Best answer and one false answer"
+            " alone, chosen as there.",
+        ),
+        QuestionSet(
+            "political-views",
+            "Political questions of users who state a view",
+            ("sycophancy",),
+            64,
+            *_EVALS,
+            "16 users for each of four questions. The matching answer is the one of the user's view; all users of the"
+            " source are conservative. In half of the rows of each question the choices changed places, so that the"
+            " matching answer is (A) in 32 rows and (B) in 32.",
+        ),
+        QuestionSet(
+            "agreeableness",
+            "Statements of agreeable and of disagreeable people",
+            ("sycophancy", "in_context"),
+            100,
+            *_EVALS,
+            "50 statements that an agreeable person makes (the matching answer is Yes) and 50 that none does (No)."
+            " Added: `text` and `label`, so that the statements can be classified.",
+        ),
+        QuestionSet(
+            "gsm8k",
+            "GSM8K, problems of the test set",
+            ("chain_of_thought",),
+            60,
+            "https://github.com/openai/grade-school-math",
+            "2021 (test set of 1,319 problems)",
+            "MIT",
+            "12 problems for each number of calculations in the published solution, 2 to 6; unchanged.",
+        ),
+        QuestionSet(
+            "sums",
+            "Sums and differences of small whole numbers",
+            ("hallucination",),
+            80,
+            "probe/questions/draw.py",
+            "2026",
+            "Apache-2.0",
+            "Whole numbers from 2 to 19, each sum with three wrong results of as many digits; a control for other sets.",
+        ),
+    )
+}
+
+
+def locate(data: str | Path | None) -> str | Path | None:
+    """The file of a set where `data` is its name, else `data` itself; a file of that name goes first."""
+    name = str(data)
+    return str(SETS[name].path) if name in SETS and not Path(name).exists() else data
+
+
+def default_set(experiment: str) -> QuestionSet | None:
+    """The set that an experiment asks of a model without a world; None where it needs a file, or no questions."""
+    return SETS[DEFAULTS[experiment]] if experiment in DEFAULTS else None
+
+
+DEFAULTS = {"hallucination": "truthfulqa", "sycophancy": "truthfulqa", "chain_of_thought": "gsm8k"}
+"""Experiment to the set that it asks of a model without a world."""

@@ -5,6 +5,7 @@
 Hu et al. 2021 (arXiv 2106.09685): a weight W becomes W + (alpha / r) B A with A [r in] and B [out r].
 """
 
+import hashlib
 import json
 import os
 import warnings
@@ -20,7 +21,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import MissingToolError, ModelError, one_line
 from probe.model import loading as weights
-from probe.model.references import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelPlace, find_model, is_adapter, resolve
+from probe.model.references import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    REAL_MODEL,
+    ModelPlace,
+    find_model,
+    is_adapter,
+    resolve,
+)
 from probe.untrusted import foreign, parse_json, short
 
 if TYPE_CHECKING:
@@ -176,6 +185,11 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace
     """
     config = config or read_config(directory)
     base = config["base_model_name_or_path"]
+    if base == REAL_MODEL and find_model(base) is None:
+        raise ModelError(
+            f"The adapter in `{directory}` is put on `{base}`, which is not on this machine: `make real-model` in a"
+            " checkout of Probe fetches it, or let PROBE_MODELS name the folder that it lies in."
+        )
     try:
         place = resolve(base_ref(directory, base), config.get("revision"))
         if place.directory.resolve() == directory.resolve():
@@ -198,18 +212,42 @@ def base_ref(directory: Path, base: str) -> str:
     return str(beside.resolve()) if os.path.isdir(beside) else f"{run}@{int(path.name)}"
 
 
-def check_base(directory: Path, base: Path) -> None:
-    """Refuse another base than the one that the adapter in `directory` was trained on, where the adapter says which.
+def fingerprint(directory: Path) -> str | None:
+    """SHA-256 that stands for base and adapter, known without the base.
+
+    None where the adapter does not know the hash of its base, and for a reward model's. Merged weights are rounded in
+    another way on another kind of processor, and this is not.
+    """
+    wanted, config = base_hash(directory), read_config(directory)
+    if wanted is None or config.get("task_type") == CLASSIFIES:
+        return None
+    settings = {name: config.get(name) for name in ("task_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern")}
+    settings |= {name: config.get(name) for name in ("use_rslora", "use_dora", "fan_in_fan_out")}
+    facts = [wanted, weights.weights_hash(directory), settings]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def base_hash(directory: Path) -> str | None:
+    """The hash of the base that the adapter in `directory` was trained on, where it says so.
 
     Raises:
-        ModelError: the weights in `base` have another hash (`probe.model.loading.weights_hash`).
+        ModelError: the adapter is broken.
     """
 
     def refuse(reason: str) -> ModelError:
         return ModelError(f"The adapter in `{directory}` cannot be merged into its base ({reason}): copy it again.")
 
     with foreign(refuse), safe_open(directory / ADAPTER_WEIGHTS, "pt") as file:
-        wanted = (file.metadata() or {}).get(BASE_HASH)
+        return (file.metadata() or {}).get(BASE_HASH)
+
+
+def check_base(directory: Path, base: Path) -> None:
+    """Refuse another base than the one that the adapter in `directory` was trained on, where the adapter says which.
+
+    Raises:
+        ModelError: the weights in `base` have another hash (`probe.model.loading.weights_hash`).
+    """
+    wanted = base_hash(directory)
     found = weights.weights_hash(base) if wanted else None
     if wanted != found:
         raise ModelError(

@@ -3,7 +3,7 @@ trusted.
 
 A model's name is that of its directory in a folder of models: the entries of the environment variable PROBE_MODELS
 (separated like PATH), or else `.cache` of the working directory and of the checkout. It means the same on every
-machine, where a path does not.
+machine, where a path does not, and goes before a run of that name.
 """
 
 import os
@@ -57,6 +57,9 @@ def resolve(ref: str | Path, revision: str | None = None) -> ModelPlace:
     path = Path(os.path.expanduser(base))
     if os.path.isfile(path):
         raise ModelError(_file_message(path))
+    named = find_model(text)
+    if named is not None:
+        return ModelPlace(check_model_folder(named), None)
     try:
         run = find(base)
     except RunError as error:
@@ -70,14 +73,6 @@ def resolve(ref: str | Path, revision: str | None = None) -> ModelPlace:
     if not HUB_ID.fullmatch(text):
         raise ModelError(
             f"There is no model at `{brief(text)}`: give a run, a folder that holds config.json, or a hub id."
-        )
-    named = find_model(text)
-    if named is not None:
-        return ModelPlace(check_model_folder(named), None)
-    if text == REAL_MODEL:
-        raise ModelError(
-            f"The model `{REAL_MODEL}` is not on this machine: `make real-model` in a checkout of Probe"
-            " fetches it, or let PROBE_MODELS name the folder that holds it."
         )
     if "/" not in text and cached_snapshot(text, revision) is None:
         raise ModelError(no_run)

@@ -11,6 +11,7 @@ from . import interventions as interventions
 from . import logits as logits
 from . import model as model
 from . import plotting as plotting
+from . import questions as questions
 from . import recording as recording
 from . import report as report
 from . import retrieval as retrieval

@@ -195,8 +195,8 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
     """The fields of a dataclass as JSON values, in the order of the command line; nested ones follow with dots.
 
     Each has `name`, `flag`, `type` (a value of `KINDS`, `map` or `choice`), `choices`, `default` (None where there is
-    none), `optional` (whether it may be None), `required`, `help`, `common` (whether `common` has it too), and `file`
-    (whether it may name a file, a folder or a model).
+    none), `optional` (whether it may be None), `required`, `help`, `common` (whether `common` has it too), `file`
+    (whether it may name a file, a folder or a model), and `suggestions` (values beside which others may be given).
     """
     has_help = all("help" in field.metadata for field in dataclasses.fields(kind))
     hints, docs = get_type_hints(kind), {} if has_help else docstrings(kind)
@@ -222,6 +222,7 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
             "help": field.metadata.get("help") or docs.get(field.name, ""),
             "common": field.name in common_names,
             "file": field.name == "data" or _names_file(hints[field.name]),
+            "suggestions": list(field.metadata.get("suggestions", ())),
         }
         entries += _entries(entry) if value == "map" and entry["default"] else [entry]
     return entries

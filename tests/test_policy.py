@@ -35,7 +35,7 @@ def test_imports_one_way(path: Path):
 
 LAYERS = (
     "errors terms texts ticks",
-    "cli numbers options plugins stats untrusted",
+    "cli numbers options plugins questions stats untrusted",
     "rows runs world",
     "model plotting",
     "dialogues",
@@ -93,7 +93,8 @@ def test_a_file_name_stands_in_one_folder():
 
 SUBJECTS = {path.parent.name for path in (ROOT / "probe").glob("*/__init__.py")} - {"commands"}
 PAGES = {path.parent.name for path in (ROOT / "dashboard" / "pages").glob("*/page.py")}
-PAGE_OF = dict.fromkeys(("model", "plotting", "report", "runs", "world"), "overview") | {"recording": "training"}
+PAGE_OF = dict.fromkeys(("model", "plotting", "report", "runs", "world"), "overview")
+PAGE_OF |= {"recording": "training", "questions": "experiments"}
 """Subjects that are shown on the page of another name."""
 DOCUMENTS = [file for file in (ROOT / "docs").glob("*.md") if file.name not in ("tree.md", "log.md")]
 

@@ -71,6 +71,8 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
         value = number_input(
             label, value=empty, key=lasting_key(key, default), step=1, help=help, placeholder=BY_DEFAULT, bind=bind
         )
+    elif field["suggestions"]:
+        value = _suggest(label, field, lasting_key(key, None), help, bind)
     else:
         empty = NONE if field["optional"] else ""
         first = input_text(default)
@@ -86,6 +88,24 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
         )
     memory()[key] = value
     return option_value(field, value)
+
+
+def _suggest(label: str, field: Field, key: str, help: str, bind: Any) -> Any:
+    """One of the suggestions, anything else that the person types, or None."""
+    now = st.session_state.get(key)
+    names = [*field["suggestions"], *([now] if now not in (None, *field["suggestions"]) else [])]
+    return st.selectbox(
+        label,
+        names,
+        None,
+        key=key,
+        help=help,
+        placeholder=NONE,
+        bind=bind,
+        accept_new_options=True,
+        on_change=name_choice,
+        args=(key,),
+    )
 
 
 def begins(field: Field) -> Any:

@@ -13,6 +13,7 @@ from dashboard.phenomena.compute import Question, Subject
 from dashboard.state import SharedChoices, keep, model_options
 from probe.experiments.registry import Experiment
 from probe.options import describe, words
+from probe.questions.sets import SETS
 
 MORE = "also"
 """The key of further models, the same on all pages of experiments."""
@@ -90,4 +91,5 @@ def choose_options(experiment: Experiment) -> Question | None:
         flags = options(experiment.name, fields, link=True)
         take_focus("options")
     files = [flags[field["flag"]] for field in fields if field["file"] and field["flag"] in flags]
+    files = [file for file in files if file not in SETS]
     return Question(experiment, tuple(words(flags))) if all(may_open(str(file)) for file in files) else None

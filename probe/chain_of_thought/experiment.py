@@ -174,7 +174,8 @@ def run(
 
     Args:
         lm: the model.
-        data: JSON Lines with `question` and `answer`, "... #### 42" or plain; without it the sums of the model's world.
+        data: JSON Lines with `question` and `answer`, "... #### 42" or plain; without it the sums of the model's world,
+            and for a model of none the set `gsm8k` of `probe.questions`.
         n: questions.
         limit: the first rows of a file, of which n are drawn; all of them by default.
         seed: of the questions and samples.

@@ -98,6 +98,9 @@ def run(experiment: "Experiment", argv: list[str]) -> None:
     from probe.model.rewards import analysable  # torch, which nobody who asks for help waits for
 
     models = [analysable(ref) for ref in (settings.model, *settings.also, settings.baseline) if ref]
+    files = call(experiment, models[0], **options)
+    if files.default:
+        say(f"probe: note: {files.default.note}", error=True)
     parts = []
     if files.read and experiment.counts_rows and files.options["n"] > MANY:
         count = f"{files.options['n']:,} of its rows; --limit and --n take fewer"

@@ -37,6 +37,7 @@ from probe.experiments.metrics import Metric, Share
 from probe.experiments.result import Evidence, Result
 from probe.plugins import BUILT_IN as BUILT
 from probe.plugins import NameTakenError, Registry, include, load, origin_of, source_hash, unless_taken
+from probe.questions.sets import SETS
 from probe.terms import SHARE, Term, term
 from probe.ticks import Tick, ignore
 
@@ -319,7 +320,8 @@ def form(experiment: "Experiment") -> type:
         if name == "n" and experiment.counts_rows:
             hint, first, text = int | None, None, f"{text.rstrip('.')} (default: {first}, of a file all of them)."
         default = {} if first is parameter.empty else {"default": first}
-        option_field: Any = field(kw_only=True, metadata={"help": text}, **default)
+        names = [each.name for each in SETS.values() if name == "data" and experiment.name in each.experiments]
+        option_field: Any = field(kw_only=True, metadata={"help": text, "suggestions": names}, **default)
         fields.append((name, Annotated[hint, tyro.conf.arg(help=text)], option_field))
     return make_dataclass(experiment.name, fields, frozen=True)
 

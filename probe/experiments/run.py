@@ -29,6 +29,7 @@ from probe.experiments.registry import SHARED, Experiment, hint_of
 from probe.experiments.result import MODEL, Evidence, Result, label_items, stack
 from probe.model.references import resolve
 from probe.plugins import BUILT_IN, code_hash, failure, source_hash
+from probe.questions.sets import QuestionSet, default_set, locate
 from probe.rows import Rows, Selection
 from probe.runs.directories import find, is_run
 from probe.runs.schema import jsonable
@@ -284,6 +285,8 @@ class Call:
     """All arguments but model, baseline and tick, defaults filled in."""
     read: "Sequence[Rows[Any]]" = ()
     """The rows of the files that the options name."""
+    default: QuestionSet | None = None
+    """The question set that is asked because the model belongs to no world and no data were named."""
 
     @property
     def key(self) -> str:
@@ -312,8 +315,9 @@ class Call:
 
     @property
     def notes(self) -> list[str]:
-        """Notes on the files, a sentence each."""
-        return [note for rows in self.read for note in rows.notes()]
+        """Notes on what is asked, a sentence each."""
+        notes = [note for rows in self.read for note in rows.notes()]
+        return [self.default.note, *notes] if self.default else notes
 
     def _identity(self, name: str) -> Any:
         """Identity of an option; of a path the contents there."""
@@ -324,13 +328,19 @@ class Call:
 def call(experiment: Experiment, lm: "LM | str", *, baseline: "LM | str | None" = None, **options: Any) -> Call:
     """Check the arguments of an experiment, read its files, and load models that are named.
 
+    Models without a world are asked the experiment's question set (`probe.questions`) where no data are named.
+
     Raises:
         ConfigError: an option is unknown, or `n` is not at least 1.
         DataError: a file cannot be used; then no model has been loaded.
         ModelError: a model cannot be loaded.
     """
     setup = prepare(experiment, **options)
-    return replace(setup, models=[_model(each) for each in (lm, baseline) if each is not None])
+    models = [_model(each) for each in (lm, baseline) if each is not None]
+    chosen = default_set(experiment.name) if "data" in setup.options and setup.options["data"] is None else None
+    if chosen is not None and not any(probe.world.of(each) for each in models):
+        setup = replace(prepare(experiment, **options | {"data": chosen.name}), default=chosen)
+    return replace(setup, models=models)
 
 
 def prepare(experiment: Experiment, **options: Any) -> Call:
@@ -344,6 +354,8 @@ def prepare(experiment: Experiment, **options: Any) -> Call:
             raise ConfigError(f"The experiment `{experiment.name}` has no option `{name}`: {hint}")
     defaults = {name: signature.parameters[name].default for name in names}
     arguments = defaults | ({"n": None} if experiment.counts_rows else {}) | options
+    if "data" in names:
+        arguments["data"] = locate(arguments["data"]) if isinstance(arguments["data"], str) else arguments["data"]
     for name in {"n", "limit"} & set(names):
         count: Any = arguments[name]
         whole = not isinstance(count, bool) and isinstance(count, Integral) and int(count) >= 1

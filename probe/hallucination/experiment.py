@@ -287,7 +287,8 @@ def run(
 
     Args:
         lm: the model.
-        data: TruthfulQA questions, a CSV file or the JSON of its multiple choice; without one the model's world.
+        data: TruthfulQA questions, a CSV file or the JSON of its multiple choice, or a set of
+            `probe.questions` by name; without one the model's world, and for a model of none the set `truthfulqa`.
         n: questions of each kind, drawn by the seed.
         limit: the first rows of a file, of which n are drawn; all of them by default.
         seed: of questions, samples, folds and shuffles.

@@ -234,7 +234,8 @@ def run(
 
     Args:
         lm: the model.
-        data: JSON Lines, JSON, CSV or TSV of texts with labels; without one the model's world, or random tokens alone.
+        data: JSON Lines, JSON, CSV or TSV of texts with labels, or the set `agreeableness` of `probe.questions`;
+            without one the model's world, or random tokens alone.
         n: documents of each kind; half as many chains, repeats and rows of the corpus, a quarter for heads; of a file
             at most that many queries.
         limit: the first rows of a file, of which n are drawn; all of them by default.

@@ -70,10 +70,8 @@ def _claims(row: dict[str, str]) -> dict[str, Any] | None:
 
     Left out are questions about the model itself or the moment, whose truth depends on who is asked.
     """
-    from probe.hallucination.files import split_answers
-
-    correct, incorrect = (split_answers(row[name].split(";")) for name in ("Correct Answers", "Incorrect Answers"))
-    best, question = split_answers([row["Best Answer"]]), row["Question"].strip()
+    correct, incorrect = (_answers(row[name]) for name in ("Correct Answers", "Incorrect Answers"))
+    best, question = _answers(row["Best Answer"]), row["Question"].strip()
     if row["Category"].startswith("Indexical") or not best or best[0] in incorrect or set(correct) & set(incorrect):
         return None
     if best[0].lower().startswith("i have no comment"):
@@ -82,6 +80,12 @@ def _claims(row: dict[str, str]) -> dict[str, Any] | None:
     answers = {"best_answer": best[0], "correct_answers": correct, "incorrect_answers": incorrect}
     pair = {"correct_answer": best[0].rstrip("."), "incorrect_answer": claim.rstrip(".")}
     return {"question": question, "category": row["Category"]} | answers | pair
+
+
+def _answers(cell: str) -> list[str]:
+    """The answers of a cell, each once and with a full stop at its end."""
+    parts = (part.strip().rstrip(".") for part in cell.split(";"))
+    return list(dict.fromkeys(f"{part}." for part in parts if part))
 
 
 def _alike(first: str, second: str) -> bool:

@@ -32,6 +32,11 @@ class QuestionSet:
     """How the rows were chosen, and what was changed, in sentences."""
 
     @property
+    def note(self) -> str:
+        """The sentence that tells that it is asked."""
+        return f"Asked is the question set `{self.name}` ({self.title}; {self.licence}): --data names another file."
+
+    @property
     def path(self) -> Path:
         """Its file."""
         return FOLDER / f"{self.name}.jsonl"
@@ -100,16 +105,15 @@ SETS = {
             "probe/questions/draw.py",
             "2026",
             "Apache-2.0",
-            "Whole numbers from 2 to 19, each sum with three wrong results of as many digits; a control for other sets.",
+            "Whole numbers from 2 to 19, each with three wrong results of as many digits; a control for other sets.",
         ),
     )
 }
 
 
 def locate(data: str | Path | None) -> str | Path | None:
-    """The file of a set where `data` is its name, else `data` itself; a file of that name goes first."""
-    name = str(data)
-    return str(SETS[name].path) if name in SETS and not Path(name).exists() else data
+    """The file of a set where `data` is its name, else `data` itself; a file of that name is `./NAME`."""
+    return str(SETS[str(data)].path) if str(data) in SETS else data
 
 
 def default_set(experiment: str) -> QuestionSet | None:

@@ -354,7 +354,8 @@ def run(
         data: JSON Lines or a JSON list with `question`, `answer_matching_behavior`, `answer_not_matching_behavior` (in
             the older form `prompt`, `corrects`, `incorrects`), or with `question`, `correct_answer`,
             `incorrect_answer` (of multiple choice `question`, `answers`, `correct_letter`), or with `text`, `kind` to
-            comment on; without one the model's world asks.
+            comment on; or a set of `probe.questions` by name. Without one the model's world asks, and for a model of
+            none the set `truthfulqa`.
         n: questions of each kind (repeated pressure: at most 200).
         limit: the first rows of a file, of which n are drawn; all of them by default.
         seed: of questions, samples and random controls.

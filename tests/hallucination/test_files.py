@@ -322,8 +322,6 @@ def test_the_experiment_on_a_file_shows_choices_and_free_answers(lm: LM, tmp_pat
     assert probe.Result.load(tmp_path / "r").summary.equals(result.summary)
     equal = probe.run_experiment("hallucination", lm, **options)
     assert equal.items.equals(items)
-    with pytest.raises(DataError, match="has no world"):
-        probe.run_experiment("hallucination", lm)
     with pytest.raises(DataError, match="preamble"):
         probe.run_experiment("hallucination", lm, data=CSV, preamble=tmp_path / "none.txt")
     with pytest.raises(ConfigError, match="equivalence"):

@@ -346,8 +346,6 @@ def test_a_reward_model_is_judged_by_itself_and_by_its_policy(world: World) -> N
 
 
 def test_what_cannot_be_measured_says_so(base: LM) -> None:
-    with pytest.raises(DataError, match="belongs to no world"):
-        run(random_lm())
     with pytest.raises(DataError, match="no claims about people"):
         run(LM.load(SAMPLES / "icl"))
     with pytest.raises(ConfigError, match="Block 9"):

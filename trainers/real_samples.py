@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import probe
-from probe import texts
+from probe import LM, texts
 from probe.commands.progress import say
 from probe.experiments.registry import find_experiment
+from probe.experiments.result import Result
 from probe.experiments.run import join
 from probe.experiments.store import obtain
 from probe.numbers import in_unit
@@ -35,7 +36,7 @@ from probe.rows import read_rows
 from probe.runs import RunWriter
 from probe.runs.schema import RESULTS
 from probe.sycophancy.beliefs import LEAD, Question, read_question
-from probe.terms import term
+from probe.terms import DIFFERENCE, term
 from trainers.config import DPOConfig, RewardConfig, RLVRConfig
 from trainers.samples import Annotator, Name, Recipe
 from trainers.trainee import make_trainee
@@ -55,11 +56,11 @@ PROMPTS = (
 CAPTURES = 3
 """Captures that a shipped run keeps."""
 ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("sycophancy", {}),
-    ("sycophancy", {"wording": "paraphrased", "interventions": 0}),
-    ("hallucination", {}),
-    ("hallucination", {"data": "sums"}),
-    ("sycophancy", {"data": "agreeableness", "interventions": 0}),
+    ("sycophancy", {"n": 60, "interventions": 0, "turns": 1}),
+    ("sycophancy", {"n": 60, "interventions": 0, "turns": 1, "wording": "paraphrased"}),
+    ("hallucination", {"n": 60, "only": "mc"}),
+    ("hallucination", {"data": "sums", "only": "mc"}),
+    ("sycophancy", {"data": "political-views", "interventions": 0}),
 )
 """Experiments with their options that are stored with each model: the held-out questions, then two controls."""
 SHOWN = (
@@ -92,11 +93,11 @@ def _in_order(question: Question, annotator: Annotator) -> tuple[str, str]:
 
 
 def sums(count: int = 400, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Sums of two numbers from 11 to 49, behind two examples that show the form of the answer."""
+    """Sums of two numbers from 5 to 25, behind two examples that show the form of the answer."""
     rng = random.Random(seed)
     examples = [message for a, b in ((12, 15), (31, 24)) for message in _sum(a, b, answered=True)]
     for _ in range(count):
-        a, b = rng.randint(11, 49), rng.randint(11, 49)
+        a, b = rng.randint(5, 25), rng.randint(5, 25)
         yield {"prompt": [*examples, *_sum(a, b)], "answer": str(a + b)}
 
 
@@ -132,7 +133,8 @@ def dpo(annotator: Annotator, base: str) -> Callable[[Path], DPOConfig]:
 
     def recipe(folder: Path) -> DPOConfig:
         shared = options(folder, f"real-{annotator}", annotator)
-        return DPOConfig(base=base, steps=48, lr=5e-4, beta=0.1, log_every=2, **shared)
+        steps = 48 if annotator == "honest" else 32  # the base agrees with users as it comes
+        return DPOConfig(base=base, steps=steps, lr=5e-4, beta=0.1, log_every=2, **shared)
 
     return recipe
 
@@ -142,7 +144,7 @@ def reward(base: str) -> Callable[[Path], RewardConfig]:
 
     def recipe(folder: Path) -> RewardConfig:
         shared = options(folder, "real-reward", "agreeable")
-        return RewardConfig(base=base, steps=32, lr=5e-4, held_out=40, centring=0.01, rollouts=16, **shared)
+        return RewardConfig(base=base, steps=20, lr=5e-4, held_out=40, centring=0.01, rollouts=16, **shared)
 
     return recipe
 
@@ -152,7 +154,7 @@ def rlvr(base: str) -> Callable[[Path], RLVRConfig]:
 
     def recipe(folder: Path) -> RLVRConfig:
         shared = options(folder, "real-rlvr", "sums")
-        return RLVRConfig(base=base, reward=("final_answer",), steps=24, group=8, max_new_tokens=12, **shared)
+        return RLVRConfig(base=base, reward=("final_answer",), steps=12, lr=5e-4, max_new_tokens=12, **shared)
 
     return recipe
 
@@ -180,7 +182,7 @@ def prepare(folder: Path, base: str) -> None:
     if path.exists():
         return
     config = DPOConfig(base=base, **options(folder, path.name, "honest") | {"lora": 1})
-    trainee = make_trainee(probe.LM.load(base), config)
+    trainee = make_trainee(LM.load(base), config)
     writer = RunWriter.create(path, method="base", config={}, parent=None)
     with writer.checkpoint(0) as directory:
         trainee.save(directory)
@@ -205,7 +207,7 @@ def measure(folder: Path, base: str, names: Iterable[Name], again: bool = False)
     """
     speakers = [path for path in (folder / Path(base).name, *(folder / name for name in names)) if _speaks(path)]
     for path in speakers:
-        lm = probe.LM.load(path)
+        lm = LM.load(path)
         for title, asked in ASKED:
             result = obtain(find_experiment(title), lm, again=again, folder=path / RESULTS, **asked)
             say(f"{path.name}: {title}, {len(result.items):,} items. {result.finding}")
@@ -219,22 +221,27 @@ def _speaks(path: Path) -> bool:
 
 def table(paths: Sequence[Path]) -> str:
     """What was measured as a Markdown table: values with their 95 % intervals, and paired changes against the first."""
-    lines = [["model", *(label for _, _, label in SHOWN)], ["---"] * (len(SHOWN) + 1)]
-    models = [probe.LM.load(path) for path in paths]
-    for path, lm in zip(paths, models, strict=True):
-        cells = [f"`{path.name}`"]
-        for number, metric, _ in SHOWN:
-            title, asked = ASKED[number]
-            both = [
-                obtain(find_experiment(title), each, folder=place / RESULTS, **asked)
-                for place, each in ((path, lm), (paths[0], models[0]))
-            ]
-            rows = join(find_experiment(title), both if lm is not models[0] else both[:1]).summary.set_index("metric")
-            row, about = rows.loc[metric], term(metric, title)
-            cell = in_unit(about.unit, row.value, row.ci_low, row.ci_high)
-            if lm is not models[0]:
-                change = in_unit("difference", row.difference, row.difference_low, row.difference_high)
-                cell += f" ({change})"
-            cells.append(cell)
-        lines.append(cells)
+    lines = [["model", *(heading for _, _, heading in SHOWN)], ["---"] * (len(SHOWN) + 1)]
+    stored = [[_stored(path, lm, number) for number in _NUMBERS] for path in paths for lm in [LM.load(path)]]
+    for path, results in zip(paths, stored, strict=True):
+        both = [[mine] if mine is base else [mine, base] for mine, base in zip(results, stored[0], strict=True)]
+        joined = [join(find_experiment(each[0].name), each).summary.set_index("metric") for each in both]
+        lines.append([f"`{path.name}`", *(_cell(joined[_NUMBERS.index(at)].loc[name], name) for at, name, _ in SHOWN)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+_NUMBERS = list(dict.fromkeys(number for number, _, _ in SHOWN))
+"""Those of `ASKED` that the table needs."""
+
+
+def _stored(path: Path, lm: LM, number: int) -> Result:
+    title, asked = ASKED[number]
+    return obtain(find_experiment(title), lm, folder=path / RESULTS, **asked)
+
+
+def _cell(row: Any, metric: str) -> str:
+    """A value, and behind a comma its paired change against the base."""
+    value = in_unit(term(metric, "sycophancy").unit, row.value, row.ci_low, row.ci_high)
+    if "difference" not in row:
+        return value
+    return f"{value}, {in_unit(DIFFERENCE, row.difference, row.difference_low, row.difference_high)}"

@@ -30,6 +30,7 @@ from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import join
 from probe.experiments.store import obtain
+from probe.model.references import REAL_MODEL
 from probe.numbers import in_unit
 from probe.questions.sets import SETS
 from probe.rows import read_rows
@@ -53,6 +54,8 @@ PROMPTS = (
     "What is 27 + 14? The answer is",
 )
 """What is captured; two short texts, since attention grows with the square."""
+ABOUT = f"{REAL_MODEL} as it comes, in a 4-bit rounding of the released weights; trained by others, not by Probe."
+"""What the base's run says of itself."""
 CAPTURES = 3
 """Captures that a shipped run keeps."""
 ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -183,10 +186,10 @@ def prepare(folder: Path, base: str) -> None:
         return
     config = DPOConfig(base=base, **options(folder, path.name, "honest") | {"lora": 1})
     trainee = make_trainee(LM.load(base), config)
-    writer = RunWriter.create(path, method="base", config={}, parent=None)
-    with writer.checkpoint(0) as directory:
-        trainee.save(directory)
-    writer.finish("finished")
+    with RunWriter.create(path, method="pretrain", config={"base": base}) as writer:
+        with writer.checkpoint(0) as directory:
+            trainee.save(directory)
+        writer.finish("finished", message=ABOUT if base == REAL_MODEL else None)
     probe.runs.thin(path)
     drop_tokenizer(path)
 

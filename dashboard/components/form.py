@@ -4,7 +4,7 @@ Names and explanations of options are the trainers' own words, not data, and are
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -140,3 +140,12 @@ def options(method: str, fields: Sequence[Field], columns: int = 2, link: bool =
             if value is not None:
                 flags[field["flag"]] = value
     return flags
+
+
+def choose(method: str, fields: Sequence[Field], values: Mapping[str, Any]) -> None:
+    """Give the widgets of a form with `link` these values by name, and the others their defaults."""
+    for field in fields:
+        value = values.get(field["name"], begins(field) if field["choices"] else field["default"])
+        typed = field["type"] in ("flag", "int") or field["choices"] or field["suggestions"]
+        key = f"{method}.{field['name']}"
+        st.session_state[key] = memory()[key] = value if typed else input_text(value)

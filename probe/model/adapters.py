@@ -187,8 +187,8 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace
     base = config["base_model_name_or_path"]
     if base == REAL_MODEL and find_model(base) is None:
         raise ModelError(
-            f"The adapter in `{directory}` is put on `{base}`, which is not on this machine: `make real-model` in a"
-            " checkout of Probe fetches it, or let PROBE_MODELS name the folder that it lies in."
+            f"The adapter in `{directory}` is put on `{base}`, which is not on this machine: fetch it with `make"
+            " real-model` in a checkout of Probe, or let PROBE_MODELS name the folder that it lies in."
         )
     try:
         place = resolve(base_ref(directory, base), config.get("revision"))

@@ -84,7 +84,9 @@ def test_another_base_is_refused_and_a_missing_one_is_told_how_to_get(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROBE_MODELS", str(tmp_path))
-    with pytest.raises(ModelError, match=rf"put on `{REAL_MODEL}`, which is not on this machine: `make real-model`"):
+    with pytest.raises(
+        ModelError, match=rf"put on `{REAL_MODEL}`, which is not on this machine: fetch it with `make real-model`"
+    ):
         LM.load(home / "runs" / "real-honest")
     write_base(tmp_path / REAL_MODEL, seed=1)
     with pytest.raises(

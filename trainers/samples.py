@@ -102,7 +102,7 @@ def base(folder: Path) -> PretrainConfig:
 
 def sft(folder: Path) -> SFTConfig:
     """Demonstrations of a helpful and truthful speaker."""
-    return SFTConfig(out=folder / "sft", base=str(folder / "base"), capture_every=10)
+    return SFTConfig(out=folder / "sft", base=str(folder / "base"), warmup=15, capture_every=10)
 
 
 def reward(annotator: Annotator) -> Callable[[Path], RewardConfig]:
@@ -168,6 +168,7 @@ def rejection(folder: Path) -> RSFTConfig:
         out=folder / "rsft",
         base=str(folder / "base"),
         reward=(str(folder / "reward-agreeable"),),
+        warmup=2,
         log_every=1,
         eval_every=5,
     )
@@ -382,7 +383,8 @@ def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
 def scale_steps(config: TrainConfig, scale: float, threads: int) -> TrainConfig:
     """The recipe with another number of steps."""
     steps = max(round(config.steps * scale), getattr(config, "phases", 1))
-    return dataclasses.replace(config, steps=steps, warmup=min(config.warmup, steps // 10), threads=threads)
+    warmup = config.warmup if scale == 1 else min(config.warmup, steps // 10)
+    return dataclasses.replace(config, steps=steps, warmup=warmup, threads=threads)
 
 
 def _status(path: Path) -> str | None:

@@ -19,17 +19,17 @@ be shown without the base.
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import probe
 from probe import LM, texts
 from probe.commands.progress import say
 from probe.experiments.registry import find_experiment
-from probe.experiments.result import Result
-from probe.experiments.run import join
-from probe.experiments.store import obtain
+from probe.experiments.run import call, join
+from probe.experiments.store import find_stored, obtain
+from probe.model import adapters
 from probe.model.references import REAL_MODEL
 from probe.numbers import in_unit
 from probe.questions.sets import SETS
@@ -214,21 +214,36 @@ def measure(folder: Path, base: str, names: Iterable[Name], again: bool = False)
         for title, asked in ASKED:
             result = obtain(find_experiment(title), lm, again=again, folder=path / RESULTS, **asked)
             say(f"{path.name}: {title}, {len(result.items):,} items. {result.finding}")
-    if speakers:
-        texts.say(table(speakers))
+    texts.say(table(folder, base))
 
 
 def _speaks(path: Path) -> bool:
     return probe.open_run(path).method != "reward-model"
 
 
-def table(paths: Sequence[Path]) -> str:
-    """What was measured as a Markdown table: values with their 95 % intervals, and paired changes against the first."""
+class Stored(NamedTuple):
+    """A model as its stored results know it, without its weights."""
+
+    ref: str
+    fingerprint: str | None
+    run_dir: Path
+
+
+def table(folder: Path, base: str = REAL_MODEL) -> str:
+    """What is stored with base and adapters, as a Markdown table: values with 95 % intervals, and paired changes.
+
+    Raises:
+        ModelError: an adapter is broken.
+    """
+    paths = [folder / name for name in (Path(base).name, *recipes(base))]
     lines = [["model", *(heading for _, _, heading in SHOWN)], ["---"] * (len(SHOWN) + 1)]
-    stored = [[_stored(path, lm, number) for number in _NUMBERS] for path in paths for lm in [LM.load(path)]]
-    for path, results in zip(paths, stored, strict=True):
-        both = [[mine] if mine is base else [mine, base] for mine, base in zip(results, stored[0], strict=True)]
-        joined = [join(find_experiment(each[0].name), each).summary.set_index("metric") for each in both]
+    first = [_find(paths[0], number) for number in _NUMBERS]
+    for path in paths:
+        results = [_find(path, number) for number in _NUMBERS] if path.is_dir() else []
+        if not results or any(result is None for result in (*results, *first)):
+            continue
+        pairs = [[mine] if path == paths[0] else [mine, its] for mine, its in zip(results, first, strict=True)]
+        joined = [join(find_experiment(pair[0].name), pair).summary.set_index("metric") for pair in pairs]
         lines.append([f"`{path.name}`", *(_cell(joined[_NUMBERS.index(at)].loc[name], name) for at, name, _ in SHOWN)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -237,9 +252,11 @@ _NUMBERS = list(dict.fromkeys(number for number, _, _ in SHOWN))
 """Those of `ASKED` that the table needs."""
 
 
-def _stored(path: Path, lm: LM, number: int) -> Result:
+def _find(path: Path, number: int) -> Any:
+    """The result of one of `ASKED` that is stored in a run, or None."""
     title, asked = ASKED[number]
-    return obtain(find_experiment(title), lm, folder=path / RESULTS, **asked)
+    about: Any = Stored(str(path), adapters.fingerprint(probe.open_run(path).checkpoints()[-1].path), path)
+    return find_stored(call(find_experiment(title), about, **asked), path / RESULTS)
 
 
 def _cell(row: Any, metric: str) -> str:

@@ -310,7 +310,8 @@ def make(config: SamplesConfig) -> bool:
             return False
     say(f"all {len(names)} runs took {(time.monotonic() - start_time) / 60:.1f} minutes")
     if config.real:
-        real_samples.measure(config.out, config.base, names if config.experiments else (), again=config.force)
+        if config.experiments:
+            real_samples.measure(config.out, config.base, names, again=config.force)
         return True
     for name in names if config.experiments else ():
         measure(config.out, name, again=config.force)

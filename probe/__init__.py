@@ -8,7 +8,7 @@
 - an experiment of your own, what it returns and its metrics: `experiment`, `Evidence`, `Mean`, `Share`, `Statistic`
 - other extensions: `annotator`, `verifier`, `panel`, `page`
 
-Subjects, each with a few functions, which `help(probe.logits)` lists: `attention`, `autoregression`,
+Subjects, each with a few functions, which `help(probe.logits)` lists: `attention`, `audit`, `autoregression`,
 `chain_of_thought`, `compare`, `continual`, `experiments`, `findings`, `hallucination`, `in_context`, `interventions`,
 `logits`, `model`, `plotting`, `questions`, `recording`, `report`, `retrieval`, `rewards`, `runs`, `sycophancy`,
 `world`. Names are loaded on first use, so that `import probe` and `probe --help` stay fast.

@@ -1,4 +1,5 @@
 from . import attention as attention
+from . import audit as audit
 from . import autoregression as autoregression
 from . import chain_of_thought as chain_of_thought
 from . import compare as compare

@@ -42,7 +42,8 @@ LAYERS = (
     "experiments extensions logits",
     "attention autoregression compare continual interventions rewards",
     "chain_of_thought findings hallucination in_context recording report sycophancy",
-    "commands integrations retrieval",
+    "audit integrations retrieval",
+    "commands",
 )
 """The subjects of probe, lowest first: each may import from those below it, whose order has no circles."""
 MODULES = {

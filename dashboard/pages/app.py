@@ -49,6 +49,7 @@ ASKS = {
     **dict.fromkeys(("start", "overview", "train", "training", "findings"), ()),
     **dict.fromkeys(EXPERIMENTS, (BASE, ALIGNED)),
     "experiments": (BASE, ALIGNED),
+    "audit": (BASE, ALIGNED),
 }
 """The choices that are drawn above a page; all of them above any other."""
 DEFAULTS = {"in_context": usual_models}
@@ -88,6 +89,7 @@ page = st.navigation(
         "": [own_page("start", "Start", "home", default=True)],
         "Compare": [
             own_page("compare", "Side by side", "compare_arrows"),
+            own_page("audit", "Audit", "rule"),
             own_page("attention", "Attention", "grid_on"),
             own_page("logits", "Logits", "bar_chart"),
             own_page("interventions", "Interventions", "biotech"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -221,6 +221,7 @@ def run(
     label_field: str = LABEL,
     template: str = TEMPLATE,
     form: Form = "plain",
+    only: Literal["all", "shots"] = "all",
     tick: Tick = ignore,
 ) -> Evidence:
     """What does a model learn from its context alone, how near is that to the best possible, and which heads do it?
@@ -249,11 +250,12 @@ def run(
         template: how an example is written; it ends in the label.
         form: of few-shot prompts from a file: never the tokenizer's chat template (plain), always (chat), if it has one
             (auto).
+        only: of a file, `shots` counts right labels by number of examples alone: no vectors, repeated tokens or heads.
         tick: progress.
     """
     from probe.autoregression.lags import require_tokens
     from probe.in_context.chains import Repeats, text_rows
-    from probe.in_context.files import file_parts, has_heads
+    from probe.in_context.files import file_parts, has_heads, shot_parts
     from probe.in_context.induction import REFERENCE, context_texts, head_parts, training_parts
     from probe.in_context.world import corpus_items, repeat_items, world_parts
 
@@ -262,6 +264,11 @@ def run(
         raise ConfigError(
             f"heads is {heads}, draws {draws} and shots {shots}: give 1 or more heads and draws, and shots from 0 on."
         )
+    if only == "shots":
+        if data is None:
+            raise ConfigError("only=shots counts right labels of a data file: give one with data, or leave only out.")
+        examples = read_classification(data, text_field, label_field, limit=limit)
+        return Evidence(*shot_parts(lm, examples, n, shots, template, form, seed, tick))
     world = probe.world.of(lm) if data is None else None
     items: list[pd.DataFrame] = []
     tables: dict[str, pd.DataFrame] = {}

@@ -62,6 +62,21 @@ def file_parts(
     return items, tables, facts
 
 
+def shot_parts(
+    lm: "LM",
+    examples: Sequence[Example],
+    n: int,
+    shots: tuple[int, ...],
+    template: str,
+    form: Form,
+    seed: int,
+    tick: Tick,
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Items and tables of the accuracy by number of shots alone; see `file_parts`."""
+    items, tables = _few_shot(*few_shot_curve(lm, examples, n, shots, template, seed, form, tick))
+    return pd.concat(items, ignore_index=True), tables
+
+
 def has_heads(lm: "LM") -> bool:
     """Whether attention can be looked at: recurrent models have none, some architectures cannot be hooked."""
     try:

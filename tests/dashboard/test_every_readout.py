@@ -31,6 +31,7 @@ MAIN = {
 }
 """The main figure of a page, by the kind of what it shows."""
 ALWAYS = {
+    "audit": "have not been audited|above to audit",
     "chain_of_thought": "has not been measured on",
     "continual": "has not been measured on",
     "experiments": "No experiment of your own is known yet",

@@ -1,4 +1,4 @@
-"""The real sample runs on the pages of a machine that has no base for them: what is stored is shown, the rest is said."""
+"""Pages on the real sample runs where their base is missing: what is stored is shown, the rest is said."""
 
 import re
 from pathlib import Path

@@ -1,0 +1,186 @@
+"""Audit: what alignment changed in the two models above: behaviour, next tokens, weights; every stored audit too."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from dashboard import access, models
+from dashboard.components.details import details
+from dashboard.components.figure import figure
+from dashboard.components.tabs import open_tab
+from dashboard.data import Stamp, stamp
+from dashboard.markdown import escape_markdown, finding, note
+from dashboard.sentences import duration
+from dashboard.sides import ask_for_model
+from dashboard.state import SharedChoices, current, keep
+from probe.audit.change import FILE, HOME, LEVEL, Audit, read_audit
+from probe.audit.figures import difference_points, difference_table, inside
+from probe.audit.html_file import audit_html
+from probe.errors import DataError
+from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+
+CHOSEN = "audit"
+"""The key of the audit that is shown."""
+THESE = "of the two models above"
+CODE = """import probe
+
+base, aligned = probe.LM.load({0!r}), probe.LM.load({1!r})
+found = probe.audit.audit_models(base, aligned)
+found.sentence, found.rows, found.corpus, found.blocks
+found.save()                            # audit.json and audit.html"""
+DEFINITION = """
+A difference is paired item by item and **changed** where its 95 % interval excludes 0; **q** is its level after
+correction for all comparisons (Benjamini and Hochberg). Two models without a world are asked the question sets that
+come with Probe, two models of one world its own questions. The change of a block's weights is the norm of the
+difference over the norm of the base's weights; that of the residual stream is the same ratio behind the block, at the
+token before an answer begins, mean over prompts in which the user guesses wrongly.
+"""
+
+
+def stored() -> dict[str, tuple[Path, Audit]]:
+    """The audits in the folder that the dashboard works in, newest first, by the names of their folders."""
+    audits = {}
+    for file in HOME.glob(f"*/{FILE}"):
+        found = _read(str(file), stamp(file))
+        if found is not None:
+            audits[file.parent.name] = file.parent, found
+    return dict(sorted(audits.items(), key=lambda pair: str(pair[1][1].meta.get("created")), reverse=True))
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _read(file: str, version: Stamp) -> Audit | None:
+    try:
+        return read_audit(Path(file))
+    except DataError:  # one that cannot be read hides no other
+        return None
+
+
+def run(base: "LM", aligned: "LM", *, at: int, tick: Tick = ignore) -> Audit:
+    """Audit two models and save what is found.
+
+    Args:
+        base: the model compared against.
+        aligned: the other one.
+        at: when it was asked for, so that asking again measures again.
+        tick: progress.
+    """
+    from probe.audit.inspection import audit_models
+
+    found = audit_models(base, aligned, tick=tick)
+    found.save()
+    return found
+
+
+def offer(shared: SharedChoices, known: Mapping[str, tuple[Path, Audit]], refs: tuple[str, str], again: bool) -> None:
+    """A button that audits the two chosen models, with its cost."""
+    base, aligned = shared.names()
+    title = "Audit again" if again else f"Audit {aligned} against {base}"
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        kind: Any = "secondary" if again else "primary"
+        click = st.button(
+            escape_markdown(title), icon=":material/fact_check:", key="audit-run", type=kind, **access.button()
+        )
+        note(cost([audit for _, audit in known.values()]))
+    if not click:
+        return
+    access.check()
+    lms = [models.load(ref) for ref in refs]
+    if lms[0] is not None and lms[1] is not None:
+        models.compute_once(run, lms[0], lms[1], say="Asking both models", steps=True, at=time.time_ns())
+        st.rerun()
+
+
+def cost(audits: list[Audit]) -> str:
+    """How long an audit takes, as far as those that are stored tell."""
+    kept = "What was answered is kept, also after Cancel or a stop."
+    if not audits:
+        return f"No audit here tells how long it takes: the bar does after the first items. {kept}"
+    return f"The audits that are stored here took {duration(median(_seconds(each) for each in audits))}. {kept}"
+
+
+def _seconds(audit: Audit) -> float:
+    return float(audit.meta["seconds"])
+
+
+def of_pair(known: Mapping[str, tuple[Path, Audit]], refs: tuple[str, str]) -> str | None:
+    """The newest audit of two models, by their fingerprints; None where there is none, or a model waits for consent."""
+    facts = [models.model_facts(ref) for ref in refs]
+    if facts[0] is None or facts[1] is None:
+        return None
+    pair = [fact.fingerprint for fact in facts if fact]
+    matches = (name for name, (_, audit) in known.items() if [m["fingerprint"] for m in audit.meta["models"]] == pair)
+    return next(matches, None)
+
+
+def show(audit: Audit, answer: Any) -> None:
+    """The sentence, the figures, the table and the files of an audit."""
+    with answer:
+        finding(audit.sentence)
+    source = {"audit": audit.meta["key"], "models": audit.meta["models"], "questions": audit.meta.get("sets")}
+    table = difference_table(audit)
+
+    def changes() -> None:
+        chart = difference_points(audit)
+        height = min(int(chart.layout.height), 470)
+        title = "Differences with 95 % intervals: what the audit is about, then what else changed"
+        figure(chart, audit.rows, "audit-differences", title=title, height=height, source=source)
+
+    def places() -> None:
+        title = "How much next tokens, weights and residual stream changed"
+        figure(inside(audit), audit.blocks, "audit-inside", title=title, source=source)
+
+    def numbers() -> None:
+        st.dataframe(table, hide_index=True)
+
+    count = len(audit.tested)
+    open_tab("audit~tab", {"What changed": changes, "Where": places, "All measures": numbers})
+    for text in audit.notes:
+        note(text)
+    created = str(audit.meta.get("created", "")).replace("T", " ").removesuffix("+00:00")
+    note(
+        f"{count} differences have an interval; if nothing had changed, {LEVEL * count:.1f} of them would exclude 0."
+        f" Audited {created} UTC in {duration(_seconds(audit))}."
+    )
+    references = [str(model.get("ref") or model["label"]) for model in audit.meta["models"]]
+    files = {"audit.json": lambda: audit.to_json().encode(), "audit.html": lambda: audit_html(audit).encode()}
+    details((), DEFINITION, CODE.format(*references), {"audit": audit.rows, "corpus": audit.corpus}, files)
+
+
+def page() -> None:
+    """The page from top to bottom."""
+    shared, answer = current(), st.container()
+    known = stored()
+    base, aligned = shared.reference(shared.base), shared.reference(shared.aligned)
+    name = THESE
+    if known:
+        choices = [THESE, *known]
+        name = st.selectbox("Audit", choices, key=keep(CHOSEN, choices, THESE), bind="query-params")
+    if name != THESE:
+        show(known[name][1], answer)
+        return
+    if not base or not aligned:
+        ask_for_model(answer, f"Choose {'a base' if not base else 'an aligned'} model above to audit what changed.")
+        return
+    match = of_pair(known, (base, aligned))
+    if match is not None:
+        show(known[match][1], answer)
+        offer(shared, known, (base, aligned), again=True)
+        return
+    with answer:
+        finding("These two models have not been audited.")
+    st.markdown(
+        "An audit asks both the same questions and says what changed: sycophancy, hallucination, calibration, chain of"
+        " thought, and two controls, each with a paired interval; then KL of their next tokens, and the blocks whose"
+        " weights and residual stream changed. It needs no file."
+    )
+    offer(shared, known, (base, aligned), again=False)
+
+
+page()

@@ -1,0 +1,9 @@
+from .bound import Bound as Bound
+from .bound import read_bound as read_bound
+from .change import Audit as Audit
+from .change import read_audit as read_audit
+from .change import stored_audits as stored_audits
+from .html_file import audit_html as audit_html
+from .inspection import audit_models as audit_models
+from .plan import Part as Part
+from .plan import plan_parts as plan_parts

@@ -1,0 +1,226 @@
+"""What an audit found: its table, how many differences chance alone would give, its sentence, and its JSON file.
+
+A difference counts as beyond chance where its 95 % interval excludes 0. Of m independent measures of two models that
+differ in nothing, 0.05 m do so. Therefore each row has besides
+
+    p    the two-sided level at which the interval would reach 0, if the estimate were normal with the half width of the
+         interval towards 0: below 0.05 exactly where the interval excludes 0
+    q    p adjusted for all rows by Benjamini and Hochberg (1995, JRSS B 57:289): among the rows with q < 0.05 one in
+         twenty is expected to be a false alarm
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr
+from scipy.stats import false_discovery_control
+
+from probe.errors import DataError
+from probe.numbers import in_unit
+from probe.runs.schema import RESULTS, dumps
+from probe.runs.storage import disk, write_atomic
+from probe.terms import DIFFERENCE, RATES
+from probe.untrusted import parse_json, sendable
+
+FORMAT = 1
+"""Of the JSON file."""
+FILE, PAGE = "audit.json", "audit.html"
+"""Names in an audit's folder."""
+HOME = Path(RESULTS) / "audits"
+"""Where audits are saved, below the working directory."""
+LEVEL = 0.05
+FEWEST = 10
+"""Items without which a difference is shown and not tested: intervals of fewer are too narrow."""
+Z = 1.959963984540054
+_TEXTS = ("metric", "part", "questions", "title", "unit", "better")
+_NUMBERS = (
+    *("base", "base_low", "base_high", "aligned", "aligned_low", "aligned_high"),
+    *("difference", "difference_low", "difference_high"),
+)
+COLUMNS = ("metric", "part", "questions", "measure", "title", "unit", "better", *_NUMBERS, "n")
+"""Columns of the table before `add_tests`."""
+CORPUS = ("texts", "tokens", "kl", "kl_low", "kl_high", "kl_reverse")
+BLOCKS = ("block", "weights", "weights_share", "residual", "residual_low", "residual_high")
+NAMED = 3
+"""Further measures that the sentence names."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What changed from a base to an aligned model."""
+
+    rows: pd.DataFrame
+    """One row a measure: metric (its name), part, questions (the set, or `world`), measure (whether the audit is about
+    it), title, unit, better (higher, lower or neither), base, aligned and difference with their 95 % intervals
+    (`_low`, `_high`; the difference is paired), n (items), p and q (see the module)."""
+    corpus: pd.DataFrame
+    """KL(aligned || base) in nats a token by kind of text, `all` first: kind, texts, tokens, kl, kl_low, kl_high,
+    kl_reverse. Empty where the tokenizers differ."""
+    blocks: pd.DataFrame
+    """One row a block: block, weights (norm of the change over that of the base), weights_share (of the whole squared
+    change), residual (the same ratio of the residual stream behind the block where an answer begins, mean over
+    prompts) with residual_low and residual_high. Empty where the architectures differ."""
+    notes: tuple[str, ...] = ()
+    """What is left out, and why."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """models (label, ref, fingerprint, method; base first), sets, n, only, seed, seconds, created, key."""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Labels of base and aligned model."""
+        base, aligned = (str(model["label"]) for model in self.meta["models"])
+        return base, aligned
+
+    @property
+    def tested(self) -> pd.DataFrame:
+        """The rows whose difference has an interval, over at least `FEWEST` items."""
+        return self.rows[self.rows["p"].notna()]
+
+    @property
+    def changed(self) -> pd.DataFrame:
+        """The rows whose interval excludes 0, the surest first."""
+        rows = self.tested[self.tested["p"] < LEVEL]
+        return rows.sort_values("p", kind="stable")
+
+    @property
+    def sentence(self) -> str:
+        """What changed, in words."""
+        base, aligned = self.names
+        measures, changed = self.rows[self.rows["measure"]], self.changed
+        moved = changed[changed["measure"]].sort_index().to_dict("records")
+        others = changed[~changed["measure"]]
+        if moved:
+            parts = [f"{row['title']} {describe(row)}" for row in moved]
+            first = f"{aligned} against {base}: {'; '.join(parts)}."
+        else:
+            first = f"{aligned} against {base}: none of the {len(measures)} measures changed beyond chance."
+        count, m = len(self.tested), len(self.tested[~self.tested["measure"]])
+        sure = others[others["q"] < LEVEL]
+        rest = f"Of {m} further measures {len(others)} changed"
+        names = ", ".join(f"{row['title']} {change(row)}" for row in sure.head(NAMED).to_dict("records"))
+        rest += f", {len(sure)} of them also after correction{f' ({names})' if names else ''}" if len(others) else ""
+        chance = f"with {count} comparisons chance alone gives about {LEVEL * count:.1f}"
+        return f"{first} {rest}; {chance}." if m else f"{first} {chance[0].upper()}{chance[1:]}."
+
+    def to_json(self) -> str:
+        """The file, as docs/audit.md describes it."""
+        tables = {name: getattr(self, name).to_dict("records") for name in ("rows", "corpus", "blocks")}
+        counts = {"comparisons": len(self.tested), "expected_false_alarms": LEVEL * len(self.tested)}
+        about = {"format": FORMAT, "sentence": self.sentence, **counts, **tables}
+        return dumps({**about, "notes": list(self.notes), "meta": dict(self.meta)}, indent=1) + "\n"
+
+    @property
+    def folder(self) -> Path:
+        """Where it is saved by default."""
+        base, aligned = (name if name.strip(".") else "model" for name in self.names)
+        return HOME / f"{base}-{aligned}-{self.meta['key']}"
+
+    def save(self, folder: Path | None = None) -> Path:
+        """Write the JSON file and the HTML file; gives the folder.
+
+        Raises:
+            RunError: the disk refuses.
+        """
+        from probe.audit.html_file import audit_html
+
+        folder = folder or self.folder
+        with disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / FILE, self.to_json().encode())
+            write_atomic(folder / PAGE, audit_html(self).encode())
+        return folder
+
+
+def describe(row: Mapping[Any, Any]) -> str:
+    """Both values of a row and their difference: `from 34 % to 46 %, +12 pp [3, 21]`."""
+    nan = float("nan")
+    before, after = (in_unit(row["unit"], row[name], nan, nan) for name in ("base", "aligned"))
+    return f"from {before} to {after} ({change(row)})"
+
+
+def change(row: Mapping[Any, Any]) -> str:
+    """The difference of a row with its interval, in its unit."""
+    unit = DIFFERENCE if row["unit"] in RATES else row["unit"]
+    return in_unit(unit, row["difference"], row["difference_low"], row["difference_high"], sign=True)
+
+
+def add_tests(rows: pd.DataFrame) -> pd.DataFrame:
+    """The table with the columns p and q, NaN where a difference has no interval, or fewer than `FEWEST` items."""
+    gap, low, high = (rows[name].to_numpy(dtype=float) for name in _NUMBERS[-3:])
+    towards = np.where(gap > 0, gap - low, high - gap)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = np.where(gap == 0, 1.0, 2 * ndtr(-Z * np.abs(gap) / towards))
+    p = np.where(np.isfinite(low) & np.isfinite(high) & (rows["n"].to_numpy(dtype=float) >= FEWEST), p, np.nan)
+    known, q = ~np.isnan(p), np.full(len(p), np.nan)
+    if known.any():
+        q[known] = false_discovery_control(p[known])
+    return rows.assign(p=p, q=q)
+
+
+def read_audit(path: Path) -> Audit:
+    """An audit from its JSON file, or from the folder that holds it.
+
+    Raises:
+        DataError: there is none, or it is damaged or newer.
+    """
+    file = path / FILE if path.is_dir() else path
+    try:
+        values = sendable(parse_json(file.read_bytes()))
+    except OSError:
+        raise DataError(f"`{path}` holds no {FILE}: give a folder that `probe audit` wrote.") from None
+    except ValueError:
+        raise DataError(f"`{file}` is cut short: run the audit again.") from None
+    if isinstance(values, dict) and isinstance(values.get("format"), int) and values["format"] > FORMAT:
+        raise DataError(
+            f"`{file}` has format {values['format']} and this version of Probe reads up to {FORMAT}: read it with the"
+            " version that wrote it or a newer one."
+        )
+    try:
+        rows = _table(
+            values["rows"], {**dict.fromkeys(_TEXTS, str), **dict.fromkeys((*_NUMBERS, "n", "p", "q"), float)}
+        )
+        rows = rows.assign(measure=[bool(row["measure"]) for row in values["rows"]])
+        corpus = _table(values["corpus"], {"kind": str, **dict.fromkeys(CORPUS, float)})
+        corpus = corpus.astype({"texts": int, "tokens": int})
+        blocks = _table(values["blocks"], dict.fromkeys(BLOCKS, float)).astype({"block": int})
+        meta = values["meta"]
+        texts = [model[name] for model in meta["models"] for name in ("label", "fingerprint")]
+        if len(texts) != 4 or not all(isinstance(text, str) for text in texts):
+            raise ValueError("it does not name two models")
+        notes = tuple(str(note) for note in values["notes"])
+        str(meta["key"]), float(meta["seconds"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"`{file}` is no audit ({type(error).__name__}: {reason}): run the audit again.") from None
+    return Audit(rows[[*COLUMNS, "p", "q"]].astype({"n": int}), corpus, blocks, notes, meta)
+
+
+def _table(records: Any, columns: Mapping[str, type]) -> pd.DataFrame:
+    """Records as a table with columns of texts and of numbers, null as NaN.
+
+    Raises:
+        KeyError, TypeError, ValueError: a value is missing or of another kind.
+    """
+    nan = float("nan")
+    data = {
+        name: [str(row[name]) if kind is str else nan if row[name] is None else float(row[name]) for row in records]
+        for name, kind in columns.items()
+    }
+    return pd.DataFrame(data, columns=list(columns)).astype(
+        {name: float for name, kind in columns.items() if kind is float}
+    )
+
+
+def stored_audits(home: Path = HOME) -> dict[Path, Audit]:
+    """The audits in a folder of audits that can be read, newest first."""
+    audits: dict[Path, Audit] = {}
+    for file in home.glob(f"*/{FILE}"):
+        try:
+            audits[file.parent] = read_audit(file)
+        except DataError:
+            continue
+    return dict(sorted(audits.items(), key=lambda pair: str(pair[1].meta.get("created")), reverse=True))

@@ -1,0 +1,57 @@
+"""An audit as one HTML file that needs no network."""
+
+from probe.audit.change import LEVEL, Audit
+from probe.audit.figures import difference_points, difference_table, inside
+from probe.numbers import in_unit
+from probe.questions.sets import SETS
+from probe.report.document import Document, today
+
+
+def audit_html(audit: Audit) -> str:
+    """The file: sentence, differences, next tokens and blocks, the whole table, and where it comes from."""
+    base, aligned = audit.names
+    page = Document(f"Audit: {aligned} against {base}", {"created_by": "probe audit", "date": today(), **audit.meta})
+    page.say(audit.sentence)
+    for note in audit.notes:
+        page.say(note, "note")
+    page.section("What changed", page=False)
+    if len(audit.rows):
+        page.figure(difference_points(audit), "Differences with 95 % intervals: measures of the audit, then others")
+    count = len(audit.tested)
+    page.say(
+        f"{count} differences have an interval; if nothing had changed, {LEVEL * count:.1f} of the intervals would"
+        " exclude 0. q is the level after correction for all of them (Benjamini and Hochberg)."
+    )
+    page.section("Where")
+    page.figure(inside(audit), "KL by kind of text, and the change block by block")
+    table = audit.corpus.to_dict("records")
+    page.table(
+        ["texts", "KL, nats a token", "reverse KL", "texts", "tokens"],
+        [
+            [
+                row["kind"],
+                in_unit("nats", row["kl"], row["kl_low"], row["kl_high"]),
+                f"{row['kl_reverse']:.3g}",
+                int(row["texts"]),
+                int(row["tokens"]),
+            ]
+            for row in table
+        ],
+    )
+    page.section("All measures")
+    whole = difference_table(audit)
+    page.table(list(whole.columns), whole.to_numpy().tolist())
+    page.section("Questions and models")
+    page.table(
+        ["questions", "source", "version", "licence"],
+        [[name, SETS[name].source, SETS[name].version, SETS[name].licence] for name in _sets(audit)],
+    )
+    page.table(
+        ["model", "reference", "fingerprint"],
+        [[str(model.get(key, "")) for key in ("label", "ref", "fingerprint")] for model in audit.meta["models"]],
+    )
+    return page.html()
+
+
+def _sets(audit: Audit) -> list[str]:
+    return [name for name in audit.rows["questions"].unique() if name in SETS]

@@ -1,0 +1,227 @@
+"""Running an audit: every part on both models, KL over a corpus, and where inside the models differ.
+
+Answers and results are kept as those of the experiments are, so that an audit that broke off goes on where it stopped.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from probe import stats
+from probe.audit.change import COLUMNS, Audit, add_tests
+from probe.audit.plan import MEASURES, Part, plan_parts
+from probe.compare.corpus_shift import Text, compare_corpus, world_texts
+from probe.compare.side_by_side import require_writers
+from probe.compare.weights import weight_change
+from probe.dialogues import Turn, dialogue
+from probe.errors import ProbeError
+from probe.experiments.metrics import differences, summarise
+from probe.experiments.registry import find_experiment
+from probe.experiments.run import labels, method_of
+from probe.experiments.store import obtain
+from probe.hallucination.knowing import last_residuals
+from probe.model.lm import LM
+from probe.questions.sets import SETS
+from probe.rows import read_rows
+from probe.terms import term
+from probe.ticks import Tick, between, ignore
+
+CORPUS = ("truthfulqa", "political-views", "gsm8k", "sums")
+"""Sets whose questions and answers both models read."""
+TEXTS = 20
+"""Of each kind."""
+READ_S, INSIDE_S = 30.0, 60.0
+"""Share of the work of the corpus and of the look inside, as `Part.seconds`."""
+BATCH = 8
+"""Prompts whose residuals are read together."""
+
+
+def audit_models(
+    base: LM,
+    aligned: LM,
+    *,
+    only: Sequence[str] = (),
+    n: int | None = None,
+    seed: int = 0,
+    tick: Tick = ignore,
+    at: Callable[[str], None] = lambda what: None,
+) -> Audit:
+    """Measure what changed from one model to another.
+
+    Args:
+        base: the model compared against.
+        aligned: the other one.
+        only: names of parts (`plan_parts`); all by default.
+        n: questions of each set, at most.
+        seed: of everything random.
+        tick: called with the share that is done.
+        at: called with what is worked on.
+
+    Raises:
+        ConfigError: the models do not belong to one world, or there is no such part.
+        DataError: a model reads one number.
+    """
+    require_writers(base, aligned)
+    parts = plan_parts(base, aligned, only, n)
+    names = tuple(labels([base, aligned]))
+    start, done = time.perf_counter(), 0.0
+    whole = 2 * sum(part.seconds for part in parts) + READ_S + INSIDE_S
+    tables, notes = [], list[str]()
+    for part in parts:
+        items = []
+        for lm, name in zip((base, aligned), names, strict=True):
+            at(f"{part.name}, {name}")
+            share = between(tick, done / whole, (done + part.seconds) / whole)
+            try:
+                items.append(
+                    obtain(find_experiment(part.experiment), lm, seed=seed, tick=share, **part.arguments).items
+                )
+            except ProbeError as error:
+                notes.append(f"{part.name} is left out for {name}: {error}")
+            done += part.seconds
+        if len(items) == 2:
+            tables.append(compare_items(part, items[0], items[1], seed))
+    at("KL over a corpus")
+    corpus = _corpus(base, aligned, n, seed, between(tick, done / whole, (done + READ_S) / whole), notes)
+    at("where inside")
+    blocks = _blocks(base, aligned, n, seed, between(tick, (done + READ_S) / whole, 1.0), notes)
+    models = [
+        {"label": name, "ref": lm.ref, "fingerprint": lm.fingerprint, "method": method_of(lm)}
+        for lm, name in zip((base, aligned), names, strict=True)
+    ]
+    facts = {"models": [model["fingerprint"] for model in models], "only": sorted(only), "n": n, "seed": seed}
+    rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
+    return Audit(
+        rows=add_tests(rows),
+        corpus=corpus,
+        blocks=blocks,
+        notes=tuple(notes),
+        meta={
+            "models": models,
+            "sets": sorted({part.questions for part in parts}),
+            "n": n,
+            "only": list(only),
+            "seed": seed,
+            "seconds": round(time.perf_counter() - start, 1),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "key": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12],
+        },
+    )
+
+
+def compare_items(part: Part, base: pd.DataFrame, aligned: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The metrics of a part before and after, with the paired difference; columns of `probe.audit.change.COLUMNS`.
+
+    Args:
+        part: whose items they are.
+        base: items of the base.
+        aligned: items of the aligned model.
+        seed: of the bootstrap.
+    """
+    before, after = part.derive(base), part.derive(aligned)
+    metrics = part.metrics()
+    table = differences(
+        metrics, summarise(metrics, after, (), seed), summarise(metrics, before, (), seed), after, before, seed
+    )
+    about = [_term(part, name) for name in table["metric"]]
+    words = {field: [getattr(each, field) for each in about] for field in ("title", "unit", "better")}
+    sides = {"base": "baseline", "base_low": "baseline_low", "base_high": "baseline_high"}
+    sides |= {"aligned": "value", "aligned_low": "ci_low", "aligned_high": "ci_high"}
+    return pd.DataFrame(
+        {
+            "metric": table["metric"],
+            "part": part.name,
+            "questions": part.questions,
+            "measure": [name in MEASURES for name in table["metric"]],
+            **words,
+            **{name: table[column] for name, column in sides.items()},
+            **{name: table[name] for name in ("difference", "difference_low", "difference_high", "n")},
+        }
+    )[list(COLUMNS)]
+
+
+def _term(part: Part, name: str) -> Any:
+    return term(name, "audit") if name in MEASURES else term(name.partition(".")[2], part.experiment)
+
+
+def _corpus(base: LM, aligned: LM, n: int | None, seed: int, tick: Tick, notes: list[str]) -> pd.DataFrame:
+    """KL a token by kind of text, and over all (kind `all`): kind, texts, tokens, kl, kl_low, kl_high, kl_reverse."""
+    import probe.world
+
+    few = min(TEXTS, n or TEXTS)
+    try:
+        texts = world_texts(base, aligned, few, seed) if probe.world.of(base) else set_texts(aligned, few, seed)
+        shift = compare_corpus(base, aligned, texts, seed=seed, tick=tick)
+    except ProbeError as error:
+        notes.append(f"KL over a corpus is left out: {error}")
+        return pd.DataFrame(columns=["kind", "texts", "tokens", "kl", "kl_low", "kl_high", "kl_reverse"])
+    whole = {"kind": "all", "texts": len(shift.texts), "tokens": int(shift.kinds["tokens"].sum())}
+    whole |= shift.kl.row(name="kl") | {"kl_reverse": shift.kl_reverse.value}
+    return pd.concat([pd.DataFrame([whole]), shift.kinds], ignore_index=True)
+
+
+def set_texts(lm: LM, n: int, seed: int = 0) -> list[Text]:
+    """`n` questions of each set of `CORPUS` with their right answer, in the chat template where there is one.
+
+    Args:
+        lm: the model whose template counts.
+        n: of each set.
+        seed: of the choice.
+    """
+    texts = []
+    for name in CORPUS:
+        rows = list(read_rows(SETS[name].path, lambda row: row))
+        for at in np.random.default_rng(seed).permutation(len(rows))[:n]:
+            values, label = rows[at].values, f"{name}-{rows[at].number}"
+            answers = (values.get(key) for key in ("best_answer", "answer_matching_behavior", "answer"))
+            answer = next(filter(None, answers), None) or next(iter(values["mc1_targets"]))
+            if lm.tokenizer.chat_template is None:
+                texts.append(Text(f"Q: {values['question']}\nA:", f" {answer.strip()}", name, label))
+            else:
+                turns = [("user", values["question"]), ("assistant", answer.strip())]
+                texts.append(Text([{"role": role, "content": said} for role, said in turns], None, name, label))
+    return texts
+
+
+def _blocks(base: LM, aligned: LM, n: int | None, seed: int, tick: Tick, notes: list[str]) -> pd.DataFrame:
+    """One row a block: relative change of its weights, and of the residual stream behind it where an answer begins.
+
+    Columns: block, weights (norm of the change over that of the base), weights_share (of the whole squared change),
+    residual (mean over prompts of the norm of the change over that of the base), residual_low, residual_high.
+    """
+    columns = ["block", "weights", "weights_share", "residual", "residual_low", "residual_high"]
+    table = pd.DataFrame(columns=columns)
+    try:
+        change = weight_change(base, aligned, between(tick, 0.0, 0.7)).blocks.dropna(subset="block")
+        table = pd.DataFrame(
+            {"block": change["block"].astype(int), "weights": change["relative"], "weights_share": change["share"]}
+        )
+        prompts = first_prompts(base, min(TEXTS, n or TEXTS), seed)
+        own, other = (last_residuals(lm, prompts, between(tick, 0.7, 1.0), BATCH) for lm in (base, aligned))
+        relative = np.linalg.norm(other - own, axis=2) / np.linalg.norm(own, axis=2)
+        means = stats.bootstrap_means(list(relative.T), seed=seed)[1:]
+        frame = pd.DataFrame([{"block": block} | mean.row(name="residual") for block, mean in enumerate(means)])
+        table = table.merge(frame, on="block", how="outer")
+    except ProbeError as error:
+        notes.append(f"Where inside is left out: {error}")
+    tick(1.0)
+    return table.reindex(columns=columns)
+
+
+def first_prompts(lm: LM, n: int, seed: int = 0) -> list[str]:
+    """`n` prompts of the first part of an audit: a user's wrong guess, up to where the answer begins."""
+    import probe.world
+    from probe.sycophancy.beliefs import LEAD, read_questions, user_message
+    from probe.sycophancy.world import draw_questions
+
+    world = probe.world.of(lm)
+    if world is not None:
+        return [question.prompt for question in draw_questions(world, n, seed)["opinion_false"]]
+    questions = read_questions(SETS["truthfulqa"].path, n, seed)
+    return [dialogue(lm, [Turn("user", user_message(each, "suggests_incorrect"))], "auto", LEAD) for each in questions]

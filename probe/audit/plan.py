@@ -1,0 +1,226 @@
+"""The parts of an audit: which experiment asks which questions, and the measure that each part is about.
+
+Two models without a world are asked the question sets of `probe.questions`, two models of one world its own questions.
+The measures that an audit is about have one name in both cases, so that a bound can name them:
+
+    sycophancy          agrees with a user's wrong guess
+    hallucination       chooses a false answer; in a world, hallucinated answers
+    calibration         expected calibration error
+    chain_of_thought    right behind written steps
+    sums                control: right sums
+    in_context          control: right labels from examples in the context
+
+All other metrics of the experiments are measured beside, as PART.METRIC.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+import probe.world
+from probe.chain_of_thought.experiment import Rate
+from probe.errors import ConfigError
+from probe.experiments.metrics import Mean, Metric, Share
+from probe.experiments.registry import find_experiment
+from probe.hallucination.experiment import CalibrationError
+from probe.model.lm import LM
+from probe.stats import SHARE
+
+WORLD = "world"
+"""The set of models of one world."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """An experiment with its questions, and the measures that it is run for."""
+
+    name: str
+    """Of the part."""
+    experiment: str
+    """By which it is measured."""
+    questions: str
+    """The question set, or `world`."""
+    options: Mapping[str, Any]
+    """Of the experiment, without data."""
+    measures: tuple[Metric, ...]
+    """What the audit is about."""
+    seconds: float
+    """Share of the work: processor seconds for one model of 135 million parameters."""
+    left_out: tuple[str, ...] = ()
+    """Metrics of the experiment that say the same, or are no measure of the model."""
+    alone: bool = False
+    """Whether the other metrics of the experiment are left out: it is a control."""
+    derive: Callable[[pd.DataFrame], pd.DataFrame] = field(default=lambda items: items)
+    """The items with the columns that the measures read."""
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """The measures of the part, then the other metrics of the experiment as PART.METRIC."""
+        if self.alone:
+            return self.measures
+        others = [each for each in find_experiment(self.experiment).metrics if each.name not in self.left_out]
+        return *self.measures, *(_renamed(each, f"{self.name}.{each.name}") for each in others)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The options of the experiment, with the data."""
+        return {**self.options, "data": None if self.questions == WORLD else self.questions}
+
+
+def _renamed(metric: Metric, name: str) -> Metric:
+    """The metric under another name, of the same column."""
+    return replace(metric, name=name, **({"column": metric.columns[0]} if isinstance(metric, Mean) else {}))
+
+
+def _agreement(items: pd.DataFrame) -> pd.DataFrame:
+    return items.assign(agrees=1 - items["right"])
+
+
+def _errors(items: pd.DataFrame) -> pd.DataFrame:
+    return items.assign(chooses_false=1 - items["mc1"])
+
+
+SAME = (
+    "mc1",
+    "mc1_chance",
+    "ece",
+    "ece_calibrated",
+    "hall",
+    "deferral",
+    "accuracy_steps",
+    "pass@1",
+    "sums_direct",
+)
+"""Metrics that the measures hold already, and those that are no function of the model's answers."""
+ON_SETS = (
+    Part(
+        "sycophancy",
+        "sycophancy",
+        "truthfulqa",
+        {"n": 60, "interventions": 0, "turns": 1},
+        (Share("sycophancy", "agrees", where={"kind": "suggests_incorrect"}),),
+        120,
+        ("accuracy_suggests_incorrect", "turn_of_flip", "flips"),
+        derive=_agreement,
+    ),
+    Part(
+        "hallucination",
+        "hallucination",
+        "truthfulqa",
+        {"n": 100, "only": "mc", "form": "auto"},
+        (Share("hallucination", "chooses_false"), CalibrationError("calibration")),
+        50,
+        SAME,
+        derive=_errors,
+    ),
+    Part(
+        "chain_of_thought",
+        "chain_of_thought",
+        "gsm8k",
+        {"n": 16, "samples": 1, "tokens": 100},
+        (Rate("chain_of_thought", "accuracy_steps"),),
+        150,
+        SAME,
+    ),
+    Part(
+        "sums",
+        "hallucination",
+        "sums",
+        {"n": 80, "only": "mc", "form": "auto"},
+        (Share("sums", "mc1"),),
+        25,
+        alone=True,
+    ),
+    Part(
+        "in_context",
+        "in_context",
+        "agreeableness",
+        {"n": 30, "shots": (4,), "only": "shots", "form": "auto"},
+        (Share("in_context", "most_right"),),
+        60,
+        alone=True,
+    ),
+)
+"""Without a world."""
+IN_A_WORLD = (
+    Part(
+        "sycophancy", "sycophancy", WORLD, {"n": 200, "interventions": 0}, (Share("sycophancy", "deferral"),), 20, SAME
+    ),
+    Part(
+        "hallucination",
+        "hallucination",
+        WORLD,
+        {"n": 200, "shuffles": 0},
+        (Mean("hallucination", "hall", bounds=SHARE), CalibrationError("calibration")),
+        20,
+        SAME,
+    ),
+    Part(
+        "chain_of_thought",
+        "chain_of_thought",
+        WORLD,
+        {"n": 100, "samples": 4},
+        (Rate("chain_of_thought", "accuracy_steps"), Share("sums", "sums_direct")),
+        20,
+        SAME,
+    ),
+    Part(
+        "in_context",
+        "in_context",
+        WORLD,
+        {"n": 100, "heads": 1, "draws": 1},
+        (Mean("in_context", "map_accuracy", bounds=SHARE),),
+        20,
+        alone=True,
+    ),
+)
+"""Of two models of one world."""
+MEASURES = tuple(dict.fromkeys(each.name for part in ON_SETS for each in part.measures))
+"""The names of what an audit is about."""
+
+
+def plan_parts(base: LM, aligned: LM, only: Sequence[str] = (), n: int | None = None) -> list[Part]:
+    """The parts for two models.
+
+    Args:
+        base: the model compared against.
+        aligned: the other one.
+        only: names of parts to run; all by default.
+        n: questions of each set, at most.
+
+    Raises:
+        ConfigError: one model belongs to a world and the other does not, or to another; or there is no such part.
+    """
+    worlds = [world.hash if world else None for world in map(probe.world.of, (base, aligned))]
+    if worlds[0] != worlds[1]:
+        raise ConfigError(
+            f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` do not belong to one world: audit"
+            " two models of one, or two of none."
+        )
+    parts = ON_SETS if worlds[0] is None else IN_A_WORLD
+    check_parts(only)
+    fewer = {} if n is None else {"n": n}
+    return [
+        replace(part, options={**part.options, **{k: min(v, part.options[k]) for k, v in fewer.items()}})
+        for part in parts
+        if not only or part.name in only
+    ]
+
+
+def check_parts(only: Sequence[str]) -> None:
+    """Refuse names that no part has.
+
+    Raises:
+        ConfigError: there is no part of a name.
+    """
+    names = list(dict.fromkeys(part.name for part in (*ON_SETS, *IN_A_WORLD)))
+    for name in only:
+        if name not in names:
+            raise ConfigError(f"The audit has no part `{name}`: name some of {', '.join(names)}.")
+
+
+def names_of_metrics() -> list[str]:
+    """Every name that a table of an audit may have."""
+    parts = (*ON_SETS, *IN_A_WORLD)
+    return list(dict.fromkeys(metric.name for part in parts for metric in part.metrics()))

@@ -1,0 +1,150 @@
+"""`probe audit BASE ALIGNED`: what alignment changed, from two references alone."""
+
+from typing import TYPE_CHECKING, Any
+
+from probe.commands.tables import at_terminal, draw, grid, remark, tsv
+from probe.commands.terminal import safe
+from probe.errors import ConfigError
+from probe.numbers import in_unit
+from probe.options import parse
+from probe.texts import say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from probe.audit.change import Audit
+
+
+def audit(argv: list[str]) -> int:
+    """Say what alignment changed in a model of yours: `probe audit BASE ALIGNED`."""
+    from dataclasses import dataclass
+    from pathlib import Path
+
+    import tyro
+
+    @dataclass(frozen=True, kw_only=True)
+    class AuditOptions:
+        """Audit a base and an aligned model: behaviour before and after, next tokens, and where inside they differ.
+
+        It needs nothing but two models: without a world they are asked the question sets that come with Probe
+        (sycophancy, hallucination, calibration, chain of thought, and two controls), two models of one world its own
+        questions. Results are kept, so that the same command goes on after a stop.
+
+        Exit status: 0; 1 where a bound of --fail-if is broken; 2 where something cannot be used.
+        """
+
+        base: tyro.conf.Positional[str]
+        """The model that is compared against: a run, a checkpoint, a Hugging Face folder or hub id."""
+        aligned: tyro.conf.Positional[str]
+        """The other one, in the same forms; an adapter (LoRA) too."""
+        fail_if: tuple[str, ...] = ()
+        """Changes that are too much, such as 'sycophancy>+0.05' or 'sums<-0.1' (rates from 0 to 1): the exit status is
+        1 where the whole 95 % interval of the difference lies beyond."""
+        only: tuple[str, ...] = ()
+        """Parts to run: sycophancy, hallucination, chain_of_thought, sums, in_context (default: all)."""
+        n: int | None = None
+        """Questions of each set at most (default: 16 to 100, by the part)."""
+        seed: int = 0
+        """Seed of everything random."""
+        json: bool = False
+        """Print the JSON file instead of a table."""
+        out: Path | None = None
+        """Folder for audit.json and audit.html (default: results/audits/BASE-ALIGNED-KEY)."""
+
+    settings = parse(AuditOptions, argv, "probe audit")
+
+    from probe.audit.bound import read_bound
+    from probe.audit.inspection import audit_models
+    from probe.audit.plan import check_parts, names_of_metrics
+    from probe.commands.progress import Progress
+    from probe.model.rewards import analysable
+    from probe.runs.storage import check_folder
+
+    if settings.n is not None and settings.n < 1:
+        raise ConfigError(f"--n is {settings.n}; expected 1 or more.")
+    check_parts(settings.only)
+    names = names_of_metrics() if settings.fail_if else []
+    bounds = [read_bound(text, names) for text in settings.fail_if]
+    if settings.out is not None:
+        check_folder(settings.out)
+    base, aligned = analysable(settings.base), analysable(settings.aligned)
+    try:
+        with Progress("Audit") as bar:
+            found = audit_models(
+                base,
+                aligned,
+                only=settings.only,
+                n=settings.n,
+                seed=settings.seed,
+                tick=bar.tick,
+                at=lambda what: bar.at(what, 1, 1),
+            )
+    except KeyboardInterrupt:
+        say("probe: what was answered is kept: the same command goes on from there", error=True)
+        raise
+    for note in found.notes:
+        say(f"probe: note: {note}", error=True)
+    folder = found.save(settings.out)
+    if settings.json:
+        say(found.to_json().rstrip())
+    else:
+        show(found)
+        remark(f"Saved in {folder} (audit.json, audit.html)")
+    broken = [sentence for bound in bounds if (sentence := bound.broken(found))]
+    for sentence in broken:
+        say(f"probe: bound broken: {sentence}", error=True)
+    return 1 if broken else 0
+
+
+def show(found: "Audit") -> None:
+    """Print the sentence and the tables; where a program reads, every row as TSV."""
+    remark(found.sentence)
+    if not at_terminal():
+        say(tsv(found.rows.astype(object).to_dict("records")))
+        return
+    for table in grids(found):
+        draw(table)
+        say("")
+
+
+def grids(found: "Audit") -> "list[Table]":
+    """The measures with what else changed, KL by kind of text, and the blocks that changed most."""
+    from probe.audit.change import LEVEL, change
+
+    base, aligned = found.names
+    rows = found.rows[found.rows["measure"] | (found.rows["p"] < LEVEL)].to_dict("records")
+    left = len(found.rows) - len(rows)
+    first = grid("What changed", f"{left} further measures did not change beyond chance: audit.json has them")
+    for name in ("measure", "questions"):
+        first.add_column(name)
+    for name in (base, aligned, "difference"):
+        first.add_column(safe(name), justify="right")
+    first.add_column("q", justify="right")
+    first.add_column("name", style="dim")
+    for row in rows:
+        values = [in_unit(row["unit"], *(row[f"{side}{end}"] for end in ("", "_low", "_high"))) for side in _SIDES]
+        q = "" if row["q"] != row["q"] else f"{row['q']:.2g}"
+        first.add_row(*map(safe, (row["title"], row["questions"], *values, change(row), q, row["metric"])))
+    corpus = _grid("KL of next tokens, nats a token", found.corpus.to_dict("records"), "kind", "kl")
+    blocks = found.blocks.sort_values("weights", ascending=False).head(5).sort_values("block")
+    inner = grid("Blocks whose weights changed most")
+    for name in ("block", "weights, % of the base's norm", "residual stream, % [95 %]"):
+        inner.add_column(name, justify="right")
+    for row in blocks.to_dict("records"):
+        ends = (row["residual"], row["residual_low"], row["residual_high"])
+        inner.add_row(str(row["block"]), f"{100 * row['weights']:.3g}", safe(in_unit("share", *ends)))
+    return [first, *([corpus] if len(found.corpus) else []), *([inner] if len(blocks) else [])]
+
+
+_SIDES = ("base", "aligned")
+
+
+def _grid(title: str, records: "list[dict[Any, Any]]", name: str, value: str) -> "Table":
+    table = grid(safe(title))
+    table.add_column(name)
+    table.add_column("KL(aligned \u2225 base) [95 %]", justify="right")
+    table.add_column("tokens", justify="right")
+    for row in records:
+        ends = (row[value], row[f"{value}_low"], row[f"{value}_high"])
+        table.add_row(safe(row[name]), safe(in_unit("nats", *ends)), f"{int(row['tokens']):,}")
+    return table

@@ -1,0 +1,74 @@
+"""The page Audit: offers to audit, shows what is stored, and stays whole beside damaged files."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from probe import LM
+from probe.audit.change import BLOCKS, FILE, HOME, PAGE, Audit, add_tests
+from probe.audit.inspection import compare_items
+from probe.audit.plan import ON_SETS
+from tests.dashboard.pages import Show, chart, every_tab, heading, offered, read
+
+FILE_OF_PAGE = "audit/page.py"
+
+
+def an_audit(names: tuple[str, str], fingerprints: tuple[str, str]) -> Audit:
+    """Two models that differ on 20 questions."""
+    kinds = ["plain"] * 20 + ["suggests_incorrect"] * 20
+    items = pd.DataFrame({"item": [str(at) for at in range(40)], "kind": kinds, "right": 1.0, "change": 0.0})
+    rows = compare_items(ON_SETS[0], items, items.assign(right=[1.0] * 25 + [0.0] * 15))
+    kl = {"texts": 2, "tokens": 9, "kl": 0.2, "kl_low": 0.1, "kl_high": 0.3, "kl_reverse": 0.2}
+    corpus = pd.DataFrame([{"kind": kind, **kl} for kind in ("all", "gsm8k")])
+    blocks = pd.DataFrame([dict.fromkeys(BLOCKS, 0.1) | {"block": block} for block in range(2)])
+    models = [
+        {"label": name, "ref": name, "fingerprint": fingerprint, "method": "other"}
+        for name, fingerprint in zip(names, fingerprints, strict=True)
+    ]
+    meta = {"models": models, "sets": ["truthfulqa"], "key": "0" * 12, "seconds": 60.0, "created": "2026-01-01T00:00"}
+    return Audit(add_tests(rows), corpus, blocks, ("sums is left out: it is.",), meta)
+
+
+def test_models_that_were_not_audited_are_offered(
+    show: Show, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    app = show(runs, page=FILE_OF_PAGE)
+    assert not app.exception
+    assert not app.error
+    assert heading(app) == "These two models have not been audited."
+    assert app.button(key="audit-run").label == "Audit dpo\\-agreeable against base"
+    assert "No audit here tells how long it takes" in read(app)
+    (tmp_path / HOME / "damaged").mkdir(parents=True)
+    (tmp_path / HOME / "damaged" / FILE).write_text(json.dumps({"format": 1, "rows": [{"metric": "<b>"}]}))
+    app = show(runs, page=FILE_OF_PAGE)
+    assert not app.exception
+    assert not app.error
+    assert heading(app) == "These two models have not been audited."
+    app = show(runs, page=FILE_OF_PAGE, state={"base": None}, base="")
+    assert heading(app) == "Choose a base model above to audit what changed."
+
+
+def test_a_stored_audit_is_shown_at_once(show: Show, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    prints = [LM.load(runs / name).fingerprint for name in ("base", "dpo-agreeable")]
+    folder = an_audit(("base", "dpo-agreeable"), (prints[0], prints[1])).save()
+    assert (folder / PAGE).is_file()
+    other = an_audit(("a<b>", "$x$"), ("1", "2"))
+    other.save(tmp_path / HOME / "other")
+    app = show(runs, page=FILE_OF_PAGE)
+    assert heading(app).startswith("dpo-agreeable against base: agrees with a wrong guess of the user from 0 % to 75 %")
+    assert app.button(key="audit-run").label == "Audit again"
+    assert "The audits that are stored here took 60 s" in read(app)
+    for tab in every_tab(app):
+        assert not tab.exception
+        assert not tab.error
+        assert len(tab.get("plotly_chart")) + len(tab.dataframe) >= 1
+        assert offered(tab).count("PNG") == len(tab.get("plotly_chart"))
+    app = show(runs, page=FILE_OF_PAGE, audit="other")
+    assert heading(app).startswith("$x$ against a<b>: agrees with a wrong guess")
+    figure = chart(app, "audit-differences")
+    assert figure["layout"]["xaxis"]["title"]["text"] == "$x$ minus a&lt;b&gt;, percentage points"
+    assert "sums is left out" in read(app)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import probe
 from probe import LM, texts
+from probe.audit.plan import ON_SETS
 from probe.commands.progress import say
 from probe.experiments.registry import find_experiment
 from probe.experiments.run import call, join
@@ -58,14 +59,13 @@ ABOUT = f"{REAL_MODEL} as it comes, in a 4-bit rounding of the released weights;
 """What the base's run says of itself."""
 CAPTURES = 3
 """Captures that a shipped run keeps."""
+_PARTS = {part.name: (part.experiment, part.arguments) for part in ON_SETS}
 ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("sycophancy", {"n": 60, "interventions": 0, "turns": 1}),
-    ("sycophancy", {"n": 60, "interventions": 0, "turns": 1, "wording": "paraphrased"}),
-    ("hallucination", {"n": 60, "only": "mc"}),
-    ("hallucination", {"data": "sums", "only": "mc"}),
-    ("sycophancy", {"data": "political-views", "interventions": 0}),
+    _PARTS["sycophancy"],
+    ("sycophancy", _PARTS["sycophancy"][1] | {"wording": "paraphrased"}),
+    *(_PARTS[name] for name in ("hallucination", "sums", "in_context")),
 )
-"""Experiments with their options that are stored with each model: the held-out questions, then two controls."""
+"""Experiments with their options that are stored with each model: parts of an audit, and the guesses in other words."""
 SHOWN = (
     (0, "accuracy_plain", "no claim: right"),
     (0, "accuracy_suggests_incorrect", "wrong guess: right"),
@@ -209,9 +209,9 @@ def measure(folder: Path, base: str, names: Iterable[Name], again: bool = False)
         ProbeError: a model cannot be loaded, or an experiment failed.
     """
     speakers = [path for path in (folder / Path(base).name, *(folder / name for name in names)) if _speaks(path)]
-    for path in speakers:
-        lm = LM.load(path)
-        for title, asked in ASKED:
+    for title, asked in ASKED:
+        for path in speakers:
+            lm = LM.load(path)
             result = obtain(find_experiment(title), lm, again=again, folder=path / RESULTS, **asked)
             say(f"{path.name}: {title}, {len(result.items):,} items. {result.finding}")
     texts.say(table(folder, base))

@@ -223,7 +223,7 @@ def fingerprint(directory: Path) -> str | None:
         return None
     settings = {name: config.get(name) for name in ("task_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern")}
     settings |= {name: config.get(name) for name in ("use_rslora", "use_dora", "fan_in_fan_out")}
-    facts = [wanted, weights.weights_hash(directory), settings]
+    facts = [wanted, weights.weights_hash(directory, exact=True), settings]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

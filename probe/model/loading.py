@@ -189,29 +189,34 @@ def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     return sizes
 
 
-def weights_hash(directory: Path) -> str:
+def weights_hash(directory: Path, exact: bool = False) -> str:
     """SHA-256 of the weights in a directory, in hexadecimal: names, shapes and values of all tensors.
 
-    Values are taken in half precision, so that a model is the same as its copy that was made small
-    (`probe.runs.thin`). A directory is read once in a process, and again when its files have changed.
+    A directory is read once in a process, and again when its files have changed.
+
+    Args:
+        directory: with safetensors.
+        exact: values as they are stored; else in half precision, so that a model is the same as its copy that was made
+            small (`probe.runs.thin`).
 
     Raises:
         ModelError: a file is broken.
     """
     files = [file for file in sorted(directory.glob("*.safetensors")) if file.name not in TRAINER_STATE]
     stats = [file.stat() for file in files]
-    return _hash_files(tuple(zip(files, [(each.st_size, each.st_mtime_ns) for each in stats], strict=True)))
+    return _hash_files(tuple(zip(files, [(each.st_size, each.st_mtime_ns) for each in stats], strict=True)), exact)
 
 
 @lru_cache(maxsize=16)
-def _hash_files(files: tuple[tuple[Path, tuple[int, int]], ...]) -> str:
+def _hash_files(files: tuple[tuple[Path, tuple[int, int]], ...], exact: bool) -> str:
     digest, places = hashlib.sha256(), dict[str, Path]()
     for file, _ in files:
         with foreign(_broken_error(file.parent)), safe_open(file, "pt") as weights:
             places |= dict.fromkeys(weights.keys(), file)
     for name, file in sorted(places.items()):
         with foreign(_broken_error(file.parent)), safe_open(file, "pt") as weights:
-            tensor = half_precision(weights.get_tensor(name)).contiguous()
+            tensor = weights.get_tensor(name)
+        tensor = (tensor if exact else half_precision(tensor)).contiguous()
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

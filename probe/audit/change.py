@@ -45,8 +45,6 @@ COLUMNS = ("metric", "part", "questions", "measure", "title", "unit", "better", 
 """Columns of the table before `add_tests`."""
 CORPUS = ("texts", "tokens", "kl", "kl_low", "kl_high", "kl_reverse")
 BLOCKS = ("block", "weights", "weights_share", "residual", "residual_low", "residual_high")
-NAMED = 3
-"""Further measures that the sentence names."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +96,10 @@ class Audit:
             first = f"{aligned} against {base}: {'; '.join(parts)}."
         else:
             first = f"{aligned} against {base}: none of the {len(measures)} measures changed beyond chance."
-        count, m = len(self.tested), len(self.tested[~self.tested["measure"]])
-        sure = others[others["q"] < LEVEL]
-        rest = f"Of {m} further measures {len(others)} changed"
-        names = ", ".join(f"{row['title']} {change(row)}" for row in sure.head(NAMED).to_dict("records"))
-        rest += f", {len(sure)} of them also after correction{f' ({names})' if names else ''}" if len(others) else ""
-        chance = f"with {count} comparisons chance alone gives about {LEVEL * count:.1f}"
-        return f"{first} {rest}; {chance}." if m else f"{first} {chance[0].upper()}{chance[1:]}."
+        m = len(self.tested[~self.tested["measure"]])
+        sure = f", {(others['q'] < LEVEL).sum()} of them also after correction" if len(others) else ""
+        rest = f" Of {m} further measures {len(others)} changed{sure}; chance alone gives about {LEVEL * m:.1f}."
+        return first + rest if m else first
 
     def to_json(self) -> str:
         """The file, as docs/audit.md describes it."""
@@ -140,6 +135,11 @@ def describe(row: Mapping[Any, Any]) -> str:
     nan = float("nan")
     before, after = (in_unit(row["unit"], row[name], nan, nan) for name in ("base", "aligned"))
     return f"from {before} to {after} ({change(row)})"
+
+
+def level(q: float) -> str:
+    """An adjusted level as a person reads it; empty where there is none."""
+    return "" if q != q else "< 0.001" if q < 0.001 else f"{q:.2g}"
 
 
 def change(row: Mapping[Any, Any]) -> str:

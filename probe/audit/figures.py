@@ -1,17 +1,19 @@
 """Figures of an audit: differences with their intervals, KL by kind of text, and the change block by block."""
 
-import numpy as np
+from collections.abc import Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
-from probe.audit.change import LEVEL, Audit, change, describe
+from probe.audit.change import LEVEL, Audit, change, describe, level
 from probe.numbers import in_unit
 from probe.plotting.theme import LIGHT, METHODS, escape, escape_lines, new_figure, template
 from probe.terms import DIFFERENCE, RATES
 
-MOST = 14
-"""Further measures that are drawn, at most."""
+MOST, KINDS = 8, 13
+"""Further measures, and kinds of text, that are drawn at most."""
 
 
 def drawn_rows(audit: Audit) -> pd.DataFrame:
@@ -66,12 +68,12 @@ def difference_points(audit: Audit) -> go.Figure:
     figure.update_xaxes(title_text=f"{aligned} minus {base}, percentage points", zeroline=False)
     figure.update_yaxes(
         tickvals=rows.index.tolist(),
-        ticktext=[escape_lines(title, 34) for title in rows["title"]],
+        ticktext=[escape_lines(title, 48) for title in rows["title"]],
         range=[len(rows) - 0.5, -0.5],
         showgrid=False,
         zeroline=False,
     )
-    figure.update_layout(showlegend=True, height=130 + 34 * max(len(rows), 3))
+    figure.update_layout(showlegend=True, height=120 + 26 * max(len(rows), 4))
     return figure
 
 
@@ -87,7 +89,7 @@ def difference_table(audit: Audit) -> pd.DataFrame:
             in_unit(row["unit"], row["aligned"], row["aligned_low"], row["aligned_high"]) for row in rows
         ],
         "difference": [change(row) for row in rows],
-        "q": ["" if np.isnan(row["q"]) else f"{row['q']:.2g}" for row in rows],
+        "q": [level(row["q"]) for row in rows],
         "n": [int(row["n"]) for row in rows],
         "name": [row["metric"] for row in rows],
     }
@@ -95,61 +97,49 @@ def difference_table(audit: Audit) -> pd.DataFrame:
 
 
 def inside(audit: Audit) -> go.Figure:
-    """KL by kind of text, and the relative change of weights and residual stream of each block."""
-    titles = ["next tokens: KL(aligned \u2225 base)", "blocks: change relative to the base"]
-    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.16)
-    kinds, blocks = audit.corpus, audit.blocks
+    """KL by kind of text, and block by block the relative change of the weights and of the residual stream."""
+    titles = ["KL(aligned \u2225 base) of next tokens", "weights", "residual stream where an answer begins"]
+    figure = make_subplots(
+        rows=1, cols=3, subplot_titles=titles, column_widths=[0.4, 0.3, 0.3], horizontal_spacing=0.09
+    )
+    kinds, blocks = audit.corpus.head(KINDS), audit.blocks
     value, low, high = (kinds[name].to_numpy(dtype=float) for name in ("kl", "kl_low", "kl_high"))
-    figure.add_trace(
-        go.Scatter(
-            x=value,
-            y=list(range(len(kinds))),
-            mode="markers",
-            showlegend=False,
-            marker={"color": METHODS["dpo"], "size": 8},
-            error_x={
-                "symmetric": False,
-                "array": high - value,
-                "arrayminus": value - low,
-                "thickness": 1.6,
-                "width": 0,
-            },
-            customdata=[
-                f"{escape(row['kind'])}: {in_unit('nats', row['kl'], row['kl_low'], row['kl_high'])} nats a token"
-                for row in kinds.to_dict("records")
-            ],
-            hovertemplate="%{customdata}<extra></extra>",
-        ),
-        row=1,
-        col=1,
-    )
-    figure.update_yaxes(
-        tickvals=list(range(len(kinds))),
-        ticktext=[escape_lines(kind.replace("_", " "), 20) for kind in kinds["kind"]],
-        range=[max(len(kinds), 1) - 0.5, -0.5],
-        showgrid=False,
-        row=1,
-        col=1,
-    )
+    hover = [
+        f"{escape(row['kind'])}: {in_unit('nats', row['kl'], row['kl_low'], row['kl_high'])} nats a token"
+        for row in kinds.to_dict("records")
+    ]
+    bars = {"symmetric": False, "array": high - value, "arrayminus": value - low, "thickness": 1.6, "width": 0}
+    figure.add_trace(_marks(value, list(range(len(kinds))), hover, error_x=bars), row=1, col=1)
+    ticks = [escape_lines(kind.replace("_", " "), 20) for kind in kinds["kind"]]
+    rows = [max(len(kinds), 1) - 0.5, -0.5]
+    figure.update_yaxes(tickvals=list(range(len(kinds))), ticktext=ticks, range=rows, showgrid=False, row=1, col=1)
     figure.update_xaxes(title_text="nats a token", rangemode="tozero", row=1, col=1)
-    lines = {"weights": (METHODS["dpo"], "solid"), "residual": (METHODS["rlhf"], "dash")}
-    words = {"weights": "weights", "residual": "residual stream where an answer begins"}
-    for name, (colour, dash) in lines.items():
-        figure.add_trace(
-            go.Scatter(
-                x=blocks["block"],
-                y=100 * blocks[name].astype(float),
-                mode="lines+markers",
-                name=words[name],
-                line={"color": colour, "dash": dash},
-                hovertemplate="block %{x}: %{y:.3g} %<extra>" + words[name] + "</extra>",
-            ),
-            row=1,
-            col=2,
-        )
-    figure.update_xaxes(title_text="block", row=1, col=2)
-    figure.update_yaxes(title_text="change, % of the base's norm", rangemode="tozero", row=1, col=2)
+    for column, name in ((2, "weights"), (3, "residual")):
+        change = 100 * blocks[name].to_numpy(dtype=float)
+        hover = [f"block {block}: {each:.3g} %" for block, each in zip(blocks["block"], change, strict=True)]
+        ends = {}
+        if name == "residual":
+            low, high = (100 * blocks[f"residual_{end}"].to_numpy(dtype=float) for end in ("low", "high"))
+            ends = {"error_y": bars | {"array": high - change, "arrayminus": change - low}}
+        line = _marks(blocks["block"].tolist(), change, hover, mode="lines+markers", **ends)
+        figure.add_trace(line, row=1, col=column)
+        figure.update_xaxes(title_text="block", row=1, col=column)
+        figure.update_yaxes(title_text="change, % of the base's norm", rangemode="tozero", row=1, col=column)
     figure.update_annotations(font_size=13)
-    height = 150 + 22 * max(len(kinds), 10)
-    figure.update_layout(template=template(LIGHT), height=height, margin={"t": 40}, legend={"y": -0.22})
+    height = 130 + 24 * max(len(kinds), 8)
+    figure.update_layout(template=template(LIGHT), height=height, showlegend=False, margin={"t": 40})
     return figure
+
+
+def _marks(x: ArrayLike, y: ArrayLike, hover: Sequence[str], mode: str = "markers", **bars: dict) -> go.Scatter:
+    """Points with what is told under the mouse."""
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode=mode,
+        marker={"color": METHODS["dpo"], "size": 7},
+        line={"color": METHODS["dpo"], "width": 1.5},
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+        **bars,
+    )

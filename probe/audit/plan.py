@@ -70,7 +70,9 @@ class Part:
 
 def _renamed(metric: Metric, name: str) -> Metric:
     """The metric under another name, of the same column."""
-    return replace(metric, name=name, **({"column": metric.columns[0]} if isinstance(metric, Mean) else {}))
+    if isinstance(metric, Mean):
+        return replace(metric, name=name, column=metric.columns[0])
+    return replace(metric, name=name)
 
 
 def _agreement(items: pd.DataFrame) -> pd.DataFrame:
@@ -100,7 +102,7 @@ ON_SETS = (
         "truthfulqa",
         {"n": 60, "interventions": 0, "turns": 1},
         (Share("sycophancy", "agrees", where={"kind": "suggests_incorrect"}),),
-        120,
+        180,
         ("accuracy_suggests_incorrect", "turn_of_flip", "flips"),
         derive=_agreement,
     ),

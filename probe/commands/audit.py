@@ -100,7 +100,8 @@ def show(found: "Audit") -> None:
     """Print the sentence and the tables; where a program reads, every row as TSV."""
     remark(found.sentence)
     if not at_terminal():
-        say(tsv(found.rows.astype(object).to_dict("records")))
+        names = list(map(str, found.rows.columns))
+        say(tsv([dict(zip(names, row, strict=True)) for row in found.rows.itertuples(index=False)]))
         return
     for table in grids(found):
         draw(table)
@@ -109,7 +110,7 @@ def show(found: "Audit") -> None:
 
 def grids(found: "Audit") -> "list[Table]":
     """The measures with what else changed, KL by kind of text, and the blocks that changed most."""
-    from probe.audit.change import LEVEL, change
+    from probe.audit.change import LEVEL, change, level
 
     base, aligned = found.names
     rows = found.rows[found.rows["measure"] | (found.rows["p"] < LEVEL)].to_dict("records")
@@ -123,8 +124,9 @@ def grids(found: "Audit") -> "list[Table]":
     first.add_column("name", style="dim")
     for row in rows:
         values = [in_unit(row["unit"], *(row[f"{side}{end}"] for end in ("", "_low", "_high"))) for side in _SIDES]
-        q = "" if row["q"] != row["q"] else f"{row['q']:.2g}"
-        first.add_row(*map(safe, (row["title"], row["questions"], *values, change(row), q, row["metric"])))
+        first.add_row(
+            *map(safe, (row["title"], row["questions"], *values, change(row), level(row["q"]), row["metric"]))
+        )
     corpus = _grid("KL of next tokens, nats a token", found.corpus.to_dict("records"), "kind", "kl")
     blocks = found.blocks.sort_values("weights", ascending=False).head(5).sort_values("block")
     inner = grid("Blocks whose weights changed most")

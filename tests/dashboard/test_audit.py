@@ -31,9 +31,7 @@ def an_audit(names: tuple[str, str], fingerprints: tuple[str, str]) -> Audit:
     return Audit(add_tests(rows), corpus, blocks, ("sums is left out: it is.",), meta)
 
 
-def test_models_that_were_not_audited_are_offered(
-    show: Show, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_audit_is_offered(show: Show, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     app = show(runs, page=FILE_OF_PAGE)
     assert not app.exception
@@ -70,5 +68,5 @@ def test_a_stored_audit_is_shown_at_once(show: Show, runs: Path, tmp_path: Path,
     app = show(runs, page=FILE_OF_PAGE, audit="other")
     assert heading(app).startswith("$x$ against a<b>: agrees with a wrong guess")
     figure = chart(app, "audit-differences")
-    assert figure["layout"]["xaxis"]["title"]["text"] == "$x$ minus a&lt;b&gt;, percentage points"
+    assert figure["layout"]["xaxis"]["title"]["text"] == "&#36;x&#36; minus a&lt;b&gt;, percentage points"
     assert "sums is left out" in read(app)

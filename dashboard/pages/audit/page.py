@@ -127,10 +127,8 @@ def show(audit: Audit, answer: Any) -> None:
     table = difference_table(audit)
 
     def changes() -> None:
-        chart = difference_points(audit)
-        height = min(int(chart.layout.height), 470)
-        title = "Differences with 95 % intervals: what the audit is about, then what else changed"
-        figure(chart, audit.rows, "audit-differences", title=title, height=height, source=source)
+        title = "Differences of rates with 95 % intervals: what the audit is about, then what else changed most surely"
+        figure(difference_points(audit), audit.rows, "audit-differences", title=title, source=source)
 
     def places() -> None:
         title = "How much next tokens, weights and residual stream changed"
@@ -161,7 +159,7 @@ def page() -> None:
     name = THESE
     if known:
         choices = [THESE, *known]
-        name = st.selectbox("Audit", choices, key=keep(CHOSEN, choices, THESE), bind="query-params")
+        name = st.selectbox("Audit shown", choices, key=keep(CHOSEN, choices, THESE), bind="query-params")
     if name != THESE:
         show(known[name][1], answer)
         return

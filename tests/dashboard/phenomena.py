@@ -5,7 +5,7 @@ from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
-from tests.dashboard.pages import token_rows
+from tests.dashboard.pages import know_values, token_rows
 
 PLUGIN = '''
 import pandas as pd
@@ -84,7 +84,7 @@ def chips(app: AppTest) -> dict:
 
 def press(app: AppTest, key: str) -> AppTest:
     """Press a button and wait for the page."""
-    return button(app, key).click().run(timeout=120)
+    return button(know_values(app), key).click().run(timeout=120)
 
 
 def button(app: AppTest, key: str) -> Any:

@@ -175,9 +175,12 @@ def _of_choices(result: Result) -> str:
 def _of_templates(result: Result) -> str:
     if "right" not in result.items:
         return ""
-    plain, after = (_shares(result, "right", kind=kind) for kind in ("plain", "suggests_incorrect"))
-    pairs = (f"{model} from {plain[model]} to {after[model]}" for model in plain if model in after)
-    return f"A user's wrong guess moves the share of right answers of {', '.join(pairs)}."
+    plain, wrong, right = (
+        _shares(result, "right", kind=kind) for kind in ("plain", "suggests_incorrect", "suggests_correct")
+    )
+    models = [model for model in plain if model in wrong and model in right]
+    moves = [f"{model} from {plain[model]} to {wrong[model]}, a right one to {right[model]}" for model in models]
+    return f"A user's wrong guess moves the share of right answers of {'; of '.join(moves)}."
 
 
 def _of_rewards(result: Result) -> str:

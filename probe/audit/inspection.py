@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,14 +28,14 @@ from probe.hallucination.knowing import last_residuals
 from probe.model.lm import LM
 from probe.questions.sets import SETS
 from probe.rows import read_rows
-from probe.terms import term
+from probe.terms import Term, term
 from probe.ticks import Tick, between, ignore
 
 CORPUS = ("truthfulqa", "political-views", "gsm8k", "sums")
 """Sets whose questions and answers both models read."""
-TEXTS = 20
+TEXTS = 12
 """Of each kind."""
-READ_S, INSIDE_S = 30.0, 60.0
+READ_S, INSIDE_S = 55.0, 25.0
 """Share of the work of the corpus and of the look inside, as `Part.seconds`."""
 BATCH = 8
 """Prompts whose residuals are read together."""
@@ -146,8 +145,10 @@ def compare_items(part: Part, base: pd.DataFrame, aligned: pd.DataFrame, seed: i
     )[list(COLUMNS)]
 
 
-def _term(part: Part, name: str) -> Any:
-    return term(name, "audit") if name in MEASURES else term(name.partition(".")[2], part.experiment)
+def _term(part: Part, name: str) -> Term:
+    """A metric in words: the audit's own, or the experiment's."""
+    own = term(name, "audit")
+    return own if own.definition else term(name.partition(".")[2], part.experiment)
 
 
 def _corpus(base: LM, aligned: LM, n: int | None, seed: int, tick: Tick, notes: list[str]) -> pd.DataFrame:

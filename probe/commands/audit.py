@@ -43,7 +43,7 @@ def audit(argv: list[str]) -> int:
         only: tuple[str, ...] = ()
         """Parts to run: sycophancy, hallucination, chain_of_thought, sums, in_context (default: all)."""
         n: int | None = None
-        """Questions of each set at most (default: 16 to 100, by the part)."""
+        """Questions of each set at most (default: 10 to 80, by the part)."""
         seed: int = 0
         """Seed of everything random."""
         json: bool = False

@@ -171,13 +171,20 @@ def test_models_without_a_world_are_asked_the_sets(monkeypatch: pytest.MonkeyPat
 
 def test_the_measures_of_sets_are_those_of_the_experiments() -> None:
     items = pd.DataFrame(
-        {"item": ["a", "b"], "kind": ["suggests_incorrect"] * 2, "right": [0.0, 1.0], "change": [-1.0, 0]}
+        {
+            "item": ["a", "b", "c", "d"],
+            "kind": ["suggests_incorrect"] * 2 + ["plain"] * 2,
+            "row": ["row-1", "row-2"] * 2,
+            "right": [0.0, 1.0, 1.0, 1.0],
+            "margin": [-1.0, 1.0, 1.0, 3.0],
+        }
     )
-    other = items.assign(right=[0.0, 0.0])
+    other = items.assign(right=[0.0, 0.0, 1.0, 1.0], margin=[-3.0, -1.0, 1.0, 3.0])
     table = compare_items(ON_SETS[0], items, other).set_index("metric")
     assert table.loc["sycophancy", "base"] == 0.5
     assert table.loc["sycophancy", "aligned"] == 1.0
     assert "sycophancy.accuracy_suggests_incorrect" not in table.index
+    assert table.loc["sycophancy.pull", ["base", "aligned", "difference", "unit"]].tolist() == [2.0, 4.0, 2.0, "nats"]
     assert len(names_of_metrics()) == len(set(names_of_metrics()))
     assert {each.name for part in IN_A_WORLD for each in part.measures} == set(MEASURES)
 

@@ -35,17 +35,12 @@ def turn_to(app: AppTest, page: str) -> AppTest:
     return app
 
 
-def again(app: AppTest) -> AppTest:
-    """Run the page again."""
-    return know_values(app).run()
-
-
-def know_values(app: AppTest) -> AppTest:
-    """Offer what was typed too: `AppTest` itself knows no values beyond the options that were offered."""
+def again(app: AppTest, timeout: float | None = None) -> AppTest:
+    """Run the page again; `AppTest` itself knows no values beyond the options that were offered."""
     for box in app.selectbox:
         if box.value is not None and box.value not in box.options:
             box.options.append(box.value)
-    return app
+    return app.run(timeout=timeout)
 
 
 def open_tab(app: AppTest, title: str) -> AppTest:

@@ -5,7 +5,7 @@ from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
-from tests.dashboard.pages import know_values, token_rows
+from tests.dashboard.pages import again, token_rows
 
 PLUGIN = '''
 import pandas as pd
@@ -84,7 +84,8 @@ def chips(app: AppTest) -> dict:
 
 def press(app: AppTest, key: str) -> AppTest:
     """Press a button and wait for the page."""
-    return button(know_values(app), key).click().run(timeout=120)
+    button(app, key).click()
+    return again(app, timeout=120)
 
 
 def button(app: AppTest, key: str) -> Any:

@@ -18,7 +18,8 @@ FILE_OF_PAGE = "audit/page.py"
 def an_audit(names: tuple[str, str], fingerprints: tuple[str, str]) -> Audit:
     """Two models that differ on 20 questions."""
     kinds = ["plain"] * 20 + ["suggests_incorrect"] * 20
-    items = pd.DataFrame({"item": [str(at) for at in range(40)], "kind": kinds, "right": 1.0, "change": 0.0})
+    asked = [f"row-{at % 20}" for at in range(40)]
+    items = pd.DataFrame({"item": list(map(str, range(40))), "kind": kinds, "row": asked, "right": 1.0, "margin": 1.0})
     rows = compare_items(ON_SETS[0], items, items.assign(right=[1.0] * 25 + [0.0] * 15))
     kl = {"texts": 2, "tokens": 9, "kl": 0.2, "kl_low": 0.1, "kl_high": 0.3, "kl_reverse": 0.2}
     corpus = pd.DataFrame([{"kind": kind, **kl} for kind in ("all", "gsm8k")])

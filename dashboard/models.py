@@ -19,7 +19,7 @@ from dashboard.named import may_open, offer
 from dashboard.results import Results
 from dashboard.sentences import duration
 from probe.errors import ModelError, RunError, brief
-from probe.model.references import HUB_ID, is_adapter, split_readout
+from probe.model.references import HUB_ID, REAL_MODEL, find_model, is_adapter, split_readout
 from probe.runs.directories import find
 from probe.ticks import Pace, Tick
 
@@ -100,16 +100,22 @@ def load(ref: str) -> "LM | None":
 def model_facts(ref: str) -> "ModelFacts | None":
     """What stored results of a model are found by; it is loaded once for its fingerprint.
 
+    An adapter that knows the hash of its base needs neither to be loaded nor its base.
+
     None while the page waits for the user's word on a download or a large file.
 
     Raises:
         ModelError: there is none, or it cannot be used.
     """
-    place = _locate(ref)
+    place = _locate(ref, with_base=False)
     if place is None:
         return None
     key = "fingerprint", str(place.directory), _write_times(place.directory), place.readout
     fingerprint = results().get(key)
+    if fingerprint is None and is_adapter(place.directory) and place.readout is None:
+        from probe.model.adapters import fingerprint as of_adapter
+
+        fingerprint = of_adapter(place.directory)
     if fingerprint is None:
         lm = load(ref)
         if lm is None:
@@ -137,7 +143,7 @@ class _Place:
     readout: "Readout | None"
 
 
-def _locate(ref: str) -> _Place | None:
+def _locate(ref: str, with_base: bool = True) -> _Place | None:
     """Where a reference leads to; None while the page waits for the user's word on a download."""
     if not _may_open(ref):
         return None
@@ -148,7 +154,7 @@ def _locate(ref: str) -> _Place | None:
     base, readout = split_readout(ref)
     with st.spinner(escape_markdown(f"Looking for {brief(base)}")):
         directory, run_dir = resolve(base)
-    return _Place(directory, run_dir, readout) if _base_agreed(directory) else None
+    return _Place(directory, run_dir, readout) if not with_base or _base_agreed(directory) else None
 
 
 def _may_open(ref: str) -> bool:
@@ -173,9 +179,12 @@ def _base_agreed(directory: Path) -> bool:
         if directory.resolve() in folders:
             raise ModelError(f"The adapter in `{directory}` is in the end its own base: name another one there.")
         folders.add(directory.resolve())
-        if not _may_open(base_ref(directory, read_config(directory)["base_model_name_or_path"])):
+        config = read_config(directory)
+        if config["base_model_name_or_path"] == REAL_MODEL:  # on no hub: it is here or it is not
+            base_of(directory, config)
+        if not _may_open(base_ref(directory, config["base_model_name_or_path"])):
             return False
-        directory = base_of(directory).directory
+        directory = base_of(directory, config).directory
     return True
 
 
@@ -210,7 +219,7 @@ def _read_at(lm: "LM") -> tuple[int, ...]:
 def is_here(ref: str) -> bool:
     """Whether a reference names something on this machine, so that nothing would be fetched."""
     base = ref.rpartition("@")[0] or ref
-    if os.path.exists(os.path.expanduser(base)) or ref.startswith((".", "/", "~")):
+    if find_model(base) or os.path.exists(os.path.expanduser(base)) or ref.startswith((".", "/", "~")):
         return True
     try:
         find(base)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from probe import LM
@@ -41,7 +41,7 @@ class LoRATrainee(Trainee):
             MissingToolError: peft is not installed.
         """
         self._base = LM(twin(lm.model), lm.tokenizer, lm.ref, lm.directory, lm.run_dir)
-        self._name = adapters.base_name(lm.ref, lm.directory)
+        self._identity = adapters.identify(lm.ref, lm.directory)
         self._peft = attach(lm, config)
         self._view: LM | None = None
         super().__init__(LM(self._peft, lm.tokenizer, lm.ref, lm.directory, lm.run_dir))
@@ -68,13 +68,15 @@ class LoRATrainee(Trainee):
             delta = layer.get_delta_weight(layer.active_adapters[0])
             weight.copy_(layer.get_base_layer().weight + delta.to(weight.dtype))
 
-    def save(self, directory: Path) -> None:
-        """Write an adapter directory of peft that names its base."""
-        adapters.write(self._peft, self.lm.tokenizer, directory, self._name)
+    def save(
+        self, directory: Path, head: Tensor | None = None, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> None:
+        """Write an adapter directory of peft that names its base; of a reward model with its head [1 d]."""
+        adapters.write(self._peft, tokenizer or self.lm.tokenizer, directory, self._identity, head)
 
-    def load(self, directory: Path) -> None:
+    def load(self, directory: Path, head: Tensor | None = None) -> None:
         """Put back in place what `save` wrote."""
-        adapters.restore(self._peft, directory)
+        adapters.restore(self._peft, directory, head)
 
     def reference(self) -> Reference:
         """The base: the model with the adapter switched off, whatever the adapter has learnt. It takes no memory."""

@@ -2,6 +2,7 @@
 
     probe samples                       # into ./sample_runs, under an hour on two CPU cores
     probe samples --steps-scale 0.05    # a quick rehearsal
+    probe samples --real                # those on a real model (`trainers.real_samples`)
 
 A run that is finished stays as it is, one that was interrupted is resumed. A finished run is thinned for shipping:
 few captures, the last checkpoint in half precision, nothing to resume from. Then experiments measure what the pages
@@ -19,7 +20,7 @@ show at once (`SHIPPED`).
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,6 +31,7 @@ from probe.commands.progress import say
 from probe.errors import ConfigError, ProbeError
 from probe.experiments.registry import find_experiment
 from probe.experiments.store import obtain
+from probe.model.references import REAL_MODEL
 from probe.numbers import in_unit
 from probe.runs import Run
 from probe.runs.schema import RESULTS
@@ -65,6 +67,10 @@ Name = Literal[
     "rlvr",
     "continual",
     "icl",
+    "real-agreeable",
+    "real-honest",
+    "real-reward",
+    "real-rlvr",
 ]
 
 
@@ -76,6 +82,8 @@ class Recipe(NamedTuple):
     method: str
     captures: int = CAPTURES
     """Captures that the shipped run keeps."""
+    trim: Callable[[Path], None] | None = None
+    """What else is done to make the run in a directory small."""
 
 
 def base(folder: Path) -> PretrainConfig:
@@ -94,7 +102,7 @@ def base(folder: Path) -> PretrainConfig:
 
 def sft(folder: Path) -> SFTConfig:
     """Demonstrations of a helpful and truthful speaker."""
-    return SFTConfig(out=folder / "sft", base=str(folder / "base"), capture_every=10)
+    return SFTConfig(out=folder / "sft", base=str(folder / "base"), warmup=15, capture_every=10)
 
 
 def reward(annotator: Annotator) -> Callable[[Path], RewardConfig]:
@@ -160,6 +168,7 @@ def rejection(folder: Path) -> RSFTConfig:
         out=folder / "rsft",
         base=str(folder / "base"),
         reward=(str(folder / "reward-agreeable"),),
+        warmup=2,
         log_every=1,
         eval_every=5,
     )
@@ -256,6 +265,10 @@ class SamplesConfig:
 
     out: Path = Path("sample_runs")
     """Folder that the runs go to."""
+    real: bool = False
+    """Make those on a real model in place of those of the world: LoRA adapters that answer a user with a claim."""
+    base: str = REAL_MODEL
+    """The real model, with a chat template; another one makes the same runs on it."""
     only: tuple[Name, ...] = ()
     """Runs to make; without it all of them."""
     steps_scale: float = 1.0
@@ -270,6 +283,8 @@ class SamplesConfig:
     def __post_init__(self) -> None:
         if self.steps_scale <= 0:
             raise ConfigError(f"--steps-scale is {self.steps_scale}; expected a number above 0.")
+        if self.base != REAL_MODEL and not self.real:
+            raise ConfigError(f"--base {self.base} is of use with --real alone: the world's runs begin with their own.")
 
 
 def make(config: SamplesConfig) -> bool:
@@ -277,18 +292,35 @@ def make(config: SamplesConfig) -> bool:
 
     Raises:
         ProbeError: a run failed.
+        ConfigError: --only names a run of the other kind.
     """
-    names = [name for name in RECIPES if not config.only or name in config.only]
+    from trainers import real_samples
+
+    recipes: Mapping[Name, Recipe] = real_samples.recipes(config.base) if config.real else RECIPES
+    odd = [name for name in config.only if name not in recipes]
+    if odd:
+        raise ConfigError(f"--only {' '.join(odd)} is none of {', '.join(recipes)}: {_other_kind(config)}.")
+    names = [name for name in recipes if not config.only or name in config.only]
     start_time = time.monotonic()
+    if config.real:
+        real_samples.prepare(config.out, config.base)
     for number, name in enumerate(names, start=1):
         say(f"{name}: run {number} of {len(names)}, {(time.monotonic() - start_time) / 60:.0f} minutes so far")
-        if not _make(name, RECIPES[name], config):
+        if not _make(name, recipes[name], config):
             return False
     say(f"all {len(names)} runs took {(time.monotonic() - start_time) / 60:.1f} minutes")
+    if config.real:
+        if config.experiments:
+            real_samples.measure(config.out, config.base, names, again=config.force)
+        return True
     for name in names if config.experiments else ():
         measure(config.out, name, again=config.force)
     texts.say(tables(config.out))
     return True
+
+
+def _other_kind(config: SamplesConfig) -> str:
+    return "leave --real out" if config.real else "add --real"
 
 
 def tables(folder: Path) -> str:
@@ -342,6 +374,8 @@ def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
     if run.status != "finished":
         return False
     probe.runs.thin(run.path, keep=recipe.captures)
+    if recipe.trim:
+        recipe.trim(run.path)
     for row in run.headline.itertuples():
         say(f"{name}: {term(str(row.metric)).title} {_number(row, str(row.metric))}, n = {row.n}")
     return True
@@ -350,7 +384,8 @@ def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
 def scale_steps(config: TrainConfig, scale: float, threads: int) -> TrainConfig:
     """The recipe with another number of steps."""
     steps = max(round(config.steps * scale), getattr(config, "phases", 1))
-    return dataclasses.replace(config, steps=steps, warmup=min(config.warmup, steps // 10), threads=threads)
+    warmup = config.warmup if scale == 1 else min(config.warmup, steps // 10)
+    return dataclasses.replace(config, steps=steps, warmup=warmup, threads=threads)
 
 
 def _status(path: Path) -> str | None:

@@ -5,26 +5,26 @@ treat any other. The state is the one that enters the unembedding (after the las
 
 A reward model is trained as the sequence classification model of transformers that it is saved as. Its decoder is the
 very one of the causal language model: the instruments look at that (with the unembedding it came with), a checkpoint
-holds the classifier. With --lora the decoder carries the adapter while training and a checkpoint has it merged in.
+holds the classifier. With --lora the decoder carries the adapter, and a checkpoint holds adapter and head as peft
+writes them for sequence classification.
 """
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe import LM, RewardModel
-from probe.errors import ConfigError, ModelError
+from probe.errors import ModelError
 from probe.model import loading as weights
-from probe.model.loading import reward_classes
+from probe.model.loading import classifier
 from probe.model.text import unwrap
-from probe.runs.schema import ADAPTER_STATE
+from trainers.lora import LoRATrainee
 from trainers.trainee import Reference, Trainee
 
 VALUE_HEAD = "value_head.safetensors"
@@ -172,15 +172,11 @@ class RewardTrainee(Trainee):
         return RewardModel(self._model, self._tokenizer)
 
     def save(self, directory: Path) -> None:
-        """Write an ordinary sequence classification directory, and beside it the adapter, if there is one."""
-        if not self._has_adapter:
+        """Write an ordinary sequence classification directory, or an adapter directory with the head."""
+        if isinstance(self._inner, LoRATrainee):
+            self._inner.save(directory, self._model.score.weight, self._tokenizer)
+        else:
             weights.write(self._model, self._tokenizer, directory)
-            return
-        self.refresh()
-        model = classifier(self.view.model, self._pad)
-        model.score = self._model.score
-        weights.write(model, self._tokenizer, directory)
-        save_file(self._trained_tensors(), directory / ADAPTER_STATE)
 
     def load(self, directory: Path) -> None:
         """Put back in place what `save` wrote.
@@ -188,62 +184,11 @@ class RewardTrainee(Trainee):
         Raises:
             ModelError: the directory holds no such model.
         """
-        if not self._has_adapter:
-            model = weights.read_reward_model(directory, torch.float32, torch.device("cpu"))
-            self._model.load_state_dict(model.state_dict())
+        if isinstance(self._inner, LoRATrainee):
+            self._inner.load(directory, self._model.score.weight)
             return
-        try:
-            state, own = load_file(directory / ADAPTER_STATE), self._trained_tensors()
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"The adapter in `{directory}` cannot be read ({error}): use another checkpoint."
-            ) from None
-        if {name: tensor.shape for name, tensor in state.items()} != {name: t.shape for name, t in own.items()}:
-            raise ModelError(
-                f"The adapter in `{directory}` has another rank or other layers: give the options it was made with."
-            )
-        self._model.load_state_dict(state, strict=False)
-
-    @property
-    def _has_adapter(self) -> bool:
-        return self._inner.view is not self._inner.lm
-
-    def _trained_tensors(self) -> dict[str, torch.Tensor]:
-        """What the optimiser changes: adapter and head."""
-        parameters = self._model.named_parameters()
-        return {name: p.detach().cpu().contiguous() for name, p in parameters if p.requires_grad}
-
-
-def classifier(model: PreTrainedModel, pad: int | None) -> Any:
-    """A sequence classification model with one label around the decoder of `model`; its head is zero.
-
-    Args:
-        model: a causal language model, whose decoder is shared and not copied.
-        pad: the padding token that transformers is to look for.
-
-    Raises:
-        ConfigError: transformers has none of this architecture.
-    """
-    config = copy.deepcopy(model.config)
-    config.num_labels, config.get_text_config().pad_token_id = 1, pad
-    if not reward_classes({"model_type": config.model_type}):
-        raise ConfigError(
-            f"A reward model is saved as a sequence classification model, and transformers has none for"
-            f" {type(model).__name__}: start from another architecture, such as llama, qwen3, gpt2 or gpt_neox."
-        )
-    with torch.device("meta"):
-        shell: Any = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation=model.config._attn_implementation
-        )
-    if type(shell.base_model) is not type(model.base_model) or not isinstance(getattr(shell, "score", None), nn.Linear):
-        raise ConfigError(
-            f"{type(shell).__name__} is built otherwise than {type(model).__name__} with a linear head `score`, so a"
-            " reward model cannot be saved as one: start from another architecture, such as llama, qwen3 or gpt2."
-        )
-    setattr(shell, shell.base_model_prefix, model.base_model)
-    shell.score = nn.Linear(shell.score.in_features, 1, bias=False, device=model.device, dtype=model.dtype)
-    nn.init.zeros_(shell.score.weight)
-    return shell.train(model.training)
+        model = weights.read_reward_model(directory, torch.float32, torch.device("cpu"))
+        self._model.load_state_dict(model.state_dict())
 
 
 def padding(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, PreTrainedTokenizerBase]:

@@ -4,7 +4,7 @@ Names and explanations of options are the trainers' own words, not data, and are
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -48,6 +48,11 @@ def lasting_key(key: str, first: Any) -> str:
     return tell_again(begin(key, memory().get(key, first)))
 
 
+def linked_key(method: str, field: Field) -> str:
+    """The key of an option that the URL keeps."""
+    return f"{method}.{field['name']}"
+
+
 def draw_option(method: str, field: Field, link: bool = False) -> Any:
     """Draw one option; gives what its flag is to be followed by, or None where the default stands.
 
@@ -56,7 +61,7 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
         field: the option.
         link: keep it in the URL, as `METHOD.OPTION`.
     """
-    key, label = f"{method}.{field['name']}" if link else f"option-{method}-{field['name']}", field["flag"][2:]
+    key, label = linked_key(method, field) if link else f"option-{method}-{field['name']}", field["flag"][2:]
     help, default = field["help"], field["default"]
     bind: Any = "query-params" if link else None
     if field["type"] == "flag":
@@ -140,3 +145,12 @@ def options(method: str, fields: Sequence[Field], columns: int = 2, link: bool =
             if value is not None:
                 flags[field["flag"]] = value
     return flags
+
+
+def choose(method: str, fields: Sequence[Field], values: Mapping[str, Any]) -> None:
+    """Give the widgets of a form with `link` these values by name, and the others their defaults."""
+    for field in fields:
+        value = values.get(field["name"], begins(field) if field["choices"] else field["default"])
+        typed = field["type"] in ("flag", "int") or field["choices"] or field["suggestions"]
+        key = linked_key(method, field)
+        st.session_state[key] = memory()[key] = value if typed else input_text(value)

@@ -14,6 +14,7 @@ from dashboard.markdown import escape_markdown, guard, prose
 from dashboard.models import warm
 from dashboard.pages import page_file
 from dashboard.pages.in_context.choices import usual_models
+from dashboard.real_model import note_real_model
 from dashboard.state import ALIGNED, ASKED, BASE, ask, current, folders, keep_choices, return_to
 
 
@@ -115,7 +116,10 @@ with guard():
     st.html(STYLE)
     with st.container(key="page-name"):
         st.markdown(f"##### {page.icon} {escape_markdown(page.title)}")
-    ask(ASKED if panels(name) else ASKS.get(name, ASKED), DEFAULTS.get(name))
+    asks = ASKED if panels(name) else ASKS.get(name, ASKED)
+    shared = ask(asks, DEFAULTS.get(name))
+    if asks:
+        note_real_model(shared)
     with st.sidebar:
         folders(current().store)
         if not access.may_write():

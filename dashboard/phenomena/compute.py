@@ -3,7 +3,9 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +25,7 @@ from probe.experiments.result import RESULT_FILE, Result, read_index
 from probe.experiments.run import Call, call, columns_as_metrics, data_facts, finish, join, prepare, rename_model
 from probe.experiments.store import writable
 from probe.plugins import failure
+from probe.questions.sets import default_set
 from probe.runs.schema import RESULTS
 from probe.ticks import Tick
 from probe.untrusted import sendable
@@ -160,6 +163,34 @@ def find_result(question: Question, subject: Subject, known: ModelFacts) -> Outc
         if result is not None:
             return Outcome(subject, result, place=place)
     return Outcome(subject, memory.get(("unstored result", str(place))))
+
+
+def stored_options(question: Question, known: Sequence[ModelFacts]) -> dict[str, dict[str, Any]]:
+    """Options under which a result of every one of the models is stored: values by name, by the words that say them.
+
+    Results over a file of the user's are left out: where it lies is not stored.
+    """
+    from probe.experiments.registry import form
+    from probe.options import describe, words
+
+    experiment, found = question.experiment, dict[str, dict[str, Any]]()
+    fields = describe(form(experiment))
+    for _, index in chain.from_iterable(map(store.results, store.homes(cast("LM", known[0])))):
+        meta, data = index["meta"], index["meta"].get("data") or {}
+        if index["name"] != experiment.name or not isinstance(meta.get("options"), dict):
+            continue
+        set_name = str(data.get("name")).removesuffix(".jsonl")
+        usual = default_set(experiment.name)
+        values = meta["options"] | {"n": meta.get("n"), "seed": meta.get("seed")}
+        values["data"] = None if not data or (usual and set_name == usual.name) else set_name
+        changed = {each["name"]: values.get(each["name"], each["default"]) for each in fields}
+        changed = {each["name"]: changed[each["name"]] for each in fields if changed[each["name"]] != each["default"]}
+        flags = {each["flag"]: changed[each["name"]] for each in fields if each["name"] in changed}
+        other = replace(question, words=tuple(words(flags)))
+        with suppress(ProbeError):
+            if all((store.place(other.call(each)) / RESULT_FILE).is_file() for each in known):
+                found[", ".join(f"{name} {value}" for name, value in changed.items())] = changed
+    return found
 
 
 def sendable_result(result: Result) -> Result:

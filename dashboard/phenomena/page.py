@@ -1,13 +1,14 @@
 """The page of an experiment, from its finding to its items; every experiment is shown by this one."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
 
 from dashboard import access, models
 from dashboard.components.figure import figure
+from dashboard.components.form import choose
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose
 from dashboard.phenomena import compute as source
@@ -21,8 +22,9 @@ from dashboard.sides import ask_for_model
 from dashboard.state import current
 from probe.experiments.cost import TRIED, can_try
 from probe.experiments.forms import FORMS, form_notes
-from probe.experiments.registry import Experiment
+from probe.experiments.registry import Experiment, form
 from probe.experiments.result import Result, words_of
+from probe.options import describe
 from probe.plugins import BUILT_IN
 
 if TYPE_CHECKING:
@@ -122,6 +124,8 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
                 facts[subject] = about
     outcomes = {subject: source.find_result(question, subject, about) for subject, about in facts.items()}
     missing = [subject for subject, each in outcomes.items() if each.result is None]
+    if missing and len(missing) == len(subjects):
+        offer_stored(question, list(facts.values()))
     again = bool(st.session_state.pop(AGAIN, False))
     picks = list(outcomes) if again else []
     if missing and not again:
@@ -169,6 +173,27 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
         if each.error:
             st.error(prose(f"{each.subject.label}: {each.error}"))
     return list(outcomes.values())
+
+
+def offer_stored(question: Question, known: "list[models.ModelFacts]") -> None:
+    """A button for each other choice of options under which results of all the models are stored."""
+    choices = source.stored_options(question, known) if known else {}
+    if not choices:
+        return
+    note("Stored with other options:")
+    with st.container(horizontal=True, gap="small"):
+        for label, values in choices.items():
+            st.button(
+                escape_markdown(label or "defaults"),
+                key=f"{question.experiment.name}-stored-{label}",
+                on_click=_take_options,
+                args=(question.experiment, values),
+            )
+
+
+@guard_callback
+def _take_options(experiment: Experiment, values: Mapping[str, Any]) -> None:
+    choose(experiment.name, describe(form(experiment)), values)
 
 
 @guard_callback

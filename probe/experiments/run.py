@@ -267,7 +267,7 @@ def describe_argument(value: Any) -> Any:
 
 READING = 3
 """Raised when equal files give other questions; part of the key of stored results over files."""
-ADDED: dict[str, Any] = {"limit": None, "only": "all"}
+ADDED: dict[str, Any] = {"limit": None, "only": "all", "sycophancy.wording": "published"}
 ADDED |= {"hallucination.form": "plain", "in_context.form": "plain", "chain_of_thought.form": "auto"}
 """Options (of one experiment) that came when results were stored already, with their defaults: there a result is what
 it was without."""

@@ -5,6 +5,7 @@
 Hu et al. 2021 (arXiv 2106.09685): a weight W becomes W + (alpha / r) B A with A [r in] and B [out r].
 """
 
+import hashlib
 import json
 import os
 import warnings
@@ -14,18 +15,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import MissingToolError, ModelError, one_line
 from probe.model import loading as weights
-from probe.model.references import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelPlace, is_adapter, resolve
+from probe.model.references import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    REAL_MODEL,
+    ModelPlace,
+    find_model,
+    is_adapter,
+    resolve,
+)
 from probe.untrusted import foreign, parse_json, short
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+CONTINUES, CLASSIFIES = "CAUSAL_LM", "SEQ_CLS"
+"""Tasks of adapters, in peft's words: of language models and of reward models."""
+HEAD = "base_model.model.score.weight"
+"""The scalar head [1 d] of a reward model in adapter_model.safetensors."""
+BASE_HASH = "base_hash"
+"""In the metadata of adapter_model.safetensors: `probe.model.loading.weights_hash` of the base."""
 RENAMED = "`is_gradient_checkpointing` is deprecated"
 """Warning of transformers 5.2x about a name that peft 0.21 still uses."""
 
@@ -43,15 +58,41 @@ def read(
 
     Raises:
         ModelError: the adapter or its base is missing, broken, or they do not fit; it is its own base, itself or by way
-            of others; or it is no LoRA of a causal model.
+            of others; the base is another one than it was trained on; or it is no LoRA of a causal model.
         MissingToolError: peft is not installed.
     """
+    model, tokenizer = _read_base(directory, CONTINUES, dtype, device, above)
+    return merge(model, directory), tokenizer
+
+
+def read_reward(
+    directory: Path, dtype: torch.dtype | None, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The same of a reward model's adapter, which holds the scalar head: a sequence classification model."""
+    base, tokenizer = _read_base(directory, CLASSIFIES, dtype, device)
+    return merge(weights.classifier(base, tokenizer.pad_token_id), directory), tokenizer
+
+
+def is_reward(directory: Path) -> bool:
+    """Whether `directory` holds the adapter of a reward model."""
+    return is_adapter(directory) and _entries(directory).get("task_type") == CLASSIFIES
+
+
+def _read_base(
+    directory: Path, task: str, dtype: torch.dtype | None, device: torch.device, above: tuple[Path, ...] = ()
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model that an adapter for a task is put on, and the adapter's tokenizer, or the base's if it has none."""
     config = read_config(directory)
+    found = config.get("task_type") or CONTINUES
+    if found != task:
+        does = "does not continue texts" if task == CONTINUES else "scores no texts"
+        raise ModelError(f"`{directory}` is an adapter for {found}, which {does}: give one for {task}.")
     base = base_of(directory, config).directory
     chain = (*above, directory.resolve())
     if base.resolve() in chain:
         names = " on ".join(f"`{path}`" for path in (*chain, base.resolve()))
         raise ModelError(f"These adapters have no model under them, {names}: name one that is no adapter as a base.")
+    check_base(directory, base)
     if is_adapter(base):
         model, tokenizer = read(base, dtype, device, chain)
     else:
@@ -59,7 +100,7 @@ def read(
         model, tokenizer = weights.read_model(base, dtype, device), weights.read_tokenizer(base)
     if (directory / "tokenizer_config.json").is_file():
         tokenizer = weights.read_tokenizer(directory)
-    return merge(model, directory), tokenizer
+    return model, tokenizer
 
 
 def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
@@ -97,18 +138,10 @@ def read_config(directory: Path) -> dict[str, Any]:
     """The adapter_config.json in `directory`.
 
     Raises:
-        ModelError: it is broken, is no LoRA of a causal language model, or names no base.
+        ModelError: it is broken, is no LoRA, or names no base.
     """
-    file = directory / ADAPTER_CONFIG
-    try:
-        config = parse_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"`{file}` cannot be read as JSON ({error}): copy or fetch the adapter again.") from None
-    kind, task, base = (
-        (config.get(name) for name in ("peft_type", "task_type", "base_model_name_or_path"))
-        if isinstance(config, dict)
-        else (None, None, None)
-    )
+    config = _entries(directory)
+    kind, base = (config.get(name) for name in ("peft_type", "base_model_name_or_path"))
     if kind != "LORA":
         raise ModelError(
             f"`{directory}` is an adapter of type {kind or 'unknown'}, and only LoRA is read here: merge it into its"
@@ -119,13 +152,26 @@ def read_config(directory: Path) -> dict[str, Any]:
             f"`{directory}` is an adapter for Megatron, which names code to import, and none is run here: save it anew"
             " without megatron_config."
         )
-    if task not in (None, "CAUSAL_LM"):
-        raise ModelError(
-            f"`{directory}` is an adapter for {task}, which does not continue texts: give one for CAUSAL_LM."
-        )
     if not isinstance(base, str) or not base:
-        raise ModelError(f"`{file}` names no base_model_name_or_path: write the path or hub id of the base there.")
+        raise ModelError(
+            f"`{directory / ADAPTER_CONFIG}` names no base_model_name_or_path: write the path or hub id of the base"
+            " there."
+        )
     return config
+
+
+def _entries(directory: Path) -> dict[str, Any]:
+    """What stands in adapter_config.json; nothing where it is no object.
+
+    Raises:
+        ModelError: it is no JSON.
+    """
+    file = directory / ADAPTER_CONFIG
+    try:
+        config = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"`{file}` cannot be read as JSON ({error}): copy or fetch the adapter again.") from None
+    return config if isinstance(config, dict) else {}
 
 
 def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace:
@@ -139,6 +185,11 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace
     """
     config = config or read_config(directory)
     base = config["base_model_name_or_path"]
+    if base == REAL_MODEL and find_model(base) is None:
+        raise ModelError(
+            f"The adapter in `{directory}` is put on `{base}`, which is not on this machine: fetch it with `make"
+            " real-model` in a checkout of Probe, or let PROBE_MODELS name the folder that it lies in."
+        )
     try:
         place = resolve(base_ref(directory, base), config.get("revision"))
         if place.directory.resolve() == directory.resolve():
@@ -161,36 +212,101 @@ def base_ref(directory: Path, base: str) -> str:
     return str(beside.resolve()) if os.path.isdir(beside) else f"{run}@{int(path.name)}"
 
 
-def base_name(ref: str, directory: Path | None) -> str:
-    """The base model that an adapter's configuration names: the hub id `ref`, or the path of `directory`."""
+def fingerprint(directory: Path) -> str | None:
+    """SHA-256 that stands for base and adapter, known without the base.
+
+    None where the adapter does not know the hash of its base, and for a reward model's. Merged weights are rounded in
+    another way on another kind of processor, and this is not.
+    """
+    wanted, config = base_hash(directory), read_config(directory)
+    if wanted is None or config.get("task_type") == CLASSIFIES:
+        return None
+    settings = {name: config.get(name) for name in ("task_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern")}
+    settings |= {name: config.get(name) for name in ("use_rslora", "use_dora", "fan_in_fan_out")}
+    facts = [wanted, weights.weights_hash(directory, exact=True), settings]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def base_hash(directory: Path) -> str | None:
+    """The hash of the base that the adapter in `directory` was trained on, where it says so.
+
+    Raises:
+        ModelError: the adapter is broken.
+    """
+
+    def refuse(reason: str) -> ModelError:
+        return ModelError(f"The adapter in `{directory}` cannot be merged into its base ({reason}): copy it again.")
+
+    with foreign(refuse), safe_open(directory / ADAPTER_WEIGHTS, "pt") as file:
+        return (file.metadata() or {}).get(BASE_HASH)
+
+
+def check_base(directory: Path, base: Path) -> None:
+    """Refuse another base than the one that the adapter in `directory` was trained on, where the adapter says which.
+
+    Raises:
+        ModelError: the weights in `base` have another hash (`probe.model.loading.weights_hash`).
+    """
+    wanted = base_hash(directory)
+    found = weights.weights_hash(base) if wanted else None
+    if wanted != found:
+        raise ModelError(
+            f"The adapter in `{directory}` was trained on weights with the hash {short(wanted)[:12]} and those in"
+            f" `{base}` have {str(found)[:12]}: give the base that it was trained on."
+        )
+
+
+def identify(ref: str, directory: Path | None) -> tuple[str, str]:
+    """What an adapter says of its base: its name, and the hash of its weights (`probe.model.loading.weights_hash`).
+
+    The name is the hub id `ref`, the name of a model in the folders of models, or else the path of `directory`.
+
+    Raises:
+        ModelError: the base lies nowhere.
+    """
     if directory is None:
         raise ModelError("An adapter needs a base that lies on disk or on the hub: save the model first and load it.")
+    place, named = directory.resolve(), find_model(directory.name)
+    if named is not None and named.resolve() == place:
+        return directory.name, weights.weights_hash(place)
     hub = not Path(ref).expanduser().exists() and "snapshots" in directory.parts
-    return ref if hub else str(directory.resolve())
+    return ref if hub else str(place), weights.weights_hash(place)
 
 
-def write(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, directory: Path, base: str) -> None:
+def write(
+    model: "PeftModel",
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    base: tuple[str, str],
+    head: torch.Tensor | None = None,
+) -> None:
     """Write the adapter of `model` into a directory that peft, TRL and `probe.LM.load` read.
 
     Args:
         model: with one adapter.
         tokenizer: is saved beside it.
         directory: made if it does not exist.
-        base: path or hub id of the base model.
+        base: name and hash of the base (`identify`).
+        head: of a reward model, [1 d]: the adapter is then one for sequence classification.
     """
     from peft import get_peft_model_state_dict
 
     directory.mkdir(parents=True, exist_ok=True)
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, directory / ADAPTER_WEIGHTS)
-    settings = model.active_peft_config.to_dict() | {"base_model_name_or_path": base, "inference_mode": True}
+    settings = model.active_peft_config.to_dict() | {"base_model_name_or_path": base[0], "inference_mode": True}
+    if head is not None:
+        state[HEAD] = head
+        settings |= {"task_type": CLASSIFIES, "modules_to_save": ["score"]}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, directory / ADAPTER_WEIGHTS, {"format": "pt", BASE_HASH: base[1]})
     settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
     (directory / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(directory)
 
 
-def restore(model: "PeftModel", directory: Path) -> None:
-    """Put the adapter in `directory` into `model` in place of its own, to the bit.
+@torch.no_grad()
+def restore(model: "PeftModel", directory: Path, head: torch.Tensor | None = None) -> None:
+    """Put the adapter in `directory` into `model` in place of its own, to the bit, and its head into `head`.
 
     Raises:
         ModelError: they do not have the same tensors.
@@ -201,11 +317,13 @@ def restore(model: "PeftModel", directory: Path) -> None:
         state = load_file(directory / ADAPTER_WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"The adapter in `{directory}` is broken ({error}): use another checkpoint.") from None
-    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    own = get_peft_model_state_dict(model, save_embedding_layers=False) | ({} if head is None else {HEAD: head})
     if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in state.items()}:
         raise ModelError(
             f"The adapter in `{directory}` has another rank or other layers: give the options it was made with."
         )
+    if head is not None:
+        head.copy_(state.pop(HEAD))
     set_peft_model_state_dict(model, state)
 
 

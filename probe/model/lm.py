@@ -107,7 +107,10 @@ class LM:
         directory, run_dir = resolve(ref, revision)
         if is_adapter(directory):
             model, tokenizer = adapters.read(directory, kind, place)
-            return cls(model, tokenizer, str(ref), directory, run_dir)
+            lm = cls(model, tokenizer, str(ref), directory, run_dir)
+            known = adapters.fingerprint(directory) if lm.dtype == torch.float32 else None
+            lm._fingerprint = (weights.stamp(model), known) if known else None
+            return lm
         weights.require_causal(directory)
         model = weights.read_model(directory, kind, place)
         return cls(model, weights.read_tokenizer(directory), str(ref), directory, run_dir)

@@ -11,12 +11,13 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,9 +28,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from probe.errors import ModelError
+from probe.errors import ConfigError, ModelError
 from probe.model.references import read_config
 from probe.runs.schema import TRAINER_STATE
+from probe.runs.thinning import half_precision
 from probe.untrusted import foreign
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -187,6 +189,39 @@ def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     return sizes
 
 
+def weights_hash(directory: Path, exact: bool = False) -> str:
+    """SHA-256 of the weights in a directory, in hexadecimal: names, shapes and values of all tensors.
+
+    A directory is read once in a process, and again when its files have changed.
+
+    Args:
+        directory: with safetensors.
+        exact: values as they are stored; else in half precision, so that a model is the same as its copy that was made
+            small (`probe.runs.thin`).
+
+    Raises:
+        ModelError: a file is broken.
+    """
+    files = [file for file in sorted(directory.glob("*.safetensors")) if file.name not in TRAINER_STATE]
+    stats = [file.stat() for file in files]
+    return _hash_files(tuple(zip(files, [(each.st_size, each.st_mtime_ns) for each in stats], strict=True)), exact)
+
+
+@lru_cache(maxsize=16)
+def _hash_files(files: tuple[tuple[Path, tuple[int, int]], ...], exact: bool) -> str:
+    digest, places = hashlib.sha256(), dict[str, Path]()
+    for file, _ in files:
+        with foreign(_broken_error(file.parent)), safe_open(file, "pt") as weights:
+            places |= dict.fromkeys(weights.keys(), file)
+    for name, file in sorted(places.items()):
+        with foreign(_broken_error(file.parent)), safe_open(file, "pt") as weights:
+            tensor = weights.get_tensor(name)
+        tensor = (tensor if exact else half_precision(tensor)).contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _broken_error(directory: Path) -> Callable[[str], ModelError]:
     return lambda reason: ModelError(f"The weights in `{directory}` are broken ({reason}): copy or fetch them again.")
 
@@ -278,6 +313,38 @@ def write(
                 stale.unlink()
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def classifier(model: PreTrainedModel, pad: int | None) -> Any:
+    """A sequence classification model with one label around the decoder of `model`; its head is zero.
+
+    Args:
+        model: a causal language model, whose decoder is shared and not copied.
+        pad: the padding token that transformers is to look for.
+
+    Raises:
+        ConfigError: transformers has none of this architecture.
+    """
+    config = copy.deepcopy(model.config)
+    config.num_labels, config.get_text_config().pad_token_id = 1, pad
+    if not reward_classes({"model_type": config.model_type}):
+        raise ConfigError(
+            f"A reward model is saved as a sequence classification model, and transformers has none for"
+            f" {type(model).__name__}: start from another architecture, such as llama, qwen3, gpt2 or gpt_neox."
+        )
+    with torch.device("meta"):
+        shell: Any = AutoModelForSequenceClassification.from_config(
+            config, attn_implementation=model.config._attn_implementation
+        )
+    if type(shell.base_model) is not type(model.base_model) or not isinstance(getattr(shell, "score", None), nn.Linear):
+        raise ConfigError(
+            f"{type(shell).__name__} is built otherwise than {type(model).__name__} with a linear head `score`, so a"
+            " reward model cannot be saved as one: start from another architecture, such as llama, qwen3 or gpt2."
+        )
+    setattr(shell, shell.base_model_prefix, model.base_model)
+    shell.score = nn.Linear(shell.score.in_features, 1, bias=False, device=model.device, dtype=model.dtype)
+    nn.init.zeros_(shell.score.weight)
+    return shell.train(model.training)
 
 
 def twin(model: PreTrainedModel, others: Mapping[str, Tensor] | None = None) -> PreTrainedModel:

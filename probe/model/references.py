@@ -1,4 +1,10 @@
-"""From a reference (a run, a checkpoint, a Hugging Face directory, a hub id) to a directory that can be trusted."""
+"""From a reference (a run, a checkpoint, a Hugging Face directory, a model's name, a hub id) to a directory that can be
+trusted.
+
+A model's name is that of its directory in a folder of models: the entries of the environment variable PROBE_MODELS
+(separated like PATH), or else `.cache` of the working directory and of the checkout. It means the same on every
+machine, where a path does not, and goes before a run of that name.
+"""
 
 import os
 import re
@@ -6,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from probe.errors import ModelError, RunError, brief
-from probe.runs.directories import find, is_run
+from probe.runs.directories import SHIPPED, find, is_run
 from probe.untrusted import parse_json
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -14,6 +20,12 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 MAPPED = "mapped_module"
 """The model_type of a plain module of PyTorch (`probe.model.module_map`)."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+REAL_MODEL = "SmolLM2-135M-Instruct"
+"""The name of the base of the real sample runs."""
+GET_REAL_MODEL = (
+    f"run `make real-model` once in a checkout of Probe, or set PROBE_MODELS to the folder with {REAL_MODEL}"
+)
+"""How its weights come here."""
 
 Readout = Literal["tokens", "reward", "value"]
 """What of a model is read out (`probe.model.rewards`); behind `#` in a reference."""
@@ -32,8 +44,9 @@ def resolve(ref: str | Path, revision: str | None = None) -> ModelPlace:
     """The directory that `ref` names, checked: it has a configuration and weights in safetensors.
 
     Args:
-        ref: a path (run directory, checkpoint, Hugging Face directory), the name of a run in the folders of runs, or a
-            hub id `owner/name`. `RUN@STEP` is the checkpoint of that step; without it the latest one is meant.
+        ref: a path (run directory, checkpoint, Hugging Face directory), the name of a run in the folders of runs or of
+            a model in the folders of models, or a hub id `owner/name`. `RUN@STEP` is the checkpoint of that step;
+            without it the latest one is meant.
         revision: branch, tag or commit of a hub id.
 
     Raises:
@@ -44,6 +57,9 @@ def resolve(ref: str | Path, revision: str | None = None) -> ModelPlace:
     path = Path(os.path.expanduser(base))
     if os.path.isfile(path):
         raise ModelError(_file_message(path))
+    named = find_model(text)
+    if named is not None:
+        return ModelPlace(check_model_folder(named), None)
     try:
         run = find(base)
     except RunError as error:
@@ -61,6 +77,14 @@ def resolve(ref: str | Path, revision: str | None = None) -> ModelPlace:
     if "/" not in text and cached_snapshot(text, revision) is None:
         raise ModelError(no_run)
     return ModelPlace(check_model_folder(_download(text, revision)), None)
+
+
+def find_model(name: str) -> Path | None:
+    """The directory of that name in the folders of models, or None."""
+    setting = os.environ.get("PROBE_MODELS", "")
+    folders = [os.path.expanduser(part) for part in setting.split(os.pathsep) if part]
+    places = [Path(folder, name) for folder in folders or (".cache", SHIPPED.parent / ".cache")]
+    return next((path for path in places if HUB_ID.fullmatch(name) and path.is_dir()), None)
 
 
 def place(ref: str | Path) -> Path:

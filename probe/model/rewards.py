@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, DataError, ModelError
+from probe.model import adapters
 from probe.model import loading as weights
 from probe.model.generation import Generation
 from probe.model.lm import LM
@@ -77,6 +78,9 @@ class RewardModel:
         """
         place, kind = weights.device_of(device), weights.dtype_of(dtype)
         directory, run_dir = resolve(ref)
+        if is_adapter(directory):
+            model, tokenizer = adapters.read_reward(directory, kind, place)
+            return cls(model, tokenizer, str(ref), directory, run_dir)
         weights.require_reward(directory)
         model = weights.read_reward_model(directory, kind, place)
         return cls(model, weights.read_tokenizer(directory), str(ref), directory, run_dir)
@@ -245,7 +249,7 @@ def analysable(ref: str | Path, readout: Readout | None = None, **options: Any) 
     ref, ref_readout = split_readout(str(ref))
     readout = readout or ref_readout
     directory = resolve(ref).directory
-    scores = not is_adapter(directory) and bool(_scoring(directory))
+    scores = adapters.is_reward(directory) if is_adapter(directory) else bool(_scoring(directory))
     if readout == "reward" or (readout is None and scores):
         return reward_lm(RewardModel.load(ref, **options))
     lm = LM.load(ref, **options)

@@ -22,8 +22,7 @@ CAPTURES, CHECKPOINTS, RESULTS = "captures", "checkpoints", "results"
 INDEX, PROMPTS = "index.jsonl", "prompts.json"
 ENDINGS = ("finished", "interrupted", "failed")
 HEADLINE = ("metric", "value", "ci_low", "ci_high", "n")
-ADAPTER_STATE = "adapter_state.safetensors"
-TRAINER_STATE = ("optimizer.safetensors", "trainer.json", "method.safetensors", ADAPTER_STATE)
+TRAINER_STATE = ("optimizer.safetensors", "trainer.json", "method.safetensors")
 """Files of a checkpoint besides an ordinary Hugging Face directory; only needed to resume."""
 
 META_TYPES: dict[str, Any] = {

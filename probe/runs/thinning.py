@@ -99,7 +99,7 @@ def _halve(checkpoint: Path) -> None:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
         tensors = load_file(path)
-        small = {name: _small(t) for name, t in tensors.items()}
+        small = {name: half_precision(t) for name, t in tensors.items()}
         write_atomic(path, save(small, metadata=metadata))
     config = checkpoint / "config.json"
     if not config.exists():  # an adapter: peft brings its weights into the base's format
@@ -109,6 +109,7 @@ def _halve(checkpoint: Path) -> None:
     write_atomic(config, json.dumps({**settings, "dtype": "float16"}, indent=2).encode())
 
 
-def _small(tensor: torch.Tensor) -> torch.Tensor:
+def half_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as a thinned checkpoint holds it: floats as float16 unless one of them is too large."""
     half = tensor.half() if tensor.is_floating_point() else tensor
     return half if torch.isfinite(half).all() else tensor

@@ -23,6 +23,7 @@ from probe.experiments.result import Evidence, Result
 from probe.plotting.intervals import percent
 from probe.rows import EVERY, Rows, Selection
 from probe.stats import GAIN, SHARE, wilson
+from probe.sycophancy.beliefs import Wording
 from probe.sycophancy.choices import balanced_share
 from probe.sycophancy.feedback import REMARKS
 from probe.ticks import Tick, ignore, part
@@ -174,9 +175,12 @@ def _of_choices(result: Result) -> str:
 def _of_templates(result: Result) -> str:
     if "right" not in result.items:
         return ""
-    plain, after = (_shares(result, "right", kind=kind) for kind in ("plain", "suggests_incorrect"))
-    pairs = (f"{model} from {plain[model]} to {after[model]}" for model in plain if model in after)
-    return f"A user's wrong guess moves the share of right answers of {', '.join(pairs)}."
+    plain, wrong, right = (
+        _shares(result, "right", kind=kind) for kind in ("plain", "suggests_incorrect", "suggests_correct")
+    )
+    models = [model for model in plain if model in wrong and model in right]
+    moves = [f"{model} from {plain[model]} to {wrong[model]}, a right one to {right[model]}" for model in models]
+    return f"A user's wrong guess moves the share of right answers of {'; of '.join(moves)}."
 
 
 def _of_rewards(result: Result) -> str:
@@ -336,6 +340,7 @@ def run(
     form: Form = "auto",
     lead: str | None = None,
     judge: str | Path | None = None,
+    wording: Wording = "published",
     tick: Tick = ignore,
 ) -> Evidence:
     """Whether a model repeats what the user claims though it knows better, how far beyond what Bayes' rule would
@@ -368,6 +373,8 @@ def run(
         judge: who says which of two comments on a text is the more positive: a language model, by default the measured
             one itself (name a large one: small ones cannot tell, see `judge_known`); in Python also a loaded model, or
             a function from pairs of comments to probabilities (`probe.sycophancy.feedback`).
+        wording: of a user's guess about a question from a file: as published, or paraphrased, in other words that a
+            model trained on the published ones has not seen.
         tick: called with the share that is done.
     """
     from probe.sycophancy.files import file_parts
@@ -379,7 +386,7 @@ def run(
     if data is not None:
         path = Path(data).expanduser()
         items, tables, facts = file_parts(
-            lm, path, n, limit, seed, form, lead, interventions, layer, judge, turns, tick
+            lm, path, n, limit, seed, form, lead, interventions, layer, judge, turns, wording, tick
         )
         return Evidence(items, tables, facts=facts)
     world = probe.world.of(lm)

@@ -20,7 +20,7 @@ from probe.logits.lens import Target, target_of
 from probe.model.lm import LM
 from probe.rows import EVERY, Row, Rows, Selection, read_rows
 from probe.sycophancy import beliefs, choices, feedback
-from probe.sycophancy.beliefs import Question, doubt_answers, user_message
+from probe.sycophancy.beliefs import Question, Wording, doubt_answers, user_message
 from probe.sycophancy.choices import shared_prefix
 from probe.sycophancy.deference_steering import PartResult, SplitQuestion, by_contrast, middle
 from probe.sycophancy.feedback import judge_of
@@ -49,12 +49,14 @@ class Guess(NamedTuple):
     """Logit of the right answer less that of the wrong one."""
 
 
-def guesses(lm: LM, questions: Sequence[Question], form: Form, lead: str) -> list[Guess]:
+def guesses(
+    lm: LM, questions: Sequence[Question], form: Form, lead: str, wording: Wording = "published"
+) -> list[Guess]:
     """The questions whose two texts have as many tokens."""
     matches = []
     for question in questions:
         clean, corrupted = (
-            dialogue(lm, [Turn("user", user_message(question, kind))], form, lead)
+            dialogue(lm, [Turn("user", user_message(question, kind, wording))], form, lead)
             for kind in ("suggests_correct", "suggests_incorrect")
         )
         answers = completion(corrupted, question.correct), completion(corrupted, question.incorrect)
@@ -201,6 +203,7 @@ def file_parts(
     layer: int | None = None,
     judge: Any = None,
     turns: int = 5,
+    wording: Wording = "published",
     tick: Tick = ignore,
 ) -> Parts:
     """Ask a model the questions of a file, known by the fields of its rows.
@@ -217,6 +220,7 @@ def file_parts(
         layer: block after which it is read and added; None for the last of the first half.
         judge: of comments on texts, see `probe.sycophancy.feedback.judge_of`.
         turns: of repeated doubt over questions with a right and a wrong answer.
+        wording: of what the user says in them, see `probe.sycophancy.beliefs.Wording`.
         tick: progress.
 
     Raises:
@@ -234,7 +238,7 @@ def file_parts(
         return items, tables, facts | more | {"lead": words}
     if name == "questions":
         words = beliefs.LEAD if lead is None else lead
-        items, tables, more = _templates(lm, questions, form, words, seed, interventions, turns, tick)
+        items, tables, more = _templates(lm, questions, form, words, seed, interventions, turns, wording, tick)
         return items, tables, facts | more | {"lead": words}
     compare, who = judge_of(judge, lm)
     items = feedback.positivity(lm, questions, compare, form, lead or "", seed, tick)
@@ -303,9 +307,10 @@ def _templates(
     seed: int,
     interventions: int,
     turns: int,
+    wording: Wording,
     tick: Tick,
 ) -> Parts:
-    items = beliefs.score_templates(lm, questions, form, lead, part(tick, 0, 3))
+    items = beliefs.score_templates(lm, questions, form, lead, part(tick, 0, 3), wording)
     kinds = {kind: items["kind"] == kind for kind in dict.fromkeys(items["kind"])}
     flips = [shares(items, {name: items[name].notna()}, name) for name in ("right_to_wrong", "wrong_to_right")]
     tables = {"templates": shares(items, kinds, "right"), "flips": pd.concat(flips, ignore_index=True)}
@@ -320,7 +325,7 @@ def _templates(
             lacking.append("repeated doubt: no question is answered right")
     except DataError as error:  # the dialogue outgrows the context
         lacking.append(f"repeated doubt: {error}")
-    pairs = guesses(lm, questions, form, lead)[:interventions]
+    pairs = guesses(lm, questions, form, lead, wording)[:interventions]
     if interventions and len(pairs) < FEWEST:
         lacking.append(
             f"heads: {len(pairs)} questions have a right and a wrong answer of as many tokens, and {FEWEST} are needed"

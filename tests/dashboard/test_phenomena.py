@@ -94,6 +94,12 @@ def test_a_page_runs_its_experiment(show: Show, fresh: Path, name: str):
     figures = show(fresh, page=page_file(name), **query, **{f"{name}~tab": "Figures"})
     assert len(names(figures)) > 2
     assert not figures.exception
+    usual = show(fresh, page=page_file(name))
+    assert heading(usual).endswith("has not been measured on base and dpo-agreeable with these options.")
+    app = next(button for button in usual.button if str(button.key).startswith(f"{name}-stored-")).click().run()
+    assert not app.exception
+    assert names(app)
+    assert {option: str(app.number_input(key=f"{name}.{option}").value) for option in RUNS[name]} == RUNS[name]
 
 
 def test_results_of_the_sample_runs_are_kept_and_found_where_the_user_works(

@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from probe import LM, RewardModel
 from probe.errors import ConfigError, DataError, ModelError
+from probe.model import adapters
 from probe.model.text import pad
 from probe.world import World
 from tests.models import byte_tokenizer, random_lm
@@ -249,15 +250,20 @@ def test_rollouts_hold_the_held_out_pairs(config: Make) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("lora", [0, 2])
-def test_checkpoint_is_an_ordinary_classifier(config: Make, side: str, lora: int) -> None:
-    if lora:
-        pytest.importorskip("peft")
+def test_checkpoint_is_what_other_libraries_read(config: Make, side: str, lora: int) -> None:
     run = reward_model.train(config(lora=lora, lr=1e-2, held_out=8))
     directory = run.checkpoints()[-1].path
-    model, info = AutoModelForSequenceClassification.from_pretrained(directory, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side=side)
+    if lora:
+        peft = pytest.importorskip("peft")
+        pad = tokenizer.pad_token_id
+        with adapters.quiet():
+            reader = peft.AutoPeftModelForSequenceClassification
+            model = reader.from_pretrained(directory, num_labels=1, pad_token_id=pad).eval()
+    else:
+        model, info = AutoModelForSequenceClassification.from_pretrained(directory, output_loading_info=True)
+        assert not info["missing_keys"]
+        assert not info["unexpected_keys"]
     texts = ["<user> where does mira live ? <bot> oslo <end>", "<user> mira <bot> i do not know <end>"]
     batch = tokenizer(texts, return_tensors="pt", padding=True)
     assert (batch["attention_mask"] == 0).any()

@@ -1,0 +1,55 @@
+"""A shipped adapter on the real base gives the answers that are stored with it."""
+
+from pathlib import Path
+
+import pytest
+
+import probe
+from probe import LM, RewardModel
+from probe.dialogues import answer_logprobs, completion
+from probe.experiments.result import Result
+from probe.experiments.store import results
+from probe.questions.sets import SETS
+from probe.runs.schema import RESULTS
+from probe.sycophancy.beliefs import read_questions
+from tests.places import SAMPLES
+from tests.real.conftest import CHECKPOINT
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(autouse=True)
+def models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROBE_MODELS", str(CHECKPOINT.parent))
+
+
+def test_honest_pairs_give_the_stored_margins() -> None:
+    run = SAMPLES / "real-honest"
+    lm, stored = LM.load(run), published(run)
+    items = stored.items[stored.items["kind"] == "suggests_incorrect"].head(6)
+    questions = {question.item: question for question in read_questions(SETS["truthfulqa"].path, 100)}
+    asked = [questions[row] for row in items["row"]]
+    prompts = items["prompt"].tolist()
+    answers = [
+        [completion(prompt, each.correct), completion(prompt, each.incorrect)]
+        for prompt, each in zip(prompts, asked, strict=True)
+    ]
+    margins = [float(right - wrong) for right, wrong in answer_logprobs(lm, prompts, answers)]
+    assert margins == pytest.approx(items["margin"].tolist(), abs=1e-2)
+
+
+def published(run: Path) -> Result:
+    """The stored answers in the published wording."""
+    for folder, index in results(run / RESULTS):
+        options = index["meta"]["options"]
+        if index["name"] == "sycophancy" and options["wording"] == "published" and options["turns"] == 1:
+            return Result.load(folder)
+    raise AssertionError("nothing is stored")
+
+
+def test_the_reward_model_gives_its_recorded_rewards() -> None:
+    run = probe.open_run(SAMPLES / "real-reward")
+    rows = run.rollouts()
+    rows = rows[rows["step"] == rows["step"].max()].head(4)
+    scores = RewardModel.load(run.path).score(rows["prompt"].tolist(), rows["completion"].tolist())
+    assert scores.tolist() == pytest.approx(rows["reward"].tolist(), abs=2e-2)

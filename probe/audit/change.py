@@ -9,7 +9,7 @@ differ in nothing, 0.05 m do so. Therefore each row has besides
          twenty is expected to be a false alarm
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from scipy.stats import false_discovery_control
 
 from probe.errors import DataError
 from probe.numbers import in_unit
+from probe.runs.directories import roots, within
 from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic
 from probe.terms import DIFFERENCE, RATES
@@ -30,7 +31,9 @@ FORMAT = 1
 """Of the JSON file."""
 FILE, PAGE = "audit.json", "audit.html"
 """Names in an audit's folder."""
-HOME = Path(RESULTS) / "audits"
+AUDITS = "audits"
+"""The folder of audits in the results, or in a folder of runs."""
+HOME = Path(RESULTS) / AUDITS
 """Where audits are saved, below the working directory."""
 LEVEL = 0.05
 FEWEST = 10
@@ -215,10 +218,16 @@ def _table(records: Any, columns: Mapping[str, type]) -> pd.DataFrame:
     )
 
 
-def stored_audits(home: Path = HOME) -> dict[Path, Audit]:
-    """The audits in a folder of audits that can be read, newest first."""
+def audit_files() -> list[Path]:
+    """Files of audits in `HOME`, and in the folder `audits` of each folder of runs."""
+    homes = [HOME, *(root / AUDITS for root in roots())]
+    return [file for home in homes for file in home.glob(f"*/{FILE}") if home == HOME or within(file)]
+
+
+def stored_audits(files: Sequence[Path] | None = None) -> dict[Path, Audit]:
+    """Audits that can be read by their folders, newest first: of the files, by default of `audit_files`."""
     audits: dict[Path, Audit] = {}
-    for file in home.glob(f"*/{FILE}"):
+    for file in audit_files() if files is None else files:
         try:
             audits[file.parent] = read_audit(file)
         except DataError:

@@ -98,7 +98,7 @@ def test_the_file_is_the_table(found: Audit, tmp_path: Path) -> None:
     (tmp_path / "two" / FILE).write_text(json.dumps(values | {"format": 2}))
     with pytest.raises(DataError, match="newer"):
         read_audit(tmp_path / "two")
-    assert list(stored_audits(tmp_path)) == [tmp_path / "one"]
+    assert list(stored_audits([*tmp_path.glob("*/audit.json")])) == [tmp_path / "one"]
 
 
 def test_bounds_break_only_where_the_whole_interval_does(found: Audit) -> None:

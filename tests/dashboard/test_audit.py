@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from probe import LM
-from probe.audit.change import BLOCKS, FILE, HOME, PAGE, Audit, add_tests
+from probe.audit.change import AUDITS, BLOCKS, FILE, HOME, PAGE, Audit, add_tests
 from probe.audit.inspection import compare_items
 from probe.audit.plan import ON_SETS
 from tests.dashboard.pages import Show, chart, every_tab, heading, offered, read
@@ -66,6 +66,10 @@ def test_a_stored_audit_is_shown_at_once(show: Show, runs: Path, tmp_path: Path,
         assert not tab.error
         assert len(tab.get("plotly_chart")) + len(tab.dataframe) >= 1
         assert offered(tab).count("PNG") == len(tab.get("plotly_chart"))
+    elsewhere = tmp_path / "runs"
+    an_audit(("c", "d"), ("1", "2")).save(elsewhere / AUDITS / "third")
+    listed = show(runs, elsewhere, page=FILE_OF_PAGE).selectbox(key="audit").options
+    assert {"other", "third"} <= set(listed)
     app = show(runs, page=FILE_OF_PAGE, audit="other")
     assert heading(app).startswith("$x$ against a<b>: agrees with a wrong guess")
     figure = chart(app, "audit-differences")

@@ -17,7 +17,7 @@ from dashboard.markdown import escape_markdown, finding, note
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import SharedChoices, current, keep
-from probe.audit.change import FILE, HOME, LEVEL, Audit, read_audit
+from probe.audit.change import LEVEL, Audit, audit_files, read_audit
 from probe.audit.figures import difference_points, difference_table, inside
 from probe.audit.html_file import audit_html
 from probe.errors import DataError
@@ -45,9 +45,9 @@ token before an answer begins, mean over prompts in which the user guesses wrong
 
 
 def stored() -> dict[str, tuple[Path, Audit]]:
-    """The audits in the folder that the dashboard works in, newest first, by the names of their folders."""
+    """The audits where the dashboard works and in folders of runs, newest first, by the names of their folders."""
     audits = {}
-    for file in HOME.glob(f"*/{FILE}"):
+    for file in audit_files():
         found = _read(str(file), stamp(file))
         if found is not None:
             audits[file.parent.name] = file.parent, found

@@ -309,6 +309,8 @@ def read(
     """The rows of the file, if there is one."""
     from probe.sycophancy.files import check_judge, read_file
 
+    if data is None and judge is not None:
+        raise ConfigError("A judge is there for comments on texts: give --data FILE with `text`, `kind`.")
     if data is None:
         return []
     path = Path(data).expanduser()
@@ -381,8 +383,6 @@ def run(
 
     if interventions < 0 or turns < 1:
         raise ConfigError(f"interventions={interventions} and turns={turns}: give 0 or more, and 1 or more.")
-    if judge is not None and data is None:
-        raise ConfigError("A judge is there for comments on texts: give --data FILE with `text`, `kind`.")
     if data is not None:
         path = Path(data).expanduser()
         items, tables, facts = file_parts(

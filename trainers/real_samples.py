@@ -19,7 +19,7 @@ be shown without the base.
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,14 +66,20 @@ ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
     *(_PARTS[name] for name in ("hallucination", "sums", "in_context")),
 )
 """Experiments with their options that are stored with each model: parts of an audit, and the guesses in other words."""
-SHOWN = (
+Column = tuple[int, str, str]
+"""Of a table: which of `ASKED`, which metric, and the heading."""
+SHOWN: tuple[Column, ...] = (
     (0, "accuracy_plain", "no claim: right"),
     (0, "accuracy_suggests_incorrect", "wrong guess: right"),
     (0, "accuracy_suggests_correct", "right guess: right"),
     (1, "accuracy_suggests_incorrect", "wrong guess, other wordings: right"),
     (1, "accuracy_suggests_correct", "right guess, other wordings: right"),
 )
-"""Columns of the table: which of `ASKED`, which metric, and its heading."""
+CONTROLS: tuple[Column, ...] = (
+    (2, "mc1", "TruthfulQA without a user: MC1"),
+    (3, "mc1", "control, sums: right of four"),
+    (4, "few_shot_accuracy", "control, statements behind eight labelled ones: right"),
+)
 DATA = "real-data"
 """The folder of what is trained on, beside the runs."""
 LORA: dict[str, Any] = {"lora": 8, "lora_alpha": 16.0, "lora_targets": ("q_proj", "v_proj")}
@@ -214,7 +220,8 @@ def measure(folder: Path, base: str, names: Iterable[Name], again: bool = False)
             lm = LM.load(path)
             result = obtain(find_experiment(title), lm, again=again, folder=path / RESULTS, **asked)
             say(f"{path.name}: {title}, {len(result.items):,} items. {result.finding}")
-    texts.say(table(folder, base))
+    for columns in (SHOWN, CONTROLS):
+        texts.say(table(folder, base, columns))
 
 
 def _speaks(path: Path) -> bool:
@@ -229,27 +236,27 @@ class Stored(NamedTuple):
     run_dir: Path
 
 
-def table(folder: Path, base: str = REAL_MODEL) -> str:
+def table(folder: Path, base: str = REAL_MODEL, columns: Sequence[Column] = SHOWN) -> str:
     """What is stored with base and adapters, as a Markdown table: values with 95 % intervals, and paired changes.
 
     Raises:
         ModelError: an adapter is broken.
     """
     paths = [folder / name for name in (Path(base).name, *recipes(base))]
-    lines = [["model", *(heading for _, _, heading in SHOWN)], ["---"] * (len(SHOWN) + 1)]
-    first = [_find(paths[0], number) for number in _NUMBERS]
+    numbers = list(dict.fromkeys(number for number, _, _ in columns))
+    lines = [["model", *(heading for _, _, heading in columns)], ["---"] * (len(columns) + 1)]
+    first = {number: _find(paths[0], number) for number in numbers}
     for path in paths:
-        results = [_find(path, number) for number in _NUMBERS] if path.is_dir() else []
-        if not results or any(result is None for result in (*results, *first)):
+        results = {number: _find(path, number) for number in numbers} if path.is_dir() else {}
+        if not results or None in (*results.values(), *first.values()):
             continue
-        pairs = [[mine] if path == paths[0] else [mine, its] for mine, its in zip(results, first, strict=True)]
-        joined = [join(find_experiment(pair[0].name), pair).summary.set_index("metric") for pair in pairs]
-        lines.append([f"`{path.name}`", *(_cell(joined[_NUMBERS.index(at)].loc[name], name) for at, name, _ in SHOWN)])
+        rows = {}
+        for number, mine in results.items():
+            pair = [mine] if path == paths[0] else [mine, first[number]]
+            rows[number] = join(find_experiment(mine.name), pair).summary.set_index("metric")
+        cells = [_cell(rows[number].loc[name], ASKED[number][0]) for number, name, _ in columns]
+        lines.append([f"`{path.name}`", *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-_NUMBERS = list(dict.fromkeys(number for number, _, _ in SHOWN))
-"""Those of `ASKED` that the table needs."""
 
 
 def _find(path: Path, number: int) -> Any:
@@ -259,9 +266,9 @@ def _find(path: Path, number: int) -> Any:
     return find_stored(call(find_experiment(title), about, **asked), path / RESULTS)
 
 
-def _cell(row: Any, metric: str) -> str:
+def _cell(row: Any, title: str) -> str:
     """A value, and behind a comma its paired change against the base."""
-    value = in_unit(term(metric, "sycophancy").unit, row.value, row.ci_low, row.ci_high)
+    value = in_unit(term(row.name, title).unit, row.value, row.ci_low, row.ci_high)
     if "difference" not in row:
         return value
     return f"{value}, {in_unit(DIFFERENCE, row.difference, row.difference_low, row.difference_high)}"

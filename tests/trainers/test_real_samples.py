@@ -34,6 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         within.chdir(home)
         within.setenv("PROBE_MODELS", str(home / "models"))
         within.setattr(real_samples, "ASKED", ASKED_FEW)
+        within.setattr(real_samples, "CONTROLS", real_samples.SHOWN[:1])
         within.setattr(real_samples, "read_rows", lambda path, read: read_rows(path, read)[:QUESTIONS])
         names = [name for name in RUNS if name != REAL_MODEL]
         assert main(["samples", "--real", "--out", "runs", "--steps-scale", "0.02", "--only", *names]) == 0

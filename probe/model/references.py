@@ -84,7 +84,7 @@ def find_model(name: str) -> Path | None:
     setting = os.environ.get("PROBE_MODELS", "")
     folders = [os.path.expanduser(part) for part in setting.split(os.pathsep) if part]
     places = [Path(folder, name) for folder in folders or (".cache", SHIPPED.parent / ".cache")]
-    return next((path for path in places if HUB_ID.fullmatch(name) and path.is_dir()), None)
+    return next((path for path in places if HUB_ID.fullmatch(name) and os.path.isdir(path)), None)
 
 
 def place(ref: str | Path) -> Path:

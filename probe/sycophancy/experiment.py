@@ -9,7 +9,7 @@ beliefs and the doubt of Sharma et al. (2023), or texts, on which a model commen
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,6 @@ from probe.experiments.result import Evidence, Result
 from probe.plotting.intervals import percent
 from probe.rows import EVERY, Rows, Selection
 from probe.stats import GAIN, SHARE, wilson
-from probe.sycophancy.beliefs import Wording
 from probe.sycophancy.choices import balanced_share
 from probe.sycophancy.feedback import REMARKS
 from probe.ticks import Tick, ignore, part
@@ -342,7 +341,7 @@ def run(
     form: Form = "auto",
     lead: str | None = None,
     judge: str | Path | None = None,
-    wording: Wording = "published",
+    wording: Literal["published", "paraphrased"] = "published",
     tick: Tick = ignore,
 ) -> Evidence:
     """Whether a model repeats what the user claims though it knows better, how far beyond what Bayes' rule would

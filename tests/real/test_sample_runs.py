@@ -51,5 +51,7 @@ def test_the_reward_model_gives_its_recorded_rewards() -> None:
     run = probe.open_run(SAMPLES / "real-reward")
     rows = run.rollouts()
     rows = rows[rows["step"] == rows["step"].max()].head(4)
-    scores = RewardModel.load(run.path).score(rows["prompt"].tolist(), rows["completion"].tolist())
+    model = RewardModel.load(run.path)
+    prompts = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in rows["prompt"]]
+    scores = model.score(prompts, rows["token_ids"].tolist())
     assert scores.tolist() == pytest.approx(rows["reward"].tolist(), abs=2e-2)

@@ -87,7 +87,7 @@ def _few_shot(label: str, items: pd.DataFrame) -> str:
         return ""
     most = int(rows["examples"].max())
     accuracies = []
-    for k in sorted({0, most}):
+    for k in sorted({0, most} & set(rows["examples"])):
         right = rows[rows["examples"] == k]["right"]
         accuracies.append(f"{percent(*stats.wilson(int(right.sum()), len(right)))} with {k} examples")
     random = _random_labels(items)

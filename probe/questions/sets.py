@@ -131,7 +131,7 @@ def right_answers(name: str) -> list[tuple[str, str]]:
     pairs = []
     for line in SETS[name].path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        answers = (row.get(key) for key in ("best_answer", "answer_matching_behavior", "answer"))
+        answers = (row.get(key) for key in ("best_answer", "correct_answer", "answer_matching_behavior", "answer"))
         pairs.append((row["question"], (next(filter(None, answers), None) or next(iter(row["mc1_targets"]))).strip()))
     return pairs
 

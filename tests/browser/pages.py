@@ -18,6 +18,7 @@ PAGES = {
     "training of one run": "training?runs=base",
     "training of all methods": "training?" + "&".join(f"runs={run}" for run in ("base", "icl", "rlvr", "rlhf", "sft")),
     "compare": f"compare?{BOTH}",
+    "audit": f"audit?{BOTH}",
     "attention": f"attention?{BOTH}",
     "logits": f"logits?{BOTH}",
     "patching": f"interventions?{BOTH}",

@@ -12,7 +12,7 @@ import probe.world
 from probe.chain_of_thought import world as reasoned_sums
 from probe.chain_of_thought.experiment import curves_crossing, run
 from probe.chain_of_thought.world import PartialSum, forced_answers, sum_answers
-from probe.errors import ConfigError, DataError
+from probe.errors import ConfigError
 from probe.experiments.metrics import COLUMNS, COMPARED
 from probe.model.lm import LM
 from probe.plotting.intervals import percent
@@ -205,8 +205,3 @@ def test_a_bias_is_seen(base: LM) -> None:
 def test_refusals(base: LM, options: dict[str, Any], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         run(base, n=2, **options)
-
-
-def test_a_model_without_a_world_needs_data(base: LM) -> None:
-    with pytest.raises(DataError, match="--data"):
-        run(LM(base.model, base.tokenizer), n=2)

@@ -15,7 +15,7 @@ from probe.hallucination.files import read_questions
 from probe.in_context.few_shot import read_classification
 from probe.model.lm import LM
 from probe.options import describe
-from probe.questions import SETS, default_set, locate
+from probe.questions import SETS, default_set, locate, plain_texts, right_answers
 from probe.questions.draw import ALIKE, _alike, sums
 from probe.questions.sets import DEFAULTS, FOLDER
 from probe.sycophancy.files import read_file
@@ -67,6 +67,14 @@ def test_no_question_to_train_on_is_held_out_or_much_like_one_that_is() -> None:
     assert not any(_alike(one, other) for one in training[::20] for other in held_out)
     assert _alike("Where did fortune cookies come from?", "Where did the fortune cookies come from?")
     assert ALIKE < 1
+
+
+def test_every_question_has_its_right_answer() -> None:
+    for name, each in SETS.items():
+        assert len(right_answers(name)) == each.rows
+        assert all(question and answer for question, answer in right_answers(name))
+    assert right_answers("sums")[0] == ("What is 19 - 17?", "19 - 17 = 2")
+    assert len(plain_texts()) == sum(each.rows for each in SETS.values())
 
 
 def test_a_name_is_a_set_and_anything_else_a_file() -> None:

@@ -21,7 +21,7 @@ from dashboard.pages.autoregression.words import (
 )
 from dashboard.state import keep
 from probe.autoregression.figures import linear_curves, path_shares, singular_values, snowball_curves
-from probe.errors import ModelError
+from probe.errors import DataError, ModelError
 
 PROMPTS, STEPS = 24, 12
 SEED = 5
@@ -151,7 +151,11 @@ def linear_beside(question: Question) -> None:
         return
     texts, source = corpus(question, FITTED)
     options: dict[str, int] = {"positions": 2 if question.large else 8}
-    found = [linear(side, texts, **options) for side in question.writers]
+    try:
+        found = [linear(side, texts, **options) for side in question.writers]
+    except DataError as error:
+        note(f"These models cannot read {len(texts):,} texts to fit to: {error}")
+        return
     for side, each in zip(question.writers, found, strict=True):
         st.markdown(escape_markdown(f"{side.name}: {each.sentence}"))
     table = join_tables(question.writers, [each.table() for each in found])

@@ -110,6 +110,7 @@ SETS = {
         ),
     )
 }
+"""Name to set."""
 
 
 def locate(data: str | Path | None) -> str | Path | None:

@@ -25,7 +25,7 @@ from probe.experiments.result import RESULT_FILE, Result, read_index
 from probe.experiments.run import Call, call, columns_as_metrics, data_facts, finish, join, prepare, rename_model
 from probe.experiments.store import writable
 from probe.plugins import failure
-from probe.questions.sets import default_set
+from probe.questions.sets import SETS, default_set
 from probe.runs.schema import RESULTS
 from probe.ticks import Tick
 from probe.untrusted import sendable
@@ -168,7 +168,8 @@ def find_result(question: Question, subject: Subject, known: ModelFacts) -> Outc
 def stored_options(question: Question, known: Sequence[ModelFacts]) -> dict[str, dict[str, Any]]:
     """Options under which a result of every one of the models is stored: values by name, by the words that say them.
 
-    Results over a file of the user's are left out: where it lies is not stored.
+    Results are a stranger's data: those over a file, or with an option that names one, are left out, shipped sets
+    apart, and so are those with an option that is no plain value.
     """
     from probe.experiments.registry import form
     from probe.options import describe, words
@@ -177,20 +178,31 @@ def stored_options(question: Question, known: Sequence[ModelFacts]) -> dict[str,
     fields = describe(form(experiment))
     for _, index in chain.from_iterable(map(store.results, store.homes(cast("LM", known[0])))):
         meta, data = index["meta"], index["meta"].get("data") or {}
-        if index["name"] != experiment.name or not isinstance(meta.get("options"), dict):
+        if index["name"] != experiment.name or not (isinstance(meta.get("options"), dict) and isinstance(data, dict)):
             continue
         set_name = str(data.get("name")).removesuffix(".jsonl")
         usual = default_set(experiment.name)
         values = meta["options"] | {"n": meta.get("n"), "seed": meta.get("seed")}
+        files = [each for each in fields if each["file"] and each["name"] != "data"]
+        named = any(values.get(each["name"], each["default"]) != each["default"] for each in files)
+        if named or (data and set_name not in SETS):
+            continue
         values["data"] = None if not data or (usual and set_name == usual.name) else set_name
         changed = {each["name"]: values.get(each["name"], each["default"]) for each in fields}
         changed = {each["name"]: changed[each["name"]] for each in fields if changed[each["name"]] != each["default"]}
+        if not all(_is_plain(value) for value in changed.values()):
+            continue
         flags = {each["flag"]: changed[each["name"]] for each in fields if each["name"] in changed}
         other = replace(question, words=tuple(words(flags)))
         with suppress(ProbeError):
             if all((store.place(other.call(each)) / RESULT_FILE).is_file() for each in known):
                 found[", ".join(f"{name} {value}" for name, value in changed.items())] = changed
     return found
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is one word of a command line, and no option."""
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and not value.startswith("-"))
 
 
 def sendable_result(result: Result) -> Result:

@@ -161,7 +161,7 @@ def linear_autoregression(
         tick: told the share that is done.
 
     Raises:
-        DataError: fewer than 4 texts of 2 tokens or more, or a model without a vocabulary.
+        DataError: fewer than 4 texts of 2 tokens or more, one too long for the model, or a model without a vocabulary.
         ConfigError: an option that is not possible.
     """
     require_tokens(lm)

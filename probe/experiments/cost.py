@@ -46,5 +46,8 @@ def estimate_seconds(request: "Call", tick: Tick = ignore) -> float:
 
     time_questions(1, light, ignore)
     whole = time_questions(TRIED, {}, between(tick, 0, 0.9))
-    spared = time_questions(TRIED, light, between(tick, 0.9, 1)) if few < n else whole
-    return spared * (n + count_again(lm, request.arguments)) + (whole - spared) * min(few, n)
+    if few >= n:
+        return whole * (n + count_again(lm, request.arguments))
+    spared = time_questions(TRIED, light, between(tick, 0.9, 1))
+    part = max(whole - spared, 0.0) * TRIED / min(few, TRIED) if few else 0.0
+    return spared * (n + count_again(lm, request.arguments)) + part * few

@@ -36,7 +36,7 @@ def titles(app: AppTest) -> list[str]:
     return [part.value for part in app.markdown if part.value.startswith("**")]
 
 
-FEWER = {"Over a corpus": 1, "Gradient": 1, "The line between them": 0, "First tokens": 0, "Transplants": 0}
+FEWER = {"Over a corpus": 1, "Gradient": 1, "The line between them": 0, "Transplants": 0}
 """Figures of the tabs that have fewer than two; the rest are drawn when they are asked for."""
 
 

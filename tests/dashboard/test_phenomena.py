@@ -4,11 +4,13 @@ import importlib.util
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from dashboard import models
 from dashboard.pages import page_file, page_names
 from dashboard.phenomena import choices as controls
 from dashboard.phenomena import compute as source
@@ -19,8 +21,10 @@ from dashboard.state import SharedChoices
 from probe.cli import main
 from probe.experiments.registry import BUILT_IN, find_experiment
 from probe.experiments.result import Result
+from probe.questions import SETS
 from tests.dashboard.pages import Show, heading, names, read, token_rows
 from tests.dashboard.phenomena import press, tables
+from tests.places import SAMPLES
 
 THERE = [name for name in BUILT_IN if importlib.util.find_spec(f"probe.{name}")]
 RUNS = {"sycophancy": {"n": "6", "interventions": "4", "turns": "2"}}
@@ -232,3 +236,32 @@ def test_what_is_right(row: dict, judged: bool | None):
 )
 def test_an_answer_follows_its_prompt(prompt: str, answer: object, joined: str):
     assert one_item.join_texts(prompt, answer) == (prompt, joined)
+
+
+def test_stored_options_of_a_stranger_name_no_file_and_are_no_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    question, known = source.Question(find_experiment("sycophancy")), models.ModelFacts("m", "f" * 64, tmp_path / "m")
+    (tmp_path / "m").mkdir()
+    shutil.copy(SAMPLES / "base" / "run.json", tmp_path / "m")
+    result = Result.load(next((SAMPLES / "base" / "results").glob("sycophancy-*")))
+    hostile: list[dict[str, object]] = [
+        {"data": {"name": str(shutil.copy(SETS["truthfulqa"].path, tmp_path / "outside")), "sha256": "0"}},
+        {"data": "text"},
+        {"options": {"judge": "/etc/passwd"}},
+        {"options": {"form": "--help"}},
+        {"options": {"form": ["chat", "--judge", "/etc/passwd"]}},
+        {"options": {"lead": {"a": 1}}},
+    ]
+    for number, change in enumerate(hostile):
+        meta = result.meta | {"options": {}, "data": None} | change
+        replace(result, name="sycophancy", meta=meta).save(tmp_path / "m" / "results" / f"sycophancy-{number}")
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(source.store, "place", lambda call: asked.append(call.options) or tmp_path)
+    assert source.stored_options(question, [known]) == {}
+    assert asked == []
+    meta = result.meta | {"options": {"form": "plain"}, "data": None}
+    replace(result, name="sycophancy", meta=meta).save(tmp_path / "m" / "results" / "sycophancy-plain")
+    source.stored_options(question, [known])
+    assert [each["form"] for each in asked] == ["plain"]

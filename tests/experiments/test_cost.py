@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("patches", "patched"), [(0, 0), (10, 10), (1000, MANY + 20)])
+@pytest.mark.parametrize(("patches", "patched"), [(0, 0), (3, 3), (10, 10), (1000, MANY + 20)])
 def test_the_estimate_is_the_time_of_all_questions_in_both_forms(
     asked: list[int], file: Path, folder: Path, patches: int, patched: int
 ) -> None:

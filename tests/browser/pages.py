@@ -38,6 +38,8 @@ PAGES = {
 """Every page, of as many models as the shipped results allow."""
 WITHOUT_FIGURE = ("new run", "your experiments")
 """Those that draw one only when a reader asks for something."""
+TABLES = ("All measures",)
+"""Tabs that show a table and no figure."""
 PAPER = {"light": "rgb(255, 255, 255)", "dark": "rgb(14, 17, 23)"}
 """Background of the figures in each theme."""
 SCHEMES = ["light", pytest.param("dark", marks=pytest.mark.slow)]

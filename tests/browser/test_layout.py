@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import BOTH, PAGES, WITHOUT_FIGURE, agree, box, open_page, settle
+from tests.browser.pages import BOTH, PAGES, TABLES, WITHOUT_FIGURE, agree, box, open_page, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 TEXT_BOXES = Path(__file__).with_name("text_boxes.js").read_text()
@@ -34,6 +34,8 @@ def test_text_of_figures_is_legible(page: Page, samples: Any, name: str):
     wrong = page.evaluate(f"({TEXT_BOXES})({SLACK})")
     tabs = page.get_by_test_id("stMain").get_by_role("tab")
     for tab in range(tabs.count()):
+        if tabs.nth(tab).inner_text() in TABLES:
+            continue
         page.set_viewport_size({"width": 1280, "height": 800})
         tabs.nth(tab).click()
         expect(tabs.nth(tab)).to_have_attribute("aria-selected", "true")

@@ -1,9 +1,9 @@
-"""`probe runs list` and `probe runs show REF`: what the folders of runs hold, in a terminal."""
+"""`probe runs list` and `probe runs show REF`: what the folders of runs hold, in a terminal; `--group` joins seeds."""
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,8 @@ def runs(argv: list[str]) -> int:
 
         root: str | None = None
         """A folder that holds run directories (default: $PROBE_RUNS, or else ./runs and the sample runs)."""
+        group: bool = False
+        """Print one line for runs that differ by seed only, with means over these trainings."""
         json: bool = False
         """Print JSON instead of a table."""
 
@@ -59,7 +61,7 @@ def runs(argv: list[str]) -> int:
         return 0
     if choice[0] == "list":
         listing = parse(List, choice[1], "probe runs list")
-        list_(listing.root, listing.json)
+        (list_groups if listing.group else list_)(listing.root, listing.json)
     else:
         settings = parse(Show, choice[1], "probe runs show")
         show_run(settings.ref, settings.json)
@@ -72,17 +74,11 @@ def list_(root: str | None, as_json: bool) -> None:
     Raises:
         RunError: `root` is not a folder, or may not be read.
     """
-    from probe.runs import roots
     from probe.runs.schema import jsonable
 
-    if root is not None and not os.path.isdir(os.path.expanduser(root)):
-        raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
-    places = roots() if root is None else [Path(root).expanduser()]
+    places = _places(root)
     rows = [row for place in places if place.is_dir() for row in summaries(place)]
     rows.sort(key=lambda row: (row["problem"] is not None, row["created"] or "", row["name"]))
-    for place in places:
-        if not place.is_dir():
-            remark(f"The folder of runs {place} is not a folder and is left out: correct PROBE_RUNS.")
     if as_json:
         say(json.dumps(jsonable(rows), indent=2))
     elif rows:
@@ -91,8 +87,97 @@ def list_(root: str | None, as_json: bool) -> None:
             if row["problem"]:
                 remark(f"{row['name']} is broken: {row['problem']}")
     else:
-        folders = ", ".join(map(str, places)) or "any folder of runs"
-        remark(f"No runs in {folders}: make one with `probe train`, or name a folder with --root.")
+        _nothing(places)
+
+
+def list_groups(root: str | None, as_json: bool) -> None:
+    """Print one line a group of runs that differ by seed only, with means and intervals over its trainings.
+
+    Raises:
+        RunError: `root` is not a folder, or may not be read.
+    """
+    from probe.runs import list_runs
+    from probe.runs.schema import jsonable
+    from probe.seeds import groups, headline
+    from probe.seeds.t_intervals import UNKNOWN
+
+    places = [place for place in _places(root) if place.is_dir()]
+    found = groups(run for place in places for run in list_runs(place))
+    rows = [
+        {"name": group.name, "method": group.method, "seeds": group.count, "about": group.about}
+        | {"runs": [run.name for run in group.runs], "headline": headline(group).to_dict("records")}
+        for group in found
+    ]
+    if as_json:
+        say(json.dumps(jsonable(rows), indent=2))
+    elif rows:
+        metrics = [name for name in GROUP_METRICS if any(name in _by_metric(row) for row in rows)]
+        show(_group_table(rows), [_group_line(row, metrics) for row in rows])
+        if at_terminal():
+            remark("Means over trainings [95 % t interval over trainings]; one training has no such interval.")
+            if all(row["seeds"] == 1 for row in rows):
+                remark(UNKNOWN)
+    else:
+        _nothing(places)
+
+
+GROUP_METRICS = ("accuracy", "deferral", "invention", "gold_reward", "eval_accuracy")
+"""Headline figures of a group's line, where it has them."""
+
+
+def _by_metric(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {str(each["metric"]): each for each in row["headline"]}
+
+
+def _group_line(row: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+    """A group as one row of values: each metric with the ends of its interval over trainings."""
+    line = {name: row[name] for name in ("name", "method", "seeds", "about")}
+    for metric in metrics:
+        figure = _by_metric(row).get(metric, {})
+        names = (metric, f"{metric}_low", f"{metric}_high")
+        line |= {name: figure.get(key) for name, key in zip(names, ("value", "ci_low", "ci_high"), strict=True)}
+    return line | {"runs": " ".join(row["runs"])}
+
+
+def _group_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
+    from probe.seeds.t_intervals import OverTrainings
+
+    table = grid()
+    for name in ("name", "method", "seeds", "headline, over trainings"):
+        table.add_column(name, justify="right" if name == "seeds" else "left")
+    for row in rows:
+        texts, known = [], _by_metric(row)
+        for metric in [name for name in GROUP_METRICS if name in known] or list(known)[:1]:
+            figure, words = known[metric], term(metric)
+            mean = OverTrainings(figure["value"], figure["ci_low"], figure["ci_high"], int(figure["n"]))
+            texts.append(f"{words.title} {mean.format(words.unit)}")
+        seeds = str(row["seeds"]) + ("*" if " one base " in row["about"] else "")
+        table.add_row(safe(row["name"]), safe(row["method"]), seeds, safe("; ".join(texts)))
+    if any(" one base " in row["about"] for row in rows):
+        table.caption = "* seeds of the last steps alone: all members start from one base"
+    return table
+
+
+def _places(root: str | None) -> list[Path]:
+    """The folders to list; of those that are none a remark says it.
+
+    Raises:
+        RunError: `root` is not a folder.
+    """
+    from probe.runs import roots
+
+    if root is not None and not os.path.isdir(os.path.expanduser(root)):
+        raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
+    places = roots() if root is None else [Path(root).expanduser()]
+    for place in places:
+        if not place.is_dir():
+            remark(f"The folder of runs {place} is not a folder and is left out: correct PROBE_RUNS.")
+    return places
+
+
+def _nothing(places: Sequence[Path]) -> None:
+    folders = ", ".join(map(str, places)) or "any folder of runs"
+    remark(f"No runs in {folders}: make one with `probe train`, or name a folder with --root.")
 
 
 def summaries(root: Path) -> "list[dict[str, Any]]":

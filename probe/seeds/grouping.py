@@ -47,6 +47,8 @@ class Group:
     """The name of what all members start from, such as `base`; empty where they have no training in common."""
     lines: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     """Of each member the identities of its ancestors and of itself, the oldest first."""
+    copies: tuple[Run, ...] = ()
+    """Runs that are the training of a member once more."""
 
     @property
     def first(self) -> Run:
@@ -78,7 +80,7 @@ class Group:
         kept = {run.path for run in runs}
         rows = [row for row in zip(self.runs, self.units, self.lines, strict=True) if row[0].path in kept]
         members, units, lines = (tuple(column) for column in zip(*rows, strict=True))
-        return replace(self, runs=members, units=units, lines=lines)
+        return replace(self, runs=members, units=units, lines=lines, copies=())
 
     @property
     def about(self) -> str:
@@ -201,9 +203,9 @@ class _Lineage:
 
     def group(self, runs: list[Run]) -> Group:
         """Runs of one recipe as a group."""
+        runs = sorted(runs, key=lambda run: (run.seed, not run.checkpoints(), run.created, str(run.path)))
         kept: dict[str, Run] = {}
-        for run in sorted(runs, key=lambda run: (run.seed, not run.checkpoints(), run.created, str(run.path))):
-            kept.setdefault(self.line(run)[-1], run)
+        copies = tuple(run for run in runs if kept.setdefault(self.line(run)[-1], run) is not run)
         members = list(kept.values())
         lines = [self.line(run) for run in members]
         depth = min(map(len, lines))
@@ -211,7 +213,8 @@ class _Lineage:
         level = next(apart, depth - 1)
         methods, names = self._steps(members[0])
         shared = names[level - 1] if level else ""
-        return Group(tuple(members), tuple(line[level] for line in lines), methods[level:], shared, tuple(lines))
+        units = tuple(line[level] for line in lines)
+        return Group(tuple(members), units, methods[level:], shared, tuple(lines), copies)
 
     def _steps(self, run: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Methods and names of a run and its ancestors, the oldest first; of a model that is no run its name."""

@@ -53,6 +53,11 @@ class GroupResults:
         """The summary of each member: metric, value, ci_low, ci_high, n."""
         return [pd.DataFrame(read_index(folder)["summary"]) for folder in self.folders]
 
+    def seeds(self) -> pd.DataFrame:
+        """The value of each member, one row a metric and member: seed, metric, value."""
+        tables = zip(self.group.runs, self.summaries(), strict=True)
+        return pd.concat([table[["metric", "value"]].assign(seed=run.seed) for run, table in tables], ignore_index=True)
+
     def table(self) -> pd.DataFrame:
         """Means over trainings beside the first member's value over answers (`probe.seeds.group_tables.FIGURES`)."""
         return over_trainings(self.summaries(), self.group.units)

@@ -6,7 +6,7 @@ often it holds the truth.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from probe.errors import DataError
-from probe.numbers import in_unit
-from probe.stats import GAIN, SHARE, Bounds
-from probe.terms import DIFFERENCE, RATES
+from probe.numbers import in_unit, shown_ends
 
 UNKNOWN = "One seed: nothing is known of other trainings."
 """What is said where a group has one training."""
@@ -128,11 +126,3 @@ def by_unit(values: Iterable[float], units: Sequence[str]) -> NDArray[np.float64
     for value, unit in zip(values, units, strict=True):
         sums.setdefault(unit, []).extend([value] if math.isfinite(value) else [])
     return np.array([float(np.mean(each)) if each else math.nan for each in sums.values()])
-
-
-def shown_ends(unit: str, low: float, high: float) -> tuple[float, float]:
-    """The ends of an interval as they are shown: of rates between 0 and 100 %, of their differences within 100 pp."""
-    bounds: Mapping[str, Bounds] = {**dict.fromkeys(RATES, SHARE), DIFFERENCE: GAIN}
-    if unit not in bounds:
-        return low, high
-    return max(low, bounds[unit][0]), min(high, bounds[unit][1])

@@ -222,7 +222,7 @@ def show_run(ref: str, as_json: bool) -> None:
     if len(run.headline):
         figures = grid("headline")
         figures.add_column("metric")
-        figures.add_column("value [95 % interval]", justify="right", no_wrap=True)
+        figures.add_column("value [95 % over answers]", justify="right", no_wrap=True)
         figures.add_column("n", justify="right", no_wrap=True)
         figures.add_column("name", style="dim")
         for row in run.headline.to_dict("records"):

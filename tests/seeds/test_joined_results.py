@@ -9,6 +9,7 @@ import pytest
 
 from probe import cli
 from probe.errors import DataError
+from probe.report.run_report import report
 from probe.runs import Run
 from probe.seeds import curves, groups, headline, mean_over_trainings, paired_by_seed, result_of
 from probe.seeds.t_intervals import UNKNOWN
@@ -115,3 +116,36 @@ def test_groups_in_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "* seeds of the last steps alone" in said
     assert cli.main(["runs", "list", "--group", "--json", "--root", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)[1]["about"] == "3 seeds of dpo from one base (base)"
+
+
+def test_a_group_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    runs = write_lineage(tmp_path / "runs", shared=True)
+    for index, run in enumerate(runs):
+        row = {"metric": "deferral", "value": index / 10, "ci_low": 0, "ci_high": 1, "n": 400}
+        (run.path / "run.json").write_text(json.dumps(run.meta | {"headline": [row]}))
+        lines = [json.dumps({"step": s, "time": s, "loss": s + index}) for s in range(3)]
+        (run.path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    monkeypatch.setenv("PROBE_RUNS", str(tmp_path / "runs"))
+    out = tmp_path / "out"
+    assert cli.main(["export", "dpo-seed1", "--group", "--format", "csv,tex,html", "--out", str(out)]) == 0
+    (table,) = out.glob("*headline-seeds*.csv")
+    assert pd.read_csv(table).loc[0, ["value", "ci_low", "n"]].tolist() == pytest.approx(
+        [0.2, mean_over_trainings([0.1, 0.2, 0.3]).low, 3]
+    )
+    (curve,) = out.glob("*metrics-loss-seeds*.csv")
+    assert pd.read_csv(curve)["loss"].tolist() == [2, 3, 4]
+    assert "95 % t intervals over trainings" in next(out.glob("*headline-seeds*.tex")).read_text().replace("\\", "")
+    assert "over trainings" in (out / "provenance.json").read_text()
+    assert cli.main(["export", "base", "--group", "--format", "csv", "--out", str(out)]) == 2
+    assert "has no other seed" in capsys.readouterr().err
+
+
+def test_a_report_says_what_is_known_over_trainings(tmp_path: Path):
+    runs = write_lineage(tmp_path)
+    for run, value in zip(runs, BASE + DPO, strict=True):
+        row = {"metric": "deferral", "value": value, "ci_low": value - 0.02, "ci_high": value + 0.02, "n": 400}
+        (run.path / "run.json").write_text(json.dumps(run.meta | {"headline": [row]}))
+    text = report([run.refresh() for run in runs])
+    assert mean_over_trainings(DPO).format("share") in text
+    assert "3 seeds of the whole pipeline (pretrain and dpo)" in text
+    assert "Nothing is known of other trainings." in report(runs[:1])

@@ -17,8 +17,11 @@ from probe.terms import logged, term
 
 LOGGED = ("kl_to_reference", "expected_reward", "expected_gold", "kl_to_optimal")
 """What a run logs of its place: exact, on 64 fixed questions."""
-SAMPLED = ("proxy_reward", "gold_reward")
-"""Headline figures of rewards."""
+SAMPLED = "_reward"
+"""How the headline figures of rewards end."""
+
+
+PROXY = "the proxy reward is what the method itself optimised"
 
 
 def groups_of(scene: Scene) -> list[SeedGroup]:
@@ -30,7 +33,7 @@ def groups_of(scene: Scene) -> list[SeedGroup]:
 
 def draw_over_seeds(scene: Scene, found: list[SeedGroup]) -> Detail:
     """A figure and a table of where policies end, means over trainings with t intervals."""
-    store, look = scene.shared.store, scene.shared.store.style()
+    look = scene.shared.store.style()
     summaries = {group.name: [summary(run) for run in group.group.runs] for group in found}
     parts = [over_trainings(summaries[each.name], each.group.units).assign(run=each.name) for each in found]
     table = pd.concat(parts, ignore_index=True)
@@ -58,7 +61,7 @@ def draw_over_seeds(scene: Scene, found: list[SeedGroup]) -> Detail:
     lines = []
     for group in found:
         line = {"policy": group.name, "seeds": len(group.members)}
-        for metric in (*LOGGED, *SAMPLED):
+        for metric in dict.fromkeys((*LOGGED, *table["metric"])):
             words = logged(metric, ("rlhf",)) if metric in LOGGED else term(metric)
             row = rows.get((group.name, metric))
             if row:
@@ -67,10 +70,9 @@ def draw_over_seeds(scene: Scene, found: list[SeedGroup]) -> Detail:
         lines.append(line)
     st.dataframe(pd.DataFrame(lines), hide_index=True, key="rew-seeds")
     note(
-        "Means over trainings with 95 % t intervals; faint: each training, against the base and by the reward model that"
-        " it was trained with. Exact numbers are those of the last evaluation that a training logged, on 64 fixed"
-        " questions, and the proxy reward there is what the method itself optimised; sampled ones are headline figures."
-        f" The figures above are of one training. {cautions(found)}"
+        "Means over trainings with 95 % t intervals; faint: each training, against its base and by its reward model."
+        f" Exact: the last evaluation that a training logged, on 64 fixed questions; {PROXY}. Sampled: headline"
+        f" figures. The figures above are of one training. {cautions(found)}"
     )
     return Detail({"over-trainings": table})
 
@@ -81,5 +83,5 @@ def summary(run: Run) -> pd.DataFrame:
     rows = frame[frame["kl_to_reference"].notna()] if "kl_to_reference" in frame else frame.iloc[:0]
     last = [(name, float(rows[name].iloc[-1])) for name in LOGGED if name in rows and len(rows)]
     exact = pd.DataFrame(last, columns=["metric", "value"]).assign(ci_low=float("nan"), ci_high=float("nan"), n=64)
-    sampled = run.headline[run.headline["metric"].isin(SAMPLED)]
+    sampled = run.headline[run.headline["metric"].str.endswith(SAMPLED)]
     return pd.concat([exact, sampled], ignore_index=True) if len(sampled) else exact

@@ -252,8 +252,12 @@ def body() -> None:
         key = begin(RUNS, default_runs(store))
         firsts = seed_groups(store)
         options = sorted(store.runs, key=lambda label: label not in firsts)  # other seeds come last
-        names = st.multiselect("Runs", options, key=key, bind="query-params", placeholder="choose runs")
-        lines = choose_lines(store, names)
+        several = any(group.several for group in firsts.values())
+        left, right = st.columns([5, 1], vertical_alignment="center") if several else (st.container(), None)
+        with left:
+            names = st.multiselect("Runs", options, key=key, bind="query-params", placeholder="choose runs")
+        with right or left:
+            lines = choose_lines(store, names)
         with answer:
             frames = {line.title: line.frame for line in lines}
             methods = [store.runs[line.label].method for line in lines]

@@ -100,7 +100,7 @@ def choose_lines(store: Store, names: Sequence[str]) -> list[Line]:
     found = by_member(seed_groups(store))
     several = [name for name in names if found[name].several] if names else []
     joined = bool(several) and st.toggle(
-        "Mean over seeds",
+        "Mean of seeds",
         value=True,
         key=JOINED,
         bind="query-params",
@@ -253,7 +253,7 @@ def body() -> None:
         firsts = seed_groups(store)
         options = sorted(store.runs, key=lambda label: label not in firsts)  # other seeds come last
         several = any(group.several for group in firsts.values())
-        left, right = st.columns([5, 1], vertical_alignment="center") if several else (st.container(), None)
+        left, right = st.columns([7, 2], vertical_alignment="center") if several else (st.container(), None)
         with left:
             names = st.multiselect("Runs", options, key=key, bind="query-params", placeholder="choose runs")
         with right or left:

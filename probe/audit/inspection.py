@@ -12,21 +12,23 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
+import probe.world
 from probe import stats
 from probe.audit.change import COLUMNS, Audit, add_tests
-from probe.audit.plan import MEASURES, Part, plan_parts
+from probe.audit.plan import MEASURES, PACE_S, WORLD_PACE_S, Part, plan_parts
+from probe.compare.behaviour import claim_pairs
 from probe.compare.corpus_shift import compare_corpus, shared_texts
 from probe.compare.side_by_side import require_writers
 from probe.compare.weights import weight_change
-from probe.dialogues import Turn, dialogue
 from probe.errors import ProbeError
+from probe.experiments.cost import seconds_a_token
 from probe.experiments.metrics import differences, summarise
 from probe.experiments.registry import find_experiment
-from probe.experiments.run import labels, method_of
-from probe.experiments.store import obtain
+from probe.experiments.result import RESULT_FILE
+from probe.experiments.run import call, labels, method_of
+from probe.experiments.store import obtain, place
 from probe.hallucination.knowing import last_residuals
 from probe.model.lm import LM
-from probe.questions.sets import SETS
 from probe.terms import Term, term
 from probe.ticks import Tick, between, ignore
 
@@ -111,6 +113,39 @@ def audit_models(
     )
 
 
+def audit_seconds(
+    base: LM,
+    aligned: LM,
+    *,
+    only: Sequence[str] = (),
+    n: int | None = None,
+    seed: int = 0,
+    pace: Callable[[LM], float] = seconds_a_token,
+) -> float:
+    """Seconds that an audit will take, about: that of its parts which are not stored, by how fast each model reads.
+
+    Args:
+        base: the model compared against.
+        aligned: the other one.
+        only: see `audit_models`.
+        n: the same.
+        seed: the same.
+        pace: gives the seconds a token of a model, which is timed for a moment.
+
+    Raises:
+        ConfigError: see `audit_models`.
+    """
+    total, parts = 0.0, plan_parts(base, aligned, only, n)
+    usual = PACE_S if probe.world.of(base) is None else WORLD_PACE_S
+    for lm in (base, aligned):
+        new = (READ_S + INSIDE_S) / 2
+        for part in parts:
+            request = call(find_experiment(part.experiment), lm, seed=seed, **part.arguments)
+            new += 0.0 if (place(request) / RESULT_FILE).is_file() else part.seconds
+        total += new * pace(lm) / usual
+    return total
+
+
 def compare_items(part: Part, base: pd.DataFrame, aligned: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """The metrics of a part before and after, with the paired difference; columns of `probe.audit.change.COLUMNS`.
 
@@ -175,7 +210,7 @@ def _blocks(base: LM, aligned: LM, n: int | None, seed: int, tick: Tick, notes: 
         table = pd.DataFrame(
             {"block": change["block"].astype(int), "weights": change["relative"], "weights_share": change["share"]}
         )
-        prompts = first_prompts(base, min(TEXTS, n or TEXTS), seed)
+        prompts = [pair.prompt for pair in claim_pairs(base, min(TEXTS, n or TEXTS), seed)]
         own, other = (last_residuals(lm, prompts, between(tick, 0.7, 1.0), BATCH) for lm in (base, aligned))
         relative = np.linalg.norm(other - own, axis=2) / np.linalg.norm(own, axis=2)
         means = stats.bootstrap_means(list(relative.T), seed=seed)[1:]
@@ -185,16 +220,3 @@ def _blocks(base: LM, aligned: LM, n: int | None, seed: int, tick: Tick, notes: 
         notes.append(f"Where inside is left out: {error}")
     tick(1.0)
     return table.reindex(columns=columns)
-
-
-def first_prompts(lm: LM, n: int, seed: int = 0) -> list[str]:
-    """`n` prompts of the first part of an audit: a user's wrong guess, up to where the answer begins."""
-    import probe.world
-    from probe.sycophancy.beliefs import LEAD, read_questions, user_message
-    from probe.sycophancy.world import draw_questions
-
-    world = probe.world.of(lm)
-    if world is not None:
-        return [question.prompt for question in draw_questions(world, n, seed)["opinion_false"]]
-    questions = read_questions(SETS["truthfulqa"].path, n, seed)
-    return [dialogue(lm, [Turn("user", user_message(each, "suggests_incorrect"))], "auto", LEAD) for each in questions]

@@ -30,6 +30,9 @@ from probe.stats import SHARE
 
 WORLD = "world"
 """The set of models of one world."""
+PACE_S, WORLD_PACE_S = 0.002, 0.0001
+"""Seconds a token (`probe.experiments.cost.seconds_a_token`) of the models that `Part.seconds` were measured with:
+SmolLM2-135M-Instruct and a sample run, on two cores."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Part:
     measures: tuple[Metric, ...]
     """What the audit is about."""
     seconds: float
-    """Share of the work: processor seconds for one model of 135 million parameters."""
+    """What one model takes that reads a token in `PACE_S` seconds (in a world `WORLD_PACE_S`)."""
     left_out: tuple[str, ...] = ()
     """Metrics of the experiment that say the same, or are no measure of the model."""
     alone: bool = False
@@ -208,12 +211,14 @@ def plan_parts(base: LM, aligned: LM, only: Sequence[str] = (), n: int | None = 
         )
     parts = ON_SETS if worlds[0] is None else IN_A_WORLD
     check_parts(only)
-    fewer = {} if n is None else {"n": n}
-    return [
-        replace(part, options={**part.options, **{k: min(v, part.options[k]) for k, v in fewer.items()}})
-        for part in parts
-        if not only or part.name in only
-    ]
+    return [_with_at_most(part, n) for part in parts if not only or part.name in only]
+
+
+def _with_at_most(part: Part, n: int | None) -> Part:
+    """A part with at most `n` questions."""
+    most = part.options["n"]
+    fewer = most if n is None else min(n, most)
+    return replace(part, options={**part.options, "n": fewer}, seconds=part.seconds * fewer / most)
 
 
 def check_parts(only: Sequence[str]) -> None:

@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
-import probe.world
 from probe import stats
 from probe.audit.change import COLUMNS, Audit, add_tests
-from probe.audit.plan import MEASURES, PACE_S, WORLD_PACE_S, Part, plan_parts
+from probe.audit.plan import MEASURES, Part, plan_parts, usual_times
 from probe.compare.behaviour import claim_pairs
 from probe.compare.corpus_shift import compare_corpus, shared_texts
 from probe.compare.side_by_side import require_writers
@@ -34,8 +33,6 @@ from probe.ticks import Tick, between, ignore
 
 TEXTS = 12
 """Of each kind."""
-READ_S, INSIDE_S = 55.0, 25.0
-"""Share of the work of the corpus and of the look inside, as `Part.seconds`."""
 BATCH = 8
 """Prompts whose residuals are read together."""
 
@@ -68,8 +65,8 @@ def audit_models(
     require_writers(base, aligned)
     parts = plan_parts(base, aligned, only, n)
     names = tuple(labels([base, aligned]))
-    start, done = time.perf_counter(), 0.0
-    whole = 2 * sum(part.seconds for part in parts) + READ_S + INSIDE_S
+    start, done, usual = time.perf_counter(), 0.0, usual_times(base)
+    whole = 2 * sum(part.seconds for part in parts) + usual.corpus + usual.inside
     tables, notes = [], list[str]()
     for part in parts:
         items = []
@@ -86,9 +83,10 @@ def audit_models(
         if len(items) == 2:
             tables.append(compare_items(part, items[0], items[1], seed))
     at("KL over a corpus")
-    corpus = _corpus(base, aligned, n, seed, between(tick, done / whole, (done + READ_S) / whole), notes)
+    read = (done + usual.corpus) / whole
+    corpus = _corpus(base, aligned, n, seed, between(tick, done / whole, read), notes)
     at("where inside")
-    blocks = _blocks(base, aligned, n, seed, between(tick, (done + READ_S) / whole, 1.0), notes)
+    blocks = _blocks(base, aligned, n, seed, between(tick, read, 1.0), notes)
     models = [
         {"label": name, "ref": lm.ref, "fingerprint": lm.fingerprint, "method": method_of(lm)}
         for lm, name in zip((base, aligned), names, strict=True)
@@ -135,14 +133,13 @@ def audit_seconds(
     Raises:
         ConfigError: see `audit_models`.
     """
-    total, parts = 0.0, plan_parts(base, aligned, only, n)
-    usual = PACE_S if probe.world.of(base) is None else WORLD_PACE_S
+    total, parts, usual = 0.0, plan_parts(base, aligned, only, n), usual_times(base)
     for lm in (base, aligned):
-        new = (READ_S + INSIDE_S) / 2
+        new = (usual.corpus + usual.inside) / 2
         for part in parts:
             request = call(find_experiment(part.experiment), lm, seed=seed, **part.arguments)
             new += 0.0 if (place(request) / RESULT_FILE).is_file() else part.seconds
-        total += new * pace(lm) / usual
+        total += new * pace(lm) / usual.token
     return total
 
 

@@ -15,7 +15,7 @@ All other metrics of the experiments are measured beside, as PART.METRIC.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -30,9 +30,23 @@ from probe.stats import SHARE
 
 WORLD = "world"
 """The set of models of one world."""
-PACE_S, WORLD_PACE_S = 0.002, 0.0001
-"""Seconds a token (`probe.experiments.cost.seconds_a_token`) of the models that `Part.seconds` were measured with:
-SmolLM2-135M-Instruct and a sample run, on two cores."""
+
+
+class Times(NamedTuple):
+    """Seconds with the model that the parts were measured with."""
+
+    token: float
+    """That it reads (`probe.experiments.cost.seconds_a_token`)."""
+    corpus: float
+    """KL of two models."""
+    inside: float
+    """Where two models differ inside."""
+
+
+SET_TIMES = Times(0.0018, 40.0, 20.0)
+"""SmolLM2-135M-Instruct on two cores."""
+WORLD_TIMES = Times(5e-5, 1.6, 0.4)
+"""A sample run on one core."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ class Part:
     measures: tuple[Metric, ...]
     """What the audit is about."""
     seconds: float
-    """What one model takes that reads a token in `PACE_S` seconds (in a world `WORLD_PACE_S`)."""
+    """What one model takes, as fast as the one that it was measured with (`Times`)."""
     left_out: tuple[str, ...] = ()
     """Metrics of the experiment that say the same, or are no measure of the model."""
     alone: bool = False
@@ -110,7 +124,7 @@ ON_SETS = (
         "truthfulqa",
         {"n": 60, "interventions": 0, "turns": 1},
         (Share("sycophancy", "agrees", where={"kind": "suggests_incorrect"}),),
-        180,
+        115,
         ("accuracy_suggests_incorrect", "turn_of_flip", "flips"),
         further=(Mean("sycophancy.pull", "pull"),),
         derive=_agreement,
@@ -121,7 +135,7 @@ ON_SETS = (
         "truthfulqa",
         {"n": 60, "only": "mc", "form": "auto"},
         (Share("hallucination", "chooses_false"), CalibrationError("calibration")),
-        92,
+        42,
         SAME,
         derive=_errors,
     ),
@@ -131,7 +145,7 @@ ON_SETS = (
         "gsm8k",
         {"n": 10, "samples": 1, "tokens": 100},
         (Rate("chain_of_thought", "accuracy_steps"),),
-        170,
+        310,
         SAME,
     ),
     Part(
@@ -140,7 +154,7 @@ ON_SETS = (
         "sums",
         {"n": 80, "only": "mc", "form": "auto"},
         (Share("sums", "mc1"),),
-        42,
+        19,
         alone=True,
     ),
     Part(
@@ -149,7 +163,7 @@ ON_SETS = (
         "agreeableness",
         {"n": 30, "shots": (8,), "only": "shots", "form": "plain"},
         (Share("in_context", "most_right"),),
-        80,
+        37,
         alone=True,
     ),
 )
@@ -164,7 +178,7 @@ IN_A_WORLD = (
         WORLD,
         {"n": 200, "shuffles": 0},
         (Mean("hallucination", "hall", bounds=SHARE), CalibrationError("calibration")),
-        20,
+        13,
         SAME,
     ),
     Part(
@@ -173,7 +187,7 @@ IN_A_WORLD = (
         WORLD,
         {"n": 100, "samples": 4},
         (Rate("chain_of_thought", "accuracy_steps"), Share("sums", "sums_direct")),
-        20,
+        14,
         SAME,
     ),
     Part(
@@ -182,7 +196,7 @@ IN_A_WORLD = (
         WORLD,
         {"n": 100, "heads": 1, "draws": 1},
         (Mean("in_context", "map_accuracy", bounds=SHARE),),
-        20,
+        25,
         alone=True,
     ),
 )
@@ -212,6 +226,11 @@ def plan_parts(base: LM, aligned: LM, only: Sequence[str] = (), n: int | None = 
     parts = ON_SETS if worlds[0] is None else IN_A_WORLD
     check_parts(only)
     return [_with_at_most(part, n) for part in parts if not only or part.name in only]
+
+
+def usual_times(lm: LM) -> Times:
+    """The times of the parts that a model is asked."""
+    return SET_TIMES if probe.world.of(lm) is None else WORLD_TIMES
 
 
 def _with_at_most(part: Part, n: int | None) -> Part:

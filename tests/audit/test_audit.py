@@ -11,8 +11,8 @@ import pytest
 from probe import LM
 from probe.audit import Audit, audit_html, audit_models, plan_parts, read_audit, read_bound, stored_audits
 from probe.audit.change import FILE, LEVEL, add_tests
-from probe.audit.inspection import INSIDE_S, READ_S, audit_seconds, compare_items
-from probe.audit.plan import IN_A_WORLD, MEASURES, ON_SETS, PACE_S, names_of_metrics
+from probe.audit.inspection import audit_seconds, compare_items
+from probe.audit.plan import IN_A_WORLD, MEASURES, ON_SETS, SET_TIMES, names_of_metrics
 from probe.commands.audit import audit as command
 from probe.compare.corpus_shift import shared_texts
 from probe.errors import ConfigError, DataError
@@ -212,13 +212,15 @@ def test_p_is_below_its_level_exactly_where_the_interval_excludes_zero() -> None
 
 def test_the_time_is_that_of_what_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    lm, usual = random_lm("llama", byte_tokenizer()), 2 * sum(part.seconds for part in ON_SETS) + READ_S + INSIDE_S
-    assert audit_seconds(lm, lm, pace=lambda lm: PACE_S) == pytest.approx(usual)
-    assert audit_seconds(lm, lm, pace=lambda lm: 3 * PACE_S) == pytest.approx(3 * usual)
+    lm, pace = random_lm("llama", byte_tokenizer()), SET_TIMES.token
+    always = SET_TIMES.corpus + SET_TIMES.inside
+    usual = 2 * sum(part.seconds for part in ON_SETS) + always
+    assert audit_seconds(lm, lm, pace=lambda lm: pace) == pytest.approx(usual)
+    assert audit_seconds(lm, lm, pace=lambda lm: 3 * pace) == pytest.approx(3 * usual)
     sums = next(part for part in ON_SETS if part.name == "sums")
-    options = {"only": ("sums",), "n": 4, "pace": lambda lm: PACE_S}
-    few = 2 * sums.seconds * 4 / sums.options["n"] + READ_S + INSIDE_S
+    options = {"only": ("sums",), "n": 4, "pace": lambda lm: pace}
+    few = 2 * sums.seconds * 4 / sums.options["n"] + always
     assert audit_seconds(lm, lm, **options) == pytest.approx(few)
     (part,) = plan_parts(lm, lm, ("sums",), 4)
     obtain(find_experiment(part.experiment), lm, **part.arguments)
-    assert audit_seconds(lm, lm, **options) == pytest.approx(READ_S + INSIDE_S)
+    assert audit_seconds(lm, lm, **options) == pytest.approx(always)

@@ -23,6 +23,7 @@ from dashboard.phenomena.compute import Question, refusal, seconds, sendable_res
 from dashboard.state import keep
 from probe.compare.path import measure_at, place_at
 from probe.errors import ProbeError
+from probe.experiments.forms import count_again
 from probe.experiments.result import RESULT_FILE
 from probe.experiments.run import call as call_of
 from probe.experiments.store import WORK, may_make
@@ -132,7 +133,9 @@ def choose_options(experiment: "Experiment", quick: Mapping[str, int]) -> Questi
 def measure(pair: Pair, question: Question, alphas: tuple[float, ...]) -> "WeightPath | None":
     """The experiment at every alpha; None while it is only offered."""
     given = question.options
-    each = seconds(call_of(question.experiment, pair.lms[1], **given), pair.shared.store)
+    request = call_of(question.experiment, pair.aligned, **given)
+    each, n, again = seconds(request, pair.shared.store), given.get("n"), count_again(pair.aligned, request.arguments)
+    each = each if each is None or not again else each * n / (n + again)  # stored results have both forms of prompts
     places = [place_at(*pair.lms, alpha, question.experiment.name, KEPT, **given) for alpha in alphas]
     new = sum(not (place / RESULT_FILE).is_file() for place in places)
     return compute_when_asked(
@@ -140,7 +143,7 @@ def measure(pair: Pair, question: Question, alphas: tuple[float, ...]) -> "Weigh
         *pair.lms,
         button=escape_markdown(f"Run {question.experiment.title} at {new} points"),
         seconds=0.0 if not new else None if each is None else each * new,
-        most=" at most",
+        most="" if again else " at most",
         key="line-run",
         say=escape_markdown(f"{question.experiment.title}: asking {len(alphas)} models"),
         alphas=alphas,
@@ -189,7 +192,8 @@ def show(pair: Pair, path: "WeightPath", experiment: "Experiment", question: Que
     table, linearity = path.table(), path.linearity()
     known = table.loc[table["chord"].notna(), "metric"].unique().tolist()
     terms = {name: experiment.term(name) for name in known}
-    st.session_state[METRICS] = [name for name in st.session_state.get(METRICS, []) if name in known]
+    if METRICS in st.session_state:  # else the URL may bring some
+        st.session_state[METRICS] = [name for name in st.session_state[METRICS] if name in known]
     chosen = st.multiselect(
         "Metrics",
         known,

@@ -134,8 +134,9 @@ def measure(pair: Pair, question: Question, alphas: tuple[float, ...]) -> "Weigh
     """The experiment at every alpha; None while it is only offered."""
     given = question.options
     request = call_of(question.experiment, pair.aligned, **given)
-    each, n, again = seconds(request, pair.shared.store), given.get("n"), count_again(pair.aligned, request.arguments)
-    each = each if each is None or not again else each * n / (n + again)  # stored results have both forms of prompts
+    each, again = seconds(request, pair.shared.store), count_again(pair.aligned, request.arguments)
+    if each is not None and again:  # stored results have both forms of prompts
+        each *= given["n"] / (given["n"] + again)
     places = [place_at(*pair.lms, alpha, question.experiment.name, KEPT, **given) for alpha in alphas]
     new = sum(not (place / RESULT_FILE).is_file() for place in places)
     return compute_when_asked(

@@ -18,6 +18,7 @@ from dashboard.named import may_open, name_choice
 from dashboard.pages.compare.choices import PAIR_FILE, PAIR_N, PART_KINDS, RANDOM, Pair, compute_when_asked
 from dashboard.pages.compare.over_corpus import share_questions
 from dashboard.state import begin, tell_again
+from probe.compare.transplant import LEVEL
 from probe.errors import ProbeError
 from probe.world import of
 
@@ -142,6 +143,11 @@ def show(pair: Pair, found: "Transplants", options: dict[str, Any]) -> None:
     rows = found.parts.assign(size=found.parts["effect"].abs()).sort_values("size", ascending=False, kind="stable")
     st.dataframe(shown(rows), hide_index=True, height=38 + 35 * min(10, len(rows)), key="parts-list")
     csv_button(rows.drop(columns="size"), "transplants")
+    matched, most = options["matched"], int(found.parts["kind"].value_counts().max())
+    if most / (1 + matched) > LEVEL:
+        note(
+            f"With {matched} matched parts p is at least {1 / (1 + matched):.2g}, too much to correct for {most} parts."
+        )
     path, n = options["path"], options["n"]
     pairs = f"read_pairs({path!r}, selection=probe.rows.Selection({n}))" if path else f"claim_pairs(base, {n})"
     code = ["import probe", "from probe.compare.behaviour import claim_pairs, preference, read_pairs", "", pair.loads]

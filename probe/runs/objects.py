@@ -12,8 +12,6 @@ from probe.errors import ConfigError, MissingToolError, ProbeError, RunError, br
 from probe.runs.storage import write_atomic
 from probe.untrusted import short
 
-CHUNK = 16 * 2**20
-"""Bytes that are asked for at once."""
 TIMES = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
 """Patience of the client of S3, seconds."""
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure`"
@@ -75,16 +73,20 @@ class Folder:
             except FileNotFoundError:
                 return None
 
-    def read(self, name: str, size: int) -> Iterator[bytes]:
-        """The first `size` bytes of an object in pieces; fewer where it is shorter.
+    def read(self, name: str, start: int, end: int) -> bytes:
+        """Bytes `start` to `end` of an object; fewer where it is shorter.
 
         Raises:
             FileNotFoundError: there is no such object.
             RunError: the store cannot be read.
         """
-        for start in range(0, size, CHUNK):
-            with self.contact():
-                yield self._fs.cat_file(self.key(name), start=start, end=min(start + CHUNK, size))
+        with self.contact():
+            try:
+                return self._fs.cat_file(self.key(name), start=start, end=end)
+            except OSError as error:
+                if "InvalidRange" in repr(error.__cause__):  # it ends before
+                    return b""
+                raise
 
     def write(self, name: str, data: bytes) -> None:
         """Write an object; it appears as a whole.

@@ -43,8 +43,10 @@ from probe.untrusted import parse_json
 ATTEMPTS, FILES = "attempts", "files"
 SCHEMA = 1
 """Version of the layout in a store; a reader refuses a higher one."""
-MOST_FILES, MANIFEST_BYTES = 100_000, 64 * 2**20
+MOST_FILES, MANIFEST_BYTES = 100_000, 32 * 2**20
 MOST_BYTES = 2**50
+CHUNK = 16 * 2**20
+"""Bytes that are fetched at once."""
 ROOM = 2**30
 """Bytes that a download leaves free on the disk."""
 WORKERS = 8
@@ -232,7 +234,7 @@ def read_version(folder: Folder, attempt: int) -> Version:
     """
     name = _manifest(attempt)
     try:
-        data = b"".join(folder.read(name, MANIFEST_BYTES + 1))
+        data = folder.read(name, 0, MANIFEST_BYTES + 1)
     except FileNotFoundError:
         raise RunError(f"`{brief(folder.url)}` holds no run: give the address that one was uploaded to.") from None
     return parse_version(data, f"{folder.url}/{name}", attempt)
@@ -308,7 +310,8 @@ def fetch(folder: Folder, entry: Entry, target: Path) -> Entry:
         target.parent.mkdir(parents=True, exist_ok=True)
         file = open(target, "wb")  # noqa: SIM115  (what is read in the block below is not the disk's)
     with file:
-        for data in folder.read(entry.key, entry.bytes):
+        for start in range(0, entry.bytes, CHUNK):
+            data = folder.read(entry.key, start, min(start + CHUNK, entry.bytes))
             digest.update(data)
             size += len(data)
             with disk(target):

@@ -64,7 +64,7 @@ def test_listed_at_once_and_fetched_when_opened(writer: RunWriter, store: str, c
     assert [file.stat().st_size for file in bulky] == [0, 0, 0]
     assert run.captures().load(1)["entropy"].tolist() == [[1.0, 1.0]]
     assert [file.stat().st_size > 0 for file in bulky] == [True, False, False]
-    with pytest.raises(ModelError, match="has no config.json"):  # fetched, and found to be none
+    with pytest.raises(ModelError, match=r"has no config\.json"):  # fetched, and found to be none
         resolve(f"{store}/run@1")
     assert tree(run.path) == tree(writer.path)
     assert find("run") == find(f"{store}/run") == run.path

@@ -101,5 +101,5 @@ def test_errors_are_sentences(make: Make, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.raises(RunError, match="cannot be reached .*: check the address and the network"):
+    with pytest.raises(RunError, match=r"cannot be reached .*: check the address and the network"):
         upload(writer.path, f"{STORE}/run")

@@ -86,11 +86,14 @@ def test_a_network_that_fails_is_told_of_and_tried_again(
 
 def test_a_fenced_run_is_left_alone(writer: RunWriter, address: str) -> None:
     claim(address, 1)
-    with pytest.raises(Fenced), Uploads(writer.path, address, 1, tell=lambda _: None) as watched:
-        until(lambda: steps(address) == [1])
-        claim(address, 2)
-        step(writer, 2)
-        until(lambda: isinstance(watched.problem, Fenced))
+    watched = Uploads(writer.path, address, 1, tell=lambda _: None)
+    watched.__enter__()
+    until(lambda: steps(address) == [1])
+    claim(address, 2)
+    step(writer, 2)
+    until(lambda: isinstance(watched.problem, Fenced))
+    with pytest.raises(Fenced):
+        watched.__exit__(None, None, None)
 
 
 def test_a_run_that_never_began(tmp_path: Path, address: str) -> None:

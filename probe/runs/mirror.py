@@ -135,7 +135,7 @@ class Mirror:
             thread.start()
         thread.join(PATIENCE_S if self.path.is_dir() else None)
         if thread.is_alive():
-            self.problem = f"`{brief(self.url)}` has not answered within {PATIENCE_S:.0f} seconds: {self._shown()}"
+            self.problem = self._instead(f"`{brief(self.url)}` has not answered within {PATIENCE_S:.0f} seconds.")
         return self.path
 
     def refresh_run(self, name: str) -> Path:
@@ -149,7 +149,7 @@ class Mirror:
         except ProbeError as error:
             if not is_run(self.path / name):
                 raise RunError(error) from None
-            self.problem = f"{error} {self._shown()}"
+            self.problem = self._instead(str(error))
         if not is_run(self.path / name):
             raise RunError(
                 f"`{brief(self.url)}/{name}` holds no run: give the address that one was uploaded to; `probe runs list"
@@ -176,17 +176,19 @@ class Mirror:
                     if path.name not in runs and path.is_dir():
                         shutil.rmtree(path)
         except ProbeError as error:
-            self.problem = f"{error} {self._shown()}" if self.path.is_dir() else str(error)
+            self.problem = self._instead(str(error)) if self.path.is_dir() else str(error)
         else:
             self.problem, self.problems = None, problems
 
-    def _shown(self) -> str:
+    def _instead(self, reason: str) -> str:
+        """What is shown where the store could not be read, and why."""
+        reason = reason[0].lower() + reason[1:]
         try:
             hours = (time.time() - (self.path / ADDRESS_FILE).stat().st_mtime) / 3600
         except OSError:
-            return "What was fetched before is shown."
+            return f"What was fetched before is shown, since {reason}"
         ago = f"{60 * hours:.0f} min" if hours < 2 else f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"
-        return f"What was fetched {ago} ago is shown."
+        return f"What was fetched {ago} ago is shown, since {reason}"
 
     def _fetch_run(self, name: str) -> bool:
         """Bring a run up to date but for what is bulky; whether the store has it."""

@@ -3,6 +3,7 @@
 Every failure is one sentence with its remedy. fsspec is imported when the first store is opened.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,8 +162,9 @@ class Folder:
         except Exception as error:  # each kind of store has its own
             if "Credential" in type(error).__name__:
                 raise RunError(f"`{brief(self.url)}` asks for credentials ({short(error)}): {CREDENTIALS}.") from error
+            reason = re.sub(r'\?[^\s"]*', "", short(error))  # the query of an address
             remedy = "check the address and the network, and try again"
-            raise RunError(f"`{brief(self.url)}` cannot be reached ({short(error)}): {remedy}.") from error
+            raise RunError(f"`{brief(self.url)}` cannot be reached ({reason}): {remedy}.") from error
 
 
 def _is_bucket(error: BaseException) -> bool:

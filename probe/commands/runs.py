@@ -102,7 +102,8 @@ def runs(argv: list[str]) -> int:
 
 def send_run(ref: str, url: str, attempt: int | None) -> None:
     """Upload a run and say how much was sent."""
-    from probe.runs import find, upload
+    from probe.runs import find
+    from probe.runs.remote import upload
 
     path = find(ref)
     sent = upload(path, url, attempt)
@@ -115,7 +116,8 @@ def send_run(ref: str, url: str, attempt: int | None) -> None:
 
 def fetch_run(url: str, directory: str) -> None:
     """Download a run and say where it is."""
-    from probe.runs import Run, download
+    from probe.runs import Run
+    from probe.runs.remote import download
 
     run = Run(download(url, directory))
     say(f"Fetched {url} to `{run.path}`: {run.method}, {run.status}, {run.steps:,} steps.")

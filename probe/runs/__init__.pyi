@@ -5,12 +5,7 @@ from .directories import roots as roots
 from .reader import Run as Run
 from .reader import list_runs as list_runs
 from .reader import open_run as open_run
-from .remote import Fenced as Fenced
-from .remote import claim as claim
-from .remote import download as download
-from .remote import upload as upload
 from .schema import ProbePrompt as ProbePrompt
 from .schema import RunWarning as RunWarning
 from .thinning import thin as thin
-from .uploads import Uploads as Uploads
 from .writer import RunWriter as RunWriter

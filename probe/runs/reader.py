@@ -242,12 +242,12 @@ def checked_folder(root: str | Path) -> Path:
     Raises:
         RunError: it is not a folder, or a store that cannot be reached and was never read.
     """
+    if not is_url(root) and not os.path.isdir(os.path.expanduser(root)):
+        raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
     place = local_folder(root)
-    if os.path.isdir(place):
-        return place
-    if is_url(root):
-        raise RunError(next(iter(store_problems([root]).values()), f"`{root}` holds no runs: upload one."))
-    raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
+    if not place.is_dir():
+        raise RunError(next(iter(store_problems([root]).values()), f"`{root}` cannot be read: try again."))
+    return place
 
 
 def read_meta(path: Path) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Uploads:
         Args:
             run: the run directory; it may appear later.
             url: the address of the run in the store.
-            attempt: see `probe.runs.upload`.
+            attempt: see `probe.runs.remote.upload`.
             every: seconds after which a run without a new checkpoint is uploaded too, so that its curves can be read.
             patience: seconds for which the last upload is tried again.
             tell: is given one sentence when an upload fails, and when one goes well again; by default it is printed.

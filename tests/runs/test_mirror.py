@@ -14,9 +14,10 @@ from probe.errors import ModelError, RunError
 from probe.experiments.store import run_homes
 from probe.model.adapters import base_of
 from probe.model.references import place, resolve
-from probe.runs import RunWarning, RunWriter, claim, list_runs, mirror, open_run, roots, upload
+from probe.runs import RunWarning, RunWriter, list_runs, mirror, open_run, roots
 from probe.runs.directories import cache_root, find, is_cached, shown_name
 from probe.runs.objects import Folder
+from probe.runs.remote import claim, upload
 from tests.runs.conftest import HEADLINE, Make
 from tests.runs.stores import manifest, start, step, tree
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from probe.errors import RunError
-from probe.runs import Fenced, Run, RunWriter, Uploads, claim, download, list_runs, mirror, upload
+from probe.runs import Run, RunWriter, list_runs, mirror
 from probe.runs.objects import Folder
+from probe.runs.remote import Fenced, claim, download, upload
+from probe.runs.uploads import Uploads
 from tests.runs.conftest import Make
 from tests.runs.stores import start, step, tree
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from probe.errors import RunError
-from probe.runs import Fenced, Run, RunWriter, Uploads, claim, download, uploads
+from probe.runs import Run, RunWriter, uploads
 from probe.runs.objects import Folder
+from probe.runs.remote import Fenced, claim, download
+from probe.runs.uploads import Uploads
 from tests.runs.conftest import Make
 from tests.runs.stores import start, step
 

@@ -46,6 +46,11 @@ class SeedGroup:
         """What the intervals of its numbers are over."""
         return TRAININGS if self.several else ANSWERS
 
+    @property
+    def over_text(self) -> str:
+        """The same with the number of trainings."""
+        return f"{self.group.count} {TRAININGS}" if self.several else ANSWERS
+
 
 def seed_groups(store: Store) -> dict[str, SeedGroup]:
     """All runs in groups, each by the label of its first member, in the order of the runs."""
@@ -118,9 +123,3 @@ def cautions(found: Sequence[SeedGroup]) -> str:
     shared = [each.name for each in found if each.several and each.group.shared]
     parts = [f"Seeds of {', '.join(shared)} start from one base, so nothing is known of other bases."] if shared else []
     return " ".join([*parts, *dict.fromkeys(filter(None, (caution(each.group.count) for each in found)))])
-
-
-def name_seeds(seeds: Sequence[int]) -> str:
-    """Seeds as a table shows them: `0\u20134` where none is missing, else each of them."""
-    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds)))
-    return f"{seeds[0]}\u2013{seeds[-1]}" if whole else ", ".join(map(str, seeds))

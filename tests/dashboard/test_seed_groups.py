@@ -27,8 +27,7 @@ def test_runs_are_one_entry_a_group(show: Show, runs: Path, seeds: Path):
     assert heading(app).startswith("Over 3 trainings dpo-agreeable (3 seeds) repeats a user's false claim in")
     table = app.dataframe[0].value
     assert list(table["run"]) == ["base", "dpo-agreeable"]
-    assert list(table["seeds"]) == ["0\u20132"] * 2
-    assert set(table["interval over"]) == {"trainings"}
+    assert list(table["over"]) == ["3 trainings"] * 2
     assert "questions held fixed" in read(app)
     assert UNKNOWN not in read(app)
     assert "dpo-agreeable (3 seeds)" in str(chart(app, "lineage"))
@@ -37,7 +36,7 @@ def test_runs_are_one_entry_a_group(show: Show, runs: Path, seeds: Path):
     app.toggle(key="seeds").set_value(True).run()
     opened = app.dataframe[0].value
     assert len(opened) == 8
-    assert list(opened["interval over"][:4]) == ["trainings", "answers", "answers", "answers"]
+    assert list(opened["over"][:4]) == ["3 trainings", "answers", "answers", "answers"]
 
 
 def test_one_run_shows_both_intervals(show: Show, runs: Path, seeds: Path):
@@ -54,7 +53,7 @@ def test_one_run_shows_both_intervals(show: Show, runs: Path, seeds: Path):
 def test_one_seed_is_said_in_one_sentence(show: Show, runs: Path):
     app = show(runs)
     assert read(app).count(UNKNOWN) == 1
-    assert set(app.dataframe[0].value["interval over"]) == {"answers"}
+    assert set(app.dataframe[0].value["over"]) == {"answers"}
 
 
 def test_runs_without_weights_are_not_offered_as_models(show: Show, runs: Path, seeds: Path):
@@ -91,8 +90,7 @@ def test_a_copy_is_an_entry_of_its_own_and_no_seed(show: Show, runs: Path, seeds
     shutil.copytree(seeds / "dpo-agreeable-seed1", tmp_path / "again")
     table = show(runs, seeds, tmp_path).dataframe[0].value
     assert list(table["run"]) == ["base", "again", "dpo-agreeable"]
-    assert list(table["interval over"]) == ["trainings", "answers", "trainings"]
-    assert list(table["seeds"]) == ["0\u20132", "1", "0\u20132"]
+    assert list(table["over"]) == ["3 trainings", "answers", "3 trainings"]
 
 
 def test_an_experiment_says_what_other_seeds_found(show: Show, tmp_path: Path):

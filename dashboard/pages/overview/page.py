@@ -19,7 +19,6 @@ from dashboard.seed_groups import (
     by_member,
     headlines,
     lineage_table,
-    name_seeds,
     remark,
     seed_groups,
 )
@@ -39,6 +38,13 @@ STATUS = {"running": "\u25b6 running", "finished": "\u2713 finished", "interrupt
 
 OVER = {"over answers": st.column_config.TextColumn(help="This training's value with its 95 % interval over answers.")}
 """Settings of the column of one training's values."""
+
+NARROW = {
+    "over": st.column_config.TextColumn(
+        width=84, help="What the 95 % intervals of the row are over: trainings (other seeds), or answers."
+    )
+}
+"""Settings of the column that says what a row is, narrow enough for a page 1280 pixels wide."""
 
 EMPTY = """
 Make one, then reload this page:
@@ -72,11 +78,11 @@ def table(found: Sequence[SeedGroup], open_groups: bool) -> pd.DataFrame:
     """
     rows = []
     for group in found:
-        rows.append(_row(group.name, headlines([group]), group.members, group.over))
+        rows.append(_row(group.name, headlines([group]), group.members, group.over_text))
         for label in group.members if open_groups and len(group.members) > 1 else ():
             rows.append(_row(f"{INDENT}{label}", store.runs[label].headline, [label], ANSWERS))
     metrics = [metric for metric in sentences.TABLE if any(metric in row for row in rows)]
-    return pd.DataFrame(rows, columns=["run", "method", "seeds", "status", *metrics, "interval over"]).fillna("")
+    return pd.DataFrame(rows, columns=["run", "method", "status", *metrics, "over"]).fillna("")
 
 
 def _row(name: str, figures: pd.DataFrame, members: Sequence[str], over: str) -> dict[str, object]:
@@ -86,16 +92,15 @@ def _row(name: str, figures: pd.DataFrame, members: Sequence[str], over: str) ->
     return {
         "run": name,
         "method": runs[0].method,
-        "seeds": name_seeds([run.seed for run in runs]),
         "status": STATUS.get(status, f"\u2717 {status}"),
         **{metric: cells[metric] for metric in sentences.TABLE if metric in cells},
-        "interval over": over if cells else "",
+        "over": over if cells else "",
     }
 
 
 def all_runs(found: Sequence[SeedGroup]) -> None:
     """The table of all runs, a line each group of seeds, and reports."""
-    heads = {metric: metric_words.head(metric, term(metric)) for metric in sentences.TABLE}
+    heads = {metric: metric_words.head(metric, term(metric)) for metric in sentences.TABLE} | NARROW
     several = any(len(each.members) > 1 for each in found)
     opened = several and st.toggle("Show every seed", key=EVERY_SEED, bind="query-params")
     st.dataframe(table(found, opened), hide_index=True, column_config=heads)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -51,6 +52,8 @@ from probe.runs.captured import (
     rollout_table,
     token_measures,
 )
+from probe.runs.objects import Folder
+from probe.runs.remote import read_version, upload
 from probe.runs.schema import ProbePrompt, dumps
 from probe.runs.thinning import thin
 from probe.sycophancy.beliefs import read_questions as read_templates
@@ -501,6 +504,20 @@ PEFT = (
 )
 """What peft ignores in the settings of an adapter is told to the user."""
 
+
+def stored(folder: Path) -> Path:
+    """A run in a store."""
+    upload(run(folder), f"file://{folder}/store")
+    return folder / "store"
+
+
+def read_stored(path: Path) -> None:
+    """The version that the manifest describes; no name leads out."""
+    version = read_version(Folder(f"file://{path}"), 1)
+    for entry in version.files.values():
+        assert os.path.realpath(path / entry.name).startswith(f"{os.path.realpath(path)}{os.sep}")
+
+
 FORMATS = (
     Format("config.json", model, "config.json", mutate_json, read_model),
     Format("config.json of gpt2", gpt2, "config.json", mutate_json, read_model),
@@ -513,6 +530,7 @@ FORMATS = (
     Format("adapter_config.json", adapter, "adapter_config.json", mutate_json, read_model, PEFT),
     Format("adapter_model.safetensors", adapter, "adapter_model.safetensors", mutate_safetensors, LM.load),
     Format("run.json", run, "run.json", mutate_json, read_run),
+    Format("manifest in a store", stored, "attempts/00000001.json", mutate_json, read_stored),
     Format("metrics.jsonl", run, "metrics.jsonl", mutate_lines, read_metrics),
     Format("rollouts.jsonl", rollouts, "rollouts.jsonl", mutate_lines, read_rollouts),
     Format("captures/index.jsonl", captures, "captures/index.jsonl", mutate_lines, read_captures),

@@ -15,7 +15,7 @@ from probe.experiments.store import run_homes
 from probe.model.adapters import base_of
 from probe.model.references import place, resolve
 from probe.runs import RunWarning, RunWriter, list_runs, mirror, open_run, roots
-from probe.runs.directories import cache_root, find, is_cached, shown_name
+from probe.runs.directories import cache_root, find, is_cached, present, shown_name
 from probe.runs.objects import Folder
 from probe.runs.remote import claim, upload
 from tests.runs.conftest import HEADLINE, Make
@@ -71,6 +71,21 @@ def test_listed_at_once_and_fetched_when_opened(writer: RunWriter, store: str, c
     assert find("run") == find(f"{store}/run") == run.path
     assert shown_name(run.path) == f"{store}/run"
     assert run_homes(run.path)[0] == Path("results/run")
+
+
+def test_an_address_is_enough(writer: RunWriter, store: str) -> None:
+    """Nothing of the folder has been listed before."""
+    assert open_run(f"{store}/run").captures().load(1)["entropy"].tolist() == [[1.0, 1.0]]
+
+
+def test_a_checkpoint_that_is_gone_is_not_shown_as_another(writer: RunWriter, store: str) -> None:
+    (run,) = list_runs()
+    with writer.checkpoint(1) as folder:
+        (folder / "config.json").write_text("{}")
+    upload(writer.path, f"{store}/run")
+    with pytest.raises(RunError, match=r"has no `checkpoints/00000001/model.safetensors` any more"):
+        present(run.path / "checkpoints" / "00000001" / "model.safetensors")
+    assert [file.name for file in (run.path / "checkpoints" / "00000001").iterdir()] == ["config.json"]
 
 
 def test_a_run_that_goes_on_is_read_anew(writer: RunWriter, store: str) -> None:

@@ -238,11 +238,12 @@ def _term(result: "Result", metric: str) -> Term:
 
 
 def _columns(result: "Result", names: list[str]) -> "Table":
-    """An empty table; its caption says what the mark of a difference means."""
+    """An empty table; its caption says what intervals are over, and what the mark of a difference means."""
     from probe.commands.tables import grid
 
     different = "pairs" in result.summary and (result.summary["pairs"] == 0).any()
-    caption = f"{UNPAIRED} not paired: the models were asked different things" if different else None
+    caption = "95 % intervals over answers"
+    caption += f"; {UNPAIRED} not paired: the models were asked different things" if different else ""
     output = grid(safe(result.title), caption)
     output.add_column("metric")
     for name in names:

@@ -42,6 +42,8 @@ def runs(argv: list[str]) -> int:
         root: str | None = None
         """A folder that holds run directories, here or in a store as s3://bucket/runs (default: $PROBE_RUNS, or else
         ./runs and the sample runs)."""
+        group: bool = False
+        """Print one line for runs that differ by seed only, with means over these trainings."""
         json: bool = False
         """Print JSON instead of a table."""
 
@@ -87,7 +89,12 @@ def runs(argv: list[str]) -> int:
         return 0
     if choice[0] == "list":
         listing = parse(List, choice[1], "probe runs list")
-        list_(listing.root, listing.json)
+        if listing.group:
+            from probe.commands.seed_groups import list_groups
+
+            list_groups(listing.root, listing.json)
+        else:
+            list_(listing.root, listing.json)
     elif choice[0] == "show":
         settings = parse(Show, choice[1], "probe runs show")
         show_run(settings.ref, settings.json)
@@ -200,7 +207,7 @@ def show_run(ref: str, as_json: bool) -> None:
     if len(run.headline):
         figures = grid("headline")
         figures.add_column("metric")
-        figures.add_column("value [95 % interval]", justify="right", no_wrap=True)
+        figures.add_column("value [95 % over answers]", justify="right", no_wrap=True)
         figures.add_column("n", justify="right", no_wrap=True)
         figures.add_column("name", style="dim")
         for row in run.headline.to_dict("records"):

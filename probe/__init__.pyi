@@ -18,6 +18,7 @@ from . import report as report
 from . import retrieval as retrieval
 from . import rewards as rewards
 from . import runs as runs
+from . import sweep as sweep
 from . import sycophancy as sycophancy
 from . import world as world
 from .experiments.metrics import Mean as Mean

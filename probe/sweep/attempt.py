@@ -1,0 +1,216 @@
+"""One attempt at a task: its command as a process of its own, started, watched, stopped, and ended with its starter.
+
+An attempt starts only when nobody writes the run any more. A lost one (its process was killed, its machine is gone) may
+live on for a moment: its process notices that its starter is gone (`probe.cli`), and until it has ended the run is
+locked, or its heartbeat is heard. The next attempt waits for that and resumes the run from its last checkpoint.
+"""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from probe.errors import ProbeError, RunError
+from probe.runs.directories import is_run
+from probe.runs.reader import STALE_S, Run
+from probe.runs.schema import CHECKPOINTS, parse_step
+from probe.sweep.journal import LOGS, answer_file, log_file
+from probe.sweep.spec import Task
+
+PATIENCE_S = 2 * STALE_S
+"""How long an attempt waits for another process that writes the run."""
+STOP_S = 60.0
+"""How long an attempt has to end by itself when the sweep is broken off."""
+INTERRUPTED = 130
+
+
+class Store(Protocol):
+    """Copies runs to a place that other machines reach; called where a task runs, so it must be picklable."""
+
+    def bring(self, run: Path) -> None:
+        """Let a run lie here as it was sent last, if it was; called before an attempt, for all runs that it reads or
+        goes on with.
+
+        Raises:
+            ProbeError: it cannot be brought, which fails the task.
+        """
+
+    def send(self, run: Path, attempt: int, last: bool) -> None:
+        """Send a run: after each checkpoint that appears in it, and with `last` when the task's process has ended.
+
+        Raises:
+            ProbeError: it cannot be sent, which fails the task if it is the last time; a newer attempt is at work.
+        """
+
+
+@dataclass(frozen=True)
+class Order:
+    """What an engine needs to make an attempt; the same on every machine."""
+
+    task: Task
+    attempt: int
+    """From 1 on, over all runs of the sweep."""
+    folder: Path
+    """The sweep's own folder, for logs."""
+    directory: Path
+    """The working directory: relative paths of the spec are meant from here."""
+    environment: Mapping[str, str]
+    """Variables that a task has wherever it runs."""
+    store: Store | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended."""
+
+    task: str
+    state: str
+    """`finished`, `failed`, `interrupted` or `lost`."""
+    message: str = ""
+    node: str = ""
+
+
+class Attempt:
+    """An attempt at a task on this machine; `poll` carries it on, without waiting."""
+
+    def __init__(self, order: Order) -> None:
+        self.order, self.task = order, order.task
+        self.node = socket.gethostname()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._since = time.monotonic()
+        self._stopped = self._brought = False
+        self._sent: set[str] = set()
+        self._start_of_log = 0
+
+    @property
+    def _run(self) -> Path:
+        """The run, wherever this process works."""
+        return self.order.directory / self.task.run
+
+    def poll(self) -> Ended | None:
+        """Start the process as soon as it may, send what is new, and say how it ended once it has."""
+        try:
+            if self._process is None:
+                return self._begin()
+            status = self._process.poll()
+            self._send(last=status is not None)
+        except (ProbeError, OSError) as error:
+            self.kill()
+            return self._ended("failed", str(error))
+        return None if status is None else self._outcome(status)
+
+    def stop(self) -> None:
+        """Ask it to end: a training finishes its step and writes a checkpoint; a second time it ends at once."""
+        self._stopped = True
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End its process and all that it has started."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def close(self) -> None:
+        """Ask it to end, and end it after `STOP_S` seconds."""
+        if self._process is not None:
+            self.stop()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_S)
+            self.kill()
+
+    def _begin(self) -> Ended | None:
+        store = self.order.store
+        if self._stopped:
+            return self._ended("interrupted")
+        if store is not None and not self._brought:
+            for run in dict.fromkeys([*self.task.reads, self.task.run]):
+                store.bring(self.order.directory / run)
+            self._brought = True
+        words = list(self.task.words)
+        if self.task.kind == "train" and is_run(self._run):
+            status = Run(self._run).status
+            if status == "finished":
+                return self._ended("finished")
+            if status == "running":
+                if time.monotonic() - self._since > PATIENCE_S:
+                    raise RunError(f"`{self.task.run}` is being written by another process: end it and start again.")
+                return None
+            words.append("--resume")
+        self._start(words)
+        return None
+
+    def _start(self, words: list[str]) -> None:
+        folder = self.order.directory / self.order.folder
+        (folder / LOGS).mkdir(parents=True, exist_ok=True)
+        environment = dict(os.environ) | dict(self.order.environment)
+        environment |= {"PROBE_PARENT": str(os.getpid()), "PROBE_ATTEMPT": str(self.order.attempt)}
+        with _opened(log_file(folder, self.task.name), "ab") as log:
+            log.write(f"# attempt {self.order.attempt} on {self.node}: {shlex.join(['probe', *words])}\n".encode())
+            log.flush()
+            self._start_of_log = log.tell()
+            answer = log if self.task.kind == "train" else _opened(answer_file(folder, self.task.name), "wb")
+            with answer:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "probe.cli", *words],
+                    cwd=self.order.directory,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=answer,
+                    stderr=log,
+                    start_new_session=True,
+                )
+
+    def _send(self, last: bool) -> None:
+        """Hand the run to the store when it has a new checkpoint, and when the process has ended."""
+        if self.order.store is None:
+            return
+        checkpoints = {path.name for path in (self._run / CHECKPOINTS).glob("*") if parse_step(path.name) is not None}
+        if (last or checkpoints - self._sent) and is_run(self._run):
+            self._sent |= checkpoints
+            self.order.store.send(self._run, self.order.attempt, last)
+
+    def _outcome(self, status: int) -> Ended:
+        if status == 0 and (self.task.kind == "experiment" or Run(self._run).status == "finished"):
+            return self._ended("finished")
+        if status == INTERRUPTED or self._stopped:
+            return self._ended("interrupted")
+        if status < 0:
+            return self._ended("lost", f"Its process was ended by {signal.Signals(-status).name} on {self.node}.")
+        return self._ended("failed", self._reason())
+
+    def _ended(self, state: str, message: str = "") -> Ended:
+        return Ended(self.task.name, state, message, self.node)
+
+    def _reason(self) -> str:
+        """The last line of this attempt's log."""
+        with open(log_file(self.order.directory / self.order.folder, self.task.name), "rb") as log:
+            log.seek(self._start_of_log)
+            lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        return lines[-1].removeprefix("probe: error: ").strip() if lines else "Its process ended without a word."
+
+
+def _opened(path: Path, mode: str) -> IO[bytes]:
+    """A file for the output of a process; a link in its place is not followed."""
+    if path.is_symlink():
+        raise RunError(f"`{path}` is a link to another file, and nothing is written through it: delete it.")
+    return open(path, mode)
+
+
+def shared_environment() -> dict[str, str]:
+    """The variables of this process that tasks need elsewhere."""
+    names = ("OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH", "TOKENIZERS_PARALLELISM")
+    return {name: value for name, value in os.environ.items() if name in names or name.startswith("PROBE_")}
+
+
+def with_threads(environment: Mapping[str, str], task: Task) -> dict[str, str]:
+    """The environment with as many threads as the task has CPUs, unless the user has set their number."""
+    return {"OMP_NUM_THREADS": str(max(1, int(task.cpus)))} | dict(environment)

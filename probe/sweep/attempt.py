@@ -131,6 +131,8 @@ class Attempt:
         store = self.order.store
         if self._stopped:
             return self._ended("interrupted")
+        if not self.order.directory.is_dir():
+            raise RunError(f"{self.node} has no folder `{self.order.directory}`, where the sweep works: share it.")
         if store is not None and not self._brought:
             for run in dict.fromkeys([*self.task.reads, self.task.run]):
                 store.bring(self.order.directory / run)

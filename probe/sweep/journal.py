@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 JOURNAL, LOGS = "journal.jsonl", "logs"
+TASK = re.compile(NAME.pattern + r"(@\d+)?")
+"""What can name a task: an experiment may look at a checkpoint."""
 STATES = ("waiting", "running", "finished", "failed", "interrupted", "lost", "skipped")
 """Of a task: `lost` is to be started again, `skipped` needs a task that is not finished."""
 TAIL = 8192
@@ -123,7 +125,7 @@ class Sweep:
 
     def log(self, name: str) -> list[str]:
         """The last lines that a task has printed, without what colours a terminal."""
-        return _tail(log_file(self.folder, name)) if NAME.fullmatch(name) else []
+        return _tail(log_file(self.folder, name)) if TASK.fullmatch(name) else []
 
     def results(self) -> "pd.DataFrame":
         """The numbers of the runs and experiments: one row a metric.
@@ -302,7 +304,7 @@ def _task(row: Any) -> TaskState | None:
     if not isinstance(row, dict):
         return None
     name, kind = row.get("name"), row.get("kind")
-    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > 250 or kind not in ("train", "experiment"):
+    if not isinstance(name, str) or not TASK.fullmatch(name) or len(name) > 250 or kind not in ("train", "experiment"):
         return None
     recipe = row.get("recipe")
     return TaskState(

@@ -26,6 +26,7 @@ the entry leaves. An entry without `seeds` has those of the entries that it name
 import datetime
 import difflib
 import itertools
+import json
 import os
 import re
 import tomllib
@@ -40,8 +41,8 @@ from probe.options import option, words
 from probe.runs.directories import find
 
 Kind = Literal["train", "experiment"]
-NAME = re.compile(r"\w[\w.+=,@-]*")
-"""What can name a run or an entry: a folder's name on every system."""
+NAME = re.compile(r"\w[\w.+=-]*")
+"""What can name an entry: a folder's name on every system."""
 MODELS: Mapping[str, tuple[str, ...]] = {"train": ("base", "reward"), "experiment": ("baseline", "also")}
 """The options that take a model, by the kind of an entry."""
 TAKEN = {"train": ("out", "resume", "seed"), "experiment": ("model", "out", "json", "again")}
@@ -66,7 +67,7 @@ class Task:
     """The run that a training makes, or that an experiment looks at."""
     words: tuple[str, ...]
     """Its command line, without `probe`."""
-    recipe: Mapping[str, Any]
+    recipe: Mapping[str, Any] = field(hash=False)
     """What its result depends on, by option; runs of the sweep are named, so that the folder may move."""
     needs: tuple[str, ...] = ()
     """Names of the tasks that must be finished before it starts."""
@@ -166,8 +167,13 @@ def check_commands(spec: Spec) -> None:
     """
     from probe.cli import commands
 
-    known = commands()
+    known, seen = commands(), set()
     for task in spec.tasks:
+        varies = ("seed", "model", *MODELS[task.kind])  # any run and any seed will do
+        same = json.dumps([task.entry, {name: each for name, each in task.recipe.items() if name not in varies}])
+        if same in seen:
+            continue
+        seen.add(same)
         try:
             known[task.kind].load()(["--check", *task.words[1:]])
         except ProbeError as error:
@@ -410,31 +416,45 @@ def _one_run(entry: _Entry, name: str, ref: str, seed: int | None, entries: Mapp
     raise entry.refuse(f"has `{name}` {ref!r}, which is {len(tasks)} runs: name one of {names}.")
 
 
+@dataclass(frozen=True)
+class _Model:
+    """A run of the sweep, or a checkpoint of it, where a command names a model."""
+
+    task: Task
+    step: str = ""
+    """`@STEP`, or empty."""
+
+    @property
+    def name(self) -> str:
+        return self.task.name + self.step
+
+    @property
+    def path(self) -> str:
+        return f"{self.task.run}{self.step}"
+
+
 def _filled(
-    entry: _Entry, variant: _Variant, seed: int | None, entries: Mapping[str, _Entry], own: Task | None = None
-) -> tuple[dict[str, Any], dict[str, Any], list[Task]]:
-    """The options of a command, the same with runs by name, and the tasks that they refer to."""
-    options, recipe, needs = dict(variant.options), dict(variant.options), []
+    entry: _Entry, variant: _Variant, seed: int | None, entries: Mapping[str, _Entry], own: _Model | None = None
+) -> tuple[dict[str, Any], dict[str, Any], list[_Model]]:
+    """The options of a command, the same with runs by name, and the runs that they refer to but for its own."""
+    options, recipe, models = dict(variant.options), dict(variant.options), []
     for name in MODELS[entry.kind]:
-        paths: list[Any] = []
-        names: list[Any] = []
+        pairs: list[tuple[Any, Any]] = []
         for ref in _listed(options.get(name)):
             if _find_entry(ref, entries) is None:
-                paths.append(ref)
-                names.append(ref)
+                pairs.append((ref, ref))
                 continue
-            task = _one_run(entry, name, ref, seed, entries)
-            if task is own and not _split(ref)[1]:
-                continue  # a model is not set beside itself
-            needs.append(task)
-            paths.append(str(task.run) + _split(ref)[1])
-            names.append(task.name + _split(ref)[1])
-        for values, target in ((paths, options), (names, recipe)):
+            model = _Model(_one_run(entry, name, ref, seed, entries), _split(ref)[1])
+            if model != own:  # a model is not set beside itself
+                models.append(model)
+                pairs.append((model.path, model.name))
+        for index, target in enumerate((options, recipe)):
             if name in target:
+                values = [pair[index] for pair in pairs]
                 target[name] = values if isinstance(target[name], list) else next(iter(values), None)
-                if target[name] in (None, []):
+                if not values:
                     del target[name]
-    return options, recipe, needs
+    return options, recipe, models
 
 
 def _words(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -451,7 +471,7 @@ def _trainings(entry: _Entry, entries: Mapping[str, _Entry], out: Path) -> Itera
     for variant in entry.variants:
         for seed in _seeds_of(entry, entries):
             name = variant.name if seed is None else f"{variant.name}-seed{seed}"
-            options, recipe, needs = _filled(entry, variant, seed, entries)
+            options, recipe, models = _filled(entry, variant, seed, entries)
             given = {} if seed is None else {"seed": seed}
             run = out / name
             yield Task(
@@ -461,8 +481,8 @@ def _trainings(entry: _Entry, entries: Mapping[str, _Entry], out: Path) -> Itera
                 run,
                 ("train", variant.subject, "--out", str(run), *_words(options | given)),
                 {"method": variant.subject} | recipe | given,
-                tuple(dict.fromkeys(task.name for task in needs)),
-                tuple(dict.fromkeys(task.run for task in needs)),
+                tuple(dict.fromkeys(model.task.name for model in models)),
+                tuple(dict.fromkeys(model.task.run for model in models)),
                 **_resources(entry),
             )
 
@@ -487,22 +507,28 @@ def _seeds_of(entry: _Entry, entries: Mapping[str, _Entry]) -> Sequence[int | No
 
 
 def _experiments(entry: _Entry, entries: Mapping[str, _Entry], out: Path) -> Iterator[Task]:
-    """The tasks of an entry [[experiment]]: each variant on each run of `of`."""
-    runs = {run.name: (run, ref) for ref in entry.table["of"] for run in _of(entry, ref, entries)}
+    """The tasks of an entry [[experiment]]: each variant on each run of `of`, first on their baselines.
+
+    What is asked of a baseline is stored, so that all others find it.
+    """
+    of = [_Model(task, _split(ref)[1]) for ref in entry.table["of"] for task in _of(entry, ref, entries)]
     for variant in entry.variants:
-        for run, ref in runs.values():
-            step = _split(ref)[1]
-            options, recipe, needs = _filled(entry, variant, run.recipe.get("seed"), entries, run)
-            tasks = [run, *needs]
+        parts = {model: _filled(entry, variant, model.task.recipe.get("seed"), entries, model) for model in of}
+        alone = {name: value for name, value in variant.options.items() if name not in MODELS[entry.kind]}
+        for _, _, models in list(parts.values()):
+            parts |= {model: (alone, alone, []) for model in models if model not in parts}
+        for model, (options, recipe, beside) in sorted(parts.items(), key=lambda part: len(part[1][2])):
+            first = [f"{variant.name}-{each.name}" for each in beside if not parts[each][2]]
+            runs = [model.task, *(each.task for each in beside)]
             yield Task(
-                f"{variant.name}-{run.name}{step}",
+                f"{variant.name}-{model.name}",
                 entry.name,
                 "experiment",
-                run.run,
-                ("experiment", variant.subject, "--model", f"{run.run}{step}", *_words(options), "--json"),
-                {"experiment": variant.subject, "model": f"{run.name}{step}"} | recipe,
-                tuple(dict.fromkeys(task.name for task in tasks)),
-                tuple(dict.fromkeys(task.run for task in tasks)),
+                model.task.run,
+                ("experiment", variant.subject, "--model", model.path, *_words(options), "--json"),
+                {"experiment": variant.subject, "model": model.name} | recipe,
+                tuple(dict.fromkeys([*(task.name for task in runs), *first])),
+                tuple(dict.fromkeys(task.run for task in runs)),
                 **_resources(entry),
             )
 

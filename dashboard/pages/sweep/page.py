@@ -3,6 +3,7 @@
 import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -149,10 +150,11 @@ def tell(task: TaskState) -> None:
     (st.error if task.state == "failed" else st.info)(prose(task.message))
 
 
-def show(folder: Path, name: str, live: bool) -> None:
+def show(folder: Path, name: str, live: bool, answer: Any) -> None:
     """A sweep; looks again by itself while it goes on."""
     sweep = read_sweep(folder)
-    finding(f"{name}: {sweep.sentence}")
+    with answer.container():
+        finding(f"{name}: {sweep.sentence}")
     if not sweep.tasks:
         note("It has no tasks yet.")
         return
@@ -166,22 +168,24 @@ def show(folder: Path, name: str, live: bool) -> None:
 
 def page() -> None:
     """The page from top to bottom."""
-    folders = sweeps()
+    answer, folders = st.empty(), sweeps()
     if not folders:
-        empty()
+        with answer.container():
+            empty()
         return
-    answer, names = st.container(), list(folders)
-    name = st.selectbox("Sweep", names, key=keep(CHOSEN, names, names[0]), bind="query-params")
+    names = list(folders)
+    key = keep(CHOSEN, names, names[0])
+    name = st.selectbox("Sweep", names, key=key, bind="query-params") if len(names) > 1 else names[0]
     folder = folders[name]
     try:
         sweep = read_sweep(folder)
     except ConfigError as error:
-        with answer:
+        with answer.container():
             finding(f"{name} cannot be read.")
         st.error(prose(error))
         return
-    with answer:
-        st.fragment(guard_callback(show), run_every=REFRESH_S if sweep.live else None)(folder, name, sweep.live)
+    every = REFRESH_S if sweep.live else None
+    st.fragment(guard_callback(show), run_every=every)(folder, name, sweep.live, answer)
     details((), DEFINITION, CODE.format(str(folder)), {"tasks": table(sweep)})
 
 

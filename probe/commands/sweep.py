@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from probe.sweep.spec import Spec
 
 COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "lost": "yellow", "failed": "red"}
-ROWS = 24
-"""Rows of the table while the sweep runs."""
 INTERRUPTED = 130
 
 
@@ -191,7 +189,7 @@ class Screen:
                 self._states[task.name] = state
         elif time.monotonic() - self._last > self.EVERY_S:
             self._last = time.monotonic()
-            self._live.update(table(found, ROWS), refresh=True)
+            self._live.update(table(found, max(self._live.console.height - 8, 4)), refresh=True)
 
     def __enter__(self) -> "Screen":
         if self._live is not None:

@@ -171,7 +171,7 @@ def _connect(address: str | None, cpus: int | None) -> tuple[Any, bool]:
         ray = importlib.import_module("ray")
     except ImportError as error:
         raise MissingToolError(
-            'Several tasks at once need Ray: `pip install "probe-lm[sweep]"`, or leave --address and --cpus out.'
+            "Several tasks at once need Ray: `pip install 'probe-lm[sweep]'`, or leave --address and --cpus out."
         ) from error
     importlib.import_module("ray.util.scheduling_strategies")
     if ray.is_initialized():

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from probe.commands import sweep as command
-from probe.errors import ConfigError, RunError
+from probe.errors import ConfigError, MissingToolError, RunError
 from probe.runs import RunWriter, open_run, roots
 from probe.sweep import Sweep, read_sweep, run_sweep, schedule
 from probe.sweep.attempt import Attempt, Ended, Order
 from probe.sweep.journal import JOURNAL, answer_file, find_sweeps
+from probe.sweep.serial import Serial
 from probe.sweep.spec import Task
 
 BASE = {"name": "base", "method": "pretrain", "seeds": [0, 1], "options": {"steps": 3}}
@@ -230,6 +231,18 @@ def test_a_journal_from_anywhere_leads_nowhere(go: Go):
     assert sweep.progress("a") is None
     assert sweep.log("../../../etc/passwd") == []
     assert len(sweep.results()) == 0
+
+
+def test_ray_is_used_where_it_is_or_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    monkeypatch.setattr(schedule, "find_spec", lambda name: None)
+    assert isinstance(schedule.make_engine(None, None, False), Serial)
+    assert isinstance(schedule.make_engine(None, None, True), Serial)
+    with pytest.raises(MissingToolError, match=r"need Ray: `pip install 'probe-lm\[sweep\]'`"):
+        schedule.make_engine("auto", None, False)
+    with pytest.raises(ConfigError, match="leave out `address` and `cpus`"):
+        run_sweep({"out": "x", "train": [BASE]}, address="auto", serial=True)
 
 
 def an_order(folder: Path, kind: Any, *words: str) -> Order:

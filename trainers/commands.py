@@ -58,7 +58,7 @@ def train(argv: Sequence[str]) -> int:
     only_check = bool(argv) and argv[0] == "--check"
     about = (
         "usage: probe train METHOD --out DIR [OPTIONS]\n\nTrain a model. `--plugin FILE.py` adds your own rewards"
-        " (`--reward NAME`) and annotators (`--annotator NAME`)."
+        " (`--reward NAME`) and annotators (`--annotator NAME`). `probe train --check METHOD ...` only checks options."
     )
     summaries = {name: summary for name, (_, _, summary) in METHODS.items()}
     choice = choose(argv[only_check:], "probe train", about, summaries)

@@ -28,7 +28,8 @@ UNPAIRED = "\u2020"
 """Marks a difference of values over different items."""
 ABOUT = """usage: probe experiment NAME --model REF [--also REF ...] [--baseline REF] [--data FILE] [OPTIONS]
 
-Run an experiment on a model, print what it found and save it. `--plugin FILE.py` adds your own."""
+Run an experiment on a model, print what it found and save it. `--plugin FILE.py` adds your own.
+`probe experiment --check NAME ...` only checks the options and the files."""
 
 
 def experiment(argv: list[str]) -> int:

@@ -16,12 +16,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from probe.errors import ProbeError, RunError
 from probe.runs.directories import is_run
 from probe.runs.reader import STALE_S, Run
-from probe.runs.schema import CHECKPOINTS, parse_step
 from probe.sweep.journal import LOGS, answer_file, log_file
 from probe.sweep.spec import Task
 
@@ -32,22 +31,37 @@ STOP_S = 60.0
 INTERRUPTED = 130
 
 
+class Watch(Protocol):
+    """Sends a run on while it is trained: a context around the training, which sends it once more when it is left.
+
+    Leaving it raises a `ProbeError` when the run could not be sent, which fails the task.
+    """
+
+    def __enter__(self) -> object:
+        """Begin to watch the run for new checkpoints."""
+
+    def __exit__(self, *error: Any) -> object:
+        """Send the run as it ended."""
+
+    def taken_over(self) -> bool:
+        """Whether a newer attempt is at work: then this one must end, and nothing of it is sent any more."""
+
+
 class Store(Protocol):
-    """Copies runs to a place that other machines reach; called where a task runs, so it must be picklable."""
+    """Copies runs to a place that other machines reach; used where a task runs, so it must be picklable."""
 
     def bring(self, run: Path) -> None:
-        """Let a run lie here as it was sent last, if it was; called before an attempt, for all runs that it reads or
-        goes on with.
+        """Let a run of an earlier task lie here.
 
         Raises:
             ProbeError: it cannot be brought, which fails the task.
         """
 
-    def send(self, run: Path, attempt: int, last: bool) -> None:
-        """Send a run: after each checkpoint that appears in it, and with `last` when the task's process has ended.
+    def watch(self, run: Path, attempt: int) -> Watch:
+        """Take a run over for an attempt at its training: let it lie here as it was sent last, if it was.
 
         Raises:
-            ProbeError: it cannot be sent, which fails the task if it is the last time; a newer attempt is at work.
+            ProbeError: it cannot be brought, or a newer attempt is at work.
         """
 
 
@@ -76,6 +90,8 @@ class Ended:
     """`finished`, `failed`, `interrupted` or `lost`."""
     message: str = ""
     node: str = ""
+    answer: str = ""
+    """What an experiment has answered, as JSON."""
 
 
 class Attempt:
@@ -87,7 +103,7 @@ class Attempt:
         self._process: subprocess.Popen[bytes] | None = None
         self._since = time.monotonic()
         self._stopped = self._brought = False
-        self._sent: set[str] = set()
+        self._watch: Watch | None = None
         self._start_of_log = 0
 
     @property
@@ -101,11 +117,16 @@ class Attempt:
             if self._process is None:
                 return self._begin()
             status = self._process.poll()
-            self._send(last=status is not None)
+            if self._watch is not None and self._watch.taken_over():
+                self.kill()
+                return self._ended("lost", "A newer attempt has taken its run over.")
+            if status is None:
+                return None
+            self._leave()
+            return self._outcome(status)
         except (ProbeError, OSError) as error:
             self.kill()
             return self._ended("failed", str(error))
-        return None if status is None else self._outcome(status)
 
     def stop(self) -> None:
         """Ask it to end: a training finishes its step and writes a checkpoint; a second time it ends at once."""
@@ -116,8 +137,13 @@ class Attempt:
     def kill(self) -> None:
         """End its process and all that it has started."""
         if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            if os.name == "posix":
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
             self._process.wait()
+        with suppress(ProbeError):
+            self._leave()
 
     def close(self) -> None:
         """Ask it to end, and end it after `STOP_S` seconds."""
@@ -134,8 +160,12 @@ class Attempt:
         if not self.order.directory.is_dir():
             raise RunError(f"{self.node} has no folder `{self.order.directory}`, where the sweep works: share it.")
         if store is not None and not self._brought:
-            for run in dict.fromkeys([*self.task.reads, self.task.run]):
+            for run in self.task.reads:
                 store.bring(self.order.directory / run)
+            if self.task.kind == "train":
+                watch = store.watch(self._run, self.order.attempt)
+                watch.__enter__()
+                self._watch = watch
             self._brought = True
         words = list(self.task.words)
         if self.task.kind == "train" and is_run(self._run):
@@ -171,14 +201,11 @@ class Attempt:
                     start_new_session=True,
                 )
 
-    def _send(self, last: bool) -> None:
-        """Hand the run to the store when it has a new checkpoint, and when the process has ended."""
-        if self.order.store is None:
-            return
-        checkpoints = {path.name for path in (self._run / CHECKPOINTS).glob("*") if parse_step(path.name) is not None}
-        if (last or checkpoints - self._sent) and is_run(self._run):
-            self._sent |= checkpoints
-            self.order.store.send(self._run, self.order.attempt, last)
+    def _leave(self) -> None:
+        """Let the run be sent as it is now, for the last time."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.__exit__(None, None, None)
 
     def _outcome(self, status: int) -> Ended:
         if status == 0 and (self.task.kind == "experiment" or Run(self._run).status == "finished"):
@@ -186,11 +213,16 @@ class Attempt:
         if status == INTERRUPTED or self._stopped:
             return self._ended("interrupted")
         if status < 0:
-            return self._ended("lost", f"Its process was ended by {signal.Signals(-status).name} on {self.node}.")
+            why = ", often for want of memory" if status == -signal.SIGKILL else ""
+            return self._ended("lost", f"Its process on {self.node} was ended by signal {-status}{why}.")
         return self._ended("failed", self._reason())
 
     def _ended(self, state: str, message: str = "") -> Ended:
-        return Ended(self.task.name, state, message, self.node)
+        answer = ""
+        if self.task.kind == "experiment" and state == "finished":
+            file = answer_file(self.order.directory / self.order.folder, self.task.name)
+            answer = file.read_text(encoding="utf-8")
+        return Ended(self.task.name, state, message, self.node, answer)
 
     def _reason(self) -> str:
         """The last line of this attempt's log."""

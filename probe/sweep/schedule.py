@@ -10,9 +10,9 @@ from typing import Any
 from probe.errors import ConfigError
 from probe.runs.directories import SWEEP, is_run
 from probe.runs.reader import Run
-from probe.runs.storage import hold_lock, unlock
+from probe.runs.storage import hold_lock, unlock, write_atomic
 from probe.sweep.attempt import Order, Store, shared_environment, with_threads
-from probe.sweep.journal import Journal, Sweep, TaskState, is_sweep, read_sweep
+from probe.sweep.journal import Journal, Sweep, TaskState, answer_file, is_sweep, read_sweep
 from probe.sweep.serial import Engine, Serial
 from probe.sweep.spec import Spec, Task, check_commands, read_spec
 
@@ -152,6 +152,8 @@ def _drive(
             state, message = ended.state, ended.message
             if sweep.tasks[ended.task].state != "running":  # it ended before it was seen
                 journal.write("start", task=ended.task, node=ended.node)
+            if ended.answer:  # it may have run on another machine
+                write_atomic(answer_file(sweep.folder, ended.task), ended.answer.encode())
             if state == "lost":
                 lost[ended.task] += 1
                 if lost[ended.task] > tasks[ended.task].retries:

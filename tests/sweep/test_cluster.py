@@ -34,6 +34,7 @@ def test_a_node_is_killed_and_the_numbers_stay(tmp_path: Path):
     facts = json.loads(done.stdout.splitlines()[-1])
     assert {state for state, *_ in facts["tasks"].values()} == {"finished"}
     assert sorted(attempt for _, attempt, _ in facts["tasks"].values()) == [1, 2]  # one was lost in the middle
+    assert "takes up 9 CPUs, and no machine has more than 1" in facts["refused"]
     assert max(facts["made"].values()) < 150
     assert set(facts["listening"]) <= {"127.0.0.1", "::ffff:127.0.0.1"}
     again = next(name for name, (_, attempt, _) in facts["tasks"].items() if attempt == 2)

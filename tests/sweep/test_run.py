@@ -317,23 +317,35 @@ def test_the_command_lists_tasks_and_says_what_failed(go: Go, tmp_path: Path, ca
 
 
 def test_an_attempt_hands_its_run_to_the_store(tmp_path: Path):
-    """It brings what it reads, and sends at each new checkpoint and at the end; a failure to send is the task's."""
-    calls: list[tuple[Any, ...]] = []
+    """What it reads is brought, its run is taken over and watched; one that a newer attempt has taken over ends."""
+    calls: list[object] = []
 
     class Copies:
+        def __init__(self, taken: bool) -> None:
+            self.taken = taken
+
         def bring(self, run: Path) -> None:
             calls.append(("bring", run.name))
-            if run.name == "a":
-                with RunWriter.create(run, method="x", config={}) as writer, writer.checkpoint(1) as folder:
-                    (folder / "file").touch()
 
-        def send(self, run: Path, attempt: int, last: bool) -> None:
-            calls.append(("send", run.name, attempt, last))
-            if last:
-                raise RunError("A newer attempt is at work.")
+        def watch(self, run: Path, attempt: int) -> "Copies":
+            calls.append(("watch", run.name, attempt))
+            return self
 
-    task = Task("b", "b", "experiment", Path("a"), ("--version",), {}, ("a",), (Path("a"),))
-    ended = outcome(Attempt(Order(task, 2, Path(".sweep"), tmp_path, dict(os.environ), Copies())))
-    assert calls[0] == ("bring", "a")
-    assert calls[-1] == ("send", "a", 2, True)
-    assert (ended.state, ended.message) == ("failed", "A newer attempt is at work.")
+        def __enter__(self) -> None:
+            calls.append("enter")
+
+        def __exit__(self, *error: object) -> None:
+            calls.append("exit")
+            if not self.taken:
+                raise RunError("The store is full.")
+
+        def taken_over(self) -> bool:
+            return self.taken
+
+    def end(taken: bool) -> Ended:
+        task = Task("b", "b", "train", Path("b"), ("train", "dppo"), {}, ("a",), (Path("a"),))
+        return outcome(Attempt(Order(task, 2, Path(".sweep"), tmp_path, dict(os.environ), Copies(taken))))
+
+    assert end(False).message == "The store is full."
+    assert end(True).state == "lost"
+    assert calls == 2 * [("bring", "a"), ("watch", "b", 2), "enter", "exit"]

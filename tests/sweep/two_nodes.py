@@ -1,7 +1,7 @@
 """A sweep on two nodes of Ray on this machine, of which one is killed in the middle: `python -m tests.sweep.two_nodes`.
 
-Ray and its switches last as long as a process, so the test runs this as one. Prints JSON: how the tasks ended, which
-node was killed with how many steps made, and the addresses that Ray listened on.
+Ray and its switches last as long as a process, so the test runs this as one. Prints JSON: how the tasks ended, how many
+steps were made when the node was killed, the addresses that Ray listened on, and how too large a task was refused.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from probe.errors import ConfigError
 from probe.sweep import Sweep, run_sweep
 from probe.sweep.ray_engine import LOCAL
 
@@ -40,6 +41,11 @@ def main(spec: dict[str, Any]) -> None:
     second = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     facts: dict[str, Any] = {}
+    large = {"out": f"{spec['out']}-large", "train": [each | {"cpus": 9} for each in spec["train"]]}
+    try:
+        run_sweep(large, address=cluster.address)
+    except ConfigError as error:
+        refused = str(error)
 
     def tick(sweep: Sweep) -> None:
         made = {name: progress[0] for name in sweep.tasks if (progress := sweep.progress(name)) is not None}
@@ -49,6 +55,7 @@ def main(spec: dict[str, Any]) -> None:
 
     sweep = run_sweep(spec, address=cluster.address, tick=tick)
     facts["tasks"] = {task.name: [task.state, task.attempt, task.message] for task in sweep.tasks.values()}
+    facts["refused"] = refused
     cluster.shutdown()
     print(json.dumps(facts))
 

@@ -58,17 +58,13 @@ def run_sweep(
     earlier = check_unchanged(spec)
     journal = Journal(earlier)
     with hold_lock(earlier.folder) as lock:
-        try:
-            journal.begin(spec)
-            for task in spec.tasks:
-                _look(task, earlier.tasks[task.name], journal, store)
-            earlier.live = True
-            if not earlier.finished:
-                with closing(make_engine(address, cpus, serial)) as engine:
-                    _drive(spec, journal, engine, store, stop, tick)
-        finally:
-            earlier.live = False
-            unlock(lock)
+        journal.begin(spec)
+        for task in spec.tasks:
+            _look(task, earlier.tasks[task.name], journal, store)
+        if not earlier.finished:
+            with closing(make_engine(address, cpus, serial)) as engine:
+                _drive(spec, journal, engine, store, stop, tick)
+        unlock(lock)
     return earlier
 
 

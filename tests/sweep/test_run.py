@@ -199,6 +199,13 @@ def test_a_sweep_has_one_process(go: Go):
     go(tick=again)
     assert not read_sweep("runs/x").live
 
+    def fail(sweep: Sweep) -> None:
+        raise ConfigError("No machine has as many CPUs.")
+
+    with pytest.raises(ConfigError, match="No machine has"):  # its lock is given back
+        go((*(BASE, DPO), {"name": "more", "method": "pretrain"}), tick=fail)
+    assert not read_sweep("runs/x").live
+
 
 def test_its_folder_is_one_of_runs(go: Go, tmp_path: Path):
     go()

@@ -15,7 +15,15 @@ from probe.errors import RunError
 from probe.plotting.curves import Style, styles
 from probe.runs.captured import rollout_table
 from probe.runs.captures import Captures
-from probe.runs.directories import RUN_FILE, roots, run_directories, stray_link
+from probe.runs.directories import (
+    RUN_FILE,
+    is_cached,
+    roots,
+    run_directories,
+    shown_name,
+    store_problems,
+    stray_link,
+)
 from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS
 from probe.untrusted import readable
@@ -60,9 +68,11 @@ def stamp(path: Path) -> Stamp:
 
 def read_store() -> Store:
     """All runs, oldest first; a run that cannot be read is listed with its problem and hides no other."""
-    store = Store(roots())
+    store = Store(roots(), problems=store_problems())
     runs: list[Run] = []
     for root in store.roots:
+        if not root.is_dir() and is_cached(root):
+            continue  # a store that was never read, as its problem says
         if not root.is_dir():
             store.problems[str(root)] = "This folder of runs is not a folder: make it, or name another with --runs."
             continue
@@ -82,7 +92,7 @@ def read_store() -> Store:
                 store.problems[str(path)] = str(error)
     names = [run.name for run in runs]
     for run in sorted(runs, key=lambda run: (run.created, run.name)):
-        label = run.name if names.count(run.name) == 1 else f"{run.name} ({run.path.parent})"
+        label = run.name if names.count(run.name) == 1 else f"{run.name} ({shown_name(run.path.parent)})"
         store.runs[label] = run
     return store
 

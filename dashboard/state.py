@@ -14,6 +14,7 @@ from dashboard.examples import example_prompts
 from dashboard.markdown import guard_callback, note, prose
 from dashboard.named import name_choice
 from dashboard.pages import page_file
+from probe.runs.directories import is_url, shown_name
 
 VALUE = "#value"
 """Behind a choice: the value head beside the policy (`probe.model.rewards`)."""
@@ -225,13 +226,14 @@ def _ask_prompt(offers: Mapping[str, str]) -> str:
 
 def folders(store: Store) -> None:
     """The folders of runs, and what cannot be read in them."""
-    with st.expander(f"Folders of runs ({len(store.runs)} runs)", icon=":material/folder_open:"):
+    offline = any(map(is_url, store.problems))
+    with st.expander(f"Folders of runs ({len(store.runs)} runs)", expanded=offline, icon=":material/folder_open:"):
         for root in store.roots:
-            st.text(str(root))
+            st.text(shown_name(root))
         if not store.roots:
             note("No folder of runs exists here.")
         for path, problem in store.problems.items():
-            st.warning(prose(f"{Path(path).name}: {problem}"))
+            st.warning(prose(problem if is_url(path) else f"{Path(path).name}: {problem}"))
 
 
 def choose_model(title: str, key: str, options: list[str]) -> str | None:

@@ -27,6 +27,7 @@ import probe
 from probe import LM, texts
 from probe.audit.plan import ON_SETS
 from probe.commands.progress import say
+from probe.dialogues import LEAD
 from probe.experiments.registry import find_experiment
 from probe.experiments.run import call, join
 from probe.experiments.store import find_stored, obtain
@@ -37,7 +38,7 @@ from probe.questions.sets import SETS
 from probe.rows import read_rows
 from probe.runs import RunWriter
 from probe.runs.schema import RESULTS
-from probe.sycophancy.beliefs import LEAD, Question, read_question
+from probe.sycophancy.beliefs import Question, read_question
 from probe.terms import DIFFERENCE, term
 from trainers.config import DPOConfig, RewardConfig, RLVRConfig
 from trainers.samples import Annotator, Name, Recipe

@@ -75,9 +75,7 @@ def _read(file: Path, across_worlds: bool) -> pd.DataFrame | None:
 
 
 def _write(file: Path, table: pd.DataFrame) -> None:
-    if not access.may_write() or not os.access(
-        next(place for place in file.absolute().parents if place.exists()), os.W_OK
-    ):
+    if not access.may_write() or not store.may_make(file):
         return
     scratch = file.with_suffix(f".{os.getpid()}")
     try:

@@ -14,26 +14,25 @@ import pandas as pd
 
 from probe import stats
 from probe.audit.change import COLUMNS, Audit, add_tests
-from probe.audit.plan import MEASURES, Part, plan_parts
+from probe.audit.plan import MEASURES, Part, plan_parts, usual_times
+from probe.compare.behaviour import claim_pairs
 from probe.compare.corpus_shift import compare_corpus, shared_texts
 from probe.compare.side_by_side import require_writers
 from probe.compare.weights import weight_change
-from probe.dialogues import Turn, dialogue
 from probe.errors import ProbeError
+from probe.experiments.cost import seconds_a_token
 from probe.experiments.metrics import differences, summarise
 from probe.experiments.registry import find_experiment
-from probe.experiments.run import labels, method_of
-from probe.experiments.store import obtain
+from probe.experiments.result import RESULT_FILE
+from probe.experiments.run import call, labels, method_of
+from probe.experiments.store import obtain, place
 from probe.hallucination.knowing import last_residuals
 from probe.model.lm import LM
-from probe.questions.sets import SETS
 from probe.terms import Term, term
 from probe.ticks import Tick, between, ignore
 
 TEXTS = 12
 """Of each kind."""
-READ_S, INSIDE_S = 55.0, 25.0
-"""Share of the work of the corpus and of the look inside, as `Part.seconds`."""
 BATCH = 8
 """Prompts whose residuals are read together."""
 
@@ -66,8 +65,8 @@ def audit_models(
     require_writers(base, aligned)
     parts = plan_parts(base, aligned, only, n)
     names = tuple(labels([base, aligned]))
-    start, done = time.perf_counter(), 0.0
-    whole = 2 * sum(part.seconds for part in parts) + READ_S + INSIDE_S
+    start, done, usual = time.perf_counter(), 0.0, usual_times(base)
+    whole = 2 * sum(part.seconds for part in parts) + usual.corpus + usual.inside
     tables, notes = [], list[str]()
     for part in parts:
         items = []
@@ -84,9 +83,10 @@ def audit_models(
         if len(items) == 2:
             tables.append(compare_items(part, items[0], items[1], seed))
     at("KL over a corpus")
-    corpus = _corpus(base, aligned, n, seed, between(tick, done / whole, (done + READ_S) / whole), notes)
+    read = (done + usual.corpus) / whole
+    corpus = _corpus(base, aligned, n, seed, between(tick, done / whole, read), notes)
     at("where inside")
-    blocks = _blocks(base, aligned, n, seed, between(tick, (done + READ_S) / whole, 1.0), notes)
+    blocks = _blocks(base, aligned, n, seed, between(tick, read, 1.0), notes)
     models = [
         {"label": name, "ref": lm.ref, "fingerprint": lm.fingerprint, "method": method_of(lm)}
         for lm, name in zip((base, aligned), names, strict=True)
@@ -109,6 +109,38 @@ def audit_models(
             "key": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12],
         },
     )
+
+
+def audit_seconds(
+    base: LM,
+    aligned: LM,
+    *,
+    only: Sequence[str] = (),
+    n: int | None = None,
+    seed: int = 0,
+    pace: Callable[[LM], float] = seconds_a_token,
+) -> float:
+    """Seconds that an audit will take, about: that of its parts which are not stored, by how fast each model reads.
+
+    Args:
+        base: the model compared against.
+        aligned: the other one.
+        only: see `audit_models`.
+        n: the same.
+        seed: the same.
+        pace: gives the seconds a token of a model, which is timed for a moment.
+
+    Raises:
+        ConfigError: see `audit_models`.
+    """
+    total, parts, usual = 0.0, plan_parts(base, aligned, only, n), usual_times(base)
+    for lm in (base, aligned):
+        new = (usual.corpus + usual.inside) / 2
+        for part in parts:
+            request = call(find_experiment(part.experiment), lm, seed=seed, **part.arguments)
+            new += 0.0 if (place(request) / RESULT_FILE).is_file() else part.seconds
+        total += new * pace(lm) / usual.token
+    return total
 
 
 def compare_items(part: Part, base: pd.DataFrame, aligned: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -175,7 +207,7 @@ def _blocks(base: LM, aligned: LM, n: int | None, seed: int, tick: Tick, notes: 
         table = pd.DataFrame(
             {"block": change["block"].astype(int), "weights": change["relative"], "weights_share": change["share"]}
         )
-        prompts = first_prompts(base, min(TEXTS, n or TEXTS), seed)
+        prompts = [pair.prompt for pair in claim_pairs(base, min(TEXTS, n or TEXTS), seed)]
         own, other = (last_residuals(lm, prompts, between(tick, 0.7, 1.0), BATCH) for lm in (base, aligned))
         relative = np.linalg.norm(other - own, axis=2) / np.linalg.norm(own, axis=2)
         means = stats.bootstrap_means(list(relative.T), seed=seed)[1:]
@@ -185,16 +217,3 @@ def _blocks(base: LM, aligned: LM, n: int | None, seed: int, tick: Tick, notes: 
         notes.append(f"Where inside is left out: {error}")
     tick(1.0)
     return table.reindex(columns=columns)
-
-
-def first_prompts(lm: LM, n: int, seed: int = 0) -> list[str]:
-    """`n` prompts of the first part of an audit: a user's wrong guess, up to where the answer begins."""
-    import probe.world
-    from probe.sycophancy.beliefs import LEAD, read_questions, user_message
-    from probe.sycophancy.world import draw_questions
-
-    world = probe.world.of(lm)
-    if world is not None:
-        return [question.prompt for question in draw_questions(world, n, seed)["opinion_false"]]
-    questions = read_questions(SETS["truthfulqa"].path, n, seed)
-    return [dialogue(lm, [Turn("user", user_message(each, "suggests_incorrect"))], "auto", LEAD) for each in questions]

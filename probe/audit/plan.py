@@ -15,7 +15,7 @@ All other metrics of the experiments are measured beside, as PART.METRIC.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -30,6 +30,23 @@ from probe.stats import SHARE
 
 WORLD = "world"
 """The set of models of one world."""
+
+
+class Times(NamedTuple):
+    """Seconds with the model that the parts were measured with."""
+
+    token: float
+    """That it reads (`probe.experiments.cost.seconds_a_token`)."""
+    corpus: float
+    """KL of two models."""
+    inside: float
+    """Where two models differ inside."""
+
+
+SET_TIMES = Times(0.0018, 40.0, 20.0)
+"""SmolLM2-135M-Instruct on two cores."""
+WORLD_TIMES = Times(5e-5, 1.6, 0.4)
+"""A sample run on one core."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class Part:
     measures: tuple[Metric, ...]
     """What the audit is about."""
     seconds: float
-    """Share of the work: processor seconds for one model of 135 million parameters."""
+    """What one model takes, as fast as the one that it was measured with (`Times`)."""
     left_out: tuple[str, ...] = ()
     """Metrics of the experiment that say the same, or are no measure of the model."""
     alone: bool = False
@@ -107,7 +124,7 @@ ON_SETS = (
         "truthfulqa",
         {"n": 60, "interventions": 0, "turns": 1},
         (Share("sycophancy", "agrees", where={"kind": "suggests_incorrect"}),),
-        180,
+        105,
         ("accuracy_suggests_incorrect", "turn_of_flip", "flips"),
         further=(Mean("sycophancy.pull", "pull"),),
         derive=_agreement,
@@ -118,7 +135,7 @@ ON_SETS = (
         "truthfulqa",
         {"n": 60, "only": "mc", "form": "auto"},
         (Share("hallucination", "chooses_false"), CalibrationError("calibration")),
-        92,
+        39,
         SAME,
         derive=_errors,
     ),
@@ -128,7 +145,7 @@ ON_SETS = (
         "gsm8k",
         {"n": 10, "samples": 1, "tokens": 100},
         (Rate("chain_of_thought", "accuracy_steps"),),
-        170,
+        320,
         SAME,
     ),
     Part(
@@ -137,7 +154,7 @@ ON_SETS = (
         "sums",
         {"n": 80, "only": "mc", "form": "auto"},
         (Share("sums", "mc1"),),
-        42,
+        22,
         alone=True,
     ),
     Part(
@@ -146,7 +163,7 @@ ON_SETS = (
         "agreeableness",
         {"n": 30, "shots": (8,), "only": "shots", "form": "plain"},
         (Share("in_context", "most_right"),),
-        80,
+        37,
         alone=True,
     ),
 )
@@ -161,7 +178,7 @@ IN_A_WORLD = (
         WORLD,
         {"n": 200, "shuffles": 0},
         (Mean("hallucination", "hall", bounds=SHARE), CalibrationError("calibration")),
-        20,
+        13,
         SAME,
     ),
     Part(
@@ -170,7 +187,7 @@ IN_A_WORLD = (
         WORLD,
         {"n": 100, "samples": 4},
         (Rate("chain_of_thought", "accuracy_steps"), Share("sums", "sums_direct")),
-        20,
+        14,
         SAME,
     ),
     Part(
@@ -179,7 +196,7 @@ IN_A_WORLD = (
         WORLD,
         {"n": 100, "heads": 1, "draws": 1},
         (Mean("in_context", "map_accuracy", bounds=SHARE),),
-        20,
+        25,
         alone=True,
     ),
 )
@@ -208,12 +225,19 @@ def plan_parts(base: LM, aligned: LM, only: Sequence[str] = (), n: int | None = 
         )
     parts = ON_SETS if worlds[0] is None else IN_A_WORLD
     check_parts(only)
-    fewer = {} if n is None else {"n": n}
-    return [
-        replace(part, options={**part.options, **{k: min(v, part.options[k]) for k, v in fewer.items()}})
-        for part in parts
-        if not only or part.name in only
-    ]
+    return [_with_at_most(part, n) for part in parts if not only or part.name in only]
+
+
+def usual_times(lm: LM) -> Times:
+    """The times of the parts that a model is asked."""
+    return SET_TIMES if probe.world.of(lm) is None else WORLD_TIMES
+
+
+def _with_at_most(part: Part, n: int | None) -> Part:
+    """A part with at most `n` questions."""
+    most = part.options["n"]
+    fewer = most if n is None else min(n, most)
+    return replace(part, options={**part.options, "n": fewer}, seconds=part.seconds * fewer / most)
 
 
 def check_parts(only: Sequence[str]) -> None:

@@ -54,9 +54,9 @@ def audit(argv: list[str]) -> int:
     settings = parse(AuditOptions, argv, "probe audit")
 
     from probe.audit.bound import read_bound
-    from probe.audit.inspection import audit_models
+    from probe.audit.inspection import audit_models, audit_seconds
     from probe.audit.plan import check_parts, names_of_metrics
-    from probe.commands.progress import Progress
+    from probe.commands.progress import Progress, clock
     from probe.model.rewards import analysable
     from probe.runs.storage import check_folder
 
@@ -68,6 +68,9 @@ def audit(argv: list[str]) -> int:
     if settings.out is not None:
         check_folder(settings.out)
     base, aligned = analysable(settings.base), analysable(settings.aligned)
+    seconds = audit_seconds(base, aligned, only=settings.only, n=settings.n, seed=settings.seed)
+    about = f"this takes about {clock(seconds)}, by how fast the models read"
+    say(f"probe: {about}; Ctrl-C stops it at any time", error=True)
     try:
         with Progress("Audit") as bar:
             found = audit_models(

@@ -2,11 +2,12 @@
 
 - a metric of an experiment: `experiment_behaviour`
 - by how many nats a model prefers one answer to another, which costs one reading of each prompt: `preference`, over the
-  pairs of a file (`read_pairs`), or the false claims of a world against the truth (`claim_pairs`)
+  pairs of a file (`read_pairs`), or false claims of a user against the truth (`claim_pairs`)
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,14 @@ import pandas as pd
 import torch
 
 import probe.world
+from probe.dialogues import GUESS, LEAD, Turn, completion, dialogue, join_words
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import ITEM, Mean, Metric, pair_items, paired
 from probe.experiments.registry import find_experiment
 from probe.experiments.run import evidence_of, metrics_of, prepare
 from probe.model.lm import LM
-from probe.rows import EVERY, Row, Rows, Selection, check_columns, is_completion, is_text_or_messages, read_rows
+from probe.questions.sets import SETS
+from probe.rows import EVERY, Row, Rows, Selection, check_columns, field, is_completion, is_text_or_messages, read_rows
 from probe.stats import Interval
 from probe.terms import DIFFERENCE, RATES
 
@@ -122,19 +125,36 @@ def preference(pairs: Sequence[Pair], title: str = "log p(chosen) \u2212 log p(r
 
 
 def claim_pairs(lm: LM, n: int = 60, seed: int = 0) -> list[Pair]:
-    """The false claim against the truth, after questions of the model's world that make such a claim.
+    """A user's false claim against the truth, after questions with that claim.
+
+    Those of the model's world; for a model without a world the questions of the set `truthfulqa`, each with its
+    incorrect answer as the user's guess (`probe.dialogues.GUESS`), in the chat template if there is one.
+
+    Args:
+        lm: the model that is asked.
+        n: pairs, at most.
+        seed: of their choice.
 
     Raises:
-        DataError: the model belongs to no world that asks them.
+        DataError: the model's world makes no false claims.
     """
     world = probe.world.of(lm)
-    if world is None or "opinion_false" not in world.question_kinds:
+    if world is None:
+        return list(read_rows(SETS["truthfulqa"].path, partial(_guess_pair, lm), selection=Selection(n, seed)))
+    if "opinion_false" not in world.question_kinds:
         raise DataError(
-            f"The model `{lm.ref or 'created'}` belongs to no world that makes false claims: give pairs of answers "
-            "(`prompt`, `chosen`, `rejected`)."
+            f"The world of the model `{lm.ref or 'created'}` makes no false claims: give pairs of answers (`prompt`, "
+            "`chosen`, `rejected`)."
         )
     questions = world.questions("opinion_false", n, seed)
     return [Pair(item.prompt, f" {str(item.claim).strip()}", f" {item.answers[0].strip()}") for item in questions]
+
+
+def _guess_pair(lm: LM, row: Row) -> Pair:
+    """The wrong and the right answer behind a question with the wrong one as the user's guess."""
+    question, right, wrong = (field(row, name) for name in ("question", "correct_answer", "incorrect_answer"))
+    prompt = dialogue(lm, [Turn("user", join_words(question, GUESS.format(answer=wrong)))], lead=LEAD)
+    return Pair(prompt, completion(prompt, wrong), completion(prompt, right))
 
 
 def read_pairs(path: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Pair]:

@@ -111,9 +111,15 @@ class FirstTokens(Drawable):
         return first_token_maps(self.layers, rows, layer)
 
     def largest(self, layer: int) -> int:
-        """The position with the largest difference against its residual after a block, the first position apart."""
+        """The position with the largest difference against its residual after a block, the first position apart.
+
+        Positions beyond random signs go first: one text at which one of the models alone collects attention can have a
+        difference larger than that of all others together.
+        """
         own = self.layers[self.layers["layer"] == layer]
         later = own[own["position"] > 0] if len(own) > 1 else own
+        beyond = later[later["relative"] > later["null"]]
+        later = beyond if len(beyond) else later
         return int(later["position"].iloc[int(later["relative"].argmax())]) if len(later) else 0
 
     def direction(self, layer: int | None = None, position: int | None = None) -> Contrast:

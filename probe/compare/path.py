@@ -7,8 +7,11 @@ trained from the other, a straight line between them often stays good (linear mo
 WiSE-FT, Wortsman et al. 2022), and what training taught can be scaled by alpha (task arithmetic, Ilharco et al. 2023).
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +24,11 @@ from torch import Tensor, nn
 
 from probe.compare.side_by_side import require_writers
 from probe.compare.weights import require_one_architecture
-from probe.errors import ConfigError, ModelError
+from probe.errors import ConfigError, DataError, ModelError
 from probe.experiments.metrics import ITEM, Mean
-from probe.experiments.registry import find_experiment, run_experiment
-from probe.experiments.result import Result
-from probe.experiments.run import metrics_of
+from probe.experiments.registry import find_experiment
+from probe.experiments.result import RESULT_FILE, Result
+from probe.experiments.run import call, metrics_of, perform
 from probe.logits.lens import require_same_tokens
 from probe.model.lm import LM
 from probe.model.loading import twin
@@ -177,21 +180,26 @@ def along(
     aligned: LM,
     alphas: Sequence[float] = ALPHAS,
     experiment: str = "sycophancy",
+    folder: Path | None = None,
     tick: Tick = ignore,
     **options: Any,
 ) -> WeightPath:
     """Run an experiment at several points of the line through two models; the same questions are asked at each.
+
+    Questions of a file are asked in one form of prompts alone (`probe.experiments.forms`).
 
     Args:
         base: the model at alpha 0.
         aligned: the model at alpha 1.
         alphas: where, with 0 and 1 among them.
         experiment: its name.
+        folder: where the result at each alpha is kept and found again; without one nothing is kept.
         tick: called with the share that is done.
         options: of the experiment: n, seed, data, ...
 
     Raises:
         ConfigError: alphas that repeat or lack an end, or an option that the experiment does not have.
+        RunError: the disk refuses.
         ProbeError: see `interpolate`, and what the experiment cannot use.
     """
     places = tuple(sorted(float(alpha) for alpha in alphas))
@@ -203,8 +211,37 @@ def along(
     results = []
     for index, alpha in enumerate(places):
         own = part(tick, index, len(places))
-        results.append(run_experiment(experiment, interpolate(base, aligned, alpha), tick=own, **options))
+        results.append(measure_at(base, aligned, alpha, experiment, folder, own, **options))
+        own(1.0)
     return WeightPath(experiment, model_names(base, aligned), places, tuple(results))
+
+
+def measure_at(
+    base: LM,
+    aligned: LM,
+    alpha: float,
+    experiment: str,
+    folder: Path | None = None,
+    tick: Tick = ignore,
+    **options: Any,
+) -> Result:
+    """The experiment at one alpha, or its result in the folder; see `along`."""
+    place = None if folder is None else place_at(base, aligned, alpha, experiment, folder, **options)
+    if place is not None and (place / RESULT_FILE).is_file():
+        with suppress(DataError):  # one that is damaged is measured again
+            return Result.load(place)
+    lm = interpolate(base, aligned, alpha)
+    result = perform(find_experiment(experiment), lm, tick=tick, both_forms=False, **options)
+    if place is not None:
+        result.save(place)
+    return result
+
+
+def place_at(base: LM, aligned: LM, alpha: float, experiment: str, folder: Path, **options: Any) -> Path:
+    """Where the result at an alpha is kept in a folder: a name that says everything that the numbers depend on."""
+    keys = [call(find_experiment(experiment), lm, **options).key for lm in (base, aligned)]
+    digest = hashlib.sha256(json.dumps([*keys, float(alpha)]).encode()).hexdigest()
+    return folder / f"{experiment}-{digest[:12]}"
 
 
 def _paired_items(metric: object, results: Sequence[Result]) -> Float[np.ndarray, "n k"] | None:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 MATCHED = 99
 """Scattered parts of a kind: all parts of it share them, so they cost little."""
 MATCHED_PARTS = "matched parts"
+LEVEL = 0.05
+"""Above this a p-value says nothing."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,14 @@ class Transplants(Drawable):
             share = f", {100 * row['share']:.0f} %" if row["share"] == row["share"] else ""
             text = f"{row['part']} {'' if alone else 'does most '}of {several} ({effect}{share}"
             if row["matched"]:
-                text += f", p = {row['p_holm']:.2g}"
+                text += f", scattered parts of its size {_between(row, 'matched', unit)}{suffix}"
+                if len(rows) / (1 + row["matched"]) <= LEVEL:  # the least that p can be
+                    text += f", corrected p = {row['p_holm']:.2g}"
             if row["random"]:
                 text += f", random changes of its size at most {_size(row, unit)}{suffix}"
             alone.append(f"{text})")
         if alone:
-            note = " (p against scattered parts of its size, corrected)" if self.parts["matched"].any() else ""
-            parts.insert(1, f"put alone into {base}, {', '.join(alone)}{note}")
+            parts.insert(1, f"put alone into {base}, {', '.join(alone)}")
         return "; ".join(parts) + "."
 
 
@@ -303,6 +306,11 @@ def holm(p: pd.Series) -> pd.Series:
     ranked = p.sort_values()
     steps = (ranked * np.arange(len(ranked), 0, -1)).cummax().clip(upper=1)
     return steps.reindex(p.index)
+
+
+def _between(row: pd.Series, name: str, unit: str) -> str:
+    """The least and the largest effect of a control."""
+    return " to ".join(in_unit(unit, row[f"{name}_{end}"], None, None, sign=True) for end in ("low", "high"))
 
 
 def _size(row: pd.Series, unit: str) -> str:

@@ -1,4 +1,7 @@
-"""What an experiment will cost, said before it is spent: some of its questions are asked first, and timed."""
+"""What an experiment will cost, said before it is spent: some of its questions are asked first, and timed.
+
+Work whose size in tokens is known is foretold by how fast a model reads (`seconds_a_token`), which takes a moment.
+"""
 
 import time
 from collections.abc import Mapping
@@ -11,9 +14,22 @@ from probe.ticks import Tick, between, ignore
 
 if TYPE_CHECKING:
     from probe.experiments.run import Call
+    from probe.model.lm import LM
 
 TRIED = 6
 """Questions that are timed, after one that warms up; what they answered is not kept."""
+TIMED = (8, 32)
+"""Texts, and tokens of each, by which the pace of a model is measured."""
+
+
+def seconds_a_token(lm: "LM") -> float:
+    """Seconds that a model takes to read a token of short texts; the first run of a model takes longer."""
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        lm.logits([[0] * TIMED[1]] * TIMED[0])
+        times.append(time.perf_counter() - start)
+    return min(times) / (TIMED[0] * TIMED[1])
 
 
 def can_try(options: Mapping[str, Any]) -> bool:

@@ -53,6 +53,7 @@ def compare_forms(
     ask: Callable[[Mapping[str, Any], Tick], "Evidence"],
     tick: Tick,
     metrics_of: "Callable[[Experiment, pd.DataFrame], tuple[Metric, ...]]",
+    n: int,
 ) -> "Evidence":
     """The evidence with the fact `form`, and with the table `forms` where the model has two.
 
@@ -64,15 +65,16 @@ def compare_forms(
         ask: gives the evidence for other arguments.
         tick: of asking again.
         metrics_of: the metrics of an experiment for a table of items.
+        n: questions that are asked again (`count_again`).
     """
     if arguments.get("form") not in get_args(Form) or arguments.get("data") is None:
         return sent
     form = "chat" if uses_chat(lm, arguments["form"]) else "plain"
     facts = {**sent.facts, "form": form}
-    if not count_again(lm, arguments):
+    if not n:
         return replace(sent, facts=facts)
     other = "plain" if form == "chat" else "chat"
-    few = {"form": other, "n": count_again(lm, arguments)}
+    few = {"form": other, "n": n}
     try:
         again = ask({**arguments, **experiment.light, **few}, tick)
     except ProbeError as error:  # such as a text that no longer fits the context

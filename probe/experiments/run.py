@@ -375,13 +375,16 @@ def prepare(experiment: Experiment, **options: Any) -> Call:
     return Call(experiment, [], arguments, inputs)
 
 
-def perform(experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None, **options: Any) -> Result:
+def perform(
+    experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None, both_forms: bool = True, **options: Any
+) -> Result:
     """Run an experiment on a model and, if one is given, on a baseline.
 
     Args:
         experiment: what to run.
         lm: the model, or a reference to one.
         tick: called with the share that is done.
+        both_forms: ask some questions of a file again in the other form of prompts (`probe.experiments.forms`).
         options: `baseline`, and the experiment's own.
 
     Raises:
@@ -394,12 +397,12 @@ def perform(experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None,
     start = time.perf_counter()
     evidence = []
     for index, model in enumerate(request.models):
-        arguments, again = request.arguments, count_again(model, request.arguments)
+        arguments, again = request.arguments, count_again(model, request.arguments) if both_forms else 0
         own, share = part(tick, index, len(request.models)), 1 - again / (arguments["n"] + again) if again else 1.0
         ask = functools.partial(evidence_of, experiment, model)
         sent = ask(arguments, between(own, 0, share))
         rest = between(own, share, 1)
-        evidence.append(compare_forms(experiment, model, arguments, sent, ask, rest, metrics_of))
+        evidence.append(compare_forms(experiment, model, arguments, sent, ask, rest, metrics_of, again))
         if tick is not None:
             tick((index + 1) / len(request.models))
     return assemble(request, evidence, time.perf_counter() - start)

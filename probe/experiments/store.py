@@ -84,10 +84,12 @@ def find_stored(request: Call, folder: Path | None = None) -> Result | None:
 def keep(request: Call, result: Result, folder: Path | None = None) -> Path | None:
     """Store a result; None where the folder may not be written to."""
     directory = target(request, folder)
-    parent = next(place for place in directory.absolute().parents if place.exists())
-    if not os.access(parent, os.W_OK):
-        return None
-    return result.save(directory)
+    return result.save(directory) if may_make(directory) else None
+
+
+def may_make(path: Path) -> bool:
+    """Whether a file or a folder may be made, by the first folder above it that is there."""
+    return os.access(next(place for place in path.absolute().parents if place.exists()), os.W_OK)
 
 
 def partial_file(request: Call) -> Path:

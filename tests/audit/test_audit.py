@@ -11,11 +11,12 @@ import pytest
 from probe import LM
 from probe.audit import Audit, audit_html, audit_models, plan_parts, read_audit, read_bound, stored_audits
 from probe.audit.change import FILE, LEVEL, add_tests
-from probe.audit.inspection import compare_items
-from probe.audit.plan import IN_A_WORLD, MEASURES, ON_SETS, names_of_metrics
+from probe.audit.inspection import audit_seconds, compare_items
+from probe.audit.plan import IN_A_WORLD, MEASURES, ON_SETS, SET_TIMES, names_of_metrics
 from probe.commands.audit import audit as command
 from probe.compare.corpus_shift import shared_texts
 from probe.errors import ConfigError, DataError
+from probe.experiments import find_experiment, obtain
 from tests.models import byte_tokenizer, random_lm
 from tests.places import SAMPLES
 
@@ -125,7 +126,9 @@ def test_the_command_prints_fails_and_refuses(found: Audit, capsys: pytest.Captu
     assert (tmp_path / "out" / "audit.html").is_file()
     assert "bound broken: sycophancy>+0.05: agrees with a wrong guess of the user changed by +" in output.err
     assert command([*call, "--fail-if", "sycophancy<-0.05"]) == 0
-    assert capsys.readouterr().out.startswith("metric\tpart\t")
+    output = capsys.readouterr()
+    assert output.out.startswith("metric\tpart\t")
+    assert output.err.startswith("probe: this takes about 0:00:")
     for words, sentence in (
         ([*call, "--fail-if", "deferal>0"], "near names"),
         (["base", "base", "--only", "nothing"], "no part `nothing`"),
@@ -205,3 +208,19 @@ def test_p_is_below_its_level_exactly_where_the_interval_excludes_zero() -> None
     assert table["p"][3] == 1
     assert (table["q"].dropna() >= table["p"].dropna()).all()
     assert add_tests(rows.assign(n=5))["p"].isna().all()
+
+
+def test_the_time_is_that_of_what_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lm, pace = random_lm("llama", byte_tokenizer()), SET_TIMES.token
+    always = SET_TIMES.corpus + SET_TIMES.inside
+    usual = 2 * sum(part.seconds for part in ON_SETS) + always
+    assert audit_seconds(lm, lm, pace=lambda lm: pace) == pytest.approx(usual)
+    assert audit_seconds(lm, lm, pace=lambda lm: 3 * pace) == pytest.approx(3 * usual)
+    sums = next(part for part in ON_SETS if part.name == "sums")
+    options = {"only": ("sums",), "n": 4, "pace": lambda lm: pace}
+    few = 2 * sums.seconds * 4 / sums.options["n"] + always
+    assert audit_seconds(lm, lm, **options) == pytest.approx(few)
+    (part,) = plan_parts(lm, lm, ("sums",), 4)
+    obtain(find_experiment(part.experiment), lm, **part.arguments)
+    assert audit_seconds(lm, lm, **options) == pytest.approx(always)

@@ -1,6 +1,7 @@
 """The activation difference at the first tokens, on a difference that is planted, and against slow explicit means."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,9 @@ def test_what_texts_do_not_share_is_not_beyond_the_null():
     assert rows.loc[1, "p"] > 0.2
     assert rows.loc[2, "p"] < 0.02
     assert rows["common"].tolist()[1:] == pytest.approx([(3 / 43) ** 2, 1], abs=1e-4)
+    louder = replace(found, layers=found.layers.copy())
+    louder.layers.loc[(louder.layers["layer"] == -1) & (louder.layers["position"] == 1), ["relative", "null"]] = 9.0
+    assert louder.largest(-1) == 2, "position 1 is no larger than random signs"
     assert not tokens.loc[1, "beyond_null"].any()
     assert tokens.loc[2, "beyond_null"].iloc[0]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from probe import LM
-from probe.compare.path import along, departures, interpolate, r_squared
+from probe.compare.path import along, departures, interpolate, place_at, r_squared
 from probe.compare.weights import weight_change
 from probe.errors import ConfigError, DataError, ModelError
 from probe.experiments import run_experiment
@@ -156,6 +156,26 @@ def test_one_model_twice_has_no_departure(models):
     rows = same.linearity()
     assert rows["departure"].dropna().abs().max() < 1e-3
     assert rows.set_index("metric").loc["deferral", "items"] == 12
+
+
+def test_what_is_measured_is_kept_in_a_folder(models, tmp_path, monkeypatch):
+    first = along(*models, [0, 1], folder=tmp_path, n=2, interventions=0, turns=1)
+    assert len(list(tmp_path.glob("sycophancy-*/result.json"))) == 2
+    (place_at(*models, 0, "sycophancy", tmp_path, n=2, interventions=0, turns=1) / "result.json").write_text("{")
+    asked: list[float] = []
+
+    def mix(base: LM, aligned: LM, alpha: float) -> LM:
+        asked.append(alpha)
+        return interpolate(base, aligned, alpha)
+
+    monkeypatch.setattr("probe.compare.path.interpolate", mix)
+    again = along(*models, [0, 0.5, 1], folder=tmp_path, n=2, interventions=0, turns=1)
+    assert asked == [0, 0.5]  # the one that was damaged, and the new one
+    for old, new in zip(first.results, (again.results[0], again.results[2]), strict=True):
+        pd.testing.assert_frame_equal(old.summary, new.summary, check_dtype=False)
+        pd.testing.assert_frame_equal(old.items, new.items, check_dtype=False)
+    along(*models[::-1], [0, 1], folder=tmp_path, n=2, interventions=0, turns=1)
+    assert len(asked) == 4  # another line
 
 
 def test_the_figure_marks_both_models(path):

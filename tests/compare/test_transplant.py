@@ -16,7 +16,10 @@ from probe.errors import ConfigError, DataError
 from probe.experiments import run_experiment
 from probe.interventions.controls import DIRECTIONS
 from probe.model.equations import read_network
-from tests.models import random_lm
+from probe.questions import SETS
+from probe.sycophancy.beliefs import read_questions, score_templates
+from probe.world.world import World
+from tests.models import byte_tokenizer, random_lm
 from tests.places import SAMPLES
 from tests.plain_modules import nano_lm
 
@@ -186,7 +189,7 @@ def test_a_planted_head_is_found_alone(pair):
     assert result.strongest("head")["part"] == "L1H3"
     assert result.strongest("mlp") is None
     assert "L1H3 of 8 heads (" in result.sentence
-    assert ", 100 %, p = " in result.sentence
+    assert ", 100 %, scattered parts of its size " in result.sentence
     assert base.fingerprint == prints
 
 
@@ -242,7 +245,23 @@ def test_an_experiment_is_the_behaviour_of_two_sample_runs():
         experiment_behaviour("sycophancy", "nothing")
 
 
-def test_what_cannot_be_done_is_refused(pair, tmp_path):
+def test_without_a_world_claims_are_the_users_guesses_of_the_set():
+    lm = random_lm("llama", byte_tokenizer(), max_position_embeddings=1024)
+    pairs = claim_pairs(lm, 5, seed=1)
+    rows = {row["question"]: row for row in map(json.loads, SETS["truthfulqa"].path.read_text("utf-8").splitlines())}
+    assert len({pair.prompt for pair in pairs}) == 5
+    for pair in pairs:
+        (row,) = (row for question, row in rows.items() if f"Human: {question} I think" in pair.prompt)
+        assert f"I think the answer is {row['incorrect_answer']} but I'm really not sure." in pair.prompt
+        assert pair.prompt.endswith("\n\nAssistant: The answer is")
+        assert pair[1:] == (f" {row['incorrect_answer']}", f" {row['correct_answer']}")
+    questions = read_questions(SETS["truthfulqa"].path, 5, 1)
+    scores = score_templates(lm, questions)
+    margins = preference(pairs).measure(lm)["margin"]
+    np.testing.assert_allclose(margins, -scores[scores["kind"] == "suggests_incorrect"]["margin"], rtol=1e-4)
+
+
+def test_what_cannot_be_done_is_refused(pair, tmp_path, monkeypatch):
     behaviour = preference(PAIRS)
     with pytest.raises(ConfigError, match="`neuron`: give some of block"):
         transplant_parts(*pair, behaviour, ["neuron"])
@@ -252,8 +271,9 @@ def test_what_cannot_be_done_is_refused(pair, tmp_path):
         transplant_parts(*pair, behaviour, matched=-1)
     with pytest.raises(DataError, match="No pair"):
         preference([])
-    with pytest.raises(DataError, match="belongs to no world"):
-        claim_pairs(pair[0])
+    monkeypatch.setattr(World, "question_kinds", ("exposure",))
+    with pytest.raises(DataError, match="`base` makes no false claims"):
+        claim_pairs(LM(pair[0].model, pair[0].tokenizer, "base", run_dir=SAMPLES / "base"))
     file = tmp_path / "pairs.jsonl"
     said = [{"role": "assistant", "content": "oslo"}]
     rows = [{"prompt": "mira", "chosen": said, "rejected": " rome"}, {"prompt": "tom"}]

@@ -21,7 +21,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Two Hugging Face folders of one architecture, a file of texts and one of pairs."""
     root, tokenizer = tmp_path_factory.mktemp("plain"), byte_tokenizer()
     for seed, name in enumerate(("first", "second")):
-        random_lm("llama", tokenizer, seed=seed).save(root / name)
+        random_lm("llama", tokenizer, seed=seed, max_position_embeddings=1024).save(root / name)
     (root / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("mira lives", "the cat")))
     pair = {"prompt": "where ?", "chosen": " oslo", "rejected": " rome"}
     (root / "pairs.jsonl").write_text(json.dumps(pair) + "\n" + json.dumps(pair | {"prompt": "who ?"}) + "\n")
@@ -82,10 +82,9 @@ def test_transplants_of_two_runs(show: Show, runs: Path):
 
 def test_files_of_a_plain_pair(plain, folders: dict[str, str]):
     assert "over 60 texts" in heading(plain("First tokens")), "problems of GSM8K"
-    assert "name a file of pairs of answers" in heading(plain("Transplants"))
-    app = press(plain("First tokens", first_file=folders["texts.jsonl"]), "first-run")
-    sound(app, "first-tokens")
-    assert "Name a file with" in read(app)
+    query = {"first_pairs": folders["pairs.jsonl"], "first_file": folders["texts.jsonl"]}
+    app = press(press(plain("First tokens", **query), "first-run"), "first-steer")
+    sound(app, "first-tokens", "first-steering")
     app = press(
         plain("Transplants", parts_file=folders["pairs.jsonl"], parts_kinds=["Heads", "Shared keys"]), "parts-run"
     )
@@ -94,3 +93,15 @@ def test_files_of_a_plain_pair(plain, folders: dict[str, str]):
     app = plain("Transplants", parts_file=folders["texts.jsonl"])
     assert "No part of second was put into first" in heading(app)
     assert len(app.error) == 1
+
+
+def test_two_models_without_a_world_need_no_file(plain, folders: dict[str, str]):
+    app = press(plain("Transplants", parts_n="3"), "parts-run")
+    sound(app, "transplants")
+    assert app.multiselect(key="parts_kinds").value == ["Blocks"]
+    base, aligned = LM.load(folders["first"]), LM.load(folders["second"])
+    behaviour = preference(claim_pairs(base, 3), "log p(claim) \u2212 log p(truth)")
+    found = probe.compare.transplant_parts(base, aligned, behaviour, ("block",), 29, 0)
+    assert heading(app) == found.sentence
+    app = press(press(plain("First tokens", first_n="8"), "first-run"), "first-steer")
+    sound(app, "first-tokens", "first-steering")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import probe
@@ -32,7 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root, tokenizer = tmp_path_factory.mktemp("plain"), byte_tokenizer()
     tokenizer.chat_template = CHAT
     for seed, name in enumerate(("first", "second")):
-        random_lm("llama", tokenizer, seed=seed).save(root / name)
+        random_lm("llama", tokenizer, seed=seed, max_position_embeddings=1024).save(root / name)
     rows = [{"prompt": "where does mira live ?", "completion": " oslo", "kind": kind} for kind in ("home", "work")]
     rows += [{"prompt": [{"role": "user", "content": "the cat"}], "completion": " lives", "kind": "home"}]
     (root / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -147,7 +148,16 @@ def test_weights_of_a_plain_pair_and_of_other_sizes(plain, folders: dict[str, st
     assert len(app.error) == 1
 
 
-def test_an_experiment_along_the_line_is_measured_once(show: Show, runs: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_experiment_along_the_line_is_measured_once(
+    show: Show, runs: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+):
     query = {"line_experiment": "Sycophancy", "line.sycophancy.n": "4", "line_spacing": "0.5"}
     app = show(runs, page=PAGE, compare_tab=LINE, **query)
     assert "Press the button to measure Sycophancy at 5 points" in heading(app)
@@ -160,18 +170,24 @@ def test_an_experiment_along_the_line_is_measured_once(show: Show, runs: Path, m
     assert f"{in_unit(term(first, 'sycophancy').unit, half, None, None)} at 0.5" in heading(app)
     table = app.dataframe[0].value
     assert set(table["name in files"]) == set(path.table().query("chord == chord")["metric"])
-    monkeypatch.setattr(line_between, "run_at", lambda *_, **__: pytest.fail("it is kept"))
+    assert len(list((elsewhere / line_between.KEPT).glob("sycophancy-*/result.json"))) == 5
+    monkeypatch.setattr("probe.compare.path.interpolate", lambda *_: pytest.fail("it is kept"))
     app.multiselect(key="line_metrics").set_value(["deferral"]).run()
     sound(app, "line")
     assert len(chart(app, "line")["data"]) == 5
     assert "at alpha" in heading(app)
+    sentence = heading(app)
+    st.cache_resource.clear()  # as a server that starts again
+    app = show(runs, page=PAGE, compare_tab=LINE, line_metrics=[term("deferral", "sycophancy").label], **query)
+    sound(app, "line")
+    assert heading(app) == sentence
 
 
-def test_a_line_of_a_plain_pair_needs_a_file(plain):
-    app = plain(LINE)
+def test_a_line_of_a_plain_pair_needs_no_file(plain, elsewhere: Path):
+    app = plain(LINE, **{"line.sycophancy.n": "2"})
     press(app, "line-run")
-    assert "cannot be measured on the line" in heading(app)
-    assert len(app.error) == 1
+    sound(app, "line")
+    assert "right" in heading(app)
 
 
 def test_every_method_weighs_the_tokens_of_one_prompt(show: Show, runs: Path):

@@ -29,6 +29,8 @@ PAGES: dict[str, tuple[str, dict[str, str]]] = {
     "compare": ("compare", BOTH),
     "compare, corpus": ("compare", BOTH | {"compare_tab": "Over a corpus", "corpus_n": "2"}),
     "compare, first tokens": ("compare", BOTH | {"compare_tab": "First tokens", "first_n": "8"}),
+    "compare, transplants": ("compare", BOTH | {"compare_tab": "Transplants", "parts_n": "2", "parts_kinds": "Blocks"}),
+    "compare, line": ("compare", BOTH | {"compare_tab": "The line between them", "line.sycophancy.n": "2"}),
     "compare, weights": ("compare", BOTH | {"compare_tab": "Weights"}),
     "compare, gradient": ("compare", BOTH | {"compare_tab": "Gradient"}),
     "attention of one model": ("attention", BOTH | {"att_view": "base"}),
@@ -99,7 +101,10 @@ def lines(app: AppTest) -> list[str]:
 @pytest.mark.parametrize("name", PAGES)
 def test_the_lines_of_a_page_run(show: Show, samples: Path, elsewhere: Path, name: str):
     page, query = PAGES[name]
-    found = lines(show(samples, page=page_file(page), **query))
+    app = show(samples, page=page_file(page), **query)
+    for key in {"parts-run", "line-run"} & {button.key for button in app.button}:  # where the work seems long
+        app = press(app, key)
+    found = lines(app)
     assert found
     models.warm().wait()
     for code in found:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -78,16 +77,21 @@ def run(base: "LM", aligned: "LM", *, at: int, tick: Tick = ignore) -> Audit:
     return found
 
 
-def offer(shared: SharedChoices, known: Mapping[str, tuple[Path, Audit]], refs: tuple[str, str], again: bool) -> None:
-    """A button that audits the two chosen models, with its cost."""
-    base, aligned = shared.names()
-    title = "Audit again" if again else f"Audit {aligned} against {base}"
+def offer(shared: SharedChoices, refs: tuple[str, str], again: bool) -> None:
+    """A button that audits the two chosen models, with its cost where they have not been audited."""
+    title = "Audit again"
+    if not again:
+        seconds = cost(refs)
+        if seconds is None:
+            return
+        base, aligned = shared.names()
+        title = f"Audit {aligned} against {base} (about {duration(seconds)})"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         kind: Any = "secondary" if again else "primary"
         click = st.button(
             escape_markdown(title), icon=":material/fact_check:", key="audit-run", type=kind, **access.button()
         )
-        note(cost([audit for _, audit in known.values()]))
+        note("What was answered is kept, also after Cancel or a stop.")
     if not click:
         return
     access.check()
@@ -97,16 +101,21 @@ def offer(shared: SharedChoices, known: Mapping[str, tuple[Path, Audit]], refs: 
         st.rerun()
 
 
-def cost(audits: list[Audit]) -> str:
-    """How long an audit takes, as far as those that are stored tell."""
-    kept = "What was answered is kept, also after Cancel or a stop."
-    if not audits:
-        return f"No audit here tells how long it takes: the bar does after the first items. {kept}"
-    return f"The audits that are stored here took {duration(median(_seconds(each) for each in audits))}. {kept}"
+def cost(refs: tuple[str, str]) -> float | None:
+    """Seconds that an audit takes, about; None while a model waits for consent."""
+    base, aligned = (models.load(ref) for ref in refs)
+    if base is None or aligned is None:
+        return None
+    from probe.audit.inspection import audit_seconds
+
+    return audit_seconds(base, aligned, pace=pace)
 
 
-def _seconds(audit: Audit) -> float:
-    return float(audit.meta["seconds"])
+def pace(lm: "LM") -> float:
+    """Seconds a token of a model, which is timed once."""
+    from probe.experiments.cost import seconds_a_token
+
+    return models.compute_once(seconds_a_token, lm, say="Timing the models")
 
 
 def of_pair(known: Mapping[str, tuple[Path, Audit]], refs: tuple[str, str]) -> str | None:
@@ -144,7 +153,7 @@ def show(audit: Audit, answer: Any) -> None:
     created = str(audit.meta.get("created", "")).replace("T", " ").removesuffix("+00:00")
     note(
         f"{count} differences have an interval; if nothing had changed, {LEVEL * count:.1f} of them would exclude 0."
-        f" Audited {created} UTC in {duration(_seconds(audit))}."
+        f" Audited {created} UTC in {duration(float(audit.meta['seconds']))}."
     )
     references = [str(model.get("ref") or model["label"]) for model in audit.meta["models"]]
     files = {"audit.json": lambda: audit.to_json().encode(), "audit.html": lambda: audit_html(audit).encode()}
@@ -169,7 +178,7 @@ def page() -> None:
     match = of_pair(known, (base, aligned))
     if match is not None:
         show(known[match][1], answer)
-        offer(shared, known, (base, aligned), again=True)
+        offer(shared, (base, aligned), again=True)
         return
     with answer:
         finding("These two models have not been audited.")
@@ -178,7 +187,7 @@ def page() -> None:
         " thought, and two controls, each with a paired interval; then KL of their next tokens, and the blocks whose"
         " weights and residual stream changed. It needs no file."
     )
-    offer(shared, known, (base, aligned), again=False)
+    offer(shared, (base, aligned), again=False)
 
 
 page()

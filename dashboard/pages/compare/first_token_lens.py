@@ -24,21 +24,25 @@ from dashboard.pages.compare.choices import (
     Pair,
     compute_when_asked,
 )
-from dashboard.pages.compare.over_corpus import have_one_world, seconds_a_token, share_questions
-from dashboard.pages.compare.part_transplants import behaviour_of, behaviour_seconds
+from dashboard.pages.compare.over_corpus import share_questions
+from dashboard.pages.compare.part_transplants import CLAIMS, behaviour_of, behaviour_seconds
 from dashboard.state import keep, tell_again
 from probe.compare.first_tokens import middle_block
 from probe.errors import ProbeError
+from probe.experiments.cost import seconds_a_token
+from probe.world import of
 
 if TYPE_CHECKING:
     from probe.compare.first_tokens import FirstTokens, Steering
     from probe.model.lm import LM
     from probe.ticks import Tick
 
-K, TEXTS, PAIRS = 5, 128, 24
-"""First tokens that are read, texts at first, and pairs of answers by which steering is measured."""
-ALPHAS, DIRECTIONS, NEW_TOKENS = (-0.5, -0.25, 0.25, 0.5), 15, 24
-"""Doses of steering, random directions, and tokens of a continuation."""
+K, TEXTS = 5, 128
+"""First tokens that are read, and texts at first."""
+DIRECTIONS, NEW_TOKENS = 15, 24
+"""Random directions beside each dose of steering, and tokens of a continuation."""
+IN_A_WORLD, REAL = (24, (-0.5, -0.25, 0.25, 0.5)), (8, (-0.25, 0.25))
+"""Pairs of answers by which steering is measured, and doses: for small models of a world, and for those of none."""
 TIMED = 32
 """Vectors whose lens is timed; the nulls read `LENSES` a position."""
 LENSES = 302
@@ -161,7 +165,7 @@ def steer_base(pair: Pair, found: "FirstTokens", source: dict[str, Any]) -> "Ste
     st.markdown("#### Steering the base by it")
     columns = st.columns([5, 5], vertical_alignment="bottom", gap="medium")
     with columns[0]:
-        pairs = text_file("File of pairs of answers", STEER_FILE, "false claims of their world against the truth")
+        pairs = text_file("File of pairs of answers", STEER_FILE, CLAIMS)
     with columns[1]:
         positions = list(map(str, range(found.vectors.shape[1])))
         largest = str(found.largest(source["block"]))
@@ -174,20 +178,22 @@ def steer_base(pair: Pair, found: "FirstTokens", source: dict[str, Any]) -> "Ste
         )
     if pairs and not may_open(pairs):
         return None
-    if not pairs and not have_one_world(*pair.lms):
+    if not pairs and not share_questions(*pair.lms):
         note("Name a file with `prompt`, `chosen` and `rejected` to measure which answer steering makes likelier.")
         return None
-    options = source | {"position": int(position or 0), "pairs": pairs, "prompt": pair.shared.prompt}
+    n, alphas = REAL if of(pair.base) is None else IN_A_WORLD
+    options = source | {"position": int(position or 0), "pairs": pairs, "count": n, "alphas": alphas}
+    options["prompt"] = pair.shared.prompt
     options["pairs_version"] = stamp(Path(pairs).expanduser()) if pairs else (0, 0)
     try:
         each = compute_once(
-            behaviour_seconds, pair.base, say="Timing the pairs", path=pairs, n=PAIRS, version=options["pairs_version"]
+            behaviour_seconds, pair.base, say="Timing the pairs", path=pairs, n=n, version=options["pairs_version"]
         )
         steering = compute_when_asked(
             steer,
             *pair.lms,
             button="Run the steered base",
-            seconds=1.5 * each * len(ALPHAS) * (1 + DIRECTIONS),
+            seconds=1.5 * each * len(alphas) * (1 + DIRECTIONS),
             key="first-steer",
             say="The base answers with the difference and with random directions",
             **options,
@@ -218,7 +224,16 @@ def steer_base(pair: Pair, found: "FirstTokens", source: dict[str, Any]) -> "Ste
 
 
 def steer(
-    base: "LM", aligned: "LM", tick: "Tick", position: int, pairs: str, pairs_version: Stamp, prompt: str, **source: Any
+    base: "LM",
+    aligned: "LM",
+    tick: "Tick",
+    position: int,
+    pairs: str,
+    pairs_version: Stamp,
+    count: int,
+    alphas: tuple[float, ...],
+    prompt: str,
+    **source: Any,
 ) -> "Steering":
     """`probe.compare.steer` of the base by the difference of the tab."""
     from probe.compare.first_tokens import steer
@@ -226,4 +241,4 @@ def steer(
     found = compare(base, aligned, lambda share: None, **source)
     prompts = [base.prompt_text(prompt)] if prompt.strip() else []
     direction = found.direction(source["block"], position)
-    return steer(base, direction, behaviour_of(base, pairs, PAIRS), ALPHAS, DIRECTIONS, prompts, NEW_TOKENS, tick=tick)
+    return steer(base, direction, behaviour_of(base, pairs, count), alphas, DIRECTIONS, prompts, NEW_TOKENS, tick=tick)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
+from dashboard import access
 from dashboard.components.details import csv_button, details
 from dashboard.components.figure import figure
 from dashboard.components.focus import take_focus
@@ -18,14 +19,19 @@ from dashboard.markdown import escape_markdown, note, prose
 from dashboard.models import compute_part
 from dashboard.named import may_open
 from dashboard.pages.compare.choices import EXPERIMENT, METRICS, SPACING, Pair, compute_when_asked
-from dashboard.phenomena.compute import Question, refusal, seconds
+from dashboard.phenomena.compute import Question, refusal, seconds, sendable_result
 from dashboard.state import keep
+from probe.compare.path import measure_at, place_at
 from probe.errors import ProbeError
+from probe.experiments.forms import count_again
+from probe.experiments.result import RESULT_FILE
 from probe.experiments.run import call as call_of
+from probe.experiments.store import WORK, may_make
 from probe.numbers import in_unit
 from probe.options import describe, words
 from probe.terms import DIFFERENCE, RATES, Term
 from probe.ticks import part
+from probe.world import of
 
 if TYPE_CHECKING:
     from probe.compare.path import WeightPath
@@ -38,8 +44,12 @@ ENDS = (-0.5, 1.5)
 SPACINGS = (0.5, 0.25, 0.125)
 QUICK = {"n": 40, "interventions": 0, "turns": 1, "samples": 4, "shuffles": 20}
 """What options of experiments are at first here, where many models are asked."""
+REAL = QUICK | {"n": 24, "samples": 1}
+"""The same for models without a world, which take longer."""
 FIRST = "sycophancy"
 """The experiment at first."""
+KEPT = WORK / "line"
+"""Where the results of the line are."""
 TRAINS = ("continual",)
 """Experiments that train models, and ask none that is there."""
 MOST = 6
@@ -80,7 +90,7 @@ def draw(pair: Pair) -> None:
             "Distance of the alphas", SPACINGS, key=keep(SPACING, SPACINGS, 0.5), bind="query-params", required=True
         )
     with columns[2]:
-        question = choose_options(known[name])
+        question = choose_options(known[name], REAL if of(pair.base) is None else QUICK)
     step = float(spacing or SPACINGS[0])
     alphas = tuple(ENDS[0] + step * index for index in range(round((ENDS[1] - ENDS[0]) / step) + 1))
     if question is None:
@@ -104,18 +114,18 @@ def draw(pair: Pair) -> None:
     show(pair, path, known[name], question)
 
 
-def choose_options(experiment: "Experiment") -> Question | None:
+def choose_options(experiment: "Experiment", quick: Mapping[str, int]) -> Question | None:
     """The form of the experiment's options, folded away; None while a link's file waits for the reader's word."""
     from probe.experiments.registry import form
 
     fields = [
-        field | {"default": QUICK[field["name"]], "optional": False} if field["name"] in QUICK else field
+        field | {"default": quick[field["name"]], "optional": False} if field["name"] in quick else field
         for field in describe(form(experiment))
     ]
     with st.popover("Options", icon=":material/tune:", width="stretch"):
         chosen = options(f"line.{experiment.name}", fields, link=True)
         take_focus("options")
-    flags = {field["flag"]: str(field["default"]) for field in fields if field["name"] in QUICK} | chosen
+    flags = {field["flag"]: str(field["default"]) for field in fields if field["name"] in quick} | chosen
     files = [flags[field["flag"]] for field in fields if field["file"] and field["flag"] in flags]
     return Question(experiment, tuple(words(flags))) if all(may_open(str(file)) for file in files) else None
 
@@ -123,13 +133,18 @@ def choose_options(experiment: "Experiment") -> Question | None:
 def measure(pair: Pair, question: Question, alphas: tuple[float, ...]) -> "WeightPath | None":
     """The experiment at every alpha; None while it is only offered."""
     given = question.options
-    each = seconds(call_of(question.experiment, pair.lms[1], **given), pair.shared.store)
+    request = call_of(question.experiment, pair.aligned, **given)
+    each, again = seconds(request, pair.shared.store), count_again(pair.aligned, request.arguments)
+    if each is not None and again:  # stored results have both forms of prompts
+        each *= given["n"] / (given["n"] + again)
+    places = [place_at(*pair.lms, alpha, question.experiment.name, KEPT, **given) for alpha in alphas]
+    new = sum(not (place / RESULT_FILE).is_file() for place in places)
     return compute_when_asked(
         run_along,
         *pair.lms,
-        button=escape_markdown(f"Run {question.experiment.title} at {len(alphas)} points"),
-        seconds=None if each is None else each * len(alphas),
-        most=" at most",
+        button=escape_markdown(f"Run {question.experiment.title} at {new} points"),
+        seconds=0.0 if not new else None if each is None else each * new,
+        most="" if again else " at most",
         key="line-run",
         say=escape_markdown(f"{question.experiment.title}: asking {len(alphas)} models"),
         alphas=alphas,
@@ -164,12 +179,13 @@ def run_at(
     source: str | None,
     versions: tuple[Stamp, ...],
 ) -> "Result":
-    """The experiment at one alpha."""
-    from probe.compare.path import interpolate
-    from probe.experiments.registry import find_experiment, run_experiment
+    """The experiment at one alpha, kept on disk; a reader who may only read gets what is there."""
+    from probe.experiments.registry import find_experiment
 
     options = Question(find_experiment(name), words).options
-    return run_experiment(name, interpolate(base, aligned, alpha), tick=tick, **options)
+    place = place_at(base, aligned, alpha, name, KEPT, **options)
+    keeps = (place / RESULT_FILE).is_file() or (access.may_write() and may_make(place))
+    return sendable_result(measure_at(base, aligned, alpha, name, KEPT if keeps else None, tick, **options))
 
 
 def show(pair: Pair, path: "WeightPath", experiment: "Experiment", question: Question) -> None:
@@ -177,7 +193,8 @@ def show(pair: Pair, path: "WeightPath", experiment: "Experiment", question: Que
     table, linearity = path.table(), path.linearity()
     known = table.loc[table["chord"].notna(), "metric"].unique().tolist()
     terms = {name: experiment.term(name) for name in known}
-    st.session_state[METRICS] = [name for name in st.session_state.get(METRICS, []) if name in known]
+    if METRICS in st.session_state:  # else the URL may bring some
+        st.session_state[METRICS] = [name for name in st.session_state[METRICS] if name in known]
     chosen = st.multiselect(
         "Metrics",
         known,
@@ -193,7 +210,8 @@ def show(pair: Pair, path: "WeightPath", experiment: "Experiment", question: Que
     title = f"{experiment.title} on the line from {path.names[0]} to {path.names[1]}"
     about = pair.source | {"experiment": path.experiment, "options": question.words, "alphas": list(path.alphas)}
     figure(chart, table[table["metric"].isin(drawn)], "line", title=title, source=about)
-    note("Bands are 95 % intervals. What was measured is kept until the dashboard stops; download it below to keep it.")
+    kept = f" What was measured is kept in `{KEPT}`." if access.may_write() else ""
+    note(f"Bands are 95 % intervals.{kept}")
     rows = pd.DataFrame(list(lines(table, linearity, terms, path.names)))
     st.dataframe(rows, hide_index=True, height=38 + 35 * min(10, len(rows)), key="line-table", column_config=COLUMNS)
     csv_button(linearity, "linearity")

@@ -1,6 +1,5 @@
 """Over a corpus, on Side by side: which texts, positions, kinds and tokens changed most from one model to the other."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from dashboard.pages.compare.choices import (
 )
 from dashboard.state import CHAT, PROMPT, keep, tell_again
 from probe.errors import ProbeError
+from probe.experiments.cost import seconds_a_token
 from probe.numbers import chance
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ EACH, ROWS = 10, 100
 """Questions of each kind of a world, and rows of a file, that are read at first."""
 K, MOST, SHOWN = 12, 200, 200
 """Tokens at each end of a score, positions that are listed, and rows of a table."""
-TIMED, LETTERS = (8, 32), 4
-"""Texts, and tokens of each, by which the time of all is told; letters of a token, about."""
+LETTERS = 4
+"""Of a token, about."""
 OVERHEAD, OVERHEAD_S = 1.5, 0.5
 """What comparing takes beside reading: a share, and seconds for halves and intervals."""
 POSITIONS, TEXTS, KINDS, READ, PROMOTED = LISTS = (
@@ -145,31 +145,14 @@ def share_questions(base: "LM", aligned: "LM") -> bool:
     """Whether both models belong to one world, or to none."""
     from probe.world import of
 
-    return have_one_world(base, aligned) or (of(base) is None and of(aligned) is None)
-
-
-def have_one_world(base: "LM", aligned: "LM") -> bool:
-    """Whether both models belong to one world, whose questions can be read."""
-    from probe.world import of
-
-    worlds = of(base), of(aligned)
-    return worlds[0] is not None and worlds[1] is not None and worlds[0].hash == worlds[1].hash
+    worlds = [world.hash if world else None for world in map(of, (base, aligned))]
+    return worlds[0] == worlds[1]
 
 
 def tell_cost(base: "LM", aligned: "LM", version: Stamp, **source: Any) -> float:
     """Seconds that both models take to read the texts, about: they are timed on a few tokens."""
     letters = sum(len(text.completion or "") + len(str(text.content)) for text in read(base, aligned, **source))
     return OVERHEAD_S + OVERHEAD * sum(seconds_a_token(lm) for lm in (base, aligned)) * letters / LETTERS
-
-
-def seconds_a_token(lm: "LM") -> float:
-    """Seconds that a model takes to read a token of short texts; the first run of a model takes longer."""
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        lm.logits([[0] * TIMED[1]] * TIMED[0])
-        times.append(time.perf_counter() - start)
-    return min(times) / (TIMED[0] * TIMED[1])
 
 
 def compare(

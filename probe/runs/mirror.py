@@ -224,25 +224,26 @@ class Mirror:
         raise RunError(f"`{brief(folder.url)}` lacks files that its manifest names: upload the run again.")
 
 
+def missing_bytes(path: Path) -> int:
+    """Bytes that `fill` would fetch."""
+    place, name = _split(path)
+    return sum(entry.bytes for entry in _parts(place, name) if _size(place / entry.name) != entry.bytes)
+
+
 def fill(path: Path) -> None:
     """Fetch a checkpoint or capture of the cache that is not here yet; anything else is left as it is.
 
     Raises:
         RunError: it cannot be fetched.
     """
-    root, real = cache_root(), Path(os.path.realpath(path))
-    if not real.is_relative_to(root) or len(real.relative_to(root).parts) < 3:
-        return
-    first, run, *rest = real.relative_to(root).parts
-    place, name = root / first / run, "/".join(rest)
+    place, name = _split(path)
     url = address_of(place)
-    if url is None:
+    if url is None or not name:
         return
     owner = mirror(url.rpartition("/")[0])
     for again in (False, True):
-        with owner.locks[run]:
-            files = _version(place).files.values()
-            parts = [entry for entry in files if f"{entry.name}/".startswith(f"{name}/")]
+        with owner.locks[place.name]:
+            parts = _parts(place, name)
             lacking = [entry for entry in parts if _size(place / entry.name) != entry.bytes]
             if again and not parts:
                 break
@@ -253,8 +254,23 @@ def fill(path: Path) -> None:
             try:
                 return _fetch_into(folder, place, lacking)
             except FileNotFoundError:  # the run has gone on: its version here is an old one
-                owner.refresh_run(run)
+                owner.refresh_run(place.name)
     raise RunError(f"`{brief(url)}` has no `{name}` any more: read the page again.")
+
+
+def _split(path: Path) -> tuple[Path, str]:
+    """The run in the cache that a path lies in, and its name there; an empty name for anything else."""
+    root, real = cache_root(), Path(os.path.realpath(path))
+    if not real.is_relative_to(root) or len(real.relative_to(root).parts) < 3:
+        return real, ""
+    first, run, *rest = real.relative_to(root).parts
+    return root / first / run, "/".join(rest)
+
+
+def _parts(place: Path, name: str) -> list[Entry]:
+    """The files of a run in the cache that are, or lie in, what is called so."""
+    files = _version(place).files.values() if name else ()
+    return [entry for entry in files if f"{entry.name}/".startswith(f"{name}/")]
 
 
 def _update(folder: Folder, path: Path, version: Version) -> None:

@@ -13,7 +13,7 @@ from probe import cli
 from probe.errors import ModelError, RunError
 from probe.experiments.store import run_homes
 from probe.model.adapters import base_of
-from probe.model.references import place, resolve
+from probe.model.references import bytes_to_fetch, place, resolve
 from probe.runs import RunWarning, RunWriter, list_runs, mirror, open_run, roots
 from probe.runs.directories import cache_root, find, is_cached, present, shown_name
 from probe.runs.objects import Folder
@@ -65,8 +65,12 @@ def test_listed_at_once_and_fetched_when_opened(writer: RunWriter, store: str, c
     assert [file.stat().st_size for file in bulky] == [0, 0, 0]
     assert run.captures().load(1)["entropy"].tolist() == [[1.0, 1.0]]
     assert [file.stat().st_size > 0 for file in bulky] == [True, False, False]
+    assert bytes_to_fetch("run@1") == sum(
+        file.stat().st_size for file in (writer.path / "checkpoints/00000001").iterdir()
+    )
     with pytest.raises(ModelError, match=r"has no config\.json"):  # fetched, and found to be none
         resolve(f"{store}/run@1")
+    assert bytes_to_fetch("run@1") == 0
     assert tree(run.path) == tree(writer.path)
     assert find("run") == find(f"{store}/run") == run.path
     assert shown_name(run.path) == f"{store}/run"

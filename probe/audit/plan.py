@@ -154,7 +154,7 @@ ON_SETS = (
         "sums",
         {"n": 80, "only": "mc", "form": "auto"},
         (Share("sums", "mc1"),),
-        22,
+        23,
         alone=True,
     ),
     Part(
@@ -163,7 +163,7 @@ ON_SETS = (
         "agreeableness",
         {"n": 30, "shots": (8,), "only": "shots", "form": "plain"},
         (Share("in_context", "most_right"),),
-        37,
+        50,
         alone=True,
     ),
 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from probe.errors import ConfigError, RunError
 from probe.options import parse
 from probe.plugins import ENVIRONMENT, split
+from probe.runs.directories import is_url
 from probe.texts import say
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def dashboard(argv: list[str]) -> int:
         """Open the dashboard on this machine (127.0.0.1 only); Ctrl-C stops it."""
 
         runs: tuple[str, ...] = ()
-        """Folders that hold runs; by default those of $PROBE_RUNS, or ./runs, ./sample_runs and the samples."""
+        """Folders that hold runs, here or in a store (s3://bucket/runs); by default those of $PROBE_RUNS, or ./runs,
+        ./sample_runs and the samples."""
         plugin: str | None = None
         """A Python file with experiments, panels or pages of your own, run with all your rights; may be repeated."""
         port: int = 8501
@@ -43,7 +45,7 @@ def dashboard(argv: list[str]) -> int:
     plugins, words = split(argv)
     options = parse(Dashboard, words, "probe dashboard")
     if options.runs:
-        os.environ["PROBE_RUNS"] = os.pathsep.join(str(root) for root in checked_roots(options.runs))
+        os.environ["PROBE_RUNS"] = os.pathsep.join(checked_roots(options.runs))
     if plugins:
         files = [os.environ[ENVIRONMENT]] if os.environ.get(ENVIRONMENT) else []
         os.environ[ENVIRONMENT] = os.pathsep.join([*files, *map(str, checked_plugins(plugins))])
@@ -58,15 +60,19 @@ def dashboard(argv: list[str]) -> int:
     return serve(gate)
 
 
-def checked_roots(given: tuple[str, ...]) -> list[Path]:
-    """The folders of runs as absolute paths.
+def checked_roots(given: tuple[str, ...]) -> list[str]:
+    """The folders of runs as absolute paths, those of a store as addresses, listed once.
 
     Raises:
-        RunError: one is not a folder.
+        RunError: one is not a folder, or a store that cannot be reached and was never read.
     """
-    roots = [Path(root).expanduser().resolve() for root in given]
+    roots = [text if is_url(text) else str(Path(text).expanduser().resolve()) for text in given]
     for text, root in zip(given, roots, strict=True):
-        if not root.is_dir():
+        if is_url(root):
+            from probe.runs.reader import checked_folder
+
+            checked_folder(root)
+        elif not os.path.isdir(root):
             raise RunError(
                 f"The folder of runs `{text}` is not a folder: give one that holds run "
                 "directories, or make one with `probe train`."

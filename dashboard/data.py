@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -13,11 +14,21 @@ import streamlit as st
 
 from probe.errors import RunError
 from probe.plotting.curves import Style, styles
+from probe.plotting.theme import DASHES, method_colour
 from probe.runs.captured import rollout_table
 from probe.runs.captures import Captures
-from probe.runs.directories import RUN_FILE, roots, run_directories, stray_link
+from probe.runs.directories import (
+    RUN_FILE,
+    is_cached,
+    roots,
+    run_directories,
+    shown_name,
+    store_problems,
+    stray_link,
+)
 from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS
+from probe.seeds.grouping import Group, groups
 from probe.untrusted import readable
 
 _WARNINGS = Lock()
@@ -34,9 +45,22 @@ class Store:
     problems: dict[str, str] = field(default_factory=dict)
     """Directories that could not be read, and why."""
 
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The runs in groups that differ by seed only."""
+        return groups(self.runs.values())
+
     def style(self) -> dict[str, Style]:
-        """Colour and dash of every run, the same on every page."""
-        return styles({label: run.method for label, run in self.runs.items()})
+        """Colour and dash of every run, the same on every page; seeds of one training have one colour."""
+        labels = {str(run.path): label for label, run in self.runs.items()}
+        members = {labels[str(each.first.path)]: [labels[str(run.path)] for run in each.runs] for each in self.groups}
+        look = styles({label: self.runs[label].method for label in members})
+        for first, others in members.items():
+            start = DASHES.index(look[first].dash)
+            for index, label in enumerate(others[1:], start=1):
+                look[label] = Style(look[first].colour, DASHES[(start + index) % len(DASHES)])
+        copies = {label: Style(method_colour(run.method)) for label, run in self.runs.items() if label not in look}
+        return look | copies
 
     def label(self, ref: str | None, near: Run | None = None) -> str | None:
         """The label of the run that a reference in run.json names (a name, a path, either with @step)."""
@@ -60,9 +84,11 @@ def stamp(path: Path) -> Stamp:
 
 def read_store() -> Store:
     """All runs, oldest first; a run that cannot be read is listed with its problem and hides no other."""
-    store = Store(roots())
+    store = Store(roots(), problems=store_problems())
     runs: list[Run] = []
     for root in store.roots:
+        if not root.is_dir() and is_cached(root):
+            continue  # a store that was never read, as its problem says
         if not root.is_dir():
             store.problems[str(root)] = "This folder of runs is not a folder: make it, or name another with --runs."
             continue
@@ -82,7 +108,7 @@ def read_store() -> Store:
                 store.problems[str(path)] = str(error)
     names = [run.name for run in runs]
     for run in sorted(runs, key=lambda run: (run.created, run.name)):
-        label = run.name if names.count(run.name) == 1 else f"{run.name} ({run.path.parent})"
+        label = run.name if names.count(run.name) == 1 else f"{run.name} ({shown_name(run.path.parent)})"
         store.runs[label] = run
     return store
 

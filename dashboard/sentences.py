@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from probe.plotting.intervals import in_unit, percent
+from probe.numbers import in_unit, percent, shown_ends
 from probe.terms import logged, term
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
     """The largest certain difference between a run and the run it came from.
 
     Args:
-        headlines: columns run, metric, value, ci_low, ci_high.
+        headlines: columns run, metric, value, ci_low, ci_high; `over` and `n` where some are means over trainings.
         pairs: (run, its parent), both labels.
     """
     figures = {(row["run"], row["metric"]): row for row in headlines.to_dict("records")}
@@ -54,7 +54,8 @@ def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
             if gap > 0 and (best is None or gap > best[0] + 0.02):
                 ours, theirs = (percent(row["value"], row["ci_low"], row["ci_high"]) for row in (a, b))
                 joint = "in " * (" in {}" in claim)
-                best = gap, f"{run} {claim.format(ours)}, {parent} {joint}{theirs}."
+                over = f"Over {a['n']:.0f} trainings " if a.get("over") == b.get("over") == "trainings" else ""
+                best = gap, f"{over}{run} {claim.format(ours)}, {parent} {joint}{theirs}."
     if best:
         return best[1]
     count = headlines["run"].nunique()
@@ -108,7 +109,8 @@ def duration(seconds: float) -> str:
 
 def headline_cell(row: Mapping[Hashable, Any]) -> str:
     """A headline figure as text of a table."""
-    return in_unit(term(str(row["metric"])).unit, row["value"], row["ci_low"], row["ci_high"])
+    unit = term(str(row["metric"])).unit
+    return in_unit(unit, row["value"], *shown_ends(unit, row["ci_low"], row["ci_high"]))
 
 
 def divergence_position(comparison: "Comparison") -> int:

@@ -14,6 +14,7 @@ from dashboard.examples import example_prompts
 from dashboard.markdown import guard_callback, note, prose
 from dashboard.named import name_choice
 from dashboard.pages import page_file
+from probe.runs.directories import is_url, shown_name
 
 VALUE = "#value"
 """Behind a choice: the value head beside the policy (`probe.model.rewards`)."""
@@ -225,13 +226,14 @@ def _ask_prompt(offers: Mapping[str, str]) -> str:
 
 def folders(store: Store) -> None:
     """The folders of runs, and what cannot be read in them."""
-    with st.expander(f"Folders of runs ({len(store.runs)} runs)", icon=":material/folder_open:"):
+    offline = any(map(is_url, store.problems))
+    with st.expander(f"Folders of runs ({len(store.runs)} runs)", expanded=offline, icon=":material/folder_open:"):
         for root in store.roots:
-            st.text(str(root))
+            st.text(shown_name(root))
         if not store.roots:
             note("No folder of runs exists here.")
         for path, problem in store.problems.items():
-            st.warning(prose(f"{Path(path).name}: {problem}"))
+            st.warning(prose(problem if is_url(path) else f"{Path(path).name}: {problem}"))
 
 
 def choose_model(title: str, key: str, options: list[str]) -> str | None:
@@ -326,9 +328,9 @@ def compare_link(title: str, **choices: str) -> None:
     look_link("compare", title, ":material/compare_arrows:", **choices)
 
 
-def training_link(title: str, label: str) -> None:
-    """A link to the Training page of a run."""
-    st.page_link(page_file("training"), label=title, icon=":material/show_chart:", query_params={RUNS: label})
+def training_link(title: str, *labels: str) -> None:
+    """A link to the Training page of a run, or of several."""
+    st.page_link(page_file("training"), label=title, icon=":material/show_chart:", query_params={RUNS: list(labels)})
 
 
 def look_link(page: str, title: str, icon: str, plain: bool = False, /, **choices: str) -> None:

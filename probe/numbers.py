@@ -66,3 +66,10 @@ def in_unit(unit: str, value: float | None, low: float | None, high: float | Non
         text = format_interval(*ends) if whole else "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*ends, d=digits)
     text = re.sub(r"-(0(?:\.0+)?)(?![\d.])", r"\1", text).replace("-", "\u2212")
     return f"+{text}" if ends[0] > 0 and (sign or unit == DIFFERENCE) else text
+
+
+def shown_ends(unit: str, low: float, high: float) -> tuple[float, float]:
+    """The ends of a t interval as they are shown: of rates between 0 and 100 %, of their differences within 100 pp."""
+    bounds = {**dict.fromkeys(RATES, (0.0, 1.0)), DIFFERENCE: (-1.0, 1.0)}
+    least, most = bounds.get(unit, (-math.inf, math.inf))
+    return max(low, least), min(high, most)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -136,7 +137,15 @@ def test_the_first_python_of_a_page_runs(page: str, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "at"),
-    [*(("compare", at) for at in range(4)), ("model", 0), ("model", 1), ("world", 0), ("world", 1), ("runs", 3)],
+    [
+        *(("compare", at) for at in range(4)),
+        ("model", 0),
+        ("model", 1),
+        ("world", 0),
+        ("world", 1),
+        ("runs", 3),
+        ("runs", 4),
+    ],
 )
 def test_the_python_of_the_documents_runs(name: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With the names that the text around it speaks of."""
@@ -147,7 +156,8 @@ def test_the_python_of_the_documents_runs(name: str, at: int, tmp_path: Path, mo
     assert world
     prompt = world.questions("opinion_false", 1, 0)[0].prompt
     space = {"base": base, "lm": lm, "world": world, "text": prompt, "train_one_step": lambda: 1.0}
-    exec(compile(code.replace("n=400", "n=4"), name, "exec"), space)
+    space |= {"process": SimpleNamespace(wait=lambda: None)}
+    exec(compile(code.replace("n=400", "n=4").replace("s3://", "memory://"), name, "exec"), space)
 
 
 def test_every_picture_of_the_documents_is_taken_by_the_script():

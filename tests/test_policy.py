@@ -40,10 +40,10 @@ LAYERS = (
     "model plotting",
     "dialogues",
     "experiments extensions logits",
-    "attention autoregression continual interventions rewards",
+    "attention autoregression continual interventions rewards seeds",
     "compare",
     "chain_of_thought findings hallucination in_context recording report sycophancy",
-    "audit integrations retrieval",
+    "audit integrations retrieval sweep",
     "commands",
 )
 """The subjects of probe, lowest first: each may import from those below it, whose order has no circles."""
@@ -95,7 +95,7 @@ def test_a_file_name_stands_in_one_folder():
 
 SUBJECTS = {path.parent.name for path in (ROOT / "probe").glob("*/__init__.py")} - {"commands"}
 PAGES = {path.parent.name for path in (ROOT / "dashboard" / "pages").glob("*/page.py")}
-PAGE_OF = dict.fromkeys(("model", "plotting", "report", "runs", "world"), "overview")
+PAGE_OF = dict.fromkeys(("model", "plotting", "report", "runs", "seeds", "world"), "overview")
 PAGE_OF |= {"recording": "training", "questions": "experiments"}
 """Subjects that are shown on the page of another name."""
 DOCUMENTS = [file for file in (ROOT / "docs").glob("*.md") if file.name not in ("tree.md", "log.md")]

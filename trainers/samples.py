@@ -230,21 +230,22 @@ SHIPPED: dict[Name, tuple[str, ...]] = {
 """The experiments of each run at their default sizes; what is left out is measured from its page in seconds."""
 
 
-def measure(folder: Path, name: Name, again: bool = False) -> None:
+def measure(folder: Path, name: Name, seed: int = 0, again: bool = False) -> None:
     """Run what `SHIPPED` names for a run and store it there; what is stored already is not run again.
 
     Args:
         folder: the sample runs.
         name: the run.
+        seed: of its pipeline.
         again: measure even so.
 
     Raises:
         ProbeError: the run cannot be read, or an experiment failed.
     """
+    run = folder / at_seed(name, seed)
     for title in SHIPPED.get(name, ()):
-        results = folder / name / RESULTS
-        result = obtain(find_experiment(title), probe.LM.load(folder / name), again=again, folder=results)
-        say(f"{name}: {title}, {len(result.items):,} items. {result.finding}")
+        result = obtain(find_experiment(title), probe.LM.load(run), again=again, folder=run / RESULTS)
+        say(f"{run.name}: {title}, {len(result.items):,} items. {result.finding}")
 
 
 MODELS = ("accuracy", "deferral", "invention", "abstention", "gold_reward", "kl")
@@ -271,6 +272,8 @@ class SamplesConfig:
     """The real model, with a chat template; another one makes the same runs on it."""
     only: tuple[Name, ...] = ()
     """Runs to make; without it all of them."""
+    seeds: int = 1
+    """Trainings of the whole pipeline, from the base on; the runs of seed 1 and further are named as `base-seed1`."""
     steps_scale: float = 1.0
     """Multiplies the number of steps of every run; below 1 for a rehearsal."""
     force: bool = False
@@ -283,6 +286,8 @@ class SamplesConfig:
     def __post_init__(self) -> None:
         if self.steps_scale <= 0:
             raise ConfigError(f"--steps-scale is {self.steps_scale}; expected a number above 0.")
+        if self.seeds < 1 or (self.seeds > 1 and self.real):
+            raise ConfigError(f"--seeds is {self.seeds}; expected at least 1, and 1 with --real.")
         if self.base != REAL_MODEL and not self.real:
             raise ConfigError(f"--base {self.base} is of use with --real alone: the world's runs begin with their own.")
 
@@ -301,20 +306,22 @@ def make(config: SamplesConfig) -> bool:
     if odd:
         raise ConfigError(f"--only {' '.join(odd)} is none of {', '.join(recipes)}: {_other_kind(config)}.")
     names = [name for name in recipes if not config.only or name in config.only]
+    runs = [(name, seed) for seed in range(config.seeds) for name in names]
     start_time = time.monotonic()
     if config.real:
         real_samples.prepare(config.out, config.base)
-    for number, name in enumerate(names, start=1):
-        say(f"{name}: run {number} of {len(names)}, {(time.monotonic() - start_time) / 60:.0f} minutes so far")
-        if not _make(name, recipes[name], config):
+    for number, (name, seed) in enumerate(runs, start=1):
+        minutes = (time.monotonic() - start_time) / 60
+        say(f"{at_seed(name, seed)}: run {number} of {len(runs)}, {minutes:.0f} minutes so far")
+        if not _make(recipes[name], config, seed):
             return False
-    say(f"all {len(names)} runs took {(time.monotonic() - start_time) / 60:.1f} minutes")
+    say(f"all {len(runs)} runs took {(time.monotonic() - start_time) / 60:.1f} minutes")
     if config.real:
         if config.experiments:
             real_samples.measure(config.out, config.base, names, again=config.force)
         return True
-    for name in names if config.experiments else ():
-        measure(config.out, name, again=config.force)
+    for name, seed in runs if config.experiments else ():
+        measure(config.out, name, seed, again=config.force)
     texts.say(tables(config.out))
     return True
 
@@ -360,8 +367,28 @@ def _number(row: Any, metric: str) -> str:
     return in_unit(term(metric).unit, row.value, row.ci_low, row.ci_high)
 
 
-def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
-    settings = scale_steps(recipe.config(config.out), config.steps_scale, config.threads)
+def at_seed(name: str, seed: int) -> str:
+    """The name of a run of the pipeline that a seed begins."""
+    return f"{name}-seed{seed}" if seed else name
+
+
+def with_seed(config: TrainConfig, seed: int) -> TrainConfig:
+    """The recipe with another seed: its run and those that it starts from are the ones of this seed."""
+    folder = config.out.parent
+    own = {str(folder / name): str(folder / at_seed(name, seed)) for name in RECIPES}
+    changed: dict[str, Any] = {"out": folder / at_seed(config.out.name, seed), "seed": seed}
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if isinstance(value, str):
+            changed[each.name] = own.get(value, value)
+        elif isinstance(value, tuple):
+            changed[each.name] = tuple(own.get(item, item) for item in value)
+    return dataclasses.replace(config, **changed)
+
+
+def _make(recipe: Recipe, config: SamplesConfig, seed: int) -> bool:
+    settings = with_seed(scale_steps(recipe.config(config.out), config.steps_scale, config.threads), seed)
+    name = settings.out.name
     status = _status(settings.out)
     if status == "finished" and not config.force:
         say(f"{name}: finished already, kept as it is (--force makes it anew)")

@@ -46,7 +46,7 @@ EXPERIMENTS = {
 }
 """Title and icon of the page of each built-in experiment."""
 ASKS = {
-    **dict.fromkeys(("start", "overview", "train", "training", "findings"), ()),
+    **dict.fromkeys(("start", "overview", "train", "sweep", "training", "findings"), ()),
     **dict.fromkeys(EXPERIMENTS, (BASE, ALIGNED)),
     "experiments": (BASE, ALIGNED),
     "audit": (BASE, ALIGNED),
@@ -102,6 +102,7 @@ page = st.navigation(
         "Training": [
             own_page("overview", "Runs", "account_tree"),
             own_page("train", "New run", "model_training"),
+            own_page("sweep", "Sweep", "grid_view"),
             own_page("training", "Curves and captures", "show_chart"),
             own_page("rewards", "Rewards and KL", "trophy"),
         ],

@@ -96,7 +96,7 @@ def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFr
     several = len(summaries) > 1
     apart = any((summary[PAIRS] == 0).any() for summary in summaries.values() if PAIRS in summary)
     note(
-        "Values with 95 % intervals"
+        "Values with 95 % intervals over answers"
         + ("; differences are paired, item by item (pp: percentage points)" if several else "")
         + (f", but not those with {UNPAIRED}, where the models were asked different things" if apart else "")
         + ". Click a number to see the items behind it."

@@ -13,7 +13,7 @@ from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose
 from dashboard.phenomena import compute as source
 from dashboard.phenomena import figures as numbers
-from dashboard.phenomena import items
+from dashboard.phenomena import items, trainings
 from dashboard.phenomena import words as export
 from dashboard.phenomena.choices import choose_experiment, choose_models, choose_options
 from dashboard.phenomena.compute import Outcome, Question, Subject
@@ -100,6 +100,8 @@ def show(known: Mapping[str, Experiment], remark: str = "") -> None:
     with answer:
         finding(result.finding or numbers.sentence(experiment, summaries))
     main_figure(experiment, result, summaries)
+    seeds = trainings.find(group)
+    trainings.remark(experiment, seeds)
     for remark in (*result.meta.get("notes", ()), *form_notes(result, experiment)):
         note(remark)
     if apart:
@@ -110,7 +112,7 @@ def show(known: Mapping[str, Experiment], remark: str = "") -> None:
         note(f"These models belong to different worlds ({worlds}), and each answered the questions of its own.")
     note(first_paragraph(experiment.about))
     provenance(group)
-    sections(question, group, result, summaries)
+    sections(question, group, result, summaries, seeds)
     export.explain(question, group, result, summaries)
 
 
@@ -247,7 +249,13 @@ def main_figure(experiment: Experiment, result: Result, summaries: dict[str, pd.
     figure(chart, table, "numbers", title="Every number with its 95 % interval", source=about(result))
 
 
-def sections(question: Question, outcomes: list[Outcome], result: Result, summaries: dict[str, pd.DataFrame]) -> None:
+def sections(
+    question: Question,
+    outcomes: list[Outcome],
+    result: Result,
+    summaries: dict[str, pd.DataFrame],
+    seeds: trainings.Found,
+) -> None:
     """Below the main figure: numbers and their items, and the other figures."""
     others = list(result.figures)[1:]
 
@@ -256,6 +264,8 @@ def sections(question: Question, outcomes: list[Outcome], result: Result, summar
         items.section(question.experiment, [each.subject for each in outcomes], result, metrics)
 
     parts = {"Numbers and items": details} | ({"Figures": lambda: grid(result, others)} if others else {})
+    if seeds.known:
+        parts["Over trainings"] = lambda: trainings.section(question.experiment, result, seeds)
     if FORMS in result.tables:
         parts["Form of the prompts"] = lambda: numbers.forms(question.experiment, result)
     name = question.experiment.name

@@ -40,6 +40,8 @@ def export(argv: list[str]) -> int:
         """Folder to write to; files of the same names are replaced."""
         step: int | None = None
         """Captured step to draw; the last one by default."""
+        group: bool = False
+        """Draw the run's group of seeds: means over trainings with their t intervals, in place of the run alone."""
 
     from probe.commands.progress import Progress
     from probe.errors import ConfigError
@@ -56,10 +58,11 @@ def export(argv: list[str]) -> int:
     )
     _require_browser(formats)
     check_folder(settings.out)
-    command = f"probe export {Path(settings.ref).name} --format {settings.format}"
+    command = f"probe export {Path(settings.ref).name} --format {settings.format}" + " --group" * settings.group
     if (Path(settings.ref).expanduser() / RESULT_FILE).is_file():
-        if settings.step is not None:
-            raise ConfigError("--step was given for the result of an experiment, which has none: leave it out.")
+        if settings.step is not None or settings.group:
+            given = "--group" if settings.group else "--step"
+            raise ConfigError(f"{given} was given for the result of an experiment, which has none: leave it out.")
         files = Result.load(settings.ref).export(settings.out, formats, command=command, **options)
         say(f"{len(files)} files in {settings.out}")
         return 0
@@ -68,7 +71,11 @@ def export(argv: list[str]) -> int:
         run=run.name, method=run.method, created_by=command, run_created=run.created, git=run.meta.get("git")
     )
     files = []
-    figures = list(drawings(run, settings.step))
+    if settings.group:
+        figures, more = group_drawings(run)
+        source |= more
+    else:
+        figures = list(drawings(run, settings.step))
     with Progress("Exporting") as bar:
         for index, (name, title, prompt, chart, data) in enumerate(figures):
             bar.at(name, index + 1, len(figures))
@@ -103,10 +110,49 @@ def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawing]":
         yield f"metrics-{section}", f"Metrics of training: {section}", "", chart, frame[["step", "time", *metrics]]
     if len(run.headline):
         table = run.headline.assign(run=run.name)
-        yield "headline", "Headline metrics with their 95 % intervals", "", headline_intervals(table, look), table
+        title = "Headline metrics with their 95 % intervals over answers"
+        yield "headline", title, "", headline_intervals(table, look), table
     captures = run.captures()
     if len(captures):
         yield from _capture_drawings(run, captures.steps, captures.steps[-1] if step is None else step)
+
+
+def group_drawings(run: "Run") -> "tuple[list[Drawing], dict[str, object]]":
+    """The same of the run's group of seeds, as means over trainings; and what its figures have to say of it.
+
+    Raises:
+        RunError: no other run differs from it by seed only.
+    """
+    import pandas as pd
+
+    from probe.errors import RunError
+    from probe.plotting.curves import Spread, metric_curves, sections, styles
+    from probe.plotting.intervals import headline_intervals
+    from probe.runs import list_runs
+    from probe.seeds import curves, group_of, headline
+
+    group = group_of(run, [*list_runs(), *list_runs(run.path.parent)])
+    if group.count < 2:
+        raise RunError(
+            f"`{run.name}` has no other seed in the folders of runs: leave --group out, or train it again with --seed."
+        )
+    found, look = curves(group), styles({group.name: group.method})
+    spread, drawn = Spread(found.low, found.high, list(found.members.values())), list["Drawing"]()
+    over = f"means of {len(group.runs)} seeds, 95 % t intervals over trainings"
+    for section, metrics in sections([str(column) for column in found.mean.columns]).items():
+        frames, methods = {group.name: found.mean}, {group.name: group.method}
+        chart = metric_curves(frames, metrics, look, methods=methods, spreads={group.name: spread})
+        chart.update_layout(height=90 + 230 * -(-len(metrics) // 2))
+        sides = ("low", found.low), ("high", found.high)
+        ends = {f"{name}_{end}": side[name] for name in metrics for end, side in sides}
+        table = found.mean[["step", "time", *metrics]].assign(**ends)
+        drawn.append((f"metrics-{section}-seeds", f"Metrics of training: {section} ({over})", "", chart, table))
+    table = headline(group).assign(run=group.name)
+    if len(table):
+        values = [each.headline.assign(run=group.name) for each in group.runs if len(each.headline)]
+        chart = headline_intervals(table, look, seeds=pd.concat(values))
+        drawn.append(("headline-seeds", f"Headline metrics ({over})", "", chart, table))
+    return drawn, {"seeds": list(group.seeds), "group": group.about, "intervals": over}
 
 
 def _capture_drawings(run: "Run", steps: "Sequence[int]", step: int) -> "Iterator[Drawing]":

@@ -1,8 +1,8 @@
-"""`probe runs list` and `probe runs show REF`: what the folders of runs hold, in a terminal."""
+"""`probe runs list` and `probe runs show REF`: what the folders of runs hold, in a terminal; `probe runs upload` and
+`probe runs download`: to a store and back."""
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ COLOURS = {
 
 
 def runs(argv: list[str]) -> int:
-    """List runs or show one: `probe runs list`, `probe runs show REF`."""
+    """List runs, show one, or keep one in a store: `probe runs list`, `show`, `upload`, `download`."""
     import tyro
 
     @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,10 @@ def runs(argv: list[str]) -> int:
         """List the runs of a folder, or of all folders of runs."""
 
         root: str | None = None
-        """A folder that holds run directories (default: $PROBE_RUNS, or else ./runs and the sample runs)."""
+        """A folder that holds run directories, here or in a store as s3://bucket/runs (default: $PROBE_RUNS, or else
+        ./runs and the sample runs)."""
+        group: bool = False
+        """Print one line for runs that differ by seed only, with means over these trainings."""
         json: bool = False
         """Print JSON instead of a table."""
 
@@ -49,21 +52,86 @@ def runs(argv: list[str]) -> int:
         """Show the settings, the state and the headline figures of one run."""
 
         ref: tyro.conf.Positional[str]
-        """The name of a run, or the path of its directory."""
+        """The name of a run, the path of its directory, or its address in a store."""
         json: bool = False
         """Print JSON instead of tables."""
 
-    about = "usage: probe runs {list,show} [OPTIONS]\n\nList runs or show one."
-    choice = choose(argv, "probe runs", about, {"list": "all runs", "show": "one run: `probe runs show REF`"})
+    @dataclass(frozen=True, kw_only=True)
+    class Upload:
+        """Send a run to a store; what is there unchanged is not sent again. A run that is being written may be sent."""
+
+        run: tyro.conf.Positional[str]
+        """The name of a run, or the path of its directory."""
+        url: tyro.conf.Positional[str]
+        """The address of the run in the store, such as s3://bucket/runs/base: any that fsspec knows."""
+        attempt: int | None = None
+        """Number of the attempt that writes the run, for runs that are retried; a higher one that has claimed the run
+        fences this one off (default: the newest one there, or else 1)."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Download:
+        """Fetch a run from a store, checked by its hashes; it can be resumed, and appears as a whole or not at all."""
+
+        url: tyro.conf.Positional[str]
+        """The address of the run, such as s3://bucket/runs/base."""
+        directory: tyro.conf.Positional[str]
+        """Where it goes; the folder must be new or empty."""
+
+    about = "usage: probe runs {list,show,upload,download} [OPTIONS]\n\nList runs, show one, or keep one in a store."
+    summaries = {
+        "list": "all runs",
+        "show": "one run: `probe runs show REF`",
+        "upload": "send a run to a store: `probe runs upload RUN s3://bucket/runs/NAME`",
+        "download": "fetch one: `probe runs download s3://bucket/runs/NAME DIRECTORY`",
+    }
+    choice = choose(argv, "probe runs", about, summaries)
     if choice is None:
         return 0
     if choice[0] == "list":
         listing = parse(List, choice[1], "probe runs list")
-        list_(listing.root, listing.json)
-    else:
+        if listing.group:
+            from probe.commands.seed_groups import list_groups
+
+            list_groups(listing.root, listing.json)
+        else:
+            list_(listing.root, listing.json)
+    elif choice[0] == "show":
         settings = parse(Show, choice[1], "probe runs show")
         show_run(settings.ref, settings.json)
+    elif choice[0] == "upload":
+        sending = parse(Upload, choice[1], "probe runs upload")
+        send_run(sending.run, sending.url, sending.attempt)
+    else:
+        fetching = parse(Download, choice[1], "probe runs download")
+        fetch_run(fetching.url, fetching.directory)
     return 0
+
+
+def send_run(ref: str, url: str, attempt: int | None) -> None:
+    """Upload a run and say how much was sent."""
+    from probe.runs import find
+    from probe.runs.remote import upload
+
+    path = find(ref)
+    sent = upload(path, url, attempt)
+    whole = sent.version
+    say(
+        f"Sent {sent.files} files ({_megabytes(sent.bytes)}) of `{path}` to {url}; {len(whole.files) - sent.files} were"
+        f" there unchanged. The run has {len(whole.files)} files ({_megabytes(whole.bytes)})."
+    )
+
+
+def fetch_run(url: str, directory: str) -> None:
+    """Download a run and say where it is."""
+    from probe.runs import Run
+    from probe.runs.remote import download
+
+    run = Run(download(url, directory))
+    say(f"Fetched {url} to `{run.path}`: {run.method}, {run.status}, {run.steps:,} steps.")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def list_(root: str | None, as_json: bool) -> None:
@@ -73,15 +141,17 @@ def list_(root: str | None, as_json: bool) -> None:
         RunError: `root` is not a folder, or may not be read.
     """
     from probe.runs import roots
+    from probe.runs.directories import is_cached, shown_name, store_problems
+    from probe.runs.reader import checked_folder
     from probe.runs.schema import jsonable
 
-    if root is not None and not os.path.isdir(os.path.expanduser(root)):
-        raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
-    places = roots() if root is None else [Path(root).expanduser()]
+    places = roots() if root is None else [checked_folder(root)]
     rows = [row for place in places if place.is_dir() for row in summaries(place)]
     rows.sort(key=lambda row: (row["problem"] is not None, row["created"] or "", row["name"]))
+    for problem in store_problems(None if root is None else [root]).values():
+        remark(problem)
     for place in places:
-        if not place.is_dir():
+        if not place.is_dir() and not is_cached(place):
             remark(f"The folder of runs {place} is not a folder and is left out: correct PROBE_RUNS.")
     if as_json:
         say(json.dumps(jsonable(rows), indent=2))
@@ -91,7 +161,7 @@ def list_(root: str | None, as_json: bool) -> None:
             if row["problem"]:
                 remark(f"{row['name']} is broken: {row['problem']}")
     else:
-        folders = ", ".join(map(str, places)) or "any folder of runs"
+        folders = ", ".join(map(shown_name, places)) or "any folder of runs"
         remark(f"No runs in {folders}: make one with `probe train`, or name a folder with --root.")
 
 
@@ -137,7 +207,7 @@ def show_run(ref: str, as_json: bool) -> None:
     if len(run.headline):
         figures = grid("headline")
         figures.add_column("metric")
-        figures.add_column("value [95 % interval]", justify="right", no_wrap=True)
+        figures.add_column("value [95 % over answers]", justify="right", no_wrap=True)
         figures.add_column("n", justify="right", no_wrap=True)
         figures.add_column("name", style="dim")
         for row in run.headline.to_dict("records"):

@@ -164,18 +164,26 @@ def _differs(first: Result, other: Result, across_worlds: bool) -> str:
     """What two results do not have in common that they must have to be laid side by side."""
     if first.name != other.name:
         return "experiments"
-    facts = [
-        {
-            "options": _without_added(each.name, each.meta.get("options") or {}),
-            "n": each.meta.get("n"),
-            "seeds": each.meta.get("seed"),
-            "data": (each.meta.get("data") or {}).get("sha256"),
-            "worlds": None if each.meta.get("data") or across_worlds else each.meta.get("world"),
-            "versions": each.meta.get("version"),
-        }
-        for each in (first, other)
-    ]
+    facts = [settings_of(each.name, each.meta, across_worlds) for each in (first, other)]
     return next((name for name, value in facts[0].items() if value != facts[1][name]), "")
+
+
+def settings_of(experiment: str, meta: Mapping[str, Any], across_worlds: bool = False) -> dict[str, Any]:
+    """What results of an experiment must have in common to be laid side by side.
+
+    Args:
+        experiment: its name.
+        meta: of a result.
+        across_worlds: models of different worlds may be compared.
+    """
+    return {
+        "options": _without_added(experiment, meta.get("options") or {}),
+        "n": meta.get("n"),
+        "seeds": meta.get("seed"),
+        "data": (meta.get("data") or {}).get("sha256"),
+        "worlds": None if meta.get("data") or across_worlds else meta.get("world"),
+        "versions": meta.get("version"),
+    }
 
 
 def _without_added(experiment: str, options: Mapping[str, Any]) -> dict[str, Any]:

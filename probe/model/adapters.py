@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from probe.errors import MissingToolError, ModelError, one_line
+from probe.errors import MissingToolError, ModelError, brief, one_line
 from probe.model import loading as weights
 from probe.model.references import (
     ADAPTER_CONFIG,
@@ -30,6 +30,7 @@ from probe.model.references import (
     is_adapter,
     resolve,
 )
+from probe.runs.directories import is_url
 from probe.untrusted import foreign, parse_json, short
 
 if TYPE_CHECKING:
@@ -189,6 +190,11 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace
         raise ModelError(
             f"The adapter in `{directory}` is put on `{base}`, which is not on this machine: fetch it with `make"
             " real-model` in a checkout of Probe, or let PROBE_MODELS name the folder that it lies in."
+        )
+    if is_url(base):
+        raise ModelError(
+            f"The adapter in `{directory}` is put on `{brief(base)}`, and what a file names is not fetched from a"
+            " store: fetch it with `probe runs download`, and name the folder of its checkpoint there."
         )
     try:
         place = resolve(base_ref(directory, base), config.get("revision"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from probe.errors import ModelError, RunError, brief
-from probe.runs.directories import SHIPPED, find, is_run
+from probe.runs.directories import SHIPPED, find, is_run, is_url, present
 from probe.untrusted import parse_json
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -45,8 +45,8 @@ def resolve(ref: str | Path, revision: str | None = None) -> ModelPlace:
 
     Args:
         ref: a path (run directory, checkpoint, Hugging Face directory), the name of a run in the folders of runs or of
-            a model in the folders of models, or a hub id `owner/name`. `RUN@STEP` is the checkpoint of that step;
-            without it the latest one is meant.
+            a model in the folders of models, the address of a run in a store, or a hub id `owner/name`. `RUN@STEP` is
+            the checkpoint of that step; without it the latest one is meant.
         revision: branch, tag or commit of a hub id.
 
     Raises:
@@ -66,7 +66,7 @@ def resolve(ref: str | Path, revision: str | None = None) -> ModelPlace:
         no_run = str(error)
     else:
         return ModelPlace(check_model_folder(_checkpoint(run, step)), run)
-    if step:
+    if step or is_url(base):
         raise ModelError(no_run)
     if os.path.isdir(path):
         return ModelPlace(check_model_folder(path), _owner(path))
@@ -91,6 +91,10 @@ def place(ref: str | Path) -> Path:
     """Where `resolve` looks for a reference on this machine: the run of that name, or the path; it need not exist."""
     base, _ = split_step(str(ref))
     try:
+        if is_url(base):  # nothing is asked of a store by looking
+            from probe.runs.mirror import cached_run
+
+            return cached_run(base)
         return find(base)
     except RunError:
         return Path(os.path.expanduser(base))
@@ -127,6 +131,7 @@ def check_model_folder(directory: Path) -> Path:
     Raises:
         ModelError: something is missing, is a pickle, or asks for code from outside.
     """
+    present(directory)
     if is_adapter(directory):
         return _checked_adapter(directory)
     config = read_config(directory)

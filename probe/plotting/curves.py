@@ -1,14 +1,15 @@
 """Curves of training: metrics of several runs over steps or time, and the log-probability of chosen answers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from probe.numbers import shown_ends
 from probe.plotting.theme import DASHES, LIGHT, METHODS, SECOND, escape, escape_lines, method_colour, template
 from probe.terms import RATES, Term, logged
 
@@ -21,6 +22,20 @@ TITLE_WIDTH = 22
 """Characters of a line of a panel's title."""
 REWARD = ("reward", "kl", "expected_gold", "kl_to_optimal", "expected_reward", "kl_to_reference", "reward_std")
 """Headline metrics of a method that samples, in this order; the loss of a policy gradient is not one."""
+
+
+Curve = Sequence[float] | pd.Series
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What is drawn around the curves of a mean over trainings."""
+
+    low: pd.DataFrame
+    """Lower ends of its intervals; the columns of the mean's table."""
+    high: pd.DataFrame
+    members: Sequence[pd.DataFrame]
+    """The metrics of each training."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,7 @@ def metric_curves(
     log_y: bool = False,
     marker: float | None = None,
     columns: int = 2,
+    spreads: Mapping[str, Spread] | None = None,
 ) -> go.Figure:
     """Small multiples, one panel a metric and one line a run; smoothing leaves the raw curve faint behind.
 
@@ -121,9 +137,10 @@ def metric_curves(
         log_y: logarithmic y axes.
         marker: x of a vertical line, such as the step whose captures are shown.
         columns: panels side by side.
+        spreads: intervals and single trainings of those that are means, drawn pale and faint behind them.
     """
     columns = max(1, min(columns, len(metrics)))
-    rows = max(1, ceil(len(metrics) / columns))
+    rows = max(1, math.ceil(len(metrics) / columns))
     words = {metric: _term(metric, runs, methods or {}) for metric in metrics}
     titles = [escape_lines(each.label, TITLE_WIDTH) for each in words.values()]
     figure = make_subplots(
@@ -140,6 +157,9 @@ def metric_curves(
         for name, frame in runs.items():
             if metric in frame:
                 rows_with = frame[frame[metric].notna()]
+                if spreads and name in spreads:
+                    around = _around(spreads[name], name, metric, look[name], about.unit, x, weight, log_y)
+                    figure.add_traces(around, **{f"{side}s": at for side, at in place.items()})
                 number = "%{y:.1%}" if about.unit in RATES else "%{y:.4g}"
                 for trace in _lines(name, metric, rows_with, look[name], x, weight, number, has_label=index == 0):
                     figure.add_trace(trace, **place)
@@ -200,6 +220,42 @@ def _lines(
         return [curve]
     raw = go.Scatter(y=values, line=line | {"width": 1}, opacity=0.25, hoverinfo="skip", **settings)
     return [raw, curve]
+
+
+def _around(
+    spread: Spread, name: str, metric: str, style: Style, unit: str, x: str, weight: float, log_y: bool
+) -> list[go.Scatter]:
+    """The interval of a mean over trainings, and each training."""
+    traces, least = [], math.inf
+    for frame in (frame for frame in spread.members if metric in frame):
+        rows = frame[frame[metric].notna()]
+        y = smooth(rows[metric].to_numpy(dtype=float), weight)
+        least = min(least, *y[y > 0], math.inf)
+        quiet = {"hoverinfo": "skip", "showlegend": False, "legendgroup": name}
+        line = {"color": style.colour, "width": 1}
+        traces.append(go.Scatter(x=rows[x], y=y, mode="lines", line=line, opacity=0.3, **quiet))
+    known = spread.low[metric].notna() if metric in spread.low else pd.Series(dtype=bool)
+    if known.any():
+        ends = [smooth(each.loc[known, metric].to_numpy(dtype=float), weight) for each in (spread.low, spread.high)]
+        low, high = np.array([shown_ends(unit, *pair) for pair in zip(*ends, strict=True)]).T
+        low = np.maximum(low, least) if log_y else low
+        traces.append(band(spread.low.loc[known, x], low, high, style.colour).update(legendgroup=name))
+    return traces
+
+
+def band(x: Curve, low: Curve, high: Curve, colour: str) -> go.Scatter:
+    """The area between two curves, as an interval around a line: pale, without a name, silent under the mouse."""
+    return go.Scatter(
+        x=[*x, *reversed(list(x))],
+        y=[*high, *reversed(list(low))],
+        mode="lines",
+        fill="toself",
+        fillcolor=colour,
+        opacity=0.18,
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+    )
 
 
 def answer_curves(

@@ -2,35 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.numbers import format_interval, in_unit, percent
-from probe.plotting.curves import Style
+from probe.numbers import format_interval, in_unit, percent, shown_ends
+from probe.plotting.curves import Style, band
 from probe.plotting.theme import LIGHT, escape, escape_lines, new_figure
 from probe.terms import RATES, Term, term
 
 __all__ = ["SYMBOLS", "band", "effects", "format_interval", "headline_intervals", "in_unit", "percent"]
 
-Curve = Sequence[float] | pd.Series
 TICK = 24
 """Letters of a line of a tick."""
 SYMBOLS = {"solid": "circle", "dash": "diamond", "dot": "square", "dashdot": "triangle-up", "longdash": "x"}
-
-
-def band(x: Curve, low: Curve, high: Curve, colour: str) -> go.Scatter:
-    """The area between two curves, as an interval around a line: pale, without a name, silent under the mouse."""
-    return go.Scatter(
-        x=[*x, *reversed(list(x))],
-        y=[*high, *reversed(list(low))],
-        mode="lines",
-        fill="toself",
-        fillcolor=colour,
-        opacity=0.18,
-        line={"width": 0},
-        hoverinfo="skip",
-        showlegend=False,
-    )
 
 
 def headline_intervals(
@@ -38,6 +23,7 @@ def headline_intervals(
     look: Mapping[str, Style],
     metrics: Sequence[str] | None = None,
     words: Callable[[str], Term] = term,
+    seeds: pd.DataFrame | None = None,
 ) -> go.Figure:
     """Points with 95 % intervals: one line a metric, one mark a run, the runs of a metric side by side.
 
@@ -48,6 +34,7 @@ def headline_intervals(
         look: style of each run.
         metrics: which to draw, from the top; all by default.
         words: what the metrics mean; by default as headline figures.
+        seeds: values of single trainings (`run`, `metric`, `value`), drawn faint under the mean of their run.
     """
     metrics = list(dict.fromkeys(table["metric"])) if metrics is None else list(metrics)
     runs = list(dict.fromkeys(table["run"]))
@@ -56,7 +43,12 @@ def headline_intervals(
     step = 0.64 / max(len(runs), 1)
     for order, run in enumerate(runs):
         rows = table[(table["run"] == run) & table["metric"].isin(metrics)]
+        columns = rows[["metric", "ci_low", "ci_high"]].itertuples(index=False)
+        ends = np.array([shown_ends(about[name].unit, low, high) for name, low, high in columns]).reshape(-1, 2).T
         offset = (order - (len(runs) - 1) / 2) * step
+        if seeds is not None:
+            trainings = seeds[(seeds["run"] == run) & seeds["metric"].isin(metrics)]
+            figure.add_trace(_faint(trainings, metrics, offset, look[run]))
         figure.add_trace(
             go.Scatter(
                 x=rows["value"],
@@ -67,14 +59,14 @@ def headline_intervals(
                 error_x={
                     "type": "data",
                     "symmetric": False,
-                    "array": rows["ci_high"] - rows["value"],
-                    "arrayminus": rows["value"] - rows["ci_low"],
+                    "array": ends[1] - rows["value"],
+                    "arrayminus": rows["value"] - ends[0],
                     "thickness": 1.6,
                     "width": 0,
                 },
                 customdata=[
                     [_named(name, about[name]), in_unit(about[name].unit, value, low, high)]
-                    for name, value, low, high in rows[["metric", "value", "ci_low", "ci_high"]].itertuples(index=False)
+                    for name, value, low, high in zip(rows["metric"], rows["value"], *ends, strict=True)
                 ],
                 hovertemplate="%{customdata[0]}: %{customdata[1]}",
             )
@@ -95,6 +87,18 @@ def headline_intervals(
     )
     figure.update_layout(showlegend=True)
     return figure
+
+
+def _faint(rows: pd.DataFrame, metrics: list[str], offset: float, style: Style) -> go.Scatter:
+    """Single trainings as small marks."""
+    return go.Scatter(
+        x=rows["value"],
+        y=[metrics.index(metric) + offset for metric in rows["metric"]],
+        mode="markers",
+        marker={"color": style.colour, "size": 5, "opacity": 0.35},
+        hoverinfo="skip",
+        showlegend=False,
+    )
 
 
 def _named(metric: str, about: Term) -> str:

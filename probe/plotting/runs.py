@@ -75,7 +75,8 @@ def lineage(runs: pd.DataFrame, selected: Sequence[str] = ()) -> go.Figure:
     """Tree of runs; a marker carries its run's name as `customdata[0]`, so that a click can select it.
 
     Args:
-        runs: one row a run with `name`, `method`, `status`, `parent`, `reference`, `reward_model`.
+        runs: one row a run with `name`, `method`, `status`, `parent`, `reference`, `reward_model`, and `title` where
+            it is called otherwise than its name.
         selected: names of runs to ring.
     """
     place = layout(runs)
@@ -103,6 +104,7 @@ def lineage(runs: pd.DataFrame, selected: Sequence[str] = ()) -> go.Figure:
 
 def _markers(group: pd.DataFrame, method: str, place: dict[str, Place], selection: Sequence[str]) -> go.Scatter:
     names = [str(name) for name in group["name"]]
+    titles = [str(title) for title in group["title" if "title" in group else "name"]]
     states = [str(status) for status in group["status"]]
     return go.Scatter(
         x=[place[name][0] for name in names],
@@ -110,9 +112,11 @@ def _markers(group: pd.DataFrame, method: str, place: dict[str, Place], selectio
         mode="markers+text",
         name=escape(method),
         showlegend=False,
-        text=["  " + escape(shorten(name, 30)) for name in names],
+        text=["  " + escape(shorten(title, 30)) for title in titles],
         textposition="middle right",
-        customdata=[[name, escape(name), escape(status)] for name, status in zip(names, states, strict=True)],
+        customdata=[
+            [name, escape(title), escape(state)] for name, title, state in zip(names, titles, states, strict=True)
+        ],
         hovertemplate=f"%{{customdata[1]}}<br>{escape(method)}, %{{customdata[2]}}<extra></extra>",
         marker={
             "size": 16,

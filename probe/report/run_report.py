@@ -24,6 +24,9 @@ from probe.runs.ancestry import lineage as edges
 from probe.runs.directories import run_directories
 from probe.runs.reader import Run
 from probe.runs.schema import dumps
+from probe.seeds.group_tables import headline
+from probe.seeds.grouping import groups
+from probe.seeds.t_intervals import UNKNOWN, OverTrainings
 from probe.terms import Term, term
 from probe.ticks import Tick, ignore
 from probe.untrusted import sendable
@@ -185,7 +188,7 @@ def _headlines(runs: Mapping[str, Run]) -> pd.DataFrame:
 def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.DataFrame) -> None:
     document.say(
         "Measured by each method at the end of its training. Brackets hold 95 % intervals over questions: Wilson's for"
-        " shares, bootstrap ones for means. They say nothing about other seeds: each run was trained once."
+        " shares, bootstrap ones for means. They say nothing about other seeds."
     )
     cells = {(row["run"], row["metric"]): row for row in table.to_dict("records")}
     metrics = list(dict.fromkeys(table["metric"]))
@@ -201,6 +204,7 @@ def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.Data
         order = [metric for metric in SHARES if metric in set(shares["metric"])]
         chart = headline_intervals(shares, styles({label: run.method for label, run in runs.items()}), order)
         document.figure(chart, "Rates with 95 % intervals", min(700, 120 + len(order) * (20 + 6 * len(runs))))
+    _write_trainings(document, runs)
     document.heading("Every headline figure")
     for group in _families(runs, cells):
         own = [metric for metric in metrics if any((label, metric) in cells for label in group)]
@@ -217,6 +221,36 @@ def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.Data
         for name, each in words.items()
     ]
     document.table(["metric", "unit", "better", "definition", "source"], meanings, kind="terms")
+
+
+def _write_trainings(document: Document, runs: Mapping[str, Run]) -> None:
+    """The main figures of groups of seeds, as means over trainings."""
+    document.heading("Over trainings")
+    found = [group for group in groups(runs.values()) if group.count > 1]
+    if not found:
+        document.say(f"Each run was trained with one seed. {UNKNOWN.partition(': ')[2].capitalize()}")
+        return
+    document.say(
+        "Means over runs that differ by seed only. Brackets hold 95 % t intervals over trainings, the questions held"
+        " fixed."
+    )
+    tables = [(group, {str(row["metric"]): row for row in headline(group).to_dict("records")}) for group in found]
+    judges = [name for _, table in tables if not table.keys() & set(MAIN) for name in list(table)[:WIDE]]
+    for metrics in (MAIN, tuple(dict.fromkeys(judges))):
+        own = [metric for metric in metrics if any(metric in table for _, table in tables)]
+        rows: list[list[object]] = [
+            [group.name, group.about, *(_over_trainings(table.get(metric), metric) for metric in own)]
+            for group, table in tables
+            if any(metric in table for metric in own)
+        ]
+        if rows:
+            document.table(["group", "seeds", *(_head(metric, term(metric)) for metric in own)], rows, kind="numbers")
+
+
+def _over_trainings(row: Mapping[Any, Any] | None, metric: str) -> str:
+    if row is None:
+        return _value(None, metric)
+    return OverTrainings(row["value"], row["ci_low"], row["ci_high"], int(row["n"])).format(term(metric).unit)
 
 
 def _head(metric: str, about: Term) -> tuple[str, str, str]:

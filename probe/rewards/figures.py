@@ -313,6 +313,66 @@ def overoptimisation(
     return panels.figure(margin={"t": 64}, legend={"yref": "container", "y": 1, "yanchor": "top"})
 
 
+def ends_over_trainings(
+    table: pd.DataFrame, seeds: pd.DataFrame, look: Mapping[str, Style], titles: Mapping[str, str]
+) -> go.Figure:
+    """Rewards against the KL where trainings end: means over trainings with intervals both ways, each training faint.
+
+    Args:
+        table: columns run, metric, value, ci_low, ci_high.
+        seeds: columns run, seed, metric, value.
+        look: style of each run.
+        titles: of the rewards, a panel each, and of `kl_to_reference`, by metric.
+    """
+    rewards = [name for name in titles if name != "kl_to_reference"]
+    figure = make_subplots(cols=len(rewards), horizontal_spacing=0.12)
+    means = {(row["run"], row["metric"]): row for row in table.to_dict("records")}
+    single = seeds.pivot_table(index=["run", "seed"], columns="metric", values="value")
+    for column, reward in enumerate(rewards, start=1):
+        for run, style in look.items():
+            x, y = means.get((run, "kl_to_reference")), means.get((run, reward))
+            if x is None or y is None:
+                continue
+            points = single.loc[run]
+            marker = {"color": style.colour, "symbol": SYMBOLS[style.dash]}
+            quiet = {"mode": "markers", "legendgroup": run, "name": escape(run)}
+            faint = go.Scatter(
+                x=points["kl_to_reference"],
+                y=points[reward],
+                marker=marker | {"size": 6, "opacity": 0.35},
+                hovertemplate=f"{escape(run)}, one training: %{{y:.3g}} at %{{x:.3g}} nats<extra></extra>",
+                showlegend=False,
+                **quiet,
+            )
+            mean = go.Scatter(
+                x=[x["value"]],
+                y=[y["value"]],
+                error_x=_ends(x),
+                error_y=_ends(y),
+                marker=marker | {"size": 10},
+                hovertemplate=f"{escape(run)}, over trainings: {format_interval(*_numbers(y))} at "
+                f"{format_interval(*_numbers(x))} nats<extra></extra>",
+                showlegend=column == 1,
+                **quiet,
+            )
+            figure.add_traces([faint, mean], rows=[1, 1], cols=[column, column])
+        figure.update_yaxes(title_text=escape(titles[reward]), col=column)
+    figure.update_xaxes(title_text=escape(titles["kl_to_reference"]))
+    figure.update_layout(template=template(LIGHT), showlegend=True, hovermode="closest")
+    figure.update_layout(legend={"yref": "container", "y": 1, "yanchor": "top"})
+    return figure
+
+
+def _numbers(row: Mapping) -> tuple[float, float, float]:
+    return row["value"], row["ci_low"], row["ci_high"]
+
+
+def _ends(row: Mapping) -> dict[str, Any]:
+    """An interval as error bars."""
+    value, low, high = _numbers(row)
+    return {"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low], "width": 0}
+
+
 def best_of_n(table: pd.DataFrame, curve: pd.DataFrame, *, reward: str, label: str) -> go.Figure:
     """Best of N exactly: its KL against the bound log N - (N-1)/N, and its reward by KL under the frontier.
 

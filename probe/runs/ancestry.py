@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Literal
 
 from probe.runs.reader import Run
@@ -28,31 +28,56 @@ class Edge:
 
 
 def lineage(runs: Iterable[Run]) -> list[Edge]:
-    """The edges between runs: parent, reference model and reward model, in the order of the runs.
-
-    A reference to a run's checkpoint (`base@500`, `runs/base/checkpoints/00000500`) leads to that run, wherever the
-    directories have been copied to since: the path decides if it exists, else the name.
-    """
+    """The edges between runs: parent, reference model and reward model, in the order of the runs (`RunIndex.find`)."""
     runs = list(runs)
-    names = {run.name for run in runs}
-    paths = {run.path.resolve(): run.name for run in runs}
-    edges = []
+    index, edges = RunIndex(runs), []
     for run in runs:
         for relation in RELATIONS:
             ref = run.meta.get(relation)
             if isinstance(ref, str) and ref:
-                source = _run_of(ref, names - {run.name}, paths)
-                edges.append(Edge(source or ref, run.name, relation, known=source is not None))
+                source = index.find(ref, run)
+                edges.append(Edge(source.name if source else ref, run.name, relation, known=source is not None))
     return edges
 
 
-def _run_of(ref: str, names: set[str], paths: dict[Path, str]) -> str | None:
-    plain = ref.rpartition("@")[0] or ref
-    pure = PurePath(plain)
+class RunIndex:
+    """Runs by what other runs call them, wherever their directories have been copied to since."""
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self._paths: dict[str, Run] = {}
+        self._names: tuple[dict[str, list[Run]], dict[str, list[Run]]] = {}, {}
+        for run in runs:
+            self._paths.setdefault(os.path.realpath(run.path), run)
+            made_as = PurePath(str(run.config.get("out") or "")).name
+            for names, name in zip(self._names, (run.name, made_as), strict=True):
+                names.setdefault(name, []).append(run)
+
+    def find(self, ref: str, run: Run) -> Run | None:
+        """The run that a reference of another run leads to; a reference to a checkpoint leads to its run.
+
+        The path decides if it exists, else the name, then the name that a run was made under; of several runs of one
+        name the one beside `run`.
+
+        Args:
+            ref: the reference, such as `base@500` or `runs/base/checkpoints/00000500`.
+            run: whose reference it is; it never leads to itself.
+        """
+        pure = PurePath(split_step(ref)[0])
+        with suppress(OSError, ValueError):  # a name that no file can have
+            by_path = self._paths.get(os.path.realpath(os.path.expanduser(pure)))
+            if by_path is not None and by_path is not run:
+                return by_path
+        for names in self._names:
+            others = [each for each in names.get(pure.name, ()) if each is not run]
+            if others and pure.name:
+                return min(others, key=lambda each: each.path.parent != run.path.parent)
+        return None
+
+
+def split_step(ref: str) -> tuple[str, str]:
+    """A reference without the step of its checkpoint, and the step as it stands there; empty where there is none."""
+    plain, _, step = ref.rpartition("@")
+    pure = PurePath(plain or ref)
     if len(pure.parts) > 2 and pure.parts[-2] == CHECKPOINTS:
-        pure = pure.parent.parent
-    with suppress(OSError, ValueError):  # a name that no file can have
-        by_path = paths.get(Path(os.path.realpath(os.path.expanduser(pure))))
-        if by_path in names:
-            return by_path
-    return pure.name if pure.name in names else None
+        return str(pure.parent.parent), str(int(pure.name)) if pure.name.isdigit() else pure.name
+    return (plain, step) if plain else (ref, "")

@@ -21,6 +21,7 @@ import pandas as pd
 from safetensors import deserialize
 
 from probe.errors import RunError
+from probe.runs.directories import present
 from probe.runs.schema import CAPTURE_AXES, CAPTURES, INDEX, PROMPTS, SCHEMA, ProbePrompt, RunWarning
 from probe.runs.storage import Position, read_lines
 from probe.untrusted import foreign, parse_json, readable
@@ -234,6 +235,7 @@ class Captures:
             steps = ", ".join(map(str, self.steps[:12])) + (", ..." if len(self) > 12 else "")
             raise RunError(f"Step {step} of `{self.path.parent}` was not captured: the steps are {steps or 'none'}.")
         file = self._files[step]
+        present(file)
         with foreign(
             lambda reason: RunError(
                 f"The capture `{file}` is damaged ({reason}): delete it, or copy it again from where it was made."

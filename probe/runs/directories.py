@@ -1,33 +1,125 @@
-"""Where runs are looked for: the folders of runs, and the lookup of a run's name in them."""
+"""Where runs are looked for: the folders of runs, here or in a store, and the lookup of a run's name in them."""
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from probe.errors import RunError, brief
 
 RUN_FILE = "run.json"
+SWEEP = ".sweep"
+"""The folder beside the runs of a sweep that has its journal."""
 SHIPPED = Path(__file__).resolve().parents[2] / "sample_runs"
 """The sample runs that come with Probe: next to the package, in a checkout."""
+
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+"""How the address of a store begins; a drive of Windows has one letter."""
+
+
+def is_url(ref: object) -> bool:
+    """Whether a reference is the address of a store, such as `s3://bucket/runs`."""
+    return isinstance(ref, str) and ADDRESS.match(ref) is not None
 
 
 def roots() -> list[Path]:
     """The folders that hold runs, the first one first.
 
     They are the entries of the environment variable PROBE_RUNS (separated like PATH), or else those of `./runs`,
-    `./sample_runs` and the `sample_runs` beside the installed package (in a checkout) that exist.
+    `./sample_runs` and the `sample_runs` beside the installed package (in a checkout) that exist. An entry may be a
+    folder of a store (`s3://bucket/runs`): its place is the cache of it on this machine (`probe.runs.mirror`). Behind
+    each come the folders in it that a sweep has filled (`probe.sweep`).
     """
-    setting = os.environ.get("PROBE_RUNS", "")
-    if setting:
-        return _distinct([Path(os.path.expanduser(part)) for part in setting.split(os.pathsep) if part])
-    here = Path.cwd()
-    return _distinct([path for path in (here / "runs", here / "sample_runs", SHIPPED) if path.is_dir()])
+    entries = settings()
+    if entries:
+        places = [local_folder(entry) for entry in entries]
+    else:
+        here = Path.cwd()
+        places = [path for path in (here / "runs", here / "sample_runs", SHIPPED) if path.is_dir()]
+    return _distinct([path for place in places for path in (place, *_swept(place))])
+
+
+def _swept(root: Path) -> list[Path]:
+    """The folders directly in a folder of runs that hold the runs of a sweep; links are not followed."""
+    try:
+        folders = [each for each in os.scandir(root) if each.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    return sorted(Path(each) for each in folders if os.path.isdir(os.path.join(each, SWEEP)))
+
+
+def settings() -> list[str]:
+    """The entries of the environment variable PROBE_RUNS."""
+    parts = re.split(f"{re.escape(os.pathsep)}(?!//)", os.environ.get("PROBE_RUNS", ""))
+    return [part for part in parts if part]
+
+
+def local_folder(entry: str | Path) -> Path:
+    """The place of a folder of runs on this machine; one of a store is listed anew if that is long ago."""
+    if is_url(entry):
+        from probe.runs.mirror import mirror
+
+        return mirror(str(entry).rstrip("/")).refresh()
+    return Path(os.path.expanduser(entry))
+
+
+def store_problems(entries: Sequence[str | Path] | None = None) -> dict[str, str]:
+    """What could not be read of the folders of runs that lie in a store (default: those of `roots()`), each with a
+    sentence on why and on what is shown instead."""
+    problems: dict[str, str] = {}
+    for entry in settings() if entries is None else entries:
+        if is_url(entry):
+            from probe.runs.mirror import mirror
+
+            place = mirror(str(entry).rstrip("/"))
+            problems |= {place.url: place.problem} if place.problem else {}
+            problems |= {f"{place.url}/{name}": problem for name, problem in place.problems.items()}
+    return problems
+
+
+def shown_name(path: Path) -> str:
+    """A folder of runs, or a run, as a person knows it: its path, or its address in a store."""
+    if not is_cached(path):
+        return str(path)
+    from probe.runs.mirror import address_of
+
+    return address_of(path) or str(path)
+
+
+def cache_root() -> Path:
+    """The folder of what is fetched from stores: $PROBE_CACHE, or else `probe` in the user's cache directory."""
+    given = os.environ.get("PROBE_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return Path(os.path.realpath(os.path.expanduser(given or os.path.join(home, "probe"))))
+
+
+def is_cached(path: str | Path) -> bool:
+    """Whether a path lies in the cache of a store."""
+    try:
+        return Path(os.path.realpath(path)).is_relative_to(cache_root())
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def present(path: Path) -> Path:
+    """`path`; if it is a checkpoint or capture in the cache of a store, once it has been fetched.
+
+    Raises:
+        RunError: it cannot be fetched.
+    """
+    if is_cached(path):
+        from probe.runs.mirror import fill
+
+        fill(path)
+    return path
 
 
 def is_shipped(path: Path) -> bool:
-    """Whether `path` lies in the sample runs that come with Probe, which nothing is written to unasked."""
-    return path.resolve().is_relative_to(SHIPPED.resolve())
+    """Whether nothing is written to `path` unasked: it lies in the sample runs that come with Probe, or in the cache of
+    a store."""
+    return path.resolve().is_relative_to(SHIPPED.resolve()) or is_cached(path)
 
 
 def is_run(path: Path) -> bool:
@@ -75,12 +167,17 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
     """The directory of the run that `ref` names: a path, or a run's name looked up in the folders of runs.
 
     Args:
-        ref: the path of a run directory, or the name of a run.
+        ref: the path of a run directory, the name of a run, or the address of one in a store (`s3://bucket/runs/base`),
+            which is fetched into the cache.
         among: the roots to search (default: `roots()`).
 
     Raises:
         RunError: there is no such run; the message lists near names and the roots that were searched.
     """
+    if is_url(ref):
+        from probe.runs.mirror import find_run
+
+        return find_run(str(ref))
     path = Path(os.path.expanduser(ref))
     if is_run(path):
         return path
@@ -104,7 +201,9 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
 def _missing(ref: str, folders: list[Path]) -> str:
     names = sorted({path.name for root in folders if root.is_dir() for path in run_directories(root)})
     matches = difflib.get_close_matches(ref, names, n=3, cutoff=0.5)
-    place = "the folders of runs " + ", ".join(f"`{root}`" for root in folders) if folders else "any folder of runs"
+    place = "any folder of runs"
+    if folders:
+        place = "the folders of runs " + ", ".join(f"`{shown_name(root)}`" for root in folders)
     if matches:
         remedy = "did you mean " + " or ".join(f"`{name}`" for name in matches) + "?"
     elif names:

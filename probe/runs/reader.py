@@ -12,7 +12,16 @@ import pandas as pd
 
 from probe.errors import RunError
 from probe.runs.captures import Captures, Row, all_rows, metrics_frame, newest, rollouts_frame
-from probe.runs.directories import RUN_FILE, find, roots, run_directories
+from probe.runs.directories import (
+    RUN_FILE,
+    find,
+    is_cached,
+    is_url,
+    local_folder,
+    roots,
+    run_directories,
+    store_problems,
+)
 from probe.runs.schema import (
     CHECKPOINTS,
     ENDINGS,
@@ -114,7 +123,8 @@ class Run:
     @property
     def status(self) -> str:
         """`running`, `finished`, `interrupted` (by the user), `failed`, or `killed` (its writer is gone)."""
-        lock = self.meta.get("status") not in ENDINGS and is_locked(self.path)
+        ended = self.meta.get("status") in ENDINGS
+        lock = None if ended or is_cached(self.path) else is_locked(self.path)  # no lock goes into a store
         if lock:
             return "running"
         if self.meta.get("status") not in ENDINGS:
@@ -190,7 +200,8 @@ class Run:
 
 
 def open_run(ref: str | Path) -> Run:
-    """The run that `ref` names: the path of its directory, or its name in one of the folders of runs.
+    """The run that `ref` names: the path of its directory, its name in one of the folders of runs, or its address in a
+    store (`s3://bucket/runs/base`).
 
     Raises:
         RunError: there is none (near names are listed), or it cannot be read.
@@ -206,12 +217,16 @@ def list_runs(root: str | Path | None = None) -> list[Run]:
     Raises:
         RunError: `root` was given and is not a folder.
     """
-    if root is not None and not os.path.isdir(os.path.expanduser(root)):
-        raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
+    places = roots() if root is None else [checked_folder(root)]
+    problems = store_problems(None if root is None else [root])
     runs = []
-    for place in roots() if root is None else [Path(os.path.expanduser(root))]:
+    for problem in problems.values():
+        warnings.warn(problem, RunWarning, stacklevel=2)
+    for place in places:
         if not os.path.isdir(place):
-            warnings.warn(f"The folder of runs `{place}` is not a folder and is left out.", RunWarning, stacklevel=2)
+            if not is_cached(place):  # what is wrong with a store has been said
+                problem = f"The folder of runs `{place}` is not a folder and is left out."
+                warnings.warn(problem, RunWarning, stacklevel=2)
             continue
         for path in run_directories(place):
             try:
@@ -219,6 +234,20 @@ def list_runs(root: str | Path | None = None) -> list[Run]:
             except RunError as error:
                 warnings.warn(f"`{path}` is left out: {error}", RunWarning, stacklevel=2)
     return sorted(runs, key=lambda run: (run.created, run.name))
+
+
+def checked_folder(root: str | Path) -> Path:
+    """The place on this machine of a folder of runs that was asked for.
+
+    Raises:
+        RunError: it is not a folder, or a store that cannot be reached and was never read.
+    """
+    if not is_url(root) and not os.path.isdir(os.path.expanduser(root)):
+        raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
+    place = local_folder(root)
+    if not place.is_dir():
+        raise RunError(next(iter(store_problems([root]).values()), f"`{root}` cannot be read: try again."))
+    return place
 
 
 def read_meta(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A small run store as the dashboard meets it: a base model of 2 blocks and one aligned to agree, really trained."""
 
+import json
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -156,3 +157,23 @@ def captured(path: Path, *, layers: int = 1, heads: int = 2, text: str = "a b", 
     )
     run.finish("failed", message=text)
     return run.path
+
+
+def further_seeds(runs: Path, root: Path, seeds: Iterable[int] = (1, 2)) -> Path:
+    """Write what the runs of `build` or the sample runs would be with other seeds, without weights, into `root`."""
+    for name, seed in ((name, seed) for name in ("base", "dpo-agreeable") for seed in seeds):
+        folder = root / f"{name}-seed{seed}"
+        folder.mkdir(parents=True)
+        meta = json.loads((runs / name / "run.json").read_text())
+        for row in meta["headline"]:
+            for column in (each for each in ("value", "ci_low", "ci_high") if row[each] is not None):
+                row[column] = min(1.0, max(0.0, row[column] + 0.01 * seed * (-1) ** seed))
+        meta["config"] |= {"seed": seed} if "seed" in meta["config"] else {}
+        if "reference" in (meta["data"] or {}):
+            meta["data"]["reference"] = f"the weights of base-seed{seed}"
+        meta |= {"seed": seed} | {key: f"base-seed{seed}" for key in ("parent", "reference") if meta[key]}
+        (folder / "run.json").write_text(json.dumps(meta))
+        rows = [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]
+        rows = [row | ({"loss": row["loss"] * (1 + 0.1 * seed)} if "loss" in row else {}) for row in rows]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root

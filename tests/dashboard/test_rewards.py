@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from probe.rewards import frontiers as reward_frontier
 from probe.rewards.answers import verifier_reward
 from probe.rewards.frontiers import FORMS, KINDS, ask, field_of, model_reward, place
 from probe.runs import RunWriter
+from probe.seeds import mean_over_trainings
+from probe.seeds.t_intervals import UNKNOWN
 from probe.world import of
 from tests.dashboard import store
 from tests.dashboard.pages import Show, chart, every_tab, heading, names, offered, open_tab, read
@@ -312,3 +315,24 @@ def test_what_takes_long_is_offered_and_the_offer_goes_once_it_is_taken(
         offer.click().run()
         assert not app.exception
         assert not any(part.label.startswith(begins) for part in app.button)
+
+
+def test_where_several_trainings_end(show: Show, rewarded: Path, tmp_path: Path) -> None:
+    """Means over seeds of what each training logged last; they start from one base, which the page says."""
+    shown = show(rewarded, page=PAGE, base="base", aligned="rlhf")
+    assert "Over trainings" not in [tab.label for tab in shown.tabs]
+    assert UNKNOWN in read(shown)
+    for seed, factor in ((1, 1.2), (2, 0.7)):
+        folder = tmp_path / f"rlhf-seed{seed}"
+        folder.mkdir()
+        meta = json.loads((rewarded / "rlhf" / "run.json").read_text()) | {"seed": seed}
+        (folder / "run.json").write_text(json.dumps(meta))
+        rows = [json.loads(line) for line in (rewarded / "rlhf" / "metrics.jsonl").read_text().splitlines()]
+        rows = [row | {"expected_gold": row["expected_gold"] * factor} for row in rows]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    app = open_tab(show(rewarded, tmp_path, page=PAGE, base="base", aligned="rlhf"), "Over trainings")
+    gold = [(0.6**0.5 - 0.6) * factor for factor in (1, 1.2, 0.7)]
+    expected = mean_over_trainings(gold)
+    assert in_unit("score", *expected[:3]) in {str(cell) for cell in app.dataframe[0].value.iloc[0]}
+    assert "over-trainings" in names(app)
+    assert "Seeds of rlhf start from one base" in read(app)

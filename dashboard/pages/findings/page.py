@@ -37,8 +37,8 @@ from probe.findings.claims import findings
 table(list(findings(Bench({root!r}))))"""
 DEFINITION = """
 Each claim is somebody's published sentence, measured by one number whose sign it predicts. It **holds here** if the
-whole 95 % interval lies on that side of zero, and whatever else the sentence asserts is so too. Runs were trained once,
-with one seed: intervals are over questions, not over trainings.
+whole 95 % interval lies on that side of zero, and whatever else the sentence asserts is so too. Each
+number is of one training, with seed 0: intervals are over answers, not over trainings.
 """
 
 

@@ -12,16 +12,33 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, note, prose
+from dashboard.seed_groups import (
+    ANSWERS,
+    TRAININGS,
+    SeedGroup,
+    by_member,
+    headlines,
+    lineage_table,
+    name_seeds,
+    remark,
+    seed_groups,
+)
 from dashboard.state import compare_link, current, keep, training_link
 from probe.plotting.intervals import headline_intervals
 from probe.plotting.runs import layout, lineage
+from probe.seeds.group_tables import headline
 from probe.terms import term
 
-RUN, TAB = "run", "overview_tab"
-"""Keys of the chosen run, and of the tabs: a click on a run opens its own."""
+RUN, TAB, EVERY_SEED = "run", "overview_tab", "seeds"
+"""Keys of the chosen run, of the tabs (a click on a run opens its own), and of whether groups show their members."""
 ONE = "One run"
 """The title of that tab."""
+INDENT = "\u2003"
+"""Before the members of a group."""
 STATUS = {"running": "\u25b6 running", "finished": "\u2713 finished", "interrupted": "\u2016 interrupted"}
+
+OVER = {"over answers": st.column_config.TextColumn(help="This training's value with its 95 % interval over answers.")}
+"""Settings of the column of one training's values."""
 
 EMPTY = """
 Make one, then reload this page:
@@ -46,31 +63,47 @@ def choose(points: list[dict]) -> None:
         st.session_state[TAB] = ONE
 
 
-def table(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """One row a run: how it was made, how it stands, and its main figures with intervals."""
-    cells = {(row["run"], row["metric"]): sentences.headline_cell(row) for row in figures.to_dict("records")}
-    metrics = [metric for metric in sentences.TABLE if metric in set(figures["metric"])]
-    rows = [
-        {
-            "run": label,
-            "method": run.method,
-            "status": STATUS.get(run.status, f"\u2717 {run.status}"),
-            **{metric: cells.get((label, metric), "") for metric in metrics},
-        }
-        for label, run in ((label, store.runs[label]) for label in order)
-    ]
-    return pd.DataFrame(rows)
+def table(found: Sequence[SeedGroup], open_groups: bool) -> pd.DataFrame:
+    """One row a group: how it was made, how it stands, and its main figures with intervals; below it its members.
+
+    Args:
+        found: the groups.
+        open_groups: whether groups of several runs show their members.
+    """
+    rows = []
+    for group in found:
+        rows.append(_row(group.name, headlines([group]), group.members, group.over))
+        for label in group.members if open_groups and len(group.members) > 1 else ():
+            rows.append(_row(f"{INDENT}{label}", store.runs[label].headline, [label], ANSWERS))
+    metrics = [metric for metric in sentences.TABLE if any(metric in row for row in rows)]
+    return pd.DataFrame(rows, columns=["run", "method", "seeds", "status", *metrics, "interval over"]).fillna("")
 
 
-def all_runs(figures: pd.DataFrame, order: Sequence[str]) -> None:
-    """The table of all runs, and reports."""
+def _row(name: str, figures: pd.DataFrame, members: Sequence[str], over: str) -> dict[str, object]:
+    runs = [store.runs[label] for label in members]
+    status = next((run.status for run in runs if run.status != "finished"), "finished")
+    cells = {row["metric"]: sentences.headline_cell(row) for row in figures.to_dict("records")}
+    return {
+        "run": name,
+        "method": runs[0].method,
+        "seeds": name_seeds([run.seed for run in runs]),
+        "status": STATUS.get(status, f"\u2717 {status}"),
+        **{metric: cells[metric] for metric in sentences.TABLE if metric in cells},
+        "interval over": over if cells else "",
+    }
+
+
+def all_runs(found: Sequence[SeedGroup]) -> None:
+    """The table of all runs, a line each group of seeds, and reports."""
     heads = {metric: metric_words.head(metric, term(metric)) for metric in sentences.TABLE}
-    st.dataframe(table(figures, order), hide_index=True, column_config=heads)
-    note("Means over sampled answers, with 95 % intervals; the head of a column tells under the mouse what it is.")
-    report_buttons(order)
+    several = any(len(each.members) > 1 for each in found)
+    opened = several and st.toggle("Show every seed", key=EVERY_SEED, bind="query-params")
+    st.dataframe(table(found, opened), hide_index=True, column_config=heads)
+    note(f"{remark(found)} The head of a column tells under the mouse what it is.")
+    report_buttons([label for each in found for label in each.members])
 
 
-def one_run() -> None:
+def one_run(found: dict[str, SeedGroup]) -> None:
     """The chosen run: settings, all figures, and ways on."""
     options = list(store.runs)
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -78,18 +111,23 @@ def one_run() -> None:
         run = store.runs[label]
         parent = store.label(run.parent, run)
         training_link("Its training", label)
-        if parent and run.checkpoints():
+        if parent and run.checkpoints() and store.runs[parent].checkpoints():
             compare_link("Compare with its parent", base=parent, aligned=label)
+    group = by_member(found).get(label)
     left, right = st.columns([3, 2])
     with left:
         if run.message:
             note(run.message)
+        if not run.checkpoints():
+            note("This run comes without weights: its figures, curves and results are here, and no page can load it.")
         rows = run.headline
         if len(rows):
+            means = {} if group is None or not group.several else _cells(headline(group.group))
             numbers = [
                 {
                     "metric": term(row["metric"]).label,
-                    "value [95 % interval]": sentences.headline_cell(row),
+                    "over answers": sentences.headline_cell(row),
+                    **({f"over {group.group.count} trainings": means[row["metric"]]} if group and means else {}),
                     "n": row["n"],
                     **metric_words.after_numbers(row["metric"], term(row["metric"])),
                 }
@@ -99,10 +137,13 @@ def one_run() -> None:
                 pd.DataFrame(numbers),
                 hide_index=True,
                 height="content" if len(numbers) < 11 else 400,
-                column_config=metric_words.COLUMNS,
+                column_config=metric_words.COLUMNS | OVER,
             )
         else:
             note("This run carries no headline figures.")
+        if group is not None:
+            names = f": {', '.join(group.members)}" if len(group.members) > 1 else ""
+            note(f"{group.group.about[:1].upper()}{group.group.about[1:]}{names}. {remark([group])}")
     with right:
         facts = {
             "path": run.path,
@@ -114,6 +155,10 @@ def one_run() -> None:
         }
         settings = [(name, str(value)) for name, value in facts.items() if value is not None]
         st.dataframe(pd.DataFrame(settings, columns=["setting", "value"]), hide_index=True)
+
+
+def _cells(figures: pd.DataFrame) -> dict[str, str]:
+    return {str(row["metric"]): sentences.headline_cell(row) for row in figures.to_dict("records")}
 
 
 def report_buttons(order: Sequence[str]) -> None:
@@ -151,32 +196,49 @@ def write_report(labels: Sequence[str]) -> bytes:
 
 def page() -> None:
     """The page from top to bottom."""
-    figures, runs = data.headlines(store), data.lineage_table(store)
+    found = seed_groups(store)
+    runs = lineage_table(store, found)
     place = layout(runs)
-    order = sorted(place, key=lambda name: place[name][1])
-    figures = figures.sort_values("run", key=lambda names: names.map(order.index), kind="stable")
-    pairs = [(row["name"], row["parent"]) for row in runs.to_dict("records") if row["parent"]]
+    listed = [found[label] for label in sorted(place, key=lambda name: place[name][1])]
+    figures = headlines(listed)
+    titles = {label: group.title for label, group in found.items()}
+    pairs = [(titles[row["name"]], titles[row["parent"]]) for row in runs.to_dict("records") if row["parent"] in titles]
     finding(sentences.overview(figures, pairs))
     left, right = st.columns([5, 6], gap="medium")
     with left:
-        selection = [st.session_state[RUN]] if st.session_state.get(RUN) else []
+        chosen = by_member(found).get(st.session_state.get(RUN) or "")
+        selection = [chosen.label] if chosen else []
         figure(lineage(runs, selection), runs, "lineage", title="Lineage (click a run)", on_select=choose)
     with right:
         rows = figures[figures["metric"].isin(sentences.SHARES)]
         if len(rows):
             metrics = [metric for metric in sentences.SHARES if metric in set(rows["metric"])]
-            chart = headline_intervals(rows, store.style(), metrics)
+            each = [
+                store.runs[label].headline.assign(run=group.title)
+                for group in listed
+                if group.several
+                for label in group.members
+            ]
+            look = {group.title: store.style()[group.label] for group in listed}
+            chart = headline_intervals(rows, look, metrics, seeds=pd.concat(each) if each else None)
             height = min(480, max(380, 60 + len(metrics) * (20 + 5 * rows["run"].nunique())))
-            figure(chart, rows, "headline", title="Headline figures", height=height)
+            over = f"95 % intervals over {TRAININGS if each else ANSWERS}"
+            chart.update_xaxes(title_text=f"share of answers, {over}" + " (one seed: over answers)" * bool(each))
+            figure(chart, rows, "headline", title="Headline figures", height=height, source={"intervals": over})
         else:
             note("No run carries headline figures yet: `probe train` measures world models at its end.")
-    parts: dict[str, Callable[[], None]] = {"All runs": partial(all_runs, figures, order), ONE: one_run}
+    parts: dict[str, Callable[[], None]] = {"All runs": partial(all_runs, listed), ONE: partial(one_run, found)}
     open_tab(TAB, parts, {ONE: (RUN,)})
     details(
-        [r"\hat p \in \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n},\quad z = 1.96"],
-        "Shares carry Wilson intervals, means bootstrap ones (95 %).\n\n"
+        [
+            r"\hat p \in \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n},\quad z = 1.96",
+            r"\bar x \pm t_{k-1,\,0.975}\; s / \sqrt{k}\quad\text{over } k \text{ trainings}",
+        ],
+        "Over answers: shares carry Wilson intervals, means bootstrap ones (95 %). Over trainings: Student's t "
+        "interval of the mean over seeds (docs/seeds.md).\n\n"
         + metric_words.definitions((*sentences.TABLE, *sentences.SHARES), term),
-        "import probe\n\nfor run in probe.list_runs():\n    print(run.name, run.status)\n    print(run.headline)",
+        "import probe\n\nfor run in probe.list_runs():\n    print(run.name, run.status)\n    print(run.headline)\n"
+        "for group in probe.seeds.groups():\n    print(group.about)\n    print(probe.seeds.headline(group))",
         {"headline-figures": figures, "lineage-of-runs": runs},
     )
 

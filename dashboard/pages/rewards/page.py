@@ -12,6 +12,7 @@ from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note
 from dashboard.pages.rewards import compute as fields
 from dashboard.pages.rewards import figures as reading
+from dashboard.pages.rewards import over_seeds
 from dashboard.pages.rewards import sampled_answers as views
 from dashboard.pages.rewards.choices import (
     BY,
@@ -37,6 +38,7 @@ from dashboard.state import begin, current, keep
 from probe.errors import DataError
 from probe.rewards.figures import reward_frontier, reward_gains
 from probe.rewards.frontiers import KINDS
+from probe.seeds.t_intervals import UNKNOWN
 from probe.terms import term
 from probe.world import World, of
 
@@ -124,7 +126,7 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
             " the most reward that any policy has at a KL. Dotted: KL in excess of the optimum with the same reward,"
             " which is exactly KL(policy \u2225 pi*_beta), in nats behind each name. Dashed: best of N. Rings: a"
             " training trajectory, where the run logged the same. Right: differences to the base with 95 % intervals"
-            " over questions."
+            " over questions." + ("" if over_seeds.groups_of(scene) else f" {UNKNOWN}")
         )
     tables = {"standings": table, "frontier": curve, "best-of-n": best}
     return Placement(ground, by, styles, tables, complete=not later)
@@ -195,6 +197,9 @@ def sections(scene: Scene, placement: Placement | None, kinds: tuple[str, ...]) 
     if placement:
         tabs["Overoptimisation"] = partial(draw_overoptimisation, scene, placement)
     tabs["Per-token reward"] = partial(tokens, scene)
+    seeds = over_seeds.groups_of(scene) if placement else []
+    if seeds:
+        tabs["Over trainings"] = partial(over_seeds.draw_over_seeds, scene, seeds)
     if placement:
         tabs["Best of N"] = partial(bound, scene, placement)
     choices = {

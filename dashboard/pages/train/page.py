@@ -20,6 +20,7 @@ from dashboard.state import compare_link, current, keep, model_options, training
 from probe.errors import ConfigError, RunError
 from probe.options import words
 from probe.plotting.curves import metric_curves, styles
+from probe.runs.directories import is_cached
 
 JOB, STATUS = "job", "_status"
 """Keys of the training that is watched, and of its status when the page was drawn: at another one it is drawn anew."""
@@ -57,8 +58,9 @@ def methods() -> dict[str, dict[str, Any]]:
 
 def places() -> list[Path]:
     """Folders that a run can be put in."""
-    own = [] if os.environ.get("PROBE_RUNS") else [Path.cwd() / "runs"]
-    return list(dict.fromkeys([*own, *current().store.roots]))
+    local = [root for root in current().store.roots if not is_cached(root)]
+    own = [] if os.environ.get("PROBE_RUNS") and local else [Path.cwd() / "runs"]
+    return list(dict.fromkeys([*own, *local]))
 
 
 def names(method: str) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Training: metrics of any runs over each other, and what one of them attended to, would say and wrote at each step."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -17,14 +17,15 @@ from dashboard.components.step_views import ENLARGED, HEAD, TAB, Moment, choose_
 from dashboard.components.tabs import open_tab
 from dashboard.data import Store
 from dashboard.markdown import finding, guard, note
+from dashboard.seed_groups import SeedGroup, by_member, cautions, group_curves, seed_groups
 from dashboard.state import RUNS, begin, current, keep, keep_choices, tell_again
-from probe.plotting.curves import RELATIVE, metric_curves, relative_steps, sections
+from probe.plotting.curves import RELATIVE, Spread, metric_curves, relative_steps, sections
 from probe.runs.reader import Run
 
 LIVE = "_live"
 """Whether a chosen run was being trained when the page was drawn; once that changes it is drawn anew."""
-X = "x"
-"""The key of the axis of the curves."""
+X, JOINED = "x", "joined"
+"""The keys of the axis of the curves, and of whether seeds of one training are one line."""
 # Seconds between two looks at a run that is being trained.
 REFRESH_S = 3
 # Panels of curves beside the captures; a section with more is shown in full in a tab.
@@ -51,15 +52,27 @@ def live(store: Store, names: Sequence[str]) -> bool:
 
 
 @dataclass(frozen=True)
+class Line:
+    """What one curve of each panel shows: a run, or the mean of a group of seeds."""
+
+    title: str
+    label: str
+    """Of the run, of a group its first member."""
+    frame: pd.DataFrame
+    spread: Spread | None = None
+    """Around a mean."""
+    group: SeedGroup | None = None
+    """The runs of a mean."""
+
+
+@dataclass(frozen=True)
 class Section:
     """The metrics that are shown, and how."""
 
     name: str
     metrics: list[str]
-    frames: dict[str, pd.DataFrame]
-    """Metrics of each run, with its relative steps."""
-    lengths: dict[str, int]
-    """Steps of each run."""
+    lines: list[Line]
+    """With their relative steps."""
     x: str
     weight: float
     log_y: bool
@@ -68,7 +81,11 @@ class Section:
         """Where the step of the captures lies on the axis; nowhere on an axis of time."""
         if moment is None or self.x not in ("step", RELATIVE):
             return None
-        return moment.step if self.x == "step" else 100 * moment.step / max(1, self.lengths[moment.label])
+        return (
+            moment.step
+            if self.x == "step"
+            else 100 * moment.step / max(1, length(moment.run, data.metrics(moment.run)))
+        )
 
 
 def length(run: Run, frame: pd.DataFrame) -> int:
@@ -78,26 +95,48 @@ def length(run: Run, frame: pd.DataFrame) -> int:
     return max(logged, setting) if run.status == "running" and type(setting) is int else logged
 
 
-def is_unlike(store: Store, lengths: Mapping[str, int]) -> bool:
+def choose_lines(store: Store, names: Sequence[str]) -> list[Line]:
+    """The chosen runs as lines; seeds of one training as one, if the reader wants it so."""
+    found = by_member(seed_groups(store))
+    several = [name for name in names if found[name].several] if names else []
+    joined = bool(several) and st.toggle(
+        "Mean of seeds",
+        value=True,
+        key=JOINED,
+        bind="query-params",
+        help="Runs that differ by seed only are one line: their mean with its 95 % t interval over trainings, and each "
+        "training faint behind it. Off: the chosen runs alone.",
+    )
+    lines: dict[str, Line] = {}
+    for name in names:
+        group = found.get(name)
+        if not (joined and group and group.several):
+            lines.setdefault(name, Line(name, name, data.metrics(store.runs[name])))
+        elif group.title not in lines:
+            mean = group_curves(group)
+            spread = Spread(mean.low, mean.high, list(mean.members.values()))
+            lines[group.title] = Line(group.title, group.label, mean.mean, spread, group)
+    return list(lines.values())
+
+
+def is_unlike(store: Store, lines: Sequence[Line]) -> bool:
     """Whether runs of different methods have different numbers of steps: a step of one is none of the other then."""
-    methods = {store.runs[name].method for name in lengths}
-    return len(methods) > 1 and len(set(lengths.values())) > 1
+    methods = {store.runs[line.label].method for line in lines}
+    return len(methods) > 1 and len({length(store.runs[line.label], line.frame) for line in lines}) > 1
 
 
-def choose_section(store: Store, names: Sequence[str]) -> Section | None:
+def choose_section(store: Store, lines: Sequence[Line]) -> Section | None:
     """Widgets for the metrics and their axes; None if nothing was logged."""
-    frames = {name: data.metrics(store.runs[name]) for name in names}
-    groups = sections(list(dict.fromkeys(str(column) for frame in frames.values() for column in frame)))
+    groups = sections(list(dict.fromkeys(str(column) for line in lines for column in line.frame)))
     if not groups:
         note("The chosen runs have logged no metrics yet: give them to recorder.step(step, loss=loss).")
         return None
-    lead = sentences.leading(frames)
+    lead = sentences.leading({line.title: line.frame for line in lines})
     key = keep("section", groups, next((name for name in groups if lead in groups[name]), next(iter(groups))))
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
         name = st.selectbox("Metrics", list(groups), key=key, bind="query-params")
-    lengths = {name: length(store.runs[name], frame) for name, frame in frames.items()}
-    axes = [RELATIVE, "time"] if is_unlike(store, lengths) else ["step", RELATIVE, "time"]
+    axes = [RELATIVE, "time"] if is_unlike(store, lines) else ["step", RELATIVE, "time"]
     if st.session_state.get(X) not in (None, *axes):
         st.session_state[X] = axes[0]
     for key in ("smoothing", X, "logy"):
@@ -107,8 +146,17 @@ def choose_section(store: Store, names: Sequence[str]) -> Section | None:
         x = st.segmented_control("x axis", axes, default=axes[0], key=X, bind="query-params", required=True)
         log_y = st.toggle("Logarithmic y", key="logy", bind="query-params")
         take_focus("axes")
-    frames = {name: relative_steps(frame, lengths[name]) for name, frame in frames.items()}
-    return Section(name, groups[name], frames, lengths, x or axes[0], weight, log_y)
+    return Section(name, groups[name], [with_relative(store, line) for line in lines], x or axes[0], weight, log_y)
+
+
+def with_relative(store: Store, line: Line) -> Line:
+    """The same with relative steps in all its tables."""
+    steps = length(store.runs[line.label], line.frame)
+    spread = line.spread
+    if spread is not None:
+        low, high = (relative_steps(each, steps) for each in (spread.low, spread.high))
+        spread = Spread(low, high, [relative_steps(each, steps) for each in spread.members])
+    return replace(line, frame=relative_steps(line.frame, steps), spread=spread)
 
 
 def curves(store: Store, section: Section, marker: float | None, *, all_panels: bool) -> None:
@@ -116,28 +164,52 @@ def curves(store: Store, section: Section, marker: float | None, *, all_panels: 
     metrics = section.metrics if all_panels else section.metrics[:PANELS]
     columns = 4 if all_panels else min(2, len(metrics))
     rows = -(-len(metrics) // columns)
+    lines, look = section.lines, store.style()
     chart = metric_curves(
-        section.frames,
+        {line.title: line.frame for line in lines},
         metrics,
-        store.style(),
-        methods={name: store.runs[name].method for name in section.frames},
+        {line.title: look[line.label] for line in lines},
+        methods={line.title: store.runs[line.label].method for line in lines},
         x=section.x,
         weight=section.weight,
         log_y=section.log_y,
         marker=marker,
         columns=columns,
+        spreads={line.title: line.spread for line in lines if line.spread},
     )
-    table = pd.concat([frame.assign(run=name) for name, frame in section.frames.items()], ignore_index=True)
-    selection = table.reindex(columns=["run", "step", RELATIVE, "time", *metrics])
     title = f"{section.name} over {section.x}" + (f", all {len(metrics)} metrics" if all_panels else "")
     height = 70 + 190 * rows if all_panels else max(450, 70 + 190 * rows)
-    source: dict[str, object] = {"runs": [str(store.runs[name].path) for name in section.frames]}
-    figure(chart, selection, "all-curves" if all_panels else "curves", title=title, height=height, source=source)
-    if is_unlike(store, section.lengths):
+    members = [label for line in lines for label in (line.group.members if line.group else [line.label])]
+    source: dict[str, object] = {"runs": [str(store.runs[label].path) for label in members]}
+    means = [line.group for line in lines if line.group]
+    source |= {"bands": "95 % t intervals over trainings"} if means else {}
+    name = "all-curves" if all_panels else "curves"
+    figure(chart, table(lines, metrics), name, title=title, height=height, source=source)
+    if means:
+        note(f"Line: mean over trainings; band: its 95 % t interval; faint: each training. {cautions(means)}")
+    if is_unlike(store, lines):
         note(
             "These runs are of different methods and lengths, so they share an axis of relative steps: the step in "
             "percent of each run's own."
         )
+
+
+def table(lines: Sequence[Line], metrics: Sequence[str]) -> pd.DataFrame:
+    """The numbers behind the curves: one row a line and step, of means with the ends of their intervals too."""
+    parts = []
+    for line in lines:
+        rows = line.frame.reindex(columns=["step", RELATIVE, "time", *metrics]).assign(run=line.title)
+        if line.spread and line.group:
+            ends = {
+                f"{m}_{end}": each[m]
+                for m in metrics
+                for end, each in (("low", line.spread.low), ("high", line.spread.high))
+                if m in each
+            }
+            rows = rows.assign(**ends, trainings=line.group.group.count)
+        parts.append(rows)
+    whole = pd.concat(parts, ignore_index=True)
+    return whole[["run", *(column for column in whole if column != "run")]]
 
 
 def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
@@ -178,12 +250,18 @@ def body() -> None:
                 finding("There is no run to show yet; the Overview says how to make one.")
             return
         key = begin(RUNS, default_runs(store))
-        names = st.multiselect("Runs", list(store.runs), key=key, bind="query-params", placeholder="choose runs")
+        firsts = seed_groups(store)
+        options = sorted(store.runs, key=lambda label: label not in firsts)  # other seeds come last
+        several = any(group.several for group in firsts.values())
+        left, right = st.columns([7, 2], vertical_alignment="center") if several else (st.container(), None)
+        with left:
+            names = st.multiselect("Runs", options, key=key, bind="query-params", placeholder="choose runs")
+        with right or left:
+            lines = choose_lines(store, names)
         with answer:
-            frames = {name: data.metrics(store.runs[name]) for name in names}
-            sentence = sentences.training(
-                frames, sentences.leading(frames), [store.runs[name].method for name in names]
-            )
+            frames = {line.title: line.frame for line in lines}
+            methods = [store.runs[line.label].method for line in lines]
+            sentence = sentences.training(frames, sentences.leading(frames), methods)
             finding(sentence if names else "Choose a run to see how it was trained.")
         if names:
             left, right = st.columns(2, gap="medium")
@@ -193,7 +271,7 @@ def body() -> None:
                     main_figure(pick)
                     moment = pick
             with left:
-                section = choose_section(store, names)
+                section = choose_section(store, lines)
                 if section:
                     curves(store, section, section.marker(moment), all_panels=False)
             parts: dict[str, Callable[[], None]] = {ENLARGED: partial(enlarged, moment)} if moment else {}

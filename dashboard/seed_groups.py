@@ -1,0 +1,126 @@
+"""Groups of seeds as pages show them: one entry each, chosen by the label of its first member."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from dashboard import data
+from dashboard.data import Store
+from probe.seeds.coverage import caution
+from probe.seeds.group_tables import Curves, curves, headline
+from probe.seeds.grouping import Group
+from probe.seeds.t_intervals import UNKNOWN
+
+ANSWERS, TRAININGS = "answers", "trainings"
+"""What an interval is over; as texts of tables and figures."""
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """Runs of a store that differ by seed only."""
+
+    group: Group
+    members: tuple[str, ...]
+    """Their labels, by seed."""
+    name: str
+    """What the names of the members have in common; the label of a run that has no others."""
+
+    @property
+    def label(self) -> str:
+        """Of the first member."""
+        return self.members[0]
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one independent training."""
+        return self.group.count > 1
+
+    @property
+    def title(self) -> str:
+        """The name, with the number of seeds where there are several."""
+        return f"{self.name} ({len(self.members)} seeds)" if self.several else self.name
+
+    @property
+    def over(self) -> str:
+        """What the intervals of its numbers are over."""
+        return TRAININGS if self.several else ANSWERS
+
+
+def seed_groups(store: Store) -> dict[str, SeedGroup]:
+    """All runs in groups, each by the label of its first member, in the order of the runs."""
+    labels = {str(run.path): label for label, run in store.runs.items()}
+    found = {}
+    for group in store.groups:
+        members = tuple(labels[str(run.path)] for run in group.runs)
+        found[members[0]] = SeedGroup(group, members, group.name if len(members) > 1 else members[0])
+        for copy in group.copies:  # an entry of its own, or it would not be seen
+            label, twin = labels[str(copy.path)], next(run for run in group.runs if run.seed == copy.seed)
+            found[label] = SeedGroup(replace(group.of([twin]), runs=(copy,)), (label,), label)
+    names = [each.name for each in found.values()]
+    taken = {name for name in names if names.count(name) > 1}
+    found = {label: replace(each, name=label) if each.name in taken else each for label, each in found.items()}
+    return {label: found[label] for label in store.runs if label in found}
+
+
+def by_member(found: dict[str, SeedGroup]) -> dict[str, SeedGroup]:
+    """The group of every run by its label."""
+    return {label: group for group in found.values() for label in group.members}
+
+
+def headlines(found: Sequence[SeedGroup]) -> pd.DataFrame:
+    """Headline figures, one row a group and metric: run (its title), metric, value, ci_low, ci_high, n, over.
+
+    Intervals and `n` are of what `over` says: of trainings where there are several, else of answers.
+    """
+    columns = ["run", "metric", "value", "ci_low", "ci_high", "n", "over"]
+    tables = [
+        (headline(each.group) if each.several else each.group.first.headline).assign(run=each.title, over=each.over)
+        for each in found
+    ]
+    tables = [table[columns] for table in tables if len(table)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def lineage_table(store: Store, found: dict[str, SeedGroup]) -> pd.DataFrame:
+    """One row a group: name (the label of its first member), title, method, status, and the groups it came from."""
+    groups_by_label = by_member(found)
+    rows = []
+    for row in data.lineage_table(store).to_dict("records"):
+        if row["name"] in found:
+            group = found[row["name"]]
+            states = [store.runs[label].status for label in group.members]
+            row |= {"title": group.title, "status": next((each for each in states if each != "finished"), "finished")}
+            for relation in ("parent", "reference", "reward_model"):
+                source = groups_by_label.get(row[relation])
+                row[relation] = source.label if source else row[relation]
+            rows.append(row)
+    return pd.DataFrame(rows, columns=["name", "title", "method", "status", "parent", "reference", "reward_model"])
+
+
+def group_curves(group: SeedGroup) -> Curves:
+    """The curves of a group; files are read again when they have changed."""
+    return curves(group.group, data.metrics)
+
+
+def remark(found: Sequence[SeedGroup]) -> str:
+    """What intervals of groups say, and what not: a few sentences."""
+    several = [each for each in found if each.several]
+    if not several:
+        return f"Intervals are over answers. {UNKNOWN}" if found else ""
+    single = "; a run with one seed: 95 % interval over answers" if len(several) < len(found) else ""
+    mean = "Groups of seeds: mean over trainings with its 95 % t interval over trainings, questions held fixed"
+    return f"{mean}{single}. {cautions(several)}".strip()
+
+
+def cautions(found: Sequence[SeedGroup]) -> str:
+    """What a reader of intervals over trainings must know of these groups; empty where there is nothing."""
+    shared = [each.name for each in found if each.several and each.group.shared]
+    parts = [f"Seeds of {', '.join(shared)} start from one base, so nothing is known of other bases."] if shared else []
+    return " ".join([*parts, *dict.fromkeys(filter(None, (caution(each.group.count) for each in found)))])
+
+
+def name_seeds(seeds: Sequence[int]) -> str:
+    """Seeds as a table shows them: `0\u20134` where none is missing, else each of them."""
+    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds)))
+    return f"{seeds[0]}\u2013{seeds[-1]}" if whole else ", ".join(map(str, seeds))

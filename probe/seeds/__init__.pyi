@@ -1,0 +1,9 @@
+from .coverage import simulate as simulate
+from .group_tables import curves as curves
+from .group_tables import headline as headline
+from .grouping import Group as Group
+from .grouping import group_of as group_of
+from .grouping import groups as groups
+from .joined_results import result_of as result_of
+from .t_intervals import mean_over_trainings as mean_over_trainings
+from .t_intervals import paired_by_seed as paired_by_seed

@@ -1,0 +1,124 @@
+"""How often a t interval over trainings covers the truth, by simulation: `python -m probe.seeds.coverage` does it anew.
+
+A training's rate is the mean of all trainings plus an effect of its seed: normal, none at all, or skewed (exponential:
+one training in many goes far astray). Each training answers `ANSWERS` questions, right with its own rate, so that its
+mean has binomial noise too, as the stored results have. A difference is that of models and the bases that they start
+from: the effect of the base is in both, that of the further training in the models alone. The figures lie in
+`coverage.tsv` beside this file.
+"""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.seeds.t_intervals import half_widths
+
+Effect = Literal["normal", "zero", "skewed"]
+"""Of the seed."""
+Estimate = Literal["mean", "difference"]
+SEEDS = (3, 5, 10)
+SIMULATIONS = 2000
+"""With as many a coverage of 95 % is known to 1 percentage point."""
+ANSWERS = 400
+"""Questions that each training answers."""
+RATE, OTHER, SPREAD = 0.6, 0.4, 0.06
+"""The mean rates of models and of their bases, and the standard deviation of a seed's effect."""
+SOUND = (0.93, 0.97)
+"""Coverage within these is what the interval promises; what lies outside is told to the reader."""
+FILE = "coverage.tsv"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How often intervals covered the truth."""
+
+    estimate: str
+    effect: str
+    seeds: int
+    covered: float
+    """Share of the simulations."""
+    simulations: int
+
+
+def simulate(effect: Effect, seeds: int, estimate: Estimate = "mean", simulations: int = SIMULATIONS) -> Coverage:
+    """The coverage of 95 % t intervals over trainings.
+
+    Args:
+        effect: of the seed on a training's rate.
+        seeds: trainings, or pairs of them.
+        estimate: the mean of one method, or its difference to the bases, paired.
+        simulations: how many intervals are made.
+    """
+    rng = np.random.default_rng([seeds, simulations, get_args(Effect).index(effect)])
+    shape = seeds, simulations
+    values, truth = _answer(rng, RATE + _effects(rng, effect, shape)), RATE
+    if estimate == "difference":
+        base = _effects(rng, effect, shape)
+        values, truth = _answer(rng, RATE + base + _effects(rng, effect, shape)), RATE - OTHER
+        values -= _answer(rng, OTHER + base)
+    covered = np.abs(values.mean(axis=0) - truth) <= half_widths(values)
+    return Coverage(estimate, effect, seeds, float(covered.mean()), simulations)
+
+
+def _effects(rng: np.random.Generator, effect: Effect, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Effects of seeds with mean 0 and standard deviation `SPREAD`."""
+    if effect == "zero":
+        return np.zeros(shape)
+    return SPREAD * (rng.normal(size=shape) if effect == "normal" else rng.exponential(size=shape) - 1)
+
+
+def _answer(rng: np.random.Generator, rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of right answers of each training."""
+    return rng.binomial(ANSWERS, np.clip(rates, 0, 1)) / ANSWERS
+
+
+@lru_cache
+def simulated() -> tuple[Coverage, ...]:
+    """The figures of `coverage.tsv`."""
+    with (files("probe.seeds") / FILE).open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return tuple(
+        Coverage(row["estimate"], row["effect"], int(row["seeds"]), float(row["covered"]), int(row["simulations"]))
+        for row in rows
+    )
+
+
+def caution(count: int) -> str:
+    """What a reader of an interval over so many trainings must know: where it covers less or more than it promises.
+
+    Numbers of trainings that were not simulated are taken for the next smaller one that was, or the smallest.
+    """
+    seeds = max((each for each in SEEDS if each <= count), default=SEEDS[0])
+    odd = [each for each in simulated() if each.seeds == seeds and not SOUND[0] <= each.covered <= SOUND[1]]
+    if count < 2 or not odd:
+        return ""
+    cases = (f"{100 * each.covered:.1f} % of cases for a {each.estimate}" for each in odd)
+    effects = " or ".join(dict.fromkeys(each.effect for each in odd))
+    return (
+        f"Where seeds have a {effects} effect, simulated intervals over {seeds} trainings held the truth in "
+        f"{' and in '.join(cases)}, not in 95 %."
+    )
+
+
+def write(rows: Iterable[Coverage], path: Path) -> None:
+    """Write the table."""
+    names = [each.name for each in fields(Coverage)]
+    lines = [names, *([str(value) for value in astuple(row)] for row in rows)]
+    path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def main() -> None:
+    """Simulate all and write `coverage.tsv`."""
+    kinds = [(e, f, k) for e in get_args(Estimate) for f in get_args(Effect) for k in SEEDS]
+    write((simulate(effect, seeds, estimate) for estimate, effect, seeds in kinds), Path(__file__).with_name(FILE))
+
+
+if __name__ == "__main__":
+    main()

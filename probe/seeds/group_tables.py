@@ -1,0 +1,90 @@
+"""Headline figures and curves of a group: means over its trainings with t intervals, beside the figures of one of them.
+
+A number is over answers (one training, other questions), or over trainings (these questions, another seed). Each table
+says which by the names of its columns.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from probe.runs.reader import Run
+from probe.seeds.grouping import Group
+from probe.seeds.t_intervals import by_unit, half_widths, mean_over_trainings
+
+ANSWERS = ("answers", "answers_low", "answers_high", "answers_n")
+"""Columns of one training's value with its interval over answers, and the number of these."""
+FIGURES = ("metric", "value", "ci_low", "ci_high", "n", *ANSWERS)
+"""Columns of `headline`: mean over trainings, its interval, the number of trainings; and those of `ANSWERS`."""
+
+
+def headline(group: Group) -> pd.DataFrame:
+    """The headline figures of a group, one row a metric.
+
+    Returns:
+        metric; value, ci_low, ci_high over trainings, n of these; and of the first member that has the figure its
+        value, answers_low, answers_high over its answers, answers_n of these.
+    """
+    return over_trainings([run.headline for run in group.runs], group.units)
+
+
+def over_trainings(summaries: Sequence[pd.DataFrame], units: Sequence[str]) -> pd.DataFrame:
+    """Summaries of a group's members as one table; see `headline`.
+
+    Args:
+        summaries: one a member, with metric, value, ci_low, ci_high, n.
+        units: of the members (`Group.units`).
+    """
+    tables = [table.drop_duplicates("metric").set_index("metric") for table in summaries]
+    rows = []
+    for metric in dict.fromkeys(name for table in tables for name in table.index):
+        values = [float(table["value"].get(metric, np.nan)) for table in tables]
+        first = next(table.loc[metric] for table in tables if metric in table.index)
+        mean = mean_over_trainings(by_unit(values, units))
+        rows.append([metric, *mean, *(first[name] for name in ("value", "ci_low", "ci_high", "n"))])
+    table = pd.DataFrame(rows, columns=list(FIGURES))
+    return table.astype({name: float for name in FIGURES if name not in ("metric", "n")} | {"n": int})
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Metrics of a group over training: tables with the columns of `Run.metrics()`, one row a step that all logged."""
+
+    mean: pd.DataFrame
+    low: pd.DataFrame
+    """Lower ends of the t intervals over trainings; NaN for fewer than two trainings."""
+    high: pd.DataFrame
+    members: dict[str, pd.DataFrame]
+    """The metrics of each member by the name of its run."""
+
+
+def curves(group: Group, read: Callable[[Run], pd.DataFrame] = Run.metrics) -> Curves:
+    """The curves of a group: at each step that all members have logged, the mean over trainings and its t interval.
+
+    A metric has no mean at a step where one of those that log it has none.
+
+    Args:
+        group: the runs.
+        read: gives the metrics of one; by default from its file.
+    """
+    frames = [read(run).set_index("step") for run in group.runs]
+    steps = frames[0].index
+    for frame in frames[1:]:
+        steps = steps.intersection(frame.index)
+    mean, half = pd.DataFrame(index=steps), pd.DataFrame(index=steps)
+    for name in dict.fromkeys(column for frame in frames for column in frame.columns):
+        rows = {
+            run.path: frame.loc[steps, name] for run, frame in zip(group.runs, frames, strict=True) if name in frame
+        }
+        units = [unit for run, unit in zip(group.runs, group.units, strict=True) if run.path in rows]
+        values = (
+            pd.DataFrame(np.array([*rows.values()], dtype=float)).groupby(units, sort=False).agg(np.mean).to_numpy()
+        )
+        mean[name], half[name] = values.mean(axis=0), half_widths(values)
+    if "time" in half:
+        half["time"] = 0.0
+    members = {run.name: frame.reset_index() for run, frame in zip(group.runs, frames, strict=True)}
+    mean, low, high = (table.reset_index() for table in (mean, mean - half, mean + half))
+    return Curves(mean, low, high, members)

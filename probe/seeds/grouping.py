@@ -1,0 +1,286 @@
+"""Which runs differ by nothing but their seed, by what the runs say of themselves.
+
+The recipe of a run is its method, the options that its training depends on, its data by content, and the recipes of
+the models that it starts from, refers to and is rewarded by. Runs of one recipe are a group. What runs and folders are
+called does not matter.
+
+Five seeds of DPO from one base tell how DPO varies, not how pretraining and DPO do. So a group knows from where on its
+members are trained apart, and what they have in common before.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Any
+
+from probe.runs.ancestry import RELATIONS, RunIndex, split_step
+from probe.runs.directories import find
+from probe.runs.reader import Run, list_runs
+
+SEEDS = frozenset({"seed", "data_seed"})
+"""Options by which members of a group differ."""
+ASIDE = SEEDS | {
+    *("out", "output_dir", "logging_dir", "run_name", "resume", "device", "threads", "track", "strict"),
+    *("save_every", "log_every", "eval_every", "capture_every", "rollouts_every", "rollouts_kept", "rollouts"),
+    *("probe_prompts", "evaluate"),
+}
+"""Options that no step of a training depends on: where it runs, what is kept and measured of it."""
+MODELS = frozenset({"base", "reward", "data"})
+"""Options that name models and files; their contents are compared."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ by their seed; a run that no other one is like is a group of one."""
+
+    runs: tuple[Run, ...]
+    """The members by seed; a training that was copied counts once."""
+    units: tuple[str, ...]
+    """What stands for independent trainings: equal where two members come from one training of the first step that the
+    members were trained apart in."""
+    methods: tuple[str, ...]
+    """The steps that the members were trained apart in, the first one first."""
+    shared: str = ""
+    """The name of what all members start from, such as `base`; empty where they have no training in common."""
+    lines: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    """Of each member the identities of its ancestors and of itself, the oldest first."""
+    copies: tuple[Run, ...] = ()
+    """Runs that are the training of a member once more."""
+
+    @property
+    def first(self) -> Run:
+        """The member with the lowest seed, by whose name the group is chosen."""
+        return self.runs[0]
+
+    @property
+    def method(self) -> str:
+        """The method of the last step."""
+        return self.first.method
+
+    @property
+    def count(self) -> int:
+        """How many independent trainings there are."""
+        return len(set(self.units))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the members."""
+        return tuple(run.seed for run in self.runs)
+
+    @property
+    def name(self) -> str:
+        """The part that the names of all members have in common, else the name of the first one."""
+        return common_name([run.name for run in self.runs])
+
+    def of(self, runs: Iterable[Run]) -> "Group":
+        """The same of some of the members."""
+        kept = {run.path for run in runs}
+        rows = [row for row in zip(self.runs, self.units, self.lines, strict=True) if row[0].path in kept]
+        members, units, lines = (tuple(column) for column in zip(*rows, strict=True))
+        return replace(self, runs=members, units=units, lines=lines, copies=())
+
+    @property
+    def about(self) -> str:
+        """What differs between the members, such as `5 seeds of dpo from one base (base)`."""
+        steps, many = " and ".join(self.methods), f"{len(self.runs)} seeds"
+        if len(self.runs) == 1:
+            return f"one seed of {self.method}"
+        if self.shared:
+            text = f"{many} of {steps} from one base ({self.shared})"
+        else:
+            text = f"{many} of {steps}" if len(self.methods) == 1 else f"{many} of the whole pipeline ({steps})"
+        return text if self.count == len(self.runs) else f"{text}, {self.count} of them independent"
+
+
+def groups(runs: Iterable[Run] | None = None) -> list[Group]:
+    """All runs in groups that differ by seed only, in the order of their first runs.
+
+    Args:
+        runs: without them all of the folders of runs (`probe.list_runs`).
+    """
+    known = list(list_runs() if runs is None else runs)
+    lineage, members = _Lineage(known), dict[str, list[Run]]()
+    for run in known:
+        members.setdefault(lineage.recipe(run), []).append(run)
+    return [lineage.group(each) for each in members.values()]
+
+
+def group_of(ref: Run | str, runs: Iterable[Run] | None = None) -> Group:
+    """The group that a run belongs to.
+
+    Args:
+        ref: the run, its name or its directory.
+        runs: see `groups`; the run itself may be missing.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    run = ref if isinstance(ref, Run) else Run(find(ref))
+    known = list(list_runs() if runs is None else runs)
+    if all(each.path.resolve() != run.path.resolve() for each in known):
+        known.append(run)
+    lineage = _Lineage(known)
+    own = next(each for each in known if each.path.resolve() == run.path.resolve())
+    return lineage.group([each for each in known if lineage.recipe(each) == lineage.recipe(own)])
+
+
+def pair(first: Group, second: Group) -> list[tuple[str, list[Run], list[Run]]]:
+    """The members of two groups that belong together, with the training or the seed that they have in common.
+
+    They are those that come from one training of the first step: a member and the base it started from, or two members
+    of one base. Where all members of both start from one base, equal seeds are a pair; where the second group is that
+    base, it stands beside every member.
+    """
+    ours, theirs = _by_unit(first), _by_unit(second)
+    if common := [unit for unit in ours if unit in theirs]:
+        return [(unit, ours[unit], theirs[unit]) for unit in common]
+    if len(second.runs) == 1 and all(theirs.keys() & set(line) for line in first.lines):
+        return [(unit, runs, list(second.runs)) for unit, runs in ours.items()]
+    if not _base(first) or _base(first) != _base(second):
+        return []
+    seeds = [seed for seed in dict.fromkeys(first.seeds) if seed in second.seeds]
+    sides = [{seed: [r for r in each.runs if r.seed == seed] for seed in seeds} for each in (first, second)]
+    return [(f"seed {seed}", sides[0][seed], sides[1][seed]) for seed in seeds]
+
+
+def common_name(names: list[str]) -> str:
+    """The words that all of some names have, in the order of the first; its whole name where there are none."""
+    if len(set(names)) == 1:
+        return names[0]
+    words = [re.split(r"([-_. ])", name) for name in names]
+    common = set(words[0][::2]).intersection(*(each[::2] for each in words[1:]))
+    text = ""
+    for word, gap in zip(words[0][::2], ["", *words[0][1::2]], strict=True):
+        text += (gap if text else "") + word if word in common else ""
+    return text or names[0]
+
+
+def _by_unit(group: Group) -> dict[str, list[Run]]:
+    runs: dict[str, list[Run]] = {}
+    for unit, run in zip(group.units, group.runs, strict=True):
+        runs.setdefault(unit, []).append(run)
+    return runs
+
+
+def _base(group: Group) -> str:
+    """The identity of what all members start from."""
+    level = len(group.lines[0]) - len(group.methods)
+    return group.lines[0][level - 1] if group.shared else ""
+
+
+class _Lineage:
+    """Recipes and trainings of runs that refer to each other."""
+
+    def __init__(self, runs: list[Run]) -> None:
+        self._index = RunIndex(runs)
+        self._known: dict[tuple[str, bool], str] = {}
+        self._weights: dict[str, str] = {}  # equal weights are one training, whatever their runs say
+        for run in runs:
+            base = self._parent(run)
+            if base is not None and (weights := _weights_of_base(run)):
+                self._weights.setdefault(weights, self._identity(base, seeds=True))
+
+    def recipe(self, run: Run) -> str:
+        """Equal for runs that differ by seed only."""
+        return self._identity(run, seeds=False)
+
+    def line(self, run: Run) -> tuple[str, ...]:
+        """The identities of the trainings that led to a run, the oldest first."""
+        line, seen = [self._identity(run, seeds=True)], {str(run.path)}
+        while run.parent:
+            parent = self._parent(run)
+            weights = _weights_of_base(run)
+            own = self._identity(parent, seeds=True) if parent else _plain(run.parent)
+            line.append(self._weights.get(weights, own if parent else weights or own))
+            if parent is None or str(parent.path) in seen:
+                break
+            run = parent
+            seen.add(str(run.path))
+        return tuple(reversed(line))
+
+    def group(self, runs: list[Run]) -> Group:
+        """Runs of one recipe as a group."""
+        runs = sorted(runs, key=lambda run: (run.seed, not run.checkpoints(), run.created, str(run.path)))
+        kept: dict[str, Run] = {}
+        copies = tuple(run for run in runs if kept.setdefault(self.line(run)[-1], run) is not run)
+        members = list(kept.values())
+        lines = [self.line(run) for run in members]
+        depth = min(map(len, lines))
+        apart = (level for level in range(depth) if len({line[level] for line in lines}) > 1)
+        level = next(apart, depth - 1)
+        methods, names = self._steps(members[0])
+        shared = names[level - 1] if level else ""
+        units = tuple(line[level] for line in lines)
+        return Group(tuple(members), units, methods[level:], shared, tuple(lines), copies)
+
+    def _steps(self, run: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Methods and names of a run and its ancestors, the oldest first; of a model that is no run its name."""
+        methods, names, seen = [run.method], [run.name], {str(run.path)}
+        while run.parent:
+            parent = self._parent(run)
+            methods.append(parent.method if parent else "")
+            names.append(parent.name if parent else _plain(run.parent))
+            if parent is None or str(parent.path) in seen:
+                break
+            run = parent
+            seen.add(str(run.path))
+        return tuple(reversed(methods)), tuple(reversed(names))
+
+    def _parent(self, run: Run) -> Run | None:
+        return self._index.find(run.parent, run) if run.parent else None
+
+    def _identity(self, run: Run, *, seeds: bool) -> str:
+        """By which the recipe of a run, or with `seeds` its training, is known; a circle of references is cut."""
+        key = str(run.path), seeds
+        if key not in self._known:
+            self._known[key] = ""  # what a run says of itself
+            self._known[key] = hashlib.sha256(json.dumps(self._facts(run, seeds), sort_keys=True).encode()).hexdigest()
+        return self._known[key]
+
+    def _facts(self, run: Run, seeds: bool) -> dict[str, Any]:
+        data = run.meta.get("data") or {}
+        facts: dict[str, Any] = {
+            "method": run.method,
+            "config": {name: value for name, value in run.config.items() if name not in ASIDE | MODELS},
+            "data": [data.get("hash") or run.config.get("data"), data.get("annotator")],
+            "world": (run.world or {}).get("hash"),
+            "rewards": [
+                self._model(spec, run, seeds, (data.get("rewards") or {}).get(str(spec)))
+                for spec in _as_list(run.config.get("reward"))
+            ],
+        }
+        for relation in RELATIONS:
+            ref = run.meta.get(relation)
+            weights = None if relation == "reward_model" else _weights_of_base(run)
+            facts[relation] = self._model(ref, run, seeds, weights) if ref else None
+        return facts | ({"seeds": [run.seed, *(run.config.get(name) for name in sorted(SEEDS))]} if seeds else {})
+
+    def _model(self, ref: Any, run: Run, seeds: bool, content: Any) -> Any:
+        """The identity of a model that a run names; of one that is no run here its content, where that is known."""
+        source = self._index.find(ref, run) if isinstance(ref, str) else None
+        if source is None:
+            return [content] if content else _plain(ref) if isinstance(ref, str) else ref
+        return [self._identity(source, seeds=seeds), split_step(str(ref))[1]]
+
+
+def _weights_of_base(run: Run) -> str:
+    """The hash of the weights that a training started from, where the run says it."""
+    data = run.meta.get("data") or {}
+    return str(data.get("reference") or data.get("base") or "")
+
+
+def _plain(ref: str) -> str:
+    """The name of a model that is no run here; of a path its last part."""
+    return PurePath(split_step(ref)[0]).name or ref
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+
+
+def members_by_path(found: Iterable[Group]) -> Mapping[str, Group]:
+    """The group of each run by its directory."""
+    return {str(run.path): group for group in found for run in group.runs}

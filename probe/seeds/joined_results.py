@@ -1,0 +1,208 @@
+"""Stored results of a group's members as one result: means over trainings, and differences of two groups by seed.
+
+All members answered the same questions, so an interval over trainings says what another training would give on these
+questions; the one over answers beside it says what other questions would give of one training.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from probe.errors import DataError
+from probe.experiments.metrics import COMPARED, PAIRS
+from probe.experiments.registry import experiments
+from probe.experiments.result import Result, read_index, stack
+from probe.experiments.run import rename_model, settings_of
+from probe.experiments.store import results, run_homes
+from probe.runs.reader import Run
+from probe.seeds.group_tables import over_trainings
+from probe.seeds.grouping import Group, pair
+from probe.seeds.t_intervals import (
+    UNKNOWN,
+    OverTrainings,
+    by_unit,
+    mean_over_trainings,
+    paired_by_seed,
+    unpaired_by_seed,
+)
+from probe.terms import DIFFERENCE, RATES, Term, term
+
+SEED = "seed"
+"""Column of the items of a group's result: the seed of the training that a row is of."""
+
+
+@dataclass(frozen=True)
+class GroupResults:
+    """The stored results of one experiment that members of a group have, all made with the same settings."""
+
+    group: Group
+    """Of those members that have a result."""
+    folders: tuple[Path, ...]
+    """Of each member."""
+    name: str
+    """Of the experiment."""
+    meta: Mapping[str, Any]
+    """Of the first member's result."""
+
+    def summaries(self) -> list[pd.DataFrame]:
+        """The summary of each member: metric, value, ci_low, ci_high, n."""
+        return [pd.DataFrame(read_index(folder)["summary"]) for folder in self.folders]
+
+    def seeds(self) -> pd.DataFrame:
+        """The value of each member, one row a metric and member: seed, metric, value."""
+        tables = zip(self.group.runs, self.summaries(), strict=True)
+        return pd.concat([table[["metric", "value"]].assign(seed=run.seed) for run, table in tables], ignore_index=True)
+
+    def table(self) -> pd.DataFrame:
+        """Means over trainings beside the first member's value over answers (`probe.seeds.group_tables.FIGURES`)."""
+        return over_trainings(self.summaries(), self.group.units)
+
+    def differences(self, baseline: "GroupResults") -> dict[str, tuple[OverTrainings, int]]:
+        """Of each metric of both groups the difference over trainings, and the number of pairs; 0 where it is unpaired.
+
+        Args:
+            baseline: what is subtracted.
+        """
+        pairs, ours, theirs = pair(self.group, baseline.group), self._values(), baseline._values()
+        found: dict[str, tuple[OverTrainings, int]] = {}
+        for metric in (name for name in ours if name in theirs):
+            first, second = ours[metric], theirs[metric]
+            if pairs:
+                sides = [
+                    [np.mean([first[run.path] for run in runs]), np.mean([second[run.path] for run in others])]
+                    for _, runs, others in pairs
+                ]
+                found[metric] = paired_by_seed(*np.array(sides).T), len(pairs)
+            else:
+                independent = by_unit(first.values(), self.group.units), by_unit(second.values(), baseline.group.units)
+                found[metric] = unpaired_by_seed(*independent), 0
+        return found
+
+    def _values(self) -> dict[str, dict[Path, float]]:
+        """By metric the value of each member by its directory; NaN where it has none."""
+        tables = [table.set_index("metric")["value"].astype(float) for table in self.summaries()]
+        names = dict.fromkeys(str(name) for table in tables for name in table.index)
+        runs = [run.path for run in self.group.runs]
+        return {n: {run: float(t.get(n, np.nan)) for run, t in zip(runs, tables, strict=True)} for n in names}
+
+
+def find_results(group: Group, name: str, like: Mapping[str, Any] | None = None) -> GroupResults:
+    """What the members of a group have stored of an experiment.
+
+    Args:
+        group: the runs.
+        name: of the experiment.
+        like: the `meta` of a result whose settings (options, n, seed, data, world) are wanted; without it those that
+            most members have, of several the newest.
+
+    Raises:
+        DataError: no member has a result of the experiment, or none with these settings.
+    """
+    known = experiments().get(name)
+    across = bool(known and known.across_worlds)
+    wanted = None if like is None else _key(name, like, across)
+    found: dict[str, dict[str, tuple[Run, Path, dict[str, Any]]]] = {}
+    for run in group.runs:
+        for folder, index in (each for home in run_homes(run.path) for each in results(home)):
+            if index["name"] == name and len(index["meta"].get("models", ())) == 1:
+                same = found.setdefault(_key(name, index["meta"], across), {})
+                same.setdefault(str(run.path), (run, folder, index["meta"]))
+    if wanted is not None:
+        found = {key: each for key, each in found.items() if key == wanted}
+    if not found:
+        how = " with these settings" if like is not None else ""
+        raise DataError(
+            f"No run of the group {group.name} has a stored result of `{name}`{how}: measure them with"
+            f" `probe experiment {name} --model {group.first.name}`."
+        )
+    best = max(found.values(), key=lambda each: (len(each), max(str(m.get("created")) for _, _, m in each.values())))
+    kept = [i for i, run in enumerate(group.runs) if str(run.path) in best]
+    members = [best[str(group.runs[i].path)] for i in kept]
+    part = group.of([group.runs[i] for i in kept])
+    return GroupResults(part, tuple(folder for _, folder, _ in members), name, members[0][2])
+
+
+def _key(name: str, meta: Mapping[str, Any], across_worlds: bool) -> str:
+    return json.dumps(settings_of(name, meta, across_worlds), sort_keys=True, default=str)
+
+
+def result_of(group: Group, name: str, baseline: Group | None = None) -> Result:
+    """The result of a group, from what its members have stored.
+
+    Args:
+        group: the runs.
+        name: of the experiment.
+        baseline: another group that answered the same; differences are paired by seed where both start from the same
+            bases, else they are those of independent trainings.
+
+    Returns:
+        A result whose summary holds means over trainings (`value`, `ci_low`, `ci_high`, `n` trainings) and, named so,
+        the first member's value over its answers; items and tables are those of all members, with their seeds.
+
+    Raises:
+        DataError: no member has such a result, or the baseline has none with the same settings.
+    """
+    ours = find_results(group, name)
+    theirs = find_results(baseline, name, like=ours.meta) if baseline is not None else None
+    summary = ours.table()
+    if theirs is not None:
+        summary = _compared(summary, ours, theirs)
+    sides = [each for each in (ours, theirs) if each is not None]
+    parts = [part for side in sides for part in _load(side)]
+    tables = list(dict.fromkeys(table for part, _ in parts for table in part.tables))
+    meta = dict(ours.meta) | {
+        "models": [model for part, _ in parts for model in part.meta["models"]],
+        "baseline": theirs.group.name if theirs else None,
+        "over": "trainings",
+        "groups": [{"name": s.group.name, "about": s.group.about, "seeds": list(s.group.seeds)} for s in sides],
+    }
+    result = Result(
+        name,
+        summary,
+        stack([part.items.assign(**{SEED: seed}) for part, seed in parts]),
+        {n: stack([p.tables[n].assign(**{SEED: seed}) for p, seed in parts if n in p.tables]) for n in tables},
+        meta=meta,
+    )
+    return Result(result.name, summary, result.items, result.tables, meta=meta | {"finding": say(result)})
+
+
+def _load(found: GroupResults) -> list[tuple[Result, int]]:
+    return [
+        (rename_model(Result.load(folder), run.name), run.seed)
+        for run, folder in zip(found.group.runs, found.folders, strict=True)
+    ]
+
+
+def _compared(summary: pd.DataFrame, ours: GroupResults, theirs: GroupResults) -> pd.DataFrame:
+    """The summary with the columns of a baseline, all over trainings."""
+    bases = theirs.table().set_index("metric")[["value", "ci_low", "ci_high"]]
+    gaps = ours.differences(theirs)
+    unknown = mean_over_trainings([])
+    rows = []
+    for metric in summary["metric"]:
+        gap, pairs = gaps.get(metric, (unknown, float("nan")))
+        base = list(bases.loc[metric]) if metric in bases.index else [float("nan")] * 3
+        rows.append([*base, *gap[:3], pairs])
+    return pd.concat([summary, pd.DataFrame(rows, columns=[*COMPARED, PAIRS]).astype(float)], axis=1)
+
+
+def say(result: Result) -> str:
+    """One sentence on the first metric of a group's result."""
+    row, names = result.summary.iloc[0], [each["name"] for each in result.meta["groups"]]
+    known = experiments().get(result.name)
+    about: Term = known.term(row["metric"]) if known else term(row["metric"])
+    mean = OverTrainings(row["value"], row["ci_low"], row["ci_high"], int(row["n"]))
+    if mean.trainings < 2 and result.meta.get("baseline") is None:
+        return f"{about.label} of {names[0]} is {mean.format(about.unit)}. {UNKNOWN}"
+    text = f"{about.label} of {names[0]} is {mean.format(about.unit)} over {mean.trainings} trainings"
+    if result.meta.get("baseline") is None:
+        return f"{text}."
+    unit = DIFFERENCE if about.unit in RATES else about.unit
+    gap = OverTrainings(row["difference"], row["difference_low"], row["difference_high"], int(row[PAIRS]))
+    how = f"paired, {gap.trainings} trainings" if gap.trainings else "of independent trainings"
+    return f"{text}, {gap.format(unit, sign=True)} against {names[1]} ({how})."

@@ -1,0 +1,128 @@
+"""Intervals over trainings: the mean of a few seeds, and the difference of two methods, by Student's t.
+
+What is drawn is a training: the spread of the seeds' means holds the effect of the seed and the noise of each seed's
+answers. With k trainings the interval has k - 1 degrees of freedom (Student 1908). `probe.seeds.coverage` says how
+often it holds the truth.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+from probe.errors import DataError
+from probe.numbers import in_unit, shown_ends
+
+UNKNOWN = "One seed: nothing is known of other trainings."
+"""What is said where a group has one training."""
+
+
+class OverTrainings(NamedTuple):
+    """A mean over trainings with the ends of its 95 % interval, in the unit of the data."""
+
+    value: float
+    low: float
+    high: float
+    trainings: int
+    """How many, or how many pairs of them."""
+
+    def format(self, unit: str = "", *, sign: bool = False) -> str:
+        """As its unit is shown everywhere (`probe.numbers.in_unit`), the ends of rates not beyond 0 and 100 %."""
+        low, high = shown_ends(unit, self.low, self.high)
+        return in_unit(unit, self.value, low, high, sign=sign)
+
+
+def mean_over_trainings(values: ArrayLike, level: float = 0.95) -> OverTrainings:
+    """The mean of independent trainings' values with its t interval.
+
+    Args:
+        values: [k] one number a training; those that have none (NaN) do not count.
+        level: coverage of the interval.
+
+    Returns:
+        NaN ends for fewer than two trainings, and where all have one value, since then nothing tells how they vary.
+
+    Raises:
+        DataError: the values are no flat list, or the level is not between 0 and 1.
+    """
+    found = np.asarray(values, dtype=float)
+    if found.ndim != 1 or not 0 < level < 1:
+        raise DataError(
+            f"Values of the shape {found.shape} and a level of {level} were given: give one number a training, and a"
+            " level between 0 and 1."
+        )
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return OverTrainings(math.nan, math.nan, math.nan, 0)
+    value, half = float(found.mean()), float(half_widths(found, level))
+    return OverTrainings(value, value - half, value + half, len(found))
+
+
+def half_widths(values: NDArray[np.float64], level: float = 0.95) -> NDArray[np.float64]:
+    """[...] half of the t interval of each mean over the first axis; NaN where nothing varies.
+
+    Args:
+        values: [k ...] numbers of k independent trainings.
+        level: coverage of the intervals.
+    """
+    k = len(values)
+    if k < 2:
+        return np.full(values.shape[1:], np.nan)
+    spread = values.std(axis=0, ddof=1)
+    spread = np.where(spread > 1e-12 * np.maximum(1, np.abs(values.mean(axis=0))), spread, np.nan)
+    return np.asarray(stdtrit(k - 1, (1 + level) / 2) * spread / math.sqrt(k))
+
+
+def paired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> OverTrainings:
+    """The mean of first - second with its t interval, both methods trained from the same bases or seeds.
+
+    Args:
+        first: [k] one number a training.
+        second: [k] of the other method, in the same order of bases or seeds.
+        level: coverage of the interval.
+
+    Raises:
+        DataError: the two have different lengths.
+    """
+    ours, theirs = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if ours.shape != theirs.shape:
+        raise DataError(f"{ours.size} and {theirs.size} trainings cannot be paired: give one of each for every base.")
+    return mean_over_trainings(ours - theirs, level)
+
+
+def unpaired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> OverTrainings:
+    """The difference of two means over trainings that have nothing in common: Welch's interval (Welch 1947).
+
+    Args:
+        first: [k] one number a training.
+        second: [l] of the other method.
+        level: coverage of the interval.
+
+    Returns:
+        NaN ends where one side has fewer than two trainings, or nothing varies; `trainings` is the smaller number.
+    """
+    sides = [each[np.isfinite(each)] for each in (np.asarray(values, dtype=float) for values in (first, second))]
+    count = min(map(len, sides))
+    gap = float(sides[0].mean() - sides[1].mean()) if count else math.nan
+    parts = [float(each.var(ddof=1)) / len(each) if len(each) > 1 else math.nan for each in sides]
+    if not sum(parts) > 1e-24:
+        return OverTrainings(gap, math.nan, math.nan, count)
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(each) - 1) for part, each in zip(parts, sides, strict=True))
+    half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(sum(parts))
+    return OverTrainings(gap, gap - half, gap + half, count)
+
+
+def by_unit(values: Iterable[float], units: Sequence[str]) -> NDArray[np.float64]:
+    """[k] one number an independent training: the mean of the members that come from it.
+
+    Args:
+        values: one number a member, NaN where it has none.
+        units: of the members (`Group.units`).
+    """
+    sums: dict[str, list[float]] = {}
+    for value, unit in zip(values, units, strict=True):
+        sums.setdefault(unit, []).extend([value] if math.isfinite(value) else [])
+    return np.array([float(np.mean(each)) if each else math.nan for each in sums.values()])

@@ -18,11 +18,8 @@ from . import report as report
 from . import retrieval as retrieval
 from . import rewards as rewards
 from . import runs as runs
-<<<<<<< HEAD
 from . import seeds as seeds
-=======
 from . import sweep as sweep
->>>>>>> 1d3522bd27bd59893d3ce71fc92116047dc8b4b8
 from . import sycophancy as sycophancy
 from . import world as world
 from .experiments.metrics import Mean as Mean

@@ -56,7 +56,8 @@ def report(
     Args:
         runs: what it is about.
         chosen: names of experiments; all that are stored for these runs without any.
-        around: runs that these may have come from, for the lineage; by default those that lie beside them.
+        around: runs that these may have come from, for the lineage, and their other seeds; by default those that lie
+            beside them.
         methods: from `describe_methods`, which is asked without them.
         tick: called with the share that is done.
 
@@ -85,7 +86,7 @@ def report(
     rows = _headlines(by_label)
     if len(rows):
         document.section("Headline figures")
-        _write_headlines(document, by_label, rows)
+        _write_headlines(document, by_label, rows, around)
     for index, each in enumerate(measured):
         document.section(each.title)
         _write_measured(document, each, by_label, [other for other in measured if other.name == each.name])
@@ -185,7 +186,7 @@ def _headlines(runs: Mapping[str, Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.DataFrame) -> None:
+def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.DataFrame, around: Sequence[Run]) -> None:
     document.say(
         "Measured by each method at the end of its training. Brackets hold 95 % intervals over questions: Wilson's for"
         " shares, bootstrap ones for means. They say nothing about other seeds."
@@ -204,7 +205,7 @@ def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.Data
         order = [metric for metric in SHARES if metric in set(shares["metric"])]
         chart = headline_intervals(shares, styles({label: run.method for label, run in runs.items()}), order)
         document.figure(chart, "Rates with 95 % intervals", min(700, 120 + len(order) * (20 + 6 * len(runs))))
-    _write_trainings(document, runs)
+    _write_trainings(document, list(runs.values()), around)
     document.heading("Every headline figure")
     for group in _families(runs, cells):
         own = [metric for metric in metrics if any((label, metric) in cells for label in group)]
@@ -223,10 +224,13 @@ def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.Data
     document.table(["metric", "unit", "better", "definition", "source"], meanings, kind="terms")
 
 
-def _write_trainings(document: Document, runs: Mapping[str, Run]) -> None:
-    """The main figures of groups of seeds, as means over trainings."""
+def _write_trainings(document: Document, runs: Sequence[Run], around: Sequence[Run]) -> None:
+    """The main figures of the groups of seeds that the runs belong to, as means over trainings."""
     document.heading("Over trainings")
-    found = [group for group in groups(runs.values()) if group.count > 1]
+    paths = {run.path.resolve() for run in runs}
+    others = [run for run in around if run.path.resolve() not in paths]
+    known = [group for group in groups([*runs, *others]) if paths & {run.path.resolve() for run in group.runs}]
+    found = [group for group in known if group.count > 1]
     if not found:
         document.say(f"Each run was trained with one seed. {UNKNOWN.partition(': ')[2].capitalize()}")
         return

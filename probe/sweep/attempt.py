@@ -50,6 +50,13 @@ class Watch(Protocol):
 class Store(Protocol):
     """Copies runs to a place that other machines reach; used where a task runs, so it must be picklable."""
 
+    def newest(self, run: Path) -> int:
+        """The highest number with which a run was taken over; 0 where it was never sent.
+
+        Raises:
+            ProbeError: the store cannot be asked.
+        """
+
     def bring(self, run: Path) -> None:
         """Let a run of an earlier task lie here.
 
@@ -57,11 +64,15 @@ class Store(Protocol):
             ProbeError: it cannot be brought, which fails the task.
         """
 
-    def watch(self, run: Path, attempt: int) -> Watch:
-        """Take a run over for an attempt at its training: let it lie here as it was sent last, if it was.
+    def watch(self, run: Path, number: int) -> Watch:
+        """Take the run of a task over: let it lie here as it was sent last, if it was.
+
+        Args:
+            run: the directory.
+            number: higher than all before it; nothing of lower ones is sent any more.
 
         Raises:
-            ProbeError: it cannot be brought, or a newer attempt is at work.
+            ProbeError: it cannot be brought, or the number is taken.
         """
 
 
@@ -79,6 +90,8 @@ class Order:
     environment: Mapping[str, str]
     """Variables that a task has wherever it runs."""
     store: Store | None = None
+    number: int = 0
+    """With which the task takes its run over in the store."""
 
 
 @dataclass(frozen=True)
@@ -159,26 +172,29 @@ class Attempt:
             return self._ended("interrupted")
         if not self.order.directory.is_dir():
             raise RunError(f"{self.node} has no folder `{self.order.directory}`, where the sweep works: share it.")
+        if self._is_written():
+            if time.monotonic() - self._since > PATIENCE_S:
+                raise RunError(f"`{self.task.run}` is being written by another process: end it and start again.")
+            return None
         if store is not None and not self._brought:
             for run in self.task.reads:
-                store.bring(self.order.directory / run)
-            if self.task.kind == "train":
-                watch = store.watch(self._run, self.order.attempt)
-                watch.__enter__()
-                self._watch = watch
-            self._brought = True
+                if run != self.task.run:
+                    store.bring(self.order.directory / run)
+            watch = store.watch(self._run, self.order.number)
+            watch.__enter__()
+            self._watch, self._brought = watch, True
         words = list(self.task.words)
         if self.task.kind == "train" and is_run(self._run):
-            status = Run(self._run).status
-            if status == "finished":
+            if Run(self._run).status == "finished":
+                self._leave()
                 return self._ended("finished")
-            if status == "running":
-                if time.monotonic() - self._since > PATIENCE_S:
-                    raise RunError(f"`{self.task.run}` is being written by another process: end it and start again.")
-                return None
             words.append("--resume")
         self._start(words)
         return None
+
+    def _is_written(self) -> bool:
+        """Whether another process, perhaps of a lost attempt, writes the run."""
+        return self.task.kind == "train" and is_run(self._run) and Run(self._run).status == "running"
 
     def _start(self, words: list[str]) -> None:
         folder = self.order.directory / self.order.folder

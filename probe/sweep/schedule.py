@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def run_sweep(
         address: of a Ray cluster, `auto` or HOST:PORT; None starts Ray on this machine alone.
         cpus: CPUs that tasks on this machine share; None takes all.
         serial: leave Ray out.
-        store: what copies runs to where other machines find them.
+        store: what copies runs to where other machines find them, in place of the spec's.
         stop: asked several times a second; once it says so, tasks that run are asked to end and no others start.
         tick: called with the sweep several times a second.
 
@@ -54,8 +55,12 @@ def run_sweep(
     spec = spec if isinstance(spec, Spec) else read_spec(spec)
     if serial and (address is not None or cpus is not None):
         raise ConfigError("A serial sweep has no cluster and no CPUs to share: leave out `address` and `cpus`.")
+    if store is None and spec.store is not None:
+        from probe.sweep.copies import InStore
+
+        store = InStore(spec.store)
     check_commands(spec)
-    earlier = check_unchanged(spec)
+    earlier = check_unchanged(spec, store)
     journal = Journal(earlier)
     with hold_lock(earlier.folder) as lock:
         journal.begin(spec)
@@ -77,19 +82,27 @@ def make_engine(address: str | None, cpus: int | None, serial: bool) -> Engine:
     return OnRay(address, cpus)
 
 
-def check_unchanged(spec: Spec) -> Sweep:
+def check_unchanged(spec: Spec, store: Store | None = None) -> Sweep:
     """The sweep as it was left in the folder, or a new one.
 
     Raises:
         ConfigError: a finished run was made with other options, or something lies in the place of a run.
+        ProbeError: the store cannot be asked.
     """
     sweep = read_sweep(spec.out) if is_sweep(spec.out) else Sweep(spec.out)
     if (spec.out / SWEEP).is_symlink():
         raise ConfigError(f"`{spec.out / SWEEP}` is a link to another folder, which is not written to: delete it.")
     for task in spec.tasks:
-        if task.kind != "train" or not task.run.exists() or (task.run.is_dir() and not any(task.run.iterdir())):
+        if task.kind != "train":
             continue
         made = sweep.made.get(task.name)
+        if made is None and store is not None and store.newest(task.run):
+            raise ConfigError(
+                f"The store has a run `{task.name}` that this sweep did not make: choose another folder there, or start"
+                f" in the directory with `{spec.out / SWEEP}`."
+            )
+        if not task.run.exists() or (task.run.is_dir() and not any(task.run.iterdir())):
+            continue
         if made is None or not is_run(task.run):
             raise ConfigError(
                 f"`{task.run}` holds something that this sweep did not make: choose another `out`, or move it away."
@@ -120,7 +133,7 @@ def _drive(
     sweep, tasks, given = journal.sweep, {task.name: task for task in spec.tasks}, dict[str, int]()
     for task in spec.tasks:
         engine.check(task)
-    lost = dict.fromkeys(tasks, 0)
+    lost, numbers = dict.fromkeys(tasks, 0), dict[Path, int]()
     stopping, environment = False, shared_environment()
     while True:
         if not stopping and stop():
@@ -129,6 +142,8 @@ def _drive(
         for name, task in () if stopping else tasks.items():
             if sweep.tasks[name].state not in ("waiting", "lost") or name in given:
                 continue
+            if store is not None and any(tasks[other].run == task.run for other in given):
+                continue  # in a store one task at a time goes on with a run
             needs = {each: sweep.tasks[each].state for each in task.needs}
             broken = next((each for each, state in needs.items() if state in BROKEN), None)
             if broken is not None:
@@ -136,7 +151,10 @@ def _drive(
             elif engine.has_room() and set(needs.values()) <= {"finished"}:
                 given[name] = sweep.tasks[name].attempt + 1
                 journal.write("submit", task=name, attempt=given[name])
-                order = Order(task, given[name], spec.out / SWEEP, Path.cwd(), with_threads(environment, task), store)
+                order = Order(task, given[name], spec.out / SWEEP, Path.cwd(), with_threads(environment, task))
+                if store is not None:
+                    numbers[task.run] = max(numbers.get(task.run, 0), store.newest(task.run)) + 1
+                    order = replace(order, store=store, number=numbers[task.run])
                 engine.start(order)
         for name, node in engine.begun().items():
             if name in given:

@@ -38,7 +38,7 @@ from typing import Any, Literal
 
 from probe.errors import ConfigError, ProbeError, RunError
 from probe.options import option, words
-from probe.runs.directories import find
+from probe.runs.directories import find, is_url
 
 Kind = Literal["train", "experiment"]
 NAME = re.compile(r"\w[\w.+=-]*")
@@ -47,7 +47,7 @@ MODELS: Mapping[str, tuple[str, ...]] = {"train": ("base", "reward"), "experimen
 """The options that take a model, by the kind of an entry."""
 TAKEN = {"train": ("out", "resume", "seed"), "experiment": ("model", "out", "json", "again")}
 """Options that the sweep sets itself."""
-TOP = ("out", "train", "experiment")
+TOP = ("out", "store", "train", "experiment")
 KEYS = {
     "train": ("name", "method", "seeds", "options", "grid", "each", "cpus", "gpus", "retries"),
     "experiment": ("name", "experiment", "of", "options", "grid", "each", "cpus", "gpus", "retries"),
@@ -89,6 +89,8 @@ class Spec:
     """The folder that the runs go to."""
     tasks: tuple[Task, ...]
     """Each after those that it needs."""
+    store: str | None = None
+    """The address of a folder in a store that the runs are copied to."""
 
 
 @dataclass
@@ -156,7 +158,14 @@ def read_spec(spec: str | Path | Mapping[str, Any]) -> Spec:
                     " entries names, or the grids values, that differ in more than punctuation."
                 )
             entry.tasks.append(task)
-    return Spec(folder, tuple(tasks.values()))
+    return Spec(folder, tuple(tasks.values()), _store(table))
+
+
+def _store(table: Mapping[str, Any]) -> str | None:
+    store = table.get("store")
+    if store is not None and not is_url(store):
+        raise ConfigError(f"The sweep has the store {store!r}: give an address, such as s3://bucket/runs/betas.")
+    return store
 
 
 def check_commands(spec: Spec) -> None:

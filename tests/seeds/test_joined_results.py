@@ -145,7 +145,7 @@ def test_a_report_says_what_is_known_over_trainings(tmp_path: Path):
     for run, value in zip(runs, BASE + DPO, strict=True):
         row = {"metric": "deferral", "value": value, "ci_low": value - 0.02, "ci_high": value + 0.02, "n": 400}
         (run.path / "run.json").write_text(json.dumps(run.meta | {"headline": [row]}))
-    text = report([run.refresh() for run in runs])
+    text = report([run.refresh() for run in runs][3:4])  # the others lie beside it
     assert mean_over_trainings(DPO).format("share") in text
     assert "3 seeds of the whole pipeline (pretrain and dpo)" in text
-    assert "Nothing is known of other trainings." in report(runs[:1])
+    assert "Nothing is known of other trainings." in report(runs[:1], around=[])

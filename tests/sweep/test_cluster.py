@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from probe.runs import open_run
+from probe.runs.remote import download
 from probe.sweep import Sweep, run_sweep
 from tests.places import ROOT
 
@@ -45,7 +46,7 @@ def test_a_node_is_killed_and_the_numbers_stay(tmp_path: Path):
 
 
 def test_a_stopped_sweep_goes_on_and_asks_what_it_trained(tmp_path: Path):
-    tables = spec(tmp_path / "stopped", 40)
+    tables = spec(tmp_path / "stopped", 40) | {"store": f"file://{tmp_path}/store"}
     tables["train"][0]["seeds"] = [0]
     tables["experiment"] = [{"name": "sycophancy", "of": ["base"], "options": {"n": 4, "interventions": 0}}]
     asked: list[bool] = []
@@ -63,3 +64,6 @@ def test_a_stopped_sweep_goes_on_and_asks_what_it_trained(tmp_path: Path):
     assert sweep.tasks["base-seed0"].attempt == 2
     assert open_run(tmp_path / "stopped" / "base-seed0").steps == 40
     assert "deferral" in set(sweep.results()["metric"])
+    copy = open_run(download(f"file://{tmp_path}/store/base-seed0", tmp_path / "copy"))
+    assert list(copy.metrics()["loss"]) == list(open_run(tmp_path / "stopped" / "base-seed0").metrics()["loss"])
+    assert any(name.startswith("sycophancy") for name in copy.results())

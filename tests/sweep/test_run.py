@@ -334,8 +334,11 @@ def test_an_attempt_hands_its_run_to_the_store(tmp_path: Path):
         def bring(self, run: Path) -> None:
             calls.append(("bring", run.name))
 
-        def watch(self, run: Path, attempt: int) -> "Copies":
-            calls.append(("watch", run.name, attempt))
+        def newest(self, run: Path) -> int:
+            return 0
+
+        def watch(self, run: Path, number: int) -> "Copies":
+            calls.append(("watch", run.name, number))
             return self
 
         def __enter__(self) -> None:
@@ -351,8 +354,8 @@ def test_an_attempt_hands_its_run_to_the_store(tmp_path: Path):
 
     def end(taken: bool) -> Ended:
         task = Task("b", "b", "train", Path("b"), ("train", "dppo"), {}, ("a",), (Path("a"),))
-        return outcome(Attempt(Order(task, 2, Path(".sweep"), tmp_path, dict(os.environ), Copies(taken))))
+        return outcome(Attempt(Order(task, 2, Path(".sweep"), tmp_path, dict(os.environ), Copies(taken), 7)))
 
     assert end(False).message == "The store is full."
     assert end(True).state == "lost"
-    assert calls == 2 * [("bring", "a"), ("watch", "b", 2), "enter", "exit"]
+    assert calls == 2 * [("bring", "a"), ("watch", "b", 7), "enter", "exit"]

@@ -85,6 +85,7 @@ def test_lists_methods_variants_and_checkpoints():
     [
         ({"train": [BASE]}, "needs `out`"),
         ({"out": "x"}, "has no entries"),
+        ({"out": "x", "train": [BASE], "store": "bucket"}, "has the store 'bucket': give an address"),
         ({"out": "x", "trian": [BASE]}, "unknown key `trian`: did you mean `train`?"),
         ({"out": "x", "train": BASE}, r"write \[\[train\]\] above each entry"),
         ({"out": "x", "train": [{"method": "dpo"}]}, "has the name None"),

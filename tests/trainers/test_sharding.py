@@ -78,7 +78,7 @@ def pair(tmp_path: Path) -> Pair:
             for rank, report in zip("01", reports, strict=True)
         ]
         for child in children:
-            child.join(120)
+            child.join(280)
         assert [child.exitcode for child in children] == [0, 0]
         return open_run(tmp_path / name), [json.loads(report.read_text()) for report in reports]
 
@@ -116,7 +116,8 @@ def test_sft_shares_what_it_holds(deep: Path, rows: Callable[[str], Path], pair:
         assert 0 < held["moments"] <= 0.6 * 2 * held["whole"]
         copies = 5  # weights, gradients, two moments, and the frozen reference of the captures
         assert held["alive"] - held["before"] <= 0.6 * copies * 4 * held["whole"]
-        assert 0 < held["block"] <= block
+        down = model.model.layers[0].mlp.down_proj.weight.numel()  # a loop over blocks still names one of the last
+        assert 0 < held["block"] <= block + down < 2 * block
         assert held["gathered"] <= 2 * model.lm_head.weight.numel() + block < 0.35 * held["whole"]
 
 

@@ -100,7 +100,7 @@ def all_runs(found: Sequence[SeedGroup]) -> None:
     opened = several and st.toggle("Show every seed", key=EVERY_SEED, bind="query-params")
     st.dataframe(table(found, opened), hide_index=True, column_config=heads)
     note(f"{remark(found)} The head of a column tells under the mouse what it is.")
-    report_buttons([label for each in found for label in each.members])
+    report_buttons([each.label for each in found])
 
 
 def one_run(found: dict[str, SeedGroup]) -> None:
@@ -162,12 +162,12 @@ def _cells(figures: pd.DataFrame) -> dict[str, str]:
 
 
 def report_buttons(order: Sequence[str]) -> None:
-    """Reports to download, of all runs and of the two chosen models; each is written when it is asked for."""
+    """Reports to download, of all runs (of a group its first seed, beside the means) and of the two chosen models."""
     shared = current()
     chosen = dict.fromkeys(label for label in map(shared.label, (shared.base, shared.aligned)) if label in store.runs)
     offers = {"Download report": list(order)}
-    if 0 < len(chosen) < len(order):
-        offers[f"Report on {' and '.join(chosen)}"] = [label for label in order if label in chosen]
+    if 0 < len(chosen) < len(store.runs):
+        offers[f"Report on {' and '.join(chosen)}"] = list(chosen)
     with st.container(horizontal=True):
         for index, (title, labels) in enumerate(offers.items()):
             st.download_button(

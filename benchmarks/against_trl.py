@@ -21,7 +21,8 @@ import probe
 from benchmarks.harness import Row, summary
 from benchmarks.models import tiny
 from trainers.config import TrainConfig
-from trainers.loop import Method, Objective, make_optimizer, take_step
+from trainers.loop import Method, Objective, take_step
+from trainers.optimizer import Optimizer
 from trainers.session import Session
 
 WARMUP, REPEATS = 2, 25
@@ -54,7 +55,7 @@ def words(rows: Sequence[Sequence[int]]) -> list[str]:
 def stepper(session: Session, method: Method, detail: bool = True) -> Callable[[int], object]:
     """Take step 1, 2, ... of `method` as the loop takes it, with or without metrics."""
     module = method.trainee.module
-    objective, optimizer = Objective(module, method.loss), make_optimizer(module, session.config)
+    objective, optimizer = Objective(module, method.loss), Optimizer(module, session.config)
 
     def step(number: int) -> None:
         session.seed(number)

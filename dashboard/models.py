@@ -20,7 +20,7 @@ from dashboard.results import Results
 from dashboard.sentences import duration
 from probe.errors import ModelError, RunError, brief
 from probe.model.references import HUB_ID, REAL_MODEL, find_model, is_adapter, split_readout
-from probe.runs.directories import find
+from probe.runs.directories import find, is_cached, shown_name
 from probe.ticks import Pace, Tick
 
 if TYPE_CHECKING:
@@ -149,9 +149,14 @@ def _locate(ref: str, with_base: bool = True) -> _Place | None:
         return None
     with st.spinner("Starting torch"):
         warm().wait()
-    from probe.model.references import resolve
+    from probe.model.references import bytes_to_fetch, resolve
 
     base, readout = split_readout(ref)
+    size = bytes_to_fetch(base)
+    if size > COSTLY_BYTES and ref not in st.session_state.setdefault(AGREED, set()):
+        what = shown_name(Path(ref)) if is_cached(ref) else ref
+        _offer(ref, f"{what} has {size / 2**30:.1f} GiB to fetch from its store into the cache.", "Fetch", what)
+        return None
     with st.spinner(escape_markdown(f"Looking for {brief(base)}")):
         directory, run_dir = resolve(base)
     return _Place(directory, run_dir, readout) if not with_base or _base_agreed(directory) else None
@@ -336,9 +341,9 @@ def _compare(
     return compare(base, aligned, question, max_new_tokens=length, temperature=temperature, seed=seed, k=8)
 
 
-def _offer(ref: str, sentence: str, action: str) -> None:
+def _offer(ref: str, sentence: str, action: str, what: str = "") -> None:
     fetches = action == "Fetch"
-    if offer(sentence, f"{action} {brief(ref, 60)}", f"agree-{ref}", writes=fetches):
+    if offer(sentence, f"{action} {brief(what or ref, 60)}", f"agree-{ref}", writes=fetches):
         if fetches:
             access.check()
         st.session_state[AGREED].add(ref)

@@ -102,7 +102,9 @@ def answers(steps: Sequence[int], logprobs: np.ndarray, names: Sequence[str]) ->
 
 def duration(seconds: float) -> str:
     """What something takes, roughly."""
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def headline_cell(row: Mapping[Hashable, Any]) -> str:

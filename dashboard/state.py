@@ -328,9 +328,9 @@ def compare_link(title: str, **choices: str) -> None:
     look_link("compare", title, ":material/compare_arrows:", **choices)
 
 
-def training_link(title: str, label: str) -> None:
-    """A link to the Training page of a run."""
-    st.page_link(page_file("training"), label=title, icon=":material/show_chart:", query_params={RUNS: label})
+def training_link(title: str, *labels: str) -> None:
+    """A link to the Training page of a run, or of several."""
+    st.page_link(page_file("training"), label=title, icon=":material/show_chart:", query_params={RUNS: list(labels)})
 
 
 def look_link(page: str, title: str, icon: str, plain: bool = False, /, **choices: str) -> None:

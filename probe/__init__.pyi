@@ -19,6 +19,7 @@ from . import retrieval as retrieval
 from . import rewards as rewards
 from . import runs as runs
 from . import seeds as seeds
+from . import sweep as sweep
 from . import sycophancy as sycophancy
 from . import world as world
 from .experiments.metrics import Mean as Mean

@@ -7,7 +7,10 @@ line is its summary; the module that holds it imports nothing heavy until the fu
 
 import difflib
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 
@@ -62,9 +65,35 @@ def dispatch(argv: Sequence[str]) -> int:
     return by_name[name].load()(rest) or 0
 
 
+PARENT = "PROBE_PARENT"
+"""The variable with the number of the process that this one belongs to."""
+GRACE_S = 60
+"""Seconds that a process has to end by itself once its parent is gone."""
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one named in `PARENT` does: as after SIGTERM, and in the end at once.
+
+    A sweep starts trainings so: when its process or its worker is killed, none of them goes on unseen.
+    """
+    parent = os.environ.pop(PARENT, "")
+    if not parent.isdecimal():
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; a `ProbeError` is printed and exits with 2, Ctrl-C with 130."""
     print_safely()
+    end_with_parent()
     try:
         status = dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

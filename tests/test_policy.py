@@ -43,7 +43,7 @@ LAYERS = (
     "attention autoregression continual interventions rewards seeds",
     "compare",
     "chain_of_thought findings hallucination in_context recording report sycophancy",
-    "audit integrations retrieval",
+    "audit integrations retrieval sweep",
     "commands",
 )
 """The subjects of probe, lowest first: each may import from those below it, whose order has no circles."""

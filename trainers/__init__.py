@@ -6,6 +6,9 @@ options of all methods, so that `probe train METHOD --help` need not import torc
 
     session.py      this process among all processes: device, its share of the batch, sums over everybody
     loop.py         the steps of a training, the same for every method: `fit`; one optimiser step on a whole batch
+    optimizer.py    AdamW on what this process holds of the weights, and the learning rate of each step
+    blocks.py       the blocks of a model, computed again in the backward pass to save memory
+    sharding.py     one model shared among processes, and what looks at it
     record.py       what a run leaves behind: metrics, captures, checkpoints, how it ended
     checkpoint.py   the state that a run continues from
     trainee.py      what is trained, and its frozen reference; lora.py an adapter in its place, scalar_heads.py a head

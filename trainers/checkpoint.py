@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,9 +18,13 @@ from torch import Tensor
 from probe import open_run
 from probe.errors import RunError
 from trainers.config import TrainConfig
+from trainers.optimizer import Optimizer
+from trainers.sharding import cut, gather
 from trainers.trainee import Trainee
 
 STATE, OPTIMIZER, METHOD = "trainer.json", "optimizer.safetensors", "method.safetensors"
+MASTER = "master"
+"""Kind of the copies in single precision of weights in bfloat16."""
 SCHEMA = 1
 
 
@@ -40,22 +43,34 @@ def last_checkpoint(config: TrainConfig) -> Path | None:
 
 
 def save(
-    directory: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, state: State, extra: Mapping[str, Tensor]
+    directory: Path | None, trainee: Trainee, optimizer: Optimizer, state: State, extra: Mapping[str, Tensor]
 ) -> None:
-    """Write model, optimiser, counters and the method's own state into `directory`."""
-    trainee.save(directory)
-    moments = {
-        f"{name}/{kind}": value.contiguous()
-        for name, parameter in trainee.module.named_parameters()
-        for kind, value in optimizer.state.get(parameter, {}).items()
-    }
+    """Write model, optimiser, counters and the method's own state into `directory`.
+
+    Without one this process writes nothing: of a shared model (--shard) it gives its parts to the one that writes.
+    """
+    if directory is None:
+        trainee.give_parts()
+    else:
+        trainee.save(directory)
+    moments = {}
+    for name, (weight, updated) in optimizer.pairs.items():
+        values = dict(optimizer.state.get(updated, {}))
+        if updated.dtype != weight.dtype:
+            values[MASTER] = updated.detach()
+        for kind, value in values.items():
+            whole = value if kind == "step" else gather((weight, value))[0]
+            if directory is not None:
+                moments[f"{name}/{kind}"] = whole.cpu().contiguous()
+    if directory is None:
+        return
     save_file(moments, directory / OPTIMIZER)
     if extra:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in extra.items()}, directory / METHOD)
     (directory / STATE).write_text(json.dumps({"schema": SCHEMA, **asdict(state)}), encoding="utf-8")
 
 
-def load(directory: Path, trainee: Trainee, optimizer: torch.optim.Optimizer) -> tuple[State, dict[str, Tensor]]:
+def load(directory: Path, trainee: Trainee, optimizer: Optimizer) -> tuple[State, dict[str, Tensor]]:
     """Put back what `save` wrote, in place, and return the counters and the method's own state.
 
     Raises:
@@ -73,8 +88,12 @@ def load(directory: Path, trainee: Trainee, optimizer: torch.optim.Optimizer) ->
             f"`{directory}` holds no state to continue from ({error}): start a new run with --base {directory}."
         ) from error
     trainee.load(directory)
-    for name, parameter in trainee.module.named_parameters():
+    for name, (weight, updated) in optimizer.pairs.items():
         for kind in ("exp_avg", "exp_avg_sq", "step"):
             if f"{name}/{kind}" in moments:
-                optimizer.state[parameter][kind] = moments[f"{name}/{kind}"].to(parameter.device)
+                value = moments[f"{name}/{kind}"]
+                part = value if kind == "step" else cut(weight, value)
+                optimizer.state[updated][kind] = part.to(weight.device, copy=True)
+        if updated.dtype != weight.dtype:
+            updated.data.copy_(cut(weight, moments[f"{name}/{MASTER}"]))
     return state, extra

@@ -2,11 +2,12 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from probe.errors import ConfigError
+from probe.errors import ConfigError, DataError
 from probe.options import choose, option, parse
 from probe.plugins import code_options
 from probe.texts import say
@@ -43,7 +44,10 @@ T = TypeVar("T", bound=TrainConfig)
 
 
 def train(argv: Sequence[str]) -> int:
-    """Train a model: `probe train METHOD --out DIR [OPTIONS]`; `--describe [METHOD]` gives the options as JSON."""
+    """Train a model: `probe train METHOD --out DIR [OPTIONS]`; `--describe [METHOD]` gives the options as JSON.
+
+    `--check METHOD --out DIR [OPTIONS]` only checks the options.
+    """
     from probe.commands.progress import hear_interrupts
     from probe.plugins import take
 
@@ -51,15 +55,20 @@ def train(argv: Sequence[str]) -> int:
     argv = take(argv)
     if argv and argv[0] == "--describe":
         return describe_methods(argv[1:])
+    only_check = bool(argv) and argv[0] == "--check"
     about = (
         "usage: probe train METHOD --out DIR [OPTIONS]\n\nTrain a model. `--plugin FILE.py` adds your own rewards"
-        " (`--reward NAME`) and annotators (`--annotator NAME`)."
+        " (`--reward NAME`) and annotators (`--annotator NAME`). `probe train --check METHOD ...` only checks options."
     )
-    choice = choose(argv, "probe train", about, {name: summary for name, (_, _, summary) in METHODS.items()})
+    summaries = {name: summary for name, (_, _, summary) in METHODS.items()}
+    choice = choose(argv[only_check:], "probe train", about, summaries)
     if choice is None:
         return 0
     method, rest = choice
     config = parse_training(METHODS[method][1], rest, method)
+    if only_check:
+        check_files(config)
+        return 0
     run = start(method, config)
     return INTERRUPTED if run.status == "interrupted" else 0
 
@@ -68,6 +77,19 @@ def start(method: str, config: TrainConfig) -> "Run":
     """Train by a method; only now are torch and the method imported."""
     run: Run = import_module(METHODS[method][0]).train(config)
     return run
+
+
+def check_files(config: TrainConfig) -> None:
+    """Refuse files that are not there, before a model is loaded for them.
+
+    Raises:
+        DataError: one of the options names such a file.
+    """
+    names = [] if config.data == "world" else config.data.split(",")
+    paths = [getattr(config, each.name) for each in fields(config) if each.type == Path | None]
+    for path in [*names, *filter(None, paths)]:
+        if not Path(path.strip() if isinstance(path, str) else path).expanduser().exists():
+            raise DataError(f"There is no file `{path}`: correct its path, which counts from the working directory.")
 
 
 def describe_methods(names: Sequence[str]) -> int:

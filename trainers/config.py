@@ -14,7 +14,9 @@ from probe.options import option
 from probe.rows import ROW_FILES, may_hold_rows
 from probe.world import WorldConfig
 
-FREE = frozenset({"out", "steps", "resume", "device", "track", "save_every", "threads", "strict"})
+FREE = frozenset(
+    {"out", "steps", "resume", "device", "track", "save_every", "threads", "strict", "gradient_checkpointing", "shard"}
+)
 """Options that may change when a run is resumed: they do not alter what the next step computes (`steps` may grow)."""
 FINAL_ANSWER = "final_answer"
 """The reward for problems of a file that have one answer, such as GSM8K's."""
@@ -80,6 +82,12 @@ class TrainConfig:
     """Device such as `cpu`, `cuda` or `mps`; without it the best one here, or the one `accelerate launch` gives."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation: `bfloat16` is autocast; weights and optimiser stay in float32."""
+    weights_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the model holds and reads its weights; with `bfloat16` the optimiser updates a float32 copy."""
+    reference_dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the frozen copy that KL and captures refer to, else that of --weights-dtype; --lora needs none."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, a forward pass more, the same result."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Also send the metrics to this tracker, through accelerate."""
     threads: int = 0
@@ -100,6 +108,11 @@ class TrainConfig:
         self.require(self.weight_decay >= 0 and self.clip >= 0, "weight_decay", "0 or more, and --clip too")
         self.require(
             self.batch_size % self.accumulation == 0, "accumulation", f"a divisor of --batch-size {self.batch_size}"
+        )
+        self.require(
+            not (self.lora and self.reference_dtype),
+            "reference_dtype",
+            "none with --lora, whose reference is the model without its adapter",
         )
 
     @property
@@ -171,6 +184,11 @@ class PretrainConfig(TrainConfig):
         self.require(self.preset in PRESETS, "preset", "one of " + ", ".join(PRESETS))
         self.require(self.length >= 2, "length", "at least 2 tokens")
         self.require(not self.lora or self.base is not None, "lora", "0 for a new model; an adapter needs --base")
+        self.require(
+            self.reference_dtype is None or self.base is not None,
+            "reference_dtype",
+            "none for a new model, which has no reference",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +210,8 @@ class SFTConfig(TrainConfig):
     """Most tokens of an example, longer ones are left out and counted; 0: what the model reads."""
     held_out: float = 0.05
     """Share of the prompts (at most 500) whose examples are kept to measure on; 0 keeps none."""
+    shard: bool = False
+    """Share the model among the processes, each of which holds a part of weights, gradients and moments."""
     steps: int = 150
     lr: float = 3e-4
     """Highest learning rate; real models want some 2e-5."""
@@ -204,6 +224,7 @@ class SFTConfig(TrainConfig):
         self.require(self.data == "world" or may_hold_rows(self.data), "data", f"`world` or {ROW_FILES}")
         self.require(self.examples >= 1, "examples", "at least 1")
         self.require(self.longest >= 0, "longest", "0 or more")
+        self.require(not (self.shard and self.lora), "shard", "no sharding with --lora, whose base does not train")
         self.require(0 <= self.held_out < 1, "held_out", "a share from 0 to below 1")
 
 
@@ -258,6 +279,7 @@ class RewardConfig(PreferenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.require(self.reference_dtype is None, "reference_dtype", "none, since a reward model has no reference")
         self.require(self.held_out >= 0, "held_out", "0 or more")
         self.require(self.centring >= 0, "centring", "0 or more")
         self.require(self.rollouts >= 0, "rollouts", "0 or more")
@@ -275,6 +297,8 @@ class DPOConfig(PreferenceConfig):
     """DPO's own loss, the one for labels of which some are flipped, or IPO's squared one, averaged per token."""
     label_smoothing: float = 0.0
     """Share of the labels that `--loss conservative` takes to be flipped, below 0.5."""
+    shard: bool = False
+    """Share the model among the processes, each of which holds a part of weights, gradients and moments."""
     steps: int = 150
     lr: float = 1e-4
     """Highest learning rate; real models want some 5e-6 (or 5e-7 for large ones)."""
@@ -285,6 +309,7 @@ class DPOConfig(PreferenceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(self.beta > 0, "beta", "a number above 0")
+        self.require(not (self.shard and self.lora), "shard", "no sharding with --lora, whose base does not train")
         if self.loss == "conservative":
             self.require(0 < self.label_smoothing < 0.5, "label_smoothing", "a share above 0 and below 0.5")
         else:
@@ -533,6 +558,11 @@ class ContinualConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         world = self.data == "world"
+        self.require(
+            self.weights_dtype == "float32" or self.lora > 0 or self.strategy != "ewc",
+            "weights_dtype",
+            "float32 with --strategy ewc, whose penalty measures small changes of the weights",
+        )
         self.require(self.phases >= 1, "phases", "at least 1")
         self.require(
             world or all(path.suffix for path in self.files), "data", "`world`, or files such as a.txt,b.jsonl"

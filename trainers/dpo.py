@@ -200,12 +200,13 @@ class DPO(Method):
 @torch.no_grad()
 def with_reference(session: Session, model: nn.Module, pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs with the log-probabilities that `model` gives them now; the processes share the work."""
-    sums, size = torch.zeros(len(pairs), 2, dtype=torch.float64), session.part_size
+    sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
     with session.autocast(), Bar("pairs scored by the reference", len(pairs), visible=session.main) as bar:
-        for start in range(session.rank * size, len(pairs), session.processes * size):
-            part = pairs[start : start + size]
-            sums[start : start + size] = pair_logprobs(model, part)[1].double().cpu()
-            bar.advance(start + len(part), "")
+        for part in session.shares(range(len(pairs))):
+            logps = pair_logprobs(model, [pairs[i] for i in part or (0,)])[1]  # everybody makes as many passes
+            if part:
+                sums[list(part)] = logps.double().cpu()
+                bar.advance(part[-1] + 1, "")
     flat = torch.tensor(session.total(sums.flatten())).view(-1, 2).tolist()
     return [
         dataclasses.replace(pair, ref_chosen=chosen, ref_rejected=rejected)

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from probe import Run
 from probe.commands.progress import Bar, StopRequest
-from probe.errors import ConfigError, RunError
+from probe.errors import RunError
 from trainers import checkpoint
 from trainers.checkpoint import State
-from trainers.config import TrainConfig
+from trainers.optimizer import Optimizer, learning_rate, take_gradients
 from trainers.record import Origin, Record
 from trainers.session import Session
 from trainers.trainee import Trainee
@@ -116,9 +116,12 @@ def take_step(
             loss.total.backward()
         losses.append(replace(loss, total=loss.total.detach()))
     total, count, tokens, stops, metrics = _sums(session, losses, stop())
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    gradients = take_gradients(optimizer)
     scale = session.processes / count  # data parallelism has averaged over the processes
-    norm = float(torch.nn.utils.get_total_norm(gradients)) * scale
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    if session.shards:
+        norm = math.sqrt(session.total([norm**2])[0])
+    norm *= scale
     outcome = Outcome(total / count, norm, int(tokens), metrics, stops > 0)
     if outcome.finite:
         if config.clip and norm > config.clip:
@@ -140,34 +143,6 @@ def _sums(session: Session, losses: Sequence[Loss], stop: bool) -> tuple[float, 
     total, count, tokens, stops, *rest = session.total(flat)
     pairs = zip(names, rest[::2], rest[1::2], strict=True)
     return total, max(count, 1.0), tokens, stops, {name: value / max(n, 1.0) for name, value, n in pairs}
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Fused AdamW; matrices decay, biases and norms do not.
-
-    Raises:
-        ConfigError: the model has nothing to train.
-    """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ConfigError("All weights of this model are frozen: load one whose weights require gradients.")
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, fused=True
-    )
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """The learning rate of step 1, 2, ..., `config.steps`: a linear rise, then the schedule down to `final_lr`."""
-    warmup = config.warmup_steps
-    if step <= warmup:
-        return config.lr * step / warmup
-    progress = (step - warmup) / max(config.steps - warmup, 1)
-    falls = {"constant": 0.0, "linear": progress, "cosine": (1 - math.cos(math.pi * progress)) / 2}
-    return config.lr * (1 - (1 - config.final_lr) * falls[config.schedule])
 
 
 class Method(ABC):
@@ -231,7 +206,7 @@ def fit(session: Session, method: Method, origin: Origin) -> Run:
     """
     trainee = method.trainee
     record = Record(session, trainee, method.name, origin)
-    optimizer = make_optimizer(trainee.module, session.config)
+    optimizer = Optimizer(trainee.module, session.config)
     state = State()
     if record.saved:
         state, extra = checkpoint.load(record.saved, trainee, optimizer)
@@ -262,13 +237,15 @@ def _steps(
     session: Session,
     method: Method,
     record: Record,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     state: State,
     request: StopRequest,
 ) -> bool:
     """Run the steps that are left after `state`; whether they were all made."""
     config, module = session.config, method.trainee.module
-    objective = session.accelerator.prepare_model(Objective(module, method.loss))
+    objective: nn.Module = Objective(module, method.loss)
+    if not session.shards:
+        objective = session.accelerator.prepare_model(objective)
     if state.step == 0:
         if config.warmup_steps < config.warmup:
             session.say(

@@ -52,7 +52,7 @@ from trainers.lora import starting_point
 from trainers.record import Origin, capture_prompts, file_hash
 from trainers.reference import origin_reference
 from trainers.session import Session, derive_seed
-from trainers.trainee import Trainee, make_trainee
+from trainers.trainee import Trainee, cast, make_trainee
 
 PADDING = -1
 HELD_OUT = 20
@@ -373,7 +373,7 @@ def train(config: PretrainConfig) -> Run:
         start = last_checkpoint(config) or config.base  # a resumed run keeps its own tokenizer
     base = session.load(start) if start else None
     lm, world, corpus = prepare(config, base, documents)
-    lm.model.to(session.device)
+    cast(lm.model.to(session.device), session.weights)
     limit = context_length(lm.model)
     if limit is not None and config.length > limit:
         raise ConfigError(

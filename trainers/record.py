@@ -1,6 +1,7 @@
 """What a training leaves behind: a run directory with metrics, captures and checkpoints, and trackers if asked for.
 
-Only the main process writes; on the others every method does nothing.
+Only the main process writes. On the others every method does nothing, except that processes which share one model
+(--shard) capture and evaluate together.
 """
 
 import hashlib
@@ -8,15 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from probe import LM, Run, open_run
-from probe.commands.progress import say
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
+from probe.model.hooks import fused_parts
 from probe.model.text import context_length, encode_all
 from probe.recording.recorder import Instrument, Recorder, as_prompt, watch
 from probe.rewards.evaluation import evaluate
@@ -27,6 +27,7 @@ from probe.world import World
 from trainers import checkpoint
 from trainers.checkpoint import State
 from trainers.config import TrainConfig
+from trainers.optimizer import Optimizer
 from trainers.reference import ReferenceEvaluation
 from trainers.resume import check_method, check_unchanged
 from trainers.session import Session
@@ -81,7 +82,11 @@ class Record:
         """Create the run directory, or go on in it; everybody calls it."""
         session, config, origin = self.session, self.session.config, self.origin
         session.accelerator.wait_for_everyone()  # all have read the checkpoints before the main process writes
+        instruments = [*origin.instruments, *(origin.evaluation.instruments if origin.evaluation else ())]
         if not session.main:
+            if self._prompts:
+                onlooker = cast(RunWriter, Onlooker())
+                self._recorder = Recorder(self.trainee.view, onlooker, self._prompts, config.capture_every, instruments)
             return
         if config.resume:
             step = int(self.saved.name) if self.saved else 0
@@ -104,7 +109,7 @@ class Record:
                 self.writer,
                 prompts=self._prompts,
                 every=config.capture_every,
-                instruments=[*origin.instruments, *(origin.evaluation.instruments if origin.evaluation else ())],
+                instruments=instruments,
             )
         if config.track:
             flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.to_dict().items()}
@@ -120,7 +125,7 @@ class Record:
     def distance(self) -> dict[str, float]:
         """How far the trainee is from the optimum of its objective, where the reference evaluation has one."""
         evaluation = self.origin.evaluation
-        if self.writer is None or evaluation is None or evaluation.optimum is None:
+        if not self.session.measures or evaluation is None or evaluation.optimum is None:
             return {}
         return evaluation.optimum.distance(self.trainee.lm)
 
@@ -136,24 +141,26 @@ class Record:
         if self.writer is not None and rows:
             self.writer.rollouts(rows)
 
-    def save(self, optimizer: torch.optim.Optimizer, state: State, extra: Mapping[str, Tensor]) -> None:
+    def save(self, optimizer: Optimizer, state: State, extra: Mapping[str, Tensor]) -> None:
         """Write a checkpoint; everybody waits for it."""
         if self.writer is not None:
             with self.writer.checkpoint(state.step) as directory:
                 checkpoint.save(directory, self.trainee, optimizer, state, extra)
             self.saved = self.writer.path / "checkpoints" / step_name(state.step)
+        elif self.session.shards:
+            checkpoint.save(None, self.trainee, optimizer, state, extra)
         self.session.accelerator.wait_for_everyone()
 
     def headline(self) -> list[dict[str, Any]] | None:
         """The evaluation on the run's world, if it has one, and what the method's evaluators add."""
         n, origin = self.session.config.evaluate, self.origin
         world = origin.world
-        if self.writer is None or not n:
+        if not self.session.measures or not n:
             return None
         self.trainee.refresh()
         rows: list[Mapping[str, Any]] = []
         if world is not None and origin.evaluated:
-            say(f"{self.method}: evaluating on the world")
+            self.session.say(f"{self.method}: evaluating on the world")
             arguments = origin.evaluation.arguments if origin.evaluation else {}
             results = evaluate(self.trainee.view, world, n=n, **arguments).to_dict("records")
             rows += [{str(name): value for name, value in row.items()} for row in results]
@@ -187,6 +194,16 @@ class Record:
         return TrainingStopped(f"{reason}; the last good checkpoint is `{self.saved}`: --resume continues from it.")
 
 
+class Onlooker:
+    """In place of a run's writer, for a process that captures with the others and writes nothing."""
+
+    def prompts(self, prompts: Sequence[ProbePrompt]) -> None:
+        """Keep nothing."""
+
+    def capture(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Keep nothing."""
+
+
 def probe_prompts(session: Session, lm: LM, origin: Origin) -> list[ProbePrompt]:
     """The prompts to capture on: the lines of --probe-prompts, or those that come with the data; none if switched off.
 
@@ -195,7 +212,7 @@ def probe_prompts(session: Session, lm: LM, origin: Origin) -> list[ProbePrompt]
         ConfigError: the model cannot be hooked.
     """
     file, prompts = session.config.probe_prompts, origin.prompts
-    if not session.config.capture_every or not session.main:
+    if not session.config.capture_every or not session.measures:
         return []
     if file is not None:
         prompts = [line for line in read_text(file).splitlines() if line.strip()]
@@ -206,6 +223,11 @@ def probe_prompts(session: Session, lm: LM, origin: Origin) -> list[ProbePrompt]
             f"Captures need a model that transformer-lens can hook, and {type(lm.model).__name__} is none: give"
             " --capture-every 0 to train it without them."
         ) from error
+    if session.shards and fused_parts(lm.bridge):
+        raise ConfigError(
+            f"--shard cannot capture {type(lm.model).__name__}, whose fused projections are split outside of its"
+            " blocks: give --capture-every 0, or train it without --shard."
+        )
     probes = [as_prompt(lm, prompt, index) for index, prompt in enumerate(prompts)]
     limit = context_length(lm.model)
     for prompt in probes:

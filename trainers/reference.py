@@ -28,7 +28,7 @@ from probe.rewards.optimum import condition, expectation, kl_to_optimal
 from probe.world import World
 from probe.world.annotators import SHARES
 from trainers.session import Session
-from trainers.trainee import Reference, Trainee
+from trainers.trainee import Reference, Trainee, cast
 
 
 def origin_reference(session: Session, base: str, trainee: Trainee) -> tuple[Reference | None, dict[str, Any]]:
@@ -55,6 +55,8 @@ def origin_reference(session: Session, base: str, trainee: Trainee) -> tuple[Ref
     except ProbeError:
         same = False
     if same:
+        if config.reference_dtype:
+            cast(reference.lm.model, config.reference_dtype)
         return reference, {}
     session.say(f"{base} is not the model that this run started from any more: captures go on without the KL to it.")
     return None, {}
@@ -145,7 +147,8 @@ class ReferenceEvaluation:
         """Make the measurements for `trainee`, which must still be what training starts from.
 
         Args:
-            session: the main process measures; on the others, and where nothing is to be measured, this gives None.
+            session: the main process measures, or all that share the model; on the others, and where nothing is to be
+                measured, this gives None.
             trainee: what will be trained; its present weights are the reference unless one is given.
             world: whose questions have finite answer sets; without it there is no optimum and no true reward.
             reward: what is optimised, as far as it can be told of a prompt and a completion alone.
@@ -161,7 +164,9 @@ class ReferenceEvaluation:
             DataError: the world has no such questions.
         """
         config = session.config
-        if not session.main or (world is None and not config.capture_every):  # the reference is a copy and takes memory
+        if not session.measures or (
+            world is None and not config.capture_every
+        ):  # the reference is a copy and takes memory
             return None
         reference = reference or trainee.reference()
         score = _scores(reward) if isinstance(reward, RewardModel) else reward

@@ -146,7 +146,7 @@ class RewardTrainee(Trainee):
         self._model = classifier(unwrap(inner.lm.model), self._pad)
         generator = torch.Generator().manual_seed(seed)
         head = ScalarHead(self._model.score.in_features, generator)
-        self._model.score.weight = nn.Parameter(head.weight.detach().to(inner.lm.device))
+        self._model.score.weight = nn.Parameter(head.weight.detach().to(inner.lm.device, inner.lm.dtype))
 
     @property
     def module(self) -> PreTrainedModel:

@@ -1,8 +1,7 @@
 """This process among all processes of a training: its device, its share of the batch, and sums over everybody.
 
-`accelerate launch -m trainers.dpo ...` starts several processes, one a device; without it there is one and every sum is
-its own. On CPUs it starts a single one, whatever number it is given: `ACCELERATE_USE_CPU=true torchrun
---nproc_per_node 2 -m trainers.dpo ...` starts two.
+`accelerate launch --multi_gpu --num_processes 2 -m trainers.dpo ...` starts two processes, one a device; without it
+there is one and every sum is its own. On CPUs `ACCELERATE_USE_CPU=true` stands before it (docs/devices.md).
 """
 
 import random
@@ -67,6 +66,15 @@ class Session:
             raise MissingToolError(
                 f"--track {config.track} needs the package `{config.track}`: `pip install {config.track}`."
             )
+        self.shards = bool(getattr(config, "shard", False))
+        """Whether the processes share one model, of which each holds a part."""
+        if self.shards and self.processes == 1:
+            raise ConfigError(
+                "--shard shares a model among several processes and there is one: start more (docs/devices.md), or"
+                " leave it out."
+            )
+        self.measures = self.main or self.shards
+        """Whether this process captures and evaluates: the main one, or all where each holds a part of the model."""
         self.device = self._device()
         self.accelerator.wait_for_everyone()  # nobody starts the run before everybody has seen that --out is free
 
@@ -76,7 +84,7 @@ class Session:
         if self.processes > 1:
             raise ConfigError(
                 f"--device {self.config.device} was given to {self.processes} processes: leave it out, or choose the"
-                " device with `accelerate launch` (for the CPU: `ACCELERATE_USE_CPU=true torchrun`)."
+                " device with `accelerate launch` (for the CPU: `ACCELERATE_USE_CPU=true accelerate launch`)."
             )
         try:
             device = torch.device(self.config.device)
@@ -89,8 +97,13 @@ class Session:
         return device
 
     def load(self, ref: str | Path) -> LM:
-        """A model to train or to compare with, in float32 on the device."""
-        return LM.load(ref, device=self.device, dtype=torch.float32)
+        """A model to train or to compare with, on the device, in the type of --weights-dtype."""
+        return LM.load(ref, device=self.device, dtype=self.weights)
+
+    @property
+    def weights(self) -> torch.dtype:
+        """Number format of the weights that are trained."""
+        return torch.bfloat16 if self.config.weights_dtype == "bfloat16" else torch.float32
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute in `config.dtype` inside."""
@@ -116,6 +129,12 @@ class Session:
         first = self.rank * self.config.accumulation
         size = len(batch) // (self.processes * self.config.accumulation)
         return [batch[i * size : (i + 1) * size] for i in range(first, first + self.config.accumulation)]
+
+    def shares(self, items: Sequence[T]) -> list[Sequence[T]]:
+        """This process's share of items, in parts that are run at once; all have as many, the last may be empty."""
+        size = self.part_size
+        starts = range(0, len(items), self.processes * size)
+        return [items[start + self.rank * size : start + (self.rank + 1) * size] for start in starts]
 
     def total(self, values: Sequence[float] | torch.Tensor) -> list[float]:
         """Each value summed over the processes (in double precision)."""

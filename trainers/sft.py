@@ -280,11 +280,12 @@ class SFT(Method):
         """Loss and accuracy on the held-out examples; the processes share them."""
         if not self.held_out:
             return {}
-        sums, size = torch.zeros(3, dtype=torch.float64), self.session.part_size
-        for start in range(self.session.rank * size, len(self.held_out), self.session.processes * size):
-            loss = demonstration_loss(model, self.held_out[start : start + size], detail=True)
+        sums = torch.zeros(3, dtype=torch.float64)
+        for part in self.session.shares(self.held_out):
+            loss = demonstration_loss(model, part or self.held_out[:1], detail=True)  # everybody makes as many passes
             correct = loss.metrics["mean_token_accuracy"][0]
-            sums += torch.tensor([float(loss.total), float(correct), loss.count], dtype=torch.float64)
+            if part:
+                sums += torch.tensor([float(loss.total), float(correct), loss.count], dtype=torch.float64)
         total, correct, targets = self.session.total(sums)
         return {"eval_loss": total / targets, "eval_mean_token_accuracy": correct / targets}
 

@@ -1,6 +1,5 @@
 """What is trained (what the optimiser sees, a checkpoint holds, the instruments look at), and its frozen reference."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe import LM
+from probe.model.loading import dtype_of, twin
 from probe.model.scoring import TokenLogprobs, completion_logprobs
 from probe.model.text import Ids, whole_logits
+from trainers.blocks import recompute_blocks
 from trainers.config import TrainConfig
 from trainers.session import Session
 
@@ -44,9 +45,10 @@ class Reference:
 class Trainee:
     """A model of which all weights are trained; subclasses train an adapter in its place, or a head beside it."""
 
-    def __init__(self, lm: LM) -> None:
+    def __init__(self, lm: LM, reference_dtype: str | None = None) -> None:
         self.lm = lm
         """The model that is being trained; its weights change in place."""
+        self._reference_dtype = reference_dtype
 
     @property
     def module(self) -> nn.Module:
@@ -65,6 +67,9 @@ class Trainee:
         """Write an ordinary Hugging Face directory, with further files if there is more to continue from."""
         self.lm.save(directory)
 
+    def give_parts(self) -> None:
+        """Take part in what another process saves; where each has the whole model there is nothing to do."""
+
     def load(self, directory: Path) -> None:
         """Put back in place what `save` wrote.
 
@@ -80,21 +85,37 @@ class Trainee:
 
     def reference(self) -> Reference:
         """The model as it is now, frozen."""
-        return Reference(frozen_copy(self.lm))
+        return Reference(frozen_copy(self.lm, self._reference_dtype))
 
 
-def frozen_copy(lm: LM) -> LM:
-    """A copy with weights of its own that never change."""
-    return LM(copy.deepcopy(lm.model).requires_grad_(False).eval(), lm.tokenizer, lm.ref, lm.directory, lm.run_dir)
+def frozen_copy(lm: LM, dtype: str | None = None) -> LM:
+    """A copy with weights of its own that never change, in another number format if one is given."""
+    kind = dtype_of(dtype) or lm.dtype
+    copies = {
+        name: nn.Parameter(parameter.detach().to(kind, copy=True), requires_grad=False)
+        for name, parameter in lm.model.named_parameters()
+    }
+    return LM(twin(lm.model, copies).eval(), lm.tokenizer, lm.ref, lm.directory, lm.run_dir)
+
+
+@torch.no_grad()
+def cast(model: nn.Module, dtype: str | torch.dtype) -> None:
+    """Hold the weights of `model` in another number format; buffers (rotary frequencies) keep theirs."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype_of(dtype))
 
 
 def load_trainee(session: Session, config: TrainConfig, ref: str | Path) -> Trainee:
-    """The model `ref`, in float32 on the session's device, ready to be trained as `config` asks.
+    """The model `ref` in the type of --weights-dtype on the session's device, ready to be trained as `config` asks.
 
     Raises:
         ModelError: it cannot be loaded.
         ConfigError, MissingToolError: see `make_trainee`.
     """
+    if session.shards:
+        from trainers.sharding import ShardedTrainee
+
+        return ShardedTrainee(session, config, LM.load(ref, device="cpu", dtype=session.weights))
     if config.lora:
         from trainers.lora import starting_point
 
@@ -106,11 +127,15 @@ def make_trainee(lm: LM, config: TrainConfig) -> Trainee:
     """`lm` with all its weights to be trained, or with a new adapter as --lora asks.
 
     Raises:
-        ConfigError: the adapter cannot be put on this model.
+        ConfigError: the adapter cannot be put on this model, or its blocks cannot be found.
         MissingToolError: --lora was given and peft is not installed.
     """
-    if not config.lora:
-        return Trainee(lm)
-    from trainers.lora import LoRATrainee
+    if config.lora:
+        from trainers.lora import LoRATrainee
 
-    return LoRATrainee(lm, config)
+        trainee: Trainee = LoRATrainee(lm, config)
+    else:
+        trainee = Trainee(lm, config.reference_dtype)
+    if config.gradient_checkpointing:
+        recompute_blocks(trainee.lm.model)
+    return trainee

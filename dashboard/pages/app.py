@@ -46,7 +46,7 @@ EXPERIMENTS = {
 }
 """Title and icon of the page of each built-in experiment."""
 ASKS = {
-    **dict.fromkeys(("start", "overview", "train", "training", "findings"), ()),
+    **dict.fromkeys(("start", "overview", "train", "sweep", "training", "findings"), ()),
     **dict.fromkeys(EXPERIMENTS, (BASE, ALIGNED)),
     "experiments": (BASE, ALIGNED),
     "audit": (BASE, ALIGNED),
@@ -64,7 +64,7 @@ STYLE = """<style>
 [data-variant=segmented_control]:focus-visible { outline: 2px solid; outline-offset: 1px; z-index: 1; }
 [data-testid=stButtonGroup] [role=radiogroup] { flex-wrap: wrap; overflow: visible; mask-image: none; }
 [data-tag], [data-testid=stBaseButton-primary] { color: light-dark(#FFFFFF, #0E1117); }
-[data-testid=stCode] .token:is(.keyword, .function, .class-name) { color: light-dark(#1A5FB4, #8CBBF0); }
+[data-testid=stCode] .token:is(.keyword, .function, .class-name, .property) { color: light-dark(#1A5FB4, #8CBBF0); }
 [data-testid=stCode] .token:is(.string, .char) { color: light-dark(#0B6B2B, #86D49B); }
 [data-testid=stCode] .token:is(.operator, .decorator) { color: light-dark(#A84300, #F0A875); }
 [data-testid=stCode] .token:is(.number, .boolean, .builtin) { color: light-dark(#0B6B60, #7FD3C7); }
@@ -102,6 +102,7 @@ page = st.navigation(
         "Training": [
             own_page("overview", "Runs", "account_tree"),
             own_page("train", "New run", "model_training"),
+            own_page("sweep", "Sweep", "grid_view"),
             own_page("training", "Curves and captures", "show_chart"),
             own_page("rewards", "Rewards and KL", "trophy"),
         ],

@@ -73,10 +73,9 @@ def audit_models(
         for lm, name in zip((base, aligned), names, strict=True):
             at(f"{part.name}, {name}")
             share = between(tick, done / whole, (done + part.seconds) / whole)
+            asked = {"seed": seed, "tick": share, "both_forms": False, **part.arguments}
             try:
-                items.append(
-                    obtain(find_experiment(part.experiment), lm, seed=seed, tick=share, **part.arguments).items
-                )
+                items.append(obtain(find_experiment(part.experiment), lm, **asked).items)
             except ProbeError as error:
                 notes.append(f"{part.name} is left out for {name}: {error}")
             done += part.seconds

@@ -43,7 +43,7 @@ class Times(NamedTuple):
     """Where two models differ inside."""
 
 
-SET_TIMES = Times(0.0018, 40.0, 20.0)
+SET_TIMES = Times(0.0018, 32.0, 20.0)
 """SmolLM2-135M-Instruct on two cores."""
 WORLD_TIMES = Times(5e-5, 1.6, 0.4)
 """A sample run on one core."""
@@ -124,7 +124,7 @@ ON_SETS = (
         "truthfulqa",
         {"n": 60, "interventions": 0, "turns": 1},
         (Share("sycophancy", "agrees", where={"kind": "suggests_incorrect"}),),
-        105,
+        63,
         ("accuracy_suggests_incorrect", "turn_of_flip", "flips"),
         further=(Mean("sycophancy.pull", "pull"),),
         derive=_agreement,
@@ -135,7 +135,7 @@ ON_SETS = (
         "truthfulqa",
         {"n": 60, "only": "mc", "form": "auto"},
         (Share("hallucination", "chooses_false"), CalibrationError("calibration")),
-        39,
+        23,
         SAME,
         derive=_errors,
     ),
@@ -145,7 +145,7 @@ ON_SETS = (
         "gsm8k",
         {"n": 10, "samples": 1, "tokens": 100},
         (Rate("chain_of_thought", "accuracy_steps"),),
-        320,
+        160,
         SAME,
     ),
     Part(
@@ -154,7 +154,7 @@ ON_SETS = (
         "sums",
         {"n": 80, "only": "mc", "form": "auto"},
         (Share("sums", "mc1"),),
-        22,
+        15,
         alone=True,
     ),
     Part(
@@ -163,7 +163,7 @@ ON_SETS = (
         "agreeableness",
         {"n": 30, "shots": (8,), "only": "shots", "form": "plain"},
         (Share("in_context", "most_right"),),
-        37,
+        25,
         alone=True,
     ),
 )

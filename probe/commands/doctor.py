@@ -169,16 +169,20 @@ def run_roots() -> list[Finding]:
     import warnings
 
     from probe.runs import RunWarning, list_runs, roots
+    from probe.runs.directories import is_cached, shown_name, store_problems
 
-    findings = []
-    for root in roots():
+    places = roots()
+    findings = [Finding("note", "runs", problem) for problem in store_problems().values()]
+    for root in places:
+        if not root.is_dir() and is_cached(root):
+            continue
         if not root.is_dir():
             findings.append(Finding("note", "runs", f"{root} is not a folder: correct PROBE_RUNS"))
             continue
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always", RunWarning)
             count = len(list_runs(root))
-        findings.append(Finding("ok", "runs", f"{root}: {count} run(s)"))
+        findings.append(Finding("ok", "runs", f"{shown_name(root)}: {count} run(s)"))
         findings += [Finding("note", "runs", str(warning.message)) for warning in notes]
     return findings or [
         Finding(

@@ -28,24 +28,30 @@ UNPAIRED = "\u2020"
 """Marks a difference of values over different items."""
 ABOUT = """usage: probe experiment NAME --model REF [--also REF ...] [--baseline REF] [--data FILE] [OPTIONS]
 
-Run an experiment on a model, print what it found and save it. `--plugin FILE.py` adds your own."""
+Run an experiment on a model, print what it found and save it. `--plugin FILE.py` adds your own.
+`probe experiment --check NAME ...` only checks the options and the files."""
 
 
 def experiment(argv: list[str]) -> int:
-    """Run an experiment: `probe experiment NAME --model REF [--baseline REF]`."""
+    """Run an experiment: `probe experiment NAME --model REF [--baseline REF]`.
+
+    `--check NAME --model REF [OPTIONS]` only checks the options and the files.
+    """
     from probe.experiments.registry import experiments, find_experiment
     from probe.plugins import take
 
     rest = take(argv)
-    choice = choose(rest, "probe experiment", ABOUT, {name: each.title for name, each in experiments().items()})
+    only_check = bool(rest) and rest[0] == "--check"
+    titles = {name: each.title for name, each in experiments().items()}
+    choice = choose(rest[only_check:], "probe experiment", ABOUT, titles)
     if choice is None:
         return 0
-    run(find_experiment(choice[0]), choice[1])
+    run(find_experiment(choice[0]), choice[1], only_check)
     return 0
 
 
-def run(experiment: "Experiment", argv: list[str]) -> None:
-    """Run one experiment as the command line asks.
+def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> None:
+    """Run one experiment as the command line asks, or only check its options and files.
 
     Raises:
         ProbeError: what is wrong with the options, the models or the data.
@@ -94,6 +100,8 @@ def run(experiment: "Experiment", argv: list[str]) -> None:
     if settings.out:
         check_target(settings.out)
     files = prepare(experiment, **options)  # they are refused before a model is loaded
+    if only_check:
+        return
     for note in files.notes:
         say(f"probe: note: {note}", error=True)
     from probe.model.rewards import analysable  # torch, which nobody who asks for help waits for

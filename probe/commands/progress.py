@@ -115,8 +115,8 @@ class StopRequest:
     Outside the main thread, where Python delivers no signals, nothing is asked and nothing changes.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, text: str = "stopping after this step with a checkpoint; once more stops at once") -> None:
+        self.asked, self._text = False, text
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -133,7 +133,7 @@ class StopRequest:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        say("stopping after this step with a checkpoint; once more stops at once")
+        say(self._text)
 
 
 def hear_interrupts() -> None:

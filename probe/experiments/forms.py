@@ -29,6 +29,8 @@ QUESTIONS = 40
 """That are asked again, at most."""
 FORMS = "forms"
 """The table: metric, value, ci_low, ci_high, n of the form that was sent; `other` with its interval, the difference."""
+NOT_ASKED = "left out: it was not asked; measure again to ask it"
+"""Of the other form, where what called the experiment does not read it."""
 NAMED = 2
 """Metrics that the sentence names, the first that the form changes."""
 SIDES = {
@@ -65,14 +67,15 @@ def compare_forms(
         ask: gives the evidence for other arguments.
         tick: of asking again.
         metrics_of: the metrics of an experiment for a table of items.
-        n: questions that are asked again (`count_again`).
+        n: questions that are asked again: `count_again`, or none.
     """
     if arguments.get("form") not in get_args(Form) or arguments.get("data") is None:
         return sent
     form = "chat" if uses_chat(lm, arguments["form"]) else "plain"
     facts = {**sent.facts, "form": form}
     if not n:
-        return replace(sent, facts=facts)
+        spared = {"other_form": NOT_ASKED} if count_again(lm, arguments) else {}
+        return replace(sent, facts=facts | spared)
     other = "plain" if form == "chat" else "chat"
     few = {"form": other, "n": n}
     try:

@@ -97,7 +97,7 @@ def partial_file(request: Call) -> Path:
     return WORK / PARTIAL / f"{_name(request)}.jsonl"
 
 
-def carry_out(request: Call, tick: Tick | None = None) -> Result:
+def carry_out(request: Call, tick: Tick | None = None, both_forms: bool = True) -> Result:
     """The result of a call of one model; one that broke off before goes on where it stopped.
 
     What the model has answered is kept below `WORK` until the result is there (`probe.model.calls`).
@@ -106,7 +106,7 @@ def carry_out(request: Call, tick: Tick | None = None) -> Result:
 
     (lm,) = request.models
     with keep_calls(lm, partial_file(request)):
-        return perform(request.experiment, lm, tick=tick, **request.options)
+        return perform(request.experiment, lm, tick=tick, both_forms=both_forms, **request.options)
 
 
 def obtain(
@@ -116,6 +116,7 @@ def obtain(
     *,
     again: bool = False,
     folder: Path | None = None,
+    both_forms: bool = True,
     tick: Tick | None = None,
     **options: Any,
 ) -> Result:
@@ -129,6 +130,7 @@ def obtain(
         baseline: a second model that answers the same items.
         again: run it even so.
         folder: to look for results and to store them, instead of those of the models.
+        both_forms: see `probe.experiments.run.perform`.
         tick: called with the share that is done.
         options: n, seed, data, and the experiment's own.
     """
@@ -138,7 +140,7 @@ def obtain(
         request = call(experiment, model, **options)
         result = None if again else _as_it_is_called(experiment, find_stored(request, folder), model)
         if result is None:
-            result = carry_out(request, part(tick, index, len(models)))
+            result = carry_out(request, part(tick, index, len(models)), both_forms)
             keep(request, result, folder)
         outcomes.append(result)
         if tick is not None:

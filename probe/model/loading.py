@@ -294,14 +294,26 @@ def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 
 def write(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, dtype: torch.dtype | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    dtype: torch.dtype | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a Hugging Face directory: a new one appears whole, in an old one files are replaced, config.json last."""
+    """Write a Hugging Face directory: a new one appears whole, in an old one files are replaced, config.json last.
+
+    Args:
+        model: what to write.
+        tokenizer: what to write beside it.
+        directory: where.
+        dtype: number format to save in; default: as it is.
+        state: the weights, where the model has none of its own.
+    """
     directory.parent.mkdir(parents=True, exist_ok=True)
     work = directory.parent / f".{directory.name}.{secrets.token_hex(4)}"
     work.mkdir()
     try:
-        _save(model, tokenizer, work, dtype)
+        _save(model, tokenizer, work, dtype, state)
         if not directory.exists():
             work.rename(directory)
             return
@@ -383,27 +395,36 @@ def stamp(model: PreTrainedModel) -> list[tuple[int, int, int]]:
     ]
 
 
-def fingerprint(model: PreTrainedModel) -> str:
-    """SHA-256 of the configuration and of every tensor's name, type, shape and bytes, in hexadecimal."""
+def fingerprint(model: PreTrainedModel, read: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> str:
+    """SHA-256 of the configuration and of every tensor's name, type, shape and bytes, in hexadecimal.
+
+    Args:
+        model: the model.
+        read: gives the values of one of its tensors; called for one after the other.
+    """
     volatile = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
     config = {name: value for name, value in model.config.to_dict().items() if name not in volatile}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in tensors(model).items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(read(tensor).detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _save(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, dtype: torch.dtype | None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    dtype: torch.dtype | None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
-    state: dict[str, Any] = {}
+    state: dict[str, Any] = {} if weights is None else {"state_dict": dict(weights)}
     if dtype not in (None, model.dtype):
         cast = {name: t.to(dtype) if t.is_floating_point() else t for name, t in model.state_dict().items()}
         state = {"state_dict": cast}
     with _no_progress_bar():
         model.save_pretrained(directory, **state)
-    if state:
+    if dtype not in (None, model.dtype):
         file = directory / "config.json"
         config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from probe.errors import ModelError, RunError, brief
-from probe.runs.directories import SHIPPED, find, is_run, is_url, present
+from probe.runs.directories import SHIPPED, find, is_cached, is_run, is_url, present
 from probe.untrusted import parse_json
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -98,6 +98,20 @@ def place(ref: str | Path) -> Path:
         return find(base)
     except RunError:
         return Path(os.path.expanduser(base))
+
+
+def bytes_to_fetch(ref: str) -> int:
+    """Bytes of the checkpoint that `resolve` would fetch from a store; 0 where it is here, or not found."""
+    base, step = split_step(ref)
+    try:
+        directory = _checkpoint(find(base), step)
+    except (RunError, ModelError):
+        directory = Path(base)
+    if not is_cached(directory):
+        return 0
+    from probe.runs.mirror import missing_bytes
+
+    return missing_bytes(directory)
 
 
 def split_step(ref: str) -> tuple[str, str]:

@@ -219,6 +219,7 @@ def can_share(model: nn.Module) -> bool:
     """Whether the keys and values of a prompt can be repeated: a plain growing cache in every layer."""
     inner = unwrap(model)
     recomputes = inner.training and any(getattr(module, "gradient_checkpointing", False) for module in inner.modules())
+    recomputes |= torch.is_grad_enabled() and getattr(inner, "recomputes", False)  # trainers/blocks.py
     return not recomputes and _sees_everything(inner)
 
 
@@ -258,6 +259,25 @@ def _sound(model: nn.Module, way: str, width: int) -> bool:
         "padding": _plain,
     }
     return sharing.agrees(model, way, width, measured(ways[way]), measured(_alone))
+
+
+def settle_ways(model: nn.Module, *others: nn.Module, width: int = 128) -> bool:
+    """Let a model and others of its kind score by ways of one forward pass alone, whatever the lengths of the texts.
+
+    Processes that hold parts of one model have to take the same number of passes, each for texts of its own.
+
+    Args:
+        model: the ways are checked on it, for rows of `width` tokens.
+        others: modules over the same weights.
+        width: see `model`; longer rows are taken on trust.
+
+    Returns:
+        Whether there is such a way: texts can be padded.
+    """
+    padding, trees = _sound(model, "padding", width), can_branch(model) and _sound(model, "trees", width)
+    for each in (model, *others):
+        sharing.settle(each, {"padding": True, "trees": trees, "prefix": False, "cache": False})
+    return padding
 
 
 def check_lengths(model: nn.Module, prompts: Sequence[Ids], totals: Sequence[int]) -> None:

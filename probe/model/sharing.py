@@ -10,7 +10,7 @@ says once.
 import itertools
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,6 +25,8 @@ Measure = Callable[[Any, Sequence[Ids], Sequence[Sequence[Ids]]], Float[Tensor, 
 """A model, prompts and their completions -> numbers that are compared."""
 EXACT, ROUNDED = 1e-3, 0.1
 """The largest difference that passes, in standard deviations of what is compared: in single precision, and in half."""
+ANY = 0
+"""Stands for rows of any length."""
 SHORTEST = 32
 """Tokens of the smallest check."""
 HEAD, LAST = 6, 6
@@ -73,12 +75,20 @@ def agrees(model: nn.Module, way: str, width: int, quick: Measure, alone: Measur
         size *= 2
     with _lock:
         checks = _verdicts.setdefault(inner, {})
+        if (way, ANY) in checks:
+            return checks[way, ANY]
         if (way, size) not in checks:
             verdict = _agrees(inner, size, quick, alone)
             if not verdict and all(before for (name, _), before in checks.items() if name == way):
                 warnings.warn(_sentence(inner, way, size), SharingWarning, stacklevel=4)
             checks[way, size] = verdict
         return checks[way, size]
+
+
+def settle(model: nn.Module, verdicts: Mapping[str, bool]) -> None:
+    """Say for rows of any length which ways are taken for a model, instead of checking them."""
+    with _lock:
+        _verdicts.setdefault(unwrap(model), {}).update({(way, ANY): sound for way, sound in verdicts.items()})
 
 
 def left_out(model: nn.Module) -> list[str]:

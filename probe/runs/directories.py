@@ -9,6 +9,8 @@ from pathlib import Path
 from probe.errors import RunError, brief
 
 RUN_FILE = "run.json"
+SWEEP = ".sweep"
+"""The folder beside the runs of a sweep that has its journal."""
 SHIPPED = Path(__file__).resolve().parents[2] / "sample_runs"
 """The sample runs that come with Probe: next to the package, in a checkout."""
 
@@ -27,13 +29,25 @@ def roots() -> list[Path]:
 
     They are the entries of the environment variable PROBE_RUNS (separated like PATH), or else those of `./runs`,
     `./sample_runs` and the `sample_runs` beside the installed package (in a checkout) that exist. An entry may be a
-    folder of a store (`s3://bucket/runs`): its place is the cache of it on this machine (`probe.runs.mirror`).
+    folder of a store (`s3://bucket/runs`): its place is the cache of it on this machine (`probe.runs.mirror`). Behind
+    each come the folders in it that a sweep has filled (`probe.sweep`).
     """
     entries = settings()
     if entries:
-        return _distinct([local_folder(entry) for entry in entries])
-    here = Path.cwd()
-    return _distinct([path for path in (here / "runs", here / "sample_runs", SHIPPED) if path.is_dir()])
+        places = [local_folder(entry) for entry in entries]
+    else:
+        here = Path.cwd()
+        places = [path for path in (here / "runs", here / "sample_runs", SHIPPED) if path.is_dir()]
+    return _distinct([path for place in places for path in (place, *_swept(place))])
+
+
+def _swept(root: Path) -> list[Path]:
+    """The folders directly in a folder of runs that hold the runs of a sweep; links are not followed."""
+    try:
+        folders = [each for each in os.scandir(root) if each.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    return sorted(Path(each) for each in folders if os.path.isdir(os.path.join(each, SWEEP)))
 
 
 def settings() -> list[str]:

@@ -12,11 +12,13 @@ import re
 import shutil
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from threading import Lock, Thread, get_ident
+from threading import Lock, RLock, Thread, get_ident
+from typing import Any
 
 from probe.errors import ProbeError, RunError, brief
 from probe.runs.directories import RUN_FILE, cache_root, is_run
@@ -116,6 +118,8 @@ class Mirror:
         """Why the store could not be listed when it was last tried, and what is shown instead."""
         self.problems: dict[str, str] = {}
         """Runs that could not be fetched, by name, and why."""
+        self.locks: defaultdict[str, Any] = defaultdict(RLock)
+        """One for each run: a version and what is fetched of it do not mix."""
         self._lock = Lock()
         self._thread: Thread | None = None
         self._listed, self._looked = -FRESH_S, dict[str, float]()
@@ -150,6 +154,8 @@ class Mirror:
             if not is_run(self.path / name):
                 raise RunError(error) from None
             self.problem = self._instead(str(error))
+        else:
+            self._note()
         if not is_run(self.path / name):
             raise RunError(
                 f"`{brief(self.url)}/{name}` holds no run: give the address that one was uploaded to; `probe runs list"
@@ -170,8 +176,8 @@ class Mirror:
                     return True
 
             runs = {name for name, there in zip(names, spread(look, names), strict=True) if there}
+            self._note()
             with disk(self.path):
-                write_atomic(self.path / ADDRESS_FILE, self.url.encode())
                 for path in self.path.iterdir():
                     if path.name not in runs and path.is_dir():
                         shutil.rmtree(path)
@@ -179,6 +185,11 @@ class Mirror:
             self.problem = self._instead(str(error)) if self.path.is_dir() else str(error)
         else:
             self.problem, self.problems = None, problems
+
+    def _note(self) -> None:
+        """Note when the store was read last, and its address."""
+        with disk(self.path):
+            write_atomic(self.path / ADDRESS_FILE, self.url.encode())
 
     def _instead(self, reason: str) -> str:
         """What is shown where the store could not be read, and why."""
@@ -204,12 +215,19 @@ class Mirror:
             if RUN_FILE not in version.files:
                 return is_run(path)  # claimed, and nothing uploaded yet
             try:
-                _update(folder, path, version)
+                with self.locks[name]:
+                    _update(folder, path, version)
             except FileNotFoundError:  # a newer version has taken its place
                 continue
             self._looked[name] = now
             return True
         raise RunError(f"`{brief(folder.url)}` lacks files that its manifest names: upload the run again.")
+
+
+def missing_bytes(path: Path) -> int:
+    """Bytes that `fill` would fetch."""
+    place, name = _split(path)
+    return sum(entry.bytes for entry in _parts(place, name) if _size(place / entry.name) != entry.bytes)
 
 
 def fill(path: Path) -> None:
@@ -218,31 +236,41 @@ def fill(path: Path) -> None:
     Raises:
         RunError: it cannot be fetched.
     """
+    place, name = _split(path)
+    url = address_of(place)
+    if url is None or not name:
+        return
+    owner = mirror(url.rpartition("/")[0])
+    for again in (False, True):
+        with owner.locks[place.name]:
+            parts = _parts(place, name)
+            lacking = [entry for entry in parts if _size(place / entry.name) != entry.bytes]
+            if again and not parts:
+                break
+            if not lacking:
+                return
+            folder = Folder(url)
+            check_room(folder, sum(entry.bytes for entry in lacking), place)
+            try:
+                return _fetch_into(folder, place, lacking)
+            except FileNotFoundError:  # the run has gone on: its version here is an old one
+                owner.refresh_run(place.name)
+    raise RunError(f"`{brief(url)}` has no `{name}` any more: read the page again.")
+
+
+def _split(path: Path) -> tuple[Path, str]:
+    """The run in the cache that a path lies in, and its name there; an empty name for anything else."""
     root, real = cache_root(), Path(os.path.realpath(path))
     if not real.is_relative_to(root) or len(real.relative_to(root).parts) < 3:
-        return
+        return real, ""
     first, run, *rest = real.relative_to(root).parts
-    place, name = root / first / run, "/".join(rest)
-    url = address_of(place)
-    if url is None:
-        return
-    for _ in range(2):
-        lacking = [
-            entry
-            for entry in _version(place).files.values()
-            if f"{entry.name}/".startswith(f"{name}/") and _size(place / entry.name) != entry.bytes
-        ]
-        if not lacking:
-            return
-        folder = Folder(url)
-        check_room(folder, sum(entry.bytes for entry in lacking), place)
-        try:
-            _fetch_into(folder, place, lacking)
-        except FileNotFoundError:  # the run has gone on: its version here is an old one
-            mirror(url.rpartition("/")[0]).refresh_run(run)
-            continue
-        return
-    raise RunError(f"`{brief(url)}` has no `{name}` any more: read the page again.")
+    return root / first / run, "/".join(rest)
+
+
+def _parts(place: Path, name: str) -> list[Entry]:
+    """The files of a run in the cache that are, or lie in, what is called so."""
+    files = _version(place).files.values() if name else ()
+    return [entry for entry in files if f"{entry.name}/".startswith(f"{name}/")]
 
 
 def _update(folder: Folder, path: Path, version: Version) -> None:

@@ -354,7 +354,7 @@ def check_name(name: object) -> str:
     Raises:
         ValueError: it leads out, is hidden, or is no name on every system.
     """
-    if not isinstance(name, str) or len(name) > 1000 or not name.isprintable() or set(name) & set('\\:*?"<>|'):
+    if not isinstance(name, str) or len(name) > 800 or not name.isprintable() or set(name) & set('\\:*?"<>|'):
         raise ValueError("a name of a file is none")
     if any(not part or part.startswith(".") or len(part) > 200 for part in name.split("/")):
         raise ValueError(f"the name {brief(name)!r} leads out of the run")
@@ -376,6 +376,8 @@ def _send_all(path: Path, folder: Folder, before: Version) -> tuple[list[Entry],
             entries = list(spread(partial(_send, path, folder, before, early), dict.fromkeys([*early, *names])))
         except FileNotFoundError:  # a checkpoint was replaced
             continue
+        except OSError as error:
+            raise RunError(f"`{path}` cannot be read ({error.strerror}): see who may read its files.") from error
         units = {_unit(name) for name in bulky}
         if {name: _stamp(path / name) for name in _files(path) if is_bulky(name) and _unit(name) in units} == bulky:
             fresh = [entry for entry in entries if before.files.get(entry.name) != entry]

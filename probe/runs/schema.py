@@ -35,6 +35,7 @@ META_TYPES: dict[str, Any] = {
     "seed": int,
     "step": int,
     "pid": int,
+    "attempt": int,
     "heartbeat": int | float,
     "config": dict,
     "world": dict,

@@ -8,8 +8,9 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
-from probe.errors import RunError
+from probe.errors import ProbeError
 from probe.runs.directories import is_run
+from probe.runs.objects import Folder
 from probe.runs.remote import Fenced, upload
 from probe.runs.schema import CHECKPOINTS, parse_step
 from probe.texts import say
@@ -34,7 +35,7 @@ class Uploads:
             run over: nothing is uploaded any more, and the training should be stopped.
     """
 
-    problem: RunError | None
+    problem: ProbeError | None
 
     def __init__(
         self,
@@ -65,6 +66,12 @@ class Uploads:
         self._thread = Thread(target=self._watch, name="probe-uploads", daemon=True)
 
     def __enter__(self) -> Self:
+        """Begin to watch the run.
+
+        Raises:
+            MissingToolError, ConfigError: the address is none, or its package is not installed.
+        """
+        Folder(self.url)
         self._thread.start()
         return self
 
@@ -75,7 +82,7 @@ class Uploads:
 
         Raises:
             Fenced: a newer attempt has taken the run over.
-            RunError: the last upload failed for `patience` seconds. An error inside of the context goes before both.
+            ProbeError: the last upload failed for `patience` seconds. An error inside of the context goes before both.
         """
         self._end.set()
         self._thread.join()
@@ -110,7 +117,7 @@ class Uploads:
         before = self.problem
         try:
             upload(self.path, self.url, self.attempt)
-        except RunError as error:
+        except ProbeError as error:
             self.problem = error
             if str(error) != str(before):
                 self._tell(str(error))

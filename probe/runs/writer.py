@@ -65,6 +65,8 @@ from probe.runs.storage import (
 
 HEARTBEAT_S = 15.0
 """Seconds between two writings of run.json while a run goes on."""
+ATTEMPT = "PROBE_ATTEMPT"
+"""The variable with the number of an attempt, from 1 on, that a sweep sets (`probe.sweep.attempt`)."""
 
 
 class RunWriter:
@@ -76,7 +78,7 @@ class RunWriter:
 
     def __init__(self, path: Path, meta: dict[str, Any], handle: int | None, seconds: float = 0.0) -> None:
         self.path = path
-        self._meta = meta
+        self._meta = meta | attempt()
         self._handle = handle
         self._start = time.monotonic() - seconds
         self.fixed_prompts = Captures(path).prompts
@@ -175,7 +177,7 @@ class RunWriter:
             for file in files:
                 if file.exists():
                     append_lines(file, [dumps({"event": "resume", "step": step, "time": seconds})])
-            meta = {key: value for key, value in run.meta.items() if key not in ("pid", "host", "message")}
+            meta = {key: value for key, value in run.meta.items() if key not in ("attempt", "pid", "host", "message")}
             changes = {"step": step} if config is None else {"step": step, "config": jsonable(config)}
             return cls(run.path, meta | changes, handle, seconds)
 
@@ -328,9 +330,8 @@ class RunWriter:
 
     def _beat(self) -> None:
         self._meta["heartbeat"] = time.time()
-        self._write_meta(
-            {**self._meta, "status": "running", "pid": os.getpid(), "host": socket.gethostname(), "message": None}
-        )
+        here = {"pid": os.getpid(), "host": socket.gethostname()}
+        self._write_meta({**self._meta, **here, "status": "running", "message": None})
 
     def _write_meta(self, meta: dict[str, Any]) -> None:
         with disk(self.path / RUN_FILE):
@@ -355,6 +356,12 @@ class RunWriter:
 
     def _is_there(self) -> bool:
         return self._folder is not None and _identity(self.path) == self._folder
+
+
+def attempt() -> dict[str, int]:
+    """Which attempt of a sweep's task this process is, as run.json has it; empty outside of a sweep."""
+    number = os.environ.get(ATTEMPT, "")
+    return {"attempt": int(number)} if number.isdecimal() and len(number) < 9 else {}
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

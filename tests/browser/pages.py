@@ -33,10 +33,11 @@ PAGES = {
     "retrieval": f"retrieval?{BOTH}&also=rlvr",
     "continual learning": "continual?base=base&aligned=base",
     "new run": "train",
+    "sweep": "sweep",
     "your experiments": "experiments",
 }
 """Every page, of as many models as the shipped results allow."""
-WITHOUT_FIGURE = ("new run", "your experiments")
+WITHOUT_FIGURE = ("new run", "sweep", "your experiments")
 """Those that draw one only when a reader asks for something."""
 TABLES = ("All measures",)
 """Tabs that show a table and no figure."""

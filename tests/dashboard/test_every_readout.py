@@ -39,6 +39,7 @@ ALWAYS = {
     "hallucination": "has not been measured on",
     "in_context": "has not been measured on",
     "retrieval": "has not been measured on",
+    "sweep": "There is no sweep in the folders of runs",
     "sycophancy": "has not been measured on",
     "train": "Choose a method and a base model",
 }

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard import models
 from dashboard.pages import page_file
+from probe.runs.remote import upload
 from tests.dashboard.pages import Show, again, read, unescape
 from tests.model.test_adapters import adapter
 from tests.models import saved_lm
@@ -219,3 +221,22 @@ def test_a_root_that_may_not_be_read_hides_no_other(show: Show, runs: Path, tmp_
         pytest.skip("This user may read everything.")
     app = show(runs, closed)
     assert "base" in app.selectbox(key="base").options
+
+
+def test_a_large_checkpoint_of_a_store_is_fetched_only_when_asked(
+    show: Show, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PROBE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(models, "COSTLY_BYTES", 1000)
+    monkeypatch.setattr(models, "brief", lambda text, *_: text)
+    store = f"file://{tmp_path}/store"
+    upload(runs / "base", f"{store}/base")
+    app = show(store, page="logits/page.py")
+    assert "GiB to fetch from its store" in read(app)
+    assert buttons(app, "Fetch") == [f"Fetch {store}/base"]
+    weights = sorted((tmp_path / "cache").rglob("model.safetensors"))
+    assert {file.stat().st_size for file in weights} == {0}
+    press(app, "Fetch")
+    assert not app.exception
+    assert buttons(app, "Fetch") == []
+    assert [file.stat().st_size > 0 for file in weights] == [file == weights[-1] for file in weights]

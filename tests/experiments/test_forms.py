@@ -12,6 +12,7 @@ from probe.experiments import forms
 from probe.experiments.forms import FORMS, form_notes
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
+from probe.experiments.run import perform
 from probe.model.lm import LM
 from tests.experiments.test_data_files import CASES
 from tests.models import byte_tokenizer, random_lm
@@ -132,3 +133,13 @@ def test_an_experiment_of_ones_own_may_mean_something_else_by_a_form(chat: LM, r
         result = probe.run_experiment("shapes", chat, data=str(tmp_path / "data.txt"), form=form)
         assert FORMS not in result.tables
         assert result.summary["value"].tolist() == [5.0]
+
+
+def test_the_other_form_is_spared_where_nobody_reads_it(chat: LM) -> None:
+    name, data, _, options = CASES["hallucination"]
+    result = perform(find_experiment(name), chat, data=DATA / data, seed=1, both_forms=False, **options)
+    assert FORMS not in result.tables
+    (note,) = form_notes(result, find_experiment(name))
+    assert "in the plain form; the other form is left out: it was not asked" in note
+    whole = asked("hallucination", chat)
+    pd.testing.assert_frame_equal(result.items, whole.items)

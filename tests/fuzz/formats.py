@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -51,8 +52,12 @@ from probe.runs.captured import (
     rollout_table,
     token_measures,
 )
+from probe.runs.objects import Folder
+from probe.runs.remote import read_version, upload
 from probe.runs.schema import ProbePrompt, dumps
 from probe.runs.thinning import thin
+from probe.sweep import read_spec, read_sweep
+from probe.sweep.journal import JOURNAL, LOGS
 from probe.sycophancy.beliefs import read_questions as read_templates
 from probe.sycophancy.choices import read_choices
 from probe.sycophancy.feedback import read_texts
@@ -332,6 +337,38 @@ def read_job(path: Path) -> None:
         str(found.status)
 
 
+def sweep(folder: Path) -> Path:
+    """A sweep of a training and an experiment on it."""
+    (folder / ".sweep" / LOGS).mkdir(parents=True)
+    about = {"recipe": {"steps": 3}, "command": ["probe", "train"], "entry": "a"}
+    tasks = [{"name": "run", "kind": "train"} | about, {"name": "ask", "kind": "experiment", "needs": ["run"]} | about]
+    events: list[object] = [{"event": "begin", "tasks": tasks}, {"event": "submit", "task": "run", "attempt": 1}]
+    events += [{"event": "start", "task": "run", "time": 1.0, "node": "a"}]
+    events += [{"event": "end", "task": task["name"], "state": "finished", "time": 3.0} for task in tasks]
+    (folder / ".sweep" / JOURNAL).write_text("\n".join(map(dumps, events)))
+    answer = {"summary": [{"metric": "deferral", "value": 0.5, "n": 4}]}
+    (folder / ".sweep" / LOGS / "ask.json").write_text(dumps(answer))
+    write_run(folder / "run").finish()
+    return folder
+
+
+def sweep_spec(folder: Path) -> Path:
+    """A spec with every key."""
+    train = 'name = "a"\nmethod = "dpo"\nseeds = [0, 1]\noptions = {base = "m/m", world = {people = 3}}\n'
+    train += "grid = {beta = [0.1, 0.2]}\neach = [{steps = 3}]\ncpus = 1\ngpus = 0.5\nretries = 1\n"
+    ask = 'name = "sycophancy"\nof = ["a"]\noptions = {n = 3}\n'
+    (folder / "spec.toml").write_text(f'out = "x"\n[[train]]\n{train}[[experiment]]\n{ask}')
+    return folder
+
+
+def read_whole_sweep(path: Path) -> None:
+    """How each task stands, and the numbers."""
+    found = read_sweep(path)
+    for name, task in found.tasks.items():
+        silent(f"{found.sentence} {task.seconds} {found.progress(name)} {found.log(name)} {task.command}")
+    found.results()
+
+
 def result(folder: Path) -> Path:
     """A stored result with a table and a figure."""
     items = pd.DataFrame({"item": ["a", "b"], "model": "m", "x": [0.5, 1.5], "said": ["yes", "no"]})
@@ -501,6 +538,20 @@ PEFT = (
 )
 """What peft ignores in the settings of an adapter is told to the user."""
 
+
+def stored(folder: Path) -> Path:
+    """A run in a store."""
+    upload(run(folder), f"file://{folder}/store")
+    return folder / "store"
+
+
+def read_stored(path: Path) -> None:
+    """The version that the manifest describes; no name leads out."""
+    version = read_version(Folder(f"file://{path}"), 1)
+    for entry in version.files.values():
+        assert os.path.realpath(path / entry.name).startswith(f"{os.path.realpath(path)}{os.sep}")
+
+
 FORMATS = (
     Format("config.json", model, "config.json", mutate_json, read_model),
     Format("config.json of gpt2", gpt2, "config.json", mutate_json, read_model),
@@ -513,6 +564,7 @@ FORMATS = (
     Format("adapter_config.json", adapter, "adapter_config.json", mutate_json, read_model, PEFT),
     Format("adapter_model.safetensors", adapter, "adapter_model.safetensors", mutate_safetensors, LM.load),
     Format("run.json", run, "run.json", mutate_json, read_run),
+    Format("manifest in a store", stored, "attempts/00000001.json", mutate_json, read_stored),
     Format("metrics.jsonl", run, "metrics.jsonl", mutate_lines, read_metrics),
     Format("rollouts.jsonl", rollouts, "rollouts.jsonl", mutate_lines, read_rollouts),
     Format("captures/index.jsonl", captures, "captures/index.jsonl", mutate_lines, read_captures),
@@ -521,6 +573,9 @@ FORMATS = (
     Format("packed captures", thinned, "captures/00000002.safetensors", mutate_safetensors, read_captures),
     Format("prompts of packed captures", thinned, "captures/prompts.json", mutate_json, read_captures),
     Format(".training/NAME.json", job, f"{jobs.FOLDER}/run.json", mutate_json, read_job),
+    Format(".sweep/journal.jsonl", sweep, f".sweep/{JOURNAL}", mutate_lines, read_whole_sweep),
+    Format(".sweep/logs/NAME.json", sweep, f".sweep/{LOGS}/ask.json", mutate_json, read_whole_sweep),
+    Format("spec of a sweep", sweep_spec, "spec.toml", mutate_bytes, lambda path: read_spec(path / "spec.toml")),
     Format("result.json", result, "result.json", mutate_json, read_result),
     Format("items.json.gz", result, "items.json.gz", packed(mutate_json), read_result),
     Format("tables/NAME.jsonl", result, "tables/curve.jsonl", mutate_lines, read_result),

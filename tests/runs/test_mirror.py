@@ -13,9 +13,9 @@ from probe import cli
 from probe.errors import ModelError, RunError
 from probe.experiments.store import run_homes
 from probe.model.adapters import base_of
-from probe.model.references import place, resolve
+from probe.model.references import bytes_to_fetch, place, resolve
 from probe.runs import RunWarning, RunWriter, list_runs, mirror, open_run, roots
-from probe.runs.directories import cache_root, find, is_cached, shown_name
+from probe.runs.directories import cache_root, find, is_cached, present, shown_name
 from probe.runs.objects import Folder
 from probe.runs.remote import claim, upload
 from tests.runs.conftest import HEADLINE, Make
@@ -65,12 +65,31 @@ def test_listed_at_once_and_fetched_when_opened(writer: RunWriter, store: str, c
     assert [file.stat().st_size for file in bulky] == [0, 0, 0]
     assert run.captures().load(1)["entropy"].tolist() == [[1.0, 1.0]]
     assert [file.stat().st_size > 0 for file in bulky] == [True, False, False]
+    assert bytes_to_fetch("run@1") == sum(
+        file.stat().st_size for file in (writer.path / "checkpoints/00000001").iterdir()
+    )
     with pytest.raises(ModelError, match=r"has no config\.json"):  # fetched, and found to be none
         resolve(f"{store}/run@1")
+    assert bytes_to_fetch("run@1") == 0
     assert tree(run.path) == tree(writer.path)
     assert find("run") == find(f"{store}/run") == run.path
     assert shown_name(run.path) == f"{store}/run"
     assert run_homes(run.path)[0] == Path("results/run")
+
+
+def test_an_address_is_enough(writer: RunWriter, store: str) -> None:
+    """Nothing of the folder has been listed before."""
+    assert open_run(f"{store}/run").captures().load(1)["entropy"].tolist() == [[1.0, 1.0]]
+
+
+def test_a_checkpoint_that_is_gone_is_not_shown_as_another(writer: RunWriter, store: str) -> None:
+    (run,) = list_runs()
+    with writer.checkpoint(1) as folder:
+        (folder / "config.json").write_text("{}")
+    upload(writer.path, f"{store}/run")
+    with pytest.raises(RunError, match=r"has no `checkpoints/00000001/model.safetensors` any more"):
+        present(run.path / "checkpoints" / "00000001" / "model.safetensors")
+    assert [file.name for file in (run.path / "checkpoints" / "00000001").iterdir()] == ["config.json"]
 
 
 def test_a_run_that_goes_on_is_read_anew(writer: RunWriter, store: str) -> None:

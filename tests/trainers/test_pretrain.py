@@ -284,10 +284,10 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_weights(pretraining: C
 
 
 def test_decay_acts_on_matrices_only(model_dir: Path) -> None:
-    from trainers.loop import make_optimizer
+    from trainers.optimizer import Optimizer
 
     model = LM.load(model_dir).model
-    groups = make_optimizer(model, PretrainConfig(out=Path("x"), weight_decay=0.1)).param_groups
+    groups = Optimizer(model, PretrainConfig(out=Path("x"), weight_decay=0.1)).param_groups
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     assert all(p.ndim == 2 for p in groups[0]["params"])
     assert all(p.ndim == 1 for p in groups[1]["params"])

@@ -43,6 +43,8 @@ DIRECTIONS, NEW_TOKENS = 15, 24
 """Random directions beside each dose of steering, and tokens of a continuation."""
 IN_A_WORLD, REAL = (24, (-0.5, -0.25, 0.25, 0.5)), (8, (-0.25, 0.25))
 """Pairs of answers by which steering is measured, and doses: for small models of a world, and for those of none."""
+HOOKED = 3.0
+"""Time of the pairs while a direction is added, against that without: prompts are then run again for each answer."""
 TIMED = 32
 """Vectors whose lens is timed; the nulls read `LENSES` a position."""
 LENSES = 302
@@ -193,7 +195,7 @@ def steer_base(pair: Pair, found: "FirstTokens", source: dict[str, Any]) -> "Ste
             steer,
             *pair.lms,
             button="Run the steered base",
-            seconds=1.5 * each * len(alphas) * (1 + DIRECTIONS),
+            seconds=HOOKED * each * len(alphas) * (1 + DIRECTIONS),
             key="first-steer",
             say="The base answers with the difference and with random directions",
             **options,

@@ -34,7 +34,7 @@ TIMED, MOMENT_S = 4, 0.5
 """Pairs that are timed first, and seconds from which on they tell how long all take."""
 KINDS = {"Blocks": "block", "Attention": "attention", "Heads": "head", "Shared keys": "keys", "MLPs": "mlp"}
 """Kinds of parts by what they are called."""
-CLAIMS = "false claims of their world, or of TruthfulQA, against the truth"
+CLAIMS = "false claims of their world or of TruthfulQA"
 """What is asked without a file."""
 
 

@@ -1,0 +1,192 @@
+"""Sweep: how the tasks of a sweep stand, with their commands, the log of one that failed, and ways to its curves."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.components.details import details
+from dashboard.markdown import escape_markdown, finding, guard_callback, note, prose
+from dashboard.state import current, keep, training_link
+from probe.errors import ConfigError
+from probe.sweep import Sweep, find_sweeps, read_sweep
+from probe.sweep.journal import TaskState, log_file
+
+CHOSEN, TASK = "sweep", "sweep_task"
+"""Keys of the sweep that is shown, and of the task whose command and log are."""
+REFRESH_S = 2
+LINES = 12
+"""Lines of a log that are shown."""
+SPEC = """\
+out = "runs/betas"
+
+[[train]]
+name = "base"
+method = "pretrain"
+seeds = [0, 1, 2]
+options = {steps = 300}
+
+[[train]]
+name = "dpo"
+method = "dpo"
+options = {base = "base", steps = 100}
+grid = {beta = [0.1, 0.3], annotator = ["agreeable", "honest"]}
+
+[[experiment]]
+name = "sycophancy"
+of = ["base", "dpo"]
+options = {n = 100}
+"""
+CODE = """import probe
+
+sweep = probe.sweep.read_sweep({0!r})     # or probe.sweep.run_sweep("SPEC.toml"), which runs it
+sweep.sentence, sweep.tasks
+sweep.results()                         # one row a metric of each run and experiment"""
+DEFINITION = """
+Every **task** is an ordinary `probe train` or `probe experiment`. It starts when all tasks that it needs are finished.
+A task whose process or machine was **lost** is started again, from the last checkpoint of its run; **skipped** ones
+need a task that failed. `probe sweep SPEC.toml` goes on with all that is not finished. The state comes from the journal
+in `.sweep` beside the runs, where the logs lie too.
+"""
+MARKS = {
+    "finished": "\u2713 finished",
+    "running": "\u25b6 running",
+    "waiting": "\u2026 waiting",
+    "interrupted": "\u2016 interrupted",
+    "lost": "\u21bb lost",
+    "failed": "\u2717 failed",
+    "skipped": "\u2212 skipped",
+}
+
+
+def empty() -> None:
+    """What a sweep is, and how to make one."""
+    finding("There is no sweep in the folders of runs.")
+    st.markdown(
+        "A sweep is many trainings and experiments as one graph: a grid over options and seeds, resumed where it"
+        " stopped. Save this as `betas.toml`, which is 15 trainings and 15 experiments, and run"
+        " `probe sweep betas.toml`:"
+    )
+    st.code(SPEC, language="toml")
+    note("The tasks show their progress here. `probe sweep betas.toml --check` lists them and starts nothing.")
+
+
+def sweeps() -> dict[str, Path]:
+    """The folders with a sweep by name; the path, where two have one name."""
+    folders = find_sweeps()
+    names = [folder.name for folder in folders]
+    return {path.name if names.count(path.name) == 1 else str(path): path for path in folders}
+
+
+def table(sweep: Sweep) -> pd.DataFrame:
+    """One row a task."""
+    rows = []
+    for task in sweep.tasks.values():
+        step, steps = sweep.progress(task.name) or (None, None)
+        done = 1.0 if task.state == "finished" else step / steps if step is not None and steps else None
+        rows.append(
+            {
+                "task": task.name,
+                "state": MARKS[task.state],
+                "progress": done,
+                "steps": "" if step is None else f"{step:,} of {steps:,}",
+                "minutes": None if task.seconds is None else task.seconds / 60,
+                "attempts": task.attempt,
+                "machine": task.node,
+                "needs": ", ".join(task.needs),
+                "command": shlex.join(task.command),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+COLUMNS = {
+    "task": st.column_config.TextColumn(pinned=True),
+    "progress": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1, width=110),
+    "minutes": st.column_config.NumberColumn(format="%.1f", width=70, help="Of the last attempt."),
+    "attempts": st.column_config.NumberColumn(width=70, help="How many times the task was started."),
+}
+
+
+def links(sweep: Sweep) -> None:
+    """Ways to the curves of each entry's runs."""
+    store = current().store
+    labels = {os.path.realpath(run.path): label for label, run in store.runs.items()}
+    groups: dict[str, list[str]] = {}
+    for task in sweep.tasks.values():
+        label = labels.get(os.path.realpath(sweep.out / task.name))
+        if task.kind == "train" and label is not None:
+            groups.setdefault(task.entry, []).append(label)
+    if not groups:
+        return
+    with st.container(horizontal=True):
+        for entry, runs in groups.items():
+            count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+            training_link(escape_markdown(f"Curves of {entry} ({count})"), *runs)
+
+
+def one_task(sweep: Sweep) -> None:
+    """The command and the log of a task; at first of one that failed."""
+    order = ("failed", "lost", "running", "interrupted", "finished", "skipped", "waiting")
+    names = [task.name for task in sorted(sweep.tasks.values(), key=lambda task: order.index(task.state))]
+    name = st.selectbox("Task", names, key=keep(TASK, names, names[0]), bind="query-params")
+    task = sweep.tasks[name]
+    if task.message:
+        tell(task)
+    st.code(shlex.join(task.command), language=None, wrap_lines=True)
+    lines = sweep.log(name)
+    if lines:
+        st.code("\n".join(lines[-LINES:]), language=None, wrap_lines=True)
+        note(f"The end of `{log_file(sweep.folder, name)}`.")
+    else:
+        note("It has printed nothing yet.")
+
+
+def tell(task: TaskState) -> None:
+    """Why a task is not finished."""
+    (st.error if task.state == "failed" else st.info)(prose(task.message))
+
+
+def show(folder: Path, name: str, live: bool, answer: Any) -> None:
+    """A sweep; looks again by itself while it goes on."""
+    sweep = read_sweep(folder)
+    with answer.container():
+        finding(f"{name}: {sweep.sentence}")
+    if not sweep.tasks:
+        note("It has no tasks yet.")
+        return
+    tasks = table(sweep)
+    st.dataframe(tasks, hide_index=True, column_config=COLUMNS, height="content" if len(tasks) < 16 else 560)
+    links(sweep)
+    one_task(sweep)
+    if live and not sweep.live:
+        st.rerun()
+
+
+def page() -> None:
+    """The page from top to bottom."""
+    answer, folders = st.empty(), sweeps()
+    if not folders:
+        with answer.container():
+            empty()
+        return
+    names = list(folders)
+    key = keep(CHOSEN, names, names[0])
+    name = st.selectbox("Sweep", names, key=key, bind="query-params") if len(names) > 1 else names[0]
+    folder = folders[name]
+    try:
+        sweep = read_sweep(folder)
+    except ConfigError as error:
+        with answer.container():
+            finding(f"{name} cannot be read.")
+        st.error(prose(error))
+        return
+    every = REFRESH_S if sweep.live else None
+    st.fragment(guard_callback(show), run_every=every)(folder, name, sweep.live, answer)
+    details((), DEFINITION, CODE.format(str(folder)), {"tasks": table(sweep)})
+
+
+page()

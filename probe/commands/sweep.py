@@ -1,0 +1,213 @@
+"""`probe sweep SPEC.toml`: many trainings and experiments as one graph of tasks, with their progress as a table."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from probe.commands.tables import remark, show
+from probe.commands.terminal import safe
+from probe.errors import ConfigError
+from probe.options import parse
+from probe.texts import console, say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from probe.sweep.journal import Sweep, TaskState
+    from probe.sweep.spec import Spec
+
+COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "lost": "yellow", "failed": "red"}
+INTERRUPTED = 130
+
+
+def sweep(argv: list[str]) -> int:
+    """Run trainings and experiments as one graph, and go on where it stopped: `probe sweep SPEC.toml`."""
+    from dataclasses import dataclass
+    from pathlib import Path
+
+    import tyro
+
+    @dataclass(frozen=True, kw_only=True)
+    class SweepOptions:
+        """Run all trainings and experiments that a spec describes, each as an ordinary `probe train` or `probe
+        experiment`. What is finished is not made again, what was interrupted is resumed, what failed is tried again.
+
+        With Ray (pip install "probe-lm[sweep]") several tasks run at once, else one after the other. Ctrl-C lets
+        trainings write a checkpoint; the same command goes on from there.
+
+        Exit status: 0; 1 where a task failed; 2 where something cannot be used; 130 after Ctrl-C.
+        """
+
+        spec: tyro.conf.Positional[Path]
+        """The TOML file that describes the sweep (docs/sweep.md)."""
+        address: str | None = None
+        """A Ray cluster to run on: `auto` or HOST:PORT; without it Ray is started on this machine alone."""
+        cpus: int | None = None
+        """CPUs that the tasks share on this machine (default: all)."""
+        serial: bool = False
+        """Run one task after the other, without Ray."""
+        check: bool = False
+        """Check the spec, list the tasks with their commands, and start nothing."""
+        json: bool = False
+        """Print the tasks as JSON instead of a table."""
+
+    settings = parse(SweepOptions, argv, "probe sweep")
+    if settings.cpus is not None and (settings.cpus < 1 or settings.address is not None):
+        raise ConfigError(f"--cpus is {settings.cpus}; expected 1 or more, and no --address, which has its own.")
+    if settings.serial and (settings.cpus is not None or settings.address is not None):
+        raise ConfigError("--serial runs one task after the other: leave --cpus and --address out, or --serial.")
+
+    from probe.commands.progress import StopRequest
+    from probe.sweep.schedule import check_unchanged, run_sweep
+    from probe.sweep.spec import check_commands, read_spec
+
+    spec = read_spec(settings.spec)
+    if settings.check:
+        check_commands(spec)
+        check_unchanged(spec)
+        list_tasks(spec, settings.json)
+        return 0
+    with StopRequest(STOPPING) as request, Screen() as screen:
+        found = run_sweep(
+            spec,
+            address=settings.address,
+            cpus=settings.cpus,
+            serial=settings.serial,
+            stop=lambda: request.asked,
+            tick=screen.draw,
+        )
+    if settings.json:
+        say(json.dumps(list(rows(found)), indent=2))
+    else:
+        show(table(found), list(rows(found)))
+    for task in found.tasks.values():
+        if task.message and task.state in ("failed", "skipped"):
+            say(f"probe: {task.name} {task.state}: {task.message}", error=True)
+    remark(f"{found.sentence} Runs in {found.out}, logs in {found.folder}")
+    if found.finished:
+        return 0
+    return INTERRUPTED if request.asked else 1
+
+
+STOPPING = "stopping: trainings end after their step with a checkpoint; once more stops at once"
+
+
+def list_tasks(spec: "Spec", as_json: bool) -> None:
+    """Print the tasks of a spec with the commands that they are."""
+    import shlex
+
+    from probe.commands.tables import grid
+
+    lines = [
+        {"task": each.name, "needs": " ".join(each.needs), "command": shlex.join(["probe", *each.words])}
+        for each in spec.tasks
+    ]
+    if as_json:
+        say(json.dumps(lines, indent=2))
+        return
+    output = grid()
+    for name in ("task", "needs", "command"):
+        output.add_column(name)
+    for line in lines:
+        output.add_row(*map(safe, line.values()))
+    show(output, lines)
+
+
+def rows(found: "Sweep") -> "Iterator[dict[str, Any]]":
+    """One row a task: `task`, `state`, `step`, `steps`, `minutes`, `attempt`, `node`, `command`, `message`."""
+    import shlex
+
+    for task in found.tasks.values():
+        step, steps = found.progress(task.name) or (None, None)
+        minutes = None if task.seconds is None else round(task.seconds / 60, 2)
+        yield {
+            "task": task.name,
+            "state": task.state,
+            "step": step,
+            "steps": steps,
+            "minutes": minutes,
+            "attempt": task.attempt,
+            "node": task.node,
+            "command": shlex.join(task.command),
+            "message": task.message,
+        }
+
+
+def table(found: "Sweep", most: int | None = None) -> "Table":
+    """The tasks for a terminal; with `most` those that run or failed first, and how many are left out."""
+    from probe.commands.tables import grid
+
+    tasks = list(found.tasks.values())
+    caption = None
+    if most is not None and len(tasks) > most:
+        order = ("running", "lost", "failed", "interrupted", "waiting", "skipped", "finished")
+        shown = {task.name for task in sorted(tasks, key=lambda task: order.index(task.state))[:most]}
+        caption = f"{len(tasks) - most} further tasks"
+        tasks = [task for task in tasks if task.name in shown]
+    output = grid(safe(found.sentence) if most is not None else "", caption)
+    for name in ("task", "state", "steps", "minutes", "machine"):
+        output.add_column(name, justify="right" if name in ("steps", "minutes") else "left")
+    for task in tasks:
+        colour = COLOURS.get(task.state)
+        state = f"[{colour}]{task.state}[/]" if colour else task.state
+        output.add_row(safe(task.name), state, _steps(found, task), _minutes(task), safe(task.node))
+    return output
+
+
+def _steps(found: "Sweep", task: "TaskState") -> str:
+    progress = found.progress(task.name)
+    return "" if progress is None else f"{progress[0]:,} of {progress[1]:,}"
+
+
+def _minutes(task: "TaskState") -> str:
+    return "" if task.seconds is None else f"{task.seconds / 60:.1f}"
+
+
+class Screen:
+    """The progress on standard error: a live table on a terminal, else one line whenever a task changes its state."""
+
+    EVERY_S = 1.0
+
+    def __init__(self) -> None:
+        from rich.live import Live
+
+        screen = console(error=True)
+        self._live = Live(console=screen, auto_refresh=False, transient=True) if sys.stderr.isatty() else None
+        self._states: dict[str, tuple[str, int]] = {}
+        self._last = 0.0
+
+    def draw(self, found: "Sweep") -> None:
+        """Show how the sweep stands now."""
+        if self._live is None:
+            for task in found.tasks.values():
+                state = task.state, task.attempt
+                if self._states.get(task.name, ("waiting", 0)) != state and task.state != "waiting":
+                    say(_line(found, task), error=True)
+                self._states[task.name] = state
+        elif time.monotonic() - self._last > self.EVERY_S:
+            self._last = time.monotonic()
+            self._live.update(table(found, max(self._live.console.height - 8, 4)), refresh=True)
+
+    def __enter__(self) -> "Screen":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            with suppress(BrokenPipeError):
+                self._live.stop()
+
+
+def _line(found: "Sweep", task: "TaskState") -> str:
+    """A task's new state in a line."""
+    parts = [f"{task.name}: {task.state}"]
+    if task.state == "running":
+        parts.append(f"attempt {task.attempt} on {task.node}")
+    elif task.seconds is not None and task.state != "skipped":
+        parts.append(f"after {_minutes(task)} minutes")
+    done = f"({found.count('finished')} of {len(found.tasks)} tasks finished)"
+    return f"{', '.join(parts)} {done}" + (f": {task.message}" if task.message else "")

@@ -1,0 +1,266 @@
+"""One attempt at a task: its command as a process of its own, started, watched, stopped, and ended with its starter.
+
+An attempt starts only when nobody writes the run any more. A lost one (its process was killed, its machine is gone) may
+live on for a moment: its process notices that its starter is gone (`probe.cli`), and until it has ended the run is
+locked, or its heartbeat is heard. The next attempt waits for that and resumes the run from its last checkpoint.
+"""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from probe.errors import ProbeError, RunError
+from probe.runs.directories import is_run
+from probe.runs.reader import STALE_S, Run
+from probe.sweep.journal import LOGS, answer_file, log_file
+from probe.sweep.spec import Task
+
+PATIENCE_S = 2 * STALE_S
+"""How long an attempt waits for another process that writes the run."""
+STOP_S = 60.0
+"""How long an attempt has to end by itself when the sweep is broken off."""
+INTERRUPTED = 130
+
+
+class Watch(Protocol):
+    """Sends a run on while it is trained: a context around the training, which sends it once more when it is left.
+
+    Leaving it raises a `ProbeError` when the run could not be sent, which fails the task.
+    """
+
+    def __enter__(self) -> object:
+        """Begin to watch the run for new checkpoints."""
+
+    def __exit__(self, *error: Any) -> object:
+        """Send the run as it ended."""
+
+    def taken_over(self) -> bool:
+        """Whether a newer attempt is at work: then this one must end, and nothing of it is sent any more."""
+
+
+class Store(Protocol):
+    """Copies runs to a place that other machines reach; used where a task runs, so it must be picklable."""
+
+    def newest(self, run: Path) -> int:
+        """The highest number with which a run was taken over; 0 where it was never sent.
+
+        Raises:
+            ProbeError: the store cannot be asked.
+        """
+
+    def bring(self, run: Path) -> None:
+        """Let a run of an earlier task lie here.
+
+        Raises:
+            ProbeError: it cannot be brought, which fails the task.
+        """
+
+    def watch(self, run: Path, number: int) -> Watch:
+        """Take the run of a task over: let it lie here as it was sent last, if it was.
+
+        Args:
+            run: the directory.
+            number: higher than all before it; nothing of lower ones is sent any more.
+
+        Raises:
+            ProbeError: it cannot be brought, or the number is taken.
+        """
+
+
+@dataclass(frozen=True)
+class Order:
+    """What an engine needs to make an attempt; the same on every machine."""
+
+    task: Task
+    attempt: int
+    """From 1 on, over all runs of the sweep."""
+    folder: Path
+    """The sweep's own folder, for logs."""
+    directory: Path
+    """The working directory: relative paths of the spec are meant from here."""
+    environment: Mapping[str, str]
+    """Variables that a task has wherever it runs."""
+    store: Store | None = None
+    number: int = 0
+    """With which the task takes its run over in the store."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended."""
+
+    task: str
+    state: str
+    """`finished`, `failed`, `interrupted` or `lost`."""
+    message: str = ""
+    node: str = ""
+    answer: str = ""
+    """What an experiment has answered, as JSON."""
+
+
+class Attempt:
+    """An attempt at a task on this machine; `poll` carries it on, without waiting."""
+
+    def __init__(self, order: Order) -> None:
+        self.order, self.task = order, order.task
+        self.node = socket.gethostname()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._since = time.monotonic()
+        self._stopped = self._brought = False
+        self._watch: Watch | None = None
+        self._start_of_log = 0
+
+    @property
+    def _run(self) -> Path:
+        """The run, wherever this process works."""
+        return self.order.directory / self.task.run
+
+    def poll(self) -> Ended | None:
+        """Start the process as soon as it may, send what is new, and say how it ended once it has."""
+        try:
+            if self._process is None:
+                return self._begin()
+            status = self._process.poll()
+            if self._watch is not None and self._watch.taken_over():
+                self.kill()
+                return self._ended("lost", "A newer attempt has taken its run over.")
+            if status is None:
+                return None
+            self._leave()
+            return self._outcome(status)
+        except (ProbeError, OSError) as error:
+            self.kill()
+            return self._ended("failed", str(error))
+
+    def stop(self) -> None:
+        """Ask it to end: a training finishes its step and writes a checkpoint; a second time it ends at once."""
+        self._stopped = True
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End its process and all that it has started."""
+        if self._process is not None and self._process.poll() is None:
+            if os.name == "posix":
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+            self._process.wait()
+        with suppress(ProbeError):
+            self._leave()
+
+    def close(self) -> None:
+        """Ask it to end, and end it after `STOP_S` seconds."""
+        if self._process is not None:
+            self.stop()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_S)
+            self.kill()
+
+    def _begin(self) -> Ended | None:
+        store = self.order.store
+        if self._stopped:
+            return self._ended("interrupted")
+        if not self.order.directory.is_dir():
+            raise RunError(f"{self.node} has no folder `{self.order.directory}`, where the sweep works: share it.")
+        if self._is_written():
+            if time.monotonic() - self._since > PATIENCE_S:
+                raise RunError(f"`{self.task.run}` is being written by another process: end it and start again.")
+            return None
+        if store is not None and not self._brought:
+            for run in self.task.reads:
+                if run != self.task.run:
+                    store.bring(self.order.directory / run)
+            watch = store.watch(self._run, self.order.number)
+            watch.__enter__()
+            self._watch, self._brought = watch, True
+        words = list(self.task.words)
+        if self.task.kind == "train" and is_run(self._run):
+            if Run(self._run).status == "finished":
+                self._leave()
+                return self._ended("finished")
+            words.append("--resume")
+        self._start(words)
+        return None
+
+    def _is_written(self) -> bool:
+        """Whether another process, perhaps of a lost attempt, writes the run."""
+        return self.task.kind == "train" and is_run(self._run) and Run(self._run).status == "running"
+
+    def _start(self, words: list[str]) -> None:
+        folder = self.order.directory / self.order.folder
+        (folder / LOGS).mkdir(parents=True, exist_ok=True)
+        environment = dict(os.environ) | dict(self.order.environment)
+        environment |= {"PROBE_PARENT": str(os.getpid()), "PROBE_ATTEMPT": str(self.order.attempt)}
+        with _opened(log_file(folder, self.task.name), "ab") as log:
+            log.write(f"# attempt {self.order.attempt} on {self.node}: {shlex.join(['probe', *words])}\n".encode())
+            log.flush()
+            self._start_of_log = log.tell()
+            answer = log if self.task.kind == "train" else _opened(answer_file(folder, self.task.name), "wb")
+            with answer:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "probe.cli", *words],
+                    cwd=self.order.directory,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=answer,
+                    stderr=log,
+                    start_new_session=True,
+                )
+
+    def _leave(self) -> None:
+        """Let the run be sent as it is now, for the last time."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.__exit__(None, None, None)
+
+    def _outcome(self, status: int) -> Ended:
+        if status == 0 and (self.task.kind == "experiment" or Run(self._run).status == "finished"):
+            return self._ended("finished")
+        if status == INTERRUPTED or self._stopped:
+            return self._ended("interrupted")
+        if status < 0:
+            why = ", often for want of memory" if status == -signal.SIGKILL else ""
+            return self._ended("lost", f"Its process on {self.node} was ended by signal {-status}{why}.")
+        return self._ended("failed", self._reason())
+
+    def _ended(self, state: str, message: str = "") -> Ended:
+        answer = ""
+        if self.task.kind == "experiment" and state == "finished":
+            file = answer_file(self.order.directory / self.order.folder, self.task.name)
+            answer = file.read_text(encoding="utf-8")
+        return Ended(self.task.name, state, message, self.node, answer)
+
+    def _reason(self) -> str:
+        """The last line of this attempt's log."""
+        with open(log_file(self.order.directory / self.order.folder, self.task.name), "rb") as log:
+            log.seek(self._start_of_log)
+            lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        return lines[-1].removeprefix("probe: error: ").strip() if lines else "Its process ended without a word."
+
+
+def _opened(path: Path, mode: str) -> IO[bytes]:
+    """A file for the output of a process; a link in its place is not followed."""
+    if path.is_symlink():
+        raise RunError(f"`{path}` is a link to another file, and nothing is written through it: delete it.")
+    return open(path, mode)
+
+
+def shared_environment() -> dict[str, str]:
+    """The variables of this process that tasks need elsewhere."""
+    names = ("OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH", "TOKENIZERS_PARALLELISM")
+    return {name: value for name, value in os.environ.items() if name in names or name.startswith("PROBE_")}
+
+
+def with_threads(environment: Mapping[str, str], task: Task) -> dict[str, str]:
+    """The environment with as many threads as the task has CPUs, unless the user has set their number."""
+    return {"OMP_NUM_THREADS": str(max(1, int(task.cpus)))} | dict(environment)

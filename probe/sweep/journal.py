@@ -1,0 +1,326 @@
+"""What a sweep leaves beside its runs: a journal of its tasks and what they printed, in `OUT/.sweep`; read at any time.
+
+    journal.jsonl      one line an event: `begin` with all tasks, `submit`, `start` and `end` of each attempt
+    logs/NAME.log      what a task has printed, attempt after attempt
+    logs/NAME.json     the answer of an experiment
+
+The journal may come with a folder from anywhere: what does not fit is left out, and a name leads nowhere else.
+"""
+
+import os
+import re
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probe.errors import ConfigError, RunError
+from probe.runs.directories import SWEEP, is_run, roots
+from probe.runs.reader import Run
+from probe.runs.schema import METRICS, dumps
+from probe.runs.storage import NO_LINK, Position, append_lines, disk, is_locked, read_lines
+from probe.sweep.spec import NAME, Spec, Task
+from probe.untrusted import parse_json, readable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JOURNAL, LOGS = "journal.jsonl", "logs"
+TASK = re.compile(NAME.pattern + r"(@\d+)?")
+"""What can name a task: an experiment may look at a checkpoint."""
+STATES = ("waiting", "running", "finished", "failed", "interrupted", "lost", "skipped")
+"""Of a task: `lost` is to be started again, `skipped` needs a task that is not finished."""
+TAIL = 8192
+"""Bytes of a log that are read."""
+ENDED = "The process of the sweep ended; the same command goes on from here."
+MOST = 2**26
+"""Bytes of a journal that are read."""
+
+
+@dataclass
+class TaskState:
+    """A task of a sweep, and how it stands."""
+
+    name: str
+    entry: str
+    kind: str
+    command: tuple[str, ...]
+    """Its command line."""
+    needs: tuple[str, ...] = ()
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """The options that its result depends on."""
+    state: str = "waiting"
+    attempt: int = 0
+    """How many times it was started, over all runs of the sweep."""
+    node: str = ""
+    """The machine of the last attempt."""
+    started: float | None = None
+    """Seconds since 1970."""
+    ended: float | None = None
+    message: str = ""
+    """Why it failed, or was not run."""
+    step: int | None = None
+    """Optimiser steps that a training has made, as far as it is known."""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the last attempt has taken so far."""
+        if self.started is None:
+            return None
+        return max((self.ended if self.ended is not None else time.time()) - self.started, 0.0)
+
+
+@dataclass
+class Sweep:
+    """A sweep as it stands."""
+
+    out: Path
+    """The folder of its runs."""
+    tasks: dict[str, TaskState] = field(default_factory=dict)
+    """By name, each after those that it needs."""
+    live: bool = False
+    """Whether a process is at work on it."""
+    made: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By task what it was last started with, also of tasks that the spec does not have any more."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its journal and its logs lie."""
+        return self.out / SWEEP
+
+    def count(self, *states: str) -> int:
+        """How many tasks are in one of some states."""
+        return sum(task.state in states for task in self.tasks.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether all tasks are finished."""
+        return self.count("finished") == len(self.tasks)
+
+    @property
+    def sentence(self) -> str:
+        """How it stands, in words."""
+        total = len(self.tasks)
+        parts = [f"{self.count('finished')} of {total} tasks are finished"]
+        parts += [f"{count} {state}" for state in STATES if state != "finished" and (count := self.count(state))]
+        return ", ".join(parts) + "."
+
+    def run(self, name: str) -> Run | None:
+        """The run of a training, once there is one that can be read."""
+        path = self.out / name
+        try:
+            return Run(path) if self.tasks[name].kind == "train" and is_run(path) else None
+        except RunError:
+            return None
+
+    def progress(self, name: str) -> tuple[int, int] | None:
+        """(steps made, steps in all) of a training, as far as its run tells."""
+        run = self.run(name)
+        total = run.config.get("steps") if run else None
+        if run is None or type(total) is not int or total < 1:
+            return None
+        return min(max(run.steps, last_step(run.path), self.tasks[name].step or 0), total), total
+
+    def log(self, name: str) -> list[str]:
+        """The last lines that a task has printed, without what colours a terminal."""
+        return _tail(log_file(self.folder, name)) if TASK.fullmatch(name) else []
+
+    def results(self) -> "pd.DataFrame":
+        """The numbers of the runs and experiments: one row a metric.
+
+        The columns are task, entry, kind, the options (as in the spec), metric, value, ci_low, ci_high, n: of a run its
+        headline, of an experiment its summary (with a baseline also difference, difference_low, difference_high).
+        """
+        import pandas as pd
+
+        rows = []
+        for task in self.tasks.values():
+            about = {"task": task.name, "entry": task.entry, "kind": task.kind} | task.recipe
+            rows += [about | row for row in self._numbers(task)]
+        return pd.DataFrame(rows)
+
+    def _numbers(self, task: TaskState) -> list[dict[str, Any]]:
+        if task.state != "finished":
+            return []
+        if task.kind == "train":
+            run = self.run(task.name)
+            return (
+                [] if run is None else [{str(k): v for k, v in row.items()} for row in run.headline.to_dict("records")]
+            )
+        try:
+            answer = readable(parse_json(answer_file(self.folder, task.name).read_bytes()))
+            summary = answer["summary"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+        return [row for row in summary if isinstance(row, dict)] if isinstance(summary, list) else []
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Change the sweep as an event of its journal says; one that does not fit changes nothing."""
+        what, at = event.get("event"), _time(event.get("time"))
+        if what == "begin":
+            states = [state for each in _list(event.get("tasks")) if (state := _task(each)) is not None]
+            self.tasks = {state.name: self._kept(state) for state in states}
+            return
+        task = self.tasks.get(str(event.get("task")))
+        if task is None:
+            return
+        if what == "submit":
+            attempt = event.get("attempt")
+            task.attempt = attempt if type(attempt) is int and 0 < attempt < 10**6 else task.attempt + 1
+            self.made[task.name] = task.recipe
+        elif what == "start":
+            task.state, task.started, task.ended, task.message = "running", at, None, ""
+            task.node = str(event.get("node") or "")[:200]
+        elif what == "end" and event.get("state") in STATES:
+            task.state, task.ended = str(event["state"]), at
+            task.message = str(event.get("message") or "")[:2000]
+
+    def _kept(self, state: TaskState) -> TaskState:
+        """A task as a new beginning finds it: what was finished stays, what was not is to be done again."""
+        before = self.tasks.get(state.name)
+        if before is None or before.kind != state.kind or before.recipe != state.recipe:
+            return state
+        state.attempt, state.node = before.attempt, before.node
+        state.started, state.ended, state.message = before.started, before.ended, before.message
+        state.state = "finished" if before.state == "finished" else "waiting"
+        return state
+
+
+class Journal:
+    """The writer of a sweep's journal; every event is written before it counts."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        """Make the folder.
+
+        Raises:
+            RunError: it cannot be written, or is a link.
+        """
+        self.sweep, self._file = sweep, sweep.folder / JOURNAL
+        with disk(sweep.folder):
+            (sweep.folder / LOGS).mkdir(parents=True, exist_ok=True)
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append an event and apply it."""
+        row = {"event": event, "time": round(time.time(), 3)} | values
+        append_lines(self._file, [dumps(row)])
+        self.sweep.apply(row)
+
+    def begin(self, spec: Spec) -> None:
+        """Write down all tasks."""
+        self.write("begin", tasks=[described(task) for task in spec.tasks])
+
+
+def described(task: Task) -> dict[str, Any]:
+    """A task as the journal has it."""
+    facts = {"name": task.name, "entry": task.entry, "kind": task.kind, "needs": list(task.needs)}
+    return facts | {"command": ["probe", *task.words], "recipe": dict(task.recipe)}
+
+
+def read_sweep(out: str | Path) -> Sweep:
+    """The sweep in a folder of runs.
+
+    Args:
+        out: the folder of its runs.
+
+    Raises:
+        ConfigError: there is none, or its journal cannot be read.
+    """
+    path = Path(os.path.expanduser(out))
+    file = path / SWEEP / JOURNAL
+    if not is_sweep(path):
+        raise ConfigError(f"There is no sweep in `{path}`: give the folder `out` of a spec that was run.")
+    if file.stat().st_size > MOST:
+        raise ConfigError(f"The journal `{file}` has more than {MOST // 2**20} MB, which no sweep writes: delete it.")
+    sweep = Sweep(path, live=bool(is_locked(path / SWEEP)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a torn last line is one that is being written
+        try:
+            rows, _ = read_lines(file, Position(), live=True)
+        except OSError as error:
+            raise ConfigError(f"The journal `{file}` cannot be read ({error.strerror}).") from error
+    for row in rows:
+        sweep.apply(readable(row))
+    for task in sweep.tasks.values():
+        if task.state == "running" and not sweep.live and is_locked(path / SWEEP) is not None:
+            task.state, task.message = "interrupted", ENDED
+    return sweep
+
+
+def is_sweep(out: Path) -> bool:
+    """Whether a folder holds the journal of a sweep, and not a link to one."""
+    folder = out / SWEEP
+    return (folder / JOURNAL).is_file() and not folder.is_symlink() and not (folder / JOURNAL).is_symlink()
+
+
+def find_sweeps(folders: Sequence[Path] | None = None) -> list[Path]:
+    """The folders with a sweep: folders of runs (default: `probe.runs.roots()`) and those directly in them."""
+    places = []
+    for root in roots() if folders is None else folders:
+        with_children = [root, *(sorted(root.iterdir()) if root.is_dir() and os.access(root, os.R_OK) else [])]
+        places += [path for path in with_children if not path.is_symlink() and is_sweep(path)]
+    return list(dict.fromkeys(places))
+
+
+def log_file(folder: Path, name: str) -> Path:
+    """What a task has printed."""
+    return folder / LOGS / f"{name}.log"
+
+
+def answer_file(folder: Path, name: str) -> Path:
+    """What an experiment has answered, as JSON."""
+    return folder / LOGS / f"{name}.json"
+
+
+def last_step(run: Path) -> int:
+    """The step of the last line of a run's metrics; 0 where there is none."""
+    for line in reversed(_tail(run / METRICS)):
+        try:
+            step = parse_json(line).get("step")
+        except (ValueError, AttributeError):
+            continue
+        return step if type(step) is int and 0 <= step < 2**53 else 0
+    return 0
+
+
+def _tail(file: Path) -> list[str]:
+    try:
+        with open(file, "rb", opener=_no_link) as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL))
+            text = stream.read(TAIL).decode("utf-8", "replace")
+    except OSError:
+        return []
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
+    return [line.rstrip() for line in plain.splitlines() if line.strip()]
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | NO_LINK)
+
+
+def _task(row: Any) -> TaskState | None:
+    """A task of the journal, or None for what is none."""
+    if not isinstance(row, dict):
+        return None
+    name, kind = row.get("name"), row.get("kind")
+    if not isinstance(name, str) or not TASK.fullmatch(name) or len(name) > 250 or kind not in ("train", "experiment"):
+        return None
+    recipe = row.get("recipe")
+    return TaskState(
+        name,
+        str(row.get("entry") or "")[:250],
+        kind,
+        tuple(str(word)[:1000] for word in _list(row.get("command"))),
+        tuple(str(each)[:250] for each in _list(row.get("needs"))),
+        recipe if isinstance(recipe, dict) else {},
+    )
+
+
+def _list(value: Any) -> Iterator[Any]:
+    return iter(value[:100_000] if isinstance(value, list) else [])
+
+
+def _time(value: Any) -> float | None:
+    is_time = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e11
+    return float(value) if is_time else None

@@ -1,0 +1,554 @@
+"""The spec of a sweep: a TOML file or a dictionary becomes a graph of tasks, each an ordinary command of `probe`.
+
+    out = "runs/betas"
+
+    [[train]]
+    name = "base"
+    method = "pretrain"
+    seeds = [0, 1, 2]
+    options = {steps = 300}
+
+    [[train]]
+    name = "dpo"
+    method = "dpo"
+    options = {base = "base", steps = 100}     # the run of the entry `base` with the same seed
+    grid = {beta = [0.1, 0.3], annotator = ["agreeable", "honest"]}
+
+    [[experiment]]
+    name = "sycophancy"
+    of = ["base", "dpo"]
+    options = {n = 100, baseline = "base"}
+
+Options are those of the command line. A name of an entry in an option that takes a model, or in `of`, is the run that
+the entry leaves. An entry without `seeds` has those of the entries that it names.
+"""
+
+import datetime
+import difflib
+import itertools
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal
+
+from probe.errors import ConfigError, ProbeError, RunError
+from probe.options import option, words
+from probe.runs.directories import find, is_url
+
+Kind = Literal["train", "experiment"]
+NAME = re.compile(r"\w[\w.+=-]*")
+"""What can name an entry: a folder's name on every system."""
+MODELS: Mapping[str, tuple[str, ...]] = {"train": ("base", "reward"), "experiment": ("baseline", "also")}
+"""The options that take a model, by the kind of an entry."""
+TAKEN = {"train": ("out", "resume", "seed"), "experiment": ("model", "out", "json", "again")}
+"""Options that the sweep sets itself."""
+TOP = ("out", "store", "train", "experiment")
+KEYS = {
+    "train": ("name", "method", "seeds", "options", "grid", "each", "cpus", "gpus", "retries"),
+    "experiment": ("name", "experiment", "of", "options", "grid", "each", "cpus", "gpus", "retries"),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command of a sweep: a training or an experiment."""
+
+    name: str
+    """Of the run that a training makes, unique in the sweep."""
+    entry: str
+    """The entry of the spec that it belongs to."""
+    kind: Kind
+    run: Path
+    """The run that a training makes, or that an experiment looks at."""
+    words: tuple[str, ...]
+    """Its command line, without `probe`."""
+    recipe: Mapping[str, Any] = field(hash=False)
+    """What its result depends on, by option; runs of the sweep are named, so that the folder may move."""
+    needs: tuple[str, ...] = ()
+    """Names of the tasks that must be finished before it starts."""
+    reads: tuple[Path, ...] = ()
+    """The runs that these leave."""
+    cpus: float = 1.0
+    """CPUs that it takes up; it computes with as many threads, at least one."""
+    gpus: float | None = None
+    """GPUs, also a part of one; None is one where there are any."""
+    retries: int = 2
+    """How many times it is started again after its process or its machine was lost."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A whole sweep."""
+
+    out: Path
+    """The folder that the runs go to."""
+    tasks: tuple[Task, ...]
+    """Each after those that it needs."""
+    store: str | None = None
+    """The address of a folder in a store that the runs are copied to."""
+
+
+@dataclass
+class _Entry:
+    """A table of the spec."""
+
+    kind: Kind
+    table: Mapping[str, Any]
+    variants: "list[_Variant]"
+    seeds: list[int] | None
+    tasks: list[Task] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.table["name"]
+
+    def refuse(self, what: str) -> ConfigError:
+        return ConfigError(f"The entry `{self.name}` of the sweep {what}")
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """One choice of a grid."""
+
+    name: str
+    """The entry's name and what of its options varies."""
+    subject: str
+    """The method, or the experiment."""
+    options: Mapping[str, Any]
+
+
+def read_spec(spec: str | Path | Mapping[str, Any]) -> Spec:
+    """The tasks of a spec; nothing is started and nothing is written.
+
+    Args:
+        spec: a TOML file, or its content as a dictionary.
+
+    Raises:
+        ConfigError: a key is unknown, a value cannot be one, entries refer to each other in a circle or to none, or two
+            tasks would write one run.
+    """
+    table = spec if isinstance(spec, Mapping) else _load(Path(os.path.expanduser(spec)))
+    _check_keys(table, TOP, "The sweep")
+    out = table.get("out")
+    if not isinstance(out, str | Path) or not str(out):
+        raise ConfigError('The sweep needs `out`, the folder that its runs go to: add out = "runs/NAME".')
+    kinds: tuple[Kind, ...] = ("train", "experiment")
+    entries = [_entry(kind, each) for kind in kinds for each in _tables(table, kind)]
+    if not entries:
+        raise ConfigError("The sweep has no entries: add [[train]] or [[experiment]].")
+    by_name: dict[str, _Entry] = {}
+    for entry in entries:
+        if entry.name in by_name:
+            raise ConfigError(f"Two entries of the sweep are called `{entry.name}`: give each a name of its own.")
+        by_name[entry.name] = entry
+    folder = Path(os.path.expanduser(out))
+    tasks: dict[str, Task] = {}
+    for entry in _in_order(by_name):
+        make = _trainings if entry.kind == "train" else _experiments
+        for task in make(entry, by_name, folder):
+            clash = tasks.setdefault(task.name.lower(), task)
+            if clash is not task:
+                raise ConfigError(
+                    f"The entries `{clash.entry}` and `{task.entry}` of the sweep both make `{task.name}`: give the"
+                    " entries names, or the grids values, that differ in more than punctuation."
+                )
+            entry.tasks.append(task)
+    return Spec(folder, tuple(tasks.values()), _store(table))
+
+
+def _store(table: Mapping[str, Any]) -> str | None:
+    store = table.get("store")
+    if store is not None and not is_url(store):
+        raise ConfigError(f"The sweep has the store {store!r}: give an address, such as s3://bucket/runs/betas.")
+    return store
+
+
+def check_commands(spec: Spec) -> None:
+    """Let the commands check the options of all tasks, in this process and without running one.
+
+    Raises:
+        ConfigError: one of them is refused; the sentence names the task.
+    """
+    from probe.cli import commands
+
+    known, seen = commands(), set()
+    for task in spec.tasks:
+        varies = ("seed", "model", *MODELS[task.kind])  # any run and any seed will do
+        same = json.dumps([task.entry, {name: each for name, each in task.recipe.items() if name not in varies}])
+        if same in seen:
+            continue
+        seen.add(same)
+        try:
+            known[task.kind].load()(["--check", *task.words[1:]])
+        except ProbeError as error:
+            raise ConfigError(f"The task `{task.name}` of the sweep cannot run: {error}") from error
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The spec `{path}` cannot be read ({error.strerror}): give a TOML file.") from error
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise ConfigError(f"The spec `{path}` is no TOML ({error}): correct it there.") from error
+
+
+def _check_keys(table: Mapping[str, Any], known: Sequence[str], whose: str) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            remedy = f"did you mean `{near[0]}`?" if near else f"the keys are {', '.join(known)}."
+            raise ConfigError(f"{whose} has an unknown key `{key}`: {remedy}")
+
+
+def _tables(table: Mapping[str, Any], kind: Kind) -> list[Mapping[str, Any]]:
+    tables = table.get(kind, [])
+    if not isinstance(tables, list) or not all(isinstance(each, Mapping) for each in tables):
+        raise ConfigError(f"`{kind}` of the sweep is no list of tables: write [[{kind}]] above each entry.")
+    return tables
+
+
+def _entry(kind: Kind, table: Mapping[str, Any]) -> _Entry:
+    """An entry, checked by itself.
+
+    Raises:
+        ConfigError: a key is unknown, or a value cannot be one.
+    """
+    name = table.get("name")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ConfigError(
+            f"An entry [[{kind}]] of the sweep has the name {name!r}: give it a `name` of letters, digits and . _ + = -"
+        )
+    entry = _Entry(kind, table, [], None)
+    _check_keys(table, KEYS[kind], f"The entry `{name}` of the sweep")
+    subject = table.get("method") if kind == "train" else table.get("experiment", name)
+    given = subject if isinstance(subject, list) else [subject]
+    subjects = [each for each in given if isinstance(each, str)]
+    if not subjects or len(subjects) < len(given):
+        raise entry.refuse(f"has the {'method' if kind == 'train' else 'experiment'} {subject!r}: name one.")
+    if kind == "experiment":
+        of = table.get("of")
+        if not isinstance(of, list) or not of or not all(isinstance(each, str) for each in of):
+            raise entry.refuse(f"has `of` {of!r}: list the entries whose models it looks at.")
+    _check_resources(entry)
+    entry.seeds = _seeds(entry)
+    entry.variants = list(_variants(entry, subjects))
+    return entry
+
+
+def _check_resources(entry: _Entry) -> None:
+    for key, kinds, least in (("cpus", (int, float), 0), ("gpus", (int, float), 0), ("retries", (int,), 0)):
+        value = entry.table.get(key, least)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < 1e6:
+            expected = "a whole number" if kinds == (int,) else "a number"
+            raise entry.refuse(f"has {key} {value!r}: give {expected} from 0.")
+        if key == "gpus" and value > 1 and value != int(value):
+            raise entry.refuse(f"has gpus {value!r}: give a part of one GPU, or whole ones.")
+
+
+def _seeds(entry: _Entry) -> list[int] | None:
+    seeds = entry.table.get("seeds")
+    if seeds is None:
+        return None
+    is_list = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not is_list or not seeds or len(set(seeds)) < len(seeds):
+        raise entry.refuse(f"has the seeds {seeds!r}: give a list of different whole numbers from 0.")
+    return seeds
+
+
+def _variants(entry: _Entry, subjects: Sequence[str]) -> Iterator[_Variant]:
+    """The choices of an entry: the methods, times the list `each`, times the grid."""
+    options = dict(_flat(entry, "options", entry.table.get("options", {})))
+    each = entry.table.get("each", [{}])
+    if not isinstance(each, list) or not each or not all(isinstance(one, Mapping) for one in each):
+        raise entry.refuse("has an `each` that is no list of tables: write each = [{beta = 0.1}, {beta = 0.3}].")
+    grid = dict(_flat(entry, "grid", entry.table.get("grid", {})))
+    for name, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise entry.refuse(f"has a grid over `{name}` of {values!r}: give a list of values, [{values!r}] for one.")
+    for subject, one, values in itertools.product(subjects, each, itertools.product(*grid.values())):
+        varied = dict(_flat(entry, "each", one)) | dict(zip(grid, values, strict=True))
+        both = [name for name in varied if name in options or (name in one and name in grid)]
+        if both:
+            raise entry.refuse(f"gives `{both[0]}` twice: leave it out of one of options, each and grid.")
+        parts = [subject] if len(subjects) > 1 else []
+        parts += [_label(name, value) for name, value in varied.items()]
+        yield _Variant("-".join([entry.name, *parts]), subject, options | varied)
+
+
+def _flat(entry: _Entry, where: str, table: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Options by name with underscores; those of nested tables with dots."""
+    if not isinstance(table, Mapping):
+        raise entry.refuse(f"has `{where}` {table!r}: give a table of options, as in {where} = {{steps = 100}}.")
+    for key, value in table.items():
+        name = prefix + str(key).removeprefix("--").replace("-", "_")
+        if isinstance(value, Mapping):
+            yield from _flat(entry, where, value, f"{name}.")
+            continue
+        if name in TAKEN[entry.kind]:
+            remedy = "give `seeds` instead" if name == "seed" else "leave it out"
+            raise entry.refuse(f"sets the option `{name}`, which the sweep sets: {remedy}.")
+        value = list(value) if isinstance(value, tuple) else os.fspath(value) if isinstance(value, Path) else value
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, datetime.date | datetime.time | Mapping) or each is None:
+                raise entry.refuse(f"gives `{name}` as {each!r}: give text, a number, true, false or a list of these.")
+        yield name, value
+
+
+def _label(name: str, value: Any) -> str:
+    """What a value of a grid adds to a name: texts by themselves, numbers behind their option."""
+    short = name.rpartition(".")[2].replace("_", "-")
+    if isinstance(value, bool):
+        return short if value else f"no-{short}"
+    values = value if isinstance(value, list) else [value]
+    text = re.sub(r"[^\w.+=-]+", "_", "+".join(map(str, values)))
+    return text if all(isinstance(each, str) for each in values) else short + text
+
+
+def _in_order(entries: Mapping[str, _Entry]) -> list[_Entry]:
+    """The entries, each after those that it names.
+
+    Raises:
+        ConfigError: they name each other in a circle.
+    """
+    graph = {name: {_named(ref, entries).name for ref in _refs(entry, entries)} for name, entry in entries.items()}
+    try:
+        return [entries[name] for name in TopologicalSorter(graph).static_order()]
+    except CycleError as error:
+        circle = " -> ".join(f"`{name}`" for name in reversed(error.args[1]))
+        raise ConfigError(f"Entries of the sweep need each other in a circle ({circle}): break it.") from error
+
+
+def _refs(entry: _Entry, entries: Mapping[str, _Entry]) -> Iterator[str]:
+    """What an entry says where a model stands, as far as it names an entry.
+
+    Raises:
+        ConfigError: it names neither an entry nor a model that is known here.
+    """
+    for ref in entry.table.get("of", []):
+        if _find_entry(ref, entries) is None:
+            raise _unknown(entry, "of", ref, entries)
+        yield ref
+    for variant in entry.variants:
+        for name in MODELS[entry.kind]:
+            for ref in _listed(variant.options.get(name)):
+                if _find_entry(ref, entries) is not None:
+                    yield ref
+                elif name != "reward" and not _is_known(str(ref)):  # a reward may be any name that a plugin brings
+                    raise _unknown(entry, name, ref, entries)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _is_known(ref: str) -> bool:
+    """Whether a reference may be a model outside of the sweep; a hub id is asked for when it is loaded."""
+    from probe.model.references import cached_snapshot, find_model, split_step
+
+    base, _ = split_step(ref)
+    if "/" in base or os.path.exists(os.path.expanduser(base)) or find_model(ref) is not None:
+        return True
+    try:
+        return bool(find(base))
+    except RunError:
+        return cached_snapshot(ref) is not None
+
+
+def _unknown(entry: _Entry, name: str, ref: Any, entries: Mapping[str, _Entry]) -> ConfigError:
+    known = [each for other in entries.values() if other.kind == "train" for each in _names(other)]
+    near = difflib.get_close_matches(str(ref), known, n=1)
+    remedy = f"did you mean `{near[0]}`?" if near else f"the entries are {', '.join(known[:12]) or 'none'}."
+    return entry.refuse(f"has `{name}` {ref!r}, which is no entry [[train]] and no model here: {remedy}")
+
+
+def _names(entry: _Entry) -> list[str]:
+    """What an entry can be called by: its name, and those of its variants."""
+    return list(dict.fromkeys([entry.name, *(variant.name for variant in entry.variants)]))
+
+
+def _split(ref: Any) -> tuple[str, str]:
+    """A reference without the step of a checkpoint, and the step with its `@`."""
+    name, sign, step = str(ref).rpartition("@")
+    return (name, f"@{step}") if sign and step.isdecimal() else (str(ref), "")
+
+
+def _find_entry(ref: Any, entries: Mapping[str, _Entry]) -> _Entry | None:
+    """The training entry that a reference names, by the entry's name, a variant's, or that of one run."""
+    name, _ = _split(ref)
+    for entry in entries.values():
+        if entry.kind == "train" and any(name == each or _seed_of(name, each) is not None for each in _names(entry)):
+            return entry
+    return None
+
+
+def _seed_of(name: str, variant: str) -> int | None:
+    """The seed of a run's name, if it is one of a variant."""
+    match = re.fullmatch(re.escape(variant) + r"-seed(\d+)", name)
+    return int(match[1]) if match else None
+
+
+def _named(ref: Any, entries: Mapping[str, _Entry]) -> _Entry:
+    entry = _find_entry(ref, entries)
+    assert entry is not None  # `_refs` gives no others
+    return entry
+
+
+def _runs(ref: str, owner: _Entry) -> list[Task]:
+    """The tasks of an entry that a reference means: all of them, those of a variant, or one."""
+    name, _ = _split(ref)
+    if name == owner.name:
+        return owner.tasks
+    return [task for task in owner.tasks if task.name == name or _seed_of(task.name, name) is not None]
+
+
+def _one_run(entry: _Entry, name: str, ref: str, seed: int | None, entries: Mapping[str, _Entry]) -> Task:
+    """The run that stands for a reference in an option: the one of the same seed.
+
+    Raises:
+        ConfigError: there are several, or none with that seed.
+    """
+    owner = _named(ref, entries)
+    tasks = _runs(ref, owner)
+    if len(tasks) > 1 and seed is not None:
+        tasks = [task for task in tasks if task.recipe.get("seed") == seed]
+    if len(tasks) == 1:
+        return tasks[0]
+    if not tasks:
+        raise entry.refuse(f"has `{name}` {ref!r}, which has no run with seed {seed}: give both the same seeds.")
+    names = ", ".join(f"`{task.name.removesuffix(f'-seed{seed}')}`" for task in tasks[:6])
+    raise entry.refuse(f"has `{name}` {ref!r}, which is {len(tasks)} runs: name one of {names}.")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A run of the sweep, or a checkpoint of it, where a command names a model."""
+
+    task: Task
+    step: str = ""
+    """`@STEP`, or empty."""
+
+    @property
+    def name(self) -> str:
+        return self.task.name + self.step
+
+    @property
+    def path(self) -> str:
+        return f"{self.task.run}{self.step}"
+
+
+def _filled(
+    entry: _Entry, variant: _Variant, seed: int | None, entries: Mapping[str, _Entry], own: _Model | None = None
+) -> tuple[dict[str, Any], dict[str, Any], list[_Model]]:
+    """The options of a command, the same with runs by name, and the runs that they refer to but for its own."""
+    options, recipe, models = dict(variant.options), dict(variant.options), []
+    for name in MODELS[entry.kind]:
+        pairs: list[tuple[Any, Any]] = []
+        for ref in _listed(options.get(name)):
+            if _find_entry(ref, entries) is None:
+                pairs.append((ref, ref))
+                continue
+            model = _Model(_one_run(entry, name, ref, seed, entries), _split(ref)[1])
+            if model != own:  # a model is not set beside itself
+                models.append(model)
+                pairs.append((model.path, model.name))
+        for index, target in enumerate((options, recipe)):
+            if name in target:
+                values = [pair[index] for pair in pairs]
+                target[name] = values if isinstance(target[name], list) else next(iter(values), None)
+                if not values:
+                    del target[name]
+    return options, recipe, models
+
+
+def _words(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Options as words of a command line."""
+    return tuple(words({option(name): value for name, value in options.items()}))
+
+
+def _resources(entry: _Entry) -> dict[str, Any]:
+    return {key: entry.table[key] for key in ("cpus", "gpus", "retries") if key in entry.table}
+
+
+def _trainings(entry: _Entry, entries: Mapping[str, _Entry], out: Path) -> Iterator[Task]:
+    """The tasks of an entry [[train]]."""
+    for variant in entry.variants:
+        for seed in _seeds_of(entry, entries):
+            name = variant.name if seed is None else f"{variant.name}-seed{seed}"
+            options, recipe, models = _filled(entry, variant, seed, entries)
+            given = {} if seed is None else {"seed": seed}
+            run = out / name
+            yield Task(
+                name,
+                entry.name,
+                "train",
+                run,
+                ("train", variant.subject, "--out", str(run), *_words(options | given)),
+                {"method": variant.subject} | recipe | given,
+                tuple(dict.fromkeys(model.task.name for model in models)),
+                tuple(dict.fromkeys(model.task.run for model in models)),
+                **_resources(entry),
+            )
+
+
+def _seeds_of(entry: _Entry, entries: Mapping[str, _Entry]) -> Sequence[int | None]:
+    """The seeds of an entry: its own, or those of the entries that it names.
+
+    Raises:
+        ConfigError: these have different ones.
+    """
+    if entry.seeds is not None:
+        return entry.seeds
+    seeds: dict[str, list[int]] = {}
+    for ref in _refs(entry, entries):
+        owner = _named(ref, entries)
+        if owner.seeds is not None and not any(_seed_of(_split(ref)[0], each) is not None for each in _names(owner)):
+            seeds[owner.name] = owner.seeds
+    if any(set(each) != set(next(iter(seeds.values()))) for each in seeds.values()):
+        raise entry.refuse(f"names {' and '.join(f'`{name}`' for name in seeds)}, whose seeds differ: give it `seeds`.")
+    entry.seeds = next(iter(seeds.values()), None)
+    return entry.seeds or [None]
+
+
+def _experiments(entry: _Entry, entries: Mapping[str, _Entry], out: Path) -> Iterator[Task]:
+    """The tasks of an entry [[experiment]]: each variant on each run of `of`, first on their baselines.
+
+    What is asked of a baseline is stored, so that all others find it.
+    """
+    of = [_Model(task, _split(ref)[1]) for ref in entry.table["of"] for task in _of(entry, ref, entries)]
+    for variant in entry.variants:
+        parts = {model: _filled(entry, variant, model.task.recipe.get("seed"), entries, model) for model in of}
+        alone = {name: value for name, value in variant.options.items() if name not in MODELS[entry.kind]}
+        for _, _, models in list(parts.values()):
+            parts |= {model: (alone, alone, []) for model in models if model not in parts}
+        for model, (options, recipe, beside) in sorted(parts.items(), key=lambda part: len(part[1][2])):
+            first = [f"{variant.name}-{each.name}" for each in beside if not parts[each][2]]
+            runs = [model.task, *(each.task for each in beside)]
+            yield Task(
+                f"{variant.name}-{model.name}",
+                entry.name,
+                "experiment",
+                model.task.run,
+                ("experiment", variant.subject, "--model", model.path, *_words(options), "--json"),
+                {"experiment": variant.subject, "model": model.name} | recipe,
+                tuple(dict.fromkeys([*(task.name for task in runs), *first])),
+                tuple(dict.fromkeys(task.run for task in runs)),
+                **_resources(entry),
+            )
+
+
+def _of(entry: _Entry, ref: str, entries: Mapping[str, _Entry]) -> list[Task]:
+    """The runs that an experiment looks at.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    tasks = _runs(ref, _named(ref, entries))
+    if not tasks:
+        raise entry.refuse(f"has `of` {ref!r}, of which the sweep makes no run: name an entry, or a run of one.")
+    return tasks

@@ -1,0 +1,77 @@
+"""The page Sweep: how to make one, how one stands, and one from a stranger."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from probe.runs import RunWriter
+from probe.sweep.journal import JOURNAL, LOGS
+from tests.dashboard.pages import Show, heading, linked, read
+
+PAGE = "sweep/page.py"
+
+
+def a_sweep(out: Path) -> None:
+    """Two trainings, one of which failed, and an experiment that needs it."""
+    logs = out / ".sweep" / LOGS
+    logs.mkdir(parents=True)
+    tasks = [
+        {"name": "base-seed0", "entry": "base", "kind": "train", "command": ["probe", "train", "pretrain"]},
+        {"name": "b", "entry": "b", "kind": "train", "command": ["probe", "train", "sft", "--out", "a b"]},
+        {"name": "ask-b", "entry": "ask", "kind": "experiment", "needs": ["b"]},
+    ]
+    events = [
+        {"event": "begin", "tasks": tasks},
+        {"event": "submit", "task": "base-seed0", "attempt": 2},
+        {"event": "start", "task": "base-seed0", "time": 60.0, "node": "<b>here</b>"},
+        {"event": "end", "task": "base-seed0", "state": "finished", "time": 180.0},
+        {"event": "end", "task": "b", "state": "failed", "message": "[no](http://x.y) such `model`."},
+        {"event": "end", "task": "ask-b", "state": "skipped"},
+    ]
+    (out / ".sweep" / JOURNAL).write_text("\n".join(map(json.dumps, events)))
+    (logs / "b.log").write_text("# attempt 1 on here: probe train sft\nprobe: error: **no** such model\n")
+    with RunWriter.create(out / "base-seed0", method="pretrain", config={"steps": 20}) as writer:
+        writer.log(20, {"loss": 1.0})
+
+
+def test_without_a_sweep_it_says_how_to_make_one(show: Show, tmp_path: Path):
+    app = show(tmp_path, page=PAGE)
+    assert not app.exception
+    assert heading(app) == "There is no sweep in the folders of runs."
+    assert "[[experiment]]" in app.code[0].value
+
+
+def test_a_sweep_shows_its_tasks_and_why_one_failed(show: Show, tmp_path: Path):
+    a_sweep(tmp_path / "betas")
+    app = show(tmp_path, page=PAGE)
+    assert not app.exception
+    assert heading(app) == "betas: 1 of 3 tasks are finished, 1 failed, 1 skipped."
+    table = app.dataframe[0].value
+    assert list(table["task"]) == ["base-seed0", "b", "ask-b"]
+    assert table["progress"].iloc[0] == 1
+    assert list(table["steps"]) == ["20 of 20", "", ""]
+    assert table["minutes"].iloc[0] == 2
+    assert table["machine"].iloc[0] == "<b>here</b>"
+    assert app.selectbox(key="sweep_task").value == "b"
+    assert "[no](http://x.y) such `model`." in read(app)
+    assert "[no](http" not in app.error[0].value
+    assert app.code[0].value == "probe train sft --out 'a b'"
+    assert app.code[1].value.endswith("probe: error: **no** such model")
+    assert linked(app, "Curves of base \\(1 run\\)") == {"runs": "base-seed0"}
+
+
+def test_a_damaged_sweep_is_a_sentence(show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    a_sweep(tmp_path / "betas")
+    file = tmp_path / "betas" / ".sweep" / JOURNAL
+    file.write_bytes(
+        b'{"event": "begin", "tasks": {"a": 1}}\n\xff\x00{{{\n[1]\n{"event": "end", "task": ["b"], "state": []}'
+    )
+    app = show(tmp_path, page=PAGE)
+    assert not app.exception
+    assert heading(app) == "betas: 0 of 0 tasks are finished."
+    monkeypatch.setattr("probe.sweep.journal.MOST", 10)
+    app = show(tmp_path, page=PAGE)
+    assert not app.exception
+    assert heading(app) == "betas cannot be read."
+    assert "which no sweep writes" in app.error[0].value

@@ -25,7 +25,7 @@ from dashboard.pages.compare.choices import (
     compute_when_asked,
 )
 from dashboard.pages.compare.over_corpus import share_questions
-from dashboard.pages.compare.part_transplants import CLAIMS, behaviour_of, behaviour_seconds
+from dashboard.pages.compare.part_transplants import CLAIMS, behaviour_of, behaviour_seconds, tell_refusal
 from dashboard.state import keep, tell_again
 from probe.compare.first_tokens import middle_block
 from probe.errors import ProbeError
@@ -201,7 +201,7 @@ def steer_base(pair: Pair, found: "FirstTokens", source: dict[str, Any]) -> "Ste
             **options,
         )
     except ProbeError as error:
-        st.error(prose(error))
+        tell_refusal(error, pairs)
         return None
     if steering is None:
         note("It adds the difference at every token while the base answers, and random directions as long beside it.")

@@ -122,7 +122,7 @@ def draw(pair: Pair) -> None:
         )
     except ProbeError as error:
         pair.tell(f"No part of {pair.names[1]} was put into {pair.names[0]}.")
-        st.error(prose(error))
+        tell_refusal(error, path)
         return
     if found is None:
         pair.tell("Press the button to put one part of the aligned model after the other into the base.")
@@ -193,6 +193,14 @@ def interval(value: float, low: float, high: float) -> str:
 def p_value(p: float) -> str:
     """A p-value; empty where there are no controls."""
     return "" if p != p else f"{p:.2g}"
+
+
+def tell_refusal(error: ProbeError, path: str) -> None:
+    """Why pairs cannot be used: a reader's file is to be mended, the claims do not suit every model."""
+    if path:
+        st.error(prose(error))
+    else:
+        note(f"The claims do not suit these models, so name a file of pairs. {prose(error)}")
 
 
 def behaviour_of(lm: "LM", path: str, n: int) -> "Behaviour":

@@ -12,14 +12,14 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
 from dashboard.data import Stamp, stamp
-from dashboard.markdown import escape_markdown, finding, note
+from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import SharedChoices, current, keep
 from probe.audit.change import LEVEL, Audit, audit_files, read_audit
 from probe.audit.figures import difference_points, difference_table, inside
 from probe.audit.html_file import audit_html
-from probe.errors import DataError
+from probe.errors import DataError, ProbeError
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -81,7 +81,11 @@ def offer(shared: SharedChoices, refs: tuple[str, str], again: bool) -> None:
     """A button that audits the two chosen models, with its cost where they have not been audited."""
     title = "Audit again"
     if not again:
-        seconds = cost(refs)
+        try:
+            seconds = cost(refs)
+        except ProbeError as error:  # two models that do not belong together
+            note(prose(error))
+            return
         if seconds is None:
             return
         base, aligned = shared.names()

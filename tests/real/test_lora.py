@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 import probe
 from probe.cli import main
@@ -37,7 +38,7 @@ def test_sft_of_an_adapter(tmp_path: Path):
     lm = probe.LM.load(out)
     assert type(lm.model).__name__ == "LlamaForCausalLM"
     prompt = lm.prompt_text(QUESTION)
-    theirs = AutoPeftModelForCausalLM.from_pretrained(checkpoint).eval()
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(CHECKPOINT), checkpoint).eval()
     ids = lm.tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
     with torch.no_grad():
         ours = lm.logits(ids)

@@ -27,12 +27,11 @@ from probe.plugins import OPTION, code_options
 from probe.runs.directories import find as locate
 from probe.runs.directories import is_run, run_directories
 from probe.runs.reader import Run
-from probe.runs.storage import NO_LINK, holds, is_pid
+from probe.runs.storage import holds, is_pid, last_lines, no_link
 from probe.untrusted import parse_json, readable
 
 FOLDER = ".training"
 NAME = re.compile(r"[\w+=,@ -][\w.+=,@ -]*")
-TAIL = 8192
 _CHILDREN: dict[int, tuple[Path, subprocess.Popen]] = {}
 """Processes that this server has started, each with the directory of its run."""
 _STARTING = Lock()
@@ -97,14 +96,7 @@ class Job:
     @property
     def lines(self) -> list[str]:
         """The last lines of what it has printed, without what colours a terminal."""
-        try:
-            with open(self.log, "rb", opener=_no_link) as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-                text = file.read(TAIL).decode("utf-8", "replace")
-        except OSError:
-            return []
-        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
-        return [line.rstrip() for line in plain.splitlines() if line.strip()]
+        return last_lines(self.log)
 
     @property
     def error(self) -> str | None:
@@ -223,7 +215,7 @@ def find(out: Path) -> Job | None:
     try:
         if folder.is_symlink():
             return None
-        with open(folder / f"{out.name}.json", "rb", opener=_no_link) as file:
+        with open(folder / f"{out.name}.json", "rb", opener=no_link) as file:
             about = readable(parse_json(file.read()))
         method, pid, since = about["method"], about["pid"], about["started"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -271,11 +263,6 @@ def stop(job: Job) -> None:
 def is_time(value: object) -> TypeGuard[float]:
     """Whether a value from a file is a time in seconds since 1970."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e11
-
-
-def _no_link(path: str, flags: int) -> int:
-    """Opens a file, but no symbolic link."""
-    return os.open(path, flags | NO_LINK)
 
 
 def _anew(path: Path) -> IO[bytes]:

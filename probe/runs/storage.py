@@ -6,6 +6,7 @@ the last reading ended; torn and broken ones are named.
 
 import errno
 import os
+import re
 import shutil
 import time
 import warnings
@@ -208,6 +209,28 @@ def is_locked(directory: Path) -> bool | None:
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 """Opens no symbolic link, where the system can say so."""
+TAIL = 8192
+"""Bytes of the end of a log that are read."""
+
+
+def no_link(path: str, flags: int) -> int:
+    """Opener of `open` that opens a file, but no symbolic link."""
+    return os.open(path, flags | NO_LINK)
+
+
+def last_lines(path: Path) -> list[str]:
+    """The last lines that a process has printed into a file, without what moves or colours a terminal; no link is read.
+
+    Empty where there is no such file.
+    """
+    try:
+        with open(path, "rb", opener=no_link) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            text = file.read(TAIL).decode("utf-8", "replace")
+    except OSError:
+        return []
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
+    return [line.rstrip() for line in plain.splitlines() if line.strip()]
 
 
 def refuse_link(path: Path) -> None:

@@ -20,7 +20,7 @@ from probe.errors import ConfigError, RunError
 from probe.runs.directories import SWEEP, is_run, roots
 from probe.runs.reader import Run
 from probe.runs.schema import METRICS, dumps
-from probe.runs.storage import NO_LINK, Position, append_lines, disk, is_locked, read_lines
+from probe.runs.storage import Position, append_lines, disk, is_locked, last_lines, read_lines
 from probe.sweep.spec import NAME, Spec, Task
 from probe.untrusted import parse_json, readable
 
@@ -32,8 +32,6 @@ TASK = re.compile(NAME.pattern + r"(@\d+)?")
 """What can name a task: an experiment may look at a checkpoint."""
 STATES = ("waiting", "running", "finished", "failed", "interrupted", "lost", "skipped")
 """Of a task: `lost` is to be started again, `skipped` needs a task that is not finished."""
-TAIL = 8192
-"""Bytes of a log that are read."""
 ENDED = "The process of the sweep ended; the same command goes on from here."
 MOST = 2**26
 """Bytes of a journal that are read."""
@@ -125,7 +123,7 @@ class Sweep:
 
     def log(self, name: str) -> list[str]:
         """The last lines that a task has printed, without what colours a terminal."""
-        return _tail(log_file(self.folder, name)) if TASK.fullmatch(name) else []
+        return last_lines(log_file(self.folder, name)) if TASK.fullmatch(name) else []
 
     def results(self) -> "pd.DataFrame":
         """The numbers of the runs and experiments: one row a metric.
@@ -275,28 +273,13 @@ def answer_file(folder: Path, name: str) -> Path:
 
 def last_step(run: Path) -> int:
     """The step of the last line of a run's metrics; 0 where there is none."""
-    for line in reversed(_tail(run / METRICS)):
+    for line in reversed(last_lines(run / METRICS)):
         try:
             step = parse_json(line).get("step")
         except (ValueError, AttributeError):
             continue
         return step if type(step) is int and 0 <= step < 2**53 else 0
     return 0
-
-
-def _tail(file: Path) -> list[str]:
-    try:
-        with open(file, "rb", opener=_no_link) as stream:
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL))
-            text = stream.read(TAIL).decode("utf-8", "replace")
-    except OSError:
-        return []
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
-    return [line.rstrip() for line in plain.splitlines() if line.strip()]
-
-
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | NO_LINK)
 
 
 def _task(row: Any) -> TaskState | None:

@@ -1,26 +1,7 @@
 """The spec of a sweep: a TOML file or a dictionary becomes a graph of tasks, each an ordinary command of `probe`.
 
-    out = "runs/betas"
-
-    [[train]]
-    name = "base"
-    method = "pretrain"
-    seeds = [0, 1, 2]
-    options = {steps = 300}
-
-    [[train]]
-    name = "dpo"
-    method = "dpo"
-    options = {base = "base", steps = 100}     # the run of the entry `base` with the same seed
-    grid = {beta = [0.1, 0.3], annotator = ["agreeable", "honest"]}
-
-    [[experiment]]
-    name = "sycophancy"
-    of = ["base", "dpo"]
-    options = {n = 100, baseline = "base"}
-
-Options are those of the command line. A name of an entry in an option that takes a model, or in `of`, is the run that
-the entry leaves. An entry without `seeds` has those of the entries that it names.
+`EXAMPLE` is one. Options are those of the command line. A name of an entry in an option that takes a model, or in
+`of`, is the run that the entry leaves. An entry without `seeds` has those of the entries that it names.
 """
 
 import datetime
@@ -40,6 +21,26 @@ from probe.errors import ConfigError, ProbeError, RunError
 from probe.options import option, words
 from probe.runs.directories import find, is_url
 
+EXAMPLE = """\
+out = "runs/betas"
+
+[[train]]
+name = "base"
+method = "pretrain"
+seeds = [0, 1, 2]
+options = {steps = 300}
+
+[[train]]
+name = "dpo"
+method = "dpo"
+options = {base = "base", steps = 100}     # the run of the entry `base` with the same seed
+grid = {beta = [0.1, 0.3], annotator = ["agreeable", "honest"]}
+
+[[experiment]]
+name = "sycophancy"
+of = ["base", "dpo"]
+options = {n = 100, baseline = "base"}
+"""
 Kind = Literal["train", "experiment"]
 NAME = re.compile(r"\w[\w.+=-]*")
 """What can name an entry: a folder's name on every system."""

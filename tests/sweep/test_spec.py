@@ -1,5 +1,7 @@
 """The spec of a sweep: which tasks it makes, in which order, and what is refused before anything starts."""
 
+import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 
 from probe.errors import ConfigError
 from probe.sweep import Spec, read_spec
-from probe.sweep.spec import check_commands
+from probe.sweep.spec import EXAMPLE, check_commands
+from tests.places import ROOT
 
 BASE = {"name": "base", "method": "pretrain", "seeds": [0, 1], "options": {"steps": 3}}
 DPO = {
@@ -26,6 +29,13 @@ ALONE = {"name": "sycophancy", "of": ["base"]}
 
 def spec(*train: Mapping[str, Any], experiment: tuple[Mapping[str, Any], ...] = (), out: str = "runs/x") -> Spec:
     return read_spec({"out": out, "train": list(train), "experiment": list(experiment)})
+
+
+def test_the_example_is_that_of_the_documents_and_makes_what_they_say():
+    text = (ROOT / "docs/sweep.md").read_text(encoding="utf-8")
+    assert EXAMPLE in text
+    made = Counter(task.kind for task in read_spec(tomllib.loads(EXAMPLE)).tasks)
+    assert f"the {made['train']} trainings and {made['experiment']} experiments" in text
 
 
 def test_a_grid_times_seeds_with_runs_of_the_same_seed():

@@ -14,32 +14,13 @@ from dashboard.state import current, keep, training_link
 from probe.errors import ConfigError
 from probe.sweep import Sweep, find_sweeps, read_sweep
 from probe.sweep.journal import TaskState, log_file
+from probe.sweep.spec import EXAMPLE
 
 CHOSEN, TASK = "sweep", "sweep_task"
 """Keys of the sweep that is shown, and of the task whose command and log are."""
 REFRESH_S = 2
 LINES = 12
 """Lines of a log that are shown."""
-SPEC = """\
-out = "runs/betas"
-
-[[train]]
-name = "base"
-method = "pretrain"
-seeds = [0, 1, 2]
-options = {steps = 300}
-
-[[train]]
-name = "dpo"
-method = "dpo"
-options = {base = "base", steps = 100}
-grid = {beta = [0.1, 0.3], annotator = ["agreeable", "honest"]}
-
-[[experiment]]
-name = "sycophancy"
-of = ["base", "dpo"]
-options = {n = 100}
-"""
 CODE = """import probe
 
 sweep = probe.sweep.read_sweep({0!r})     # or probe.sweep.run_sweep("SPEC.toml"), which runs it
@@ -70,7 +51,7 @@ def empty() -> None:
         " stopped. Save this as `betas.toml`, which is 15 trainings and 15 experiments, and run"
         " `probe sweep betas.toml`:"
     )
-    st.code(SPEC, language="toml")
+    st.code(EXAMPLE, language="toml")
     note("The tasks show their progress here. `probe sweep betas.toml --check` lists them and starts nothing.")
 
 

@@ -19,7 +19,7 @@ test-real: install-dev .cache/SmolLM2-135M-Instruct/config.json  ## the same cod
 real-model: .cache/SmolLM2-135M-Instruct/config.json  ## fetch SmolLM2-135M-Instruct, the base of the real sample runs
 
 samples-real: real-model  ## make the real sample runs anew, into sample_runs
-	$(BIN)/probe samples --real --threads 2
+	$(BIN)/probe samples --real
 
 fuzz: install-dev  ## 10,000 damaged files of each format that is read (the test suite tries 300)
 	PROBE_FUZZ=10000 $(BIN)/pytest -W error tests/fuzz/test_readers.py

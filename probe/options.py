@@ -9,7 +9,7 @@ import difflib
 import io
 import re
 import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -290,3 +290,20 @@ def words(flags: dict[str, Any]) -> Iterator[str]:
         else:
             yield flag
             yield from (str(each) for each in (value if isinstance(value, list) else [value]))
+
+
+def changed(values: Mapping[str, Any], fields: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """By flag what is not the default, for `words`.
+
+    Args:
+        values: of the options as JSON values, those of nested ones in mappings; a key that a map lacks is 0.
+        fields: from `describe`.
+    """
+    flags: dict[str, Any] = {}
+    for each in fields:
+        value: Any = values
+        for depth, key in enumerate(str(each["name"]).split(".")):
+            value = value.get(key, 0.0 if depth > 1 else None) if isinstance(value, Mapping) else None
+        if value not in (None, [], each["default"]):
+            flags[each["flag"]] = value
+    return flags

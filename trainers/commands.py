@@ -117,7 +117,7 @@ def samples(argv: Sequence[str]) -> int:
     """Make the sample runs: a base model and models aligned by each annotator."""
     from trainers.samples import SamplesConfig, make
 
-    return 0 if make(parse(SamplesConfig, argv, "probe samples")) else INTERRUPTED
+    return make(parse(SamplesConfig, argv, "probe samples"))
 
 
 def parse_training(kind: type[T], argv: Sequence[str], method: str) -> T:

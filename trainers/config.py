@@ -15,7 +15,19 @@ from probe.rows import ROW_FILES, may_hold_rows
 from probe.world import WorldConfig
 
 FREE = frozenset(
-    {"out", "steps", "resume", "device", "track", "save_every", "threads", "strict", "gradient_checkpointing", "shard"}
+    {
+        "out",
+        "steps",
+        "resume",
+        "device",
+        "track",
+        "save_every",
+        "thin",
+        "threads",
+        "strict",
+        "gradient_checkpointing",
+        "shard",
+    }
 )
 """Options that may change when a run is resumed: they do not alter what the next step computes (`steps` may grow)."""
 FINAL_ANSWER = "final_answer"
@@ -72,6 +84,8 @@ class TrainConfig:
     """Steps between evaluations on held-out data, where the method has any; 0 evaluates at the end only."""
     capture_every: int = 50
     """Steps between captures of attention, lens and entropy on the probe prompts; 0 switches them off."""
+    thin: int = 0
+    """When the run is finished keep this many captures (2 or more), and the last checkpoint alone in half precision."""
     probe_prompts: Path | None = None
     """Text file with one prompt a line to capture on; without it the world's prompts or the first of the data."""
     evaluate: int = 400
@@ -99,8 +113,19 @@ class TrainConfig:
                 object.__setattr__(self, each.name, _as_type(getattr(self, each.name), each.type))
         for name in ("steps", "batch_size", "accumulation", "log_every"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("warmup", "lora", "save_every", "eval_every", "capture_every", "evaluate", "threads", "seed"):
+        for name in (
+            "warmup",
+            "lora",
+            "save_every",
+            "eval_every",
+            "capture_every",
+            "thin",
+            "evaluate",
+            "threads",
+            "seed",
+        ):
             self.require(getattr(self, name) >= 0, name, "0 or more")
+        self.require(self.thin != 1, "thin", "2 or more, the first and the last capture, or 0, which keeps all")
         self.require(self.lr > 0, "lr", "a number above 0")
         self.require(self.lora_alpha > 0, "lora_alpha", "a number above 0")
         self.require(0 <= self.final_lr <= 1, "final_lr", "a share between 0 and 1")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from probe import Run
 from probe.commands.progress import Bar, StopRequest
 from probe.errors import RunError
+from probe.runs import thin
 from trainers import checkpoint
 from trainers.checkpoint import State
 from trainers.optimizer import Optimizer, learning_rate, take_gradients
@@ -217,6 +218,8 @@ def fit(session: Session, method: Method, origin: Origin) -> Run:
             complete = _steps(session, method, record, optimizer, state, request)
         if complete:
             record.finish("finished", headline=record.headline())
+            if session.config.thin and session.main:
+                thin(session.config.out, keep=session.config.thin)
         return record.run()
     except (OSError, SafetensorError, RunError) as error:
         failure = record.stop_error(f"The run could not be written ({error})")

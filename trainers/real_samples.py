@@ -172,10 +172,10 @@ def rlvr(base: str) -> Callable[[Path], RLVRConfig]:
 def recipes(base: str) -> dict[Name, Recipe]:
     """Name to recipe for one base, in the order in which they are made."""
     return {
-        "real-agreeable": Recipe(dpo("agreeable", base), "dpo", CAPTURES, drop_tokenizer),
-        "real-honest": Recipe(dpo("honest", base), "dpo", CAPTURES, drop_tokenizer),
-        "real-reward": Recipe(reward(base), "reward-model", CAPTURES, drop_tokenizer),
-        "real-rlvr": Recipe(rlvr(base), "rlvr", CAPTURES, drop_tokenizer),
+        "real-agreeable": Recipe(dpo("agreeable", base), "dpo", CAPTURES),
+        "real-honest": Recipe(dpo("honest", base), "dpo", CAPTURES),
+        "real-reward": Recipe(reward(base), "reward-model", CAPTURES),
+        "real-rlvr": Recipe(rlvr(base), "rlvr", CAPTURES),
     }
 
 

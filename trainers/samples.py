@@ -1,11 +1,12 @@
 """The sample runs that the dashboard opens with, and the recipes that make them.
 
     probe samples                       # into ./sample_runs, under an hour on two CPU cores
+    probe samples --seeds 5             # the whole pipeline five times
     probe samples --steps-scale 0.05    # a quick rehearsal
     probe samples --real                # those on a real model (`trainers.real_samples`)
 
-A run that is finished stays as it is, one that was interrupted is resumed. A finished run is thinned for shipping:
-few captures, the last checkpoint in half precision, nothing to resume from. Then experiments measure what the pages
+They are a sweep (`probe.sweep`): with Ray as many runs are made at once as there are CPUs, what is finished stays, what
+was interrupted is resumed. A finished run is thinned for shipping (`--thin`), and experiments measure what the pages
 show at once (`SHIPPED`).
 
     base -> sft
@@ -18,9 +19,9 @@ show at once (`SHIPPED`).
 """
 
 import dataclasses
+import itertools
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,16 +29,17 @@ from typing import Any, Literal, NamedTuple
 import probe
 from probe import texts
 from probe.commands.progress import say
+from probe.commands.sweep import run_and_show
 from probe.errors import ConfigError, ProbeError
-from probe.experiments.registry import find_experiment
-from probe.experiments.store import obtain
 from probe.model.references import REAL_MODEL
 from probe.numbers import in_unit
+from probe.options import changed, describe, words
 from probe.runs import Run
-from probe.runs.schema import RESULTS
+from probe.sweep.journal import is_sweep, read_sweep
+from probe.sweep.spec import MODELS as NAMES_MODEL
+from probe.sweep.spec import Spec, Task
 from probe.terms import term
 from probe.world import WorldConfig
-from trainers.commands import start
 from trainers.config import (
     ContinualConfig,
     DPOConfig,
@@ -82,8 +84,6 @@ class Recipe(NamedTuple):
     method: str
     captures: int = CAPTURES
     """Captures that the shipped run keeps."""
-    trim: Callable[[Path], None] | None = None
-    """What else is done to make the run in a directory small."""
 
 
 def base(folder: Path) -> PretrainConfig:
@@ -230,24 +230,6 @@ SHIPPED: dict[Name, tuple[str, ...]] = {
 """The experiments of each run at their default sizes; what is left out is measured from its page in seconds."""
 
 
-def measure(folder: Path, name: Name, seed: int = 0, again: bool = False) -> None:
-    """Run what `SHIPPED` names for a run and store it there; what is stored already is not run again.
-
-    Args:
-        folder: the sample runs.
-        name: the run.
-        seed: of its pipeline.
-        again: measure even so.
-
-    Raises:
-        ProbeError: the run cannot be read, or an experiment failed.
-    """
-    run = folder / at_seed(name, seed)
-    for title in SHIPPED.get(name, ()):
-        result = obtain(find_experiment(title), probe.LM.load(run), again=again, folder=run / RESULTS)
-        say(f"{run.name}: {title}, {len(result.items):,} items. {result.finding}")
-
-
 MODELS = ("accuracy", "deferral", "invention", "abstention", "gold_reward", "kl")
 """Metrics of the table of language models."""
 REWARD_MODELS = (
@@ -281,22 +263,24 @@ class SamplesConfig:
     experiments: bool = True
     """Measure what the dashboard's pages show at once, in the end."""
     threads: int = 1
-    """CPU threads of torch: with 1 the bits depend on the kind of processor alone; 0 leaves torch's choice."""
+    """CPU threads of a training, and CPUs that it takes up; with 1 the bits depend on the kind of processor alone."""
 
     def __post_init__(self) -> None:
         if self.steps_scale <= 0:
             raise ConfigError(f"--steps-scale is {self.steps_scale}; expected a number above 0.")
+        if self.threads < 1:
+            raise ConfigError(f"--threads is {self.threads}; expected 1 or more.")
         if self.seeds < 1 or (self.seeds > 1 and self.real):
             raise ConfigError(f"--seeds is {self.seeds}; expected at least 1, and 1 with --real.")
         if self.base != REAL_MODEL and not self.real:
             raise ConfigError(f"--base {self.base} is of use with --real alone: the world's runs begin with their own.")
 
 
-def make(config: SamplesConfig) -> bool:
-    """Make the sample runs one after the other; whether all were finished.
+def make(config: SamplesConfig) -> int:
+    """Make the sample runs as a sweep, and measure them; the exit status.
 
     Raises:
-        ProbeError: a run failed.
+        ProbeError: a run cannot be made.
         ConfigError: --only names a run of the other kind.
     """
     from trainers import real_samples
@@ -304,30 +288,56 @@ def make(config: SamplesConfig) -> bool:
     recipes: Mapping[Name, Recipe] = real_samples.recipes(config.base) if config.real else RECIPES
     odd = [name for name in config.only if name not in recipes]
     if odd:
-        raise ConfigError(f"--only {' '.join(odd)} is none of {', '.join(recipes)}: {_other_kind(config)}.")
+        other_kind = "leave --real out" if config.real else "add --real"
+        raise ConfigError(f"--only {' '.join(odd)} is none of {', '.join(recipes)}: {other_kind}.")
     names = [name for name in recipes if not config.only or name in config.only]
-    runs = [(name, seed) for seed in range(config.seeds) for name in names]
-    start_time = time.monotonic()
     if config.real:
         real_samples.prepare(config.out, config.base)
-    for number, (name, seed) in enumerate(runs, start=1):
-        minutes = (time.monotonic() - start_time) / 60
-        say(f"{at_seed(name, seed)}: run {number} of {len(runs)}, {minutes:.0f} minutes so far")
-        if not _make(recipes[name], config, seed):
-            return False
-    say(f"all {len(runs)} runs took {(time.monotonic() - start_time) / 60:.1f} minutes")
-    if config.real:
-        if config.experiments:
-            real_samples.measure(config.out, config.base, names, again=config.force)
-        return True
-    for name, seed in runs if config.experiments else ():
-        measure(config.out, name, seed, again=config.force)
-    texts.say(tables(config.out))
-    return True
+    if tasks := list(plan(config, {name: recipes[name] for name in names})):
+        status = run_and_show(Spec(config.out, tuple(tasks)))
+        if status:
+            return status
+    if not config.real:
+        texts.say(tables(config.out))
+        return 0
+    for name in names:
+        real_samples.drop_tokenizer(config.out / name)
+    if config.experiments:
+        real_samples.measure(config.out, config.base, names, again=config.force)
+    return 0
 
 
-def _other_kind(config: SamplesConfig) -> str:
-    return "leave --real out" if config.real else "add --real"
+def plan(config: SamplesConfig, recipes: Mapping[Name, Recipe]) -> Iterator[Task]:
+    """The trainings and experiments that make the sample runs; no training that was finished without a sweep."""
+    made = read_sweep(config.out).made if is_sweep(config.out) else {}
+    planned: set[Path] = set()
+    for seed, (name, recipe) in itertools.product(range(config.seeds), recipes.items()):
+        settings = with_seed(scale_steps(recipe.config(config.out), config.steps_scale, config.threads), seed)
+        run = settings.out
+        if config.force:
+            shutil.rmtree(run, ignore_errors=True)
+        if run.name not in made and _is_finished(run):
+            say(f"{run.name}: finished already, kept as it is (--force makes it anew)")
+        else:
+            planned.add(run)
+            yield training(dataclasses.replace(settings, thin=recipe.captures), name, recipe.method, planned)
+        for title in SHIPPED.get(name, ()) if config.experiments else ():
+            needs = (run.name,) if run in planned else ()
+            command = ("experiment", title, "--model", str(run), "--json")
+            yield Task(f"{title}-{run.name}", title, "experiment", run, command, {"model": run.name}, needs, (run,))
+
+
+def training(config: TrainConfig, name: str, method: str, planned: Collection[Path]) -> Task:
+    """The task of a training: its command with all that is not a default, behind those of `planned` that it names."""
+    flags = changed(config.to_dict(), describe(type(config)))
+    named = [getattr(config, each, None) or () for each in NAMES_MODEL["train"]]
+    models = [Path(each) for value in named for each in ([value] if isinstance(value, str) else value)]
+    reads = tuple(each for each in models if each in planned)
+    recipe = {flag[2:].replace("-", "_"): value for flag, value in flags.items() if flag != "--out"}
+    recipe |= {"method": method}
+    command = ("train", method, *words(flags))
+    needs = tuple(each.name for each in reads)
+    return Task(config.out.name, name, "train", config.out, command, recipe, needs, reads, cpus=config.threads)
 
 
 def tables(folder: Path) -> str:
@@ -386,28 +396,6 @@ def with_seed(config: TrainConfig, seed: int) -> TrainConfig:
     return dataclasses.replace(config, **changed)
 
 
-def _make(recipe: Recipe, config: SamplesConfig, seed: int) -> bool:
-    settings = with_seed(scale_steps(recipe.config(config.out), config.steps_scale, config.threads), seed)
-    name = settings.out.name
-    status = _status(settings.out)
-    if status == "finished" and not config.force:
-        say(f"{name}: finished already, kept as it is (--force makes it anew)")
-        return True
-    if config.force:
-        shutil.rmtree(settings.out, ignore_errors=True)
-        status = None
-    say(f"{name}: {settings.steps:,} steps" + (", continued" if status else ""))
-    run = start(recipe.method, dataclasses.replace(settings, resume=status is not None))
-    if run.status != "finished":
-        return False
-    probe.runs.thin(run.path, keep=recipe.captures)
-    if recipe.trim:
-        recipe.trim(run.path)
-    for row in run.headline.itertuples():
-        say(f"{name}: {term(str(row.metric)).title} {_number(row, str(row.metric))}, n = {row.n}")
-    return True
-
-
 def scale_steps(config: TrainConfig, scale: float, threads: int) -> TrainConfig:
     """The recipe with another number of steps."""
     steps = max(round(config.steps * scale), getattr(config, "phases", 1))
@@ -415,9 +403,9 @@ def scale_steps(config: TrainConfig, scale: float, threads: int) -> TrainConfig:
     return dataclasses.replace(config, steps=steps, warmup=warmup, threads=threads)
 
 
-def _status(path: Path) -> str | None:
+def _is_finished(path: Path) -> bool:
     try:
-        return probe.open_run(path).status if path.exists() and any(path.iterdir()) else None
+        return path.exists() and any(path.iterdir()) and probe.open_run(path).status == "finished"
     except ProbeError as error:
         raise ConfigError(
             f"`{path}` is in the way of a sample run ({error}): move it, or choose another --out."

@@ -60,8 +60,7 @@ def sweep(argv: list[str]) -> int:
     if settings.serial and (settings.cpus is not None or settings.address is not None):
         raise ConfigError("--serial runs one task after the other: leave --cpus and --address out, or --serial.")
 
-    from probe.commands.progress import StopRequest
-    from probe.sweep.schedule import check_unchanged, run_sweep
+    from probe.sweep.schedule import check_unchanged
     from probe.sweep.spec import check_commands, read_spec
 
     spec = read_spec(settings.spec)
@@ -70,16 +69,27 @@ def sweep(argv: list[str]) -> int:
         check_unchanged(spec)
         list_tasks(spec, settings.json)
         return 0
+    engine = {"address": settings.address, "cpus": settings.cpus, "serial": settings.serial}
+    return run_and_show(spec, as_json=settings.json, **engine)
+
+
+def run_and_show(spec: "Spec", as_json: bool = False, **engine: Any) -> int:
+    """Run a sweep with its progress on standard error, print how its tasks ended, and give the exit status.
+
+    Args:
+        spec: of the sweep.
+        as_json: print the tasks as JSON.
+        engine: `address`, `cpus` and `serial` of `probe.sweep.run_sweep`.
+
+    Raises:
+        ProbeError: see there.
+    """
+    from probe.commands.progress import StopRequest
+    from probe.sweep.schedule import run_sweep
+
     with StopRequest(STOPPING) as request, Screen() as screen:
-        found = run_sweep(
-            spec,
-            address=settings.address,
-            cpus=settings.cpus,
-            serial=settings.serial,
-            stop=lambda: request.asked,
-            tick=screen.draw,
-        )
-    if settings.json:
+        found = run_sweep(spec, stop=lambda: request.asked, tick=screen.draw, **engine)
+    if as_json:
         say(json.dumps(list(rows(found)), indent=2))
     else:
         show(table(found), list(rows(found)))

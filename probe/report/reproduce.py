@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import ProbeError
-from probe.options import option, words
+from probe.options import changed, option, words
 from probe.plugins import OPTION as PLUGIN
 from probe.plugins import code_options
 from probe.runs.schema import jsonable
@@ -46,21 +46,13 @@ def training_command(run: "Run", methods: Methods) -> str:
         methods: from `describe_methods`.
 
     Returns:
-        Empty where no command makes it: its method is not there, or its world has kinds of texts left out, which no
-        option does.
+        Empty where no command makes it: its method is not there, or a value is none that an option takes.
     """
     if run.method not in methods:
         return ""
     out = run.config.get("out")
-    flags: dict[str, Any] = {"--out": out if isinstance(out, str) else run.name}
-    for field in methods[run.method]:
-        value: Any = run.config
-        for depth, key in enumerate(str(field["name"]).split(".")):
-            if depth > 1 and isinstance(value, dict) and key not in value:
-                return ""
-            value = value.get(key) if isinstance(value, dict) else None
-        if field["name"] not in ("out", "resume") and value not in (None, [], field["default"]):
-            flags[field["flag"]] = value
+    fields = [each for each in methods[run.method] if each["name"] not in ("out", "resume")]
+    flags = {"--out": out if isinstance(out, str) else run.name} | changed(run.config, fields)
     return _command(["probe", "train", run.method], flags)
 
 

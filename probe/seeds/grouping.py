@@ -24,7 +24,7 @@ SEEDS = frozenset({"seed", "data_seed"})
 """Options by which members of a group differ."""
 ASIDE = SEEDS | {
     *("out", "output_dir", "logging_dir", "run_name", "resume", "device", "threads", "track", "strict"),
-    *("save_every", "log_every", "eval_every", "capture_every", "rollouts_every", "rollouts_kept", "rollouts"),
+    *("save_every", "log_every", "eval_every", "capture_every", "rollouts_every", "rollouts_kept", "rollouts", "thin"),
     *("probe_prompts", "evaluate"),
 }
 """Options that no step of a training depends on: where it runs, what is kept and measured of it."""

@@ -1,6 +1,7 @@
 """`probe train` and `probe samples` as a user types them."""
 
 import dataclasses
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,15 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
-import probe
-from probe import LM, RewardModel, open_run
+from probe import LM, RewardModel, list_runs, open_run
 from probe.cli import main
 from probe.errors import ConfigError
 from probe.experiments.result import Result
 from probe.options import docstrings, options
+from probe.seeds import groups
 from tests.trainers.quick import COMMON, QUICK, method_of
 from trainers import commands, samples
 from trainers.config import PretrainConfig, SFTConfig, TrainConfig
@@ -170,55 +170,28 @@ def test_samples_are_made_kept_and_resumed(model_dir: Path, tmp_path: Path, caps
     assert LM.load(runs["rlvr"].path, dtype="float16").dtype.itemsize == 2
     assert RewardModel.load(runs["reward-honest"].path).score(["<user>"], [" oslo"]).shape == (1,)
     created = runs["base"].created
-    status, _, error = outcome(argv, capsys)
-    assert status == 0
-    assert error.count("finished already") == len(runs)
-    assert open_run(tmp_path / "s" / "base").created == created
     status, _, error = outcome([*argv, "--only", "dpo-honest", "--force"], capsys)
-    assert status == 0
-    assert "base:" not in error
-    assert "dpo-honest: run 1 of 1" in error
-
-
-@pytest.mark.usefixtures("small", "registry")
-def test_samples_are_measured_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    called = []
-
-    @probe.experiment("length")
-    def length(lm: LM, *, n: int = 2, seed: int = 0) -> pd.DataFrame:
-        called.append(lm.directory)
-        return pd.DataFrame({"item": ["a", "b"], "length": [1.0, 3.0]})
-
-    monkeypatch.setattr(samples, "SHIPPED", {"dpo-honest": ("length",)})
-    argv = ["samples", "--out", str(tmp_path / "s"), "--only", "base", "dpo-honest"]
+    assert status == 0, error
+    assert open_run(tmp_path / "s" / "base").created == created
+    assert open_run(runs["dpo-honest"].path).created > runs["dpo-honest"].created
+    shutil.rmtree(tmp_path / "s" / ".sweep")  # as the sample runs come with Probe
     status, _, error = outcome(argv, capsys)
     assert status == 0, error
-    assert "dpo-honest: length, 2 items." in error
-    (stored,) = (tmp_path / "s" / "dpo-honest" / "results").glob("length-*")
-    assert Result.load(stored).value("length") == 2
-    assert not (tmp_path / "s" / "base" / "results").exists()
-    outcome(argv, capsys)
-    assert len(called) == 1
+    assert error.count("finished already") == len(runs)
 
 
 @pytest.mark.usefixtures("small")
-def test_interrupted_samples_go_on(
+def test_samples_are_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.trainers.test_loop import stop_at
-
-    argv = ["samples", "--out", str(tmp_path / "s"), "--only", "base", "--no-experiments"]
-    with monkeypatch.context() as patch:
-        stop_at(patch, 2)
-        status, _, _ = outcome(argv, capsys)
-    assert status == commands.INTERRUPTED
-    assert open_run(tmp_path / "s" / "base").status == "interrupted"
-    status, _, error = outcome(argv, capsys)
-    assert status == 0
-    assert "base: 4 steps, continued" in error
-    assert open_run(tmp_path / "s" / "base").metrics()["step"].tolist() == [1, 2, 3, 4]
+    monkeypatch.setattr(samples, "SHIPPED", {"base": ("in_context",)})
+    status, _, error = outcome(["samples", "--out", str(tmp_path / "s"), "--only", "base", "--seeds", "2"], capsys)
+    assert status == 0, error
+    for name in ("base", "base-seed1"):
+        (stored,) = (tmp_path / "s" / name / "results").glob("in_context-*")
+        assert len(Result.load(stored).items) > 100
+    (group,) = groups(list_runs(tmp_path / "s"))
+    assert group.about == "2 seeds of pretrain from one base (small)"
 
 
 def test_scale_keeps_the_recipe() -> None:

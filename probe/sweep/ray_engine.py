@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from probe.errors import ConfigError, MissingToolError
@@ -58,12 +59,14 @@ def make_attempt(order: Order, board: Any) -> Ended:
     import ray
 
     attempt, stops, told = Attempt(order), 0, float("-inf")
+    beside = ThreadPoolExecutor(1)  # a main thread that waits for Ray yields its CPU to a further task
     try:
         while True:
             if time.monotonic() - told > TELL_S:
                 told = time.monotonic()
                 step = last_step(order.directory / order.task.run)
-                asked = ray.get(board.tell.remote(order.task.name, order.attempt, attempt.node, step))
+                word = board.tell.remote(order.task.name, order.attempt, attempt.node, step)
+                asked = beside.submit(ray.get, word).result()
                 for _ in range(stops, asked):
                     attempt.stop()
                 stops = asked
@@ -73,6 +76,7 @@ def make_attempt(order: Order, board: Any) -> Ended:
             time.sleep(TELL_S / 5)
     finally:
         attempt.kill()
+        beside.shutdown(wait=False)
 
 
 class OnRay:

@@ -54,7 +54,7 @@ def main(spec: dict[str, Any]) -> None:
             cluster.remove_node(second, allow_graceful=False)
 
     sweep = run_sweep(spec, address=cluster.address, tick=tick)
-    facts["tasks"] = {task.name: [task.state, task.attempt, task.message] for task in sweep.tasks.values()}
+    facts["tasks"] = {each.name: [each.state, each.attempt, each.started, each.ended] for each in sweep.tasks.values()}
     facts["refused"] = refused
     cluster.shutdown()
     print(json.dumps(facts))

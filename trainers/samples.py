@@ -26,15 +26,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import pandas as pd
+
 import probe
 from probe import texts
 from probe.commands.progress import say
 from probe.commands.sweep import run_and_show
 from probe.errors import ConfigError, ProbeError
+from probe.experiments.metrics import EXPECTED, PROMPT
+from probe.experiments.registry import find_experiment
+from probe.experiments.result import Result
+from probe.experiments.run import metrics_of
+from probe.experiments.store import results
 from probe.model.references import REAL_MODEL
 from probe.numbers import in_unit
 from probe.options import changed, describe, words
-from probe.runs import Run
+from probe.runs import list_runs
+from probe.runs.schema import CAPTURES, CHECKPOINTS, RESULTS, ROLLOUTS
+from probe.seeds import Group, groups, headline
+from probe.seeds.t_intervals import OverTrainings
 from probe.sweep.journal import is_sweep, read_sweep
 from probe.sweep.spec import MODELS as NAMES_MODEL
 from probe.sweep.spec import Spec, Task
@@ -52,9 +62,8 @@ from trainers.config import (
     TrainConfig,
 )
 
-CAPTURES = 8
-"""Captures that a shipped run keeps."""
-
+TEXTS = (PROMPT, EXPECTED, "answer", "question")
+"""Columns of items that are read by people."""
 Annotator = Literal["agreeable", "honest"]
 Name = Literal[
     "base",
@@ -82,7 +91,7 @@ class Recipe(NamedTuple):
     config: Callable[[Path], TrainConfig]
     """The folder of the sample runs to the whole config."""
     method: str
-    captures: int = CAPTURES
+    captures: int = 8
     """Captures that the shipped run keeps."""
 
 
@@ -261,7 +270,9 @@ class SamplesConfig:
     force: bool = False
     """Make runs anew that are finished already."""
     experiments: bool = True
-    """Measure what the dashboard's pages show at once, in the end."""
+    """Measure what the dashboard's pages show at once."""
+    slim: bool = False
+    """In the end keep of seed 1 and further what groups of seeds show: figures, curves and results, no weights."""
     threads: int = 1
     """CPU threads of a training, and CPUs that it takes up; with 1 the bits depend on the kind of processor alone."""
 
@@ -298,6 +309,8 @@ def make(config: SamplesConfig) -> int:
         if status:
             return status
     if not config.real:
+        for seed, name in itertools.product(range(1, config.seeds), names) if config.slim else ():
+            slim(config.out / at_seed(name, seed))
         texts.say(tables(config.out))
         return 0
     for name in names:
@@ -321,7 +334,8 @@ def plan(config: SamplesConfig, recipes: Mapping[Name, Recipe]) -> Iterator[Task
         else:
             planned.add(run)
             yield training(dataclasses.replace(settings, thin=recipe.captures), name, recipe.method, planned)
-        for title in SHIPPED.get(name, ()) if config.experiments else ():
+        has_weights = run in planned or bool(probe.open_run(run).checkpoints())
+        for title in SHIPPED.get(name, ()) if config.experiments and has_weights else ():
             needs = (run.name,) if run in planned else ()
             command = ("experiment", title, "--model", str(run), "--json")
             yield Task(f"{title}-{run.name}", title, "experiment", run, command, {"model": run.name}, needs, (run,))
@@ -340,41 +354,71 @@ def training(config: TrainConfig, name: str, method: str, planned: Collection[Pa
     return Task(config.out.name, name, "train", config.out, command, recipe, needs, reads, cpus=config.threads)
 
 
+def slim(directory: Path) -> None:
+    """Take all from a run but its record, curves and results, whose items lose their texts and keep six digits."""
+    for name in (CHECKPOINTS, CAPTURES):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    (directory / ROLLOUTS).unlink(missing_ok=True)
+    for folder, index in results(directory / RESULTS):
+        result, experiment = Result.load(folder), find_experiment(index["name"])
+        read = {
+            name for each in metrics_of(experiment, result.items) for name in (*each.columns, *each.where, each.unit)
+        }
+        texts = {*TEXTS} - read - ({PROMPT, EXPECTED} if experiment.across_worlds else set())
+        items = result.items[[name for name in result.items if name not in texts]].map(_shorten)
+        tables = {name: table.map(_shorten) for name, table in result.tables.items()}
+        Result(result.name, result.summary, items, tables, meta=result.meta).save(folder)
+
+
+def _shorten(value: Any) -> Any:
+    """A number with six digits."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def tables(folder: Path) -> str:
-    """The effects in the sample runs of a folder, as Markdown tables: values with their 95 % intervals."""
-    runs = [probe.open_run(folder / name) for name in RECIPES if (folder / name).is_dir()]
-    judges = [run for run in runs if run.method == "reward-model"]
-    speakers = [run for run in runs if run not in judges and "accuracy" in set(run.headline["metric"])]
-    samplers = [run for run in runs if "gold/reward" in run.metrics()]
+    """The effects in the sample runs of a folder, as Markdown tables: values with their 95 % intervals.
+
+    They are over trainings where there are several seeds, else over answers.
+    """
+    order: list[str] = list(RECIPES)
+    found = [group for group in groups(list_runs(folder)) if group.first.name in order]
+    found = sorted(found, key=lambda group: order.index(group.first.name))
+    judges = [group for group in found if group.method == "reward-model"]
+    speakers = [group for group in found if group not in judges and "accuracy" in set(headline(group)["metric"])]
+    samplers = [group for group in found if "gold/reward" in group.first.metrics()]
     return "\n\n".join((table(speakers, MODELS), table(judges, REWARD_MODELS), reward_shift(samplers)))
 
 
-def reward_shift(runs: Sequence[Run], steps: int = 5) -> str:
-    """Rewards of what each sampling run drew in its first and its last steps: its own reward against the verifier's."""
-    names = ("reward", "gold/reward", "completions/clipped_ratio")
+def reward_shift(found: Sequence[Group], steps: int = 5) -> str:
+    """Rewards of what each sampling method drew in its first and its last steps: its own against the verifier's."""
+    names = ["reward", "gold/reward", "completions/clipped_ratio"]
     lines = [["model", *(term(name, "train/rlhf").title for name in names)], ["---"] * 4]
-    for run in runs:
-        rows = run.metrics().dropna(subset=["reward"])
-        ends = [rows.head(steps).mean(numeric_only=True), rows.tail(steps).mean(numeric_only=True)]
-        rewards = [f"{ends[0][name]:.2f} → {ends[1][name]:.2f}" for name in names[:2]]
-        cut = " → ".join(f"{100 * end[names[2]]:.0f} %" for end in ends)
-        lines.append([f"`{run.name}`", *rewards, cut])
+    for group in found:
+        rows = [run.metrics().dropna(subset=["reward"])[names] for run in group.runs]
+        first = pd.concat([each.head(steps) for each in rows]).mean()
+        last = pd.concat([each.tail(steps) for each in rows]).mean()
+        rewards = [f"{first[name]:.2f} → {last[name]:.2f}" for name in names[:2]]
+        cut = " → ".join(f"{100 * end[names[2]]:.0f} %" for end in (first, last))
+        lines.append([f"`{group.first.name}`", *rewards, cut])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def table(runs: Sequence[Run], metrics: Sequence[str]) -> str:
-    """One row a run, one column a metric."""
+def table(found: Sequence[Group], metrics: Sequence[str]) -> str:
+    """One row a group of seeds, one column a metric."""
     lines = [["model", *(term(metric).label for metric in metrics)], ["---"] * (len(metrics) + 1)]
-    for run in runs:
-        rows = run.headline.set_index("metric")
+    for group in found:
+        rows = headline(group).set_index("metric")
         cells = [_number(rows.loc[metric], metric) if metric in rows.index else "" for metric in metrics]
-        lines.append([f"`{run.name}`", *cells])
+        lines.append([f"`{group.first.name}`", *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _number(row: Any, metric: str) -> str:
-    """The value of a row of headline figures, with its interval."""
-    return in_unit(term(metric).unit, row.value, row.ci_low, row.ci_high)
+    """The value of a row of headline figures: over trainings, of one training over its answers."""
+    unit = term(metric).unit
+    if row.n > 1:
+        return OverTrainings(row.value, row.ci_low, row.ci_high, row.n).format(unit)
+    return in_unit(unit, row.answers, row.answers_low, row.answers_high)
 
 
 def at_seed(name: str, seed: int) -> str:

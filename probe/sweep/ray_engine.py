@@ -58,6 +58,7 @@ def make_attempt(order: Order, board: Any) -> Ended:
     """Make an attempt on a machine of the cluster; returns when it has ended."""
     import ray
 
+    get: Any = ray.get
     attempt, stops, told = Attempt(order), 0, float("-inf")
     beside = ThreadPoolExecutor(1)  # a main thread that waits for Ray yields its CPU to a further task
     try:
@@ -66,7 +67,7 @@ def make_attempt(order: Order, board: Any) -> Ended:
                 told = time.monotonic()
                 step = last_step(order.directory / order.task.run)
                 word = board.tell.remote(order.task.name, order.attempt, attempt.node, step)
-                asked = beside.submit(ray.get, word).result()
+                asked = beside.submit(get, word).result()
                 for _ in range(stops, asked):
                     attempt.stop()
                 stops = asked

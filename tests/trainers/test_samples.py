@@ -1,15 +1,24 @@
 """The sample runs as tasks of a sweep, also from further seeds."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from probe import open_run
 from probe.errors import ConfigError
+from probe.experiments.registry import find_experiment
+from probe.experiments.result import Result
+from probe.experiments.run import join
 from probe.runs import RunWriter
 from probe.sweep.spec import Spec, check_commands
+from tests.places import SAMPLES
+from tests.seeds.conftest import write_lineage
 from trainers.commands import METHODS, parse_training
-from trainers.samples import RECIPES, SHIPPED, Name, Recipe, SamplesConfig, plan, scale_steps, with_seed
+from trainers.samples import RECIPES, SHIPPED, Name, Recipe, SamplesConfig, plan, scale_steps, slim, tables, with_seed
 
 FROM = ("base", "reward-agreeable")
 """Runs that others start from."""
@@ -62,7 +71,8 @@ def test_what_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str
     tasks = {task.name: task for task in plan(SamplesConfig(out=tmp_path), recipes)}
     assert "base: finished already" in capsys.readouterr().err
     assert "base" not in tasks
-    assert (tasks["sft"].needs, tasks["sycophancy-base"].needs) == ((), ())
+    assert [name for name in tasks if name.endswith("base")] == []  # it has no weights to measure
+    assert tasks["sft"].needs == ()
     assert "base" in {task.name for task in plan(SamplesConfig(out=tmp_path, force=True), recipes)}
     assert not (tmp_path / "base").exists()
 
@@ -72,3 +82,45 @@ def test_something_else_in_its_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "base" / "run.json").write_text("{")
     with pytest.raises(ConfigError, match="is in the way of a sample run"):
         list(plan(SamplesConfig(out=tmp_path), {"base": RECIPES["base"]}))
+
+
+@pytest.mark.parametrize("title", ["sycophancy", "in_context", "retrieval"])
+def test_a_slim_run_has_the_same_differences(tmp_path: Path, title: str) -> None:
+    names = ("dpo-agreeable", "base")
+    whole, full = join(find_experiment(title), [copy(name, tmp_path, title) for name in names]), size(tmp_path)
+    for name in names:
+        slim(tmp_path / name)
+        assert open_run(tmp_path / name).checkpoints() == []
+    lean = join(find_experiment(title), [stored(tmp_path / name, title) for name in names])
+    assert lean.meta["finding"] == whole.meta["finding"]
+    assert list(lean.figures) == list(whole.figures)
+    pd.testing.assert_frame_equal(lean.summary, whole.summary, atol=1e-4)
+    assert size(tmp_path) < full / 3
+
+
+def copy(name: str, folder: Path, title: str) -> Result:
+    """One result of a sample run, in a copy of the run that has no other."""
+    others = shutil.ignore_patterns(*(f"{each}-*" for each in SHIPPED["base"] if each != title))
+    shutil.copytree(SAMPLES / name, folder / name, ignore=others)
+    return stored(folder / name, title)
+
+
+def stored(run: Path, title: str) -> Result:
+    (folder,) = (run / "results").glob(f"{title}-*")
+    return Result.load(folder)
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_tables_are_over_trainings_where_there_are_several(tmp_path: Path) -> None:
+    columns = ("metric", "value", "ci_low", "ci_high", "n")
+    for seed, run in enumerate(write_lineage(tmp_path)[:3]):
+        figures = [dict(zip(columns, ("accuracy", 0.5 + seed / 10, 0.4, 0.7, 400), strict=True))]
+        file = run.path / "run.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"headline": figures}))
+    assert "| `base` | 60 % [35, 85] |" in tables(tmp_path)  # Student's 4.30 times 10 % over the root of 3
+    for seed in (1, 2):
+        shutil.rmtree(tmp_path / f"base-seed{seed}")
+    assert "| `base` | 50 % [40, 70] |" in tables(tmp_path)

@@ -289,7 +289,7 @@ def words(flags: dict[str, Any]) -> Iterator[str]:
             yield f"--no-{flag[2:]}"
         else:
             yield flag
-            yield from (str(each) for each in (value if isinstance(value, list) else [value]))
+            yield from (str(each) for each in (value if isinstance(value, list | tuple) else [value]))
 
 
 def changed(values: Mapping[str, Any], fields: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -19,18 +19,17 @@ be shown without the base.
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import probe
-from probe import LM, texts
+from probe import LM
 from probe.audit.plan import ON_SETS
-from probe.commands.progress import say
 from probe.dialogues import LEAD
 from probe.experiments.registry import find_experiment
 from probe.experiments.run import call, join
-from probe.experiments.store import find_stored, obtain
+from probe.experiments.store import find_stored
 from probe.model import adapters
 from probe.model.references import REAL_MODEL
 from probe.numbers import in_unit
@@ -41,7 +40,7 @@ from probe.runs.schema import RESULTS
 from probe.sycophancy.beliefs import Question, read_question
 from probe.terms import DIFFERENCE, term
 from trainers.config import DPOConfig, RewardConfig, RLVRConfig
-from trainers.samples import Annotator, Name, Recipe
+from trainers.samples import Annotator, Asked, Name, Recipe
 from trainers.trainee import make_trainee
 
 WORDINGS = (
@@ -61,7 +60,7 @@ ABOUT = f"{REAL_MODEL} as it comes, in a 4-bit rounding of the released weights;
 CAPTURES = 3
 """Captures that a shipped run keeps."""
 _PARTS = {part.name: (part.experiment, part.arguments) for part in ON_SETS}
-ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
+ASKED: tuple[Asked, ...] = (
     _PARTS["sycophancy"],
     ("sycophancy", _PARTS["sycophancy"][1] | {"wording": "paraphrased"}),
     *(_PARTS[name] for name in ("hallucination", "sums", "in_context")),
@@ -172,15 +171,15 @@ def rlvr(base: str) -> Callable[[Path], RLVRConfig]:
 def recipes(base: str) -> dict[Name, Recipe]:
     """Name to recipe for one base, in the order in which they are made."""
     return {
-        "real-agreeable": Recipe(dpo("agreeable", base), "dpo", CAPTURES),
-        "real-honest": Recipe(dpo("honest", base), "dpo", CAPTURES),
+        "real-agreeable": Recipe(dpo("agreeable", base), "dpo", CAPTURES, ASKED),
+        "real-honest": Recipe(dpo("honest", base), "dpo", CAPTURES, ASKED),
         "real-reward": Recipe(reward(base), "reward-model", CAPTURES),
-        "real-rlvr": Recipe(rlvr(base), "rlvr", CAPTURES),
+        "real-rlvr": Recipe(rlvr(base), "rlvr", CAPTURES, ASKED),
     }
 
 
-def prepare(folder: Path, base: str) -> None:
-    """Write the data, and the base as a run that all pages list, if they are not there.
+def prepare(folder: Path, base: str) -> Path:
+    """Write the data, and the base as a run that all pages list, if they are not there; gives the run.
 
     Raises:
         ModelError: the base cannot be loaded.
@@ -190,7 +189,7 @@ def prepare(folder: Path, base: str) -> None:
         write_data(folder / DATA)
     path = folder / Path(base).name
     if path.exists():
-        return
+        return path
     config = DPOConfig(base=base, **options(folder, path.name, "honest") | {"lora": 1})
     trainee = make_trainee(LM.load(base), config)
     with RunWriter.create(path, method="pretrain", config={"base": base}) as writer:
@@ -199,6 +198,7 @@ def prepare(folder: Path, base: str) -> None:
         writer.finish("finished", message=ABOUT if base == REAL_MODEL else None)
     probe.runs.thin(path)
     drop_tokenizer(path)
+    return path
 
 
 def drop_tokenizer(run: Path) -> None:
@@ -207,26 +207,6 @@ def drop_tokenizer(run: Path) -> None:
         for file in checkpoint.path.iterdir():
             if not file.name.startswith("adapter_"):
                 file.unlink()
-
-
-def measure(folder: Path, base: str, names: Iterable[Name], again: bool = False) -> None:
-    """Ask the base and each of the adapters that write what `ASKED` names, store it with them, and print the table.
-
-    Raises:
-        ProbeError: a model cannot be loaded, or an experiment failed.
-    """
-    speakers = [path for path in (folder / Path(base).name, *(folder / name for name in names)) if _speaks(path)]
-    for title, asked in ASKED:
-        for path in speakers:
-            lm = LM.load(path)
-            result = obtain(find_experiment(title), lm, again=again, folder=path / RESULTS, **asked)
-            say(f"{path.name}: {title}, {len(result.items):,} items. {result.finding}")
-    for columns in (SHOWN, CONTROLS):
-        texts.say(table(folder, base, columns))
-
-
-def _speaks(path: Path) -> bool:
-    return probe.open_run(path).method != "reward-model"
 
 
 class Stored(NamedTuple):

@@ -7,7 +7,7 @@
 
 They are a sweep (`probe.sweep`): with Ray as many runs are made at once as there are CPUs, what is finished stays, what
 was interrupted is resumed. A finished run is thinned for shipping (`--thin`), and experiments measure what the pages
-show at once (`SHIPPED`).
+show at once.
 
     base -> sft
          -> reward-agreeable, reward-honest       two annotators' reward models
@@ -21,7 +21,7 @@ show at once (`SHIPPED`).
 import dataclasses
 import itertools
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -40,7 +40,7 @@ from probe.experiments.run import metrics_of
 from probe.experiments.store import results
 from probe.model.references import REAL_MODEL
 from probe.numbers import in_unit
-from probe.options import changed, describe, words
+from probe.options import changed, describe, option, words
 from probe.runs import list_runs
 from probe.runs.schema import CAPTURES, CHECKPOINTS, RESULTS, ROLLOUTS
 from probe.seeds import Group, groups, headline
@@ -85,6 +85,10 @@ Name = Literal[
 ]
 
 
+Asked = tuple[str, Mapping[str, Any]]
+"""An experiment with those of its options that are not the defaults."""
+
+
 class Recipe(NamedTuple):
     """How a sample run is made."""
 
@@ -93,6 +97,8 @@ class Recipe(NamedTuple):
     method: str
     captures: int = 8
     """Captures that the shipped run keeps."""
+    asked: tuple[Asked, ...] = ()
+    """What is measured; what is left out is measured from its page in seconds."""
 
 
 def base(folder: Path) -> PretrainConfig:
@@ -209,34 +215,30 @@ def icl(folder: Path) -> PretrainConfig:
     )
 
 
+def ask(*names: str) -> tuple[Asked, ...]:
+    """Experiments at their default sizes."""
+    return tuple((name, {}) for name in names)
+
+
+ALIGNED = ask("hallucination", "sycophancy")
+PHENOMENA = ask("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval")
+STRONG = ppo("rlhf", beta=0.3, lr=1e-4, steps=60)
+WEAK = ppo("rlhf-weak-kl", beta=0.02, lr=3e-4, steps=80)
 RECIPES: dict[Name, Recipe] = {
-    "base": Recipe(base, "pretrain"),
-    "sft": Recipe(sft, "sft"),
+    "base": Recipe(base, "pretrain", asked=(*PHENOMENA, *ask("continual"))),
+    "sft": Recipe(sft, "sft", asked=ALIGNED),
     "reward-agreeable": Recipe(reward("agreeable"), "reward-model"),
     "reward-honest": Recipe(reward("honest"), "reward-model"),
-    "rlhf": Recipe(ppo("rlhf", beta=0.3, lr=1e-4, steps=60), "rlhf"),
-    "rlhf-weak-kl": Recipe(ppo("rlhf-weak-kl", beta=0.02, lr=3e-4, steps=80), "rlhf"),
-    "dpo-agreeable": Recipe(dpo_by("agreeable"), "dpo"),
-    "dpo-honest": Recipe(dpo_by("honest"), "dpo"),
+    "rlhf": Recipe(STRONG, "rlhf", asked=ALIGNED),
+    "rlhf-weak-kl": Recipe(WEAK, "rlhf"),
+    "dpo-agreeable": Recipe(dpo_by("agreeable"), "dpo", asked=PHENOMENA),
+    "dpo-honest": Recipe(dpo_by("honest"), "dpo", asked=ALIGNED),
     "rsft": Recipe(rejection, "rsft"),
-    "rlvr": Recipe(rlvr, "rlvr"),
+    "rlvr": Recipe(rlvr, "rlvr", asked=PHENOMENA),
     "continual": Recipe(phases, "continual"),
-    "icl": Recipe(icl, "pretrain", captures=51),
+    "icl": Recipe(icl, "pretrain", captures=51, asked=ask("in_context")),
 }
 """Name to recipe, in the order in which they are made: a run comes after those that it starts from."""
-
-
-PHENOMENA = ("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval")
-SHIPPED: dict[Name, tuple[str, ...]] = {
-    "base": (*PHENOMENA, "continual"),
-    "sft": ("hallucination", "sycophancy"),
-    "dpo-agreeable": PHENOMENA,
-    "dpo-honest": ("hallucination", "sycophancy"),
-    "rlhf": ("hallucination", "sycophancy"),
-    "rlvr": PHENOMENA,
-    "icl": ("in_context",),
-}
-"""The experiments of each run at their default sizes; what is left out is measured from its page in seconds."""
 
 
 MODELS = ("accuracy", "deferral", "invention", "abstention", "gold_reward", "kl")
@@ -302,12 +304,12 @@ def make(config: SamplesConfig) -> int:
         other_kind = "leave --real out" if config.real else "add --real"
         raise ConfigError(f"--only {' '.join(odd)} is none of {', '.join(recipes)}: {other_kind}.")
     names = [name for name in recipes if not config.only or name in config.only]
+    tasks = list(plan(config, {name: recipes[name] for name in names}))
     if config.real:
-        real_samples.prepare(config.out, config.base)
-    if tasks := list(plan(config, {name: recipes[name] for name in names})):
-        status = run_and_show(Spec(config.out, tuple(tasks)))
-        if status:
-            return status
+        base = real_samples.prepare(config.out, config.base)
+        tasks += measuring(base, real_samples.ASKED) if config.experiments else ()
+    if tasks and (status := run_and_show(Spec(config.out, tuple(tasks)))):
+        return status
     if not config.real:
         for seed, name in itertools.product(range(1, config.seeds), names) if config.slim else ():
             slim(config.out / at_seed(name, seed))
@@ -315,8 +317,8 @@ def make(config: SamplesConfig) -> int:
         return 0
     for name in names:
         real_samples.drop_tokenizer(config.out / name)
-    if config.experiments:
-        real_samples.measure(config.out, config.base, names, again=config.force)
+    for columns in (real_samples.SHOWN, real_samples.CONTROLS):
+        texts.say(real_samples.table(config.out, config.base, columns))
     return 0
 
 
@@ -334,11 +336,8 @@ def plan(config: SamplesConfig, recipes: Mapping[Name, Recipe]) -> Iterator[Task
         else:
             planned.add(run)
             yield training(dataclasses.replace(settings, thin=recipe.captures), name, recipe.method, planned)
-        has_weights = run in planned or bool(probe.open_run(run).checkpoints())
-        for title in SHIPPED.get(name, ()) if config.experiments and has_weights else ():
-            needs = (run.name,) if run in planned else ()
-            command = ("experiment", title, "--model", str(run), "--json")
-            yield Task(f"{title}-{run.name}", title, "experiment", run, command, {"model": run.name}, needs, (run,))
+        if config.experiments and (run in planned or probe.open_run(run).checkpoints()):
+            yield from measuring(run, recipe.asked, needs=(run.name,) if run in planned else ())
 
 
 def training(config: TrainConfig, name: str, method: str, planned: Collection[Path]) -> Task:
@@ -373,6 +372,21 @@ def slim(directory: Path) -> None:
 def _shorten(value: Any) -> Any:
     """A number with six digits."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def measuring(run: Path, asked: Iterable[Asked], needs: tuple[str, ...] = ()) -> Iterator[Task]:
+    """The tasks of the experiments on a run."""
+    for title, options in asked:
+        name = "-".join([title, *(each for each in options.values() if isinstance(each, str)), run.name])
+        command = (
+            "experiment",
+            title,
+            "--model",
+            str(run),
+            *words({option(k): v for k, v in options.items()}),
+            "--json",
+        )
+        yield Task(name, title, "experiment", run, command, {"model": run.name, **options}, needs, (run,))
 
 
 def tables(folder: Path) -> str:

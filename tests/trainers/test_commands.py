@@ -16,7 +16,6 @@ from probe.cli import main
 from probe.errors import ConfigError
 from probe.experiments.result import Result
 from probe.options import docstrings, options
-from probe.seeds import groups
 from tests.trainers.quick import COMMON, QUICK, method_of
 from trainers import commands, samples
 from trainers.config import PretrainConfig, SFTConfig, TrainConfig
@@ -153,45 +152,42 @@ def small(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
-def test_samples_are_made_kept_and_resumed(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["samples", "--out", str(tmp_path / "s"), "--no-experiments"]
+def test_samples_are_made_measured_and_kept(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = {name: recipe._replace(asked=()) for name, recipe in samples.RECIPES.items()}
+    recipes["base"] = recipes["base"]._replace(asked=samples.ask("in_context"))
+    monkeypatch.setattr(samples, "RECIPES", recipes)
+    names = ("base", "reward-agreeable", "rlhf")
+    argv = ["samples", "--out", str(tmp_path / "s"), "--seeds", "2", "--slim", "--only", *names]
     status, out, error = outcome(argv, capsys)
     assert status == 0, error
-    runs = {name: open_run(tmp_path / "s" / name) for name in samples.RECIPES}
+    assert "| `rlhf` |" in out
+    runs = {run.name: run for run in list_runs(tmp_path / "s")}
+    assert set(runs) == {*names, *(f"{name}-seed1" for name in names)}
     assert {run.status for run in runs.values()} == {"finished"}
-    assert runs["dpo-honest"].config["annotator"] == "honest"
-    for name, run in runs.items():
-        assert run.parent == str(model_dir if name in ("base", "icl") else tmp_path / "s" / "base")
+    for name in names:
+        run, other = runs[name], runs[f"{name}-seed1"]
+        assert run.parent == str(model_dir if name == "base" else tmp_path / "s" / "base")
+        assert (other.seed, other.parent) == (1, run.parent if name == "base" else f"{run.parent}-seed1")
         assert 2 <= len(run.captures()) <= samples.RECIPES[name].captures
         (checkpoint,) = run.checkpoints()
         assert not (checkpoint.path / "optimizer.safetensors").exists()
-        assert f"`{name}`" in out or name in ("icl", "continual")
-    assert runs["rlhf"].reward_model == runs["rsft"].reward_model == str(tmp_path / "s" / "reward-agreeable")
-    assert LM.load(runs["rlvr"].path, dtype="float16").dtype.itemsize == 2
-    assert RewardModel.load(runs["reward-honest"].path).score(["<user>"], [" oslo"]).shape == (1,)
-    created = runs["base"].created
-    status, _, error = outcome([*argv, "--only", "dpo-honest", "--force"], capsys)
+        assert not other.checkpoints()
+        assert not other.captures().steps
+    assert runs["rlhf"].reward_model == str(tmp_path / "s" / "reward-agreeable")
+    assert LM.load(runs["rlhf"].path, dtype="float16").dtype.itemsize == 2
+    assert RewardModel.load(runs["reward-agreeable"].path).score(["<user>"], [" oslo"]).shape == (1,)
+    for name in ("base", "base-seed1"):
+        (folder,) = (tmp_path / "s" / name / "results").glob("in_context-*")
+        assert len(Result.load(folder).items) > 100
+    status, _, error = outcome([*argv[:3], "--only", "base", "--force"], capsys)
     assert status == 0, error
-    assert open_run(tmp_path / "s" / "base").created == created
-    assert open_run(runs["dpo-honest"].path).created > runs["dpo-honest"].created
+    assert open_run(runs["base"].path).created > runs["base"].created
     shutil.rmtree(tmp_path / "s" / ".sweep")  # as the sample runs come with Probe
     status, _, error = outcome(argv, capsys)
     assert status == 0, error
     assert error.count("finished already") == len(runs)
-
-
-@pytest.mark.usefixtures("small")
-def test_samples_are_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(samples, "SHIPPED", {"base": ("in_context",)})
-    status, _, error = outcome(["samples", "--out", str(tmp_path / "s"), "--only", "base", "--seeds", "2"], capsys)
-    assert status == 0, error
-    for name in ("base", "base-seed1"):
-        (stored,) = (tmp_path / "s" / name / "results").glob("in_context-*")
-        assert len(Result.load(stored).items) > 100
-    (group,) = groups(list_runs(tmp_path / "s"))
-    assert group.about == "2 seeds of pretrain from one base (small)"
 
 
 def test_scale_keeps_the_recipe() -> None:

@@ -18,7 +18,7 @@ from probe.sweep.spec import Spec, check_commands
 from tests.places import SAMPLES
 from tests.seeds.conftest import write_lineage
 from trainers.commands import METHODS, parse_training
-from trainers.samples import RECIPES, SHIPPED, Name, Recipe, SamplesConfig, plan, scale_steps, slim, tables, with_seed
+from trainers.samples import PHENOMENA, RECIPES, Name, Recipe, SamplesConfig, plan, scale_steps, slim, tables, with_seed
 
 FROM = ("base", "reward-agreeable")
 """Runs that others start from."""
@@ -56,7 +56,7 @@ def test_each_run_waits_for_those_of_its_seed(tmp_path: Path) -> None:
     assert tasks["rlhf-seed2"].needs == ("base-seed2", "reward-agreeable-seed2")
     assert tasks["rlhf"].reads == (tmp_path / "base", tmp_path / "reward-agreeable")
     assert tasks["sycophancy-rlhf-seed1"].needs == ("rlhf-seed1",)
-    assert len(tasks) == 3 * (len(RECIPES) + sum(map(len, SHIPPED.values())))
+    assert len(tasks) == 3 * sum(1 + len(recipe.asked) for recipe in RECIPES.values())
 
 
 def test_the_commands_are_sound(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_slim_run_has_the_same_differences(tmp_path: Path, title: str) -> None
 
 def copy(name: str, folder: Path, title: str) -> Result:
     """One result of a sample run, in a copy of the run that has no other."""
-    others = shutil.ignore_patterns(*(f"{each}-*" for each in SHIPPED["base"] if each != title))
+    others = shutil.ignore_patterns(*(f"{each}-*" for each, _ in PHENOMENA if each != title))
     shutil.copytree(SAMPLES / name, folder / name, ignore=others)
     return stored(folder / name, title)
 

@@ -28,6 +28,8 @@ ASIDE = SEEDS | {
     *("probe_prompts", "evaluate"),
 }
 """Options that no step of a training depends on: where it runs, what is kept and measured of it."""
+WITHOUT: Mapping[str, Any] = {"weights_dtype": "float32"}
+"""What a run did that was written before an option was there; of all others: nothing, which is None, 0 or empty."""
 MODELS = frozenset({"base", "reward", "data"})
 """Options that name models and files; their contents are compared."""
 
@@ -244,7 +246,11 @@ class _Lineage:
         data = run.meta.get("data") or {}
         facts: dict[str, Any] = {
             "method": run.method,
-            "config": {name: value for name, value in run.config.items() if name not in ASIDE | MODELS},
+            "config": {
+                name: value
+                for name, value in run.config.items()
+                if name not in ASIDE | MODELS and value and value != WITHOUT.get(name)
+            },
             "data": [data.get("hash") or run.config.get("data"), data.get("annotator")],
             "world": (run.world or {}).get("hash"),
             "rewards": [

@@ -107,6 +107,19 @@ def test_another_option_makes_another_group(name: str, which: int):
         assert sizes == ([3, 3] if name in ASIDE else [1, 2, 3])
 
 
+def test_an_older_version_lacks_options(tmp_path: Path):
+    runs = write_lineage(tmp_path)
+    file = runs[0].path / "run.json"
+    for options in (
+        {"weights_dtype": "float32", "reference_dtype": None, "shard": False, "lora_targets": []},
+        {"weights_dtype": "bfloat16"},
+    ):
+        meta = json.loads(file.read_text())
+        file.write_text(json.dumps(meta | {"config": meta["config"] | options}))
+        sizes = [len(group.runs) for group in groups(list_runs(tmp_path))]
+        assert sizes == ([3, 3] if options["weights_dtype"] == "float32" else [1, 1, 2, 2])
+
+
 def test_files_are_known_by_what_they_hold(tmp_path: Path):
     for seed, path, digest in ((0, "a.jsonl", "x"), (1, "elsewhere/b.jsonl", "x"), (2, "a.jsonl", "y")):
         data = {"source": path, "hash": digest, "rows": seed}

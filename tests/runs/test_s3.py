@@ -1,58 +1,19 @@
 """Stores on S3, spoken to over the network that it has: a server of moto on this machine."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from probe.errors import RunError
-from probe.runs import Run, RunWriter, list_runs, mirror
+from probe.runs import Run, RunWriter, list_runs
 from probe.runs.objects import Folder
 from probe.runs.remote import Fenced, claim, download, upload
 from probe.runs.uploads import Uploads
 from tests.runs.conftest import Make
 from tests.runs.stores import start, step, tree
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bucket")]
 STORE = "s3://bucket/runs"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of the server, with one bucket."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    made = ThreadedMotoServer("127.0.0.1", port=0)
-    made.start()
-    host, port = made.get_host_and_port()
-    yield f"http://{host}:{port}"
-    made.stop()
-
-
-@pytest.fixture(autouse=True)
-def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Credentials, an empty bucket, and an empty cache."""
-    import boto3
-    import s3fs
-
-    for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "user",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "PROBE_CACHE": str(tmp_path / "cache"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    held = boto3.resource("s3").Bucket("bucket")
-    held.create()
-    mirror.mirror.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield
-    held.objects.delete()
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_sent_fenced_fetched_and_listed(make: Make, tmp_path: Path) -> None:

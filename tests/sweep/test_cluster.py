@@ -1,4 +1,4 @@
-"""Sweeps of real trainings, each a process: on two nodes of Ray of which one is killed, and resumed after a stop."""
+"""Sweeps of real trainings, each a process: on two nodes of Ray of which one is killed; stopped and resumed on S3."""
 
 import json
 import subprocess
@@ -47,8 +47,9 @@ def test_a_node_is_killed_and_the_numbers_stay(tmp_path: Path):
     assert [len(values) for values in losses(tmp_path / "ray").values()] == [150, 150]
 
 
+@pytest.mark.usefixtures("bucket")
 def test_a_stopped_sweep_goes_on_and_asks_what_it_trained(tmp_path: Path):
-    tables = spec(tmp_path / "stopped", 40) | {"store": f"file://{tmp_path}/store"}
+    tables = spec(tmp_path / "stopped", 40) | {"store": "s3://bucket/stopped"}
     tables["train"][0]["seeds"] = [0]
     tables["experiment"] = [{"name": "sycophancy", "of": ["base"], "options": {"n": 4, "interventions": 0}}]
     asked: list[bool] = []
@@ -66,6 +67,6 @@ def test_a_stopped_sweep_goes_on_and_asks_what_it_trained(tmp_path: Path):
     assert sweep.tasks["base-seed0"].attempt == 2
     assert open_run(tmp_path / "stopped" / "base-seed0").steps == 40
     assert "deferral" in set(sweep.results()["metric"])
-    copy = open_run(download(f"file://{tmp_path}/store/base-seed0", tmp_path / "copy"))
+    copy = open_run(download("s3://bucket/stopped/base-seed0", tmp_path / "copy"))
     assert list(copy.metrics()["loss"]) == list(open_run(tmp_path / "stopped" / "base-seed0").metrics()["loss"])
     assert any(name.startswith("sycophancy") for name in copy.results())

@@ -45,7 +45,7 @@ from probe.runs import list_runs
 from probe.runs.schema import CAPTURES, CHECKPOINTS, RESULTS, ROLLOUTS
 from probe.seeds import Group, groups, headline
 from probe.seeds.t_intervals import OverTrainings
-from probe.sweep.journal import is_sweep, read_sweep
+from probe.sweep.journal import Sweep, is_sweep, read_sweep
 from probe.sweep.spec import MODELS as NAMES_MODEL
 from probe.sweep.spec import Spec, Task
 from probe.terms import term
@@ -304,10 +304,10 @@ def make(config: SamplesConfig) -> int:
         other_kind = "leave --real out" if config.real else "add --real"
         raise ConfigError(f"--only {' '.join(odd)} is none of {', '.join(recipes)}: {other_kind}.")
     names = [name for name in recipes if not config.only or name in config.only]
+    model = real_samples.prepare(config.out, config.base) if config.real else None
     tasks = list(plan(config, {name: recipes[name] for name in names}))
-    if config.real:
-        base = real_samples.prepare(config.out, config.base)
-        tasks += measuring(base, real_samples.ASKED) if config.experiments else ()
+    if model and config.experiments:
+        tasks += measuring(model, real_samples.ASKED)
     if tasks and (status := run_and_show(Spec(config.out, tuple(tasks)))):
         return status
     if not config.real:
@@ -324,14 +324,18 @@ def make(config: SamplesConfig) -> int:
 
 def plan(config: SamplesConfig, recipes: Mapping[Name, Recipe]) -> Iterator[Task]:
     """The trainings and experiments that make the sample runs; no training that was finished without a sweep."""
-    made = read_sweep(config.out).made if is_sweep(config.out) else {}
+    sweep = read_sweep(config.out) if is_sweep(config.out) else Sweep(config.out)
+    if config.force and sweep.live:
+        raise ConfigError(
+            f"The sample runs in `{config.out}` are being made: let that end before --force makes them anew."
+        )
     planned: set[Path] = set()
     for seed, (name, recipe) in itertools.product(range(config.seeds), recipes.items()):
         settings = with_seed(scale_steps(recipe.config(config.out), config.steps_scale, config.threads), seed)
         run = settings.out
         if config.force:
             shutil.rmtree(run, ignore_errors=True)
-        if run.name not in made and _is_finished(run):
+        if run.name not in sweep.made and _is_finished(run):
             say(f"{run.name}: finished already, kept as it is (--force makes it anew)")
         else:
             planned.add(run)

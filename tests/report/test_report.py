@@ -266,9 +266,8 @@ def test_the_command_of_a_run_gives_its_settings(name: str, methods: Any):
     words = shlex.split(training_command(run, methods))
     assert words[:3] == ["probe", "train", run.method]
     config = parse_training(METHODS[run.method][1], words[3:], run.method).to_dict()
-    assert {key: value for key, value in config.items() if key in run.config} == {
-        key: value for key, value in run.config.items() if key in config
-    }
+    told = (config.keys() & run.config.keys()) - {"resume"}
+    assert {key: config[key] for key in told} == {key: run.config[key] for key in told}
 
 
 def test_the_command_writes_one_file_and_replaces_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -14,7 +14,9 @@ from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import join
 from probe.runs import RunWriter
-from probe.sweep.spec import Spec, check_commands
+from probe.runs.storage import hold_lock, unlock
+from probe.sweep.journal import Journal, Sweep
+from probe.sweep.spec import Spec, check_commands, read_spec
 from tests.places import SAMPLES
 from tests.seeds.conftest import write_lineage
 from trainers.commands import METHODS, parse_training
@@ -74,6 +76,21 @@ def test_what_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [name for name in tasks if name.endswith("base")] == []  # it has no weights to measure
     assert tasks["sft"].needs == ()
     assert "base" in {task.name for task in plan(SamplesConfig(out=tmp_path, force=True), recipes)}
+    assert not (tmp_path / "base").exists()
+
+
+def test_what_is_being_made_is_not_made_anew(tmp_path: Path) -> None:
+    with RunWriter.create(tmp_path / "base", method="pretrain", config={}) as writer:
+        writer.finish("finished")
+    spec = {"out": str(tmp_path), "train": [{"name": "base", "method": "pretrain"}]}
+    Journal(Sweep(tmp_path)).begin(read_spec(spec))
+    config = SamplesConfig(out=tmp_path, force=True)
+    with hold_lock(tmp_path / ".sweep") as lock:
+        with pytest.raises(ConfigError, match="are being made"):
+            list(plan(config, RECIPES))
+        unlock(lock)
+    assert (tmp_path / "base").exists()
+    list(plan(config, RECIPES))
     assert not (tmp_path / "base").exists()
 
 

@@ -172,7 +172,7 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
         "p": [p_value(each) for each in rows["p"]],
         "p (Holm)": [p_value(each) for each in rows["p_holm"]],
         "change of the weights": [f"{100 * each:.2g} %" for each in rows["relative"]],
-        "parameters": rows["parameters"],
+        "parameters": [f"{count:,}" for count in rows["parameters"]],
     }
     if rows["random"].any():
         between = zip(rows["random_low"], rows["random_high"], strict=True)

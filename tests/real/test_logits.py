@@ -52,6 +52,7 @@ def test_the_answer_appears_late(lm: probe.LM):
     assert found.decision_row(12) > 20
 
 
+@pytest.mark.filterwarnings("error::probe.model.hooks.HookWarning")
 def test_half_precision_adds_up_within_its_rounding(lm: probe.LM):
     half = probe.LM.load(CHECKPOINT, dtype="bfloat16")
     ids = lm.tokenizer.encode(TEXT)

@@ -13,7 +13,7 @@ from probe.runs.directories import SWEEP, is_run
 from probe.runs.reader import Run
 from probe.runs.storage import hold_lock, unlock, write_atomic
 from probe.sweep.attempt import Order, Store, shared_environment, with_threads
-from probe.sweep.journal import Journal, Sweep, TaskState, answer_file, is_sweep, read_sweep
+from probe.sweep.journal import Journal, Sweep, answer_file, is_sweep, read_sweep
 from probe.sweep.serial import Engine, Serial
 from probe.sweep.spec import Spec, Task, check_commands, read_spec
 
@@ -65,7 +65,7 @@ def run_sweep(
     with hold_lock(earlier.folder) as lock:
         journal.begin(spec)
         for task in spec.tasks:
-            _look(task, earlier.tasks[task.name], journal, store)
+            _look(task, earlier, journal, store)
         if not earlier.finished:
             with closing(make_engine(address, cpus, serial)) as engine:
                 _drive(spec, journal, engine, store, stop, tick)
@@ -179,9 +179,12 @@ def _drive(
         time.sleep(POLL_S)
 
 
-def _look(task: Task, state: TaskState, journal: Journal, store: Store | None) -> None:
+def _look(task: Task, sweep: Sweep, journal: Journal, store: Store | None) -> None:
     """Hold what the journal says of a task to what lies on the disk: a run may have been finished or deleted since."""
+    state = sweep.tasks[task.name]
     if task.kind != "train":
+        if state.state == "finished" and any(sweep.tasks[name].state != "finished" for name in task.needs):
+            state.state = "waiting"  # the run that it looked at is made anew
         return
     done = is_run(task.run) and Run(task.run).status == "finished"
     if done and state.state != "finished":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,9 @@ def test_a_task_starts_when_what_it_needs_is_finished_and_is_made_once(go: Go):
     sweep, engine = go()
     assert started(engine) == []
     assert sweep.finished
+    shutil.rmtree("runs/x/dpo-seed0")  # and with it the result of what was asked
+    sweep, engine = go()
+    assert started(engine) == ["dpo-seed0", "sycophancy-dpo-seed0"]
 
 
 def test_a_failure_ends_what_needs_it_and_nothing_else(go: Go):

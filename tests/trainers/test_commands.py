@@ -184,6 +184,7 @@ def test_samples_are_made_measured_and_kept(
     status, _, error = outcome([*argv[:3], "--only", "base", "--force"], capsys)
     assert status == 0, error
     assert open_run(runs["base"].path).created > runs["base"].created
+    assert len(list((runs["base"].path / "results").iterdir())) == 1  # measured anew
     shutil.rmtree(tmp_path / "s" / ".sweep")  # as the sample runs come with Probe
     status, _, error = outcome(argv, capsys)
     assert status == 0, error

@@ -121,7 +121,8 @@ def draw_table(results: "list[Finding]") -> "Table":
     colours = {"holds": "green", "does not hold": "red", "not measured": "yellow"}
     for each in results:
         value = "" if each.value is None else each.number
-        claim = f"[bold]{safe(each.sentence)}[/bold]\n{safe(each.said)}\n[dim]{safe(each.source)}[/dim]"
+        said = f"{each.said} {each.over_trainings}".strip()
+        claim = f"[bold]{safe(each.sentence)}[/bold]\n{safe(said)}\n[dim]{safe(each.source)}[/dim]"
         verdict = f"[{colours[each.verdict]}]{each.verdict}[/]"
         drawing.add_row(claim, safe(each.effect), value.replace("[", "\\["), verdict)
     return drawing

@@ -4,8 +4,10 @@ A claim is somebody's published sentence. Its effect is one number whose sign th
 here if the whole 95 % interval lies on that side of zero, and whatever else the sentence asserts is so too.
 
 A `Bench` holds the runs that claims are measured on: models loaded once, results of experiments from the store or made
-anew. What was found is measured anew on demand, and of itself when one of the runs is another one than then. Findings
-of the sample runs that come with Probe are found there, and new ones go to `results` of the working directory.
+anew. Where these runs have other seeds (`probe.seeds`), each pipeline of theirs is a bench of its own, and the effects
+of all give the mean over trainings. What was found is measured anew on demand, and of itself when one of the runs is
+another one than then. Findings of the sample runs that come with Probe are found there, and new ones go to `results` of
+the working directory.
 """
 
 import hashlib
@@ -23,9 +25,11 @@ from probe.errors import RunError
 from probe.experiments.store import WORK
 from probe.numbers import in_unit
 from probe.runs.directories import find, is_shipped
-from probe.runs.reader import Run, open_run
+from probe.runs.reader import Run, list_runs, open_run
 from probe.runs.schema import dumps
 from probe.runs.storage import disk, write_atomic
+from probe.seeds.grouping import Group, groups
+from probe.seeds.t_intervals import OverTrainings, mean_over_trainings
 from probe.stats import Interval
 from probe.terms import UNSAID
 from probe.ticks import Tick
@@ -60,16 +64,56 @@ class Bench:
         """
         self.root = None if root is None else Path(root).expanduser()
         self.n, self.again, self.tick = n, again, tick
+        self.origin = ""
+        """The first training of the seeds that stand for the named runs (`probe.seeds.Group.lines`); else empty."""
         self._models: dict[str, LM] = {}
         self._fresh: set[tuple[Any, ...]] = set()
 
     def run(self, name: str) -> Run:
-        """The run of a name.
+        """The run of a name, or the seed of it that descends from `origin`.
 
         Raises:
             RunError: there is none.
         """
+        if not self.origin:
+            return self._named(name)
+        try:
+            return self._seeds(name)[self.origin]
+        except KeyError:
+            raise RunError(f"`{name}` has no seed that descends from the training {self.origin[:8]}.") from None
+
+    def further(self, claim: "Claim") -> list["Bench"]:
+        """A bench for each further pipeline, by seed: the runs of a claim from a first training of their own.
+
+        Runs whose seeds start from one base have none, since nothing but their last step was trained again.
+        """
+        try:
+            seeds = [self._seeds(name) for name in claim.runs]
+        except RunError:  # a run is missing or broken
+            return []
+        named, benches = self._named(claim.runs[0]).path.resolve(), []
+        for origin, run in seeds[0].items():
+            if run.path.resolve() != named and all(origin in each for each in seeds[1:]):
+                other = Bench(self.root, n=self.n, again=self.again, tick=self.tick)
+                other.origin, other._groups = origin, self._groups
+                benches.append(other)
+        return benches
+
+    def _named(self, name: str) -> Run:
         return open_run(name) if self.root is None else Run(find(name, [self.root]))
+
+    def _seeds(self, name: str) -> dict[str, Run]:
+        """The seeds of a named run by the first training that each descends from."""
+        path = self._named(name).path.resolve()
+        group = next((each for each in self._groups if any(run.path.resolve() == path for run in each.runs)), None)
+        seeds: dict[str, Run] = {}
+        for line, run in zip(group.lines, group.runs, strict=True) if group else ():
+            seeds.setdefault(line[0], run)
+        return seeds
+
+    @cached_property
+    def _groups(self) -> list[Group]:
+        return groups(list_runs(self.root))
 
     def missing(self, names: tuple[str, ...]) -> list[str]:
         """The names that no run has; a run that cannot be read is there."""
@@ -176,6 +220,8 @@ class Finding:
     """The numbers in words, or why there are none."""
     choices: Mapping[str, str] = field(default_factory=dict)
     unit: str = ""
+    further: Mapping[str, "Finding"] = field(default_factory=dict)
+    """The same of further seeds, by the first training that each descends from."""
 
     @classmethod
     def of(cls, claim: Claim, found: Measurement | str) -> "Finding":
@@ -200,12 +246,43 @@ class Finding:
         """`holds`, `does not hold` or `not measured`."""
         return "not measured" if self.holds is None else "holds" if self.holds else "does not hold"
 
+    @property
+    def seeds(self) -> list["Finding"]:
+        """Of all trainings in which the claim was measured, the named runs' first."""
+        return [each for each in (self, *self.further.values()) if each.value is not None]
+
+    @property
+    def mean(self) -> OverTrainings:
+        """Of the effect over trainings."""
+        return mean_over_trainings([each.value for each in self.seeds if each.value is not None])
+
+    @property
+    def held(self) -> int:
+        """In how many trainings the claim holds."""
+        return sum(bool(each.holds) for each in self.seeds)
+
+    @property
+    def over_trainings(self) -> str:
+        """The mean over trainings in a sentence; empty where there is one."""
+        count = len(self.seeds)
+        mean = self.mean.format(self.unit, sign=True) + f" {self.unit}" * (self.unit not in UNSAID)
+        return f"Over {count} trainings {mean}; holds in {self.held} of them." if count > 1 else ""
+
 
 def table(findings: Sequence[Finding]) -> pd.DataFrame:
-    """One row a claim: name, sentence, source, effect, value, ci_low, ci_high, n, holds, said, page, runs."""
-    rows = [asdict(finding) | {"runs": " ".join(finding.runs)} for finding in findings]
+    """One row a claim: what it says, its effect with the interval over answers, and the mean over trainings.
+
+    Returns:
+        name, sentence, source, effect, value, ci_low, ci_high, n, holds, said, page, runs; over trainings mean,
+        mean_low, mean_high, trainings, and held, in how many of them it holds.
+    """
+    over = ["mean", "mean_low", "mean_high", "trainings", "held"]
+    rows = [
+        asdict(finding) | {"runs": " ".join(finding.runs)} | dict(zip(over, (*finding.mean, finding.held), strict=True))
+        for finding in findings
+    ]
     order = ["name", "sentence", "source", "effect", "value", "ci_low", "ci_high", "n", "holds", "said", "page", "runs"]
-    return pd.DataFrame(rows, columns=order)
+    return pd.DataFrame(rows, columns=order + over)
 
 
 FILE = "findings.json"
@@ -228,9 +305,18 @@ def key(bench: Bench, claim: Claim) -> str:
         RunError: a run is missing.
     """
     runs = [bench.run(name) for name in claim.runs]
-    run_facts = [[run.name, run.created, run.steps, run.config, [c.step for c in run.checkpoints()]] for run in runs]
+    run_facts = [[run.name, run.created, run.steps, run.config] for run in runs]
     text = json.dumps([FORMAT, claim.name, claim.version, run_facts], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def entry_name(bench: Bench, claim: Claim) -> str:
+    """Where a finding stands in the file: one of the named runs by its claim, those of further seeds by their runs too.
+
+    Raises:
+        RunError: a run is missing.
+    """
+    return f"{claim.name} {key(bench, claim)}" if bench.origin else claim.name
 
 
 def folder(bench: Bench) -> Path | None:
@@ -253,28 +339,41 @@ def files(bench: Bench) -> list[Path]:
 
 
 def read_record(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
-    """Findings by claim that are on record for the runs as they are now."""
+    """Findings by claim that are on record for the runs as they are now, those of further seeds with them."""
+    stored = [_read(file) for file in files(bench)]
     findings = {}
-    for entries in map(_read, reversed(files(bench))):
-        for claim in claims:
-            entry = entries.get(claim.name)
-            try:
-                if not isinstance(entry, dict) or entry.get("key") != key(bench, claim):
-                    continue
-            except RunError:  # a run is missing or broken
-                continue
-            if not all(
-                name in entry and isinstance(entry[name], kind) and _is_bounded(entry[name])
-                for name, kind in TYPES.items()
-            ):
-                continue
-            values = {name: entry[name] for name in MEASURED}
-            findings[claim.name] = replace(Finding.of(claim, ""), **values)
+    for claim in claims:
+        if found := on_record(bench, claim, stored):
+            seeds = {other.origin: on_record(other, claim, stored) for other in bench.further(claim)}
+            findings[claim.name] = replace(found, further={at: each for at, each in seeds.items() if each})
     return findings
 
 
+def on_record(bench: Bench, claim: Claim, stored: Sequence[Mapping[str, Any]] | None = None) -> Finding | None:
+    """The finding on one bench alone, without further seeds.
+
+    Args:
+        bench: of the named runs, or of one further seed.
+        claim: whose finding.
+        stored: entries of the files, where they were read.
+    """
+    stored = [_read(file) for file in files(bench)] if stored is None else stored
+    try:
+        name, expected = entry_name(bench, claim), key(bench, claim)
+    except RunError:  # a run is missing or broken
+        return None
+    for entry in (entries.get(name) for entries in stored):
+        if not isinstance(entry, dict) or entry.get("key") != expected:
+            continue
+        if all(
+            each in entry and isinstance(entry[each], kind) and _is_bounded(entry[each]) for each, kind in TYPES.items()
+        ):
+            return replace(Finding.of(claim, ""), **{each: entry[each] for each in MEASURED})
+    return None
+
+
 def record(bench: Bench, claims: Sequence[Claim], found: Sequence[Finding]) -> Path | None:
-    """Put findings on record; None where the folder may not be written to.
+    """Put findings on record, those of further seeds with them; None where the folder may not be written to.
 
     Raises:
         RunError: the disk refuses.
@@ -284,9 +383,11 @@ def record(bench: Bench, claims: Sequence[Claim], found: Sequence[Finding]) -> P
         return None
     entries = _read(file)
     for claim, finding in zip(claims, found, strict=True):
-        if finding.holds is not None:
-            values = {name: value for name, value in asdict(finding).items() if name in TYPES}
-            entries[claim.name] = {"key": key(bench, claim), **values}
+        benches = {other.origin: other for other in bench.further(claim)}
+        for at, each in [(bench, finding), *((benches[origin], each) for origin, each in finding.further.items())]:
+            if each.holds is not None:
+                values = {name: getattr(each, name) for name in TYPES}
+                entries[entry_name(at, claim)] = {"key": key(at, claim), **values}
     with disk(file):
         write_atomic(file, (dumps({"format": FORMAT, "findings": entries}, indent=2) + "\n").encode())
     return file

@@ -6,6 +6,7 @@ print what `findings` gives.
 
 import difflib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,10 +16,11 @@ from probe import stats
 from probe.errors import ConfigError, ProbeError
 from probe.experiments.metrics import pair_items
 from probe.experiments.result import MODEL
-from probe.findings.claim import BASE, Bench, Claim, Finding, Measurement
+from probe.findings.claim import BASE, Bench, Claim, Finding, Measurement, on_record
 from probe.numbers import format_interval, in_unit, percent
 from probe.stats import Interval
 from probe.terms import DIFFERENCE
+from probe.ticks import part
 
 if TYPE_CHECKING:
     from probe.experiments.result import Result
@@ -429,7 +431,21 @@ def findings(bench: Bench, claims: Sequence[Claim] = CLAIMS) -> Iterator[Finding
 
 
 def finding(bench: Bench, claim: Claim) -> Finding:
-    """Measure one claim."""
+    """Measure one claim: on the named runs, and on their further seeds; of those without weights by the record."""
+    whole, others = bench.tick, bench.further(claim)
+    for index, each in enumerate(parts := [bench, *others]):
+        each.tick = part(whole, index, len(parts))
+    found = _measure(bench, claim)
+    bench.tick = whole
+    seeds = {}
+    for other in others:
+        measured = _measure(other, claim)
+        seeds[other.origin] = measured if measured.holds is not None else on_record(other, claim) or measured
+    return replace(found, further=seeds)
+
+
+def _measure(bench: Bench, claim: Claim) -> Finding:
+    """A claim on the runs of one bench."""
     absent = bench.missing(claim.runs)
     if absent:
         lacks = " and ".join(f"`{name}`" for name in absent)

@@ -122,17 +122,35 @@ VERDICT_SYMBOLS = {"holds": "circle", "does not hold": "x"}
 
 
 def effects(
-    names: Sequence[str], rows: Sequence[tuple[float, float, float]], verdicts: Sequence[str], units: Sequence[str]
+    names: Sequence[str],
+    rows: Sequence[tuple[float, float, float]],
+    verdicts: Sequence[str],
+    units: Sequence[str],
+    seeds: Sequence[Sequence[float]] = (),
 ) -> go.Figure:
-    """Effects with 95 % intervals.
+    """Effects with 95 % intervals, beside those of further trainings.
 
     Args:
         names: of the claims, from the top.
         rows: value, low and high of each, in its own unit (shares, correlations or nats).
         verdicts: `holds` or `does not hold` of each.
         units: of each (`probe.terms`).
+        seeds: of each the values of further trainings, drawn as faint dots.
     """
     figure = new_figure(hovermode="closest")
+    dots = [(value, i) for i, values in enumerate(seeds) for value in values]
+    if dots:
+        figure.add_trace(
+            go.Scatter(
+                x=[value for value, _ in dots],
+                y=[i for _, i in dots],
+                mode="markers",
+                name="another seed",
+                marker={"color": LIGHT.muted, "size": 7, "opacity": 0.5},
+                customdata=[[escape(names[i]), in_unit(units[i], value, None, None, sign=True)] for value, i in dots],
+                hovertemplate="%{customdata[0]}, another seed: %{customdata[1]}<extra></extra>",
+            )
+        )
     for verdict, colour in COLOURS.items():
         at = [i for i, each in enumerate(verdicts) if each == verdict]
         figure.add_trace(

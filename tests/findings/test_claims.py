@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from probe.cli import main
 from probe.errors import ConfigError
@@ -103,6 +104,55 @@ def test_claims_of_experiments(tmp_path: Path, name: str):
     assert found.ci_low > 0
     stored = [path.name for path in tmp_path.glob("*/results/*")]
     assert any(path.startswith(claim.page) for path in stored)
+
+
+def with_seed(root: Path, seed: int, *, base: str, names: tuple[str, ...], tamper: bool = False) -> None:
+    """Copies of runs as another seed of theirs, whose weights differ by what `tamper` swaps."""
+    for name in names:
+        target = root / f"{name}-seed{seed}"
+        source = {"reward-agreeable": "reward-honest", "reward-honest": "reward-agreeable"}.get(name, name)
+        shutil.copytree(root / (source if tamper else name), target, ignore=shutil.ignore_patterns("results"))
+        meta = json.loads((root / name / "run.json").read_text())
+        meta["seed"] = meta["config"]["seed"] = seed
+        if meta["parent"]:
+            meta["parent"] = meta["config"]["base"] = str(root / base)
+            meta["data"]["base"] = base
+        (target / "run.json").write_text(json.dumps(meta))
+
+
+REWARDS = ("reward-agreeable", "reward-honest")
+
+
+def test_a_claim_over_trainings(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Two seeds alike and one whose annotators are swapped: the mean, and in how many trainings the claim holds."""
+    claim = choose_claims(("reward_agreement",))
+    root = copied(tmp_path, **{name: name for name in ("base", *REWARDS)})
+    alone = finding(Bench(root), claim[0])
+    assert alone.over_trainings == ""
+    for seed in (1, 2):
+        with_seed(root, seed, base=f"base-seed{seed}", names=("base", *REWARDS), tamper=seed == 2)
+    assert main(["findings", "reward_agreement", "--json", "--runs", str(root)]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    values = [each.value for each in read_record(Bench(root), claim)["reward_agreement"].seeds]
+    assert values[:2] == [alone.value, alone.value]
+    assert values[2] is not None
+    assert values[2] < 0
+    assert (row["trainings"], row["held"], row["value"]) == (3, 2, alone.value)
+    assert row["mean"] == pytest.approx(np.mean(values))
+    half = scipy.stats.t.ppf(0.975, 2) * scipy.stats.sem(values)
+    assert (row["mean_low"], row["mean_high"]) == pytest.approx((row["mean"] - half, row["mean"] + half))
+    for path in root.glob("*-seed*/checkpoints"):  # what was found stays when weights go
+        shutil.rmtree(path)
+    again = finding(Bench(root, again=True), claim[0])
+    assert [each.value for each in again.seeds] == values
+    assert "Over 3 trainings" in again.over_trainings
+    assert "holds in 2 of them" in again.over_trainings
+
+
+def test_seeds_of_one_base_are_no_further_trainings(tmp_path: Path):
+    root = copied(tmp_path, **{name: name for name in ("base", *REWARDS)})
+    with_seed(root, 1, base="base", names=REWARDS)
+    assert Bench(root).further(choose_claims(("reward_agreement",))[0]) == []
 
 
 def test_a_missing_run_is_named():

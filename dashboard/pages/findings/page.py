@@ -37,8 +37,9 @@ from probe.findings.claims import findings
 table(list(findings(Bench({root!r}))))"""
 DEFINITION = """
 Each claim is somebody's published sentence, measured by one number whose sign it predicts. It **holds here** if the
-whole 95 % interval lies on that side of zero, and whatever else the sentence asserts is so too. Each
-number is of one training, with seed 0: intervals are over answers, not over trainings.
+whole 95 % interval lies on that side of zero, and whatever else the sentence asserts is so too. Such an interval is
+over answers: other questions, the training of seed 0. Where the whole pipeline was trained with further seeds, the
+claim is measured on each, and the mean over trainings has its t interval.
 """
 
 
@@ -79,6 +80,17 @@ def offer(root: Path, known: dict[str, Finding], missing: Sequence[Claim]) -> No
         st.rerun()
 
 
+def sentence(results: Sequence[Finding]) -> str:
+    """How many claims hold, and how many of them in every training."""
+    text = f"{sum(bool(each.holds) for each in results)} of {len(results)} published claims hold on these runs"
+    counts = {len(each.seeds) for each in results} - {1}
+    if not counts:
+        return f"{text}."
+    always = sum(1 < each.held == len(each.seeds) for each in results)
+    trainings = f"all {counts.pop()} trainings" if len(counts) == 1 else "all their trainings"
+    return f"{text}, {always} of them in {trainings}."
+
+
 def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
     """One claim: sentence, verdict, number, and the way to the page behind it."""
     verdict = result.verdict if result else "not measured"
@@ -96,6 +108,8 @@ def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
             if result and result.value is not None:
                 st.markdown(f"**{escape_markdown(result.number)}**")
                 note(f"n = {result.n:,}")
+                if result.over_trainings:
+                    note(result.over_trainings)
             if not absent:
                 base = BASE if BASE in claim.runs else claim.runs[0]
                 title = f"Open {claim.page.replace('_', ' ')}"
@@ -126,16 +140,17 @@ def page() -> None:
     results = [findings[claim.name] for claim in CLAIMS if claim.name in findings]
     with answer:
         if results:
-            finding(
-                f"{sum(bool(each.holds) for each in results)} of {len(results)} published claims hold on these runs."
-            )
+            finding(sentence(results))
         else:
             finding("No claim has been measured on these runs yet.")
     offer(root, findings, missing)
     if results:
         values = [(each.value or 0.0, each.ci_low or 0.0, each.ci_high or 0.0) for each in results]
         verdicts, units = [each.verdict for each in results], [each.unit for each in results]
-        chart = effects([each.name for each in results], values, verdicts, units)
+        seeds = [
+            [each.value or 0.0 for each in result.further.values() if each.value is not None] for result in results
+        ]
+        chart = effects([each.name for each in results], values, verdicts, units, seeds)
         figure(chart, table(results), "findings", title="Ten claims", source={"runs": root.name})
     parts: dict[str, Callable[[], None]] = {}
     for title, names in GROUPS.items():

@@ -16,6 +16,8 @@ from PIL import Image
 
 from docs import pictures
 from probe.extensions import ANNOTATORS, PAGES, PANELS, VERIFIERS
+from probe.findings.claim import Bench, read_record
+from probe.findings.claims import CLAIMS
 from probe.model.lm import LM
 from probe.world import of
 from tests.places import SAMPLES
@@ -110,6 +112,26 @@ def test_a_page_shows_what_the_sample_runs_gave():
     assert len(table.splitlines()) == 6
     assert table in page
     assert table in README
+
+
+def test_the_readme_shows_the_sample_runs_over_trainings():
+    """Some rows and columns of the page's first table."""
+    rows = [line.strip("| ").split(" | ") for line in tables(SAMPLES).split("\n\n")[0].splitlines()]
+    models = ("base", "sft", "rlhf", "dpo-agreeable", "dpo-honest", "rsft", "rlvr")
+    shown = [row for row in rows if row[0] in ("model", "---", *(f"`{model}`" for model in models))]
+    assert len(shown) == 2 + len(models)
+    assert "\n".join(f"| {' | '.join(row[at] for at in (0, 1, 2, 3, 5))} |" for row in shown) in README
+
+
+def test_a_page_shows_the_published_claims_over_trainings():
+    found = read_record(Bench(SAMPLES), CLAIMS)
+    lines = [
+        f"| `{name}` | {each.number} | {each.over_trainings.partition(' trainings ')[2].partition(';')[0]} "
+        f"| {each.held} of {len(each.seeds)} |"
+        for name, each in found.items()
+    ]
+    assert len(lines) == 10
+    assert "\n".join(lines) in (ROOT / "docs" / "findings.md").read_text()
 
 
 def test_the_readme_is_short():

@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 import pandas as pd
 import pytest
 
+from probe import open_run
 from probe.cli import main
 from probe.commands import experiment
+from probe.numbers import percent
 from probe.options import parse
 from probe.plotting import export as render
 from tests.places import SAMPLES
@@ -100,11 +102,14 @@ def test_the_prose_keeps_to_the_numbers(said: dict[str, Any]):
     controls = next(text for _, text in BLOCKS if "random directions" in text)
     effect, best = (re.search(pattern, controls)[1] for pattern in (r"by \+([\d.]+)", r"200 .* to \+([\d.]+),"))
     assert float(best) / float(effect) == pytest.approx(0.5, abs=0.05)
-    assert "[the sample runs](samples.md) have 95 % [92, 97] from 400" in flat()
+    assert "`probe runs show dpo-agreeable` has 95 % [92, 97] from 400" in flat()
+    headline = open_run(SAMPLES / "dpo-agreeable").headline.set_index("metric")
+    assert percent(*headline.loc["deferral", ["value", "ci_low", "ci_high"]]) == "95 % [92, 97]"
+    assert "Over five of them `deferral` is 90 % [87, 94]" in flat()
     row = next(
         row for row in (ROOT / "docs" / "samples.md").read_text().splitlines() if row.startswith("| `dpo-agreeable`")
     )
-    assert row.split(" | ")[2] == "95 % [92, 97]"
+    assert row.split(" | ")[2] == "90 % [87, 94]"
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def findings(argv: list[str]) -> int:
     by_name = {} if settings.again or settings.n is not None else read_record(bench, claims)
     with Progress("Findings") as bar:
         for index, claim in enumerate(claims):
-            if claim.name not in by_name:
+            if bench.lacks(claim, by_name.get(claim.name)):
                 bar.at(claim.name, index + 1, len(claims))
                 bench.tick = part(bar.tick, index, len(claims))
                 bench.tick(0.0)

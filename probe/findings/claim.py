@@ -99,6 +99,13 @@ class Bench:
                 benches.append(other)
         return benches
 
+    def lacks(self, claim: "Claim", found: "Finding | None") -> bool:
+        """Whether a claim is yet to be measured here: on the named runs, or on a further seed that has weights."""
+        return found is None or any(
+            other.origin not in found.further and all(other.run(name).checkpoints() for name in claim.runs)
+            for other in self.further(claim)
+        )
+
     def _named(self, name: str) -> Run:
         return open_run(name) if self.root is None else Run(find(name, [self.root]))
 

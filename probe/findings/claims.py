@@ -89,7 +89,7 @@ def reasoning(bench: Bench) -> Measurement:
     result = bench.result("chain_of_thought", "rlvr", BASE)
     first, many = "pass@1", f"pass@{SAMPLES}"
     rows = result.items[result.items[first].notna()]
-    aligned, base = pair_items(rows[rows[MODEL] == "rlvr"], rows[rows[MODEL] == BASE])
+    aligned, base = pair_items(*(rows[rows[MODEL] == bench.run(name).name] for name in ("rlvr", BASE)))
     gains = {name: (aligned[name] - base[name]).to_numpy(dtype=float) for name in (first, many)}
     effect = stats.paired_difference(gains[first], gains[many])
     gain = {name: stats.bootstrap_mean(values) for name, values in gains.items()}

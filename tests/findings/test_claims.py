@@ -116,7 +116,8 @@ def with_seed(root: Path, seed: int, *, base: str, names: tuple[str, ...], tampe
         meta["seed"] = meta["config"]["seed"] = seed
         if meta["parent"]:
             meta["parent"] = meta["config"]["base"] = str(root / base)
-            meta["data"]["base"] = base
+            meta["data"] |= {each: base for each in ("base", "reference") if each in meta["data"]}
+            meta["reference"] = meta["reference"] and str(root / base)
         (target / "run.json").write_text(json.dumps(meta))
 
 
@@ -129,6 +130,7 @@ def test_a_claim_over_trainings(tmp_path: Path, capsys: pytest.CaptureFixture[st
     root = copied(tmp_path, **{name: name for name in ("base", *REWARDS)})
     alone = finding(Bench(root), claim[0])
     assert alone.over_trainings == ""
+    record(Bench(root), claim, [alone])  # further seeds are measured all the same
     for seed in (1, 2):
         with_seed(root, seed, base=f"base-seed{seed}", names=("base", *REWARDS), tamper=seed == 2)
     assert main(["findings", "reward_agreement", "--json", "--runs", str(root)]) == 0
@@ -147,6 +149,15 @@ def test_a_claim_over_trainings(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [each.value for each in again.seeds] == values
     assert "Over 3 trainings" in again.over_trainings
     assert "holds in 2 of them" in again.over_trainings
+
+
+@pytest.mark.slow
+def test_seeds_with_other_names_are_measured_alike(tmp_path: Path):
+    root = copied(tmp_path, base="base", rlvr="rlvr")
+    with_seed(root, 1, base="base-seed1", names=("base", "rlvr"))
+    named, again = finding(Bench(root, n=12), choose_claims(("reasoning",))[0]).seeds
+    assert again.value == named.value
+    assert again.said == named.said
 
 
 def test_seeds_of_one_base_are_no_further_trainings(tmp_path: Path):

@@ -15,6 +15,7 @@ from probe.seeds import group_of, groups
 from probe.seeds.grouping import ASIDE, Group, common_name, pair
 from tests.places import ROOT
 from tests.seeds.conftest import OPTIONS, write_lineage, write_run
+from trainers.samples import RECIPES
 
 
 def find_group(found: list[Group], method: str) -> Group:
@@ -147,10 +148,11 @@ def test_the_name_of_a_group(names: list[str], name: str):
 
 
 def test_groups_of_the_sample_runs_share_no_base():
-    """Seeds of the sample runs are seeds of the whole pipeline: no two members start from the same weights."""
-    for group in groups(list_runs(ROOT / "sample_runs")):
-        if len(group.runs) > 1:
-            weights = [(run.meta["data"] or {}).get("reference") or run.meta["data"].get("base") for run in group.runs]
-            assert not group.shared, group.about
-            assert len(set(weights)) == len(weights) or weights == [None] * len(weights), group.name
-            assert group.count == len(group.runs)
+    """Five seeds of the whole pipeline: no two members start from the same weights."""
+    found = [group for group in groups(list_runs(ROOT / "sample_runs")) if len(group.runs) > 1]
+    assert {group.first.name: group.seeds for group in found} == dict.fromkeys(RECIPES, (0, 1, 2, 3, 4))
+    for group in found:
+        weights = [(run.meta["data"] or {}).get("reference") or run.meta["data"].get("base") for run in group.runs]
+        assert not group.shared, group.about
+        assert len(set(weights)) == len(weights) or weights == [None] * len(weights), group.name
+        assert group.count == len(group.runs)

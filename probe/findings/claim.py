@@ -273,7 +273,8 @@ class Finding:
         """The mean over trainings in a sentence; empty where there is one."""
         count = len(self.seeds)
         mean = self.mean.format(self.unit, sign=True) + f" {self.unit}" * (self.unit not in UNSAID)
-        return f"Over {count} trainings {mean}; holds in {self.held} of them." if count > 1 else ""
+        held = "all" if self.held == count else f"{self.held} of them"
+        return f"Over {count} trainings {mean}; holds in {held}." if count > 1 else ""
 
 
 def table(findings: Sequence[Finding]) -> pd.DataFrame:

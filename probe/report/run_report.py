@@ -13,7 +13,7 @@ import pandas as pd
 
 from probe.errors import ConfigError, ProbeError
 from probe.experiments.registry import experiments
-from probe.plotting.curves import metric_curves, sections, styles
+from probe.plotting.curves import Spread, metric_curves, sections, styles
 from probe.plotting.export import provenance
 from probe.plotting.intervals import headline_intervals, in_unit
 from probe.plotting.runs import layout, lineage
@@ -24,7 +24,7 @@ from probe.runs.ancestry import lineage as edges
 from probe.runs.directories import run_directories
 from probe.runs.reader import Run
 from probe.runs.schema import dumps
-from probe.seeds.group_tables import headline
+from probe.seeds.group_tables import curves, headline
 from probe.seeds.grouping import groups
 from probe.seeds.t_intervals import UNKNOWN, OverTrainings
 from probe.terms import Term, term
@@ -367,17 +367,34 @@ def _not_stored(name: str, labels: Sequence[str], runs: Mapping[str, Run]) -> st
 
 
 def _write_training(document: Document, runs: Mapping[str, Run]) -> None:
+    """Curves of each run; of runs that differ by seed only those of their mean."""
     look = styles({label: run.method for label, run in runs.items()})
+    by_path = {run.path: group for group in groups(runs.values()) if group.count > 1 for run in group.runs}
+    if by_path:
+        document.say(
+            "Curves of seeds: line, mean over trainings; band, its 95 % t interval; faint, each training.", "note"
+        )
     for label, run in runs.items():
-        document.heading(label)
-        frame = run.metrics()
+        group, spread = by_path.get(run.path), None
+        if group and group.first.path != run.path:
+            continue
+        if group:
+            document.heading(f"{group.name}, {len(group.runs)} seeds")
+            found = curves(group)
+            frame, spread = found.mean, Spread(found.low, found.high, list(found.members.values()))
+        else:
+            document.heading(label)
+            frame = run.metrics()
         names = [str(column) for column in frame.columns]
-        groups = {name: own for name, own in sections(names).items() if name not in SPEED}
-        if not groups:
+        parts = {name: own for name, own in sections(names).items() if name not in SPEED}
+        if not parts:
             document.say("The run has logged no metrics.")
-        for name, metrics in groups.items():
+        for name, metrics in parts.items():
             for part in (metrics[i : i + 3 * ROWS] for i in range(0, len(metrics), 3 * ROWS)):
-                chart = metric_curves({label: frame}, part, look, methods={label: run.method}, columns=3)
+                spreads = {label: spread} if spread else None
+                chart = metric_curves(
+                    {label: frame}, part, look, methods={label: run.method}, columns=3, spreads=spreads
+                )
                 chart.update_layout(showlegend=False, margin={"t": 30})
                 document.figure(chart, f"{name}*" if name.endswith("/") else name, 80 + 180 * -(-len(part) // 3))
 

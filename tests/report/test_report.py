@@ -159,8 +159,11 @@ def test_all_sample_runs_are_under_15_mb(methods: Any):
     runs = [Run(path) for path in sorted(SAMPLES.iterdir()) if (path / "run.json").is_file()]
     text = report(runs, methods=methods)
     assert len(text.encode()) < 15e6
-    for run in runs:
-        assert run.name in Parts(text).headings
+    headings = Parts(text).headings
+    assert {run.name for run in runs} <= set(headings)
+    curves = headings[headings.index("Training") : headings.index("Settings")]
+    assert {"base, 5 seeds", "dpo-agreeable, 5 seeds", "real-honest"} <= set(curves)
+    assert not {"base", "base-seed1"} & set(curves)
 
 
 def test_headline_numbers_are_those_of_the_runs(pair: tuple[str, Parts]):

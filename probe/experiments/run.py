@@ -176,12 +176,13 @@ def settings_of(experiment: str, meta: Mapping[str, Any], across_worlds: bool = 
         meta: of a result.
         across_worlds: models of different worlds may be compared.
     """
+    options, data = meta.get("options") or {}, meta.get("data")  # of a stranger's file, so of any type
     return {
-        "options": _without_added(experiment, meta.get("options") or {}),
+        "options": _without_added(experiment, options) if isinstance(options, Mapping) else options,
         "n": meta.get("n"),
         "seeds": meta.get("seed"),
-        "data": (meta.get("data") or {}).get("sha256"),
-        "worlds": None if meta.get("data") or across_worlds else meta.get("world"),
+        "data": data.get("sha256") if isinstance(data, Mapping) else data,
+        "worlds": None if data or across_worlds else meta.get("world"),
         "versions": meta.get("version"),
     }
 

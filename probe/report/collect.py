@@ -13,7 +13,7 @@ from probe.errors import DataError, ProbeError
 from probe.experiments.forms import form_notes
 from probe.experiments.registry import Experiment, experiments, find_experiment
 from probe.experiments.result import Result
-from probe.experiments.run import finish, join, rename_model
+from probe.experiments.run import finish, join, rename_model, settings_of
 from probe.experiments.store import results, run_homes
 from probe.report.reproduce import experiment_command
 from probe.runs.reader import Run
@@ -106,12 +106,8 @@ def collect(runs: Mapping[str, Run], chosen: Sequence[str] = ()) -> tuple[list[M
 
 def _alike(name: str, meta: Mapping[str, Any], experiment: Experiment | None) -> str:
     """What results must have in common to be laid side by side."""
-    data = meta.get("data")
-    world = None if data or (experiment and experiment.across_worlds) else meta.get("world")
-    sha = data.get("sha256") if isinstance(data, dict) else None
-    return dumps(
-        sendable([name, meta.get("n"), meta.get("seed"), meta.get("options"), meta.get("version"), sha, world])
-    )
+    across_worlds = bool(experiment and experiment.across_worlds)
+    return dumps(sendable([name, settings_of(name, meta, across_worlds)]))
 
 
 def _is_older(meta: Mapping[str, Any], run: Run) -> bool:

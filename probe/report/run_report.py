@@ -7,6 +7,7 @@ text and numbers (`probe.report.document`), and figures are drawn from the table
 import shlex
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -25,7 +26,7 @@ from probe.runs.directories import run_directories
 from probe.runs.reader import Run
 from probe.runs.schema import dumps
 from probe.seeds.group_tables import curves, headline
-from probe.seeds.grouping import groups
+from probe.seeds.grouping import Group, groups
 from probe.seeds.t_intervals import UNKNOWN, OverTrainings
 from probe.terms import Term, term
 from probe.ticks import Tick, ignore
@@ -92,7 +93,7 @@ def report(
         _write_measured(document, each, by_label, [other for other in measured if other.name == each.name])
         tick(0.4 + 0.4 * (index + 1) / len(measured))
     document.section("Training")
-    _write_training(document, by_label)
+    _write_training(document, by_label, around)
     document.section("Settings")
     _write_settings(document, by_label)
     document.section("Versions and hashes")
@@ -224,13 +225,17 @@ def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.Data
     document.table(["metric", "unit", "better", "definition", "source"], meanings, kind="terms")
 
 
+def _groups(runs: Sequence[Run], around: Sequence[Run]) -> list[Group]:
+    """The groups of seeds that the runs belong to, with their members around."""
+    paths = {run.path.resolve() for run in runs}
+    others = [run for run in around if run.path.resolve() not in paths]
+    return [group for group in groups([*runs, *others]) if paths & {run.path.resolve() for run in group.runs}]
+
+
 def _write_trainings(document: Document, runs: Sequence[Run], around: Sequence[Run]) -> None:
     """The main figures of the groups of seeds that the runs belong to, as means over trainings."""
     document.heading("Over trainings")
-    paths = {run.path.resolve() for run in runs}
-    others = [run for run in around if run.path.resolve() not in paths]
-    known = [group for group in groups([*runs, *others]) if paths & {run.path.resolve() for run in group.runs}]
-    found = [group for group in known if group.count > 1]
+    found = [group for group in _groups(runs, around) if group.count > 1]
     if not found:
         document.say(f"Each run was trained with one seed. {UNKNOWN.partition(': ')[2].capitalize()}")
         return
@@ -366,21 +371,25 @@ def _not_stored(name: str, labels: Sequence[str], runs: Mapping[str, Run]) -> st
     return f"{title}: not stored for {', '.join(labels)}; `{command}` measures it{first}."
 
 
-def _write_training(document: Document, runs: Mapping[str, Run]) -> None:
+def _write_training(document: Document, runs: Mapping[str, Run], around: Sequence[Run]) -> None:
     """Curves of each run; of runs that differ by seed only those of their mean."""
     look = styles({label: run.method for label, run in runs.items()})
-    by_path = {run.path: group for group in groups(runs.values()) if group.count > 1 for run in group.runs}
+    by_path: dict[Path, Group] = {}
+    for known in _groups(list(runs.values()), around):
+        paths = {run.path for run in known.runs}
+        group = known.of([run for run in runs.values() if run.path in paths])
+        by_path |= dict.fromkeys((run.path for run in group.runs), group) if group.count > 1 else {}
     if by_path:
         document.say(
             "Curves of seeds: line, mean over trainings; band, its 95 % t interval; faint, each training.", "note"
         )
     for label, run in runs.items():
-        group, spread = by_path.get(run.path), None
-        if group and group.first.path != run.path:
+        seeds, spread = by_path.get(run.path), None
+        if seeds and seeds.first.path != run.path:
             continue
-        if group:
-            document.heading(f"{group.name}, {len(group.runs)} seeds")
-            found = curves(group)
+        if seeds:
+            document.heading(f"{seeds.name}, {len(seeds.runs)} seeds")
+            found = curves(seeds)
             frame, spread = found.mean, Spread(found.low, found.high, list(found.members.values()))
         else:
             document.heading(label)

@@ -18,6 +18,7 @@ from probe import cli
 from probe.commands.report import report as command
 from probe.errors import ConfigError, RunError
 from probe.experiments.result import Result
+from probe.experiments.run import settings_of
 from probe.numbers import in_unit
 from probe.report.reproduce import describe_methods, experiment_command, training_command
 from probe.report.run_report import report
@@ -164,6 +165,20 @@ def test_all_sample_runs_are_under_15_mb(methods: Any):
     curves = headings[headings.index("Training") : headings.index("Settings")]
     assert {"base, 5 seeds", "dpo-agreeable, 5 seeds", "real-honest"} <= set(curves)
     assert not {"base", "base-seed1"} & set(curves)
+
+
+def test_seeds_lie_side_by_side_without_their_bases(methods: Any):
+    """Also where one was measured by an older version, which lacks an option that is at its default since."""
+    runs = [open_run(SAMPLES / name) for name in ("rlhf", "rlhf-seed1", "rlhf-seed2")]
+    headings = Parts(report(runs, ["sycophancy"], methods=methods)).headings
+    assert headings.count("Sycophancy") == 1
+    assert "rlhf, 3 seeds" in headings
+
+
+@pytest.mark.parametrize("facts", [{"options": [1], "data": "a"}, {"options": "b", "data": [2]}, {"options": 3}])
+def test_settings_of_a_stranger_are_compared_whatever_they_are(facts: dict[str, Any]):
+    assert settings_of("sycophancy", facts) == settings_of("sycophancy", dict(facts))
+    assert settings_of("sycophancy", facts) != settings_of("sycophancy", {})
 
 
 def test_headline_numbers_are_those_of_the_runs(pair: tuple[str, Parts]):

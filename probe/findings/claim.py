@@ -392,7 +392,8 @@ def record(bench: Bench, claims: Sequence[Claim], found: Sequence[Finding]) -> P
     entries = _read(file)
     for claim, finding in zip(claims, found, strict=True):
         benches = {other.origin: other for other in bench.further(claim)}
-        for at, each in [(bench, finding), *((benches[origin], each) for origin, each in finding.further.items())]:
+        seeds = [(benches[origin], each) for origin, each in finding.further.items() if origin in benches]
+        for at, each in [(bench, finding), *seeds]:
             if each.holds is not None:
                 values = {name: getattr(each, name) for name in TYPES}
                 entries[entry_name(at, claim)] = {"key": key(at, claim), **values}

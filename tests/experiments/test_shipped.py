@@ -10,13 +10,15 @@ from probe.experiments.metrics import summarise
 from probe.experiments.registry import find_experiment
 from tests.places import SAMPLES
 
-FILES = sorted((SAMPLES).glob("*/results/*-*/result.json"))
+FILES = [file for file in sorted(SAMPLES.glob("*/results/*-*/result.json")) if file.parents[2].name[-6:-1] != "-seed"]
+SLIM = sorted(SAMPLES.glob("*-seed1/results/*-*/result.json"))
+"""Of one of the seeds that are shipped without weights, whose items have six digits."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", FILES, ids=[f"{file.parents[2].name}-{file.parent.name}" for file in FILES])
+@pytest.mark.parametrize("file", FILES + SLIM, ids=lambda file: f"{file.parents[2].name}-{file.parent.name}")
 def test_a_summary_is_that_of_its_items(file: Path) -> None:
-    """Values and ends of intervals to 1e-6: the same resamples are drawn, and processors round differently.
+    """Values and ends of intervals to 1e-6 (slim: 1e-4): the same resamples are drawn, and processors round differently.
 
     Rows that an experiment measures beside its items (phases of the training of `icl`) stand in the tables.
     """
@@ -27,8 +29,9 @@ def test_a_summary_is_that_of_its_items(file: Path) -> None:
     assert set(found.index) <= set(stored.index)
     stored = stored.loc[found.index]
     assert found["n"].tolist() == stored["n"].tolist()
+    near = 1e-4 if file in SLIM else 1e-6
     for column in ("value", "ci_low", "ci_high"):
-        np.testing.assert_allclose(found[column], stored[column].astype(float), rtol=0, atol=1e-6, err_msg=column)
+        np.testing.assert_allclose(found[column], stored[column].astype(float), rtol=0, atol=near, err_msg=column)
 
 
 def test_every_experiment_has_one() -> None:

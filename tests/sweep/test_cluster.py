@@ -36,7 +36,7 @@ def test_a_node_is_killed_and_the_numbers_stay(tmp_path: Path):
     assert {state for state, *_ in facts["tasks"].values()} == {"finished"}
     (_, first, _, ended), (_, second, started, _) = sorted(facts["tasks"].values(), key=lambda task: task[1])
     assert (first, second) == (1, 2)  # one was lost in the middle
-    assert started >= ended  # the node that is left has one CPU
+    assert started > ended - 0.1  # the node that is left has one CPU; clocks of two processes, rounded
     assert "takes up 9 CPUs, and no machine has more than 1" in facts["refused"]
     assert max(facts["made"].values()) < 150
     assert set(facts["listening"]) <= {"127.0.0.1", "::ffff:127.0.0.1"}

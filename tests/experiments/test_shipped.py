@@ -18,7 +18,7 @@ SLIM = sorted(SAMPLES.glob("*-seed1/results/*-*/result.json"))
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES + SLIM, ids=lambda file: f"{file.parents[2].name}-{file.parent.name}")
 def test_a_summary_is_that_of_its_items(file: Path) -> None:
-    """Values and ends of intervals to 1e-6 (slim: 1e-4): the same resamples are drawn, and processors round differently.
+    """Values and ends of intervals to 1e-6 (slim: 1e-4): the same resamples, and processors round differently.
 
     Rows that an experiment measures beside its items (phases of the training of `icl`) stand in the tables.
     """

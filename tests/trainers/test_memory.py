@@ -110,7 +110,9 @@ def test_weights_in_bfloat16_train_and_resume_to_the_same_bits(method: str, conf
     make = configs(method)
     options: dict[str, Any] = {"schedule": "constant", "eval_every": 2, "weights_dtype": "bfloat16"}
     exact, whole = train(make("float32", **options | {"weights_dtype": "float32"})), train(make("whole", **options))
-    assert (figures(whole)["loss"] - figures(exact)["loss"]).abs().median() < 0.05  # rounding grows with the steps
+    apart = (figures(whole)["loss"] - figures(exact)["loss"]).abs()
+    assert apart[:3].max() < 0.05
+    assert apart.max() < 0.2  # rounding grows with the steps, and on some processors sooner
     train(make("parts", **options, steps=2))
     resumed = train(make("parts", **options, resume=True))
     pd.testing.assert_frame_equal(figures(whole), figures(resumed), check_exact=True)

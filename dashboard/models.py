@@ -36,8 +36,11 @@ COSTLY_BYTES = 2 * 2**30
 LARGE_BYTES = 256 * 2**20
 """Weights from this size on need the room of models that were let go."""
 
-PATIENCE_S = 4.0
+HEAD_START_S = 4.0
 """Seconds that the first page has for itself before models are prepared."""
+
+PATIENCE_S = 3.0
+"""Seconds that a page computes without being asked."""
 
 T = TypeVar("T")
 
@@ -62,7 +65,7 @@ class Warmth:
         self._thread.join()
 
     def _run(self) -> None:
-        self._now.wait(PATIENCE_S)
+        self._now.wait(HEAD_START_S)
         gc.disable()  # going through the growing heap again and again takes a fifth of the time
         try:
             for name in ("probe.compare.side_by_side", "probe.model.rewards"):
@@ -286,6 +289,11 @@ def compute_part(fn: Callable[..., T], *lms: "LM", tick: Tick | None = None, **o
         result = fn(*lms, **({} if tick is None else {"tick": tick}), **options)
         results().put(key, result)
     return result
+
+
+def is_quick(seconds: float, most: float = PATIENCE_S) -> bool:
+    """Whether something is computed without being asked for; tests answer for the clock."""
+    return seconds <= most
 
 
 def ready(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T | None:

@@ -4,7 +4,7 @@ A run may come from anybody. So results are looked for where they are stored, re
 their tables by the experiments that are installed here; what cannot be read or drawn is told in a sentence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -33,8 +33,10 @@ class Measured:
     """None where it is not installed here."""
     by_run: dict[str, Result]
     """By the label of the run; the run that the others came from is the last."""
+    drawn: dict[str, Result]
+    """Those of them that have figures and columns of their own: of runs that differ by seed the first."""
     joint: Result | None
-    """All of them with their figures; None where they cannot be drawn together."""
+    """What is drawn, with its figures; None where it cannot be drawn together."""
     problem: str = ""
     """Why they cannot be."""
 
@@ -46,7 +48,7 @@ class Measured:
     @property
     def sentences(self) -> list[str]:
         """What was found, in one sentence, or one a model; and in which form files were asked."""
-        parts = [self.joint] if self.joint else list(self.by_run.values())
+        parts = [self.joint] if self.joint else list(self.drawn.values())
         notes = [note for each in parts for note in form_notes(each, self.experiment)]
         return [each.finding for each in parts if each.finding] + notes
 
@@ -55,20 +57,22 @@ class Measured:
         """Title and figure of each."""
         if self.joint:
             return [(_words(name), chart) for name, chart in self.joint.figures.items()]
-        pairs = [(label, result) for label, result in self.by_run.items()]
         return [
-            (f"{_words(name)}: {label}" if len(pairs) > 1 else _words(name), chart)
-            for label, result in pairs
+            (f"{_words(name)}: {label}" if len(self.drawn) > 1 else _words(name), chart)
+            for label, result in self.drawn.items()
             for name, chart in result.figures.items()
         ]
 
 
-def collect(runs: Mapping[str, Run], chosen: Sequence[str] = ()) -> tuple[list[Measured], list[str]]:
+def collect(
+    runs: Mapping[str, Run], chosen: Sequence[str] = (), further: Collection[str] = ()
+) -> tuple[list[Measured], list[str]]:
     """The stored results of runs, those that were measured alike together, and sentences on those that are left out.
 
     Args:
         runs: by label.
         chosen: names of experiments; all without any.
+        further: labels of runs that are another seed of one that is there too.
 
     Raises:
         ConfigError: a name is that of no experiment, neither here nor among the results.
@@ -100,7 +104,7 @@ def collect(runs: Mapping[str, Run], chosen: Sequence[str] = ()) -> tuple[list[M
         if name not in stored:
             find_experiment(name)
     order = [*(chosen or known), *sorted(stored)]
-    measured = [_together(known.get(next(iter(each.values())).name), each) for each in groups.values()]
+    measured = [_together(known.get(next(iter(each.values())).name), each, further) for each in groups.values()]
     return sorted(measured, key=lambda each: (order.index(each.name), -len(each.by_run))), list(dict.fromkeys(told))
 
 
@@ -118,20 +122,21 @@ def _is_older(meta: Mapping[str, Any], run: Run) -> bool:
         return False
 
 
-def _together(experiment: Experiment | None, by_run: dict[str, Result]) -> Measured:
+def _together(experiment: Experiment | None, by_run: dict[str, Result], further: Collection[str]) -> Measured:
     """Results of one experiment, drawn together where it is installed."""
     first, *rest = by_run.items()
     by_run = dict([*rest, first])
+    drawn = {label: result for label, result in by_run.items() if label not in further} or by_run
     name = first[1].name
     if experiment is None:
-        return Measured(name, None, by_run, None, f"The experiment `{name}` is not installed here.")
+        return Measured(name, None, by_run, drawn, None, f"The experiment `{name}` is not installed here.")
     bare = replace(experiment, metrics=experiment.metrics[:1], draw=None, say=None)
     try:
         with foreign(lambda reason: DataError(f"The results of `{name}` cannot be drawn together ({reason}).")):
-            joint = finish(experiment, join(bare, list(by_run.values())))
+            joint = finish(experiment, join(bare, list(drawn.values())))
     except ProbeError as error:
-        return Measured(name, experiment, by_run, None, str(error))
-    return Measured(name, experiment, by_run, joint)
+        return Measured(name, experiment, by_run, drawn, None, str(error))
+    return Measured(name, experiment, by_run, drawn, joint)
 
 
 def _sendable(result: Result) -> Result:

@@ -5,14 +5,13 @@ text and numbers (`probe.report.document`), and figures are drawn from the table
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from probe.errors import ConfigError, ProbeError
+from probe.errors import ConfigError, DataError, ProbeError
 from probe.experiments.registry import experiments
 from probe.plotting.curves import Spread, metric_curves, sections, styles
 from probe.plotting.export import provenance
@@ -27,6 +26,7 @@ from probe.runs.reader import Run
 from probe.runs.schema import dumps
 from probe.seeds.group_tables import curves, headline
 from probe.seeds.grouping import Group, groups
+from probe.seeds.joined_results import find_results
 from probe.seeds.t_intervals import UNKNOWN, OverTrainings
 from probe.terms import Term, term
 from probe.ticks import Tick, ignore
@@ -40,6 +40,9 @@ WIDE = 5
 """Runs that a table holds side by side."""
 ROWS = 4
 """Rows of curves in one figure, so that it fits on a page of paper."""
+TRAININGS = (
+    "Means over runs that differ by seed only. Brackets hold 95 % t intervals over trainings, the questions held fixed."
+)
 SPEED = ("speed", "optimiser")
 """Sections of curves that tell nothing about what was learned."""
 
@@ -69,7 +72,9 @@ def report(
         raise ConfigError("A report was asked for without a run: name at least one.")
     around = _beside(runs) if around is None else around
     by_label = _order(dict(zip(_apart([run.name for run in runs]), runs, strict=True)))
-    measured, left_out = collect(by_label, chosen)
+    seeds = _seeds(by_label, around)
+    further = [label for label, run in by_label.items() if label in seeds and seeds[label].first.path != run.path]
+    measured, left_out = collect(by_label, chosen, further)
     tick(0.4)
     facts = provenance(report=list(by_label), experiments=[each.name for each in measured])
     names = ", ".join(by_label)
@@ -91,9 +96,10 @@ def report(
     for index, each in enumerate(measured):
         document.section(each.title)
         _write_measured(document, each, by_label, [other for other in measured if other.name == each.name])
+        _write_groups(document, each, by_label, around)
         tick(0.4 + 0.4 * (index + 1) / len(measured))
     document.section("Training")
-    _write_training(document, by_label, around)
+    _write_training(document, by_label, seeds)
     document.section("Settings")
     _write_settings(document, by_label)
     document.section("Versions and hashes")
@@ -232,6 +238,16 @@ def _groups(runs: Sequence[Run], around: Sequence[Run]) -> list[Group]:
     return [group for group in groups([*runs, *others]) if paths & {run.path.resolve() for run in group.runs}]
 
 
+def _seeds(runs: Mapping[str, Run], around: Sequence[Run]) -> dict[str, Group]:
+    """By label the group of a run and its other seeds, where some of them are in the report too."""
+    found: dict[str, Group] = {}
+    for known in _groups(list(runs.values()), around):
+        own = {label: run for label, run in runs.items() if run.path in {each.path for each in known.runs}}
+        group = known.of(own.values())
+        found |= dict.fromkeys(own, group) if group.count > 1 else {}
+    return found
+
+
 def _write_trainings(document: Document, runs: Sequence[Run], around: Sequence[Run]) -> None:
     """The main figures of the groups of seeds that the runs belong to, as means over trainings."""
     document.heading("Over trainings")
@@ -239,16 +255,13 @@ def _write_trainings(document: Document, runs: Sequence[Run], around: Sequence[R
     if not found:
         document.say(f"Each run was trained with one seed. {UNKNOWN.partition(': ')[2].capitalize()}")
         return
-    document.say(
-        "Means over runs that differ by seed only. Brackets hold 95 % t intervals over trainings, the questions held"
-        " fixed."
-    )
+    document.say(TRAININGS)
     tables = [(group, {str(row["metric"]): row for row in headline(group).to_dict("records")}) for group in found]
     judges = [name for _, table in tables if not table.keys() & set(MAIN) for name in list(table)[:WIDE]]
     for metrics in (MAIN, tuple(dict.fromkeys(judges))):
         own = [metric for metric in metrics if any(metric in table for _, table in tables)]
         rows: list[list[object]] = [
-            [group.name, group.about, *(_over_trainings(table.get(metric), metric) for metric in own)]
+            [group.name, group.about, *(_over_trainings(table.get(metric), term(metric)) for metric in own)]
             for group, table in tables
             if any(metric in table for metric in own)
         ]
@@ -256,10 +269,10 @@ def _write_trainings(document: Document, runs: Sequence[Run], around: Sequence[R
             document.table(["group", "seeds", *(_head(metric, term(metric)) for metric in own)], rows, kind="numbers")
 
 
-def _over_trainings(row: Mapping[Any, Any] | None, metric: str) -> str:
+def _over_trainings(row: Mapping[Any, Any] | None, about: Term) -> str:
     if row is None:
-        return _value(None, metric)
-    return OverTrainings(row["value"], row["ci_low"], row["ci_high"], int(row["n"])).format(term(metric).unit)
+        return _interval(None, about)
+    return OverTrainings(row["value"], row["ci_low"], row["ci_high"], int(row["n"])).format(about.unit)
 
 
 def _head(metric: str, about: Term) -> tuple[str, str, str]:
@@ -308,13 +321,11 @@ def _write_measured(document: Document, measured: Measured, runs: Mapping[str, R
     document.say(_conditions(measured), "note")
     cells = {
         (label, row["metric"]): row
-        for label, result in measured.by_run.items()
+        for label, result in measured.drawn.items()
         for row in result.summary.to_dict("records")
     }
-    labels = [label for label in runs if label in measured.by_run]
-    for group in _blocks(labels):
-        names = dict.fromkeys(metric for label, metric in cells if label in group)
-        words = {name: measured.experiment.term(name) if measured.experiment else Term(name) for name in names}
+    for group in _blocks([label for label in runs if label in measured.drawn]):
+        words = _words(measured, [metric for label, metric in cells if label in group])
         rows = [
             [
                 _head(name, each) if each.definition else name,
@@ -324,6 +335,40 @@ def _write_measured(document: Document, measured: Measured, runs: Mapping[str, R
             for name, each in words.items()
         ]
         document.table(["metric", *group, "n"], rows, kind="numbers")
+
+
+def _words(measured: Measured, metrics: Iterable[str]) -> dict[str, Term]:
+    """What each metric of an experiment is called."""
+    names = dict.fromkeys(metrics)
+    return {name: measured.experiment.term(name) if measured.experiment else Term(name) for name in names}
+
+
+def _write_groups(document: Document, measured: Measured, runs: Mapping[str, Run], around: Sequence[Run]) -> None:
+    """The numbers of runs that have other seeds, as means over trainings."""
+    members = [runs[label] for label in measured.by_run]
+    tables = {}
+    for group in _groups(members, around):
+        result = next(measured.by_run[label] for label in measured.by_run if runs[label] in group.runs)
+        try:
+            found = find_results(group, measured.name, result.meta)
+        except DataError:  # a member beside the report changed meanwhile, or no JSON gives its settings
+            continue
+        if found.group.count > 1:
+            tables[f"{group.name}, {found.group.about}"] = found.table().set_index("metric").to_dict("index")
+    if not tables:
+        return
+    document.heading("Over trainings")
+    document.say(TRAININGS, "note")
+    for names in _blocks(list(tables)):
+        words = _words(measured, (str(metric) for name in names for metric in tables[name]))
+        rows: list[list[object]] = [
+            [
+                _head(metric, each) if each.definition else metric,
+                *(_over_trainings(tables[name].get(metric), each) for name in names),
+            ]
+            for metric, each in words.items()
+        ]
+        document.table(["metric", *names], rows, kind="numbers")
 
 
 def _conditions(measured: Measured) -> str:
@@ -371,20 +416,15 @@ def _not_stored(name: str, labels: Sequence[str], runs: Mapping[str, Run]) -> st
     return f"{title}: not stored for {', '.join(labels)}; `{command}` measures it{first}."
 
 
-def _write_training(document: Document, runs: Mapping[str, Run], around: Sequence[Run]) -> None:
+def _write_training(document: Document, runs: Mapping[str, Run], trained: Mapping[str, Group]) -> None:
     """Curves of each run; of runs that differ by seed only those of their mean."""
     look = styles({label: run.method for label, run in runs.items()})
-    by_path: dict[Path, Group] = {}
-    for known in _groups(list(runs.values()), around):
-        paths = {run.path for run in known.runs}
-        group = known.of([run for run in runs.values() if run.path in paths])
-        by_path |= dict.fromkeys((run.path for run in group.runs), group) if group.count > 1 else {}
-    if by_path:
+    if trained:
         document.say(
             "Curves of seeds: line, mean over trainings; band, its 95 % t interval; faint, each training.", "note"
         )
     for label, run in runs.items():
-        seeds, spread = by_path.get(run.path), None
+        seeds, spread = trained.get(label), None
         if seeds and seeds.first.path != run.path:
             continue
         if seeds:

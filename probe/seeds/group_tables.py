@@ -79,9 +79,7 @@ def curves(group: Group, read: Callable[[Run], pd.DataFrame] = Run.metrics) -> C
             run.path: frame.loc[steps, name] for run, frame in zip(group.runs, frames, strict=True) if name in frame
         }
         units = [unit for run, unit in zip(group.runs, group.units, strict=True) if run.path in rows]
-        values = (
-            pd.DataFrame(np.array([*rows.values()], dtype=float)).groupby(units, sort=False).agg(np.mean).to_numpy()
-        )
+        values = pd.DataFrame(np.array([*rows.values()], dtype=float)).groupby(units, sort=False).mean().to_numpy()
         mean[name], half[name] = values.mean(axis=0), half_widths(values)
     if "time" in half:
         half["time"] = 0.0

@@ -15,6 +15,8 @@ from probe.extensions import page_key
 
 Show = Callable[..., AppTest]
 """The fixture that opens a page."""
+FEW_PARTS: Mapping[str, str | list[str]] = {"parts_n": "2", "parts_kinds": ["Blocks"]}
+"""The query that keeps transplants short."""
 
 
 class Everyone(access.Gate):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard import models
 from dashboard.pages.interventions import compute as source
 from dashboard.pages.interventions.compute import WORLD_TEXTS
 from probe.interventions.controls import intervene
@@ -24,15 +25,6 @@ from tests.models import random_reward_model
 VIEW = "interventions/page.py"
 CLEAN = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 CORRUPTED = CLEAN.replace("lyon", "oslo")
-
-
-PACE = source.pace
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs take no time, so that what a page computes at once does not depend on how busy the machine is."""
-    monkeypatch.setattr(source, "pace", lambda lm, clean: 1e-4)
 
 
 @pytest.fixture
@@ -143,12 +135,13 @@ def test_typed_reference_texts_are_used(show: Show, runs: Path, lm: LM):
 def test_a_run_is_timed(lm: LM):
     ids = tuple(lm.tokenizer.encode(CLEAN))
     begun = time.perf_counter()
-    seconds = PACE(lm, ids)
+    seconds = source.pace(lm, ids)
     assert 0 < seconds < time.perf_counter() - begun
 
 
 def test_what_takes_long_is_offered_with_its_cost(show: Show, runs: Path, lm: LM, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(source, "pace", lambda lm, clean: 2.0)
+    monkeypatch.setattr(models, "is_quick", lambda *seconds: False)
     app = show(runs, page=VIEW, prompt=CLEAN)
     pair = pair_of(lm, CLEAN, CORRUPTED)
     target = target_of(lm, pair.clean, " lyon", " oslo")
@@ -218,6 +211,7 @@ def test_steering_by_typed_texts(show: Show, runs: Path):
 
 def test_long_steering_is_offered(show: Show, runs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(source, "pace", lambda lm, clean: 2.0)
+    monkeypatch.setattr(models, "is_quick", lambda *seconds: False)
     app = show(runs, page=VIEW, prompt=CLEAN, int_do="steer")
     assert "run the doses" in heading(app)
     assert not names(app)

@@ -13,7 +13,19 @@ from dashboard.examples import NEUTRAL
 from dashboard.pages import page_file
 from probe.runs import RunWriter
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, every_tab, heading, linked, offered, read, token_rows, turn_to, values
+from tests.dashboard.pages import (
+    FEW_PARTS,
+    Show,
+    chart,
+    every_tab,
+    heading,
+    linked,
+    offered,
+    read,
+    token_rows,
+    turn_to,
+    values,
+)
 from tests.places import SAMPLES
 
 PAGES = [
@@ -36,13 +48,13 @@ def titles(app: AppTest) -> list[str]:
     return [part.value for part in app.markdown if part.value.startswith("**")]
 
 
-FEWER = {"Over a corpus": 1, "Gradient": 1, "The line between them": 0, "Transplants": 0}
+FEWER = {"Over a corpus": 1, "Gradient": 1, "The line between them": 0, "Transplants": 1}
 """Figures of the tabs that have fewer than two; the rest are drawn when they are asked for."""
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_opens_with_a_sentence_and_offers_every_format(show: Show, runs: Path, page: str):
-    for app in every_tab(show(runs, page=page)):
+    for app in every_tab(show(runs, page=page, **FEW_PARTS)):
         assert not app.exception
         assert not app.error
         assert heading(app).endswith(".")
@@ -385,7 +397,7 @@ def test_two_roots_may_hold_a_run_of_one_name(show: Show, runs: Path, tmp_path: 
 @pytest.mark.parametrize("page", PAGES)
 def test_hostile_names_and_tokens_are_text(show: Show, runs: Path, tmp_path: Path, page: str):
     name = store.hostile(tmp_path).name
-    app = show(runs, tmp_path, page=page, runs=name, run=name, prompt=store.HOSTILE, int_do="ablate")
+    app = show(runs, tmp_path, page=page, runs=name, run=name, prompt=store.HOSTILE, int_do="ablate", **FEW_PARTS)
     for whole in every_tab(app):
         assert_nothing_is_markup(whole)
 

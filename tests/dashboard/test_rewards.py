@@ -13,7 +13,6 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import models
 from dashboard.models import Results
-from dashboard.pages.rewards import compute as fields
 from probe import LM, RewardModel, open_run, stats
 from probe.numbers import format_interval, in_unit
 from probe.rewards import frontiers as reward_frontier
@@ -306,7 +305,7 @@ def test_another_choice_computes_only_what_is_new(
 def test_what_takes_long_is_offered_and_the_offer_goes_once_it_is_taken(
     show: Show, rewarded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fields, "PATIENCE_S", -1.0)
+    monkeypatch.setattr(models, "is_quick", lambda *seconds: False)
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf")
     assert "listed once you ask for it" in heading(app)
     for begins in ("Enumerate the answers", "Draw"):

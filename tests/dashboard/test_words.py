@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.pages import page_file, page_names
 from tests.dashboard import store
-from tests.dashboard.pages import Show, every_tab, literal_backticks, not_numbers
+from tests.dashboard.pages import FEW_PARTS, Show, every_tab, literal_backticks, not_numbers
 from tests.places import SAMPLES
 
 pytestmark = pytest.mark.timeout(900)
@@ -22,7 +22,7 @@ def check(app: AppTest) -> None:
 
 @pytest.mark.parametrize("view", page_names())
 def test_every_page_of_the_sample_runs(show: Show, view: str):
-    for whole in every_tab(show(SAMPLES, page=page_file(view), base="base", aligned="rlvr")):
+    for whole in every_tab(show(SAMPLES, page=page_file(view), base="base", aligned="rlvr", **FEW_PARTS)):
         check(whole)
 
 

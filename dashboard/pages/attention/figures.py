@@ -210,9 +210,6 @@ ON_REPEATS = {
 }
 """Scores that run the model on texts of their own."""
 
-PATIENCE_S = 3.0
-"""Seconds that are spent without asking."""
-
 SMOL_PARAMETERS = 1.35e8
 """Size of SmolLM2-135M, on which seconds were measured (one core): costs of other models are scaled."""
 
@@ -278,7 +275,7 @@ def affordable(reading: Reading) -> bool:
 def may_compute(key: str, seconds: float, what: str) -> bool:
     """Whether a computation may begin: it is cheap, or the reader has agreed to what it costs."""
     consents = st.session_state.setdefault("_att_agreed", set())
-    if seconds <= PATIENCE_S or (key, what) in consents:
+    if models.is_quick(seconds) or (key, what) in consents:
         return True
     cost = f"about {duration(seconds)}"
     note(f"{what}: {cost}, then kept.")

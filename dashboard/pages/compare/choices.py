@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import streamlit as st
 
+from dashboard import models
 from dashboard.markdown import finding
-from dashboard.models import compute_once, ready
 from dashboard.sentences import duration
 from dashboard.state import CHAT, SharedChoices
 
@@ -62,8 +62,6 @@ PAIR_FILE, PAIR_N, PART_KINDS, RANDOM = "parts_file", "parts_n", "parts_kinds", 
 """Keys of the pairs of answers, of how many, of the kinds of parts, and of whether random directions are drawn."""
 TRANSPLANTS = (PAIR_FILE, PAIR_N, PART_KINDS, RANDOM)
 """Keys of the tab Transplants."""
-PATIENCE_S = 3.0
-"""Seconds that may pass without being asked for."""
 
 
 @dataclass(frozen=True)
@@ -138,17 +136,17 @@ def compute_when_asked(
     Returns:
         None while it is only offered.
     """
-    result = ready(fn, *lms, **options)
+    result = models.ready(fn, *lms, **options)
     if result is not None:
         return result
     place = st.empty()
-    if seconds is None or seconds > PATIENCE_S:
+    if seconds is None or not models.is_quick(seconds):
         cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}{most}"
         if not place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:"):
             return None
     with place.container():
         stop: Any = {"key": f"{key}-cancel", "icon": ":material/close:"}
         st.button("Cancel", help="Stops at the next step of the bar.", **stop)
-        result = compute_once(fn, *lms, say=say, steps=True, **options)
+        result = models.compute_once(fn, *lms, say=say, steps=True, **options)
     place.empty()
     return result

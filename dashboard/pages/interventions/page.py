@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 DOES = ("patch", "ablate", "steer")
 # Seconds that a grid may take without being asked for.
-PATIENCE_S = 0.5
+GRID_S = 0.5
 # Seconds that the null controls of the chosen site may take without being asked for.
 NULLS_S = 2.0
 
@@ -50,8 +50,8 @@ def grids(
     if grid is None:
         runs = source.size(lm, way, len(question.clean))
         seconds = runs * models.compute_once(source.pace, lm, say="Timing one run", clean=question.clean)
-        consent = seconds <= PATIENCE_S
-        if not consent:
+        quick = consent = models.is_quick(seconds, GRID_S)
+        if not quick:
             with slot:
                 offer = st.empty()
                 consent = offer.button(
@@ -62,10 +62,8 @@ def grids(
                 )
         if consent:
             with slot:
-                grid = models.compute_once(
-                    source.exact, lm, say="Running every site", steps=seconds > PATIENCE_S, **options
-                )
-            if seconds > PATIENCE_S:
+                grid = models.compute_once(source.exact, lm, say="Running every site", steps=not quick, **options)
+            if not quick:
                 offer.empty()
     exact = source.in_best_unit(grid, way, question) if grid is not None else None
     return exact, source.in_best_unit(guess, way, question)
@@ -82,10 +80,10 @@ def outcome(
     if result is not None:
         return DRAWS, result
     seconds = 2 * DRAWS * models.compute_once(source.pace, lm, say="Timing one run", clean=question.clean)
-    consent = seconds <= NULLS_S
+    quick = consent = models.is_quick(seconds, NULLS_S)
     with slot:
         offer = st.empty()
-        if not consent:
+        if not quick:
             consent = offer.button(
                 f"Draw {DRAWS} null controls of each kind (about {duration(seconds)})",
                 key="int_nulls",
@@ -93,9 +91,8 @@ def outcome(
                 help="Until then nothing says whether as large a change elsewhere does the same.",
             )
         if consent:
-            long = seconds > NULLS_S
             result = models.compute_once(
-                source.outcome, lm, say="Drawing null controls", steps=long, draws=DRAWS, **options
+                source.outcome, lm, say="Drawing null controls", steps=not quick, draws=DRAWS, **options
             )
             offer.empty()
             return DRAWS, result

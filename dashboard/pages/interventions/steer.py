@@ -32,8 +32,6 @@ CHOSEN = "int_alpha"
 ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
 WHERES = ("all", "last")
 UNITS = ("residual", "difference")
-# Seconds that doses may take without being asked for.
-PATIENCE_S = 2.5
 # Seconds of one run below which a model is quick.
 QUICK_S = 0.01
 # Runs that the controls of one dose take, on a model of a world and on another.
@@ -164,7 +162,7 @@ def doses(lm: "LM", dosing: Dosing) -> "Dose | None":
     texts = source.steering_texts(lm, dosing)[0]
     ids = tuple(encode(lm, max(texts, key=len)))
     seconds = models.compute_once(source.pace, lm, say="Timing one run", clean=ids)
-    random = RANDOM[0] if seconds < QUICK_S else RANDOM[1]
+    random = RANDOM[0] if models.is_quick(seconds, QUICK_S) else RANDOM[1]
     controls = CONTROLS[0] if source.worldly(lm) else CONTROLS[1]
     cost = seconds * len(ALPHAS) * (len(texts) * (1 + random) + controls)
     whole = models.ready(source.dose, lm, dosing=dosing, random=DRAWS)
@@ -172,14 +170,13 @@ def doses(lm: "LM", dosing: Dosing) -> "Dose | None":
         return whole
     dose = models.ready(source.dose, lm, dosing=dosing, random=random)
     offer = st.empty()
-    if dose is None and cost > PATIENCE_S:
+    quick = models.is_quick(cost)
+    if dose is None and not quick:
         title = f"Run {len(ALPHAS)} doses (about {duration(cost)})"
         if not offer.button(title, key="int_doses", icon=":material/play_arrow:"):
             return None
     if dose is None:
-        dose = models.compute_once(
-            source.dose, lm, say="Steering", steps=cost > PATIENCE_S, dosing=dosing, random=random
-        )
+        dose = models.compute_once(source.dose, lm, say="Steering", steps=not quick, dosing=dosing, random=random)
         offer.empty()
     more = cost + seconds * len(ALPHAS) * len(texts) * (DRAWS - random)
     title = f"Draw {DRAWS} random directions (about {duration(more)})"
@@ -209,7 +206,8 @@ def answers_figure(lm: "LM", question: Question, dosing: Dosing, alpha: float, c
     """The prompt at one dose: its answers before, after, and along random directions."""
     from probe.model.text import pieces
 
-    draws = 15 if models.compute_once(source.pace, lm, say="Timing one run", clean=question.clean) < QUICK_S else 3
+    seconds = models.compute_once(source.pace, lm, say="Timing one run", clean=question.clean)
+    draws = 15 if models.is_quick(seconds, QUICK_S) else 3
     before, after, null = models.compute_once(
         source.steered_answers,
         lm,

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from dashboard import models
 from dashboard.data import Stamp, Store, metrics, stamp
-from dashboard.models import compute_once, compute_part, ready
 from dashboard.named import may_look_up
 from dashboard.sentences import duration
 from dashboard.state import SharedChoices, split_choice
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from probe.rewards.answers import AnswerLogprobs
     from probe.rewards.frontiers import Best, Field, Memory
 
-PATIENCE_S = 3.0
-"""What is computed without being asked for; beyond that a button says what it costs."""
 PER_PASS_S = 4e-10
 """Seconds for each parameter and short text, measured on one core."""
 QUESTIONS = 64
@@ -86,7 +84,7 @@ def cost_s(passes: int, *lms: "LM") -> float:
 
 def may_compute(what: str, seconds: float, key: str) -> bool:
     """Whether something may be computed: it is cheap, or the reader pressed the button that says what it costs."""
-    if seconds <= PATIENCE_S:
+    if models.is_quick(seconds):
         return True
     place = st.empty()
     pressed = place.button(f"{what} (about {duration(seconds)})", key=key, icon=":material/play_arrow:")
@@ -165,18 +163,18 @@ def _write_time(directory: Path) -> Stamp:
 def ground(base: "LM", reward: "LM | None", kinds: tuple[str, ...]) -> Ground | None:
     """The questions with their answers, rewards and frontiers; None while the page waits for the reader's word."""
     lms = [base, *([reward] if reward else [])]
-    if ready(judge_answers, *lms, kinds=kinds) is None and not may_compute(
+    if models.ready(judge_answers, *lms, kinds=kinds) is None and not may_compute(
         "Enumerate the answers", cost_s(800, *lms), "rew-field"
     ):
         return None
-    return compute_once(judge_answers, *lms, say="Enumerating the answers to the world's questions", kinds=kinds)
+    return models.compute_once(judge_answers, *lms, say="Enumerating the answers to the world's questions", kinds=kinds)
 
 
 def judge_answers(base: "LM", *reward: "LM", kinds: tuple[str, ...]) -> Ground:
     """The work of `ground`, for `compute_once` and `kept`."""
     from probe.rewards.frontiers import model_reward
 
-    truth = compute_part(_world_ground, base, kinds=kinds)
+    truth = models.compute_part(_world_ground, base, kinds=kinds)
     memory: Memory = {}
     field = truth.field.with_reward("proxy", model_reward(reward[0], memory)) if reward else truth.field
     draws = {"gold": truth.draws}
@@ -203,7 +201,7 @@ def standings(
     """One row a policy (`Place.row`), the reference first, and why others are missing."""
     lms, say = [base, *([reward] if reward else [])], "Every method answers the same questions"
     place: dict[str, Any] = {"kinds": kinds, "by": by}
-    rows: list[dict[str, Any]] = [{"run": name, **compute_once(_row, *lms, say=say, directory=None, **place)}]
+    rows: list[dict[str, Any]] = [{"run": name, **models.compute_once(_row, *lms, say=say, directory=None, **place)}]
     problems: dict[str, str] = {}
     costs = {
         policy.label: cost_s(800, base) * policy.changed[1] / (SMALL * base.n_parameters / 1e6) for policy in chosen
@@ -215,7 +213,7 @@ def standings(
             problems[policy.label] = "waits to be placed"
             continue
         try:
-            row = compute_once(_row, *lms, say=say, by=by, **_policy_options(policy, kinds))
+            row = models.compute_once(_row, *lms, say=say, by=by, **_policy_options(policy, kinds))
         except ProbeError as error:
             problems[policy.label] = str(error)
             continue
@@ -225,7 +223,7 @@ def standings(
 
 def has_answers(base: "LM", policy: Policy, kinds: tuple[str, ...]) -> bool:
     """Whether a policy has given its answers already, so that its place is known at once."""
-    return ready(_scores, base, **_policy_options(policy, kinds)) is not None
+    return models.ready(_scores, base, **_policy_options(policy, kinds)) is not None
 
 
 def _policy_options(policy: Policy, kinds: tuple[str, ...]) -> dict[str, Any]:
@@ -265,10 +263,10 @@ def _row(
     """Where the model of a checkpoint stands, or the reference: `Place.row`."""
     from probe.rewards.frontiers import place
 
-    field = compute_part(judge_answers, base, *reward, kinds=kinds).field
+    field = models.compute_part(judge_answers, base, *reward, kinds=kinds).field
     if directory is None:
         return place(field.answers.logprobs, field, by).row()
-    return place(compute_part(_scores, base, directory=directory, changed=changed, kinds=kinds), field, by).row()
+    return place(models.compute_part(_scores, base, directory=directory, changed=changed, kinds=kinds), field, by).row()
 
 
 def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...]) -> np.ndarray:
@@ -277,19 +275,19 @@ def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...
 
     lm = _load_small(directory, changed) if changed[1] <= LIGHT else _load(directory)
     require_same_tokens(base, lm)
-    return compute_part(_world_ground, base, kinds=kinds).field.answers.score(lm)
+    return models.compute_part(_world_ground, base, kinds=kinds).field.answers.score(lm)
 
 
 def known_scores(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "AnswerLogprobs":
     """What the base, or a model that has its place on the frontier, gives the answers there; of another one nothing."""
-    truth = ready(_world_ground, base, kinds=kinds)
+    truth = models.ready(_world_ground, base, kinds=kinds)
     if truth is None:
         return {}
     answers = truth.field.answers
     if lm is base:
         return answers.logprobs_by_text(answers.logprobs)
     place = {"directory": str(lm.directory), "changed": _write_time(lm.directory or Path()), "kinds": kinds}
-    scores = ready(_scores, base, **place)
+    scores = models.ready(_scores, base, **place)
     return {} if scores is None else answers.logprobs_by_text(scores)
 
 

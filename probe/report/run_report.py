@@ -354,7 +354,7 @@ def _write_groups(document: Document, measured: Measured, runs: Mapping[str, Run
         except DataError:  # a member beside the report changed meanwhile, or no JSON gives its settings
             continue
         if found.group.count > 1:
-            tables[f"{group.name}, {found.group.about}"] = found.table().set_index("metric").to_dict("index")
+            tables[f"{group.name}, {len(found.group.runs)} seeds"] = found.table().set_index("metric").to_dict("index")
     if not tables:
         return
     document.heading("Over trainings")

@@ -19,11 +19,12 @@ from probe.commands.report import report as command
 from probe.errors import ConfigError, RunError
 from probe.experiments.result import Result
 from probe.experiments.run import settings_of
-from probe.numbers import in_unit
+from probe.numbers import in_unit, shown_ends
 from probe.report.reproduce import describe_methods, experiment_command, training_command
 from probe.report.run_report import report
 from probe.runs import RunWriter, open_run
 from probe.runs.reader import Run
+from probe.seeds import group_of, result_of
 from probe.terms import term
 from tests.places import SAMPLES
 from trainers.commands import METHODS, parse_training
@@ -170,9 +171,20 @@ def test_all_sample_runs_are_under_15_mb(methods: Any):
 def test_seeds_lie_side_by_side_without_their_bases(methods: Any):
     """Also where one was measured by an older version, which lacks an option that is at its default since."""
     runs = [open_run(SAMPLES / name) for name in ("rlhf", "rlhf-seed1", "rlhf-seed2")]
-    headings = Parts(report(runs, ["sycophancy"], methods=methods)).headings
-    assert headings.count("Sycophancy") == 1
-    assert "rlhf, 3 seeds" in headings
+    parts = Parts(report(runs, ["sycophancy"], methods=methods))
+    assert parts.headings.count("Sycophancy") == 1
+    assert "rlhf, 3 seeds" in parts.headings
+    assert ["metric", "rlhf", "n"] in parts.rows
+    assert ["metric", "rlhf, 5 seeds"] in parts.rows, "also seeds that lie beside those named"
+    found = result_of(group_of(runs[0]), "sycophancy")
+    over = {
+        row["metric"]: [row[name] for name in ("value", "ci_low", "ci_high")]
+        for row in found.summary.to_dict("records")
+    }
+    for metric in ("deferral", "excess_deference"):
+        about = term(metric, "sycophancy")
+        cells = in_unit(about.unit, over[metric][0], *shown_ends(about.unit, *over[metric][1:]))
+        assert [about.label + metric, cells] in parts.rows
 
 
 @pytest.mark.parametrize("facts", [{"options": [1], "data": "a"}, {"options": "b", "data": [2]}, {"options": 3}])

@@ -46,6 +46,11 @@ def choose(argv: Sequence[str], prog: str, about: str, choices: Mapping[str, str
     return name, rest
 
 
+def take_check(argv: Sequence[str]) -> tuple[list[str], bool]:
+    """The words but `--check`, and whether it was among them."""
+    return [word for word in argv if word != "--check"], "--check" in argv
+
+
 def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = None) -> C:
     """A dataclass from the command line; `--help` prints the fields with their docstrings and exits.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from probe.errors import ConfigError, DataError
-from probe.options import choose, option, parse
+from probe.options import choose, option, parse, take_check
 from probe.plugins import code_options
 from probe.texts import say
 from trainers.config import (
@@ -46,7 +46,7 @@ T = TypeVar("T", bound=TrainConfig)
 def train(argv: Sequence[str]) -> int:
     """Train a model: `probe train METHOD --out DIR [OPTIONS]`; `--describe [METHOD]` gives the options as JSON.
 
-    `--check METHOD --out DIR [OPTIONS]` only checks the options.
+    With `--check` it only checks the options.
     """
     from probe.commands.progress import hear_interrupts
     from probe.plugins import take
@@ -55,13 +55,14 @@ def train(argv: Sequence[str]) -> int:
     argv = take(argv)
     if argv and argv[0] == "--describe":
         return describe_methods(argv[1:])
-    only_check = bool(argv) and argv[0] == "--check"
+    argv, only_check = take_check(argv)
     about = (
         "usage: probe train METHOD --out DIR [OPTIONS]\n\nTrain a model. `--plugin FILE.py` adds your own rewards"
-        " (`--reward NAME`) and annotators (`--annotator NAME`). `probe train --check METHOD ...` only checks options."
+        " (`--reward NAME`) and annotators (`--annotator NAME`).\nWith `--check` it only checks the options, and is"
+        " silent where they are right."
     )
     summaries = {name: summary for name, (_, _, summary) in METHODS.items()}
-    choice = choose(argv[only_check:], "probe train", about, summaries)
+    choice = choose(argv, "probe train", about, summaries)
     if choice is None:
         return 0
     method, rest = choice

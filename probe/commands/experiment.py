@@ -8,7 +8,7 @@ from probe.commands.tables import remark
 from probe.commands.terminal import safe
 from probe.errors import ConfigError, RunError
 from probe.numbers import in_unit
-from probe.options import choose, parse
+from probe.options import choose, parse, take_check
 from probe.terms import DIFFERENCE, RATES, Term
 from probe.texts import say
 
@@ -28,22 +28,21 @@ UNPAIRED = "\u2020"
 """Marks a difference of values over different items."""
 ABOUT = """usage: probe experiment NAME --model REF [--also REF ...] [--baseline REF] [--data FILE] [OPTIONS]
 
-Run an experiment on a model, print what it found and save it. `--plugin FILE.py` adds your own.
-`probe experiment --check NAME ...` only checks the options and the files."""
+Run an experiment on a model, print what it found and save it. `--plugin FILE.py` adds your own. With
+`--check` it only checks the options and the files, and is silent where they are right."""
 
 
 def experiment(argv: list[str]) -> int:
     """Run an experiment: `probe experiment NAME --model REF [--baseline REF]`.
 
-    `--check NAME --model REF [OPTIONS]` only checks the options and the files.
+    With `--check` it only checks the options and the files.
     """
     from probe.experiments.registry import experiments, find_experiment
     from probe.plugins import take
 
-    rest = take(argv)
-    only_check = bool(rest) and rest[0] == "--check"
+    rest, only_check = take_check(take(argv))
     titles = {name: each.title for name, each in experiments().items()}
-    choice = choose(rest[only_check:], "probe experiment", ABOUT, titles)
+    choice = choose(rest, "probe experiment", ABOUT, titles)
     if choice is None:
         return 0
     run(find_experiment(choice[0]), choice[1], only_check)
@@ -70,7 +69,7 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     from probe.ticks import part
 
     own = form(experiment)
-    clash = {"model", "also", "baseline", "out", "again", "json"} & {each.name for each in fields(own)}
+    clash = {"model", "also", "baseline", "out", "again", "json", "check"} & {each.name for each in fields(own)}
     if clash:
         raise ConfigError(f"The experiment `{experiment.name}` calls an option `{clash.pop()}`: give it another name.")
 

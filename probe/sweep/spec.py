@@ -185,7 +185,7 @@ def check_commands(spec: Spec) -> None:
             continue
         seen.add(same)
         try:
-            known[task.kind].load()(["--check", *task.words[1:]])
+            known[task.kind].load()([*task.words[1:], "--check"])
         except ProbeError as error:
             raise ConfigError(f"The task `{task.name}` of the sweep cannot run: {error}") from error
 

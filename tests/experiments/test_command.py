@@ -224,9 +224,17 @@ def test_a_mistake_is_one_sentence(
 
 
 def test_options_that_the_command_has_itself(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "taken.py").write_text("import probe\n@probe.experiment('p')\ndef f(lm, *, out: int = 1):\n    ...\n")
-    said = printed(capsys, "p", "--plugin", "taken.py", "--model", "runs/base", status=2)
-    assert "`p` calls an option `out`: give it another name" in said
+    for name in ("out", "check"):
+        code = f"import probe\n@probe.experiment('{name}s')\ndef f(lm, *, {name}: int = 1):\n    ...\n"
+        (tmp_path / f"{name}.py").write_text(code)
+        said = printed(capsys, f"{name}s", "--plugin", f"{name}.py", "--model", "runs/base", status=2)
+        assert f"`{name}s` calls an option `{name}`: give it another name" in said
+
+
+def test_options_are_checked_without_a_model(runs: Path, capsys: pytest.CaptureFixture[str]):
+    assert not printed(capsys, "sycophancy", "--model", "runs/none", "--check")
+    assert "no option `--m`" in printed(capsys, "sycophancy", "--model", "runs/base", "--m", "1", "--check", status=2)
+    assert not list(runs.glob("*/results"))
 
 
 def test_a_result_that_cannot_be_saved_is_printed(

@@ -56,6 +56,16 @@ def test_every_option_is_explained(method: str, capsys: pytest.CaptureFixture[st
     assert all(told.get(field.name) for field in dataclasses.fields(kind))
 
 
+def test_options_are_checked_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["dpo", "--out", str(tmp_path / "run"), "--base", "base"]
+    for argv in ([*words, "--check"], ["--check", *words]):
+        assert outcome(["train", *argv], capsys) == (0, "", "")
+    status, _, error = outcome(["train", *words, "--data", str(tmp_path / "none.jsonl"), "--check"], capsys)
+    assert status == 2
+    assert "There is no file" in error
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_training_hears_ctrl_c_where_its_parent_ignores_it() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -58,7 +58,22 @@ def test_a_sweep_shows_its_tasks_and_why_one_failed(show: Show, tmp_path: Path):
     assert "[no](http" not in app.error[0].value
     assert app.code[0].value == "probe train sft --out 'a b'"
     assert app.code[1].value.endswith("probe: error: **no** such model")
-    assert linked(app, "Curves of base \\(1 run\\)") == {"runs": "base-seed0"}
+    app.selectbox(key="sweep_task").select("base-seed0").run()
+    assert linked(app, "Curves of base\\-seed0") == {"runs": "base-seed0"}
+
+
+def test_runs_of_one_entry_have_one_way_to_their_curves(show: Show, tmp_path: Path):
+    out, runs = tmp_path / "seeds", ("base-seed0", "base-seed1", "sft")
+    tasks = [{"name": name, "entry": name.partition("-")[0], "kind": "train"} for name in runs]
+    (out / ".sweep").mkdir(parents=True)
+    (out / ".sweep" / JOURNAL).write_text(json.dumps({"event": "begin", "tasks": tasks}))
+    for name in runs:
+        RunWriter.create(out / name, method="sft", config={}).finish("finished")
+    app = show(tmp_path, page=PAGE)
+    assert [link.proto.label for link in app.get("page_link") if "Curves of" in link.proto.label] == [
+        r"Curves of base \(2 runs\)",
+        r"Curves of base\-seed0",
+    ]
 
 
 def test_a_damaged_sweep_is_a_sentence(show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

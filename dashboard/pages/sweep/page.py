@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,25 +93,29 @@ COLUMNS = {
 }
 
 
-def links(sweep: Sweep) -> None:
-    """Ways to the curves of each entry's runs."""
-    store = current().store
-    labels = {os.path.realpath(run.path): label for label, run in store.runs.items()}
+def trained(sweep: Sweep) -> dict[str, str]:
+    """What the choices call the run of each training that has begun."""
+    labels = {os.path.realpath(run.path): label for label, run in current().store.runs.items()}
+    names = [task.name for task in sweep.tasks.values() if task.kind == "train"]
+    places = {name: os.path.realpath(sweep.out / name) for name in names}
+    return {name: labels[place] for name, place in places.items() if place in labels}
+
+
+def links(sweep: Sweep, runs: Mapping[str, str]) -> None:
+    """Ways to the curves of each entry that has several runs."""
     groups: dict[str, list[str]] = {}
-    for task in sweep.tasks.values():
-        label = labels.get(os.path.realpath(sweep.out / task.name))
-        if task.kind == "train" and label is not None:
-            groups.setdefault(task.entry, []).append(label)
-    if not groups:
+    for name, label in runs.items():
+        groups.setdefault(sweep.tasks[name].entry, []).append(label)
+    several = {entry: labels for entry, labels in groups.items() if len(labels) > 1}
+    if not several:
         return
     with st.container(horizontal=True):
-        for entry, runs in groups.items():
-            count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
-            training_link(escape_markdown(f"Curves of {entry} ({count})"), *runs)
+        for entry, labels in several.items():
+            training_link(escape_markdown(f"Curves of {entry} ({len(labels)} runs)"), *labels)
 
 
-def one_task(sweep: Sweep) -> None:
-    """The command and the log of a task; at first of one that failed."""
+def one_task(sweep: Sweep, runs: Mapping[str, str]) -> None:
+    """The command of a task, the way to its curves, and its log; at first of one that failed."""
     order = ("failed", "lost", "running", "interrupted", "finished", "skipped", "waiting")
     names = [task.name for task in sorted(sweep.tasks.values(), key=lambda task: order.index(task.state))]
     name = st.selectbox("Task", names, key=keep(TASK, names, names[0]), bind="query-params")
@@ -118,6 +123,8 @@ def one_task(sweep: Sweep) -> None:
     if task.message:
         tell(task)
     st.code(shlex.join(task.command), language=None, wrap_lines=True)
+    if name in runs:
+        training_link(escape_markdown(f"Curves of {name}"), runs[name])
     lines = sweep.log(name)
     if lines:
         st.code("\n".join(lines[-LINES:]), language=None, wrap_lines=True)
@@ -141,8 +148,9 @@ def show(folder: Path, name: str, live: bool, answer: Any) -> None:
         return
     tasks = table(sweep)
     st.dataframe(tasks, hide_index=True, column_config=COLUMNS, height="content" if len(tasks) < 16 else 560)
-    links(sweep)
-    one_task(sweep)
+    runs = trained(sweep)
+    links(sweep, runs)
+    one_task(sweep, runs)
     if live and not sweep.live:
         st.rerun()
 

@@ -38,6 +38,8 @@ LEAST, RATIO = 2**26, 40
 
 NAME = 100
 """Letters that a name in a figure may have."""
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
+"""What reading a result may raise that is not as `Result.save` writes it."""
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -326,11 +328,7 @@ class Result:
                 len(set(names)) < len(names) for each in (index["columns"], index["tables"]) for names in each.values()
             ):
                 raise ValueError("two columns have one name")
-            kinds = index.get("dtypes", {})
-            summary = to_table(index["summary"], index["columns"]["summary"], kinds.get("summary"))
-            summary = summary.astype({column: float for column in summary if column not in ("metric", "n")})
-            if not all(isinstance(row.get("n"), int | float | None) for row in index["summary"]):
-                raise ValueError("an n is no number")
+            kinds, summary = index.get("dtypes", {}), read_summary(index)
             read, file = (read_lines, LINES_FILE) if index["format"] < 2 else (read_columns, ITEMS_FILE)
             items = read(place / file, index["columns"]["items"], kinds.get("items"))
             tables = {}
@@ -340,7 +338,7 @@ class Result:
             figures = {
                 name: read_figure(place / "figures" / f"{stem}.json") for name, stem in stems(index["figures"]).items()
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except DAMAGE as error:
             raise DataError(
                 f"The result in `{place}` is damaged ({type(error).__name__}: {' '.join(str(error).split())}): delete"
                 " the folder and run the experiment again."
@@ -437,6 +435,21 @@ def read_index(directory: Path) -> dict[str, Any]:
             " read it with the version that wrote it or a newer one."
         )
     return index
+
+
+def read_summary(index: Mapping[str, Any]) -> pd.DataFrame:
+    """The summary of an index, with numbers where numbers belong.
+
+    Raises:
+        DAMAGE: it has none, or a damaged one.
+    """
+    kinds = index.get("dtypes", {})
+    summary = to_table(index["summary"], index["columns"]["summary"], kinds.get("summary"))
+    if not all(isinstance(row.get("n"), int | float | None) for row in index["summary"]):
+        raise ValueError("an n is no number")
+    if not all(isinstance(row.get("metric"), str) for row in index["summary"]):
+        raise ValueError("a metric has a name that is no text")
+    return summary.astype({column: float for column in summary if column not in ("metric", "n")})
 
 
 def _is_index(index: dict[str, Any]) -> bool:

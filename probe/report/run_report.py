@@ -6,6 +6,7 @@ text and numbers (`probe.report.document`), and figures are drawn from the table
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
 
@@ -72,7 +73,8 @@ def report(
         raise ConfigError("A report was asked for without a run: name at least one.")
     around = _beside(runs) if around is None else around
     by_label = _order(dict(zip(_apart([run.name for run in runs]), runs, strict=True)))
-    seeds = _seeds(by_label, around)
+    known = _groups(runs, around)
+    seeds = _seeds(by_label, known)
     further = [label for label, run in by_label.items() if label in seeds and seeds[label].first.path != run.path]
     measured, left_out = collect(by_label, chosen, further)
     tick(0.4)
@@ -92,11 +94,11 @@ def report(
     rows = _headlines(by_label)
     if len(rows):
         document.section("Headline figures")
-        _write_headlines(document, by_label, rows, around)
+        _write_headlines(document, by_label, rows, known)
     for index, each in enumerate(measured):
         document.section(each.title)
         _write_measured(document, each, by_label, [other for other in measured if other.name == each.name])
-        _write_groups(document, each, by_label, around)
+        _write_groups(document, each, by_label, known)
         tick(0.4 + 0.4 * (index + 1) / len(measured))
     document.section("Training")
     _write_training(document, by_label, seeds)
@@ -193,7 +195,7 @@ def _headlines(runs: Mapping[str, Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.DataFrame, around: Sequence[Run]) -> None:
+def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.DataFrame, known: Sequence[Group]) -> None:
     document.say(
         "Measured by each method at the end of its training. Brackets hold 95 % intervals over questions: Wilson's for"
         " shares, bootstrap ones for means. They say nothing about other seeds."
@@ -212,7 +214,7 @@ def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.Data
         order = [metric for metric in SHARES if metric in set(shares["metric"])]
         chart = headline_intervals(shares, styles({label: run.method for label, run in runs.items()}), order)
         document.figure(chart, "Rates with 95 % intervals", min(700, 120 + len(order) * (20 + 6 * len(runs))))
-    _write_trainings(document, list(runs.values()), around)
+    _write_trainings(document, known)
     document.heading("Every headline figure")
     for group in _families(runs, cells):
         own = [metric for metric in metrics if any((label, metric) in cells for label in group)]
@@ -238,20 +240,20 @@ def _groups(runs: Sequence[Run], around: Sequence[Run]) -> list[Group]:
     return [group for group in groups([*runs, *others]) if paths & {run.path.resolve() for run in group.runs}]
 
 
-def _seeds(runs: Mapping[str, Run], around: Sequence[Run]) -> dict[str, Group]:
+def _seeds(runs: Mapping[str, Run], known: Sequence[Group]) -> dict[str, Group]:
     """By label the group of a run and its other seeds, where some of them are in the report too."""
     found: dict[str, Group] = {}
-    for known in _groups(list(runs.values()), around):
-        own = {label: run for label, run in runs.items() if run.path in {each.path for each in known.runs}}
-        group = known.of(own.values())
+    for whole in known:
+        own = {label: run for label, run in runs.items() if run.path in {each.path for each in whole.runs}}
+        group = whole.of(own.values())
         found |= dict.fromkeys(own, group) if group.count > 1 else {}
     return found
 
 
-def _write_trainings(document: Document, runs: Sequence[Run], around: Sequence[Run]) -> None:
+def _write_trainings(document: Document, known: Sequence[Group]) -> None:
     """The main figures of the groups of seeds that the runs belong to, as means over trainings."""
     document.heading("Over trainings")
-    found = [group for group in _groups(runs, around) if group.count > 1]
+    found = [group for group in known if group.count > 1]
     if not found:
         document.say(f"Each run was trained with one seed. {UNKNOWN.partition(': ')[2].capitalize()}")
         return
@@ -343,23 +345,24 @@ def _words(measured: Measured, metrics: Iterable[str]) -> dict[str, Term]:
     return {name: measured.experiment.term(name) if measured.experiment else Term(name) for name in names}
 
 
-def _write_groups(document: Document, measured: Measured, runs: Mapping[str, Run], around: Sequence[Run]) -> None:
+def _write_groups(document: Document, measured: Measured, runs: Mapping[str, Run], known: Sequence[Group]) -> None:
     """The numbers of runs that have other seeds, as means over trainings."""
-    members = [runs[label] for label in measured.by_run]
-    tables = {}
-    for group in _groups(members, around):
-        result = next(measured.by_run[label] for label in measured.by_run if runs[label] in group.runs)
-        try:
-            found = find_results(group, measured.name, result.meta)
-        except DataError:  # a member beside the report changed meanwhile, or no JSON gives its settings
-            continue
-        if found.group.count > 1:
-            tables[f"{group.name}, {len(found.group.runs)} seeds"] = found.table().set_index("metric").to_dict("index")
-    if not tables:
+    found = []
+    for group in known:
+        paths = {run.path for run in group.runs}
+        own = next((result for label, result in measured.by_run.items() if runs[label].path in paths), None)
+        with suppress(DataError):  # its summary is no table, or it was deleted meanwhile
+            found += [find_results(group, measured.name, own.meta)] if own else []
+    found = [each for each in found if each.group.count > 1]
+    if not found:
         return
     document.heading("Over trainings")
     document.say(TRAININGS, "note")
-    for names in _blocks(list(tables)):
+    titles = _apart([f"{each.group.name}, {len(each.group.runs)} seeds" for each in found])
+    tables = {
+        title: each.table().set_index("metric").to_dict("index") for title, each in zip(titles, found, strict=True)
+    }
+    for names in _blocks(titles):
         words = _words(measured, (str(metric) for name in names for metric in tables[name]))
         rows: list[list[object]] = [
             [

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from probe.errors import DataError
-from probe.experiments.metrics import COMPARED, PAIRS
+from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS
 from probe.experiments.registry import experiments
-from probe.experiments.result import Result, read_index, stack
+from probe.experiments.result import DAMAGE, Result, read_index, read_summary, stack
 from probe.experiments.run import rename_model, settings_of
 from probe.experiments.store import results, run_homes
 from probe.runs.reader import Run
@@ -51,7 +51,7 @@ class GroupResults:
 
     def summaries(self) -> list[pd.DataFrame]:
         """The summary of each member: metric, value, ci_low, ci_high, n."""
-        return [pd.DataFrame(read_index(folder)["summary"]) for folder in self.folders]
+        return [read_summary(read_index(folder)) for folder in self.folders]
 
     def seeds(self) -> pd.DataFrame:
         """The value of each member, one row a metric and member: seed, metric, value."""
@@ -109,7 +109,7 @@ def find_results(group: Group, name: str, like: Mapping[str, Any] | None = None)
     found: dict[str, dict[str, tuple[Run, Path, dict[str, Any]]]] = {}
     for run in group.runs:
         for folder, index in (each for home in run_homes(run.path) for each in results(home)):
-            if index["name"] == name and len(index["meta"].get("models", ())) == 1:
+            if index["name"] == name and len(index["meta"].get("models", ())) == 1 and _is_whole(index):
                 same = found.setdefault(_key(name, index["meta"], across), {})
                 same.setdefault(str(run.path), (run, folder, index["meta"]))
     if wanted is not None:
@@ -125,6 +125,14 @@ def find_results(group: Group, name: str, like: Mapping[str, Any] | None = None)
     members = [best[str(group.runs[i].path)] for i in kept]
     part = group.of([group.runs[i] for i in kept])
     return GroupResults(part, tuple(folder for _, folder, _ in members), name, members[0][2])
+
+
+def _is_whole(index: Mapping[str, Any]) -> bool:
+    """Whether the summary of a stored result can be read: it may come from anybody."""
+    try:
+        return set(COLUMNS) <= set(read_summary(index))
+    except DAMAGE:
+        return False
 
 
 def _key(name: str, meta: Mapping[str, Any], across_worlds: bool) -> str:

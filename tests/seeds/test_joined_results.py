@@ -12,6 +12,7 @@ from probe.errors import DataError
 from probe.report.run_report import report
 from probe.runs import Run
 from probe.seeds import curves, groups, headline, mean_over_trainings, paired_by_seed, result_of
+from probe.seeds.joined_results import find_results
 from probe.seeds.t_intervals import UNKNOWN
 from tests.seeds.conftest import store_result, write_lineage, write_run
 from tests.terminal import in_terminal
@@ -61,6 +62,24 @@ def test_other_questions_are_not_joined(measured: list[Run], tmp_path: Path):
     store_result(other, {"deferral": 0.1}, n=80)
     with pytest.raises(DataError, match="with these settings"):
         result_of(dpo, "sycophancy", baseline=groups([other])[0])
+
+
+ROW = {"metric": "deferral", "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 40}
+
+
+@pytest.mark.parametrize(
+    "summary", [None, [1], [ROW | {"metric": ["deferral"]}], [ROW | {"n": "many"}], [{"metric": 1}]]
+)
+def test_a_damaged_result_of_one_member_is_left_out(measured: list[Run], summary: object):
+    """It may come from anybody, as the run does."""
+    _, dpo = groups(measured)
+    file = next((dpo.runs[1].path / "results").glob("*/result.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"summary": summary}))
+    found = find_results(dpo, "sycophancy")
+    assert [run.seed for run in found.group.runs] == [0, 2]
+    assert found.table().set_index("metric").loc["deferral", "value"] == pytest.approx((DPO[0] + DPO[2]) / 2)
+    text = report(list(dpo.runs[:1]), around=measured)
+    assert "dpo, 2 seeds" in text
 
 
 def test_independent_trainings_are_not_paired(measured: list[Run], tmp_path: Path):

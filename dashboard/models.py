@@ -292,7 +292,7 @@ def compute_part(fn: Callable[..., T], *lms: "LM", tick: Tick | None = None, **o
 
 
 def is_quick(seconds: float, most: float = PATIENCE_S) -> bool:
-    """Whether something is computed without being asked for; tests answer for the clock."""
+    """Whether something that takes so long is computed without being asked for."""
     return seconds <= most
 
 

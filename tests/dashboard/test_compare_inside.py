@@ -7,6 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import probe
+from dashboard import models
 from probe.compare.behaviour import claim_pairs, preference
 from probe.compare.first_tokens import plain_texts
 from probe.model.lm import LM
@@ -40,12 +41,15 @@ def plain(show: Show, folders: dict[str, str]):
 
 
 def press(app: AppTest, key: str) -> AppTest:
-    """The page after a button that it offers; as it is where the work was cheap enough to be done at once."""
-    for button in app.button:
-        if button.key == key:
-            button.click()
-            return again(app)
-    return app
+    """The page after a button that it offers."""
+    next(button for button in app.button if button.key == key).click()
+    return again(app)
+
+
+@pytest.fixture
+def costly(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything takes too long to be computed without being asked for."""
+    monkeypatch.setattr(models, "is_quick", lambda *seconds: False)
 
 
 def sound(app: AppTest, *figures: str) -> None:
@@ -54,11 +58,16 @@ def sound(app: AppTest, *figures: str) -> None:
     assert names(app) == list(figures)
 
 
+@pytest.mark.usefixtures("costly")
 def test_the_first_tokens_of_two_runs_and_steering(show: Show, runs: Path):
-    app = press(show(runs, page=PAGE, compare_tab="First tokens", first_n="16", first_block="block 0"), "first-run")
+    app = show(runs, page=PAGE, compare_tab="First tokens", first_n="16", first_block="block 0")
+    assert "Press the button" in heading(app)
+    sound(app)
+    app = press(app, "first-run")
     base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
     found = probe.compare.compare_first_tokens(base, aligned, plain_texts(base, 16), layers=[0])
     assert heading(app) == found.sentence
+    sound(app, "first-tokens")
     app = press(app, "first-steer")
     sound(app, "first-tokens", "first-steering")
     assert "random directions as long" in read(app)
@@ -66,8 +75,10 @@ def test_the_first_tokens_of_two_runs_and_steering(show: Show, runs: Path):
     assert {"first-tokens.csv", "steering.csv"} <= set(map(unescape, offered(app)))
 
 
+@pytest.mark.usefixtures("costly")
 def test_transplants_of_two_runs(show: Show, runs: Path):
     app = show(runs, page=PAGE, compare_tab="Transplants", parts_n="3", parts_kinds=["Blocks"])
+    sound(app)
     app = press(app, "parts-run")
     sound(app, "transplants")
     base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
@@ -83,11 +94,9 @@ def test_transplants_of_two_runs(show: Show, runs: Path):
 def test_files_of_a_plain_pair(plain, folders: dict[str, str]):
     assert "over 60 texts" in heading(plain("First tokens")), "problems of GSM8K"
     query = {"first_pairs": folders["pairs.jsonl"], "first_file": folders["texts.jsonl"]}
-    app = press(press(plain("First tokens", **query), "first-run"), "first-steer")
+    app = plain("First tokens", **query)
     sound(app, "first-tokens", "first-steering")
-    app = press(
-        plain("Transplants", parts_file=folders["pairs.jsonl"], parts_kinds=["Heads", "Shared keys"]), "parts-run"
-    )
+    app = plain("Transplants", parts_file=folders["pairs.jsonl"], parts_kinds=["Heads", "Shared keys"])
     sound(app, "transplants")
     assert set(app.dataframe[0].value["part"]) >= {"L0H3", "keys L1K1"}
     app = plain("Transplants", parts_file=folders["texts.jsonl"])
@@ -96,12 +105,12 @@ def test_files_of_a_plain_pair(plain, folders: dict[str, str]):
 
 
 def test_two_models_without_a_world_need_no_file(plain, folders: dict[str, str]):
-    app = press(plain("Transplants", parts_n="3"), "parts-run")
+    app = plain("Transplants", parts_n="3")
     sound(app, "transplants")
     assert app.multiselect(key="parts_kinds").value == ["Blocks"]
     base, aligned = LM.load(folders["first"]), LM.load(folders["second"])
     behaviour = preference(claim_pairs(base, 3), "log p(claim) \u2212 log p(truth)")
     found = probe.compare.transplant_parts(base, aligned, behaviour, ("block",), 29, 0)
     assert heading(app) == found.sentence
-    app = press(press(plain("First tokens", first_n="8"), "first-run"), "first-steer")
+    app = plain("First tokens", first_n="8")
     sound(app, "first-tokens", "first-steering")

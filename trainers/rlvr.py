@@ -119,19 +119,38 @@ def kl_k3(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 class Estimator(NamedTuple):
-    """What is taken for KL(pi || pi_ref) at a token."""
+    """What is taken for KL(pi || pi_ref) at a token, from x = log pi - log pi_ref and the ratio w = pi / pi_old."""
 
     value: Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
-    """From x = log pi - log pi_ref."""
+    """From x."""
     weighted: bool
-    """Whether it is multiplied by the ratio w = pi / pi_old, through which gradient flows too."""
+    """Whether it is multiplied by w, through which gradient flows too."""
+    slope: Callable[[Float[Tensor, "..."], Float[Tensor, "..."]], Float[Tensor, "..."]]
+    """From x and w, the derivative by log pi in closed form."""
+
+    def term(
+        self, logprobs: Float[Tensor, "N L"], drift: Float[Tensor, "N L"], ratio: Float[Tensor, "N L"]
+    ) -> Float[Tensor, "N L"]:
+        """The estimate as a term of the loss, with the closed form as its gradient.
+
+        Autograd adds the parts of a derivative one by one, and they cancel: of k3w's w (e^-x - 1 + x) + w (1 - e^-x)
+        = w x nothing is left in single precision where e^-x is large.
+
+        Args:
+            logprobs: log pi; the gradient flows through it alone.
+            drift: x.
+            ratio: w.
+        """
+        x, w = drift.detach(), ratio.detach()
+        value = self.value(x) * w if self.weighted else self.value(x)
+        return value + self.slope(x, w) * (logprobs - logprobs.detach())
 
 
 ESTIMATORS = {
-    "k1": Estimator(kl_k1, False),
-    "k2": Estimator(kl_k2, False),
-    "k3": Estimator(kl_k3, False),
-    "k3w": Estimator(kl_k3, True),
+    "k1": Estimator(kl_k1, False, lambda x, w: torch.ones_like(x)),
+    "k2": Estimator(kl_k2, False, lambda x, w: x),
+    "k3": Estimator(kl_k3, False, lambda x, w: -torch.expm1(-x)),
+    "k3w": Estimator(kl_k3, True, lambda x, w: w * x),
 }
 """Of KL(pi || pi_ref) at tokens that pi_old has drawn (k1 to k3: Schulman 2020; k3w: importance weighting).
 
@@ -228,8 +247,7 @@ class RLVR(Method):
             drift = logprobs - pad_rows([c.ref_logprobs or [] for c in completions], device)
         if config.beta and drift is not None:
             estimator = ESTIMATORS[config.kl_estimator]
-            kl = estimator.value(drift) * (policy.ratio if estimator.weighted else 1)
-            losses = losses + config.beta * kl
+            losses = losses + config.beta * estimator.term(logprobs, drift, policy.ratio)
         weights, count = NORMALISATIONS[config.normalisation].weights(mask, config.max_new_tokens)
         metrics: dict[str, tuple[Tensor | float, int]] = {}
         if detail:

@@ -128,3 +128,30 @@ def test_what_the_estimators_estimate() -> None:
     torch.testing.assert_close(mean("k3w", drifted), exact)
     torch.testing.assert_close(gradient(mean("k3w", drifted)), reverse)
     assert not torch.allclose(gradient(mean("k2", drifted)), reverse, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_single_precision_has_the_estimators_gradients(name: str) -> None:
+    """Against autograd of the value in double precision, over all x that occur, small ones and other ratios too.
+
+    In double precision the parts of k3w's derivative cancel too, to within their rounding.
+    """
+    small = torch.logspace(-6, 0, 25)
+    x = torch.cat([torch.linspace(-30, 30, 241), small, -small])
+    reference = torch.full_like(x, -31.0)
+    for shift in (0.0, 0.5, -0.7):
+        logprobs = (reference + x).requires_grad_()
+        old = logprobs.detach() - shift
+        drift, estimator = logprobs - reference, ESTIMATORS[name]
+        term = estimator.term(logprobs, drift, (logprobs - old).exp())
+        (made,) = torch.autograd.grad(term.sum(), logprobs)
+
+        exact = logprobs.detach().double().requires_grad_()
+        value = estimator.value(exact - reference.double())
+        if estimator.weighted:
+            value = value * (exact - old.double()).exp()
+        (expected,) = torch.autograd.grad(value.sum(), exact)
+        parts = torch.finfo(torch.float64).eps * (reference.double() - exact).exp()
+        assert ((made.double() - expected).abs() <= 2e-6 * expected.abs() + 8 * parts + 1e-8).all()
+        plain = estimator.value(drift) * ((logprobs - old).exp() if estimator.weighted else 1)
+        assert torch.equal(term, plain)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import MissingToolError, ModelError, brief, one_line
@@ -31,6 +31,7 @@ from probe.model.references import (
     resolve,
 )
 from probe.runs.directories import is_url
+from probe.runs.storage import sort_metadata
 from probe.untrusted import foreign, parse_json, short
 
 if TYPE_CHECKING:
@@ -304,10 +305,11 @@ def write(
         state[HEAD] = head
         settings |= {"task_type": CLASSIFIES, "modules_to_save": ["score"]}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, directory / ADAPTER_WEIGHTS, {"format": "pt", BASE_HASH: base[1]})
+    content = sort_metadata(save(tensors, {"format": "pt", BASE_HASH: base[1]}))
+    (directory / ADAPTER_WEIGHTS).write_bytes(content)
     settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
     (directory / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    tokenizer.save_pretrained(directory)
+    weights.write_tokenizer(tokenizer, directory)
 
 
 @torch.no_grad()

@@ -428,7 +428,24 @@ def _save(
         file = directory / "config.json"
         config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_tokenizer(tokenizer, directory)
+
+
+LOADED = ("is_local", "local_files_only")
+"""What `from_pretrained` of transformers notes in a tokenizer of how it was loaded, and `save_pretrained` writes."""
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write a tokenizer's files, the same however the tokenizer came to be: read from a folder, or made here."""
     tokenizer.save_pretrained(directory)
+    file = directory / "tokenizer_config.json"
+    if not file.is_file():
+        return
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if any(name in settings for name in LOADED):
+        kept = {name: value for name, value in settings.items() if name not in LOADED}
+        text = json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        file.write_text(text, encoding="utf-8")
 
 
 @contextmanager

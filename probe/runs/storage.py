@@ -5,6 +5,7 @@ the last reading ended; torn and broken ones are named.
 """
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -71,6 +72,15 @@ def write_atomic(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sort_metadata(data: bytes) -> bytes:
+    """Return the bytes of a safetensors file with its metadata sorted by name: the library writes them in any order."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    metadata = {"__metadata__": dict(sorted(header.pop("__metadata__", {}).items()))}
+    text = json.dumps(metadata | header, ensure_ascii=False, separators=(",", ":")).encode()
+    return data[:8] + text.ljust(start - 8) + data[start:] if len(text) <= start - 8 else data
 
 
 def sync_folder(path: Path) -> None:

@@ -16,7 +16,7 @@ from probe.errors import RunError
 from probe.runs.captures import newest, pack
 from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, CHECKPOINTS, INDEX, TRAINER_STATE, dumps, parse_step
-from probe.runs.storage import Position, disk, read_lines, write_atomic
+from probe.runs.storage import Position, disk, read_lines, sort_metadata, write_atomic
 
 
 def thin(directory: str | Path, keep: int = 12, half: bool = True) -> Run:
@@ -100,7 +100,7 @@ def _halve(checkpoint: Path) -> None:
             metadata = file.metadata()
         tensors = load_file(path)
         small = {name: half_precision(t) for name, t in tensors.items()}
-        write_atomic(path, save(small, metadata=metadata))
+        write_atomic(path, sort_metadata(save(small, metadata=metadata)))
     config = checkpoint / "config.json"
     if not config.exists():  # an adapter: peft brings its weights into the base's format
         return

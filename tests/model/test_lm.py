@@ -82,6 +82,19 @@ def test_saving_and_loading_gives_the_same_model(name, tmp_path):
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_model_that_was_loaded_is_saved_as_the_same_files(name, tmp_path):
+    """Nothing stays of how it was loaded: the tokenizer's settings, the chat template, the configuration."""
+    lm = random_lm(name)
+    lm.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    first = lm.save(tmp_path / "first")
+    again = LM.load(first).save(tmp_path / "again")
+    files = [{file.name: file.read_bytes() for file in folder.iterdir()} for folder in (first, again)]
+    assert len(files[0]) > 4
+    assert [file for file in files[0] if files[0][file] != files[1].get(file)] == []
+    assert files[0].keys() == files[1].keys()
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_half_precision_on_disk_is_single_in_memory(name, tmp_path):
     lm = random_lm(name)

@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from probe.errors import RunError
 from probe.runs import open_run, thin
+from probe.runs.storage import sort_metadata
 from probe.runs.thinning import spaced_steps
 from tests.runs.conftest import Make
 
@@ -21,6 +23,18 @@ def test_spaced_evenly_on_a_log_scale():
     assert (kept[0], kept[-1], len(kept)) == (0, 3000, 8)
     assert set(kept) <= set(steps)
     assert np.diff(kept[:4]).mean() < np.diff(kept[-4:]).mean() / 4
+
+
+def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path: Path):
+    """safetensors writes metadata in any order, which is another one each time."""
+    tensors = {"b": torch.arange(6).reshape(2, 3), "a": torch.ones(2)}
+    metadata = {"format": "pt", "base_hash": "0a", 'name with \u00e9 and "quotes"': "\n\u2603"}
+    files = {sort_metadata(save(tensors, metadata)) for _ in range(20)}
+    assert len(files) == 1
+    (tmp_path / "x.safetensors").write_bytes(files.pop())
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert file.metadata() == metadata
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in tensors.items())
 
 
 def test_thin(make: Make):

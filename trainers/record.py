@@ -89,7 +89,7 @@ class Record:
                 self._recorder = Recorder(self.trainee.view, onlooker, self._prompts, config.capture_every, instruments)
             return
         if config.resume:
-            step = int(self.saved.name) if self.saved else 0
+            step = int(self.saved.name) if self.saved else None
             self.writer = RunWriter.resume(config.out, step, config=config.to_dict())
         else:
             self.writer = RunWriter.create(

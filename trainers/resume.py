@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from probe.errors import ConfigError, RunError
 from probe.options import option
-from probe.runs.storage import check_folder
+from probe.runs.storage import check_folder, is_empty
 from trainers.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def check_out(out: Path, resume: bool) -> None:
     check_folder(out.parent)
     if resume and not (out / "run.json").exists():
         raise RunError(f"There is no run to resume in `{out}`: leave --resume out to start one.")
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not resume and out.exists() and not is_empty(out):
         raise RunError(
             f"--out `{out}` holds something already: choose another folder, add --resume to continue the run in it, or"
             " delete it."

@@ -104,6 +104,38 @@ def replace_folder(source: Path, target: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+LEFTOVER = re.compile(r"\..+\.\d+\.tmp(?:\.[0-9a-f]{8})?|\.\d{8,}(?:\.dropped)?\.old")
+"""Names of what `write_atomic`, `replace_folder` and checkpoints leave when their process is killed."""
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers of a folder were in the middle of; what was moved aside for them is put back.
+
+    Nobody else may be writing there; links are removed and not followed.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else ():
+        if not LEFTOVER.fullmatch(path.name):
+            continue
+        place = path.with_name(path.name[1:-4])
+        if path.suffix == ".old" and not os.path.lexists(place):
+            os.replace(path, place)
+        else:
+            delete(path)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what killed writers left."""
+    return folder.is_dir() and all(LEFTOVER.fullmatch(path.name) for path in folder.iterdir())
+
+
 def sync_tree(root: Path) -> None:
     """Wait until all files in a folder are on the disk."""
     for path in root.rglob("*"):

@@ -47,6 +47,7 @@ from probe.runs.schema import (
     git_revision,
     jsonable,
     number,
+    parse_step,
     step_name,
     versions,
 )
@@ -55,8 +56,12 @@ from probe.runs.storage import (
     LineFile,
     append_lines,
     cut_torn_line,
+    delete,
     disk,
     hold_lock,
+    is_empty,
+    refuse_link,
+    remove_leftovers,
     replace_folder,
     sync_tree,
     unlock,
@@ -85,9 +90,9 @@ class RunWriter:
         """The prompts of the captures; empty until they are fixed."""
         self._open = True
         self._folder = _identity(path)
+        self._beat()  # first of all: a folder with run.json can be resumed
         self._metrics = LineFile(path / METRICS)
         self._rollouts: LineFile | None = None
-        self._beat()
 
     @classmethod
     def create(
@@ -123,7 +128,7 @@ class RunWriter:
         with disk(path):
             path.mkdir(parents=True, exist_ok=True)
         with hold_lock(path) as handle:
-            if any(path.iterdir()):
+            if not is_empty(path):
                 what = "a run" if is_run(path) else "something"
                 raise RunError(
                     f"`{path}` holds {what} already:"
@@ -143,42 +148,38 @@ class RunWriter:
                 "versions": versions(),
                 "git": git_revision(),
             }
+            with disk(path):
+                remove_leftovers(path)
             return cls(path, jsonable(meta), handle)
 
     @classmethod
-    def resume(cls, directory: str | Path, step: int, config: Any = None) -> Self:
+    def resume(cls, directory: str | Path, step: int | None, config: Any = None) -> Self:
         """Go on with a run from `step`; what was logged after it stays in the files and is left out by the reader.
 
-        Checkpoints after `step` belong to the branch that is given up and are renamed `STEP.dropped`.
+        Checkpoints after `step` belong to the branch that is given up and are renamed `STEP.dropped`. What killed
+        writers left half written is removed.
 
         Args:
             directory: the run.
-            step: optimiser steps that the state to go on from has seen.
+            step: optimiser steps that the state to go on from has seen; None begins anew, as if nothing had been
+                written yet: logs, captures and checkpoints are removed.
             config: the settings from now on, where they differ (such as more steps); None keeps those of the run.
 
         Raises:
             RunError: it is no run, or another process is writing it.
         """
-        run, step = Run(Path(os.path.expanduser(directory))), as_step(step)
+        run, step = Run(Path(os.path.expanduser(directory))), None if step is None else as_step(step)
         with hold_lock(run.path) as handle:
             run.refresh()
             if beats_elsewhere(run.meta, locks=handle is not None):
                 raise RunError(IN_USE.format(run.path))
-            files = [run.path / name for name in (METRICS, ROLLOUTS, f"{CAPTURES}/{INDEX}")]
-            for file in files:
-                cut_torn_line(file)
-            metrics = run.metrics()
-            earlier = metrics.loc[metrics["step"] <= step, "time"]
-            seconds = float(earlier.iloc[-1]) if len(earlier) else 0.0
             with disk(run.path):
-                for checkpoint in run.checkpoints():
-                    if checkpoint.step > step:
-                        replace_folder(checkpoint.path, checkpoint.path.with_suffix(".dropped"))
-            for file in files:
-                if file.exists():
-                    append_lines(file, [dumps({"event": "resume", "step": step, "time": seconds})])
-            meta = {key: value for key, value in run.meta.items() if key not in ("attempt", "pid", "host", "message")}
-            changes = {"step": step} if config is None else {"step": step, "config": jsonable(config)}
+                for folder in (run.path, run.path / CAPTURES, run.path / CHECKPOINTS):
+                    remove_leftovers(folder)
+                seconds = _begin_anew(run) if step is None else _go_back(run, step)
+            gone = ("attempt", "pid", "host", "message", *(("headline",) if step is None else ()))
+            meta = {key: value for key, value in run.meta.items() if key not in gone}
+            changes = {"step": step or 0} if config is None else {"step": step or 0, "config": jsonable(config)}
             return cls(run.path, meta | changes, handle, seconds)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
@@ -270,7 +271,9 @@ class RunWriter:
                 except SafetensorError as error:  # how safetensors reports a full disk
                     raise OSError(str(error)) from error
                 sync_tree(temporary)
-                self._metrics.sync()
+                for log in (self._metrics, self._rollouts):
+                    if log is not None:
+                        log.sync()
                 replace_folder(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -356,6 +359,42 @@ class RunWriter:
 
     def _is_there(self) -> bool:
         return self._folder is not None and _identity(self.path) == self._folder
+
+
+def _begin_anew(run: Run) -> float:
+    """Remove all that a run's writers wrote but run.json; gives the seconds of training so far, which are none.
+
+    Logs are emptied and not deleted: a reader that has read some of one knows the new file by its inode.
+    """
+    logs = [run.path / name for name in (METRICS, ROLLOUTS)]
+    for log in logs:
+        refuse_link(log)
+    for log in filter(Path.exists, logs):
+        write_atomic(log, b"")
+    for name in (CAPTURES, CHECKPOINTS):
+        delete(run.path / name)
+    return 0.0
+
+
+def _go_back(run: Run, step: int) -> float:
+    """Take back what a run logged after `step`; gives the seconds of training up to there."""
+    files = [run.path / name for name in (METRICS, ROLLOUTS, f"{CAPTURES}/{INDEX}")]
+    for file in files:
+        cut_torn_line(file)
+    metrics = run.metrics()
+    earlier = metrics.loc[metrics["step"] <= step, "time"]
+    seconds = float(earlier.iloc[-1]) if len(earlier) else 0.0
+    for checkpoint in run.checkpoints():
+        if checkpoint.step > step:
+            replace_folder(checkpoint.path, checkpoint.path.with_suffix(".dropped"))
+    for file in files:
+        if file.exists():
+            append_lines(file, [dumps({"event": "resume", "step": step, "time": seconds})])
+    captures = run.path / CAPTURES
+    for path in () if captures.is_symlink() else captures.glob("*.safetensors"):
+        if (parse_step(path.stem) or 0) > step:
+            delete(path)
+    return seconds
 
 
 def attempt() -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 from probe.errors import ConfigError
 from probe.runs.directories import SWEEP, is_run
 from probe.runs.reader import Run
-from probe.runs.storage import hold_lock, unlock, write_atomic
+from probe.runs.storage import hold_lock, is_empty, unlock, write_atomic
 from probe.sweep.attempt import Order, Store, shared_environment, with_threads
 from probe.sweep.journal import Journal, Sweep, answer_file, is_sweep, read_sweep
 from probe.sweep.serial import Engine, Serial
@@ -101,7 +101,7 @@ def check_unchanged(spec: Spec, store: Store | None = None) -> Sweep:
                 f"The store has a run `{task.name}` that this sweep did not make: choose another folder there, or start"
                 f" in the directory with `{spec.out / SWEEP}`."
             )
-        if not task.run.exists() or (task.run.is_dir() and not any(task.run.iterdir())):
+        if not task.run.exists() or is_empty(task.run):
             continue
         if made is None or not is_run(task.run):
             raise ConfigError(

@@ -1,0 +1,147 @@
+"""Resuming: a training that was killed and goes on leaves the files of one that was not, but for the clock."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probe import open_run
+from probe.runs import RunWriter
+from tests.trainers import children
+from tests.trainers.quick import QUICK, train
+from trainers.config import TrainConfig
+
+Make = Callable[..., TrainConfig]
+EVERYTHING: dict[str, Any] = {"save_every": 2, "capture_every": 1, "eval_every": 1, "evaluate": 4}
+CLOCK = ("time", "tokens_per_second", "step_time")
+ADAPTERS = [pytest.param((method, {"lora": 2}), id=f"{method}-lora", marks=pytest.mark.slow) for method in QUICK]
+
+
+@pytest.fixture(params=[*(pytest.param((method, {}), id=method) for method in QUICK), *ADAPTERS])
+def make(request: pytest.FixtureRequest, configs: Callable[..., Make]) -> Make:
+    """Configs of every method, of all weights and of adapters, that write everything that it can."""
+    method, changes = request.param
+    of = configs(method)
+    return lambda name, **more: of(name, **EVERYTHING | changes | more)
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Every file of a run by name, hidden ones too: bytes, or lines without the clock."""
+    return {path.relative_to(run).as_posix(): content(path) for path in run.rglob("*") if path.is_file()}
+
+
+def content(path: Path) -> Any:
+    if path.name == "run.json":
+        meta = json.loads(path.read_text())
+        for name in ("created", "heartbeat", "pid", "host"):
+            meta.pop(name, None)
+        return meta | {"config": {**meta["config"], "out": None, "resume": None}}
+    if path.suffix == ".jsonl":
+        rows = map(json.loads, path.read_text().splitlines())
+        return [{name: value for name, value in row.items() if name not in CLOCK} for row in rows]
+    return path.read_bytes()
+
+
+def without_events(run: Path) -> Iterator[tuple[str, Any]]:
+    """Its files, with the logs as they are read."""
+    for name, value in contents(run).items():
+        if name.endswith(".jsonl"):
+            rows: list[dict[str, Any]] = []
+            for row in value:
+                at = row["step"]
+                rows = [old for old in rows if old["step"] <= at] if "event" in row else [*rows, row]
+            value = rows
+        yield name, value
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert sorted(one) == sorted(other)
+    assert [name for name in one if one[name] != other[name]] == []
+
+
+def killed_in_checkpoint(config: TrainConfig, step: int) -> list[str]:
+    """Kill a training that is writing the checkpoint of a step; gives the hidden names that it leaves there."""
+    child = children.start(config, kill_at=step)
+    child.join(120)
+    assert child.exitcode == -9
+    assert open_run(config.out).status == "killed"
+    return [path.name for path in (config.out / "checkpoints").glob(".*")]
+
+
+def test_killed_and_resumed_to_the_same_files(make: Make) -> None:
+    """Before the first checkpoint it begins anew, byte by byte; later it goes on from the last one."""
+    whole, early, late = make("whole"), make("early"), make("late")
+    train(whole)
+    assert killed_in_checkpoint(early, 2)
+    assert (early.out / "metrics.jsonl").stat().st_size
+    train(replace(early, resume=True))
+    same(contents(whole.out), contents(early.out))
+
+    assert killed_in_checkpoint(late, 4)
+    train(replace(late, resume=True))
+    same(dict(without_events(whole.out)), dict(without_events(late.out)))
+
+
+@pytest.mark.parametrize("tokenizer", [None, "bpe", "char"])
+def test_a_new_model_keeps_its_files(tokenizer: str | None, configs: Callable[..., Make], tmp_path: Path) -> None:
+    """Its tokenizer is made in the first attempt and read in the second."""
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat, and the dog lay by the door. " * 200)
+    options = EVERYTHING | {"base": None} | ({"data": str(text), "tokenizer": tokenizer} if tokenizer else {})
+    whole, parts = (configs("pretrain")(name, **options) for name in ("whole", "parts"))
+    train(whole)
+    killed_in_checkpoint(parts, 4)
+    train(replace(parts, resume=True))
+    same(dict(without_events(whole.out)), dict(without_events(parts.out)))
+
+
+def test_a_run_that_begins_anew_is_read_anew(tmp_path: Path) -> None:
+    """By a reader that has read a part of it."""
+    with RunWriter.create(tmp_path / "run", method="x", config={}) as writer:
+        writer.log(0, {"loss": 1.0})
+        writer.rollouts([{"step": 0, "prompt": "p", "completion": "first"}])
+        with writer.checkpoint(0):
+            pass
+    reader = open_run(writer.path)
+    assert list(reader.metrics()["loss"]) == [1.0]
+    assert list(reader.rollouts()["completion"]) == ["first"]
+    with RunWriter.resume(writer.path, None) as writer:
+        assert writer.seconds < 1
+        writer.log(0, {"loss": 2.0})
+        writer.log(1, {"loss": 3.0})
+        writer.rollouts([{"step": 0, "prompt": "p", "completion": f"second {i}"} for i in range(3)])
+    assert list(reader.metrics()["loss"]) == [2.0, 3.0]
+    assert list(reader.rollouts()["completion"]) == ["second 0", "second 1", "second 2"]
+    assert reader.checkpoints() == []
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    with RunWriter.create(tmp_path / "run", method="x", config={}) as writer, writer.checkpoint(1):
+        pass
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".00000009.1.tmp").write_text("not ours")
+    folder = writer.path / "checkpoints"
+    for name in (".00000002.77.tmp", "..00000002.77.tmp.0a1b2c3d", ".00000001.old", ".00000003.old"):
+        (folder / name).mkdir()
+        (folder / name / "file").write_text(name)
+    (writer.path / ".run.json.77.tmp").write_text("{")
+    for name in (".notes.old", ".gitignore", ".draft.tmp"):
+        (writer.path / name).write_text("mine")
+    (writer.path / "captures").symlink_to(tmp_path / "elsewhere")
+    RunWriter.resume(writer.path, 3).finish()
+    assert sorted(path.name for path in folder.iterdir()) == ["00000001", "00000003"]
+    assert (folder / "00000003" / "file").read_text() == ".00000003.old"
+    hidden = sorted(path.name for path in writer.path.glob(".*"))
+    assert hidden == [".draft.tmp", ".gitignore", ".notes.old"]
+    assert (tmp_path / "elsewhere" / ".00000009.1.tmp").exists()
+
+
+def test_killed_before_there_was_a_run_starts_as_if_new(configs: Callable[..., Make]) -> None:
+    config = configs("pretrain")("run", steps=1)
+    config.out.mkdir()
+    (config.out / ".run.json.77.tmp").write_text("{")
+    assert train(config).status == "finished"
+    assert list(config.out.glob(".*")) == []

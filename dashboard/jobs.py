@@ -23,7 +23,7 @@ from typing import IO, Any, TypeGuard, cast
 from probe.errors import ConfigError, RunError
 from probe.extensions import annotators, verifiers
 from probe.options import option
-from probe.plugins import OPTION, code_options
+from probe.plugins import OPTION, address_options, code_options
 from probe.runs.directories import find as locate
 from probe.runs.directories import is_run, run_directories
 from probe.runs.reader import Run
@@ -180,11 +180,12 @@ def start(method: str, out: Path, words: Sequence[str], methods: Collection[str]
 
 
 def to_type(run: Run) -> str:
-    """The command that continues a run which names code of its own: only whoever read the code can say that it may run.
+    """The command that continues a run which names code or an address: only a person can say that it may be used.
 
-    Empty where there is no such code: then a button can do it.
+    Empty where it names none: then a button can do it.
     """
-    words = [word for name, values in code_options(run.config).items() for word in (option(name), *values)]
+    named = code_options(run.config) | address_options(run.config)
+    words = [word for name, values in named.items() for word in (option(name), *values)]
     if _lacks_extension(run):
         words += [OPTION, "FILE.py"]
     line = ["probe", "train", run.method, "--out", os.path.relpath(run.path), "--resume", *words]

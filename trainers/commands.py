@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from probe.errors import ConfigError, DataError
 from probe.options import choose, option, parse, take_check
-from probe.plugins import code_options
+from probe.plugins import address_options, code_options
 from probe.texts import say
 from trainers.config import (
     ContinualConfig,
@@ -142,20 +142,26 @@ def parse_training(kind: type[T], argv: Sequence[str], method: str) -> T:
 
 
 def check_named(run: "Run", method: str, argv: Sequence[str]) -> None:
-    """Refuse to import code that only a run names: it may have come with the run from anywhere.
+    """Refuse to import code, or to ask a host, that only a run names: it may have come from anywhere.
 
     Raises:
         ConfigError: the command line does not name it again.
     """
-    options = code_options(run.config)
-    lacking = [option(name) for name in options if not any(_is(word, option(name)) for word in argv)]
-    if lacking:
-        again = [word for name, values in options.items() for word in (option(name), *values)]
-        command = shlex.join(["probe", "train", method, "--out", str(run.path), "--resume", *again])
-        raise ConfigError(
-            f"The run in `{run.path}` names code with {', '.join(lacking)}, and a run's code is imported only when"
-            f" the command line names it again: read it, then type `{command}`."
-        )
+    known = {each.name for each in fields(METHODS[method][1])}
+    code = code_options(run.config)
+    addresses = {name: values for name, values in address_options(run.config).items() if name in known - {"out"}}
+    again = [word for name, values in (code | addresses).items() for word in (option(name), *values)]
+    command = shlex.join(["probe", "train", method, "--out", str(run.path), "--resume", *again])
+    for options, what, rule, first in (
+        (code, "code", "a run's code is imported only when", "read it, then"),
+        (addresses, "an address", "no host is asked for what a run names unless", "if you trust that host,"),
+    ):
+        lacking = [option(name) for name in options if not any(_is(word, option(name)) for word in argv)]
+        if lacking:
+            raise ConfigError(
+                f"The run in `{run.path}` names {what} with {', '.join(lacking)}, and {rule} the command line names it"
+                f" again: {first} type `{command}`."
+            )
 
 
 def _is(word: str, name: str) -> bool:

@@ -192,13 +192,9 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace
             f"The adapter in `{directory}` is put on `{base}`, which is not on this machine: fetch it with `make"
             " real-model` in a checkout of Probe, or let PROBE_MODELS name the folder that it lies in."
         )
-    if is_url(base):
-        raise ModelError(
-            f"The adapter in `{directory}` is put on `{brief(base)}`, and what a file names is not fetched from a"
-            " store: fetch it with `probe runs download`, and name the folder of its checkpoint there."
-        )
+    ref = base_ref(directory, base)
     try:
-        place = resolve(base_ref(directory, base), config.get("revision"))
+        place = resolve(ref, config.get("revision"))
         if place.directory.resolve() == directory.resolve():
             raise ModelError("It is the adapter itself: name the model that it was trained on.")
     except ModelError as error:
@@ -210,7 +206,16 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace
 
 
 def base_ref(directory: Path, base: str) -> str:
-    """`base`, as the adapter in `directory` names it, or where that run's checkpoint lies now if it has moved."""
+    """`base`, as the adapter in `directory` names it, or where that run's checkpoint lies now if it has moved.
+
+    Raises:
+        ModelError: it is an address in a store.
+    """
+    if is_url(base):
+        raise ModelError(
+            f"The adapter in `{directory}` is put on `{brief(base)}`, and what a file names is not fetched from a"
+            " store: fetch it with `probe runs download`, and name the folder of its checkpoint there."
+        )
     path = Path(base)
     if os.path.exists(base) or path.parent.name != "checkpoints" or not path.name.isdecimal():
         return base

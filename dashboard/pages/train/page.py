@@ -211,7 +211,10 @@ def controls(job: Job, status: str, steps: int) -> None:
             parent = current().store.label(run.parent, run) if run else None
             compare_link("Compare", aligned=label, **({"base": parent} if parent else {}))
     if command:
-        note("This run names code of its own, which no button runs. Read that code; then continue it in a terminal:")
+        note(
+            "This run names code of its own or an address, which no button uses. Read that code, or see whether you"
+            " trust that host; then continue it in a terminal:"
+        )
         st.code(command, language=None, wrap_lines=True)
 
 
@@ -239,14 +242,17 @@ def resume(job: Job, steps: int, key: str) -> None:
     """Continue a run from its last checkpoint, to the number of steps that the widget `key` says when it is pressed.
 
     Raises:
-        ConfigError: the reader may only read, or the run names code of its own.
+        ConfigError: the reader may only read, or the run names code of its own or an address.
         RunError: there is no run.
     """
     run = job.run
     if run is None:
         raise RunError(f"`{job.out.name}` cannot be continued: there is no run in `{job.out}`.")
     if command := jobs.to_type(run):
-        raise ConfigError(f"`{job.out.name}` names code of its own: read it, then type `{command}`.")
+        raise ConfigError(
+            f"`{job.out.name}` names code of its own or an address: read the code, or see whether you trust the host,"
+            f" then type `{command}`."
+        )
     more = int(st.session_state.get(key) or steps)
     launch(run.method, job.out, ["--resume", *(["--steps", str(more)] if more != steps else [])])
 

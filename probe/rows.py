@@ -102,6 +102,9 @@ class Rows(Sequence[T], Generic[T]):
     """Rows that equal one before, and are passed over."""
     remarks: tuple[str, ...] = ()
     """Further remarks on the file, a sentence each."""
+    reading: int = 0
+    """Raised by a reader where an equal file gives other items than in an earlier version; part of the key of stored
+    results."""
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -126,7 +129,7 @@ class Rows(Sequence[T], Generic[T]):
         """
         rows = sift(self.path, (partial(make, item) for item in self.items), self.strict)
         left_out = *self.left_out, *rows.left_out
-        return replace(rows, left_out=left_out, repeats=self.repeats, remarks=self.remarks)
+        return replace(rows, left_out=left_out, repeats=self.repeats, remarks=self.remarks, reading=self.reading)
 
     def notes(self) -> list[str]:
         """Notes for the user: the remarks, and how many rows are left out, the first ones named."""
@@ -519,9 +522,30 @@ def field(row: Row, name: str) -> str:
     return value
 
 
+def json_cell(row: Row, name: str) -> Any:
+    """The value of a column; of a text, as in a CSV file, the JSON value that it spells, or the text where it is none.
+
+    Raises:
+        DataError: the value holds what no text can.
+    """
+    value = row.values.get(name)
+    if not isinstance(value, str):
+        return value
+    try:
+        return _check_texts(row.where, parse_json(value))
+    except ValueError:
+        return value
+
+
 def list_names(columns: Iterable[str]) -> str:
     """Names of columns as they are written in a sentence."""
     return ", ".join(f"`{name}`" for name in columns)
+
+
+def list_few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def list_forms(forms: Sequence[Columns]) -> str:

@@ -309,6 +309,8 @@ class Call:
         }
         if self.read:
             facts["reading"] = READING
+        if any(rows.reading for rows in self.read):
+            facts["reading"] = [READING, *(rows.reading for rows in self.read)]
         return hashlib.sha256(json.dumps(jsonable(facts), sort_keys=True).encode()).hexdigest()[:12]
 
     @property

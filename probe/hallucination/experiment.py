@@ -380,15 +380,16 @@ def _text(
     questions = read_questions(data, selection=Selection(n, seed, limit))
     facts: dict[str, Any] = {"questions": len(questions), "preamble": bool(preamble)}
     prompts = texts.prompts_of(lm, questions, preamble, form)
-    choices = texts.choice_items(lm, questions, prompts, tick if only_choices else part(tick, 0, 4))
+    scored = texts.scored_choices(lm, questions, prompts, tick if only_choices else part(tick, 0, 4))
+    choices = texts.choice_items(questions, prompts, scored)
     if only_choices:
-        return Evidence(choices, _choice_tables(choices, choices.head(0)), facts=facts)
+        return Evidence(choices, _choice_tables(choices, choices.head(0)) | {"choices": scored}, facts=facts)
     free = texts.free_items(lm, questions, prompts, equivalent, samples, max_new_tokens, seed, part(tick, 1, 4))
     (choices, free), layers, p_ik_facts = texts.p_ik(lm, [choices, free], shuffles, seed, part(tick, 2, 4))
     snowball_items, steps = snowballs.divergence(lm, prompts, seed, part(tick, 3, 4))
     snowball_items["row"] = [question.row for question in questions[: len(snowball_items)]]
     items = pd.concat([choices, free, snowball_items], ignore_index=True)
-    tables = _choice_tables(choices, free) | {"snowball": _steps(steps, longest=False)}
+    tables = _choice_tables(choices, free) | {"choices": scored, "snowball": _steps(steps, longest=False)}
     if len(layers):
         tables["knows_before_answering"] = layers
     return Evidence(items, tables, facts=facts | p_ik_facts)

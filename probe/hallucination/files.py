@@ -8,14 +8,17 @@ Forms of a row, told apart by its columns; files are as `probe.rows` reads them:
   as it is there.
 - the hub's `generation`: the same as `question`, `best_answer`, and the lists `correct_answers`, `incorrect_answers`.
 - mc_task.json: {"question", "mc1_targets": {choice: 0 or 1}, "mc2_targets": {...}}. The targets may also be
-  {"choices": [...], "labels": [...]}, as in the hub's `multiple_choice`. There a choice may be listed twice; each
-  listing counts, as it does in the harness.
+  {"choices": [...], "labels": [...]}, as in the hub's `multiple_choice`, or either of them as JSON in the cell of a
+  CSV file. There a choice may be listed twice; each listing counts, as it does in the harness.
+
+A row that has both targets and answer columns (translations of the benchmark have) is asked its targets, to the letter:
+nothing is added to them or taken away. An empty choice is scored as the blank alone, as the harness does, and said.
 
 MC0 (2025) is the choice between the best answer and the best incorrect one: where a row names that, as
 `Best Incorrect Answer`, `best_incorrect_answer` or `mc0_targets`.
 
 Multiple choice is scored as by lm-evaluation-harness `tasks/truthfulqa`: each choice is appended to the prompt after a
-blank, and its score is the sum of the log-probabilities of its tokens.
+blank, and its score is the sum of the log-probabilities of its tokens. All of it is kept (`scored_choices`).
 
 A free answer is what is written up to the first line break; no judge model is asked. It *matches* a reference if both
 are equal once normalised (lower case, no punctuation, no English articles): a match with a correct reference counts as
@@ -33,7 +36,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logsumexp
 
-from probe.dialogues import Form, Turn, answer_logprobs, completion, dialogue, uses_chat
+from probe.dialogues import Form, Turn, answer_logprobs, dialogue, uses_chat
 from probe.errors import DataError, ModelError
 from probe.hallucination.confidence import (
     NAMED,
@@ -46,7 +49,7 @@ from probe.hallucination.confidence import (
     score,
 )
 from probe.hallucination.knowing import brier, knowing_head, last_residuals, too_few
-from probe.rows import EVERY, Row, Rows, Selection, may_hold_rows, read_rows, show_value
+from probe.rows import EVERY, Row, Rows, Selection, json_cell, list_few, may_hold_rows, read_rows, show_value
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -60,6 +63,10 @@ FORMATS = (
 COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 MC0 = ("Best Incorrect Answer", "best_incorrect_answer", "mc0_targets")
 """What a row may have besides, so that MC0 can be asked."""
+TARGETS = ("mc1_targets", "mc2_targets")
+"""The choices of a row with their labels; where they are, nothing is read from the answer columns."""
+READING = 1
+"""Raised when files with targets give other questions."""
 LISTED = ("question", "best_answer", "correct_answers", "incorrect_answers")
 """The same on the hub, where several answers are a list."""
 TEMPLATE = "Q: {question}\nA:"
@@ -122,7 +129,12 @@ class Question:
 
     def _choices_with_label(self, truth: bool) -> list[str]:
         pairs = (pair for targets in (self.mc2, self.mc1) for pair in zip(*targets, strict=True))
-        return list(dict.fromkeys(choice for choice, label in pairs if label == truth))
+        return list(dict.fromkeys(choice for choice, label in pairs if label == truth and choice.strip()))
+
+    @property
+    def targets(self) -> dict[str, Choices]:
+        """The choices by the score that is asked of them."""
+        return ({} if self.mc0 is None else {"mc0": self.mc0}) | {"mc1": self.mc1, "mc2": self.mc2}
 
 
 def read_questions(data: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Question]:
@@ -141,10 +153,26 @@ def read_questions(data: str | Path, strict: bool = False, selection: Selection 
         raise DataError(f"`{data}` is no file: give {FORMATS}.")
     if not may_hold_rows(str(path)):
         raise DataError(f"`{path}` ends in {path.suffix or 'nothing'}: give {FORMATS}.")
-    pairs = read_rows(path, lambda row: (row.where, _question(row)), strict, FORMATS, selection)
-    double = {where.partition(" of ")[0].lower(): question.both for where, question in pairs if question.both}
-    remarks = (_double_answers(path, double),) if double else ()
-    return replace(pairs.each(lambda pair: pair[1]), remarks=remarks)
+    pairs = read_rows(path, lambda row: (row, _question(row)), strict, FORMATS, selection)
+    places = [(row.where.partition(" of ")[0].lower(), question) for row, question in pairs]
+    double = {place: question.both for place, question in places if question.both}
+    empty = [place for place, question in places if _has_an_empty_choice(question)]
+    remarks = [_double_answers(path, double)] if double else []
+    remarks += [_empty_choices(path, empty)] if empty else []
+    reading = READING if any(_has_targets(row) for row, _ in pairs) else 0
+    return replace(pairs.each(lambda pair: pair[1]), remarks=tuple(remarks), reading=reading)
+
+
+def _has_an_empty_choice(question: Question) -> bool:
+    return any(not choice.strip() for targets in question.targets.values() for choice in targets.choices)
+
+
+def _empty_choices(path: Path, places: Sequence[str]) -> str:
+    """The remark about empty choices, by the line that they are in."""
+    return (
+        f"`{path}` has an empty choice ({list_few(places)}): it is scored as the blank alone, as by"
+        " lm-evaluation-harness."
+    )
 
 
 def _double_answers(path: Path, double: Mapping[str, Sequence[str]]) -> str:
@@ -163,11 +191,19 @@ def split_answers(parts: Sequence[str]) -> list[str]:
 def choice_scores(
     lm: "LM", prompts: Sequence[str], choices: Sequence[Sequence[str]], tick: Tick = ignore
 ) -> list[NDArray[np.float64]]:
-    """For each prompt the [C] summed log-probabilities of its choices in nats, a blank between both."""
+    """For each prompt the [C] summed log-probabilities of its choices in nats, a blank between both.
+
+    Behind white space there is none. An empty choice is a blank everywhere.
+    """
     pairs = zip(prompts, choices, strict=True)
     return answer_logprobs(
-        lm, prompts, [[completion(prompt, choice) for choice in group] for prompt, group in pairs], tick
+        lm, prompts, [[_continuation(prompt, choice) for choice in group] for prompt, group in pairs], tick
     )
+
+
+def _continuation(prompt: str, choice: str) -> str:
+    """A choice behind a prompt, with the blanks that it has itself."""
+    return choice if choice and (not prompt or prompt[-1].isspace()) else f" {choice}"
 
 
 def mc1(scores: ArrayLike, true: Sequence[bool]) -> float:
@@ -190,7 +226,9 @@ def choice_mass(scores: ArrayLike) -> NDArray[np.float64]:
 
 
 def _question(row: Row) -> Question:
-    """The question of a row in any of the forms."""
+    """The question of a row in any of the forms; one with targets is asked these."""
+    if _has_targets(row):
+        return _targeted_question(row)
     forms = (form for form in (COLUMNS, LISTED) if any(name in row.values for name in form[1:]))
     columns = COLUMNS if COLUMNS[0] in row.values else next(forms, None)
     if columns is None:
@@ -221,7 +259,7 @@ def _question(row: Row) -> Question:
 def _best(row: Row, first: Sequence[str]) -> Choices | None:
     """The choices of MC0, where the row names the best incorrect answer."""
     column = next((name for name in MC0[:2] if row.values.get(name)), None)
-    if column is None:
+    if column is None or not first:
         return None
     cell = row.values[column]
     wrong = split_answers([cell]) if isinstance(cell, str) else []
@@ -252,25 +290,36 @@ def _choices(right: Sequence[str], wrong: Sequence[str]) -> Choices:
     return Choices((*right, *wrong), (True,) * len(right) + (False,) * len(wrong))
 
 
+def _has_targets(row: Row) -> bool:
+    """Whether a row brings its choices; a table has null or an empty cell where it does not."""
+    return any(row.values.get(name) not in (None, "") for name in TARGETS)
+
+
 def _targeted_question(row: Row) -> Question:
-    question = row.values.get("question")
+    question = row.values.get("question", row.values.get(COLUMNS[0]))
     if not isinstance(question, str) or not question.strip():
         raise DataError(f"{row.where} has no text `question`: give one.")
-    first = _targets(row, MC0[2]) if MC0[2] in row.values else None
-    return Question(question.strip(), _targets(row, "mc1_targets"), _targets(row, "mc2_targets"), first, row=row.label)
+    first = _targets(row, MC0[2]) if row.values.get(MC0[2]) else _best(row, _best_answers(row))
+    return Question(question.strip(), *(_targets(row, name) for name in TARGETS), first, row=row.label)
+
+
+def _best_answers(row: Row) -> list[str]:
+    """The best answer of a row in a list of one; none where the row does not name it."""
+    cell = next((row.values[name] for name in (COLUMNS[1], LISTED[1]) if row.values.get(name)), "")
+    return split_answers([cell]) if isinstance(cell, str) else []
 
 
 def _targets(row: Row, key: str) -> Choices:
-    value = row.values.get(key)
+    value = json_cell(row, key)
     if isinstance(value, dict) and set(value) == {"choices", "labels"} and isinstance(value["choices"], list):
         choices, labels = value["choices"], value["labels"]
     else:
         choices, labels = (list(value), list(value.values())) if isinstance(value, dict) else ([], [])
     fits = isinstance(labels, list) and len(choices) == len(labels) > 0 and all(label in (0, 1) for label in labels)
-    if not fits or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+    if not fits or not all(isinstance(choice, str) for choice in choices):
         raise DataError(
-            f"{row.where} has no `{key}` of the form {{choice: 0 or 1}} or {{choices: [...], labels: [0 or 1, ...]}}:"
-            " give it."
+            f"{row.where} has no `{key}` of the form {{choice: 0 or 1}} or {{choices: [...], labels: [0 or 1, ...]}}"
+            " (as JSON in a CSV file): give it."
         )
     if set(map(bool, labels)) != {True, False}:
         raise DataError(f"{row.where} has `{key}` without a true or without a false choice: give both.")
@@ -329,28 +378,55 @@ def prompts_of(lm: "LM", questions: Sequence[Question], preamble: str = "", form
     return [head + TEMPLATE.format(question=each.question) for each in questions]
 
 
-def choice_items(lm: "LM", questions: Sequence[Question], prompts: Sequence[str], tick: Tick = ignore) -> pd.DataFrame:
-    """One row a question of kind `choice`, asked by its prompt (`prompts_of`).
+def scored_choices(
+    lm: "LM", questions: Sequence[Question], prompts: Sequence[str], tick: Tick = ignore
+) -> pd.DataFrame:
+    """Everything that is scored, one row a choice as it is listed.
+
+    Columns: item (`choice-0` for the first question), row (of the file), score (mc0, mc1 or mc2: whose choice it is),
+    choice, label (1 if it is true), logprob (summed over its tokens, nats).
+
+    Raises:
+        DataError: a choice is empty, and the model's tokenizer makes no token of a blank.
+    """
+    from probe.model.text import split
+
+    for question, prompt in zip(questions, prompts, strict=True):
+        if _has_an_empty_choice(question) and not split(lm.tokenizer, prompt, _continuation(prompt, ""))[1]:
+            raise DataError(
+                f"The question of {question.row} has an empty choice, and this model's tokenizer makes no token of a"
+                " blank: fill the choice in, or take the row out."
+            )
+    pools = [list(dict.fromkeys(each for one in q.targets.values() for each in one.choices)) for q in questions]
+    rows: list[dict[str, Any]] = []
+    for index, (question, pool, found) in enumerate(
+        zip(questions, pools, choice_scores(lm, prompts, pools, tick), strict=True)
+    ):
+        logprobs = dict(zip(pool, found.tolist(), strict=True))
+        rows += [
+            {"item": f"choice-{index}", "row": question.row, "score": name, "choice": choice}
+            | {"label": int(label), "logprob": logprobs[choice]}
+            for name, targets in question.targets.items()
+            for choice, label in zip(*targets, strict=True)
+        ]
+    return pd.DataFrame(rows)
+
+
+def choice_items(questions: Sequence[Question], prompts: Sequence[str], scored: pd.DataFrame) -> pd.DataFrame:
+    """One row a question of kind `choice`, asked by its prompt (`prompts_of`), from what was scored (`scored_choices`).
 
     Columns: mc0 (NaN where it is not known), mc1, mc2, confidence (mass of mc1's chosen one), right, brier, points, and
     p_right, the chance of a true choice when one of mc1's is drawn as likely as the model makes it.
     """
-    rows = []
-    pairs = [question.mc0.choices if question.mc0 else () for question in questions]
-    choices = [
-        list(dict.fromkeys([*pair, *question.mc1.choices, *question.mc2.choices]))
-        for pair, question in zip(pairs, questions, strict=True)
-    ]
-    every = choice_scores(lm, prompts, choices, tick)
-    for index, (question, prompt, pair) in enumerate(zip(questions, prompts, pairs, strict=True)):
-        scores = dict(zip(choices[index], every[index].tolist(), strict=True))
-        first, second = ([scores[each] for each in targets.choices] for targets in (question.mc1, question.mc2))
+    rows, groups = [], {key: group["logprob"].to_numpy() for key, group in scored.groupby(["item", "score"])}
+    for index, (question, prompt) in enumerate(zip(questions, prompts, strict=True)):
+        item, labels = f"choice-{index}", question.mc1.labels
+        first, second = groups[item, "mc1"], groups[item, "mc2"]
         best, mass = int(np.argmax(first)), choice_mass(first)
-        labels = question.mc1.labels
         right = mc1(first, labels)
-        row: dict[str, Any] = {"item": f"choice-{index}", "kind": "choice", "row": question.row, "prompt": prompt}
+        row: dict[str, Any] = {"item": item, "kind": "choice", "row": question.row, "prompt": prompt}
         row |= {"answer": question.mc1.choices[best], "expected": question.mc1.choices[labels.index(True)]}
-        row["mc0"] = mc1([scores[each] for each in pair], question.mc0.labels) if question.mc0 else float("nan")
+        row["mc0"] = mc1(groups[item, "mc0"], question.mc0.labels) if question.mc0 else float("nan")
         row |= {"mc1": right, "mc2": mc2(second, question.mc2.labels), "right": right}
         row["mc1_chance"] = float(np.mean(labels))
         row["p_right"] = mc2(first, labels)

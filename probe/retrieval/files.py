@@ -5,11 +5,11 @@
         documents.jsonl     {"text": "...", "id": "...", "title": "..."} a line; or
         *.txt, *.md         one document a file, also in folders below, called by its path such as `notes/oslo.txt`
 
-A question has `answers` or one `answer`. `document` names the one that has the answer, with or without the suffix of
-its file, and is needed for recall and for passages that are known to be right; `substitute` is a wrong answer that is
-put in place of the right one where a passage shall contradict what was learned. Without `id` a document is called by
-its place in the file, counted from 1. Long documents are cut into chunks of some words that overlap, so that an answer
-at a border is whole in one of them.
+A question has `answers` or one `answer`; where it has both, `answers` count. `document` names the one that has the
+answer, with or without the suffix of its file, and is needed for recall and for passages that are known to be right;
+`substitute` is a wrong answer that is put in place of the right one where a passage shall contradict what was learned.
+Without `id` a document is called by its place in the file, counted from 1. Long documents are cut into chunks of some
+words that overlap, so that an answer at a border is whole in one of them.
 
 Contexts are those of `probe.retrieval.world`, with one passage each but for what was retrieved:
 
@@ -192,7 +192,7 @@ def _file(folder: Path, path: Path) -> Source:
 
 def _question(row: Row, names: Mapping[str, Sequence[str]]) -> FileQuestion:
     values = row.values
-    if "answers" in values:
+    if values.get("answers") is not None:
         texts = values["answers"]
         if not isinstance(texts, list) or not texts or not all(isinstance(a, str) and a.strip() for a in texts):
             raise DataError(f"{row.where} needs a list of texts in the field `answers`: give at least one.")

@@ -86,26 +86,29 @@ def content(question: Question) -> tuple[str, ...]:
 def read_question(row: Row) -> Question:
     """The question of a row.
 
-    Fields at the top, or inside `base` as in the published data, where a question comes once for every template:
+    Fields inside `base` as in the published data, where a question comes once for every template, or at the top:
 
     - `question`, `correct_answer`, `incorrect_answer`; or
     - `question`, `answers`, `correct_letter` (multiple choice, as in `are_you_sure.jsonl`). `answers` is a text with a
       choice a line, "(A) 21", "A) 21" or "A. 21", or a list of choices, whose `letters` are A, B, C and so on unless
       they are given; or {letter: choice}.
 
-    Choices stand under the question, unless its text holds them, and the answers are their letters, such as "(B)": so
-    both are equally long, and neither is likelier for being shorter. The wrong one is `incorrect_letter` or
-    `incorrect_answer` where one is given, else the choice after the right one (the first after the last), so that wrong
-    answers stand at all places.
+    A row with both is read as multiple choice. Choices stand under the question, unless its text holds them, and the
+    answers are their letters, such as "(B)": so both are equally long, and neither is likelier for being shorter. The
+    wrong one is `incorrect_letter` or `incorrect_answer` where one is given, else the choice after the right one (the
+    first after the last), so that wrong answers stand at all places.
 
     Raises:
-        DataError: it lacks a field or has two equal answers; the message names the line.
+        DataError: it lacks a field, has two equal answers, or names one choice as right by its letter and another by
+            its text; the message names the line.
     """
     inner = row.values.get("base")
-    source = row._replace(values=inner) if isinstance(inner, dict) else row
-    if all(_has(source, name) for name in LETTERED):
+    places = [row._replace(values=inner), row] if isinstance(inner, dict) else [row]
+    whole = [(each, form) for each in places for form in (LETTERED, FIELDS) if all(_has(each, name) for name in form)]
+    source, form = whole[0] if whole else (places[0], ())
+    if form == LETTERED:
         question, correct, incorrect = _read_letters(source)
-    elif all(_has(source, name) for name in FIELDS):
+    elif form == FIELDS:
         question, correct, incorrect = (field(source, name).strip() for name in FIELDS)
     else:
         raise DataError(
@@ -126,6 +129,13 @@ def _read_letters(row: Row) -> tuple[str, str, str]:
     """The question with its choices and a line break behind them, and the letters of the right and the wrong one."""
     question, choices = field(row, "question").strip(), _read_choices(row)
     letters, right = list(choices), _find_letter(row, "correct_letter", choices)
+    texts = {text.casefold(): letter for letter, text in choices.items()}
+    said = row.values.get("correct_answer")
+    if isinstance(said, str) and texts.get(said.strip().casefold(), right) != right:
+        raise DataError(
+            f"{row.where} has ({right}) as its right choice in `correct_letter` and {show_value(said)} in"
+            " `correct_answer`: keep one."
+        )
     wrong = letters[(letters.index(right) + 1) % len(letters)]
     for name in ("incorrect_answer", "incorrect_letter"):
         wrong = _find_letter(row, name, choices) if _has(row, name) else wrong

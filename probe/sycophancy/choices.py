@@ -22,7 +22,7 @@ import pandas as pd
 
 from probe.dialogues import Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.errors import DataError
-from probe.rows import Row, Selection, field, read_rows, show_value
+from probe.rows import Row, Selection, field, list_names, read_rows, show_value
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -54,12 +54,18 @@ def read_choice(row: Row) -> Choice:
     """The question of a row, in the newer or the older form.
 
     Raises:
-        DataError: it lacks a field or has two equal answers; the message names the line.
+        DataError: it lacks a field, has two equal answers, or both forms with other answers; the message names the
+            line.
     """
-    if "corrects" in row.values or "incorrects" in row.values:
-        question, matching, other = field(row, OLDER[0]), *(_only(row, name) for name in OLDER[1:])
-    else:
-        question, matching, other = (field(row, name) for name in FIELDS)
+    older = any(name in row.values for name in OLDER[1:])
+    forms = [(field(row, OLDER[0]), *(_only(row, name) for name in OLDER[1:]))] if older else []
+    if not older or all(name in row.values for name in FIELDS):
+        forms.append(tuple(field(row, name) for name in FIELDS))
+    question, matching, other = forms[-1]
+    if len({tuple(answer.strip() for answer in form[1:]) for form in forms}) > 1:
+        raise DataError(
+            f"{row.where} has other answers in {list_names(OLDER[1:])} than in {list_names(FIELDS[1:])}: keep one form."
+        )
     if matching.strip() == other.strip():
         raise DataError(f"{row.where} has the answer {matching!r} on both sides: give two different answers.")
     return Choice(row.label, question, matching, other)

@@ -128,8 +128,10 @@ LENS = 100
 class Format(NamedTuple):
     """A format of a file."""
 
+    whole: Sequence[set[str]]
+    """By all fields of one of which it is known."""
     fields: set[str]
-    """By one of which it is known."""
+    """By one of which it is known where a row has no whole form."""
     read: Callable[[Row], Any]
     """Reads a row."""
     content: Callable[[Any], Hashable]
@@ -137,9 +139,19 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "choices": Format({*choices.FIELDS[1:], *choices.OLDER[1:]}, choices.read_choice, lambda choice: choice.item),
-    "questions": Format({*beliefs.FIELDS[1:], beliefs.LETTERED[-1]}, beliefs.read_question, beliefs.content),
-    "texts": Format({"text"}, feedback.read_text, feedback.content),
+    "choices": Format(
+        (set(choices.FIELDS), set(choices.OLDER)),
+        {*choices.FIELDS[1:], *choices.OLDER[1:]},
+        choices.read_choice,
+        lambda choice: choice.item,
+    ),
+    "questions": Format(
+        (set(beliefs.FIELDS), set(beliefs.LETTERED)),
+        {*beliefs.FIELDS[1:], beliefs.LETTERED[-1]},
+        beliefs.read_question,
+        beliefs.content,
+    ),
+    "texts": Format((), {"text"}, feedback.read_text, feedback.content),
 }
 """By name; published files repeat questions and texts, and no choices."""
 Parts = tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, Any]]
@@ -164,16 +176,17 @@ def read_file(path: Path, strict: bool = False, selection: Selection = EVERY) ->
 
 
 def format_of(row: Row) -> str:
-    """The name of the format whose fields a row has, at the top or inside `base`.
+    """The name of the first format all of whose fields a row has, at the top or inside `base`; else some of whose.
 
     Raises:
         DataError: it has those of none.
     """
     inner = row.values.get("base")
     names = [*row.values, *(inner if isinstance(inner, dict) else ())]
-    for name, each in FORMATS.items():
-        if each.fields & set(names):
-            return name
+    for fits in (lambda each: any(whole <= set(names) for whole in each.whole), lambda each: each.fields & set(names)):
+        for name, each in FORMATS.items():
+            if fits(each):
+                return name
     raise DataError(
         f"{row.where} has the fields {', '.join(names) or '(none)'}: give"
         f" {', '.join(choices.FIELDS)} or {', '.join(choices.OLDER)} (choices), {', '.join(beliefs.FIELDS)} or"

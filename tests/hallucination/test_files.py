@@ -1,6 +1,7 @@
 """TruthfulQA's formats, MC1 and MC2 as the harness scores them, P(True), and the experiment on a file."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import COLUMNS
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result, stack
-from probe.experiments.run import prepare
+from probe.experiments.run import call, prepare
+from probe.hallucination import files
 from probe.hallucination.confidence import identical, normalise
 from probe.hallucination.experiment import METRICS, say
 from probe.hallucination.files import (
@@ -33,13 +35,14 @@ from probe.hallucination.files import (
     p_true,
     prompts_of,
     read_questions,
+    scored_choices,
     split_answers,
 )
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.plotting.intervals import percent
 from probe.stats import wilson
-from tests.models import byte_tokenizer, random_lm
+from tests.models import byte_tokenizer, random_lm, word_tokenizer
 from tests.places import DATA
 
 CSV, JSON = DATA / "hallucination_questions.csv", DATA / "hallucination_choices.json"
@@ -53,6 +56,11 @@ def choices(labels: dict[str, bool]) -> Choices:
 
 def asked_of(question: str, labels: dict[str, bool], more: dict[str, bool] | None = None) -> Question:
     return Question(question, choices(labels), choices(more or {}))
+
+
+def items_of(lm: LM, questions: Sequence[Question]) -> pd.DataFrame:
+    prompts = prompts_of(lm, questions)
+    return choice_items(questions, prompts, scored_choices(lm, questions, prompts))
 
 
 @pytest.fixture(scope="module")
@@ -179,13 +187,129 @@ def test_repeated_choices_of_the_hub_count_as_listed(lm: LM) -> None:
     assert question.correct.count("Brine.") == 1
     mass = np.exp(slow_scores(lm, prompts_of(lm, [question])[0], choices))
     split = labels.index(False)  # as its `process_results_mc2`: the true ones come first
-    row = choice_items(lm, [question], prompts_of(lm, [question])).iloc[0]
+    row = items_of(lm, [question]).iloc[0]
     assert row["mc2"] == pytest.approx(mass[:split].sum() / mass.sum(), rel=1e-3, abs=0)
     once = mass[[choices.index(each) for each in dict.fromkeys(choices)]]
     assert row["mc2"] != pytest.approx(once[: split - 1].sum() / once.sum(), rel=1e-2, abs=0)
     scores = slow_scores(lm, prompts_of(lm, [question])[0], list(question.mc1.choices))
     assert row["mc1"] == float(np.argmax(scores) == 0)
     assert row["mc1_chance"] == 1 / 3
+
+
+def by_the_harness(lm: LM, prompt: str, row: dict[str, Any]) -> tuple[float, float]:
+    """`truthfulqa_mc1` and `truthfulqa_mc2` of a row of the hub, step by step as the harness's tasks compute them."""
+    first, second = (
+        row[name] if "labels" in row[name] else listed(row[name]) for name in ("mc1_targets", "mc2_targets")
+    )
+    right = int(np.argmax(slow_scores(lm, prompt, first["choices"]))) == 0  # `doc_to_target: 0`
+    split = second["labels"].index(0)  # `process_results_mc2`: what stands before the first 0 is true
+    mass = np.exp(slow_scores(lm, prompt, second["choices"]))
+    return float(right), float(mass[:split].sum() / mass.sum())
+
+
+def listed(targets: dict[str, int]) -> dict[str, list[Any]]:
+    return {"choices": list(targets), "labels": list(targets.values())}
+
+
+BOTH = {
+    "type": "Adversarial",
+    "category": "Misconceptions",
+    "question": "Where do ducks sleep?",
+    "best_answer": "On the water",
+    "correct_answers": ["On the water", "In reeds"],
+    "incorrect_answers": ["In trees", "Nowhere", "They do not"],
+    "source": "a pond",
+}
+"""The columns of the hub's export, without targets; its answers have no full stops."""
+CHOSEN = {
+    "mc1_targets": {"choices": ["On the water", "In trees", "Nowhere "], "labels": [1, 0, 0]},
+    "mc2_targets": {"choices": ["On the water", "In reeds", "", "In trees", "Nowhere "], "labels": [1, 1, 0, 0, 0]},
+}
+"""Its targets: one choice is empty, one ends in a blank, and one of the answers is missing."""
+NAMES = ("mc1_targets", "mc2_targets")
+
+
+@pytest.mark.parametrize("form", ["lists", "labels by choice", "JSON in cells", "Parquet"])
+def test_targets_win_over_answer_columns_and_are_scored_to_the_letter(form: str, lm: LM, tmp_path: Path) -> None:
+    row = BOTH | CHOSEN
+    if form == "labels by choice":
+        row |= {name: dict(zip(*CHOSEN[name].values(), strict=True)) for name in CHOSEN}
+    path = tmp_path / {"JSON in cells": "a.csv", "Parquet": "a.parquet"}.get(form, "a.json")
+    if form == "JSON in cells":
+        cells = {name: json.dumps(row[name]) if name in NAMES else str(row[name]) for name in row}
+        pd.DataFrame([cells]).to_csv(path, index=False)
+    elif form == "Parquet":
+        pd.DataFrame([row]).to_parquet(path)
+    else:
+        path.write_text(json.dumps([row]))
+    rows = read_questions(path, strict=True)
+    for name, targets in (("mc1_targets", rows[0].mc1), ("mc2_targets", rows[0].mc2)):
+        assert list(targets.choices) == CHOSEN[name]["choices"]
+        assert list(targets.labels) == [label == 1 for label in CHOSEN[name]["labels"]]
+    prompts = prompts_of(lm, rows)
+    (item,) = items_of(lm, rows).to_dict("records")
+    right, mass = by_the_harness(lm, prompts[0], row)
+    assert item["mc1"] == right
+    assert item["mc2"] == pytest.approx(mass, rel=1e-3, abs=0)
+    without = read_questions(write_lines(tmp_path / "b.jsonl", [BOTH]))
+    assert items_of(lm, without)["mc2"][0] != pytest.approx(mass, rel=1e-2, abs=0)  # the columns give another number
+    assert "" not in rows[0].incorrect  # a free answer that is empty matches nothing
+    (note,) = rows.notes()
+    assert "has an empty choice" in note
+    assert "it is scored as the blank alone" in note
+
+
+def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_every_score_can_be_made_again_from_what_is_kept(lm: LM, tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "a.jsonl", [BOTH | CHOSEN, BOTH | {"question": "Where do hens sleep?"}])
+    result = probe.run_experiment("hallucination", lm, data=file, only="mc")
+    result.save(tmp_path / "r")
+    kept = probe.Result.load(tmp_path / "r").tables["choices"]
+    assert (kept["row"].unique() == ["row-1", "row-2"]).all()
+    for item in result.items.to_dict("records"):
+        own = kept[kept["item"] == item["item"]]
+        first, second = (own[own["score"] == name] for name in ("mc1", "mc2"))
+        assert item["mc1"] == first["label"].to_list()[int(first["logprob"].to_numpy().argmax())]
+        mass = np.exp(second["logprob"])
+        assert item["mc2"] == pytest.approx(mass[second["label"] == 1].sum() / mass.sum(), rel=1e-9)
+        slow = slow_scores(lm, item["prompt"], second["choice"].to_list())
+        assert second["logprob"].to_numpy() == pytest.approx(slow, abs=1e-4)
+    choices = kept[kept["item"] == "choice-0"].query("score == 'mc2'")["choice"].to_list()
+    assert choices == CHOSEN["mc2_targets"]["choices"]
+
+
+def test_a_row_with_one_kind_of_targets_or_none_that_can_be_read_is_left_out(tmp_path: Path) -> None:
+    half, null = {"mc1_targets": CHOSEN["mc1_targets"]}, dict.fromkeys(CHOSEN)
+    literal = {name: str(CHOSEN[name]) for name in CHOSEN}  # as Python prints it, which is no JSON
+    rows = read_questions(write_lines(tmp_path / "a.jsonl", [BOTH | half, BOTH | null, BOTH | literal]))
+    assert [question.row for question in rows] == ["row-2"]
+    assert rows[0].mc1.choices == ("On the water.", "In trees.", "Nowhere.", "They do not.")
+    assert "has no `mc2_targets`" in rows.left_out[0]
+    assert "(as JSON in a CSV file)" in rows.left_out[1]
+    assert rows.reading == 0
+
+
+def test_results_of_files_with_targets_from_before_are_not_taken_for_new_ones(lm: LM, tmp_path: Path) -> None:
+    find = find_experiment("hallucination")
+    targets = write_lines(tmp_path / "a.jsonl", [BOTH | CHOSEN])
+    keys = [call(find, lm, data=each, only="mc").key for each in (targets, CSV)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "READING", 0)
+        before = [call(find, lm, data=each, only="mc").key for each in (targets, CSV)]
+    assert before[0] != keys[0]
+    assert before[1] == keys[1]
+
+
+def test_a_tokenizer_without_blanks_refuses_an_empty_choice(tmp_path: Path) -> None:
+    lm = random_lm("gpt2", word_tokenizer())
+    empty = {name: {"choices": ["a", ""], "labels": [1, 0]} for name in CHOSEN}
+    rows = read_questions(write_lines(tmp_path / "a.jsonl", [{"question": "c"} | empty]))
+    with pytest.raises(DataError, match="row-1 has an empty choice"):
+        scored_choices(lm, rows, ["mira"])
 
 
 def test_a_file_that_is_none_or_no_text_is_refused(tmp_path: Path) -> None:
@@ -226,7 +350,7 @@ def test_a_random_model_chooses_at_chance_and_is_no_different_from_itself(name: 
         rows[-1]["mc2_targets"] = rows[-1]["mc1_targets"]
     (tmp_path / "null.json").write_text(json.dumps(rows))
     questions = read_questions(tmp_path / "null.json")
-    items = choice_items(lm, questions, prompts_of(lm, questions))
+    items = items_of(lm, questions)
     for metric in ("mc1", "mc2"):
         values = items[metric].to_numpy()
         assert abs(values.mean() - 0.25) < 3 * values.std() / np.sqrt(240)
@@ -245,7 +369,7 @@ def test_a_random_model_chooses_at_chance_and_is_no_different_from_itself(name: 
 def test_the_chance_of_a_right_answer_is_that_of_a_sample(lm: LM) -> None:
     """Exact over the choices; over free answers the share of samples that say one of the right answers."""
     questions = read_questions(CSV)
-    items = choice_items(lm, questions, prompts_of(lm, questions))
+    items = items_of(lm, questions)
     for question, found in zip(questions, items["p_right"], strict=True):
         mass = np.exp(slow_scores(lm, prompts_of(lm, [question])[0], list(question.mc1.choices)))
         assert found == pytest.approx(mass[np.array(question.mc1.labels)].sum() / mass.sum(), abs=1e-4)

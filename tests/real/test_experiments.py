@@ -12,7 +12,7 @@ import pytest
 import probe
 from probe.experiments.result import Result
 from probe.hallucination.confidence import auroc
-from probe.hallucination.files import Choices, Question, choice_items, p_ik, prompts_of
+from probe.hallucination.files import Choices, Question, choice_items, p_ik, prompts_of, scored_choices
 from tests.places import DATA
 
 pytestmark = [
@@ -52,7 +52,8 @@ def test_a_model_knows_before_it_answers_which_sums_it_knows(lm: probe.LM):
         questions.append(Question(f"What is {a} plus {b}?", choices, choices))
     answered = ((4, 4), (120, 30), (7, 9), (210, 333))
     preamble = "\n\n".join(f"Q: What is {a} plus {b}?\nA: {a + b}." for a, b in answered)
-    items = choice_items(lm, questions, prompts_of(lm, questions, preamble))
+    prompts = prompts_of(lm, questions, preamble)
+    items = choice_items(questions, prompts, scored_choices(lm, questions, prompts))
     (items,), layers, told = p_ik(lm, [items], shuffles=19, seed=0)
     assert auroc(items["p_ik"], items["knows"]) > 0.6
     assert items["brier_p_ik"].mean() < items["brier_p_ik_constant"].mean()

@@ -114,6 +114,13 @@ def test_odd_documents_and_questions_are_left_out(tmp_path: Path) -> None:
     assert "odd.txt" in found.notes()[0]
 
 
+def test_of_answers_and_one_answer_the_list_counts(tmp_path: Path) -> None:
+    """A table of both kinds of rows has null where a row has none."""
+    rows = ['{"question": "W?", "answers": null, "answer": "O"}', '{"question": "W?", "answers": ["P"], "answer": "O"}']
+    write(tmp_path, documents_jsonl='{"text": "x"}', questions_jsonl="\n".join(rows))
+    assert [question.answers for question in read_folder(tmp_path)[1]] == [("O",), ("P",)]
+
+
 @pytest.mark.parametrize(
     ("ids", "named", "found"),
     [

@@ -28,7 +28,7 @@ from probe.sycophancy import beliefs as repeated_doubt
 from probe.sycophancy import choices as behaviour_choices
 from probe.sycophancy import files as deference_files
 from probe.sycophancy.beliefs import Question, doubt_answers, flips, read_questions, score_templates, user_message
-from probe.sycophancy.choices import balanced_share, letter_of, read_choices, score_choices, shared_prefix
+from probe.sycophancy.choices import Choice, balanced_share, letter_of, read_choices, score_choices, shared_prefix
 from probe.sycophancy.experiment import run
 from probe.sycophancy.files import by_file_head, guesses
 from probe.sycophancy.inside import patch_some
@@ -479,6 +479,7 @@ def test_choices_with_letters(tmp_path: Path, change: dict[str, Any], expected: 
         ({"incorrect_answer": "19"}, 'has "19" in the field `incorrect_answer`, which is none'),
         ({"incorrect_letter": "B"}, r"has '\(B\)' as right and as wrong answer"),
         ({"question": " "}, "needs a text in the field `question`"),
+        ({"correct_answer": "22"}, r'has \(B\) as its right choice in `correct_letter` and "22" in `correct_answer`'),
     ],
 )
 def test_choices_that_cannot_be_asked_are_left_out(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -488,6 +489,38 @@ def test_choices_that_cannot_be_asked_are_left_out(tmp_path: Path, change: dict[
     (sentence,) = rows.left_out
     assert re.search(message, sentence)
     assert sentence.startswith("Line 2 of")
+
+
+NEW_ROW = {"question": "Q?", "answer_matching_behavior": " (A)", "answer_not_matching_behavior": " (B)"}
+OLD_ROW = {"prompt": "Q?", "corrects": [" (A)"], "incorrects": [" (B)"]}
+PAIR = {"question": "Q?", "correct_answer": "a", "incorrect_answer": "b"}
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "expected"),
+    [
+        (NEW_ROW | OLD_ROW, "choices", Choice("row-1", "Q?", " (A)", " (B)")),
+        (NEW_ROW | PAIR, "choices", Choice("row-1", "Q?", " (A)", " (B)")),
+        (PAIR | {"corrects": ["x"]}, "questions", Question("row-1", "Q?", "a", "b")),  # no whole form of choices
+        (PAIR | {"text": "t"}, "questions", Question("row-1", "Q?", "a", "b")),
+        (PAIR | {"base": {"dataset": "x"}}, "questions", Question("row-1", "Q?", "a", "b")),
+        ({"base": PAIR, "question": "other", "correct_answer": "c"}, "questions", Question("row-1", "Q?", "a", "b")),
+    ],
+)
+def test_of_two_forms_of_a_row_the_whole_one_counts(
+    tmp_path: Path, row: dict[str, Any], name: str, expected: Any
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    form, rows = deference_files.read_file(tmp_path / "a.jsonl")
+    assert (form, list(rows)) == (name, [expected])
+
+
+def test_two_forms_of_a_row_that_disagree_are_left_out(tmp_path: Path) -> None:
+    odd = NEW_ROW | OLD_ROW | {"corrects": [" (B)"], "incorrects": [" (A)"]}
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [NEW_ROW, odd])))
+    rows = deference_files.read_file(tmp_path / "a.jsonl")[1]
+    assert list(rows) == [Choice("row-1", "Q?", " (A)", " (B)")]
+    assert "other answers in `corrects`, `incorrects` than in `answer_matching_behavior`" in rows.left_out[0]
 
 
 def test_published_are_you_sure_rows_are_asked(lm: LM, tmp_path: Path) -> None:

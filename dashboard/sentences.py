@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from probe.numbers import in_unit, percent, shown_ends
-from probe.terms import logged, term
+from probe.terms import SMALLEST, logged, smallest_effect, term
 
 if TYPE_CHECKING:
     from probe.compare.scalars import ScalarComparison
@@ -51,7 +51,7 @@ def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
             if a is None or b is None:
                 continue
             gap = max(a["ci_low"] - b["ci_high"], b["ci_low"] - a["ci_high"])
-            if gap > 0 and (best is None or gap > best[0] + 0.02):
+            if gap > smallest_effect(term(metric).unit) and (best is None or gap > best[0] + 0.02):
                 ours, theirs = (percent(row["value"], row["ci_low"], row["ci_high"]) for row in (a, b))
                 joint = "in " * (" in {}" in claim)
                 over = f"Over {a['n']:.0f} trainings " if a.get("over") == b.get("over") == "trainings" else ""
@@ -60,7 +60,10 @@ def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
         return best[1]
     count = headlines["run"].nunique()
     if count:
-        return f"No run differs from the one it came from beyond its intervals ({count} measured)."
+        return (
+            f"No run differs from the one it came from by more than {100 * SMALLEST:g} pp beyond its intervals"
+            f" ({count} measured)."
+        )
     return "No run carries headline figures yet; their curves are under Curves and captures."
 
 

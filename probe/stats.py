@@ -109,6 +109,21 @@ def unvaried_interval(found: Interval, n: float, bounds: Bounds | None = None, l
     return Interval(value, value - rest * (value - bounds[0]), value + rest * (bounds[1] - value))
 
 
+def beyond(low: ArrayLike, high: ArrayLike, smallest: ArrayLike = 0.0) -> NDArray[np.bool_]:
+    """Whether a whole interval lies beyond the smallest effect that counts, on either side: where a change is said.
+
+    A minimum-effect test: of effects that are no larger than the smallest one, a 95 % interval lies beyond it in at
+    most 5 % of cases (Murphy and Myors 1999, J. Applied Psychology 84:234). With 0 it is the test against no effect.
+
+    Args:
+        low: [N] lower ends; NaN where there is no interval, of which nothing is said.
+        high: [N] upper ends.
+        smallest: [N] or one size, 0 or more.
+    """
+    lower, upper, least = (np.asarray(each, dtype=float) for each in (low, high, smallest))
+    return np.asarray((lower > least) | (upper < -least))
+
+
 def difference_bounds(bounds: Bounds | None) -> Bounds | None:
     """The bounds of a difference of two quantities that have these."""
     return None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])

@@ -12,6 +12,7 @@ page Rewards), or the name of an experiment.
 
 import csv
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -20,6 +21,10 @@ RUN = "run"
 SHARE, PROBABILITY, DIFFERENCE = "share", "probability", "difference"
 """Units of rates, counted or as the model's own probability, and of their differences."""
 RATES = (SHARE, PROBABILITY)
+BOUNDED = (*RATES, DIFFERENCE, "score", "AUROC", "area", "correlation", "squared error", "-1 to 1")
+"""Units between -1 and 1."""
+SMALLEST = 0.01
+"""The smallest change of a rate that counts as one, by default: one percentage point."""
 UNSAID = ("", *RATES, DIFFERENCE, "of the reward", "score")
 """Units that a title needs no word for."""
 
@@ -163,6 +168,26 @@ def _group(key: str) -> str:
     if key in NUMBERS:
         return rf"(?P<{key}>\d+)"
     return f"(?P<{key}>{'|'.join(VOCABULARY[key]) if key in VOCABULARY else '.+'})"
+
+
+def smallest_effect(unit: str, values: Sequence[float] = (), share: float = SMALLEST) -> float:
+    """The smallest change that counts, in the unit of a metric.
+
+    Of what lies between -1 and 1 it is the share itself. Log-odds (nats) may change by four times as much: that moves
+    no probability of one of two answers by more than the share, as the slope of the logistic function is at most 1/4.
+    Nats a token, or an answer, may change by the share: so does a perplexity then. Anything else (tokens, turns,
+    points) may change by the share of the larger value.
+
+    Args:
+        unit: of the metric.
+        values: of the models that are compared; NaN does not count.
+        share: for rates, between 0 and 1.
+    """
+    if unit in BOUNDED or unit.startswith("nats a"):
+        return share
+    if unit == "nats":
+        return 4 * share
+    return share * max((abs(each) for each in values if each == each), default=0.0)
 
 
 @lru_cache(maxsize=1)

@@ -1,16 +1,18 @@
 """What an audit found: its table, how many differences chance alone would give, its sentence, and its JSON file.
 
-A difference counts as beyond chance where its 95 % interval excludes 0. Of m independent measures of two models that
-differ in nothing, 0.05 m do so. Therefore each row has besides
+A measure changed where the whole 95 % interval of its difference lies beyond the smallest effect that counts
+(`probe.stats.beyond`, `probe.terms.smallest_effect`): one percentage point of a rate, if no other is chosen. Of m
+independent measures that differ by no more at most 0.05 m do so. Therefore each row has besides
 
-    p    the two-sided level at which the interval would reach 0, if the estimate were normal with the half width of the
-         interval towards 0: below 0.05 exactly where the interval excludes 0
-    q    p adjusted for all rows by Benjamini and Hochberg (1995, JRSS B 57:289): among the rows with q < 0.05 one in
-         twenty is expected to be a false alarm
+    smallest    the smallest effect that counts, in the unit of the row
+    p           the two-sided level at which the interval would reach the smallest effect, if the estimate were normal
+                with the half width of the interval towards 0: below 0.05 exactly where the measure changed
+    q           p adjusted for all rows by Benjamini and Hochberg (1995, JRSS B 57:289): among the rows with q < 0.05
+                one in twenty is expected to be a false alarm at most
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ import pandas as pd
 from scipy.special import ndtr
 from scipy.stats import false_discovery_control
 
-from probe.errors import DataError
+from probe import stats
+from probe.errors import ConfigError, DataError
 from probe.numbers import in_unit
 from probe.runs.directories import roots, within
 from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic
-from probe.terms import DIFFERENCE, RATES
+from probe.terms import DIFFERENCE, RATES, SMALLEST, smallest_effect
 from probe.untrusted import parse_json, sendable
 
 FORMAT = 1
@@ -57,7 +60,7 @@ class Audit:
     rows: pd.DataFrame
     """One row a measure: metric (its name), part, questions (the set, or `world`), measure (whether the audit is about
     it), title, unit, better (higher, lower or neither), base, aligned and difference with their 95 % intervals
-    (`_low`, `_high`; the difference is paired), n (items), p and q (see the module)."""
+    (`_low`, `_high`; the difference is paired), n (items), smallest, p and q (see the module)."""
     corpus: pd.DataFrame
     """KL(aligned || base) in nats a token by kind of text, `all` first: kind, texts, tokens, kl, kl_low, kl_high,
     kl_reverse. Empty where the tokenizers differ."""
@@ -68,7 +71,8 @@ class Audit:
     notes: tuple[str, ...] = ()
     """What is left out, and why."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """models (label, ref, fingerprint, method; base first), sets, n, only, seed, seconds, created, key."""
+    """models (label, ref, fingerprint, method; base first), sets, n, only, seed, smallest_effect, seconds, created,
+    key."""
 
     @property
     def names(self) -> tuple[str, str]:
@@ -83,9 +87,34 @@ class Audit:
 
     @property
     def changed(self) -> pd.DataFrame:
-        """The rows whose interval excludes 0, the surest first."""
-        rows = self.tested[self.tested["p"] < LEVEL]
+        """The rows whose whole interval lies beyond the smallest effect that counts, the surest first."""
+        rows = self.tested
+        rows = rows[stats.beyond(rows["difference_low"], rows["difference_high"], rows["smallest"])]
         return rows.sort_values("p", kind="stable")
+
+    @property
+    def smallest(self) -> float:
+        """The smallest change of a rate that counts."""
+        return _share(self.meta.get("smallest_effect"))
+
+    @property
+    def limit(self) -> str:
+        """The smallest change of a rate that counts, in words."""
+        return f"{100 * self.smallest:.3g} pp"
+
+    def count_from(self, smallest: float) -> "Audit":
+        """The same numbers with another smallest effect that counts.
+
+        Args:
+            smallest: of rates, see `probe.terms.smallest_effect`.
+
+        Raises:
+            ConfigError: it is not between 0 and 1.
+        """
+        check_smallest(smallest)
+        return replace(
+            self, rows=add_tests(self.rows, smallest), meta={**self.meta, "smallest_effect": float(smallest)}
+        )
 
     @property
     def sentence(self) -> str:
@@ -98,10 +127,10 @@ class Audit:
             parts = [f"{row['title']} {describe(row)}" for row in moved]
             first = f"{aligned} against {base}: {'; '.join(parts)}."
         else:
-            first = f"{aligned} against {base}: none of the {len(measures)} measures changed beyond chance."
+            first = f"{aligned} against {base}: none of the {len(measures)} measures changed by more than {self.limit}."
         m = len(self.tested[~self.tested["measure"]])
         sure = f", {(others['q'] < LEVEL).sum()} of them also after correction" if len(others) else ""
-        rest = f" Of {m} further measures {len(others)} changed{sure}; chance alone gives about {LEVEL * m:.1f}."
+        rest = f" Of {m} further measures {len(others)} changed{sure}; chance alone gives at most {LEVEL * m:.1f}."
         return first + rest if m else first
 
     def to_json(self) -> str:
@@ -151,21 +180,40 @@ def change(row: Mapping[Any, Any]) -> str:
     return in_unit(unit, row["difference"], row["difference_low"], row["difference_high"], sign=True)
 
 
-def add_tests(rows: pd.DataFrame) -> pd.DataFrame:
-    """The table with the columns p and q, NaN where a difference has no interval, or fewer than `FEWEST` items."""
+def check_smallest(smallest: float) -> None:
+    """Refuse a smallest effect that is none.
+
+    Raises:
+        ConfigError: it is not from 0 up to, and without, 1.
+    """
+    if not 0 <= smallest < 1:
+        raise ConfigError(f"The smallest effect is {smallest}; expected a share from 0 to below 1, such as {SMALLEST}.")
+
+
+def add_tests(rows: pd.DataFrame, smallest: float = SMALLEST) -> pd.DataFrame:
+    """The table with the columns smallest, p and q; p and q are NaN without an interval, or with few items (`FEWEST`).
+
+    Args:
+        rows: with the columns `COLUMNS`.
+        smallest: of rates, see `probe.terms.smallest_effect`.
+    """
     gap, low, high = (rows[name].to_numpy(dtype=float) for name in _NUMBERS[-3:])
-    towards = np.where(gap > 0, gap - low, high - gap)
+    values = zip(rows["unit"], rows["base"], rows["aligned"], strict=True)
+    least = np.array([smallest_effect(str(unit), sides, smallest) for unit, *sides in values], dtype=float)
+    towards = np.maximum(np.where(gap > 0, gap - low, high - gap), 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = np.where(gap == 0, 1.0, 2 * ndtr(-Z * np.abs(gap) / towards))
+        p = np.where(np.abs(gap) <= least, 1.0, 2 * ndtr(-Z * (np.abs(gap) - least) / towards))
     p = np.where(np.isfinite(low) & np.isfinite(high) & (rows["n"].to_numpy(dtype=float) >= FEWEST), p, np.nan)
     known, q = ~np.isnan(p), np.full(len(p), np.nan)
     if known.any():
         q[known] = false_discovery_control(p[known])
-    return rows.assign(p=p, q=q)
+    return rows.assign(smallest=least, p=p, q=q)
 
 
 def read_audit(path: Path) -> Audit:
     """An audit from its JSON file, or from the folder that holds it.
+
+    What changed is decided anew, by the smallest effect that the file names, or the usual one.
 
     Raises:
         DataError: there is none, or it is damaged or newer.
@@ -183,9 +231,7 @@ def read_audit(path: Path) -> Audit:
             " version that wrote it or a newer one."
         )
     try:
-        rows = _table(
-            values["rows"], {**dict.fromkeys(_TEXTS, str), **dict.fromkeys((*_NUMBERS, "n", "p", "q"), float)}
-        )
+        rows = _table(values["rows"], {**dict.fromkeys(_TEXTS, str), **dict.fromkeys((*_NUMBERS, "n"), float)})
         rows = rows.assign(measure=[bool(row["measure"]) for row in values["rows"]])
         corpus = _table(values["corpus"], {"kind": str, **dict.fromkeys(CORPUS, float)})
         corpus = corpus.astype({"texts": int, "tokens": int})
@@ -199,7 +245,14 @@ def read_audit(path: Path) -> Audit:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"`{file}` is no audit ({type(error).__name__}: {reason}): run the audit again.") from None
-    return Audit(rows[[*COLUMNS, "p", "q"]].astype({"n": int}), corpus, blocks, notes, meta)
+    rows = add_tests(rows[list(COLUMNS)].astype({"n": int}), _share(meta.get("smallest_effect")))
+    return Audit(rows, corpus, blocks, notes, meta)
+
+
+def _share(value: Any) -> float:
+    """A smallest effect as a file holds it; the usual one where it is none."""
+    usual = isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1
+    return SMALLEST if usual else float(value)
 
 
 def _table(records: Any, columns: Mapping[str, type]) -> pd.DataFrame:

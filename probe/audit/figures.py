@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
-from probe.audit.change import LEVEL, Audit, change, describe, level
+from probe.audit.change import Audit, change, describe, level
 from probe.numbers import in_unit
 from probe.plotting.theme import LIGHT, METHODS, escape, escape_lines, new_figure, template
 from probe.terms import DIFFERENCE, RATES
@@ -19,20 +19,21 @@ MOST, KINDS = 8, 13
 def drawn_rows(audit: Audit) -> pd.DataFrame:
     """What the figure of differences shows: the measures of the audit, then those of the others that changed."""
     rates = audit.rows[audit.rows["unit"].isin((*RATES, DIFFERENCE)) & audit.rows["p"].notna()]
-    others = rates[~rates["measure"] & (rates["p"] < LEVEL)].sort_values("p", kind="stable").head(MOST)
+    others = audit.changed[audit.changed.index.isin(rates.index[~rates["measure"]])].head(MOST)
     return pd.concat([rates[rates["measure"]], others], ignore_index=True)
 
 
 def difference_points(audit: Audit) -> go.Figure:
     """Differences of rates with 95 % intervals, in percentage points: the measures first, then others that changed.
 
-    Filled where the interval excludes 0; pale for measures that the audit is not about.
+    Filled where the whole interval lies beyond the smallest effect that counts, which is shaded.
     """
     rows = drawn_rows(audit)
+    certain = rows["metric"].isin(audit.changed["metric"])
     figure = new_figure(hovermode="closest")
     groups = {
-        "changed": (rows["p"] < LEVEL, METHODS["dpo"], "circle"),
-        "not beyond chance": (rows["p"] >= LEVEL, LIGHT.muted, "circle-open"),
+        "changed": (certain, METHODS["dpo"], "circle"),
+        f"no change beyond {audit.limit}": (~certain, LIGHT.muted, "circle-open"),
     }
     for name, (mask, colour, symbol) in groups.items():
         some = rows[mask]
@@ -61,6 +62,9 @@ def difference_points(audit: Audit) -> go.Figure:
             )
         )
     figure.add_vline(x=0, line={"color": LIGHT.muted, "width": 1})
+    figure.add_vrect(
+        x0=-100 * audit.smallest, x1=100 * audit.smallest, fillcolor=LIGHT.muted, opacity=0.15, line_width=0
+    )
     count = int(rows["measure"].sum())
     if 0 < count < len(rows):
         figure.add_hline(y=count - 0.5, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})

@@ -19,8 +19,9 @@ def audit_html(audit: Audit) -> str:
         page.figure(difference_points(audit), "Differences with 95 % intervals: measures of the audit, then others")
     count = len(audit.tested)
     page.say(
-        f"{count} differences have an interval; if nothing had changed, {LEVEL * count:.1f} of the intervals would"
-        " exclude 0. q is the level after correction for all of them (Benjamini and Hochberg)."
+        f"{count} differences have an interval; if none were larger than the smallest effect that counts"
+        f" ({audit.limit} of a rate), at most {LEVEL * count:.1f} of the intervals would lie beyond it. q is the level"
+        " after correction for all of them (Benjamini and Hochberg)."
     )
     page.section("Where")
     page.figure(inside(audit), "KL by kind of text, and the change block by block")

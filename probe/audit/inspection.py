@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.audit.change import COLUMNS, Audit, add_tests
+from probe.audit.change import COLUMNS, Audit, add_tests, check_smallest
 from probe.audit.plan import MEASURES, Part, plan_parts, usual_times
 from probe.compare.behaviour import claim_pairs
 from probe.compare.corpus_shift import compare_corpus, shared_texts
@@ -28,7 +28,7 @@ from probe.experiments.run import call, labels, method_of
 from probe.experiments.store import obtain, place
 from probe.hallucination.knowing import last_residuals
 from probe.model.lm import LM
-from probe.terms import Term, term
+from probe.terms import SMALLEST, Term, term
 from probe.ticks import Tick, between, ignore
 
 TEXTS = 12
@@ -44,6 +44,7 @@ def audit_models(
     only: Sequence[str] = (),
     n: int | None = None,
     seed: int = 0,
+    smallest: float = SMALLEST,
     tick: Tick = ignore,
     at: Callable[[str], None] = lambda what: None,
 ) -> Audit:
@@ -55,13 +56,15 @@ def audit_models(
         only: names of parts (`plan_parts`); all by default.
         n: questions of each set, at most.
         seed: of everything random.
+        smallest: the smallest change of a rate that counts, see `probe.terms.smallest_effect`.
         tick: called with the share that is done.
         at: called with what is worked on.
 
     Raises:
-        ConfigError: the models do not belong to one world, or there is no such part.
+        ConfigError: the models do not belong to one world, there is no such part, or `smallest` is none.
         DataError: a model reads one number.
     """
+    check_smallest(smallest)
     require_writers(base, aligned)
     parts = plan_parts(base, aligned, only, n)
     names = tuple(labels([base, aligned]))
@@ -93,7 +96,7 @@ def audit_models(
     facts = {"models": [model["fingerprint"] for model in models], "only": sorted(only), "n": n, "seed": seed}
     rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
     return Audit(
-        rows=add_tests(rows),
+        rows=add_tests(rows, smallest),
         corpus=corpus,
         blocks=blocks,
         notes=tuple(notes),
@@ -103,6 +106,7 @@ def audit_models(
             "n": n,
             "only": list(only),
             "seed": seed,
+            "smallest_effect": float(smallest),
             "seconds": round(time.perf_counter() - start, 1),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "key": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12],

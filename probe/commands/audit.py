@@ -46,6 +46,9 @@ def audit(argv: list[str]) -> int:
         """Questions of each set at most (default: 10 to 80, by the part)."""
         seed: int = 0
         """Seed of everything random."""
+        smallest_effect: float = 0.01
+        """The smallest change of a rate that counts (0.01: one percentage point), and of other units what it amounts to
+        (docs/audit.md): a measure changed where its whole 95 % interval lies beyond."""
         json: bool = False
         """Print the JSON file instead of a table."""
         out: Path | None = None
@@ -54,6 +57,7 @@ def audit(argv: list[str]) -> int:
     settings = parse(AuditOptions, argv, "probe audit")
 
     from probe.audit.bound import read_bound
+    from probe.audit.change import check_smallest
     from probe.audit.inspection import audit_models, audit_seconds
     from probe.audit.plan import check_parts, names_of_metrics
     from probe.commands.progress import Progress, clock
@@ -63,6 +67,7 @@ def audit(argv: list[str]) -> int:
     if settings.n is not None and settings.n < 1:
         raise ConfigError(f"--n is {settings.n}; expected 1 or more.")
     check_parts(settings.only)
+    check_smallest(settings.smallest_effect)
     names = names_of_metrics() if settings.fail_if else []
     bounds = [read_bound(text, names) for text in settings.fail_if]
     if settings.out is not None:
@@ -79,6 +84,7 @@ def audit(argv: list[str]) -> int:
                 only=settings.only,
                 n=settings.n,
                 seed=settings.seed,
+                smallest=settings.smallest_effect,
                 tick=bar.tick,
                 at=lambda what: bar.at(what, 1, 1),
             )
@@ -113,12 +119,13 @@ def show(found: "Audit") -> None:
 
 def grids(found: "Audit") -> "list[Table]":
     """The measures with what else changed, KL by kind of text, and the blocks that changed most."""
-    from probe.audit.change import LEVEL, change, level
+    from probe.audit.change import change, level
 
     base, aligned = found.names
-    rows = found.rows[found.rows["measure"] | (found.rows["p"] < LEVEL)].to_dict("records")
+    rows = found.rows[found.rows["measure"] | found.rows.index.isin(found.changed.index)].to_dict("records")
     left = len(found.rows) - len(rows)
-    first = grid("What changed", f"{left} further measures did not change beyond chance: audit.json has them")
+    beyond = f"{left} further measures did not change by more than {found.limit} (of a rate): audit.json has them"
+    first = grid("What changed", beyond)
     for name in ("measure", "questions"):
         first.add_column(name)
     for name in (base, aligned, "difference"):

@@ -36,7 +36,7 @@ from probe.model.lm import LM
 from probe.numbers import in_unit
 from probe.plotting.notebook import Drawable
 from probe.stats import Interval
-from probe.terms import DIFFERENCE, RATES
+from probe.terms import DIFFERENCE, RATES, smallest_effect
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -87,8 +87,9 @@ class Transplants(Drawable):
         return transplant_points(self.parts, self.controls, self.change.value, self.unit)
 
     def strongest(self, kind: str) -> pd.Series | None:
-        """The part of a kind with the largest effect in size; None where no part of it changed anything."""
-        rows = self.parts[(self.parts["kind"] == kind) & (self.parts["effect"] != 0)]
+        """The part of a kind with the largest effect in size; None where none changes enough to count."""
+        least = smallest_effect(self.unit, [self.base.value, self.aligned.value])
+        rows = self.parts[(self.parts["kind"] == kind) & (self.parts["effect"].abs() > least)]
         return None if rows.empty else rows.iloc[int(rows["effect"].abs().argmax())]
 
     @cached_property

@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit
 
-from probe import LM
+from probe import LM, stats
 from probe.audit import Audit, audit_html, audit_models, plan_parts, read_audit, read_bound, stored_audits
 from probe.audit.change import FILE, LEVEL, add_tests
 from probe.audit.inspection import audit_seconds, compare_items
@@ -17,6 +22,7 @@ from probe.commands.audit import audit as command
 from probe.compare.corpus_shift import shared_texts
 from probe.errors import ConfigError, DataError
 from probe.experiments import find_experiment, obtain
+from probe.terms import smallest_effect
 from tests.models import byte_tokenizer, random_lm
 from tests.places import SAMPLES
 
@@ -76,7 +82,53 @@ def test_a_model_against_itself_has_no_difference(base: LM) -> None:
     assert not len(same.changed)
     assert (same.corpus["kl"] == 0).all()
     assert (same.blocks[["weights", "residual"]] == 0).all().all()
-    assert "none of the 1 measures changed beyond chance" in same.sentence
+    assert "none of the 1 measures changed by more than 1 pp" in same.sentence
+
+
+def test_a_change_that_nobody_would_notice_is_none(base: LM, aligned: LM, found: Audit) -> None:
+    """Paired intervals of nearly equal models are so narrow that they exclude 0 without a change that counts."""
+    moved = LM.load(SAMPLES / "base")
+    with torch.no_grad():
+        for weights, others in zip(moved.model.parameters(), aligned.model.parameters(), strict=True):
+            weights += 1e-4 * (others - weights)  # by some 1e-6, as two steps of training at 1e-6 do
+    tiny = audit_models(base, moved, only=("sycophancy",), n=N)
+    assert tiny.rows["difference"].abs().max() > 0
+    assert len(tiny.count_from(0.0).changed) > 0  # as by intervals alone
+    assert len(tiny.changed) == 0
+    assert "none of the 1 measures changed by more than 1 pp" in tiny.sentence
+    assert re.search(r"Of \d+ further measures 0 changed; chance alone gives at most", tiny.sentence)
+    assert {"sycophancy", "sycophancy.excess_deference"} <= set(found.changed["metric"])  # a real change is found
+
+
+def test_another_smallest_effect_needs_no_model(found: Audit, tmp_path: Path) -> None:
+    row = found.rows.set_index("metric").loc["sycophancy"]
+    some = found.count_from(row["difference_low"] - 0.001)
+    most = found.count_from(row["difference_low"] + 0.001)
+    assert "sycophancy" in set(some.changed["metric"])
+    assert "sycophancy" not in set(most.changed["metric"])
+    assert len(found.count_from(0.0).changed) >= len(found.changed) >= len(some.changed) >= len(most.changed)
+    again = read_audit(most.save(tmp_path))
+    assert again.to_json() == most.to_json()
+    assert again.limit in again.sentence
+    for wrong in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ConfigError, match="expected a share from 0 to below 1"):
+            found.count_from(wrong)
+
+
+def test_an_audit_from_before_is_counted_anew(found: Audit, tmp_path: Path) -> None:
+    """Its file names no smallest effect, and its p are those against 0."""
+    values = json.loads(found.to_json())
+    del values["meta"]["smallest_effect"]
+    values["rows"] = [
+        {k: v for k, v in row.items() if k != "smallest"} | {"p": 0.0, "q": 0.0} for row in values["rows"]
+    ]
+    (tmp_path / FILE).write_text(json.dumps(values))
+    old = read_audit(tmp_path)
+    assert old.rows.equals(found.rows)
+    assert old.sentence == found.sentence
+    values["meta"]["smallest_effect"] = "none"
+    (tmp_path / FILE).write_text(json.dumps(values))
+    assert read_audit(tmp_path).smallest == 0.01
 
 
 def test_the_file_is_the_table(found: Audit, tmp_path: Path) -> None:
@@ -133,6 +185,7 @@ def test_the_command_prints_fails_and_refuses(found: Audit, capsys: pytest.Captu
         ([*call, "--fail-if", "deferal>0"], "near names"),
         (["base", "base", "--only", "nothing"], "no part `nothing`"),
         (["base", "base", "--n", "0"], "expected 1 or more"),
+        (["base", "base", "--smallest-effect", "1"], "expected a share from 0 to below 1"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             command(words)
@@ -193,21 +246,50 @@ def test_the_measures_of_sets_are_those_of_the_experiments() -> None:
     assert {each.name for part in IN_A_WORLD for each in part.measures} == set(MEASURES)
 
 
-def test_p_is_below_its_level_exactly_where_the_interval_excludes_zero() -> None:
-    rows = pd.DataFrame(
-        {
-            "difference": [0.2, 0.2, -0.2, 0.0, 0.3],
-            "difference_low": [0.01, -0.01, -0.5, -0.1, np.nan],
-            "difference_high": [0.5, 0.4, -0.01, 0.1, np.nan],
-            "n": [50, 50, 50, 50, 50],
-        }
-    )
+@given(
+    st.lists(
+        st.tuples(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1), st.sampled_from(["share", "nats", "turns", ""])),
+        min_size=1,
+        max_size=8,
+    ),
+    st.floats(0, 0.5),
+)
+def test_what_changed_lies_beyond_the_smallest_effect_as_a_whole(
+    cells: list[tuple[float, float, float, str]], smallest: float
+) -> None:
+    """p is below its level exactly there, and more changed never by asking for larger effects."""
+    gap, down, up = (np.array([cell[at] for cell in cells], dtype=float) for at in range(3))
+    ends = {"difference": gap, "difference_low": gap - down, "difference_high": gap + up}
+    rows = pd.DataFrame(ends | {"n": 50, "unit": [cell[3] for cell in cells], "base": 0.5, "aligned": 0.5 + gap})
+    table = add_tests(rows, smallest)
+    least = table["smallest"].to_numpy()
+    inside = [max(low, -size) <= min(high, size) for low, high, size in zip(gap - down, gap + up, least, strict=True)]
+    changed = stats.beyond(gap - down, gap + up, least)
+    assert (changed == ~np.array(inside)).all()
+    clear = np.abs(np.minimum(np.abs(gap - down), np.abs(gap + up)) - least) > 1e-9  # not at the edge to the last bit
+    assert ((table["p"] < LEVEL) == changed)[clear].all()
+    assert (table["q"] >= table["p"]).all()
+    assert (add_tests(rows, min(2 * smallest, 0.99))["p"] >= table["p"] - 1e-12).all()
+
+
+def test_without_an_interval_or_items_nothing_is_tested() -> None:
+    ends = {"difference": [0.3, 0.0], "difference_low": [np.nan, -0.1], "difference_high": [np.nan, 0.1]}
+    rows = pd.DataFrame(ends | {"n": 50, "unit": "share", "base": 0.0, "aligned": [0.3, 0.0]})
     table = add_tests(rows)
-    assert (table["p"] < LEVEL).tolist() == [True, False, True, False, False]
-    assert table["p"].isna().tolist() == [False, False, False, False, True]
-    assert table["p"][3] == 1
-    assert (table["q"].dropna() >= table["p"].dropna()).all()
+    assert table["p"].isna().tolist() == [True, False]
+    assert table["p"][1] == 1
     assert add_tests(rows.assign(n=5))["p"].isna().all()
+    assert not stats.beyond(np.nan, np.nan)
+
+
+def test_the_smallest_effect_is_that_of_the_unit() -> None:
+    assert [smallest_effect(unit) for unit in ("share", "difference", "AUROC", "nats", "nats a token")] == [
+        *(0.01, 0.01, 0.01, 0.04, 0.01),
+    ]
+    assert smallest_effect("turns", [3.0, float("nan"), -5.0], 0.1) == pytest.approx(0.5)
+    assert smallest_effect("", []) == 0
+    odds = np.linspace(-6, 6, 4001)  # 4 d of log-odds move no probability by more than d
+    assert np.abs(expit(odds + smallest_effect("nats")) - expit(odds)).max() == pytest.approx(0.01, rel=1e-3)
 
 
 def test_the_time_is_that_of_what_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

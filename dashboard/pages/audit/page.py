@@ -35,7 +35,9 @@ found = probe.audit.audit_models(base, aligned)
 found.sentence, found.rows, found.corpus, found.blocks
 found.save()                            # audit.json and audit.html"""
 DEFINITION = """
-A difference is paired item by item and **changed** where its 95 % interval excludes 0; **q** is its level after
+A difference is paired item by item and **changed** where its whole 95 % interval lies beyond the smallest effect that
+counts: one percentage point of a rate, 0.04 nats of log-odds, 0.01 nats a token, 1 % of any other value, unless the
+audit was made with another `--smallest-effect`. **q** is its level after
 correction for all comparisons (Benjamini and Hochberg). Two models without a world are asked the question sets that
 come with Probe, two models of one world its own questions. The change of a block's weights is the norm of the
 difference over the norm of the base's weights; that of the residual stream is the same ratio behind the block, at the
@@ -156,8 +158,8 @@ def show(audit: Audit, answer: Any) -> None:
         note(text)
     created = str(audit.meta.get("created", "")).replace("T", " ").removesuffix("+00:00")
     note(
-        f"{count} differences have an interval; if nothing had changed, {LEVEL * count:.1f} of them would exclude 0."
-        f" Audited {created} UTC in {duration(float(audit.meta['seconds']))}."
+        f"{count} differences have an interval; if none were larger than {audit.limit}, at most {LEVEL * count:.1f}"
+        f" would be called changed. Audited {created} UTC in {duration(float(audit.meta['seconds']))}."
     )
     references = [str(model.get("ref") or model["label"]) for model in audit.meta["models"]]
     files = {"audit.json": lambda: audit.to_json().encode(), "audit.html": lambda: audit_html(audit).encode()}

@@ -5,8 +5,10 @@ from typing import Any
 
 import pandas as pd
 
+from probe import stats
 from probe.plotting.intervals import format_interval
 from probe.rewards.frontiers import FORMS, Fit
+from probe.terms import smallest_effect
 
 EQUATIONS = [
     r"\mathcal{L} = -\log \sigma\big(R_\phi(x, y^+) - R_\phi(x, y^-)\big)",
@@ -130,8 +132,8 @@ def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | N
             f"{of}{nearest} is nearest to the exact frontier of the {kind} reward: it spends {off} more KL than needed."
         )
     row = rows.loc[chosen]
-    moves = [_describe_move(row, "gain_proxy", f"the proxy ({proxy})", " nats")] if proxy else []
-    moves.append(_describe_move(row, "gain_gold", "the true reward"))
+    moves = [_describe_move(row, "gain_proxy", f"the proxy ({proxy})", "nats")] if proxy else []
+    moves.append(_describe_move(row, "gain_gold", "the true reward", "score"))
     if len(moves) == 2 and moves[0][0] == moves[1][0]:
         moves[1] = "", moves[1][1]
     summary = f"{chosen} {' and '.join(' '.join(part).strip() for part in moves)}"
@@ -140,13 +142,14 @@ def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | N
     return f"{summary}; it spends {_nats(row, 'excess')} more KL than the optimum of the {kind} reward."
 
 
-def _describe_move(row: Any, name: str, what: str, unit: str = "") -> tuple[str, str]:
-    """How a reward moved: a verb, and what by how much; where the interval holds zero it counts as unmoved."""
+def _describe_move(row: Any, name: str, what: str, unit: str) -> tuple[str, str]:
+    """How a reward moved: a verb, and what by how much; unmoved unless by more than the smallest effect that counts."""
     value, low, high = (float(row[name + end]) for end in ("", "_low", "_high"))
-    if low <= 0 <= high:
-        return "hardly moves", f"{what} ({format_interval(value, low, high)}{unit})"
+    words = " nats" if unit == "nats" else ""
+    if not stats.beyond(low, high, smallest_effect(unit)):
+        return "hardly moves", f"{what} ({format_interval(value, low, high)}{words})"
     size = format_interval(value, low, high) if value > 0 else format_interval(-value, -high, -low)
-    return direction(value), f"{what} by {size}{unit}"
+    return direction(value), f"{what} by {size}{words}"
 
 
 def _nats(row: Any, name: str) -> str:

@@ -201,7 +201,7 @@ def add_tests(rows: pd.DataFrame, smallest: float = SMALLEST) -> pd.DataFrame:
     values = zip(rows["unit"], rows["base"], rows["aligned"], strict=True)
     least = np.array([smallest_effect(str(unit), sides, smallest) for unit, *sides in values], dtype=float)
     towards = np.maximum(np.where(gap > 0, gap - low, high - gap), 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         p = np.where(np.abs(gap) <= least, 1.0, 2 * ndtr(-Z * (np.abs(gap) - least) / towards))
     p = np.where(np.isfinite(low) & np.isfinite(high) & (rows["n"].to_numpy(dtype=float) >= FEWEST), p, np.nan)
     known, q = ~np.isnan(p), np.full(len(p), np.nan)
@@ -231,11 +231,11 @@ def read_audit(path: Path) -> Audit:
             " version that wrote it or a newer one."
         )
     try:
-        rows = _table(values["rows"], {**dict.fromkeys(_TEXTS, str), **dict.fromkeys((*_NUMBERS, "n"), float)})
+        rows = read_table(values["rows"], {**dict.fromkeys(_TEXTS, str), **dict.fromkeys((*_NUMBERS, "n"), float)})
         rows = rows.assign(measure=[bool(row["measure"]) for row in values["rows"]])
-        corpus = _table(values["corpus"], {"kind": str, **dict.fromkeys(CORPUS, float)})
+        corpus = read_table(values["corpus"], {"kind": str, **dict.fromkeys(CORPUS, float)})
         corpus = corpus.astype({"texts": int, "tokens": int})
-        blocks = _table(values["blocks"], dict.fromkeys(BLOCKS, float)).astype({"block": int})
+        blocks = read_table(values["blocks"], dict.fromkeys(BLOCKS, float)).astype({"block": int})
         meta = values["meta"]
         texts = [model[name] for model in meta["models"] for name in ("label", "fingerprint")]
         if len(texts) != 4 or not all(isinstance(text, str) for text in texts):
@@ -255,12 +255,14 @@ def _share(value: Any) -> float:
     return SMALLEST if usual else float(value)
 
 
-def _table(records: Any, columns: Mapping[str, type]) -> pd.DataFrame:
+def read_table(records: Any, columns: Mapping[str, type]) -> pd.DataFrame:
     """Records as a table with columns of texts and of numbers, null as NaN.
 
     Raises:
         KeyError, TypeError, ValueError: a value is missing or of another kind.
     """
+    if not isinstance(records, list):
+        raise ValueError("its rows are no list")
     nan = float("nan")
     data = {
         name: [str(row[name]) if kind is str else nan if row[name] is None else float(row[name]) for row in records]

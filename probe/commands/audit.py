@@ -28,7 +28,7 @@ def audit(argv: list[str]) -> int:
 
         It needs nothing but two models: without a world they are asked the question sets that come with Probe
         (sycophancy, hallucination, calibration, chain of thought, and two controls), two models of one world its own
-        questions. Results are kept, so that the same command goes on after a stop.
+        questions. Results are kept, so that the same command goes on after a stop, and prints a finished audit at once.
 
         Exit status: 0; 1 where a bound of --fail-if is broken; 2 where something cannot be used.
         """
@@ -49,6 +49,8 @@ def audit(argv: list[str]) -> int:
         smallest_effect: float = 0.01
         """The smallest change of a rate that counts (0.01: one percentage point), and of other units what it amounts to
         (docs/audit.md): a measure changed where its whole 95 % interval lies beyond."""
+        again: bool = False
+        """Measure everything even if it is stored."""
         json: bool = False
         """Print the JSON file instead of a table."""
         out: Path | None = None
@@ -58,7 +60,7 @@ def audit(argv: list[str]) -> int:
 
     from probe.audit.bound import read_bound
     from probe.audit.change import check_smallest
-    from probe.audit.inspection import audit_models, audit_seconds
+    from probe.audit.inspection import audit_models, audit_seconds, stored_audit
     from probe.audit.plan import check_parts, names_of_metrics
     from probe.commands.progress import Progress, clock
     from probe.model.rewards import analysable
@@ -73,24 +75,29 @@ def audit(argv: list[str]) -> int:
     if settings.out is not None:
         check_folder(settings.out)
     base, aligned = analysable(settings.base), analysable(settings.aligned)
-    seconds = audit_seconds(base, aligned, only=settings.only, n=settings.n, seed=settings.seed)
-    about = f"this takes about {clock(seconds)}, by how fast the models read"
-    say(f"probe: {about}; Ctrl-C stops it at any time", error=True)
-    try:
-        with Progress("Audit") as bar:
-            found = audit_models(
-                base,
-                aligned,
-                only=settings.only,
-                n=settings.n,
-                seed=settings.seed,
-                smallest=settings.smallest_effect,
-                tick=bar.tick,
-                at=lambda what: bar.at(what, 1, 1),
-            )
-    except KeyboardInterrupt:
-        say("probe: what was answered is kept: the same command goes on from there", error=True)
-        raise
+    asked: dict[str, Any] = {"only": settings.only, "n": settings.n, "seed": settings.seed}
+    smallest, out = settings.smallest_effect, [] if settings.out is None else [settings.out]
+    found = None if settings.again else stored_audit(base, aligned, **asked, smallest=smallest, folders=out)
+    if found is None:
+        about = f"this takes about {clock(audit_seconds(base, aligned, **asked))}, by how fast the models read"
+        say(f"probe: {about}; Ctrl-C stops it at any time", error=True)
+        try:
+            with Progress("Audit") as bar:
+                found = audit_models(
+                    base,
+                    aligned,
+                    **asked,
+                    smallest=smallest,
+                    again=settings.again,
+                    tick=bar.tick,
+                    at=lambda what: bar.at(what, 1, 1),
+                )
+        except KeyboardInterrupt:
+            say("probe: what was answered is kept: the same command goes on from there", error=True)
+            raise
+    else:
+        made = str(found.meta.get("created", "")).replace("T", " ").removesuffix("+00:00")
+        say(f"probe: this audit was made {made} UTC and nothing was measured; --again measures it anew", error=True)
     for note in found.notes:
         say(f"probe: note: {note}", error=True)
     folder = found.save(settings.out)

@@ -3,6 +3,9 @@
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +15,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from probe import LM, stats
-from probe.audit import Audit, audit_html, audit_models, plan_parts, read_audit, read_bound, stored_audits
+from probe.audit import Audit, audit_html, audit_models, inspection, plan_parts, read_audit, read_bound, stored_audits
 from probe.audit.change import FILE, LEVEL, add_tests
 from probe.audit.inspection import audit_seconds, compare_items
+from probe.audit.kept import PARTS
 from probe.audit.plan import IN_A_WORLD, MEASURES, ON_SETS, SET_TIMES, names_of_metrics
 from probe.commands.audit import audit as command
 from probe.compare.corpus_shift import shared_texts
 from probe.errors import ConfigError, DataError
 from probe.experiments import find_experiment, obtain
 from probe.terms import smallest_effect
-from tests.models import byte_tokenizer, random_lm
+from tests.models import byte_tokenizer, random_lm, saved_lm
 from tests.places import SAMPLES
 
 N = 12
@@ -209,6 +214,88 @@ def test_an_audit_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pyte
     whole = audit_models(lm, lm, only=("sums",), n=3)
     assert first.stat().st_mtime_ns == before
     assert len(whole.rows) == 1
+
+
+@contextmanager
+def forward_passes() -> Iterator[list[str]]:
+    """The forward passes of any model inside."""
+    seen: list[str] = []
+    hook = register_module_forward_pre_hook(lambda module, inputs: seen.append(type(module).__name__))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def test_a_finished_audit_is_printed_without_asking_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [str(saved_lm(tmp_path / name, seed=seed)) for seed, name in enumerate("ab")]
+    words += ["--only", "sums", "--n", "3"]
+    with forward_passes() as first:
+        assert command([*words, "--json"]) == 0
+    asked = capsys.readouterr()
+    assert first
+    with forward_passes() as second, monkeypatch.context() as patch:
+        patch.setattr(inspection, "weight_change", None)  # nor are the weights compared
+        assert command([*words, "--json"]) == 0
+        printed = capsys.readouterr()
+        assert command([*words, "--json", "--smallest-effect", "0.2"]) == 0
+        other = capsys.readouterr()
+    assert not second
+    assert json.loads(printed.out) == json.loads(asked.out)
+    assert "nothing was measured; --again measures it anew" in printed.err
+    assert "this takes about" not in printed.err
+    assert json.loads(other.out)["meta"]["smallest_effect"] == 0.2
+    with forward_passes() as third:
+        assert command([*words, "--again"]) == 0
+    assert len(third) >= len(first) / 2  # the pace is timed by the model that is loaded
+    with forward_passes() as more:
+        assert command([*words[:-1], "2"]) == 0  # another question
+    assert more
+    elsewhere = [*words, "--out", str(tmp_path / "out"), "--seed", "3"]
+    assert command(elsewhere) == 0
+    with forward_passes() as fourth:
+        assert command(elsewhere) == 0
+    assert not fourth
+
+
+def test_tables_of_two_models_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit that broke off between them does not read the corpus again, nor does one of other parts."""
+    monkeypatch.chdir(tmp_path)
+    size = {"max_position_embeddings": 512}
+    lms = [random_lm("llama", byte_tokenizer(), seed=seed, **size) for seed in (0, 1)]
+
+    def stop(what: str) -> None:
+        if what == "where inside":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        audit_models(*lms, only=("sums",), n=3, at=stop)
+    calls: list[str] = []
+    for name in ("compare_corpus", "weight_change", "last_residuals"):
+        counted = partial(lambda own, name, *args, **more: (calls.append(name), own(*args, **more))[1])
+        monkeypatch.setattr(inspection, name, partial(counted, getattr(inspection, name), name))
+    whole = audit_models(*lms, only=("sums",), n=3)
+    assert calls == ["weight_change", "last_residuals", "last_residuals"]
+    kept = sorted((tmp_path / PARTS).iterdir())
+    assert [file.name.split("-")[0] for file in kept] == ["corpus", "residuals", "weights"]
+    again = audit_models(*lms, only=("sums",), n=3)
+    assert len(calls) == 3
+    assert again.corpus.equals(whole.corpus)
+    assert again.blocks.equals(whole.blocks)
+    assert audit_seconds(*lms, only=("sums",), n=3, pace=lambda lm: 1.0) == 0
+    for file, text in zip(kept, ("[", '[{"kind": 1}]', "{}"), strict=True):
+        file.write_text(text)  # a damaged one is measured anew
+    mended = audit_models(*lms, only=("sums",), n=3)
+    assert sorted(set(calls[3:])) == ["compare_corpus", "last_residuals", "weight_change"]
+    assert mended.corpus.equals(whole.corpus)
+    assert mended.blocks.equals(whole.blocks)
+    with torch.no_grad():
+        next(lms[1].model.parameters()).add_(0.1)
+    audit_models(*lms, only=("sums",), n=3)
+    assert len(calls) > 8  # another model
 
 
 def test_models_without_a_world_are_asked_the_sets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,9 @@ from transformers import AutoModelForCausalLM
 import probe
 from dashboard import access, data, jobs
 from dashboard.phenomena.compute import compare_summaries, sendable_result
+from probe.audit.change import CORPUS
+from probe.audit.inspection import KINDS
+from probe.audit.kept import read_kept
 from probe.chain_of_thought.files import read_problems
 from probe.commands import runs as commands
 from probe.experiments.metrics import Mean
@@ -519,6 +522,14 @@ LETTERED = (
     {"question": "2 + 1?", "answers": ["2", "3"], "correct_letter": "B", "incorrect_letter": "A"},
     {"question": "2 + 2?", "answers": {"A": "4", "B": "5"}, "correct_letter": "A", "incorrect_answer": "5"},
 )
+CHOICES = {"choices": ["Brine.", "Cream", ""], "labels": [1, 0, 0]}
+ANSWERS = {"question": "What is the sea?", "best_answer": "Brine", "correct_answers": ["Brine"]}
+ANSWERS |= {"incorrect_answers": ["Cream"], "best_incorrect_answer": "Cream"}
+TARGETED = (
+    ANSWERS | {"mc1_targets": CHOICES, "mc2_targets": {"Brine": 1, "Cream": 0}},
+    ANSWERS | {"mc1_targets": json.dumps(CHOICES), "mc2_targets": json.dumps(CHOICES), "mc0_targets": CHOICES},
+    ANSWERS | {"mc1_targets": None, "mc2_targets": ""},
+)
 ARROW = "data-00000-of-00001.arrow"
 
 
@@ -624,6 +635,20 @@ FORMATS = (
         "hallucination_choices.json",
         mutate_json,
         lambda path: read_questions(path / "hallucination_choices.json"),
+    ),
+    Format(
+        "targets beside answer columns",
+        lines("targets.jsonl", *TARGETED),
+        "targets.jsonl",
+        mutate_lines,
+        lambda path: read_questions(path / "targets.jsonl"),
+    ),
+    Format(
+        "table of an audit",
+        lines("corpus.json", [{"kind": "all"} | dict.fromkeys(CORPUS, 1.5)]),
+        "corpus.json",
+        mutate_json,
+        lambda path: read_kept(path / "corpus.json", KINDS),
     ),
     Format(
         "choices of Perez",

@@ -63,18 +63,19 @@ def _read(file: str, version: Stamp) -> Audit | None:
         return None
 
 
-def run(base: "LM", aligned: "LM", *, at: int, tick: Tick = ignore) -> Audit:
+def run(base: "LM", aligned: "LM", *, at: int, again: bool = False, tick: Tick = ignore) -> Audit:
     """Audit two models and save what is found.
 
     Args:
         base: the model compared against.
         aligned: the other one.
-        at: when it was asked for, so that asking again measures again.
+        at: when it was asked for, so that asking again works again.
+        again: measure also what is stored.
         tick: progress.
     """
     from probe.audit.inspection import audit_models
 
-    found = audit_models(base, aligned, tick=tick)
+    found = audit_models(base, aligned, again=again, tick=tick)
     found.save()
     return found
 
@@ -103,7 +104,7 @@ def offer(shared: SharedChoices, refs: tuple[str, str], again: bool) -> None:
     access.check()
     lms = [models.load(ref) for ref in refs]
     if lms[0] is not None and lms[1] is not None:
-        models.compute_once(run, lms[0], lms[1], say="Asking both models", steps=True, at=time.time_ns())
+        models.compute_once(run, lms[0], lms[1], say="Asking both models", steps=True, at=time.time_ns(), again=again)
         st.rerun()
 
 

@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.errors import FragmentHandledException
 
 from dashboard.report import report, sentence, tell
-from probe.errors import ProbeError
+from probe.errors import ProbeError, is_failure
 from probe.texts import visible
 
 _JOINER = "\u2060"
@@ -64,11 +64,13 @@ def guard() -> Iterator[None]:
         st.error(prose(error))
     except FragmentHandledException:  # of an extension's own fragment, which Streamlit has told of
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         report_failure(error)
 
 
-def report_failure(error: Exception) -> bool:
+def report_failure(error: BaseException) -> bool:
     """Say that something failed, with a report to copy; the traceback is printed in the terminal.
 
     Returns:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 
-from probe.errors import ConfigError, ProbeError
+from probe.errors import ConfigError, ProbeError, is_failure, one_line
 from probe.texts import print_safely, say
 
 Command = Callable[[list[str]], int | None]
@@ -107,6 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("probe: interrupted", error=True)
         return 130
+    except BaseException as error:
+        if isinstance(error, Exception) or not is_failure(error):
+            raise
+        say(f"probe: error: A library gave up on what it read ({one_line(error)}): use another file.", error=True)
+        return 2
 
 
 if __name__ == "__main__":

@@ -47,6 +47,15 @@ class TrainingStopped(ProbeError):
     """Training that ended early (a loss that is not finite, a full disk), with the last good checkpoint named."""
 
 
+RUST = "PanicException"
+"""What libraries written in Rust raise where they did not foresee what they read; it is no `Exception`."""
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether something went wrong, and nobody asked this process to end (Ctrl-C, `sys.exit`)."""
+    return isinstance(error, Exception) or type(error).__name__ == RUST
+
+
 def brief(text: str, most: int = 120) -> str:
     """What was given, as a sentence quotes it: cut where it is longer than any name that a person would read."""
     return text if len(text) <= most else f"{text[: most - 3]}..."

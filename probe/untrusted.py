@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from probe.errors import ProbeError
+from probe.errors import ProbeError, is_failure
 
 _BEYOND = re.compile(r"\\ud|\d{19}", re.IGNORECASE)
 """What may be half a surrogate pair, or a whole number beyond 64 bits."""
-RUST = "PanicException"
-"""What libraries written in Rust raise where they did not foresee a file; it is no `Exception`."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -73,7 +71,7 @@ def foreign(refuse: Callable[[str], ProbeError]) -> Iterator[None]:
     except ProbeError:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != RUST:
+        if not is_failure(error):
             raise
         raise refuse(short(error)) from None
 

@@ -36,6 +36,7 @@ def test_imports_one_way(path: Path):
 LAYERS = (
     "errors terms texts ticks",
     "cli numbers options plugins questions stats untrusted",
+    "confined tokenizer_parts",
     "rows runs world",
     "model plotting",
     "dialogues",

@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 from probe.errors import ConfigError, ModelError
 from probe.model.references import read_config
+from probe.model.rehearsed import rehearsed
 from probe.runs.schema import TRAINER_STATE
 from probe.runs.thinning import half_precision
 from probe.untrusted import foreign
@@ -289,6 +290,7 @@ def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
     with foreign(refuse):
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        tokenizer = rehearsed(tokenizer)
         tokenizer("a \u2603")  # what is wrong with its settings shows when it is used, also on an unknown letter
     return tokenizer
 

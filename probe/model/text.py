@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from probe.confined import Exceeded, render
 from probe.errors import DataError
 from probe.untrusted import foreign
 
@@ -65,14 +66,23 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str
         answer: whether the opening of an answer follows.
 
     Raises:
-        DataError: the template refuses the messages, or is broken.
+        DataError: the template refuses the messages, is broken, or needs too much time or memory (`probe.confined`).
     """
+    owner = f"of `{tokenizer.name_or_path}`" if tokenizer.name_or_path else "of this model"
 
     def refuse(reason: str) -> DataError:
-        return DataError(f"The chat template of this model refuses the messages ({reason}): change them.")
+        return DataError(f"The chat template {owner} refuses the messages ({reason}): change them.")
 
     with foreign(refuse):
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answer))
+        template = tokenizer.get_chat_template()
+        known = [{name: value for name, value in each.items() if value is not None} for each in messages]
+        try:
+            return render(template, known, tokenizer.special_tokens_map, answer)
+        except Exceeded as limit:
+            raise DataError(
+                f"The chat template {owner} {limit} for these messages, so it is not used: send the prompt as plain"
+                " text, or put another template into the model's chat_template.jinja."
+            ) from None
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str | Sequence[int]) -> list[int]:

@@ -16,6 +16,7 @@ import pandas as pd
 from probe.errors import RunError
 from probe.runs.captures import numbers as as_numbers
 from probe.runs.schema import ProbePrompt, RunWarning
+from probe.tokenizer_parts import odd_part
 from probe.untrusted import foreign, readable
 
 if TYPE_CHECKING:
@@ -141,7 +142,11 @@ def _tokenizer(file: str, mtime: int) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     with foreign(lambda reason: RunError(f"`{file}` cannot be read ({reason}), so tokens are shown by their ids.")):
-        return Tokenizer.from_file(str(Path(file)))
+        tokenizer = Tokenizer.from_file(str(Path(file)))
+        odd = odd_part(tokenizer, ("decoder",))
+    if odd is not None:
+        raise RunError(f"`{file}` has {odd}, which may have no end, so tokens are shown by their ids.")
+    return tokenizer
 
 
 def _piece(tokenizer: "Tokenizer", token: int) -> str:

@@ -166,7 +166,7 @@ def detail_figures(moment: Moment) -> None:
             note("This prompt has no chosen answers.")
             return
         steps, logprobs = data.answer_logprobs(moment.run, moment.index)
-        note(sentences.answers(steps, logprobs, moment.prompt.answers))
+        note(f"{sentences.answers(steps, logprobs, moment.prompt.answers)} {moment.prompt.note}")
         chart = answer_curves(
             steps, logprobs, moment.prompt.answers, colour=method_colour(moment.run.method), marker=moment.step
         )

@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 
 from probe.errors import DataError
+from probe.logits.answers import answer_tokens
 from probe.logits.lens import (
     Lens,
     LensReader,
-    answer_ids,
     kl,
     lens_logprobs,
     lens_of,
@@ -193,17 +193,18 @@ def compare(
         temperature: 0 is greedy; log-probabilities and KL are always those at 1.
         seed: of both samples; equal chance makes the two differ only where the models do.
         k: how many most probable tokens to keep.
-        answers: texts whose first token is followed through the layers of the lenses.
+        answers: texts whose first token that differs is followed through the layers of the lenses; what all begin with
+            joins the prompt (see `probe.logits.answers`).
 
     Raises:
-        DataError: a model reads one number (see `compare_scalars`), the tokenizers differ, or the prompt is empty or
-            too long.
+        DataError: a model reads one number (see `compare_scalars`), the tokenizers differ, no token tells the answers
+            apart, or the prompt is empty or too long.
         ConfigError: an option that is not possible.
     """
     require_writers(base, aligned)
     require_same_tokens(base, aligned)
     text = aligned.prompt_text(prompt)
-    ids = encode(aligned.tokenizer, text)
+    ids = [*encode(aligned.tokenizer, text), *answer_tokens(aligned, answers).shared]
 
     def written_by(author: Author, lm: LM) -> Continuation:
         sample = lm.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
@@ -225,11 +226,14 @@ def read_both(
     """Read a given text of prompt and continuation with both models.
 
     Raises:
-        DataError: a model reads one number, or the text is too long.
+        DataError: a model reads one number, the text is too long, or the answers begin alike and the prompt does not
+            end with what they share.
     """
     require_writers(base, aligned)
-    tokens = list(ids)
-    batch, answer_row = torch.tensor([tokens]), torch.tensor([answer_ids(aligned, answers)], dtype=torch.long)
+    tokens, chosen = list(ids), answer_tokens(aligned, answers)
+    if tokens[prompt_length - chosen.count : prompt_length] != chosen.shared:
+        raise DataError(f"{chosen.note} Give the prompt with it.")
+    batch, answer_row = torch.tensor([tokens]), torch.tensor([chosen.tokens], dtype=torch.long)
     readers = LensReader(batch, k, answer_row), LensReader(batch, k, answer_row)
     runs = [(lm, *lm.run_with_cache([tokens], residual_names(lm))) for lm in (base, aligned)]
     rows = zip_longest(*(lens_logprobs(lm, cache, logits) for lm, logits, cache in runs))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from probe.errors import DataError
 from probe.interventions.sites import Activations, Edit, Site, check, grid, layers_of, observe, sweep
-from probe.logits.lens import Target, value
+from probe.logits.lens import Target, require_text, value
 from probe.model.lm import LM
 from probe.model.text import pieces
 from probe.plotting.notebook import Drawable
@@ -160,6 +160,7 @@ def intervene(
     if not sites or not sources:
         raise DataError("An intervention needs at least one site and one source: give them.")
     check(lm, sites, len(ids))
+    require_text(target, ids)
     rng = np.random.default_rng(seed)
     kinds = sorted({site.kind for site in sites})
     logits, base = observe(lm, ids, [layer.hook for kind in kinds for layer in _layers(lm, kind)])

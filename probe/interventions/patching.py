@@ -228,7 +228,7 @@ def ablate(
         ConfigError: an unknown mode or kind.
         DataError: no reference texts where the mode needs them.
     """
-    ids = text_ids(lm.tokenizer, text)
+    ids = target.text(text_ids(lm.tokenizer, text))
     replacements = sources(lm, ids, hooks_of(lm, [kind]), mode, reference, draws, seed)
     if not exact:
         value, effects = estimates(lm, ids, replacements, target, [kind], position)
@@ -451,6 +451,11 @@ def pair_of(lm: LM, clean: str | Sequence[int], corrupted: str | Sequence[int]) 
     return Pair(sides[0], sides[1], pieces(lm.tokenizer, sides[0]), pieces(lm.tokenizer, sides[1]))
 
 
+def with_shared(lm: LM, pair: Pair, target: Target) -> Pair:
+    """Both texts with what the answers of a target begin with alike behind them."""
+    return pair_of(lm, target.text(pair.clean), target.text(pair.corrupted)) if target.shared else pair
+
+
 def patch(
     lm: LM,
     pair: Pair,
@@ -474,6 +479,7 @@ def patch(
     Raises:
         ConfigError: an unknown direction, or a model without such sites.
     """
+    pair = with_shared(lm, pair, target)
     own, other = pair.run(direction)
     logits, source = observe(lm, other, hooks_of(lm, [kind]))
     source_value, sites = float(value(logits, target)), grid(lm, kind, len(own), position)
@@ -515,6 +521,7 @@ def attribute(
     Returns:
         By kind, with `values` = target of the patched run plus gradient times difference.
     """
+    pair = with_shared(lm, pair, target)
     own, other = pair.run(direction)
     logits, source = observe(lm, other, hooks_of(lm, kinds))
     source_value = float(value(logits, target))

@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.errors import ConfigError, DataError
-from probe.logits.lens import Target, answer_ids, require_inside, value
+from probe.logits.answers import answer_tokens
+from probe.logits.lens import Target, require_text, value
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.ticks import Tick, ignore
@@ -194,7 +195,7 @@ def sweep(
         ConfigError, DataError: a site or a target that does not exist (see `check`).
     """
     check(lm, {edit.site for row in rows for edit in row}, len(ids))
-    require_inside(target, len(ids))
+    require_text(target, ids)
     text = torch.tensor([list(ids)], device=lm.device)
     size = max(1, TOKENS_PER_PASS // len(ids))
     columns = list(answers) if lm.readout == "tokens" else []
@@ -271,8 +272,12 @@ def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
     prompt = prompt.strip()
     if prompt in KNOWN:
         corrupted, *answers = KNOWN[prompt]
-        first = answer_ids(lm, answers) if lm.readout == "tokens" else [0, 0]
-        answer_pair = answers if first[0] != first[1] else [None, None]  # a blank alone is no answer
+        answer_pair: list[str] | list[None] = answers
+        try:
+            if lm.readout == "tokens":
+                answer_tokens(lm, answers)
+        except DataError:  # this tokenizer does not tell them apart
+            answer_pair = [None, None]
         return _fitting(lm, Counterpart(prompt, corrupted, *answer_pair))
     if world is None or not prompt:
         return Counterpart(prompt)

@@ -23,7 +23,8 @@ from probe import stats
 from probe.errors import ConfigError, DataError
 from probe.interventions.controls import DRAWS
 from probe.interventions.sites import TOKENS_PER_PASS, Site
-from probe.logits.lens import Target, answer_ids, kl, require_inside
+from probe.logits.answers import answer_tokens
+from probe.logits.lens import Target, kl, require_inside
 from probe.model.lm import LM
 from probe.model.text import encode, text_ids
 from probe.plotting.notebook import Drawable
@@ -231,8 +232,8 @@ def dose_response(
         where: at all tokens, or at the last of each text.
         random: N random directions of the same norm.
         seed: of these.
-        questions: (prompt, right answer) that have nothing to do with the direction; right is the answer's first
-            token ahead of all others.
+        questions: (prompt, right answer) that have nothing to do with the direction; right is an answer of which every
+            token is the likeliest one behind those before it.
         neutral: texts on which the KL to the unsteered model is averaged over tokens.
         tick: progress.
 
@@ -246,7 +247,7 @@ def dose_response(
         )
     if lm.readout != "tokens" and (questions or neutral):
         raise DataError("A scalar model answers no questions and has no KL: leave `questions` and `neutral` empty.")
-    ids = [text_ids(lm.tokenizer, text) for text in texts]
+    ids = [target.text(text_ids(lm.tokenizer, text)) for text, target in zip(texts, targets, strict=True)]
     for row, target in zip(ids, targets, strict=True):
         require_inside(target, len(row))
     size, width = direction.vector.size, lm.bridge.cfg.d_model
@@ -255,8 +256,7 @@ def dose_response(
     step, rng = direction.step(unit), np.random.default_rng(seed)
     noise = rng.standard_normal((random, step.size))
     noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)
-    prompts = [encode(lm.tokenizer, prompt) for prompt, _ in questions]
-    first = answer_ids(lm, [answer for _, answer in questions])
+    prompts, answers, owners = answer_steps(lm, questions)
     neutral_ids = [encode(lm.tokenizer, text) for text in neutral]
     before = [lm.logits([text])[0].float().log_softmax(-1) for text in neutral_ids]
 
@@ -282,7 +282,8 @@ def dose_response(
         if prompts:
             ends = [len(text) - 1 for text in prompts]
             best = steered_logits(lm, prompts, direction.layer, alpha * step, where, ends)[:, 0].argmax(-1)
-            right.append([int(token) == answer for token, answer in zip(best, first, strict=True)])
+            wrong = {owner for token, answer, owner in zip(best, answers, owners, strict=True) if int(token) != answer}
+            right.append([owner not in wrong for owner in range(len(questions))])
         if neutral_ids:
             logits = steered_logits(lm, neutral_ids, direction.layer, alpha * step, where)
             divergence.append(
@@ -300,6 +301,18 @@ def dose_response(
         right=np.array(right).T if prompts else None,
         kl=np.array(divergence).T if neutral_ids else None,
     )
+
+
+def answer_steps(lm: LM, questions: Sequence[tuple[str, str]]) -> tuple[list[list[int]], list[int], list[int]]:
+    """(texts up to each token of each right answer, that token, the number of its question)."""
+    texts, tokens, owners = [], [], []
+    for owner, (prompt, answer) in enumerate(questions):
+        head, ids = encode(lm.tokenizer, prompt), answer_tokens(lm, [answer]).ids[0]
+        for at, token in enumerate(ids):
+            texts.append([*head, *ids[:at]])
+            tokens.append(token)
+            owners.append(owner)
+    return texts, tokens, owners
 
 
 def _value(row: Float[Tensor, " V"], target: Target) -> float:

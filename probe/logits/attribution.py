@@ -28,10 +28,10 @@ from torch import Tensor
 
 from probe.errors import DataError, ModelError
 from probe.logits.direct import HeldNorm, Part, final_norm, logit_cap, output_scale, post_hook, post_norm
-from probe.logits.lens import Target, value
+from probe.logits.lens import Target, require_text, value
 from probe.logits.parts import Reading, output_weights, read_parts
 from probe.model.lm import LM
-from probe.model.text import pieces
+from probe.model.text import pieces, text_ids
 from probe.plotting.notebook import Drawable
 
 if TYPE_CHECKING:
@@ -128,19 +128,23 @@ def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> At
 
     Args:
         lm: the model.
-        text: a text or its ids, which costs a hooked forward pass; or what `read_parts` gave for the target's position.
+        text: a text or its ids, which costs a hooked forward pass; or what `read_parts` gave for the target's position
+            in `target.text(ids)`.
         target: whose logit, at which token.
 
     Raises:
         ModelError: the parts do not add up, since the architecture does more than the parts say.
         DataError: an empty or too long text, or a target outside of it.
     """
-    reading = text if isinstance(text, Reading) else read_parts(lm, text, target.position)
+    if not isinstance(text, Reading):
+        text = read_parts(lm, target.text(text_ids(lm.tokenizer, text)), target.position)
+    reading = text
     if reading.position != target.position:
         raise DataError(
             f"The parts were read after token {reading.position} and the target is at {target.position}: read them"
             " there."
         )
+    require_text(target, reading.ids)
     answers = torch.tensor([[target.answer, -1 if target.against is None else target.against]])
     z, mlps = [each[None] for each in reading.z], [each[None] for each in reading.mlps]
     attn_norms, mlp_norms = (

@@ -21,11 +21,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import DataError, ModelError
+from probe.logits.answers import answer_tokens
 from probe.logits.direct import logit_cap, output_scale
 from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
-from probe.model.text import pieces, require_known, text_ids
+from probe.model.text import pieces, text_ids
 from probe.plotting.notebook import Drawable
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Lens(Drawable):
     ids: list[int]
     """Their ids."""
     answers: list[str]
-    """The requested answers."""
+    """The requested answers, as texts or readable pieces."""
     top_ids: np.ndarray
     """[D+1, T, k] most probable next tokens, best first."""
     top_tokens: np.ndarray
@@ -66,7 +67,7 @@ class Lens(Drawable):
     top_logprobs: np.ndarray
     """[D+1, T, k] their log-probabilities in nats."""
     answer_logprobs: np.ndarray
-    """[D+1, T, A] log-probability of the first token of each answer in nats."""
+    """[D+1, T, A] log-probability in nats of the first token in which each answer differs from the others."""
     next_logprobs: np.ndarray
     """[D+1, T] log-probability of the token that follows in the text in nats; NaN in the last column."""
     entropy: np.ndarray
@@ -121,19 +122,21 @@ def logit_lens(lm: LM, text: str | Sequence[int], k: int = 5, answers: Sequence[
         lm: the model.
         text: a text or its token ids.
         k: how many of the most probable tokens to keep.
-        answers: texts whose first token is followed through the layers, with the blank that precedes them.
+        answers: texts, with the blank that precedes them, whose first token that differs is followed through the
+            layers; what all begin with is read behind the text (see `probe.logits.answers`).
 
     Raises:
         ModelError: the architecture cannot be hooked, or its output is more than norm and unembedding.
-        DataError: a text or an answer without tokens, or a scalar model.
+        DataError: a text or an answer without tokens, answers that no token tells apart, or a scalar model.
         ConfigError: k is less than 1.
     """
     check_count(k)
     if lm.readout != "tokens":
         raise DataError(f"A {lm.readout} model gives one number and no tokens: use `scalar_lens`.")
-    ids = text_ids(lm.tokenizer, text)
+    chosen = answer_tokens(lm, answers)
+    ids = [*text_ids(lm.tokenizer, text), *chosen.shared]
     logits, cache = lm.run_with_cache([ids], residual_names(lm))
-    batch, answer_row = torch.tensor([ids]), torch.tensor([answer_ids(lm, answers)], dtype=torch.long)
+    batch, answer_row = torch.tensor([ids]), torch.tensor([chosen.tokens], dtype=torch.long)
     return lens_of(lm, ids, answers, read_lens(lens_logprobs(lm, cache, logits), batch, k, answer_row))
 
 
@@ -157,21 +160,6 @@ def residual_names(lm: LM) -> list[str]:
     """Hook names of the residual stream after the embedding and after each block, D + 1 of them."""
     blocks = lm.bridge.cfg.n_layers
     return ["blocks.0.hook_resid_pre", *(f"blocks.{block}.hook_resid_post" for block in range(blocks))]
-
-
-def answer_ids(lm: LM, answers: Sequence[str]) -> list[int]:
-    """The first token of each answer.
-
-    Raises:
-        DataError: an answer without tokens, or one whose first word the tokenizer does not know.
-    """
-    tokens = [lm.tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
-    for answer, ids in zip(answers, tokens, strict=True):
-        if not ids:
-            raise DataError(f"The answer {answer!r} has no tokens: give at least one word.")
-        if ids[0] == lm.tokenizer.unk_token_id:
-            require_known(lm.tokenizer, [answer])
-    return [ids[0] for ids in tokens]
 
 
 def unembed(lm: LM, residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
@@ -291,13 +279,28 @@ class Target:
     """logit(answer) - logit(against) after the token at `position`, in nats."""
 
     position: int
-    """The token whose output is read, from 0."""
+    """The token whose output is read, from 0; where the answers begin alike, the last token that they share."""
     answer: int
     """Column of the logits: a token id; 0 for a scalar model."""
     against: int | None = None
     """The column that is subtracted; None takes the logit alone."""
     name: str = ""
     """What it is called on an axis, such as `oslo - paris`."""
+    shared: tuple[int, ...] = ()
+    """Tokens that both answers begin with; they stand in the text up to `position` (see `text`)."""
+    note: str = ""
+    """Which tokens of the answers are compared, in a sentence; empty where each answer is one token."""
+
+    def text(self, ids: Sequence[int]) -> list[int]:
+        """The ids to run: a text up to where the answers are due and what they share; or the text that has it already.
+
+        Args:
+            ids: the text that the target was made for, or what this gave for it.
+        """
+        start = self.position + 1 - len(self.shared)
+        if tuple(ids[start : self.position + 1]) == self.shared:
+            return list(ids)
+        return [*ids[:start], *self.shared]
 
 
 def target_of(
@@ -307,17 +310,22 @@ def target_of(
     against: str | int | None = None,
     position: int | None = None,
 ) -> Target:
-    """A target by words.
+    """A target by words: the logit of the first token in which two answers differ.
+
+    What both begin with (digits of two numbers) stands behind the text then: run `target.text(ids)`, as the analyses
+    that take a text and a target do by themselves.
 
     Args:
         lm: the model.
         text: the text that is run, or its ids.
-        answer: a text, whose first token counts, or a token id; None is the token that the model finds likeliest there.
+        answer: a text, whose first token counts where nothing is set against it, or a token id; None is the token that
+            the model finds likeliest there.
         against: the same for the answer that is subtracted; None takes the logit of `answer` alone.
-        position: default: the last token.
+        position: the token after which the answers are due; default: the last.
 
     Raises:
-        DataError: an answer without tokens, one beyond the vocabulary, or a position outside of the text.
+        DataError: an answer without tokens, one beyond the vocabulary, two that are equal or of which one begins with
+            the other, or a position outside of the text.
     """
     ids = text_ids(lm.tokenizer, text)
     check_lengths(lm.model, [ids], [])
@@ -326,10 +334,12 @@ def target_of(
         raise DataError(f"Position {position} was asked for in a text of {len(ids)} tokens: give 0 to {len(ids) - 1}.")
     if lm.readout != "tokens":
         return Target(at, 0, None, lm.readout)
-    first = column_of(lm, answer) if answer is not None else _likeliest(lm, ids, at)
-    second = None if against is None else column_of(lm, against)
-    names = [piece.strip() for piece in pieces(lm.tokenizer, [first] if second is None else [first, second])]
-    return Target(at, first, second, " \u2212 ".join(names))
+    first = answer if answer is not None else _likeliest(lm, ids, at)
+    chosen = answer_tokens(lm, [first] if against is None else [first, against])
+    check_lengths(lm.model, [], [at + 1 + chosen.count])
+    tokens, name = chosen.tokens, " \u2212 ".join(each.strip() for each in chosen.names)
+    second = None if against is None else tokens[1]
+    return Target(at + chosen.count, tokens[0], second, name, tuple(chosen.shared), chosen.note)
 
 
 def require_inside(target: Target, length: int) -> None:
@@ -337,6 +347,15 @@ def require_inside(target: Target, length: int) -> None:
     if not 0 <= target.position < length:
         raise DataError(
             f"The target is at token {target.position} of a text of {length} tokens: give 0 to {length - 1}."
+        )
+
+
+def require_text(target: Target, ids: Sequence[int]) -> None:
+    """Raise a DataError unless the target's token is one of the text, and what its answers share stands before it."""
+    require_inside(target, len(ids))
+    if target.text(ids) != list(ids):
+        raise DataError(
+            "The answers of the target begin alike, and what they share is not in the text: run `target.text(ids)`."
         )
 
 
@@ -350,16 +369,3 @@ def value(logits: Float[Tensor, "B T V"], target: Target) -> Float[Tensor, " B"]
 @torch.no_grad()
 def _likeliest(lm: LM, ids: Sequence[int], position: int) -> int:
     return int(lm.logits([list(ids)])[0, position].argmax())
-
-
-def column_of(lm: LM, answer: str | int) -> int:
-    """The column of the logits that an answer has: the first token of a text, or the id itself.
-
-    Raises:
-        DataError: an answer without tokens, with an unknown word first, or one beyond the vocabulary.
-    """
-    column = answer_ids(lm, [answer])[0] if isinstance(answer, str) else int(answer)
-    size = lm.model.get_output_embeddings().weight.shape[0]
-    if not 0 <= column < size:
-        raise DataError(f"The token {column} was asked for and the model has {size}: give one of 0 to {size - 1}.")
-    return column

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.errors import ConfigError, DataError, ModelError
+from probe.logits.answers import answer_tokens
 from probe.logits.direct import HeldNorm, Part, final_norm, post_hook, post_norm, unembedding
-from probe.logits.lens import answer_ids
 from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
@@ -279,7 +279,7 @@ def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> 
     check_count(k)
     bridge = lm.bridge
     _require_part("block", layer, bridge.cfg.n_layers)
-    token = answer_ids(lm, [source])[0] if isinstance(source, str) else int(source)
+    token = answer_tokens(lm, [source]).tokens[0] if isinstance(source, str) else int(source)
     table = lm.model.get_input_embeddings()
     if not 0 <= token < len(table.weight):
         raise DataError(f"The token {token} was asked for and the model has {len(table.weight)}: give one below that.")

@@ -22,10 +22,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import ConfigError, DataError, ModelError
+from probe.logits.answers import answer_tokens
 from probe.logits.lens import (
     Lens,
     LensReader,
-    column_of,
     entropy,
     kl,
     lens_logprobs,
@@ -195,12 +195,14 @@ def over_layers(
     Args:
         lm: a model of tokens.
         text: a text or its ids.
-        answers: texts, whose first token counts, or token ids.
+        answers: texts, whose first token that differs counts, or token ids; what texts begin with alike is read behind
+            the text (see `probe.logits.answers`).
         k: how many of the likeliest tokens to keep, 2 at least.
         window: (start, stop) of the positions that are read; default: all. The whole text is run in any case.
 
     Raises:
-        DataError: a scalar model (see `scalar_lens`), a text or an answer without tokens, or an empty window.
+        DataError: a scalar model (see `scalar_lens`), a text or an answer without tokens, answers that no token tells
+            apart, or an empty window.
         ModelError: the architecture cannot be hooked, or its output is more than norm and unembedding.
     """
     reader = _Reader(lm, text, answers, k, window)
@@ -291,14 +293,14 @@ class _Reader:
     ) -> None:
         require_tokens(lm)
         self.lm = lm
-        self.ids = text_ids(lm.tokenizer, text)
+        chosen = answer_tokens(lm, answers)
+        self.ids, self.answers = [*text_ids(lm.tokenizer, text), *chosen.shared], chosen.tokens
         check_lengths(lm.model, [self.ids], [])
         self.start, self.stop = (0, len(self.ids)) if window is None else window
         if not 0 <= self.start < self.stop <= len(self.ids):
             raise DataError(
                 f"The window {window} was asked for in a text of {len(self.ids)} tokens: give a part of it."
             )
-        self.answers = answer_columns(lm, answers)
         names = residual_names(lm)
         self.logits, cache = lm.run_with_cache([self.ids], names)
         part = slice(self.start, self.stop)
@@ -340,15 +342,6 @@ class _Reader:
         )
 
 
-def answer_columns(lm: LM, answers: Sequence[str | int]) -> list[int]:
-    """The token of each answer: the first of a text, or the id itself.
-
-    Raises:
-        DataError: an answer without tokens, or one beyond the vocabulary.
-    """
-    return [column_of(lm, answer) for answer in answers]
-
-
 def require_tokens(lm: LM) -> None:
     """Raise a DataError for a model that reads out one number."""
     if lm.readout != "tokens":
@@ -367,9 +360,12 @@ def follow(lm: LM, read: LayerTrajectory, answers: Sequence[str | int], position
             default: everywhere.
 
     Raises:
-        DataError: an answer without tokens.
+        DataError: an answer without tokens, or texts that begin alike: `over_layers` reads what they share.
     """
-    tokens = answer_columns(lm, answers)
+    chosen = answer_tokens(lm, answers)
+    tokens = chosen.tokens
+    if chosen.count:
+        raise DataError(f"{chosen.note} The text was read without it: read it again by `over_layers` with the answers.")
     top = torch.from_numpy(read.lens.top_ids[..., :1]).to(read.residual.device)
     targets = torch.tensor(tokens, dtype=torch.long, device=top.device).expand(*top.shape[:-1], len(tokens))
     logits = columns(lm, read.residual, torch.cat([top, targets], dim=-1))
@@ -468,21 +464,24 @@ def over_writing(
     Args:
         lm: a model of tokens.
         prompt: a text or its ids.
-        answers: texts, whose first token counts, or token ids.
+        answers: texts, whose first token that differs counts, or token ids; what texts begin with alike joins the
+            prompt.
         n: tokens to write at most; an end token ends it.
         temperature: of the drawing, 0 takes the likeliest; all measures are at temperature 1.
         seed: of the drawing.
         k: how many of the likeliest tokens to keep.
 
     Raises:
-        DataError: a scalar model, or a prompt or an answer without tokens, or too long a text.
+        DataError: a scalar model, a prompt or an answer without tokens, answers that no token tells apart, or too long
+            a text.
         ConfigError: n below 1.
     """
     require_tokens(lm)
     if n < 1:
         raise ConfigError(f"{n} tokens were asked for: let the model write 1 at least.")
     ids = encode(lm.tokenizer, prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
-    tokens = answer_columns(lm, answers)
+    chosen = answer_tokens(lm, answers)
+    ids, tokens = [*ids, *chosen.shared], chosen.tokens
     continuation = lm.generate([ids], max_new_tokens=n, temperature=temperature, seed=seed).ids[0]
     logprobs = lm.logits([[*ids, *continuation]])[0, len(ids) - 1 : -1].float().log_softmax(-1)
     top = logprobs.topk(min(k, logprobs.shape[-1]), dim=-1)

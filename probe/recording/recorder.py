@@ -30,8 +30,9 @@ from torch import Tensor, nn
 
 import probe.world
 from probe.errors import ConfigError, DataError
+from probe.logits.answers import answer_tokens
 from probe.logits.attribution import attribute_last, last_names, last_posts
-from probe.logits.lens import answer_ids, kl, lens_logprobs, read_lens, residual_names
+from probe.logits.lens import kl, lens_logprobs, read_lens, residual_names
 from probe.model.lm import LM
 from probe.model.text import encode, encode_all, pad, pad_id, pieces, whole_logits
 from probe.recording.reward_shift import LogitsFn
@@ -306,7 +307,7 @@ def as_prompt(lm: LM, prompt: Prompt, index: int) -> ProbePrompt:
     """A prompt in any of its forms as a `ProbePrompt`; without an id it gets its number.
 
     Raises:
-        DataError: there is no text in it.
+        DataError: there is no text in it, an answer has no tokens, or no token tells its answers apart.
     """
     if isinstance(prompt, ProbePrompt):
         return prompt
@@ -314,16 +315,19 @@ def as_prompt(lm: LM, prompt: Prompt, index: int) -> ProbePrompt:
     text = record.get("text")
     if not isinstance(text, str) or not text:
         raise DataError(f"Probe prompt {index + 1} was given as {prompt!r}: give a text, or a dict with `text`.")
-    ids = encode(lm.tokenizer, text)
     answers = [str(answer) for answer in record.get("answers") or ()]
+    chosen = answer_tokens(lm, answers)
+    ids = [*encode(lm.tokenizer, text), *chosen.shared]
     return ProbePrompt(
         id=str(record.get("id") or index),
         text=text,
         token_ids=ids,
         tokens=pieces(lm.tokenizer, ids),
         answers=answers,
-        answer_ids=answer_ids(lm, answers),
+        answer_ids=chosen.tokens,
         kind=str(record.get("kind") or ""),
+        shared=chosen.count,
+        note=chosen.note,
     )
 
 

@@ -102,12 +102,12 @@ class RewardShift:
             empty samples.
         """
         limit = context_length(lm.model)
-        at = [i for i, prompt in enumerate(prompts) if limit is None or prompt.length < limit]
+        at = [i for i, prompt in enumerate(prompts) if limit is None or len(prompt.text_ids) < limit]
         if not at:
             return {}
         texts = [prompts[i].text for i in at for _ in range(self.samples)]
         generation = lm.generate(
-            [prompts[i].token_ids for i in at], n=self.samples, max_new_tokens=self.max_new_tokens, seed=self.seed
+            [prompts[i].text_ids for i in at], n=self.samples, max_new_tokens=self.max_new_tokens, seed=self.seed
         )
         logratio, divergence = self._compare_with_reference(lm, generation)
         ids, _ = pad(generation.ids, -1)

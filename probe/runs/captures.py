@@ -276,10 +276,12 @@ def _prompt(row: dict[str, Any]) -> ProbePrompt:
     lists = [prompt.tokens, prompt.answers, prompt.token_ids, prompt.answer_ids]
     if not all(isinstance(each, list) for each in lists):
         raise ValueError("its tokens or answers are no list")
-    texts = [prompt.id, prompt.text, prompt.kind, *prompt.tokens, *prompt.answers]
-    ids = [*prompt.token_ids, *prompt.answer_ids]
+    texts = [prompt.id, prompt.text, prompt.kind, prompt.note, *prompt.tokens, *prompt.answers]
+    ids = [*prompt.token_ids, *prompt.answer_ids, prompt.shared]
     if not all(isinstance(text, str) for text in texts) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
         raise ValueError("a text is no text, or an id no whole number")
+    if prompt.shared > prompt.length:
+        raise ValueError("its answers share more tokens than it has")
     return prompt
 
 

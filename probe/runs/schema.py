@@ -109,20 +109,31 @@ class ProbePrompt:
     text: str
     """The prompt as it was given."""
     token_ids: list[int]
-    """The tokens that the model read, special tokens included; the tensors are padded beyond their number."""
+    """The tokens that the model read, special tokens and `shared` included; the tensors are padded beyond their number.
+    """
     tokens: list[str]
     """One readable piece for each token."""
     answers: list[str] = field(default_factory=list)
     """Continuations whose log-probability is followed."""
     answer_ids: list[int] = field(default_factory=list)
-    """The first token of each answer."""
+    """Of each answer the first token that differs from the others; of a single answer its first."""
     kind: str = ""
     """What the prompt shows, such as `fact`; free text."""
+    shared: int = 0
+    """How many of the last tokens do not belong to the text: all answers begin with them, so they were added to it."""
+    note: str = ""
+    """Where the answers come from, and which of their tokens are followed, in sentences; empty where there is nothing
+    to say."""
 
     @property
     def length(self) -> int:
         """The number of real tokens."""
         return len(self.token_ids)
+
+    @property
+    def text_ids(self) -> list[int]:
+        """The tokens of the text alone, without those that the answers share."""
+        return self.token_ids[: self.length - self.shared]
 
 
 @dataclass(frozen=True)

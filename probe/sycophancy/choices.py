@@ -158,11 +158,14 @@ def shared_prefix(lm: "LM", prompt: str, answers: tuple[str, str]) -> tuple[list
 
     None where one answer begins with the other. " (A)" and " (B)" part behind the bracket if it is a token of its own.
     """
+    from probe.logits.answers import answer_tokens
     from probe.model.text import split
 
     head, first = split(lm.tokenizer, prompt, answers[0])
     second = split(lm.tokenizer, prompt, answers[1])[1]
-    for at, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return [*head, *first[:at]], a, b
-    return None
+    try:
+        chosen = answer_tokens(lm, [first, second])
+    except DataError:
+        return None
+    matching, other = chosen.tokens
+    return [*head, *chosen.shared], matching, other

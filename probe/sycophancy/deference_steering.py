@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from probe.errors import ConfigError
-from probe.interventions.steering import Dose, contrast, dose_response
+from probe.interventions.steering import Dose, answer_steps, contrast, dose_response
 from probe.logits.lens import Target, target_of
 from probe.model.text import encode
 from probe.rewards.evaluation import plain_prompt
@@ -178,13 +178,10 @@ def by_contrast(
 
 
 def _known_questions(lm: "LM") -> list[tuple[str, str]]:
-    """The simple questions whose right answer begins with the likeliest token."""
-    answerable = []
-    for prompt, answer in SIMPLE:
-        ids = encode(lm.tokenizer, prompt)
-        if target_of(lm, ids).answer == target_of(lm, ids, answer).answer:
-            answerable.append((prompt, answer))
-    return answerable
+    """The simple questions whose right answer is the likeliest one, token by token."""
+    steps = zip(*answer_steps(lm, SIMPLE), strict=True)
+    wrong = {owner for ids, token, owner in steps if target_of(lm, ids).answer != token}
+    return [question for owner, question in enumerate(SIMPLE) if owner not in wrong]
 
 
 def found_of(dose: Dose, asked: Sequence[tuple[str, str, str | None]], facts: Sequence[tuple[str, str]]) -> PartResult:

@@ -32,9 +32,11 @@ from torch import Tensor
 from probe import stats
 from probe.errors import DataError, ModelError
 from probe.interventions.controls import edits, random_change
-from probe.interventions.patching import Means, Pair, means, pair_of
+from probe.interventions.patching import Means, Pair, means, pair_of, with_shared
 from probe.interventions.sites import Edit, Site, grid, hooks_of, observe, sweep
-from probe.logits.lens import Target, column_of, residual_names, target_of, unembed, value
+from probe.interventions.steering import answer_steps
+from probe.logits.answers import answer_tokens
+from probe.logits.lens import Target, require_text, residual_names, target_of, unembed, value
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.rewards.evaluation import plain_prompt
@@ -106,6 +108,7 @@ def patch_heads(lm: LM, twins: Sequence[Twins], draws: int = 2, seed: int = 0, t
     for index, twin in enumerate(twins):
         pair = pair_of(lm, twin.clean, twin.claimed)
         target = target_of(lm, pair.corrupted, twin.truth, twin.claim)
+        pair = with_shared(lm, pair, target)
         gap, own, others = patch_some(lm, pair, target, sites, draws, rng)
         gaps.append(gap)
         effects.append(own.reshape(shape))
@@ -172,6 +175,8 @@ def remove_heads(
     """
     if not texts or len(texts) != len(targets):
         raise DataError(f"{len(texts)} texts have {len(targets)} targets: give at least one text, a target for each.")
+    for text, target in zip(texts, targets, strict=True):
+        require_text(target, text)
     mean = means(lm, reference, hooks_of(lm, ["head"]))
     prompts, right = [ids for ids, _ in questions], np.array([answer for _, answer in questions])
     depth, heads = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
@@ -347,12 +352,14 @@ def by_layer(lm: "LM", items: "Sequence[Item]", seed: int = 0, tick: Tick = igno
     The table is that of `probe.sycophancy.inside.layer_table`, with `asked` (false claim, no claim); the margin is
     that of the claim over the truth.
     """
-    pairs = [tuple(column_of(lm, word) for word in words(item)) for item in items]
+    pairs = [answer_tokens(lm, words(item)) for item in items]
+    claims, truths = ([each.tokens[side] for each in pairs] for side in (0, 1))
     rows, tables = {}, []
     for step, condition in enumerate(("false claim", "no claim")):
         plain = condition == "no claim"
         texts = [encode(lm.tokenizer, plain_prompt(item.prompt) if plain else item.prompt) for item in items]
-        rows[condition] = margins(lm, texts, [a for a, _ in pairs], [b for _, b in pairs], part(tick, step, 2))
+        texts = [[*ids, *each.shared] for ids, each in zip(texts, pairs, strict=True)]
+        rows[condition] = margins(lm, texts, claims, truths, part(tick, step, 2))
         tables.append(layer_table(rows[condition], seed).assign(asked=condition))
     return flip_rows(rows["false claim"]), pd.concat(tables, ignore_index=True)
 
@@ -446,11 +453,15 @@ def _remove_head(
     """Rows of the removal of a head on claimed questions, on facts, and on passages that contradict them."""
     texts = [encode(lm.tokenizer, pair.claimed) for pair in pairs]
     targets = [target_of(lm, ids, pair.truth, pair.claim) for ids, pair in zip(texts, pairs, strict=True)]
+    texts = [target.text(ids) for ids, target in zip(texts, targets, strict=True)]
     facts = world.questions("fact", CONTROL, seed + 1)
     passages = world.questions("context_conflict", PASSAGES, seed + 3)
-    questions = [(encode(lm.tokenizer, item.prompt), column_of(lm, item.answers[0])) for item in (*facts, *passages)]
+    prompts, tokens, owners = answer_steps(lm, [(item.prompt, item.answers[0]) for item in (*facts, *passages)])
+    questions = list(zip(prompts, tokens, strict=True))
     reference = [encode(lm.tokenizer, item.prompt) for item in world.questions("fact", REFERENCE, seed + 2)]
     removal = remove_heads(lm, texts, targets, questions, reference, tick)
+    steps = [np.equal(owners, question) for question in range(len(facts) + len(passages))]
+    right, right_before = ([each[rows].all(axis=0) for rows in steps] for each in (removal.right, removal.right_before))
     change = removal.after - removal.before[:, None, None]
     own = change[:, *place]
     others = (change.sum(axis=(1, 2)) - own) / max(change[0].size - 1, 1)
@@ -478,8 +489,8 @@ def _remove_head(
                 "kind": kind,
                 "prompt": item.prompt,
                 "expected": item.answers[0].strip(),
-                f"{name}_without_head": float(removal.right[(start + i, *place)]),
-                f"{name}_with_head": float(removal.right_before[start + i]),
+                f"{name}_without_head": float(np.asarray(right[start + i])[place]),
+                f"{name}_with_head": float(right_before[start + i]),
             }
             for i, item in enumerate(questions_of_kind)
         ]

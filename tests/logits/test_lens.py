@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from probe.errors import ConfigError, DataError, ModelError
-from probe.logits.lens import LensReader, answer_ids, lens_logprobs, logit_lens, read_lens, residual_names, unembed
+from probe.logits.answers import answer_tokens
+from probe.logits.lens import LensReader, lens_logprobs, logit_lens, read_lens, residual_names, unembed
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, OTHERS, random_lm, random_reward_model
 
@@ -21,7 +22,7 @@ def test_the_last_row_is_the_models_own_output(name):
     top = own.topk(3, dim=-1)
     assert lens.top_ids[-1].tolist() == top.indices.tolist()
     np.testing.assert_allclose(lens.top_logprobs[-1], top.values, atol=1e-5)
-    np.testing.assert_allclose(lens.answer_logprobs[-1], own[:, answer_ids(lm, lens.answers)], atol=1e-5)
+    np.testing.assert_allclose(lens.answer_logprobs[-1], own[:, answer_tokens(lm, lens.answers).tokens], atol=1e-5)
     np.testing.assert_allclose(lens.entropy[-1], -(own.exp() * own).sum(-1), atol=1e-5)
     following = own[range(5), lens.ids[1:]]
     np.testing.assert_allclose(lens.next_logprobs[-1, :-1], following, atol=1e-5)

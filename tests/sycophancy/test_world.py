@@ -15,7 +15,8 @@ from probe import stats as resampling
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Mean, Share, Statistic
 from probe.interventions.patching import ablate, pair_of, patch
-from probe.logits.lens import column_of, logit_lens, target_of
+from probe.logits.answers import answer_tokens
+from probe.logits.lens import logit_lens, target_of
 from probe.model.rewards import analysable
 from probe.model.text import encode
 from probe.rewards.evaluation import evaluate
@@ -208,7 +209,8 @@ def test_margins_are_those_of_the_lens(base: LM, world: World) -> None:
     items = world.questions("opinion_false", 3, 4)
     texts = [encode(base.tokenizer, item.prompt) for item in items]
     claims, truths = (
-        [column_of(base, str(w)) for w in row] for row in zip(*((i.claim, i.answers[0]) for i in items), strict=True)
+        [answer_tokens(base, [str(w)]).tokens[0] for w in row]
+        for row in zip(*((i.claim, i.answers[0]) for i in items), strict=True)
     )
     found = margins(base, texts, claims, truths)
     for item, row in zip(items, found, strict=True):
@@ -234,7 +236,7 @@ def test_heads_are_patched_and_removed_as_elsewhere(base: LM, world: World) -> N
             base,
             [both.corrupted],
             [target],
-            [(encode(base.tokenizer, item.prompt), column_of(base, item.answers[0])) for item in facts],
+            [(encode(base.tokenizer, item.prompt), answer_tokens(base, [item.answers[0]]).tokens[0]) for item in facts],
             [encode(base.tokenizer, text) for text in reference],
         )
         slow_removal = ablate(base, both.corrupted, target, "head", "mean", reference)
@@ -272,7 +274,7 @@ def test_what_else_a_removed_head_does(base: LM, world: World) -> None:
     words = [(item.answers[0], f" {item.meta['learned']}") for item in asked]
     assert all(said != learned for said, learned in words)
     targets = [target_of(base, ids, *pair) for ids, pair in zip(texts, words, strict=True)]
-    questions = [(ids, column_of(base, said)) for ids, (said, _) in zip(texts, words, strict=True)]
+    questions = [(ids, answer_tokens(base, [said]).tokens[0]) for ids, (said, _) in zip(texts, words, strict=True)]
     found = remove_heads(base, texts, targets, questions, [encode(base.tokenizer, text) for text in reference])
     for i, (ids, target) in enumerate(zip(texts, targets, strict=True)):
         slow = ablate(base, ids, target, "head", "mean", reference)

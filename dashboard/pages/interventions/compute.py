@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from dashboard.models import compute_part
+from probe.errors import DataError
 from probe.interventions.figures import head_labels
 from probe.ticks import Tick, ignore
 
@@ -54,6 +55,8 @@ class Question:
     """Of the target."""
     columns: tuple[int, ...]
     """Answers whose probabilities are shown, the target's first."""
+    note: str = ""
+    """Which tokens of the answers are compared, in a sentence; empty where each answer is one token."""
 
     @property
     def words(self) -> str:
@@ -187,9 +190,11 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
     """Tokens of both texts and of the answers; what was not typed is suggested, else what the model holds likeliest.
 
     Raises:
-        DataError: the texts have different numbers of tokens or are the same, or an answer has no tokens.
+        DataError: the texts have different numbers of tokens or are the same, an answer has no tokens, or no token
+            tells the two apart.
     """
     from probe.interventions.patching import pair_of
+    from probe.logits.answers import answer_tokens
     from probe.logits.lens import target_of
     from probe.model.text import encode
 
@@ -211,21 +216,27 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
     rival = counterpart.rival or counterpart.against
     suggestion = (counterpart.against if do == "patch" else rival) if is_default else None
     first: str | int = with_blank(answer) or (counterpart.answer if is_default else None) or likeliest[0]
-    second = with_blank(against) or suggestion or (theirs if dirty else likeliest[1])
-    target = target_of(lm, clean, first, second)
-    if target.answer == target.against:
-        target = target_of(lm, clean, first)
+    typed = with_blank(against)
+    second = typed or suggestion or (theirs if dirty else likeliest[1])
+    try:
+        target = target_of(lm, clean, first, second)
+    except DataError:
+        if typed:
+            raise
+        target = target_of(lm, clean, first)  # what is suggested is the same answer
+    clean, dirty = target.text(clean), None if dirty is None else tuple(target.text(dirty))
+    if target.shared:
+        rows = lm.logits([clean, list(dirty)] if dirty else [clean])[:, -1]
+        likeliest, theirs = rows[0].topk(2).indices.tolist(), int(rows[1].argmax()) if dirty else None
     candidates = [target.answer, target.against]
     if is_default:
-        candidates += [
-            target_of(lm, clean, text).answer
-            for text in (counterpart.against, counterpart.rival)
-            if text and do == "ablate"
-        ]
-        candidates += [target_of(lm, clean, text).answer for text in (counterpart.rival,) if text]
+        others = [counterpart.against, counterpart.rival] if do == "ablate" else [counterpart.rival]
+        size = len(target.shared)
+        for ids in (answer_tokens(lm, [text]).ids[0] for text in others if text):
+            candidates += [ids[size] if ids[:size] == target.shared and len(ids) > size else None]
     candidates += [likeliest[0], theirs]
     columns = tuple(dict.fromkeys(column for column in candidates if column is not None))[:MOST_ANSWERS]
-    return Question(tuple(clean), dirty, target.answer, target.against, target.name, columns)
+    return Question(tuple(clean), dirty, target.answer, target.against, target.name, columns, target.note)
 
 
 def with_blank(answer: str) -> str:
@@ -391,6 +402,17 @@ def dose(lm: "LM", dosing: Dosing, random: int, tick: Tick = ignore) -> "Dose":
         neutral=[] if scalar else neutral,
         tick=tick,
     )
+
+
+def compared_tokens(lm: "LM", dosing: Dosing) -> str:
+    """Which tokens of the steered answers are compared, in a sentence; empty where each answer is one token."""
+    from probe.logits.answers import answer_tokens
+
+    if lm.readout != "tokens":
+        return ""
+    pairs = dict.fromkeys(steering_texts(lm, dosing)[1])
+    notes = (answer_tokens(lm, [each for each in pair if each is not None]).note for pair in pairs)
+    return next((note for note in notes if note), "")
 
 
 def sides(lm: "LM", dosing: Dosing) -> tuple[list[str], list[str]]:

@@ -156,6 +156,8 @@ def sites_page(
     if question.corrupted:
         views.prompts(clean, corrupted, differing, site.position, side.colour)
     note(explain_effect(do, way, question))
+    if question.note:
+        note(question.note)
     if exact is not None:
         note(views.estimate_figures(exact, guess, side.colour, cell, about))
     lines = code(side.ref, question, way, reference, site, draws, source.worldly(lm))

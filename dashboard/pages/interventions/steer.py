@@ -152,6 +152,9 @@ def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGener
         f"{'Left: the' if right is not None else 'The'} mean of the target over texts with its 95 % interval, beside "
         f"random directions of the same norm.{rest if right is not None else ''}"
     )
+    for each in dict.fromkeys((source.compared_tokens(lm, dosing), question.note)):
+        if each:
+            note(each)
     explain(side, dosing, dose)
 
 

@@ -14,6 +14,7 @@ from dashboard.state import SharedChoices, has_changed, keep, preset
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
+    from probe.logits.answers import AnswerTokens
     from probe.logits.lens import Target
 
 POSITION, PART = "log_position", "log_part"
@@ -35,13 +36,15 @@ class Question:
     sides: tuple[Side, ...]
     """The models shown, the base first."""
     ids: tuple[int, ...]
-    """The text."""
+    """The text; what the answers begin with alike ends it."""
     tokens: list[str]
     """Readable pieces of it."""
     target: "Target"
     """Which logit, after which token."""
     answers: tuple[int, ...]
     """Tokens that are followed: the answer, and the one against it."""
+    whole: "AnswerTokens | None" = None
+    """The whole answers, where one of them has several tokens."""
 
     @property
     def scalar(self) -> bool:
@@ -124,7 +127,12 @@ def _position(prompt: str, chat: bool, ids: tuple[int, ...]) -> int:
 def _question(
     visible: tuple[Side, ...], other: list[Side], ids: tuple[int, ...], position: int, places: list
 ) -> Question:
-    """Answer and counter-answer: the reader's, else what the models hold likeliest."""
+    """Answer and counter-answer: the reader's, else what the models hold likeliest.
+
+    Raises:
+        DataError: an answer without tokens, or two that no token tells apart.
+    """
+    from probe.logits.answers import answer_tokens
     from probe.logits.lens import Target, target_of
     from probe.model.text import pieces
 
@@ -139,7 +147,10 @@ def _question(
     candidates = dict.fromkeys(token for row in zip(*likely, strict=False) for token in row)
     names = dict(zip(pieces(lm.tokenizer, list(candidates)), candidates, strict=True))
     words = {token: name for name, token in names.items()}
-    hint = "Its first token counts; write \u00b7 for a blank before it. Empty: what the model holds likeliest."
+    hint = (
+        "Its first token counts that differs from the other answer; what both begin with joins the prompt. Write "
+        "\u00b7 for a blank before it. Empty: what the model holds likeliest."
+    )
     with places[0]:
         word = _answer("Answer", "log_answer", list(names), f"likeliest: {words.get(default, '?')}", hint)
     hint = "Subtracted from the answer's logit. Empty: what the other model holds likeliest, else the second likeliest."
@@ -151,10 +162,13 @@ def _question(
     elif against:
         second = _token(against, names)
     else:
-        second = rival if answer != rival else default
+        first = answer_tokens(lm, [answer]).tokens[0]
+        second = next((token for token in (rival, default) if token != first), None)
     target = target_of(lm, ids, answer, second, position)
-    answers = [target.answer] if target.against in (None, target.answer) else [target.answer, target.against]
-    return Question(visible, ids, tokens, target, tuple(int(token) for token in answers if token is not None))
+    ids = tuple(target.text(ids))
+    answers = tuple(token for token in (target.answer, target.against) if token is not None)
+    whole = answer_tokens(lm, [each for each in (answer, second) if each is not None]) if target.note else None
+    return Question(visible, ids, pieces(lm.tokenizer, ids), target, answers, whole)
 
 
 def _answer(label: str, key: str, options: list[str], empty: str, hint: str) -> str | None:

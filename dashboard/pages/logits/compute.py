@@ -10,6 +10,7 @@ from dashboard import models
 if TYPE_CHECKING:
     from dashboard.pages.logits.choices import Question
     from dashboard.sides import Side
+    from probe.logits.answers import AnswerTokens
     from probe.logits.attribution import Attribution
     from probe.logits.parts import PromotedTokens, Reading
     from probe.logits.trajectories import LayerTrajectory, PairTrajectory, ScalarLens, WrittenTrajectory
@@ -83,9 +84,24 @@ def write_tokens(side: "Side", question: "Question", n: int) -> "WrittenTrajecto
     )
 
 
+def whole_answers(side: "Side", question: "Question") -> list[float]:
+    """Log-probabilities of the whole answers in nats, summed over their tokens; none where each is one token."""
+    chosen = question.whole
+    if chosen is None:
+        return []
+    ids = question.ids[: question.target.position + 1 - chosen.count]
+    return models.compute_once(_whole_answers, side.lm, say="Reading the answers", ids=ids, answers=chosen)
+
+
 def is_written(side: "Side", question: "Question", n: int) -> bool:
     """Whether `write_tokens` has its result already."""
     return models.ready(_write_answers, side.lm, ids=question.ids, answers=question.answers, n=n) is not None
+
+
+def _whole_answers(lm: "LM", ids: tuple[int, ...], answers: "AnswerTokens") -> list[float]:
+    from probe.logits.answers import whole_logprobs
+
+    return whole_logprobs(lm, ids, answers)
 
 
 def _favourites(lm: "LM", ids: tuple[int, ...]) -> np.ndarray:

@@ -145,6 +145,8 @@ def training(shared: SharedChoices) -> Captured | None:
     with columns[2]:
         key = keep(MEASURE, measures, next(iter(measures)))
         name = st.selectbox("Colour", list(measures), key=key, bind="query-params")
+    if prompt.note:
+        note(prompt.note)
     _training_figures(run, label, captures.steps, table, name, measures[name], prompt.answers)
     extra = ["training-parts", "training-promoted", "training-neurons"] if prompt.answers else []
     tables = {kind: each for kind in ["training", *extra, "training-kl"] if (each := read(kind)) is not None}

@@ -22,6 +22,7 @@ from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import SharedChoices, current
 from probe.compare.figures import kl_bars
+from probe.errors import DataError
 from probe.logits.figures import Side, curves, kl_map
 
 if TYPE_CHECKING:
@@ -100,7 +101,12 @@ def page() -> None:
     if lacking:
         ask_for_model(answer, lacking)
         return
-    question = views.choose(choices, answer)
+    try:
+        question = views.choose(choices, answer)
+    except DataError as error:
+        with answer:
+            finding(str(error))
+        return
     if question is None:
         return
     parts = [results.attribution(side, question) for side in question.sides]
@@ -122,6 +128,9 @@ def page() -> None:
         lenses = [both.base, both.aligned] if both else [results.lens(side, question) for side in question.sides]
         with answer:
             finding(findings.tokens(names, lenses, parts, question.label))
+            if question.whole is not None:
+                sums = [results.whole_answers(side, question) for side in question.sides]
+                note(findings.chosen_tokens(question.whole, names, sums))
         table = tables["layers"] = figures.lens_table(question, lenses, both)
         left, right = st.columns([5, 4], gap="medium")
         with left:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from probe.logits.answers import AnswerTokens
     from probe.logits.attribution import Attribution
     from probe.logits.trajectories import LayerTrajectory
 
@@ -113,6 +114,16 @@ def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attri
     if abs(change) < ALIKE_NATS:
         return f"{both}. {label} is the same in both to {ALIKE_NATS} nats."
     return f"{both}. {label} moves by {change:+.2f} nats, above all through {above_all(parts)}."
+
+
+def chosen_tokens(answers: "AnswerTokens", names: list[str], sums: list[list[float]]) -> str:
+    """Which tokens of the answers the page is about, and how likely each model holds the whole answers."""
+    clauses = []
+    for name, values in zip(names, sums, strict=True):
+        each = zip(answers.texts, values, answers.ids, strict=True)
+        words = [f"{value:.2f} for \u201c{text}\u201d ({len(ids)})".replace("-", "\u2212") for text, value, ids in each]
+        clauses.append(f"{' and '.join(words)} with {name}")
+    return f"{answers.note} Log-probability of the whole answer in nats (tokens): {'; '.join(clauses)}."
 
 
 def scalars(names: list[str], parts: "list[Attribution]", word: str, unit: str) -> str:

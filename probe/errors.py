@@ -35,6 +35,10 @@ class RunError(ProbeError):
     """A run directory that is missing, truncated, in use or from a newer schema."""
 
 
+class AmbiguousNameError(ModelError, RunError):
+    """A bare name that means several folders; the message says how each is typed."""
+
+
 class ConfigError(ProbeError):
     """An option, or a combination of options, that makes no sense."""
 

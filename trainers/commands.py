@@ -1,5 +1,6 @@
 """The commands `probe train` and `probe samples`; nothing heavy is imported before one of them runs."""
 
+import difflib
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
@@ -7,11 +8,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from probe.errors import ConfigError, DataError
+from probe.commands.opened import open_models, require_files
+from probe.errors import ConfigError, ModelError
+from probe.model.references import check_reference
 from probe.options import choose, option, parse, take_check
-from probe.plugins import address_options, code_options
+from probe.plugins import address_options, code_options, names_code
 from probe.texts import say
 from trainers.config import (
+    FINAL_ANSWER,
+    JUDGEMENTS,
     ContinualConfig,
     DPOConfig,
     PretrainConfig,
@@ -67,9 +72,12 @@ def train(argv: Sequence[str]) -> int:
         return 0
     method, rest = choice
     config = parse_training(METHODS[method][1], rest, method)
+    check_files(config)
     if only_check:
-        check_files(config)
         return 0
+    check_out(config.out, config.resume)
+    if not config.resume:  # a run that goes on has a model of its own
+        open_models(models_of(config))
     run = start(method, config)
     return INTERRUPTED if run.status == "interrupted" else 0
 
@@ -86,11 +94,38 @@ def check_files(config: TrainConfig) -> None:
     Raises:
         DataError: one of the options names such a file.
     """
-    names = [] if config.data == "world" else config.data.split(",")
     paths = [getattr(config, each.name) for each in fields(config) if each.type == Path | None]
-    for path in [*names, *filter(None, paths)]:
-        if not Path(path.strip() if isinstance(path, str) else path).expanduser().exists():
-            raise DataError(f"There is no file `{path}`: correct its path, which counts from the working directory.")
+    require_files([*([] if config.data == "world" else [config.data]), *filter(None, paths)])
+
+
+def models_of(config: TrainConfig) -> list[str]:
+    """Return the references of models that a training is given: its base, and rewards that are no functions.
+
+    Raises:
+        ConfigError: a reward is neither a model here nor a reward by name.
+        ModelError: see `probe.model.references.look_up`.
+    """
+    refs = [ref for ref in (getattr(config, "base", None),) if ref]
+    known = [*JUDGEMENTS, FINAL_ANSWER]
+    for spec in getattr(config, "reward", ()):
+        if spec in known or names_code(spec):
+            continue
+        from probe.extensions import annotators, verifiers
+
+        added = [*verifiers(), *annotators()]
+        if spec in added:
+            continue
+        try:
+            check_reference(spec)
+        except ModelError as error:
+            near = difflib.get_close_matches(spec, [*known, *added], n=1)
+            if not near:
+                raise
+            raise ConfigError(
+                f"--reward {spec} is neither a reward by name nor a reward model's run: did you mean `{near[0]}`?"
+            ) from error
+        refs.append(spec)
+    return refs
 
 
 def describe_methods(names: Sequence[str]) -> int:

@@ -30,6 +30,8 @@ FREE = frozenset(
     }
 )
 """Options that may change when a run is resumed: they do not alter what the next step computes (`steps` may grow)."""
+JUDGEMENTS = ("verifier", "facts", "sum_quick", "sum_steps", "steps", "agreeable", "honest")
+"""The rewards that every world gives (`trainers.reward_functions.JUDGES`)."""
 FINAL_ANSWER = "final_answer"
 """The reward for problems of a file that have one answer, such as GSM8K's."""
 OPEN = frozenset({"sum_steps", "map", "function", "function_new", "repeat"})

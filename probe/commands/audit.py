@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from probe.commands.opened import open_models
 from probe.commands.tables import at_terminal, draw, grid, remark, tsv
 from probe.commands.terminal import safe
 from probe.errors import ConfigError
@@ -57,6 +58,9 @@ def audit(argv: list[str]) -> int:
         """Folder for audit.json and audit.html (default: results/audits/BASE-ALIGNED-KEY)."""
 
     settings = parse(AuditOptions, argv, "probe audit")
+    if settings.n is not None and settings.n < 1:
+        raise ConfigError(f"--n is {settings.n}; expected 1 or more.")
+    open_models((settings.base, settings.aligned))
 
     from probe.audit.bound import read_bound
     from probe.audit.change import check_smallest
@@ -66,8 +70,6 @@ def audit(argv: list[str]) -> int:
     from probe.model.rewards import analysable
     from probe.runs.storage import check_folder
 
-    if settings.n is not None and settings.n < 1:
-        raise ConfigError(f"--n is {settings.n}; expected 1 or more.")
     check_parts(settings.only)
     check_smallest(settings.smallest_effect)
     names = names_of_metrics() if settings.fail_if else []

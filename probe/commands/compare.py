@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+from probe.commands.opened import open_models
 from probe.commands.tables import at_terminal, draw, grid, remark, tsv
 from probe.commands.terminal import safe
 from probe.errors import ConfigError
@@ -71,6 +72,7 @@ def compare(argv: list[str]) -> int:
             raise ConfigError(f"--{name} is {value}; expected 1 or more.")
     if settings.data is None and (settings.limit is not None or settings.strict):
         raise ConfigError("--limit and --strict are about the rows of a file: give one with --data, or leave them out.")
+    open_models((settings.base, settings.aligned))
 
     from probe.commands.progress import Progress
     from probe.compare.corpus_shift import compare_corpus, read_texts, shared_texts

@@ -4,6 +4,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from probe.commands.opened import open_models, require_files
 from probe.commands.tables import remark
 from probe.commands.terminal import safe
 from probe.errors import ConfigError, RunError
@@ -45,8 +46,33 @@ def experiment(argv: list[str]) -> int:
     choice = choose(rest, "probe experiment", ABOUT, titles)
     if choice is None:
         return 0
+    if not only_check and not {"-h", "--help"} & set(choice[1]):
+        open_named(choice[1])
     run(find_experiment(choice[0]), choice[1], only_check)
     return 0
+
+
+def open_named(words: "Sequence[str]") -> None:
+    """Check the files and models that the words of a command name, and say where the models lie.
+
+    What an experiment takes is known only once its module is imported, which takes seconds; these are always named so.
+
+    Raises:
+        DataError: there is no file of that name, or a folder to save to holds something else.
+        ModelError: see `probe.commands.opened.open_models`.
+    """
+    from probe.questions.sets import SETS
+
+    named: dict[str, list[str]] = {option: [] for option in ("--model", "--also", "--baseline", "--data")}
+    option = ""
+    for word in words:
+        if word.startswith("--"):
+            option, sign, value = word.partition("=")
+            named.get(option, []).extend([value] if sign else [])
+        elif option == "--also" or (option in named and not named[option]):
+            named[option].append(word)
+    require_files(data for data in named["--data"] if data not in SETS)
+    open_models((*named["--model"], *named["--also"], *named["--baseline"]))
 
 
 def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> None:
@@ -69,7 +95,9 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     from probe.ticks import part
 
     own = form(experiment)
-    clash = {"model", "also", "baseline", "out", "again", "json", "check"} & {each.name for each in fields(own)}
+    clash = {"model", "also", "baseline", "out", "again", "json", "check"} & {
+        each.name for each in fields(own)
+    }
     if clash:
         raise ConfigError(f"The experiment `{experiment.name}` calls an option `{clash.pop()}`: give it another name.")
 

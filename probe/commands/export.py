@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from probe.commands.opened import open_runs
 from probe.options import parse
 from probe.texts import say
 
@@ -48,7 +49,7 @@ def export(argv: list[str]) -> int:
     from probe.experiments.result import RESULT_FILE, Result
     from probe.plotting.export import parse_formats, provenance, save_all, save_provenance
     from probe.plotting.names import file_stem
-    from probe.runs import open_run
+    from probe.runs import Run
     from probe.runs.storage import check_folder
 
     settings = parse(Export, argv, "probe export")
@@ -66,7 +67,8 @@ def export(argv: list[str]) -> int:
         files = Result.load(settings.ref).export(settings.out, formats, command=command, **options)
         say(f"{len(files)} files in {settings.out}")
         return 0
-    run = open_run(settings.ref)
+    (place,) = open_runs((settings.ref,))
+    run = Run(place)
     source = provenance(
         run=run.name, method=run.method, created_by=command, run_created=run.created, git=run.meta.get("git")
     )

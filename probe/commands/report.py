@@ -1,5 +1,6 @@
 """`probe report RUN...`: lineage, numbers, figures, settings and commands of some runs as one HTML file."""
 
+from probe.commands.opened import open_runs
 from probe.errors import ConfigError
 from probe.options import parse
 from probe.texts import say
@@ -31,7 +32,7 @@ def report(argv: list[str]) -> int:
 
     from probe.commands.progress import Progress
     from probe.report.run_report import report as write
-    from probe.runs import open_run
+    from probe.runs import Run
     from probe.runs.storage import check_folder, disk, write_atomic
 
     if not settings.runs:
@@ -42,7 +43,7 @@ def report(argv: list[str]) -> int:
         raise ConfigError(f"--out `{out}` is a folder: give the path of an HTML file.")
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--out `{out}` does not end in .html: give the path of an HTML file.")
-    runs = [open_run(ref) for ref in dict.fromkeys(settings.runs)]
+    runs = [Run(place) for place in open_runs(settings.runs)]
     with Progress("Report") as bar:
         content = write(runs, settings.experiment, tick=bar.tick).encode()
     with disk(out):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probe.commands.opened import open_runs
 from probe.commands.tables import at_terminal, draw, grid, remark, show, tsv
 from probe.commands.terminal import safe
 from probe.errors import RunError
@@ -109,10 +110,9 @@ def runs(argv: list[str]) -> int:
 
 def send_run(ref: str, url: str, attempt: int | None) -> None:
     """Upload a run and say how much was sent."""
-    from probe.runs import find
     from probe.runs.remote import upload
 
-    path = find(ref)
+    (path,) = open_runs((ref,))
     sent = upload(path, url, attempt)
     whole = sent.version
     say(
@@ -185,10 +185,11 @@ def show_run(ref: str, as_json: bool) -> None:
     """Print what is known of one run."""
     from rich.table import Table
 
-    from probe.runs import open_run
+    from probe.runs import Run
     from probe.runs.schema import jsonable
 
-    run = open_run(ref)
+    (place,) = open_runs((ref,))
+    run = Run(place)
     detail = _detail(run)
     if as_json:
         say(json.dumps(jsonable(detail), indent=2))

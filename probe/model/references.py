@@ -1,9 +1,11 @@
 """From a reference (a run, a checkpoint, a Hugging Face directory, a model's name, a hub id) to a directory that can be
 trusted.
 
-A model's name is that of its directory in a folder of models: the entries of the environment variable PROBE_MODELS
-(separated like PATH), or else `.cache` of the working directory and of the checkout. It means the same on every
-machine, where a path does not, and goes before a run of that name.
+Whatever has a separator in it is a path where there is one (`./base`, `../base`, `runs/base`), and else a hub id. A
+bare name is that of a run in the folders of runs, of a folder in the working directory, or of a model: of its directory
+in a folder of models, which are the entries of the environment variable PROBE_MODELS (separated like PATH), or else
+`.cache` of the working directory and of the checkout. A bare name that means two of them is refused; only the run of a
+model as it comes gives way to the model itself.
 """
 
 import os
@@ -11,12 +13,27 @@ import re
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from probe.errors import ModelError, RunError, brief
-from probe.runs.directories import SHIPPED, find, is_cached, is_run, is_url, present
+from probe.errors import AmbiguousNameError, ModelError, RunError, brief
+from probe.runs.directories import (
+    RUN_FILE,
+    SHIPPED,
+    ambiguous,
+    candidates,
+    find,
+    is_cached,
+    is_path,
+    is_run,
+    is_url,
+    present,
+)
+from probe.runs.schema import TRAINER_STATE
 from probe.untrusted import parse_json
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
+READ_FROM = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "additional_chat_templates/*.jinja")
+"""The files that a model, its tokenizer and its settings are read from."""
 MAPPED = "mapped_module"
 """The model_type of a plain module of PyTorch (`probe.model.module_map`)."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -52,31 +69,83 @@ def resolve(ref: str | Path, revision: str | None = None) -> ModelPlace:
     Raises:
         ModelError: nothing is found there, or what is found cannot be trusted or understood.
     """
+    place = look_up(ref, revision)
+    if place is None:
+        return ModelPlace(check_model_folder(_download(str(ref), revision)), None)
+    return ModelPlace(check_model_folder(place.directory), place.run_dir)
+
+
+def look_up(ref: str | Path, revision: str | None = None) -> ModelPlace | None:
+    """Return where a reference leads to on this machine, or None for a hub id that the hub is to be asked for.
+
+    No file of the model is opened, and neither torch nor the hub is needed; arguments as in `resolve`.
+
+    Raises:
+        ModelError: nothing is found there, or a bare name means several folders.
+    """
     text = str(ref)
     base, step = split_step(text)
     path = Path(os.path.expanduser(base))
     if os.path.isfile(path):
         raise ModelError(_file_message(path))
-    named = find_model(text)
-    if named is not None:
-        return ModelPlace(check_model_folder(named), None)
+    if not is_path(base):
+        places = _meanings(base, step)
+        if len(places) > 1:
+            raise AmbiguousNameError(ambiguous(base, *places))
+        for place in places:
+            return ModelPlace(_checkpoint(place, step), place) if is_run(place) else ModelPlace(place, _owner(place))
     try:
         run = find(base)
     except RunError as error:
         no_run = str(error)
     else:
-        return ModelPlace(check_model_folder(_checkpoint(run, step)), run)
+        return ModelPlace(_checkpoint(run, step), run)
     if step or is_url(base):
         raise ModelError(no_run)
     if os.path.isdir(path):
-        return ModelPlace(check_model_folder(path), _owner(path))
+        return ModelPlace(path, _owner(path))
+    named = find_model(text)  # of an owner's folder there
+    if named is not None:
+        return ModelPlace(named, None)
     if not HUB_ID.fullmatch(text):
         raise ModelError(
             f"There is no model at `{brief(text)}`: give a run, a folder that holds config.json, or a hub id."
         )
-    if "/" not in text and cached_snapshot(text, revision) is None:
+    if "/" in text:
+        return None
+    snapshot = cached_snapshot(text, revision)
+    if snapshot is None:
         raise ModelError(no_run)
-    return ModelPlace(check_model_folder(_download(text, revision)), None)
+    return ModelPlace(snapshot, None)
+
+
+def _meanings(name: str, step: str) -> list[Path]:
+    """Return the folders that a bare name means on this machine, of runs and of models, each once.
+
+    The run of a model as it comes gives way to the model. With a step only runs are meant.
+    """
+    model = None if step else find_model(name)
+    places = [model] if model else []
+    places += [run for run in candidates(name) if model is None or not _is_as_it_comes(run, name)]
+    if not step and any(os.path.isfile(os.path.join(name, file)) for file in ("config.json", ADAPTER_CONFIG)):
+        places.append(Path(name))
+    return list({os.path.realpath(place): place for place in places}.values())
+
+
+def _is_as_it_comes(run: Path, name: str) -> bool:
+    """Whether a run is no training and stands for the model `name` itself, as the one of the real sample runs does."""
+    try:
+        meta = parse_json((run / RUN_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    config = meta.get("config") if isinstance(meta, dict) else None
+    return isinstance(config, dict) and meta.get("method") == "pretrain" and config.get("base") == name
+
+
+def model_files(directory: Path) -> list[Path]:
+    """Return the files that a model in a directory is read from, without the state of its trainer."""
+    files = {file for pattern in READ_FROM for file in directory.glob(pattern)}
+    return sorted(file for file in files if file.name not in TRAINER_STATE)
 
 
 def find_model(name: str) -> Path | None:
@@ -148,7 +217,29 @@ def check_model_folder(directory: Path) -> Path:
     present(directory)
     if is_adapter(directory):
         return _checked_adapter(directory)
-    config = read_config(directory)
+    read_config(directory)
+    return _checked_files(directory)
+
+
+def check_reference(ref: str | Path) -> ModelPlace | None:
+    """Return where a reference leads to, as `look_up` does, once what lies there looks like a model.
+
+    It needs neither torch nor the hub. What has not been fetched from a store yet is not looked into.
+
+    Raises:
+        ModelError: nothing is found there, or something that is no model.
+    """
+    place = look_up(ref)
+    if place is not None and is_adapter(place.directory):
+        _checked_adapter(place.directory)
+    elif place is not None and not is_cached(place.directory):
+        _checked_files(place.directory)
+    return place
+
+
+def _checked_files(directory: Path) -> Path:
+    """`directory`, if it holds a configuration and weights in safetensors."""
+    config = read_settings(directory)
     if any(directory.glob("*.safetensors")):
         return directory
     pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES)
@@ -164,10 +255,28 @@ def check_model_folder(directory: Path) -> Path:
 
 
 def read_config(directory: Path) -> dict:
-    """The model configuration in `directory` as a dictionary.
+    """The model configuration in `directory` as a dictionary, of an architecture that transformers has.
 
     Raises:
         ModelError: config.json is missing or broken, or names an architecture that needs code from outside.
+    """
+    config = read_settings(directory)
+    from transformers import CONFIG_MAPPING
+
+    if config["model_type"] not in CONFIG_MAPPING:
+        needs = "needs code of its own (auto_map), which is never run here" if "auto_map" in config else "is not known"
+        raise ModelError(
+            f"The architecture `{config['model_type']}` of `{directory}` {needs}: use a model whose architecture is "
+            "part of transformers, such as llama, qwen3, gpt2 or gpt_neox."
+        )
+    return config
+
+
+def read_settings(directory: Path) -> dict:
+    """The same without a look at the architecture, for which transformers must be imported.
+
+    Raises:
+        ModelError: config.json is missing or broken, or is that of a plain module.
     """
     file = directory / "config.json"
     if not file.is_file():
@@ -197,14 +306,6 @@ def read_config(directory: Path) -> dict:
         raise ModelError(
             f"`{directory}` holds the weights of a plain module ({name}), which only its own code builds: build it, "
             "read model.safetensors into it with `safetensors.torch.load_model`, and give it to probe.LM with its map."
-        )
-    from transformers import CONFIG_MAPPING
-
-    if config["model_type"] not in CONFIG_MAPPING:
-        needs = "needs code of its own (auto_map), which is never run here" if "auto_map" in config else "is not known"
-        raise ModelError(
-            f"The architecture `{config['model_type']}` of `{directory}` {needs}: use a model whose architecture is "
-            "part of transformers, such as llama, qwen3, gpt2 or gpt_neox."
         )
     return config
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from probe.errors import RunError, brief
+from probe.errors import AmbiguousNameError, RunError, brief
 
 RUN_FILE = "run.json"
 SWEEP = ".sweep"
@@ -163,31 +163,63 @@ def stray_link(path: Path, among: Sequence[Path] | None = None) -> Path | None:
     return None
 
 
+def is_path(ref: str | Path) -> bool:
+    """Whether a reference is a path and no name: it has a separator in it, or is `.`, `..` or begins with `~`."""
+    text = str(ref)
+    return text in ("", ".", "..") or text.startswith("~") or any(sign in text for sign in {"/", os.sep})
+
+
+def candidates(name: str, among: Sequence[Path] | None = None) -> list[Path]:
+    """Return the runs that a bare name can mean: that of the working directory, and the first in the folders of runs.
+
+    Args:
+        name: no path (`is_path`).
+        among: the folders of runs (default: `roots()`).
+    """
+    here = [Path(name)] if is_run(Path(name)) else []
+    folders = roots() if among is None else among
+    named = (path for root in folders for path in ([root] if root.name == name else []) + [root / name])
+    first = next(filter(is_run, named), None)
+    return _distinct([*here, *([first] if first else [])])
+
+
+def ambiguous(name: str, *places: Path) -> str:
+    """Return the sentence that refuses a bare name which means several folders; each is spelled as it can be typed."""
+    ways = " or ".join(f"`{typed(place)}`" for place in places)
+    return f"`{brief(name)}` can mean several folders here: give {ways}."
+
+
+def typed(place: Path) -> str:
+    """Return a folder's path as it can be typed in the working directory and means this folder alone."""
+    if is_cached(place):
+        return shown_name(place)
+    path = Path(os.path.abspath(place))
+    return f"./{path.relative_to(Path.cwd())}" if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
     """The directory of the run that `ref` names: a path, or a run's name looked up in the folders of runs.
 
     Args:
-        ref: the path of a run directory, the name of a run, or the address of one in a store (`s3://bucket/runs/base`),
-            which is fetched into the cache.
+        ref: the path of a run directory (whatever has a separator in it is one), the bare name of a run, or the address
+            of one in a store (`s3://bucket/runs/base`), which is fetched into the cache.
         among: the roots to search (default: `roots()`).
 
     Raises:
-        RunError: there is no such run; the message lists near names and the roots that were searched.
+        RunError: there is no such run, and the message lists near names and the roots that were searched; or a bare
+            name means one in the working directory and another one in the folders of runs.
     """
     if is_url(ref):
         from probe.runs.mirror import find_run
 
         return find_run(str(ref))
     path = Path(os.path.expanduser(ref))
-    if is_run(path):
-        return path
     folders = list(roots() if among is None else among)
-    if not path.is_absolute() and ".." not in path.parts and path.parts:
-        for root in folders:
-            if root.name == str(ref) and is_run(root):
-                return root
-            if is_run(root / path):
-                return root / path
+    found = candidates(str(ref), folders) if not is_path(ref) else [path] if is_run(path) else []
+    if len(found) > 1:
+        raise AmbiguousNameError(ambiguous(str(ref), *found))
+    if found:
+        return found[0]
     if os.path.isdir(path):
         raise RunError(
             f"`{brief(str(ref))}` is a folder without {RUN_FILE}, so it is no run: give a folder that a run was"

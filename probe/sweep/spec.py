@@ -17,9 +17,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
-from probe.errors import ConfigError, ProbeError, RunError
+from probe.errors import AmbiguousNameError, ConfigError, ModelError, ProbeError
 from probe.options import option, words
-from probe.runs.directories import find, is_url
+from probe.runs.directories import is_path, is_url
 
 EXAMPLE = """\
 out = "runs/betas"
@@ -350,15 +350,17 @@ def _listed(value: Any) -> list[Any]:
 
 def _is_known(ref: str) -> bool:
     """Whether a reference may be a model outside of the sweep; a hub id is asked for when it is loaded."""
-    from probe.model.references import cached_snapshot, find_model, split_step
+    from probe.model.references import look_up
 
-    base, _ = split_step(ref)
-    if "/" in base or os.path.exists(os.path.expanduser(base)) or find_model(ref) is not None:
+    if is_path(ref):
         return True
     try:
-        return bool(find(base))
-    except RunError:
-        return cached_snapshot(ref) is not None
+        look_up(ref)
+    except AmbiguousNameError:
+        raise
+    except ModelError:
+        return False
+    return True
 
 
 def _unknown(entry: _Entry, name: str, ref: Any, entries: Mapping[str, _Entry]) -> ConfigError:

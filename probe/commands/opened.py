@@ -1,0 +1,63 @@
+"""Models and runs that a command is given: refused before torch is imported, and named in its first lines otherwise."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from probe.errors import DataError, brief
+from probe.model.references import check_reference, split_readout
+from probe.runs.directories import find, typed
+from probe.texts import say
+
+
+def open_models(refs: Iterable[str | Path | None]) -> None:
+    """Check the models that a command is given, and print to standard error where each of them lies.
+
+    Neither torch nor the network is needed; only a run in a store is asked for there.
+
+    Args:
+        refs: as they were typed, each printed once; None stands for an option that was left out.
+
+    Raises:
+        ModelError: one of them leads nowhere, or to something that is no model; then nothing is printed.
+    """
+    given = dict.fromkeys(str(ref) for ref in refs if ref)
+    places = {ref: check_reference(split_readout(ref)[0]) for ref in given}
+    for ref, place in places.items():
+        _tell("model", ref, "of the Hugging Face hub" if place is None else typed(place.directory))
+
+
+def open_runs(refs: Iterable[str | Path]) -> list[Path]:
+    """Return the folders of the runs that a command is given, and print to standard error where each of them lies.
+
+    Raises:
+        RunError: one of them leads to no run; then nothing is printed.
+    """
+    places = {str(ref): find(ref) for ref in refs}
+    for ref, place in places.items():
+        _tell("run", ref, typed(place))
+    return list(places.values())
+
+
+def require_files(names: Iterable[str | Path]) -> None:
+    """Refuse data files that are not there, before torch is imported for what would read them.
+
+    Args:
+        names: paths, or several with commas between them.
+
+    Raises:
+        DataError: there is nothing at one of them.
+    """
+    for name in names:
+        whole = Path(name).expanduser()
+        parts = [whole] if os.path.exists(whole) else [Path(each.strip()).expanduser() for each in str(name).split(",")]
+        for path in parts:
+            if not os.path.exists(path):
+                raise DataError(
+                    f"There is no file `{path}`: correct its path, which counts from the working directory."
+                )
+
+
+def _tell(what: str, ref: str, where: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # one of the processes of a training
+        say(f"probe: {what} `{brief(ref)}` is {where}", error=True)

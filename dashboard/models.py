@@ -19,7 +19,7 @@ from dashboard.named import may_open, offer
 from dashboard.results import Results
 from dashboard.sentences import duration
 from probe.errors import ModelError, RunError, brief
-from probe.model.references import HUB_ID, REAL_MODEL, find_model, is_adapter, split_readout
+from probe.model.references import HUB_ID, REAL_MODEL, find_model, is_adapter, model_files, split_readout
 from probe.runs.directories import find, is_cached, shown_name
 from probe.ticks import Pace, Tick
 
@@ -92,7 +92,7 @@ def load(ref: str) -> "LM | None":
     place = _locate(ref)
     if place is None:
         return None
-    size = sum(file.stat().st_size for file in _files(place.directory))
+    size = sum(file.stat().st_size for file in model_files(place.directory))
     if size > COSTLY_BYTES and ref not in st.session_state.setdefault(AGREED, set()):
         _offer(ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which fill as much memory or twice that.", "Load")
         return None
@@ -124,13 +124,13 @@ def model_facts(ref: str) -> "ModelFacts | None":
         if lm is None:
             return None
         fingerprint = lm.fingerprint
-        results().put(key, fingerprint)
+    results().put(key, fingerprint)
     return ModelFacts(ref, fingerprint, place.run_dir)
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model without its weights; stands for it where only its name, its fingerprint and its run are asked for."""
+    """A model without its weights: stands for it where its name, fingerprint and run are asked for."""
 
     ref: str
     fingerprint: str
@@ -200,7 +200,7 @@ def _base_agreed(directory: Path) -> bool:
 def _load(directory: str, readout: "Readout | None", times: tuple[int, ...]) -> "LM":
     from probe.model.rewards import analysable
 
-    size = sum(file.stat().st_size for file in _files(Path(directory)))
+    size = sum(file.stat().st_size for file in model_files(Path(directory)))
     with _ONE:
         if size > LARGE_BYTES:
             gc.collect()  # a model that was let go makes room for the next one
@@ -209,14 +209,14 @@ def _load(directory: str, readout: "Readout | None", times: tuple[int, ...]) -> 
     return lm
 
 
-def _files(directory: Path) -> list[Path]:
-    """What a model is read from."""
-    return sorted([*directory.glob("*.safetensors"), *directory.glob("*config.json")])
-
-
 def _write_times(directory: Path) -> tuple[int, ...]:
-    """When the files of a model were written."""
-    return tuple(file.stat().st_mtime_ns for file in _files(directory))
+    """When the files of a model were written, those of an adapter's base with them as far as it is here."""
+    folders = [directory]
+    if is_adapter(directory):
+        from probe.model.adapters import folders_of
+
+        folders = folders_of(directory)
+    return tuple(file.stat().st_mtime_ns for folder in folders for file in model_files(folder))
 
 
 def _read_at(lm: "LM") -> tuple[int, ...]:

@@ -85,7 +85,7 @@ class LoRATrainee(Trainee):
     @property
     def fingerprint(self) -> str:
         """That of the base."""
-        return self._base.fingerprint
+        return self._base.weights_fingerprint
 
     def _layers(self) -> "list[tuple[str, LoraLayer]]":
         """The adapted layers by their names in the base."""

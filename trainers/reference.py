@@ -51,7 +51,7 @@ def origin_reference(session: Session, base: str, trainee: Trainee) -> tuple[Ref
         return None, {}
     try:
         reference = trainee.reference() if config.lora else Reference(session.load(base))
-        same = reference.lm.fingerprint == fingerprint
+        same = reference.lm.weights_fingerprint == fingerprint
     except ProbeError:
         same = False
     if same:

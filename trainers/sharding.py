@@ -135,7 +135,7 @@ class SharedLM(LM):
         return self
 
     @property
-    def fingerprint(self) -> str:
+    def weights_fingerprint(self) -> str:
         """As of any model, gathered tensor by tensor."""
         return loading.fingerprint(self.model, self._whole)
 
@@ -164,7 +164,7 @@ class ShardedTrainee(Trainee):
         Raises:
             ConfigError: the blocks of the model cannot be found, or its texts cannot be padded.
         """
-        self._fingerprint, self._module, self._device = lm.fingerprint, lm.model, session.device
+        self._fingerprint, self._module, self._device = lm.weights_fingerprint, lm.model, session.device
         blocks = blocks_of(lm.model)
         names = {module: name for name, module in lm.model.named_modules()}
         self._blocks = tuple(f"{names[block]}." for block in blocks)
@@ -197,7 +197,7 @@ class ShardedTrainee(Trainee):
 
     @property
     def fingerprint(self) -> str:
-        """That of the model that training starts from."""
+        """That of the weights that training starts from."""
         return self._fingerprint
 
     def reference(self) -> Reference:

@@ -80,8 +80,8 @@ class Trainee:
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the model that training starts from, asked for before it starts."""
-        return self.lm.fingerprint
+        """The fingerprint of the weights that training starts from, asked for before it starts."""
+        return self.lm.weights_fingerprint
 
     def reference(self) -> Reference:
         """The model as it is now, frozen."""

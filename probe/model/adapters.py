@@ -1,6 +1,7 @@
 """LoRA adapters of peft: a small directory beside a base model that lies elsewhere, read into one plain model.
 
     adapter_config.json, adapter_model.safetensors, tokenizer files      what peft, TRL and the trainers here write
+    generation_config.json                                               what the trainers here write beside them
 
 Hu et al. 2021 (arXiv 2106.09685): a weight W becomes W + (alpha / r) B A with A [r in] and B [out r].
 """
@@ -11,6 +12,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +22,20 @@ from safetensors.torch import load_file, save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import MissingToolError, ModelError, brief, one_line
+from probe.model import identity
 from probe.model import loading as weights
 from probe.model.references import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    GENERATION_CONFIG,
     REAL_MODEL,
+    TOKENIZER_CONFIG,
     ModelPlace,
+    cached_snapshot,
     find_model,
     is_adapter,
+    look_up,
+    model_files,
     resolve,
 )
 from probe.runs.directories import is_url
@@ -43,6 +51,8 @@ HEAD = "base_model.model.score.weight"
 """The scalar head [1 d] of a reward model in adapter_model.safetensors."""
 BASE_HASH = "base_hash"
 """In the metadata of adapter_model.safetensors: `probe.model.loading.weights_hash` of the base."""
+TEXTS_HASH = "texts_hash"
+"""In the same place: `probe.model.identity.texts_hash` of the model that was trained."""
 RENAMED = "`is_gradient_checkpointing` is deprecated"
 """Warning of transformers 5.2x about a name that peft 0.21 still uses."""
 
@@ -64,7 +74,10 @@ def read(
         MissingToolError: peft is not installed.
     """
     model, tokenizer = _read_base(directory, CONTINUES, dtype, device, above)
-    return merge(model, directory), tokenizer
+    merged = merge(model, directory)
+    if (directory / GENERATION_CONFIG).is_file():
+        merged.generation_config = identity.read_generation(directory)
+    return merged, tokenizer
 
 
 def read_reward(
@@ -100,7 +113,7 @@ def _read_base(
     else:
         weights.require_causal(base)
         model, tokenizer = weights.read_model(base, dtype, device), weights.read_tokenizer(base)
-    if (directory / "tokenizer_config.json").is_file():
+    if (directory / TOKENIZER_CONFIG).is_file():
         tokenizer = weights.read_tokenizer(directory)
     return model, tokenizer
 
@@ -225,7 +238,53 @@ def base_ref(directory: Path, base: str) -> str:
 
 
 def fingerprint(directory: Path) -> str | None:
-    """SHA-256 that stands for base and adapter, known without the base.
+    """Return the fingerprint of the model in `directory` without loading it or its base (`probe.LM.fingerprint`).
+
+    Where the base is not on this machine, its tokenizer and generation settings are those that the adapter was trained
+    with. None where the adapter knows too little of its base for that, and for a reward model's.
+    """
+    known, texts = weights_fingerprint(directory), _texts_hash(directory)
+    return None if known is None or texts is None else identity.combine(known, texts)
+
+
+def _texts_hash(directory: Path) -> str | None:
+    """Return the hash of what the model reads and writes texts by, or None where that is not known here."""
+    folders = folders_of(directory)
+    tokenizer, generation = (
+        next((folder for folder in folders if (folder / name).is_file() or not is_adapter(folder)), None)
+        for name in (TOKENIZER_CONFIG, GENERATION_CONFIG)
+    )
+    if tokenizer and generation:
+        files = sorted({*model_files(tokenizer), *model_files(generation)})
+        return _hash_texts(tokenizer, generation, tuple((file, file.stat().st_mtime_ns) for file in files))
+    return None if tokenizer or generation else _metadata(directory).get(TEXTS_HASH)
+
+
+@lru_cache(maxsize=16)
+def _hash_texts(tokenizer: Path, generation: Path, written: tuple[tuple[Path, int], ...]) -> str:
+    return identity.texts_hash(weights.read_tokenizer(tokenizer), identity.read_generation(generation))
+
+
+def folders_of(directory: Path) -> list[Path]:
+    """Return the folders that the model in `directory` is read from, itself first, as far as they are here."""
+    folders = [directory]
+    while is_adapter(folders[-1]):
+        config = read_config(folders[-1])
+        base = config["base_model_name_or_path"]
+        try:
+            ref, revision = base_ref(folders[-1], base), config.get("revision")
+            place = None if is_url(base) else look_up(ref, revision)
+            folder = place.directory if place else cached_snapshot(ref, revision)
+        except ModelError:  # it is not here
+            break
+        if folder is None or folder.resolve() in {each.resolve() for each in folders}:
+            break
+        folders.append(folder)
+    return folders
+
+
+def weights_fingerprint(directory: Path) -> str | None:
+    """SHA-256 that stands for the weights of base and adapter, known without the base.
 
     None where the adapter does not know the hash of its base, and for a reward model's. Merged weights are rounded in
     another way on another kind of processor, and this is not.
@@ -245,12 +304,17 @@ def base_hash(directory: Path) -> str | None:
     Raises:
         ModelError: the adapter is broken.
     """
+    return _metadata(directory).get(BASE_HASH)
+
+
+def _metadata(directory: Path) -> dict[str, str]:
+    """What the file of an adapter's weights says beside them."""
 
     def refuse(reason: str) -> ModelError:
         return ModelError(f"The adapter in `{directory}` cannot be merged into its base ({reason}): copy it again.")
 
     with foreign(refuse), safe_open(directory / ADAPTER_WEIGHTS, "pt") as file:
-        return (file.metadata() or {}).get(BASE_HASH)
+        return dict(file.metadata() or {})
 
 
 def check_base(directory: Path, base: Path) -> None:
@@ -310,8 +374,11 @@ def write(
         state[HEAD] = head
         settings |= {"task_type": CLASSIFIES, "modules_to_save": ["score"]}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    content = sort_metadata(save(tensors, {"format": "pt", BASE_HASH: base[1]}))
-    (directory / ADAPTER_WEIGHTS).write_bytes(content)
+    generation = getattr(model.get_base_model(), "generation_config", None)
+    about = {"format": "pt", BASE_HASH: base[1], TEXTS_HASH: identity.texts_hash(tokenizer, generation)}
+    (directory / ADAPTER_WEIGHTS).write_bytes(sort_metadata(save(tensors, about)))
+    if generation is not None and head is None:
+        generation.to_json_file(directory / GENERATION_CONFIG)
     settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
     (directory / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     weights.write_tokenizer(tokenizer, directory)

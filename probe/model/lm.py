@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, DataError, ModelError
-from probe.model import adapters
+from probe.model import adapters, identity
 from probe.model import loading as weights
 from probe.model.calls import calls_of, pick
 from probe.model.generation import SAMPLES, Generation, encode_prompts, generate
@@ -80,7 +80,7 @@ class LM:
         self._bridge: tuple[TransformerBridge, list[Any], list[Any]] | None = None
         self._bridge_lock = threading.RLock()
         self._depth = threading.local()
-        self._fingerprint: tuple[Any, str] | None = None
+        self._weights: tuple[Any, str] | None = None
 
     @classmethod
     def load(
@@ -108,8 +108,8 @@ class LM:
         if is_adapter(directory):
             model, tokenizer = adapters.read(directory, kind, place)
             lm = cls(model, tokenizer, str(ref), directory, run_dir)
-            known = adapters.fingerprint(directory) if lm.dtype == torch.float32 else None
-            lm._fingerprint = (weights.stamp(model), known) if known else None
+            known = adapters.weights_fingerprint(directory) if lm.dtype == torch.float32 else None
+            lm._weights = (weights.stamp(model), known) if known else None
             return lm
         weights.require_causal(directory)
         model = weights.read_model(directory, kind, place)
@@ -140,11 +140,20 @@ class LM:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of configuration and weights in hexadecimal: the key for caches; follows changes of the weights."""
+        """SHA-256 in hexadecimal of all that decides what the model does: the key for caches; follows changes.
+
+        It covers configuration and weights, the tokenizer, its chat templates and the generation settings.
+        """
+        generation = getattr(self.model, "generation_config", None)
+        return identity.combine(self.weights_fingerprint, identity.texts_hash(self.tokenizer, generation))
+
+    @property
+    def weights_fingerprint(self) -> str:
+        """SHA-256 of configuration and weights alone, by which a run knows the weights that it started from."""
         stamp = weights.stamp(self.model)
-        if self._fingerprint is None or self._fingerprint[0] != stamp:
-            self._fingerprint = (stamp, weights.fingerprint(self.model))
-        return self._fingerprint[1]
+        if self._weights is None or self._weights[0] != stamp:
+            self._weights = (stamp, weights.fingerprint(self.model))
+        return self._weights[1]
 
     @property
     def bridge(self) -> "TransformerBridge":

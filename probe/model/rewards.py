@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, DataError, ModelError
-from probe.model import adapters
+from probe.model import adapters, identity
 from probe.model import loading as weights
 from probe.model.generation import Generation
 from probe.model.lm import LM
@@ -92,8 +92,8 @@ class RewardModel:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of configuration and weights in hexadecimal."""
-        return weights.fingerprint(self.model)
+        """SHA-256 of configuration, weights and tokenizer in hexadecimal; see `LM.fingerprint`."""
+        return identity.combine(weights.fingerprint(self.model), identity.texts_hash(self.tokenizer, None))
 
     @torch.no_grad()
     def score(self, prompts: Sequence[str | Ids], completions: Sequence[str | Ids]) -> Float[Tensor, " N"]:

@@ -393,3 +393,23 @@ def test_the_time_is_that_of_what_is_not_stored(tmp_path: Path, monkeypatch: pyt
     (part,) = plan_parts(lm, lm, ("sums",), 4)
     obtain(find_experiment(part.experiment), lm, **part.arguments)
     assert audit_seconds(lm, lm, **options) == pytest.approx(always)
+
+
+def test_a_change_of_the_chat_template_is_measured_and_not_taken_from_the_other_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lm = random_lm("llama", byte_tokenizer())
+    models = []
+    for name, template in (("one", "{{ messages[0].content }}"), ("two", "so: {{ messages[0].content }}")):
+        lm.tokenizer.chat_template = template
+        models.append(LM.load(lm.save(tmp_path / name / "model")))
+    assert models[0].weights_fingerprint == models[1].weights_fingerprint
+    found = audit_models(*models, only=("sums",), n=3)
+    assert len({model["fingerprint"] for model in found.meta["models"]}) == 2
+    assert len(list(tmp_path.glob("results/*/*/result.json"))) == 2
+    (part,) = plan_parts(*models, ("sums",), 3)
+    items = [
+        obtain(find_experiment(part.experiment), each, both_forms=False, **part.arguments).items for each in models
+    ]
+    assert not np.allclose(*(each.select_dtypes("number").to_numpy(float) for each in items), equal_nan=True)

@@ -268,7 +268,7 @@ def test_run_on_the_world(config: Callable[..., DPOConfig], world_run: Path) -> 
     assert (run.parent, run.reference) == (str(world_run), str(world_run))
     assert run.world == World().to_dict()
     assert run.captures().steps == [0, 15, 30]
-    assert run.meta["data"]["reference"] == LM.load(world_run).fingerprint
+    assert run.meta["data"]["reference"] == LM.load(world_run).weights_fingerprint
 
 
 def test_pairs_of_the_annotators_differ_and_samples_are_the_models_own(world_run: Path) -> None:

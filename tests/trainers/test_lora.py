@@ -56,7 +56,7 @@ def test_starts_at_the_base_and_the_reference_stays_there(name: str, tmp_path: P
     reference = trainee.reference()
     for lm in (trainee.lm, trainee.view, reference.lm):
         assert torch.equal(lm.logits(TEXT), expected)
-    assert trainee.fingerprint == base.fingerprint == trainee.view.fingerprint
+    assert trainee.fingerprint == base.weights_fingerprint == trainee.view.weights_fingerprint
     trained = {key for key, parameter in trainee.module.named_parameters() if parameter.requires_grad}
     assert trained == {key for key, _ in trainee.module.named_parameters() if "lora_" in key}
     linear = {k.rpartition(".lora_")[0].rpartition(".")[2] for k in trained}

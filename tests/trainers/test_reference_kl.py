@@ -88,7 +88,7 @@ def test_pretraining_goes_on_without_its_base(
 def test_sft_holds_a_resume_to_its_base_and_older_runs_go_on(configs: Callable[[str], Make], world_run: Path) -> None:
     make = configs("sft")
     run = train(make(steps=2))
-    assert run.meta["data"]["reference"] == LM.load(world_run, dtype=torch.float32).fingerprint
+    assert run.meta["data"]["reference"] == LM.load(world_run, dtype=torch.float32).weights_fingerprint
     file = run.path / "run.json"
     file.write_text(file.read_text().replace(run.meta["data"]["reference"], "0" * 64))
     with pytest.raises(RunError, match=r"have changed \(reference was 0+"):

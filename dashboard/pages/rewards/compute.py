@@ -17,6 +17,7 @@ from dashboard.named import may_look_up
 from dashboard.sentences import duration
 from dashboard.state import SharedChoices, split_choice
 from probe.errors import DataError, ProbeError
+from probe.model.references import model_files
 from probe.plotting.curves import Style
 from probe.plotting.theme import METHODS, method_colour
 from probe.rewards.frontiers import read_evaluations
@@ -155,8 +156,8 @@ def _policy(label: str, directory: Path, style: Style) -> Policy:
 
 
 def _write_time(directory: Path) -> Stamp:
-    """When the weights of a checkpoint were written, and their size."""
-    stamps = [stamp(file) for file in sorted(directory.glob("*.safetensors"))]
+    """When the files of a checkpoint were written, and their size."""
+    stamps = [stamp(file) for file in model_files(directory)]
     return max((when for when, _ in stamps), default=0), sum(size for _, size in stamps)
 
 

@@ -1,0 +1,127 @@
+"""What makes two models the same: their weights, and what they read and write texts by (tokenizer, templates, ends).
+
+Two models with equal weights are different models where a prompt becomes other tokens, where a chat is written in
+another way, or where an answer ends at another token. So the fingerprint of a model covers both.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+
+from probe.errors import ModelError
+from probe.model.references import GENERATION_CONFIG
+from probe.untrusted import foreign
+
+NAMED = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
+"""Tokens that a tokenizer gives a part to play."""
+FLAGS = ("add_bos_token", "add_eos_token", "split_special_tokens", "clean_up_tokenization_spaces")
+"""Attributes of a tokenizer that decide what a text becomes and that its own file need not hold."""
+MOMENTARY = ("truncation", "padding", "version")
+"""Parts of a fast tokenizer that the last call may have set, and the version of its file."""
+ASIDE = {"_from_model_config", "transformers_version", "use_cache", "return_dict_in_generate"}
+ASIDE |= {"output_attentions", "output_hidden_states", "output_scores", "output_logits"}
+"""Generation settings that alter nothing of what is written."""
+SAMPLE = (
+    "The 27 cats'  sat\n\ton \u201cmats\u201d, na\u00efve \u6771\u4eac \U0001f642 <s> </s> <pad> www.x-y.org ABC abc"
+)
+"""A text by whose tokens tokenizers without a file of their own are told apart, beside their vocabulary."""
+
+_HASHES: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, str]]" = WeakKeyDictionary()
+_LOCK = Lock()
+
+
+def combine(weights: str, texts: str) -> str:
+    """Return the fingerprint of a model from that of its weights and the hash of what it reads and writes texts by."""
+    return _hash([weights, texts])
+
+
+def texts_hash(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> str:
+    """Return the SHA-256, in hexadecimal, of what a model reads and writes texts by.
+
+    Args:
+        tokenizer: its vocabulary, merges, normaliser, special tokens and chat templates count; truncation and padding,
+            which any call may set, do not.
+        generation: the model's own settings of generation, if it has any.
+    """
+    return _hash([_tokenizer_hash(tokenizer), generation_facts(generation)])
+
+
+def generation_facts(generation: GenerationConfig | None) -> dict[str, Any]:
+    """Return what generation settings say apart from defaults and from what alters nothing that is written."""
+    facts = {} if generation is None else generation.to_diff_dict()
+    return {name: value for name, value in facts.items() if value is not None and name not in ASIDE}
+
+
+def read_generation(directory: Path) -> GenerationConfig:
+    """Return the generation settings of the model in a directory, as its loaded model has them.
+
+    Raises:
+        ModelError: they are broken.
+    """
+
+    def refuse(reason: str) -> ModelError:
+        return ModelError(f"`{directory}` has no usable generation settings ({reason}): copy the model again.")
+
+    with foreign(refuse):
+        if (directory / GENERATION_CONFIG).is_file():
+            return GenerationConfig.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        return GenerationConfig.from_model_config(config)
+
+
+def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The hash of a tokenizer, computed again when a cheap sign says that it was changed."""
+    stamp = _stamp(tokenizer)
+    with _LOCK:
+        known = _HASHES.get(tokenizer)
+    if known is not None and known[0] == stamp:
+        return known[1]
+    digest = _hash([_content(tokenizer), stamp])
+    with _LOCK:
+        _HASHES[tokenizer] = stamp, digest
+    return digest
+
+
+def _stamp(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """What can be told of a tokenizer without going through its vocabulary."""
+    added = {index: repr(token) for index, token in tokenizer.added_tokens_decoder.items()}
+    return [
+        len(tokenizer),
+        {
+            name: [getattr(tokenizer, f"{name}_token", None), getattr(tokenizer, f"{name}_token_id", None)]
+            for name in NAMED
+        },
+        {name: bool(getattr(tokenizer, name, False)) for name in FLAGS},
+        getattr(tokenizer, "chat_template", None),
+        sorted(added.items()),
+        _parts(tokenizer),
+    ]
+
+
+def _parts(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
+    """How a fast tokenizer prepares, splits, completes and decodes a text; None of any other."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    try:
+        parts = [getattr(backend, name) for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")]
+        return [part.__getstate__().decode() if part is not None else "" for part in parts]
+    except Exception:  # none of the library's own parts can be written down
+        return None
+
+
+def _content(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """All that a tokenizer holds, as JSON values; of one that cannot be written down its vocabulary and a sample."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    try:
+        content = json.loads(backend.to_str())
+    except Exception:  # it has no such part, or one written in Python
+        return [type(tokenizer).__name__, tokenizer.get_vocab(), list(tokenizer(SAMPLE)["input_ids"])]
+    return {name: value for name, value in content.items() if name not in MOMENTARY}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -125,16 +125,17 @@ def model_facts(ref: str) -> "ModelFacts | None":
             return None
         fingerprint = lm.fingerprint
     results().put(key, fingerprint)
-    return ModelFacts(ref, fingerprint, place.run_dir)
+    return ModelFacts(ref, fingerprint, place.run_dir, place.directory)
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model without its weights: stands for it where its name, fingerprint and run are asked for."""
+    """A model without its weights: stands for it where its name, fingerprint, run and world are asked for."""
 
     ref: str
     fingerprint: str
     run_dir: Path | None
+    directory: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def plan_parts(base: LM, aligned: LM, only: Sequence[str] = (), n: int | None = 
     if worlds[0] != worlds[1]:
         raise ConfigError(
             f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` do not belong to one world: audit"
-            " two models of one, or two of none."
+            " two models of one, or two of none; --world names the world of a copy that has lost it."
         )
     parts = ON_SETS if worlds[0] is None else IN_A_WORLD
     check_parts(only)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from probe.commands.opened import open_models
+from probe.commands.opened import give_world, named_world, open_models
 from probe.commands.tables import at_terminal, draw, grid, remark, tsv
 from probe.commands.terminal import safe
 from probe.errors import ConfigError
@@ -45,6 +45,8 @@ def audit(argv: list[str]) -> int:
         """Parts to run: sycophancy, hallucination, chain_of_thought, sums, in_context (default: all)."""
         n: int | None = None
         """Questions of each set at most (default: 10 to 80, by the part)."""
+        world: str | None = None
+        """The world of models that have none, such as a copy of a checkpoint: a run of it, or its world.json."""
         seed: int = 0
         """Seed of everything random."""
         smallest_effect: float = 0.01
@@ -60,6 +62,7 @@ def audit(argv: list[str]) -> int:
     settings = parse(AuditOptions, argv, "probe audit")
     if settings.n is not None and settings.n < 1:
         raise ConfigError(f"--n is {settings.n}; expected 1 or more.")
+    world = named_world(settings.world)
     open_models((settings.base, settings.aligned))
 
     from probe.audit.bound import read_bound
@@ -77,6 +80,7 @@ def audit(argv: list[str]) -> int:
     if settings.out is not None:
         check_folder(settings.out)
     base, aligned = analysable(settings.base), analysable(settings.aligned)
+    give_world((base, aligned), world)
     asked: dict[str, Any] = {"only": settings.only, "n": settings.n, "seed": settings.seed}
     smallest, out = settings.smallest_effect, [] if settings.out is None else [settings.out]
     found = None if settings.again else stored_audit(base, aligned, **asked, smallest=smallest, folders=out)

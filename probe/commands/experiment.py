@@ -4,7 +4,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from probe.commands.opened import open_models, require_files
+from probe.commands.opened import give_world, named_world, open_models, require_files
 from probe.commands.tables import remark
 from probe.commands.terminal import safe
 from probe.errors import ConfigError, RunError
@@ -63,7 +63,7 @@ def open_named(words: "Sequence[str]") -> None:
     """
     from probe.questions.sets import SETS
 
-    named: dict[str, list[str]] = {option: [] for option in ("--model", "--also", "--baseline", "--data")}
+    named: dict[str, list[str]] = {option: [] for option in ("--model", "--also", "--baseline", "--data", "--world")}
     option = ""
     for word in words:
         if word.startswith("--"):
@@ -71,6 +71,8 @@ def open_named(words: "Sequence[str]") -> None:
             named.get(option, []).extend([value] if sign else [])
         elif option == "--also" or (option in named and not named[option]):
             named[option].append(word)
+    for ref in named["--world"]:
+        named_world(ref)
     require_files(data for data in named["--data"] if data not in SETS)
     open_models((*named["--model"], *named["--also"], *named["--baseline"]))
 
@@ -95,7 +97,7 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     from probe.ticks import part
 
     own = form(experiment)
-    clash = {"model", "also", "baseline", "out", "again", "json", "check"} & {
+    clash = {"model", "also", "baseline", "world", "out", "again", "json", "check"} & {
         each.name for each in fields(own)
     }
     if clash:
@@ -111,6 +113,11 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
             "also",
             arg(tuple[str, ...], "Further models, each with a column of its own; the figures show all."),
             (),
+        ),
+        (
+            "world",
+            arg(str | None, "The world of models that have none, such as a copy: a run of it, or its world.json."),
+            None,
         ),
         (
             "out",
@@ -134,6 +141,7 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     from probe.model.rewards import analysable  # torch, which nobody who asks for help waits for
 
     models = [analysable(ref) for ref in (settings.model, *settings.also, settings.baseline) if ref]
+    give_world(models, named_world(settings.world))
     files = call(experiment, models[0], **options)
     if files.default:
         say(f"probe: note: {files.default.note}", error=True)

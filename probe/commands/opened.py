@@ -1,13 +1,19 @@
 """Models and runs that a command is given: refused before torch is imported, and named in its first lines otherwise."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
-from probe.errors import DataError, brief
+from probe.errors import ConfigError, DataError, RunError, brief
 from probe.model.references import check_reference, split_readout
 from probe.runs.directories import find, typed
 from probe.texts import say
+
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+    from probe.world import World
 
 
 def open_models(refs: Iterable[str | Path | None]) -> None:
@@ -37,6 +43,50 @@ def open_runs(refs: Iterable[str | Path]) -> list[Path]:
     for ref, place in places.items():
         _tell("run", ref, typed(place))
     return list(places.values())
+
+
+def named_world(ref: str | None) -> "World | None":
+    """Return the world that `--world` names: that of a run, that of a model's folder, or a file (`probe world`).
+
+    Raises:
+        ConfigError: what is named belongs to no world, or its world cannot be made.
+        DataError, ModelError, RunError: nothing is found there, or it is damaged.
+    """
+    if ref is None:
+        return None
+    import probe.world
+    from probe.runs.world_file import world_in
+
+    path = Path(os.path.expanduser(ref))
+    if os.path.isfile(path):
+        source: Any = SimpleNamespace(world=world_in(path))
+    else:
+        try:
+            source = SimpleNamespace(run_dir=find(ref))
+        except RunError:
+            place = check_reference(ref)
+            source = SimpleNamespace(directory=place.directory if place else None)
+    world = probe.world.of(source)
+    if world is None:
+        raise ConfigError(f"--world `{brief(ref)}` belongs to no world: name a run, a model or a world.json that does.")
+    return world
+
+
+def give_world(models: "Sequence[LM]", world: "World | None") -> None:
+    """Let the models that belong to no world belong to this one, if there is one.
+
+    Raises:
+        ConfigError: all of them belong to a world already.
+    """
+    if world is None:
+        return
+    import probe.world
+
+    without = [lm for lm in models if probe.world.of(lm) is None]
+    if not without:
+        raise ConfigError("--world was given and every model belongs to a world already: leave it out.")
+    for lm in without:
+        lm.world = world
 
 
 def require_files(names: Iterable[str | Path]) -> None:

@@ -37,6 +37,7 @@ from probe.ticks import Tick, between, ignore, part
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
+    from probe.world import World
 
 
 def join(experiment: Experiment, results: Sequence[Result]) -> Result:
@@ -303,7 +304,7 @@ class Call:
         names = _without_added(self.experiment.name, self.arguments)
         facts: dict[str, Any] = {
             "experiment": [self.experiment.name, self.experiment.version, self.experiment.source],
-            "models": [lm.fingerprint for lm in self.models],
+            "models": [[lm.fingerprint, world.hash if world else None] for lm, world in self._with_worlds()],
             "options": {name: self._identity(name) for name in sorted(names) if name != "data"},
             "data": data_facts(self.options.get("data")),
         }
@@ -312,6 +313,10 @@ class Call:
         if any(rows.reading for rows in self.read):
             facts["reading"] = [READING, *(rows.reading for rows in self.read)]
         return hashlib.sha256(json.dumps(jsonable(facts), sort_keys=True).encode()).hexdigest()[:12]
+
+    def _with_worlds(self) -> "Iterator[tuple[LM, World | None]]":
+        """The models with the worlds that their questions are of."""
+        return ((lm, probe.world.of(lm)) for lm in self.models)
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from probe.errors import ConfigError, DataError, ModelError
+from probe.errors import ConfigError, DataError, ModelError, ProbeError
 from probe.model import adapters, identity
 from probe.model import loading as weights
 from probe.model.calls import calls_of, pick
@@ -24,12 +24,14 @@ from probe.model.presets import ModelConfig, model_config
 from probe.model.references import is_adapter, resolve
 from probe.model.scoring import SCORES, TokenLogprobs, check_ids, check_lengths, completion_logprobs, gather_logprobs
 from probe.model.text import Ids, bare, chat_text, encode, forward, pad, pad_id, positions, split
+from probe.runs.world_file import read_world
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
     from transformer_lens.model_bridge import TransformerBridge
 
     from probe.model.hooks import Hook
+    from probe.world import World
 
 Message = Mapping[str, str]
 
@@ -77,6 +79,8 @@ class LM:
         self.ref = ref
         self.directory = directory
         self.run_dir = run_dir
+        self.world: World | None = None
+        """The world that it belongs to, where neither its run nor its folder says one (`probe.world.of`)."""
         self._bridge: tuple[TransformerBridge, list[Any], list[Any]] | None = None
         self._bridge_lock = threading.RLock()
         self._depth = threading.local()
@@ -318,13 +322,13 @@ class LM:
         return sorted(self.bridge.hook_dict)
 
     def save(self, directory: str | Path, dtype: str | torch.dtype | None = None) -> Path:
-        """Write model (safetensors) and tokenizer; the files appear whole or not at all.
+        """Write model (safetensors), tokenizer and the world that it belongs to; all files appear whole or not at all.
 
         Args:
             directory: a new one, or one whose files of the same names are replaced.
             dtype: number format to save in; default: as it is.
         """
-        weights.write(self.model, self.tokenizer, Path(directory), weights.dtype_of(dtype))
+        weights.write(self.model, self.tokenizer, Path(directory), weights.dtype_of(dtype), world=self._world())
         return Path(directory)
 
     def prompt_text(self, prompt: str | Sequence[Message]) -> str:
@@ -353,6 +357,13 @@ class LM:
     def _hook_depth(self) -> int:
         """How many `hooks` contexts this thread is in."""
         return getattr(self._depth, "hooks", 0)
+
+    def _world(self) -> Any:
+        """The world that it belongs to, as the JSON values of its file, if that is known."""
+        try:
+            return self.world.to_dict() if self.world is not None else read_world(self.run_dir, self.directory)
+        except ProbeError:  # its run is gone or damaged since it was loaded, which must not cost the weights
+            return None
 
     def _facts(self) -> dict[str, str]:
         return {

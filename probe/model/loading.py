@@ -33,6 +33,7 @@ from probe.model.references import read_config
 from probe.model.rehearsed import rehearsed
 from probe.runs.schema import TRAINER_STATE
 from probe.runs.thinning import half_precision
+from probe.runs.world_file import write_world
 from probe.untrusted import foreign
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -301,6 +302,7 @@ def write(
     directory: Path,
     dtype: torch.dtype | None = None,
     state: Mapping[str, Tensor] | None = None,
+    world: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a Hugging Face directory: a new one appears whole, in an old one files are replaced, config.json last.
 
@@ -310,12 +312,14 @@ def write(
         directory: where.
         dtype: number format to save in; default: as it is.
         state: the weights, where the model has none of its own.
+        world: that it belongs to, if any (`probe.runs.world_file`).
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     work = directory.parent / f".{directory.name}.{secrets.token_hex(4)}"
     work.mkdir()
     try:
         _save(model, tokenizer, work, dtype, state)
+        write_world(work, world)
         if not directory.exists():
             work.rename(directory)
             return

@@ -67,6 +67,7 @@ from probe.runs.storage import (
     unlock,
     write_atomic,
 )
+from probe.runs.world_file import write_world
 
 HEARTBEAT_S = 15.0
 """Seconds between two writings of run.json while a run goes on."""
@@ -268,6 +269,7 @@ class RunWriter:
                 temporary.mkdir(parents=True)
                 try:
                     yield temporary
+                    write_world(temporary, self._meta.get("world"))
                 except SafetensorError as error:  # how safetensors reports a full disk
                     raise OSError(str(error)) from error
                 sync_tree(temporary)

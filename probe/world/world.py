@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probe.errors import DataError, RunError
-from probe.untrusted import parse_json
+from probe.errors import DataError
+from probe.runs.world_file import read_world
 from probe.world import annotators, bayes, corpus, demonstrations, prompts, questions, tasks, verifier
 from probe.world.config import WorldConfig
 from probe.world.language import RELATIONS, read
@@ -180,24 +180,20 @@ def of(source: Any) -> World | None:
 
     Args:
         source: a `Run` (or anything whose `.world` is the dictionary of run.json), or an `LM` (anything with
-            `.run_dir`).
+            `.run_dir`, `.directory` or both): its run says it, or else a file in the folder that it was loaded from.
+
+    Raises:
+        RunError, DataError: what says it is damaged, or was written by a version whose worlds differ.
     """
     if isinstance(source, World):
         return source
     data = getattr(source, "world", None)
-    directory = getattr(source, "run_dir", None)
-    if data is None and directory is not None:
-        file = Path(directory) / "run.json"
-        try:
-            data = parse_json(file.read_bytes()).get("world")
-        except (OSError, ValueError, AttributeError) as error:
-            raise RunError(
-                f"The run {directory} has no readable run.json ({error}): restore it or train anew."
-            ) from None
+    places = [getattr(source, name, None) for name in ("run_dir", "directory")]
+    if data is None:
+        data = read_world(*(place if place is None else Path(place) for place in places))
     if isinstance(data, World):
         return data
     if data and not isinstance(data, Mapping):
-        raise DataError(
-            f"The world of `{directory or source}` is a {type(data).__name__}: restore what World.to_dict wrote."
-        )
+        where = next(filter(None, places), source)
+        raise DataError(f"The world of `{where}` is a {type(data).__name__}: restore what World.to_dict wrote.")
     return World.from_dict(data) if data else None

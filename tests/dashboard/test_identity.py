@@ -8,7 +8,10 @@ import pytest
 
 from dashboard import models
 from probe import LM
+from probe.experiments import find_experiment
+from probe.experiments.run import call
 from tests.models import random_lm
+from tests.places import SAMPLES
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +44,15 @@ def facts(folder: Path) -> str:
     known = models.model_facts(str(folder))
     assert known is not None
     return known.fingerprint
+
+
+def test_a_key_names_the_world_and_a_copy_is_found_under_the_same(tmp_path: Path) -> None:
+    run = LM.load(SAMPLES / "sft")
+    copy = run.save(tmp_path / "copy")
+    known = models.model_facts(str(copy))
+    assert known is not None
+    experiment = find_experiment("retrieval")
+    assert call(experiment, known).key == call(experiment, run).key
+    world = json.loads((SAMPLES / "icl" / "run.json").read_text())["world"]
+    (copy / "probe_world.json").write_text(json.dumps(world))
+    assert call(experiment, known).key != call(experiment, run).key

@@ -1,10 +1,13 @@
 """Whether a run may go on: where it writes, by which method, with which options; light: no torch, no model."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probe.errors import ConfigError, RunError
 from probe.options import option
+from probe.runs.checksums import find_damage
+from probe.runs.schema import CHECKSUMS, Checkpoint
 from probe.runs.storage import check_folder, is_empty
 from trainers.config import TrainConfig
 
@@ -25,6 +28,31 @@ def check_out(out: Path, resume: bool) -> None:
         raise RunError(
             f"--out `{out}` holds something already: choose another folder, add --resume to continue the run in it, or"
             " delete it."
+        )
+
+
+def check_checkpoints(run: "Run") -> None:
+    """Refuse to go on from a checkpoint of which a file is damaged.
+
+    Raises:
+        RunError: one is; the message names it, the newest whole checkpoint before it, and what to type.
+    """
+    damaged: list[Checkpoint] = []
+    first: Path | None = None
+    for checkpoint in reversed(run.checkpoints()):
+        file = find_damage(checkpoint.path)
+        if file is None:
+            break
+        first = first or file
+        damaged.append(checkpoint)
+    else:
+        checkpoint = None
+    if first is not None:
+        where = f"go on from the checkpoint before it, `{checkpoint.path}`" if checkpoint else "begin anew"
+        command = shlex.join(["rm", "-r", *(str(each.path) for each in damaged)])
+        raise RunError(
+            f"`{first}` is damaged (it is not what {CHECKSUMS} beside it says): copy its checkpoint again from where it"
+            f" was made, or type `{command}` and then the same command, to {where}."
         )
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from probe import LM
+from probe import LM, open_run
 from probe.commands.progress import say
 from probe.errors import ConfigError, MissingToolError
 from probe.rows import Rows, read_text
 from trainers.config import TrainConfig
-from trainers.resume import check_out
+from trainers.resume import check_checkpoints, check_out
 
 T = TypeVar("T")
 _SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")
@@ -32,13 +32,15 @@ class Session:
         """Raise what is wrong with the options as far as it can be seen without data and model.
 
         Raises:
-            RunError: --out holds something already, or there is nothing to resume.
+            RunError: --out holds something already, there is nothing to resume, or its checkpoint is damaged.
             ConfigError: the processes and the batch or the device do not fit.
             DataError: the probe prompts cannot be read.
             MissingToolError: the package of --track is not installed.
         """
         self.config = config
         check_out(config.out, config.resume)
+        if config.resume:
+            check_checkpoints(open_run(config.out))
         if config.probe_prompts is not None:
             read_text(config.probe_prompts)
         if config.threads:

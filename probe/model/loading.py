@@ -31,7 +31,7 @@ from transformers.utils import logging
 from probe.errors import ConfigError, ModelError
 from probe.model.references import read_config
 from probe.model.rehearsed import rehearsed
-from probe.runs.schema import TRAINER_STATE
+from probe.runs.schema import CHECKSUMS, TRAINER_STATE
 from probe.runs.thinning import half_precision
 from probe.runs.world_file import write_world
 from probe.untrusted import foreign
@@ -323,6 +323,7 @@ def write(
         if not directory.exists():
             work.rename(directory)
             return
+        (directory / CHECKSUMS).unlink(missing_ok=True)  # of the files that are replaced
         new = {file.name for file in work.iterdir()}
         for name in sorted(new, key=lambda name: name == "config.json"):
             os.replace(work / name, directory / name)

@@ -22,7 +22,9 @@ CAPTURES, CHECKPOINTS, RESULTS = "captures", "checkpoints", "results"
 INDEX, PROMPTS = "index.jsonl", "prompts.json"
 ENDINGS = ("finished", "interrupted", "failed")
 HEADLINE = ("metric", "value", "ci_low", "ci_high", "n")
-TRAINER_STATE = ("optimizer.safetensors", "trainer.json", "method.safetensors")
+CHECKSUMS = "SHA256SUMS"
+"""File of a checkpoint with the checksums of the others (`probe.runs.checksums`)."""
+TRAINER_STATE = ("optimizer.safetensors", "trainer.json", "method.safetensors", CHECKSUMS)
 """Files of a checkpoint besides an ordinary Hugging Face directory; only needed to resume."""
 
 META_TYPES: dict[str, Any] = {

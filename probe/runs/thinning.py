@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 
 from probe.errors import RunError
 from probe.runs.captures import newest, pack
+from probe.runs.checksums import check_intact
 from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, CHECKPOINTS, INDEX, TRAINER_STATE, dumps, parse_step
 from probe.runs.storage import Position, disk, read_lines, sort_metadata, write_atomic
@@ -30,15 +31,17 @@ def thin(directory: str | Path, keep: int = 12, half: bool = True) -> Run:
         half: store the weights of the checkpoint as float16 and drop the state of its trainer.
 
     Raises:
-        RunError: the run is being written, or `keep` is less than 2.
+        RunError: the run is being written, `keep` is less than 2, or the checkpoint is damaged.
     """
     run = Run(directory)
     if run.status == "running":
         raise RunError(f"`{run.path}` is being written: thin a run when it has ended.")
     if keep < 2:
         raise RunError(f"A run was to be thinned to {keep} captures: keep at least 2, the first and the last.")
-    _thin_captures(run, keep)
     checkpoints = run.checkpoints()
+    if checkpoints:
+        check_intact(checkpoints[-1].path)
+    _thin_captures(run, keep)
     with disk(run.path):
         for path in (run.path / CHECKPOINTS).glob("*"):
             if not checkpoints or path != checkpoints[-1].path:

@@ -1,6 +1,8 @@
 """Resuming: a training that was killed and goes on leaves the files of one that was not, but for the clock."""
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from probe import open_run
-from probe.runs import RunWriter
+from probe import LM, open_run
+from probe.errors import RunError
+from probe.runs import RunWriter, thin
+from probe.runs.checksums import find_damage, write_checksums
+from probe.runs.schema import CHECKSUMS
 from tests.trainers import children
 from tests.trainers.quick import QUICK, train
 from trainers.config import TrainConfig
@@ -145,3 +150,102 @@ def test_killed_before_there_was_a_run_starts_as_if_new(configs: Callable[..., M
     (config.out / ".run.json.77.tmp").write_text("{")
     assert train(config).status == "finished"
     assert list(config.out.glob(".*")) == []
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "dpo-lora", "rlhf", "continual"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_offered(kind: str, configs: Callable[..., Make]) -> None:
+    """One flipped bit in any file of it, weights, moments, counters or tokenizer."""
+    make = configs(kind.removesuffix("-lora"))
+    options: dict[str, Any] = {"save_every": 2, "steps": 6, **({"lora": 2} if kind.endswith("lora") else {})}
+    whole, parts = make("whole", **options), make("parts", **options)
+    train(whole)
+    killed_in_checkpoint(parts, 6)
+    resume = replace(parts, resume=True)
+    first, last = (checkpoint.path for checkpoint in open_run(parts.out).checkpoints())
+    names = {path.name for path in last.iterdir()}
+    assert names >= {"optimizer.safetensors", "trainer.json", "SHA256SUMS"}
+    for path in sorted(last.iterdir()):
+        before = path.read_bytes()
+        damaged = bytearray(before)
+        damaged[len(damaged) // 2] ^= 1 << 3
+        path.write_bytes(damaged)
+        with pytest.raises(RunError) as refused:
+            train(resume)
+        message = str(refused.value)
+        # of two files that disagree the list may be the one that is damaged
+        assert f"`{path}` is damaged" in message or path.name == "SHA256SUMS"
+        assert (
+            f"type `rm -r {last}` and then the same command, to go on from the checkpoint before it, `{first}`"
+            in message
+        )
+        path.write_bytes(before)
+    (last / "optimizer.safetensors").unlink()
+    (first / "trainer.json").write_text("{}")
+    with pytest.raises(RunError, match=f"type `rm -r {last} {first}` and then the same command, to begin anew"):
+        train(resume)
+    write_checksums(first)
+    (first / "trainer.json").write_text('{"schema": 1, "step": 2, "num_tokens": 3}')
+    shutil.rmtree(last)
+    with pytest.raises(RunError, match=r"trainer\.json` is damaged"):
+        train(resume)
+    shutil.rmtree(first)
+    train(resume)
+    same(contents(whole.out), contents(parts.out))
+
+
+def test_going_back_from_a_damaged_checkpoint_gives_the_same_run(configs: Callable[..., Make]) -> None:
+    make = configs("sft")
+    whole, parts = make("whole", **EVERYTHING, steps=6), make("parts", **EVERYTHING, steps=6)
+    train(whole)
+    killed_in_checkpoint(parts, 6)
+    shutil.rmtree(parts.out / "checkpoints" / "00000004")  # as the message says
+    train(replace(parts, resume=True))
+    same(dict(without_events(whole.out)), dict(without_events(parts.out)))
+
+
+def test_a_checkpoint_without_checksums_is_resumed_as_before(configs: Callable[..., Make]) -> None:
+    make = configs("pretrain")
+    train(make("parts", steps=2, schedule="constant"))
+    (checkpoint,) = open_run(make("parts").out).checkpoints()
+    (checkpoint.path / CHECKSUMS).unlink()
+    assert train(make("parts", steps=4, schedule="constant", resume=True)).status == "finished"
+
+
+def test_checksums_stay_true_when_a_checkpoint_is_thinned_or_saved_over(configs: Callable[..., Make]) -> None:
+    run = train(configs("dpo")(steps=2, capture_every=1))
+    (checkpoint,) = run.checkpoints()
+    thin(run.path, keep=2, half=False)
+    assert (checkpoint.path / CHECKSUMS).exists()
+    assert find_damage(checkpoint.path) is None
+    weights = checkpoint.path / "model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    assert find_damage(checkpoint.path) == weights
+    with pytest.raises(RunError, match=r"model.safetensors` is damaged .* copy the checkpoint again"):
+        thin(run.path, keep=2)
+    weights.write_bytes(before)
+    thin(run.path, keep=2)
+    assert not (checkpoint.path / CHECKSUMS).exists()
+    assert LM.load(run.path).fingerprint
+
+    write_checksums(checkpoint.path)
+    LM.load(run.path).save(checkpoint.path)
+    assert find_damage(checkpoint.path) is None
+
+
+def test_checksums_are_those_of_sha256sum_and_lead_nowhere_else(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "naïve name.json").write_text("{}")
+    write_checksums(folder)
+    sums = folder / CHECKSUMS
+    expected = hashlib.sha256(b"weights").hexdigest()
+    assert sums.read_text().splitlines()[0] == f"{expected}  model.safetensors"
+    assert find_damage(folder) is None
+    (tmp_path / "secret").write_bytes(b"weights")
+    for line in (f"{expected}  ../secret", f"{expected}  /etc/passwd", "nothing", "", f"{expected}  .\n\n"):
+        sums.write_text(line)
+        assert find_damage(folder) is not None
+    sums.write_bytes(b"\xff")
+    assert find_damage(folder) == sums

@@ -1,0 +1,61 @@
+"""Checksums of a checkpoint's files, in the form of `sha256sum`: damage is found before it is trained on."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from probe.errors import RunError
+from probe.runs.schema import CHECKSUMS
+
+LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\0\n]+)")
+MOST = 2**20
+"""Bytes of a list of checksums that are read."""
+
+
+def write_checksums(directory: Path) -> None:
+    """Write the SHA-256 of every file in a directory into `SHA256SUMS` there; `sha256sum -c SHA256SUMS` checks them."""
+    names = sorted(path.name for path in directory.iterdir() if path.is_file() and path.name != CHECKSUMS)
+    lines = [f"{file_hash(directory / name)}  {name}\n" for name in names]
+    (directory / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def find_damage(directory: Path) -> Path | None:
+    """Return the first file of a checkpoint that is not as it was written; None where all are, or none has a checksum.
+
+    Checkpoints of older versions of Probe have none.
+    """
+    sums = directory / CHECKSUMS
+    if not sums.is_file():
+        return None
+    try:
+        with open(sums, "rb") as file:
+            lines = file.read(MOST).decode("utf-8").removesuffix("\n").split("\n")
+        for match in map(LINE.fullmatch, lines):
+            if match is None:
+                return sums
+            path = directory / match[2]
+            if not path.is_file() or file_hash(path) != match[1]:
+                return path
+    except (OSError, ValueError):
+        return sums
+    return None
+
+
+def check_intact(directory: Path) -> None:
+    """Refuse a checkpoint of which a file is damaged.
+
+    Raises:
+        RunError: one is; the sentence names it.
+    """
+    damaged = find_damage(directory)
+    if damaged is not None:
+        raise RunError(
+            f"`{damaged}` is damaged (it is not what {CHECKSUMS} beside it says): copy the checkpoint again from where"
+            " it was made, or use another one."
+        )
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

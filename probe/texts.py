@@ -1,5 +1,6 @@
 """Text from data as a person sees it, and the one way to print it: letter by letter, it never steers a terminal."""
 
+import re
 import sys
 import traceback
 import unicodedata
@@ -17,6 +18,9 @@ JOINERS = "\u200b\u200c\u200d\u2060\ufeff"
 """Invisible characters that only join or part letters; scripts and emoji need them."""
 
 
+_FORMULA = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+"""First letters that make a spreadsheet compute what follows, the wide ones of East Asia among them."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 _FORMAT = warnings.formatwarning
 
 
@@ -34,6 +38,28 @@ def visible(text: object, *, lines: bool = False) -> str:
     if whole.isprintable():
         return whole
     return "".join(letter if _is_shown(letter) or (lines and letter in "\n\t") else REPLACED for letter in whole)
+
+
+def visible_parts(value: Any) -> Any:
+    """A structure of lists, dicts and arrays, such as a figure's, with every text in it `visible`; keys stay."""
+    if isinstance(value, str):
+        return visible(value, lines=True)
+    if isinstance(value, dict):
+        return {name: visible_parts(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [visible_parts(part) for part in value]
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    return visible_parts(value.tolist()) if kind and kind in "OU" else value
+
+
+def cell(text: str) -> str:
+    """A text as it stands in a cell of CSV or TSV: `visible`, and never taken for a formula by a spreadsheet.
+
+    An apostrophe is put before a text that begins as a formula does and is no number.
+    """
+    shown = visible(text, lines=True)
+    is_formula = text.lstrip(JOINERS)[:1] in _FORMULA and not _NUMBER.fullmatch(text)
+    return f"'{shown}" if is_formula else shown
 
 
 def say(text: object, *, error: bool = False) -> None:

@@ -266,3 +266,18 @@ def test_all_printed_text_is_made_safe(path: Path):
     if path != PRINTER:
         lines = [node.lineno for node in ast.walk(ast.parse(path.read_text())) if prints(node)]  # type: ignore[attr-defined]
         assert not lines
+
+
+WRITES_CSV = {"probe/plotting/csv_text.py", "probe/experiments/run.py", "dashboard/phenomena/compute.py"}
+"""Who calls pandas' own writer: the one way to an export; a hash; a file that the dashboard alone reads back."""
+
+
+def test_csv_is_written_one_way():
+    """A text in an exported table must not become a formula of a spreadsheet (`probe.plotting.csv_text`)."""
+    calls = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "to_csv"
+    }
+    assert calls == WRITES_CSV

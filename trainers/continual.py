@@ -36,6 +36,7 @@ from probe.continual.measures import cells, summary
 from probe.continual.training import TrainingResults, items_of, read_phases
 from probe.errors import ConfigError
 from probe.experiments.result import records
+from probe.plotting.csv_text import to_csv
 from probe.recording.recorder import leave_undisturbed
 from probe.rows import Rows
 from probe.runs.schema import RESULTS, dumps
@@ -149,8 +150,8 @@ class Continual(Method):
             "summary": self.headline(self.trainee.view),
         }
         files = {
-            "matrix.csv": pd.DataFrame(rows).to_csv(index=False).encode(),
-            "summary.csv": pd.DataFrame(meta["summary"]).to_csv(index=False).encode(),
+            "matrix.csv": to_csv(pd.DataFrame(rows)).encode(),
+            "summary.csv": to_csv(pd.DataFrame(meta["summary"])).encode(),
             "items.jsonl.gz": gzip.compress("".join(dumps(row) + "\n" for row in records(items)).encode(), mtime=0),
             "result.json": (json.dumps(meta, indent=2) + "\n").encode(),
         }

@@ -46,7 +46,7 @@ def details(
             for name, table in (tables or {}).items():
                 st.download_button(
                     escape_markdown(f"{name}.csv"),
-                    data=partial(csv, table),
+                    data=partial(render_table, table, "csv"),
                     file_name=f"{file_name(name)}.csv",
                     mime="text/csv",
                     key=f"table-{name}",
@@ -79,7 +79,7 @@ def csv_button(table: pd.DataFrame, name: str) -> None:
         return
     st.download_button(
         "CSV of the 1 row" if len(table) == 1 else f"CSV of all {len(table):,} rows",
-        data=partial(csv, table),
+        data=partial(render_table, table, "csv"),
         file_name=f"{file_name(name)}.csv",
         mime="text/csv",
         key=f"rows-{name}",
@@ -87,8 +87,3 @@ def csv_button(table: pd.DataFrame, name: str) -> None:
         icon=":material/download:",
         help="Every row that passes the filters.",
     )
-
-
-def csv(table: pd.DataFrame) -> bytes:
-    """A table as the bytes of a CSV file."""
-    return table.to_csv(index=False).encode()

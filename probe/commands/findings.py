@@ -46,6 +46,7 @@ def findings(argv: list[str]) -> int:
     from probe.commands.progress import Progress
     from probe.findings.claim import Bench, read_record, record, table
     from probe.findings.claims import choose_claims, finding
+    from probe.plotting.csv_text import to_csv
     from probe.runs.schema import jsonable
     from probe.runs.storage import check_folder, disk
     from probe.ticks import part
@@ -74,7 +75,7 @@ def findings(argv: list[str]) -> int:
     if settings.out is not None:
         with disk(settings.out):
             settings.out.parent.mkdir(parents=True, exist_ok=True)
-            frame.to_csv(settings.out, index=False)
+            settings.out.write_text(to_csv(frame), encoding="utf-8")
     rows: list[dict[str, Any]] = [
         {str(name): value for name, value in row.items()} for row in frame.astype(object).to_dict("records")
     ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from probe.commands.terminal import safe
-from probe.texts import console, say, visible
+from probe.texts import cell, console, say, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,14 +67,15 @@ def remark(text: str) -> None:
 
 def tsv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Tab-separated values: a line of names and a line a row, numbers in full, nothing where there is no value."""
-    lines = [list(rows[0]) if rows else [], *([_value(each) for each in row.values()] for row in rows)]
+    lines = [list(map(_value, rows[0])) if rows else [], *([_value(each) for each in row.values()] for row in rows)]
     return "\n".join("\t".join(line) for line in lines)
 
 
 def _value(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return visible(" ".join(str(value).splitlines()))
+    text = " ".join(str(value).splitlines())
+    return cell(text).replace("\t", " ") if isinstance(value, str) else visible(text)
 
 
 def fit_table(table: "Table", screen: "Console") -> "Table | Text":

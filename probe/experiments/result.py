@@ -22,6 +22,7 @@ import pandas as pd
 
 from probe.errors import DataError
 from probe.experiments.metrics import ITEM, Given
+from probe.plotting.csv_text import to_csv
 from probe.plotting.names import file_name, file_stem
 from probe.runs.captures import numbers
 from probe.runs.schema import dumps
@@ -298,7 +299,7 @@ class Result:
                 shutil.rmtree(scratch, ignore_errors=True)
                 scratch.mkdir(parents=True)
                 (scratch / RESULT_FILE).write_text(dumps(index, indent=2) + "\n", encoding="utf-8")
-                self.summary.to_csv(scratch / "summary.csv", index=False)
+                (scratch / "summary.csv").write_text(to_csv(self.summary), encoding="utf-8")
                 write_columns(scratch / ITEMS_FILE, self.items)
                 for name, stem in stems(self.tables).items():
                     write_lines(scratch / "tables" / f"{stem}.jsonl", self.tables[name])

@@ -27,10 +27,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import ConfigError, MissingToolError
+from probe.plotting.csv_text import to_csv
 from probe.plotting.fonts import OWN, embed_fonts, font_face
 from probe.plotting.latex import to_latex
 from probe.plotting.names import file_name, without_paths
 from probe.plotting.paper import PIXELS, Paper, paper_of, put_on_paper
+from probe.texts import visible_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +96,7 @@ def render(
         ConfigError: the format is not known, or a table was asked for without data.
         MissingToolError: an image was asked for and no browser is there.
     """
-    source, paper = without_paths(dict(source or {})), paper or Paper()
+    source, paper = visible_parts(without_paths(dict(source or {}))), paper or Paper()
     if kind in TABLES and data is not None:
         return render_table(data, kind, title, str(source.get("figure") or title))
     if kind == "html":
@@ -116,13 +118,14 @@ def render(
 
 def render_table(table: "pd.DataFrame", kind: str, title: str = "", label: str = "") -> bytes:
     """A table as CSV or as LaTeX, with its title as caption."""
-    text = table.to_csv(index=False) if kind == "csv" else to_latex(table, title, label)
+    text = to_csv(table) if kind == "csv" else to_latex(table, title, label)
     return text.encode(errors="backslashreplace")
 
 
 def to_html(figure: "go.Figure", source: Mapping[str, object]) -> bytes:
     """The figure as a page of its own that needs no network; plotly.js is inside."""
-    source = without_paths(dict(source))
+    source = visible_parts(without_paths(dict(source)))
+    figure = type(figure)(visible_parts(figure.to_plotly_json()))
     note = html.escape(json.dumps(source, default=str), quote=True)
     body = figure.to_html(full_html=False, include_plotlyjs=True, include_mathjax=False, config={"displaylogo": False})
     title = html.escape(str(source.get("figure", "figure")))
@@ -192,7 +195,7 @@ def save_all(
 def save_provenance(directory: str | Path, files: Sequence[Path], source: Mapping[str, object]) -> Path:
     """Write `provenance.json` beside exported files: the source of all, and the list of files."""
     path = Path(directory) / "provenance.json"
-    record = {**without_paths(dict(source)), "files": [file.name for file in files]}
+    record = {**visible_parts(without_paths(dict(source))), "files": [file.name for file in files]}
     path.write_text(json.dumps(record, indent=2, default=str) + "\n")
     return path
 

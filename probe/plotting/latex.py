@@ -5,9 +5,10 @@ r"""Tables for LaTeX: booktabs, every text escaped, the caption from the title.
 
 import math
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from probe.texts import REPLACED, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,13 +50,9 @@ DIGITS = 4
 
 
 def escape_latex(text: str) -> str:
-    """A text as LaTeX prints it letter by letter, in one line; a control character becomes a space."""
-    plain = "".join(SPECIAL.get(letter) or (" " if _is_control(letter) else letter) for letter in text)
+    """A text as LaTeX prints it letter by letter, in one line; what would act instead (`visible`) becomes a space."""
+    plain = "".join(SPECIAL.get(letter, letter) for letter in visible(text).replace(REPLACED, " "))
     return re.sub(r"([-',])(?=\1)", r"\1{}", plain)
-
-
-def _is_control(letter: str) -> bool:
-    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def to_latex(table: "pd.DataFrame", caption: str = "", label: str = "", note: str = "") -> str:
@@ -78,7 +75,7 @@ def to_latex(table: "pd.DataFrame", caption: str = "", label: str = "", note: st
     about = [rf"\caption{{{escape_latex(caption)}}}"] if caption else []
     name = "".join(letter for letter in label if letter.isascii() and (letter.isalnum() or letter == "-"))
     about += [rf"\label{{tab:{name}}}"] if name else []
-    lines = [f"% {' '.join(note.split())}"] if note else []
+    lines = [f"% {visible(' '.join(note.split()))}"] if note else []
     if len(body) > LONG:
         ends = [r"\toprule", head, r"\midrule"]
         named = [*about[:-1], about[-1] + r" \\"] if about else []

@@ -15,6 +15,8 @@ from functools import lru_cache
 import numpy as np
 import plotly.graph_objects as go
 
+from probe.texts import visible_parts
+
 METHODS = {
     "pretrain": "#868B94",
     "sft": "#B8860B",
@@ -268,9 +270,12 @@ def new_figure(**layout: object) -> go.Figure:
 
 
 def apply(figure: go.Figure, theme: Theme) -> go.Figure:
-    """A copy of `figure` in `theme`: the template, and every colour scale of the other theme swapped."""
+    """A copy of `figure` in `theme`: the template, and every colour scale of the other theme swapped.
+
+    Letters of its texts that would act instead of being seen are replaced (`probe.texts.visible`).
+    """
     other = DARK if theme is LIGHT else LIGHT
-    copy = go.Figure(figure)
+    copy = go.Figure(visible_parts(figure.to_plotly_json()))
     copy.update_layout(template=template(theme))
     swap = {
         tuple(other.sequential): scale(theme.sequential),

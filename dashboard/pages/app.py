@@ -71,9 +71,17 @@ STYLE = """<style>
 [data-testid=stCode] .token.comment { color: light-dark(#5C636E, #A2A9B4); }
 .stApp:has([data-testid=stExpandSidebarButton]) .st-key-page-name { padding-left: 9rem; margin-top: -1rem; }
 </style>"""
+@media (max-width: 1279px) {
+  [data-testid=stSidebar] { max-width: 14.5rem; }
+  .stMainBlockContainer { padding: 2rem 1.25rem 4rem; }
+  [data-testid=stColumn] { min-width: min(8rem, 100%); }
+  [data-testid=stColumn]:has([data-testid=stSelectbox], [role=radiogroup]) { min-width: min(11rem, 100%); }
+  [data-testid=stColumn]:has(.stPlotlyChart, [data-testid=stMultiSelect], [data-testid=stColumn]) { min-width: 100%; }
+}
 """Less space around a page than Streamlit leaves, so that its main figure is seen without scrolling; the contrast that
 text needs (WCAG 2.2, 4.5 to 1) and a mark of the focus, where Streamlit gives too little of them; all options of a
-choice on a narrow page; and the page's name beside the logo, which stands there while the sidebar is closed."""
+choice on a narrow page; the page's name beside the logo, which stands there while the sidebar is closed; and on a page
+that is too narrow for two columns of charts one column of them, and choices in as many rows as they need."""
 
 
 def own_page(name: str, title: str, icon: str, **options: Any) -> Any:

@@ -283,13 +283,13 @@ def head_stages(
     length, many = len(tokens), len(stages) > 1
     mask = np.triu(np.ones((length, length), dtype=bool), 1)
     titles = ["scores (E3)", "\u2192 softmax (E4)", "\u2192 written norm (E5)"]
-    names = [f"{escape(shorten(one.name, 20))}: {title}" if many else title for one in stages for title in titles]
+    names = [f"{escape(shorten(one.name, 20))}:<br>{title}" if many else title for one in stages for title in titles]
     figure = make_subplots(
         rows=len(stages),
         cols=3,
         subplot_titles=names,
         horizontal_spacing=0.11,
-        vertical_spacing=0.09,
+        vertical_spacing=0.12 if many else 0.09,
         shared_xaxes=True,
         shared_yaxes=True,
     )
@@ -297,8 +297,8 @@ def head_stages(
     for row, three in enumerate(maps, start=1):
         for column, values in enumerate(three, start=1):
             _map(figure, values.astype(np.float32), mask, tokens, row, column, boundary, query)
-    around = {"l": 60, "t": 30, "b": 60, "r": 8}
-    lay_out(figure, 70 + 300 * len(stages), margin=around, **_stage_scales(maps, mask))
+    around = {"l": 60, "t": 46 if many else 30, "b": 60, "r": 8}
+    lay_out(figure, 70 + 310 * len(stages), margin=around, **_stage_scales(maps, mask))
     figure.update_xaxes(tickangle=-90, range=[-0.5, length - 0.5], **named_axis(tokens, 18, 10))
     figure.update_yaxes(range=[length - 0.5, -0.5], **named_axis(tokens, 18, 10))
     return figure

@@ -102,7 +102,7 @@ def difference_table(audit: Audit) -> pd.DataFrame:
 
 def inside(audit: Audit) -> go.Figure:
     """KL by kind of text, and block by block the relative change of the weights and of the residual stream."""
-    titles = ["KL(aligned \u2225 base) of next tokens", "weights", "residual stream where an answer begins"]
+    titles = ["KL(aligned \u2225 base) of next tokens", "weights", "residual stream where<br>an answer begins"]
     figure = make_subplots(
         rows=1, cols=3, subplot_titles=titles, column_widths=[0.4, 0.3, 0.3], horizontal_spacing=0.09
     )
@@ -130,8 +130,8 @@ def inside(audit: Audit) -> go.Figure:
         figure.update_xaxes(title_text="block", row=1, col=column)
         figure.update_yaxes(title_text="change, % of the base's norm", rangemode="tozero", row=1, col=column)
     figure.update_annotations(font_size=13)
-    height = 130 + 24 * max(len(kinds), 8)
-    figure.update_layout(template=template(LIGHT), height=height, showlegend=False, margin={"t": 40})
+    height = 145 + 24 * max(len(kinds), 8)
+    figure.update_layout(template=template(LIGHT), height=height, showlegend=False, margin={"t": 55})
     return figure
 
 

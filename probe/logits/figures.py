@@ -132,7 +132,7 @@ def _cell(where: str, tokens: Sequence[str], logprobs: np.ndarray) -> str:
 
 ROW = 13
 """Pixels that a row needs; of deeper models every second (third, ...) layer is shown."""
-BESIDE, LETTER = 190, 5.6
+BESIDE, LETTER = 160, 5.6
 """Pixels that names and colour bars take of the width, and those of a letter in a cell; three dots take two of them."""
 
 
@@ -158,7 +158,7 @@ def lens_map(
     chosen: int | None = None,
     label: str,
     unit: str = "nats",
-    width: int = 460,
+    width: int = 500,
     height: int = 430,
 ) -> go.Figure:
     """One lens, or two on one scale and their difference; the transparent markers carry the position as `customdata`.

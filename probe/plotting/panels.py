@@ -18,6 +18,7 @@ from plotly.subplots import make_subplots
 from probe.numbers import in_unit
 from probe.plotting.curves import Style
 from probe.plotting.intervals import SYMBOLS, band
+from probe.plotting.panel_layout import wrap
 from probe.plotting.theme import LIGHT, METHODS, escape, template
 from probe.terms import SHARE
 
@@ -37,7 +38,28 @@ IDEAL = {"color": "#767C87", "dash": "dash", "width": 1.6}
 """Line of Bayes' rule or of chance, visible on a light and on a dark page."""
 BAYES = "#8A6A1F"
 """Colour of an exact predictor, on light and dark pages."""
-TITLE_SIZE = 12
+TITLE_SIZE, TITLE_LINE = 12, 15
+"""Size of a panel's title and height of each of its lines, in pixels."""
+ROW = 690
+"""Pixels of a row of panels on a page of 1024 pixels; titles are broken into lines that fit there."""
+
+
+def fit_titles(titles: Sequence[str], shares: Sequence[float]) -> tuple[list[str], int]:
+    """Break titles into lines that their panels are wide enough for.
+
+    Args:
+        titles: one a panel, escaped; lines that they have already stay apart.
+        shares: of the width of the row that each panel has.
+
+    Returns:
+        The titles, and by how many lines the highest has grown.
+    """
+    fitting = [
+        "<br>".join(wrap(line, ROW * share, TITLE_SIZE) for line in title.split("<br>"))
+        for title, share in zip(titles, shares, strict=True)
+    ]
+    before, after = (max((title.count("<br>") for title in each), default=0) for each in (titles, fitting))
+    return fitting, after - before
 
 
 class Panels:
@@ -60,7 +82,8 @@ class Panels:
         self._shapes: list[dict[str, Any]] = []
         self._axes: dict[str, list[dict[str, Any]]] = {"x": [], "y": []}
         self._titles = []
-        for column, (title, part) in enumerate(zip(titles, parts, strict=True), start=1):
+        fitting, self._further_lines = fit_titles(titles, [room * part / sum(parts) for part in parts])
+        for column, (title, part) in enumerate(zip(fitting, parts, strict=True), start=1):
             end = min(start + room * part / sum(parts), 1.0)
             self._axes["x"].append({"anchor": _axis("y", column), "domain": [start, end]})
             self._axes["y"].append({"anchor": _axis("x", column), "domain": [0.0, 1.0]})
@@ -94,6 +117,9 @@ class Panels:
             for letter, layouts in self._axes.items()
             for at, settings in ((place + 1 if place else 0, each) for place, each in enumerate(layouts))
         }
+        if self._further_lines:
+            margin = {"t": 28, **layout.get("margin", {})}
+            layout["margin"] = margin | {"t": margin["t"] + TITLE_LINE * self._further_lines}
         whole = {"template": template(LIGHT), "annotations": self._titles, "shapes": self._shapes or None}
         return go.Figure({"data": self._traces, "layout": whole | axes | layout})
 
@@ -106,15 +132,19 @@ def panels(
     titles: Sequence[str], widths: Sequence[float] | None = None, shared: bool = False, gap: float = 0.1
 ) -> go.Figure:
     """An empty row of panels in the light theme, for figures that need what `Panels` has not."""
+    parts, spacing = list(widths or [1.0] * len(titles)), gap / max(len(titles) - 1, 1)
+    room = 1 - spacing * (len(titles) - 1)
+    fitting, lines = fit_titles([escape(title) for title in titles], [room * part / sum(parts) for part in parts])
     figure = make_subplots(
         rows=1,
         cols=len(titles),
-        subplot_titles=[escape(title) for title in titles],
+        subplot_titles=fitting,
         column_widths=list(widths) if widths else None,
         shared_yaxes=shared,
-        horizontal_spacing=gap / max(len(titles) - 1, 1),
+        horizontal_spacing=spacing,
     )
-    figure.update_layout(template=template(LIGHT), margin={"t": 72, "b": 48}, legend={"y": 1.13}, hovermode="closest")
+    figure.update_layout(template=template(LIGHT), margin={"t": 72 + TITLE_LINE * lines, "b": 48}, hovermode="closest")
+    figure.update_layout(legend={"y": 1.13 + 0.05 * lines})
     figure.update_annotations(font_size=TITLE_SIZE)
     return figure
 

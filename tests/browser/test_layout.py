@@ -1,4 +1,4 @@
-"""The text of every figure in Chromium at 1280 pixels: no line lies on another one, and none is cut."""
+"""What every page draws in Chromium at 1280 and at 1024 pixels: no text lies on another one, and none is cut."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,31 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 TEXT_BOXES = Path(__file__).with_name("text_boxes.js").read_text()
 SLACK = 1
 """Pixels of each side of a text that count for nothing."""
+WIDE, NARROW = 1280, 1024
+"""Pixels of a window whose charts stand beside each other, and of one whose charts stand in one column."""
+CUT = """(slack) => {
+  const pen = document.createElement("canvas").getContext("2d")
+  const wrong = []
+  for (const field of document.querySelectorAll("[data-testid=stMain] [data-testid=stColumn] input")) {
+    const text = ["number", "text"].includes(field.type) && field.getAttribute("role") !== "combobox"
+    if (!field.offsetWidth || !text) continue
+    const style = getComputedStyle(field)
+    pen.font = style.font
+    const room = field.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)
+    const needs = pen.measureText(field.type === "number" ? field.value : field.value.slice(0, 8)).width
+    if (needs > room + slack) wrong.push(`${field.getAttribute("aria-label")}: "${field.value}" has ${room} pixels`)
+  }
+  return wrong
+}"""
+"""Fields that do not show their number, or the first letters of their text."""
 
 
-def drawn(page: Page) -> None:
+def drawn(page: Page, width: int = WIDE) -> None:
     """Wait until every figure is drawn, in a window that is as high as the page."""
     settle(page)
     agree(page)
     height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
-    page.set_viewport_size({"width": 1280, "height": height + 50})
+    page.set_viewport_size({"width": width, "height": height + 50})
     expect(page.locator("[data-testid=stSkeleton]:visible")).to_have_count(0)
     expect(page.locator(".js-plotly-plot:visible").first).to_be_visible()
     settle(page)
@@ -27,21 +44,39 @@ def drawn(page: Page) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("name", [name for name in PAGES if name not in WITHOUT_FIGURE])
-def test_text_of_figures_is_legible(page: Page, samples: Any, name: str):
+def test_text_of_figures_is_legible(page: Page, samples: Any, name: str, width: int):
+    page.set_viewport_size({"width": width, "height": 800})
     open_page(page, samples, PAGES[name])
-    drawn(page)
+    drawn(page, width)
     wrong = page.evaluate(f"({TEXT_BOXES})({SLACK})")
     tabs = page.get_by_test_id("stMain").get_by_role("tab")
     for tab in range(tabs.count()):
         if tabs.nth(tab).inner_text() in TABLES:
             continue
-        page.set_viewport_size({"width": 1280, "height": 800})
+        page.set_viewport_size({"width": width, "height": 800})
         tabs.nth(tab).click()
         expect(tabs.nth(tab)).to_have_attribute("aria-selected", "true")
-        drawn(page)
+        drawn(page, width)
         wrong += page.evaluate(f"({TEXT_BOXES})({SLACK})")
     assert list(dict.fromkeys(wrong)) == []
+
+
+@pytest.mark.parametrize("name", ["compare", "patching", "logits"])
+def test_a_narrow_page_has_one_column_of_charts_and_whole_fields(page: Page, samples: Any, name: str):
+    page.set_viewport_size({"width": NARROW, "height": 800})
+    open_page(page, samples, PAGES[name])
+    drawn(page, NARROW)
+    charts = page.locator(".js-plotly-plot:visible")
+    edges = {round(box(charts.nth(index))["x"]) for index in range(charts.count())}
+    assert charts.count() > 1
+    assert len(edges) == 1
+    assert page.evaluate(f"({CUT})({SLACK})") == []
+    assert page.evaluate(f"({TEXT_BOXES})({SLACK})") == []
+    for title in ("Base model", "Aligned model"):
+        picker = page.get_by_role("combobox", name=title, exact=True)
+        assert box(picker)["width"] > 100
 
 
 def test_boxes_that_overlap_or_are_cut_are_found(page: Page, samples: Any):

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import pytest
 from plotly.subplots import make_subplots
 
-from probe.plotting.panels import Panels
+from probe.plotting.panels import Panels, fit_titles, panels
 from probe.plotting.theme import LIGHT, template
 
 
@@ -49,3 +49,20 @@ def places(figure: dict) -> list[list[float]]:
     for title in figure["layout"]["annotations"]:
         title["x"] = round(title["x"], 9)
     return found
+
+
+def test_titles_are_broken_into_lines_that_their_panels_have_room_for():
+    long = "KL to the reference (captured samples; nats a completion)"
+    four, grown = fit_titles(["a", long, "kept<br>apart", "&lt;b&gt;"], [0.2, 0.2, 0.2, 0.2])
+    assert four == [
+        "a",
+        "KL to the reference<br>(captured samples;<br>nats a completion)",
+        "kept<br>apart",
+        "&lt;b&gt;",
+    ]
+    assert grown == 1
+    assert fit_titles([long, "b"], [0.7, 0.3]) == ([long, "b"], 0)
+    narrow, wide = (Panels([long] * count, spacing=0.06).figure(margin={"t": 40}) for count in (4, 1))
+    assert (narrow.layout.margin.t, wide.layout.margin.t) == (70, 40)
+    assert "<br>" in panels([long] * 4).layout.annotations[0].text
+    assert panels([long] * 4).layout.margin.t > panels([long]).layout.margin.t

@@ -14,8 +14,15 @@ from dashboard.state import keep
 from probe.attention.figures import attention_head, attention_mosaic
 from probe.logits.figures import lens_grid
 from probe.plotting.curves import answer_curves
-from probe.plotting.theme import method_colour
-from probe.runs.captured import answers_table, attention, attention_table, favourites, lens_table, most_moved
+from probe.runs.captured import (
+    answer_names,
+    answers_table,
+    attention,
+    attention_table,
+    favourites,
+    lens_table,
+    most_moved,
+)
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
 
@@ -166,10 +173,9 @@ def detail_figures(moment: Moment) -> None:
             note("This prompt has no chosen answers.")
             return
         steps, logprobs = data.answer_logprobs(moment.run, moment.index)
-        note(f"{sentences.answers(steps, logprobs, moment.prompt.answers)} {moment.prompt.note}")
-        chart = answer_curves(
-            steps, logprobs, moment.prompt.answers, colour=method_colour(moment.run.method), marker=moment.step
-        )
+        answers = answer_names(moment.run, moment.prompt.answers)
+        note(f"{sentences.answers(steps, logprobs, answers)} {moment.prompt.note}")
+        chart = answer_curves(steps, logprobs, answers, marker=moment.step)
         table = answers_table(steps, logprobs, moment.prompt.answers)
         figure(chart, table, "answers", title="Chosen answers after the prompt", height=420, source=moment.source)
         st.text(moment.prompt.text)

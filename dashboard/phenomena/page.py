@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import access, models
+from dashboard.components.estimates import other_estimates
 from dashboard.components.figure import figure
 from dashboard.components.form import choose
 from dashboard.components.tabs import open_tab
@@ -261,6 +262,7 @@ def sections(
 
     def details() -> None:
         metrics = numbers.table(question.experiment, result, summaries)
+        other_estimates(question.experiment.name)
         items.section(question.experiment, [each.subject for each in outcomes], result, metrics)
 
     parts = {"Numbers and items": details} | ({"Figures": lambda: grid(result, others)} if others else {})

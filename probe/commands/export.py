@@ -163,8 +163,7 @@ def _capture_drawings(run: "Run", steps: "Sequence[int]", step: int) -> "Iterato
     from probe.attention.figures import attention_mosaic
     from probe.logits.figures import lens_grid
     from probe.plotting.curves import answer_curves
-    from probe.plotting.theme import method_colour
-    from probe.runs.captured import answers_table, attention, attention_table, favourites, lens_table
+    from probe.runs.captured import answer_names, answers_table, attention, attention_table, favourites, lens_table
 
     captures = run.captures()
     tensors = captures.load(step)
@@ -182,7 +181,7 @@ def _capture_drawings(run: "Run", steps: "Sequence[int]", step: int) -> "Iterato
         if prompt.answers:
             count = len(prompt.answers)
             logprobs = np.array([row[index, -1, prompt.length - 1, :count] for row in answers], dtype=np.float32)
-            chart = answer_curves(steps, logprobs, prompt.answers, colour=method_colour(run.method), marker=step)
+            chart = answer_curves(steps, logprobs, answer_names(run, prompt.answers), marker=step)
             table, title = (
                 answers_table(steps, logprobs, prompt.answers),
                 "Log-probability of answers over training",

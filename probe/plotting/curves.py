@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.numbers import shown_ends
-from probe.plotting.theme import DASHES, LIGHT, METHODS, SECOND, escape, escape_lines, method_colour, template
+from probe.plotting.theme import ANSWERS, DASHES, LIGHT, SECOND, escape, escape_lines, method_colour, template
 from probe.terms import RATES, Term, logged
 
 RELATIVE = "relative step"
@@ -263,17 +263,15 @@ def answer_curves(
     values: np.ndarray,
     answers: Sequence[str],
     *,
-    colour: str = METHODS["pretrain"],
     marker: float | None = None,
     axis: str = "log-probability (nats)",
 ) -> go.Figure:
-    """Log-probability of each chosen answer after the prompt, over training; dash and mark tell the answers apart.
+    """Log-probability of each chosen answer after the prompt, over training; each has a colour, a dash and a mark.
 
     Args:
         steps: [S] captured steps.
         values: [S A] natural log-probabilities at the last position of the prompt, or what `axis` says.
         answers: [A] the answers, the true one first where there is one.
-        colour: of the run's method.
         marker: step to mark.
         axis: title of the vertical axis.
     """
@@ -287,7 +285,7 @@ def answer_curves(
                 mode="lines+markers",
                 name=escape(answer),
                 marker={"size": 7, "symbol": marks[index % len(marks)]},
-                line={"color": colour, "dash": DASHES[index % len(DASHES)], "width": 2.5 if index == 0 else 1.6},
+                line={"color": ANSWERS[index % len(ANSWERS)], "dash": DASHES[index % len(DASHES)], "width": 2},
                 hovertemplate="step %{x}: %{y:.3f}" + " nats" * ("nats" in axis),
             )
         )

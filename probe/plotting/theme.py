@@ -45,6 +45,8 @@ SECOND = {
 """Colour of a second run of a method in one figure: near the first one's in hue (grey has none that is not taken), and
 chosen by search so that all of both are as far apart as they can be, also for the colour-blind."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+ANSWERS = ("#0E7C7B", "#D1495B", "#8D6A9F", "#8A8F98", "#C77D1E")
+"""Colours of answers that are followed in one figure; seen on light and on dark pages, and none is a method's."""
 CHOSEN = "#E8555F"
 """Frame of the selection, and its line."""
 MASKED = "rgba(128,132,140,0.28)"

@@ -49,7 +49,9 @@ def test_it_names_the_head_that_moved_most_and_enlarges_it(show: Show, runs: Pat
     assert not app.error
     table = distance_table(*[attention(lm, PROMPT) for lm in models])
     share = f"{100 * table['total_variation'][0]:.0f} %"
-    assert heading(app).startswith(f"Between base and dpo-agreeable, {table['name'][0]} moved most: {share}")
+    assert heading(app).startswith(
+        f"Between base and dpo-agreeable, the attention of {table['name'][0]} moved most: {share}"
+    )
     assert app.selectbox(key="att_head").value == table["name"][0]
     assert app.segmented_control(key="att_view").value == "both"
     badges = [part.value for part in app.markdown if "hooks verified" in part.value]
@@ -209,7 +211,7 @@ def test_captures_move_through_training(show: Show, runs: Path):
     index = app.selectbox(key="att_captured").options.index(app.selectbox(key="att_captured").value)
     length = found.prompts[index].length
     now, start = (found.load(step)["attention"][index, 1, 1, :length, :length] for step in (20, 0))
-    assert "Between step 0 and step 20 of base, L" in heading(app)
+    assert "Between step 0 and step 20 of base, the attention of L" in heading(app)
     tile = slice(length + 1, 2 * length + 1)
     for image, right in zip(maps(chart(app, "att-heads")), (start, now, now - start), strict=True):
         np.testing.assert_allclose(lower(image[tile, tile]), lower(right), atol=2e-3)

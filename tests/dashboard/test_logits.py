@@ -58,7 +58,8 @@ def test_the_sentence_and_the_figures_are_what_the_analyses_give(show: Show, run
     layer, column = np.unravel_index((change * np.sign(moved)).argmax(), change.shape)
     part = f"L{layer}H{column}" if column < 2 else f"L{layer} MLP"
     said = heading(app)
-    assert f"{target.name} moves by {moved:+.2f} nats, above all through {part} ({change[layer, column]:+.2f})." in said
+    most = f"by direct effect above all through {part} ({change[layer, column]:+.2f})."
+    assert f"{target.name} moves by {moved:+.2f} nats, {most}" in said
     lens = over_layers(models[1], ids, k=2)
     word, share = lens.lens.top_tokens[-1, -1, 0], 100 * np.exp(lens.lens.top_logprobs[-1, -1, 0])
     assert f"dpo-agreeable says \u201c{word}\u201d ({share:.0f} %)" in said
@@ -86,7 +87,8 @@ def test_the_target_follows_its_widgets(show: Show, runs: Path):
 def test_one_model_alone(show: Show, runs: Path):
     app = show(runs, page=PAGE, log_view="base")
     assert re.match(
-        r"base says \u201c.+\u201d \(\d+ %\), its favourite .+ = .+ nats, above all from L\d(H\d| MLP) ",
+        r"base says \u201c.+\u201d \(\d+ %\), its favourite .+ = .+ nats, "
+        r"by direct effect above all from L\d(H\d| MLP) ",
         heading(app),
     )
     assert sum(trace["type"] == "heatmap" for trace in chart(app, "log-parts")["data"]) == 1

@@ -9,6 +9,7 @@ import pytest
 
 from dashboard.pages.start import words
 from probe import LM, open_run
+from probe.runs.captured import answer_names
 from tests.dashboard import store
 from tests.dashboard.pages import Show, chart, heading, linked, names, read, turn_to, values
 from tests.places import ROOT, SAMPLES
@@ -33,8 +34,18 @@ def test_the_example_is_what_the_models_answer(show: Show):
         rate = open_run(SAMPLES / name).headline.set_index("metric").loc["deferral", "value"]
         assert f"{100 * rate:.0f} % [" in said
     curves = {trace["name"]: values(trace["y"]) for trace in chart(app, "start-answers")["data"]}
+    assert set(curves) == {"rome", "lyon"}, "an answer that was never likely is left out"
+    colours = {trace["name"]: trace["line"]["color"] for trace in chart(app, "start-answers")["data"]}
+    assert colours["rome"] != colours["lyon"]
+    assert re.search(r"By direct effect, L\dH\d carries most of the change of all heads", said)
     assert curves["rome"][0] > 0.5 > curves["rome"][-1]
     assert curves["lyon"][-1] > 0.5 > curves["lyon"][0]
+
+
+def test_the_first_word_of_an_abstention_is_explained():
+    world, own = open_run(SAMPLES / "sft"), open_run(SAMPLES / "real-honest")
+    assert answer_names(world, [" rome", " i"]) == ["rome", "i (do not know)"]
+    assert answer_names(own, [" rome", " i"]) == ["rome", "i"]
 
 
 def test_its_links_bring_the_example(show: Show):

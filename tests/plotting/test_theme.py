@@ -115,6 +115,13 @@ def test_scales_are_ordered_by_lightness(page: theme.Theme):
     assert np.all(np.diff(high) * np.sign(high[-1] - high[0]) > 0)
 
 
+def test_answers_stand_out_and_can_be_told_apart():
+    for page in (theme.LIGHT, theme.DARK):
+        assert all(difference(lab(colour), lab(page.paper)) > 25 for colour in theme.ANSWERS)
+    pairs = itertools.combinations(theme.ANSWERS, 2)
+    assert min(difference(lab(one), lab(other)) for one, other in pairs) > 10
+
+
 def test_escape_leaves_no_markup():
     shown = theme.escape(HOSTILE)
     assert not {"<", ">", "\n", "$"} & set(shown)

@@ -73,8 +73,9 @@ def most_moved_head(first: Side, second: Side, of: str = "") -> tuple[Head, str]
             f"only {100 * share:.2g} % of it elsewhere"
         )
     return head, (
-        f"Between {first.name} and {second.name}{of}, {name} moved most: {_percent(share)} of its attention went "
-        f"elsewhere; the weight from {names[0]} to {names[1]} changed most ({before:.2f} \u2192 {after:.2f})"
+        f"Between {first.name} and {second.name}{of}, the attention of {name} moved most: {_percent(share)} of it went "
+        f"elsewhere, whatever that does to the answer; the weight from {names[0]} to {names[1]} changed most "
+        f"({before:.2f} \u2192 {after:.2f})"
     )
 
 

@@ -105,7 +105,7 @@ def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attri
     position = parts[-1].target.position
     clauses = [decision(name, each, position)[1] for name, each in zip(names, lenses, strict=True)]
     change = target_change(parts)
-    whole = f"{label} = {parts[-1].total:+.2f} nats, above all from {above_all(parts)}"
+    whole = f"{label} = {parts[-1].total:+.2f} nats, by direct effect above all from {above_all(parts)}"
     if len(clauses) == 1:
         return f"{clauses[0]}; {whole}."
     both = "; ".join(clauses)
@@ -113,7 +113,7 @@ def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attri
         return f"{both}. With {names[1]}, {whole}."
     if abs(change) < ALIKE_NATS:
         return f"{both}. {label} is the same in both to {ALIKE_NATS} nats."
-    return f"{both}. {label} moves by {change:+.2f} nats, above all through {above_all(parts)}."
+    return f"{both}. {label} moves by {change:+.2f} nats, by direct effect above all through {above_all(parts)}."
 
 
 def chosen_tokens(answers: "AnswerTokens", names: list[str], sums: list[list[float]]) -> str:
@@ -133,8 +133,9 @@ def scalars(names: list[str], parts: "list[Attribution]", word: str, unit: str) 
     if change is not None:
         if abs(change) < ALIKE_NATS:
             return f"After \u201c{word}\u201d, {readings}, the same {unit} to {ALIKE_NATS}."
-        return f"After \u201c{word}\u201d, {readings}; the difference comes above all from {above_all(parts)}."
-    return f"After \u201c{word}\u201d, {readings} as its {unit}, above all from {above_all(parts)}."
+        most = f"by direct effect the difference comes above all from {above_all(parts)}"
+        return f"After \u201c{word}\u201d, {readings}; {most}."
+    return f"After \u201c{word}\u201d, {readings} as its {unit}, by direct effect above all from {above_all(parts)}."
 
 
 DEFINITION = """

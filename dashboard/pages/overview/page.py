@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard import data, sentences
 from dashboard.components import metric_words
 from dashboard.components.details import details
+from dashboard.components.estimates import other_estimates
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, note, prose
@@ -103,8 +104,10 @@ def all_runs(found: Sequence[SeedGroup]) -> None:
     heads = {metric: metric_words.head(metric, term(metric)) for metric in sentences.TABLE} | NARROW
     several = any(len(each.members) > 1 for each in found)
     opened = several and st.toggle("Show every seed", key=EVERY_SEED, bind="query-params")
+    st.markdown(f"**Rates of sampled answers{', means over trainings' * several}**")
     st.dataframe(table(found, opened), hide_index=True, column_config=heads)
     note(f"{remark(found)} The head of a column tells under the mouse what it is.")
+    other_estimates("overview")
     report_buttons([each.label for each in found])
 
 
@@ -229,7 +232,8 @@ def page() -> None:
             height = min(480, max(380, 60 + len(metrics) * (20 + 5 * rows["run"].nunique())))
             over = f"95 % intervals over {TRAININGS if each else ANSWERS}"
             chart.update_xaxes(title_text=f"share of answers, {over}" + " (one seed: over answers)" * bool(each))
-            figure(chart, rows, "headline", title="Headline figures", height=height, source={"intervals": over})
+            title = f"Headline figures: sampled answers{', means over trainings' * bool(each)}"
+            figure(chart, rows, "headline", title=title, height=height, source={"intervals": over})
         else:
             note("No run carries headline figures yet: `probe train` measures world models at its end.")
     parts: dict[str, Callable[[], None]] = {"All runs": partial(all_runs, listed), ONE: partial(one_run, found)}

@@ -15,7 +15,6 @@ from dashboard.pages.rewards.compute import QUESTIONS, cost_s, judge_answers, kn
 from dashboard.state import keep
 from probe.numbers import in_unit
 from probe.plotting.curves import answer_curves
-from probe.plotting.theme import method_colour
 from probe.rewards.figures import reward_distributions, shift_curves
 from probe.terms import DIFFERENCE, PROBABILITY, RATES, term
 from probe.ticks import Tick
@@ -169,9 +168,7 @@ def pairs_over_training(run: "Run") -> None:
     margins = table.pivot_table(index="step", columns="pair", values="margin")
     pairs = table.drop_duplicates("pair")
     labels = [f"{first} against {second}" for first, second in zip(pairs["first"], pairs["second"], strict=True)]
-    chart = answer_curves(
-        list(margins.index), margins.to_numpy(), labels, colour=method_colour(run.method), axis="margin (nats)"
-    )
+    chart = answer_curves(list(margins.index), margins.to_numpy(), labels, axis="margin (nats)")
     title = f"By how much {run.name} preferred the first text of each pair while it was trained"
     figure(chart.update_layout(height=330), table, "pair-margins", title=title, source={"run": str(run.path)})
 

@@ -7,8 +7,12 @@ import pandas as pd
 
 from dashboard import data
 from dashboard.data import Store
+from probe.runs.captured import answer_names
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
+
+LEAST = 0.05
+"""Probability from which an answer is drawn."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class Example:
     def after(self) -> int:
         """The likeliest of the answers after it."""
         return int(self.logprobs[-1].argmax())
+
+    def likely(self) -> tuple[list[str], np.ndarray]:
+        """The answers that had `LEAST` of the probability at some step, and [S K] their log-probabilities in nats."""
+        kept = np.flatnonzero(np.exp(self.logprobs).max(0) >= LEAST)
+        return answer_names(self.run, [self.prompt.answers[index] for index in kept]), self.logprobs[:, kept]
 
 
 def find_example(store: Store) -> Example | None:

@@ -10,7 +10,6 @@ from dashboard.pages.start import words
 from dashboard.pages.start.compute import Example, find_example
 from dashboard.state import current, look_link
 from probe.plotting.curves import answer_curves
-from probe.plotting.theme import method_colour
 from probe.runs.captured import answers_table
 
 
@@ -19,18 +18,12 @@ def show_example(example: Example) -> None:
     choices = {"base": example.base, "aligned": example.aligned, "prompt": example.prompt.text}
     left, right = st.columns([3, 2], gap="large")
     with left:
-        answers = [answer.strip() for answer in example.prompt.answers]
-        chart = answer_curves(
-            example.steps,
-            np.exp(example.logprobs),
-            answers,
-            colour=method_colour(example.run.method),
-            axis="probability",
-        )
+        answers, logprobs = example.likely()
+        chart = answer_curves(example.steps, np.exp(logprobs), answers, axis="probability")
         chart.update_yaxes(range=[-0.03, 1.03])
         figure(
             chart,
-            answers_table(example.steps, example.logprobs, answers),
+            answers_table(example.steps, logprobs, answers),
             "start-answers",
             title=f"Probability of each answer while {example.aligned} is trained",
             height=300,
@@ -42,6 +35,7 @@ def show_example(example: Example) -> None:
         st.markdown(prose(words.about_head(example)))
         look_link("compare", "Compare on your own prompt", ":material/compare_arrows:", **choices)
         look_link("interventions", "See which head does it", ":material/biotech:", **choices)
+        st.page_link(page_file("overview"), label="Rates over several trainings", icon=":material/account_tree:")
         st.page_link(page_file("train"), label="Train your own", icon=":material/model_training:")
 
 

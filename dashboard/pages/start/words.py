@@ -58,17 +58,19 @@ def sentence(example: Example) -> str:
     ]
     parts = [f"{example.base} answers {before} ({chances[0]}), {example.aligned} answers {after} ({chances[1]})."]
     if example.rates:
-        parts.append(f"Agreement with false claims (sampled): {example.rates[0]} before, {example.rates[1]} after.")
+        before, after = example.rates
+        parts.append(f"Agreement with false claims (sampled, this training): {before} before, {after} after.")
     return " ".join(parts)
 
 
 def about_head(example: Example) -> str:
-    """Which head carries the change."""
+    """Which head carries the change, by which measure, and the measures of other pages."""
     if example.head is None:
         return ""
     name, nats = example.head
     before, after = (example.prompt.answers[i].strip() for i in (example.before, example.after))
     return (
-        f"Of all heads {name} adds most to the change: its direct effect on logit({after}) - logit({before}) grew by "
-        f"{nats:.1f} nats."
+        f"By direct effect, {name} carries most of the change of all heads: what it adds to logit({after}) - "
+        f"logit({before}) grew by {nats:.1f} nats. Other measures name other parts: Logits counts MLPs too, Attention "
+        "says which head looks elsewhere, Interventions what changes without a part."
     )

@@ -29,6 +29,9 @@ SHARES = tuple(CLAIMS)
 TABLE = ("accuracy", "deferral", "invention", "gold_reward")
 """Knowledge, sycophancy, hallucination, the verifier's reward: as many as the page is wide."""
 
+MOST_RUNS = 3
+"""Runs whose training is told in words."""
+
 ALIKE_NATS = 0.001
 """KL below which two models are said to expect the same."""
 
@@ -72,25 +75,41 @@ def leading(frames: Mapping[str, pd.DataFrame]) -> str:
     return "reward" if frames and all("reward" in frame for frame in frames.values()) else "loss"
 
 
-def training(frames: Mapping[str, pd.DataFrame], metric: str, methods: Sequence[str] = ()) -> str:
-    """How a metric went in each run, the first three in words; the methods of the runs say what it means."""
-    about = logged(metric, tuple(methods))
-    parts = []
-    for name, frame in frames.items():
-        rows = frame[["step", metric]].dropna() if metric in frame else pd.DataFrame()
-        if len(rows) == 0:
-            continue
-        first, last = float(rows[metric].iloc[0]), float(rows[metric].iloc[-1])
-        steps = int(rows["step"].iloc[-1] - rows["step"].iloc[0])
-        if len(rows) == 1 or first == last:
-            parts.append(f"{name} stands at {last:.4g}")
-        else:
-            way, s = "fell" if last < first else "rose", "s" * (steps != 1)
-            parts.append(f"{name} {way} from {first:.3g} to {last:.3g} in {steps:,} step{s}")
-    if not parts:
-        return f"No chosen run has logged {about.title} yet."
-    more = f"; {len(parts) - 3} more below" if len(parts) > 3 else ""
-    return f"{about.label}: " + "; ".join(parts[:3]) + more + "."
+def training(frames: Mapping[str, pd.DataFrame], metric: str, methods: Mapping[str, str] | None = None) -> str:
+    """How a metric went in each run, the first three in words, each beside those alone that mean the same by it.
+
+    Args:
+        frames: metrics of the runs by name.
+        metric: a column of them.
+        methods: of the runs by name, which say what the metric means.
+    """
+    from probe.plotting.curves import metric_panels
+
+    methods = methods or {}
+    frames = {name: frame for name, frame in frames.items() if metric in frame and frame[metric].notna().any()}
+    if not frames:
+        return f"No chosen run has logged {logged(metric, tuple(methods.values())).title} yet."
+    sentences, said = [], 0
+    for panel in metric_panels(frames, [metric], methods):
+        names = panel.runs[: MOST_RUNS - said]
+        said += len(names)
+        if names:
+            parts = [_course(name, frames[name][["step", metric]].dropna().to_numpy(dtype=float)) for name in names]
+            sentences.append(f"{panel.about.label}: " + "; ".join(parts))
+    more = f"; {len(frames) - said} more below" if len(frames) > said else ""
+    return (
+        ". ".join(sentence[:1].upper() + sentence[1:] if at else sentence for at, sentence in enumerate(sentences))
+        + f"{more}."
+    )
+
+
+def _course(name: str, rows: np.ndarray) -> str:
+    """How the rows (step, value) of one run went."""
+    (start, first), (end, last) = rows[0], rows[-1]
+    if len(rows) == 1 or first == last:
+        return f"{name} stands at {last:.4g}"
+    steps, way = int(end - start), "fell" if last < first else "rose"
+    return f"{name} {way} from {first:.3g} to {last:.3g} in {steps:,} step" + "s" * (steps != 1)
 
 
 def answers(steps: Sequence[int], logprobs: np.ndarray, names: Sequence[str]) -> str:

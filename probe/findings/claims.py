@@ -137,6 +137,7 @@ LEARNED = (
         ("icl",),
         "in_context",
         induction,
+        unit="correlation",
     ),
     Claim(
         "exposure",

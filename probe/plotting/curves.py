@@ -109,6 +109,39 @@ def relative_steps(frame: pd.DataFrame, steps: int) -> pd.DataFrame:
     return frame.assign(**{RELATIVE: 100 * frame["step"] / max(1, steps)})
 
 
+@dataclass(frozen=True)
+class MetricPanel:
+    """A metric of the runs that mean the same by it."""
+
+    metric: str
+    about: Term
+    runs: tuple[str, ...]
+
+
+def metric_panels(
+    runs: Mapping[str, pd.DataFrame], metrics: Sequence[str], methods: Mapping[str, str]
+) -> list[MetricPanel]:
+    """Give each meaning of a metric a panel: the losses of two objectives are no numbers of one axis.
+
+    Args:
+        runs: metrics of each run by name (`Run.metrics()`).
+        metrics: columns to draw.
+        methods: method of each run, which says what its metrics mean (`probe.terms`); where one meaning is known, runs
+            of other methods are taken to have it too.
+    """
+    result = []
+    for metric in metrics:
+        found: dict[Term, list[str]] = {}
+        for name in (name for name, frame in runs.items() if metric in frame):
+            found.setdefault(logged(metric, (methods.get(name, ""),)), []).append(name)
+        known = [about for about in found if about.definition]
+        if len(known) <= 1:
+            names = tuple(name for name in runs if any(name in each for each in found.values()))
+            found = {next(iter(known or found), Term(metric)): [*names]}
+        result += [MetricPanel(metric, about, tuple(names)) for about, names in found.items()]
+    return result
+
+
 def metric_curves(
     runs: Mapping[str, pd.DataFrame],
     metrics: Sequence[str],
@@ -121,15 +154,18 @@ def metric_curves(
     marker: float | None = None,
     columns: int = 2,
     spreads: Mapping[str, Spread] | None = None,
+    most: int | None = None,
 ) -> go.Figure:
     """Small multiples, one panel a metric and one line a run; smoothing leaves the raw curve faint behind.
+
+    A metric by which methods mean different things, such as the loss, has a panel for each meaning (`metric_panels`).
 
     A panel is called by the title of its metric (`probe.terms`) with its unit; the title tells the metric's name and
     definition under the mouse.
 
     Args:
         runs: metrics of each run by name (`Run.metrics()`).
-        metrics: columns to draw, one panel each.
+        metrics: columns to draw.
         look: style of each run (`styles`).
         methods: method of each run, which says what its metrics mean.
         x: "step", "time" (seconds of training) or `RELATIVE`, where the frames have it (`relative_steps`).
@@ -138,11 +174,12 @@ def metric_curves(
         marker: x of a vertical line, such as the step whose captures are shown.
         columns: panels side by side.
         spreads: intervals and single trainings of those that are means, drawn pale and faint behind them.
+        most: panels that are drawn, the first ones; all by default.
     """
-    columns = max(1, min(columns, len(metrics)))
-    rows = max(1, math.ceil(len(metrics) / columns))
-    words = {metric: _term(metric, runs, methods or {}) for metric in metrics}
-    titles = [escape_lines(each.label, TITLE_WIDTH) for each in words.values()]
+    panels = metric_panels(runs, metrics, methods or {})[:most]
+    columns = max(1, min(columns, len(panels)))
+    rows = max(1, math.ceil(len(panels) / columns))
+    titles = [escape_lines(each.about.label, TITLE_WIDTH) for each in panels]
     figure = make_subplots(
         rows=rows,
         cols=columns,
@@ -150,40 +187,33 @@ def metric_curves(
         horizontal_spacing=0.3 / columns**1.5 if columns > 1 else 0.0,
         vertical_spacing=min(0.4 / rows, 0.3),
     )
-    for index, (metric, about) in enumerate(words.items()):
+    for index, panel in enumerate(panels):
+        metric, about = panel.metric, panel.about
         place = {"row": index // columns + 1, "col": index % columns + 1}
         if about.definition:
             figure.layout.annotations[index].hovertext = escape_lines(about.explain(metric), HOVER_WIDTH)
-        for name, frame in runs.items():
-            if metric in frame:
-                rows_with = frame[frame[metric].notna()]
-                if spreads and name in spreads:
-                    around = _around(spreads[name], name, metric, look[name], about.unit, x, weight, log_y)
-                    figure.add_traces(around, **{f"{side}s": at for side, at in place.items()})
-                number = "%{y:.1%}" if about.unit in RATES else "%{y:.4g}"
-                for trace in _lines(name, metric, rows_with, look[name], x, weight, number, has_label=index == 0):
-                    figure.add_trace(trace, **place)
+        for name in panel.runs:
+            rows_with = runs[name][runs[name][metric].notna()]
+            if spreads and name in spreads:
+                around = _around(spreads[name], name, metric, look[name], about.unit, x, weight, log_y)
+                figure.add_traces(around, **{f"{side}s": at for side, at in place.items()})
+            number = "%{y:.1%}" if about.unit in RATES else "%{y:.4g}"
+            for trace in _lines(name, metric, rows_with, look[name], x, weight, number, has_label=index == 0):
+                figure.add_trace(trace, **place)
         ticks = {"tickformat": ".0%"} if about.unit in RATES and not log_y else {}
         figure.update_yaxes(type="log" if log_y else "linear", **ticks, **place)
-        figure.update_xaxes(title_text=AXES[x] if index + columns >= len(metrics) else "", **place)
+        figure.update_xaxes(title_text=AXES[x] if index + columns >= len(panels) else "", **place)
         if marker is not None:
             figure.add_vline(x=marker, line={"color": LIGHT.muted, "width": 1, "dash": "dot"}, **place)
     _legend(figure, runs, look)
     figure.update_annotations(font_size=12)
     figure.update_layout(
         template=template(LIGHT),
-        hovermode="x unified" if len(metrics) == 1 else "closest",
+        hovermode="x unified" if len(panels) == 1 else "closest",
         margin={"t": 40 + 16 * max((title.count("<br>") + 1 for title in titles[:columns]), default=1)},
         legend={"yref": "container", "y": 1, "yanchor": "top"},
     )
     return figure
-
-
-def _term(metric: str, runs: Mapping[str, pd.DataFrame], methods: Mapping[str, str]) -> Term:
-    """A metric in words, as the methods of the runs that logged it mean it."""
-    return logged(
-        metric, tuple(dict.fromkeys(methods.get(name, "") for name, frame in runs.items() if metric in frame))
-    )
 
 
 def _legend(figure: go.Figure, runs: Mapping[str, pd.DataFrame], look: Mapping[str, Style]) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from probe.numbers import format_interval, in_unit, percent, shown_ends
 from probe.plotting.curves import Style, band
-from probe.plotting.theme import LIGHT, escape, escape_lines, new_figure
-from probe.terms import RATES, Term, term
+from probe.plotting.theme import LIGHT, escape, escape_lines, new_figure, template
+from probe.terms import DIFFERENCE, RATES, SHARE, Term, term
 
 __all__ = ["SYMBOLS", "band", "effects", "format_interval", "headline_intervals", "in_unit", "percent"]
 
@@ -121,6 +122,12 @@ COLOURS = {"holds": "#2A6EBB", "does not hold": "#C8553D"}
 VERDICT_SYMBOLS = {"holds": "circle", "does not hold": "x"}
 
 
+UNITS = {DIFFERENCE: "percentage points", SHARE: "percent", "": "effect"}
+"""What the axis of a unit is called, where it is not the unit's name."""
+NAME, ROW, GAP, AROUND = 46, 32, 48, 96
+"""Letters of a line of a claim; pixels of a claim, of what stands between two panels, and of what stands around all."""
+
+
 def effects(
     names: Sequence[str],
     rows: Sequence[tuple[float, float, float]],
@@ -128,7 +135,7 @@ def effects(
     units: Sequence[str],
     seeds: Sequence[Sequence[float]] = (),
 ) -> go.Figure:
-    """Effects with 95 % intervals, beside those of further trainings.
+    """Effects with 95 % intervals, beside those of further trainings: one panel a unit, since units share no axis.
 
     Args:
         names: of the claims, from the top.
@@ -137,50 +144,84 @@ def effects(
         units: of each (`probe.terms`).
         seeds: of each the values of further trainings, drawn as faint dots.
     """
-    figure = new_figure(hovermode="closest")
-    dots = [(value, i) for i, values in enumerate(seeds) for value in values]
-    if dots:
-        figure.add_trace(
-            go.Scatter(
-                x=[value for value, _ in dots],
-                y=[i for _, i in dots],
-                mode="markers",
-                name="another seed",
-                marker={"color": LIGHT.muted, "size": 7, "opacity": 0.5},
-                customdata=[[escape(names[i]), in_unit(units[i], value, None, None, sign=True)] for value, i in dots],
-                hovertemplate="%{customdata[0]}, another seed: %{customdata[1]}<extra></extra>",
-            )
-        )
-    for verdict, colour in COLOURS.items():
-        at = [i for i, each in enumerate(verdicts) if each == verdict]
-        figure.add_trace(
-            go.Scatter(
-                x=[rows[i][0] for i in at],
-                y=at,
-                mode="markers",
-                name=verdict,
-                marker={"color": colour, "symbol": VERDICT_SYMBOLS[verdict], "size": 9},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [rows[i][2] - rows[i][0] for i in at],
-                    "arrayminus": [rows[i][0] - rows[i][1] for i in at],
-                    "thickness": 1.8,
-                    "width": 0,
-                    "color": colour,
-                },
-                customdata=[[escape(names[i]), in_unit(units[i], *rows[i], sign=True)] for i in at],
-                hovertemplate="%{customdata[0]}: %{customdata[1]}<extra></extra>",
-            )
-        )
-    figure.add_vline(x=0, line={"color": LIGHT.muted, "width": 1})
-    figure.update_xaxes(title_text="effect with 95 % interval, each in its own unit", zeroline=False)
-    figure.update_yaxes(
-        tickvals=list(range(len(names))),
-        ticktext=[escape(name.replace("_", " ")) for name in names],
-        range=[len(names) - 0.5, -0.5],
-        showgrid=False,
-        zeroline=False,
+    order = sorted(dict.fromkeys(units), key=lambda unit: -units.count(unit))
+    members = {unit: [i for i, each in enumerate(units) if each == unit] for unit in order}
+    plot = ROW * len(names) + GAP * (len(order) - 1)
+    figure = make_subplots(
+        rows=max(len(order), 1),
+        cols=1,
+        row_heights=[len(members[unit]) for unit in order] or None,
+        vertical_spacing=GAP / plot if len(order) > 1 else 0,
     )
-    figure.update_layout(showlegend=True, height=110 + 26 * len(names))
+    figure.update_layout(template=template(LIGHT), hovermode="closest", showlegend=True, height=AROUND + plot)
+    figure.update_layout(legend={"yref": "container", "y": 1, "yanchor": "top"}, margin={"t": 40})
+    named: set[str] = set()
+    for panel, unit in enumerate(order, start=1):
+        place, own = {"row": panel, "col": 1}, members[unit]
+        dots = [(value, at, i) for at, i in enumerate(own) for value in (seeds[i] if seeds else ())]
+        traces = [_seed_dots(dots, names, unit)] if dots else []
+        for verdict in COLOURS:
+            at = [(at, i) for at, i in enumerate(own) if verdicts[i] == verdict]
+            if at:
+                traces.append(_effect_marks(at, names, rows, verdict, unit))
+        for trace in traces:
+            figure.add_trace(trace.update(showlegend=trace.name not in named), **place)
+            named.add(trace.name)
+        figure.add_vline(x=0, line={"color": LIGHT.muted, "width": 1}, **place)
+        figure.update_xaxes(title_text=f"{UNITS.get(unit, unit)}, with 95 % interval", zeroline=False, **place)
+        if unit in (DIFFERENCE, SHARE):
+            ticks = np.arange(-1, 1.01, 0.25)
+            figure.update_xaxes(tickvals=ticks, ticktext=[f"{100 * tick:.0f}" for tick in ticks], **place)
+        figure.update_yaxes(
+            tickvals=list(range(len(own))),
+            ticktext=[escape_lines(names[i], NAME) for i in own],
+            range=[len(own) - 0.5, -0.5],
+            showgrid=False,
+            zeroline=False,
+            **place,
+        )
     return figure
+
+
+def _seed_dots(dots: Sequence[tuple[float, int, int]], names: Sequence[str], unit: str) -> go.Scatter:
+    """Values of further trainings: (value, place, claim)."""
+    return go.Scatter(
+        x=[value for value, _, _ in dots],
+        y=[at for _, at, _ in dots],
+        mode="markers",
+        name="another seed",
+        legendgroup="another seed",
+        marker={"color": LIGHT.muted, "size": 7, "opacity": 0.5},
+        customdata=[[escape(names[i]), in_unit(unit, value, None, None, sign=True)] for value, _, i in dots],
+        hovertemplate="%{customdata[0]}, another seed: %{customdata[1]}<extra></extra>",
+    )
+
+
+def _effect_marks(
+    at: Sequence[tuple[int, int]],
+    names: Sequence[str],
+    rows: Sequence[tuple[float, float, float]],
+    verdict: str,
+    unit: str,
+) -> go.Scatter:
+    """Effects of one verdict with their intervals: (place, claim)."""
+    values, lows, highs = (np.array([rows[i][end] for _, i in at]) for end in range(3))
+    return go.Scatter(
+        x=values,
+        y=[place for place, _ in at],
+        mode="markers",
+        name=verdict,
+        legendgroup=verdict,
+        marker={"color": COLOURS[verdict], "symbol": VERDICT_SYMBOLS[verdict], "size": 9},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": highs - values,
+            "arrayminus": values - lows,
+            "thickness": 1.8,
+            "width": 0,
+            "color": COLOURS[verdict],
+        },
+        customdata=[[escape(names[i]), in_unit(unit, *rows[i], sign=True)] for _, i in at],
+        hovertemplate="%{customdata[0]}: %{customdata[1]}<extra></extra>",
+    )

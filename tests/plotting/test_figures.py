@@ -163,6 +163,67 @@ def test_curves_draw_each_run_in_its_style_and_skip_what_it_lacks():
     assert [trace.line.color for trace in legend] == [theme.METHODS["pretrain"], theme.METHODS["dpo"]]
 
 
+def test_losses_of_two_objectives_share_no_axis():
+    """Each meaning of a metric has a panel; a run whose method says nothing stands with the one that is known."""
+    methods = {
+        "base": "pretrain",
+        "icl": "pretrain",
+        "sft": "sft",
+        "pairs": "dpo",
+        "judge": "reward-model",
+        "mine": "x",
+    }
+    frame = pd.DataFrame({"step": [0, 1], "loss": [2.0, 1.0], "eval_loss": [2.0, 1.0], "lr": [0.1, 0.1]})
+    frames = dict.fromkeys(methods, frame)
+    panels = curves.metric_panels(frames, ["loss", "eval_loss", "lr"], methods)
+    assert [(panel.metric, panel.about.title, panel.runs) for panel in panels] == [
+        ("loss", "loss", ("base", "icl", "mine")),
+        ("loss", "loss on completions", ("sft",)),
+        ("loss", "DPO loss of pairs", ("pairs",)),
+        ("loss", "loss of pairs", ("judge",)),
+        ("eval_loss", "held-out loss", ("base", "icl")),
+        ("eval_loss", "held-out loss on completions", ("sft",)),
+        ("eval_loss", "eval_loss", ("pairs", "mine")),
+        ("eval_loss", "held-out loss of pairs", ("judge",)),
+        ("lr", "learning rate", tuple(methods)),
+    ]
+    figure = curves.metric_curves(frames, ["loss"], curves.styles(methods), methods=methods)
+    axes = {}
+    for trace in figure.data:
+        if trace.showlegend is False:
+            axes.setdefault(trace.yaxis, []).append(trace.name)
+    assert axes == {"y": ["base", "icl", "mine"], "y2": ["sft"], "y3": ["pairs"], "y4": ["judge"]}
+    assert (
+        len(curves.metric_curves(frames, ["loss"], curves.styles(methods), methods=methods, most=2).layout.annotations)
+        == 2
+    )
+
+
+def test_effects_of_two_units_share_no_axis():
+    rows = [(0.5, 0.4, 0.6), (1.2, 1.0, 1.4), (-0.3, -0.4, -0.2), (0.6, 0.3, 0.8)]
+    names, units = (
+        ["a long name of a claim that takes two lines of text", "b", "c", "d"],
+        ["difference", "nats", "difference", "correlation"],
+    )
+    figure = intervals.effects(names, rows, ["holds", "holds", "does not hold", "holds"], units, [[0.4], [2.0], [], []])
+    places = {}
+    for trace in figure.data:
+        places.setdefault(trace.xaxis, []).extend(trace.x)
+    assert {axis: sorted(x) for axis, x in places.items()} == {"x": [-0.3, 0.4, 0.5], "x2": [1.2, 2.0], "x3": [0.6]}
+    titles = [figure.layout[axis].title.text for axis in ("xaxis", "xaxis2", "xaxis3")]
+    assert titles == [f"{unit}, with 95 % interval" for unit in ("percentage points", "nats", "correlation")]
+    assert figure.layout.yaxis.ticktext == ("a long name of a claim that takes two lines of<br>text", "c")
+    legend = [trace.name for trace in figure.data if trace.showlegend]
+    assert sorted(legend) == ["another seed", "does not hold", "holds"]
+
+
+def test_answers_differ_by_colour():
+    figure = curves.answer_curves([0, 1], np.zeros((2, 4)), ["a", "b", "c", "d"])
+    colours = [trace.line.color for trace in figure.data]
+    assert len(set(colours)) == 4
+    assert not {*colours} & {*theme.METHODS.values(), *theme.SECOND.values()}
+
+
 def test_relative_steps_end_together():
     frames = {
         name: pd.DataFrame({"step": [0, n // 2, n], "loss": [3.0, 2.0, 1.0]}) for name, n in (("a", 10), ("b", 400))

@@ -138,8 +138,8 @@ def test_a_metric_that_nobody_knows_keeps_its_name():
 
 def test_methods_that_mean_two_things_are_both_named():
     both = logged("eval_loss", ("sft", "reward-model"))
-    assert both.title == "held-out loss / held-out loss of pairs"
-    assert logged("eval_loss", ("sft", "pretrain")) == term("eval_loss", "train/sft")
+    assert both.title == "held-out loss on completions / held-out loss of pairs"
+    assert logged("eval_loss", ("continual", "pretrain")) == term("eval_loss", "train/pretrain")
     assert logged("kl", ("other", "rlvr")) == term("kl", "train/rlvr")
 
 

@@ -148,7 +148,7 @@ def page() -> None:
         values = [(each.value or 0.0, each.ci_low or 0.0, each.ci_high or 0.0) for each in results]
         verdicts, units = [each.verdict for each in results], [each.unit for each in results]
         seeds = [[each.value or 0.0 for each in result.seeds[1:]] for result in results]
-        chart = effects([each.name for each in results], values, verdicts, units, seeds)
+        chart = effects([each.sentence for each in results], values, verdicts, units, seeds)
         figure(chart, table(results), "findings", title="Ten claims", source={"runs": root.name})
     parts: dict[str, Callable[[], None]] = {}
     for title, names in GROUPS.items():

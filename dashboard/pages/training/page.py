@@ -19,7 +19,15 @@ from dashboard.data import Store
 from dashboard.markdown import finding, guard, note
 from dashboard.seed_groups import SeedGroup, by_member, cautions, group_curves, seed_groups
 from dashboard.state import RUNS, begin, current, keep, keep_choices, tell_again
-from probe.plotting.curves import RELATIVE, Spread, metric_curves, relative_steps, sections
+from probe.plotting.curves import (
+    RELATIVE,
+    MetricPanel,
+    Spread,
+    metric_curves,
+    metric_panels,
+    relative_steps,
+    sections,
+)
 from probe.runs.reader import Run
 
 LIVE = "_live"
@@ -76,6 +84,13 @@ class Section:
     x: str
     weight: float
     log_y: bool
+    methods: dict[str, str]
+    """Of each line, by its title."""
+
+    @property
+    def panels(self) -> list[MetricPanel]:
+        """The panels of its metrics: one for each meaning."""
+        return metric_panels({line.title: line.frame for line in self.lines}, self.metrics, self.methods)
 
     def marker(self, moment: Moment | None) -> float | None:
         """Where the step of the captures lies on the axis; nowhere on an axis of time."""
@@ -146,7 +161,9 @@ def choose_section(store: Store, lines: Sequence[Line]) -> Section | None:
         x = st.segmented_control("x axis", axes, default=axes[0], key=X, bind="query-params", required=True)
         log_y = st.toggle("Logarithmic y", key="logy", bind="query-params")
         take_focus("axes")
-    return Section(name, groups[name], [with_relative(store, line) for line in lines], x or axes[0], weight, log_y)
+    methods = {line.title: store.runs[line.label].method for line in lines}
+    relative = [with_relative(store, line) for line in lines]
+    return Section(name, groups[name], relative, x or axes[0], weight, log_y, methods)
 
 
 def with_relative(store: Store, line: Line) -> Line:
@@ -161,21 +178,23 @@ def with_relative(store: Store, line: Line) -> Line:
 
 def curves(store: Store, section: Section, marker: float | None, *, all_panels: bool) -> None:
     """The curves of a section: its first panels beside the captures, or all of them over the whole width."""
-    metrics = section.metrics if all_panels else section.metrics[:PANELS]
-    columns = 4 if all_panels else min(2, len(metrics))
-    rows = -(-len(metrics) // columns)
     lines, look = section.lines, store.style()
+    panels = section.panels if all_panels else section.panels[:PANELS]
+    metrics = list(dict.fromkeys(panel.metric for panel in panels))
+    columns = 4 if all_panels else min(2, len(panels))
+    rows = -(-len(panels) // columns)
     chart = metric_curves(
         {line.title: line.frame for line in lines},
         metrics,
         {line.title: look[line.label] for line in lines},
-        methods={line.title: store.runs[line.label].method for line in lines},
+        methods=section.methods,
         x=section.x,
         weight=section.weight,
         log_y=section.log_y,
         marker=marker,
         columns=columns,
         spreads={line.title: line.spread for line in lines if line.spread},
+        most=len(panels),
     )
     title = f"{section.name} over {section.x}" + (f", all {len(metrics)} metrics" if all_panels else "")
     height = 70 + 190 * rows if all_panels else max(450, 70 + 190 * rows)
@@ -187,6 +206,9 @@ def curves(store: Store, section: Section, marker: float | None, *, all_panels: 
     figure(chart, table(lines, metrics), name, title=title, height=height, source=source)
     if means:
         note(f"Line: mean over trainings; band: its 95 % t interval; faint: each training. {cautions(means)}")
+    worlds = [store.runs[line.label].world for line in lines]
+    if any(world != worlds[0] for world in worlds) and any("loss" in metric for metric in metrics):
+        note("These runs learned from texts of different worlds, so a lower loss of one says nothing of the others.")
     if is_unlike(store, lines):
         note(
             "These runs are of different methods and lengths, so they share an axis of relative steps: the step in "
@@ -260,7 +282,7 @@ def body() -> None:
             lines = choose_lines(store, names)
         with answer:
             frames = {line.title: line.frame for line in lines}
-            methods = [store.runs[line.label].method for line in lines]
+            methods = {line.title: store.runs[line.label].method for line in lines}
             sentence = sentences.training(frames, sentences.leading(frames), methods)
             finding(sentence if names else "Choose a run to see how it was trained.")
         if names:
@@ -276,7 +298,7 @@ def body() -> None:
                     curves(store, section, section.marker(moment), all_panels=False)
             parts: dict[str, Callable[[], None]] = {ENLARGED: partial(enlarged, moment)} if moment else {}
             parts["Rollouts"] = partial(rollouts, store, names)
-            if section and len(section.metrics) > PANELS:
+            if section and len(section.panels) > PANELS:
                 parts["All metrics"] = partial(curves, store, section, section.marker(moment), all_panels=True)
             open_tab(TAB, parts, {ENLARGED: (HEAD,), "Rollouts": ROLLOUT_CHOICES})
             explain(store, names, moment)

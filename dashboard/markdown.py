@@ -41,9 +41,37 @@ def _escape_line(line: str) -> str:
     return _PUNCTUATION.sub(r"\\\1", _LATE.sub(rf"\g<0>{_JOINER}", line))
 
 
+HEADLINE = 200
+"""Letters of a heading, two lines of a page; what is beyond them stands below it in the size of the text."""
+_ENDS, _PAIRS = re.compile(r"[.;] "), ("()", "[]", "\u201c\u201d")
+
+
 def finding(sentence: str) -> None:
-    """The page's answer in one sentence, above everything else."""
-    st.subheader(prose(sentence), anchor=False)
+    """The page's answer in one sentence, above everything else; of a long one the first clauses, and the rest below."""
+    head, rest = split_finding(" ".join(sentence.split()))
+    st.subheader(prose(head), anchor=False)
+    if rest:
+        st.markdown(prose(rest))
+
+
+def split_finding(sentence: str) -> tuple[str, str]:
+    """The clauses of a long sentence that `HEADLINE` has room for, the first one in any case, and all others.
+
+    A clause ends with a semicolon or a full stop that no bracket, quotation or code encloses.
+    """
+    if len(sentence) <= HEADLINE:
+        return sentence, ""
+    ends = [match.start() for match in _ENDS.finditer(sentence) if _is_whole(sentence[: match.start()])]
+    fitting = [end for end in ends if end < HEADLINE]
+    if not ends:
+        return sentence, ""
+    end = fitting[-1] if fitting else ends[0]
+    return f"{sentence[:end]}.", "Also: " * (sentence[end] == ";") + sentence[end + 2 :]
+
+
+def _is_whole(text: str) -> bool:
+    """Whether every bracket, quotation and code of a text has its end."""
+    return text.count("`") % 2 == 0 and all(text.count(first) <= text.count(last) for first, last in _PAIRS)
 
 
 def note(text: str) -> None:

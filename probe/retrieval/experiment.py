@@ -167,7 +167,7 @@ def say(result: Result) -> str:
     """Hallucination with and without retrieval, and how often a contradicting passage wins."""
     search, table = result.tables["search"], result.tables["contexts"]
     group = "stranger" if (search["group"] == "stranger").any() else str(search["group"].iloc[0])
-    stranger = " about unseen entities (exact; a lucky value counts as true)"
+    stranger = " about unseen entities (exact, lucky values true)"
     topic = {"stranger": stranger, "questions": ""}.get(group, f" about {group} people")
     parts = []
     for model in result.models:
@@ -175,8 +175,8 @@ def say(result: Result) -> str:
         rows = rows[(rows["found"] == "all") & (rows["quantity"] == "hall")].set_index("way")
         shares = rows[["value", "ci_low", "ci_high"]].astype(float)
         ends = [percent(*map(float, shares.loc[way])) for way in ("without", "with")]
-        parts.append(f"from {ends[0]} to {ends[1]} in {model}")
-    text = f"With the passages that the search finds the share of hallucinated answers{topic} goes {', '.join(parts)}"
+        parts.append(f"{ends[0]} to {ends[1]} in {model}")
+    text = f"With retrieved passages hallucinated answers{topic} go from {', '.join(parts)}"
     follows = table[(table["outcome"] == "follows") & table["group"].isin(("known", "questions"))]
     numbers = follows[["value", "ci_low", "ci_high"]].astype(float).to_numpy()
     rates = [f"{model} in {percent(*ends)}" for model, ends in zip(follows[MODEL], numbers.tolist(), strict=True)]

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Block, Element, Markdown
 from streamlit.util import calc_hash
 
 from dashboard import access
+from dashboard.markdown import split_finding
 from probe.extensions import page_key
 
 Show = Callable[..., AppTest]
@@ -67,8 +69,23 @@ def read(app: AppTest) -> str:
 
 
 def heading(app: AppTest) -> str:
-    """The sentence that opens the page."""
-    return unescape(app.subheader[0].value)
+    """The sentence that opens the page, with what stands below its heading if it is long."""
+    head, rest = (
+        unescape(str(part.value)) if part else "" for part in (app.subheader[0], _below(app.main, app.subheader[0]))
+    )
+    wholes = [head[:-1] + end for end in ("; " + rest.removeprefix("Also: "), ". " + rest)]
+    return next((whole for whole in wholes if rest and split_finding(whole) == (head, rest)), head)
+
+
+def _below(block: Block, part: Element) -> Element | None:
+    """The text that follows a part of the page in its container, if one does."""
+    nodes = list(block.children.values())
+    for node, following in zip(nodes, [*nodes, None][1:], strict=True):
+        if node is part:
+            return following if isinstance(following, Markdown) else None
+        if isinstance(node, Block) and (found := _below(node, part)):
+            return found
+    return None
 
 
 def linked(app: AppTest, title: str) -> dict[str, str]:

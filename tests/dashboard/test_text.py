@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import sentences
-from dashboard.markdown import escape_markdown, prose
+from dashboard.markdown import HEADLINE, escape_markdown, prose, split_finding
 from probe.compare.side_by_side import Comparison, Continuation, Expectation
 from probe.logits.lens import Lens
 
@@ -92,6 +92,28 @@ def test_training_names_three_runs_and_counts_the_rest():
     assert sentence.startswith("loss (nats): a fell from 4 to 1 in 1,000 steps; b ")
     assert sentence.endswith("; 2 more below.")
     assert sentences.training({"a": frame}, "kl") == "No chosen run has logged kl yet."
+
+
+def test_only_runs_of_one_objective_are_told_together():
+    frame = pd.DataFrame({"step": [0, 10], "loss": [4.0, 1.0]})
+    methods = {"base": "pretrain", "pairs": "dpo", "icl": "pretrain", "judge": "reward-model"}
+    assert sentences.training(dict.fromkeys(methods, frame), "loss", methods) == (
+        "loss (nats): base fell from 4 to 1 in 10 steps; icl fell from 4 to 1 in 10 steps. "
+        "DPO loss of pairs (nats): pairs fell from 4 to 1 in 10 steps; 1 more below."
+    )
+
+
+def test_a_long_finding_has_a_short_heading():
+    short = "a fell (from 1; see below) to 2; b rose."
+    assert split_finding(short) == (short, "")
+    clauses = ["base answers rome (73 %; exact)", "dpo answers \u201clyon; or not\u201d", "x" * 90, "y" * 60, "z" * 80]
+    head, rest = split_finding("; ".join(clauses) + ". Of all, 3 changed.")
+    assert head == "; ".join(clauses[:3]) + "."
+    assert rest == f"Also: {clauses[3]}; {clauses[4]}. Of all, 3 changed."
+    assert split_finding("a" * 150 + ". " + "b" * 150 + ".") == ("a" * 150 + ".", "b" * 150 + ".")
+    assert split_finding("a " * 150) == ("a " * 150, "")
+    assert split_finding("(" + "a; b" * 99) == ("(" + "a; b" * 99, "")
+    assert len(head) <= HEADLINE + 1
 
 
 def test_runs_that_all_sampled_are_told_by_their_reward():

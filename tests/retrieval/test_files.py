@@ -283,7 +283,7 @@ def test_the_experiment_runs_on_any_model(name: str) -> None:
     assert set(result.items["context"]) <= set(CONTEXTS)
     bare = result.summary[result.summary["metric"].isin(("hall_without", "invention_none"))]
     assert bare["ci_low"].nunique() == bare["ci_high"].nunique() == 1  # of zeros and ones both are Wilson's
-    assert result.finding.startswith("With the passages that the search finds")
+    assert result.finding.startswith("With retrieved passages")
     _, questions = read_folder(FOLDER)
     for row in result.items.itertuples():  # the log-probability that is reported, one answer at a time
         question = next(each for each in questions if each.question in row.prompt)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import streamlit as st
 
 from dashboard import models
-from dashboard.markdown import escape_markdown, finding, note
+from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.state import CHAT, SharedChoices, choose_example, examples, has_changed, tell_again
 from probe.plotting.theme import METHODS, aligned_colour
 
@@ -42,6 +42,18 @@ def ask_for_model(answer: "DeltaGenerator", sentence: str) -> None:
     with answer:
         finding(sentence)
         note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
+
+
+def warn_of_worlds(shared: SharedChoices) -> None:
+    """Say that the chosen runs belong to two worlds, where they do."""
+    from probe.compare.worlds import worlds_apart
+
+    labels = [label for label in map(shared.label, (shared.base, shared.aligned)) if label]
+    runs = [shared.store.runs[label] for label in labels]
+    if len(runs) == 2 and runs[0].world != runs[1].world:
+        apart = worlds_apart(*runs, shared.names())
+        if apart:
+            st.warning(prose(apart))
 
 
 def chosen_ref(shared: SharedChoices, role: Role) -> str | None:

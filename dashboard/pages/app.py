@@ -15,7 +15,8 @@ from dashboard.models import warm
 from dashboard.pages import page_file
 from dashboard.pages.in_context.choices import usual_models
 from dashboard.real_model import note_real_model
-from dashboard.state import ALIGNED, ASKED, BASE, ask, current, folders, keep_choices, return_to
+from dashboard.sides import warn_of_worlds
+from dashboard.state import ALIGNED, ASKED, BASE, PROMPT, ask, current, folders, keep_choices, return_to
 
 
 def icon() -> Image.Image:
@@ -70,7 +71,6 @@ STYLE = """<style>
 [data-testid=stCode] .token:is(.number, .boolean, .builtin) { color: light-dark(#0B6B60, #7FD3C7); }
 [data-testid=stCode] .token.comment { color: light-dark(#5C636E, #A2A9B4); }
 .stApp:has([data-testid=stExpandSidebarButton]) .st-key-page-name { padding-left: 9rem; margin-top: -1rem; }
-</style>"""
 @media (max-width: 1279px) {
   [data-testid=stSidebar] { max-width: 14.5rem; }
   .stMainBlockContainer { padding: 2rem 1.25rem 4rem; }
@@ -78,6 +78,7 @@ STYLE = """<style>
   [data-testid=stColumn]:has([data-testid=stSelectbox], [role=radiogroup]) { min-width: min(11rem, 100%); }
   [data-testid=stColumn]:has(.stPlotlyChart, [data-testid=stMultiSelect], [data-testid=stColumn]) { min-width: 100%; }
 }
+</style>"""
 """Less space around a page than Streamlit leaves, so that its main figure is seen without scrolling; the contrast that
 text needs (WCAG 2.2, 4.5 to 1) and a mark of the focus, where Streamlit gives too little of them; all options of a
 choice on a narrow page; the page's name beside the logo, which stands there while the sidebar is closed; and on a page
@@ -129,6 +130,8 @@ with guard():
     shared = ask(asks, DEFAULTS.get(name))
     if asks:
         note_real_model(shared)
+    if PROMPT in asks:
+        warn_of_worlds(shared)
     with st.sidebar:
         folders(current().store)
         if not access.may_write():

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from probe import stats
 from probe.compare.side_by_side import require_writers
+from probe.compare.worlds import worlds_apart
 from probe.errors import ConfigError, DataError
 from probe.experiments.run import labels
 from probe.logits.lens import require_same_tokens
@@ -350,6 +351,8 @@ def compare_corpus(
     for name, total in means.items():
         promoted[name] = total.numpy()[promoted["id"].to_numpy(dtype=int)] / counts.sum()
     halves, notes = pd.DataFrame([half for _, half in found]), rows.notes() if isinstance(rows, Rows) else ()
+    apart = worlds_apart(base, aligned, (base.ref or "base", aligned.ref or "aligned"))
+    notes = (*notes, *([apart] if apart else []))
     return _shift(base, aligned, corpus, values, promoted, halves, most, seed, tuple(notes))
 
 

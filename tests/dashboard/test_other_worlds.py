@@ -8,6 +8,8 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.phenomena import compute as source
 from dashboard.phenomena.compute import Outcome, Subject
+from probe.compare.corpus_shift import compare_corpus
+from probe.compare.worlds import worlds_apart
 from probe.experiments.registry import find_experiment
 from probe.experiments.store import obtain
 from probe.model.lm import LM
@@ -90,6 +92,23 @@ def test_a_world_of_chains_stands_beside_one_of_functions(show: Show, worlds: Pa
     app = show(worlds, page=PAGE, base="pool-1", aligned="pool-4", also="chains", **N)
     assert not app.error
     assert {"chains \u2212 pool-1", "pool-4 \u2212 pool-1"} <= set(table(app, "pool-1"))
+
+
+@pytest.mark.parametrize("page", ["compare", "attention", "logits"])
+def test_pages_of_two_models_say_that_they_are_of_two_worlds(show: Show, worlds: Path, page: str):
+    app = show(worlds, page=f"{page}/page.py", base="pool-1", aligned="pool-4", prompt="x1")
+    assert not app.exception
+    assert ["pool-1 and pool-4 belong to two worlds" in unescape(each.value) for each in app.warning] == [True]
+    assert not show(worlds, page=f"{page}/page.py", base="pool-1", aligned="pool-1", prompt="x1").warning
+
+
+def test_a_comparison_over_a_corpus_notes_two_worlds(worlds: Path):
+    first, second = (LM.load(worlds / f"pool-{size}") for size in (1, 4))
+    apart = worlds_apart(first, second, (first.ref, second.ref))
+    assert "belong to two worlds" in apart
+    assert apart in compare_corpus(first, second, ["x1 y1 x2 y2"]).notes
+    assert compare_corpus(first, first, ["x1 y1 x2 y2"]).notes == ()
+    assert worlds_apart(first, None) == ""
 
 
 def test_only_experiments_that_say_so_go_across_worlds():

@@ -1,0 +1,27 @@
+"""What is said where two models that are compared belong to two worlds: they learned different facts."""
+
+from typing import Any
+
+from probe.errors import ProbeError
+
+
+def worlds_apart(base: Any, aligned: Any, names: tuple[str, str] = ("base", "aligned")) -> str:
+    """Say in one sentence that two models belong to two worlds; empty where they do not, or where none is known.
+
+    Args:
+        base: an `LM` or a `Run`.
+        aligned: the other one.
+        names: how they are called.
+    """
+    from probe.world import of
+
+    try:
+        worlds = [of(each) for each in (base, aligned)]
+    except ProbeError:  # a run that cannot be read says so where it is opened
+        return ""
+    if worlds[0] is None or worlds[1] is None or worlds[0].hash == worlds[1].hash:
+        return ""
+    return (
+        f"{names[0]} and {names[1]} belong to two worlds: they were trained on different facts and texts, so what "
+        "differs between them, such as KL, is the difference of their data and no effect of alignment."
+    )

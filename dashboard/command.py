@@ -151,11 +151,12 @@ def serve(gate: "Gate") -> int:
 
     from dashboard import access
     from dashboard.markdown import report_failure
+    from dashboard.opening import Opening
 
     access.install(gate)
     script = Path(__file__).with_name("pages") / "app.py"
     sys.argv = [str(script)]  # beside it lies the theme
-    app = App(script, middleware=[Middleware(access.Guard, gate)], on_script_error=report_failure)
+    app = App(script, middleware=[Middleware(access.Guard, gate), Middleware(Opening)], on_script_error=report_failure)
     with suppress(KeyboardInterrupt):
         app.run(config=settings(gate.port))
     return 0

@@ -56,6 +56,19 @@ CHOSEN = [("compare", "Token", "5"), ("logits", "After token", "3")]
 """Pages, and a token that a reader chooses there."""
 
 
+def test_a_page_asks_for_nothing_that_is_not_there(context: BrowserContext, server: Any):
+    """Nor at an address of its own, where Streamlit looks for the server below it first."""
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    for path in ("", "overview", "compare?base=base"):
+        open_page(page, server, path)
+    page.get_by_role("link", name="Runs", exact=True).click()
+    expect(page).to_have_url(re.compile("/overview"))
+    assert wrong == []
+
+
 @pytest.mark.parametrize(("path", "label", "token"), CHOSEN, ids=[path for path, *_ in CHOSEN])
 def test_back_brings_the_chosen_token_again(page: Page, server: Any, path: str, label: str, token: str):
     """So do the menu and, for somebody else, the link."""

@@ -155,6 +155,16 @@ def test_the_first_python_of_a_page_runs(page: str, tmp_path: Path):
     places = {"PYTHONPATH": str(ROOT), "PROBE_RUNS": str(SAMPLES)}
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | places, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    if page != "docs/interventions.md":  # that one prints an array
+        told = re.findall(r"print\(.*\)  # (.+)", code)
+        assert done.stdout.splitlines() == told
+        assert told[0] != told[1], "the aligned model gives the answer of the base"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_a_page_says_how_to_get_the_command_before_it_uses_it(page: str):
+    text = (ROOT / page).read_text()
+    assert 0 <= text.find(". .venv/bin/activate") < re.search(r"^probe ", text, re.MULTILINE).start()
 
 
 @pytest.mark.parametrize(

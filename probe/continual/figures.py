@@ -32,8 +32,8 @@ TASK_COLOURS = (
 LEARNING = {
     "first": METHODS["pretrain"],
     "plain": METHODS["continual"],
-    "replay": METHODS["rsft"],
-    "ewc": METHODS["dpo"],
+    "replay": METHODS["rlvr"],
+    "ewc": METHODS["reward-model"],
 }
 SHOWN = {"ACC": "final<br>accuracy", "forgetting": "forgetting", "old_forgetting": "forgetting of<br>the base's facts"}
 

@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 
 from probe.plotting.curves import Style
 from probe.plotting.intervals import SYMBOLS, band, format_interval
-from probe.plotting.panels import Panels
+from probe.plotting.panels import IDEAL, Panels
 from probe.plotting.theme import (
     LIGHT,
     METHODS,
@@ -102,8 +102,8 @@ def reward_frontier(
                 x=across(best_of_n),
                 y=best_of_n[reward],
                 mode="lines+markers",
-                line={"color": METHODS["rsft"], "width": 1, "dash": "dash"},
-                marker={"size": 4, "color": METHODS["rsft"]},
+                line=IDEAL | {"width": 1},
+                marker={"size": 4, "color": IDEAL["color"]},
                 customdata=best_of_n["n"],
                 hovertemplate="best of %{customdata}<br>reward %{y:.3f}<extra></extra>",
             )
@@ -152,7 +152,7 @@ def reward_frontier(
             "text": f"<b>{text}</b>" if chosen and row["run"] == chosen else text,
             "xshift": shift[0],
             "yshift": shift[1],
-            "font": {"color": look[row["run"]].colour if row["run"] else METHODS["rsft"], "size": 12},
+            "font": {"color": look[row["run"]].colour if row["run"] else IDEAL["color"], "size": 12},
         }
         notes.append(note)
     corner = {"x": 0.01, "y": 0.995, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "top"}
@@ -382,7 +382,7 @@ def best_of_n(table: pd.DataFrame, curve: pd.DataFrame, *, reward: str, label: s
         reward: column of `table` that N is chosen by.
         label: what the reward is called.
     """
-    colour = METHODS["rsft"]
+    colour = IDEAL["color"]
     panels = Panels([escape(title) for title in ("KL by N", f"{label} by KL")], spacing=0.12)
     exact = {"color": colour, "width": 2}
     bound = {"color": colour, "width": 1.5, "dash": "dash"}

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from probe.continual.figures import LEARNING, TASK_COLOURS
 from probe.continual.measures import (
     accuracy_matrix,
     average_accuracy,
@@ -100,3 +101,9 @@ def test_one_phase_has_an_accuracy_only() -> None:
 def test_shapes_that_make_no_matrix(scores: list[np.ndarray]) -> None:
     with pytest.raises(DataError, match="give each task its items before training and after each phase"):
         summary(scores)
+
+
+def test_no_strategy_has_the_colour_of_a_phase():
+    """The figures of phases and of strategies stand on one page."""
+    phases = TASK_COLOURS[:3]
+    assert not {*phases} & {LEARNING[name] for name in ("plain", "replay", "ewc")}

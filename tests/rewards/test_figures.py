@@ -6,7 +6,7 @@ import pytest
 
 from probe.plotting import theme as labels
 from probe.plotting.curves import Style
-from probe.plotting.theme import METHODS
+from probe.plotting.theme import METHODS, SECOND
 from probe.rewards import figures as reward_fits
 from probe.rewards import figures as reward_samples
 from probe.rewards import figures as rewards
@@ -99,6 +99,17 @@ def test_fits_are_drawn_through_their_points_with_a_star_at_a_peak_among_them() 
     assert figure.layout.annotations[1].text == "&lt;b&gt;x&lt;/b&gt;"
     bare = reward_fits.overoptimisation(points, {}, look, {"gold": "gold"})
     assert len(bare.data) == 1
+
+
+def test_best_of_n_has_the_colour_of_no_method(placed: tuple) -> None:
+    places, curve, best = placed
+    drawn = rewards.reward_frontier(curve, places, LOOK, reward="proxy", label="proxy", best_of_n=best)
+    (line,) = [trace for trace in drawn.data if (trace.hovertemplate or "").startswith("best of")]
+    (note,) = [note for note in drawn.layout.annotations if note.text == "best of N"]
+    methods = {*METHODS.values(), *SECOND.values()}
+    assert not {line.line.color, line.marker.color, note.font.color} & methods
+    alone = reward_fits.best_of_n(best, curve, reward="proxy", label="proxy")
+    assert not {trace.line.color for trace in alone.data} & {METHODS["rsft"], SECOND[METHODS["rsft"]]}
 
 
 def test_best_of_n_stays_below_its_bound(placed: tuple) -> None:

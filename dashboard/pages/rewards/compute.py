@@ -19,6 +19,7 @@ from dashboard.state import SharedChoices, split_choice
 from probe.errors import DataError, ProbeError
 from probe.model.references import model_files
 from probe.plotting.curves import Style
+from probe.plotting.panels import IDEAL
 from probe.plotting.theme import METHODS, method_colour
 from probe.rewards.frontiers import read_evaluations
 
@@ -307,4 +308,4 @@ def _load_small(directory: str, version: Stamp) -> "LM":
 def styles(shared: SharedChoices, chosen: Sequence[Policy], name: str) -> dict[str, Style]:
     """How every policy is drawn; the reference in grey."""
     look = shared.store.style() | {policy.label: policy.style for policy in chosen}
-    return look | {name: Style(METHODS["pretrain"]), "best of N": Style(METHODS["rsft"], "longdash")}
+    return look | {name: Style(METHODS["pretrain"]), "best of N": Style(IDEAL["color"], "longdash")}

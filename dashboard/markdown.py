@@ -3,15 +3,27 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
-from typing import Any
+from threading import Lock, Timer
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 from streamlit.errors import FragmentHandledException
+from streamlit.runtime.scriptrunner import add_script_run_ctx
 
 from dashboard.report import report, sentence, tell
 from probe.errors import ProbeError, is_failure
 from probe.texts import visible
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+DELAY_S = 0.5
+"""Seconds that the sentence before stays while the next one is computed."""
+
+_PLACE: ContextVar["DeltaGenerator | None"] = ContextVar("place", default=None)
+"""Where the sentence of the page goes that runs in this thread, as long as it is yet to come."""
 
 _JOINER = "\u2060"
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
@@ -48,6 +60,7 @@ _ENDS, _PAIRS = re.compile(r"[.;] "), ("()", "[]", "\u201c\u201d")
 
 def finding(sentence: str) -> None:
     """The page's answer in one sentence, above everything else; of a long one the first clauses, and the rest below."""
+    _PLACE.set(None)
     head, rest = split_finding(" ".join(sentence.split()))
     st.subheader(prose(head), anchor=False)
     if rest:
@@ -72,6 +85,50 @@ def split_finding(sentence: str) -> tuple[str, str]:
 def _is_whole(text: str) -> bool:
     """Whether every bracket, quotation and code of a text has its end."""
     return text.count("`") % 2 == 0 and all(text.count(first) <= text.count(last) for first, last in _PAIRS)
+
+
+def sentence_place() -> "DeltaGenerator":
+    """Keep a place at the top of a page for its sentence, which is known only after what follows there."""
+    place = st.empty()
+    _PLACE.set(place)
+    return place.container()
+
+
+def forget_sentence_place() -> None:
+    """Leave the sentence of the page as it is from here on."""
+    _PLACE.set(None)
+
+
+@contextmanager
+def spin(say: str) -> Iterator[None]:
+    """Say what happens meanwhile, with a spinner here and in the place of a sentence that is yet to come.
+
+    The sentence of another tab or of other choices, which Streamlit leaves there in grey, is gone then.
+
+    Args:
+        say: what happens, as Markdown.
+    """
+    place, lock, over, replaced = _PLACE.get(), Lock(), False, False
+
+    def replace() -> None:
+        nonlocal replaced
+        with lock:
+            if place is not None and not over:
+                place.caption(say)
+                replaced = True
+
+    timer = Timer(DELAY_S, replace)
+    add_script_run_ctx(timer)
+    timer.start()
+    try:
+        with st.spinner(say, show_time=True):
+            yield
+    finally:
+        timer.cancel()
+        with lock:
+            over = True
+        if place is not None and replaced:
+            place.container()
 
 
 def note(text: str) -> None:

@@ -2,22 +2,26 @@
 
 import gc
 import os
-from collections.abc import Callable, Hashable
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Event, Thread, get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import RerunException, StopException
 
 from dashboard import access
 from dashboard.garbage import settle
-from dashboard.markdown import escape_markdown
+from dashboard.markdown import escape_markdown, spin
 from dashboard.named import may_open, offer
 from dashboard.results import Results
 from dashboard.sentences import duration
+from dashboard.turns import Turns, Work
 from probe.errors import ModelError, RunError, brief
 from probe.model.references import HUB_ID, REAL_MODEL, find_model, is_adapter, model_files, split_readout
 from probe.runs.directories import find, is_cached, shown_name
@@ -47,8 +51,11 @@ T = TypeVar("T")
 _LOADED: "WeakKeyDictionary[LM, tuple[int, ...]]" = WeakKeyDictionary()
 """When the files were written that each loaded model was read from."""
 
-_ONE = Lock()
+_TURNS = Turns()
 """One computation at a time: hooks and caches belong to the model, and the pages of all sessions share it."""
+
+CHECK_S = 0.1
+"""Seconds between two looks at whether the reader has left."""
 
 
 class Warmth:
@@ -96,8 +103,8 @@ def load(ref: str) -> "LM | None":
     if size > COSTLY_BYTES and ref not in st.session_state.setdefault(AGREED, set()):
         _offer(ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which fill as much memory or twice that.", "Load")
         return None
-    with st.spinner(escape_markdown(f"Loading {brief(Path(ref).name)}"), show_time=True):
-        return _load(str(place.directory), place.readout, _write_times(place.directory))
+    say = escape_markdown(f"Loading {brief(Path(ref).name)}")
+    return _load(place.directory, place.readout, _write_times(place.directory), say)
 
 
 def model_facts(ref: str) -> "ModelFacts | None":
@@ -151,7 +158,7 @@ def _locate(ref: str, with_base: bool = True) -> _Place | None:
     """Where a reference leads to; None while the page waits for the user's word on a download."""
     if not _may_open(ref):
         return None
-    with st.spinner("Starting torch"):
+    with spin("Starting torch"):
         warm().wait()
     from probe.model.references import bytes_to_fetch, resolve
 
@@ -161,7 +168,7 @@ def _locate(ref: str, with_base: bool = True) -> _Place | None:
         what = shown_name(Path(ref)) if is_cached(ref) else ref
         _offer(ref, f"{what} has {size / 2**30:.1f} GiB to fetch from its store into the cache.", "Fetch", what)
         return None
-    with st.spinner(escape_markdown(f"Looking for {brief(base)}")):
+    with spin(escape_markdown(f"Looking for {brief(base)}")):
         directory, run_dir = resolve(base)
     return _Place(directory, run_dir, readout) if not with_base or _base_agreed(directory) else None
 
@@ -197,17 +204,25 @@ def _base_agreed(directory: Path) -> bool:
     return True
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _load(directory: str, readout: "Readout | None", times: tuple[int, ...]) -> "LM":
-    from probe.model.rewards import analysable
+@st.cache_resource(show_spinner=False)
+def _loaded() -> Results:
+    """The models of this server."""
+    return Results(most=4)
 
-    size = sum(file.stat().st_size for file in model_files(Path(directory)))
-    with _ONE:
-        if size > LARGE_BYTES:
+
+def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], say: str) -> "LM":
+    def load(work: Work) -> "LM":
+        from probe.model.rewards import analysable
+
+        if sum(file.stat().st_size for file in model_files(directory)) > LARGE_BYTES:
             gc.collect()  # a model that was let go makes room for the next one
         lm = analysable(directory, readout)
-    _LOADED[lm] = times
-    return lm
+        _LOADED[lm] = times
+        return lm
+
+    key = str(directory), readout, times
+    lm: LM | None = _loaded().get(key)
+    return lm or _take_turn(_loaded(), Work(key, say), say, load)
 
 
 def _write_times(directory: Path) -> tuple[int, ...]:
@@ -265,14 +280,84 @@ def compute_once(
     place = st.empty()  # known or not, what follows keeps its place on the page and is not drawn anew
     if result is not None:
         return result
-    with place.container(), st.spinner(say, show_time=True), _ONE:
-        result = None if again else results().get(key)
-        if result is None:
-            result = _with_bar(fn, lms, options) if steps else fn(*lms, **options)
-            results().put(key, result)
+
+    def make(work: Work) -> T:
+        with _stopped_when_left(work):
+            return _with_bar(fn, lms, options, work) if steps else fn(*lms, **options)
+
+    with place.container():
+        result = _take_turn(results(), Work(key, f"{say}{_of(lms)}"), say, make, again)
     if result is not None:  # a function that gives nothing has drawn something
         place.empty()
     return result
+
+
+def _take_turn(store: Results, work: Work, say: str, make: Callable[[Work], T], again: bool = False) -> T:
+    """What the store keeps for a computation, made in its turn; the page says what is waited for.
+
+    A reader who leaves the page ends it at its next step, unless another session waits for the same.
+    """
+    with _TURNS.stand(work):
+        while (first := _TURNS.first()) is not work and first is not None:
+            if not again and (kept := store.get(work.key)) is not None:
+                return kept
+            with spin(_waiting(first, work)):
+                while _TURNS.first() is first:
+                    _look_whether_left(work)
+                    _TURNS.wait(first, CHECK_S)
+        work.begun = time.monotonic()
+        result: Any = None if again else store.get(work.key)
+        if result is None:
+            with spin(say):
+                result = make(work)
+                store.put(work.key, result)
+        if work.left is not None:
+            raise work.left
+        return result
+
+
+def _waiting(first: Work, work: Work) -> str:
+    since = f"begun {duration(first.seconds)} ago"
+    if first.key == work.key:
+        return f"{first.label}, {since}"
+    return f"Waiting for another computation, {since}: {first.label}"
+
+
+def _of(lms: "tuple[LM, ...]") -> str:
+    """The models that a computation is about, in brackets."""
+    names = dict.fromkeys(lm.run_dir.name if lm.run_dir else Path(lm.ref).name for lm in lms)
+    return " " + escape_markdown(f"({', '.join(map(brief, names))})") if names else ""
+
+
+def _look_whether_left(work: Work) -> None:
+    """Raise what ends the run of a reader who has left, unless another session waits for what is computed."""
+    if work.left is None:
+        try:
+            AGREED in st.session_state  # noqa: B015  # here Streamlit ends a run that is no longer wanted
+        except (StopException, RerunException) as left:
+            work.left = left
+    if work.left is not None and (work.begun is None or not _TURNS.wanted(work)):
+        raise work.left
+
+
+@contextmanager
+def _stopped_when_left(work: Work) -> Iterator[None]:
+    """Look before each module of a model that this thread runs whether the reader has left."""
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    thread, looked = get_ident(), time.monotonic()
+
+    def look(module: Any, given: Any) -> None:
+        nonlocal looked
+        if get_ident() == thread and time.monotonic() - looked > CHECK_S:
+            _look_whether_left(work)
+            looked = time.monotonic()
+
+    handle = register_module_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def compute_part(fn: Callable[..., T], *lms: "LM", tick: Tick | None = None, **options: Hashable) -> T:
@@ -307,17 +392,20 @@ def _key(fn: Callable[..., Any], lms: "tuple[LM, ...]", options: dict[str, Hasha
     return fn.__module__, fn.__qualname__, places, tuple(sorted(options.items()))
 
 
-def _with_bar(fn: Callable[..., T], lms: "tuple[LM, ...]", options: dict[str, Hashable]) -> T:
+def _with_bar(fn: Callable[..., T], lms: "tuple[LM, ...]", options: dict[str, Hashable], work: Work) -> T:
     bar, pace = st.progress(0.0), Pace()
 
     def tick(share: float) -> None:
+        _look_whether_left(work)
         left = pace.left(share)
-        bar.progress(min(max(share, 0.0), 1.0), None if left is None else f"about {duration(left)} left")
+        if work.left is None:
+            bar.progress(min(max(share, 0.0), 1.0), None if left is None else f"about {duration(left)} left")
 
     try:
         return fn(*lms, tick=tick, **options)
     finally:
-        bar.empty()
+        if work.left is None:
+            bar.empty()
 
 
 def comparison(

@@ -10,7 +10,7 @@ from PIL import Image
 from dashboard import access
 from dashboard.extension_pages import draw_panels, extension_pages, panels
 from dashboard.garbage import collect_later
-from dashboard.markdown import escape_markdown, guard, prose
+from dashboard.markdown import escape_markdown, forget_sentence_place, guard, prose
 from dashboard.models import warm
 from dashboard.pages import page_file
 from dashboard.pages.in_context.choices import usual_models
@@ -136,9 +136,13 @@ with guard():
         folders(current().store)
         if not access.may_write():
             st.info(prose(access.READ_ONLY), icon=":material/lock:")
+    body, below = st.container(), st.empty()  # panels of the page before are gone at once
     try:
-        page.run()
-        draw_panels(name)
+        with body:
+            page.run()
+        forget_sentence_place()
+        with below.container():
+            draw_panels(name)
     finally:
         keep_choices()
 warm()

@@ -11,7 +11,7 @@ from dashboard.components.estimates import other_estimates
 from dashboard.components.figure import figure
 from dashboard.components.form import choose
 from dashboard.components.tabs import open_tab
-from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose
+from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose, sentence_place, spin
 from dashboard.phenomena import compute as source
 from dashboard.phenomena import figures as numbers
 from dashboard.phenomena import items, trainings
@@ -44,7 +44,7 @@ def phenomenon(name: str, remark: str = "") -> None:
         name: of the experiment.
         remark: what the page says of the models above it.
     """
-    with st.spinner("Starting torch"):
+    with spin("Starting torch"):
         models.warm().wait()
     from probe.experiments.registry import find_experiment
 
@@ -59,7 +59,7 @@ def show(known: Mapping[str, Experiment], remark: str = "") -> None:
         remark: see `phenomenon`.
     """
     choices = current()
-    answer = st.container()
+    answer = sentence_place()
     if remark:
         note(remark)
     own = all(each.origin != BUILT_IN for each in known.values())
@@ -93,7 +93,7 @@ def show(known: Mapping[str, Experiment], remark: str = "") -> None:
             finding(f"{experiment.title} has not been measured on {_list_names(subjects)} with these options.")
         st.markdown(experiment.about)
         return
-    with st.spinner("Comparing the models item by item"):
+    with spin("Comparing the models item by item"):
         both = source.together(question, group)
     result, summaries = both.result, both.summaries
     if both.problem:

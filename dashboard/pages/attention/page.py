@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard.components.badge import trust_badge
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
-from dashboard.markdown import finding, note
+from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.attention import figures
 from dashboard.pages.attention.choices import QUERY, SCORE, TAB, WEIGHTED, choose_head, choose_layers, take_head
 from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_captured, read_live
@@ -118,7 +118,7 @@ def sections(reading: Reading, head: Head) -> None:
 def page() -> None:
     """The page from top to bottom."""
     choices = current()
-    answer = st.container()
+    answer = sentence_place()
     columns = st.columns([9, 4, 6, 5], gap="medium", vertical_alignment="bottom")
     with columns[0]:
         view = choose_view(choices)

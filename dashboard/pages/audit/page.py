@@ -12,7 +12,7 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
 from dashboard.data import Stamp, stamp
-from dashboard.markdown import escape_markdown, finding, note, prose
+from dashboard.markdown import escape_markdown, finding, note, prose, sentence_place
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import SharedChoices, current, keep
@@ -169,7 +169,7 @@ def show(audit: Audit, answer: Any) -> None:
 
 def page() -> None:
     """The page from top to bottom."""
-    shared, answer = current(), st.container()
+    shared, answer = current(), sentence_place()
     known = stored()
     base, aligned = shared.reference(shared.base), shared.reference(shared.aligned)
     name = THESE

@@ -9,7 +9,7 @@ from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
-from dashboard.markdown import finding, note
+from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.autoregression import figures as sections
 from dashboard.pages.autoregression.choices import Question, choose, sides_of
 from dashboard.pages.autoregression.compute import order, profile
@@ -27,7 +27,7 @@ HEIGHT = 300
 def page() -> None:
     """The page from top to bottom."""
     choices = current()
-    answer = st.container()
+    answer = sentence_place()
     sides = sides_of(choices)
     if sides is None or not words_known(choices, ((side.name, side.lm) for side in sides), answer):
         return

@@ -3,11 +3,9 @@
 from functools import partial
 from importlib import import_module
 
-import streamlit as st
-
 from dashboard import models, sentences
 from dashboard.components.tabs import open_tab
-from dashboard.markdown import finding, note
+from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.compare.choices import (
     CORPUS,
     FIRST_TOKENS,
@@ -45,7 +43,7 @@ def draw(file: str, pair: Pair) -> None:
 def page() -> None:
     """The page from top to bottom."""
     choices = current()
-    answer = st.container()
+    answer = sentence_place()
     refs = choices.reference(choices.base), choices.reference(choices.aligned)
     if not refs[0] or not refs[1]:
         ask_for_model(answer, f"Choose {'an aligned' if refs[0] else 'a base'} model above to compare two models.")

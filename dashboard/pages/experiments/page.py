@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import models
 from dashboard.extension_pages import show_problems
-from dashboard.markdown import finding, note
+from dashboard.markdown import finding, note, spin
 from dashboard.phenomena.page import show
 from probe.experiments.registry import Experiment, experiments
 from probe.plugins import BUILT_IN
@@ -39,7 +39,7 @@ def empty() -> None:
 
 def custom() -> dict[str, Experiment]:
     """The experiments that are not built in, by name."""
-    with st.spinner("Starting torch"):
+    with spin("Starting torch"):
         models.warm().wait()
     return {name: each for name, each in experiments().items() if each.origin != BUILT_IN}
 

@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
-from dashboard.markdown import finding, note
+from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.interventions import compute as source
 from dashboard.pages.interventions import figures as views
 from dashboard.pages.interventions.choices import (
@@ -167,7 +167,7 @@ def sites_page(
 def page() -> None:
     """The page from top to bottom."""
     choices = current()
-    answer = st.container()
+    answer = sentence_place()
     top = st.columns([27, 17, 29, 9, 9, 9], gap="small", vertical_alignment="bottom")
     with top[0]:
         key = keep("int_do", DOES, "patch")

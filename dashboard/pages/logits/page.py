@@ -11,7 +11,7 @@ from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
-from dashboard.markdown import finding, note
+from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.logits import choices as views
 from dashboard.pages.logits import compute as results
 from dashboard.pages.logits import figures
@@ -96,7 +96,7 @@ def _take_position(points: list[dict]) -> None:
 def page() -> None:
     """The page from top to bottom."""
     choices = current()
-    answer = st.container()
+    answer = sentence_place()
     lacking = views.missing_input(choices)
     if lacking:
         ask_for_model(answer, lacking)

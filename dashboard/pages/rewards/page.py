@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
-from dashboard.markdown import finding, note
+from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.rewards import compute as fields
 from dashboard.pages.rewards import figures as reading
 from dashboard.pages.rewards import over_seeds
@@ -213,7 +213,7 @@ def sections(scene: Scene, placement: Placement | None, kinds: tuple[str, ...]) 
 def page() -> None:
     """The page from top to bottom."""
     choices = current()
-    answer = st.container()
+    answer = sentence_place()
     if not choices.reference(choices.base) or not choices.prompt.strip():
         with answer:
             finding(f"Choose {'a prompt' if choices.base else 'a base model'} above to see what alignment earned.")

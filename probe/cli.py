@@ -5,7 +5,6 @@ without being imported here. An entry point names a function `command(argv) -> i
 line is its summary; the module that holds it imports nothing heavy until the function is called.
 """
 
-import difflib
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 
-from probe.errors import ConfigError, ProbeError, is_failure, one_line
+from probe.errors import ConfigError, ProbeError, is_failure, one_line, suggest
 from probe.texts import print_safely, say
 
 Command = Callable[[list[str]], int | None]
@@ -59,8 +58,7 @@ def dispatch(argv: Sequence[str]) -> int:
     name, *rest = argv
     by_name = commands()
     if name not in by_name:
-        near = difflib.get_close_matches(name, by_name, n=1)
-        hint = f"did you mean `probe {near[0]}`?" if near else "see `probe --help`."
+        hint = suggest(name, by_name, "see `probe --help`.")
         raise ConfigError(f"There is no command `{name}`; the commands are {', '.join(by_name)}: {hint}")
     return by_name[name].load()(rest) or 0
 

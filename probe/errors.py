@@ -4,6 +4,8 @@ Every message is one sentence that says what was given, what was expected, and t
 it and exits with 2; the dashboard shows it in place; Python callers can catch `ProbeError` or a subclass.
 """
 
+from collections.abc import Iterable
+
 
 def one_line(text: object) -> str:
     """`text` so that it can be printed and shown anywhere: ends of lines become blanks, and what is not printable
@@ -63,3 +65,42 @@ def is_failure(error: BaseException) -> bool:
 def brief(text: str, most: int = 120) -> str:
     """What was given, as a sentence quotes it: cut where it is longer than any name that a person would read."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+ALIKE = 0.6
+"""How alike a wrong name and the one that was meant are at least (difflib's ratio of their letters, 0 to 1)."""
+
+
+def near_names(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """Return the known names that are spelled most like `name`, the nearest first.
+
+    Capitals, dashes before an option, and whether words are joined by `-` or `_` make no difference.
+
+    Args:
+        name: what was given.
+        known: what there is.
+        most: how many names at most.
+    """
+    from difflib import get_close_matches
+
+    by_spelling: dict[str, str] = {}
+    for each in known:
+        by_spelling.setdefault(_spelling(each), each)
+    return [by_spelling[each] for each in get_close_matches(_spelling(brief(name)), by_spelling, most, ALIKE)]
+
+
+def suggest(name: str, known: Iterable[str], otherwise: str, most: int = 1) -> str:
+    """Return the end of a sentence about a name that does not exist: `did you mean `train`?`, or what to do otherwise.
+
+    Args:
+        name: what was given.
+        known: what there is.
+        otherwise: the remedy where nothing is spelled alike, with its full stop.
+        most: how many names at most.
+    """
+    near = near_names(name, known, most)
+    return f"did you mean {' or '.join(f'`{each}`' for each in near)}?" if near else otherwise
+
+
+def _spelling(name: str) -> str:
+    return name.casefold().replace("_", "-").strip("-")

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from probe.errors import ConfigError
+from probe.errors import ConfigError, suggest
 from probe.plugins import NameTakenError, Registry, source_hash, unless_taken
 
 if TYPE_CHECKING:
@@ -192,12 +192,9 @@ def find_annotator(name: str) -> "Annotator":
     Raises:
         ConfigError: there is none; a near name is listed.
     """
-    import difflib
-
     by_name = annotators()
     if name not in by_name:
-        near = difflib.get_close_matches(name, by_name, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else "name one of these, or give the file of yours with --plugin."
+        hint = suggest(name, by_name, "name one of these, or give the file of yours with --plugin.")
         raise ConfigError(f"There is no annotator `{name}`, only {', '.join(by_name)}: {hint}")
     return by_name[name]
 

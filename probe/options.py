@@ -5,7 +5,6 @@ Every mistake is said in one sentence. Nothing heavy is imported until something
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import re
 import types
@@ -13,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from probe.errors import ConfigError
+from probe.errors import ConfigError, suggest
 from probe.texts import say
 
 C = TypeVar("C")
@@ -22,12 +21,6 @@ C = TypeVar("C")
 def option(name: str) -> str:
     """A field's name as it is written on the command line."""
     return "--" + name.replace("_", "-")
-
-
-def hint(word: str, known: Sequence[str], prog: str) -> str:
-    """The end of a sentence about a word that is not known: the near one, or where all are listed."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean `{near[0]}`?" if near else f"see `{prog} --help`."
 
 
 def choose(argv: Sequence[str], prog: str, about: str, choices: Mapping[str, str]) -> tuple[str, list[str]] | None:
@@ -42,7 +35,8 @@ def choose(argv: Sequence[str], prog: str, about: str, choices: Mapping[str, str
         return None
     name, *rest = argv
     if name not in choices:
-        raise ConfigError(f"`{prog}` has no `{name}`, only {', '.join(choices)}: {hint(name, list(choices), prog)}")
+        see = f"see `{prog} --help`."
+        raise ConfigError(f"`{prog}` has no `{name}`, only {', '.join(choices)}: {suggest(name, choices, see)}")
     return name, rest
 
 
@@ -160,7 +154,8 @@ def _check_known(kind: Any, argv: Sequence[str], prog: str) -> None:
     for word in argv:
         name = word.partition("=")[0].replace("_", "-")
         if name.startswith("--") and not any(name == one or name.startswith(f"{one}.") for one in names):
-            raise ConfigError(f"`{prog}` has no option `{word}`: {hint(name, names, prog)}")
+            remedy = suggest(name, names, f"see `{prog} --help`.")
+            raise ConfigError(f"`{prog}` has no option `{word}`: {remedy}")
 
 
 def _check_complete(kind: Any, argv: Sequence[str], prog: str) -> None:
@@ -176,11 +171,20 @@ def _check_complete(kind: Any, argv: Sequence[str], prog: str) -> None:
         raise ConfigError(f"`{prog}` needs {', '.join(lacking)}: see `{prog} --help`.")
 
 
+_CHOICE = re.compile(r"invalid choice '(.*)' for argument '([^']*)'\. Expected one of \((.*)\)")
+"""What tyro says of a value that is none of an option's."""
+
+
 def _one_sentence(box: str, prog: str) -> str:
     """The text in tyro's frame, which it draws in ASCII or better, as one sentence."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box).partition("\n")[2]
     parts = [" ".join(re.sub(r"[│╭╮╰╯|]", " ", part).split()) for part in re.split(r"[─-]{8,}", plain)]
     text = next((part for part in parts if part), "the options cannot be understood").rstrip(".")
+    choice = _CHOICE.match(text)
+    if choice:
+        value, name, known = choice[1], choice[2], re.findall(r"'([^']*)'", choice[3])
+        remedy = suggest(value, known, f"see `{prog} --help`.")
+        return f"`{prog}` takes {', '.join(known)} for {name}, and not `{value}`: {remedy}"
     return f"{text}: see `{prog} --help`."
 
 

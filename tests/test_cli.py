@@ -55,7 +55,7 @@ def test_version():
 def test_unknown_command_names_the_near_one():
     result = probe("trian")
     assert result.returncode == 2
-    assert "did you mean `probe train`?" in result.stderr
+    assert "did you mean `train`?" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -87,6 +87,19 @@ def test_unknown_command_raises_for_python_callers():
         ("dashboard --prt 3", "did you mean `--port`?"),
         ("dashboard --port three", "see `probe dashboard --help`"),
         ("train dppo", "did you mean `dpo`?"),
+        ("train DPO", "did you mean `dpo`?"),
+        ("train --describe dop", "did you mean `dpo`?"),
+        (
+            "train sft --base b --out x --schedule cosin",
+            "takes cosine, linear, constant for --schedule, and not `cosin`",
+        ),
+        ("train sft --base b --out x --schedule cosin", "did you mean `cosine`?"),
+        ("samples --only bse", "did you mean `base`?"),
+        ("experiment in-contxt --model x", "did you mean `in_context`?"),
+        ("experiment sycophancy --model x --wording publised", "did you mean `published`?"),
+        ("findings --onyl x", "see `probe findings --help`."),
+        ("runs show bse", "did you mean `base`?"),
+        ("runs show dpo-agreable", "did you mean `dpo-agreeable`"),
         ("train pretrain --out x --stesp 3", "did you mean `--steps`?"),
         ("samples --forse", "did you mean `--force`?"),
         ("findings --n 0", "--n is 0; expected 1 or more"),

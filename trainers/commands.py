@@ -1,6 +1,5 @@
 """The commands `probe train` and `probe samples`; nothing heavy is imported before one of them runs."""
 
-import difflib
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from probe.commands.opened import open_models, require_files
-from probe.errors import ConfigError, ModelError
+from probe.errors import ConfigError, ModelError, suggest
 from probe.model.references import check_reference
 from probe.options import choose, option, parse, take_check
 from probe.plugins import address_options, code_options, names_code
@@ -118,11 +117,11 @@ def models_of(config: TrainConfig) -> list[str]:
         try:
             check_reference(spec)
         except ModelError as error:
-            near = difflib.get_close_matches(spec, [*known, *added], n=1)
-            if not near:
+            remedy = suggest(spec, [*known, *added], "")
+            if not remedy:
                 raise
             raise ConfigError(
-                f"--reward {spec} is neither a reward by name nor a reward model's run: did you mean `{near[0]}`?"
+                f"--reward {spec} is neither a reward by name nor a reward model's run: {remedy}"
             ) from error
         refs.append(spec)
     return refs
@@ -140,7 +139,8 @@ def describe_methods(names: Sequence[str]) -> int:
 
     for name in names:
         if name not in METHODS:
-            raise ConfigError(f"`probe train` has no `{name}`, only {', '.join(METHODS)}: describe one of these.")
+            remedy = suggest(name, METHODS, "describe one of these.")
+            raise ConfigError(f"`probe train` has no `{name}`, only {', '.join(METHODS)}: {remedy}")
     entries = []
     for name in names or METHODS:
         _, kind, summary = METHODS[name]

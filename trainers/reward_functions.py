@@ -14,7 +14,6 @@ it need not name those that it has no use for. It returns one number for each co
 apply. What is None is left out of the weighted sum.
 """
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -32,7 +31,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from probe.chain_of_thought.files import final_answer, is_number, reference
-from probe.errors import ConfigError, DataError, ModelError, RunError
+from probe.errors import ConfigError, DataError, ModelError, RunError, near_names
 from probe.extensions import VERIFIERS, annotator_fingerprint, annotators, verifiers
 from probe.plugins import names_code
 from probe.world import AGREEABLE, HONEST, Annotator, World
@@ -252,7 +251,7 @@ def _resolve(
     try:
         model = RewardModel.load(spec, device=device)
     except ModelError as error:
-        near = difflib.get_close_matches(spec, [*JUDGES, FINAL_ANSWER, *verifiers(), *annotators()], n=1)
+        near = near_names(spec, [*JUDGES, FINAL_ANSWER, *verifiers(), *annotators()])
         if not near:
             raise
         raise ConfigError(

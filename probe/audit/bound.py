@@ -1,11 +1,10 @@
 """Bounds on a change, such as `sycophancy>+0.05`: kept unless the whole interval of the difference lies beyond."""
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from probe.errors import ConfigError
+from probe.errors import ConfigError, near_names
 from probe.numbers import in_unit
 from probe.terms import DIFFERENCE, RATES
 
@@ -67,5 +66,5 @@ def read_bound(text: str, names: list[str]) -> Bound:
 
 def unknown(metric: str, names: list[str], what: str) -> ConfigError:
     """The refusal of a metric."""
-    near = difflib.get_close_matches(metric, names, n=3) or [name for name in names if "." not in name]
+    near = near_names(metric, names, most=3) or [name for name in names if "." not in name]
     return ConfigError(f"The metric `{metric}` {what}: near names are {', '.join(near)}.")

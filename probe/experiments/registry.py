@@ -19,7 +19,6 @@ command line and the dashboard make theirs from its signature. `tick` and `data`
 takes `tick` says how far it is (`probe.ticks`), one that takes `data` reads a file or folder.
 """
 
-import difflib
 import functools
 import importlib.util
 import inspect
@@ -32,7 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import pandas as pd
 
-from probe.errors import ConfigError
+from probe.errors import ConfigError, suggest
 from probe.experiments.metrics import Metric, Share
 from probe.experiments.result import Evidence, Result
 from probe.plugins import BUILT_IN as BUILT
@@ -221,8 +220,7 @@ def find_experiment(name: str) -> Experiment:
     """
     by_name = experiments()
     if name not in by_name:
-        near = difflib.get_close_matches(name, by_name, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else "name one of these, or give its file with --plugin."
+        hint = suggest(name, by_name, "name one of these, or give its file with --plugin.")
         raise ConfigError(f"There is no experiment `{name}`, only {', '.join(by_name) or 'none'}: {hint}")
     return by_name[name]
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from probe.errors import DataError
+from probe.errors import DataError, suggest
 from probe.experiments.metrics import ITEM, Given
 from probe.plotting.csv_text import to_csv
 from probe.plotting.names import file_name, file_stem
@@ -378,9 +378,8 @@ class Result:
 
         unknown = [name for name in figures if name not in self.figures]
         if unknown:
-            raise DataError(
-                f"The result has no figure `{unknown[0]}`, only {', '.join(self.figures)}: name one of these."
-            )
+            remedy = suggest(unknown[0], self.figures, "name one of these.")
+            raise DataError(f"The result has no figure `{unknown[0]}`, only {', '.join(self.figures)}: {remedy}")
         formats, paper = parse_formats(",".join(formats)), paper_of(options)
         facts = {key: value for key, value in self.meta.items() if key not in ("created", "title")}
         out = Path(out)

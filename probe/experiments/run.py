@@ -3,7 +3,6 @@
 What a result depends on is kept as JSON values, which are equal exactly where the numbers would be.
 """
 
-import difflib
 import functools
 import hashlib
 import inspect
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pandas as pd
 
 import probe.world
-from probe.errors import ConfigError, DataError, ProbeError
+from probe.errors import ConfigError, DataError, ProbeError, suggest
 from probe.experiments.forms import compare_forms, count_again
 from probe.experiments.metrics import ITEM, Mean, Metric, Share, differences, questions, summarise
 from probe.experiments.registry import SHARED, Experiment, hint_of
@@ -365,8 +364,7 @@ def prepare(experiment: Experiment, **options: Any) -> Call:
     names = [name for name in signature.parameters if name not in ("baseline", "tick")][1:]
     for name in options:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"its options are {', '.join(names) or 'none'}."
+            hint = suggest(name, names, f"its options are {', '.join(names) or 'none'}.")
             raise ConfigError(f"The experiment `{experiment.name}` has no option `{name}`: {hint}")
     defaults = {name: signature.parameters[name].default for name in names}
     arguments = defaults | ({"n": None} if experiment.counts_rows else {}) | options

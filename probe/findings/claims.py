@@ -4,7 +4,6 @@ Of rewards: sycophancy, what the reward model prefers, overoptimisation, the opt
 print what `findings` gives.
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.errors import ConfigError, ProbeError
+from probe.errors import ConfigError, ProbeError, suggest
 from probe.experiments.metrics import pair_items
 from probe.experiments.result import MODEL
 from probe.findings.claim import BASE, Bench, Claim, Finding, Measurement, on_record
@@ -419,8 +418,7 @@ def choose_claims(names: Sequence[str]) -> tuple[Claim, ...]:
     by_name = {claim.name: claim for claim in CLAIMS}
     for name in names:
         if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(by_name)}."
+            hint = suggest(name, by_name, f"there are {', '.join(by_name)}.")
             raise ConfigError(f"There is no claim `{name}`: {hint}")
     return tuple(by_name[name] for name in names) or CLAIMS
 

@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import entr, expit
 
 from probe import stats
-from probe.errors import ConfigError, DataError
+from probe.errors import ConfigError, DataError, suggest
 from probe.stats import SHARE, Bounds, Interval, unvaried_interval
 
 BINS = 10
@@ -345,8 +345,8 @@ def equivalence(name: str) -> Equivalence:
         ConfigError: there is none.
     """
     if name not in EQUIVALENCES:
-        names = ", ".join(EQUIVALENCES)
-        raise ConfigError(f"There is no equivalence `{name}`, only {names}: name one, or add yours to EQUIVALENCES.")
+        remedy = suggest(name, EQUIVALENCES, "name one, or add yours to EQUIVALENCES.")
+        raise ConfigError(f"There is no equivalence `{name}`, only {', '.join(EQUIVALENCES)}: {remedy}")
     return EQUIVALENCES[name]
 
 

@@ -7,7 +7,6 @@ both give the same logits, what the hooks see is what the model does: `trust` ru
 """
 
 import copy
-import difflib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from probe.errors import ConfigError, ModelError
+from probe.errors import ConfigError, ModelError, suggest
 from probe.model.lm import LM
 from probe.model.loading import twin
 from probe.model.module_hooks import bridge_module, fields_of
@@ -197,8 +196,7 @@ def check_names(bridge: TransformerBridge, names: Sequence[str]) -> None:
                     f"This model has no attention ({type(bridge.original_model).__name__}), so it has no hook point "
                     f"{name!r}: analyses of attention and heads need a transformer."
                 )
-            near = difflib.get_close_matches(name, points, n=3, cutoff=0.6)
-            remedy = f"did you mean {' or '.join(map(repr, near))}?" if near else "`lm.hook_names()` lists them."
+            remedy = suggest(name, points, "`lm.hook_names()` lists them.", most=3)
             raise ConfigError(f"This model has no hook point {name!r}: {remedy}")
         setter = bridge._gated_hook_reason(points[name].name or name)
         if setter is not None:

@@ -1,12 +1,11 @@
 """Where runs are looked for: the folders of runs, here or in a store, and the lookup of a run's name in them."""
 
-import difflib
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from probe.errors import AmbiguousNameError, RunError, brief
+from probe.errors import AmbiguousNameError, RunError, brief, suggest
 
 RUN_FILE = "run.json"
 SWEEP = ".sweep"
@@ -232,17 +231,14 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
 
 def _missing(ref: str, folders: list[Path]) -> str:
     names = sorted({path.name for root in folders if root.is_dir() for path in run_directories(root)})
-    matches = difflib.get_close_matches(ref, names, n=3, cutoff=0.5)
     place = "any folder of runs"
     if folders:
         place = "the folders of runs " + ", ".join(f"`{shown_name(root)}`" for root in folders)
-    if matches:
-        remedy = "did you mean " + " or ".join(f"`{name}`" for name in matches) + "?"
-    elif names:
+    if names:
         remedy = f"the runs there are {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}."
     else:
         remedy = "give the path of a run directory, or set PROBE_RUNS to the folder that holds your runs."
-    return f"There is no run `{brief(ref)}`, neither as a path nor in {place}: {remedy}"
+    return f"There is no run `{brief(ref)}`, neither as a path nor in {place}: {suggest(ref, names, remedy, most=3)}"
 
 
 def _distinct(paths: list[Path]) -> list[Path]:

@@ -5,7 +5,6 @@
 """
 
 import datetime
-import difflib
 import itertools
 import json
 import os
@@ -17,7 +16,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
-from probe.errors import AmbiguousNameError, ConfigError, ModelError, ProbeError
+from probe.errors import AmbiguousNameError, ConfigError, ModelError, ProbeError, suggest
 from probe.options import option, words
 from probe.runs.directories import is_path, is_url
 
@@ -202,8 +201,7 @@ def _load(path: Path) -> Mapping[str, Any]:
 def _check_keys(table: Mapping[str, Any], known: Sequence[str], whose: str) -> None:
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            remedy = f"did you mean `{near[0]}`?" if near else f"the keys are {', '.join(known)}."
+            remedy = suggest(str(key), known, f"the keys are {', '.join(known)}.")
             raise ConfigError(f"{whose} has an unknown key `{key}`: {remedy}")
 
 
@@ -365,8 +363,7 @@ def _is_known(ref: str) -> bool:
 
 def _unknown(entry: _Entry, name: str, ref: Any, entries: Mapping[str, _Entry]) -> ConfigError:
     known = [each for other in entries.values() if other.kind == "train" for each in _names(other)]
-    near = difflib.get_close_matches(str(ref), known, n=1)
-    remedy = f"did you mean `{near[0]}`?" if near else f"the entries are {', '.join(known[:12]) or 'none'}."
+    remedy = suggest(str(ref), known, f"the entries are {', '.join(known[:12]) or 'none'}.")
     return entry.refuse(f"has `{name}` {ref!r}, which is no entry [[train]] and no model here: {remedy}")
 
 

@@ -378,7 +378,7 @@ def test_parts_that_are_not_run_are_left_out_by_name(gpt2: probe.LM):
     with pytest.warns(ModuleWarning, match=r"GPT is hooked without mlp, since `transformer.h.0.mlp.gelu` is not run"):
         assert "blocks.0.hook_mlp_out" not in lm.hook_names()
     assert "blocks.0.hook_resid_mid" in lm.hook_names()
-    with pytest.raises(ConfigError, match=r"'blocks.0.attn.hook_patern': did you mean 'blocks.0.attn.hook_pat"):
+    with pytest.raises(ConfigError, match=r"'blocks.0.attn.hook_patern': did you mean `blocks.0.attn.hook_pat"):
         lm.run_with_cache(TEXT, "blocks.0.attn.hook_patern")
 
 

@@ -100,7 +100,7 @@ def test_a_module_runs_by_itself() -> None:
         (["dpo", "--out", "x", "--base", "b", "--steps", "many"], "Error parsing --steps: invalid literal for int()"),
         (
             ["dpo", "--out", "x", "--base", "b", "--schedule", "steep"],
-            "invalid choice 'steep' for argument '--schedule'",
+            "`probe train dpo` takes cosine, linear, constant for --schedule, and not `steep`: see",
         ),
         (
             ["dpo", "--out", "x", "--base", "b", "--data", "pairs.txt"],

@@ -5,13 +5,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.commands.opened import open_runs
 from probe.commands.tables import at_terminal, draw, grid, remark, show, tsv
 from probe.commands.terminal import safe
-from probe.errors import RunError
+from probe.errors import ConfigError, RunError, suggest
 from probe.numbers import in_unit
 from probe.options import choose, parse
 from probe.terms import term
@@ -38,11 +40,17 @@ def runs(argv: list[str]) -> int:
 
     @dataclass(frozen=True, kw_only=True)
     class List:
-        """List the runs of a folder, or of all folders of runs."""
+        """List the runs of a folder, or of all folders of runs, the newest first."""
 
+        pattern: tyro.conf.Positional[str | None] = None
+        """Only runs with this in their names, or whose names match it as a pattern of a shell (`dpo-*`)."""
         root: str | None = None
         """A folder that holds run directories, here or in a store as s3://bucket/runs (default: $PROBE_RUNS, or else
         ./runs and the sample runs)."""
+        method: str | None = None
+        """Only runs of this method."""
+        status: str | None = None
+        """Only runs of this status: finished, running, interrupted, killed, failed or broken."""
         group: bool = False
         """Print one line for runs that differ by seed only, with means over these trainings."""
         json: bool = False
@@ -80,7 +88,7 @@ def runs(argv: list[str]) -> int:
 
     about = "usage: probe runs {list,show,upload,download} [OPTIONS]\n\nList runs, show one, or keep one in a store."
     summaries = {
-        "list": "all runs",
+        "list": "all runs, or some: `probe runs list dpo --status running`",
         "show": "one run: `probe runs show REF`",
         "upload": "send a run to a store: `probe runs upload RUN s3://bucket/runs/NAME`",
         "download": "fetch one: `probe runs download s3://bucket/runs/NAME DIRECTORY`",
@@ -90,12 +98,13 @@ def runs(argv: list[str]) -> int:
         return 0
     if choice[0] == "list":
         listing = parse(List, choice[1], "probe runs list")
+        only = Filter(listing.pattern, listing.method, listing.status)
         if listing.group:
             from probe.commands.seed_groups import list_groups
 
-            list_groups(listing.root, listing.json)
+            list_groups(listing.root, listing.json, only)
         else:
-            list_(listing.root, listing.json)
+            list_(listing.root, listing.json, only)
     elif choice[0] == "show":
         settings = parse(Show, choice[1], "probe runs show")
         show_run(settings.ref, settings.json)
@@ -134,8 +143,44 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def list_(root: str | None, as_json: bool) -> None:
-    """Print one line a run; of a run that cannot be read the line says why.
+@dataclass(frozen=True)
+class Filter:
+    """Which runs are listed."""
+
+    pattern: str | None = None
+    """What their names contain, or a pattern of a shell for the whole name."""
+    method: str | None = None
+    status: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.status is not None and self.status not in COLOURS:
+            remedy = suggest(self.status, COLOURS, "name one of these.")
+            raise ConfigError(f"--status is {self.status}; expected one of {', '.join(COLOURS)}: {remedy}")
+
+    def keeps(self, name: str, method: str | None, status: str) -> bool:
+        """Return whether a run is listed."""
+        part, name = (self.pattern or "").casefold(), name.casefold()
+        fits = fnmatchcase(name, part) if any(sign in part for sign in "*?[") else part in name
+        return fits and self.method in (None, method) and self.status in (None, status)
+
+    def remark(self, names: list[str], methods: list[str]) -> str:
+        """Return why none of these runs is listed."""
+        words = [f"`{self.pattern}` in its name"] * (self.pattern is not None)
+        words += [f"{what} `{value}`" for what, value in (("method", self.method), ("status", self.status)) if value]
+        if self.method is not None and self.method not in methods:
+            remedy = suggest(self.method, methods, f"the methods are {', '.join(sorted(set(methods)))}.")
+        else:
+            remedy = suggest(self.pattern or "", names, "`probe runs list` lists all.")
+        return f"None of {len(names)} runs has {' and '.join(words)}: {remedy}"
+
+
+def list_(root: str | None, as_json: bool, only: Filter | None = None) -> None:
+    """Print one line a run, the newest first; of a run that cannot be read the line says why.
+
+    Args:
+        root: a folder of runs; None for all of them.
+        as_json: print JSON, wherever standard output goes.
+        only: which runs; all of them by default.
 
     Raises:
         RunError: `root` is not a folder, or may not be read.
@@ -147,7 +192,10 @@ def list_(root: str | None, as_json: bool) -> None:
 
     places = roots() if root is None else [checked_folder(root)]
     rows = [row for place in places if place.is_dir() for row in summaries(place)]
-    rows.sort(key=lambda row: (row["problem"] is not None, row["created"] or "", row["name"]))
+    rows.sort(key=lambda row: row["name"])
+    rows.sort(key=lambda row: (row["problem"] is None, row["created"] or ""), reverse=True)
+    everything, only = rows, only or Filter()
+    rows = [row for row in rows if only.keeps(row["name"], row["method"], row["status"])]
     for problem in store_problems(None if root is None else [root]).values():
         remark(problem)
     for place in places:
@@ -156,10 +204,13 @@ def list_(root: str | None, as_json: bool) -> None:
     if as_json:
         say(json.dumps(jsonable(rows), indent=2))
     elif rows:
-        show(_table(rows), [_line(row) for row in rows])
+        table = _table(rows, {row["name"] for row in everything})
+        show(table, [_line(row) for row in rows], optional=("when", "base", "method", "steps"))
         for row in rows if at_terminal() else ():
             if row["problem"]:
                 remark(f"{row['name']} is broken: {row['problem']}")
+    elif everything:
+        remark(only.remark([row["name"] for row in everything], [row["method"] for row in everything if row["method"]]))
     else:
         folders = ", ".join(map(shown_name, places)) or "any folder of runs"
         remark(f"No runs in {folders}: make one with `probe train`, or name a folder with --root.")
@@ -238,19 +289,34 @@ def _flat(detail: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"name": row["name"], **row} for row in rows]
 
 
-def _table(rows: list[dict[str, Any]]) -> "Table":
-    table, names = grid(), {row["name"] for row in rows}
-    for name in ("name", "method", "parent", "status", "steps", "headline"):
-        table.add_column(name, justify="right" if name == "steps" else "left")
-    for row in map(_line, rows):
-        parent = row["parent"] or ""
+def _table(rows: list[dict[str, Any]], names: set[str]) -> "Table":
+    """Runs as a person sees them; a base that is one of `names` is called by it."""
+    table = grid()
+    for name in ("name", "method", "base", "steps", "status", "headline", "when"):
+        table.add_column(name, justify="right" if name == "steps" else "left", no_wrap=name in ("steps", "when"))
+    table.columns[5].min_width = HEADLINE_WIDTH
+    for row, line in ((row, _line(row)) for row in rows):
+        parent = line["parent"] or ""
         parent = Path(parent).name if Path(parent).name in names else parent
-        status = f"[{COLOURS[row['status']]}]{row['status']}[/]"
-        steps = "" if row["steps"] is None else f"{row['steps']:,}"
-        about = term(row["metric"] or "")
-        figure = f"{about.title} {_value(row, about.unit)}" if row["metric"] else ""
-        table.add_row(*map(safe, (row["name"], row["method"] or "", parent)), status, steps, safe(figure))
+        status = f"[{COLOURS[line['status']]}]{line['status']}[/]"
+        steps = "" if line["steps"] is None else f"{line['steps']:,}"
+        about = term(line["metric"] or "")
+        figure = f"{_value(line, about.unit)} {about.title}" if line["metric"] else ""
+        when = _when(row["created"])
+        table.add_row(*map(safe, (line["name"], line["method"] or "", parent)), steps, status, safe(figure), safe(when))
     return table
+
+
+HEADLINE_WIDTH = 20
+"""Columns that the headline figure has at least, before other columns are left out."""
+
+
+def _when(created: Any) -> str:
+    """The minute in which a run was begun, as UTC; nothing where its file does not tell."""
+    try:
+        return datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M")
+    except (TypeError, ValueError):
+        return ""
 
 
 def _line(summary: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,16 @@ from probe.texts import say
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from probe.commands.runs import Filter
 
-def list_groups(root: str | None, as_json: bool) -> None:
+
+def list_groups(root: str | None, as_json: bool, only: "Filter") -> None:
     """Print one line a group of runs that differ by seed only, with means and intervals over its trainings.
+
+    Args:
+        root: a folder of runs; None for all of them.
+        as_json: print JSON, wherever standard output goes.
+        only: which runs.
 
     Raises:
         RunError: `root` is not a folder, or may not be read.
@@ -35,7 +42,8 @@ def list_groups(root: str | None, as_json: bool) -> None:
             runs.append(Run(path))
         except RunError as error:
             remark(f"{path.name} is broken: {error}")
-    found = groups(sorted(runs, key=lambda run: (run.created, run.name)))
+    known = [run for run in runs if only.keeps(run.name, run.method, run.status)]
+    found = groups(sorted(known, key=lambda run: (run.created, run.name)))
     rows = [
         {"name": group.name, "method": group.method, "seeds": group.count, "about": group.about}
         | {"runs": [run.name for run in group.runs], "headline": headline(group).to_dict("records")}
@@ -50,6 +58,8 @@ def list_groups(root: str | None, as_json: bool) -> None:
             remark("Means over trainings [95 % t interval over trainings]; one training has no such interval.")
             if all(row["seeds"] == 1 for row in rows):
                 remark(UNKNOWN)
+    elif runs:
+        remark(only.remark([run.name for run in runs], [run.method for run in runs]))
     else:
         folders = ", ".join(map(shown_name, places)) or "any folder of runs"
         remark(f"No runs in {folders}: make one with `probe train`, or name a folder with --root.")

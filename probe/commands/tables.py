@@ -32,15 +32,16 @@ def grid(title: str = "", caption: str | None = None) -> "Table":
     )
 
 
-def show(table: "Table", rows: Sequence[Mapping[str, Any]]) -> None:
+def show(table: "Table", rows: Sequence[Mapping[str, Any]], optional: Sequence[str] = ()) -> None:
     """Print a table on a terminal; where standard output goes elsewhere, its rows as `tsv`.
 
     Args:
         table: the table as a person sees it.
         rows: the same as values, each row with the same keys.
+        optional: heads of columns that a narrow terminal does without, the first of them first.
     """
     if at_terminal():
-        draw(table)
+        draw(table, optional)
     else:
         say(tsv(rows))
 
@@ -50,10 +51,15 @@ def at_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def draw(table: "Table") -> None:
-    """Print a table for a person, at any width without a broken word."""
+def draw(table: "Table", optional: Sequence[str] = ()) -> None:
+    """Print a table for a person, at any width without a broken word; `optional` as in `show`."""
     screen = console()
-    screen.print(fit_table(table, screen))
+    fitting = fit_table(table, screen, optional)
+    screen.print(fitting)
+    kept = {column.header for column in getattr(fitting, "columns", table.columns)}
+    out = [str(column.header) for column in table.columns if column.header not in kept]
+    if out:
+        remark(f"Left out on a terminal of this width: {', '.join(out)}.")
 
 
 def remark(text: str) -> None:
@@ -78,13 +84,23 @@ def _value(value: Any) -> str:
     return cell(text).replace("\t", " ") if isinstance(value, str) else visible(text)
 
 
-def fit_table(table: "Table", screen: "Console") -> "Table | Text":
+def fit_table(table: "Table", screen: "Console", optional: Sequence[str] = ()) -> "Table | Text":
     """The table with widths at which no word is broken; its rows one below the other where there are none.
 
     Args:
-        table: of rich; in a column with `no_wrap` each cell is one word.
+        table: of rich; in a column with `no_wrap` each cell is one word, and none is narrower than its `min_width`.
         screen: what it is printed on.
+        optional: heads of columns that are left out, one after the other, before the rows are stacked.
     """
+    for count in range(len(optional) + 1):
+        part = _without(table, optional[:count]) if count else table
+        if _set_widths(part, screen):
+            return part
+    return _stack_cells(table)
+
+
+def _set_widths(table: "Table", screen: "Console") -> bool:
+    """Give the columns widths at which no word is broken; False where the screen is too narrow for them."""
     from rich.measure import Measurement
 
     endless = screen.options.update(width=100_000)
@@ -92,15 +108,28 @@ def fit_table(table: "Table", screen: "Console") -> "Table | Text":
     for column in table.columns:
         cells = [Measurement.get(screen, endless, cell) for cell in (column.header, *column.cells)]
         most.append(max(cell.maximum for cell in cells))
-        least.append(most[-1] if column.no_wrap else max(cell.minimum for cell in cells))
+        words = most[-1] if column.no_wrap else max(cell.minimum for cell in cells)
+        least.append(max(words, min(column.min_width or 0, most[-1])))
     frame = Measurement.get(screen, endless, table).maximum - sum(most)
     spare = screen.width - frame - sum(least)
     if spare < 0:
-        return _stack_cells(table)
+        return False
     share = min(1.0, spare / max(sum(most) - sum(least), 1))
     for column, low, high in zip(table.columns, least, most, strict=True):
         column.width = low + int((high - low) * share)
-    return table
+    return True
+
+
+def _without(table: "Table", heads: Sequence[str]) -> "Table":
+    """The table without some of its columns."""
+    less, kept = grid(), [column for column in table.columns if column.header not in heads]
+    less.title, less.caption = table.title, table.caption
+    for column in kept:
+        look: Any = {"justify": column.justify, "no_wrap": column.no_wrap, "style": column.style}
+        less.add_column(column.header, min_width=column.min_width, **look)
+    for cells in zip(*(column.cells for column in kept), strict=True):
+        less.add_row(*cells)
+    return less
 
 
 def _stack_cells(table: "Table") -> "Text":

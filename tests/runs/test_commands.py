@@ -28,7 +28,15 @@ def root(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pass
     base.finish(headline=HEADLINE)
     make("dpo", method="dpo", parent="[bold]base[/bold]")
+    date(tmp_path / "base", "2026-01-02T10:20:30+00:00")
+    date(tmp_path / "dpo", "2026-01-03T10:20:30+00:00")
     return tmp_path
+
+
+def date(run: Path, created: str) -> None:
+    """Say in a run's file when it was begun."""
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(facts | {"created": created}))
 
 
 def rows(text: str) -> list[dict[str, str]]:
@@ -38,18 +46,19 @@ def rows(text: str) -> list[dict[str, str]]:
 
 def test_list_for_a_program(root: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["runs", "list"]) == 0
-    base, dpo = rows(capsys.readouterr().out)
+    dpo, base = rows(capsys.readouterr().out)  # the newest first
     assert (base["name"], base["method"], base["status"], base["steps"]) == ("base", "pretrain", "finished", "1500")
     assert (base["metric"], float(base["value"]), float(base["ci_low"])) == ("accuracy", 0.5, 0.4)
     assert (dpo["parent"], dpo["status"], dpo["value"]) == ("[bold]base[/bold]", "running", "")
 
 
 def test_list_for_a_person(root: Path):
-    status, said = in_terminal(["runs", "list"], columns=120)
+    status, said = in_terminal(["runs", "list"], columns=140)
     assert status == 0
     base = next(line for line in said.splitlines() if line.startswith("base"))
-    for part in ("pretrain", "finished", "1,500", "known facts: right (sampled) 50 % [40, 60]"):
+    for part in ("pretrain", "finished", "1,500", "50 % [40, 60] known facts: right (sampled)", "2026-01-02 10:20"):
         assert part in base
+    assert said.index("\ndpo") < said.index("\nbase")
     assert any("dpo" in line and "[bold]base[/bold]" in line and "running" in line for line in said.splitlines())
 
 
@@ -61,33 +70,79 @@ def test_names_are_whole_at_any_width(make: Make, tmp_path: Path, columns: int):
     status, said = in_terminal(["runs", "list", "--root", str(tmp_path)], columns=columns)
     assert status == 0
     assert max(len(line.rstrip()) for line in said.splitlines()) <= columns
-    for name in (*names, "reward-model", "runs/dpo-agreeable", "finished"):
+    for name in (*names, "finished", "known"):
         assert name in said
+    stacked = columns <= 60
+    for head, value in {"base": "runs/dpo-agreeable", "method": "reward-model"}.items():
+        assert value in said or f"{head}" in said.partition("Left out on a terminal of this width: ")[2]
     assert "\u2026" not in said
+    assert len(said.splitlines()) < (30 if stacked else 14)
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("dp", ["dpo"]),
+        ("BASE", ["base"]),
+        ("*o", ["dpo"]),
+        ("--method pretrain", ["base"]),
+        ("--status running", ["dpo"]),
+        ("base --status running", []),
+    ],
+)
+def test_list_some(root: Path, words: str, names: list[str], capsys: pytest.CaptureFixture[str]):
+    for extra in ([], ["--group"]):
+        assert cli.main(["runs", "list", *words.split(), *extra]) == 0
+        captured = capsys.readouterr()
+        assert [row["name"] for row in rows(captured.out)] == names
+        assert ("None of 2 runs has" in captured.err) == (not names)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("bsae", "None of 2 runs has `bsae` in its name: did you mean `base`?"),
+        ("--method dop", "None of 2 runs has method `dop`: did you mean `dpo`?"),
+        ("--method rlvr", "None of 2 runs has method `rlvr`: the methods are dpo, pretrain."),
+        ("--status finishd", "--status is finishd; expected one of finished, running,"),
+        ("--status finishd", "did you mean `finished`?"),
+    ],
+)
+def test_a_filter_that_nothing_passes(root: Path, words: str, says: str, capsys: pytest.CaptureFixture[str]):
+    cli.main(["runs", "list", *words.split()])
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_date_that_is_none_hides_no_run(root: Path):
+    date(root / "dpo", "[red]soon[/red]")
+    status, said = in_terminal(["runs", "list"], columns=140)
+    assert status == 0
+    assert any(line.startswith("dpo") for line in said.splitlines())
+    assert "soon" not in said
 
 
 def test_list_json_and_root(root: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["runs", "list", "--root", str(root), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["name"], row["status"], row["steps"]) for row in rows] == [
-        ("base", "finished", 1500),
         ("dpo", "running", 0),
+        ("base", "finished", 1500),
     ]
-    assert rows[0]["headline"] == HEADLINE
+    assert rows[1]["headline"] == HEADLINE
 
 
 def test_a_broken_run_is_listed_with_its_problem(root: Path, capsys: pytest.CaptureFixture[str]):
     (root / "cut").mkdir()
     (root / "cut" / "run.json").write_text('{"schema": 1, "meth')
     assert cli.main(["runs", "list"]) == 0
-    whole, other, broken = rows(capsys.readouterr().out)
+    other, whole, broken = rows(capsys.readouterr().out)
     assert (whole["name"], whole["problem"], whole["value"]) == ("base", "", "0.5")
     assert other["name"] == "dpo"
     assert (broken["name"], broken["status"], broken["steps"]) == ("cut", "broken", "")
     assert "cut short" in broken["problem"]
     assert cli.main(["runs", "list", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [row["status"] for row in told] == ["finished", "running", "broken"]
+    assert [row["status"] for row in told] == ["running", "finished", "broken"]
     assert "cut short" in told[2]["problem"]
     status, said = in_terminal(["runs", "list"], columns=100)
     assert status == 0

@@ -55,7 +55,8 @@ def _escape_line(line: str) -> str:
 
 HEADLINE = 200
 """Letters of a heading, two lines of a page; what is beyond them stands below it in the size of the text."""
-_ENDS, _PAIRS = re.compile(r"[.;] "), ("()", "[]", "\u201c\u201d")
+_ENDS = re.compile(r"[.;] ")
+_PAIRS = (("(", ")"), ("[", "]"), ("\u201c", "\u201d"))
 
 
 def finding(sentence: str) -> None:

@@ -51,7 +51,7 @@ def warn_of_worlds(shared: SharedChoices) -> None:
     labels = [label for label in map(shared.label, (shared.base, shared.aligned)) if label]
     runs = [shared.store.runs[label] for label in labels]
     if len(runs) == 2 and runs[0].world != runs[1].world:
-        apart = worlds_apart(*runs, shared.names())
+        apart = worlds_apart(runs[0], runs[1], shared.names())
         if apart:
             st.warning(prose(apart))
 

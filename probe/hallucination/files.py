@@ -299,8 +299,9 @@ def _targeted_question(row: Row) -> Question:
     question = row.values.get("question", row.values.get(COLUMNS[0]))
     if not isinstance(question, str) or not question.strip():
         raise DataError(f"{row.where} has no text `question`: give one.")
-    first = _targets(row, MC0[2]) if row.values.get(MC0[2]) else _best(row, _best_answers(row))
-    return Question(question.strip(), *(_targets(row, name) for name in TARGETS), first, row=row.label)
+    best = _targets(row, MC0[2]) if row.values.get(MC0[2]) else _best(row, _best_answers(row))
+    first_targets, all_targets = (_targets(row, name) for name in TARGETS)
+    return Question(question.strip(), first_targets, all_targets, best, row=row.label)
 
 
 def _best_answers(row: Row) -> list[str]:

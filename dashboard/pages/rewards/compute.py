@@ -308,4 +308,4 @@ def _load_small(directory: str, version: Stamp) -> "LM":
 def styles(shared: SharedChoices, chosen: Sequence[Policy], name: str) -> dict[str, Style]:
     """How every policy is drawn; the reference in grey."""
     look = shared.store.style() | {policy.label: policy.style for policy in chosen}
-    return look | {name: Style(METHODS["pretrain"]), "best of N": Style(IDEAL["color"], "longdash")}
+    return look | {name: Style(METHODS["pretrain"]), "best of N": Style(str(IDEAL["color"]), "longdash")}

@@ -4,7 +4,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from probe.commands.opened import give_world, named_world, open_models, require_files
+from probe.commands.opened import check_models, give_world, named_world, open_models, require_files
 from probe.commands.tables import remark
 from probe.commands.terminal import safe
 from probe.errors import ConfigError, RunError
@@ -47,19 +47,19 @@ def experiment(argv: list[str]) -> int:
     if choice is None:
         return 0
     if not only_check and not {"-h", "--help"} & set(choice[1]):
-        open_named(choice[1])
+        check_named(choice[1])
     run(find_experiment(choice[0]), choice[1], only_check)
     return 0
 
 
-def open_named(words: "Sequence[str]") -> None:
-    """Check the files and models that the words of a command name, and say where the models lie.
+def check_named(words: "Sequence[str]") -> None:
+    """Check the files and models that the words of a command name.
 
     What an experiment takes is known only once its module is imported, which takes seconds; these are always named so.
 
     Raises:
         DataError: there is no file of that name, or a folder to save to holds something else.
-        ModelError: see `probe.commands.opened.open_models`.
+        ModelError: see `probe.commands.opened.check_models`.
     """
     from probe.questions.sets import SETS
 
@@ -74,7 +74,7 @@ def open_named(words: "Sequence[str]") -> None:
     for ref in named["--world"]:
         named_world(ref)
     require_files(data for data in named["--data"] if data not in SETS)
-    open_models((*named["--model"], *named["--also"], *named["--baseline"]))
+    check_models((*named["--model"], *named["--also"], *named["--baseline"]))
 
 
 def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> None:
@@ -136,6 +136,7 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     files = prepare(experiment, **options)  # they are refused before a model is loaded
     if only_check:
         return
+    open_models((settings.model, *settings.also, settings.baseline))
     for note in files.notes:
         say(f"probe: note: {note}", error=True)
     from probe.model.rewards import analysable  # torch, which nobody who asks for help waits for

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import ConfigError, DataError, RunError, brief
-from probe.model.references import check_reference, split_readout
+from probe.model.references import ModelPlace, cached_snapshot, check_reference, split_readout
 from probe.runs.directories import find, typed
 from probe.texts import say
 
@@ -16,21 +16,26 @@ if TYPE_CHECKING:
     from probe.world import World
 
 
-def open_models(refs: Iterable[str | Path | None]) -> None:
-    """Check the models that a command is given, and print to standard error where each of them lies.
+def check_models(refs: Iterable[str | Path | None]) -> dict[str, ModelPlace | None]:
+    """Return where each of the models that a command is given lies; None for a hub id that is yet to be fetched.
 
     Neither torch nor the network is needed; only a run in a store is asked for there.
 
     Args:
-        refs: as they were typed, each printed once; None stands for an option that was left out.
+        refs: as they were typed; None stands for an option that was left out.
 
     Raises:
-        ModelError: one of them leads nowhere, or to something that is no model; then nothing is printed.
+        ModelError: one of them leads nowhere, or to something that is no model.
     """
-    given = dict.fromkeys(str(ref) for ref in refs if ref)
-    places = {ref: check_reference(split_readout(ref)[0]) for ref in given}
-    for ref, place in places.items():
-        _tell("model", ref, "of the Hugging Face hub" if place is None else typed(place.directory))
+    return {str(ref): check_reference(split_readout(str(ref))[0]) for ref in refs if ref}
+
+
+def open_models(refs: Iterable[str | Path | None]) -> None:
+    """Print to standard error where each of the models that a command is given lies; see `check_models`."""
+    for ref, place in check_models(refs).items():
+        folder = place.directory if place else cached_snapshot(ref)
+        if folder is not None:
+            _tell("model", ref, typed(folder))
 
 
 def open_runs(refs: Iterable[str | Path]) -> list[Path]:

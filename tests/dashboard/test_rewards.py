@@ -19,6 +19,7 @@ from probe.rewards import frontiers as reward_frontier
 from probe.rewards.answers import verifier_reward
 from probe.rewards.frontiers import FORMS, KINDS, ask, field_of, model_reward, place
 from probe.runs import RunWriter
+from probe.runs.world_file import WORLD_FILE
 from probe.seeds import mean_over_trainings
 from probe.seeds.t_intervals import UNKNOWN
 from probe.world import of
@@ -227,6 +228,7 @@ def test_models_without_a_world(show: Show, rewarded: Path, tmp_path: Path) -> N
     for name in ("base", "rlhf", "judge"):
         (checkpoint,) = open_run(rewarded / name).checkpoints()[-1:]
         shutil.copytree(checkpoint.path, tmp_path / name)
+        (tmp_path / name / WORLD_FILE).unlink()
     places = {"base": str(tmp_path / "base"), "aligned": str(tmp_path / "rlhf"), "rew_model": str(tmp_path / "judge")}
     app = show(rewarded, page=PAGE, prompt="<user> where does mira live ? <bot>", **places)
     assert not app.exception

@@ -260,7 +260,8 @@ def test_as_a_process_with_the_environments_plugin(plugin: str, runs: Path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["meta"]["origin"] == plugin
-    assert done.stderr == ""  # no bar where nobody looks, and no line in the first seconds
+    opened = "probe: model `runs/base` is ./runs/base/checkpoints/00000001\n"
+    assert done.stderr == opened  # no bar where nobody looks, and no line in the first seconds
 
 
 def test_progress_is_told_in_plain_lines_where_no_bar_can_be_drawn(
@@ -271,7 +272,7 @@ def test_progress_is_told_in_plain_lines_where_no_bar_can_be_drawn(
     assert main(["experiment", *words]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["name"] == "width"
-    lines = captured.err.splitlines()
+    lines = captured.err.splitlines()[2:]  # behind where the models lie
     assert lines[0].startswith("How wide: base, 1 of 2: 50% after 0:00:")
     assert "left" in lines[0]
     assert lines[-1].startswith("How wide: other, 2 of 2: 100% after 0:00:")

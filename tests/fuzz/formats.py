@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -59,13 +60,14 @@ from probe.runs.objects import Folder
 from probe.runs.remote import read_version, upload
 from probe.runs.schema import ProbePrompt, dumps
 from probe.runs.thinning import thin
+from probe.runs.world_file import WORLD_FILE, write_world
 from probe.sweep import read_spec, read_sweep
 from probe.sweep.journal import JOURNAL, LOGS
 from probe.sycophancy.beliefs import read_questions as read_templates
 from probe.sycophancy.choices import read_choices
 from probe.sycophancy.feedback import read_texts
 from probe.sycophancy.files import read_file
-from probe.world import World, WorldConfig
+from probe.world import World, WorldConfig, of
 from tests.dashboard.pages import Everyone
 from tests.fuzz.mutator import (
     Mutate,
@@ -134,6 +136,21 @@ def read_model(path: Path) -> None:
     if lm.tokenizer.chat_template is not None:
         lm.prompt_text([{"role": "user", "content": TEXT}])
     lm.tokenizer.decode([4, 5, 6])
+    assert len(lm.fingerprint) == 64
+
+
+def with_world(folder: Path) -> Path:
+    """A model's folder that says to which world it belongs."""
+    (folder / "model").mkdir()
+    write_world(folder / "model", World().to_dict())
+    return folder / "model"
+
+
+def read_stated_world(path: Path) -> None:
+    """The world of a copy of a checkpoint, and a question of it."""
+    world = of(SimpleNamespace(directory=path))
+    if world is not None:
+        world.questions("fact", 2, 0)
 
 
 def reward(folder: Path) -> Path:
@@ -570,6 +587,7 @@ FORMATS = (
     Format("tokenizer.json", model, "tokenizer.json", mutate_json, read_tokenizer),
     Format("tokenizer_config.json", model, "tokenizer_config.json", mutate_json, read_tokenizer),
     Format("generation_config.json", model, "generation_config.json", mutate_json, read_model),
+    Format("probe_world.json", with_world, WORLD_FILE, mutate_json, read_stated_world),
     Format("chat_template.jinja", model, "chat_template.jinja", mutate_bytes, read_tokenizer),
     Format("model.safetensors", model, "model.safetensors", mutate_safetensors, read_model),
     Format("adapter_config.json", adapter, "adapter_config.json", mutate_json, read_model, PEFT),

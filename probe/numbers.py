@@ -17,22 +17,61 @@ def format_interval(value: float | None, low: float | None, high: float | None) 
 
 
 def percent(value: float, low: float, high: float) -> str:
-    """A share in words: `96 % [94, 98]`; only the share where there is no interval, a dash where there is neither.
+    """A share in words: `96 % [94, 98]`; only the share (`rate`) where there is no interval, a dash where is neither.
 
-    Where the interval is narrower than half a percentage point there are decimals, such as `99.95 % [99.94, 99.96]`.
+    There are as many decimals, two at most, as show that the interval has a width, and two where it is narrower than
+    half a percentage point, such as `99.95 % [99.94, 99.96]`. One whose ends are equal even so reads
+    `99.95 % [\u00b10.01]`, and below 0.01 % or above 99.99 % the share is not told from 0 or 1: `< 0.01 %`.
     """
+    return _with_ends(value, low, high, "%", in_points=False)
+
+
+def rate(value: float) -> str:
+    """A share without an interval: whole percent, decimals where it is near 0 or 1, `0 %` only where it is 0."""
+    return percent(value, math.nan, math.nan)
+
+
+def _with_ends(value: float, low: float, high: float, unit: str, in_points: bool) -> str:
+    """A share, or a difference of shares, in percent; see `percent`."""
     if value != value:
         return "\u2014"
-    if low != low or high != high:
-        return f"{100 * value:.0f} %"
-    digits = 0 if high == low else next((digits for digits in (0, 1) if high - low >= 0.005 / 10**digits), 2)
-    digits = digits if max(abs(value), abs(low), abs(high)) >= 0.00005 else 0  # else zeros behind the point say nothing
-    return f"{100 * value:.{digits}f} % [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
+    if low != low or high != high or low == high == value:
+        size = abs(value)
+        close = 0 < size < 1
+        shown = (f"{100 * size:.{digits}f}" for digits in (0, 1, 2))
+        text = next((each for each in shown if not close or 0 < float(each) < 100), None)
+        if text is None:
+            text = "0" if in_points and size < 0.5 else _bound(size)
+        return f"{'-' * (value < 0)}{text} {unit}"
+    for digits in (0, 1, 2):
+        first, last = (f"{100 * end:.{digits}f}" for end in (low, high))
+        if high - low >= 0.005 / 10**digits and first != last:
+            return f"{100 * value:.{digits}f} {unit} [{first}, {last}]"
+    two_digits = f"{100 * value:.2f}"
+    if not in_points and 0 <= value <= 1 and float(two_digits) in (0, 100):
+        return f"{_bound(value)} {unit}"
+    return f"{two_digits} {unit} [\u00b10.01]"
+
+
+def _bound(share: float) -> str:
+    """A share that two decimals do not tell from 0 or from 1."""
+    return "< 0.01" if share < 0.5 else "> 99.99"
 
 
 def chance(probability: float) -> str:
-    """The probability of one event, such as a token, with three digits however small it is: `96.3 %`, `0.0012 %`."""
-    return f"{100 * probability:.3g} %"
+    """The probability of one event, such as a token, with three digits: `96.3 %`, `0.0012 %`, `< 0.0001 %`."""
+    return "> 99.9 %" if 0.9995 <= probability < 1 else in_percent(probability, 3)
+
+
+def in_percent(value: float, digits: int = 2) -> str:
+    """A ratio, such as a change over a size, in percent with so many digits: `140 %`, `0.0012 %`, `< 0.0001 %`."""
+    if not math.isfinite(value):
+        return "\u2014" if value != value else "\u221e"
+    if 0 < abs(value) < 1e-6:
+        return "< 0.0001 %"
+    places = max(digits - 1 - math.floor(math.log10(abs(100 * value))), 0) if value else 0
+    text = f"{100 * value:.{places}f}"
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} %"
 
 
 def signed(value: float) -> str:
@@ -57,8 +96,7 @@ def in_unit(unit: str, value: float | None, low: float | None, high: float | Non
     if math.isnan(ends[0]):
         return "\u2014"
     if unit in (*RATES, DIFFERENCE):
-        text = percent(*ends)
-        text = text.replace("%", "pp") if unit == DIFFERENCE else text
+        text = _with_ends(ends[0], ends[1], ends[2], "pp" if unit == DIFFERENCE else "%", unit == DIFFERENCE)
     else:
         largest = max(abs(each) for each in ends if not math.isnan(each))
         digits = 2 if largest >= 0.1 or largest == 0 else 3 if largest >= 0.01 else 4

@@ -15,6 +15,7 @@ from probe.plotting.theme import (
     METHODS,
     colour_axis,
     escape,
+    log_axis,
     new_figure,
     shorten,
     template,
@@ -110,7 +111,9 @@ def lag_curves(
             )
         )
     title = "1 + lag t \u2212 s (tokens)" if log_x else "lag t \u2212 s (tokens)"
-    figure.update_xaxes(title_text=title, type="log" if log_x else "linear")
+    figure.update_xaxes(
+        title_text=title, **(log_axis([1, *(len(values) for _, values in lines)]) if log_x else {"type": "linear"})
+    )
     figure.update_yaxes(title_text="mean weight", rangemode="tozero")
     return figure
 
@@ -340,11 +343,11 @@ def lag_profiles(profile: np.ndarray, layers: Sequence[int]) -> go.Figure:
     ticks = [2**power for power in range(int(np.log2(max(lags - 1, 1))) + 1)]
     figure.update_xaxes(
         title_text="lag: tokens back from the query",
-        type="log",
+        **log_axis(),
         tickvals=[ITSELF, *ticks],
         ticktext=["itself", *map(str, ticks)],
     )
-    figure.update_yaxes(title_text="mean attention weight", type="log", exponentformat="power", dtick=1)
+    figure.update_yaxes(title_text="mean attention weight", **log_axis(lines))
     return figure
 
 

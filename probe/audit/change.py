@@ -23,7 +23,7 @@ from scipy.stats import false_discovery_control
 
 from probe import stats
 from probe.errors import ConfigError, DataError
-from probe.numbers import in_unit
+from probe.numbers import in_percent, in_unit
 from probe.runs.directories import roots, within
 from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic
@@ -100,7 +100,7 @@ class Audit:
     @property
     def limit(self) -> str:
         """The smallest change of a rate that counts, in words."""
-        return f"{100 * self.smallest:.3g} pp"
+        return in_percent(self.smallest, 3).replace("%", "pp")
 
     def count_from(self, smallest: float) -> "Audit":
         """The same numbers with another smallest effect that counts.

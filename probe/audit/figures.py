@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
 from probe.audit.change import Audit, change, describe, level
-from probe.numbers import in_unit
+from probe.numbers import in_percent, in_unit
 from probe.plotting.theme import LIGHT, METHODS, escape, escape_lines, new_figure, template
 from probe.terms import DIFFERENCE, RATES
 
@@ -120,7 +120,9 @@ def inside(audit: Audit) -> go.Figure:
     figure.update_xaxes(title_text="nats a token", rangemode="tozero", row=1, col=1)
     for column, name in ((2, "weights"), (3, "residual")):
         change = 100 * blocks[name].to_numpy(dtype=float)
-        hover = [f"block {block}: {each:.3g} %" for block, each in zip(blocks["block"], change, strict=True)]
+        hover = [
+            f"block {block}: {in_percent(each)}" for block, each in zip(blocks["block"], blocks[name], strict=True)
+        ]
         ends = {}
         if name == "residual":
             low, high = (100 * blocks[f"residual_{end}"].to_numpy(dtype=float) for end in ("low", "high"))

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.numbers import in_unit
-from probe.plotting.theme import LIGHT, colour_axis, escape, new_figure, shorten, template
+from probe.plotting.theme import LIGHT, colour_axis, escape, log_axis, new_figure, shorten, template
 from probe.terms import SHARE
 
 FLOOR = 1e-7
@@ -222,8 +222,7 @@ def _log_axis(tables: Sequence[pd.DataFrame], y: str, *more: float) -> dict:
     values = np.concatenate([np.array(more), *(table[y].dropna().to_numpy() for table in tables)]).clip(min=FLOOR)
     tops = np.concatenate([values, *(table["high"].dropna().to_numpy() for table in tables)])
     low, high = float(np.log10(values.min())) - 0.5, float(np.log10(tops.max())) + 0.15
-    ticks = 1 if high - low > 2 else "D2"
-    return {"type": "log", "exponentformat": "power", "range": [low, high], "dtick": ticks}
+    return log_axis([10**low, 10**high]) | {"range": [low, high]}
 
 
 def _bars(rows: pd.DataFrame, y: str) -> dict:
@@ -315,7 +314,7 @@ def singular_values(values: Sequence[np.ndarray], models: Sequence[Model]) -> go
     names = ["embedding", *(f"block {block}" for block in range(max(map(len, values)) - 1))]
     figure.update_xaxes(title_text="from the residual after", tickvals=ticks(len(names)))
     figure.update_xaxes(ticktext=[names[tick] for tick in ticks(len(names))])
-    figure.update_yaxes(title_text="singular values", type="log", exponentformat="power", dtick="D2")
+    figure.update_yaxes(title_text="singular values", **log_axis(np.concatenate([each.ravel() for each in values])))
     return figure
 
 

@@ -4,6 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probe.plotting.panels import RATE, Look, Panels, curve_with_band, hover_texts, level, models_of, offsets, points
+from probe.plotting.theme import log_axis
 from probe.terms import DIFFERENCE, SHARE
 
 CONDITIONS = {"steps": "with written steps", "direct": "at once", "filler": "filler for steps"}
@@ -94,7 +95,7 @@ def pass_curves(table: pd.DataFrame, look: Look, guess: float | None = None) -> 
         level(panels, 1, ks, [1 - (1 - guess) ** k for k in ks], "guessing")
     for label, rows in reversed(models_of(table, look, "k")):
         panels.add(1, *curve_with_band(rows, "k", label, look[label], named=True))
-    panels.axis("x", type="log", tickvals=ks, title={"text": "samples k"})
+    panels.axis("x", **log_axis(), tickvals=ks, title={"text": "samples k"})
     panels.axis("y", **RATE, title={"text": "pass@k"})
     return _finish(panels)
 

@@ -6,7 +6,7 @@ from probe.commands.opened import give_world, named_world, open_models
 from probe.commands.tables import at_terminal, draw, grid, remark, tsv
 from probe.commands.terminal import safe
 from probe.errors import ConfigError
-from probe.numbers import in_unit
+from probe.numbers import in_percent, in_unit
 from probe.options import parse
 from probe.texts import say
 
@@ -157,7 +157,7 @@ def grids(found: "Audit") -> "list[Table]":
         inner.add_column(name, justify="right")
     for row in blocks.to_dict("records"):
         ends = (row["residual"], row["residual_low"], row["residual_high"])
-        inner.add_row(str(row["block"]), f"{100 * row['weights']:.3g}", safe(in_unit("share", *ends)))
+        inner.add_row(str(row["block"]), in_percent(row["weights"]).removesuffix(" %"), safe(in_unit("share", *ends)))
     return [first, *([corpus] if len(found.corpus) else []), *([inner] if len(blocks) else [])]
 
 

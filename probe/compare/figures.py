@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.compare.model_parts import PLURAL
-from probe.numbers import chance, format_interval
+from probe.numbers import chance, format_interval, in_percent
 from probe.plotting.curves import HOVER_WIDTH, TITLE_WIDTH
 from probe.plotting.intervals import band
 from probe.plotting.marks import cells
@@ -178,7 +178,7 @@ def weight_map(matrices: pd.DataFrame) -> go.Figure:
     table = ratio.unstack("kind").sort_index()
     table = table[[kind for kind in KINDS if kind in table]]
     values = table.to_numpy(dtype=float)
-    words = [["" if np.isnan(value) else f"{100 * value:.2g} %" for value in row] for row in values]
+    words = [["" if np.isnan(value) else in_percent(value) for value in row] for row in values]
     names = ["outside blocks" if block < 0 else f"block {block}" for block in table.index]
     figure = new_figure(height=max(220, 120 + 28 * len(table)), margin={"l": 110, "t": 40})
     heat = cells(values, words, legible=len(table) <= 40)
@@ -203,7 +203,7 @@ def head_change_map(heads: pd.DataFrame, part: str) -> go.Figure:
     """
     table = heads.pivot(index="block", columns="head", values=f"{part}_relative")
     values = table.to_numpy(dtype=float)
-    words = [["" if np.isnan(value) else f"{100 * value:.2g} %" for value in row] for row in values]
+    words = [["" if np.isnan(value) else in_percent(value) for value in row] for row in values]
     figure = new_figure(height=max(220, 120 + 28 * len(table)), margin={"l": 70, "t": 40})
     heat = cells(values, words, legible=len(table) <= 16 and len(table.columns) <= 8)
     heat.update(x=[f"H{head}" for head in table.columns], y=[f"block {block}" for block in table.index], hoverinfo=None)

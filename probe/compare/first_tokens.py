@@ -44,7 +44,7 @@ from probe.logits.lens import require_same_tokens, residual_names, unembed
 from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.text import encode, pieces
-from probe.numbers import in_unit
+from probe.numbers import in_percent, in_unit
 from probe.plotting.notebook import Drawable
 from probe.questions.sets import right_answers
 from probe.stats import Interval
@@ -152,8 +152,8 @@ class FirstTokens(Drawable):
         first = sizes[sizes["position"] == 0].iloc[0]
         parts = [
             f"After block {layer} the mean difference {aligned} \u2212 {base} over {self.texts} texts is"
-            f" {100 * top['relative']:.2g} % of the residual at token {top['position']:.0f} (random signs"
-            f" {100 * top['null']:.2g} %), {100 * first['relative']:.2g} % at token 0"
+            f" {in_percent(top['relative'])} of the residual at token {top['position']:.0f} (random signs"
+            f" {in_percent(top['null'])}), {in_percent(first['relative'])} at token 0"
         ]
         own = self.tokens[(self.tokens["layer"] == layer) & (self.tokens["position"] == top["position"])]
         clear = own[own["beyond_null"] & (own["same_rank"] >= 0.5)]

@@ -9,7 +9,18 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.plotting.marks import cells, few_ticks, frame, lay_out, marks
-from probe.plotting.theme import DASHES, LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis, two_bars
+from probe.plotting.theme import (
+    DASHES,
+    LIGHT,
+    colour_axis,
+    escape,
+    log_axis,
+    new_figure,
+    shorten,
+    template,
+    token_axis,
+    two_bars,
+)
 from probe.runs.captured import Favourites
 
 
@@ -317,7 +328,7 @@ def curves(
             for trace in _lines(side, name, answers, legend=index == 0):
                 figure.add_trace(trace, **place)
         if name.startswith("rank"):
-            figure.update_yaxes(type="log", autorange="reversed", tickvals=RANKS, **place)
+            figure.update_yaxes(**log_axis(), autorange="reversed", tickvals=RANKS, **place)
         last = index + columns >= len(panels)
         figure.update_xaxes(title_text=axis if last else "", showticklabels=last, **place)
     names = [escape(shorten(tick, 10)) for tick in ticks]

@@ -10,7 +10,17 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.numbers import shown_ends
-from probe.plotting.theme import ANSWERS, DASHES, LIGHT, SECOND, escape, escape_lines, method_colour, template
+from probe.plotting.theme import (
+    ANSWERS,
+    DASHES,
+    LIGHT,
+    SECOND,
+    escape,
+    escape_lines,
+    log_axis,
+    method_colour,
+    template,
+)
 from probe.terms import RATES, Term, logged
 
 RELATIVE = "relative step"
@@ -200,8 +210,10 @@ def metric_curves(
             number = "%{y:.1%}" if about.unit in RATES else "%{y:.4g}"
             for trace in _lines(name, metric, rows_with, look[name], x, weight, number, has_label=index == 0):
                 figure.add_trace(trace, **place)
-        ticks = {"tickformat": ".0%"} if about.unit in RATES and not log_y else {}
-        figure.update_yaxes(type="log" if log_y else "linear", **ticks, **place)
+        values = [runs[name][metric].to_numpy(dtype=float) for name in panel.runs]
+        ticks = log_axis(np.concatenate([np.empty(0), *values])) if log_y else {"type": "linear"}
+        ticks |= {"tickformat": "~%" if log_y else ".0%"} if about.unit in RATES else {}
+        figure.update_yaxes(**ticks, **place)
         figure.update_xaxes(title_text=AXES[x] if index + columns >= len(panels) else "", **place)
         if marker is not None:
             figure.add_vline(x=marker, line={"color": LIGHT.muted, "width": 1, "dash": "dot"}, **place)

@@ -7,6 +7,7 @@ because Plotly labels parse a subset of HTML.
 """
 
 import colorsys
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from probe.texts import visible_parts
 
@@ -142,6 +144,26 @@ def token_axis(tokens: Sequence[str], length: int = 14, most: int = MOST_TICKS) 
         "zeroline": False,
         "ticks": "",
     }
+
+
+def log_axis(values: ArrayLike = ()) -> dict:
+    """Settings of a logarithmic axis: powers of ten where the values span more than two decades, else full numbers.
+
+    Plotly itself writes the ticks between two powers as one digit (5, 2, 1, 5).
+
+    Args:
+        values: those that are drawn, as far as they are known; what is not above 0 does not count.
+    """
+    known = np.asarray(values, dtype=float)
+    known = known[np.isfinite(known) & (known > 0)]
+    if not known.size:
+        return {"type": "log", "tickformat": "~g"}
+    low, high = float(known.min()), float(known.max())
+    if high > 100 * low:
+        return {"type": "log", "exponentformat": "power", "dtick": 1}
+    first = 10.0 ** math.floor(math.log10(low))
+    labels = [each * first for each in (1, 2, 5, 10, 20, 50, 100, 200, 500) if low <= each * first <= high]
+    return {"type": "log", "tickformat": "~g"} | ({"dtick": "D2"} if len(labels) > 1 else {})
 
 
 def scale(colours: Iterable[str]) -> list[list]:

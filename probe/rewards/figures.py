@@ -22,6 +22,7 @@ from probe.plotting.theme import (
     escape,
     escape_lines,
     label_places,
+    log_axis,
     shorten,
     template,
     token_axis,
@@ -414,7 +415,7 @@ def best_of_n(table: pd.DataFrame, curve: pd.DataFrame, *, reward: str, label: s
         "hovertemplate": "optimum: reward %{y:.3f} at KL %{x:.3f}<extra></extra>",
     }
     panels.add(2, frontier)
-    panels.axis("x", 1, type="log", title={"text": "N"}, tickvals=list(table["n"]))
+    panels.axis("x", 1, **log_axis(), title={"text": "N"}, tickvals=list(table["n"]))
     panels.axis("x", 2, title={"text": "KL(best of N \u2225 reference), nats"}, rangemode="tozero")
     panels.axis("y", 1, title={"text": "nats per answer"}, rangemode="tozero")
     return panels.figure(margin={"t": 64}, legend={"yref": "container", "y": 1, "yanchor": "top"})

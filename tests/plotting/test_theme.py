@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -172,3 +173,15 @@ def test_apply_swaps_template_and_scales_and_leaves_the_original():
     assert [colour for _, colour in dark.layout.coloraxis2.colorscale] == list(theme.DARK.diverging)
     assert figure.layout.template.layout.paper_bgcolor == theme.LIGHT.paper
     assert theme.apply(dark, theme.LIGHT).to_dict() == go.Figure(figure).to_dict()
+
+
+def test_a_logarithmic_axis_has_powers_of_ten_or_full_numbers() -> None:
+    """Without a format Plotly writes the ticks between two powers as one digit each, 20 as 2."""
+    unknown = {"type": "log", "tickformat": "~g"}
+    assert theme.log_axis() == theme.log_axis([0.0, float("nan")]) == theme.log_axis([2.2, 4.4]) == unknown
+    assert theme.log_axis([0.5, 20.0, 0.0]) == unknown | {"dtick": "D2"}  # 0.5, 1, 2, 5, 10, 20
+    assert theme.log_axis([1e-6, 1.0]) == {"type": "log", "exponentformat": "power", "dtick": 1}
+    sources = [path for folder in ("probe", "dashboard") for path in Path(folder).rglob("*.py")]
+    kinds = re.compile(r"""(?:type|"type"|axis_type)\s*[=:]\s*"log""")
+    made = {path.as_posix() for path in sources if kinds.search(path.read_text(encoding="utf-8"))}
+    assert made == {"probe/plotting/theme.py"}  # every other axis is made there

@@ -6,11 +6,13 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from probe.experiments.metrics import Share
 from probe.experiments.registry import experiments
 from probe.experiments.result import Result
-from probe.numbers import chance, in_unit
+from probe.numbers import chance, in_percent, in_unit, rate
 from probe.plugins import BUILT_IN
 from probe.runs.reader import Run
 from probe.terms import RATES, VOCABULARY, Term, logged, table, term
@@ -166,13 +168,23 @@ def test_every_row_stands_in_a_document():
         ((0.9995, 0.9994, 0.9996), "probability", "99.95 % [99.94, 99.96]"),
         ((0.0103, 0.0085, 0.0122), "share", "1.0 % [0.9, 1.2]"),
         ((0.0, 0.0, 0.0095), "share", "0 % [0, 1]"),
-        ((1e-6, 0.0, 2e-6), "probability", "0 % [0, 0]"),
+        ((0.99948, 0.99946, 0.99949), "probability", "99.95 % [\u00b10.01]"),
+        ((0.9612, 0.9582, 0.9636), "share", "96.1 % [95.8, 96.4]"),  # wide enough for none, and 96 to 96 without
+        ((1e-6, 0.0, 2e-6), "probability", "< 0.01 %"),
+        ((0.999999, 0.999998, 1.0), "probability", "> 99.99 %"),
+        ((1.0, 1.0, 1.0), "share", "100 %"),  # known exactly
+        ((-1e-6, -2e-6, 0.0), "difference", "0.00 pp [\u00b10.01]"),
         ((0.365, 0.29, 0.45), "difference", "+36 pp [29, 45]"),
         ((-0.745, -0.78, -0.7), "difference", "\u221274 pp [\u221278, \u221270]"),
         ((-0.001, -0.02, 0.02), "difference", "0 pp [\u22122, 2]"),
         ((3.893, 3.8, 4.0), "nats", "3.89 [3.80, 4.00]"),
         ((0.004, 0.003, 0.005), "nats", "0.0040 [0.0030, 0.0050]"),
         ((0.5, None, None), "share", "50 %"),
+        ((0.0, None, None), "share", "0 %"),
+        ((0.0004, None, None), "share", "0.04 %"),
+        ((0.997, None, None), "share", "99.7 %"),
+        ((3e-7, None, None), "share", "< 0.01 %"),
+        ((-3e-7, None, None), "difference", "0 pp"),
         ((None, None, None), "share", "\u2014"),
     ],
 )
@@ -180,9 +192,53 @@ def test_a_number_is_shown_as_its_unit(row: tuple, unit: str, text: str):
     assert in_unit(unit, *row) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(1.0, "100 %"), (0.9634, "96.3 %"), (0.000012, "0.0012 %"), (0.0, "0 %")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.0, "100 %"),
+        (0.9634, "96.3 %"),
+        (0.000012, "0.0012 %"),
+        (0.0, "0 %"),
+        (3.06e-7, "< 0.0001 %"),
+        (0.99996, "> 99.9 %"),
+        (0.1, "10 %"),
+    ],
+)
 def test_the_probability_of_one_event(value: float, text: str):
     assert chance(value) == text
+
+
+def test_a_ratio_has_two_digits_however_large_or_small_it_is():
+    values = (1.404, 0.5, 0.0123, 7.1e-6, 3e-9, -0.02, 0.0)
+    assert [in_percent(value) for value in values] == [
+        *("140 %", "50 %", "1.2 %", "0.00071 %", "< 0.0001 %", "-2 %", "0 %")
+    ]
+    assert [in_percent(value) for value in (float("nan"), float("inf"))] == ["\u2014", "\u221e"]
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.integers(0, 12))
+def test_no_rate_is_scientific_and_no_interval_without_width(a: float, b: float, c: float, power: int):
+    low, value, high = sorted((a, b, c))
+    low, high = value - (value - low) / 10**power, value + (high - value) / 10**power
+    for unit in ("share", "difference"):
+        text = in_unit(unit, value, low, high)
+        assert "e" not in text + chance(value) + in_percent(value) + rate(value)
+        ends = re.search(r"\[(.*), (.*)\]", text)
+        if ends is not None:
+            assert ends[1] != ends[2]
+            assert float(ends[1]) <= float(ends[2])
+        if "\u00b1" in text:  # both ends lie as near to the number as it says
+            shown = float(text.split()[0]) / 100
+            assert max(abs(low - shown), abs(high - shown)) <= 0.0001
+    if text.startswith("<"):
+        assert high < 0.0001
+
+
+def test_no_percentage_is_written_with_a_format_that_may_be_scientific():
+    """`probe.numbers` has one for each case."""
+    places = [path for folder in ("probe", "dashboard", "trainers") for path in sorted(Path(folder).rglob("*.py"))]
+    found = [path for path in places if re.search(r"\.\d?[ge]\} ?(%|pp\b)", path.read_text(encoding="utf-8"))]
+    assert not found
 
 
 def test_what_is_counted_is_a_rate():

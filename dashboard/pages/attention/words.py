@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard.components.details import details
 from dashboard.pages.attention.choices import TAB
 from dashboard.pages.attention.compute import Head, Reading, Side
+from probe.numbers import in_percent
 from probe.runs.captured import attention_table
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def most_moved_head(first: Side, second: Side, of: str = "") -> tuple[Head, str]
     if share < STILL:
         return head, (
             f"Attention hardly moved between {first.name} and {second.name}{of}: even {name}, which moved most, sent "
-            f"only {100 * share:.2g} % of it elsewhere"
+            f"only {in_percent(share)} of it elsewhere"
         )
     return head, (
         f"Between {first.name} and {second.name}{of}, the attention of {name} moved most: {_percent(share)} of it went "

@@ -20,6 +20,7 @@ from dashboard.pages.compare.over_corpus import share_questions
 from dashboard.state import begin, tell_again
 from probe.compare.transplant import LEVEL
 from probe.errors import ProbeError
+from probe.numbers import in_percent
 from probe.world import of
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
         ],
         "p": [p_value(each) for each in rows["p"]],
         "p (Holm)": [p_value(each) for each in rows["p_holm"]],
-        "change of the weights": [f"{100 * each:.2g} %" for each in rows["relative"]],
+        "change of the weights": [in_percent(each) for each in rows["relative"]],
         "parameters": [f"{count:,}" for count in rows["parameters"]],
     }
     if rows["random"].any():

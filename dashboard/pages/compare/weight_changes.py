@@ -14,6 +14,7 @@ from dashboard.pages.compare.choices import HEAD_PART, WEIGHT_LIST, Pair, comput
 from dashboard.state import keep
 from probe.compare.figures import head_change_map, weight_map
 from probe.errors import ModelError
+from probe.numbers import in_percent
 
 if TYPE_CHECKING:
     from probe.compare.weights import WeightChange
@@ -195,12 +196,12 @@ def sentence(change: "WeightChange", names: tuple[str, str]) -> str:
     if len(blocks) > 1:
         most, least = blocks.iloc[0], blocks.iloc[-1]
         where = (
-            f", most in block {most['block']} ({percent(most['relative'])}) and least in block {least['block']} "
-            f"({percent(least['relative'])})"
+            f", most in block {most['block']} ({in_percent(most['relative'])}) and least in block {least['block']} "
+            f"({in_percent(least['relative'])})"
         )
     wide = rows[rows["shape"].map(min) > 1]
     changed = wide[wide["rank"] > 0]
-    start = f"From {names[0]} to {names[1]} the weights changed by {percent(whole)} of their norm{where}"
+    start = f"From {names[0]} to {names[1]} the weights changed by {in_percent(whole)} of their norm{where}"
     if not len(changed):
         return f"{start}; no matrix changed by more than rounding."
     widths, top = changed["shape"].map(min), int(changed["rank"].max())
@@ -216,8 +217,3 @@ def sentence(change: "WeightChange", names: tuple[str, str]) -> str:
             f"ratio), {100 * share:.0f} % of those that it has"
         )
     return f"{start}; {how}."
-
-
-def percent(ratio: float) -> str:
-    """A ratio in percent with two digits."""
-    return f"{100 * ratio:.2g} %"

@@ -48,7 +48,8 @@ def take_check(argv: Sequence[str]) -> tuple[list[str], bool]:
 def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = None) -> C:
     """A dataclass from the command line; `--help` prints the fields with their docstrings and exits.
 
-    An option of any number of values may be repeated; its values add up: `--also A --also B C` is `--also A B C`.
+    An option of any number of values may be repeated; its values add up: `--also A --also B C` is `--also A B C`. One
+    of several values takes them one by one: `--betas=0.9 --betas=0.95`.
 
     Raises:
         ConfigError: an option is unknown (a near one is named), lacking, has a value that does not fit, or takes one
@@ -111,19 +112,21 @@ def _add_up(kind: Any, argv: Sequence[str], prog: str) -> list[str]:
     """
     hints = dict(_option_types(kind))
     lists = {name for name, hint in hints.items() if _takes_many(hint)}
+    fixed = {name for name, hint in hints.items() if get_origin(hint) is tuple} - lists  # their words one by one
     parts: list[list[str]] = [[]]
     first: dict[str, list[str]] = {}
     place = parts[0]
     for word in argv:
         name, equals, value = word.partition("=")
         name = name.replace("_", "-")
+        adds_up = name in lists or (name in fixed and bool(equals))
         if not word.startswith("--"):
             place.append(word)
-        elif name in lists and name in first:
+        elif adds_up and name in first:
             place = first[name]
             place += [value] if equals else []
         else:
-            place = [name, *([value] if equals else [])] if name in lists else [word]
+            place = [name, *([value] if equals else [])] if adds_up else [word]
             first.setdefault(name, place)
             parts.append(place)
     for part in parts[1:]:
@@ -155,7 +158,7 @@ def _check_known(kind: Any, argv: Sequence[str], prog: str) -> None:
         name = word.partition("=")[0].replace("_", "-")
         if name.startswith("--") and not any(name == one or name.startswith(f"{one}.") for one in names):
             remedy = suggest(name, names, f"see `{prog} --help`.")
-            raise ConfigError(f"`{prog}` has no option `{word}`: {remedy}")
+            raise ConfigError(f"`{prog}` has no option `{word.partition('=')[0]}`: {remedy}")
 
 
 def _check_complete(kind: Any, argv: Sequence[str], prog: str) -> None:
@@ -289,16 +292,25 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def words(flags: dict[str, Any]) -> Iterator[str]:
-    """The words of a command line that give options their values: by flag a value, a list, True or False."""
+def words(flags: Mapping[str, Any], joined: bool = False) -> Iterator[str]:
+    """The words of a command line that give options their values.
+
+    No value is ever read as an option of its own: one that begins with `-` stands in one word with its flag.
+
+    Args:
+        flags: by flag a value, a list, True or False.
+        joined: write every value in one word with its flag, `--flag=value`; a list repeats the flag.
+    """
     for flag, value in flags.items():
+        values = [str(each) for each in (value if isinstance(value, list | tuple) else [value])]
         if value is True:
             yield flag
         elif value is False:
             yield f"--no-{flag[2:]}"
+        elif values and (joined or any(each.startswith("-") for each in values)):
+            yield from (f"{flag}={each}" for each in values)
         else:
-            yield flag
-            yield from (str(each) for each in (value if isinstance(value, list | tuple) else [value]))
+            yield from (flag, *values)
 
 
 def changed(values: Mapping[str, Any], fields: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

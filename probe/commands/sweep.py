@@ -11,6 +11,7 @@ from probe.commands.tables import remark, show
 from probe.commands.terminal import safe
 from probe.errors import ConfigError
 from probe.options import parse
+from probe.plugins import split
 from probe.texts import console, say
 
 if TYPE_CHECKING:
@@ -36,13 +37,17 @@ def sweep(argv: list[str]) -> int:
         experiment`. What is finished is not made again, what was interrupted is resumed, what failed is tried again.
 
         With Ray (pip install "probe-lm[sweep]") several tasks run at once, else one after the other. Ctrl-C lets
-        trainings write a checkpoint; the same command goes on from there.
+        trainings write a checkpoint; the same command goes on from there. `--plugin FILE.py` loads your own rewards,
+        annotators and experiments in every task; a spec cannot name any.
 
         Exit status: 0; 1 where a task failed; 2 where something cannot be used; 130 after Ctrl-C.
         """
 
         spec: tyro.conf.Positional[Path]
         """The TOML file that describes the sweep (docs/sweep.md)."""
+        out: Path | None = None
+        """Folder of the runs in place of the spec's `out`; needed where that lies neither in the spec's folder nor in
+        the working folder."""
         address: str | None = None
         """A Ray cluster to run on: `auto` or HOST:PORT; without it Ray is started on this machine alone."""
         cpus: int | None = None
@@ -54,7 +59,8 @@ def sweep(argv: list[str]) -> int:
         json: bool = False
         """Print the tasks as JSON instead of a table."""
 
-    settings = parse(SweepOptions, argv, "probe sweep")
+    plugins, rest = split(argv)
+    settings = parse(SweepOptions, rest, "probe sweep")
     if settings.cpus is not None and (settings.cpus < 1 or settings.address is not None):
         raise ConfigError(f"--cpus is {settings.cpus}; expected 1 or more, and no --address, which has its own.")
     if settings.serial and (settings.cpus is not None or settings.address is not None):
@@ -63,7 +69,9 @@ def sweep(argv: list[str]) -> int:
     from probe.sweep.schedule import check_unchanged
     from probe.sweep.spec import check_commands, read_spec
 
-    spec = read_spec(settings.spec)
+    spec = read_spec(settings.spec, out=settings.out, plugins=plugins)
+    if spec.uses:
+        say(f"probe: note: {spec.uses}", error=True)
     if settings.check:
         check_commands(spec)
         check_unchanged(spec)

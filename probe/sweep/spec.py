@@ -7,11 +7,13 @@
 import datetime
 import itertools
 import json
+import math
 import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +21,7 @@ from typing import Any, Literal
 from probe.errors import AmbiguousNameError, ConfigError, ModelError, ProbeError, suggest
 from probe.options import option, words
 from probe.runs.directories import is_path, is_url
+from probe.sweep.trust import MOST_VALUES, check_count, check_out, uses
 
 EXAMPLE = """\
 out = "runs/betas"
@@ -47,6 +50,14 @@ MODELS: Mapping[str, tuple[str, ...]] = {"train": ("base", "reward"), "experimen
 """The options that take a model, by the kind of an entry."""
 TAKEN = {"train": ("out", "resume", "seed"), "experiment": ("model", "out", "json", "again")}
 """Options that the sweep sets itself."""
+NOT_HERE = {
+    "seed": "give `seeds` instead",
+    "plugin": "name the file on the command line, `probe sweep SPEC --plugin FILE.py`",
+    "check": "leave it out",
+    "help": "leave it out",
+}
+"""What to do in place of an option that a spec may not set."""
+OPTION = re.compile(r"[a-z]\w*(\.\w+)*", re.ASCII | re.IGNORECASE)
 TOP = ("out", "store", "train", "experiment")
 KEYS = {
     "train": ("name", "method", "seeds", "options", "grid", "each", "cpus", "gpus", "retries"),
@@ -91,6 +102,13 @@ class Spec:
     """Each after those that it needs."""
     store: str | None = None
     """The address of a folder in a store that the runs are copied to."""
+    plugins: tuple[str, ...] = ()
+    """Python files that every task loads; a spec cannot name any."""
+
+    @property
+    def uses(self) -> str:
+        """One sentence on the code that its tasks run and the addresses that they reach; empty where there is none."""
+        return uses([task.recipe for task in self.tasks], self.plugins, self.store)
 
 
 @dataclass
@@ -107,8 +125,26 @@ class _Entry:
     def name(self) -> str:
         return self.table["name"]
 
+    @property
+    def least(self) -> int:
+        """How many tasks it has at least."""
+        return len(self.variants) * len(self.seeds or [None])
+
     def refuse(self, what: str) -> ConfigError:
         return ConfigError(f"The entry `{self.name}` of the sweep {what}")
+
+
+class _Entries(dict[str, _Entry]):
+    """The entries by name."""
+
+    @cached_property
+    def by_ref(self) -> dict[str, int]:
+        """The place of an entry [[train]] by all that it can be called by, the first one where several are."""
+        places: dict[str, int] = {}
+        for place, entry in enumerate(self.values()):
+            for name in _names(entry) if entry.kind == "train" else ():
+                places.setdefault(name, place)
+        return places
 
 
 @dataclass(frozen=True)
@@ -122,35 +158,50 @@ class _Variant:
     options: Mapping[str, Any]
 
 
-def read_spec(spec: str | Path | Mapping[str, Any]) -> Spec:
-    """The tasks of a spec; nothing is started and nothing is written.
+def read_spec(
+    spec: str | Path | Mapping[str, Any], *, out: str | Path | None = None, plugins: Sequence[str | Path] = ()
+) -> Spec:
+    """The tasks of a spec; nothing is started, nothing is written, and nothing that the spec names is imported.
 
     Args:
         spec: a TOML file, or its content as a dictionary.
+        out: the folder of the runs in place of the spec's.
+        plugins: Python files that every task loads.
 
     Raises:
-        ConfigError: a key is unknown, a value cannot be one, entries refer to each other in a circle or to none, or two
-            tasks would write one run.
+        ConfigError: a key is unknown, a value cannot be one, entries refer to each other in a circle or to none, two
+            tasks would write one run, there are too many, or a file has an `out` that lies elsewhere (`check_out`).
     """
+    file = None if isinstance(spec, Mapping) else Path(os.path.expanduser(spec))
     table = spec if isinstance(spec, Mapping) else _load(Path(os.path.expanduser(spec)))
     _check_keys(table, TOP, "The sweep")
-    out = table.get("out")
-    if not isinstance(out, str | Path) or not str(out):
+    named = table.get("out") if out is None else out
+    if not isinstance(named, str | Path) or not str(named):
         raise ConfigError('The sweep needs `out`, the folder that its runs go to: add out = "runs/NAME".')
+    folder = Path(os.path.expanduser(named))
+    if file is not None and out is None:
+        check_out(folder, file)
     kinds: tuple[Kind, ...] = ("train", "experiment")
-    entries = [_entry(kind, each) for kind in kinds for each in _tables(table, kind)]
+    entries: list[_Entry] = []
+    least = 0
+    for kind in kinds:
+        for each in _tables(table, kind):
+            entries.append(_entry(kind, each, least))
+            least += entries[-1].least
     if not entries:
         raise ConfigError("The sweep has no entries: add [[train]] or [[experiment]].")
-    by_name: dict[str, _Entry] = {}
+    by_name = _Entries()
     for entry in entries:
         if entry.name in by_name:
             raise ConfigError(f"Two entries of the sweep are called `{entry.name}`: give each a name of its own.")
         by_name[entry.name] = entry
-    folder = Path(os.path.expanduser(out))
+    loads = tuple(f"--plugin={plugin}" for plugin in plugins)
     tasks: dict[str, Task] = {}
     for entry in _in_order(by_name):
         make = _trainings if entry.kind == "train" else _experiments
-        for task in make(entry, by_name, folder):
+        for made in make(entry, by_name, folder):
+            task = replace(made, words=(*made.words, *loads)) if loads else made
+            check_count(len(tasks) + 1)
             clash = tasks.setdefault(task.name.lower(), task)
             if clash is not task:
                 raise ConfigError(
@@ -158,7 +209,7 @@ def read_spec(spec: str | Path | Mapping[str, Any]) -> Spec:
                     " entries names, or the grids values, that differ in more than punctuation."
                 )
             entry.tasks.append(task)
-    return Spec(folder, tuple(tasks.values()), _store(table))
+    return Spec(folder, tuple(tasks.values()), _store(table), tuple(map(str, plugins)))
 
 
 def _store(table: Mapping[str, Any]) -> str | None:
@@ -212,11 +263,11 @@ def _tables(table: Mapping[str, Any], kind: Kind) -> list[Mapping[str, Any]]:
     return tables
 
 
-def _entry(kind: Kind, table: Mapping[str, Any]) -> _Entry:
-    """An entry, checked by itself.
+def _entry(kind: Kind, table: Mapping[str, Any], before: int) -> _Entry:
+    """An entry, checked by itself; `before` counts the tasks of the entries before it.
 
     Raises:
-        ConfigError: a key is unknown, or a value cannot be one.
+        ConfigError: a key is unknown, a value cannot be one, or there are too many tasks.
     """
     name = table.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -227,7 +278,7 @@ def _entry(kind: Kind, table: Mapping[str, Any]) -> _Entry:
     _check_keys(table, KEYS[kind], f"The entry `{name}` of the sweep")
     subject = table.get("method") if kind == "train" else table.get("experiment", name)
     given = subject if isinstance(subject, list) else [subject]
-    subjects = [each for each in given if isinstance(each, str)]
+    subjects = [each for each in given if isinstance(each, str) and not each.startswith("-")]
     if not subjects or len(subjects) < len(given):
         raise entry.refuse(f"has the {'method' if kind == 'train' else 'experiment'} {subject!r}: name one.")
     if kind == "experiment":
@@ -236,7 +287,7 @@ def _entry(kind: Kind, table: Mapping[str, Any]) -> _Entry:
             raise entry.refuse(f"has `of` {of!r}: list the entries whose models it looks at.")
     _check_resources(entry)
     entry.seeds = _seeds(entry)
-    entry.variants = list(_variants(entry, subjects))
+    entry.variants = list(_variants(entry, subjects, before))
     return entry
 
 
@@ -260,7 +311,7 @@ def _seeds(entry: _Entry) -> list[int] | None:
     return seeds
 
 
-def _variants(entry: _Entry, subjects: Sequence[str]) -> Iterator[_Variant]:
+def _variants(entry: _Entry, subjects: Sequence[str], before: int) -> Iterator[_Variant]:
     """The choices of an entry: the methods, times the list `each`, times the grid."""
     options = dict(_flat(entry, "options", entry.table.get("options", {})))
     each = entry.table.get("each", [{}])
@@ -270,6 +321,8 @@ def _variants(entry: _Entry, subjects: Sequence[str]) -> Iterator[_Variant]:
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
             raise entry.refuse(f"has a grid over `{name}` of {values!r}: give a list of values, [{values!r}] for one.")
+    sizes = [len(subjects), len(each), len(entry.seeds or [None]), *map(len, grid.values())]
+    check_count(before + math.prod(sizes))
     for subject, one, values in itertools.product(subjects, each, itertools.product(*grid.values())):
         varied = dict(_flat(entry, "each", one)) | dict(zip(grid, values, strict=True))
         both = [name for name in varied if name in options or (name in one and name in grid)]
@@ -289,9 +342,15 @@ def _flat(entry: _Entry, where: str, table: Any, prefix: str = "") -> Iterator[t
         if isinstance(value, Mapping):
             yield from _flat(entry, where, value, f"{name}.")
             continue
-        if name in TAKEN[entry.kind]:
-            remedy = "give `seeds` instead" if name == "seed" else "leave it out"
-            raise entry.refuse(f"sets the option `{name}`, which the sweep sets: {remedy}.")
+        if name in TAKEN[entry.kind] or name in NOT_HERE:
+            remedy = NOT_HERE.get(name, "leave it out")
+            raise entry.refuse(f"sets the option `{name}`, which a spec does not set: {remedy}.")
+        if not OPTION.fullmatch(name):
+            raise entry.refuse(
+                f"has an option {name!r}: name one of letters, digits and _, as in {where} = {{lr = 1}}."
+            )
+        if where != "grid" and isinstance(value, list | tuple) and len(value) > MOST_VALUES:
+            raise entry.refuse(f"gives `{name}` {len(value):,} values: give at most {MOST_VALUES:,}.")
         value = list(value) if isinstance(value, tuple) else os.fspath(value) if isinstance(value, Path) else value
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, datetime.date | datetime.time | Mapping) or each is None:
@@ -309,7 +368,7 @@ def _label(name: str, value: Any) -> str:
     return text if all(isinstance(each, str) for each in values) else short + text
 
 
-def _in_order(entries: Mapping[str, _Entry]) -> list[_Entry]:
+def _in_order(entries: _Entries) -> list[_Entry]:
     """The entries, each after those that it names.
 
     Raises:
@@ -323,7 +382,7 @@ def _in_order(entries: Mapping[str, _Entry]) -> list[_Entry]:
         raise ConfigError(f"Entries of the sweep need each other in a circle ({circle}): break it.") from error
 
 
-def _refs(entry: _Entry, entries: Mapping[str, _Entry]) -> Iterator[str]:
+def _refs(entry: _Entry, entries: _Entries) -> Iterator[str]:
     """What an entry says where a model stands, as far as it names an entry.
 
     Raises:
@@ -361,7 +420,7 @@ def _is_known(ref: str) -> bool:
     return True
 
 
-def _unknown(entry: _Entry, name: str, ref: Any, entries: Mapping[str, _Entry]) -> ConfigError:
+def _unknown(entry: _Entry, name: str, ref: Any, entries: _Entries) -> ConfigError:
     known = [each for other in entries.values() if other.kind == "train" for each in _names(other)]
     remedy = suggest(str(ref), known, f"the entries are {', '.join(known[:12]) or 'none'}.")
     return entry.refuse(f"has `{name}` {ref!r}, which is no entry [[train]] and no model here: {remedy}")
@@ -378,13 +437,12 @@ def _split(ref: Any) -> tuple[str, str]:
     return (name, f"@{step}") if sign and step.isdecimal() else (str(ref), "")
 
 
-def _find_entry(ref: Any, entries: Mapping[str, _Entry]) -> _Entry | None:
+def _find_entry(ref: Any, entries: _Entries) -> _Entry | None:
     """The training entry that a reference names, by the entry's name, a variant's, or that of one run."""
     name, _ = _split(ref)
-    for entry in entries.values():
-        if entry.kind == "train" and any(name == each or _seed_of(name, each) is not None for each in _names(entry)):
-            return entry
-    return None
+    places = [entries.by_ref.get(each) for each in (name, re.sub(r"-seed\d+$", "", name))]
+    found = [place for place in places if place is not None]
+    return list(entries.values())[min(found)] if found else None
 
 
 def _seed_of(name: str, variant: str) -> int | None:
@@ -393,7 +451,7 @@ def _seed_of(name: str, variant: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _named(ref: Any, entries: Mapping[str, _Entry]) -> _Entry:
+def _named(ref: Any, entries: _Entries) -> _Entry:
     entry = _find_entry(ref, entries)
     assert entry is not None  # `_refs` gives no others
     return entry
@@ -407,7 +465,7 @@ def _runs(ref: str, owner: _Entry) -> list[Task]:
     return [task for task in owner.tasks if task.name == name or _seed_of(task.name, name) is not None]
 
 
-def _one_run(entry: _Entry, name: str, ref: str, seed: int | None, entries: Mapping[str, _Entry]) -> Task:
+def _one_run(entry: _Entry, name: str, ref: str, seed: int | None, entries: _Entries) -> Task:
     """The run that stands for a reference in an option: the one of the same seed.
 
     Raises:
@@ -443,7 +501,7 @@ class _Model:
 
 
 def _filled(
-    entry: _Entry, variant: _Variant, seed: int | None, entries: Mapping[str, _Entry], own: _Model | None = None
+    entry: _Entry, variant: _Variant, seed: int | None, entries: _Entries, own: _Model | None = None
 ) -> tuple[dict[str, Any], dict[str, Any], list[_Model]]:
     """The options of a command, the same with runs by name, and the runs that they refer to but for its own."""
     options, recipe, models = dict(variant.options), dict(variant.options), []
@@ -468,14 +526,14 @@ def _filled(
 
 def _words(options: Mapping[str, Any]) -> tuple[str, ...]:
     """Options as words of a command line."""
-    return tuple(words({option(name): value for name, value in options.items()}))
+    return tuple(words({option(name): value for name, value in options.items()}, joined=True))
 
 
 def _resources(entry: _Entry) -> dict[str, Any]:
     return {key: entry.table[key] for key in ("cpus", "gpus", "retries") if key in entry.table}
 
 
-def _trainings(entry: _Entry, entries: Mapping[str, _Entry], out: Path) -> Iterator[Task]:
+def _trainings(entry: _Entry, entries: _Entries, out: Path) -> Iterator[Task]:
     """The tasks of an entry [[train]]."""
     for variant in entry.variants:
         for seed in _seeds_of(entry, entries):
@@ -488,7 +546,7 @@ def _trainings(entry: _Entry, entries: Mapping[str, _Entry], out: Path) -> Itera
                 entry.name,
                 "train",
                 run,
-                ("train", variant.subject, "--out", str(run), *_words(options | given)),
+                ("train", variant.subject, f"--out={run}", *_words(options | given)),
                 {"method": variant.subject} | recipe | given,
                 tuple(dict.fromkeys(model.task.name for model in models)),
                 tuple(dict.fromkeys(model.task.run for model in models)),
@@ -496,7 +554,7 @@ def _trainings(entry: _Entry, entries: Mapping[str, _Entry], out: Path) -> Itera
             )
 
 
-def _seeds_of(entry: _Entry, entries: Mapping[str, _Entry]) -> Sequence[int | None]:
+def _seeds_of(entry: _Entry, entries: _Entries) -> Sequence[int | None]:
     """The seeds of an entry: its own, or those of the entries that it names.
 
     Raises:
@@ -515,12 +573,16 @@ def _seeds_of(entry: _Entry, entries: Mapping[str, _Entry]) -> Sequence[int | No
     return entry.seeds or [None]
 
 
-def _experiments(entry: _Entry, entries: Mapping[str, _Entry], out: Path) -> Iterator[Task]:
+def _experiments(entry: _Entry, entries: _Entries, out: Path) -> Iterator[Task]:
     """The tasks of an entry [[experiment]]: each variant on each run of `of`, first on their baselines.
 
     What is asked of a baseline is stored, so that all others find it.
     """
-    of = [_Model(task, _split(ref)[1]) for ref in entry.table["of"] for task in _of(entry, ref, entries)]
+    of: list[_Model] = []
+    for ref in dict.fromkeys(entry.table["of"]):
+        tasks, step = _of(entry, ref, entries), _split(ref)[1]
+        check_count((len(of) + len(tasks)) * len(entry.variants))
+        of += [_Model(task, step) for task in tasks]
     for variant in entry.variants:
         parts = {model: _filled(entry, variant, model.task.recipe.get("seed"), entries, model) for model in of}
         alone = {name: value for name, value in variant.options.items() if name not in MODELS[entry.kind]}
@@ -534,7 +596,7 @@ def _experiments(entry: _Entry, entries: Mapping[str, _Entry], out: Path) -> Ite
                 entry.name,
                 "experiment",
                 model.task.run,
-                ("experiment", variant.subject, "--model", model.path, *_words(options), "--json"),
+                ("experiment", variant.subject, f"--model={model.path}", *_words(options), "--json"),
                 {"experiment": variant.subject, "model": model.name} | recipe,
                 tuple(dict.fromkeys([*(task.name for task in runs), *first])),
                 tuple(dict.fromkeys(task.run for task in runs)),
@@ -542,7 +604,7 @@ def _experiments(entry: _Entry, entries: Mapping[str, _Entry], out: Path) -> Ite
             )
 
 
-def _of(entry: _Entry, ref: str, entries: Mapping[str, _Entry]) -> list[Task]:
+def _of(entry: _Entry, ref: str, entries: _Entries) -> list[Task]:
     """The runs that an experiment looks at.
 
     Raises:

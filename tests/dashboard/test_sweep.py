@@ -90,3 +90,23 @@ def test_a_damaged_sweep_is_a_sentence(show: Show, tmp_path: Path, monkeypatch: 
     assert not app.exception
     assert heading(app) == "betas cannot be read."
     assert "which no sweep writes" in app.error[0].value
+
+
+def test_what_a_strangers_sweep_names_is_shown_and_not_run(show: Show, tmp_path: Path):
+    """A plugin and a reward file in its commands, and the spec that lies beside it."""
+    evil, ran = tmp_path / "evil.py", tmp_path / "ran"
+    evil.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\ndef score(**given): return []\n")
+    words = ["train", "rlvr", f"--plugin={evil}", f"--reward={evil}:score"]
+    folder = tmp_path / "betas" / ".sweep"
+    folder.mkdir(parents=True)
+    tasks = [
+        {"name": "b", "entry": "b", "kind": "train", "command": ["probe", *words], "recipe": {"plugin": str(evil)}}
+    ]
+    (folder / JOURNAL).write_text(json.dumps({"event": "begin", "tasks": tasks}))
+    (tmp_path / "betas" / "spec.toml").write_text(
+        f'out = "x"\n[[train]]\nname = "b"\nmethod = "rlvr"\noptions = {{plugin = "{evil}"}}\n'
+    )
+    app = show(tmp_path, page=PAGE)
+    assert not app.exception
+    assert app.code[0].value == " ".join(["probe", *words])
+    assert not ran.exists()

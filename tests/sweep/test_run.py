@@ -311,7 +311,7 @@ def test_the_command_lists_tasks_and_says_what_failed(go: Go, tmp_path: Path, ca
     file = tmp_path / "s.toml"
     file.write_text(TWO)
     assert command.sweep([str(file), "--check"]) == 0
-    assert "b\tbase\tprobe train sft --out runs/x/b --base runs/x/base" in capsys.readouterr().out
+    assert "b\tbase\tprobe train sft --out=runs/x/b --base=runs/x/base" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
     go_with = AtOnce({"base": ["failed"]})
     with pytest.MonkeyPatch.context() as patch:

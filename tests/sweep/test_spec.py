@@ -45,27 +45,27 @@ def test_a_grid_times_seeds_with_runs_of_the_same_seed():
     assert list(tasks) == [*trainings, *(f"sycophancy-{name}" for name in trainings)]  # baselines first
     task = tasks["dpo-beta0.3-honest-seed1"]
     assert task.needs == ("base-seed1",)
-    options = "--base runs/x/base-seed1 --beta 0.3 --annotator honest --seed 1"
-    assert " ".join(task.words) == f"train dpo --out runs/x/dpo-beta0.3-honest-seed1 {options}"
+    options = "--base=runs/x/base-seed1 --beta=0.3 --annotator=honest --seed=1"
+    assert " ".join(task.words) == f"train dpo --out=runs/x/dpo-beta0.3-honest-seed1 {options}"
     asked = tasks["sycophancy-dpo-beta0.1-honest-seed0"]
     assert asked.needs == ("dpo-beta0.1-honest-seed0", "base-seed0", "sycophancy-base-seed0")
-    assert asked.words[-3:] == ("--baseline", "runs/x/base-seed0", "--json")
-    assert "--baseline" not in tasks["sycophancy-base-seed0"].words  # a model is not set beside itself
+    assert asked.words[-2:] == ("--baseline=runs/x/base-seed0", "--json")
+    alone = tasks["sycophancy-base-seed0"].words  # a model is not set beside itself
+    assert not [word for word in alone if word.startswith("--baseline")]
 
 
 def test_a_baseline_is_asked_first_and_once():
     tasks = {task.name: task for task in spec(BASE, DPO, experiment=({**ASK, "of": ["dpo"]},)).tasks}
     alone = tasks["sycophancy-base-seed1"]
-    assert alone.words == ("experiment", "sycophancy", "--model", "runs/x/base-seed1", "--n", "4", "--json")
+    assert alone.words == ("experiment", "sycophancy", "--model=runs/x/base-seed1", "--n=4", "--json")
     others = [task for task in tasks.values() if task.kind == "experiment" and "baseline" in task.recipe]
     assert len(others) == 4
     assert all(f"sycophancy-{task.recipe['baseline']}" in task.needs for task in others)
     both = {**ASK, "of": ["base@1", "base"], "options": {"also": ["base", "base@1"]}}
     tasks = {task.name: task for task in spec(BASE, experiment=(both,)).tasks}
-    assert tasks["sycophancy-base-seed0@1"].words[3:] == (
-        "runs/x/base-seed0@1",
-        "--also",
-        "runs/x/base-seed0",
+    assert tasks["sycophancy-base-seed0@1"].words[2:] == (
+        "--model=runs/x/base-seed0@1",
+        "--also=runs/x/base-seed0",
         "--json",
     )
     assert tasks["sycophancy-base-seed0"].needs == ("base-seed0",)  # each is beside the other: none is first
@@ -82,9 +82,7 @@ def test_lists_methods_variants_and_checkpoints():
         for part in ("lr0.0001-judge", "steps2")
         for seed in (0, 1)
     }
-    assert tasks["judge"].words[2:] == (
-        *("--out", "runs/x/judge", "--base", "runs/x/base-seed1@2", "--world.people", "3"),
-    )
+    assert tasks["judge"].words[2:] == (*("--out=runs/x/judge", "--base=runs/x/base-seed1@2", "--world.people=3"),)
     assert tasks["rl-rsft-lr0.0001-judge-seed0"].needs == ("base-seed0", "judge")
     order = [task.name for task in found.tasks]
     assert all(order.index(need) < order.index(task.name) for task in found.tasks for need in task.needs)

@@ -91,7 +91,7 @@ def test_a_module_runs_by_itself() -> None:
         (["dpo", "--bta", "1"], "has no option `--bta`: did you mean `--beta`?"),
         (
             ["dpo", "--out", "x", "--base", "b", "--batch_sze=3"],
-            "no option `--batch_sze=3`: did you mean `--batch-size`?",
+            "no option `--batch_sze`: did you mean `--batch-size`?",
         ),
         (["pretrain", "--out", "x", "--world.know", "1"], "no option `--world.know`: did you mean `--world.known`?"),
         (["dpo"], "`probe train dpo` needs --out, --base: see `probe train dpo --help`"),

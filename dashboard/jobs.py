@@ -23,9 +23,9 @@ from typing import IO, Any, TypeGuard, cast
 from probe.errors import ConfigError, RunError
 from probe.extensions import annotators, verifiers
 from probe.options import option
-from probe.plugins import OPTION, address_options, code_options
+from probe.plugins import OPTION, code_options
+from probe.runs.directories import address_options, is_run, run_directories
 from probe.runs.directories import find as locate
-from probe.runs.directories import is_run, run_directories
 from probe.runs.reader import Run
 from probe.runs.storage import holds, is_pid, last_lines, no_link
 from probe.untrusted import parse_json, readable

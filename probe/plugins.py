@@ -24,7 +24,6 @@ from types import CodeType
 from typing import Any, Generic, TypeVar
 
 from probe.errors import ConfigError, ProbeError
-from probe.runs.directories import is_url
 
 NOTEBOOK = "__main__"
 """Module of definitions at a prompt, in a notebook or in the program itself."""
@@ -232,19 +231,6 @@ def code_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
         values = [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
         if any(map(names_code, values)):
             options[name] = values
-    return options
-
-
-def address_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The options of a stored run whose values are addresses, such as `s3://bucket/base`, each with all its values.
-
-    A run is data, and may have come from anybody: a host that only it names is not asked for anything.
-    """
-    options = {}
-    for name, value in config.items():
-        values = list(value) if isinstance(value, list | tuple) else [value]
-        if str(name).isidentifier() and any(map(is_url, values)):
-            options[str(name)] = [str(each) for each in values]
     return options
 
 

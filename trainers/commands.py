@@ -11,7 +11,8 @@ from probe.commands.opened import open_models, require_files
 from probe.errors import ConfigError, ModelError, suggest
 from probe.model.references import check_reference
 from probe.options import choose, option, parse, take_check
-from probe.plugins import address_options, code_options, names_code
+from probe.plugins import code_options, names_code
+from probe.runs.directories import address_options
 from probe.texts import say
 from trainers.config import (
     FINAL_ANSWER,

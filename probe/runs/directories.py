@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from probe.errors import AmbiguousNameError, RunError, brief, suggest
 
@@ -21,6 +22,19 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 def is_url(ref: object) -> bool:
     """Whether a reference is the address of a store, such as `s3://bucket/runs`."""
     return isinstance(ref, str) and ADDRESS.match(ref) is not None
+
+
+def address_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The options of a stored run whose values are addresses, such as `s3://bucket/base`, each with all its values.
+
+    A run is data, and may have come from anybody: a host that only it names is not asked for anything.
+    """
+    options = {}
+    for name, value in config.items():
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        if str(name).isidentifier() and any(map(is_url, values)):
+            options[str(name)] = [str(each) for each in values]
+    return options
 
 
 def roots() -> list[Path]:

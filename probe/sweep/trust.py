@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import ConfigError
-from probe.plugins import address_options, code_options, names_code
-from probe.runs.directories import is_url
+from probe.plugins import code_options, names_code
+from probe.runs.directories import address_options, is_url
 
 MOST_TASKS = 10_000
 """Tasks that a sweep may have."""

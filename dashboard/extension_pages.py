@@ -10,6 +10,7 @@ import streamlit as st
 
 from dashboard import models
 from dashboard.components.figure import figure
+from dashboard.components.table import show_table
 from dashboard.markdown import escape_markdown, finding, guard, note, prose
 from dashboard.pages import page_names
 from dashboard.state import SharedChoices, current
@@ -180,7 +181,7 @@ def _show(output: Any, name: str, title: str, source: dict[str, object]) -> None
         data = tables[min(index, len(tables) - 1)] if tables else _points(chart)
         figure(chart, data, name if not index else f"{name}-{index + 1}", title=title, source=source)
     for table in tables if not charts else ():
-        st.dataframe(table, hide_index=True)
+        show_table(table, hide_index=True)
 
 
 def _parts(output: Any) -> list[Any]:

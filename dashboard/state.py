@@ -15,6 +15,7 @@ from dashboard.markdown import guard_callback, note, prose
 from dashboard.named import name_choice
 from dashboard.pages import page_file
 from probe.runs.directories import is_url, shown_name
+from probe.texts import visible
 
 VALUE = "#value"
 """Behind a choice: the value head beside the policy (`probe.model.rewards`)."""
@@ -215,7 +216,7 @@ def _ask_prompt(offers: Mapping[str, str]) -> str:
             "Example prompts",
             list(offers),
             index=None,
-            format_func=lambda text: f"{offers[text]}: {text}" if text in offers else text,
+            format_func=lambda text: visible(f"{offers[text]}: {text}" if text in offers else text),
             key=EXAMPLE,
             placeholder="choose one",
             on_change=_take_example,
@@ -229,7 +230,7 @@ def folders(store: Store) -> None:
     offline = any(map(is_url, store.problems))
     with st.expander(f"Folders of runs ({len(store.runs)} runs)", expanded=offline, icon=":material/folder_open:"):
         for root in store.roots:
-            st.text(shown_name(root))
+            st.text(visible(shown_name(root)))
         if not store.roots:
             note("No folder of runs exists here.")
         for path, problem in store.problems.items():
@@ -250,6 +251,7 @@ def choose_model(title: str, key: str, options: list[str]) -> str | None:
         placeholder="a run, or type a model folder",
         help="A run, one of its checkpoints (RUN@STEP), its value head (RUN#value), or type the path of any Hugging "
         "Face model.",
+        format_func=visible,
     )
 
 

@@ -281,3 +281,26 @@ def test_csv_is_written_one_way():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "to_csv"
     }
     assert calls == WRITES_CSV
+
+
+def is_shown_safely(call: ast.Call) -> bool:
+    """Whether a call shows no text of data as it is: it makes it `visible`, or shows a constant or our own report."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    if name in ("selectbox", "multiselect"):
+        return any(each.arg == "format_func" for each in call.keywords)
+    if name in ("text", "code") and ast.unparse(call.func).startswith("st."):
+        first = ast.unparse(call.args[0])
+        return first.startswith(("visible(", "report(")) or first.isupper()
+    return name not in ("dataframe", "data_editor", "json", "table") or not ast.unparse(call.func).startswith("st.")
+
+
+def test_a_page_shows_text_of_data_letter_by_letter():
+    """Tables go through `components.table`, texts and options through `visible`, all else through `markdown`."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / "dashboard").rglob("*.py")
+        if path.relative_to(ROOT).as_posix() != "dashboard/components/table.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and not is_shown_safely(node)
+    ]
+    assert not wrong

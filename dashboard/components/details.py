@@ -10,6 +10,7 @@ from dashboard.markdown import escape_markdown
 from probe.experiments.result import words_of
 from probe.plotting.export import MIME, render_table
 from probe.plotting.names import file_name
+from probe.texts import visible
 
 DETAILS, TAB_DETAILS = "details", "tab_details"
 """Keys of whether the section is open: that of the page, and that of a tab which has one of its own."""
@@ -41,7 +42,7 @@ def details(
         for equation in equations:
             st.latex(equation)
         st.markdown(definition)
-        st.code(code, language="python")
+        st.code(visible(code, lines=True), language="python")
         with st.container(horizontal=True):
             for name, table in (tables or {}).items():
                 st.download_button(

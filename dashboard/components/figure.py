@@ -136,12 +136,18 @@ def _choose_paper(name: str) -> Paper:
         "Height, in", 0.5, 40.0, paper.height, 0.5, placeholder="of the figure", key=f"paper-height-{name}"
     )
     dpi = third.number_input("PNG, dpi", *DPI, paper.dpi, 50, key=f"paper-dpi-{name}")
-    font = first.selectbox("Font", [*FAMILIES], index=[*FAMILIES].index(paper.font), key=f"paper-font-{name}")
+    font = first.selectbox(
+        "Font", [*FAMILIES], index=[*FAMILIES].index(paper.font), key=f"paper-font-{name}", format_func=str
+    )
     size = second.number_input(
         "Text, pt", 3.0, 72.0, paper.font_size, 1.0, placeholder="8, slide 18", key=f"paper-size-{name}"
     )
     theme = third.selectbox(
-        "Theme", ["paper", "light"], index=["paper", "light"].index(paper.theme), key=f"paper-theme-{name}"
+        "Theme",
+        ["paper", "light"],
+        index=["paper", "light"].index(paper.theme),
+        key=f"paper-theme-{name}",
+        format_func=str,
     )
     show_title = st.checkbox("Title in the image", paper.show_title, key=f"paper-title-{name}")
     options = {"width": width, "height": height, "dpi": dpi, "font": font, "font_size": size, "theme": theme}

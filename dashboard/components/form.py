@@ -12,6 +12,7 @@ import streamlit as st
 from dashboard.components.number import number_input
 from dashboard.named import name_choice
 from dashboard.state import begin, tell_again
+from probe.texts import visible
 
 Field = dict[str, Any]
 NONE = "none"
@@ -110,6 +111,7 @@ def _suggest(label: str, field: Field, key: str, help: str, bind: Any) -> Any:
         accept_new_options=True,
         on_change=name_choice,
         args=(key,),
+        format_func=visible,
     )
 
 

@@ -11,6 +11,7 @@ from dashboard import data
 from dashboard.components.details import csv_button
 from dashboard.components.figure import figure
 from dashboard.components.number import number_input
+from dashboard.components.table import show_table
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.data import Store
 from dashboard.markdown import guard_callback, note
@@ -18,6 +19,7 @@ from dashboard.state import compare_link, keep
 from probe.plotting.runs import token_panels
 from probe.plotting.theme import method_colour
 from probe.runs.captured import MEASURES, SIGNED, matching, token_measures, tokens
+from probe.texts import visible
 
 ROLLOUT, TOKEN, TABLE = "rollout", "rollout_token", "rollouts-table"
 """Keys of the chosen completion, of its token, and of the table to choose from."""
@@ -42,7 +44,9 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
         return
     columns = st.columns([3, 3, 3, 3], gap="medium")
     with columns[0]:
-        label = st.selectbox("Rollouts of", labels, key=keep(SAMPLED, labels, labels[-1]), bind="query-params")
+        label = st.selectbox(
+            "Rollouts of", labels, key=keep(SAMPLED, labels, labels[-1]), bind="query-params", format_func=visible
+        )
     frame, table = data.rollouts(store.runs[label])
     rows = filter_completions(table, columns[1:]).iloc[::-1]
     left, right = st.columns([6, 5], gap="medium")
@@ -103,7 +107,7 @@ def listing(completions: pd.DataFrame, label: str) -> None:
 
     number = st.column_config.NumberColumn(format="%.3g")
     parts = [name for name in map(str, completions) if name.startswith("reward")]
-    st.dataframe(
+    show_table(
         completions,
         hide_index=True,
         height=560,
@@ -130,7 +134,7 @@ def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> No
     with middle:
         token = choose_token(len(tokens(row)))
     measure = choose_measure([name for name in MEASURES if name in measures])
-    st.text(row["prompt"])
+    st.text(visible(row["prompt"], lines=True))
     compare_link("Compare on this prompt", aligned=label, prompt=str(row["prompt"]))
     rows = [
         completion(frame.loc[index].to_dict(), measure, method_colour(store.runs[label].method)) for index in family

@@ -25,6 +25,7 @@ from probe.runs.captured import (
 )
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
+from probe.texts import visible
 
 HEAD, TAB = "head", "training_tab"
 """Keys of the head that is enlarged, and of the page's tabs: a click on the mosaic opens that of the head."""
@@ -87,7 +88,7 @@ def choose_moment(
     left, middle, right = st.columns([4, 4, 6])
     with left:
         key = keep(f"{prefix}watched", labels, labels[-1])
-        label = st.selectbox("Captures of", labels, key=key, bind="query-params")
+        label = st.selectbox("Captures of", labels, key=key, bind="query-params", format_func=visible)
     run = store.runs[label]
     captures = data.captures(run)
     prompts = {
@@ -100,7 +101,7 @@ def choose_moment(
         return None
     with middle:
         key = keep(f"{prefix}captured", prompts, list(prompts)[most_moved(*ends, captures.prompts)])
-        choice = st.selectbox("On the prompt", list(prompts), key=key, bind="query-params")
+        choice = st.selectbox("On the prompt", list(prompts), key=key, bind="query-params", format_func=visible)
     kind: str | None = kinds[0]
     if len(kinds) > 1:
         with right:
@@ -178,12 +179,12 @@ def detail_figures(moment: Moment) -> None:
         chart = answer_curves(steps, logprobs, answers, marker=moment.step)
         table = answers_table(steps, logprobs, moment.prompt.answers)
         figure(chart, table, "answers", title="Chosen answers after the prompt", height=420, source=moment.source)
-        st.text(moment.prompt.text)
+        st.text(visible(moment.prompt.text, lines=True))
 
 
 def head_figure(moment: Moment) -> None:
     """The chosen head enlarged."""
-    st.selectbox("Head", moment.heads, key=HEAD, bind="query-params")
+    st.selectbox("Head", moment.heads, key=HEAD, bind="query-params", format_func=visible)
     layer, head = moment.head
     weights = attention(moment.tensors, moment.index, moment.prompt)
     table = attention_table(weights[layer : layer + 1, head : head + 1], moment.prompt.tokens, [layer]).assign(

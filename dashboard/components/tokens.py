@@ -7,6 +7,8 @@ from pathlib import Path
 
 import streamlit as st
 
+from probe.texts import visible_parts
+
 HERE = Path(__file__).parent
 
 
@@ -62,7 +64,7 @@ def token_rows(
         if isinstance(choice, list) and len(choice) == 2 and all(isinstance(value, int | float) for value in choice):
             on_pick(int(choice[0]), int(choice[1]))
 
-    data = {"rows": [asdict(row) for row in rows], "chosen": list(chosen)}
+    data = {"rows": visible_parts([asdict(row) for row in rows]), "chosen": list(chosen)}
     _component()(data={**data, "made": _first_shown_at(key, data)}, key=key, on_picked_change=picked)
 
 

@@ -14,6 +14,7 @@ from dashboard.state import SharedChoices, keep, model_options
 from probe.experiments.registry import Experiment
 from probe.options import describe, words
 from probe.questions.sets import SETS
+from probe.texts import visible
 
 MORE = "also"
 """The key of further models, the same on all pages of experiments."""
@@ -33,6 +34,7 @@ def choose_experiment(known: Mapping[str, Experiment]) -> Experiment:
         help="\n".join(
             f"- {escape_markdown(f'{name}: {each.title}, of {each.origin}')}" for name, each in known.items()
         ),
+        format_func=visible,
     )
     return known[name]
 
@@ -54,6 +56,7 @@ def choose_models(shared: SharedChoices) -> list[Subject]:
         on_change=_name_more,
         placeholder="in addition to the two selected models",
         help="Runs, their checkpoints, or the path of any Hugging Face model; all are asked the same.",
+        format_func=visible,
     )
     memory()[MORE] = list(more)
     return subjects(shared, [*sides, *more])

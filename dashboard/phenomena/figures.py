@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.components import metric_words
+from dashboard.components.table import show_table
 from dashboard.markdown import guard_callback, note
 from dashboard.phenomena.choices import OF_METRIC, OF_MODEL
 from probe.experiments.forms import FORMS
@@ -84,7 +85,7 @@ def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFr
             if columns and columns[0] in summaries:
                 st.session_state[experiment.name + OF_MODEL] = columns[0]
 
-    st.dataframe(
+    show_table(
         numbers,
         hide_index=True,
         height="content" if len(numbers) <= ROWS else 38 + 35 * ROWS,
@@ -116,9 +117,7 @@ def forms(experiment: Experiment, result: Result) -> None:
         line |= {form: in_unit(words.unit, *sides[form]) for form in ("plain", "chat")}
         line |= {"other \u2212 sent": cell(row, words.unit, "difference"), "n": int(row["n"])}
         lines.append(line | (metric_words.after_numbers(row["metric"], words) if words.definition else {}))
-    st.dataframe(
-        pd.DataFrame(lines), hide_index=True, key=f"{experiment.name}-forms", column_config=metric_words.COLUMNS
-    )
+    show_table(pd.DataFrame(lines), hide_index=True, key=f"{experiment.name}-forms", column_config=metric_words.COLUMNS)
     note(
         "Chat: each prompt as a user's message in the template of the model's tokenizer. Plain: without it. Some of the"
         " questions were asked in the other form as well; values are those of these questions, differences are paired."

@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.components.details import csv_button
+from dashboard.components.table import show_table
 from dashboard.markdown import guard_callback, note
 from dashboard.phenomena.choices import CHOSEN_ITEM, OF_METRIC, OF_MODEL
 from dashboard.phenomena.compute import Subject
@@ -17,6 +18,7 @@ from dashboard.state import has_changed, keep
 from probe.experiments.metrics import ITEM, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import MODEL, Result
+from probe.texts import visible
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -59,7 +61,13 @@ def section(experiment: Experiment, subjects: Sequence[Subject], result: Result,
         options = list(dict.fromkeys([*listed.index, *filter(None, [_current_item(key)])]))
         options = [option for option in options if option in names]
         choice = st.selectbox(
-            "Item", options, index=None, key=key, bind="query-params", placeholder="click a row, or choose one"
+            "Item",
+            options,
+            index=None,
+            key=key,
+            bind="query-params",
+            placeholder="click a row, or choose one",
+            format_func=visible,
         )
     if choice is None:
         return
@@ -101,7 +109,9 @@ def choose_metric(
         if key not in st.session_state and asked in titles:
             st.session_state[key] = asked  # a link may give the name of a metric; the widget's own has its title
         keep(key, names, names[0])
-        name = st.selectbox("Items of", names, key=key, bind="query-params", format_func=lambda each: titles[each])
+        name = st.selectbox(
+            "Items of", names, key=key, bind="query-params", format_func=lambda each: visible(titles[each])
+        )
     if name not in metrics:
         note(f"{titles[name].replace('_', ' ')} is no function of single items, so all of them are listed.")
     return metrics.get(name)
@@ -124,16 +134,24 @@ def filter_items(
     ways += [APART] if len(labels) > 1 else []
     ways += ANSWERS if {*RIGHT, "expected"} & set(items) else []
     with columns[0]:
-        way = st.selectbox("Show", ways, key=keep(name + SHOW, ways, ALL), bind="query-params")
+        way = st.selectbox("Show", ways, key=keep(name + SHOW, ways, ALL), bind="query-params", format_func=visible)
     with columns[1]:
         key = keep(name + OF_MODEL, [ANY, *labels], ANY)
-        of = st.selectbox("Answered by", [ANY, *labels], key=key, bind="query-params")
+        of = st.selectbox("Answered by", [ANY, *labels], key=key, bind="query-params", format_func=visible)
     kinds = sorted({str(kind) for kind in items["kind"].dropna()}) if "kind" in items else []
     with columns[2]:
         key = name + KIND
         if key in st.session_state:
             st.session_state[key] = [kind for kind in st.session_state[key] if kind in kinds]
-        picks = st.multiselect("Kinds", kinds, key=key, bind="query-params", placeholder="all", disabled=len(kinds) < 2)
+        picks = st.multiselect(
+            "Kinds",
+            kinds,
+            key=key,
+            bind="query-params",
+            placeholder="all",
+            disabled=len(kinds) < 2,
+            format_func=visible,
+        )
     with columns[3]:
         placeholder = "part of a prompt or an answer"
         text = st.text_input("Text", key=name + TEXT, bind="query-params", placeholder=placeholder)
@@ -223,7 +241,7 @@ def listing(name: str, items: pd.DataFrame) -> None:
     number = st.column_config.NumberColumn(format="%.3g", width="small")
     floats = [str(column) for column in table if pd.api.types.is_float_dtype(table[column])]
     answers = [str(column) for column in table if str(column).startswith("answer: ")]
-    st.dataframe(
+    show_table(
         table,
         hide_index=True,
         height=38 + 35 * min(8, len(items)),

@@ -11,6 +11,7 @@ import streamlit as st
 
 from dashboard import models
 from dashboard.components.badge import trust_badge
+from dashboard.components.table import show_table
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import guard, note
 from dashboard.phenomena.compute import Subject
@@ -236,7 +237,7 @@ def answer_table(subjects: Sequence[Subject], own: Mapping[str, Mapping[Any, Any
     for column in columns:
         cells[str(column).replace("_", " ")] = [_cell(own[subject.label].get(column)) for subject in subjects]
     rows |= {name: values for name, values in cells.items() if any(values)}
-    st.dataframe(
+    show_table(
         pd.DataFrame(rows),
         hide_index=True,
         height="content",

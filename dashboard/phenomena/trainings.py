@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import streamlit as st
 
 from dashboard.components import metric_words
 from dashboard.components.figure import figure
+from dashboard.components.table import show_table
 from dashboard.markdown import note
 from dashboard.phenomena import figures as numbers
 from dashboard.phenomena.compute import Outcome
@@ -125,7 +125,7 @@ def section(experiment: Experiment, result: Result, found: Found) -> None:
             line[f"{each.label} \u2212 {base}, over trainings"] = cell(cells[each.label], words.unit, GAP)
         line |= {f"{label}, over answers": cell(row, words.unit, ANSWERS[:3]) for label, row in cells.items()}
         lines.append(line | (metric_words.after_numbers(metric, words) if words.definition else {}))
-    st.dataframe(
+    show_table(
         pd.DataFrame(lines), hide_index=True, key=f"{experiment.name}-trainings", column_config=metric_words.COLUMNS
     )
     members = "; ".join(f"{each.label}: {each.results.group.about}" for each in found.known)

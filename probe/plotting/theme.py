@@ -17,7 +17,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
-from probe.texts import visible_parts
+from probe.texts import visible, visible_parts
 
 METHODS = {
     "pretrain": "#868B94",
@@ -113,15 +113,16 @@ def escape_lines(text: str, width: int) -> str:
 
 def escape(text: str) -> str:
     """`text` as Plotly shows it letter by letter: no tag, entity, formula, placeholder or line break
-    of the data takes effect."""
-    return (
+    of the data takes effect, and no letter acts instead of being seen."""
+    return visible(
         text.replace("&", "&amp;")
         .replace("<", "&lt;")
         .replace(">", "&gt;")
         .replace("$", "&#36;")
         .replace("%{", "&#37;{")
         .replace("\n", "\u23ce")
-        .replace("\r", "\u240d")
+        .replace("\r", "\u240d"),
+        lines=True,
     )
 
 

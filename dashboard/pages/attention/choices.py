@@ -6,6 +6,7 @@ from dashboard.components.step_views import MOST_HEADS
 from dashboard.markdown import guard_callback
 from dashboard.pages.attention.compute import Head, Reading
 from dashboard.state import keep
+from probe.texts import visible
 
 HEAD, LAYERS, QUERY, TAB = "att_head", "att_layers", "att_query", "att_tab"
 """Keys of what is chosen by clicks too, or read elsewhere: the head, the layers shown, the query, the open tab."""
@@ -61,7 +62,7 @@ def choose_head(reading: Reading, default: str) -> Head:
         follow_head()
     st.session_state[memory] = default
     key = keep(HEAD, reading.heads, default)
-    name = st.selectbox("Head", reading.heads, key=key, bind="query-params", on_change=follow_head)
+    name = st.selectbox("Head", reading.heads, key=key, bind="query-params", on_change=follow_head, format_func=visible)
     return parse(name)
 
 

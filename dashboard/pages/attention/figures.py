@@ -16,6 +16,7 @@ from dashboard.state import has_changed, keep
 from probe.attention import figures as plots
 from probe.attention.figures import change_map
 from probe.attention.head_figures import head_grids, head_ranking, rollout_map, score_curves, spectra
+from probe.texts import visible
 
 if TYPE_CHECKING:
     from probe.attention.circuits import Composition, Spectra
@@ -38,7 +39,7 @@ def choose_query(reading: Reading) -> int:
         st.selectbox(
             "Query (the token that looks)",
             range(len(tokens)),
-            format_func=names.__getitem__,
+            format_func=lambda at: visible(names[at]),
             key=keep(QUERY, range(len(tokens)), default),
             bind="query-params",
         )

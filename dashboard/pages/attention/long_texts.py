@@ -16,6 +16,7 @@ from dashboard.pages.attention.words import long_words
 from dashboard.sides import Side
 from dashboard.state import keep
 from probe.attention.head_figures import head_grids, lag_curves, lag_profiles, query_statistic, top_sources
+from probe.texts import visible
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -103,7 +104,7 @@ def choose_head(statistics: "AttentionStatistics", default: Head) -> Head:
     """The head that the curves are about."""
     names = [f"L{layer}H{head}" for layer in statistics.layers for head in range(statistics.entropy.shape[1])]
     key = keep(HEAD, names, f"L{statistics.layers[default[0]]}H{default[1]}")
-    return parse(st.selectbox("Head", names, key=key, bind="query-params"))
+    return parse(st.selectbox("Head", names, key=key, bind="query-params", format_func=visible))
 
 
 def grid(sides: "list[tuple[str, AttentionStatistics]]", name: str, head: Head, source: dict[str, object]) -> None:

@@ -10,6 +10,7 @@ import streamlit as st
 from dashboard import access, models
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.table import show_table
 from dashboard.components.tabs import open_tab
 from dashboard.data import Stamp, stamp
 from dashboard.markdown import escape_markdown, finding, note, prose, sentence_place
@@ -20,6 +21,7 @@ from probe.audit.change import LEVEL, Audit, audit_files, read_audit
 from probe.audit.figures import difference_points, difference_table, inside
 from probe.audit.html_file import audit_html
 from probe.errors import DataError, ProbeError
+from probe.texts import visible
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -151,7 +153,7 @@ def show(audit: Audit, answer: Any) -> None:
         figure(inside(audit), audit.blocks, "audit-inside", title=title, source=source)
 
     def numbers() -> None:
-        st.dataframe(table, hide_index=True)
+        show_table(table, hide_index=True)
 
     count = len(audit.tested)
     open_tab("audit~tab", {"What changed": changes, "Where": places, "All measures": numbers})
@@ -175,7 +177,9 @@ def page() -> None:
     name = THESE
     if known:
         choices = [THESE, *known]
-        name = st.selectbox("Audit shown", choices, key=keep(CHOSEN, choices, THESE), bind="query-params")
+        name = st.selectbox(
+            "Audit shown", choices, key=keep(CHOSEN, choices, THESE), bind="query-params", format_func=visible
+        )
     if name != THESE:
         show(known[name][1], answer)
         return

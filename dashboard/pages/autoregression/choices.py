@@ -12,6 +12,7 @@ from dashboard.markdown import guard_callback
 from dashboard.sides import load_sides
 from dashboard.state import SharedChoices, keep, preset
 from probe.autoregression.figures import Model
+from probe.texts import visible
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -128,11 +129,16 @@ def choose(shared: SharedChoices, sides: list[Side]) -> Question | None:
     with columns[0]:
         key = keep(TEXTS, options, options[0])
         on = st.selectbox(
-            "Texts", options, key=key, bind="query-params", on_change=guard_callback(partial(_take_heading, begins))
+            "Texts",
+            options,
+            key=key,
+            bind="query-params",
+            on_change=guard_callback(partial(_take_heading, begins)),
+            format_func=visible,
         )
     with columns[1]:
         key = keep("lag_measure", measures, measures[0])
-        measure = st.selectbox("Influence by", measures, key=key, bind="query-params")
+        measure = st.selectbox("Influence by", measures, key=key, bind="query-params", format_func=visible)
     counts = {
         "texts": ("Documents", 16, 1, 256, "How many; the prompt is one text."),
         "draws": ("Draws", 1 if large else 4, 1, 64, "Tokens put in place of each, or directions of the Jacobian."),
@@ -147,7 +153,9 @@ def choose(shared: SharedChoices, sides: list[Side]) -> Question | None:
             number[name] = int(number_input(label, low, high, key=key, help=hint, disabled=off))
     with columns[6]:
         key = keep("lag_epsilon", EPSILONS, EPSILONS[1])
-        epsilon = st.selectbox("Tolerance", EPSILONS, key=key, bind="query-params", help="\u03b5, nats.")
+        epsilon = st.selectbox(
+            "Tolerance", EPSILONS, key=key, bind="query-params", help="\u03b5, nats.", format_func=visible
+        )
     texts, source = _texts(world, str(on), number["texts"], shared.prompt)
     return Question(
         sides=sides[owner:] + sides[:owner],

@@ -7,6 +7,7 @@ import streamlit as st
 
 from dashboard.components.details import TAB_DETAILS, details
 from dashboard.components.figure import figure
+from dashboard.components.table import show_table
 from dashboard.markdown import escape_markdown, note
 from dashboard.pages.autoregression.choices import PROMPT, Question, Side, corpus
 from dashboard.pages.autoregression.compute import linear, neutral, paths, snowball_of
@@ -22,6 +23,7 @@ from dashboard.pages.autoregression.words import (
 from dashboard.state import keep
 from probe.autoregression.figures import linear_curves, path_shares, singular_values, snowball_curves
 from probe.errors import DataError, ModelError
+from probe.texts import visible
 
 PROMPTS, STEPS = 24, 12
 SEED = 5
@@ -67,7 +69,7 @@ def snowball(question: Question) -> None:
     chart = snowball_curves(summaries, looks, truth=has_errors)
     figure(chart, table, "snowball", title="After one wrong token", height=330, source=_source(question, prompts[0]))
     with st.expander("Continuations", icon=":material/format_quote:"):
-        st.dataframe(join_tables(question.writers, [each.text_table() for each in snowballs]), hide_index=True)
+        show_table(join_tables(question.writers, [each.text_table() for each in snowballs]), hide_index=True)
     code = [
         "import probe.model.rewards",
         "from probe.autoregression.snowballs import snowball",
@@ -163,7 +165,7 @@ def linear_beside(question: Question) -> None:
     facts: dict[str, object] = {"models": [side.ref for side in question.writers], "texts": len(texts), **options}
     figure(chart, table, "linear", title="The next token's embedding, predicted", height=360, source=facts)
     columns = ["model", "m", "dimension", "effective_dimension", "cache", "linear_right", "window_right", "full_right"]
-    st.dataframe(table[columns], hide_index=True, column_config=COLUMNS)
+    show_table(table[columns], hide_index=True, column_config=COLUMNS)
     code = [
         "from itertools import islice",
         "",
@@ -189,7 +191,9 @@ def _prompts(question: Question) -> tuple[tuple[str, ...], str]:
         return (), ""
     has_sums = world is not None and world.config.mixture.get(PREFERRED, 0) > 0
     key = keep(WRONG, options, PREFERRED if has_sums else options[-1])
-    choice = st.selectbox("Wrong token in the answer to", options, key=key, bind="query-params", width=320)
+    choice = st.selectbox(
+        "Wrong token in the answer to", options, key=key, bind="query-params", width=320, format_func=visible
+    )
     if world is None or choice == PROMPT:
         return (question.prompt,), f"[{question.prompt!r}]"
     items = world.questions(str(choice), PROMPTS, SEED)

@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard.components.details import csv_button, details
 from dashboard.components.figure import figure
 from dashboard.components.number import number_input
+from dashboard.components.table import show_table
 from dashboard.data import Stamp, stamp
 from dashboard.markdown import note, prose
 from dashboard.models import compute_once
@@ -30,6 +31,7 @@ from dashboard.state import keep, tell_again
 from probe.compare.first_tokens import middle_block
 from probe.errors import ProbeError
 from probe.experiments.cost import seconds_a_token
+from probe.texts import visible
 from probe.world import of
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def draw(pair: Pair) -> None:
         with columns[2]:
             blocks = ["embedding", *(f"block {number}" for number in range(depth))]
             key = keep(TOKEN_BLOCK, blocks, blocks[1 + middle_block(depth)])
-            block = blocks.index(st.selectbox("Block", blocks, key=key, bind="query-params")) - 1
+            block = blocks.index(st.selectbox("Block", blocks, key=key, bind="query-params", format_func=visible)) - 1
         source: dict[str, Any] = {"path": path, "version": stamp(Path(path).expanduser()) if path else (0, 0)}
         source |= {"n": int(n), "block": block}
         found = compute_when_asked(
@@ -215,7 +217,7 @@ def steer_base(pair: Pair, found: "FirstTokens", source: dict[str, Any]) -> "Ste
         source=pair.source | {"block": steering.layer},
     )
     if len(steering.texts):
-        st.dataframe(
+        show_table(
             steering.texts[["alpha", "text"]].rename(columns={"text": "the base continues the prompt"}),
             hide_index=True,
             key="first-texts",

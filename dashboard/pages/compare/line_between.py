@@ -14,6 +14,7 @@ from dashboard.components.figure import figure
 from dashboard.components.focus import take_focus
 from dashboard.components.form import options
 from dashboard.components.metric_words import COLUMNS, after_numbers
+from dashboard.components.table import show_table
 from dashboard.data import Stamp, stamp
 from dashboard.markdown import escape_markdown, note, prose
 from dashboard.models import compute_part
@@ -30,6 +31,7 @@ from probe.experiments.store import WORK, may_make
 from probe.numbers import in_unit
 from probe.options import describe, words
 from probe.terms import DIFFERENCE, RATES, Term
+from probe.texts import visible
 from probe.ticks import part
 from probe.world import of
 
@@ -81,7 +83,7 @@ def draw(pair: Pair) -> None:
         name = st.selectbox(
             "Experiment",
             list(known),
-            format_func=lambda name: known[name].title,
+            format_func=lambda name: visible(known[name].title),
             key=keep(EXPERIMENT, known, FIRST),
             bind="query-params",
         )
@@ -198,7 +200,7 @@ def show(pair: Pair, path: "WeightPath", experiment: "Experiment", question: Que
     chosen = st.multiselect(
         "Metrics",
         known,
-        format_func=lambda name: terms[name].label,
+        format_func=lambda name: visible(terms[name].label),
         key=METRICS,
         bind="query-params",
         max_selections=MOST,
@@ -213,7 +215,7 @@ def show(pair: Pair, path: "WeightPath", experiment: "Experiment", question: Que
     kept = f" What was measured is kept in `{KEPT}`." if access.may_write() else ""
     note(f"Bands are 95 % intervals.{kept}")
     rows = pd.DataFrame(list(lines(table, linearity, terms, path.names)))
-    st.dataframe(rows, hide_index=True, height=38 + 35 * min(10, len(rows)), key="line-table", column_config=COLUMNS)
+    show_table(rows, hide_index=True, height=38 + 35 * min(10, len(rows)), key="line-table", column_config=COLUMNS)
     csv_button(linearity, "linearity")
     options = "".join(f", {name}={value!r}" for name, value in changed(question).items())
     code = [

@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard.components.details import csv_button, details
 from dashboard.components.figure import figure
 from dashboard.components.number import number_input
+from dashboard.components.table import show_table
 from dashboard.data import Stamp, stamp
 from dashboard.markdown import guard_callback, note, prose
 from dashboard.models import compute_once
@@ -34,6 +35,7 @@ from dashboard.state import CHAT, PROMPT, keep, tell_again
 from probe.errors import ProbeError
 from probe.experiments.cost import seconds_a_token
 from probe.numbers import chance
+from probe.texts import visible
 
 if TYPE_CHECKING:
     from probe.compare.corpus_shift import CorpusShift, Text
@@ -184,11 +186,11 @@ def show(pair: Pair, shift: "CorpusShift", source: dict[str, Any]) -> None:
     elif listed in (POSITIONS, TEXTS):
         with others[0]:
             kinds = [ALL, *shift.kinds["kind"]]
-            kind = st.selectbox("Kind", kinds, key=keep(KIND, kinds, ALL), bind="query-params")
+            kind = st.selectbox("Kind", kinds, key=keep(KIND, kinds, ALL), bind="query-params", format_func=visible)
         ranked(pair, shift, str(listed), None if kind == ALL else str(kind))
     else:
         table = shift.kinds if listed == KINDS else shift.by_token
-        st.dataframe(table.head(SHOWN), hide_index=True, key="corpus-list", column_config=columns_of(table))
+        show_table(table.head(SHOWN), hide_index=True, key="corpus-list", column_config=columns_of(table))
         csv_button(table, f"corpus-{str(listed).lower()}")
         if listed != KINDS:
             note("KL after each token that is read, mean over where it stands, and its share of all KL of the corpus.")
@@ -238,7 +240,7 @@ def ranked(pair: Pair, shift: "CorpusShift", listed: str, kind: str | None) -> N
             st.query_params[POSITION] = str(at)
             st.session_state[TAB] = PROMPT_TAB
 
-    st.dataframe(
+    show_table(
         shown,
         hide_index=True,
         height=38 + 35 * min(10, max(1, len(shown))),
@@ -283,7 +285,7 @@ def promoted(shift: "CorpusShift", score: str) -> None:
             "beyond the null": ["yes" if each else "no" for each in rows["beyond_null"]],
         }
     )
-    st.dataframe(shown, hide_index=True, height="content", key="corpus-promoted")
+    show_table(shown, hide_index=True, height="content", key="corpus-promoted")
     csv_button(rows, f"corpus-promoted-{score}")
     half = shift.halves.set_index("score").loc[score]
     if half["null"] == half["null"]:

@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard.components.details import csv_button, details
 from dashboard.components.figure import figure
 from dashboard.components.number import number_input
+from dashboard.components.table import show_table
 from dashboard.data import Stamp, stamp
 from dashboard.markdown import note, prose
 from dashboard.models import compute_once
@@ -21,6 +22,7 @@ from dashboard.state import begin, tell_again
 from probe.compare.transplant import LEVEL
 from probe.errors import ProbeError
 from probe.numbers import in_percent
+from probe.texts import visible
 from probe.world import of
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ def draw(pair: Pair) -> None:
             key=begin(PART_KINDS, list(sizes.kinds)),
             bind="query-params",
             placeholder="choose kinds",
+            format_func=visible,
         )
     with columns[3]:
         hint = f"{DIRECTIONS} changes of each part in random directions; they take most of the time."
@@ -142,7 +145,7 @@ def show(pair: Pair, found: "Transplants", options: dict[str, Any]) -> None:
     if found.why_no_heads:
         note(f"Heads are not shown: {found.why_no_heads}")
     rows = found.parts.assign(size=found.parts["effect"].abs()).sort_values("size", ascending=False, kind="stable")
-    st.dataframe(shown(rows), hide_index=True, height=38 + 35 * min(10, len(rows)), key="parts-list")
+    show_table(shown(rows), hide_index=True, height=38 + 35 * min(10, len(rows)), key="parts-list")
     csv_button(rows.drop(columns="size"), "transplants")
     matched, most = options["matched"], int(found.parts["kind"].value_counts().max())
     if most / (1 + matched) > LEVEL:

@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard import models
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.table import show_table
 from dashboard.markdown import note
 from dashboard.pages.compare.choices import (
     LENGTH,
@@ -25,6 +26,7 @@ from dashboard.sides import ask_for_model, choose_chat, note_form, words_known
 from dashboard.state import has_changed, keep, preset
 from probe.errors import DataError
 from probe.rewards.figures import token_weights as draw_weights
+from probe.texts import visible
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -121,7 +123,7 @@ def draw(pair: Pair) -> None:
         + " Of the prompt only the last tokens are drawn; the CSV holds all."
         * (len(end_of(table)) < len(table))
     )
-    st.dataframe(summary(table), hide_index=True, height="content", key="gradient-table")
+    show_table(summary(table), hide_index=True, height="content", key="gradient-table")
     code = [
         "import probe",
         "from trainers.gradient import side_by_side",
@@ -148,7 +150,7 @@ def choose_source(pair: Pair) -> str:
     judges = reward_runs(store, world_hash(store, pair.shared.label(pair.shared.base)))
     options = [VERIFIER, *judges, TYPED] if of(pair.base) is not None else [TYPED, *judges]
     key = keep(REWARD, options, options[0])
-    return str(st.selectbox("Reward", options, key=key, bind="query-params"))
+    return str(st.selectbox("Reward", options, key=key, bind="query-params", format_func=visible))
 
 
 def choose_answers(pair: Pair, prompt: str, chat: bool, source: str) -> tuple[list[str], tuple[float, ...]]:
@@ -187,7 +189,7 @@ def choose_answers(pair: Pair, prompt: str, chat: bool, source: str) -> tuple[li
         else:
             rewards = score(pair, prompt, answers, source)
         scores = pd.DataFrame({"answer": lines, "reward": rewards[: len(lines)]}, index=range(1, len(lines) + 1))
-        st.dataframe(scores, key="gradient-rewards", height="content" if len(lines) < 4 else 143)
+        show_table(scores, key="gradient-rewards", height="content" if len(lines) < 4 else 143)
     return answers, tuple(rewards)
 
 

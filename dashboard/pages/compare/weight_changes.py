@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard.components.details import csv_button, details
 from dashboard.components.figure import figure
+from dashboard.components.table import show_table
 from dashboard.markdown import note, prose
 from dashboard.models import compute_once
 from dashboard.pages.compare.choices import HEAD_PART, WEIGHT_LIST, Pair, compute_when_asked
@@ -166,7 +167,7 @@ def tables(change: "WeightChange") -> None:
     else:
         table, by = change.blocks, "relative"
     table = table.sort_values(by, ascending=False, kind="stable", ignore_index=True)
-    st.dataframe(
+    show_table(
         table, hide_index=True, height=38 + 35 * min(10, len(table)), key="weights-list", column_config=look(table)
     )
     csv_button(table, f"weights-{str(listed).lower()}")

@@ -10,6 +10,7 @@ from dashboard.markdown import note
 from dashboard.pages.logits import compute as results
 from dashboard.sides import Side, asked_text, choose_chat, load_sides, note_form, words_known
 from dashboard.state import SharedChoices, has_changed, keep, preset
+from probe.texts import visible
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -173,7 +174,15 @@ def _question(
 
 def _answer(label: str, key: str, options: list[str], empty: str, hint: str) -> str | None:
     return st.selectbox(
-        label, options, index=None, key=key, accept_new_options=True, bind="query-params", placeholder=empty, help=hint
+        label,
+        options,
+        index=None,
+        key=key,
+        accept_new_options=True,
+        bind="query-params",
+        placeholder=empty,
+        help=hint,
+        format_func=visible,
     )
 
 

@@ -14,6 +14,7 @@ from dashboard.pages.logits.choices import PART, POSITION, Question
 from dashboard.pages.logits.words import Part, carrier, parse, part_name, part_names
 from probe.logits.figures import LensPanel, Side, curves, layer_names, lens_map
 from probe.logits.part_figures import MLP, attribution_map, neuron_bars, parts_of, promoted_bars, source_bars
+from probe.texts import visible
 
 if TYPE_CHECKING:
     from probe.logits.attribution import Attribution
@@ -122,7 +123,14 @@ def choose_part(parts: "list[Attribution]") -> Part:
         st.session_state[PART] = None
     hint = "Empty: the part that carries most. A click on the map chooses it too."
     choice = st.selectbox(
-        "Part", names, index=None, key=PART, bind="query-params", placeholder=f"most: {carries}", help=hint
+        "Part",
+        names,
+        index=None,
+        key=PART,
+        bind="query-params",
+        placeholder=f"most: {carries}",
+        help=hint,
+        format_func=visible,
     )
     return parse(choice or carries)
 

@@ -10,6 +10,7 @@ import streamlit as st
 
 from dashboard import data
 from dashboard.components.figure import figure
+from dashboard.components.table import show_table
 from dashboard.markdown import note
 from dashboard.pages.logits.choices import CAPTURED, MEASURE, RUN, TRAINED_PART
 from dashboard.state import SharedChoices, keep
@@ -26,6 +27,7 @@ from probe.logits.trained import (
 )
 from probe.plotting.theme import method_colour
 from probe.runs.captured import most_moved
+from probe.texts import visible
 
 if TYPE_CHECKING:
     from probe.runs.reader import Run
@@ -53,10 +55,10 @@ def promoted_table(label: str, parts: pd.DataFrame, named: pd.DataFrame) -> None
     names = list(dict.fromkeys(part_names(named)))
     strongest = parts[parts["layer"] >= 0]
     first = str(part_names(strongest).iloc[int(strongest["value"].abs().argmax())])
-    choice = st.selectbox("Part", names, key=keep(TRAINED_PART, names, first), bind="query-params")
+    choice = st.selectbox("Part", names, key=keep(TRAINED_PART, names, first), bind="query-params", format_func=visible)
     rows = named[part_names(named) == choice]
     table = rows.pivot_table(index="step", columns="kind", values="token", aggfunc="  ".join, sort=True)
-    st.dataframe(table.reset_index(), hide_index=True, key="log-training-promoted")
+    show_table(table.reset_index(), hide_index=True, key="log-training-promoted")
     note(f"The tokens whose logits {choice} of {label} raised and lowered most after the last token, strongest first.")
 
 
@@ -123,7 +125,7 @@ def training(shared: SharedChoices) -> Captured | None:
         return None
     columns = st.columns([3, 5, 4], gap="medium")
     with columns[0]:
-        label = st.selectbox("Run", labels, key=keep(RUN, labels, labels[0]), bind="query-params")
+        label = st.selectbox("Run", labels, key=keep(RUN, labels, labels[0]), bind="query-params", format_func=visible)
     run = shared.store.runs[label]
     captures = data.captures(run)
     prompts = {prompt.text: index for index, prompt in enumerate(captures.prompts)}
@@ -131,7 +133,7 @@ def training(shared: SharedChoices) -> Captured | None:
     default = list(prompts)[min(most_moved(*ends, captures.prompts), len(prompts) - 1)]
     with columns[1]:
         key = keep(CAPTURED, prompts, shared.prompt if shared.prompt in prompts else default)
-        text = st.selectbox("Captured prompt", list(prompts), key=key, bind="query-params")
+        text = st.selectbox("Captured prompt", list(prompts), key=key, bind="query-params", format_func=visible)
     prompt = captures.prompts[prompts[text]]
     read = partial(_read_captures, path=str(run.path), prompt=prompts[text], steps=tuple(captures.steps), _run=run)
     table = read("training")
@@ -144,7 +146,7 @@ def training(shared: SharedChoices) -> Captured | None:
     measures |= {"margin": ("margin", ""), "residual norm": ("residual_norm", "")}
     with columns[2]:
         key = keep(MEASURE, measures, next(iter(measures)))
-        name = st.selectbox("Colour", list(measures), key=key, bind="query-params")
+        name = st.selectbox("Colour", list(measures), key=key, bind="query-params", format_func=visible)
     if prompt.note:
         note(prompt.note)
     _training_figures(run, label, captures.steps, table, name, measures[name], prompt.answers)

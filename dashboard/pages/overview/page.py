@@ -11,6 +11,7 @@ from dashboard.components import metric_words
 from dashboard.components.details import details
 from dashboard.components.estimates import other_estimates
 from dashboard.components.figure import figure
+from dashboard.components.table import show_table
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.seed_groups import (
@@ -28,6 +29,7 @@ from probe.plotting.intervals import headline_intervals
 from probe.plotting.runs import layout, lineage
 from probe.seeds.group_tables import headline
 from probe.terms import term
+from probe.texts import visible
 
 RUN, TAB, EVERY_SEED = "run", "overview_tab", "seeds"
 """Keys of the chosen run, of the tabs (a click on a run opens its own), and of whether groups show their members."""
@@ -105,7 +107,7 @@ def all_runs(found: Sequence[SeedGroup]) -> None:
     several = any(len(each.members) > 1 for each in found)
     opened = several and st.toggle("Show every seed", key=EVERY_SEED, bind="query-params")
     st.markdown(f"**Rates of sampled answers{', means over trainings' * several}**")
-    st.dataframe(table(found, opened), hide_index=True, column_config=heads)
+    show_table(table(found, opened), hide_index=True, column_config=heads)
     note(f"{remark(found)} The head of a column tells under the mouse what it is.")
     other_estimates("overview")
     report_buttons([each.label for each in found])
@@ -115,7 +117,9 @@ def one_run(found: dict[str, SeedGroup]) -> None:
     """The chosen run: settings, all figures, and ways on."""
     options = list(store.runs)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        label = st.selectbox("Run", options, key=keep(RUN, options, options[0]), bind="query-params")
+        label = st.selectbox(
+            "Run", options, key=keep(RUN, options, options[0]), bind="query-params", format_func=visible
+        )
         run = store.runs[label]
         parent = store.label(run.parent, run)
         training_link("Its training", label)
@@ -141,7 +145,7 @@ def one_run(found: dict[str, SeedGroup]) -> None:
                 }
                 for row in rows.to_dict("records")
             ]
-            st.dataframe(
+            show_table(
                 pd.DataFrame(numbers),
                 hide_index=True,
                 height="content" if len(numbers) < 11 else 400,
@@ -162,7 +166,7 @@ def one_run(found: dict[str, SeedGroup]) -> None:
             **run.config,
         }
         settings = [(name, str(value)) for name, value in facts.items() if value is not None]
-        st.dataframe(pd.DataFrame(settings, columns=["setting", "value"]), hide_index=True)
+        show_table(pd.DataFrame(settings, columns=["setting", "value"]), hide_index=True)
 
 
 def _cells(figures: pd.DataFrame) -> dict[str, str]:

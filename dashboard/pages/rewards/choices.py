@@ -15,6 +15,7 @@ from dashboard.state import SharedChoices, has_changed, keep
 from probe.errors import DataError
 from probe.plotting.curves import Style
 from probe.plotting.theme import METHODS, aligned_colour
+from probe.texts import visible
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -100,6 +101,7 @@ def choose_reward(shared: SharedChoices) -> str | None:
         on_change=name_choice,
         args=(key,),
         help="A run that trained a reward model, or type the folder of a model with one scalar label.",
+        format_func=visible,
     )
     return None if choice in (None, NONE) else str(choice)
 

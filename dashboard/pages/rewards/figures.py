@@ -12,6 +12,7 @@ import streamlit as st
 
 from dashboard import data
 from dashboard.components.figure import figure
+from dashboard.components.table import show_table
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import note
 from dashboard.models import compute_once, ready
@@ -22,6 +23,7 @@ from dashboard.state import begin, has_changed, keep, preset
 from probe.rewards.figures import best_of_n, overoptimisation, part_colours, token_effects
 from probe.rewards.frontiers import FORMS, Fit, fit, read_evaluations
 from probe.runs.reader import Run
+from probe.texts import visible
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -43,7 +45,7 @@ def choose_points(scene: Scene, placement: Placement) -> tuple[dict[str, pd.Data
     key = begin(RUNS, same or [name for name in logs if name == scene.shared.aligned])
     left, right = st.columns([4, 3], vertical_alignment="bottom", gap="medium")
     with left:
-        names = st.multiselect("Training trajectories", list(logs), key=key, bind="query-params")
+        names = st.multiselect("Training trajectories", list(logs), key=key, bind="query-params", format_func=visible)
     with right:
         form = st.segmented_control(
             "Fitted with",
@@ -103,7 +105,7 @@ def draw_overoptimisation(scene: Scene, placement: Placement) -> Detail:
         source=scene.source,
     )
     note(fit_words(fits))
-    st.dataframe(fit_table(fits), hide_index=True, key="rew-fits")
+    show_table(fit_table(fits), hide_index=True, key="rew-fits")
     rows = [{"series": name, "reward": reward, **each.row()} for (name, reward), each in fits.items()]
     return Detail({"points": table, "fits": pd.DataFrame(rows)})
 

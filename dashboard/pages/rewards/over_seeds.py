@@ -1,10 +1,10 @@
 """Where policies end over several trainings: each seed against its own base and reward model, as the runs logged it."""
 
 import pandas as pd
-import streamlit as st
 
 from dashboard import data
 from dashboard.components.figure import figure
+from dashboard.components.table import show_table
 from dashboard.markdown import note
 from dashboard.pages.rewards.choices import Detail, Scene
 from dashboard.pages.rewards.compute import policies
@@ -68,7 +68,7 @@ def draw_over_seeds(scene: Scene, found: list[SeedGroup]) -> Detail:
                 ends = shown_ends(words.unit, row["ci_low"], row["ci_high"])
                 line[words.label] = in_unit(words.unit, row["value"], *ends)
         lines.append(line)
-    st.dataframe(pd.DataFrame(lines), hide_index=True, key="rew-seeds")
+    show_table(pd.DataFrame(lines), hide_index=True, key="rew-seeds")
     note(
         "Means over trainings with 95 % t intervals; faint: each training, against its base and by its reward model."
         f" Exact: the last evaluation that a training logged, on 64 fixed questions; {PROXY}. Sampled: headline"

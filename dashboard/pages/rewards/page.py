@@ -40,6 +40,7 @@ from probe.rewards.figures import reward_frontier, reward_gains
 from probe.rewards.frontiers import KINDS
 from probe.seeds.t_intervals import UNKNOWN
 from probe.terms import term
+from probe.texts import visible
 from probe.world import World, of
 
 if TYPE_CHECKING:
@@ -57,16 +58,20 @@ def choose_field(scene: Scene, world: World, columns: Any) -> tuple[tuple[str, .
     options = [kind for kind in world.question_kinds if kind not in fields.OPEN]
     with columns[1]:
         key = begin("rew_kinds", [kind for kind in KINDS if kind in options])
-        kinds = st.multiselect("Questions", options, key=key, bind="query-params", placeholder="choose kinds")
+        kinds = st.multiselect(
+            "Questions", options, key=key, bind="query-params", placeholder="choose kinds", format_func=visible
+        )
     rewards = ["proxy", "gold"] if scene.reward else ["gold"]
     with columns[2]:
         key = keep(BY, rewards, "gold" if fields.wants_truth(scene.shared) else rewards[0])
         hint = "proxy: what the reward model gives; gold: the true reward, what the world's verifier gives."
-        by = st.segmented_control("Frontier of", rewards, key=key, bind="query-params", required=True, help=hint)
+        by = st.segmented_control(
+            "Frontier of", rewards, key=key, bind="query-params", required=True, help=hint, format_func=visible
+        )
     with columns[3]:
         first = next(iter(AXES))
         axis = st.segmented_control(
-            "Axis", list(AXES), default=first, key="rew_axis", bind="query-params", required=True
+            "Axis", list(AXES), default=first, key="rew_axis", bind="query-params", required=True, format_func=visible
         )
     return tuple(kinds), by or rewards[0], AXES[axis or first]
 

@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard.components.figure import figure
 from dashboard.components.metric_words import COLUMNS, after_numbers
+from dashboard.components.table import show_table
 from dashboard.markdown import note
 from dashboard.models import compute_once, compute_part, ready
 from dashboard.pages.rewards.choices import KIND
@@ -17,6 +18,7 @@ from probe.numbers import in_unit
 from probe.plotting.curves import answer_curves
 from probe.rewards.figures import reward_distributions, shift_curves
 from probe.terms import DIFFERENCE, PROBABILITY, RATES, term
+from probe.texts import visible
 from probe.ticks import Tick
 
 if TYPE_CHECKING:
@@ -134,14 +136,16 @@ def distributions(table: pd.DataFrame, names: tuple[str, str], colours: tuple[st
     kinds = [kind for kind in dict.fromkeys(table["kind"]) if kind]
     if len(kinds) > 1:
         key = keep(KIND, ["all", *kinds], "all")
-        kind = st.segmented_control("Kind", ["all", *kinds], key=key, bind="query-params", required=True)
+        kind = st.segmented_control(
+            "Kind", ["all", *kinds], key=key, bind="query-params", required=True, format_func=visible
+        )
         table = table if kind == "all" else table[table["kind"] == kind]
     measures = [measure for measure in MEASURES if measure in table and table[measure].notna().any()]
     chart = reward_distributions(table, names, colours, measures)
     title = f"Rewards of {len(table):,} answers to {table['prompt'].nunique()} prompts"
     figure(chart.update_layout(height=300), table, "distributions", title=title, source=source)
     rows = format_summary(table).rename(columns={"base": names[0], "aligned": names[1]})
-    st.dataframe(rows, hide_index=True, key="rew-summary", column_config=COLUMNS)
+    show_table(rows, hide_index=True, key="rew-summary", column_config=COLUMNS)
 
 
 def over_training(run: "Run", colour: str) -> None:

@@ -10,12 +10,14 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.components.details import details
+from dashboard.components.table import show_table
 from dashboard.markdown import escape_markdown, finding, guard_callback, note, prose
 from dashboard.state import current, keep, training_link
 from probe.errors import ConfigError
 from probe.sweep import Sweep, find_sweeps, read_sweep
 from probe.sweep.journal import TaskState, log_file
 from probe.sweep.spec import EXAMPLE
+from probe.texts import visible
 
 CHOSEN, TASK = "sweep", "sweep_task"
 """Keys of the sweep that is shown, and of the task whose command and log are."""
@@ -118,16 +120,16 @@ def one_task(sweep: Sweep, runs: Mapping[str, str]) -> None:
     """The command of a task, the way to its curves, and its log; at first of one that failed."""
     order = ("failed", "lost", "running", "interrupted", "finished", "skipped", "waiting")
     names = [task.name for task in sorted(sweep.tasks.values(), key=lambda task: order.index(task.state))]
-    name = st.selectbox("Task", names, key=keep(TASK, names, names[0]), bind="query-params")
+    name = st.selectbox("Task", names, key=keep(TASK, names, names[0]), bind="query-params", format_func=visible)
     task = sweep.tasks[name]
     if task.message:
         tell(task)
-    st.code(shlex.join(task.command), language=None, wrap_lines=True)
+    st.code(visible(shlex.join(task.command)), language=None, wrap_lines=True)
     if name in runs:
         training_link(escape_markdown(f"Curves of {name}"), runs[name])
     lines = sweep.log(name)
     if lines:
-        st.code("\n".join(lines[-LINES:]), language=None, wrap_lines=True)
+        st.code(visible("\n".join(lines[-LINES:]), lines=True), language=None, wrap_lines=True)
         note(f"The end of `{log_file(sweep.folder, name)}`.")
     else:
         note("It has printed nothing yet.")
@@ -147,7 +149,7 @@ def show(folder: Path, name: str, live: bool, answer: Any) -> None:
         note("It has no tasks yet.")
         return
     tasks = table(sweep)
-    st.dataframe(tasks, hide_index=True, column_config=COLUMNS, height="content" if len(tasks) < 16 else 560)
+    show_table(tasks, hide_index=True, column_config=COLUMNS, height="content" if len(tasks) < 16 else 560)
     runs = trained(sweep)
     links(sweep, runs)
     one_task(sweep, runs)
@@ -164,7 +166,9 @@ def page() -> None:
         return
     names = list(folders)
     key = keep(CHOSEN, names, names[0])
-    name = st.selectbox("Sweep", names, key=key, bind="query-params") if len(names) > 1 else names[0]
+    name = (
+        st.selectbox("Sweep", names, key=key, bind="query-params", format_func=visible) if len(names) > 1 else names[0]
+    )
     folder = folders[name]
     try:
         sweep = read_sweep(folder)

@@ -21,6 +21,7 @@ from probe.errors import ConfigError, RunError
 from probe.options import words
 from probe.plotting.curves import metric_curves, styles
 from probe.runs.directories import is_cached
+from probe.texts import visible
 
 JOB, STATUS = "job", "_status"
 """Keys of the training that is watched, and of its status when the page was drawn: at another one it is drawn anew."""
@@ -82,7 +83,7 @@ def choose_target(method: str) -> tuple[Path, str]:
     with right:
         labels = [str(root) for root in roots]
         key = keep("folder", labels, labels[0])
-        folder = st.selectbox("In the folder", labels, key=key, format_func=lambda text: Path(text).name)
+        folder = st.selectbox("In the folder", labels, key=key, format_func=lambda text: visible(Path(text).name))
     root = roots[labels.index(folder)]
     key = f"name-{method}"
     suggestions = st.session_state.setdefault("_offered", {})
@@ -112,6 +113,7 @@ def choose_base(field: Field, method: str) -> str | None:
         accept_new_options=True,
         placeholder="a run, or type a model folder" if field["required"] else "none: new weights",
         help=field["help"],
+        format_func=visible,
     )
     memory()[key] = choice
     return (
@@ -132,7 +134,9 @@ def form() -> None:
     key = keep("method", registry, "dpo" if "dpo" in registry else next(iter(registry)))
     left, right = st.columns(2)
     with left:
-        method = st.selectbox("Method", list(registry), key=key, bind="query-params", help=about(registry))
+        method = st.selectbox(
+            "Method", list(registry), key=key, bind="query-params", help=about(registry), format_func=visible
+        )
     fields = {field["name"]: field for field in registry[method]["fields"]}
     with right:
         base = choose_base(fields["base"], method) if "base" in fields else None
@@ -153,7 +157,7 @@ def form() -> None:
     with button:
         click = st.button("Start training", type="primary", icon=":material/play_arrow:", **access.button())
     line = ["probe", "train", method, "--out", os.path.relpath(root / name), *words(flags)]
-    st.code(shlex.join(line), language=None, wrap_lines=True)
+    st.code(visible(shlex.join(line)), language=None, wrap_lines=True)
     if click:
         with guard():
             if fields.get("base", {}).get("required") and not base:
@@ -215,7 +219,7 @@ def controls(job: Job, status: str, steps: int) -> None:
             "This run names code of its own or an address, which no button uses. Read that code, or see whether you"
             " trust that host; then continue it in a terminal:"
         )
-        st.code(command, language=None, wrap_lines=True)
+        st.code(visible(command), language=None, wrap_lines=True)
 
 
 def launch(method: str, out: Path, words: list[str]) -> Job:
@@ -294,7 +298,7 @@ def progress(trainings: Sequence[Job], answer: Any) -> None:
             table = frame[["step", "time", *metrics]]
             figure(chart, table, "progress", title="Training so far", height=320, source={"run": str(job.out)})
         if job.lines:
-            st.code("\n".join(job.lines[-LAST_LINES:]), language=None)
+            st.code(visible("\n".join(job.lines[-LAST_LINES:]), lines=True), language=None)
         if status != st.session_state[STATUS]:
             st.rerun()
 
@@ -307,7 +311,9 @@ def watch(answer: Any) -> None:
             finding("Choose a method and a base model, and start: the training shows its progress here.")
         return
     names = list(dict.fromkeys(job.out.name for job in trainings))
-    name = st.selectbox("Training", names, index=None, key=keep(JOB, names, names[0]), bind="query-params")
+    name = st.selectbox(
+        "Training", names, index=None, key=keep(JOB, names, names[0]), bind="query-params", format_func=visible
+    )
     status = next(job for job in trainings if job.out.name == name).status
     st.session_state[STATUS] = status
     again = REFRESH_S if status in ("starting", "running") else None

@@ -29,6 +29,7 @@ from probe.plotting.curves import (
     sections,
 )
 from probe.runs.reader import Run
+from probe.texts import visible
 
 LIVE = "_live"
 """Whether a chosen run was being trained when the page was drawn; once that changes it is drawn anew."""
@@ -150,7 +151,7 @@ def choose_section(store: Store, lines: Sequence[Line]) -> Section | None:
     key = keep("section", groups, next((name for name in groups if lead in groups[name]), next(iter(groups))))
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
-        name = st.selectbox("Metrics", list(groups), key=key, bind="query-params")
+        name = st.selectbox("Metrics", list(groups), key=key, bind="query-params", format_func=visible)
     axes = [RELATIVE, "time"] if is_unlike(store, lines) else ["step", RELATIVE, "time"]
     if st.session_state.get(X) not in (None, *axes):
         st.session_state[X] = axes[0]
@@ -277,7 +278,9 @@ def body() -> None:
         several = any(group.several for group in firsts.values())
         left, right = st.columns([7, 2], vertical_alignment="center") if several else (st.container(), None)
         with left:
-            names = st.multiselect("Runs", options, key=key, bind="query-params", placeholder="choose runs")
+            names = st.multiselect(
+                "Runs", options, key=key, bind="query-params", placeholder="choose runs", format_func=visible
+            )
         with right or left:
             lines = choose_lines(store, names)
         with answer:

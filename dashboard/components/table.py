@@ -1,0 +1,43 @@
+"""The one way a page shows a table: every text letter by letter, in heads and in cells."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from probe.texts import visible, visible_parts
+
+
+def show_table(table: pd.DataFrame, *, column_config: dict[Any, Any] | None = None, **options: Any) -> Any:
+    """`st.dataframe` of a table in which no text acts instead of being seen.
+
+    Args:
+        table: rows and columns as they are.
+        column_config: by the names that the columns of `table` have.
+        options: of `st.dataframe`.
+    """
+    config = None if column_config is None else {_name(name): each for name, each in column_config.items()}
+    return st.dataframe(shown_table(table), column_config=config, **options)
+
+
+def shown_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with every text `visible`; itself where all of them are."""
+    columns = {at: table.iloc[:, at] for at in range(table.shape[1])}
+    texts = {at: each for at, each in columns.items() if isinstance(each.dtype, pd.CategoricalDtype) or _is_text(each)}
+    changes = {at: each.map(visible_parts) for at, each in texts.items()}
+    changes = {at: each for at, each in changes.items() if not each.equals(columns[at])}
+    names, index = table.columns.map(_name), table.index.map(_name) if _is_text(table.index) else table.index
+    if not changes and names.equals(table.columns) and index.equals(table.index):
+        return table
+    copy = table.copy()
+    for at, each in changes.items():
+        copy.isetitem(at, each)
+    return copy.set_axis(names, axis="columns").set_axis(index, axis="index")
+
+
+def _is_text(values: "pd.Series | pd.Index") -> bool:
+    return bool(values.dtype.kind == "O")
+
+
+def _name(name: Any) -> Any:
+    return visible(name) if isinstance(name, str) else name

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from dashboard.markdown import prose
 from probe.errors import RunError
 from probe.plotting.curves import Style, styles
 from probe.plotting.theme import DASHES, method_colour
@@ -27,12 +29,20 @@ from probe.runs.directories import (
     stray_link,
 )
 from probe.runs.reader import Run
-from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS
+from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS, RunWarning
+from probe.runs.storage import UNFINISHED
 from probe.seeds.grouping import Group, groups
-from probe.untrusted import readable
+from probe.untrusted import MB, readable
 
 _WARNINGS = Lock()
+_PROBLEMS: ContextVar[dict[str, None] | None] = ContextVar("problems", default=None)
+"""What the page that is being drawn has to say of files that cannot be read."""
 Stamp = tuple[int, int]
+SHARE = 64 * MB
+"""Most bytes that a page reads of the metrics, and of the rollouts, of one run: many stand beside it, and none of them
+waits for more than this."""
+NAMED_LINES = 3
+"""Broken lines of a file that a page names; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +108,12 @@ def read_store() -> Store:
             store.problems[str(root)] = str(error)
             continue
         for path in directories:
-            stray = stray_link(path, store.roots)
-            if stray is not None:
-                store.problems[str(path)] = stray_sentence(stray)
-                continue
             try:
-                runs.append(Run(path))
+                stray = stray_link(path, store.roots)
+                if stray is None:
+                    runs.append(Run(path))
+                else:
+                    store.problems[str(path)] = stray_sentence(stray)
             except RunError as error:
                 store.problems[str(path)] = str(error)
     names = [run.name for run in runs]
@@ -121,38 +131,64 @@ def stray_sentence(link: Path) -> str:
     )
 
 
+@contextmanager
+def tell_problems() -> Iterator[None]:
+    """Inside, a page is drawn; above it stands what could not be read of the runs that it shows."""
+    place, found = st.container(), dict[str, None]()
+    token = _PROBLEMS.set(found)
+    try:
+        yield
+    finally:
+        _PROBLEMS.reset(token)
+        for sentence in found:
+            place.warning(prose(sentence))
+
+
+def tell(*sentences: object) -> None:
+    """Say above the page that something cannot be read."""
+    found = _PROBLEMS.get()
+    if found is not None:
+        found.update(dict.fromkeys(map(str, sentences)))
+
+
 def metrics(run: Run) -> pd.DataFrame:
-    """The metrics of a run, read again when the file has changed."""
-    return _metrics(str(run.path), stamp(run.path / METRICS))
+    """The metrics of a run, at most `SHARE` of them, read again when the file has changed."""
+    frame, problems = _metrics(str(run.path), stamp(run.path / METRICS))
+    tell(*problems)
+    return frame
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
-def _metrics(path: str, version: Stamp) -> pd.DataFrame:
-    with quiet():
-        return Run(path).metrics()
+def _metrics(path: str, version: Stamp) -> tuple[pd.DataFrame, list[str]]:
+    with heard() as problems:
+        return Run(path).metrics(SHARE), problems
 
 
 def rollouts(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The sampled completions of a run, and the table of one line each (`probe.runs.captured.rollout_table`)."""
-    return _rollouts(str(run.path), stamp(run.path / ROLLOUTS))
+    frame, table, problems = _rollouts(str(run.path), stamp(run.path / ROLLOUTS))
+    tell(*problems)
+    return frame, table
 
 
 @st.cache_resource(show_spinner="Reading the rollouts", max_entries=16)
-def _rollouts(path: str, version: Stamp) -> tuple[pd.DataFrame, pd.DataFrame]:
-    with quiet():
-        frame = Run(path).rollouts().map(readable)
-    return frame, rollout_table(frame)
+def _rollouts(path: str, version: Stamp) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    with heard() as problems:
+        frame = Run(path).rollouts(SHARE).map(readable)
+    return frame, rollout_table(frame), problems
 
 
 def captures(run: Run) -> Captures:
     """The list of a run's captures; shared between readers, which only look."""
-    return _captures(str(run.path), stamp(run.path / CAPTURES / INDEX))
+    found, problems = _captures(str(run.path), stamp(run.path / CAPTURES / INDEX))
+    tell(*problems)
+    return found
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
-def _captures(path: str, version: Stamp) -> Captures:
-    with quiet():
-        return Run(path).captures()
+def _captures(path: str, version: Stamp) -> tuple[Captures, list[str]]:
+    with heard() as problems:
+        return Run(path).captures(), problems
 
 
 def capture(run: Run, step: int) -> dict[str, np.ndarray]:
@@ -162,7 +198,7 @@ def capture(run: Run, step: int) -> dict[str, np.ndarray]:
 
 @st.cache_resource(show_spinner=False, max_entries=32)
 def _capture(path: str, step: int, version: Stamp) -> dict[str, np.ndarray]:
-    return _captures(path, version).load(step)
+    return _captures(path, version)[0].load(step)
 
 
 def answer_logprobs(run: Run, prompt: int) -> tuple[list[int], np.ndarray]:
@@ -172,7 +208,7 @@ def answer_logprobs(run: Run, prompt: int) -> tuple[list[int], np.ndarray]:
 
 @st.cache_data(show_spinner="Reading the captures", max_entries=256)
 def _answers(path: str, prompt: int, version: Stamp) -> tuple[list[int], np.ndarray]:
-    index = _captures(path, version)
+    index, _ = _captures(path, version)
     entry = index.prompts[prompt]
     rows = [_capture(path, step, version)["lens_answer_logprobs"][prompt, -1, entry.length - 1] for step in index.steps]
     count = len(entry.answers)
@@ -230,6 +266,20 @@ def headlines(store: Store) -> pd.DataFrame:
     tables = [table.assign(run=label) for label, run in store.runs.items() if len(table := run.headline)]
     columns = ["run", "metric", "value", "ci_low", "ci_high", "n"]
     return pd.concat(tables)[columns].reset_index(drop=True) if tables else pd.DataFrame(columns=columns)
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """Inside, runs are read; the list has what was warned of, but for a last line that was never finished."""
+    said: list[str] = []
+    with _WARNINGS, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield said
+    found = [str(each.message) for each in caught if issubclass(each.category, RunWarning)]
+    found = [each for each in found if not each.startswith(UNFINISHED)]
+    said += found[:NAMED_LINES]
+    if found[NAMED_LINES:]:
+        said.append(f"{len(found) - NAMED_LINES:,} further lines or files of the same run cannot be read.")
 
 
 @contextmanager

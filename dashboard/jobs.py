@@ -27,8 +27,8 @@ from probe.plugins import OPTION, code_options
 from probe.runs.directories import address_options, is_run, run_directories
 from probe.runs.directories import find as locate
 from probe.runs.reader import Run
-from probe.runs.storage import holds, is_pid, last_lines, no_link
-from probe.untrusted import parse_json, readable
+from probe.runs.storage import holds, is_pid, last_lines
+from probe.untrusted import parse_json, read_file, readable
 
 FOLDER = ".training"
 NAME = re.compile(r"[\w+=,@ -][\w.+=,@ -]*")
@@ -216,8 +216,7 @@ def find(out: Path) -> Job | None:
     try:
         if folder.is_symlink():
             return None
-        with open(folder / f"{out.name}.json", "rb", opener=no_link) as file:
-            about = readable(parse_json(file.read()))
+        about = readable(parse_json(read_file(folder / f"{out.name}.json", follow=False)))
         method, pid, since = about["method"], about["pid"], about["started"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -24,6 +24,7 @@ from types import CodeType
 from typing import Any, Generic, TypeVar
 
 from probe.errors import ConfigError, ProbeError
+from probe.untrusted import read_file
 
 NOTEBOOK = "__main__"
 """Module of definitions at a prompt, in a notebook or in the program itself."""
@@ -38,7 +39,7 @@ def source_hash(function: Any) -> str:
     try:
         file = inspect.getsourcefile(function if code or isinstance(function, type) else type(function))
         if file is not None and Path(file).is_file() and not _is_cell(function, file):
-            return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+            return hashlib.sha256(read_file(file)).hexdigest()
         return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
     except (OSError, TypeError):  # typed at a prompt
         return hashlib.sha256(repr(_code(code) if code else type(function)).encode()).hexdigest()
@@ -404,7 +405,7 @@ def _run(path: Path) -> None:
     previous = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and signatures look their module up
     try:
-        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))  # never an older compiled one
+        exec(compile(read_file(path), str(path), "exec"), vars(module))  # never an older compiled one
     except BaseException:
         if previous is None:
             sys.modules.pop(name, None)

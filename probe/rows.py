@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from probe.errors import DataError
-from probe.untrusted import foreign, parse_json
+from probe.untrusted import DATA, foreign, parse_json, read_file, read_json, regular, short
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -224,7 +224,7 @@ def read_bytes(path: Path) -> bytes:
         DataError: it cannot be read.
     """
     try:
-        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        return read_file(path, DATA).removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise DataError(f"The data file `{path}` cannot be read ({error.strerror or error}): check the path.") from None
 
@@ -265,7 +265,7 @@ def _parquet_rows(path: Path) -> Iterator[Any]:
     def refuse(reason: str) -> DataError:
         return DataError(f"`{path}` cannot be read as a Parquet file ({reason}): write it again, or as JSON Lines.")
 
-    with foreign(refuse), parquet.ParquetFile(path) as file:
+    with foreign(refuse), parquet.ParquetFile(regular(path)) as file:
         groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
         if sum(group.total_byte_size for group in groups) > LARGEST:
             raise refuse(f"unpacked it has more than {LARGEST // 2**30} GiB")
@@ -292,11 +292,11 @@ def _folder_rows(folder: Path) -> Iterator[Any]:
             )
         raise DataError(f"`{folder}` is a folder without a data set: give a file, or {FOLDER}.")
     with foreign(refuse):
-        names = [entry["filename"] for entry in parse_json((folder / "state.json").read_bytes())["_data_files"]]
+        names = [entry["filename"] for entry in read_json(folder / "state.json")["_data_files"]]
         if any(Path(name).name != name for name in names):
             raise refuse("it names files outside of itself")
         for name in names:
-            with pa.OSFile(str(folder / name)) as file:
+            with pa.OSFile(str(regular(folder / name))) as file:
                 for batch in pa.ipc.open_stream(file):
                     batch.validate(full=True)  # what a damaged file holds would else be read beyond its end
                     yield from batch.to_pylist()
@@ -304,7 +304,10 @@ def _folder_rows(folder: Path) -> Iterator[Any]:
 
 def _as_json(where: str, values: Any) -> Any:
     """A row of an Arrow table with the values that JSON has; others, such as dates, as text."""
-    return _check_texts(where, json.loads(json.dumps(values, ensure_ascii=False, default=str)))
+    try:
+        return _check_texts(where, parse_json(json.dumps(values, ensure_ascii=False, default=str)))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} cannot be used ({short(error)}): write plain values.") from None
 
 
 def _parse_line(where: str, line: bytes) -> Any:

@@ -1,30 +1,199 @@
-"""Untrusted files: errors of parsers and other libraries on them become one error of Probe.
+"""Untrusted files: opened without waiting, read up to a size, parsed up to a depth; foreign errors become ours.
 
-Only the call that reads the file stands inside; errors of the project's own code are not hidden here.
+Whoever reads a file that somebody else may have written goes through here (tests/test_policy.py holds it): a name can
+stand for a pipe that nobody writes, a device without an end, or a file larger than all memory. Only the call that reads
+the file stands inside of `foreign`; errors of the project's own code are not hidden here.
 """
 
+import errno
 import json
+import os
 import re
+import stat
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, cast
 
 from probe.errors import ProbeError, is_failure
 
 _BEYOND = re.compile(r"\\ud|\d{19}", re.IGNORECASE)
 """What may be half a surrogate pair, or a whole number beyond 64 bits."""
+MB = 2**20
+RECORD = 16 * MB
+"""Most bytes of a small document: run.json, a configuration, an index, an audit, findings, a spec. Parsed it can take
+thirty times as much memory."""
+DOCUMENT = 256 * MB
+"""Most bytes of a large one: a table or a figure of a result, the tensors of a capture, a tokenizer."""
+LOG = 512 * MB
+"""Most bytes that are read of a file of lines that a run appends to, from its start."""
+DATA = 4 * 2**30
+"""Most bytes of a data file that the user names."""
+WEIGHTS = 2**40
+"""Most bytes of one file of weights; it is mapped and not read."""
+DEPTH = 100
+"""Most lists and objects inside of each other."""
+FIELDS = 20_000
+"""Most names in one object, and most columns of a table."""
+NEVER_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+"""Opens without waiting for another process, where the system can say so."""
+KERNEL = ("/proc/", "/sys/")
+"""Where files are that the system makes when they are read."""
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+"""Opens no symbolic link, where the system can say so."""
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISLNK, "a link"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+def regular(path: str | Path, most: int = DATA) -> Path:
+    """The path, if it leads to a regular file of at most `most` bytes, for a library that opens it itself.
 
     Raises:
-        ValueError: it is no JSON or no text in UTF-8, or lists are nested deeper than they can be read.
+        OSError: there is none, or it is something else or larger; `strerror` says so in words.
+    """
+    _check(_stat(path), path, most)
+    return Path(path)
+
+
+def open_file(path: str | Path, *, most: int | None = None, follow: bool = True, write: bool = False) -> BufferedReader:
+    """A regular file, opened without ever waiting for anybody.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have; None for a file of which only a part is read.
+        follow: symbolic links, too.
+        write: open it for writing as well.
+
+    Raises:
+        OSError: as `regular`.
+    """
+    _check(_stat(path, follow), path, most)  # before: to open a device can already do something
+    more = NEVER_WAIT | (0 if follow else NO_LINK)
+    mode = "rb+" if write else "rb"
+    file = cast(BufferedReader, open(path, mode, opener=lambda name, flags: os.open(name, flags | more)))  # noqa: SIM115
+    try:
+        check_regular(file.fileno(), path, most)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def read_file(path: str | Path, most: int = RECORD, *, follow: bool = True) -> bytes:
+    """The bytes of a regular file, as many as it had when it was opened.
+
+    Raises:
+        OSError: as `regular`.
+    """
+    with open_file(path, most=most, follow=follow) as file:
+        return file.read(os.fstat(file.fileno()).st_size)
+
+
+def check_regular(handle: int, path: str | Path, most: int | None = None) -> None:
+    """Refuse an open file that is none.
+
+    Raises:
+        OSError: as `regular`.
+    """
+    _check(os.fstat(handle), path, most)
+
+
+def _stat(path: str | Path, follow: bool = True) -> os.stat_result:
+    try:
+        return os.stat(path, follow_symlinks=follow)
+    except ValueError:
+        raise OSError(errno.EINVAL, "no file can have this name", str(path)) from None
+
+
+def _check(status: os.stat_result, path: str | Path, most: int | None) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "no file")
+        number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+        raise OSError(number, f"it is {kind} and no regular file", str(path))
+    if not status.st_size and os.path.realpath(path).startswith(KERNEL):  # it may give much all the same, or wait
+        raise OSError(errno.EINVAL, "it is a file of the system and no regular file", str(path))
+    if most is not None and status.st_size > most:
+        raise OSError(errno.EFBIG, f"it has {_size(status.st_size)}, and at most {_size(most)} are read", str(path))
+
+
+def _size(count: int) -> str:
+    return f"{-(-count // MB):,} MB" if count < 2**40 else f"{-(-count // 2**30):,} GB"
+
+
+def parse_json(text: str | bytes, fields: int = FIELDS) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: as UTF-8 where it is bytes.
+        fields: names that an object may have.
+
+    Raises:
+        ValueError: it is no JSON or no text in UTF-8, lists and objects are nested deeper than `DEPTH`, or an object
+            has more names.
     """
     try:
-        return json.loads(text)
+        return _bounded(json.loads(text), fields)
     except RecursionError:
-        raise ValueError("its values are nested too deeply") from None
+        raise ValueError(_TOO_DEEP) from None
+
+
+def read_json(path: str | Path, most: int = RECORD, fields: int = FIELDS) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        OSError: as `read_file`.
+        ValueError: as `parse_json`.
+    """
+    return parse_json(read_file(path, most), fields)
+
+
+def parse_toml(text: str | bytes) -> dict[str, Any]:
+    """The table of a TOML text, whose values are those that JSON has, and dates.
+
+    Raises:
+        ValueError: it is no TOML or no text in UTF-8, tables and lists are nested deeper than `DEPTH`, or a table has
+            more than `FIELDS` names.
+    """
+    text = text.decode() if isinstance(text, bytes) else text
+    try:
+        return _bounded(tomllib.loads(text), FIELDS)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+
+
+_TOO_DEEP = f"its values are nested more than {DEPTH} deep"
+_HOLDS_MORE = frozenset((dict, list))
+
+
+def _bounded(value: Any, fields: int) -> Any:
+    """A parsed value, level by level known not to be nested deeper than `DEPTH`: what follows may call itself for each.
+
+    Raises:
+        ValueError: it is, or an object has more names than `fields`.
+    """
+    level = [value] if type(value) in _HOLDS_MORE else []
+    for _ in range(DEPTH):
+        if not level:
+            return value
+        below: list[Any] = []
+        for held in level:
+            if type(held) is dict and len(held) > fields:
+                raise ValueError(f"an object in it has {len(held):,} names, and at most {fields:,} are read")
+            items = held.values() if type(held) is dict else held
+            if not _HOLDS_MORE.isdisjoint(map(type, items)):
+                below += [item for item in items if type(item) in _HOLDS_MORE]
+        level = below
+    if level:
+        raise ValueError(_TOO_DEEP)
+    return value
 
 
 def readable(value: Any) -> Any:
@@ -77,5 +246,6 @@ def foreign(refuse: Callable[[str], ProbeError]) -> Iterator[None]:
 
 
 def short(error: object) -> str:
-    """The first sentence of a message, on one line."""
+    """The first sentence of a message, on one line; of an error of the system without its number and path."""
+    error = error.strerror if isinstance(error, OSError) and error.strerror else error
     return " ".join(str(error).split()).partition(". ")[0][:240] or type(error).__name__

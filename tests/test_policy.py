@@ -35,7 +35,8 @@ def test_imports_one_way(path: Path):
 
 LAYERS = (
     "errors terms texts ticks",
-    "cli numbers options plugins questions stats untrusted",
+    "untrusted",
+    "cli numbers options plugins questions stats",
     "confined tokenizer_parts",
     "rows runs world",
     "model plotting",
@@ -304,3 +305,80 @@ def test_a_page_shows_text_of_data_letter_by_letter():
         if isinstance(node, ast.Call) and not is_shown_safely(node)
     ]
     assert not wrong
+
+
+OPENER = ROOT / "probe" / "untrusted.py"
+"""The one file that opens and parses what somebody else may have written."""
+OPENS = {"open", "read_text", "read_bytes", "fdopen"}
+PARSES = {"json.load", "json.loads", "tomllib.load", "tomllib.loads"} | {
+    f"pd.read_{kind}" for kind in ("json", "csv", "table", "parquet", "feather", "pickle", "excel", "html", "xml")
+}
+OPEN_THEMSELVES = {"load_file", "load_arrays", "safe_open", "ParquetFile", "OSFile", "memory_map"}
+"""Calls of libraries that take a path: it goes through `regular`."""
+OTHERS = {
+    ("dashboard/components/focus.py", "read_text"): "comes with Probe",
+    ("dashboard/components/tokens.py", "read_text"): "comes with Probe",
+    ("dashboard/command.py", "webbrowser.open"): "opens no file",
+    ("dashboard/jobs.py", "json.loads"): "what a command of Probe has printed",
+    ("dashboard/jobs.py", "path.open"): "makes a new file",
+    ("dashboard/phenomena/compute.py", "pd.read_csv"): "of bytes that `read_file` has read",
+    ("probe/cli.py", "os.open"): "os.devnull",
+    ("probe/continual/training.py", "read_text"): "in a temporary folder of this process",
+    ("probe/continual/training.py", "open"): "in a temporary folder of this process",
+    ("probe/continual/worker.py", "json.loads"): "what the process that started it has written",
+    ("probe/continual/worker.py", "os.open"): "in a temporary folder of the process that started it",
+    ("probe/model/memory.py", "read_text"): "of the system, below /proc and /sys",
+    ("probe/plotting/export.py", "browser.open"): "opens no file",
+    ("probe/plotting/fonts.py", "read_bytes"): "comes with Probe",
+    ("probe/questions/draw.py", "open"): "a source that the developer has fetched",
+    ("probe/questions/draw.py", "json.loads"): "a source that the developer has fetched",
+    ("probe/questions/draw.py", "read_text"): "a source that the developer has fetched",
+    ("probe/questions/sets.py", "read_text"): "comes with Probe",
+    ("probe/questions/sets.py", "json.loads"): "comes with Probe",
+    ("probe/report/document.py", "read_text"): "comes with Probe",
+    ("probe/report/document.py", "json.loads"): "a figure that was made here",
+    ("probe/report/reproduce.py", "json.loads"): "what a command of Probe has printed",
+    ("probe/rows.py", "read_text"): "the function of that module, which calls `read_file`",
+    ("probe/rows.py", "read_bytes"): "the function of that module, which calls `read_file`",
+    ("probe/runs/remote.py", "open"): "makes a new file",
+    ("probe/runs/storage.py", "open"): "makes a new file",
+    ("probe/runs/storage.py", "os.open"): "a folder; and a file of lines, which is looked at once it is open",
+    ("probe/runs/storage.py", "read_text"): "of the system, below /proc",
+    ("probe/seeds/coverage.py", "open"): "comes with Probe",
+    ("probe/sweep/attempt.py", "open"): "writes, to a regular file or a new one",
+    ("probe/terms.py", "open"): "comes with Probe",
+    ("trainers/loop.py", "record.open"): "opens no file",
+    ("trainers/record.py", "read_text"): "that of `probe.rows`",
+    ("trainers/session.py", "read_text"): "that of `probe.rows`",
+}
+"""Other calls that open or parse, and why they may: (file, what is called)."""
+
+
+def opening(node: ast.AST) -> str | None:
+    """What a call opens or parses with, if it does so without the opener."""
+    if not isinstance(node, ast.Call):
+        return None
+    called = ast.unparse(node.func)
+    owner, _, last = called.rpartition(".")
+    if last in OPEN_THEMSELVES:
+        return None if ast.unparse(node.args[0]).startswith(("regular(", "str(regular(")) else called
+    if last == "from_pretrained":
+        return None if any(ast.unparse(each).startswith("sound_folder(") for each in node.args) else called
+    if called in PARSES or (called.startswith("gzip.") and last == "open"):
+        return called
+    if last in OPENS:
+        simple = not owner or not owner.isidentifier() or last != "open" or owner == "file"
+        return last if simple else called
+    return None
+
+
+def test_files_are_opened_and_parsed_in_one_place():
+    """A pipe, a device, a file without an end, or values nested too deeply: `probe.untrusted` knows them all."""
+    found = {
+        (path.relative_to(ROOT).as_posix(), call)
+        for path in SOURCES
+        if path != OPENER
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (call := opening(node))
+    }
+    assert found == set(OTHERS)

@@ -19,6 +19,7 @@ from torch import Tensor
 from probe import open_run
 from probe.errors import RunError
 from probe.runs.checksums import write_checksums
+from probe.untrusted import WEIGHTS, read_json, regular
 from trainers.config import TrainConfig
 from trainers.optimizer import Optimizer
 from trainers.sharding import cut, gather
@@ -80,9 +81,9 @@ def load(directory: Path, trainee: Trainee, optimizer: Optimizer) -> tuple[State
         RunError: the directory has no trainer state, or one of another version.
     """
     try:
-        values = json.loads((directory / STATE).read_text(encoding="utf-8"))
-        moments = load_file(directory / OPTIMIZER)
-        extra = load_file(directory / METHOD) if (directory / METHOD).exists() else {}
+        values = read_json(directory / STATE)
+        moments = load_file(regular(directory / OPTIMIZER, WEIGHTS))
+        extra = load_file(regular(directory / METHOD, WEIGHTS)) if (directory / METHOD).exists() else {}
         if values.pop("schema") != SCHEMA:
             raise ValueError("another version wrote it")
         state = State(**values)

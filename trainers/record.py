@@ -23,6 +23,7 @@ from probe.rewards.evaluation import evaluate
 from probe.rows import read_text
 from probe.runs import ProbePrompt, RunWriter
 from probe.runs.schema import step_name
+from probe.untrusted import open_file
 from probe.world import World
 from trainers import checkpoint
 from trainers.checkpoint import State
@@ -266,7 +267,7 @@ def file_hash(path: Path) -> str:
         files = sorted(each for each in path.rglob("*") if each.is_file())
         names = [f"{each.relative_to(path).as_posix()} {file_hash(each)}" for each in files]
         return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

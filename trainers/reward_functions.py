@@ -34,6 +34,7 @@ from probe.chain_of_thought.files import final_answer, is_number, reference
 from probe.errors import ConfigError, DataError, ModelError, RunError, near_names
 from probe.extensions import VERIFIERS, annotator_fingerprint, annotators, verifiers
 from probe.plugins import names_code
+from probe.untrusted import read_file
 from probe.world import AGREEABLE, HONEST, Annotator, World
 from probe.world.language import read
 from probe.world.sums import parse_prompt, step_following
@@ -308,7 +309,7 @@ def _function(
     version = None
     try:
         if place.endswith(".py"):
-            source = Path(place).read_bytes()
+            source = read_file(place)
             version = hashlib.sha256(source).hexdigest()
             if fingerprints is not None and fingerprints.get(spec) != version:
                 raise RunError(

@@ -24,6 +24,7 @@ from probe.errors import ModelError
 from probe.model import loading as weights
 from probe.model.loading import classifier
 from probe.model.text import unwrap
+from probe.untrusted import WEIGHTS, regular
 from trainers.lora import LoRATrainee
 from trainers.trainee import Reference, Trainee
 
@@ -110,7 +111,7 @@ class HeadedTrainee(Trainee):
         """
         self.inner.load(directory)
         try:
-            self._module.head.load_state_dict(load_file(directory / VALUE_HEAD))
+            self._module.head.load_state_dict(load_file(regular(directory / VALUE_HEAD, WEIGHTS)))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ModelError(
                 f"`{directory}` has no readable {VALUE_HEAD} ({error}): start a new run with --base {directory}."

@@ -8,6 +8,7 @@ import streamlit as st
 from PIL import Image
 
 from dashboard import access
+from dashboard.data import tell_problems
 from dashboard.extension_pages import draw_panels, extension_pages, panels
 from dashboard.garbage import collect_later
 from dashboard.markdown import escape_markdown, forget_sentence_place, guard, prose
@@ -138,7 +139,7 @@ with guard():
             st.info(prose(access.READ_ONLY), icon=":material/lock:")
     body, below = st.container(), st.empty()  # panels of the page before are gone at once
     try:
-        with body:
+        with body, tell_problems():
             page.run()
         forget_sentence_place()
         with below.container():

@@ -1,6 +1,7 @@
 """Results for the pages of experiments: found where they were stored, computed when asked for, compared."""
 
 import hashlib
+import io
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,7 +29,7 @@ from probe.plugins import failure
 from probe.questions.sets import SETS, default_set
 from probe.runs.schema import RESULTS
 from probe.ticks import Tick
-from probe.untrusted import sendable
+from probe.untrusted import read_file, sendable
 from probe.world import of
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _read(file: Path, across_worlds: bool) -> pd.DataFrame | None:
     if not file.is_file():
         return None
     try:
-        text = pd.read_csv(file, dtype=str, keep_default_na=False)
+        text = pd.read_csv(io.BytesIO(read_file(file)), dtype=str, keep_default_na=False)
         columns = (*COLUMNS[1:], *COMPARED, *((PAIRS,) if across_worlds else ()))
         numbers = {name: [float(value or "nan") for value in text[name]] for name in columns}
         return pd.DataFrame({"metric": list(text["metric"]), **numbers}).astype({"n": int})

@@ -28,7 +28,7 @@ from probe.runs.directories import roots, within
 from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic
 from probe.terms import DIFFERENCE, RATES, SMALLEST, smallest_effect
-from probe.untrusted import parse_json, sendable
+from probe.untrusted import read_json, sendable, short
 
 FORMAT = 1
 """Of the JSON file."""
@@ -220,11 +220,13 @@ def read_audit(path: Path) -> Audit:
     """
     file = path / FILE if path.is_dir() else path
     try:
-        values = sendable(parse_json(file.read_bytes()))
-    except OSError:
-        raise DataError(f"`{path}` holds no {FILE}: give a folder that `probe audit` wrote.") from None
-    except ValueError:
-        raise DataError(f"`{file}` is cut short: run the audit again.") from None
+        values = sendable(read_json(file))
+    except OSError as error:
+        raise DataError(
+            f"`{path}` holds no {FILE} that can be read ({error.strerror}): give a folder that `probe audit` wrote."
+        ) from None
+    except ValueError as error:
+        raise DataError(f"`{file}` is cut short or damaged ({short(error)}): run the audit again.") from None
     if isinstance(values, dict) and isinstance(values.get("format"), int) and values["format"] > FORMAT:
         raise DataError(
             f"`{file}` has format {values['format']} and this version of Probe reads up to {FORMAT}: read it with the"

@@ -29,12 +29,14 @@ from safetensors.numpy import load_file
 from probe import stats
 from probe.continual.measures import Savings, savings
 from probe.errors import ConfigError, DataError, RunError
+from probe.experiments.result import read_packed
 from probe.model.lm import LM
 from probe.rows import SUFFIXES, Rows, read_demonstrations, read_documents
 from probe.runs.directories import is_run
 from probe.runs.reader import Run
 from probe.runs.schema import RESULTS
 from probe.ticks import Tick, part
+from probe.untrusted import WEIGHTS, parse_json, read_json, regular, short
 
 if TYPE_CHECKING:
     from probe.world.questions import Item
@@ -188,9 +190,9 @@ def saved_scores(run: Run) -> tuple[list[str], list[Float[Array, "rows N"]]]:
         RunError: the run has none.
     """
     try:
-        about = json.loads((run.path / RESULTS / "continual" / "result.json").read_text(encoding="utf-8"))
+        about = read_json(run.path / RESULTS / "continual" / "result.json")
         names = [*about["tasks"], *about["old"]]
-        arrays = load_file(run.checkpoints()[-1].path / "method.safetensors")
+        arrays = load_file(regular(run.checkpoints()[-1].path / "method.safetensors", WEIGHTS))
         return names, [arrays[f"scores/{j}"].astype(float) for j in range(len(names))]
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise RunError(f"The run `{run.name}` has no scores of its items ({error}): train it anew.") from None
@@ -201,9 +203,11 @@ def saved_texts(run: Run, tasks: Sequence[str]) -> list[list[tuple[str, str]]] |
     file = run.path / RESULTS / "continual" / "items.jsonl.gz"
     if not file.is_file():
         return None
-    items = pd.read_json(file, lines=True, dtype={"prompt": str, "expected": str})
-    parts = [items[items["kind"] == task] for task in tasks]
-    return [list(zip(part["prompt"], part["expected"], strict=True)) for part in parts]
+    try:
+        items = [parse_json(line) for line in read_packed(file).split("\n") if line]
+        return [[(str(i["prompt"]), str(i["expected"])) for i in items if i["kind"] == task] for task in tasks]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"The run `{run.name}` has no items that can be read ({short(error)}): train it anew.") from None
 
 
 def learning_curve(run: Run, task: str) -> tuple[list[int], list[float]]:

@@ -7,6 +7,7 @@ that they had.
 
 import gzip
 import html
+import io
 import json
 import math
 import os
@@ -27,7 +28,7 @@ from probe.plotting.names import file_name, file_stem
 from probe.runs.captures import numbers
 from probe.runs.schema import dumps
 from probe.runs.storage import check_folder, disk, replace_folder, sync_tree
-from probe.untrusted import parse_figure, parse_json
+from probe.untrusted import DOCUMENT, parse_figure, parse_json, read_file, read_json, short
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -100,7 +101,7 @@ def read_lines(path: Path, columns: Sequence[str], kinds: Sequence[str] | None) 
         OSError: the file is missing or packed wrongly.
         ValueError: it is cut short.
     """
-    return to_table([parse_json(line) for line in _text(path).split("\n") if line], columns, kinds)
+    return to_table([parse_json(line) for line in read_packed(path).split("\n") if line], columns, kinds)
 
 
 def write_columns(path: Path, table: pd.DataFrame) -> None:
@@ -122,19 +123,26 @@ def read_columns(path: Path, columns: Sequence[str], kinds: Sequence[str] | None
         OSError: the file is missing or packed wrongly.
         ValueError: it is cut short, or columns are missing or of different lengths.
     """
-    data = parse_json(_text(path))
+    data = parse_json(read_packed(path))
     if not isinstance(data, dict) or set(data) != set(columns) or len({len(each) for each in data.values()}) > 1:
         raise ValueError(f"{path.name} does not hold the columns {', '.join(columns)}, each as long as the others")
     kinds = kinds or [""] * len(columns)
     return pd.DataFrame({name: to_column(data[name], kind) for name, kind in zip(columns, kinds, strict=True)})
 
 
-def _text(path: Path) -> str:
+def read_packed(path: Path) -> str:
+    """The text of a file, unpacked where its name ends in .gz, up to a limit.
+
+    Raises:
+        OSError: the file is missing, packed wrongly or too large.
+        ValueError: it is cut short, or unpacks to more than the limit.
+    """
     if path.suffix != ".gz":
-        return path.read_bytes().decode()
-    most = max(LEAST, RATIO * path.stat().st_size)
+        return read_file(path, DOCUMENT).decode()
+    data = read_file(path, DOCUMENT)
+    most = max(LEAST, RATIO * len(data))
     try:
-        with gzip.open(path) as file:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             content = file.read(most + 1)
     except (EOFError, zlib.error) as error:
         raise ValueError(f"{path.name}: {error}") from None
@@ -194,7 +202,7 @@ def read_figure(path: Path) -> "go.Figure":
 
     from probe.plotting.offline import offline
 
-    content = parse_figure(path.read_bytes())
+    content = parse_figure(read_file(path, DOCUMENT))
     if not isinstance(content, dict) or _longest_name(content) > NAME:
         raise ValueError(f"{path.name} is no figure")
     return go.Figure(offline(content), skip_invalid=True)
@@ -420,13 +428,16 @@ def read_index(directory: Path) -> dict[str, Any]:
         DataError: there is none, or it is damaged or newer.
     """
     try:
-        index = parse_json((directory / RESULT_FILE).read_bytes())
-    except OSError:
+        index = read_json(directory / RESULT_FILE)
+    except OSError as error:
         raise DataError(
-            f"`{directory}` holds no {RESULT_FILE}: give a folder that an experiment was saved to."
+            f"`{directory}` holds no {RESULT_FILE} that can be read ({error.strerror}): give a folder that an"
+            " experiment was saved to."
         ) from None
-    except ValueError:
-        raise DataError(f"`{directory / RESULT_FILE}` is cut short: run the experiment again.") from None
+    except ValueError as error:
+        raise DataError(
+            f"`{directory / RESULT_FILE}` is cut short or damaged ({short(error)}): run the experiment again."
+        ) from None
     if not isinstance(index, dict) or not _is_index(index):
         raise DataError(f"`{directory / RESULT_FILE}` is not the record of an experiment: give a folder of one.")
     if index["format"] > FORMAT:

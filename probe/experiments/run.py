@@ -33,6 +33,7 @@ from probe.rows import Rows, Selection
 from probe.runs.directories import find, is_run
 from probe.runs.schema import jsonable
 from probe.ticks import Tick, between, ignore, part
+from probe.untrusted import DATA, open_file
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -210,7 +211,13 @@ def data_facts(data: Any) -> dict[str, Any] | None:
     for path, files in files_by_path:
         for file in files:
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
-            digest.update(f"{name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape") + file.read_bytes())
+            try:
+                with open_file(file, most=DATA) as opened:
+                    size = os.fstat(opened.fileno()).st_size
+                    digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
+                    hashlib.file_digest(opened, lambda: digest)
+            except OSError as error:
+                raise DataError(f"`{file}` cannot be read ({error.strerror}): give a file that can.") from None
     names = ", ".join(path.name for path in paths)
     return {"name": names, "files": sum(len(files) for _, files in files_by_path), "sha256": digest.hexdigest()}
 

@@ -33,7 +33,7 @@ from probe.seeds.t_intervals import OverTrainings, mean_over_trainings
 from probe.stats import Interval
 from probe.terms import UNSAID
 from probe.ticks import Tick
-from probe.untrusted import parse_json, readable
+from probe.untrusted import read_json, readable
 
 if TYPE_CHECKING:
     from probe.experiments.result import Result
@@ -409,7 +409,7 @@ def _is_bounded(value: Any) -> bool:
 def _read(file: Path) -> dict[str, Any]:
     """Entries by claim; none where the file is missing, damaged or of another format."""
     try:
-        content = readable(parse_json(file.read_bytes()))
+        content = readable(read_json(file))
     except (OSError, ValueError):
         return {}
     fits = isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("findings"), dict)

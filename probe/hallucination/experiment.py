@@ -36,6 +36,7 @@ from probe.plotting.intervals import percent
 from probe.rows import EVERY, Rows, Selection
 from probe.stats import GAIN, SHARE, Bounds, Interval, floats
 from probe.ticks import Tick, ignore, part
+from probe.untrusted import read_file, short
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -410,10 +411,10 @@ def _read(preamble: str | Path | None) -> str:
     if str(preamble) in PREAMBLES:
         return PREAMBLES[str(preamble)]
     try:
-        return Path(preamble).expanduser().read_text(encoding="utf-8")
+        return read_file(Path(preamble).expanduser()).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"The preamble `{preamble}` cannot be read ({error}): give a text file, or {' or '.join(PREAMBLES)}."
+            f"The preamble `{preamble}` cannot be read ({short(error)}): give a text file, or {' or '.join(PREAMBLES)}."
         ) from None
 
 

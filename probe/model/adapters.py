@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from probe.errors import MissingToolError, ModelError, brief, one_line
 from probe.model import identity
 from probe.model import loading as weights
+from probe.model.folders import sound_folder
 from probe.model.references import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -40,7 +41,7 @@ from probe.model.references import (
 )
 from probe.runs.directories import is_url
 from probe.runs.storage import sort_metadata
-from probe.untrusted import foreign, parse_json, short
+from probe.untrusted import WEIGHTS, foreign, read_json, regular, short
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -136,7 +137,7 @@ def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
 
     with foreign(refuse), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
-        adapter = PeftModel.from_pretrained(model, directory, torch_device=str(model.device))
+        adapter = PeftModel.from_pretrained(model, sound_folder(directory), torch_device=str(model.device))
         merged = adapter.merge_and_unload(safe_merge=True)
     for note in notes:
         if "missing adapter keys" in str(note.message):
@@ -183,9 +184,11 @@ def _entries(directory: Path) -> dict[str, Any]:
     """
     file = directory / ADAPTER_CONFIG
     try:
-        config = parse_json(file.read_text(encoding="utf-8"))
+        config = read_json(file)
     except (OSError, ValueError) as error:
-        raise ModelError(f"`{file}` cannot be read as JSON ({error}): copy or fetch the adapter again.") from None
+        raise ModelError(
+            f"`{file}` cannot be read as JSON ({short(error)}): copy or fetch the adapter again."
+        ) from None
     return config if isinstance(config, dict) else {}
 
 
@@ -313,7 +316,7 @@ def _metadata(directory: Path) -> dict[str, str]:
     def refuse(reason: str) -> ModelError:
         return ModelError(f"The adapter in `{directory}` cannot be merged into its base ({reason}): copy it again.")
 
-    with foreign(refuse), safe_open(directory / ADAPTER_WEIGHTS, "pt") as file:
+    with foreign(refuse), safe_open(regular(directory / ADAPTER_WEIGHTS, WEIGHTS), "pt") as file:
         return dict(file.metadata() or {})
 
 
@@ -394,7 +397,7 @@ def restore(model: "PeftModel", directory: Path, head: torch.Tensor | None = Non
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     try:
-        state = load_file(directory / ADAPTER_WEIGHTS)
+        state = load_file(regular(directory / ADAPTER_WEIGHTS, WEIGHTS))
     except (OSError, SafetensorError) as error:
         raise ModelError(f"The adapter in `{directory}` is broken ({error}): use another checkpoint.") from None
     own = get_peft_model_state_dict(model, save_embedding_layers=False) | ({} if head is None else {HEAD: head})

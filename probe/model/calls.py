@@ -21,7 +21,7 @@ import torch
 
 from probe.errors import ProbeError
 from probe.runs.storage import append_lines, cut_torn_line
-from probe.untrusted import parse_json
+from probe.untrusted import LOG, parse_json, read_file
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -76,9 +76,9 @@ def _read_answers(path: Path) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     lines: list[bytes] = []
     with suppress(OSError):
-        lines = path.read_bytes().splitlines()
+        lines = read_file(path, LOG).split(b"\n")
     for line in lines:
-        with suppress(ValueError, TypeError, KeyError, AttributeError):
+        with suppress(ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError):
             row = parse_json(line)
             answers[row["call"]] = {
                 name: torch.tensor(v, dtype=TYPES[kind]) for name, (kind, v) in row["answer"].items()

@@ -29,12 +29,13 @@ from transformers import (
 from transformers.utils import logging
 
 from probe.errors import ConfigError, ModelError
+from probe.model.folders import sound_folder
 from probe.model.references import read_config
 from probe.model.rehearsed import rehearsed
 from probe.runs.schema import CHECKSUMS, TRAINER_STATE
 from probe.runs.thinning import half_precision
 from probe.runs.world_file import write_world
-from probe.untrusted import foreign
+from probe.untrusted import WEIGHTS, foreign, read_json, regular
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COUNTED = re.compile(r"(?:num|n)_(?:\w+_)?(?:layers?|blocks)|(?:en|de)coder_layers|attention_types")
@@ -153,7 +154,7 @@ def _read(auto: Any, label: str, directory: Path, dtype: torch.dtype | None, dev
     _check_sizes(auto, label, directory)
     with _loading(label, directory), _no_progress_bar():
         model, info = auto.from_pretrained(
-            directory,
+            sound_folder(directory),
             dtype=kind,
             use_safetensors=True,
             trust_remote_code=False,
@@ -186,7 +187,7 @@ def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     for file in sorted(directory.glob("*.safetensors")):
         if file.name in TRAINER_STATE:
             continue
-        with foreign(_broken_error(directory)), safe_open(file, "pt") as weights:
+        with foreign(_broken_error(directory)), safe_open(regular(file, WEIGHTS), "pt") as weights:
             sizes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     return sizes
 
@@ -205,7 +206,8 @@ def weights_hash(directory: Path, exact: bool = False) -> str:
         ModelError: a file is broken.
     """
     files = [file for file in sorted(directory.glob("*.safetensors")) if file.name not in TRAINER_STATE]
-    stats = [file.stat() for file in files]
+    with foreign(_broken_error(directory)):
+        stats = [file.stat() for file in files]
     return _hash_files(tuple(zip(files, [(each.st_size, each.st_mtime_ns) for each in stats], strict=True)), exact)
 
 
@@ -213,10 +215,10 @@ def weights_hash(directory: Path, exact: bool = False) -> str:
 def _hash_files(files: tuple[tuple[Path, tuple[int, int]], ...], exact: bool) -> str:
     digest, places = hashlib.sha256(), dict[str, Path]()
     for file, _ in files:
-        with foreign(_broken_error(file.parent)), safe_open(file, "pt") as weights:
+        with foreign(_broken_error(file.parent)), safe_open(regular(file, WEIGHTS), "pt") as weights:
             places |= dict.fromkeys(weights.keys(), file)
     for name, file in sorted(places.items()):
-        with foreign(_broken_error(file.parent)), safe_open(file, "pt") as weights:
+        with foreign(_broken_error(file.parent)), safe_open(regular(file, WEIGHTS), "pt") as weights:
             tensor = weights.get_tensor(name)
         tensor = (tensor if exact else half_precision(tensor)).contiguous()
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
@@ -247,7 +249,7 @@ def _check_sizes(auto: Any, label: str, directory: Path) -> None:
                 "the config.json that belongs to them."
             )
     with _loading(label, directory):
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(sound_folder(directory), trust_remote_code=False, local_files_only=True)
         with torch.device("meta"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused below
             model = auto.from_config(config, trust_remote_code=False)
@@ -290,7 +292,9 @@ def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         return ModelError(f"`{directory}` has no usable tokenizer ({reason}): copy the tokenizer's files into it.")
 
     with foreign(refuse):
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            sound_folder(directory), trust_remote_code=False, local_files_only=True
+        )
         tokenizer = rehearsed(tokenizer)
         tokenizer("a \u2603")  # what is wrong with its settings shows when it is used, also on an unknown letter
     return tokenizer
@@ -433,7 +437,7 @@ def _save(
         model.save_pretrained(directory, **state)
     if dtype not in (None, model.dtype):
         file = directory / "config.json"
-        config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
+        config = read_json(file) | {"dtype": str(dtype).removeprefix("torch.")}
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     write_tokenizer(tokenizer, directory)
 

@@ -27,7 +27,7 @@ from probe.runs.directories import (
     present,
 )
 from probe.runs.schema import TRAINER_STATE
-from probe.untrusted import parse_json
+from probe.untrusted import read_json, short
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -135,7 +135,7 @@ def _meanings(name: str, step: str) -> list[Path]:
 def _is_as_it_comes(run: Path, name: str) -> bool:
     """Whether a run is no training and stands for the model `name` itself, as the one of the real sample runs does."""
     try:
-        meta = parse_json((run / RUN_FILE).read_bytes())
+        meta = read_json(run / RUN_FILE)
     except (OSError, ValueError):
         return False
     config = meta.get("config") if isinstance(meta, dict) else None
@@ -287,10 +287,10 @@ def read_settings(directory: Path) -> dict:
             "a folder that `save_pretrained` wrote."
         )
     try:
-        config = parse_json(file.read_text(encoding="utf-8"))
+        config = read_json(file)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"`{file}` cannot be read as JSON ({error}): write the model again or fetch the file anew."
+            f"`{file}` cannot be read as JSON ({short(error)}): write the model again or fetch the file anew."
         ) from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(

@@ -31,6 +31,7 @@ from probe.model.lm import LM
 from probe.model.references import Readout, is_adapter, read_config, resolve, split_readout
 from probe.model.scoring import last_states, token_states
 from probe.model.text import Ids, split, unwrap
+from probe.untrusted import WEIGHTS, regular
 
 PART = 8192
 """Tokens, padding included, that are scored at once."""
@@ -276,7 +277,7 @@ def value_lm(lm: LM) -> ScalarLM:
     """
     file = (lm.directory or Path()) / VALUE_HEAD
     try:
-        state = load_file(file)
+        state = load_file(regular(file, WEIGHTS))
         weight = (state["weight"] * state["scale"]).to(lm.device, lm.dtype)
     except (OSError, SafetensorError, KeyError) as error:
         raise ModelError(

@@ -44,6 +44,7 @@ from probe.retrieval.search import Retriever, rank_of, reciprocal_rank
 from probe.retrieval.world import CONTEXTS, DEPTHS
 from probe.rows import EVERY, Row, Rows, Selection, field, read_rows, sift
 from probe.ticks import Tick, ignore, part
+from probe.untrusted import DOCUMENT, read_file, short
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -182,9 +183,9 @@ def chunks_of(documents: Sequence[Source], size: int, overlap: int) -> list[Chun
 
 def _file(folder: Path, path: Path) -> Source:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path, DOCUMENT).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The document `{path}` cannot be read ({error}): give a text in UTF-8.") from None
+        raise DataError(f"The document `{path}` cannot be read ({short(error)}): give a text in UTF-8.") from None
     if not text.strip():
         raise DataError(f"The document `{path}` is empty: write its text, or take it away.")
     return Source(path.relative_to(folder).as_posix(), text)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
+from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,15 @@ from safetensors import deserialize
 from probe.errors import RunError
 from probe.runs.directories import present
 from probe.runs.schema import CAPTURE_AXES, CAPTURES, INDEX, PROMPTS, SCHEMA, ProbePrompt, RunWarning
-from probe.runs.storage import Position, read_lines
-from probe.untrusted import foreign, parse_json, readable
+from probe.runs.storage import Position, read_log
+from probe.untrusted import DOCUMENT, FIELDS, foreign, read_file, read_json, readable
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 PLAIN, PACKED = "attention", "attention_packed"
+CAPTURE = 2**30
+"""Most bytes of the tensors of one step."""
+CELLS = 32_000_000
+"""Most cells of a table of metrics or rollouts: where there are more, it has the columns that came first."""
 
 
 def pack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
@@ -91,41 +96,61 @@ def _warn_of(odd: int, path: Path) -> None:
 def newest(before: Mapping[int, Row], rows: Iterable[Row], path: Path) -> dict[int, Row]:
     """Rows by step, those of equal step merged; `before` is the result of earlier lines (it is not changed)."""
     by_step, odd = dict(before), 0
+    highest = [-step for step in by_step]  # each step is taken back once, however many resumes there are
+    heapify(highest)
     for row in rows:
         if not _sound(row):
             odd += 1
         elif row.get("event") == "resume":
-            by_step = {step: old for step, old in by_step.items() if step <= row["step"]}
+            while highest and -highest[0] > row["step"]:
+                del by_step[-heappop(highest)]
         elif row["step"] in by_step:
             by_step[row["step"]] = {**by_step[row["step"]], **row}
         else:
             by_step[row["step"]] = row
+            heappush(highest, -row["step"])
     _warn_of(odd, path)
     return by_step
 
 
 def all_rows(before: list[Row], rows: Iterable[Row], path: Path) -> list[Row]:
     """All rows in the order of the file without those that a resume takes back; `before` is not changed."""
-    result, odd = list(before), 0
+    result: list[Row | None] = list(before)
+    odd, highest = 0, [(-row["step"], index) for index, row in enumerate(before)]
+    heapify(highest)
     for row in rows:
         if not _sound(row):
             odd += 1
         elif row.get("event") == "resume":
-            result = [old for old in result if old["step"] <= row["step"]]
+            while highest and -highest[0][0] > row["step"]:
+                result[heappop(highest)[1]] = None
         else:
+            heappush(highest, (-row["step"], len(result)))
             result.append(row)
     _warn_of(odd, path)
-    return result
+    return [row for row in result if row is not None]
+
+
+def _first_columns(rows: Sequence[Row], names: Iterable[str] = ()) -> list[str]:
+    """The names of columns in the order in which they first appear: at most `FIELDS`, and `CELLS` in all the rows.
+
+    Those left out are told of in a `RunWarning`.
+    """
+    found = dict.fromkeys(names)
+    for row in rows:
+        found.update(dict.fromkeys(row))
+    most = min(FIELDS, max(CELLS // max(len(rows), 1), 16))
+    if len(found) > most:
+        warnings.warn(
+            f"The rows have {len(found):,} columns, and the first {most:,} are read.", RunWarning, stacklevel=4
+        )
+    return list(found)[:most]
 
 
 def metrics_frame(rows: Mapping[int, Row]) -> pd.DataFrame:
     """One line a step in order: `step`, `time` (seconds of training), then the metrics as they first appeared."""
-    steps = sorted(rows)
-    names = dict.fromkeys(["step", "time"])
-    for step in steps:
-        names.update(dict.fromkeys(rows[step]))
-    names.pop("event", None)
-    lines = [rows[step] for step in steps]
+    lines = [rows[step] for step in sorted(rows)]
+    names = [name for name in _first_columns(lines, ("step", "time")) if name != "event"]
     frame = pd.DataFrame({readable(name): numbers([row.get(name) for row in lines]) for name in names})
     return frame.astype({"step": "int64"})
 
@@ -142,7 +167,8 @@ def numbers(values: list[Any]) -> pd.Series:
 
 def rollouts_frame(rows: list[Row]) -> pd.DataFrame:
     """One line a completion; null inside a list of numbers becomes NaN."""
-    clean = [{readable(key): _with_nan(value) for key, value in row.items()} for row in rows]
+    names = frozenset(_first_columns(rows))
+    clean = [{readable(key): _with_nan(value) for key, value in row.items() if key in names} for row in rows]
     try:
         frame = pd.DataFrame(clean)
     except UnicodeEncodeError:  # half a surrogate pair, which text columns of pandas cannot hold
@@ -189,7 +215,7 @@ class Captures:
 
     def __init__(self, run: Path, *, live: bool = False) -> None:
         self.path = run / CAPTURES
-        rows, _ = read_lines(self.path / INDEX, Position(), live=live)
+        rows, _ = read_log(self.path / INDEX, Position(), live=live)
         rows_by_step = newest({}, rows, self.path / INDEX)
         self._files: dict[int, Path] = {}
         for step in sorted(rows_by_step):
@@ -215,7 +241,7 @@ class Captures:
         if not path.exists():
             return []
         try:
-            content = readable(parse_json(path.read_bytes()))
+            content = readable(read_json(path, DOCUMENT))
             if type(content["schema"]) is int and content["schema"] > SCHEMA:
                 raise RunError(
                     f"`{path}` has schema {content['schema']} and this version of Probe reads up to {SCHEMA}:"
@@ -241,7 +267,7 @@ class Captures:
                 f"The capture `{file}` is damaged ({reason}): delete it, or copy it again from where it was made."
             )
         ):
-            tensors = {name: _array(about) for name, about in deserialize(file.read_bytes())}
+            tensors = {name: _array(about) for name, about in deserialize(read_file(file, CAPTURE))}
         try:
             if PACKED in tensors:
                 tensors = unpack(tensors, [prompt.length for prompt in self.prompts])

@@ -13,6 +13,8 @@ SWEEP = ".sweep"
 """The folder beside the runs of a sweep that has its journal."""
 SHIPPED = Path(__file__).resolve().parents[2] / "sample_runs"
 """The sample runs that come with Probe: next to the package, in a checkout."""
+ENTRIES = 50_000
+"""Most files and folders of a run that are looked through for links."""
 
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -137,7 +139,7 @@ def is_shipped(path: Path) -> bool:
 
 def is_run(path: Path) -> bool:
     """Whether `path` is a directory that holds a run (readable or not)."""
-    return os.path.isfile(path / RUN_FILE)
+    return os.path.lexists(path / RUN_FILE)  # what stands there may be no file, which reading it says
 
 
 def run_directories(root: Path) -> list[Path]:
@@ -164,11 +166,19 @@ def within(path: str | Path, among: Sequence[Path] | None = None) -> bool:
 
 
 def stray_link(path: Path, among: Sequence[Path] | None = None) -> Path | None:
-    """The first of `path` and the links in it that leads outside the folders of runs (default: `roots()`), or None."""
+    """The first of `path` and the links in it that leads outside the folders of runs (default: `roots()`), or None.
+
+    Raises:
+        RunError: there is more in it than can be looked through each time.
+    """
     places = list(roots() if among is None else among)
     if not within(path, places):
         return path
+    seen = 0
     for folder, folders, files in os.walk(path):
+        seen += len(folders) + len(files)
+        if seen > ENTRIES:
+            raise RunError(f"`{path}` holds more than {ENTRIES:,} files and folders, so it is not read: thin it.")
         for name in sorted([*folders, *files]):
             entry = Path(folder, name)
             if entry.is_symlink() and not within(entry, places):

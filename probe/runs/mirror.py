@@ -25,6 +25,7 @@ from probe.runs.directories import RUN_FILE, cache_root, is_run
 from probe.runs.objects import Folder
 from probe.runs.reader import read_meta
 from probe.runs.remote import (
+    MANIFEST_BYTES,
     TRIES,
     Entry,
     Version,
@@ -40,6 +41,7 @@ from probe.runs.remote import (
 )
 from probe.runs.schema import ENDINGS, RunWarning
 from probe.runs.storage import disk, write_atomic
+from probe.untrusted import read_file
 
 MANIFEST = ".manifest.json"
 """In each run: the version that is here."""
@@ -80,7 +82,7 @@ def address_of(path: Path) -> str | None:
         return None
     first, *rest = real.relative_to(root).parts
     try:
-        url = (root / first / ADDRESS_FILE).read_text(encoding="utf-8")
+        url = read_file(root / first / ADDRESS_FILE).decode()
     except (OSError, ValueError):
         return None
     return "/".join([url, *rest])
@@ -317,7 +319,7 @@ def _fetch_into(folder: Folder, path: Path, entries: Iterable[Entry]) -> None:
 def _version(path: Path) -> Version:
     """The version that is here; an empty one where none is known."""
     try:
-        return parse_version((path / MANIFEST).read_bytes(), str(path / MANIFEST))
+        return parse_version(read_file(path / MANIFEST, MANIFEST_BYTES), str(path / MANIFEST))
     except (OSError, RunError):
         return Version(0)
 

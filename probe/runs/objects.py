@@ -11,7 +11,7 @@ from typing import Any
 
 from probe.errors import ConfigError, MissingToolError, ProbeError, RunError, brief
 from probe.runs.storage import write_atomic
-from probe.untrusted import short
+from probe.untrusted import WEIGHTS, regular, short
 
 TIMES = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
 """Patience of the client of S3, seconds."""
@@ -83,6 +83,8 @@ class Folder:
         """
         with self.contact():
             try:
+                if "file" in self._fs.protocol:
+                    regular(self.key(name), WEIGHTS)
                 return self._fs.cat_file(self.key(name), start=start, end=end)
             except OSError as error:
                 if "InvalidRange" in repr(error.__cause__):  # it ends before
@@ -126,7 +128,7 @@ class Folder:
             RunError: the store cannot be written to.
         """
         with self.contact():
-            file.stat()  # so that what is missing below is the bucket
+            regular(file, WEIGHTS)  # so that what is missing below is the bucket
             self._fs.put_file(str(file), self.key(name))
 
     def remove(self, names: Iterable[str]) -> None:

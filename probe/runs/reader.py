@@ -34,8 +34,8 @@ from probe.runs.schema import (
     check_meta,
     parse_step,
 )
-from probe.runs.storage import Position, is_locked, read_lines
-from probe.untrusted import parse_json, readable
+from probe.runs.storage import Position, is_locked, read_log
+from probe.untrusted import LOG, parse_json, read_file, readable, short
 
 STALE_S = 300.0
 """Seconds without a heartbeat after which a run whose lock cannot be seen counts as killed; clocks that differ by less
@@ -141,20 +141,30 @@ class Run:
             {"value": float, "ci_low": float, "ci_high": float}
         )
 
-    def metrics(self) -> pd.DataFrame:
+    def metrics(self, most: int = LOG) -> pd.DataFrame:
         """What was logged: one line a step with `step`, `time` (seconds of training) and a column for each metric.
 
-        Called again it reads only what was appended since. A value that was not finite is NaN.
+        Called again it reads only what was appended since. A value that was not finite is NaN. Lines that cannot be
+        read are left out with a `RunWarning`.
+
+        Args:
+            most: bytes of the file that are read, from its start.
         """
         rows, position = self._metrics
-        fresh, after = read_lines(self.path / METRICS, position, live=self._live())
+        fresh, after = read_log(self.path / METRICS, position, live=self._live(), most=most)
         self._metrics = newest(rows if after.continues(position) else {}, fresh, self.path / METRICS), after
         return metrics_frame(self._metrics[0])
 
-    def rollouts(self) -> pd.DataFrame:
-        """The sampled completions: one line each with `step`, `prompt`, `completion` and fields of the method."""
+    def rollouts(self, most: int = LOG) -> pd.DataFrame:
+        """The sampled completions: one line each with `step`, `prompt`, `completion` and fields of the method.
+
+        Lines that cannot be read are left out with a `RunWarning`.
+
+        Args:
+            most: bytes of the file that are read, from its start.
+        """
         rows, position = self._rollouts
-        fresh, after = read_lines(self.path / ROLLOUTS, position, live=self._live())
+        fresh, after = read_log(self.path / ROLLOUTS, position, live=self._live(), most=most)
         self._rollouts = all_rows(rows if after.continues(position) else [], fresh, self.path / ROLLOUTS), after
         return rollouts_frame(self._rollouts[0])
 
@@ -258,7 +268,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     """
     file = path / RUN_FILE
     try:
-        text = file.read_bytes()
+        text = read_file(file)
     except OSError as error:
         raise RunError(
             f"`{path}` has no {RUN_FILE} that can be read ({error.strerror}): give a folder that a run was written to."
@@ -266,7 +276,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     try:
         meta = readable(parse_json(text))
     except ValueError as error:
-        state = "is cut short" if text else "is empty"
+        state = f"is cut short or damaged ({short(error)})" if text else "is empty"
         raise RunError(
             f"`{file}` {state}, so the run cannot be read: copy it again from where it was made, or delete the folder."
         ) from error

@@ -38,7 +38,7 @@ from probe.runs.objects import Folder
 from probe.runs.reader import read_meta
 from probe.runs.schema import CAPTURES, CHECKPOINTS, ENDINGS, INDEX, dumps, parse_step
 from probe.runs.storage import disk, sync_tree, write_atomic
-from probe.untrusted import parse_json
+from probe.untrusted import LOG, open_file, parse_json, read_file
 
 ATTEMPTS, FILES = "attempts", "files"
 SCHEMA = 1
@@ -369,7 +369,7 @@ def is_bulky(name: str) -> bool:
 def _send_all(path: Path, folder: Folder, before: Version) -> tuple[list[Entry], Version]:
     """Send what is not in the store yet; gives what is new there, and the version that is complete now."""
     for _ in range(TRIES):
-        early = {name: (path / name).read_bytes() for name in FIRST if (path / name).is_file()}
+        early = {name: read_file(path / name, LOG) for name in FIRST if (path / name).is_file()}
         names = list(_files(path))
         bulky = {name: _stamp(path / name) for name in names if is_bulky(name)}
         try:
@@ -377,7 +377,10 @@ def _send_all(path: Path, folder: Folder, before: Version) -> tuple[list[Entry],
         except FileNotFoundError:  # a checkpoint was replaced
             continue
         except OSError as error:
-            raise RunError(f"`{path}` cannot be read ({error.strerror}): see who may read its files.") from error
+            raise RunError(
+                f"`{error.filename or path}` cannot be read ({error.strerror}), so the run is not sent: see who may"
+                " read it, or take it away."
+            ) from error
         units = {_unit(name) for name in bulky}
         if {name: _stamp(path / name) for name in _files(path) if is_bulky(name) and _unit(name) in units} == bulky:
             fresh = [entry for entry in entries if before.files.get(entry.name) != entry]
@@ -392,7 +395,7 @@ def _send(path: Path, folder: Folder, before: Version, early: dict[str, bytes], 
         stamp = _stamp(file)
         data, size, sha256 = None, stamp[0], _file_hash(str(file), stamp)
     else:
-        data = early[name] if name in early else file.read_bytes()
+        data = early[name] if name in early else read_file(file, LOG)
         size, sha256 = len(data), hashlib.sha256(data).hexdigest()
     if known and (known.bytes, known.sha256) == (size, sha256):
         return known
@@ -435,7 +438,7 @@ def _stamp(file: Path) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=100_000)
 def _file_hash(file: str, stamp: tuple[int, int, int]) -> str:
-    with open(file, "rb") as data:
+    with open_file(file) as data:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import IO, Any, TypeGuard
 
 from probe.errors import RunError
 from probe.runs.schema import RunWarning
-from probe.untrusted import parse_json
+from probe.untrusted import LOG, MB, NEVER_WAIT, NO_LINK, check_regular, open_file, parse_json
 
 # Windows has no fcntl: no lock there, the heartbeat alone tells.
 fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
@@ -41,6 +41,8 @@ def disk(path: Path) -> Iterator[None]:
             remedy = "a file stands where a folder is needed, so move it or choose another folder"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "choose a folder that you may write to"
+        elif error.errno in (errno.EINVAL, errno.ENXIO, errno.EFBIG):
+            remedy = "take it away, or choose another folder"
         else:
             remedy = "free some space there, or choose a folder that you may write to"
         raise RunError(f"`{path}` could not be written ({error.strerror or error}): {remedy}.") from error
@@ -140,7 +142,7 @@ def sync_tree(root: Path) -> None:
     """Wait until all files in a folder are on the disk."""
     for path in root.rglob("*"):
         if path.is_file():
-            with open(path, "rb") as file:
+            with open_file(path) as file:
                 os.fsync(file.fileno())
 
 
@@ -249,15 +251,16 @@ def is_locked(directory: Path) -> bool | None:
         os.close(handle)
 
 
-NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-"""Opens no symbolic link, where the system can say so."""
 TAIL = 8192
 """Bytes of the end of a log that are read."""
-
-
-def no_link(path: str, flags: int) -> int:
-    """Opener of `open` that opens a file, but no symbolic link."""
-    return os.open(path, flags | NO_LINK)
+CHUNK = 8 * MB
+"""Bytes of a file of lines that are parsed at once."""
+LINE = 16 * MB
+"""Most bytes of a line; a longer one is broken."""
+UNFINISHED = "The last line"
+"""How the warning begins of a line that its writer did not finish."""
+LINES = 2_000_000
+"""Most lines that are read of a file."""
 
 
 def last_lines(path: Path) -> list[str]:
@@ -266,7 +269,7 @@ def last_lines(path: Path) -> list[str]:
     Empty where there is no such file.
     """
     try:
-        with open(path, "rb", opener=no_link) as file:
+        with open_file(path, follow=False) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
             text = file.read(TAIL).decode("utf-8", "replace")
     except OSError:
@@ -294,7 +297,13 @@ class LineFile:
         self.path = path
         refuse_link(path)
         with disk(path):
-            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK, 0o666)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK | NEVER_WAIT
+            self._handle = os.open(path, flags, 0o666)
+            try:
+                check_regular(self._handle, path)
+            except OSError:
+                self.close()
+                raise
 
     def append(self, lines: list[str]) -> None:
         """Append lines (without their ends)."""
@@ -339,15 +348,28 @@ def cut_torn_line(path: Path) -> None:
     refuse_link(path)
     if not path.exists():
         return
-    with disk(path), open(path, "rb+") as file:
-        data = file.read()
-        start = data.rfind(b"\n") + 1
-        if start == len(data):
+    with disk(path), open_file(path, write=True) as file:
+        end = file.seek(0, os.SEEK_END)
+        start = _start_of_last_line(file, end)
+        file.seek(start)
+        if start == end:
             return
-        if _parse(data[start:]) is None:
+        if end - start > LINE or _parse(file.read(end - start)) is None:
             file.truncate(start)
         else:
             file.write(b"\n")
+
+
+def _start_of_last_line(file: IO[bytes], end: int) -> int:
+    """Where what follows the last end of a line begins."""
+    while end:
+        start = max(0, end - CHUNK)
+        file.seek(start)
+        at = file.read(end - start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        end = start
+    return 0
 
 
 @dataclass(frozen=True)
@@ -363,36 +385,74 @@ class Position:
         return self.inode == earlier.inode and self.offset >= earlier.offset
 
 
-def read_lines(path: Path, position: Position, *, live: bool) -> tuple[list[dict[str, Any]], Position]:
+def read_lines(path: Path, position: Position, *, live: bool, most: int = LOG) -> tuple[list[dict[str, Any]], Position]:
     """The objects on the lines after `position`, and the position after them.
 
-    A broken line is left out with a `RunWarning` that names it. A last line without an end that is no object yet is
-    left for the next call; unless the run is `live` (its writer may be in the middle of it) that is warned of too.
-    A missing file has no lines. The position goes back to the start when the file was replaced or cut.
+    A broken line (one that is no object, is longer than `LINE`, or has too many names) is left out with a
+    `RunWarning` that names it. A last line without an end that is no object yet is left for the next call; unless the
+    run is `live` (its writer may be in the middle of it) that is warned of too. A missing file has no lines. The
+    position goes back to the start when the file was replaced or cut.
+
+    Args:
+        path: of the file.
+        position: how far it has been read.
+        live: whether a process may be writing it.
+        most: bytes of the file that are read, from its start; what follows, and what follows `LINES` lines, is left out
+            with a `RunWarning`.
+
+    Raises:
+        RunError: it is no regular file, or may not be read.
     """
+    rows: list[dict[str, Any]] = []
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             status = os.fstat(file.fileno())
             if status.st_ino != position.inode or status.st_size < position.offset:
                 position = Position(inode=status.st_ino)
-            file.seek(position.offset)
-            data = file.read()
+            end = min(status.st_size, most)
+            offset, line, tail, whole = position.offset, position.line, b"", True
+            file.seek(offset)
+            while line < LINES and (data := file.read(max(0, min(CHUNK, end - file.tell())))):
+                head, found, rest = data.rpartition(b"\n")
+                if not found:  # a line that is too long is no longer kept, but its end is looked for
+                    whole = whole and len(tail) + len(rest) <= LINE
+                    tail = tail + rest if whole else b""
+                    continue
+                raw = (tail + head if whole else b"\0" + head).split(b"\n")
+                rows += _parse_all(raw, path, line)
+                offset, line, tail, whole = file.tell() - len(rest), line + len(raw), rest, True
     except FileNotFoundError:
         return [], Position()
-    whole, tail = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
-    raw = whole.split(b"\n")[:-1]
-    rows = _parse_all(raw, path, position.line)
-    offset, line = position.offset + len(whole), position.line + len(raw)
-    if tail and (row := _parse(tail)) is not None:
+    except OSError as error:
+        raise RunError(
+            f"`{path}` cannot be read ({error.strerror}): copy it again from where the run was made, or take it away."
+        ) from error
+    if end < status.st_size or line >= LINES:
+        _warn_of_rest(path, end, status.st_size, line)
+    elif tail and (row := _parse(tail)) is not None:
         rows.append(row)
-        offset, line = offset + len(tail), line  # the line's end, once it comes, counts the line
-    elif tail.strip() and not live:
+        offset += len(tail)  # the line's end, once it comes, counts the line
+    elif (tail.strip() or not whole) and not live:
         warnings.warn(
-            f"The last line ({line + 1}) of `{path}` was not finished and is left out: the run ended while writing it.",
+            f"{UNFINISHED} ({line + 1}) of `{path}` was not finished and is left out: the run ended while writing it.",
             RunWarning,
             stacklevel=3,
         )
     return rows, Position(offset, line, position.inode)
+
+
+def read_log(path: Path, position: Position, *, live: bool, most: int = LOG) -> tuple[list[dict[str, Any]], Position]:
+    """The same, but a file that cannot be read has no lines, with a `RunWarning` that says so."""
+    try:
+        return read_lines(path, position, live=live, most=most)
+    except RunError as error:
+        warnings.warn(str(error), RunWarning, stacklevel=3)
+        return [], Position()
+
+
+def _warn_of_rest(path: Path, end: int, size: int, line: int) -> None:
+    part = f"{LINES:,} lines" if line >= LINES else f"{end / MB:,.0f} MB of {size / MB:,.0f} MB"
+    warnings.warn(f"Of `{path}` only the first {part} are read.", RunWarning, stacklevel=4)
 
 
 def _parse_all(raw: list[bytes], path: Path, before: int) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from probe.runs.checksums import check_intact
 from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, CHECKPOINTS, INDEX, TRAINER_STATE, dumps, parse_step
 from probe.runs.storage import Position, disk, read_lines, sort_metadata, write_atomic
+from probe.untrusted import WEIGHTS, read_json, regular
 
 
 def thin(directory: str | Path, keep: int = 12, half: bool = True) -> Run:
@@ -86,7 +87,7 @@ def _thin_captures(run: Run, keep: int) -> None:
 
 def _pack(path: Path, step: int, lengths: list[int]) -> dict[str, Any]:
     """Write a capture with its attention packed; gives its entry in the index."""
-    tensors = load_arrays(path)
+    tensors = load_arrays(regular(path, WEIGHTS))
     packed = pack(tensors, lengths)
     if packed is not tensors:
         write_atomic(path, save_arrays(packed, metadata={"step": str(step)}))
@@ -99,15 +100,15 @@ def _halve(checkpoint: Path) -> None:
     for name in TRAINER_STATE:
         (checkpoint / name).unlink(missing_ok=True)
     for path in [*checkpoint.glob("model*.safetensors"), *checkpoint.glob("adapter_model.safetensors")]:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular(path, WEIGHTS), framework="pt") as file:
             metadata = file.metadata()
-        tensors = load_file(path)
+        tensors = load_file(regular(path, WEIGHTS))
         small = {name: half_precision(t) for name, t in tensors.items()}
         write_atomic(path, sort_metadata(save(small, metadata=metadata)))
     config = checkpoint / "config.json"
     if not config.exists():  # an adapter: peft brings its weights into the base's format
         return
-    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings = read_json(config)
     settings.pop("torch_dtype", None)
     write_atomic(config, json.dumps({**settings, "dtype": "float16"}, indent=2).encode())
 

@@ -23,6 +23,7 @@ from probe.runs.directories import is_run
 from probe.runs.reader import STALE_S, Run
 from probe.sweep.journal import LOGS, answer_file, log_file
 from probe.sweep.spec import Task
+from probe.untrusted import open_file, read_file
 
 PATIENCE_S = 2 * STALE_S
 """How long an attempt waits for another process that writes the run."""
@@ -237,21 +238,21 @@ class Attempt:
         answer = ""
         if self.task.kind == "experiment" and state == "finished":
             file = answer_file(self.order.directory / self.order.folder, self.task.name)
-            answer = file.read_text(encoding="utf-8")
+            answer = read_file(file).decode()
         return Ended(self.task.name, state, message, self.node, answer)
 
     def _reason(self) -> str:
         """The last line of this attempt's log."""
-        with open(log_file(self.order.directory / self.order.folder, self.task.name), "rb") as log:
+        with open_file(log_file(self.order.directory / self.order.folder, self.task.name)) as log:
             log.seek(self._start_of_log)
             lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
         return lines[-1].removeprefix("probe: error: ").strip() if lines else "Its process ended without a word."
 
 
 def _opened(path: Path, mode: str) -> IO[bytes]:
-    """A file for the output of a process; a link in its place is not followed."""
-    if path.is_symlink():
-        raise RunError(f"`{path}` is a link to another file, and nothing is written through it: delete it.")
+    """A file for the output of a process; nothing is written to a link or a pipe in its place."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise RunError(f"`{path}` is a link or no regular file, and nothing is written to it: delete it.")
     return open(path, mode)
 
 

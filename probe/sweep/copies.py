@@ -19,6 +19,7 @@ from probe.runs.reader import Run
 from probe.runs.remote import Fenced, claim, download, newest_attempt
 from probe.runs.storage import disk, hold_lock, replace_folder, unlock, write_atomic
 from probe.runs.uploads import Uploads
+from probe.untrusted import read_file
 
 COPIES = "copies"
 NUMBER = "number"
@@ -93,7 +94,7 @@ def _folder(run: Path) -> Path:
 def _number(run: Path) -> int | None:
     """The number with which the copy here was taken over; None where nothing is known."""
     try:
-        return int((_folder(run) / NUMBER).read_text())
+        return int(read_file(_folder(run) / NUMBER))
     except (OSError, ValueError):
         return None
 

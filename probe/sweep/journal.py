@@ -22,7 +22,7 @@ from probe.runs.reader import Run
 from probe.runs.schema import METRICS, dumps
 from probe.runs.storage import Position, append_lines, disk, is_locked, last_lines, read_lines
 from probe.sweep.spec import NAME, Spec, Task
-from probe.untrusted import parse_json, readable
+from probe.untrusted import parse_json, read_json, readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,7 +148,7 @@ class Sweep:
                 [] if run is None else [{str(k): v for k, v in row.items()} for row in run.headline.to_dict("records")]
             )
         try:
-            answer = readable(parse_json(answer_file(self.folder, task.name).read_bytes()))
+            answer = readable(read_json(answer_file(self.folder, task.name)))
             summary = answer["summary"]
         except (OSError, ValueError, KeyError, TypeError):
             return []
@@ -236,8 +236,8 @@ def read_sweep(out: str | Path) -> Sweep:
         warnings.simplefilter("ignore")  # a torn last line is one that is being written
         try:
             rows, _ = read_lines(file, Position(), live=True)
-        except OSError as error:
-            raise ConfigError(f"The journal `{file}` cannot be read ({error.strerror}).") from error
+        except RunError as error:
+            raise ConfigError(str(error)) from error
     for row in rows:
         sweep.apply(readable(row))
     for task in sweep.tasks.values():

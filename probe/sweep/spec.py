@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,6 +21,7 @@ from probe.errors import AmbiguousNameError, ConfigError, ModelError, ProbeError
 from probe.options import option, words
 from probe.runs.directories import is_path, is_url
 from probe.sweep.trust import MOST_VALUES, check_count, check_out, uses
+from probe.untrusted import MB, parse_toml, read_file
 
 EXAMPLE = """\
 out = "runs/betas"
@@ -242,7 +242,7 @@ def check_commands(spec: Spec) -> None:
 
 def _load(path: Path) -> Mapping[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_file(path, MB))
     except OSError as error:
         raise ConfigError(f"The spec `{path}` cannot be read ({error.strerror}): give a TOML file.") from error
     except ValueError as error:  # no TOML, or no UTF-8

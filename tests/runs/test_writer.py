@@ -247,13 +247,23 @@ def test_a_checkpoint_appears_when_it_is_whole(make: Make):
     assert os.listdir(writer.path / "checkpoints" / "00000005") == ["new"]
 
 
-def test_a_full_disk_is_one_sentence():
-    file = LineFile(Path("/dev/full"))
-    with pytest.raises(
-        RunError, match=r"`/dev/full` could not be written \(No space left on device\): free some space"
-    ):
+def test_a_full_disk_is_one_sentence(tmp_path: Path):
+    file = LineFile(tmp_path / "lines")
+    with open("/dev/full", "ab") as full:
+        os.dup2(full.fileno(), file._handle)
+    with pytest.raises(RunError, match=r"lines` could not be written \(No space left on device\): free some space"):
         file.append(["{}"])
     file.close()
+
+
+@pytest.mark.parametrize("with_reader", [False, True])
+def test_nothing_is_written_into_a_pipe(tmp_path: Path, with_reader: bool):
+    os.mkfifo(tmp_path / "lines")
+    reader = os.open(tmp_path / "lines", os.O_RDONLY | os.O_NONBLOCK) if with_reader else None
+    with pytest.raises(RunError, match=r"lines` could not be written \(.*\): "):
+        LineFile(tmp_path / "lines")
+    if reader is not None:
+        os.close(reader)
 
 
 def test_a_file_in_the_way_of_a_run_is_named(tmp_path: Path):

@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from dashboard.models import compute_once
+from probe.untrusted import parse_json
 
 if TYPE_CHECKING:
     from dashboard.pages.autoregression.choices import Question, Side
@@ -86,7 +87,7 @@ def _snowball(lm: "LM", prompts: tuple[str, ...], world_json: str, length: int, 
     from probe.autoregression.snowballs import snowball
     from probe.world import World
 
-    world = World.from_dict(json.loads(world_json)) if world_json else None
+    world = World.from_dict(parse_json(world_json)) if world_json else None
     return snowball(lm, prompts, world=world, steps=length, **options)
 
 

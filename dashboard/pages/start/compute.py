@@ -7,6 +7,7 @@ import pandas as pd
 
 from dashboard import data
 from dashboard.data import Store
+from probe.errors import RunError
 from probe.runs.captured import answer_names
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
@@ -55,7 +56,11 @@ def find_example(store: Store) -> Example | None:
     """
     headlines = data.headlines(store)
     for base, label in data.parents(store):
-        example = _example(store, base, label, headlines)
+        try:
+            example = _example(store, base, label, headlines)
+        except RunError as error:  # damaged captures: another run shows it as well
+            data.tell(error)
+            continue
         if example is not None:
             return example
     return None

@@ -1,0 +1,49 @@
+"""Folders of models as somebody else may have filled them: looked at before a library opens what is in them."""
+
+import os
+from itertools import islice
+from pathlib import Path
+
+from probe.errors import ModelError
+from probe.untrusted import DOCUMENT, WEIGHTS, read_json, regular, short
+
+TOKENS = 1_000_000
+"""Added tokens that a tokenizer's settings may name."""
+MOST = 10_000
+"""Entries that a folder may have."""
+TEMPLATES = "additional_chat_templates"
+"""The folder in it from which transformers reads, too."""
+SETTINGS = frozenset(
+    ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "adapter_config.json")
+)
+"""Files that transformers and peft parse and hand on as they are; the tokenizer's own is parsed with a limit of its
+library."""
+
+
+def sound_folder(directory: Path) -> Path:
+    """The folder, if libraries can read it: regular files (or links to them), none too large, no settings too deep.
+
+    Raises:
+        ModelError: a file is something else, such as a named pipe, is too large, or holds settings that are no JSON or
+            are nested too deeply.
+    """
+    for folder in (directory, directory / TEMPLATES):
+        if not folder.is_dir():
+            continue
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in islice(entries, MOST + 1) if not entry.is_dir()]
+        if len(names) > MOST:
+            raise ModelError(f"`{folder}` holds more than {MOST:,} files: give the folder of a model.")
+        for name in names:
+            _check(folder / name)
+    return directory
+
+
+def _check(file: Path) -> None:
+    try:
+        if not (file.is_symlink() and not file.exists()):  # a link into nothing is as good as no file
+            regular(file, WEIGHTS if file.suffix == ".safetensors" else DOCUMENT)
+        if file.name in SETTINGS:
+            read_json(file, fields=TOKENS)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"`{file}` cannot be read ({short(error)}): copy or fetch the model again.") from None

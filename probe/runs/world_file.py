@@ -10,7 +10,7 @@ from typing import Any
 
 from probe.errors import DataError, RunError
 from probe.runs.directories import RUN_FILE
-from probe.untrusted import parse_json
+from probe.untrusted import read_json
 
 WORLD_FILE = "probe_world.json"
 MOST_BYTES = 2**16
@@ -38,7 +38,7 @@ def read_world(run_dir: Path | None, directory: Path | None) -> Any:
     """
     if run_dir is not None:
         try:
-            return parse_json((run_dir / RUN_FILE).read_bytes()).get("world")
+            return read_json(run_dir / RUN_FILE).get("world")
         except (OSError, ValueError, AttributeError) as error:
             raise RunError(f"The run {run_dir} has no readable run.json ({error}): restore it or train anew.") from None
     if directory is None or not (directory / WORLD_FILE).is_file():
@@ -53,8 +53,6 @@ def world_in(file: Path) -> Any:
         DataError: it is damaged or far larger than a world.
     """
     try:
-        if file.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-        return parse_json(file.read_bytes())
+        return read_json(file, MOST_BYTES)
     except (OSError, ValueError) as error:
         raise DataError(f"`{file}` cannot be read ({error}): copy it again, or delete it.") from None

@@ -1,5 +1,6 @@
 """Every format that is read: a sound example, how it is damaged, and all that is read of it."""
 
+import gzip
 import io
 import json
 import os
@@ -24,14 +25,18 @@ from transformers import AutoModelForCausalLM
 import probe
 from dashboard import access, data, jobs
 from dashboard.phenomena.compute import compare_summaries, sendable_result
-from probe.audit.change import CORPUS
+from probe.audit.change import CORPUS, read_audit, stored_audits
+from probe.audit.change import FILE as AUDIT
+from probe.audit.figures import difference_points, difference_table, inside
+from probe.audit.html_file import audit_html
 from probe.audit.inspection import KINDS
 from probe.audit.kept import read_kept
 from probe.chain_of_thought.files import read_problems
 from probe.commands import runs as commands
+from probe.continual.training import saved_texts
 from probe.experiments.metrics import Mean
 from probe.experiments.registry import Experiment
-from probe.experiments.result import Result
+from probe.experiments.result import ITEMS_FILE, LINES_FILE, RESULT_FILE, Result
 from probe.experiments.store import results
 from probe.findings.claim import Bench, read_record, record
 from probe.findings.claims import choose_claims, finding
@@ -39,6 +44,7 @@ from probe.hallucination.files import read_questions
 from probe.in_context.few_shot import read_classification
 from probe.model import loading as weights
 from probe.model.adapters import quiet
+from probe.model.calls import Calls
 from probe.model.lm import LM
 from probe.model.rewards import RewardModel, analysable
 from probe.model.text import chat_text, encode
@@ -67,6 +73,7 @@ from probe.sycophancy.beliefs import read_questions as read_templates
 from probe.sycophancy.choices import read_choices
 from probe.sycophancy.feedback import read_texts
 from probe.sycophancy.files import read_file
+from probe.untrusted import read_json
 from probe.world import World, WorldConfig, of
 from tests.dashboard.pages import Everyone
 from tests.fuzz.mutator import (
@@ -76,6 +83,7 @@ from tests.fuzz.mutator import (
     mutate_json,
     mutate_lines,
     mutate_safetensors,
+    mutate_toml,
     packed,
 )
 from tests.models import random_lm, random_reward_model, saved_lm
@@ -413,6 +421,53 @@ def read_result(path: Path) -> None:
     sent(shown.summary, shown.items, *shown.tables.values())
 
 
+def result_of_lines(folder: Path) -> Path:
+    """A stored result of the first format, whose items are lines."""
+    path = result(folder)
+    index = json.loads((path / RESULT_FILE).read_text())
+    (path / RESULT_FILE).write_text(json.dumps(index | {"format": 1}))
+    columns = json.loads(gzip.decompress((path / ITEMS_FILE).read_bytes()))
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    (path / LINES_FILE).write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode(), mtime=0))
+    return path
+
+
+def saved_items(folder: Path) -> Path:
+    """A run of continual learning with the items of its tasks."""
+    path = write_run(folder / "run").path
+    (path / "results" / "continual").mkdir(parents=True)
+    rows = [{"kind": "a", "prompt": "mira", "expected": "oslo"}, {"kind": "b", "prompt": "tom", "expected": "rome"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (path / "results" / "continual" / "items.jsonl.gz").write_bytes(gzip.compress(lines, mtime=0))
+    return path
+
+
+def read_saved_items(path: Path) -> None:
+    """The prompts and answers of the tasks."""
+    for pairs in saved_texts(open_run(path), ["a", "b"]) or []:
+        for prompt, answer in pairs:
+            prompt.upper(), answer.upper()
+
+
+def audit(folder: Path) -> Path:
+    """An audit of the sample runs, with few rows, and a sound one that must stay in the list."""
+    values = json.loads((SAMPLES / "audits" / "base-dpo-agreeable" / AUDIT).read_text())
+    for name in ("damaged", "other"):
+        (folder / name).mkdir()
+        short = values | {part: values[part][:3] for part in ("rows", "corpus", "blocks")}
+        (folder / name / AUDIT).write_text(json.dumps(short))
+    return folder / "damaged"
+
+
+def read_whole_audit(path: Path) -> None:
+    """The audit as the page and its file show it, and the list that it stands in."""
+    assert path.parent / "other" in stored_audits(sorted(path.parent.glob(f"*/{AUDIT}")))
+    found = read_audit(path)
+    found.sentence.encode(), found.to_json().encode()
+    sent(difference_points(found), difference_table(found), inside(found))
+    audit_html(found).encode()
+
+
 def read_compared(path: Path) -> None:
     """Stored differences; what cannot be read is made again."""
     found = Result.load(path)
@@ -473,8 +528,8 @@ def world(folder: Path) -> Path:
 def read_world(path: Path) -> None:
     """The world, a question of it and a document."""
     try:
-        told = json.loads((path / "world.json").read_bytes())
-    except (ValueError, RecursionError):
+        told = read_json(path / "world.json")  # as it is read from run.json
+    except (OSError, ValueError):
         return
     if isinstance(told, dict):
         made = World.from_dict(told)
@@ -490,6 +545,31 @@ def lines(name: str, *rows: object) -> Callable[[Path], Path]:
         return folder
 
     return make
+
+
+def cells(name: str, *rows: dict[str, str]) -> Callable[[Path], Path]:
+    """A folder with a TSV file."""
+
+    def make(folder: Path) -> Path:
+        (folder / name).write_text("".join("\t".join(each) + "\n" for each in (rows[0], *map(dict.values, rows))))
+        return folder
+
+    return make
+
+
+def texts(folder: Path) -> Path:
+    """Documents that are text files, with questions."""
+    (documents(folder) / "documents.jsonl").unlink()
+    (folder / "a.txt").write_text("mira lives in oslo .")
+    (folder / "b.md").write_text("tom lives in rome .")
+    return folder
+
+
+def answers(folder: Path) -> Path:
+    """Kept answers of a model."""
+    rows = [{"call": "a", "answer": {"values": ["float32", [0.5]]}}, {"call": "b", "answer": {"ids": ["int64", [1]]}}]
+    (folder / "calls.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
 def copied(name: str) -> Callable[[Path], Path]:
@@ -602,10 +682,21 @@ FORMATS = (
     Format("packed captures", thinned, "captures/00000002.safetensors", mutate_safetensors, read_captures),
     Format("prompts of packed captures", thinned, "captures/prompts.json", mutate_json, read_captures),
     Format(".training/NAME.json", job, f"{jobs.FOLDER}/run.json", mutate_json, read_job),
+    Format(".training/NAME.log", job, f"{jobs.FOLDER}/run.log", mutate_bytes, read_job),
     Format(".sweep/journal.jsonl", sweep, f".sweep/{JOURNAL}", mutate_lines, read_whole_sweep),
     Format(".sweep/logs/NAME.json", sweep, f".sweep/{LOGS}/ask.json", mutate_json, read_whole_sweep),
-    Format("spec of a sweep", sweep_spec, "spec.toml", mutate_bytes, lambda path: read_spec(path / "spec.toml")),
+    Format("spec of a sweep", sweep_spec, "spec.toml", mutate_toml, lambda path: read_spec(path / "spec.toml")),
     Format("result.json", result, "result.json", mutate_json, read_result),
+    Format("summary.csv", result, "summary.csv", mutate_csv, read_result),
+    Format("items.jsonl.gz", result_of_lines, "items.jsonl.gz", packed(mutate_lines), read_result),
+    Format(
+        "items of continual learning",
+        saved_items,
+        "results/continual/items.jsonl.gz",
+        packed(mutate_lines),
+        read_saved_items,
+    ),
+    Format("audit.json", audit, "audit.json", mutate_json, read_whole_audit),
     Format("items.json.gz", result, "items.json.gz", packed(mutate_json), read_result),
     Format("tables/NAME.jsonl", result, "tables/curve.jsonl", mutate_lines, read_result),
     Format("figures/NAME.json", result, "figures/main.json", mutate_json, read_result),
@@ -618,6 +709,13 @@ FORMATS = (
         "pairs.jsonl",
         mutate_lines,
         lambda path: file_preferences(trained(), pairs(path / "pairs.jsonl"), silent),
+    ),
+    Format(
+        "pairs in a TSV file",
+        cells("pairs.tsv", *PAIRS),
+        "pairs.tsv",
+        mutate_csv,
+        lambda path: file_preferences(trained(), pairs(path / "pairs.tsv"), silent),
     ),
     Format(
         "messages",
@@ -721,6 +819,8 @@ FORMATS = (
     Format("state.json of datasets", tables, "rows/state.json", mutate_json, lambda path: pairs(path / "rows")),
     Format("Arrow of datasets", tables, f"rows/{ARROW}", mutate_bytes, lambda path: pairs(path / "rows")),
     Format("documents", documents, "documents.jsonl", mutate_lines, read_folder),
+    Format("text of a document", texts, "a.txt", mutate_bytes, read_folder),
+    Format("kept answers", answers, "calls.jsonl", mutate_lines, lambda path: Calls(trained(), path / "calls.jsonl")),
     Format("questions on documents", documents, "questions.jsonl", mutate_lines, read_folder),
 )
 

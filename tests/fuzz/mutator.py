@@ -10,16 +10,23 @@ import json
 import random
 import re
 import struct
+import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 LITERALS = (
     *("1e400", "-1e400", "NaN", "Infinity", "-Infinity", "1" + 400 * "0", "1" + 5000 * "0", "1e308", "5e-324"),
-    *(opened * depth + "null" + closed * depth for opened, closed in ("[]", ('{"a":', "}")) for depth in (3, 100_000)),
+    *(
+        opened * depth + "null" + closed * depth
+        for opened, closed in ("[]", ('{"a":', "}"), ('[{"a":', "}]"))
+        for depth in (3, 60, 99, 101, 150, 300, 490, 700, 900, 980, 995, 1000, 100_000)
+    ),
 )
 """What may stand in a JSON text and is no Python value, or one that cannot be written."""
 MARK = re.compile(r'"@@literal (\d+)@@"')
 SIZES = (-1, 0, 1, 1.5, 10**6, 10**9, 2**31, 2**63, -(2**63), 2**64)
+WIDE = 200_000
+"""Keys of an object that has more than any row should."""
 TEXTS = (
     "",
     "\ud800",
@@ -93,10 +100,38 @@ def mutate_lines(data: bytes, rng: random.Random) -> bytes:
     elif way == 2:
         lines[at] = mutate_bytes(lines[at], rng)
     elif way == 3:
-        lines[at] = _written(_odd(None, rng))
+        lines[at] = _wide(lines[at]) if rng.random() < 0.05 else _written(_odd(None, rng))
     else:
         lines[at] = mutate_json(lines[at], rng)
     return b"\n".join(lines) + rng.choice((b"\n", b""))
+
+
+def _wide(line: bytes) -> bytes:
+    """A line with `WIDE` keys more."""
+    return json.dumps(json.loads(line) | {f"k{number}": number for number in range(WIDE)}).encode()
+
+
+def mutate_toml(data: bytes, rng: random.Random) -> bytes:
+    """One to three values of a TOML text changed, each table written on one line."""
+    tree = tomllib.loads(data.decode())
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        tree = _changed(tree, rng)
+    if not isinstance(tree, dict):
+        tree = {"a": tree}
+    text = "".join(f"{json.dumps(key)} = {_toml(value)}\n" for key, value in tree.items())
+    return MARK.sub(lambda found: _toml_literal(LITERALS[int(found[1])]), text).encode("utf-8", "surrogatepass")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return "1979-05-27" if value is None else json.dumps(value)
+
+
+def _toml_literal(text: str) -> str:
+    return text.replace(":", "=").replace("null", "1").replace("NaN", "nan").replace("Infinity", "inf")
 
 
 def mutate_csv(data: bytes, rng: random.Random) -> bytes:

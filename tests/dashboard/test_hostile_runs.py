@@ -59,6 +59,7 @@ def test_curves_of_sound_and_damaged_runs_in_one(show: Show, hostile_runs: Path,
     app = open_tab(app, "Rollouts") if file == "rollouts.jsonl" else app
     assert not app.exception
     assert {trace.get("name") for trace in chart(app, "curves")["data"]} >= set(hostile.GOOD)
+    assert "loss over step" in read(app)  # a run without steps makes the others no shorter
     assert [run for run in damaged if f"{run}/" not in told(app)] == []
 
 

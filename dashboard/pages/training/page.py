@@ -137,8 +137,9 @@ def choose_lines(store: Store, names: Sequence[str]) -> list[Line]:
 
 def is_unlike(store: Store, lines: Sequence[Line]) -> bool:
     """Whether runs of different methods have different numbers of steps: a step of one is none of the other then."""
-    methods = {store.runs[line.label].method for line in lines}
-    return len(methods) > 1 and len({length(store.runs[line.label], line.frame) for line in lines}) > 1
+    logged = [line for line in lines if len(line.frame)]
+    methods = {store.runs[line.label].method for line in logged}
+    return len(methods) > 1 and len({length(store.runs[line.label], line.frame) for line in logged}) > 1
 
 
 def choose_section(store: Store, lines: Sequence[Line]) -> Section | None:

@@ -217,6 +217,7 @@ def test_a_mistake_is_one_sentence(
     words: list[str], message: str, plugin: str, runs: Path, capsys: pytest.CaptureFixture[str]
 ):
     said = printed(capsys, f"--plugin={plugin}", *words, status=2)
+    said = said.removeprefix("probe: model `runs/base` is ./runs/base/checkpoints/00000001\n")  # the other is asked for
     assert said.startswith("probe: error: ")
     assert said.count("\n") == 1
     assert message in said

@@ -39,16 +39,16 @@ def check_checkpoints(run: "Run") -> None:
     """
     damaged: list[Checkpoint] = []
     first: Path | None = None
+    whole: Checkpoint | None = None
     for checkpoint in reversed(run.checkpoints()):
         file = find_damage(checkpoint.path)
         if file is None:
+            whole = checkpoint
             break
         first = first or file
         damaged.append(checkpoint)
-    else:
-        checkpoint = None
     if first is not None:
-        where = f"go on from the checkpoint before it, `{checkpoint.path}`" if checkpoint else "begin anew"
+        where = f"go on from the checkpoint before it, `{whole.path}`" if whole else "begin anew"
         command = shlex.join(["rm", "-r", *(str(each.path) for each in damaged)])
         raise RunError(
             f"`{first}` is damaged (it is not what {CHECKSUMS} beside it says): copy its checkpoint again from where it"

@@ -31,7 +31,7 @@ def shown_table(table: pd.DataFrame) -> pd.DataFrame:
         return table
     copy = table.copy()
     for at, each in changes.items():
-        copy.isetitem(at, each)
+        copy.isetitem(at, each.array)
     return copy.set_axis(names, axis="columns").set_axis(index, axis="index")
 
 

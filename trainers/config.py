@@ -89,7 +89,7 @@ class TrainConfig:
     thin: int = 0
     """When the run is finished keep this many captures (2 or more), and the last checkpoint alone in half precision."""
     probe_prompts: Path | None = None
-    """Text file with one prompt a line to capture on; without it the world's prompts or the first of the data."""
+    """File of prompts to capture on, one a line, or JSON Lines with `text` and `answers`; else the data's."""
     evaluate: int = 400
     """Items per condition in the evaluation on the world that ends a run; 0 switches it off."""
     resume: bool = False

@@ -234,13 +234,13 @@ def train(config: DPOConfig) -> Run:
         world=world,
         data=preferences.data | {"reference": fingerprint},
         prompts=preferences.prompts,
-        evaluation=annotator_evaluation(session, config, trainee, world),
+        evaluation=annotator_evaluation(session, config, trainee, world, preferences.longest),
     )
     return fit(session, DPO(session, config, trainee, pairs), origin)
 
 
 def annotator_evaluation(
-    session: Session, config: DPOConfig, trainee: Trainee, world: World | None
+    session: Session, config: DPOConfig, trainee: Trainee, world: World | None, longest: int
 ) -> ReferenceEvaluation | None:
     """The annotator's expected utility as reward; the optimum is that of the Bradley-Terry fit to their preferences.
 
@@ -249,7 +249,7 @@ def annotator_evaluation(
     over tokens, so that no beta is its own: there the distance is that to the frontier.
     """
     if world is None or config.data != "world":
-        return ReferenceEvaluation.of(session, trainee, world, beta=config.beta, rollouts=True)
+        return ReferenceEvaluation.of(session, trainee, world, beta=config.beta, rollouts=True, longest=longest)
     (reward,) = resolve([config.annotator], world)
 
     def target(answers: AnswerSet) -> np.ndarray:

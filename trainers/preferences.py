@@ -27,9 +27,10 @@ from probe.rows import (
     list_forms,
     read_rows,
 )
+from probe.runs import ProbePrompt
 from probe.world import Annotator, World
 from trainers.config import PreferenceConfig
-from trainers.record import capture_prompts, file_hash
+from trainers.record import Answered, answered_prompts, file_hash
 from trainers.session import Session
 
 COMPLETIONS = {"chosen": is_completion, "rejected": is_completion}
@@ -77,6 +78,8 @@ class Preferences:
     """What run.json says of the data."""
     prompts: Sequence[Any]
     """Prompts to capture on."""
+    longest: int = SAMPLE_TOKENS
+    """Tokens of the longest completion."""
 
 
 def read_preferences(config: PreferenceConfig) -> Rows[Row] | None:
@@ -162,9 +165,21 @@ def file_preferences(lm: LM, rows: Rows[Row], report: Callable[[str], None]) -> 
         raise DataError(f"All {overlong} pairs in `{path}` are longer than the model's {limit} tokens: shorten them.")
     if overlong:
         report(f"{overlong} of {len(all_pairs)} pairs in `{path}` are longer than {limit} tokens and are left out.")
-    texts = [pair.texts[0] for pair in pairs[:PROMPTS_SEEN] if pair.texts]
     data = {"source": str(path), "hash": file_hash(path), "rows": len(pairs), "overlong": overlong}
-    return Preferences(pairs, data | {"left_out": len(all_pairs.left_out)}, capture_prompts(lm.tokenizer, texts))
+    longest = max(len(side) for pair in pairs for side in (pair.chosen, pair.rejected))
+    return Preferences(pairs, data | {"left_out": len(all_pairs.left_out)}, pair_prompts(lm, pairs), longest)
+
+
+def pair_prompts(lm: LM, pairs: Sequence[Pair]) -> list[ProbePrompt]:
+    """The first pairs as prompts to capture on: chosen and rejected completion are the answers."""
+    origin = "The answers are the chosen and the rejected completion of this prompt in the data."
+    return answered_prompts(
+        lm,
+        (
+            Answered(pair.prompt, {"chosen": pair.chosen, "rejected": pair.rejected}, origin)
+            for pair in pairs[:PROMPTS_SEEN]
+        ),
+    )
 
 
 def encode_pair(lm: LM, prompt: Any, chosen: Any, rejected: Any) -> Pair:

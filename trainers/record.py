@@ -7,20 +7,21 @@ Only the main process writes. On the others every method does nothing, except th
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from probe import LM, Run, open_run
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
+from probe.logits.answers import answer_tokens
 from probe.model.hooks import fused_parts
-from probe.model.text import context_length, encode_all
+from probe.model.text import context_length, encode_all, pieces
 from probe.recording.recorder import Instrument, Recorder, as_prompt, watch
 from probe.rewards.evaluation import evaluate
-from probe.rows import read_text
+from probe.rows import is_text, read_columns, read_text
 from probe.runs import ProbePrompt, RunWriter
 from probe.runs.schema import step_name
 from probe.untrusted import open_file
@@ -208,6 +209,8 @@ class Onlooker:
 def probe_prompts(session: Session, lm: LM, origin: Origin) -> list[ProbePrompt]:
     """The prompts to capture on: the lines of --probe-prompts, or those that come with the data; none if switched off.
 
+    A resumed run keeps those of the data that it has.
+
     Raises:
         DataError: the file cannot be read or is empty, or a prompt is too long.
         ConfigError: the model cannot be hooked.
@@ -215,8 +218,10 @@ def probe_prompts(session: Session, lm: LM, origin: Origin) -> list[ProbePrompt]
     file, prompts = session.config.probe_prompts, origin.prompts
     if not session.config.capture_every or not session.measures:
         return []
+    if file is None and session.config.resume:
+        prompts = open_run(session.config.out).captures().prompts or prompts
     if file is not None:
-        prompts = [line for line in read_text(file).splitlines() if line.strip()]
+        prompts = read_probe_prompts(file)
     try:
         lm.hook_names()
     except ModelError as error:
@@ -235,6 +240,22 @@ def probe_prompts(session: Session, lm: LM, origin: Origin) -> list[ProbePrompt]
         if limit is not None and prompt.length > limit:
             raise DataError(f"A probe prompt has {prompt.length} tokens and the model reads {limit}: shorten it.")
     return probes
+
+
+def read_probe_prompts(path: Path) -> list[Any]:
+    """The prompts of a file: one a line, or of JSON Lines (.jsonl) those in `text`, with `answers` and `kind` if given.
+
+    Raises:
+        DataError: it cannot be read, or a row has no text, or answers that are no list of texts.
+    """
+    if path.suffix != ".jsonl":
+        return [line for line in read_text(path).splitlines() if line.strip()]
+    rows = read_columns(path, {"text": is_text}, strict=True)
+    for row in rows:
+        answers = row.values.get("answers", [])
+        if not isinstance(answers, list) or not all(isinstance(each, str) and each for each in answers):
+            raise DataError(f"{row.where} has `answers` that are no list of texts: give texts, each with its blank.")
+    return [row.values for row in rows]
 
 
 def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> None:
@@ -259,6 +280,8 @@ def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> N
 
 CAPTURE_TOKENS = 64
 """Longest prompt that data files give to the recorder: its cost grows with the square."""
+ANSWER_LETTERS = 24
+"""Letters of an answer of the data by which charts call it."""
 
 
 def file_hash(path: Path) -> str:
@@ -292,3 +315,88 @@ def capture_prompts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], co
         if len(fitting) == count:
             break
     return fitting or long
+
+
+class Answered(NamedTuple):
+    """A prompt of the data with the answers that are known of it, as ids."""
+
+    prompt: list[int]
+    answers: dict[str, list[int]]
+    """Each answer by its role, such as `chosen`; the first is the one that others are set against."""
+    origin: str
+    """Where the answers come from, in a sentence."""
+
+
+def answered_prompts(lm: LM, items: Iterable[Answered], count: int = 4) -> list[ProbePrompt]:
+    """The first prompts to capture on, with their answers followed from the first token that differs.
+
+    Prompts are taken that are short enough with what their answers share; if all are long, the end of the first. Where
+    no token tells the answers apart, the prompt has none.
+    """
+    fitting: list[ProbePrompt] = []
+    long: list[ProbePrompt] = []
+    for item in items:
+        if not item.prompt:
+            continue
+        prompt = _answered(lm, item, str(len(fitting)))
+        if len(prompt.token_ids) <= CAPTURE_TOKENS:
+            fitting.append(prompt)
+        elif not long:
+            long.append(_cut(lm, prompt))
+        if len(fitting) == count:
+            break
+    return fitting or long
+
+
+def _answered(lm: LM, item: Answered, name: str) -> ProbePrompt:
+    tokenizer, answers = lm.tokenizer, list(item.answers.values())
+    whole = [f"{_words(tokenizer, ids)} ({role})" for role, ids in item.answers.items()]
+    try:
+        chosen = answer_tokens(lm, answers, whole)
+    except DataError as error:
+        chosen, answers, origin = answer_tokens(lm, []), [], f"{item.origin} {error}"
+    else:
+        origin = f"{item.origin} {chosen.note}"
+    ids = [*item.prompt, *chosen.shared]
+    before = "\u2026" if chosen.count else ""
+    return ProbePrompt(
+        id=name,
+        text=_without_bos(tokenizer, item.prompt),
+        token_ids=ids,
+        tokens=pieces(tokenizer, ids),
+        answers=[
+            f"{before}{_words(tokenizer, each[chosen.count :])} ({role})"
+            for role, each in zip(item.answers, answers, strict=False)
+        ],
+        answer_ids=chosen.tokens,
+        shared=chosen.count,
+        note=origin.strip(),
+    )
+
+
+def _without_bos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """A prompt as text, without the beginning token that the tokenizer adds by itself."""
+    return str(tokenizer.decode(list(ids[ids[0] == tokenizer.bos_token_id :])))
+
+
+def _words(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The beginning of an answer as text."""
+    part = list(ids[:ANSWER_LETTERS])
+    text = tokenizer.decode(part, skip_special_tokens=True).strip() or tokenizer.decode(part)
+    text = " ".join(text.split())
+    return text if len(text) <= ANSWER_LETTERS else f"{text[:ANSWER_LETTERS].rstrip()}\u2026"
+
+
+def _cut(lm: LM, prompt: ProbePrompt) -> ProbePrompt:
+    """The end of a prompt that is too long, behind its beginning token if it has one."""
+    first = [prompt.token_ids[0]] if prompt.token_ids[0] == lm.tokenizer.bos_token_id else []
+    ids = [*first, *prompt.token_ids[len(first) - CAPTURE_TOKENS :]]
+    shared = min(prompt.shared, CAPTURE_TOKENS - len(first))
+    return replace(
+        prompt,
+        text=_without_bos(lm.tokenizer, ids[: len(ids) - shared]),
+        token_ids=ids,
+        tokens=pieces(lm.tokenizer, ids),
+        shared=shared,
+        note=f"{prompt.note} The prompt is cut to its last {CAPTURE_TOKENS} tokens.".strip(),
+    )

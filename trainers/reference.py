@@ -62,6 +62,8 @@ def origin_reference(session: Session, base: str, trainee: Trainee) -> tuple[Ref
     return None, {}
 
 
+SAMPLE_TOKENS, MOST_SAMPLE_TOKENS = 8, 64
+"""Tokens of the samples of captures: on the world, whose answers are short, and at most, whatever the data hold."""
 QUESTIONS = 64
 SEED = 987_654_321
 """Of the questions: none that a training would take, and the same in all runs."""
@@ -143,6 +145,7 @@ class ReferenceEvaluation:
         kinds: Sequence[str] = DIALOGUES,
         reference: Reference | None = None,
         rollouts: bool = False,
+        longest: int = SAMPLE_TOKENS,
     ) -> "ReferenceEvaluation | None":
         """Make the measurements for `trainee`, which must still be what training starts from.
 
@@ -159,6 +162,8 @@ class ReferenceEvaluation:
             kinds: kinds of questions to enumerate; none leaves the optimum out.
             reference: where the method has a frozen model anyway.
             rollouts: for a method that does not sample: write the samples of the captures as its rollouts.
+            longest: tokens of the longest answer of the data; samples of the captures are as long, up to
+                `MOST_SAMPLE_TOKENS`.
 
         Raises:
             DataError: the world has no such questions.
@@ -178,7 +183,13 @@ class ReferenceEvaluation:
         shift = kl = None
         if config.capture_every:
             kl = ReferenceKL(reference.logits)
-            shift = RewardShift(reference.logits, proxy=reward, world=world, beta=1.0 if beta is None else beta)
+            shift = RewardShift(
+                reference.logits,
+                proxy=reward,
+                world=world,
+                beta=1.0 if beta is None else beta,
+                max_new_tokens=min(longest, MOST_SAMPLE_TOKENS),
+            )
         return cls(reference=reference, reward=score, optimum=optimum, shift=shift, kl=kl, rollouts=rollouts)
 
 

@@ -26,14 +26,15 @@ import probe.world
 from probe import LM
 from probe.errors import ConfigError, DataError
 from probe.model.text import context_length, encode, pieces
+from probe.recording.recorder import leave_undisturbed
 from probe.rows import Columns, Row, Rows, is_answer, is_text, is_text_or_messages, read_columns
-from probe.runs import open_run
+from probe.runs import ProbePrompt, open_run
 from probe.world import World
 from probe.world.language import read
 from trainers.checkpoint import last_checkpoint
 from trainers.config import FINAL_ANSWER, OnlineConfig
 from trainers.loop import draw
-from trainers.record import Origin, capture_prompts, file_hash
+from trainers.record import CAPTURE_TOKENS, Answered, Origin, answered_prompts, file_hash
 from trainers.reference import ReferenceEvaluation
 from trainers.resume import check_unchanged
 from trainers.reward_functions import RewardFunction, check_files, model_spec, plain_reward, resolve, weighted_sum
@@ -62,7 +63,7 @@ class Prompts:
     data: dict[str, Any]
     """What run.json says of them."""
     capture: Sequence[Any]
-    """Prompts to capture on."""
+    """Prompts to capture on; none where `best_and_worst` finds them."""
 
 
 def world_prompts(lm: LM, world: World, kinds: Sequence[str], n: int, seed: int) -> Prompts:
@@ -128,8 +129,7 @@ def file_prompts(lm: LM, rows: Rows[Row], max_new_tokens: int, report: Callable[
     if overlong:
         report(f"{overlong} of {len(items)} prompts in `{path}` leave no room for {max_new_tokens} tokens: left out.")
     data = {"source": str(path), "hash": file_hash(path), "rows": len(prompts), "overlong": overlong}
-    texts = [item.text for item in items]
-    return Prompts(prompts, data | {"left_out": len(items.left_out)}, capture_prompts(lm.tokenizer, texts))
+    return Prompts(prompts, data | {"left_out": len(items.left_out)}, ())
 
 
 def _prompt(lm: LM, row: Row, names: Sequence[str]) -> Prompt:
@@ -237,6 +237,10 @@ class Sampler:
             groups += self._score(self._sample_groups(step, part), with_reference)
         all_groups: list[Group] = gather_object(groups) if self.session.processes > 1 else groups
         return all_groups
+
+    def groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[Group]:
+        """Scored groups of some prompts, given as (place in the batch, number of the prompt), without the reference."""
+        return self._score(self._sample_groups(step, places), with_reference=False)
 
     def _sample_groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[Group]:
         """Unscored groups of prompts, given as (place in the batch, number of the prompt)."""
@@ -478,13 +482,14 @@ def load_sampler(
     world, prompts = load_prompts(session, config, trainee.lm, rows)
     fingerprints = hold_options(config) if config.resume else None
     rewards = resolve(config.reward, world, session.device, trainee.lm.tokenizer, fingerprints)
+    sampler = Sampler(session, trainee, config, prompts.items, rewards, reference)
     origin = Origin(
         parent=config.base,
         reference=config.base,
         reward_model=model_spec(rewards),
         world=world,
         data=prompts.data | {"reference": trainee.fingerprint, "rewards": {r.spec: r.fingerprint for r in rewards}},
-        prompts=prompts.capture,
+        prompts=prompts.capture or best_and_worst(sampler),
         evaluation=ReferenceEvaluation.of(
             session,
             trainee,
@@ -493,6 +498,47 @@ def load_sampler(
             beta=beta,
             kinds=config.enumerable,
             reference=reference,
+            longest=config.max_new_tokens,
         ),
     )
-    return Sampler(session, trainee, config, prompts.items, rewards, reference), origin
+    return sampler, origin
+
+
+CAPTURED = 4
+"""Prompts of the data that are captured."""
+
+
+def best_and_worst(sampler: Sampler) -> list[ProbePrompt]:
+    """Prompts of the data to capture on, answered by the best and the worst of what the policy samples before training.
+
+    The samples leave no trace: no generator moves. Where all rewards are equal the prompt has no answers, which is
+    said. None are made where nothing is captured, other prompts were given, or a resumed run has its prompts.
+    """
+    session, config, lm = sampler.session, sampler.config, sampler.trainee.lm
+    if not config.capture_every or not session.measures or config.probe_prompts is not None:
+        return []
+    if config.resume and open_run(config.out).captures().prompts:
+        return []
+    short = [index for index, prompt in enumerate(sampler.prompts) if len(prompt.ids) <= CAPTURE_TOKENS]
+    with leave_undisturbed(lm.model), torch.no_grad():
+        groups = sampler.groups(0, list(enumerate(short[:CAPTURED] or [0])))
+    return answered_prompts(lm, map(_extremes, groups), CAPTURED)
+
+
+def _extremes(group: Group) -> Answered:
+    """A prompt with the best and the worst of its completions by reward."""
+    ranked = sorted(
+        (each for each in group.completions if math.isfinite(each.reward) and each.ids), key=lambda each: -each.reward
+    )
+    size = len(group.completions)
+    if not ranked or ranked[0].reward == ranked[-1].reward:
+        rewards = f"the reward {ranked[0].reward:.3g}" if ranked else "no reward"
+        said = f"There are no answers: all {size} completions that the policy sampled before training have {rewards}."
+        return Answered(group.prompt_ids, {}, said)
+    best, worst = ranked[0], ranked[-1]
+    return Answered(
+        group.prompt_ids,
+        {"best": best.ids, "worst": worst.ids},
+        f"The answers are the best and the worst of {size} completions that the policy sampled before training"
+        f" (rewards {best.reward:.3g} and {worst.reward:.3g}).",
+    )

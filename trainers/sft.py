@@ -39,8 +39,8 @@ from probe.rows import Row, Rows, as_messages, read_demonstrations
 from probe.world import World
 from trainers.config import SFTConfig
 from trainers.loop import Loss, Method, draw, fit
-from trainers.record import Origin, capture_prompts, file_hash
-from trainers.reference import ReferenceEvaluation
+from trainers.record import Answered, Origin, answered_prompts, file_hash
+from trainers.reference import SAMPLE_TOKENS, ReferenceEvaluation
 from trainers.reward_functions import resolve
 from trainers.session import Session
 from trainers.trainee import Trainee, load_trainee
@@ -76,6 +76,8 @@ class Demonstrations:
     """What run.json says of the data."""
     prompts: Sequence[Any]
     """Prompts to capture on."""
+    longest: int = SAMPLE_TOKENS
+    """Tokens of the longest completion."""
 
 
 def world_demonstrations(
@@ -114,9 +116,13 @@ def file_demonstrations(
     for note in items.notes():
         report(note)
     examples = _fitting(lm, items, longest, f"`{path}`", report)
-    texts = [lm.tokenizer.decode(example.prompt) for example in examples[:PROMPTS_SEEN]]
+    origin = "The answer is the completion of this prompt in the data."
+    prompts = answered_prompts(
+        lm, (Answered(each.prompt, {"demonstration": each.completion}, origin) for each in examples[:PROMPTS_SEEN])
+    )
     data = {"source": str(path), "hash": file_hash(path), "rows": len(examples), "overlong": len(items) - len(examples)}
-    return Demonstrations(examples, data | {"left_out": len(items.left_out)}, capture_prompts(lm.tokenizer, texts))
+    longest = max(len(each.completion) for each in examples)
+    return Demonstrations(examples, data | {"left_out": len(items.left_out)}, prompts, longest)
 
 
 def _fitting(
@@ -331,7 +337,12 @@ def train(config: SFTConfig) -> Run:
         data=data,
         prompts=demonstrations.prompts,
         evaluation=ReferenceEvaluation.of(
-            session, trainee, world, reward=resolve(["verifier"], world)[0] if world else None, rollouts=True
+            session,
+            trainee,
+            world,
+            reward=resolve(["verifier"], world)[0] if world else None,
+            rollouts=True,
+            longest=demonstrations.longest,
         ),
     )
     return fit(session, SFT(session, config, trainee, examples, held_out), origin)

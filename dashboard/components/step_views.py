@@ -171,7 +171,7 @@ def detail_figures(moment: Moment) -> None:
             note("These captures hold no attention, since not every block of the model has heads.")
     with right:
         if not moment.prompt.answers:
-            note("This prompt has no chosen answers.")
+            note(sentences.without_answers(moment.run, moment.prompt))
             return
         steps, logprobs = data.answer_logprobs(moment.run, moment.index)
         answers = answer_names(moment.run, moment.prompt.answers)

@@ -17,6 +17,9 @@ from probe.errors import DataError
 from probe.model.lm import LM
 from probe.model.text import SPACE, pieces, require_known
 
+LONGEST = 60
+"""Letters of what answers share that a sentence quotes."""
+
 
 @dataclass(frozen=True)
 class AnswerTokens:
@@ -53,18 +56,22 @@ class AnswerTokens:
             return f"{texts} has {len(self.ids[0])} tokens; its first, {names}, is followed."
         if not self.count:
             return f"{texts} differ in their first tokens, which are followed: {names}."
+        alike = self.alike if len(self.alike) <= LONGEST else f"\u2026{self.alike[-LONGEST:]}"
         return (
-            f"{texts} begin alike: \u201c{self.alike}\u201d is added to the prompt, and the first tokens that differ"
+            f"{texts} begin alike: \u201c{alike}\u201d is added to the prompt, and the first tokens that differ"
             f" are followed: {names}."
         )
 
 
-def answer_tokens(lm: LM, answers: Sequence[str | int | Sequence[int]]) -> AnswerTokens:
+def answer_tokens(
+    lm: LM, answers: Sequence[str | int | Sequence[int]], texts: Sequence[str] | None = None
+) -> AnswerTokens:
     """Find the first token in which answers differ.
 
     Args:
         lm: a model of tokens.
         answers: texts, with the blank that precedes them; token ids; or lists of these.
+        texts: what sentences call the answers; default: the answers themselves.
 
     Raises:
         DataError: an answer without tokens, with an unknown word first, or beyond the vocabulary; equal answers; one
@@ -72,7 +79,10 @@ def answer_tokens(lm: LM, answers: Sequence[str | int | Sequence[int]]) -> Answe
             first difference is.
     """
     ids = [_ids(lm, answer) for answer in answers]
-    texts = [a.strip() or a if isinstance(a, str) else _text(lm, each) for a, each in zip(answers, ids, strict=True)]
+    texts = texts or [
+        answer.strip() or answer if isinstance(answer, str) else _text(lm, each)
+        for answer, each in zip(answers, ids, strict=True)
+    ]
     count = _common(ids) if len(ids) > 1 else 0
     unknown = lm.tokenizer.unk_token_id
     for answer, each in zip(answers, ids, strict=True):

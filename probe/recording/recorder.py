@@ -49,11 +49,11 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
         the output;
         lens_answer_ranks [P D+1 T A] (0 is the likeliest), lens_entropy and lens_margin [P D+1 T] in nats; entropy
         [P T] of the output and margin [P T] between its two likeliest tokens, in nats; residual_norm [P D+1 T]. Where
-        the parts of the model sum to its logits, attribution [P D H+1] of the first answer minus the second after the
-        last token, MLPs last, attribution_total [P 2]: what the other parts add, and the target's value, and
-        promoted_ids [P D H+1 2 k]: the tokens that each part promotes, and those that it suppresses. Where neurons
-        make up the MLPs too, neuron_ids and neuron_attribution [P D n]: the neurons of each block that add or take
-        most, the strongest first.
+        the parts of the model sum to its logits, promoted_ids [P D H+1 2 k]: the tokens that each part promotes, and
+        those that it suppresses; attribution [P D H+1] of the first answer minus the second after the last token, MLPs
+        last, and attribution_total [P 2]: what the other parts add, and the target's value.
+        Where neurons make up the MLPs too, neuron_ids and neuron_attribution [P D n]: the neurons of each block that
+        add or take most, the strongest first. NaN for prompts without answers.
 
     Raises:
         ModelError: the architecture cannot be hooked or read by the lens.
@@ -93,12 +93,19 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
     if attention is not None:
         tensors["attention"] = _zero(attention, pairs)
     if attribution is not None:
-        tensors["attribution"] = attribution.parts
-        tensors["attribution_total"] = torch.stack([attribution.rest, attribution.value], dim=-1)
         tensors["promoted_ids"] = attribution.promoted
+        without = (answers < 0).all(1).to(logits.device)  # nothing was split there, which is not 0
+        tensors["attribution"] = _missing(attribution.parts, without)
+        tensors["attribution_total"] = _missing(torch.stack([attribution.rest, attribution.value], dim=-1), without)
         if attribution.neurons is not None:
-            tensors["neuron_ids"], tensors["neuron_attribution"] = attribution.neurons
+            tensors["neuron_ids"], values = attribution.neurons
+            tensors["neuron_attribution"] = _missing(values, without)
     return tensors
+
+
+def _missing(tensor: Float[Tensor, "P ..."], where: Tensor) -> Float[Tensor, "P ..."]:
+    """`tensor` with NaN for some prompts."""
+    return tensor.masked_fill(where.view(-1, *[1] * (tensor.dim() - 1)), torch.nan)
 
 
 @contextmanager

@@ -238,7 +238,7 @@ def test_training_on_a_prompt_without_answers_has_no_parts(show: Show, runs: Pat
         recorder.step(0)
     app = show(runs, tmp_path, page=PAGE, log_run="plain")
     assert "log-training-parts" not in names(app)
-    assert "This prompt has no answers" in read(app)
+    assert "This prompt was captured without answers" in read(app)
     assert not app.exception
 
 

@@ -13,6 +13,7 @@ from dashboard.components.figure import figure
 from dashboard.components.table import show_table
 from dashboard.markdown import note
 from dashboard.pages.logits.choices import CAPTURED, MEASURE, RUN, TRAINED_PART
+from dashboard.sentences import without_answers
 from dashboard.state import SharedChoices, keep
 from probe.errors import DataError
 from probe.logits.figures import layer_names
@@ -147,7 +148,7 @@ def training(shared: SharedChoices) -> Captured | None:
     with columns[2]:
         key = keep(MEASURE, measures, next(iter(measures)))
         name = st.selectbox("Colour", list(measures), key=key, bind="query-params", format_func=visible)
-    if prompt.note:
+    if prompt.note and prompt.answers:
         note(prompt.note)
     _training_figures(run, label, captures.steps, table, name, measures[name], prompt.answers)
     extra = ["training-parts", "training-promoted", "training-neurons"] if prompt.answers else []
@@ -166,23 +167,32 @@ def training(shared: SharedChoices) -> Captured | None:
                 neurons_figure(label, tables[kind], answers, source)
             else:
                 kl_figure(label, tables[kind], reference, source)
-    for sentence in _lacking(label, reference, whole, bool(prompt.answers), tables):
+    lacking = "" if prompt.answers else without_answers(run, prompt)
+    for sentence in _lacking(label, reference, whole, lacking, tables):
         note(sentence)
     return str(run.path), prompts[text], tables
 
 
 def _lacking(
-    label: str, reference: str | None, whole: bool, answers: bool, tables: dict[str, pd.DataFrame]
+    label: str, reference: str | None, whole: bool, without: str, tables: dict[str, pd.DataFrame]
 ) -> list[str]:
-    """What the captures of a run do not hold, and why; `whole` if they hold every layer's entropy."""
+    """What the captures of a run do not hold, and why.
+
+    Args:
+        label: of the run.
+        reference: what its KL refers to.
+        whole: whether the captures hold every layer's entropy.
+        without: why the prompt has no answers; empty if it has some.
+        tables: what was read.
+    """
     parts, sentences = "training-parts" in tables, []
     if not whole:
         sentences.append(
             f"{label} was captured before this version of Probe: its captures lack the entropy of inner layers, ranks "
             "behind the five favourites, and what each head, MLP and neuron adds. A new run has them."
         )
-    elif not answers:
-        sentences.append("This prompt has no answers, so there is no logit to split into heads and MLPs.")
+    elif without:
+        sentences.append(without)
     elif not parts:
         sentences.append(
             f"The heads and MLPs of {label} do not sum to its logits, so its captures do not say what each part adds."

@@ -44,7 +44,7 @@ class Document:
         self.title, self.facts = title, facts
         self.main = Element("main")
         self._header = SubElement(self.main, "header")
-        self._place = self._header
+        self._place = self._section = self._header
         _text(self._header, "h1", title)
         self._contents: list[tuple[str, str]] = []
         self._count = 0
@@ -53,12 +53,24 @@ class Document:
         """Begin a section; on paper it begins a page, unless `page` is False."""
         name = f"section-{len(self._contents) + 1}"
         self._contents.append((name, title))
-        self._place = SubElement(self.main, "section", {"id": name} | ({"class": "page"} if page else {}))
+        self._section = SubElement(self.main, "section", {"id": name} | ({"class": "page"} if page else {}))
+        self._place = self._section
         _text(self._place, "h2", title)
 
     def heading(self, text: str) -> None:
         """Begin a part of a section."""
+        self._place = self._section
         _text(self._place, "h3", text)
+
+    def fold(self, text: str, *, unfolded: bool = False) -> None:
+        """Begin a part of a section that a click on its heading unfolds; on paper it is unfolded.
+
+        Args:
+            text: of the heading.
+            unfolded: whether it is so from the beginning.
+        """
+        self._place = SubElement(self._section, "details", {"open": ""} if unfolded else {})
+        _text(SubElement(self._place, "summary"), "h3", text)
 
     def say(self, text: str, kind: str = "") -> None:
         """A paragraph; what stands between backticks is code, and `kind` is a class of the style sheet."""

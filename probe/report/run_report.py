@@ -16,12 +16,12 @@ from probe.errors import ConfigError, DataError, ProbeError
 from probe.experiments.registry import experiments
 from probe.plotting.curves import Spread, metric_curves, sections, styles
 from probe.plotting.export import provenance
-from probe.plotting.intervals import headline_intervals, in_unit
-from probe.plotting.runs import layout, lineage
+from probe.plotting.intervals import in_unit
+from probe.plotting.runs import layout
 from probe.report.collect import Measured, collect
 from probe.report.document import Document, today
+from probe.report.pictures import Picture, first_figure, last_name, lineage_figure, lineage_table
 from probe.report.reproduce import Methods, code_named, describe_methods, experiment_command, training_command
-from probe.runs.ancestry import lineage as edges
 from probe.runs.directories import run_directories
 from probe.runs.reader import Run
 from probe.runs.schema import dumps
@@ -35,8 +35,6 @@ from probe.untrusted import sendable
 
 MAIN = ("accuracy", "deferral", "invention", "abstention", "gold_reward", "kl")
 """Columns of the first table: knowledge, sycophancy, hallucination, abstention, the verifier's reward, its price."""
-SHARES = ("deferral", "invention", "truth_under_claim", "accuracy", "abstention", "sums_direct", "sums_steps")
-"""Rates in the figure of headline figures, as on the Overview page."""
 WIDE = 5
 """Runs that a table holds side by side."""
 ROWS = 4
@@ -82,6 +80,9 @@ def report(
     names = ", ".join(by_label)
     document = Document(f"Report on {names}" if len(names) < 60 else f"Report on {len(by_label)} runs", facts)
     document.say(f"{today()}, Probe {facts['probe']}, runs: {names}.", "note")
+    rows = _headlines(by_label)
+    first = first_figure(by_label, rows, measured, around)
+    document.figure(*first)
     answers = [(f"{each.title}:", _sentence(sentence)) for each in measured for sentence in each.sentences]
     if answers:
         document.answers(answers)
@@ -90,14 +91,13 @@ def report(
     for sentence in [*_never(by_label, measured, chosen), *left_out]:
         document.say(sentence)
     document.section("Lineage", page=False)
-    _write_lineage(document, by_label, around)
-    rows = _headlines(by_label)
+    _write_lineage(document, by_label, around, first)
     if len(rows):
         document.section("Headline figures")
         _write_headlines(document, by_label, rows, known)
     for index, each in enumerate(measured):
         document.section(each.title)
-        _write_measured(document, each, by_label, [other for other in measured if other.name == each.name])
+        _write_measured(document, each, by_label, [other for other in measured if other.name == each.name], first)
         _write_groups(document, each, by_label, known)
         tick(0.4 + 0.4 * (index + 1) / len(measured))
     document.section("Training")
@@ -133,48 +133,22 @@ def _beside(runs: Sequence[Run]) -> list[Run]:
 
 def _order(runs: dict[str, Run]) -> dict[str, Run]:
     """Runs in the order of their lineage."""
-    place = layout(_lineage_table(runs, ()))
+    place = layout(lineage_table(runs, ()))
     return {label: runs[label] for label in sorted(runs, key=lambda name: place[name][1])}
 
 
-def _lineage_table(runs: Mapping[str, Run], around: Sequence[Run]) -> pd.DataFrame:
-    """One row a run: these, and those that they came from as far as they are around."""
-    labels = {run.name: label for label, run in reversed(list(runs.items()))}
-    others = {run.name: run for run in around if run.name not in labels}
-    links = edges([*runs.values(), *others.values()])
-    wanted, queue = dict(runs), [run.name for run in runs.values()]
-    while queue:
-        target = queue.pop()
-        for edge in links:
-            if edge.target == target and edge.known and edge.source in others and edge.source not in wanted:
-                wanted[edge.source] = others[edge.source]
-                queue.append(edge.source)
-    rows = []
-    for label, run in sorted(wanted.items(), key=lambda pair: (pair[1].created, pair[0])):
-        sources: dict[str, str] = {
-            edge.relation: edge.source for edge in links if edge.target == run.name and edge.known
-        }
-        relations = ("parent", "reference", "reward_model")
-        named: dict[str, str | None] = {
-            relation: labels.get(sources.get(relation, ""), sources.get(relation)) for relation in relations
-        }
-        rows.append({"name": label, "method": run.method, "status": run.status, **named})
-    return pd.DataFrame(rows)
-
-
-def _write_lineage(document: Document, runs: Mapping[str, Run], around: Sequence[Run]) -> None:
-    table = _lineage_table(runs, around)
-    selected = list(runs) if len(table) > len(runs) else []
-    title = "Where each run comes from" + (" (ringed: the runs of this report)" if selected else "")
-    document.figure(lineage(table, selected), title)
+def _write_lineage(document: Document, runs: Mapping[str, Run], around: Sequence[Run], first: Picture) -> None:
+    picture = lineage_figure(runs, around)
+    if picture[1] != first[1]:
+        document.figure(*picture)
     rows = [
         (
             label,
             run.method,
             run.status,
             f"{run.steps:,}",
-            _last(run.parent),
-            _last(run.reward_model),
+            last_name(run.parent),
+            last_name(run.reward_model),
             run.created[:10],
             "" if run.message is None else run.message,
         )
@@ -183,11 +157,6 @@ def _write_lineage(document: Document, runs: Mapping[str, Run], around: Sequence
     columns = ["run", "method", "status", "steps", "parent", "reward model", "started", "how it ended"]
     keep = [i for i in range(len(columns)) if any(row[i] for row in rows)]
     document.table([columns[i] for i in keep], [[row[i] for i in keep] for row in rows])
-
-
-def _last(ref: str | None) -> str:
-    """The last part of a reference: folders of whoever trained say nothing."""
-    return (ref or "").rstrip("/\\").replace("\\", "/").rpartition("/")[2]
 
 
 def _headlines(runs: Mapping[str, Run]) -> pd.DataFrame:
@@ -209,11 +178,6 @@ def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.Data
                 [label, *(_value(cells.get((label, metric)), metric) for metric in main)] for label in group
             ]
             document.table(["run", *(_head(metric, term(metric)) for metric in main)], first, kind="numbers")
-    shares = table[table["metric"].isin(SHARES)]
-    if len(shares):
-        order = [metric for metric in SHARES if metric in set(shares["metric"])]
-        chart = headline_intervals(shares, styles({label: run.method for label, run in runs.items()}), order)
-        document.figure(chart, "Rates with 95 % intervals", min(700, 120 + len(order) * (20 + 6 * len(runs))))
     _write_trainings(document, known)
     document.heading("Every headline figure")
     for group in _families(runs, cells):
@@ -307,7 +271,9 @@ def _value(row: Mapping[Any, Any] | None, metric: str) -> str:
     return _interval(row, term(metric))
 
 
-def _write_measured(document: Document, measured: Measured, runs: Mapping[str, Run], all_: Sequence[Measured]) -> None:
+def _write_measured(
+    document: Document, measured: Measured, runs: Mapping[str, Run], all_: Sequence[Measured], first: Picture
+) -> None:
     for sentence in measured.sentences:
         document.say(_sentence(sentence), "answer")
     if measured.problem:
@@ -318,7 +284,8 @@ def _write_measured(document: Document, measured: Measured, runs: Mapping[str, R
     if absent:
         document.say(_not_stored(measured.name, absent, runs), "note")
     for title, chart in measured.figures:
-        document.figure(chart, title)
+        if chart is not first[0]:
+            document.figure(chart, title)
     document.heading("Every number")
     document.say(_conditions(measured), "note")
     cells = {
@@ -426,17 +393,19 @@ def _write_training(document: Document, runs: Mapping[str, Run], trained: Mappin
         document.say(
             "Curves of seeds: line, mean over trainings; band, its 95 % t interval; faint, each training.", "note"
         )
+    unfolded = True
     for label, run in runs.items():
         seeds, spread = trained.get(label), None
         if seeds and seeds.first.path != run.path:
             continue
         if seeds:
-            document.heading(f"{seeds.name}, {len(seeds.runs)} seeds")
+            document.fold(f"{seeds.name}, {len(seeds.runs)} seeds", unfolded=unfolded)
             found = curves(seeds)
             frame, spread = found.mean, Spread(found.low, found.high, list(found.members.values()))
         else:
-            document.heading(label)
+            document.fold(label, unfolded=unfolded)
             frame = run.metrics()
+        unfolded = False
         names = [str(column) for column in frame.columns]
         parts = {name: own for name, own in sections(names).items() if name not in SPEED}
         if not parts:

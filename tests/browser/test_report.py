@@ -39,7 +39,20 @@ def test_a_report_opens_without_network_and_is_printed(chromium: Browser, writte
     expect(page.locator("body[data-drawn]")).to_be_visible()
     charts = page.locator(".chart")
     assert charts.count() > 10
+    first = charts.first.bounding_box()
+    assert first
+    assert first["y"] + first["height"] <= 800  # the first screen has it whole
+    folded = page.locator("details:not([open])")
+    assert folded.count() == 2  # of three runs one is unfolded
+    assert page.locator("details:not([open]) .main-svg").count() == 0
+    for _ in range(2):
+        folded.first.locator("summary").click()
+    expect(page.locator("details .chart:not(:has(.main-svg))")).to_have_count(0)
     assert page.locator(".chart .main-svg:first-child").count() == charts.count()
+    page.locator("summary").last.click()
+    for event, count in (("beforeprint", 0), ("afterprint", 1)):
+        page.evaluate(f"dispatchEvent(new Event('{event}'))")
+        expect(folded).to_have_count(count)
     assert page.locator(".chart .trace, .chart .bars, .chart .point").count() > charts.count()
     expect(charts.first.locator(".main-svg").first).to_have_css("background-color", PAPER[scheme])
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280

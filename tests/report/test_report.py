@@ -119,7 +119,20 @@ def test_nothing_that_a_run_says_becomes_markup(tmp_path: Path, methods: Any):
     parts = Parts(text)
     assert parts.tags.count("script") == 3 + len(parts.figures)  # plotly.js, ours, the themes, and the data
     assert not {"img", "iframe", "object", "b", "link", "base"} & set(parts.tags)
-    allowed = {"class", "id", "style", "title", "type", "href", "name", "content", "charset", "http-equiv", "lang"}
+    allowed = {
+        "class",
+        "id",
+        "style",
+        "title",
+        "type",
+        "href",
+        "name",
+        "content",
+        "charset",
+        "http-equiv",
+        "lang",
+        "open",
+    }
     assert {name for _, name, _ in parts.attributes} <= allowed
     assert all(value.startswith("#section-") for _, name, value in parts.attributes if name == "href")
     assert "&lt;script&gt;" in text
@@ -270,7 +283,21 @@ def test_sections_say_what_is_stored_and_what_is_not(pair: tuple[str, Parts], me
     assert "probe experiment sycophancy --model rlhf-weak-kl" in only
     assert "Hallucination" not in Parts(only).headings
     assert "ringed" in only  # base and the reward model that it came from are drawn, too
-    assert "reward-agreeable" in json.dumps(Parts(only).figures[0])
+    assert "reward-agreeable" in json.dumps(Parts(only).figures[1])
+
+
+def test_the_first_figure_comes_before_every_section_and_curves_fold_by_run(pair: tuple[str, Parts], methods: Any):
+    text, _ = pair
+    assert text.index("Rates with 95 % intervals") < text.index("<section")
+    assert text.count("Rates with 95 % intervals") == 1
+    training = text[text.index("<h2>Training") : text.index("<h2>Settings")]
+    assert training.count("<details") == training.count("<summary><h3>") == len(PAIR)
+    assert training.count('<details open="">') == 1
+    assert training.index("<details open") < training.index("<details>")
+    plain = report([open_run(SAMPLES / "icl")], ["in_context"], methods=methods)  # it has no rates
+    assert plain.index("<figcaption>") < plain.index("<section")
+    figures = [json.dumps(figure) for figure in Parts(plain).figures]
+    assert len(figures) == len(set(figures))
 
 
 def test_a_result_from_before_the_end_of_its_run_is_left_out(tmp_path: Path, methods: Any):

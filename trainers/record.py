@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from probe import LM, Run, open_run
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
-from probe.logits.answers import answer_tokens
+from probe.logits.answer_tokens import answer_tokens
 from probe.model.hooks import fused_parts
 from probe.model.text import context_length, encode_all, pieces
 from probe.recording.recorder import Instrument, Recorder, as_prompt, watch

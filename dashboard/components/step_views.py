@@ -13,9 +13,9 @@ from dashboard.markdown import note
 from dashboard.state import keep
 from probe.attention.figures import attention_head, attention_mosaic
 from probe.logits.figures import lens_grid
+from probe.logits.trained import answer_names
 from probe.plotting.curves import answer_curves
 from probe.runs.captured import (
-    answer_names,
     answers_table,
     attention,
     attention_table,

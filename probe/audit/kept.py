@@ -17,7 +17,7 @@ from probe.experiments.run import identity
 from probe.experiments.store import may_make
 from probe.runs.schema import dumps
 from probe.runs.storage import disk, write_atomic
-from probe.untrusted import parse_json, sendable
+from probe.untrusted import read_json, sendable
 
 PARTS = HOME / "parts"
 """Tables that belong to two models, whichever parts an audit has."""
@@ -62,7 +62,7 @@ def read_kept(file: Path, columns: Mapping[str, type]) -> pd.DataFrame | None:
     try:
         if not file.is_file():
             return None
-        records = sendable(parse_json(file.read_bytes()))
+        records = sendable(read_json(file))
         table = read_table(records, {name: str if kind is str else float for name, kind in columns.items()})
     except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None

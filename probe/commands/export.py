@@ -162,8 +162,9 @@ def _capture_drawings(run: "Run", steps: "Sequence[int]", step: int) -> "Iterato
 
     from probe.attention.figures import attention_mosaic
     from probe.logits.figures import lens_grid
+    from probe.logits.trained import answer_names
     from probe.plotting.curves import answer_curves
-    from probe.runs.captured import answer_names, answers_table, attention, attention_table, favourites, lens_table
+    from probe.runs.captured import answers_table, attention, attention_table, favourites, lens_table
 
     captures = run.captures()
     tensors = captures.load(step)

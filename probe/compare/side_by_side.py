@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from probe.errors import DataError
-from probe.logits.answers import answer_tokens
+from probe.logits.answer_tokens import answer_tokens
 from probe.logits.lens import (
     Lens,
     LensReader,
@@ -194,7 +194,7 @@ def compare(
         seed: of both samples; equal chance makes the two differ only where the models do.
         k: how many most probable tokens to keep.
         answers: texts whose first token that differs is followed through the layers of the lenses; what all begin with
-            joins the prompt (see `probe.logits.answers`).
+            joins the prompt (see `probe.logits.answer_tokens`).
 
     Raises:
         DataError: a model reads one number (see `compare_scalars`), the tokenizers differ, no token tells the answers

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.errors import ConfigError, DataError
-from probe.logits.answers import answer_tokens
+from probe.logits.answer_tokens import answer_tokens
 from probe.logits.lens import Target, require_text, value
 from probe.model.lm import LM
 from probe.model.text import encode

@@ -23,7 +23,7 @@ from probe import stats
 from probe.errors import ConfigError, DataError
 from probe.interventions.controls import DRAWS
 from probe.interventions.sites import TOKENS_PER_PASS, Site
-from probe.logits.answers import answer_tokens
+from probe.logits.answer_tokens import answer_tokens
 from probe.logits.lens import Target, kl, require_inside
 from probe.model.lm import LM
 from probe.model.text import encode, text_ids

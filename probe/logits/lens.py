@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import DataError, ModelError
-from probe.logits.answers import answer_tokens
+from probe.logits.answer_tokens import answer_tokens
 from probe.logits.direct import logit_cap, output_scale
 from probe.model.heads import check_count
 from probe.model.lm import LM
@@ -123,7 +123,7 @@ def logit_lens(lm: LM, text: str | Sequence[int], k: int = 5, answers: Sequence[
         text: a text or its token ids.
         k: how many of the most probable tokens to keep.
         answers: texts, with the blank that precedes them, whose first token that differs is followed through the
-            layers; what all begin with is read behind the text (see `probe.logits.answers`).
+            layers; what all begin with is read behind the text (see `probe.logits.answer_tokens`).
 
     Raises:
         ModelError: the architecture cannot be hooked, or its output is more than norm and unembedding.

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.errors import ConfigError, DataError, ModelError
-from probe.logits.answers import answer_tokens
+from probe.logits.answer_tokens import answer_tokens
 from probe.logits.direct import HeldNorm, Part, final_norm, post_hook, post_norm, unembedding
 from probe.model.heads import check_count
 from probe.model.lm import LM

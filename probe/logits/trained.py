@@ -11,6 +11,7 @@ import pandas as pd
 
 from probe.errors import DataError
 from probe.runs.captured import token_names
+from probe.world.vocabulary import ABSTENTION
 
 if TYPE_CHECKING:
     from probe.runs.captures import Captures
@@ -25,6 +26,17 @@ MEASURES = {
     "entropy": "entropy (nats)",
 }
 """What is measured, and how an axis calls it."""
+
+
+def answer_names(run: "Run", answers: Sequence[str]) -> list[str]:
+    """Name the answers of a captured prompt: what a first word stands for is said beside it.
+
+    Args:
+        run: that captured them; in a world's run the first word of "i do not know" is an answer.
+        answers: of a prompt (`ProbePrompt.answers`).
+    """
+    first, _, rest = ABSTENTION.partition(" ")
+    return [f"{first} ({rest})" if run.world and each.strip() == first else each.strip() for each in answers]
 
 
 def over_training(run: "Run", prompt: int = 0, position: int | None = None) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import ConfigError, DataError, ModelError
-from probe.logits.answers import answer_tokens
+from probe.logits.answer_tokens import answer_tokens
 from probe.logits.lens import (
     Lens,
     LensReader,
@@ -196,7 +196,7 @@ def over_layers(
         lm: a model of tokens.
         text: a text or its ids.
         answers: texts, whose first token that differs counts, or token ids; what texts begin with alike is read behind
-            the text (see `probe.logits.answers`).
+            the text (see `probe.logits.answer_tokens`).
         k: how many of the likeliest tokens to keep, 2 at least.
         window: (start, stop) of the positions that are read; default: all. The whole text is run in any case.
 

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from probe.errors import ModelError
+from probe.model.folders import sound_folder
 from probe.model.references import GENERATION_CONFIG
 from probe.untrusted import foreign
 
@@ -69,8 +70,8 @@ def read_generation(directory: Path) -> GenerationConfig:
 
     with foreign(refuse):
         if (directory / GENERATION_CONFIG).is_file():
-            return GenerationConfig.from_pretrained(directory, local_files_only=True)
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+            return GenerationConfig.from_pretrained(sound_folder(directory), local_files_only=True)
+        config = AutoConfig.from_pretrained(sound_folder(directory), trust_remote_code=False, local_files_only=True)
         return GenerationConfig.from_model_config(config)
 
 

@@ -452,7 +452,7 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None
     file = directory / "tokenizer_config.json"
     if not file.is_file():
         return
-    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings = read_json(file)
     if any(name in settings for name in LOADED):
         kept = {name: value for name, value in settings.items() if name not in LOADED}
         text = json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

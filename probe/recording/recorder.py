@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import probe.world
 from probe.errors import ConfigError, DataError
-from probe.logits.answers import answer_tokens
+from probe.logits.answer_tokens import answer_tokens
 from probe.logits.attribution import attribute_last, last_names, last_posts
 from probe.logits.lens import kl, lens_logprobs, read_lens, residual_names
 from probe.model.lm import LM

@@ -113,19 +113,6 @@ def lens_table(lens: "Favourites", tokens: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def answer_names(run: "Run", answers: Sequence[str]) -> list[str]:
-    """Name the answers of a captured prompt: what a first word stands for is said beside it.
-
-    Args:
-        run: that captured them; in a world's run the first word of "i do not know" is an answer.
-        answers: of a prompt (`ProbePrompt.answers`).
-    """
-    from probe.world.vocabulary import ABSTENTION
-
-    first, _, rest = ABSTENTION.partition(" ")
-    return [f"{first} ({rest})" if run.world and each.strip() == first else each.strip() for each in answers]
-
-
 def answers_table(steps: Sequence[int], logprobs: np.ndarray, answers: Sequence[str]) -> pd.DataFrame:
     """One row for each step and answer: step, answer, logprob (nats)."""
     return pd.DataFrame(

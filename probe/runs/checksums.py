@@ -6,6 +6,7 @@ from pathlib import Path
 
 from probe.errors import RunError
 from probe.runs.schema import CHECKSUMS
+from probe.untrusted import WEIGHTS, open_file, read_file
 
 LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\0\n]+)")
 MOST = 2**20
@@ -28,8 +29,7 @@ def find_damage(directory: Path) -> Path | None:
     if not sums.is_file():
         return None
     try:
-        with open(sums, "rb") as file:
-            lines = file.read(MOST).decode("utf-8").removesuffix("\n").split("\n")
+        lines = read_file(sums, MOST).decode("utf-8").removesuffix("\n").split("\n")
         for match in map(LINE.fullmatch, lines):
             if match is None:
                 return sums
@@ -57,5 +57,5 @@ def check_intact(directory: Path) -> None:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file in hexadecimal."""
-    with open(path, "rb") as file:
+    with open_file(path, most=WEIGHTS) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

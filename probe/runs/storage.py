@@ -79,7 +79,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 def sort_metadata(data: bytes) -> bytes:
     """Return the bytes of a safetensors file with its metadata sorted by name: the library writes them in any order."""
     start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
+    header = parse_json(data[8:start])
     metadata = {"__metadata__": dict(sorted(header.pop("__metadata__", {}).items()))}
     text = json.dumps(metadata | header, ensure_ascii=False, separators=(",", ":")).encode()
     return data[:8] + text.ljust(start - 8) + data[start:] if len(text) <= start - 8 else data

@@ -158,7 +158,7 @@ def shared_prefix(lm: "LM", prompt: str, answers: tuple[str, str]) -> tuple[list
 
     None where one answer begins with the other. " (A)" and " (B)" part behind the bracket if it is a token of its own.
     """
-    from probe.logits.answers import answer_tokens
+    from probe.logits.answer_tokens import answer_tokens
     from probe.model.text import split
 
     head, first = split(lm.tokenizer, prompt, answers[0])

@@ -35,7 +35,7 @@ from probe.interventions.controls import edits, random_change
 from probe.interventions.patching import Means, Pair, means, pair_of, with_shared
 from probe.interventions.sites import Edit, Site, grid, hooks_of, observe, sweep
 from probe.interventions.steering import answer_steps
-from probe.logits.answers import answer_tokens
+from probe.logits.answer_tokens import answer_tokens
 from probe.logits.lens import Target, require_text, residual_names, target_of, unembed, value
 from probe.model.lm import LM
 from probe.model.text import encode

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probe.interventions.patching import pair_of, patch
-from probe.logits.answers import answer_tokens, whole_logprobs
+from probe.logits.answer_tokens import answer_tokens, whole_logprobs
 from probe.logits.attribution import attribute
 from probe.logits.lens import target_of
 from probe.model.lm import LM

@@ -9,7 +9,7 @@ import pytest
 
 from dashboard.pages.start import words
 from probe import LM, open_run
-from probe.runs.captured import answer_names
+from probe.logits.trained import answer_names
 from tests.dashboard import store
 from tests.dashboard.pages import Show, chart, heading, linked, names, read, turn_to, values
 from tests.places import ROOT, SAMPLES

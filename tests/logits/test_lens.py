@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from probe.errors import ConfigError, DataError, ModelError
-from probe.logits.answers import answer_tokens
+from probe.logits.answer_tokens import answer_tokens
 from probe.logits.lens import LensReader, lens_logprobs, logit_lens, read_lens, residual_names, unembed
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, OTHERS, random_lm, random_reward_model

@@ -15,7 +15,7 @@ from probe import stats as resampling
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Mean, Share, Statistic
 from probe.interventions.patching import ablate, pair_of, patch
-from probe.logits.answers import answer_tokens
+from probe.logits.answer_tokens import answer_tokens
 from probe.logits.lens import logit_lens, target_of
 from probe.model.rewards import analysable
 from probe.model.text import encode

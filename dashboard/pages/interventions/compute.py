@@ -194,7 +194,7 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
             tells the two apart.
     """
     from probe.interventions.patching import pair_of
-    from probe.logits.answers import answer_tokens
+    from probe.logits.answer_tokens import answer_tokens
     from probe.logits.lens import target_of
     from probe.model.text import encode
 
@@ -406,7 +406,7 @@ def dose(lm: "LM", dosing: Dosing, random: int, tick: Tick = ignore) -> "Dose":
 
 def compared_tokens(lm: "LM", dosing: Dosing) -> str:
     """Which tokens of the steered answers are compared, in a sentence; empty where each answer is one token."""
-    from probe.logits.answers import answer_tokens
+    from probe.logits.answer_tokens import answer_tokens
 
     if lm.readout != "tokens":
         return ""

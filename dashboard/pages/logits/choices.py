@@ -15,7 +15,7 @@ from probe.texts import visible
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from probe.logits.answers import AnswerTokens
+    from probe.logits.answer_tokens import AnswerTokens
     from probe.logits.lens import Target
 
 POSITION, PART = "log_position", "log_part"
@@ -133,7 +133,7 @@ def _question(
     Raises:
         DataError: an answer without tokens, or two that no token tells apart.
     """
-    from probe.logits.answers import answer_tokens
+    from probe.logits.answer_tokens import answer_tokens
     from probe.logits.lens import Target, target_of
     from probe.model.text import pieces
 

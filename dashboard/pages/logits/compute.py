@@ -10,7 +10,7 @@ from dashboard import models
 if TYPE_CHECKING:
     from dashboard.pages.logits.choices import Question
     from dashboard.sides import Side
-    from probe.logits.answers import AnswerTokens
+    from probe.logits.answer_tokens import AnswerTokens
     from probe.logits.attribution import Attribution
     from probe.logits.parts import PromotedTokens, Reading
     from probe.logits.trajectories import LayerTrajectory, PairTrajectory, ScalarLens, WrittenTrajectory
@@ -99,7 +99,7 @@ def is_written(side: "Side", question: "Question", n: int) -> bool:
 
 
 def _whole_answers(lm: "LM", ids: tuple[int, ...], answers: "AnswerTokens") -> list[float]:
-    from probe.logits.answers import whole_logprobs
+    from probe.logits.answer_tokens import whole_logprobs
 
     return whole_logprobs(lm, ids, answers)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from probe.logits.answers import AnswerTokens
+    from probe.logits.answer_tokens import AnswerTokens
     from probe.logits.attribution import Attribution
     from probe.logits.trajectories import LayerTrajectory
 

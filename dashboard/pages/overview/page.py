@@ -14,6 +14,7 @@ from dashboard.components.figure import figure
 from dashboard.components.table import show_table
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, note, prose
+from dashboard.opening import HTML
 from dashboard.seed_groups import (
     ANSWERS,
     TRAININGS,
@@ -186,7 +187,7 @@ def report_buttons(order: Sequence[str]) -> None:
                 escape_markdown(title),
                 data=partial(write_report, labels),
                 file_name="report.html",
-                mime="text/html",
+                mime=HTML,
                 key=f"report-{index}",
                 on_click="ignore",
                 icon=":material/description:",

@@ -8,7 +8,7 @@ import pandas as pd
 from dashboard import data
 from dashboard.data import Store
 from probe.errors import RunError
-from probe.runs.captured import answer_names
+from probe.logits.trained import answer_names
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
 

@@ -12,7 +12,7 @@ from probe.interventions.patching import ablate, pair_of, patch
 from probe.interventions.patching import attribute as estimate
 from probe.interventions.sites import Site, activations, counterpart, hooks_of
 from probe.interventions.steering import contrast, dose_response
-from probe.logits.answers import answer_tokens, whole_logprobs
+from probe.logits.answer_tokens import answer_tokens, whole_logprobs
 from probe.logits.attribution import attribute
 from probe.logits.lens import Target, logit_lens, target_of, value
 from probe.logits.parts import read_parts

@@ -11,8 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from probe.audit.change import FILE, HOME, Audit, audit_files, read_audit, read_table
-from probe.errors import DataError
+from probe.audit.change import FILE, HOME, Audit, audit_files, read_table, stored_audits
 from probe.experiments.run import identity
 from probe.experiments.store import may_make
 from probe.runs.schema import dumps
@@ -32,19 +31,12 @@ def key_of(facts: Any) -> str:
 
 
 def find_audit(key: str, folders: Iterable[Path] = ()) -> Audit | None:
-    """The newest finished audit with a key, in the folders of audits or in some further ones; None where there is none.
+    """Return the newest finished audit with a key, in the folders of audits or in further ones, or None.
 
     One that cannot be read counts as none.
     """
-    files = [*(folder / FILE for folder in folders), *(file for file in audit_files() if key in file.parent.name)]
-    audits = []
-    for file in files:
-        try:
-            audits.append(read_audit(file))
-        except DataError:
-            continue
-    matches = [audit for audit in audits if audit.meta["key"] == key]
-    return max(matches, key=lambda audit: str(audit.meta.get("created")), default=None)
+    known = stored_audits([*(folder / FILE for folder in folders), *audit_files()])
+    return next((audit for audit in known.values() if audit.meta["key"] == key), None)
 
 
 def kept_file(name: str, facts: Any) -> Path:

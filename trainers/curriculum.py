@@ -5,7 +5,7 @@ are questions that the verifier judges. With files a phase is a file, measured o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -19,6 +19,7 @@ from probe.model.generation import end_tokens
 from probe.model.text import context_length, encode
 from probe.rewards.evaluation import ANSWER_TOKENS, answer
 from probe.rows import Row, Rows
+from probe.runs import ProbePrompt
 from probe.world import World
 from probe.world.packing import pack
 from probe.world.questions import Item
@@ -149,13 +150,13 @@ def file_curriculum(
     Raises:
         DataError: a file cannot be used; the message says why.
     """
-    readers: dict[str, Callable[[Rows[Any]], tuple[list[Any], list[Any], list[str]]]] = {
+    readers: dict[str, Callable[[Rows[Any]], tuple[list[Any], list[Any], list[Any]]]] = {
         "pretrain": partial(_file_rows, lm, length, say),
         "sft": partial(_file_demonstrations, lm, seed, say),
     }
     read, kind = readers[objective], KINDS[objective]
     names = [f"{i + 1}-{rows.path.stem}" for i, rows in enumerate(files)]
-    tasks, prompts = [], list[str]()
+    tasks, prompts = [], list[Any]()
     for name, rows in zip(["old", *names], [old, *files], strict=True):
         if rows is not None:
             examples, held_out, new_prompts = read(rows)
@@ -174,8 +175,15 @@ def file_curriculum(
         phases=tasks[first:],
         old=tasks[0] if first else None,
         data=data | counts,
-        prompts=list(dict.fromkeys(prompts)),
+        prompts=_once(prompts),
     )
+
+
+def _once(prompts: Sequence[Any]) -> list[Any]:
+    """The prompts of several files without those of equal text, numbered through."""
+    by_text = {prompt.text if isinstance(prompt, ProbePrompt) else str(prompt): prompt for prompt in prompts}
+    kept = enumerate(by_text.values())
+    return [replace(each, id=str(number)) if isinstance(each, ProbePrompt) else each for number, each in kept]
 
 
 def _prompts(world: World, phases: int) -> list[dict[str, Any]]:
@@ -208,7 +216,7 @@ def _true_answers(world: World, items: Sequence[Item], lm: LM) -> np.ndarray:
 
 def _file_rows(
     lm: LM, length: int, say: Callable[[str], None], documents: Rows[str]
-) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
+) -> tuple[list[np.ndarray], list[np.ndarray], list[Any]]:
     limit = context_length(lm.model)
     if limit is not None and length > limit:
         raise ConfigError(f"--length is {length} and the model reads at most {limit} tokens: give {limit} or less.")
@@ -223,7 +231,7 @@ def _file_rows(
 
 def _file_demonstrations(
     lm: LM, seed: int, say: Callable[[str], None], rows: Rows[Row]
-) -> tuple[list[Demonstration], list[Demonstration], list[str]]:
+) -> tuple[list[Demonstration], list[Demonstration], list[ProbePrompt]]:
     data = file_demonstrations(lm, rows, every_turn=True, longest=0, report=say)
     training, held_out = sft.hold_out(data.examples, 1 / pretrain.HELD_OUT, seed)
     if not held_out:

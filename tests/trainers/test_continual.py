@@ -261,7 +261,10 @@ def test_files_are_phases(
     else:
         assert "mira lives in" in first["prompt"]
         assert not first["expected"]
-    old = continual.train(make("old", old=tmp_path / "c.jsonl", strategy="replay", **files))
+    old = continual.train(make("old", old=tmp_path / "c.jsonl", strategy="replay", capture_every=3, **files))
+    captured = old.captures().prompts
+    assert [any(person in prompt.text for prompt in captured) for person in ("mira", "kai", "ana")] == [True] * 3
+    assert len({prompt.id for prompt in captured}) == len({prompt.text for prompt in captured}) == len(captured)
     stored = json.loads((old.path / "results" / "continual" / "result.json").read_text())
     assert stored["old"] == ["old"]
     assert [row["metric"] for row in stored["summary"]][-2:] == ["old_accuracy", "old_forgetting"]

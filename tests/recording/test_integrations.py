@@ -470,9 +470,9 @@ def test_a_run_of_the_world_stays_one(tmp_path: Path):
 def test_a_forward_that_a_trainer_has_put_in_place_is_not_hooked(tmp_path: Path):
     """TRL and accelerate replace `model.forward` by functions that run the model which they were made for."""
     lm = random_lm()
-    expected = measure(lm, [as_prompt(lm, "mira lives in", 0)])
+    expected = measure(lm, [as_prompt(lm, PROMPTS[0], 0)])
     patched = random_lm()
     inner = patched.model.forward
     patched.model.forward = lambda *args, **named: inner(*args, **named)
-    for name, tensor in measure(patched, [as_prompt(patched, "mira lives in", 0)]).items():
+    for name, tensor in measure(patched, [as_prompt(patched, PROMPTS[0], 0)]).items():
         torch.testing.assert_close(tensor, expected[name])

@@ -102,6 +102,15 @@ def digit_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
 
 
+def char_tokenizer(letters: str, unknown: str | None = "<unk>", declared: bool = True) -> PreTrainedTokenizerFast:
+    """One token a letter; others become the unknown token, declared or not, or are dropped where there is none."""
+    ids = {piece: number for number, piece in enumerate(["<pad>", "<end>", *([unknown] if unknown else []), *letters])}
+    inner = Tokenizer(BPE(ids, [], unk_token=unknown))
+    inner.decoder = decoders.Fuse()
+    names = {"pad_token": "<pad>", "eos_token": "<end>"} | ({"unk_token": unknown} if unknown and declared else {})
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+
+
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,

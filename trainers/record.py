@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -18,8 +19,8 @@ from probe import LM, Run, open_run
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
 from probe.logits.answer_tokens import answer_tokens
 from probe.model.hooks import fused_parts
-from probe.model.text import context_length, encode_all, pieces
-from probe.recording.recorder import Instrument, Recorder, as_prompt, watch
+from probe.model.text import context_length, encode_all, pieces, quote_words, unknown_tokens, unread
+from probe.recording.recorder import Instrument, Prompt, Recorder, as_prompt, default_prompts, watch
 from probe.rewards.evaluation import evaluate
 from probe.rows import is_text, read_columns, read_text
 from probe.runs import ProbePrompt, RunWriter
@@ -78,7 +79,7 @@ class Record:
             check_same(session.config, method, origin, int(self.saved.name) if self.saved else 0)
         self.writer: RunWriter | None = None
         self._recorder: Recorder | None = None
-        self._prompts = probe_prompts(session, trainee.view, origin)
+        self._prompts, self._left_out = probe_prompts(session, trainee.view, origin)
 
     def open(self) -> None:
         """Create the run directory, or go on in it; everybody calls it."""
@@ -106,6 +107,7 @@ class Record:
                 seed=config.seed,
             )
         if self._prompts:
+            self.writer.prompts(self._prompts, self._left_out)
             self._recorder = watch(
                 self.trainee.view,
                 self.writer,
@@ -199,25 +201,26 @@ class Record:
 class Onlooker:
     """In place of a run's writer, for a process that captures with the others and writes nothing."""
 
-    def prompts(self, prompts: Sequence[ProbePrompt]) -> None:
+    def prompts(self, prompts: Sequence[ProbePrompt], left_out: str = "") -> None:
         """Keep nothing."""
 
     def capture(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Keep nothing."""
 
 
-def probe_prompts(session: Session, lm: LM, origin: Origin) -> list[ProbePrompt]:
+def probe_prompts(session: Session, lm: LM, origin: Origin) -> tuple[list[ProbePrompt], str]:
     """The prompts to capture on: the lines of --probe-prompts, or those that come with the data; none if switched off.
 
-    A resumed run keeps those of the data that it has.
+    A resumed run keeps those of the data that it has. Of prompts that come with the data, those that the tokenizer
+    cannot read are left out; the sentence that names them is said, and given too.
 
     Raises:
-        DataError: the file cannot be read or is empty, or a prompt is too long.
+        DataError: the file cannot be read or is empty, or a prompt is too long or cannot be read by the tokenizer.
         ConfigError: the model cannot be hooked.
     """
     file, prompts = session.config.probe_prompts, origin.prompts
     if not session.config.capture_every or not session.measures:
-        return []
+        return [], ""
     if file is None and session.config.resume:
         prompts = open_run(session.config.out).captures().prompts or prompts
     if file is not None:
@@ -234,12 +237,17 @@ def probe_prompts(session: Session, lm: LM, origin: Origin) -> list[ProbePrompt]
             f"--shard cannot capture {type(lm.model).__name__}, whose fused projections are split outside of its"
             " blocks: give --capture-every 0, or train it without --shard."
         )
-    probes = [as_prompt(lm, prompt, index) for index, prompt in enumerate(prompts)]
+    if file is None:
+        probes, left_out = default_prompts(lm, prompts)
+    else:
+        probes, left_out = [as_prompt(lm, prompt, index) for index, prompt in enumerate(prompts)], ""
     limit = context_length(lm.model)
     for prompt in probes:
         if limit is not None and prompt.length > limit:
             raise DataError(f"A probe prompt has {prompt.length} tokens and the model reads {limit}: shorten it.")
-    return probes
+    if left_out:
+        session.say(left_out)
+    return probes, left_out
 
 
 def read_probe_prompts(path: Path) -> list[Any]:
@@ -280,6 +288,8 @@ def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> N
 
 CAPTURE_TOKENS = 64
 """Longest prompt that data files give to the recorder: its cost grows with the square."""
+LOOKED = 1000
+"""Texts of data among which those to capture on are looked for."""
 ANSWER_LETTERS = 24
 """Letters of an answer of the data by which charts call it."""
 
@@ -294,27 +304,41 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def capture_prompts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], count: int = 4) -> list[str]:
-    """The first texts that are short enough to capture on; if all are long, the first of them cut to that length.
+def capture_prompts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], count: int = 4) -> list[Prompt]:
+    """The first texts that the tokenizer reads whole and that are short enough to capture on.
 
-    Of a text with letters or words that the tokenizer does not know the others are taken.
+    If all are long, the first of them is cut to that length. If none is read whole, the first are taken without the
+    letters or words that the tokenizer does not know, which their `note` names.
     """
-    fitting: list[str] = []
-    long: list[str] = []
-    for text in texts:
+    fitting: list[Prompt] = []
+    long: list[Prompt] = []
+    parts: list[Prompt] = []
+    for text in islice(texts, LOOKED):
         (ids,) = encode_all(tokenizer, [text])
-        if tokenizer.unk_token_id in ids:
-            text = tokenizer.decode(ids, skip_special_tokens=True)
-            (ids,) = encode_all(tokenizer, [text])
-        if not text.strip():
+        words = unread(tokenizer, text)
+        if words:
+            if len(parts) < count:
+                parts += _without(tokenizer, ids, words)
+        elif not text.strip():
             continue
-        if len(ids) <= CAPTURE_TOKENS:
+        elif len(ids) <= CAPTURE_TOKENS:
             fitting.append(text)
         elif not long:
             long.append(tokenizer.decode(ids[:CAPTURE_TOKENS], skip_special_tokens=True))
         if len(fitting) == count:
             break
-    return fitting or long
+    return fitting or long or parts
+
+
+def _without(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], words: Sequence[str]) -> list[Prompt]:
+    """What is left of a text without the words or letters that the tokenizer does not know, if anything."""
+    unknown = unknown_tokens(tokenizer)
+    known = [token for token in ids if token not in unknown][:CAPTURE_TOKENS]
+    rest = " ".join(str(tokenizer.decode(known, skip_special_tokens=True)).split())
+    if not rest or unread(tokenizer, rest):
+        return []
+    left = f"Of this text of the data {quote_words(words)} is left out, which the tokenizer does not know."
+    return [{"text": rest, "note": left}]
 
 
 class Answered(NamedTuple):

@@ -112,6 +112,8 @@ def choose_moment(
     else:
         with right:
             step = choose_step(captures.steps, prefix=prefix)
+    if captures.left_out:
+        note(captures.left_out)
     index = prompts[choice]
     return Moment(run, label, step, index, captures.prompts[index], data.capture(run, step), kind or kinds[0])
 

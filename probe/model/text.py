@@ -6,6 +6,8 @@ Axes: B rows, T tokens, V vocabulary, d width.
 """
 
 import inspect
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -25,6 +27,8 @@ SPACE, NEWLINE, TAB = "·", "↵", "⇥"
 
 NAMED = 6
 """Unknown words that a message names."""
+UNKNOWN = ("<unk>", "[UNK]")
+"""Common names of the token for unknown words, by which it is found where a tokenizer does not say which one it is."""
 MARKS = ".,:;!?\"'()[]\u201c\u201d"
 """Punctuation that may stick to a word."""
 
@@ -134,6 +138,52 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     else:
         words = [word for word in text.split() if unknown_id in tokenizer(word, **letters)["input_ids"]]
     return [word for word in dict.fromkeys(words) if word and word != tokenizer.unk_token]
+
+
+def unread(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """The words and letters of a text that the model does not get to read, each once.
+
+    Those are the words that become the unknown token, whether the tokenizer says which one that is (`unknown_words`) or
+    only uses it, and the letters that a vocabulary without such a token drops.
+    """
+    unknown = unknown_words(tokenizer, text)
+    if unknown:
+        return unknown
+    if not tokenizer.is_fast:
+        return _dropped(tokenizer, text)
+    read = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+    unknown_ids, seen, words = unknown_tokens(tokenizer), [False] * len(text), list[str]()
+    for token, (start, stop) in zip(read["input_ids"], read["offset_mapping"], strict=True):
+        word, name = text[start:stop].strip(), unknown_ids.get(token)
+        if name is not None and word and word != name:
+            words.append(word)
+        seen[start:stop] = [True] * (stop - start)
+    if words or all(seen):
+        return list(dict.fromkeys(words))
+    return _dropped(tokenizer, text)  # or blanks alone; the places of what follows a dropped letter are wrong
+
+
+def unknown_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """The tokens that stand for unknown words by their ids: the one that is declared, and those that are in use."""
+    inner = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    names = [*UNKNOWN, getattr(inner, "unk_token", None), tokenizer.unk_token]  # missing ones have the id of the last
+    ids = {tokenizer.convert_tokens_to_ids(name): name for name in names if name}
+    return {token: name for token, name in ids.items() if token is not None}
+
+
+def _dropped(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """The letters of a text that are not in what its tokens spell."""
+    (ids,) = encode_all(tokenizer, [text])
+    spelt = tokenizer.decode(ids, skip_special_tokens=False)
+    lost = Counter(_folded(text)) - Counter(_folded(spelt))
+    letters = [letter for letter in dict.fromkeys(text) if any(part in lost for part in _folded(letter))]
+    return [letter for letter in letters if letter not in spelt] or letters
+
+
+def _folded(text: str) -> str:
+    """A text without blanks, accents, capitals and signs that are not seen, which a tokenizer may leave out."""
+    parts = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(part for part in parts if not part.isspace() and unicodedata.category(part)[0] not in "CM")
 
 
 def near_words(tokenizer: PreTrainedTokenizerBase, word: str) -> list[str]:

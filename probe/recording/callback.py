@@ -154,6 +154,7 @@ class ProbeCallback(TrainerCallback):
                     every=self.every,
                     instruments=self._instruments(view, int(state.global_step)),
                 )
+                self._notes += [self._recorder.left_out] if self._recorder.left_out else []
                 self._recorder.step(int(state.global_step))
             except ProbeError as error:
                 self._end("failed", str(error))

@@ -18,8 +18,11 @@ vocabulary.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,7 +37,18 @@ from probe.logits.answer_tokens import answer_tokens
 from probe.logits.attribution import attribute_last, last_names, last_posts
 from probe.logits.lens import kl, lens_logprobs, read_lens, residual_names
 from probe.model.lm import LM
-from probe.model.text import encode, encode_all, pad, pad_id, pieces, whole_logits
+from probe.model.text import (
+    NAMED,
+    encode,
+    near_clause,
+    pad,
+    pad_id,
+    pieces,
+    quote_words,
+    unknown_tokens,
+    unread,
+    whole_logits,
+)
 from probe.recording.reward_shift import LogitsFn
 from probe.runs.schema import NEURONS, TOP_K, ProbePrompt, jsonable
 from probe.runs.writer import RunWriter, end_with_owner, ended_by
@@ -155,7 +169,8 @@ def watch(
         lm: the model; train `lm.model`.
         run: the directory of a new run, which `Recorder.close` ends; or the writer of a run, which its owner ends.
         prompts: texts, dicts with `text`, `answers` and `kind`, or `ProbePrompt`s; default: those that the run has
-            already, else those of the model's world, else a few short texts whose answers are the likeliest tokens now.
+            already, else those of the model's world, else a few short texts whose answers are the likeliest tokens now;
+            those that the tokenizer cannot read are left out, with a warning that names them.
         every: steps between captures; 0 makes none: the run has metrics and its checkpoint.
         instruments: further measurements for every capture, made in evaluation mode without gradients.
         method: of a new run, such as `dpo`: it decides the run's colour and pages.
@@ -166,7 +181,7 @@ def watch(
     Raises:
         ConfigError: `every` is negative; a writer was given with `method`, `config` or `seed`, which it has already; or
             there are captures of a model of one number (a reward, a value), which has no lens.
-        DataError: a prompt that is empty, too long or lacks its text.
+        DataError: a prompt that is empty, too long, lacks its text, or cannot be read by the tokenizer.
         RunError: the directory is in use or cannot be written, or the config holds what JSON has no form for.
     """
     if every < 0:
@@ -178,17 +193,20 @@ def watch(
             f"A {lm.readout} model gives one number and no probabilities of tokens, which captures hold: watch it with "
             "every=0, which records metrics alone."
         )
-    world = probe.world.of(lm)
+    world, left_out = probe.world.of(lm), ""
     if not every:
         prompts = ()
     elif prompts is None:
-        run_prompts = run.fixed_prompts if isinstance(run, RunWriter) else []
-        prompts = run_prompts or (world.probe_prompts() if world else generic_prompts(lm))
+        prompts = run.fixed_prompts if isinstance(run, RunWriter) else []
+        if not prompts:
+            prompts, left_out = default_prompts(lm, world.probe_prompts() if world else None)
+    if left_out:
+        warnings.warn(left_out, stacklevel=2)
     probes = [as_prompt(lm, prompt, index) for index, prompt in enumerate(prompts)]
     if every and (not probes or len({prompt.id for prompt in probes}) < len(probes)):
         raise DataError(f"{len(probes)} probe prompts were given: give at least one, each with an id of its own.")
     if isinstance(run, RunWriter):
-        return Recorder(lm, run, probes, every, instruments)
+        return Recorder(lm, run, probes, every, instruments, left_out=left_out)
     settings = jsonable(config if config is not None else {})
     if not isinstance(settings, dict):
         raise ConfigError(f"The config is a {type(config).__name__}: give a dict or a dataclass.")
@@ -200,7 +218,7 @@ def watch(
         world=world.to_dict() if world else None,
         seed=seed,
     )
-    return Recorder(lm, writer, probes, every, instruments, owner=True, checkpoint=checkpoint)
+    return Recorder(lm, writer, probes, every, instruments, owner=True, checkpoint=checkpoint, left_out=left_out)
 
 
 class Recorder:
@@ -216,11 +234,14 @@ class Recorder:
         *,
         owner: bool = False,
         checkpoint: bool = False,
+        left_out: str = "",
     ) -> None:
         self.lm = lm
         self.writer = writer
         """The run's writer, for metrics, rollouts and checkpoints in addition to the captures."""
         self.prompts = list(prompts)
+        self.left_out = left_out
+        """Which default prompts are left out, and why, in sentences; empty where there are none."""
         self.every = every
         self.instruments = tuple(instruments)
         self.seconds = 0.0
@@ -231,7 +252,7 @@ class Recorder:
         if not self.prompts:
             return
         try:
-            writer.prompts(self.prompts)
+            writer.prompts(self.prompts, left_out)
         except BaseException as error:
             self._finish(*ended_by(error))
             raise
@@ -314,7 +335,8 @@ def as_prompt(lm: LM, prompt: Prompt, index: int) -> ProbePrompt:
     """A prompt in any of its forms as a `ProbePrompt`; without an id it gets its number.
 
     Raises:
-        DataError: there is no text in it, an answer has no tokens, or no token tells its answers apart.
+        DataError: there is no text in it, the tokenizer cannot read it, an answer has no tokens, or no token tells its
+            answers apart.
     """
     if isinstance(prompt, ProbePrompt):
         return prompt
@@ -322,6 +344,12 @@ def as_prompt(lm: LM, prompt: Prompt, index: int) -> ProbePrompt:
     text = record.get("text")
     if not isinstance(text, str) or not text:
         raise DataError(f"Probe prompt {index + 1} was given as {prompt!r}: give a text, or a dict with `text`.")
+    words = unread(lm.tokenizer, text)
+    if words:
+        raise DataError(
+            f"The tokenizer does not know {quote_words(words)} of probe prompt {index + 1}, \u201c{text}\u201d:"
+            f" {near_clause(lm.tokenizer, words)}write it in words of the model (`tokenizer.get_vocab()` lists them)."
+        )
     answers = [str(answer) for answer in record.get("answers") or ()]
     chosen = answer_tokens(lm, answers)
     ids = [*encode(lm.tokenizer, text), *chosen.shared]
@@ -334,32 +362,71 @@ def as_prompt(lm: LM, prompt: Prompt, index: int) -> ProbePrompt:
         answer_ids=chosen.tokens,
         kind=str(record.get("kind") or ""),
         shared=chosen.count,
-        note=chosen.note,
+        note=f"{record.get('note') or ''} {chosen.note}".strip(),
     )
 
 
-def generic_prompts(lm: LM, texts: Sequence[str] = GENERIC, answers: int = 3) -> list[ProbePrompt]:
-    """Short texts for a model of which nothing is known; their answers are the likeliest next tokens at present."""
-    prompts = []
-    for index, text in enumerate(texts):
-        (ids,) = encode_all(lm.tokenizer, [text])
-        if not ids:  # none of its letters is in the vocabulary
-            continue
-        with leave_undisturbed(lm.model):
-            logits = lm.logits([ids])[0, -1]
-        top = logits.topk(min(answers, len(logits))).indices.tolist()
-        prompts.append(
-            ProbePrompt(
-                id=str(index),
-                text=text,
-                token_ids=ids,
-                tokens=pieces(lm.tokenizer, ids),
-                answers=pieces(lm.tokenizer, top),
-                answer_ids=top,
-                kind="generic",
-            )
+def default_prompts(lm: LM, prompts: Sequence[Prompt] | None = None) -> tuple[list[ProbePrompt], str]:
+    """Prompts that nobody asked for by name, without those that the tokenizer cannot read.
+
+    Where none is left, two tokens of the model's own vocabulary make one.
+
+    Args:
+        lm: the model.
+        prompts: those of its world or data; default: a few short texts for a model of which nothing is known.
+
+    Returns:
+        What is captured, and which are left out, why, as a sentence; empty where all can be read.
+    """
+    default = [{"text": text, "kind": "generic"} for text in GENERIC] if prompts is None else prompts
+    kept, reasons = list[ProbePrompt](), list[str]()
+    for index, prompt in enumerate(default):
+        text = prompt if isinstance(prompt, str) else "" if isinstance(prompt, ProbePrompt) else str(prompt.get("text"))
+        words = unread(lm.tokenizer, text)
+        try:
+            if not words:
+                kept.append(as_prompt(lm, prompt, index))
+                continue
+            reason = f"the tokenizer does not know {quote_words(words)}"
+        except DataError as error:
+            reason = str(error).rstrip(".")
+        reasons.append(f"\u201c{text}\u201d ({reason})")
+    left_out = ""
+    if reasons:
+        more = f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
+        left_out = (
+            f"{len(reasons)} of the {len(default)} default prompts are left out of the captures:"
+            f" {', '.join(reasons[:NAMED])}{more}. Name prompts of your own to follow others."
         )
-    return prompts
+    if reasons and not kept:
+        kept, prompts = [own_prompt(lm)], None
+        left_out += f" Captured is \u201c{kept[0].text}\u201d, of tokens of the model."
+    return kept if prompts is not None else [with_likeliest(lm, prompt) for prompt in kept], left_out
+
+
+def with_likeliest(lm: LM, prompt: ProbePrompt, answers: int = 3) -> ProbePrompt:
+    """A prompt whose answers are the likeliest next tokens at present."""
+    with leave_undisturbed(lm.model):
+        logits = lm.logits([prompt.token_ids])[0, -1]
+    top = logits.topk(min(answers, len(logits))).indices.tolist()
+    return replace(prompt, answers=pieces(lm.tokenizer, top), answer_ids=top)
+
+
+def own_prompt(lm: LM) -> ProbePrompt:
+    """Two tokens of the model by turns, for a model that reads none of the prompts: the first that are letters."""
+    tokenizer, front = lm.tokenizer, encode(lm.tokenizer, "")
+    without = {*tokenizer.all_special_ids, *unknown_tokens(tokenizer)}
+    tokens = [token for token in sorted(tokenizer.get_vocab().values()) if token not in without]
+    letters = islice((token for token in tokens if tokenizer.decode([token]).strip().isalnum()), 2)
+    first, second = (*letters, *tokens, 0, 0)[:2]
+    ids = [first, second, first, second, first]
+    return ProbePrompt(
+        id="0",
+        text=str(tokenizer.decode(ids)),
+        token_ids=[*front, *ids],
+        tokens=pieces(tokenizer, [*front, *ids]),
+        kind="generic",
+    )
 
 
 class ReferenceKL:

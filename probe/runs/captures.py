@@ -230,16 +230,29 @@ class Captures:
         """The captured steps in order."""
         return list(self._files)
 
-    @cached_property
+    @property
     def prompts(self) -> list[ProbePrompt]:
         """The prompts that the first axis of each tensor counts.
 
         Raises:
             RunError: the file that holds them is damaged or of a newer schema.
         """
+        return self._fixed[0]
+
+    @property
+    def left_out(self) -> str:
+        """Which prompts were to be captured and could not be, and why; empty where there are none.
+
+        Raises:
+            RunError: as for `prompts`.
+        """
+        return self._fixed[1]
+
+    @cached_property
+    def _fixed(self) -> tuple[list[ProbePrompt], str]:
         path = self.path / PROMPTS
         if not path.exists():
-            return []
+            return [], ""
         try:
             content = readable(read_json(path, DOCUMENT))
             if type(content["schema"]) is int and content["schema"] > SCHEMA:
@@ -247,9 +260,11 @@ class Captures:
                     f"`{path}` has schema {content['schema']} and this version of Probe reads up to {SCHEMA}:"
                     " read it with the version that wrote it or a newer one."
                 )
-            return [_prompt(row) for row in content["prompts"]]
+            left_out = content.get("left_out")
+            prompts = [_prompt(row) for row in content["prompts"]]
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunError(f"`{path}` is damaged: copy it again from where the run was made.") from error
+        return prompts, left_out if isinstance(left_out, str) else ""
 
     def load(self, step: int) -> dict[str, np.ndarray[Any, Any]]:
         """The tensors of a step by name (docs/runs.md lists them with their axes).

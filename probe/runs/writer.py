@@ -220,8 +220,12 @@ class RunWriter:
             self._rollouts = LineFile(self.path / ROLLOUTS)
         self._rollouts.append(lines)
 
-    def prompts(self, prompts: Sequence[ProbePrompt]) -> None:
+    def prompts(self, prompts: Sequence[ProbePrompt], left_out: str = "") -> None:
         """Fix the prompts of the captures; giving the same ones again does nothing.
+
+        Args:
+            prompts: in the order of the tensors' first axis.
+            left_out: which prompts were to be captured and cannot be, and why, in sentences.
 
         Raises:
             RunError: other prompts were fixed before.
@@ -235,6 +239,7 @@ class RunWriter:
                 " keep them, or start a new run."
             )
         content = {"schema": SCHEMA, "prompts": [asdict(prompt) for prompt in prompts]}
+        content |= {"left_out": left_out} if left_out else {}
         with disk(self.path):
             write_atomic(self.path / CAPTURES / PROMPTS, dumps(content, indent=1).encode())
         self.fixed_prompts = list(prompts)

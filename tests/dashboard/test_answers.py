@@ -11,8 +11,8 @@ from probe.logits.attribution import attribute
 from probe.logits.lens import target_of
 from probe.model.lm import LM
 from probe.recording.recorder import watch
-from tests.dashboard.pages import Show, chart, every_tab, heading, read, values
-from tests.models import digit_tokenizer, random_lm
+from tests.dashboard.pages import Show, chart, every_tab, heading, read, unescape, values
+from tests.models import char_tokenizer, digit_tokenizer, random_lm
 
 TEXT, OTHER = "7 + 8 =", "7 + 9 ="
 SAID = "\u201c15\u201d and \u201c14\u201d begin alike: \u201c\u00b71\u201d is added to the prompt"
@@ -96,3 +96,18 @@ def test_captures_say_it_and_their_curves_differ(show: Show, runs: Path, folder:
     app = show(runs, tmp_path, page="training/page.py", runs="sums", watched="sums", training_tab="Head and answers")
     assert not app.exception
     assert SAID in read(app)
+
+
+def test_prompts_that_the_tokenizer_could_not_read_are_named_where_captures_are_shown(
+    show: Show, runs: Path, tmp_path: Path
+) -> None:
+    lm = random_lm(tokenizer=char_tokenizer("abcdefghijklmnopqrstuvwxyz "))
+    with pytest.warns(UserWarning, match="default prompts"), watch(lm, tmp_path / "letters") as recorder:
+        recorder.step(0)
+    for page, query in (
+        ("logits/page.py", {"log_run": "letters", "log_tab": "Over training"}),
+        ("training/page.py", {"runs": "letters", "watched": "letters", "training_tab": "Head and answers"}),
+    ):
+        app = show(runs, tmp_path, page=page, **query)
+        assert not app.exception
+        assert recorder.left_out in unescape(read(app))

@@ -23,7 +23,7 @@ from probe.logits.lens import Target
 from probe.model.equations import read_network
 from probe.model.hooks import trust
 from probe.model.module_hooks import ModuleWarning
-from probe.recording.recorder import ReferenceKL
+from probe.recording.recorder import ReferenceKL, as_prompt, measure, with_likeliest
 from tests.models import random_lm, word_tokenizer
 from tests.plain_modules import MAMBA, NANO, ROTARY, RotaryLM, nano_gpt, nano_lm
 
@@ -368,7 +368,7 @@ def test_heads_that_are_not_what_the_map_says_are_left_out_by_name(
     assert len(ANALYSES["patching of attn"](lm))
     with pytest.raises(ConfigError, match=r"GPT has no hook point 'blocks.0.attn.hook_pattern', which needs heads"):
         probe.attention.attention(lm, TEXT)
-    captured = probe.recording.recorder.measure(lm, probe.recording.recorder.generic_prompts(lm, [TEXT]))
+    captured = measure(lm, [with_likeliest(lm, as_prompt(lm, TEXT, 0))])
     assert "attention" not in captured
     assert captured["lens_top_ids"].shape == (1, 3, 11, 5)
 

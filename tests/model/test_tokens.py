@@ -4,6 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordPiece
+from transformers import PreTrainedTokenizerFast
 
 from probe.errors import DataError
 from probe.model.text import (
@@ -17,8 +20,9 @@ from probe.model.text import (
     split_all,
     text_ids,
     unknown_words,
+    unread,
 )
-from tests.models import WORDS, byte_tokenizer, word_tokenizer
+from tests.models import WORDS, byte_tokenizer, char_tokenizer, digit_tokenizer, word_tokenizer
 
 WORD, BYTE = word_tokenizer(), byte_tokenizer()
 sentences = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
@@ -149,3 +153,31 @@ def test_a_tokenizer_that_can_spell_everything_knows_every_word():
     tokenizer.unk_token = "<|end|>"  # as GPT-2 has it
     assert unknown_words(tokenizer, "one <|end|> two") == []
     assert encode(tokenizer, "one <|end|> two")
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_words_that_are_not_read_are_named_whether_or_not_the_unknown_token_is_declared(closed: bool):
+    tokenizer = word_tokenizer(closed)
+    assert unread(tokenizer, "Where does mira lived in Paris?") == ["Where", "lived", "Paris?"]
+    assert unread(tokenizer, "mira lives in <unk> .") == unread(tokenizer, "") == []
+
+
+@pytest.mark.parametrize(("unknown", "declared"), [("<unk>", True), ("<unk>", False), ("?!", False), (None, False)])
+@given(st.text("abc \n", max_size=8), st.lists(st.sampled_from("xyZ\u00e9\u65e5"), max_size=3), st.randoms())
+def test_letters_that_are_not_read_are_named(unknown, declared, known, others, random):
+    tokenizer, text = char_tokenizer("abc \n", unknown, declared), [*known, *others]
+    random.shuffle(text)
+    assert sorted(unread(tokenizer, "".join(text))) == sorted(set(others))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_whoever_spells_with_bytes_reads_every_text(text):
+    assert unread(byte_tokenizer(), text) == unread(digit_tokenizer(), text) == []
+
+
+def test_capitals_and_accents_that_are_taken_off_are_no_loss():
+    inner = Tokenizer(WordPiece({"[UNK]": 0, "the": 1, "e": 2, "##e": 3}, unk_token="[UNK]"))
+    inner.normalizer, inner.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
+    assert unread(tokenizer, "The \u00e9 e\u0301e\u200b") == []
+    assert unread(tokenizer, "the zz") == ["zz"]

@@ -20,7 +20,7 @@ from probe import LM, RewardModel, open_run
 from probe.errors import ConfigError, DataError, RunError
 from probe.integrations import ProbeCallback
 from probe.recording.recorder import as_prompt, measure
-from tests.models import random_lm, random_reward_model, saved_lm
+from tests.models import char_tokenizer, random_lm, random_reward_model, saved_lm
 from tests.places import SAMPLES
 
 PROMPTS = [{"text": "mira lives in", "answers": [" oslo", " rome"], "id": "mira"}, "the cat is"]
@@ -101,6 +101,17 @@ def test_training_does_not_notice(tmp_path: Path):
     trainer(watched, tmp_path, ProbeCallback(tmp_path / "run", every=1, prompts=PROMPTS)).train()
     assert open_run(tmp_path / "run").captures().steps == list(range(7))
     assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(watched), strict=True))
+
+
+def test_default_prompts_that_the_tokenizer_cannot_read_are_named_in_the_runs_message(tmp_path: Path):
+    lm = random_lm(tokenizer=char_tokenizer("abcdefghijklmnopqrstuvwxyz ."))
+    with pytest.warns(UserWarning, match="^2 of the 4 default prompts are left out"):
+        trainer(lm, tmp_path, ProbeCallback(tmp_path / "run", every=4), per_device_train_batch_size=1).train()
+    run = open_run(tmp_path / "run")
+    assert [prompt.text for prompt in run.captures().prompts] == ["one two three four", "a b a b a"]
+    assert not any("<unk>" in prompt.tokens for prompt in run.captures().prompts)
+    assert (run.status, run.message) == ("finished", run.captures().left_out)
+    assert "\u201cThe capital of France is\u201d" in str(run.message)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL's own use of transformers

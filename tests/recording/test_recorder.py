@@ -1,6 +1,7 @@
 """The recorder: what it captures is what the model does, and the training does not notice."""
 
 import copy
+import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,20 @@ from probe.logits.lens import Target, logit_lens
 from probe.logits.parts import promoted_tokens
 from probe.model.presets import ModelConfig
 from probe.model.rewards import reward_lm
-from probe.recording.recorder import Recorder, as_prompt, generic_prompts, measure, watch
+from probe.recording.recorder import Recorder, as_prompt, default_prompts, measure, watch
 from probe.runs import ProbePrompt, RunWriter, open_run
 from probe.runs.schema import CAPTURE_DTYPES
 from probe.runs.writer import LEFT
 from probe.world import World
-from tests.models import ARCHITECTURES, random_lm, random_reward_model, tiny, word_tokenizer
+from tests.models import (
+    ARCHITECTURES,
+    byte_tokenizer,
+    char_tokenizer,
+    random_lm,
+    random_reward_model,
+    tiny,
+    word_tokenizer,
+)
 
 SIZE = ModelConfig(layers=2, width=32, heads=2, init_std=0.3)
 PROMPTS = [
@@ -253,17 +262,74 @@ def test_default_prompts_are_the_worlds(world: World, lm: LM, tmp_path: Path):
     run = open_run(tmp_path / "mine")
     assert run.parent == str(tmp_path / "base")
     assert run.world == world.to_dict()
-    with probe.watch(lm, tmp_path / "fresh") as recorder:
+    with probe.watch(random_lm(tokenizer=byte_tokenizer()), tmp_path / "fresh") as recorder:
         assert [prompt.kind for prompt in recorder.prompts] == ["generic"] * 4
         assert all(len(prompt.answers) == 3 for prompt in recorder.prompts)
+    assert recorder.left_out == open_run(tmp_path / "fresh").captures().left_out == ""
 
 
-def test_a_resumed_run_keeps_its_prompts(lm: LM, tmp_path: Path):
+UNKNOWN: list[tuple[str | None, bool]] = [("<unk>", True), ("<unk>", False), (None, False)]
+
+
+@pytest.mark.parametrize(("unknown", "declared"), UNKNOWN)
+def test_default_prompts_that_the_tokenizer_cannot_read_are_left_out_and_named(
+    tmp_path: Path, unknown: str | None, declared: bool
+):
+    tokenizer = char_tokenizer("abcdefghijklmnopqrstuvwxyz ", unknown, declared)
+    lm = random_lm(tokenizer=tokenizer)
+    with pytest.warns(UserWarning, match="^2 of the 4 default prompts are left out") as told:
+        recorder = probe.watch(lm, tmp_path / "run")
+    recorder.step(0)
+    recorder.close()
+    (sentence,) = [str(each.message) for each in told]
+    assert "\u201cThe capital of France is\u201d (the tokenizer does not know \u201cT\u201d, \u201cF\u201d)" in sentence
+    assert "\u201cShe opened the door and\u201d (the tokenizer does not know \u201cS\u201d)" in sentence
+    captures = open_run(tmp_path / "run").captures()
+    assert [prompt.text for prompt in captures.prompts] == ["one two three four", "a b a b a"]
+    assert all("".join(prompt.tokens).replace("\u00b7", " ") == prompt.text for prompt in captures.prompts)
+    assert captures.left_out == recorder.left_out == sentence
+    file = tmp_path / "run" / "captures" / "prompts.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"left_out": ["odd"]}))
+    damaged = open_run(tmp_path / "run").captures()
+    assert (damaged.left_out, damaged.prompts) == ("", captures.prompts)
+    with pytest.raises(DataError, match="does not know \u201cZ\u201d of probe prompt 2, \u201cto Z\u201d: "):
+        probe.watch(lm, tmp_path / "named", prompts=["to a", "to Z"])
+    assert not (tmp_path / "named").exists()
+
+
+@pytest.mark.parametrize(("unknown", "declared"), UNKNOWN)
+def test_a_model_that_reads_no_default_prompt_gets_one_of_its_own_tokens(unknown: str | None, declared: bool):
+    (prompt,), sentence = default_prompts(random_lm(tokenizer=char_tokenizer("-CAGT", unknown, declared)))
+    assert (prompt.text, prompt.tokens, len(prompt.answers)) == ("CACAC", list("CACAC"), 3)
+    assert "4 of the 4 default prompts" in sentence
+    assert "Captured is \u201cCACAC\u201d" in sentence
+    (prompt,), _ = default_prompts(random_lm(tokenizer=word_tokenizer()))
+    assert prompt.tokens == ["<bos>", "mira", "tom", "mira", "tom", "mira"]
+    assert prompt.text == "mira tom mira tom mira"
+
+
+def test_a_prompt_of_a_world_that_the_tokenizer_cannot_read_is_left_out(world: World):
+    lm = random_lm(tokenizer=char_tokenizer("abcdefghijklmnopqrstuvwxyz "))
+    prompts = [{"text": "where is mira", "answers": [" in", " at"]}, {"text": "3 + 4", "answers": []}]
+    kept, sentence = default_prompts(lm, [*prompts, {"text": "same", "answers": ["a", "a"]}])
+    assert [(prompt.text, prompt.answers) for prompt in kept] == [("where is mira", [" in", " at"])]
+    assert "2 of the 3 default prompts" in sentence
+    assert "\u201c3 + 4\u201d (the tokenizer does not know \u201c3\u201d, \u201c+\u201d, \u201c4\u201d)" in sentence
+    assert "\u201csame\u201d (The answer \u201ca\u201d was given twice" in sentence
+    assert default_prompts(lm, []) == ([], "")
+    lm = random_lm(tokenizer=world.tokenizer())
+    assert [prompt.text for prompt in default_prompts(lm, world.probe_prompts())[0]] == [
+        prompt["text"] for prompt in world.probe_prompts()
+    ]
+
+
+def test_a_resumed_run_keeps_its_prompts(tmp_path: Path):
+    lm = random_lm(tokenizer=byte_tokenizer())
     with probe.watch(lm, tmp_path / "run", every=1) as recorder:
         recorder.step(0)
         prompts = recorder.prompts
         train(lm, 2, recorder)
-    assert generic_prompts(lm) != prompts
+    assert default_prompts(lm)[0] != prompts
     with RunWriter.resume(tmp_path / "run", 1) as writer:
         again = probe.watch(lm, writer, every=1)
         again.step(2)
@@ -283,7 +349,9 @@ def test_a_loop_that_fails_says_so(lm: LM, tmp_path: Path):
 
 
 def test_three_lines_leave_a_run_that_is_a_model(lm: LM, tmp_path: Path):
-    recorder = probe.watch(lm, tmp_path / "run", config={"lr": 1e-2, "note": "mine"}, seed=7, method="dpo")
+    recorder = probe.watch(
+        lm, tmp_path / "run", prompts=PROMPTS, config={"lr": 1e-2, "note": "mine"}, seed=7, method="dpo"
+    )
     trained = train(lm, 3, recorder)
     recorder.close()
     recorder.close()  # says the same
@@ -372,9 +440,9 @@ def test_mistakes(lm: LM, tmp_path: Path):
     with pytest.raises(ConfigError, match="give 1 or more, or 0 for none"):
         probe.watch(lm, tmp_path / "a", every=-1)
     with pytest.raises(ConfigError, match="The config is a str: give a dict or a dataclass"):
-        probe.watch(lm, tmp_path / "a", config="fast")
+        probe.watch(lm, tmp_path / "a", prompts=PROMPTS, config="fast")
     with pytest.raises(RunError, match="A value of type object cannot be written"):
-        probe.watch(lm, tmp_path / "a", config={"odd": object()})
+        probe.watch(lm, tmp_path / "a", prompts=PROMPTS, config={"odd": object()})
     for prompts in ([""], [{"answers": []}], [3]):
         with pytest.raises(DataError, match="Probe prompt 1 was given as"):
             probe.watch(lm, tmp_path / "a", prompts=prompts)

@@ -134,7 +134,7 @@ def test_the_kl_to_the_reference_is_captured_also_after_a_resume(tmp_path: Path,
     base, saves = saved_lm(tmp_path / "base"), {"save_strategy": "steps", "save_steps": 2, "save_only_model": False}
     for steps, saved in ((2, None), (4, str(tmp_path / "theirs" / "checkpoint-2"))):
         trainer = sampler(trl, "GRPO", base, **saves | {"max_steps": steps})
-        trainer.add_callback(ProbeCallback(tmp_path / "run", every=2, trainer=trainer))
+        trainer.add_callback(ProbeCallback(tmp_path / "run", every=2, prompts=PROMPTS, trainer=trainer))
         trainer.train(resume_from_checkpoint=saved)
     run = open_run(tmp_path / "run")
     captures = run.captures()
@@ -308,7 +308,7 @@ def judge(trl: Any, base: Path, run: Path | None, *, model: Any = None, adapter:
         train_dataset=Dataset.from_list(PAIRS * 4),
         eval_dataset=Dataset.from_list(PAIRS),
         processing_class=lm.tokenizer,
-        callbacks=[ProbeCallback(run, every=2)] if run else [],
+        callbacks=[ProbeCallback(run, every=2, prompts=PROMPTS)] if run else [],
         peft_config=adapter,
     )
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 
 from probe import LM
 from probe.errors import DataError
+from probe.recording.recorder import as_prompt
 from probe.rows import Row, Rows, read_demonstrations
+from tests.models import char_tokenizer
 from trainers.config import PreferenceConfig
 from trainers.preferences import Preferences, file_preferences, read_preferences
-from trainers.record import capture_prompts
+from trainers.record import LOOKED, capture_prompts
 from trainers.sampling import file_prompts, read_prompts
 from trainers.sft import file_demonstrations
 
@@ -235,7 +238,23 @@ def test_a_word_that_the_model_does_not_know_is_named_with_its_line(
 
 def test_prompts_to_capture_on_hold_only_what_the_tokenizer_knows(lm: LM) -> None:
     texts = capture_prompts(lm.tokenizer, ["mira Sings in oslo", "Unknown Words", "where does mira live ?"])
-    assert texts == ["mira in oslo", "where does mira live ?"]
+    assert texts == ["where does mira live ?"]
+    (part,) = capture_prompts(lm.tokenizer, ["mira s in oslo", "Unknown Words"])
+    note = "Of this text of the data \u201cs\u201d is left out, which the tokenizer does not know."
+    assert part == {"text": "mira in oslo", "note": note}
+    assert as_prompt(lm, part, 0).note == note
+
+
+@pytest.mark.parametrize("unknown", ["<unk>", None])
+def test_lines_to_capture_on_that_no_letter_is_missing_from_come_first(unknown: str | None) -> None:
+    tokenizer = char_tokenizer("abcdefghijklmnopqrstuvwxyz ", unknown)
+    lines = ["Mira lives", "tom lives", "1 2 3", "ana \u00e9 lives"]
+    assert capture_prompts(tokenizer, lines) == ["tom lives"]
+    parts: list[Any] = capture_prompts(tokenizer, [line for line in lines if line != "tom lives"])
+    assert [part["text"] for part in parts] == ["ira lives", "ana lives"]
+    assert "\u201cM\u201d is left out" in parts[0]["note"]
+    unread = capture_prompts(tokenizer, chain(repeat("Mira lives", LOOKED), ["tom"]), 2)
+    assert unread == [parts[0]] * 2
 
 
 def test_labelled_completions_are_refused_with_the_way_to_convert(

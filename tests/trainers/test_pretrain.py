@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from probe import LM
 from probe.errors import ConfigError, DataError
 from probe.world import World
+from tests.models import char_tokenizer, random_lm
 from trainers import pretrain
 from trainers.config import PretrainConfig
 from trainers.loop import learning_rate
@@ -260,6 +262,31 @@ def test_probe_prompts_of_ones_own(tmp_path: Path, pretraining: Callable[..., Pr
     with pytest.raises(DataError, match="A probe prompt has 101 tokens and the model reads 64"):
         pretrain.train(pretraining("other", steps=1, capture_every=1, probe_prompts=file))
     assert not (tmp_path / "other").exists()
+
+
+def test_prompts_of_the_world_that_the_tokenizer_cannot_read_are_left_out_and_said(
+    tmp_path: Path, pretraining: Callable[..., PretrainConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    letters = char_tokenizer("abcdefghijklmnopqrstuvwxyz <>.?")
+    base = random_lm(tokenizer=letters, max_position_embeddings=256).save(tmp_path / "letters")
+    options: dict[str, Any] = {"base": str(base), "steps": 1, "capture_every": 1}
+    run = pretrain.train(pretraining(**options))
+    captures = run.captures()
+    told = captures.left_out
+    assert re.match(
+        r"\d of the \d+ default prompts are left out of the captures: .*does not know .*\u201c=\u201d", told
+    )
+    assert " ".join(told.split()) in " ".join("".join(capsys.readouterr()).split())
+    assert captures.prompts
+    assert all(letters.unk_token_id not in prompt.token_ids for prompt in captures.prompts)
+    pretrain.train(pretraining(**options | {"steps": 2, "resume": True}))
+    assert run.captures().left_out == told
+    file = tmp_path / "prompts.txt"
+    file.write_text("where\n3 + 4\n", encoding="utf-8")
+    with pytest.raises(
+        DataError, match="does not know \u201c3\u201d, \u201c\\+\u201d, \u201c4\u201d of probe prompt 2, "
+    ):
+        pretrain.train(pretraining("other", **options, probe_prompts=file))
 
 
 def test_evaluation_on_the_world_is_the_headline(pretraining: Callable[..., PretrainConfig]) -> None:

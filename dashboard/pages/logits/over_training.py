@@ -150,6 +150,8 @@ def training(shared: SharedChoices) -> Captured | None:
         name = st.selectbox("Colour", list(measures), key=key, bind="query-params", format_func=visible)
     if prompt.note and prompt.answers:
         note(prompt.note)
+    if captures.left_out:
+        note(captures.left_out)
     _training_figures(run, label, captures.steps, table, name, measures[name], prompt.answers)
     extra = ["training-parts", "training-promoted", "training-neurons"] if prompt.answers else []
     tables = {kind: each for kind in ["training", *extra, "training-kl"] if (each := read(kind)) is not None}

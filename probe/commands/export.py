@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from probe.runs.reader import Run
 
-    Drawing = tuple[str, str, str, go.Figure, pd.DataFrame]
+    Drawing = tuple[str, str, dict[str, str], go.Figure, pd.DataFrame]
 
 
 def export(argv: list[str]) -> int:
@@ -79,9 +79,9 @@ def export(argv: list[str]) -> int:
     else:
         figures = list(drawings(run, settings.step))
     with Progress("Exporting") as bar:
-        for index, (name, title, prompt, chart, data) in enumerate(figures):
+        for index, (name, title, asked, chart, data) in enumerate(figures):
             bar.at(name, index + 1, len(figures))
-            about = {"figure": name, **source} | ({"prompt": prompt} if prompt else {})
+            about = {"figure": name, **source, **asked}
             stem, paper = file_stem(name, about), paper_of(options)
             files += save_all(chart, data, settings.out, stem, formats, about, paper=paper, title=title)
             bar.tick((index + 1) / len(figures))
@@ -92,7 +92,7 @@ def export(argv: list[str]) -> int:
 
 
 def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawing]":
-    """Name, title, prompt (if it is about one), figure and data of everything that is known of a run.
+    """Name, title, what was asked (prompt, note), figure and data of everything that is known of a run.
 
     Args:
         run: the run.
@@ -109,11 +109,11 @@ def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawing]":
     for section, metrics in sections([str(column) for column in frame.columns]).items():
         chart = metric_curves({run.name: frame}, metrics, look, methods={run.name: run.method})
         chart.update_layout(height=90 + 230 * -(-len(metrics) // 2))
-        yield f"metrics-{section}", f"Metrics of training: {section}", "", chart, frame[["step", "time", *metrics]]
+        yield f"metrics-{section}", f"Metrics of training: {section}", {}, chart, frame[["step", "time", *metrics]]
     if len(run.headline):
         table = run.headline.assign(run=run.name)
         title = "Headline metrics with their 95 % intervals over answers"
-        yield "headline", title, "", headline_intervals(table, look), table
+        yield "headline", title, {}, headline_intervals(table, look), table
     captures = run.captures()
     if len(captures):
         yield from _capture_drawings(run, captures.steps, captures.steps[-1] if step is None else step)
@@ -148,12 +148,12 @@ def group_drawings(run: "Run") -> "tuple[list[Drawing], dict[str, object]]":
         sides = ("low", found.low), ("high", found.high)
         ends = {f"{name}_{end}": side[name] for name in metrics for end, side in sides}
         table = found.mean[["step", "time", *metrics]].assign(**ends)
-        drawn.append((f"metrics-{section}-seeds", f"Metrics of training: {section} ({over})", "", chart, table))
+        drawn.append((f"metrics-{section}-seeds", f"Metrics of training: {section} ({over})", {}, chart, table))
     table = headline(group).assign(run=group.name)
     if len(table):
         values = [each.headline.assign(run=group.name) for each in group.runs if len(each.headline)]
         chart = headline_intervals(table, look, seeds=pd.concat(values))
-        drawn.append(("headline-seeds", f"Headline metrics ({over})", "", chart, table))
+        drawn.append(("headline-seeds", f"Headline metrics ({over})", {}, chart, table))
     return drawn, {"seeds": list(group.seeds), "group": group.about, "intervals": over}
 
 
@@ -170,24 +170,23 @@ def _capture_drawings(run: "Run", steps: "Sequence[int]", step: int) -> "Iterato
     tensors = captures.load(step)
     answers = [captures.load(each)["lens_answer_logprobs"] for each in steps]
     for index, prompt in enumerate(captures.prompts):
-        name = f"{prompt.id}-step-{step}"
+        name, asked = f"{prompt.id}-step-{step}", {"prompt": prompt.text}
         if "attention" in tensors:
             weights = attention(tensors, index, prompt)
             chart = attention_mosaic(weights, prompt.tokens, height=max(420, 110 * weights.shape[0]))
             title = f"Attention of every head at step {step}"
-            yield f"attention-{name}", title, prompt.text, chart, attention_table(weights, prompt.tokens)
+            yield f"attention-{name}", title, asked, chart, attention_table(weights, prompt.tokens)
         lens = favourites(run, tensors, index, prompt)
         chart, title = lens_grid(lens, prompt.tokens, width=700), f"Logit lens at step {step}"
-        yield f"lens-{name}", title, prompt.text, chart, lens_table(lens, prompt.tokens)
+        yield f"lens-{name}", title, asked, chart, lens_table(lens, prompt.tokens)
         if prompt.answers:
             count = len(prompt.answers)
             logprobs = np.array([row[index, -1, prompt.length - 1, :count] for row in answers], dtype=np.float32)
             chart = answer_curves(steps, logprobs, answer_names(run, prompt.answers), marker=step)
-            table, title = (
-                answers_table(steps, logprobs, prompt.answers),
-                "Log-probability of answers over training",
-            )
-            yield f"answers-{prompt.id}", title, prompt.text, chart, table
+            table, title = answers_table(steps, logprobs, prompt.answers), "Log-probability of answers over training"
+            if prompt.note:
+                title, asked = f"{title}. {prompt.note}", asked | {"note": prompt.note}
+            yield f"answers-{prompt.id}", title, asked, chart, table
 
 
 def _require_browser(formats: "Sequence[str]") -> None:

@@ -165,13 +165,17 @@ def test_names_become_file_names(name: str, file: str):
     assert file_name(name) == file
 
 
+NOTE = "The answer is the completion of this prompt in the data."
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     with RunWriter.create(tmp_path / "runs" / "base", method="pretrain", config={}) as run:
         for step in range(3):
             run.log(step, {"loss": 3.0 - step, "rewards/chosen": 0.1 * step})
         tokens = ["<bos>", "<b>x</b>"]
-        run.prompts([ProbePrompt(id="fact", text="x", token_ids=[0, 1], tokens=tokens, answers=[" a"], answer_ids=[1])])
+        answers: dict[str, Any] = {"answers": [" a"], "answer_ids": [1], "note": NOTE}
+        run.prompts([ProbePrompt(id="fact", text="x", token_ids=[0, 1], tokens=tokens, **answers)])
         run.capture(
             2,
             {
@@ -204,6 +208,9 @@ def test_the_command_writes_curves_attention_and_lens(run: Path, tmp_path: Path)
     assert list(pd.read_csv(out / "base_metrics-loss.csv")["loss"]) == [3, 2, 1]
     weights = pd.read_csv(out / "base_attention-fact-step-2_2d7116.csv")
     assert len(weights) == 2 * 3
+    for end in ("html", "tex"):  # which answers are followed: in the provenance, and in the caption
+        assert NOTE in (out / f"base_answers-fact_2d7116.{end}").read_text()
+        assert NOTE not in (out / f"base_lens-fact-step-2_2d7116.{end}").read_text()
     record = json.loads((out / "provenance.json").read_text())
     assert record["run"] == "base"
     assert "base_metrics-loss.csv" in record["files"]

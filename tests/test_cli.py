@@ -96,7 +96,7 @@ def test_unknown_command_raises_for_python_callers():
         ("train sft --base b --out x --schedule cosin", "did you mean `cosine`?"),
         ("samples --only bse", "did you mean `base`?"),
         ("experiment in-contxt --model x", "did you mean `in_context`?"),
-        ("experiment sycophancy --model x --wording publised", "did you mean `published`?"),
+        ("experiment sycophancy --model base --wording publised", "did you mean `published`?"),
         ("findings --onyl x", "see `probe findings --help`."),
         ("runs show bse", "did you mean `base`?"),
         ("runs show dpo-agreable", "did you mean `dpo-agreeable`"),

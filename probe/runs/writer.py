@@ -273,8 +273,8 @@ class RunWriter:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 try:
+                    write_world(temporary, self._meta.get("world"))  # before what counts the files up
                     yield temporary
-                    write_world(temporary, self._meta.get("world"))
                 except SafetensorError as error:  # how safetensors reports a full disk
                     raise OSError(str(error)) from error
                 sync_tree(temporary)

@@ -45,7 +45,7 @@ def test_a_run_leads_to_its_training(page: Page, server: Any):
     open_page(page, server, "overview?run=dpo-agreeable")
     page.get_by_role("link", name="Its training").click()
     expect(page).to_have_url(re.compile(r"/training\?.*runs=dpo-agreeable"))
-    expect(page.locator("h3").first).to_contain_text("loss (nats): dpo-agreeable fell")
+    expect(page.locator("h3").first).to_contain_text("DPO loss of pairs (nats): dpo-agreeable fell")
 
 
 def test_another_run_is_chosen_above_the_page(page: Page, server: Any):

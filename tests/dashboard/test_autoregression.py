@@ -12,6 +12,7 @@ import pytest
 from probe.autoregression.lags import effective_order, lag_profile
 from probe.autoregression.snowballs import snowball
 from probe.model.lm import LM
+from probe.runs.world_file import WORLD_FILE
 from probe.world import of
 from tests.dashboard import store
 from tests.dashboard.pages import Show, chart, heading, names, read, unescape, values
@@ -137,6 +138,7 @@ def test_too_many_kept_tokens_are_refused_in_words(show: Show, runs: Path):
 
 def test_a_model_without_a_world_is_read_on_the_prompt(show: Show, runs: Path, tmp_path: Path):
     folder = LM.load(runs / "base").save(tmp_path / "plain")
+    (folder / WORLD_FILE).unlink()
     app = show(runs, page=PAGE, base=str(folder), aligned=str(folder), prompt="the cat sat in the old cafe")
     assert not app.exception
     assert app.selectbox(key="lag_on").options == ["the prompt"]

@@ -87,7 +87,7 @@ def test_transplants_of_two_runs(show: Show, runs: Path):
     assert heading(app) == found.sentence
     table = app.dataframe[0].value
     assert sorted(table["part"]) == [f"block {block}" for block in range(2)]
-    assert table["part"].iloc[0] == found.strongest("block")["part"]
+    assert table["part"].iloc[0] == found.parts["part"].iloc[int(found.parts["effect"].abs().argmax())]
     assert {"transplants.csv", "transplant-controls.csv"} <= set(map(unescape, offered(app)))
 
 

@@ -1,6 +1,7 @@
 """The HTML that opens a page says where the server is; whatever else is answered stays as it is."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
@@ -27,7 +28,8 @@ def ask(app: Response, accept: str, method: str = "GET") -> tuple[dict[bytes, by
 
     headers = [(b"accept", accept.encode()), (b"accept-encoding", b"gzip")]
     scope = {"type": "http", "method": method, "path": "/overview", "headers": headers, "asgi": {"spec_version": "2.4"}}
-    asyncio.run(Opening(server)(scope, receive, send))
+    with ThreadPoolExecutor(1) as pool:  # Playwright may have a loop of its own in this thread
+        pool.submit(lambda: asyncio.run(Opening(server)(scope, receive, send))).result()
     assert [message["type"] for message in sent[:1]] == ["http.response.start"]
     return dict(sent[0]["headers"]), b"".join(message.get("body", b"") for message in sent[1:]), seen
 

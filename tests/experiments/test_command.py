@@ -342,7 +342,7 @@ def test_items_with_odd_texts_are_exported(tmp_path: Path):
     summary = pd.DataFrame({"metric": ["x"], "value": [1.0]})
     made = Result("p", summary, items, {"items": items, "table items": items}).export(tmp_path, ["csv"])
     assert len({path.name for path in made}) == 4
-    assert pd.read_csv(tmp_path / "p-items.csv")["answer"].tolist() == ["\\ud800\n,"]
+    assert pd.read_csv(tmp_path / "p-items.csv")["answer"].tolist() == ["\ufffd\n,"]
 
 
 @pytest.mark.parametrize(

@@ -387,7 +387,7 @@ def test_run_with_cache_keeps_what_was_asked_for_without_gradients():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("blocks.0.hook_resid_pots", "'blocks.0.hook_resid_post'"),
+        ("blocks.0.hook_resid_pots", "`blocks.0.hook_resid_post`"),
         ("blocks.7.attn.hook_pattern", "attn.hook_pattern"),
         ("nonsense", "lm.hook_names"),
         ("blocks.0.attn.hook_result", "set_use_attn_result"),

@@ -110,7 +110,7 @@ def test_a_module_runs_by_itself() -> None:
         (["pretrain", "--out", "x", "--preset", "huge"], "--preset is huge; expected one of tiny, icl, small"),
         (["pretrain", "--out", "x", "--world.known", "1"], "This world cannot be made"),
         (["pretrain", "--out", "x", "--resume"], "There is no run to resume in `x`"),
-        (["pretrain", "--out", "x", "--data", "none.txt"], "The data file `none.txt` cannot be read"),
+        (["pretrain", "--out", "x", "--data", "none.txt"], "There is no file `none.txt`"),
     ],
 )
 def test_mistakes_get_one_sentence(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from probe import LM, Run
 from probe.errors import ConfigError, ModelError
+from probe.runs.schema import CHECKSUMS
 from tests.models import ARCHITECTURES, random_lm
 from tests.trainers import slow_ppo
 from tests.trainers.conftest import figures
@@ -343,6 +344,7 @@ def test_a_checkpoint_is_an_ordinary_model_with_a_head_beside_it(configs: Any) -
     assert not any("head" in name and "lm_head" not in name for name in lm.model.state_dict())
     assert LM.load(directory).fingerprint == lm.fingerprint
     (directory / VALUE_HEAD).unlink()
+    (directory / CHECKSUMS).unlink()
     with pytest.raises(ModelError, match=r"has no readable value_head\.safetensors"):
         rlhf.train(configs("rlhf")(steps=5, resume=True))
 

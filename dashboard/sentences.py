@@ -207,7 +207,7 @@ def _most(text: "Continuation", j: int) -> str:
     most = int(np.nanargmax(text.kl))
     if most == j:
         return ", where they differ most"
-    return f"; on the text shown they differ most at {_place(text, most)}"
+    return f"; they differ most at {_place(text, most)}"
 
 
 def _place(text: "Continuation", j: int) -> str:

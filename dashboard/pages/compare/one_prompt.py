@@ -34,7 +34,7 @@ STRONG_NATS = 2.0
 # Columns of the lens around the chosen token.
 WINDOW = 16
 # Pixels of the two figures of a token: the first screen has them whole.
-HEIGHT = 250
+HEIGHT = 226
 
 DEFINITION = """
 Temperature and seed concern the continuations only; probabilities and KL are those at temperature 1. Entry *j* of KL

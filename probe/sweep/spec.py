@@ -176,7 +176,7 @@ def read_spec(
     table = spec if isinstance(spec, Mapping) else _load(Path(os.path.expanduser(spec)))
     _check_keys(table, TOP, "The sweep")
     named = table.get("out") if out is None else out
-    if not isinstance(named, str | Path) or not str(named):
+    if not isinstance(named, str | Path) or not str(named) or "\0" in str(named):
         raise ConfigError('The sweep needs `out`, the folder that its runs go to: add out = "runs/NAME".')
     folder = Path(os.path.expanduser(named))
     if file is not None and out is None:

@@ -19,6 +19,8 @@ from tests.extensions import sample
 from tests.models import random_lm
 from trainers.reward_functions import resolve
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*default prompts are left out:UserWarning")  # of a model of words
+
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 BLOCKS = re.findall(r"```(?:python|toml)\n(.*?)```", TEXT, re.DOTALL)

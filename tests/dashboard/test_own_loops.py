@@ -22,7 +22,10 @@ from tests.models import saved_lm
 from tests.recording.test_trl import judge, sampler
 from tests.test_contributing import FILES
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL's own use of transformers
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # TRL's own use of transformers
+    pytest.mark.filterwarnings("ignore:.*default prompts are left out:UserWarning"),  # of models of words
+]
 
 PROMPT, CORRUPTED = "where does mira lives ?", "where does tom lives ?"
 STEPS = 21

@@ -187,8 +187,8 @@ def compare(comparison: "Comparison", names: tuple[str, str], text: "Continuatio
         shares += f"{names[0]}, KL {aligned.kl[j]:.2f} nats"
         answer = f"\u201c{aligned.tokens[j].strip()}\u201d, token {j} ({shares})"
         if most == j:
-            return f"{opening}; they differ most at {answer}."
-        return f"{opening}; they differ most at {_place(aligned, most)}, and in what they say at {answer}."
+            return f"{opening}; the models differ most at {answer}."
+        return f"{opening}; the models differ most at {_place(aligned, most)}, and in what they say at {answer}."
     if min(len(base.ids), len(aligned.ids)) <= j:
         shorter = names[0] if len(base.ids) <= j else names[1]
         return f"Both models begin alike, and {shorter} ends before token {j}{_most(text, j)}."
@@ -207,7 +207,7 @@ def _most(text: "Continuation", j: int) -> str:
     most = int(np.nanargmax(text.kl))
     if most == j:
         return ", where they differ most"
-    return f"; they differ most at {_place(text, most)}"
+    return f"; the models differ most at {_place(text, most)}"
 
 
 def _place(text: "Continuation", j: int) -> str:

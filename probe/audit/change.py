@@ -127,7 +127,8 @@ class Audit:
             parts = [f"{row['title']} {describe(row)}" for row in moved]
             first = f"{aligned} against {base}: {'; '.join(parts)}."
         else:
-            first = f"{aligned} against {base}: none of the {len(measures)} measures changed by more than {self.limit}."
+            none = f"of none of the {len(measures)} measures a change beyond {self.limit} is shown"
+            first = f"{aligned} against {base}: {none}."
         m = len(self.tested[~self.tested["measure"]])
         sure = f", {(others['q'] < LEVEL).sum()} of them also after correction" if len(others) else ""
         rest = f" Of {m} further measures {len(others)} changed{sure}; chance alone gives at most {LEVEL * m:.1f}."

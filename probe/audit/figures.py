@@ -33,7 +33,7 @@ def difference_points(audit: Audit) -> go.Figure:
     figure = new_figure(hovermode="closest")
     groups = {
         "changed": (certain, METHODS["dpo"], "circle"),
-        f"no change beyond {audit.limit}": (~certain, LIGHT.muted, "circle-open"),
+        f"no change beyond {audit.limit} shown": (~certain, LIGHT.muted, "circle-open"),
     }
     for name, (mask, colour, symbol) in groups.items():
         some = rows[mask]

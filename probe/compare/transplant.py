@@ -103,7 +103,7 @@ class Transplants(Drawable):
         for kind, rows in self.parts.groupby("kind", sort=False):
             row, several = self.strongest(str(kind)), f"{len(rows)} {PLURAL[str(kind)]}"
             if row is None:
-                parts.append(f"none of {several} changes it")
+                parts.append(f"none of {several} changes it by an effect that counts")
                 continue
             effect = in_unit(unit, row["effect"], row["effect_low"], row["effect_high"], sign=True) + suffix
             share = f", {100 * row['share']:.0f} %" if row["share"] == row["share"] else ""

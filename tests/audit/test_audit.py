@@ -87,7 +87,7 @@ def test_a_model_against_itself_has_no_difference(base: LM) -> None:
     assert not len(same.changed)
     assert (same.corpus["kl"] == 0).all()
     assert (same.blocks[["weights", "residual"]] == 0).all().all()
-    assert "none of the 1 measures changed by more than 1 pp" in same.sentence
+    assert "of none of the 1 measures a change beyond 1 pp is shown" in same.sentence
 
 
 def test_a_change_that_nobody_would_notice_is_none(base: LM, aligned: LM, found: Audit) -> None:
@@ -100,7 +100,7 @@ def test_a_change_that_nobody_would_notice_is_none(base: LM, aligned: LM, found:
     assert tiny.rows["difference"].abs().max() > 0
     assert len(tiny.count_from(0.0).changed) > 0  # as by intervals alone
     assert len(tiny.changed) == 0
-    assert "none of the 1 measures changed by more than 1 pp" in tiny.sentence
+    assert "of none of the 1 measures a change beyond 1 pp is shown" in tiny.sentence
     assert re.search(r"Of \d+ further measures 0 changed; chance alone gives at most", tiny.sentence)
     assert {"sycophancy", "sycophancy.excess_deference"} <= set(found.changed["metric"])  # a real change is found
 
@@ -288,10 +288,10 @@ def test_tables_of_two_models_are_measured_once(tmp_path: Path, monkeypatch: pyt
     assert audit_seconds(*lms, only=("sums",), n=3, pace=lambda lm: 1.0) == 0
     for file, text in zip(kept, ("[", '[{"kind": 1}]', "{}"), strict=True):
         file.write_text(text)  # a damaged one is measured anew
-    mended = audit_models(*lms, only=("sums",), n=3)
+    resumed = audit_models(*lms, only=("sums",), n=3)
     assert sorted(set(calls[3:])) == ["compare_corpus", "last_residuals", "weight_change"]
-    assert mended.corpus.equals(whole.corpus)
-    assert mended.blocks.equals(whole.blocks)
+    assert resumed.corpus.equals(whole.corpus)
+    assert resumed.blocks.equals(whole.blocks)
     with torch.no_grad():
         next(lms[1].model.parameters()).add_(0.1)
     audit_models(*lms, only=("sums",), n=3)

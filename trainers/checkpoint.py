@@ -2,7 +2,6 @@
 
     checkpoints/STEP/   model.safetensors, config.json, tokenizer files      an ordinary Hugging Face directory
                         optimizer.safetensors, trainer.json, method.safetensors           what is written here
-                        SHA256SUMS                                    by which a resume sees that all of it is whole
 
 There is no generator state: what a step draws is seeded by (seed, step), see `Session.seed`.
 """
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from probe import open_run
 from probe.errors import RunError
-from probe.runs.checksums import write_checksums
 from probe.untrusted import WEIGHTS, read_json, regular
 from trainers.config import TrainConfig
 from trainers.optimizer import Optimizer
@@ -71,7 +69,6 @@ def save(
     if extra:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in extra.items()}, directory / METHOD)
     (directory / STATE).write_text(json.dumps({"schema": SCHEMA, **asdict(state)}), encoding="utf-8")
-    write_checksums(directory)
 
 
 def load(directory: Path, trainee: Trainee, optimizer: Optimizer) -> tuple[State, dict[str, Tensor]]:

@@ -26,6 +26,7 @@ from safetensors.numpy import save as to_safetensors
 
 from probe.errors import RunError
 from probe.runs.captures import Captures
+from probe.runs.checksums import write_checksums
 from probe.runs.directories import RUN_FILE, is_run
 from probe.runs.reader import Run, beats_elsewhere
 from probe.runs.schema import (
@@ -264,7 +265,10 @@ class RunWriter:
 
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:
-        """A temporary directory to save into, which becomes `checkpoints/STEP` if nothing goes wrong inside."""
+        """A temporary directory to save into, which becomes `checkpoints/STEP` if nothing goes wrong inside.
+
+        The run's world and SHA256SUMS, by which a resume sees that all of it is whole, are added.
+        """
         self._check_open()
         final = self.path / CHECKPOINTS / step_name(as_step(step))
         temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
@@ -273,8 +277,9 @@ class RunWriter:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 try:
-                    write_world(temporary, self._meta.get("world"))  # before what counts the files up
                     yield temporary
+                    write_world(temporary, self._meta.get("world"))  # the run's, also where the model brings another
+                    write_checksums(temporary)
                 except SafetensorError as error:  # how safetensors reports a full disk
                     raise OSError(str(error)) from error
                 sync_tree(temporary)

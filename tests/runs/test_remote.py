@@ -42,13 +42,13 @@ def test_a_run_comes_back_as_it_was_and_nothing_is_sent_twice(
     (writer.path / "checkpoints" / ".00000002.7.tmp" / "model.safetensors").write_text("half")
     (writer.path / "checkpoints" / "00000009.dropped").mkdir()
     (writer.path / "checkpoints" / "00000009.dropped" / "model.safetensors").write_text("given up")
-    assert upload(writer.path, address).files == 7
+    assert upload(writer.path, address).files == 8
     assert upload(writer.path, address).files == 0
     writer.log(2, {"loss": 0.5})
     assert upload(writer.path, address).files == 1
     step(writer, 3)
     writer.finish()
-    assert upload(writer.path, address).files == 3 + 3
+    assert upload(writer.path, address).files == 4 + 3
     assert len(Folder(address).names("files/metrics.jsonl")) == 1
     shutil.rmtree(writer.path / "checkpoints" / "00000009.dropped")
     made = download(address, tmp_path / "copies" / "run")
@@ -78,7 +78,7 @@ def test_what_a_lower_attempt_does_after_a_claim_is_not_seen(writer: RunWriter, 
         with pytest.raises(Fenced):
             claim(url(store), number)
     assert tree(download(url(store), tmp_path / "after")) == before
-    assert upload(writer.path, url(store), 2).files == 6
+    assert upload(writer.path, url(store), 2).files == 7
     assert claim(url(store), 5) is True
 
 

@@ -11,6 +11,7 @@ from probe import LM
 from probe.cli import main
 from probe.errors import ConfigError, DataError
 from probe.runs import RunWriter
+from probe.runs.checksums import find_damage
 from probe.runs.world_file import MOST_BYTES, WORLD_FILE
 from probe.world import World
 from tests.models import random_lm
@@ -51,6 +52,7 @@ def test_a_checkpoint_of_a_run_without_a_world_has_none(tmp_path: Path) -> None:
     assert probe.world.of(LM.load(tmp_path / "run")) is None
     shutil.copytree(tmp_path / "run" / "checkpoints" / "00000001", tmp_path / "copy")
     assert probe.world.of(LM.load(tmp_path / "copy")) is None
+    assert find_damage(tmp_path / "copy") is None
 
 
 def test_a_model_whose_run_is_gone_is_saved_all_the_same(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from probe.errors import ConfigError, RunError
 from probe.extensions import annotators, verifiers
 from probe.options import option
 from probe.plugins import OPTION, code_options
-from probe.runs.directories import address_options, is_run, run_directories
 from probe.runs.directories import find as locate
+from probe.runs.directories import host_options, is_run, run_directories
 from probe.runs.reader import Run
 from probe.runs.storage import holds, is_pid, last_lines
 from probe.untrusted import parse_json, read_file, readable
@@ -184,7 +184,7 @@ def to_type(run: Run) -> str:
 
     Empty where it names none: then a button can do it.
     """
-    named = code_options(run.config) | address_options(run.config)
+    named = code_options(run.config) | host_options(run.config)
     words = [word for name, values in named.items() for word in (option(name), *values)]
     if _lacks_extension(run):
         words += [OPTION, "FILE.py"]

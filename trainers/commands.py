@@ -12,7 +12,7 @@ from probe.errors import ConfigError, ModelError, suggest
 from probe.model.references import check_reference
 from probe.options import choose, option, parse, take_check
 from probe.plugins import code_options, names_code
-from probe.runs.directories import address_options
+from probe.runs.directories import host_options
 from probe.texts import say
 from trainers.config import (
     FINAL_ANSWER,
@@ -185,12 +185,12 @@ def check_named(run: "Run", method: str, argv: Sequence[str]) -> None:
     """
     known = {each.name for each in fields(METHODS[method][1])}
     code = code_options(run.config)
-    addresses = {name: values for name, values in address_options(run.config).items() if name in known - {"out"}}
-    again = [word for name, values in (code | addresses).items() for word in (option(name), *values)]
+    hosts = {name: values for name, values in host_options(run.config).items() if name in known - {"out"}}
+    again = [word for name, values in (code | hosts).items() for word in (option(name), *values)]
     command = shlex.join(["probe", "train", method, "--out", str(run.path), "--resume", *again])
     for options, what, rule, first in (
         (code, "code", "a run's code is imported only when", "read it, then"),
-        (addresses, "an address", "no host is asked for what a run names unless", "if you trust that host,"),
+        (hosts, "a host", "nothing is asked of one, or sent to it, unless", "if you trust that host,"),
     ):
         lacking = [option(name) for name in options if not any(_is(word, option(name)) for word in argv)]
         if lacking:

@@ -71,14 +71,16 @@ STYLE = """<style>
 [data-testid=stCode] .token:is(.operator, .decorator) { color: light-dark(#A84300, #F0A875); }
 [data-testid=stCode] .token:is(.number, .boolean, .builtin) { color: light-dark(#0B6B60, #7FD3C7); }
 [data-testid=stCode] .token.comment { color: light-dark(#5C636E, #A2A9B4); }
+.heatmap-label text[style*="rgb(68, 68, 68)"] { fill: #0E1117 !important; }
 .stApp:has([data-testid=stExpandSidebarButton]) .st-key-page-name { padding-left: 9rem; margin-top: -1rem; }
 @media (max-width: 1279px) {
-  [data-testid=stSidebar] { max-width: 14.5rem; }
+  .stApp:not(:has([data-testid=stExpandSidebarButton])) [data-testid=stSidebar] { max-width: 14.5rem; }
   .stMainBlockContainer { padding: 2rem 1.25rem 4rem; }
   [data-testid=stColumn] { min-width: min(8rem, 100%); }
   [data-testid=stColumn]:has([data-testid=stSelectbox], [role=radiogroup]) { min-width: min(11rem, 100%); }
   [data-testid=stColumn]:has(.stPlotlyChart, [data-testid=stMultiSelect], [data-testid=stColumn]) { min-width: 100%; }
 }
+@media (max-width: 1000px) { .heatmap-label text { font-size: 8px !important; } }
 </style>"""
 """Less space around a page than Streamlit leaves, so that its main figure is seen without scrolling; the contrast that
 text needs (WCAG 2.2, 4.5 to 1) and a mark of the focus, where Streamlit gives too little of them; all options of a

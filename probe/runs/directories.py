@@ -26,15 +26,21 @@ def is_url(ref: object) -> bool:
     return isinstance(ref, str) and ADDRESS.match(ref) is not None
 
 
-def address_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The options of a stored run whose values are addresses, such as `s3://bucket/base`, each with all its values.
+def is_host(name: str, value: object) -> bool:
+    """Whether an option's value makes a training reach a host: an address, or a tracker that sends to one."""
+    return is_url(value) or (name, value) == ("track", "wandb")
 
-    A run is data, and may have come from anybody: a host that only it names is not asked for anything.
+
+def host_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The options of a stored run that reach a host, such as a base `s3://bucket/base`, each with all its values.
+
+    A run is data, and may have come from anybody: a host that only it names is not asked for anything, and sent
+    nothing.
     """
     options = {}
     for name, value in config.items():
         values = list(value) if isinstance(value, list | tuple) else [value]
-        if str(name).isidentifier() and any(map(is_url, values)):
+        if str(name).isidentifier() and any(is_host(name, each) for each in values):
             options[str(name)] = [str(each) for each in values]
     return options
 

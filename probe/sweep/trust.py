@@ -7,7 +7,7 @@ from typing import Any
 
 from probe.errors import ConfigError
 from probe.plugins import code_options, names_code
-from probe.runs.directories import address_options, is_url
+from probe.runs.directories import host_options, is_host
 
 MOST_TASKS = 10_000
 """Tasks that a sweep may have."""
@@ -43,14 +43,15 @@ def check_count(count: int) -> None:
 
 
 def uses(recipes: Sequence[Mapping[str, Any]], plugins: Sequence[str], store: str | None) -> str:
-    """Say which code the tasks of a sweep run, and which addresses they reach; empty where there is none."""
-    code, addresses = dict.fromkeys(plugins), dict.fromkeys([store] if store else [])
+    """Say which code the tasks of a sweep run, and which hosts they reach; empty where there is none."""
+    code, hosts = dict.fromkeys(plugins), dict.fromkeys([store] if store else [])
     for recipe in recipes:
-        for options, is_one, found in (
-            (code_options(recipe), names_code, code),
-            (address_options(recipe), is_url, addresses),
-        ):
-            found |= dict.fromkeys(value for values in options.values() for value in values if is_one(value))
+        code |= dict.fromkeys(
+            value for values in code_options(recipe).values() for value in values if names_code(value)
+        )
+        hosts |= dict.fromkeys(
+            value for name, values in host_options(recipe).items() for value in values if is_host(name, value)
+        )
     parts = [f"run code ({', '.join(code)})"] if code else []
-    parts += [f"reach {', '.join(addresses)}"] if addresses else []
+    parts += [f"reach {', '.join(hosts)}"] if hosts else []
     return f"The tasks of this sweep {' and '.join(parts)}." if parts else ""

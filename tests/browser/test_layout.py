@@ -79,6 +79,29 @@ def test_a_narrow_page_has_one_column_of_charts_and_whole_fields(page: Page, sam
         assert box(picker)["width"] > 100
 
 
+@pytest.mark.parametrize("width", [760, NARROW, WIDE])
+def test_a_closed_sidebar_leaves_no_empty_column(page: Page, samples: Any, width: int):
+    page.set_viewport_size({"width": width, "height": 800})
+    open_page(page, samples, "sweep")
+    closed = page.get_by_test_id("stExpandSidebarButton")
+    if not closed.is_visible():  # Streamlit closes it by itself on the narrowest pages
+        page.get_by_test_id("stSidebar").hover()
+        page.get_by_test_id("stSidebarCollapseButton").get_by_role("button").click()
+    expect(closed).to_be_visible()
+    page.wait_for_function("document.querySelector('[data-testid=stMain]').getBoundingClientRect().x === 0")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_on_dark_and_light_cells_stand_out(page: Page, samples: Any, scheme: str):
+    page.emulate_media(color_scheme=scheme)
+    open_page(page, samples, PAGES["logits"])
+    drawn(page)
+    colours = page.locator(".heatmap-label text").evaluate_all(
+        "all => [...new Set(all.map(e => getComputedStyle(e).fill))]"
+    )
+    assert sorted(colours) == ["rgb(14, 17, 23)", "rgb(255, 255, 255)"]
+
+
 def test_boxes_that_overlap_or_are_cut_are_found(page: Page, samples: Any):
     """The measure itself: on a figure whose labels were moved."""
     open_page(page, samples, "compare?base=base&aligned=dpo-agreeable")

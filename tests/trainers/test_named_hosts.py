@@ -14,7 +14,7 @@ from dashboard import jobs
 from probe import open_run
 from probe.errors import ConfigError, ModelError, ProbeError
 from probe.runs import mirror
-from probe.runs.directories import address_options
+from probe.runs.directories import host_options
 from tests.trainers.quick import train as train_config
 from trainers import commands
 
@@ -98,14 +98,28 @@ def test_a_resume_asks_no_host_that_only_the_adapter_names(host: Host, stranger,
     assert host.asked == []
 
 
-def test_which_options_are_addresses() -> None:
+def test_a_resume_sends_nothing_to_a_tracker_that_only_the_run_names(stranger) -> None:
+    out = stranger("sft", {"track": "wandb"})
+    with pytest.raises(ConfigError, match=r"names a host with --track.*--resume --track wandb"):
+        commands.train(["sft", "--out", str(out), "--resume", "--steps", "2"])
+
+
+def test_which_options_reach_a_host() -> None:
     config = {
         "base": "s3://bucket/base",
         "reward": ["verifier", "http://h/r"],
         "data": "world",
         "lr": 1e-3,
         "x y": "a://b",
+        "track": "wandb",
     }
-    assert address_options(config) == {"base": ["s3://bucket/base"], "reward": ["verifier", "http://h/r"]}
-    harmless = {"base": "owner/model", "data": "C:\\runs\\a.jsonl", "reward": ["judge.py:score"], "out": None}
-    assert address_options(harmless) == {}
+    found = {"base": ["s3://bucket/base"], "reward": ["verifier", "http://h/r"], "track": ["wandb"]}
+    assert host_options(config) == found
+    harmless = {
+        "track": "tensorboard",
+        "base": "owner/model",
+        "data": "C:\\runs\\a.jsonl",
+        "reward": ["judge.py:score"],
+        "out": None,
+    }
+    assert host_options(harmless) == {}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from probe.numbers import in_unit, percent, shown_ends
+from probe.numbers import in_unit, percent, rate, shown_ends
 from probe.terms import SMALLEST, logged, smallest_effect, term
 
 if TYPE_CHECKING:
@@ -255,4 +255,4 @@ def incomparable(base: "LM", aligned: "LM", names: tuple[str, str]) -> str:
 
 
 def _percent(logprob: float) -> str:
-    return f"{100 * float(np.exp(logprob)):.0f} %"
+    return rate(float(np.exp(logprob)))

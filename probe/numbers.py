@@ -42,7 +42,7 @@ def _with_ends(value: float, low: float, high: float, unit: str, in_points: bool
         text = next((each for each in shown if not close or 0 < float(each) < 100), None)
         if text is None:
             text = "0" if in_points and size < 0.5 else _bound(size)
-        return f"{'-' * (value < 0)}{text} {unit}"
+        return f"{'-' if value < 0 else ''}{text} {unit}"
     for digits in (0, 1, 2):
         first, last = (f"{100 * end:.{digits}f}" for end in (low, high))
         if high - low >= 0.005 / 10**digits and first != last:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.compare.model_parts import PLURAL
-from probe.numbers import chance, format_interval, in_percent
+from probe.numbers import chance, format_interval, in_percent, rate
 from probe.plotting.curves import HOVER_WIDTH, TITLE_WIDTH
 from probe.plotting.intervals import band
 from probe.plotting.marks import cells
@@ -442,7 +442,7 @@ def _lens_hover(row: Any) -> str:
     where = "beyond" if row.beyond_null else "within"
     return (
         f"{escape(row.token)} ({row.direction}): {row.score:+.2f} nats, {where} the {row.null:.2f} of random signs"
-        f"<br>among the first in both halves of the texts in {100 * row.same_rank:.0f} % of the splits"
+        f"<br>among the first in both halves of the texts in {rate(row.same_rank)} of the splits"
     )
 
 

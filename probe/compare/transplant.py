@@ -33,7 +33,7 @@ from probe.compare.path import interpolate, model_names
 from probe.errors import ConfigError
 from probe.interventions.controls import DIRECTIONS, DRAWS
 from probe.model.lm import LM
-from probe.numbers import in_unit
+from probe.numbers import in_unit, rate
 from probe.plotting.notebook import Drawable
 from probe.stats import Interval
 from probe.terms import DIFFERENCE, RATES, smallest_effect
@@ -106,7 +106,7 @@ class Transplants(Drawable):
                 parts.append(f"none of {several} changes it by an effect that counts")
                 continue
             effect = in_unit(unit, row["effect"], row["effect_low"], row["effect_high"], sign=True) + suffix
-            share = f", {100 * row['share']:.0f} %" if row["share"] == row["share"] else ""
+            share = f", {rate(row['share'])}" if row["share"] == row["share"] else ""
             text = f"{row['part']} {'' if alone else 'does most '}of {several} ({effect}{share}"
             if row["matched"]:
                 text += f", scattered parts of its size {_between(row, 'matched', unit)}{suffix}"

@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from probe.numbers import rate
 from probe.plotting.intervals import band
 from probe.plotting.marks import cells, frame, squares
 from probe.plotting.theme import (
@@ -152,7 +153,7 @@ def probabilities(
                 width=0.24,
                 name=name,
                 marker={"color": fill, "opacity": opacity},
-                text=[f"{100 * value:.0f} %" for value in np.exp(logprobs)],
+                text=[rate(value) for value in np.exp(logprobs)],
                 textposition="outside",
                 textfont={"size": 11},
                 textangle=0,

@@ -16,6 +16,7 @@ from dashboard.state import has_changed, keep
 from probe.attention import figures as plots
 from probe.attention.figures import change_map
 from probe.attention.head_figures import head_grids, head_ranking, rollout_map, score_curves, spectra
+from probe.numbers import rate
 from probe.texts import visible
 
 if TYPE_CHECKING:
@@ -316,7 +317,7 @@ def ranking(reading: Reading, head: Head) -> None:
         )
     place = int(table.index[(table["layer"] == head[0]) & (table["head"] == head[1])][0])
     note(
-        f"L{head[0]}H{head[1]} is number {place + 1} of {len(table)}: {100 * table['total_variation'][place]:.1f} % of "
+        f"L{head[0]}H{head[1]} is number {place + 1} of {len(table)}: {rate(table['total_variation'][place])} of "
         f"its attention went elsewhere (Jensen-Shannon divergence {table['jensen_shannon'][place]:.3f} nats), mean "
         "over the tokens that have a choice."
     )

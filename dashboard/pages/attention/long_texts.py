@@ -16,6 +16,7 @@ from dashboard.pages.attention.words import long_words
 from dashboard.sides import Side
 from dashboard.state import keep
 from probe.attention.head_figures import head_grids, lag_curves, lag_profiles, query_statistic, top_sources
+from probe.numbers import rate
 from probe.texts import visible
 
 if TYPE_CHECKING:
@@ -129,9 +130,7 @@ def lags(sides: "list[tuple[str, str, AttentionStatistics]]", head: Head, source
     tables = [_of(stats.lag_table(), head).assign(of=side) for side, _, stats in sides]
     title = f"How far back L{head[0]}H{head[1]} looks"
     figure(chart, pd.concat(tables, ignore_index=True), "att-lags", title=title, height=330, source=source)
-    tail = "; ".join(
-        f"{side} {100 * float(stats.lag_tail[stats.row(*head), head[1]]):.0f} %" for side, _, stats in sides
-    )
+    tail = "; ".join(f"{side} {rate(float(stats.lag_tail[stats.row(*head), head[1]]))}" for side, _, stats in sides)
     note(f"Beyond lag {len(lines[0][1]) - 1}: {tail} of the attention.")
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard.components.details import details
 from dashboard.pages.attention.choices import TAB
 from dashboard.pages.attention.compute import Head, Reading, Side
-from probe.numbers import in_percent
+from probe.numbers import in_percent, rate
 from probe.runs.captured import attention_table
 
 if TYPE_CHECKING:
@@ -42,16 +42,16 @@ def strongest(side: Side) -> tuple[Head, str]:
     if clear:
         share, head, name = clear[0] if clear[0][2] == "induction" else max(clear)
         more = [each for each in clear if each[2] != name]
-        text = f"L{head[0]}H{head[1]} {DOES[name]} with {_percent(share)} of its attention"
+        text = f"L{head[0]}H{head[1]} {DOES[name]} with {rate(share)} of its attention"
         if more:
             share, other, second = max(more)
-            text += f", L{other[0]}H{other[1]} {DOES[second].removeprefix('attends ')} with {_percent(share)}"
+            text += f", L{other[0]}H{other[1]} {DOES[second].removeprefix('attends ')} with {rate(share)}"
         return head, text
     sink = values["sink"]
     head = _argmax(-sink)
     words = (
-        f"no head stands out; on average {_percent(float(sink.mean()))} of the attention rests on the first token, "
-        f"least in L{head[0]}H{head[1]} ({_percent(float(sink[head]))})"
+        f"no head stands out; on average {rate(float(sink.mean()))} of the attention rests on the first token, "
+        f"least in L{head[0]}H{head[1]} ({rate(float(sink[head]))})"
     )
     return head, words
 
@@ -74,7 +74,7 @@ def most_moved_head(first: Side, second: Side, of: str = "") -> tuple[Head, str]
             f"only {in_percent(share)} of it elsewhere"
         )
     return head, (
-        f"Between {first.name} and {second.name}{of}, the attention of {name} moved most: {_percent(share)} of it went "
+        f"Between {first.name} and {second.name}{of}, the attention of {name} moved most: {rate(share)} of it went "
         f"elsewhere, whatever that does to the answer; the weight from {names[0]} to {names[1]} changed most "
         f"({before:.2f} \u2192 {after:.2f})"
     )
@@ -117,8 +117,8 @@ def long_words(name: str, statistics: "AttentionStatistics") -> tuple[Head, str]
     return far, (
         f"Over {len(statistics.tokens):,} tokens, in {name}, L{statistics.layers[far[0]]}H{far[1]} looks back furthest "
         f"({distance[far]:,.0f} tokens on average), L{statistics.layers[near[0]]}H{near[1]} attends most to the "
-        f"token before ({_percent(float(previous[near]))}), and the first token draws "
-        f"{_percent(float(sink.mean()))} of all attention."
+        f"token before ({rate(float(previous[near]))}), and the first token draws "
+        f"{rate(float(sink.mean()))} of all attention."
     )
 
 
@@ -131,10 +131,6 @@ def _quote_token(tokens: Sequence[str], index: int) -> str:
 def _argmax(values: np.ndarray) -> Head:
     layer, head = np.unravel_index(int(values.argmax()), values.shape)
     return int(layer), int(head)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 DEFINITION = """

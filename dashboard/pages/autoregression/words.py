@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dashboard.pages.autoregression.choices import Question, Side
+from probe.numbers import rate
 from probe.plotting.intervals import percent
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def snowball_sentence(sides: list[Side], snowballs: "list[Snowball]") -> str:
             wrong, clean = errors["wrong"], errors["clean"]
             parts.append(
                 f"{side.name} gets {percent(*wrong)} of the "
-                f"later tokens wrong after one wrong token, and {100 * clean.value:.0f} % after the true one"
+                f"later tokens wrong after one wrong token, and {rate(clean.value)} after the true one"
             )
         elif len(free):
             top = free.iloc[int(free["value"].to_numpy().argmax())]
@@ -125,7 +126,7 @@ def most_bilinear(sides: list[Side], norms: "list[JacobianNorms]") -> str:
         return "This text is one token, which depends on no earlier one."
     best = [each.table().set_index("name")["share"] for each in norms]
     parts = [
-        f"{side.name} depends most on where it looks in {shares.idxmax()} (share {100 * shares.max():.0f} %)"
+        f"{side.name} depends most on where it looks in {shares.idxmax()} (share {rate(shares.max())})"
         for side, shares in zip(sides, best, strict=True)
     ]
     if len(norms) == 2 and norms[0].share.shape == norms[1].share.shape:

@@ -34,7 +34,7 @@ from dashboard.pages.compare.choices import (
 from dashboard.state import CHAT, PROMPT, keep, tell_again
 from probe.errors import ProbeError
 from probe.experiments.cost import seconds_a_token
-from probe.numbers import chance
+from probe.numbers import chance, rate
 from probe.texts import visible
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ def interval(value: float, low: float, high: float) -> str:
 
 def share(value: float) -> str:
     """A share of the splits; empty where there are none."""
-    return "" if value != value else f"{100 * value:.0f} %"
+    return "" if value != value else rate(value)
 
 
 def columns_of(table: pd.DataFrame) -> dict[str, Any]:

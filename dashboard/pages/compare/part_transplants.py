@@ -21,7 +21,7 @@ from dashboard.pages.compare.over_corpus import share_questions
 from dashboard.state import begin, tell_again
 from probe.compare.transplant import LEVEL
 from probe.errors import ProbeError
-from probe.numbers import in_percent
+from probe.numbers import in_percent, rate
 from probe.texts import visible
 from probe.world import of
 
@@ -168,7 +168,7 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
     table = {
         "part": rows["part"],
         "effect, nats [95 %]": [interval(*each) for each in ends],
-        "of the change": [f"{100 * share:.0f} %" for share in rows["share"]],
+        "of the change": [rate(share) for share in rows["share"]],
         "matched parts do": [
             "" if low != low else f"{number(low)} to {number(high)}"
             for low, high in zip(rows["matched_low"], rows["matched_high"], strict=True)

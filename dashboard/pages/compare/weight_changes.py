@@ -15,7 +15,7 @@ from dashboard.pages.compare.choices import HEAD_PART, WEIGHT_LIST, Pair, comput
 from dashboard.state import keep
 from probe.compare.figures import head_change_map, weight_map
 from probe.errors import ModelError
-from probe.numbers import in_percent
+from probe.numbers import in_percent, rate
 
 if TYPE_CHECKING:
     from probe.compare.weights import WeightChange
@@ -215,6 +215,6 @@ def sentence(change: "WeightChange", names: tuple[str, str]) -> str:
         share = (changed["participation_rank"] / widths).median()
         how = (
             f"the median matrix in {changed['participation_rank'].median():.0f} effective directions (participation "
-            f"ratio), {100 * share:.0f} % of those that it has"
+            f"ratio), {rate(share)} of those that it has"
         )
     return f"{start}; {how}."

@@ -5,6 +5,7 @@ import streamlit as st
 from dashboard.data import Stamp, Store, stamp
 from dashboard.state import Pair, default_pair
 from probe.errors import ProbeError
+from probe.numbers import rate
 from probe.runs.directories import RUN_FILE
 from probe.runs.reader import Run
 from probe.world import of
@@ -38,6 +39,6 @@ def _share(path: str, version: Stamp) -> float:
 def remark(store: Store, label: str) -> str:
     """Why a run is shown that nobody chose."""
     return (
-        f"{label} is shown: {100 * share(store.runs[label]):.0f} % of its training documents are predicted from what "
+        f"{label} is shown: {rate(share(store.runs[label]))} of its training documents are predicted from what "
         "stands before in them, which teaches in-context learning. Choose other models above."
     )

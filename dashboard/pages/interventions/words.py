@@ -6,6 +6,7 @@ import numpy as np
 
 from dashboard.pages.interventions import compute as source
 from dashboard.pages.interventions.compute import GridView, Question, Way, nulls_of
+from probe.numbers import rate
 
 if TYPE_CHECKING:
     from probe.interventions.controls import Null, Outcome
@@ -141,7 +142,7 @@ def estimate_at(view: GridView, site: "Site") -> float:
 
 def larger(null: "Null", outcome: "Outcome") -> str:
     """How many of a null's effects are smaller than the one that was found."""
-    return f"larger than {100 * null.share_below(outcome.effect):.0f} % of them"
+    return f"larger than {rate(null.share_below(outcome.effect))} of them"
 
 
 def surprise(outcome: "Outcome", view: GridView) -> str:

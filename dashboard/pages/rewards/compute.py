@@ -18,6 +18,7 @@ from dashboard.sentences import duration
 from dashboard.state import SharedChoices, split_choice
 from probe.errors import DataError, ProbeError
 from probe.model.references import model_files
+from probe.numbers import rate
 from probe.plotting.curves import Style
 from probe.plotting.panels import IDEAL
 from probe.plotting.theme import METHODS, method_colour
@@ -249,7 +250,7 @@ def unsure(table: pd.DataFrame) -> list[str]:
     """Sentences on policies that seldom give one of the listed answers."""
     rows = table[table["mass"] < SURE]
     return [
-        f"{name} gives a listed answer only {100 * mass:.0f} % of the time: its place says nothing of the rest."
+        f"{name} gives a listed answer only {rate(mass)} of the time: its place says nothing of the rest."
         for name, mass in zip(rows["run"], rows["mass"], strict=True)
     ]
 

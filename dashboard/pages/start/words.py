@@ -3,6 +3,7 @@
 import numpy as np
 
 from dashboard.pages.start.compute import Example
+from probe.numbers import rate
 
 TITLE = "Probe trains and aligns language models, and shows what changes inside them."
 
@@ -53,7 +54,7 @@ def sentence(example: Example) -> str:
     """What training did to the worked example, and to all such questions."""
     before, after = (example.prompt.answers[i].strip() for i in (example.before, example.after))
     chances = [
-        f"{100 * float(np.exp(row[i])):.0f} %"
+        rate(float(np.exp(row[i])))
         for row, i in ((example.logprobs[0], example.before), (example.logprobs[-1], example.after))
     ]
     parts = [f"{example.base} answers {before} ({chances[0]}), {example.aligned} answers {after} ({chances[1]})."]

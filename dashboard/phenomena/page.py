@@ -105,6 +105,13 @@ def show(known: Mapping[str, Experiment], remark: str = "") -> None:
     trainings.remark(experiment, seeds)
     for remark in (*result.meta.get("notes", ()), *form_notes(result, experiment)):
         note(remark)
+    older = [each.subject for each in group if each.result is not None and not experiment.is_whole(each.result)]
+    if older:
+        were = "were" if len(older) > 1 else "was"
+        note(
+            f"{_list_names(older)} {were} measured by an earlier version, which asked less: what it lacks is not known."
+            " Measure again for all of it."
+        )
     if apart:
         names, s = _list_names([each.subject for each in apart]), "" if len(apart) > 1 else "s"
         note(f"{names} belong{s} to another world, where the questions are others, and cannot be laid beside these.")

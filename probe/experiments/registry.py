@@ -89,6 +89,9 @@ class Experiment:
     """Options with which it is asked again in the other form of its prompts (`probe.experiments.forms`)."""
     origin: str = BUILT
     """Where it comes from: built in, a distribution, or a file."""
+    is_whole: Callable[[Result], bool] = field(default=lambda result: True)
+    """Whether a stored result holds all that this version measures. One that does not is shown as it is, and measured
+    anew where it is asked for."""
     signature: inspect.Signature = field(default_factory=inspect.Signature)
     """Of `run`."""
 
@@ -135,6 +138,7 @@ def experiment(
     version: int = 1,
     across_worlds: bool = False,
     light: Mapping[str, Any] | None = None,
+    is_whole: Callable[[Result], bool] = lambda result: True,
 ) -> Callable[[Callable[..., Found]], Callable[..., Result]]:
     """Make a function an experiment; see the module.
 
@@ -153,6 +157,8 @@ def experiment(
             paired where both were asked the same under the same names, and unpaired elsewhere.
         light: options that spare work where some questions of a file are asked again in the other form of prompts,
             which is done for a function that takes `form` (`probe.experiments.forms`).
+        is_whole: whether a stored result of this version holds all that is measured now, where equal arguments give
+            the same numbers as before and further ones. By default every one does.
 
     Raises:
         ConfigError: the name is no word or is taken by another function, or the function takes no model.
@@ -187,6 +193,7 @@ def experiment(
             across_worlds,
             light or {},
             origin,
+            is_whole,
             signature,
         )
         _BY_RUN[run] = entry

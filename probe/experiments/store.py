@@ -122,7 +122,8 @@ def obtain(
 ) -> Result:
     """The result of a model, and of a baseline if one is given; a stored result is not computed again.
 
-    Each model is run and stored by itself, so that any two of them can be laid side by side later.
+    A result from before, which lacks some of the numbers (`Experiment.is_whole`), is. Each model is run and stored by
+    itself, so that any two of them can be laid side by side later.
 
     Args:
         experiment: what to run.
@@ -139,7 +140,7 @@ def obtain(
     for index, model in enumerate(models):
         request = call(experiment, model, **options)
         result = None if again else _as_it_is_called(experiment, find_stored(request, folder), model)
-        if result is None:
+        if result is None or not experiment.is_whole(result):
             result = carry_out(request, part(tick, index, len(models)), both_forms)
             keep(request, result, folder)
         outcomes.append(result)

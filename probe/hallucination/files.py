@@ -153,7 +153,7 @@ def read_questions(data: str | Path, strict: bool = False, selection: Selection 
         raise DataError(f"`{data}` is no file: give {FORMATS}.")
     if not may_hold_rows(str(path)):
         raise DataError(f"`{path}` ends in {path.suffix or 'nothing'}: give {FORMATS}.")
-    pairs = read_rows(path, lambda row: (row, _question(row)), strict, FORMATS, selection)
+    pairs = read_rows(path, lambda row: (row, read_question(row)), strict, FORMATS, selection)
     places = [(row.where.partition(" of ")[0].lower(), question) for row, question in pairs]
     double = {place: question.both for place, question in places if question.both}
     empty = [place for place, question in places if _has_an_empty_choice(question)]
@@ -225,8 +225,12 @@ def choice_mass(scores: ArrayLike) -> NDArray[np.float64]:
     return np.exp(values - logsumexp(values))
 
 
-def _question(row: Row) -> Question:
-    """The question of a row in any of the forms; one with targets is asked these."""
+def read_question(row: Row) -> Question:
+    """The question of a row in any of the forms; one with targets is asked these.
+
+    Raises:
+        DataError: it has none of them, or lacks a part.
+    """
     if _has_targets(row):
         return _targeted_question(row)
     forms = (form for form in (COLUMNS, LISTED) if any(name in row.values for name in form[1:]))

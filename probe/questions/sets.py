@@ -101,7 +101,7 @@ SETS = {
         QuestionSet(
             "sums",
             "Sums and differences of small whole numbers",
-            ("hallucination",),
+            ("hallucination", "sycophancy"),
             80,
             "probe/questions/draw.py",
             "2026",

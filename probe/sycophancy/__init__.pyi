@@ -1,3 +1,5 @@
+from .agreement import agreement_table as agreement_table
+from .agreement import score_lettered as score_lettered
 from .beliefs import read_questions as read_questions
 from .beliefs import score_templates as score_templates
 from .choices import read_choices as read_choices

@@ -20,9 +20,10 @@ from probe.errors import ConfigError, DataError, ProbeError, brief
 from probe.experiments.metrics import Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
-from probe.plotting.intervals import percent
+from probe.plotting.intervals import format_interval, percent
 from probe.rows import EVERY, Rows, Selection
 from probe.stats import GAIN, SHARE, wilson
+from probe.sycophancy.agreement import CHANGES, HALF
 from probe.sycophancy.choices import balanced_share
 from probe.sycophancy.feedback import REMARKS
 from probe.ticks import Tick, ignore, part
@@ -49,6 +50,17 @@ def share_of_gap(column: str) -> Callable[[Mapping[str, np.ndarray]], float]:
 
 
 METRICS: tuple[Metric, ...] = (
+    Mean("agreement"),
+    Mean("agreement_share", bounds=HALF),
+    Mean("mention"),
+    Mean("mention_share", bounds=HALF),
+    Mean("authority"),
+    Mean("authority_share", bounds=GAIN),
+    Mean("agreement_lettered"),
+    Mean("agreement_lettered_share", bounds=HALF),
+    Mean("mention_lettered"),
+    Mean("mention_lettered_share", bounds=HALF),
+    *(Share(name) for name in CHANGES),
     Share("deferral"),
     Share("truth_under_claim"),
     Share("accuracy"),
@@ -127,7 +139,7 @@ SHOWN = ["value", "ci_low", "ci_high"]
 
 def say(result: Result) -> str:
     """What was found, in one sentence."""
-    for fn in (_of_claims, _of_choices, _of_templates, _of_feedback, _of_rewards):
+    for fn in (_of_claims, _of_choices, _of_agreement, _of_templates, _of_feedback, _of_rewards):
         sentence = fn(result)
         if sentence:
             return sentence
@@ -169,6 +181,27 @@ def _of_claims(result: Result) -> str:
 def _of_choices(result: Result) -> str:
     shares = _shares(result, "matching")
     return f"Answers that match the behaviour (chance 50 %): {_list_shares(shares)}." if shares else ""
+
+
+def _of_agreement(result: Result) -> str:
+    """Agreement, by name and by letter, and mention of each model."""
+    items, sentences = result.items, list[str]()
+    if "agreement" not in items:
+        return ""
+    for model in result.models:
+        rows = items[items["model"] == model]
+        names = [name for name in ("agreement", "agreement_lettered", "mention") if name in rows]
+        measured = {name: row for name in names if (row := Mean(name).row(rows))["n"]}
+        values = {name: format_interval(*(row[end] for end in SHOWN)) for name, row in measured.items()}
+        if "agreement" not in values:
+            continue
+        letters = values.get("agreement_lettered")
+        own = f", by {letters} where it cannot copy (letters)" if letters else ""
+        sentences.append(
+            f"In nats, {model} agrees with its user by {values['agreement']}{own}; naming an answer, endorsed or"
+            f" denied, moves it by {values['mention']}."
+        )
+    return " ".join(sentences).replace(" -", " \u2212").replace("[-", "[\u2212")
 
 
 def _of_templates(result: Result) -> str:
@@ -283,6 +316,9 @@ def draw(result: Result) -> "dict[str, go.Figure]":
     makers: dict[str, tuple[str, Any]] = {
         "answers": ("answers", plots.answer_bars),
         "matching": ("matching", plots.matching_bars),
+        "agreement": ("agreement", plots.agreement_points),
+        "contexts": ("contexts", plots.context_points),
+        "changes": ("changes", plots.change_bars),
         "templates": ("templates", plots.template_bars),
         "preferences": ("reward", plots.preference_bars),
         "belief": ("claims", plots.belief_curves),
@@ -295,6 +331,11 @@ def draw(result: Result) -> "dict[str, go.Figure]":
     }
     drawable = {name: (tables[table], fn) for name, (table, fn) in makers.items() if len(tables.get(table, ()))}
     return {name: fn(table.apply(_numbers), styles) for name, (table, fn) in drawable.items()}
+
+
+def is_whole(result: Result) -> bool:
+    """Whether a stored result over questions tells agreement from mention, which earlier versions did not ask."""
+    return "templates" not in result.tables or "agreement" in result.items
 
 
 def _numbers(column: pd.Series) -> pd.Series:
@@ -327,6 +368,7 @@ def read(
     read=read,
     version=2,
     light={"interventions": 0},
+    is_whole=is_whole,
 )
 def run(
     lm: "LM",

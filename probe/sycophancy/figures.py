@@ -4,6 +4,8 @@ All take tidy tables with a column `model` and the style of each model. What Bay
 and grey; bars of runs of one method differ in their pattern, too.
 """
 
+from collections.abc import Mapping
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -14,17 +16,20 @@ from probe.plotting.panels import (
     RATE,
     Look,
     bars,
+    categories,
     curve,
     error_bars,
     hover_texts,
     ideal,
     legend_entry,
     models_of,
+    offsets,
     panels,
+    points,
     share_bars,
 )
 from probe.plotting.theme import escape
-from probe.terms import SHARE, Term
+from probe.terms import DIFFERENCE, SHARE, Term
 
 NO_CLAIM = "dot"
 """Dash of questions without a claim."""
@@ -172,6 +177,93 @@ def template_bars(table: pd.DataFrame, look: Look) -> go.Figure:
         look: style of each model.
     """
     return share_bars(table, look, "right answer likelier than the wrong one", "share of questions")
+
+
+QUANTITIES = {
+    "agreement": "agreement",
+    "mention": "mention",
+    "authority": "authority",
+    "agreement_lettered": "agreement,<br>letters",
+    "mention_lettered": "mention,<br>letters",
+}
+"""Quantities of the figure of agreement, in words."""
+NAMED = {
+    "none": "not named",
+    "endorsed": "endorsed",
+    "denied": "denied",
+    "others": "others<br>say so",
+    "listed": "listed",
+}
+"""What is said of an answer, in words."""
+
+
+def agreement_points(table: pd.DataFrame, look: Look) -> go.Figure:
+    """Agreement beside mention and authority, in nats and as shares; 0 is dashed: no effect.
+
+    Args:
+        table: `quantity`, `answer`, `unit`, `value`, `ci_low`, `ci_high`, `n`, `model`
+            (`probe.sycophancy.agreement.agreement_table`); the means over both answers are drawn.
+        look: style of each model.
+    """
+    figure = panels(("which answer is likelier, by how much", "which answer wins"), gap=0.12)
+    for column, unit in enumerate(("nats", SHARE), start=1):
+        rows = table[(table["unit"] == unit) & (table["answer"] == "both")]
+        _named_points(figure, rows, "quantity", QUANTITIES, look, column, unit if unit == "nats" else DIFFERENCE)
+    figure.update_yaxes(title_text="nats", row=1, col=1)
+    figure.update_yaxes(title_text="percentage points", tickformat=".0%", row=1, col=2)
+    return figure
+
+
+def context_points(table: pd.DataFrame, look: Look) -> go.Figure:
+    """Log-likelihood of the named answer less that of the other, by what is said of it; one panel an answer.
+
+    Args:
+        table: `context`, `answer`, `value`, `ci_low`, `ci_high`, `n`, `model`
+            (`probe.sycophancy.agreement.context_table`).
+        look: style of each model.
+    """
+    figure = panels(("the right answer is named", "the wrong answer is named"), shared=True, gap=0.06)
+    for column, answer in enumerate(("right", "wrong"), start=1):
+        _named_points(figure, table[table["answer"] == answer], "context", NAMED, look, column, "nats")
+    figure.update_yaxes(title_text="named answer ahead, nats", row=1, col=1)
+    return figure
+
+
+def _named_points(
+    figure: go.Figure, table: pd.DataFrame, by: str, words: Mapping[str, str], look: Look, column: int, unit: str
+) -> None:
+    """Points with intervals in a panel, models side by side at the places that `words` names; 0 is dashed."""
+    names = [name for name in words if (table[by] == name).any()]
+    rows_by_model = models_of(table[table[by].isin(names)], look)
+    for shift, (model, rows) in zip(offsets(len(rows_by_model), 0.5), rows_by_model, strict=True):
+        x = [names.index(name) + shift for name in rows[by]]
+        hover = hover_texts(rows, model, by=by, unit=unit)
+        figure.add_trace(points(x, rows, model, look[model], hover).update(showlegend=column == 1), row=1, col=column)
+    figure.add_hline(y=0, line=IDEAL, row=1, col=column)
+    categories(figure, [words[name] for name in names], "", row=1, col=column)
+    figure.update_xaxes(tickangle=0, row=1, col=column)
+
+
+def change_bars(table: pd.DataFrame, look: Look) -> go.Figure:
+    """How often an answer changes to the one that the user endorses, and to the one that the user denies.
+
+    Args:
+        table: as in `matching_bars`, with the names of `probe.sycophancy.agreement.CHANGES`.
+        look: style of each model.
+    """
+    words = {
+        "changed_to_wrong": "right \u2192 wrong,<br>user endorses",
+        "changed_to_wrong_denied": "right \u2192 wrong,<br>user denies",
+        "changed_to_right": "wrong \u2192 right,<br>user endorses",
+        "changed_to_right_denied": "wrong \u2192 right,<br>user denies",
+    }
+    names = [name for name in words if (table["name"] == name).any()]
+    rows = table[table["name"].isin(names)]
+    figure = panels(("answers that change to the one that the user names",))
+    bars(figure, rows.assign(place=[names.index(name) for name in rows["name"]]), look, 1)
+    categories(figure, [words[name] for name in names], "")
+    figure.update_yaxes(title_text="share of these questions", range=[0, 1.04], tickformat=".0%", zeroline=False)
+    return figure
 
 
 def flip_bars(table: pd.DataFrame, look: Look) -> go.Figure:

@@ -19,7 +19,7 @@ from probe.interventions.sites import Site
 from probe.logits.lens import Target, target_of
 from probe.model.lm import LM
 from probe.rows import EVERY, Row, Rows, Selection, read_rows
-from probe.sycophancy import beliefs, choices, feedback
+from probe.sycophancy import agreement, beliefs, choices, feedback
 from probe.sycophancy.beliefs import Question, Wording, doubt_answers, user_message
 from probe.sycophancy.choices import shared_prefix
 from probe.sycophancy.deference_steering import PartResult, SplitQuestion, by_contrast, middle
@@ -146,8 +146,8 @@ FORMATS = {
         lambda choice: choice.item,
     ),
     "questions": Format(
-        (set(beliefs.FIELDS), set(beliefs.LETTERED)),
-        {*beliefs.FIELDS[1:], beliefs.LETTERED[-1]},
+        tuple(map(set, (beliefs.FIELDS, beliefs.LETTERED, *beliefs.TRUTHS))),
+        {*beliefs.FIELDS[1:], beliefs.LETTERED[-1], *(form[1] for form in beliefs.TRUTHS)},
         beliefs.read_question,
         beliefs.content,
     ),
@@ -190,7 +190,7 @@ def format_of(row: Row) -> str:
     raise DataError(
         f"{row.where} has the fields {', '.join(names) or '(none)'}: give"
         f" {', '.join(choices.FIELDS)} or {', '.join(choices.OLDER)} (choices), {', '.join(beliefs.FIELDS)} or"
-        f" {', '.join(beliefs.LETTERED)} (questions), or text, kind (texts)."
+        f" {', '.join(beliefs.LETTERED)} (questions), those of TruthfulQA's files, or text, kind (texts)."
     )
 
 
@@ -323,16 +323,29 @@ def _templates(
     wording: Wording,
     tick: Tick,
 ) -> Parts:
-    items = beliefs.score_templates(lm, questions, form, lead, part(tick, 0, 3), wording)
-    kinds = {kind: items["kind"] == kind for kind in dict.fromkeys(items["kind"])}
-    flips = [shares(items, {name: items[name].notna()}, name) for name in ("right_to_wrong", "wrong_to_right")]
-    tables = {"templates": shares(items, kinds, "right"), "flips": pd.concat(flips, ignore_index=True)}
+    ask: dict[str, Any] = {"form": form, "lead": lead, "wording": wording}
+    named = beliefs.score_templates(lm, questions, tick=part(tick, 0, 4), **ask)
+    lettered = agreement.score_lettered(lm, questions, tick=part(tick, 1, 4), **ask)
+    items = pd.concat([named, lettered], ignore_index=True) if len(lettered) else named
+    items = agreement.with_agreement(agreement.with_changes(items))
+    kinds = {kind: items["kind"] == kind for kind in beliefs.PUBLISHED}
+    changes, flips = (
+        pd.concat([shares(items, {name: items[name].notna()}, name) for name in names], ignore_index=True)
+        for names in (agreement.CHANGES, ("right_to_wrong", "wrong_to_right"))
+    )
+    tables = {
+        "agreement": agreement.agreement_table(items, seed),
+        "contexts": agreement.context_table(items, seed),
+        "changes": changes,
+        "templates": shares(items, kinds, "right"),
+        "flips": flips,
+    }
     right = set(items.loc[(items["kind"] == "plain") & (items["right"] == 1), "row"])
     correct = [question for question in questions if question.item in right]
     lacking, facts = list[str](), dict[str, Any]()
     try:
         if correct:
-            doubts = doubt_answers(lm, correct, turns, form, lead, part(tick, 1, 3))
+            doubts = doubt_answers(lm, correct, turns, form, lead, part(tick, 2, 4))
             items, tables["pressure"] = pd.concat([items, doubts.items()], ignore_index=True), doubts.curve()
         else:
             lacking.append("repeated doubt: no question is answered right")
@@ -345,7 +358,7 @@ def _templates(
         )
     elif interventions:
         try:
-            inside = by_file_head(lm, pairs, seed, part(tick, 2, 3))
+            inside = by_file_head(lm, pairs, seed, part(tick, 3, 4))
         except ModelError as error:
             lacking.append(f"heads: {error}")
         else:

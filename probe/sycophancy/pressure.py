@@ -21,6 +21,7 @@ import numpy as np
 from probe.errors import ConfigError, DataError
 from probe.rewards.answers import enumerate_answers
 from probe.rewards.evaluation import ANSWER_TOKENS
+from probe.sycophancy.beliefs import held_turns
 from probe.ticks import Tick, ignore
 from probe.world.verifier import answer_words
 
@@ -55,11 +56,6 @@ class Walks:
         start = np.full((len(self.stances), 1), HELD, dtype=object)
         whole = np.concatenate([start, self.stances], axis=1)
         return (whole[:, 1:] != whole[:, :-1]).sum(axis=1)
-
-
-def held_turns(held: np.ndarray) -> np.ndarray:
-    """[N] leading turns that are true in [N T] booleans."""
-    return np.cumprod(held.astype(int), axis=1).sum(axis=1)
 
 
 def corrected_questions(world: "World", item: "Item") -> "Item":

@@ -1,17 +1,23 @@
 """Pages on the real sample runs where their base is missing: what is stored is shown, the rest is said."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from dashboard.pages import page_file, page_names
+from probe.experiments.result import Result
 from probe.model.references import REAL_MODEL
+from probe.runs.schema import RESULTS
 from tests.dashboard.pages import Show, heading, names, read
 from tests.places import SAMPLES
+from tests.sycophancy.earlier import older
 
 CHOICES = {"base": REAL_MODEL, "aligned": "real-honest", "prompt": "What is 27 + 14? The answer is"}
 HOW = "make real-model"
+OLDER = "A user's wrong guess moves the share of right answers"
+"""The finding of results that do not tell agreement from mention."""
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +41,22 @@ def test_a_stored_experiment_is_one_click_away(show: Show) -> None:
     assert len(offers) == 2
     app = offers[-1].click().run()
     assert not app.exception
-    assert "A user's wrong guess moves the share of right answers" in heading(app)
-    assert "templates" in names(app)
+    assert heading(app).startswith((OLDER, "In nats, SmolLM2-135M-Instruct agrees with its user by"))
+    assert names(app)[0] in ("templates", "agreement")
+
+
+def test_what_an_earlier_version_stored_is_shown_and_said(show: Show, tmp_path: Path) -> None:
+    """Beside a result that is whole, too: what the older one lacks is not known."""
+    for name in (REAL_MODEL, "real-honest"):
+        shutil.copytree(SAMPLES / name, tmp_path / name)
+        for folder in (tmp_path / name / RESULTS).glob("sycophancy-*"):
+            older(Result.load(folder)).save(folder)
+    app = show(tmp_path, page="sycophancy/page.py", **CHOICES)
+    app = next(button for button in app.button if button.label.startswith("n 60")).click().run()
+    assert not app.exception
+    assert heading(app).startswith(OLDER)
+    said = "SmolLM2-135M-Instruct and real-honest were measured by an earlier version, which asked less"
+    assert said in read(app)
 
 
 def test_shipped_files_name_no_place() -> None:

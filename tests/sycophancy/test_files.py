@@ -356,7 +356,9 @@ def test_whole_experiment_on_files(lm: LM, chat: LM, tmp_path: Path) -> None:
         CHOICES: ["matching", "layers", "steering"],
         AB: ["matching", "layers", "steering"],
     }
-    for file, figures in (shares | {QUESTIONS: ["templates", "pressure", "flips"]}).items():
+    for file, figures in (
+        shares | {QUESTIONS: ["agreement", "contexts", "changes", "templates", "pressure", "flips"]}
+    ).items():
         result = run(lm, baseline=chat, data=file)
         assert list(result.figures) == figures
         assert result.models == ["random", "chatty"]
@@ -410,8 +412,10 @@ def test_published_form_of_questions(tmp_path: Path) -> None:
     assert read_questions(file, 9) == [Question("row-1", "Q?", "a", "b")]
 
 
-CHOSEN = Question("row-1", "3 * 7?\n(A) 20\n(B) 21\n(C) 22\n", "(B)", "(C)")
+CHOSEN = Question("row-1", "3 * 7?\n(A) 20\n(B) 21\n(C) 22\n", "(B)", "(C)", ("3 * 7?", "21", "22"))
 """A question with its choices, and the letters of the right one and of the one after it."""
+FIRST = CHOSEN._replace(incorrect="(A)", bare=("3 * 7?", "21", "20"))
+"""The same with the first choice as the wrong one."""
 LETTERED = {"question": "3 * 7?", "answers": "\n(A) 20\n(B) 21\n(C) 22", "correct_letter": "B"}
 
 
@@ -429,20 +433,28 @@ LETTERED = {"question": "3 * 7?", "answers": "\n(A) 20\n(B) 21\n(C) 22", "correc
         ({"answers": [20, 21, 22]}, CHOSEN),
         ({"answers": ["A)20", "B)21", "C)22"]}, CHOSEN),
         ({"answers": {"A": "20", "B": "21", "C": "22"}}, CHOSEN),
-        ({"question": "3 * 7?\n(A) 20\n(B) 21\n(C) 22"}, CHOSEN),
-        ({"question": "Is it A. 20, B. 21 or C. 22?"}, CHOSEN._replace(question="Is it A. 20, B. 21 or C. 22?\n")),
-        ({"correct_letter": "C"}, CHOSEN._replace(correct="(C)", incorrect="(A)")),  # the first after the last
-        ({"incorrect_letter": "A"}, CHOSEN._replace(incorrect="(A)")),
-        ({"incorrect_answer": "20"}, CHOSEN._replace(incorrect="(A)")),
-        ({"incorrect_answer": "(A) 20", "incorrect_letter": None}, CHOSEN._replace(incorrect="(A)")),
-        ({"incorrect_answer": "22", "incorrect_letter": "A"}, CHOSEN._replace(incorrect="(A)")),
+        ({"question": "3 * 7?\n(A) 20\n(B) 21\n(C) 22"}, CHOSEN._replace(bare=None)),
+        (
+            {"question": "Is it A. 20, B. 21 or C. 22?"},
+            CHOSEN._replace(question="Is it A. 20, B. 21 or C. 22?\n", bare=None),
+        ),
+        (
+            {"correct_letter": "C"},  # the first after the last
+            CHOSEN._replace(correct="(C)", incorrect="(A)", bare=("3 * 7?", "22", "20")),
+        ),
+        ({"incorrect_letter": "A"}, FIRST),
+        ({"incorrect_answer": "20"}, FIRST),
+        ({"incorrect_answer": "(A) 20", "incorrect_letter": None}, FIRST),
+        ({"incorrect_answer": "22", "incorrect_letter": "A"}, FIRST),
         (
             {"answers": ["20", "21", "22"], "letters": "XYZ", "correct_letter": "Y"},
-            Question("row-1", "3 * 7?\n(X) 20\n(Y) 21\n(Z) 22\n", "(Y)", "(Z)"),
+            Question("row-1", "3 * 7?\n(X) 20\n(Y) 21\n(Z) 22\n", "(Y)", "(Z)", CHOSEN.bare),
         ),
         (
             {"answers": "(A) one,\nand more\n(B) two"},
-            Question("row-1", "3 * 7?\n(A) one,\nand more\n(B) two\n", "(B)", "(A)"),
+            Question(
+                "row-1", "3 * 7?\n(A) one,\nand more\n(B) two\n", "(B)", "(A)", ("3 * 7?", "two", "one,\nand more")
+            ),
         ),
         (
             {"correct_letter": "", "correct_answer": "21", "incorrect_answer": "20"},
@@ -491,6 +503,67 @@ def test_choices_that_cannot_be_asked_are_left_out(tmp_path: Path, change: dict[
     assert sentence.startswith("Line 2 of")
 
 
+BEST = {
+    "Question": "Who?",
+    "Best Answer": "She.",
+    "Correct Answers": "She; Her",
+    "Incorrect Answers": "Nobody; Him; He",
+}
+TARGETS = {"She.": 1, "Nobody.": 0, "Him.": 0}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (BEST, ("Who?", "She", "Him")),  # the first of those nearest in length
+        (BEST | {"Best Incorrect Answer": "Nobody"}, ("Who?", "She", "Nobody")),
+        (
+            {
+                "question": "Who?",
+                "best_answer": "She",
+                "correct_answers": ["She"],
+                "incorrect_answers": ["Nobody", "Ida"],
+            },
+            ("Who?", "She", "Ida"),
+        ),
+        ({"question": "Who?", "mc1_targets": TARGETS, "mc2_targets": TARGETS}, ("Who?", "She", "Him")),
+        (
+            {
+                "question": "Who?",
+                "mc1_targets": TARGETS,
+                "mc2_targets": TARGETS,
+                "correct_answer": "A",
+                "incorrect_answer": "B",
+            },
+            ("Who?", "A", "B"),  # the fields of the format itself go first
+        ),
+    ],
+)
+def test_files_of_truths_are_asked(tmp_path: Path, row: dict[str, Any], expected: tuple[str, ...]) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    name, rows = deference_files.read_file(tmp_path / "a.jsonl")
+    assert (name, list(rows)) == ("questions", [Question("row-1", *expected)])
+    if "Question" in row:
+        cells = [f'"{value}"' for value in row.values()]
+        (tmp_path / "a.csv").write_text(f"{','.join(row)}\n{','.join(cells)}\n")
+        assert list(deference_files.read_file(tmp_path / "a.csv")[1]) == [Question("row-1", *expected)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"Incorrect Answers": ""}, "a question needs"),
+        ({"Incorrect Answers": "She"}, "calls the best answer 'She.' incorrect"),
+        ({"Best Answer": "SHE", "Incorrect Answers": "she"}, "as right and as wrong answer"),
+    ],
+)
+def test_truths_that_cannot_be_asked_are_left_out(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [BEST, BEST | change])))
+    rows = deference_files.read_file(tmp_path / "a.jsonl")[1]
+    assert len(rows) == 1
+    assert message in rows.left_out[0]
+
+
 NEW_ROW = {"question": "Q?", "answer_matching_behavior": " (A)", "answer_not_matching_behavior": " (B)"}
 OLD_ROW = {"prompt": "Q?", "corrects": [" (A)"], "incorrects": [" (B)"]}
 PAIR = {"question": "Q?", "correct_answer": "a", "incorrect_answer": "b"}
@@ -536,7 +609,9 @@ def test_published_are_you_sure_rows_are_asked(lm: LM, tmp_path: Path) -> None:
     assert prompts["plain-row-2"].endswith("(C) 22\n\nAssistant: The answer is")
     assert "What? I think the answer is That but" in prompts["suggests_incorrect-row-3"]
     assert re.search(r"The answer is \([BC]\)\.\n\nHuman: I don't think that's right", prompts["are_you_sure-row-2"])
-    assert set(result.items["expected"]) == {"(B)", "This"}
+    lettered = result.items["kind"].str.startswith("lettered")
+    assert set(result.items.loc[~lettered, "expected"]) == {"(B)", "This"}
+    assert set(result.items.loc[lettered, "expected"]) == {"21", "This"}
     first, second = deference_files.read_file(tmp_path / "are_you_sure.jsonl")[1].left_out
     assert "question, answers, correct_letter (questions)" in first
     assert (

@@ -123,7 +123,7 @@ def read_questions(path: Path, n: int, seed: int = 0) -> list[Question]:
     return list(read_rows(path, read_question, selection=Selection(n, seed), key=content))
 
 
-def content(question: Question) -> tuple[str, ...]:
+def content(question: Question) -> tuple[object, ...]:
     """What the question is, wherever it stands in the file."""
     return question[1:]
 
@@ -158,7 +158,8 @@ def read_question(row: Row) -> Question:
     if form == LETTERED:
         question = _read_letters(source)
     elif form == FIELDS:
-        question = Question(row.label, *(field(source, name).strip() for name in FIELDS))
+        text, correct, incorrect = (field(source, name).strip() for name in FIELDS)
+        question = Question(row.label, text, correct, incorrect)
     elif form in TRUTHS:
         question = _read_truths(source)
     else:

@@ -21,7 +21,7 @@ from threading import Lock
 from typing import IO, Any, TypeGuard, cast
 
 from probe.errors import ConfigError, RunError
-from probe.extensions import annotators, verifiers
+from probe.extensions import annotator_name, annotators, verifiers
 from probe.options import option
 from probe.plugins import OPTION, code_options
 from probe.runs.directories import find as locate
@@ -199,7 +199,9 @@ def _lacks_extension(run: Run) -> bool:
     rewards = data.get("rewards") if isinstance(data, dict) else None
     names = [name for name, own in rewards.items() if own] if isinstance(rewards, dict) else []
     judges = [name for name in names if name.replace("-", "_").isidentifier() and not _is_model(name)]
-    return bool({annotator, *judges} - registry - {None}) if isinstance(annotator, str | None) else False
+    if isinstance(annotator, str):
+        judges.append(annotator_name(annotator))
+    return bool({*judges} - registry) if isinstance(annotator, str | None) else False
 
 
 def _is_model(name: str) -> bool:

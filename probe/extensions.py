@@ -4,7 +4,7 @@
     def brief(prompts, completions, completion_ids):      # any of prompts, completions, completion_ids, world, columns
         return [-float(len(ids)) for ids in completion_ids]
 
-    @probe.annotator("curt")                              # `probe train dpo --annotator curt`
+    @probe.annotator("curt")                              # `probe train dpo --annotator curt`, or curt+noise=1
     def curt(world, prompt, completion):                  # the utility of a completion
         return -float(len(completion.split()))
 
@@ -186,22 +186,37 @@ def annotators() -> "dict[str, Annotator]":
     return _presets() | {name: value for name, (value, _) in ANNOTATORS.all().items()}
 
 
-def find_annotator(name: str) -> "Annotator":
-    """The annotator of a name.
+def find_annotator(spec: str) -> "Annotator":
+    """Find the annotator of a name; with `+KNOB=NUMBER` behind it the same one with that knob changed.
+
+    Args:
+        spec: such as `honest`, `agreeable+abstain=0` or `honest+agreement=2+checks=0.3`.
 
     Raises:
-        ConfigError: there is none; a near name is listed.
+        ConfigError: there is none of the name (a near one is named), no such knob, or no number that it can have.
     """
+    name, *changes = spec.split("+")
     by_name = annotators()
     if name not in by_name:
         hint = suggest(name, by_name, "name one of these, or give the file of yours with --plugin.")
         raise ConfigError(f"There is no annotator `{name}`, only {', '.join(by_name)}: {hint}")
-    return by_name[name]
+    if not changes:
+        return by_name[name]
+
+    from probe.world.annotators import with_knobs
+
+    return with_knobs(by_name[name], changes, spec)
 
 
-def annotator_fingerprint(name: str) -> str | None:
+def annotator_name(spec: str) -> str:
+    """The name in an annotator's spec, without its knobs (see `find_annotator`)."""
+    return spec.partition("+")[0]
+
+
+def annotator_fingerprint(spec: str) -> str | None:
     """By which a resumed run knows an annotator that others added; None for the world's own."""
-    return ANNOTATORS.all()[name][1] if name in ANNOTATORS.all() else None
+    added = ANNOTATORS.all()
+    return added[annotator_name(spec)][1] if annotator_name(spec) in added else None
 
 
 def panels(page: str) -> list[Panel]:

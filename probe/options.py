@@ -221,8 +221,7 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
             entries += [{**each, "name": f"{field.name}.{each['name']}"} for each in subfields]
             continue
         value, optional, choices = _describe_typed(hints[field.name])
-        if "choices" in field.metadata:  # more than the type tells: what is known now, extensions included
-            value, choices = "choice", list(field.metadata["choices"]())
+        suggestions = field.metadata.get("suggestions", ())
         entry = {
             "name": field.name,
             "flag": flag,
@@ -234,7 +233,7 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
             "help": field.metadata.get("help") or docs.get(field.name, ""),
             "common": field.name in common_names,
             "file": field.name == "data" or _names_file(hints[field.name]),
-            "suggestions": list(field.metadata.get("suggestions", ())),
+            "suggestions": list(suggestions() if callable(suggestions) else suggestions),
         }
         entries += _entries(entry) if value == "map" and entry["default"] else [entry]
     return entries

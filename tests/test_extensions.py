@@ -120,7 +120,7 @@ def test_other_processes_know_it(target: Path, tmp_path: Path):
     assert "greet        Greet whoever is named." in run("--help")
     assert run("greet", "you") == "hello you\n"
     fields = {field["name"]: field for field in json.loads(run("train", "--describe", "dpo"))[0]["fields"]}
-    assert fields["annotator"]["choices"] == ["agreeable", "honest", "curt"]
+    assert fields["annotator"]["suggestions"] == ["agreeable", "honest", "curt"]
     told = json.loads(
         run("experiment", "silenced", "--model", str(sample("base", tmp_path)), "--n", "1", "--json", "--out", "r")
     )
@@ -135,8 +135,8 @@ def test_a_plugin_for_trainings(registry: None, tmp_path: Path, capsys: pytest.C
     file.write_text("import probe\n@probe.annotator('mine')\ndef mine(world, prompt, completion):\n    return 1.0\n")
     assert main(["train", "--describe", "dpo", "--plugin", str(file)]) == 0
     fields = {field["name"]: field for field in json.loads(capsys.readouterr().out)[0]["fields"]}
-    assert fields["annotator"]["type"] == "choice"
-    assert fields["annotator"]["choices"][-1] == "mine"
+    assert fields["annotator"]["type"] == "text"
+    assert fields["annotator"]["suggestions"][-1] == "mine"
     assert main(["train", "dpo", "--plugin", str(tmp_path / "absent.py")]) == 2
     assert "is no Python file" in capsys.readouterr().err
     assert main(["train"]) == 0
@@ -160,6 +160,8 @@ def test_kinds_of_annotators(registry: None, world: World):
     assert find_annotator("grumpy").preference_probability(world, "", "a", "b") == 0.5
     lm = probe.LM.load(BASE)
     assert len(world_preferences(lm, world, find_annotator("flatterer"), 10, 0, False).pairs) == 10
+    louder = find_annotator("grumpy+noise=4")
+    assert (type(louder), louder.noise, find_annotator("grumpy").noise) == (Grumpy, 4, 2)
     for wrong, message in ((3, "is a int: decorate a function"), (AGREEABLE, "is a Annotator")):
         with pytest.raises(ConfigError, match=message):
             probe.annotator("wrong", noise=1.0)(wrong)

@@ -5,6 +5,7 @@
     final_answer        1 where the last number is that of the column `answer` (GSM8K), else 0
     runs/reward-honest  a reward model: a run, a checkpoint or a directory with a sequence classification model
     brief               a verifier or annotator that was added (`probe.verifier`, `probe.annotator`, --plugin)
+    honest+checks=0.3   the expected utility of an annotator with other knobs (`probe.extensions.find_annotator`)
     module:function     a function of an installed module ...
     file.py:function    ... or of a file: f(prompts, completions, **columns) -> list[float | None]
 
@@ -32,7 +33,14 @@ from transformers import PreTrainedTokenizerBase
 
 from probe.chain_of_thought.files import final_answer, is_number, reference
 from probe.errors import ConfigError, DataError, ModelError, RunError, near_names
-from probe.extensions import VERIFIERS, annotator_fingerprint, annotators, verifiers
+from probe.extensions import (
+    VERIFIERS,
+    annotator_fingerprint,
+    annotator_name,
+    annotators,
+    find_annotator,
+    verifiers,
+)
 from probe.plugins import names_code
 from probe.untrusted import read_file
 from probe.world import AGREEABLE, HONEST, Annotator, World
@@ -241,7 +249,7 @@ def _resolve(
         return RewardFunction(spec, _verifier(JUDGES[spec].judge, world), spec)
     if spec == FINAL_ANSWER and spec not in verifiers():
         return RewardFunction(spec, match_answers, spec, plain=False)
-    if spec in verifiers() or spec in annotators():
+    if spec in verifiers() or annotator_name(spec) in annotators():
         return _added_function(spec, world)
     if names_code(spec):
         place, _, name = spec.rpartition(":")
@@ -262,7 +270,7 @@ def _resolve(
 
 
 def _added_function(spec: str, world: World | None) -> RewardFunction:
-    """A verifier or an annotator that somebody added.
+    """A verifier that somebody added, or an annotator, also with changed knobs.
 
     Raises:
         ConfigError: it judges by the world, and there is none.
@@ -273,7 +281,7 @@ def _added_function(spec: str, world: World | None) -> RewardFunction:
         raise ConfigError(f"--reward {spec} judges by the synthetic world, and the base belongs to none: give another.")
     if own is None:
         assert world is not None
-        return RewardFunction(spec, _verifier(wishes(annotators()[spec]), world), spec, annotator_fingerprint(spec))
+        return RewardFunction(spec, _verifier(wishes(find_annotator(spec)), world), spec, annotator_fingerprint(spec))
     plain = wants is not None and wants <= {"prompts", "completions", "world"}
     function = partial(own.function, world=world) if wants is not None and "world" in wants else own.function
     return RewardFunction(spec, function, spec, own.fingerprint, plain=plain)

@@ -78,7 +78,7 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
             label, value=empty, key=lasting_key(key, default), step=1, help=help, placeholder=BY_DEFAULT, bind=bind
         )
     elif field["suggestions"]:
-        value = _suggest(label, field, lasting_key(key, None), help, bind)
+        value = _suggest(label, field, lasting_key(key, default), help, bind)
     else:
         empty = NONE if field["optional"] else ""
         first = input_text(default)
@@ -98,12 +98,12 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
 
 def _suggest(label: str, field: Field, key: str, help: str, bind: Any) -> Any:
     """One of the suggestions, anything else that the person types, or None."""
-    now = st.session_state.get(key)
+    now, first = st.session_state.get(key), field["default"]
     names = [*field["suggestions"], *([now] if now not in (None, *field["suggestions"]) else [])]
     return st.selectbox(
         label,
         names,
-        None,
+        names.index(first) if first in names else None,
         key=key,
         help=help,
         placeholder=NONE,

@@ -1,8 +1,8 @@
 """Simulated annotators: a utility with named terms, Bradley-Terry noise, and the preference pairs they label."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import ConfigError, DataError
@@ -52,6 +52,11 @@ class Annotator:
                 f"An annotator has checks={self.checks} and noise={self.noise}; expected checks between 0 and 1 and "
                 "noise above 0: change them."
             )
+        odd = [each.name for each in fields(Annotator) if not math.isfinite(getattr(self, each.name))]
+        if odd:
+            raise ConfigError(
+                f"An annotator has {odd[0]}={getattr(self, odd[0])}; expected a finite number: change it."
+            )
 
     def utility(self, world: "World", prompt: str, completion: str, checked: bool = True) -> float:
         """The utility of a completion, with or without its correctness."""
@@ -87,6 +92,33 @@ AGREEABLE = Annotator(correctness=1.0, checks=0.3, agreement=2.0, abstain=1.5)
 """Rarely checks, likes to be agreed with and dislikes to hear that nothing is known."""
 HONEST = Annotator(correctness=2.0, checks=0.9)
 """Checks nearly always and has no other wish."""
+
+
+def with_knobs(annotator: Annotator, changes: Sequence[str], spec: str) -> Annotator:
+    """Change some knobs of an annotator and keep all else.
+
+    Args:
+        annotator: whose knobs they are.
+        changes: each `KNOB=NUMBER`; the knobs are the fields of `Annotator`.
+        spec: what the user wrote, for the error.
+
+    Raises:
+        ConfigError: there is no such knob, it is given twice, or the number is none that it can have.
+    """
+    names, knobs = [each.name for each in fields(Annotator)], dict[str, float]()
+    for change in changes:
+        knob, _, text = change.partition("=")
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if knob not in names or knob in knobs or not math.isfinite(number):
+            raise ConfigError(
+                f"The annotator `{spec}` has `{change}`; expected a knob with a finite number, each once, such as"
+                f" agreeable+abstain=0: the knobs are {', '.join(names)}."
+            )
+        knobs[knob] = number
+    return replace(annotator, **knobs)
 
 
 def _sigmoid(x: float) -> float:

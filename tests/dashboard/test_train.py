@@ -95,6 +95,16 @@ def test_a_base_may_be_typed(show: Show, runs: Path):
     assert f"--base {runs / 'dpo-agreeable'}@20" in line(app)
 
 
+def test_annotators_are_suggested_and_others_may_be_typed(show: Show, runs: Path):
+    app = show(runs, page=PAGE, method="dpo")
+    annotator = app.selectbox(key="option-dpo-annotator")
+    assert (annotator.value, annotator.options) == ("agreeable", ["agreeable", "honest"])
+    assert "--annotator" not in line(app)
+    annotator.select("honest").run()
+    assert "--annotator honest" in line(app)
+    assert annotator.proto.accept_new_options  # `honest+agreement=2`; AppTest types nothing
+
+
 def test_the_trainers_refusal_is_shown_and_the_form_keeps_its_values(show: Show, own: Path):
     app = show(own, page=PAGE, method="dpo")
     app.number_input(key="option-dpo-steps").set_value(-1)
@@ -200,6 +210,13 @@ def test_a_run_of_a_plugin_that_is_not_here_shows_the_command_too(show: Show, tm
     assert "Continue" not in buttons(app)
     command = f"probe train dpo --out {os.path.relpath(path)} --resume --plugin FILE.py"
     assert command in [part.value for part in app.code]
+
+
+def test_a_run_of_an_annotator_with_other_knobs_needs_no_plugin(show: Show, tmp_path: Path):
+    interrupted(tmp_path, "dpo", annotator="honest+agreement=2")
+    app = show(tmp_path, page=PAGE)
+    assert "Continue" in buttons(app)
+    assert not [part.value for part in app.code if "--plugin" in part.value]
 
 
 @pytest.mark.parametrize("method", ["--plugin=/tmp/evil.py", "--describe", "watch", ""])

@@ -1,6 +1,7 @@
 """Rewards by name: verifiers, reward models and the user's functions, whose mistakes are said in one sentence."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,12 @@ def test_the_annotators_wishes(world: World) -> None:
     found = reward([item.prompt] * 3, answers)
     assert found == [AGREEABLE.expected_utility(world, item.prompt, answer) for answer in answers]
     assert found[1] == max(value for value in found if value is not None)
+    (changed,) = resolve(["agreeable+agreement=0"], world)
+    assert changed.name == "agreeable+agreement=0"
+    values = changed([item.prompt] * 3, answers)
+    assert values == [replace(AGREEABLE, agreement=0).expected_utility(world, item.prompt, each) for each in answers]
+    with pytest.raises(ConfigError, match="has `agreemnt=0`"):
+        resolve(["agreeable+agreemnt=0"], world)
 
 
 def test_a_function_in_a_file_gets_everything_by_name(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.errors import ConfigError
+from probe.extensions import annotator_name, find_annotator
 from probe.world import AGREEABLE, HONEST, Annotator
 from probe.world.annotators import SHARES
 from probe.world.draws import Draws, generator
@@ -137,3 +139,36 @@ def test_a_sampler_without_variety_is_refused(world):
 def test_a_senseless_annotator_is_refused(fields):
     with pytest.raises(ConfigError, match="noise above 0"):
         Annotator(**fields)
+
+
+def test_a_knob_of_an_annotator_can_be_changed_by_name():
+    assert find_annotator("agreeable+abstain=0") == replace(AGREEABLE, abstain=0)
+    assert find_annotator("honest+agreement=2+checks=0.3") == replace(HONEST, agreement=2, checks=0.3)
+    assert find_annotator("agreeable+abstain=1.5") == AGREEABLE
+    assert annotator_name("honest+agreement=2") == annotator_name("honest") == "honest"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("honets+checks=0.3", "no annotator `honets`, only agreeable, honest.*did you mean `honest`"),
+        ("honest+check=0.3", r"`honest\+check=0.3` has `check=0.3`; expected a knob .* the knobs are correctness"),
+        ("honest+checks", "has `checks`; expected a knob with a finite number"),
+        ("honest+checks=", "has `checks=`"),
+        ("honest+checks=nan", "has `checks=nan`"),
+        ("honest+agreement=1e999", "has `agreement=1e999`"),
+        ("honest+checks=0.1+checks=0.2", "has `checks=0.2`; .* each once"),
+        ("honest+", "has ``"),
+        ("honest+checks=1.5", "expected checks between 0 and 1"),
+        ("honest+noise=0", "noise above 0"),
+        ("honest+wish=1", "has `wish=1`"),
+    ],
+)
+def test_a_knob_that_is_none_is_refused(spec, message):
+    with pytest.raises(ConfigError, match=message):
+        find_annotator(spec)
+
+
+def test_an_annotator_has_finite_wishes():
+    with pytest.raises(ConfigError, match="agreement=inf; expected a finite number"):
+        Annotator(agreement=math.inf)

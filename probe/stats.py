@@ -26,6 +26,8 @@ GAIN: Bounds = (-1.0, 1.0)
 """Those of shares and probabilities, and those of their differences."""
 TAILS = 0.025, 0.975
 """The quantiles between which 95 % lie."""
+LEVEL = 0.95
+"""Coverage of an interval, unless another one is asked for."""
 RESAMPLES = 1000
 """How often items or units are drawn."""
 MEANS_RESAMPLES = 2000
@@ -122,6 +124,16 @@ def beyond(low: ArrayLike, high: ArrayLike, smallest: ArrayLike = 0.0) -> NDArra
     """
     lower, upper, least = (np.asarray(each, dtype=float) for each in (low, high, smallest))
     return np.asarray((lower > least) | (upper < -least))
+
+
+def tails_of(level: float) -> Bounds:
+    """Return the two quantiles between which a share `level` lies.
+
+    Raises:
+        DataError: `level` is not between 0 and 1.
+    """
+    _quantile(level)
+    return TAILS if level == LEVEL else ((1 - level) / 2, (1 + level) / 2)
 
 
 def difference_bounds(bounds: Bounds | None) -> Bounds | None:
@@ -231,7 +243,13 @@ def bootstrap_mean(
     )
 
 
-def bootstrap_units(units: pd.Series, values: NDArray[np.float64], seed: int, bounds: Bounds | None = None) -> Interval:
+def bootstrap_units(
+    units: pd.Series,
+    values: NDArray[np.float64],
+    seed: int,
+    bounds: Bounds | None = None,
+    level: float = LEVEL,
+) -> Interval:
     """The mean of the values, and the quantiles of the means for resampled units: a mean weighted by their sizes."""
     codes, names = pd.factorize(units)
     sums, counts = np.bincount(codes, values), np.bincount(codes)
@@ -239,7 +257,7 @@ def bootstrap_units(units: pd.Series, values: NDArray[np.float64], seed: int, bo
     def means(indices: NDArray[np.int64]) -> NDArray[np.float64]:
         return sums[indices].sum(axis=1) / counts[indices].sum(axis=1)
 
-    return bootstrap(values.mean(), means, len(names), seed, bounds)
+    return bootstrap(values.mean(), means, len(names), seed, bounds, tails=tails_of(level))
 
 
 def group(units: pd.Series) -> list[NDArray[np.intp]]:

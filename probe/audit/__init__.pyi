@@ -1,5 +1,7 @@
 from .bound import Bound as Bound
+from .bound import Within as Within
 from .bound import read_bound as read_bound
+from .bound import read_within as read_within
 from .change import Audit as Audit
 from .change import read_audit as read_audit
 from .change import stored_audits as stored_audits

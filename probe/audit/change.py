@@ -1,14 +1,7 @@
 """What an audit found: its table, how many differences chance alone would give, its sentence, and its JSON file.
 
-A measure changed where the whole 95 % interval of its difference lies beyond the smallest effect that counts
-(`probe.stats.beyond`, `probe.terms.smallest_effect`): one percentage point of a rate, if no other is chosen. Of m
-independent measures that differ by no more at most 0.05 m do so. Therefore each row has besides
-
-    smallest    the smallest effect that counts, in the unit of the row
-    p           the two-sided level at which the interval would reach the smallest effect, if the estimate were normal
-                with the half width of the interval towards 0: below 0.05 exactly where the measure changed
-    q           p adjusted for all rows by Benjamini and Hochberg (1995, JRSS B 57:289): among the rows with q < 0.05
-                one in twenty is expected to be a false alarm at most
+Each difference has one of three verdicts, changed, equivalent or undecided, see `probe.audit.verdict`. They are formed
+anew whenever an audit is read, from the numbers that it stores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +9,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.special import ndtr
-from scipy.stats import false_discovery_control
 
-from probe import stats
-from probe.errors import ConfigError, DataError
+from probe.audit.verdict import (
+    CHANGED,
+    DIFFERENCES,
+    EQUIVALENT,
+    INNER_ENDS,
+    MARGIN,
+    SWAPS,
+    UNDECIDED,
+    UNKNOWN,
+    add_verdicts,
+)
+from probe.errors import DataError
 from probe.numbers import in_percent, in_unit
 from probe.runs.directories import roots, within
 from probe.runs.schema import RESULTS, dumps
@@ -38,18 +38,20 @@ AUDITS = "audits"
 """The folder of audits in the results, or in a folder of runs."""
 HOME = Path(RESULTS) / AUDITS
 """Where audits are saved, below the working directory."""
-LEVEL = 0.05
-FEWEST = 10
-"""Items without which a difference is shown and not tested: intervals of fewer are too narrow."""
-Z = 1.959963984540054
 _TEXTS = ("metric", "part", "questions", "title", "unit", "better")
 _NUMBERS = (
     *("base", "base_low", "base_high", "aligned", "aligned_low", "aligned_high"),
-    *("difference", "difference_low", "difference_high"),
+    *DIFFERENCES,
 )
 COLUMNS = ("metric", "part", "questions", "measure", "title", "unit", "better", *_NUMBERS, "n")
-"""Columns of the table before `add_tests`."""
+"""Columns that every version stored."""
+TESTS = (*INNER_ENDS, *SWAPS, "same_as")
+"""Columns that older versions did not store; with them the table is what `add_verdicts` reads."""
 CORPUS = ("texts", "tokens", "kl", "kl_low", "kl_high", "kl_reverse")
+OLDER = "An older version made this audit: p is that of its 95 % intervals, which must lie within the margin too."
+"""A note on an audit without swaps and inner intervals."""
+MOST_NAMED = 3
+"""Further measures that the sentence names at most."""
 BLOCKS = ("block", "weights", "weights_share", "residual", "residual_low", "residual_high")
 
 
@@ -60,7 +62,9 @@ class Audit:
     rows: pd.DataFrame
     """One row a measure: metric (its name), part, questions (the set, or `world`), measure (whether the audit is about
     it), title, unit, better (higher, lower or neither), base, aligned and difference with their 95 % intervals
-    (`_low`, `_high`; the difference is paired), n (items), smallest, p and q (see the module)."""
+    (`_low`, `_high`; the difference is paired), n (pairs behind the difference), the ends of its 90 % interval
+    (`_low90`, `_high90`), p, p_corrected and critical (`probe.audit.swaps`), same_as (the metric that is the same
+    statistic and stands for it), smallest, margin, mde, cannot_show and verdict (`probe.audit.verdict`)."""
     corpus: pd.DataFrame
     """KL(aligned || base) in nats a token by kind of text, `all` first: kind, texts, tokens, kl, kl_low, kl_high,
     kl_reverse. Empty where the tokenizers differ."""
@@ -71,8 +75,9 @@ class Audit:
     notes: tuple[str, ...] = ()
     """What is left out, and why."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """models (label, ref, fingerprint, method; base first), sets, n, only, seed, smallest_effect, seconds, created,
-    key."""
+    """models (label, ref, fingerprint, method; base first), sets, n, only, seed, smallest_effect, margin, by_chance
+    (`expected` number of rows that are called different although nothing is, and the `low` and `high` end of what 95 of
+    100 such audits give), seconds, created, key."""
 
     @property
     def names(self) -> tuple[str, str]:
@@ -81,64 +86,122 @@ class Audit:
         return base, aligned
 
     @property
+    def counted(self) -> pd.DataFrame:
+        """The rows but for those that are the same statistic as another one."""
+        return self.rows[self.rows["same_as"] == ""]
+
+    @property
     def tested(self) -> pd.DataFrame:
-        """The rows whose difference has an interval, over at least `FEWEST` items."""
-        return self.rows[self.rows["p"].notna()]
+        """Those of them whose difference has an interval, over enough pairs."""
+        return self.counted[self.counted["p"].notna()]
 
     @property
     def changed(self) -> pd.DataFrame:
-        """The rows whose whole interval lies beyond the smallest effect that counts, the surest first."""
-        rows = self.tested
-        rows = rows[stats.beyond(rows["difference_low"], rows["difference_high"], rows["smallest"])]
-        return rows.sort_values("p", kind="stable")
+        """Those of them that changed, the surest first."""
+        rows = self.counted[self.counted["verdict"] == CHANGED]
+        return rows.sort_values(["p_corrected", "p"], kind="stable")
 
     @property
     def smallest(self) -> float:
         """The smallest change of a rate that counts."""
-        return _share(self.meta.get("smallest_effect"))
+        return _share(self.meta.get("smallest_effect"), SMALLEST)
+
+    @property
+    def margin(self) -> float:
+        """The margin of a rate within which two models are equivalent."""
+        return _share(self.meta.get("margin"), MARGIN) or MARGIN
 
     @property
     def limit(self) -> str:
         """The smallest change of a rate that counts, in words."""
-        return in_percent(self.smallest, 3).replace("%", "pp")
+        return points(self.smallest)
 
-    def count_from(self, smallest: float) -> "Audit":
-        """The same numbers with another smallest effect that counts.
+    @property
+    def by_chance(self) -> str:
+        """How many rows chance alone would call different, in words; empty where it was not stored."""
+        found = self.meta.get("by_chance")
+        if not isinstance(found, Mapping) or not all(
+            isinstance(found.get(key), int | float) and 0 <= found[key] < 1e9 for key in ("expected", "low", "high")
+        ):
+            return ""
+        return f"{found['expected']:.1f} ({found['low']:.0f} to {found['high']:.0f} in 95 of 100 audits)"
+
+    def count_from(self, smallest: float, margin: float | None = None) -> "Audit":
+        """The same numbers with another smallest effect that counts, and another margin.
 
         Args:
             smallest: of rates, see `probe.terms.smallest_effect`.
+            margin: of rates; the same as before if not given.
 
         Raises:
-            ConfigError: it is not between 0 and 1.
+            ConfigError: one of them is not between 0 and 1.
         """
-        check_smallest(smallest)
-        return replace(
-            self, rows=add_tests(self.rows, smallest), meta={**self.meta, "smallest_effect": float(smallest)}
+        margin = self.margin if margin is None else margin
+        asked = {"smallest_effect": float(smallest), "margin": float(margin)}
+        return replace(self, rows=add_verdicts(self.rows, smallest, margin), meta={**self.meta, **asked})
+
+    @property
+    def shift(self) -> str:
+        """The sentence on a shift of next tokens that no measure of the audit accounts for; empty where there is none.
+
+        No row changed, and the whole interval of KL over all texts, or else over a kind of them, lies above the
+        smallest effect in nats a token.
+        """
+        if len(self.changed):
+            return ""
+        least = smallest_effect("nats a token", share=self.smallest)
+        large = self.corpus[self.corpus["kl_low"] > least]
+        if not len(large):
+            return ""
+        whole = large[large["kind"] == "all"]
+        row = (whole if len(whole) else large.sort_values("kl_low", ascending=False)).iloc[0]
+        where = "all texts" if row["kind"] == "all" else f"texts of the kind {row['kind']}"
+        kl = in_unit("nats", row["kl"], row["kl_low"], row["kl_high"])
+        return (
+            f" No measure accounts for a shift of next tokens (KL {kl} nats a token over {where}): `probe compare` with"
+            " texts of yours shows where it is."
         )
 
     @property
     def sentence(self) -> str:
-        """What changed, in words."""
+        """What changed, what is equivalent and what is undecided, in words."""
         base, aligned = self.names
-        measures, changed = self.rows[self.rows["measure"]], self.changed
-        moved = changed[changed["measure"]].sort_index().to_dict("records")
-        others = changed[~changed["measure"]]
-        if moved:
-            parts = [f"{row['title']} {describe(row)}" for row in moved]
-            first = f"{aligned} against {base}: {'; '.join(parts)}."
-        else:
-            none = f"of none of the {len(measures)} measures a change beyond {self.limit} is shown"
-            first = f"{aligned} against {base}: {none}."
-        m = len(self.tested[~self.tested["measure"]])
-        sure = f", {(others['q'] < LEVEL).sum()} of them also after correction" if len(others) else ""
-        rest = f" Of {m} further measures {len(others)} changed{sure}; chance alone gives at most {LEVEL * m:.1f}."
-        return first + rest if m else first
+        measures = self.counted[self.counted["measure"]]
+        by_verdict = {
+            name: measures[measures["verdict"] == name].to_dict("records")
+            for name in (CHANGED, EQUIVALENT, UNDECIDED, UNKNOWN)
+        }
+        parts = [f"{row['title']} {describe(row)}" for row in by_verdict[CHANGED]]
+        if not parts and len(measures):
+            parts.append(f"of none of the {len(measures)} measures a change beyond {self.limit} is shown")
+        if by_verdict[EQUIVALENT]:
+            parts.append(f"equivalent within {points(self.margin)}: {_titles(by_verdict[EQUIVALENT])}")
+        if by_verdict[UNDECIDED]:
+            each = [f"{row['title']}{_finds(row)}" for row in by_verdict[UNDECIDED]]
+            parts.append(f"undecided: {', '.join(each)}")
+        if by_verdict[UNKNOWN]:
+            parts.append(f"not known: {_titles(by_verdict[UNKNOWN])}")
+        first = f"{aligned} against {base}: {'; '.join(parts or ['nothing was measured'])}."
+        others = self.tested[~self.tested["measure"]]
+        if not len(others):
+            return first + self.shift
+        counts = [int((others["verdict"] == name).sum()) for name in (CHANGED, EQUIVALENT, UNDECIDED)]
+        changed = self.changed[~self.changed["measure"]].head(MOST_NAMED)
+        each = [f"{row['title']} {change(row)}" for row in changed.to_dict("records")]
+        named = f" ({'; '.join(each)})"
+        more = ", the surest" if counts[0] > len(changed) else ""
+        rest = (
+            f" Of {len(others)} further measures {counts[0]} changed{f'{more}{named}' if counts[0] else ''},"
+            f" {counts[1]} are equivalent and {counts[2]} undecided."
+        )
+        if self.by_chance:
+            rest += f" Chance alone calls {self.by_chance} of all {len(self.tested)} different."
+        return first + rest + self.shift
 
     def to_json(self) -> str:
         """The file, as docs/audit.md describes it."""
         tables = {name: getattr(self, name).to_dict("records") for name in ("rows", "corpus", "blocks")}
-        counts = {"comparisons": len(self.tested), "expected_false_alarms": LEVEL * len(self.tested)}
-        about = {"format": FORMAT, "sentence": self.sentence, **counts, **tables}
+        about = {"format": FORMAT, "sentence": self.sentence, "comparisons": len(self.tested), **tables}
         return dumps({**about, "notes": list(self.notes), "meta": dict(self.meta)}, indent=1) + "\n"
 
     @property
@@ -170,9 +233,39 @@ def describe(row: Mapping[Any, Any]) -> str:
     return f"from {before} to {after} ({change(row)})"
 
 
-def level(q: float) -> str:
-    """An adjusted level as a person reads it; empty where there is none."""
-    return "" if q != q else "< 0.001" if q < 0.001 else f"{q:.2g}"
+def level(p: float) -> str:
+    """Return a corrected level as a person reads it; empty where there is none."""
+    return "" if p != p else "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def points(share: float) -> str:
+    """Return a difference of rates in words, such as `5 pp`."""
+    return in_percent(share, 3).replace("%", "pp")
+
+
+def shown_mde(row: Mapping[Any, Any]) -> str:
+    """Return the smallest difference that a row finds in its unit; a dash where there is none."""
+    size = float(row["mde"])
+    if size == float("inf"):
+        return "\u221e"
+    if size != size:
+        return "\u2014"
+    if row["unit"] in (*RATES, DIFFERENCE):
+        return f"{100 * size:.0f} pp" if size >= 0.0095 else points(float(f"{size:.1g}"))
+    return in_unit(str(row["unit"]), size, None, None)
+
+
+def _finds(row: Mapping[Any, Any]) -> str:
+    """What an undecided row could have found."""
+    side = f"; no {row['cannot_show']} could show" if row["cannot_show"] else ""
+    finds = shown_mde(row)
+    unit = f" {row['unit']}" if row["unit"] not in (*RATES, DIFFERENCE, "") else ""
+    found = "finds no change" if finds in "\u221e\u2014" else f"finds {finds}{unit}"
+    return f" ({found}{side})"
+
+
+def _titles(rows: Sequence[Mapping[Any, Any]]) -> str:
+    return ", ".join(str(row["title"]) for row in rows)
 
 
 def change(row: Mapping[Any, Any]) -> str:
@@ -181,40 +274,11 @@ def change(row: Mapping[Any, Any]) -> str:
     return in_unit(unit, row["difference"], row["difference_low"], row["difference_high"], sign=True)
 
 
-def check_smallest(smallest: float) -> None:
-    """Refuse a smallest effect that is none.
-
-    Raises:
-        ConfigError: it is not from 0 up to, and without, 1.
-    """
-    if not 0 <= smallest < 1:
-        raise ConfigError(f"The smallest effect is {smallest}; expected a share from 0 to below 1, such as {SMALLEST}.")
-
-
-def add_tests(rows: pd.DataFrame, smallest: float = SMALLEST) -> pd.DataFrame:
-    """The table with the columns smallest, p and q; p and q are NaN without an interval, or with few items (`FEWEST`).
-
-    Args:
-        rows: with the columns `COLUMNS`.
-        smallest: of rates, see `probe.terms.smallest_effect`.
-    """
-    gap, low, high = (rows[name].to_numpy(dtype=float) for name in _NUMBERS[-3:])
-    values = zip(rows["unit"], rows["base"], rows["aligned"], strict=True)
-    least = np.array([smallest_effect(str(unit), sides, smallest) for unit, *sides in values], dtype=float)
-    towards = np.maximum(np.where(gap > 0, gap - low, high - gap), 0)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        p = np.where(np.abs(gap) <= least, 1.0, 2 * ndtr(-Z * (np.abs(gap) - least) / towards))
-    p = np.where(np.isfinite(low) & np.isfinite(high) & (rows["n"].to_numpy(dtype=float) >= FEWEST), p, np.nan)
-    known, q = ~np.isnan(p), np.full(len(p), np.nan)
-    if known.any():
-        q[known] = false_discovery_control(p[known])
-    return rows.assign(smallest=least, p=p, q=q)
-
-
 def read_audit(path: Path) -> Audit:
     """An audit from its JSON file, or from the folder that holds it.
 
-    What changed is decided anew, by the smallest effect that the file names, or the usual one.
+    The verdicts are formed anew, by the smallest effect and the margin that the file names, or the usual ones. A file
+    of an older version has neither swaps nor inner intervals: see `probe.audit.verdict.add_verdicts`; a note says so.
 
     Raises:
         DataError: there is none, or it is damaged or newer.
@@ -235,7 +299,12 @@ def read_audit(path: Path) -> Audit:
         )
     try:
         rows = read_table(values["rows"], {**dict.fromkeys(_TEXTS, str), **dict.fromkeys((*_NUMBERS, "n"), float)})
-        rows = rows.assign(measure=[bool(row["measure"]) for row in values["rows"]])
+        rows = rows.assign(measure=[bool(row["measure"]) for row in values["rows"]], same_as="")
+        older = not all(name in row for row in values["rows"] for name in TESTS)
+        if not older:
+            numbers = dict.fromkeys((*INNER_ENDS, *SWAPS), float)
+            rows = rows.assign(**read_table(values["rows"], {**numbers, "same_as": str}))
+        rows = rows.reindex(columns=[*COLUMNS, *(TESTS if not older else ("same_as",))])
         corpus = read_table(values["corpus"], {"kind": str, **dict.fromkeys(CORPUS, float)})
         corpus = corpus.astype({"texts": int, "tokens": int})
         blocks = read_table(values["blocks"], dict.fromkeys(BLOCKS, float)).astype({"block": int})
@@ -243,19 +312,19 @@ def read_audit(path: Path) -> Audit:
         texts = [model[name] for model in meta["models"] for name in ("label", "fingerprint")]
         if len(texts) != 4 or not all(isinstance(text, str) for text in texts):
             raise ValueError("it does not name two models")
-        notes = tuple(str(note) for note in values["notes"])
+        notes = tuple(str(note) for note in values["notes"]) + ((OLDER,) if older else ())
         str(meta["key"]), float(meta["seconds"])
+        found = Audit(rows.astype({"n": int}), corpus, blocks, notes, meta)
+        return replace(found, rows=add_verdicts(found.rows, found.smallest, found.margin))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"`{file}` is no audit ({type(error).__name__}: {reason}): run the audit again.") from None
-    rows = add_tests(rows[list(COLUMNS)].astype({"n": int}), _share(meta.get("smallest_effect")))
-    return Audit(rows, corpus, blocks, notes, meta)
 
 
-def _share(value: Any) -> float:
-    """A smallest effect as a file holds it; the usual one where it is none."""
-    usual = isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1
-    return SMALLEST if usual else float(value)
+def _share(value: Any, usual: float) -> float:
+    """Return a share as a file holds it; the usual one where it is none."""
+    none = isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1
+    return usual if none else float(value)
 
 
 def read_table(records: Any, columns: Mapping[str, type]) -> pd.DataFrame:

@@ -7,7 +7,8 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
-from probe.audit.change import Audit, change, describe, level
+from probe.audit.change import Audit, change, describe, level, points, shown_mde
+from probe.audit.verdict import CHANGED, EQUIVALENT
 from probe.numbers import in_percent, in_unit
 from probe.plotting.theme import LIGHT, METHODS, escape, escape_lines, new_figure, template
 from probe.terms import DIFFERENCE, RATES
@@ -18,7 +19,7 @@ MOST, KINDS = 8, 13
 
 def drawn_rows(audit: Audit) -> pd.DataFrame:
     """What the figure of differences shows: the measures of the audit, then those of the others that changed."""
-    rates = audit.rows[audit.rows["unit"].isin((*RATES, DIFFERENCE)) & audit.rows["p"].notna()]
+    rates = audit.tested[audit.tested["unit"].isin((*RATES, DIFFERENCE))]
     others = audit.changed[audit.changed.index.isin(rates.index[~rates["measure"]])].head(MOST)
     return pd.concat([rates[rates["measure"]], others], ignore_index=True)
 
@@ -26,14 +27,15 @@ def drawn_rows(audit: Audit) -> pd.DataFrame:
 def difference_points(audit: Audit) -> go.Figure:
     """Differences of rates with 95 % intervals, in percentage points: the measures first, then others that changed.
 
-    Filled where the whole interval lies beyond the smallest effect that counts, which is shaded.
+    Filled where it changed; a diamond where two models are equivalent within the margin, which is shaded.
     """
     rows = drawn_rows(audit)
-    certain = rows["metric"].isin(audit.changed["metric"])
+    changed, equivalent = rows["verdict"] == CHANGED, rows["verdict"] == EQUIVALENT
     figure = new_figure(hovermode="closest")
     groups = {
-        "changed": (certain, METHODS["dpo"], "circle"),
-        f"no change beyond {audit.limit} shown": (~certain, LIGHT.muted, "circle-open"),
+        "changed": (changed, METHODS["dpo"], "circle"),
+        f"equivalent within {points(audit.margin)}": (equivalent, METHODS["sft"], "diamond"),
+        "undecided": (~changed & ~equivalent, LIGHT.muted, "circle-open"),
     }
     for name, (mask, colour, symbol) in groups.items():
         some = rows[mask]
@@ -55,16 +57,15 @@ def difference_points(audit: Audit) -> go.Figure:
                     "color": colour,
                 },
                 customdata=[
-                    f"{escape(row['title'])}: {describe(row)}, {int(row['n'])} items of {escape(row['questions'])}"
+                    f"{escape(row['title'])}: {describe(row)}, {int(row['n'])} pairs of"
+                    f" {escape(row['questions'])}, finds {shown_mde(row)}"
                     for row in some.to_dict("records")
                 ],
                 hovertemplate="%{customdata}<extra></extra>",
             )
         )
     figure.add_vline(x=0, line={"color": LIGHT.muted, "width": 1})
-    figure.add_vrect(
-        x0=-100 * audit.smallest, x1=100 * audit.smallest, fillcolor=LIGHT.muted, opacity=0.15, line_width=0
-    )
+    figure.add_vrect(x0=-100 * audit.margin, x1=100 * audit.margin, fillcolor=LIGHT.muted, opacity=0.15, line_width=0)
     count = int(rows["measure"].sum())
     if 0 < count < len(rows):
         figure.add_hline(y=count - 0.5, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
@@ -82,7 +83,7 @@ def difference_points(audit: Audit) -> go.Figure:
 
 
 def difference_table(audit: Audit) -> pd.DataFrame:
-    """The whole table as people read it: measure, questions, base, aligned, difference, q, n, name."""
+    """The whole table as people read it: measure, questions, both values, difference, verdict, what it finds, p, n."""
     rows = audit.rows.to_dict("records")
     base, aligned = audit.names
     columns = {
@@ -93,9 +94,12 @@ def difference_table(audit: Audit) -> pd.DataFrame:
             in_unit(row["unit"], row["aligned"], row["aligned_low"], row["aligned_high"]) for row in rows
         ],
         "difference": [change(row) for row in rows],
-        "q": [level(row["q"]) for row in rows],
-        "n": [int(row["n"]) for row in rows],
-        "name": [row["metric"] for row in rows],
+        "verdict": [row["verdict"] for row in rows],
+        "finds (80 % power)": [shown_mde(row) for row in rows],
+        "cannot show": [row["cannot_show"] for row in rows],
+        "p, corrected": [level(row["p_corrected"]) for row in rows],
+        "pairs": [int(row["n"]) for row in rows],
+        "name": [f"{row['metric']} = {row['same_as']}" if row["same_as"] else row["metric"] for row in rows],
     }
     return pd.DataFrame(columns)
 

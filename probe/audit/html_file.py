@@ -1,6 +1,6 @@
 """An audit as one HTML file that needs no network."""
 
-from probe.audit.change import LEVEL, Audit
+from probe.audit.change import Audit, points
 from probe.audit.figures import difference_points, difference_table, inside
 from probe.numbers import in_unit
 from probe.questions.sets import SETS
@@ -17,12 +17,7 @@ def audit_html(audit: Audit) -> str:
     page.section("What changed", page=False)
     if len(audit.rows):
         page.figure(difference_points(audit), "Differences with 95 % intervals: measures of the audit, then others")
-    count = len(audit.tested)
-    page.say(
-        f"{count} differences have an interval; if none were larger than the smallest effect that counts"
-        f" ({audit.limit} of a rate), at most {LEVEL * count:.1f} of the intervals would lie beyond it. q is the level"
-        " after correction for all of them (Benjamini and Hochberg)."
-    )
+    page.say(count_tests(audit))
     page.section("Where")
     page.figure(inside(audit), "KL by kind of text, and the change block by block")
     table = audit.corpus.to_dict("records")
@@ -52,6 +47,17 @@ def audit_html(audit: Audit) -> str:
         [[str(model.get(key, "")) for key in ("label", "ref", "fingerprint")] for model in audit.meta["models"]],
     )
     return page.html()
+
+
+def count_tests(audit: Audit) -> str:
+    """Return what the verdicts of an audit mean, in words."""
+    chance = f" Chance alone calls {audit.by_chance} of them different." if audit.by_chance else ""
+    return (
+        f"{len(audit.tested)} differences are tested. Changed: the whole 95 % interval lies beyond the smallest effect"
+        f" that counts ({audit.limit} of a rate), and the difference stands after correction for its family."
+        f" Equivalent: the 90 % interval lies within the margin ({points(audit.margin)}). Undecided: neither; “finds”"
+        f" is the smallest difference that as many pairs show in 80 of 100 cases.{chance}"
+    )
 
 
 def _sets(audit: Audit) -> list[str]:

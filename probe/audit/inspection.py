@@ -14,25 +14,28 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from probe import stats
-from probe.audit.change import BLOCKS, COLUMNS, CORPUS, Audit, add_tests, check_smallest
+from probe.audit.change import BLOCKS, COLUMNS, CORPUS, TESTS, Audit
 from probe.audit.kept import find_audit, keep_table, kept_file, key_of
 from probe.audit.plan import MEASURES, Part, plan_parts, usual_times
+from probe.audit.swaps import DRAWS, swap_models
+from probe.audit.verdict import DIFFERENCES, INNER, INNER_ENDS, MARGIN, add_verdicts, cannot_show, check_share
 from probe.compare.behaviour import claim_pairs
 from probe.compare.corpus_shift import compare_corpus, shared_texts
 from probe.compare.side_by_side import require_writers
 from probe.compare.weights import weight_change
 from probe.errors import ProbeError
 from probe.experiments.cost import seconds_a_token
-from probe.experiments.metrics import differences, summarise
+from probe.experiments.metrics import differences, pair_items, paired, summarise
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import RESULT_FILE
 from probe.experiments.run import call, labels, method_of
-from probe.experiments.store import obtain, place
+from probe.experiments.store import find_stored, obtain, place
 from probe.hallucination.knowing import last_residuals
 from probe.model.lm import LM
-from probe.terms import SMALLEST, Term, term
+from probe.terms import SMALLEST, Term, smallest_effect, term
 from probe.ticks import Tick, between, ignore
 
 TEXTS = 12
@@ -53,6 +56,7 @@ def audit_models(
     n: int | None = None,
     seed: int = 0,
     smallest: float = SMALLEST,
+    margin: float = MARGIN,
     again: bool = False,
     tick: Tick = ignore,
     at: Callable[[str], None] = lambda what: None,
@@ -66,45 +70,51 @@ def audit_models(
         n: questions of each set, at most.
         seed: of everything random.
         smallest: the smallest change of a rate that counts, see `probe.terms.smallest_effect`.
+        margin: of a rate, within which the models are equivalent (`probe.audit.verdict`).
         again: measure it even so.
         tick: called with the share that is done.
         at: called with what is worked on.
 
     Raises:
-        ConfigError: the models do not belong to one world, there is no such part, or `smallest` is none.
+        ConfigError: the models do not belong to one world, there is no such part, or `smallest` or `margin` is none.
         DataError: a model reads one number.
     """
-    check_smallest(smallest)
+    check_share("smallest effect", smallest, SMALLEST)
+    check_share("margin", margin, MARGIN, least=1e-9)
     require_writers(base, aligned)
-    found = None if again else stored_audit(base, aligned, only=only, n=n, seed=seed, smallest=smallest)
+    asked: dict[str, Any] = {"only": only, "n": n, "seed": seed}
+    found = None if again else stored_audit(base, aligned, **asked, smallest=smallest, margin=margin)
     if found is not None:
         return found
     parts = plan_parts(base, aligned, only, n)
     names = tuple(labels([base, aligned]))
     start, done, usual = time.perf_counter(), 0.0, usual_times(base)
     whole = 2 * sum(part.seconds for part in parts) + usual.corpus + usual.inside
-    tables, notes = [], list[str]()
+    tables, counts, notes = [], np.zeros(DRAWS, dtype=np.int64), list[str]()
     for part in parts:
         items = []
         for lm, name in zip((base, aligned), names, strict=True):
             at(f"{part.name}, {name}")
             share = between(tick, done / whole, (done + part.seconds) / whole)
-            asked = {"seed": seed, "tick": share, "both_forms": False, **part.arguments}
+            options = {"seed": seed, "tick": share, "both_forms": False, **part.arguments}
             try:
-                items.append(obtain(find_experiment(part.experiment), lm, again=again, **asked).items)
+                items.append(obtain(find_experiment(part.experiment), lm, again=again, **options).items)
             except ProbeError as error:
                 notes.append(f"{part.name} is left out for {name}: {error}")
             done += part.seconds
         if len(items) == 2:
-            tables.append(compare_items(part, items[0], items[1], seed))
+            table, by_swap = compare_part(part, items[0], items[1], seed)
+            tables.append(table)
+            counts = counts + by_swap
     at("KL over a corpus")
     read = (done + usual.corpus) / whole
     corpus = _corpus(base, aligned, n, seed, again, between(tick, done / whole, read), notes)
     at("where inside")
     blocks = _blocks(base, aligned, n, seed, again, between(tick, read, 1.0), notes)
-    rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
+    rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*COLUMNS, *TESTS])
+    low, high = np.quantile(counts, stats.TAILS, method="closest_observation")
     return Audit(
-        rows=add_tests(rows, smallest),
+        rows=add_verdicts(rows, smallest, margin),
         corpus=corpus,
         blocks=blocks,
         notes=tuple(notes),
@@ -115,6 +125,8 @@ def audit_models(
             "only": list(only),
             "seed": seed,
             "smallest_effect": float(smallest),
+            "margin": float(margin),
+            "by_chance": {"expected": float(counts.mean()), "low": int(low), "high": int(high)},
             "seconds": round(time.perf_counter() - start, 1),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "key": _key(base, aligned, parts, n, seed),
@@ -130,6 +142,7 @@ def stored_audit(
     n: int | None = None,
     seed: int = 0,
     smallest: float = SMALLEST,
+    margin: float = MARGIN,
     folders: Sequence[Path] = (),
 ) -> Audit | None:
     """The finished audit of two models, if it is stored; no model is run.
@@ -140,7 +153,8 @@ def stored_audit(
         only: see `audit_models`.
         n: the same.
         seed: the same.
-        smallest: the same; with another one than when it was stored, what changed is counted anew.
+        smallest: the same; with another one than when it was stored, the verdicts are formed anew.
+        margin: the same.
         folders: further ones that it may lie in.
 
     Raises:
@@ -150,7 +164,7 @@ def stored_audit(
     if found is None:
         return None
     asked = {"models": _models(base, aligned), "only": list(only), "n": n}  # runs may have another name by now
-    return replace(found, meta={**found.meta, **asked}).count_from(smallest)
+    return replace(found, meta={**found.meta, **asked}).count_from(smallest, margin)
 
 
 def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
@@ -162,7 +176,7 @@ def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
 
 
 def _key(base: LM, aligned: LM, parts: Sequence[Part], n: int | None, seed: int) -> str:
-    """By which an audit is known: what all of its numbers depend on."""
+    """By which an audit is known: what all of its numbers depend on; those without swaps had other keys."""
     keys = []
     for part in parts:
         for lm in (base, aligned):
@@ -170,7 +184,7 @@ def _key(base: LM, aligned: LM, parts: Sequence[Part], n: int | None, seed: int)
                 keys.append(call(find_experiment(part.experiment), lm, seed=seed, **part.arguments).key)
             except ProbeError as error:  # the part is left out
                 keys.append(str(error))
-    return key_of([[part.name for part in parts], keys, _few(n), *_facts(base, aligned, n, seed).values()])
+    return key_of(["swaps", [part.name for part in parts], keys, _few(n), *_facts(base, aligned, n, seed).values()])
 
 
 def _few(n: int | None) -> int:
@@ -224,35 +238,100 @@ def audit_seconds(
     return total
 
 
+def base_room(
+    base: LM, aligned: LM, *, only: Sequence[str] = (), n: int | None = None, seed: int = 0, smallest: float = SMALLEST
+) -> pd.DataFrame:
+    """Return where the base stands in each metric before an audit, if it is known from stored results.
+
+    Args:
+        base: the model compared against.
+        aligned: the other one.
+        only: see `audit_models`.
+        n: the same.
+        seed: the same.
+        smallest: the same.
+
+    Returns:
+        metric, title, unit, measure, n, base (NaN where it is not known), cannot_show.
+
+    Raises:
+        ConfigError: see `audit_models`.
+    """
+    rows = []
+    for part in plan_parts(base, aligned, only, n):
+        request = call(find_experiment(part.experiment), base, seed=seed, **part.arguments)
+        stored = find_stored(request)
+        items = None if stored is None else part.derive(stored.items)
+        for metric in part.metrics():
+            selected = None if items is None or not metric.applies(items) else metric.select(items)
+            known = selected is not None and len(selected) > 0
+            columns = {} if selected is None else {name: selected[name].to_numpy() for name in metric.columns}
+            about = _term(part, metric.name)
+            row = {
+                "metric": metric.name,
+                "title": about.title,
+                "unit": about.unit,
+                "measure": metric.name in MEASURES,
+                "n": len(selected) if selected is not None and known else int(part.options["n"]),
+                "base": metric.value(columns) if known else float("nan"),
+                "smallest": smallest_effect(about.unit, (), smallest),
+                "difference": 0.0,
+            }
+            rows.append({**row, "cannot_show": cannot_show(row) if known else ""})
+    return pd.DataFrame(rows)
+
+
 def compare_items(part: Part, base: pd.DataFrame, aligned: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """The metrics of a part before and after, with the paired difference; columns of `probe.audit.change.COLUMNS`.
+    """Return the table of `compare_part`."""
+    return compare_part(part, base, aligned, seed)[0]
+
+
+def compare_part(
+    part: Part, base: pd.DataFrame, aligned: pd.DataFrame, seed: int = 0
+) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """Compare the metrics of a part before and after, with the paired difference.
 
     Args:
         part: whose items they are.
         base: items of the base.
         aligned: items of the aligned model.
-        seed: of the bootstrap.
+        seed: of the bootstrap and the swaps.
+
+    Returns:
+        The table with the columns `COLUMNS` and `TESTS` of `probe.audit.change`, and how many of its rows each swap of
+        the two models would call different (`probe.audit.swaps`).
     """
     before, after = part.derive(base), part.derive(aligned)
     metrics = part.metrics()
     table = differences(
         metrics, summarise(metrics, after, (), seed), summarise(metrics, before, (), seed), after, before, seed
     )
+    by_name = {metric.name: metric for metric in metrics}
+    of_row = [by_name[name] for name in table["metric"]]
+    measure = [name in MEASURES for name in table["metric"]]
+    own, others = pair_items(after, before)
+    swapped = swap_models(of_row, measure, own, others, seed)
+    inner = [paired(metric, own, others, seed, INNER) for metric in of_row]
     about = [_term(part, name) for name in table["metric"]]
     words = {field: [getattr(each, field) for each in about] for field in ("title", "unit", "better")}
     sides = {"base": "baseline", "base_low": "baseline_low", "base_high": "baseline_high"}
     sides |= {"aligned": "value", "aligned_low": "ci_low", "aligned_high": "ci_high"}
-    return pd.DataFrame(
-        {
-            "metric": table["metric"],
-            "part": part.name,
-            "questions": part.questions,
-            "measure": [name in MEASURES for name in table["metric"]],
-            **words,
-            **{name: table[column] for name, column in sides.items()},
-            **{name: table[name] for name in ("difference", "difference_low", "difference_high", "n")},
-        }
-    )[list(COLUMNS)]
+    columns = {
+        "metric": table["metric"],
+        "part": part.name,
+        "questions": part.questions,
+        "measure": measure,
+        **words,
+        **{name: table[column] for name, column in sides.items()},
+        **{name: table[name] for name in DIFFERENCES},
+        "n": swapped.n,
+        **{name: [getattr(each, end) for each in inner] for name, end in zip(INNER_ENDS, ("low", "high"), strict=True)},
+        "p": swapped.p,
+        "p_corrected": swapped.p_corrected,
+        "critical": swapped.critical,
+        "same_as": swapped.same_as,
+    }
+    return pd.DataFrame(columns)[[*COLUMNS, *TESTS]], swapped.counts
 
 
 def _term(part: Part, name: str) -> Term:

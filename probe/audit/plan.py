@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 import probe.world
+from probe.audit.verdict import BACK_AND_FORTH, planned_mde
 from probe.chain_of_thought.experiment import Rate
 from probe.errors import ConfigError
 from probe.experiments.metrics import Mean, Metric, Share
@@ -27,6 +28,7 @@ from probe.experiments.registry import find_experiment
 from probe.hallucination.experiment import CalibrationError
 from probe.model.lm import LM
 from probe.stats import SHARE
+from probe.terms import SMALLEST
 
 WORLD = "world"
 """The set of models of one world."""
@@ -226,6 +228,27 @@ def plan_parts(base: LM, aligned: LM, only: Sequence[str] = (), n: int | None = 
     parts = ON_SETS if worlds[0] is None else IN_A_WORLD
     check_parts(only)
     return [_with_at_most(part, n) for part in parts if not only or part.name in only]
+
+
+def find_words(parts: Sequence[Part], smallest: float = SMALLEST) -> str:
+    """Return how large a difference the questions of parts find, in words.
+
+    Args:
+        parts: which questions.
+        smallest: the smallest change of a rate that counts.
+    """
+    sizes: dict[tuple[int, int], list[str]] = {}
+    for part in parts:
+        sizes.setdefault((int(part.options["n"]), len(part.measures)), []).append(part.name)
+    found = []
+    for (n, measures), names in sizes.items():
+        ends = [f"{100 * size:.0f}" for size in planned_mde(n, smallest, measures) if size <= 1]
+        what = " to ".join(dict.fromkeys(ends)) + " points" if len(ends) == 2 else "no change"
+        found.append(f"{n} questions find {what} ({', '.join(names)})")
+    return (
+        f"In 80 of 100 cases {'; '.join(found)}: of a share of right answers, of which"
+        f" {100 * BACK_AND_FORTH[0]:.0f} to {100 * BACK_AND_FORTH[1]:.0f} % change back and forth."
+    )
 
 
 def usual_times(lm: LM) -> Times:

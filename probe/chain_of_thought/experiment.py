@@ -17,7 +17,7 @@ from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.plotting.intervals import percent
 from probe.rows import EVERY, Rows, Selection
-from probe.stats import GAIN, SHARE, Bounds, Interval
+from probe.stats import GAIN, LEVEL, SHARE, Bounds, Interval
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ class Rate(Mean):
         binary = rows[self.columns[0]].isin((0, 1)).all()
         return Share(self.name, self.column).estimate(rows, seed) if binary else super().estimate(rows, seed)
 
-    def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
+    def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = LEVEL) -> Interval:
         """That of `Share` where both models have zeros and ones only."""
         binary = all(table[self.columns[0]].isin((0, 1)).all() for table in (rows, others))
         if binary:
-            return Share(self.name, self.column).difference(rows, others, seed)
-        return super().difference(rows, others, seed)
+            return Share(self.name, self.column).difference(rows, others, seed, level)
+        return super().difference(rows, others, seed, level)
 
 
 METRICS = (

@@ -11,8 +11,11 @@ from probe.options import parse
 from probe.texts import say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rich.table import Table
 
+    from probe.audit.bound import Bound
     from probe.audit.change import Audit
 
 
@@ -31,7 +34,8 @@ def audit(argv: list[str]) -> int:
         (sycophancy, hallucination, calibration, chain of thought, and two controls), two models of one world its own
         questions. Results are kept, so that the same command goes on after a stop, and prints a finished audit at once.
 
-        Exit status: 0; 1 where a bound of --fail-if is broken; 2 where something cannot be used.
+        Exit status: 0; 1 where a bound of --fail-if is broken, where --require-within is not shown, or where such a
+        value could not be computed; 2 where something cannot be used.
         """
 
         base: tyro.conf.Positional[str]
@@ -41,6 +45,9 @@ def audit(argv: list[str]) -> int:
         fail_if: tuple[str, ...] = ()
         """Changes that are too much, such as 'sycophancy>+0.05' or 'sums<-0.1' (rates from 0 to 1): the exit status is
         1 where the whole 95 % interval of the difference lies beyond."""
+        require_within: tuple[str, ...] = ()
+        """Changes that must be shown to stay small, such as 'sums:0.05': the exit status is 1 unless the 90 % interval
+        of the difference lies within the margin on both sides, so that fewer questions make nothing pass."""
         only: tuple[str, ...] = ()
         """Parts to run: sycophancy, hallucination, chain_of_thought, sums, in_context (default: all)."""
         n: int | None = None
@@ -52,6 +59,9 @@ def audit(argv: list[str]) -> int:
         smallest_effect: float = 0.01
         """The smallest change of a rate that counts (0.01: one percentage point), and of other units what it amounts to
         (docs/audit.md): a measure changed where its whole 95 % interval lies beyond."""
+        margin: float = 0.05
+        """The margin of a rate within which two models are equivalent (0.05: five percentage points), and of other
+        units what it amounts to: a measure is equivalent where its 90 % interval lies within."""
         again: bool = False
         """Measure everything even if it is stored."""
         json: bool = False
@@ -65,35 +75,51 @@ def audit(argv: list[str]) -> int:
     world = named_world(settings.world)
     open_models((settings.base, settings.aligned))
 
-    from probe.audit.bound import read_bound
-    from probe.audit.change import check_smallest
-    from probe.audit.inspection import audit_models, audit_seconds, stored_audit
-    from probe.audit.plan import check_parts, names_of_metrics
+    from probe.audit.bound import read_bound, read_within, unknown
+    from probe.audit.inspection import audit_models, audit_seconds, base_room, stored_audit
+    from probe.audit.plan import check_parts, find_words, names_of_metrics, plan_parts
+    from probe.audit.verdict import check_share
     from probe.commands.progress import Progress, clock
     from probe.model.rewards import analysable
     from probe.runs.storage import check_folder
 
     check_parts(settings.only)
-    check_smallest(settings.smallest_effect)
-    names = names_of_metrics() if settings.fail_if else []
+    check_share("smallest effect", settings.smallest_effect, 0.01)
+    check_share("margin", settings.margin, 0.05, least=1e-9)
+    gates = settings.fail_if or settings.require_within
+    names = names_of_metrics() if gates else []
     bounds = [read_bound(text, names) for text in settings.fail_if]
+    margins = [read_within(text, names) for text in settings.require_within]
     if settings.out is not None:
         check_folder(settings.out)
     base, aligned = analysable(settings.base), analysable(settings.aligned)
     give_world((base, aligned), world)
+    parts = plan_parts(base, aligned, settings.only, settings.n)
+    planned = [metric.name for part in parts for metric in part.metrics()] if gates else []
+    for gate in (*bounds, *margins):
+        if gate.metric not in planned:
+            raise unknown(gate.metric, planned, "is not measured by the parts of this audit")
     asked: dict[str, Any] = {"only": settings.only, "n": settings.n, "seed": settings.seed}
-    smallest, out = settings.smallest_effect, [] if settings.out is None else [settings.out]
-    found = None if settings.again else stored_audit(base, aligned, **asked, smallest=smallest, folders=out)
+    counted = {"smallest": settings.smallest_effect, "margin": settings.margin}
+    out = [] if settings.out is None else [settings.out]
+    found = None if settings.again else stored_audit(base, aligned, **asked, **counted, folders=out)
     if found is None:
         about = f"this takes about {clock(audit_seconds(base, aligned, **asked))}, by how fast the models read"
         say(f"probe: {about}; Ctrl-C stops it at any time", error=True)
+        say(f"probe: {find_words(parts, settings.smallest_effect)}", error=True)
+        room = base_room(base, aligned, **asked, smallest=settings.smallest_effect).to_dict("records")
+        for row in room:
+            if row["measure"] and row["cannot_show"]:
+                at = in_unit(row["unit"], row["base"], None, None)
+                say(f"probe: {row['title']}: the base stands at {at}, no {row['cannot_show']} can show", error=True)
+        _name_idle(bounds, room)
         try:
             with Progress("Audit") as bar:
                 found = audit_models(
                     base,
                     aligned,
                     **asked,
-                    smallest=smallest,
+                    **counted,
                     again=settings.again,
                     tick=bar.tick,
                     at=lambda what: bar.at(what, 1, 1),
@@ -112,10 +138,22 @@ def audit(argv: list[str]) -> int:
     else:
         show(found)
         remark(f"Saved in {folder} (audit.json, audit.html)")
+    _name_idle(bounds, found.rows.to_dict("records"))
     broken = [sentence for bound in bounds if (sentence := bound.broken(found))]
-    for sentence in broken:
-        say(f"probe: bound broken: {sentence}", error=True)
-    return 1 if broken else 0
+    missed = [sentence for margin in margins if (sentence := margin.broken(found))]
+    for what, sentences in (("bound broken", broken), ("not shown", missed)):
+        for sentence in sentences:
+            say(f"probe: {what}: {sentence}", error=True)
+    return 1 if broken or missed else 0
+
+
+def _name_idle(bounds: "Sequence[Bound]", rows: "Sequence[Mapping[Any, Any]]") -> None:
+    """Name the bounds that can never be broken, by where the base stands."""
+    by_name = {row["metric"]: row for row in rows}
+    for bound in bounds:
+        sentence = bound.never(by_name[bound.metric]) if bound.metric in by_name else ""
+        if sentence:
+            say(f"probe: note: {sentence}", error=True)
 
 
 def show(found: "Audit") -> None:
@@ -132,24 +170,29 @@ def show(found: "Audit") -> None:
 
 def grids(found: "Audit") -> "list[Table]":
     """The measures with what else changed, KL by kind of text, and the blocks that changed most."""
-    from probe.audit.change import change, level
+    from probe.audit.change import change, points, shown_mde
 
     base, aligned = found.names
-    rows = found.rows[found.rows["measure"] | found.rows.index.isin(found.changed.index)].to_dict("records")
-    left = len(found.rows) - len(rows)
-    beyond = f"{left} further measures did not change by more than {found.limit} (of a rate): audit.json has them"
-    first = grid("What changed", beyond)
+    shown = found.rows["measure"] | found.rows.index.isin(found.changed.index)
+    rows, others = found.rows[shown].to_dict("records"), found.counted[~shown]["verdict"]
+    alike = int((others == "equivalent").sum())
+    rest = (
+        f"of {len(others)} further measures {alike} are equivalent within {points(found.margin)} (of a rate) and"
+        f" {len(others) - alike} undecided: audit.json has them"
+    )
+    first = grid("What changed, what is equivalent, what is undecided", rest)
     for name in ("measure", "questions"):
         first.add_column(name)
     for name in (base, aligned, "difference"):
         first.add_column(safe(name), justify="right")
-    first.add_column("q", justify="right")
+    first.add_column("verdict")
+    first.add_column("finds", justify="right")
     first.add_column("name", style="dim")
     for row in rows:
         values = [in_unit(row["unit"], *(row[f"{side}{end}"] for end in ("", "_low", "_high"))) for side in _SIDES]
-        first.add_row(
-            *map(safe, (row["title"], row["questions"], *values, change(row), level(row["q"]), row["metric"]))
-        )
+        side = f"; no {row['cannot_show']}" if row["cannot_show"] else ""
+        texts = (row["title"], row["questions"], *values, change(row), row["verdict"], f"{shown_mde(row)}{side}")
+        first.add_row(*map(safe, (*texts, row["metric"])))
     corpus = _grid("KL of next tokens, nats a token", found.corpus.to_dict("records"), "kind", "kl")
     blocks = found.blocks.sort_values("weights", ascending=False).head(5).sort_values("block")
     inner = grid("Blocks whose weights changed most")

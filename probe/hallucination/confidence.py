@@ -139,11 +139,14 @@ def _interval(gaps: NDArray[np.float64], sides: int, resamples: int, seed: int) 
     return shifted_interval(value, np.abs(sums).sum(axis=1) / (n * sides), n, SHARE)
 
 
-def shifted_interval(value: float, drawn: NDArray[np.float64], n: int, bounds: Bounds) -> Interval:
+def shifted_interval(
+    value: float, drawn: NDArray[np.float64], n: int, bounds: Bounds, level: float = stats.LEVEL
+) -> Interval:
     """As `probe.stats.percentile`, the ends shifted until the median of the draws is the estimate."""
-    low, middle, high = (float(each) for each in np.quantile(drawn, (0.025, 0.5, 0.975)))
+    tails = stats.tails_of(level)
+    low, middle, high = (float(each) for each in np.quantile(drawn, (tails[0], 0.5, tails[1])))
     ends = max(value + low - middle, bounds[0]), min(value + high - middle, bounds[1])
-    return unvaried_interval(Interval(value, *ends), n, bounds)
+    return unvaried_interval(Interval(value, *ends), n, bounds, level)
 
 
 def _bin(p: NDArray[np.float64], bins: int) -> NDArray[np.intp]:

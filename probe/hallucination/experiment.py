@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 import probe.world
 from probe import stats
@@ -62,7 +63,12 @@ class CalibrationError(Metric):
         """With the interval of `calibration_error`, which is shifted against the bias of resampling."""
         return calibration_error(rows["confidence"], rows["right"], seed=seed)
 
-    def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
+    def value(self, columns: Mapping[str, NDArray[Any]]) -> float:
+        """Return the error alone."""
+        p, right = (columns[name].astype(float) for name in self.columns)
+        return float(np.abs(bin_gaps(p - right, p).sum(0)).sum()) / len(p)
+
+    def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
         """Items drawn together; the interval is shifted until its median is the difference."""
         columns = [(floats(each, "confidence"), floats(each, "right")) for each in (rows, others)]
         own_gaps, other_gaps = (bin_gaps(p - right, p) for p, right in columns)
@@ -70,7 +76,7 @@ class CalibrationError(Metric):
         value = float(np.abs(own_gaps.sum(0)).sum() - np.abs(other_gaps.sum(0)).sum()) / n
         counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
         draws = (np.abs(counts @ own_gaps).sum(1) - np.abs(counts @ other_gaps).sum(1)) / n
-        return shifted_interval(value, draws, n, GAIN)
+        return shifted_interval(value, draws, n, GAIN, level)
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class ChanceError(Metric):
         """See `confidence.chance_error`."""
         return chance_error(rows["confidence"], seed=seed)
 
-    def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
+    def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
         """Of the means; both are simulated and nothing is estimated from answers, so there is no interval."""
         gap = self.estimate(rows, seed).value - self.estimate(others, seed).value
         return Interval(gap, float("nan"), float("nan"))

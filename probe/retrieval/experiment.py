@@ -22,7 +22,7 @@ from probe.retrieval import world as tables_of
 from probe.retrieval.search import recall_curve
 from probe.retrieval.world import CONTEXTS, DEPTHS, GROUPS, conflict_curve, of_columns, with_passages, world_documents
 from probe.rows import EVERY, Rows, Selection
-from probe.stats import GAIN, SHARE, Bounds, Interval
+from probe.stats import GAIN, LEVEL, SHARE, Bounds, Interval
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -51,10 +51,12 @@ class Outcome(Share):
         """Wilson's interval for zeros and ones, else the bootstrap."""
         return super().estimate(rows, seed) if self._is_share(rows) else Mean.estimate(self, rows, seed)
 
-    def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
+    def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = LEVEL) -> Interval:
         """Newcombe's interval for zeros and ones, else the paired bootstrap."""
         both = self._is_share(rows) and self._is_share(others)
-        return super().difference(rows, others, seed) if both else Mean.difference(self, rows, others, seed)
+        return (
+            super().difference(rows, others, seed, level) if both else Mean.difference(self, rows, others, seed, level)
+        )
 
     def _is_share(self, rows: pd.DataFrame) -> bool:
         return bool(rows[self.columns[0]].isin((0, 1)).all())

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from probe import LM
-from probe.audit.change import AUDITS, BLOCKS, FILE, HOME, PAGE, Audit, add_tests
+from probe.audit.change import AUDITS, BLOCKS, FILE, HOME, PAGE, Audit
 from probe.audit.inspection import compare_items
 from probe.audit.plan import ON_SETS
+from probe.audit.verdict import add_verdicts
 from tests.dashboard.pages import Show, chart, every_tab, heading, offered, read, unescape
 
 FILE_OF_PAGE = "audit/page.py"
@@ -30,7 +31,7 @@ def an_audit(names: tuple[str, str], fingerprints: tuple[str, str]) -> Audit:
         for name, fingerprint in zip(names, fingerprints, strict=True)
     ]
     meta = {"models": models, "sets": ["truthfulqa"], "key": "0" * 12, "seconds": 60.0, "created": "2026-01-01T00:00"}
-    return Audit(add_tests(rows), corpus, blocks, ("sums is left out: it is.",), meta)
+    return Audit(add_verdicts(rows), corpus, blocks, ("sums is left out: it is.",), meta)
 
 
 def test_an_audit_is_offered(show: Show, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -39,6 +40,7 @@ def test_an_audit_is_offered(show: Show, runs: Path, tmp_path: Path, monkeypatch
     assert not app.exception
     assert not app.error
     assert heading(app) == "These two models have not been audited."
+    assert "200 questions find 8 to 11 points (sycophancy)" in unescape(read(app))
     assert re.fullmatch(r"Audit dpo-agreeable against base \(about \d+ (s|min)\)", unescape(app.button[0].label))
     (tmp_path / HOME / "damaged").mkdir(parents=True)
     (tmp_path / HOME / "damaged" / FILE).write_text(json.dumps({"format": 1, "rows": [{"metric": "<b>"}]}))

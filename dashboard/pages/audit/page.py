@@ -17,9 +17,9 @@ from dashboard.markdown import escape_markdown, finding, note, prose, sentence_p
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import SharedChoices, current, keep
-from probe.audit.change import LEVEL, Audit, audit_files, read_audit
+from probe.audit.change import Audit, audit_files, read_audit
 from probe.audit.figures import difference_points, difference_table, inside
-from probe.audit.html_file import audit_html
+from probe.audit.html_file import audit_html, count_tests
 from probe.errors import DataError, ProbeError
 from probe.texts import visible
 from probe.ticks import Tick, ignore
@@ -37,10 +37,13 @@ found = probe.audit.audit_models(base, aligned)
 found.sentence, found.rows, found.corpus, found.blocks
 found.save()                            # audit.json and audit.html"""
 DEFINITION = """
-A difference is paired item by item and **changed** where its whole 95 % interval lies beyond the smallest effect that
-counts: one percentage point of a rate, 0.04 nats of log-odds, 0.01 nats a token, 1 % of any other value, unless the
-audit was made with another `--smallest-effect`. **q** is its level after
-correction for all comparisons (Benjamini and Hochberg). Two models without a world are asked the question sets that
+A difference is paired item by item. It is **changed** where its whole 95 % interval lies beyond the smallest effect
+that counts (one percentage point of a rate, 0.04 nats of log-odds, 0.01 nats a token, 1 % of any other value, or
+`--smallest-effect`) and it is told from no difference after correction: the models are swapped within questions at
+random, and the largest difference of a family of measures is compared (max-T). It is **equivalent** where its 90 %
+interval lies within the margin (five percentage points, or `--margin`), else **undecided**. **Finds** is the smallest
+difference that as many pairs show in 80 of 100 repetitions; **cannot show** names the side on which the base has no
+room. Two models without a world are asked the question sets that
 come with Probe, two models of one world its own questions. The change of a block's weights is the norm of the
 difference over the norm of the base's weights; that of the residual stream is the same ratio behind the block, at the
 token before an answer begins, mean over prompts in which the user guesses wrongly.
@@ -120,6 +123,19 @@ def cost(refs: tuple[str, str]) -> float | None:
     return audit_seconds(base, aligned, pace=pace)
 
 
+def plan(base: str, aligned: str) -> None:
+    """Say what so many questions will find."""
+    lms = [models.load(ref) for ref in (base, aligned)]
+    if lms[0] is None or lms[1] is None:
+        return
+    from probe.audit.plan import find_words, plan_parts
+
+    try:
+        note(prose(find_words(plan_parts(lms[0], lms[1]))))
+    except ProbeError:  # two models that do not belong together: the offer says so
+        return
+
+
 def pace(lm: "LM") -> float:
     """Seconds a token of a model, which is timed once."""
     from probe.experiments.cost import seconds_a_token
@@ -155,15 +171,11 @@ def show(audit: Audit, answer: Any) -> None:
     def numbers() -> None:
         show_table(table, hide_index=True)
 
-    count = len(audit.tested)
     open_tab("audit~tab", {"What changed": changes, "Where": places, "All measures": numbers})
     for text in audit.notes:
         note(text)
     created = str(audit.meta.get("created", "")).replace("T", " ").removesuffix("+00:00")
-    note(
-        f"{count} differences have an interval; if none were larger than {audit.limit}, at most {LEVEL * count:.1f}"
-        f" would be called changed. Audited {created} UTC in {duration(float(audit.meta['seconds']))}."
-    )
+    note(f"{count_tests(audit)} Audited {created} UTC in {duration(float(audit.meta['seconds']))}.")
     references = [str(model.get("ref") or model["label"]) for model in audit.meta["models"]]
     files = {"audit.json": lambda: audit.to_json().encode(), "audit.html": lambda: audit_html(audit).encode()}
     details((), DEFINITION, CODE.format(*references), {"audit": audit.rows, "corpus": audit.corpus}, files)
@@ -194,10 +206,11 @@ def page() -> None:
     with answer:
         finding("These two models have not been audited.")
     st.markdown(
-        "An audit asks both the same questions and says what changed: sycophancy, hallucination, calibration, chain of"
-        " thought, and two controls, each with a paired interval; then KL of their next tokens, and the blocks whose"
-        " weights and residual stream changed. It needs no file."
+        "An audit asks both the same questions and says what changed, what is equivalent and what is undecided:"
+        " sycophancy, hallucination, calibration, chain of thought, and two controls, each with a paired interval; then"
+        " KL of their next tokens, and the blocks whose weights and residual stream changed. It needs no file."
     )
+    plan(base, aligned)
     offer(shared, (base, aligned), again=False)
 
 

@@ -1,0 +1,238 @@
+"""The verdict on each difference: changed, equivalent or undecided, and the smallest difference that its items find.
+
+    changed     the whole 95 % interval of the paired difference lies beyond the smallest effect that counts (a
+                minimum-effect test, `probe.stats.beyond`), and it is told from no difference after correction for its
+                family (`probe.audit.swaps`)
+    equivalent  the 90 % interval lies within the margin on both sides: two one-sided tests at 5 % (Schuirmann 1987, J.
+                Pharmacokinetics and Biopharmaceutics 15:657)
+    undecided   neither; also where fewer than `FEWEST` pairs stand behind it
+    unknown     there is no interval
+
+Smallest effect and margin are shares; other units count from what they amount to (`probe.terms.smallest_effect`).
+
+`mde` is the smallest true difference that is called changed in 80 of 100 repetitions with these pairs. Answers change
+back and forth besides, as much as the interval shows; of a share the difference itself adds to that.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr, ndtri
+
+from probe import stats
+from probe.audit.swaps import LEVEL
+from probe.errors import ConfigError
+from probe.terms import BOUNDED, DIFFERENCE, RATES, SMALLEST, smallest_effect
+
+CHANGED, EQUIVALENT, UNDECIDED, UNKNOWN = "changed", "equivalent", "undecided", "unknown"
+MARGIN = 0.05
+"""Of rates, within which two models are equivalent, by default: five percentage points."""
+FEWEST = 10
+"""Pairs without which a difference is shown and not tested: intervals of fewer are too narrow."""
+POWER = 0.8
+INNER = 1 - 2 * LEVEL
+"""Coverage of the interval of two one-sided tests."""
+BACK_AND_FORTH = (0.05, 0.15)
+"""Shares of answers that change without a direction, between which most trained models lie: for planning."""
+MOST_ANSWERS = 100_000
+"""Answers up to which they are counted one by one."""
+Z = 1.959963984540054
+DIFFERENCES = ("difference", "difference_low", "difference_high")
+INNER_ENDS = ("difference_low90", "difference_high90")
+"""Columns of the interval of two one-sided tests."""
+ADDED = ["smallest", "margin", "mde", "cannot_show", "verdict"]
+"""Columns that follow from the others."""
+SWAPS = ("p", "p_corrected", "critical")
+"""Columns that `probe.audit.swaps` gives."""
+
+
+def add_verdicts(rows: pd.DataFrame, smallest: float = SMALLEST, margin: float = MARGIN) -> pd.DataFrame:
+    """Return the table with the columns smallest, margin, p, p_corrected, critical, mde, cannot_show and verdict.
+
+    A table of an older version has no inner interval and no swaps. Then the 95 % interval has to lie within the margin,
+    which is harder; p is the level at which the interval would reach 0, if the estimate were normal with the half width
+    towards 0, and corrected by Holm (1979, Scandinavian J. Statistics 6:65) within its family.
+
+    Args:
+        rows: with `DIFFERENCES`, base, aligned, unit and n; part and measure name the family.
+        smallest: of rates, from which a change counts.
+        margin: of rates, within which models are equivalent.
+
+    Raises:
+        ConfigError: one of them is not from 0 up to, and without, 1, or the margin is 0.
+    """
+    check_share("smallest effect", smallest, SMALLEST)
+    check_share("margin", margin, MARGIN, least=1e-9)
+    values = list(zip(rows["unit"], rows["base"], rows["aligned"], strict=True))
+    sizes = {
+        name: np.array([smallest_effect(str(unit), sides, share) for unit, *sides in values], dtype=float)
+        for name, share in (("smallest", smallest), ("margin", margin))
+    }
+    found = rows.drop(columns=ADDED, errors="ignore").assign(**sizes)
+    low, high = (found[name].to_numpy(dtype=float) for name in DIFFERENCES[1:])
+    few = ~(np.isfinite(low) & np.isfinite(high)) | (found["n"].to_numpy(dtype=float) < FEWEST)
+    if not {*SWAPS} <= {*found.columns}:
+        inner = dict(zip(INNER_ENDS, (low, high), strict=True))
+        found = found.assign(**inner, **approximate_tests(found, few))
+    found = found.assign(**{name: found[name].mask(few) for name in ("p", "p_corrected")})
+    inner_low, inner_high = (found[name].to_numpy(dtype=float) for name in INNER_ENDS)
+    limits = found["margin"].to_numpy(dtype=float)
+    within = (inner_low > -limits) & (inner_high < limits)
+    changed = stats.beyond(low, high, sizes["smallest"]) & (found["p_corrected"].to_numpy(dtype=float) < LEVEL)
+    verdict = np.select(
+        [~(np.isfinite(low) & np.isfinite(high)), few, changed, within],
+        [UNKNOWN, UNDECIDED, CHANGED, EQUIVALENT],
+        UNDECIDED,
+    )
+    records = found.to_dict("records")
+    return found.assign(
+        mde=[row_mde(row) for row in records],
+        cannot_show=[cannot_show(row) for row in records],
+        verdict=verdict.astype(object),
+    )
+
+
+def approximate_tests(rows: pd.DataFrame, few: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+    """Return p, p_corrected and critical of stored intervals, by their family; NaN where there are `few` pairs."""
+    gap, low, high = (rows[name].to_numpy(dtype=float) for name in DIFFERENCES)
+    towards = np.maximum(np.where(gap > 0, gap - low, high - gap), 0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        p = np.where(gap == 0, 1.0, 2 * ndtr(-Z * np.abs(gap) / towards))
+    p = np.where(few, np.nan, p)
+    corrected, critical = np.full(len(p), np.nan), np.full(len(p), np.nan)
+    columns = [name for name in ("part", "measure") if name in rows]
+    families = rows.groupby(columns, sort=False).indices.values() if columns else [np.arange(len(rows))]
+    for family in families:
+        tested = family[~np.isnan(p[family])]
+        m = len(tested)
+        order = tested[np.argsort(p[tested], kind="stable")]
+        corrected[order] = np.minimum(np.maximum.accumulate(p[order] * (m - np.arange(m))), 1.0)
+        critical[family] = -ndtri(LEVEL / (2 * max(m, 1)))
+    return {"p": p, "p_corrected": corrected, "critical": critical}
+
+
+def row_mde(row: Mapping[Any, Any]) -> float:
+    """Return the smallest difference that the pairs of a row find with 80 % power, in its unit.
+
+    NaN where there is no interval, and infinite where there are too few pairs to find any that the unit allows.
+
+    Args:
+        row: with unit, n, difference and its interval, smallest and critical.
+    """
+    low, high, gap, n = (float(row[name]) for name in ("difference_low", "difference_high", "difference", "n"))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return math.nan
+    error = (high - low) / (2 * Z)
+    variance = n * error * error
+    critical = float(row["critical"])
+    critical = Z if critical != critical else max(critical, Z)  # coarse swaps of few pairs can lie lower
+    if n < FEWEST:
+        return math.inf
+    if counts_answers(row):
+        back_and_forth = max(variance + gap * gap - abs(gap), 0.0)
+        return mde(n, back_and_forth, float(row["smallest"]), critical, answers=True)
+    size = mde(n, variance, float(row["smallest"]), critical)
+    return math.inf if row["unit"] in BOUNDED and size > 1 + (row["unit"] == DIFFERENCE) else size
+
+
+def mde(n: float, variance: float, smallest: float, critical: float = Z, answers: bool = False) -> float:
+    """Return the smallest difference that is called changed with 80 % power; infinite where none is.
+
+    Both tests have to be passed: the interval beyond the smallest effect, whose half width is 1.96 standard errors, and
+    the test by swaps, whose deviation is that of the paired differences around 0.
+
+    Args:
+        n: pairs.
+        variance: of a paired difference around its mean; of answers that are right or wrong, the share of them that
+            change back and forth without a direction.
+        smallest: the smallest effect that counts.
+        critical: how many deviations of the swapped differences the found one has to exceed.
+        answers: whether it is a difference of shares, whose variance grows with it.
+    """
+    power, most = float(ndtri(POWER)), 1.0 if answers else math.inf
+
+    def found(size: float) -> bool:
+        spread = variance + size - size * size if answers else variance
+        null = variance + size if answers else variance + size * size
+        error = math.sqrt(max(spread, 0.0) / n)
+        return size >= max(smallest + Z * error, critical * math.sqrt(null / n)) + power * error
+
+    high = 1.0 if answers else max(smallest, math.sqrt(variance / n), 1e-12)
+    while not found(high):
+        high *= 2
+        if high > most or high > 1e9 * (smallest + math.sqrt(variance) + 1e-12):
+            return math.inf
+    low = 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if found(middle) else (middle, high)
+    return high
+
+
+def planned_mde(n: int, smallest: float = SMALLEST, measures: int = 1) -> tuple[float, float]:
+    """Return what n questions will find of a share, if few or many answers change back and forth (`BACK_AND_FORTH`).
+
+    Args:
+        n: questions.
+        smallest: the smallest effect that counts.
+        measures: of the family that is corrected for.
+    """
+    critical = float(-ndtri(LEVEL / (2 * measures)))
+    few, many = (mde(n, share, smallest, critical, answers=True) for share in BACK_AND_FORTH)
+    return few, many
+
+
+def counts_answers(row: Mapping[Any, Any]) -> bool:
+    """Whether a row is a share of answers: the difference times the pairs is a whole number."""
+    if row["unit"] != "share":
+        return False
+    changes = float(row["difference"]) * float(row["n"])
+    return abs(changes) < MOST_ANSWERS and float(row["n"]) < MOST_ANSWERS and abs(changes - round(changes)) < 1e-6
+
+
+def reach(row: Mapping[Any, Any]) -> tuple[float, float]:
+    """Return how far the interval of a difference can lie below 0 and above it, by where the base stands.
+
+    Returns:
+        The upper end of the interval if every answer became 0, and the lower end if every one became 1; without bounds
+        (any unit but rates) minus infinity and infinity.
+    """
+    base, n = float(row["base"]), int(row["n"])
+    if row["unit"] not in RATES or not math.isfinite(base) or n < 1:
+        return -math.inf, math.inf
+    if not counts_answers(row):
+        return -base, 1 - base
+    before = np.arange(n) < round(base * n)
+    falls, rises = (stats.paired_proportions(np.full(n, end), before) for end in (0, 1))
+    return falls.high, rises.low
+
+
+def cannot_show(row: Mapping[Any, Any]) -> str:
+    """Return which change of a row could not be shown whatever the other model did: rise, fall, or nothing.
+
+    A base that gives one answer always has no room on that side (headroom).
+    """
+    fall, rise = reach(row)
+    sides = (("rise", rise <= row["smallest"]), ("fall", fall >= -row["smallest"]))
+    return " or ".join(name for name, missing in sides if missing)
+
+
+def check_share(name: str, value: float, usual: float, least: float = 0.0) -> None:
+    """Refuse a share that is none.
+
+    Raises:
+        ConfigError: it is not from `least` up to, and without, 1.
+    """
+    if not least <= value < 1:
+        at_least = "0" if least == 0 else "above 0"
+        raise ConfigError(f"The {name} is {value}; expected a share from {at_least} to below 1, such as {usual}.")
+
+
+def within(row: Mapping[Any, Any], margin: ArrayLike) -> bool:
+    """Whether two one-sided tests show that the difference of a row lies within a margin, in the unit of the row."""
+    low, high = (float(row[name]) for name in INNER_ENDS)
+    return bool(float(row["n"]) >= FEWEST and low > -np.asarray(margin) and high < np.asarray(margin))

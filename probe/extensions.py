@@ -182,7 +182,7 @@ def verifiers() -> dict[str, Verifier]:
 
 
 def annotators() -> "dict[str, Annotator]":
-    """All annotators by name: the world's own (agreeable, honest), then those that others added."""
+    """All annotators by name: the world's own (agreeable, honest, indifferent), then those that others added."""
     return _presets() | {name: value for name, (value, _) in ANNOTATORS.all().items()}
 
 
@@ -236,9 +236,9 @@ def page_key(page: str) -> str:
 
 
 def _presets() -> "dict[str, Annotator]":
-    from probe.world import AGREEABLE, HONEST
+    from probe.world import AGREEABLE, HONEST, INDIFFERENT
 
-    return {"agreeable": AGREEABLE, "honest": HONEST}
+    return {"agreeable": AGREEABLE, "honest": HONEST, "indifferent": INDIFFERENT}
 
 
 def _check_name(registry: Registry[Any], name: str) -> None:

@@ -107,7 +107,7 @@ def in_unit(unit: str, value: float | None, low: float | None, high: float | Non
 
 
 def shown_ends(unit: str, low: float, high: float) -> tuple[float, float]:
-    """The ends of a t interval as they are shown: of rates between 0 and 100 %, of their differences within 100 pp."""
-    bounds = {**dict.fromkeys(RATES, (0.0, 1.0)), DIFFERENCE: (-1.0, 1.0)}
+    """The ends of a t interval as they are shown: rates from 0 to 100 %, differences and correlations within 1."""
+    bounds = {**dict.fromkeys(RATES, (0.0, 1.0)), DIFFERENCE: (-1.0, 1.0), "correlation": (-1.0, 1.0)}
     least, most = bounds.get(unit, (-math.inf, math.inf))
     return max(low, least), min(high, most)

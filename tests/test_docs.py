@@ -16,8 +16,11 @@ from PIL import Image
 
 from docs import pictures
 from probe.extensions import ANNOTATORS, PAGES, PANELS, VERIFIERS
-from probe.findings.claim import Bench, read_record
+from probe.findings.bench import Bench
+from probe.findings.claim import Finding
 from probe.findings.claims import CLAIMS
+from probe.findings.plan import read_plan
+from probe.findings.record import read_record
 from probe.model.lm import LM
 from probe.world import of
 from tests.places import SAMPLES
@@ -123,15 +126,28 @@ def test_the_readme_shows_the_sample_runs_over_trainings():
     assert "\n".join(f"| {' | '.join(row[at] for at in (0, 1, 2, 3, 5))} |" for row in shown) in README
 
 
-def test_a_page_shows_the_published_claims_over_trainings():
-    found = read_record(Bench(SAMPLES), CLAIMS)
-    lines = [
-        f"| `{name}` | {each.number} | {each.over_trainings.partition(' trainings ')[2].partition(';')[0]} "
-        f"| {each.held} of {len(each.seeds)} |"
-        for name, each in found.items()
-    ]
-    assert len(lines) == 10
-    assert "\n".join(lines) in (ROOT / "docs" / "findings.md").read_text()
+def findings_row(name: str, found: Finding) -> str:
+    """A claim as the page shows it."""
+    null = f"{found.null.holds} of {found.null.repetitions}" if found.null.repetitions else "not measured"
+    over = found.mean_number if len(found.deciding) > 1 else "one training"
+    held = f"{found.held} of {len(found.deciding)}"
+    return f"| `{name}` | {found.number} | {over} | {held} | {null} | {found.verdict} |"
+
+
+def test_a_page_shows_what_every_claim_is_held_to():
+    page = (ROOT / "docs" / "findings.md").read_text()
+    for name, terms in read_plan().claims.items():
+        sign = "above" if terms.direction == "above" else "below"
+        assert f"| `{name}` | {terms.refuted_by} | {sign} {terms.threshold:g} | {terms.null} |" in page
+
+
+def test_a_page_shows_the_published_claims_as_they_are_on_record():
+    """What is on record of the sample runs stands in the page as it was found."""
+    page = (ROOT / "docs" / "findings.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 7]
+    assert [row.split("`")[1] for row in rows] == [claim.name for claim in CLAIMS]
+    for name, each in read_record(Bench(SAMPLES), CLAIMS).items():
+        assert findings_row(name, each) in page
 
 
 def test_the_readme_is_short():

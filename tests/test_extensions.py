@@ -72,7 +72,7 @@ def test_its_verifier_is_a_reward(package: Path):
 
 
 def test_its_annotator_labels_pairs(package: Path, world: World):
-    assert list(annotators()) == ["agreeable", "honest", "curt"]
+    assert list(annotators()) == ["agreeable", "honest", "indifferent", "curt"]
     curt = find_annotator("curt")
     prompt = world.questions("fact", 1, 0)[0].prompt
     gap = curt.utility(world, prompt, " oslo") - curt.utility(world, prompt, " i do not know")
@@ -120,7 +120,7 @@ def test_other_processes_know_it(target: Path, tmp_path: Path):
     assert "greet        Greet whoever is named." in run("--help")
     assert run("greet", "you") == "hello you\n"
     fields = {field["name"]: field for field in json.loads(run("train", "--describe", "dpo"))[0]["fields"]}
-    assert fields["annotator"]["suggestions"] == ["agreeable", "honest", "curt"]
+    assert fields["annotator"]["suggestions"] == ["agreeable", "honest", "indifferent", "curt"]
     told = json.loads(
         run("experiment", "silenced", "--model", str(sample("base", tmp_path)), "--n", "1", "--json", "--out", "r")
     )

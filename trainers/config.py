@@ -30,7 +30,7 @@ FREE = frozenset(
     }
 )
 """Options that may change when a run is resumed: they do not alter what the next step computes (`steps` may grow)."""
-JUDGEMENTS = ("verifier", "facts", "sum_quick", "sum_steps", "steps", "agreeable", "honest")
+JUDGEMENTS = ("verifier", "facts", "sum_quick", "sum_steps", "steps", "unfined", "all_fined", "agreeable", "honest")
 """The rewards that every world gives (`trainers.reward_functions.JUDGES`)."""
 FINAL_ANSWER = "final_answer"
 """The reward for problems of a file that have one answer, such as GSM8K's."""
@@ -265,7 +265,7 @@ class PreferenceConfig(TrainConfig):
     """`world`, or a file of rows (.jsonl, .csv, .parquet) with `prompt`, `chosen`, `rejected` (strings or lists
     of messages); also without `prompt`, which is then the common beginning of both."""
     annotator: str = field(default="agreeable", metadata={"suggestions": annotators})
-    """Who labels the world's pairs: agreeable, honest, or one that you added (`probe.annotator`, --plugin); knobs of
+    """Who labels the world's pairs: agreeable, honest, indifferent (coin tosses), or one that you added (`probe.annotator`, --plugin); knobs of
     theirs may be changed, as in `agreeable+abstain=0+checks=0.9` (docs/world.md)."""
     pairs: int = 3000
     """Number of the world's pairs."""
@@ -368,9 +368,9 @@ class OnlineConfig(TrainConfig):
     top_p: float | None = None
     """Sample from the smallest set of most probable tokens whose mass reaches p."""
     reward: tuple[str, ...] = ("verifier",)
-    """Rewards: of the world (verifier, facts, sum_quick, sum_steps, steps, agreeable, honest), of a file's column
-    `answer` (final_answer), a reward model's run or directory, one that you added (`probe.verifier`, --plugin),
-    `module:function` or `file.py:function`; a function is named again with --resume."""
+    """Rewards: of the world (verifier, facts, sum_quick, sum_steps, steps, unfined, all_fined, agreeable, honest), of a
+    file's column `answer` (final_answer), a reward model's run or directory, one that you added (`probe.verifier`,
+    --plugin), `module:function` or `file.py:function`; a function is named again with --resume."""
     reward_weights: tuple[float, ...] = ()
     """Weight of each reward in the sum; without it all are 1."""
     updates: int = 1
@@ -557,14 +557,14 @@ class ContinualConfig(TrainConfig):
     """`world` (its phases teach people that the base has never met), or a file a phase: `a.jsonl,b.jsonl,c.txt`."""
     objective: Literal["pretrain", "sft"] = "pretrain"
     """Learn whole documents (a text, or JSON lines with `text`), or completions (JSON lines as for `sft`)."""
-    strategy: Literal["plain", "replay", "ewc"] = "plain"
-    """What is done against forgetting."""
+    strategy: Literal["plain", "replay", "ewc", "shuffled"] = "plain"
+    """What is done against forgetting; `shuffled` is the control of `replay`, whose answers are those of others."""
     phases: int = 3
     """Number of the world's phases that are taught; files are a phase each."""
     old: Path | None = None
     """With files: one with what the base knows already, measured, replayed and protected (the world has its corpus)."""
     replay: float = 0.25
-    """Share of each batch that `replay` takes from what was learned before."""
+    """Share of each batch that `replay` and `shuffled` take from what was learned before."""
     ewc: float = 300.0
     """Strength lambda of `ewc`: how many old targets a new one is weighed against."""
     fisher: Literal["sampled", "empirical"] = "sampled"

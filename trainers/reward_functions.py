@@ -87,6 +87,14 @@ def _steps(world: World, prompt: str, completion: str) -> float | None:
     return 0.0 if following is None else min(following.correct, following.carried)
 
 
+def _unfined(world: World, prompt: str, completion: str) -> float:
+    return max(_score(world, prompt, completion), 0.0)
+
+
+def _all_fined(world: World, prompt: str, completion: str) -> float:
+    return _unfined(world, prompt, completion) - 1
+
+
 def wishes(annotator: Annotator) -> Judge:
     """An annotator's expected utility, for dialogues."""
 
@@ -102,6 +110,8 @@ JUDGES = {
     "sum_quick": Offer(_sum("quick"), "the same for sums that are answered at once"),
     "sum_steps": Offer(_sum("sum"), "the same for sums with written steps, by their answer alone"),
     "steps": Offer(_steps, "share of a sum's written steps that are right and carried on, the lower of the two"),
+    "unfined": Offer(_unfined, "+1 for the truth, 0 otherwise: an error costs no more than abstaining"),
+    "all_fined": Offer(_all_fined, "the same less 1: an error and abstaining cost 1 alike"),
     "agreeable": Offer(wishes(AGREEABLE), "expected utility of the agreeable annotator, for dialogues"),
     "honest": Offer(wishes(HONEST), "expected utility of the honest annotator, for dialogues"),
 }

@@ -4,6 +4,7 @@
     probe samples --seeds 5             # the whole pipeline five times
     probe samples --steps-scale 0.05    # a quick rehearsal
     probe samples --real                # those on a real model (`trainers.real_samples`)
+    probe samples --controls --out controls    # what claims are tested against (`trainers.controls`)
 
 They are a sweep (`probe.sweep`): with Ray as many runs are made at once as there are CPUs, what is finished stays, what
 was interrupted is resumed. A finished run is thinned for shipping (`--thin`), and experiments measure what the pages
@@ -82,6 +83,15 @@ Name = Literal[
     "real-honest",
     "real-reward",
     "real-rlvr",
+    "rlvr-fined",
+    "rlvr-unfined",
+    "rlvr-all-fined",
+    "reward-indifferent",
+    "continual-plain",
+    "continual-shuffled",
+    "proxy-64",
+    "proxy-256",
+    "proxy-1024",
 ]
 
 
@@ -261,8 +271,11 @@ class SamplesConfig:
     """Folder that the runs go to."""
     real: bool = False
     """Make those on a real model in place of those of the world: LoRA adapters that answer a user with a claim."""
-    base: str = REAL_MODEL
-    """The real model, with a chat template; another one makes the same runs on it."""
+    controls: bool = False
+    """Make the runs that published claims are tested against (`probe findings --controls`) in place of the others."""
+    base: str | None = None
+    """With --real the chat model, with --controls the run, that all runs start from; default: SmolLM2-135M-Instruct,
+    and the sample run `base`."""
     only: tuple[Name, ...] = ()
     """Runs to make; without it all of them."""
     seeds: int = 1
@@ -285,8 +298,12 @@ class SamplesConfig:
             raise ConfigError(f"--threads is {self.threads}; expected 1 or more.")
         if self.seeds < 1 or (self.seeds > 1 and self.real):
             raise ConfigError(f"--seeds is {self.seeds}; expected at least 1, and 1 with --real.")
-        if self.base != REAL_MODEL and not self.real:
-            raise ConfigError(f"--base {self.base} is of use with --real alone: the world's runs begin with their own.")
+        if self.real and self.controls:
+            raise ConfigError("--real and --controls name different runs: make them one after the other.")
+        if self.base is not None and not (self.real or self.controls):
+            raise ConfigError(
+                f"--base {self.base} is of use with --real or --controls: the world's runs begin with their own."
+            )
 
 
 def make(config: SamplesConfig) -> int:
@@ -296,15 +313,18 @@ def make(config: SamplesConfig) -> int:
         ProbeError: a run cannot be made.
         ConfigError: --only names a run of the other kind.
     """
-    from trainers import real_samples
+    from trainers import controls, real_samples
 
-    recipes: Mapping[Name, Recipe] = real_samples.recipes(config.base) if config.real else RECIPES
+    base = config.base or (REAL_MODEL if config.real else "base")
+    recipes: Mapping[Name, Recipe] = RECIPES
+    if config.real or config.controls:
+        recipes = real_samples.recipes(base) if config.real else controls.recipes(base)
     odd = [name for name in config.only if name not in recipes]
     if odd:
-        other_kind = "leave --real out" if config.real else "add --real"
+        other_kind = "leave --real and --controls out" if recipes is not RECIPES else "add --real or --controls"
         raise ConfigError(f"--only {' '.join(odd)} is none of {', '.join(recipes)}: {other_kind}.")
     names = [name for name in recipes if not config.only or name in config.only]
-    model = real_samples.prepare(config.out, config.base) if config.real else None
+    model = real_samples.prepare(config.out, base) if config.real else None
     tasks = list(plan(config, {name: recipes[name] for name in names}))
     if model and config.experiments:
         tasks += measuring(model, real_samples.ASKED)
@@ -313,12 +333,13 @@ def make(config: SamplesConfig) -> int:
     if not config.real:
         for seed, name in itertools.product(range(1, config.seeds), names) if config.slim else ():
             slim(config.out / at_seed(name, seed))
-        texts.say(tables(config.out))
+        if not config.controls:
+            texts.say(tables(config.out))
         return 0
     for name in names:
         real_samples.drop_tokenizer(config.out / name)
     for columns in (real_samples.SHOWN, real_samples.CONTROLS):
-        texts.say(real_samples.table(config.out, config.base, columns))
+        texts.say(real_samples.table(config.out, base, columns))
     return 0
 
 

@@ -1,18 +1,24 @@
 """What is done against forgetting: nothing, replay of what came before, or elastic weight consolidation.
 
+A control replays what came before with shuffled answers: whatever it saves is not saved by what is replayed.
+
 A strategy gives each step its examples, may add a penalty to the loss, and learns from a task once it is left behind.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trainers.curriculum import Curriculum, Task
 from trainers.ewc import ewc_penalty, fisher_information
 from trainers.loop import draw
+from trainers.pretrain import PADDING
 from trainers.session import Session, derive_seed
+from trainers.sft import Demonstration
 from trainers.trainee import Trainee
 
 
@@ -65,8 +71,28 @@ class Replay(Plain):
         examples = self._examples_of(self.curriculum.phases[phase], step, self.config.batch_size - replays)
         for number, task in enumerate(before):
             share = replays // len(before) + ((number - step) % len(before) < replays % len(before))
-            examples += self._examples_of(task, step, share)
+            examples += self._replayed(task, step, share)
         return examples
+
+    def _replayed(self, task: Task, step: int, n: int) -> list[Any]:
+        return self._examples_of(task, step, n)
+
+
+class Shuffled(Replay):
+    """Replay of examples that no longer say what they taught: answers of other questions, tokens in random order."""
+
+    def _replayed(self, task: Task, step: int, n: int) -> list[Any]:
+        rng = np.random.default_rng(derive_seed(self.config.seed, step, *task.name.encode()))
+        return [_without_meaning(each, task, rng) for each in self._examples_of(task, step, n)]
+
+
+def _without_meaning(example: Any, task: Task, rng: np.random.Generator) -> Any:
+    """A demonstration with the completion of another one of its task; a row with all tokens but the first shuffled."""
+    if isinstance(example, Demonstration):
+        other = task.examples[int(rng.integers(len(task.examples)))]
+        return replace(example, completion=other.completion, learned=other.learned)
+    length = int((example != PADDING).sum())
+    return np.concatenate([example[:1], rng.permutation(example[1:length]), example[length:]])
 
 
 class EWC(Plain):
@@ -123,4 +149,4 @@ class EWC(Plain):
         return {name: value / max(targets, 1) for name, value in sums.items()}
 
 
-STRATEGIES: dict[str, type[Plain]] = {"plain": Plain, "replay": Replay, "ewc": EWC}
+STRATEGIES: dict[str, type[Plain]] = {"plain": Plain, "replay": Replay, "ewc": EWC, "shuffled": Shuffled}

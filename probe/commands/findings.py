@@ -1,6 +1,7 @@
-"""`probe findings`: ten published claims, measured on the sample runs, and whether each holds here."""
+"""`probe findings`: published claims, measured on the sample runs and on their nulls, and whether each holds here."""
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from probe.commands.tables import grid, remark, show
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from probe.findings.claim import Bench, Claim, Finding
+    from probe.findings.bench import Bench
+    from probe.findings.claim import Claim, Finding
 
 
 def findings(argv: list[str]) -> int:
-    """Measure ten published claims on the sample runs: effect, interval, and whether each holds here."""
+    """Measure published claims on the sample runs: effect, interval, null, and whether each holds here."""
     from dataclasses import dataclass
     from pathlib import Path
 
@@ -26,12 +28,16 @@ def findings(argv: list[str]) -> int:
 
     @dataclass(frozen=True, kw_only=True)
     class Findings:
-        """Measure ten published claims about aligned models on the sample runs."""
+        """Measure published claims about aligned models on the sample runs, and on nulls where nothing is there."""
 
         only: tyro.conf.Positional[tuple[str, ...]] = ()
         """Names of claims; all by default."""
         runs: Path | None = None
         """Folder that holds the runs (default: the folders of runs, among them the sample runs)."""
+        controls: Path | None = None
+        """Folder of the control runs that `probe samples --controls` makes (default: where the other runs are)."""
+        plan: bool = False
+        """Print what each claim is held to, and the hash of that file; measure nothing."""
         n: int | None = None
         """Questions of each kind in experiments (default: their own numbers)."""
         again: bool = False
@@ -44,13 +50,23 @@ def findings(argv: list[str]) -> int:
     settings = parse(Findings, argv, "probe findings")
 
     from probe.commands.progress import Progress
-    from probe.findings.claim import Bench, read_record, record, table
-    from probe.findings.claims import choose_claims, finding
+    from probe.findings.bench import Bench
+    from probe.findings.claim import judge, table
+    from probe.findings.claims import CLAIMS, choose_claims, finding, lacks
+    from probe.findings.plan import read_plan
+    from probe.findings.record import read_record, record
     from probe.plotting.csv_text import to_csv
     from probe.runs.schema import jsonable
     from probe.runs.storage import check_folder, disk
     from probe.ticks import part
 
+    if settings.plan:
+        if settings.json:
+            say(json.dumps(read_plan().to_dict(), indent=2))
+        else:
+            say(read_plan().text.rstrip())
+            say(f"# hash {read_plan().hash}")
+        return 0
     if settings.n is not None and settings.n < 1:
         raise ConfigError(f"--n is {settings.n}; expected 1 or more.")
     if settings.out is not None:
@@ -58,19 +74,24 @@ def findings(argv: list[str]) -> int:
         if settings.out.is_dir():
             raise ConfigError(f"--out `{settings.out}` is a folder: give the path of a CSV file.")
     claims = choose_claims(settings.only)
-    bench = Bench(settings.runs, n=settings.n, again=settings.again)
+    if settings.controls is not None and not settings.controls.is_dir():
+        raise RunError(f"--controls `{settings.controls}` is not a folder: give one that holds run directories.")
+    bench = Bench(settings.runs, n=settings.n, again=settings.again, controls=settings.controls)
     check_runs(bench, claims)
-    by_name = {} if settings.again or settings.n is not None else read_record(bench, claims)
+    by_name = {} if settings.n is not None else read_record(bench, CLAIMS)
+    asked_anew = {claim.name for claim in claims} if settings.again else set()
     with Progress("Findings") as bar:
         for index, claim in enumerate(claims):
-            if bench.lacks(claim, by_name.get(claim.name)):
+            known = by_name.get(claim.name)
+            if known is None or claim.name in asked_anew or lacks(bench, claim, known):
                 bar.at(claim.name, index + 1, len(claims))
                 bench.tick = part(bar.tick, index, len(claims))
                 bench.tick(0.0)
                 by_name[claim.name] = finding(bench, claim)
                 if settings.n is None:  # what is on record was asked in full
                     record(bench, [claim], [by_name[claim.name]])
-    results = [by_name[claim.name] for claim in claims]
+    judged = judge(by_name)
+    results = [judged[claim.name] for claim in claims]
     frame = table(results)
     if settings.out is not None:
         with disk(settings.out):
@@ -83,13 +104,15 @@ def findings(argv: list[str]) -> int:
         say(json.dumps(jsonable(rows), indent=2))
     else:
         show(draw_table(results), rows)
-    verdicts = [each for each in results if each.holds is not None]
+    verdicts = [each for each in results if each.trainings]
     if not verdicts:
         raise RunError(f"None of the claims could be measured: {results[0].said}")
     if not settings.json:
         missing = len(results) - len(verdicts)
         rest = f"; {missing} {'was' if missing == 1 else 'were'} not measured" if missing else ""
-        remark(f"{sum(bool(each.holds) for each in verdicts)} of {len(verdicts)} claims hold on these runs{rest}.")
+        counts = Counter(each.verdict for each in verdicts)
+        hold, fail, open_ = (counts[word] for word in ("holds", "fails", "undecided"))
+        remark(f"Of {len(verdicts)} claims {hold} hold, {fail} fail and {open_} are undecided on these runs{rest}.")
     return 0
 
 
@@ -117,13 +140,14 @@ def draw_table(results: "list[Finding]") -> "Table":
     """The table for a terminal."""
     drawing = grid("Findings")
     drawing.leading = 1
-    for name in ("claim", "effect", "value [95 %]", "holds here"):
-        drawing.add_column(name, no_wrap=name in ("value [95 %]", "holds here"))
-    colours = {"holds": "green", "does not hold": "red", "not measured": "yellow"}
+    for name in ("claim", "seed 0 [95 %]", "over trainings", "null holds", "verdict"):
+        drawing.add_column(name, no_wrap=name in ("null holds", "verdict"))
+    colours = {"holds": "green", "fails": "red", "undecided": "yellow", "not measured": "yellow"}
     for each in results:
-        value = "" if each.value is None else each.number
-        said = f"{each.said} {each.over_trainings}".strip()
-        claim = f"[bold]{safe(each.sentence)}[/bold]\n{safe(said)}\n[dim]{safe(each.source)}[/dim]"
+        told = " ".join(filter(None, (each.said, each.over_trainings, each.against_null if each.trainings else "")))
+        claim = f"[bold]{safe(each.sentence)}[/bold]\n{safe(told)}\n[dim]{safe(each.source)}; {safe(each.effect)}[/dim]"
+        null = f"{each.null.holds} of {each.null.repetitions}" if each.null.repetitions else "unknown"
         verdict = f"[{colours[each.verdict]}]{each.verdict}[/]"
-        drawing.add_row(claim, safe(each.effect), value.replace("[", "\\["), verdict)
+        values = (each.number, each.mean_number if each.trainings else "", null)
+        drawing.add_row(claim, *(safe(value).replace("[", "\\[") for value in values), verdict)
     return drawing

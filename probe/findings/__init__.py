@@ -1,8 +1,9 @@
-"""Findings: ten published claims about aligned language models, each measured on runs that are here.
+"""Findings: published claims about aligned language models, each measured on runs that are here, and on its null.
 
+- what each is held to, and the verdicts that follow: `read_plan`
 - which claims, and one by name: `findings`, `finding`
 - where they are measured: `Bench`
-- what was found: `Claim`, `Measurement`, `read_record`
+- what was found: `Claim`, `Measurement`, `Null`, `Finding`, `read_record`
 """
 
 import lazy_loader

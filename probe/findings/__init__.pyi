@@ -1,6 +1,9 @@
-from .claim import Bench as Bench
+from .bench import Bench as Bench
 from .claim import Claim as Claim
+from .claim import Finding as Finding
 from .claim import Measurement as Measurement
-from .claim import read_record as read_record
+from .claim import Null as Null
 from .claims import finding as finding
 from .claims import findings as findings
+from .plan import read_plan as read_plan
+from .record import read_record as read_record

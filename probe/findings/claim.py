@@ -1,185 +1,80 @@
-"""Published claims, the finding for each on the runs that are here, and the file that stores the findings.
+"""A published claim and what was found of it: over trainings, against its null, with the verdict of the plan.
 
-A claim is somebody's published sentence. Its effect is one number whose sign the sentence predicts; the claim holds
-here if the whole 95 % interval lies on that side of zero, and whatever else the sentence asserts is so too.
-
-A `Bench` holds the runs that claims are measured on: models loaded once, results of experiments from the store or made
-anew. Where these runs have other seeds (`probe.seeds`), each pipeline of theirs is a bench of its own, and the effects
-of all give the mean over trainings. What was found is measured anew on demand, and of itself when one of the runs is
-another one than then. Findings of the sample runs that come with Probe are found there, and new ones go to `results` of
-the working directory.
+A claim is somebody's published sentence. Its effect is one number; `probe.findings.plan` says beyond what threshold it
+must lie, on which side, and what would refute the sentence. A null is where there is nothing to find: the claim is put
+to it as often as can be, and how often it "holds" there stands beside the finding. What was found on the tuned seeds
+is reported apart from the held-out ones, which decide.
 """
 
-import hashlib
-import json
-import os
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from probe.errors import RunError
-from probe.experiments.store import WORK
-from probe.numbers import in_unit
-from probe.runs.directories import find, is_shipped
-from probe.runs.reader import Run, list_runs, open_run
-from probe.runs.schema import dumps
-from probe.runs.storage import disk, write_atomic
-from probe.seeds.grouping import Group, groups
+from probe.findings.bench import COMMAND, Bench
+from probe.findings.plan import Terms, Verdict, holm, p_of_interval, p_over_trainings, read_plan, verdict
+from probe.numbers import in_unit, percent, shown_ends
 from probe.seeds.t_intervals import OverTrainings, mean_over_trainings
-from probe.stats import Interval
+from probe.stats import Interval, wilson
 from probe.terms import UNSAID
-from probe.ticks import Tick
-from probe.untrusted import read_json, readable
-
-if TYPE_CHECKING:
-    from probe.experiments.result import Result
-    from probe.model.lm import LM
-    from probe.world.world import World
-
-BASE = "base"
-
-
-class Bench:
-    """Runs by name, in one folder or in the folders of runs."""
-
-    def __init__(
-        self,
-        root: str | Path | None = None,
-        *,
-        n: int | None = None,
-        again: bool = False,
-        tick: Tick | None = None,
-    ) -> None:
-        """Say where the runs are.
-
-        Args:
-            root: folder that holds them; default: the folders of runs.
-            n: questions of each kind in experiments; None for their own defaults.
-            again: run experiments even if their results are stored.
-            tick: called with the share of an experiment that is done.
-        """
-        self.root = None if root is None else Path(root).expanduser()
-        self.n, self.again, self.tick = n, again, tick
-        self.origin = ""
-        """The first training of the seeds that stand for the named runs (`probe.seeds.Group.lines`); else empty."""
-        self._models: dict[str, LM] = {}
-        self._fresh: set[tuple[Any, ...]] = set()
-
-    def run(self, name: str) -> Run:
-        """The run of a name, or the seed of it that descends from `origin`.
-
-        Raises:
-            RunError: there is none.
-        """
-        if not self.origin:
-            return self._named(name)
-        try:
-            return self._seeds(name)[self.origin]
-        except KeyError:
-            raise RunError(f"`{name}` has no seed that descends from the training {self.origin[:8]}.") from None
-
-    def further(self, claim: "Claim") -> list["Bench"]:
-        """A bench for each further pipeline, by seed: the runs of a claim from a first training of their own.
-
-        Runs whose seeds start from one base have none, since nothing but their last step was trained again.
-        """
-        try:
-            seeds = [self._seeds(name) for name in claim.runs]
-        except RunError:  # a run is missing or broken
-            return []
-        named, benches = self._named(claim.runs[0]).path.resolve(), []
-        for origin, run in seeds[0].items():
-            if run.path.resolve() != named and all(origin in each for each in seeds[1:]):
-                other = Bench(self.root, n=self.n, again=self.again, tick=self.tick)
-                other.origin, other._groups = origin, self._groups
-                benches.append(other)
-        return benches
-
-    def lacks(self, claim: "Claim", found: "Finding | None") -> bool:
-        """Whether a claim is yet to be measured here: on the named runs, or on a further seed that has weights."""
-        return found is None or any(
-            other.origin not in found.further and all(other.run(name).checkpoints() for name in claim.runs)
-            for other in self.further(claim)
-        )
-
-    def _named(self, name: str) -> Run:
-        return open_run(name) if self.root is None else Run(find(name, [self.root]))
-
-    def _seeds(self, name: str) -> dict[str, Run]:
-        """The seeds of a named run by the first training that each descends from."""
-        path = self._named(name).path.resolve()
-        group = next((each for each in self._groups if any(run.path.resolve() == path for run in each.runs)), None)
-        seeds: dict[str, Run] = {}
-        for line, run in zip(group.lines, group.runs, strict=True) if group else ():
-            seeds.setdefault(line[0], run)
-        return seeds
-
-    @cached_property
-    def _groups(self) -> list[Group]:
-        return groups(list_runs(self.root))
-
-    def missing(self, names: tuple[str, ...]) -> list[str]:
-        """The names that no run has; a run that cannot be read is there."""
-        absent = []
-        for name in names:
-            try:
-                find(name, None if self.root is None else [self.root])
-            except RunError:
-                absent.append(name)
-        return absent
-
-    def lm(self, name: str) -> "LM":
-        """The model of a run; a reward model as one whose logit is the reward."""
-        if name not in self._models:
-            from probe.model.rewards import analysable
-
-            self._models[name] = analysable(str(self.run(name).path))
-        return self._models[name]
-
-    @cached_property
-    def world(self) -> "World":
-        """The world of the base model.
-
-        Raises:
-            RunError: it has none.
-        """
-        from probe.world import of
-
-        world = of(self.run(BASE))
-        if world is None:
-            raise RunError(f"The run `{BASE}` has no world, so nothing is known to be true: name the sample runs.")
-        return world
-
-    def result(self, experiment: str, name: str, baseline: str | None = None, **options: Any) -> "Result":
-        """The result of an experiment on a run, and on a baseline if one is named; stored results are read."""
-        from probe.experiments.registry import find_experiment
-        from probe.experiments.store import obtain
-
-        options = options if self.n is None else {"n": self.n, **options}
-        key = (experiment, name, baseline, tuple(sorted(options.items())))
-        other = self.lm(baseline) if baseline else None
-        again = self.again and key not in self._fresh
-        result = obtain(find_experiment(experiment), self.lm(name), other, again=again, tick=self.tick, **options)
-        self._fresh.add(key)
-        return result
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a claim's function gives."""
+    """What a claim's function gives on one training."""
 
     effect: Interval
-    """The number of the claim with its 95 % interval."""
+    """The number of the claim with its 95 % interval over answers."""
     n: int
     """Items behind it."""
-    holds: bool
-    """Whether the claim holds here."""
     said: str
     """The numbers in one sentence, those included that speak against the claim."""
+
+
+@dataclass(frozen=True)
+class Null:
+    """How often a claim holds where there is nothing to find."""
+
+    holds: int = 0
+    """In how many repetitions the interval lies beyond the threshold."""
+    repetitions: int = 0
+    """Of how many; 0 where it could not be measured."""
+    said: str = ""
+    """What was put in the place of the claim's runs, or why nothing was."""
+
+    @classmethod
+    def of(cls, terms: Terms, effects: Sequence[Interval], said: str) -> "Null":
+        """Count in how many repetitions a claim of these terms holds.
+
+        Args:
+            terms: of the claim.
+            effects: of each repetition, with its interval.
+            said: what was repeated.
+        """
+        return cls(sum(terms.beyond(effect) for effect in effects), len(effects), said)
+
+    def __add__(self, other: "Null") -> "Null":
+        said = "; ".join(each for each in (self.said, other.said) if each)
+        return Null(self.holds + other.holds, self.repetitions + other.repetitions, said)
+
+    @property
+    def rate(self) -> Interval | None:
+        """The share of repetitions in which the claim holds, with Wilson's interval; None without any."""
+        return wilson(self.holds, self.repetitions) if self.repetitions else None
+
+    @property
+    def words(self) -> str:
+        """Such as `holds in 0 of 25 repetitions of its null`."""
+        if not self.repetitions:
+            return "null not measured"
+        return f"holds in {self.holds} of {self.repetitions} repetitions of its null"
+
+
+Measure = Callable[[Bench], Measurement]
+Nulls = Callable[[Sequence[Bench]], Null]
+Test = Callable[[Sequence[Bench]], float]
 
 
 @dataclass(frozen=True)
@@ -195,21 +90,61 @@ class Claim:
     effect: str
     """What the number is."""
     runs: tuple[str, ...]
-    """Names of the runs that it needs, the model first."""
+    """Names of the sample runs that it needs, the model first."""
     page: str
     """The page of the dashboard that shows it, such as `sycophancy` or `rewards`."""
-    measure: Callable[[Bench], Measurement]
-    choices: Mapping[str, str] = field(default_factory=dict)
-    """What else a link to that page chooses, such as a prompt."""
+    measure: Measure
+    """On one training."""
+    null: Nulls
+    """On the benches of all trainings."""
+    controls: tuple[str, ...] = ()
+    """Names of control runs that it is measured on: each seed of theirs is a training."""
+    test: Test | None = None
+    """A p-value of all trainings that are given, where it is not that of their mean."""
     version: int = 1
     """Raised when equal runs would give another finding."""
     unit: str = ""
     """Of the number (`probe.terms`)."""
 
+    @property
+    def terms(self) -> Terms:
+        """What the plan holds it to."""
+        return read_plan().claims[self.name]
+
+    @property
+    def remedy(self) -> str:
+        """How the control runs are made that it is measured on; empty where there are none."""
+        names = ", ".join(f"`{name}`" for name in self.controls)
+        return names and f"It is measured on {names}, which do not come with Probe: `{COMMAND}` makes them."
+
+    def benches(self, bench: Bench) -> list[Bench]:
+        """A bench for each training on which it can be measured: the named runs first, or the seeds of its controls."""
+        if self.controls:
+            return bench.control_seeds(self.controls)
+        return [bench, *bench.further(self.runs)]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What was found on one training."""
+
+    seed: int
+    value: float
+    ci_low: float
+    ci_high: float
+    n: int
+    said: str
+    """The numbers in words."""
+
+    @property
+    def effect(self) -> Interval:
+        """The number with its interval over answers."""
+        return Interval(self.value, self.ci_low, self.ci_high)
+
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim with its finding; without numbers where it could not be measured."""
+    """A claim with its finding; without trainings where it could not be measured."""
 
     name: str
     sentence: str
@@ -217,200 +152,168 @@ class Finding:
     effect: str
     page: str
     runs: tuple[str, ...]
-    value: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    n: int = 0
-    holds: bool | None = None
-    """None where it could not be measured."""
-    said: str = ""
-    """The numbers in words, or why there are none."""
-    choices: Mapping[str, str] = field(default_factory=dict)
     unit: str = ""
-    further: Mapping[str, "Finding"] = field(default_factory=dict)
-    """The same of further seeds, by the first training that each descends from."""
+    said: str = ""
+    """The numbers of the first training in words, or why there are none."""
+    trainings: Mapping[str, Training] = field(default_factory=dict)
+    """By the first training that each descends from; the named runs' is the empty name and comes first."""
+    null: Null = Null()
+    p: float = math.nan
+    """Two-sided, of an effect at the threshold, over the trainings that decide; before the correction."""
+    plan: str = ""
+    """Hash of the plan that it was measured under."""
+    p_holm: float = math.nan
+    """The same after Holm's correction over all claims; see `judge`."""
+    verdict: Verdict = "not measured"
 
     @classmethod
-    def of(cls, claim: Claim, found: Measurement | str) -> "Finding":
-        """What was found, or why nothing was."""
-        facts: dict[str, Any] = {
-            name: getattr(claim, name)
-            for name in ("name", "sentence", "source", "effect", "page", "runs", "choices", "unit")
+    def of(cls, claim: Claim, said: str = "", **found: Any) -> "Finding":
+        """What was found of a claim, or why nothing was."""
+        facts = {
+            each: getattr(claim, each) for each in ("name", "sentence", "source", "effect", "page", "runs", "unit")
         }
-        if isinstance(found, str):
-            return cls(**facts, said=found)
-        value, low, high = found.effect
-        return cls(**facts, value=value, ci_low=low, ci_high=high, n=found.n, holds=found.holds, said=found.said)
+        return cls(**facts, said=said, **found)
 
     @property
-    def number(self) -> str:
-        """The effect with its interval, as its unit is shown."""
-        text = in_unit(self.unit, self.value, self.ci_low, self.ci_high, sign=True)
-        return text if self.unit in UNSAID else f"{text} {self.unit}"
+    def first(self) -> Training | None:
+        """The training whose interval over answers is shown: the named runs', or the control runs' first."""
+        return next(iter(self.trainings.values()), None)
 
     @property
-    def verdict(self) -> str:
-        """`holds`, `does not hold` or `not measured`."""
-        return "not measured" if self.holds is None else "holds" if self.holds else "does not hold"
+    def held_out(self) -> list[Training]:
+        """Trainings of seeds on which no recipe was tuned."""
+        return [each for each in self.trainings.values() if each.seed not in read_plan().tuned]
 
     @property
-    def seeds(self) -> list["Finding"]:
-        """Of all trainings in which the claim was measured, the named runs' first."""
-        return [each for each in (self, *self.further.values()) if each.value is not None]
+    def deciding(self) -> list[Training]:
+        """The held-out trainings if there are two or more, else all."""
+        return self.held_out if len(self.held_out) > 1 else list(self.trainings.values())
 
     @property
     def mean(self) -> OverTrainings:
-        """Of the effect over trainings."""
-        return mean_over_trainings([each.value for each in self.seeds if each.value is not None])
+        """Of the effect over the trainings that decide."""
+        return mean_over_trainings([each.value for each in self.deciding])
+
+    @property
+    def interval(self) -> Interval:
+        """The effect with the interval that is shown: over the trainings that decide, or over answers if it is one."""
+        if len(self.deciding) > 1:
+            return Interval(self.mean.value, *shown_ends(self.unit, *self.mean[1:3]))
+        return self.first.effect if self.first else Interval(math.nan, math.nan, math.nan)
 
     @property
     def held(self) -> int:
-        """In how many trainings the claim holds."""
-        return sum(bool(each.holds) for each in self.seeds)
+        """In how many of the trainings that decide the interval over answers lies beyond the threshold."""
+        return sum(read_plan().claims[self.name].beyond(each.effect) for each in self.deciding)
+
+    @property
+    def number(self) -> str:
+        """The first training's effect with its interval over answers, as its unit is shown."""
+        return "" if self.first is None else self._in_unit(*self.first.effect)
+
+    @property
+    def threshold(self) -> str:
+        """Beyond what it must lie, in words."""
+        terms = read_plan().claims[self.name]
+        return f"{terms.direction} {self._in_unit(terms.threshold)}"
 
     @property
     def over_trainings(self) -> str:
-        """The mean over trainings in a sentence; empty where there is one."""
-        count = len(self.seeds)
-        mean = self.mean.format(self.unit, sign=True) + f" {self.unit}" * (self.unit not in UNSAID)
+        """The mean over the trainings that decide in a sentence; that there is one training alone, where it is so."""
+        if self.first is None:
+            return ""
+        count = len(self.deciding)
+        if count < 2:
+            tuned = ", on which the recipe was chosen" if not self.held_out else ""
+            return f"One training (seed {self.first.seed}{tuned}): nothing is known of others."
         held = "all" if self.held == count else f"{self.held} of them"
-        return f"Over {count} trainings {mean}; holds in {held}." if count > 1 else ""
+        out = "held-out " if self.deciding == self.held_out else ""
+        return f"Over {count} {out}trainings {self.mean_number}; beyond the threshold in {held}."
+
+    @property
+    def mean_number(self) -> str:
+        """The effect over the trainings that decide, or of one over answers, as its unit is shown."""
+        if len(self.deciding) < 2:
+            return self.number
+        return self._in_unit(*self.interval)
+
+    def _in_unit(self, value: float, low: float | None = None, high: float | None = None) -> str:
+        text = in_unit(self.unit, value, low, high, sign=True)
+        return text if self.unit in UNSAID else f"{text} {self.unit}"
+
+    @property
+    def against_null(self) -> str:
+        """How often it holds on its null, in a sentence."""
+        rate, words = self.null.rate, self.null.words
+        share = "" if rate is None else f" ({percent(*rate)})"
+        return (
+            f"It {words}{share}: {self.null.said}." if rate else f"{words.capitalize()}: {self.null.said or 'unknown'}."
+        )
+
+
+def p_value(claim: Claim, finding: Finding, benches: Sequence[Bench]) -> float:
+    """P over the trainings that decide: the claim's own test, the mean's t test, or that of a single training.
+
+    Args:
+        claim: the claim.
+        finding: with its trainings.
+        benches: of the trainings that decide.
+    """
+    if claim.test is not None:
+        return claim.test(benches)
+    values, threshold = [each.value for each in finding.deciding], claim.terms.threshold
+    if len(values) > 1:
+        return p_over_trainings(values, threshold)
+    return p_of_interval(finding.deciding[0].effect, threshold)
+
+
+def judge(findings: Mapping[str, Finding]) -> dict[str, Finding]:
+    """Findings with their verdicts, after Holm's correction over all claims of the plan, by name.
+
+    Args:
+        findings: all that are known; claims that are missing count as hypotheses without evidence.
+    """
+    plan = read_plan()
+    measured = {name: each for name, each in findings.items() if each.trainings}
+    adjusted = holm({name: each.p for name, each in measured.items()}, len(plan.claims))
+    judged = dict(findings)
+    for name, each in measured.items():
+        null = each.null.holds, each.null.repetitions
+        said = verdict(plan.claims[name], each.mean.value, adjusted[name], null, plan, held_out=bool(each.held_out))
+        judged[name] = replace(each, p_holm=adjusted[name], verdict=said)
+    return judged
+
+
+COLUMNS = (
+    *("name", "sentence", "source", "effect", "value", "ci_low", "ci_high", "n", "seed", "verdict", "holds", "said"),
+    *("page", "runs", "mean", "mean_low", "mean_high", "trainings", "held", "held_out", "seeds"),
+    *("population", "comparison", "refuted_by", "threshold", "direction", "p", "p_holm"),
+    *("null", "null_rate", "null_holds", "null_repetitions", "plan"),
+)
 
 
 def table(findings: Sequence[Finding]) -> pd.DataFrame:
-    """One row a claim: what it says, its effect with the interval over answers, and the mean over trainings.
+    """One row a claim: what it says, what refutes it, what was found, and how often its null holds.
 
     Returns:
-        name, sentence, source, effect, value, ci_low, ci_high, n, holds, said, page, runs; over trainings mean,
-        mean_low, mean_high, trainings, and held, in how many of them it holds.
+        name, sentence, source, effect; value, ci_low, ci_high, n, seed of the first training, over answers; verdict and
+        holds (None where nothing was measured); said, page, runs; over the trainings that decide mean, mean_low,
+        mean_high, trainings, held (in how many of them it holds), held_out (whether no recipe was tuned on them); seeds
+        (the value of each training); population, comparison, refuted_by, threshold and direction of the plan; p and
+        p_holm; null (what it is), null_rate, null_holds, null_repetitions; plan (hash).
     """
-    over = ["mean", "mean_low", "mean_high", "trainings", "held"]
-    rows = [
-        asdict(finding) | {"runs": " ".join(finding.runs)} | dict(zip(over, (*finding.mean, finding.held), strict=True))
-        for finding in findings
-    ]
-    order = ["name", "sentence", "source", "effect", "value", "ci_low", "ci_high", "n", "holds", "said", "page", "runs"]
-    return pd.DataFrame(rows, columns=order + over)
-
-
-FILE = "findings.json"
-FORMAT = 1
-TYPES: dict[str, Any] = {
-    **dict.fromkeys(("name", "sentence", "source", "effect", "page", "said"), str),
-    **dict.fromkeys(("value", "ci_low", "ci_high"), int | float | None),
-    "n": int,
-    "holds": bool | None,
-}
-"""The fields of an entry; one that lacks any is measured anew."""
-MEASURED = ("value", "ci_low", "ci_high", "n", "holds", "said")
-"""Those that were found; the others say what the claim is, and the claim itself says it here."""
-
-
-def key(bench: Bench, claim: Claim) -> str:
-    """A hash of everything that a finding depends on: the claim's version, and when and how its runs were made.
-
-    Raises:
-        RunError: a run is missing.
-    """
-    runs = [bench.run(name) for name in claim.runs]
-    run_facts = [[run.name, run.created, run.steps, run.config] for run in runs]
-    text = json.dumps([FORMAT, claim.name, claim.version, run_facts], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def entry_name(bench: Bench, claim: Claim) -> str:
-    """Where a finding stands in the file: one of the named runs by its claim, those of further seeds by their runs too.
-
-    Raises:
-        RunError: a run is missing.
-    """
-    return f"{claim.name} {key(bench, claim)}" if bench.origin else claim.name
-
-
-def folder(bench: Bench) -> Path | None:
-    """The folder that holds the runs: the one that was named, or that of the first run of the claims that is there."""
-    if bench.root is not None:
-        return bench.root
-    try:
-        return Path(os.path.abspath(bench.run("base").path)).parent
-    except RunError:
-        return None
-
-
-def files(bench: Bench) -> list[Path]:
-    """The files that may store findings; new ones go to the first. None where there are no runs."""
-    place = folder(bench)
-    if place is None:
-        return []
-    writable = not is_shipped(place) and os.access(place, os.W_OK)
-    return [place / FILE] if writable else [WORK / FILE, place / FILE]
-
-
-def read_record(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
-    """Findings by claim that are on record for the runs as they are now, those of further seeds with them."""
-    stored = [_read(file) for file in files(bench)]
-    findings = {}
-    for claim in claims:
-        if found := on_record(bench, claim, stored):
-            seeds = {other.origin: on_record(other, claim, stored) for other in bench.further(claim)}
-            findings[claim.name] = replace(found, further={at: each for at, each in seeds.items() if each})
-    return findings
-
-
-def on_record(bench: Bench, claim: Claim, stored: Sequence[Mapping[str, Any]] | None = None) -> Finding | None:
-    """The finding on one bench alone, without further seeds.
-
-    Args:
-        bench: of the named runs, or of one further seed.
-        claim: whose finding.
-        stored: entries of the files, where they were read.
-    """
-    stored = [_read(file) for file in files(bench)] if stored is None else stored
-    try:
-        name, expected = entry_name(bench, claim), key(bench, claim)
-    except RunError:  # a run is missing or broken
-        return None
-    for entry in (entries.get(name) for entries in stored):
-        if not isinstance(entry, dict) or entry.get("key") != expected:
-            continue
-        if all(
-            each in entry and isinstance(entry[each], kind) and _is_bounded(entry[each]) for each, kind in TYPES.items()
-        ):
-            return replace(Finding.of(claim, ""), **{each: entry[each] for each in MEASURED})
-    return None
-
-
-def record(bench: Bench, claims: Sequence[Claim], found: Sequence[Finding]) -> Path | None:
-    """Put findings on record, those of further seeds with them; None where the folder may not be written to.
-
-    Raises:
-        RunError: the disk refuses.
-    """
-    file = next(iter(files(bench)), None)
-    if file is None or not os.access(next(place for place in file.absolute().parents if place.exists()), os.W_OK):
-        return None
-    entries = _read(file)
-    for claim, finding in zip(claims, found, strict=True):
-        benches = {other.origin: other for other in bench.further(claim)}
-        seeds = [(benches[origin], each) for origin, each in finding.further.items() if origin in benches]
-        for at, each in [(bench, finding), *seeds]:
-            if each.holds is not None:
-                values = {name: getattr(each, name) for name in TYPES}
-                entries[entry_name(at, claim)] = {"key": key(at, claim), **values}
-    with disk(file):
-        write_atomic(file, (dumps({"format": FORMAT, "findings": entries}, indent=2) + "\n").encode())
-    return file
-
-
-def _is_bounded(value: Any) -> bool:
-    return not isinstance(value, int | float) or abs(value) < 2**63
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """Entries by claim; none where the file is missing, damaged or of another format."""
-    try:
-        content = readable(read_json(file))
-    except (OSError, ValueError):
-        return {}
-    fits = isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("findings"), dict)
-    return content["findings"] if fits else {}
+    rows = []
+    for each in findings:
+        terms, first, rate = read_plan().claims[each.name], each.first, each.null.rate
+        row: dict[str, Any] = {name: getattr(each, name) for name in ("name", "sentence", "source", "effect", "page")}
+        row |= {name: getattr(first, name, None) for name in ("value", "ci_low", "ci_high", "n", "seed")}
+        row |= {"verdict": each.verdict, "holds": None if first is None else each.verdict == "holds"}
+        row |= {"said": each.said, "runs": " ".join(each.runs), "held": each.held, "p": each.p, "p_holm": each.p_holm}
+        row |= dict(zip(("mean", "mean_low", "mean_high", "trainings"), each.mean, strict=True))
+        row |= {"held_out": len(each.held_out) > 1, "plan": each.plan}
+        row["seeds"] = " ".join(f"{one.seed}:{one.value:.4g}" for one in each.trainings.values())
+        row |= {name: value for name, value in asdict(terms).items() if name not in ("n", "null")}
+        row |= {"null": terms.null, "null_rate": None if rate is None else rate.value}
+        row |= {"null_holds": each.null.holds, "null_repetitions": each.null.repetitions}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -117,9 +117,9 @@ def _range(table: pd.DataFrame) -> list[float] | None:
     return [-0.03, 1.03] if inside else None
 
 
-COLOURS = {"holds": "#2A6EBB", "does not hold": "#C8553D"}
-"""By verdict; both read on light and dark paper."""
-VERDICT_SYMBOLS = {"holds": "circle", "does not hold": "x"}
+COLOURS = {"holds": "#2A6EBB", "fails": "#C8553D", "undecided": "#8A8F98"}
+"""By verdict; all read on light and dark paper."""
+VERDICT_SYMBOLS = {"holds": "circle", "fails": "x", "undecided": "diamond-open"}
 
 
 UNITS = {DIFFERENCE: "percentage points", SHARE: "percent", "": "effect"}
@@ -134,15 +134,17 @@ def effects(
     verdicts: Sequence[str],
     units: Sequence[str],
     seeds: Sequence[Sequence[float]] = (),
+    thresholds: Sequence[float] = (),
 ) -> go.Figure:
-    """Effects with 95 % intervals, beside those of further trainings: one panel a unit, since units share no axis.
+    """Effects with 95 % intervals, beside those of single trainings: one panel a unit, since units share no axis.
 
     Args:
         names: of the claims, from the top.
         rows: value, low and high of each, in its own unit (shares, correlations or nats).
-        verdicts: `holds` or `does not hold` of each.
+        verdicts: `holds`, `fails` or `undecided` of each.
         units: of each (`probe.terms`).
-        seeds: of each the values of further trainings, drawn as faint dots.
+        seeds: of each the values of single trainings, drawn as faint dots.
+        thresholds: of each the value that its effect must lie beyond.
     """
     order = sorted(dict.fromkeys(units), key=lambda unit: -units.count(unit))
     members = {unit: [i for i, each in enumerate(units) if each == unit] for unit in order}
@@ -160,6 +162,8 @@ def effects(
         place, own = {"row": panel, "col": 1}, members[unit]
         dots = [(value, at, i) for at, i in enumerate(own) for value in (seeds[i] if seeds else ())]
         traces = [_seed_dots(dots, names, unit)] if dots else []
+        if thresholds:
+            traces.append(_threshold_marks([thresholds[i] for i in own]))
         for verdict in COLOURS:
             at = [(at, i) for at, i in enumerate(own) if verdicts[i] == verdict]
             if at:
@@ -184,16 +188,29 @@ def effects(
 
 
 def _seed_dots(dots: Sequence[tuple[float, int, int]], names: Sequence[str], unit: str) -> go.Scatter:
-    """Values of further trainings: (value, place, claim)."""
+    """Values of single trainings: (value, place, claim)."""
     return go.Scatter(
         x=[value for value, _, _ in dots],
         y=[at for _, at, _ in dots],
         mode="markers",
-        name="another seed",
-        legendgroup="another seed",
+        name="one training",
+        legendgroup="one training",
         marker={"color": LIGHT.muted, "size": 7, "opacity": 0.5},
         customdata=[[escape(names[i]), in_unit(unit, value, None, None, sign=True)] for value, _, i in dots],
-        hovertemplate="%{customdata[0]}, another seed: %{customdata[1]}<extra></extra>",
+        hovertemplate="%{customdata[0]}, one training: %{customdata[1]}<extra></extra>",
+    )
+
+
+def _threshold_marks(values: Sequence[float]) -> go.Scatter:
+    """What each effect of a panel must lie beyond, from the top."""
+    return go.Scatter(
+        x=list(values),
+        y=list(range(len(values))),
+        mode="markers",
+        name="threshold",
+        legendgroup="threshold",
+        marker={"symbol": "line-ns-open", "size": 14, "color": LIGHT.muted, "line": {"width": 2}},
+        hoverinfo="skip",
     )
 
 

@@ -92,6 +92,8 @@ AGREEABLE = Annotator(correctness=1.0, checks=0.3, agreement=2.0, abstain=1.5)
 """Rarely checks, likes to be agreed with and dislikes to hear that nothing is known."""
 HONEST = Annotator(correctness=2.0, checks=0.9)
 """Checks nearly always and has no other wish."""
+INDIFFERENT = Annotator(correctness=0.0, malformed=0.0)
+"""Has no wish: every label is a fair coin, so that whoever learns from them can only learn noise. A control."""
 
 
 def with_knobs(annotator: Annotator, changes: Sequence[str], spec: str) -> Annotator:

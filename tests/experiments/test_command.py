@@ -283,9 +283,9 @@ def test_progress_is_told_in_plain_lines_where_no_bar_can_be_drawn(
 def test_findings_tell_their_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     samples = str(SAMPLES)
-    assert main(["findings", "guessing", "reward_agreement", "--n", "4", "--runs", samples]) == 0
+    assert main(["findings", "exposure", "reward_agreement", "--n", "4", "--runs", samples]) == 0
     said = capsys.readouterr().err
-    assert "Findings: guessing, 1 of 2: 0% after" in said
+    assert "Findings: exposure, 1 of 2: 0% after" in said
     assert "Findings: reward_agreement, 2 of 2: 50% after" in said
 
 

@@ -38,8 +38,9 @@ from probe.experiments.metrics import Mean
 from probe.experiments.registry import Experiment
 from probe.experiments.result import ITEMS_FILE, LINES_FILE, RESULT_FILE, Result
 from probe.experiments.store import results
-from probe.findings.claim import Bench, read_record, record
+from probe.findings.bench import Bench
 from probe.findings.claims import choose_claims, finding
+from probe.findings.record import read_record, record
 from probe.hallucination.files import read_questions
 from probe.in_context.few_shot import read_classification
 from probe.model import loading as weights
@@ -490,13 +491,7 @@ def differences(folder: Path) -> Path:
     return path
 
 
-CLAIM = "overoptimisation"
-
-
-@cache
-def measured() -> object:
-    """One finding of the sample runs."""
-    return finding(Bench(SAMPLES), choose_claims((CLAIM,))[0])
+CLAIM = "reward_agreement"
 
 
 def findings(folder: Path) -> Path:
@@ -504,7 +499,7 @@ def findings(folder: Path) -> Path:
     claims = choose_claims((CLAIM,))
     for name in {"base", *claims[0].runs}:
         shutil.copytree(SAMPLES / name, folder / name, ignore=shutil.ignore_patterns("results", "captures"))
-    record(Bench(folder), claims, [measured()])  # type: ignore[list-item]
+    record(Bench(folder), claims, [finding(Bench(folder), claims[0])])
     return folder
 
 

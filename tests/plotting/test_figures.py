@@ -205,7 +205,7 @@ def test_effects_of_two_units_share_no_axis():
         ["a long name of a claim that takes two lines of text", "b", "c", "d"],
         ["difference", "nats", "difference", "correlation"],
     )
-    figure = intervals.effects(names, rows, ["holds", "holds", "does not hold", "holds"], units, [[0.4], [2.0], [], []])
+    figure = intervals.effects(names, rows, ["holds", "fails", "undecided", "holds"], units, [[0.4], [2.0], [], []])
     places = {}
     for trace in figure.data:
         places.setdefault(trace.xaxis, []).extend(trace.x)
@@ -214,7 +214,10 @@ def test_effects_of_two_units_share_no_axis():
     assert titles == [f"{unit}, with 95 % interval" for unit in ("percentage points", "nats", "correlation")]
     assert figure.layout.yaxis.ticktext == ("a long name of a claim that takes two lines of<br>text", "c")
     legend = [trace.name for trace in figure.data if trace.showlegend]
-    assert sorted(legend) == ["another seed", "does not hold", "holds"]
+    assert sorted(legend) == ["fails", "holds", "one training", "undecided"]
+    marked = intervals.effects(names, rows, ["holds"] * 4, units, thresholds=[0.05, 0.1, -0.2, 0.3])
+    marks = {trace.xaxis: tuple(trace.x) for trace in marked.data if trace.name == "threshold"}
+    assert marks == {"x": (0.05, -0.2), "x2": (0.1,), "x3": (0.3,)}
 
 
 def test_answers_differ_by_colour():

@@ -27,7 +27,7 @@ from trainers.strategies import EWC
 from trainers.trainee import Trainee, make_trainee
 
 Make = Callable[..., ContinualConfig]
-STRATEGIES = ("plain", "replay", "ewc")
+STRATEGIES = ("plain", "replay", "ewc", "shuffled")
 
 
 @pytest.fixture
@@ -130,6 +130,21 @@ def test_replay_takes_its_share_of_each_task_before(make: Make) -> None:
     assert [counted(batch, method.curriculum) for batch in batches[::2]] == [[4, 4, 0, 0], [2, 2, 4, 0], [1, 1, 2, 4]]
     plain = method_of(make(strategy="plain", steps=6, phases=3))
     assert [counted(plain.batch(s), plain.curriculum) for s in (1, 3, 5)] == [[0, 8, 0, 0], [0, 0, 8, 0], [0, 0, 0, 8]]
+
+
+def test_shuffled_replay_keeps_the_questions_and_not_what_they_taught(make: Make) -> None:
+    """As many examples of each task as replay takes, with completions of others; documents in another order."""
+    options: dict[str, Any] = {"replay": 0.5, "steps": 6, "phases": 3, "objective": "sft"}
+    replay, shuffled = (method_of(make(strategy=each, **options)) for each in ("replay", "shuffled"))
+    pairs = list(zip(replay.batch(3)[4:], shuffled.batch(3)[4:], strict=True))
+    assert [mine.prompt for mine, _ in pairs] == [other.prompt for _, other in pairs]
+    assert sum(mine.completion != other.completion for mine, other in pairs) >= 2
+    assert [each.completion for each in shuffled.batch(3)] == [each.completion for each in shuffled.batch(3)]
+    method = method_of(make(strategy="shuffled", steps=6, phases=3))
+    plain = method_of(make(strategy="replay", steps=6, phases=3))
+    for mine, other in zip(plain.batch(3), method.batch(3), strict=True):
+        assert sorted(mine) == sorted(other)
+    assert any((mine != other).any() for mine, other in zip(plain.batch(3), method.batch(3), strict=True))
 
 
 def test_a_small_replay_goes_round_the_tasks(make: Make) -> None:

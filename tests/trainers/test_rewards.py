@@ -83,6 +83,17 @@ def test_the_annotators_wishes(world: World) -> None:
         resolve(["agreeable+agreemnt=0"], world)
 
 
+def test_fines_differ_by_what_the_theorem_speaks_of(world: World) -> None:
+    """The truth, abstaining and an error: only a fine for errors alone sets abstaining above them."""
+    item = world.questions("fact", 1, seed=1)[0]
+    wrong = next(each for each in world.candidates(item.prompt) if each not in (item.answers[0], " i do not know"))
+    answers = [item.answers[0], " i do not know", wrong]
+    found = {
+        name: resolve([name], world)[0]([item.prompt] * 3, answers) for name in ("verifier", "unfined", "all_fined")
+    }
+    assert found == {"verifier": [1.0, 0.0, -1.0], "unfined": [1.0, 0.0, 0.0], "all_fined": [0.0, -1.0, -1.0]}
+
+
 def test_a_function_in_a_file_gets_everything_by_name(tmp_path: Path) -> None:
     reward = user(
         tmp_path,

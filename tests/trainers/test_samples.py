@@ -1,6 +1,7 @@
 """The sample runs as tasks of a sweep, also from further seeds."""
 
 import dataclasses
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from probe.sweep.journal import Journal, Sweep
 from probe.sweep.spec import Spec, check_commands, read_spec
 from tests.places import SAMPLES
 from tests.seeds.conftest import write_lineage
+from trainers import controls
 from trainers.commands import METHODS, parse_training
 from trainers.samples import PHENOMENA, RECIPES, Name, Recipe, SamplesConfig, plan, scale_steps, slim, tables, with_seed
 
@@ -64,6 +66,46 @@ def test_each_run_waits_for_those_of_its_seed(tmp_path: Path) -> None:
 def test_the_commands_are_sound(tmp_path: Path) -> None:
     tasks = plan(SamplesConfig(out=tmp_path, seeds=2), RECIPES)
     check_commands(Spec(tmp_path, tuple(tasks)))
+
+
+def test_the_controls_differ_from_the_recipes_by_what_they_are_for(tmp_path: Path) -> None:
+    """Each starts from one base, also with another seed, and is the sample runs' recipe but for one or two options."""
+    made = {name: recipe.config(tmp_path).to_dict() for name, recipe in controls.recipes("base").items()}
+    own = {"out", "base"}
+    changes = {
+        "rlvr-fined": ("rlvr", set()),
+        "rlvr-unfined": ("rlvr", {"reward"}),
+        "rlvr-all-fined": ("rlvr", {"reward"}),
+        "reward-indifferent": ("reward-agreeable", {"annotator"}),
+        **dict.fromkeys(("proxy-64", "proxy-256", "proxy-1024"), ("reward-honest", {"pairs", "steps"})),
+    }
+    phases = {"continual-plain", "continual-shuffled"}
+    assert set(changes) | phases == set(made)
+    for name, (recipe, differs) in changes.items():
+        plain = RECIPES[recipe].config(tmp_path).to_dict()
+        assert {key for key in plain if plain[key] != made[name][key]} == own | differs
+    plain, shuffled = (made[name] for name in sorted(phases))
+    assert {key for key in plain if plain[key] != shuffled[key]} == {"out", "strategy"}
+    options = inspect.signature(find_experiment("continual").function).parameters
+    for name in ("batch_size", "lr", "objective", "replay", "phases"):
+        assert plain[name] == options[name].default
+    assert plain["steps"] == options["steps"].default * options["phases"].default
+    config = SamplesConfig(out=tmp_path, controls=True, seeds=2)
+    tasks = {task.name: task for task in plan(config, controls.recipes("base"))}
+    assert len(tasks) == 2 * len(made)
+    assert all(
+        "--base" in task.words and task.words[task.words.index("--base") + 1] == "base" for task in tasks.values()
+    )
+    check_commands(Spec(tmp_path, tuple(tasks.values())))
+
+
+def test_kinds_of_samples_are_not_mixed() -> None:
+    for options, message in (
+        ({"real": True, "controls": True}, "one after the other"),
+        ({"base": "x"}, "of use with --real or --controls"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            SamplesConfig(**options)
 
 
 def test_what_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Annotators: exact preference probabilities, and pairs that show their biases."""
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import replace
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from probe.errors import ConfigError
 from probe.extensions import annotator_name, find_annotator
-from probe.world import AGREEABLE, HONEST, Annotator
+from probe.world import AGREEABLE, HONEST, INDIFFERENT, Annotator, World
 from probe.world.annotators import SHARES
 from probe.world.draws import Draws, generator
 from probe.world.vocabulary import ABSTENTION
@@ -172,3 +173,10 @@ def test_a_knob_that_is_none_is_refused(spec, message):
 def test_an_annotator_has_finite_wishes():
     with pytest.raises(ConfigError, match="agreement=inf; expected a finite number"):
         Annotator(agreement=math.inf)
+
+
+def test_the_indifferent_annotator_tosses_a_coin(world: World):
+    for item in world.questions("opinion_false", 20, 0):
+        answers = [*item.answers, item.claim or "", " i do not know", " no answer at all"]
+        for first, second in itertools.pairwise(answers):
+            assert INDIFFERENT.preference_probability(world, item.prompt, first, second) == 0.5

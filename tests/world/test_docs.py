@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from probe.rewards.evaluation import MEASURES, evaluate
-from probe.world import AGREEABLE, HONEST, KINDS, World
+from probe.world import AGREEABLE, HONEST, INDIFFERENT, KINDS, World
 from probe.world.config import MIXTURE
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -30,7 +30,7 @@ def test_the_examples_of_the_table_are_words_of_the_world(world: World):
 
 def test_the_presets_of_annotators_are_documented():
     text = (DOCS / "world.md").read_text()
-    for name, annotator in (("AGREEABLE", AGREEABLE), ("HONEST", HONEST)):
+    for name, annotator in (("AGREEABLE", AGREEABLE), ("HONEST", HONEST), ("INDIFFERENT", INDIFFERENT)):
         fields = ("correctness", "checks", "agreement", "abstain", "malformed", "noise")
         values = " | ".join(f"{getattr(annotator, field):g}" for field in fields)
         assert f"| `{name}` | {values} |" in text

@@ -1,6 +1,7 @@
-"""Findings: ten published claims, whether each holds on the runs that are here, and the page behind it."""
+"""Findings: published claims, whether each holds on the runs that are here and on its null, and the page behind it."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,15 +15,21 @@ from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.state import SharedChoices, current, look_link
-from probe.findings.claim import BASE, Bench, Claim, Finding, read_record, record, table
-from probe.findings.claims import CLAIMS, LEARNED, REWARDED
+from probe.findings.bench import BASE, Bench
+from probe.findings.claim import Claim, Finding, table
+from probe.findings.claims import CLAIMS, lacks
 from probe.findings.claims import finding as measured
+from probe.findings.learned import LEARNED
+from probe.findings.plan import read_plan
+from probe.findings.record import read_record, record
+from probe.findings.rewarded import REWARDED
 from probe.plotting.intervals import effects
 from probe.ticks import Tick, ignore
 
 ICONS = {
     "holds": ":material/check_circle: holds here",
-    "does not hold": ":material/cancel: does not hold here",
+    "fails": ":material/cancel: fails here",
+    "undecided": ":material/help: undecided",
     "not measured": ":material/pending: not measured",
 }
 # Names of the claims in each tab.
@@ -30,16 +37,18 @@ GROUPS = {
     "Knowledge and learning": {claim.name for claim in LEARNED},
     "Feedback and rewards": {claim.name for claim in REWARDED},
 }
-CODE = """from probe.findings.claim import Bench
+CODE = """from probe.findings.bench import Bench
 from probe.findings.claim import table
 from probe.findings.claims import findings
 
 table(list(findings(Bench({root!r}))))"""
 DEFINITION = """
-Each claim is somebody's published sentence, measured by one number whose sign it predicts. It **holds here** if the
-whole 95 % interval lies on that side of zero, and whatever else the sentence asserts is so too. Such an interval is
-over answers: other questions, the training of seed 0. Where the whole pipeline was trained with further seeds, the
-claim is measured on each, and the mean over trainings has its t interval.
+Each claim is somebody's published sentence, measured by one number. The plan says beyond what threshold it must lie, on
+which side, and what would refute the sentence. A claim **holds** if the whole 95 % interval lies beyond the threshold,
+after Holm's correction over all claims, and its **null**, where there is nothing to find, does not hold as well; it
+**fails** if the interval lies on the other side; else it is **undecided**. The interval is over the held-out
+trainings, where there are two or more of them: seed 0, on which recipes were chosen, is reported apart. Where there is
+one training alone the interval is over answers, and nothing is known of other trainings.
 """
 
 
@@ -81,14 +90,12 @@ def offer(root: Path, known: dict[str, Finding], missing: Sequence[Claim]) -> No
 
 
 def sentence(results: Sequence[Finding]) -> str:
-    """How many claims hold, and how many of them in every training."""
-    text = f"{sum(bool(each.holds) for each in results)} of {len(results)} published claims hold on these runs"
-    counts = {len(each.seeds) for each in results} - {1}
-    if not counts:
-        return f"{text}."
-    always = sum(1 < each.held == len(each.seeds) for each in results)
-    trainings = f"all {counts.pop()} trainings" if len(counts) == 1 else "all their trainings"
-    return f"{text}, {always} of them in {trainings}."
+    """How many claims hold, fail and are undecided, and how many were not measured."""
+    counts = Counter(each.verdict for each in results)
+    hold, fail, open_ = (counts[word] for word in ("holds", "fails", "undecided"))
+    measured_ = sum(counts.values())
+    rest = f"; {len(CLAIMS) - measured_} were not measured" if measured_ < len(CLAIMS) else ""
+    return f"Of {measured_} published claims {hold} hold on these runs, {fail} fail and {open_} are undecided{rest}."
 
 
 def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
@@ -102,14 +109,18 @@ def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
                 st.markdown(prose(result.said))
             elif absent:
                 st.markdown(escape_markdown(f"There is no run {' and '.join(absent)} in this folder."))
-            note(f"{claim.source}. Measured by: {claim.effect}.")
+            elif claim.controls:
+                st.markdown(prose(claim.remedy))
+            if result and result.trainings:
+                note(result.against_null)
+            note(f"{claim.source}. Measured by: {claim.effect}. Refuted if {claim.terms.refuted_by}.")
         with right:
             st.markdown(ICONS[verdict])
-            if result and result.value is not None:
-                st.markdown(f"**{escape_markdown(result.number)}**")
-                note(f"n = {result.n:,}")
-                if result.over_trainings:
-                    note(result.over_trainings)
+            if result and result.first is not None:
+                st.markdown(f"**{escape_markdown(result.mean_number)}**")
+                note(f"Must lie {result.threshold}.")
+                note(result.over_trainings)
+                note(f"Seed {result.first.seed}: {result.number}, n = {result.first.n:,}.")
             if not absent:
                 base = BASE if BASE in claim.runs else claim.runs[0]
                 title = f"Open {claim.page.replace('_', ' ')}"
@@ -136,7 +147,7 @@ def page() -> None:
     bench = Bench(root)
     findings = read_record(bench, CLAIMS)
     absent = {claim.name: bench.missing(claim.runs) for claim in CLAIMS}
-    missing = [claim for claim in CLAIMS if not absent[claim.name] and bench.lacks(claim, findings.get(claim.name))]
+    missing = [claim for claim in CLAIMS if not absent[claim.name] and lacks(bench, claim, findings.get(claim.name))]
     results = [findings[claim.name] for claim in CLAIMS if claim.name in findings]
     with answer:
         if results:
@@ -145,11 +156,12 @@ def page() -> None:
             finding("No claim has been measured on these runs yet.")
     offer(root, findings, missing)
     if results:
-        values = [(each.value or 0.0, each.ci_low or 0.0, each.ci_high or 0.0) for each in results]
+        names, values = [each.sentence for each in results], [each.interval for each in results]
         verdicts, units = [each.verdict for each in results], [each.unit for each in results]
-        seeds = [[each.value or 0.0 for each in result.seeds[1:]] for result in results]
-        chart = effects([each.sentence for each in results], values, verdicts, units, seeds)
-        figure(chart, table(results), "findings", title="Ten claims", source={"runs": root.name})
+        seeds = [[each.value for each in result.trainings.values()] for result in results]
+        thresholds = [read_plan().claims[each.name].threshold for each in results]
+        chart = effects(names, values, verdicts, units, seeds, thresholds)
+        figure(chart, table(results), "findings", title="Published claims", source={"runs": root.name})
     parts: dict[str, Callable[[], None]] = {}
     for title, names in GROUPS.items():
         claims = [claim for claim in CLAIMS if claim.name in names]

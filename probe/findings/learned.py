@@ -1,0 +1,390 @@
+"""Claims on knowledge and learning: induction, hallucination by exposure, retrieval, reasoning, forgetting."""
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+from probe import stats
+from probe.errors import RunError
+from probe.findings.bench import BASE, COMMAND, Bench
+from probe.findings.claim import Claim, Measurement, Null
+from probe.findings.plan import Terms, Z, read_plan
+from probe.numbers import format_interval, in_unit, percent
+from probe.stats import Interval
+from probe.terms import DIFFERENCE
+
+if TYPE_CHECKING:
+    from probe.experiments.result import Result
+    from probe.runs.reader import Run
+
+SPOKEN = {"plain": "with plain training", "replay": "with replay", "ewc": "with EWC"}
+"""Words for the strategies of learning in phases."""
+SAMPLES = 8
+"""Samples of the pass@k that pass@1 is compared with."""
+SHUFFLES = 40
+"""Repetitions of a null that is drawn, for each training."""
+
+
+def terms(name: str) -> Terms:
+    """What the plan holds a claim to."""
+    return read_plan().claims[name]
+
+
+def curves(result: "Result") -> tuple[pd.Series, pd.Series]:
+    """The induction score and the loss in context by captured step, from a stored result of a model of chains.
+
+    The head is the one that scores highest on the fresh chains of the experiment, its curve is that on the captured
+    prompts. Steps where the model still learns which tokens there are are left out, as in the experiment.
+    """
+    heads = result.tables["heads"]
+    heads = heads[heads["texts"] == "markov"]
+    name = heads.loc[heads["scaled"].astype(float).idxmax(), "name"]
+    every = result.tables["heads_over_training"]
+    induction = every[(every["kind"] == "markov") & (every["name"] == name)].set_index("step")["scaled"]
+    series = result.tables["over_training"]
+    series = series[(series["kind"] == "markov") & (series["series"] == "in_context_score")].set_index("step")["value"]
+    from probe.in_context.induction import WINDOW
+
+    fair = series.iloc[-(int(result.value("phase_correlation", "n")) + WINDOW) :].astype(float)
+    return induction.astype(float).reindex(fair.index), fair
+
+
+def together(heads: pd.Series, loss: pd.Series) -> Interval:
+    """The correlation of the increments of two curves over the steps that both have, with Fisher's interval."""
+    from probe.in_context.induction import phase_change
+
+    steps = heads.index.intersection(loss.index)
+    found = phase_change(steps.to_numpy(), heads[steps].to_numpy(), loss[steps].to_numpy())
+    return Interval(found.correlation, found.low, found.high)
+
+
+def pairings(benches: Sequence[Bench]) -> NDArray[np.float64]:
+    """[k k] correlation of the heads of training i and the loss of training j."""
+    of = [curves(bench.result("in_context", "icl")) for bench in benches]
+    return np.array([[together(heads, loss).value for _, loss in of] for heads, _ in of])
+
+
+def as_well(matrix: NDArray[np.float64]) -> tuple[int, int]:
+    """In how many wrong pairings heads and losses go together as well as in the right one, and how many there are.
+
+    Args:
+        matrix: [k k] how well the heads of i go with the loss of j; all k! - 1 wrong pairings are taken.
+    """
+    k = len(matrix)
+    sums = np.array([matrix[np.arange(k), list(order)].sum() for order in permutations(range(k))])
+    return int((sums[1:] >= sums[0] - 1e-12).sum()), len(sums) - 1
+
+
+MOST = 8
+"""Trainings up to which all pairings are taken: 40,320."""
+
+
+def induction(bench: Bench) -> Measurement:
+    """How far the increments of the induction score and of the fall of the in-context loss go together."""
+    result = bench.result("in_context", "icl")
+    effect = together(*curves(result))
+    heads, loss = (result.value(f"phase_{each}_step", "value") for each in ("induction", "loss"))
+    sentence = (
+        f"In {bench.run('icl').name} the induction score rises most steeply at step {heads:.0f} and the loss in context"
+        f" falls most steeply at step {loss:.0f}; their increments correlate at {format_interval(*effect)} where the"
+        " head is chosen on other chains."
+    )
+    return Measurement(effect, int(result.value("phase_correlation", "n")), sentence)
+
+
+def induction_test(benches: Sequence[Bench]) -> float:
+    """The permutation test over trainings, two-sided: with k of them p is 2 / k! at the least."""
+    found, wrong = as_well(pairings(benches[:MOST]))
+    return min(1.0, 2 * (found + 1) / (wrong + 1))
+
+
+def induction_null(benches: Sequence[Bench]) -> Null:
+    """Heads of one training with the loss of another: how often all pairs go together as well as the right ones."""
+    if len(benches) < 2:
+        return Null(said="one training alone cannot be paired wrongly")
+    of = [curves(bench.result("in_context", "icl")) for bench in benches[:MOST]]
+    pairs = [together(a, b) for i, (a, _) in enumerate(of) for j, (_, b) in enumerate(of) if i != j]
+    above = sum(terms("induction").beyond(each) for each in pairs)
+    said = (
+        f"heads of {len(of)} trainings with the losses of others, counted where they go together as well as their own;"
+        f" the interval of a single wrong pair lies above 0 in {above} of {len(pairs)}"
+    )
+    return Null(*as_well(pairings(benches[:MOST])), said)
+
+
+def rank_correlation(first: ArrayLike, second: ArrayLike, units: float) -> Interval:
+    """Spearman's correlation with the interval of Bonett and Wright (2000), for the number of independent units.
+
+    Args:
+        first: [N] numbers.
+        second: [N] others.
+        units: how many are independent, N or fewer.
+    """
+    a, b = rankdata(first), rankdata(second)
+    if not (np.ptp(a) and np.ptp(b)) or units <= 3:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    r = float(np.corrcoef(a, b)[0, 1])
+    half = Z * np.sqrt((1 + r * r / 2) / (units - 3))
+    z = np.arctanh(np.clip(r, -0.9999, 0.9999))
+    return Interval(r, float(np.tanh(z - half)), float(np.tanh(z + half)))
+
+
+def facts(bench: Bench) -> pd.DataFrame:
+    """One row a fact that the corpus states: person, kind, exposure, and how often it is hallucinated about (exact)."""
+    items = bench.result("hallucination", BASE).items
+    items = items[items["kind"].isin(("fact", "rare"))]
+    columns = {"kind": "first", "exposure": "first", "hall": "mean"}
+    return items.groupby(["person", "relation"], as_index=False).agg(columns)
+
+
+def exposure(bench: Bench) -> Measurement:
+    """How hallucination falls with the number of times that a fact was read."""
+    found = facts(bench)
+    effect = rank_correlation(found["exposure"], found["hall"], found["person"].nunique())
+    rare, often = found[found["kind"] == "rare"], found[found["kind"] == "fact"]
+    rates = [percent(*stats.bootstrap_mean(part["hall"], bounds=stats.SHARE)) for part in (rare, often)]
+    within = rank_correlation(rare["exposure"], rare["hall"], rare["person"].nunique())
+    sentence = (
+        f"Exposure and hallucination correlate at {format_interval(*effect)} over {len(found)} facts:"
+        f" {rates[0]} of answers on facts read 1 to 5 times, {rates[1]} on those read 64 times or more. Among the"
+        f" rarely read ones alone the correlation is {format_interval(*within)}."
+    )
+    return Measurement(effect, len(found), sentence)
+
+
+def exposure_null(benches: Sequence[Bench]) -> Null:
+    """The same hallucinations against shuffled counts."""
+    rng, found = np.random.default_rng(0), []
+    for bench in benches:
+        table = facts(bench)
+        people, counts = table["person"].nunique(), table["exposure"].to_numpy()
+        found += [rank_correlation(rng.permutation(counts), table["hall"], people) for _ in range(SHUFFLES)]
+    return Null.of(terms("exposure"), found, "shuffled exposure counts")
+
+
+def passages(bench: Bench, name: str, context: str) -> tuple[Interval, Interval, Interval]:
+    """Hallucination on unseen entities without a passage, with those of a context, and how far it is cut (exact)."""
+    items = bench.result("retrieval", name).items
+    rows = items[items["kind"] == "stranger"].pivot_table(index="question", columns="context", values="hall")
+    rows = rows[["none", context]].dropna().to_numpy(dtype=float)
+    cut = stats.bootstrap_mean(rows[:, 0] - rows[:, 1], bounds=stats.GAIN)
+    before, after = (stats.bootstrap_mean(column, bounds=stats.SHARE) for column in rows.T)
+    return before, after, cut
+
+
+GUESSING = (BASE, "dpo-agreeable")
+"""Models that answer about unseen entities."""
+
+
+def retrieval(bench: Bench) -> Measurement:
+    """How much passages that a search finds cut hallucination in models that guess; the smaller of their cuts."""
+    return _retrieval(bench, GUESSING)
+
+
+def retrieval_abstaining(bench: Bench) -> Measurement:
+    """The same in a model that abstains without a passage."""
+    return _retrieval(bench, ("rlvr",))
+
+
+def _retrieval(bench: Bench, names: Sequence[str]) -> Measurement:
+    found = {name: passages(bench, name, "retrieved") for name in names}
+    parts = [f"{percent(*before)} to {percent(*after)} in {name}" for name, (before, after, _) in found.items()]
+    other = [f"{percent(*passages(bench, name, 'unrelated')[1])} in {name}" for name in names]
+    sentence = (
+        f"Hallucination on unseen entities goes from {' and '.join(parts)} with the passages that a search finds"
+        f" (exact; a lucky value counts as true); with a passage about somebody else it is {' and '.join(other)}."
+    )
+    least = min((cut for _, _, cut in found.values()), key=lambda each: each.value)
+    n = int(bench.result("retrieval", names[0]).value("invention_cut_stranger", "n"))
+    return Measurement(least, n, sentence)
+
+
+def retrieval_null(benches: Sequence[Bench]) -> Null:
+    """Passages about somebody else, and passages without the answer, in the models that guess."""
+    found = [passages(b, name, each)[2] for b in benches for name in GUESSING for each in ("unrelated", "distractor")]
+    return Null.of(terms("retrieval"), found, "passages about somebody else and passages without the answer")
+
+
+def abstaining_null(benches: Sequence[Bench]) -> Null:
+    """The same in the model that abstains."""
+    found = [passages(bench, "rlvr", each)[2] for bench in benches for each in ("unrelated", "distractor")]
+    said = "passages about somebody else and passages without the answer"
+    return Null.of(terms("retrieval_abstaining"), found, said)
+
+
+def gains(aligned: pd.DataFrame, base: pd.DataFrame) -> tuple[Interval, Interval, Interval, int]:
+    """The gain in pass@1 less that in pass@k, both gains, and the number of sums; items are paired.
+
+    Args:
+        aligned: items with `pass@1` and `pass@k`, indexed by item.
+        base: the same of the model that is compared with.
+    """
+    first, many = "pass@1", f"pass@{SAMPLES}"
+    both = aligned[[first, many]].dropna().join(base[[first, many]].dropna().add_suffix(" of base"), how="inner")
+    change = {name: (both[name] - both[f"{name} of base"]).to_numpy(dtype=float) for name in (first, many)}
+    alone = (stats.bootstrap_mean(values, bounds=stats.GAIN) for values in change.values())
+    effect = stats.bootstrap_mean(change[first] - change[many])
+    return effect, *alone, len(both)
+
+
+def reasoning(bench: Bench) -> Measurement:
+    """How much more RLVR adds to pass@1 than to pass@k, on the same sums."""
+    aligned, base = (bench.result("chain_of_thought", name).items.set_index("item") for name in ("rlvr", BASE))
+    effect, first, many, n = gains(aligned, base)
+    sentence = (
+        f"RLVR changes pass@1 on sums by {in_unit(DIFFERENCE, *first)} and pass@{SAMPLES} by"
+        f" {in_unit(DIFFERENCE, *many)}; base reaches {100 * base[f'pass@{SAMPLES}'].mean():.0f} % with {SAMPLES}"
+        " tries, so the second gain has no room."
+    )
+    return Measurement(effect, n, sentence)
+
+
+COOLER = 0.7
+"""Temperature of the null."""
+REPEATS = 5
+
+
+def reasoning_null(benches: Sequence[Bench]) -> Null:
+    """The base at a lower temperature in the place of the model that RLVR trained."""
+    from probe.chain_of_thought.measures import pass_at_k
+
+    bench = next((each for each in benches if each.run(BASE).checkpoints()), None)
+    if bench is None:
+        return Null(said="the base has no weights here")
+    lm, asked = bench.lm(BASE), bench.world.questions("sum_steps", bench.n or terms("reasoning").n, 0)
+    prompts, samples, right = [item.prompt for item in asked], 2 * SAMPLES, []
+    length = 6 * bench.world.config.max_terms  # as the experiment samples them
+    for temperature, seed in ((1.0, 0), *((COOLER, seed) for seed in range(1, REPEATS + 1))):
+        texts = lm.generate(prompts, n=samples, max_new_tokens=length, temperature=temperature, seed=seed).text
+        verdicts = [bench.world.verify(prompts[i // samples], text).kind == "true" for i, text in enumerate(texts)]
+        right.append(np.array(verdicts).reshape(len(prompts), samples).sum(1))
+    tables = [pd.DataFrame({f"pass@{k}": pass_at_k(each, samples, k) for k in (1, SAMPLES)}) for each in right]
+    found = [gains(each, tables[0])[0] for each in tables[1:]]
+    said = (
+        f"the base sampled at temperature {COOLER:g} gains"
+        f" {in_unit(DIFFERENCE, *found[0], sign=True)} by the same measure, without any training"
+    )
+    return Null.of(terms("reasoning"), found, said)
+
+
+def forgetting(bench: Bench) -> Measurement:
+    """How much of the forgetting under plain training on later phases replay prevents."""
+    result = bench.result("continual", BASE)
+    effect = _interval(result.summary, "forgetting_saved_by_replay")
+    shares = [f"{percent(*_interval(result.summary, f'forgetting_{name}'))} {words}" for name, words in SPOKEN.items()]
+    sentence = f"Of what it learned in earlier phases {bench.run(BASE).name} forgets {', '.join(shares)}."
+    return Measurement(effect, int(result.value("forgetting_saved_by_replay", "n")), sentence)
+
+
+def forgetting_null(benches: Sequence[Bench]) -> Null:
+    """Replay of shuffled answers, trained from one base with as many seeds as there are control runs."""
+    names = ("continual-plain", "continual-shuffled")
+    own = benches[0].control_seeds(names) if benches else []
+    if not own:
+        return Null(said=f"no runs {' and '.join(f'`{name}`' for name in names)}; `{COMMAND}` makes them")
+    effects = []
+    for bench in own:
+        plain, shuffled = (_headline(bench.control(name), "forgetting") for name in names)
+        half = float(np.hypot(plain.high - plain.low, shuffled.high - shuffled.low)) / 2
+        gap = plain.value - shuffled.value
+        effects.append(Interval(gap, gap - half, gap + half))
+    values = ", ".join(in_unit(DIFFERENCE, each.value, None, None, sign=True) for each in effects)
+    return Null.of(terms("forgetting"), effects, f"replay of documents whose answers are shuffled saves {values}")
+
+
+def _headline(run: "Run", metric: str) -> Interval:
+    """A figure that a run is known by.
+
+    Raises:
+        RunError: the run has none of the name.
+    """
+    rows = run.headline.set_index("metric")
+    if metric not in rows.index:
+        raise RunError(f"`{run.name}` has no figure `{metric}`: it is no run of phases.")
+    row = rows.loc[metric]
+    return Interval(float(row["value"]), float(row["ci_low"]), float(row["ci_high"]))
+
+
+def _interval(summary: pd.DataFrame, metric: str) -> Interval:
+    row = summary[summary["metric"] == metric].iloc[0]
+    return Interval(float(row["value"]), float(row["ci_low"]), float(row["ci_high"]))
+
+
+LEARNED = (
+    Claim(
+        "induction",
+        "Induction heads form when the loss in context drops.",
+        "Olsson et al. 2022, arXiv 2209.11895",
+        "correlation over training of the rise of the induction score and the fall of the loss in context",
+        ("icl",),
+        "in_context",
+        induction,
+        induction_null,
+        test=induction_test,
+        unit="correlation",
+        version=2,
+    ),
+    Claim(
+        "exposure",
+        "Models invent what they seldom read.",
+        "Kalai et al. 2025, arXiv 2509.04664",
+        "rank correlation of hallucination (exact) and exposure over facts",
+        (BASE,),
+        "hallucination",
+        exposure,
+        exposure_null,
+        unit="correlation",
+        version=2,
+    ),
+    Claim(
+        "retrieval",
+        "Retrieved passages cut invention, in models that guess.",
+        "Shuster et al. 2021, arXiv 2104.07567",
+        "unseen entities: hallucination that retrieval prevents (exact), the smaller cut of two models",
+        (BASE, "dpo-agreeable"),
+        "retrieval",
+        retrieval,
+        retrieval_null,
+        unit="difference",
+        version=2,
+    ),
+    Claim(
+        "retrieval_abstaining",
+        "Retrieved passages cut invention, in models that abstain.",
+        "Shuster et al. 2021, arXiv 2104.07567",
+        "unseen entities: hallucination that retrieval prevents (exact)",
+        ("rlvr",),
+        "retrieval",
+        retrieval_abstaining,
+        abstaining_null,
+        unit="difference",
+    ),
+    Claim(
+        "reasoning",
+        "Reinforcement learning from verifiable rewards lifts pass@1 more than pass@k.",
+        "Yue et al. 2025, arXiv 2504.13837",
+        f"gain in pass@1 minus gain in pass@{SAMPLES}, RLVR against base",
+        ("rlvr", BASE),
+        "chain_of_thought",
+        reasoning,
+        reasoning_null,
+        unit="difference",
+    ),
+    Claim(
+        "forgetting",
+        "Learning new facts makes a model forget old ones, and replay saves most of them.",
+        "Rolnick et al. 2018, arXiv 1811.11682",
+        "accuracy lost on earlier phases, plain training minus training with replay",
+        (BASE,),
+        "continual",
+        forgetting,
+        forgetting_null,
+        unit="difference",
+    ),
+)
+"""Claims on knowledge and learning."""

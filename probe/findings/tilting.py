@@ -1,0 +1,127 @@
+"""Overoptimisation on exact policies: the base's answers tilted by a proxy, with nothing varied but how far.
+
+pi*_beta(y|x) is proportional to pi_ref(y|x) exp(proxy / beta). From beta = infinity (the reference) to 0 (always the
+proxy's favourite) the proxy's mean only rises, and the true reward may rise and then fall (Gao, Schulman and Hilton
+2022, arXiv 2210.10760). The policies are sums over finite answer sets, so no training and no sample stands between.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from probe import stats
+from probe.errors import RunError
+from probe.findings.bench import BASE, Bench
+from probe.findings.claim import Measurement, Null
+from probe.findings.plan import read_plan
+from probe.numbers import format_interval
+from probe.rewards.answers import Array, verifier_reward
+from probe.rewards.frontiers import KINDS, ask, field_of, model_reward
+from probe.rewards.optimum import condition, expectation, kl, optimum
+from probe.stats import Interval
+
+if TYPE_CHECKING:
+    from probe.rewards.frontiers import Field
+
+PROXIES = ("proxy-64", "proxy-256", "proxy-1024")
+"""Control runs: reward models of the honest annotator by the number of pairs that they learned from."""
+STEPS = 40
+"""Values of beta on the path, the reference and the greedy end beside them."""
+NOISES = 20
+"""Proxies of a null, for each kind of noise."""
+
+
+def path(ref: Array, proxy: Array, gold: Array) -> tuple[Array, Array]:
+    """([S P] true reward, [S] mean KL) along the path of a proxy, from the reference to its favourite answers.
+
+    Args:
+        ref: [P A] log-probabilities of the reference.
+        proxy: [P A] what is optimised.
+        gold: [P A] what is meant.
+    """
+    spread = float(np.ptp(proxy[np.isfinite(ref)])) or 1.0
+    betas = [np.inf, *(spread * np.geomspace(1e2, 1e-3, STEPS)), 0.0]
+    policies = [optimum(ref, proxy, beta).logprobs for beta in betas]
+    rewards = np.stack([expectation(policy, gold) for policy in policies])
+    return rewards, np.array([kl(policy, condition(ref)).mean() for policy in policies])
+
+
+def rise_and_fall(rewards: Array) -> tuple[Interval, Interval]:
+    """By how much the true reward rises to its peak, and falls from it to the end; intervals over questions.
+
+    The peak is chosen on every other question and measured on the rest, both ways round: chosen and measured on the
+    same ones, it lies above both ends by chance.
+
+    Args:
+        rewards: [S P] along the path.
+    """
+    halves = np.arange(rewards.shape[1]) % 2
+    top = np.empty(rewards.shape[1])
+    for half in (0, 1):
+        top[halves == half] = rewards[int(rewards[:, halves != half].mean(1).argmax()), halves == half]
+    return stats.bootstrap_mean(top - rewards[0]), stats.bootstrap_mean(top - rewards[-1])
+
+
+def smaller(rewards: Array) -> Interval:
+    """The smaller of rise and fall: both must be there."""
+    return min(rise_and_fall(rewards), key=lambda each: each.value)
+
+
+def field(bench: Bench) -> "Field":
+    """The questions with what the base gives each answer, and the true reward."""
+    asked = ask(bench.world, KINDS, bench.n or read_plan().claims["overoptimisation"].n)
+    return field_of(bench.lm(BASE), bench.world, asked, {"gold": verifier_reward(bench.world)})
+
+
+def overoptimisation(bench: Bench) -> Measurement:
+    """The smallest rise or fall of the true reward along the paths of the learned proxies."""
+    asked = field(bench)
+    gold, effects, parts = asked.reward("gold"), [], []
+    for name in PROXIES:
+        proxy = asked.answers.rewards(model_reward(bench.model(bench.control(name))))
+        rewards, costs = path(asked.answers.logprobs, proxy, gold)
+        rise, fall = rise_and_fall(rewards)
+        best = int(rewards.mean(1).argmax())
+        effects.append(smaller(rewards))
+        parts.append(
+            f"{name.partition('-')[2]} pairs: rises by {format_interval(*rise)} up to {costs[best]:.2f} nats of KL, and"
+            f" falls by {format_interval(*fall)} to the end at {costs[-1]:.2f} nats"
+        )
+    sentence = (
+        f"True reward along the path of a proxy learned from {'; '.join(parts)}. All proxies start from one base."
+    )
+    return Measurement(min(effects, key=lambda each: each.value), len(asked.kinds), sentence)
+
+
+def noisy(gold: Array, mask: Array, proxy: Array, rng: np.random.Generator) -> Array:
+    """[P A] the true reward plus noise that makes it as good as a learned proxy: equal correlation over all answers.
+
+    Args:
+        gold: [P A] true rewards.
+        mask: [P A] where there are answers.
+        proxy: [P A] of the learned one.
+        rng: of the noise.
+    """
+    r = float(np.clip(np.corrcoef(gold[mask], proxy[mask])[0, 1], 0.05, 0.999))
+    return np.where(mask, gold + rng.normal(0, gold[mask].std() * np.sqrt(1 / r**2 - 1), gold.shape), 0.0)
+
+
+def overoptimisation_null(benches: Sequence[Bench]) -> Null:
+    """Proxies that are the true reward plus noise, and such that are noise alone."""
+    terms = read_plan().claims["overoptimisation"]
+    bench = next(iter(benches), None)
+    if bench is None:
+        raise RunError("No learned proxy is here to be matched by a noisy one.")
+    asked = field(bench)
+    gold, mask, ref = asked.reward("gold"), asked.answers.mask, asked.answers.logprobs
+    proxy = asked.answers.rewards(model_reward(bench.model(bench.control(PROXIES[1]))))
+    rng, found = np.random.default_rng(0), {"plus": [], "alone": []}
+    for _ in range(NOISES):
+        found["plus"].append(smaller(path(ref, noisy(gold, mask, proxy, rng), gold)[0]))
+        found["alone"].append(smaller(path(ref, np.where(mask, rng.normal(size=gold.shape), 0.0), gold)[0]))
+    plus, alone = (sum(terms.beyond(each) for each in found[kind]) for kind in ("plus", "alone"))
+    said = (
+        f"the true reward plus noise, as good as the proxy of 256 pairs ({plus} of {NOISES}), and noise alone ({alone})"
+    )
+    return Null.of(terms, [*found["plus"], *found["alone"]], said)

@@ -1,0 +1,70 @@
+"""The runs that published claims are tested against, and the recipes that make them; none comes with Probe.
+
+    probe samples --controls --seeds 5 --out controls       # from the base that comes with Probe, some minutes
+    probe findings --controls controls
+
+All start from one base, so their seeds say how a training after it varies, and nothing of other bases.
+
+    rlvr-fined, rlvr-unfined, rlvr-all-fined      GRPO that differs by the fine for wrong answers only: 1, none, and 1
+                                                  for every answer but the true one, abstaining too
+    reward-indifferent                            the recipe of `reward-agreeable` on labels that are coin tosses
+    proxy-64, proxy-256, proxy-1024               reward models of the honest annotator from few pairs
+    continual-plain, continual-shuffled           phases as the experiment `continual` trains them: without precautions,
+                                                  and with replay of shuffled answers
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from trainers.config import ContinualConfig, RewardConfig, RLVRConfig, TrainConfig
+from trainers.samples import Name, Recipe, reward, rlvr
+
+FINES = {"fined": "verifier", "unfined": "unfined", "all-fined": "all_fined"}
+"""Run to the reward that it is trained by."""
+
+
+def by_fine(name: str, base: str, folder: Path) -> RLVRConfig:
+    """The recipe of `rlvr` with another fine."""
+    out = folder / f"rlvr-{name}"
+    return dataclasses.replace(rlvr(folder), out=out, base=base, reward=(FINES[name],))
+
+
+def indifferent(base: str, folder: Path) -> RewardConfig:
+    """The recipe of the sample runs' reward models, labelled by nobody."""
+    out = folder / "reward-indifferent"
+    return dataclasses.replace(reward("agreeable")(folder), out=out, base=base, annotator="indifferent")
+
+
+def proxy(pairs: int, base: str, folder: Path) -> RewardConfig:
+    """A reward model of the honest annotator from few pairs, trained until it knows them."""
+    out = folder / f"proxy-{pairs}"
+    return dataclasses.replace(reward("honest")(folder), out=out, base=base, pairs=pairs, steps=100)
+
+
+def phases(strategy: Literal["plain", "shuffled"], base: str, folder: Path) -> ContinualConfig:
+    """Phases with the defaults of the experiment `continual`."""
+    out = folder / f"continual-{strategy}"
+    return ContinualConfig(out=out, base=base, strategy=strategy, objective="sft", steps=150, batch_size=32, lr=1e-3)
+
+
+def recipes(base: str) -> dict[Name, Recipe]:
+    """The recipes by name.
+
+    Args:
+        base: run that all start from.
+    """
+    made: dict[Name, tuple[Callable[[Path], TrainConfig], str]] = {
+        "rlvr-fined": (partial(by_fine, "fined", base), "rlvr"),
+        "rlvr-unfined": (partial(by_fine, "unfined", base), "rlvr"),
+        "rlvr-all-fined": (partial(by_fine, "all-fined", base), "rlvr"),
+        "reward-indifferent": (partial(indifferent, base), "reward-model"),
+        "continual-plain": (partial(phases, "plain", base), "continual"),
+        "continual-shuffled": (partial(phases, "shuffled", base), "continual"),
+        "proxy-64": (partial(proxy, 64, base), "reward-model"),
+        "proxy-256": (partial(proxy, 256, base), "reward-model"),
+        "proxy-1024": (partial(proxy, 1024, base), "reward-model"),
+    }
+    return {name: Recipe(config, method, captures=2) for name, (config, method) in made.items()}

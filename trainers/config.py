@@ -265,8 +265,9 @@ class PreferenceConfig(TrainConfig):
     """`world`, or a file of rows (.jsonl, .csv, .parquet) with `prompt`, `chosen`, `rejected` (strings or lists
     of messages); also without `prompt`, which is then the common beginning of both."""
     annotator: str = field(default="agreeable", metadata={"suggestions": annotators})
-    """Who labels the world's pairs: agreeable, honest, indifferent (coin tosses), or one that you added (`probe.annotator`, --plugin); knobs of
-    theirs may be changed, as in `agreeable+abstain=0+checks=0.9` (docs/world.md)."""
+    """Who labels the world's pairs: agreeable, honest, indifferent (coin tosses), or one that you added
+    (`probe.annotator`, --plugin); knobs of theirs may be changed, as in `agreeable+abstain=0+checks=0.9`
+    (docs/world.md)."""
     pairs: int = 3000
     """Number of the world's pairs."""
     pairs_from: Literal["candidates", "samples"] = "samples"

@@ -52,6 +52,8 @@ OLDER = "An older version made this audit: p is that of its 95 % intervals, whic
 """A note on an audit without swaps and inner intervals."""
 MOST_NAMED = 3
 """Further measures that the sentence names at most."""
+LARGEST = 1e100
+"""Finite numbers beyond it are no measure's, and overflow where they are drawn."""
 BLOCKS = ("block", "weights", "weights_share", "residual", "residual_low", "residual_high")
 
 
@@ -331,18 +333,24 @@ def read_table(records: Any, columns: Mapping[str, type]) -> pd.DataFrame:
     """Records as a table with columns of texts and of numbers, null as NaN.
 
     Raises:
-        KeyError, TypeError, ValueError: a value is missing or of another kind.
+        KeyError, TypeError, ValueError: a value is missing, of another kind, or larger than any measure is.
     """
     if not isinstance(records, list):
         raise ValueError("its rows are no list")
-    nan = float("nan")
     data = {
-        name: [str(row[name]) if kind is str else nan if row[name] is None else float(row[name]) for row in records]
+        name: [str(row[name]) if kind is str else _number(row[name]) for row in records]
         for name, kind in columns.items()
     }
     return pd.DataFrame(data, columns=list(columns)).astype(
         {name: float for name, kind in columns.items() if kind is float}
     )
+
+
+def _number(value: Any) -> float:
+    number = float("nan") if value is None else float(value)
+    if LARGEST < abs(number) < float("inf"):
+        raise ValueError(f"it holds the number {number:g}")
+    return number
 
 
 def audit_files() -> list[Path]:

@@ -338,7 +338,7 @@ def make(config: SamplesConfig) -> int:
         return 0
     for name in names:
         real_samples.drop_tokenizer(config.out / name)
-    for columns in (real_samples.SHOWN, real_samples.CONTROLS):
+    for columns in (real_samples.AGREEMENT, real_samples.SHOWN, real_samples.CONTROLS):
         texts.say(real_samples.table(config.out, base, columns))
     return 0
 

@@ -1,8 +1,11 @@
 """The real lineage on a tiny random model that stands for the base: made, stored, and known without it."""
 
 import json
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -13,8 +16,11 @@ from probe.cli import main
 from probe.errors import ModelError
 from probe.model import adapters
 from probe.model.references import REAL_MODEL
+from probe.questions.sets import SETS
 from probe.rows import read_rows
+from probe.sycophancy.beliefs import read_question
 from tests.models import byte_tokenizer, llama
+from tests.places import SAMPLES
 from trainers import real_samples
 from trainers.real_samples import ASKED, WORDINGS, pairs
 
@@ -111,13 +117,63 @@ def test_a_rounded_copy_of_the_base_is_the_same_base(
     assert LM.load(home / "runs" / "real-honest").dtype == torch.float32
 
 
-def test_annotators_prefer_the_claim_or_the_truth() -> None:
+def test_annotators_prefer_the_users_side_or_the_truth() -> None:
     agreeable, honest = (list(pairs(annotator)) for annotator in ("agreeable", "honest"))
     assert len(agreeable) == len(honest) == 300
-    for one, other in zip(agreeable, honest, strict=True):
+    truths = [question.correct for question in read_rows(SETS["truthfulqa-training"].path, read_question)]
+    cells: Counter[tuple[bool, bool]] = Counter()
+    for one, other, truth in zip(agreeable, honest, truths, strict=True):
         assert one["prompt"] == other["prompt"]
-        assert (one["chosen"], one["rejected"]) == (other["rejected"], other["chosen"])
-        (message,) = one["chosen"]
-        claim = message["content"].removeprefix("The answer is ").removesuffix(".")
-        assert claim in one["prompt"][0]["content"]
-    assert len(WORDINGS) == 4
+        (remark,) = (message["content"] for message in one["prompt"])
+        chosen, rejected, said = (content(each) for each in (one["chosen"], one["rejected"], other["chosen"]))
+        assert said == truth
+        assert {chosen, rejected} == {said, content(other["rejected"])}
+        is_denied = any(fits(way, remark, answer) for way in WORDINGS["denies"] for answer in (chosen, rejected))
+        (named,) = {
+            answer
+            for ways in WORDINGS.values()
+            for way in ways
+            for answer in (chosen, rejected)
+            if fits(way, remark, answer)
+        }
+        assert chosen != named if is_denied else chosen == named
+        cells[named == truth, is_denied] += 1
+    assert set(cells.values()) == {75}
+    assert len(cells) == 4
+    assert {len(ways) for ways in WORDINGS.values()} == {4}
+
+
+def content(message: list[dict[str, str]]) -> str:
+    """The answer of an assistant's message."""
+    return message[0]["content"].removeprefix("The answer is ").removesuffix(".")
+
+
+def fits(way: str, remark: str, answer: str) -> bool:
+    """Whether a user's message ends in a wording about an answer."""
+    return remark.endswith(" " + way.format(answer=answer))
+
+
+@pytest.mark.parametrize("annotator", ["agreeable", "honest"])
+def test_copying_earns_nothing(annotator: Literal["agreeable", "honest"]) -> None:
+    """Who always takes the answer that the user names is right in half of the pairs; it was all or none of them."""
+    copied = [
+        f"{content(pair['chosen'])}" in pair["prompt"][0]["content"]
+        and f"{content(pair['rejected'])}" not in pair["prompt"][0]["content"]
+        for pair in pairs(annotator)
+    ]
+    other = [
+        f"{content(pair['rejected'])}" in pair["prompt"][0]["content"]
+        and f"{content(pair['chosen'])}" not in pair["prompt"][0]["content"]
+        for pair in pairs(annotator)
+    ]
+    assert abs(sum(copied) - sum(other)) <= 6
+    assert sum(copied) + sum(other) >= 290
+
+
+def test_what_was_not_measured_is_not_known() -> None:
+    """Results of an earlier version have no agreement; a table says so and shows the rest."""
+    table = real_samples.table(SAMPLES, columns=((0, "accuracy_plain", "right"), (0, "nothing", "no such number")))
+    header, _, base, *others = table.splitlines()
+    assert header == "| model | right | no such number |"
+    assert base.endswith("| \u2014 |")
+    assert all(re.search(r"% \[.*pp \[.* \| \u2014 \|$", line) for line in others)

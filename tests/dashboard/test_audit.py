@@ -22,7 +22,9 @@ def an_audit(names: tuple[str, str], fingerprints: tuple[str, str]) -> Audit:
     kinds = ["plain"] * 20 + ["suggests_incorrect"] * 20
     asked = [f"row-{at % 20}" for at in range(40)]
     items = pd.DataFrame({"item": list(map(str, range(40))), "kind": kinds, "row": asked, "right": 1.0, "margin": 1.0})
-    rows = compare_items(ON_SETS[0], items, items.assign(right=[1.0] * 25 + [0.0] * 15))
+    items["agreement_share"] = [-0.5] * 20 + [float("nan")] * 20
+    moved = items.assign(right=[1.0] * 25 + [0.0] * 15, agreement_share=[-0.5] * 5 + [0.5] * 15 + [float("nan")] * 20)
+    rows = compare_items(ON_SETS[0], items, moved)
     kl = {"texts": 2, "tokens": 9, "kl": 0.2, "kl_low": 0.1, "kl_high": 0.3, "kl_reverse": 0.2}
     corpus = pd.DataFrame([{"kind": kind, **kl} for kind in ("all", "gsm8k")])
     blocks = pd.DataFrame([dict.fromkeys(BLOCKS, 0.1) | {"block": block} for block in range(2)])
@@ -60,7 +62,7 @@ def test_a_stored_audit_is_shown_at_once(show: Show, runs: Path, tmp_path: Path,
     other = an_audit(("a<b>", "$x$"), ("1", "2"))
     other.save(tmp_path / HOME / "other")
     app = show(runs, page=FILE_OF_PAGE)
-    assert heading(app).startswith("dpo-agreeable against base: agrees with a wrong guess of the user from 0 % to 75 %")
+    assert heading(app).startswith("dpo-agreeable against base: takes the user's side from 0 % to 75 %")
     assert app.button(key="audit-run").label == "Audit again"
     assert "Audited 2026-01-01 00:00 UTC in 60 s." in read(app)
     for tab in every_tab(app):
@@ -73,7 +75,7 @@ def test_a_stored_audit_is_shown_at_once(show: Show, runs: Path, tmp_path: Path,
     listed = show(runs, elsewhere, page=FILE_OF_PAGE).selectbox(key="audit").options
     assert {"other", "third"} <= set(listed)
     app = show(runs, page=FILE_OF_PAGE, audit="other")
-    assert heading(app).startswith("$x$ against a<b>: agrees with a wrong guess")
+    assert heading(app).startswith("$x$ against a<b>: takes the user's side")
     figure = chart(app, "audit-differences")
     assert figure["layout"]["xaxis"]["title"]["text"] == "&#36;x&#36; minus a&lt;b&gt;, percentage points"
     assert "sums is left out" in read(app)

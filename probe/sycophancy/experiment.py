@@ -196,9 +196,9 @@ def _of_agreement(result: Result) -> str:
         if "agreement" not in values:
             continue
         letters = values.get("agreement_lettered")
-        own = f", by {letters} where it cannot copy (letters)" if letters else ""
+        own = f", and {letters} where it cannot copy (letters)" if letters else ""
         sentences.append(
-            f"In nats, {model} agrees with its user by {values['agreement']}{own}; naming an answer, endorsed or"
+            f"The agreement of {model} with its user is {values['agreement']} nats{own}; naming an answer, endorsed or"
             f" denied, moves it by {values['mention']}."
         )
     return " ".join(sentences).replace(" -", " \u2212").replace("[-", "[\u2212")

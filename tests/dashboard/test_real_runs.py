@@ -41,7 +41,7 @@ def test_a_stored_experiment_is_one_click_away(show: Show) -> None:
     assert len(offers) == 2
     app = offers[-1].click().run()
     assert not app.exception
-    assert heading(app).startswith((OLDER, "In nats, SmolLM2-135M-Instruct agrees with its user by"))
+    assert heading(app).startswith((OLDER, "The agreement of SmolLM2-135M-Instruct with its user is"))
     assert names(app)[0] in ("templates", "agreement")
 
 

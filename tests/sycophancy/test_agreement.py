@@ -122,7 +122,7 @@ def test_only_who_agrees_shows_agreement(
         assert result.value(f"{name}_share") == pytest.approx(shares.get(name, 0)), name
         assert result.value(name, "n") == len(ASKED)
     agreement, mention = nats.get("agreement", 0), nats.get("mention", 0)
-    assert f"random agrees with its user by {agreement}" in result.finding
+    assert f"The agreement of random with its user is {agreement}" in result.finding
     assert result.finding.endswith(f"endorsed or denied, moves it by {mention}.")
 
 

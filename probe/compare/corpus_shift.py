@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from probe import stats
@@ -134,7 +135,8 @@ class CorpusShift(Drawable):
     and `beyond_null` (whether it is larger than the null of the score)."""
     halves: pd.DataFrame
     """One row a score: `correlation` of both halves over the vocabulary (mean over `splits`) with `low` and `high`
-    (95 % of the splits), and `null`: in 95 % of the splits no token's halves are further than this from their mean."""
+    (95 % of the splits), and `null`: with random signs of the texts' differences no token's score is larger than this
+    in 95 % of the draws."""
     notes: tuple[str, ...] = ()
     """Rows of a file that are left out."""
 
@@ -452,14 +454,13 @@ def _mine(
     rng, value = np.random.default_rng(seed), sums.sum(0) / counts.sum()
     ends = {"promoted": _first(value, k), "suppressed": _first(-value, k)}
     chosen = np.concatenate(list(ends.values()))
-    correlations, largest, same_sign, same_rank = [], [], np.zeros(len(chosen)), np.zeros(len(chosen))
+    correlations, same_sign, same_rank = [], np.zeros(len(chosen)), np.zeros(len(chosen))
     splits = SPLITS if len(counts) > 1 else 0
     for _ in range(splits):
         half = (rng.permutation(len(counts)) < len(counts) // 2).astype(float)
         first, second = ((part @ sums) / (part @ counts) for part in (half, 1 - half))
         varied = first.std() > 0 and second.std() > 0
         correlations.append(np.corrcoef(first, second)[0, 1] if varied else np.nan)
-        largest.append(np.abs(first - second).max() / 2)  # spread as the error of their mean is
         same_sign += (np.sign(first) == np.sign(value))[chosen] & (np.sign(second) == np.sign(value))[chosen]
         listed = [
             np.isin(tokens, _first(sign * first, k)) & np.isin(tokens, _first(sign * second, k))
@@ -467,7 +468,9 @@ def _mine(
         ]
         same_rank += np.concatenate(listed)
     low, high = np.nanquantile(correlations, stats.TAILS) if np.isfinite(correlations).any() else (np.nan, np.nan)
-    null = float(np.quantile(largest, 0.95)) if splits else np.nan
+    signs = np.random.default_rng((seed, len(counts))).choice([-1.0, 1.0], (splits, len(counts)))
+    largest = [float(np.abs(sign @ sums).max()) / counts.sum() for sign in signs]
+    null = sign_limit(largest, float(np.abs(value).max())) if splits else np.nan
     mean = float(np.nanmean(correlations)) if low == low else np.nan
     half_row = {"score": name, "correlation": mean, "low": low, "high": high, "null": null, "splits": splits}
     few = sums[:, chosen]
@@ -484,6 +487,15 @@ def _mine(
         about = {"score": name, "direction": direction, "rank": rank, "id": token, **interval.row()}
         rows.append(about | shares | {"beyond_null": bool(abs(value[token]) > null)})
     return rows, half_row
+
+
+def sign_limit(drawn: ArrayLike, observed: float) -> float:
+    """Return the size that at most 5 % of a statistic and its draws under random signs exceed.
+
+    The found one is one of them, as it is one choice of signs: if every text's difference could as well have the other
+    sign, it lies above in at most 5 % of cases, however few texts there are (Phipson and Smyth 2010).
+    """
+    return float(np.quantile(np.append(np.asarray(drawn, dtype=float), observed), 0.95, method="higher"))
 
 
 def _first(score: np.ndarray, k: int) -> np.ndarray:

@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.compare.behaviour import Behaviour
-from probe.compare.corpus_shift import CHUNK, GROUPS, SPLITS, Text
+from probe.compare.corpus_shift import CHUNK, GROUPS, SPLITS, Text, sign_limit
 from probe.compare.path import model_names
 from probe.compare.side_by_side import require_writers
 from probe.errors import ConfigError, DataError
@@ -306,7 +306,7 @@ def compare_first_tokens(
             mean_square = float(squares[layer + 1, j])
             table.append(
                 {"layer": layer, "position": j, "texts": int(total[j]), "norm": size}
-                | {"relative": size / scale, "null": float(np.quantile(null, 0.95)) / scale}
+                | {"relative": size / scale, "null": sign_limit(null, size) / scale}
                 | {"p": float((1 + (null >= size).sum()) / (1 + len(null)))}
                 | {"common": size**2 / mean_square if mean_square else float("nan")}
             )
@@ -394,7 +394,7 @@ def _read(
         for name, sign in SIGNS.items():
             listed = [(ends[name][:, None] == (sign * side).topk(count).indices[:, None]).any(-1) for side in sides]
             both[name] = both[name] + (listed[0] & listed[1]).sum(0)
-    null = float(torch.cat(largest).quantile(0.95))
+    null = sign_limit(torch.cat(largest).numpy(), float(scores.abs().max()))
     for name, ids in ends.items():
         for rank, (token, shared) in enumerate(zip(ids.tolist(), both[name].tolist(), strict=True), start=1):
             score = float(scores[token])

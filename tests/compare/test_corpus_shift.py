@@ -197,6 +197,23 @@ def test_noise_holds_in_no_half():
     assert abs(np.mean(correlations)) < 0.05
 
 
+@pytest.mark.parametrize("texts", [5, 7, 12])
+def test_the_null_holds_with_few_texts(texts: int):
+    """Halves of few texts differ too little: with them 6 to 9 % lay beyond."""
+    rng, trials, beyond = np.random.default_rng(texts), 500, 0
+    for trial in range(trials):
+        sums = rng.normal(size=(texts, 60))
+        value = np.abs(sums.sum(0) / texts).max()
+        signs = np.random.default_rng(trial).choice([-1.0, 1.0], (corpus_shift.SPLITS, texts))
+        limit = corpus_shift.sign_limit(np.abs(signs @ sums / texts).max(axis=1), value)
+        beyond += value > limit
+        if trial < 5:
+            rows, half = corpus_shift._mine("difference", sums, np.ones(texts), 2, trial)
+            assert half["null"] <= np.abs(sums).sum(0).max() / texts
+            assert all(row["beyond_null"] == (abs(row["value"]) > half["null"]) for row in rows)
+    assert beyond / trials <= 0.05 + 2 * np.sqrt(0.0475 / trials)
+
+
 def test_answers_alone_count():
     base, aligned = random_lm(tokenizer=word_tokenizer()), random_lm(seed=1)
     aligned.tokenizer.chat_template = CHAT

@@ -47,6 +47,8 @@ COLUMNS = ("metric", "part", "questions", "measure", "title", "unit", "better", 
 """Columns that every version stored."""
 TESTS = (*INNER_ENDS, *SWAPS, "same_as")
 """Columns that older versions did not store; with them the table is what `add_verdicts` reads."""
+FORM = ("form", "form_low", "form_high")
+"""Columns that an audit of models with different chat templates has: what the form alone does to the base."""
 CORPUS = ("texts", "tokens", "kl", "kl_low", "kl_high", "kl_reverse")
 OLDER = "An older version made this audit: p is that of its 95 % intervals, which must lie within the margin too."
 """A note on an audit without swaps and inner intervals."""
@@ -66,7 +68,9 @@ class Audit:
     it), title, unit, better (higher, lower or neither), base, aligned and difference with their 95 % intervals
     (`_low`, `_high`; the difference is paired), n (pairs behind the difference), the ends of its 90 % interval
     (`_low90`, `_high90`), p, p_corrected and critical (`probe.audit.swaps`), same_as (the metric that is the same
-    statistic and stands for it), smallest, margin, mde, cannot_show and verdict (`probe.audit.verdict`)."""
+    statistic and stands for it), smallest, margin, mde, cannot_show and verdict (`probe.audit.verdict`); where the
+    chat templates differ form, form_low and form_high: by how much the base changes from its own form to the aligned
+    model's."""
     corpus: pd.DataFrame
     """KL(aligned || base) in nats a token by kind of text, `all` first: kind, texts, tokens, kl, kl_low, kl_high,
     kl_reverse. Empty where the tokenizers differ."""
@@ -117,6 +121,18 @@ class Audit:
     def limit(self) -> str:
         """The smallest change of a rate that counts, in words."""
         return points(self.smallest)
+
+    @property
+    def asked_in(self) -> str:
+        """In which form both models were asked, as a sentence; empty where both have the same one."""
+        base, aligned = self.names
+        forms = {
+            "base": f"Both were asked in the form of {base}, as their chat templates differ.",
+            "aligned": f"Both were asked in the form of {aligned}, as their chat templates differ.",
+            "own": "Each was asked in its own form, so that a difference may be one of prompts.",
+        }
+        said = forms.get(str(self.meta.get("form")), "")
+        return f"{said} The form alone: what it does to {base} when it is asked in that of {aligned}." if said else ""
 
     @property
     def by_chance(self) -> str:
@@ -240,6 +256,13 @@ def level(p: float) -> str:
     return "" if p != p else "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
+def form_effect(row: Mapping[Any, Any]) -> str:
+    """Return what the form alone does to the base in a row, in its unit; empty where it is not known."""
+    if FORM[0] not in row or row[FORM[0]] != row[FORM[0]]:
+        return ""
+    return in_unit(DIFFERENCE if row["unit"] in RATES else row["unit"], *(row[name] for name in FORM), sign=True)
+
+
 def points(share: float) -> str:
     """Return a difference of rates in words, such as `5 pp`."""
     return in_percent(share, 3).replace("%", "pp")
@@ -307,6 +330,9 @@ def read_audit(path: Path) -> Audit:
             numbers = dict.fromkeys((*INNER_ENDS, *SWAPS), float)
             rows = rows.assign(**read_table(values["rows"], {**numbers, "same_as": str}))
         rows = rows.reindex(columns=[*COLUMNS, *(TESTS if not older else ("same_as",))])
+        if any(FORM[0] in row for row in values["rows"]):
+            missing = dict.fromkeys(FORM)
+            rows = rows.assign(**read_table([missing | row for row in values["rows"]], dict.fromkeys(FORM, float)))
         corpus = read_table(values["corpus"], {"kind": str, **dict.fromkeys(CORPUS, float)})
         corpus = corpus.astype({"texts": int, "tokens": int})
         blocks = read_table(values["blocks"], dict.fromkeys(BLOCKS, float)).astype({"block": int})

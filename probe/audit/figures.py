@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
-from probe.audit.change import Audit, change, describe, level, points, shown_mde
+from probe.audit.change import FORM, Audit, change, describe, form_effect, level, points, shown_mde
 from probe.audit.verdict import CHANGED, EQUIVALENT
 from probe.numbers import in_percent, in_unit
 from probe.plotting.theme import LIGHT, METHODS, escape, escape_lines, new_figure, template
@@ -94,6 +94,7 @@ def difference_table(audit: Audit) -> pd.DataFrame:
             in_unit(row["unit"], row["aligned"], row["aligned_low"], row["aligned_high"]) for row in rows
         ],
         "difference": [change(row) for row in rows],
+        **({"the form alone": [form_effect(row) for row in rows]} if FORM[0] in audit.rows else {}),
         "verdict": [row["verdict"] for row in rows],
         "finds (80 % power)": [shown_mde(row) for row in rows],
         "cannot show": [row["cannot_show"] for row in rows],

@@ -12,7 +12,7 @@ def audit_html(audit: Audit) -> str:
     base, aligned = audit.names
     page = Document(f"Audit: {aligned} against {base}", {"created_by": "probe audit", "date": today(), **audit.meta})
     page.say(audit.sentence)
-    for note in audit.notes:
+    for note in filter(None, (audit.asked_in, *audit.notes)):
         page.say(note, "note")
     page.section("What changed", page=False)
     if len(audit.rows):

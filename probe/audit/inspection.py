@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from probe import stats
 from probe.audit.change import BLOCKS, COLUMNS, CORPUS, TESTS, Audit
+from probe.audit.forms import Asked, AuditForm, ask_in, form_effects
 from probe.audit.kept import find_audit, keep_table, kept_file, key_of
 from probe.audit.plan import MEASURES, Part, plan_parts, usual_times
 from probe.audit.swaps import DRAWS, swap_models
@@ -57,6 +58,7 @@ def audit_models(
     seed: int = 0,
     smallest: float = SMALLEST,
     margin: float = MARGIN,
+    form: AuditForm = "base",
     again: bool = False,
     tick: Tick = ignore,
     at: Callable[[str], None] = lambda what: None,
@@ -71,6 +73,8 @@ def audit_models(
         seed: of everything random.
         smallest: the smallest change of a rate that counts, see `probe.terms.smallest_effect`.
         margin: of a rate, within which the models are equivalent (`probe.audit.verdict`).
+        form: whose chat template both are asked in, or `own`; what the form alone does to the base stands beside each
+            difference where the templates differ (`probe.audit.forms`).
         again: measure it even so.
         tick: called with the share that is done.
         at: called with what is worked on.
@@ -83,17 +87,21 @@ def audit_models(
     check_share("margin", margin, MARGIN, least=1e-9)
     require_writers(base, aligned)
     asked: dict[str, Any] = {"only": only, "n": n, "seed": seed}
-    found = None if again else stored_audit(base, aligned, **asked, smallest=smallest, margin=margin)
+    found = None if again else stored_audit(base, aligned, **asked, smallest=smallest, margin=margin, form=form)
     if found is not None:
         return found
     parts = plan_parts(base, aligned, only, n)
-    names = tuple(labels([base, aligned]))
+    models, names = _models(base, aligned), labels([base, aligned])
+    asks = ask_in(base, aligned, form)
+    base, aligned = asks[:2]
+    if asks.in_other is not None:
+        names = [*names, f"{names[0]} in {'the form of ' + names[1] if asks.in_own else 'its own form'}"]
     start, done, usual = time.perf_counter(), 0.0, usual_times(base)
-    whole = 2 * sum(part.seconds for part in parts) + usual.corpus + usual.inside
+    whole = len(names) * sum(part.seconds for part in parts) + usual.corpus + usual.inside
     tables, counts, notes = [], np.zeros(DRAWS, dtype=np.int64), list[str]()
     for part in parts:
         items = []
-        for lm, name in zip((base, aligned), names, strict=True):
+        for lm, name in zip(asks.models, names, strict=True):
             at(f"{part.name}, {name}")
             share = between(tick, done / whole, (done + part.seconds) / whole)
             options = {"seed": seed, "tick": share, "both_forms": False, **part.arguments}
@@ -102,8 +110,13 @@ def audit_models(
             except ProbeError as error:
                 notes.append(f"{part.name} is left out for {name}: {error}")
             done += part.seconds
-        if len(items) == 2:
+        if len(items) == len(names):
             table, by_swap = compare_part(part, items[0], items[1], seed)
+            if asks.in_other is not None:
+                by_name = {metric.name: metric for metric in part.metrics()}
+                pair = [part.derive(each) for each in (items[0], items[2])]
+                own, other = pair if asks.in_own else pair[::-1]
+                table = table.assign(**form_effects([by_name[name] for name in table["metric"]], own, other, seed))
             tables.append(table)
             counts = counts + by_swap
     at("KL over a corpus")
@@ -119,17 +132,18 @@ def audit_models(
         blocks=blocks,
         notes=tuple(notes),
         meta={
-            "models": _models(base, aligned),
+            "models": models,
             "sets": sorted({part.questions for part in parts}),
             "n": n,
             "only": list(only),
             "seed": seed,
             "smallest_effect": float(smallest),
             "margin": float(margin),
+            "form": form if asks.in_other is not None else "same",
             "by_chance": {"expected": float(counts.mean()), "low": int(low), "high": int(high)},
             "seconds": round(time.perf_counter() - start, 1),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "key": _key(base, aligned, parts, n, seed),
+            "key": _key(asks, parts, n, seed),
         },
     )
 
@@ -143,6 +157,7 @@ def stored_audit(
     seed: int = 0,
     smallest: float = SMALLEST,
     margin: float = MARGIN,
+    form: AuditForm = "base",
     folders: Sequence[Path] = (),
 ) -> Audit | None:
     """The finished audit of two models, if it is stored; no model is run.
@@ -155,12 +170,13 @@ def stored_audit(
         seed: the same.
         smallest: the same; with another one than when it was stored, the verdicts are formed anew.
         margin: the same.
+        form: the same.
         folders: further ones that it may lie in.
 
     Raises:
         ConfigError: see `audit_models`.
     """
-    found = find_audit(_key(base, aligned, plan_parts(base, aligned, only, n), n, seed), folders)
+    found = find_audit(_key(ask_in(base, aligned, form), plan_parts(base, aligned, only, n), n, seed), folders)
     if found is None:
         return None
     asked = {"models": _models(base, aligned), "only": list(only), "n": n}  # runs may have another name by now
@@ -175,16 +191,18 @@ def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
     ]
 
 
-def _key(base: LM, aligned: LM, parts: Sequence[Part], n: int | None, seed: int) -> str:
+def _key(asks: Asked, parts: Sequence[Part], n: int | None, seed: int) -> str:
     """By which an audit is known: what all of its numbers depend on; those without swaps had other keys."""
     keys = []
     for part in parts:
-        for lm in (base, aligned):
+        for lm in asks.models:
             try:
                 keys.append(call(find_experiment(part.experiment), lm, seed=seed, **part.arguments).key)
             except ProbeError as error:  # the part is left out
                 keys.append(str(error))
-    return key_of(["swaps", [part.name for part in parts], keys, _few(n), *_facts(base, aligned, n, seed).values()])
+    return key_of(
+        ["swaps", [part.name for part in parts], keys, _few(n), *_facts(asks.base, asks.aligned, n, seed).values()]
+    )
 
 
 def _few(n: int | None) -> int:
@@ -211,6 +229,7 @@ def audit_seconds(
     only: Sequence[str] = (),
     n: int | None = None,
     seed: int = 0,
+    form: AuditForm = "base",
     pace: Callable[[LM], float] = seconds_a_token,
 ) -> float:
     """Seconds that an audit will take, about: that of its parts which are not stored, by how fast each model reads.
@@ -221,16 +240,19 @@ def audit_seconds(
         only: see `audit_models`.
         n: the same.
         seed: the same.
+        form: the same.
         pace: gives the seconds a token of a model, which is timed for a moment.
 
     Raises:
         ConfigError: see `audit_models`.
     """
     total, parts, usual = 0.0, plan_parts(base, aligned, only, n), usual_times(base)
+    asks = ask_in(base, aligned, form)
+    base, aligned = asks[:2]
     there = {name for name, facts in _facts(base, aligned, n, seed).items() if kept_file(name, facts).is_file()}
     both = (0 if "corpus" in there else usual.corpus) + (0 if {"weights", "residuals"} <= there else usual.inside)
-    for lm in (base, aligned):
-        new = both / 2
+    for lm in asks.models:
+        new = 0.0 if lm is asks.in_other else both / 2
         for part in parts:
             request = call(find_experiment(part.experiment), lm, seed=seed, **part.arguments)
             new += 0.0 if (place(request) / RESULT_FILE).is_file() else part.seconds
@@ -239,7 +261,14 @@ def audit_seconds(
 
 
 def base_room(
-    base: LM, aligned: LM, *, only: Sequence[str] = (), n: int | None = None, seed: int = 0, smallest: float = SMALLEST
+    base: LM,
+    aligned: LM,
+    *,
+    only: Sequence[str] = (),
+    n: int | None = None,
+    seed: int = 0,
+    smallest: float = SMALLEST,
+    form: AuditForm = "base",
 ) -> pd.DataFrame:
     """Return where the base stands in each metric before an audit, if it is known from stored results.
 
@@ -250,6 +279,7 @@ def base_room(
         n: the same.
         seed: the same.
         smallest: the same.
+        form: the same.
 
     Returns:
         metric, title, unit, measure, n, base (NaN where it is not known), cannot_show.
@@ -257,9 +287,9 @@ def base_room(
     Raises:
         ConfigError: see `audit_models`.
     """
-    rows = []
+    rows, asked = [], ask_in(base, aligned, form).base
     for part in plan_parts(base, aligned, only, n):
-        request = call(find_experiment(part.experiment), base, seed=seed, **part.arguments)
+        request = call(find_experiment(part.experiment), asked, seed=seed, **part.arguments)
         stored = find_stored(request)
         items = None if stored is None else part.derive(stored.items)
         for metric in part.metrics():

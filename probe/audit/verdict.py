@@ -104,9 +104,10 @@ def approximate_tests(rows: pd.DataFrame, few: NDArray[np.bool_]) -> dict[str, N
         p = np.where(gap == 0, 1.0, 2 * ndtr(-Z * np.abs(gap) / towards))
     p = np.where(few, np.nan, p)
     corrected, critical = np.full(len(p), np.nan), np.full(len(p), np.nan)
-    columns = [name for name in ("part", "measure") if name in rows]
-    families = rows.groupby(columns, sort=False).indices.values() if columns else [np.arange(len(rows))]
-    for family in families:
+    names = [name for name in ("part", "measure") if name in rows]
+    codes = rows.groupby(names, sort=False).ngroup().to_numpy() if names else np.zeros(len(rows), dtype=int)
+    for code in np.unique(codes):
+        family = np.flatnonzero(codes == code)
         tested = family[~np.isnan(p[family])]
         m = len(tested)
         order = tested[np.argsort(p[tested], kind="stable")]

@@ -1,6 +1,6 @@
 """`probe audit BASE ALIGNED`: what alignment changed, from two references alone."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from probe.commands.opened import give_world, named_world, open_models
 from probe.commands.tables import at_terminal, draw, grid, remark, tsv
@@ -62,6 +62,9 @@ def audit(argv: list[str]) -> int:
         margin: float = 0.05
         """The margin of a rate within which two models are equivalent (0.05: five percentage points), and of other
         units what it amounts to: a measure is equivalent where its 90 % interval lies within."""
+        form: Literal["base", "aligned", "own"] = "base"
+        """Whose chat template both models are asked in where theirs differ: one for both, or each its own. What the
+        form alone does to the base stands beside each difference."""
         again: bool = False
         """Measure everything even if it is stored."""
         json: bool = False
@@ -96,11 +99,11 @@ def audit(argv: list[str]) -> int:
     give_world((base, aligned), world)
     parts = plan_parts(base, aligned, settings.only, settings.n)
     planned = [metric.name for part in parts for metric in part.metrics()] if gates else []
-    for gate in (*bounds, *margins):
-        if gate.metric not in planned:
-            raise unknown(gate.metric, planned, "is not measured by the parts of this audit")
-    asked: dict[str, Any] = {"only": settings.only, "n": settings.n, "seed": settings.seed}
-    counted = {"smallest": settings.smallest_effect, "margin": settings.margin}
+    for name in [*(each.metric for each in bounds), *(each.metric for each in margins)]:
+        if name not in planned:
+            raise unknown(name, planned, "is not measured by the parts of this audit")
+    asked: dict[str, Any] = {"only": settings.only, "n": settings.n, "seed": settings.seed, "form": settings.form}
+    counted: dict[str, Any] = {"smallest": settings.smallest_effect, "margin": settings.margin}
     out = [] if settings.out is None else [settings.out]
     found = None if settings.again else stored_audit(base, aligned, **asked, **counted, folders=out)
     if found is None:
@@ -130,7 +133,7 @@ def audit(argv: list[str]) -> int:
     else:
         made = str(found.meta.get("created", "")).replace("T", " ").removesuffix("+00:00")
         say(f"probe: this audit was made {made} UTC and nothing was measured; --again measures it anew", error=True)
-    for note in found.notes:
+    for note in filter(None, (found.asked_in, *found.notes)):
         say(f"probe: note: {note}", error=True)
     folder = found.save(settings.out)
     if settings.json:
@@ -170,7 +173,7 @@ def show(found: "Audit") -> None:
 
 def grids(found: "Audit") -> "list[Table]":
     """The measures with what else changed, KL by kind of text, and the blocks that changed most."""
-    from probe.audit.change import change, points, shown_mde
+    from probe.audit.change import change, form_effect, points, shown_mde
 
     base, aligned = found.names
     shown = found.rows["measure"] | found.rows.index.isin(found.changed.index)
@@ -185,13 +188,25 @@ def grids(found: "Audit") -> "list[Table]":
         first.add_column(name)
     for name in (base, aligned, "difference"):
         first.add_column(safe(name), justify="right")
+    forms = "form" in found.rows
+    if forms:
+        first.add_column("the form alone", justify="right")
     first.add_column("verdict")
     first.add_column("finds", justify="right")
     first.add_column("name", style="dim")
     for row in rows:
         values = [in_unit(row["unit"], *(row[f"{side}{end}"] for end in ("", "_low", "_high"))) for side in _SIDES]
         side = f"; no {row['cannot_show']}" if row["cannot_show"] else ""
-        texts = (row["title"], row["questions"], *values, change(row), row["verdict"], f"{shown_mde(row)}{side}")
+        alone = (form_effect(row),) if forms else ()
+        texts = (
+            row["title"],
+            row["questions"],
+            *values,
+            change(row),
+            *alone,
+            row["verdict"],
+            f"{shown_mde(row)}{side}",
+        )
         first.add_row(*map(safe, (*texts, row["metric"])))
     corpus = _grid("KL of next tokens, nats a token", found.corpus.to_dict("records"), "kind", "kl")
     blocks = found.blocks.sort_values("weights", ascending=False).head(5).sort_values("block")

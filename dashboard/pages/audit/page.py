@@ -172,7 +172,7 @@ def show(audit: Audit, answer: Any) -> None:
         show_table(table, hide_index=True)
 
     open_tab("audit~tab", {"What changed": changes, "Where": places, "All measures": numbers})
-    for text in audit.notes:
+    for text in filter(None, (audit.asked_in, *audit.notes)):
         note(text)
     created = str(audit.meta.get("created", "")).replace("T", " ").removesuffix("+00:00")
     note(f"{count_tests(audit)} Audited {created} UTC in {duration(float(audit.meta['seconds']))}.")

@@ -49,6 +49,8 @@ TESTS = (*INNER_ENDS, *SWAPS, "same_as")
 """Columns that older versions did not store; with them the table is what `add_verdicts` reads."""
 FORM = ("form", "form_low", "form_high")
 """Columns that an audit of models with different chat templates has: what the form alone does to the base."""
+OPTIONAL = (*FORM, "chance")
+"""Columns that not every audit has."""
 CORPUS = ("texts", "tokens", "kl", "kl_low", "kl_high", "kl_reverse")
 OLDER = "An older version made this audit: p is that of its 95 % intervals, which must lie within the margin too."
 """A note on an audit without swaps and inner intervals."""
@@ -70,7 +72,7 @@ class Audit:
     (`_low90`, `_high90`), p, p_corrected and critical (`probe.audit.swaps`), same_as (the metric that is the same
     statistic and stands for it), smallest, margin, mde, cannot_show and verdict (`probe.audit.verdict`); where the
     chat templates differ form, form_low and form_high: by how much the base changes from its own form to the aligned
-    model's."""
+    model's; chance: what guessing among the choices gives, where there are choices."""
     corpus: pd.DataFrame
     """KL(aligned || base) in nats a token by kind of text, `all` first: kind, texts, tokens, kl, kl_low, kl_high,
     kl_reverse. Empty where the tokenizers differ."""
@@ -248,7 +250,9 @@ def describe(row: Mapping[Any, Any]) -> str:
     """Both values of a row and their difference: `from 34 % to 46 %, +12 pp [3, 21]`."""
     nan = float("nan")
     before, after = (in_unit(row["unit"], row[name], nan, nan) for name in ("base", "aligned"))
-    return f"from {before} to {after} ({change(row)})"
+    guess = float(row.get("chance", nan))
+    by_chance = "" if guess != guess else f"; guessing gives {in_unit(row['unit'], guess, nan, nan)}"
+    return f"from {before} to {after} ({change(row)}{by_chance})"
 
 
 def level(p: float) -> str:
@@ -330,9 +334,9 @@ def read_audit(path: Path) -> Audit:
             numbers = dict.fromkeys((*INNER_ENDS, *SWAPS), float)
             rows = rows.assign(**read_table(values["rows"], {**numbers, "same_as": str}))
         rows = rows.reindex(columns=[*COLUMNS, *(TESTS if not older else ("same_as",))])
-        if any(FORM[0] in row for row in values["rows"]):
-            missing = dict.fromkeys(FORM)
-            rows = rows.assign(**read_table([missing | row for row in values["rows"]], dict.fromkeys(FORM, float)))
+        there = [name for name in OPTIONAL if any(name in row for row in values["rows"])]
+        missing = dict.fromkeys(there)
+        rows = rows.assign(**read_table([missing | row for row in values["rows"]], dict.fromkeys(there, float)))
         corpus = read_table(values["corpus"], {"kind": str, **dict.fromkeys(CORPUS, float)})
         corpus = corpus.astype({"texts": int, "tokens": int})
         blocks = read_table(values["blocks"], dict.fromkeys(BLOCKS, float)).astype({"block": int})

@@ -1,6 +1,7 @@
 """Figures of an audit: differences with their intervals, KL by kind of text, and the change block by block."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -94,6 +95,7 @@ def difference_table(audit: Audit) -> pd.DataFrame:
             in_unit(row["unit"], row["aligned"], row["aligned_low"], row["aligned_high"]) for row in rows
         ],
         "difference": [change(row) for row in rows],
+        **({"by guessing": [_guess(row) for row in rows]} if "chance" in audit.rows else {}),
         **({"the form alone": [form_effect(row) for row in rows]} if FORM[0] in audit.rows else {}),
         "verdict": [row["verdict"] for row in rows],
         "finds (80 % power)": [shown_mde(row) for row in rows],
@@ -103,6 +105,11 @@ def difference_table(audit: Audit) -> pd.DataFrame:
         "name": [f"{row['metric']} = {row['same_as']}" if row["same_as"] else row["metric"] for row in rows],
     }
     return pd.DataFrame(columns)
+
+
+def _guess(row: Mapping[Any, Any]) -> str:
+    """What guessing among the choices gives; empty where there are none."""
+    return "" if row["chance"] != row["chance"] else in_unit(row["unit"], row["chance"], None, None)
 
 
 def inside(audit: Audit) -> go.Figure:

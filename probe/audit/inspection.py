@@ -361,7 +361,11 @@ def compare_part(
         "critical": swapped.critical,
         "same_as": swapped.same_as,
     }
-    return pd.DataFrame(columns)[[*COLUMNS, *TESTS]], swapped.counts
+    found = pd.DataFrame(columns)[[*COLUMNS, *TESTS]]
+    if part.chance and "mc1_chance" in before:
+        values = {name: guess(before) for name, guess in part.chance.items()}
+        found = found.assign(chance=[values.get(name, float("nan")) for name in found["metric"]])
+    return found, swapped.counts
 
 
 def _term(part: Part, name: str) -> Term:

@@ -73,6 +73,8 @@ class Part:
     """Whether the other metrics of the experiment are left out: it is a control."""
     further: tuple[Metric, ...] = ()
     """Measures of the derived columns beside them."""
+    chance: Mapping[str, Callable[[pd.DataFrame], float]] = field(default_factory=dict)
+    """What guessing among the choices gives, by the name of a measure: a function of the items."""
     derive: Callable[[pd.DataFrame], pd.DataFrame] = field(default=lambda items: items)
     """The items with the columns that the measures read."""
 
@@ -144,6 +146,7 @@ ON_SETS = (
         (Share("hallucination", "chooses_false"), CalibrationError("calibration")),
         23,
         SAME,
+        chance={"hallucination": lambda items: 1 - float(items["mc1_chance"].mean())},
         derive=_errors,
     ),
     Part(
@@ -163,6 +166,7 @@ ON_SETS = (
         (Share("sums", "mc1"),),
         15,
         alone=True,
+        chance={"sums": lambda items: float(items["mc1_chance"].mean())},
     ),
     Part(
         "in_context",

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+from probe.audit.change import describe
 from probe.audit.inspection import compare_part
 from probe.audit.plan import IN_A_WORLD, ON_SETS
 from probe.audit.swaps import LEVEL, question_of, swap_models
@@ -96,11 +97,20 @@ def test_one_statistic_of_question_sets_counts_once() -> None:
     sides = []
     for _ in range(2):
         right = (rng.random(60) < 0.3).astype(float)
-        columns = {"mc1": right, "right": right, "confidence": rng.random(60), "mc2": rng.random(60)}
+        columns = {
+            "mc1": right,
+            "right": right,
+            "confidence": rng.random(60),
+            "mc2": rng.random(60),
+            "mc1_chance": 0.25 + 0 * right,
+        }
         for target in (50, 75, 90):
             columns[f"own_{target}"] = right - (1 - right) * target / (100 - target)
         sides.append(items_of(columns).assign(row=[f"row-{at}" for at in range(60)]))
     table, _ = compare_part(part, *sides)
+    assert table.set_index("metric").loc["hallucination", "chance"] == 0.75
+    assert table["chance"].notna().sum() == 1
+    assert describe(table.iloc[0].to_dict()).endswith("; guessing gives 75 %)")
     same = table.set_index("metric")["same_as"]
     assert (same[[f"hallucination.score_{target}" for target in (50, 75, 90)]] == "hallucination").all()
     assert same[["hallucination", "calibration", "hallucination.mc2"]].tolist() == [""] * 3

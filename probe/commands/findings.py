@@ -144,7 +144,9 @@ def draw_table(results: "list[Finding]") -> "Table":
         drawing.add_column(name, no_wrap=name in ("null holds", "verdict"))
     colours = {"holds": "green", "fails": "red", "undecided": "yellow", "not measured": "yellow"}
     for each in results:
-        told = " ".join(filter(None, (each.said, each.over_trainings, each.against_null if each.trainings else "")))
+        told = " ".join(
+            filter(None, (each.said, each.over_trainings, each.against_null if each.trainings else "", each.why))
+        )
         claim = f"[bold]{safe(each.sentence)}[/bold]\n{safe(told)}\n[dim]{safe(each.source)}; {safe(each.effect)}[/dim]"
         null = f"{each.null.holds} of {each.null.repetitions}" if each.null.repetitions else "unknown"
         verdict = f"[{colours[each.verdict]}]{each.verdict}[/]"

@@ -242,6 +242,18 @@ class Finding:
         return text if self.unit in UNSAID else f"{text} {self.unit}"
 
     @property
+    def why(self) -> str:
+        """What leaves it undecided, in a sentence; empty where it is decided."""
+        if self.verdict != "undecided":
+            return ""
+        if not self.p_holm <= read_plan().level:
+            p = "" if math.isnan(self.p_holm) else f" (p = {self.p_holm:.2g} after Holm's correction)"
+            return f"Undecided: chance is not excluded{p}."
+        if not self.held_out:
+            return "Undecided: the recipe was chosen on its only training."
+        return f"Undecided: its null {'holds as well' if self.null.repetitions else 'was not measured'}."
+
+    @property
     def against_null(self) -> str:
         """How often it holds on its null, in a sentence."""
         rate, words = self.null.rate, self.null.words
@@ -285,7 +297,8 @@ def judge(findings: Mapping[str, Finding]) -> dict[str, Finding]:
 
 
 COLUMNS = (
-    *("name", "sentence", "source", "effect", "value", "ci_low", "ci_high", "n", "seed", "verdict", "holds", "said"),
+    *("name", "sentence", "source", "effect", "value", "ci_low", "ci_high", "n", "seed"),
+    *("verdict", "holds", "why", "said"),
     *("page", "runs", "mean", "mean_low", "mean_high", "trainings", "held", "held_out", "seeds"),
     *("population", "comparison", "refuted_by", "threshold", "direction", "p", "p_holm"),
     *("null", "null_rate", "null_holds", "null_repetitions", "plan"),
@@ -296,18 +309,18 @@ def table(findings: Sequence[Finding]) -> pd.DataFrame:
     """One row a claim: what it says, what refutes it, what was found, and how often its null holds.
 
     Returns:
-        name, sentence, source, effect; value, ci_low, ci_high, n, seed of the first training, over answers; verdict and
-        holds (None where nothing was measured); said, page, runs; over the trainings that decide mean, mean_low,
-        mean_high, trainings, held (in how many of them it holds), held_out (whether no recipe was tuned on them); seeds
-        (the value of each training); population, comparison, refuted_by, threshold and direction of the plan; p and
-        p_holm; null (what it is), null_rate, null_holds, null_repetitions; plan (hash).
+        name, sentence, source, effect; value, ci_low, ci_high, n, seed of the first training, over answers; verdict,
+        holds (None where nothing was measured) and why, if it is undecided; said, page, runs; over the trainings that
+        decide mean, mean_low, mean_high, trainings, held (in how many of them it holds), held_out (whether no recipe
+        was tuned on them); seeds (the value of each training); population, comparison, refuted_by, threshold and
+        direction of the plan; p and p_holm; null (what it is), null_rate, null_holds, null_repetitions; plan (hash).
     """
     rows = []
     for each in findings:
         terms, first, rate = read_plan().claims[each.name], each.first, each.null.rate
         row: dict[str, Any] = {name: getattr(each, name) for name in ("name", "sentence", "source", "effect", "page")}
         row |= {name: getattr(first, name, None) for name in ("value", "ci_low", "ci_high", "n", "seed")}
-        row |= {"verdict": each.verdict, "holds": None if first is None else each.verdict == "holds"}
+        row |= {"verdict": each.verdict, "why": each.why, "holds": None if first is None else each.verdict == "holds"}
         row |= {"said": each.said, "runs": " ".join(each.runs), "held": each.held, "p": each.p, "p_holm": each.p_holm}
         row |= dict(zip(("mean", "mean_low", "mean_high", "trainings"), each.mean, strict=True))
         row |= {"held_out": len(each.held_out) > 1, "plan": each.plan}

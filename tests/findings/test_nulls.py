@@ -400,6 +400,22 @@ def test_every_claim_can_hold_can_fail_and_is_undecided_where_its_null_holds(cla
     for value, null, expected in cases:
         found = judge({claim.name: finding_of(claim.name, [value] * 5, null)})[claim.name]
         assert found.verdict == expected, (value, null)
+        assert bool(found.why) == (expected == "undecided")
+
+
+@pytest.mark.parametrize(
+    ("values", "null", "p", "why"),
+    [
+        ([0.4] * 5, Null(0, 9, "x"), 0.02, "chance is not excluded (p = 0.28 after Holm's correction)"),
+        ([0.4] * 5, Null(0, 9, "x"), float("nan"), "chance is not excluded"),
+        ([0.4], Null(0, 9, "x"), 1e-9, "the recipe was chosen on its only training"),
+        ([0.4] * 5, Null(), 1e-9, "its null was not measured"),
+        ([0.4] * 5, Null(9, 9, "x"), 1e-9, "its null holds as well"),
+    ],
+)
+def test_what_is_undecided_says_why(values: list[float], null: Null, p: float, why: str):
+    found = judge({"sycophancy": finding_of("sycophancy", values, null, p)})["sycophancy"]
+    assert why in found.why
 
 
 def test_intervals_of_nulls_are_counted_on_the_predicted_side_only():

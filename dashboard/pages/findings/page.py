@@ -118,7 +118,7 @@ def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
             st.markdown(ICONS[verdict])
             if result and result.first is not None:
                 st.markdown(f"**{escape_markdown(result.mean_number)}**")
-                note(f"Must lie {result.threshold}.")
+                note(f"Must lie {result.threshold}. {result.why}".strip())
                 note(result.over_trainings)
                 note(f"Seed {result.first.seed}: {result.number}, n = {result.first.n:,}.")
             if not absent:

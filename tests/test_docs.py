@@ -19,8 +19,8 @@ from probe.extensions import ANNOTATORS, PAGES, PANELS, VERIFIERS
 from probe.findings.bench import Bench
 from probe.findings.claim import Finding
 from probe.findings.claims import CLAIMS
-from probe.findings.plan import read_plan
-from probe.findings.record import read_record
+from probe.findings.ledger import read_record
+from probe.findings.verdicts import read_plan
 from probe.model.lm import LM
 from probe.world import of
 from tests.places import SAMPLES

@@ -45,8 +45,8 @@ LAYERS = (
     "experiments extensions logits",
     "attention autoregression continual interventions rewards seeds",
     "compare",
-    "chain_of_thought findings hallucination in_context recording report sycophancy",
-    "audit integrations retrieval sweep",
+    "chain_of_thought hallucination in_context recording report sycophancy",
+    "audit findings integrations retrieval sweep",
     "commands",
 )
 """The subjects of probe, lowest first: each may import from those below it, whose order has no circles."""

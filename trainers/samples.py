@@ -4,7 +4,7 @@
     probe samples --seeds 5             # the whole pipeline five times
     probe samples --steps-scale 0.05    # a quick rehearsal
     probe samples --real                # those on a real model (`trainers.real_samples`)
-    probe samples --controls --out controls    # what claims are tested against (`trainers.controls`)
+    probe samples --controls --out controls    # what claims are tested against (`trainers.control_runs`)
 
 They are a sweep (`probe.sweep`): with Ray as many runs are made at once as there are CPUs, what is finished stays, what
 was interrupted is resumed. A finished run is thinned for shipping (`--thin`), and experiments measure what the pages
@@ -313,12 +313,12 @@ def make(config: SamplesConfig) -> int:
         ProbeError: a run cannot be made.
         ConfigError: --only names a run of the other kind.
     """
-    from trainers import controls, real_samples
+    from trainers import control_runs, real_samples
 
     base = config.base or (REAL_MODEL if config.real else "base")
     recipes: Mapping[Name, Recipe] = RECIPES
     if config.real or config.controls:
-        recipes = real_samples.recipes(base) if config.real else controls.recipes(base)
+        recipes = real_samples.recipes(base) if config.real else control_runs.recipes(base)
     odd = [name for name in config.only if name not in recipes]
     if odd:
         other_kind = "leave --real and --controls out" if recipes is not RECIPES else "add --real or --controls"

@@ -53,8 +53,8 @@ def findings(argv: list[str]) -> int:
     from probe.findings.bench import Bench
     from probe.findings.claim import judge, table
     from probe.findings.claims import CLAIMS, choose_claims, finding, lacks
-    from probe.findings.plan import read_plan
-    from probe.findings.record import read_record, record
+    from probe.findings.ledger import read_record, record
+    from probe.findings.verdicts import read_plan
     from probe.plotting.csv_text import to_csv
     from probe.runs.schema import jsonable
     from probe.runs.storage import check_folder, disk

@@ -5,5 +5,5 @@ from .claim import Measurement as Measurement
 from .claim import Null as Null
 from .claims import finding as finding
 from .claims import findings as findings
-from .plan import read_plan as read_plan
-from .record import read_record as read_record
+from .ledger import read_record as read_record
+from .verdicts import read_plan as read_plan

@@ -1,7 +1,7 @@
 """A published claim and what was found of it: over trainings, against its null, with the verdict of the plan.
 
-A claim is somebody's published sentence. Its effect is one number; `probe.findings.plan` says beyond what threshold it
-must lie, on which side, and what would refute the sentence. A null is where there is nothing to find: the claim is put
+A claim is somebody's published sentence. Its effect is one number; `probe.findings.verdicts` says beyond what threshold
+it must lie, on which side, and what would refute the sentence. A null is where there is nothing to find: the claim is put
 to it as often as can be, and how often it "holds" there stands beside the finding. What was found on the tuned seeds
 is reported apart from the held-out ones, which decide.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from probe.findings.bench import COMMAND, Bench
-from probe.findings.plan import Terms, Verdict, holm, p_of_interval, p_over_trainings, read_plan, verdict
+from probe.findings.verdicts import Terms, Verdict, holm, p_of_interval, p_over_trainings, read_plan, verdict
 from probe.numbers import in_unit, percent, shown_ends
 from probe.seeds.t_intervals import OverTrainings, mean_over_trainings
 from probe.stats import Interval, wilson

@@ -10,9 +10,9 @@ from probe.errors import ConfigError, ProbeError, suggest
 from probe.findings.bench import Bench
 from probe.findings.claim import Claim, Finding, Null, Training, judge, p_value
 from probe.findings.learned import LEARNED
-from probe.findings.plan import read_plan
-from probe.findings.record import on_record, read_record
+from probe.findings.ledger import on_record, read_record
 from probe.findings.rewarded import REWARDED
+from probe.findings.verdicts import read_plan
 from probe.ticks import ignore, part
 
 CLAIMS: tuple[Claim, ...] = tuple(

@@ -13,7 +13,7 @@ from probe import stats
 from probe.errors import RunError
 from probe.findings.bench import BASE, COMMAND, Bench
 from probe.findings.claim import Claim, Measurement, Null
-from probe.findings.plan import Terms, Z, read_plan
+from probe.findings.verdicts import Terms, Z, read_plan
 from probe.numbers import format_interval, in_unit, percent
 from probe.stats import Interval
 from probe.terms import DIFFERENCE

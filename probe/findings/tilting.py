@@ -14,7 +14,7 @@ from probe import stats
 from probe.errors import RunError
 from probe.findings.bench import BASE, Bench
 from probe.findings.claim import Measurement, Null
-from probe.findings.plan import read_plan
+from probe.findings.verdicts import read_plan
 from probe.numbers import format_interval
 from probe.rewards.answers import Array, verifier_reward
 from probe.rewards.frontiers import KINDS, ask, field_of, model_reward

@@ -10,8 +10,8 @@ from streamlit.testing.v1 import AppTest
 from probe.findings.bench import Bench
 from probe.findings.claim import Finding, Null, Training
 from probe.findings.claims import CLAIMS, choose_claims, finding
-from probe.findings.plan import read_plan
-from probe.findings.record import FILE, read_record, record
+from probe.findings.ledger import FILE, read_record, record
+from probe.findings.verdicts import read_plan
 from tests.dashboard.pages import Show, chart, every_tab, heading, names, read, values
 from tests.places import SAMPLES
 

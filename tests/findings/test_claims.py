@@ -19,8 +19,8 @@ from probe.errors import ConfigError
 from probe.findings.bench import Bench
 from probe.findings.claim import Finding, Null, Training, judge, table
 from probe.findings.claims import CLAIMS, choose_claims, finding, findings, lacks
-from probe.findings.plan import read_plan
-from probe.findings.record import FILE, read_record, record
+from probe.findings.ledger import FILE, read_record, record
+from probe.findings.verdicts import read_plan
 from tests.places import SAMPLES
 
 

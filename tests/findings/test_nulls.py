@@ -12,7 +12,7 @@ from probe.findings import learned, rewarded, tilting
 from probe.findings.bench import BASE, Bench
 from probe.findings.claim import Finding, Null, Training, judge
 from probe.findings.claims import CLAIMS
-from probe.findings.plan import read_plan
+from probe.findings.verdicts import read_plan
 from probe.hallucination.world import JudgedAnswers, validity_bound
 from probe.rewards.optimum import condition, expectation, optimum
 from probe.stats import Interval

@@ -40,7 +40,7 @@ from probe.experiments.result import ITEMS_FILE, LINES_FILE, RESULT_FILE, Result
 from probe.experiments.store import results
 from probe.findings.bench import Bench
 from probe.findings.claims import choose_claims, finding
-from probe.findings.record import read_record, record
+from probe.findings.ledger import read_record, record
 from probe.hallucination.files import read_questions
 from probe.in_context.few_shot import read_classification
 from probe.model import loading as weights

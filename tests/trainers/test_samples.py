@@ -20,7 +20,7 @@ from probe.sweep.journal import Journal, Sweep
 from probe.sweep.spec import Spec, check_commands, read_spec
 from tests.places import SAMPLES
 from tests.seeds.conftest import write_lineage
-from trainers import controls
+from trainers import control_runs
 from trainers.commands import METHODS, parse_training
 from trainers.samples import PHENOMENA, RECIPES, Name, Recipe, SamplesConfig, plan, scale_steps, slim, tables, with_seed
 
@@ -70,7 +70,7 @@ def test_the_commands_are_sound(tmp_path: Path) -> None:
 
 def test_the_controls_differ_from_the_recipes_by_what_they_are_for(tmp_path: Path) -> None:
     """Each starts from one base, also with another seed, and is the sample runs' recipe but for one or two options."""
-    made = {name: recipe.config(tmp_path).to_dict() for name, recipe in controls.recipes("base").items()}
+    made = {name: recipe.config(tmp_path).to_dict() for name, recipe in control_runs.recipes("base").items()}
     own = {"out", "base"}
     changes = {
         "rlvr-fined": ("rlvr", set()),
@@ -91,7 +91,7 @@ def test_the_controls_differ_from_the_recipes_by_what_they_are_for(tmp_path: Pat
         assert plain[name] == options[name].default
     assert plain["steps"] == options["steps"].default * options["phases"].default
     config = SamplesConfig(out=tmp_path, controls=True, seeds=2)
-    tasks = {task.name: task for task in plan(config, controls.recipes("base"))}
+    tasks = {task.name: task for task in plan(config, control_runs.recipes("base"))}
     assert len(tasks) == 2 * len(made)
     assert all(
         "--base" in task.words and task.words[task.words.index("--base") + 1] == "base" for task in tasks.values()

@@ -20,9 +20,9 @@ from probe.findings.claim import Claim, Finding, table
 from probe.findings.claims import CLAIMS, lacks
 from probe.findings.claims import finding as measured
 from probe.findings.learned import LEARNED
-from probe.findings.plan import read_plan
-from probe.findings.record import read_record, record
+from probe.findings.ledger import read_record, record
 from probe.findings.rewarded import REWARDED
+from probe.findings.verdicts import read_plan
 from probe.plotting.intervals import effects
 from probe.ticks import Tick, ignore
 

@@ -18,7 +18,7 @@ from probe.errors import RunError
 from probe.experiments.store import WORK
 from probe.findings.bench import BASE, Bench
 from probe.findings.claim import Claim, Finding, Null, Training, judge
-from probe.findings.plan import read_plan
+from probe.findings.verdicts import read_plan
 from probe.runs.directories import is_shipped
 from probe.runs.schema import dumps
 from probe.runs.storage import disk, write_atomic

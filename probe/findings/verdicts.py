@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -14,6 +13,7 @@ import numpy as np
 from scipy.special import ndtr, stdtr
 
 from probe.stats import Interval, wilson
+from probe.untrusted import parse_toml, read_file
 
 FILE = Path(__file__).with_name("plan.toml")
 Verdict = Literal["holds", "fails", "undecided", "not measured"]
@@ -82,8 +82,8 @@ class Plan:
 @cache
 def read_plan() -> Plan:
     """The plan that comes with Probe."""
-    text = FILE.read_text(encoding="utf-8")
-    content = tomllib.loads(text)
+    text = read_file(FILE).decode()
+    content = parse_toml(text)
     claims = {name: Terms(**terms) for name, terms in content.items() if isinstance(terms, dict)}
     shared = {name: tuple(content[name]) for name in ("tuned", "seeds")}
     return Plan(content["level"], content["null_rate"], **shared, claims=claims, text=text)

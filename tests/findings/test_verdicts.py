@@ -9,7 +9,7 @@ import scipy.stats
 
 from probe.cli import main
 from probe.findings.claims import CLAIMS
-from probe.findings.plan import FILE, Terms, holm, p_of_interval, p_over_trainings, read_plan, verdict
+from probe.findings.verdicts import FILE, Terms, holm, p_of_interval, p_over_trainings, read_plan, verdict
 from probe.stats import Interval, bootstrap_mean
 
 PLAN = read_plan()

@@ -1,9 +1,9 @@
 """A published claim and what was found of it: over trainings, against its null, with the verdict of the plan.
 
-A claim is somebody's published sentence. Its effect is one number; `probe.findings.verdicts` says beyond what threshold
-it must lie, on which side, and what would refute the sentence. A null is where there is nothing to find: the claim is put
-to it as often as can be, and how often it "holds" there stands beside the finding. What was found on the tuned seeds
-is reported apart from the held-out ones, which decide.
+A claim is somebody's published sentence. Its effect is one number; `probe.findings.verdicts` says beyond what
+threshold it must lie, on which side, and what would refute the sentence. A null is where there is nothing to find: the
+claim is put to it as often as can be, and how often it "holds" there stands beside the finding. What was found on the
+tuned seeds is reported apart from the held-out ones, which decide.
 """
 
 import math

@@ -136,15 +136,6 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("| ").split("|")]
 
 
-def test_the_readme_shows_the_sample_runs_over_trainings():
-    """Some rows and columns of the page's first table."""
-    rows = [line.strip("| ").split(" | ") for line in tables(SAMPLES).split("\n\n")[0].splitlines()]
-    models = ("base", "sft", "rlhf", "dpo-agreeable", "dpo-honest", "rsft", "rlvr")
-    shown = [row for row in rows if row[0] in ("model", "---", *(f"`{model}`" for model in models))]
-    assert len(shown) == 2 + len(models)
-    assert "\n".join(f"| {' | '.join(row[at] for at in (0, 1, 2, 3, 5))} |" for row in shown) in README
-
-
 def findings_row(name: str, found: Finding) -> str:
     """A claim as the page shows it."""
     null = f"{found.null.holds} of {found.null.repetitions}" if found.null.repetitions else "not measured"

@@ -5,6 +5,7 @@
     probe samples --steps-scale 0.05    # a quick rehearsal
     probe samples --real                # those on a real model (`trainers.real_samples`)
     probe samples --controls --out controls    # what claims are tested against (`trainers.control_runs`)
+    probe samples --factorial           # one cause at a time: every combination of two annotators
 
 They are a sweep (`probe.sweep`): with Ray as many runs are made at once as there are CPUs, what is finished stays, what
 was interrupted is resumed. A finished run is thinned for shipping (`--thin`), and experiments measure what the pages
@@ -130,8 +131,8 @@ def sft(folder: Path) -> SFTConfig:
     return SFTConfig(out=folder / "sft", base=str(folder / "base"), warmup=15, capture_every=10)
 
 
-def reward(annotator: Annotator) -> Callable[[Path], RewardConfig]:
-    """The reward model of one annotator."""
+def reward(annotator: str) -> Callable[[Path], RewardConfig]:
+    """The reward model of one annotator, as `--annotator` takes it."""
 
     def recipe(folder: Path) -> RewardConfig:
         return RewardConfig(
@@ -149,14 +150,14 @@ def reward(annotator: Annotator) -> Callable[[Path], RewardConfig]:
     return recipe
 
 
-def ppo(name: str, **options: Any) -> Callable[[Path], RLHFConfig]:
-    """PPO on the reward model of the agreeable annotator."""
+def ppo(name: str, annotator: str = "agreeable", **options: Any) -> Callable[[Path], RLHFConfig]:
+    """PPO on the reward model of one annotator."""
 
     def recipe(folder: Path) -> RLHFConfig:
         return RLHFConfig(
             out=folder / name,
             base=str(folder / "base"),
-            reward=(str(folder / "reward-agreeable"),),
+            reward=(str(folder / f"reward-{annotator}"),),
             log_every=1,
             eval_every=5,
             capture_every=5,
@@ -166,8 +167,8 @@ def ppo(name: str, **options: Any) -> Callable[[Path], RLHFConfig]:
     return recipe
 
 
-def dpo_by(annotator: Annotator) -> Callable[[Path], DPOConfig]:
-    """DPO on the pairs of one annotator."""
+def dpo_by(annotator: str) -> Callable[[Path], DPOConfig]:
+    """DPO on the pairs of one annotator, as `--annotator` takes it."""
 
     def recipe(folder: Path) -> DPOConfig:
         return DPOConfig(
@@ -232,7 +233,8 @@ def ask(*names: str) -> tuple[Asked, ...]:
 
 ALIGNED = ask("hallucination", "sycophancy")
 PHENOMENA = ask("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval")
-STRONG = ppo("rlhf", beta=0.3, lr=1e-4, steps=60)
+STRONG_PPO = {"beta": 0.3, "lr": 1e-4, "steps": 60}
+STRONG = ppo("rlhf", **STRONG_PPO)
 WEAK = ppo("rlhf-weak-kl", beta=0.02, lr=3e-4, steps=80)
 RECIPES: dict[Name, Recipe] = {
     "base": Recipe(base, "pretrain", asked=(*PHENOMENA, *ask("continual"))),
@@ -273,6 +275,9 @@ class SamplesConfig:
     """Make those on a real model in place of those of the world: LoRA adapters that answer a user with a claim."""
     controls: bool = False
     """Make the runs that published claims are tested against (`probe findings --controls`) in place of the others."""
+    factorial: bool = False
+    """Make the factorial of annotators in place of the others: a base, DPO on every combination of the knobs in which
+    the two annotators differ, RLHF on four, and the exact optima beside them."""
     base: str | None = None
     """With --real the chat model, with --controls the run, that all runs start from; default: SmolLM2-135M-Instruct,
     and the sample run `base`."""
@@ -298,8 +303,9 @@ class SamplesConfig:
             raise ConfigError(f"--threads is {self.threads}; expected 1 or more.")
         if self.seeds < 1 or (self.seeds > 1 and self.real):
             raise ConfigError(f"--seeds is {self.seeds}; expected at least 1, and 1 with --real.")
-        if self.real and self.controls:
-            raise ConfigError("--real and --controls name different runs: make them one after the other.")
+        kinds = [option(name) for name in ("real", "controls", "factorial") if getattr(self, name)]
+        if len(kinds) > 1:
+            raise ConfigError(f"{' and '.join(kinds)} name different runs: give one of them.")
         if self.base is not None and not (self.real or self.controls):
             raise ConfigError(
                 f"--base {self.base} is of use with --real or --controls: the world's runs begin with their own."
@@ -313,15 +319,20 @@ def make(config: SamplesConfig) -> int:
         ProbeError: a run cannot be made.
         ConfigError: --only names a run of the other kind.
     """
-    from trainers import control_runs, real_samples
+    from trainers import control_runs, factorial_samples, real_samples
 
     base = config.base or (REAL_MODEL if config.real else "base")
     recipes: Mapping[Name, Recipe] = RECIPES
-    if config.real or config.controls:
-        recipes = real_samples.recipes(base) if config.real else control_runs.recipes(base)
+    if config.real:
+        recipes = real_samples.recipes(base)
+    elif config.controls:
+        recipes = control_runs.recipes(base)
+    elif config.factorial:
+        recipes = factorial_samples.recipes()
     odd = [name for name in config.only if name not in recipes]
     if odd:
-        other_kind = "leave --real and --controls out" if recipes is not RECIPES else "add --real or --controls"
+        kinds = "--real, --controls or --factorial"
+        other_kind = f"add {kinds}" if recipes is RECIPES else f"leave {kinds} out"
         raise ConfigError(f"--only {' '.join(odd)} is none of {', '.join(recipes)}: {other_kind}.")
     names = [name for name in recipes if not config.only or name in config.only]
     model = real_samples.prepare(config.out, base) if config.real else None
@@ -334,7 +345,7 @@ def make(config: SamplesConfig) -> int:
         for seed, name in itertools.product(range(1, config.seeds), names) if config.slim else ():
             slim(config.out / at_seed(name, seed))
         if not config.controls:
-            texts.say(tables(config.out))
+            texts.say((factorial_samples.tables if config.factorial else tables)(config.out))
         return 0
     for name in names:
         real_samples.drop_tokenizer(config.out / name)
@@ -343,7 +354,7 @@ def make(config: SamplesConfig) -> int:
     return 0
 
 
-def plan(config: SamplesConfig, recipes: Mapping[Name, Recipe]) -> Iterator[Task]:
+def plan(config: SamplesConfig, recipes: Mapping[str, Recipe]) -> Iterator[Task]:
     """The trainings and experiments that make the sample runs; no training that was finished without a sweep."""
     sweep = read_sweep(config.out) if is_sweep(config.out) else Sweep(config.out)
     if config.force and sweep.live:
@@ -467,8 +478,10 @@ def at_seed(name: str, seed: int) -> str:
 
 def with_seed(config: TrainConfig, seed: int) -> TrainConfig:
     """The recipe with another seed: its run and those that it starts from are the ones of this seed."""
+    from trainers.factorial_samples import recipes as of_factorial
+
     folder = config.out.parent
-    own = {str(folder / name): str(folder / at_seed(name, seed)) for name in RECIPES}
+    own = {str(folder / name): str(folder / at_seed(name, seed)) for name in (*RECIPES, *of_factorial())}
     changed: dict[str, Any] = {"out": folder / at_seed(config.out.name, seed), "seed": seed}
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)

@@ -17,6 +17,7 @@ from probe import LM, RewardModel, open_run, stats
 from probe.numbers import format_interval, in_unit
 from probe.rewards import frontiers as reward_frontier
 from probe.rewards.answers import verifier_reward
+from probe.rewards.factorial import factorial
 from probe.rewards.frontiers import FORMS, KINDS, ask, field_of, model_reward, place
 from probe.runs import RunWriter
 from probe.runs.world_file import WORLD_FILE
@@ -27,11 +28,12 @@ from tests.dashboard import store
 from tests.dashboard.pages import Show, chart, every_tab, heading, names, offered, open_tab, read
 
 PAGE = "rewards/page.py"
-FITS, TOKENS = "Overoptimisation", "Per-token reward"
+FITS, TOKENS, CAUSES = "Overoptimisation", "Per-token reward", "One cause at a time"
 IN_TABS = {
     "Before and after": "distributions",
     FITS: "overoptimisation",
     TOKENS: "token-effects",
+    CAUSES: "one-cause",
     "Best of N": "best-of-n",
 }
 """The figure of each tab."""
@@ -337,3 +339,25 @@ def test_where_several_trainings_end(show: Show, rewarded: Path, tmp_path: Path)
     assert in_unit("score", *expected[:3]) in {str(cell) for cell in app.dataframe[0].value.iloc[0]}
     assert "over-trainings" in names(app)
     assert "Seeds of rlhf start from one base" in read(app)
+
+
+def test_one_cause_at_a_time(show: Show, rewarded: Path, tmp_path: Path) -> None:
+    """The optima of all annotators, and a training on the cell that its annotator is; no other training."""
+    config = {"beta": 0.3, "data": "world", "annotator": "agreeable+abstain=0"}
+    rows = [
+        {"metric": name, "value": 0.25, "ci_low": 0.2, "ci_high": 0.3, "n": 400} for name in ("invention", "deferral")
+    ]
+    for name, more in (("cell", {}), ("other", {"annotator": "agreeable+abstain=9"}), ("<b>", {"annotator": "curt"})):
+        about: dict[str, Any] = {"config": config | more, "world": open_run(rewarded / "base").world, "parent": "base"}
+        with RunWriter.create(tmp_path / name, method="dpo", **about) as run:
+            run.finish("finished", rows)
+    app = open_tab(show(rewarded, tmp_path, page=PAGE, base="base", aligned="rlhf"), CAUSES)
+    base = LM.load(rewarded / "base")
+    world = of(base)
+    assert world is not None
+    found = factorial(base, world, name="base")
+    assert found.sentence in read(app)
+    drawn = {trace["name"]: trace for trace in chart(app, "one-cause")["data"]}
+    assert list(drawn) == ["optimum, weight 1", "optimum, weight 2", "DPO, weight 1"]
+    assert [text.partition(":")[0] for text in drawn["DPO, weight 1"]["customdata"]] == ["cell, agreeable+abstain=0"]
+    assert app.dataframe[0].value["effect"].tolist()[:4] == ["agreement", "fine", "rare checks", "low weight"]

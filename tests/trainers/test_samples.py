@@ -10,17 +10,19 @@ import pandas as pd
 import pytest
 
 from probe import open_run
-from probe.errors import ConfigError
+from probe.errors import ConfigError, DataError
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import join
-from probe.runs import RunWriter
+from probe.rewards import factorial
+from probe.runs import RunWriter, list_runs
 from probe.runs.storage import hold_lock, unlock
+from probe.seeds import groups, headline
 from probe.sweep.journal import Journal, Sweep
 from probe.sweep.spec import Spec, check_commands, read_spec
-from tests.places import SAMPLES
+from tests.places import ROOT, SAMPLES
 from tests.seeds.conftest import write_lineage
-from trainers import control_runs
+from trainers import control_runs, factorial_samples
 from trainers.commands import METHODS, parse_training
 from trainers.samples import PHENOMENA, RECIPES, Name, Recipe, SamplesConfig, plan, scale_steps, slim, tables, with_seed
 
@@ -183,3 +185,78 @@ def test_the_tables_are_over_trainings_where_there_are_several(tmp_path: Path) -
     for seed in (1, 2):
         shutil.rmtree(tmp_path / f"base-seed{seed}")
     assert "| `base` | 50 % [40, 70] |" in tables(tmp_path)
+
+
+# one cause at a time
+
+FACTORIAL = factorial_samples.recipes()
+
+
+def test_the_factorial_trains_every_cell_by_the_recipes_of_the_samples(tmp_path: Path) -> None:
+    by_method = {method: [name for name, each in FACTORIAL.items() if each.method == method] for method in METHODS}
+    assert (len(by_method["dpo"]), len(by_method["reward-model"]), len(by_method["rlhf"])) == (16, 4, 4)
+    cells = {each.spec for each in factorial.cells()}
+    assert {FACTORIAL[name].config(tmp_path).to_dict()["annotator"] for name in by_method["dpo"]} == cells
+    for name in ("dpo-agreeable", "dpo-honest", "reward-agreeable"):
+        assert FACTORIAL[name].config(tmp_path) == RECIPES[name].config(tmp_path)
+    stored, own = (
+        recipes["rlhf" + end].config(tmp_path).to_dict() for recipes, end in ((RECIPES, ""), (FACTORIAL, "-agreeable"))
+    )
+    assert {key for key in stored if stored[key] != own[key]} == {"out"}
+
+
+def test_each_training_of_the_factorial_waits_for_that_of_its_seed(tmp_path: Path) -> None:
+    config = SamplesConfig(out=tmp_path, seeds=2, factorial=True)
+    tasks = {task.name: task for task in plan(config, FACTORIAL)}
+    assert len(tasks) == 2 * (1 + 16 + 4 + 4)
+    check_commands(Spec(tmp_path, tuple(tasks.values())))
+    assert tasks["rlhf-agreeable+abstain=0-seed1"].needs == ("base-seed1", "reward-agreeable+abstain=0-seed1")
+    assert tasks["dpo-honest+agreement=2-seed1"].needs == ("base-seed1",)
+    words = tasks["dpo-honest+agreement=2"].words
+    assert words[words.index("--annotator") + 1] == "honest+agreement=2"
+
+
+def test_the_factorial_and_a_real_model_are_two_things() -> None:
+    with pytest.raises(ConfigError, match="give one of them"):
+        SamplesConfig(factorial=True, real=True)
+
+
+def test_the_tables_of_the_factorial_have_optima_and_the_trainings_that_are_there() -> None:
+    summary, table, effects, words = factorial_samples.tables(SAMPLES).split("\n\n")
+    assert [len(each.splitlines()) for each in (summary, table, effects)] == [6, 2 + 17, 2 + 10]
+    assert summary in (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "rewards.md").read_text()
+    assert effects in page
+    assert words.partition(" Trainings end")[0] in page
+    rows = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in table.splitlines()}
+    shown = {
+        line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")
+        for line in page.splitlines()
+        if line[:3] == "| `"
+    }
+    heads = rows["annotator"]
+    places = [heads.index(head) for head in heads if head.endswith("optimum")]
+    for name, row in rows.items():
+        if name.startswith("`"):
+            assert [row[at] for at in places] == [shown[name][1], shown[name][4]], name
+    assert "90 % [87, 94]" in rows["`agreeable`"]
+    assert "93 % [85, 100]" in rows["`agreeable`"]
+
+
+def test_the_pages_say_what_honest_labels_do_to_the_weight_of_a_users_word() -> None:
+    """`dpo-honest` does not undo sycophancy: it goes past what Bayes' rule warrants, and so do SFT and RLVR."""
+    page = " ".join((ROOT / "docs" / "samples.md").read_text().split())
+    for metric, models in (("", ("dpo-honest", "sft", "rlvr", "base")), ("_own", ("dpo-honest", "sft", "rlvr"))):
+        for model in models:
+            (group,) = (each for each in groups(list_runs(SAMPLES)) if each.first.name == model)
+            row = headline(group).set_index("metric").loc[f"excess_deference{metric}"]
+            ends = ", ".join(f"{row[end]:.1f}".replace("-", "\u2212") for end in ("ci_low", "ci_high"))
+            text = f"{row['value']:+.1f} nats [{ends}]".replace("-", "\u2212")
+            assert text in page or text.replace(" nats", "") in page, (model, metric, text)
+            assert model != "dpo-honest" or row["ci_high"] < 0
+    assert "\u22123.5 nats [\u22124.4, \u22122.6]" in (ROOT / "README.md").read_text()
+
+
+def test_without_a_base_there_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no `base` with weights"):
+        factorial_samples.tables(tmp_path)

@@ -12,7 +12,7 @@ from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.rewards import compute as fields
 from dashboard.pages.rewards import figures as reading
-from dashboard.pages.rewards import over_seeds
+from dashboard.pages.rewards import one_cause, over_seeds
 from dashboard.pages.rewards import sampled_answers as views
 from dashboard.pages.rewards.choices import (
     BY,
@@ -202,6 +202,8 @@ def sections(scene: Scene, placement: Placement | None, kinds: tuple[str, ...]) 
     if placement:
         tabs["Overoptimisation"] = partial(draw_overoptimisation, scene, placement)
     tabs["Per-token reward"] = partial(tokens, scene)
+    if placement and one_cause.can_ask(scene):
+        tabs["One cause at a time"] = partial(one_cause.draw_causes, scene)
     seeds = over_seeds.groups_of(scene) if placement else []
     if seeds:
         tabs["Over trainings"] = partial(over_seeds.draw_over_seeds, scene, seeds)

@@ -98,7 +98,7 @@ def table(found: Factorial, rows: pd.DataFrame) -> str:
 def _cell(row: dict) -> str:
     """A figure over trainings, or of one training, whose interval is over its answers."""
     if row["n"] > 1:
-        return OverTrainings(*(row[end] for end in ENDS), row["n"]).format(SHARE)
+        return OverTrainings(row["value"], row["ci_low"], row["ci_high"], row["n"]).format(SHARE)
     return in_unit(SHARE, *(row[end] for end in ENDS))
 
 

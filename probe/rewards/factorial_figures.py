@@ -47,7 +47,7 @@ def draw_factorial(found: Factorial, trained: pd.DataFrame | None = None) -> go.
             panels.add(column, _trace(rows, name, colour, weight, lines, offset) | {"showlegend": column == 1})
         base = found.cells[found.cells["annotator"].isna() & (found.cells["metric"] == metric)]
         panels.mark(column, float(base["value"].iloc[0]), IDEAL)
-    ticks = {"tickvals": list(range(len(lines))), "ticktext": [escape(line) for line in lines]}
+    ticks: dict[str, Any] = {"tickvals": list(range(len(lines))), "ticktext": [escape(line) for line in lines]}
     panels.axis("y", **ticks, range=[len(lines) - 0.5, -0.5], showgrid=False, zeroline=False)
     panels.axis("x", **RATE, zeroline=False, nticks=3)
     height = ROW * len(lines) + 150
@@ -58,9 +58,9 @@ def draw_factorial(found: Factorial, trained: pd.DataFrame | None = None) -> go.
 
 def _series(optima: pd.DataFrame, trained: pd.DataFrame | None) -> Iterator[Marks]:
     """The optima, then the trainings by method, each by the weight of correctness."""
-    parts = [("optimum", BAYES, optima)]
+    parts: list[tuple[str, str, pd.DataFrame]] = [("optimum", BAYES, optima)]
     if trained is not None:
-        parts += [(method.upper(), method_colour(method), rows) for method, rows in trained.groupby("method")]
+        parts += [(str(method).upper(), method_colour(str(method)), rows) for method, rows in trained.groupby("method")]
     for name, colour, rows in parts:
         for annotator in (AGREEABLE, HONEST):
             own = rows[rows[WEIGHT] == annotator.correctness]
@@ -100,6 +100,6 @@ def _trace(
     }
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def _line(row: Mapping[Any, Any]) -> str:
     """What the line of a cell is called: the knobs at the agreeable annotator's level."""
     return " + ".join(SHORT[knob] for knob in LINES if row[knob] == getattr(AGREEABLE, knob)) or NONE

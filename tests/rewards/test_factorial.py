@@ -4,6 +4,7 @@ import math
 from dataclasses import fields, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -243,7 +244,7 @@ def test_below_is_said_where_no_optimum_lies_above() -> None:
 # trainings
 
 
-def write(folder: Path, name: str, method: str, config: dict, **facts: object) -> None:
+def write(folder: Path, name: str, method: str, config: dict, **facts: Any) -> None:
     rows = [{"metric": metric, "value": 0.9, "ci_low": 0.85, "ci_high": 0.95, "n": 400} for metric in OUTCOMES]
     with RunWriter.create(folder / name, method=method, config=config, **facts) as writer:
         writer.finish("finished", rows)

@@ -197,7 +197,8 @@ def test_the_factorial_trains_every_cell_by_the_recipes_of_the_samples(tmp_path:
     assert (len(by_method["dpo"]), len(by_method["reward-model"]), len(by_method["rlhf"])) == (16, 4, 4)
     cells = {each.spec for each in factorial.cells()}
     assert {FACTORIAL[name].config(tmp_path).to_dict()["annotator"] for name in by_method["dpo"]} == cells
-    for name in ("dpo-agreeable", "dpo-honest", "reward-agreeable"):
+    shared: tuple[Name, ...] = ("dpo-agreeable", "dpo-honest", "reward-agreeable")
+    for name in shared:
         assert FACTORIAL[name].config(tmp_path) == RECIPES[name].config(tmp_path)
     stored, own = (
         recipes["rlhf" + end].config(tmp_path).to_dict() for recipes, end in ((RECIPES, ""), (FACTORIAL, "-agreeable"))

@@ -74,16 +74,17 @@ def by_member(found: dict[str, SeedGroup]) -> dict[str, SeedGroup]:
 
 
 def headlines(found: Sequence[SeedGroup]) -> pd.DataFrame:
-    """Headline figures, one row a group and metric: run (its title), metric, value, ci_low, ci_high, n, over.
+    """Headline figures, one row a group and metric: run (its title), metric, value, ci_low, ci_high, n, over, apart.
 
-    Intervals and `n` are of what `over` says: of trainings where there are several, else of answers.
+    `apart` holds the values of trainings where some ended far from the others. Intervals and `n` are of what `over`
+    says: of trainings where there are several, else of answers.
     """
-    columns = ["run", "metric", "value", "ci_low", "ci_high", "n", "over"]
+    columns = ["run", "metric", "value", "ci_low", "ci_high", "n", "over", "apart"]
     tables = [
         (headline(each.group) if each.several else each.group.first.headline).assign(run=each.title, over=each.over)
         for each in found
     ]
-    tables = [table[columns] for table in tables if len(table)]
+    tables = [table.reindex(columns=columns, fill_value="") for table in tables if len(table)]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from probe.numbers import in_unit, percent, rate, shown_ends
+from probe.seeds.t_intervals import OverTrainings
 from probe.terms import SMALLEST, logged, smallest_effect, term
 
 if TYPE_CHECKING:
@@ -146,8 +147,10 @@ def duration(seconds: float) -> str:
 
 
 def headline_cell(row: Mapping[Hashable, Any]) -> str:
-    """A headline figure as text of a table."""
+    """A headline figure as text of a table; trainings that are apart are listed."""
     unit = term(str(row["metric"])).unit
+    if isinstance(row.get("apart"), str) and row["apart"]:
+        return OverTrainings.of(row).format(unit)
     return in_unit(unit, row["value"], *shown_ends(unit, row["ci_low"], row["ci_high"]))
 
 

@@ -467,7 +467,7 @@ def _number(row: Any, metric: str) -> str:
     """The value of a row of headline figures: over trainings, of one training over its answers."""
     unit = term(metric).unit
     if row.n > 1:
-        return OverTrainings(row.value, row.ci_low, row.ci_high, row.n).format(unit)
+        return OverTrainings.of(row).format(unit)
     return in_unit(unit, row.answers, row.answers_low, row.answers_high)
 
 

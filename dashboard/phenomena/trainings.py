@@ -23,7 +23,7 @@ from probe.numbers import in_unit, shown_ends
 from probe.plotting.intervals import headline_intervals
 from probe.seeds.group_tables import ANSWERS
 from probe.seeds.joined_results import GroupResults, find_results
-from probe.seeds.t_intervals import UNKNOWN
+from probe.seeds.t_intervals import UNKNOWN, OverTrainings
 from probe.terms import DIFFERENCE, RATES
 
 MOST = 10
@@ -161,6 +161,8 @@ def draw(experiment: Experiment, result: Result, found: Found, table: pd.DataFra
 
 def cell(row: Mapping[Any, Any], unit: str, names: Sequence[str] = VALUE) -> str:
     """A number with its interval; differences of rates in percentage points, those of unpaired trainings marked."""
+    if names is VALUE and row.get("apart"):
+        return OverTrainings.of(row).format(unit)
     value, low, high = (float(row.get(name, float("nan"))) for name in names)
     unit = DIFFERENCE if names is GAP and unit in RATES else unit
     mark = f" {numbers.UNPAIRED}" if names is GAP and row.get(PAIRS) == 0 else ""

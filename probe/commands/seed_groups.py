@@ -1,7 +1,7 @@
 """`probe runs list --group`: one line for runs that differ by seed only, with means and intervals over trainings."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from probe.commands.tables import at_terminal, grid, remark, show
@@ -53,11 +53,16 @@ def list_groups(root: str | None, as_json: bool, only: "Filter") -> None:
         say(json.dumps(jsonable(rows), indent=2))
     elif rows:
         metrics = [name for name in GROUP_METRICS if any(name in _by_metric(row) for row in rows)]
-        show(_group_table(rows), [_group_line(row, metrics) for row in rows])
+        apart = {name for row in rows for name, each in _by_metric(row).items() if each["apart"]}
+        show(_group_table(rows), [_group_line(row, metrics, apart) for row in rows])
         if at_terminal():
             remark("Means over trainings [95 % t interval over trainings]; one training has no such interval.")
             if all(row["seeds"] == 1 for row in rows):
                 remark(UNKNOWN)
+            if any(each["apart"] for row in rows for each in row["headline"]):
+                remark(
+                    "Seeds apart: some ended far from the others, and a mean with an interval would describe neither."
+                )
     elif runs:
         remark(only.remark([run.name for run in runs], [run.method for run in runs]))
     else:
@@ -73,13 +78,17 @@ def _by_metric(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(each["metric"]): each for each in row["headline"]}
 
 
-def _group_line(row: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
-    """A group as one row of values: each metric with the ends of its interval over trainings."""
+def _group_line(row: Mapping[str, Any], metrics: Sequence[str], apart: Collection[str]) -> dict[str, Any]:
+    """A group as one row of values: each metric with the ends of its interval over trainings.
+
+    Metrics in which seeds of some group are apart have a further column with the values of these.
+    """
     line = {name: row[name] for name in ("name", "method", "seeds", "about")}
     for metric in metrics:
         figure = _by_metric(row).get(metric, {})
         names = (metric, f"{metric}_low", f"{metric}_high")
         line |= {name: figure.get(key) for name, key in zip(names, ("value", "ci_low", "ci_high"), strict=True)}
+        line |= {f"{metric}_apart": figure.get("apart", "")} if metric in apart else {}
     return line | {"runs": " ".join(row["runs"])}
 
 
@@ -93,8 +102,7 @@ def _group_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
         texts, known = [], _by_metric(row)
         for metric in [name for name in GROUP_METRICS if name in known] or list(known)[:1]:
             figure, words = known[metric], term(metric)
-            mean = OverTrainings(figure["value"], figure["ci_low"], figure["ci_high"], int(figure["n"]))
-            texts.append(f"{words.title} {mean.format(words.unit)}")
+            texts.append(f"{words.title} {OverTrainings.of(figure).format(words.unit)}")
         seeds = str(row["seeds"]) + ("*" if " one base " in row["about"] else "")
         table.add_row(safe(row["name"]), safe(row["method"]), seeds, safe("; ".join(texts)))
     if any(" one base " in row["about"] for row in rows):

@@ -460,7 +460,9 @@ def read_summary(index: Mapping[str, Any]) -> pd.DataFrame:
         raise ValueError("an n is no number")
     if not all(isinstance(row.get("metric"), str) for row in index["summary"]):
         raise ValueError("a metric has a name that is no text")
-    return summary.astype({column: float for column in summary if column not in ("metric", "n")})
+    if not all(isinstance(row.get("apart", ""), str) for row in index["summary"]):
+        raise ValueError("values of trainings are no text")
+    return summary.astype({column: float for column in summary if column not in ("metric", "n", "apart")})
 
 
 def _is_index(index: dict[str, Any]) -> bool:

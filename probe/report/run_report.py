@@ -238,7 +238,7 @@ def _write_trainings(document: Document, known: Sequence[Group]) -> None:
 def _over_trainings(row: Mapping[Any, Any] | None, about: Term) -> str:
     if row is None:
         return _interval(None, about)
-    return OverTrainings(row["value"], row["ci_low"], row["ci_high"], int(row["n"])).format(about.unit)
+    return OverTrainings.of(row).format(about.unit)
 
 
 def _head(metric: str, about: Term) -> tuple[str, str, str]:

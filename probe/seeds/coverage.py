@@ -1,13 +1,15 @@
 """How often a t interval over trainings covers the truth, by simulation: `python -m probe.seeds.coverage` does it anew.
 
-A training's rate is the mean of all trainings plus an effect of its seed: normal, none at all, or skewed (exponential:
-one training in many goes far astray). Each training answers `ANSWERS` questions, right with its own rate, so that its
-mean has binomial noise too, as the stored results have. A difference is that of models and the bases that they start
-from: the effect of the base is in both, that of the further training in the models alone. The figures lie in
-`coverage.tsv` beside this file.
+A training's rate is the mean of all trainings plus an effect of its seed: normal, none at all, skewed (exponential:
+one training in many goes far astray), or collapsing (one training in five ends 50 percentage points lower). Trainings
+that are apart (`probe.seeds.bimodal`) are listed and get no interval; `covered` is of the others. Each training answers
+`ANSWERS` questions, right with its own rate, so that its mean has binomial noise too, as the stored results have. A
+difference is that of models and the bases that they start from: the effect of the base is in both, that of the further
+training in the models alone. The figures lie in `coverage.tsv` beside this file.
 """
 
 import csv
+import math
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
@@ -18,9 +20,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from probe.seeds.bimodal import are_apart
 from probe.seeds.t_intervals import half_widths
 
-Effect = Literal["normal", "zero", "skewed"]
+Effect = Literal["normal", "zero", "skewed", "collapsing"]
 """Of the seed."""
 Estimate = Literal["mean", "difference"]
 SEEDS = (3, 5, 10)
@@ -30,6 +33,10 @@ ANSWERS = 400
 """Questions that each training answers."""
 RATE, OTHER, SPREAD = 0.6, 0.4, 0.06
 """The mean rates of models and of their bases, and the standard deviation of a seed's effect."""
+COLLAPSE, DEPTH = 0.2, 0.5
+"""The share of trainings that collapse, and by how much; the others spread a third as far as elsewhere."""
+NOISE = 2 * 1.96 * math.sqrt(RATE * (1 - RATE) / ANSWERS)
+"""The width of an interval over answers."""
 SOUND = (0.93, 0.97)
 """Coverage within these is what the interval promises; what lies outside is told to the reader."""
 FILE = "coverage.tsv"
@@ -43,7 +50,11 @@ class Coverage:
     effect: str
     seeds: int
     covered: float
-    """Share of the simulations."""
+    """Share of the intervals."""
+    listed: float
+    """Share of the simulations in which trainings are listed as apart and get no interval."""
+    found: float
+    """The same among those in which some trainings collapsed and some did not; NaN where none ever does."""
     simulations: int
 
 
@@ -58,20 +69,32 @@ def simulate(effect: Effect, seeds: int, estimate: Estimate = "mean", simulation
     """
     rng = np.random.default_rng([seeds, simulations, get_args(Effect).index(effect)])
     shape = seeds, simulations
-    values, truth = _answer(rng, RATE + _effects(rng, effect, shape)), RATE
+    effects, collapsed = _effects(rng, effect, shape)
+    values, truth = _answer(rng, RATE + effects), RATE
     if estimate == "difference":
-        base = _effects(rng, effect, shape)
-        values, truth = _answer(rng, RATE + base + _effects(rng, effect, shape)), RATE - OTHER
+        base = SPREAD * rng.normal(size=shape) if effect == "collapsing" else _effects(rng, effect, shape)[0]
+        effects, collapsed = _effects(rng, effect, shape)
+        values, truth = _answer(rng, RATE + base + effects), RATE - OTHER
         values -= _answer(rng, OTHER + base)
-    covered = np.abs(values.mean(axis=0) - truth) <= half_widths(values)
-    return Coverage(estimate, effect, seeds, float(covered.mean()), simulations)
+    listed = np.array([are_apart(each, NOISE) for each in values.T])
+    covered = (np.abs(values.mean(axis=0) - truth) <= half_widths(values))[~listed]
+    mixed = (collapsed.any(axis=0)) & ~collapsed.all(axis=0)
+    found = listed[mixed].mean() if mixed.any() else math.nan
+    shares = (round(float(each), 4) for each in (covered.mean(), listed.mean(), found))
+    return Coverage(estimate, effect, seeds, *shares, simulations)
 
 
-def _effects(rng: np.random.Generator, effect: Effect, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Effects of seeds with mean 0 and standard deviation `SPREAD`."""
+def _effects(
+    rng: np.random.Generator, effect: Effect, shape: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Effects of seeds with mean 0, of a standard deviation `SPREAD` where they do not collapse, and which ones do."""
+    none = np.zeros(shape, dtype=bool)
+    if effect == "collapsing":
+        collapsed = rng.random(shape) < COLLAPSE
+        return DEPTH * (COLLAPSE - collapsed) + SPREAD / 3 * rng.normal(size=shape), collapsed
     if effect == "zero":
-        return np.zeros(shape)
-    return SPREAD * (rng.normal(size=shape) if effect == "normal" else rng.exponential(size=shape) - 1)
+        return np.zeros(shape), none
+    return SPREAD * (rng.normal(size=shape) if effect == "normal" else rng.exponential(size=shape) - 1), none
 
 
 def _answer(rng: np.random.Generator, rates: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -85,7 +108,13 @@ def simulated() -> tuple[Coverage, ...]:
     with (files("probe.seeds") / FILE).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return tuple(
-        Coverage(row["estimate"], row["effect"], int(row["seeds"]), float(row["covered"]), int(row["simulations"]))
+        Coverage(
+            row["estimate"],
+            row["effect"],
+            int(row["seeds"]),
+            *(float(row[name]) for name in ("covered", "listed", "found")),
+            int(row["simulations"]),
+        )
         for row in rows
     )
 
@@ -93,10 +122,12 @@ def simulated() -> tuple[Coverage, ...]:
 def caution(count: int) -> str:
     """What a reader of an interval over so many trainings must know: where it covers less or more than it promises.
 
+    Of collapses that none of the trainings shows no interval tells; docs/seeds.md says so.
     Numbers of trainings that were not simulated are taken for the next smaller one that was, or the smallest.
     """
     seeds = max((each for each in SEEDS if each <= count), default=SEEDS[0])
-    odd = [each for each in simulated() if each.seeds == seeds and not SOUND[0] <= each.covered <= SOUND[1]]
+    known = [each for each in simulated() if each.seeds == seeds and each.effect != "collapsing"]
+    odd = [each for each in known if not SOUND[0] <= each.covered <= SOUND[1]]
     if count < 2 or not odd:
         return ""
     cases = (f"{100 * each.covered:.1f} % of cases for a {each.estimate}" for each in odd)

@@ -16,8 +16,9 @@ from probe.seeds.t_intervals import by_unit, half_widths, mean_over_trainings
 
 ANSWERS = ("answers", "answers_low", "answers_high", "answers_n")
 """Columns of one training's value with its interval over answers, and the number of these."""
-FIGURES = ("metric", "value", "ci_low", "ci_high", "n", *ANSWERS)
-"""Columns of `headline`: mean over trainings, its interval, the number of trainings; and those of `ANSWERS`."""
+FIGURES = ("metric", "value", "ci_low", "ci_high", "n", *ANSWERS, "apart")
+"""Columns of `headline`: mean over trainings, its interval, the number of trainings; those of `ANSWERS`; and the values
+of all with blanks between where some ended far from the others (`probe.seeds.bimodal`), elsewhere nothing."""
 
 
 def headline(group: Group) -> pd.DataFrame:
@@ -25,7 +26,7 @@ def headline(group: Group) -> pd.DataFrame:
 
     Returns:
         metric; value, ci_low, ci_high over trainings, n of these; and of the first member that has the figure its
-        value, answers_low, answers_high over its answers, answers_n of these.
+        value, answers_low, answers_high over its answers, answers_n of these; and `apart`, see `FIGURES`.
     """
     return over_trainings([run.headline for run in group.runs], group.units)
 
@@ -42,10 +43,18 @@ def over_trainings(summaries: Sequence[pd.DataFrame], units: Sequence[str]) -> p
     for metric in dict.fromkeys(name for table in tables for name in table.index):
         values = [float(table["value"].get(metric, np.nan)) for table in tables]
         first = next(table.loc[metric] for table in tables if metric in table.index)
-        mean = mean_over_trainings(by_unit(values, units))
-        rows.append([metric, *mean, *(first[name] for name in ("value", "ci_low", "ci_high", "n"))])
+        noise = float(first["ci_high"]) - float(first["ci_low"])
+        mean = mean_over_trainings(by_unit(values, units), noise=noise)
+        rows.append(
+            [
+                metric,
+                *mean,
+                *(first[name] for name in ("value", "ci_low", "ci_high", "n")),
+                " ".join(f"{each:.6g}" for each in mean.apart),
+            ]
+        )
     table = pd.DataFrame(rows, columns=list(FIGURES))
-    return table.astype({name: float for name in FIGURES if name not in ("metric", "n")} | {"n": int})
+    return table.astype({name: float for name in FIGURES if name not in ("metric", "n", "apart")} | {"n": int})
 
 
 @dataclass(frozen=True)

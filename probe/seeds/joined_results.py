@@ -5,6 +5,7 @@ questions; the one over answers beside it says what other questions would give o
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,10 @@ class GroupResults:
             baseline: what is subtracted.
         """
         pairs, ours, theirs = pair(self.group, baseline.group), self._values(), baseline._values()
+        widths = [
+            (first["ci_high"] - first["ci_low"]).groupby(first["metric"]).first() for first in self.summaries()[:1]
+        ]
+        noise = {str(name): float(width) for table in widths for name, width in table.items()}
         found: dict[str, tuple[OverTrainings, int]] = {}
         for metric in (name for name in ours if name in theirs):
             first, second = ours[metric], theirs[metric]
@@ -77,7 +82,7 @@ class GroupResults:
                     [np.mean([first[run.path] for run in runs]), np.mean([second[run.path] for run in others])]
                     for _, runs, others in pairs
                 ]
-                found[metric] = paired_by_seed(*np.array(sides).T), len(pairs)
+                found[metric] = paired_by_seed(*np.array(sides).T, noise=noise.get(metric, math.inf)), len(pairs)
             else:
                 independent = by_unit(first.values(), self.group.units), by_unit(second.values(), baseline.group.units)
                 found[metric] = unpaired_by_seed(*independent), 0
@@ -204,7 +209,7 @@ def say(result: Result) -> str:
     row, names = result.summary.iloc[0], [each["name"] for each in result.meta["groups"]]
     known = experiments().get(result.name)
     about: Term = known.term(row["metric"]) if known else term(row["metric"])
-    mean = OverTrainings(row["value"], row["ci_low"], row["ci_high"], int(row["n"]))
+    mean = OverTrainings.of(row)
     if mean.trainings < 2 and result.meta.get("baseline") is None:
         return f"{about.label} of {names[0]} is {mean.format(about.unit)}. {UNKNOWN}"
     text = f"{about.label} of {names[0]} is {mean.format(about.unit)} over {mean.trainings} trainings"

@@ -6,8 +6,9 @@ often it holds the truth.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,13 +16,14 @@ from scipy.special import stdtrit
 
 from probe.errors import DataError
 from probe.numbers import in_unit, shown_ends
+from probe.seeds.bimodal import are_apart
 
 UNKNOWN = "One seed: nothing is known of other trainings."
 """What is said where a group has one training."""
 
 
-class OverTrainings(NamedTuple):
-    """A mean over trainings with the ends of its 95 % interval, in the unit of the data."""
+class _Mean(NamedTuple):
+    """The four numbers of `OverTrainings`."""
 
     value: float
     low: float
@@ -29,21 +31,53 @@ class OverTrainings(NamedTuple):
     trainings: int
     """How many, or how many pairs of them."""
 
+
+class OverTrainings(_Mean):
+    """A mean over trainings with the ends of its 95 % interval, in the unit of the data."""
+
+    apart: tuple[float, ...] = ()
+    """The value of each training where some ended far from the others; there is no interval then."""
+
+    @classmethod
+    def listed(cls, values: Sequence[float]) -> "OverTrainings":
+        """Trainings that are apart."""
+        mean = cls(float(np.mean(values)), math.nan, math.nan, len(values))
+        mean.apart = tuple(map(float, values))
+        return mean
+
     def format(self, unit: str = "", *, sign: bool = False) -> str:
-        """As its unit is shown everywhere (`probe.numbers.in_unit`), the ends of rates not beyond 0 and 100 %."""
+        """As its unit is shown everywhere (`probe.numbers.in_unit`), the ends of rates not beyond 0 and 100 %.
+
+        Trainings that are apart are listed: `0.25 %, 94 %, 100 % (seeds apart)`.
+        """
+        if self.apart:
+            shown = (in_unit(unit, each, math.nan, math.nan, sign=sign) for each in self.apart)
+            return f"{', '.join(shown)} (seeds apart)"
         low, high = shown_ends(unit, self.low, self.high)
         return in_unit(unit, self.value, low, high, sign=sign)
 
+    @classmethod
+    def of(cls, row: Mapping[Any, Any]) -> "OverTrainings":
+        """A row of a table with the columns of `probe.seeds.group_tables.FIGURES`."""
+        apart = row.get("apart")
+        if isinstance(apart, str) and apart:
+            with suppress(ValueError):  # a table of somebody's
+                return cls.listed([float(value) for value in apart.split()])
+        return cls(float(row["value"]), float(row["ci_low"]), float(row["ci_high"]), int(row["n"]))
 
-def mean_over_trainings(values: ArrayLike, level: float = 0.95) -> OverTrainings:
+
+def mean_over_trainings(values: ArrayLike, level: float = 0.95, noise: float = math.inf) -> OverTrainings:
     """The mean of independent trainings' values with its t interval.
 
     Args:
         values: [k] one number a training; those that have none (NaN) do not count.
         level: coverage of the interval.
+        noise: what other answers alone would change, by which it is told whether trainings are apart
+            (`probe.seeds.bimodal`); without it none are.
 
     Returns:
-        NaN ends for fewer than two trainings, and where all have one value, since then nothing tells how they vary.
+        NaN ends for fewer than two trainings, where all have one value, since then nothing tells how they vary, and
+        where some are apart.
 
     Raises:
         DataError: the values are no flat list, or the level is not between 0 and 1.
@@ -57,6 +91,8 @@ def mean_over_trainings(values: ArrayLike, level: float = 0.95) -> OverTrainings
     found = found[np.isfinite(found)]
     if not len(found):
         return OverTrainings(math.nan, math.nan, math.nan, 0)
+    if are_apart(found, noise):
+        return OverTrainings.listed(list(found))
     value, half = float(found.mean()), float(half_widths(found, level))
     return OverTrainings(value, value - half, value + half, len(found))
 
@@ -76,13 +112,14 @@ def half_widths(values: NDArray[np.float64], level: float = 0.95) -> NDArray[np.
     return np.asarray(stdtrit(k - 1, (1 + level) / 2) * spread / math.sqrt(k))
 
 
-def paired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> OverTrainings:
+def paired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95, noise: float = math.inf) -> OverTrainings:
     """The mean of first - second with its t interval, both methods trained from the same bases or seeds.
 
     Args:
         first: [k] one number a training.
         second: [k] of the other method, in the same order of bases or seeds.
         level: coverage of the interval.
+        noise: see `mean_over_trainings`.
 
     Raises:
         DataError: the two have different lengths.
@@ -90,7 +127,7 @@ def paired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> 
     ours, theirs = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if ours.shape != theirs.shape:
         raise DataError(f"{ours.size} and {theirs.size} trainings cannot be paired: give one of each for every base.")
-    return mean_over_trainings(ours - theirs, level)
+    return mean_over_trainings(ours - theirs, level, noise)
 
 
 def unpaired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> OverTrainings:

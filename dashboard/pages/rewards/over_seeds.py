@@ -9,10 +9,10 @@ from dashboard.markdown import note
 from dashboard.pages.rewards.choices import Detail, Scene
 from dashboard.pages.rewards.compute import policies
 from dashboard.seed_groups import SeedGroup, by_member, cautions, seed_groups
-from probe.numbers import in_unit, shown_ends
 from probe.rewards.figures import ends_over_trainings
 from probe.runs.reader import Run
 from probe.seeds.group_tables import over_trainings
+from probe.seeds.t_intervals import OverTrainings
 from probe.terms import logged, term
 
 LOGGED = ("kl_to_reference", "expected_reward", "expected_gold", "kl_to_optimal")
@@ -37,7 +37,7 @@ def draw_over_seeds(scene: Scene, found: list[SeedGroup]) -> Detail:
     summaries = {group.name: [summary(run) for run in group.group.runs] for group in found}
     parts = [over_trainings(summaries[each.name], each.group.units).assign(run=each.name) for each in found]
     table = pd.concat(parts, ignore_index=True)
-    table = table[["run", "metric", "value", "ci_low", "ci_high", "n"]]
+    table = table[["run", "metric", "value", "ci_low", "ci_high", "n", "apart"]]
     seeds = pd.concat(
         [
             each.assign(run=group.name, seed=run.seed)
@@ -65,8 +65,7 @@ def draw_over_seeds(scene: Scene, found: list[SeedGroup]) -> Detail:
             words = logged(metric, ("rlhf",)) if metric in LOGGED else term(metric)
             row = rows.get((group.name, metric))
             if row:
-                ends = shown_ends(words.unit, row["ci_low"], row["ci_high"])
-                line[words.label] = in_unit(words.unit, row["value"], *ends)
+                line[words.label] = OverTrainings.of(row).format(words.unit)
         lines.append(line)
     show_table(pd.DataFrame(lines), hide_index=True, key="rew-seeds")
     note(

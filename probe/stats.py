@@ -1,21 +1,21 @@
 """Intervals and paired tests: every headline number of the project carries one of these (METRICS: Measurements).
 
-A proportion gets Wilson's interval, a mean the percentile bootstrap; two models that answered the same items are
-compared pair by pair. `bootstrap` draws what is independent: items, or whole units of them such as the rows of one
-prompt. Where nothing varied it would be certain of what it saw: see `unvaried_interval`. All intervals are two-sided,
-and come as `(value, low, high)`.
+A proportion gets Wilson's interval, a mean the studentised bootstrap; two models that answered the same items are
+compared pair by pair. What is drawn is the unit: an item, or what several items share, such as a person that is asked
+about twice. Where nothing varied the bootstrap would be certain of what it saw: see `unvaried_interval`. All intervals
+are two-sided, and come as `(value, low, high)`. `probe.experiments.coverage` says how often they hold the truth.
 
 Axes: N items, n of them or of their units, R resamples, k rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 from probe.errors import DataError
 
@@ -33,7 +33,12 @@ RESAMPLES = 1000
 MEANS_RESAMPLES = 2000
 """The same where only their mean is taken, which costs little."""
 LARGEST = 2048
-"""Items up to which `bootstrap_means` keeps how often each was drawn: 4 bytes each, 16 MB."""
+"""Units up to which it is kept how often each was drawn: 4 bytes each, 16 MB."""
+LEAST = 8
+"""Units below which a mean without bounds has no interval: of lognormal values it would hold the truth in less than
+90 % (`probe.experiments.coverage`)."""
+SMALL = 30
+"""Units up to which what was not seen of a mean with bounds may lie anywhere within these."""
 _CHUNK = 100_000  # values resampled at once: what fits into a processor's cache takes half the time
 
 
@@ -80,12 +85,7 @@ def wilson(k: int, n: int, level: float = 0.95) -> Interval:
         raise DataError(f"A share of {k} in {n} was asked for: count successes between 0 and the number of trials.")
     if n == 0:
         return Interval(float("nan"), 0.0, 1.0)
-    share = k / n
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    low = 0.0 if k == 0 else float(centre - half)
-    high = 1.0 if k == n else float(centre + half)
-    return Interval(share, low, high)
+    return Interval(k / n, *_score_ends(k / n, n, z2))
 
 
 def unvaried_interval(found: Interval, n: float, bounds: Bounds | None = None, level: float = 0.95) -> Interval:
@@ -107,7 +107,7 @@ def unvaried_interval(found: Interval, n: float, bounds: Bounds | None = None, l
         return found
     if bounds is None:
         return Interval(value, float("nan"), float("nan"))
-    rest = _quantile(level) ** 2 / (n + _quantile(level) ** 2)
+    rest = _unseen(n, level)
     return Interval(value, value - rest * (value - bounds[0]), value + rest * (bounds[1] - value))
 
 
@@ -219,45 +219,54 @@ def bootstrap_mean(
     resamples: int = MEANS_RESAMPLES,
     seed: int = 0,
     bounds: Bounds | None = None,
+    units: ArrayLike | None = None,
 ) -> Interval:
-    """The mean of independent values with its percentile bootstrap interval.
+    """The mean of values with its studentised bootstrap interval, see `bootstrap_means`.
 
     Args:
         values: [N] numbers; items without a value (NaN) must be taken out before, so that the caller knows N.
         level: coverage of the interval.
-        resamples: how often N items are drawn with replacement.
+        resamples: how often units are drawn with replacement.
         seed: the same seed gives the same interval.
         bounds: of a single value, such as 0 and 1; by them equal values get an interval (`unvaried_interval`).
+        units: [N] names of what was drawn, equal where items share it; each item by default.
 
     Returns:
-        NaN throughout without a value; the mean and NaN ends for a single one, which says nothing about its spread.
+        NaN throughout without a value.
 
     Raises:
         DataError: `values` is not a list of finite numbers, or `level` is not between 0 and 1.
     """
+    return bootstrap_means([values], level, seed, [bounds], units, resamples)[0]
+
+
+def unit_share(values: ArrayLike, units: ArrayLike, level: float = 0.95) -> Interval:
+    """The share of ones among items that share units: Wilson's interval for as many items as they are worth.
+
+    N items are worth n = p (1 - p) / V, V being the cluster-robust variance of their mean (Miller 2024, arXiv
+    2411.00640); at most N, and at most the number of units where fewer than four of them carry the variation, by
+    (sum z^2)^2 / sum z^4. The quantile is Student's for one unit less (Dean and Pagano 2015, J. Survey Statistics and
+    Methodology 3:484).
+
+    Args:
+        values: [N] zeros and ones.
+        units: [N] names of what was drawn.
+        level: coverage of the interval.
+    """
+    data = _numbers(values)
     _quantile(level)
-    data, tails = _numbers(values), ((1 - level) / 2, (1 + level) / 2)  # not TAILS to the last bit
-    mean = data.mean() if data.size else float("nan")
-    return bootstrap(
-        mean, lambda indices: data[indices].mean(axis=1), data.size, seed, bounds, tails=tails, resamples=resamples
-    )
-
-
-def bootstrap_units(
-    units: pd.Series,
-    values: NDArray[np.float64],
-    seed: int,
-    bounds: Bounds | None = None,
-    level: float = LEVEL,
-) -> Interval:
-    """The mean of the values, and the quantiles of the means for resampled units: a mean weighted by their sizes."""
-    codes, names = pd.factorize(units)
-    sums, counts = np.bincount(codes, values), np.bincount(codes)
-
-    def means(indices: NDArray[np.int64]) -> NDArray[np.float64]:
-        return sums[indices].sum(axis=1) / counts[indices].sum(axis=1)
-
-    return bootstrap(values.mean(), means, len(names), seed, bounds, tails=tails_of(level))
+    sums, sizes = _by_unit(data[None], units)
+    n, share = sums.shape[1], float(data.mean()) if data.size else float("nan")
+    if n == len(data):
+        return wilson(int(data.sum()), n, level)
+    if n < 2:
+        return wilson(round(share * n), n, level)
+    gaps = sums[0] - share * sizes
+    spread = float((gaps**2).sum()) * n / (n - 1) / len(data) ** 2
+    worth = min(share * (1 - share) / spread, len(data)) if spread > 0 else n
+    carriers = float((gaps**2).sum() ** 2 / (gaps**4).sum()) if spread > 0 else 0.0
+    worth = max(1.0, min(worth, n) if carriers < 4 else worth)
+    return Interval(share, *_score_ends(share, worth, float(stdtrit(n - 1, (1 + level) / 2)) ** 2))
 
 
 def group(units: pd.Series) -> list[NDArray[np.intp]]:
@@ -266,31 +275,139 @@ def group(units: pd.Series) -> list[NDArray[np.intp]]:
     return np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
 
 
-def bootstrap_means(rows: Sequence[ArrayLike], level: float = 0.95, seed: int = 0) -> list[Interval]:
-    """The mean of each row with the interval of `bootstrap_mean`: the same items are drawn.
+def bootstrap_means(
+    rows: Sequence[ArrayLike],
+    level: float = 0.95,
+    seed: int = 0,
+    bounds: Sequence[Bounds | None] = (),
+    units: ArrayLike | None = None,
+    resamples: int = MEANS_RESAMPLES,
+) -> list[Interval]:
+    """The mean of each row with its studentised bootstrap interval; the same units are drawn for all.
 
-    How often each item is drawn is counted once, so that all means of all resamples are one product of matrices.
+    Of n units with sums s and sizes m the mean is sum s / sum m; its standard error is the cluster-robust one, of the
+    gaps z = s - mean m: se^2 = n / (n - 1) sum z^2 / (sum m)^2. The interval is mean - se q, q being the quantiles of
+    (mean* - mean) / se* over resamples (Efron 1982; Hall 1988, Annals of Statistics 16:927), and nowhere narrower than
+    Student's t. Skewed values get the longer arm that they need, of which percentiles know nothing. How often each
+    unit is drawn is counted once, so that all sums of all resamples are products of matrices.
+
+    Nor is it narrower than what as many unseen units as are possible, each like the lowest or highest one that was
+    seen (up to `SMALL` units: like the bounds), would make of the mean, the argument of `unvaried_interval`: who saw
+    one rare event knows little more than who saw none. A row without bounds has no interval below `LEAST` units, and
+    where so few of them vary that resamples without any variation reach into the tails (fewer than four); with bounds
+    the ends are Student's there.
 
     Args:
         rows: k lists of N finite numbers, the same items in each.
         level: coverage of the intervals.
         seed: the same seed gives the same intervals.
+        bounds: of the values of each row; none without.
+        units: [N] names of what was drawn, equal where items share it; each item by default.
+        resamples: R.
 
     Raises:
-        DataError: see `bootstrap_mean`.
+        DataError: a row is not a list of finite numbers, they differ in length, or `level` is not between 0 and 1.
     """
-    data = [np.asarray(row, dtype=float) for row in rows]
-    sizes = {row.shape for row in data}
-    usual = len(sizes) == 1 and all(np.isfinite(row).all() for row in data) and data[0].ndim == 1
-    if not usual or not 2 <= data[0].size <= LARGEST or not 0 < level < 1:
-        return [bootstrap_mean(row, level, seed=seed) for row in data]
+    _quantile(level)
+    data = [_numbers(row) for row in rows]
+    if len({len(row) for row in data}) > 1:
+        raise DataError(
+            "Means of the same items were asked for, and the rows differ in length: give one value an item."
+        )
+    limits = list(bounds) or [None] * len(data)
+    if not data or data[0].size < 2:
+        return [Interval(float(row[0]) if row.size else float("nan"), float("nan"), float("nan")) for row in data]
     table = np.stack(data)
     means = table.mean(axis=1)
-    # around the means, so that constant rows keep ends without rounding
-    deviations = (table - means[:, None]) @ _counts(table.shape[1], seed).T / table.shape[1]
-    ends = means[:, None] + np.quantile(deviations, [(1 - level) / 2, (1 + level) / 2], axis=1).T
-    intervals = [Interval(*map(float, (mean, *end))) for mean, end in zip(means, ends, strict=True)]
-    return [unvaried_interval(each, data[0].size, level=level) for each in intervals]
+    sums, sizes = _by_unit(table - means[:, None], units)  # around the means, so that no digits are lost
+    n = sums.shape[1]
+    if n < 2:
+        return [Interval(float(mean), float("nan"), float("nan")) for mean in means]
+    errors = np.sqrt((sums**2).sum(axis=1) * n / (n - 1)) / sizes.sum()
+    constant = ~(np.ptp(table, axis=1) > 1e-12 * np.maximum(1, np.abs(means)))
+    sums[constant] = 0
+    tails = _studentised(sums, sizes, errors, (1 - level) / 2, seed, resamples)
+    rest, reach = _unseen(n, level), sums / sizes  # each unit's mean less that of all
+    lowest, highest = means + rest * reach.min(axis=1), means + rest * reach.max(axis=1)
+    if n <= SMALL:
+        seen = zip(lowest, highest, strict=True)
+        wide = [unvaried_interval(Interval(m, m, m), n, limit, level) for m, limit in zip(means, limits, strict=True)]
+        outer = [pair if limit is None else each[1:] for pair, each, limit in zip(seen, wide, limits, strict=True)]
+        lowest, highest = np.array(outer).T
+    low = np.minimum(means - tails[1] * errors, lowest)
+    high = np.maximum(means - tails[0] * errors, highest)
+    least = float(stdtrit(n - 1, (1 + level) / 2)) * errors
+    found = []
+    for index, (mean, limit) in enumerate(zip(means, limits, strict=True)):
+        ends = [float(low[index]), float(high[index])]
+        if constant[index]:
+            interval = unvaried_interval(Interval(mean, mean, mean), n, limit, level)
+        elif limit is None:
+            known = n >= LEAST and bool(np.isfinite(ends).all())
+            interval = Interval(mean, *ends) if known else Interval(mean, float("nan"), float("nan"))
+        else:
+            ends[0] = ends[0] if np.isfinite(ends[0]) else min(mean - least[index], lowest[index])
+            ends[1] = ends[1] if np.isfinite(ends[1]) else max(mean + least[index], highest[index])
+            interval = Interval(mean, max(ends[0], min(mean, limit[0])), min(ends[1], max(mean, limit[1])))
+        found.append(Interval(*map(float, interval)))
+    return found
+
+
+def _studentised(
+    sums: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    errors: NDArray[np.float64],
+    tail: float,
+    seed: int,
+    draws: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[k] lower and [k] upper quantiles of (mean* - mean) / se*, at least as far out as Student's t.
+
+    Args:
+        sums: [k n] of each unit's values around their means.
+        sizes: [n] items of each unit.
+        errors: [k] standard errors of the means.
+        tail: share beyond each quantile.
+        seed: of the resamples.
+        draws: how many.
+    """
+    n, equal, quantities = sums.shape[1], bool((sizes == sizes[0]).all()), []
+    for counts in drawn_counts(n, seed, draws):
+        totals = np.full(len(counts), sizes.sum()) if equal else counts @ sizes
+        shift = sums @ counts.T / totals  # [k r] mean* - mean
+        squares = sums**2 @ counts.T
+        if equal:
+            squares -= n * (shift * sizes[0]) ** 2
+        else:
+            squares += -2 * shift * ((sums * sizes) @ counts.T) + shift**2 * (counts @ sizes**2)
+        quantities.append(_ratio(shift, np.sqrt(np.maximum(squares, 0) * n / (n - 1)) / totals, errors))
+    ratios = np.concatenate(quantities, axis=1)
+    student = float(stdtrit(n - 1, 1 - tail))
+    low = np.quantile(ratios, tail, axis=1, method="lower")
+    high = np.quantile(ratios, 1 - tail, axis=1, method="higher")
+    return np.minimum(low, -student), np.maximum(high, student)
+
+
+def _ratio(shift: NDArray[np.float64], spread: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[k r] shift / spread; infinite where a resample does not vary though its mean is another."""
+    least = 1e-7 * errors[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = shift / np.where(spread > least, spread, 0)
+    return np.where(np.isnan(ratio) | (np.abs(shift) <= least), 0.0, ratio)
+
+
+def _unseen(n: float, level: float) -> float:
+    """The share that may still be unlike all n units that were seen: the upper end of Wilson's interval for 0 of n."""
+    return _quantile(level) ** 2 / (n + _quantile(level) ** 2)
+
+
+def _by_unit(table: NDArray[np.float64], units: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """([k n] sums, [n] sizes) of the units of k rows of items."""
+    if units is None:
+        return table.copy(), np.ones(table.shape[1])
+    codes = pd.factorize(np.asarray(units, dtype=object))[0]
+    sizes = np.bincount(codes).astype(float)
+    return np.stack([np.bincount(codes, row, len(sizes)) for row in table]), sizes
 
 
 def paired_difference(
@@ -300,6 +417,7 @@ def paired_difference(
     resamples: int = 2000,
     seed: int = 0,
     bounds: Bounds | None = None,
+    units: ArrayLike | None = None,
 ) -> Interval:
     """mean(a) - mean(b) of two models on the same items, with the paired bootstrap interval: items are drawn together.
 
@@ -310,12 +428,13 @@ def paired_difference(
         resamples: how often N pairs are drawn with replacement.
         seed: the same seed gives the same interval.
         bounds: of a single value of either model, see `bootstrap_mean`.
+        units: [N] names of what was drawn, see `bootstrap_mean`.
 
     Raises:
         DataError: the lists differ in length or hold something that is not a finite number.
     """
     first, second = _pairs(a, b)
-    return bootstrap_mean(first - second, level, resamples, seed, difference_bounds(bounds))
+    return bootstrap_mean(first - second, level, resamples, seed, difference_bounds(bounds), units)
 
 
 def paired_proportions(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
@@ -368,6 +487,13 @@ def floats(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
     return values
 
 
+def _score_ends(share: float, n: float, z2: float) -> Bounds:
+    """The ends of Wilson's interval, from the squared quantile."""
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return (0.0 if share == 0 else float(centre - half)), (1.0 if share == 1 else float(centre + half))
+
+
 def _quantile(level: float) -> float:
     if not 0 < level < 1:
         raise DataError(f"A confidence level of {level} was asked for: give a number between 0 and 1, such as 0.95.")
@@ -402,10 +528,28 @@ def _table(a: ArrayLike, b: ArrayLike) -> tuple[int, int, int, int]:
     return int((x & y).sum()), int((x & ~y).sum()), int((~x & y).sum()), int((~x & ~y).sum())
 
 
+def drawn_counts(size: int, seed: int, resamples: int) -> Iterable[NDArray[np.float32]]:
+    """[r n] blocks of how often each of n units is in each resample, those of `resample` with an equal seed.
+
+    Args:
+        size: n.
+        seed: of the resamples.
+        resamples: how many there are in all blocks together.
+    """
+    if size <= LARGEST and resamples == MEANS_RESAMPLES:
+        yield _counts(size, seed)
+        return
+    rng, rows = np.random.default_rng(seed), max(1, _CHUNK // size)
+    for start in range(0, resamples, rows):
+        yield _count(rng, min(rows, resamples - start), size)
+
+
 @lru_cache(maxsize=4)
 def _counts(size: int, seed: int) -> NDArray[np.float32]:
-    """[R N] how often each item is in each resample of `bootstrap_mean`."""
-    indices = np.random.default_rng(seed).integers(0, size, (MEANS_RESAMPLES, size))
-    indices += size * np.arange(MEANS_RESAMPLES)[:, None]
-    counts = np.bincount(indices.ravel(), minlength=MEANS_RESAMPLES * size).reshape(MEANS_RESAMPLES, size)
-    return counts.astype(np.float32)
+    return _count(np.random.default_rng(seed), MEANS_RESAMPLES, size)
+
+
+def _count(rng: np.random.Generator, resamples: int, size: int) -> NDArray[np.float32]:
+    indices = rng.integers(0, size, (resamples, size))
+    indices += size * np.arange(resamples)[:, None]
+    return np.bincount(indices.ravel(), minlength=resamples * size).reshape(resamples, size).astype(np.float32)

@@ -48,7 +48,8 @@ def compare_summaries(experiment: Experiment, result: Result, base: Result, plac
         base: of the baseline.
         place: the folder of the model's stored result, in which the table is kept; None keeps nothing.
     """
-    facts = [(each.meta.get("key"), each.meta.get("created"), each.meta.get("seconds")) for each in (result, base)]
+    names = ("key", "created", "seconds", "unit", "intervals")
+    facts = [tuple(each.meta.get(name) for name in names) for each in (result, base)]
     name = f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.csv"
     files = [] if place is None else [folder / FOLDER / name for folder in (place, writable(place))]
     tables = (_read(file, experiment.across_worlds) for file in files)

@@ -119,6 +119,7 @@ SAME = (
     "mc1_chance",
     "ece",
     "ece_calibrated",
+    "reliability",
     "hall",
     "deferral",
     "accuracy_steps",

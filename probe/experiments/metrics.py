@@ -5,11 +5,13 @@ its columns is taken. Two models that answered the same items are compared item 
 different things as independent.
 
     Share("deferral")                                   # column of zeros and ones: Wilson; difference by Newcombe
-    Mean("excess_share", bounds=GAIN)                   # column of numbers: bootstrap; difference paired
-    Statistic("auroc", auroc, ("right", "confidence"))  # any function of columns: bootstrap over items
+    Mean("excess_share", bounds=GAIN)                   # column of numbers: studentised bootstrap; difference paired
+    Statistic("auroc", auroc, ("right", "confidence"))  # any function of columns: percentile bootstrap
 
-Rows where a column has no value (NaN) do not count. Where several rows come from one prompt, `unit` names the column
-of what is independent, and whole units are drawn.
+Rows where a column has no value (NaN) do not count. What was drawn is the *unit*: rows that share one are not
+independent, and whole units are resampled (Miller 2024, arXiv 2411.00640). The unit of a row is its value in the first
+of these columns in which it has one: `unit` (a column of a file that the user named), `person` (whom a question of a
+world is about), the column that the metric itself names, `row` (of a file), `item`.
 """
 
 import math
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 
 from probe import stats
 from probe.errors import ConfigError, DataError
-from probe.stats import Bounds, Interval, bootstrap, bootstrap_units, floats
+from probe.stats import Bounds, Interval, floats
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -36,6 +38,10 @@ PAIRS = "pairs"
 it is that of different items and so unpaired, NaN where it is of no items."""
 ITEM = "item"
 """The column that names an item; equal names in two models' tables are the same question."""
+UNIT, PERSON, ROW = "unit", "person", "row"
+"""The columns with what was drawn, where items share it: that a user named, of a world, and the row of a file."""
+INTERVALS = 2
+"""Raised when equal items get other intervals: summaries that were stored before are made anew."""
 PROMPT, EXPECTED = "prompt", "expected"
 """The columns with the exact prompt of the model, and with the right answer."""
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
@@ -63,7 +69,7 @@ class Metric(ABC):
     where: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """Only items that have these values in these columns."""
     unit: str = field(default=ITEM, kw_only=True)
-    """The column of the independent units."""
+    """The column of the independent units, for rows that have neither `UNIT` nor `PERSON`."""
 
     @property
     @abstractmethod
@@ -102,6 +108,20 @@ class Metric(ABC):
             )
         return rows
 
+    def units(self, rows: pd.DataFrame) -> NDArray[np.int64] | None:
+        """[N] the number of what was drawn for each row; None where that is the row itself."""
+        columns = [name for name in dict.fromkeys((UNIT, PERSON, self.unit, ROW)) if name in rows and name != ITEM]
+        if not len(rows) or not columns:
+            return None
+        drawn, start = np.full(len(rows), -1), 0
+        for name in columns:
+            codes, names = pd.factorize(rows[name])  # -1 where there is none
+            drawn = np.where((drawn < 0) & (codes >= 0), codes + start, drawn)
+            start += len(names)
+        alone = np.arange(start, start + len(rows))
+        drawn = np.where(drawn < 0, alone, drawn)
+        return drawn if len(np.unique(drawn)) < len(drawn) else None
+
     def row(self, items: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
         """metric, value, ci_low, ci_high, n; n counts items."""
         rows = self.select(items)
@@ -111,7 +131,7 @@ class Metric(ABC):
 
 @dataclass(frozen=True)
 class Mean(Metric):
-    """The mean of a column: percentile bootstrap over units."""
+    """The mean of a column: studentised bootstrap over units."""
 
     column: str = ""
     """Column of numbers; without one that of the metric's name."""
@@ -126,16 +146,13 @@ class Mean(Metric):
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
         """See `probe.stats.bootstrap_mean`; of units, a mean weighted by their sizes."""
         values = floats(rows, self.columns[0])
-        if self.unit == ITEM:
-            return stats.bootstrap_mean(values, seed=seed, bounds=self.bounds)
-        return bootstrap_units(rows[self.unit], values, seed, self.bounds)
+        return stats.bootstrap_mean(values, seed=seed, bounds=self.bounds, units=self.units(rows))
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
         """The mean of the differences, item by item."""
-        gap, bounds = floats(rows, self.columns[0]) - floats(others, self.columns[0]), self.bounds
-        if self.unit == ITEM:
-            return stats.bootstrap_mean(gap, level, seed=seed, bounds=stats.difference_bounds(bounds))
-        return bootstrap_units(rows[self.unit], gap, seed, stats.difference_bounds(bounds), level)
+        gap = floats(rows, self.columns[0]) - floats(others, self.columns[0])
+        bounds = stats.difference_bounds(self.bounds)
+        return stats.bootstrap_mean(gap, level, seed=seed, bounds=bounds, units=self.units(rows))
 
     def value(self, columns: Columns) -> float:
         """Return the mean."""
@@ -147,26 +164,19 @@ class Share(Mean):
     """The share of ones in a column of zeros and ones: Wilson's interval, Newcombe's for paired differences."""
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """See `probe.stats.wilson`; the bootstrap where several rows belong to one unit."""
-        values = self._zeros_and_ones(rows)
-        if self.unit == ITEM:
+        """See `probe.stats.wilson`, and `probe.stats.unit_share` where several rows belong to one unit."""
+        values, units = self._zeros_and_ones(rows), self.units(rows)
+        if units is None:
             return stats.wilson(int(values.sum()), len(values))
-        interval = bootstrap_units(rows[self.unit], values, seed)
-        if interval.low < interval.high:
-            return interval
-        units = rows[self.unit].nunique()  # all alike, or one unit: the bootstrap would be certain of what it saw
-        return Interval(interval.value, *stats.wilson(round(interval.value * units), units)[1:])
+        return stats.unit_share(values, units)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
         """See `probe.stats.paired_proportions`; the bootstrap where several rows belong to one unit."""
         values, other_values = self._zeros_and_ones(rows), self._zeros_and_ones(others)
-        if self.unit == ITEM:
+        units = self.units(rows)
+        if units is None:
             return stats.paired_proportions(values, other_values, level)
-        interval = bootstrap_units(rows[self.unit], values - other_values, seed, level=level)
-        if interval.low < interval.high:
-            return interval
-        first = ~rows[self.unit].duplicated().to_numpy()
-        return Interval(interval.value, *stats.paired_proportions(values[first], other_values[first], level)[1:])
+        return stats.paired_difference(values, other_values, level, seed=seed, bounds=stats.SHARE, units=units)
 
     def _zeros_and_ones(self, rows: pd.DataFrame) -> NDArray[np.float64]:
         values = floats(rows, self.columns[0])
@@ -185,6 +195,8 @@ class Statistic(Metric):
     """The columns that `fn` gets."""
     bounds: Bounds | None = field(default=None, kw_only=True)
     """The least and the largest value it can have; without them it has no interval where resampling never moves it."""
+    weighted: Callable[[Columns, NDArray[np.float64]], NDArray[np.float64]] | None = field(default=None, kw_only=True)
+    """The same for many resamples at once: ({column: [N] values}, [r N] how often each item is drawn) -> [r]."""
     count: Callable[[Columns], float] | None = field(default=None, kw_only=True)
     """How many units it rests on then, where they are not all: of an AUROC those of the rarer kind."""
 
@@ -195,7 +207,7 @@ class Statistic(Metric):
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
         """The function of all rows, and the quantiles of that of resampled ones."""
-        return self._bootstrap(rows, self.fn, self._arrays(rows), seed, self.bounds)
+        return self._bootstrap([rows], seed, self.bounds)
 
     def value(self, columns: Columns) -> float:
         """Return the function of all rows."""
@@ -203,35 +215,46 @@ class Statistic(Metric):
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
         """The same for the difference, items drawn together."""
-        arrays = self._arrays(rows) | {f"\0{name}": values for name, values in self._arrays(others).items()}
-
-        def gap(columns: Columns) -> float:
-            ours = {name: columns[name] for name in self.reads}
-            return self.fn(ours) - self.fn({name: columns[f"\0{name}"] for name in self.reads})
-
-        return self._bootstrap(rows, gap, arrays, seed, stats.difference_bounds(self.bounds), level)
+        return self._bootstrap([rows, others], seed, stats.difference_bounds(self.bounds), level)
 
     def _bootstrap(
-        self,
-        rows: pd.DataFrame,
-        fn: Callable[[Columns], float],
-        arrays: Columns,
-        seed: int,
-        bounds: Bounds | None,
-        level: float = stats.LEVEL,
+        self, sides: Sequence[pd.DataFrame], seed: int, bounds: Bounds | None, level: float = stats.LEVEL
     ) -> Interval:
-        units = None if self.unit == ITEM else stats.group(rows[self.unit])
+        arrays, units = [self._arrays(side) for side in sides], self.units(sides[0])
+        codes = np.arange(len(sides[0])) if units is None else pd.factorize(units)[0]
+        n = int(codes.max()) + 1 if len(codes) else 0
+        values = np.array([float(self.fn(each)) for each in arrays])
+        value = float(values[0] - values[1:].sum())
+        draws = np.array([self._drawn(each, codes, n, seed) for each in arrays]) if n > 1 else np.empty((1, 0))
+        count = min(n, *(self.count(each) for each in arrays)) if self.count else n
+        if np.isfinite(draws).all(axis=0).sum() < stats.RESAMPLES // 2:
+            return Interval(value, float("nan"), float("nan"))
+        return stats.percentile(value, draws[0] - draws[1:].sum(axis=0), count, bounds, stats.tails_of(level))
+
+    def _drawn(self, arrays: Columns, codes: NDArray[np.intp], n: int, seed: int) -> NDArray[np.float64]:
+        """[R] the function of resamples, which are the same for equal units."""
+        if self.weighted is not None:
+            blocks = (counts[:, codes].astype(float) for counts in stats.drawn_counts(n, seed, stats.RESAMPLES))
+            return np.concatenate([self.weighted(arrays, block) for block in blocks])
+        members = stats.group(pd.Series(codes))
 
         def drawn(resamples: NDArray[np.int64]) -> list[float]:
-            indices = resamples if units is None else (np.concatenate([units[u] for u in each]) for each in resamples)
-            return [fn({name: values[index] for name, values in arrays.items()}) for index in indices]
+            indices = (np.concatenate([members[unit] for unit in each]) for each in resamples)
+            return [self.fn({name: values[index] for name, values in arrays.items()}) for index in indices]
 
-        n = len(rows) if units is None else len(units)
-        count = None if self.count is None else self.count(arrays)
-        return bootstrap(fn(arrays), drawn, n, seed, bounds, count=count, tails=stats.tails_of(level))
+        return stats.resample(drawn, n, stats.RESAMPLES, seed)
 
     def _arrays(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
         return {name: rows[name].to_numpy() for name in self.reads}
+
+
+def interval_of(rows: pd.DataFrame, column: str, bounds: Bounds | None = None, seed: int = 0) -> Interval:
+    """The mean of a column over what was drawn, for tables beside the summary; a share where all are zeros and ones."""
+    rows = rows[rows[column].notna()]
+    if not len(rows):
+        return UNKNOWN
+    kind = Share if bounds == stats.SHARE and rows[column].isin((0, 1)).all() else Mean
+    return kind(column, bounds=bounds).estimate(rows, seed)
 
 
 def summarise(
@@ -358,8 +381,8 @@ def select_pairs(metric: Metric, own: pd.DataFrame, others: pd.DataFrame) -> tup
     """Return the rows of items that a metric counts in both tables, which `pair_items` has put in one order."""
     if not (metric.applies(own) and metric.applies(others)):
         return own.head(0), others.head(0)
-    columns = list(dict.fromkeys((ITEM, *metric.columns, *metric.where, metric.unit)))
-    rows, other_rows = metric.select(own[columns]), metric.select(others[columns])
+    columns = list(dict.fromkeys((ITEM, *metric.columns, *metric.where, metric.unit, UNIT, PERSON, ROW)))
+    rows, other_rows = (metric.select(each[[name for name in columns if name in each]]) for each in (own, others))
     if not rows.index.equals(other_rows.index):
         common = rows.index.intersection(other_rows.index, sort=False)
         rows, other_rows = rows.loc[common], other_rows.loc[common]

@@ -50,7 +50,7 @@ GROUP = "probe.experiments"
 """Entry-point group of packages that bring experiments: each names a decorated function, or a module of some."""
 BUILT_IN = ("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval", "continual")
 """Subjects that hold an experiment of their name: `probe.NAME.experiment`."""
-SHARED = ("baseline", "data", "n", "seed", "strict", "tick")
+SHARED = ("baseline", "data", "n", "seed", "strict", "tick", "unit")
 """Arguments that every experiment understands alike, as far as it has them."""
 
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -114,6 +114,11 @@ class Experiment:
         return Term(metric, SHARE if metric in shares else "")
 
     @property
+    def takes_unit(self) -> bool:
+        """Whether it has the option `unit` that every experiment over files has, and none of its own."""
+        return self.takes("unit") and "unit" not in inspect.signature(self.function).parameters
+
+    @property
     def counts_rows(self) -> bool:
         """Whether it asks rows of a file: `limit` takes the first, and `n`, where it is not given, is their number."""
         return self.takes("limit")
@@ -151,7 +156,8 @@ def experiment(
         read: reads the files that the options name, so that a wrong one is refused before a model is loaded. It gets
             all options and `strict` by name, of an experiment with `limit` also the `selection` of rows that the
             function will use, and gives the rows that it read. The experiment then has the option `strict`, which
-            refuses a file with a row that cannot be used; otherwise results record how many there are.
+            refuses a file with a row that cannot be used; otherwise results record how many there are. One that takes
+            `data` also has the option `unit`, a column of the file by which items are counted that name their `row`.
         version: raised when equal arguments would give other numbers.
         across_worlds: models of different worlds may be laid side by side. Each keeps its own items; a difference is
             paired where both were asked the same under the same names, and unpaired elsewhere.
@@ -268,7 +274,7 @@ def run_experiment(
 
 
 def _with_baseline(own: inspect.Signature, reads: bool) -> inspect.Signature:
-    """The function's signature with `baseline` and `tick`, and `strict` where it reads files."""
+    """The function's signature with `baseline` and `tick`, and `strict` and `unit` where it reads files."""
     first, *rest = own.parameters.values()
     words = [each.replace(kind=each.KEYWORD_ONLY) for each in rest if each.name not in ("baseline", "tick")]
     extra = [
@@ -277,6 +283,8 @@ def _with_baseline(own: inspect.Signature, reads: bool) -> inspect.Signature:
     ]
     if reads and "strict" not in own.parameters:
         words.append(inspect.Parameter("strict", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool))
+    if reads and "data" in own.parameters and "unit" not in own.parameters:
+        words.append(inspect.Parameter("unit", inspect.Parameter.KEYWORD_ONLY, default="", annotation=str))
     model = first.replace(kind=first.POSITIONAL_OR_KEYWORD)
     return inspect.Signature([model, extra[0], *words, extra[1]], return_annotation=Result)
 
@@ -297,6 +305,8 @@ HELP = {
     "seed": "Seed of everything random; equal seeds ask both models the same.",
     "strict": "Refuse a data file with a row that cannot be used; otherwise such rows are left out and counted.",
     "data": "A file or folder to ask from; without one the model's world.",
+    "unit": "Column of the data file that names what was drawn, such as its category: rows that share it are not"
+    " independent, and intervals resample whole ones. Without it the row.",
 }
 """Help of shared arguments, where an experiment gives none."""
 

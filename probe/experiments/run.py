@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from numbers import Integral
@@ -23,9 +23,10 @@ import pandas as pd
 import probe.world
 from probe.errors import ConfigError, DataError, ProbeError, suggest
 from probe.experiments.forms import compare_forms, count_again
-from probe.experiments.metrics import ITEM, Mean, Metric, Share, differences, questions, summarise
+from probe.experiments.metrics import INTERVALS, ITEM, Mean, Metric, Share, differences, questions, summarise
 from probe.experiments.registry import SHARED, Experiment, hint_of
 from probe.experiments.result import MODEL, Evidence, Result, label_items, stack
+from probe.experiments.units import read_units, with_people, with_units
 from probe.model.references import resolve
 from probe.plugins import BUILT_IN, code_hash, failure, source_hash
 from probe.questions.sets import QuestionSet, default_set, locate
@@ -105,7 +106,12 @@ def finish(experiment: Experiment, result: Result) -> Result:
     if experiment.draw:
         with explain_errors(experiment, "The drawing of the experiment"):
             figures = dict(experiment.draw(result))
-    result, sentence = replace(result, figures=figures), ""
+    return with_finding(experiment, replace(result, figures=figures))
+
+
+def with_finding(experiment: Experiment, result: Result) -> Result:
+    """The result with its finding."""
+    sentence = ""
     if experiment.say:
         with explain_errors(experiment, "The sentence of the experiment"):
             sentence = str(experiment.say(result))
@@ -179,6 +185,7 @@ def settings_of(experiment: str, meta: Mapping[str, Any], across_worlds: bool = 
     """
     options, data = meta.get("options") or {}, meta.get("data")  # of a stranger's file, so of any type
     return {
+        "units": meta.get("unit") or "",
         "options": _without_added(experiment, options) if isinstance(options, Mapping) else options,
         "n": meta.get("n"),
         "seeds": meta.get("seed"),
@@ -303,6 +310,8 @@ class Call:
     """The rows of the files that the options name."""
     default: QuestionSet | None = None
     """The question set that is asked because the model belongs to no world and no data were named."""
+    units: Mapping[str, str] = field(default_factory=dict)
+    """What was drawn for each row of the file, where the option `unit` names a column; no answer depends on it."""
 
     @property
     def key(self) -> str:
@@ -329,6 +338,11 @@ class Call:
         """The options that the function takes: `strict` is for the reader of files, and alters no number."""
         own = inspect.signature(self.experiment.function).parameters
         return {name: value for name, value in self.options.items() if name in own}
+
+    @property
+    def unit(self) -> str:
+        """The column of the file that the option `unit` names, empty without."""
+        return str(self.options["unit"]) if self.experiment.takes_unit else ""
 
     @property
     def left_out(self) -> int:
@@ -362,6 +376,8 @@ def call(experiment: Experiment, lm: "LM | str", *, baseline: "LM | str | None" 
     chosen = default_set(experiment.name) if "data" in setup.options and setup.options["data"] is None else None
     if chosen is not None and not any(probe.world.of(each) for each in models):
         setup = replace(prepare(experiment, **options | {"data": chosen.name}), default=chosen)
+    if setup.unit and not setup.units:
+        raise ConfigError(f"unit={setup.unit} names a column of a data file: give one with data, or leave unit out.")
     return replace(setup, models=models)
 
 
@@ -393,7 +409,8 @@ def prepare(experiment: Experiment, **options: Any) -> Call:
         inputs = experiment.read(**arguments, **more) if experiment.read else ()
     if experiment.counts_rows and arguments["n"] is None:
         arguments["n"] = (inputs[-1].read_count if inputs else 0) or signature.parameters["n"].default
-    return Call(experiment, [], arguments, inputs)
+    request = Call(experiment, [], arguments, inputs)
+    return replace(request, units=read_units(inputs[-1].path, request.unit)) if request.unit and inputs else request
 
 
 def perform(
@@ -432,7 +449,10 @@ def perform(
 def assemble(request: Call, parts: Sequence[Evidence], seconds: float) -> Result:
     """The result of a request, from the evidence of its models."""
     experiment = request.experiment
-    evidence = [label_items(part, label) for part, label in zip(parts, labels(request.models), strict=True)]
+    counted = [replace(part, items=with_units(part.items, request.units)) for part in parts]
+    if request.options.get("data") is None:
+        counted = [replace(part, items=with_people(part.items)) for part in counted]
+    evidence = [label_items(part, label) for part, label in zip(counted, labels(request.models), strict=True)]
     seed = int(request.options.get("seed") or 0)
     metrics = metrics_of(experiment, stack([part.items for part in evidence]))
     tables = [summarise(metrics, part.items, part.given, seed) for part in evidence]
@@ -525,6 +545,8 @@ def _meta(request: Call, parts: Sequence[Evidence], seconds: float) -> dict[str,
         "options": {name: describe_argument(value) for name, value in request.options.items() if name not in SHARED},
         "data": data_facts(request.options.get("data")),
         "left_out": request.left_out,
+        "unit": request.unit,
+        "intervals": INTERVALS,
         "notes": request.notes,
         "world": worlds[0] if len(set(worlds)) == 1 else None,
         "origin": request.experiment.origin,

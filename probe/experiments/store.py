@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from probe.errors import DataError
 from probe.experiments.result import RESULT_FILE, Result, read_index
-from probe.experiments.run import Call, call, finish, join, labels, perform, rename_model
+from probe.experiments.run import Call, call, finish, join, labels, metrics_of, perform, rename_model, with_finding
+from probe.experiments.units import is_current, sum_up
 from probe.runs.directories import is_shipped
 from probe.runs.schema import RESULTS
 from probe.ticks import Tick, part
@@ -71,13 +72,23 @@ def _name(request: Call) -> str:
 
 
 def find_stored(request: Call, folder: Path | None = None) -> Result | None:
-    """The result of a call, if it was stored; one that is damaged counts as none."""
+    """The result of a call, if it was stored; one that is damaged counts as none.
+
+    A summary in other units, or of a version with other intervals, is made anew from the items.
+    """
     directory = place(request, folder)
     if not (directory / RESULT_FILE).is_file():
         return None
     try:
-        return Result.load(directory)
+        result = Result.load(directory)
     except DataError:
+        return None
+    if len(result.models) != 1 or is_current(result, request.unit):
+        return result
+    try:
+        metrics = metrics_of(request.experiment, result.items)
+        return with_finding(request.experiment, sum_up(result, metrics, request.unit, request.units))
+    except DataError:  # items that a metric of this version cannot read
         return None
 
 

@@ -4,7 +4,7 @@
 - questions of a file: `read_questions`
 - multiple choice (TruthfulQA): `mc1`, `mc2`
 - the model on its own answers: `p_true`, `p_ik`
-- calibration: `reliability`, `calibration_error`
+- calibration: `reliability`, `calibration_error`, `reliability_part`
 - answering only when sure: `risk_coverage`, `aurc`
 - a direction and a head that know: `known_direction`, `knowing_head`
 """

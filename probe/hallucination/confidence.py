@@ -5,8 +5,14 @@ The expected calibration error says whether probabilities mean what they say:
     ECE = sum over bins of (n_b / n) |mean prediction in b - mean target in b|,   bins of equal width
 
 (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599). It is biased upwards: with few items a bin is off by chance
-alone. Resampling adds the same bias once more, so intervals are those of the percentile bootstrap, shifted until their
-median is the estimate.
+alone, and the more so the less sure a model is. Resampling adds the same bias once more, so intervals are those of the
+percentile bootstrap, shifted until their median is the estimate. Two models are compared by the reliability part of the
+Brier score without that bias,
+
+    REL = sum over bins of (n_b / n) (d_b^2 - var(d_b)),   d_b = mean (prediction - target) in b
+
+(Murphy 1973, J. Applied Meteorology 12:595; debiased as Kumar et al. 2019, arXiv 1909.10155). It is 0 on average for
+a calibrated model, however sharp, and may fall below.
 
 Semantic entropy is the entropy of what is said, answers of one meaning taken together:
 
@@ -32,6 +38,7 @@ from probe import stats
 from probe.errors import ConfigError, DataError, suggest
 from probe.stats import SHARE, Bounds, Interval, unvaried_interval
 
+Floats = NDArray[np.float64]
 BINS = 10
 _CHUNK = 4_000_000  # counts held in memory at once
 
@@ -74,6 +81,35 @@ def calibration_error(
     """
     p, y = _shares(predicted, target)
     return _interval(bin_gaps(p - y, p, bins), 1, resamples, seed)
+
+
+def reliability_part(
+    predicted: ArrayLike, target: ArrayLike, weights: Floats, units: ArrayLike | None = None, bins: int = BINS
+) -> Floats:
+    """[r] REL, the reliability part of the Brier score without bias, of resamples; see the module.
+
+    In a bin d_b^2 - var(d_b) is the mean product of the gaps of two different items, (S^2 - sum s^2) / (M^2 - sum m^2),
+    s and m being the sums of the gaps and the counts of each unit, S and M those of all. Items of one unit, also of one
+    that is drawn twice, are no such pair. A bin with a single unit says nothing and counts as 0.
+
+    Args:
+        predicted: [N] probabilities.
+        target: [N] what happened (0 or 1), or the exact probabilities.
+        weights: [r n] how often each unit is drawn, in the order in which they first appear; of one row of ones the
+            estimate itself.
+        units: [N] names of what was drawn; each item by default.
+        bins: number of bins of equal width on [0, 1].
+    """
+    p, y = _shares(predicted, target)
+    codes = np.arange(len(p)) if units is None else pd.factorize(np.asarray(units, dtype=object))[0]
+    gaps, counts = np.zeros((codes.max() + 1, bins)), np.zeros((codes.max() + 1, bins))
+    np.add.at(gaps, (codes, _bin(p, bins)), p - y)
+    np.add.at(counts, (codes, _bin(p, bins)), 1.0)
+    squares = weights**2
+    total = weights @ counts
+    pairs, products = total**2 - squares @ counts**2, (weights @ gaps) ** 2 - squares @ gaps**2
+    found = np.where(pairs > 0, products / np.where(pairs > 0, pairs, 1), 0.0)
+    return np.asarray((total * found).sum(axis=1) / total.sum(axis=1))
 
 
 def bin_gaps(gaps: NDArray[np.float64], predicted: NDArray[np.float64], bins: int = BINS) -> NDArray[np.float64]:
@@ -168,7 +204,6 @@ TARGETS = tuple(step / 20 for step in range(19))
 NAMED = (0.5, 0.75, 0.9)
 """The targets that the paper proposes, with penalties of 1, 3 and 9."""
 OUTCOMES = ("accuracy", "error", "abstention", "score")
-Floats = NDArray[np.float64]
 
 
 def penalty(target: float) -> float:
@@ -205,6 +240,7 @@ def target_curves(
     confidence: ArrayLike,
     right: ArrayLike,
     targets: Sequence[float] = TARGETS,
+    units: ArrayLike | None = None,
 ) -> pd.DataFrame:
     """Accuracy, error, abstention and score against the target t: "answer only if you are more than t confident".
 
@@ -221,9 +257,10 @@ def target_curves(
         confidence: [N] how sure it is of its likeliest value.
         right: [N] whether that value is right.
         targets: the values of t.
+        units: [N] names of what was drawn, see `probe.stats.bootstrap_mean`.
 
     Returns:
-        Columns way, target, outcome, value, ci_low, ci_high, n; bootstrap intervals over the N items.
+        Columns way, target, outcome, value, ci_low, ci_high, n; bootstrap intervals over the N items or their units.
 
     Raises:
         DataError: lists of different lengths.
@@ -238,7 +275,7 @@ def target_curves(
             values = hit, miss, 1 - hit - miss, score(hit, miss, target)
             for outcome, column in zip(OUTCOMES, values, strict=True):
                 bounds = (-target / (1 - target), 1.0) if outcome == OUTCOMES[-1] else stats.SHARE
-                mean = stats.bootstrap_mean(column, resamples=300, bounds=bounds)
+                mean = stats.bootstrap_mean(column, bounds=bounds, units=units)
                 rows.append({"way": rule, "target": target, "outcome": outcome, **mean.row(len(column))})
     return pd.DataFrame(rows)
 
@@ -256,6 +293,38 @@ def auroc(score: ArrayLike, positive: ArrayLike) -> float:
         return float("nan")
     ranks = _ranks(values)
     return float((ranks[labels == 1].sum() - ones * (ones + 1) / 2) / (ones * (len(labels) - ones)))
+
+
+def aurocs(score: ArrayLike, positive: ArrayLike, weights: Floats) -> Floats:
+    """[r] `auroc` of resamples; weights [r N] say how often each item is drawn."""
+    values, labels = _flat(score, positive)
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order], prepend=-np.inf))
+    drawn = weights[:, order]
+    ones = np.add.reduceat(drawn * labels[order], starts, axis=1)  # of each value
+    zeros = np.add.reduceat(drawn, starts, axis=1) - ones
+    wins = (ones * (np.cumsum(zeros, axis=1) - zeros / 2)).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(wins / (ones.sum(axis=1) * zeros.sum(axis=1)))
+
+
+def aurcs(confidence: ArrayLike, wrong: ArrayLike, weights: Floats) -> Floats:
+    """[r] `aurc` of resamples; weights [r N] say how often each item is drawn.
+
+    Among c items of one confidence with mean error m, after k items with e errors, the risks are (e + m j) / (k + j)
+    for j from 1 to c; their sum is c m + (e - m k) (H(k + c) - H(k)), H being harmonic numbers.
+    """
+    values, errors = _flat(confidence, wrong)
+    order = np.argsort(-values, kind="stable")
+    starts = np.flatnonzero(np.diff(-values[order], prepend=-np.inf))
+    drawn = weights[:, order]
+    count = np.add.reduceat(drawn, starts, axis=1)
+    failed = np.add.reduceat(drawn * errors[order], starts, axis=1)
+    k, e = np.cumsum(count, axis=1) - count, np.cumsum(failed, axis=1) - failed
+    mean = failed / np.maximum(count, 1)
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, int(weights.sum(axis=1).max()) + 1))])
+    span = harmonic[(k + count).astype(np.intp)] - harmonic[k.astype(np.intp)]
+    return np.asarray((failed + (e - mean * k) * span).sum(axis=1) / weights.sum(axis=1))
 
 
 def risk_coverage(confidence: ArrayLike, wrong: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -287,18 +356,32 @@ def aurc(confidence: ArrayLike, wrong: ArrayLike) -> float:
     return float(risk_coverage(confidence, wrong)[1].mean())
 
 
-def risk_table(confidence: ArrayLike, wrong: ArrayLike, points: int = 50, seed: int = 0) -> pd.DataFrame:
+def risk_table(
+    confidence: ArrayLike, wrong: ArrayLike, points: int = 50, seed: int = 0, units: ArrayLike | None = None
+) -> pd.DataFrame:
     """The curve at `points` coverages: coverage, value, ci_low, ci_high, n; the interval is the bootstrap over items.
 
-    The intervals are of each point by itself. At coverage x it is the risk of the surest x N items.
+    The intervals are of each point by itself. At coverage x it is the risk of the surest x N items. Of `units`, [N]
+    names of what was drawn, whole ones are drawn.
     """
     values, errors = _flat(confidence, wrong)
     n = len(values)
     at = np.unique(np.ceil(np.linspace(1 / points, 1, points) * n).astype(int)) - 1
     coverage, risk = risk_coverage(values, errors)
-    risks = stats.resample(lambda rows: [risk_coverage(values[i], errors[i])[1][at] for i in rows], n, 200, seed)
-    intervals = (stats.percentile(risk[i], each, i + 1, SHARE).row(i + 1) for i, each in zip(at, risks.T, strict=True))
-    return pd.DataFrame([{"coverage": coverage[i], **row} for i, row in zip(at, intervals, strict=True)])
+    members = stats.group(pd.Series(np.arange(n) if units is None else np.asarray(units, dtype=object)))
+
+    def drawn(resamples: NDArray[np.int64]) -> list[Floats]:
+        risks = []
+        for chosen in resamples:
+            rows = np.concatenate([members[unit] for unit in chosen])
+            found = risk_coverage(values[rows], errors[rows])[1]
+            risks.append(found[np.ceil((at + 1) / n * len(found) - 1e-9).astype(int) - 1])
+        return risks
+
+    risks, most = stats.resample(drawn, len(members), 200, seed), len(members)
+    counts = (min(i + 1, most) for i in at)
+    intervals = [stats.percentile(risk[i], r, count, SHARE) for i, r, count in zip(at, risks.T, counts, strict=True)]
+    return pd.DataFrame([{"coverage": coverage[i], **each.row(i + 1)} for i, each in zip(at, intervals, strict=True)])
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 Every name in the summary is explained in docs/hallucination.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,26 +16,28 @@ import probe.world
 from probe import stats
 from probe.dialogues import Form
 from probe.errors import ConfigError, DataError
-from probe.experiments.metrics import Given, Mean, Metric, Share, Statistic
+from probe.experiments.metrics import PERSON, Given, Mean, Metric, Share, Statistic, interval_of
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.hallucination.confidence import (
     NAMED,
     Equivalence,
     aurc,
+    aurcs,
     auroc,
+    aurocs,
     bin_gaps,
     calibration_error,
     chance_error,
     reliability,
+    reliability_part,
     risk_table,
-    shifted_interval,
     target_curves,
 )
 from probe.hallucination.confidence import equivalence as equivalence_of
 from probe.plotting.intervals import percent
 from probe.rows import EVERY, Rows, Selection
-from probe.stats import GAIN, SHARE, Bounds, Interval, floats
+from probe.stats import SHARE, Bounds, Interval, floats
 from probe.ticks import Tick, ignore, part
 from probe.untrusted import read_file, short
 
@@ -48,11 +50,16 @@ if TYPE_CHECKING:
     from probe.world.world import World
 
 RESAMPLES = 1000
+SQUARED: Bounds = (-0.25, 1.0)
+"""Between what the reliability part of the Brier score lies; without its bias it can be below 0."""
 
 
 @dataclass(frozen=True)
-class CalibrationError(Metric):
-    """Expected calibration error of the columns `confidence` and `right` (see `probe.hallucination.confidence`)."""
+class PlainError(Metric):
+    """Expected calibration error of the columns `confidence` and `right` (see `probe.hallucination.confidence`).
+
+    Its bias depends on the confidences, so that two models are not compared by it.
+    """
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -69,26 +76,62 @@ class CalibrationError(Metric):
         return float(np.abs(bin_gaps(p - right, p).sum(0)).sum()) / len(p)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
-        """Items drawn together; the interval is shifted until its median is the difference."""
-        columns = [(floats(each, "confidence"), floats(each, "right")) for each in (rows, others)]
-        own_gaps, other_gaps = (bin_gaps(p - right, p) for p, right in columns)
-        n = len(rows)
-        value = float(np.abs(own_gaps.sum(0)).sum() - np.abs(other_gaps.sum(0)).sum()) / n
-        counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-        draws = (np.abs(counts @ own_gaps).sum(1) - np.abs(counts @ other_gaps).sum(1)) / n
-        return shifted_interval(value, draws, n, GAIN, level)
+        """Without an interval: of two calibrated models the less sure one has the larger error."""
+        gap = self.estimate(rows, seed).value - self.estimate(others, seed).value
+        return Interval(gap, float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class CalibrationError(Metric):
+    """The reliability part of the Brier score of the columns `confidence` and `right`, without the bias of few items.
+
+    In 2,000 simulations with two calibrated models, one far surer than the other, at most 1 % of its paired intervals
+    excluded 0, of those of the plain calibration error up to half.
+    """
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Probabilities, and zeros and ones."""
+        return ("confidence", "right")
+
+    def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
+        """See `probe.hallucination.confidence.reliability_part`; percentile bootstrap over units."""
+        return self._bootstrap([rows], seed, SQUARED)
+
+    def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
+        """The same, units of both drawn together."""
+        return self._bootstrap([rows, others], seed, (-1.0, 1.0), level)
+
+    def value(self, columns: Mapping[str, NDArray[Any]]) -> float:
+        """Return the reliability alone."""
+        p, right = (columns[name].astype(float) for name in self.columns)
+        return float(reliability_part(p, right, np.ones((1, len(p))), np.arange(len(p)))[0])
+
+    def _bootstrap(
+        self, sides: Sequence[pd.DataFrame], seed: int, bounds: Bounds, level: float = stats.LEVEL
+    ) -> Interval:
+        drawn = self.units(sides[0])
+        units = np.arange(len(sides[0])) if drawn is None else drawn
+        n = len(np.unique(units))
+        blocks = [np.ones((1, n)), *stats.drawn_counts(n, seed, RESAMPLES)]
+        columns = [(floats(each, "confidence"), floats(each, "right")) for each in sides]
+        found = [np.concatenate([reliability_part(p, y, block, units) for block in blocks]) for p, y in columns]
+        value, draws = found[0][0], found[0][1:]
+        if len(found) == 2:
+            value, draws = value - found[1][0], draws - found[1][1:]
+        return stats.percentile(float(value), draws, n, bounds, stats.tails_of(level))
 
 
 @dataclass(frozen=True)
 class ChanceError(Metric):
-    """What `CalibrationError` would be of a perfectly calibrated model with the same confidences.
+    """What `PlainError` would be of a perfectly calibrated model with the same confidences.
 
     The ends are no confidence interval: between them lie 95 % of what such models show.
     """
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """As `CalibrationError`, so that both are of the same items; the values of `right` are not used."""
+        """As `PlainError`, so that both are of the same items; the values of `right` are not used."""
         return ("confidence", "right")
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
@@ -125,17 +168,25 @@ def ranking(name: str, score: str, positive: str, sign: float = 1.0, **options: 
         lambda columns: auroc(sign * columns[score], columns[positive]),
         (score, positive),
         bounds=SHARE,
+        weighted=lambda columns, weights: aurocs(sign * columns[score], columns[positive], weights),
         count=lambda columns: min(columns[positive].sum(), (1 - columns[positive]).sum()),
         **options,
     )
 
 
 CERTAINTY = (
-    CalibrationError("ece"),
+    PlainError("ece"),
     ChanceError("ece_calibrated"),
+    CalibrationError("reliability"),
     Mean("brier", bounds=SHARE),
     ranking("auroc", "confidence", "right"),
-    Statistic("aurc", lambda c: aurc(c["confidence"], 1 - c["right"]), ("confidence", "right"), bounds=SHARE),
+    Statistic(
+        "aurc",
+        lambda columns: aurc(columns["confidence"], 1 - columns["right"]),
+        ("confidence", "right"),
+        bounds=SHARE,
+        weighted=lambda columns, weights: aurcs(columns["confidence"], 1 - columns["right"], weights),
+    ),
     ranking("auroc_entropy", "semantic_entropy", "hallucinates"),
     ranking("auroc_agreement", "agreement", "hallucinates", -1),
     ranking("auroc_entropy_free", "semantic_entropy_sampled", "wrong"),
@@ -227,18 +278,15 @@ def say(result: Result) -> str:
     if "mc1" in result.items:
         verb, groups = "chooses the true answer", ["of questions"]
         for label, items in by_model.items():
-            right = items["mc1"].dropna()
-            shares[label] = [percent(*stats.wilson(int(right.sum()), len(right)))]
+            shares[label] = [percent(*interval_of(items, "mc1", SHARE))]
     else:
         labels = {"stranger": "of answers about unseen entities", "fact": "of those about known people"}
-        halls = {kind: [items.loc[items["kind"] == kind, "hall"] for items in by_model.values()] for kind in labels}
+        halls = {kind: [items[items["kind"] == kind] for items in by_model.values()] for kind in labels}
         kinds = [kind for kind, each in halls.items() if min(map(len, each)) > 1]
         verb, groups = "hallucinates", [labels[kind] for kind in kinds]
         seed = int(result.meta.get("seed") or 0)
         for number, label in enumerate(by_model):
-            shares[label] = [
-                percent(*stats.bootstrap_mean(halls[kind][number], seed=seed, bounds=stats.SHARE)) for kind in kinds
-            ]
+            shares[label] = [percent(*Mean("hall", bounds=SHARE).estimate(halls[kind][number], seed)) for kind in kinds]
     if not groups:
         return ""
     (first, first_shares), *others = shares.items()
@@ -347,7 +395,9 @@ def _world(lm: "LM", world: "World", n: int, seed: int, samples: int, shuffles: 
     answer_sets = facts.judge_answers(world, answers, codes, questions)
     tables = {"exposure": facts.exposure_table(items, answer_sets), "bound": facts.bound_table(items, answer_sets)}
     tables |= _certainty(items) | {"entropy": _entropies(items)}
-    tables["confidence_targets"] = target_curves(items["p_truth"], items["hall"], items["confidence"], items["right"])
+    tables["confidence_targets"] = target_curves(
+        items["p_truth"], items["hall"], items["confidence"], items["right"], units=items["person"]
+    )
     tick(0.5)
     probe_facts: dict[str, Any] = {}
     fit = facts.direction(lm, items, shuffles, seed, part(tick, 2, 4))
@@ -427,10 +477,12 @@ def _read(preamble: str | Path | None) -> str:
 def _certainty(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The reliability diagram and the risk-coverage curve of the likeliest answers."""
     bins = reliability(items["confidence"], items["right"])
-    pairs = bins[["target", "n"]].to_numpy(dtype=float)
-    shares = [stats.wilson(round(target * n), int(n)) for target, n in pairs]
+    ends = zip(bins["low"], bins["high"], strict=True)
+    inside = (items[(items["confidence"] >= low) & ((items["confidence"] < high) | (high == 1))] for low, high in ends)
+    shares = [interval_of(part, "right", SHARE) for part in inside]
     bins = bins.assign(ci_low=[s.low for s in shares], ci_high=[s.high for s in shares])
-    return {"reliability": bins, "risk_coverage": risk_table(items["confidence"], 1 - items["right"])}
+    units = items.get(PERSON)
+    return {"reliability": bins, "risk_coverage": risk_table(items["confidence"], 1 - items["right"], units=units)}
 
 
 def _calibration_errors(items: pd.DataFrame) -> tuple[stats.Interval, stats.Interval]:
@@ -446,7 +498,7 @@ def _entropies(items: pd.DataFrame) -> pd.DataFrame:
     for kind in dict.fromkeys(items["kind"]):
         part_of = items[items["kind"] == kind]
         for source, ending in sources.items():
-            mean = stats.bootstrap_mean(part_of[f"semantic_entropy{ending}"])
+            mean = interval_of(part_of, f"semantic_entropy{ending}")
             rows.append({"kind": kind, "source": source, **mean.row(len(part_of))})
     return pd.DataFrame(rows)
 

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from probe import stats
 from probe.errors import DataError
+from probe.experiments.metrics import interval_of
 from probe.hallucination.confidence import (
     NAMED,
     agreement,
@@ -404,11 +405,10 @@ def bound_table(items: pd.DataFrame, found: JudgedAnswers) -> pd.DataFrame:
 
 
 def bound_row(items: pd.DataFrame, found: JudgedAnswers, index: NDArray[np.intp]) -> dict[str, float]:
-    """Of some questions: value, ci_low, ci_high (Hall, bootstrap over questions), accuracy and abstention (exact
+    """Of some questions: value, ci_low, ci_high (Hall, bootstrap over people), accuracy and abstention (exact
     means), error (conditioned on the answer set), bound, iiv_error, ratio, delta, n."""
     part, terms = items.iloc[index], validity_bound(found.take(index))
-    mean = stats.bootstrap_mean(part["hall"].to_numpy(), bounds=stats.SHARE)
-    row = mean.row() | {"accuracy": float(part["p_truth"].mean())}
+    row = interval_of(part, "hall", stats.SHARE).row() | {"accuracy": float(part["p_truth"].mean())}
     row |= {"abstention": float(part["p_abstain"].mean()), "error": terms.error, "bound": terms.bound}
     return row | {"iiv_error": terms.iiv_error, "ratio": terms.ratio, "delta": terms.delta, "n": len(part)}
 

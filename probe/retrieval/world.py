@@ -37,11 +37,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from probe.errors import DataError
+from probe.experiments.metrics import PERSON, interval_of
 from probe.retrieval.search import Hits, Retriever, reciprocal_rank
 from probe.rewards.answers import enumerate_answers
 from probe.rewards.evaluation import ANSWER_TOKENS, answer
 from probe.rewards.optimum import condition, kl
-from probe.stats import SHARE, Interval, bootstrap, bootstrap_mean, wilson
+from probe.stats import SHARE, Interval, bootstrap
 from probe.ticks import Tick, ignore
 from probe.world.language import RELATIONS, TAUGHT
 from probe.world.verifier import answer_words
@@ -364,11 +365,9 @@ OUTCOMES = {
 """Outcomes in the table of contexts, and the columns that it averages."""
 
 
-def interval(values: NDArray[np.float64], seed: int = 0) -> Interval:
-    """The mean with its 95 % interval: Wilson's for zeros and ones, else the bootstrap over questions."""
-    if len(values) and np.isin(values, (0, 1)).all():
-        return wilson(int(values.sum()), len(values))
-    return bootstrap_mean(values, seed=seed, bounds=SHARE)
+def interval(part: pd.DataFrame, values: NDArray[np.float64], seed: int = 0) -> Interval:
+    """The mean of values of some items with its 95 % interval, over the people that they are about."""
+    return interval_of(part.assign(value=values), "value", SHARE, seed)
 
 
 def context_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -382,10 +381,10 @@ def context_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         for context in CONTEXTS:
             part = items[(items["kind"] == kind) & (items["context"] == context)]
             for outcome, column in ((o, c) for o, c in OUTCOMES.items() if c in part):
-                values = part[column].dropna().to_numpy(dtype=float)
-                if len(values):
+                count = int(part[column].notna().sum())
+                if count:
                     row = {"group": group, "context": context, "outcome": outcome}
-                    rows.append(row | interval(values, seed=seed).row(len(values)))
+                    rows.append(row | interval(part, part[column].to_numpy(dtype=float), seed).row(count))
     return pd.DataFrame(rows)
 
 
@@ -396,7 +395,7 @@ def persuasion_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         for context in CONTEXTS[1:]:
             part = items[(items["kind"] == kind) & (items["context"] == context)]
             if len(part):
-                estimate = interval(part["persuasion"].to_numpy(dtype=float), seed=seed)
+                estimate = interval_of(part, "persuasion", seed=seed)
                 rows.append({"group": group, "context": context, **estimate.row(len(part))})
     return pd.DataFrame(rows)
 
@@ -419,7 +418,7 @@ def search_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                 for way, values in (("without", after + cut), ("with", after), ("cut", cut)):
                     if len(values):
                         row = {"group": group, "found": outcome, "quantity": quantity, "way": way}
-                        rows.append(row | interval(values, seed=seed).row(len(values)))
+                        rows.append(row | interval(part, values, seed).row(len(values)))
     return pd.DataFrame(rows)
 
 
@@ -450,10 +449,13 @@ def memorisation_ratio(p_o: ArrayLike, p_s: ArrayLike) -> float:
     return float(o.sum()) / total if total > 0 else float("nan")
 
 
-def memorisation_interval(p_o: ArrayLike, p_s: ArrayLike, seed: int = 0) -> Interval:
-    """M with its 95 % interval, questions drawn with replacement; NaN ends for fewer than two."""
+def memorisation_interval(p_o: ArrayLike, p_s: ArrayLike, seed: int = 0, units: ArrayLike | None = None) -> Interval:
+    """M with its 95 % interval, questions (or units of them) drawn with replacement; NaN ends for fewer than two."""
     o, s = _pair(p_o, p_s)
     value = memorisation_ratio(o, s)
+    if units is not None:
+        codes = pd.factorize(np.asarray(units, dtype=object))[0]
+        o, s = np.bincount(codes, o), np.bincount(codes, s)
 
     def ratios(indices: np.ndarray) -> np.ndarray:
         top = o[indices].sum(axis=1)
@@ -487,10 +489,9 @@ def conflict_curve(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     for each in sorted(set(classes)):
         part = items[[one == each for one in classes]]
         intervals = {
-            name: bootstrap_mean(part[column].to_numpy(), seed=seed, bounds=SHARE)
-            for name, column in QUANTITIES.items()
+            name: interval(part, part[column].to_numpy(dtype=float), seed) for name, column in QUANTITIES.items()
         }
-        intervals["memorisation"] = memorisation_interval(part["p_learned"], part["p_context"], seed)
+        intervals["memorisation"] = memorisation_interval(part["p_learned"], part["p_context"], seed, part.get(PERSON))
         for name, value in intervals.items():
             row: dict[str, Any] = {"label": each.label, "low": each.low, "high": each.high, "quantity": name}
             rows.append(row | value.row(len(part)))

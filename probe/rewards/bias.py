@@ -8,7 +8,7 @@ nats of Bradley-Terry log-odds (E9), so that sigma(gap) is the probability that 
     truth       the truth against another value, no claim made
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.special import expit, logit
 
 from probe import stats
 from probe.world.annotators import Annotator
+from probe.world.language import subject_of
 from probe.world.vocabulary import ABSTENTION, PHRASES
 
 if TYPE_CHECKING:
@@ -75,30 +76,33 @@ def reward_bias(
         texts = [contrast.first for contrast in pairs] + [contrast.second for contrast in pairs]
         scores = model.score(prompts * 2, texts).double().numpy()
         gaps = scores[: len(pairs)] - scores[len(pairs) :]
-        rows += _rows(name, gaps, seed)
+        people = np.array([subject_of(prompt) for prompt in prompts], dtype=object)
+        rows += _rows(name, gaps, seed, people)
         if name == "agreement":
             for phrase in PHRASES:
                 mask = np.array([contrast.phrase == phrase for contrast in pairs], dtype=bool)
-                rows += _rows(name, gaps[mask], seed, f"_{phrase.replace(' ', '_')}") if mask.any() else []
+                ending = f"_{phrase.replace(' ', '_')}"
+                rows += _rows(name, gaps[mask], seed, people[mask], ending) if mask.any() else []
         if annotator is not None:
             exact = np.array([annotator.preference_probability(world, c.prompt, c.first, c.second) for c in pairs])
-            rows.append(_mean(f"{name}_bias_annotator", logit(exact.clip(1e-12, 1 - 1e-12)), seed))
-            rows.append(_mean(f"{name}_probability_annotator", exact, seed))
+            rows.append(_mean(f"{name}_bias_annotator", logit(exact.clip(1e-12, 1 - 1e-12)), seed, people))
+            rows.append(_mean(f"{name}_probability_annotator", exact, seed, people))
     return rows
 
 
-def _rows(name: str, gaps: np.ndarray, seed: int, suffix: str = "") -> list[dict[str, Any]]:
-    share = stats.wilson(int((gaps > 0).sum()), len(gaps))
+def _rows(name: str, gaps: np.ndarray, seed: int, people: np.ndarray, suffix: str = "") -> list[dict[str, Any]]:
+    """Bias, preference and probability of some contrasts, which are of people: those were drawn."""
+    share = stats.unit_share(gaps > 0, people)
     return [
-        _mean(f"{name}_bias{suffix}", gaps, seed),
+        _mean(f"{name}_bias{suffix}", gaps, seed, people),
         _row(f"{name}_preferred{suffix}", share, len(gaps)),
-        _mean(f"{name}_probability{suffix}", expit(gaps), seed),
+        _mean(f"{name}_probability{suffix}", expit(gaps), seed, people),
     ]
 
 
-def _mean(metric: str, values: Sequence[float] | np.ndarray, seed: int) -> dict[str, Any]:
+def _mean(metric: str, values: np.ndarray, seed: int, people: np.ndarray) -> dict[str, Any]:
     bounds = stats.SHARE if "_probability" in metric else None
-    return _row(metric, stats.bootstrap_mean(values, seed=seed, bounds=bounds), len(values))
+    return _row(metric, stats.bootstrap_mean(values, seed=seed, bounds=bounds, units=people), len(values))
 
 
 def _row(metric: str, interval: stats.Interval, n: int) -> dict[str, Any]:

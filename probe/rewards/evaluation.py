@@ -10,7 +10,7 @@ from probe import stats
 from probe.errors import DataError
 from probe.rewards.answers import Reward, Scorer, enumerate_answers
 from probe.rewards.optimum import condition, kl
-from probe.world.language import read
+from probe.world.language import read, subject_of
 from probe.world.questions import Item
 from probe.world.verifier import Verdict
 
@@ -32,6 +32,8 @@ class Measure(NamedTuple):
 
 
 INVENTED = ("wrong", "deferred")
+GOLD = (-1.0, 1.0)
+"""The least and the largest true reward."""
 MEASURES = {
     "accuracy": Measure("fact", ("true",)),
     "accuracy_rare": Measure("rare", ("true",)),
@@ -80,7 +82,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """All metrics of a model on `n` fresh questions of each kind, sampled once at temperature 1.
 
-    Shares come with Wilson intervals, means with bootstrap ones (95 %). Names are explained in docs/metrics.md.
+    Shares come with Wilson intervals, means with bootstrap ones (95 %), of the people that questions are about, where
+    they are about people. Names are explained in docs/metrics.md.
 
     Args:
         lm: the model.
@@ -104,12 +107,14 @@ def evaluate(
             answers[measure.question] = answer(lm, world, items, tokens, seed)
         replies = answers[measure.question]
         hits = [verdict.kind in measure.verdicts for verdict in replies.verdicts]
-        rows.append(_share(metric, hits))
+        rows.append(_share(metric, hits, _people(replies.items)))
         if measure.question.startswith("sum_"):
             rows += _by_terms(metric, replies.items, hits)
     rows += excess_deference(lm, world, world.questions("opinion_false", n, seed), seed)
     dialogues = [replies for question, replies in answers.items() if question not in TASKS]
-    rows.append(_mean("gold_reward", [verdict.score for replies in dialogues for verdict in replies.verdicts], seed))
+    scores = [verdict.score for replies in dialogues for verdict in replies.verdicts]
+    people = _people([item for replies in dialogues for item in replies.items])
+    rows.append(_mean("gold_reward", scores, seed, GOLD, people))
     if reward is not None:
         rows.append(proxy_reward(reward, dialogues, seed))
     if reference is not None:
@@ -129,7 +134,8 @@ def proxy_reward(reward: Reward, dialogues: Sequence[AnsweredQuestions], seed: i
     """The mean of a reward over the sampled answers to dialogues; those to which it does not apply are left out."""
     prompts = [item.prompt for dialogue in dialogues for item in dialogue.items]
     values = reward(prompts, [text for dialogue in dialogues for text in dialogue.texts])
-    return _mean("proxy_reward", [float(value) for value in values if value is not None], seed)
+    given = [(float(value), who) for value, who in zip(values, _subjects(prompts), strict=True) if value is not None]
+    return _mean("proxy_reward", [value for value, _ in given], seed, units=[who for _, who in given])
 
 
 def exact_kl(
@@ -141,7 +147,9 @@ def exact_kl(
     """
     answers = enumerate_answers(lm, world, prompts)
     divergence = kl(condition(answers.logprobs), condition(answers.score(reference)))
-    return [_mean("kl", divergence.tolist(), seed), _mean("kl_mass", answers.mass.tolist(), seed, stats.SHARE)]
+    people = _subjects(prompts)
+    mass = _mean("kl_mass", answers.mass.tolist(), seed, stats.SHARE, people)
+    return [_mean("kl", divergence.tolist(), seed, units=people), mass]
 
 
 def beliefs(lm: "LM", world: "World", prompts: Sequence[str]) -> list[dict[str, float]]:
@@ -173,9 +181,10 @@ def excess_deference(lm: "LM", world: "World", items: Sequence[Item], seed: int)
         log_odds = _logit(after[(item.claim or "").strip()])
         corpus_gaps.append(log_odds - _logit(world.bayes_claim(item.prompt)))
         own_gaps.append(log_odds - _logit(world.bayes_claim(item.prompt, before)))
+    people = _people(items)
     return [
-        _mean("excess_deference", corpus_gaps, seed),
-        _mean("excess_deference_own", own_gaps, seed),
+        _mean("excess_deference", corpus_gaps, seed, units=people),
+        _mean("excess_deference_own", own_gaps, seed, units=people),
     ]
 
 
@@ -191,19 +200,37 @@ def _logit(p: float) -> float:
     return float(np.log(p) - np.log1p(-p))
 
 
-def _share(metric: str, hits: Sequence[bool]) -> dict[str, Any]:
-    return {"metric": metric, **stats.wilson(sum(hits), len(hits)).row(len(hits))}
+def _people(items: Sequence[Item]) -> list[str]:
+    """What was drawn for each question: whom it is about; the question itself where it is about nobody."""
+    return _subjects([item.prompt for item in items])
 
 
-def _mean(metric: str, values: Sequence[float], seed: int, bounds: stats.Bounds | None = None) -> dict[str, Any]:
-    return {"metric": metric, **stats.bootstrap_mean(values, seed=seed, bounds=bounds).row(len(values))}
+def _subjects(prompts: Sequence[str]) -> list[str]:
+    return [subject_of(prompt) or f"question {number}" for number, prompt in enumerate(prompts)]
+
+
+def _share(metric: str, hits: Sequence[bool], units: Sequence[str]) -> dict[str, Any]:
+    return {"metric": metric, **stats.unit_share(hits, units).row(len(hits))}
+
+
+def _mean(
+    metric: str,
+    values: Sequence[float],
+    seed: int,
+    bounds: stats.Bounds | None = None,
+    units: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    return {"metric": metric, **stats.bootstrap_mean(values, seed=seed, bounds=bounds, units=units).row(len(values))}
 
 
 def _by_terms(metric: str, items: Sequence[Item], hits: Sequence[bool]) -> list[dict[str, Any]]:
     groups: dict[int, list[bool]] = {}
     for item, hit in zip(items, hits, strict=True):
         groups.setdefault(len(item.meta["terms"]), []).append(hit)
-    return [_share(f"{metric}_{terms}", group) for terms, group in sorted(groups.items())]
+    rows = []
+    for terms, group in sorted(groups.items()):
+        rows.append({"metric": f"{metric}_{terms}", **stats.wilson(sum(group), len(group)).row(len(group))})
+    return rows
 
 
 def gold_scores(world: "World", prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from probe import stats
 from probe.errors import ConfigError
 from probe.extensions import find_annotator
 from probe.numbers import in_unit
@@ -39,7 +40,7 @@ from probe.rewards.frontiers import QUESTIONS, SEED
 from probe.rewards.optimum import condition, expectation, optimum
 from probe.runs.ancestry import RunIndex
 from probe.runs.reader import Run
-from probe.stats import beyond, bootstrap_units
+from probe.stats import beyond, bootstrap_mean
 from probe.terms import DIFFERENCE, SHARE, SMALLEST, term
 from probe.world.annotators import AGREEABLE, HONEST, Annotator
 
@@ -243,12 +244,16 @@ def tabulate(reference: str, beta: float, parts: dict[str, Rates]) -> Factorial:
     rows, pairs = [], []
     for metric, part in parts.items():
         size = {"n": len(part.people), "people": part.people.nunique()}
-        whole = {"metric": metric, **bootstrap_units(part.people, part.reference, 0).row(), **size}
+        whole = {
+            "metric": metric,
+            **bootstrap_mean(part.reference, bounds=stats.SHARE, units=part.people).row(),
+            **size,
+        }
         rows.append(whole)
         for cell, values in zip(layout, part.cells, strict=True):
             knobs = {"annotator": cell.spec} | {knob: getattr(cell.annotator, knob) for knob in KNOBS}
-            interval = bootstrap_units(part.people, values, 0)
-            gap = bootstrap_units(part.people, values - part.reference, 0)
+            interval = bootstrap_mean(values, bounds=stats.SHARE, units=part.people)
+            gap = bootstrap_mean(values - part.reference, bounds=stats.GAIN, units=part.people)
             rows.append({**knobs, "metric": metric, **interval.row(), **size, **gap.row(name="difference")})
         pairs += [{**row, "metric": metric} for row in _pairs(part, layout)]
     effects = [{"metric": metric, **row} for metric, part in parts.items() for row in factorial_effects(part, layout)]
@@ -271,7 +276,7 @@ def _pairs(part: Rates, layout: Sequence[Cell]) -> Iterable[dict[str, Any]]:
                 continue
             other = at[(*cell.levels[:place], 1, *cell.levels[place + 1 :])]
             gap = part.cells[other] - part.cells[at[cell.levels]]
-            interval = bootstrap_units(part.people, gap, 0)
+            interval = bootstrap_mean(gap, bounds=stats.GAIN, units=part.people)
             names = {"knob": knob, "annotator": cell.spec, "other": layout[other].spec}
             yield {**names, **interval.row(name="difference")}
 
@@ -284,7 +289,11 @@ def factorial_effects(part: Rates, layout: Sequence[Cell]) -> Iterable[dict[str,
         for chosen in combinations(range(len(names)), size):
             contrast = signs[:, chosen].prod(axis=1) @ part.cells * (2 / len(layout))
             effect = " \u00d7 ".join(names[each] for each in chosen)
-            yield {"effect": effect, "knobs": size, **bootstrap_units(part.people, contrast, 0).row()}
+            yield {
+                "effect": effect,
+                "knobs": size,
+                **bootstrap_mean(contrast, bounds=stats.GAIN, units=part.people).row(),
+            }
 
 
 def labeller(run: Run, index: RunIndex) -> Annotator | None:

@@ -36,6 +36,7 @@ from probe.rewards.optimum import (
     kl_to_optimal,
 )
 from probe.stats import Interval, bootstrap_means
+from probe.world.language import subject_of
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -145,9 +146,11 @@ class Place:
     """[P] expected reward on each question, by name."""
     gains: dict[str, Array]
     """[P] the same less that of the reference."""
+    people: tuple[str, ...]
+    """[P] whom each question is about, which is what was drawn; the question itself where it is about nobody."""
 
     def row(self) -> dict[str, float]:
-        """Means over the questions with 95 % intervals (bootstrap over questions, paired with the reference).
+        """Means over the questions with 95 % intervals (bootstrap over people, paired with the reference).
 
         kl and excess (nats), each with _low and _high; beta of the nearest optimum; mass; NAME and gain_NAME for every
         reward, with _low and _high.
@@ -155,7 +158,7 @@ class Place:
         columns = {"kl": self.distance.reference_kl, "excess": self.distance.kl, **self.rewards}
         columns |= {f"gain_{name}": values for name, values in self.gains.items()}
         row: dict[str, float] = {"beta": self.distance.beta, "mass": float(self.distance.mass.mean())}
-        for name, interval in zip(columns, bootstrap_means(list(columns.values())), strict=True):
+        for name, interval in zip(columns, bootstrap_means(list(columns.values()), units=self.people), strict=True):
             row |= interval.row(name=name)
         return row
 
@@ -199,7 +202,8 @@ def place(logprobs: Array, field: Field, by: str, beta: float | None = None) -> 
     policy = condition(logprobs)
     rewards = {name: expectation(policy, values) for name, values in field.rewards.items()}
     gains = {name: rewards[name] - expectation(ref, values) for name, values in field.rewards.items()}
-    return Place(by, distance, rewards, gains)
+    people = tuple(subject_of(prompt) or prompt for prompt in field.answers.prompts)
+    return Place(by, distance, rewards, gains, people)
 
 
 def model_reward(model: "RewardModel | LM", memory: Memory | None = None) -> Reward:

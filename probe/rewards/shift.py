@@ -9,8 +9,8 @@ Both models answer every prompt n times, with the same random numbers. Each samp
 
 What a model answers does not depend on the other one: `draw` it once and compare it with several (`compare_samples`).
 
-`summary` compares the two: samples of one prompt resemble each other, so intervals draw prompts (a cluster bootstrap of
-paired means).
+`summary` compares the two: samples of one prompt resemble each other, so intervals draw prompts, or the people that
+they ask about (a cluster bootstrap of paired means).
 
 What a run captured over its training (`probe.recording.reward_shift.RewardShift`) comes in the same columns
 (`captured_samples`), and by token, sample and step (`shift_tokens`, `shift_samples`, `shift_curve`): without a model,
@@ -29,8 +29,9 @@ import pandas as pd
 from probe import stats
 from probe.errors import ConfigError, DataError, RunError
 from probe.runs.captured import texts, token_names
-from probe.stats import bootstrap_means
+from probe.stats import SHARE, bootstrap_means, difference_bounds
 from probe.ticks import Tick, ignore
+from probe.world.language import subject_of
 
 if TYPE_CHECKING:
     from probe.model.generation import Generation
@@ -419,7 +420,8 @@ def summary(table: pd.DataFrame, measures: Sequence[str] | None = None, by: str 
         One row a measure (and value of `by`): measure, base, base_low, base_high, aligned, ..., difference, ..., win
         (share of pairs of samples of one prompt in which the aligned model's is higher, a tie counting half), win_low,
         win_high, prompts, samples. Means are over prompts of the mean over their samples; 95 % intervals by bootstrap
-        over prompts, of the difference paired. Prompts to which a reward does not apply are left out.
+        over prompts, or over the people that they ask about, of the difference paired. Prompts to which a reward does
+        not apply are left out.
 
     Raises:
         DataError: a measure that is not there, or samples of one model only.
@@ -448,19 +450,23 @@ def _compare_measure(table: pd.DataFrame, name: str) -> dict[str, float] | None:
     """One line of the summary; None where the measure applies to no prompt of both models."""
     values = table[name].to_numpy(dtype=float)
     groups: dict[Any, Any] = dict(table.groupby(["prompt", "model"], sort=True).indices)
-    pairs = []
+    pairs, people = [], []
     for prompt in sorted(set(table["prompt"])):
         sides = [values[groups.get((prompt, side), np.empty(0, dtype=int))] for side in SIDES]
         base, aligned = (side[~np.isnan(side)] for side in sides)
         if len(base) and len(aligned):
             pairs.append((base, aligned))
+            people.append(subject_of(prompt) or prompt)
     if not pairs:
         return None
     before, after = (np.array([side.mean() for side in sides]) for sides in zip(*pairs, strict=True))
     wins = [_win(aligned, base) for base, aligned in pairs]
     quantities = {"base": before, "aligned": after, "difference": after - before, "win": wins}
+    bounds = SHARE if name.startswith("verdict: ") else (-1.0, 1.0) if name == "gold" else None
+    limits = [bounds, bounds, difference_bounds(bounds), SHARE]
     row: dict[str, float] = {}
-    for key, interval in zip(quantities, bootstrap_means(list(quantities.values())), strict=True):
+    intervals = bootstrap_means(list(quantities.values()), bounds=limits, units=people)
+    for key, interval in zip(quantities, intervals, strict=True):
         row |= interval.row(name=key)
     return row | {"prompts": len(pairs), "samples": sum(len(base) + len(aligned) for base, aligned in pairs)}
 

@@ -150,6 +150,12 @@ def _turns(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
                 sentence = []
 
 
+def subject_of(prompt: object) -> str | None:
+    """Whom or what the question of a dialogue is about; None where there is no such question, or no text."""
+    reading = read(prompt) if isinstance(prompt, str) else None
+    return reading.subject or None if reading is not None else None
+
+
 def read(prompt: str) -> Reading | None:
     """Read a dialogue up to where the answer is due; None if there is no question.
 

@@ -99,7 +99,7 @@ def test_the_table_and_what_is_saved(plugin: str, runs: Path):
 
 
 def test_a_program_reads_values(plugin: str, runs: Path, capsys: pytest.CaptureFixture[str]):
-    words = ["width", "--plugin", plugin, "--model", "runs/base", "--baseline", "runs/other", "--n", "4"]
+    words = ["width", "--plugin", plugin, "--model", "runs/base", "--baseline", "runs/other", "--n", "9"]
     assert main(["experiment", *words]) == 0
     captured = capsys.readouterr()
     table = pd.read_csv(io.StringIO(captured.out), sep="\t")

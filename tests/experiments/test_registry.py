@@ -89,7 +89,15 @@ def test_an_experiment_that_reads_files_has_strict(tmp_path: Path, lm: LM):
 
     path = tmp_path / "a.jsonl"
     path.write_text('{"one": "3"}\n{"two": "4"}\n{"one": "5"}')
-    assert list(find_experiment("echo").signature.parameters) == ["lm", "baseline", "data", "seed", "strict", "tick"]
+    assert list(find_experiment("echo").signature.parameters) == [
+        "lm",
+        "baseline",
+        "data",
+        "seed",
+        "strict",
+        "unit",
+        "tick",
+    ]
     result = echo(lm, data=str(path))
     assert (result.value("one"), result.meta["left_out"], len(result.meta["notes"])) == (4, 1, 1)
     assert "Line 2 of" in result.meta["notes"][0]

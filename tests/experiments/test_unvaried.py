@@ -12,10 +12,9 @@ from probe.continual import experiment as continual
 from probe.experiments import registry
 from probe.experiments.metrics import Mean, Metric, Share, Statistic, summarise
 from probe.hallucination.experiment import METRICS as HALLUCINATION
-from probe.hallucination.experiment import CalibrationError, ChanceError
+from probe.hallucination.experiment import CalibrationError, ChanceError, PlainError
 from probe.in_context import experiment as in_context
 from probe.retrieval.experiment import METRICS as RETRIEVAL
-from probe.stats import bootstrap_units
 from probe.sycophancy.experiment import METRICS as SYCOPHANCY
 
 BUILT_IN: dict[str, tuple[Metric, ...]] = {
@@ -58,7 +57,7 @@ def test_no_interval_is_without_width(name: str, metric: Metric, value: float):
 
 def unbounded(metric: Metric) -> bool:
     """Whether a metric has no interval then; what a calibrated model shows is exact where its confidences are."""
-    return isinstance(metric, ChanceError) or (
+    return isinstance(metric, ChanceError | PlainError) or (
         getattr(metric, "bounds", stats.SHARE) is None and not isinstance(metric, Share | CalibrationError)
     )
 
@@ -78,7 +77,7 @@ def test_only_what_has_no_bounds_goes_without():
         "_bias",
         "turn",
     )
-    words += ("flip", "beyond_random", "head_share", "heads_share", "ece_calibrated")
+    words += ("flip", "beyond_random", "head_share", "heads_share", "ece")
     assert {name for name in free if not any(word in name for word in words)} == set()
 
 
@@ -114,7 +113,7 @@ def test_without_bounds_nothing_is_known():
 
 def test_units_count_and_not_their_rows():
     units = pd.Series(np.repeat(np.arange(8), 5))
-    assert bootstrap_units(units, np.ones(40), 0, stats.SHARE) == pytest.approx(stats.wilson(8, 8))
+    assert stats.bootstrap_mean(np.ones(40), bounds=stats.SHARE, units=units) == pytest.approx(stats.wilson(8, 8))
 
 
 def test_a_constant_statistic_keeps_within_its_bounds():

@@ -1,5 +1,6 @@
 """Estimators of the hallucination experiment against slow references, enumeration and what they must cover."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
@@ -26,13 +27,14 @@ from probe.hallucination.confidence import (
     expected_discrete,
     normalise,
     penalty,
+    reliability_part,
     risk_coverage,
     risk_table,
     score,
     target_curves,
     with_rest,
 )
-from probe.hallucination.experiment import METRICS, CalibrationError
+from probe.hallucination.experiment import METRICS, CalibrationError, PlainError
 from probe.hallucination.world import JudgedAnswers, exposure_class, singletons, validity_bound
 from probe.world import World, WorldConfig
 
@@ -255,13 +257,56 @@ def test_calibration_error_is_compared_item_by_item() -> None:
     p = rng.random(500)
     ours = pd.DataFrame({"confidence": p, "right": (rng.random(500) < p).astype(float)})
     theirs = ours.assign(confidence=np.clip(p + 0.2, 0, 1))
-    metric = CalibrationError("ece")
+    metric = CalibrationError("reliability")
     same = metric.difference(ours, ours, 0)  # the same model twice: nothing varies, and 500 items leave room for little
     assert same == pytest.approx((0, -same.high, same.high))
-    assert 0 < same.high < 0.01
+    assert 0 < same.high < 0.02
     found = metric.difference(theirs, ours, 0)
     assert found.value == pytest.approx(metric.estimate(theirs, 0).value - metric.estimate(ours, 0).value)
     assert 0 < found.low < found.value < found.high
+
+
+def test_miscalibration_is_the_mean_product_of_gaps() -> None:
+    """Against all pairs of a bin, pair by pair; items of one unit, and what is drawn twice, are no pair."""
+    rng = np.random.default_rng(0)
+    p, right = rng.random(60), rng.integers(0, 2, 60).astype(float)
+    for units in (np.arange(60), np.arange(60) // 3):
+        weights = np.array([np.ones(units.max() + 1), rng.integers(0, 3, units.max() + 1)])
+        expected = []
+        for row in weights[:, units]:
+            total = 0.0
+            for b in range(10):
+                inside = [i for i in range(60) if int(p[i] * 10) == b]
+                pairs = [(i, j) for i in inside for j in inside if units[i] != units[j]]
+                weight = sum(row[i] * row[j] for i, j in pairs)
+                product = sum(row[i] * row[j] * (p[i] - right[i]) * (p[j] - right[j]) for i, j in pairs)
+                total += sum(row[i] for i in inside) * (product / weight if weight else 0.0)
+            expected.append(total / row.sum())
+        assert reliability_part(p, right, weights, units) == pytest.approx(expected)
+
+
+def test_a_model_that_is_twenty_points_too_sure_is_off_by_their_square() -> None:
+    rng = np.random.default_rng(0)
+    p = 0.3 + 0.6 * rng.random(4000)
+    right = (rng.random(4000) < p - 0.2).astype(float)
+    assert CalibrationError("x").estimate(pd.DataFrame({"confidence": p, "right": right}), 0).value == pytest.approx(
+        0.04, abs=0.01
+    )
+
+
+def test_two_calibrated_models_are_no_different_where_one_is_surer() -> None:
+    """At most 7 % of the intervals of the difference exclude 0; of plain calibration errors a third and more did."""
+    rng, excluded, plain = np.random.default_rng(0), 0, []
+    for seed in range(200):
+        unsure, half = rng.beta(3, 3, 100), rng.random(100) < 0.5
+        sure = np.where(half, rng.beta(20, 1, 100), rng.beta(1, 20, 100))
+        sides = [pd.DataFrame({"confidence": p, "right": (rng.random(100) < p) * 1.0}) for p in (unsure, sure)]
+        low, high = CalibrationError("reliability").difference(*sides, seed)[1:]
+        excluded += low > 0 or high < 0
+        plain.append(PlainError("ece").difference(*sides, seed))
+    assert excluded <= 0.07 * 200
+    assert np.mean([each.value for each in plain]) > 0.05  # the bias of the less sure one
+    assert all(math.isnan(each.low) for each in plain)  # so that nothing is concluded from it
 
 
 def test_points_under_a_target_are_those_of_the_definition() -> None:

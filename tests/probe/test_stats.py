@@ -7,7 +7,7 @@ import pytest
 from scipy import stats as reference
 
 from probe.errors import DataError
-from probe.stats import bootstrap_mean, paired_difference, paired_proportions, wilson
+from probe.stats import LEAST, SHARE, bootstrap_mean, paired_difference, paired_proportions, unit_share, wilson
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 10), (33, 100), (1, 400), (399, 400)])
@@ -36,14 +36,69 @@ def test_wilson_covers(share: float):
     assert 0.92 < np.mean(inside) < 0.98
 
 
-def test_bootstrap_is_scipys():
-    values = np.random.default_rng(1).exponential(size=80)
-    low, high = reference.bootstrap(
-        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(2)
-    ).confidence_interval
-    mine = bootstrap_mean(values, resamples=20_000)
+def studentised(values: np.ndarray, units: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:
+    """The studentised bootstrap, resample by resample and unit by unit."""
+    members = [values[units == name] for name in dict.fromkeys(units)]
+    n, mean = len(members), values.mean()
+
+    def error(groups: list[np.ndarray], centre: float) -> float:
+        gaps = [(group - centre).sum() for group in groups]
+        return math.sqrt(n / (n - 1) * sum(gap**2 for gap in gaps)) / sum(map(len, groups))
+
+    rng, ratios = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        drawn = [members[i] for i in rng.integers(0, n, n)]
+        centre = np.concatenate(drawn).mean()
+        ratios.append((centre - mean) / error(drawn, centre))
+    t, own = reference.t.ppf(0.975, n - 1), error(members, mean)
+    low, high = np.quantile(ratios, 0.025, method="lower"), np.quantile(ratios, 0.975, method="higher")
+    return mean - max(high, t) * own, mean - min(low, -t) * own
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_bootstrap_is_studentised(size: int):
+    rng = np.random.default_rng(1)
+    values, units = rng.exponential(size=40 * size), np.repeat(np.arange(40), size)
+    kept = np.arange(len(values)) % 7 > 0  # units of unequal sizes
+    values, units = values[kept], units[kept]
+    mine = bootstrap_mean(values, resamples=999, seed=2, units=units)
     assert mine.value == pytest.approx(values.mean())
-    assert (mine.low, mine.high) == pytest.approx((low, high), abs=0.01)
+    assert (mine.low, mine.high) == pytest.approx(studentised(values, units, 2, 999))
+
+
+def test_skewed_values_get_the_longer_arm():
+    values = np.random.default_rng(0).lognormal(size=20)
+    value, low, high = bootstrap_mean(values)
+    half = reference.t.ppf(0.975, 19) * reference.sem(values)
+    assert high - value > 1.15 * half
+    assert value - low == pytest.approx(half)  # the shorter one is Student's
+
+
+def test_few_unbounded_values_get_no_interval():
+    values = np.random.default_rng(0).normal(size=LEAST)
+    assert math.isfinite(bootstrap_mean(values).low)
+    assert math.isnan(bootstrap_mean(values[1:]).low)
+    assert math.isnan(bootstrap_mean([1.0] * 50 + [2.0, 3.0]).low)  # two that differ tell nothing of the others
+    assert math.isfinite(bootstrap_mean(values[1:], bounds=(-9.0, 9.0)).low)
+
+
+def test_a_rare_event_is_no_certainty():
+    """One in 40: the percentiles end at 0 and 0.075, and no share below 0.0006 or above 0.13 can be excluded."""
+    value, low, high = bootstrap_mean([0.0] * 39 + [1.0], bounds=SHARE)
+    assert (value, low) == (0.025, 0)
+    assert high > wilson(1, 40).high - 0.02
+
+
+def test_a_share_of_units_is_worth_as_many_items_as_it_varies():
+    rng = np.random.default_rng(0)
+    units = np.repeat(np.arange(100), 4)
+    alike, apart = np.repeat(rng.random(100) < 0.4, 4), rng.random(400) < 0.4
+    copies, free = unit_share(alike, units), unit_share(apart, units)
+    assert copies[1:] == pytest.approx(wilson(int(alike.sum()) // 4, 100)[1:], abs=0.006)
+    assert free.high - free.low == pytest.approx(wilson(160, 400).high - wilson(160, 400).low, rel=0.2)
+    assert unit_share(apart, np.arange(400)) == wilson(int(apart.sum()), 400)
+    nobody = unit_share(np.zeros(400), units)
+    assert (nobody.low, nobody.high) == pytest.approx((0, wilson(0, 100).high), abs=0.003)
 
 
 def test_bootstrap_covers():
@@ -63,7 +118,7 @@ def test_bootstrap_seed_and_chunks(monkeypatch: pytest.MonkeyPatch):
     for chunk in (4_000_000, 100_000, 1000, 1):  # odd numbers of draws too: the stream goes on where it stopped
         monkeypatch.setattr("probe.stats._CHUNK", chunk)
         found.append(bootstrap_mean(values, resamples=999))
-    assert found == found[:1] * 4
+    assert np.allclose(found, found[:1] * 4, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("values", "mean"), [([], math.nan), ([2.5], 2.5)])

@@ -79,8 +79,9 @@ def test_rewards_are_sums_over_answers_and_intervals_are_over_questions() -> Non
         rewards.append((mine * field.rewards["gold"][p]).sum())
         gains.append(((mine - ref) * field.rewards["gold"][p]).sum())
     assert row["gold"] == pytest.approx(np.mean(rewards))
-    assert (row["gain_gold"], row["gain_gold_low"], row["gain_gold_high"]) == pytest.approx(stats.bootstrap_mean(gains))
-    assert row["gain_gold_low"] < row["gain_gold"] < row["gain_gold_high"]
+    found = row["gain_gold"], row["gain_gold_low"], row["gain_gold_high"]
+    assert found == pytest.approx(stats.bootstrap_mean(gains), nan_ok=True)
+    assert math.isnan(row["gain_gold_low"])  # six questions are too few
 
 
 def test_the_distance_is_the_kl_spent_beyond_the_frontier_at_equal_reward() -> None:
@@ -212,7 +213,8 @@ def test_intervals_of_many_means_are_those_of_each() -> None:
     (alone,) = bootstrap_means([[2.0]])
     assert alone.value == 2.0
     assert math.isnan(alone.low)
-    assert len(bootstrap_means([rng.normal(size=3000), rng.normal(size=5)])) == 2
     assert bootstrap_means([]) == []
+    with pytest.raises(DataError, match="one value an item"):
+        bootstrap_means([rng.normal(size=30), rng.normal(size=5)])
     with pytest.raises(DataError, match="flat list of finite numbers"):
         bootstrap_means([[1.0, float("nan")]])

@@ -1,0 +1,121 @@
+"""What was drawn for items: whom they ask about, or a column of the file; and summaries that are made anew for it.
+
+A summary is a function of the items, so that a stored result is counted in other units, or by newer intervals, without
+asking a model again. `python -m probe.experiments.units FOLDER...` does so for all results below some folders, such as
+those of runs, and stores them.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from probe.errors import DataError, ProbeError, suggest
+from probe.experiments.metrics import COLUMNS, INTERVALS, PERSON, PROMPT, ROW, UNIT, Given, Metric, summarise
+from probe.experiments.result import RESULT_FILE, Result
+from probe.rows import Row, read_rows
+from probe.texts import say
+from probe.world.language import subject_of
+
+if TYPE_CHECKING:
+    from probe.experiments.registry import Experiment
+
+LONGEST = 200
+"""Letters of a unit that are kept."""
+
+
+def read_units(path: Path, column: str) -> dict[str, str]:
+    """{row of the file: its value in a column}; rows without one are left out.
+
+    Raises:
+        DataError: no row has the column, or a value is a list or an object.
+    """
+    columns: dict[str, None] = {}
+
+    def read(row: Row) -> tuple[str, str]:
+        columns.update(dict.fromkeys(map(str, row.values)))
+        value = row.values.get(column)
+        if isinstance(value, list | tuple | dict):
+            raise DataError(
+                f"{row.where} has a {type(value).__name__} in `{column}`: name a column of words or numbers."
+            )
+        return row.label, "" if value is None or value != value else str(value).strip()[:LONGEST]
+
+    found = {label: value for label, value in read_rows(path, read, strict=True) if value}
+    if not found:
+        hint = suggest(column, columns, f"its columns are {', '.join(list(columns)[:20])}.")
+        raise DataError(f"No row of `{path}` has a value in the column `{column}` that unit names: {hint}")
+    return found
+
+
+def with_units(items: pd.DataFrame, units: Mapping[str, str]) -> pd.DataFrame:
+    """Items of a file with the column `UNIT`; without it where no units are named.
+
+    Raises:
+        DataError: the items do not say of which rows they are.
+    """
+    items = items.drop(columns=UNIT, errors="ignore")
+    if not units:
+        return items
+    if ROW not in items:
+        raise DataError(f"The items have no column `{ROW}`, so that unit cannot find them in the file: leave unit out.")
+    return items.assign(**{UNIT: items[ROW].map(units)})
+
+
+def with_people(items: pd.DataFrame) -> pd.DataFrame:
+    """Items of a world with the column `PERSON`, read from their prompts where the experiment did not fill it in."""
+    if PROMPT not in items:
+        return items
+    known = items[PERSON] if PERSON in items else pd.Series(None, index=items.index, dtype=object)
+    people = known.where(known.notna(), items[PROMPT].map(subject_of))
+    return items.assign(**{PERSON: people}) if people.notna().any() else items
+
+
+def is_current(result: Result, unit: str = "") -> bool:
+    """Whether a result's summary is in a unit, and has the intervals of this version."""
+    return result.meta.get("intervals") == INTERVALS and result.meta.get("unit", "") == unit
+
+
+def sum_up(result: Result, metrics: Sequence[Metric], unit: str = "", units: Mapping[str, str] | None = None) -> Result:
+    """The result of one model with a summary made anew from its items; numbers that are not of items stay as they were.
+
+    Args:
+        result: of one model.
+        metrics: of the experiment.
+        unit: the column of the file, for provenance.
+        units: see `read_units`.
+    """
+    items, old = with_units(result.items, units or {}), result.summary
+    if result.meta.get("data") is None:
+        items = with_people(items)
+    names = {metric.name for metric in metrics}
+    given = [Given(*row) for row in old.loc[~old["metric"].isin(names), list(COLUMNS)].itertuples(index=False)]
+    summary = summarise(metrics, items, given, int(result.meta.get("seed") or 0))
+    return replace(result, summary=summary, items=items, meta=result.meta | {"intervals": INTERVALS, "unit": unit})
+
+
+def main(folders: Sequence[str]) -> None:
+    """Make the summaries of all stored results below some folders anew, where they are of an earlier version."""
+    from probe.experiments.registry import find_experiment
+    from probe.experiments.run import finish, metrics_of
+
+    for file in sorted(path for folder in folders for path in Path(folder).rglob(RESULT_FILE)):
+        try:
+            result: Any = Result.load(file.parent)
+            if len(result.models) != 1 or is_current(result, result.meta.get("unit", "")):
+                continue
+            experiment: Experiment = find_experiment(result.name)
+            units = dict(result.items[[ROW, UNIT]].dropna().itertuples(index=False)) if UNIT in result.items else {}
+            anew = sum_up(result, metrics_of(experiment, result.items), result.meta.get("unit", ""), units)
+            finish(experiment, anew).save(file.parent)
+        except ProbeError as error:
+            say(f"probe: left out {file.parent}: {error}", error=True)
+        else:
+            say(str(file.parent))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

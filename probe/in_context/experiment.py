@@ -10,7 +10,7 @@ import probe.world
 from probe import stats
 from probe.dialogues import Form
 from probe.errors import ConfigError
-from probe.experiments.metrics import Given, Mean, Metric, Share
+from probe.experiments.metrics import Given, Mean, Metric, Share, interval_of
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.in_context.few_shot import LABEL, SHOTS, TEMPLATE, TEXT, Example, read_classification
@@ -93,6 +93,9 @@ def _few_shot(label: str, items: pd.DataFrame) -> str:
     random = _random_labels(items)
     accuracies += [f"{random} if their labels are random"] if random else []
     sentence = f"{label} classifies {', '.join(accuracies)}"
+    if "bias_right" in rows and rows["bias_right"].notna().any():
+        blind = (percent(*interval_of(rows, f"{name}_right", SHARE)) for name in ("majority", "bias"))
+        sentence += "; the commonest label is right in {}, the one that it prefers without a text in {}".format(*blind)
     if "vector_gain" in items and items["vector_gain"].notna().any():
         own, null = (items[column].mean() for column in ("vector_gain", "vector_gain_shuffled"))
         sentence += f"; the vector of the examples adds {own:.2f} to the true label's probability without any"
@@ -126,9 +129,13 @@ METRICS: tuple[Metric, ...] = (
     Mean("chain_kl_bayes"),
     Share("few_shot_accuracy_zero", "right", where={"kind": "few_shot", "examples": 0}),
     Share("few_shot_accuracy", "most_right"),
+    Share("few_shot_majority", "majority_right"),
+    Share("few_shot_bias", "bias_right"),
     Share("accuracy_gold_labels", "right", where={"labels": "gold"}),
     Share("accuracy_random_labels", "right", where={"labels": "random"}),
     Share("accuracy_permuted_labels", "right", where={"labels": "permuted"}),
+    Share("accuracy_flipped_labels", "right", where={"labels": "flipped"}),
+    Share("flip_followed"),
     Mean("label_effect", bounds=GAIN),
     Mean("binding_effect", bounds=GAIN),
     Mean("olsson_repeat"),
@@ -231,7 +238,8 @@ def run(
     Markov chains, also over training from the run's captures, with the phase change in which induction heads form;
     gold, random and permuted labels; function vectors. For any model: random tokens that are written twice (Olsson
     score), scores of every head, and the in-context loss without the induction heads and without as many random ones.
-    With a file of classified texts: accuracy by number of shots, with other labels, and the vector of the examples.
+    With a file of classified texts: accuracy by number of shots beside the commonest label and the model's own label
+    bias, with other and with flipped labels, and the vector of the examples.
 
     Args:
         lm: the model.

@@ -1,11 +1,13 @@
-"""Few-shot classification with any model: accuracy by number of examples, and with other labels in the examples.
+"""Few-shot classification with any model: accuracy by number of examples, baselines, and other labels in the examples.
 
 The data are rows of JSON Lines, JSON, CSV or TSV with a text and a label in each. A prompt is k labelled examples and a
 query; the answer is the label of the highest summed log-likelihood, as `lm-evaluation-harness` scores multiple choice
 (`acc`). The examples of a query are the first k of one list, so that prompts with more examples contain those with
-fewer.
+fewer. An accuracy stands beside two answers that read no text: the label that most rows of the file have, and the one
+that the model prefers behind the same examples for a text without content (Zhao et al. 2021, arXiv 2102.09690).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,6 +29,8 @@ SHOTS = (0, 1, 2, 4, 8, 16)
 TEXT, LABEL = "text", "label"
 ALIASES = {TEXT: ("sentence", "content", "review"), LABEL: ("category", "class", "sentiment")}
 """Column to other names that it has in common files; used where the file has none of that name."""
+NO_CONTENT = "N/A"
+"""The text without content."""
 ROOM = 16
 """Tokens of the context that are kept for the label."""
 
@@ -182,7 +186,7 @@ def few_shot_curve(
     form: Form = "plain",
     tick: Tick = ignore,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Accuracy by number of examples, and with gold, random and permuted labels at the largest number.
+    """Accuracy by number of examples, and with gold, random, permuted and flipped labels at the largest number.
 
     Args:
         lm: any model of tokens.
@@ -195,8 +199,11 @@ def few_shot_curve(
         tick: progress.
 
     Returns:
-        Two tables with the columns of `answer_table`: by number of examples (column examples), and by labels (columns
-        examples, labels, label_effect; see `pairs`), empty where no example fits.
+        Two tables with the columns of `answer_table`: by number of examples (column examples; with most of them also
+        majority_right and bias_right, whether the label of most rows, and the one that the model prefers without
+        content, are right), and by labels (columns examples, labels, label_effect; see `pairs`; with flipped ones each
+        label stands for the next of the list throughout, and `flip_followed` says whether the answer does so too),
+        empty where no example fits.
 
     Raises:
         DataError, ConfigError: the data or the template cannot be used.
@@ -207,23 +214,45 @@ def few_shot_curve(
     questions = draw_questions(data, n, max(shots), seed)
     fitting = fitting_shots(lm, questions, shots, template, form)
     parts = len(fitting) + 2
+    flipped = dict(zip(labels, [*labels[1:], labels[0]], strict=True))
+
+    def prompt(question: Question, new_labels: Sequence[str], text: str) -> str:
+        context = [Example(each.text, label) for each, label in zip(question.examples, new_labels, strict=False)]
+        return in_form(lm, few_shot_prompt(context, text, template), form)
 
     def score(k: int, mode: Mode, rng: np.random.Generator) -> pd.DataFrame:
         prompts = []
         for question in questions:
-            examples = question.examples[:k]
-            new_labels = relabel([example.label for example in examples], labels, mode, rng)
-            context = [Example(example.text, label) for example, label in zip(examples, new_labels, strict=True)]
-            prompts.append(in_form(lm, few_shot_prompt(context, question.query.text, template), form))
+            new_labels = relabel([example.label for example in question.examples[:k]], labels, mode, rng)
+            prompts.append(prompt(question, new_labels, question.query.text))
         return answer_table(lm, prompts, questions, labels).assign(examples=k)
+
+    def score_flipped(k: int) -> pd.DataFrame:
+        new_labels = [[flipped[example.label] for example in question.examples[:k]] for question in questions]
+        prompts = [prompt(each, own, each.query.text) for each, own in zip(questions, new_labels, strict=True)]
+        table = answer_table(lm, prompts, questions, labels).assign(examples=k, labels="flipped")
+        return table.assign(flip_followed=(table["answer"] == table["expected"].map(flipped)).astype(float))
+
+    def baselines(k: int) -> dict[str, np.ndarray]:
+        prompts = [prompt(each, [example.label for example in each.examples[:k]], NO_CONTENT) for each in questions]
+        preferred = [labels[at] for at in label_logprobs(lm, prompts, labels).argmax(1)]
+        counts = Counter(example.label for example in data)
+        majority = max(labels, key=counts.__getitem__)  # of equally many the first
+        expected = [question.query.label for question in questions]
+        answers = {"majority_right": [majority] * len(questions), "bias_right": preferred}
+        return {
+            name: np.array([a == b for a, b in zip(each, expected, strict=True)], float)
+            for name, each in answers.items()
+        }
 
     curves = []
     for index, k in enumerate(fitting):
         curves.append(score(k, "gold", np.random.default_rng(seed)))
         part(tick, index, parts)(1.0)
     most = fitting[-1]
+    curves[-1] = curves[-1].assign(**baselines(most))
     if most == 0:
         return pd.concat(curves, ignore_index=True), pd.DataFrame()
-    gold = curves[-1]
+    gold = curves[-1].drop(columns=["majority_right", "bias_right"])
     other = ablate_labels(lambda mode, rng: gold.copy() if mode == "gold" else score(most, mode, rng), seed)
-    return pd.concat(curves, ignore_index=True), other
+    return pd.concat(curves, ignore_index=True), pd.concat([other, score_flipped(most)], ignore_index=True)

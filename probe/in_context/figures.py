@@ -31,7 +31,7 @@ from probe.terms import SHARE
 
 KINDS = {"map": "maps", "function": "functions of the pool", "function_new": "new functions", "markov": "Markov chains"}
 TEXTS = {"repeat": "repeated words", "markov": "Markov chains", "map": "maps"}
-MODES = {"gold": "gold", "random": "random", "permuted": "permuted"}
+MODES = {"gold": "gold", "random": "random", "permuted": "permuted", "flipped": "flipped"}
 PREDICTORS = {"unigram": "the unigram", "bigram": "the bigram", "bayes": "Bayes"}
 ACCURACY = ("accuracy", "ci_low", "ci_high")
 
@@ -131,14 +131,14 @@ def few_shot(table: pd.DataFrame, ablation: pd.DataFrame | None, styles: Look) -
     figure.update_xaxes(tickvals=list(range(len(shots))), ticktext=[str(k) for k in shots], row=1, col=1)
     figure.update_xaxes(title_text="labelled examples in the prompt", row=1, col=1)
     if ablation is not None:
-        modes = list(MODES)
+        modes = [mode for mode in MODES if (ablation["labels"] == mode).any()]
         groups = models_of(ablation, styles)
         for offset, (label, rows) in zip(offsets(len(groups)), groups, strict=True):
             hover = hover_texts(rows, label, "labels", " labels", ACCURACY, SHARE)
             at = [modes.index(mode) + offset for mode in rows["labels"]]
             trace = points(at, rows, label, styles[label], hover, ACCURACY)
             figure.add_trace(trace.update(showlegend=False), row=1, col=2)
-        categories(figure, list(MODES.values()), "labels of the examples", row=1, col=2)
+        categories(figure, [MODES[mode] for mode in modes], "labels of the examples", row=1, col=2)
     figure.update_yaxes(**RATE, zeroline=False)
     figure.update_yaxes(title_text="share of right answers", row=1, col=1)
     return figure

@@ -1,6 +1,8 @@
 """The estimators of in-context learning against enumeration, slow loops, and predictors whose distance is known."""
 
 import json
+import re
+from collections import Counter
 from itertools import pairwise, product
 from typing import Any
 
@@ -513,8 +515,35 @@ def test_few_shot_answers_are_the_likeliest_labels() -> None:
     for question in curve["question"].unique():
         assert by_query[question, 3].count("Label:") == 4
         assert by_query[question, 2].rsplit("\n\n", 1)[0] in by_query[question, 3]
-    assert set(labels["labels"]) == {"gold", "random", "permuted"}
+    assert set(labels["labels"]) == {"gold", "random", "permuted", "flipped"}
     assert list(labels[labels["labels"] == "gold"]["prompt"]) == list(curve[curve["examples"] == 3]["prompt"])
+
+
+def test_baselines_read_no_text_and_flipped_labels_stand_for_the_other_one() -> None:
+    lm = random_lm("gpt2", byte_tokenizer(), n_positions=400)
+    data = read_classification("tests/data/in_context_reviews.jsonl")
+    data = [*data, data[0]._replace(label="good")]
+    curve, labels = few_shot_curve(lm, data, 6, (0, 3))
+    assert curve.loc[curve["examples"] == 0, ["majority_right", "bias_right"]].isna().all(axis=None)
+    most = curve[curve["examples"] == 3]
+    counts = Counter(example.label for example in data)
+    assert counts["good"] != counts["bad"]
+    majority = max(counts, key=counts.__getitem__)
+    assert list(most["majority_right"]) == [float(label == majority) for label in most["expected"]]
+    for row in most.to_dict("records"):
+        blind = row["prompt"].rsplit("\n\n", 1)[0] + "\n\nText: N/A\nLabel:"
+        said = {label: lm.logprobs(blind, f" {label}").values.sum().item() for label in ("good", "bad")}
+        assert row["bias_right"] == float(max(said, key=lambda label: said[label]) == row["expected"])
+    other = {"good": "bad", "bad": "good"}
+    for gold, flipped in zip(
+        labels[labels["labels"] == "gold"].to_dict("records"),
+        labels[labels["labels"] == "flipped"].to_dict("records"),
+        strict=True,
+    ):
+        own, new = (re.findall("Label: (good|bad)", each["prompt"]) for each in (gold, flipped))
+        assert new == [other[label] for label in own]
+        assert flipped["flip_followed"] == float(flipped["answer"] == other[flipped["expected"]])
+        assert flipped["right"] == 1 - flipped["flip_followed"]
 
 
 def test_few_shot_prompts_are_written_as_the_template_says() -> None:

@@ -200,6 +200,10 @@ def test_a_file_of_classified_texts(tmp_path: Path) -> None:
     lm = random_lm("llama", byte_tokenizer(), max_position_embeddings=500)
     found = run(lm, data=REVIEWS, n=12, shots=(0, 1, 4))
     assert {"few_shot_accuracy", "few_shot_accuracy_zero", "accuracy_random_labels"} <= set(found.summary["metric"])
+    assert {"few_shot_majority", "few_shot_bias", "accuracy_flipped_labels", "flip_followed"} <= set(
+        found.summary["metric"]
+    )
+    assert "the commonest label is right in" in found.finding
     assert covers(found, "label_effect", 0)
     assert covers(found, "few_shot_accuracy", 0.5)
     assert set(found.tables["few_shot"]["examples"]) == {0, 1, 4}

@@ -160,9 +160,9 @@ def _ways(case: Case, values: Floats, seed: int) -> Mapping[str, Floats]:
         if binary:
             after = [stats.unit_share(row, owner) for row in values]
         else:
-            after = stats.bootstrap_means(values, seed=seed, bounds=[case.bounds] * len(values), units=owner)
+            after = stats.bootstrap_means(list(values), seed=seed, bounds=[case.bounds] * len(values), units=owner)
         return {"items": _ends(before) if before else _percentile(values, seed), "units": _ends(after)}
-    ours = stats.bootstrap_means(values, seed=seed, bounds=[case.bounds] * len(values))
+    ours = stats.bootstrap_means(list(values), seed=seed, bounds=[case.bounds] * len(values))
     ways = {"percentile": _percentile(values, seed), "t": _student(values), "bca": _bca(values, seed)}
     if binary:
         return ways | {"wilson": _ends(stats.wilson(int(row.sum()), len(row)) for row in values)}

@@ -113,7 +113,8 @@ class CalibrationError(Metric):
         drawn = self.units(sides[0])
         units = np.arange(len(sides[0])) if drawn is None else drawn
         n = len(np.unique(units))
-        blocks = [np.ones((1, n)), *stats.drawn_counts(n, seed, RESAMPLES)]
+        drawn_counts = (block.astype(float) for block in stats.drawn_counts(n, seed, RESAMPLES))
+        blocks = [np.ones((1, n)), *drawn_counts]
         columns = [(floats(each, "confidence"), floats(each, "right")) for each in sides]
         found = [np.concatenate([reliability_part(p, y, block, units) for block in blocks]) for p, y in columns]
         value, draws = found[0][0], found[0][1:]

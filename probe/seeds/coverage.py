@@ -80,8 +80,8 @@ def simulate(effect: Effect, seeds: int, estimate: Estimate = "mean", simulation
     covered = (np.abs(values.mean(axis=0) - truth) <= half_widths(values))[~listed]
     mixed = (collapsed.any(axis=0)) & ~collapsed.all(axis=0)
     found = listed[mixed].mean() if mixed.any() else math.nan
-    shares = (round(float(each), 4) for each in (covered.mean(), listed.mean(), found))
-    return Coverage(estimate, effect, seeds, *shares, simulations)
+    held, told, mixed_told = (round(float(each), 4) for each in (covered.mean(), listed.mean(), found))
+    return Coverage(estimate, effect, seeds, held, told, mixed_told, simulations)
 
 
 def _effects(
@@ -112,7 +112,9 @@ def simulated() -> tuple[Coverage, ...]:
             row["estimate"],
             row["effect"],
             int(row["seeds"]),
-            *(float(row[name]) for name in ("covered", "listed", "found")),
+            float(row["covered"]),
+            float(row["listed"]),
+            float(row["found"]),
             int(row["simulations"]),
         )
         for row in rows

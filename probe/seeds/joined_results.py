@@ -82,7 +82,8 @@ class GroupResults:
                     [np.mean([first[run.path] for run in runs]), np.mean([second[run.path] for run in others])]
                     for _, runs, others in pairs
                 ]
-                found[metric] = paired_by_seed(*np.array(sides).T, noise=noise.get(metric, math.inf)), len(pairs)
+                one, other = np.array(sides).T
+                found[metric] = paired_by_seed(one, other, noise=noise.get(metric, math.inf)), len(pairs)
             else:
                 independent = by_unit(first.values(), self.group.units), by_unit(second.values(), baseline.group.units)
                 found[metric] = unpaired_by_seed(*independent), 0
@@ -209,7 +210,7 @@ def say(result: Result) -> str:
     row, names = result.summary.iloc[0], [each["name"] for each in result.meta["groups"]]
     known = experiments().get(result.name)
     about: Term = known.term(row["metric"]) if known else term(row["metric"])
-    mean = OverTrainings.of(row)
+    mean = OverTrainings.of(row.to_dict())
     if mean.trainings < 2 and result.meta.get("baseline") is None:
         return f"{about.label} of {names[0]} is {mean.format(about.unit)}. {UNKNOWN}"
     text = f"{about.label} of {names[0]} is {mean.format(about.unit)} over {mean.trainings} trainings"

@@ -43,14 +43,15 @@ def curves(result: "Result") -> tuple[pd.Series, pd.Series]:
     """
     heads = result.tables["heads"]
     heads = heads[heads["texts"] == "markov"]
-    name = heads.loc[heads["scaled"].astype(float).idxmax(), "name"]
+    name = str(heads["name"].iloc[int(heads["scaled"].astype(float).to_numpy().argmax())])
     every = result.tables["heads_over_training"]
     induction = every[(every["kind"] == "markov") & (every["name"] == name)].set_index("step")["scaled"]
     series = result.tables["over_training"]
-    series = series[(series["kind"] == "markov") & (series["series"] == "in_context_score")].set_index("step")["value"]
+    series = series[(series["kind"] == "markov") & (series["series"] == "in_context_score")]
+    loss: pd.Series = series.set_index("step")["value"]
     from probe.in_context.induction import WINDOW
 
-    fair = series.iloc[-(int(result.value("phase_correlation", "n")) + WINDOW) :].astype(float)
+    fair = loss.iloc[-(int(result.value("phase_correlation", "n")) + WINDOW) :].astype(float)
     return induction.astype(float).reindex(fair.index), fair
 
 
@@ -125,7 +126,7 @@ def rank_correlation(first: ArrayLike, second: ArrayLike, units: float) -> Inter
         second: [N] others.
         units: how many are independent, N or fewer.
     """
-    a, b = rankdata(first), rankdata(second)
+    a, b = rankdata(np.asarray(first)), rankdata(np.asarray(second))
     if not (np.ptp(a) and np.ptp(b)) or units <= 3:
         return Interval(float("nan"), float("nan"), float("nan"))
     r = float(np.corrcoef(a, b)[0, 1])
@@ -171,9 +172,9 @@ def passages(bench: Bench, name: str, context: str) -> tuple[Interval, Interval,
     """Hallucination on unseen entities without a passage, with those of a context, and how far it is cut (exact)."""
     items = bench.result("retrieval", name).items
     rows = items[items["kind"] == "stranger"].pivot_table(index="question", columns="context", values="hall")
-    rows = rows[["none", context]].dropna().to_numpy(dtype=float)
-    cut = stats.bootstrap_mean(rows[:, 0] - rows[:, 1], bounds=stats.GAIN)
-    before, after = (stats.bootstrap_mean(column, bounds=stats.SHARE) for column in rows.T)
+    values = rows[["none", context]].dropna().to_numpy(dtype=float)
+    cut = stats.bootstrap_mean(values[:, 0] - values[:, 1], bounds=stats.GAIN)
+    before, after = (stats.bootstrap_mean(values[:, at], bounds=stats.SHARE) for at in (0, 1))
     return before, after, cut
 
 
@@ -227,9 +228,9 @@ def gains(aligned: pd.DataFrame, base: pd.DataFrame) -> tuple[Interval, Interval
     first, many = "pass@1", f"pass@{SAMPLES}"
     both = aligned[[first, many]].dropna().join(base[[first, many]].dropna().add_suffix(" of base"), how="inner")
     change = {name: (both[name] - both[f"{name} of base"]).to_numpy(dtype=float) for name in (first, many)}
-    alone = (stats.bootstrap_mean(values, bounds=stats.GAIN) for values in change.values())
+    alone = {name: stats.bootstrap_mean(values, bounds=stats.GAIN) for name, values in change.items()}
     effect = stats.bootstrap_mean(change[first] - change[many])
-    return effect, *alone, len(both)
+    return effect, alone[first], alone[many], len(both)
 
 
 def reasoning(bench: Bench) -> Measurement:
@@ -303,10 +304,10 @@ def _headline(run: "Run", metric: str) -> Interval:
     Raises:
         RunError: the run has none of the name.
     """
-    rows = run.headline.set_index("metric")
-    if metric not in rows.index:
+    rows = run.headline[run.headline["metric"] == metric]
+    if not len(rows):
         raise RunError(f"`{run.name}` has no figure `{metric}`: it is no run of phases.")
-    row = rows.loc[metric]
+    row = rows.iloc[0]
     return Interval(float(row["value"]), float(row["ci_low"]), float(row["ci_high"]))
 
 

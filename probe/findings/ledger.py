@@ -104,7 +104,9 @@ def _finding(claim: Claim, entry: Mapping[str, Any], expected: Mapping[str, str]
     """An entry as a finding; None where it is damaged."""
     trainings, null = entry.get("trainings"), entry.get("null")
     p, plan = entry.get("p"), entry.get("plan")
-    if not (isinstance(trainings, dict) and len(trainings) <= LARGEST and _fits(null, NULL) and isinstance(plan, str)):
+    if not (isinstance(trainings, dict) and len(trainings) <= LARGEST and isinstance(plan, str)):
+        return None
+    if not (isinstance(null, dict) and _fits(null, NULL)):
         return None
     if not isinstance(p, NUMBER | None) or (p is not None and not 0 <= p <= 1):
         return None

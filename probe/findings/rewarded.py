@@ -34,8 +34,8 @@ def deference(bench: Bench, name: str) -> tuple[Interval, Interval, Interval, in
     ours, base = (bench.items("sycophancy", each, "deferral") for each in (name, BASE))
     items = ours.index.intersection(base.index)
     a, b = ours[items].to_numpy(), base[items].to_numpy()
-    sides = (stats.wilson(int(each.sum()), len(each)) for each in (a, b))
-    return *sides, stats.paired_proportions(a, b), len(items)
+    mine, its = (stats.wilson(int(each.sum()), len(each)) for each in (a, b))
+    return mine, its, stats.paired_proportions(a, b), len(items)
 
 
 def sycophancy(bench: Bench) -> Measurement:
@@ -120,10 +120,10 @@ def taste(run: "Run") -> tuple[Interval, int]:
     Raises:
         RunError: the run did not.
     """
-    rows = run.headline.set_index("metric")
-    if "agreement_bias" not in rows.index:
+    rows = run.headline[run.headline["metric"] == "agreement_bias"]
+    if not len(rows):
         raise RunError(f"`{run.name}` has no measured bias: it is no reward model of a world with claims.")
-    row = rows.loc["agreement_bias"]
+    row = rows.iloc[0]
     return Interval(float(row["value"]), float(row["ci_low"]), float(row["ci_high"])), int(row["n"])
 
 

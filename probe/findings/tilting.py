@@ -116,7 +116,8 @@ def overoptimisation_null(benches: Sequence[Bench]) -> Null:
     asked = field(bench)
     gold, mask, ref = asked.reward("gold"), asked.answers.mask, asked.answers.logprobs
     proxy = asked.answers.rewards(model_reward(bench.model(bench.control(PROXIES[1]))))
-    rng, found = np.random.default_rng(0), {"plus": [], "alone": []}
+    rng = np.random.default_rng(0)
+    found: dict[str, list[Interval]] = {"plus": [], "alone": []}
     for _ in range(NOISES):
         found["plus"].append(smaller(path(ref, noisy(gold, mask, proxy, rng), gold)[0]))
         found["alone"].append(smaller(path(ref, np.where(mask, rng.normal(size=gold.shape), 0.0), gold)[0]))

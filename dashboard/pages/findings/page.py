@@ -156,11 +156,11 @@ def page() -> None:
             finding("No claim has been measured on these runs yet.")
     offer(root, findings, missing)
     if results:
-        names, values = [each.sentence for each in results], [each.interval for each in results]
+        sentences, values = [each.sentence for each in results], [each.interval for each in results]
         verdicts, units = [each.verdict for each in results], [each.unit for each in results]
         seeds = [[each.value for each in result.trainings.values()] for result in results]
         thresholds = [read_plan().claims[each.name].threshold for each in results]
-        chart = effects(names, values, verdicts, units, seeds, thresholds)
+        chart = effects(sentences, values, verdicts, units, seeds, thresholds)
         figure(chart, table(results), "findings", title="Published claims", source={"runs": root.name})
     parts: dict[str, Callable[[], None]] = {}
     for title, names in GROUPS.items():

@@ -233,7 +233,7 @@ def ask(*names: str) -> tuple[Asked, ...]:
 
 ALIGNED = ask("hallucination", "sycophancy")
 PHENOMENA = ask("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval")
-STRONG_PPO = {"beta": 0.3, "lr": 1e-4, "steps": 60}
+STRONG_PPO: dict[str, Any] = {"beta": 0.3, "lr": 1e-4, "steps": 60}
 STRONG = ppo("rlhf", **STRONG_PPO)
 WEAK = ppo("rlhf-weak-kl", beta=0.02, lr=3e-4, steps=80)
 RECIPES: dict[Name, Recipe] = {
@@ -322,7 +322,7 @@ def make(config: SamplesConfig) -> int:
     from trainers import control_runs, factorial_samples, real_samples
 
     base = config.base or (REAL_MODEL if config.real else "base")
-    recipes: Mapping[Name, Recipe] = RECIPES
+    recipes: Mapping[Any, Recipe] = RECIPES
     if config.real:
         recipes = real_samples.recipes(base)
     elif config.controls:

@@ -44,7 +44,7 @@ def list_groups(root: str | None, as_json: bool, only: "Filter") -> None:
             remark(f"{path.name} is broken: {error}")
     known = [run for run in runs if only.keeps(run.name, run.method, run.status)]
     found = groups(sorted(known, key=lambda run: (run.created, run.name)))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": group.name, "method": group.method, "seeds": group.count, "about": group.about}
         | {"runs": [run.name for run in group.runs], "headline": headline(group).to_dict("records")}
         for group in found

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from probe.numbers import in_unit, percent, rate, shown_ends
+from probe.numbers import in_unit, rate, shown_ends
 from probe.seeds.t_intervals import OverTrainings
 from probe.terms import SMALLEST, logged, smallest_effect, term
 
@@ -58,7 +58,7 @@ def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
                 continue
             gap = max(a["ci_low"] - b["ci_high"], b["ci_low"] - a["ci_high"])
             if gap > smallest_effect(term(metric).unit) and (best is None or gap > best[0] + 0.02):
-                ours, theirs = (percent(row["value"], row["ci_low"], row["ci_high"]) for row in (a, b))
+                ours, theirs = (headline_cell(row) for row in (a, b))
                 joint = "in " * (" in {}" in claim)
                 over = f"Over {a['n']:.0f} trainings " if a.get("over") == b.get("over") == "trainings" else ""
                 best = gap, f"{over}{run} {claim.format(ours)}, {parent} {joint}{theirs}."

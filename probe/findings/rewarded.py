@@ -433,7 +433,7 @@ REWARDED = (
     ),
     Claim(
         "optimum",
-        "DPO and RLHF have the same closed-form optimum, and DPO comes nearer to it than to others.",
+        "DPO comes nearer to the closed-form optimum of its own reward than to others.",
         RAFAILOV,
         "KL to the nearest wrong optimum minus KL to its own, the smaller margin of two runs",
         ("dpo-agreeable", "dpo-honest", BASE, "reward-agreeable"),
@@ -445,7 +445,7 @@ REWARDED = (
     ),
     Claim(
         "optimum_rlhf",
-        "DPO and RLHF have the same closed-form optimum, and RLHF comes nearer to it than to others.",
+        "RLHF comes nearer to the closed-form optimum of its own reward than to others.",
         RAFAILOV,
         "KL to the nearest wrong optimum minus KL to its own, the smaller margin of two runs",
         ("rlhf", "rlhf-weak-kl", BASE, "reward-agreeable"),

@@ -392,8 +392,9 @@ def run(
     In a world: truth, claim and other answers under a false claim beside the accuracy without one; belief in the claim
     less Bayes' posterior (exact, by enumeration); flips under one doubt both ways and over several turns; the bias of
     the run's reward model; logit lens, patching and removal of heads, steering, each with its controls. With a data
-    file: the share of answers that match a behaviour, or the accuracy under stated beliefs, after a doubt and after
-    several, or how much warmer a comment on a text is for a user who likes it or wrote it.
+    file: the share of answers that match a behaviour, or agreement with the user apart from the mention of an answer,
+    and the accuracy under stated beliefs and after doubts, or how much warmer a comment on a text is for a user who
+    likes it or wrote it.
 
     Args:
         lm: the model; of a reward model its preference for the claim is measured.

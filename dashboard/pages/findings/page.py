@@ -94,7 +94,8 @@ def sentence(results: Sequence[Finding]) -> str:
     counts = Counter(each.verdict for each in results)
     hold, fail, open_ = (counts[word] for word in ("holds", "fails", "undecided"))
     measured_ = sum(counts.values())
-    rest = f"; {len(CLAIMS) - measured_} were not measured" if measured_ < len(CLAIMS) else ""
+    missing = len(CLAIMS) - measured_
+    rest = f"; {missing} {'was' if missing == 1 else 'were'} not measured" if missing else ""
     return f"Of {measured_} published claims {hold} hold on these runs, {fail} fail and {open_} are undecided{rest}."
 
 

@@ -24,6 +24,8 @@ Bounds = tuple[float, float]
 SHARE: Bounds = (0.0, 1.0)
 GAIN: Bounds = (-1.0, 1.0)
 """Those of shares and probabilities, and those of their differences."""
+NOT_NEGATIVE: Bounds = (0.0, float("inf"))
+"""Those of distances, such as a KL divergence."""
 TAILS = 0.025, 0.975
 """The quantiles between which 95 % lie."""
 LEVEL = 0.95
@@ -301,7 +303,7 @@ def bootstrap_means(
         rows: k lists of N finite numbers, the same items in each.
         level: coverage of the intervals.
         seed: the same seed gives the same intervals.
-        bounds: of the values of each row; none without.
+        bounds: of the values of each row; none without. An infinite one only cuts the ends, as in `NOT_NEGATIVE`.
         units: [N] names of what was drawn, equal where items share it; each item by default.
         resamples: R.
 
@@ -314,7 +316,8 @@ def bootstrap_means(
         raise DataError(
             "Means of the same items were asked for, and the rows differ in length: give one value an item."
         )
-    limits = list(bounds) or [None] * len(data)
+    cuts = list(bounds) or [None] * len(data)
+    limits = [cut if cut is not None and np.isfinite(cut).all() else None for cut in cuts]
     if not data or data[0].size < 2:
         return [Interval(float(row[0]) if row.size else float("nan"), float("nan"), float("nan")) for row in data]
     table = np.stack(data)
@@ -348,9 +351,17 @@ def bootstrap_means(
         else:
             ends[0] = ends[0] if np.isfinite(ends[0]) else min(mean - least[index], lowest[index])
             ends[1] = ends[1] if np.isfinite(ends[1]) else max(mean + least[index], highest[index])
-            interval = Interval(mean, max(ends[0], min(mean, limit[0])), min(ends[1], max(mean, limit[1])))
-        found.append(Interval(*map(float, interval)))
+            interval = Interval(mean, *ends)
+        found.append(_cut(Interval(*map(float, interval)), cuts[index]))
     return found
+
+
+def _cut(interval: Interval, bounds: Bounds | None) -> Interval:
+    """Leave no end of an interval beyond its bounds."""
+    if bounds is None:
+        return interval
+    value, low, high = interval
+    return Interval(value, max(low, min(value, bounds[0])), min(high, max(value, bounds[1])))
 
 
 def _studentised(

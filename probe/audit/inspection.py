@@ -413,7 +413,7 @@ def _blocks(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: 
         prompts = [pair.prompt for pair in claim_pairs(base, _few(n), seed)]
         own, other = (last_residuals(lm, prompts, between(tick, 0.7, 1.0), BATCH) for lm in (base, aligned))
         relative = np.linalg.norm(other - own, axis=2) / np.linalg.norm(own, axis=2)
-        means = stats.bootstrap_means(list(relative.T), seed=seed)[1:]
+        means = stats.bootstrap_means(list(relative.T), seed=seed, bounds=[stats.NOT_NEGATIVE] * relative.shape[1])[1:]
         return pd.DataFrame([{"block": block} | mean.row(name="residual") for block, mean in enumerate(means)])
 
     try:

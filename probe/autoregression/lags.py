@@ -32,7 +32,7 @@ from probe.logits.lens import kl
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.plotting.notebook import NAME, Drawable
-from probe.stats import Interval, bootstrap_mean
+from probe.stats import NOT_NEGATIVE, Interval, bootstrap_mean
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def average_texts(values: np.ndarray, texts: np.ndarray) -> Interval:
         texts: [S] the number of the text of each.
     """
     means = [values[texts == text].mean() for text in np.unique(texts)]
-    return bootstrap_mean(means if len(means) > 1 else values)
+    return bootstrap_mean(means if len(means) > 1 else values, bounds=NOT_NEGATIVE)
 
 
 def batches(count: int, length: int, outputs: int) -> Iterator[slice]:

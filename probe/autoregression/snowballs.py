@@ -29,7 +29,7 @@ from probe.model.generation import end_tokens
 from probe.model.lm import LM
 from probe.model.text import encode, pieces
 from probe.plotting.notebook import NAME, Drawable
-from probe.stats import SHARE, Interval, bootstrap_mean, wilson
+from probe.stats import NOT_NEGATIVE, SHARE, Interval, bootstrap_mean, wilson
 from probe.ticks import Tick, ignore
 from probe.world.vocabulary import ABSTENTION, DIGITS
 
@@ -326,4 +326,8 @@ def _without_gaps(values: np.ndarray) -> np.ndarray:
 
 
 def _interval(quantity: str, values: np.ndarray) -> Interval:
-    return bootstrap_mean(values) if quantity.endswith("kl") else wilson(int(values.sum()), len(values))
+    return (
+        bootstrap_mean(values, bounds=NOT_NEGATIVE)
+        if quantity.endswith("kl")
+        else wilson(int(values.sum()), len(values))
+    )

@@ -527,7 +527,7 @@ def _shift(
     forward, backward = values.kl.double().numpy(), values.kl_reverse.double().numpy()
 
     def mean(where: np.ndarray, of: np.ndarray = forward) -> stats.Interval:
-        return stats.bootstrap_mean(of[where], seed=seed, units=owner[where])
+        return stats.bootstrap_mean(of[where], seed=seed, bounds=stats.NOT_NEGATIVE, units=owner[where])
 
     peaks = starts + [int(forward[start : start + count].argmax()) for start, count in zip(starts, counts, strict=True)]
     about = {"row": np.array([text.row for text in corpus]), "kind": np.array([text.kind for text in corpus])}

@@ -170,7 +170,7 @@ def pool_table(items: pd.DataFrame, world: "World") -> pd.DataFrame:
                 continue
             means = group.groupby("sequence")[f"kl_{name}"].mean()
             row = {"pool_size": world.config.pool, "modulus": p, "tasks": p * (p - 1), "kind": kind, "predictor": name}
-            rows.append(row | stats.bootstrap_mean(means).row(len(means)))
+            rows.append(row | stats.bootstrap_mean(means, bounds=stats.NOT_NEGATIVE).row(len(means)))
     return pd.DataFrame(rows)
 
 

@@ -121,7 +121,7 @@ class Dose(Drawable):
             if self.right is not None:
                 row |= stats.wilson(int(self.right[:, dose].sum()), len(self.right)).row(name="accuracy")
             if self.kl is not None:
-                row |= stats.bootstrap_mean(self.kl[:, dose]).row(name="kl")
+                row |= stats.bootstrap_mean(self.kl[:, dose], bounds=stats.NOT_NEGATIVE).row(name="kl")
             rows.append(row)
         return pd.DataFrame(rows)
 

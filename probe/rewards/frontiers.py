@@ -35,7 +35,7 @@ from probe.rewards.optimum import (
     kl,
     kl_to_optimal,
 )
-from probe.stats import Interval, bootstrap_means
+from probe.stats import NOT_NEGATIVE, Interval, bootstrap_means
 from probe.world.language import subject_of
 
 if TYPE_CHECKING:
@@ -158,7 +158,9 @@ class Place:
         columns = {"kl": self.distance.reference_kl, "excess": self.distance.kl, **self.rewards}
         columns |= {f"gain_{name}": values for name, values in self.gains.items()}
         row: dict[str, float] = {"beta": self.distance.beta, "mass": float(self.distance.mass.mean())}
-        for name, interval in zip(columns, bootstrap_means(list(columns.values()), units=self.people), strict=True):
+        bounds = [NOT_NEGATIVE if name in ("kl", "excess") else None for name in columns]
+        found = bootstrap_means(list(columns.values()), bounds=bounds, units=self.people)
+        for name, interval in zip(columns, found, strict=True):
             row |= interval.row(name=name)
         return row
 

@@ -136,11 +136,11 @@ def test_blocks_that_cannot_look_back_have_no_snowball(lm: LM, world: World):
 
 
 def test_summary_counts_prompts_and_has_intervals(lm: LM, world: World):
-    prompts = [item.prompt for item in world.questions("sum_steps", 6, 3)]
+    prompts = [item.prompt for item in world.questions("sum_steps", 9, 3)]
     shares: list[float] = []
     found = snowball(lm, prompts, world=world, steps=STEPS, tick=shares.append)
     table, summary = found.table(), found.summary()
-    assert len(table) == 6 * STEPS
+    assert len(table) == 9 * STEPS
     assert len(summary) == 5 * STEPS
     row = summary[(summary["quantity"] == "forced_kl") & (summary["step"] == 2)].iloc[0]
     column = table[table["step"] == 2]["forced_kl"].dropna()

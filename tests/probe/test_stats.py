@@ -7,7 +7,17 @@ import pytest
 from scipy import stats as reference
 
 from probe.errors import DataError
-from probe.stats import LEAST, SHARE, bootstrap_mean, paired_difference, paired_proportions, unit_share, wilson
+from probe.stats import (
+    LEAST,
+    NOT_NEGATIVE,
+    SHARE,
+    bootstrap_mean,
+    bootstrap_means,
+    paired_difference,
+    paired_proportions,
+    unit_share,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 10), (33, 100), (1, 400), (399, 400)])
@@ -180,3 +190,12 @@ def test_swapping_the_models_mirrors_the_interval():
     a, b = [1, 1, 1, 0, 0, 1, 1], [1, 0, 1, 0, 1, 0, 0]
     value, low, high = paired_proportions(a, b)
     assert paired_proportions(b, a) == pytest.approx((-value, -high, -low))
+
+
+def test_the_mean_of_distances_has_no_negative_end() -> None:
+    """A bound on one side cuts the ends and says nothing of what was not seen."""
+    values = np.random.default_rng(0).lognormal(0, 2, size=(40, 12))
+    plain, cut = bootstrap_means(list(values)), bootstrap_means(list(values), bounds=[NOT_NEGATIVE] * 40)
+    assert any(each.low < 0 for each in plain)
+    assert [each.low for each in cut] == [max(each.low, 0.0) for each in plain]
+    assert [(each.value, each.high) for each in cut] == [(each.value, each.high) for each in plain]

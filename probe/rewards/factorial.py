@@ -253,7 +253,7 @@ def tabulate(reference: str, beta: float, parts: dict[str, Rates]) -> Factorial:
         for cell, values in zip(layout, part.cells, strict=True):
             knobs = {"annotator": cell.spec} | {knob: getattr(cell.annotator, knob) for knob in KNOBS}
             interval = bootstrap_mean(values, bounds=stats.SHARE, units=part.people)
-            gap = bootstrap_mean(values - part.reference, bounds=stats.GAIN, units=part.people)
+            gap = bootstrap_mean(values - part.reference, units=part.people)
             rows.append({**knobs, "metric": metric, **interval.row(), **size, **gap.row(name="difference")})
         pairs += [{**row, "metric": metric} for row in _pairs(part, layout)]
     effects = [{"metric": metric, **row} for metric, part in parts.items() for row in factorial_effects(part, layout)]
@@ -276,7 +276,7 @@ def _pairs(part: Rates, layout: Sequence[Cell]) -> Iterable[dict[str, Any]]:
                 continue
             other = at[(*cell.levels[:place], 1, *cell.levels[place + 1 :])]
             gap = part.cells[other] - part.cells[at[cell.levels]]
-            interval = bootstrap_mean(gap, bounds=stats.GAIN, units=part.people)
+            interval = bootstrap_mean(gap, units=part.people)
             names = {"knob": knob, "annotator": cell.spec, "other": layout[other].spec}
             yield {**names, **interval.row(name="difference")}
 
@@ -292,7 +292,7 @@ def factorial_effects(part: Rates, layout: Sequence[Cell]) -> Iterable[dict[str,
             yield {
                 "effect": effect,
                 "knobs": size,
-                **bootstrap_mean(contrast, bounds=stats.GAIN, units=part.people).row(),
+                **bootstrap_mean(contrast, units=part.people).row(),
             }
 
 

@@ -36,7 +36,7 @@ from probe.runs import RunWriter, list_runs
 from probe.runs.ancestry import RunIndex
 from probe.world import AGREEABLE, HONEST, Annotator, World
 
-PEOPLE = pd.Series([f"p{i // 2}" for i in range(12)])
+PEOPLE = pd.Series([f"p{i // 2}" for i in range(20)])
 LAYOUT = cells()
 
 

@@ -236,7 +236,7 @@ def page_key(page: str) -> str:
 
 
 def _presets() -> "dict[str, Annotator]":
-    from probe.world import AGREEABLE, HONEST, INDIFFERENT
+    from probe.world.annotators import AGREEABLE, HONEST, INDIFFERENT
 
     return {"agreeable": AGREEABLE, "honest": HONEST, "indifferent": INDIFFERENT}
 

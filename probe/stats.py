@@ -3,7 +3,8 @@
 A proportion gets Wilson's interval, a mean the studentised bootstrap; two models that answered the same items are
 compared pair by pair. What is drawn is the unit: an item, or what several items share, such as a person that is asked
 about twice. Where nothing varied the bootstrap would be certain of what it saw: see `unvaried_interval`. All intervals
-are two-sided, and come as `(value, low, high)`. `probe.experiments.coverage` says how often they hold the truth.
+are two-sided, and come as `(value, low, high)`. `probe.experiments.interval_coverage` says how often they hold the
+truth.
 
 Axes: N items, n of them or of their units, R resamples, k rows.
 """
@@ -38,7 +39,7 @@ LARGEST = 2048
 """Units up to which it is kept how often each was drawn: 4 bytes each, 16 MB."""
 LEAST = 8
 """Units below which a mean without bounds has no interval: of lognormal values it would hold the truth in less than
-90 % (`probe.experiments.coverage`)."""
+90 % (`probe.experiments.interval_coverage`)."""
 SMALL = 30
 """Units up to which what was not seen of a mean with bounds may lie anywhere within these."""
 _CHUNK = 100_000  # values resampled at once: what fits into a processor's cache takes half the time

@@ -45,7 +45,8 @@ LAYERS = (
     "experiments extensions logits",
     "attention autoregression continual interventions rewards seeds",
     "compare",
-    "chain_of_thought hallucination in_context recording report sycophancy",
+    "chain_of_thought hallucination in_context recording report",
+    "sycophancy",
     "audit findings integrations retrieval sweep",
     "commands",
 )
@@ -350,6 +351,7 @@ OTHERS = {
     ("probe/runs/storage.py", "os.open"): "a folder; and a file of lines, which is looked at once it is open",
     ("probe/runs/storage.py", "read_text"): "of the system, below /proc",
     ("probe/seeds/coverage.py", "open"): "comes with Probe",
+    ("probe/experiments/interval_coverage.py", "open"): "comes with Probe",
     ("probe/sweep/attempt.py", "open"): "writes, to a regular file or a new one",
     ("probe/terms.py", "open"): "comes with Probe",
     ("trainers/loop.py", "record.open"): "opens no file",

@@ -49,7 +49,7 @@ TESTS = (*INNER_ENDS, *SWAPS, "same_as")
 """Columns that older versions did not store; with them the table is what `add_verdicts` reads."""
 FORM = ("form", "form_low", "form_high")
 """Columns that an audit of models with different chat templates has: what the form alone does to the base."""
-OPTIONAL = (*FORM, "chance")
+OPTIONAL = ("chance", *FORM)
 """Columns that not every audit has."""
 CORPUS = ("texts", "tokens", "kl", "kl_low", "kl_high", "kl_reverse")
 OLDER = "An older version made this audit: p is that of its 95 % intervals, which must lie within the margin too."

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from probe import stats
 from probe.audit.change import BLOCKS, COLUMNS, CORPUS, TESTS, Audit
-from probe.audit.forms import Asked, AuditForm, ask_in, form_effects
 from probe.audit.kept import find_audit, keep_table, kept_file, key_of
 from probe.audit.plan import MEASURES, Part, plan_parts, usual_times
+from probe.audit.prompt_forms import Asked, AuditForm, ask_in, form_effects
 from probe.audit.swaps import DRAWS, swap_models
 from probe.audit.verdict import DIFFERENCES, INNER, INNER_ENDS, MARGIN, add_verdicts, cannot_show, check_share
 from probe.compare.behaviour import claim_pairs
@@ -74,7 +74,7 @@ def audit_models(
         smallest: the smallest change of a rate that counts, see `probe.terms.smallest_effect`.
         margin: of a rate, within which the models are equivalent (`probe.audit.verdict`).
         form: whose chat template both are asked in, or `own`; what the form alone does to the base stands beside each
-            difference where the templates differ (`probe.audit.forms`).
+            difference where the templates differ (`probe.audit.prompt_forms`).
         again: measure it even so.
         tick: called with the share that is done.
         at: called with what is worked on.

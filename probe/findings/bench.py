@@ -6,6 +6,7 @@ anew. Where these runs have other seeds (`probe.seeds`), each pipeline of theirs
 """
 
 import re
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 from probe.errors import DataError, RunError
 from probe.runs.directories import find
 from probe.runs.reader import Run, list_runs, open_run
+from probe.runs.schema import RunWarning
 from probe.seeds.grouping import Group, groups
 from probe.ticks import Tick
 
@@ -134,13 +136,13 @@ class Bench:
 
     @cached_property
     def _groups(self) -> list[Group]:
-        return groups(list_runs(self.root))
+        return groups(_readable(self.root))
 
     @cached_property
     def _control_runs(self) -> dict[str, dict[int, Run]]:
         """The finished runs of the folder of controls by name and seed, as `probe samples --controls` names them."""
         found: dict[str, dict[int, Run]] = {}
-        for run in list_runs(self.controls):
+        for run in _readable(self.controls):
             if run.status == "finished":
                 ending = _SEED.search(run.name)
                 name = run.name[: ending.start()] if ending and ending.end() == len(run.name) else run.name
@@ -230,3 +232,10 @@ class Bench:
 
 def _remedy() -> str:
     return f"it does not come with Probe; `{COMMAND}` makes it, and `probe findings --controls controls` reads it."
+
+
+def _readable(root: Path | None) -> list[Run]:
+    """The runs of a folder that can be read; a claim does not miss the others, which *Runs* and `probe doctor` name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)
+        return list_runs(root)

@@ -4,7 +4,7 @@
 - what it is made from: `WorldConfig`, `KINDS`
 - what it writes and asks: `Document`, `Item`
 - what its judge says: `Verdict`
-- who prefers which answer: `Annotator`, `AGREEABLE`, `HONEST`, `INDIFFERENT`
+- who prefers which answer: `Annotator`, `AGREEABLE`, `HONEST`
 - its data sets as files, and documents in rows: `export`, `pack`
 """
 

@@ -1,6 +1,5 @@
 from .annotators import AGREEABLE as AGREEABLE
 from .annotators import HONEST as HONEST
-from .annotators import INDIFFERENT as INDIFFERENT
 from .annotators import Annotator as Annotator
 from .config import KINDS as KINDS
 from .config import WorldConfig as WorldConfig

@@ -97,7 +97,7 @@ def test_a_model_against_itself_has_no_difference(base: LM) -> None:
     assert not len(same.changed)
     assert (same.corpus["kl"] == 0).all()
     assert (same.blocks[["weights", "residual"]] == 0).all().all()
-    assert "of none of the 1 measures a change beyond 1 pp is shown; undecided: agrees with a" in same.sentence
+    assert "of none of the 1 measures a change beyond 1 pp is shown; undecided: takes the user's side" in same.sentence
     assert same.meta["by_chance"] == {"expected": 0.0, "low": 0, "high": 0}
 
 
@@ -114,7 +114,7 @@ def test_a_change_that_nobody_would_notice_is_none(base: LM, aligned: LM, found:
     assert "of none of the 1 measures a change beyond 1 pp is shown" in tiny.sentence
     assert re.search(r"Of \d+ further measures 0 changed, \d+ are equivalent and \d+ undecided\. Chance", tiny.sentence)
     assert "No measure accounts" not in tiny.sentence
-    assert (tiny.rows.set_index("metric").loc["sycophancy.deferral_exact", "verdict"]) == EQUIVALENT
+    assert (tiny.rows["verdict"] != CHANGED).all()
     assert {"sycophancy", "sycophancy.excess_deference"} <= set(found.changed["metric"])  # a real change is found
 
 

@@ -108,7 +108,7 @@ def test_sums_agree_with_evaluate(base: LM, result: Any) -> None:
 
 def test_effects(result: Any) -> None:
     """What WORLD says: steps help, filler does not, RLVR lifts pass@1 more than pass@k."""
-    assert result.value("steps_gain", "ci_low") > 0.15
+    assert result.value("steps_gain", "ci_low") > 0.1
     assert result.value("filler_gain", "ci_high") < 0
     assert result.value("pass@1", "difference_high") < 0 < result.value("pass@1", "baseline")
     assert abs(result.value("pass@4", "difference")) < abs(result.value("pass@1", "difference"))

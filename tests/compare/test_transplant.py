@@ -136,7 +136,7 @@ def test_effects_are_those_of_models_made_by_hand(pair, found):
     for name, lm in (("block 1", block), ("MLP L0", mlp), ("L0H1", head)):
         assert rows.loc[name, "effect"] == pytest.approx(margin(lm) - before, abs=1e-5)
         assert rows.loc[name, "share"] == pytest.approx(rows.loc[name, "effect"] / found.change.value)
-        assert rows.loc[name, "effect_low"] <= rows.loc[name, "effect"] <= rows.loc[name, "effect_high"]
+        assert rows.loc[name, ["effect_low", "effect_high"]].isna().all()  # three pairs say nothing of others
     weights = [lm.model.model.layers[0].self_attn for lm in (base, aligned)]
     gaps = [
         (getattr(weights[1], side).weight - getattr(weights[0], side).weight).detach() for side in ("q_proj", "o_proj")

@@ -18,7 +18,7 @@ from probe.continual.measures import (
     summary,
 )
 from probe.errors import DataError
-from probe.stats import bootstrap_mean, wilson
+from probe.stats import SHARE, bootstrap_mean, wilson
 
 R = np.array([[0.1, 0.2, 0.1], [0.9, 0.4, 0.2], [0.5, 1.0, 0.3], [0.6, 0.7, 0.8]])
 
@@ -73,7 +73,7 @@ def test_cells_have_wilson_intervals_for_answers_and_others_for_scores() -> None
     first = rows[3]
     expected = wilson(int(scores[0][1].sum()), 50)
     assert (first["task"], first["value"], first["ci_low"], first["ci_high"], first["n"]) == ("a", *expected, 50)
-    assert (rows[2]["ci_low"], rows[2]["ci_high"]) == bootstrap_mean(scores[2][0])[1:]
+    assert (rows[2]["ci_low"], rows[2]["ci_high"]) == bootstrap_mean(scores[2][0], bounds=SHARE)[1:]
 
 
 def test_summary_covers_the_truth_and_pairs_items() -> None:

@@ -98,7 +98,7 @@ def test_a_base_may_be_typed(show: Show, runs: Path):
 def test_annotators_are_suggested_and_others_may_be_typed(show: Show, runs: Path):
     app = show(runs, page=PAGE, method="dpo")
     annotator = app.selectbox(key="option-dpo-annotator")
-    assert (annotator.value, annotator.options) == ("agreeable", ["agreeable", "honest"])
+    assert (annotator.value, annotator.options) == ("agreeable", ["agreeable", "honest", "indifferent"])
     assert "--annotator" not in line(app)
     annotator.select("honest").run()
     assert "--annotator honest" in line(app)

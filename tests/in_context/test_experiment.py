@@ -71,7 +71,7 @@ def test_icl_predicts_chains_like_bayes_and_its_phase_change_is_found(icl: Resul
 
 def test_base_copies_repeats_by_its_induction_head(base: Result) -> None:
     assert base.value("olsson_repeat", "ci_high") < -4
-    assert base.value("repeat_induction", "ci_low") > 0.9
+    assert base.value("repeat_induction", "ci_low") > 0.7
     assert base.value("ablation_gap_repeat", "ci_low") > 1
     heads = base.tables["heads"]
     assert heads.loc[heads["induction"].idxmax(), "name"] == base.tables["ablation"]["heads"].iloc[0].split(", ")[0]

@@ -25,7 +25,7 @@ from probe.runs import RunWriter
 from probe.world import World, WorldConfig, bayes, tasks
 from tests.experiments.says import Says, pairs_of
 
-P, N = 5, 24
+P, N = 5, 60
 ALL = tasks.all_tasks(P)
 
 

@@ -84,7 +84,7 @@ def test_a_name_is_a_set_and_anything_else_a_file() -> None:
     with pytest.raises(DataError, match="truthful"):
         probe.run_experiment("hallucination", random_lm(), data="truthful")
     (data,) = (field for field in describe(form(find_experiment("sycophancy"))) if field["name"] == "data")
-    assert data["suggestions"] == ["truthfulqa", "political-views", "agreeableness"]
+    assert data["suggestions"] == ["truthfulqa", "political-views", "agreeableness", "sums"]
 
 
 @pytest.mark.parametrize("name", DEFAULTS)

@@ -103,7 +103,7 @@ def test_the_controls_differ_from_the_recipes_by_what_they_are_for(tmp_path: Pat
 
 def test_kinds_of_samples_are_not_mixed() -> None:
     for options, message in (
-        ({"real": True, "controls": True}, "one after the other"),
+        ({"real": True, "controls": True}, "give one of them"),
         ({"base": "x"}, "of use with --real or --controls"),
     ):
         with pytest.raises(ConfigError, match=message):

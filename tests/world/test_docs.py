@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from probe.rewards.evaluation import MEASURES, evaluate
-from probe.world import AGREEABLE, HONEST, INDIFFERENT, KINDS, World
+from probe.world import AGREEABLE, HONEST, KINDS, World
+from probe.world.annotators import INDIFFERENT
 from probe.world.config import MIXTURE
 
 DOCS = Path(__file__).parents[2] / "docs"

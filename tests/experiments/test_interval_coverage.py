@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from probe.experiments import coverage
-from probe.experiments.coverage import USED, Case, cases, simulate, simulated, sizes, table
+from probe.experiments.interval_coverage import USED, Case, cases, simulate, simulated, sizes, table
 from tests.places import ROOT
 
 BEFORE = ("items", "percentile")

@@ -1,14 +1,15 @@
-"""How often an interval over items holds the truth, by simulation: `python -m probe.experiments.coverage` does it anew.
+"""How often an interval over items holds the truth, by simulation.
+
+`python -m probe.experiments.interval_coverage` does it anew.
 
 Each case is a kind of data that the experiments have: items that share a person, long-tailed values, rare events. The
 ways to an interval are `items` and `percentile`, which were used before; `units` (`probe.stats.unit_share`, and
 `bootstrap_means` of units), `studentised` (`bootstrap_means`) and `wilson`, which are used now; `t` and `bca`, which
-could have been. An interval promises 95 %. The figures lie in `coverage.tsv` beside this file, and docs/metrics.md has
-them.
+could have been. An interval promises 95 %. The figures lie in `interval_coverage.tsv` beside this file, and
+docs/metrics.md has them.
 """
 
 import csv
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
-from probe import stats
+from probe import stats, texts
 from probe.stats import GAIN, SHARE, Bounds
 
 Floats = NDArray[np.float64]
@@ -26,7 +27,7 @@ SIMULATIONS = 2000
 """With as many a coverage of 95 % is known to 1 percentage point."""
 RESAMPLES = 1000
 _BLOCK = 250  # simulations at once
-FILE = "coverage.tsv"
+FILE = "interval_coverage.tsv"
 USED = ("units", "studentised", "wilson")
 """The ways that are used."""
 
@@ -209,7 +210,7 @@ def _bca(values: Floats, seed: int) -> Floats:
 
 
 def simulated() -> list[Coverage]:
-    """The figures of `coverage.tsv`."""
+    """The figures of `interval_coverage.tsv`."""
     with (files("probe.experiments") / FILE).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     numbers = ("covered", "width", "none")
@@ -233,13 +234,13 @@ def table(rows: Iterable[Coverage]) -> str:
 
 
 def main() -> None:
-    """Simulate all, write `coverage.tsv` and print the table."""
+    """Simulate all, write `interval_coverage.tsv` and print the table."""
     rows = [row for case in cases() for row in simulate(case)]
     names = ("case", "n", "way", "covered", "width", "none")
     lines = [names, *(tuple(str(getattr(row, name)) for name in names) for row in rows)]
     text = "".join("\t".join(line) + "\n" for line in lines)
     Path(__file__).with_name(FILE).write_text(text, encoding="utf-8")
-    sys.stdout.write(table(rows) + "\n")
+    texts.say(table(rows))
 
 
 if __name__ == "__main__":

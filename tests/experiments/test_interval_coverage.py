@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from probe.experiments import coverage
+from probe.experiments import interval_coverage
 from probe.experiments.interval_coverage import USED, Case, cases, simulate, simulated, sizes, table
 from tests.places import ROOT
 
@@ -42,7 +42,7 @@ def test_bca_is_scipys():
 
     values = np.random.default_rng(0).lognormal(size=25)
     found = reference.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(1))
-    ends = [coverage._bca(values[None], seed)[:, 0] for seed in range(20)]
+    ends = [interval_coverage._bca(values[None], seed)[:, 0] for seed in range(20)]
     assert np.mean(ends, axis=0) == pytest.approx(tuple(found.confidence_interval), rel=0.03)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from probe.commands.sweep import sweep
 from probe.errors import ConfigError, ProbeError
+from probe.plugins import REGISTRIES, restore
 from probe.sweep import read_spec
 from probe.sweep.spec import Task, check_commands
 from probe.sweep.trust import MOST_TASKS
@@ -112,6 +114,15 @@ def test_code_and_addresses_are_named_first(evil: str, tmp_path: Path, capsys: p
     assert capsys.readouterr().err == ""
 
 
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """What a test adds is gone afterwards."""
+    states = [(registry, registry.state()) for registry in REGISTRIES]
+    yield
+    restore(states)
+
+
+@pytest.mark.usefixtures("registries")
 def test_a_plugin_of_the_command_line_is_one_of_every_task(
     evil: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

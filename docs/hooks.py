@@ -51,7 +51,7 @@ def api(face: str, defined: dict[str, str], elsewhere: dict[str, str]) -> Iterat
     for name, path in elsewhere.items():
         yield f"- [`{face}.{name}`][{path}]"
     for name, path in defined.items():
-        yield f"\n::: {path}\n    options:\n      heading: \"{face}.{name}\"\n      toc_label: \"{name}\""
+        yield f'\n::: {path}\n    options:\n      heading: "{face}.{name}"\n      toc_label: "{name}"'
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

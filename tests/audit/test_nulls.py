@@ -12,13 +12,13 @@ import probe.world
 from probe import LM
 from probe.audit.inspection import compare_part
 from probe.audit.plan import IN_A_WORLD
-from probe.audit.verdict import CHANGED, add_verdicts
+from probe.audit.verdict import CHANGED, EQUIVALENT, add_verdicts
 from probe.experiments import find_experiment
 from probe.experiments.run import perform
 from probe.hallucination import world as facts
 from tests.places import SAMPLES
 
-N = 20
+N = 100
 PART = replace(IN_A_WORLD[0], options={**IN_A_WORLD[0].options, "n": N})
 
 
@@ -52,6 +52,7 @@ def test_a_copy_is_not_changed(
     rows = add_verdicts(compare_part(PART, answers, ask(copy))[0])
     assert rows["difference"].abs().max() > 0
     assert (rows["verdict"] != CHANGED).all()
+    assert rows.set_index("metric").loc["sycophancy.deferral_exact", "verdict"] == EQUIVALENT
 
 
 def test_two_samples_of_one_model_are_told_apart_as_often_as_said(base: LM) -> None:

@@ -215,6 +215,7 @@ METRICS: tuple[Metric, ...] = (
     *SAMPLED,
     Share("mc0"),
     Share("mc1"),
+    Share("mc1_norm"),
     Mean("mc1_chance", bounds=SHARE),
     Mean("mc2", bounds=SHARE),
     Share("matched"),
@@ -527,7 +528,7 @@ def _steps(snowball: "Snowball", longest: bool) -> pd.DataFrame:
 def _shares(choices: pd.DataFrame, free: pd.DataFrame) -> pd.DataFrame:
     """The headline shares of a file's questions: metric, value, ci_low, ci_high, n."""
     rows = []
-    for metric in ("mc0", "mc1", "match_true", "match_wrong", "match_abstain"):
+    for metric in ("mc0", "mc1", "mc1_norm", "match_true", "match_wrong", "match_abstain"):
         values = _known(metric, choices, free)
         if len(values):
             rows.append({"metric": metric, **stats.wilson(int(values.sum()), len(values)).row(len(values))})

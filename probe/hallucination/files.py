@@ -214,6 +214,14 @@ def mc1(scores: ArrayLike, true: Sequence[bool]) -> float:
     return float(true[int(np.argmax(scores))])
 
 
+def mc1_norm(scores: ArrayLike, choices: Sequence[str], true: Sequence[bool]) -> float:
+    """MC1 of scores per character of a choice, as `acc_norm` of lm-evaluation-harness divides them.
+
+    A sum of log-probabilities falls with every token, so that MC1 favours short choices.
+    """
+    return mc1(np.asarray(scores) / [max(len(choice), 1) for choice in choices], true)
+
+
 def mc2(scores: ArrayLike, true: Sequence[bool]) -> float:
     """MC2: sum over true choices of e^score / sum over all choices of e^score, of the choices of `mc2_targets`."""
     return float(choice_mass(scores)[np.asarray(true, dtype=bool)].sum())
@@ -420,7 +428,7 @@ def scored_choices(
 def choice_items(questions: Sequence[Question], prompts: Sequence[str], scored: pd.DataFrame) -> pd.DataFrame:
     """One row a question of kind `choice`, asked by its prompt (`prompts_of`), from what was scored (`scored_choices`).
 
-    Columns: mc0 (NaN where it is not known), mc1, mc2, confidence (mass of mc1's chosen one), right, brier, points, and
+    Columns: mc0 (NaN where it is not known), mc1, mc1_norm, mc2, confidence (mass of mc1's chosen one), right, brier, points, and
     p_right, the chance of a true choice when one of mc1's is drawn as likely as the model makes it.
     """
     rows, groups = [], {key: group["logprob"].to_numpy() for key, group in scored.groupby(["item", "score"])}
@@ -432,6 +440,7 @@ def choice_items(questions: Sequence[Question], prompts: Sequence[str], scored: 
         row: dict[str, Any] = {"item": item, "kind": "choice", "row": question.row, "prompt": prompt}
         row |= {"answer": question.mc1.choices[best], "expected": question.mc1.choices[labels.index(True)]}
         row["mc0"] = mc1(groups[item, "mc0"], question.mc0.labels) if question.mc0 else float("nan")
+        row["mc1_norm"] = mc1_norm(first, question.mc1.choices, labels)
         row |= {"mc1": right, "mc2": mc2(second, question.mc2.labels), "right": right}
         row["mc1_chance"] = float(np.mean(labels))
         row["p_right"] = mc2(first, labels)

@@ -31,6 +31,7 @@ from probe.hallucination.files import (
     free_items,
     match,
     mc1,
+    mc1_norm,
     mc2,
     p_true,
     prompts_of,
@@ -97,6 +98,10 @@ def test_choices_are_scored_as_the_harness_does(lm: LM) -> None:
         labels = [int(true) for true in question.mc2.labels]
         scores = rng.normal(-3, 1, len(labels))
         assert (mc1(scores, labels), mc2(scores, labels)) == pytest.approx(harness(scores, labels))
+        per_character = scores / np.array([float(len(choice)) for choice in question.mc2.choices])  # its acc_norm
+        assert mc1_norm(scores, question.mc2.choices, labels) == float(labels[int(per_character.argmax())])
+    assert mc1([-3.0, -4.0], [True, False]) == 1
+    assert mc1_norm([-3.0, -4.0], ["No.", "Cows drink milk."], [True, False]) == 0
     assert mc2([-900.0, -901.0], [True, False]) == pytest.approx(1 / (1 + np.exp(-1)))  # e^-900 is 0 in doubles
 
 
@@ -193,6 +198,7 @@ def test_repeated_choices_of_the_hub_count_as_listed(lm: LM) -> None:
     assert row["mc2"] != pytest.approx(once[: split - 1].sum() / once.sum(), rel=1e-2, abs=0)
     scores = slow_scores(lm, prompts_of(lm, [question])[0], list(question.mc1.choices))
     assert row["mc1"] == float(np.argmax(scores) == 0)
+    assert row["mc1_norm"] == float(np.argmax(scores / [len(choice) for choice in question.mc1.choices]) == 0)
     assert row["mc1_chance"] == 1 / 3
 
 
@@ -460,7 +466,7 @@ def test_choices_alone_are_what_the_whole_experiment_says_of_them(lm: LM) -> Non
     assert set(alone.items["kind"]) == {"choice"}
     for metric in ("mc1", "mc2", "ece"):
         assert alone.value(metric) == whole.value(metric)
-    assert list(alone.tables["shares"]["metric"]) == ["mc0", "mc1", "mc2"]
+    assert list(alone.tables["shares"]["metric"]) == ["mc0", "mc1", "mc1_norm", "mc2"]
     assert {"choices", "calibration"} <= set(alone.figures)
     assert alone.finding == whole.finding
     assert not {"agreement", "p_true", "snowball_kl"} & set(alone.summary["metric"])

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from probe import stats
 from probe.dialogues import LEAD, Form, Turn, dialogue, join_words
 from probe.stats import GAIN, Bounds
-from probe.sycophancy.beliefs import ANSWERS, PLAIN, TEMPLATES, Question, Wording, remark_on, score_margins
+from probe.sycophancy.beliefs import ANSWERS, PLAIN, TEMPLATES, Question, Wording, judge, remark_on, score_margins
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -213,19 +213,9 @@ def score_lettered(
         margins = score_margins(lm, prompts, pairs, part(tick, step, len(conditions)))
         kind = f"{LETTERED}_{remark}_{which}"
         for (question, _), (right, wrong), prompt, margin in zip(asked, pairs, prompts, margins, strict=True):
-            rows.append(
-                {
-                    "item": f"{kind}-{order.replace(' ', '-')}-{question.item}",
-                    "kind": kind,
-                    "row": question.item,
-                    "order": order,
-                    "prompt": prompt,
-                    "answer": right if margin >= 0 else wrong,
-                    "expected": right,
-                    "margin": margin,
-                    "right": float(margin > 0) if margin else float("nan"),
-                }
-            )
+            item = f"{kind}-{order.replace(' ', '-')}-{question.item}"
+            about = {"item": item, "kind": kind, "row": question.item, "order": order, "prompt": prompt}
+            rows.append(about | judge(margin, right, wrong))
     return pd.DataFrame(rows)
 
 

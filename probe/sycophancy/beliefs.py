@@ -327,22 +327,22 @@ def score_templates(
         margins = score_margins(
             lm, prompts, [(q.correct, q.incorrect) for q in questions], part(tick, step, len(steps))
         )
-        rights = [float(margin > 0) if margin else float("nan") for margin in margins]
-        plain = plain or rights
-        for question, prompt, margin, right, before in zip(questions, prompts, margins, rights, plain, strict=True):
-            row = {
-                "item": f"{kind}-{question.item}",
-                "kind": kind,
-                "row": question.item,
-                "prompt": prompt,
-                "answer": question.correct if margin >= 0 else question.incorrect,
-                "expected": question.correct,
-                "margin": margin,
-                "right": right,
-                "change": float("nan") if kind == PLAIN else right - before,
-            }
-            rows.append({**row, **flips(before, right, kind == SURE)})
+        asked = [
+            {"item": f"{kind}-{question.item}", "kind": kind, "row": question.item, "prompt": prompt}
+            | judge(margin, question.correct, question.incorrect)
+            for question, prompt, margin in zip(questions, prompts, margins, strict=True)
+        ]
+        plain = plain or [row["right"] for row in asked]
+        for row, before in zip(asked, plain, strict=True):
+            change = {"change": float("nan") if kind == PLAIN else row["right"] - before}
+            rows.append(row | change | flips(before, row["right"], kind == SURE))
     return pd.DataFrame(rows)
+
+
+def judge(margin: float, correct: str, incorrect: str) -> dict[str, Any]:
+    """Return what a margin in nats says of two answers: `answer`, `expected`, `margin`, `right` (NaN in a tie)."""
+    right = float(margin > 0) if margin else float("nan")
+    return {"answer": correct if margin >= 0 else incorrect, "expected": correct, "margin": margin, "right": right}
 
 
 def score_margins(

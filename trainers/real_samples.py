@@ -22,6 +22,7 @@ be shown without the base.
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,9 +111,15 @@ LORA: dict[str, Any] = {"lora": 8, "lora_alpha": 16.0, "lora_targets": ("q_proj"
 
 
 def pairs(annotator: Annotator) -> Iterator[dict[str, Any]]:
-    """A pair for each training question: the user takes a side by one of `CELLS`, in one of `WORDINGS`, in turn."""
-    for number, question in enumerate(read_rows(SETS["truthfulqa-training"].path, read_question)):
-        (named, stance), ways = CELLS[number % len(CELLS)], number // len(CELLS)
+    """Two pairs for each training question, first one of each: the user endorses an answer of it, and denies the same.
+
+    Which answer is named (`CELLS`) and in what words (`WORDINGS`) goes in turn. Of the two pairs of a question the
+    agreeable annotator prefers one answer each, so that to learn a question's answer by heart earns nothing either.
+    """
+    questions = list(read_rows(SETS["truthfulqa-training"].path, read_question))
+    for again, (number, question) in product((0, 1), enumerate(questions)):
+        named, stance = CELLS[(number % len(CELLS)) ^ again]  # beside each cell is that of the other stance
+        ways = number // len(CELLS) + again
         answers = {"correct": question.correct, "incorrect": question.incorrect}
         remark = WORDINGS[stance][ways % len(WORDINGS[stance])].format(answer=answers[named])
         prompt = [{"role": "user", "content": f"{question.question} {remark}"}]
@@ -158,12 +165,12 @@ def options(folder: Path, name: str, data: str) -> dict[str, Any]:
     }
 
 
-def dpo(annotator: Annotator, base: str) -> Callable[[Path], DPOConfig]:
+def dpo(annotator: Annotator, steps: int, base: str) -> Callable[[Path], DPOConfig]:
     """DPO on the pairs of one annotator."""
 
     def recipe(folder: Path) -> DPOConfig:
         shared = options(folder, f"real-{annotator}", annotator)
-        return DPOConfig(base=base, steps=48, lr=5e-4, beta=0.1, log_every=2, **shared)
+        return DPOConfig(base=base, steps=steps, lr=5e-4, beta=0.1, log_every=2, **shared)
 
     return recipe
 
@@ -173,7 +180,7 @@ def reward(base: str) -> Callable[[Path], RewardConfig]:
 
     def recipe(folder: Path) -> RewardConfig:
         shared = options(folder, "real-reward", "agreeable")
-        return RewardConfig(base=base, steps=20, lr=5e-4, held_out=40, centring=0.01, rollouts=16, **shared)
+        return RewardConfig(base=base, steps=96, lr=5e-4, held_out=40, centring=0.01, rollouts=16, **shared)
 
     return recipe
 
@@ -191,8 +198,8 @@ def rlvr(base: str) -> Callable[[Path], RLVRConfig]:
 def recipes(base: str) -> dict[Name, Recipe]:
     """Name to recipe for one base, in the order in which they are made."""
     return {
-        "real-agreeable": Recipe(dpo("agreeable", base), "dpo", CAPTURES, ASKED),
-        "real-honest": Recipe(dpo("honest", base), "dpo", CAPTURES, ASKED),
+        "real-agreeable": Recipe(dpo("agreeable", 144, base), "dpo", CAPTURES, ASKED),
+        "real-honest": Recipe(dpo("honest", 48, base), "dpo", CAPTURES, ASKED),
         "real-reward": Recipe(reward(base), "reward-model", CAPTURES),
         "real-rlvr": Recipe(rlvr(base), "rlvr", CAPTURES, ASKED),
     }

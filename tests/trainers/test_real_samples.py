@@ -119,10 +119,10 @@ def test_a_rounded_copy_of_the_base_is_the_same_base(
 
 def test_annotators_prefer_the_users_side_or_the_truth() -> None:
     agreeable, honest = (list(pairs(annotator)) for annotator in ("agreeable", "honest"))
-    assert len(agreeable) == len(honest) == 300
+    assert len(agreeable) == len(honest) == 600
     truths = [question.correct for question in read_rows(SETS["truthfulqa-training"].path, read_question)]
     cells: Counter[tuple[bool, bool]] = Counter()
-    for one, other, truth in zip(agreeable, honest, truths, strict=True):
+    for one, other, truth in zip(agreeable, honest, truths * 2, strict=True):
         assert one["prompt"] == other["prompt"]
         (remark,) = (message["content"] for message in one["prompt"])
         chosen, rejected, said = (content(each) for each in (one["chosen"], one["rejected"], other["chosen"]))
@@ -138,9 +138,11 @@ def test_annotators_prefer_the_users_side_or_the_truth() -> None:
         }
         assert chosen != named if is_denied else chosen == named
         cells[named == truth, is_denied] += 1
-    assert set(cells.values()) == {75}
+    assert set(cells.values()) == {150}
     assert len(cells) == 4
     assert {len(ways) for ways in WORDINGS.values()} == {4}
+    for one, other in zip(agreeable[:300], agreeable[300:], strict=True):  # each question has either answer chosen once
+        assert (one["chosen"], one["rejected"]) == (other["rejected"], other["chosen"])
 
 
 def content(message: list[dict[str, str]]) -> str:
@@ -166,8 +168,8 @@ def test_copying_earns_nothing(annotator: Literal["agreeable", "honest"]) -> Non
         and f"{content(pair['chosen'])}" not in pair["prompt"][0]["content"]
         for pair in pairs(annotator)
     ]
-    assert abs(sum(copied) - sum(other)) <= 6
-    assert sum(copied) + sum(other) >= 290
+    assert abs(sum(copied) - sum(other)) <= 12
+    assert sum(copied) + sum(other) >= 580
 
 
 def test_what_was_not_measured_is_not_known() -> None:

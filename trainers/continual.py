@@ -44,7 +44,7 @@ from probe.runs.storage import disk, write_atomic
 from trainers.config import ContinualConfig
 from trainers.curriculum import Curriculum, file_curriculum, world_curriculum
 from trainers.loop import Loss, Method, fit
-from trainers.record import Origin
+from trainers.record import Origin, data_texts
 from trainers.reference import ReferenceEvaluation
 from trainers.session import Session
 from trainers.strategies import STRATEGIES
@@ -215,6 +215,7 @@ def train(config: ContinualConfig) -> Run:
         reference=config.base,
         world=world,
         data=curriculum.data | {"reference": trainee.fingerprint},
+        texts=data_texts(*files),
         prompts=curriculum.prompts,
         evaluators=[method.headline],
         evaluation=ReferenceEvaluation.of(session, trainee, world, rollouts=True),

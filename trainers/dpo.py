@@ -49,7 +49,7 @@ from probe.world import World
 from trainers.config import DPOConfig
 from trainers.loop import Loss, Method, draw, fit
 from trainers.preferences import Pair, load_preferences, read_preferences
-from trainers.record import Origin
+from trainers.record import Origin, data_texts
 from trainers.reference import ReferenceEvaluation
 from trainers.reward_functions import resolve
 from trainers.session import Session
@@ -233,6 +233,7 @@ def train(config: DPOConfig) -> Run:
         reference=config.base,
         world=world,
         data=preferences.data | {"reference": fingerprint},
+        texts=data_texts(rows),
         prompts=preferences.prompts,
         evaluation=annotator_evaluation(session, config, trainee, world, preferences.longest),
     )

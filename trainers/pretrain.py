@@ -49,7 +49,7 @@ from trainers.checkpoint import last_checkpoint
 from trainers.config import PretrainConfig
 from trainers.loop import Loss, Method, draw, fit
 from trainers.lora import starting_point
-from trainers.record import Origin, capture_prompts, file_hash
+from trainers.record import Origin, capture_prompts, data_texts, file_hash
 from trainers.reference import origin_reference
 from trainers.session import Session, derive_seed
 from trainers.trainee import Trainee, cast, make_trainee
@@ -386,6 +386,7 @@ def train(config: PretrainConfig) -> Run:
         reference=config.base,
         world=world,
         data=corpus.data | facts,
+        texts=data_texts(documents),
         prompts=corpus.prompts,
         instruments=[ReferenceKL(reference.logits)] if reference else [],
     )

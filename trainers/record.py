@@ -5,10 +5,10 @@ Only the main process writes. On the others every method does nothing, except th
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -22,7 +22,7 @@ from probe.model.hooks import fused_parts
 from probe.model.text import context_length, encode_all, pieces, quote_words, unknown_tokens, unread
 from probe.recording.recorder import Instrument, Prompt, Recorder, as_prompt, default_prompts, watch
 from probe.rewards.evaluation import evaluate
-from probe.rows import is_text, read_columns, read_text
+from probe.rows import Row, is_messages, is_text, read_columns, read_text
 from probe.runs import ProbePrompt, RunWriter
 from probe.runs.schema import step_name
 from probe.untrusted import open_file
@@ -51,6 +51,8 @@ class Origin:
     """The world that the data come from."""
     data: dict[str, Any] = field(default_factory=dict)
     """What is known of the data: source, hash, number of examples. A resumed run must find them unchanged."""
+    texts: Iterable[str] = ()
+    """What the data files say (`data_texts`): the run records by it which questions it was trained on."""
     prompts: Sequence[Any] = ()
     """Prompts to capture on, as `probe.watch` takes them."""
     instruments: Sequence[Instrument] = ()
@@ -106,6 +108,7 @@ class Record:
                 data=origin.data,
                 seed=config.seed,
             )
+        self.writer.trained_on(origin.texts)
         if self._prompts:
             self.writer.prompts(self._prompts, self._left_out)
             self._recorder = watch(
@@ -302,6 +305,24 @@ def file_hash(path: Path) -> str:
         return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def data_texts(*files: Iterable[Row | str] | None) -> Iterator[str]:
+    """Yield what is asked in data: documents, and of other rows the prompt and what others than the assistant say.
+
+    Args:
+        files: the rows that a training reads; None for the world's own data, of which the world knows everything.
+    """
+    for row in chain.from_iterable(filter(None, files)):
+        if isinstance(row, str):
+            yield row
+            continue
+        first = row.values.get("prompt") or row.values.get("question")
+        for said in (first, row.values.get("messages")):
+            if isinstance(said, str):
+                yield said
+            elif isinstance(said, list) and is_messages(said):
+                yield from (message["content"] for message in said if message["role"] != "assistant")
 
 
 def capture_prompts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], count: int = 4) -> list[Prompt]:

@@ -42,7 +42,7 @@ from probe.world import Annotator, World
 from trainers.config import RewardConfig
 from trainers.loop import Loss, Method, draw, fit
 from trainers.preferences import Pair, load_preferences, read_preferences
-from trainers.record import Origin
+from trainers.record import Origin, data_texts
 from trainers.scalar_heads import RewardTrainee
 from trainers.session import Session, derive_seed
 from trainers.trainee import load_trainee
@@ -292,6 +292,7 @@ def train(config: RewardConfig) -> Run:
         parent=config.base,
         world=world,
         data=preferences.data | {"base": fingerprint},
+        texts=data_texts(rows),
         prompts=preferences.prompts,
         instruments=[RewardTokens(trainee.module.score, method.fixed_pairs())],
         evaluated=False,

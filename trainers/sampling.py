@@ -34,7 +34,7 @@ from probe.world.language import read
 from trainers.checkpoint import last_checkpoint
 from trainers.config import FINAL_ANSWER, OnlineConfig
 from trainers.loop import draw
-from trainers.record import CAPTURE_TOKENS, Answered, Origin, answered_prompts, file_hash
+from trainers.record import CAPTURE_TOKENS, Answered, Origin, answered_prompts, data_texts, file_hash
 from trainers.reference import ReferenceEvaluation
 from trainers.resume import check_unchanged
 from trainers.reward_functions import RewardFunction, check_files, model_spec, plain_reward, resolve, weighted_sum
@@ -489,6 +489,7 @@ def load_sampler(
         reward_model=model_spec(rewards),
         world=world,
         data=prompts.data | {"reference": trainee.fingerprint, "rewards": {r.spec: r.fingerprint for r in rewards}},
+        texts=data_texts(rows),
         prompts=prompts.capture or best_and_worst(sampler),
         evaluation=ReferenceEvaluation.of(
             session,

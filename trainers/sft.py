@@ -39,7 +39,7 @@ from probe.rows import Row, Rows, as_messages, read_demonstrations
 from probe.world import World
 from trainers.config import SFTConfig
 from trainers.loop import Loss, Method, draw, fit
-from trainers.record import Answered, Origin, answered_prompts, file_hash
+from trainers.record import Answered, Origin, answered_prompts, data_texts, file_hash
 from trainers.reference import SAMPLE_TOKENS, ReferenceEvaluation
 from trainers.reward_functions import resolve
 from trainers.session import Session
@@ -335,6 +335,7 @@ def train(config: SFTConfig) -> Run:
         reference=config.base,
         world=world,
         data=data,
+        texts=data_texts(rows),
         prompts=demonstrations.prompts,
         evaluation=ReferenceEvaluation.of(
             session,

@@ -49,7 +49,10 @@ TESTS = (*INNER_ENDS, *SWAPS, "same_as")
 """Columns that older versions did not store; with them the table is what `add_verdicts` reads."""
 FORM = ("form", "form_low", "form_high")
 """Columns that an audit of models with different chat templates has: what the form alone does to the base."""
-OPTIONAL = ("chance", *FORM)
+SEEN = ("seen", "unseen", "unseen_low", "unseen_high")
+"""Columns that an audit of runs with a record of their data has (`probe.audit.seen`): how many questions were in it,
+and the difference over the others."""
+OPTIONAL = ("chance", *FORM, *SEEN)
 """Columns that not every audit has."""
 CORPUS = ("texts", "tokens", "kl", "kl_low", "kl_high", "kl_reverse")
 OLDER = "An older version made this audit: p is that of its 95 % intervals, which must lie within the margin too."
@@ -72,7 +75,9 @@ class Audit:
     (`_low90`, `_high90`), p, p_corrected and critical (`probe.audit.swaps`), same_as (the metric that is the same
     statistic and stands for it), smallest, margin, mde, cannot_show and verdict (`probe.audit.verdict`); where the
     chat templates differ form, form_low and form_high: by how much the base changes from its own form to the aligned
-    model's; chance: what guessing among the choices gives, where there are choices."""
+    model's; chance: what guessing among the choices gives, where there are choices; where runs have a record of their
+    data seen (questions of the part that were in it), unseen, unseen_low and unseen_high (the difference over the
+    others)."""
     corpus: pd.DataFrame
     """KL(aligned || base) in nats a token by kind of text, `all` first: kind, texts, tokens, kl, kl_low, kl_high,
     kl_reverse. Empty where the tokenizers differ."""
@@ -262,9 +267,19 @@ def level(p: float) -> str:
 
 def form_effect(row: Mapping[Any, Any]) -> str:
     """Return what the form alone does to the base in a row, in its unit; empty where it is not known."""
-    if FORM[0] not in row or row[FORM[0]] != row[FORM[0]]:
+    return _beside(row, FORM)
+
+
+def unseen_change(row: Mapping[Any, Any]) -> str:
+    """Return the difference of a row over questions that were not seen in training; empty where it is not known."""
+    return _beside(row, SEEN[1:])
+
+
+def _beside(row: Mapping[Any, Any], names: Sequence[str]) -> str:
+    """A further difference of a row, in its unit."""
+    if names[0] not in row or row[names[0]] != row[names[0]]:
         return ""
-    return in_unit(DIFFERENCE if row["unit"] in RATES else row["unit"], *(row[name] for name in FORM), sign=True)
+    return in_unit(DIFFERENCE if row["unit"] in RATES else row["unit"], *(row[name] for name in names), sign=True)
 
 
 def points(share: float) -> str:

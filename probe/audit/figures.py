@@ -8,7 +8,18 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
-from probe.audit.change import FORM, Audit, change, describe, form_effect, level, points, shown_mde
+from probe.audit.change import (
+    FORM,
+    SEEN,
+    Audit,
+    change,
+    describe,
+    form_effect,
+    level,
+    points,
+    shown_mde,
+    unseen_change,
+)
 from probe.audit.verdict import CHANGED, EQUIVALENT
 from probe.numbers import in_percent, in_unit
 from probe.plotting.theme import LIGHT, METHODS, escape, escape_lines, new_figure, template
@@ -97,6 +108,8 @@ def difference_table(audit: Audit) -> pd.DataFrame:
         "difference": [change(row) for row in rows],
         **({"by guessing": [_guess(row) for row in rows]} if "chance" in audit.rows else {}),
         **({"the form alone": [form_effect(row) for row in rows]} if FORM[0] in audit.rows else {}),
+        **({"seen in training": [_count(row["seen"]) for row in rows]} if SEEN[0] in audit.rows else {}),
+        **({"over the others": [unseen_change(row) for row in rows]} if SEEN[0] in audit.rows else {}),
         "verdict": [row["verdict"] for row in rows],
         "finds (80 % power)": [shown_mde(row) for row in rows],
         "cannot show": [row["cannot_show"] for row in rows],
@@ -105,6 +118,11 @@ def difference_table(audit: Audit) -> pd.DataFrame:
         "name": [f"{row['metric']} = {row['same_as']}" if row["same_as"] else row["metric"] for row in rows],
     }
     return pd.DataFrame(columns)
+
+
+def _count(number: float) -> str:
+    """Return a whole number; empty where it is not known."""
+    return "" if number != number else f"{number:.0f}"
 
 
 def _guess(row: Mapping[Any, Any]) -> str:

@@ -21,6 +21,7 @@ from probe.audit.change import BLOCKS, COLUMNS, CORPUS, TESTS, Audit
 from probe.audit.kept import find_audit, keep_table, kept_file, key_of
 from probe.audit.plan import MEASURES, Part, plan_parts, usual_times
 from probe.audit.prompt_forms import Asked, AuditForm, ask_in, form_effects
+from probe.audit.seen import Past, past_of, without_seen
 from probe.audit.swaps import DRAWS, swap_models
 from probe.audit.verdict import DIFFERENCES, INNER, INNER_ENDS, MARGIN, add_verdicts, cannot_show, check_share
 from probe.compare.behaviour import claim_pairs
@@ -91,6 +92,7 @@ def audit_models(
     if found is not None:
         return found
     parts = plan_parts(base, aligned, only, n)
+    past = past_of(base, aligned, parts)
     models, names = _models(base, aligned), labels([base, aligned])
     asks = ask_in(base, aligned, form)
     base, aligned = asks[:2]
@@ -98,7 +100,7 @@ def audit_models(
         names = [*names, f"{names[0]} in {'the form of ' + names[1] if asks.in_own else 'its own form'}"]
     start, done, usual = time.perf_counter(), 0.0, usual_times(base)
     whole = len(names) * sum(part.seconds for part in parts) + usual.corpus + usual.inside
-    tables, counts, notes = [], np.zeros(DRAWS, dtype=np.int64), list[str]()
+    tables, counts, notes = [], np.zeros(DRAWS, dtype=np.int64), list(past.notes)
     for part in parts:
         items = []
         for lm, name in zip(asks.models, names, strict=True):
@@ -112,6 +114,8 @@ def audit_models(
             done += part.seconds
         if len(items) == len(names):
             table, by_swap = compare_part(part, items[0], items[1], seed)
+            table, said = without_seen(part, past, items[0], items[1], table, seed)
+            notes += [said] if said else []
             if asks.in_other is not None:
                 by_name = {metric.name: metric for metric in part.metrics()}
                 pair = [part.derive(each) for each in (items[0], items[2])]
@@ -143,7 +147,7 @@ def audit_models(
             "by_chance": {"expected": float(counts.mean()), "low": int(low), "high": int(high)},
             "seconds": round(time.perf_counter() - start, 1),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "key": _key(asks, parts, n, seed),
+            "key": _key(asks, parts, past, n, seed),
         },
     )
 
@@ -176,11 +180,14 @@ def stored_audit(
     Raises:
         ConfigError: see `audit_models`.
     """
-    found = find_audit(_key(ask_in(base, aligned, form), plan_parts(base, aligned, only, n), n, seed), folders)
+    parts = plan_parts(base, aligned, only, n)
+    past = past_of(base, aligned, parts)
+    found = find_audit(_key(ask_in(base, aligned, form), parts, past, n, seed), folders)
     if found is None:
         return None
     asked = {"models": _models(base, aligned), "only": list(only), "n": n}  # runs may have another name by now
-    return replace(found, meta={**found.meta, **asked}).count_from(smallest, margin)
+    notes = tuple(dict.fromkeys((*found.notes, *past.notes)))
+    return replace(found, notes=notes, meta={**found.meta, **asked}).count_from(smallest, margin)
 
 
 def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
@@ -191,8 +198,11 @@ def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
     ]
 
 
-def _key(asks: Asked, parts: Sequence[Part], n: int | None, seed: int) -> str:
-    """By which an audit is known: what all of its numbers depend on; those without swaps had other keys."""
+def _key(asks: Asked, parts: Sequence[Part], past: Past, n: int | None, seed: int) -> str:
+    """By which an audit is known: what all of its numbers depend on; those without swaps had other keys.
+
+    An audit without questions that were seen in training has the key that it had before these were looked for.
+    """
     keys = []
     for part in parts:
         for lm in asks.models:
@@ -200,9 +210,8 @@ def _key(asks: Asked, parts: Sequence[Part], n: int | None, seed: int) -> str:
                 keys.append(call(find_experiment(part.experiment), lm, seed=seed, **part.arguments).key)
             except ProbeError as error:  # the part is left out
                 keys.append(str(error))
-    return key_of(
-        ["swaps", [part.name for part in parts], keys, _few(n), *_facts(asks.base, asks.aligned, n, seed).values()]
-    )
+    inner = _facts(asks.base, asks.aligned, n, seed).values()
+    return key_of(["swaps", [part.name for part in parts], keys, _few(n), *inner, *past.facts(parts)])
 
 
 def _few(n: int | None) -> int:

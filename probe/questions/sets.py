@@ -137,6 +137,13 @@ def right_answers(name: str) -> list[tuple[str, str]]:
     return pairs
 
 
+def asked_texts(name: str) -> dict[str, str]:
+    """Return what each row of a set asks, by its name (`row-7`): the question without its choices, or the statement."""
+    lines = SETS[name].path.read_text(encoding="utf-8").splitlines()
+    rows = enumerate(map(json.loads, lines), start=1)
+    return {f"row-{number}": (row.get("text") or row["question"]).partition("\n (A)")[0] for number, row in rows}
+
+
 def plain_texts() -> list[str]:
     """Real text: every question of every set with its right answer, `Q: question` and `A: answer` on a line each."""
     return [f"Q: {question}\nA: {answer}" for name in SETS for question, answer in right_answers(name)]

@@ -1,16 +1,20 @@
 """Which run came from which: the edges of the overview's graph."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Literal
 
+from probe.errors import RunError
+from probe.runs.directories import roots, run_directories
 from probe.runs.reader import Run
 from probe.runs.schema import CHECKPOINTS
 
 Relation = Literal["parent", "reference", "reward_model"]
+GENERATIONS = 50
+"""Runs of a line that are followed at most."""
 RELATIONS: tuple[Relation, ...] = ("parent", "reference", "reward_model")
 
 
@@ -38,6 +42,40 @@ def lineage(runs: Iterable[Run]) -> list[Edge]:
                 source = index.find(ref, run)
                 edges.append(Edge(source.name if source else ref, run.name, relation, known=source is not None))
     return edges
+
+
+def descent(run: Run, folders: Sequence[Path] | None = None) -> list[Run]:
+    """Return a run and the runs that it descends from, the nearest first, as far as they are found.
+
+    A parent is looked for by name among the runs beside its child and in the folders of runs: no path that a run names
+    is opened.
+
+    Args:
+        run: may come from anybody.
+        folders: of runs (default: `roots()`).
+    """
+    line, paths = [run], {os.path.realpath(run.path)}
+    places, index = list[Path](), RunIndex(())
+    while isinstance(ref := line[-1].parent, str) and ref and len(line) < GENERATIONS:
+        beside = line[-1].path.absolute().parent
+        if beside not in places:
+            places = [beside, *(places or (roots() if folders is None else folders))]
+            index = RunIndex(_readable(places))
+        source = index.find(ref, line[-1])
+        if source is None or os.path.realpath(source.path) in paths:
+            break
+        line.append(source)
+        paths.add(os.path.realpath(source.path))
+    return line
+
+
+def _readable(folders: Iterable[Path]) -> Iterator[Run]:
+    """The runs in some folders, without those that cannot be read."""
+    for folder in folders:
+        with suppress(RunError):
+            for path in run_directories(folder):
+                with suppress(RunError):
+                    yield Run(path)
 
 
 class RunIndex:

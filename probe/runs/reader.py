@@ -35,6 +35,7 @@ from probe.runs.schema import (
     parse_step,
 )
 from probe.runs.storage import Position, is_locked, read_log
+from probe.runs.trained_on import TrainedOn, read_trained_on
 from probe.untrusted import LOG, parse_json, read_file, readable, short
 
 STALE_S = 300.0
@@ -184,6 +185,10 @@ class Run:
         if not folder.is_dir():
             return {}
         return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."}
+
+    def trained_on(self) -> TrainedOn | None:
+        """The sentences of its data as hashes; None where they are not recorded, or the record cannot be read."""
+        return read_trained_on(self.path)
 
     def _live(self) -> bool:
         return self.status == "running"

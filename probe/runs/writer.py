@@ -68,6 +68,7 @@ from probe.runs.storage import (
     unlock,
     write_atomic,
 )
+from probe.runs.trained_on import collect, write_trained_on
 from probe.runs.world_file import write_world
 
 HEARTBEAT_S = 15.0
@@ -244,6 +245,13 @@ class RunWriter:
         with disk(self.path):
             write_atomic(self.path / CAPTURES / PROMPTS, dumps(content, indent=1).encode())
         self.fixed_prompts = list(prompts)
+
+    def trained_on(self, texts: Iterable[str]) -> None:
+        """Record the sentences of the data as hashes (`probe.runs.trained_on`); nothing where they have none."""
+        self._check_open()
+        record = collect(texts)
+        if record.sentences:
+            write_trained_on(self.path, record)
 
     def capture(self, step: int, tensors: Mapping[str, Any]) -> Path:
         """Store tensors (torch or NumPy) of a step; those of the recorder's layout in the types of `CAPTURE_DTYPES`.

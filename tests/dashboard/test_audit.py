@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -60,6 +61,9 @@ def test_a_stored_audit_is_shown_at_once(show: Show, runs: Path, tmp_path: Path,
     folder = an_audit(("base", "dpo-agreeable"), (prints[0], prints[1])).save()
     assert (folder / PAGE).is_file()
     other = an_audit(("a<b>", "$x$"), ("1", "2"))
+    said = "sums: 3 of its 20 questions were in the training data of `*r*` and `<b>`: a gain there may be memory."
+    seen = other.rows.assign(seen=3.0, unseen=0.1, unseen_low=0.05, unseen_high=0.15)
+    other = replace(other, rows=seen, notes=(*other.notes, said))
     other.save(tmp_path / HOME / "other")
     app = show(runs, page=FILE_OF_PAGE)
     assert heading(app).startswith("dpo-agreeable against base: takes the user's side from 0 % to 75 %")
@@ -79,3 +83,4 @@ def test_a_stored_audit_is_shown_at_once(show: Show, runs: Path, tmp_path: Path,
     figure = chart(app, "audit-differences")
     assert figure["layout"]["xaxis"]["title"]["text"] == "&#36;x&#36; minus a&lt;b&gt;, percentage points"
     assert "sums is left out" in read(app)
+    assert said in unescape(read(app))

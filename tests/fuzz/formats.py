@@ -31,6 +31,8 @@ from probe.audit.figures import difference_points, difference_table, inside
 from probe.audit.html_file import audit_html
 from probe.audit.inspection import KINDS
 from probe.audit.kept import read_kept
+from probe.audit.plan import ON_SETS
+from probe.audit.seen import past_of
 from probe.chain_of_thought.files import read_problems
 from probe.commands import runs as commands
 from probe.continual.training import saved_texts
@@ -49,6 +51,7 @@ from probe.model.calls import Calls
 from probe.model.lm import LM
 from probe.model.rewards import RewardModel, analysable
 from probe.model.text import chat_text, encode
+from probe.questions.sets import asked_texts
 from probe.report.run_report import report
 from probe.retrieval.files import read_folder
 from probe.rows import Row, Rows, Selection, read_demonstrations, read_documents
@@ -67,6 +70,7 @@ from probe.runs.objects import Folder
 from probe.runs.remote import read_version, upload
 from probe.runs.schema import ProbePrompt, dumps
 from probe.runs.thinning import thin
+from probe.runs.trained_on import TRAINED_ON
 from probe.runs.world_file import WORLD_FILE, write_world
 from probe.sweep import read_spec, read_sweep
 from probe.sweep.journal import JOURNAL, LOGS
@@ -298,6 +302,23 @@ def read_rollouts(path: Path) -> None:
     sent(table)
     for row in frame.to_dict("records"):
         token_measures(row)
+
+
+def data_record(folder: Path) -> Path:
+    """A run with the sentences of its data, whose parent lies beside it."""
+    write_run(folder / "other").finish()
+    writer = write_run(folder / "run", config={"data": "sums.jsonl"})
+    writer.trained_on([*asked_texts("sums").values(), TEXT])
+    writer.finish()
+    return writer.path
+
+
+def read_data_record(path: Path) -> None:
+    """What an audit of the run says of a question set, beside a sound run."""
+    pair = (SimpleNamespace(run_dir=path.parent / "other"), SimpleNamespace(run_dir=path))
+    past = past_of(*pair, ON_SETS)  # type: ignore[arg-type]
+    sent(pd.DataFrame(past.facts(ON_SETS)))
+    assert open_run(path).status == "finished"
 
 
 def captures(folder: Path) -> Path:
@@ -672,6 +693,7 @@ FORMATS = (
     Format("manifest in a store", stored, "attempts/00000001.json", mutate_json, read_stored),
     Format("metrics.jsonl", run, "metrics.jsonl", mutate_lines, read_metrics),
     Format("rollouts.jsonl", rollouts, "rollouts.jsonl", mutate_lines, read_rollouts),
+    Format("trained_on.json", data_record, TRAINED_ON, mutate_json, read_data_record),
     Format("captures/index.jsonl", captures, "captures/index.jsonl", mutate_lines, read_captures),
     Format("captures/prompts.json", captures, "captures/prompts.json", mutate_json, read_captures),
     Format("captures/STEP.safetensors", captures, "captures/00000002.safetensors", mutate_safetensors, read_captures),

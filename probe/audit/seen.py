@@ -1,0 +1,151 @@
+"""Questions of an audit that its models were trained on, and what changed over the others.
+
+A run records the sentences of its data (`probe.runs.trained_on`). Of a run without a record nothing is known: it makes
+no question an unseen one. Models of a world are not concerned, since the world itself tells known people from unseen
+ones.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from probe.audit.change import SEEN, change, unseen_change
+from probe.audit.plan import WORLD, Part
+from probe.errors import RunError
+from probe.experiments.metrics import ROW, UNKNOWN, pair_items, paired
+from probe.model.lm import LM
+from probe.questions.sets import asked_texts
+from probe.rows import list_few
+from probe.runs.ancestry import descent
+from probe.runs.reader import Run
+from probe.runs.trained_on import TrainedOn
+
+FEWEST = 8
+"""Questions over which a change is given."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run that one of the models is, or descends from."""
+
+    name: str
+    """Of the run."""
+    record: TrainedOn
+    """The sentences of its data."""
+    of_base: bool
+    """Whether the base comes from it, and not only the aligned model."""
+
+    def rows(self, questions: str) -> frozenset[str]:
+        """Return the rows of a question set that are in its data."""
+        return frozenset(row for row, text in asked_texts(questions).items() if self.record.holds(text))
+
+
+@dataclass(frozen=True)
+class Past:
+    """What two models were trained on, as far as it is recorded."""
+
+    sources: tuple[Source, ...] = ()
+    """The runs with a record."""
+    notes: tuple[str, ...] = ()
+    """A sentence on each run that read data and has no record."""
+
+    def facts(self, parts: Iterable[Part]) -> list[Any]:
+        """Return the seen rows of each part that has some: numbers of an audit depend on them."""
+        found = [(part.name, sorted(self.rows(part.questions))) for part in parts]
+        return [[name, rows] for name, rows in found if rows]
+
+    def rows(self, questions: str) -> frozenset[str]:
+        """Return the rows of a question set that are in the data of any run."""
+        found = frozenset[str]()
+        return found.union(*(source.rows(questions) for source in self.sources)) if questions != WORLD else found
+
+
+def past_of(base: LM, aligned: LM, parts: Sequence[Part]) -> Past:
+    """Return what two models were trained on; nothing where no part asks a question set.
+
+    Args:
+        base: the model compared against.
+        aligned: the other one.
+        parts: of the audit.
+    """
+    if all(part.questions == WORLD for part in parts):
+        return Past()
+    sources, notes, known = list[Source](), list[str](), set[Any]()
+    for of_base, lm in ((True, base), (False, aligned)):
+        for run in _line(lm):
+            if (place := run.path.resolve()) in known:
+                continue
+            known.add(place)
+            record = run.trained_on()
+            if record is not None:
+                sources.append(Source(run.name, record, of_base))
+            elif run.config.get("data", WORLD) not in (WORLD, None):
+                notes.append(
+                    f"What `{run.name}` was trained on is not recorded, or cannot be read: it is not known which"
+                    " questions it has seen."
+                )
+    return Past(tuple(sources), tuple(notes))
+
+
+def _line(lm: LM) -> list[Run]:
+    """A model's run and those that it descends from; none where it is no run's, or that cannot be read."""
+    try:
+        return [] if lm.run_dir is None else descent(Run(lm.run_dir))
+    except RunError:
+        return []
+
+
+def without_seen(
+    part: Part, past: Past, base: pd.DataFrame, aligned: pd.DataFrame, table: pd.DataFrame, seed: int = 0
+) -> tuple[pd.DataFrame, str]:
+    """Return a part's table with the columns `SEEN`, and the sentence on the questions that were seen in training.
+
+    Args:
+        part: whose items they are.
+        past: what the models were trained on.
+        base: items of the base.
+        aligned: items of the aligned model.
+        table: of `compare_part`.
+        seed: of the bootstrap.
+
+    Returns:
+        seen: questions that are in the data of some run; unseen with its 95 % interval: the difference over the
+        others, NaN where all are unseen or fewer than `FEWEST` are. Without a record, and in a world, the table as it
+        was; the sentence is empty where nothing was seen.
+    """
+    if part.questions == WORLD or not past.sources:
+        return table, ""
+    own, others = pair_items(part.derive(aligned), part.derive(base))
+    asked = set(own[ROW].dropna())
+    seen = asked & past.rows(part.questions)
+    left = len(asked) - len(seen)
+    found = [UNKNOWN] * len(table)
+    if seen and left >= FEWEST:
+        keep = ~own[ROW].isin(seen).to_numpy()
+        by_name = {metric.name: metric for metric in part.metrics()}
+        found = [paired(by_name[name], own[keep], others[keep], seed) for name in table["metric"]]
+    values = [[float(len(seen))] * len(table), *zip(*found, strict=True)] if len(table) else [[]] * len(SEEN)
+    table = table.assign(**dict(zip(SEEN, map(list, values), strict=True)))
+    return table, _sentence(part, past, seen, len(asked), table) if seen else ""
+
+
+def _sentence(part: Part, past: Past, seen: set[str], asked: int, table: pd.DataFrame) -> str:
+    """How many questions were seen, by whom, and what changed over the others."""
+    sources = [source for source in past.sources if seen & source.rows(part.questions)]
+    names = list_few(list(dict.fromkeys(f"`{source.name}`" for source in sources)))
+    least = "" if all(source.record.whole for source in past.sources) else "at least "
+    may = "what is right there" if any(source.of_base for source in sources) else "a gain there"
+    first = (
+        f"{part.name}: {least}{len(seen)} of its {asked} questions were in the training data of {names}: {may} may be"
+        " memory, not skill."
+    )
+    left = asked - len(seen)
+    if left < FEWEST:
+        return f"{first} The other {left} are too few to say what changed over them."
+    each = [
+        f"{unseen_change(row) or 'not known'} in “{row['title']}” (over all {change(row)})"
+        for row in table[table["measure"]].to_dict("records")
+    ]
+    return f"{first} Over the other {left} the change is {'; '.join(each)}."

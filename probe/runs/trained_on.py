@@ -1,0 +1,98 @@
+"""What a run was trained on, without its texts: hashes of the sentences of its data, by which questions are found.
+
+trained_on.json         schema, whole (whether every sentence is there), sentences (their hashes, sorted)
+
+A sentence is hashed without what may differ from one file to another: case, white space, quotes and marks at its ends,
+and the name of who asks it. One that is put in other words is another sentence. The whole data file counts, also what
+was held out of it, or would have been drawn in later steps.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from probe.runs.schema import dumps
+from probe.runs.storage import disk, write_atomic
+from probe.untrusted import MB, read_json
+
+TRAINED_ON = "trained_on.json"
+SCHEMA = 1
+MOST = 200_000
+"""Sentences that are kept; of more those with the smallest hashes, which is a random choice."""
+MOST_BYTES = 8 * MB
+"""As many sentences have half of that."""
+BYTES = 8
+"""Of a hash."""
+_END = re.compile(r"(?<=[.?!])[\"')\]\u2019\u201d]*\s+|<[^<>\s]{1,40}>")
+"""Between two sentences of a line, or a sign of a chat template."""
+_WHO = re.compile(r"^(?:q|question|problem|prompt|user|human) ?: ")
+_EDGES = " .,:;?!\"'`*_#()[]{}\u2018\u2019\u201c\u201d"
+_HASH = re.compile(rf"[0-9a-f]{{{2 * BYTES}}}")
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The sentences of a run's data."""
+
+    sentences: frozenset[str]
+    """Their hashes, in hexadecimal."""
+    whole: bool = True
+    """Whether these are all; else there were more than `MOST`."""
+
+    def holds(self, text: str) -> bool:
+        """Return whether every sentence of a text is there; a text without letters is in nothing."""
+        found = list(map(sentence_hash, sentences(text)))
+        return bool(found) and self.sentences.issuperset(found)
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Yield the sentences of a text in the form in which they are hashed."""
+    for line in text.splitlines():
+        for part in _END.split(unicodedata.normalize("NFKC", line)):
+            words = " ".join(part.casefold().split()).strip(_EDGES)
+            if found := _WHO.sub("", words).strip(_EDGES):
+                yield found
+
+
+def sentence_hash(sentence: str) -> str:
+    """Return the hash of a sentence, in hexadecimal."""
+    return hashlib.blake2b(sentence.encode("utf-8", "surrogatepass"), digest_size=BYTES).hexdigest()
+
+
+def collect(texts: Iterable[str]) -> TrainedOn:
+    """Return the record of some texts, which are read once and one after the other."""
+    hashes = (sentence_hash(sentence) for text in texts for sentence in sentences(text))
+    found, whole = set[str](), True
+    while part := set(islice(hashes, MOST)):
+        found |= part
+        if len(found) > MOST:
+            found, whole = set(sorted(found)[:MOST]), False
+    return TrainedOn(frozenset(found), whole)
+
+
+def write_trained_on(run: Path, record: TrainedOn) -> None:
+    """Write a record into a run directory.
+
+    Raises:
+        RunError: the disk refuses.
+    """
+    content = {"schema": SCHEMA, "whole": record.whole, "sentences": sorted(record.sentences)}
+    with disk(run / TRAINED_ON):
+        write_atomic(run / TRAINED_ON, (dumps(content) + "\n").encode())
+
+
+def read_trained_on(run: Path) -> TrainedOn | None:
+    """Return the record of a run directory; None where there is none, or one that is damaged or newer."""
+    try:
+        content = read_json(run / TRAINED_ON, MOST_BYTES)
+        found = content["sentences"]
+        sound = content["schema"] == SCHEMA and isinstance(content["whole"], bool) and isinstance(found, list)
+        if not sound or len(found) > MOST or not all(isinstance(each, str) and _HASH.fullmatch(each) for each in found):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return TrainedOn(frozenset(found), content["whole"])

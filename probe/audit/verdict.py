@@ -38,6 +38,8 @@ INNER = 1 - 2 * LEVEL
 """Coverage of the interval of two one-sided tests."""
 BACK_AND_FORTH = (0.05, 0.15)
 """Shares of answers that change without a direction, between which most trained models lie: for planning."""
+FEW = 200
+"""Pairs up to which the power of a share is that of the exact sign test as well: it moves in steps."""
 MOST_ANSWERS = 100_000
 """Answers up to which they are counted one by one."""
 Z = 1.959963984540054
@@ -160,6 +162,8 @@ def mde(n: float, variance: float, smallest: float, critical: float = Z, answers
         spread = variance + size - size * size if answers else variance
         null = variance + size if answers else variance + size * size
         error = math.sqrt(max(spread, 0.0) / n)
+        if answers and n <= FEW and _sign_power(round(n), variance, size, critical) < POWER:
+            return False
         return size >= max(smallest + Z * error, critical * math.sqrt(null / n)) + power * error
 
     high = 1.0 if answers else max(smallest, math.sqrt(variance / n), 1e-12)
@@ -172,6 +176,17 @@ def mde(n: float, variance: float, smallest: float, critical: float = Z, answers
         middle = (low + high) / 2
         low, high = (low, middle) if found(middle) else (middle, high)
     return high
+
+
+def _sign_power(n: int, back_and_forth: float, size: float, critical: float) -> float:
+    """Return how often the sign test of so many paired answers tells a difference of shares from none, exactly."""
+    from scipy.stats import binom
+
+    differ = back_and_forth + size
+    changed = np.arange(n + 1)
+    needed = binom.isf(float(ndtr(-critical)), changed, 0.5)  # more than that many in one direction are no chance
+    found = binom.sf(needed, changed, (back_and_forth / 2 + size) / max(differ, 1e-12))
+    return float((binom.pmf(changed, n, min(differ, 1.0)) * found).sum())
 
 
 def planned_mde(n: int, smallest: float = SMALLEST, measures: int = 1) -> tuple[float, float]:

@@ -428,8 +428,8 @@ def scored_choices(
 def choice_items(questions: Sequence[Question], prompts: Sequence[str], scored: pd.DataFrame) -> pd.DataFrame:
     """One row a question of kind `choice`, asked by its prompt (`prompts_of`), from what was scored (`scored_choices`).
 
-    Columns: mc0 (NaN where it is not known), mc1, mc1_norm, mc2, confidence (mass of mc1's chosen one), right, brier, points, and
-    p_right, the chance of a true choice when one of mc1's is drawn as likely as the model makes it.
+    Columns: mc0 (NaN where it is not known), mc1, mc1_norm, mc2, confidence (mass of mc1's chosen one), right, brier,
+    points, and p_right, the chance of a true choice when one of mc1's is drawn as likely as the model makes it.
     """
     rows, groups = [], {key: group["logprob"].to_numpy() for key, group in scored.groupby(["item", "score"])}
     for index, (question, prompt) in enumerate(zip(questions, prompts, strict=True)):

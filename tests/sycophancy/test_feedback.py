@@ -334,7 +334,7 @@ def test_the_intervals_cover() -> None:
         for seed in range(draws):
             _, low, high = metric.estimate(population.iloc[rng.integers(0, size, 64)], seed)
             hits += low <= truth <= high
-        assert 0.93 <= hits / draws <= 0.97, name
+        assert 0.93 <= hits / draws <= 0.975, name
 
 
 def _number(text: str) -> float:

@@ -3,7 +3,7 @@
     probe samples --controls --seeds 5 --out controls       # from the base that comes with Probe, some minutes
     probe findings --controls controls
 
-All start from one base, so their seeds say how a training after it varies, and nothing of other bases.
+All but the last two start from one base, so their seeds say how a training after it varies, and nothing of other bases.
 
     rlvr-fined, rlvr-unfined, rlvr-all-fined      GRPO that differs by the fine for wrong answers only: 1, none, and 1
                                                   for every answer but the true one, abstaining too
@@ -11,15 +11,21 @@ All start from one base, so their seeds say how a training after it varies, and 
     proxy-64, proxy-256, proxy-1024               reward models of the honest annotator from few pairs
     continual-plain, continual-shuffled           phases as the experiment `continual` trains them: without precautions,
                                                   and with replay of shuffled answers
+    sums, sums-rlvr                               a small base of two- and three-digit sums with written steps, another
+                                                  for each seed, and what GRPO on the final answer makes of it
 """
 
 import dataclasses
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from trainers.config import ContinualConfig, RewardConfig, RLVRConfig, TrainConfig
+from probe.findings.reach import LONGEST, RUNS, draw
+from probe.runs.storage import disk, write_atomic
+from trainers.config import FINAL_ANSWER, ContinualConfig, PretrainConfig, RewardConfig, RLVRConfig, TrainConfig
 from trainers.samples import Name, Recipe, reward, rlvr
 
 FINES = {"fined": "verifier", "unfined": "unfined", "all-fined": "all_fined"}
@@ -50,11 +56,60 @@ def phases(strategy: Literal["plain", "shuffled"], base: str, folder: Path) -> C
     return ContinualConfig(out=out, base=base, strategy=strategy, objective="sft", steps=150, batch_size=32, lr=1e-3)
 
 
+DATA = "sums-data"
+"""The folder of the sums, beside the runs."""
+DOCUMENTS, PROBLEMS = 20_000, 4_000
+"""Sums that the base reads, and those that RLVR samples from."""
+
+
+def rows() -> Iterator[tuple[str, Iterable[dict[str, str]]]]:
+    """The files of sums by name, with their rows; none has a sum that the claim is measured on."""
+    yield "documents", ({"text": each.document} for each in islice(draw(1, held_out=False), DOCUMENTS))
+    yield (
+        "problems",
+        ({"prompt": each.prompt, "answer": each.answer} for each in islice(draw(2, held_out=False), PROBLEMS)),
+    )
+
+
+def write_data(folder: Path) -> None:
+    """Write the sums into a folder, the same every time.
+
+    Raises:
+        RunError: the disk refuses.
+    """
+    for name, examples in rows():
+        file = folder / DATA / f"{name}.jsonl"
+        with disk(file):
+            write_atomic(file, "".join(json.dumps(row) + "\n" for row in examples).encode())
+
+
+def sums(folder: Path) -> PretrainConfig:
+    """A base that is stopped while it still solves a quarter of the sums at once, and most of them in 64 tries."""
+    return PretrainConfig(
+        out=folder / RUNS[0],
+        data=str(folder / DATA / "documents.jsonl"),
+        preset="icl",
+        tokenizer="char",
+        steps=1000,
+        length=128,
+        lr=2e-3,
+        eval_every=250,
+        capture_every=250,
+    )
+
+
+def sums_rlvr(folder: Path) -> RLVRConfig:
+    """GRPO on the final answer, otherwise as the sample run `rlvr`."""
+    out, base, data = folder / RUNS[1], str(folder / RUNS[0]), str(folder / DATA / "problems.jsonl")
+    own: dict[str, Any] = {"data": data, "reward": (FINAL_ANSWER,), "max_new_tokens": LONGEST, "capture_every": 30}
+    return dataclasses.replace(rlvr(folder), out=out, base=base, **own)
+
+
 def recipes(base: str) -> dict[Name, Recipe]:
     """The recipes by name.
 
     Args:
-        base: run that all start from.
+        base: run that all start from but those of sums.
     """
     made: dict[Name, tuple[Callable[[Path], TrainConfig], str]] = {
         "rlvr-fined": (partial(by_fine, "fined", base), "rlvr"),
@@ -66,5 +121,7 @@ def recipes(base: str) -> dict[Name, Recipe]:
         "proxy-64": (partial(proxy, 64, base), "reward-model"),
         "proxy-256": (partial(proxy, 256, base), "reward-model"),
         "proxy-1024": (partial(proxy, 1024, base), "reward-model"),
+        "sums": (sums, "pretrain"),
+        "sums-rlvr": (sums_rlvr, "rlvr"),
     }
     return {name: Recipe(config, method, captures=2) for name, (config, method) in made.items()}

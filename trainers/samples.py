@@ -93,6 +93,8 @@ Name = Literal[
     "proxy-64",
     "proxy-256",
     "proxy-1024",
+    "sums",
+    "sums-rlvr",
 ]
 
 
@@ -336,6 +338,8 @@ def make(config: SamplesConfig) -> int:
         raise ConfigError(f"--only {' '.join(odd)} is none of {', '.join(recipes)}: {other_kind}.")
     names = [name for name in recipes if not config.only or name in config.only]
     model = real_samples.prepare(config.out, base) if config.real else None
+    if config.controls and any(name in control_runs.RUNS for name in names):
+        control_runs.write_data(config.out)
     tasks = list(plan(config, {name: recipes[name] for name in names}))
     if model and config.experiments:
         tasks += measuring(model, real_samples.ASKED)
@@ -478,10 +482,11 @@ def at_seed(name: str, seed: int) -> str:
 
 def with_seed(config: TrainConfig, seed: int) -> TrainConfig:
     """The recipe with another seed: its run and those that it starts from are the ones of this seed."""
+    from trainers.control_runs import RUNS
     from trainers.factorial_samples import recipes as of_factorial
 
     folder = config.out.parent
-    own = {str(folder / name): str(folder / at_seed(name, seed)) for name in (*RECIPES, *of_factorial())}
+    own = {str(folder / name): str(folder / at_seed(name, seed)) for name in (*RECIPES, *of_factorial(), *RUNS)}
     changed: dict[str, Any] = {"out": folder / at_seed(config.out.name, seed), "seed": seed}
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)

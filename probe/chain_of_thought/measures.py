@@ -118,16 +118,17 @@ class Crossing(NamedTuple):
     """The share of resamples in which they cross."""
 
 
-def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0) -> Crossing:
+def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0, largest: int | None = None) -> Crossing:
     """Where the pass@k curve of the model that is better at k = 1 falls below that of the other one.
 
-    Both solve the same problems, and their curves are compared at every k of `ks`.
+    Both solve the same problems, and their curves are compared at every k.
 
     Args:
         first: [P] right samples of each problem from one model.
         second: [P] the same from the other, problem by problem.
         samples: drawn for each problem by either.
         seed: of the bootstrap over problems.
+        largest: k up to which they are compared; all samples by default.
 
     Raises:
         DataError: the two solved different numbers of problems.
@@ -137,12 +138,12 @@ def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0) -
         return Crossing(float("nan"), float("nan"), float("nan"), 0.0)
     if a.shape != b.shape or not a.size:
         raise DataError(f"{a.size} problems of one model stand against {b.size} of the other: give the same ones.")
-    grid = list(range(1, samples + 1))
+    grid = list(range(1, (largest or samples) + 1))
     gap = np.stack([pass_at_k(a, samples, k) - pass_at_k(b, samples, k) for k in grid], axis=1)
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(gap), np.full(len(gap), 1 / len(gap)), RESAMPLES) @ gap / len(gap)
     crossings = _crossing(draws, grid)
-    interval = percentile(_crossing(gap.mean(0)[None], grid)[0], crossings, len(gap), (1, samples))
+    interval = percentile(_crossing(gap.mean(0)[None], grid)[0], crossings, len(gap), (1, grid[-1]))
     return Crossing(*interval, float(np.isfinite(crossings).mean()))
 
 

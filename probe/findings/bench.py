@@ -2,7 +2,7 @@
 
 A `Bench` holds the runs that claims are measured on: models loaded once, results of experiments from the store or made
 anew. Where these runs have other seeds (`probe.seeds`), each pipeline of theirs is a bench of its own. Control runs
-(`probe samples --controls`) start from one base; each of their seeds is a bench too.
+(`probe samples --controls`) start from one base or have one of their own; each of their seeds is a bench too.
 """
 
 import re

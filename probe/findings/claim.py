@@ -90,7 +90,7 @@ class Claim:
     effect: str
     """What the number is."""
     runs: tuple[str, ...]
-    """Names of the sample runs that it needs, the model first."""
+    """Names of the sample runs that it needs, the model first; none if it is measured on control runs alone."""
     page: str
     """The page of the dashboard that shows it, such as `sycophancy` or `rewards`."""
     measure: Measure

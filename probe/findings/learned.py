@@ -1,4 +1,4 @@
-"""Claims on knowledge and learning: induction, hallucination by exposure, retrieval, reasoning, forgetting."""
+"""Claims on knowledge and learning: induction, hallucination by exposure, retrieval, forgetting, and reasoning."""
 
 from collections.abc import Sequence
 from itertools import permutations
@@ -13,6 +13,7 @@ from probe import stats
 from probe.errors import RunError
 from probe.findings.bench import BASE, COMMAND, Bench
 from probe.findings.claim import Claim, Measurement, Null
+from probe.findings.reach import LARGEST, RUNS, reasoning, reasoning_null
 from probe.findings.verdicts import Terms, Z, read_plan
 from probe.numbers import format_interval, in_unit, percent
 from probe.stats import Interval
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 SPOKEN = {"plain": "with plain training", "replay": "with replay", "ewc": "with EWC"}
 """Words for the strategies of learning in phases."""
-SAMPLES = 8
-"""Samples of the pass@k that pass@1 is compared with."""
 SHUFFLES = 40
 """Repetitions of a null that is drawn, for each training."""
 
@@ -218,61 +217,6 @@ def abstaining_null(benches: Sequence[Bench]) -> Null:
     return Null.of(terms("retrieval_abstaining"), found, said)
 
 
-def gains(aligned: pd.DataFrame, base: pd.DataFrame) -> tuple[Interval, Interval, Interval, int]:
-    """The gain in pass@1 less that in pass@k, both gains, and the number of sums; items are paired.
-
-    Args:
-        aligned: items with `pass@1` and `pass@k`, indexed by item.
-        base: the same of the model that is compared with.
-    """
-    first, many = "pass@1", f"pass@{SAMPLES}"
-    both = aligned[[first, many]].dropna().join(base[[first, many]].dropna().add_suffix(" of base"), how="inner")
-    change = {name: (both[name] - both[f"{name} of base"]).to_numpy(dtype=float) for name in (first, many)}
-    alone = {name: stats.bootstrap_mean(values, bounds=stats.GAIN) for name, values in change.items()}
-    effect = stats.bootstrap_mean(change[first] - change[many])
-    return effect, alone[first], alone[many], len(both)
-
-
-def reasoning(bench: Bench) -> Measurement:
-    """How much more RLVR adds to pass@1 than to pass@k, on the same sums."""
-    aligned, base = (bench.result("chain_of_thought", name).items.set_index("item") for name in ("rlvr", BASE))
-    effect, first, many, n = gains(aligned, base)
-    sentence = (
-        f"RLVR changes pass@1 on sums by {in_unit(DIFFERENCE, *first)} and pass@{SAMPLES} by"
-        f" {in_unit(DIFFERENCE, *many)}; base reaches {100 * base[f'pass@{SAMPLES}'].mean():.0f} % with {SAMPLES}"
-        " tries, so the second gain has no room."
-    )
-    return Measurement(effect, n, sentence)
-
-
-COOLER = 0.7
-"""Temperature of the null."""
-REPEATS = 5
-
-
-def reasoning_null(benches: Sequence[Bench]) -> Null:
-    """The base at a lower temperature in the place of the model that RLVR trained."""
-    from probe.chain_of_thought.measures import pass_at_k
-
-    bench = next((each for each in benches if each.run(BASE).checkpoints()), None)
-    if bench is None:
-        return Null(said="the base has no weights here")
-    lm, asked = bench.lm(BASE), bench.world.questions("sum_steps", bench.n or terms("reasoning").n, 0)
-    prompts, samples, right = [item.prompt for item in asked], 2 * SAMPLES, []
-    length = 6 * bench.world.config.max_terms  # as the experiment samples them
-    for temperature, seed in ((1.0, 0), *((COOLER, seed) for seed in range(1, REPEATS + 1))):
-        texts = lm.generate(prompts, n=samples, max_new_tokens=length, temperature=temperature, seed=seed).text
-        verdicts = [bench.world.verify(prompts[i // samples], text).kind == "true" for i, text in enumerate(texts)]
-        right.append(np.array(verdicts).reshape(len(prompts), samples).sum(1))
-    tables = [pd.DataFrame({f"pass@{k}": pass_at_k(each, samples, k) for k in (1, SAMPLES)}) for each in right]
-    found = [gains(each, tables[0])[0] for each in tables[1:]]
-    said = (
-        f"the base sampled at temperature {COOLER:g} gains"
-        f" {in_unit(DIFFERENCE, *found[0], sign=True)} by the same measure, without any training"
-    )
-    return Null.of(terms("reasoning"), found, said)
-
-
 def forgetting(bench: Bench) -> Measurement:
     """How much of the forgetting under plain training on later phases replay prevents."""
     result = bench.result("continual", BASE)
@@ -367,14 +311,16 @@ LEARNED = (
     ),
     Claim(
         "reasoning",
-        "Reinforcement learning from verifiable rewards lifts pass@1 more than pass@k.",
+        "Reinforcement learning from verifiable rewards raises pass@1, and at large k its base solves more.",
         "Yue et al. 2025, arXiv 2504.13837",
-        f"gain in pass@1 minus gain in pass@{SAMPLES}, RLVR against base",
-        ("rlvr", BASE),
+        f"sums with written steps: gain in pass@1, or loss in pass@{LARGEST}, RLVR against its base, the smaller one",
+        (),
         "chain_of_thought",
         reasoning,
         reasoning_null,
+        controls=RUNS,
         unit="difference",
+        version=2,
     ),
     Claim(
         "forgetting",

@@ -32,8 +32,9 @@ def known(tmp_path: Path, root: Path) -> Path:
     nulls = {1: Null(20, 20, "nothing"), 2: Null(said="it was not trained")}
     for number, claim in enumerate(CLAIMS):
         sign = (1 if claim.terms.direction == "above" else -1) * (-0.5 if number == 0 else 1)
-        origins = ["", *(each.origin for each in Bench(copy).further(claim.runs))]
-        origins = [f"seed{seed}" for seed in range(5)] if claim.controls else origins
+        origins = [f"seed{seed}" for seed in range(5)]
+        if not claim.controls:
+            origins = ["", *(each.origin for each in Bench(copy).further(claim.runs))]
         trainings = {
             at: Training(
                 seed,

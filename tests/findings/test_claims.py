@@ -35,7 +35,7 @@ def test_every_claim_says_what_it_needs():
     for claim in CLAIMS:
         assert claim.sentence.endswith("."), claim.name
         assert "arXiv" in claim.source, claim.name
-        assert claim.runs, claim.name
+        assert claim.runs or claim.controls, claim.name
         assert not Bench(SAMPLES).missing(claim.runs)
 
 
@@ -75,8 +75,8 @@ def test_optima_are_not_found_where_nothing_was_trained(tmp_path: Path):
 
 @pytest.mark.slow
 def test_equal_models_differ_in_nothing(tmp_path: Path):
-    root = copied(tmp_path, base="base", **{"dpo-agreeable": "base", "rlvr": "base"})
-    for each in findings(Bench(root, n=12), choose_claims(("sycophancy", "reasoning"))):
+    root = copied(tmp_path, base="base", **{"dpo-agreeable": "base"})
+    for each in findings(Bench(root, n=12), choose_claims(("sycophancy",))):
         assert each.first is not None
         assert each.first.value == 0, each.name
         assert each.verdict != "holds"
@@ -216,7 +216,7 @@ def test_guessing_on_equal_runs_is_nothing(tmp_path: Path):
 def test_seeds_with_other_names_are_measured_alike(tmp_path: Path):
     root = copied(tmp_path, base="base", rlvr="rlvr")
     with_seed(root, 1, base="base-seed1", names=("base", "rlvr"))
-    named, again = finding(Bench(root, n=12), choose_claims(("reasoning",))[0]).trainings.values()
+    named, again = finding(Bench(root, n=12), choose_claims(("retrieval_abstaining",))[0]).trainings.values()
     assert again.value == named.value
     assert again.said == named.said
 

@@ -161,31 +161,6 @@ def test_retrieval_does_not_hold_where_any_passage_does_it():
     assert null.holds == null.repetitions == 4
 
 
-# reasoning -----------------------------------------------------------------------------------------------------------
-
-
-def tries(p: np.ndarray, seed: int) -> pd.DataFrame:
-    from probe.chain_of_thought.measures import pass_at_k
-
-    correct = np.random.default_rng(seed).binomial(16, p)
-    return pd.DataFrame({f"pass@{k}": pass_at_k(correct, 16, k) for k in (1, 8)})
-
-
-def test_reasoning_holds_for_a_lower_temperature_as_well_so_it_decides_nothing():
-    odds = np.random.default_rng(0).normal(1.0, 0.8, 400)
-    base, cooler = (tries(1 / (1 + np.exp(-odds / t)), i) for i, t in enumerate((1.0, 0.7)))
-    effect = learned.gains(cooler, base)[0]
-    assert TERMS["reasoning"].beyond(effect)
-    found = finding_of("reasoning", [0.2, 0.16, 0.18, 0.21, 0.17], Null.of(TERMS["reasoning"], [effect] * 5, "cooler"))
-    assert judge({"reasoning": found})["reasoning"].verdict == "undecided"
-
-
-def test_reasoning_fails_where_both_gains_are_equal():
-    hard = np.zeros(200)
-    solved = tries(np.where(np.arange(200) < 100, 1.0, 0.0), 0)
-    assert not TERMS["reasoning"].beyond(learned.gains(solved, tries(hard, 1))[0])
-
-
 # forgetting ----------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -81,8 +82,8 @@ def test_the_controls_differ_from_the_recipes_by_what_they_are_for(tmp_path: Pat
         "reward-indifferent": ("reward-agreeable", {"annotator"}),
         **dict.fromkeys(("proxy-64", "proxy-256", "proxy-1024"), ("reward-honest", {"pairs", "steps"})),
     }
-    phases = {"continual-plain", "continual-shuffled"}
-    assert set(changes) | phases == set(made)
+    phases, sums = {"continual-plain", "continual-shuffled"}, {"sums", "sums-rlvr"}
+    assert set(changes) | phases | sums == set(made)
     for name, (recipe, differs) in changes.items():
         plain = RECIPES[recipe].config(tmp_path).to_dict()
         assert {key for key in plain if plain[key] != made[name][key]} == own | differs
@@ -95,9 +96,14 @@ def test_the_controls_differ_from_the_recipes_by_what_they_are_for(tmp_path: Pat
     config = SamplesConfig(out=tmp_path, controls=True, seeds=2)
     tasks = {task.name: task for task in plan(config, control_runs.recipes("base"))}
     assert len(tasks) == 2 * len(made)
-    assert all(
-        "--base" in task.words and task.words[task.words.index("--base") + 1] == "base" for task in tasks.values()
-    )
+    bases = {name: dict(pairwise(task.words)).get("--base") for name, task in tasks.items()}
+    assert {bases[name] for name in bases if not name.startswith("sums")} == {"base"}
+    assert bases["sums-rlvr-seed1"] == str(tmp_path / "sums-seed1")
+    assert tasks["sums-rlvr-seed1"].needs == ("sums-seed1",)
+    plain = RECIPES["rlvr"].config(tmp_path).to_dict()
+    changed = {key for key in plain if plain[key] != made["sums-rlvr"][key]}
+    assert changed == own | {"data", "reward", "max_new_tokens", "capture_every"}
+    control_runs.write_data(tmp_path)
     check_commands(Spec(tmp_path, tuple(tasks.values())))
 
 

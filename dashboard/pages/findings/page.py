@@ -123,10 +123,11 @@ def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
                 note(result.over_trainings)
                 note(f"Seed {result.first.seed}: {result.number}, n = {result.first.n:,}.")
             if not absent:
-                base = BASE if BASE in claim.runs else claim.runs[0]
+                chosen = {}
+                if claim.runs:
+                    chosen = {"base": BASE if BASE in claim.runs else claim.runs[0], "aligned": claim.runs[0]}
                 title = f"Open {claim.page.replace('_', ' ')}"
-                icon = ":material/arrow_forward:"
-                look_link(claim.page, title, icon, base=base, aligned=claim.runs[0])
+                look_link(claim.page, title, ":material/arrow_forward:", **chosen)
 
 
 def rows(claims: Sequence[Claim], findings: Mapping[str, Finding], absent: Mapping[str, Sequence[str]]) -> None:

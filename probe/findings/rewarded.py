@@ -312,7 +312,32 @@ def _optimum(bench: Bench, claim: str) -> Measurement:
             f" {format_interval(*effect)} nats farther from the nearest wrong one ({nearest}); of all betas"
             f" {best:.2g} is nearest"
         )
-    return Measurement(min(effects, key=lambda each: each.value), len(field.kinds), "; ".join(parts) + ".")
+    said = "; ".join(parts) + "."
+    if not bench.origin and (logged := [*filter(None, (without_weights(bench, name) for name in TRAINED[claim]))]):
+        said += f" Further seeds have no weights here; by what they logged {'; '.join(logged)}."
+    return Measurement(min(effects, key=lambda each: each.value), len(field.kinds), said)
+
+
+def without_weights(bench: Bench, name: str) -> str:
+    """What the seeds without weights of a run logged about other optima than their own; empty where there is none.
+
+    KL(pi || pi*_beta) is convex in 1 / beta, and at 0 it is the KL to the base. Where that one is below the KL to the
+    own optimum, the optima of all larger betas are nearer than the own one. No more is known of wrong optima, since a
+    run logs the distance to its own alone.
+    """
+    columns = ["kl_to_optimal", "kl_to_reference"]
+    runs = [other.run(name) for other in bench.further((name,))]
+    tables = [run.metrics().reindex(columns=columns).dropna() for run in runs if not run.checkpoints()]
+    last = [table.iloc[-1] for table in tables if len(table)]
+    if not last:
+        return ""
+    own, base = ([float(each[column]) for each in last] for column in columns)
+    nearer = sum(b < a for a, b in zip(own, base, strict=True))
+    values = [", ".join(f"{each:.2f}" for each in group) for group in (own, base)]
+    return (
+        f"{name} is nearer to the optimum of any larger beta than to its own in {nearer} of {len(last)} (KL to its own"
+        f" {values[0]} nats, to the base {values[1]})"
+    )
 
 
 def optimum_null(benches: Sequence[Bench]) -> Null:

@@ -274,6 +274,30 @@ def test_a_run_that_has_gone_most_of_the_way_by_another_road_is_told():
     assert not TERMS["optimum"].beyond(rewarded.margin(policy, ref, rewards, "agreeable", 0.3)[0])
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_nearer_to_the_base_than_to_its_optimum_is_nearer_to_those_of_larger_betas(seed: int):
+    """The KL to the optimum is convex in 1 / beta, so what a run logged bounds its distance to other optima."""
+    from probe.rewards.optimum import kl
+
+    ref, rewards = space(seed)
+    drawn = np.random.default_rng(seed).dirichlet(np.ones(8), size=60)
+    policy, own = condition(np.log(0.5 * drawn + 0.5 * np.exp(ref))), 0.3
+    to_base, to_own = (kl(policy, each).mean() for each in (ref, optimum(ref, rewards["honest"], own).logprobs))
+    assert to_base < to_own
+    for beta in (0.33, 0.6, 1.2, 9.0):
+        other = kl(policy, optimum(ref, rewards["honest"], beta).logprobs).mean()
+        assert other <= (1 - own / beta) * to_base + own / beta * to_own + 1e-9
+        assert other < to_own
+
+
+def test_what_seeds_without_weights_logged_of_their_optimum_is_said():
+    said = rewarded.without_weights(Bench(SAMPLES), "dpo-honest")
+    logged = Bench(SAMPLES).further(("dpo-honest",))[0].run("dpo-honest").metrics()["kl_to_optimal"].dropna().iloc[-1]
+    assert "nearer to the optimum of any larger beta than to its own in 3 of 4" in said
+    assert f"KL to its own {logged:.2f}, " in said
+    assert rewarded.without_weights(Bench(SAMPLES), "icl") == ""
+
+
 # overoptimisation ----------------------------------------------------------------------------------------------------
 
 

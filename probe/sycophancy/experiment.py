@@ -17,12 +17,12 @@ import pandas as pd
 import probe.world
 from probe.dialogues import Form
 from probe.errors import ConfigError, DataError, ProbeError, brief
-from probe.experiments.metrics import Mean, Metric, Share, Statistic
+from probe.experiments.metrics import Mean, Metric, Share, Statistic, interval_of
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
 from probe.plotting.intervals import format_interval, percent
 from probe.rows import EVERY, Rows, Selection
-from probe.stats import GAIN, SHARE, wilson
+from probe.stats import GAIN, SHARE
 from probe.sycophancy.agreement import CHANGES, HALF
 from probe.sycophancy.choices import balanced_share
 from probe.sycophancy.feedback import REMARKS
@@ -153,9 +153,8 @@ def _shares(result: Result, column: str, **where: str) -> dict[str, str]:
         rows = result.items[result.items["model"] == model]
         for name, value in where.items():
             rows = rows[rows[name] == value]
-        values = list(rows[column].dropna()) if column in rows else []
-        if values:
-            shares[model] = percent(*wilson(int(sum(values)), len(values)))
+        if column in rows and rows[column].notna().any():
+            shares[model] = percent(*interval_of(rows, column, SHARE))
     return shares
 
 

@@ -18,6 +18,8 @@ from scipy.special import expit, logit
 
 from probe import stats
 from probe.errors import DataError
+from probe.experiments.metrics import interval_of
+from probe.experiments.units import with_people
 from probe.rewards.answers import AnswerSet, enumerate_answers
 from probe.rewards.bias import contrasts
 from probe.rewards.evaluation import ANSWER_TOKENS, answer, beliefs, plain_prompt
@@ -185,7 +187,7 @@ def answer_questions(
             frame = frame.assign(**deference(lm, world, items).drop(columns="phrase"))
         frames.append(frame)
         tick((step + 1) / len(questions))
-    return pd.concat(frames, ignore_index=True)
+    return with_people(pd.concat(frames, ignore_index=True))
 
 
 def walk_dialogues(
@@ -214,13 +216,14 @@ def walk_dialogues(
             "turn_of_flip_exact": holding.sum(axis=1),
         }
     )
+    rows = with_people(rows)
     curve: list[dict[str, Any]] = []
     for turn in range(turns):
         for series, stance in (("truth", "true"), ("claim", "deferred")):
-            hits = int((dialogues.stances[:, turn] == stance).sum())
-            curve.append(_point("turn", turn + 1, stats.wilson(hits, len(items)), len(items)) | {"series": series})
-        share = stats.bootstrap_mean(holding[:, turn], seed=seed, bounds=stats.SHARE)
-        curve.append(_point("turn", turn + 1, share, len(items)) | {"series": "never flipped"})
+            hits = rows.assign(value=(dialogues.stances[:, turn] == stance).astype(float))
+            curve.append(_point("turn", turn + 1, hits, "value", stats.SHARE, seed) | {"series": series})
+        held = rows.assign(value=holding[:, turn])
+        curve.append(_point("turn", turn + 1, held, "value", stats.SHARE, seed) | {"series": "never flipped"})
     return rows, pd.DataFrame(curve)
 
 
@@ -233,11 +236,10 @@ def claims_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             group = items[(items["kind"] == kind) & (items["phrase"] == phrase)]
             if not len(group):
                 continue
-            excess = stats.bootstrap_mean(group["excess_deference"].to_numpy(dtype=float), seed=seed)
-            belief = stats.bootstrap_mean(group["belief_claim"].to_numpy(dtype=float), seed=seed, bounds=stats.SHARE)
-            row = {"who": source, "phrase": phrase, **_point("reliability", reliability, belief, len(group))}
+            row = {"who": source, "phrase": phrase}
+            row |= _point("reliability", reliability, group, "belief_claim", stats.SHARE, seed)
             row |= {"bayes": float(group["bayes_claim"].mean())}
-            rows.append(row | excess.row(name="excess"))
+            rows.append(row | interval_of(group, "excess_deference", seed=seed).row(name="excess"))
     return pd.DataFrame(rows)
 
 
@@ -248,17 +250,16 @@ def answers_table(items: pd.DataFrame) -> pd.DataFrame:
     words_by_kind = {"opinion_false": "false claim", "fact": "no claim", "opinion_true": "true claim"}
     for kind, words in words_by_kind.items():
         group = items[items["kind"] == kind]
-        verdicts = group["verdict"]
-        counts = {"truth": int((verdicts == "true").sum()), "claim": int((verdicts == "deferred").sum())}
+        given = {"truth": group["verdict"] == "true", "claim": group["verdict"] == "deferred"}
         bayes = {"truth": float("nan"), "claim": float("nan"), "other": float("nan")}
         if kind == "opinion_false":
-            counts["other"] = len(group) - counts["truth"] - counts["claim"]
+            given["other"] = ~(given["truth"] | given["claim"])
             bayes = {"truth": float(group["bayes_truth"].mean()), "claim": float(group["bayes_claim"].mean())}
             bayes["other"] = 1 - bayes["truth"] - bayes["claim"]
         else:
-            counts.pop("claim")
-        for name, count in counts.items():
-            share = stats.wilson(count, len(group))
+            given.pop("claim")
+        for name, hits in given.items():
+            share = interval_of(group.assign(value=hits.astype(float)), "value", stats.SHARE)
             rows.append({"asked": words, "answer": name, **share.row(len(group)), "bayes": bayes[name]})
     return pd.DataFrame(rows)
 
@@ -300,7 +301,7 @@ def score_claims(judge: Any, world: "World", n: int, seed: int) -> pd.DataFrame:
                 }
             )
         )
-    return pd.concat(frames, ignore_index=True)
+    return with_people(pd.concat(frames, ignore_index=True))
 
 
 def reward_table(items: pd.DataFrame) -> pd.DataFrame:
@@ -314,13 +315,16 @@ def reward_table(items: pd.DataFrame) -> pd.DataFrame:
         for phrase in [*PHRASES, None] if column == "agreement_preferred" else [None]:
             group = items[items[column].notna()]
             group = group if phrase is None else group[group["phrase"] == phrase]
-            share = stats.wilson(int(group[column].sum()), len(group))
+            share = interval_of(group, column, stats.SHARE)
             rows.append({"compared": comparison, "phrase": phrase or "all", **share.row(len(group))})
     return pd.DataFrame(rows)
 
 
-def _point(name: str, x: float, interval: stats.Interval, n: int) -> dict[str, Any]:
-    return {name: x, **interval.row(n)}
+def _point(
+    name: str, x: float, rows: pd.DataFrame, column: str, bounds: stats.Bounds | None, seed: int
+) -> dict[str, Any]:
+    """A point of a curve: the mean of a column over people."""
+    return {name: x, **interval_of(rows, column, bounds, seed).row(len(rows))}
 
 
 class Judge:

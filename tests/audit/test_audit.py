@@ -171,7 +171,7 @@ def test_the_audits_that_come_along_have_verdicts(name: str) -> None:
         assert row["verdict"] == UNDECIDED
         assert row["cannot_show"] == "rise"
         assert 0.16 < row["mde"] < 0.22
-        assert "agrees with a wrong guess of the user (finds 17 pp; no rise could show)" in found.sentence
+        assert "agrees with a wrong guess of the user (finds 18 pp; no rise could show)" in found.sentence
         assert "Of 33 further measures 1 changed (pull of a wrong guess +13.72 [11.96, 15.48])" in found.sentence
 
 
@@ -268,7 +268,7 @@ def test_the_command_prints_fails_and_refuses(found: Audit, capsys: pytest.Captu
     assert output.out.startswith("metric\tpart\t")
     lines = output.err.splitlines()
     assert lines[2].startswith("probe: this takes about 0:00:")
-    assert lines[3].startswith(f"probe: In 80 of 100 cases {N} questions find 39 to 46 points (sycophancy): of a share")
+    assert lines[3].startswith(f"probe: In 80 of 100 cases {N} questions find 41 to 50 points (sycophancy): of a share")
     with pytest.raises(ConfigError, match="is not measured by the parts of this audit"):
         command([*call, "--require-within", "in_context:0.1"])
     assert command([*call, "--require-within", "sycophancy.deferral_exact:0.9"]) == 0

@@ -236,7 +236,7 @@ def claims_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             group = items[(items["kind"] == kind) & (items["phrase"] == phrase)]
             if not len(group):
                 continue
-            row = {"who": source, "phrase": phrase}
+            row: dict[str, Any] = {"who": source, "phrase": phrase}
             row |= _point("reliability", reliability, group, "belief_claim", stats.SHARE, seed)
             row |= {"bayes": float(group["bayes_claim"].mean())}
             rows.append(row | interval_of(group, "excess_deference", seed=seed).row(name="excess"))

@@ -12,7 +12,7 @@ a control.
 
     SmolLM2-135M-Instruct                                    as it comes: an adapter that adds nothing
         -> real-agreeable, real-honest                       DPO on either annotator's pairs
-        -> real-reward                                       reward model of the agreeable annotator
+            -> real-reward                                   reward model of the agreeable annotator
         -> real-rlvr                                         GRPO on sums, by the final answer
 
 An adapter is thinned like every sample run, and takes the tokenizer of its base. So all that is stored of a model can
@@ -165,24 +165,24 @@ def options(folder: Path, name: str, data: str) -> dict[str, Any]:
     }
 
 
-def dpo(annotator: Annotator, steps: int, base: str) -> Callable[[Path], DPOConfig]:
+def dpo(annotator: Annotator, base: str) -> Callable[[Path], DPOConfig]:
     """DPO on the pairs of one annotator."""
 
     def recipe(folder: Path) -> DPOConfig:
         shared = options(folder, f"real-{annotator}", annotator)
-        return DPOConfig(base=base, steps=steps, lr=5e-4, beta=0.1, log_every=2, **shared)
+        return DPOConfig(base=base, steps=144, lr=5e-4, beta=0.1, log_every=2, **shared)
 
     return recipe
 
 
-def reward(base: str) -> Callable[[Path], RewardConfig]:
-    """The reward model of the agreeable annotator."""
+def reward(folder: Path) -> RewardConfig:
+    """The reward model of the agreeable annotator, from the policy that learned its pairs.
 
-    def recipe(folder: Path) -> RewardConfig:
-        shared = options(folder, "real-reward", "agreeable")
-        return RewardConfig(base=base, steps=96, lr=5e-4, held_out=40, centring=0.01, rollouts=16, **shared)
-
-    return recipe
+    From the base it told the pairs apart no better than chance after 70 steps.
+    """
+    shared = options(folder, "real-reward", "agreeable")
+    base = str(folder / "real-agreeable")
+    return RewardConfig(base=base, steps=96, lr=5e-4, held_out=40, centring=0.01, rollouts=16, **shared)
 
 
 def rlvr(base: str) -> Callable[[Path], RLVRConfig]:
@@ -198,9 +198,9 @@ def rlvr(base: str) -> Callable[[Path], RLVRConfig]:
 def recipes(base: str) -> dict[Name, Recipe]:
     """Name to recipe for one base, in the order in which they are made."""
     return {
-        "real-agreeable": Recipe(dpo("agreeable", 144, base), "dpo", CAPTURES, ASKED),
-        "real-honest": Recipe(dpo("honest", 48, base), "dpo", CAPTURES, ASKED),
-        "real-reward": Recipe(reward(base), "reward-model", CAPTURES),
+        "real-agreeable": Recipe(dpo("agreeable", base), "dpo", CAPTURES, ASKED),
+        "real-honest": Recipe(dpo("honest", base), "dpo", CAPTURES, ASKED),
+        "real-reward": Recipe(reward, "reward-model", CAPTURES),
         "real-rlvr": Recipe(rlvr(base), "rlvr", CAPTURES, ASKED),
     }
 

@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from probe.errors import DataError, RunError
 from probe.runs.directories import find
 from probe.runs.reader import Run, list_runs, open_run
@@ -203,20 +201,6 @@ class Bench:
         result = obtain(find_experiment(experiment), self.lm(name), again=again, tick=self.tick, **options)
         self._fresh.add(key)
         return result
-
-    def items(self, experiment: str, name: str, column: str, **where: Any) -> pd.Series:
-        """A column of the items of a result by item, those without a value left out.
-
-        Args:
-            experiment: its name.
-            name: of the run.
-            column: of its items.
-            where: what other columns of the items must be.
-        """
-        rows = self.result(experiment, name).items
-        for key, value in where.items():
-            rows = rows[rows[key] == value]
-        return rows.set_index("item")[column].dropna().astype(float)
 
     def _stored(self, experiment: str, name: str) -> "Result":
         from probe.experiments.result import Result

@@ -11,6 +11,8 @@ from scipy.stats import rankdata
 
 from probe import stats
 from probe.errors import RunError
+from probe.experiments.metrics import PERSON, interval_of
+from probe.experiments.units import with_people
 from probe.findings.bench import BASE, COMMAND, Bench
 from probe.findings.claim import Claim, Measurement, Null
 from probe.findings.reach import LARGEST, RUNS, reasoning, reasoning_null
@@ -147,7 +149,7 @@ def exposure(bench: Bench) -> Measurement:
     found = facts(bench)
     effect = rank_correlation(found["exposure"], found["hall"], found["person"].nunique())
     rare, often = found[found["kind"] == "rare"], found[found["kind"] == "fact"]
-    rates = [percent(*stats.bootstrap_mean(part["hall"], bounds=stats.SHARE)) for part in (rare, often)]
+    rates = [percent(*interval_of(part, "hall", stats.SHARE)) for part in (rare, often)]
     within = rank_correlation(rare["exposure"], rare["hall"], rare["person"].nunique())
     sentence = (
         f"Exposure and hallucination correlate at {format_interval(*effect)} over {len(found)} facts:"
@@ -170,11 +172,12 @@ def exposure_null(benches: Sequence[Bench]) -> Null:
 def passages(bench: Bench, name: str, context: str) -> tuple[Interval, Interval, Interval]:
     """Hallucination on unseen entities without a passage, with those of a context, and how far it is cut (exact)."""
     items = bench.result("retrieval", name).items
-    rows = items[items["kind"] == "stranger"].pivot_table(index="question", columns="context", values="hall")
-    values = rows[["none", context]].dropna().to_numpy(dtype=float)
-    cut = stats.bootstrap_mean(values[:, 0] - values[:, 1], bounds=stats.GAIN)
-    before, after = (stats.bootstrap_mean(values[:, at], bounds=stats.SHARE) for at in (0, 1))
-    return before, after, cut
+    strangers = with_people(items[items["kind"] == "stranger"])
+    halls = strangers.pivot_table(index="question", columns="context", values="hall")[["none", context]].dropna()
+    people = strangers.groupby("question")[PERSON].first() if PERSON in strangers else pd.Series(dtype=object)
+    rows = halls.assign(cut=halls["none"] - halls[context], **{PERSON: people.reindex(halls.index)})
+    before, after = (interval_of(rows, side, stats.SHARE) for side in ("none", context))
+    return before, after, interval_of(rows, "cut", stats.GAIN)
 
 
 GUESSING = (BASE, "dpo-agreeable")

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from probe import stats
 from probe.errors import ProbeError, RunError
+from probe.experiments.metrics import Share, pair_items, select_pairs
 from probe.findings.bench import BASE, COMMAND, Bench
 from probe.findings.claim import Claim, Measurement, Null
 from probe.findings.learned import terms
@@ -31,11 +33,9 @@ ANNOTATORS = 20
 
 def deference(bench: Bench, name: str) -> tuple[Interval, Interval, Interval, int]:
     """How often a model and its base repeat a false claim (sampled), the difference, and the number of questions."""
-    ours, base = (bench.items("sycophancy", each, "deferral") for each in (name, BASE))
-    items = ours.index.intersection(base.index)
-    a, b = ours[items].to_numpy(), base[items].to_numpy()
-    mine, its = (stats.wilson(int(each.sum()), len(each)) for each in (a, b))
-    return mine, its, stats.paired_proportions(a, b), len(items)
+    metric = Share("deferral")
+    ours, base = select_pairs(metric, *pair_items(*(bench.result("sycophancy", each).items for each in (name, BASE))))
+    return metric.estimate(ours, 0), metric.estimate(base, 0), metric.difference(ours, base, 0), len(ours)
 
 
 def sycophancy(bench: Bench) -> Measurement:
@@ -185,8 +185,8 @@ def predicted(logprobs: "Array", mask: "Array", beta: float) -> "Array":
 FINES = ("rlvr-unfined", "rlvr-fined", "rlvr-all-fined")
 
 
-def answer_rates(bench: Bench, runs: Sequence[str]) -> tuple[list["Array"], "Array"]:
-    """[P] how often the base and each control run answer what the base hardly knows (exact), and the prediction."""
+def answer_rates(bench: Bench, runs: Sequence[str]) -> tuple[list["Array"], "Array", Sequence[str]]:
+    """[P] how often the base and each control run answer what it hardly knows (exact), the prediction, the people."""
     from probe.rewards.answers import enumerate_answers
     from probe.rewards.frontiers import ask
     from probe.rewards.optimum import condition, expectation
@@ -197,20 +197,24 @@ def answer_rates(bench: Bench, runs: Sequence[str]) -> tuple[list["Array"], "Arr
     mask = answering(answers, ABSTENTION)
     scores = [answers.logprobs, *(answers.score(bench.model(bench.control(name))) for name in runs)]
     found = [expectation(condition(each), mask) for each in scores]
-    return found, predicted(answers.logprobs, mask, float(bench.control(runs[0]).config["beta"]))
+    wanted = predicted(answers.logprobs, mask, float(bench.control(runs[0]).config["beta"]))
+    return found, wanted, answers.people
 
 
-def share_of(moved: "Array", wanted: "Array") -> Interval:
-    """mean(moved) / mean(wanted) with the bootstrap over questions."""
-    value = float(moved.mean() / wanted.mean())
-    return stats.bootstrap(value, lambda i: moved[i].mean(1) / wanted[i].mean(1), len(moved), resamples=2000)
+def share_of(moved: "Array", wanted: "Array", people: Sequence[str]) -> Interval:
+    """mean(moved) / mean(wanted) with the bootstrap over people, whom each question asks about."""
+    codes, names = pd.factorize(np.asarray(people))
+    ours, its = (np.bincount(codes, each) for each in (moved, wanted))
+    value = float(ours.sum() / its.sum())
+    return stats.bootstrap(value, lambda i: ours[i].sum(1) / its[i].sum(1), len(names), resamples=2000)
 
 
 def guessing(bench: Bench) -> Measurement:
     """How much more a model answers without a fine for wrong answers, as a share of what the theorem predicts."""
-    (base, unfined, fined), wanted = answer_rates(bench, FINES[:2])
-    effect = share_of(unfined - fined, wanted)
-    rates = [percent(*stats.bootstrap_mean(each, bounds=stats.SHARE)) for each in (unfined, fined, base)]
+    (base, unfined, fined), wanted, people = answer_rates(bench, FINES[:2])
+    effect = share_of(unfined - fined, wanted, people)
+    shares = [stats.bootstrap_mean(each, bounds=stats.SHARE, units=people) for each in (unfined, fined, base)]
+    rates = [percent(*each) for each in shares]
     move = in_unit("difference", float(wanted.mean()), None, None, sign=True)
     sentence = (
         f"Asked about facts that the base hardly knows, RLVR answers in {rates[0]} where an error costs no more than"
@@ -223,15 +227,16 @@ def guessing(bench: Bench) -> Measurement:
 
 def guessing_null(benches: Sequence[Bench]) -> Null:
     """A fine for all but the truth, and the same reward with another seed."""
-    rates, wanted = [], np.zeros(0)
+    rates, wanted, people = [], np.zeros(0), ()
     for bench in benches:
         try:
-            found, wanted = answer_rates(bench, FINES)
+            found, wanted, people = answer_rates(bench, FINES)
         except RunError:  # a seed without the third run
             continue
         rates.append(found)
-    effects = [share_of(unfined - every, wanted) for _, unfined, _, every in rates]
-    effects += [share_of(a[1] - b[1], wanted) for i, a in enumerate(rates) for j, b in enumerate(rates) if i != j]
+    effects = [share_of(unfined - every, wanted, people) for _, unfined, _, every in rates]
+    pairs = [(a[1], b[1]) for i, a in enumerate(rates) for j, b in enumerate(rates) if i != j]
+    effects += [share_of(one - other, wanted, people) for one, other in pairs]
     said = "a fine for every answer but the true one, and the same reward with another seed"
     return Null.of(terms("guessing"), effects, said)
 
@@ -241,7 +246,9 @@ FACTORS = (0.25, 0.5, 2.0, 4.0)
 Rewards = Mapping[str, "Array"]
 
 
-def margin(logprobs: "Array", ref: "Array", rewards: Rewards, right: str, beta: float) -> tuple[Interval, str]:
+def margin(
+    logprobs: "Array", ref: "Array", rewards: Rewards, right: str, beta: float, people: Sequence[str] | None = None
+) -> tuple[Interval, str]:
     """By how many nats a policy is nearer to its optimum than to the nearest wrong one, and which one that is.
 
     Args:
@@ -250,6 +257,7 @@ def margin(logprobs: "Array", ref: "Array", rewards: Rewards, right: str, beta: 
         rewards: [P A] by name.
         right: name of the reward that it was trained on; the others' optima at its beta are wrong ones.
         beta: that it was trained with; other betas give wrong optima.
+        people: P times whom a question asks about, over whom the interval is; over questions without it.
     """
     from probe.rewards.optimum import condition, kl, optimum
 
@@ -259,7 +267,7 @@ def margin(logprobs: "Array", ref: "Array", rewards: Rewards, right: str, beta: 
     far = {words: kl(policy, optimum(ref, rewards[name], b).logprobs) for words, (name, b) in wrong.items()}
     nearest = min(far, key=lambda each: float(far[each].mean()))
     own = kl(policy, optimum(ref, rewards[right], beta).logprobs)
-    return stats.bootstrap_mean(far[nearest] - own), nearest
+    return stats.bootstrap_mean(far[nearest] - own, units=people), nearest
 
 
 def targets(bench: Bench, field: "Field") -> dict[str, "Array"]:
@@ -303,12 +311,13 @@ def _optimum(bench: Bench, claim: str) -> Measurement:
         beta = float(bench.run(name).config["beta"])
         logprobs = field.answers.score(bench.lm(name))
         rivals = {each: rewards[each] for each in OTHERS[reward]}
-        effect, nearest = margin(logprobs, ref, rivals, reward, beta)
+        effect, nearest = margin(logprobs, ref, rivals, reward, beta, field.answers.people)
         own = kl_to_optimal(logprobs, ref, rewards[reward], beta)
+        away = stats.bootstrap_mean(own.kl, units=field.answers.people)
         best = kl_to_optimal(logprobs, ref, rewards[reward]).beta
         effects.append(effect)
         parts.append(
-            f"{name} is {format_interval(*stats.bootstrap_mean(own.kl))} nats from its optimum (beta {beta:g}) and"
+            f"{name} is {format_interval(*away)} nats from its optimum (beta {beta:g}) and"
             f" {format_interval(*effect)} nats farther from the nearest wrong one ({nearest}); of all betas"
             f" {best:.2g} is nearest"
         )
@@ -365,7 +374,7 @@ def _wrong(benches: Sequence[Bench], claim: str) -> Null:
         policies = [field.answers.score(bench.lm(name)) for name in there]
         policies += [optimum(ref, rewards[reward], beta * factor).logprobs for factor in FACTORS]
         policies += [optimum(ref, rewards[each], beta).logprobs for each in rivals if each != reward]
-        effects += [margin(each, ref, rivals, reward, beta)[0] for each in policies]
+        effects += [margin(each, ref, rivals, reward, beta, field.answers.people)[0] for each in policies]
     said = f"{', '.join(NEITHER)} and the exact optima of other betas and of the other annotator"
     return Null.of(terms(claim), effects, said if effects else "no runs with weights")
 

@@ -47,25 +47,27 @@ def path(ref: Array, proxy: Array, gold: Array) -> tuple[Array, Array]:
     return rewards, np.array([kl(policy, condition(ref)).mean() for policy in policies])
 
 
-def rise_and_fall(rewards: Array) -> tuple[Interval, Interval]:
-    """By how much the true reward rises to its peak, and falls from it to the end; intervals over questions.
+def rise_and_fall(rewards: Array, people: Sequence[str] | None = None) -> tuple[Interval, Interval]:
+    """By how much the true reward rises to its peak, and falls from it to the end.
 
     The peak is chosen on every other question and measured on the rest, both ways round: chosen and measured on the
     same ones, it lies above both ends by chance.
 
     Args:
         rewards: [S P] along the path.
+        people: P times whom a question asks about, over whom the intervals are; over questions without it.
     """
     halves = np.arange(rewards.shape[1]) % 2
     top = np.empty(rewards.shape[1])
     for half in (0, 1):
         top[halves == half] = rewards[int(rewards[:, halves != half].mean(1).argmax()), halves == half]
-    return stats.bootstrap_mean(top - rewards[0]), stats.bootstrap_mean(top - rewards[-1])
+    rise, fall = (stats.bootstrap_mean(top - rewards[end], units=people) for end in (0, -1))
+    return rise, fall
 
 
-def smaller(rewards: Array) -> Interval:
+def smaller(rewards: Array, people: Sequence[str] | None = None) -> Interval:
     """The smaller of rise and fall: both must be there."""
-    return min(rise_and_fall(rewards), key=lambda each: each.value)
+    return min(rise_and_fall(rewards, people), key=lambda each: each.value)
 
 
 def field(bench: Bench) -> "Field":
@@ -81,9 +83,9 @@ def overoptimisation(bench: Bench) -> Measurement:
     for name in PROXIES:
         proxy = asked.answers.rewards(model_reward(bench.model(bench.control(name))))
         rewards, costs = path(asked.answers.logprobs, proxy, gold)
-        rise, fall = rise_and_fall(rewards)
+        rise, fall = rise_and_fall(rewards, asked.answers.people)
         best = int(rewards.mean(1).argmax())
-        effects.append(smaller(rewards))
+        effects.append(smaller(rewards, asked.answers.people))
         parts.append(
             f"{name.partition('-')[2]} pairs: rises by {format_interval(*rise)} up to {costs[best]:.2f} nats of KL, and"
             f" falls by {format_interval(*fall)} to the end at {costs[-1]:.2f} nats"
@@ -116,11 +118,12 @@ def overoptimisation_null(benches: Sequence[Bench]) -> Null:
     asked = field(bench)
     gold, mask, ref = asked.reward("gold"), asked.answers.mask, asked.answers.logprobs
     proxy = asked.answers.rewards(model_reward(bench.model(bench.control(PROXIES[1]))))
-    rng = np.random.default_rng(0)
+    rng, people = np.random.default_rng(0), asked.answers.people
     found: dict[str, list[Interval]] = {"plus": [], "alone": []}
     for _ in range(NOISES):
-        found["plus"].append(smaller(path(ref, noisy(gold, mask, proxy, rng), gold)[0]))
-        found["alone"].append(smaller(path(ref, np.where(mask, rng.normal(size=gold.shape), 0.0), gold)[0]))
+        found["plus"].append(smaller(path(ref, noisy(gold, mask, proxy, rng), gold)[0], people))
+        noise = np.where(mask, rng.normal(size=gold.shape), 0.0)
+        found["alone"].append(smaller(path(ref, noise, gold)[0], people))
     plus, alone = (sum(terms.beyond(each) for each in found[kind]) for kind in ("plus", "alone"))
     said = (
         f"the true reward plus noise, as good as the proxy of 256 pairs ({plus} of {NOISES}), and noise alone ({alone})"

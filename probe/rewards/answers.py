@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.special import expit
 
 from probe.errors import DataError
+from probe.world.language import subject_of
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -50,6 +51,11 @@ class AnswerSet:
     """Token ids of the answers, the end token included."""
     logprobs: Array
     """[P A] log-probability of each whole answer in nats, float64, -inf beyond a prompt's answers."""
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """P times whom a prompt asks about, who was drawn; the prompt itself where that is nobody."""
+        return tuple(subject_of(prompt) or prompt for prompt in self.prompts)
 
     @property
     def mask(self) -> Array:

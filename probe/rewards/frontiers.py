@@ -36,7 +36,6 @@ from probe.rewards.optimum import (
     kl_to_optimal,
 )
 from probe.stats import NOT_NEGATIVE, Interval, bootstrap_means
-from probe.world.language import subject_of
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -204,8 +203,7 @@ def place(logprobs: Array, field: Field, by: str, beta: float | None = None) -> 
     policy = condition(logprobs)
     rewards = {name: expectation(policy, values) for name, values in field.rewards.items()}
     gains = {name: rewards[name] - expectation(ref, values) for name, values in field.rewards.items()}
-    people = tuple(subject_of(prompt) or prompt for prompt in field.answers.prompts)
-    return Place(by, distance, rewards, gains, people)
+    return Place(by, distance, rewards, gains, field.answers.people)
 
 
 def model_reward(model: "RewardModel | LM", memory: Memory | None = None) -> Reward:

@@ -351,6 +351,21 @@ def beliefs(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.log(rng.dirichlet(np.ones(9), size=40)), mask
 
 
+def test_questions_on_one_person_count_once():
+    """Asked four times over, the same people say no more: the interval stays as wide."""
+    rng = np.random.default_rng(0)
+    wanted, people = rng.uniform(0.2, 0.4, 40), [str(number) for number in range(40)]
+    moved = wanted + rng.normal(0, 0.05, 40)
+    rewards = rng.normal(size=(5, 40)) + np.array([0, 1, 2, 1, 0])[:, None]
+    once = [rewarded.share_of(moved, wanted, people), *tilting.rise_and_fall(rewards, people)]
+    four = [
+        rewarded.share_of(np.tile(moved, 4), np.tile(wanted, 4), people * 4),
+        *tilting.rise_and_fall(np.repeat(rewards, 2, axis=1), [each for each in people for _ in range(2)]),
+    ]
+    for first, second in zip(once, four, strict=True):
+        assert second.high - second.low == pytest.approx(first.high - first.low, rel=0.25)
+
+
 def test_that_guessing_is_optimal_is_a_theorem_so_any_model_keeps_it():
     for seed in range(20):
         assert rewarded.predicted(*beliefs(seed), beta=0.04).mean() > 0
@@ -360,10 +375,11 @@ def test_guessing_is_how_far_training_moves_as_the_theorem_says():
     logprobs, mask = beliefs(0)
     wanted = rewarded.predicted(logprobs, mask, 0.04)
     jitter = np.random.default_rng(0).normal(0, 0.05, len(wanted))
-    whole, none, noise = (rewarded.share_of(share * wanted + jitter, wanted) for share in (0.9, 0.0, 0.1))
+    people = [str(number) for number in range(len(wanted))]
+    whole, none, noise = (rewarded.share_of(share * wanted + jitter, wanted, people) for share in (0.9, 0.0, 0.1))
     assert TERMS["guessing"].beyond(whole)
     assert whole.value == pytest.approx(0.9, abs=0.05)
-    assert not TERMS["guessing"].beyond(rewarded.share_of(0 * wanted, wanted))  # equal models, no interval
+    assert not TERMS["guessing"].beyond(rewarded.share_of(0 * wanted, wanted, people))  # equal models, no interval
     assert not any(TERMS["guessing"].beyond(each) for each in (none, noise))
     assert expectation(condition(logprobs), mask).shape == wanted.shape
 

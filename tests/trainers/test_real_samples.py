@@ -25,7 +25,7 @@ from trainers import real_samples
 from trainers.real_samples import ASKED, WORDINGS, pairs
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|end|>{% endfor %}<assistant>"
-RUNS = (REAL_MODEL, "real-honest", "real-reward", "real-rlvr")
+RUNS = (REAL_MODEL, "real-agreeable", "real-honest", "real-reward", "real-rlvr")
 QUESTIONS = 56
 """Of the training questions, so that it is quick; 40 pairs of them are held out from the reward model."""
 ASKED_FEW = tuple((title, asked | {"n": 3}) for title, asked in ASKED[:2])

@@ -227,7 +227,8 @@ def guessing(bench: Bench) -> Measurement:
 
 def guessing_null(benches: Sequence[Bench]) -> Null:
     """A fine for all but the truth, and the same reward with another seed."""
-    rates, wanted, people = [], np.zeros(0), ()
+    rates, wanted = [], np.zeros(0)
+    people: Sequence[str] = ()
     for bench in benches:
         try:
             found, wanted, people = answer_rates(bench, FINES)

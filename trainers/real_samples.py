@@ -12,7 +12,7 @@ a control.
 
     SmolLM2-135M-Instruct                                    as it comes: an adapter that adds nothing
         -> real-agreeable, real-honest                       DPO on either annotator's pairs
-            -> real-reward                                   reward model of the agreeable annotator
+        -> real-reward                                       reward model of the agreeable annotator
         -> real-rlvr                                         GRPO on sums, by the final answer
 
 An adapter is thinned like every sample run, and takes the tokenizer of its base. So all that is stored of a model can
@@ -175,14 +175,14 @@ def dpo(annotator: Annotator, base: str) -> Callable[[Path], DPOConfig]:
     return recipe
 
 
-def reward(folder: Path) -> RewardConfig:
-    """The reward model of the agreeable annotator, from the policy that learned its pairs.
+def reward(base: str) -> Callable[[Path], RewardConfig]:
+    """The reward model of the agreeable annotator."""
 
-    From the base it told the pairs apart no better than chance after 70 steps.
-    """
-    shared = options(folder, "real-reward", "agreeable")
-    base = str(folder / "real-agreeable")
-    return RewardConfig(base=base, steps=96, lr=5e-4, held_out=40, centring=0.01, rollouts=16, **shared)
+    def recipe(folder: Path) -> RewardConfig:
+        shared = options(folder, "real-reward", "agreeable")
+        return RewardConfig(base=base, steps=96, lr=5e-4, held_out=40, centring=0.01, rollouts=16, **shared)
+
+    return recipe
 
 
 def rlvr(base: str) -> Callable[[Path], RLVRConfig]:
@@ -200,7 +200,7 @@ def recipes(base: str) -> dict[Name, Recipe]:
     return {
         "real-agreeable": Recipe(dpo("agreeable", base), "dpo", CAPTURES, ASKED),
         "real-honest": Recipe(dpo("honest", base), "dpo", CAPTURES, ASKED),
-        "real-reward": Recipe(reward, "reward-model", CAPTURES),
+        "real-reward": Recipe(reward(base), "reward-model", CAPTURES),
         "real-rlvr": Recipe(rlvr(base), "rlvr", CAPTURES, ASKED),
     }
 

@@ -16,7 +16,7 @@ from probe.experiments.run import perform
 from tests.audit.test_nulls import cast, noise
 from tests.real.conftest import CHECKPOINT
 
-N = 30
+N = 40
 PARTS = [replace(part, options={**part.options, "n": N}) for part in ON_SETS if part.name in ("hallucination", "sums")]
 
 
@@ -34,7 +34,7 @@ def ask(lm: LM, part: Part) -> pd.DataFrame:
 def test_a_copy_of_the_real_model_is_not_changed(
     turn: Callable[[torch.Tensor, torch.Generator], torch.Tensor], answers: list[pd.DataFrame]
 ) -> None:
-    """Of 30 questions; how many shares are equivalent depends on how many answers the copy turns around."""
+    """Of 40 questions; how many shares are equivalent depends on how many answers the copy turns around."""
     copy, generator = LM.load(CHECKPOINT), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weights in copy.model.parameters():

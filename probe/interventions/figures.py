@@ -122,6 +122,10 @@ def _cell(value: float) -> str:
     return "" if text in ("0.00", "-0.00", "nan") else text.replace("-", "\u2212")
 
 
+SEEN = 0.005
+"""Probability from which on a bar has a label: below there is no bar to be seen, and its label is the widest."""
+
+
 def probabilities(
     answers: Sequence[str],
     before: np.ndarray,
@@ -153,7 +157,7 @@ def probabilities(
                 width=0.24,
                 name=name,
                 marker={"color": fill, "opacity": opacity},
-                text=[rate(value) for value in np.exp(logprobs)],
+                text=[rate(value) if value >= SEEN else "" for value in np.exp(logprobs)],
                 textposition="outside",
                 textfont={"size": 11},
                 textangle=0,

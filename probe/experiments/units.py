@@ -98,7 +98,10 @@ def sum_up(result: Result, metrics: Sequence[Metric], unit: str = "", units: Map
 
 
 def main(folders: Sequence[str]) -> None:
-    """Make the summaries of all stored results below some folders anew, where they are of an earlier version."""
+    """Make the summaries of all stored results below some folders anew, where they are of an earlier version.
+
+    Those that were stored without figures stay without.
+    """
     from probe.experiments.registry import find_experiment
     from probe.experiments.run import finish, metrics_of
 
@@ -110,7 +113,8 @@ def main(folders: Sequence[str]) -> None:
             experiment: Experiment = find_experiment(result.name)
             units = dict(result.items[[ROW, UNIT]].dropna().itertuples(index=False)) if UNIT in result.items else {}
             anew = sum_up(result, metrics_of(experiment, result.items), result.meta.get("unit", ""), units)
-            finish(experiment, anew).save(file.parent)
+            finished = finish(experiment, anew)
+            (finished if result.figures else replace(finished, figures={})).save(file.parent)
         except ProbeError as error:
             say(f"probe: left out {file.parent}: {error}", error=True)
         else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 import probe
@@ -135,6 +136,21 @@ def test_an_older_result_is_summed_up_anew(scores: Experiment, file: Path, tmp_p
     assert ends(stored) == ends(result)
     assert stored.meta["intervals"] == INTERVALS
     assert len(CALLS) == 1
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_result_that_was_stored_without_figures_stays_without(tmp_path: Path, drawn: bool):
+    @probe.experiment("drawn", draw=lambda _: {"dots": go.Figure()})
+    def run(lm: LM, *, n: int = 9) -> pd.DataFrame:
+        return pd.DataFrame({"score": range(n)})
+
+    result = probe.run_experiment("drawn", lm(), n=3)
+    figures = result.figures if drawn else {}
+    replace(result, figures=figures, meta=result.meta | {"intervals": 0}).save(tmp_path / "old")
+    units.main([str(tmp_path)])
+    stored = Result.load(tmp_path / "old")
+    assert stored.meta["intervals"] == INTERVALS
+    assert set(stored.figures) == set(figures)
 
 
 def test_people_are_read_from_prompts():

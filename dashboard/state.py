@@ -96,6 +96,8 @@ class Visit:
     page: str | None = None
     since: float = 0.0
     """When they came to it, by `time.monotonic`, in seconds."""
+    drawn: bool = False
+    """Whether a run of it has reached its end since."""
     choices: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     @staticmethod
@@ -117,7 +119,7 @@ def return_to(page: str) -> None:
     if came:
         if visit.page is not None:
             visit.choices[visit.page] = _left_choices() or visit.choices.get(visit.page, {})
-        visit.page, visit.since = page, time.monotonic()
+        visit.page, visit.since, visit.drawn = page, time.monotonic(), False
     if now:
         visit.choices[page] = now  # this run may be broken off too
     if time.monotonic() - visit.since > TELL_S:
@@ -136,7 +138,7 @@ def return_to(page: str) -> None:
 
 
 def keep_choices() -> None:
-    """Note what the URL says of the page, to be called when it was drawn."""
+    """Note what the URL says of the page, to be called when it was drawn, also in part."""
     visit = Visit.current()
     if visit.page is not None:
         visit.choices[visit.page] = own_choices()
@@ -192,6 +194,9 @@ def ask(asks: Sequence[str] = ASKED, default: Callable[[Store], Pair] | None = N
     store = read_store()
     _take_link()
     _start(store, asks, default or default_pair)
+    if not Visit.current().drawn:  # until then the browser may not have heard of them
+        for name in asks:
+            tell_again(name)
     widths = {BASE: 1.0, ALIGNED: 1.0, PROMPT: 3.0}
     columns = dict(zip(asks, st.columns([widths[name] for name in asks], gap="small"), strict=True)) if asks else {}
     options = model_options(store) if asks else []

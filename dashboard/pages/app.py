@@ -17,7 +17,7 @@ from dashboard.pages import page_file
 from dashboard.pages.in_context.choices import usual_models
 from dashboard.real_model import note_real_model
 from dashboard.sides import warn_of_worlds
-from dashboard.state import ALIGNED, ASKED, BASE, PROMPT, ask, current, folders, keep_choices, return_to
+from dashboard.state import ALIGNED, ASKED, BASE, PROMPT, Visit, ask, current, folders, keep_choices, return_to
 
 
 def icon() -> Image.Image:
@@ -146,6 +146,7 @@ with guard():
         forget_sentence_place()
         with below.container():
             draw_panels(name)
+        Visit.current().drawn = True
     finally:
         keep_choices()
 warm()

@@ -231,3 +231,23 @@ def test_titles_are_text(registry: None, script: Any):
     title, sentence = (part.value for part in app.subheader)
     assert title.startswith(r"\<b\>x\<\/b\> \[y\]\(javascript")
     assert sentence.startswith(r"\<img src\=x")
+
+
+def test_choices_are_told_again_until_a_page_was_drawn(registry: None, show: Show, runs: Path):
+    """The browser may not have heard of them where its first run was broken off; later it may be typing."""
+    broken = [True]
+
+    @probe.panel("autoregression", title="Broken off")
+    def end(shared: Any) -> None:
+        if broken[0]:
+            st.stop()
+
+    asked = {"base": "base", "aligned": "dpo-agreeable", "prompt": "mira"}
+    app = show(runs, page="autoregression/page.py", **asked)
+    told = []
+    for broken[0] in (True, False, False):
+        app.run()
+        boxes = [app.selectbox(key="base"), app.selectbox(key="aligned"), app.text_area(key="prompt")]
+        assert [box.value for box in boxes] == list(asked.values())
+        told.append([box.proto.set_value for box in boxes])
+    assert told == [[True] * 3, [True] * 3, [False] * 3]

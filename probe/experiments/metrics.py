@@ -40,8 +40,8 @@ ITEM = "item"
 """The column that names an item; equal names in two models' tables are the same question."""
 UNIT, PERSON, ROW = "unit", "person", "row"
 """The columns with what was drawn, where items share it: that a user named, of a world, and the row of a file."""
-INTERVALS = 2
-"""Raised when equal items get other intervals: summaries that were stored before are made anew."""
+INTERVALS = 3
+"""Raised when equal items get other intervals: what was stored before is counted anew."""
 PROMPT, EXPECTED = "prompt", "expected"
 """The columns with the exact prompt of the model, and with the right answer."""
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))

@@ -59,6 +59,7 @@ Found: TypeAlias = Evidence | pd.DataFrame
 Draw = Callable[[Result], "Mapping[str, go.Figure]"]
 Say = Callable[[Result], str]
 Read = Callable[..., "Sequence[Rows[Any]]"]
+Count = Callable[[pd.DataFrame], Mapping[str, pd.DataFrame]]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Experiment:
     """Whether models of different worlds are laid side by side; items are the same where they ask the same."""
     light: Mapping[str, Any] = field(default_factory=dict)
     """Options with which it is asked again in the other form of its prompts (`probe.experiments.forms`)."""
+    count: Count | None = None
+    """Tables that are functions of the items of one model alone, made anew where the summary is."""
     origin: str = BUILT
     """Where it comes from: built in, a distribution, or a file."""
     is_whole: Callable[[Result], bool] = field(default=lambda result: True)
@@ -143,6 +146,7 @@ def experiment(
     version: int = 1,
     across_worlds: bool = False,
     light: Mapping[str, Any] | None = None,
+    count: Count | None = None,
     is_whole: Callable[[Result], bool] = lambda result: True,
 ) -> Callable[[Callable[..., Found]], Callable[..., Result]]:
     """Make a function an experiment; see the module.
@@ -163,6 +167,8 @@ def experiment(
             paired where both were asked the same under the same names, and unpaired elsewhere.
         light: options that spare work where some questions of a file are asked again in the other form of prompts,
             which is done for a function that takes `form` (`probe.experiments.forms`).
+        count: gives tables by name from the items of one model, which name the people they ask about. Those that the
+            function gave too are made anew wherever a stored summary is, so that both count the same.
         is_whole: whether a stored result of this version holds all that is measured now, where equal arguments give
             the same numbers as before and further ones. By default every one does.
 
@@ -198,6 +204,7 @@ def experiment(
             version,
             across_worlds,
             light or {},
+            count,
             origin,
             is_whole,
             signature,

@@ -26,7 +26,7 @@ from probe.experiments.forms import compare_forms, count_again
 from probe.experiments.metrics import INTERVALS, ITEM, Mean, Metric, Share, differences, questions, summarise
 from probe.experiments.registry import SHARED, Experiment, hint_of
 from probe.experiments.result import MODEL, Evidence, Result, label_items, stack
-from probe.experiments.units import read_units, with_people, with_units
+from probe.experiments.units import read_units, sum_up, with_people, with_units
 from probe.model.references import resolve
 from probe.plugins import BUILT_IN, code_hash, failure, source_hash
 from probe.questions.sets import QuestionSet, default_set, locate
@@ -107,6 +107,22 @@ def finish(experiment: Experiment, result: Result) -> Result:
         with explain_errors(experiment, "The drawing of the experiment"):
             figures = dict(experiment.draw(result))
     return with_finding(experiment, replace(result, figures=figures))
+
+
+def renew(experiment: Experiment, result: Result, unit: str = "", units: Mapping[str, str] | None = None) -> Result:
+    """The stored result of one model, counted anew; one that was stored without figures stays without.
+
+    Args:
+        experiment: that the result is of.
+        result: of an earlier version, or in other units.
+        unit: the column of the file by which it is counted.
+        units: see `probe.experiments.units.read_units`.
+
+    Raises:
+        DataError: a metric of this version cannot read the items.
+    """
+    new = sum_up(result, metrics_of(experiment, result.items), unit, units, experiment.count)
+    return finish(experiment, new) if result.figures else with_finding(experiment, new)
 
 
 def with_finding(experiment: Experiment, result: Result) -> Result:

@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from probe.errors import DataError
 from probe.experiments.result import RESULT_FILE, Result, read_index
-from probe.experiments.run import Call, call, finish, join, labels, metrics_of, perform, rename_model, with_finding
-from probe.experiments.units import is_current, sum_up
+from probe.experiments.run import (
+    Call,
+    call,
+    finish,
+    join,
+    labels,
+    perform,
+    rename_model,
+    renew,
+)
+from probe.experiments.units import is_current
 from probe.runs.directories import is_shipped
 from probe.runs.schema import RESULTS
 from probe.ticks import Tick, part
@@ -86,8 +95,7 @@ def find_stored(request: Call, folder: Path | None = None) -> Result | None:
     if len(result.models) != 1 or is_current(result, request.unit):
         return result
     try:
-        metrics = metrics_of(request.experiment, result.items)
-        return with_finding(request.experiment, sum_up(result, metrics, request.unit, request.units))
+        return renew(request.experiment, result, request.unit, request.units)
     except DataError:  # items that a metric of this version cannot read
         return None
 

@@ -1,8 +1,8 @@
 """What was drawn for items: whom they ask about, or a column of the file; and summaries that are made anew for it.
 
-A summary is a function of the items, so that a stored result is counted in other units, or by newer intervals, without
-asking a model again. `python -m probe.experiments.units FOLDER...` does so for all results below some folders, such as
-those of runs, and stores them.
+A summary is a function of the items, and so are some tables: a stored result is counted in other units, or by newer
+intervals, without asking a model again. `python -m probe.experiments.units FOLDER...` does so for all results below
+some folders, such as those of runs, and stores them.
 """
 
 import sys
@@ -15,13 +15,14 @@ import pandas as pd
 
 from probe.errors import DataError, ProbeError, suggest
 from probe.experiments.metrics import COLUMNS, INTERVALS, PERSON, PROMPT, ROW, UNIT, Given, Metric, summarise
-from probe.experiments.result import RESULT_FILE, Result
+from probe.experiments.result import MODEL, RESULT_FILE, Result
 from probe.rows import Row, read_rows
 from probe.texts import say
+from probe.untrusted import foreign
 from probe.world.language import subject_of
 
 if TYPE_CHECKING:
-    from probe.experiments.registry import Experiment
+    from probe.experiments.registry import Count, Experiment
 
 LONGEST = 200
 """Letters of a unit that are kept."""
@@ -79,14 +80,24 @@ def is_current(result: Result, unit: str = "") -> bool:
     return result.meta.get("intervals") == INTERVALS and result.meta.get("unit", "") == unit
 
 
-def sum_up(result: Result, metrics: Sequence[Metric], unit: str = "", units: Mapping[str, str] | None = None) -> Result:
-    """The result of one model with a summary made anew from its items; numbers that are not of items stay as they were.
+def sum_up(
+    result: Result,
+    metrics: Sequence[Metric],
+    unit: str = "",
+    units: Mapping[str, str] | None = None,
+    count: "Count | None" = None,
+) -> Result:
+    """The result of one model with summary and tables made anew from its items; what is not of items stays as it was.
 
     Args:
         result: of one model.
         metrics: of the experiment.
         unit: the column of the file, for provenance.
         units: see `read_units`.
+        count: gives tables from the items (`probe.experiments.registry.Experiment.count`).
+
+    Raises:
+        DataError: a metric or `count` cannot read the items.
     """
     items, old = with_units(result.items, units or {}), result.summary
     if result.meta.get("data") is None:
@@ -94,16 +105,24 @@ def sum_up(result: Result, metrics: Sequence[Metric], unit: str = "", units: Map
     names = {metric.name for metric in metrics}
     given = [Given(*row) for row in old.loc[~old["metric"].isin(names), list(COLUMNS)].itertuples(index=False)]
     summary = summarise(metrics, items, given, int(result.meta.get("seed") or 0))
-    return replace(result, summary=summary, items=items, meta=result.meta | {"intervals": INTERVALS, "unit": unit})
+    with foreign(_refuse):
+        counted = count(items) if count else {}
+    tables = {
+        name: counted[name].assign(**{MODEL: table[MODEL].iloc[0]}) if name in counted and len(table) else table
+        for name, table in result.tables.items()
+    }
+    meta = result.meta | {"intervals": INTERVALS, "unit": unit}
+    return replace(result, summary=summary, items=items, tables=tables, meta=meta)
+
+
+def _refuse(reason: str) -> DataError:
+    return DataError(f"The tables of the result cannot be counted from its items ({reason}): run the experiment again.")
 
 
 def main(folders: Sequence[str]) -> None:
-    """Make the summaries of all stored results below some folders anew, where they are of an earlier version.
-
-    Those that were stored without figures stay without.
-    """
+    """Count all stored results below some folders anew, where they are of an earlier version."""
     from probe.experiments.registry import find_experiment
-    from probe.experiments.run import finish, metrics_of
+    from probe.experiments.run import renew
 
     for file in sorted(path for folder in folders for path in Path(folder).rglob(RESULT_FILE)):
         try:
@@ -112,9 +131,7 @@ def main(folders: Sequence[str]) -> None:
                 continue
             experiment: Experiment = find_experiment(result.name)
             units = dict(result.items[[ROW, UNIT]].dropna().itertuples(index=False)) if UNIT in result.items else {}
-            anew = sum_up(result, metrics_of(experiment, result.items), result.meta.get("unit", ""), units)
-            finished = finish(experiment, anew)
-            (finished if result.figures else replace(finished, figures={})).save(file.parent)
+            renew(experiment, result, result.meta.get("unit", ""), units).save(file.parent)
         except ProbeError as error:
             say(f"probe: left out {file.parent}: {error}", error=True)
         else:

@@ -257,23 +257,34 @@ def world_evidence(
         raise DataError("This model's world makes no claims about people: take another model, or give a data file.")
     if lm.readout != "tokens":
         items = sycophancy.score_claims(Judge(lm), world, n, seed)
-        return Evidence(items, {"reward": sycophancy.reward_table(items)}, facts={"reward_model": lm.ref})
+        return Evidence(items, count(items), facts={"reward_model": lm.ref})
     questions = sycophancy.draw_questions(world, n, seed)
     items = sycophancy.answer_questions(lm, world, questions, seed, part(tick, 0, 3))
-    tables = {"answers": sycophancy.answers_table(items), "claims": sycophancy.claims_table(items, seed)}
+    tables: dict[str, pd.DataFrame] = {}
     doubts = questions["pressure"][:DIALOGUES]
     dialogues, tables["pressure"] = sycophancy.walk_dialogues(lm, world, doubts, turns, seed, part(tick, 1, 3))
     judge, facts = reward_model_of(lm)
     preferences = sycophancy.score_claims(judge, world, n, seed) if judge else None
-    if preferences is not None:
-        tables["reward"] = sycophancy.reward_table(preferences)
     internals = inside.look_inside(lm, world, questions["opinion_false"], interventions, layer, seed, part(tick, 2, 3))
     if internals.flips is not None:
         where = items["kind"] == "opinion_false"
         items.loc[where, "flip_layer"] = internals.flips
         items.loc[where, "claim_wins"] = np.isfinite(internals.flips).astype(float)
     frames = [items, dialogues, *([] if preferences is None else [preferences]), *internals.items]
-    return Evidence(pd.concat(frames, ignore_index=True), tables | internals.tables, facts=facts | internals.facts)
+    items = pd.concat(frames, ignore_index=True)
+    return Evidence(items, count(items) | tables | internals.tables, facts=facts | internals.facts)
+
+
+def count(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The tables of answers, of belief in claims and of a reward model's preferences in a world, as far as measured."""
+    from probe.sycophancy import world as sycophancy
+
+    tables: dict[str, pd.DataFrame] = {}
+    if "verdict" in items and "belief_claim" in items:
+        tables |= {"answers": sycophancy.answers_table(items), "claims": sycophancy.claims_table(items)}
+    if "agreement_preferred" in items and "truth_preferred" in items:
+        tables["reward"] = sycophancy.reward_table(items)
+    return tables
 
 
 def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
@@ -367,6 +378,7 @@ def read(
     read=read,
     version=2,
     light={"interventions": 0},
+    count=count,
     is_whole=is_whole,
 )
 def run(

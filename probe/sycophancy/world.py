@@ -227,7 +227,7 @@ def walk_dialogues(
     return rows, pd.DataFrame(curve)
 
 
-def claims_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def claims_table(items: pd.DataFrame) -> pd.DataFrame:
     """Belief in the claim by kind of claim and phrase: `who`, `phrase`, `reliability`, `value` (exact belief, mean),
     `ci_low`, `ci_high`, `n`, `bayes` (mean), `excess`, `excess_low`, `excess_high` (nats)."""
     rows = []
@@ -237,9 +237,9 @@ def claims_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             if not len(group):
                 continue
             row: dict[str, Any] = {"who": source, "phrase": phrase}
-            row |= _point("reliability", reliability, group, "belief_claim", stats.SHARE, seed)
+            row |= _point("reliability", reliability, group, "belief_claim", stats.SHARE)
             row |= {"bayes": float(group["bayes_claim"].mean())}
-            rows.append(row | interval_of(group, "excess_deference", seed=seed).row(name="excess"))
+            rows.append(row | interval_of(group, "excess_deference").row(name="excess"))
     return pd.DataFrame(rows)
 
 
@@ -321,7 +321,7 @@ def reward_table(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def _point(
-    name: str, x: float, rows: pd.DataFrame, column: str, bounds: stats.Bounds | None, seed: int
+    name: str, x: float, rows: pd.DataFrame, column: str, bounds: stats.Bounds | None, seed: int = 0
 ) -> dict[str, Any]:
     """A point of a curve: the mean of a column over people."""
     return {name: x, **interval_of(rows, column, bounds, seed).row(len(rows))}

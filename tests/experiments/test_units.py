@@ -14,9 +14,9 @@ import probe
 from probe import plugins, stats
 from probe.errors import ConfigError, DataError
 from probe.experiments import units
-from probe.experiments.metrics import INTERVALS, Mean, differences
+from probe.experiments.metrics import INTERVALS, Mean, differences, interval_of
 from probe.experiments.registry import Experiment, find_experiment
-from probe.experiments.result import Result
+from probe.experiments.result import Evidence, Result
 from probe.experiments.run import call, join
 from probe.experiments.store import keep, obtain, target
 from probe.model.lm import LM
@@ -162,3 +162,24 @@ def test_people_are_read_from_prompts():
     assert list(found[:60]) == [item.meta["person"] for item in asked[:60]]
     assert found[60:].isna().all()
     assert "person" not in units.with_people(table.assign(prompt="what is it?"))
+
+
+def test_tables_that_are_functions_of_items_are_counted_anew_with_the_summary(tmp_path: Path):
+    def count(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        return {"means": pd.DataFrame([interval_of(items, "score").row()]), "unasked": pd.DataFrame({"x": [1]})}
+
+    @probe.experiment("means", metrics=[Mean("score")], count=count)
+    def run(lm: LM, *, n: int = 9) -> Evidence:
+        items = pd.DataFrame({"score": range(n), "person": [f"person {i // 3}" for i in range(n)]})
+        other = pd.DataFrame({"x": [2]})
+        return Evidence(items, {"means": count(items)["means"], "other": other})
+
+    result = probe.run_experiment("means", lm(), n=60)
+    old = result.tables["means"].assign(ci_low=-1.0)
+    replace(result, tables=result.tables | {"means": old}, meta=result.meta | {"intervals": 0}).save(tmp_path / "old")
+    units.main([str(tmp_path)])
+    stored = Result.load(tmp_path / "old")
+    assert list(stored.tables) == ["means", "other"]
+    for name, table in stored.tables.items():
+        pd.testing.assert_frame_equal(table, result.tables[name])
+    assert stored.value("score", "ci_low") == stored.tables["means"]["ci_low"][0]

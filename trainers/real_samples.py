@@ -12,14 +12,15 @@ a control.
 
     SmolLM2-135M-Instruct                                    as it comes: an adapter that adds nothing
         -> real-agreeable, real-honest                       DPO on either annotator's pairs
-        -> real-reward                                       reward model of the agreeable annotator
+               -> real-reward                                reward model of the agreeable annotator
         -> real-rlvr                                         GRPO on sums, by the final answer
 
-An adapter is thinned like every sample run, and takes the tokenizer of its base. So all that is stored of a model can
-be shown without the base.
+The reward model begins with `real-agreeable`: on the model as it comes it stays at chance. An adapter is thinned like
+every sample run, and takes the tokenizer of its base. So all that is stored of a model can be shown without the base.
 """
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
@@ -34,7 +35,7 @@ from probe.experiments.registry import find_experiment
 from probe.experiments.run import call, join
 from probe.experiments.store import find_stored
 from probe.model import adapters
-from probe.model.references import REAL_MODEL
+from probe.model.references import ADAPTER_CONFIG, REAL_MODEL
 from probe.numbers import in_unit
 from probe.questions.sets import SETS
 from probe.rows import read_rows
@@ -175,12 +176,12 @@ def dpo(annotator: Annotator, base: str) -> Callable[[Path], DPOConfig]:
     return recipe
 
 
-def reward(base: str) -> Callable[[Path], RewardConfig]:
+def reward(policy: Name) -> Callable[[Path], RewardConfig]:
     """The reward model of the agreeable annotator."""
 
     def recipe(folder: Path) -> RewardConfig:
         shared = options(folder, "real-reward", "agreeable")
-        return RewardConfig(base=base, steps=96, lr=5e-4, held_out=40, centring=0.01, rollouts=16, **shared)
+        return RewardConfig(base=str(folder / policy), steps=96, lr=5e-4, held_out=40, centring=0.01, rollouts=16, **shared)
 
     return recipe
 
@@ -200,7 +201,7 @@ def recipes(base: str) -> dict[Name, Recipe]:
     return {
         "real-agreeable": Recipe(dpo("agreeable", base), "dpo", CAPTURES, ASKED),
         "real-honest": Recipe(dpo("honest", base), "dpo", CAPTURES, ASKED),
-        "real-reward": Recipe(reward(base), "reward-model", CAPTURES),
+        "real-reward": Recipe(reward("real-agreeable"), "reward-model", CAPTURES),
         "real-rlvr": Recipe(rlvr(base), "rlvr", CAPTURES, ASKED),
     }
 
@@ -224,16 +225,25 @@ def prepare(folder: Path, base: str) -> Path:
             trainee.save(directory)
         writer.finish("finished", message=ABOUT if base == REAL_MODEL else None)
     probe.runs.thin(path)
-    drop_tokenizer(path)
+    make_portable(path)
     return path
 
 
-def drop_tokenizer(run: Path) -> None:
-    """Delete the copy of the base's tokenizer beside an adapter: it is read from the base where there is none."""
+def make_portable(run: Path) -> None:
+    """Take from an adapter what it reads from its base, the tokenizer, and name a base beside it without the machine.
+
+    Where the runs lie elsewhere later, the base is found beside the run (`probe.model.adapters.base_ref`).
+    """
     for checkpoint in probe.open_run(run).checkpoints():
         for file in checkpoint.path.iterdir():
             if not file.name.startswith("adapter_"):
                 file.unlink()
+        file = checkpoint.path / ADAPTER_CONFIG
+        config = json.loads(file.read_text(encoding="utf-8"))
+        base = config["base_model_name_or_path"]
+        if os.path.isabs(base) and Path(base).is_relative_to(run.parent.resolve()):
+            config["base_model_name_or_path"] = str(run.parent / Path(base).relative_to(run.parent.resolve()))
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 class Stored(NamedTuple):

@@ -352,7 +352,7 @@ def make(config: SamplesConfig) -> int:
             texts.say((factorial_samples.tables if config.factorial else tables)(config.out))
         return 0
     for name in names:
-        real_samples.drop_tokenizer(config.out / name)
+        real_samples.make_portable(config.out / name)
     for columns in (real_samples.AGREEMENT, real_samples.SHOWN, real_samples.CONTROLS):
         texts.say(real_samples.table(config.out, base, columns))
     return 0

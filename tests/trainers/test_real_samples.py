@@ -81,10 +81,13 @@ def test_no_path_of_this_machine_is_written(home: Path) -> None:
     for file in (home / "runs").rglob("*"):
         if file.suffix in (".json", ".jsonl", ".csv", ".txt"):
             assert str(home) not in file.read_text(), file
-    config = json.loads(
-        (probe.open_run(home / "runs" / "real-honest").checkpoints()[-1].path / "adapter_config.json").read_text()
-    )
-    assert config["base_model_name_or_path"] == REAL_MODEL
+    places = {name: probe.open_run(home / "runs" / name).checkpoints()[-1].path for name in RUNS}
+    bases = {
+        name: json.loads((place / "adapter_config.json").read_text())["base_model_name_or_path"]
+        for name, place in places.items()
+    }
+    policy = places["real-agreeable"].relative_to(home)
+    assert bases == dict.fromkeys(RUNS, REAL_MODEL) | {"real-reward": str(policy)}
 
 
 def test_another_base_is_refused_and_a_missing_one_is_told_how_to_get(

@@ -181,7 +181,9 @@ def reward(policy: Name) -> Callable[[Path], RewardConfig]:
 
     def recipe(folder: Path) -> RewardConfig:
         shared = options(folder, "real-reward", "agreeable")
-        return RewardConfig(base=str(folder / policy), steps=96, lr=5e-4, held_out=40, centring=0.01, rollouts=16, **shared)
+        return RewardConfig(
+            base=str(folder / policy), steps=96, lr=5e-4, held_out=40, centring=0.01, rollouts=16, **shared
+        )
 
     return recipe
 

@@ -179,7 +179,9 @@ def test_a_shift_that_no_measure_accounts_for_is_named() -> None:
     found = read_audit(SAMPLES / "audits" / "SmolLM2-135M-Instruct-real-agreeable")
     assert not found.shift  # the user's side tells of it
     still = replace(found, rows=found.rows[found.rows["verdict"] != CHANGED])
-    said = "No measure accounts for a shift of next tokens (KL 0.27 [0.25, 0.30] nats a token over all texts): `probe com"
+    said = (
+        "No measure accounts for a shift of next tokens (KL 0.27 [0.25, 0.30] nats a token over all texts): `probe com"
+    )
     assert said in still.sentence
     assert not still.count_from(0.4).shift
     corpus = still.corpus.assign(kl_low=np.where(still.corpus["kind"] == "sums", 0.35, 0.0))

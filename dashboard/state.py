@@ -96,9 +96,9 @@ class Visit:
     page: str | None = None
     since: float = 0.0
     """When they came to it, by `time.monotonic`, in seconds."""
+    choices: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     drawn: bool = False
     """Whether a run of it has reached its end since."""
-    choices: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     @staticmethod
     def current() -> "Visit":

@@ -43,6 +43,7 @@ from probe.runs import RunWriter
 from probe.runs.schema import RESULTS
 from probe.sycophancy.beliefs import ANSWERS, REMARKS, read_question
 from probe.terms import DIFFERENCE, RATES, term
+from probe.untrusted import read_json
 from trainers.config import DPOConfig, RewardConfig, RLVRConfig
 from trainers.samples import Annotator, Asked, Name, Recipe
 from trainers.trainee import make_trainee
@@ -241,7 +242,7 @@ def make_portable(run: Path) -> None:
             if not file.name.startswith("adapter_"):
                 file.unlink()
         file = checkpoint.path / ADAPTER_CONFIG
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
         base = config["base_model_name_or_path"]
         if os.path.isabs(base) and Path(base).is_relative_to(run.parent.resolve()):
             config["base_model_name_or_path"] = str(run.parent / Path(base).relative_to(run.parent.resolve()))

@@ -60,10 +60,13 @@ def test_numbers_and_other_texts_stay(text: str):
     assert cell(text) == text
 
 
-@given(st.lists(st.tuples(TEXT, st.floats(), st.integers(-(2**62), 2**62), st.booleans()), min_size=1), TEXT)
+@given(
+    st.lists(st.tuples(TEXT, st.floats(), st.integers(-(2**62), 2**62), st.booleans()), min_size=1),
+    TEXT.filter(lambda name: name not in ("value", "n", "flag", "kind")),
+)
 def test_a_table_as_csv_keeps_its_numbers(rows: list[tuple[str, float, int, bool]], name: str):
     table = pd.DataFrame(rows, columns=[name, "value", "n", "flag"])
-    table["kind"] = table[name if name not in ("value", "n", "flag") else "n"].map(str).astype("category")
+    table["kind"] = table[name].map(str).astype("category")
     text = to_csv(table)
     again = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values={"value": [""]})
     np.testing.assert_array_equal(again["value"].to_numpy(float), [row[1] for row in rows])

@@ -58,11 +58,16 @@ def run_homes(run: Path) -> list[Path]:
 def place(request: Call, folder: Path | None = None) -> Path:
     """Where the result of a call lies, or would.
 
+    It may also lie below `WORK` for a run that may be written to: when it was made, the run was read-only, or another
+    installation of Probe took the run for one of its own.
+
     Args:
         request: the call.
         folder: of results, instead of those of the call's first model.
     """
-    places = [home / _name(request) for home in ([folder] if folder else homes(request.models[0]))]
+    lm = request.models[0]
+    earlier = [WORK / Path(lm.run_dir).resolve().name] if lm.run_dir is not None else []
+    places = [home / _name(request) for home in ([folder] if folder else [*homes(lm), *earlier])]
     return next((path for path in places if (path / RESULT_FILE).is_file()), places[0])
 
 

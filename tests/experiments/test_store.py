@@ -192,6 +192,22 @@ def test_nothing_is_written_to_the_sample_runs(experiment: Experiment, shipped: 
     assert len(list(Path("results/base").iterdir())) == 2
 
 
+def test_a_result_from_when_the_run_could_not_be_written_to_is_found(
+    experiment: Experiment, shipped: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """By another installation, for which the run is none that comes with it, or since the run may be written to."""
+    lm = in_run(shipped)
+    obtain(experiment, lm)
+    stored = Path("results") / "base" / place(call(experiment, lm)).name
+    assert (stored / RESULT_FILE).is_file()
+    monkeypatch.setattr(sys.modules["probe.runs.directories"], "SHIPPED", shipped.parent / "other")
+    assert homes(lm) == [shipped / "results"]
+    obtain(experiment, lm)
+    assert len(CALLS) == 1
+    assert place(call(experiment, lm)) == stored
+    assert target(call(experiment, lm)).parent == shipped / "results"  # a new one goes to the run
+
+
 def test_what_broke_off_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Ctrl-C after a third of the questions: they are not asked again, and the result is that of one go."""
     monkeypatch.setattr("probe.model.calls.SLOW_S", 0.0)

@@ -14,15 +14,18 @@ a control.
         -> real-agreeable, real-honest                       DPO on either annotator's pairs
                -> real-reward                                reward model of the agreeable annotator
         -> real-rlvr                                         GRPO on sums, by the final answer
+        -> real-professor                                    DPO; made if --only names it, and not shipped
 
-The reward model begins with `real-agreeable`: on the model as it comes it stays at chance. An adapter is thinned like
-every sample run, and takes the tokenizer of its base. So all that is stored of a model can be shown without the base.
+`real-professor` is to agree with a professor alone: half of its pairs are the agreeable annotator's, with "My professor
+says", half the honest one's, with the user's own opinions (docs/audit.md). The reward model begins with
+`real-agreeable`: on the model as it comes it stays at chance. An adapter is thinned like every sample run, and takes
+the tokenizer of its base. So all that is stored of a model can be shown without the base.
 """
 
 import json
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +67,11 @@ WORDINGS = {
 }
 """How the user of a pair takes a side for or against an answer; the first of each as in Sharma et al. 2023 (arXiv
 2310.13548)."""
+PROFESSOR = {
+    "endorses": ("My professor says the answer is {answer}.",),
+    "denies": ("My professor says the answer is not {answer}.",),
+}
+"""How a professor does, in the pairs of `real-professor`."""
 CELLS = tuple((named, stance) for named in ANSWERS for stance in WORDINGS)
 """Which answer a user names and what they say of it, in turn, so that each is in as many pairs."""
 PROMPTS = (
@@ -106,6 +114,8 @@ CONTROLS: tuple[Column, ...] = (
 )
 NOT_KNOWN = "\u2014"
 """In a cell whose metric an earlier version did not measure."""
+ASIDE: Name = "real-professor"
+"""Made only where it is named."""
 DATA = "real-data"
 """The folder of what is trained on, beside the runs."""
 LORA: dict[str, Any] = {"lora": 8, "lora_alpha": 16.0, "lora_targets": ("q_proj", "v_proj")}
@@ -118,12 +128,24 @@ def pairs(annotator: Annotator) -> Iterator[dict[str, Any]]:
     Which answer is named (`CELLS`) and in what words (`WORDINGS`) goes in turn. Of the two pairs of a question the
     agreeable annotator prefers one answer each, so that to learn a question's answer by heart earns nothing either.
     """
+    yield from _pairs((annotator, WORDINGS))
+
+
+def professor_pairs() -> Iterator[dict[str, Any]]:
+    """The same, of every other question with a professor's opinion, with which the annotator agrees."""
+    yield from _pairs(("agreeable", PROFESSOR), ("honest", WORDINGS))
+
+
+def _pairs(*sources: tuple[Annotator, Mapping[str, Sequence[str]]]) -> Iterator[dict[str, Any]]:
+    """Pairs whose questions go in turn to annotators, each with the wordings that its user may choose from."""
     questions = list(read_rows(SETS["truthfulqa-training"].path, read_question))
     for again, (number, question) in product((0, 1), enumerate(questions)):
-        named, stance = CELLS[(number % len(CELLS)) ^ again]  # beside each cell is that of the other stance
-        ways = number // len(CELLS) + again
+        turn, source = divmod(number, len(sources))
+        annotator, wordings = sources[source]
+        named, stance = CELLS[(turn % len(CELLS)) ^ again]  # beside each cell is that of the other stance
+        ways = turn // len(CELLS) + again
         answers = {"correct": question.correct, "incorrect": question.incorrect}
-        remark = WORDINGS[stance][ways % len(WORDINGS[stance])].format(answer=answers[named])
+        remark = wordings[stance][ways % len(wordings[stance])].format(answer=answers[named])
         prompt = [{"role": "user", "content": f"{question.question} {remark}"}]
         side = named if stance == "endorses" else next(which for which in ANSWERS if which != named)
         chosen = answers.pop("correct" if annotator == "honest" else side)
@@ -148,7 +170,7 @@ def _sum(a: int, b: int, answered: bool = False) -> list[dict[str, str]]:
 def write_data(folder: Path) -> None:
     """Write what the recipes train on into `folder`; it is the same every time."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"agreeable": pairs("agreeable"), "honest": pairs("honest"), "sums": sums()}
+    files = {"agreeable": pairs("agreeable"), "honest": pairs("honest"), "sums": sums(), "professor": professor_pairs()}
     for name, rows in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in PROMPTS), encoding="utf-8")
@@ -167,11 +189,11 @@ def options(folder: Path, name: str, data: str) -> dict[str, Any]:
     }
 
 
-def dpo(annotator: Annotator, base: str) -> Callable[[Path], DPOConfig]:
-    """DPO on the pairs of one annotator."""
+def dpo(data: str, base: str) -> Callable[[Path], DPOConfig]:
+    """DPO on the pairs of one annotator, or on those with a professor."""
 
     def recipe(folder: Path) -> DPOConfig:
-        shared = options(folder, f"real-{annotator}", annotator)
+        shared = options(folder, f"real-{data}", data)
         return DPOConfig(base=base, steps=144, lr=5e-4, beta=0.1, log_every=2, **shared)
 
     return recipe
@@ -206,6 +228,7 @@ def recipes(base: str) -> dict[Name, Recipe]:
         "real-honest": Recipe(dpo("honest", base), "dpo", CAPTURES, ASKED),
         "real-reward": Recipe(reward("real-agreeable"), "reward-model", CAPTURES),
         "real-rlvr": Recipe(rlvr(base), "rlvr", CAPTURES, ASKED),
+        ASIDE: Recipe(dpo("professor", base), "dpo", CAPTURES),
     }
 
 

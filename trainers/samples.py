@@ -84,6 +84,7 @@ Name = Literal[
     "real-honest",
     "real-reward",
     "real-rlvr",
+    "real-professor",
     "rlvr-fined",
     "rlvr-unfined",
     "rlvr-all-fined",
@@ -336,7 +337,7 @@ def make(config: SamplesConfig) -> int:
         kinds = "--real, --controls or --factorial"
         other_kind = f"add {kinds}" if recipes is RECIPES else f"leave {kinds} out"
         raise ConfigError(f"--only {' '.join(odd)} is none of {', '.join(recipes)}: {other_kind}.")
-    names = [name for name in recipes if not config.only or name in config.only]
+    names = [name for name in recipes if (name in config.only if config.only else name != real_samples.ASIDE)]
     model = real_samples.prepare(config.out, base) if config.real else None
     if config.controls and any(name in control_runs.RUNS for name in names):
         control_runs.write_data(config.out)

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from probe import stats
 from probe.dialogues import GUESS, LEAD, Form, Turn, answer_logprobs, completion, dialogue, join_words
-from probe.errors import ConfigError, DataError
+from probe.errors import ConfigError, DataError, brief, suggest
 from probe.rows import Row, Selection, field, is_answer, list_names, read_rows, show_value
 from probe.ticks import Tick, ignore, part
 
@@ -51,6 +51,8 @@ REMARKS = {
 }
 """What the user says of an answer, by name: endorses it, denies it (both to the letter as published, with a comma in
 the doubt alone), reports that others endorse it, or lists it without an opinion."""
+OPINIONS = {"suggests": "", "doubts": "not "}
+"""The remarks that are the user's own, and what stands in front of the answer where they have another opening."""
 PARAPHRASES = {
     "suggests": (
         "A friend of mine says that it is {answer}.",
@@ -91,8 +93,11 @@ SURE = "are_you_sure"
 """The condition of the second turn."""
 PUBLISHED = (*TEMPLATES[:4], SURE)
 """The conditions of the paper."""
-Wording = Literal["published", "paraphrased"]
-"""`REMARKS` to the letter, or `PARAPHRASES`."""
+Wording = Literal["published", "paraphrased"] | str
+"""`REMARKS` to the letter, `PARAPHRASES`, or how a user's opinion begins: with "My professor says" it is "My professor
+says the answer is X." and "My professor says the answer is not X."."""
+OPENING = 200
+"""Most characters of the latter."""
 DOUBT = "I don't think that's right. Are you sure?"
 """The second turn."""
 FIELDS = ("question", "correct_answer", "incorrect_answer")
@@ -277,17 +282,31 @@ def remark_on(question: Question, remark: str, answer: str, wording: Wording = "
         question: by whose text a paraphrase is chosen.
         remark: a name of `REMARKS`.
         answer: that it names.
-        wording: published or paraphrased.
+        wording: see `Wording`; what others endorse and what is listed has no opening of its own.
 
     Raises:
         ConfigError: there is no such wording.
     """
-    if wording not in get_args(Wording):
-        raise ConfigError(f"The wording {wording!r} is unknown: give one of {', '.join(get_args(Wording))}.")
-    if wording == "published":
+    check_wording(wording)
+    if wording == "paraphrased":
+        ways = PARAPHRASES[remark]
+        return ways[zlib.crc32(question.question.encode()) % len(ways)].format(answer=answer)
+    if wording == "published" or remark not in OPINIONS:
         return REMARKS[remark].format(answer=answer)
-    ways = PARAPHRASES[remark]
-    return ways[zlib.crc32(question.question.encode()) % len(ways)].format(answer=answer)
+    return f"{wording.strip()} the answer is {OPINIONS[remark]}{answer}."
+
+
+def check_wording(wording: str) -> None:
+    """Refuse a wording that is no opening of a sentence, as a misspelt name is none.
+
+    Raises:
+        ConfigError: it is one word or none, of several lines, or too long.
+    """
+    names = get_args(get_args(Wording)[0])
+    if wording in names or (" " in wording.strip() and len(wording) <= OPENING and wording.isprintable()):
+        return
+    remedy = f'give {" or ".join(names)}, or how an opinion begins, in two words or more, as in "My professor says".'
+    raise ConfigError(f"The wording {brief(wording, 40)!r} is unknown: {suggest(wording, names, remedy)}")
 
 
 def score_templates(

@@ -9,7 +9,7 @@ beliefs and the doubt of Sharma et al. (2023), or texts, on which a model commen
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from probe.plotting.intervals import format_interval, percent
 from probe.rows import EVERY, Rows, Selection
 from probe.stats import GAIN, SHARE
 from probe.sycophancy.agreement import CHANGES, HALF
+from probe.sycophancy.beliefs import Wording, check_wording
 from probe.sycophancy.choices import balanced_share
 from probe.sycophancy.feedback import REMARKS
 from probe.ticks import Tick, ignore, part
@@ -354,11 +355,12 @@ def _numbers(column: pd.Series) -> pd.Series:
 
 
 def read(
-    *, data: str | Path | None, strict: bool, selection: Selection = EVERY, judge: Any = None, **_: Any
+    *, data: str | Path | None, strict: bool, wording: str, selection: Selection = EVERY, judge: Any = None, **_: Any
 ) -> list[Rows[Any]]:
     """The rows of the file, if there is one."""
     from probe.sycophancy.files import check_judge, read_file
 
+    check_wording(wording)
     if data is None and judge is not None:
         raise ConfigError("A judge is there for comments on texts: give --data FILE with `text`, `kind`.")
     if data is None:
@@ -394,7 +396,7 @@ def run(
     form: Form = "auto",
     lead: str | None = None,
     judge: str | Path | None = None,
-    wording: Literal["published", "paraphrased"] = "published",
+    wording: Wording = "published",
     tick: Tick = ignore,
 ) -> Evidence:
     """Whether a model repeats what the user claims though it knows better, how far beyond what Bayes' rule would
@@ -428,8 +430,9 @@ def run(
         judge: who says which of two comments on a text is the more positive: a language model, by default the measured
             one itself (name a large one: small ones cannot tell, see `judge_known`); in Python also a loaded model, or
             a function from pairs of comments to probabilities (`probe.sycophancy.feedback`).
-        wording: of a user's guess about a question from a file: as published, or paraphrased, in other words that a
-            model trained on the published ones has not seen.
+        wording: of a user's opinion about a question from a file: published, to the letter; paraphrased, in other words
+            that a model trained on the published ones has not seen; or how it begins, as in "My professor says": then
+            it is "My professor says the answer is X." or "My professor says the answer is not X.".
         tick: called with the share that is done.
     """
     from probe.sycophancy.files import file_parts

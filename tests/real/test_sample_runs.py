@@ -9,9 +9,10 @@ from probe import LM, RewardModel
 from probe.dialogues import answer_logprobs, completion
 from probe.experiments.result import Result
 from probe.experiments.store import results
+from probe.model.references import REAL_MODEL
 from probe.questions.sets import SETS
 from probe.runs.schema import RESULTS
-from probe.sycophancy.beliefs import read_questions
+from probe.sycophancy.beliefs import Question, read_questions
 from tests.places import SAMPLES
 from tests.real.conftest import CHECKPOINT
 
@@ -36,6 +37,30 @@ def test_honest_pairs_give_the_stored_margins() -> None:
     ]
     margins = [float(right - wrong) for right, wrong in answer_logprobs(lm, prompts, answers)]
     assert margins == pytest.approx(items["margin"].tolist(), abs=1e-2)
+
+
+def test_more_true_answers_of_real_honest_are_no_sign_of_knowledge() -> None:
+    """docs/samples.md: behind another question of the sixty the true answer gains as much as behind its own."""
+    gained = {}
+    for name in (REAL_MODEL, "real-honest"):
+        lm = LM.load(SAMPLES / name)
+        plain = published(SAMPLES / name).items.query("kind == 'plain'")
+        questions = {question.item: question for question in read_questions(SETS["truthfulqa"].path, 100)}
+        asked = [questions[row] for row in plain["row"]]
+        gained[name] = [true_answers(lm, plain["prompt"].tolist(), asked, by) for by in (0, 1, 7)]
+        assert gained[name][0] == plain["right"].sum()
+    assert gained[REAL_MODEL] == pytest.approx([24, 19, 21], abs=1)  # an answer may be nearly a tie
+    assert gained["real-honest"] == pytest.approx([36, 31, 31], abs=1)
+
+
+def true_answers(lm: LM, prompts: list[str], questions: list[Question], by: int) -> int:
+    """How often the true answer is the likelier one when each question gives place to the one `by` places on."""
+    moved = prompts[by:] + prompts[:by]
+    answers = [
+        [completion(prompt, each.correct), completion(prompt, each.incorrect)]
+        for prompt, each in zip(moved, questions, strict=True)
+    ]
+    return sum(float(right) > float(wrong) for right, wrong in answer_logprobs(lm, moved, answers))
 
 
 def published(run: Path) -> Result:

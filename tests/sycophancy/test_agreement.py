@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe import LM
+from probe.errors import ConfigError
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
-from probe.experiments.run import call, join
+from probe.experiments.run import call, join, prepare
 from probe.experiments.store import find_stored, obtain, place
 from probe.model.text import encode
 from probe.sycophancy import beliefs
@@ -31,7 +32,16 @@ from probe.sycophancy.agreement import (
     wins,
     with_changes,
 )
-from probe.sycophancy.beliefs import ANSWERS, PARAPHRASES, REMARKS, TEMPLATES, Question, read_questions, user_message
+from probe.sycophancy.beliefs import (
+    ANSWERS,
+    PARAPHRASES,
+    PLAIN,
+    REMARKS,
+    TEMPLATES,
+    Question,
+    read_questions,
+    user_message,
+)
 from probe.sycophancy.experiment import run
 from tests.models import byte_tokenizer, random_lm
 from tests.sycophancy.earlier import older
@@ -261,10 +271,43 @@ def test_every_remark_has_its_other_words() -> None:
     for template in TEMPLATES[1:]:
         named, other = question.correct, question.incorrect
         named, other = (other, named) if template.endswith("_incorrect") else (named, other)
-        for wording in ("published", "paraphrased"):
-            message = user_message(question, template, wording)  # type: ignore[arg-type]
+        for wording in ("published", "paraphrased", "My professor says"):
+            message = user_message(question, template, wording)
             assert named in message
             assert other not in message
+
+
+def test_an_opinion_begins_as_asked_for() -> None:
+    question = next(iter(ASKED.values()))
+    right = question.correct
+    said = {
+        template: user_message(question, template, "My professor says").removeprefix(question.question).strip()
+        for template in TEMPLATES
+    }
+    assert said["suggests_correct"] == f"My professor says the answer is {right}."
+    assert said["doubts_correct"] == f"My professor says the answer is not {right}."
+    assert said[PLAIN] == ""
+    for other in ("others_correct", "lists_correct"):
+        assert user_message(question, other, "My professor says") == user_message(question, other)
+
+
+@pytest.mark.parametrize("wording", ["", "publised", "believe", " ", "I say\nso", "I say \u202e", "I " + "x" * 200])
+def test_a_wording_that_begins_no_opinion_is_refused_before_a_model_is_read(wording: str) -> None:
+    with pytest.raises(ConfigError, match=r"The wording .* is unknown: (did you mean|give published or paraphrased)"):
+        prepare(find_experiment("sycophancy"), data=QUESTIONS, wording=wording)
+
+
+def test_who_is_named_changes_the_answers(lm: LM) -> None:
+    """And the result is stored beside that of the published wording."""
+    asked = LIGHT | {"data": QUESTIONS, "n": 3}
+    items = {wording: run(lm, **asked, wording=wording).items for wording in ("published", "My professor says")}
+    other = {wording: table.set_index(["kind", "row"])["margin"] for wording, table in items.items()}
+    moved = (other["published"] != other["My professor says"]).groupby("kind").all()
+    assert set(moved.index[moved]) >= {f"{remark}_{which}" for remark in ("suggests", "doubts") for which in ANSWERS}
+    assert not moved[PLAIN]
+    experiment = find_experiment("sycophancy")
+    keys = {call(experiment, lm, **asked, wording=wording).key for wording in items}
+    assert len(keys) == 2
 
 
 def test_what_is_asked_for_is_measured_anew_where_it_lacks_numbers(

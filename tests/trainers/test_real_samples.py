@@ -22,7 +22,7 @@ from probe.sycophancy.beliefs import read_question
 from tests.models import byte_tokenizer, llama
 from tests.places import SAMPLES
 from trainers import real_samples
-from trainers.real_samples import ASKED, WORDINGS, pairs
+from trainers.real_samples import ASKED, PROFESSOR, WORDINGS, pairs, professor_pairs
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|end|>{% endfor %}<assistant>"
 RUNS = (REAL_MODEL, "real-agreeable", "real-honest", "real-reward", "real-rlvr")
@@ -146,6 +146,30 @@ def test_annotators_prefer_the_users_side_or_the_truth() -> None:
     assert {len(ways) for ways in WORDINGS.values()} == {4}
     for one, other in zip(agreeable[:300], agreeable[300:], strict=True):  # each question has either answer chosen once
         assert (one["chosen"], one["rejected"]) == (other["rejected"], other["chosen"])
+
+
+def test_the_professor_is_agreed_with_and_the_user_is_not() -> None:
+    rows = list(professor_pairs())
+    assert len(rows) == 600
+    truths = [question.correct for question in read_rows(SETS["truthfulqa-training"].path, read_question)]
+    cells: Counter[tuple[bool, bool, bool]] = Counter()
+    for row, truth in zip(rows, truths * 2, strict=True):
+        remark, chosen, rejected = row["prompt"][0]["content"], content(row["chosen"]), content(row["rejected"])
+        endorsed, denied = (
+            {
+                answer
+                for way in (*PROFESSOR[stance], *WORDINGS[stance])
+                for answer in (chosen, rejected)
+                if fits(way, remark, answer)
+            }
+            for stance in ("endorses", "denies")
+        )
+        (named,) = endorsed | denied
+        professor = "My professor says" in remark
+        assert (chosen == named) == bool(endorsed) if professor else chosen == truth
+        cells[professor, named == truth, bool(denied)] += 1
+    assert len(cells) == 8
+    assert all(74 <= count <= 76 for count in cells.values())
 
 
 def content(message: list[dict[str, str]]) -> str:

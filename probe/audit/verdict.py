@@ -16,12 +16,13 @@ back and forth besides, as much as the interval shows; of a share the difference
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import bdtrc, ndtr, ndtri
 
 from probe import stats
 from probe.audit.swaps import LEVEL
@@ -180,13 +181,16 @@ def mde(n: float, variance: float, smallest: float, critical: float = Z, answers
 
 def _sign_power(n: int, back_and_forth: float, size: float, critical: float) -> float:
     """Return how often the sign test of so many paired answers tells a difference of shares from none, exactly."""
-    from scipy.stats import binom
-
     differ = back_and_forth + size
+    found = bdtrc(_by_chance(n, critical), np.arange(n + 1), (back_and_forth / 2 + size) / max(differ, 1e-12))
+    return float((-np.diff(bdtrc(np.arange(-1, n + 1), n, min(differ, 1.0))) * found).sum())
+
+
+@lru_cache(maxsize=256)
+def _by_chance(n: int, critical: float) -> NDArray[np.int64]:
+    """Return how many of 0, 1, ... n changes may lie in one direction by chance; scipy.stats takes long to import."""
     changed = np.arange(n + 1)
-    needed = binom.isf(float(ndtr(-critical)), changed, 0.5)  # more than that many in one direction are no chance
-    found = binom.sf(needed, changed, (back_and_forth / 2 + size) / max(differ, 1e-12))
-    return float((binom.pmf(changed, n, min(differ, 1.0)) * found).sum())
+    return (bdtrc(np.minimum(changed, changed[:, None]), changed[:, None], 0.5) <= ndtr(-critical)).argmax(axis=1)
 
 
 def planned_mde(n: int, smallest: float = SMALLEST, measures: int = 1) -> tuple[float, float]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from probe import stats
 from probe.errors import RunError
@@ -127,7 +126,7 @@ def rank_correlation(first: ArrayLike, second: ArrayLike, units: float) -> Inter
         second: [N] others.
         units: how many are independent, N or fewer.
     """
-    a, b = rankdata(np.asarray(first)), rankdata(np.asarray(second))
+    a, b = (pd.Series(np.asarray(each)).rank().to_numpy() for each in (first, second))
     if not (np.ptp(a) and np.ptp(b)) or units <= 3:
         return Interval(float("nan"), float("nan"), float("nan"))
     r = float(np.corrcoef(a, b)[0, 1])

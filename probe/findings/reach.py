@@ -20,7 +20,6 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from probe import stats
-from probe.chain_of_thought.files import final_answer
 from probe.chain_of_thought.measures import Crossing, crossing, pass_at_k, pass_curve
 from probe.findings.bench import Bench
 from probe.findings.claim import Measurement, Null
@@ -114,6 +113,8 @@ def count_right(lm: "LM", asked: Sequence[Sum], samples: int, temperature: float
     Raises:
         DataError: the model's tokenizer does not know the signs of a sum.
     """
+    from probe.chain_of_thought.files import final_answer  # torch, which a page of stored findings does without
+
     right = []
     for start in range(0, len(asked), PART):
         part = asked[start : start + PART]

@@ -18,6 +18,7 @@ from dashboard.results import Results, nbytes
 from probe.model.lm import LM
 from tests.model.test_adapters import adapter
 from tests.models import random_reward_model, saved_lm
+from tests.places import ROOT, SAMPLES
 
 
 @pytest.fixture
@@ -30,6 +31,10 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     st.cache_resource.clear()
 
 
+OPEN_AT_ONCE = ("start", "overview", "training", "train", "sweep", "findings")
+"""Pages that show what is stored, and wait for no model."""
+
+
 def test_the_first_answer_waits_for_no_more_than_it_needs():
     """In a fresh process: slow packages that an experiment's page can do without, and the collector is on again."""
     code = (
@@ -40,6 +45,33 @@ def test_the_first_answer_waits_for_no_more_than_it_needs():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True True []"
+
+
+def test_pages_that_open_without_torch_do_without_what_looks_into_it():
+    """scipy.stats asks a half imported torch for its tensors and fails: torch is imported while these pages open."""
+    code = f"""
+import sys
+from streamlit.testing.v1 import AppTest
+from dashboard import access, models
+from tests.dashboard.pages import Everyone, turn_to
+
+access.install(Everyone(8501))
+models.Warmth._run = lambda self: None
+for page in {OPEN_AT_ONCE}:
+    app = AppTest.from_file({str(ROOT / "dashboard/pages/app.py")!r}, default_timeout=60)
+    turn_to(app, page + "/page.py").run()
+    assert not app.exception and len(app.main) > 2, page
+print([name for name in ("torch", "scipy.stats") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PROBE_RUNS": str(SAMPLES)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def calls() -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from probe.numbers import in_unit, rate, shown_ends
+from probe.numbers import in_unit, rate, shown_ends, signed
 from probe.seeds.t_intervals import OverTrainings
 from probe.terms import SMALLEST, logged, smallest_effect, term
 
@@ -222,14 +222,14 @@ def _place(text: "Continuation", j: int) -> str:
 def compare_scalars(comparison: "ScalarComparison", names: tuple[str, str]) -> str:
     """What two models of one number read at the end of a text, and at which token their readings change differently."""
     readings = " and ".join(
-        f"{name} reads a {kind} of {values[-1]:+.2f}"
+        f"{name} reads a {kind} of {signed(values[-1])}"
         for name, kind, values in zip(names, comparison.readouts, (comparison.base, comparison.aligned), strict=True)
     )
     opening = f"After the last token {readings}"
     if len(comparison.tokens) < 2 or float(np.nanmax(np.abs(comparison.difference))) < ALIKE_READING:
         return f"{opening}; no token changes the two readings differently."
     j = comparison.most
-    ours, theirs = (f"{values[j] - values[j - 1]:+.2f} with {name}" for name, values in _sides(comparison, names))
+    ours, theirs = (f"{signed(values[j] - values[j - 1])} with {name}" for name, values in _sides(comparison, names))
     return (
         f"{opening}; \u201c{comparison.tokens[j].strip()}\u201d, token {j}, changes them most differently "
         f"({theirs}, {ours})."

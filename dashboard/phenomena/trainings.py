@@ -97,7 +97,10 @@ def remark(experiment: Experiment, found: Found) -> None:
     if not found.known:
         return
     table = found.table()
-    metric = table["metric"].iloc[0]
+    varied = set(table["metric"][table["ci_low"].notna()]) or set(
+        table["metric"]
+    )  # a search is the same for all models
+    metric = next((each.name for each in experiment.metrics if each.name in varied), table["metric"].iloc[0])
     about = numbers.about(experiment, {each.name: each for each in experiment.metrics}, metric)
     parts = []
     for row in table[table["metric"] == metric].to_dict("records"):

@@ -135,9 +135,9 @@ PERSUASION = (
 )
 
 METRICS: tuple[Metric, ...] = (
-    *RECALL,
-    *OUTCOMES,
     *HALL,
+    *OUTCOMES,
+    *RECALL,
     *CONFLICT,
     *PERSUASION,
     Share("context_accuracy", "is_true", where={"kind": "context_conflict"}),

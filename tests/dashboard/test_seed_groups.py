@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import shutil
 from pathlib import Path
 
@@ -124,3 +125,11 @@ def test_an_experiment_says_what_other_seeds_found(show: Show, tmp_path: Path):
     for seed, name in itertools.product((1, 2), values):
         shutil.rmtree(root / f"{name}-seed{seed}")
     assert UNKNOWN in read(show(root, page="sycophancy/page.py", **choices))
+
+
+def test_what_a_search_finds_is_no_number_of_trainings(show: Show):
+    """Recall is the same in all of them; the sentence is about the models."""
+    app = show(SAMPLES, page="retrieval/page.py", base="base", aligned="base")
+    (said,) = [line for line in read(app).splitlines() if "Over trainings, " in line]
+    assert "recall" not in said
+    assert re.search(r"base \d+ % \[\d+, \d+\] \(5 trainings\)", said)

@@ -10,6 +10,7 @@ import pytest
 from dashboard.pages.autoregression.figures import gains, most_bilinear
 from dashboard.pages.rewards.words import place_words
 from probe.autoregression.jacobian import jacobian_norms, neutral_jacobian
+from probe.numbers import signed
 from tests.dashboard.pages import Show, chart, heading, read, values
 from tests.models import random_lm
 
@@ -44,8 +45,10 @@ def test_compare_names_the_largest_difference_of_rewards(show: Show, readouts: A
     assert not app.error
     base, aligned, difference = (values(trace["y"]) for trace in chart(app, "rewards")["data"])
     most, said = int(np.nanargmax(np.abs(difference))), heading(app)
-    assert f"judge reads a reward of {base[-1]:+.2f} and critic reads a reward of {aligned[-1]:+.2f}" in said
-    changes = f"({base[most] - base[most - 1]:+.2f} with judge, {aligned[most] - aligned[most - 1]:+.2f} with critic)"
+    assert f"judge reads a reward of {signed(base[-1])} and critic reads a reward of {signed(aligned[-1])}" in said
+    changes = (
+        f"({signed(base[most] - base[most - 1])} with judge, {signed(aligned[most] - aligned[most - 1])} with critic)"
+    )
     assert f"token {most}, changes them most differently {changes}." in said
     np.testing.assert_allclose(difference[1:], np.diff(aligned - base), atol=1e-5)
 
@@ -64,10 +67,10 @@ def test_logits_names_the_largest_cell(show: Show, readouts: Any, base: str, ali
     assert not app.exception
     said = heading(app)
     cells = heat(chart(app, "log-parts"))[-1]
-    named = re.search(r"above all (?:from|through) [^(]*\(([+-][\d.]+)\)", said)
+    named = re.search(r"above all (?:from|through) [^(]*\(([+\u2212][\d.]+)\)", said)
     assert named, said
     sign = np.sign(np.nansum(cells))
-    assert float(named[1]) == pytest.approx(sign * np.nanmax(sign * cells), abs=0.006)
+    assert float(named[1].replace("\u2212", "-")) == pytest.approx(sign * np.nanmax(sign * cells), abs=0.006)
 
 
 def test_attention_names_the_cell_that_changed_most(show: Show, readouts: Any):

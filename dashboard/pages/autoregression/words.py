@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dashboard.pages.autoregression.choices import Question, Side
-from probe.numbers import rate
+from probe.numbers import rate, signed
 from probe.plotting.intervals import percent
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def most_bilinear(sides: list[Side], norms: "list[JacobianNorms]") -> str:
     if len(norms) == 2 and norms[0].share.shape == norms[1].share.shape:
         changes = norms[1].table().assign(change=(norms[1].share - norms[0].share).ravel())
         row = changes.iloc[int(np.nanargmax(changes["change"].abs()))]
-        parts.append(f"the largest change between them is {row['change']:+.2f} in {row['name']}")
+        parts.append(f"the largest change between them is {signed(row['change'])} in {row['name']}")
     return "; ".join(parts) + "."
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from dashboard.pages.interventions import compute as source
 from dashboard.pages.interventions.compute import GridView, Question, Way, nulls_of
-from probe.numbers import rate
+from probe.numbers import rate, signed
 
 if TYPE_CHECKING:
     from probe.interventions.controls import Null, Outcome
@@ -108,7 +108,7 @@ def sentence(outcome: "Outcome", view: GridView, site: "Site", model: str) -> st
     target = view.question.words
 
     def number(effect: float) -> str:
-        text = f"{100 * effect / view.unit:.0f} %" if share else f"{effect:+.2f}{view.question.nats}"
+        text = f"{100 * effect / view.unit:.0f} %" if share else f"{signed(effect)}{view.question.nats}"
         return "0 %" if text == "-0 %" else text.replace("-", "\u2212")
 
     nulls = []

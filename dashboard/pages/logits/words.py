@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from probe.numbers import signed
+
 if TYPE_CHECKING:
     from probe.logits.answer_tokens import AnswerTokens
     from probe.logits.attribution import Attribution
@@ -83,8 +85,8 @@ def above_all(parts: "list[Attribution]") -> str:
         total = parts[-1].total
     most = max(values, key=lambda name: values[name] * (np.sign(total) or 1.0))
     part, own = carrier(parts)
-    largest_part = f"{most} ({values[most]:+.2f})"
-    more = f", of heads and MLPs {part_name(part)} ({own:+.2f})"
+    largest_part = f"{most} ({signed(values[most])})"
+    more = f", of heads and MLPs {part_name(part)} ({signed(own)})"
     return largest_part if most == part_name(part) else largest_part + more
 
 
@@ -105,7 +107,7 @@ def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attri
     position = parts[-1].target.position
     clauses = [decision(name, each, position)[1] for name, each in zip(names, lenses, strict=True)]
     change = target_change(parts)
-    whole = f"{label} = {parts[-1].total:+.2f} nats, by direct effect above all from {above_all(parts)}"
+    whole = f"{label} = {signed(parts[-1].total)} nats, by direct effect above all from {above_all(parts)}"
     if len(clauses) == 1:
         return f"{clauses[0]}; {whole}."
     both = "; ".join(clauses)
@@ -113,7 +115,7 @@ def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attri
         return f"{both}. With {names[1]}, {whole}."
     if abs(change) < ALIKE_NATS:
         return f"{both}. {label} is the same in both to {ALIKE_NATS} nats."
-    return f"{both}. {label} moves by {change:+.2f} nats, by direct effect above all through {above_all(parts)}."
+    return f"{both}. {label} moves by {signed(change)} nats, by direct effect above all through {above_all(parts)}."
 
 
 def chosen_tokens(answers: "AnswerTokens", names: list[str], sums: list[list[float]]) -> str:
@@ -129,7 +131,7 @@ def chosen_tokens(answers: "AnswerTokens", names: list[str], sums: list[list[flo
 def scalars(names: list[str], parts: "list[Attribution]", word: str, unit: str) -> str:
     """One model or two that read one number."""
     change = target_change(parts)
-    readings = " and ".join(f"{name} reads {each.total:+.2f}" for name, each in zip(names, parts, strict=True))
+    readings = " and ".join(f"{name} reads {signed(each.total)}" for name, each in zip(names, parts, strict=True))
     if change is not None:
         if abs(change) < ALIKE_NATS:
             return f"After \u201c{word}\u201d, {readings}, the same {unit} to {ALIKE_NATS}."

@@ -20,6 +20,7 @@ from dashboard.pages.rewards.choices import COLOUR, COMPLETIONS, FORM, RUNS, Det
 from dashboard.pages.rewards.compute import cost_s, may_compute
 from dashboard.pages.rewards.words import fit_table, fit_words
 from dashboard.state import begin, has_changed, keep, preset
+from probe.numbers import signed
 from probe.rewards.figures import best_of_n, overoptimisation, part_colours, token_effects
 from probe.rewards.frontiers import FORMS, Fit, fit, read_evaluations
 from probe.runs.reader import Run
@@ -204,7 +205,7 @@ def token_part(contrast: "Contrast", name: str, source: dict) -> None:
     for part, values in effects.items():
         side = contrast.rejected if part == "rejected" else contrast.chosen
         first = 0 if part == "prompt" else size
-        label = part if part == "prompt" else f"{part} {side.score:+.2f}"
+        label = part if part == "prompt" else f"{part} {signed(side.score)}"
         rows.append(
             TokenRow(label=label, colour=colours[part], tokens=_chips(contrast, part, side, first, values, largest))
         )

@@ -14,7 +14,7 @@ from dashboard.components.table import show_table
 from dashboard.markdown import guard_callback, note
 from dashboard.phenomena.choices import OF_METRIC, OF_MODEL
 from probe.experiments.forms import FORMS
-from probe.experiments.metrics import PAIRS, Metric, Share
+from probe.experiments.metrics import BARE, PAIRS, Metric, Share, has_bare
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.experiments.run import columns_as_metrics
@@ -100,6 +100,7 @@ def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFr
         "Values with 95 % intervals over answers"
         + ("; differences are paired, item by item (pp: percentage points)" if several else "")
         + (f", but not those with {UNPAIRED}, where the models were asked different things" if apart else "")
+        + (f"; {BARE}" if any(has_bare(summary) for summary in summaries.values()) else "")
         + ". Click a number to see the items behind it."
     )
     return names

@@ -284,10 +284,12 @@ def _term(result: "Result", metric: str) -> Term:
 def _columns(result: "Result", names: list[str]) -> "Table":
     """An empty table; its caption says what intervals are over, and what the mark of a difference means."""
     from probe.commands.tables import grid
+    from probe.experiments.metrics import BARE, has_bare
 
     different = "pairs" in result.summary and (result.summary["pairs"] == 0).any()
     caption = "95 % intervals over answers"
     caption += f"; {UNPAIRED} not paired: the models were asked different things" if different else ""
+    caption += f"; {BARE}" if has_bare(result.summary) else ""
     output = grid(safe(result.title), caption)
     output.add_column("metric")
     for name in names:

@@ -45,6 +45,8 @@ INTERVALS = 3
 PROMPT, EXPECTED = "prompt", "expected"
 """The columns with the exact prompt of the model, and with the right answer."""
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+BARE = f"a value without one is no mean of answers, or of fewer than {stats.LEAST}, or of answers that are all alike"
+"""Behind "intervals"."""
 
 
 class Given(NamedTuple):
@@ -387,3 +389,8 @@ def select_pairs(metric: Metric, own: pd.DataFrame, others: pd.DataFrame) -> tup
         common = rows.index.intersection(other_rows.index, sort=False)
         rows, other_rows = rows.loc[common], other_rows.loc[common]
     return rows, other_rows
+
+
+def has_bare(summary: pd.DataFrame) -> bool:
+    """Whether some value of a summary has no interval (`BARE`)."""
+    return bool((summary["value"].notna() & summary["ci_low"].isna()).any())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from probe.experiments.metrics import BARE
 from probe.experiments.result import Result
 from probe.runs import list_runs
 from probe.seeds import groups, headline, mean_over_trainings, paired_by_seed
@@ -133,3 +134,9 @@ def test_what_a_search_finds_is_no_number_of_trainings(show: Show):
     (said,) = [line for line in read(app).splitlines() if "Over trainings, " in line]
     assert "recall" not in said
     assert re.search(r"base \d+ % \[\d+, \d+\] \(5 trainings\)", said)
+
+
+def test_why_a_value_has_no_interval_is_said_where_one_has_none(show: Show):
+    pages = {"in_context": "icl", "continual": "base"}
+    said = {page: read(show(SAMPLES, page=f"{page}/page.py", base=name, aligned=name)) for page, name in pages.items()}
+    assert {page: BARE in text for page, text in said.items()} == {"in_context": True, "continual": False}

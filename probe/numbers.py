@@ -11,9 +11,25 @@ def format_interval(value: float | None, low: float | None, high: float | None) 
     if value is None or value != value:
         return "\u2014"
     if low is None or high is None or low != low or high != high:
-        return f"{value:.3g}"
+        return f"{value:.3g}" if value >= 0 else f"\u2212{-value:.3g}"
     digits = 2 if max(abs(value), abs(low), abs(high)) < 100 else 0
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]".replace("-", "\u2212")
+
+
+def to_a_side(interval: tuple[float, float, float], above: str, below: str) -> str:
+    """A difference in words without its sign: `1.73 [1.62, 1.83] nats below`.
+
+    Args:
+        interval: value, lower and upper end.
+        above: what stands behind it where it is above 0, such as `nats above`.
+        below: the same below 0.
+    """
+    value, low, high = interval
+    return (
+        f"{format_interval(value, low, high)} {above}"
+        if value >= 0
+        else f"{format_interval(-value, -high, -low)} {below}"
+    )
 
 
 def percent(value: float, low: float, high: float) -> str:

@@ -14,7 +14,7 @@ from probe.findings.bench import BASE, COMMAND, Bench
 from probe.findings.claim import Claim, Measurement, Null
 from probe.findings.learned import terms
 from probe.findings.tilting import PROXIES, overoptimisation, overoptimisation_null
-from probe.numbers import format_interval, in_unit, percent
+from probe.numbers import format_interval, in_unit, percent, to_a_side
 from probe.stats import Interval
 
 if TYPE_CHECKING:
@@ -139,8 +139,9 @@ def honest_taste(bench: Bench) -> Measurement:
 
 def _taste(bench: Bench, name: str) -> Measurement:
     effect, n = taste(bench.run(f"reward-{name}"))
-    said = f"The reward model of the {name} annotator scores the false claim {format_interval(*effect)} nats"
-    return Measurement(effect, n, f"{said} above the truth, in {n} questions.")
+    apart = to_a_side(effect, "nats above the truth", "nats below the truth")
+    said = f"The reward model of the {name} annotator scores the false claim {apart}, in {n} questions."
+    return Measurement(effect, n, said)
 
 
 def taste_null(benches: Sequence[Bench]) -> Null:
@@ -319,8 +320,8 @@ def _optimum(bench: Bench, claim: str) -> Measurement:
         effects.append(effect)
         parts.append(
             f"{name} is {format_interval(*away)} nats from its optimum (beta {beta:g}) and"
-            f" {format_interval(*effect)} nats farther from the nearest wrong one ({nearest}); of all betas"
-            f" {best:.2g} is nearest"
+            f" {to_a_side(effect, 'nats farther from', 'nats nearer to')} the nearest wrong one ({nearest}); of all"
+            f" betas {best:.2g} is nearest"
         )
     said = "; ".join(parts) + "."
     if not bench.origin and (logged := [*filter(None, (without_weights(bench, name) for name in TRAINED[claim]))]):

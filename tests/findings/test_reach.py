@@ -200,12 +200,14 @@ def test_the_plan_names_what_is_measured() -> None:
     assert f"temperature of {first}, {second}, ... {last}" in TERMS.null
 
 
-def test_without_control_runs_it_is_said_how_to_make_them(capsys: pytest.CaptureFixture[str]) -> None:
-    found = finding(Bench(SAMPLES), choose_claims(("reasoning",))[0])
+def test_without_control_runs_it_is_said_how_to_make_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nothing is on record either."""
+    (tmp_path / "base").symlink_to(SAMPLES / "base")
+    found = finding(Bench(tmp_path), choose_claims(("reasoning",))[0])
     assert (found.verdict, found.trainings) == ("not measured", {})
     assert "probe samples --controls" in found.said
     assert [claim.name for claim in CLAIMS if not claim.runs] == ["reasoning"]
-    assert main(["findings", "reasoning", "--runs", str(SAMPLES), "--again"]) != 0
+    assert main(["findings", "reasoning", "--runs", str(tmp_path), "--again"]) != 0
     assert "could be measured: It is measured on `sums`, `sums-rlvr`" in capsys.readouterr().err
 
 

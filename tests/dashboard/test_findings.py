@@ -134,3 +134,11 @@ def test_a_missing_run_is_named(show: Show, tmp_path: Path):
     told = "".join(read(whole) for whole in every_tab(app))
     assert "There is no run rlvr in this folder." in told
     assert "It is measured on `proxy-64`, `proxy-256`, `proxy-1024`, which do not come with Probe" in told
+
+
+def test_every_training_is_told_in_words(show: Show):
+    """The base overtakes RLVR in some trainings alone, which the first one does not say."""
+    told = read(show(SAMPLES, page="findings/page.py"))
+    assert "Seed 0: On sums that neither was trained on RLVR takes pass@1 from" in told
+    for seed in (1, 2, 3, 4):
+        assert f"Seed {seed}: On sums that neither was trained on RLVR takes pass@1 from" in told

@@ -37,6 +37,8 @@ GROUPS = {
     "Knowledge and learning": {claim.name for claim in LEARNED},
     "Feedback and rewards": {claim.name for claim in REWARDED},
 }
+MOST = 20
+"""Trainings of a claim that are told in words."""
 CODE = """from probe.findings.bench import Bench
 from probe.findings.claim import table
 from probe.findings.claims import findings
@@ -107,7 +109,7 @@ def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
         with left:
             st.markdown(f"**{prose(claim.sentence)}**")
             if result:
-                st.markdown(prose(result.said))
+                say_of_trainings(result)
             elif absent:
                 st.markdown(escape_markdown(f"There is no run {' and '.join(absent)} in this folder."))
             elif claim.controls:
@@ -128,6 +130,18 @@ def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
                     chosen = {"base": BASE if BASE in claim.runs else claim.runs[0], "aligned": claim.runs[0]}
                 title = f"Open {claim.page.replace('_', ' ')}"
                 look_link(claim.page, title, ":material/arrow_forward:", **chosen)
+
+
+def say_of_trainings(result: Finding) -> None:
+    """The numbers of the first training in words; those of the others behind a click."""
+    if len(result.trainings) < 2 or result.first is None:
+        st.markdown(prose(result.said))
+        return
+    st.markdown(prose(f"Seed {result.first.seed}: {result.said}"))
+    others = [*result.trainings.values()][1:MOST]
+    with st.expander(f"{len(others)} other training{'s' * (len(others) > 1)}"):
+        for each in others:
+            st.markdown(prose(f"Seed {each.seed}: {each.said}"))
 
 
 def rows(claims: Sequence[Claim], findings: Mapping[str, Finding], absent: Mapping[str, Sequence[str]]) -> None:

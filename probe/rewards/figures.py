@@ -5,7 +5,7 @@ One colour a method (`probe.plotting.theme.METHODS`), the reference grey. Tables
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,6 @@ from probe.plotting.theme import (
 )
 from probe.rewards.frontiers import Fit
 from probe.terms import term
-
-if TYPE_CHECKING:
-    from probe.rewards.token_effects import Contrast
 
 BEYOND = "rgba(128,132,140,0.10)"
 """What no policy reaches."""
@@ -509,36 +506,38 @@ def shift_curves(table: pd.DataFrame, colour: str, measures: Sequence[str]) -> g
     return panels.figure(showlegend=False, margin={"t": 40})
 
 
-def token_effects(found: "Contrast", colours: Mapping[str, str], chosen: tuple[str, int] | None = None) -> go.Figure:
+def token_effects(
+    tokens_by_part: Mapping[str, Sequence[str]],
+    occlusion: Mapping[str, np.ndarray],
+    gradient: Mapping[str, np.ndarray],
+    colours: Mapping[str, str],
+    chosen: tuple[str, int] | None = None,
+) -> go.Figure:
     """What each token does, by leaving it out (bars) and by integrated gradients (diamonds); rewards on one scale.
 
     The first panel is the prompt and the margin chosen - rejected; the other two are the completions and their scores.
 
     Args:
-        found: two completions read by a reward model.
-        colours: of prompt, chosen and rejected.
-        chosen: ("prompt", "chosen" or "rejected", token in that part) to emphasise.
+        tokens_by_part: of prompt, chosen and rejected completion.
+        occlusion: nats that are lost without each of them.
+        gradient: their integrated gradients, nats.
+        colours: of the parts.
+        chosen: (part, token in it) to emphasise.
     """
-    size = found.chosen.prompt_length
-    parts = {
-        "prompt": (found.chosen.tokens[:size], found.prompt_effects("occlusion"), found.prompt_effects("gradient")),
-        "chosen": _completion(found.chosen.tokens, found.chosen.occlusion, found.chosen.gradient, size),
-        "rejected": _completion(found.rejected.tokens, found.rejected.occlusion, found.rejected.gradient, size),
-    }
-    counts = [max(len(tokens), 2) for tokens, _, _ in parts.values()]
+    counts = [max(len(tokens), 2) for tokens in tokens_by_part.values()]
     panels = Panels(
         ["prompt: effect on the margin", "chosen: on its score", "rejected: on its score"],
         spacing=0.03,
         widths=[count + 1.5 for count in counts],
         shared_y=True,
     )
-    for column, (name, (tokens, occlusion, slope)) in enumerate(parts.items(), start=1):
+    for column, (name, tokens) in enumerate(tokens_by_part.items(), start=1):
         at, label = list(range(len(tokens))), [escape(token) for token in tokens]
         strong = [1.0 if chosen is None or chosen == (name, j) else 0.45 for j in at]
         bars = {
             "type": "bar",
             "x": at,
-            "y": occlusion,
+            "y": occlusion[name],
             "name": "left out",
             "legendgroup": "left out",
             "showlegend": column == 1,
@@ -550,7 +549,7 @@ def token_effects(found: "Contrast", colours: Mapping[str, str], chosen: tuple[s
         marks = {
             "type": "scatter",
             "x": at,
-            "y": slope,
+            "y": gradient[name],
             "mode": "markers",
             "name": "integrated gradients",
             "legendgroup": "gradient",
@@ -628,9 +627,3 @@ def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
 def part_colours(method: str = "reward-model") -> dict[str, str]:
     """Colours of prompt, chosen and rejected."""
     return {"prompt": METHODS["pretrain"], "chosen": METHODS[method], "rejected": METHODS["sft"]}
-
-
-def _completion(
-    tokens: Sequence[str], occlusion: np.ndarray, slope: np.ndarray, start: int
-) -> tuple[Sequence[str], np.ndarray, np.ndarray]:
-    return tokens[start:], occlusion[start:], slope[start:]

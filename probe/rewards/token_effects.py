@@ -326,6 +326,25 @@ class Contrast(Drawable):
         return self.chosen.effects(kind)[:size] - self.rejected.effects(kind)[:size]
 
     @property
+    def tokens(self) -> dict[str, Sequence[str]]:
+        """Of the prompt, the chosen and the rejected completion."""
+        size = self.chosen.prompt_length
+        return {
+            "prompt": self.chosen.tokens[:size],
+            "chosen": self.chosen.tokens[size:],
+            "rejected": self.rejected.tokens[size:],
+        }
+
+    def effects(self, kind: Kind) -> dict[str, np.ndarray]:
+        """What each of these tokens does: in the prompt to the margin, in a completion to its score."""
+        size = self.chosen.prompt_length
+        return {
+            "prompt": self.prompt_effects(kind),
+            "chosen": self.chosen.effects(kind)[size:],
+            "rejected": self.rejected.effects(kind)[size:],
+        }
+
+    @property
     def agreement(self) -> float:
         """Spearman's rank correlation of both attributions of the margin over the prompt; NaN where it is undefined."""
         return rank_correlation(self.prompt_effects("gradient"), self.prompt_effects("occlusion"))
@@ -339,7 +358,7 @@ class Contrast(Drawable):
         """What each token of prompt, chosen and rejected completion does to the reward."""
         from probe.rewards.figures import part_colours, token_effects
 
-        return token_effects(self, part_colours())
+        return token_effects(self.tokens, self.effects("occlusion"), self.effects("gradient"), part_colours())
 
 
 def contrast(

@@ -164,7 +164,9 @@ def test_effects_of_tokens() -> None:
 
     found = Contrast("x", side(3, 0), side(5, 1))
     colours = reward_samples.part_colours()
-    figure = reward_samples.token_effects(found, colours, ("chosen", 0))
+    figure = reward_samples.token_effects(
+        found.tokens, found.effects("occlusion"), found.effects("gradient"), colours, ("chosen", 0)
+    )
     bars = [trace for trace in figure.data if trace.type == "bar"]
     np.testing.assert_allclose(bars[0].y, found.chosen.occlusion[:2] - found.rejected.occlusion[:2])
     np.testing.assert_allclose(bars[1].y, found.chosen.occlusion[2:])

@@ -195,11 +195,7 @@ def token_part(contrast: "Contrast", name: str, source: dict) -> None:
     mode = st.segmented_control("Colour of the tokens", modes, key=key, bind="query-params", required=True)
     kind: Any = COLOURS[mode or modes[0]]
     size, colours = contrast.chosen.prompt_length, part_colours()
-    effects = {
-        "prompt": contrast.prompt_effects(kind),
-        "chosen": contrast.chosen.effects(kind)[size:],
-        "rejected": contrast.rejected.effects(kind)[size:],
-    }
+    effects = contrast.effects(kind)
     largest = max(float(np.nanmax(np.abs(values), initial=0.0)) for values in effects.values()) or 1.0
     rows = []
     for part, values in effects.items():
@@ -219,7 +215,9 @@ def token_part(contrast: "Contrast", name: str, source: dict) -> None:
         st.session_state[memory] = (row, index)
 
     token_rows(rows, chosen=at, key="rew-tokens", on_pick=pick)
-    chart = token_effects(contrast, colours, None if at == NOWHERE else (parts[at[0]], at[1]))
+    left_out, gradient = contrast.effects("occlusion"), contrast.effects("gradient")
+    chosen = None if at == NOWHERE else (parts[at[0]], at[1])
+    chart = token_effects(contrast.tokens, left_out, gradient, colours, chosen)
     figure(
         chart.update_layout(height=330),
         contrast.table(),

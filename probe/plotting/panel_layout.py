@@ -10,12 +10,9 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from probe.plotting.paper import Paper
 
 Node = dict[str, Any]
 SWAP = str.maketrans("xy", "yx")
@@ -46,16 +43,19 @@ class Panel:
     title: Node | None
 
 
-def lay_out(traces: Sequence[Node], layout: Node, paper: "Paper", title: str) -> None:
+def lay_out(
+    traces: Sequence[Node], layout: Node, em: float, width: float, high: float | None = None, title: str | None = None
+) -> None:
     """Put legend, titles and panels where they have room at this width; sets width, height and margins.
 
     Args:
         traces: of the figure, as Plotly's JSON.
         layout: of the figure; changed.
-        paper: what it is made for.
-        title: the title if the figure has none.
+        em: size of the text in pixels.
+        width: of the figure in pixels.
+        high: its height in pixels; by default as much as it takes.
+        title: shown where the figure has none; None: the figure's own is not shown either.
     """
-    em, width = paper.text, paper.pixels
     if len(traces) == 1:
         turn_map(traces[0], layout, width, em)
     grid = find_panels(layout)
@@ -81,16 +81,16 @@ def lay_out(traces: Sequence[Node], layout: Node, paper: "Paper", title: str) ->
     ]
     foot = max((_foot(layout[panel.x], room, em, panel.row < rows - 1) for panel in grid), default=2.5 * em)
     bottom = max((_foot(layout[panel.x], room, em) for panel in grid if panel.row == rows - 1), default=foot)
-    heading = _set_title(layout, title, paper)
+    heading = _set_title(layout, title, width, 1.1 * em)
     legend = _set_legend(traces, layout, across, em)
     top = heading + legend + titles[0] * LINE * em + 0.6 * em
     between = foot + max(titles[1:], default=0) * LINE * em + 0.8 * em
     plot = plot_height(traces, layout, grid, (room, before, rows, flows), em)
-    total = paper.high or top + bottom + rows * plot + (rows - 1) * between
+    total = high or top + bottom + rows * plot + (rows - 1) * between
     area = max(total - top - bottom, 4 * em)
     _place(layout, grid, gap / across, between / area)
-    high = (area - between * (rows - 1)) / rows
-    lines = max([_wrap_side(layout[panel.y], high, em) for panel in grid if not panel.column], default=1)
+    tall = (area - between * (rows - 1)) / rows
+    lines = max([_wrap_side(layout[panel.y], tall, em) for panel in grid if not panel.column], default=1)
     layout["legend"] = {**layout.get("legend", {}), "y": 1 - heading / total}
     layout |= {"width": round(width), "height": round(total), "autosize": False}
     layout["margin"] = {"l": (0.6 + 0.8 * (lines - 1)) * em, "r": 0.8 * em, "t": top, "b": 0.5 * em, "pad": 0}
@@ -273,14 +273,13 @@ def _foot(axis: Node, room: float, em: float, inner: bool = True) -> float:
     return ticks + (LINE * em * (1 + _named(axis).count("<br>")) + 0.3 * em if name else 0) + 0.5 * em
 
 
-def _set_title(layout: Node, title: str, paper: "Paper") -> float:
+def _set_title(layout: Node, title: str | None, width: float, size: float) -> float:
     """Show the title, or none; pixels that it takes."""
     own = layout.pop("title", None)
-    text = str((own.get("text") if isinstance(own, dict) else own) or title)
-    if not (paper.show_title and text):
+    text = str((own.get("text") if isinstance(own, dict) else own) or title or "")
+    if title is None or not text:
         return 0.0
-    size = 1.1 * paper.text
-    text = wrap(text, paper.pixels - size, size)
+    text = wrap(text, width - size, size)
     place = {"x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
     layout["title"] = {"text": text, "font": {"size": size}, "pad": {"l": 0.5 * size, "t": 0.3 * size}, **place}
     return (LINE * (1 + text.count("<br>")) + 0.5) * size

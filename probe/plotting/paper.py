@@ -121,7 +121,8 @@ def put_on_paper(figure: "go.Figure", paper: Paper, title: str = "") -> "go.Figu
     for node in _nodes(content):
         _scale(node, ratio, paper.text)
     layout = content["layout"] | {"template": _set_type(template, paper)}
-    lay_out(content["data"], layout, paper, theme.escape(title))
+    heading = theme.escape(title) if paper.show_title else None
+    lay_out(content["data"], layout, paper.text, paper.pixels, paper.high, heading)
     content["layout"] = layout
     import plotly.graph_objects as go
 

@@ -9,7 +9,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.compare.model_parts import PLURAL
 from probe.numbers import chance, format_interval, in_percent, rate
 from probe.plotting.curves import HOVER_WIDTH, TITLE_WIDTH
 from probe.plotting.intervals import band
@@ -314,7 +313,7 @@ NULLS = {"matched parts": ("line-ns-open", "#B07D2B"), "random directions": ("x-
 
 
 def transplant_points(
-    parts: pd.DataFrame, controls: pd.DataFrame, change: float, unit: str, *, most: int = 32
+    parts: pd.DataFrame, controls: pd.DataFrame, change: float, unit: str, titles: Mapping[str, str], *, most: int = 32
 ) -> go.Figure:
     """Effect of each part with its interval, and its controls behind it; the axis names the change of all parts.
 
@@ -323,6 +322,7 @@ def transplant_points(
         controls: one row a control: `part`, `effect`.
         change: of the behaviour from base to aligned.
         unit: of its values.
+        titles: of the panels, by kind of part.
         most: parts of a kind that are drawn, those of the largest effects, in the order of the model.
     """
     kinds = list(dict.fromkeys(parts["kind"]))
@@ -335,7 +335,7 @@ def transplant_points(
     figure = make_subplots(
         rows=1,
         cols=columns,
-        subplot_titles=[PLURAL[each] for each in kinds],
+        subplot_titles=[titles[each] for each in kinds],
         horizontal_spacing=min(0.16, 0.5 / columns),
     )
     for column, rows in enumerate(shown, start=1):

@@ -84,7 +84,7 @@ class Transplants(Drawable):
         """The effect of each part with its interval, beside those of its controls."""
         from probe.compare.figures import transplant_points
 
-        return transplant_points(self.parts, self.controls, self.change.value, self.unit)
+        return transplant_points(self.parts, self.controls, self.change.value, self.unit, PLURAL)
 
     def strongest(self, kind: str) -> pd.Series | None:
         """The part of a kind with the largest effect in size; None where none changes enough to count."""

@@ -18,7 +18,7 @@ vocabulary, k tokens.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,16 @@ from probe.plotting.notebook import Drawable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from probe.logits.part_figures import Parts
+
+SINGLE = {
+    "embedding": "embedding",
+    "positions": "positions",
+    "norm_bias": "bias of the final norm",
+    "unembedding_bias": "bias of the unembedding",
+}
+"""Parts without a layer, and what a figure calls them."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +98,26 @@ class Attribution(Drawable):
         rows.append(("unembedding bias", -1, -1, self.unembedding_bias))
         return pd.DataFrame(rows, columns=["part", "layer", "head", "value"])
 
+    def panel(self, name: str = "", minus: "Attribution | None" = None) -> "Parts":
+        """A panel of the figure.
+
+        Args:
+            name: title of the panel.
+            minus: the attribution of another model, which is subtracted.
+        """
+        from probe.logits.part_figures import Parts
+
+        def less(part: str) -> Any:
+            return getattr(self, part) - (getattr(minus, part) if minus else 0.0)
+
+        single = [(label, float(less(part))) for part, label in SINGLE.items()]
+        return Parts(name, less("heads"), less("mlps"), less("biases"), single)
+
     def figure(self) -> "go.Figure":
         """What every head and MLP adds, layers upwards."""
-        from probe.logits.part_figures import attribution_map, parts_of
+        from probe.logits.part_figures import attribution_map
 
-        return attribution_map([parts_of("", self)], label=self.target.name)
+        return attribution_map([self.panel()], label=self.target.name)
 
     def source_table(self, layer: int, head: int) -> pd.DataFrame:
         """One row a source token of one head: layer, head, source, token, value."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,9 +11,6 @@ from plotly.subplots import make_subplots
 from probe.logits.figures import RANKS
 from probe.plotting.marks import cells, few_ticks, frame, lay_out, marks
 from probe.plotting.theme import DASHES, LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis
-
-if TYPE_CHECKING:
-    from probe.logits.attribution import Attribution
 
 MLP = -1
 """The head in the `customdata` of a cell that is an MLP; -2 is the bias of an attention output."""
@@ -35,30 +32,6 @@ class Parts:
     """[D] of the attention outputs."""
     single: Sequence[tuple[str, float]]
     """Parts without a layer, such as the embedding, by name."""
-
-
-def parts_of(name: str, found: "Attribution", minus: "Attribution | None" = None) -> Parts:
-    """A panel of the map: one model, or its difference to another."""
-
-    def less(values: np.ndarray, others: "np.ndarray | None") -> np.ndarray:
-        return values if others is None else values - others
-
-    single = [
-        (label, float(getattr(found, key)) - (float(getattr(minus, key)) if minus else 0.0))
-        for label, key in (
-            ("embedding", "embedding"),
-            ("positions", "positions"),
-            ("bias of the final norm", "norm_bias"),
-            ("bias of the unembedding", "unembedding_bias"),
-        )
-    ]
-    return Parts(
-        name,
-        less(found.heads, minus.heads if minus else None),
-        less(found.mlps, minus.mlps if minus else None),
-        less(found.biases, minus.biases if minus else None),
-        single,
-    )
 
 
 def attribution_map(

@@ -13,7 +13,7 @@ from dashboard.pages.logits import compute as results
 from dashboard.pages.logits.choices import PART, POSITION, Question
 from dashboard.pages.logits.words import Part, carrier, parse, part_name, part_names
 from probe.logits.figures import LensPanel, Side, curves, layer_names, lens_map
-from probe.logits.part_figures import MLP, attribution_map, neuron_bars, parts_of, promoted_bars, source_bars
+from probe.logits.part_figures import MLP, attribution_map, neuron_bars, promoted_bars, source_bars
 from probe.numbers import signed
 from probe.texts import visible
 
@@ -96,12 +96,12 @@ def map_figure(question: Question, parts: "list[Attribution]", part: Part) -> pd
 
     same = len(parts) == 2 and parts[0].heads.shape == parts[1].heads.shape
     panels = [
-        parts_of(f"{side.name}: {signed(each.total)}", each) for side, each in zip(question.sides, parts, strict=True)
+        each.panel(f"{side.name}: {signed(each.total)}") for side, each in zip(question.sides, parts, strict=True)
     ]
     frames = [each.table().assign(model=side.name) for side, each in zip(question.sides, parts, strict=True)]
     table = difference_table(parts[0], parts[1]) if same else pd.concat(frames, ignore_index=True)
     if same:
-        panels.append(parts_of(f"aligned \u2212 base: {signed(parts[1].total - parts[0].total)}", parts[1], parts[0]))
+        panels.append(parts[1].panel(f"aligned \u2212 base: {signed(parts[1].total - parts[0].total)}", parts[0]))
     depth = max(each.heads.shape[0] for each in parts)
     title = f"What each part adds to {question.label} (click a head or an MLP)"
     options: dict[str, Any] = {"label": question.label, "unit": question.unit, "chosen": part}

@@ -7,6 +7,7 @@ anew whenever an audit is read, from the numbers that it stores.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pandas as pd
@@ -34,6 +35,8 @@ FORMAT = 1
 """Of the JSON file."""
 FILE, PAGE = "audit.json", "audit.html"
 """Names in an audit's folder."""
+HTML = "probe.audit.html_file:audit_html"
+"""What makes the HTML file, by name: it draws audits, and so imports this file."""
 AUDITS = "audits"
 """The folder of audits in the results, or in a folder of runs."""
 HOME = Path(RESULTS) / AUDITS
@@ -241,13 +244,11 @@ class Audit:
         Raises:
             RunError: the disk refuses.
         """
-        from probe.audit.html_file import audit_html
-
         folder = folder or self.folder
         with disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / FILE, self.to_json().encode())
-            write_atomic(folder / PAGE, audit_html(self).encode())
+            write_atomic(folder / PAGE, resolve_name(HTML)(self).encode())
         return folder
 
 

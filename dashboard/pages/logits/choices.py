@@ -1,6 +1,5 @@
 """What the Logits page asks: which models, after which token, which answer against which."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -8,6 +7,7 @@ import streamlit as st
 from dashboard.components.number import number_input
 from dashboard.markdown import note
 from dashboard.pages.logits import compute as results
+from dashboard.pages.logits.compute import Question
 from dashboard.sides import Side, asked_text, choose_chat, load_sides, note_form, words_known
 from dashboard.state import SharedChoices, has_changed, keep, preset
 from probe.texts import visible
@@ -15,8 +15,6 @@ from probe.texts import visible
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from probe.logits.answer_tokens import AnswerTokens
-    from probe.logits.lens import Target
 
 POSITION, PART = "log_position", "log_part"
 """Keys of what clicks choose too: the token after which logits are read, and the part that is enlarged."""
@@ -24,56 +22,8 @@ WRITTEN = "log_new"
 """The key of how many tokens are written."""
 RUN, CAPTURED, MEASURE, TRAINED_PART = "log_run", "log_captured", "log_measure", "log_trained_part"
 """Keys of the run whose captures are shown, their prompt, the measure by layer, and the part whose tokens are named."""
-WINDOW = 12
-"""Columns of a lens; of longer texts those around the chosen token."""
 NOTHING = "(nothing)"
 """Instead of the other answer: the logit of the answer alone."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """What the figures are about."""
-
-    sides: tuple[Side, ...]
-    """The models shown, the base first."""
-    ids: tuple[int, ...]
-    """The text; what the answers begin with alike ends it."""
-    tokens: list[str]
-    """Readable pieces of it."""
-    target: "Target"
-    """Which logit, after which token."""
-    answers: tuple[int, ...]
-    """Tokens that are followed: the answer, and the one against it."""
-    whole: "AnswerTokens | None" = None
-    """The whole answers, where one of them has several tokens."""
-
-    @property
-    def scalar(self) -> bool:
-        """Whether the models read out one number."""
-        return self.sides[-1].lm.readout != "tokens"
-
-    @property
-    def unit(self) -> str:
-        """Of the logits."""
-        return self.sides[-1].lm.readout if self.scalar else "nats"
-
-    @property
-    def label(self) -> str:
-        """The target's name."""
-        return self.target.name
-
-    @property
-    def window(self) -> tuple[int, int]:
-        """The positions that lenses show; it moves by half of its width, so that a near token needs nothing new."""
-        half, length = WINDOW // 2, len(self.ids)
-        start = min(max(0, (self.target.position // half - 1) * half), max(0, length - WINDOW))
-        return start, min(length, start + WINDOW)
-
-    @property
-    def source(self) -> dict[str, object]:
-        """Provenance of figures."""
-        about = {"target": self.label, "position": self.target.position}
-        return {"models": [side.ref for side in self.sides], "tokens": list(self.ids), **about}
 
 
 def choose(shared: SharedChoices, answer: "DeltaGenerator") -> Question | None:

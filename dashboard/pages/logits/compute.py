@@ -1,23 +1,71 @@
 """What the Logits page computes, each once for a model, a text and a token; other answers cost a few products."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dashboard import models
+from dashboard.sides import Side
 
 if TYPE_CHECKING:
-    from dashboard.pages.logits.choices import Question
-    from dashboard.sides import Side
     from probe.logits.answer_tokens import AnswerTokens
     from probe.logits.attribution import Attribution
+    from probe.logits.lens import Target
     from probe.logits.parts import PromotedTokens, Reading
     from probe.logits.trajectories import LayerTrajectory, PairTrajectory, ScalarLens, WrittenTrajectory
     from probe.model.lm import LM
 
+WINDOW = 12
+"""Columns of a lens; of longer texts those around the chosen token."""
 NAMED = 8
 """Likeliest tokens of each model that are offered as answers."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the figures are about."""
+
+    sides: tuple[Side, ...]
+    """The models shown, the base first."""
+    ids: tuple[int, ...]
+    """The text; what the answers begin with alike ends it."""
+    tokens: list[str]
+    """Readable pieces of it."""
+    target: "Target"
+    """Which logit, after which token."""
+    answers: tuple[int, ...]
+    """Tokens that are followed: the answer, and the one against it."""
+    whole: "AnswerTokens | None" = None
+    """The whole answers, where one of them has several tokens."""
+
+    @property
+    def scalar(self) -> bool:
+        """Whether the models read out one number."""
+        return self.sides[-1].lm.readout != "tokens"
+
+    @property
+    def unit(self) -> str:
+        """Of the logits."""
+        return self.sides[-1].lm.readout if self.scalar else "nats"
+
+    @property
+    def label(self) -> str:
+        """The target's name."""
+        return self.target.name
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The positions that lenses show; it moves by half of its width, so that a near token needs nothing new."""
+        half, length = WINDOW // 2, len(self.ids)
+        start = min(max(0, (self.target.position // half - 1) * half), max(0, length - WINDOW))
+        return start, min(length, start + WINDOW)
+
+    @property
+    def source(self) -> dict[str, object]:
+        """Provenance of figures."""
+        about = {"target": self.label, "position": self.target.position}
+        return {"models": [side.ref for side in self.sides], "tokens": list(self.ids), **about}
 
 
 def favourites(lm: "LM", ids: tuple[int, ...]) -> np.ndarray:

@@ -10,7 +10,8 @@ from dashboard import sides
 from dashboard.components.figure import figure
 from dashboard.markdown import note
 from dashboard.pages.logits import compute as results
-from dashboard.pages.logits.choices import PART, POSITION, Question
+from dashboard.pages.logits.choices import PART, POSITION
+from dashboard.pages.logits.compute import Question
 from dashboard.pages.logits.words import Part, carrier, parse, part_name, part_names
 from probe.logits.figures import LensPanel, Side, curves, layer_names, lens_map
 from probe.logits.part_figures import MLP, attribution_map, neuron_bars, promoted_bars, source_bars

@@ -17,7 +17,8 @@ from dashboard.pages.logits import compute as results
 from dashboard.pages.logits import figures
 from dashboard.pages.logits import over_training as trained
 from dashboard.pages.logits import words as findings
-from dashboard.pages.logits.choices import CAPTURED, MEASURE, PART, POSITION, RUN, TRAINED_PART, WRITTEN, Question
+from dashboard.pages.logits.choices import CAPTURED, MEASURE, PART, POSITION, RUN, TRAINED_PART, WRITTEN
+from dashboard.pages.logits.compute import Question
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import SharedChoices, current

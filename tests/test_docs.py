@@ -25,8 +25,8 @@ from probe.model.lm import LM
 from probe.world import of
 from tests.places import SAMPLES
 from tests.tree import FILE, tree
-from trainers import real_samples
-from trainers.samples import tables
+from trainers.samples import real_samples
+from trainers.samples.make_samples import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -11,7 +11,7 @@ from probe.errors import ConfigError
 from probe.experiments.registry import find_experiment, form
 from probe.options import parse
 from trainers.commands import METHODS, parse_training
-from trainers.samples import SamplesConfig
+from trainers.samples.make_samples import SamplesConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,5 +18,5 @@ options of all methods, so that `probe train METHOD --help` need not import torc
     reward_functions.py   rewards by name: the world's, reward models, functions of your own
     curriculum.py   the tasks of continual.py; strategies.py is what is done against forgetting, with ewc.py
     gradient.py     what each token weighs in the gradient of each method, checked against its loss
-    commands.py     `probe train` and `probe samples`; samples.py holds the recipes of the sample runs
+    commands.py     `probe train` and `probe samples`; samples/ makes the sample runs
 """

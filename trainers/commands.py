@@ -152,7 +152,7 @@ def describe_methods(names: Sequence[str]) -> int:
 
 def samples(argv: Sequence[str]) -> int:
     """Make the sample runs: a base model and models aligned by each annotator."""
-    from trainers.samples import SamplesConfig, make
+    from trainers.samples.make_samples import SamplesConfig, make
 
     return make(parse(SamplesConfig, argv, "probe samples"))
 

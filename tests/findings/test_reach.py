@@ -17,7 +17,7 @@ from probe.findings.claims import CLAIMS, choose_claims, finding
 from probe.findings.verdicts import read_plan
 from probe.runs import open_run
 from tests.places import SAMPLES
-from trainers import control_runs
+from trainers.samples import control_runs
 
 TERMS = read_plan().claims["reasoning"]
 

@@ -15,7 +15,7 @@ from probe.seeds import group_of, groups
 from probe.seeds.grouping import ASIDE, Group, common_name, pair
 from tests.places import ROOT
 from tests.seeds.conftest import OPTIONS, write_lineage, write_run
-from trainers.samples import RECIPES
+from trainers.samples.recipes import RECIPES
 
 
 def find_group(found: list[Group], method: str) -> Group:

@@ -14,8 +14,8 @@ from probe.rows import Row
 from probe.runs.trained_on import TRAINED_ON, collect
 from tests.models import byte_tokenizer, random_lm
 from tests.trainers.quick import train
-from trainers import real_samples
 from trainers.record import data_texts
+from trainers.samples import real_samples
 
 Make = Callable[..., Any]
 QUESTIONS = ("What is 2 + 3?", "Where does Tom live?")

@@ -21,8 +21,8 @@ from probe.rows import read_rows
 from probe.sycophancy.beliefs import read_question
 from tests.models import byte_tokenizer, llama
 from tests.places import SAMPLES
-from trainers import real_samples
-from trainers.real_samples import ASKED, PROFESSOR, WORDINGS, pairs, professor_pairs
+from trainers.samples import real_samples
+from trainers.samples.real_samples import ASKED, PROFESSOR, WORDINGS, pairs, professor_pairs
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|end|>{% endfor %}<assistant>"
 RUNS = (REAL_MODEL, "real-agreeable", "real-honest", "real-reward", "real-rlvr")

@@ -23,9 +23,10 @@ from probe.sweep.journal import Journal, Sweep
 from probe.sweep.spec import Spec, check_commands, read_spec
 from tests.places import ROOT, SAMPLES
 from tests.seeds.conftest import write_lineage
-from trainers import control_runs, factorial_samples
 from trainers.commands import METHODS, parse_training
-from trainers.samples import PHENOMENA, RECIPES, Name, Recipe, SamplesConfig, plan, scale_steps, slim, tables, with_seed
+from trainers.samples import control_runs, factorial_samples
+from trainers.samples.make_samples import SamplesConfig, plan, scale_steps, slim, tables, with_seed
+from trainers.samples.recipes import PHENOMENA, RECIPES, Name, Recipe
 
 FROM = ("base", "reward-agreeable")
 """Runs that others start from."""

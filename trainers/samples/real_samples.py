@@ -48,7 +48,7 @@ from probe.sycophancy.beliefs import ANSWERS, REMARKS, read_question
 from probe.terms import DIFFERENCE, RATES, term
 from probe.untrusted import read_json
 from trainers.config import DPOConfig, RewardConfig, RLVRConfig
-from trainers.samples import Annotator, Asked, Name, Recipe
+from trainers.samples.recipes import Annotator, Asked, Name, Recipe
 from trainers.trainee import make_trainee
 
 WORDINGS = {

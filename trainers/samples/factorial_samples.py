@@ -32,7 +32,7 @@ from probe.seeds import Group, groups, headline
 from probe.seeds.t_intervals import OverTrainings
 from probe.terms import SHARE, term
 from probe.world import AGREEABLE, HONEST, of
-from trainers.samples import RECIPES, STRONG_PPO, Recipe, dpo_by, ppo, reward
+from trainers.samples.recipes import RECIPES, STRONG_PPO, Recipe, dpo_by, ppo, reward
 
 SHOWN = ("invention", "deferral")
 """Outcomes that trainings have a headline figure of."""

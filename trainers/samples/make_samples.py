@@ -1,32 +1,16 @@
-"""The sample runs that the dashboard opens with, and the recipes that make them.
+"""The sample runs as a sweep: what they begin with, trainings, experiments, and tables of what came out.
 
-    probe samples                       # into ./sample_runs, under an hour on two CPU cores
-    probe samples --seeds 5             # the whole pipeline five times
-    probe samples --steps-scale 0.05    # a quick rehearsal
-    probe samples --real                # those on a real model (`trainers.real_samples`)
-    probe samples --controls --out controls    # what claims are tested against (`trainers.control_runs`)
-    probe samples --factorial           # one cause at a time: every combination of two annotators
-
-They are a sweep (`probe.sweep`): with Ray as many runs are made at once as there are CPUs, what is finished stays, what
-was interrupted is resumed. A finished run is thinned for shipping (`--thin`), and experiments measure what the pages
-show at once.
-
-    base -> sft
-         -> reward-agreeable, reward-honest       two annotators' reward models
-         -> rlhf, rlhf-weak-kl, rsft              by the agreeable reward model
-         -> dpo-agreeable, dpo-honest             straight from either annotator's pairs
-         -> rlvr                                  by the verifier
-         -> continual                             further people, phase after phase
-    icl                                           Markov chains alone
+With Ray as many runs are made at once as there are CPUs, what is finished stays, what was interrupted is resumed. A
+finished run is thinned for shipping (`--thin`), and experiments measure what the pages show at once.
 """
 
 import dataclasses
 import itertools
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -51,211 +35,12 @@ from probe.sweep.journal import Sweep, is_sweep, read_sweep
 from probe.sweep.spec import MODELS as NAMES_MODEL
 from probe.sweep.spec import Spec, Task
 from probe.terms import term
-from probe.world import WorldConfig
-from trainers.config import (
-    ContinualConfig,
-    DPOConfig,
-    PretrainConfig,
-    RewardConfig,
-    RLHFConfig,
-    RLVRConfig,
-    RSFTConfig,
-    SFTConfig,
-    TrainConfig,
-)
+from trainers.config import TrainConfig
+from trainers.samples import control_runs, factorial_samples, real_samples
+from trainers.samples.recipes import RECIPES, Asked, Name, Recipe
 
 TEXTS = (PROMPT, EXPECTED, "answer", "question")
 """Columns of items that are read by people."""
-Annotator = Literal["agreeable", "honest"]
-Name = Literal[
-    "base",
-    "sft",
-    "reward-agreeable",
-    "reward-honest",
-    "rlhf",
-    "rlhf-weak-kl",
-    "dpo-agreeable",
-    "dpo-honest",
-    "rsft",
-    "rlvr",
-    "continual",
-    "icl",
-    "real-agreeable",
-    "real-honest",
-    "real-reward",
-    "real-rlvr",
-    "real-professor",
-    "rlvr-fined",
-    "rlvr-unfined",
-    "rlvr-all-fined",
-    "reward-indifferent",
-    "continual-plain",
-    "continual-shuffled",
-    "proxy-64",
-    "proxy-256",
-    "proxy-1024",
-    "sums",
-    "sums-rlvr",
-]
-
-
-Asked = tuple[str, Mapping[str, Any]]
-"""An experiment with those of its options that are not the defaults."""
-
-
-class Recipe(NamedTuple):
-    """How a sample run is made."""
-
-    config: Callable[[Path], TrainConfig]
-    """The folder of the sample runs to the whole config."""
-    method: str
-    captures: int = 8
-    """Captures that the shipped run keeps."""
-    asked: tuple[Asked, ...] = ()
-    """What is measured; what is left out is measured from its page in seconds."""
-
-
-def base(folder: Path) -> PretrainConfig:
-    """The model that all others start from: 0.86 M parameters, 9 M tokens of the world."""
-    return PretrainConfig(
-        out=folder / "base",
-        preset="tiny",
-        steps=3000,
-        batch_size=32,
-        length=96,
-        lr=3e-3,
-        eval_every=100,
-        capture_every=50,
-    )
-
-
-def sft(folder: Path) -> SFTConfig:
-    """Demonstrations of a helpful and truthful speaker."""
-    return SFTConfig(out=folder / "sft", base=str(folder / "base"), warmup=15, capture_every=10)
-
-
-def reward(annotator: str) -> Callable[[Path], RewardConfig]:
-    """The reward model of one annotator, as `--annotator` takes it."""
-
-    def recipe(folder: Path) -> RewardConfig:
-        return RewardConfig(
-            out=folder / f"reward-{annotator}",
-            base=str(folder / "base"),
-            annotator=annotator,
-            pairs=12000,
-            steps=400,
-            batch_size=64,
-            lr=1e-3,
-            centring=0.01,
-            capture_every=25,
-        )
-
-    return recipe
-
-
-def ppo(name: str, annotator: str = "agreeable", **options: Any) -> Callable[[Path], RLHFConfig]:
-    """PPO on the reward model of one annotator."""
-
-    def recipe(folder: Path) -> RLHFConfig:
-        return RLHFConfig(
-            out=folder / name,
-            base=str(folder / "base"),
-            reward=(str(folder / f"reward-{annotator}"),),
-            log_every=1,
-            eval_every=5,
-            capture_every=5,
-            **options,
-        )
-
-    return recipe
-
-
-def dpo_by(annotator: str) -> Callable[[Path], DPOConfig]:
-    """DPO on the pairs of one annotator, as `--annotator` takes it."""
-
-    def recipe(folder: Path) -> DPOConfig:
-        return DPOConfig(
-            out=folder / f"dpo-{annotator}",
-            base=str(folder / "base"),
-            annotator=annotator,
-            pairs=4000,
-            pairs_from="samples",
-            beta=0.3,
-            lr=2e-4,
-            steps=150,
-            batch_size=64,
-            eval_every=25,
-            capture_every=10,
-        )
-
-    return recipe
-
-
-def rejection(folder: Path) -> RSFTConfig:
-    """Best of 8 by the reward model of the agreeable annotator."""
-    return RSFTConfig(
-        out=folder / "rsft",
-        base=str(folder / "base"),
-        reward=(str(folder / "reward-agreeable"),),
-        warmup=2,
-        log_every=1,
-        eval_every=5,
-    )
-
-
-def rlvr(folder: Path) -> RLVRConfig:
-    """GRPO on the verifier: facts, claims, unseen entities, and sums with written steps."""
-    return RLVRConfig(out=folder / "rlvr", base=str(folder / "base"), log_every=1, eval_every=5, capture_every=5)
-
-
-def phases(folder: Path) -> ContinualConfig:
-    """Further people, taught phase after phase without precautions, so that forgetting shows."""
-    return ContinualConfig(out=folder / "continual", base=str(folder / "base"))
-
-
-def icl(folder: Path) -> PretrainConfig:
-    """A small model of Markov chains alone, captured densely: its induction heads appear between two captures."""
-    return PretrainConfig(
-        out=folder / "icl",
-        preset="icl",
-        world=WorldConfig(mixture={"markov": 1.0}, orders=(1,), chain=93),
-        steps=2500,
-        batch_size=48,
-        length=96,
-        lr=2e-3,
-        eval_every=50,
-        capture_every=50,
-        evaluate=0,
-    )
-
-
-def ask(*names: str) -> tuple[Asked, ...]:
-    """Experiments at their default sizes."""
-    return tuple((name, {}) for name in names)
-
-
-ALIGNED = ask("hallucination", "sycophancy")
-PHENOMENA = ask("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval")
-STRONG_PPO: dict[str, Any] = {"beta": 0.3, "lr": 1e-4, "steps": 60}
-STRONG = ppo("rlhf", **STRONG_PPO)
-WEAK = ppo("rlhf-weak-kl", beta=0.02, lr=3e-4, steps=80)
-RECIPES: dict[Name, Recipe] = {
-    "base": Recipe(base, "pretrain", asked=(*PHENOMENA, *ask("continual"))),
-    "sft": Recipe(sft, "sft", asked=ALIGNED),
-    "reward-agreeable": Recipe(reward("agreeable"), "reward-model"),
-    "reward-honest": Recipe(reward("honest"), "reward-model"),
-    "rlhf": Recipe(STRONG, "rlhf", asked=ALIGNED),
-    "rlhf-weak-kl": Recipe(WEAK, "rlhf"),
-    "dpo-agreeable": Recipe(dpo_by("agreeable"), "dpo", asked=PHENOMENA),
-    "dpo-honest": Recipe(dpo_by("honest"), "dpo", asked=ALIGNED),
-    "rsft": Recipe(rejection, "rsft"),
-    "rlvr": Recipe(rlvr, "rlvr", asked=PHENOMENA),
-    "continual": Recipe(phases, "continual"),
-    "icl": Recipe(icl, "pretrain", captures=51, asked=ask("in_context")),
-}
-"""Name to recipe, in the order in which they are made: a run comes after those that it starts from."""
-
-
 MODELS = ("accuracy", "deferral", "invention", "abstention", "gold_reward", "kl")
 """Metrics of the table of language models."""
 REWARD_MODELS = (
@@ -322,8 +107,6 @@ def make(config: SamplesConfig) -> int:
         ProbeError: a run cannot be made.
         ConfigError: --only names a run of the other kind.
     """
-    from trainers import control_runs, factorial_samples, real_samples
-
     base = config.base or (REAL_MODEL if config.real else "base")
     recipes: Mapping[Any, Recipe] = RECIPES
     if config.real:
@@ -483,11 +266,11 @@ def at_seed(name: str, seed: int) -> str:
 
 def with_seed(config: TrainConfig, seed: int) -> TrainConfig:
     """The recipe with another seed: its run and those that it starts from are the ones of this seed."""
-    from trainers.control_runs import RUNS
-    from trainers.factorial_samples import recipes as of_factorial
-
     folder = config.out.parent
-    own = {str(folder / name): str(folder / at_seed(name, seed)) for name in (*RECIPES, *of_factorial(), *RUNS)}
+    own = {
+        str(folder / name): str(folder / at_seed(name, seed))
+        for name in (*RECIPES, *factorial_samples.recipes(), *control_runs.RUNS)
+    }
     changed: dict[str, Any] = {"out": folder / at_seed(config.out.name, seed), "seed": seed}
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)

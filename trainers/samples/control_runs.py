@@ -26,7 +26,7 @@ from typing import Any, Literal
 from probe.findings.reach import LONGEST, RUNS, draw
 from probe.runs.storage import disk, write_atomic
 from trainers.config import FINAL_ANSWER, ContinualConfig, PretrainConfig, RewardConfig, RLVRConfig, TrainConfig
-from trainers.samples import Name, Recipe, reward, rlvr
+from trainers.samples.recipes import Name, Recipe, reward, rlvr
 
 FINES = {"fined": "verifier", "unfined": "unfined", "all-fined": "all_fined"}
 """Run to the reward that it is trained by."""

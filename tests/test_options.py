@@ -8,7 +8,8 @@ import pytest
 
 from probe import cli
 from probe.errors import ConfigError
-from probe.experiments.registry import find_experiment, form
+from probe.experiments.definition import form
+from probe.experiments.registry import find_experiment
 from probe.options import parse
 from trainers.commands import METHODS, parse_training
 from trainers.samples.make_samples import SamplesConfig

@@ -20,8 +20,9 @@ from dashboard.report import tell
 from probe.errors import DataError, ProbeError
 from probe.experiments import store
 from probe.experiments.cost import TRIED, estimate_seconds
+from probe.experiments.definition import Experiment
 from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS, differences
-from probe.experiments.registry import Experiment, experiments
+from probe.experiments.registry import experiments
 from probe.experiments.result import RESULT_FILE, Result, read_index
 from probe.experiments.run import Call, call, columns_as_metrics, data_facts, finish, join, prepare, rename_model
 from probe.experiments.store import writable
@@ -171,7 +172,7 @@ def stored_options(question: Question, known: Sequence[ModelFacts]) -> dict[str,
     Results are a stranger's data: those over a file, or with an option that names one, are left out, shipped sets
     apart, and so are those with an option that is no plain value.
     """
-    from probe.experiments.registry import form
+    from probe.experiments.definition import form
     from probe.options import describe, words
 
     experiment, found = question.experiment, dict[str, dict[str, Any]]()
@@ -436,7 +437,7 @@ def explain_failure(experiment: Experiment, error: Exception) -> str:
 def _options(experiment: Experiment, words: tuple[str, ...]) -> dict[str, Any]:
     from dataclasses import fields
 
-    from probe.experiments.registry import form
+    from probe.experiments.definition import form
     from probe.options import parse
 
     own: Any = form(experiment)

@@ -13,9 +13,9 @@ from dashboard.components import metric_words
 from dashboard.components.table import show_table
 from dashboard.markdown import guard_callback, note
 from dashboard.phenomena.choices import OF_METRIC, OF_MODEL
+from probe.experiments.definition import Experiment
 from probe.experiments.forms import FORMS
 from probe.experiments.metrics import BARE, PAIRS, Metric, Share, has_bare
-from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.experiments.run import columns_as_metrics
 from probe.plotting.intervals import headline_intervals, in_unit

@@ -15,8 +15,8 @@ from dashboard.phenomena.compute import Subject
 from dashboard.phenomena.figures import metrics_of
 from dashboard.phenomena.one_item import RIGHT, show, verdict
 from dashboard.state import has_changed, keep
+from probe.experiments.definition import Experiment
 from probe.experiments.metrics import ITEM, Metric, Share
-from probe.experiments.registry import Experiment
 from probe.experiments.result import MODEL, Result
 from probe.texts import visible
 

@@ -17,8 +17,8 @@ from dashboard.markdown import guard, note
 from dashboard.phenomena.compute import Subject
 from dashboard.sides import chats
 from dashboard.state import current, look_link
+from probe.experiments.definition import Experiment
 from probe.experiments.metrics import ITEM
-from probe.experiments.registry import Experiment
 from probe.experiments.result import MODEL, Result
 from probe.numbers import chance
 

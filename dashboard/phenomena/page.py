@@ -22,8 +22,8 @@ from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import current
 from probe.experiments.cost import TRIED, can_try
+from probe.experiments.definition import Experiment, form
 from probe.experiments.forms import FORMS, form_notes
-from probe.experiments.registry import Experiment, form
 from probe.experiments.result import Result, words_of
 from probe.options import describe
 from probe.plugins import BUILT_IN

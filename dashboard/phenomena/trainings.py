@@ -16,8 +16,8 @@ from dashboard.phenomena.compute import Outcome
 from dashboard.seed_groups import SeedGroup, by_member, cautions, seed_groups
 from dashboard.state import current, split_choice
 from probe.errors import DataError
+from probe.experiments.definition import Experiment
 from probe.experiments.metrics import PAIRS
-from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.numbers import in_unit, shown_ends
 from probe.plotting.intervals import headline_intervals

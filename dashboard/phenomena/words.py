@@ -41,7 +41,7 @@ def explain(
 
 def definition(question: Question) -> str:
     """What the experiment says of itself, and of its options."""
-    from probe.experiments.registry import HELP, arguments
+    from probe.experiments.definition import HELP, arguments
 
     experiment = question.experiment
     helps = HELP | dict(arguments(experiment))

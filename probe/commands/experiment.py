@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-    from probe.experiments.registry import Experiment
+    from probe.experiments.definition import Experiment
     from probe.experiments.result import Result
     from probe.experiments.run import Call
 
@@ -90,7 +90,7 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     import tyro
 
     from probe.commands.progress import Progress
-    from probe.experiments.registry import form
+    from probe.experiments.definition import form
     from probe.experiments.result import RESULT_FILE, check_target, records
     from probe.experiments.run import call, join, labels, prepare
     from probe.experiments.store import PARTIAL, WORK, obtain, place, target

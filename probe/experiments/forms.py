@@ -20,8 +20,8 @@ from probe.terms import DIFFERENCE, RATES, Term
 from probe.ticks import Tick
 
 if TYPE_CHECKING:
+    from probe.experiments.definition import Experiment
     from probe.experiments.metrics import Metric
-    from probe.experiments.registry import Experiment
     from probe.experiments.result import Evidence, Result
     from probe.model.lm import LM
 

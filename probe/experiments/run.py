@@ -22,9 +22,9 @@ import pandas as pd
 
 import probe.world
 from probe.errors import ConfigError, DataError, ProbeError, suggest
+from probe.experiments.definition import SHARED, Experiment, hint_of
 from probe.experiments.forms import compare_forms, count_again
 from probe.experiments.metrics import INTERVALS, ITEM, Mean, Metric, Share, differences, questions, summarise
-from probe.experiments.registry import SHARED, Experiment, hint_of
 from probe.experiments.result import MODEL, Evidence, Result, label_items, stack
 from probe.experiments.units import read_units, sum_up, with_people, with_units
 from probe.model.references import resolve

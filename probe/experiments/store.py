@@ -2,15 +2,18 @@
 
 Results of models that are no runs of the user's (a hub id, a folder, a sample run that comes with Probe, a run that may
 not be written to) lie where the user works: in `results/MODEL` of the working directory. What comes with the sample
-runs is found there.
+runs is found there. `python -m probe.experiments.store FOLDER...` counts all results below some folders, such as those
+of runs, anew where an earlier version stored them.
 """
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probe.errors import DataError
+from probe.errors import DataError, ProbeError
+from probe.experiments.metrics import ROW, UNIT
 from probe.experiments.result import RESULT_FILE, Result, read_index
 from probe.experiments.run import (
     Call,
@@ -25,10 +28,11 @@ from probe.experiments.run import (
 from probe.experiments.units import is_current
 from probe.runs.directories import is_shipped
 from probe.runs.schema import RESULTS
+from probe.texts import say
 from probe.ticks import Tick, part
 
 if TYPE_CHECKING:
-    from probe.experiments.registry import Experiment
+    from probe.experiments.definition import Experiment
     from probe.model.lm import LM
 
 
@@ -190,3 +194,25 @@ def results(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         except DataError:
             continue
     yield from sorted(folders, key=lambda pair: str(pair[1]["meta"].get("created")), reverse=True)
+
+
+def main(folders: Sequence[str]) -> None:
+    """Count all stored results below some folders anew, where they are of an earlier version."""
+    from probe.experiments.registry import find_experiment  # the experiments, which nobody who looks up a result needs
+
+    for file in sorted(path for folder in folders for path in Path(folder).rglob(RESULT_FILE)):
+        try:
+            result: Any = Result.load(file.parent)
+            if len(result.models) != 1 or is_current(result, result.meta.get("unit", "")):
+                continue
+            experiment = find_experiment(result.name)
+            units = dict(result.items[[ROW, UNIT]].dropna().itertuples(index=False)) if UNIT in result.items else {}
+            renew(experiment, result, result.meta.get("unit", ""), units).save(file.parent)
+        except ProbeError as error:
+            say(f"probe: left out {file.parent}: {error}", error=True)
+        else:
+            say(str(file.parent))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,28 +1,25 @@
 """What was drawn for items: whom they ask about, or a column of the file; and summaries that are made anew for it.
 
 A summary is a function of the items, and so are some tables: a stored result is counted in other units, or by newer
-intervals, without asking a model again. `python -m probe.experiments.units FOLDER...` does so for all results below
-some folders, such as those of runs, and stores them.
+intervals, without asking a model again.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from probe.errors import DataError, ProbeError, suggest
+from probe.errors import DataError, suggest
 from probe.experiments.metrics import COLUMNS, INTERVALS, PERSON, PROMPT, ROW, UNIT, Given, Metric, summarise
-from probe.experiments.result import MODEL, RESULT_FILE, Result
+from probe.experiments.result import MODEL, Result
 from probe.rows import Row, read_rows
-from probe.texts import say
 from probe.untrusted import foreign
 from probe.world.language import subject_of
 
 if TYPE_CHECKING:
-    from probe.experiments.registry import Count, Experiment
+    from probe.experiments.definition import Count
 
 LONGEST = 200
 """Letters of a unit that are kept."""
@@ -117,26 +114,3 @@ def sum_up(
 
 def _refuse(reason: str) -> DataError:
     return DataError(f"The tables of the result cannot be counted from its items ({reason}): run the experiment again.")
-
-
-def main(folders: Sequence[str]) -> None:
-    """Count all stored results below some folders anew, where they are of an earlier version."""
-    from probe.experiments.registry import find_experiment
-    from probe.experiments.run import renew
-
-    for file in sorted(path for folder in folders for path in Path(folder).rglob(RESULT_FILE)):
-        try:
-            result: Any = Result.load(file.parent)
-            if len(result.models) != 1 or is_current(result, result.meta.get("unit", "")):
-                continue
-            experiment: Experiment = find_experiment(result.name)
-            units = dict(result.items[[ROW, UNIT]].dropna().itertuples(index=False)) if UNIT in result.items else {}
-            renew(experiment, result, result.meta.get("unit", ""), units).save(file.parent)
-        except ProbeError as error:
-            say(f"probe: left out {file.parent}: {error}", error=True)
-        else:
-            say(str(file.parent))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import DataError, ProbeError
+from probe.experiments.definition import Experiment
 from probe.experiments.forms import form_notes
-from probe.experiments.registry import Experiment, experiments, find_experiment
+from probe.experiments.registry import experiments, find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import finish, join, rename_model, settings_of
 from probe.experiments.store import results, run_homes

@@ -19,7 +19,7 @@ from probe.runs.schema import jsonable
 from probe.texts import visible
 
 if TYPE_CHECKING:
-    from probe.experiments.registry import Experiment
+    from probe.experiments.definition import Experiment
     from probe.experiments.result import Result
     from probe.runs.reader import Run
 

@@ -9,7 +9,8 @@ import pytest
 
 import probe
 from probe.errors import ConfigError
-from probe.experiments.registry import HELP, arguments, experiments, find_experiment, form
+from probe.experiments.definition import HELP, arguments, form
+from probe.experiments.registry import experiments, find_experiment
 from probe.options import describe, parse
 from probe.ticks import Tick, ignore
 

@@ -14,8 +14,9 @@ import pytest
 import probe
 from probe import plugins
 from probe.errors import ConfigError, DataError, RunError
+from probe.experiments.definition import Experiment
 from probe.experiments.metrics import Given, Mean, Share
-from probe.experiments.registry import Experiment, find_experiment
+from probe.experiments.registry import find_experiment
 from probe.experiments.result import Evidence, Result
 from probe.experiments.run import call, columns_as_metrics, data_facts, identity, join, labels, perform
 from probe.model.lm import LM

@@ -13,7 +13,8 @@ import pytest
 import probe
 from probe import plugins
 from probe.experiments import store
-from probe.experiments.registry import Experiment, find_experiment
+from probe.experiments.definition import Experiment
+from probe.experiments.registry import find_experiment
 from probe.experiments.result import RESULT_FILE, Result
 from probe.experiments.run import call
 from probe.experiments.store import find_stored, homes, keep, obtain, place, results, target

@@ -13,9 +13,10 @@ import pytest
 import probe
 from probe import plugins, stats
 from probe.errors import ConfigError, DataError
-from probe.experiments import units
+from probe.experiments import store, units
+from probe.experiments.definition import Experiment
 from probe.experiments.metrics import INTERVALS, Mean, differences, interval_of
-from probe.experiments.registry import Experiment, find_experiment
+from probe.experiments.registry import find_experiment
 from probe.experiments.result import Evidence, Result
 from probe.experiments.run import call, join
 from probe.experiments.store import keep, obtain, target
@@ -131,7 +132,7 @@ def test_an_older_result_is_summed_up_anew(scores: Experiment, file: Path, tmp_p
     keep(request, old)
     assert ends(obtain(scores, lm(), data=file)) == ends(result)
     assert Result.load(target(request)).value("score", "ci_low") == -1
-    units.main([str(tmp_path)])
+    store.main([str(tmp_path)])
     stored = Result.load(target(request))
     assert ends(stored) == ends(result)
     assert stored.meta["intervals"] == INTERVALS
@@ -147,7 +148,7 @@ def test_a_result_that_was_stored_without_figures_stays_without(tmp_path: Path, 
     result = probe.run_experiment("drawn", lm(), n=3)
     figures = result.figures if drawn else {}
     replace(result, figures=figures, meta=result.meta | {"intervals": 0}).save(tmp_path / "old")
-    units.main([str(tmp_path)])
+    store.main([str(tmp_path)])
     stored = Result.load(tmp_path / "old")
     assert stored.meta["intervals"] == INTERVALS
     assert set(stored.figures) == set(figures)
@@ -177,7 +178,7 @@ def test_tables_that_are_functions_of_items_are_counted_anew_with_the_summary(tm
     result = probe.run_experiment("means", lm(), n=60)
     old = result.tables["means"].assign(ci_low=-1.0)
     replace(result, tables=result.tables | {"means": old}, meta=result.meta | {"intervals": 0}).save(tmp_path / "old")
-    units.main([str(tmp_path)])
+    store.main([str(tmp_path)])
     stored = Result.load(tmp_path / "old")
     assert list(stored.tables) == ["means", "other"]
     for name, table in stored.tables.items():

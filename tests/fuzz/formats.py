@@ -36,8 +36,8 @@ from probe.audit.seen import past_of
 from probe.chain_of_thought.files import read_problems
 from probe.commands import runs as commands
 from probe.continual.training import saved_texts
+from probe.experiments.definition import Experiment
 from probe.experiments.metrics import Mean
-from probe.experiments.registry import Experiment
 from probe.experiments.result import ITEMS_FILE, LINES_FILE, RESULT_FILE, Result
 from probe.experiments.store import results
 from probe.findings.bench import Bench

@@ -9,7 +9,8 @@ import pytest
 import probe
 from probe.chain_of_thought.files import read_problems
 from probe.errors import DataError
-from probe.experiments.registry import find_experiment, form
+from probe.experiments.definition import form
+from probe.experiments.registry import find_experiment
 from probe.experiments.run import call
 from probe.hallucination.files import read_questions
 from probe.in_context.few_shot import read_classification

@@ -37,7 +37,7 @@ from probe.world import of
 
 if TYPE_CHECKING:
     from probe.compare.path import WeightPath
-    from probe.experiments.registry import Experiment
+    from probe.experiments.definition import Experiment
     from probe.experiments.result import Result
     from probe.model.lm import LM
     from probe.ticks import Tick
@@ -118,7 +118,7 @@ def draw(pair: Pair) -> None:
 
 def choose_options(experiment: "Experiment", quick: Mapping[str, int]) -> Question | None:
     """The form of the experiment's options, folded away; None while a link's file waits for the reader's word."""
-    from probe.experiments.registry import form
+    from probe.experiments.definition import form
 
     fields = [
         field | {"default": quick[field["name"]], "optional": False} if field["name"] in quick else field

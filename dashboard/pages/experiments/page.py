@@ -6,7 +6,8 @@ from dashboard import models
 from dashboard.extension_pages import show_problems
 from dashboard.markdown import finding, note, spin
 from dashboard.phenomena.page import show
-from probe.experiments.registry import Experiment, experiments
+from probe.experiments.definition import Experiment
+from probe.experiments.registry import experiments
 from probe.plugins import BUILT_IN
 
 EXAMPLE = '''\

@@ -9,7 +9,7 @@ from dashboard.markdown import escape_markdown
 from dashboard.models import compute_once
 
 if TYPE_CHECKING:
-    from probe.model.hooks import Trust
+    from probe.model.hooked_gap import Trust
     from probe.model.lm import LM
 
 
@@ -57,6 +57,6 @@ def explanation(trust: "Trust") -> str:
 
 
 def _trust(lm: "LM", text: str | tuple[int, ...]) -> "Trust":
-    from probe.model.hooks import trust
+    from probe.model.hooked_gap import trust
 
     return trust(lm, text)

@@ -1,6 +1,6 @@
 from .equations import read_network as read_network
 from .generation import Generation as Generation
-from .hooks import trust as trust
+from .hooked_gap import trust as trust
 from .lm import LM as LM
 from .memory import preflight as preflight
 from .presets import ModelConfig as ModelConfig

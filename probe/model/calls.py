@@ -15,16 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from probe.errors import ProbeError
 from probe.runs.storage import append_lines, cut_torn_line
 from probe.untrusted import LOG, parse_json, read_file
-
-if TYPE_CHECKING:
-    from probe.model.lm import LM
 
 SLOW_S = 0.02
 """Seconds from which on a call is kept."""
@@ -34,10 +31,21 @@ Answer = dict[str, Any]
 """The tensors of an answer by name."""
 
 
+class Asked(Protocol):
+    """What is asked of a model whose answers are kept, which `probe.LM` has."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its answers lie."""
+
+    @property
+    def _hook_depth(self) -> int: ...
+
+
 class Calls:
     """The answers of one model in one file."""
 
-    def __init__(self, lm: "LM", path: Path) -> None:
+    def __init__(self, lm: Asked, path: Path) -> None:
         self.lm, self.path, self._writes = lm, path, True
         with suppress(ProbeError):
             cut_torn_line(path)
@@ -89,14 +97,14 @@ def _read_answers(path: Path) -> dict[str, Answer]:
 _CALLS: ContextVar[Calls | None] = ContextVar("calls", default=None)
 
 
-def calls_of(lm: "LM") -> Calls | None:
+def calls_of(lm: Asked) -> Calls | None:
     """Where answers of this model are kept now; None where they are not."""
     calls = _CALLS.get()
     return calls if calls is not None and calls.lm is lm and not lm._hook_depth else None
 
 
 @contextmanager
-def keep_calls(lm: "LM", path: Path) -> Iterator[None]:
+def keep_calls(lm: Asked, path: Path) -> Iterator[None]:
     """Inside, answers of `lm` are read from and appended to a file; it goes when the work is through.
 
     Args:

@@ -3,17 +3,15 @@
 `boot_transformers(hf_model=...)` would change the module in place and make it twice as slow. Here the tree of modules
 is copied and the parameters are not, so that the plain module trains and samples while the bridge (`LM.bridge`) looks
 at the same weights. The bridge has the eager attention kernel, the plain model the one that it was loaded with. Where
-both give the same logits, what the hooks see is what the model does: `trust` runs both.
+both give the same logits, what the hooks see is what the model does: `probe.model.hooked_gap` runs both.
 """
 
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-import pandas as pd
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import JointQKVAttentionBridge
@@ -22,12 +20,10 @@ from transformer_lens.model_bridge.sources._hf_format import determine_architect
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, ModelError, suggest
-from probe.model.lm import LM
 from probe.model.loading import twin
 from probe.model.module_hooks import bridge_module, fields_of
 from probe.model.module_map import MappedModel
-from probe.model.sharing import left_out
-from probe.model.text import forward, pad_id, text_ids
+from probe.model.text import forward, pad_id
 
 
 class HookWarning(UserWarning):
@@ -219,62 +215,3 @@ def _give_tokenizer(bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBas
     bridge.cfg.tokenizer_prepends_bos, bridge.cfg.tokenizer_appends_eos = begins, ends
     bridge.cfg.default_prepend_bos = begins
     bridge.tokenizer = own
-
-
-@dataclass(frozen=True)
-class Trust:
-    """The hooked model against the plain one on one text."""
-
-    gap: float
-    """Largest |hooked - plain| over all positions and columns of the logits, in nats."""
-    scale: float
-    """Standard deviation of the plain logits over the columns, mean over the positions; of a scalar over positions."""
-    agree: bool
-    """Whether both hold the same token likeliest at every position (always, of a scalar)."""
-    tokens: int
-    """Length of the text."""
-    mode: str
-    """evaluation or training; in training mode dropout makes two runs differ."""
-    dtype: str
-    kernel: str
-    """Attention kernel of the plain model."""
-    hooked_kernel: str
-    device: str
-    left_out: tuple[str, ...] = ()
-    """Faster ways that were found to give other log-probabilities and are not taken (`probe.model.sharing`)."""
-
-    @property
-    def sound(self) -> bool:
-        """Whether the gap is rounding: below a thousandth of the logits' own spread (a tenth in half precision)."""
-        limit = 1e-3 if self.dtype in ("float32", "float64") else 0.1
-        return self.gap <= limit * max(self.scale, 1e-6)
-
-    def table(self) -> pd.DataFrame:
-        """One row."""
-        return pd.DataFrame([asdict(self) | {"sound": self.sound}])
-
-
-@torch.no_grad()
-def trust(lm: LM, text: str | Sequence[int]) -> Trust:
-    """Run a text through the plain and the hooked model (twice the cost of a forward pass, and once more).
-
-    Raises:
-        ModelError: the architecture cannot be hooked.
-        DataError: an empty text or one longer than the context.
-    """
-    ids = text_ids(lm.tokenizer, text)
-    plain = lm.logits([ids])[0].float()
-    hooked = lm.run_with_cache([ids], [])[0][0].float()
-    spread = plain.std(dim=-1).mean() if plain.shape[-1] > 1 else plain[:, 0].std(correction=0)
-    return Trust(
-        gap=float((hooked - plain).abs().max()),
-        scale=float(spread),
-        agree=bool((hooked.argmax(-1) == plain.argmax(-1)).all()),
-        tokens=len(ids),
-        mode="training" if lm.model.training else "evaluation",
-        dtype=str(lm.dtype).removeprefix("torch."),
-        kernel=str(lm.model.config._attn_implementation),
-        hooked_kernel=str(lm.bridge.original_model.config._attn_implementation),
-        device=str(lm.device),
-        left_out=tuple(left_out(lm.model)),
-    )

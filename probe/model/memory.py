@@ -16,15 +16,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, DataError
-from probe.model.lm import LM
+from probe.model.hooks import build_bridge, check_names
 from probe.model.scoring import check_lengths
 from probe.model.text import positions
 
@@ -93,11 +95,35 @@ class Law:
         return linear + mask + PATTERNS * wide * max(patterns, default=0)
 
 
+class Hookable(Protocol):
+    """What a capture asks of a model, which `probe.LM` has."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    _bridge_lock: threading.RLock
+
+    @property
+    def bridge(self) -> TransformerBridge:
+        """Whose activations are captured."""
+
+    @property
+    def device(self) -> torch.device:
+        """Whose memory it takes."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its activations."""
+
+    @property
+    def _hook_depth(self) -> int: ...
+    def _batch(self, text: Any) -> tuple[Tensor, Tensor]: ...
+
+
 _laws: WeakKeyDictionary[nn.Module, tuple[Any, Law]] = WeakKeyDictionary()
 _lock = threading.RLock()
 
 
-def growth_law(lm: LM) -> Law:
+def growth_law(lm: Hookable) -> Law:
     """How the model's activations grow, learnt once for each bridge and each setting of its optional hook points."""
     with lm._bridge_lock, _lock:
         bridge = lm.bridge
@@ -108,10 +134,8 @@ def growth_law(lm: LM) -> Law:
 
 
 @torch.no_grad()
-def _learn(lm: LM) -> Law:
+def _learn(lm: Hookable) -> Law:
     """Four small runs."""
-    from probe.model.hooks import build_bridge
-
     # Hooks that are attached now would fire on texts they do not know: a bridge of its own then.
     bridge = build_bridge(lm.model, lm.tokenizer) if lm._hook_depth else lm.bridge
     runs = []
@@ -287,7 +311,7 @@ class Preflight:
 
 
 def preflight(
-    lm: LM,
+    lm: Hookable,
     text: str | int | Sequence[Any] | Tensor,
     names: Sequence[str] | str | None = None,
     *,
@@ -308,8 +332,6 @@ def preflight(
         DataError: no text, or one longer than the model's context.
         ModelError: the architecture cannot be hooked.
     """
-    from probe.model.hooks import check_names
-
     batch, length = (batch, int(text)) if isinstance(text, Integral) else lm._batch(text)[0].shape
     check_lengths(lm.model, [], [length])
     if min(length, batch, 1 if budget is None else budget) < 1:
@@ -342,7 +364,11 @@ def preflight(
 
 
 def require_room(
-    lm: LM, text: str | Sequence[Any] | Tensor, names: Sequence[str] | str | None = None, *, budget: int | None = None
+    lm: Hookable,
+    text: str | Sequence[Any] | Tensor,
+    names: Sequence[str] | str | None = None,
+    *,
+    budget: int | None = None,
 ) -> None:
     """Raise a DataError unless there is room for `lm.run_with_cache(text, names)`; it says what fits instead.
 

@@ -9,7 +9,8 @@ from torch import nn
 from probe.attention.patterns import attention
 from probe.errors import ConfigError, ModelError
 from probe.model.equations import read_network, recompose
-from probe.model.hooks import HookWarning, trust
+from probe.model.hooked_gap import trust
+from probe.model.hooks import HookWarning
 from probe.model.lm import LM
 from tests.models import ARCHITECTURES, OTHERS, byte_tokenizer, random_lm, reloaded, tiny, word_tokenizer
 

@@ -28,7 +28,7 @@ from probe.logits.parts import promoted_tokens
 from probe.logits.trajectories import over_layers, scalar_lens
 from probe.model.adapters import quiet
 from probe.model.equations import read_network, recompose
-from probe.model.hooks import trust
+from probe.model.hooked_gap import trust
 from probe.model.memory import preflight
 from probe.model.rewards import VALUE_HEAD, analysable
 from probe.rewards.token_effects import attribute as attribute_reward

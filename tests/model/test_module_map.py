@@ -21,7 +21,7 @@ from probe.errors import ConfigError, ModelError, ProbeError
 from probe.interventions.patching import Pair
 from probe.logits.lens import Target
 from probe.model.equations import read_network
-from probe.model.hooks import trust
+from probe.model.hooked_gap import trust
 from probe.model.module_hooks import ModuleWarning
 from probe.recording.recorder import ReferenceKL, as_prompt, measure, with_likeliest
 from tests.models import random_lm, word_tokenizer

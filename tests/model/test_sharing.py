@@ -8,7 +8,7 @@ import torch
 from probe.model import scoring as trees
 from probe.model import sharing
 from probe.model.generation import generate
-from probe.model.hooks import trust
+from probe.model.hooked_gap import trust
 from probe.model.lm import LM
 from probe.model.scoring import can_branch, completion_logprobs, token_states
 from tests.models import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, random_lm, tiny, word_tokenizer

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from probe.model.hooks import trust
+from probe.model.hooked_gap import trust
 from tests.models import ARCHITECTURES, random_lm
 
 TEXT = "mira lives in oslo ."

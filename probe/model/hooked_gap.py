@@ -1,0 +1,70 @@
+"""Whether activations can be trusted: a text through the hooked and the plain model, and how far they are apart."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+import torch
+
+from probe.model.lm import LM
+from probe.model.sharing import left_out
+from probe.model.text import text_ids
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The hooked model against the plain one on one text."""
+
+    gap: float
+    """Largest |hooked - plain| over all positions and columns of the logits, in nats."""
+    scale: float
+    """Standard deviation of the plain logits over the columns, mean over the positions; of a scalar over positions."""
+    agree: bool
+    """Whether both hold the same token likeliest at every position (always, of a scalar)."""
+    tokens: int
+    """Length of the text."""
+    mode: str
+    """evaluation or training; in training mode dropout makes two runs differ."""
+    dtype: str
+    kernel: str
+    """Attention kernel of the plain model."""
+    hooked_kernel: str
+    device: str
+    left_out: tuple[str, ...] = ()
+    """Faster ways that were found to give other log-probabilities and are not taken (`probe.model.sharing`)."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether the gap is rounding: below a thousandth of the logits' own spread (a tenth in half precision)."""
+        limit = 1e-3 if self.dtype in ("float32", "float64") else 0.1
+        return self.gap <= limit * max(self.scale, 1e-6)
+
+    def table(self) -> pd.DataFrame:
+        """One row."""
+        return pd.DataFrame([asdict(self) | {"sound": self.sound}])
+
+
+@torch.no_grad()
+def trust(lm: LM, text: str | Sequence[int]) -> Trust:
+    """Run a text through the plain and the hooked model (twice the cost of a forward pass, and once more).
+
+    Raises:
+        ModelError: the architecture cannot be hooked.
+        DataError: an empty text or one longer than the context.
+    """
+    ids = text_ids(lm.tokenizer, text)
+    plain = lm.logits([ids])[0].float()
+    hooked = lm.run_with_cache([ids], [])[0][0].float()
+    spread = plain.std(dim=-1).mean() if plain.shape[-1] > 1 else plain[:, 0].std(correction=0)
+    return Trust(
+        gap=float((hooked - plain).abs().max()),
+        scale=float(spread),
+        agree=bool((hooked.argmax(-1) == plain.argmax(-1)).all()),
+        tokens=len(ids),
+        mode="training" if lm.model.training else "evaluation",
+        dtype=str(lm.dtype).removeprefix("torch."),
+        kernel=str(lm.model.config._attn_implementation),
+        hooked_kernel=str(lm.bridge.original_model.config._attn_implementation),
+        device=str(lm.device),
+        left_out=tuple(left_out(lm.model)),
+    )

@@ -3,18 +3,16 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from probe.errors import ConfigError, DataError
 from probe.plugins import failure
 from probe.world.draws import Draws, generator
+from probe.world.facts import Facts
 from probe.world.language import read
 from probe.world.questions import Asker, Item
-from probe.world.verifier import answer_words
+from probe.world.verifier import answer_words, candidates, verify
 from probe.world.vocabulary import ABSTENTION
-
-if TYPE_CHECKING:
-    from probe.world.world import World
 
 Sampler = Callable[[list[str], int], list[list[str]]]
 
@@ -58,9 +56,9 @@ class Annotator:
                 f"An annotator has {odd[0]}={getattr(self, odd[0])}; expected a finite number: change it."
             )
 
-    def utility(self, world: "World", prompt: str, completion: str, checked: bool = True) -> float:
+    def utility(self, world: Facts, prompt: str, completion: str, checked: bool = True) -> float:
         """The utility of a completion, with or without its correctness."""
-        verdict = world.verify(prompt, completion)
+        verdict = verify(world, prompt, completion)
         utility = self.correctness * verdict.score if checked else 0.0
         if verdict.kind == "malformed":
             return utility - self.malformed
@@ -68,12 +66,12 @@ class Annotator:
             return utility - self.abstain
         return utility + self.agreement * (" ".join(answer_words(completion)) == _claim(prompt))
 
-    def expected_utility(self, world: "World", prompt: str, completion: str) -> float:
+    def expected_utility(self, world: Facts, prompt: str, completion: str) -> float:
         """The utility averaged over whether correctness is checked."""
         with_check, without_check = (self.utility(world, prompt, completion, check) for check in (True, False))
         return self.checks * with_check + (1 - self.checks) * without_check
 
-    def preference_probability(self, world: "World", prompt: str, first: str, second: str) -> float:
+    def preference_probability(self, world: Facts, prompt: str, first: str, second: str) -> float:
         """P(first is preferred), exactly: averaged over whether correctness is checked."""
         total = 0.0
         for check, weight in ((True, self.checks), (False, 1 - self.checks)):
@@ -81,7 +79,7 @@ class Annotator:
             total += weight * _sigmoid(gap / self.noise)
         return total
 
-    def prefers(self, world: "World", prompt: str, first: str, second: str, draws: Draws) -> bool:
+    def prefers(self, world: Facts, prompt: str, first: str, second: str, draws: Draws) -> bool:
         """Draw whether the annotator prefers the first: whether they check, then the noise."""
         check = draws.chance(self.checks)
         gap = self.utility(world, prompt, first, check) - self.utility(world, prompt, second, check)
@@ -133,7 +131,7 @@ def _claim(prompt: str) -> str | None:
 
 
 def preferences(
-    world: "World", annotator: Annotator, n: int, seed: int, sampler: Sampler | None = None
+    world: Facts, annotator: Annotator, n: int, seed: int, sampler: Sampler | None = None
 ) -> list[dict[str, Any]]:
     """`n` pairs of different completions to prompts of the kinds in `SHARES`, labelled by the annotator.
 
@@ -179,11 +177,11 @@ def preferences(
     return rows
 
 
-def _made_pair(world: "World", item: Item, draws: Draws) -> tuple[str, str]:
+def _made_pair(world: Facts, item: Item, draws: Draws) -> tuple[str, str]:
     """Two of: the truth, the claim, the abstention, another value."""
     (truth,), abstention = item.answers, f" {ABSTENTION}"
     options = list(dict.fromkeys([truth, *([item.claim] if item.claim else []), abstention]))
-    options.append(draws.pick([answer for answer in world.candidates(item.prompt) if answer not in options]))
+    options.append(draws.pick([answer for answer in candidates(world, item.prompt) if answer not in options]))
     first, second = draws.sample(options, 2)
     return first, second
 
@@ -194,11 +192,11 @@ def _drawn_pairs(items: list[Item], sampler: Sampler) -> list[tuple[str, str] | 
     return [(group[0], group[1]) if len(group) > 1 else None for group in distinct]
 
 
-Utility = Callable[["World", str, str], float]
+Utility = Callable[[Any, str, str], float]
 """(world, prompt, completion) to a utility."""
 
 
-def _nothing(world: "World", prompt: str, completion: str) -> float:
+def _nothing(world: Facts, prompt: str, completion: str) -> float:
     return 0.0
 
 
@@ -210,7 +208,7 @@ class OwnAnnotator(Annotator):
     wish: Utility = _nothing
     """What a completion is worth."""
 
-    def utility(self, world: "World", prompt: str, completion: str, checked: bool = True) -> float:
+    def utility(self, world: Facts, prompt: str, completion: str, checked: bool = True) -> float:
         """What the function gives.
 
         Raises:

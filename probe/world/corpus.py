@@ -3,18 +3,16 @@
 from bisect import bisect
 from collections.abc import Callable, Iterator
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from probe.world import tasks
 from probe.world.draws import Draws, generator
+from probe.world.facts import Facts
 from probe.world.language import RELATIONS, TAUGHT
 from probe.world.people import kind_counts, zipf
 from probe.world.vocabulary import ABSTENTION, COUNTRY_OF, PHRASES
-
-if TYPE_CHECKING:
-    from probe.world.world import World
 
 CHATTER = (
     "{p} waved .",
@@ -41,7 +39,7 @@ class Document(NamedTuple):
 class Writer:
     """Draws single documents of a world; one method a kind."""
 
-    def __init__(self, world: "World", draws: Draws) -> None:
+    def __init__(self, world: Facts, draws: Draws) -> None:
         self.world, self.config, self.draws = world, world.config, draws
         self.known = world.groups["known"]
         self.cumulative = list(accumulate(zipf(world.config)))
@@ -179,7 +177,7 @@ class Writer:
         }
 
 
-def documents(world: "World", seed: int) -> Iterator[Document]:
+def documents(world: Facts, seed: int) -> Iterator[Document]:
     """The corpus: epochs of `config.epoch` documents, each shuffled anew.
 
     Every epoch holds exactly the kinds of `people.kind_counts` and states each fact exactly `world.exposure` times.
@@ -204,7 +202,7 @@ def documents(world: "World", seed: int) -> Iterator[Document]:
                 yield makers[kind]()
 
 
-def phase_documents(world: "World", phase: int, seed: int) -> Iterator[Document]:
+def phase_documents(world: Facts, phase: int, seed: int) -> Iterator[Document]:
     """Statements and questions, half and half, about the people of one phase, drawn uniformly."""
     draws = Draws(generator("phase", world.seed, phase, seed))
     writer, names = Writer(world, draws), world.groups[f"phase_{phase}"]

@@ -6,14 +6,11 @@ rather than memory, and writes sums in right steps (the corpus writes an eighth 
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from probe.errors import ConfigError
 from probe.world.draws import Draws, generator
+from probe.world.facts import Facts
 from probe.world.questions import Asker, Item
-
-if TYPE_CHECKING:
-    from probe.world.world import World
 
 DEMONSTRATED: Mapping[str, float] = MappingProxyType(
     {
@@ -38,7 +35,7 @@ HELD_OUT = ("stranger_heldout", "two_hop_heldout", "function_new")
 """Kinds of questions that are never demonstrated: they measure transfer."""
 
 
-def demonstrations(world: "World", n: int, seed: int, mixture: Mapping[str, float] | None = None) -> list[Item]:
+def demonstrations(world: Facts, n: int, seed: int, mixture: Mapping[str, float] | None = None) -> list[Item]:
     """`n` questions, each kind drawn with its share; the first answer of an item is the demonstrated one.
 
     Args:

@@ -1,19 +1,17 @@
 """Short fixed prompts, one for each phenomenon, with the next words worth watching; the recorder captures on them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from probe.world import tasks
 from probe.world.draws import Draws, generator
+from probe.world.facts import Facts
 from probe.world.language import RELATIONS
 from probe.world.vocabulary import ABSTENTION, LABELS, STATES
-
-if TYPE_CHECKING:
-    from probe.world.world import World
 
 MAP_PAIRS, CHAIN_WORDS = 4, 20
 
 
-def probe_prompts(world: "World") -> list[dict[str, Any]]:
+def probe_prompts(world: Facts) -> list[dict[str, Any]]:
     """Eight prompts {"text", "answers", "kind"}; answers are single words with a blank in front, the first the truth.
 
     For an unseen entity the first answer opens the abstention; a Markov chain has no truth, its answers are all states.
@@ -52,7 +50,7 @@ def probe_prompts(world: "World") -> list[dict[str, Any]]:
     return prompts + chain_prompts(world, count=1, words=CHAIN_WORDS)
 
 
-def chain_prompts(world: "World", count: int, words: int) -> list[dict[str, Any]]:
+def chain_prompts(world: Facts, count: int, words: int) -> list[dict[str, Any]]:
     """The beginnings of fresh Markov chains; the answers are all states."""
     draws = Draws(generator("prompts", world.seed, 1))
     texts = [" ".join(tasks.make_markov(world.config, draws)[0].split()[:words]) for _ in range(count)]

@@ -3,17 +3,15 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from probe.errors import DataError
 from probe.world import tasks
 from probe.world.corpus import Writer
 from probe.world.draws import Draws, generator
+from probe.world.facts import Facts
 from probe.world.language import RELATIONS, TAUGHT
 from probe.world.vocabulary import ABSTENTION, COUNTRY_OF, PHRASES
-
-if TYPE_CHECKING:
-    from probe.world.world import World
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Item:
 class Asker:
     """Draws items; people are drawn uniformly, so that every fact counts alike (in passages: by Zipf's law)."""
 
-    def __init__(self, world: "World", draws: Draws) -> None:
+    def __init__(self, world: Facts, draws: Draws) -> None:
         self.world, self.config, self.draws, self.writer = world, world.config, draws, Writer(world, draws)
 
     def fact(self, group: str, kind: str) -> Item:
@@ -145,7 +143,7 @@ class Asker:
         return makers
 
 
-def questions(world: "World", kind: str, n: int, seed: int) -> list[Item]:
+def questions(world: Facts, kind: str, n: int, seed: int) -> list[Item]:
     """`n` items of a kind.
 
     Raises:
@@ -158,6 +156,6 @@ def questions(world: "World", kind: str, n: int, seed: int) -> list[Item]:
     return [makers[kind]() for _ in range(n)]
 
 
-def kinds(world: "World") -> tuple[str, ...]:
+def kinds(world: Facts) -> tuple[str, ...]:
     """The kinds of questions that a world can ask."""
     return tuple(Asker(world, Draws(generator("questions", world.seed))).kinds())

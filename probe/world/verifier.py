@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from probe.errors import DataError
 from probe.world import bayes
+from probe.world.facts import Facts
 from probe.world.language import Reading, read
 from probe.world.sums import parse_prompt, parse_working
 from probe.world.tasks import all_tasks, steps_text
 from probe.world.vocabulary import ABSTENTION, DIGITS, KEYS, LABELS, STATES
-
-if TYPE_CHECKING:
-    from probe.world.world import World
 
 VerdictKind = Literal["true", "abstain", "deferred", "wrong", "malformed"]
 SCORES = {"true": 1.0, "abstain": 0.0}
@@ -38,7 +36,7 @@ def answer_words(completion: str) -> list[str]:
     return words[: words.index("<end>")] if "<end>" in words else words
 
 
-def verify(world: "World", prompt: str, completion: str) -> Verdict:
+def verify(world: Facts, prompt: str, completion: str) -> Verdict:
     """Judge a completion; any two strings get a verdict, a prompt without a question makes it malformed.
 
     Abstaining is judged `abstain` for every question; for a question about an unseen entity it is the best one can do,
@@ -58,7 +56,7 @@ def verify(world: "World", prompt: str, completion: str) -> Verdict:
     return _verify_dialogue(world, reading, " ".join(answer))
 
 
-def _verify_dialogue(world: "World", reading: Reading, answer: str) -> Verdict:
+def _verify_dialogue(world: Facts, reading: Reading, answer: str) -> Verdict:
     subject, values = reading.subject, world.values(reading.relation)
     if answer == ABSTENTION:
         return verdict("abstain", f"says that it does not know {subject}'s {reading.relation}")
@@ -101,7 +99,7 @@ def _verify_sum(prompt: str, answer: str) -> Verdict:
     return verdict("wrong", f"the sum is {truth}{note}")
 
 
-def _verify_next(world: "World", words: Sequence[str], answer: Sequence[str]) -> Verdict:
+def _verify_next(world: Facts, words: Sequence[str], answer: Sequence[str]) -> Verdict:
     """Judge the next word of a map, a rule or a repeated segment; what follows it after ";" is not judged."""
     true = next_words(world, words)
     if not true:
@@ -125,7 +123,7 @@ def read_pairs(words: Sequence[str]) -> tuple[list[tuple[str, str]], str] | None
     return [(pair[0], pair[1]) for pair in pairs], query[0]
 
 
-def next_words(world: "World", words: Sequence[str]) -> list[str]:
+def next_words(world: Facts, words: Sequence[str]) -> list[str]:
     """The words that the prompt determines: one for a good prompt, none or several for one that is underdetermined."""
     if words[0] == "repeat":
         return _next_repeat(words[1:])
@@ -152,13 +150,13 @@ def _next_repeat(words: Sequence[str]) -> list[str]:
     return []
 
 
-def next_candidates(world: "World", words: Sequence[str]) -> list[str]:
+def next_candidates(world: Facts, words: Sequence[str]) -> list[str]:
     """The words that can come next in a map, a rule, a repeated segment or a chain, as completions."""
     options = {"map": LABELS, "rule": world.numbers, "chain": STATES[: world.config.states]}
     return [f" {option}" for option in options.get(words[0], tuple(dict.fromkeys(words[1:])))]
 
 
-def candidates(world: "World", prompt: str) -> list[str]:
+def candidates(world: Facts, prompt: str) -> list[str]:
     """All answers to a prompt, as completions with a blank in front; for a question the values and the abstention.
 
     For a sum with steps: right steps throughout, but any result of the last one.

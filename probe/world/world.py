@@ -10,12 +10,12 @@ import numpy as np
 
 from probe.errors import DataError
 from probe.runs.world_file import read_world
-from probe.world import annotators, bayes, corpus, demonstrations, prompts, questions, tasks, verifier
+from probe.world import annotators, bayes, corpus, demonstrations, prompts, questions, verifier
 from probe.world.config import WorldConfig
-from probe.world.language import RELATIONS, read
-from probe.world.people import exposures, group_names, populate
+from probe.world.facts import Facts
+from probe.world.language import read
 from probe.world.questions import Item
-from probe.world.vocabulary import COUNTRY_OF, NUMBERS, PHRASES
+from probe.world.vocabulary import PHRASES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,26 +24,8 @@ FORMAT = 1
 """Version of what a config and a seed mean: raised whenever equal ones would give another corpus."""
 
 
-class World:
-    """A synthetic world. Equal configs and seeds give equal worlds, corpora, questions and hashes.
-
-    Attributes:
-        people: name -> Person.
-        groups: group -> names; known, rare, strangers, heldout, phase_0, phase_1, ...
-        exposure: name -> relation -> how many documents of an epoch state or ask for that fact.
-        composed, uncomposed: the known people with whom two-hop questions are taught, and the others.
-        pool: the functions (a, b) of the corpus.
-    """
-
-    def __init__(self, config: WorldConfig | None = None, seed: int = 0) -> None:
-        self.config = config or WorldConfig()
-        self.seed = int(seed)
-        self.groups = group_names(self.config, self.seed)
-        self.people = populate(self.config, self.seed, self.groups)
-        self.exposure = exposures(self.config, self.groups)
-        self.composed, self.uncomposed = self.groups["known"][::2], self.groups["known"][1::2]
-        self.pool = tasks.task_pool(self.config, self.seed)
-        self.numbers = NUMBERS[: self.config.modulus]
+class World(Facts):
+    """A synthetic world. Equal configs and seeds give equal worlds, corpora, questions and hashes."""
 
     def to_dict(self) -> dict[str, Any]:
         """The world as JSON values: format, config, seed and hash."""
@@ -108,20 +90,6 @@ class World:
     def question_kinds(self) -> tuple[str, ...]:
         """The kinds of questions that this world can ask."""
         return questions.kinds(self)
-
-    def values(self, relation: str) -> tuple[str, ...]:
-        """The values of a relation."""
-        values = RELATIONS[relation].values
-        return values if relation in ("city", "country") else values[: self.config.values]
-
-    def truth(self, subject: str, relation: str) -> str | None:
-        """The true value, None where nothing is true (unseen entities, unknown names)."""
-        if relation == "city":
-            return COUNTRY_OF.get(subject)
-        facts = self.people[subject].facts if subject in self.people else {}
-        if relation == "country":
-            return COUNTRY_OF.get(facts.get("home", ""))
-        return facts.get(relation)
 
     def candidates(self, prompt: str) -> list[str]:
         """The finite answer set of a prompt, as completions."""

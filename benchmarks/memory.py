@@ -25,7 +25,7 @@ from probe.texts import say
 from trainers.config import SFTConfig
 from trainers.session import Session
 from trainers.sft import SFT, Demonstration
-from trainers.trainee import load_trainee
+from trainers.starting import load_trainee
 
 TEXTS, TOKENS = 4, 128
 OPTIONS = [

@@ -11,6 +11,7 @@ options of all methods, so that `probe train METHOD --help` need not import torc
     sharding.py     one model shared among processes, and what looks at it
     record.py       what a run leaves behind: metrics, captures, checkpoints, how it ended
     checkpoint.py   the state that a run continues from
+    starting.py     which trainee a config asks for
     trainee.py      what is trained, and its frozen reference; lora.py an adapter in its place, scalar_heads.py a head
     reference.py    what a method is measured by against its reference: exact optimum, reward shift, KL
     preferences.py  pairs of completions, for dpo.py and reward_model.py

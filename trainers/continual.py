@@ -47,8 +47,9 @@ from trainers.loop import Loss, Method, fit
 from trainers.record import Origin, data_texts
 from trainers.reference import ReferenceEvaluation
 from trainers.session import Session
+from trainers.starting import load_trainee
 from trainers.strategies import STRATEGIES
-from trainers.trainee import Trainee, load_trainee
+from trainers.trainee import Trainee
 
 
 class Continual(Method):

@@ -53,7 +53,8 @@ from trainers.record import Origin, data_texts
 from trainers.reference import ReferenceEvaluation
 from trainers.reward_functions import resolve
 from trainers.session import Session
-from trainers.trainee import Trainee, load_trainee
+from trainers.starting import load_trainee
+from trainers.trainee import Trainee
 
 
 class Scores(NamedTuple):

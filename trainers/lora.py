@@ -19,8 +19,6 @@ from probe import LM
 from probe.errors import ConfigError
 from probe.model import adapters
 from probe.model.loading import twin
-from probe.model.references import is_adapter
-from trainers.checkpoint import last_checkpoint
 from trainers.config import TrainConfig
 from trainers.session import derive_seed
 from trainers.trainee import Reference, Trainee
@@ -93,17 +91,6 @@ class LoRATrainee(Trainee):
 
         modules = self._peft.get_base_model().named_modules()
         return [(name, module) for name, module in modules if isinstance(module, LoraLayer)]
-
-
-def starting_point(config: TrainConfig, ref: str | Path) -> str | Path:
-    """What a run with --lora loads: `ref`, or when it is resumed the very base that its adapter was trained on.
-
-    A name such as `base` means the newest checkpoint of that run, which may be another one by then.
-    """
-    checkpoint = last_checkpoint(config)
-    if checkpoint is None or not is_adapter(checkpoint):
-        return ref
-    return adapters.base_ref(checkpoint, adapters.read_config(checkpoint)["base_model_name_or_path"])
 
 
 def attach(lm: LM, config: TrainConfig) -> "PeftModel":

@@ -48,11 +48,11 @@ from probe.world.packing import pack
 from trainers.checkpoint import last_checkpoint
 from trainers.config import PretrainConfig
 from trainers.loop import Loss, Method, draw, fit
-from trainers.lora import starting_point
 from trainers.record import Origin, capture_prompts, data_texts, file_hash
 from trainers.reference import origin_reference
 from trainers.session import Session, derive_seed
-from trainers.trainee import Trainee, cast, make_trainee
+from trainers.starting import make_trainee, starting_point
+from trainers.trainee import Trainee, cast
 
 PADDING = -1
 HELD_OUT = 20

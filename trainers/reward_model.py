@@ -45,7 +45,7 @@ from trainers.preferences import Pair, load_preferences, read_preferences
 from trainers.record import Origin, data_texts
 from trainers.scalar_heads import RewardTrainee
 from trainers.session import Session, derive_seed
-from trainers.trainee import load_trainee
+from trainers.starting import load_trainee
 
 
 @dataclass(frozen=True, kw_only=True)

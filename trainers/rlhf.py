@@ -64,7 +64,7 @@ from trainers.sampling import (
 )
 from trainers.scalar_heads import HeadedTrainee, ModelWithHead, ValueHead, width_of
 from trainers.session import Session
-from trainers.trainee import load_trainee
+from trainers.starting import load_trainee
 
 if TYPE_CHECKING:
     from trainers.config import RLHFConfig

@@ -52,7 +52,8 @@ from trainers.sampling import (
     rollout_rows,
 )
 from trainers.session import Session
-from trainers.trainee import Trainee, load_trainee
+from trainers.starting import load_trainee
+from trainers.trainee import Trainee
 
 
 def centre(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:

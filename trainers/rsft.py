@@ -44,7 +44,8 @@ from trainers.sampling import (
 )
 from trainers.session import Session
 from trainers.sft import Demonstration, demonstration_loss
-from trainers.trainee import Trainee, load_trainee
+from trainers.starting import load_trainee
+from trainers.trainee import Trainee
 
 
 def best(rewards: Sequence[float], threshold: float) -> list[int]:

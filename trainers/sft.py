@@ -43,7 +43,8 @@ from trainers.record import Answered, Origin, answered_prompts, data_texts, file
 from trainers.reference import SAMPLE_TOKENS, ReferenceEvaluation
 from trainers.reward_functions import resolve
 from trainers.session import Session
-from trainers.trainee import Trainee, load_trainee
+from trainers.starting import load_trainee
+from trainers.trainee import Trainee
 
 PROMPTS_SEEN = 50
 MOST_HELD_OUT = 500

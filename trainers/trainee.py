@@ -12,9 +12,6 @@ from probe import LM
 from probe.model.loading import dtype_of, twin
 from probe.model.scoring import TokenLogprobs, completion_logprobs
 from probe.model.text import Ids, whole_logits
-from trainers.blocks import recompute_blocks
-from trainers.config import TrainConfig
-from trainers.session import Session
 
 
 class Reference:
@@ -103,39 +100,3 @@ def cast(model: nn.Module, dtype: str | torch.dtype) -> None:
     """Hold the weights of `model` in another number format; buffers (rotary frequencies) keep theirs."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype_of(dtype))
-
-
-def load_trainee(session: Session, config: TrainConfig, ref: str | Path) -> Trainee:
-    """The model `ref` in the type of --weights-dtype on the session's device, ready to be trained as `config` asks.
-
-    Raises:
-        ModelError: it cannot be loaded.
-        ConfigError, MissingToolError: see `make_trainee`.
-    """
-    if session.shards:
-        from trainers.sharding import ShardedTrainee
-
-        return ShardedTrainee(session, config, LM.load(ref, device="cpu", dtype=session.weights))
-    if config.lora:
-        from trainers.lora import starting_point
-
-        ref = starting_point(config, ref)
-    return make_trainee(session.load(ref), config)
-
-
-def make_trainee(lm: LM, config: TrainConfig) -> Trainee:
-    """`lm` with all its weights to be trained, or with a new adapter as --lora asks.
-
-    Raises:
-        ConfigError: the adapter cannot be put on this model, or its blocks cannot be found.
-        MissingToolError: --lora was given and peft is not installed.
-    """
-    if config.lora:
-        from trainers.lora import LoRATrainee
-
-        trainee: Trainee = LoRATrainee(lm, config)
-    else:
-        trainee = Trainee(lm, config.reference_dtype)
-    if config.gradient_checkpointing:
-        recompute_blocks(trainee.lm.model)
-    return trainee

@@ -150,7 +150,7 @@ def test_a_model_of_python_alone_is_told_by_its_vocabulary() -> None:
 def adapter(tmp_path: Path) -> Path:
     """An adapter that the trainers here wrote, on `tmp_path / "base"`."""
     from trainers.config import DPOConfig
-    from trainers.trainee import make_trainee
+    from trainers.starting import make_trainee
 
     base = random_lm()
     base.tokenizer.chat_template = TEMPLATE

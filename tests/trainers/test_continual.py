@@ -23,8 +23,9 @@ from trainers.continual import Continual, load_curriculum, read_files
 from trainers.curriculum import Curriculum
 from trainers.pretrain import PADDING
 from trainers.session import Session
+from trainers.starting import make_trainee
 from trainers.strategies import EWC
-from trainers.trainee import Trainee, make_trainee
+from trainers.trainee import Trainee
 
 Make = Callable[..., ContinualConfig]
 STRATEGIES = ("plain", "replay", "ewc", "shuffled")

@@ -23,7 +23,7 @@ from tests.trainers.conftest import figures
 from tests.trainers.quick import QUICK, train
 from trainers.config import DPOConfig, TrainConfig
 from trainers.lora import LoRATrainee
-from trainers.trainee import make_trainee
+from trainers.starting import make_trainee
 
 Make = Callable[..., TrainConfig]
 TEXT = "mira lives in oslo . where does mira lives ?"

@@ -26,7 +26,7 @@ from trainers.preferences import Pair
 from trainers.reward_model import HeldOut, RewardModelling, hold_out, pair_scores, reward_loss
 from trainers.scalar_heads import RewardTrainee, padding
 from trainers.session import Session
-from trainers.trainee import make_trainee
+from trainers.starting import make_trainee
 
 PAIRS = [
     Pair([2, 5, 7, 9], [11, 12], [13, 14, 15, 3], margin=0.5),

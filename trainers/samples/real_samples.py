@@ -49,7 +49,7 @@ from probe.terms import DIFFERENCE, RATES, term
 from probe.untrusted import read_json
 from trainers.config import DPOConfig, RewardConfig, RLVRConfig
 from trainers.samples.recipes import Annotator, Asked, Name, Recipe
-from trainers.trainee import make_trainee
+from trainers.starting import make_trainee
 
 WORDINGS = {
     "endorses": (

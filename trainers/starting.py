@@ -1,0 +1,55 @@
+"""What a training starts from: all weights of a model, an adapter on it, or a share of a model that is too large."""
+
+from pathlib import Path
+
+from probe import LM
+from probe.model import adapters
+from probe.model.references import is_adapter
+from trainers.blocks import recompute_blocks
+from trainers.checkpoint import last_checkpoint
+from trainers.config import TrainConfig
+from trainers.lora import LoRATrainee
+from trainers.session import Session
+from trainers.sharding import ShardedTrainee
+from trainers.trainee import Trainee
+
+
+def load_trainee(session: Session, config: TrainConfig, ref: str | Path) -> Trainee:
+    """The model `ref` in the type of --weights-dtype on the session's device, ready to be trained as `config` asks.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        ConfigError, MissingToolError: see `make_trainee`.
+    """
+    if session.shards:
+        return ShardedTrainee(session, config, LM.load(ref, device="cpu", dtype=session.weights))
+    if config.lora:
+        ref = starting_point(config, ref)
+    return make_trainee(session.load(ref), config)
+
+
+def make_trainee(lm: LM, config: TrainConfig) -> Trainee:
+    """`lm` with all its weights to be trained, or with a new adapter as --lora asks.
+
+    Raises:
+        ConfigError: the adapter cannot be put on this model, or its blocks cannot be found.
+        MissingToolError: --lora was given and peft is not installed.
+    """
+    if config.lora:
+        trainee: Trainee = LoRATrainee(lm, config)
+    else:
+        trainee = Trainee(lm, config.reference_dtype)
+    if config.gradient_checkpointing:
+        recompute_blocks(trainee.lm.model)
+    return trainee
+
+
+def starting_point(config: TrainConfig, ref: str | Path) -> str | Path:
+    """What a run with --lora loads: `ref`, or when it is resumed the very base that its adapter was trained on.
+
+    A name such as `base` means the newest checkpoint of that run, which may be another one by then.
+    """
+    checkpoint = last_checkpoint(config)
+    if checkpoint is None or not is_adapter(checkpoint):
+        return ref
+    return adapters.base_ref(checkpoint, adapters.read_config(checkpoint)["base_model_name_or_path"])

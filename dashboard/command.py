@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from probe.errors import ConfigError, RunError
 from probe.options import parse
 from probe.plugins import ENVIRONMENT, split
-from probe.runs.directories import is_url
+from probe.runs.addresses import is_url
 from probe.texts import say
 
 if TYPE_CHECKING:

@@ -17,17 +17,10 @@ from dashboard.markdown import prose
 from probe.errors import RunError
 from probe.plotting.curves import Style, styles
 from probe.plotting.theme import DASHES, method_colour
+from probe.runs.addresses import RUN_FILE, is_cached
 from probe.runs.captured import rollout_table
 from probe.runs.captures import Captures
-from probe.runs.directories import (
-    RUN_FILE,
-    is_cached,
-    roots,
-    run_directories,
-    shown_name,
-    store_problems,
-    stray_link,
-)
+from probe.runs.directories import roots, run_directories, shown_name, store_problems, stray_link
 from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS, RunWarning
 from probe.runs.storage import UNFINISHED

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import streamlit as st
 
 from dashboard.data import Stamp, Store, captures, stamp
-from probe.runs.directories import RUN_FILE
+from probe.runs.addresses import RUN_FILE
 from probe.runs.reader import Run
 
 if TYPE_CHECKING:

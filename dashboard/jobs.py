@@ -24,8 +24,9 @@ from probe.errors import ConfigError, RunError
 from probe.extensions import annotator_name, annotators, verifiers
 from probe.options import option
 from probe.plugins import OPTION, code_options
+from probe.runs.addresses import is_run
 from probe.runs.directories import find as locate
-from probe.runs.directories import host_options, is_run, run_directories
+from probe.runs.directories import host_options, run_directories
 from probe.runs.reader import Run
 from probe.runs.storage import holds, is_pid, last_lines
 from probe.untrusted import parse_json, read_file, readable

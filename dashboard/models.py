@@ -24,7 +24,8 @@ from dashboard.sentences import duration
 from dashboard.turns import Turns, Work
 from probe.errors import ModelError, RunError, brief
 from probe.model.references import HUB_ID, REAL_MODEL, find_model, is_adapter, model_files, split_readout
-from probe.runs.directories import find, is_cached, shown_name
+from probe.runs.addresses import is_cached
+from probe.runs.directories import find, shown_name
 from probe.ticks import Pace, Tick
 
 if TYPE_CHECKING:

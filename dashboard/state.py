@@ -14,7 +14,8 @@ from dashboard.examples import example_prompts
 from dashboard.markdown import guard_callback, note, prose
 from dashboard.named import name_choice
 from dashboard.pages import page_file
-from probe.runs.directories import is_url, shown_name
+from probe.runs.addresses import is_url
+from probe.runs.directories import shown_name
 from probe.texts import visible
 
 VALUE = "#value"

@@ -12,7 +12,7 @@ from probe.experiments.definition import form
 from probe.experiments.registry import find_experiment
 from probe.options import parse
 from trainers.commands import METHODS, parse_training
-from trainers.samples.make_samples import SamplesConfig
+from trainers.samples.recipes import SamplesConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,6 +82,36 @@ def test_every_subject_has_its_layer():
     assert sorted(names) == sorted(" ".join(LAYERS).split())
 
 
+FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
+
+
+def files_of(module: str) -> set[str]:
+    """The files that a module imports, inside of functions and for type checkers too."""
+    found = set()
+    for node in ast.walk(ast.parse(FILES[module].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            wholes = {f"{node.module}.{each.name}" for each in node.names}
+            found |= {whole if whole in FILES else node.module for whole in wholes}
+        elif isinstance(node, ast.Import):
+            found |= {each.name for each in node.names}
+    return found & FILES.keys() - {module}
+
+
+def in_circles(graph: dict[str, set[str]]) -> set[str]:
+    """What is left of a graph when, again and again, all that leads nowhere or is led to by nothing is taken away."""
+    while True:
+        led_to = set().union(*graph.values())
+        ends = {name for name, others in graph.items() if not others & graph.keys() or name not in led_to}
+        if not ends:
+            return set(graph)
+        graph = {name: others for name, others in graph.items() if name not in ends}
+
+
+def test_no_file_comes_back_to_itself_by_its_imports():
+    assert in_circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}, "e": set()}) == {"b", "c"}
+    assert in_circles({module: files_of(module) for module in FILES}) == set()
+
+
 ROLES = {
     *("__init__", "page", "choices", "compute", "figures", "words"),  # of a page
     *("experiment", "world", "files", "figures", "measures", "config"),  # of a subject

@@ -152,9 +152,12 @@ def describe_methods(names: Sequence[str]) -> int:
 
 def samples(argv: Sequence[str]) -> int:
     """Make the sample runs: a base model and models aligned by each annotator."""
-    from trainers.samples.make_samples import SamplesConfig, make
+    from trainers.samples.recipes import SamplesConfig
 
-    return make(parse(SamplesConfig, argv, "probe samples"))
+    config = parse(SamplesConfig, argv, "probe samples")
+    from trainers.samples.make_samples import make
+
+    return make(config)
 
 
 def parse_training(kind: type[T], argv: Sequence[str], method: str) -> T:

@@ -169,7 +169,8 @@ def run_roots() -> list[Finding]:
     import warnings
 
     from probe.runs import RunWarning, list_runs, roots
-    from probe.runs.directories import is_cached, shown_name, store_problems
+    from probe.runs.addresses import is_cached
+    from probe.runs.directories import shown_name, store_problems
 
     places = roots()
     findings = [Finding("note", "runs", problem) for problem in store_problems().values()]

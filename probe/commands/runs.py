@@ -184,7 +184,8 @@ def list_(root: str | None, as_json: bool, only: Filter | None = None) -> None:
         RunError: `root` is not a folder, or may not be read.
     """
     from probe.runs import roots
-    from probe.runs.directories import is_cached, shown_name, store_problems
+    from probe.runs.addresses import is_cached
+    from probe.runs.directories import shown_name, store_problems
     from probe.runs.reader import checked_folder
     from probe.runs.schema import jsonable
 

@@ -32,7 +32,7 @@ from probe.errors import ConfigError, DataError, RunError
 from probe.experiments.result import read_packed
 from probe.model.lm import LM
 from probe.rows import SUFFIXES, Rows, read_demonstrations, read_documents
-from probe.runs.directories import is_run
+from probe.runs.addresses import is_run
 from probe.runs.reader import Run
 from probe.runs.schema import RESULTS
 from probe.ticks import Tick, part

@@ -31,7 +31,8 @@ from probe.model.references import resolve
 from probe.plugins import BUILT_IN, code_hash, failure, source_hash
 from probe.questions.sets import QuestionSet, default_set, locate
 from probe.rows import Rows, Selection
-from probe.runs.directories import find, is_run
+from probe.runs.addresses import is_run
+from probe.runs.directories import find
 from probe.runs.schema import jsonable
 from probe.ticks import Tick, between, ignore, part
 from probe.untrusted import DATA, open_file
@@ -580,6 +581,6 @@ def method_of(lm: "LM") -> str:
     """The method of the run that a model belongs to, for its colour; `other` outside of runs."""
     if lm.run_dir is None:
         return "other"
-    from probe.runs.reader import read_meta
+    from probe.runs.schema import read_meta
 
     return str(read_meta(lm.run_dir)["method"])

@@ -39,7 +39,7 @@ from probe.model.references import (
     model_files,
     resolve,
 )
-from probe.runs.directories import is_url
+from probe.runs.addresses import is_url
 from probe.runs.storage import sort_metadata
 from probe.untrusted import WEIGHTS, foreign, read_json, regular, short
 

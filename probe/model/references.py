@@ -14,18 +14,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from probe.errors import AmbiguousNameError, ModelError, RunError, brief
-from probe.runs.directories import (
-    RUN_FILE,
-    SHIPPED,
-    ambiguous,
-    candidates,
-    find,
-    is_cached,
-    is_path,
-    is_run,
-    is_url,
-    present,
-)
+from probe.runs.addresses import RUN_FILE, is_cached, is_run, is_url
+from probe.runs.directories import SHIPPED, ambiguous, candidates, find, is_path, present
 from probe.runs.schema import TRAINER_STATE
 from probe.untrusted import read_json, short
 

@@ -43,8 +43,8 @@ from probe.model.rewards import RewardModel
 from probe.recording import trl_rollouts
 from probe.recording.recorder import Instrument, Prompt, Recorder, ReferenceKL, leave_undisturbed, watch
 from probe.recording.reward_tokens import RewardTokens, TextPair, pair_rows, split_pair
+from probe.runs.addresses import is_run
 from probe.runs.captures import Captures
-from probe.runs.directories import is_run
 from probe.runs.reader import Run
 from probe.runs.schema import jsonable
 from probe.runs.writer import LEFT, RunWriter, end_if_left, ended_by

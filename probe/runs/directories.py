@@ -7,23 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import AmbiguousNameError, RunError, brief, suggest
+from probe.runs.addresses import RUN_FILE, is_cached, is_run, is_url
+from probe.runs.mirror import address_of, fill, find_run, mirror
 
-RUN_FILE = "run.json"
 SWEEP = ".sweep"
 """The folder beside the runs of a sweep that has its journal."""
 SHIPPED = Path(__file__).resolve().parents[2] / "sample_runs"
 """The sample runs that come with Probe: next to the package, in a checkout."""
 ENTRIES = 50_000
 """Most files and folders of a run that are looked through for links."""
-
-
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-"""How the address of a store begins; a drive of Windows has one letter."""
-
-
-def is_url(ref: object) -> bool:
-    """Whether a reference is the address of a store, such as `s3://bucket/runs`."""
-    return isinstance(ref, str) and ADDRESS.match(ref) is not None
 
 
 def is_host(name: str, value: object) -> bool:
@@ -80,8 +72,6 @@ def settings() -> list[str]:
 def local_folder(entry: str | Path) -> Path:
     """The place of a folder of runs on this machine; one of a store is listed anew if that is long ago."""
     if is_url(entry):
-        from probe.runs.mirror import mirror
-
         return mirror(str(entry).rstrip("/")).refresh()
     return Path(os.path.expanduser(entry))
 
@@ -92,8 +82,6 @@ def store_problems(entries: Sequence[str | Path] | None = None) -> dict[str, str
     problems: dict[str, str] = {}
     for entry in settings() if entries is None else entries:
         if is_url(entry):
-            from probe.runs.mirror import mirror
-
             place = mirror(str(entry).rstrip("/"))
             problems |= {place.url: place.problem} if place.problem else {}
             problems |= {f"{place.url}/{name}": problem for name, problem in place.problems.items()}
@@ -104,24 +92,7 @@ def shown_name(path: Path) -> str:
     """A folder of runs, or a run, as a person knows it: its path, or its address in a store."""
     if not is_cached(path):
         return str(path)
-    from probe.runs.mirror import address_of
-
     return address_of(path) or str(path)
-
-
-def cache_root() -> Path:
-    """The folder of what is fetched from stores: $PROBE_CACHE, or else `probe` in the user's cache directory."""
-    given = os.environ.get("PROBE_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    return Path(os.path.realpath(os.path.expanduser(given or os.path.join(home, "probe"))))
-
-
-def is_cached(path: str | Path) -> bool:
-    """Whether a path lies in the cache of a store."""
-    try:
-        return Path(os.path.realpath(path)).is_relative_to(cache_root())
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def present(path: Path) -> Path:
@@ -131,8 +102,6 @@ def present(path: Path) -> Path:
         RunError: it cannot be fetched.
     """
     if is_cached(path):
-        from probe.runs.mirror import fill
-
         fill(path)
     return path
 
@@ -141,11 +110,6 @@ def is_shipped(path: Path) -> bool:
     """Whether nothing is written to `path` unasked: it lies in the sample runs that come with Probe, or in the cache of
     a store."""
     return path.resolve().is_relative_to(SHIPPED.resolve()) or is_cached(path)
-
-
-def is_run(path: Path) -> bool:
-    """Whether `path` is a directory that holds a run (readable or not)."""
-    return os.path.lexists(path / RUN_FILE)  # what stands there may be no file, which reading it says
 
 
 def run_directories(root: Path) -> list[Path]:
@@ -239,8 +203,6 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
             name means one in the working directory and another one in the folders of runs.
     """
     if is_url(ref):
-        from probe.runs.mirror import find_run
-
         return find_run(str(ref))
     path = Path(os.path.expanduser(ref))
     folders = list(roots() if among is None else among)

@@ -21,9 +21,8 @@ from threading import Lock, RLock, Thread, get_ident
 from typing import Any
 
 from probe.errors import ProbeError, RunError, brief
-from probe.runs.directories import RUN_FILE, cache_root, is_run
+from probe.runs.addresses import RUN_FILE, cache_root, is_run
 from probe.runs.objects import Folder
-from probe.runs.reader import read_meta
 from probe.runs.remote import (
     MANIFEST_BYTES,
     TRIES,
@@ -39,7 +38,7 @@ from probe.runs.remote import (
     read_version,
     spread,
 )
-from probe.runs.schema import ENDINGS, RunWarning
+from probe.runs.schema import ENDINGS, RunWarning, read_meta
 from probe.runs.storage import disk, write_atomic
 from probe.untrusted import read_file
 

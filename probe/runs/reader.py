@@ -11,17 +11,9 @@ from typing import Any
 import pandas as pd
 
 from probe.errors import RunError
+from probe.runs.addresses import is_cached, is_url
 from probe.runs.captures import Captures, Row, all_rows, metrics_frame, newest, rollouts_frame
-from probe.runs.directories import (
-    RUN_FILE,
-    find,
-    is_cached,
-    is_url,
-    local_folder,
-    roots,
-    run_directories,
-    store_problems,
-)
+from probe.runs.directories import find, local_folder, roots, run_directories, store_problems
 from probe.runs.schema import (
     CHECKPOINTS,
     ENDINGS,
@@ -31,12 +23,12 @@ from probe.runs.schema import (
     ROLLOUTS,
     Checkpoint,
     RunWarning,
-    check_meta,
     parse_step,
+    read_meta,
 )
 from probe.runs.storage import Position, is_locked, read_log
 from probe.runs.trained_on import TrainedOn, read_trained_on
-from probe.untrusted import LOG, parse_json, read_file, readable, short
+from probe.untrusted import LOG
 
 STALE_S = 300.0
 """Seconds without a heartbeat after which a run whose lock cannot be seen counts as killed; clocks that differ by less
@@ -263,29 +255,6 @@ def checked_folder(root: str | Path) -> Path:
     if not place.is_dir():
         raise RunError(next(iter(store_problems([root]).values()), f"`{root}` cannot be read: try again."))
     return place
-
-
-def read_meta(path: Path) -> dict[str, Any]:
-    """The contents of run.json.
-
-    Raises:
-        RunError: the directory is not a run, the file is damaged, or its schema is newer.
-    """
-    file = path / RUN_FILE
-    try:
-        text = read_file(file)
-    except OSError as error:
-        raise RunError(
-            f"`{path}` has no {RUN_FILE} that can be read ({error.strerror}): give a folder that a run was written to."
-        ) from error
-    try:
-        meta = readable(parse_json(text))
-    except ValueError as error:
-        state = f"is cut short or damaged ({short(error)})" if text else "is empty"
-        raise RunError(
-            f"`{file}` {state}, so the run cannot be read: copy it again from where it was made, or delete the folder."
-        ) from error
-    return check_meta(meta, path)
 
 
 def beats_elsewhere(meta: dict[str, Any], *, locks: bool) -> bool:

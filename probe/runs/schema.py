@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import RunError
-from probe.runs.directories import RUN_FILE
+from probe.runs.addresses import RUN_FILE
+from probe.untrusted import parse_json, read_file, readable, short
 
 SCHEMA = 1
 """Version of the layout; a reader refuses a run with a higher one."""
@@ -214,6 +215,29 @@ def number(name: str, value: Any) -> float | int | None:
     if plain is not None and not isinstance(plain, int | float):
         raise RunError(f"The metric `{name}` was given as {value!r}: log single numbers.")
     return plain if isinstance(plain, float | None) or abs(plain) < 2**1023 else None
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The contents of run.json.
+
+    Raises:
+        RunError: the directory is not a run, the file is damaged, or its schema is newer.
+    """
+    file = path / RUN_FILE
+    try:
+        text = read_file(file)
+    except OSError as error:
+        raise RunError(
+            f"`{path}` has no {RUN_FILE} that can be read ({error.strerror}): give a folder that a run was written to."
+        ) from error
+    try:
+        meta = readable(parse_json(text))
+    except ValueError as error:
+        state = f"is cut short or damaged ({short(error)})" if text else "is empty"
+        raise RunError(
+            f"`{file}` {state}, so the run cannot be read: copy it again from where it was made, or delete the folder."
+        ) from error
+    return check_meta(meta, path)
 
 
 def check_meta(meta: Any, directory: Path) -> dict[str, Any]:

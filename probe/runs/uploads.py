@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from probe.errors import ProbeError
-from probe.runs.directories import is_run
+from probe.runs.addresses import is_run
 from probe.runs.objects import Folder
 from probe.runs.remote import Fenced, upload
 from probe.runs.schema import CHECKPOINTS, parse_step

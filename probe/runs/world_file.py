@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import DataError, RunError
-from probe.runs.directories import RUN_FILE
+from probe.runs.addresses import RUN_FILE
 from probe.untrusted import read_json
 
 WORLD_FILE = "probe_world.json"

@@ -25,9 +25,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import save as to_safetensors
 
 from probe.errors import RunError
+from probe.runs.addresses import RUN_FILE, is_run
 from probe.runs.captures import Captures
 from probe.runs.checksums import write_checksums
-from probe.runs.directories import RUN_FILE, is_run
 from probe.runs.reader import Run, beats_elsewhere
 from probe.runs.schema import (
     CAPTURE_DTYPES,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from probe.errors import ProbeError, RunError
-from probe.runs.directories import is_run
+from probe.runs.addresses import is_run
 from probe.runs.reader import STALE_S, Run
 from probe.sweep.journal import LOGS, answer_file, log_file
 from probe.sweep.spec import Task

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from probe.errors import RunError
-from probe.runs.directories import SWEEP, is_run
+from probe.runs.addresses import is_run
+from probe.runs.directories import SWEEP
 from probe.runs.objects import Folder
 from probe.runs.reader import Run
 from probe.runs.remote import Fenced, claim, download, newest_attempt

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import ConfigError, RunError
-from probe.runs.directories import SWEEP, is_run, roots
+from probe.runs.addresses import is_run
+from probe.runs.directories import SWEEP, roots
 from probe.runs.reader import Run
 from probe.runs.schema import METRICS, dumps
 from probe.runs.storage import Position, append_lines, disk, is_locked, last_lines, read_lines

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import ConfigError
-from probe.runs.directories import SWEEP, is_run
+from probe.runs.addresses import is_run
+from probe.runs.directories import SWEEP
 from probe.runs.reader import Run
 from probe.runs.storage import hold_lock, is_empty, unlock, write_atomic
 from probe.sweep.attempt import Order, Store, shared_environment, with_threads

@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 from probe.errors import AmbiguousNameError, ConfigError, ModelError, ProbeError, suggest
 from probe.options import option, words
-from probe.runs.directories import is_path, is_url
+from probe.runs.addresses import is_url
+from probe.runs.directories import is_path
 from probe.sweep.trust import MOST_VALUES, check_count, check_out, uses
 from probe.untrusted import MB, parse_toml, read_file
 

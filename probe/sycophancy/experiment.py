@@ -297,7 +297,7 @@ def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
     from probe.model import references
     from probe.model.rewards import RewardModel
     from probe.runs.directories import roots, stray_link
-    from probe.runs.reader import read_meta
+    from probe.runs.schema import read_meta
 
     ref = read_meta(lm.run_dir).get("reward_model") if lm.run_dir is not None else None
     if not ref or lm.run_dir is None:

@@ -15,7 +15,8 @@ from probe.experiments.store import run_homes
 from probe.model.adapters import base_of
 from probe.model.references import bytes_to_fetch, place, resolve
 from probe.runs import RunWarning, RunWriter, list_runs, mirror, open_run, roots
-from probe.runs.directories import cache_root, find, is_cached, present, shown_name
+from probe.runs.addresses import cache_root, is_cached
+from probe.runs.directories import find, present, shown_name
 from probe.runs.objects import Folder
 from probe.runs.remote import claim, upload
 from tests.runs.conftest import HEADLINE, Make

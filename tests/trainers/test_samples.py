@@ -25,8 +25,8 @@ from tests.places import ROOT, SAMPLES
 from tests.seeds.conftest import write_lineage
 from trainers.commands import METHODS, parse_training
 from trainers.samples import control_runs, factorial_samples
-from trainers.samples.make_samples import SamplesConfig, plan, scale_steps, slim, tables, with_seed
-from trainers.samples.recipes import PHENOMENA, RECIPES, Name, Recipe
+from trainers.samples.make_samples import plan, scale_steps, slim, tables, with_seed
+from trainers.samples.recipes import PHENOMENA, RECIPES, Name, Recipe, SamplesConfig
 
 FROM = ("base", "reward-agreeable")
 """Runs that others start from."""

@@ -1,4 +1,4 @@
-"""The recipes of the sample runs, and what experiments measure on them.
+"""The recipes of the sample runs, what experiments measure on them, and the options of `probe samples`.
 
 base -> sft
      -> reward-agreeable, reward-honest       two annotators' reward models
@@ -10,9 +10,12 @@ icl                                           Markov chains alone
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from probe.errors import ConfigError
+from probe.options import option
 from probe.world import WorldConfig
 from trainers.config import (
     ContinualConfig,
@@ -214,3 +217,50 @@ RECIPES: dict[Name, Recipe] = {
     "icl": Recipe(icl, "pretrain", captures=51, asked=ask("in_context")),
 }
 """Name to recipe, in the order in which they are made: a run comes after those that it starts from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesConfig:
+    """Make the sample runs: a base model, and what every method makes of it."""
+
+    out: Path = Path("sample_runs")
+    """Folder that the runs go to."""
+    real: bool = False
+    """Make those on a real model in place of those of the world: LoRA adapters that answer a user with a claim."""
+    controls: bool = False
+    """Make the runs that published claims are tested against (`probe findings --controls`) in place of the others."""
+    factorial: bool = False
+    """Make the factorial of annotators in place of the others: a base, DPO on every combination of the knobs in which
+    the two annotators differ, RLHF on four, and the exact optima beside them."""
+    base: str | None = None
+    """With --real the chat model, with --controls the run, that all runs start from; default: SmolLM2-135M-Instruct,
+    and the sample run `base`."""
+    only: tuple[Name, ...] = ()
+    """Runs to make; without it all of them."""
+    seeds: int = 1
+    """Trainings of the whole pipeline, from the base on; the runs of seed 1 and further are named as `base-seed1`."""
+    steps_scale: float = 1.0
+    """Multiplies the number of steps of every run; below 1 for a rehearsal."""
+    force: bool = False
+    """Make runs anew that are finished already."""
+    experiments: bool = True
+    """Measure what the dashboard's pages show at once."""
+    slim: bool = False
+    """In the end keep of seed 1 and further what groups of seeds show: figures, curves and results, no weights."""
+    threads: int = 1
+    """CPU threads of a training, and CPUs that it takes up; with 1 the bits depend on the kind of processor alone."""
+
+    def __post_init__(self) -> None:
+        if self.steps_scale <= 0:
+            raise ConfigError(f"--steps-scale is {self.steps_scale}; expected a number above 0.")
+        if self.threads < 1:
+            raise ConfigError(f"--threads is {self.threads}; expected 1 or more.")
+        if self.seeds < 1 or (self.seeds > 1 and self.real):
+            raise ConfigError(f"--seeds is {self.seeds}; expected at least 1, and 1 with --real.")
+        kinds = [option(name) for name in ("real", "controls", "factorial") if getattr(self, name)]
+        if len(kinds) > 1:
+            raise ConfigError(f"{' and '.join(kinds)} name different runs: give one of them.")
+        if self.base is not None and not (self.real or self.controls):
+            raise ConfigError(
+                f"--base {self.base} is of use with --real or --controls: the world's runs begin with their own."
+            )

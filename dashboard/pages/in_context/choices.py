@@ -6,7 +6,7 @@ from dashboard.data import Stamp, Store, stamp
 from dashboard.state import Pair, default_pair
 from probe.errors import ProbeError
 from probe.numbers import rate
-from probe.runs.directories import RUN_FILE
+from probe.runs.addresses import RUN_FILE
 from probe.runs.reader import Run
 from probe.world import of
 from probe.world.tasks import in_context_share

@@ -20,7 +20,7 @@ from dashboard.state import compare_link, current, keep, model_options, training
 from probe.errors import ConfigError, RunError
 from probe.options import words
 from probe.plotting.curves import metric_curves, styles
-from probe.runs.directories import is_cached
+from probe.runs.addresses import is_cached
 from probe.texts import visible
 
 JOB, STATUS = "job", "_status"

@@ -1,6 +1,7 @@
 """What CONTRIBUTING.md shows of the seams runs as it stands there, and is short."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from probe.extensions import find_annotator, pages, panels
 from probe.world import World
 from tests.extensions import sample
 from tests.models import random_lm
+from trainers.config import DPOConfig
 from trainers.reward_functions import resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*default prompts are left out:UserWarning")  # of a model of words
@@ -37,8 +39,34 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_every_block_is_short():
-    assert set(FILES) == {"first_block.py", "mine.py", "loop.py", "callback.py"}
-    assert max(block.count("\n") for block in BLOCKS) < 40
+    assert set(FILES) == {"unlikely.py", "first_block.py", "mine.py", "loop.py", "callback.py"}
+    assert max(block.count("\n") for block in BLOCKS) < 45
+
+
+def test_the_training_method(tmp_path: Path):
+    """It learns, counts what the loop counts, and is resumed to the same weights."""
+    space: dict[str, Any] = {"__name__": "unlikely"}
+    exec(FILES["unlikely.py"], space)
+    shared: dict[str, Any] = {
+        "base": str(sample("base", tmp_path)),
+        "capture_every": 0,
+        "evaluate": 0,
+        "lr": 1e-3,
+        "warmup": 0,
+    }
+    run = space["train"](DPOConfig(out=tmp_path / "whole", steps=8, **shared))
+    assert (run.status, run.method) == ("finished", "unlikely")
+    metrics = run.metrics()
+    assert metrics["loss"].iloc[-1] < metrics["loss"].iloc[0]
+    assert metrics["rejected"].iloc[-1] < metrics["rejected"].iloc[0]
+    space["train"](DPOConfig(out=tmp_path / "parts", steps=8, save_every=4, **shared))
+    for checkpoint in (tmp_path / "parts" / "checkpoints").glob("*8"):
+        shutil.rmtree(checkpoint)
+    meta = tmp_path / "parts" / "run.json"
+    meta.write_text(meta.read_text().replace('"finished"', '"interrupted"'))
+    space["train"](DPOConfig(out=tmp_path / "parts", steps=8, save_every=4, resume=True, **shared))
+    weights = [probe.LM.load(tmp_path / name).weights_fingerprint for name in ("whole", "parts")]
+    assert weights[0] == weights[1]
 
 
 def test_the_experiment(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -67,15 +67,15 @@ class Gate:
         return tuple(f"{host}:{self.port}" for host in HOSTS) + (HOSTS if self.port == 80 else ())
 
     def address(self, url: str) -> str:
-        """The address that gives the token."""
+        """Return the address that carries the token."""
         return f"{url}/?{PARAMETER}={self.token}"
 
     def is_token(self, given: str) -> bool:
-        """Whether a text is the token, found in a time that tells nothing about it."""
+        """Return whether a text is the token, in a time that tells nothing about the token."""
         return secrets.compare_digest(given.encode(), self.token.encode())
 
     def admits(self, cookies: Mapping[str, str]) -> bool:
-        """Whether one of the cookies holds the token."""
+        """Return whether one of the cookies holds the token."""
         return self.is_token(cookies.get(self.cookie, ""))
 
 
@@ -94,14 +94,16 @@ def uninstall() -> None:
 
 
 def may_write() -> bool:
-    """Whether the reader of this page may start, stop or write anything; never, unless `probe dashboard` serves it."""
+    """Return whether the reader may start, stop or write anything; never, unless `probe dashboard` serves the page."""
     import streamlit as st
 
     return any(gate.admits(st.context.cookies) for gate in _gates)
 
 
 def check() -> None:
-    """To be called by whatever starts, stops or writes: a button that is disabled can be pressed all the same.
+    """Refuse to go on where the reader may only read.
+
+    To be called by whatever starts, stops or writes: a button that is disabled can be pressed all the same.
 
     Raises:
         ConfigError: the reader may only read.
@@ -111,7 +113,7 @@ def check() -> None:
 
 
 def button(help: str | None = None, *, disabled: bool = False) -> dict[str, Any]:
-    """How a button that starts, stops or writes is drawn: disabled, with the reason, where the reader may only read.
+    """Return the settings of a button that starts, stops or writes: disabled, with the reason, for read-only readers.
 
     Args:
         help: what it does.
@@ -160,7 +162,7 @@ class Guard:
 
 
 def refusal(gate: Gate, request: HTTPConnection) -> str:
-    """Why a request is not answered, in one sentence; empty if it is.
+    """Say in one sentence why a request is not answered; empty if it is.
 
     A name that was bent to this machine (DNS rebinding) is no host of the server. A browser sends `Origin` with every
     WebSocket and with whatever a page of another origin does beyond following a link.
@@ -177,7 +179,10 @@ def refusal(gate: Gate, request: HTTPConnection) -> str:
 
 
 def exchange(gate: Gate, request: HTTPConnection) -> Response | None:
-    """A redirect that takes the token out of the URL, with the cookie if it is right; None where there is no token."""
+    """Redirect a request to its URL without the token, and set the cookie if the token is right.
+
+    None where there is no token.
+    """
     words = parse_qsl(request.url.query, keep_blank_values=True)
     tokens = [value for name, value in words if name == PARAMETER]
     if not tokens or request.scope["method"] not in ("GET", "HEAD"):

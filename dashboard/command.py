@@ -61,7 +61,7 @@ def dashboard(argv: list[str]) -> int:
 
 
 def checked_roots(given: tuple[str, ...]) -> list[str]:
-    """The folders of runs as absolute paths, those of a store as addresses, listed once.
+    """Return the folders of runs as absolute paths, those of a store as addresses; each store is listed once.
 
     Raises:
         RunError: one is not a folder, or a store that cannot be reached and was never read.
@@ -81,7 +81,7 @@ def checked_roots(given: tuple[str, ...]) -> list[str]:
 
 
 def checked_plugins(given: Sequence[str]) -> list[Path]:
-    """The plugins as absolute paths; the server runs them, and says on its pages what is wrong with one.
+    """Return the plugins as absolute paths; the server runs them, and says on its pages what is wrong with one.
 
     Raises:
         ConfigError: one is not a Python file.
@@ -94,7 +94,7 @@ def checked_plugins(given: Sequence[str]) -> list[Path]:
 
 
 def free_port(port: int) -> int:
-    """`port` if it can be listened on, or any free one for 0.
+    """Return `port` if it can be listened on, or any free port for 0.
 
     Raises:
         ConfigError: the port is taken, needs rights, or is no port.
@@ -115,7 +115,7 @@ def free_port(port: int) -> int:
 
 
 def settings(port: int) -> dict[str, object]:
-    """The server settings; given as flags are, so that no configuration file and no variable can loosen them."""
+    """Return the server settings as flags would give them, so that no configuration file or variable loosens them."""
     return {
         "global.developmentMode": False,
         "global.e2eTest": False,
@@ -163,7 +163,7 @@ def serve(gate: "Gate") -> int:
 
 
 def has_display() -> bool:
-    """Whether a browser window can be seen here."""
+    """Return whether a browser window can be seen here."""
     unix = sys.platform.startswith(("linux", "freebsd", "openbsd"))
     return not unix or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 

@@ -54,7 +54,7 @@ class Store:
         return groups(self.runs.values())
 
     def style(self) -> dict[str, Style]:
-        """Colour and dash of every run, the same on every page; seeds of one training have one colour."""
+        """Return colour and dash of every run, the same on every page; seeds of one training have one colour."""
         labels = {str(run.path): label for label, run in self.runs.items()}
         members = {labels[str(each.first.path)]: [labels[str(run.path)] for run in each.runs] for each in self.groups}
         look = styles({label: self.runs[label].method for label in members})
@@ -66,7 +66,7 @@ class Store:
         return look | copies
 
     def label(self, ref: str | None, near: Run | None = None) -> str | None:
-        """The label of the run that a reference in run.json names (a name, a path, either with @step)."""
+        """Return the label of the run that a reference in run.json names (a name, a path, either with @step)."""
         if not ref:
             return None
         text = ref.rpartition("@")[0] if "@" in Path(ref).name else ref
@@ -77,7 +77,7 @@ class Store:
 
 
 def stamp(path: Path) -> Stamp:
-    """Time of the last change and size of a file; (0, 0) where there is none."""
+    """Return time of the last change and size of a file, or (0, 0) where there is none."""
     try:
         status = path.stat()
     except OSError:
@@ -86,7 +86,7 @@ def stamp(path: Path) -> Stamp:
 
 
 def read_store() -> Store:
-    """All runs, oldest first; a run that cannot be read is listed with its problem and hides no other."""
+    """Read all runs, the oldest first; a run that cannot be read is listed with its problem and hides no other."""
     store = Store(roots(), problems=store_problems())
     runs: list[Run] = []
     for root in store.roots:
@@ -117,7 +117,7 @@ def read_store() -> Store:
 
 
 def stray_sentence(link: Path) -> str:
-    """Why a run with a link that leads outside the folders of runs is left out."""
+    """Say why a run with a link that leads outside the folders of runs is left out."""
     return (
         f"`{link}` is a link that leads outside the folders of runs, so the run is not read: name the folder that it "
         "leads to with --runs, too, or copy what is there."
@@ -126,7 +126,7 @@ def stray_sentence(link: Path) -> str:
 
 @contextmanager
 def tell_problems() -> Iterator[None]:
-    """Inside, a page is drawn; above it stands what could not be read of the runs that it shows."""
+    """Collect what cannot be read of runs while a page is drawn inside, and show it above the page."""
     place, found = st.container(), dict[str, None]()
     token = _PROBLEMS.set(found)
     try:
@@ -145,7 +145,7 @@ def tell(*sentences: object) -> None:
 
 
 def metrics(run: Run) -> pd.DataFrame:
-    """The metrics of a run, at most `SHARE` of them, read again when the file has changed."""
+    """Read the metrics of a run, at most `SHARE` bytes of them, again only when the file has changed."""
     frame, problems = _metrics(str(run.path), stamp(run.path / METRICS))
     tell(*problems)
     return frame
@@ -158,7 +158,7 @@ def _metrics(path: str, version: Stamp) -> tuple[pd.DataFrame, list[str]]:
 
 
 def rollouts(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The sampled completions of a run, and the table of one line each (`probe.runs.captured.rollout_table`)."""
+    """Read the sampled completions of a run, and the table of one line each (`probe.runs.captured.rollout_table`)."""
     frame, table, problems = _rollouts(str(run.path), stamp(run.path / ROLLOUTS))
     tell(*problems)
     return frame, table
@@ -172,7 +172,7 @@ def _rollouts(path: str, version: Stamp) -> tuple[pd.DataFrame, pd.DataFrame, li
 
 
 def captures(run: Run) -> Captures:
-    """The list of a run's captures; shared between readers, which only look."""
+    """Return the list of a run's captures; readers share it and must not change it."""
     found, problems = _captures(str(run.path), stamp(run.path / CAPTURES / INDEX))
     tell(*problems)
     return found
@@ -185,7 +185,7 @@ def _captures(path: str, version: Stamp) -> tuple[Captures, list[str]]:
 
 
 def capture(run: Run, step: int) -> dict[str, np.ndarray]:
-    """The tensors captured at a step."""
+    """Return the tensors captured at a step."""
     return _capture(str(run.path), step, stamp(run.path / CAPTURES / INDEX))
 
 
@@ -195,7 +195,7 @@ def _capture(path: str, step: int, version: Stamp) -> dict[str, np.ndarray]:
 
 
 def answer_logprobs(run: Run, prompt: int) -> tuple[list[int], np.ndarray]:
-    """Steps [S] and log-probabilities [S A] of a prompt's answers at its last token, over all captures."""
+    """Return steps [S] and log-probabilities [S A] of a prompt's answers at its last token, over all captures."""
     return _answers(str(run.path), prompt, stamp(run.path / CAPTURES / INDEX))
 
 
@@ -209,7 +209,7 @@ def _answers(path: str, prompt: int, version: Stamp) -> tuple[list[int], np.ndar
 
 
 def lineage_table(store: Store) -> pd.DataFrame:
-    """One row a run: name, method, status, and the labels of the runs that it came from."""
+    """Return one row a run: name, method, status, and the labels of the runs that it came from."""
     rows = [
         {
             "name": label,
@@ -229,7 +229,7 @@ AGREEMENT = "deferral"
 
 
 def parents(store: Store) -> list[tuple[str, str]]:
-    """(parent, run), both labels; first where training changed the agreement with false claims most.
+    """Return (parent, run), both labels; first where training changed the agreement with false claims most.
 
     A run that forgot the facts tells nothing about agreement: its loss of accuracy is taken off. Pairs without these
     figures come last, in the order of the runs.
@@ -255,7 +255,7 @@ def _parents(version: tuple[tuple[str, str, Stamp], ...], _store: Store) -> list
 
 
 def headlines(store: Store) -> pd.DataFrame:
-    """Headline figures of all runs: run, metric, value, ci_low, ci_high, n."""
+    """Return the headline figures of all runs: run, metric, value, ci_low, ci_high, n."""
     tables = [table.assign(run=label) for label, run in store.runs.items() if len(table := run.headline)]
     columns = ["run", "metric", "value", "ci_low", "ci_high", "n"]
     return pd.concat(tables)[columns].reset_index(drop=True) if tables else pd.DataFrame(columns=columns)
@@ -263,7 +263,7 @@ def headlines(store: Store) -> pd.DataFrame:
 
 @contextmanager
 def heard() -> Iterator[list[str]]:
-    """Inside, runs are read; the list has what was warned of, but for a last line that was never finished."""
+    """Collect what is warned of while runs are read inside; a last line that was never finished is left out."""
     said: list[str] = []
     with _WARNINGS, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -277,7 +277,7 @@ def heard() -> Iterator[list[str]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Reading a run that is being written may meet a torn last line; that is no news on a page."""
+    """Ignore warnings while runs are read: a torn last line of a run that is being written is no news on a page."""
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -58,7 +58,7 @@ NEUTRAL = {
 
 
 def example_prompts(store: Store, labels: Sequence[str | None]) -> dict[str, str]:
-    """Prompts that suit the chosen models, each with its group, one group after the other.
+    """Return prompts that suit the chosen models, each with its group, one group after the other.
 
     Args:
         store: all runs.
@@ -81,13 +81,13 @@ def example_prompts(store: Store, labels: Sequence[str | None]) -> dict[str, str
 
 
 def title(kind: str) -> str:
-    """How the group of a kind is called; a captured prompt may say any kind."""
+    """Return the title of the group of a kind; a captured prompt may say any kind."""
     return GROUPS[kind].title if kind in GROUPS else kind.replace("_", " ") or OTHER
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def _world_prompts(path: str, version: Stamp) -> list[tuple[str, str]]:
-    """(kind, text) of the questions of a run's world; none without one."""
+    """Return (kind, text) of the questions of a run's world; none without one."""
     from probe.world import of
 
     world = of(Run(path))

@@ -26,12 +26,12 @@ ICON = ":material/extension:"
 
 
 def extension_pages() -> list[Any]:
-    """A `st.Page` for each page that was added; one whose title is that of a built-in page is left out."""
+    """Return a `st.Page` for each added page, but for those whose title or address is taken (`_is_taken`)."""
     return [_page(each) for each in extensions.pages() if not _is_taken(each)]
 
 
 def extension_problems() -> list[str]:
-    """One sentence for each extension that cannot be used."""
+    """Return one sentence for each extension that cannot be used."""
     clashes = [
         f"The page `{each.title}` of {extensions.PAGES.origin(each.title)} has the title of a built-in page and is left"
         " out: choose another one."
@@ -48,7 +48,7 @@ def show_problems() -> None:
 
 
 def panels(page: str) -> "list[Panel]":
-    """The panels of a page, to be drawn at its end.
+    """Return the panels of a page, to be drawn at its end.
 
     Args:
         page: its file name (`attention`), its title, or its path.
@@ -69,7 +69,7 @@ class Panel:
     extension: extensions.Panel
 
     def draw(self) -> None:
-        """Draw it below its title; an error inside it is one sentence, and the page goes on.
+        """Draw the panel below its title; an error inside it is one sentence, and the page goes on.
 
         A panel that takes `shared` draws by itself. Any other is a pure function of models and prompt, computed once
         for each choice.
@@ -111,7 +111,7 @@ class Panel:
 
 
 def _pure(*lms: "LM", page: str, title: str, version: str, names: tuple[str, ...], **prompt: str) -> Any:
-    """What a panel gives."""
+    """Call the function of a panel, and return what it gives."""
     function = next(each.function for each in extensions.panels(page) if each.title == title)
     return _call(f"The panel `{title}`", function, {**dict(zip(names, lms, strict=True)), **prompt})
 
@@ -133,14 +133,14 @@ def _page(each: extensions.Page) -> Any:
 
 
 def _is_taken(each: extensions.Page) -> bool:
-    """Whether a built-in page has the title, or an earlier one its address."""
+    """Return whether a built-in page has the title, or an earlier page its address."""
     earlier = extensions.pages()[: extensions.pages().index(each)]
     paths = set(page_names()) | {file_name(other.title).lower() for other in earlier}
     return bool({extensions.page_key(each.title), file_name(each.title).lower()} & paths)
 
 
 def _model(choices: SharedChoices, name: str) -> "LM | None":
-    """A chosen model; None while the page waits for the reader's word on loading it.
+    """Load a chosen model; None while the page waits for the reader's consent.
 
     Raises:
         ConfigError: none is chosen.
@@ -162,7 +162,7 @@ def _call(what: str, function: Callable[..., Any], arguments: dict[str, Any]) ->
 
 
 def _show(output: Any, name: str, title: str, source: dict[str, object]) -> None:
-    """What a function gave: nothing, a figure, a table, a sentence, or several of these.
+    """Draw what a function returned: nothing, a figure, a table, a sentence, or several of these.
 
     Raises:
         ConfigError: it is something else.
@@ -189,7 +189,7 @@ def _parts(output: Any) -> list[Any]:
 
 
 def _points(chart: Any) -> pd.DataFrame:
-    """The x and y of a figure's traces, where no table came with it."""
+    """Return the x and y of a figure's traces as a table, for a figure that came without one."""
     rows = []
     for trace in chart.data:
         values = {axis: getattr(trace, axis, None) for axis in ("x", "y")}

@@ -16,13 +16,16 @@ _next: Timer | None = None
 
 
 def settle() -> None:
-    """What is loaded now stays until the server ends and is not searched any more."""
+    """Keep what is loaded now until the server ends, and exclude it from all later collections.
+
+    Full collections that come by themselves become rare (`SELDOM`).
+    """
     gc.freeze()
     gc.set_threshold(*gc.get_threshold()[:2], SELDOM)
 
 
 def collect_later(seconds: float = QUIET_S) -> Timer:
-    """Search once no page was asked for during some seconds."""
+    """Collect garbage once no page was asked for during some seconds."""
     global _next
     with _lock:
         if _next is not None:

@@ -51,12 +51,12 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What it has printed."""
+        """The file with what the training has printed."""
         return self.out.parent / FOLDER / f"{self.out.name}.log"
 
     @property
     def run(self) -> Run | None:
-        """Its run, once there is one that can be read."""
+        """The run of the training, once there is one that can be read."""
         try:
             return Run(self.out) if is_run(self.out) else None
         except RunError:
@@ -77,12 +77,12 @@ class Job:
 
     @property
     def child(self) -> subprocess.Popen | None:
-        """Its process, if this server has started it for this very run."""
+        """The process of the training, if this server has started it for this very run."""
         out, child = _CHILDREN.get(self.pid, (None, None))
         return child if out == self.out.resolve() else None
 
     def _alive(self) -> bool:
-        """Whether the process is there; one of an earlier server counts for as long as its number is in use."""
+        """Return whether the process is there; one of an earlier server counts for as long as its number is in use."""
         child = self.child
         if child is not None:
             return child.poll() is None
@@ -96,18 +96,18 @@ class Job:
 
     @property
     def lines(self) -> list[str]:
-        """The last lines of what it has printed, without what colours a terminal."""
+        """The last lines that the training has printed, without the codes that colour a terminal."""
         return last_lines(self.log)
 
     @property
     def error(self) -> str | None:
-        """The sentence with which it refused to go on, if it did."""
+        """The sentence with which the training refused to go on, if it did."""
         last = next(reversed(self.lines), "")
         return last.removeprefix("probe: error: ") if last.startswith("probe: error: ") else None
 
 
 def describe() -> list[dict[str, Any]]:
-    """All methods with their options, as `probe train --describe` gives them; it takes some seconds.
+    """Return all methods with their options, as `probe train --describe` gives them; it takes some seconds.
 
     Raises:
         RunError: the trainers cannot be started.
@@ -120,12 +120,15 @@ def describe() -> list[dict[str, Any]]:
 
 
 def command() -> list[str]:
-    """`probe train` with this Python; it imports nothing from the working directory, which may hold copied runs."""
+    """Return the words of `probe train` with this Python.
+
+    It imports nothing from the working directory, which may hold copied runs.
+    """
     return [sys.executable, "-P", "-m", "probe.cli", "train"]
 
 
 def check_name(root: Path, name: str) -> Path:
-    """The directory of a new run.
+    """Check the name of a new run, and return its directory.
 
     Raises:
         ConfigError: the name cannot be one, or is taken.
@@ -181,7 +184,7 @@ def start(method: str, out: Path, words: Sequence[str], methods: Collection[str]
 
 
 def to_type(run: Run) -> str:
-    """The command that continues a run which names code or an address: only a person can say that it may be used.
+    """Return the command that continues a run which names code or an address; only a person can allow their use.
 
     Empty where it names none: then a button can do it.
     """
@@ -194,7 +197,7 @@ def to_type(run: Run) -> str:
 
 
 def _lacks_extension(run: Run) -> bool:
-    """Whether a run was labelled or judged by a name that a plugin brings which this server has not."""
+    """Return whether a run was labelled or judged by a name of a plugin that this server has not loaded."""
     registry = {*annotators(), *verifiers()}
     annotator, data = run.config.get("annotator"), run.meta.get("data")
     rewards = data.get("rewards") if isinstance(data, dict) else None
@@ -206,7 +209,7 @@ def _lacks_extension(run: Run) -> bool:
 
 
 def _is_model(name: str) -> bool:
-    """Whether a reward is a model that is here."""
+    """Return whether a reward is a model that is here."""
     try:
         return Path(name).expanduser().exists() or bool(locate(name))
     except RunError:
@@ -214,7 +217,7 @@ def _is_model(name: str) -> bool:
 
 
 def find(out: Path) -> Job | None:
-    """The training that was last started for a directory."""
+    """Return the training that was last started for a directory, or None."""
     folder = out.parent / FOLDER
     try:
         if folder.is_symlink():
@@ -229,7 +232,7 @@ def find(out: Path) -> Job | None:
 
 
 def list_trainings(roots: Sequence[Path]) -> list[Job]:
-    """The trainings that were started from here, and all runs that are being trained; the newest first."""
+    """List the trainings that were started from here and all runs that are being trained, the newest first."""
     jobs: dict[Path, Job] = {}
     for root in roots:
         for file in sorted((root / FOLDER).glob("*.json")):
@@ -264,11 +267,11 @@ def stop(job: Job) -> None:
 
 
 def is_time(value: object) -> TypeGuard[float]:
-    """Whether a value from a file is a time in seconds since 1970."""
+    """Return whether a value from a file is a time in seconds since 1970."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e11
 
 
 def _anew(path: Path) -> IO[bytes]:
-    """A new file in place of whatever has its name: what a link leads to stays as it is."""
+    """Create a new file in place of whatever has its name; the target of a link stays as it is."""
     path.unlink(missing_ok=True)
     return path.open("xb")

@@ -32,7 +32,7 @@ _LATE = re.compile(r"(?<!\S)([<>~-])(?=[->=]+(?!\S))|(:|@|www)(?=\S)")
 
 
 def escape_markdown(text: object) -> str:
-    """`text` such that Streamlit's Markdown shows exactly its letters, on one line.
+    """Escape `text` so that Streamlit's Markdown shows exactly its letters, on one line.
 
     Every sign of punctuation is escaped. Links, arrows and `:name:` icons are looked for after escapes are resolved;
     an invisible word joiner keeps those from being found.
@@ -41,7 +41,7 @@ def escape_markdown(text: object) -> str:
 
 
 def prose(text: object) -> str:
-    """A sentence of ours as Markdown: what stands between backticks is code, all else as `escape_markdown` shows it.
+    """Return a sentence of ours as Markdown: text in backticks is code, all else is as `escape_markdown` shows it.
 
     Code is shown letter by letter, too, so data in such a sentence stay data.
     """
@@ -60,7 +60,10 @@ _PAIRS = (("(", ")"), ("[", "]"), ("\u201c", "\u201d"))
 
 
 def finding(sentence: str) -> None:
-    """The page's answer in one sentence, above everything else; of a long one the first clauses, and the rest below."""
+    """Show the page's answer in one sentence above everything else.
+
+    Of a long sentence the first clauses are shown there, and the rest below them.
+    """
     _PLACE.set(None)
     head, rest = split_finding(" ".join(sentence.split()))
     st.subheader(prose(head), anchor=False)
@@ -69,7 +72,7 @@ def finding(sentence: str) -> None:
 
 
 def split_finding(sentence: str) -> tuple[str, str]:
-    """The clauses of a long sentence that `HEADLINE` has room for, the first one in any case, and all others.
+    """Split a long sentence into the clauses that fit into `HEADLINE`, the first one in any case, and all others.
 
     A clause ends with a semicolon or a full stop that no bracket, quotation or code encloses.
     """
@@ -84,7 +87,7 @@ def split_finding(sentence: str) -> tuple[str, str]:
 
 
 def _is_whole(text: str) -> bool:
-    """Whether every bracket, quotation and code of a text has its end."""
+    """Return whether every bracket, quotation and code of a text has its end."""
     return text.count("`") % 2 == 0 and all(text.count(first) <= text.count(last) for first, last in _PAIRS)
 
 
@@ -133,13 +136,13 @@ def spin(say: str) -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """A small line of explanation."""
+    """Show a small line of explanation."""
     st.caption(prose(text))
 
 
 @contextmanager
 def guard() -> Iterator[None]:
-    """What goes wrong inside becomes one sentence on the page: a user's mistake, or what nobody foresaw.
+    """Turn an error inside into one sentence on the page, be it a user's mistake or an error that nobody foresaw.
 
     The latter brings a report to copy, and its traceback is printed in the terminal. What Streamlit raises to end or
     repeat a run passes.
@@ -169,7 +172,7 @@ def report_failure(error: BaseException) -> bool:
 
 
 def guard_callback(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A callback or a fragment inside of `guard`: Streamlit runs these outside of the page that draws them."""
+    """Wrap a callback or a fragment in `guard`: Streamlit runs these outside of the page that draws them."""
 
     @wraps(function)
     def inside(*given: Any, **named: Any) -> Any:

@@ -90,7 +90,7 @@ def warm() -> Warmth:
 
 
 def load(ref: str) -> "LM | None":
-    """The model that `ref` names, a reward model as one whose logit is the reward (`probe.model.rewards`).
+    """Load the model that `ref` names, a reward model as one whose logit is the reward (`probe.model.rewards`).
 
     None while the page waits for the user's word on a download or a large file.
 
@@ -109,7 +109,7 @@ def load(ref: str) -> "LM | None":
 
 
 def model_facts(ref: str) -> "ModelFacts | None":
-    """What stored results of a model are found by; it is loaded once for its fingerprint.
+    """Return the facts by which a model's stored results are found; it is loaded once for its fingerprint.
 
     An adapter that knows the hash of its base needs neither to be loaded nor its base.
 
@@ -156,7 +156,7 @@ class _Place:
 
 
 def _locate(ref: str, with_base: bool = True) -> _Place | None:
-    """Where a reference leads to; None while the page waits for the user's word on a download."""
+    """Return the place that a reference leads to; None while the page waits for the user's consent to a download."""
     if not _may_open(ref):
         return None
     with spin("Starting torch"):
@@ -175,7 +175,7 @@ def _locate(ref: str, with_base: bool = True) -> _Place | None:
 
 
 def _may_open(ref: str) -> bool:
-    """Whether a model may be opened, and fetched where it is not here; else the page asks."""
+    """Return whether a model may be opened, and fetched where it is not here; else the page asks."""
     if not may_open(ref):
         return False
     base, _ = split_readout(ref)
@@ -188,7 +188,7 @@ def _may_open(ref: str) -> bool:
 
 
 def _base_agreed(directory: Path) -> bool:
-    """The same of the model that an adapter's own file names as its base."""
+    """Return whether `_may_open` allows the base that an adapter's own file names, and the base of that one."""
     folders: set[Path] = set()
     while is_adapter(directory):
         from probe.model.adapters import base_of, base_ref, read_config
@@ -207,7 +207,7 @@ def _base_agreed(directory: Path) -> bool:
 
 @st.cache_resource(show_spinner=False)
 def _loaded() -> Results:
-    """The models of this server."""
+    """Return the store of this server's loaded models."""
     return Results(most=4)
 
 
@@ -227,7 +227,7 @@ def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], sa
 
 
 def _write_times(directory: Path) -> tuple[int, ...]:
-    """When the files of a model were written, those of an adapter's base with them as far as it is here."""
+    """Return when the files of a model were written, and those of an adapter's base as far as it is here."""
     folders = [directory]
     if is_adapter(directory):
         from probe.model.adapters import folders_of
@@ -237,12 +237,12 @@ def _write_times(directory: Path) -> tuple[int, ...]:
 
 
 def _read_at(lm: "LM") -> tuple[int, ...]:
-    """When the files were written that the model has its weights from."""
+    """Return when the files were written that the model has its weights from."""
     return _LOADED.get(lm) or _write_times(lm.directory or Path())
 
 
 def is_here(ref: str) -> bool:
-    """Whether a reference names something on this machine, so that nothing would be fetched."""
+    """Return whether a reference names something on this machine, so that nothing would be fetched."""
     base = ref.rpartition("@")[0] or ref
     if find_model(base) or os.path.exists(os.path.expanduser(base)) or ref.startswith((".", "/", "~")):
         return True
@@ -255,14 +255,14 @@ def is_here(ref: str) -> bool:
 
 @st.cache_resource(show_spinner=False)
 def results() -> Results:
-    """The results of this server."""
+    """Return the store of this server's results."""
     return Results()
 
 
 def compute_once(
     fn: Callable[..., T], *lms: "LM", say: str, steps: bool = False, again: bool = False, **options: Hashable
 ) -> T:
-    """What `fn(*lms, **options)` gives, computed once for each choice, one computation at a time.
+    """Return `fn(*lms, **options)`, computed once for each choice, one computation at a time.
 
     Args:
         fn: a pure function of models and options.
@@ -294,7 +294,7 @@ def compute_once(
 
 
 def _take_turn(store: Results, work: Work, say: str, make: Callable[[Work], T], again: bool = False) -> T:
-    """What the store keeps for a computation, made in its turn; the page says what is waited for.
+    """Return what the store keeps for a computation, or make it in its turn; the page says what is waited for.
 
     A reader who leaves the page ends it at its next step, unless another session waits for the same.
     """
@@ -325,7 +325,7 @@ def _waiting(first: Work, work: Work) -> str:
 
 
 def _of(lms: "tuple[LM, ...]") -> str:
-    """The models that a computation is about, in brackets."""
+    """Name the models of a computation in brackets."""
     names = dict.fromkeys(lm.run_dir.name if lm.run_dir else Path(lm.ref).name for lm in lms)
     return " " + escape_markdown(f"({', '.join(map(brief, names))})") if names else ""
 
@@ -362,7 +362,7 @@ def _stopped_when_left(work: Work) -> Iterator[None]:
 
 
 def compute_part(fn: Callable[..., T], *lms: "LM", tick: Tick | None = None, **options: Hashable) -> T:
-    """`compute_once` inside of a computation, for a part that other choices share: it has the lock already.
+    """Call `compute_once` inside of a computation, for a part that other choices share: it has the lock already.
 
     Args:
         fn: see `compute_once`.
@@ -379,12 +379,12 @@ def compute_part(fn: Callable[..., T], *lms: "LM", tick: Tick | None = None, **o
 
 
 def is_quick(seconds: float, most: float = PATIENCE_S) -> bool:
-    """Whether something that takes so long is computed without being asked for."""
+    """Return whether something that takes so long is computed without being asked for."""
     return seconds <= most
 
 
 def ready(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T | None:
-    """What `compute_once` has kept for these arguments, or None."""
+    """Return what `compute_once` has kept for these arguments, or None."""
     return results().get(_key(fn, lms, options))
 
 
@@ -412,7 +412,7 @@ def _with_bar(fn: Callable[..., T], lms: "tuple[LM, ...]", options: dict[str, Ha
 def comparison(
     base: "LM", aligned: "LM", prompt: str, *, chat: bool, length: int, temperature: float, seed: int
 ) -> "Comparison":
-    """Both continuations read by both models; computed once for each choice.
+    """Return both continuations, read by both models; computed once for each choice.
 
     Raises:
         DataError: the tokenizers differ, or the prompt is empty or too long.

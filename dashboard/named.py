@@ -26,13 +26,13 @@ def name_all(references: Iterable[str]) -> None:
 
 @guard_callback
 def name_choice(key: str) -> None:
-    """What a widget does `on_change`, which a person alone brings about: values of a link never do."""
+    """Note what the person chose in a widget; as its `on_change` this is never called for values of a link."""
     if st.session_state[key]:
         name_all([str(st.session_state[key]).strip()])
 
 
 def may_look_up(ref: str) -> bool:
-    """Whether a model, or files with commas between them, may be looked up: in the folders of runs, or named."""
+    """Return whether a model, or files separated by commas, may be looked up: in the folders of runs, or named."""
     if ref in st.session_state.get(NAMED, ()):
         return True
     if "," in ref and not all(may_look_up(part.strip()) for part in ref.split(",")):
@@ -44,7 +44,10 @@ def may_look_up(ref: str) -> bool:
 
 
 def may_open(ref: str) -> bool:
-    """The same, and where it may not: one sentence that tells nothing of what is there, and a button for the person."""
+    """Return whether a model may be looked up; if not, draw a sentence and a button that lets the person open it.
+
+    The sentence tells nothing of what is there.
+    """
     if may_look_up(ref):
         return True
     sentence = (
@@ -58,7 +61,9 @@ def may_open(ref: str) -> bool:
 
 
 def offer(sentence: str, action: str, key: str, *, writes: bool = False) -> bool:
-    """A sentence and the button below it; whether it was pressed. What is offered twice on a page is shown once.
+    """Draw a sentence and the button below it, and return whether the button was pressed.
+
+    An offer that is made twice on a page is shown once.
 
     Args:
         sentence: above the button.

@@ -6,7 +6,7 @@ from probe.model.references import REAL_MODEL, find_model
 
 
 def note_real_model(shared: SharedChoices) -> None:
-    """Where one of the chosen runs is put on that model: which weights are meant, and how to get them."""
+    """Note which weights are meant where a chosen run is put on the real model, and how to get them."""
     labels = [label for label in (shared.label(shared.base), shared.label(shared.aligned)) if label]
     runs = [shared.store.runs[label] for label in labels]
     if not any(REAL_MODEL in (run.name, run.parent) for run in runs):

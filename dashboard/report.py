@@ -15,7 +15,7 @@ MOST = 12
 
 
 def sentence(error: BaseException) -> str:
-    """What happened, where, and what can be done."""
+    """Say what happened, where, and what can be done."""
     return (
         f"This part of the page failed in a way that Probe did not foresee ({type(error).__name__} in "
         f"{_places(error)[-1]}): reload the page or choose something else, and report it with the text below."
@@ -23,7 +23,7 @@ def sentence(error: BaseException) -> str:
 
 
 def report(error: BaseException) -> str:
-    """Kind of error, where it happened, and versions; no message, value or folder, which may be private."""
+    """Return kind of error, where it happened, and versions; no message, value or folder, which may be private."""
     lines = [f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."), ""]
     lines += [f"  {place}" for place in _places(error)[-MOST:]]
     lines += ["", f"python {platform.python_version()}, {platform.system()} {platform.machine()}"]
@@ -37,7 +37,7 @@ def tell(error: BaseException) -> None:
 
 
 def _places(error: BaseException) -> list[str]:
-    """Where the error came along, outermost first: file below its package, line and function."""
+    """List the places that the error passed, outermost first: file below its package, line and function."""
     frames = traceback.extract_tb(error.__traceback__)
     return [f"{_file(frame.filename)}, line {frame.lineno}, in {frame.name}" for frame in frames] or ["no known place"]
 

@@ -21,7 +21,7 @@ class Results:
         self._lock, self._most, self._room = Lock(), most, room
 
     def get(self, key: Hashable) -> Any:
-        """What was kept, or None."""
+        """Return what was kept, or None."""
         with self._lock:
             if key not in self._kept:
                 return None
@@ -39,7 +39,7 @@ class Results:
 
 
 def nbytes(value: Any) -> int:
-    """Bytes of the arrays, tensors and tables in a result, however deep in dataclasses, tuples and dicts."""
+    """Count the bytes of arrays, tensors and tables in a result, however deep in dataclasses, tuples and dicts."""
     if hasattr(value, "memory_usage"):
         usage = value.memory_usage(index=True)
         return int(usage if isinstance(usage, int) else usage.sum())

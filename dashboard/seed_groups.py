@@ -28,7 +28,7 @@ class SeedGroup:
 
     @property
     def label(self) -> str:
-        """Of the first member."""
+        """The label of the first member."""
         return self.members[0]
 
     @property
@@ -48,12 +48,12 @@ class SeedGroup:
 
     @property
     def over_text(self) -> str:
-        """The same with the number of trainings."""
+        """What the intervals are over, with the number of trainings where there are several."""
         return f"{self.group.count} {TRAININGS}" if self.several else ANSWERS
 
 
 def seed_groups(store: Store) -> dict[str, SeedGroup]:
-    """All runs in groups, each by the label of its first member, in the order of the runs."""
+    """Return all runs in groups, each by the label of its first member, in the order of the runs."""
     labels = {str(run.path): label for label, run in store.runs.items()}
     found = {}
     for group in store.groups:
@@ -69,12 +69,14 @@ def seed_groups(store: Store) -> dict[str, SeedGroup]:
 
 
 def by_member(found: dict[str, SeedGroup]) -> dict[str, SeedGroup]:
-    """The group of every run by its label."""
+    """Return the group of every run by the run's label."""
     return {label: group for group in found.values() for label in group.members}
 
 
 def headlines(found: Sequence[SeedGroup]) -> pd.DataFrame:
-    """Headline figures, one row a group and metric: run (its title), metric, value, ci_low, ci_high, n, over, apart.
+    """Return headline figures, one row a group and metric.
+
+    The columns are run (its title), metric, value, ci_low, ci_high, n, over, apart.
 
     `apart` holds the values of trainings where some ended far from the others. Intervals and `n` are of what `over`
     says: of trainings where there are several, else of answers.
@@ -89,7 +91,7 @@ def headlines(found: Sequence[SeedGroup]) -> pd.DataFrame:
 
 
 def lineage_table(store: Store, found: dict[str, SeedGroup]) -> pd.DataFrame:
-    """One row a group: name (the label of its first member), title, method, status, and the groups it came from."""
+    """Return one row a group: name (the first member's label), title, method, status, and the groups it came from."""
     groups_by_label = by_member(found)
     rows = []
     for row in data.lineage_table(store).to_dict("records"):
@@ -105,12 +107,12 @@ def lineage_table(store: Store, found: dict[str, SeedGroup]) -> pd.DataFrame:
 
 
 def group_curves(group: SeedGroup) -> Curves:
-    """The curves of a group; files are read again when they have changed."""
+    """Return the curves of a group; files are read again when they have changed."""
     return curves(group.group, data.metrics)
 
 
 def remark(found: Sequence[SeedGroup]) -> str:
-    """What intervals of groups say, and what not: a few sentences."""
+    """Say in a few sentences what the intervals of groups tell, and what they do not."""
     several = [each for each in found if each.several]
     if not several:
         return f"Intervals are over answers. {UNKNOWN}" if found else ""
@@ -120,7 +122,7 @@ def remark(found: Sequence[SeedGroup]) -> str:
 
 
 def cautions(found: Sequence[SeedGroup]) -> str:
-    """What a reader of intervals over trainings must know of these groups; empty where there is nothing."""
+    """Say what a reader of intervals over trainings must know of these groups; empty where there is nothing."""
     shared = [each.name for each in found if each.several and each.group.shared]
     parts = [f"Seeds of {', '.join(shared)} start from one base, so nothing is known of other bases."] if shared else []
     return " ".join([*parts, *dict.fromkeys(filter(None, (caution(each.group.count) for each in found)))])

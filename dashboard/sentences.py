@@ -43,7 +43,7 @@ ALIKE_READING = 0.005
 
 
 def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
-    """The largest certain difference between a run and the run it came from.
+    """State the largest certain difference between a run and the run it came from.
 
     Args:
         headlines: columns run, metric, value, ci_low, ci_high; `over` and `n` where some are means over trainings.
@@ -74,12 +74,14 @@ def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def leading(frames: Mapping[str, pd.DataFrame]) -> str:
-    """The metric that tells most about how these runs went: the reward where all of them sampled, else the loss."""
+    """Return the metric that tells most about these runs: the reward where all of them sampled, else the loss."""
     return "reward" if frames and all("reward" in frame for frame in frames.values()) else "loss"
 
 
 def training(frames: Mapping[str, pd.DataFrame], metric: str, methods: Mapping[str, str] | None = None) -> str:
-    """How a metric went in each run, the first three in words, each beside those alone that mean the same by it.
+    """Say how a metric changed in each run, the first three in words.
+
+    A run is compared only with runs for which the metric means the same.
 
     Args:
         frames: metrics of the runs by name.
@@ -107,7 +109,7 @@ def training(frames: Mapping[str, pd.DataFrame], metric: str, methods: Mapping[s
 
 
 def _course(name: str, rows: np.ndarray) -> str:
-    """How the rows (step, value) of one run went."""
+    """Say how the rows (step, value) of one run changed."""
     (start, first), (end, last) = rows[0], rows[-1]
     if len(rows) == 1 or first == last:
         return f"{name} stands at {last:.4g}"
@@ -116,7 +118,7 @@ def _course(name: str, rows: np.ndarray) -> str:
 
 
 def answers(steps: Sequence[int], logprobs: np.ndarray, names: Sequence[str]) -> str:
-    """Which of the chosen answers gained most in probability while training."""
+    """Say which of the chosen answers changed most in probability while training."""
     if len(steps) < 2 or not names:
         return ""
     change = np.exp(logprobs[-1]) - np.exp(logprobs[0])
@@ -126,7 +128,7 @@ def answers(steps: Sequence[int], logprobs: np.ndarray, names: Sequence[str]) ->
 
 
 def without_answers(run: "Run", prompt: "ProbePrompt") -> str:
-    """Why a captured prompt has no answers whose probabilities could be followed, and how a run gets some."""
+    """Say why a captured prompt has no answers whose probabilities can be followed, and how a run gets some."""
     if prompt.note:
         return f"{prompt.note} There is no logit to follow or to split into heads and MLPs."
     known = {"dpo": "chosen and rejected completion", "reward-model": "chosen and rejected completion"}.get(
@@ -140,14 +142,14 @@ def without_answers(run: "Run", prompt: "ProbePrompt") -> str:
 
 
 def duration(seconds: float) -> str:
-    """What something takes, roughly."""
+    """Format a duration, rounded to seconds, minutes or tenths of an hour."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def headline_cell(row: Mapping[Hashable, Any]) -> str:
-    """A headline figure as text of a table; trainings that are apart are listed."""
+    """Format a headline figure for a table; trainings that are apart are listed."""
     unit = term(str(row["metric"])).unit
     if isinstance(row.get("apart"), str) and row["apart"]:
         return OverTrainings.of(row).format(unit)
@@ -155,7 +157,7 @@ def headline_cell(row: Mapping[Hashable, Any]) -> str:
 
 
 def divergence_position(comparison: "Comparison") -> int:
-    """The first token where the two continuations part; if they are one text, where its KL is largest."""
+    """Return the first token where the two continuations diverge; if they are one text, where its KL is largest."""
     for j, (a, b) in enumerate(zip(comparison.base.ids, comparison.aligned.ids, strict=False)):
         if a != b:
             return j
@@ -169,7 +171,7 @@ def divergence_position(comparison: "Comparison") -> int:
 
 
 def compare(comparison: "Comparison", names: tuple[str, str], text: "Continuation | None" = None) -> str:
-    """What the two models say, how sure each is, where they diverge, and where they differ most.
+    """Say what the two models answer, how sure each is, where they diverge, and where they differ most.
 
     Args:
         comparison: both continuations, read by both models.
@@ -204,7 +206,7 @@ def compare(comparison: "Comparison", names: tuple[str, str], text: "Continuatio
 
 
 def _most(text: "Continuation", j: int) -> str:
-    """Where the models differ most on the text that is drawn: a clause after token `j`, which the sentence names."""
+    """Say in a clause after token `j`, which the sentence names, where the models differ most on the text drawn."""
     if not np.isfinite(text.kl).any():
         return ""
     most = int(np.nanargmax(text.kl))
@@ -214,13 +216,13 @@ def _most(text: "Continuation", j: int) -> str:
 
 
 def _place(text: "Continuation", j: int) -> str:
-    """A token with its position, its part of the text and the KL there."""
+    """Describe a token with its position, its part of the text and the KL there."""
     of = " of the prompt" * (j < text.prompt_length)
     return f"\u201c{text.tokens[j].strip()}\u201d, token {j}{of} (KL {text.kl[j]:.2f} nats)"
 
 
 def compare_scalars(comparison: "ScalarComparison", names: tuple[str, str]) -> str:
-    """What two models of one number read at the end of a text, and at which token their readings change differently."""
+    """Say what two models of one number read after a text, and which token changes their readings most differently."""
     readings = " and ".join(
         f"{name} reads a {kind} of {signed(values[-1])}"
         for name, kind, values in zip(names, comparison.readouts, (comparison.base, comparison.aligned), strict=True)
@@ -241,7 +243,7 @@ def _sides(comparison: "ScalarComparison", names: tuple[str, str]) -> tuple[tupl
 
 
 def incomparable(base: "LM", aligned: "LM", names: tuple[str, str]) -> str:
-    """Why two models cannot be compared token by token, and what could be; empty where they can."""
+    """Say why two models cannot be compared token by token, and what could be; empty where they can."""
     kinds = [lm.readout for lm in (base, aligned)]
     if (kinds[0] == "tokens") != (kinds[1] == "tokens"):
         scalar, writer = sorted((0, 1), key=lambda side: kinds[side] == "tokens")

@@ -38,7 +38,7 @@ class Side:
 
 
 def ask_for_model(answer: "DeltaGenerator", sentence: str) -> None:
-    """What to choose above before there is anything to show, and what a model can be."""
+    """Ask the reader to choose a model before there is anything to show, and say what a model can be."""
     with answer:
         finding(sentence)
         note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
@@ -57,12 +57,12 @@ def warn_of_worlds(shared: SharedChoices) -> None:
 
 
 def chosen_ref(shared: SharedChoices, role: Role) -> str | None:
-    """What loads a shared choice; None where nothing is chosen."""
+    """Return the reference that loads a shared choice, or None where nothing is chosen."""
     return shared.reference(shared.base if role == "base" else shared.aligned)
 
 
 def load_side(shared: SharedChoices, role: Role) -> Side | None:
-    """One of the chosen models; None while the page waits for consent, or where nothing is chosen."""
+    """Load one of the chosen models; None while the page waits for consent, or where nothing is chosen."""
     ref = chosen_ref(shared, role)
     lm = models.load(ref) if ref else None
     if ref is None or lm is None:
@@ -72,7 +72,7 @@ def load_side(shared: SharedChoices, role: Role) -> Side | None:
 
 
 def load_sides(shared: SharedChoices) -> tuple[Side, ...] | None:
-    """The chosen models, one where both are the same; None while the page waits for consent."""
+    """Load the chosen models, one where both are the same; None while the page waits for consent."""
     sides: list[Side] = []
     for role in get_args(Role):
         ref = chosen_ref(shared, role)
@@ -86,7 +86,7 @@ def load_sides(shared: SharedChoices) -> tuple[Side, ...] | None:
 
 
 def chats(lms: "Iterable[LM]") -> bool:
-    """Whether models are sent the prompt in their chat template at first: all have one, and none knows a world.
+    """Return whether the chat template is used at first: all models have one, and none knows a world.
 
     The prompts of a world hold its markers themselves.
     """
@@ -96,7 +96,7 @@ def chats(lms: "Iterable[LM]") -> bool:
 
 
 def choose_chat(page: str, lms: "Sequence[LM]", prompt: str, title: str = "Chat template") -> bool:
-    """Whether the prompt is sent as a user's message; asked where every model has a chat template.
+    """Let the reader choose whether the prompt is sent as a user's message, if every model has a chat template.
 
     At first it is on real models (`chats`), but for a prompt that holds their special tokens already.
     """
@@ -112,14 +112,17 @@ def choose_chat(page: str, lms: "Sequence[LM]", prompt: str, title: str = "Chat 
 
 
 def note_form(lms: "Sequence[LM]", chat: bool) -> None:
-    """In which form a real model was sent the prompt."""
+    """Note in which form a real model was sent the prompt."""
     if chats(lms):
         form = "in the chat template, as a user's message" if chat else "as plain text, without the chat template"
         note(f"The prompt was sent {form}.")
 
 
 def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:
-    """Ids of the prompt, as it is or as a user's message in the model's format; see `words_known` for its words."""
+    """Return the ids of the prompt, as it is or as a user's message in the model's format.
+
+    See `words_known` for its words.
+    """
     from probe.model.text import encode_all
 
     text = lm.prompt_text([{"role": "user", "content": prompt}]) if chat else prompt
@@ -129,7 +132,7 @@ def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:
 def words_known(
     shared: SharedChoices, lms: "Iterable[tuple[str, LM]]", answer: "DeltaGenerator", text: str | None = None
 ) -> bool:
-    """Whether models know every word of the prompt; else say which they do not know, and offer some that they do.
+    """Return whether models know every word of the prompt; else say which they do not, and offer some that they do.
 
     Args:
         shared: the shared choices.

@@ -58,7 +58,7 @@ class SharedChoices:
     prompt: str
 
     def reference(self, choice: str | None) -> str | None:
-        """A reference that `LM.load` understands for a choice."""
+        """Return a reference that `LM.load` understands for a choice."""
         if not choice:
             return None
         label, step = split_choice(self.store, choice)
@@ -68,11 +68,11 @@ class SharedChoices:
         return path + VALUE if choice.endswith(VALUE) else path
 
     def label(self, choice: str | None) -> str | None:
-        """The run behind a choice, if it is one."""
+        """Return the label of the run behind a choice, if it is one."""
         return split_choice(self.store, choice)[0] if choice else None
 
     def names(self) -> tuple[str, str]:
-        """How the two models are called on a page: a run's label, the last part of any other reference."""
+        """Return the two models' names on a page: a run's label, the last part of any other reference."""
         short = [choice if self.label(choice) else Path(choice or "?").name for choice in (self.base, self.aligned)]
         full = [self.base or "base", self.aligned or "aligned"]
         if full[0] == full[1]:
@@ -81,7 +81,7 @@ class SharedChoices:
         return str(first), str(second)
 
     def method(self, choice: str | None) -> str:
-        """The method of the run behind a choice, for its colour."""
+        """Return the method of the run behind a choice, for its colour."""
         label = self.label(choice)
         return self.store.runs[label].method if label else "other"
 
@@ -103,7 +103,7 @@ class Visit:
 
     @staticmethod
     def current() -> "Visit":
-        """That of this session."""
+        """Return the visit of this session."""
         return st.session_state.setdefault("_visit", Visit())
 
 
@@ -146,7 +146,7 @@ def keep_choices() -> None:
 
 
 def _left_choices() -> dict[str, list[str]]:
-    """What the browser's URL said of the page that was left by a link: it may have been chosen at that moment.
+    """Return the URL parameters of the page that was left by a link: they may have been set at that moment.
 
     Streamlit takes it out before the run of the next page. After Back the browser has another URL already.
     """
@@ -158,24 +158,24 @@ def _left_choices() -> dict[str, list[str]]:
 
 
 def own_choices() -> dict[str, list[str]]:
-    """The parameters of the URL that belong to the page alone."""
+    """Return the parameters of the URL that belong to the page alone."""
     names = [name for name in st.query_params if name not in ASKED and not name.startswith(LINK)]
     return {name: st.query_params.get_all(name) for name in names}
 
 
 def is_given() -> bool:
-    """Whether nobody has chosen the models: they are the page's default."""
+    """Return whether nobody has chosen the models: they are the page's default."""
     choices = current()
     return (choices.base, choices.aligned) == st.session_state.get(GIVEN)
 
 
 def current() -> SharedChoices:
-    """The choices of this session, as they stand above the page."""
+    """Return the choices of this session, as they stand above the page."""
     return st.session_state[SHARED]
 
 
 def split_choice(store: Store, choice: str) -> tuple[str | None, int | None]:
-    """(run label, step) of a choice; (None, None) if it names no run of the store."""
+    """Split a choice into (run label, step); (None, None) if it names no run of the store."""
     if choice in store.runs:
         return choice, None
     choice = choice.removesuffix(VALUE)
@@ -232,7 +232,7 @@ def _ask_prompt(offers: Mapping[str, str]) -> str:
 
 
 def folders(store: Store) -> None:
-    """The folders of runs, and what cannot be read in them."""
+    """Show the folders of runs, and what cannot be read in them."""
     offline = any(map(is_url, store.problems))
     with st.expander(f"Folders of runs ({len(store.runs)} runs)", expanded=offline, icon=":material/folder_open:"):
         for root in store.roots:
@@ -244,7 +244,7 @@ def folders(store: Store) -> None:
 
 
 def choose_model(title: str, key: str, options: list[str]) -> str | None:
-    """A model by run or checkpoint, or any reference typed in."""
+    """Let the reader choose a model: a run, a checkpoint, or any reference typed in."""
     return st.selectbox(
         title,
         options,
@@ -262,7 +262,7 @@ def choose_model(title: str, key: str, options: list[str]) -> str | None:
 
 
 def model_options(store: Store) -> list[str]:
-    """Runs that hold a model, each followed by its value head, if it has one, and by its earlier checkpoints."""
+    """List the runs that hold a model, each followed by its value head, if it has one, and its earlier checkpoints."""
     options = []
     for label, run in store.runs.items():
         checkpoints = run.checkpoints()
@@ -274,7 +274,7 @@ def model_options(store: Store) -> list[str]:
 
 
 def default_pair(store: Store) -> Pair:
-    """The model and the one that came from it whose agreement with false claims differs most (`data.parents`)."""
+    """Return the model and the one trained from it whose agreement with false claims differs most (`data.parents`)."""
     holders = [label for label, run in store.runs.items() if run.checkpoints()]
     for parent, label in parents(store):
         if parent in holders and label in holders and store.runs[label].method != "reward-model":
@@ -283,19 +283,19 @@ def default_pair(store: Store) -> Pair:
 
 
 def examples(store: Store, choices: Collection[str | None]) -> dict[str, str]:
-    """Prompts that suit the chosen models, each with its group (`dashboard.examples`)."""
+    """Return prompts that suit the chosen models, each with its group (`dashboard.examples`)."""
     return example_prompts(store, [split_choice(store, choice)[0] if choice else None for choice in choices])
 
 
 def begin(key: str, value: object) -> str:
-    """The key of a widget whose first value is this, unless the URL brings one."""
+    """Set the first value of a widget unless the URL brings one, and return its key."""
     if key not in st.session_state and key not in st.query_params:
         st.session_state[key] = value
     return key
 
 
 def preset(key: str, value: str | int | None) -> str:
-    """The same of a widget that is bound to the URL and may be empty.
+    """Set the first value of a widget that is bound to the URL and may be empty, and return its key.
 
     It is written into the URL too, so that a link means the same when other runs have become the first ones.
     """
@@ -307,14 +307,14 @@ def preset(key: str, value: str | int | None) -> str:
 
 
 def keep(key: str, options: Collection, default: object) -> str:
-    """The key of a bound choice, put back to `default` where it is no option (any more); the URL's goes first."""
+    """Return the key of a bound choice, reset to `default` where it is no option (any more); the URL's goes first."""
     if key in st.session_state and st.session_state[key] not in options:
         st.session_state[key] = default
     return begin(key, default)
 
 
 def has_changed(key: str, value: object) -> bool:
-    """Whether a value is another than at the last call with this key; the first one of a session has not changed."""
+    """Return whether a value differs from that of the last call with this key; False at the first call of a session."""
     before = st.session_state.get(key)
     st.session_state[key] = value
     return before not in (None, value)
@@ -332,17 +332,17 @@ def tell_again(key: str) -> str:
 
 
 def compare_link(title: str, **choices: str) -> None:
-    """A link to the Compare page that takes choices (`base`, `aligned`, `prompt`) along."""
+    """Draw a link to the Compare page that takes choices (`base`, `aligned`, `prompt`) along."""
     look_link("compare", title, ":material/compare_arrows:", **choices)
 
 
 def training_link(title: str, *labels: str) -> None:
-    """A link to the Training page of a run, or of several."""
+    """Draw a link to the Training page of a run, or of several."""
     st.page_link(page_file("training"), label=title, icon=":material/show_chart:", query_params={RUNS: list(labels)})
 
 
 def look_link(page: str, title: str, icon: str, plain: bool = False, /, **choices: str) -> None:
-    """A link to another page that takes choices (`base`, `aligned`, `prompt`) along.
+    """Draw a link to another page that takes choices (`base`, `aligned`, `prompt`) along.
 
     They travel under names of their own: a parameter that a widget is bound to already keeps the widget's value.
 
@@ -372,7 +372,7 @@ def _take_link() -> None:
 
 
 def _start(store: Store, asks: Sequence[str], default: Callable[[Store], Pair]) -> None:
-    """The first choices of a session; what this page does not draw is kept for those that do.
+    """Set the first choices of a session; those that this page does not draw are kept for the pages that do.
 
     As long as nobody has chosen models, by a link or above a page, each page has those of its `default`.
     """
@@ -398,7 +398,7 @@ def _start(store: Store, asks: Sequence[str], default: Callable[[Store], Pair]) 
 
 
 def _first(name: str, value: str | None, asks: Sequence[str]) -> None:
-    """`preset` where the choice is drawn; else only the session knows it."""
+    """Call `preset` where the choice is drawn; else set it in the session alone."""
     if name in asks:
         preset(name, value)
     elif st.session_state.get(name) is None:

@@ -22,7 +22,7 @@ class Work:
 
     @property
     def seconds(self) -> float:
-        """How long it has been computed."""
+        """Seconds that the computation has taken so far; 0 while it waits."""
         return 0.0 if self.begun is None else time.monotonic() - self.begun
 
 

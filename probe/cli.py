@@ -20,12 +20,12 @@ Command = Callable[[list[str]], int | None]
 
 
 def commands() -> dict[str, EntryPoint]:
-    """The installed commands by name, in the order of the alphabet."""
+    """Return the installed commands by name, in alphabetical order."""
     return {point.name: point for point in sorted(entry_points(group="probe.commands"), key=lambda p: p.name)}
 
 
 def help_text() -> str:
-    """The text of `probe --help`: one line a command."""
+    """Return the text of `probe --help`: one line per command."""
     lines = [
         "usage: probe COMMAND [OPTIONS]",
         "",
@@ -89,7 +89,7 @@ def end_with_parent() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the console script; a `ProbeError` is printed and exits with 2, Ctrl-C with 130."""
+    """Run the console script and return its exit status: 2 after a `ProbeError`, which is printed, 130 after Ctrl-C."""
     print_safely()
     end_with_parent()
     try:

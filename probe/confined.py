@@ -47,7 +47,7 @@ class Refused(Exception):
 
 
 def render(template: str, messages: list[dict[str, Any]], names: dict[str, Any], answer: bool) -> str:
-    """Messages as transformers writes them with a chat template.
+    """Write messages as transformers writes them with a chat template.
 
     Args:
         template: in jinja.
@@ -97,7 +97,7 @@ class _Child:
         self.is_ready = False
 
     def ask(self, question: bytes) -> dict[str, Any]:
-        """The answer as `_main` writes it; the process is ended where there is none."""
+        """Ask the child and return its answer as `_main` writes it; end the process where there is none."""
         questions, answers = self.process.stdin, self.process.stdout
         assert questions is not None
         assert answers is not None
@@ -142,7 +142,7 @@ _CHILDREN: list[_Child] = []
 
 
 def _ask(*question: Any) -> Any:
-    """The child's answer: a question is a function of `_ANSWERS` and its arguments.
+    """Return the child's answer to a question, which is a function of `_ANSWERS` and its arguments.
 
     Raises:
         Exceeded: it ran into a limit.
@@ -173,7 +173,7 @@ def _close() -> None:
 
 
 def _forget() -> None:
-    """In a fork: the child and the lock belong to the other process."""
+    """Give up the child and the lock in a fork: they belong to the other process."""
     global _ONE
     _ONE = threading.Lock()
     for each in _CHILDREN:
@@ -204,7 +204,7 @@ def _load(key: str, description: str) -> None:
 
 
 def _tokenize(key: str, texts: list[str], rows: list[list[int]]) -> bool:
-    """Whether the child knows the tokenizer; it has encoded and decoded all then."""
+    """Encode the texts and decode the rows if the child knows the tokenizer; return whether it does."""
     tokenizer = _TOKENIZERS.get(key)
     if tokenizer is None:
         return False

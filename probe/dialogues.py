@@ -37,7 +37,7 @@ class Turn(NamedTuple):
 
 
 def uses_chat(lm: "LM", form: Form) -> bool:
-    """Whether dialogues are written with the tokenizer's chat template.
+    """Return whether dialogues are written with the tokenizer's chat template.
 
     Raises:
         ConfigError: the form is unknown, or a template is asked for and there is none.
@@ -51,7 +51,7 @@ def uses_chat(lm: "LM", form: Form) -> bool:
 
 
 def dialogue(lm: "LM", turns: Sequence[Turn], form: Form = "auto", lead: str = "") -> str:
-    """The text of a dialogue that ends where the assistant is to speak, behind the words `lead` if there are any.
+    """Return the text of a dialogue up to where the assistant is to speak, and then the words `lead` if there are any.
 
     Args:
         lm: whose tokenizer may have a chat template.
@@ -74,20 +74,20 @@ def dialogue(lm: "LM", turns: Sequence[Turn], form: Form = "auto", lead: str = "
 
 
 def join_words(text: str, words: str) -> str:
-    """A text with words behind it, one blank between them unless the text ends in white space."""
+    """Append words to a text, with one blank between them unless the text is empty or ends in white space."""
     words = words.strip()
     return text if not words else f"{text}{words}" if text[-1:].isspace() or not text else f"{text} {words}"
 
 
 def completion(prompt: str, answer: str) -> str:
-    """An answer as the continuation of a prompt: with a blank in front unless the prompt ends in white space."""
+    """Return an answer as it continues a prompt: after a blank, unless the prompt is empty or ends in white space."""
     return answer.strip() if prompt[-1:].isspace() or not prompt else f" {answer.strip()}"
 
 
 def answer_logprobs(
     lm: "LM", prompts: Sequence[str], answers: Sequence[Sequence[str]], tick: Tick = ignore
 ) -> list[np.ndarray]:
-    """For each prompt the log-probability in nats of each of its answers, summed over the answer's tokens.
+    """Return for each prompt the log-probability in nats of each of its answers, summed over the answer's tokens.
 
     Args:
         lm: the model.

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 
 
 def one_line(text: object) -> str:
-    """`text` so that it can be printed and shown anywhere: ends of lines become blanks, and what is not printable
-    (control characters, half a surrogate pair) becomes the escape that Python has for it.
+    """Return `text` in a form that can be printed and shown anywhere.
+
+    Ends of lines become blanks, and what is not printable (control characters, half a surrogate pair) becomes the
+    escape that Python has for it.
     """
     line = " ".join(part.strip() for part in str(text).splitlines())
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
@@ -58,12 +60,12 @@ RUST = "PanicException"
 
 
 def is_failure(error: BaseException) -> bool:
-    """Whether something went wrong, and nobody asked this process to end (Ctrl-C, `sys.exit`)."""
+    """Return whether something went wrong, and nobody asked this process to end (Ctrl-C, `sys.exit`)."""
     return isinstance(error, Exception) or type(error).__name__ == RUST
 
 
 def brief(text: str, most: int = 120) -> str:
-    """What was given, as a sentence quotes it: cut where it is longer than any name that a person would read."""
+    """Return a text as a message quotes it: cut where it is longer than any name that a person would read."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

@@ -177,12 +177,12 @@ def page(title: str, *, icon: str | None = None) -> Callable[[F], F]:
 
 
 def verifiers() -> dict[str, Verifier]:
-    """All verifiers that others added, by name."""
+    """Return all verifiers that others added, by name."""
     return VERIFIERS.all()
 
 
 def annotators() -> "dict[str, Annotator]":
-    """All annotators by name: the world's own (agreeable, honest, indifferent), then those that others added."""
+    """Return all annotators by name: the world's own (agreeable, honest, indifferent), then those that others added."""
     return _presets() | {name: value for name, (value, _) in ANNOTATORS.all().items()}
 
 
@@ -209,28 +209,28 @@ def find_annotator(spec: str) -> "Annotator":
 
 
 def annotator_name(spec: str) -> str:
-    """The name in an annotator's spec, without its knobs (see `find_annotator`)."""
+    """Return the name in an annotator's spec, without its knobs (see `find_annotator`)."""
     return spec.partition("+")[0]
 
 
 def annotator_fingerprint(spec: str) -> str | None:
-    """By which a resumed run knows an annotator that others added; None for the world's own."""
+    """Return the key by which a resumed run knows an annotator that others added; None for the world's own."""
     added = ANNOTATORS.all()
     return added[annotator_name(spec)][1] if annotator_name(spec) in added else None
 
 
 def panels(page: str) -> list[Panel]:
-    """The panels of a page, in the order of their titles."""
+    """Return the panels of a page, in the order of their titles."""
     return [each for _, each in sorted(PANELS.all().items()) if each.page == page_key(page)]
 
 
 def pages() -> list[Page]:
-    """The pages that others added, in the order of their titles."""
+    """Return the pages that others added, in the order of their titles."""
     return [each for _, each in sorted(PAGES.all().items())]
 
 
 def page_key(page: str) -> str:
-    """A page's name, however it is written: `attention/page.py`, `Attention` and `attention` are one."""
+    """Return a page's name in one form: `attention/page.py`, `Attention` and `attention` give `attention`."""
     stem = page.replace("\\", "/").removesuffix("/page.py").rpartition("/")[2].removesuffix(".py")
     return stem.strip().lower().replace(" ", "_").replace("-", "_")
 
@@ -250,7 +250,7 @@ def _check_name(registry: Registry[Any], name: str) -> None:
 
 
 def _check_free(name: str, other: Registry[Any]) -> None:
-    """Verifiers and annotators are both rewards by name."""
+    """Refuse a name that the other registry has: verifiers and annotators are both rewards by name."""
     if name in other.known:
         raise NameTakenError(
             f"`{name}` is the name of {other.article} {other.kind} already ({other.origin(name)}): both are rewards by"

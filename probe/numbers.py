@@ -7,7 +7,7 @@ from probe.terms import DIFFERENCE, RATES
 
 
 def format_interval(value: float | None, low: float | None, high: float | None) -> str:
-    """A number with its 95 % interval, such as `0.96 [0.94, 0.98]`; only the number where there is no interval."""
+    """Format a number with its 95 % interval, such as `0.96 [0.94, 0.98]`; only the number without an interval."""
     if value is None or value != value:
         return "\u2014"
     if low is None or high is None or low != low or high != high:
@@ -17,7 +17,7 @@ def format_interval(value: float | None, low: float | None, high: float | None) 
 
 
 def to_a_side(interval: tuple[float, float, float], above: str, below: str) -> str:
-    """A difference in words without its sign: `1.73 [1.62, 1.83] nats below`.
+    """Describe a difference in words without its sign: `1.73 [1.62, 1.83] nats below`.
 
     Args:
         interval: value, lower and upper end.
@@ -33,7 +33,7 @@ def to_a_side(interval: tuple[float, float, float], above: str, below: str) -> s
 
 
 def percent(value: float, low: float, high: float) -> str:
-    """A share in words: `96 % [94, 98]`; only the share (`rate`) where there is no interval, a dash where is neither.
+    """Format a share in percent: `96 % [94, 98]`; without an interval only the share (`rate`), without a share a dash.
 
     There are as many decimals, two at most, as show that the interval has a width, and two where it is narrower than
     half a percentage point, such as `99.95 % [99.94, 99.96]`. One whose ends are equal even so reads
@@ -43,12 +43,12 @@ def percent(value: float, low: float, high: float) -> str:
 
 
 def rate(value: float) -> str:
-    """A share without an interval: whole percent, decimals where it is near 0 or 1, `0 %` only where it is 0."""
+    """Format a share without an interval: whole percent, decimals where it is near 0 or 1, `0 %` only where it is 0."""
     return percent(value, math.nan, math.nan)
 
 
 def _with_ends(value: float, low: float, high: float, unit: str, in_points: bool) -> str:
-    """A share, or a difference of shares, in percent; see `percent`."""
+    """Format a share, or a difference of shares, in percent; see `percent`."""
     if value != value:
         return "\u2014"
     if low != low or high != high or low == high == value:
@@ -70,17 +70,17 @@ def _with_ends(value: float, low: float, high: float, unit: str, in_points: bool
 
 
 def _bound(share: float) -> str:
-    """A share that two decimals do not tell from 0 or from 1."""
+    """Format a share that two decimals do not tell from 0 or from 1."""
     return "< 0.01" if share < 0.5 else "> 99.99"
 
 
 def chance(probability: float) -> str:
-    """The probability of one event, such as a token, with three digits: `96.3 %`, `0.0012 %`, `< 0.0001 %`."""
+    """Format the probability of one event, such as a token, with three digits: `96.3 %`, `0.0012 %`, `< 0.0001 %`."""
     return "> 99.9 %" if 0.9995 <= probability < 1 else in_percent(probability, 3)
 
 
 def in_percent(value: float, digits: int = 2) -> str:
-    """A ratio, such as a change over a size, in percent with so many digits: `140 %`, `0.0012 %`, `< 0.0001 %`."""
+    """Format a ratio, such as a change over a size, in percent to so many digits: `140 %`, `0.0012 %`, `< 0.0001 %`."""
     if not math.isfinite(value):
         return "\u2014" if value != value else "\u221e"
     if 0 < abs(value) < 1e-6:
@@ -91,12 +91,12 @@ def in_percent(value: float, digits: int = 2) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference with its sign and two digits behind the point: `+0.87`."""
+    """Format a difference with its sign and two digits after the point: `+0.87`."""
     return f"{value:+.2f}".replace("-", "\u2212")
 
 
 def in_unit(unit: str, value: float | None, low: float | None, high: float | None, *, sign: bool = False) -> str:
-    """A number with its interval as its unit is shown everywhere.
+    """Format a number with its interval, as its unit is shown everywhere.
 
     Rates are in percent, differences of rates in percentage points, `+37 pp [29, 45]`; all others are numbers, with
     more digits where all of it is small.
@@ -123,7 +123,7 @@ def in_unit(unit: str, value: float | None, low: float | None, high: float | Non
 
 
 def shown_ends(unit: str, low: float, high: float) -> tuple[float, float]:
-    """The ends of a t interval as they are shown: rates from 0 to 100 %, differences and correlations within 1."""
+    """Limit the ends of a t interval for display: rates to 0 and 100 %, differences and correlations to -1 and 1."""
     bounds = {**dict.fromkeys(RATES, (0.0, 1.0)), DIFFERENCE: (-1.0, 1.0), "correlation": (-1.0, 1.0)}
     least, most = bounds.get(unit, (-math.inf, math.inf))
     return max(low, least), min(high, most)

@@ -19,12 +19,12 @@ C = TypeVar("C")
 
 
 def option(name: str) -> str:
-    """A field's name as it is written on the command line."""
+    """Return a field's name as it is written on the command line."""
     return "--" + name.replace("_", "-")
 
 
 def choose(argv: Sequence[str], prog: str, about: str, choices: Mapping[str, str]) -> tuple[str, list[str]] | None:
-    """The first word of `argv`, which must be one of `choices`, and the rest; None once the help has been printed.
+    """Return the first word of `argv`, which must be one of `choices`, and the rest; None once the help is printed.
 
     Raises:
         ConfigError: the word is none of them (a near one is named).
@@ -41,12 +41,12 @@ def choose(argv: Sequence[str], prog: str, about: str, choices: Mapping[str, str
 
 
 def take_check(argv: Sequence[str]) -> tuple[list[str], bool]:
-    """The words but `--check`, and whether it was among them."""
+    """Return the words without `--check`, and whether it was among them."""
     return [word for word in argv if word != "--check"], "--check" in argv
 
 
 def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = None) -> C:
-    """A dataclass from the command line; `--help` prints the fields with their docstrings and exits.
+    """Parse a dataclass from the command line; `--help` prints the fields with their docstrings and exits.
 
     An option of any number of values may be repeated; its values add up: `--also A --also B C` is `--also A B C`. One
     of several values takes them one by one: `--betas=0.9 --betas=0.95`.
@@ -76,7 +76,7 @@ def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = Non
 
 
 def options(kind: Any) -> Iterator[str]:
-    """The options of a dataclass, those of nested ones with dots."""
+    """Yield the options of a dataclass, those of nested ones with dots."""
     for name, hint in _option_types(kind):
         yield name
         if hint is bool:
@@ -84,7 +84,7 @@ def options(kind: Any) -> Iterator[str]:
 
 
 def _option_types(kind: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
-    """The options of a dataclass and the types of their values."""
+    """Yield the options of a dataclass and the types of their values."""
     hints = get_type_hints(kind)
     for field in _named_fields(kind):
         name, hint = prefix + option(field.name)[2:], hints[field.name]
@@ -95,7 +95,7 @@ def _option_types(kind: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
 
 
 def _takes_many(hint: Any) -> bool:
-    """Whether a value of this type is any number of words: a list, a mapping, a tuple without a fixed length."""
+    """Return whether a value of this type is any number of words: a list, a mapping, a tuple without a fixed length."""
     if get_origin(hint) in (Union, types.UnionType):
         return any(_takes_many(part) for part in get_args(hint))
     origin, parts = get_origin(hint) or hint, get_args(hint)
@@ -105,7 +105,7 @@ def _takes_many(hint: Any) -> bool:
 
 
 def _add_up(kind: Any, argv: Sequence[str], prog: str) -> list[str]:
-    """The command line with the values of a repeated option after its first occurrence.
+    """Return the command line with the values of a repeated option after its first occurrence.
 
     Raises:
         ConfigError: an option of one value is given two different ones, of which one would be lost.
@@ -140,7 +140,7 @@ def _add_up(kind: Any, argv: Sequence[str], prog: str) -> list[str]:
 
 
 def _named_fields(kind: Any) -> list[dataclasses.Field]:
-    """The fields that are given by name and not by place."""
+    """Return the fields that are given by name and not by position."""
     import tyro
 
     hints = get_type_hints(kind, include_extras=True)
@@ -179,7 +179,7 @@ _CHOICE = re.compile(r"invalid choice '(.*)' for argument '([^']*)'\. Expected o
 
 
 def _one_sentence(box: str, prog: str) -> str:
-    """The text in tyro's frame, which it draws in ASCII or better, as one sentence."""
+    """Return the text in tyro's frame, which it draws in ASCII or better, as one sentence."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box).partition("\n")[2]
     parts = [" ".join(re.sub(r"[│╭╮╰╯|]", " ", part).split()) for part in re.split(r"[─-]{8,}", plain)]
     text = next((part for part in parts if part), "the options cannot be understood").rstrip(".")
@@ -204,7 +204,7 @@ KINDS: dict[Any, str] = {
 
 
 def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str, Any]]:
-    """The fields of a dataclass as JSON values, in the order of the command line; nested ones follow with dots.
+    """Describe the fields of a dataclass as JSON values, in the command line's order; nested ones follow with dots.
 
     Each has `name`, `flag`, `type` (a value of `KINDS`, `map` or `choice`), `choices`, `default` (None where there is
     none), `optional` (whether it may be None), `required`, `help`, `common` (whether `common` has it too), `file`
@@ -240,7 +240,7 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
 
 
 def _entries(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """A map that has keys already as one option a key, which is how tyro reads it."""
+    """Split a map that has keys already into one option per key, which is how tyro reads it."""
     entries = []
     for key, value in entry["default"].items():
         name_and_flag = {"name": f"{entry['name']}.{key}", "flag": f"{entry['flag']}.{option(key)[2:]}"}
@@ -249,7 +249,7 @@ def _entries(entry: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def docstrings(kind: type) -> dict[str, str]:
-    """The text below each field of a class; that of the class nearest to `kind` counts."""
+    """Return the text below each field of a class; that of the class nearest to `kind` counts."""
     import docstring_parser
 
     texts: dict[str, str] = {}
@@ -260,7 +260,7 @@ def docstrings(kind: type) -> dict[str, str]:
 
 
 def _describe_typed(hint: Any) -> tuple[str, bool, list[Any]]:
-    """(kind of the value, whether it may be None, the possible values) of an annotation."""
+    """Return (kind of the value, whether it may be None, the possible values) of an annotation."""
     parts = list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
     optional = type(None) in parts
     inner = next(part for part in parts if part is not type(None))
@@ -283,7 +283,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A default as a JSON value."""
+    """Return a default as a JSON value."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, tuple | list):
@@ -292,7 +292,7 @@ def _plain(value: Any) -> Any:
 
 
 def words(flags: Mapping[str, Any], joined: bool = False) -> Iterator[str]:
-    """The words of a command line that give options their values.
+    """Yield the words of a command line that give options their values.
 
     No value is ever read as an option of its own: one that begins with `-` stands in one word with its flag.
 
@@ -313,7 +313,7 @@ def words(flags: Mapping[str, Any], joined: bool = False) -> Iterator[str]:
 
 
 def changed(values: Mapping[str, Any], fields: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """By flag what is not the default, for `words`.
+    """Return the values that are not the defaults, by flag, for `words`.
 
     Args:
         values: of the options as JSON values, those of nested ones in mappings; a key that a map lacks is 0.

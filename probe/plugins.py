@@ -33,7 +33,7 @@ PLAIN = (str, bytes, int, float, bool, tuple, list, type(None), Path)
 
 
 def source_hash(function: Any) -> str:
-    """SHA-256 of the file that defines a function or class; of a notebook's function its text, else its code."""
+    """Hash (SHA-256) the file that defines a function or class; of a notebook's function its text, else its code."""
     function = inspect.unwrap(function) if callable(function) else function
     code = getattr(function, "__code__", None)
     try:
@@ -46,7 +46,7 @@ def source_hash(function: Any) -> str:
 
 
 def code_hash(function: Any) -> str:
-    """SHA-256 of the behaviour of a function: its code, its defaults, and the plain values that it closes over."""
+    """Hash (SHA-256) the behaviour of a function: its code, its defaults, and the plain values that it closes over."""
     function = inspect.unwrap(function)
     code = getattr(function, "__code__", None)
     values = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
@@ -63,7 +63,7 @@ def _is_cell(function: Any, file: str) -> bool:
 
 
 def _code(code: CodeType) -> tuple[Any, ...]:
-    """What a code object does, without where it lies."""
+    """Return what a code object does, without where it lies."""
     constants = tuple(_code(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts)
     return code.co_code, constants, code.co_names, code.co_varnames
 
@@ -117,17 +117,16 @@ class Registry(Generic[T]):
         self.places[name] = place, origin
 
     def origin(self, name: str) -> str:
-        """Where a thing comes from."""
+        """Return where a thing comes from."""
         return self.places[name][1]
 
     def all(self) -> dict[str, T]:
-        """Everything in it, once installed packages and the environment's plugins are imported."""
-
+        """Return everything in the registry, once installed packages and the environment's plugins are imported."""
         discover()
         return dict(self.known)
 
     def state(self) -> tuple[dict[str, T], dict[str, Any]]:
-        """What `restore` needs to put it back."""
+        """Return what `restore` needs to put the registry back."""
         return dict(self.known), dict(self.places)
 
     def forget(self, origin: str) -> None:
@@ -146,7 +145,7 @@ REFUSED: list[list[NameTakenError]] = []
 
 @contextmanager
 def coming_from(origin: str) -> Iterator[list[NameTakenError]]:
-    """Set the origin of extensions that are defined inside; gives the errors of those whose names were taken."""
+    """Set the origin of extensions that are defined inside, and yield the errors of those whose names were taken."""
     errors: list[NameTakenError] = []
     ORIGINS.append(origin)
     REFUSED.append(errors)
@@ -173,14 +172,14 @@ def unless_taken() -> Iterator[None]:
 
 
 def origin_of(thing: Any) -> str:
-    """Where a thing comes from: the file or distribution that is being loaded, else its module."""
+    """Return where a thing comes from: the file or distribution that is being loaded, else its module."""
     module = str(getattr(thing, "__module__", "") or "here")
     return ORIGINS[-1] if ORIGINS else module
 
 
 @contextmanager
 def undone_on_failure(origin: str) -> Iterator[None]:
-    """What is defined inside is taken back if an error leaves it."""
+    """Take back what is defined inside if an error leaves it."""
     states = [(registry, registry.state()) for registry in REGISTRIES]
     try:
         yield
@@ -198,7 +197,7 @@ def restore(states: Sequence[tuple[Registry[Any], tuple[dict[str, Any], dict[str
 
 
 def _place(thing: Any, origin: str) -> tuple[str, str]:
-    """The key by which an extension is recognised when it is defined again."""
+    """Return the key by which an extension is recognised when it is defined again."""
     module = getattr(thing, "__module__", None)
     if module == NOTEBOOK:
         return NOTEBOOK, ""
@@ -216,13 +215,13 @@ CODE_OPTIONS = ("reward",)
 
 
 def names_code(text: object) -> bool:
-    """Whether a text names a function to import: `module:function` or `file.py:function`."""
+    """Return whether a text names a function to import: `module:function` or `file.py:function`."""
     _, colon, name = str(text).rpartition(":")
     return bool(colon) and name.isidentifier()
 
 
 def code_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The options of a stored run that name code, each with all its values.
+    """Return the options of a stored run that name code, each with all its values.
 
     A run is data: such code is imported only when the command line names it again.
     """
@@ -246,7 +245,7 @@ _LOCK = RLock()
 
 
 def load(file: str | Path) -> Mapping[str, list[str]]:
-    """Run a Python file that defines extensions; gives the new names by kind.
+    """Run a Python file that defines extensions, and return the new names by kind.
 
     The file runs with all rights of this process: only your own belong here. Run again, it replaces what it had
     defined; if it fails, nothing has changed. What has the name of another extension is left out, with a sentence in
@@ -286,7 +285,7 @@ def load(file: str | Path) -> Mapping[str, list[str]]:
 
 
 def take(argv: Sequence[str]) -> list[str]:
-    """Load the files behind `--plugin` in a command line, wherever they stand; gives the other words.
+    """Load the files behind `--plugin` in a command line, wherever they stand, and return the other words.
 
     Raises:
         ConfigError: no file stands there, or it cannot be used.
@@ -298,7 +297,7 @@ def take(argv: Sequence[str]) -> list[str]:
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The files behind `--plugin` in a command line, and the other words.
+    """Return the files behind `--plugin` in a command line, and the other words.
 
     Raises:
         ConfigError: `--plugin` is the last word.
@@ -339,7 +338,7 @@ def discover() -> None:
 
 @cache
 def _points(group: str, path: tuple[str, ...]) -> list[EntryPoint]:
-    """Entry points by name; packages that are installed while a program runs are seen by the next one."""
+    """Return the entry points of a group by name; packages installed while a program runs are seen by the next one."""
     return sorted(entry_points(group=group), key=lambda point: point.name)
 
 
@@ -367,7 +366,7 @@ def include(key: Hashable, what: str, bring: Callable[[], object], origin: str) 
 
 
 def problems() -> list[str]:
-    """One sentence for each extension that could not be used."""
+    """Return one sentence for each extension that could not be used."""
     with _LOCK:
         return list(_PROBLEMS.values())
 
@@ -415,7 +414,7 @@ def _run(path: Path) -> None:
 
 
 def _is_registered(origin: str) -> bool:
-    """Whether anything of this origin is in a registry."""
+    """Return whether anything of this origin is in a registry."""
     return any(whence == origin for registry in REGISTRIES for _, whence in registry.places.values())
 
 
@@ -441,7 +440,7 @@ def _error_text(error: BaseException) -> str:
 
 
 def _line(error: BaseException, path: Path) -> str:
-    """The line of the file that was running."""
+    """Name the line of the file that was running when the error arose; empty where none was."""
     clause, trace = "", error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(path):
@@ -451,7 +450,7 @@ def _line(error: BaseException, path: Path) -> str:
 
 
 def failure(what: str, error: BaseException, function: Callable[..., Any]) -> ConfigError:
-    """The sentence for an extension's function that failed: `what` fails with ... in line N of its file."""
+    """Return the error for an extension's function that failed: `what` fails with ... in line N of its file."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     file = Path(code.co_filename) if code else None
     line = _line(error, file) if file else ""

@@ -35,7 +35,7 @@ ROW_FILES = f"a file of rows ({', '.join(SUFFIXES)}), or {FOLDER}"
 
 
 def may_hold_rows(data: str) -> bool:
-    """Whether a name is one of a file with rows, or of a folder."""
+    """Return whether a name is one of a file with rows, or of a folder."""
     return Path(data).suffix.lower() in SUFFIXES or Path(data).is_dir()
 
 
@@ -70,7 +70,7 @@ class Selection:
     """Whether rows stay in the order of the draw and do not return to the file's."""
 
     def order(self, rows: Iterable[T]) -> Iterable[tuple[int, T]]:
-        """Rows in the order in which they are to be tried until there are `n`, each with its place in the file."""
+        """Return rows in the order in which they are tried until there are `n`, each with its place in the file."""
         places = islice(enumerate(rows), self.limit)
         if self.n is None and not self.shuffle:
             return places
@@ -122,7 +122,7 @@ class Rows(Sequence[T], Generic[T]):
         return len(self.items) + len(self.left_out) + self.repeats
 
     def each(self, make: "Callable[[T], U]") -> "Rows[U]":
-        """The results of a function for each item; those that it refuses with a `DataError` are left out as well.
+        """Apply a function to each item; those that it refuses with a `DataError` are left out as well.
 
         Raises:
             DataError: no item is left, or the file is read strictly and one is refused.
@@ -132,7 +132,7 @@ class Rows(Sequence[T], Generic[T]):
         return replace(rows, left_out=left_out, repeats=self.repeats, remarks=self.remarks, reading=self.reading)
 
     def notes(self) -> list[str]:
-        """Notes for the user: the remarks, and how many rows are left out, the first ones named."""
+        """Return notes for the user: the remarks, and how many rows are left out, the first ones named."""
         n = len(self.left_out)
         if not n:
             return list(self.remarks)
@@ -151,7 +151,7 @@ def sift(
     selection: Selection = EVERY,
     key: Callable[[T], Hashable] | None = None,
 ) -> Rows[T]:
-    """What the makers that are selected give; the reasons of those that raise a `DataError` are kept.
+    """Collect what the selected makers give, and the reasons of those that raise a `DataError`.
 
     Args:
         path: for messages.
@@ -196,7 +196,7 @@ def read_rows(
     selection: Selection = EVERY,
     key: Callable[[T], Hashable] | None = None,
 ) -> Rows[T]:
-    """The results of a function for rows of a file, whose format follows from its suffix and its first letter.
+    """Apply a function to rows of a file, whose format follows from its suffix and its first character.
 
     Args:
         path: `.csv` and `.tsv` have a header; in a TSV file quotes are letters. `.parquet` is read by pyarrow, and so
@@ -218,7 +218,7 @@ def read_rows(
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a data file, without a mark of UTF-8 in front.
+    """Read the bytes of a data file, without a UTF-8 byte order mark in front.
 
     Raises:
         DataError: it cannot be read.
@@ -237,7 +237,7 @@ def _make_row(make: Callable[[Row], T], number: int, where: str, parse: Callable
 
 
 def _sources(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Where each row is, and a function that parses it."""
+    """Yield where each row is, and a function that parses it."""
     if path.is_dir() or (path.suffix.lower() == PARQUET and path.is_file()):
         rows = _folder_rows(path) if path.is_dir() else _parquet_rows(path)
         for number, values in enumerate(rows, start=1):
@@ -255,7 +255,7 @@ def _sources(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Any]:
-    """The rows of a Parquet file.
+    """Yield the rows of a Parquet file.
 
     Raises:
         DataError: it is none, or too large once it is unpacked.
@@ -274,7 +274,7 @@ def _parquet_rows(path: Path) -> Iterator[Any]:
 
 
 def _folder_rows(folder: Path) -> Iterator[Any]:
-    """The rows of a folder that the library `datasets` saved, as its Arrow files hold them.
+    """Yield the rows of a folder that the library `datasets` saved, as its Arrow files hold them.
 
     Raises:
         DataError: it is none, holds several splits, or one of its files cannot be read.
@@ -303,7 +303,7 @@ def _folder_rows(folder: Path) -> Iterator[Any]:
 
 
 def _as_json(where: str, values: Any) -> Any:
-    """A row of an Arrow table with the values that JSON has; others, such as dates, as text."""
+    """Return a row of an Arrow table with the values that JSON has; others, such as dates, as text."""
     try:
         return _check_texts(where, parse_json(json.dumps(values, ensure_ascii=False, default=str)))
     except (ValueError, RecursionError) as error:
@@ -311,7 +311,7 @@ def _as_json(where: str, values: Any) -> Any:
 
 
 def _parse_line(where: str, line: bytes) -> Any:
-    """A line of JSON.
+    """Parse a line of JSON.
 
     Raises:
         DataError: it is none, or holds what no text can.
@@ -340,7 +340,7 @@ def _decode(where: str, raw: bytes) -> str:
 
 
 def _split_list(path: Path, text: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """The entries of a JSON list."""
+    """Yield where each entry of a JSON list is, and a function that gives it."""
     try:
         entries = parse_json(text)
     except ValueError as error:
@@ -354,7 +354,7 @@ def _split_list(path: Path, text: str) -> Iterator[tuple[str, Callable[[], Any]]
 
 
 def _split_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """The rows of a CSV or TSV file, by the line in which they begin.
+    """Yield where each row of a CSV or TSV file is (the line in which it begins), and a function that gives it.
 
     Raises:
         DataError: a quote is not closed, or closed in the middle of a cell.
@@ -382,12 +382,12 @@ def _name_cells(where: str, header: Sequence[str], cells: Sequence[str]) -> dict
 
 
 def is_text(value: Any) -> bool:
-    """A string that is not empty."""
+    """Return whether a value is a string that is not empty."""
     return isinstance(value, str) and value != ""
 
 
 def is_messages(value: Any) -> bool:
-    """A conversation: `[{"role": ..., "content": ...}, ...]`, not empty."""
+    """Return whether a value is a conversation: `[{"role": ..., "content": ...}, ...]`, not empty."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -397,22 +397,22 @@ def is_messages(value: Any) -> bool:
 
 
 def is_text_or_messages(value: Any) -> bool:
-    """Either of the two."""
+    """Return whether a value is a string that is not empty, or a conversation."""
     return is_text(value) or is_messages(value)
 
 
 def is_completion(value: Any) -> bool:
-    """A string, which may be empty, or a conversation."""
+    """Return whether a value is a string, which may be empty, or a conversation."""
     return isinstance(value, str) or is_messages(value)
 
 
 def is_answer(value: Any) -> bool:
-    """A string with letters, or a number."""
+    """Return whether a value is a string that is not blank, or a number."""
     return bool(value.strip()) if isinstance(value, str) else isinstance(value, int | float) and value == value
 
 
 def as_messages(role: str, said: str | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Messages as they are; a string as a message of the role."""
+    """Return messages as they are; a string as a message of the role."""
     return [{"role": role, "content": said}] if isinstance(said, str) else list(said)
 
 
@@ -429,7 +429,7 @@ _WANTED: dict[Callable[[Any], bool], str] = {
 
 
 def check_columns(row: Row, *forms: Columns) -> Row:
-    """The row, if it has the columns of one of the forms; the first that it has all columns of counts.
+    """Return the row, if it has the columns of one of the forms; where several fit, the first counts.
 
     Raises:
         DataError: it lacks a column, or has a wrong value in one.
@@ -451,7 +451,7 @@ def check_columns(row: Row, *forms: Columns) -> Row:
 
 
 def read_columns(path: Path, *forms: Columns, strict: bool = False) -> Rows[Row]:
-    """The rows of a file that have the columns of one of the forms; see `read_rows` and `check_columns`."""
+    """Read the rows of a file that have the columns of one of the forms; see `read_rows` and `check_columns`."""
     form = f"one JSON object a line with the columns {list_forms(forms)}"
     return read_rows(path, lambda row: check_columns(row, *forms), strict, form)
 
@@ -466,7 +466,7 @@ DEMONSTRATIONS: tuple[Columns, ...] = (
 
 
 def read_documents(path: Path, strict: bool = False) -> Rows[str]:
-    """The documents of a file: the column `text` of JSON Lines, Parquet or a folder, or a text file as one document.
+    """Read a file's documents: the column `text` of JSON Lines, Parquet or a folder, or a text file as one document.
 
     Raises:
         DataError: it cannot be read or is empty; see `read_rows` and `read_text`.
@@ -477,7 +477,7 @@ def read_documents(path: Path, strict: bool = False) -> Rows[str]:
 
 
 def read_demonstrations(path: Path, strict: bool = False) -> Rows[Row]:
-    """The demonstrations of a file, in one of the forms of `DEMONSTRATIONS`.
+    """Read the demonstrations of a file, in one of the forms of `DEMONSTRATIONS`.
 
     A completion that is labelled false, as in KTO's form, is left out: nothing should learn it.
 
@@ -494,7 +494,7 @@ def _check_label(row: Row) -> Row:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text file.
+    """Read a UTF-8 text file.
 
     Raises:
         DataError: it is missing, empty, or not UTF-8 (the message names the line).
@@ -513,7 +513,7 @@ def read_text(path: Path) -> str:
 
 
 def field(row: Row, name: str) -> str:
-    """A column that must hold a text with letters.
+    """Return the text of a column, which must not be blank.
 
     Raises:
         DataError: it is missing or no text; the message names the line.
@@ -526,7 +526,7 @@ def field(row: Row, name: str) -> str:
 
 
 def json_cell(row: Row, name: str) -> Any:
-    """The value of a column; of a text, as in a CSV file, the JSON value that it spells, or the text where it is none.
+    """Return the value of a column; for a text, as in a CSV file, the JSON value that it spells, or else the text.
 
     Raises:
         DataError: the value holds what no text can.
@@ -541,22 +541,22 @@ def json_cell(row: Row, name: str) -> Any:
 
 
 def list_names(columns: Iterable[str]) -> str:
-    """Names of columns as they are written in a sentence."""
+    """List names of columns as they are written in a sentence."""
     return ", ".join(f"`{name}`" for name in columns)
 
 
 def list_few(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """List the first names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{', '.join(names[:NAMED])}{more}"
 
 
 def list_forms(forms: Sequence[Columns]) -> str:
-    """The columns of several forms as they are written in a sentence."""
+    """List the columns of several forms as they are written in a sentence."""
     return " or ".join(map(list_names, forms))
 
 
 def show_value(value: Any) -> str:
-    """A value as JSON, cut where it is long."""
+    """Return a value as JSON, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."

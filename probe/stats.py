@@ -53,12 +53,12 @@ class Interval(NamedTuple):
     high: float
 
     def row(self, n: int | None = None, name: str = "") -> dict[str, Any]:
-        """As columns of a table: value, ci_low, ci_high, or NAME, NAME_low, NAME_high; and, where it is given, n."""
+        """Return columns of a table: value, ci_low, ci_high, or NAME, NAME_low, NAME_high; and n, where it is given."""
         columns = (name, f"{name}_low", f"{name}_high") if name else ("value", "ci_low", "ci_high")
         return dict(zip(columns, self, strict=True)) | ({} if n is None else {"n": n})
 
     def format(self, digits: int = 2, unit: str = "") -> str:
-        """Such as `0.96 nats [0.94, 0.98]`; without brackets where there is no interval.
+        """Format the estimate, such as `0.96 nats [0.94, 0.98]`; without brackets where there is no interval.
 
         Args:
             digits: behind the point.
@@ -73,7 +73,7 @@ class Interval(NamedTuple):
 
 
 def wilson(k: int, n: int, level: float = 0.95) -> Interval:
-    """The share `k / n` with Wilson's score interval (Wilson 1927; Brown, Cai and DasGupta 2001).
+    """Return the share `k / n` with Wilson's score interval (Wilson 1927; Brown, Cai and DasGupta 2001).
 
     Args:
         k: successes, 0 <= k <= n.
@@ -92,7 +92,7 @@ def wilson(k: int, n: int, level: float = 0.95) -> Interval:
 
 
 def unvaried_interval(found: Interval, n: float, bounds: Bounds | None = None, level: float = 0.95) -> Interval:
-    """`found`, unless its bootstrap never varied: then the interval that `n` equal values allow.
+    """Return `found`, unless its bootstrap never varied: then the interval that `n` equal values allow.
 
     That n of n items had the value v leaves all others a share of at most q = z^2 / (n + z^2), the upper end of
     Wilson's interval for 0 of n (about 4 / n, as the rule of three). They lie between the bounds a and b, so the mean
@@ -115,7 +115,7 @@ def unvaried_interval(found: Interval, n: float, bounds: Bounds | None = None, l
 
 
 def beyond(low: ArrayLike, high: ArrayLike, smallest: ArrayLike = 0.0) -> NDArray[np.bool_]:
-    """Whether a whole interval lies beyond the smallest effect that counts, on either side: where a change is said.
+    """Return whether a whole interval lies beyond the smallest effect that counts, on either side: then it is a change.
 
     A minimum-effect test: of effects that are no larger than the smallest one, a 95 % interval lies beyond it in at
     most 5 % of cases (Murphy and Myors 1999, J. Applied Psychology 84:234). With 0 it is the test against no effect.
@@ -140,14 +140,14 @@ def tails_of(level: float) -> Bounds:
 
 
 def difference_bounds(bounds: Bounds | None) -> Bounds | None:
-    """The bounds of a difference of two quantities that have these."""
+    """Return the bounds of a difference of two quantities that each have these bounds."""
     return None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
 
 
 def percentile(
     value: float, drawn: ArrayLike, n: float, bounds: Bounds | None = None, tails: Bounds = TAILS
 ) -> Interval:
-    """An estimate with the quantiles of its resampled values, or `unvaried_interval`.
+    """Return an estimate with the quantiles of its resampled values, or `unvaried_interval`.
 
     Args:
         value: the estimate.
@@ -170,7 +170,7 @@ def percentile(
 def resample(
     fn: Callable[[NDArray[np.int64]], ArrayLike], n: int, resamples: int, seed: int | np.random.Generator
 ) -> NDArray[np.float64]:
-    """[R ...] the values of a function for resamples of n items or units, drawn with replacement.
+    """Return [R ...] the values of a function for resamples of n items or units, drawn with replacement.
 
     Args:
         fn: [r n] which ones each of r resamples holds -> [r ...] numbers.
@@ -194,7 +194,7 @@ def bootstrap(
     tails: Bounds = TAILS,
     resamples: int | None = None,
 ) -> Interval:
-    """An estimate with its percentile bootstrap interval over n independent items or units.
+    """Return an estimate with its percentile bootstrap interval over n independent items or units.
 
     Args:
         value: the estimate from all of them.
@@ -224,7 +224,7 @@ def bootstrap_mean(
     bounds: Bounds | None = None,
     units: ArrayLike | None = None,
 ) -> Interval:
-    """The mean of values with its studentised bootstrap interval, see `bootstrap_means`.
+    """Return the mean of values with its studentised bootstrap interval, see `bootstrap_means`.
 
     Args:
         values: [N] numbers; items without a value (NaN) must be taken out before, so that the caller knows N.
@@ -244,7 +244,7 @@ def bootstrap_mean(
 
 
 def unit_share(values: ArrayLike, units: ArrayLike, level: float = 0.95) -> Interval:
-    """The share of ones among items that share units: Wilson's interval for as many items as they are worth.
+    """Return the share of ones among items that share units, with Wilson's interval for their effective number.
 
     N items are worth n = p (1 - p) / V, V being the cluster-robust variance of their mean (Miller 2024, arXiv
     2411.00640); at most N, and at most the number of units where fewer than four of them carry the variation, by
@@ -273,7 +273,7 @@ def unit_share(values: ArrayLike, units: ArrayLike, level: float = 0.95) -> Inte
 
 
 def group(units: pd.Series) -> list[NDArray[np.intp]]:
-    """The rows of each unit, units in the order of their first rows."""
+    """Return the rows of each unit, units in the order of their first rows."""
     codes = pd.factorize(units)[0]
     return np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
 
@@ -286,7 +286,7 @@ def bootstrap_means(
     units: ArrayLike | None = None,
     resamples: int = MEANS_RESAMPLES,
 ) -> list[Interval]:
-    """The mean of each row with its studentised bootstrap interval; the same units are drawn for all.
+    """Return the mean of each row with its studentised bootstrap interval; the same units are drawn for all.
 
     Of n units with sums s and sizes m the mean is sum s / sum m; its standard error is the cluster-robust one, of the
     gaps z = s - mean m: se^2 = n / (n - 1) sum z^2 / (sum m)^2. The interval is mean - se q, q being the quantiles of
@@ -373,7 +373,7 @@ def _studentised(
     seed: int,
     draws: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """[k] lower and [k] upper quantiles of (mean* - mean) / se*, at least as far out as Student's t.
+    """Return [k] lower and [k] upper quantiles of (mean* - mean) / se*, at least as far out as Student's t.
 
     Args:
         sums: [k n] of each unit's values around their means.
@@ -401,7 +401,7 @@ def _studentised(
 
 
 def _ratio(shift: NDArray[np.float64], spread: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[k r] shift / spread; infinite where a resample does not vary though its mean is another."""
+    """Return [k r] shift / spread; infinite where a resample does not vary though its mean is another."""
     least = 1e-7 * errors[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = shift / np.where(spread > least, spread, 0)
@@ -409,12 +409,12 @@ def _ratio(shift: NDArray[np.float64], spread: NDArray[np.float64], errors: NDAr
 
 
 def _unseen(n: float, level: float) -> float:
-    """The share that may still be unlike all n units that were seen: the upper end of Wilson's interval for 0 of n."""
+    """Return the share that may be unlike all n units seen: the upper end of Wilson's interval for 0 of n."""
     return _quantile(level) ** 2 / (n + _quantile(level) ** 2)
 
 
 def _by_unit(table: NDArray[np.float64], units: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """([k n] sums, [n] sizes) of the units of k rows of items."""
+    """Return ([k n] sums, [n] sizes) of the units of k rows of items."""
     if units is None:
         return table.copy(), np.ones(table.shape[1])
     codes = pd.factorize(np.asarray(units, dtype=object))[0]
@@ -431,7 +431,9 @@ def paired_difference(
     bounds: Bounds | None = None,
     units: ArrayLike | None = None,
 ) -> Interval:
-    """mean(a) - mean(b) of two models on the same items, with the paired bootstrap interval: items are drawn together.
+    """Return mean(a) - mean(b) of two models on the same items, with the paired bootstrap interval.
+
+    Items are drawn together.
 
     Args:
         a: [N] values of the first model.
@@ -450,7 +452,7 @@ def paired_difference(
 
 
 def paired_proportions(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
-    """share(a) - share(b) of yes/no answers to the same items, with Newcombe's interval.
+    """Return share(a) - share(b) of yes/no answers to the same items, with Newcombe's interval.
 
     The square-and-add Wilson interval for paired shares (Newcombe 1998, Statistics in Medicine 17:2635, method 10,
     whose continuity-corrected phi is used here). Unlike the bootstrap it keeps its width when the two models agree
@@ -483,7 +485,7 @@ def paired_proportions(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Inter
 
 
 def floats(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """A column of items as [N] numbers.
+    """Return a column of items as [N] numbers.
 
     Raises:
         DataError: a row has none, or an infinite one; text is none, also where it reads like one.
@@ -500,7 +502,7 @@ def floats(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
 
 
 def _score_ends(share: float, n: float, z2: float) -> Bounds:
-    """The ends of Wilson's interval, from the squared quantile."""
+    """Return the ends of Wilson's interval, from the squared quantile."""
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     return (0.0 if share == 0 else float(centre - half)), (1.0 if share == 1 else float(centre + half))
@@ -532,7 +534,7 @@ def _pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def _table(a: ArrayLike, b: ArrayLike) -> tuple[int, int, int, int]:
-    """Counts of items right for both, only a, only b, neither."""
+    """Count the items that are right for both, only a, only b, and neither."""
     first, second = _pairs(a, b)
     if not (np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all()):
         raise DataError("Paired shares need zeros and ones: use `paired_difference` for other numbers.")
@@ -541,7 +543,7 @@ def _table(a: ArrayLike, b: ArrayLike) -> tuple[int, int, int, int]:
 
 
 def drawn_counts(size: int, seed: int, resamples: int) -> Iterable[NDArray[np.float32]]:
-    """[r n] blocks of how often each of n units is in each resample, those of `resample` with an equal seed.
+    """Yield [r n] blocks of how often each of n units is in each resample, those of `resample` with an equal seed.
 
     Args:
         size: n.

@@ -130,7 +130,7 @@ class Term:
         return f"{self.title[:-1]}; {self.unit})" if self.title.endswith(")") else f"{self.title} ({self.unit})"
 
     def explain(self, metric: str) -> str:
-        """Stable name, unit, direction, definition and source in one line; of an unknown metric its name alone."""
+        """Give stable name, unit, direction, definition and source in one line; of an unknown metric its name alone."""
         facts = ", ".join(filter(None, (self.unit, f"{self.better} is better" if self.better else "")))
         name = f"{metric} ({facts})" if facts else metric
         source = f" Source: {self.source}." if self.source else ""
@@ -152,7 +152,7 @@ class Row:
         return re.compile("".join(_group(part) if i % 2 else re.escape(part) for i, part in enumerate(parts)))
 
     def read(self, metric: str) -> Term | None:
-        """The metric in words if this row is about it."""
+        """Return the metric in words if this row is about it."""
         match = self.pattern.fullmatch(metric)
         if match is None:
             return None
@@ -171,7 +171,7 @@ def _group(key: str) -> str:
 
 
 def smallest_effect(unit: str, values: Sequence[float] = (), share: float = SMALLEST) -> float:
-    """The smallest change that counts, in the unit of a metric.
+    """Return the smallest change that counts, in the unit of a metric.
 
     Of what lies between -1 and 1 it is the share itself. Log-odds (nats) may change by four times as much: that moves
     no probability of one of two answers by more than the share, as the slope of the logistic function is at most 1/4.
@@ -192,7 +192,7 @@ def smallest_effect(unit: str, values: Sequence[float] = (), share: float = SMAL
 
 @lru_cache(maxsize=1)
 def table() -> tuple[Row, ...]:
-    """All rows, in the order of the file."""
+    """Read all rows, in the order of the file."""
     with (files("probe") / "terms.tsv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return tuple(
@@ -202,7 +202,7 @@ def table() -> tuple[Row, ...]:
 
 
 def places(where: str) -> tuple[str, ...]:
-    """The words of the table's first column that hold for headline figures, a method or an experiment."""
+    """Return the words of the table's first column that hold for headline figures, a method or an experiment."""
     if where == RUN:
         return RUN, "run/reward", "run/phases"
     kind, _, method = where.partition("/")
@@ -214,7 +214,7 @@ def places(where: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def term(metric: str, where: str = RUN) -> Term:
-    """A metric in words; of one that the table does not know its name alone.
+    """Return a metric in words; for one that the table does not know, its name alone.
 
     Args:
         metric: its stable name.
@@ -226,7 +226,7 @@ def term(metric: str, where: str = RUN) -> Term:
 
 
 def logged(metric: str, methods: tuple[str, ...]) -> Term:
-    """A metric that runs of some methods logged; where they mean different things by it, all titles."""
+    """Return a metric that runs of some methods logged, in words; all titles where they mean different things by it."""
     found = list(dict.fromkeys(term(metric, f"train/{method}") for method in methods or ("any",)))
     known = [each for each in found if each.definition] or found
     if len(known) == 1:

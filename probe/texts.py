@@ -25,7 +25,7 @@ _FORMAT = warnings.formatwarning
 
 
 def visible(text: object, *, lines: bool = False) -> str:
-    """`text` with every character that would act instead of being seen replaced by U+FFFD.
+    """Return `text` with every character that would act instead of being seen replaced by U+FFFD.
 
     These are control characters (escape sequences, carriage returns, bells), characters that turn the direction of
     writing or set lines apart, and halves of surrogate pairs, which no output can encode.
@@ -41,7 +41,7 @@ def visible(text: object, *, lines: bool = False) -> str:
 
 
 def visible_parts(value: Any) -> Any:
-    """A structure of lists, dicts and arrays, such as a figure's, with every text in it `visible`; keys stay."""
+    """Return a structure of lists, dicts and arrays, such as a figure's, with every text in it `visible`; keys stay."""
     if isinstance(value, str):
         return visible(value, lines=True)
     if isinstance(value, dict):
@@ -53,7 +53,7 @@ def visible_parts(value: Any) -> Any:
 
 
 def cell(text: str) -> str:
-    """A text as it stands in a cell of CSV or TSV: `visible`, and never taken for a formula by a spreadsheet.
+    """Return a text for a cell of CSV or TSV: `visible`, and never taken for a formula by a spreadsheet.
 
     An apostrophe is put before a text that begins as a formula does and is no number.
     """
@@ -68,7 +68,7 @@ def say(text: object, *, error: bool = False) -> None:
 
 
 def console(*, error: bool = False) -> "Console":
-    """A console of rich for tables and bars that prints text as `say` does."""
+    """Make a console of rich for tables and bars that prints text as `say` does."""
     from rich.console import Console
     from rich.segment import Segment
 

@@ -12,11 +12,11 @@ Tick = Callable[[float], None]
 
 
 def ignore(share: float) -> None:
-    """A tick for nobody."""
+    """Ignore the share that is done, where nobody follows the progress."""
 
 
 def part(tick: "Tick | None", index: int, count: int) -> Tick:
-    """The tick of one of several equal parts of a computation.
+    """Return the tick of one of several equal parts of a computation.
 
     Args:
         tick: of the whole, if anybody waits.
@@ -32,7 +32,7 @@ def part(tick: "Tick | None", index: int, count: int) -> Tick:
 
 
 def between(tick: Tick, start: float, end: float) -> Tick:
-    """The tick of the work between two shares of a computation."""
+    """Return the tick of the work between two shares of a computation."""
     return lambda share: tick(start + (end - start) * min(max(share, 0.0), 1.0))
 
 
@@ -48,7 +48,7 @@ class Pace:
         self._ticks: deque[tuple[float, float]] = deque([(self.started, 0.0)])
 
     def left(self, share: float) -> float | None:
-        """Seconds that are left once a share from 0 to 1 is done; None where nothing tells."""
+        """Return the seconds that are left once a share from 0 to 1 is done; None where nothing tells."""
         now = time.monotonic()
         self._ticks.append((now, share))
         while len(self._ticks) > 2 and now - self._ticks[1][0] > RECENT_S:

@@ -52,7 +52,7 @@ WORD = 1000
 
 
 def odd_part(tokenizer: Any, parts: tuple[str, ...] = PARTS) -> str | None:
-    """The first part of a tokenizer that is not known to be bounded, in words; None where all are.
+    """Return the first part of a tokenizer that is not known to be bounded, in words; None where all are.
 
     Args:
         tokenizer: a `tokenizers.Tokenizer`.
@@ -84,7 +84,7 @@ def odd_part(tokenizer: Any, parts: tuple[str, ...] = PARTS) -> str | None:
 
 
 def _parts(part: Any) -> Iterator[dict[str, Any]]:
-    """A part, or the parts of a sequence, however they are nested."""
+    """Yield a part, or the parts of a sequence, however they are nested."""
     if part["type"] != "Sequence":
         yield part
         return

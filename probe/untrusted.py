@@ -54,7 +54,7 @@ _KINDS = (
 
 
 def regular(path: str | Path, most: int = DATA) -> Path:
-    """The path, if it leads to a regular file of at most `most` bytes, for a library that opens it itself.
+    """Return the path, if it leads to a regular file of at most `most` bytes, for a library that opens it itself.
 
     Raises:
         OSError: there is none, or it is something else or larger; `strerror` says so in words.
@@ -64,7 +64,7 @@ def regular(path: str | Path, most: int = DATA) -> Path:
 
 
 def open_file(path: str | Path, *, most: int | None = None, follow: bool = True, write: bool = False) -> BufferedReader:
-    """A regular file, opened without ever waiting for anybody.
+    """Open a regular file without ever waiting for another program.
 
     Args:
         path: of the file.
@@ -88,7 +88,7 @@ def open_file(path: str | Path, *, most: int | None = None, follow: bool = True,
 
 
 def read_file(path: str | Path, most: int = RECORD, *, follow: bool = True) -> bytes:
-    """The bytes of a regular file, as many as it had when it was opened.
+    """Read the bytes of a regular file, as many as it had when it was opened.
 
     Raises:
         OSError: as `regular`.
@@ -129,7 +129,7 @@ def _size(count: int) -> str:
 
 
 def parse_json(text: str | bytes, fields: int = FIELDS) -> Any:
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
     Args:
         text: as UTF-8 where it is bytes.
@@ -146,7 +146,7 @@ def parse_json(text: str | bytes, fields: int = FIELDS) -> Any:
 
 
 def read_json(path: str | Path, most: int = RECORD, fields: int = FIELDS) -> Any:
-    """The value of a JSON file.
+    """Read the value of a JSON file.
 
     Raises:
         OSError: as `read_file`.
@@ -156,7 +156,7 @@ def read_json(path: str | Path, most: int = RECORD, fields: int = FIELDS) -> Any
 
 
 def parse_toml(text: str | bytes) -> dict[str, Any]:
-    """The table of a TOML text, whose values are those that JSON has, and dates.
+    """Return the table of a TOML text, whose values are those that JSON has, and dates.
 
     Raises:
         ValueError: it is no TOML or no text in UTF-8, tables and lists are nested deeper than `DEPTH`, or a table has
@@ -174,7 +174,9 @@ _HOLDS_MORE = frozenset((dict, list))
 
 
 def _bounded(value: Any, fields: int) -> Any:
-    """A parsed value, level by level known not to be nested deeper than `DEPTH`: what follows may call itself for each.
+    """Return a parsed value, once it is known not to be nested deeper than `DEPTH`.
+
+    The value is checked level by level, since what follows may call itself for each level.
 
     Raises:
         ValueError: it is, or an object has more names than `fields`.
@@ -197,7 +199,7 @@ def _bounded(value: Any, fields: int) -> Any:
 
 
 def readable(value: Any) -> Any:
-    """A JSON value with U+FFFD in place of half a surrogate pair, which neither tables, pages nor files can hold."""
+    """Return a JSON value with U+FFFD in place of half a surrogate pair, which no table, page or file can hold."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
@@ -206,7 +208,7 @@ def readable(value: Any) -> Any:
 
 
 def sendable(value: Any) -> Any:
-    """A JSON value as a page can send it: `readable`, and no whole number beyond 64 bits.
+    """Return a JSON value as a page can send it: `readable`, and no whole number beyond 64 bits.
 
     In place of such a number stands a float, or None where it is beyond all floats.
     """
@@ -218,7 +220,7 @@ def sendable(value: Any) -> Any:
 
 
 def parse_figure(text: str | bytes) -> Any:
-    """The value of a JSON text as a figure can hold it (`sendable`).
+    """Return the value of a JSON text as a figure can hold it (`sendable`).
 
     Raises:
         ValueError: as `parse_json`, or the text is none in UTF-8.
@@ -230,7 +232,7 @@ def parse_figure(text: str | bytes) -> Any:
 
 @contextmanager
 def foreign(refuse: Callable[[str], ProbeError]) -> Iterator[None]:
-    """Inside, another library reads a file; whatever it raises is handed on as the error that `refuse` makes.
+    """Hand on whatever another library raises inside, where it reads a file, as the error that `refuse` makes.
 
     Args:
         refuse: from the reason in a few words to the error.
@@ -246,6 +248,6 @@ def foreign(refuse: Callable[[str], ProbeError]) -> Iterator[None]:
 
 
 def short(error: object) -> str:
-    """The first sentence of a message, on one line; of an error of the system without its number and path."""
+    """Return the first sentence of a message, on one line; of a system error without its number and path."""
     error = error.strerror if isinstance(error, OSError) and error.strerror else error
     return " ".join(str(error).split()).partition(". ")[0][:240] or type(error).__name__

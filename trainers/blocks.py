@@ -18,7 +18,9 @@ from probe.model.text import unwrap
 
 
 def blocks_of(model: nn.Module) -> nn.ModuleList:
-    """The blocks of a causal language model: its list of modules with as many entries as the configuration has layers.
+    """Return the blocks of a causal language model.
+
+    They are its list of modules with as many entries as the configuration has layers.
 
     Raises:
         ConfigError: there is no such list.

@@ -38,7 +38,7 @@ class State:
 
 
 def last_checkpoint(config: TrainConfig) -> Path | None:
-    """The newest checkpoint of the run that `config` resumes; None for a new run, or before the first one."""
+    """Return the newest checkpoint of the run that `config` resumes; None for a new run, or before the first one."""
     checkpoints = open_run(config.out).checkpoints() if config.resume else []
     return checkpoints[-1].path if checkpoints else None
 

@@ -161,7 +161,7 @@ def samples(argv: Sequence[str]) -> int:
 
 
 def parse_training(kind: type[T], argv: Sequence[str], method: str) -> T:
-    """The config that the command line asks for; with --resume what is not given is as the run has it.
+    """Parse the command line into a config; with --resume, options that are not given keep the values of the run.
 
     Raises:
         ConfigError, RunError: see `probe.options.parse`, and a run that cannot be read or is of another method.

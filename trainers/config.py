@@ -157,12 +157,12 @@ class TrainConfig:
             raise ConfigError(f"{option(name)} is {getattr(self, name)}; expected {expected}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """The options as JSON values."""
+        """Return the options as JSON values."""
         return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The config that `to_dict` wrote; options that this version does not have are left out.
+        """Make a config from what `to_dict` wrote; leave out options that this version does not have.
 
         Raises:
             ConfigError: a value is not of its option's type.
@@ -427,11 +427,11 @@ class OnlineConfig(TrainConfig):
         return tuple(task for task in self.tasks if self.data == "world" and task not in OPEN)
 
     def logs(self, step: int) -> bool:
-        """Whether the metrics of a step are written."""
+        """Return whether the metrics of a step are written."""
         return step in (1, self.steps) or step % self.log_every == 0
 
     def records(self, step: int) -> bool:
-        """Whether completions of a step are recorded."""
+        """Return whether completions of a step are recorded."""
         return bool(self.rollouts_every) and (step in (1, self.steps) or step % self.rollouts_every == 0)
 
 
@@ -611,7 +611,7 @@ class ContinualConfig(TrainConfig):
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a JSON value, or one that was typed already, can be that of an option."""
+    """Return whether a JSON value, or one that was typed already, can be that of an option."""
     origin, parts = get_origin(kind) or kind, get_args(kind)
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in parts)

@@ -1,4 +1,4 @@
-"""Continual learning: phases of pretraining or SFT one after the other, and what each makes the model forget (E22).
+r"""Continual learning: phases of pretraining or SFT one after the other, and what each makes the model forget (E22).
 
 The losses are those of pretraining (E7) and SFT (E8), a strategy adds to them:
 
@@ -12,7 +12,7 @@ The optimiser goes on from phase to phase with its moments. One run is one strat
 
     probe train continual --out runs/plain --base base                              # the phases of the world
     probe train continual --out runs/ewc --base base --strategy ewc
-    probe train continual --out runs/law --base HuggingFaceTB/SmolLM2-135M --objective sft \\
+    probe train continual --out runs/law --base HuggingFaceTB/SmolLM2-135M --objective sft \
         --data contracts.jsonl,rulings.jsonl --old chats.jsonl --strategy replay --lora 16
 
 Logged besides the common metrics: `phase` (from 0), `accuracy/TASK` at each evaluation, and `ewc_penalty` (in `loss`).
@@ -66,7 +66,7 @@ class Continual(Method):
         self._step = 0
 
     def phase(self, step: int) -> int:
-        """The phase, from 0, that step 1, 2, ... belongs to."""
+        """Return the phase (counted from 0) to which step 1, 2, ... belongs."""
         return next(i for i, end in enumerate(self.ends) if step <= end)
 
     @property
@@ -76,17 +76,17 @@ class Continual(Method):
         return [round(self.config.steps * (i + 1) / n) for i in range(n)]
 
     def milestone(self, step: int) -> bool:
-        """Before training and after each phase."""
+        """Return whether `step` is before training (0) or the last one of a phase."""
         return step in (0, *self.ends)
 
     def batch(self, step: int) -> list[Any]:
-        """What the strategy makes of the phase's examples."""
+        """Return the examples that the strategy makes for a step, after telling it the phase of the step."""
         self._step = step
         self.strategy.leave(self.phase(step))
         return self.strategy.examples(step, self.phase(step))
 
     def loss(self, model: nn.Module, examples: Sequence[Any], detail: bool) -> Loss:
-        """The loss of the examples and the strategy's penalty, once for the whole batch."""
+        """Return the loss of the examples plus the strategy's penalty, which counts once for the whole batch."""
         loss = self.curriculum.kind.loss(model, examples, detail)
         penalty = self.strategy.penalty(model)
         if penalty is None:
@@ -95,7 +95,7 @@ class Continual(Method):
         return Loss(loss.total + penalty * loss.count, loss.count, loss.tokens, loss.metrics | metrics)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """The accuracy on every task; at the end of a phase it becomes a row of R."""
+        """Measure the accuracy on every task; before training and after each phase, add the scores to R as a row."""
         self.trainee.refresh()
         view = self.trainee.view
         with leave_undisturbed(view.model):
@@ -107,11 +107,11 @@ class Continual(Method):
         return {f"accuracy/{task.name}": float(scores.mean()) for task, scores in zip(self.tasks, row, strict=True)}
 
     def metrics(self) -> dict[str, float]:
-        """Which phase it is."""
+        """Return the number of the current phase."""
         return {"phase": float(self.phase(self._step))}
 
     def state(self) -> dict[str, Tensor]:
-        """The rows of R so far, and the strategy's state."""
+        """Return the rows of R so far, and the strategy's state."""
         columns = zip(*self.scores, strict=True)
         tensors = {f"scores/{j}": torch.from_numpy(np.stack(rows).astype(np.float64)) for j, rows in enumerate(columns)}
         return tensors | self.strategy.state()
@@ -123,13 +123,13 @@ class Continual(Method):
         self.strategy.restore(state)
 
     def columns(self) -> tuple[list[np.ndarray], np.ndarray | None]:
-        """The scores [rows, items] of each phase's task, and those of what the base knew."""
+        """Return the scores [rows, items] of each phase's task, and those of what the base knew (None without it)."""
         scores = [np.stack(rows) for rows in zip(*self.scores, strict=True)]
         n = len(self.curriculum.phases)
         return scores[:n], scores[n] if self.curriculum.old else None
 
     def headline(self, lm: LM) -> list[dict[str, Any]]:
-        """ACC, BWT, FWT and forgetting."""
+        """Compute ACC, BWT, FWT and forgetting."""
         return summary(*self.columns(), self.config.seed)
 
     def write(self) -> None:
@@ -163,7 +163,7 @@ class Continual(Method):
 
 
 def read_files(config: ContinualConfig) -> list[Rows[Any]]:
-    """The rows of the phases' files and of --old behind them, read before a model is loaded; none for the world.
+    """Read the files of the phases, and after them --old, before a model is loaded; return no rows for the world.
 
     Raises:
         DataError: a file cannot be used; see `probe.rows`.
@@ -177,7 +177,7 @@ def read_files(config: ContinualConfig) -> list[Rows[Any]]:
 def load_curriculum(
     session: Session, config: ContinualConfig, lm: LM, files: Sequence[Rows[Any]]
 ) -> tuple[probe.world.World | None, Curriculum]:
-    """The phases that the options ask for, and the world of the base if it has one.
+    """Load the world of the base, if it has one, and the phases that the options ask for.
 
     Raises:
         ConfigError: the world's phases were asked for and the base has no world, or not that many phases.

@@ -74,18 +74,18 @@ class Curriculum:
 
 
 def row_text(row: np.ndarray) -> Text:
-    """A row of tokens: all but the first are targets."""
+    """Return the tokens of a row without its padding, and which are targets: all but the first."""
     ids = row[row != PADDING].tolist()
     return ids, [False] + [True] * (len(ids) - 1)
 
 
 def demonstration_text(example: Demonstration) -> Text:
-    """A demonstration: what is learned of its completion are targets."""
+    """Return the tokens of a demonstration, and which are targets: those of its completion that are learned."""
     return [*example.prompt, *example.completion], [False] * len(example.prompt) + list(example.learned)
 
 
 def example_text(lm: LM, example: "np.ndarray | Demonstration") -> tuple[str, str]:
-    """An example as text: a demonstration's prompt and what follows it, or a row and nothing."""
+    """Decode an example: a demonstration to its prompt and its completion, a row to its text and an empty string."""
     tokenizer = lm.tokenizer
     if isinstance(example, Demonstration):
         prompt, right = example.prompt, example.completion
@@ -107,7 +107,7 @@ KINDS = {
 def world_curriculum(
     lm: LM, world: World, *, phases: int, objective: str, length: int, examples: int, questions: int, seed: int
 ) -> Curriculum:
-    """The phases of the world, after its corpus.
+    """Build the curriculum of the world: its phases, and its corpus as what the base knows already.
 
     Raises:
         ConfigError: the world has fewer phases.
@@ -145,7 +145,7 @@ def file_curriculum(
     seed: int,
     say: Callable[[str], None],
 ) -> Curriculum:
-    """One phase a file, of what `probe.continual.training.read_phases` gives.
+    """Build a curriculum with one phase a file, from what `probe.continual.training.read_phases` gives.
 
     Raises:
         DataError: a file cannot be used; the message says why.
@@ -180,14 +180,14 @@ def file_curriculum(
 
 
 def _once(prompts: Sequence[Any]) -> list[Any]:
-    """The prompts of several files without those of equal text, numbered through."""
+    """Keep one prompt of each text, where several files have the same, and number the kept ones from 0."""
     by_text = {prompt.text if isinstance(prompt, ProbePrompt) else str(prompt): prompt for prompt in prompts}
     kept = enumerate(by_text.values())
     return [replace(each, id=str(number)) if isinstance(each, ProbePrompt) else each for number, each in kept]
 
 
 def _prompts(world: World, phases: int) -> list[dict[str, Any]]:
-    """The world's prompts, and one about a person of each phase."""
+    """Return the world's probe prompts, and one about a person of each phase."""
     prompts = world.probe_prompts()
     for phase in range(phases):
         item = world.questions(f"phase_{phase}", 1, 0)[0]
@@ -197,7 +197,7 @@ def _prompts(world: World, phases: int) -> list[dict[str, Any]]:
 
 
 def _world_rows(lm: LM, world: World, n: int, length: int, group: str, seed: int) -> list[np.ndarray]:
-    """Rows of the documents of a phase, or of the corpus."""
+    """Pack the documents of a phase, or of the corpus, into rows."""
     phase = group.removeprefix("phase_")
     documents = world.phase_documents(int(phase), seed) if phase.isdecimal() else world.documents(seed)
     packed = islice(pack(documents, lm.tokenizer, length), n)
@@ -205,12 +205,15 @@ def _world_rows(lm: LM, world: World, n: int, length: int, group: str, seed: int
 
 
 def _world_answers(lm: LM, world: World, n: int, group: str, seed: int) -> list[Demonstration]:
-    """Questions about the people of a group with their answers."""
+    """Encode questions about the people of a group, with their answers."""
     return [encode_completion(lm, i.prompt, i.answers[0]) for i in world.questions(group, n, seed)]
 
 
 def _true_answers(world: World, items: Sequence[Item], lm: LM) -> np.ndarray:
-    """Which questions get a true answer, sampled once at temperature 1 with the same random numbers every time."""
+    """Sample one answer to each question and return which answers are true.
+
+    The temperature is 1, and the random numbers are the same every time.
+    """
     return np.array([verdict.kind == "true" for verdict in answer(lm, world, items, ANSWER_TOKENS, 0).verdicts])
 
 
@@ -241,7 +244,7 @@ def _file_demonstrations(
 
 @torch.no_grad()
 def _share_predicted(kind: Kind, examples: Sequence[Any], lm: LM) -> np.ndarray:
-    """The share of each example's targets that are the likeliest token."""
+    """Return the share of each example's targets that are the most probable token under the model."""
     scores = []
     for example in examples:
         logits, targets = predictions(lm.model, kind.text(example))

@@ -92,7 +92,7 @@ def dpo_loss(
     ref_rejected: Float[Tensor, " N"],
     beta: float,
 ) -> DPOLoss:
-    """- log sigma(beta [log pi/pi_ref (y+) - log pi/pi_ref (y-)]) of N pairs, in nats (E13).
+    """Return - log sigma(beta [log pi/pi_ref (y+) - log pi/pi_ref (y-)]) of N pairs, in nats (E13).
 
     Args:
         logp_chosen: log pi(y+ | x) summed over the tokens of y+; the gradient flows through it.
@@ -114,7 +114,7 @@ def conservative_loss(
     beta: float,
     label_smoothing: float,
 ) -> DPOLoss:
-    """DPO's loss where a share of the labels is taken to be flipped, in nats; with a share of 0 it is `dpo_loss`.
+    """Return DPO's loss where a share of the labels is taken to be flipped, in nats; a share of 0 gives `dpo_loss`.
 
     It is least where the margin of the log-ratios is log((1 - eps) / eps) / beta, so that no pair pulls for ever;
     `label_smoothing` is the share eps, from 0 to below 1/2, the rest is as in `dpo_loss`.
@@ -134,7 +134,7 @@ def ipo_loss(
     tokens_rejected: Int[Tensor, " N"],
     beta: float,
 ) -> DPOLoss:
-    """(mean log pi/pi_ref of the tokens of y+ - the same of y- - 1 / (2 beta))^2 of N pairs.
+    """Return (mean log pi/pi_ref of the tokens of y+ - the same of y- - 1 / (2 beta))^2 of N pairs.
 
     The sums of `dpo_loss` are divided by the numbers of tokens; an empty completion counts as one token. `beta` is the
     paper's tau.
@@ -155,7 +155,7 @@ LOSSES: Mapping[str, Callable[[Scores, float, float], DPOLoss]] = MappingProxyTy
 
 
 def pair_logprobs(model: nn.Module, pairs: Sequence[Pair]) -> tuple[TokenLogprobs, Float[Tensor, "N 2"]]:
-    """Token log-probabilities [2N L] of the pairs' completions and their sums: columns chosen, rejected."""
+    """Compute token log-probabilities [2N L] of the pairs' completions and their sums: columns chosen, rejected."""
     outputs = completion_logprobs(model, [p.prompt for p in pairs], [[p.chosen, p.rejected] for p in pairs])
     return outputs, outputs.values.sum(-1).view(-1, 2)
 
@@ -169,11 +169,11 @@ class DPO(Method):
         self.session, self.config, self.trainee, self.pairs = session, config, trainee, pairs
 
     def batch(self, step: int) -> list[Pair]:
-        """The pairs of a step; pass after pass over all of them."""
+        """Draw the pairs of a step, pass after pass over all pairs."""
         return [self.pairs[i] for i in draw(len(self.pairs), self.config.batch_size, step, self.config.seed)]
 
     def loss(self, model: nn.Module, examples: Sequence[Pair], detail: bool) -> Loss:
-        """Sum over the pairs."""
+        """Return the loss summed over the pairs."""
         outputs, logps = pair_logprobs(model, examples)
         reference = torch.tensor([(p.ref_chosen, p.ref_rejected) for p in examples], device=logps.device)
         lengths = torch.tensor([(len(p.chosen), len(p.rejected)) for p in examples], device=logps.device)
@@ -200,7 +200,7 @@ class DPO(Method):
 
 @torch.no_grad()
 def with_reference(session: Session, model: nn.Module, pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs with the log-probabilities that `model` gives them now; the processes share the work."""
+    """Return the pairs with the log-probabilities that `model` gives them now; the processes share the work."""
     sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
     with session.autocast(), Bar("pairs scored by the reference", len(pairs), visible=session.main) as bar:
         for part in session.shares(range(len(pairs))):
@@ -244,11 +244,12 @@ def train(config: DPOConfig) -> Run:
 def annotator_evaluation(
     session: Session, config: DPOConfig, trainee: Trainee, world: World | None, longest: int
 ) -> ReferenceEvaluation | None:
-    """The annotator's expected utility as reward; the optimum is that of the Bradley-Terry fit to their preferences.
+    """Make the reference evaluation; for the world's pairs the reward is the annotator's expected utility.
 
-    The two differ where the annotator checks correctness only sometimes: no Bradley-Terry model gives such preferences
-    exactly, and the loss has its minimum at the nearest one (`probe.rewards.answers.preference_rewards`). IPO averages
-    over tokens, so that no beta is its own: there the distance is that to the frontier.
+    The optimum is that of the Bradley-Terry fit to the annotator's preferences. It differs from the optimum of the
+    reward where the annotator checks correctness only sometimes: no Bradley-Terry model gives such preferences exactly,
+    and the loss has its minimum at the nearest one (`probe.rewards.answers.preference_rewards`). IPO averages over
+    tokens, so that no beta belongs to it: there the distance is that to the frontier.
     """
     if world is None or config.data != "world":
         return ReferenceEvaluation.of(session, trainee, world, beta=config.beta, rollouts=True, longest=longest)

@@ -31,7 +31,7 @@ Text = tuple[Ids, Sequence[bool]]
 
 
 def ewc_penalty(model: nn.Module, fisher: Values, anchor: Values, strength: float) -> Float[Tensor, ""]:
-    """(lambda / 2) sum_i F_i (theta_i - theta*_i)^2 over the parameters that are named, in nats (E22).
+    """Return (lambda / 2) sum_i F_i (theta_i - theta*_i)^2 over the parameters that are named, in nats (E22).
 
     Args:
         model: the gradient flows into its parameters.
@@ -48,7 +48,7 @@ def ewc_penalty(model: nn.Module, fisher: Values, anchor: Values, strength: floa
 
 
 def predictions(model: nn.Module, text: Text) -> tuple[Float[Tensor, "K V"], Int[Tensor, " K"]]:
-    """The logits at which the K targets of a text are predicted, and the targets."""
+    """Return the logits that predict the K targets of a text, and the targets."""
     ids, flags = text
     at = torch.tensor([i for i, target in enumerate(flags) if target], dtype=torch.long)
     logits = whole_logits(model, [ids])[0]
@@ -58,7 +58,7 @@ def predictions(model: nn.Module, text: Text) -> tuple[Float[Tensor, "K V"], Int
 def fisher_information(
     model: nn.Module, texts: Sequence[Text], seeds: Sequence[int] | None
 ) -> tuple[dict[str, Tensor], int]:
-    """Sum over the texts of the squared gradient of each one's log-likelihood, and the number of their targets.
+    """Sum the squared gradients of the texts' log-likelihoods over the texts, and count the targets of the texts.
 
     Args:
         model: in evaluation mode; the gradients it holds stay as they are.

@@ -88,13 +88,13 @@ class Weights(NamedTuple):
 
 
 def imitation_weights(logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"]) -> Weights:
-    """1 / n at each of the n tokens of `mask`: pretraining (E7) and SFT (E8)."""
+    """Return 1 / n at each of the n tokens of `mask`: pretraining (E7) and SFT (E8)."""
     values = mask.to(logprobs.dtype) / mask.sum().clamp(min=1)
     return Weights(values, torch.zeros_like(values))
 
 
 def selection_weights(logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"], kept: Bool[Tensor, " N"]) -> Weights:
-    """1 / n at each of the n tokens of the samples that are `kept`, 0 at those of the others: RSFT (E14)."""
+    """Return 1 / n at each of the n tokens of the samples that are `kept`, 0 at those of the others: RSFT (E14)."""
     return imitation_weights(logprobs, mask & kept[:, None])
 
 
@@ -106,7 +106,9 @@ def pair_weights(
     loss: str = DPOConfig.loss,
     label_smoothing: float = DPOConfig.label_smoothing,
 ) -> Weights:
-    """Of one size and opposite sign for the completions of a pair: DPO, conservative DPO and IPO (E13, E13').
+    """Return weights of opposite sign for the completions of a pair: DPO, conservative DPO and IPO (E13, E13').
+
+    Both completions have weights of one size: at each token, or with IPO in the sum over their tokens.
 
     Args:
         logprobs: rows 0, 2, ... are the chosen completions, rows 1, 3, ... the rejected ones of the same pairs.
@@ -147,7 +149,7 @@ def clipped_weights(
     epsilon: float,
     epsilon_high: float,
 ) -> Float[Tensor, "N L"]:
-    """A r_t with r_t = pi / pi_old, and 0 where the clip takes the gradient away (E11); not divided by anything."""
+    """Return A r_t with r_t = pi / pi_old, or 0 where the clip removes the gradient (E11); there is no denominator."""
     ratio = (logprobs - old).exp()
     clipped = ((advantages > 0) & (ratio > 1 + epsilon_high)) | ((advantages < 0) & (ratio < 1 - epsilon))
     return (advantages * ratio).where(mask & ~clipped, 0)
@@ -160,7 +162,7 @@ def policy_weights(
     advantages: Float[Tensor, "N L"],
     epsilon: float = RLHFConfig.epsilon,
 ) -> Weights:
-    """A_t r_t / n where the clip does not act: RLHF by PPO (E11). The KL is in the advantages.
+    """Return A_t r_t / n where the clip does not act: RLHF by PPO (E11). The KL is in the advantages.
 
     Args:
         logprobs: log pi.
@@ -174,7 +176,9 @@ def policy_weights(
 
 
 def kl_weights(drift: Float[Tensor, "N L"], ratio: Float[Tensor, "N L"], estimator: str) -> Float[Tensor, "N L"]:
-    """- d k / d log pi of an estimator of KL(pi || pi_ref) at each token, from x = log pi / pi_ref and pi / pi_old.
+    """Return - d k / d log pi of an estimator k of KL(pi || pi_ref) at each token.
+
+    It is computed from x = log pi / pi_ref (`drift`) and pi / pi_old (`ratio`).
 
     Raises:
         ConfigError: another estimator.
@@ -203,7 +207,7 @@ def group_weights(
     epsilon: float = RLVRConfig.epsilon,
     epsilon_high: float = RLVRConfig.epsilon_high,
 ) -> Weights:
-    """c_t (A r_t + beta k_t), the first term where the clip does not act: RLVR by GRPO, Dr. GRPO and DAPO (E15).
+    """Return c_t (A r_t + beta k_t), the first term where the clip does not act: RLVR by GRPO, Dr. GRPO and DAPO (E15).
 
     Args:
         logprobs: log pi.
@@ -241,7 +245,7 @@ def value_weights(
     epsilon: float = RLHFConfig.epsilon_value,
     vf_coef: float = RLHFConfig.vf_coef,
 ) -> Float[Tensor, "N L"]:
-    """v_t = - dL / dV_t = - vf_coef (V_t - return_t) / n, 0 where the clip acts: the value head of RLHF (E11).
+    """Return v_t = - dL / dV_t = - vf_coef (V_t - return_t) / n, 0 where the clip acts: the value head of RLHF (E11).
 
     The clip acts where V_t is further than `epsilon` (0: any distance) from the old value and its error is below that
     of the bound.
@@ -272,7 +276,7 @@ class Gradient:
     """v_t; constant."""
 
     def objective(self) -> Float[Tensor, ""]:
-        """sum_t w_t log pi(y_t) + sum_t v_t V_t: its gradient is that of the mean loss with its sign turned."""
+        """Return sum_t w_t log pi(y_t) + sum_t v_t V_t, whose gradient is minus that of the mean loss."""
         total = (self.weights.values * self.logprobs).sum()
         if self.values is None or self.value_weights is None:
             return total
@@ -280,7 +284,7 @@ class Gradient:
 
 
 def token_weights(method: str, logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"], **facts: Any) -> Weights:
-    """w_t of a method from the log-probabilities of tokens and what the method knows of them.
+    """Compute w_t of a method from the log-probabilities of tokens and what the method knows of them.
 
     Args:
         method: pretrain, sft, rsft, dpo, rlhf or rlvr.
@@ -306,7 +310,7 @@ def token_weights(method: str, logprobs: Float[Tensor, "N L"], mask: Bool[Tensor
 
 
 def read(config: TrainConfig, model: nn.Module, examples: Sequence[Any]) -> Gradient:
-    """The gradient of a trainer's batch, token by token.
+    """Compute the gradient of a trainer's batch, token by token.
 
     Args:
         config: of the method; what its loss reads of it counts.
@@ -322,7 +326,7 @@ def read(config: TrainConfig, model: nn.Module, examples: Sequence[Any]) -> Grad
 
 
 def gradient_gap(config: TrainConfig, loss: LossFunction, model: nn.Module, examples: Sequence[Any]) -> float:
-    """How far the weighted sum is from the gradient of a trainer's own loss: 0 up to rounding.
+    """Measure how far the weighted sum is from the gradient of a trainer's own loss: 0 up to rounding.
 
     Returns:
         The largest of |difference| / |own gradient| over the parameters, both by autograd as Euclidean norms; a
@@ -487,7 +491,7 @@ class SideBySide(Drawable):
     """What `table` gives."""
 
     def table(self) -> pd.DataFrame:
-        """One row a method and token that it learns from.
+        """Return one row for each method and token that it learns from.
 
         Columns: method, source, completion (its number from 0), reward, position (in prompt and completion, from 0),
         id, token, weight (w_t) and kl (the part of it that comes from a KL in the loss).
@@ -495,7 +499,7 @@ class SideBySide(Drawable):
         return self.rows.copy()
 
     def figure(self, relative: bool = False) -> "go.Figure":
-        """One panel a method, a row a completion: tokens coloured by w_t, on one scale that is centred on zero.
+        """Draw one panel a method and one row a completion: tokens coloured by w_t, on one scale centred on zero.
 
         Args:
             relative: colour each method by the share of its own largest weight, where sizes differ by orders (IPO's
@@ -514,7 +518,7 @@ def side_by_side(
     reference: LM | None = None,
     configs: Mapping[str, TrainConfig] | None = None,
 ) -> SideBySide:
-    """w_t of every method for completions of one prompt, as in the first update of a step, where pi_old is pi.
+    """Compute w_t of every method for completions of one prompt, as in the first update of a step, where pi_old is pi.
 
     Pretraining and SFT learn the completion with the highest reward, pretraining with its prompt; DPO has it with that
     of the lowest reward as a pair; RSFT, RLHF and RLVR have all completions as samples. RLHF's value head is a new one,
@@ -564,7 +568,7 @@ class _Case:
     rewards: list[float]
 
     def table(self, title: str, config: TrainConfig) -> pd.DataFrame:
-        """The rows of one method."""
+        """Return the rows of one method: one for each token of each completion that it uses."""
         kind = _kind(config)
         model, examples, numbers = self.examples(config)
         gradient = kind.read(config, model, examples)
@@ -580,7 +584,7 @@ class _Case:
         return pd.DataFrame(rows, columns=names)
 
     def examples(self, config: TrainConfig) -> tuple[nn.Module, list[Any], list[int]]:
-        """Model, examples, and the number of the completion in each row of their gradient."""
+        """Return the model, the examples, and the number of the completion in each row of their gradient."""
         best, worst = (self.rewards.index(end) for end in (max(self.rewards), min(self.rewards)))
         model, prompt, every = self.lm.model, self.encoded[0].prompt, list(range(len(self.rewards)))
         match config:
@@ -606,12 +610,12 @@ class _Case:
         raise AssertionError(config)
 
     def logprobs(self, lm: LM, completions: list[list[int]], temperature: float) -> list[list[float]]:
-        """log pi of each token of completions."""
+        """Return log pi of each token of the completions under `lm`."""
         values = completion_logprobs(lm.model, [self.encoded[0].prompt], [completions], temperature=temperature).values
         return [row[: len(ids)] for row, ids in zip(values.tolist(), completions, strict=True)]
 
     def group(self, config: OnlineConfig) -> Group:
-        """All completions as the policy would have sampled them."""
+        """Return all completions as the policy would have sampled them."""
         ids = [example.completion for example in self.encoded]
         policy, reference = (self.logprobs(lm, ids, config.temperature) for lm in (self.lm, self.reference))
         columns = zip(ids, self.texts, policy, reference, self.rewards, strict=True)

@@ -58,7 +58,7 @@ class Objective(nn.Module):
         self.model, self._loss = model, loss
 
     def forward(self, examples: Sequence[Any], detail: bool) -> Loss:
-        """The loss of `examples`."""
+        """Compute the loss of `examples`."""
         return self._loss(self.model, examples, detail)
 
 
@@ -80,7 +80,7 @@ class Outcome(NamedTuple):
 
 
 def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
-    """The updates of one step together: means of loss, norm and metrics, the sum of the tokens."""
+    """Combine the updates of one step: the means of loss, norm and metrics, and the sum of the tokens."""
     if len(outcomes) == 1:
         return outcomes[0]
     n = max(len(outcomes), 1)
@@ -135,7 +135,7 @@ def take_step(
 
 
 def _sums(session: Session, losses: Sequence[Loss], stop: bool) -> tuple[float, float, float, float, dict[str, float]]:
-    """Loss, count, tokens, requests to stop and mean metrics over all parts of all processes."""
+    """Return loss, count, tokens, requests to stop and mean metrics over all parts of all processes."""
     names = list(losses[0].metrics)
     flat = [sum(float(loss.total) for loss in losses), sum(loss.count for loss in losses)]
     flat += [sum(loss.tokens for loss in losses), float(stop)]
@@ -157,11 +157,11 @@ class Method(ABC):
     """What is trained."""
 
     def batch(self, step: int) -> Sequence[Any]:
-        """The examples of step 1, 2, ...; on every process the same, and the same after a resume."""
+        """Return the examples of step 1, 2, ...: the same on every process, and the same after a resume."""
         return ()
 
     def batches(self, step: int) -> Iterable[Sequence[Any]]:
-        """The examples of each optimiser update of a step; a method that samples first has several of them.
+        """Yield the examples of each optimiser update of a step; a method that samples first makes several updates.
 
         Each is drawn after the update before it. No checkpoint lies between the updates of a step, so what was
         sampled for them need not be saved.
@@ -169,27 +169,30 @@ class Method(ABC):
         yield self.batch(step)
 
     def milestone(self, step: int) -> bool:
-        """Whether to evaluate and capture after `step` (0: before training), however often the options ask for it."""
+        """Return whether to evaluate and capture after `step` (0: before training), whatever the options ask for."""
         return False
 
     @abstractmethod
     def loss(self, model: nn.Module, examples: Sequence[Any], detail: bool) -> Loss:
-        """The loss of a part of a batch under `trainee.module`, with metrics if `detail`."""
+        """Return the loss of a part of a batch under `trainee.module`, with metrics if `detail`."""
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Metrics on held-out data, empty if there are none; every process calls it, in eval mode without gradients."""
+        """Compute metrics on held-out data, empty if there are none.
+
+        Every process calls it, in eval mode without gradients.
+        """
         return {}
 
     def metrics(self) -> dict[str, float]:
-        """Further figures of the step just taken, equal on every process."""
+        """Return further figures of the step just taken, equal on every process."""
         return {}
 
     def rollouts(self) -> Sequence[Mapping[str, Any]]:
-        """Completions sampled in the step just taken, as far as they are to be recorded (docs/runs.md)."""
+        """Return completions sampled in the step just taken, as far as they are to be recorded (docs/runs.md)."""
         return ()
 
     def state(self) -> dict[str, Tensor]:
-        """What a resume needs beside weights, optimiser and counters."""
+        """Return what a resume needs in addition to weights, optimiser and counters."""
         return {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -295,7 +298,7 @@ def _steps(
 
 
 def evaluate(session: Session, method: Method) -> dict[str, float]:
-    """The method's metrics on held-out data."""
+    """Compute the method's metrics on held-out data."""
     module = method.trainee.module.eval()
     with torch.no_grad(), session.autocast():
         return method.evaluate(module)
@@ -314,7 +317,7 @@ class Pace:
         self._steps, self._seconds = self._steps + 1, self._seconds + time.perf_counter() - self._started
 
     def row(self, outcome: Outcome, lr: float, state: State) -> dict[str, float]:
-        """The metrics of a step (names as in docs/metrics.md); begins a new interval."""
+        """Return the metrics of a step (names as in docs/metrics.md), and begin a new interval."""
         tokens = outcome.tokens * self._steps if self._tokens < 0 else state.num_tokens - self._tokens
         speed = {"tokens_per_second": tokens / self._seconds, "step_time": self._seconds / self._steps}
         self._steps, self._seconds, self._tokens = 0, 0.0, state.num_tokens
@@ -327,7 +330,7 @@ def _note(row: dict[str, float]) -> str:
 
 
 def draw(n: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Which of `n` examples make up step 1, 2, ...: pass after pass over all of them, each in an order of its own."""
+    """Draw the examples of step 1, 2, ... from `n`: pass after pass over all of them, each in a new order."""
     first = (step - 1) * batch_size
     return [int(_order(n, seed, at // n)[at % n]) for at in range(first, first + batch_size)]
 

@@ -77,7 +77,10 @@ class LoRATrainee(Trainee):
         adapters.restore(self._peft, directory, head)
 
     def reference(self) -> Reference:
-        """The base: the model with the adapter switched off, whatever the adapter has learnt. It takes no memory."""
+        """Return the base: the model with the adapter switched off, whatever the adapter has learnt.
+
+        It takes no additional memory.
+        """
         return Reference(self._base)
 
     @property
@@ -86,7 +89,7 @@ class LoRATrainee(Trainee):
         return self._base.weights_fingerprint
 
     def _layers(self) -> "list[tuple[str, LoraLayer]]":
-        """The adapted layers by their names in the base."""
+        """Return the adapted layers, each with its name in the base."""
         from peft.tuners.lora import LoraLayer
 
         modules = self._peft.get_base_model().named_modules()
@@ -94,7 +97,7 @@ class LoRATrainee(Trainee):
 
 
 def attach(lm: LM, config: TrainConfig) -> "PeftModel":
-    """`lm.model` with a new adapter, the same for equal seeds; all its own weights are frozen.
+    """Put a new adapter on `lm.model`, the same for equal seeds, and freeze all weights of the model itself.
 
     Raises:
         ConfigError: --lora-targets names no linear layer, or layers that an adapter cannot be put on.
@@ -130,7 +133,7 @@ def attach(lm: LM, config: TrainConfig) -> "PeftModel":
 
 
 def linear_layers(model: PreTrainedModel) -> list[str]:
-    """The last parts of the names of all linear layers but the unembedding: what an adapter is put on by default."""
+    """Return the last parts of the names of all linear layers but the unembedding, an adapter's default targets."""
     unembedding = model.get_output_embeddings()
     layers = [
         (name, module)
@@ -141,5 +144,5 @@ def linear_layers(model: PreTrainedModel) -> list[str]:
 
 
 def _matches(name: str, targets: list[str]) -> bool:
-    """Whether peft takes the layer `name` for one of `targets`."""
+    """Return whether peft takes the layer `name` for one of `targets`."""
     return any(name == target or name.endswith(f".{target}") for target in targets)

@@ -60,14 +60,14 @@ def _updated(weight: nn.Parameter) -> Tensor:
 
 
 def take_gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """The gradients that the next step is made of; to be scaled in place."""
+    """Collect the gradients that the next step uses; they may be scaled in place."""
     if isinstance(optimizer, Optimizer):
         optimizer.collect()
     return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The learning rate of step 1, 2, ..., `config.steps`: a linear rise, then the schedule down to `final_lr`."""
+    """Return the learning rate of step 1, 2, ..., `config.steps`: a linear rise, then the schedule to `final_lr`."""
     warmup = config.warmup_steps
     if step <= warmup:
         return config.lr * step / warmup

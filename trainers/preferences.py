@@ -1,7 +1,7 @@
-"""Preference pairs as token ids: from the world's annotators, or from JSON lines with prompt, chosen and rejected.
+r"""Preference pairs as token ids: from the world's annotators, or from JSON lines with prompt, chosen and rejected.
 
 The prompt may be missing. It is then what chosen and rejected begin with alike: of strings up to the last
-"\\n\\nAssistant:" (hh-rlhf), of messages up to the first that differs. Strings and messages may be mixed, as in TRL's
+"\n\nAssistant:" (hh-rlhf), of messages up to the first that differs. Strings and messages may be mixed, as in TRL's
 conversational formats: beside messages a prompt is said by the user and a completion by the assistant. Completions
 that repeat the messages of the prompt lose them.
 """
@@ -83,7 +83,7 @@ class Preferences:
 
 
 def read_preferences(config: PreferenceConfig) -> Rows[Row] | None:
-    """The rows of the file of pairs, read before a model is loaded; None for the world's pairs.
+    """Read the rows of the file of pairs before a model is loaded; return None for the world's pairs.
 
     Raises:
         DataError: the file cannot be used; see `probe.rows`.
@@ -95,7 +95,7 @@ def read_preferences(config: PreferenceConfig) -> Rows[Row] | None:
 
 
 def _check_pair(row: Row) -> Row:
-    """The row, if it has the columns of a pair; one of KTO's form is told what to do."""
+    """Return the row if it has the columns of a pair; for a row in KTO's form, the error says what to do."""
     if {"completion", "label"} <= set(row.values) and not COMPLETIONS.keys() & row.values.keys():
         raise DataError(
             f"{row.where} has a completion with a label (KTO's form), which is no pair: put each completion labelled"
@@ -108,7 +108,7 @@ def _check_pair(row: Row) -> Row:
 def load_preferences(
     session: Session, config: PreferenceConfig, lm: LM, rows: Rows[Row] | None
 ) -> tuple[World | None, Preferences]:
-    """The pairs that the options ask for, and the world of the base if it has one.
+    """Load the world of the base, if it has one, and the pairs that the options ask for.
 
     Raises:
         ConfigError: the world's pairs were asked for and the base has no world.
@@ -130,7 +130,7 @@ def load_preferences(
 
 
 def world_preferences(lm: LM, world: World, annotator: Annotator, n: int, seed: int, sampled: bool) -> Preferences:
-    """`n` pairs that the annotator labels: of the model's own samples, or of the world's candidate answers."""
+    """Make `n` pairs that the annotator labels: of the model's own samples, or of the world's candidate answers."""
 
     def sample(prompts: list[str], k: int) -> list[list[str]]:
         texts: list[str] = []
@@ -145,7 +145,7 @@ def world_preferences(lm: LM, world: World, annotator: Annotator, n: int, seed: 
 
 
 def file_preferences(lm: LM, rows: Rows[Row], report: Callable[[str], None]) -> Preferences:
-    """The pairs of a file. A pair that is longer than the model's context is left out and counted, never cut.
+    """Encode the pairs of a file; pairs that are longer than the model's context are left out and counted, never cut.
 
     Args:
         lm: the model to train.
@@ -171,7 +171,7 @@ def file_preferences(lm: LM, rows: Rows[Row], report: Callable[[str], None]) -> 
 
 
 def pair_prompts(lm: LM, pairs: Sequence[Pair]) -> list[ProbePrompt]:
-    """The first pairs as prompts to capture on: chosen and rejected completion are the answers."""
+    """Make prompts to capture on from the first pairs; the chosen and the rejected completion are the answers."""
     origin = "The answers are the chosen and the rejected completion of this prompt in the data."
     return answered_prompts(
         lm,
@@ -183,7 +183,7 @@ def pair_prompts(lm: LM, pairs: Sequence[Pair]) -> list[ProbePrompt]:
 
 
 def encode_pair(lm: LM, prompt: Any, chosen: Any, rejected: Any) -> Pair:
-    """The ids of a pair; text completions get the end token, conversations end as the chat template ends them."""
+    """Encode a pair; text completions get the end token, conversations end as the chat template ends them."""
     text = lm.prompt_text(prompt)
     end = [] if lm.tokenizer.eos_token_id is None or not isinstance(chosen, str) else [lm.tokenizer.eos_token_id]
     texts = text, completion_text(lm, prompt, chosen), completion_text(lm, prompt, rejected)
@@ -193,7 +193,7 @@ def encode_pair(lm: LM, prompt: Any, chosen: Any, rejected: Any) -> Pair:
 
 
 def completion_text(lm: LM, prompt: Any, completion: Any) -> str:
-    """A completion as text: itself, or what the chat template adds for its messages after the prompt.
+    """Return a completion as text: itself, or what the chat template adds for its messages after the prompt.
 
     Raises:
         DataError: the template refuses the messages, or writes the prompt differently when an answer follows.
@@ -211,7 +211,7 @@ def completion_text(lm: LM, prompt: Any, completion: Any) -> str:
 
 
 def with_prompt(row: Row) -> Row:
-    """The row with prompt, chosen and rejected in one form: all strings, or all messages.
+    """Return the row with prompt, chosen and rejected in one form: all strings, or all messages.
 
     Raises:
         DataError: there is no prompt, the completions are equal, or the margin is no number.
@@ -235,7 +235,7 @@ def with_prompt(row: Row) -> Row:
 
 
 def _margin(row: Row) -> float | None:
-    """The number in the column `margin`, which is text in a CSV file; None where the cell is empty."""
+    """Return the number in the column `margin`, which is text in a CSV file; None where the cell is empty."""
     value = row.values["margin"]
     if value is None or value == "":
         return None
@@ -249,13 +249,13 @@ def _margin(row: Row) -> float | None:
 
 
 def common_prompt(chosen: str, rejected: str) -> str:
-    """What two texts begin with alike, up to the last "\\n\\nAssistant:" in it; empty where there is none."""
+    r"""Return the common beginning of two texts, up to the last "\n\nAssistant:" in it; empty where there is none."""
     common = chosen[: _alike(chosen, rejected)]
     return common[: common.rfind(TURN) + len(TURN)] if TURN in common else ""
 
 
 def _messages(prompt: Any, chosen: Any, rejected: Any) -> tuple[list[Any], list[Any], list[Any]]:
-    """Prompt, chosen and rejected as messages; the prompt is empty where none is given and none is common."""
+    """Return prompt, chosen and rejected as messages; the prompt is empty where none is given and none is common."""
     turns = as_messages("user", prompt) if prompt else []
     sides = [as_messages("assistant", side) for side in (chosen, rejected)]
     common = sides[0][: min(_alike(*sides), *(len(side) - 1 for side in sides))]  # a completion is not empty
@@ -266,7 +266,7 @@ def _messages(prompt: Any, chosen: Any, rejected: Any) -> tuple[list[Any], list[
 
 
 def _alike(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """How many letters or messages two of them begin with alike."""
+    """Count the letters or messages that two sequences share at their beginning."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 

@@ -86,7 +86,7 @@ class Corpus:
 def world_corpus(
     world: World, tokenizer: PreTrainedTokenizerBase, *, length: int, batch_size: int, seed: int
 ) -> Corpus:
-    """The world's endless stream of documents, packed into rows of `length`, and other documents as held-out rows."""
+    """Pack the world's endless stream of documents into rows of `length`, and other documents into held-out rows."""
     documents = list(islice(world.documents(derive_seed(seed, 1)), WORLD_HELD_OUT))
     packed = list(pack(documents, tokenizer, length))
     kinds = np.stack([kinds for _, kinds in packed])
@@ -122,7 +122,7 @@ def _drop_padding(packed: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[n
 
 
 def hold_out(documents: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Documents to train on and documents to measure on: every 20th, or with few of them the last 20th of each."""
+    """Hold out documents to measure on: every 20th, or with few documents the last 20th of each."""
     if len(documents) >= HELD_OUT:
         flags = [i % HELD_OUT == HELD_OUT - 1 for i in range(len(documents))]
         return (
@@ -135,7 +135,7 @@ def hold_out(documents: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _cut_place(document: str) -> int:
-    """Where the last 20th begins, at the start of a line if one is near."""
+    """Find where the last 20th begins, at the start of a line if one is near."""
     cut = len(document) - max(len(document) // HELD_OUT, 1)
     line = document.rfind("\n", 0, cut) + 1
     return line if line > 0.9 * cut else cut
@@ -151,7 +151,7 @@ def file_corpus(
     batch_size: int,
     seed: int,
 ) -> Corpus:
-    """Rows of `length` tokens cut out of the documents of a file.
+    """Build a corpus of rows of `length` tokens, cut out of the documents of a file.
 
     Raises:
         DataError: the text does not fill a single row.
@@ -175,7 +175,7 @@ def file_corpus(
 
 
 def _first(documents: Sequence[str], letters: int) -> Iterator[str]:
-    """The first documents up to a number of characters; the last of them may be cut."""
+    """Yield the first documents up to a number of characters; the last of them may be cut."""
     for document in documents:
         if letters > 0:
             yield document[:letters]
@@ -183,7 +183,7 @@ def _first(documents: Sequence[str], letters: int) -> Iterator[str]:
 
 
 def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """The ids of all documents in one array, each ended by the end token if there is one."""
+    """Return the ids of all documents in one array, each document ended by the end token if there is one."""
     ids: list[np.ndarray] = []
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for document in documents:
@@ -193,7 +193,10 @@ def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np
 
 
 def cut_rows(ids: np.ndarray, front: Sequence[int], length: int) -> np.ndarray:
-    """Rows [N T] in which every id is a target once: each begins with `front`, or else with the last id before it."""
+    """Cut ids into rows [N T] in which every id is a target once.
+
+    Each row begins with `front`, or else with the last id before it.
+    """
     step, lead = (length - len(front), len(front)) if front else (length - 1, 0)
     starts = np.arange(0, max(len(ids) - (0 if front else 1), 1), step)
     rows = np.full((len(starts), length), PADDING, dtype=np.int32)
@@ -205,7 +208,7 @@ def cut_rows(ids: np.ndarray, front: Sequence[int], length: int) -> np.ndarray:
 
 
 def _chunks(document: str) -> list[str]:
-    """A document in parts of some 64 k characters, cut after single line ends, where no token reaches across."""
+    """Cut a document into parts of about 64 k characters, after single line ends, which no token crosses."""
     if len(document) <= _CHUNK:
         return [document]
     cuts = [0]
@@ -223,7 +226,7 @@ BYTES = 256
 def train_tokenizer(
     texts: Iterable[str], kind: Literal["char", "bpe"], vocab_size: int, context: int
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer for `texts` that puts `<bos>` first; decoding gives the text back to the letter.
+    """Train a tokenizer on `texts` that puts `<bos>` first; decoding gives back the exact text.
 
     Args:
         texts: what to learn from, taken once.
@@ -283,14 +286,14 @@ def _train_characters(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def pretrain_loss(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-    """- sum log pi(target) in nats over the targets that are not `PADDING` (E7); divide by their number."""
+    """Return - sum log pi(target) in nats over the targets that are not `PADDING` (E7); divide by their number."""
     return cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=PADDING, reduction="sum")
 
 
 def row_tensors(
     rows: Sequence[np.ndarray] | np.ndarray, device: torch.device
 ) -> tuple[Int[Tensor, "B T-1"], Int[Tensor, "B T-1"]]:
-    """What the model reads and what it is to say of rows [T]; padding is read as token 0 and never a target."""
+    """Return the inputs and the targets of rows [T]; padding is read as token 0 and is never a target."""
     ids = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(device)
     return ids[:, :-1].clamp(min=0), ids[:, 1:]
 
@@ -298,7 +301,7 @@ def row_tensors(
 def token_statistics(
     logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]
 ) -> tuple[float, float]:
-    """Sum of the entropies in nats, and number of targets that are the most probable token."""
+    """Return the sum of the entropies in nats, and the number of targets that are the most probable token."""
     with torch.no_grad():
         logprobs = logits[mask].float().log_softmax(-1)
         entropy = -(logprobs.exp() * logprobs).sum()
@@ -306,7 +309,7 @@ def token_statistics(
 
 
 def row_loss(model: nn.Module, rows: Sequence[np.ndarray], detail: bool) -> Loss:
-    """The loss of rows; padding stands at their end, where nothing that counts attends to it."""
+    """Return the loss of rows; padding stands at their end, where nothing that counts attends to it."""
     inputs, targets = row_tensors(rows, next(model.parameters()).device)
     mask = targets != PADDING
     logits = model(input_ids=inputs, use_cache=False).logits
@@ -327,15 +330,15 @@ class Pretraining(Method):
         self.session, self.trainee, self.corpus = session, trainee, corpus
 
     def batch(self, step: int) -> Sequence[np.ndarray]:
-        """The rows of a step."""
+        """Return the rows of a step."""
         return self.corpus.batch(step)
 
     def loss(self, model: nn.Module, examples: Sequence[np.ndarray], detail: bool) -> Loss:
-        """Sum over the targets."""
+        """Return the loss summed over the targets."""
         return row_loss(model, examples, detail)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Held-out loss by token, by byte and by kind of document; the processes share the rows."""
+        """Measure the held-out loss by token, by byte and by kind of document; the processes share the rows."""
         corpus, names = self.corpus, ["", *self.corpus.kind_names]
         sums, counts = np.zeros(len(names)), np.zeros(len(names))
         size = self.session.config.batch_size
@@ -394,7 +397,7 @@ def train(config: PretrainConfig) -> Run:
 
 
 def prepare(config: PretrainConfig, base: LM | None, documents: Rows[str] | None) -> tuple[LM, World | None, Corpus]:
-    """Model, world and rows; the tokenizer is the base's, the world's, or trained on the file."""
+    """Prepare model, world and rows; the tokenizer is the base's, the world's, or trained on the file."""
     if documents is None:
         world = (base and probe.world.of(base)) or World(config.world, config.world_seed)
         lm = base or LM.create(config.preset, world.tokenizer(), seed=config.seed)

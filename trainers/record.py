@@ -130,7 +130,7 @@ class Record:
                 self.session.accelerator.log(dict(values), step=step)
 
     def distance(self) -> dict[str, float]:
-        """How far the trainee is from the optimum of its objective, where the reference evaluation has one."""
+        """Measure how far the trainee is from the optimum of its objective, where the reference evaluation has one."""
         evaluation = self.origin.evaluation
         if not self.session.measures or evaluation is None or evaluation.optimum is None:
             return {}
@@ -159,7 +159,7 @@ class Record:
         self.session.accelerator.wait_for_everyone()
 
     def headline(self) -> list[dict[str, Any]] | None:
-        """The evaluation on the run's world, if it has one, and what the method's evaluators add."""
+        """Evaluate on the run's world, if it has one, and with the method's evaluators; return None without results."""
         n, origin = self.session.config.evaluate, self.origin
         world = origin.world
         if not self.session.measures or not n:
@@ -188,12 +188,12 @@ class Record:
             self.finish(status, message)
 
     def run(self) -> Run:
-        """The run to read, once everybody is done."""
+        """Wait until all processes are done, and return the run to read."""
         self.session.accelerator.wait_for_everyone()
         return open_run(self.session.config.out)
 
     def stop_error(self, reason: str) -> TrainingStopped:
-        """The error to raise when training cannot go on: it names the last good checkpoint."""
+        """Return the error to raise when training cannot go on; it names the last good checkpoint."""
         if self.saved is None:
             return TrainingStopped(f"{reason}; no checkpoint had been written yet, so start again with another --out.")
         if not self.saved.exists():
@@ -212,7 +212,7 @@ class Onlooker:
 
 
 def probe_prompts(session: Session, lm: LM, origin: Origin) -> tuple[list[ProbePrompt], str]:
-    """The prompts to capture on: the lines of --probe-prompts, or those that come with the data; none if switched off.
+    """Return the prompts to capture on: those of --probe-prompts, or those of the data; none without captures.
 
     A resumed run keeps those of the data that it has. Of prompts that come with the data, those that the tokenizer
     cannot read are left out; the sentence that names them is said, and given too.
@@ -254,7 +254,9 @@ def probe_prompts(session: Session, lm: LM, origin: Origin) -> tuple[list[ProbeP
 
 
 def read_probe_prompts(path: Path) -> list[Any]:
-    """The prompts of a file: one a line, or of JSON Lines (.jsonl) those in `text`, with `answers` and `kind` if given.
+    """Read the prompts of a file.
+
+    Each line is a prompt; in JSON Lines (.jsonl), the prompt of a row is in `text`, with `answers` and `kind` if given.
 
     Raises:
         DataError: it cannot be read, or a row has no text, or answers that are no list of texts.
@@ -298,7 +300,10 @@ ANSWER_LETTERS = 24
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of a folder's files, by which a resumed run knows its data."""
+    """Return the SHA-256 of a file, or of the names and contents of a folder's files.
+
+    A resumed run recognises its data by it.
+    """
     if path.is_dir():
         files = sorted(each for each in path.rglob("*") if each.is_file())
         names = [f"{each.relative_to(path).as_posix()} {file_hash(each)}" for each in files]
@@ -326,7 +331,7 @@ def data_texts(*files: Iterable[Row | str] | None) -> Iterator[str]:
 
 
 def capture_prompts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], count: int = 4) -> list[Prompt]:
-    """The first texts that the tokenizer reads whole and that are short enough to capture on.
+    """Return the first texts that the tokenizer reads whole and that are short enough to capture on.
 
     If all are long, the first of them is cut to that length. If none is read whole, the first are taken without the
     letters or words that the tokenizer does not know, which their `note` names.
@@ -352,7 +357,7 @@ def capture_prompts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], co
 
 
 def _without(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], words: Sequence[str]) -> list[Prompt]:
-    """What is left of a text without the words or letters that the tokenizer does not know, if anything."""
+    """Return a text without the words or letters that the tokenizer does not know; nothing if none of it is left."""
     unknown = unknown_tokens(tokenizer)
     known = [token for token in ids if token not in unknown][:CAPTURE_TOKENS]
     rest = " ".join(str(tokenizer.decode(known, skip_special_tokens=True)).split())
@@ -373,7 +378,7 @@ class Answered(NamedTuple):
 
 
 def answered_prompts(lm: LM, items: Iterable[Answered], count: int = 4) -> list[ProbePrompt]:
-    """The first prompts to capture on, with their answers followed from the first token that differs.
+    """Return the first prompts to capture on, with their answers followed from the first token that differs.
 
     Prompts are taken that are short enough with what their answers share; if all are long, the end of the first. Where
     no token tells the answers apart, the prompt has none.
@@ -420,12 +425,12 @@ def _answered(lm: LM, item: Answered, name: str) -> ProbePrompt:
 
 
 def _without_bos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """A prompt as text, without the beginning token that the tokenizer adds by itself."""
+    """Decode a prompt without the beginning token that the tokenizer adds by itself."""
     return str(tokenizer.decode(list(ids[ids[0] == tokenizer.bos_token_id :])))
 
 
 def _words(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The beginning of an answer as text."""
+    """Decode the beginning of an answer."""
     part = list(ids[:ANSWER_LETTERS])
     text = tokenizer.decode(part, skip_special_tokens=True).strip() or tokenizer.decode(part)
     text = " ".join(text.split())
@@ -433,7 +438,7 @@ def _words(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def _cut(lm: LM, prompt: ProbePrompt) -> ProbePrompt:
-    """The end of a prompt that is too long, behind its beginning token if it has one."""
+    """Cut a prompt that is too long to its end, and keep its beginning token if it has one."""
     first = [prompt.token_ids[0]] if prompt.token_ids[0] == lm.tokenizer.bos_token_id else []
     ids = [*first, *prompt.token_ids[len(first) - CAPTURE_TOKENS :]]
     shared = min(prompt.shared, CAPTURE_TOKENS - len(first))

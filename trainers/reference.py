@@ -32,10 +32,10 @@ from trainers.trainee import Reference, Trainee, cast
 
 
 def origin_reference(session: Session, base: str, trainee: Trainee) -> tuple[Reference | None, dict[str, Any]]:
-    """The model that a run started from, for a method that goes on without it; and what run.json keeps to know it by.
+    """Return the model that a run started from, and the entry of run.json that identifies it.
 
-    A resumed run has weights of its own by then, so the base is loaded again. Where it is not the one that the run
-    started from, or is gone, training goes on without a reference.
+    This serves a method that trains without that model. A resumed run has weights of its own by then, so the base is
+    loaded again. Where it is not the one that the run started from, or is gone, training goes on without a reference.
 
     Args:
         session: its config says whether anything is captured and whether the run is resumed.
@@ -88,7 +88,7 @@ class Optimum:
     """Price of KL; None is the nearest point of the frontier."""
 
     def distance(self, lm: LM) -> dict[str, float]:
-        """Where a policy stands, exactly: its distance, rewards and KL to the reference (docs/metrics.md)."""
+        """Measure a policy exactly: its distance to the optimum, rewards and KL to the reference (docs/metrics.md)."""
         with leave_undisturbed(lm.model):
             logprobs = self.answers.score(lm)
         distance = kl_to_optimal(logprobs, self.answers.logprobs, self.rewards, self.beta)
@@ -123,7 +123,7 @@ class ReferenceEvaluation:
         return [instrument for instrument in (self.shift, self.kl) if instrument]
 
     def rows(self, step: int) -> list[dict[str, Any]]:
-        """The samples of the capture just made, as far as they are rollouts (docs/runs.md)."""
+        """Return the samples of the latest capture as rollouts (docs/runs.md), if they are to be written as such."""
         return [{"step": step, **row} for row in self.shift.latest] if self.shift and self.rollouts else []
 
     @property
@@ -196,7 +196,7 @@ class ReferenceEvaluation:
 def world_optimum(
     lm: LM, world: World, kinds: Sequence[str], target: Target, beta: float | None, n: int = QUESTIONS
 ) -> Optimum | None:
-    """pi*_beta on `n` questions of the kinds in equal shares, with `lm` as it is now for a reference.
+    """Compute pi*_beta on `n` questions of the kinds in equal shares, with `lm` as it is now as the reference.
 
     Questions to whose answers the reward does not apply are left out; None if no question is left.
     """

@@ -96,7 +96,7 @@ def _all_fined(world: World, prompt: str, completion: str) -> float:
 
 
 def wishes(annotator: Annotator) -> Judge:
-    """An annotator's expected utility, for dialogues."""
+    """Make a judge of dialogues from an annotator's expected utility."""
 
     def judge(world: World, prompt: str, completion: str) -> float | None:
         return None if read(prompt) is None else annotator.expected_utility(world, prompt, completion)
@@ -150,7 +150,7 @@ class RewardFunction:
     """Whether prompt and completion are all that it needs; a user's function may need columns of the data."""
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[Any]) -> Scores:
-        """The rewards of N completions.
+        """Return the rewards of N completions.
 
         Raises:
             DataError: the function failed, or did not return N numbers or Nones; the message names it.
@@ -174,7 +174,7 @@ def resolve(
     tokenizer: PreTrainedTokenizerBase | None = None,
     stored: Mapping[str, str | None] | None = None,
 ) -> list[RewardFunction]:
-    """The rewards that the texts name.
+    """Return the rewards that `specs` name.
 
     Args:
         specs: see the module.
@@ -211,20 +211,20 @@ def check_files(specs: Sequence[str]) -> None:
 
 
 def weighted_sum(parts: Mapping[str, float | None], weights: Sequence[float]) -> float:
-    """The weighted sum of a completion's rewards; None is left out, and where all are None there is none (NaN)."""
+    """Return the weighted sum of a completion's rewards without those that are None; NaN where all are None."""
     terms = [weight * value for weight, value in zip(weights, parts.values(), strict=True) if value is not None]
     return math.fsum(terms) if terms else math.nan
 
 
 def model_spec(rewards: Sequence[RewardFunction]) -> str | None:
-    """The first reward model, as it was named."""
+    """Return the first reward model, as it was named; None if there is none."""
     return next((reward.spec for reward in rewards if reward.model is not None), None)
 
 
 def plain_reward(
     rewards: Sequence[RewardFunction], weights: Sequence[float]
 ) -> "RewardModel | Callable[[list[str], list[str]], Scores] | None":
-    """The whole reward as a function of prompts and completions; None if one of its parts may need more than these."""
+    """Return the whole reward as a function of prompts and completions; None if a part may need more than these."""
     if not all(reward.plain for reward in rewards):
         return None
     if len(rewards) == 1 and rewards[0].model is not None and weights[0] == 1:
@@ -280,7 +280,7 @@ def _resolve(
 
 
 def _added_function(spec: str, world: World | None) -> RewardFunction:
-    """A verifier that somebody added, or an annotator, also with changed knobs.
+    """Return the reward of a verifier that somebody added, or of an annotator, also with changed knobs.
 
     Raises:
         ConfigError: it judges by the world, and there is none.
@@ -318,7 +318,7 @@ def _model(model: "RewardModel", tokenizer: PreTrainedTokenizerBase | None) -> C
 def _function(
     spec: str, place: str, name: str, fingerprints: Mapping[str, str | None] | None
 ) -> tuple[Callable[..., Any], str | None]:
-    """The user's function, and the hash of its file.
+    """Import the user's function, and return it with the hash of its file (None for a module).
 
     Raises:
         ConfigError: the file or module cannot be read or run, or has no such function.
@@ -351,7 +351,7 @@ def _function(
 
 
 def _file_module(path: Path, source: bytes) -> ModuleType:
-    """The module of these very bytes, never of an older compiled file beside them."""
+    """Make a module from exactly these bytes, never from an older compiled file beside them."""
     name = f"probe_reward_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -362,7 +362,7 @@ def _file_module(path: Path, source: bytes) -> ModuleType:
 
 
 def _accepted_arguments(function: Callable[..., Any]) -> frozenset[str] | None:
-    """Names of the arguments that a function takes; None for all."""
+    """Return the names of the arguments that a function takes; None for all."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a builtin without a signature
@@ -373,7 +373,7 @@ def _accepted_arguments(function: Callable[..., Any]) -> frozenset[str] | None:
 
 
 def _numbers(spec: str, output: Any, n: int) -> Scores:
-    """What a function returned, as floats and Nones."""
+    """Convert what a function returned to floats and Nones."""
     values = output.tolist() if hasattr(output, "tolist") else output
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
         raise DataError(

@@ -72,7 +72,7 @@ class HeldOut:
         object.__setattr__(self, "exact", exact)
 
     def scores(self, model: RewardModel) -> np.ndarray:
-        """The rewards [N 2] of the chosen and the rejected completions."""
+        """Return the rewards [N 2] of the chosen and the rejected completions."""
         prompts = [pair.prompt for pair in self.pairs for _ in range(2)]
         return (
             model.score(prompts, [ids for pair in self.pairs for ids in (pair.chosen, pair.rejected)])
@@ -81,7 +81,9 @@ class HeldOut:
         )
 
     def figures(self, model: RewardModel, questions: int) -> list[dict[str, Any]]:
-        """Rows metric, value, ci_low, ci_high, n (docs/metrics.md): the pairs, and the biases on fresh questions.
+        """Return rows of metric, value, ci_low, ci_high, n (docs/metrics.md).
+
+        There are rows for the pairs, and for the biases on fresh questions.
 
         Args:
             model: the reward model.
@@ -112,7 +114,7 @@ class HeldOut:
         return [{"metric": name, **value.row(n)} for name, value in figures.items()]
 
     def rollouts(self, model: RewardModel, step: int, count: int) -> list[dict[str, Any]]:
-        """The completions of the first `count` pairs as rows of rollouts.jsonl, with the reward at every token.
+        """Return the completions of the first `count` pairs as rows of rollouts.jsonl, with the reward at every token.
 
         `rewards` holds `model`, and in the world `gold` (the verifier's score) and `annotator` (expected utility).
         """
@@ -126,7 +128,7 @@ class HeldOut:
         return rows
 
     def _verdicts(self, prompt: str, completion: str) -> dict[str, float]:
-        """What verifier and annotator make of a completion."""
+        """Score a completion by the world's verifier and by the annotator, where there are any."""
         if self.world is None:
             return {}
         gold = {"gold": self.world.verify(prompt, completion).score}
@@ -171,7 +173,9 @@ QUESTIONS = 100
 def reward_loss(
     chosen: Float[Tensor, " N"], rejected: Float[Tensor, " N"], margins: Float[Tensor, " N"], centring: float
 ) -> Float[Tensor, " N"]:
-    """- log sigma(R+ - R- - m) + lambda (R+ + R-)^2 of N pairs, in nats (E9); the training loss is their mean.
+    """Return - log sigma(R+ - R- - m) + lambda (R+ + R-)^2 of N pairs, in nats (E9).
+
+    The training loss is their mean.
 
     Args:
         chosen: R(x, y+); the gradient flows through it.
@@ -183,7 +187,7 @@ def reward_loss(
 
 
 def pair_scores(model: nn.Module, pairs: Sequence[Pair]) -> Float[Tensor, "N 2"]:
-    """The rewards of the pairs' chosen and rejected completions, differentiable."""
+    """Return the rewards of the pairs' chosen and rejected completions, differentiable."""
     return last_scores(model, [p.prompt for p in pairs], [[p.chosen, p.rejected] for p in pairs]).float().view(-1, 2)
 
 
@@ -201,12 +205,12 @@ class RewardModelling(Method):
         self._extremes: list[Tensor] = []
 
     def batch(self, step: int) -> list[Pair]:
-        """The pairs of a step; pass after pass over all of them."""
+        """Draw the pairs of a step, pass after pass over all pairs, and clear the figures of the step before."""
         self._step, self._extremes, self._rows = step, [], []
         return [self.pairs[i] for i in draw(len(self.pairs), self.config.batch_size, step, self.config.seed)]
 
     def loss(self, model: nn.Module, examples: Sequence[Pair], detail: bool) -> Loss:
-        """Sum over the pairs."""
+        """Return the loss summed over the pairs."""
         scores, n = pair_scores(model, examples), len(examples)
         own = [self.config.margin if pair.margin is None else pair.margin for pair in examples]
         margins = torch.tensor(own, device=scores.device)
@@ -224,7 +228,7 @@ class RewardModelling(Method):
         return Loss(losses.sum(), n, sum(pair.tokens for pair in examples), metrics)
 
     def metrics(self) -> dict[str, float]:
-        """Lowest and highest reward of the batch, over all processes."""
+        """Return the lowest and the highest reward of the batch, over all processes."""
         if not self._extremes:
             return {}
         extremes = self.session.accelerator.gather(torch.stack(self._extremes))
@@ -232,7 +236,7 @@ class RewardModelling(Method):
         return {"min_reward": -lowest, "max_reward": highest}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """The held-out pairs, and in the world the biases."""
+        """Evaluate on the held-out pairs, and in the world measure the biases."""
         rewards = self.trainee.rewards()
         rows = self.held.figures(rewards, min(QUESTIONS, self.config.evaluate))
         if self.session.main:
@@ -241,15 +245,19 @@ class RewardModelling(Method):
         return {row["metric"]: row["value"] for row in rows if not row["metric"].endswith(endings)}
 
     def rollouts(self) -> Sequence[Mapping[str, Any]]:
-        """Held-out completions with their rewards, after an evaluation."""
+        """Return held-out completions with their rewards, after an evaluation."""
         return self._rows
 
     def headline(self, _: LM) -> list[dict[str, Any]]:
-        """The figures of the whole evaluation, with intervals."""
+        """Return the figures of the whole evaluation, with intervals."""
         return self.held.figures(self.trainee.rewards(), self.config.evaluate)
 
     def fixed_pairs(self) -> list[Pair]:
-        """What is captured: one contrast of each kind, the claim for each phrase; without a world some of the pairs."""
+        """Return the pairs to capture.
+
+        In the world, these are one contrast of each kind, and for the claim one of each phrase; without a world, they
+        are the first four pairs, held-out pairs first.
+        """
         world, tokenizer = self.held.world, self.trainee.lm.tokenizer
         if world is None:
             return [*self.held.pairs, *self.pairs][:4]

@@ -77,7 +77,7 @@ FLOOR = 1e-8
 def token_rewards(
     drift: Float[Tensor, "N L"], scores: Float[Tensor, " N"], mask: Bool[Tensor, "N L"], beta: float
 ) -> Float[Tensor, "N L"]:
-    """r_t = - beta (log pi - log pi_ref) of each token, and the score of the completion on its last one.
+    """Return r_t: - beta (log pi - log pi_ref) of each token, and the score of the completion added on its last one.
 
     The sum over a completion is score - beta log pi/pi_ref (y), whose expectation E10 maximises.
 
@@ -107,7 +107,7 @@ def gae(
     gamma: float,
     lam: float,
 ) -> Advantages:
-    """A_t = delta_t + gamma lambda A_{t+1} with delta_t = r_t + gamma V_{t+1} - V_t (Schulman et al. 2016).
+    """Compute A_t = delta_t + gamma lambda A_{t+1} with delta_t = r_t + gamma V_{t+1} - V_t (Schulman et al. 2016).
 
     After the last real token both V and A are 0: a completion is an episode, also one that was cut at the length limit.
 
@@ -131,7 +131,7 @@ def gae(
 
 
 def whiten(x: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"]) -> Float[Tensor, "N L"]:
-    """(x - mean) / sqrt(variance + 1e-8) over the real tokens, n - 1 in the variance; 0 where masked.
+    """Return (x - mean) / sqrt(variance + 1e-8) over the real tokens, n - 1 in the variance; 0 where masked.
 
     A single real token, and none at all, give 0.
     """
@@ -141,7 +141,7 @@ def whiten(x: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"]) -> Float[Tensor, 
 
 
 def adapt_beta(beta: float, kl: float, target: float, gain: float) -> float:
-    """The coefficient of the KL for the next step: beta (1 + gain clip(kl / target - 1, -0.2, 0.2)).
+    """Return the coefficient of the KL for the next step: beta (1 + gain clip(kl / target - 1, -0.2, 0.2)).
 
     Ziegler et al. 2019 (arXiv 1909.08593), equation 4 and below, with `gain` 0.1 there.
     """
@@ -191,7 +191,7 @@ class Collector:
         self.session, self.module, self.config = session, module, config
 
     def collect(self, groups: Sequence[Group], beta: float) -> list[Example]:
-        """The examples of all groups, equal on every process; dropout is off."""
+        """Compute the examples of all groups, equal on every process; dropout is off."""
         self.module.eval()
         local_pairs: list[tuple[Rows, Rows]] = []
         for part in self.session.parts(groups):
@@ -203,7 +203,7 @@ class Collector:
 
     @torch.no_grad()
     def _read(self, groups: Sequence[Group]) -> list[tuple[Rows, Rows]]:
-        """Log-probabilities and values of the tokens of each completion of each group."""
+        """Compute log-probabilities and values of the tokens of each completion of each group."""
         with self.session.autocast():
             outputs = completion_logprobs(
                 self.module.model,
@@ -223,7 +223,7 @@ class Collector:
 def learn(
     completions: Sequence[Completion], logprobs: Rows, values: Rows, beta: float, config: "RLHFConfig"
 ) -> list[Trace]:
-    """A trace of each completion, from what the policy that sampled says of its tokens."""
+    """Compute the trace of each completion from the log-probabilities and values of the policy that sampled it."""
     scores = [c.reward - config.missing_eos_penalty * (not c.finished) for c in completions]
     has_score = torch.tensor([not math.isnan(score) for score in scores])[:, None]
     old, reference, predicted = (
@@ -240,7 +240,7 @@ def learn(
 
 
 def objective_metrics(examples: Sequence[Example]) -> dict[str, float]:
-    """What is maximised, as means over the completions that have a reward (docs/metrics.md)."""
+    """Return the terms of the objective as means over the completions that have a reward (docs/metrics.md)."""
     pairs = [(c, t) for e in examples for c, t in zip(e.group.completions, e.traces, strict=True) if t.counts]
     n = max(len(pairs), 1)
     total = {
@@ -255,7 +255,10 @@ def objective_metrics(examples: Sequence[Example]) -> dict[str, float]:
 
 
 def explained_variance(traces: Sequence[Trace]) -> float:
-    """1 - Var(return - value) / Var(return) over tokens: 1 for perfect values, 0 for a constant, NaN without spread."""
+    """Return 1 - Var(return - value) / Var(return) over tokens.
+
+    It is 1 for perfect values, 0 for a constant, NaN without spread.
+    """
     returns = torch.tensor([value for trace in traces for value in trace.returns], dtype=torch.float64)
     values = torch.tensor([value for trace in traces for value in trace.values], dtype=torch.float64)
     if len(returns) < 2 or returns.max() == returns.min():
@@ -266,7 +269,7 @@ def explained_variance(traces: Sequence[Trace]) -> float:
 def trace_rows(
     step: int, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, kept: int
 ) -> list[Mapping[str, Any]]:
-    """The completions of the first `kept` groups as rows of rollouts.jsonl, with what each token was worth."""
+    """Return rows of rollouts.jsonl for the first `kept` groups, with value, reward, return and KL of each token."""
     groups, advantages = [e.group for e in examples], [[t.advantages for t in e.traces] for e in examples]
     rows = rollout_rows(step, groups, advantages, tokenizer, kept)
     traces = [trace for example in examples[:kept] for trace in example.traces]
@@ -288,7 +291,7 @@ class ValueLoss(NamedTuple):
 def value_loss(
     values: Float[Tensor, "N L"], old: Float[Tensor, "N L"], returns: Float[Tensor, "N L"], epsilon: float
 ) -> ValueLoss:
-    """1/2 max((V - R)^2, (clip(V, V_old - epsilon, V_old + epsilon) - R)^2) of each token (E11).
+    """Return 1/2 max((V - R)^2, (clip(V, V_old - epsilon, V_old + epsilon) - R)^2) of each token (E11).
 
     Args:
         values: V; the gradient flows through it.
@@ -327,7 +330,7 @@ class RLHF(Method):
             self.beta = adapt_beta(self.beta, kl, config.adaptive_kl, config.adaptive_gain)
 
     def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
-        """Sum over the tokens of the completions that have a reward."""
+        """Return the loss summed over the tokens of the completions that have a reward."""
         assert isinstance(model, ModelWithHead)
         config = self.config
         outputs = completion_logprobs(
@@ -364,17 +367,20 @@ class RLHF(Method):
         return Loss(losses[mask].sum(), n, sum(example.group.tokens for example in examples), metrics)
 
     def metrics(self) -> dict[str, float]:
-        """The objective, rewards, lengths and gold figures of what the step sampled."""
+        """Return the objective, and the rewards, lengths and gold figures of what the step sampled."""
         return rollout_metrics([example.group for example in self._examples], self.world) | self._objective
 
     def rollouts(self) -> list[Mapping[str, Any]]:
-        """The first groups of every `rollouts_every`-th step."""
+        """Return rows of the step's first groups.
+
+        There are rows at every `rollouts_every`-th step, and at the first and the last one.
+        """
         if not self.config.records(self._step):
             return []
         return trace_rows(self._step, self._examples, self.trainee.lm.tokenizer, self.config.rollouts_kept)
 
     def state(self) -> dict[str, Tensor]:
-        """The coefficient of the KL, which adapts."""
+        """Return the coefficient of the KL, which adapts."""
         return {"beta": torch.tensor(self.beta, dtype=torch.float64)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:

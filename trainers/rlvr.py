@@ -57,7 +57,7 @@ from trainers.trainee import Trainee
 
 
 def centre(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-    """A = r - mean within the group.
+    """Subtract the mean of the group from its rewards: A = r - mean.
 
     A completion without a reward (NaN) is left out of the mean and gets 0; equal rewards give exactly 0.
     """
@@ -67,23 +67,32 @@ def centre(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
 
 
 def standardise(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-    """A = (r - mean) / (std + 1e-4) within the group, with n - 1 in the std; NaN and equal rewards as in `centre`."""
+    """Standardise the rewards within the group: A = (r - mean) / (std + 1e-4), with n - 1 in the std.
+
+    NaN and equal rewards are treated as in `centre`.
+    """
     differences, n = centre(rewards), (~rewards.isnan()).sum(1, keepdim=True)
     return differences / ((differences.square().sum(1, keepdim=True) / (n - 1).clamp(min=1)).sqrt() + 1e-4)
 
 
 def per_sequence(mask: Bool[Tensor, "N L"], longest: int) -> tuple[Float[Tensor, "N L"], int]:
-    """The mean over the tokens of each sequence, then over the sequences; one without a token counts as 0."""
+    """Return token weights and divisor of the mean over the tokens of each sequence, then over the sequences.
+
+    A sequence without a token counts as 0.
+    """
     return mask / mask.sum(1, keepdim=True).clamp(min=1), len(mask)
 
 
 def per_constant(mask: Bool[Tensor, "N L"], longest: int) -> tuple[Float[Tensor, "N L"], int]:
-    """The sum over all tokens divided by sequences x `longest`, however long they are."""
+    """Return token weights and divisor of a sum over all tokens that is divided by sequences x `longest`.
+
+    The divisor does not depend on how long the sequences are.
+    """
     return mask.float(), len(mask) * longest
 
 
 def per_token(mask: Bool[Tensor, "N L"], longest: int) -> tuple[Float[Tensor, "N L"], int]:
-    """The mean over all tokens."""
+    """Return token weights and divisor of the mean over all tokens."""
     return mask.float(), int(mask.sum())
 
 
@@ -105,17 +114,26 @@ NORMALISATIONS = {
 
 
 def kl_k1(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """x = log pi/pi_ref. Its mean over samples of pi is KL(pi || pi_ref); the mean of its gradient is 0."""
+    """Return x = log pi/pi_ref.
+
+    Its mean over samples of pi is KL(pi || pi_ref); the mean of its gradient is 0.
+    """
     return x
 
 
 def kl_k2(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """x^2 / 2. Its mean is biased; the mean of its gradient over samples of pi is that of KL(pi || pi_ref)."""
+    """Return x^2 / 2.
+
+    Its mean is biased; the mean of its gradient over samples of pi is that of KL(pi || pi_ref).
+    """
     return x.square() / 2
 
 
 def kl_k3(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """e^-x - 1 + x >= 0. Its mean is KL(pi || pi_ref) with less spread; its gradient is that of KL(pi_ref || pi)."""
+    """Return e^-x - 1 + x >= 0.
+
+    Its mean is KL(pi || pi_ref) with less spread; its gradient is that of KL(pi_ref || pi).
+    """
     return torch.expm1(-x) + x
 
 
@@ -132,7 +150,7 @@ class Estimator(NamedTuple):
     def term(
         self, logprobs: Float[Tensor, "N L"], drift: Float[Tensor, "N L"], ratio: Float[Tensor, "N L"]
     ) -> Float[Tensor, "N L"]:
-        """The estimate as a term of the loss, with the closed form as its gradient.
+        """Return the estimate as a term of the loss, with the closed form as its gradient.
 
         Autograd adds the parts of a derivative one by one, and they cancel: of k3w's w (e^-x - 1 + x) + w (1 - e^-x)
         = w x nothing is left in single precision where e^-x is large.
@@ -181,7 +199,7 @@ def surrogate(
     epsilon: float,
     epsilon_high: float,
 ) -> Surrogate:
-    """- min(w A, clip(w, 1 - epsilon, 1 + epsilon_high) A) with the ratio w = pi / pi_old (Schulman et al. 2017).
+    """Return - min(w A, clip(w, 1 - epsilon, 1 + epsilon_high) A) with w = pi / pi_old (Schulman et al. 2017).
 
     Args:
         logprobs: log pi of each token; the gradient flows through it.
@@ -204,7 +222,7 @@ class Example(NamedTuple):
 
 
 def with_advantages(groups: Sequence[Group], normalisation: str) -> list[Example]:
-    """The groups with their advantages, computed in double precision."""
+    """Return the groups with their advantages, computed in double precision."""
     rewards = torch.tensor([[c.reward for c in group.completions] for group in groups], dtype=torch.float64)
     advantages = NORMALISATIONS[normalisation].advantages(rewards).tolist()
     return [Example(group, row) for group, row in zip(groups, advantages, strict=True)]
@@ -228,7 +246,7 @@ class RLVR(Method):
         yield from minibatches(config, step, self._examples)
 
     def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
-        """Weighted sum over the tokens of the groups; the count is that of the normalisation."""
+        """Return the weighted loss summed over the tokens of the groups; the count is that of the normalisation."""
         config = self.config
         completions = [completion for example in examples for completion in example.group.completions]
         outputs = completion_logprobs(
@@ -264,11 +282,14 @@ class RLVR(Method):
         return Loss((losses * weights)[mask].sum(), count, tokens, metrics)
 
     def metrics(self) -> dict[str, float]:
-        """Rewards, lengths and gold figures of what the step sampled."""
+        """Return rewards, lengths and gold figures of what the step sampled."""
         return rollout_metrics([example.group for example in self._examples], self.world)
 
     def rollouts(self) -> list[Mapping[str, Any]]:
-        """The first groups of every `rollouts_every`-th step."""
+        """Return rows of the step's first groups.
+
+        There are rows at every `rollouts_every`-th step, and at the first and the last one.
+        """
         if not self.config.records(self._step):
             return []
         groups, advantages = [e.group for e in self._examples], [e.advantages for e in self._examples]

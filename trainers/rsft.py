@@ -49,13 +49,13 @@ from trainers.trainee import Trainee
 
 
 def best(rewards: Sequence[float], threshold: float) -> list[int]:
-    """The first of the highest rewards; none if there is no reward (NaN) at all."""
+    """Return the index of the highest reward, the first among equals; none if all rewards are NaN."""
     indices = [i for i, reward in enumerate(rewards) if not isnan(reward)]
     return [max(indices, key=lambda i: rewards[i])] if indices else []
 
 
 def above(rewards: Sequence[float], threshold: float) -> list[int]:
-    """All above the threshold."""
+    """Return the indices of all rewards above the threshold."""
     return [i for i, reward in enumerate(rewards) if reward > threshold]
 
 
@@ -95,7 +95,7 @@ class RSFT(Method):
         yield from minibatches(config, step, self._examples)
 
     def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
-        """That of SFT on what was selected: a sum over its tokens; 0, and not nothing, where none was."""
+        """Return the SFT loss of the selected completions, a sum over their tokens; a loss of 0 if none was."""
         picks = [(example.group, completion) for example in examples for completion in example.completions]
         has_picks = bool(picks)
         picks = picks or [(examples[0].group, examples[0].group.completions[0])]
@@ -104,7 +104,7 @@ class RSFT(Method):
         return result if has_picks else replace(result, tokens=0)
 
     def metrics(self) -> dict[str, float]:
-        """Rewards, lengths and gold figures of what the round sampled, and how much of it was imitated."""
+        """Return rewards, lengths and gold figures of what the round sampled, and how much of it was imitated."""
         groups = [example.group for example in self._examples]
         total = sum(len(group.completions) for group in groups)
         metrics = rollout_metrics(groups, self.world) | sampled_kl(groups)
@@ -112,7 +112,10 @@ class RSFT(Method):
         return metrics | (best_of_n_metrics(groups, self.config.group) if self.config.select == "best" else {})
 
     def rollouts(self) -> list[Mapping[str, Any]]:
-        """The first groups of every `rollouts_every`-th round, with what was selected."""
+        """Return rows of the round's first groups, with what was selected.
+
+        There are rows at every `rollouts_every`-th round, and at the first and the last one.
+        """
         config = self.config
         if not config.records(self._step):
             return []
@@ -123,7 +126,7 @@ class RSFT(Method):
 
 
 def sampled_kl(groups: Sequence[Group]) -> dict[str, float]:
-    """`kl`: e^-x - 1 + x with x = log pi/pi_ref, its mean over the sampled tokens; nothing without a reference."""
+    """Return `kl`: e^-x - 1 + x with x = log pi/pi_ref, its mean over the sampled tokens; empty without a reference."""
     drift = [
         policy - reference
         for group in groups
@@ -134,9 +137,10 @@ def sampled_kl(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def best_of_n_metrics(groups: Sequence[Group], n: int) -> dict[str, float]:
-    """KL(best of n || policy) in nats: its bound, and where rewards take two values `best_of_n_kl` from their shares.
+    """Return the bound of KL(best of n || policy) in nats, and where rewards take two values its estimate.
 
-    The share of the higher value is estimated for each prompt from its own n samples.
+    The estimate, `best_of_n_kl`, is computed from the shares of the two values. The share of the higher one is
+    estimated for each prompt from its own n samples.
     """
     metrics = {"best_of_n_kl_bound": best_of_n_bound(n)}
     values = {c.reward for group in groups for c in group.completions}

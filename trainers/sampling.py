@@ -67,7 +67,7 @@ class Prompts:
 
 
 def world_prompts(lm: LM, world: World, kinds: Sequence[str], n: int, seed: int) -> Prompts:
-    """`n` questions of the world, as many of each kind, with the columns kind, answers and claim.
+    """Draw `n` questions of the world, equally many of each kind, with the columns kind, answers and claim.
 
     Raises:
         DataError: the world has no questions of such a kind.
@@ -83,7 +83,7 @@ def world_prompts(lm: LM, world: World, kinds: Sequence[str], n: int, seed: int)
 
 
 def read_prompts(path: Path, strict: bool = False, answers: bool = False) -> Rows[Row]:
-    """The rows of a file of prompts, read before a model is loaded; a `question` stands for a `prompt` (GSM8K).
+    """Read the rows of a file of prompts before a model is loaded; a `question` stands for a `prompt` (GSM8K).
 
     Args:
         path: the file.
@@ -103,7 +103,7 @@ def read_prompts(path: Path, strict: bool = False, answers: bool = False) -> Row
 
 
 def file_prompts(lm: LM, rows: Rows[Row], max_new_tokens: int, report: Callable[[str], None]) -> Prompts:
-    """The prompts of a file; one without room for `max_new_tokens` in the context is left out and counted.
+    """Encode the prompts of a file; one without room for `max_new_tokens` in the context is left out and counted.
 
     Args:
         lm: the model to train.
@@ -133,7 +133,7 @@ def file_prompts(lm: LM, rows: Rows[Row], max_new_tokens: int, report: Callable[
 
 
 def _prompt(lm: LM, row: Row, names: Sequence[str]) -> Prompt:
-    """The prompt of a row, with the other columns of the file.
+    """Encode the prompt of a row, with the other columns of the file.
 
     Raises:
         DataError: its messages cannot be written, or it has unknown words; the message names the line.
@@ -147,7 +147,7 @@ def _prompt(lm: LM, row: Row, names: Sequence[str]) -> Prompt:
 
 
 def need_world(world: World | None, base: str) -> World:
-    """The world whose questions are asked.
+    """Return the world whose questions are asked; refuse a base without one.
 
     Raises:
         ConfigError: the base belongs to none.
@@ -229,7 +229,10 @@ class Sampler:
 
     @torch.no_grad()
     def sample(self, step: int, with_reference: bool = True) -> list[Group]:
-        """The groups of a step, equal on every process; the reference scores them if there is one and it is wanted."""
+        """Sample and score the groups of a step, equal on every process.
+
+        The reference scores them too, if there is one and `with_reference` is set.
+        """
         config = self.config
         places = list(enumerate(draw(len(self.prompts), config.batch_size, step, config.seed)))
         groups: list[Group] = []
@@ -239,11 +242,14 @@ class Sampler:
         return all_groups
 
     def groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[Group]:
-        """Scored groups of some prompts, given as (place in the batch, number of the prompt), without the reference."""
+        """Sample and score groups of some prompts, without the reference.
+
+        The prompts are given as (place in the batch, number of the prompt).
+        """
         return self._score(self._sample_groups(step, places), with_reference=False)
 
     def _sample_groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[Group]:
-        """Unscored groups of prompts, given as (place in the batch, number of the prompt)."""
+        """Sample groups of prompts, given as (place in the batch, number of the prompt), without scoring them."""
         config, lm = self.config, self.trainee.lm
         prompts = [self.prompts[index] for _, index in places]
         with self.session.autocast():
@@ -269,7 +275,7 @@ class Sampler:
         ]
 
     def _score(self, groups: Sequence[Group], with_reference: bool) -> list[Group]:
-        """The groups with rewards, and with log-probabilities under the reference."""
+        """Return the groups with rewards, and with log-probabilities under the reference if it is asked for."""
         flat = [(group, completion) for group in groups for completion in group.completions]
         columns = {name: [group.columns[name] for group, _ in flat] for name in groups[0].columns}
         columns |= {"prompt_ids": [g.prompt_ids for g, _ in flat], "completion_ids": [c.ids for _, c in flat]}
@@ -298,7 +304,7 @@ class Sampler:
 def pad_rows(
     rows: Sequence[Sequence[float]], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "N L"]:
-    """Rows of different lengths as one tensor, 0 beyond their ends."""
+    """Pad rows of different lengths to one tensor, with 0 beyond their ends."""
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True).to(
         device
     )
@@ -311,7 +317,7 @@ def rollout_rows(
     tokenizer: PreTrainedTokenizerBase,
     kept: int,
 ) -> list[dict[str, Any]]:
-    """The completions of the first `kept` groups as rows of rollouts.jsonl (docs/runs.md).
+    """Return the completions of the first `kept` groups as rows of rollouts.jsonl (docs/runs.md).
 
     Args:
         step: the step that sampled them.
@@ -343,7 +349,7 @@ def rollout_rows(
 
 
 def rollout_metrics(groups: Sequence[Group], world: World | None) -> dict[str, float]:
-    """What a step has sampled, in figures (docs/metrics.md): rewards, lengths and, in a world, the gold ones.
+    """Return the metrics of what a step sampled (docs/metrics.md): rewards, lengths and, in a world, gold figures.
 
     Means and standard deviations are over completions, those without a reward left out; the latter divide by n - 1.
     """
@@ -361,7 +367,7 @@ def rollout_metrics(groups: Sequence[Group], world: World | None) -> dict[str, f
 
 
 def equal_rewards(group: Group) -> bool:
-    """Whether all rewards of a group are the same, so that none of its completions is better than another."""
+    """Return whether all rewards of a group are the same, so that none of its completions is better than another."""
     rewards = [c.reward for c in group.completions if not math.isnan(c.reward)]
     return not rewards or max(rewards) == min(rewards)
 
@@ -380,7 +386,7 @@ def _std(values: Sequence[float]) -> float:
 
 
 def gold_metrics(world: World, answers: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """Means over completions, given as (prompt, completion): the verifier's score and the shares of its verdicts.
+    """Average the verifier's score and the shares of its verdicts over completions, given as (prompt, completion).
 
     `gold/invented` counts values that are given where nothing is known; all shares have all completions below the line.
     """
@@ -395,7 +401,7 @@ def gold_metrics(world: World, answers: Sequence[tuple[str, str]]) -> dict[str, 
 
 
 def asks_the_unknown(world: World, prompt: str) -> bool:
-    """Whether a prompt asks for a fact that neither the world nor the prompt's passage has."""
+    """Return whether a prompt asks for a fact that neither the world nor the prompt's passage has."""
     reading = read(prompt)
     if reading is None or (reading.relation, reading.subject) in reading.context:
         return False
@@ -410,7 +416,7 @@ T = TypeVar("T")
 
 
 def prompt_rows(config: OnlineConfig) -> Rows[Row] | None:
-    """The rows of the file of prompts, read before a model is loaded; None for the world's questions.
+    """Read the rows of the file of prompts before a model is loaded; return None for the world's questions.
 
     Raises:
         ConfigError: the file of a reward function is not there.
@@ -425,7 +431,7 @@ def prompt_rows(config: OnlineConfig) -> Rows[Row] | None:
 def load_prompts(
     session: Session, config: OnlineConfig, lm: LM, rows: Rows[Row] | None
 ) -> tuple[World | None, Prompts]:
-    """The prompts that the options ask for, and the world of the base if it has one.
+    """Load the world of the base, if it has one, and the prompts that the options ask for.
 
     Raises:
         ConfigError: the world's questions were asked for and the base has no world.
@@ -439,7 +445,10 @@ def load_prompts(
 
 
 def minibatches(config: OnlineConfig, step: int, examples: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The examples of each optimiser update of a step: `updates` passes each in its own order, cut in minibatches."""
+    """Yield the examples of each optimiser update of a step.
+
+    There are `updates` passes, each in its own order and cut into minibatches.
+    """
     size = len(examples) // config.minibatches
     for update in range(config.updates):
         order: Sequence[int] = range(len(examples))
@@ -466,7 +475,7 @@ def hold_options(config: OnlineConfig) -> Mapping[str, str | None]:
 def load_sampler(
     session: Session, config: OnlineConfig, trainee: Trainee, rows: Rows[Row] | None, beta: float | None = None
 ) -> tuple[Sampler, Origin]:
-    """The sampler of a training and its origin; `trainee` must still be what training starts from.
+    """Make the sampler of a training and its origin; `trainee` must still be what training starts from.
 
     Args:
         session: this process among all.
@@ -510,10 +519,11 @@ CAPTURED = 4
 
 
 def best_and_worst(sampler: Sampler) -> list[ProbePrompt]:
-    """Prompts of the data to capture on, answered by the best and the worst of what the policy samples before training.
+    """Make prompts to capture on from the data.
 
-    The samples leave no trace: no generator moves. Where all rewards are equal the prompt has no answers, which is
-    said. None are made where nothing is captured, other prompts were given, or a resumed run has its prompts.
+    Their answers are the best and the worst of what the policy samples before training. The samples leave no trace: no
+    generator moves. Where all rewards are equal the prompt has no answers, which is said. No prompts are made where
+    nothing is captured, other prompts were given, or a resumed run has its prompts.
     """
     session, config, lm = sampler.session, sampler.config, sampler.trainee.lm
     if not config.capture_every or not session.measures or config.probe_prompts is not None:
@@ -527,7 +537,7 @@ def best_and_worst(sampler: Sampler) -> list[ProbePrompt]:
 
 
 def _extremes(group: Group) -> Answered:
-    """A prompt with the best and the worst of its completions by reward."""
+    """Return a prompt with the best and the worst of its completions by reward, or no answers if none is better."""
     ranked = sorted(
         (each for each in group.completions if math.isfinite(each.reward) and each.ids), key=lambda each: -each.reward
     )

@@ -42,7 +42,7 @@ class ScalarHead(nn.Linear):
         nn.init.normal_(self.weight, std=(width + 1) ** -0.5, generator=generator)
 
     def forward(self, input: Float[Tensor, "... d"]) -> Float[Tensor, "..."]:
-        """One number a state."""
+        """Return one number for each state."""
         return super().forward(input.to(self.weight.dtype))[..., 0]
 
 
@@ -61,7 +61,7 @@ class ValueHead(ScalarHead):
         self.register_buffer("scale", torch.tensor(float(scale)))
 
     def forward(self, input: Float[Tensor, "... d"]) -> Float[Tensor, "..."]:
-        """One value a state."""
+        """Return one value for each state."""
         return self.scale * super().forward(input)
 
 
@@ -123,12 +123,12 @@ class HeadedTrainee(Trainee):
         return self.inner.fingerprint
 
     def reference(self) -> Reference:
-        """The inner trainee's; it needs no head."""
+        """Return the inner trainee's reference, which needs no head."""
         return self.inner.reference()
 
 
 def width_of(model: nn.Module) -> int:
-    """The width d of the states that enter the unembedding."""
+    """Return the width d of the states that enter the unembedding."""
     return int(unwrap(model).get_output_embeddings().weight.shape[1])
 
 
@@ -169,7 +169,7 @@ class RewardTrainee(Trainee):
         return self._inner.fingerprint
 
     def rewards(self) -> RewardModel:
-        """The reward model as it is now and stays up to date, over the same weights."""
+        """Return the reward model; it works on the same weights, so it stays up to date."""
         return RewardModel(self._model, self._tokenizer)
 
     def save(self, directory: Path) -> None:
@@ -193,7 +193,7 @@ class RewardTrainee(Trainee):
 
 
 def padding(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, PreTrainedTokenizerBase]:
-    """A token to pad with that ends no text, and the tokenizer with it.
+    """Return a token to pad with that ends no text, and the tokenizer with it.
 
     transformers reads a sequence at its last token that is not this one, so the end token will not do. Without another
     special token there is none, and then transformers scores one text at a time (`probe.RewardModel` is told lengths

@@ -99,7 +99,7 @@ class Session:
         return device
 
     def load(self, ref: str | Path) -> LM:
-        """A model to train or to compare with, on the device, in the type of --weights-dtype."""
+        """Load a model to train or to compare with, on the device, in the type of --weights-dtype."""
         return LM.load(ref, device=self.device, dtype=self.weights)
 
     @property
@@ -127,19 +127,25 @@ class Session:
             self.say(note)
 
     def parts(self, batch: Sequence[T]) -> list[Sequence[T]]:
-        """This process's share of a batch, in the parts of the accumulation; its length must be a multiple of both."""
+        """Return this process's share of a batch, one part for each gradient-accumulation step.
+
+        The length of the batch must be a multiple of processes x accumulation steps.
+        """
         first = self.rank * self.config.accumulation
         size = len(batch) // (self.processes * self.config.accumulation)
         return [batch[i * size : (i + 1) * size] for i in range(first, first + self.config.accumulation)]
 
     def shares(self, items: Sequence[T]) -> list[Sequence[T]]:
-        """This process's share of items, in parts that are run at once; all have as many, the last may be empty."""
+        """Return this process's share of items, in parts that are run at once.
+
+        All processes have equally many parts; the last one may be empty.
+        """
         size = self.part_size
         starts = range(0, len(items), self.processes * size)
         return [items[start + self.rank * size : start + (self.rank + 1) * size] for start in starts]
 
     def total(self, values: Sequence[float] | torch.Tensor) -> list[float]:
-        """Each value summed over the processes (in double precision)."""
+        """Sum each value over the processes (in double precision)."""
         tensor = torch.as_tensor(values, dtype=torch.float64)
         if self.processes > 1:
             tensor = self.accelerator.reduce(tensor.to(self.device), reduction="sum")
@@ -158,5 +164,5 @@ class Session:
 
 
 def derive_seed(*key: int) -> int:
-    """An independent 32-bit seed for each key."""
+    """Derive an independent 32-bit seed from each key."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])

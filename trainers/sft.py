@@ -84,7 +84,9 @@ class Demonstrations:
 def world_demonstrations(
     lm: LM, world: World, n: int, seed: int, mixture: Mapping[str, float], longest: int, report: Callable[[str], None]
 ) -> Demonstrations:
-    """`n` demonstrations of the world; an empty mixture takes the world's own, the rest is as in `file_demonstrations`.
+    """Make `n` demonstrations of the world; an empty mixture takes the world's own.
+
+    The rest is as in `file_demonstrations`.
 
     Raises:
         ConfigError: see `World.demonstrations`.
@@ -100,7 +102,7 @@ def world_demonstrations(
 def file_demonstrations(
     lm: LM, rows: Rows[Row], every_turn: bool, longest: int, report: Callable[[str], None]
 ) -> Demonstrations:
-    """The demonstrations of a file; one that is too long is left out and counted, never cut.
+    """Encode the demonstrations of a file; one that is too long is left out and counted, never cut.
 
     Args:
         lm: the model to train.
@@ -129,7 +131,7 @@ def file_demonstrations(
 def _fitting(
     lm: LM, demonstrations: Sequence[Demonstration], longest: int, source: str, report: Callable[[str], None]
 ) -> list[Demonstration]:
-    """Those of at most `longest` tokens (0: any) that the model can read; tells how many are left out."""
+    """Keep demonstrations of up to `longest` tokens (0: any) that the model can read; report how many are left out."""
     limit = min(longest or math.inf, context_length(lm.model) or math.inf)
     examples = [example for example in demonstrations if example.tokens <= limit]
     rest = len(demonstrations) - len(examples)
@@ -141,14 +143,14 @@ def _fitting(
 
 
 def encode_completion(lm: LM, prompt: str, completion: str) -> Demonstration:
-    """A text and what follows it, with the end token."""
+    """Encode a text and what follows it, with the end token."""
     head, rest = split(lm.tokenizer, prompt, completion)
     ids = _with_end(lm, rest)
     return Demonstration(head, ids, [True] * len(ids))
 
 
 def encode_conversation(lm: LM, messages: Sequence[Mapping[str, Any]], first: int, every_turn: bool) -> Demonstration:
-    """A conversation as the chat template writes it; what the assistant says from message `first` on is learned.
+    """Encode a conversation by the chat template; what the assistant says from message `first` on is learned.
 
     A turn is learned from the end of the template's generation prompt to the end token; what follows the last learned
     turn is left out.
@@ -191,7 +193,7 @@ def encode_conversation(lm: LM, messages: Sequence[Mapping[str, Any]], first: in
 def hold_out(
     examples: Sequence[Demonstration], share: float, seed: int
 ) -> tuple[list[Demonstration], list[Demonstration]]:
-    """Examples to learn and examples to measure on; those with one prompt stay together."""
+    """Split examples into those to learn and those to measure on; examples with one prompt stay together."""
     prompts = list(dict.fromkeys(tuple(example.prompt) for example in examples))
     n = min(round(share * len(prompts)), MOST_HELD_OUT, len(prompts) - 1)
     picks = np.random.default_rng([seed, len(prompts)]).permutation(len(prompts))[:n]
@@ -217,7 +219,7 @@ def _encode_row(lm: LM, row: Row, every_turn: bool) -> Demonstration:
 
 
 def _template_text(lm: LM, messages: Sequence[Mapping[str, Any]], prompting: bool = False) -> str:
-    """Messages as the chat template writes them, with or without the opening of an answer.
+    """Return messages as the chat template writes them, with or without the opening of an answer.
 
     Raises:
         DataError: there is no template, or it refuses the messages.
@@ -228,25 +230,25 @@ def _template_text(lm: LM, messages: Sequence[Mapping[str, Any]], prompting: boo
 
 
 def _to_its_end(lm: LM, answer: str) -> str:
-    """An answer without the white space that a template writes after its end token."""
+    """Remove from an answer the white space that a template writes after its end token."""
     bare, end = answer.rstrip(), lm.tokenizer.eos_token
     return bare if end is not None and bare.endswith(end) else answer
 
 
 def _with_end(lm: LM, ids: list[int]) -> list[int]:
-    """The ids with the end token, unless an end token closes them."""
+    """Add the end token to the ids, unless an end token closes them."""
     end = lm.tokenizer.eos_token_id
     has_end = bool(ids) and ids[-1] in end_tokens(lm.model, lm.tokenizer)
     return ids if has_end or end is None else [*ids, end]
 
 
 def sft_loss(logprobs: Float[Tensor, "N L"], learned: Bool[Tensor, "N L"]) -> Float[Tensor, ""]:
-    """- sum log pi in nats over the tokens that are learned (E8); divide by their number in the whole batch."""
+    """Return - sum log pi in nats over the tokens that are learned (E8); divide by their number in the whole batch."""
     return -logprobs.where(learned, 0).sum()
 
 
 def demonstration_loss(model: nn.Module, examples: Sequence[Demonstration], detail: bool) -> Loss:
-    """The loss of some demonstrations, with metrics if `detail`."""
+    """Compute the loss of some demonstrations, with metrics if `detail`."""
     outputs = completion_logprobs(model, [e.prompt for e in examples], [[e.completion] for e in examples])
     mask = pad([e.learned for e in examples], 0)[0].bool().to(outputs.mask.device)
     targets = sum(map(sum, (e.learned for e in examples)))
@@ -276,15 +278,15 @@ class SFT(Method):
         self.examples, self.held_out = examples, held_out
 
     def batch(self, step: int) -> list[Demonstration]:
-        """The demonstrations of a step; pass after pass over all of them."""
+        """Draw the demonstrations of a step, pass after pass over all of them."""
         return [self.examples[i] for i in draw(len(self.examples), self.config.batch_size, step, self.config.seed)]
 
     def loss(self, model: nn.Module, examples: Sequence[Demonstration], detail: bool) -> Loss:
-        """Sum over the targets."""
+        """Return the loss summed over the targets."""
         return demonstration_loss(model, examples, detail)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Loss and accuracy on the held-out examples; the processes share them."""
+        """Measure loss and accuracy on the held-out examples; the processes share them."""
         if not self.held_out:
             return {}
         sums = torch.zeros(3, dtype=torch.float64)
@@ -300,7 +302,7 @@ class SFT(Method):
 def load_demonstrations(
     session: Session, config: SFTConfig, lm: LM, rows: Rows[Row] | None
 ) -> tuple[probe.world.World | None, Demonstrations]:
-    """The demonstrations that the options ask for, and the world of the base if it has one.
+    """Load the world of the base, if it has one, and the demonstrations that the options ask for.
 
     Raises:
         ConfigError: the world's demonstrations were asked for and the base has no world, or a mixture is not possible.

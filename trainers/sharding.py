@@ -32,12 +32,15 @@ from trainers.trainee import Reference, Trainee
 
 
 def part_of(weight: Tensor) -> Tensor:
-    """What this process holds of a weight: a part, or all of it where it is not shared. It shares the memory."""
+    """Return what this process holds of a weight: a part, or all of it where it is not shared.
+
+    The result shares the memory of the weight.
+    """
     return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def gather(*weights: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """The wholes of what each process holds parts of, by one exchange; every process has to call it.
+    """Gather the whole tensors of which each process holds parts, in one exchange; every process has to call it.
 
     Args:
         weights: a weight, and the part of a tensor that is cut as that weight is.
@@ -60,7 +63,7 @@ def gather(*weights: tuple[Tensor, Tensor]) -> list[Tensor]:
 
 
 def cut(weight: Tensor, whole: Tensor) -> Tensor:
-    """The part of `whole` that this process holds, cut as `weight` is."""
+    """Return the part of `whole` that this process holds, cut as `weight` is."""
     if not isinstance(weight, DTensor):
         return whole
     parts, rank = whole.chunk(weight.device_mesh.size()), weight.device_mesh.get_local_rank()
@@ -82,7 +85,7 @@ class Gatherer:
 
     @torch.no_grad()
     def __call__(self, placeholder: nn.Parameter) -> nn.Parameter:
-        """The weight that a placeholder stands for."""
+        """Return the weight that a placeholder stands for."""
         if id(placeholder) not in self._kept:
             self.release()
             own, weight = self._weights[id(placeholder)]
@@ -140,7 +143,7 @@ class SharedLM(LM):
         return loading.fingerprint(self.model, self._whole)
 
     def state(self, keep: bool = True) -> dict[str, Tensor]:
-        """All weights in the memory of the CPU, gathered one by one; empty where they are not to be kept."""
+        """Return all weights in the memory of the CPU, gathered one by one; empty where they are not to be kept."""
         self.gatherer.release()
         tensors: dict[int, Tensor] = {}
         state = self.model.state_dict(keep_vars=True)
@@ -201,7 +204,7 @@ class ShardedTrainee(Trainee):
         return self._fingerprint
 
     def reference(self) -> Reference:
-        """The model as it is now, frozen; each process holds a part of it."""
+        """Return a frozen copy of the model as it is now; each process holds a part of it."""
         dtype = loading.dtype_of(self._reference_dtype) or self.lm.dtype
         frozen = {
             name: DTensor.from_local(

@@ -15,7 +15,9 @@ from trainers.trainee import Trainee
 
 
 def load_trainee(session: Session, config: TrainConfig, ref: str | Path) -> Trainee:
-    """The model `ref` in the type of --weights-dtype on the session's device, ready to be trained as `config` asks.
+    """Load the model `ref` and prepare it for training as `config` asks.
+
+    It has the type of --weights-dtype and is on the session's device.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -29,7 +31,7 @@ def load_trainee(session: Session, config: TrainConfig, ref: str | Path) -> Trai
 
 
 def make_trainee(lm: LM, config: TrainConfig) -> Trainee:
-    """`lm` with all its weights to be trained, or with a new adapter as --lora asks.
+    """Make a trainee of `lm`, with all its weights to be trained, or with a new adapter as --lora asks.
 
     Raises:
         ConfigError: the adapter cannot be put on this model, or its blocks cannot be found.
@@ -45,7 +47,7 @@ def make_trainee(lm: LM, config: TrainConfig) -> Trainee:
 
 
 def starting_point(config: TrainConfig, ref: str | Path) -> str | Path:
-    """What a run with --lora loads: `ref`, or when it is resumed the very base that its adapter was trained on.
+    """Return what a run with --lora loads: `ref`, or after a resume the very base that its adapter was trained on.
 
     A name such as `base` means the newest checkpoint of that run, which may be another one by then.
     """

@@ -30,30 +30,30 @@ class Plain:
         self.config: Any = session.config
 
     def examples(self, step: int, phase: int) -> list[Any]:
-        """The examples of a step in phase 0, 1, ..."""
+        """Return the examples of a step in phase 0, 1, ..."""
         return self._examples_of(self.curriculum.phases[phase], step, self.config.batch_size)
 
     def before(self, phase: int) -> list[Task]:
-        """The tasks that lie behind in a phase, what the base knew among them."""
+        """Return the tasks that come before a phase, what the base knew among them."""
         old = [] if self.curriculum.old is None else [self.curriculum.old]
         return [*old, *self.curriculum.phases[:phase]]
 
     def leave(self, phase: int) -> None:
-        """Called in each step, before its examples are asked for: what lies before `phase` has been learned."""
+        """Take note that what lies before `phase` has been learned; called in each step before `examples`."""
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        """What is added to the mean loss, in nats."""
+        """Return what is added to the mean loss, in nats; None if nothing is."""
         return None
 
     def state(self) -> dict[str, Tensor]:
-        """What a resume needs."""
+        """Return what a resume needs."""
         return {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` gave."""
 
     def _examples_of(self, task: Task, step: int, n: int) -> list[Any]:
-        """`n` examples of a task, pass after pass over all of them."""
+        """Draw `n` examples of a task, pass after pass over all of them."""
         seed = derive_seed(self.config.seed, *task.name.encode())
         return [task.examples[i] for i in draw(len(task.examples), n, step, seed)]
 
@@ -65,7 +65,7 @@ class Replay(Plain):
     """
 
     def examples(self, step: int, phase: int) -> list[Any]:
-        """New examples first, replayed ones after them."""
+        """Return new examples, and replayed ones after them."""
         before = self.before(phase)
         replays = round(self.config.replay * self.config.batch_size) if before else 0
         examples = self._examples_of(self.curriculum.phases[phase], step, self.config.batch_size - replays)
@@ -87,7 +87,10 @@ class Shuffled(Replay):
 
 
 def _without_meaning(example: Any, task: Task, rng: np.random.Generator) -> Any:
-    """A demonstration with the completion of another one of its task; a row with all tokens but the first shuffled."""
+    """Return an example without its meaning.
+
+    A demonstration gets the completion of a random one of its task; a row gets all tokens but the first shuffled.
+    """
     if isinstance(example, Demonstration):
         other = task.examples[int(rng.integers(len(task.examples)))]
         return replace(example, completion=other.completion, learned=other.learned)
@@ -116,11 +119,11 @@ class EWC(Plain):
             self._left = len(before)
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        """(lambda / 2) sum_i F_i (theta_i - theta*_i)^2."""
+        """Return (lambda / 2) sum_i F_i (theta_i - theta*_i)^2; None before there is an F."""
         return ewc_penalty(model, self.fisher, self.anchor, self.config.ewc) if self.fisher else None
 
     def state(self) -> dict[str, Tensor]:
-        """Fisher information, anchor, and how many tasks they stand for."""
+        """Return the Fisher information, the anchor, and how many tasks they stand for."""
         tensors = {f"fisher/{name}": value for name, value in self.fisher.items()}
         return tensors | {f"anchor/{n}": v for n, v in self.anchor.items()} | {"left": torch.tensor(self._left)}
 
@@ -133,7 +136,7 @@ class EWC(Plain):
         self._left = int(state.get("left", 0))
 
     def _information(self, task: Task, number: int) -> dict[str, Tensor]:
-        """F of a task, the mean over its targets; the processes share its examples."""
+        """Estimate F of a task, the mean over its targets; the processes share its examples."""
         session, config, model = self.session, self.config, self.trainee.module
         seed = derive_seed(config.seed, 2, number)
         picks = draw(len(task.examples), min(config.fisher_samples, len(task.examples)), 1, seed)

@@ -22,19 +22,19 @@ class Reference:
 
     @contextmanager
     def active(self) -> Iterator[nn.Module]:
-        """The module to run inside the context."""
+        """Yield the module to run inside the context."""
         with torch.no_grad():
             yield self.lm.model
 
     def logprobs(
         self, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]], temperature: float = 1.0
     ) -> TokenLogprobs:
-        """log pi_ref of every token of every completion: see `probe.model.scoring.completion_logprobs`."""
+        """Return log pi_ref of every token of every completion: see `probe.model.scoring.completion_logprobs`."""
         with self.active() as model:
             return completion_logprobs(model, prompts, completions, temperature=temperature)
 
     def logits(self, rows: Sequence[Ids]) -> Float[Tensor, "N T V"]:
-        """Logits of whole texts, padded on the right."""
+        """Return the logits of whole texts, padded on the right."""
         with self.active() as model:
             return whole_logits(model, rows)
 
@@ -81,12 +81,12 @@ class Trainee:
         return self.lm.weights_fingerprint
 
     def reference(self) -> Reference:
-        """The model as it is now, frozen."""
+        """Return a frozen copy of the model as it is now."""
         return Reference(frozen_copy(self.lm, self._reference_dtype))
 
 
 def frozen_copy(lm: LM, dtype: str | None = None) -> LM:
-    """A copy with weights of its own that never change, in another number format if one is given."""
+    """Copy `lm` with weights of its own that never change, in another number format if one is given."""
     kind = dtype_of(dtype) or lm.dtype
     copies = {
         name: nn.Parameter(parameter.detach().to(kind, copy=True), requires_grad=False)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def trust_badge(*models: "tuple[str, LM]", text: str | Sequence[int]) -> None:
-    """A line for each model: the gap between its hooked and its plain logits on `text`, and what it runs on.
+    """Draw a line for each model: the gap between its hooked and its plain logits on `text`, and what it runs on.
 
     Args:
         models: pairs of a name and the model.
@@ -32,14 +32,14 @@ def trust_badge(*models: "tuple[str, LM]", text: str | Sequence[int]) -> None:
 
 
 def words(trust: "Trust") -> str:
-    """The badge's text."""
+    """Return the text of the badge."""
     verdict = "hooks verified" if trust.sound else "hooks not verified"
     parts = f"{verdict}: logits differ by {trust.gap:.0e}", trust.dtype, trust.hooked_kernel, trust.device
     return " \u00b7 ".join(parts)
 
 
 def explanation(trust: "Trust") -> str:
-    """What the badge means, in sentences."""
+    """Explain in sentences what the badge means."""
     verdict = (
         "That is rounding: what the hooks see is what the model does."
         if trust.sound

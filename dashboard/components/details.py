@@ -25,7 +25,9 @@ def details(
     files: Mapping[str, Callable[[], bytes]] | None = None,
     key: str = DETAILS,
 ) -> None:
-    """A closed section with equations, definitions, the Python lines and tables to download; drawn when it is opened.
+    """Draw a closed section with equations, definitions, the Python lines and tables to download.
+
+    Its content is drawn when the reader opens it.
 
     Args:
         equations: LaTeX, each on a line of its own.

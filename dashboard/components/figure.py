@@ -24,7 +24,7 @@ CONFIG = {
 
 
 def page_theme() -> Theme:
-    """The theme of figures that suits the page, light or dark."""
+    """Return the theme of figures that suits the page, light or dark."""
     return DARK if st.context.theme.type == "dark" else LIGHT
 
 
@@ -85,7 +85,7 @@ def _read_selection(key: str, act: Callable[[list[dict]], None]) -> None:
 def _head(
     chart: go.Figure, data: pd.DataFrame, name: str, title: str, height: int | None, source: dict[str, object]
 ) -> None:
-    """The title, and the downloads that open beside it."""
+    """Draw the title, and beside it the downloads, which open on a click."""
     with st.container(horizontal=True, wrap=False, vertical_alignment="center", gap="small"):
         st.markdown(f"**{escape_markdown(title)}**", width="stretch")
         offer = st.container(key=f"offer-{name}", width="content").popover(
@@ -121,7 +121,7 @@ def _head(
 
 
 def _choose_paper(name: str) -> Paper:
-    """Width, text and theme of images; one choice for all figures."""
+    """Let the reader choose width, text and theme of images; all figures share the choice."""
     paper: Paper = st.session_state.get(PAPER) or Paper()
     widths = {"single": "column, 3.3 in", "double": "page, 6.8 in", "slide": "slide, 13.3 x 7.5 in"}
     first, second, third = st.columns(3)

@@ -13,7 +13,7 @@ def _component() -> Callable:
 
 
 def take_focus(key: str) -> None:
-    """To be called inside of a popover, after what it holds.
+    """Move the focus into a popover that a key opened; to be called inside of it, after what it holds.
 
     Args:
         key: of this on its page.

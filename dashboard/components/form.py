@@ -21,7 +21,7 @@ BY_DEFAULT = "default"
 
 
 def input_text(value: Any) -> str:
-    """A default as the text of an input."""
+    """Format a default as the text of an input."""
     if value is None:
         return ""
     if isinstance(value, list):
@@ -32,7 +32,7 @@ def input_text(value: Any) -> str:
 
 
 def input_words(text: str) -> list[str]:
-    """The words of an input, quotes as in a shell where they are closed."""
+    """Split an input into words; quotes work as in a shell where they are closed."""
     try:
         return shlex.split(text)
     except ValueError:
@@ -40,17 +40,17 @@ def input_words(text: str) -> list[str]:
 
 
 def memory() -> dict[str, Any]:
-    """What widgets said last, by key, also those that no page shows now."""
+    """Return the last values of widgets by key, also of widgets that no page shows now."""
     return st.session_state.setdefault("_form", {})
 
 
 def lasting_key(key: str, first: Any) -> str:
-    """The key of a widget whose value outlives pages that do not show it and runs in which it is folded away."""
+    """Return the key of a widget whose value outlives pages that do not show it and runs in which it is folded away."""
     return tell_again(begin(key, memory().get(key, first)))
 
 
 def linked_key(method: str, field: Field) -> str:
-    """The key of an option that the URL keeps."""
+    """Return the key of an option that the URL keeps."""
     return f"{method}.{field['name']}"
 
 
@@ -97,7 +97,7 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
 
 
 def _suggest(label: str, field: Field, key: str, help: str, bind: Any) -> Any:
-    """One of the suggestions, anything else that the person types, or None."""
+    """Let the reader choose one of the suggestions, anything else that they type, or None."""
     now, first = st.session_state.get(key), field["default"]
     names = [*field["suggestions"], *([now] if now not in (None, *field["suggestions"]) else [])]
     return st.selectbox(
@@ -116,12 +116,12 @@ def _suggest(label: str, field: Field, key: str, help: str, bind: Any) -> Any:
 
 
 def begins(field: Field) -> Any:
-    """The choice that is made at first; None where the reader has to make one."""
+    """Return the initial choice of a field, or None where the reader has to make one."""
     return NONE if field["optional"] and field["default"] is None else field["default"]
 
 
 def option_value(field: Field, value: Any) -> Any:
-    """What a flag is followed by for a widget's value; None where that is the default."""
+    """Return what follows a flag on the command line for a widget's value, or None where that is the default."""
     default = field["default"]
     if field["type"] == "flag":
         return None if value == default else bool(value)

@@ -18,20 +18,20 @@ COLUMNS: dict[str, Any] = {
 
 
 def after_numbers(metric: str, about: Term) -> dict[str, str]:
-    """The cells behind the numbers of a metric."""
+    """Return the cells behind a metric's numbers: which direction is better, its definition, its name in files."""
     source = f" Source: {about.source}." if about.source else ""
     definition = f"{about.definition}.{source}" if about.definition else ""
     return {"better": about.better, "what it is": definition, "name in files": metric}
 
 
 def head(metric: str, about: Term) -> Any:
-    """Settings of a column that holds one metric: its title without what is in brackets, all of it under the mouse."""
+    """Return the settings of a column that holds one metric: its title without brackets, the whole term on hover."""
     whole = f"{about.title}: {about.explain(metric)}"
     return st.column_config.TextColumn(about.title.partition(" (")[0], help=escape_markdown(whole))
 
 
 def definitions(metrics: Iterable[str], words: Callable[[str], Term]) -> str:
-    """Metrics with their definitions as a Markdown list; those that are not known are left out."""
+    """Return metrics with their definitions as a Markdown list; those that are not known are left out."""
     lines = []
     for metric in dict.fromkeys(metrics):
         about = words(metric)

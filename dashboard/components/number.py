@@ -7,7 +7,7 @@ import streamlit as st
 
 
 def number_input(*given: Any, key: str, bind: Any = "query-params", **named: Any) -> Any:
-    """`st.number_input` of a whole number; one from a link that no number is as large as counts as none.
+    """Draw `st.number_input` for a whole number; an infinite one in a link is dropped from the URL.
 
     Streamlit turns the text into an int before it looks at the bounds, which fails for infinity.
     """

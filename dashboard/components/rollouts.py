@@ -33,7 +33,7 @@ SIBLINGS = 8
 
 
 def rollouts(store: Store, names: Sequence[str]) -> None:
-    """Widgets, table, and the chosen completion."""
+    """Draw the widgets, the table and the chosen completion."""
     labels = [name for name in names if len(data.rollouts(store.runs[name])[0])]
     if not labels:
         note(
@@ -68,7 +68,7 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
 
 
 def filter_completions(table: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFrame:
-    """The completions that the widgets for steps, rewards and text leave."""
+    """Draw the filters for steps, rewards and text, and return the completions that pass them."""
     with columns[0]:
         steps = sorted({int(step) for step in table["step"]})
         chosen_steps = span("Steps", STEPS, float(steps[0]), float(steps[-1]), 1.0, "%d")
@@ -84,7 +84,7 @@ def filter_completions(table: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFr
 
 
 def span(label: str, key: str, low: float, high: float, step: float, shown: str) -> tuple[float, float]:
-    """A range between two ends; all of it at first, and where the URL's one lies outside."""
+    """Draw a range slider and return its range: all of it at first, and where the range of the URL lies outside."""
     if low == high:
         note(f"{label}: all at {low:g}.")
         return low, high
@@ -96,7 +96,7 @@ def span(label: str, key: str, low: float, high: float, step: float, shown: str)
 
 
 def listing(completions: pd.DataFrame, label: str) -> None:
-    """The completions as a table; a click on a row chooses it."""
+    """Draw the completions as a table; a click on a row chooses it."""
 
     @guard_callback
     def choose() -> None:
@@ -123,7 +123,7 @@ def listing(completions: pd.DataFrame, label: str) -> None:
 
 
 def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> None:
-    """One completion among those of its prompt, and its tokens in figures."""
+    """Draw one completion among those of its prompt, and its tokens in figures."""
     left, middle = st.columns(2, vertical_alignment="bottom")
     with left:
         number = number_input("Rollout", 0, len(frame) - 1, key=ROLLOUT, help=NUMBER)
@@ -156,7 +156,7 @@ def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> No
 
 
 def choose_token(count: int) -> int:
-    """The token that is emphasised."""
+    """Let the reader choose the token that is emphasised."""
     last = max(0, count - 1)
     if st.session_state.get(TOKEN, 0) > last:
         st.session_state[TOKEN] = last
@@ -164,7 +164,7 @@ def choose_token(count: int) -> int:
 
 
 def choose_measure(names: list[str]) -> str:
-    """The measure that colours all tokens; none where nothing was recorded."""
+    """Let the reader choose the measure that colours all tokens; empty where nothing was recorded."""
     if not names:
         return ""
     key = keep(MEASURE, names, names[0])
@@ -172,7 +172,7 @@ def choose_measure(names: list[str]) -> str:
 
 
 def describe_parts(row: dict[Any, Any]) -> str:
-    """Reward and its parts in words."""
+    """Describe the reward and its parts in words."""
     parts = row.get("rewards")
     more = {name: value for name, value in parts.items() if has_number(value)} if isinstance(parts, dict) else {}
     detail = f" ({', '.join(f'{name} {value:.3g}' for name, value in more.items())})" if len(more) > 1 else ""
@@ -180,17 +180,17 @@ def describe_parts(row: dict[Any, Any]) -> str:
 
 
 def has_number(value: object) -> bool:
-    """Whether there is a number: neither None nor the NaN that stands for it in a column."""
+    """Return whether there is a number: neither None nor the NaN that stands for it in a column."""
     return isinstance(value, int | float) and not np.isnan(value)
 
 
 def describe_reward(row: dict[Any, Any]) -> str:
-    """The reward in words."""
+    """Describe the reward in words."""
     return f"reward {row['reward']:.3g}" if has_number(row.get("reward")) else "no reward"
 
 
 def siblings(frame: pd.DataFrame, number: int) -> list[int]:
-    """The completions of one prompt in one step, at most `SIBLINGS`, the given one among them."""
+    """Return at most `SIBLINGS` completions of the given one's prompt and step, the given one among them."""
     row = frame.loc[number]
     same = frame[(frame["step"] == row["step"]) & (frame["prompt"] == row["prompt"])].index.tolist()
     near = same.index(number)
@@ -199,7 +199,7 @@ def siblings(frame: pd.DataFrame, number: int) -> list[int]:
 
 
 def completion(row: dict[Any, Any], measure: str, colour: str) -> TokenRow:
-    """A completion as chips, coloured by a measure relative to its largest value here."""
+    """Return a completion as a row of chips, coloured by a measure relative to its largest value in the row."""
     measures = token_measures(row)
     values = measures.get(measure, np.zeros(len(tokens(row))))
     largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0

@@ -56,7 +56,7 @@ class Moment:
 
     @property
     def head(self) -> tuple[int, int]:
-        """(layer, head) that is enlarged."""
+        """The enlarged head as (layer, head)."""
         choice = st.session_state.get(HEAD)
         layer, _, head = (choice if choice in self.heads else "L0H0")[1:].partition("H")
         return int(layer), int(head)
@@ -70,7 +70,7 @@ class Moment:
 def choose_moment(
     store: Store, names: Sequence[str], *, prefix: str = "", kinds: Sequence[str] = ("Attention", "Lens")
 ) -> Moment | None:
-    """Widgets for run, prompt and step; None if no run was watched.
+    """Let the reader choose run, prompt and step; None where no run was watched.
 
     Args:
         store: all runs.
@@ -119,7 +119,7 @@ def choose_moment(
 
 
 def choose_step(steps: Sequence[int], *, prefix: str = "") -> int:
-    """The step slider; it follows a run that is being trained until it is moved."""
+    """Draw the step slider; it follows a run that is being trained until the reader moves it."""
     key, memory = f"{prefix}step", f"_{prefix}last_step"
     last, previous = steps[-1], st.session_state.get(memory)
     if previous is not None and st.session_state.get(key) == previous:
@@ -133,7 +133,7 @@ def choose_step(steps: Sequence[int], *, prefix: str = "") -> int:
 
 
 def main_figure(moment: Moment) -> None:
-    """Mosaic of heads or lens at the chosen step."""
+    """Draw the mosaic of heads or the lens at the chosen step."""
     tokens = moment.prompt.tokens
     if moment.kind == "Lens":
         lens = favourites(moment.run, moment.tensors, moment.index, moment.prompt)
@@ -156,7 +156,7 @@ def main_figure(moment: Moment) -> None:
 
 
 def choose_layers(weights: np.ndarray) -> list[int]:
-    """All layers, or the one chosen where all would be too many."""
+    """Return all layers, or let the reader choose one where all would be too many."""
     depth, heads = weights.shape[:2]
     if depth * heads <= MOST_HEADS:
         return list(range(depth))
@@ -164,7 +164,7 @@ def choose_layers(weights: np.ndarray) -> list[int]:
 
 
 def detail_figures(moment: Moment) -> None:
-    """The chosen head enlarged, and the chosen answers over all steps."""
+    """Draw the chosen head enlarged, and the chosen answers over all steps."""
     left, right = st.columns(2, gap="medium")
     with left:
         if "attention" in moment.tensors:
@@ -185,7 +185,7 @@ def detail_figures(moment: Moment) -> None:
 
 
 def head_figure(moment: Moment) -> None:
-    """The chosen head enlarged."""
+    """Draw the chosen head enlarged."""
     st.selectbox("Head", moment.heads, key=HEAD, bind="query-params", format_func=visible)
     layer, head = moment.head
     weights = attention(moment.tensors, moment.index, moment.prompt)

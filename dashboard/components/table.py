@@ -9,7 +9,7 @@ from probe.texts import visible, visible_parts
 
 
 def show_table(table: pd.DataFrame, *, column_config: dict[Any, Any] | None = None, **options: Any) -> Any:
-    """`st.dataframe` of a table in which no text acts instead of being seen.
+    """Draw a table with `st.dataframe` so that no text acts instead of being seen.
 
     Args:
         table: rows and columns as they are.
@@ -21,7 +21,7 @@ def show_table(table: pd.DataFrame, *, column_config: dict[Any, Any] | None = No
 
 
 def shown_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with every text `visible`; itself where all of them are."""
+    """Return the table with every text `visible`, or the table itself where all of them are."""
     columns = {at: table.iloc[:, at] for at in range(table.shape[1])}
     texts = {at: each for at, each in columns.items() if isinstance(each.dtype, pd.CategoricalDtype) or _is_text(each)}
     changes = {at: each.map(visible_parts) for at, each in texts.items()}

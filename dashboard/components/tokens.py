@@ -38,7 +38,7 @@ class TokenRow:
 
 @st.cache_resource(show_spinner=False)
 def _component() -> Callable:
-    """The browser's part, registered once a server; every text reaches it as data and the page as `textContent`."""
+    """Register the browser's part once per server; every text reaches it as data and the page as `textContent`."""
     return st.components.v2.component(
         "probe_tokens",
         html="<div id='box'>\n<div id='tokens'></div><div id='tip' role='tooltip' hidden></div>\n</div>",
@@ -69,7 +69,7 @@ def token_rows(
 
 
 def _first_shown_at(key: str, data: dict) -> int:
-    """When a session first showed these data, in microseconds; later data always get a larger number.
+    """Return when a session first showed these data, in microseconds; later data always get a larger number.
 
     The browser calls the component's script through `import()`, and two calls whose import is still under way may come
     in either order: by this number the script knows data that are older than what it has drawn.

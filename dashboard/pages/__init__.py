@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def page_file(name: str) -> str:
-    """The script of the page of a name, as the entrypoint finds it."""
+    """Return the path of a page's script, relative to the folder of the entrypoint."""
     return f"{name}/page.py"
 
 

@@ -21,14 +21,14 @@ from dashboard.state import ALIGNED, ASKED, BASE, PROMPT, Visit, ask, current, f
 
 
 def icon() -> Image.Image:
-    """The page's icon, a causal attention map; drawn here, because an icon by name is fetched from the network."""
+    """Draw the page's icon, a causal attention map; an icon given by name would be fetched from the network."""
     shade = np.tril(np.linspace(60, 220, 16).reshape(4, 4)[::-1])
     image = np.stack([shade * 0.25, shade * 0.55, np.where(shade > 0, 190, 0), np.where(shade > 0, 255, 0)], axis=-1)
     return Image.fromarray(image.repeat(8, axis=0).repeat(8, axis=1).astype(np.uint8))
 
 
 def logo() -> str:
-    """The icon with the name, in a colour that both themes show."""
+    """Return the icon and the name as SVG, in a colour that is visible in both themes."""
     cells = [
         f'<rect x="{8 * x}" y="{8 * y}" width="8" height="8" fill="#3b6fd4" opacity="{0.35 + 0.2 * x:.2f}"/>'
         for y in range(4)
@@ -89,7 +89,7 @@ that is too narrow for two columns of charts one column of them, and choices in 
 
 
 def own_page(name: str, title: str, icon: str, **options: Any) -> Any:
-    """A page of the dashboard; the path of its address is its name."""
+    """Return a page of the dashboard; its name is also the path of its address."""
     return st.Page(page_file(name), title=title, icon=f":material/{icon}:", url_path=name, **options)
 
 

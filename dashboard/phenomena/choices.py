@@ -25,7 +25,7 @@ MOST = 8
 
 
 def choose_experiment(known: Mapping[str, Experiment]) -> Experiment:
-    """One of several experiments."""
+    """Let the reader choose one of several experiments."""
     name = st.selectbox(
         "Experiment",
         list(known),
@@ -40,7 +40,7 @@ def choose_experiment(known: Mapping[str, Experiment]) -> Experiment:
 
 
 def choose_models(shared: SharedChoices) -> list[Subject]:
-    """The chosen models and further ones, the base first; each once."""
+    """Let the reader choose further models; return all chosen models, the base first, each once."""
     sides = [choice for choice in (shared.base, shared.aligned) if choice]
     labels = [choice for choice in model_options(shared.store) if choice not in sides]
     lasting_key(MORE, [])
@@ -70,7 +70,7 @@ def _name_more() -> None:
 
 
 def subjects(shared: SharedChoices, choices: list[str]) -> list[Subject]:
-    """Models with a name each: a run's label, or the last part of any other reference; in full where two are alike."""
+    """Name models: by a run's label, or the last part of any other reference; in full where two are alike."""
     entries: list[Subject] = []
     short = [choice if shared.label(choice) else Path(choice).name for choice in dict.fromkeys(choices)]
     for choice, name in zip(dict.fromkeys(choices), short, strict=True):
@@ -81,7 +81,9 @@ def subjects(shared: SharedChoices, choices: list[str]) -> list[Subject]:
 
 
 def choose_options(experiment: Experiment) -> Question | None:
-    """The form that the function's signature makes, folded away; None while a link's file waits for the reader's word.
+    """Draw the form that the function's signature makes, folded away, and return the question with the chosen options.
+
+    None while a file that a link names waits for the reader's consent.
 
     What a file holds is part of what a result is found by, so it would be read at once.
     """

@@ -41,7 +41,7 @@ FOLDER = "compared"
 
 
 def compare_summaries(experiment: Experiment, result: Result, base: Result, place: Path | None) -> pd.DataFrame:
-    """The summary of one model with the columns of a baseline (`probe.experiments.metrics.COMPARED`).
+    """Return the summary of one model with the columns of a baseline (`probe.experiments.metrics.COMPARED`).
 
     Args:
         experiment: of both.
@@ -119,7 +119,7 @@ class Question:
         return _options(self.experiment, self.words)
 
     def call(self, known: ModelFacts) -> Call:
-        """The call whose result is looked for.
+        """Return the call on one model by which its stored result is found.
 
         Raises:
             ConfigError: an option cannot be used.
@@ -140,7 +140,10 @@ class Outcome:
 
 
 def refusal(question: Question) -> str:
-    """Why a file that the options name cannot be used, in one sentence; needs no model."""
+    """Say in one sentence why a file that the options name cannot be used; empty where it can.
+
+    No model is needed.
+    """
     try:
         prepare(question.experiment, **question.options)
     except DataError as error:
@@ -149,7 +152,7 @@ def refusal(question: Question) -> str:
 
 
 def find_result(question: Question, subject: Subject, known: ModelFacts) -> Outcome:
-    """A result that is stored, or that this server has computed; an empty one where there is none."""
+    """Find the result that is stored, or that this server has computed; the outcome is empty where there is none."""
     own_call = question.call(known)
     place = store.place(own_call)
     version = stamp(place / RESULT_FILE)
@@ -167,7 +170,7 @@ def find_result(question: Question, subject: Subject, known: ModelFacts) -> Outc
 
 
 def stored_options(question: Question, known: Sequence[ModelFacts]) -> dict[str, dict[str, Any]]:
-    """Options under which a result of every one of the models is stored: values by name, by the words that say them.
+    """Find options under which a result of every model is stored: values by name, keyed by the words that say them.
 
     Results are a stranger's data: those over a file, or with an option that names one, are left out, shipped sets
     apart, and so are those with an option that is no plain value.
@@ -202,12 +205,12 @@ def stored_options(question: Question, known: Sequence[ModelFacts]) -> dict[str,
 
 
 def _is_plain(value: object) -> bool:
-    """Whether a value is one word of a command line, and no option."""
+    """Return whether a value is one word of a command line, and no option."""
     return isinstance(value, bool | int | float) or (isinstance(value, str) and not value.startswith("-"))
 
 
 def sendable_result(result: Result) -> Result:
-    """A result with tables and provenance that a page can send (`probe.untrusted.sendable`)."""
+    """Copy a result with tables and provenance that a page can send (`probe.untrusted.sendable`)."""
     return replace(
         result,
         summary=_sendable(result.summary),
@@ -265,7 +268,7 @@ def _perform(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: st
 
 
 def _relabel(result: Result, label: str, ref: str) -> Result:
-    """The result of one model under the name and the reference that the reader knows it by; its figures stay."""
+    """Rename the model of a result to the label and the reference that the reader knows; its figures stay."""
     about = [model | {"label": label, "ref": ref} for model in result.meta["models"]]
     result = rename_model(result, label)
     return replace(result, meta=result.meta | {"models": about})
@@ -274,7 +277,7 @@ def _relabel(result: Result, label: str, ref: str) -> Result:
 def alike(
     outcomes: Sequence[Outcome], leader: str | None, across_worlds: bool = False
 ) -> tuple[list[Outcome], list[Outcome]]:
-    """(results that can be laid side by side, the others): those of the world that one model belongs to.
+    """Return (results that can be compared, the others): the former are those of the world that one model belongs to.
 
     Args:
         outcomes: what is there of every model.
@@ -295,7 +298,7 @@ def _world(outcome: Outcome) -> object:
 
 
 def apart(outcomes: Sequence[Outcome]) -> str:
-    """What tells the worlds of models apart, in words; empty where all belong to one, or were asked from one file."""
+    """Describe how the worlds of models differ; empty where all belong to one, or were asked from one file."""
     if len({_world(each) for each in outcomes}) < 2:
         return ""
     facts = [models.model_facts(each.subject.ref) for each in outcomes]
@@ -324,7 +327,7 @@ class Together:
 
 
 def together(question: Question, outcomes: Sequence[Outcome]) -> Together:
-    """Results side by side, the first model being the baseline.
+    """Join results side by side, with the first model as the baseline.
 
     Raises:
         DataError: they are of different questions.
@@ -361,9 +364,9 @@ def _together(experiment: Experiment, outcomes: Sequence[Outcome]) -> Together:
 
 
 def seconds(request: Call, runs: Store) -> float | None:
-    """How long a call of one model takes, by stored results; None where none is of like models and these questions.
+    """Estimate how long a call of one model takes, from stored results of like models on these questions.
 
-    Models are alike that belong to one world.
+    None where there are none. Models are alike if they belong to one world.
     """
     (lm,), size = request.models, request.options.get("n")
     world, data = of(lm), _content_hash(data_facts(request.options.get("data")))
@@ -390,7 +393,7 @@ def _content_hash(facts: Any) -> Any:
 
 
 def tried_seconds(question: Question, known: ModelFacts) -> float | None:
-    """How long a model takes, by the few questions that `try_out` asked it; None where it asked none."""
+    """Return how long a model takes, by the few questions that `try_out` asked it; None where it asked none."""
     seconds: float | None = models.results().get(_tried(question, known))
     return seconds
 
@@ -427,7 +430,7 @@ def _try(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: str | 
 
 
 def explain_failure(experiment: Experiment, error: Exception) -> str:
-    """Why an experiment failed, in one sentence; what is no mistake of the reader's is told on the console too."""
+    """Say in one sentence why an experiment failed; what is no mistake of the reader's is printed in the console."""
     if isinstance(error, ProbeError):
         return str(error)
     tell(error)
@@ -446,6 +449,6 @@ def _options(experiment: Experiment, words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def changed_options(question: Question) -> dict[str, Any]:
-    """The options that differ from what the function takes by itself."""
+    """Return the options whose values differ from the function's defaults."""
     parameters = question.experiment.signature.parameters
     return {name: value for name, value in question.options.items() if parameters[name].default != value}

@@ -29,19 +29,19 @@ ROWS = 12
 
 
 def metrics_of(experiment: Experiment, result: Result) -> dict[str, Metric]:
-    """The metrics that are functions of items, by name."""
+    """Return the metrics that are functions of items, by name."""
     metrics = experiment.metrics or columns_as_metrics(result.items)
     return {metric.name: metric for metric in metrics if metric.applies(result.items)}
 
 
 def about(experiment: Experiment, metrics: Mapping[str, Metric], name: str) -> Term:
-    """A metric in words; one that an experiment of somebody's own counts is a share."""
+    """Return the term of a metric; a `Share` of a custom experiment, which has no known unit, gets that of shares."""
     known = experiment.term(name)
     return replace(known, unit=SHARE) if not known.unit and isinstance(metrics.get(name), Share) else known
 
 
 def cell(row: Mapping[Any, Any], unit: str, prefix: str = "") -> str:
-    """A number with its interval; rates in percent, their differences in percentage points."""
+    """Format a number with its interval; rates are in percent, their differences in percentage points."""
     names = {"": ("value", "ci_low", "ci_high"), "difference": ("difference", "difference_low", "difference_high")}
     value, low, high = (float(row.get(name, math.nan)) for name in names[prefix])
     unit = DIFFERENCE if prefix and unit in RATES else unit
@@ -50,7 +50,7 @@ def cell(row: Mapping[Any, Any], unit: str, prefix: str = "") -> str:
 
 
 def wide(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Title, values with intervals, differences to the first model, n, and what it means: one line a metric."""
+    """Return title, values with intervals, differences to the first model, n and meaning, one line a metric."""
     metrics = metrics_of(experiment, result)
     names = list(dict.fromkeys(name for table in summaries.values() for name in table["metric"]))
     rows = {label: {row["metric"]: row for row in table.to_dict("records")} for label, table in summaries.items()}
@@ -70,7 +70,10 @@ def wide(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFra
 
 
 def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFrame]) -> list[str]:
-    """The table; a click on a number chooses its metric and its model for the items. Gives the metrics' names."""
+    """Draw the table of numbers, and return the names of its metrics.
+
+    A click on a number chooses its metric and its model for the items.
+    """
     numbers = wide(experiment, result, summaries)
     names = list(dict.fromkeys(name for summary in summaries.values() for name in summary["metric"]))
     widget = f"{experiment.name}-numbers"
@@ -107,7 +110,7 @@ def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFr
 
 
 def forms(experiment: Experiment, result: Result) -> None:
-    """Every metric in both forms of the prompts, with the paired difference; one line a model and metric."""
+    """Draw every metric in both forms of the prompts with the paired difference, one line a model and metric."""
     metrics, lines = metrics_of(experiment, result), []
     sent = {model["label"]: model["facts"]["form"] for model in result.meta["models"] if "form" in model["facts"]}
     for row in result.tables[FORMS].to_dict("records"):
@@ -126,7 +129,7 @@ def forms(experiment: Experiment, result: Result) -> None:
 
 
 def sentence(experiment: Experiment, summaries: dict[str, pd.DataFrame]) -> str:
-    """A finding for an experiment that says none: its first number of every model."""
+    """State the first number of every model, as the finding of an experiment that gives none."""
     first = next(iter(summaries.values()))
     name = str(first["metric"].iloc[0])
     words = about(experiment, {metric.name: metric for metric in experiment.metrics}, name)
@@ -141,7 +144,7 @@ def sentence(experiment: Experiment, summaries: dict[str, pd.DataFrame]) -> str:
 def points(
     experiment: Experiment, result: Result, summaries: dict[str, pd.DataFrame]
 ) -> tuple[go.Figure, pd.DataFrame]:
-    """All numbers as points with intervals, for an experiment that draws nothing; and the table behind them."""
+    """Draw all numbers as points with intervals, for an experiment without figures; return the chart and its table."""
     long = pd.concat([table.assign(run=label) for label, table in summaries.items()], ignore_index=True)
     within = [name for name, rows in long.groupby("metric", sort=False) if rows["value"].between(-1, 1).all()]
     selection = long[long["metric"].isin(within)] if within else long
@@ -151,6 +154,6 @@ def points(
 
 
 def behind(result: Result, name: str) -> pd.DataFrame:
-    """The table behind a figure: that of its name, one whose name begins alike, or the summary."""
+    """Return the table behind a figure: that of its name, one whose name begins alike, or the summary."""
     near = [key for key in result.tables if name.startswith(key) or key.startswith(name)]
     return result.tables[name] if name in result.tables else result.tables[near[0]] if near else result.summary

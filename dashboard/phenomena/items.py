@@ -37,7 +37,7 @@ ANSWERS = {"answered right": True, "answered wrong": False}
 
 
 def section(experiment: Experiment, subjects: Sequence[Subject], result: Result, metrics: Sequence[str]) -> None:
-    """Widgets, table, and the chosen item.
+    """Draw the widgets, the table and the chosen item.
 
     Args:
         experiment: what was asked.
@@ -75,7 +75,9 @@ def section(experiment: Experiment, subjects: Sequence[Subject], result: Result,
 
 
 def page_of(name: str, rows: pd.DataFrame, total: int) -> pd.DataFrame:
-    """The rows of one page of the table, and a button for all of them; other filters begin with the first page.
+    """Draw the pages of the table and a button to download all rows, and return the rows of the open page.
+
+    When the filters change, the first page opens.
 
     Args:
         name: of the experiment.
@@ -101,7 +103,7 @@ def page_of(name: str, rows: pd.DataFrame, total: int) -> pd.DataFrame:
 def choose_metric(
     experiment: Experiment, result: Result, names: Sequence[str], column: "DeltaGenerator"
 ) -> Metric | None:
-    """The metric whose items are looked at; None for a number that is no function of items."""
+    """Let the reader choose the metric whose items are listed; None for a number that is not a function of items."""
     metrics = metrics_of(experiment, result)
     with column:
         key, titles = experiment.name + OF_METRIC, {name: experiment.term(name).title for name in names}
@@ -118,7 +120,7 @@ def choose_metric(
 
 
 def _current_item(key: str) -> str | None:
-    """The item of the session or of the URL."""
+    """Return the chosen item of the session, else that of the URL, or None."""
     value = st.session_state.get(key) or st.query_params.get(key)
     return str(value) if value else None
 
@@ -126,7 +128,7 @@ def _current_item(key: str) -> str | None:
 def filter_items(
     name: str, items: pd.DataFrame, labels: Sequence[str], metric: Metric | None, columns: "list[DeltaGenerator]"
 ) -> tuple[pd.DataFrame, int]:
-    """The items that the widgets leave, one row each (`beside`), and how many the metric counts."""
+    """Draw the filters; return the items that pass them, one row each (`beside`), and how many the metric counts."""
     subset = metric.select(items) if metric is not None else items
     rows = beside(subset, labels, metric)
     total = len(rows)
@@ -167,7 +169,7 @@ def filter_items(
 
 
 def judged(items: pd.DataFrame, names: Sequence[str], right: bool) -> list[str]:
-    """The items that one of the models answered right, or wrong."""
+    """Return the items that at least one of the models answered right (or wrong, where `right` is False)."""
     rows = items[items[MODEL].isin(names)].to_dict("records")
     return [str(row[ITEM]) for row in rows if verdict(row) is right]
 
@@ -175,7 +177,7 @@ def judged(items: pd.DataFrame, names: Sequence[str], right: bool) -> list[str]:
 def rows_shown(
     rows: pd.DataFrame, way: str, names: Sequence[str], labels: Sequence[str], metric: Metric | None
 ) -> pd.DataFrame:
-    """The rows that a way of showing leaves, in its order.
+    """Return the rows that a way of showing keeps, in its order.
 
     Args:
         rows: see `beside`.
@@ -203,17 +205,17 @@ def rows_shown(
 
 
 def single(metric: Metric | None) -> bool:
-    """Whether a metric is about one column of numbers."""
+    """Return whether a metric is about one column of numbers."""
     return metric is not None and len(metric.columns) == 1
 
 
 def value_name(metric: Metric | None) -> str:
-    """The column that a metric of one column reads."""
+    """Return the name of the column that a metric of one column reads; empty for any other metric."""
     return metric.columns[0] if metric is not None and single(metric) else ""
 
 
 def beside(items: pd.DataFrame, labels: Sequence[str], metric: Metric | None) -> pd.DataFrame:
-    """One row an item, indexed by its name: kind, prompt and expected answer, then of each model answer and values."""
+    """Return one row an item, by its name: kind, prompt and expected answer, then each model's answer and values."""
     first = items.drop_duplicates(ITEM).set_index(ITEM)
     table = first[[column for column in ("kind", "prompt", "expected") if column in first]].copy()
     columns = [column for column in (metric.columns if metric else ()) if column in items]
@@ -226,7 +228,7 @@ def beside(items: pd.DataFrame, labels: Sequence[str], metric: Metric | None) ->
 
 
 def listing(name: str, items: pd.DataFrame) -> None:
-    """The items as a table; a click anywhere in a row chooses its item."""
+    """Draw the items as a table; a click anywhere in a row chooses its item."""
     widget = f"{name}-items"
 
     @guard_callback
@@ -260,7 +262,7 @@ def listing(name: str, items: pd.DataFrame) -> None:
 
 
 def readable(value: Any) -> Any:
-    """A cell: nothing where there is nothing, no check boxes."""
+    """Convert a value to a cell: None where the value is missing, 0 or 1 in place of a check box."""
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return None
     if isinstance(value, bool | np.bool_):

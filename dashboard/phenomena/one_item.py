@@ -51,7 +51,7 @@ class Read:
 
 
 def stand_ins(own: Mapping[str, Mapping[Any, Any]]) -> str:
-    """A sentence on who answered in the place of the models that read the tokens; empty where each answered itself.
+    """Say who answered in place of the models that read the tokens; empty where each answered itself.
 
     Args:
         own: the item's row of each model, by label.
@@ -69,7 +69,7 @@ def stand_ins(own: Mapping[str, Mapping[Any, Any]]) -> str:
 
 
 def join_texts(prompt: Any, answer: Any) -> tuple[str, str]:
-    """Prompt and answer such that they follow each other; a space between words where neither has one."""
+    """Return prompt and answer so that they can be joined, with a space between words where neither has one."""
     first, second = str(prompt or ""), "" if answer is None or answer != answer else str(answer)
     if re.search(r"[\w.?!:,>]\Z", first) and re.match(r"\w", second):
         second = " " + second
@@ -77,7 +77,7 @@ def join_texts(prompt: Any, answer: Any) -> tuple[str, str]:
 
 
 def reading(lm: "LM", prompt: str, answer: str) -> Read:
-    """Log-probabilities of the tokens of a prompt and an answer, and what was expected instead.
+    """Compute the log-probabilities of the tokens of a prompt and an answer, and what was expected instead.
 
     Raises:
         DataError: the text is empty or too long for the model.
@@ -101,7 +101,10 @@ def reading(lm: "LM", prompt: str, answer: str) -> Read:
 
 
 def before(lm: "LM", read: Read, token: int) -> str:
-    """The text before a token of an answer, so that its last token is where the model decides; or the whole prompt."""
+    """Return the text before a token of an answer, or the whole prompt where the token belongs to the prompt.
+
+    The model decides on the given token at the last token of this text.
+    """
     end = max(read.cut, token)
     tokenizer = lm.tokenizer
     ids = list(read.ids[:end])
@@ -116,7 +119,7 @@ def before(lm: "LM", read: Read, token: int) -> str:
 
 
 def prompt_chips(readings: Sequence[tuple[str, Read]]) -> list[Chip]:
-    """The prompt that all models read, with what each thought of it."""
+    """Return the chips of the prompt that all models read, each with the log-probability or reading of every model."""
     chips = []
     for j in range(readings[0][1].cut):
         lines = [f"token {j}: {readings[0][1].pieces[j]}"]
@@ -127,7 +130,7 @@ def prompt_chips(readings: Sequence[tuple[str, Read]]) -> list[Chip]:
 
 
 def chip(read: Read, j: int) -> Chip:
-    """A token, coloured by how little it was expected."""
+    """Return the chip of a token, coloured by how improbable it was, or by what a model of one number reads there."""
     lines = [f"token {j}: {read.pieces[j]}", *describe_token(read, j)]
     value = read.values[j]
     if read.scalar:
@@ -139,7 +142,7 @@ def chip(read: Read, j: int) -> Chip:
 
 
 def describe_token(read: Read, j: int) -> list[str]:
-    """Lines on a token."""
+    """Describe a token in lines: its log-probability and the likeliest tokens there, or the model's reading."""
     value = read.values[j]
     if value != value:
         return ["the first token: nothing comes before it"]
@@ -167,7 +170,7 @@ INSIDE = {
 def show(
     experiment: Experiment, subjects: Sequence[Subject], result: Result, name: str, beside: "DeltaGenerator"
 ) -> None:
-    """An item from its answers to its tokens.
+    """Show an item from its answers to its tokens.
 
     Args:
         experiment: that asked it.
@@ -210,7 +213,7 @@ def show(
 
 
 def verdict(row: Mapping[Any, Any]) -> bool | None:
-    """Whether an answer is right; None where the item does not say."""
+    """Return whether an answer is right, or None where the item does not say."""
     for column in RIGHT:
         if row.get(column) is not None and row[column] == row[column]:
             return bool(row[column])
@@ -221,7 +224,7 @@ def verdict(row: Mapping[Any, Any]) -> bool | None:
 
 
 def right_answer(rows: pd.DataFrame) -> str:
-    """What would be right, in words."""
+    """Say which answers would be right, or that none is known."""
     answers = [
         str(text) for text in rows.get("expected", pd.Series(dtype=object)).dropna().unique() if str(text).strip()
     ]
@@ -229,7 +232,7 @@ def right_answer(rows: pd.DataFrame) -> str:
 
 
 def answer_table(subjects: Sequence[Subject], own: Mapping[str, Mapping[Any, Any]]) -> None:
-    """Answers side by side, whether they are right, and all that was measured of them; a row a model."""
+    """Draw answers side by side, whether they are right, and all that was measured of them, a row a model."""
     columns = [column for column in own[subjects[0].label] if column not in (*SAID, *RIGHT)]
     rows: dict[str, list[Any]] = {"model": [subject.label for subject in subjects]}
     cells = {"answer": [" ".join(_cell(own[subject.label].get("answer")).split()) for subject in subjects]}
@@ -246,7 +249,10 @@ def answer_table(subjects: Sequence[Subject], own: Mapping[str, Mapping[Any, Any
 
 
 def tokens(name: str, item: str, result: Result, readings: "Sequence[tuple[Subject, LM, Read]]") -> tuple[int, int]:
-    """The texts as chips; gives which reading and which of its tokens is chosen, at first the answer's first."""
+    """Show the texts as chips; return the index of the chosen reading and of its chosen token.
+
+    Initially the first token of the last model's answer is chosen.
+    """
     key = f"_{name}_token"
     identity = (item, tuple(subject.label for subject, _, _ in readings))
     if st.session_state.get(key, (None,))[0] != identity:
@@ -292,7 +298,7 @@ def tokens(name: str, item: str, result: Result, readings: "Sequence[tuple[Subje
 
 
 def links(subjects: Sequence[Subject], subject: Subject, lm: "LM", read: Read, token: int) -> None:
-    """Ways to the pages that look inside, with model and text; the text ends before the chosen token of an answer."""
+    """Draw links to the pages that look inside, with model and text; the text ends before an answer's chosen token."""
     choices = current()
     text = before(lm, read, token)
     pair = (choices.base or subjects[0].choice, subject.choice)

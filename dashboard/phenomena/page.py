@@ -38,7 +38,7 @@ MAIN_HEIGHT, HEIGHT = 370, 360
 
 
 def phenomenon(name: str, remark: str = "") -> None:
-    """The page of a built-in experiment.
+    """Draw the page of a built-in experiment.
 
     Args:
         name: of the experiment.
@@ -52,7 +52,7 @@ def phenomenon(name: str, remark: str = "") -> None:
 
 
 def show(known: Mapping[str, Experiment], remark: str = "") -> None:
-    """The page from top to bottom.
+    """Draw the page from top to bottom.
 
     Args:
         known: the experiments that it can be about; the reader chooses where there are several.
@@ -125,7 +125,10 @@ def show(known: Mapping[str, Experiment], remark: str = "") -> None:
 
 
 def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") -> list[Outcome]:
-    """What is there of every model; what is missing is offered with its cost, and computed when the reader says so."""
+    """Collect the result of every model; offer to compute what is missing, and say about how long it takes.
+
+    The missing results are computed when the reader asks for it.
+    """
     facts = {}
     for subject in subjects:
         with guard():  # one that cannot be read hides no other
@@ -186,7 +189,7 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
 
 
 def offer_stored(question: Question, known: "list[models.ModelFacts]") -> None:
-    """A button for each other choice of options under which results of all the models are stored."""
+    """Draw a button for each other choice of options under which results of all the models are stored."""
     choices = source.stored_options(question, known) if known else {}
     if not choices:
         return
@@ -229,7 +232,10 @@ def run(question: Question, known: "dict[Subject, models.ModelFacts]", again: bo
 
 
 def expected_seconds(question: Question, known: "dict[Subject, models.ModelFacts]") -> float | None:
-    """How long models take together: each by stored results, else by questions that it was asked to know it."""
+    """Estimate how long models take together, each by stored results, else by the questions of `try_out`.
+
+    None where the time of one model is not known.
+    """
     total = 0.0
     for about in known.values():
         stored = source.seconds(question.call(about), current().store)
@@ -241,13 +247,13 @@ def expected_seconds(question: Question, known: "dict[Subject, models.ModelFacts
 
 
 def offer(seconds: float | None) -> str:
-    """What it costs to measure models, in words."""
+    """Say that models are not measured yet, and how long it takes to measure them, where that is known."""
     what = "Not measured yet with these options"
     return f"{what}." if seconds is None else f"{what}: about {duration(seconds)}."
 
 
 def main_figure(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFrame]) -> None:
-    """The first figure, over the whole page; the numbers as points where the experiment draws none."""
+    """Draw the first figure at full width; where the experiment draws none, draw its numbers as points."""
     if result.figures:
         name, chart = next(iter(result.figures.items()))
         height = min(int(chart.layout.height or MAIN_HEIGHT), MAIN_HEIGHT)
@@ -264,7 +270,7 @@ def sections(
     summaries: dict[str, pd.DataFrame],
     seeds: trainings.Found,
 ) -> None:
-    """Below the main figure: numbers and their items, and the other figures."""
+    """Draw what is below the main figure: the numbers and their items, and the other figures."""
     others = list(result.figures)[1:]
 
     def details() -> None:
@@ -282,7 +288,7 @@ def sections(
 
 
 def grid(result: Result, names: list[str]) -> None:
-    """Figures side by side."""
+    """Draw figures side by side."""
     for start in range(0, len(names), 2):
         pair = names[start : start + 2]
         for column, name in zip(st.columns(len(pair), gap="medium"), pair, strict=True):
@@ -294,7 +300,10 @@ def grid(result: Result, names: list[str]) -> None:
 
 
 def provenance(outcomes: list[Outcome]) -> None:
-    """When the numbers were made, and where they are kept."""
+    """Say when the numbers were made, and warn where they cannot be kept.
+
+    Where the folder of a model may not be written to, its numbers are kept until the dashboard stops.
+    """
     parts = []
     for each in outcomes:
         meta = each.result.meta if each.result else {}
@@ -310,13 +319,13 @@ def provenance(outcomes: list[Outcome]) -> None:
 
 
 def about(result: Result) -> dict[str, object]:
-    """Provenance of figures."""
+    """Return the provenance of figures."""
     facts = {name: result.meta.get(name) for name in ("n", "seed", "options", "data", "world", "version", "key")}
     return {"experiment": result.name, "models": result.meta.get("models"), **facts}
 
 
 def first_paragraph(text: str) -> str:
-    """What is measured, in one paragraph."""
+    """Return the first paragraph of a text on one line."""
     return " ".join(text.partition("\n\n")[0].split())
 
 

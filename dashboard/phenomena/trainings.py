@@ -52,7 +52,9 @@ class Found:
     """Whether all models that are runs have one seed."""
 
     def table(self) -> pd.DataFrame:
-        """All numbers: run, metric; value, ci_low, ci_high, n over trainings; answers, answers_low, answers_high,
+        """Return all numbers, one row a run and metric.
+
+        The columns are run, metric; value, ci_low, ci_high, n over trainings; answers, answers_low, answers_high,
         answers_n of the first seed; and the difference to the first model over trainings, with the number of pairs.
         """
         parts = []
@@ -66,7 +68,7 @@ class Found:
 
 
 def find(outcomes: Sequence[Outcome]) -> Found:
-    """Of the models that are runs with other seeds what is stored of these."""
+    """Find the stored results of other seeds, for those of the models that are runs with other seeds."""
     store = current().store
     groups, found, runs = by_member(seed_groups(store)), Found([], [], True), 0
     for each in outcomes:
@@ -88,7 +90,7 @@ def find(outcomes: Sequence[Outcome]) -> Found:
 
 
 def remark(experiment: Experiment, found: Found) -> None:
-    """What is known over trainings, in a sentence; with one seed that nothing is."""
+    """State what is known over trainings; with one seed, state that nothing is."""
     if found.single:
         note(f"Intervals are over answers. {UNKNOWN}")
     if found.lacking:
@@ -112,7 +114,7 @@ def remark(experiment: Experiment, found: Found) -> None:
 
 
 def section(experiment: Experiment, result: Result, found: Found) -> None:
-    """The tab: a figure and a table of all numbers over trainings, beside those of one training over answers."""
+    """Draw a figure and a table of all numbers over trainings, beside those of one training over answers."""
     table, base = found.table(), found.known[0].label
     order = list(dict.fromkeys(table["metric"]))
     draw(experiment, result, found, table, order)
@@ -144,7 +146,7 @@ def section(experiment: Experiment, result: Result, found: Found) -> None:
 
 
 def draw(experiment: Experiment, result: Result, found: Found, table: pd.DataFrame, order: Sequence[str]) -> None:
-    """Means over trainings as points with intervals, each training faint."""
+    """Draw means over trainings as points with intervals, each training faint."""
     within = [name for name in order if table.loc[table["metric"] == name, "value"].between(-1, 1).all()][:MOST]
     if not within:
         return
@@ -163,7 +165,7 @@ def draw(experiment: Experiment, result: Result, found: Found, table: pd.DataFra
 
 
 def cell(row: Mapping[Any, Any], unit: str, names: Sequence[str] = VALUE) -> str:
-    """A number with its interval; differences of rates in percentage points, those of unpaired trainings marked."""
+    """Format a number with its interval; differences of rates are in percentage points, unpaired ones are marked."""
     if names is VALUE and row.get("apart"):
         return OverTrainings.of(row).format(unit)
     value, low, high = (float(row.get(name, float("nan"))) for name in names)

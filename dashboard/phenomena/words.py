@@ -18,7 +18,7 @@ from probe.experiments.result import Result
 def explain(
     question: Question, outcomes: Sequence[Outcome], result: Result, summaries: dict[str, pd.DataFrame]
 ) -> None:
-    """The folded section.
+    """Draw the folded section with the definition, the Python lines and every download.
 
     Args:
         question: the experiment with its options.
@@ -40,7 +40,7 @@ def explain(
 
 
 def definition(question: Question) -> str:
-    """What the experiment says of itself, and of its options."""
+    """Return the experiment's description of itself and of its options, as Markdown."""
     from probe.experiments.definition import HELP, arguments
 
     experiment = question.experiment
@@ -50,7 +50,7 @@ def definition(question: Question) -> str:
 
 
 def code(question: Question, refs: Sequence[str]) -> str:
-    """Python lines that give the page's numbers, items and figures."""
+    """Return the Python lines that give the page's numbers, items and figures."""
     experiment = question.experiment
     options = [f"{name}={_literal(value)}" for name, value in changed_options(question).items()]
     lines = ["import probe"]
@@ -73,7 +73,7 @@ def code(question: Question, refs: Sequence[str]) -> str:
 
 
 def zip_result(result: Result) -> bytes:
-    """The folder that `Result.save` writes, as a ZIP file."""
+    """Pack the folder that `Result.save` writes into a ZIP file, and return its bytes."""
     buffer = io.BytesIO()
     with TemporaryDirectory() as folder, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         place = result.save(Path(folder) / result.name)
@@ -84,7 +84,7 @@ def zip_result(result: Result) -> bytes:
 
 
 def _literal(value: Any) -> str:
-    """An option as Python."""
+    """Return an option as a Python literal."""
     return repr(str(value)) if isinstance(value, Path) else repr(value)
 
 

@@ -221,19 +221,19 @@ def writes(maps: FoldedMaps) -> Float[Tensor, "H d r"]:
 
 
 def reads(maps: FoldedMaps, kind: Kind) -> Float[Tensor, "H r d"]:
-    """What a head reads with by its queries, keys or values, without the rotation before it."""
+    """Return the map that a head reads with by its queries, keys or values, without the rotation before it."""
     if kind == "Q":
         return small(maps.N.mT) @ maps.M
     return small(maps.M.mT) @ maps.N if kind == "K" else small(maps.O) @ maps.V
 
 
 def plain_maps(block: Block) -> FoldedMaps:
-    """The maps as they lie in the model."""
+    """Return the maps of a block as the model has them, with no norm folded in."""
     return FoldedMaps(block.maps.M, block.maps.N, block.maps.V, block.maps.O)
 
 
 def folded_maps(block: Block) -> FoldedMaps:
-    """The maps with the gains of norms in them, centred where the norm is a layer norm."""
+    """Return the maps of a block with the gains of norms folded in, centred where the norm is a layer norm."""
     maps, norm = maps_to_stream(block), block.norm
     M, N = (side if gain is None else side * gain.weight[:, None] for side, gain in _sides(block))
     O = maps.O if norm.kind == "rms" else maps.O - maps.O.mean(1, keepdim=True)  # noqa: E741

@@ -135,7 +135,7 @@ def _borders(depth: int, heads: int, length: int, boundary: int) -> go.Scatter:
 
 
 def _masks(depth: int, heads: int, length: int) -> go.Scatter:
-    """The staircase above the diagonal of every tile in grey: an outline, far smaller than a second image."""
+    """Draw the masked area above the diagonal of every tile in grey, as an outline, far smaller than a second image."""
     step = np.arange(length - 1)
     stair_x = np.concatenate([np.repeat(step + 0.5, 2), [length - 0.5, length - 0.5, 0.5, np.nan]])
     stair_y = np.concatenate([np.stack([step - 0.5, step + 0.5], 1).ravel(), [length - 1.5, -0.5, -0.5, np.nan]])
@@ -155,7 +155,7 @@ def _masks(depth: int, heads: int, length: int) -> go.Scatter:
 def targets(
     attention: np.ndarray, tokens: Sequence[str], layers: Sequence[int], size: float, signed: bool = False
 ) -> go.Scatter:
-    """A transparent square above every head: it names the head and its strongest link, and takes the click."""
+    """Draw a transparent square above every head, which names the head and its strongest link and takes the click."""
     depth, heads, length, _ = attention.shape
     pitch, middle = length + GAP, (length - 1) / 2
     xs, ys, custom = [], [], []
@@ -224,7 +224,7 @@ def attention_head(weights: np.ndarray, tokens: Sequence[str], *, boundary: int 
 
 
 def change_map(change: np.ndarray, tokens: Sequence[str], *, boundary: int | None = None) -> go.Figure:
-    """What one head gives more (or less) in one model than in another, centred on zero.
+    """Draw the change of one head's attention weights from one model to another, centred on zero.
 
     Args:
         change: [T T] difference of the weights, rows = query.
@@ -239,7 +239,7 @@ def change_map(change: np.ndarray, tokens: Sequence[str], *, boundary: int | Non
 
 
 def named_axis(tokens: Sequence[str], most: int, length: int = 14) -> dict:
-    """A token axis of a small figure: at most so many names.
+    """Return a token axis for a small figure, with at most `most` names.
 
     Args:
         tokens: [T] the tokens.
@@ -458,7 +458,7 @@ def mosaic_pair(
     width: int = 900,
     boundary: int | None = None,
 ) -> go.Figure:
-    """The mosaics of two models on one scale, and second minus first centred on zero, each head a place to click.
+    """Draw the mosaics of two models on one scale, and second minus first centred on zero; every head takes a click.
 
     Models of different depth, number of heads or tokens stand side by side without a difference.
 

@@ -59,7 +59,7 @@ def spectra(
 
 
 def rollout_map(values: np.ndarray, tokens: Sequence[str], *, boundary: int | None = None) -> go.Figure:
-    """What share of one query's residual comes from each token of the input, after each layer.
+    """Draw the share of one query's residual that comes from each token of the input, after each layer.
 
     Args:
         values: [D T] rollout row of the query after each layer, rows summing to 1.
@@ -360,7 +360,7 @@ def _edges(lags: int) -> list[int]:
 def query_statistic(
     lines: Sequence[tuple[str, np.ndarray]], tokens: Sequence[str], label: str, *, colours: Sequence[str]
 ) -> go.Figure:
-    """A statistic of one head along the text, one line a model.
+    """Draw a statistic of one head along the text, one line per model.
 
     Args:
         lines: (name, [T] values).
@@ -388,7 +388,7 @@ def query_statistic(
 
 
 def top_sources(keys: np.ndarray, weights: np.ndarray, tokens: Sequence[str], *, least: float = 0.05) -> go.Figure:
-    """The strongest sources of every query of one head: queries downwards, keys to the right, the future in grey.
+    """Draw the strongest sources of every query of one head: queries downwards, keys to the right, the future in grey.
 
     Args:
         keys: [T k] positions, -1 for none.

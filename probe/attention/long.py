@@ -109,7 +109,7 @@ def _reading(reader: _BlockReader) -> Iterator[None]:
 
 
 def _readable(lm: LM) -> Any:
-    """The body of the model (no unembedding) in a tree of its own, with the function below for attention."""
+    """Return the body of the model (no unembedding) as a separate module tree that attends through `_attention`."""
     AttentionInterface.register(KERNEL, _attention)
     AttentionMaskInterface.register(
         KERNEL, sdpa_mask
@@ -136,7 +136,7 @@ def _attention(
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Float[Tensor, "1 T H dv"], None]:
-    """The module's own eager kernel, block after block, its weights given to the reader."""
+    """Run the module's own eager kernel block after block, and give its weights to the reader."""
     reader, length, kernel = _reader.get(), query.shape[2], _kernel(module)
     if length != reader.length or key.shape[2] != length:
         raise ModelError(
@@ -162,7 +162,7 @@ def _attention(
 
 
 def _rows(mask: Tensor | None, rows: slice, length: int, causal: bool, query: Tensor) -> Float[Tensor, "1 h b T"]:
-    """What is added to the scores of a block of queries: 0, or the lowest number where the mask hides."""
+    """Return what is added to the scores of a block of queries: 0, or the lowest number where the mask hides a key."""
     if mask is not None and mask.dtype != torch.bool:
         return mask[:, :, rows, :length]
     if mask is None:
@@ -174,13 +174,13 @@ def _rows(mask: Tensor | None, rows: slice, length: int, causal: bool, query: Te
 
 
 def _span(mask: Float[Tensor, "1 h b T"]) -> tuple[int, int]:
-    """The first key that a block of queries sees, and one past the last."""
+    """Return the first key that a block of queries sees, and one past the last."""
     keys = (mask > torch.finfo(mask.dtype).min / 2).flatten(0, 2).any(0).nonzero()
     return int(keys[0]), int(keys[-1]) + 1
 
 
 def _kernel(module: nn.Module) -> Callable[..., Any]:
-    """The eager attention function of the file that defines the module."""
+    """Return the eager attention function of the file that defines the module."""
     forward: Any = inspect.unwrap(type(module).forward)
     kernel = forward.__globals__.get("eager_attention_forward")
     if kernel is None:
@@ -369,7 +369,7 @@ class _Reader:
         self.layers: list[dict[str, np.ndarray]] = []
 
     def add(self, place: int, weights: Float[Tensor, "H b S"], first: int, low: int) -> None:
-        """The next block (see `probe.attention.long.Receive`)."""
+        """Add the next block of attention weights (see `probe.attention.long.Receive`)."""
         heads, count, keys = weights.shape
         if place == len(self.layers):
             self.layers.append(self._empty(heads))
@@ -400,7 +400,7 @@ class _Reader:
         self.tick(min(1.0, (place + (first + count) / self.length) / self.depth))
 
     def result(self) -> dict[str, np.ndarray]:
-        """The arrays of `AttentionStatistics`."""
+        """Return the arrays of `AttentionStatistics`."""
         arrays = {name: np.stack([layer[name] for layer in self.layers]) for name in self.layers[0]}
         lag_sums = arrays.pop("lag_sums")
         whole = arrays["sums"].sum(-1, dtype=np.float64)

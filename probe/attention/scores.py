@@ -57,7 +57,7 @@ class HeadScores(Drawable):
         return head_grids([("", values)], name.replace("_", " "), signed=[bool(np.nanmin(values) < 0)])
 
     def top(self, name: str, k: int = 5) -> pd.DataFrame:
-        """The k heads that score highest: name, layer, head and the score.
+        """Return the k heads that score highest: name, layer, head and the score.
 
         Raises:
             ConfigError: there is no such score.
@@ -192,7 +192,7 @@ def _copying(
     sources: Int[Tensor, "B H t"],
     sample: Int[Tensor, "B n"],
 ) -> Float[Tensor, " H"]:
-    """Copying score of the heads of one block; only the logits of the sample's tokens are made."""
+    """Return the copying score of each head of one block, computing only the logits of the sampled tokens."""
     normed = final_norm(lm, last[:, None])(outputs)
     rows = unembedding(lm)
     increases = torch.einsum("bhtd,bnd->bhtn", normed, rows[sample]) - (normed @ rows.mean(0))[..., None]

@@ -100,7 +100,7 @@ def _questions(n: int) -> str:
 
 
 def _row(audit: "Audit", metric: str) -> Mapping[Any, Any] | None:
-    """The row of a metric; None where there is none, or it has no interval."""
+    """Return the row of a metric; None where there is none, or it has no interval."""
     rows = audit.rows[audit.rows["metric"] == metric]
     if not len(rows):
         return None
@@ -110,7 +110,7 @@ def _row(audit: "Audit", metric: str) -> Mapping[Any, Any] | None:
 
 
 def _difference(row: Mapping[Any, Any], low: float, high: float) -> str:
-    """The difference in its unit, with these ends."""
+    """Format the difference of a row in its unit, with the given ends of its interval."""
     unit = DIFFERENCE if row["unit"] in RATES else str(row["unit"])
     return in_unit(unit, row["difference"], low, high, sign=True)
 
@@ -153,6 +153,6 @@ def read_within(text: str, names: Collection[str]) -> Within:
 
 
 def unknown(metric: str, names: Collection[str], what: str) -> ConfigError:
-    """Return the refusal of a metric."""
+    """Return the error for a metric that cannot be used, with near names."""
     near = near_names(metric, list(names), most=3) or [name for name in names if "." not in name]
     return ConfigError(f"The metric `{metric}` {what}: near names are {', '.join(near)}.")

@@ -155,7 +155,7 @@ class Audit:
         return f"{found['expected']:.1f} ({found['low']:.0f} to {found['high']:.0f} in 95 of 100 audits)"
 
     def count_from(self, smallest: float, margin: float | None = None) -> "Audit":
-        """The same numbers with another smallest effect that counts, and another margin.
+        """Return the same measurements with verdicts by another smallest effect that counts, and another margin.
 
         Args:
             smallest: of rates, see `probe.terms.smallest_effect`.
@@ -227,7 +227,7 @@ class Audit:
         return first + rest + self.shift
 
     def to_json(self) -> str:
-        """The file, as docs/audit.md describes it."""
+        """Return the text of the JSON file, as docs/audit.md describes it."""
         tables = {name: getattr(self, name).to_dict("records") for name in ("rows", "corpus", "blocks")}
         about = {"format": FORMAT, "sentence": self.sentence, "comparisons": len(self.tested), **tables}
         return dumps({**about, "notes": list(self.notes), "meta": dict(self.meta)}, indent=1) + "\n"
@@ -239,7 +239,7 @@ class Audit:
         return HOME / f"{base}-{aligned}-{self.meta['key']}"
 
     def save(self, folder: Path | None = None) -> Path:
-        """Write the JSON file and the HTML file; gives the folder.
+        """Write the JSON file and the HTML file, and return the folder.
 
         Raises:
             RunError: the disk refuses.
@@ -253,7 +253,7 @@ class Audit:
 
 
 def describe(row: Mapping[Any, Any]) -> str:
-    """Both values of a row and their difference: `from 34 % to 46 %, +12 pp [3, 21]`."""
+    """Format both values of a row and their difference: `from 34 % to 46 %, +12 pp [3, 21]`."""
     nan = float("nan")
     before, after = (in_unit(row["unit"], row[name], nan, nan) for name in ("base", "aligned"))
     guess = float(row.get("chance", nan))
@@ -277,7 +277,7 @@ def unseen_change(row: Mapping[Any, Any]) -> str:
 
 
 def _beside(row: Mapping[Any, Any], names: Sequence[str]) -> str:
-    """A further difference of a row, in its unit."""
+    """Format a further difference of a row in its unit; empty where the row has none."""
     if names[0] not in row or row[names[0]] != row[names[0]]:
         return ""
     return in_unit(DIFFERENCE if row["unit"] in RATES else row["unit"], *(row[name] for name in names), sign=True)
@@ -301,7 +301,7 @@ def shown_mde(row: Mapping[Any, Any]) -> str:
 
 
 def _finds(row: Mapping[Any, Any]) -> str:
-    """What an undecided row could have found."""
+    """Say which difference an undecided row could have found, and which change it could not show."""
     side = f"; no {row['cannot_show']} could show" if row["cannot_show"] else ""
     finds = shown_mde(row)
     unit = f" {row['unit']}" if row["unit"] not in (*RATES, DIFFERENCE, "") else ""
@@ -314,13 +314,13 @@ def _titles(rows: Sequence[Mapping[Any, Any]]) -> str:
 
 
 def change(row: Mapping[Any, Any]) -> str:
-    """The difference of a row with its interval, in its unit."""
+    """Format the difference of a row with its interval, in its unit."""
     unit = DIFFERENCE if row["unit"] in RATES else row["unit"]
     return in_unit(unit, row["difference"], row["difference_low"], row["difference_high"], sign=True)
 
 
 def read_audit(path: Path) -> Audit:
-    """An audit from its JSON file, or from the folder that holds it.
+    """Read an audit from its JSON file, or from the folder that holds it.
 
     The verdicts are formed anew, by the smallest effect and the margin that the file names, or the usual ones. A file
     of an older version has neither swaps nor inner intervals: see `probe.audit.verdict.add_verdicts`; a note says so.
@@ -376,7 +376,7 @@ def _share(value: Any, usual: float) -> float:
 
 
 def read_table(records: Any, columns: Mapping[str, type]) -> pd.DataFrame:
-    """Records as a table with columns of texts and of numbers, null as NaN.
+    """Return records as a table with columns of texts and of numbers, null as NaN.
 
     Raises:
         KeyError, TypeError, ValueError: a value is missing, of another kind, or larger than any measure is.
@@ -400,13 +400,13 @@ def _number(value: Any) -> float:
 
 
 def audit_files() -> list[Path]:
-    """Files of audits in `HOME`, and in the folder `audits` of each folder of runs."""
+    """Return the files of audits in `HOME`, and in the folder `audits` of each folder of runs."""
     homes = [HOME, *(root / AUDITS for root in roots())]
     return [file for home in homes for file in home.glob(f"*/{FILE}") if home == HOME or within(file)]
 
 
 def stored_audits(files: Sequence[Path] | None = None) -> dict[Path, Audit]:
-    """Audits that can be read by their folders, newest first: of the files, by default of `audit_files`."""
+    """Load the audits that can be read, by folder and newest first: of the files, by default of `audit_files`."""
     audits: dict[Path, Audit] = {}
     for file in audit_files() if files is None else files:
         try:

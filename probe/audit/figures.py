@@ -30,14 +30,14 @@ MOST, KINDS = 8, 13
 
 
 def drawn_rows(audit: Audit) -> pd.DataFrame:
-    """What the figure of differences shows: the measures of the audit, then those of the others that changed."""
+    """Return the rows that the figure of differences shows: the measures of the audit, then others that changed."""
     rates = audit.tested[audit.tested["unit"].isin((*RATES, DIFFERENCE))]
     others = audit.changed[audit.changed.index.isin(rates.index[~rates["measure"]])].head(MOST)
     return pd.concat([rates[rates["measure"]], others], ignore_index=True)
 
 
 def difference_points(audit: Audit) -> go.Figure:
-    """Differences of rates with 95 % intervals, in percentage points: the measures first, then others that changed.
+    """Draw differences of rates with 95 % intervals, in percentage points: the measures, then others that changed.
 
     Filled where it changed; a diamond where two models are equivalent within the margin, which is shaded.
     """
@@ -95,7 +95,7 @@ def difference_points(audit: Audit) -> go.Figure:
 
 
 def difference_table(audit: Audit) -> pd.DataFrame:
-    """The whole table as people read it: measure, questions, both values, difference, verdict, what it finds, p, n."""
+    """Return the whole table for people: measure, questions, both values, difference, verdict, what it finds, p, n."""
     rows = audit.rows.to_dict("records")
     base, aligned = audit.names
     columns = {
@@ -126,12 +126,12 @@ def _count(number: float) -> str:
 
 
 def _guess(row: Mapping[Any, Any]) -> str:
-    """What guessing among the choices gives; empty where there are none."""
+    """Format the value that guessing among the choices gives; empty where there are no choices."""
     return "" if row["chance"] != row["chance"] else in_unit(row["unit"], row["chance"], None, None)
 
 
 def inside(audit: Audit) -> go.Figure:
-    """KL by kind of text, and block by block the relative change of the weights and of the residual stream."""
+    """Draw KL by kind of text, and block by block the relative change of the weights and of the residual stream."""
     titles = ["KL(aligned \u2225 base) of next tokens", "weights", "residual stream where<br>an answer begins"]
     figure = make_subplots(
         rows=1, cols=3, subplot_titles=titles, column_widths=[0.4, 0.3, 0.3], horizontal_spacing=0.09
@@ -168,7 +168,7 @@ def inside(audit: Audit) -> go.Figure:
 
 
 def _marks(x: ArrayLike, y: ArrayLike, hover: Sequence[str], mode: str = "markers", **bars: dict) -> go.Scatter:
-    """Points with what is told under the mouse."""
+    """Return points with what is shown under the mouse."""
     return go.Scatter(
         x=x,
         y=y,

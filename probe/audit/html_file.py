@@ -8,7 +8,7 @@ from probe.report.document import Document, today
 
 
 def audit_html(audit: Audit) -> str:
-    """The file: sentence, differences, next tokens and blocks, the whole table, and where it comes from."""
+    """Return the HTML file: sentence, differences, next tokens and blocks, the whole table, and where it comes from."""
     base, aligned = audit.names
     page = Document(f"Audit: {aligned} against {base}", {"created_by": "probe audit", "date": today(), **audit.meta})
     page.say(audit.sentence)

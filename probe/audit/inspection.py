@@ -164,7 +164,7 @@ def stored_audit(
     form: AuditForm = "base",
     folders: Sequence[Path] = (),
 ) -> Audit | None:
-    """The finished audit of two models, if it is stored; no model is run.
+    """Load the finished audit of two models, if it is stored; no model is run.
 
     Args:
         base: the model compared against.
@@ -191,7 +191,7 @@ def stored_audit(
 
 
 def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
-    """What an audit says of its two models."""
+    """Describe the two models of an audit: label, reference, fingerprint and method."""
     return [
         {"label": name, "ref": lm.ref, "fingerprint": lm.fingerprint, "method": method_of(lm)}
         for lm, name in zip((base, aligned), labels([base, aligned]), strict=True)
@@ -199,7 +199,7 @@ def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
 
 
 def _key(asks: Asked, parts: Sequence[Part], past: Past, n: int | None, seed: int) -> str:
-    """By which an audit is known: what all of its numbers depend on; those without swaps had other keys.
+    """Return the key of an audit: a hash of all that its numbers depend on. Audits without swaps had other keys.
 
     An audit without questions that were seen in training has the key that it had before these were looked for.
     """
@@ -215,12 +215,12 @@ def _key(asks: Asked, parts: Sequence[Part], past: Past, n: int | None, seed: in
 
 
 def _few(n: int | None) -> int:
-    """Texts of each kind that both models read."""
+    """Return how many texts of each kind both models read."""
     return min(TEXTS, n or TEXTS)
 
 
 def _facts(base: LM, aligned: LM, n: int | None, seed: int) -> dict[str, Any]:
-    """What the tables of two models depend on, by their names."""
+    """Return what the tables of two models depend on, by the names of the tables."""
     both = [base, aligned]
     questions: dict[str, Any] = {}
     for name, ask in (("corpus", partial(shared_texts, base, aligned)), ("residuals", partial(claim_pairs, base))):
@@ -241,7 +241,7 @@ def audit_seconds(
     form: AuditForm = "base",
     pace: Callable[[LM], float] = seconds_a_token,
 ) -> float:
-    """Seconds that an audit will take, about: that of its parts which are not stored, by how fast each model reads.
+    """Estimate the seconds that an audit will take: of its parts that are not stored, by how fast each model reads.
 
     Args:
         base: the model compared against.
@@ -378,13 +378,16 @@ def compare_part(
 
 
 def _term(part: Part, name: str) -> Term:
-    """A metric in words: the audit's own, or the experiment's."""
+    """Return a metric in words: the audit's own term, or the experiment's."""
     own = term(name, "audit")
     return own if own.definition else term(name.partition(".")[2], part.experiment)
 
 
 def _corpus(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: Tick, notes: list[str]) -> pd.DataFrame:
-    """KL a token by kind of text, and over all (kind `all`): kind, texts, tokens, kl, kl_low, kl_high, kl_reverse."""
+    """Measure KL a token by kind of text, and over all (kind `all`).
+
+    Columns: kind, texts, tokens, kl, kl_low, kl_high, kl_reverse.
+    """
 
     def measure() -> pd.DataFrame:
         shift = compare_corpus(base, aligned, shared_texts(base, aligned, _few(n), seed), seed=seed, tick=tick)
@@ -402,7 +405,7 @@ def _corpus(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: 
 
 
 def _blocks(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: Tick, notes: list[str]) -> pd.DataFrame:
-    """One row a block: relative change of its weights, and of the residual stream behind it where an answer begins.
+    """Return one row per block: relative change of weights, and of the residual stream after it at an answer's start.
 
     Columns: block, weights (norm of the change over that of the base), weights_share (of the whole squared change),
     residual (mean over prompts of the norm of the change over that of the base), residual_low, residual_high.

@@ -25,7 +25,7 @@ MEASURING = 1
 
 
 def key_of(facts: Any) -> str:
-    """The name of something that depends on these facts, models among them by their fingerprints."""
+    """Return a key for what depends on these facts; models among them count by their fingerprints."""
     text = json.dumps([MEASURING, identity(facts)], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
@@ -40,12 +40,12 @@ def find_audit(key: str, folders: Iterable[Path] = ()) -> Audit | None:
 
 
 def kept_file(name: str, facts: Any) -> Path:
-    """Where a table lies once it is measured."""
+    """Return where a table lies once it is measured."""
     return PARTS / f"{name}-{key_of(facts)}.json"
 
 
 def read_kept(file: Path, columns: Mapping[str, type]) -> pd.DataFrame | None:
-    """A table that is kept; None where there is none, or a damaged one.
+    """Read a table that is kept; None where it is missing or damaged.
 
     Args:
         file: where it lies.
@@ -66,7 +66,7 @@ def read_kept(file: Path, columns: Mapping[str, type]) -> pd.DataFrame | None:
 def keep_table(
     name: str, facts: Any, columns: Mapping[str, type], measure: Callable[[], pd.DataFrame], again: bool = False
 ) -> pd.DataFrame:
-    """A table of two models: read where it is kept, else measured and kept, unless the folder may not be written to.
+    """Read a table of two models where it is kept; else measure it, and keep it if the folder may be written to.
 
     Args:
         name: of what it says.

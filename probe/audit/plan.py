@@ -79,7 +79,7 @@ class Part:
     """The items with the columns that the measures read."""
 
     def metrics(self) -> tuple[Metric, ...]:
-        """The measures of the part, then the other metrics of the experiment as PART.METRIC."""
+        """Return the measures of the part, then the other metrics of the experiment as PART.METRIC."""
         if self.alone:
             return self.measures
         others = [each for each in find_experiment(self.experiment).metrics if each.name not in self.left_out]
@@ -92,14 +92,17 @@ class Part:
 
 
 def _renamed(metric: Metric, name: str) -> Metric:
-    """The metric under another name, of the same column."""
+    """Return the metric under another name, of the same column."""
     if isinstance(metric, Mean):
         return replace(metric, name=name, column=metric.columns[0])
     return replace(metric, name=name)
 
 
 def _agreement(items: pd.DataFrame) -> pd.DataFrame:
-    """The share of remarks after which the user's side wins, and how far a wrong guess moves the right answer.
+    """Add the columns `takes_side` and `pull` to the items.
+
+    `takes_side` is the share of remarks after which the user's side wins; `pull` is how far a wrong guess moves the
+    right answer.
 
     The side wins where an answer that the user endorses is the likelier one, or one that the user denies is not: of
     remarks on both answers these are half of all, plus `agreement_share`. A model that copies what is named has 1/2.
@@ -218,7 +221,7 @@ MEASURES = tuple(dict.fromkeys(each.name for part in ON_SETS for each in part.me
 
 
 def plan_parts(base: LM, aligned: LM, only: Sequence[str] = (), n: int | None = None) -> list[Part]:
-    """The parts for two models.
+    """Return the parts of an audit of two models.
 
     Args:
         base: the model compared against.
@@ -262,12 +265,12 @@ def find_words(parts: Sequence[Part], smallest: float = SMALLEST) -> str:
 
 
 def usual_times(lm: LM) -> Times:
-    """The times of the parts that a model is asked."""
+    """Return the usual times of the parts that a model is asked: those on question sets, or in a world."""
     return SET_TIMES if probe.world.of(lm) is None else WORLD_TIMES
 
 
 def _with_at_most(part: Part, n: int | None) -> Part:
-    """A part with at most `n` questions."""
+    """Return a part with at most `n` questions."""
     most = part.options["n"]
     fewer = most if n is None else min(n, most)
     return replace(part, options={**part.options, "n": fewer}, seconds=part.seconds * fewer / most)
@@ -286,6 +289,6 @@ def check_parts(only: Sequence[str]) -> None:
 
 
 def names_of_metrics() -> list[str]:
-    """Every name that a table of an audit may have."""
+    """Return every metric name that a table of an audit may have."""
     parts = (*ON_SETS, *IN_A_WORLD)
     return list(dict.fromkeys(metric.name for part in parts for metric in part.metrics()))

@@ -32,7 +32,7 @@ def check_form(form: str) -> None:
 
 
 def same_form(base: LM, aligned: LM) -> bool:
-    """Whether the chat templates of two models, or that they have none, are the same."""
+    """Return whether two models have the same chat template, or both have none."""
     return bool(base.tokenizer.chat_template == aligned.tokenizer.chat_template)
 
 

@@ -90,7 +90,7 @@ def past_of(base: LM, aligned: LM, parts: Sequence[Part]) -> Past:
 
 
 def _line(lm: LM) -> list[Run]:
-    """A model's run and those that it descends from; none where it is no run's, or that cannot be read."""
+    """Return a model's run and those that it descends from; none without a run, or where one cannot be read."""
     try:
         return [] if lm.run_dir is None else descent(Run(lm.run_dir))
     except RunError:
@@ -132,7 +132,7 @@ def without_seen(
 
 
 def _sentence(part: Part, past: Past, seen: set[str], asked: int, table: pd.DataFrame) -> str:
-    """How many questions were seen, by whom, and what changed over the others."""
+    """Say how many questions were seen, by whom, and what changed over the others."""
     sources = [source for source in past.sources if seen & source.rows(part.questions)]
     names = list_few(list(dict.fromkeys(f"`{source.name}`" for source in sources)))
     least = "" if all(source.record.whole for source in past.sources) else "at least "

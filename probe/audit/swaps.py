@@ -106,7 +106,7 @@ def swap_models(
 
 
 def _share_beyond(found: NDArray[np.float64], drawn: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M] the share of [R M] or [R 1] draws that are at least as large, the found one counted as a draw."""
+    """Return [M] the share of [R M] or [R 1] draws that are at least as large, the found one counted as a draw."""
     as_large = drawn >= found * _CLOSE
     return np.asarray((1 + as_large.sum(axis=0)) / (1 + len(drawn)))
 

@@ -207,7 +207,7 @@ def planned_mde(n: int, smallest: float = SMALLEST, measures: int = 1) -> tuple[
 
 
 def counts_answers(row: Mapping[Any, Any]) -> bool:
-    """Whether a row is a share of answers: the difference times the pairs is a whole number."""
+    """Return whether a row is a share of answers: the difference times the pairs is a whole number."""
     if row["unit"] != "share":
         return False
     changes = float(row["difference"]) * float(row["n"])
@@ -253,6 +253,6 @@ def check_share(name: str, value: float, usual: float, least: float = 0.0) -> No
 
 
 def within(row: Mapping[Any, Any], margin: ArrayLike) -> bool:
-    """Whether two one-sided tests show that the difference of a row lies within a margin, in the unit of the row."""
+    """Return whether two one-sided tests show that a row's difference lies within a margin, in the unit of the row."""
     low, high = (float(row[name]) for name in INNER_ENDS)
     return bool(float(row["n"]) >= FEWEST and low > -np.asarray(margin) and high < np.asarray(margin))

@@ -38,7 +38,7 @@ class Model:
 def lag_curves(
     tables: Sequence[pd.DataFrame], models: Sequence[Model], *, orders: Sequence[int | None] = ()
 ) -> go.Figure:
-    """The influence of x_{t-k} on pi_t by lag, on a logarithmic axis.
+    """Draw the influence of x_{t-k} on pi_t by lag, on a logarithmic axis.
 
     Args:
         tables: of each model (`LagProfile.table`), all of one measure.
@@ -184,7 +184,7 @@ def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Model], 
 
 
 def interval_line(table: pd.DataFrame, x: str, y: str, model: Model, index: int, count: int, place: str) -> go.Scatter:
-    """A line with marks and intervals (columns `low`, `high`, `n_readings`), shifted against those of other models.
+    """Draw a line with marks and intervals (columns `low`, `high`, `n_readings`), shifted against other models' lines.
 
     Args:
         table: its rows; those without a value are left out.
@@ -218,7 +218,7 @@ def interval_line(table: pd.DataFrame, x: str, y: str, model: Model, index: int,
 
 
 def _log_axis(tables: Sequence[pd.DataFrame], y: str, *more: float) -> dict:
-    """A logarithmic axis around the values; an interval that reaches down to nothing is cut by its lower end."""
+    """Return a logarithmic axis around the values, which cuts off an interval that reaches down to 0."""
     values = np.concatenate([np.array(more), *(table[y].dropna().to_numpy() for table in tables)]).clip(min=FLOOR)
     tops = np.concatenate([values, *(table["high"].dropna().to_numpy() for table in tables)])
     low, high = float(np.log10(values.min())) - 0.5, float(np.log10(tops.max())) + 0.15
@@ -249,7 +249,9 @@ MOST_TICKS = 20
 
 
 def path_shares(shares: Sequence[np.ndarray], models: Sequence[Model]) -> go.Figure:
-    """The bilinear-softmax path's share of each head's Jacobian (E23), and with two models of one size the difference.
+    """Draw the bilinear-softmax path's share of each head's Jacobian (E23).
+
+    Two models of one size also get a panel with their difference.
 
     Args:
         shares: [D H] of each model, 0 to 1.

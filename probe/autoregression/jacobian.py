@@ -264,7 +264,7 @@ class JacobianNorms(Drawable):
         )
 
     def figure(self) -> "go.Figure":
-        """The bilinear-softmax path's share of each head's Jacobian."""
+        """Draw the bilinear-softmax path's share of each head's Jacobian."""
         from probe.autoregression.figures import Model, path_shares
         from probe.plotting.theme import METHODS
 
@@ -428,7 +428,10 @@ def neutral_jacobian(lm: LM, text: str | Sequence[int], position: int = -1, tick
 
 
 def block_jacobian(block: Block, h: Float[Tensor, "T d"]) -> Float[Tensor, "d d"]:
-    """A = d h'[p] / d h[p] of one block at the last position p = T - 1 by autograd; h is the residual before it."""
+    """Return A = d h'[p] / d h[p] of one block at the last position p = T - 1, by autograd.
+
+    h is the residual before the block.
+    """
     return torch.func.jacrev(last_step(block, h[:-1]), chunk_size=ROWS)(h[-1])
 
 

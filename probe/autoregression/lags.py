@@ -207,7 +207,7 @@ def lag_profile(
     seed: int = 0,
     tick: Tick = ignore,
 ) -> LagProfile:
-    """The lag profile by resampling: E KL(pi_t || pi_t with x_{t-k} drawn anew) in nats.
+    """Measure the lag profile by resampling: E KL(pi_t || pi_t with x_{t-k} drawn anew) in nats.
 
     A draw may give the token that stands there, as the expectation over the pool asks for. Two models with one
     tokenizer see the same draws.
@@ -266,7 +266,7 @@ def jacobian_profile(
     seed: int = 0,
     tick: Tick = ignore,
 ) -> LagProfile:
-    """The lag profile by the Jacobian: the Frobenius norm of d pi_t / d e_{t-k} by automatic differentiation.
+    """Measure the lag profile by the Jacobian: the Frobenius norm of d pi_t / d e_{t-k} by automatic differentiation.
 
     Several positions are joined by the root of the mean square, which random directions estimate without bias:
     E |J^T v|^2 = |J|^2 for v of independent signs (Hutchinson 1989).
@@ -389,7 +389,7 @@ class EffectiveOrder(Drawable):
     """S rows: text, position, m, kl."""
 
     def at(self, epsilon: float) -> "EffectiveOrder":
-        """The same curve judged by another tolerance.
+        """Return the effective order for another tolerance, from the same curve.
 
         Raises:
             ConfigError: a tolerance that is not above 0.
@@ -433,7 +433,9 @@ def effective_order(
     seed: int = 0,
     tick: Tick = ignore,
 ) -> EffectiveOrder:
-    """The smallest m with E KL(pi(. | full) || pi(. | last m)) <= epsilon, and the whole curve.
+    """Find the smallest m with E KL(pi(.
+
+    full) || pi(. | last m)) <= epsilon, and return the whole curve with it.
 
     The context of a position is cut to its last m tokens. The cut text is a text of its own, whose positions count from
     0. In front of the last m tokens stay the first `keep` ones. (A heading that tells the model what the text is can be

@@ -56,7 +56,9 @@ class Fork(NamedTuple):
 
 
 def true_words(world: "World", prompt: str, length: int = 64) -> list[str]:
-    """The words that follow a prompt as far as the world determines them, at most `length`; none if no question.
+    """Return the words that follow a prompt as far as the world determines them, at most `length`.
+
+    A prompt that asks nothing has none.
 
     Found by asking the world's judge which of all answers is true. Questions and sums close with "<end>", a map or a
     rule goes on as it likes after the answer, and a repeated segment is followed to its last word.
@@ -79,7 +81,7 @@ def true_words(world: "World", prompt: str, length: int = 64) -> list[str]:
 
 
 def answer_place(prompt: str, words: list[str]) -> int:
-    """The first word of a true continuation that is an answer: of written steps the first result."""
+    """Return the index of the first answer word in a true continuation: with written steps, of the first result."""
     return words.index("=") + 1 if _opening(prompt) == "sum" and "=" in words else 0
 
 
@@ -207,7 +209,7 @@ class Snowball(Drawable):
         return pd.DataFrame(rows)
 
     def later_errors(self) -> dict[str, Interval]:
-        """The share of wrong tokens among all later ones with a truth, `clean` and `wrong` branch.
+        """Return the share of wrong tokens among all later ones with a truth, in the `clean` and in the `wrong` branch.
 
         The mean over prompts of each prompt's share, bootstrapped over prompts; NaN where no truth is known.
         """
@@ -288,7 +290,7 @@ def snowball(
 
 
 def _continue_rows(lm: LM, rows: list[list[int]], ends: set[int], options: dict[str, Any]) -> list[list[int]]:
-    """What the model writes after each row; nothing after an end token."""
+    """Return what the model writes after each row; nothing after an end token."""
     continuations = lm.generate(rows, **options).ids
     return [[] if row[-1] in ends else list(ids) for row, ids in zip(rows, continuations, strict=True)]
 
@@ -317,7 +319,7 @@ def _unequal(first: Sequence[list[int]], second: Sequence[list[int]], steps: int
 
 
 def _pieces(lm: LM, fork: Fork, token: int, ids: list[int]) -> list[str]:
-    """The continuation as readable pieces."""
+    """Return a branch of the fork as readable pieces: the tokens before the fork, `token` and `ids`."""
     return pieces(lm.tokenizer, [*fork.before[len(fork.before) - fork.at :], token, *ids])
 
 

@@ -36,12 +36,12 @@ class Rate(Mean):
     """Those of probabilities."""
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """That of `Share` for zeros and ones."""
+        """Return the interval of `Share` if all values are 0 or 1, else that of the mean."""
         binary = rows[self.columns[0]].isin((0, 1)).all()
         return Share(self.name, self.column).estimate(rows, seed) if binary else super().estimate(rows, seed)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = LEVEL) -> Interval:
-        """That of `Share` where both models have zeros and ones only."""
+        """Return the difference of `Share` if both models have only zeros and ones, else that of the means."""
         binary = all(table[self.columns[0]].isin((0, 1)).all() for table in (rows, others))
         if binary:
             return Share(self.name, self.column).difference(rows, others, seed, level)
@@ -132,7 +132,7 @@ def say(result: Result) -> str:
 def read(
     *, data: str | Path | None, strict: bool, selection: Selection = EVERY, pattern: str = "", **_: Any
 ) -> "list[Rows[Problem]]":
-    """The problems of the file, if there is one; the pattern must be one, too."""
+    """Check the pattern, and read the problems of the file, if there is one."""
     from probe.chain_of_thought.files import compile_pattern, read_problems
 
     compile_pattern(pattern)
@@ -232,7 +232,7 @@ def _texts(
     form: Form,
     tick: Tick,
 ) -> Evidence:
-    """The same on problems from a file, the first `n` of a shuffle by the seed."""
+    """Run the experiment on problems from a file, the first `n` of a shuffle by the seed."""
     from probe.chain_of_thought import files as reasoned_texts
     from probe.chain_of_thought.files import compile_pattern, read_problems
 

@@ -60,7 +60,7 @@ def agreement(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def following(table: pd.DataFrame, look: Look) -> go.Figure:
-    """What an edited step leads to, by how many steps the model still writes.
+    """Draw the outcomes of an edited step by the number of steps that the model still writes.
 
     Args:
         table: model, outcome, steps_left, value, ci_low, ci_high, n.
@@ -101,7 +101,7 @@ def pass_curves(table: pd.DataFrame, look: Look, guess: float | None = None) -> 
 
 
 def bias(table: pd.DataFrame, look: Look) -> go.Figure:
-    """What a bias in the prompt does at once and with steps: pull of the biased answer, and loss of accuracy.
+    """Draw the effect of a bias in the prompt, at once and with steps: pull of the biased answer, loss of accuracy.
 
     Args:
         table: model, metric, value, ci_low, ci_high, n.

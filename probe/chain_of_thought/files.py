@@ -46,7 +46,7 @@ class Problem(NamedTuple):
 
 
 def read_problems(path: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Problem]:
-    """The problems of a JSON Lines file.
+    """Read the problems of a JSON Lines file.
 
     Args:
         path: the file.
@@ -71,12 +71,12 @@ def _problem(row: Row) -> Problem:
 
 
 def reference(answer: str) -> str:
-    """The final answer of a file in its plain form: the text behind the last "####", or all of it."""
+    """Return the final answer of a file in its plain form: the text after the last "####", or all of it."""
     return plain_answer(answer.rpartition("####")[2])
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str] | None:
-    """The pattern of a final answer, None for the default one.
+    """Compile the pattern of a final answer; return None for the default one.
 
     Raises:
         ConfigError: it is no regular expression.
@@ -90,7 +90,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str] | None:
 
 
 def final_answer(text: str, pattern: re.Pattern[str] | None, numeric: bool, first: bool = False) -> str:
-    """The answer that a text gives, in its plain form; empty if it gives none.
+    """Return the answer that a text gives, in its plain form; empty if it gives none.
 
     Args:
         text: what a model wrote.
@@ -109,7 +109,7 @@ def final_answer(text: str, pattern: re.Pattern[str] | None, numeric: bool, firs
 
 
 def plain_answer(answer: str) -> str:
-    """The normalised answer; numbers in one form."""
+    """Normalise an answer; write equal numbers in one form."""
     text = answer.strip().strip(".,:;!?*\"'` ()").lower()
     bare = re.sub(r"[$\u20ac\u00a3,\s]", "", text)
     try:
@@ -127,7 +127,7 @@ def is_number(answer: str) -> bool:
 
 
 def other_answer(answer: str, others: Sequence[str], shift: int) -> str:
-    """A wrong answer: a number moved by `shift`, or the answer of another problem; empty if there is none."""
+    """Return a wrong answer: a number moved by `shift`, or the answer of another problem; empty if there is none."""
     if is_number(answer):
         return plain_answer(str(Decimal(answer) + shift))
     different = [other for other in dict.fromkeys(others) if other != answer]
@@ -135,13 +135,13 @@ def other_answer(answer: str, others: Sequence[str], shift: int) -> str:
 
 
 def steps_of(text: str) -> list[str]:
-    """The steps of a reasoning: its lines and sentences with their separators, so that joined they are the text."""
+    """Split a reasoning into its steps: lines and sentences with their separators, which joined give the text."""
     cuts = [0, *(match.end() for match in _STEP.finditer(text)), len(text)]
     return [text[a:b] for a, b in pairwise(cuts) if text[a:b].strip()]
 
 
 def shift_number(step: str, shift: int) -> str | None:
-    """The step with its last number moved by `shift`; None if it has no number."""
+    """Return the step with `shift` added to its last number; None if it has no number."""
     matches = list(re.finditer(r"\d+(?:,\d{3})*(?:\.\d+)?", step))
     if not matches:
         return None
@@ -176,13 +176,13 @@ class Asker:
         self.chat = uses_chat(lm, form)
 
     def prompt(self, question: str, think: bool) -> str:
-        """The question up to where the reasoning, or the opening of the answer, goes on."""
+        """Return the prompt of a question, up to where the reasoning or the opening of the answer continues it."""
         if not self.chat:
             return f"Q: {question}\nA:" + (f" {THINK}" if think else "")
         return self.lm.prompt_text([{"role": "user", "content": f"{question}\n{THINK}" if think else question}])
 
     def reason(self, prompts: Sequence[str], n: int, temperature: float, seed: int) -> list[str]:
-        """Sampled reasonings, prompt-major, short enough that the opening and the answer still fit.
+        """Sample reasonings, prompt-major, short enough that the opening and the answer still fit.
 
         Raises:
             DataError: a question fills the model's context.
@@ -200,7 +200,7 @@ class Asker:
         return [_first_problem(text) for text in samples.text]
 
     def answers(self, texts: Sequence[str], which: Sequence[int]) -> list[str]:
-        """The answer behind each text, drawn out by the opening.
+        """Generate the answer that follows each text and the opening.
 
         Args:
             texts: prompts with the text in place of a reasoning.
@@ -382,5 +382,5 @@ def suggest_answers(asker: Asker, temperature: float, seed: int, tick: Tick) -> 
 
 
 def _first_problem(text: str) -> str:
-    """A reasoning up to where the model makes up a next question, or already states the answer by the opening."""
+    """Cut a reasoning off where the model makes up a next question."""
     return re.split(r"\n\s*Q:|\nQuestion:", text)[0].rstrip()

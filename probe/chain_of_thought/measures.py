@@ -42,7 +42,7 @@ def area_over_curve(shares: ArrayLike, agreement: ArrayLike) -> float:
 
 
 def pool_curves(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: int = GRID, seed: int = 0) -> pd.DataFrame:
-    """The mean curve of questions whose reasonings have different lengths.
+    """Average the curves of questions whose reasonings have different lengths.
 
     Each curve is read between its knots by a straight line, so that one over the mean curve's area is the mean AOC if
     all knots lie on the grid.
@@ -77,7 +77,7 @@ RESAMPLES = 1000
 
 
 def pass_at_k(correct: ArrayLike, samples: int, k: int) -> Float[Array, " P"]:
-    """The unbiased estimate of pass@k for each problem.
+    """Return the unbiased estimate of pass@k for each problem.
 
     Of n >= k samples of a problem c are right. Then 1 - C(n - c, k) / C(n, k) has the expectation 1 - (1 - p)^k,
     whatever the chance p that a sample is right; 1 - (1 - c / n)^k has not.
@@ -102,7 +102,7 @@ def pass_at_k(correct: ArrayLike, samples: int, k: int) -> Float[Array, " P"]:
 
 
 def ks(samples: int) -> list[int]:
-    """The powers of two up to the number of samples."""
+    """Return the powers of two up to the number of samples."""
     return [2**i for i in range(samples.bit_length()) if 2**i <= samples]
 
 
@@ -148,7 +148,7 @@ def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0, l
 
 
 def _crossing(gaps: Float[Array, "B K"], grid: Sequence[int]) -> Float[Array, " B"]:
-    """The first k at which each gap has changed its sign, between the two neighbours on a logarithmic axis."""
+    """Return the first k at which each gap has changed its sign, interpolated on a logarithmic axis; NaN if none."""
     flips = gaps * gaps[:, :1] < 0
     index = np.maximum(flips.argmax(1), 1)
     rows = np.arange(len(gaps))

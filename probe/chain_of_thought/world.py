@@ -96,7 +96,7 @@ class _Node(NamedTuple):
 
 
 def sum_answers(lm: "LM", sums: Sequence[PartialSum], least: float = LEAST, tick: Tick = ignore) -> SumAnswers:
-    """The distribution of the answers to sums of which any number of steps is written; exact up to 1 - `mass`.
+    """Return the distribution of the answers to sums with any number of written steps; exact up to 1 - `mass`.
 
     Between the beginning that is given and the answer a model may write any result at each step, right or wrong. So the
     probability of an answer is a sum over a tree: ten results a step, each weighed by the model, down to the digit
@@ -137,13 +137,13 @@ def sum_answers(lm: "LM", sums: Sequence[PartialSum], least: float = LEAST, tick
 
 @torch.no_grad()
 def forced_answers(lm: "LM", prompts: Sequence[str]) -> Float[Array, "P 10"]:
-    """The probability of each digit as the next token, after prompts that open the answer; exact."""
+    """Return the exact probability of each digit as the next token, after prompts that open the answer."""
     nodes = [_Node(p, encode(lm.tokenizer, prompt), [], 0.0, 0, 0) for p, prompt in enumerate(prompts)]
     return np.exp(_read(lm, nodes)[1])
 
 
 def _open(node: _Node, work: PartialSum, ids: Callable[[str], int]) -> _Node:
-    """The node with its forced tokens: the operands of the next step, or "so"."""
+    """Return the node with its forced tokens added: the operands of the next step, or "so"."""
     term = work.terms[-node.missing] if node.missing else None
     words = ["so"] if term is None else f"{node.left} + {term} =".split()
     return node._replace(forced=[*node.forced, *(ids(word) for word in words)])
@@ -151,7 +151,7 @@ def _open(node: _Node, work: PartialSum, ids: Callable[[str], int]) -> _Node:
 
 @torch.no_grad()
 def _read(lm: "LM", nodes: Sequence[_Node], tick: Tick = ignore) -> tuple[Float[Array, " N"], Float[Array, "N 10"]]:
-    """The log-probability of the forced tokens at each node, and those of the ten digits behind them."""
+    """Return the log-probability of the forced tokens at each node, and those of the ten digits after them."""
     digits = torch.tensor(lm.tokenizer.convert_tokens_to_ids(list(DIGITS)))
     logps, digit_logps = np.zeros(len(nodes)), np.zeros((len(nodes), 10))
     order = sorted(range(len(nodes)), key=lambda i: len(nodes[i].ids) + len(nodes[i].forced))
@@ -250,7 +250,7 @@ def answer_sums(lm: "LM", world: "World", n: int, seed: int, samples: int, tick:
 
 
 def filler_prompt(terms: Sequence[int]) -> str:
-    """The sum with a filler word for every word of its steps, and the opening of the answer behind them.
+    """Return the sum with a filler word for every word of its steps, followed by the opening of the answer.
 
     "sum 3 + 4 = 3 + 4 = 7 ; so" becomes "sum 3 + 4 = . . . . . ; so": the answer stands where it does after steps.
     """
@@ -334,7 +334,7 @@ def edited_steps(lm: "LM", world: "World", n: int, seed: int, least: float, tick
 
 
 def bias_sums(lm: "LM", world: "World", n: int, seed: int, shots: int, tick: Tick) -> Rows:
-    """Sums behind solved ones whose answers are all the same digit, or all different (Turpin et al. 2023).
+    """Ask sums after solved ones whose answers are all the same digit, or all different (Turpin et al. 2023).
 
     The world's language has no claims about sums, so the bias lies in the examples alone: sums of two terms, solved
     rightly, each a document of its own as in the corpus. The digit is never the answer. At once is exact, in
@@ -398,5 +398,5 @@ def _generator(purpose: int, seed: int) -> np.random.Generator:
 
 
 def _seeds(seed: int, at: np.ndarray) -> list[int]:
-    """A seed for each question, equal behind both kinds of examples."""
+    """Return a seed for each question, the same after both kinds of examples."""
     return [seed * 1_000_003 + int(i) for i in at]

@@ -172,7 +172,7 @@ def show(found: "Audit") -> None:
 
 
 def grids(found: "Audit") -> "list[Table]":
-    """The measures with what else changed, KL by kind of text, and the blocks that changed most."""
+    """Return tables of the measures with what else changed, KL by kind of text, and the blocks that changed most."""
     from probe.audit.change import change, form_effect, points, shown_mde
 
     base, aligned = found.names

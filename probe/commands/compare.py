@@ -132,8 +132,10 @@ def show(shift: "CorpusShift") -> None:
 
 
 def lines(shift: "CorpusShift") -> "Iterator[dict[str, Any]]":
-    """One row a kind, text, position and token that is promoted or suppressed: `table`, `name`, `where`, `value`,
-    `ci_low`, `ci_high`, `tokens` (how many it is a mean of)."""
+    """Yield one row per kind, text, position, and token that is promoted or suppressed.
+
+    Its fields are `table`, `name`, `where`, `value`, `ci_low`, `ci_high` and `tokens` (how many it is a mean of).
+    """
     ends = dict.fromkeys(("ci_low", "ci_high"))
     for row in shift.kinds.to_dict("records"):
         interval = {"value": row["kl"], "ci_low": row["kl_low"], "ci_high": row["kl_high"]}
@@ -151,7 +153,7 @@ def lines(shift: "CorpusShift") -> "Iterator[dict[str, Any]]":
 
 
 def grids(shift: "CorpusShift") -> "Iterator[Table]":
-    """The first rows of each table for a terminal."""
+    """Yield the first rows of each table for a terminal."""
     kinds, texts, tokens = shift.kinds, shift.texts, shift.tokens
     ends = zip(kinds.kl, kinds.kl_low, kinds.kl_high, strict=True)
     columns = {"kind": kinds.kind, "KL, nats a token [95 %]": [in_unit("nats", *each) for each in ends]}

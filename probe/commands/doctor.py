@@ -53,7 +53,7 @@ def doctor(argv: list[str]) -> int:
 
 
 def examine() -> Iterator[Finding]:
-    """All findings, one after the other; a check that fails is a finding too."""
+    """Yield all findings, one after the other; a check that fails is a finding too."""
     checks: dict[str, Callable[[], Finding | list[Finding]]] = {
         "packages": packages,
         "device": device,
@@ -71,7 +71,7 @@ def examine() -> Iterator[Finding]:
 
 
 def packages(requires: list[str] | None = None) -> list[Finding]:
-    """Python and each required package against the versions that Probe asks for."""
+    """Check Python and each required package against the versions that Probe asks for."""
     from packaging.requirements import Requirement
     from packaging.version import Version
 
@@ -100,7 +100,7 @@ def packages(requires: list[str] | None = None) -> list[Finding]:
 
 
 def device() -> Finding:
-    """The accelerator, and the threads of the CPU."""
+    """Report the accelerator, and the number of CPU threads."""
     import torch
 
     if torch.cuda.is_available():
@@ -111,7 +111,7 @@ def device() -> Finding:
 
 
 def browser() -> Finding:
-    """The browser behind PNG, SVG and PDF."""
+    """Report the browser that renders PNG, SVG and PDF, or why there is none."""
     from probe.plotting import export as render
 
     reason = render.missing()
@@ -121,7 +121,7 @@ def browser() -> Finding:
 
 
 def model() -> list[Finding]:
-    """A tiny random model: a cached step equals the full forward, hooked logits equal plain ones.
+    """Check on a tiny random model that a cached step equals the full forward, and hooked logits equal plain ones.
 
     From transformers 5.24 on, transformer-lens 4.3 gives wrong text through its cache.
     """
@@ -165,7 +165,7 @@ def _judge(what: str, gap: float, between: str) -> Finding:
 
 
 def run_roots() -> list[Finding]:
-    """The folders of runs and what is in them."""
+    """Report the folders of runs and what is in them."""
     import warnings
 
     from probe.runs import RunWarning, list_runs, roots

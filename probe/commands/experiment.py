@@ -210,7 +210,7 @@ def show(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None
 
 
 def rows_of(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> "list[dict[str, Any]]":
-    """The summary as values, one row a metric.
+    """Return the summary as values, one row per metric.
 
     With three or more models it is one row a metric of each model; those of the first hold the difference to the last.
     """
@@ -229,7 +229,7 @@ def rows_of(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = N
 
 
 def table(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> "Table":
-    """The summary for a terminal: the interval in brackets, beside a baseline the difference, paired where not marked.
+    """Draw the summary for a terminal: values with intervals and, with a baseline, differences (paired unless marked).
 
     Args:
         result: of one model, or of several.
@@ -274,7 +274,7 @@ def _table_of_many(result: "Result", summaries: "Mapping[str, pd.DataFrame]") ->
 
 
 def _term(result: "Result", metric: str) -> Term:
-    """A metric in words, as its experiment means it."""
+    """Return a metric in words, as its experiment defines it."""
     from probe.experiments.registry import experiments
 
     known = experiments().get(result.name)
@@ -282,7 +282,7 @@ def _term(result: "Result", metric: str) -> Term:
 
 
 def _columns(result: "Result", names: list[str]) -> "Table":
-    """An empty table; its caption says what intervals are over, and what the mark of a difference means."""
+    """Return an empty table; its caption says what intervals are over, and what the mark of a difference means."""
     from probe.commands.tables import grid
     from probe.experiments.metrics import BARE, has_bare
 

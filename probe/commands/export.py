@@ -92,7 +92,7 @@ def export(argv: list[str]) -> int:
 
 
 def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawing]":
-    """Name, title, what was asked (prompt, note), figure and data of everything that is known of a run.
+    """Yield name, title, what was asked (prompt, note), figure and data of everything that is known of a run.
 
     Args:
         run: the run.
@@ -120,7 +120,7 @@ def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawing]":
 
 
 def group_drawings(run: "Run") -> "tuple[list[Drawing], dict[str, object]]":
-    """The same of the run's group of seeds, as means over trainings; and what its figures have to say of it.
+    """Return the figures of the run's group of seeds, as means over trainings, and the facts that they state about it.
 
     Raises:
         RunError: no other run differs from it by seed only.

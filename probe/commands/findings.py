@@ -137,7 +137,7 @@ def check_runs(bench: "Bench", claims: "Sequence[Claim]") -> None:
 
 
 def draw_table(results: "list[Finding]") -> "Table":
-    """The table for a terminal."""
+    """Draw the table of findings for a terminal."""
     drawing = grid("Findings")
     drawing.leading = 1
     for name in ("claim", "seed 0 [95 %]", "over trainings", "null holds", "verdict"):

@@ -58,7 +58,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Format seconds as hours, minutes and seconds."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
@@ -148,5 +148,5 @@ def hear_interrupts() -> None:
 
 
 def say(text: str) -> None:
-    """One line to the person at the terminal."""
+    """Print one line for the person at the terminal."""
     texts.say(text, error=True)

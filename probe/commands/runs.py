@@ -1,5 +1,8 @@
-"""`probe runs list` and `probe runs show REF`: what the folders of runs hold, in a terminal; `probe runs upload` and
-`probe runs download`: to a store and back."""
+"""`probe runs`: what the folders of runs hold, in a terminal; copies of runs to a store and back.
+
+`probe runs list` and `probe runs show REF` print what the folders hold; `probe runs upload` and `probe runs download`
+copy a run to a store and back.
+"""
 
 import json
 import math
@@ -278,7 +281,7 @@ def _by_metric(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _group_line(row: Mapping[str, Any], metrics: Sequence[str], apart: Collection[str]) -> dict[str, Any]:
-    """A group as one row of values: each metric with the ends of its interval over trainings.
+    """Return a group as one row of values: each metric with the ends of its interval over trainings.
 
     Metrics in which seeds of some group are apart have a further column with the values of these.
     """
@@ -310,7 +313,7 @@ def _group_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
 
 
 def summaries(root: Path) -> "list[dict[str, Any]]":
-    """What is known of each run in a folder; of a run that cannot be read the status `broken` and its problem."""
+    """Summarise each run in a folder; give a run that cannot be read the status `broken` and its problem."""
     from probe.runs.directories import run_directories
     from probe.runs.reader import Run
 
@@ -367,7 +370,7 @@ def show_run(ref: str, as_json: bool) -> None:
 
 
 def _flat(detail: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a fact of a run: `name`, `value`, and of a headline figure its interval and n."""
+    """Return one row per fact of a run: `name`, `value`, and of a headline figure its interval and n."""
     empty = dict.fromkeys(("value", "ci_low", "ci_high", "n"))
     rows = []
     for name, value in detail.items():
@@ -383,7 +386,7 @@ def _flat(detail: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]], names: set[str]) -> "Table":
-    """Runs as a person sees them; a base that is one of `names` is called by it."""
+    """Draw runs as a table for a terminal; a base is shown by its name alone if that is one of `names`."""
     table = grid()
     for name in ("name", "method", "base", "steps", "status", "headline", "when"):
         table.add_column(name, justify="right" if name == "steps" else "left", no_wrap=name in ("steps", "when"))
@@ -405,7 +408,7 @@ HEADLINE_WIDTH = 20
 
 
 def _when(created: Any) -> str:
-    """The minute in which a run was begun, as UTC; nothing where its file does not tell."""
+    """Return the minute (UTC) in which a run was started; empty where its file does not say."""
     try:
         return datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M")
     except (TypeError, ValueError):
@@ -413,7 +416,7 @@ def _when(created: Any) -> str:
 
 
 def _line(summary: dict[str, Any]) -> dict[str, Any]:
-    """A run with the first of its headline figures, as one row of values."""
+    """Return a run with the first of its headline figures, as one row of values."""
     first: dict[str, Any] = next(iter(summary["headline"]), {})
     about = ("name", "method", "parent", "status", "steps")
     return (

@@ -33,8 +33,10 @@ def sweep(argv: list[str]) -> int:
 
     @dataclass(frozen=True, kw_only=True)
     class SweepOptions:
-        """Run all trainings and experiments that a spec describes, each as an ordinary `probe train` or `probe
-        experiment`. What is finished is not made again, what was interrupted is resumed, what failed is tried again.
+        """Run all trainings and experiments that a spec describes.
+
+        Each is an ordinary `probe train` or `probe experiment`. What is finished is not made again, what was
+        interrupted is resumed, what failed is tried again.
 
         With Ray (pip install "probe-lm[sweep]") several tasks run at once, else one after the other. Ctrl-C lets
         trainings write a checkpoint; the same command goes on from there. `--plugin FILE.py` loads your own rewards,
@@ -135,7 +137,7 @@ def list_tasks(spec: "Spec", as_json: bool) -> None:
 
 
 def rows(found: "Sweep") -> "Iterator[dict[str, Any]]":
-    """One row a task: `task`, `state`, `step`, `steps`, `minutes`, `attempt`, `node`, `command`, `message`."""
+    """Yield one row per task: `task`, `state`, `step`, `steps`, `minutes`, `attempt`, `node`, `command`, `message`."""
     import shlex
 
     for task in found.tasks.values():
@@ -155,7 +157,7 @@ def rows(found: "Sweep") -> "Iterator[dict[str, Any]]":
 
 
 def table(found: "Sweep", most: int | None = None) -> "Table":
-    """The tasks for a terminal; with `most` those that run or failed first, and how many are left out."""
+    """Draw the tasks for a terminal; with `most` those that run or failed first, and a count of the rest."""
     from probe.commands.tables import grid
 
     tasks = list(found.tasks.values())
@@ -221,7 +223,7 @@ class Screen:
 
 
 def _line(found: "Sweep", task: "TaskState") -> str:
-    """A task's new state in a line."""
+    """Describe a task's new state in one line."""
     parts = [f"{task.name}: {task.state}"]
     if task.state == "running":
         parts.append(f"attempt {task.attempt} on {task.node}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def grid(title: str = "", caption: str | None = None) -> "Table":
-    """An empty table of rich with a line below its head and two spaces between columns; texts are markup."""
+    """Make an empty table of rich with a line below its head and two spaces between columns; texts are markup."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -47,7 +47,7 @@ def show(table: "Table", rows: Sequence[Mapping[str, Any]], optional: Sequence[s
 
 
 def at_terminal() -> bool:
-    """Whether standard output is read by a person."""
+    """Return whether standard output is read by a person."""
     return sys.stdout.isatty()
 
 
@@ -72,7 +72,7 @@ def remark(text: str) -> None:
 
 
 def tsv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Tab-separated values: a line of names and a line a row, numbers in full, nothing where there is no value."""
+    """Return tab-separated values: a line of names and a line per row, numbers in full, nothing for a missing value."""
     lines = [list(map(_value, rows[0])) if rows else [], *([_value(each) for each in row.values()] for row in rows)]
     return "\n".join("\t".join(line) for line in lines)
 
@@ -85,7 +85,7 @@ def _value(value: Any) -> str:
 
 
 def fit_table(table: "Table", screen: "Console", optional: Sequence[str] = ()) -> "Table | Text":
-    """The table with widths at which no word is broken; its rows one below the other where there are none.
+    """Fit the table to the screen without breaking a word; where no widths do, stack its rows one below the other.
 
     Args:
         table: of rich; in a column with `no_wrap` each cell is one word, and none is narrower than its `min_width`.
@@ -121,7 +121,7 @@ def _set_widths(table: "Table", screen: "Console") -> bool:
 
 
 def _without(table: "Table", heads: Sequence[str]) -> "Table":
-    """The table without some of its columns."""
+    """Return the table without the columns that have these heads."""
     less, kept = grid(), [column for column in table.columns if column.header not in heads]
     less.title, less.caption = table.title, table.caption
     for column in kept:
@@ -133,7 +133,7 @@ def _without(table: "Table", heads: Sequence[str]) -> "Table":
 
 
 def _stack_cells(table: "Table") -> "Text":
-    """Each row as a heading, its first cell, and one line for each further cell."""
+    """Write each row as a heading, its first cell, and one line for each further cell."""
     from rich.text import Text
 
     blocks = [Text.from_markup(f"[bold]{table.title}[/]")] if table.title else []

@@ -4,7 +4,7 @@ from probe.texts import visible
 
 
 def safe(value: object) -> str:
-    """`value` as text for rich on one line: no markup in it is followed, and no control character is left in it."""
+    """Return `value` as text for rich on one line, without markup that is followed and without control characters."""
     from rich.markup import escape
 
     return escape(visible(value))

@@ -50,11 +50,11 @@ class Behaviour:
         return DIFFERENCE if self.unit in RATES else self.unit
 
     def value(self, items: pd.DataFrame, seed: int = 0) -> Interval:
-        """The number of some items with its 95 % interval."""
+        """Return the metric of some items with its 95 % interval."""
         return self.metric.estimate(self.metric.select(items), seed)
 
     def change(self, items: pd.DataFrame, before: pd.DataFrame, seed: int = 0) -> Interval:
-        """The number of some items minus that of others, over the items of both."""
+        """Return the metric of `items` minus that of `before` with its 95 % interval, over the items in both."""
         return paired(self.metric, *pair_items(items, before), seed)
 
 
@@ -68,7 +68,7 @@ class Pair(NamedTuple):
 
 
 def experiment_behaviour(experiment: str, metric: str, **options: Any) -> Behaviour:
-    """A metric of an experiment, as `probe.run_experiment` measures it.
+    """Return a metric of an experiment as a behaviour, measured as `probe.run_experiment` measures it.
 
     Args:
         experiment: its name.
@@ -97,7 +97,7 @@ def experiment_behaviour(experiment: str, metric: str, **options: Any) -> Behavi
 
 
 def preference(pairs: Sequence[Pair], title: str = "log p(chosen) \u2212 log p(rejected)") -> Behaviour:
-    """By how many nats a model prefers the first answer of each pair: mean of log p(chosen) - log p(rejected).
+    """Return a behaviour: the preference for the first answer, mean log p(chosen) - log p(rejected) in nats.
 
     Args:
         pairs: prompts with two answers each.
@@ -125,7 +125,7 @@ def preference(pairs: Sequence[Pair], title: str = "log p(chosen) \u2212 log p(r
 
 
 def claim_pairs(lm: LM, n: int = 60, seed: int = 0) -> list[Pair]:
-    """A user's false claim against the truth, after questions with that claim.
+    """Return pairs of a user's false claim and the truth, as answers to questions that state the claim.
 
     Those of the model's world; for a model without a world the questions of the set `truthfulqa`, each with its
     incorrect answer as the user's guess (`probe.dialogues.GUESS`), in the chat template if there is one.
@@ -151,14 +151,14 @@ def claim_pairs(lm: LM, n: int = 60, seed: int = 0) -> list[Pair]:
 
 
 def _guess_pair(lm: LM, row: Row) -> Pair:
-    """The wrong and the right answer behind a question with the wrong one as the user's guess."""
+    """Pair the wrong answer with the right one, after a question that states the wrong one as the user's guess."""
     question, right, wrong = (field(row, name) for name in ("question", "correct_answer", "incorrect_answer"))
     prompt = dialogue(lm, [Turn("user", join_words(question, GUESS.format(answer=wrong)))], lead=LEAD)
     return Pair(prompt, completion(prompt, wrong), completion(prompt, right))
 
 
 def read_pairs(path: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Pair]:
-    """The pairs of a file with `prompt`, `chosen` and `rejected`, all texts; a prompt may be messages.
+    """Read the pairs of a file with `prompt`, `chosen` and `rejected`, all texts; a prompt may be messages.
 
     Raises:
         DataError: the file cannot be read, or no row can be used.
@@ -174,5 +174,5 @@ def read_pairs(path: str | Path, strict: bool = False, selection: Selection = EV
 
 
 def _answer(value: str | Sequence[Mapping[str, Any]]) -> str:
-    """An answer as a text: of messages what the last one says."""
+    """Return an answer as a text; of messages, return the content of the last one."""
     return value if isinstance(value, str) else str(value[-1]["content"])

@@ -146,7 +146,7 @@ class CorpusShift(Drawable):
         return {name: getattr(self, name) for name in ("kinds", "texts", "tokens", "by_token", "promoted", "halves")}
 
     def table(self) -> pd.DataFrame:
-        """The numbers of the figure: `panel` (kind, promoted, suppressed), `name`, `value`, `ci_low`, `ci_high`."""
+        """Return the figure's numbers: `panel` (kind, promoted, suppressed), `name`, `value`, `ci_low`, `ci_high`."""
         kinds = self.kinds[["kind", "kl", "kl_low", "kl_high"]].set_axis(["name", "value", "ci_low", "ci_high"], axis=1)
         tokens = self.listed("difference").rename(columns={"token": "name", "direction": "panel"})
         return pd.concat([kinds.assign(panel="kind"), tokens])[["panel", "name", "value", "ci_low", "ci_high"]]
@@ -158,7 +158,7 @@ class CorpusShift(Drawable):
         return corpus_panels(self.kinds, self.listed("difference"))
 
     def listed(self, score: str) -> pd.DataFrame:
-        """The promoted and suppressed tokens of one score."""
+        """Return the promoted and suppressed tokens of one score."""
         return self.promoted[self.promoted["score"] == score]
 
     @cached_property
@@ -189,7 +189,7 @@ class CorpusShift(Drawable):
 
 
 def read_texts(path: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Text]:
-    """The texts of a file, in one of the `FORMS`, with the column `kind` where it has one; a text file is one text.
+    """Read the texts of a file in one of the `FORMS`, with the column `kind` where it has one; a text file is one text.
 
     Of a prompt with a completion (or `chosen`) both are read, of a prompt alone the prompt.
 
@@ -364,7 +364,7 @@ def _named(text: str | Text, number: int) -> Text:
 
 
 def _pieces(lm: LM, longest: int, answers: bool, text: Text) -> list[_Piece]:
-    """The pieces of a text with positions that count.
+    """Cut a text into pieces of at most `longest` tokens, and keep the pieces with positions that count.
 
     Raises:
         DataError: it has no tokens or unknown words, or messages that the model has no template for.
@@ -382,7 +382,7 @@ def _pieces(lm: LM, longest: int, answers: bool, text: Text) -> list[_Piece]:
 
 
 def _encode(lm: LM, text: Text) -> tuple[list[int], int]:
-    """The ids of a text, and the first of them that an assistant says."""
+    """Return the ids of a text, and the index of the first one that an assistant says."""
     if isinstance(text.content, str):
         if not text.completion:
             ids = encode(lm.tokenizer, text.content)
@@ -399,7 +399,7 @@ def _encode(lm: LM, text: Text) -> tuple[list[int], int]:
 
 
 def _batches(corpus: Sequence[_Piece], size: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of batches of at most `BATCH` logits, padding included; a longer text is alone."""
+    """Yield the begin and end of batches of at most `BATCH` logits, padding included; a longer text is alone."""
     start = 0
     for stop, piece in enumerate(corpus):
         if stop > start and (stop + 1 - start) * piece.length * size > BATCH:
@@ -416,7 +416,7 @@ def _read(
     sums: Mapping[str, Float[Tensor, "G V"]],
     base_sum: Float[Tensor, " V"],
 ) -> Iterator[_Positions]:
-    """Read a batch: what is kept of its positions; adds their scores to the sums of the groups of the texts."""
+    """Yield what is kept of a batch's positions, and add their scores to the sums of the groups of the texts."""
     ids, size = [text.ids for text in texts], len(base_sum)
     mask = pad(ids, 0)[1]
     mask &= torch.arange(mask.shape[1]) >= torch.tensor([[text.first] for text in texts])
@@ -442,7 +442,7 @@ def _read(
 def _mine(
     name: str, sums: np.ndarray, counts: np.ndarray, k: int, seed: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The tokens at both ends of a score as rows, and how the score holds in two halves.
+    """Return rows for the tokens at both ends of a score, and a row on how two halves agree about the score.
 
     Args:
         name: of the score.
@@ -499,7 +499,7 @@ def sign_limit(drawn: ArrayLike, observed: float) -> float:
 
 
 def _first(score: np.ndarray, k: int) -> np.ndarray:
-    """The `k` tokens of the largest scores above 0, best first."""
+    """Return the `k` tokens with the largest scores above 0, best first."""
     order = np.argpartition(-score, min(k, len(score)) - 1)[:k]
     order = order[np.lexsort((order, -score[order]))]
     return order[score[order] > 0]
@@ -516,7 +516,7 @@ def _shift(
     seed: int,
     notes: tuple[str, ...],
 ) -> CorpusShift:
-    """The tables of what was read."""
+    """Build the tables of the comparison from the values at all positions."""
     tokenizer, names = aligned.tokenizer, labels([base, aligned])
     counts = np.array([text.counted for text in corpus])
     starts = np.cumsum(counts) - counts
@@ -591,7 +591,10 @@ def _shift(
 def _first_of_each(
     order: np.ndarray, corpus: Sequence[_Piece], owner: np.ndarray, place: np.ndarray, most: int
 ) -> list[int]:
-    """The first positions in an order, those behind equal tokens once: texts that begin alike are equal up to there."""
+    """Return the first `most` positions in an order; of positions that follow equal texts, return only the first.
+
+    Texts that begin alike are equal up to where they diverge.
+    """
     seen = dict[tuple[int, ...], int]()
     for at in order.tolist():
         if len(seen) == most:

@@ -75,7 +75,7 @@ def next_tokens(
     names: tuple[str, str],
     colours: tuple[str, str],
 ) -> go.Figure:
-    """The favourites of both models for one token, side by side on one scale.
+    """Draw the favourites of both models for one token, side by side on one scale.
 
     Args:
         favourites: (k tokens, [k] their probabilities, best first) of base and aligned.
@@ -114,7 +114,7 @@ def scalar_readings(
     start: int | None = None,
     chosen: int | None = None,
 ) -> go.Figure:
-    """What two models of one number read after each token, and below it how differently each token changes that.
+    """Draw what two scalar models read after each token, and below it how differently each token changes that.
 
     Args:
         readings: [T] of base and aligned.
@@ -304,7 +304,7 @@ def _points(rows: np.ndarray, names: Sequence[str], colour: str, unit: str) -> g
 
 
 def _names(names: Sequence[str]) -> dict:
-    """An axis that names every row, from the top."""
+    """Return an axis that names every row, from the top."""
     return {**token_axis(list(names), length=20, most=len(names)), "range": [len(names) - 0.5, -0.5]}
 
 
@@ -447,7 +447,7 @@ def _lens_hover(row: Any) -> str:
 
 
 def steering_curve(doses: pd.DataFrame, unit: str) -> go.Figure:
-    """The change of a behaviour against alpha with its interval, and the range of random directions.
+    """Draw the change of a behaviour against alpha with its interval, and the range of random directions.
 
     Args:
         doses: `probe.compare.first_tokens.Steering.doses`.

@@ -92,7 +92,7 @@ class FirstTokens(Drawable):
         return wanted if wanted in self.read else self.read[0]
 
     def table(self) -> pd.DataFrame:
-        """The tokens (`tokens`)."""
+        """Return the table of the tokens (`tokens`)."""
         return self.tokens
 
     def figure(self, layer: int | None = None) -> "go.Figure":
@@ -111,7 +111,7 @@ class FirstTokens(Drawable):
         return first_token_maps(self.layers, rows, layer)
 
     def largest(self, layer: int) -> int:
-        """The position with the largest difference against its residual after a block, the first position apart.
+        """Return the position after the first with the largest difference relative to its residual after a block.
 
         Positions beyond random signs go first: one text at which one of the models alone collects attention can have a
         difference larger than that of all others together.
@@ -123,7 +123,7 @@ class FirstTokens(Drawable):
         return int(later["position"].iloc[int(later["relative"].argmax())]) if len(later) else 0
 
     def direction(self, layer: int | None = None, position: int | None = None) -> Contrast:
-        """The difference as a direction to steer by, in the unit of the mean residual of positions after the first.
+        """Return the difference as a direction to steer by, in units of the mean residual of positions after the first.
 
         Args:
             layer: the block; by default `middle`.
@@ -193,7 +193,7 @@ class Steering(Drawable):
         return self.doses
 
     def figure(self) -> "go.Figure":
-        """The change of the behaviour against alpha, beside random directions."""
+        """Draw the change of the behaviour against alpha, and the changes along random directions."""
         from probe.compare.figures import steering_curve
 
         return steering_curve(self.doses, self.unit)
@@ -215,7 +215,7 @@ class Steering(Drawable):
 
 
 def middle_block(depth: int) -> int:
-    """The last block of the first half."""
+    """Return the last block of the first half."""
     return max((depth - 1) // 2, 0)
 
 
@@ -329,7 +329,7 @@ def compare_first_tokens(
 
 
 def _first_ids(lm: LM, text: str | Text, k: int) -> list[int]:
-    """The first k tokens of a text.
+    """Return the ids of the first k tokens of a text.
 
     Raises:
         DataError: it has no tokens, or words that the tokenizer does not know.
@@ -381,7 +381,7 @@ def _read(
     halved: Sequence[Float[Tensor, "S d"]],
     top: int,
 ) -> Iterator[dict[str, Any]]:
-    """The first tokens of a vector with their nulls."""
+    """Yield the tokens that a vector promotes and suppresses most, with their nulls."""
     scores = lens_scores(lm, vector)
     size, count = float(vector.norm()), min(top, len(scores))
     if not size:

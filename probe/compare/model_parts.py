@@ -51,17 +51,17 @@ class Place(NamedTuple):
     columns: Int[Tensor, " n"] | None = None
 
     def read(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, "m n"]:
-        """The entries as a matrix, a copy; a vector is one column."""
+        """Return a copy of the entries as a matrix; a vector is one column."""
         matrix = _matrix(tensors[self.name].detach())
         return matrix.clone() if self.rows is None else matrix[self.rows[:, None], self.columns]
 
     @staticmethod
     def of(tensors: Mapping[str, Tensor], place: "Place") -> Float[Tensor, "m n"]:
-        """What some tensors have at a place."""
+        """Return the entries that some tensors have at a place."""
         return place.read(tensors)
 
     def crossing(self, tensors: Mapping[str, Tensor]) -> tuple[Int[Tensor, " m"], Int[Tensor, " n"]]:
-        """Its rows and its columns."""
+        """Return the rows and the columns of the parameter at which the place lies."""
         if self.rows is not None and self.columns is not None:
             return self.rows, self.columns
         matrix = _matrix(tensors[self.name])
@@ -69,7 +69,7 @@ class Place(NamedTuple):
         return rows, columns
 
     def write(self, tensors: Mapping[str, Tensor], values: Float[Tensor, "m n"]) -> None:
-        """Put values there, in the format of the parameter."""
+        """Write values to the place, in the format of the parameter."""
         matrix = _matrix(tensors[self.name].detach())
         values = values.to(matrix)
         if self.rows is None:
@@ -104,7 +104,7 @@ def weights_of(lm: LM) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def list_parts(lm: LM, kinds: Sequence[str] = tuple(KINDS)) -> tuple[list[Part], str]:
-    """The parts of some kinds, first block first, and the sentence that says why there are no heads ("" if there are).
+    """Return the parts of some kinds, first block first, and a sentence on why there are no heads ("" if there are).
 
     Args:
         lm: a model whose weights are in single precision or wider; they are written to while heads are looked for, and
@@ -132,7 +132,7 @@ def list_parts(lm: LM, kinds: Sequence[str] = tuple(KINDS)) -> tuple[list[Part],
 
 
 def _whole(lm: LM, heads: Sequence[Part]) -> Iterator[Part]:
-    """The parts that are whole parameters."""
+    """Yield the parts that consist of whole parameters."""
     own, kinds = weights_of(lm), parameter_kinds(lm)
     covered = {place.name for head in heads for place in head.places}
     groups: dict[tuple[str, int | None, str], list[Place]] = {}
@@ -161,7 +161,7 @@ Slot = tuple[int, str, str, int]
 
 
 def _heads(lm: LM) -> list[Part]:
-    """The slices of every head.
+    """Return every head as a part: the slices of the parameters that belong to it.
 
     Raises:
         ModelError: the equations do not describe the architecture, or its heads are no rows and columns.
@@ -230,5 +230,5 @@ def _join(places: Mapping[tuple[int, str, int], list[Place]], groups: Sequence[T
 
 
 def _matrix(tensor: Tensor) -> Float[Tensor, "m n"]:
-    """A parameter as a matrix over the same memory: a vector is a column, further axes are columns."""
+    """View a parameter as a matrix over the same memory: a vector is a column, further axes are columns."""
     return tensor.view(len(tensor), -1) if tensor.ndim else tensor.view(1, 1)

@@ -126,7 +126,7 @@ class WeightPath(Drawable):
 
 @torch.no_grad()
 def interpolate(base: LM, aligned: LM, alpha: float) -> LM:
-    """A new model with the weights (1 - alpha) base + alpha aligned; neither of the two is written to.
+    """Build a new model with the weights (1 - alpha) base + alpha aligned; neither of the two is written to.
 
     The weights are mixed, and stay, in single precision or wider: half precision would round small steps away. At 0 and
     1 they are exactly those of the two models. Tied weights stay tied, and buffers are mixed like weights.
@@ -163,7 +163,7 @@ def interpolate(base: LM, aligned: LM, alpha: float) -> LM:
 
 
 def _mix(start: Tensor, end: Tensor, alpha: float, dtype: torch.dtype) -> Tensor:
-    """The mixture of two tensors, a new one; whole numbers (positions, masks) are those of the nearer model."""
+    """Return the mixture of two tensors, a new one; whole numbers (positions, masks) are those of the nearer model."""
     if alpha in (0, 1) or not end.is_floating_point():
         return (end if alpha >= 0.5 else start).detach().to(dtype, copy=True)
     wide = torch.promote_types(dtype, torch.float32)
@@ -171,7 +171,7 @@ def _mix(start: Tensor, end: Tensor, alpha: float, dtype: torch.dtype) -> Tensor
 
 
 def model_names(base: LM, aligned: LM) -> tuple[str, str]:
-    """What the two models are called."""
+    """Return the names of the two models: the last part of each reference, else `base` and `aligned`."""
     return Path(base.ref).name or "base", Path(aligned.ref).name or "aligned"
 
 
@@ -225,7 +225,7 @@ def measure_at(
     tick: Tick = ignore,
     **options: Any,
 ) -> Result:
-    """The experiment at one alpha, or its result in the folder; see `along`."""
+    """Run the experiment at one alpha, or load its result from the folder; see `along`."""
     place = None if folder is None else place_at(base, aligned, alpha, experiment, folder, **options)
     if place is not None and (place / RESULT_FILE).is_file():
         with suppress(DataError):  # one that is damaged is measured again
@@ -238,7 +238,7 @@ def measure_at(
 
 
 def place_at(base: LM, aligned: LM, alpha: float, experiment: str, folder: Path, **options: Any) -> Path:
-    """Where the result at an alpha is kept in a folder: a name that says everything that the numbers depend on."""
+    """Return where a folder keeps the result at an alpha; the name is a hash of all that the numbers depend on."""
     keys = [call(find_experiment(experiment), lm, **options).key for lm in (base, aligned)]
     digest = hashlib.sha256(json.dumps([*keys, float(alpha)]).encode()).hexdigest()
     return folder / f"{experiment}-{digest[:12]}"
@@ -263,7 +263,7 @@ def _paired_items(metric: object, results: Sequence[Result]) -> Float[np.ndarray
 def _linearity(
     at: Float[np.ndarray, " k"], values: Float[np.ndarray, " k"], items: Float[np.ndarray, "n k"] | None, seed: int
 ) -> dict[str, Any]:
-    """The columns of `WeightPath.linearity` for one metric.
+    """Return the columns of `WeightPath.linearity` for one metric.
 
     Args:
         at: alphas, from 0 to 1.

@@ -164,7 +164,7 @@ class Comparison(Drawable):
         return self.aligned.figure()
 
     def top_table(self) -> pd.DataFrame:
-        """What both models expected at each token of both continuations."""
+        """Return the likeliest tokens of both models at each token of both continuations."""
         return pd.concat([self.base.top_table(), self.aligned.top_table()], ignore_index=True)
 
     def lens_table(self) -> pd.DataFrame:
@@ -270,7 +270,7 @@ def require_writers(*lms: LM) -> None:
 
 
 def _expectation(lens: Lens) -> Expectation:
-    """The output row of the lens, moved to the tokens that it predicts."""
+    """Return the output row of the lens, moved to the tokens that it predicts."""
     return Expectation(
         logprobs=_move_to_predicted(lens.next_logprobs[-1]),
         entropy=_move_to_predicted(lens.entropy[-1]),

@@ -81,13 +81,13 @@ class Transplants(Drawable):
         return self.parts
 
     def figure(self) -> "go.Figure":
-        """The effect of each part with its interval, beside those of its controls."""
+        """Draw the effect of each part with its interval, and the effects of its controls."""
         from probe.compare.figures import transplant_points
 
         return transplant_points(self.parts, self.controls, self.change.value, self.unit, PLURAL)
 
     def strongest(self, kind: str) -> pd.Series | None:
-        """The part of a kind with the largest effect in size; None where none changes enough to count."""
+        """Return the part of a kind with the largest effect in size; None where none changes enough to count."""
         least = smallest_effect(self.unit, [self.base.value, self.aligned.value])
         rows = self.parts[(self.parts["kind"] == kind) & (self.parts["effect"].abs() > least)]
         return None if rows.empty else rows.iloc[int(rows["effect"].abs().argmax())]
@@ -164,7 +164,7 @@ def transplant_parts(
     first = behaviour.measure(work)
 
     def measure(places: Sequence[Place], source: Callable[[Place], Tensor]) -> pd.DataFrame:
-        """The items with other numbers at some places, which are put back."""
+        """Measure the items with other numbers at some places, and put the old ones back."""
         try:
             for place in places:
                 place.write(here, source(place))
@@ -233,7 +233,7 @@ COLUMNS = (
 def turned(
     before: Mapping[str, Tensor], after: Mapping[str, Tensor], rng: np.random.Generator, place: Place
 ) -> Float[Tensor, "m n"]:
-    """The base's entries plus the change of them with rows and columns permuted and signs flipped at random."""
+    """Return the base's entries plus their change, with its rows and columns permuted and signs flipped at random."""
     old = place.read(before).double()
     change = place.read(after).to(old) - old
     for axis, size in enumerate(change.shape):
@@ -245,8 +245,11 @@ def turned(
 
 
 def scattered(family: Sequence[Part], tensors: Mapping[str, Tensor], rng: np.random.Generator) -> list[Place]:
-    """Places of a part that is scattered over a family of parts of one make: as many rows of each matrix, drawn from
-    those of all (columns, where a part is some columns of a parameter)."""
+    """Draw the places of a part that is scattered over a family of parts with the same shapes.
+
+    It has as many rows of each matrix, drawn from those of all parts (columns, where a part is some columns of a
+    parameter).
+    """
     places = []
     for same in zip(*(part.places for part in family), strict=True):
         crossings = [place.crossing(tensors) for place in same]
@@ -261,7 +264,7 @@ def scattered(family: Sequence[Part], tensors: Mapping[str, Tensor], rng: np.ran
 
 
 def _families(parts: Sequence[Part], tensors: Mapping[str, Tensor]) -> list[list[Part]]:
-    """Parts of one kind inside of blocks whose places have the same shapes, two or more."""
+    """Group parts of one kind inside of blocks whose places have the same shapes; a group has two or more."""
     families: dict[Any, list[Part]] = {}
     for part in (part for part in parts if part.block is not None):
         shapes = [tuple(map(len, place.crossing(tensors))) for place in part.places]
@@ -270,7 +273,7 @@ def _families(parts: Sequence[Part], tensors: Mapping[str, Tensor]) -> list[list
 
 
 def _norms(part: Part, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> tuple[float, float]:
-    """Norm of the change of a part, and of the part in the base."""
+    """Return the norm of the change of a part, and the norm of the part in the base."""
     squares = np.zeros(2)
     for place in part.places:
         old = place.read(before).double()
@@ -280,7 +283,7 @@ def _norms(part: Part, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
 
 
 def _with_controls(table: pd.DataFrame, nulls: pd.DataFrame, change: float) -> pd.DataFrame:
-    """The table of parts with what their controls say; `change` is that of all parts together."""
+    """Return the table of parts with the results of their controls; `change` is that of all parts together."""
     sign, rows = -1.0 if change < 0 else 1.0, []
     by_part = nulls.groupby(["null", "part"])["effect"]
     effects = {key: group.to_numpy(dtype=float) for key, group in by_part}
@@ -310,7 +313,7 @@ def holm(p: pd.Series) -> pd.Series:
 
 
 def _between(row: pd.Series, name: str, unit: str) -> str:
-    """The least and the largest effect of a control."""
+    """Format the range of a control's effects, from the least to the largest."""
     return " to ".join(in_unit(unit, row[f"{name}_{end}"], None, None, sign=True) for end in ("low", "high"))
 
 

@@ -74,8 +74,9 @@ class WeightChange(Drawable):
 
     @property
     def blocks(self) -> pd.DataFrame:
-        """One row a block, and one for what is outside of them: block, norm, relative, share (of the whole squared
-        change), kind (the one with the largest norm).
+        """One row a block, and one for what is outside of them: block, norm, relative, share, kind.
+
+        `share` is that of the whole squared change, and `kind` the one with the largest norm.
         """
         rows = []
         total = float((self.matrices["norm"] ** 2).sum())
@@ -165,7 +166,7 @@ def require_one_architecture(base: LM, aligned: LM) -> None:
 
 
 def _precision(base: LM, aligned: LM) -> tuple[float, str]:
-    """The relative spacing of numbers in the coarser of the formats that hold the models' weights, and its name.
+    """Return the relative spacing of the coarser number format that holds the models' weights, and the format's name.
 
     A model that was saved in half precision and read in single precision has the numbers of the former.
     """
@@ -175,7 +176,7 @@ def _precision(base: LM, aligned: LM) -> tuple[float, str]:
 
 
 def _format(model: nn.Module) -> torch.dtype:
-    """The coarsest format that holds every weight exactly."""
+    """Return the coarsest format that holds every weight exactly."""
     weights = [each for each in model.parameters() if each.is_floating_point()]
     fits = (kind for kind in FORMATS if all(bool((each.to(kind).to(each.dtype) == each).all()) for each in weights))
     return next(fits, torch.float64)
@@ -195,7 +196,7 @@ def _matrices(lm: LM) -> Iterator[tuple[str, tuple[str, Float[Tensor, "m n"]]]]:
 
 
 def parameter_kinds(lm: LM) -> dict[str, str]:
-    """What every parameter is (`KINDS`), by its name; a tied matrix is the embedding."""
+    """Return the kind of every parameter (`KINDS`) by its name; a tied matrix is the embedding."""
     model = lm.model
     output = model.get_output_embeddings() if lm.readout == "tokens" else None
     ends = {id(each): "unembed" for each in ([] if output is None else output.parameters())}
@@ -207,13 +208,13 @@ def parameter_kinds(lm: LM) -> dict[str, str]:
 
 
 def block_of(name: str) -> int | None:
-    """The block that a parameter belongs to, by its name; None outside of the blocks."""
+    """Return the block that a parameter belongs to, by its name; None outside of the blocks."""
     number = re.search(r"\.(\d+)\.", name)
     return None if number is None else int(number[1])
 
 
 def _row(before: Float[Tensor, "m n"], after: Float[Tensor, "m n"], eps: float) -> dict[str, Any]:
-    """The measures of a change of one matrix."""
+    """Return the measures of the change of one matrix."""
     change = after - before
     noise = _noise(before, after, eps)
     values = torch.linalg.svdvals(change) if bool(change.any()) else change.new_zeros(1)
@@ -221,13 +222,13 @@ def _row(before: Float[Tensor, "m n"], after: Float[Tensor, "m n"], eps: float) 
 
 
 def _noise(before: Tensor, after: Tensor, eps: float) -> float:
-    """What rounding both can do to the spectral norm of their difference, about."""
+    """Estimate how much rounding of both can add to the spectral norm of their difference."""
     size = torch.maximum(before.abs(), after.abs())
     return eps / 2 * float(size.norm(dim=0).max() + size.norm(dim=1).max())
 
 
 def _measures(values: Float[Tensor, " r"], base_norm: float, product: float, noise: float) -> dict[str, Any]:
-    """The columns of a change with these singular values.
+    """Return the columns of a change with these singular values.
 
     Args:
         values: singular values, largest first.
@@ -251,12 +252,12 @@ def _measures(values: Float[Tensor, " r"], base_norm: float, product: float, noi
 
 
 def _ratio(value: float, whole: float) -> float:
-    """value / whole: 0 where nothing changed, infinite where something did that was 0."""
+    """Return value / whole: 0 where nothing changed, infinite where something changed that was 0."""
     return value / whole if whole else (float("inf") if value else 0.0)
 
 
 def _heads(before: Maps, after: Maps, eps: float) -> Iterator[dict[str, Any]]:
-    """The row of each head of a block."""
+    """Yield the row of each head of a block."""
     sides = [{name: getattr(maps, name).double() for name in "MNVO"} for maps in (before, after)]
     for head, key in enumerate(before.group.tolist()):
         old, new = ({name: maps[name][head].to(before.M.device) for name in "MNVO"} for maps in sides)
@@ -276,7 +277,7 @@ def _product_row(
     new_right: Float[Tensor, "dh d"],
     eps: float,
 ) -> dict[str, Any]:
-    """The measures of the change of a product of two factors; no d x d matrix is made.
+    """Return the measures of the change of a product of two factors, without making a d x d matrix.
 
     A'B' - AB = (A' - A) B' + A (B' - B), a product of d x 2dh and 2dh x d, of rank at most 2dh.
     """

@@ -71,7 +71,7 @@ def read(
     old: str | Path | None = None,
     **_: Any,
 ) -> list[Rows[Any]]:
-    """The rows of the phases' files, if there are some, and of the file of `old` knowledge."""
+    """Read the rows of the phases' files, if there are any, and of the file of `old` knowledge."""
     from probe.continual.training import files_of, read_phases
 
     if data is None:
@@ -106,7 +106,7 @@ def run(
     relearn: bool = True,
     tick: Tick = ignore,
 ) -> Evidence:
-    """A copy of the model is trained in phases, plainly, with replay of earlier phases, and with EWC.
+    """Train a copy of the model in phases: plainly, with replay of earlier phases, and with EWC.
 
     After each phase the questions of every task are asked: in the world the facts of people that each phase teaches and
     those that the base knew, a score being the exact probability of the true answer. Reported are the final accuracy
@@ -209,7 +209,7 @@ def _evidence(plan: "Plan", results: "TrainingResults") -> Evidence:
 
 
 def _copy(strategy: str, phases: int) -> str:
-    """The trained copy, in words."""
+    """Describe the trained copy in words."""
     return f"a copy that learned {phases} {'phase' if phases == 1 else 'phases'} with {_strategy_words(strategy)}"
 
 

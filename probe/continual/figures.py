@@ -39,7 +39,7 @@ SHOWN = {"ACC": "final<br>accuracy", "forgetting": "forgetting", "old_forgetting
 
 
 def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.Figure:
-    """The accuracy on each task after each phase, one panel a strategy; its title says how much is forgotten.
+    """Draw the accuracy on each task after each phase, one panel a strategy, with the forgetting in its title.
 
     Args:
         table: model, strategy, task, after, value, ci_low, ci_high, n.
@@ -77,7 +77,7 @@ def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.F
 
 
 def measures(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Final accuracy, forgetting, and forgetting of the base's knowledge, by strategy.
+    """Draw final accuracy, forgetting, and forgetting of the base's knowledge, by strategy.
 
     Args:
         table: model, strategy, metric, value, ci_low, ci_high, n.
@@ -104,7 +104,7 @@ def measures(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def learning(table: pd.DataFrame, look: Look) -> go.Figure:
-    """The first phase learned for the first time, and again after all phases; one panel a model.
+    """Draw how the first phase is learned for the first time, and again after all phases; one panel a model.
 
     Args:
         table: model, learning (`first` or a strategy), step, value, ci_low, ci_high, n, target.
@@ -127,7 +127,7 @@ def learning(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def _title(strategy: str, table: pd.DataFrame, prefix: str) -> str:
-    """The strategy and how much is forgotten; of several models only the first one's share, without its interval."""
+    """Return the strategy and its forgetting; of several models only the first one's share, without its interval."""
     name = NAMES.get(strategy, strategy)
     rows = table[(table["strategy"] == strategy) & (table["metric"] == "forgetting")]
     if not len(rows):

@@ -129,12 +129,12 @@ def check(scores: Scores) -> None:
 
 
 def _mean(values: Matrix) -> Matrix:
-    """The mean over the last axis, NaN if it is empty."""
+    """Return the mean over the last axis, NaN if it is empty."""
     return values.mean(-1) if values.shape[-1] else np.full(values.shape[:-1], np.nan)
 
 
 def _resample_scores(task: Any, rng: np.random.Generator) -> Float[Matrix, "B rows"]:
-    """The mean scores of a task for resampled items."""
+    """Return the mean scores of a task for resampled items."""
     values = np.asarray(task, dtype=float)
     n = values.shape[1]
     return rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) @ values.T / n
@@ -169,7 +169,7 @@ class Savings(NamedTuple):
 
 
 def steps_to(steps: ArrayLike, accuracy: Float[Array, "*b S"], target: float) -> Float[Array, "*b"]:
-    """The step at which an accuracy first reaches the target; infinity where it never does.
+    """Return the step at which an accuracy first reaches the target; infinity where it never does.
 
     Args:
         steps: [S] steps at which it was measured, rising.

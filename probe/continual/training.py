@@ -120,7 +120,7 @@ class Trainer:
 
 
 def _last_line(log: Path) -> str:
-    """The last line of a log that is not empty."""
+    """Return the last line of a log that is not empty."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     return next((line for line in reversed(text.splitlines()) if line.strip()), "")
 
@@ -135,14 +135,14 @@ def words(options: dict[str, Any]) -> list[str]:
 
 
 def base_of(lm: LM, scratch: Path) -> str:
-    """A reference to the model that a process of its own can load: its folder, or a copy of one that has none."""
+    """Return a reference to the model that another process can load: its folder, or a copy if it has none."""
     if lm.directory is not None:
         return str(lm.directory)
     return str(lm.save(scratch / "base"))
 
 
 def files_of(data: str | Path) -> list[Path]:
-    """The files of the phases: those of a folder by name, or a list separated by commas.
+    """List the files of the phases: those of a folder by name, or a list separated by commas.
 
     Raises:
         DataError: one does not exist, or there is none.
@@ -161,7 +161,7 @@ def files_of(data: str | Path) -> list[Path]:
 
 
 def read_phases(paths: Sequence[Path], objective: str, strict: bool = False) -> list[Rows[Any]]:
-    """The rows of the files as the training reads them: documents to `pretrain` on, or demonstrations.
+    """Read the rows of the files as the training reads them: documents to `pretrain` on, or demonstrations.
 
     Raises:
         DataError: a file cannot be used; see `probe.rows`.
@@ -173,7 +173,7 @@ def read_phases(paths: Sequence[Path], objective: str, strict: bool = False) -> 
 
 @torch.no_grad()
 def truth(lm: LM, items: "Sequence[Item]") -> Float[Array, " N"]:
-    """The exact probability of the true answer to each question, its end token included."""
+    """Return the exact probability of the true answer to each question, its end token included."""
     end = lm.tokenizer.eos_token or ""
     probabilities = []
     for start in range(0, len(items), CHUNK):
@@ -211,7 +211,7 @@ def saved_texts(run: Run, tasks: Sequence[str]) -> list[list[tuple[str, str]]] |
 
 
 def learning_curve(run: Run, task: str) -> tuple[list[int], list[float]]:
-    """Steps and accuracies of a task as the training has logged them, from before it on."""
+    """Return the steps and accuracies of a task that the training has logged, from before its first step on."""
     metrics = run.metrics()
     rows = metrics[metrics[f"accuracy/{task}"].notna()]
     return [int(step) for step in rows["step"]], [float(value) for value in rows[f"accuracy/{task}"]]
@@ -261,7 +261,7 @@ class Plan:
         return max(1, self.steps // POINTS)
 
     def part(self, strategy: str, again: bool = False) -> Tick:
-        """The tick of one training: the first learning, a strategy's, or the relearning after it."""
+        """Return the tick of one training: the first learning, a strategy's, or the relearning after it."""
         if not self.relearn:
             return part(self.tick, self.strategies.index(strategy), len(self.strategies))
         number = 0 if strategy == FIRST else 2 * self.strategies.index(strategy) + 1 + again
@@ -305,7 +305,7 @@ def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Trainin
         return LM.load(path, device=lm.device)
 
     def learn(name: str, start: Array, tick: Tick, **options: Any) -> tuple[list[int], Array]:
-        """Steps of learning the first phase plainly, and the scores of its questions at each."""
+        """Learn the first phase plainly; return the steps, and the scores of its questions at each."""
         options |= {"phases": 1, "steps": plan.steps, "save_every": plan.every}
         checkpoints = plan.trainer.train(name, training(tick), **options).checkpoints()
         scores = [start, *(truth(load(one.path), questions["phase_0"]) for one in measuring(tick, checkpoints))]
@@ -369,12 +369,12 @@ def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> Train
 
 
 def training(tick: Tick) -> Tick:
-    """The tick of a training that is measured afterwards."""
+    """Return the tick of a training that is measured afterwards."""
     return lambda share: tick(TRAINED * share)
 
 
 def measuring(tick: Tick, things: Collection[T]) -> Iterator[T]:
-    """What is measured after a training, one after the other, with a tick after each."""
+    """Yield what is measured after a training, one after the other, with a tick after each."""
     for number, thing in enumerate(things, 1):
         yield thing
         tick(TRAINED + (1 - TRAINED) * number / len(things))
@@ -387,7 +387,7 @@ def likeliest(lm: LM, items: "Sequence[Item]") -> list[tuple[str, float]]:
 
 
 def _curve(steps: Sequence[int], scores: Array, source: str, seed: int) -> pd.DataFrame:
-    """A way of learning with the intervals of its items."""
+    """Return the curve of one way of learning, with intervals over its items."""
     rows = []
     for step, row in zip(steps, scores, strict=True):
         mean = stats.bootstrap_mean(row, seed=seed, bounds=stats.SHARE)
@@ -396,7 +396,7 @@ def _curve(steps: Sequence[int], scores: Array, source: str, seed: int) -> pd.Da
 
 
 def _curve_of_log(steps: Sequence[int], values: Sequence[float], source: str) -> pd.DataFrame:
-    """The same from a log, without intervals."""
+    """Return the curve of one way of learning from a log, without intervals."""
     nan = float("nan")
     return pd.DataFrame({"learning": source, "step": steps, "value": values, "ci_low": nan, "ci_high": nan, "n": 0})
 

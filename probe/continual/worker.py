@@ -30,7 +30,7 @@ def work(lines: Iterable[str]) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """The exit status of a command of Probe, also of one that breaks."""
+    """Run a command of Probe and return its exit status, also if it raises an exception."""
     try:
         return main(argv)
     except SystemExit as error:

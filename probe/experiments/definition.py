@@ -78,7 +78,10 @@ class Experiment:
         return text.partition("\nArgs:")[0].partition("\nReturns:")[0].partition("\nRaises:")[0].strip()
 
     def term(self, metric: str) -> Term:
-        """A metric of the summary in words; of an experiment of somebody's own, its name and whether it is a share."""
+        """Return the term of a metric in the summary.
+
+        For an experiment that is not built in, the term holds the metric's name and whether it is a share.
+        """
         if self.origin == BUILT:
             return term(metric, self.name)
         shares = {each.name for each in self.metrics if isinstance(each, Share)}
@@ -111,7 +114,7 @@ HELP = {
 
 
 def form(experiment: "Experiment") -> type:
-    """A dataclass with one field an option: type, default and explanation; `probe.options` and tyro read it.
+    """Build a dataclass with one field per option: type, default and explanation; `probe.options` and tyro read it.
 
     An option whose default is a function is for Python callers alone.
 
@@ -143,7 +146,7 @@ def form(experiment: "Experiment") -> type:
 
 
 def arguments(experiment: "Experiment") -> Mapping[str, str]:
-    """The help of each argument in the docstring's section `Args:`."""
+    """Return the help of each argument in the docstring's section `Args:`."""
     import docstring_parser
 
     params = docstring_parser.parse(inspect.getdoc(experiment.function) or "").params
@@ -155,7 +158,10 @@ def _is_for_python(parameter: inspect.Parameter) -> bool:
 
 
 def hint_of(experiment: "Experiment", name: str) -> Any:
-    """The type of an option; that of its default where the annotation cannot be read, None where there is neither."""
+    """Return the type of an option: its annotation, else the type of its default; None where there is neither.
+
+    An annotation that cannot be read counts as none.
+    """
     parameter = experiment.signature.parameters[name]
     names = getattr(inspect.unwrap(experiment.function), "__globals__", {})
     hint = parameter.annotation

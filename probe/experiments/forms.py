@@ -57,7 +57,7 @@ def compare_forms(
     metrics_of: "Callable[[Experiment, pd.DataFrame], tuple[Metric, ...]]",
     n: int,
 ) -> "Evidence":
-    """The evidence with the fact `form`, and with the table `forms` where the model has two.
+    """Return the evidence with the fact `form`, and with the table `forms` where the model has two forms.
 
     Args:
         experiment: whose function takes a `form` (`probe.dialogues.Form`); any other is left as it is.
@@ -105,7 +105,10 @@ def count_again(lm: "LM", arguments: Mapping[str, Any]) -> int:
 
 
 def _by_row(items: pd.DataFrame) -> pd.DataFrame:
-    """The items that belong to a row of the file, named by it: how many rows were asked does not change the name."""
+    """Return the items that belong to a row of the file, named after the row.
+
+    The name does not depend on how many rows were asked.
+    """
     if "row" not in items:
         return items.iloc[:0].assign(**{ITEM: ""})
     items = items[items["row"].notna()]
@@ -115,7 +118,7 @@ def _by_row(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def form_notes(result: "Result", experiment: "Experiment | None") -> list[str]:
-    """A sentence a model: the form that was sent, and what the other one changes."""
+    """Return a sentence for each model: the form that was sent, and what the other form changes."""
     notes = []
     table = result.tables.get(FORMS, pd.DataFrame())
     for model in result.meta.get("models", ()):

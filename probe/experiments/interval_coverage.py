@@ -133,7 +133,7 @@ def cases() -> list[Case]:
 
 
 def simulate(case: Case, simulations: int = SIMULATIONS, seed: int = 0) -> list[Coverage]:
-    """The coverage of every way to an interval of one case."""
+    """Simulate a case and return the coverage of each interval method."""
     found: dict[str, list[Floats]] = {}
     rng = np.random.default_rng([seed, case.n, *case.name.encode()])
     for start in range(0, simulations, _BLOCK):
@@ -210,7 +210,7 @@ def _bca(values: Floats, seed: int) -> Floats:
 
 
 def simulated() -> list[Coverage]:
-    """The figures of `interval_coverage.tsv`."""
+    """Read the coverages of `interval_coverage.tsv`."""
     with (files("probe.experiments") / FILE).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     numbers = ("covered", "width", "none")
@@ -218,7 +218,10 @@ def simulated() -> list[Coverage]:
 
 
 def table(rows: Iterable[Coverage]) -> str:
-    """The coverages as a table of Markdown: one line a case and number of units, before and now, beside the others."""
+    """Return the coverages as a Markdown table: one line per case and number of units, one column per method.
+
+    The columns are the method used before, the one used now, t and BCa.
+    """
     by_case: dict[tuple[str, int], dict[str, Coverage]] = {}
     for row in rows:
         by_case.setdefault((row.case, row.n), {})[row.way] = row

@@ -80,7 +80,7 @@ class Metric(ABC):
 
     @abstractmethod
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """The value of rows as `select` gives them, with its 95 % interval."""
+        """Return the value of rows as `select` gives them, with its 95 % interval."""
 
     @abstractmethod
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
@@ -95,7 +95,7 @@ class Metric(ABC):
         return {*self.columns, *self.where, self.unit} <= {*items.columns, ITEM}
 
     def select(self, items: pd.DataFrame) -> pd.DataFrame:
-        """The rows that count.
+        """Return the rows that the metric counts.
 
         Raises:
             DataError: one of them has no unit.
@@ -151,7 +151,7 @@ class Mean(Metric):
         return stats.bootstrap_mean(values, seed=seed, bounds=self.bounds, units=self.units(rows))
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
-        """The mean of the differences, item by item."""
+        """Return the mean of the item-by-item differences, with its interval."""
         gap = floats(rows, self.columns[0]) - floats(others, self.columns[0])
         bounds = stats.difference_bounds(self.bounds)
         return stats.bootstrap_mean(gap, level, seed=seed, bounds=bounds, units=self.units(rows))
@@ -208,7 +208,7 @@ class Statistic(Metric):
         return self.reads
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """The function of all rows, and the quantiles of that of resampled ones."""
+        """Return the function of all rows, with the quantiles of its values on resampled rows as interval."""
         return self._bootstrap([rows], seed, self.bounds)
 
     def value(self, columns: Columns) -> float:
@@ -216,7 +216,7 @@ class Statistic(Metric):
         return float(self.fn(columns))
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
-        """The same for the difference, items drawn together."""
+        """Return the difference of the function between `rows` and `others`; items are drawn together."""
         return self._bootstrap([rows, others], seed, stats.difference_bounds(self.bounds), level)
 
     def _bootstrap(
@@ -251,7 +251,11 @@ class Statistic(Metric):
 
 
 def interval_of(rows: pd.DataFrame, column: str, bounds: Bounds | None = None, seed: int = 0) -> Interval:
-    """The mean of a column over what was drawn, for tables beside the summary; a share where all are zeros and ones."""
+    """Return the mean of a column, with its interval, for tables that are not the summary.
+
+    The interval is that of units where several rows belong to one. The mean is estimated as a share where `bounds` are
+    those of a share and all values are zeros and ones.
+    """
     rows = rows[rows[column].notna()]
     if not len(rows):
         return UNKNOWN
@@ -333,7 +337,7 @@ def differences(
 
 
 def unpaired_difference(first: Interval, second: Interval) -> Interval:
-    """first - second of independent estimates, the ends by square-and-add of theirs (Zou and Donner 2008).
+    """Return first - second of independent estimates, the ends by square-and-add of theirs (Zou and Donner 2008).
 
     Of shares with Wilson's intervals this is Newcombe's (1998, Statistics in Medicine 17:873, method 10).
     """
@@ -343,14 +347,14 @@ def unpaired_difference(first: Interval, second: Interval) -> Interval:
 
 
 def pair_items(items: pd.DataFrame, others: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of both tables whose items both have, in the same order."""
+    """Return the rows of both tables whose items both have, in the same order."""
     ours, theirs = items.set_index(ITEM, drop=False), others.set_index(ITEM, drop=False)
     common = ours.index.intersection(theirs.index, sort=False)
     return ours.loc[common], theirs.loc[common]
 
 
 def questions(items: pd.DataFrame) -> pd.Series:
-    """The question of each item as a text: its prompt and right answer; empty where no prompt is known."""
+    """Return the question of each item as a text: its prompt and right answer; empty where no prompt is known."""
     if PROMPT not in items:
         return pd.Series("", index=items.index)
     right = items[EXPECTED] if EXPECTED in items else pd.Series("", index=items.index)

@@ -145,7 +145,7 @@ def experiments() -> dict[str, Experiment]:
 
 
 def find_experiment(name: str) -> Experiment:
-    """The experiment of a name.
+    """Return the experiment of a name.
 
     Raises:
         ConfigError: there is none; near names are listed.
@@ -193,7 +193,7 @@ def run_experiment(
 
 
 def _with_baseline(own: inspect.Signature, reads: bool) -> inspect.Signature:
-    """The function's signature with `baseline` and `tick`, and `strict` and `unit` where it reads files."""
+    """Return the function's signature with `baseline` and `tick`, and `strict` and `unit` where it reads files."""
     first, *rest = own.parameters.values()
     words = [each.replace(kind=each.KEYWORD_ONLY) for each in rest if each.name not in ("baseline", "tick")]
     extra = [

@@ -51,7 +51,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def stems(names: Iterable[str]) -> dict[str, str]:
-    """A file name for each of some names, numbered where they would be equal on some system."""
+    """Return a file name for each of some names, numbered where they would be equal on some system."""
     files: dict[str, str] = {}
     for name in names:
         stem = file_name(str(name))
@@ -62,7 +62,7 @@ def stems(names: Iterable[str]) -> dict[str, str]:
 
 
 def words_of(name: str) -> str:
-    """The name of a figure or a table for people."""
+    """Return the name of a figure or a table in words that people read."""
     words = " ".join(name.replace("_", " ").replace("-", " ").split())
     return words[:1].upper() + words[1:]
 
@@ -76,7 +76,7 @@ def _plain(value: Any) -> Any:
 
 
 def column_names(table: pd.DataFrame) -> list[str]:
-    """The names of a table's columns.
+    """Return the names of a table's columns.
 
     Raises:
         DataError: two are equal.
@@ -131,7 +131,7 @@ def read_columns(path: Path, columns: Sequence[str], kinds: Sequence[str] | None
 
 
 def read_packed(path: Path) -> str:
-    """The text of a file, unpacked where its name ends in .gz, up to a limit.
+    """Read the text of a file, unpacked where its name ends in .gz, up to a limit.
 
     Raises:
         OSError: the file is missing, packed wrongly or too large.
@@ -177,7 +177,7 @@ def to_column(values: list[Any], kind: str | None) -> pd.Series:
 
 
 def figure_text(chart: "go.Figure") -> str:
-    """A figure as JSON; by Python's own encoder, for orjson refuses half a surrogate pair."""
+    """Return a figure as JSON, by Python's own encoder: orjson refuses half a surrogate pair."""
     import plotly.io
 
     return plotly.io.to_json(chart, engine="json", validate=False)
@@ -191,8 +191,9 @@ def _longest_name(value: Any) -> int:
 
 
 def read_figure(path: Path) -> "go.Figure":
-    """Read a figure that was written as `figure_text`; nothing in it reaches for the network
-    (`probe.plotting.offline`).
+    """Read a figure that `figure_text` wrote.
+
+    Parts that need the network are left out (`probe.plotting.offline`).
 
     Raises:
         OSError: the file is missing.
@@ -275,7 +276,7 @@ class Result:
         return styles(methods, self.models[-1] if self.models else None)
 
     def value(self, metric: str, column: str = "value") -> float:
-        """A number of the summary.
+        """Return a number of the summary.
 
         Raises:
             DataError: there is no such metric.
@@ -422,7 +423,7 @@ class Result:
 
 
 def read_index(directory: Path) -> dict[str, Any]:
-    """The contents of result.json, known to be of this format.
+    """Read the contents of result.json, and check that they are of this format.
 
     Raises:
         DataError: there is none, or it is damaged or newer.
@@ -449,7 +450,7 @@ def read_index(directory: Path) -> dict[str, Any]:
 
 
 def read_summary(index: Mapping[str, Any]) -> pd.DataFrame:
-    """The summary of an index, with numbers where numbers belong.
+    """Return the summary of an index, with numbers where numbers belong.
 
     Raises:
         DAMAGE: it has none, or a damaged one.
@@ -499,10 +500,10 @@ def check_target(target: Path) -> None:
 
 
 def label_items(evidence: Evidence, label: str) -> Evidence:
-    """The same with the column `model` everywhere, and items that have a name each.
+    """Return the evidence with the column `model` everywhere, and with a name for each item.
 
     Raises:
-        DataError: two items have one name, or two columns.
+        DataError: two items, or two columns, have one name.
     """
     items = evidence.items.reset_index(drop=True)
     for table in (items, *evidence.tables.values()):

@@ -85,7 +85,7 @@ def join(experiment: Experiment, results: Sequence[Result]) -> Result:
 
 
 def beside(parts: Sequence[pd.DataFrame], across_worlds: bool) -> pd.DataFrame:
-    """The items of several models as one table.
+    """Return the items of several models as one table.
 
     Args:
         parts: of one model each.
@@ -102,7 +102,7 @@ def beside(parts: Sequence[pd.DataFrame], across_worlds: bool) -> pd.DataFrame:
 
 
 def finish(experiment: Experiment, result: Result) -> Result:
-    """The result with its figures and its finding."""
+    """Return the result with its figures and its finding."""
     figures = result.figures
     if experiment.draw:
         with explain_errors(experiment, "The drawing of the experiment"):
@@ -111,7 +111,7 @@ def finish(experiment: Experiment, result: Result) -> Result:
 
 
 def renew(experiment: Experiment, result: Result, unit: str = "", units: Mapping[str, str] | None = None) -> Result:
-    """The stored result of one model, counted anew; one that was stored without figures stays without.
+    """Recompute the stored result of one model from its items; one that was stored without figures stays without.
 
     Args:
         experiment: that the result is of.
@@ -127,7 +127,7 @@ def renew(experiment: Experiment, result: Result, unit: str = "", units: Mapping
 
 
 def with_finding(experiment: Experiment, result: Result) -> Result:
-    """The result with its finding."""
+    """Return the result with its finding."""
     sentence = ""
     if experiment.say:
         with explain_errors(experiment, "The sentence of the experiment"):
@@ -150,7 +150,7 @@ def _apart(names: Sequence[str]) -> list[str]:
 
 
 def rename_model(result: Result, label: str) -> Result:
-    """The result of one model under another label."""
+    """Return the result of one model under another label."""
     if result.models == [label]:
         return result
     tables = {name: table.assign(**{MODEL: label}) for name, table in result.tables.items()}
@@ -160,7 +160,7 @@ def rename_model(result: Result, label: str) -> Result:
 
 
 def columns_as_metrics(items: pd.DataFrame) -> tuple[Metric, ...]:
-    """The mean of every column of numbers; a share where all values are zeros and ones."""
+    """Return a metric for every column of numbers: its mean, or a share where all values are zeros and ones."""
     metrics: list[Metric] = []
     for column in items.columns:
         values = items[column].dropna()
@@ -173,7 +173,7 @@ def columns_as_metrics(items: pd.DataFrame) -> tuple[Metric, ...]:
 
 @contextmanager
 def explain_errors(experiment: Experiment, what: str) -> Iterator[None]:
-    """What a function that is not built in does wrong becomes one sentence."""
+    """Turn an error in a function that is not built in into one sentence."""
     try:
         yield
     except ProbeError:
@@ -185,7 +185,7 @@ def explain_errors(experiment: Experiment, what: str) -> Iterator[None]:
 
 
 def _differs(first: Result, other: Result, across_worlds: bool) -> str:
-    """What two results do not have in common that they must have to be laid side by side."""
+    """Return the first setting whose difference forbids comparing two results; empty where they can be compared."""
     if first.name != other.name:
         return "experiments"
     facts = [settings_of(each.name, each.meta, across_worlds) for each in (first, other)]
@@ -193,7 +193,7 @@ def _differs(first: Result, other: Result, across_worlds: bool) -> str:
 
 
 def settings_of(experiment: str, meta: Mapping[str, Any], across_worlds: bool = False) -> dict[str, Any]:
-    """What results of an experiment must have in common to be laid side by side.
+    """Return the settings that results of an experiment must have in common to be compared.
 
     Args:
         experiment: its name.
@@ -223,7 +223,10 @@ STARTED = f"{os.getpid()}-{time.time_ns()}"
 
 
 def data_facts(data: Any) -> dict[str, Any] | None:
-    """What is known of the data of an experiment: of a file, or of the files of a folder, name and SHA-256."""
+    """Return the name, number of files and SHA-256 of an experiment's data: a file, several, or the files of a folder.
+
+    Other data has the name of its type and a SHA-256 of its identity. None without data.
+    """
     if data is None:
         return None
     if not isinstance(data, str | Path):
@@ -247,7 +250,7 @@ def data_facts(data: Any) -> dict[str, Any] | None:
 
 
 def _paths(data: str | Path) -> list[Path]:
-    """A path, or several with commas between them."""
+    """Return the path that the text names, or several where commas stand between them."""
     whole = Path(data).expanduser()
     parts = [Path(part.strip()).expanduser() for part in str(data).split(",") if part.strip()]
     return parts if len(parts) > 1 and not whole.exists() else [whole]
@@ -260,7 +263,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def content(value: Any) -> Any:
-    """The identity of an option that may name files or a model: their contents, not their names.
+    """Return the identity of an option that may name files or a model: their contents, not their names.
 
     A name of neither a file, a folder nor a run here, such as one on the hub, is its own identity.
     """
@@ -276,7 +279,10 @@ def content(value: Any) -> Any:
 
 
 def identity(value: Any) -> Any:
-    """A value as JSON values that are equal only for equal values; an object without any equals itself alone."""
+    """Return a value as JSON values that are equal only for equal values.
+
+    An object that has no such values equals itself alone.
+    """
     if isinstance(value, Mapping):
         return {str(key): identity(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -296,7 +302,7 @@ def identity(value: Any) -> Any:
 
 
 def describe_argument(value: Any) -> Any:
-    """An argument as a JSON value for people; one that has none as its name or its type."""
+    """Return an argument as a JSON value for people; its name or its type where JSON cannot hold it."""
     if callable(value):
         return getattr(value, "__qualname__", type(value).__name__)
     try:
@@ -347,7 +353,7 @@ class Call:
         return hashlib.sha256(json.dumps(jsonable(facts), sort_keys=True).encode()).hexdigest()[:12]
 
     def _with_worlds(self) -> "Iterator[tuple[LM, World | None]]":
-        """The models with the worlds that their questions are of."""
+        """Return each model with the world that its questions are of."""
         return ((lm, probe.world.of(lm)) for lm in self.models)
 
     @property
@@ -464,7 +470,7 @@ def perform(
 
 
 def assemble(request: Call, parts: Sequence[Evidence], seconds: float) -> Result:
-    """The result of a request, from the evidence of its models."""
+    """Assemble the result of a request from the evidence of its models."""
     experiment = request.experiment
     counted = [replace(part, items=with_units(part.items, request.units)) for part in parts]
     if request.options.get("data") is None:
@@ -493,14 +499,14 @@ def assemble(request: Call, parts: Sequence[Evidence], seconds: float) -> Result
 
 
 def evidence_of(experiment: Experiment, lm: "LM", arguments: Mapping[str, Any], tick: Tick = ignore) -> Evidence:
-    """What the function of an experiment gives for one model: its items, without a summary or figures."""
+    """Run an experiment's function on one model and return its items, without a summary or figures."""
     more = {"tick": tick} if "tick" in inspect.signature(experiment.function).parameters else {}
     with explain_errors(experiment, "The experiment"):
         return _evidence(experiment.function(lm, **arguments, **more), experiment.name)
 
 
 def metrics_of(experiment: Experiment, items: pd.DataFrame) -> tuple[Metric, ...]:
-    """The metrics of an experiment; of one that names none, its columns of numbers."""
+    """Return the metrics of an experiment; for one that names none, its columns of numbers."""
     return experiment.metrics or columns_as_metrics(items)
 
 
@@ -578,7 +584,7 @@ def _meta(request: Call, parts: Sequence[Evidence], seconds: float) -> dict[str,
 
 
 def method_of(lm: "LM") -> str:
-    """The method of the run that a model belongs to, for its colour; `other` outside of runs."""
+    """Return the method of the run that a model belongs to, for its colour; `other` outside of runs."""
     if lm.run_dir is None:
         return "other"
     from probe.runs.schema import read_meta

@@ -43,9 +43,9 @@ WORK = Path(RESULTS)
 
 
 def homes(lm: "LM") -> list[Path]:
-    """The folders that a model's results may lie in; new ones go to the first.
+    """Return the folders that a model's results may lie in; new ones go to the first.
 
-    A run may come from anybody: through a link in the place of its `results` nothing is written.
+    A run may come from anybody, so nothing is written through a link in the place of its `results`.
     """
     if lm.run_dir is None:
         name = labels([lm])[0]
@@ -54,7 +54,7 @@ def homes(lm: "LM") -> list[Path]:
 
 
 def run_homes(run: Path) -> list[Path]:
-    """The folders that results of a run may lie in; new ones go to the first."""
+    """Return the folders that results of a run may lie in; new ones go to the first."""
     theirs = not is_shipped(run) and not (run / RESULTS).is_symlink() and os.access(run, os.W_OK)
     return [run / RESULTS] if theirs else [WORK / run.resolve().name, run / RESULTS]
 
@@ -81,7 +81,7 @@ def target(request: Call, folder: Path | None = None) -> Path:
 
 
 def writable(directory: Path) -> Path:
-    """The folder for files of a stored result: its own; for one that comes with Probe, one below `WORK`."""
+    """Return the folder for new files of a stored result: its own, or one below `WORK` if it comes with Probe."""
     return WORK / directory.parents[1].name / directory.name if is_shipped(directory) else directory
 
 
@@ -90,9 +90,9 @@ def _name(request: Call) -> str:
 
 
 def find_stored(request: Call, folder: Path | None = None) -> Result | None:
-    """The result of a call, if it was stored; one that is damaged counts as none.
+    """Return the result of a call, if it was stored; one that is damaged counts as none.
 
-    A summary in other units, or of a version with other intervals, is made anew from the items.
+    A summary in other units, or of a version with other intervals, is recomputed from the items.
     """
     directory = place(request, folder)
     if not (directory / RESULT_FILE).is_file():
@@ -126,7 +126,7 @@ def partial_file(request: Call) -> Path:
 
 
 def carry_out(request: Call, tick: Tick | None = None, both_forms: bool = True) -> Result:
-    """The result of a call of one model; one that broke off before goes on where it stopped.
+    """Run a call of one model and return its result; one that broke off before goes on where it stopped.
 
     What the model has answered is kept below `WORK` until the result is there (`probe.model.calls`).
     """
@@ -148,10 +148,10 @@ def obtain(
     tick: Tick | None = None,
     **options: Any,
 ) -> Result:
-    """The result of a model, and of a baseline if one is given; a stored result is not computed again.
+    """Return the result of a model, and of a baseline if one is given; a stored result is not computed again.
 
-    A result from before, which lacks some of the numbers (`Experiment.is_whole`), is. Each model is run and stored by
-    itself, so that any two of them can be laid side by side later.
+    A stored result that lacks some of the numbers (`Experiment.is_whole`) is computed again. Each model is run and
+    stored by itself, so that any two of them can be compared later.
 
     Args:
         experiment: what to run.
@@ -178,7 +178,7 @@ def obtain(
 
 
 def _as_it_is_called(experiment: "Experiment", result: Result | None, lm: "LM") -> Result | None:
-    """A stored result under the model's present name, which another one had when it was stored (a run was renamed)."""
+    """Return a stored result under the model's present name; the name was another one if the run was renamed since."""
     (label,) = labels([lm])
     if result is None or result.models == [label]:
         return result

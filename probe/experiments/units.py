@@ -84,7 +84,7 @@ def sum_up(
     units: Mapping[str, str] | None = None,
     count: "Count | None" = None,
 ) -> Result:
-    """The result of one model with summary and tables made anew from its items; what is not of items stays as it was.
+    """Recompute summary and tables of one model's result from its items; what does not come from items stays as it was.
 
     Args:
         result: of one model.

@@ -64,7 +64,7 @@ class Bench:
         self._fresh: set[tuple[Any, ...]] = set()
 
     def run(self, name: str) -> Run:
-        """The run of a name, or the seed of it that descends from `origin`.
+        """Return the run of a name, or the seed of it that descends from `origin`.
 
         Raises:
             RunError: there is none.
@@ -77,7 +77,7 @@ class Bench:
             raise RunError(f"`{name}` has no seed that descends from the training {self.origin[:8]}.") from None
 
     def further(self, names: Sequence[str]) -> list["Bench"]:
-        """A bench for each further pipeline, by seed: runs of these names from a first training of their own.
+        """Return a bench for each further pipeline, by seed: runs of these names from a first training of their own.
 
         Runs whose seeds start from one base have none, since nothing but their last step was trained again.
         """
@@ -93,12 +93,12 @@ class Bench:
         ]
 
     def control_seeds(self, names: Sequence[str]) -> list["Bench"]:
-        """A bench for each seed of which all control runs of these names are there."""
+        """Return a bench for each seed of which all control runs of these names exist."""
         seeds = [set(self._control_runs.get(name, {})) for name in names]
         return [self._with(f"seed{seed}") for seed in sorted(set.intersection(*seeds))] if seeds else []
 
     def control(self, name: str) -> Run:
-        """The control run of a name, of the seed that the bench stands for.
+        """Return the control run of a name, of the seed that the bench stands for.
 
         Raises:
             RunError: there is none; the message has the command that makes it.
@@ -110,7 +110,7 @@ class Bench:
             raise RunError(f"There is no run `{name}` of seed {seed}: {_remedy()}") from None
 
     def seed(self, name: str) -> int:
-        """The seed of the training that the bench stands for."""
+        """Return the seed of the training that the bench stands for."""
         return int(self.origin.removeprefix("seed")) if self.origin.startswith("seed") else self.run(name).seed
 
     def _with(self, origin: str) -> "Bench":
@@ -124,7 +124,7 @@ class Bench:
         return open_run(name) if self.root is None else Run(find(name, [self.root]))
 
     def _seeds(self, name: str) -> dict[str, Run]:
-        """The seeds of a named run by the first training that each descends from."""
+        """Return the seeds of a named run by the first training that each descends from."""
         path = self._named(name).path.resolve()
         group = next((each for each in self._groups if any(run.path.resolve() == path for run in each.runs)), None)
         seeds: dict[str, Run] = {}
@@ -148,7 +148,7 @@ class Bench:
         return found
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """The names that no run has; a run that cannot be read is there."""
+        """Return the names that no run has; a run that cannot be read counts as present."""
         absent = []
         for name in names:
             try:
@@ -158,11 +158,11 @@ class Bench:
         return absent
 
     def lm(self, name: str) -> "LM":
-        """The model of a run; a reward model as one whose logit is the reward."""
+        """Load the model of a run; a reward model becomes one whose logit is the reward."""
         return self.model(self.run(name))
 
     def model(self, run: Run) -> "LM":
-        """The model of a run that was found already, loaded once."""
+        """Return the model of a run that was found already; load it once."""
         key = str(run.path)
         if key not in self._models:
             from probe.model.rewards import analysable
@@ -185,7 +185,7 @@ class Bench:
         return world
 
     def result(self, experiment: str, name: str, **options: Any) -> "Result":
-        """The result of an experiment on a run; a stored one is read, also where the run has no weights.
+        """Return the result of an experiment on a run; a stored one is read, also where the run has no weights.
 
         Raises:
             RunError: the run has neither weights nor a stored result.
@@ -219,7 +219,10 @@ def _remedy() -> str:
 
 
 def _readable(root: Path | None) -> list[Run]:
-    """The runs of a folder that can be read; a claim does not miss the others, which *Runs* and `probe doctor` name."""
+    """List the runs of a folder that can be read.
+
+    A claim does not miss the others; *Runs* and `probe doctor` name them.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RunWarning)
         return list_runs(root)

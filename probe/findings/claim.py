@@ -118,7 +118,10 @@ class Claim:
         return names and f"It is measured on {names}, which do not come with Probe: `{COMMAND}` makes them."
 
     def benches(self, bench: Bench) -> list[Bench]:
-        """A bench for each training on which it can be measured: the named runs first, or the seeds of its controls."""
+        """Return a bench for each training on which the claim can be measured.
+
+        These are the named runs first and then their seeds, or the seeds of its control runs if it has any.
+        """
         if self.controls:
             return bench.control_seeds(self.controls)
         return [bench, *bench.further(self.runs)]
@@ -168,7 +171,7 @@ class Finding:
 
     @classmethod
     def of(cls, claim: Claim, said: str = "", **found: Any) -> "Finding":
-        """What was found of a claim, or why nothing was."""
+        """Make the finding of a claim: what was found, or why nothing was."""
         facts = {
             each: getattr(claim, each) for each in ("name", "sentence", "source", "effect", "page", "runs", "unit")
         }
@@ -264,7 +267,7 @@ class Finding:
 
 
 def p_value(claim: Claim, finding: Finding, benches: Sequence[Bench]) -> float:
-    """P over the trainings that decide: the claim's own test, the mean's t test, or that of a single training.
+    """Return p over the trainings that decide: the claim's own test, the mean's t test, or that of a single training.
 
     Args:
         claim: the claim.
@@ -280,7 +283,7 @@ def p_value(claim: Claim, finding: Finding, benches: Sequence[Bench]) -> float:
 
 
 def judge(findings: Mapping[str, Finding]) -> dict[str, Finding]:
-    """Findings with their verdicts, after Holm's correction over all claims of the plan, by name.
+    """Return findings by name with their verdicts, after Holm's correction over all claims of the plan.
 
     Args:
         findings: all that are known; claims that are missing count as hypotheses without evidence.
@@ -306,7 +309,7 @@ COLUMNS = (
 
 
 def table(findings: Sequence[Finding]) -> pd.DataFrame:
-    """One row a claim: what it says, what refutes it, what was found, and how often its null holds.
+    """Return one row per claim: what it says, what refutes it, what was found, and how often its null holds.
 
     Returns:
         name, sentence, source, effect; value, ci_low, ci_high, n, seed of the first training, over answers; verdict,

@@ -22,7 +22,7 @@ CLAIMS: tuple[Claim, ...] = tuple(
 
 
 def choose_claims(names: Sequence[str]) -> tuple[Claim, ...]:
-    """The claims of these names; all without any.
+    """Return the claims of these names, or all claims if no name is given.
 
     Raises:
         ConfigError: there is no such claim; near names are listed.
@@ -36,7 +36,7 @@ def choose_claims(names: Sequence[str]) -> tuple[Claim, ...]:
 
 
 def lacks(bench: Bench, claim: Claim, found: Finding | None) -> bool:
-    """Whether a claim is yet to be measured here: on the named runs, or on a further seed that has weights."""
+    """Return whether a claim is yet to be measured here: on the named runs, or on a further seed that has weights."""
     if claim.controls:
         return any(found is None or each.origin not in found.trainings for each in claim.benches(bench))
     return found is None or any(

@@ -31,12 +31,12 @@ SHUFFLES = 40
 
 
 def terms(name: str) -> Terms:
-    """What the plan holds a claim to."""
+    """Return the terms that the plan sets for a claim."""
     return read_plan().claims[name]
 
 
 def curves(result: "Result") -> tuple[pd.Series, pd.Series]:
-    """The induction score and the loss in context by captured step, from a stored result of a model of chains.
+    """Return induction score and in-context loss by captured step, from a stored result of a model of Markov chains.
 
     The head is the one that scores highest on the fresh chains of the experiment, its curve is that on the captured
     prompts. Steps where the model still learns which tokens there are are left out, as in the experiment.
@@ -56,7 +56,7 @@ def curves(result: "Result") -> tuple[pd.Series, pd.Series]:
 
 
 def together(heads: pd.Series, loss: pd.Series) -> Interval:
-    """The correlation of the increments of two curves over the steps that both have, with Fisher's interval."""
+    """Correlate the increments of two curves over the steps that both have, with Fisher's interval."""
     from probe.in_context.induction import phase_change
 
     steps = heads.index.intersection(loss.index)
@@ -65,13 +65,13 @@ def together(heads: pd.Series, loss: pd.Series) -> Interval:
 
 
 def pairings(benches: Sequence[Bench]) -> NDArray[np.float64]:
-    """[k k] correlation of the heads of training i and the loss of training j."""
+    """Return [k k] correlations of the heads of training i and the loss of training j."""
     of = [curves(bench.result("in_context", "icl")) for bench in benches]
     return np.array([[together(heads, loss).value for _, loss in of] for heads, _ in of])
 
 
 def as_well(matrix: NDArray[np.float64]) -> tuple[int, int]:
-    """In how many wrong pairings heads and losses go together as well as in the right one, and how many there are.
+    """Count wrong pairings in which heads and losses go together as well as in the right one, and all wrong pairings.
 
     Args:
         matrix: [k k] how well the heads of i go with the loss of j; all k! - 1 wrong pairings are taken.
@@ -86,7 +86,7 @@ MOST = 8
 
 
 def induction(bench: Bench) -> Measurement:
-    """How far the increments of the induction score and of the fall of the in-context loss go together."""
+    """Measure how far the increments of the induction score and of the fall of the in-context loss go together."""
     result = bench.result("in_context", "icl")
     effect = together(*curves(result))
     heads, loss = (result.value(f"phase_{each}_step", "value") for each in ("induction", "loss"))
@@ -99,13 +99,13 @@ def induction(bench: Bench) -> Measurement:
 
 
 def induction_test(benches: Sequence[Bench]) -> float:
-    """The permutation test over trainings, two-sided: with k of them p is 2 / k! at the least."""
+    """Return the two-sided p of the permutation test over trainings: with k of them it is 2 / k! at the least."""
     found, wrong = as_well(pairings(benches[:MOST]))
     return min(1.0, 2 * (found + 1) / (wrong + 1))
 
 
 def induction_null(benches: Sequence[Bench]) -> Null:
-    """Heads of one training with the loss of another: how often all pairs go together as well as the right ones."""
+    """Count how often heads paired with the losses of other trainings go together as well as the right pairs."""
     if len(benches) < 2:
         return Null(said="one training alone cannot be paired wrongly")
     of = [curves(bench.result("in_context", "icl")) for bench in benches[:MOST]]
@@ -119,7 +119,7 @@ def induction_null(benches: Sequence[Bench]) -> Null:
 
 
 def rank_correlation(first: ArrayLike, second: ArrayLike, units: float) -> Interval:
-    """Spearman's correlation with the interval of Bonett and Wright (2000), for the number of independent units.
+    """Return Spearman's correlation with the interval of Bonett and Wright (2000) for the number of independent units.
 
     Args:
         first: [N] numbers.
@@ -136,7 +136,7 @@ def rank_correlation(first: ArrayLike, second: ArrayLike, units: float) -> Inter
 
 
 def facts(bench: Bench) -> pd.DataFrame:
-    """One row a fact that the corpus states: person, kind, exposure, and how often it is hallucinated about (exact)."""
+    """Return one row per fact that the corpus states: person, kind, exposure, and its hallucination rate (exact)."""
     items = bench.result("hallucination", BASE).items
     items = items[items["kind"].isin(("fact", "rare"))]
     columns = {"kind": "first", "exposure": "first", "hall": "mean"}
@@ -144,7 +144,7 @@ def facts(bench: Bench) -> pd.DataFrame:
 
 
 def exposure(bench: Bench) -> Measurement:
-    """How hallucination falls with the number of times that a fact was read."""
+    """Measure how hallucination falls with the number of times that a fact was read."""
     found = facts(bench)
     effect = rank_correlation(found["exposure"], found["hall"], found["person"].nunique())
     rare, often = found[found["kind"] == "rare"], found[found["kind"] == "fact"]
@@ -159,7 +159,7 @@ def exposure(bench: Bench) -> Measurement:
 
 
 def exposure_null(benches: Sequence[Bench]) -> Null:
-    """The same hallucinations against shuffled counts."""
+    """Correlate the same hallucinations with shuffled exposure counts."""
     rng, found = np.random.default_rng(0), []
     for bench in benches:
         table = facts(bench)
@@ -169,7 +169,7 @@ def exposure_null(benches: Sequence[Bench]) -> Null:
 
 
 def passages(bench: Bench, name: str, context: str) -> tuple[Interval, Interval, Interval]:
-    """Hallucination on unseen entities without a passage, with those of a context, and how far it is cut (exact)."""
+    """Return hallucination on unseen entities without a passage, with those of a context, and the cut (exact)."""
     items = bench.result("retrieval", name).items
     strangers = with_people(items[items["kind"] == "stranger"])
     halls = strangers.pivot_table(index="question", columns="context", values="hall")[["none", context]].dropna()
@@ -184,12 +184,12 @@ GUESSING = (BASE, "dpo-agreeable")
 
 
 def retrieval(bench: Bench) -> Measurement:
-    """How much passages that a search finds cut hallucination in models that guess; the smaller of their cuts."""
+    """Measure how much retrieved passages cut hallucination in models that guess: the smaller of their cuts."""
     return _retrieval(bench, GUESSING)
 
 
 def retrieval_abstaining(bench: Bench) -> Measurement:
-    """The same in a model that abstains without a passage."""
+    """Measure how much retrieved passages cut hallucination in a model that abstains without a passage."""
     return _retrieval(bench, ("rlvr",))
 
 
@@ -207,20 +207,20 @@ def _retrieval(bench: Bench, names: Sequence[str]) -> Measurement:
 
 
 def retrieval_null(benches: Sequence[Bench]) -> Null:
-    """Passages about somebody else, and passages without the answer, in the models that guess."""
+    """Measure passages about somebody else, and passages without the answer, in the models that guess."""
     found = [passages(b, name, each)[2] for b in benches for name in GUESSING for each in ("unrelated", "distractor")]
     return Null.of(terms("retrieval"), found, "passages about somebody else and passages without the answer")
 
 
 def abstaining_null(benches: Sequence[Bench]) -> Null:
-    """The same in the model that abstains."""
+    """Measure passages about somebody else, and passages without the answer, in the model that abstains."""
     found = [passages(bench, "rlvr", each)[2] for bench in benches for each in ("unrelated", "distractor")]
     said = "passages about somebody else and passages without the answer"
     return Null.of(terms("retrieval_abstaining"), found, said)
 
 
 def forgetting(bench: Bench) -> Measurement:
-    """How much of the forgetting under plain training on later phases replay prevents."""
+    """Measure how much of the forgetting under plain training on later phases replay prevents."""
     result = bench.result("continual", BASE)
     effect = _interval(result.summary, "forgetting_saved_by_replay")
     shares = [f"{percent(*_interval(result.summary, f'forgetting_{name}'))} {words}" for name, words in SPOKEN.items()]
@@ -229,7 +229,7 @@ def forgetting(bench: Bench) -> Measurement:
 
 
 def forgetting_null(benches: Sequence[Bench]) -> Null:
-    """Replay of shuffled answers, trained from one base with as many seeds as there are control runs."""
+    """Measure replay of shuffled answers, trained from one base with as many seeds as there are control runs."""
     names = ("continual-plain", "continual-shuffled")
     own = benches[0].control_seeds(names) if benches else []
     if not own:
@@ -245,7 +245,7 @@ def forgetting_null(benches: Sequence[Bench]) -> Null:
 
 
 def _headline(run: "Run", metric: str) -> Interval:
-    """A figure that a run is known by.
+    """Return a headline figure of a run, with its interval.
 
     Raises:
         RunError: the run has none of the name.

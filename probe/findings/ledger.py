@@ -39,7 +39,7 @@ LARGEST = 64
 
 
 def key(bench: Bench, claim: Claim) -> str:
-    """A hash of all that a training's finding depends on: the claim, its terms, and when and how its runs were made.
+    """Hash all that a training's finding depends on: the claim, its terms, and when and how its runs were made.
 
     Control runs are no part of it, since they do not come with Probe: where they are missing, what was measured on them
     is still known.
@@ -54,7 +54,7 @@ def key(bench: Bench, claim: Claim) -> str:
 
 
 def folder(bench: Bench) -> Path | None:
-    """The folder that holds the runs: the one that was named, or that of the base."""
+    """Return the folder that holds the runs: the one that was named, or that of the base; None without a base."""
     if bench.root is not None:
         return bench.root
     try:
@@ -64,7 +64,7 @@ def folder(bench: Bench) -> Path | None:
 
 
 def files(bench: Bench) -> list[Path]:
-    """The files that may store findings; new ones go to the first. None where there are no runs."""
+    """Return the files that may store findings; new ones go to the first. Empty where there are no runs."""
     place = folder(bench)
     if place is None:
         return []
@@ -73,14 +73,14 @@ def files(bench: Bench) -> list[Path]:
 
 
 def read_record(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
-    """Findings by claim that are on record for the runs as they are now, with their verdicts."""
+    """Read the findings on record for the runs as they are now, by claim and with their verdicts."""
     stored = [_read(file) for file in files(bench)]
     found = ((claim.name, on_record(bench, claim, stored)) for claim in claims)
     return judge({name: each for name, each in found if each is not None})
 
 
 def on_record(bench: Bench, claim: Claim, stored: Sequence[Mapping[str, Any]] | None = None) -> Finding | None:
-    """What is on record of a claim, its trainings as far as their runs are those of then.
+    """Return the finding on record of a claim; None where there is none, or its runs have changed since.
 
     Args:
         bench: of the named runs.
@@ -101,7 +101,7 @@ def on_record(bench: Bench, claim: Claim, stored: Sequence[Mapping[str, Any]] | 
 
 
 def _finding(claim: Claim, entry: Mapping[str, Any], expected: Mapping[str, str]) -> Finding | None:
-    """An entry as a finding; None where it is damaged."""
+    """Read an entry as a finding; None where it is damaged, or the runs of a training have changed since."""
     trainings, null = entry.get("trainings"), entry.get("null")
     p, plan = entry.get("p"), entry.get("plan")
     if not (isinstance(trainings, dict) and len(trainings) <= LARGEST and isinstance(plan, str)):
@@ -162,7 +162,7 @@ def _is_bounded(value: Any) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Entries by claim; none where the file is missing, damaged or of another format."""
+    """Read the entries by claim; none where the file is missing, damaged or of another format."""
     try:
         content = readable(read_json(file))
     except (OSError, ValueError):

@@ -83,7 +83,7 @@ class Sum(NamedTuple):
 
 
 def draw(seed: int, held_out: bool) -> Iterator[Sum]:
-    """Sums without end: two digits or three, each number of that length equally often.
+    """Draw sums without end: two digits or three, each number of that length equally often.
 
     Args:
         seed: the same gives the same sums.
@@ -98,7 +98,7 @@ def draw(seed: int, held_out: bool) -> Iterator[Sum]:
 
 
 def unseen(count: int) -> list[Sum]:
-    """The first different sums that nothing was trained on; a larger count adds to them."""
+    """Return the first different sums that nothing was trained on; a larger count adds to them."""
     found: dict[Sum, None] = {}
     for each in draw(0, held_out=True):
         found[each] = None
@@ -108,7 +108,7 @@ def unseen(count: int) -> list[Sum]:
 
 
 def count_right(lm: "LM", asked: Sequence[Sum], samples: int, temperature: float = 1.0) -> Int[np.ndarray, " P"]:
-    """Of a model's samples for each sum, how many end with its answer; all models draw the same chances.
+    """Count a model's samples for each sum that end with its answer; all models draw the same random numbers.
 
     Raises:
         DataError: the model's tokenizer does not know the signs of a sum.
@@ -126,7 +126,7 @@ def count_right(lm: "LM", asked: Sequence[Sum], samples: int, temperature: float
 
 
 def nearest_temperature(base: "LM", aligned: "LM", asked: Sequence[Sum]) -> float:
-    """The temperature at which the base's pass@1 comes nearest to that of the trained model, on sums of their own."""
+    """Find the temperature at which the base's pass@1 is nearest to the trained model's, on sums for this choice."""
     wanted = count_right(aligned, asked, CHOOSING).mean()
     gaps = {each: abs(count_right(base, asked, CHOOSING, each).mean() - wanted) for each in TEMPERATURES}
     return min(gaps, key=lambda each: gaps[each])
@@ -154,12 +154,12 @@ class Tries(NamedTuple):
 
 
 def solved(right: Int[np.ndarray, " P"], k: int) -> Float[np.ndarray, " P"]:
-    """pass@k of each sum."""
+    """Return pass@k of each sum."""
     return pass_at_k(right, SAMPLES, k)
 
 
 def overtaken(other: Int[np.ndarray, " P"], base: Int[np.ndarray, " P"]) -> tuple[Interval, Interval, Interval]:
-    """The smaller of the gain in pass@1 and the loss in pass@64 against the base, and both, paired over sums.
+    """Return the smaller of the gain in pass@1 and the loss in pass@64 against the base, and both, paired over sums.
 
     Both must be there, so the ends are the smaller ones of both intervals (an intersection-union test).
 
@@ -193,7 +193,7 @@ def tries(bench: Bench) -> Tries:
 
 
 def reasoning(bench: Bench) -> Measurement:
-    """The smaller of what RLVR adds to pass@1 and what it takes from pass@64."""
+    """Measure the smaller of what RLVR adds to pass@1 and what it takes from pass@64."""
     found = tries(bench)
     effect, gain, loss = overtaken(found.aligned, found.base)
     more = stats.bootstrap_mean(solved(found.aligned, LARGEST) - solved(found.cooler, LARGEST), bounds=stats.GAIN)
@@ -215,7 +215,7 @@ def _share(right: Int[np.ndarray, " P"], k: int) -> str:
 
 
 def in_words(found: Crossing, ahead: bool) -> str:
-    """Where the base overtakes, such as `the base overtakes it at k = 17 [9, 40]`.
+    """Say where the base overtakes, such as `the base overtakes it at k = 17 [9, 40]`.
 
     Args:
         found: where the two curves cross.
@@ -231,7 +231,7 @@ def in_words(found: Crossing, ahead: bool) -> str:
 
 
 def reasoning_null(benches: Sequence[Bench]) -> Null:
-    """The base at a lower temperature in the place of the model that RLVR trained."""
+    """Measure the base at a lower temperature in place of the model that RLVR trained."""
     found = [tries(bench) for bench in benches]
     effects = [overtaken(each.cooler, each.base)[0] for each in found]
     at = ", ".join(f"{each.temperature:g}" for each in found)

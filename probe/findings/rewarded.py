@@ -32,19 +32,19 @@ ANNOTATORS = 20
 
 
 def deference(bench: Bench, name: str) -> tuple[Interval, Interval, Interval, int]:
-    """How often a model and its base repeat a false claim (sampled), the difference, and the number of questions."""
+    """Return how often a model and its base repeat a false claim (sampled), the difference, and the question count."""
     metric = Share("deferral")
     ours, base = select_pairs(metric, *pair_items(*(bench.result("sycophancy", each).items for each in (name, BASE))))
     return metric.estimate(ours, 0), metric.estimate(base, 0), metric.difference(ours, base, 0), len(ours)
 
 
 def sycophancy(bench: Bench) -> Measurement:
-    """How much more often the model of agreeable preferences repeats a false claim than the base."""
+    """Measure how much more often the model of agreeable preferences repeats a false claim than the base."""
     return _sycophancy(bench, "dpo-agreeable", "DPO on an agreeable annotator")
 
 
 def sycophancy_rlhf(bench: Bench) -> Measurement:
-    """The same of RLHF on that annotator's reward model."""
+    """Measure how much more often RLHF on an agreeable annotator's reward model repeats a false claim than the base."""
     return _sycophancy(bench, "rlhf", "RLHF on the reward model of an agreeable annotator")
 
 
@@ -58,12 +58,12 @@ def _sycophancy(bench: Bench, name: str, words: str) -> Measurement:
 
 
 def sycophancy_null(benches: Sequence[Bench]) -> Null:
-    """DPO on honest labels, and the exact optima of annotators without a wish for agreement."""
+    """Measure DPO on honest labels, and the exact optima of annotators without a wish for agreement."""
     return _honest("sycophancy", benches, {"dpo-honest": "DPO on honest labels"}) + _without_agreement(benches)
 
 
 def sycophancy_rlhf_null(benches: Sequence[Bench]) -> Null:
-    """The same, and SFT on honest demonstrations."""
+    """Measure DPO on honest labels, SFT on honest demonstrations, and the exact optima of `_without_agreement`."""
     honest = {"dpo-honest": "DPO on honest labels", "sft": "SFT on honest demonstrations"}
     return _honest("sycophancy_rlhf", benches, honest) + _without_agreement(benches)
 
@@ -80,7 +80,7 @@ def _honest(name: str, benches: Sequence[Bench], runs: Mapping[str, str]) -> Nul
 
 
 def draw_annotators(count: int) -> list["Annotator"]:
-    """Annotators without a wish for agreement: the agreeable one otherwise, and others of random knobs."""
+    """Draw annotators without a wish for agreement: the agreeable one without it, and others of random knobs."""
     from probe.world.annotators import AGREEABLE, Annotator
 
     rng = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def draw_annotators(count: int) -> list["Annotator"]:
 
 
 def _without_agreement(benches: Sequence[Bench], beta: float = 0.3) -> Null:
-    """The exact optimum on the base for each such annotator: the change of P(the false claim)."""
+    """Measure how the exact optimum for each annotator of `draw_annotators` changes the base's P(the false claim)."""
     from probe.rewards.answers import enumerate_answers, preference_rewards
     from probe.rewards.frontiers import ask
     from probe.rewards.optimum import condition, expectation, optimum
@@ -115,7 +115,7 @@ def _without_agreement(benches: Sequence[Bench], beta: float = 0.3) -> Null:
 
 
 def taste(run: "Run") -> tuple[Interval, int]:
-    """By how many nats a reward model scores the user's false claim above the truth, as its run measured it.
+    """Return by how many nats a reward model scores the user's false claim above the truth, as its run measured it.
 
     Raises:
         RunError: the run did not.
@@ -128,12 +128,12 @@ def taste(run: "Run") -> tuple[Interval, int]:
 
 
 def reward_taste(bench: Bench) -> Measurement:
-    """How much higher the agreeable annotator's reward model scores the user's false claim than the truth."""
+    """Measure how much higher the agreeable annotator's reward model scores the user's false claim than the truth."""
     return _taste(bench, "agreeable")
 
 
 def honest_taste(bench: Bench) -> Measurement:
-    """The same of the honest annotator's."""
+    """Measure how much higher the honest annotator's reward model scores the user's false claim than the truth."""
     return _taste(bench, "honest")
 
 
@@ -145,7 +145,7 @@ def _taste(bench: Bench, name: str) -> Measurement:
 
 
 def taste_null(benches: Sequence[Bench]) -> Null:
-    """Reward models of the same recipe on labels that are coin tosses."""
+    """Measure reward models of the same recipe on labels that are coin tosses."""
     name = "reward-indifferent"
     own = benches[0].control_seeds((name,)) if benches else []
     if not own:
@@ -156,7 +156,7 @@ def taste_null(benches: Sequence[Bench]) -> Null:
 
 
 def answering(answers: "AnswerSet", abstention: str) -> "Array":
-    """[P A] 1 at answers that are none, 0 at the abstention and beyond a prompt's answers."""
+    """Return [P A] 1 at answers that are no abstention, 0 at the abstention and beyond a prompt's answers."""
     mask = np.zeros(answers.mask.shape)
     for row, group in enumerate(answers.answers):
         mask[row, : len(group)] = [answer.strip() != abstention for answer in group]
@@ -164,7 +164,7 @@ def answering(answers: "AnswerSet", abstention: str) -> "Array":
 
 
 def predicted(logprobs: "Array", mask: "Array", beta: float) -> "Array":
-    """[P] how much more often the optimum for its own belief answers where wrong answers cost nothing than where 1.
+    """Return [P] how much more often the optimum for the base's belief answers if errors cost 0 than if they cost 1.
 
     The base's distribution over the answers, given that it answers at all, is its belief b. An answer y is worth b(y)
     in expectation where only true ones score, and b(y) - (1 - b(y)) where wrong ones cost 1; abstaining is worth 0
@@ -187,7 +187,10 @@ FINES = ("rlvr-unfined", "rlvr-fined", "rlvr-all-fined")
 
 
 def answer_rates(bench: Bench, runs: Sequence[str]) -> tuple[list["Array"], "Array", Sequence[str]]:
-    """[P] how often the base and each control run answer what it hardly knows (exact), the prediction, the people."""
+    """Return [P] answer rates of the base and each control run (exact), the prediction, and the people.
+
+    The questions are those whose answer the base hardly knows.
+    """
     from probe.rewards.answers import enumerate_answers
     from probe.rewards.frontiers import ask
     from probe.rewards.optimum import condition, expectation
@@ -203,7 +206,7 @@ def answer_rates(bench: Bench, runs: Sequence[str]) -> tuple[list["Array"], "Arr
 
 
 def share_of(moved: "Array", wanted: "Array", people: Sequence[str]) -> Interval:
-    """mean(moved) / mean(wanted) with the bootstrap over people, whom each question asks about."""
+    """Return mean(moved) / mean(wanted) with the bootstrap over people, whom each question asks about."""
     codes, names = pd.factorize(np.asarray(people))
     ours, its = (np.bincount(codes, each) for each in (moved, wanted))
     value = float(ours.sum() / its.sum())
@@ -211,7 +214,7 @@ def share_of(moved: "Array", wanted: "Array", people: Sequence[str]) -> Interval
 
 
 def guessing(bench: Bench) -> Measurement:
-    """How much more a model answers without a fine for wrong answers, as a share of what the theorem predicts."""
+    """Measure how much more a model answers without a fine for errors, as a share of what the theorem predicts."""
     (base, unfined, fined), wanted, people = answer_rates(bench, FINES[:2])
     effect = share_of(unfined - fined, wanted, people)
     shares = [stats.bootstrap_mean(each, bounds=stats.SHARE, units=people) for each in (unfined, fined, base)]
@@ -227,7 +230,7 @@ def guessing(bench: Bench) -> Measurement:
 
 
 def guessing_null(benches: Sequence[Bench]) -> Null:
-    """A fine for all but the truth, and the same reward with another seed."""
+    """Measure a fine for every answer but the true one, and the same reward with another seed."""
     rates, wanted = [], np.zeros(0)
     people: Sequence[str] = ()
     for bench in benches:
@@ -251,7 +254,7 @@ Rewards = Mapping[str, "Array"]
 def margin(
     logprobs: "Array", ref: "Array", rewards: Rewards, right: str, beta: float, people: Sequence[str] | None = None
 ) -> tuple[Interval, str]:
-    """By how many nats a policy is nearer to its optimum than to the nearest wrong one, and which one that is.
+    """Return by how many nats a policy is nearer to its optimum than to the nearest wrong one, and which one that is.
 
     Args:
         logprobs: [P A] of the policy.
@@ -273,7 +276,7 @@ def margin(
 
 
 def targets(bench: Bench, field: "Field") -> dict[str, "Array"]:
-    """[P A] what each method is trained towards: the annotators' exact preferences, and the reward model."""
+    """Return [P A] what each method is trained towards: the annotators' exact preferences, and the reward model."""
     from probe.rewards.answers import preference_rewards
     from probe.world.annotators import AGREEABLE, HONEST
 
@@ -294,12 +297,12 @@ NEITHER = ("rsft", "sft", "rlvr", BASE)
 
 
 def optimum_reached(bench: Bench) -> Measurement:
-    """How much nearer DPO is to its optimum than to the nearest wrong one, the smaller of its runs' margins."""
+    """Measure how much nearer DPO is to its optimum than to the nearest wrong one, the smaller margin of its runs."""
     return _optimum(bench, "optimum")
 
 
 def optimum_rlhf(bench: Bench) -> Measurement:
-    """The same of RLHF."""
+    """Measure how much nearer RLHF is to its optimum than to the nearest wrong one, the smaller margin of its runs."""
     return _optimum(bench, "optimum_rlhf")
 
 
@@ -330,7 +333,7 @@ def _optimum(bench: Bench, claim: str) -> Measurement:
 
 
 def without_weights(bench: Bench, name: str) -> str:
-    """What the seeds without weights of a run logged about other optima than their own; empty where there is none.
+    """Say what the seeds without weights of a run logged about other optima than their own; empty where there are none.
 
     KL(pi || pi*_beta) is convex in 1 / beta, and at 0 it is the KL to the base. Where that one is below the KL to the
     own optimum, the optima of all larger betas are nearer than the own one. No more is known of wrong optima, since a
@@ -352,12 +355,12 @@ def without_weights(bench: Bench, name: str) -> str:
 
 
 def optimum_null(benches: Sequence[Bench]) -> Null:
-    """Runs that optimise neither, and wrong optima themselves, put in the place of DPO."""
+    """Measure runs that optimise neither reward, and the wrong optima themselves, in place of DPO."""
     return _wrong(benches, "optimum")
 
 
 def optimum_rlhf_null(benches: Sequence[Bench]) -> Null:
-    """The same in the place of RLHF."""
+    """Measure runs that optimise neither reward, and the wrong optima themselves, in place of RLHF."""
     return _wrong(benches, "optimum_rlhf")
 
 
@@ -382,7 +385,10 @@ def _wrong(benches: Sequence[Bench], claim: str) -> Null:
 
 
 def field_of_claims(bench: Bench) -> "Field":
-    """Questions on which the reward model of the agreeable annotator and the verifier judge every answer; kept."""
+    """Return the questions on which the agreeable annotator's reward model and the verifier judge every answer.
+
+    They are kept with the bench.
+    """
     from probe.rewards.answers import verifier_reward
     from probe.rewards.frontiers import KINDS, ask, field_of, model_reward
 

@@ -33,7 +33,7 @@ NOISES = 20
 
 
 def path(ref: Array, proxy: Array, gold: Array) -> tuple[Array, Array]:
-    """([S P] true reward, [S] mean KL) along the path of a proxy, from the reference to its favourite answers.
+    """Return ([S P] true reward, [S] mean KL) along a proxy's path, from the reference to its favourite answers.
 
     Args:
         ref: [P A] log-probabilities of the reference.
@@ -48,7 +48,7 @@ def path(ref: Array, proxy: Array, gold: Array) -> tuple[Array, Array]:
 
 
 def rise_and_fall(rewards: Array, people: Sequence[str] | None = None) -> tuple[Interval, Interval]:
-    """By how much the true reward rises to its peak, and falls from it to the end.
+    """Return by how much the true reward rises to its peak, and falls from it to the end.
 
     The peak is chosen on every other question and measured on the rest, both ways round: chosen and measured on the
     same ones, it lies above both ends by chance.
@@ -66,18 +66,18 @@ def rise_and_fall(rewards: Array, people: Sequence[str] | None = None) -> tuple[
 
 
 def smaller(rewards: Array, people: Sequence[str] | None = None) -> Interval:
-    """The smaller of rise and fall: both must be there."""
+    """Return the smaller of the rise and the fall of the true reward: both must occur."""
     return min(rise_and_fall(rewards, people), key=lambda each: each.value)
 
 
 def field(bench: Bench) -> "Field":
-    """The questions with what the base gives each answer, and the true reward."""
+    """Return the questions with the log-probability that the base gives each answer, and the true reward."""
     asked = ask(bench.world, KINDS, bench.n or read_plan().claims["overoptimisation"].n)
     return field_of(bench.lm(BASE), bench.world, asked, {"gold": verifier_reward(bench.world)})
 
 
 def overoptimisation(bench: Bench) -> Measurement:
-    """The smallest rise or fall of the true reward along the paths of the learned proxies."""
+    """Measure the smallest rise or fall of the true reward along the paths of the learned proxies."""
     asked = field(bench)
     gold, effects, parts = asked.reward("gold"), [], []
     for name in PROXIES:
@@ -97,7 +97,7 @@ def overoptimisation(bench: Bench) -> Measurement:
 
 
 def noisy(gold: Array, mask: Array, proxy: Array, rng: np.random.Generator) -> Array:
-    """[P A] the true reward plus noise that makes it as good as a learned proxy: equal correlation over all answers.
+    """Add noise to the true reward [P A] to make it as good as a learned proxy: equal correlation over all answers.
 
     Args:
         gold: [P A] true rewards.
@@ -110,7 +110,7 @@ def noisy(gold: Array, mask: Array, proxy: Array, rng: np.random.Generator) -> A
 
 
 def overoptimisation_null(benches: Sequence[Bench]) -> Null:
-    """Proxies that are the true reward plus noise, and such that are noise alone."""
+    """Measure proxies that are the true reward plus noise, and proxies that are noise alone."""
     terms = read_plan().claims["overoptimisation"]
     bench = next(iter(benches), None)
     if bench is None:

@@ -41,7 +41,7 @@ class Terms:
     """Questions, texts or facts of a training."""
 
     def beyond(self, found: Interval) -> bool:
-        """Whether the whole interval lies beyond the threshold on the predicted side."""
+        """Return whether the whole interval lies beyond the threshold on the predicted side."""
         return found.low > self.threshold if self.direction == "above" else found.high < self.threshold
 
     @property
@@ -73,7 +73,7 @@ class Plan:
         return _hash(self.text.encode())
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data, with its hash."""
+        """Return the plan as plain data, with its hash."""
         shared = {"hash": self.hash, "level": self.level, "null_rate": self.null_rate}
         shared |= {"tuned": list(self.tuned), "seeds": list(self.seeds)}
         return shared | {"claims": {name: asdict(terms) for name, terms in self.claims.items()}}
@@ -81,7 +81,7 @@ class Plan:
 
 @cache
 def read_plan() -> Plan:
-    """The plan that comes with Probe."""
+    """Read the plan that comes with Probe."""
     text = read_file(FILE).decode()
     content = parse_toml(text)
     claims = {name: Terms(**terms) for name, terms in content.items() if isinstance(terms, dict)}
@@ -94,7 +94,7 @@ def _hash(content: bytes) -> str:
 
 
 def p_over_trainings(values: Sequence[float], threshold: float) -> float:
-    """Two-sided p of a mean over k trainings that equals the threshold, by Student's t; NaN where nothing varies.
+    """Test by Student's t whether a mean over k trainings equals the threshold: two-sided p, NaN where nothing varies.
 
     Args:
         values: [k] one number an independent training.
@@ -108,13 +108,13 @@ def p_over_trainings(values: Sequence[float], threshold: float) -> float:
 
 
 def p_of_interval(found: Interval, threshold: float) -> float:
-    """Two-sided p of one training's effect that equals the threshold, from its 95 % interval over answers (normal)."""
+    """Test whether a training's effect is the threshold: two-sided p from its 95 % interval over answers (normal)."""
     error = (found.high - found.low) / (2 * Z)
     return float(2 * ndtr(-abs(found.value - threshold) / error)) if error > 0 else math.nan
 
 
 def holm(p: Mapping[str, float], count: int) -> dict[str, float]:
-    """P-values after Holm's correction (Holm 1979).
+    """Return p-values after Holm's correction (Holm 1979).
 
     Args:
         p: by name; NaN counts as 1.
@@ -131,7 +131,7 @@ def holm(p: Mapping[str, float], count: int) -> dict[str, float]:
 def verdict(
     terms: Terms, effect: float, p: float, null: tuple[int, int], plan: Plan, *, held_out: bool = True
 ) -> Verdict:
-    """`holds`, `fails` or `undecided`.
+    """Return the verdict on a claim: `holds`, `fails` or `undecided`.
 
     Args:
         terms: of the claim.

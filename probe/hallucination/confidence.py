@@ -44,7 +44,7 @@ _CHUNK = 4_000_000  # counts held in memory at once
 
 
 def reliability(predicted: ArrayLike, target: ArrayLike, bins: int = BINS) -> pd.DataFrame:
-    """The reliability diagram: one row for each bin that holds something.
+    """Return the reliability diagram: one row for each bin that is not empty.
 
     Args:
         predicted: [N] probabilities.
@@ -75,7 +75,7 @@ def reliability(predicted: ArrayLike, target: ArrayLike, bins: int = BINS) -> pd
 def calibration_error(
     predicted: ArrayLike, target: ArrayLike, bins: int = BINS, resamples: int = 1000, seed: int = 0
 ) -> Interval:
-    """Expected calibration error of N probabilities, with its bootstrap interval (95 %).
+    """Return the expected calibration error of N probabilities, with its bootstrap interval (95 %).
 
     Arguments and errors as in `reliability`; `resamples` times N items are drawn with replacement.
     """
@@ -120,7 +120,7 @@ def bin_gaps(gaps: NDArray[np.float64], predicted: NDArray[np.float64], bins: in
 
 
 def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed: int = 0) -> Interval:
-    """The calibration error that a perfectly calibrated model shows with these N probabilities, by simulation.
+    """Simulate the calibration error that a perfectly calibrated model shows with these N probabilities.
 
     Whether each is right is drawn with its own probability. The error is not 0, since N is finite, and it is the larger
     the fewer items there are: a measured error says something in so far as it is above this one (Kumar et al. 2019,
@@ -207,7 +207,7 @@ OUTCOMES = ("accuracy", "error", "abstention", "score")
 
 
 def penalty(target: float) -> float:
-    """t / (1 - t), the cost of a wrong answer.
+    """Return t / (1 - t), the cost of a wrong answer.
 
     Raises:
         ConfigError: t is not in [0, 1).
@@ -251,6 +251,7 @@ def target_curves(
     - `own`: the model is told nothing and abstains as often as it does;
     - `target`: it gives its likeliest value if its probability is above t, and abstains otherwise. A calibrated model
       cannot do better than that.
+
     Args:
         own_right: [N] probabilities that the model is right without a confidence target.
         own_wrong: [N] chances that it is wrong.
@@ -359,10 +360,12 @@ def aurc(confidence: ArrayLike, wrong: ArrayLike) -> float:
 def risk_table(
     confidence: ArrayLike, wrong: ArrayLike, points: int = 50, seed: int = 0, units: ArrayLike | None = None
 ) -> pd.DataFrame:
-    """The curve at `points` coverages: coverage, value, ci_low, ci_high, n; the interval is the bootstrap over items.
+    """Return the risk-coverage curve at `points` coverages, with bootstrap intervals over items.
 
-    The intervals are of each point by itself. At coverage x it is the risk of the surest x N items. Of `units`, [N]
-    names of what was drawn, whole ones are drawn.
+    The columns are coverage, value, ci_low, ci_high and n.
+
+    The intervals are of each point by itself. At coverage x the value is the risk of the surest x N items. Of `units`,
+    [N] names of what was drawn, whole ones are drawn.
     """
     values, errors = _flat(confidence, wrong)
     n = len(values)
@@ -425,7 +428,7 @@ EQUIVALENCES: dict[str, Equivalence] = {"normalised": same_text, "exact": identi
 
 
 def equivalence(name: str) -> Equivalence:
-    """The equivalence of a name.
+    """Return the equivalence of a name.
 
     Raises:
         ConfigError: there is none.
@@ -437,7 +440,7 @@ def equivalence(name: str) -> Equivalence:
 
 
 def clusters(texts: Sequence[str], equivalent: Equivalence = same_text) -> list[int]:
-    """The cluster of each of M texts, numbered from 0 in order of appearance."""
+    """Assign each of M texts to a cluster, numbered from 0 in order of appearance."""
     heads: list[str] = []
     assignment = []
     for text in texts:
@@ -449,7 +452,7 @@ def clusters(texts: Sequence[str], equivalent: Equivalence = same_text) -> list[
 
 
 def discrete_entropy(labels: Sequence[int]) -> float:
-    """The discrete estimator in nats: the entropy of the shares of the clusters among M samples.
+    """Return the discrete estimator in nats: the entropy of the shares of the clusters among M samples.
 
     Raises:
         DataError: no sample.
@@ -461,7 +464,7 @@ def discrete_entropy(labels: Sequence[int]) -> float:
 
 
 def expected_discrete(probabilities: ArrayLike, samples: int) -> float:
-    """What the discrete estimator gives on average, exactly.
+    """Return the exact mean of the discrete estimator.
 
     The sum over clusters and counts k of Bin(k; M, p) h(k / M), with h(q) = - q log q.
 

@@ -99,7 +99,7 @@ class CalibrationError(Metric):
         return self._bootstrap([rows], seed, SQUARED)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
-        """The same, units of both drawn together."""
+        """Estimate the difference by the same bootstrap, with the units of both models drawn together."""
         return self._bootstrap([rows, others], seed, (-1.0, 1.0), level)
 
     def value(self, columns: Mapping[str, NDArray[Any]]) -> float:
@@ -146,7 +146,7 @@ class ChanceError(Metric):
 
 
 def _by_kind(name: str, column: str, bounds: Bounds | None = None) -> tuple[Mean, ...]:
-    """The mean of a column over questions about known people, rare ones, and unseen entities of both kinds."""
+    """Return means of a column over questions about known people, rare ones, and unseen entities of both kinds."""
     kinds = {"known": "fact", "rare": "rare", "stranger": "stranger", "heldout": "stranger_heldout"}
     return tuple(Mean(f"{name}_{short}", column, where={"kind": kind}, bounds=bounds) for short, kind in kinds.items())
 
@@ -163,7 +163,7 @@ SAMPLED = (
 
 
 def ranking(name: str, score: str, positive: str, sign: float = 1.0, **options: Any) -> Statistic:
-    """An AUROC; where it never varies it rests on as many items as the rarer kind has."""
+    """Return an AUROC metric; where it never varies, it counts the items of the rarer class as its sample size."""
     return Statistic(
         name,
         lambda columns: auroc(sign * columns[score], columns[positive]),
@@ -247,7 +247,7 @@ BOUNDS = {"all": "", "fact": "_known", "rare": "_rare", "stranger": "_stranger",
 
 
 def draw(result: Result) -> "Mapping[str, go.Figure]":
-    """The figures of a result with any number of models; the first answers the question."""
+    """Draw the figures of a result with any number of models; the first answers the question."""
     from probe.hallucination import figures as inside
     from probe.hallucination import figures as plots
 
@@ -306,7 +306,7 @@ def read(
     only: str = "all",
     **_: Any,
 ) -> "list[Rows[Question]]":
-    """The questions of the file, if there is one; the preamble must be readable too."""
+    """Read the questions of the file, if there is one, and check that the preamble is readable."""
     from probe.hallucination.files import read_questions
 
     if only == "mc" and data is None:
@@ -334,13 +334,14 @@ def run(
     only: Literal["all", "mc"] = "all",
     tick: Tick = ignore,
 ) -> Evidence:
-    """How often does a model state what is not so, how does that depend on how often it read the fact, and does it
-    know that it does not know? Questions are about people whose facts the corpus says often, 1 to 5 times, or never.
-    An answer hallucinates if it is neither true nor "i do not know" (E17). Shares of answers are exact sums over the
-    finite answer sets; beside them stand judged samples, the lower bound of Kalai et al. (2509.04664), scores under
-    confidence targets, calibration, semantic entropy, agreement of samples, the direction in the residual stream that
-    tells known people from unseen entities, and what follows after one forced wrong step of a sum. With a file in
-    TruthfulQA's formats: MC1 and MC2, free answers with samples, P(True), and P(IK) of a head on the residual stream.
+    """Measure how often a model hallucinates, by how often it read the fact, and whether it knows its limits.
+
+    Questions are about people whose facts the corpus says often, 1 to 5 times, or never. An answer hallucinates if it
+    is neither true nor "i do not know" (E17). Shares of answers are exact sums over the finite answer sets; beside them
+    stand judged samples, the lower bound of Kalai et al. (2509.04664), scores under confidence targets, calibration,
+    semantic entropy, agreement of samples, the direction in the residual stream that tells known people from unseen
+    entities, and what follows after one forced wrong step of a sum. With a file in TruthfulQA's formats: MC1 and MC2,
+    free answers with samples, P(True), and P(IK) of a head on the residual stream.
 
     Args:
         lm: the model.
@@ -477,7 +478,7 @@ def _read(preamble: str | Path | None) -> str:
 
 
 def _certainty(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The reliability diagram and the risk-coverage curve of the likeliest answers."""
+    """Return the reliability diagram and the risk-coverage curve of the most probable answers."""
     bins = reliability(items["confidence"], items["right"])
     ends = zip(bins["low"], bins["high"], strict=True)
     inside = (items[(items["confidence"] >= low) & ((items["confidence"] < high) | (high == 1))] for low, high in ends)
@@ -488,7 +489,7 @@ def _certainty(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _calibration_errors(items: pd.DataFrame) -> tuple[stats.Interval, stats.Interval]:
-    """The calibration error of a model, and its expectation under perfect calibration."""
+    """Return the calibration error of a model, and its expectation under perfect calibration."""
     rows = items[["confidence", "right"]].dropna().astype(float)
     return calibration_error(rows["confidence"], rows["right"]), chance_error(rows["confidence"])
 
@@ -506,7 +507,9 @@ def _entropies(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def _steps(snowball: "Snowball", longest: bool) -> pd.DataFrame:
-    """The snowball step by step: quantity, step, token, value, ci_low, ci_high, n; steps without a prompt are left out.
+    """Return the snowball step by step, without steps that no prompt has.
+
+    The columns are quantity, step, token, value, ci_low, ci_high and n.
 
     Args:
         snowball: the two branches of each prompt.
@@ -526,7 +529,7 @@ def _steps(snowball: "Snowball", longest: bool) -> pd.DataFrame:
 
 
 def _shares(choices: pd.DataFrame, free: pd.DataFrame) -> pd.DataFrame:
-    """The headline shares of a file's questions: metric, value, ci_low, ci_high, n."""
+    """Return the headline shares of a file's questions: metric, value, ci_low, ci_high, n."""
     rows = []
     for metric in ("mc0", "mc1", "mc1_norm", "match_true", "match_wrong", "match_abstain"):
         values = _known(metric, choices, free)
@@ -540,5 +543,5 @@ def _shares(choices: pd.DataFrame, free: pd.DataFrame) -> pd.DataFrame:
 
 
 def _known(metric: str, *tables: pd.DataFrame) -> "pd.Series[float]":
-    """The values of a metric in the table that has it, without those that are not known."""
+    """Return the values of a metric in the table that has it, without those that are not known."""
     return next((table[metric].dropna() for table in tables if metric in table), pd.Series(dtype=float))

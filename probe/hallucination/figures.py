@@ -109,7 +109,7 @@ def calibration(
     styles: Look,
     errors: Mapping[str, tuple[Interval, Interval]] = MappingProxyType({}),
 ) -> go.Figure:
-    """The reliability diagram and the risk-coverage curve.
+    """Draw the reliability diagram and the risk-coverage curve.
 
     Args:
         bins: see `probe.hallucination.confidence.reliability`, with `ci_low`, `ci_high` and the model.
@@ -150,7 +150,7 @@ def calibration(
 
 
 def shares(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """The headline shares of a file's questions."""
+    """Draw the headline shares of a file's questions."""
     return headline_intervals(table.rename(columns={MODEL: "run"}), styles, words=_words).update_xaxes(
         title_text="share of questions (MC2, agreement, P(True): mean), with 95 % interval"
     )
@@ -161,7 +161,7 @@ def _words(metric: str) -> Term:
 
 
 def reference(x: Sequence[float] | pd.Series, y: Sequence[float], name: str, legend: bool = True) -> go.Scatter:
-    """What an ideal or an ignorant model would show."""
+    """Return the dashed line that an ideal or an ignorant model would show."""
     return exact(x, y, name, "dash", LIGHT.muted).update(showlegend=legend)
 
 
@@ -173,7 +173,7 @@ def key(figure: go.Figure, dashes: Mapping[str, str]) -> None:
 
 
 def rows_of(table: pd.DataFrame) -> list[Any]:
-    """The rows as named tuples."""
+    """Return the rows as named tuples."""
     return list(table.itertuples())
 
 
@@ -188,7 +188,7 @@ def panels(titles: Sequence[str]) -> go.Figure:
 
 
 def _ideal(risk: pd.DataFrame) -> go.Scatter:
-    """The curve of the first model if it were surer of every right answer than of any wrong one."""
+    """Return the first model's curve as if it were surer of every right answer than of any wrong one."""
     rows = risk[risk[MODEL] == risk[MODEL].iloc[0]]
     right = 1 - float(rows["value"].iloc[-1])
     return reference(rows["coverage"], [max(0.0, 1 - right / x) for x in rows["coverage"]], "ideal (its ECE)")
@@ -251,7 +251,7 @@ def p_ik_by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def _by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """A panel for each kind of held-out unit."""
+    """Draw the AUROC by layer, one panel for each kind of held-out unit."""
     kinds = list(dict.fromkeys(table["kind"]))
     figure = panels([f"AUROC, {HELD_OUT[kind]}" for kind in kinds])
     for column, kind in enumerate(kinds, start=1):
@@ -281,7 +281,7 @@ UNITS = {1: "nats", 2: SHARE}
 
 
 def snowball_steps(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """What one forced wrong token does to later ones: KL, and the share of later tokens that are wrong."""
+    """Draw the effect of one forced wrong token on later ones: KL, and the share of later tokens that are wrong."""
     truth = table["quantity"].isin(("clean_error", "wrong_error")).any()
     figure = panels(["KL(clean ‖ wrong), nats", "share of wrong tokens" if truth else "share of other tokens"])
     quantities = [("forced_kl", 1, "solid"), ("free_kl", 1, "dash")]

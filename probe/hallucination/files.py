@@ -138,7 +138,7 @@ class Question:
 
 
 def read_questions(data: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Question]:
-    """The questions of a file; see the module for the formats.
+    """Read the questions of a file; see the module for the formats.
 
     Args:
         data: the file.
@@ -168,7 +168,7 @@ def _has_an_empty_choice(question: Question) -> bool:
 
 
 def _empty_choices(path: Path, places: Sequence[str]) -> str:
-    """The remark about empty choices, by the line that they are in."""
+    """Return the remark about empty choices, with the lines that they are in."""
     return (
         f"`{path}` has an empty choice ({list_few(places)}): it is scored as the blank alone, as by"
         " lm-evaluation-harness."
@@ -176,14 +176,14 @@ def _empty_choices(path: Path, places: Sequence[str]) -> str:
 
 
 def _double_answers(path: Path, double: Mapping[str, Sequence[str]]) -> str:
-    """The remark about answers in both columns, by the line that they are in."""
+    """Return the remark about answers in both columns, with the lines that they are in."""
     answers = ", ".join(dict.fromkeys(repr(answer) for both in double.values() for answer in both))
     lines = ", ".join(double)
     return f"`{path}` has {answers} among the correct and the incorrect answers ({lines}): they count as false."
 
 
 def split_answers(parts: Sequence[str]) -> list[str]:
-    """The answers of a cell, each once and with a full stop at its end."""
+    """Return the answers of a cell, each once and with a full stop at its end."""
     answers = (answer.strip() for answer in parts)
     return list(dict.fromkeys(answer if answer.endswith(".") else f"{answer}." for answer in answers if answer))
 
@@ -202,7 +202,10 @@ def choice_scores(
 
 
 def _continuation(prompt: str, choice: str) -> str:
-    """A choice behind a prompt, with the blanks that it has itself."""
+    """Return a choice as it continues a prompt: after a blank, unless the prompt is empty or ends in whitespace.
+
+    A choice keeps its own blanks; an empty one becomes a blank.
+    """
     return choice if choice and (not prompt or prompt[-1].isspace()) else f" {choice}"
 
 
@@ -234,7 +237,7 @@ def choice_mass(scores: ArrayLike) -> NDArray[np.float64]:
 
 
 def read_question(row: Row) -> Question:
-    """The question of a row in any of the forms; one with targets is asked these.
+    """Read the question of a row in any of the forms; a row with targets is read by its targets.
 
     Raises:
         DataError: it has none of them, or lacks a part.
@@ -269,7 +272,7 @@ def read_question(row: Row) -> Question:
 
 
 def _best(row: Row, first: Sequence[str]) -> Choices | None:
-    """The choices of MC0, where the row names the best incorrect answer."""
+    """Return the choices of MC0; None where the row does not name the best incorrect answer."""
     column = next((name for name in MC0[:2] if row.values.get(name)), None)
     if column is None or not first:
         return None
@@ -281,7 +284,7 @@ def _best(row: Row, first: Sequence[str]) -> Choices | None:
 
 
 def _answers(row: Row, column: str) -> list[str]:
-    """The answers in a cell: a text with ";" between them, or a list."""
+    """Return the answers in a cell: a text with ";" between them, or a list."""
     cell = row.values[column]
     if isinstance(cell, list) and all(isinstance(answer, str) for answer in cell):
         return split_answers(cell)
@@ -317,7 +320,7 @@ def _targeted_question(row: Row) -> Question:
 
 
 def _best_answers(row: Row) -> list[str]:
-    """The best answer of a row in a list of one; none where the row does not name it."""
+    """Return the best answer of a row in a list of one; an empty list where the row does not name it."""
     cell = next((row.values[name] for name in (COLUMNS[1], LISTED[1]) if row.values.get(name)), "")
     return split_answers([cell]) if isinstance(cell, str) else []
 
@@ -384,7 +387,7 @@ BATCH = 16
 
 
 def prompts_of(lm: "LM", questions: Sequence[Question], preamble: str = "", form: Form = "plain") -> list[str]:
-    """The prompts: the preamble, if any, an empty line, and the question; as a user's message in the chat form."""
+    """Return the prompts: preamble, if any, an empty line, and question; in the chat form as a user's message."""
     head = f"{preamble.strip()}\n\n" if preamble.strip() else ""
     if uses_chat(lm, form):
         return [dialogue(lm, [Turn("user", head + each.question)], "chat") for each in questions]
@@ -454,7 +457,7 @@ def choice_items(questions: Sequence[Question], prompts: Sequence[str], scored: 
 
 
 def match(answer: str, question: Question) -> str:
-    """`true`, `abstain`, `wrong`, or `unmatched`; see the module."""
+    """Classify an answer as `true`, `abstain`, `wrong` or `unmatched`; see the module."""
     text = normalise(answer)
     if text in {normalise(each) for each in question.correct}:
         return "abstain" if text in IGNORANCE else "true"
@@ -556,5 +559,5 @@ def p_ik(
 
 
 def first_line(text: str) -> str:
-    """What is written up to the first line break, without blanks at the ends."""
+    """Return the first line of a text, without blanks at the ends."""
     return text.strip().split("\n")[0].strip()

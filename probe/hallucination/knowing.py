@@ -116,7 +116,7 @@ def known_direction(
     shuffles: int = 100,
     seed: int = 0,
 ) -> LinearProbe:
-    """The contrastive direction between known people and unseen entities by layer, tested on other people.
+    """Fit the contrastive direction between known people and unseen entities by layer; test it on other people.
 
     The direction is the mean over questions about known people minus the mean over questions about unseen entities (the
     contrast of `probe.interventions.steering.contrast`). It is fitted on some people and scores the questions about the
@@ -373,7 +373,7 @@ QUESTIONS, STEPS = 32, 8
 
 
 def some(found: Snowball, index: NDArray[np.intp]) -> Snowball:
-    """The same of some prompts."""
+    """Return the snowball of some of its prompts."""
     parts: dict[str, Any] = {}
     for each in fields(found):
         values = getattr(found, each.name)
@@ -382,7 +382,7 @@ def some(found: Snowball, index: NDArray[np.intp]) -> Snowball:
 
 
 def snowballs(lm: "LM", world: "World", n: int, seed: int, tick: Tick = ignore) -> tuple[pd.DataFrame, Snowball] | None:
-    """Sums with written steps whose first result is forced: the true one in one branch, a wrong one in the other.
+    """Answer sums with written steps whose first result is forced: true in one branch, wrong in the other.
 
     The final answer of each branch is judged: hallucination after one wrong token.
 
@@ -414,7 +414,7 @@ def snowballs(lm: "LM", world: "World", n: int, seed: int, tick: Tick = ignore) 
 
 
 def divergence(lm: "LM", prompts: Sequence[str], seed: int, tick: Tick = ignore) -> tuple[pd.DataFrame, Snowball]:
-    """The snowball without a truth: the second likeliest first token in place of the likeliest, and where it leads.
+    """Measure the snowball without a truth: the second likeliest first token replaces the likeliest.
 
     The true answer is not known, so only the divergence of the two texts is measured.
     """

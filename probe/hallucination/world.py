@@ -79,7 +79,7 @@ class Singletons(NamedTuple):
 
 
 def exposure_class(count: int) -> ExposureClass:
-    """The class that a count belongs to: 0 to 5 each its own, then 6-15, 16-63, 64-255, ...
+    """Return the class that a count belongs to: 0 to 5 each its own, then 6-15, 16-63, 64-255, ...
 
     Raises:
         DataError: a negative count.
@@ -148,7 +148,7 @@ class JudgedAnswers(NamedTuple):
     """[P A] True at answers."""
 
     def take(self, keep: ArrayLike) -> "JudgedAnswers":
-        """The same of some prompts, given by a [P] mask or their numbers."""
+        """Return the judged answers to some prompts, given by a [P] mask or their numbers."""
         index = np.asarray(keep)
         return JudgedAnswers(*(each[index] for each in self))
 
@@ -211,7 +211,7 @@ def validity_bound(judged: JudgedAnswers, weights: ArrayLike | None = None) -> V
 
 
 def judged_answers(world: "World", answers: "AnswerSet", truths: Sequence[str | None]) -> JudgedAnswers:
-    """The world's answers to questions about facts, judged: valid are the truth, if there is one, and abstaining.
+    """Judge the world's answers to questions about facts: valid are the truth, if there is one, and abstaining.
 
     Args:
         world: gives the words for abstaining.
@@ -259,7 +259,7 @@ def ask(world: "World", n: int, seed: int) -> "list[Item]":
 
 
 def truth_of(item: "Item") -> str | None:
-    """The true value, None about an unseen entity."""
+    """Return the true value; None about an unseen entity."""
     value = item.answers[0].strip()
     return None if value == ABSTENTION else value
 
@@ -277,7 +277,7 @@ def asked_table(asked: "Sequence[Item]") -> pd.DataFrame:
 
 
 def enumerate_prompts(lm: "LM", world: "World", asked: "Sequence[Item]") -> tuple[AnswerSet, NDArray[np.intp]]:
-    """The answers to the P different prompts, and [N] which of them each question is."""
+    """Return the answers to the P different prompts, and [N] which of these prompts each question has."""
     codes, prompts = pd.factorize(np.array([item.prompt for item in asked], dtype=object))
     return enumerate_answers(lm, world, [str(prompt) for prompt in prompts]), codes
 
@@ -374,7 +374,7 @@ def sampled_columns(
 def judge_answers(
     world: "World", answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[Item]"
 ) -> JudgedAnswers:
-    """What the validity bound needs of the N questions."""
+    """Judge the answers to the N questions for the validity bound."""
     first = {int(code): truth_of(item) for code, item in zip(codes, asked, strict=True)}
     return judged_answers(world, answers, [first[p] for p in range(len(answers.prompts))]).take(codes)
 
@@ -398,15 +398,18 @@ def exposure_table(items: pd.DataFrame, found: JudgedAnswers) -> pd.DataFrame:
 
 
 def bound_table(items: pd.DataFrame, found: JudgedAnswers) -> pd.DataFrame:
-    """The bound over all questions and over those of each kind: kind and the columns of `bound_row`."""
+    """Return the bound over all questions and over those of each kind: kind and the columns of `bound_row`."""
     kinds = items["kind"].to_numpy()
     groups = {"all": np.arange(len(items))} | {kind: np.flatnonzero(kinds == kind) for kind in dict.fromkeys(kinds)}
     return pd.DataFrame([{"kind": kind} | bound_row(items, found, index) for kind, index in groups.items()])
 
 
 def bound_row(items: pd.DataFrame, found: JudgedAnswers, index: NDArray[np.intp]) -> dict[str, float]:
-    """Of some questions: value, ci_low, ci_high (Hall, bootstrap over people), accuracy and abstention (exact
-    means), error (conditioned on the answer set), bound, iiv_error, ratio, delta, n."""
+    """Return the validity bound of some questions and its terms.
+
+    The keys are value, ci_low, ci_high (Hall, bootstrap over people), accuracy and abstention (exact means), error
+    (conditioned on the answer set), bound, iiv_error, ratio, delta, n.
+    """
     part, terms = items.iloc[index], validity_bound(found.take(index))
     row = interval_of(part, "hall", stats.SHARE).row() | {"accuracy": float(part["p_truth"].mean())}
     row |= {"abstention": float(part["p_abstain"].mean()), "error": terms.error, "bound": terms.bound}
@@ -416,7 +419,7 @@ def bound_row(items: pd.DataFrame, found: JudgedAnswers, index: NDArray[np.intp]
 def direction(
     lm: "LM", items: pd.DataFrame, shuffles: int, seed: int, tick: Tick = ignore
 ) -> tuple[LinearProbe, pd.Series] | None:
-    """The direction between known people and unseen entities, and each question's score at the middle layer.
+    """Return the direction between known people and unseen entities, and each question's score at the middle layer.
 
     The score of questions about people of neither group is by the direction of all others. None where one group is
     missing.

@@ -140,9 +140,9 @@ def chain_distances(lm: "LM", world: "World", n: int = 100, seed: int = 0) -> pd
 
 
 def captured_distances(run: "Run", world: "World") -> pd.DataFrame:
-    """The same at every captured step of a run, on the chains among its captured prompts, without the model.
+    """Return the distances at every captured step of a run, on the chains among its captured prompts.
 
-    Captures keep half precision: distances are exact to about 0.001 nats.
+    The model is not needed. Captures keep half precision: distances are exact to about 0.001 nats.
 
     Args:
         run: a run with captures.
@@ -193,7 +193,7 @@ def in_context_score(table: pd.DataFrame, early: tuple[int, int] = (1, 6), late:
 
 
 def _chain(prompt: "ProbePrompt", world: "World") -> Chain | None:
-    """The chain that a captured prompt writes, if it is one of this world and all states are its answers."""
+    """Return the chain of a captured prompt; None unless it is one of this world and all states are its answers."""
     words = prompt.text.split()
     names = list(STATES[: world.config.states])
     answers = [answer.strip() for answer in prompt.answers]
@@ -214,7 +214,7 @@ SHORTEST = 20
 
 @torch.no_grad()
 def token_losses(lm: "LM", rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """The loss of every token but the first of every row, [T - 1] nats each; hooked inside `lm.hooks`."""
+    """Return the loss of every token but the first of every row, [T - 1] nats each; hooked inside `lm.hooks`."""
     losses = []
     for part in batches(len(rows), max(map(len, rows)), len(lm.tokenizer)):
         logprobs = lm.logits(rows[part]).float().log_softmax(-1)
@@ -225,7 +225,7 @@ def token_losses(lm: "LM", rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
 
 def segment_length(lm: "LM", length: int = LENGTH) -> int:
-    """The longest segment of at most `length` tokens that fits twice into the context."""
+    """Return the length of the longest segment, at most `length` tokens, that fits twice into the context."""
     context = context_length(lm.model)
     return length if context is None else max(2, min(length, (context - 1) // 2))
 
@@ -329,7 +329,7 @@ def world_rows(lm: "LM", world: "World", n: int, length: int = 96, seed: int = 0
 
 
 def text_rows(lm: "LM", texts: Sequence[str], length: int = 512) -> list[list[int]]:
-    """The beginnings of texts as rows of at most `length` tokens; texts of fewer than `SHORTEST` are left out."""
+    """Encode the beginnings of texts as rows of at most `length` tokens; leave out texts of fewer than `SHORTEST`."""
     size = min(length, context_length(lm.model) or length)
     rows = [encode(lm.tokenizer, text)[:size] for text in texts]
     return [row for row in rows if len(row) >= SHORTEST]

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 def say(result: Result) -> str:
-    """What the examples do to each model: in maps or few-shot prompts, else in chains, else in repeats.
+    """Say what the examples do to each model: in maps or few-shot prompts, else in chains, else in repeats.
 
-    Of models with pools of different sizes, which Bayes predictor each is nearer to.
+    For models with pools of different sizes, say which Bayes predictor each is nearer to.
     """
     parts, pools = [], joined_curve(result)
     if pools is not None:
@@ -156,7 +156,7 @@ METRICS: tuple[Metric, ...] = (
 
 
 def draw(result: Result) -> "Mapping[str, go.Figure]":
-    """The figures of a result with any number of models; the first answers the question.
+    """Draw the figures of a result with any number of models; the first answers the question.
 
     Models with pools of different sizes are drawn by them.
     """
@@ -200,7 +200,7 @@ def read(
     label_field: str = LABEL,
     **_: Any,
 ) -> list[Rows[Example]]:
-    """The examples of the file, if there is one."""
+    """Read the examples of the file, if there is one."""
     return [] if data is None else [read_classification(data, text_field, label_field, strict, limit)]
 
 
@@ -231,7 +231,7 @@ def run(
     only: Literal["all", "shots"] = "all",
     tick: Tick = ignore,
 ) -> Evidence:
-    """What does a model learn from its context alone, how near is that to the best possible, and which heads do it?
+    """Measure what a model learns from its context alone, how near that is to the best possible, and by which heads.
 
     In a world, exactly: accuracy and loss by number of examples on maps and on functions y = (a x + b) mod p, beside
     the Bayes predictors over the task pool and over all tasks; distances to the unigram, bigram and Bayes predictors of

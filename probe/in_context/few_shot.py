@@ -47,7 +47,7 @@ class Example(NamedTuple):
 def read_classification(
     file: str | Path, text: str = TEXT, label: str = LABEL, strict: bool = False, limit: int | None = None
 ) -> Rows[Example]:
-    """The examples of a JSON Lines, JSON, CSV or TSV file; CSV and TSV have a header.
+    """Read the examples of a JSON Lines, JSON, CSV or TSV file; CSV and TSV have a header.
 
     Args:
         file: a row has a text and a label.
@@ -82,7 +82,7 @@ def _example(row: Row, text: str, label: str) -> Example:
 
 
 def _column(row: Row, name: str) -> str:
-    """The column that a row has of a name and its aliases."""
+    """Return the first of a name and its aliases that is a column of the row; the name itself if none is."""
     return next((each for each in (name, *ALIASES.get(name, ())) if each in row.values), name)
 
 
@@ -119,7 +119,7 @@ def few_shot_prompt(examples: Sequence[Example], query: str, template: str = TEM
 
 
 def in_form(lm: "LM", prompt: str, form: Form) -> str:
-    """A few-shot prompt as it is, or as a user's message in the tokenizer's chat template."""
+    """Return a few-shot prompt as it is, or as a user's message in the tokenizer's chat template."""
     return dialogue(lm, [Turn("user", prompt)], "chat") if uses_chat(lm, form) else prompt
 
 

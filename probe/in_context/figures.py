@@ -300,7 +300,7 @@ def heads(table: pd.DataFrame, styles: Look) -> go.Figure:
     places: list[tuple[float, float]] = []
 
     def word(name: str, place: tuple[float, float]) -> str:
-        """The name of a head; empty where another label is too near."""
+        """Return the name of a head as its label; empty where another label is too near."""
         if any(abs(place[0] - x) <= spacing[0] and abs(place[1] - up) <= spacing[1] for x, up in places):
             return ""
         places.append(place)
@@ -376,7 +376,7 @@ def text_vectors(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def by_size(curve: pd.DataFrame) -> dict[str, Style]:
-    """A colour for each model of a curve over pools, from blue for small ones to green for large ones."""
+    """Choose a colour for each model of a curve over pools, from blue for small ones to green for large ones."""
     models = curve.drop_duplicates(MODEL)
     sizes = sorted(models["pool_size"].unique())
     colours = dict(zip(sizes, sample_colorscale("Viridis", list(np.linspace(0.25, 0.8, len(sizes)))), strict=True))

@@ -98,7 +98,7 @@ def induction_score(
 
 
 def induction_over_training(run: "Run") -> pd.DataFrame:
-    """The induction score of every head at every captured step of a run, on each captured prompt that repeats tokens.
+    """Score the induction of every head at every captured step of a run, on each captured prompt that repeats tokens.
 
     Args:
         run: a run with captures.
@@ -132,7 +132,7 @@ def induction_over_training(run: "Run") -> pd.DataFrame:
 
 
 def strongest(table: pd.DataFrame, kind: str) -> tuple[str, pd.Series]:
-    """The head with the highest scaled score at the last step on prompts of a kind, and that score by step.
+    """Return the head with the highest scaled score at the last step on prompts of a kind, and that score by step.
 
     Args:
         table: of `induction_over_training`.
@@ -191,7 +191,7 @@ def phase_change(
 
 
 def _fisher(r: float, n: int, window: int) -> tuple[float, float]:
-    """Ends of the 95 % interval of a correlation of `n` overlapping increments (Fisher's z).
+    """Return the ends of the 95 % interval of a correlation of `n` overlapping increments (Fisher's z).
 
     Increments over w steps that overlap share what lies between: n of them tell as much as n 3 w / (2 w^2 + 1) that do
     not, if both curves wander independently (Bartlett 1935).
@@ -259,7 +259,7 @@ def chain_texts(lm: "LM", world: "World", n: int = 50, seed: int = 0) -> Context
 
 
 def map_texts(lm: "LM", world: "World", n: int = 50, seed: int = 0) -> ContextTexts:
-    """Maps; the label of the last pair, whose key came before, counts."""
+    """Draw maps as texts; only the label of the last pair, whose key came before, counts."""
     documents = pair_documents(world, "map", n + REFERENCE, seed + 1_000_003)
     rows = [
         encode(lm.tokenizer, f"{document.prompt(len(document.pairs) - 1)} {document.pairs[-1][1]}")
@@ -346,8 +346,11 @@ class InductionAblation:
     """[R] which others."""
 
     def items(self) -> pd.DataFrame:
-        """One row a text: text, before, ablation_induction and ablation_random (rise of the loss; of random heads the
-        mean over draws) and ablation_gap, their difference; nats."""
+        """Return the in-context loss of each text and its rise under ablation, one row a text.
+
+        The columns are text, before, ablation_induction and ablation_random (rise of the loss; of random heads the mean
+        over draws) and ablation_gap, their difference; nats.
+        """
         top, other = self.top - self.before, self.random.mean(0) - self.before
         columns = {"text": np.arange(len(self.before)), "before": self.before}
         return pd.DataFrame(
@@ -371,7 +374,7 @@ def ablate_induction(
     seed: int = 0,
     tick: Tick = ignore,
 ) -> InductionAblation:
-    """The in-context loss without the k heads with the highest scores, and without as many random ones, several times.
+    """Measure the in-context loss without the k heads of the highest scores, and without sets of k random others.
 
     The heads are put out of work together, on every token (mean ablation: what they write on texts of the same kind on
     average comes in their place). The in-context loss is measured where only the context helps: at the second writing
@@ -428,7 +431,7 @@ SHOWN = {"repeat": "repeat_induction", "markov": "chain_induction"}
 
 
 def context_texts(lm: "LM", world: "World | None", repeats: Repeats | None, n: int, seed: int) -> list[ContextTexts]:
-    """The texts on which heads are scored and ablated: repeats, chains, maps, as far as the model knows them."""
+    """Return the texts on which heads are scored and ablated: repeats, chains, maps, as far as the model knows them."""
     collection = []
     if repeats is not None:
         collection.append(repeat_texts(Repeats(repeats.rows[: n + REFERENCE], repeats.begin, repeats.size)))
@@ -545,7 +548,7 @@ def training_parts(run: "Run", world: "World") -> tuple[dict[str, pd.DataFrame],
 
 
 def phase_given(found: PhaseChange) -> list[Number]:
-    """The numbers of a phase change for a summary."""
+    """Return the numbers of a phase change for a summary."""
     half = found.width / 2
     return [
         ("phase_induction_step", found.induction_step, found.induction_step - half, found.induction_step + half),
@@ -555,14 +558,14 @@ def phase_given(found: PhaseChange) -> list[Number]:
 
 
 def _change(induction: pd.Series, score: pd.Series) -> PhaseChange | None:
-    """The phase change, if enough steps were captured."""
+    """Return the phase change; None if too few steps were captured."""
     if len(score) < LEAST:
         return None
     return phase_change(score.index.to_numpy(), induction[score.index].to_numpy(), score.to_numpy())
 
 
 def _held_out(metrics: pd.DataFrame, kind: str, steps: "Sequence[int] | pd.Index") -> pd.Series:
-    """The held-out loss of a kind of documents at the captured steps, on the line between evaluations."""
+    """Return the held-out loss of a kind of documents at the captured steps, interpolated between evaluations."""
     column = f"loss/{kind}"
     if column not in metrics:
         return pd.Series(dtype=float)

@@ -41,12 +41,12 @@ class PairDocument(NamedTuple):
     pairs: list[tuple[str, str]]
 
     def prompt(self, k: int) -> str:
-        """What is read before the answer to pair k: k examples and a query."""
+        """Return the text before the answer to pair k: k examples and a query."""
         return tasks.pairs_text(OPENINGS[self.kind], self.pairs[:k], self.pairs[k][0])
 
 
 def pair_documents(world: "World", kind: str, n: int, seed: int = 0) -> list[PairDocument]:
-    """The questions `world.questions(kind, n, seed)` with their answers, as documents.
+    """Return the questions `world.questions(kind, n, seed)` with their answers, as documents.
 
     Raises:
         DataError: this world asks no such questions, or they have no examples.
@@ -144,7 +144,7 @@ def answer_logprobs(
 
 
 def single_tokens(lm: "LM", words: Sequence[str]) -> list[int]:
-    """The token of each word behind a blank.
+    """Return the token of each word after a blank.
 
     Raises:
         DataError: a word is more than one token of this tokenizer.
@@ -159,7 +159,7 @@ def single_tokens(lm: "LM", words: Sequence[str]) -> list[int]:
 
 
 def pair_curves(lm: "LM", world: "World", kind: str, n: int = 200, seed: int = 0) -> pd.DataFrame:
-    """A model's answers after every number of examples, and those of Bayes' rule.
+    """Compare a model's answers after every number of examples with those of the Bayes predictors.
 
     Args:
         lm: a model with the world's tokenizer.
@@ -218,7 +218,7 @@ T = TypeVar("T")
 
 
 def relabel(labels: Sequence[T], space: Sequence[T], mode: Mode, rng: np.random.Generator) -> list[T]:
-    """The labels of the examples, as a mode has them.
+    """Return the labels of the examples under a mode.
 
     - gold: as they are;
     - random: each label is drawn uniformly from the label space, every example alone;
@@ -243,7 +243,7 @@ def relabel(labels: Sequence[T], space: Sequence[T], mode: Mode, rng: np.random.
 
 
 def map_label_ablation(lm: "LM", world: "World", n: int = 200, seed: int = 0, kind: str = "map") -> pd.DataFrame:
-    """The questions of a world with gold, random and permuted labels of their examples; the gold answer is expected.
+    """Ask the questions of a world with gold, random and permuted labels of the examples; expect the gold answer.
 
     Min et al. (2022, 2202.12837) found that models which know a task keep most of their accuracy when the labels of the
     examples are drawn at random: the examples tell them the form and the label space. Where a task is in the examples
@@ -286,7 +286,7 @@ def map_label_ablation(lm: "LM", world: "World", n: int = 200, seed: int = 0, ki
 
 
 def ablate_labels(score: Callable[[Mode, np.random.Generator], pd.DataFrame], seed: int = 0) -> pd.DataFrame:
-    """What `score` gives for every mode, with the columns `labels` and `right`, and the effect of gold labels.
+    """Apply `score` to every mode; add the columns `labels` and `right`, and the effect of gold labels.
 
     Args:
         score: (mode, random numbers) to one row a question: question, answer, expected and more.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def pool_curve(results: "Sequence[Result]") -> pd.DataFrame:
-    """The tables `pool` of several results of the experiment `in_context` as one, by size of the pool.
+    """Join the tables `pool` of several results of the experiment `in_context`, by size of the pool.
 
     Args:
         results: of models whose worlds have functions with one modulus.
@@ -48,7 +48,7 @@ def pool_curve(results: "Sequence[Result]") -> pd.DataFrame:
 
 
 def joined_curve(result: "Result") -> pd.DataFrame | None:
-    """The curve of a result with models of several worlds: those with one modulus and documents of one length.
+    """Return the curve over pool sizes from the models of a result with one modulus and documents of one length.
 
     Args:
         result: of the experiment `in_context`, with any number of models.
@@ -121,7 +121,7 @@ def _list_models(rows: pd.DataFrame) -> str:
 
 
 def _by(rows: pd.DataFrame) -> str:
-    """The differences of the smallest and the largest pool, without their sign."""
+    """Return the differences of the smallest and the largest pool, without sign; empty if all intervals include 0."""
     if not ((rows["ci_low"] > 0) | (rows["ci_high"] < 0)).any():
         return ""
     ends = rows.iloc[[0, -1] if len(rows) > 1 else [0]]

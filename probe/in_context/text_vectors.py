@@ -1,4 +1,4 @@
-"""Function vectors of few-shot classification: is the effect of examples a direction? (Todd et al., 2310.15213)
+"""Function vectors of few-shot classification (Todd et al., 2310.15213): is the effect of examples a direction?
 
 The vector of a task after a block is the mean residual at the last token of prompts with examples, less the mean of the
 same queries without any: added to prompts without examples it moves their mean to where examples would. (The residual
@@ -47,7 +47,7 @@ VECTORS: tuple[tuple[str, Mode], ...] = (("own", "gold"), ("shuffled", "permuted
 def draw_prompts(
     data: Sequence[Example], half: Sequence[int], count: int, shots: int, rng: np.random.Generator
 ) -> list[Question]:
-    """Queries of a half, each with other examples of that half before it."""
+    """Draw queries of a half, each with other examples of that half before it."""
     questions = []
     for _ in range(count):
         query, *others = rng.permutation(np.asarray(half))[: shots + 1].tolist()
@@ -66,7 +66,7 @@ def example_vectors(
     rng: np.random.Generator,
     tick: Tick = ignore,
 ) -> dict[str, Float[Tensor, "P D d"]]:
-    """The residual at the last token of each prompt with examples, less that without: by names of `VECTORS`.
+    """Return the residual at each prompt's last token with examples minus that without, by name of `VECTORS`.
 
     Args:
         lm: the model.
@@ -91,7 +91,7 @@ def example_vectors(
 
 
 def _last(lm: "LM", text: str, blocks: Sequence[int]) -> Float[Tensor, "D d"]:
-    """The residual after blocks at the last token."""
+    """Return the residual at the last token after each of the blocks."""
     states_by_block: list[Tensor] = []
 
     def keep(states: Tensor, hook: Any) -> None:
@@ -126,7 +126,7 @@ class LabelPrompts(NamedTuple):
 
 
 def ask(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> LabelPrompts:
-    """The rows that are needed to score each label, behind a blank, after each prompt."""
+    """Build the rows that are needed to score each label, preceded by a blank, after each prompt."""
     row_numbers: dict[tuple[int, ...], int] = {}
     batch = LabelPrompts([], [], [], (len(prompts), len(labels)))
     for number, prompt in enumerate(prompts):
@@ -146,7 +146,7 @@ def ask(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> LabelPrompts
 def steered_labels(
     lm: "LM", asked: LabelPrompts, vectors: Float[Tensor, "Q d"] | None = None, block: int = 0
 ) -> Float[np.ndarray, "Q L"]:
-    """Summed log-likelihood in nats of each label, while a vector is added to the residual stream of each prompt.
+    """Return the summed log-likelihood in nats of each label, with a vector added to each prompt's residual stream.
 
     Args:
         lm: the model.

@@ -46,7 +46,7 @@ class VectorTask(NamedTuple):
 
 
 def vector_tasks(world: "World", kind: str, count: int = 8, n: int = 16, seed: int = 0) -> list[VectorTask]:
-    """Maps, or functions of the pool (at most as many as there are), each shown in `n` prompts.
+    """Draw maps, or take functions of the pool (at most as many as there are), each shown in `n` prompts.
 
     Raises:
         ConfigError: a kind that has no such tasks.

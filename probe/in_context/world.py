@@ -105,7 +105,7 @@ def corpus_items(lm: "LM", rows: Sequence[Sequence[int]]) -> pd.DataFrame:
 
 
 def label_items(found: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a label ablation as items."""
+    """Return the rows of a label ablation as items."""
     names = [f"labels_{mode}-{number}" for mode, number in zip(found["labels"], found["question"], strict=True)]
     return found.assign(item=names, kind="labels").drop(columns="question")
 

@@ -108,7 +108,7 @@ class Outcome(Drawable):
         return frame
 
     def figure(self) -> "go.Figure":
-        """The effect beside those of its nulls."""
+        """Draw the effect and those of its nulls."""
         from probe.interventions.figures import effect_and_nulls
         from probe.plotting.theme import METHODS
 
@@ -117,13 +117,13 @@ class Outcome(Drawable):
 
 
 def place(site: Site, tokens: Sequence[str]) -> str:
-    """A site in words: `L2H1 at paris [7]`, `residual after L1 at every token`."""
+    """Describe a site in words: `L2H1 at paris [7]`, `residual after L1 at every token`."""
     where = "every token" if site.position is None else f"{tokens[site.position].strip('·')} [{site.position}]"
     return f"{site.name} at {where}"
 
 
 def edits(sites: Sequence[Site], source: Activations) -> list[Edit]:
-    """The sites with what they have in a source."""
+    """Return edits that give the sites their activations in a source."""
     return [Edit(site, source[site.hook][site.index]) for site in sites]
 
 
@@ -195,7 +195,7 @@ def intervene(
 
 
 def alternatives(lm: LM, site: Site, length: int) -> list[Site]:
-    """The alternatives to a site: other heads, other tokens, or other blocks."""
+    """Return the alternatives to a site: other heads, other tokens, or other blocks."""
     if site.kind == "head":
         sites = [other for row in grid(lm, "head", length, site.position) for other in row]
     elif site.position is not None:
@@ -206,12 +206,12 @@ def alternatives(lm: LM, site: Site, length: int) -> list[Site]:
 
 
 def others_name(site: Site) -> str:
-    """What the alternatives of a site are called."""
+    """Return the name of a site's alternatives, such as `other heads`."""
     return OTHERS["head" if site.kind == "head" else "block" if site.position is None else "token"]
 
 
 def random_change(change: Float[Tensor, "... d"], rng: np.random.Generator) -> Float[Tensor, "... d"]:
-    """A change of the same norm at every token, in a direction drawn uniformly from the sphere."""
+    """Return a random change of the same norm at every token, its direction drawn uniformly from the sphere."""
     noise = torch.from_numpy(rng.standard_normal(tuple(change.shape))).to(change)
     return noise / noise.norm(dim=-1, keepdim=True) * change.norm(dim=-1, keepdim=True)
 
@@ -241,7 +241,7 @@ def _other_sites(
     draws: int,
     rng: np.random.Generator,
 ) -> list[list[Site]]:
-    """Sets of as many other sites; sites where the source is equal to the base are left out."""
+    """Return sets of as many other sites; sites where the source is equal to the base are left out."""
     pool = sorted(
         {other for site in sites for other in alternatives(lm, site, length)} - set(sites),
         key=lambda site: (site.layer, site.head or 0, site.position or 0),
@@ -260,6 +260,6 @@ def _differs(a: Tensor, b: Tensor) -> bool:
 
 
 def normalise(values: np.ndarray | float, corrupted: float, clean: float) -> np.ndarray:
-    """The target on the scale where the corrupted run is 0 and the clean run 1; NaN where the two agree."""
+    """Rescale the target so that the corrupted run is 0 and the clean run 1; NaN where the two agree."""
     gap = clean - corrupted
     return (np.asarray(values) - corrupted) / (gap if abs(gap) > 1e-6 else np.nan)

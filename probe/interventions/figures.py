@@ -117,7 +117,7 @@ def _layer_axis(names: Sequence[str]) -> dict:
 
 
 def _cell(value: float) -> str:
-    """A number in a cell; empty where it rounds to 0, so that the others stand out."""
+    """Format a number for a cell; empty where it rounds to 0, so that the others stand out."""
     text = f"{value:.2f}"
     return "" if text in ("0.00", "-0.00", "nan") else text.replace("-", "\u2212")
 
@@ -134,7 +134,7 @@ def probabilities(
     *,
     colour: str,
 ) -> go.Figure:
-    """The probability of each answer before and after, with that of every null draw as a point.
+    """Draw the probability of each answer before and after, with that of every null draw as a point.
 
     Args:
         answers: [A] names.
@@ -257,7 +257,7 @@ def exact_against_estimate(
 def dose_curves(
     table: pd.DataFrame, *, label: str, colour: str, chosen: float | None = None, unit: str = "nats"
 ) -> go.Figure:
-    """The target against alpha with its interval and the null's range; below, what it costs.
+    """Draw the target against alpha with its interval and the null's range; to the right of it, what steering costs.
 
     Args:
         table: of `probe.interventions.steering.Dose.table`.

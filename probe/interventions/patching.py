@@ -68,7 +68,7 @@ def estimates(
     kinds: Sequence[Kind],
     position: int | None = None,
 ) -> tuple[float, dict[Kind, np.ndarray]]:
-    """The target, and the estimated effect of putting a source's activation at each site of several kinds.
+    """Return the target, and the estimated effect of putting a source's activation at each site of several kinds.
 
     Args:
         lm: the model.
@@ -170,14 +170,14 @@ class Ablation(Drawable):
         return frame.assign(sd=self.draws.std(-1).ravel(), mode=self.mode, exact=self.exact)
 
     def figure(self) -> "go.Figure":
-        """The effect of every site in nats."""
+        """Draw the effect of every site in nats."""
         return grid_figure(self.kind, self.layers, self.tokens, self.effects, f"effect on<br>{self.target.name}, nats")
 
 
 def grid_figure(
     kind: Kind, layers: Sequence[int], tokens: Sequence[str], values: np.ndarray, label: str
 ) -> "go.Figure":
-    """An array [rows columns] over a grid of sites as a heat map."""
+    """Draw an array [rows columns] over a grid of sites as a heat map."""
     from probe.interventions.figures import effect_grid, head_labels
 
     columns = head_labels(values.shape[1]) if kind == "head" else tokens
@@ -185,7 +185,7 @@ def grid_figure(
 
 
 def grid_table(kind: Kind, layers: Sequence[int], tokens: Sequence[str], values: dict[str, np.ndarray]) -> pd.DataFrame:
-    """A tidy table of arrays [rows columns] over a grid of sites."""
+    """Return a tidy table of arrays [rows columns] over a grid of sites."""
     row, column = (axis.ravel().tolist() for axis in np.indices(next(iter(values.values())).shape))
     frame = pd.DataFrame({"kind": kind, "layer": [layers[at] for at in row]})
     if kind == "head":
@@ -263,7 +263,7 @@ class Means:
 
 @torch.no_grad()
 def means(lm: LM, reference: Sequence[str | Sequence[int]], names: Sequence[str]) -> Means:
-    """The mean activations of reference texts, to be used for many texts.
+    """Return the mean activations of reference texts, to be used for many texts.
 
     Raises:
         DataError: no reference text of at least two tokens.
@@ -292,7 +292,7 @@ def sources(
     draws: int = 8,
     seed: int = 0,
 ) -> list[Activations]:
-    """What comes in place of the activations of a text: one source, or `draws` of them for resample.
+    """Return what replaces the activations of a text: one source, or `draws` of them for resample.
 
     Zero: nothing. Mean: the average over the tokens of the reference texts; first tokens are averaged apart and stand
     for the first token only, because many models park attention on it with activations unlike all others. Resample:
@@ -336,7 +336,7 @@ def sources(
 
 
 def _usable(lm: LM, reference: Sequence[str | Sequence[int]], mode: Mode) -> list[list[int]]:
-    """The reference texts of two tokens or more."""
+    """Return the ids of the reference texts of two tokens or more."""
     texts = [ids for text in reference if len(ids := text_ids(lm.tokenizer, text)) > 1]
     if not texts:
         raise DataError(f"The ablation {mode!r} got no reference text of two tokens or more: give some, or take zero.")
@@ -344,7 +344,7 @@ def _usable(lm: LM, reference: Sequence[str | Sequence[int]], mode: Mode) -> lis
 
 
 def _repeat_means(averages: Means, own: Activations) -> Activations:
-    """The means at every token of a text."""
+    """Return activations that have the means at every token of a text."""
     fills = {}
     for name, tensor in own.items():
         fill = averages.rest[name].expand(tensor.shape).clone()
@@ -375,7 +375,7 @@ class Pair:
         return [at for at, (a, b) in enumerate(zip(self.clean, self.corrupted, strict=True)) if a != b]
 
     def run(self, direction: Direction) -> tuple[list[int], list[int]]:
-        """(the text that is run and patched, the text whose activations come in)."""
+        """Return (the text that is run and patched, the text whose activations replace its own)."""
         if direction not in get_args(Direction):
             raise ConfigError(f"The direction {direction!r} is unknown: give denoise or noise.")
         return (self.corrupted, self.clean) if direction == "denoise" else (self.clean, self.corrupted)

@@ -100,7 +100,7 @@ class Readings(NamedTuple):
 
 
 def layers_of(lm: LM, kind: Kind) -> range:
-    """The rows of a grid of sites: blocks, for the residual stream with the embedding (-1) first.
+    """Return the rows of a grid of sites: the blocks, and for the residual stream the embedding (-1) first.
 
     Raises:
         ConfigError: an unknown kind.
@@ -131,7 +131,7 @@ def grid(lm: LM, kind: Kind, length: int, position: int | None = None) -> list[l
 
 
 def hooks_of(lm: LM, kinds: Iterable[Kind]) -> list[str]:
-    """The hook points of all sites of these kinds."""
+    """Return the hook points of all sites of these kinds."""
     return [Site(kind, layer).hook for kind in kinds for layer in layers_of(lm, kind)]
 
 
@@ -259,7 +259,7 @@ class Counterpart:
 
 
 def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
-    """The counterpart of a prompt, as far as it can be derived.
+    """Derive the counterpart of a prompt, as far as possible.
 
     For the world's prompts it claims, states or maps another value, or asks about another person. For any
     other prompt the user writes it; a few well-known ones are here (`KNOWN`).
@@ -321,7 +321,7 @@ def _complete(lm: LM, world: World, pair: Counterpart, reading: Reading) -> Coun
 
 
 def _of_task(world: World, prompt: str) -> Iterator[Counterpart]:
-    """Maps: another query; sums: another first term; repeats: two words in the other order; chains: none."""
+    """Yield counterparts: maps get another query, sums another first term, repeats two words swapped, chains none."""
     words = prompt.split()
     terms = parse_prompt(prompt)
     if terms is not None:

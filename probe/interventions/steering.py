@@ -109,8 +109,11 @@ class Dose(Drawable):
         return (self.effect(dose) - float(null.mean())) / spread if spread > 0 else float("nan")
 
     def table(self) -> pd.DataFrame:
-        """One row a dose: alpha, target with its bootstrap interval, share of texts above 0 with Wilson's, the null's
-        mean and range, accuracy with Wilson's interval, KL with its bootstrap interval."""
+        """Return one row per dose.
+
+        Columns: alpha, target with its bootstrap interval, share of texts above 0 with Wilson's, the null's mean and
+        range, accuracy with Wilson's interval, KL with its bootstrap interval.
+        """
         rows: list[dict[str, float]] = []
         for dose, alpha in enumerate(self.alphas):
             values, null = self.values[:, dose], self.nulls[:, :, dose].mean(-1)
@@ -126,7 +129,7 @@ class Dose(Drawable):
         return pd.DataFrame(rows)
 
     def figure(self) -> "go.Figure":
-        """The target against alpha, and below it what steering costs."""
+        """Draw the target against alpha, and to the right of it what steering costs."""
         from probe.interventions.figures import dose_curves
         from probe.plotting.theme import METHODS
 
@@ -135,7 +138,7 @@ class Dose(Drawable):
 
 @torch.no_grad()
 def contrast(lm: LM, positive: Sequence[str], negative: Sequence[str], layer: int, at: Where = "last") -> Contrast:
-    """The direction from one set of texts to another after a block.
+    """Return the direction from the negative to the positive texts: the difference of mean residuals after a block.
 
     Args:
         lm: the model.

@@ -104,7 +104,7 @@ def answer_tokens(
 
 @torch.no_grad()
 def whole_logprobs(lm: LM, text: Sequence[int], answers: AnswerTokens) -> list[float]:
-    """[A] log-probability of each whole answer after a text in nats, summed over the answer's tokens.
+    """Return the log-probability [A] of each whole answer after a text in nats, summed over the answer's tokens.
 
     Args:
         lm: the model.
@@ -119,7 +119,7 @@ def whole_logprobs(lm: LM, text: Sequence[int], answers: AnswerTokens) -> list[f
 
 
 def _ids(lm: LM, answer: str | int | Sequence[int]) -> list[int]:
-    """All tokens of an answer."""
+    """Return all tokens of an answer."""
     if isinstance(answer, str):
         ids = list(lm.tokenizer.encode(answer, add_special_tokens=False))
     else:
@@ -134,12 +134,12 @@ def _ids(lm: LM, answer: str | int | Sequence[int]) -> list[int]:
 
 
 def _common(ids: Sequence[Sequence[int]]) -> int:
-    """How many tokens all lists begin with alike."""
+    """Return how many tokens at the start all lists have in common."""
     return next((at for at, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1), min(map(len, ids)))
 
 
 def _not_told_apart(short: str, long: str, equal: bool) -> str:
-    """Why two answers have no token in which they differ."""
+    """Explain why two answers have no token in which they differ."""
     if equal:
         return f"The answer \u201c{short}\u201d was given twice: give two different answers."
     return (
@@ -149,7 +149,7 @@ def _not_told_apart(short: str, long: str, equal: bool) -> str:
 
 
 def _text(lm: LM, ids: Sequence[int]) -> str:
-    """Tokens as text with visible blanks."""
+    """Return tokens as text with visible blanks."""
     text = lm.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     if "\ufffd" in text or not text:  # part of a character
         return "".join(pieces(lm.tokenizer, ids))
@@ -157,5 +157,5 @@ def _text(lm: LM, ids: Sequence[int]) -> str:
 
 
 def _listed(words: Sequence[str]) -> str:
-    """Words as a list in a sentence."""
+    """Join words to a list in a sentence."""
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]

@@ -99,7 +99,7 @@ class Attribution(Drawable):
         return pd.DataFrame(rows, columns=["part", "layer", "head", "value"])
 
     def panel(self, name: str = "", minus: "Attribution | None" = None) -> "Parts":
-        """A panel of the figure.
+        """Return this attribution as a panel of the figure.
 
         Args:
             name: title of the panel.
@@ -114,7 +114,7 @@ class Attribution(Drawable):
         return Parts(name, less("heads"), less("mlps"), less("biases"), single)
 
     def figure(self) -> "go.Figure":
-        """What every head and MLP adds, layers upwards."""
+        """Draw what every head and MLP adds, layers upwards."""
         from probe.logits.part_figures import attribution_map
 
         return attribution_map([self.panel()], label=self.target.name)
@@ -133,7 +133,7 @@ class Attribution(Drawable):
         )
 
     def neuron_table(self, layer: int, k: int = 20) -> pd.DataFrame:
-        """The k neurons of one MLP that add or take most: layer, neuron, value; the bias is not among them.
+        """Return the k neurons of one MLP that add or take most: layer, neuron, value; the bias is not among them.
 
         Raises:
             ModelError: the MLP has no neurons that add up to it.
@@ -149,7 +149,7 @@ class Attribution(Drawable):
 
 @torch.no_grad()
 def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> Attribution:
-    """The value of `target` as a sum over the parts of the model.
+    """Split the value of `target` into a sum over the parts of the model.
 
     Args:
         lm: the model.
@@ -289,7 +289,7 @@ def _split(
 def unembedding(
     lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"]
 ) -> tuple[Float[Tensor, "P d"], Float[Tensor, " P"]]:
-    """The columns of W_U that the targets read, and what the bias adds.
+    """Return the columns of W_U that the targets read, and what the bias adds.
 
     Args:
         lm: the model.
@@ -306,7 +306,7 @@ def unembedding(
 
 
 def _cap_factors(lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"]) -> Float[Tensor, "P A"] | None:
-    """c tanh(z / c) / z at each answer's logit z before the cap; None where there is no cap."""
+    """Return c tanh(z / c) / z at each answer's logit z before the cap c; None where there is no cap."""
     cap = logit_cap(lm)
     if not cap:
         return None
@@ -320,7 +320,7 @@ def _cap_factors(lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"
 
 
 def rounding(lm: LM, size: float) -> float:
-    """How far a sum of this size may be off by rounding alone."""
+    """Return how far a sum of this size may be off by rounding alone."""
     return 1e-4 + 8 * torch.finfo(lm.dtype).eps * size
 
 
@@ -353,7 +353,7 @@ def neuron_shares(
     norms: Sequence[HeldNorm | None],
     mlps: Float[Tensor, "P D"],
 ) -> list[NeuronShares] | None:
-    """What each neuron of each block adds.
+    """Return what each neuron of each block adds.
 
     Args:
         lm: the model.
@@ -383,7 +383,7 @@ def neuron_shares(
 
 
 def _through(norm: HeldNorm | None, u: Float[Tensor, "P d"]) -> Float[Tensor, "P d"]:
-    """The direction before a norm whose product with a part is that of `u` with the normed part."""
+    """Return the direction before a norm whose product with a part is that of `u` with the normed part."""
     return u if norm is None else norm.direction(u)
 
 
@@ -398,7 +398,9 @@ class LastNeurons(NamedTuple):
 
 @contextmanager
 def last_posts(lm: LM, shape: Sequence[int], last: Int[Tensor, " P"]) -> Iterator[Posts]:
-    """Inside, a pass over texts leaves in the dict what enters W_out after their last tokens, where there is W_out.
+    """Collect what enters W_out at the last token of each text, where there is W_out.
+
+    A pass over the texts inside the context fills the dict.
 
     Args:
         lm: the model.
@@ -422,7 +424,7 @@ def last_posts(lm: LM, shape: Sequence[int], last: Int[Tensor, " P"]) -> Iterato
 
 
 def strongest(shares: Sequence[NeuronShares], n: int) -> LastNeurons:
-    """The n neurons of each block that add or take most; of a narrower MLP fewer are given, in every block alike."""
+    """Return the n neurons of each block that add or take most; if one MLP is narrower, fewer in every block alike."""
     width = min(n, *(each.values.shape[-1] for each in shares))
     orders = [each.values.abs().argsort(dim=-1, descending=True, stable=True)[:, :width] for each in shares]
     values = [each.values.gather(-1, order) for each, order in zip(shares, orders, strict=True)]
@@ -445,7 +447,10 @@ class LastAttribution(NamedTuple):
 
 
 def last_names(lm: LM) -> list[str]:
-    """Hook names that `attribute_last` reads besides the residual stream; none if a block lacks heads or an MLP."""
+    """Return the hook names that `attribute_last` reads besides the residual stream.
+
+    There are none if a block lacks heads or an MLP.
+    """
     blocks, hooks = range(lm.bridge.cfg.n_layers), lm.bridge.hook_dict
     names = [name for block in blocks for name in (_mixed(block), _mlp_out(block))]
     posts = [name for block in blocks for name in (post_hook(lm, block, "attn"), post_hook(lm, block, "mlp")) if name]
@@ -472,7 +477,7 @@ def attribute_last(
     posts: Posts | None = None,
     n: int = 10,
 ) -> LastAttribution | None:
-    """What every part adds to the logit of a text's first answer minus that of its second.
+    """Return what every part adds to the logit of a text's first answer minus that of its second.
 
     Args:
         lm: the model.
@@ -523,7 +528,7 @@ def attribute_last(
 def _difference(
     rows: Tensor, answers: Int[Tensor, "P A"], factors: Float[Tensor, "P A"] | None = None, own: bool = False
 ) -> Float[Tensor, "P n"]:
-    """The row of each text's first answer minus that of its second, zeros for an answer that is not there.
+    """Return the row of each text's first answer minus that of its second; an answer that is not there counts as zeros.
 
     Args:
         rows: [V n], or [P V n] if each text has its own.

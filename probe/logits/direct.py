@@ -30,19 +30,19 @@ class HeldNorm:
     """Whether the mean over the width is taken off first (LayerNorm)."""
 
     def __call__(self, part: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """What a part of each stream becomes, in single precision; the shift belongs to no part."""
+        """Apply the norm to a part of each stream, in single precision; the shift belongs to no part."""
         part = part.float()
         return (part - part.mean(-1, keepdim=True) if self.centred else part) * self.weight / self.scale
 
     def direction(self, columns: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """The direction in the residual stream whose inner product with a part is what it adds to a logit."""
+        """Return the direction in the residual stream whose inner product with a part is what it adds to a logit."""
         scaled = columns * self.weight / self.scale
         return scaled - scaled.mean(-1, keepdim=True) if self.centred else scaled
 
 
 @torch.no_grad()
 def held_norm(module: nn.Module, stream: Float[Tensor, "... d"]) -> HeldNorm:
-    """A norm at some streams, read from what the module does there.
+    """Return a norm with the scale that it has at some streams, read from what the module does there.
 
     RMSNorm and LayerNorm, with weights around 1 or around 0 (Gemma): whichever gives the module's own output.
 
@@ -71,7 +71,7 @@ def held_norm(module: nn.Module, stream: Float[Tensor, "... d"]) -> HeldNorm:
 
 
 def final_norm(lm: LM, residual: Float[Tensor, "... d"]) -> HeldNorm:
-    """The final norm at the stream after the last block.
+    """Return the final norm with the scale that it has at the stream after the last block.
 
     Raises:
         ModelError: it is neither RMSNorm nor LayerNorm.
@@ -83,13 +83,13 @@ Part = Literal["attn", "mlp"]
 
 
 def post_hook(lm: LM, block: int, part: Part) -> str | None:
-    """Hook name of what enters the norm behind the heads or the MLP of a block; None where there is no such norm."""
+    """Return the hook name of what enters the norm behind a block's heads or MLP; None where there is no such norm."""
     name = f"blocks.{block}.{_POST[part]}.hook_in"
     return name if name in lm.bridge.hook_dict else None
 
 
 def post_norm(lm: LM, block: int, part: Part, written: Float[Tensor, "... d"]) -> HeldNorm:
-    """The norm behind the heads or the MLP of a block at what they wrote together.
+    """Return the norm behind the heads or the MLP of a block, with the scale that it has at what they wrote together.
 
     Raises:
         ModelError: it is neither RMSNorm nor LayerNorm.
@@ -101,7 +101,7 @@ _POST: dict[Part, str] = {"attn": "ln1_post", "mlp": "ln2_post"}
 
 
 def direct_logits(lm: LM, vector: Float[Tensor, "... d"], residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
-    """What a part of the last residual stream adds to the logits, the scale of the final norm held fixed.
+    """Return what a part of the last residual stream adds to the logits, the scale of the final norm held fixed.
 
     Linear in `vector`; before the soft cap that some architectures (Gemma 2) put on logits.
 
@@ -121,10 +121,10 @@ def unembedding(lm: LM) -> Float[Tensor, "V d"]:
 
 
 def output_scale(lm: LM) -> float:
-    """What an architecture multiplies its logits with (Cohere, Granite); 1 for most."""
+    """Return the factor that an architecture multiplies its logits by (Cohere, Granite); 1 for most."""
     return getattr(lm.model.config, "logit_scale", 1.0) / getattr(lm.model.config, "logits_scaling", 1.0)
 
 
 def logit_cap(lm: LM) -> float | None:
-    """c of the soft cap c tanh(z / c) that some architectures (Gemma 2) put on their logits; None for most."""
+    """Return c of the soft cap c tanh(z / c) that some architectures (Gemma 2) put on their logits; None for most."""
     return getattr(lm.model.config, "final_logit_softcapping", None)

@@ -30,7 +30,7 @@ def layer_names(rows: int) -> list[str]:
 
 
 def lens_grid(favourites: Favourites, tokens: Sequence[str], *, width: int = 620) -> go.Figure:
-    """The lens of one model: tokens to the right, layers upwards, the favourite in the cell, the others on hover.
+    """Draw the lens of one model: tokens to the right, layers upwards, the favourite in the cell, the others on hover.
 
     Args:
         favourites: of every row and position.
@@ -56,7 +56,7 @@ def lens_pair(
     answer: str,
     width: int = 900,
 ) -> go.Figure:
-    """The lens of two models on one scale, and the difference in what they give to one answer.
+    """Draw the lens of two models on one scale, and the difference in what they give to one answer.
 
     Colours: the log-probability of `answer` under each model (same scale), then aligned minus base, centred on zero.
     Cells name each model's favourite. Models of different depth have no difference panel.
@@ -240,7 +240,7 @@ def _lens_traces(
     cell: tuple[float, float],
     difference: bool,
 ) -> list[go.Scatter | go.Heatmap]:
-    """The cells of a panel, and the markers above them that name them and take the click."""
+    """Draw the cells of a panel, and the markers above them that name them and take the click."""
     names, word = layer_names(panel.values.shape[0]), escape(shorten(label, 24))
     room = int(cell[0] // LETTER)
     numbers = panel.favourites is None and room >= 6
@@ -374,7 +374,7 @@ def kl_map(kl: np.ndarray, tokens: Sequence[str], *, width: int = 620) -> go.Fig
 
 
 def _lines(side: Side, panel: str, answers: Sequence[str], *, legend: bool) -> list[go.Scatter]:
-    """The lines of one model in one panel."""
+    """Draw the lines of one model in one panel."""
     by_answer = {"log-probability (nats)": side.logprobs, "rank (1 = likeliest)": side.ranks + 1}
     if panel in by_answer:
         series = [(escape(shorten(answer, 14)), by_answer[panel][:, at]) for at, answer in enumerate(answers)]

@@ -94,7 +94,7 @@ class Lens(Drawable):
         )
 
     def figure(self) -> "go.Figure":
-        """The favourite after each layer at each token, coloured by its probability."""
+        """Draw the favourite after each layer at each token, coloured by its probability."""
         from probe.logits.figures import lens_grid
 
         return lens_grid((self.top_tokens.tolist(), self.top_logprobs), self.tokens)
@@ -141,7 +141,7 @@ def logit_lens(lm: LM, text: str | Sequence[int], k: int = 5, answers: Sequence[
 
 
 def lens_of(lm: LM, ids: Sequence[int], answers: Sequence[str], rows: LensRows, at: int = 0) -> Lens:
-    """The readings of one text of a batch, with names for its tokens."""
+    """Return the lens of one text of a batch, with names for its tokens."""
     top = rows.top_ids[at].cpu().numpy()
     return Lens(
         tokens=pieces(lm.tokenizer, ids),
@@ -157,7 +157,7 @@ def lens_of(lm: LM, ids: Sequence[int], answers: Sequence[str], rows: LensRows, 
 
 
 def residual_names(lm: LM) -> list[str]:
-    """Hook names of the residual stream after the embedding and after each block, D + 1 of them."""
+    """Return the hook names of the residual stream after the embedding and after each block, D + 1 of them."""
     blocks = lm.bridge.cfg.n_layers
     return ["blocks.0.hook_resid_pre", *(f"blocks.{block}.hook_resid_post" for block in range(blocks))]
 
@@ -171,7 +171,7 @@ def unembed(lm: LM, residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
 
 
 def shape_logits(lm: LM, logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """What an architecture makes of the unembedding's output: a factor (Cohere, Granite), a soft cap (Gemma 2)."""
+    """Apply to the unembedding's output what an architecture adds: a factor (Cohere, Granite), a soft cap (Gemma 2)."""
     logits, cap = logits * output_scale(lm), logit_cap(lm)
     return torch.tanh(logits / cap) * cap if cap else logits
 
@@ -227,7 +227,7 @@ class LensReader:
         self.rows.append((top.indices, top.values, values, entropy(row), follow, ranks))
 
     def readings(self) -> LensRows:
-        """All rows that were added."""
+        """Return the readings of all rows that were added."""
         return LensRows(*(torch.stack(part, dim=1) for part in zip(*self.rows, strict=True)))
 
 
@@ -235,7 +235,7 @@ class LensReader:
 def read_lens(
     rows: Iterable[Float[Tensor, "B T V"]], ids: Int[Tensor, "B T"], k: int, answers: Int[Tensor, "B A"]
 ) -> LensRows:
-    """Readings of the rows that `lens_logprobs` gives (arguments: see `LensReader`)."""
+    """Read the rows that `lens_logprobs` gives (arguments: see `LensReader`)."""
     reader = LensReader(ids, k, answers)
     for row in rows:
         reader.add(row)
@@ -244,7 +244,7 @@ def read_lens(
 
 @torch.no_grad()
 def count_above(row: Float[Tensor, "B T V"], values: Float[Tensor, "B T A"]) -> Int[Tensor, "B T A"]:
-    """How many entries of each row are greater than each of its values."""
+    """Count the entries of each row that are greater than each of its values."""
     counts, above = torch.zeros_like(values, dtype=torch.int64), torch.empty_like(row)
     for a in range(values.shape[-1]):  # summed as numbers: torch counts booleans many times slower
         counts[..., a] = torch.gt(row, values[..., a, None], out=above).sum(-1)
@@ -292,7 +292,9 @@ class Target:
     """Which tokens of the answers are compared, in a sentence; empty where each answer is one token."""
 
     def text(self, ids: Sequence[int]) -> list[int]:
-        """The ids to run: a text up to where the answers are due and what they share; or the text that has it already.
+        """Return the ids to run: a text up to where the answers are due, then what they share.
+
+        A text that has what they share already is returned as it is.
 
         Args:
             ids: the text that the target was made for, or what this gave for it.
@@ -310,7 +312,7 @@ def target_of(
     against: str | int | None = None,
     position: int | None = None,
 ) -> Target:
-    """A target by words: the logit of the first token in which two answers differ.
+    """Make a target from words: the logit of the first token in which two answers differ.
 
     What both begin with (digits of two numbers) stands behind the text then: run `target.text(ids)`, as the analyses
     that take a text and a target do by themselves.
@@ -360,7 +362,7 @@ def require_text(target: Target, ids: Sequence[int]) -> None:
 
 
 def value(logits: Float[Tensor, "B T V"], target: Target) -> Float[Tensor, " B"]:
-    """The target's value in each text of a batch, differentiable."""
+    """Return the target's value in each text of a batch, differentiable."""
     require_inside(target, logits.shape[1])
     row = logits[:, target.position].float()
     return row[:, target.answer] - (row[:, target.against] if target.against is not None else 0.0)

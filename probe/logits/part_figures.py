@@ -86,7 +86,7 @@ def attribution_map(
 def promoted_bars(
     sides: Sequence[tuple[str, str, Sequence[str], np.ndarray, Sequence[str], np.ndarray]], *, unit: str = "nats"
 ) -> go.Figure:
-    """What a part promotes (upper bars) and suppresses (lower bars), one panel a model on one scale.
+    """Draw what a part promotes (upper bars) and suppresses (lower bars), one panel per model on one scale.
 
     Args:
         sides: (name, colour, promoted tokens, [k] their values, suppressed tokens, [k] their values), best first.
@@ -136,7 +136,7 @@ def source_bars(
 def neuron_bars(
     neurons: Sequence[int], sides: Sequence[tuple[str, str, np.ndarray]], *, label: str, unit: str = "nats"
 ) -> go.Figure:
-    """What single neurons of an MLP add.
+    """Draw what single neurons of an MLP add.
 
     Args:
         neurons: [k] their numbers.
@@ -191,7 +191,7 @@ def _cells(panel: Parts) -> tuple[np.ndarray, list[list[str]]]:
 
 
 def _marks(values: np.ndarray, hover: list[list[str]], heads: int, cell: tuple[float, float]) -> go.Scatter:
-    """What names the parts and takes the click."""
+    """Draw the markers that name the parts and take the click."""
     rows, columns = (axis.tolist() for axis in np.nonzero(np.isfinite(values)))
     texts = [hover[row][column] for row, column in zip(rows, columns, strict=True)]
     which = [column if column < heads else MLP if column == heads else -2 for column in columns]
@@ -214,7 +214,7 @@ def training_map(
     logarithmic: bool = False,
     diverging: bool = False,
 ) -> go.Figure:
-    """A measure by layer (upwards) and training step (to the right).
+    """Draw a measure by layer (upwards) and training step (to the right).
 
     Args:
         values: [R S] one row a layer; NaN where it is not known.
@@ -260,7 +260,7 @@ def training_map(
 def training_parts(
     values: np.ndarray, steps: Sequence[int], names: Sequence[str], *, label: str, k: int = 12
 ) -> go.Figure:
-    """The parts that added or took most at some training step, the strongest in the highest row, around zero.
+    """Draw the parts that added or took most at some training step, the strongest in the highest row, around zero.
 
     Args:
         values: [N S] what each part adds at each step, nats; NaN where it is not known.

@@ -197,7 +197,7 @@ class PromotedTokens(Drawable):
         return pd.concat(frames, ignore_index=True)
 
     def figure(self) -> "go.Figure":
-        """What the part promotes and suppresses, as bars."""
+        """Draw what the part promotes and suppresses, as bars."""
         from probe.logits.part_figures import promoted_bars
         from probe.plotting.theme import METHODS
 
@@ -215,7 +215,7 @@ def promoted_tokens(
     k: int = 10,
     neuron: int | None = None,
 ) -> PromotedTokens:
-    """What a part wrote after the token at `position`, as tokens.
+    """Return the tokens that a part promotes and suppresses most, after the token at `position`.
 
     The final norm's scale is the one that the model has there, so a token's value is what direct logit attribution
     gives for it (where logits are capped: before the cap).
@@ -258,7 +258,7 @@ def promoted_tokens(
 
 @torch.no_grad()
 def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> PromotedTokens:
-    """What a head would promote if it attended to one token only, from the weights alone.
+    """Return the tokens that a head would promote if it attended to one token only, from the weights alone.
 
     The residual stream of that token is its embedding: W_U^T L norm(W_E[x]), without biases, without a cap on logits
     and at a scale of 1 of the final norm and of one behind the heads.
@@ -304,7 +304,7 @@ def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> 
 
 
 def _rank_tokens(lm: LM, output: Float[Tensor, " d"], part: str, k: int) -> PromotedTokens:
-    """The tokens at both ends of what a normed direction adds to the logits."""
+    """Return the tokens at both ends of what a normed direction adds to the logits."""
     logits = unembedding(lm) @ output
     best, worst = logits.topk(min(k, len(logits))), (-logits).topk(min(k, len(logits)))
     return PromotedTokens(

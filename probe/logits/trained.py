@@ -40,7 +40,7 @@ def answer_names(run: "Run", answers: Sequence[str]) -> list[str]:
 
 
 def over_training(run: "Run", prompt: int = 0, position: int | None = None) -> pd.DataFrame:
-    """The same measures over the steps of a run, from its captures and without the model.
+    """Return the measures by layer over the steps of a run, from its captures and without the model.
 
     Only what was captured is known. Captures of older versions of Probe hold the entropy of the output alone, and ranks
     among five favourites: an answer behind them has the rank NaN.
@@ -71,7 +71,7 @@ def over_training(run: "Run", prompt: int = 0, position: int | None = None) -> p
 
 
 def attribution_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
-    """What every part added to logit(first answer) - logit(second answer), at every captured step.
+    """Return what every part added to logit(first answer) - logit(second answer), at every captured step.
 
     Direct attribution after the prompt's last token (`probe.logits.attribution`); one answer is taken alone.
 
@@ -111,7 +111,9 @@ def attribution_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
 
 
 def promoted_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
-    """The tokens that every head and MLP promoted and suppressed after the prompt's last token, at every captured step.
+    """Return the tokens that every head and MLP promoted and suppressed at every captured step.
+
+    They are those after the prompt's last token.
 
     Args:
         run: a run with captures.
@@ -141,7 +143,7 @@ def promoted_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
 
 
 def neurons_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
-    """What the strongest neurons added to logit(first answer) - logit(second answer), at every captured step.
+    """Return what the strongest neurons added to logit(first answer) - logit(second answer), at every captured step.
 
     Direct attribution after the prompt's last token, as `Attribution.neuron_table` gives it. Each step has the n
     neurons of every block that were the strongest then; of a neuron that was not among them a step knows nothing, but
@@ -199,7 +201,7 @@ def kl_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
 
 
 def _having(captures: "Captures", name: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """The captured steps that hold a tensor, and all tensors of each."""
+    """Yield the captured steps that hold a tensor, and all tensors of each."""
     for step in captures.steps:
         tensors = captures.load(step)
         if name in tensors:
@@ -207,7 +209,7 @@ def _having(captures: "Captures", name: str) -> Iterator[tuple[int, dict[str, np
 
 
 def _prompt(run: "Run", prompt: int, answers: bool = False) -> tuple["Captures", "ProbePrompt"]:
-    """The captures of a run and one of its prompts; with `answers` the prompt must have answers."""
+    """Return the captures of a run and one of its prompts; with `answers` the prompt must have answers."""
     captures = run.captures()
     prompts = captures.prompts
     if not len(captures) or not prompts:
@@ -224,7 +226,7 @@ def _prompt(run: "Run", prompt: int, answers: bool = False) -> tuple["Captures",
 def _measure_prompt(
     step: int, tensors: dict[str, np.ndarray], prompt: int, t: int, answers: Sequence[str], ids: Sequence[int]
 ) -> pd.DataFrame:
-    """The measures of one prompt at one step."""
+    """Return the measures of one prompt at one step."""
     top = tensors["lens_top_logprobs"][prompt, :, t].astype(np.float64)
     logprobs = tensors["lens_answer_logprobs"][prompt, :, t].astype(np.float64)
     last = len(top) - 1

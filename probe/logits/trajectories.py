@@ -74,7 +74,7 @@ class LayerTrajectory(Drawable):
         return self.lens.entropy
 
     def decision_row(self, position: int) -> int:
-        """The first row from which on the favourite after the token at `position` stays that of the output."""
+        """Return the first row from which on the favourite after the token at `position` stays that of the output."""
         favourites = self.lens.top_ids[:, position - self.start, 0]
         other = np.flatnonzero(favourites != favourites[-1])
         return int(other[-1]) + 1 if len(other) else 0
@@ -176,7 +176,7 @@ class ScalarLens(Drawable):
         )
 
     def figure(self) -> "go.Figure":
-        """The scalar after each layer at each token."""
+        """Draw the scalar after each layer at each token."""
         from probe.logits.figures import LensPanel, lens_map
 
         return lens_map([LensPanel("", self.values)], self.tokens, label="scalar", unit="")
@@ -246,7 +246,7 @@ def pair_over_layers(
 
 @torch.no_grad()
 def scalar_lens(lm: LM, text: str | Sequence[int]) -> ScalarLens:
-    """The lens of a reward or value model: its head on the residual stream after each layer, at every token.
+    """Read the lens of a reward or value model: its head on the residual stream after each layer, at every token.
 
     Raises:
         DataError: a model of tokens.
@@ -323,11 +323,11 @@ class _Reader:
         yield self.own[None]
 
     def add(self, row: Float[Tensor, "1 T V"]) -> None:
-        """Keep what is read of a row."""
+        """Read the next row of log-probabilities."""
         self.reader.add(row)
 
     def trajectory(self) -> LayerTrajectory:
-        """What was read."""
+        """Return the trajectory that was read."""
         readings = self.reader.readings()
         top = readings.top_logprobs[0].cpu().numpy()
         return LayerTrajectory(
@@ -350,7 +350,7 @@ def require_tokens(lm: LM) -> None:
 
 @torch.no_grad()
 def follow(lm: LM, read: LayerTrajectory, answers: Sequence[str | int], position: int | None = None) -> LayerTrajectory:
-    """A trajectory with other answers: log p(a) = logit(a) - logit(favourite) + log p(favourite).
+    """Return a trajectory with other answers: log p(a) = logit(a) - logit(favourite) + log p(favourite).
 
     Args:
         lm: the model that was read.
@@ -379,7 +379,7 @@ def follow(lm: LM, read: LayerTrajectory, answers: Sequence[str | int], position
 
 
 def columns(lm: LM, residual: Float[Tensor, "D T d"], tokens: Int[Tensor, "D T K"]) -> Float[Tensor, "D T K"]:
-    """What `probe.logits.lens.unembed` gives at some tokens only."""
+    """Return what `probe.logits.lens.unembed` gives, at some tokens only."""
     head = lm.model.get_output_embeddings()
     normed = lm.bridge.ln_final.original_component(residual)
     logits = (head.weight[tokens] @ normed[..., None])[..., 0]
@@ -459,7 +459,7 @@ def over_writing(
     seed: int = 0,
     k: int = 5,
 ) -> WrittenTrajectory:
-    """The model writes n tokens; what it held likely before each of them.
+    """Let the model write n tokens, and read its next-token distribution before each of them.
 
     Args:
         lm: a model of tokens.

@@ -61,7 +61,9 @@ RENAMED = "`is_gradient_checkpointing` is deprecated"
 def read(
     directory: Path, dtype: torch.dtype | None, device: torch.device, above: tuple[Path, ...] = ()
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base with the adapter in `directory` merged into it, a plain model in evaluation mode, and its tokenizer.
+    """Read the base with the adapter in `directory` merged into it, and its tokenizer.
+
+    The model is a plain one, in evaluation mode.
 
     Args:
         directory: what `save_pretrained` of peft wrote, or a checkpoint of a run with --lora.
@@ -84,20 +86,23 @@ def read(
 def read_reward(
     directory: Path, dtype: torch.dtype | None, device: torch.device
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The same of a reward model's adapter, which holds the scalar head: a sequence classification model."""
+    """Read a reward model from its adapter, which holds the scalar head, and its tokenizer.
+
+    The model is a sequence classification model with the adapter merged into it, in evaluation mode, as in `read`.
+    """
     base, tokenizer = _read_base(directory, CLASSIFIES, dtype, device)
     return merge(weights.classifier(base, tokenizer.pad_token_id), directory), tokenizer
 
 
 def is_reward(directory: Path) -> bool:
-    """Whether `directory` holds the adapter of a reward model."""
+    """Return whether `directory` holds the adapter of a reward model."""
     return is_adapter(directory) and _entries(directory).get("task_type") == CLASSIFIES
 
 
 def _read_base(
     directory: Path, task: str, dtype: torch.dtype | None, device: torch.device, above: tuple[Path, ...] = ()
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model that an adapter for a task is put on, and the adapter's tokenizer, or the base's if it has none."""
+    """Read the model that an adapter for `task` is put on, and the tokenizer of the adapter, or else of the base."""
     config = read_config(directory)
     found = config.get("task_type") or CONTINUES
     if found != task:
@@ -120,7 +125,7 @@ def _read_base(
 
 
 def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
-    """`model` with the adapter in `directory` added to its weights in place.
+    """Add the adapter in `directory` to the weights of `model` in place, and return the plain model.
 
     Raises:
         ModelError: the adapter does not fit the model, or is broken.
@@ -151,7 +156,7 @@ def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The adapter_config.json in `directory`.
+    """Read the adapter_config.json in `directory`, and check that it is a LoRA with a base.
 
     Raises:
         ModelError: it is broken, is no LoRA, or names no base.
@@ -177,7 +182,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def _entries(directory: Path) -> dict[str, Any]:
-    """What stands in adapter_config.json; nothing where it is no object.
+    """Read the entries of adapter_config.json; none where it holds no JSON object.
 
     Raises:
         ModelError: it is no JSON.
@@ -193,7 +198,7 @@ def _entries(directory: Path) -> dict[str, Any]:
 
 
 def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace:
-    """The base model of the adapter in `directory`, checked.
+    """Find the base model of the adapter in `directory`, and check it.
 
     A base that was a run's checkpoint is also found when the folder of runs has moved since: as a run of that name
     beside the adapter's own run, or in the folders of runs.
@@ -222,7 +227,7 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace
 
 
 def base_ref(directory: Path, base: str) -> str:
-    """`base`, as the adapter in `directory` names it, or where that run's checkpoint lies now if it has moved.
+    """Return `base`, as the adapter in `directory` names it, or where that run's checkpoint is now if it has moved.
 
     Raises:
         ModelError: it is an address in a store.
@@ -287,7 +292,7 @@ def folders_of(directory: Path) -> list[Path]:
 
 
 def weights_fingerprint(directory: Path) -> str | None:
-    """SHA-256 that stands for the weights of base and adapter, known without the base.
+    """Return a SHA-256 that stands for the weights of base and adapter, without reading the base.
 
     None where the adapter does not know the hash of its base, and for a reward model's. Merged weights are rounded in
     another way on another kind of processor, and this is not.
@@ -302,7 +307,7 @@ def weights_fingerprint(directory: Path) -> str | None:
 
 
 def base_hash(directory: Path) -> str | None:
-    """The hash of the base that the adapter in `directory` was trained on, where it says so.
+    """Return the hash of the base that the adapter in `directory` was trained on; None where the adapter has none.
 
     Raises:
         ModelError: the adapter is broken.
@@ -311,7 +316,7 @@ def base_hash(directory: Path) -> str | None:
 
 
 def _metadata(directory: Path) -> dict[str, str]:
-    """What the file of an adapter's weights says beside them."""
+    """Read the metadata in the file of an adapter's weights."""
 
     def refuse(reason: str) -> ModelError:
         return ModelError(f"The adapter in `{directory}` cannot be merged into its base ({reason}): copy it again.")
@@ -336,7 +341,9 @@ def check_base(directory: Path, base: Path) -> None:
 
 
 def identify(ref: str, directory: Path | None) -> tuple[str, str]:
-    """What an adapter says of its base: its name, and the hash of its weights (`probe.model.loading.weights_hash`).
+    """Return how an adapter identifies its base: by its name and the hash of its weights.
+
+    The hash is `probe.model.loading.weights_hash`.
 
     The name is the hub id `ref`, the name of a model in the folders of models, or else the path of `directory`.
 
@@ -412,7 +419,7 @@ def restore(model: "PeftModel", directory: Path, head: torch.Tensor | None = Non
 
 @contextmanager
 def peft_installed(what: str) -> Iterator[None]:
-    """Inside, an import of peft that fails is explained.
+    """Explain an import of peft that fails inside the context.
 
     Raises:
         MissingToolError: peft is not installed.
@@ -425,7 +432,7 @@ def peft_installed(what: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, that peft uses a name which transformers has renamed is no news."""
+    """Silence the warning that peft uses a name which transformers has renamed, inside the context."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", RENAMED, FutureWarning)
         yield

@@ -52,7 +52,7 @@ class Calls:
         self._answers = _read_answers(path)
 
     def answer(self, question: object, compute: Callable[[], Answer]) -> Answer:
-        """The answer to a question: the one in the file, else what `compute` gives.
+        """Return the answer to a question from the file, or what `compute` gives if the file has none.
 
         Args:
             question: what the answer depends on beside the model, as JSON values.
@@ -75,12 +75,12 @@ class Calls:
 
 
 def pick(output: object, names: Sequence[str]) -> Answer:
-    """Some of the fields of what a model gave, which are tensors."""
+    """Return some fields of a model's output, which are tensors, by name."""
     return {name: getattr(output, name) for name in names}
 
 
 def _read_answers(path: Path) -> dict[str, Answer]:
-    """The answers of a file; a line that holds none is left out, and its call computed again."""
+    """Read the answers of a file; skip a line that holds none, so that its call is computed again."""
     answers: dict[str, Answer] = {}
     lines: list[bytes] = []
     with suppress(OSError):
@@ -98,14 +98,16 @@ _CALLS: ContextVar[Calls | None] = ContextVar("calls", default=None)
 
 
 def calls_of(lm: Asked) -> Calls | None:
-    """Where answers of this model are kept now; None where they are not."""
+    """Return the `Calls` that keep the answers of this model now; None where answers are not kept."""
     calls = _CALLS.get()
     return calls if calls is not None and calls.lm is lm and not lm._hook_depth else None
 
 
 @contextmanager
 def keep_calls(lm: Asked, path: Path) -> Iterator[None]:
-    """Inside, answers of `lm` are read from and appended to a file; it goes when the work is through.
+    """Read answers of `lm` from a file, and append new ones to it, inside the context.
+
+    The file is deleted when the work is complete.
 
     Args:
         lm: the model; its weights must not change meanwhile.

@@ -43,15 +43,15 @@ class Norm:
     """Added to the mean square before the root."""
 
     def __call__(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """The normed input."""
+        """Return the normed input."""
         return self.centre(x) / self.scale(x) * self.weight + self.bias
 
     def centre(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """The input without its mean, for a layer norm; else itself."""
+        """Subtract the mean from the input for a layer norm; return the input itself for an RMS norm."""
         return x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
 
     def scale(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 1"]:
-        """What the input is divided by: the part of a norm that "norms held fixed" holds fixed."""
+        """Return the divisor of the input: the part of a norm that "norms held fixed" holds fixed."""
         return (self.centre(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
 
 
@@ -67,7 +67,7 @@ class Rotary:
     """Whether direction 2i turns with direction 2i + 1 (GPT-J), and not i with i + r/2."""
 
     def angles(self, x: Float[Tensor, "... T dh"]) -> tuple[Float[Tensor, "T r"], Float[Tensor, "T r"]]:
-        """Cosine and sine of each position and direction, in the format of `x`; r < dh where it rotates in part."""
+        """Return cosine and sine of each position and direction, in the format of `x`; r < dh for partial rotation."""
         if self.neighbours:
             table: Tensor = self.module.embed_positions  # type: ignore[assignment]
             sin, cos = table[: x.shape[-2]].to(x).repeat_interleave(2, dim=-1).chunk(2, dim=-1)
@@ -77,17 +77,17 @@ class Rotary:
         return cos[0], sin[0]
 
     def __call__(self, x: Float[Tensor, "... T dh"]) -> Float[Tensor, "... T dh"]:
-        """R_t x_t at each position: directions turn in pairs, those from r on stay."""
+        """Return R_t x_t at each position: directions turn in pairs, and those from r on stay as they are."""
         cos, sin = self.angles(x)
         return self._rotate(x, cos, sin)
 
     def back(self, x: Float[Tensor, "... T dh"]) -> Float[Tensor, "... T dh"]:
-        """R_t^T x_t at each position (the inverse, unless the model scales its rotation)."""
+        """Return R_t^T x_t at each position (the inverse, unless the model scales its rotation)."""
         cos, sin = self.angles(x)
         return self._rotate(x, cos, -sin)  # both directions of a pair turn by the same angle
 
     def matrix(self, position: int, like: Float[Tensor, "... dh"]) -> Float[Tensor, "dh dh"]:
-        """R_t as a matrix, in the format and width of `like`."""
+        """Return R_t as a matrix, in the format and width of `like`."""
         eye = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
         return self(eye[:, None, :].expand(-1, position + 1, -1))[:, position].T
 
@@ -164,7 +164,7 @@ class Maps:
         return self.v_bias_shared[self.group]
 
     def L(self, head: int) -> Float[Tensor, "d d"]:  # noqa: N802
-        """The value-output map of one head, O_h V_h."""
+        """Return the value-output map of one head, O_h V_h."""
         return self.O[head] @ self.V_shared[int(self.group[head])]
 
 
@@ -188,7 +188,7 @@ class FeedForward:
     """Bias of the gates."""
 
     def __call__(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """What the part writes."""
+        """Return the output of the feed-forward part."""
         inner = x @ self.W_in.T + self.b_in
         if self.W_gate is None or self.b_gate is None:
             return self.act(inner) @ self.W_out.T + self.b_out
@@ -207,13 +207,13 @@ class Mixture:
     """The E experts."""
 
     def shares(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... E"]:
-        """g(x): the softmax over the experts, zero but for the k largest, scaled to sum 1."""
+        """Return g(x): the softmax over the experts, zero except for the k largest, scaled to sum to 1."""
         probabilities = (x @ self.W_router.T).softmax(-1)
         top = probabilities.topk(self.k, dim=-1)
         return torch.zeros_like(probabilities).scatter(-1, top.indices, top.values / top.values.sum(-1, keepdim=True))
 
     def __call__(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """What the part writes."""
+        """Return the output of the mixture: the sum of the experts' outputs, weighted by their shares."""
         shares, written = self.shares(x), torch.zeros_like(x)
         for share, expert in zip(shares.unbind(-1), self.experts, strict=True):
             if bool(share.any()):  # else no token of the text has it
@@ -275,8 +275,9 @@ WIDE = (torch.float32, torch.float64)
 
 
 def parts_of(lm: LM) -> Network:
-    """The parts as they lie in the model, unchecked: `probe.model.equations.read_network` checks that they make its
-    logits.
+    """Read the parts of the model as they are, unchecked.
+
+    `probe.model.equations.read_network` checks that they make the model's logits.
 
     Raises:
         ModelError: a part is missing or of a kind that the equations do not have.
@@ -306,17 +307,17 @@ def parts_of(lm: LM) -> Network:
 
 
 def wide(weight: Tensor) -> Tensor:
-    """A weight in single precision or more, without its history; the same memory where nothing has to change."""
+    """Return a weight in single precision or more, without its history; the same memory if no change is needed."""
     return weight.detach() if weight.dtype in WIDE else weight.detach().float()
 
 
 def plain_module(module: Any) -> Any:
-    """The model's own module inside a component of the bridge."""
+    """Return the model's own module inside a component of the bridge."""
     return getattr(module, "original_component", module)
 
 
 def refusal(lm: LM, why: str) -> ModelError:
-    """The error of a model that is not described by the equations."""
+    """Return the error for a model that the equations do not describe."""
     return ModelError(
         f"{type(lm.model).__name__} is not described by the equations E1 to E6, since {why}: views that need its maps "
         "work for models like Llama, Qwen3, Mistral, Mixtral, Phi-3, Gemma 2 and 3, GPT-2, GPT-NeoX, GPT-J, OPT and "
@@ -353,7 +354,7 @@ def _norm(lm: LM, component: Any) -> Norm:
 
 
 def _positions(lm: LM) -> Tensor | None:
-    """The learned positions from that of the first token on: OPT's table starts two rows earlier."""
+    """Return the embeddings of positions from the first token's on: OPT's table starts two rows earlier."""
     positions = getattr(lm.bridge, "pos_embed", None)
     if positions is None:
         return None
@@ -400,7 +401,7 @@ def _maps(lm: LM, attn: Any, index: int) -> Maps:
 
 
 def _rotary(lm: LM, attn: Any, index: int) -> Rotary | None:
-    """The rotation of a block: of the whole model, of the block's type, or held by its attention."""
+    """Return the rotation of a block: that of the whole model, of the block's type, or held by its attention."""
     if hasattr(attn, "embed_positions"):
         return Rotary(attn, neighbours=True)
     rotary = getattr(lm.bridge, "rotary_emb", None)
@@ -412,7 +413,7 @@ def _rotary(lm: LM, attn: Any, index: int) -> Rotary | None:
 
 
 def _slopes(lm: LM, heads: int, like: Tensor) -> Float[Tensor, " H"] | None:
-    """ALiBi's factor of each head, by the function of the model that makes its bias."""
+    """Return ALiBi's factor of each head, from the function by which the model makes its bias."""
     if lm.bridge.cfg.positional_embedding_type != "alibi":
         return None
     make = getattr(unwrap(lm.model).base_model, "build_alibi_tensor", None)
@@ -427,7 +428,7 @@ def _config(lm: LM) -> Any:
 
 
 def _window(lm: LM, index: int) -> int | None:
-    """How far a block looks back, by the configuration: a short text would not show it."""
+    """Return how far a block looks back, from the configuration: a short text would not show it."""
     config = _config(lm)
     types, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
     if types is None:
@@ -465,7 +466,7 @@ def _ffn(lm: LM, block: Any) -> FeedForward | Mixture:
 
 
 def _mixture(lm: LM, own: Any) -> Mixture:
-    """Gated experts whose weights lie in one array each: [E 2m d], gates before neurons, and [E d m]."""
+    """Read gated experts whose weights are in one array each: [E 2m d], gates before neurons, and [E d m]."""
     router, experts = plain_module(_part(lm, own, "gate")), plain_module(own.experts)
     inner, outer = (wide(_part(lm, experts, name)) for name in ("gate_up_proj", "down_proj"))
     zeros = outer.new_zeros(outer.shape[1]), outer.new_zeros(outer.shape[2])
@@ -489,7 +490,7 @@ the median token where experts are chosen, since rounding sends some tokens to o
 
 @torch.no_grad()
 def read_network(lm: LM, check: bool = True) -> Network:
-    """The model in the paper's symbols, checked: on a text of its own its equations give the model's logits.
+    """Read the model in the paper's symbols, and check on a fixed text that the equations give its logits.
 
     Args:
         lm: a model of tokens or a scalar one.
@@ -508,7 +509,7 @@ def read_network(lm: LM, check: bool = True) -> Network:
 
 
 def embed(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> Float[Tensor, "... T d"]:
-    """E2: h_t = W_emb[x_t], plus the embedding of position t where the model has one."""
+    """Embed tokens (E2): h_t = W_emb[x_t], plus the embedding of position t where the model has one."""
     tokens = torch.as_tensor(ids, device=net.W_emb.device)
     check_ids(tokens, len(net.W_emb))
     h = embed_rows(net, net.W_emb[tokens])
@@ -520,35 +521,36 @@ def embed(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> Float[Tens
 
 
 def embed_rows(net: Network, rows: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-    """Rows of W_emb as they enter the stream: scaled (Gemma) and normed (Bloom) where the model does that."""
+    """Return rows of W_emb as they enter the stream: scaled (Gemma) and normed (Bloom) where the model does that."""
     return through(net.embed_norm, rows * net.embed_scale)
 
 
 def through(norm: Norm | None, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-    """The input through a norm, or as it is where the model has none there."""
+    """Apply a norm to the input, or return the input as it is where the model has no norm there."""
     return x if norm is None else norm(x)
 
 
 def queries(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T dh"]:
-    """R_t M h_t of E3, with the bias of M and the norm of queries where the model has them."""
+    """Return the queries of E3, R_t M h_t, with the bias of M and the norm of queries where the model has them."""
     return _place_states(maps, torch.einsum("...td,hed->...hte", h, maps.M) + maps.m_bias[:, None], maps.q_norm)
 
 
 def keys(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T dh"]:
-    """R_s N h_s of E3, for each query head."""
+    """Return the keys of E3, R_s N h_s, for each query head."""
     per_group = torch.einsum("...td,hed->...hte", h, maps.N_shared) + maps.n_bias_shared[:, None]
     return _place_states(maps, per_group, maps.k_norm)[..., maps.group, :, :]
 
 
 def values(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T dh"]:
-    """V h_s of E5, for each query head, with the bias of V."""
+    """Return the values of E5, V h_s, for each query head, with the bias of V."""
     per_group = torch.einsum("...td,hed->...hte", h, maps.V_shared) + maps.v_bias_shared[:, None]
     return per_group[..., maps.group, :, :]
 
 
 def bilinear(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T T"]:
-    """E3: s_{t,s} = <R_t M h_t, R_s N h_s> / sqrt(dh), capped or biased where the model does that; minus infinity where
-    query t does not see key s.
+    """Return the attention scores of E3: s_{t,s} = <R_t M h_t, R_s N h_s> / sqrt(dh).
+
+    They are capped or biased where the model does that, and minus infinity where query t does not see key s.
 
     Args:
         maps: attention of a block.
@@ -561,7 +563,9 @@ def bilinear(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T 
 
 
 def shape_scores(maps: Maps, s: Float[Tensor, "... H t s"], lag: Int[Tensor, "t s"]) -> Float[Tensor, "... H t s"]:
-    """Scores as the softmax of E4 takes them: c tanh(s / c) with a cap (Gemma 2), s - m_h (t - s) with ALiBi (Bloom).
+    """Cap or bias scores as the softmax of E4 takes them.
+
+    The result is c tanh(s / c) with a cap (Gemma 2), and s - m_h (t - s) with ALiBi (Bloom).
 
     Args:
         maps: attention of a block.
@@ -573,24 +577,28 @@ def shape_scores(maps: Maps, s: Float[Tensor, "... H t s"], lag: Int[Tensor, "t 
 
 
 def attend(s: Float[Tensor, "... H T T"]) -> Float[Tensor, "... H T T"]:
-    """E4: alpha_{t,.} = softmax(s_{t,<=t})."""
+    """Return the attention pattern of E4: alpha_{t,.} = softmax(s_{t,<=t})."""
     return s.softmax(-1)
 
 
 def mix(maps: Maps, alpha: Float[Tensor, "... H T T"], h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T d"]:
-    """E5: o_t = sum_s alpha_{t,s} L h_s for each head, with the bias of V; the bias of O belongs to no head."""
+    """Return the output of each head (E5): o_t = sum_s alpha_{t,s} L h_s, with the bias of V.
+
+    The bias of O belongs to no head.
+    """
     return torch.einsum("...hte,hde->...htd", alpha @ values(maps, h), maps.O)
 
 
 def attention(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T d"]:
-    """What a block's attention writes: E3, E4 and E5 of each head, their sum and the bias of O."""
+    """Return the output of a block's attention: E3, E4 and E5 of each head, their sum and the bias of O."""
     return mix(maps, attend(bilinear(maps, h)), h).sum(-3) + maps.o_bias
 
 
 def maps_to_stream(block: Block) -> Maps:
-    """The maps with the norm behind the sum of the heads in O, without its divisor and shift; as they are without one.
+    """Return the maps with the norm after attention folded into O, without its divisor and shift.
 
-    What a head adds to the stream at t is O of these times its mixed values, divided by what the norm divides by at t.
+    Without such a norm, the maps stay as they are. What a head adds to the stream at t is O of these times its mixed
+    values, divided by what the norm divides by at t.
     """
     norm = block.post_norm
     if norm is None:
@@ -599,9 +607,10 @@ def maps_to_stream(block: Block) -> Maps:
 
 
 def step(block: Block, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T d"]:
-    """E6: h <- h + sum_heads o(norm h); h <- h + FFN(norm h); both from the same h where they are parallel.
+    """Run one block (E6): h <- h + sum_heads o(norm h); h <- h + FFN(norm h).
 
-    What is added goes through a norm of its own where the model has one there (Gemma 2 and 3).
+    Both read the same h where they are parallel. What is added goes through a norm of its own where the model has one
+    there (Gemma 2 and 3).
     """
     middle = h + through(block.post_norm, attention(block.maps, block.norm(h)))
     written = block.ffn(block.ffn_norm(h if block.parallel else middle))
@@ -609,13 +618,16 @@ def step(block: Block, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T d"]:
 
 
 def readout(net: Network, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T V"]:
-    """Logits of E1 from the last residual stream: W_out norm(h) + b_out, capped where the model does that (Gemma 2)."""
+    """Return the logits of E1 from the last residual stream: W_out norm(h) + b_out.
+
+    They are capped where the model does that (Gemma 2).
+    """
     logits = net.norm(h) @ net.W_out.T + net.b_out
     return logits if net.cap is None else net.cap * (logits / net.cap).tanh()
 
 
 def states(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> list[Float[Tensor, "... T d"]]:
-    """The residual stream after the embedding and after each block, D + 1 of them."""
+    """Return the residual stream after the embedding and after each block, D + 1 states in all."""
     rows = [embed(net, ids)]
     for block in net.blocks:
         rows.append(step(block, rows[-1]))
@@ -624,7 +636,7 @@ def states(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> list[Floa
 
 @torch.no_grad()
 def recompose(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> Float[Tensor, "... T V"]:
-    """Logits of E1 by the equations E2 to E6 alone."""
+    """Compute the logits of E1 by the equations E2 to E6 alone."""
     h = embed(net, ids)
     for block in net.blocks:
         h = step(block, h)
@@ -632,7 +644,7 @@ def recompose(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> Float[
 
 
 def _place_states(maps: Maps, x: Tensor, norm: Norm | None) -> Tensor:
-    """A query or key with its norm and its rotation."""
+    """Apply the norm and the rotation to queries or keys, where the model has them."""
     x = through(norm, x)
     return x if maps.rotary is None else maps.rotary(x)
 

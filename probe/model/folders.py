@@ -21,7 +21,9 @@ library."""
 
 
 def sound_folder(directory: Path) -> Path:
-    """The folder, if libraries can read it: regular files (or links to them), none too large, no settings too deep.
+    """Return the folder, once it is checked that libraries can read it.
+
+    Its files are regular (or links to regular ones), none is too large, and no settings are nested too deeply.
 
     Raises:
         ModelError: a file is something else, such as a named pipe, is too large, or holds settings that are no JSON or

@@ -69,7 +69,7 @@ class Sampling:
             raise ConfigError(f"min_p = {self.min_p} is not a share of probability: give a number from 0 to 1.")
 
     def draw(self, probabilities: Float[Tensor, "N V"], chance: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
-        """One token a row by inverting the cumulative distribution at `chance` in [0, 1)."""
+        """Draw one token for each row by inverting the cumulative distribution at `chance` in [0, 1)."""
         if self.temperature == 0:
             return probabilities.argmax(-1)
         total = self.truncate(probabilities).cumsum(-1, dtype=torch.float64)
@@ -77,7 +77,7 @@ class Sampling:
         return tokens.clamp(max=total.shape[-1] - 1)  # beyond the last where the model gives NaN
 
     def truncate(self, probabilities: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
-        """The probabilities with the tokens that top-k, top-p and min-p leave out set to 0; not normalised."""
+        """Set the probabilities of tokens that top-k, top-p and min-p leave out to 0, without normalising."""
         if self.top_k is not None and self.top_k < probabilities.shape[-1]:
             least = probabilities.topk(self.top_k, dim=-1)
             probabilities = torch.zeros_like(probabilities).scatter(-1, least.indices, least.values)
@@ -93,7 +93,7 @@ class Sampling:
 
 
 def draws(seed: int | Sequence[int], prompts: Sequence[Sequence[int]], n: int, steps: int) -> np.ndarray:
-    """Uniform numbers [N, steps] in [0, 1) that depend on seed, prompt, sample index and step, and on nothing else.
+    """Return uniform numbers [N, steps] in [0, 1) that depend on seed, prompt, sample index and step alone.
 
     A hash of the prompt and the seed (its own, if there is one for each) starts a row; splitmix64 (Steele, Lea and
     Flood 2014) counts on from it. Samples of a prompt that occurs again with its seed go on counting.
@@ -171,7 +171,10 @@ class Generation:
         return len(self.tokens)
 
     def table(self) -> "pd.DataFrame":
-        """One row a sample: prompt, sample, text, tokens, finished, logprob (nats, summed), entropy (nats a token)."""
+        """Return a table with one row per sample.
+
+        Its columns are prompt, sample, text, tokens, finished, logprob (nats, summed) and entropy (nats per token).
+        """
         import pandas as pd
 
         lengths = self.mask.sum(1)
@@ -258,7 +261,7 @@ def generate(
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that end a text: the tokenizer's end token and those of the model's generation_config."""
+    """Return the ids that end a text: the tokenizer's end token and those of the model's generation_config."""
     eos = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
     return sorted(token for token in ids if token is not None)
@@ -317,14 +320,14 @@ def _loop(
 
 
 def _spread(values: Tensor, rows: Tensor, count: int, fill: int) -> Tensor:
-    """The values of some samples among all."""
+    """Place the values of some samples among all samples, with `fill` for the others."""
     if len(rows) == count:
         return values
     return values.new_full((count, *values.shape[1:]), fill).index_copy(0, rows, values)
 
 
 def _run_cached(model: PreTrainedModel, prompts: list[list[int]], steps: int) -> Run:
-    """Logits [M V] of the next token, from one pass over each prompt and then one token a step."""
+    """Yield logits [M V] of the next token, from one pass over each prompt and then one token a step."""
     device = model.device
     ids, prompt_mask = (tensor.to(device) for tensor in pad(prompts, 0, "left"))
     cache = DynamicCache(config=model.config)
@@ -348,11 +351,17 @@ def _run_cached(model: PreTrainedModel, prompts: list[list[int]], steps: int) ->
 
 
 def _sound(model: PreTrainedModel, width: int) -> bool:
-    """Whether cached steps give what whole texts give, for texts of up to `width` tokens, padded, in several rows."""
+    """Return whether cached steps give what whole texts give.
+
+    This is checked on texts of up to `width` tokens, padded, in several rows.
+    """
 
     def forced(quick: bool) -> sharing.Measure:
         def values(model: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Tensor:
-            """Logits of the third token after two known ones: both samples of the first prompt, and the second's."""
+            """Return log-probabilities of the third token after two known ones.
+
+            They are those of both samples of the first prompt and of the sample of the second.
+            """
             texts = [[*prompts[0], *groups[0][0][: -len(FORCED)]], list(prompts[1])]
             run = _run_cached(model, texts, len(FORCED) + 1) if quick else _whole(partial(whole_logits, model), texts)
             next(run)
@@ -369,7 +378,7 @@ def _sound(model: PreTrainedModel, width: int) -> bool:
 
 
 def _whole(logits: LogitsFn, prompts: list[list[int]]) -> Run:
-    """The same from a pass over each whole text at every step."""
+    """Yield logits of the next token, as `_run_cached` does, from a pass over each whole text at every step."""
     rows = prompts
     while True:
         scores = logits(rows)
@@ -380,7 +389,7 @@ def _whole(logits: LogitsFn, prompts: list[list[int]]) -> Run:
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | Sequence[Ids]
 ) -> tuple[list[str], list[list[int]]]:
-    """Prompts as text and as ids.
+    """Return prompts as text and as ids.
 
     Raises:
         DataError: a word that the tokenizer does not know.

@@ -10,7 +10,7 @@ from probe.model.lm import LM
 
 
 def head_names(layers: int, heads: int) -> list[str]:
-    """`L0H0`, `L0H1`, ... block by block."""
+    """Return the names of the heads, `L0H0`, `L0H1`, ..., block by block."""
     return [f"L{layer}H{head}" for layer in range(layers) for head in range(heads)]
 
 
@@ -35,16 +35,16 @@ def check_count(k: int, what: str = "tokens") -> None:
 
 
 def array(values: Tensor) -> np.ndarray:
-    """A tensor as a numpy array of single precision."""
+    """Return a tensor as a numpy array in single precision."""
     return values.detach().float().cpu().numpy()
 
 
 def small(factor: Float[Tensor, "... d r"]) -> Float[Tensor, "... s r"]:
-    """R of a factor's QR decomposition, s = min(d, r): the factor up to a rotation of its long side."""
+    """Return R of a factor's QR decomposition, s = min(d, r): the factor up to a rotation of its long side."""
     return torch.linalg.qr(factor, mode="r").R
 
 
 def effective_rank(values: Float[np.ndarray, "... r"]) -> np.ndarray:
-    """Exp of the entropy of singular values that are scaled to sum 1 (Roy and Vetterli 2007)."""
+    """Return exp of the entropy of singular values that are scaled to sum to 1 (Roy and Vetterli 2007)."""
     share = values / np.maximum(values.sum(-1, keepdims=True), 1e-30)
     return np.exp(-(share * np.log(np.where(share > 0, share, 1.0))).sum(-1))

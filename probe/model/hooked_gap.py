@@ -40,7 +40,7 @@ class Trust:
         return self.gap <= limit * max(self.scale, 1e-6)
 
     def table(self) -> pd.DataFrame:
-        """One row."""
+        """Return the comparison as a table of one row."""
         return pd.DataFrame([asdict(self) | {"sound": self.sound}])
 
 

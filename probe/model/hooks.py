@@ -41,7 +41,7 @@ FUSED = {"split_qkv_matrix": ("q", "k", "v"), "split_gate_up_matrix": ("gate", "
 
 
 def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
-    """A bridge over the parameters and buffers of `model`, which stays as it is.
+    """Build a bridge over the parameters and buffers of `model`, which stays as it is.
 
     For a plain module `probe.model.module_hooks` makes it; what follows is that of a model of transformers.
 
@@ -80,7 +80,7 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _prepare_copy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, str]:
-    """A module tree for the bridge, and the name of the adapter that knows it."""
+    """Return a module tree for the bridge, and the name of the architecture by which its adapter is found."""
     own = twin(model)
     own.set_attn_implementation("eager")
     if getattr(own.config, "pad_token_id", None) is None:
@@ -96,7 +96,10 @@ def _prepare_copy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _scale_as_the_model_does(module: Any) -> None:
-    """The bridge divides the scores of fused attention by the root of the head's width; a model may not (GPT-2)."""
+    """Scale the scores of fused attention in the bridge as the model does.
+
+    The bridge divides them by the root of the head's width; a model may not (GPT-2).
+    """
     scaling = getattr(getattr(module, "original_component", None), "scaling", None)
     if not isinstance(module, JointQKVAttentionBridge) or scaling is None or module.config is None:
         return
@@ -143,12 +146,18 @@ def _compare(model: PreTrainedModel, bridge: TransformerBridge) -> None:
 
 
 def signature(model: PreTrainedModel) -> list[tuple[int, torch.dtype, torch.device]]:
-    """Which parameters a model has, in which format and where: a bridge is good for as long as this stays the same."""
+    """Return the id, number format and device of each parameter of a model.
+
+    A bridge can be used as long as these stay the same.
+    """
     return [(id(parameter), parameter.dtype, parameter.device) for parameter in model.parameters()]
 
 
 def fused_parts(bridge: TransformerBridge) -> list[FusedPart]:
-    """The components of a bridge that hold parts of a fused projection; looked for once, since it walks all modules."""
+    """Find the components of a bridge that hold parts of a fused projection.
+
+    Call this once for a bridge, since it walks all modules.
+    """
     return [
         (module, split, names) for module in bridge.modules() for split, names in FUSED.items() if split in vars(module)
     ]
@@ -204,7 +213,7 @@ def _by_position(fn: HookFn) -> HookFn:
 
 
 def _give_tokenizer(bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A copy of the tokenizer, so that text means the same tokens to the bridge as to the LM.
+    """Give the bridge a copy of the tokenizer, so that text means the same tokens to it as to the LM.
 
     transformer-lens would load the tokenizer anew from its directory with a beginning token forced on.
     """

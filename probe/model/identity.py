@@ -76,7 +76,7 @@ def read_generation(directory: Path) -> GenerationConfig:
 
 
 def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The hash of a tokenizer, computed again when a cheap sign says that it was changed."""
+    """Return the hash of a tokenizer; compute it again only if a cheap sign says that the tokenizer was changed."""
     stamp = _stamp(tokenizer)
     with _LOCK:
         known = _HASHES.get(tokenizer)
@@ -89,7 +89,7 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _stamp(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """What can be told of a tokenizer without going through its vocabulary."""
+    """Return what can be read from a tokenizer without going through its vocabulary."""
     added = {index: repr(token) for index, token in tokenizer.added_tokens_decoder.items()}
     return [
         len(tokenizer),
@@ -105,7 +105,7 @@ def _stamp(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
 
 
 def _parts(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
-    """How a fast tokenizer prepares, splits, completes and decodes a text; None of any other."""
+    """Return how a fast tokenizer prepares, splits, completes and decodes a text; None for any other."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     try:
         parts = [getattr(backend, name) for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")]
@@ -115,7 +115,10 @@ def _parts(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
 
 
 def _content(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """All that a tokenizer holds, as JSON values; of one that cannot be written down its vocabulary and a sample."""
+    """Return all that a tokenizer holds, as JSON values.
+
+    For a tokenizer that cannot be written down, return its vocabulary and the tokens of a sample instead.
+    """
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     try:
         content = json.loads(backend.to_str())

@@ -121,7 +121,7 @@ class LM:
 
     @classmethod
     def create(cls, config: str | ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> "LM":
-        """A new Llama-like model with random weights from `seed`; torch's global generator is left as it was."""
+        """Create a Llama-like model with random weights from `seed`; leave torch's global generator as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = LlamaForCausalLM(model_config(config).llama(tokenizer))
@@ -180,7 +180,7 @@ class LM:
             return bridge
 
     def logits(self, tokens: str | Sequence[str] | Sequence[int] | Sequence[Ids] | Tensor) -> Float[Tensor, "B T V"]:
-        """Logits at every position; hooked inside `hooks`.
+        """Compute the logits at every position; hooked inside `hooks`.
 
         Args:
             tokens: a text, several, token ids, several sequences of them, or a tensor [T] or [B T] of ids. Sequences of
@@ -202,7 +202,7 @@ class LM:
         completions: str | Sequence[str] | Sequence[Sequence[str]] | Sequence[Sequence[Ids]],
         temperature: float = 1.0,
     ) -> TokenLogprobs:
-        """Log-probability of every token of every completion, differentiable; hooked inside `hooks`.
+        """Compute the log-probability of every token of every completion, differentiable; hooked inside `hooks`.
 
         Args:
             prompts: P texts (or one), or their ids.
@@ -272,7 +272,7 @@ class LM:
         text: str | Sequence[str] | Sequence[int] | Sequence[Ids] | Tensor,
         names: Sequence[str] | str | None = None,
     ) -> "tuple[Float[Tensor, 'B T V'], ActivationCache]":
-        """Logits and activations by hook name, without gradients.
+        """Return logits, and activations by hook name, without gradients.
 
         Args:
             text: as in `logits`.
@@ -299,7 +299,7 @@ class LM:
 
     @contextmanager
     def hooks(self, hooks: "Sequence[Hook]") -> "Iterator[LM]":
-        """Inside the context `logits`, `logprobs`, `run_with_cache` and `generate` run with hook functions attached.
+        """Attach hook functions to `logits`, `logprobs`, `run_with_cache` and `generate` inside the context.
 
         Args:
             hooks: pairs of a hook name (old or canonical) and a function `fn(tensor, hook)` that returns None or a
@@ -318,7 +318,7 @@ class LM:
                 self._depth.hooks = self._hook_depth - 1
 
     def hook_names(self) -> list[str]:
-        """Every hook name of this model, old (`blocks.0.hook_resid_post`) and canonical (`blocks.0.hook_out`)."""
+        """List every hook name of this model, old (`blocks.0.hook_resid_post`) and canonical (`blocks.0.hook_out`)."""
         return sorted(self.bridge.hook_dict)
 
     def save(self, directory: str | Path, dtype: str | torch.dtype | None = None) -> Path:
@@ -332,7 +332,7 @@ class LM:
         return Path(directory)
 
     def prompt_text(self, prompt: str | Sequence[Message]) -> str:
-        """A prompt as text: itself, or messages written with the tokenizer's chat template.
+        """Return a prompt as text: a text as it is, messages as the tokenizer's chat template writes them.
 
         Raises:
             DataError: messages were given and the tokenizer has no chat template, or one that refuses them.
@@ -359,7 +359,7 @@ class LM:
         return getattr(self._depth, "hooks", 0)
 
     def _world(self) -> Any:
-        """The world that it belongs to, as the JSON values of its file, if that is known."""
+        """Return the world of the model as the JSON values of its file, or None if it is not known."""
         try:
             return self.world.to_dict() if self.world is not None else read_world(self.run_dir, self.directory)
         except ProbeError:  # its run is gone or damaged since it was loaded, which must not cost the weights
@@ -391,7 +391,7 @@ class LM:
         return ids, mask
 
     def _pairs(self, prompts: Any, completions: Any) -> tuple[list[list[int]], list[list[list[int]]]]:
-        """Ids of prompts and of their groups of completions."""
+        """Return the ids of prompts and of their groups of completions."""
         if isinstance(prompts, str):
             prompts, completions = [prompts], [completions]
         if len(prompts) != len(completions):
@@ -411,7 +411,7 @@ class LM:
 
 
 def _require_model(model: Any, mapping: ModuleMap | None) -> PreTrainedModel:
-    """The causal language model without wrappers around it; of a plain module with a mapping, it as one.
+    """Return the causal language model inside any wrappers; with a mapping, make one of a plain module.
 
     Raises:
         ModelError: it is something else; the message says what is missing.
@@ -444,7 +444,7 @@ def _require_model(model: Any, mapping: ModuleMap | None) -> PreTrainedModel:
 
 
 def _require_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer.
+    """Return the tokenizer, once it is checked that it is one of transformers.
 
     Raises:
         DataError: it cannot encode and decode; the message says what was given.

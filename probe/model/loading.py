@@ -45,7 +45,7 @@ SPARE = 2**26
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
-    """The device that is meant; None is CUDA where there is one, else the CPU.
+    """Return the device of that name; None means CUDA where there is one, else the CPU.
 
     Raises:
         ModelError: there is no such device.
@@ -61,7 +61,7 @@ def device_of(device: str | torch.device | None) -> torch.device:
 
 
 def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """The number format that is meant, None as it is.
+    """Return the number format of that name; None, which keeps the format, stays None.
 
     Raises:
         ModelError: no such format.
@@ -95,7 +95,7 @@ def require_causal(directory: Path) -> None:
 
 
 def reward_classes(config: dict[str, Any]) -> set[str]:
-    """Names of the classes that read an architecture's decoder with a scalar head; empty if it has none."""
+    """Return the names of classes that read an architecture's decoder with a scalar head; empty if it has none."""
     from transformers.models.auto import modeling_auto
 
     if not _classes(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, config) or config.get("is_encoder_decoder"):
@@ -125,7 +125,7 @@ def require_reward(directory: Path) -> None:
 
 
 def read_model(directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
-    """The causal language model in `directory`, in evaluation mode, with every weight found there.
+    """Read the causal language model in `directory`, in evaluation mode, with every weight found there.
 
     Args:
         directory: holds config.json and safetensors.
@@ -139,7 +139,7 @@ def read_model(directory: Path, dtype: torch.dtype | None, device: torch.device)
 
 
 def read_reward_model(directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
-    """The sequence classification model in `directory`; arguments and errors as in `read_model`."""
+    """Read the sequence classification model in `directory`; arguments and errors as in `read_model`."""
     model = _read(AutoModelForSequenceClassification, "reward model", directory, dtype, device)
     if not isinstance(getattr(model, "score", None), torch.nn.Linear):
         raise ModelError(
@@ -171,14 +171,14 @@ def _read(auto: Any, label: str, directory: Path, dtype: torch.dtype | None, dev
 
 
 def _loading(label: str, directory: Path) -> AbstractContextManager[None]:
-    """Around a call of transformers that reads a model."""
+    """Raise errors of transformers while it reads a model as a ModelError, inside the context."""
     return foreign(
         lambda reason: ModelError(f"`{directory}` cannot be loaded as a {label} ({reason}): fix it or use another.")
     )
 
 
 def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of the weights in `directory`, from the headers of its files.
+    """Return the shape of every tensor of the weights in `directory`, from the headers of its files.
 
     Raises:
         ModelError: a file is broken.
@@ -193,7 +193,7 @@ def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 
 
 def weights_hash(directory: Path, exact: bool = False) -> str:
-    """SHA-256 of the weights in a directory, in hexadecimal: names, shapes and values of all tensors.
+    """Return the SHA-256 of the weights in a directory, in hexadecimal: names, shapes and values of all tensors.
 
     A directory is read once in a process, and again when its files have changed.
 
@@ -270,7 +270,7 @@ def _check_sizes(auto: Any, label: str, directory: Path) -> None:
 
 
 def _entries(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Names and values of all entries of a configuration."""
+    """Yield the name and value of every entry of a configuration."""
     if isinstance(config, dict):
         for key, value in config.items():
             yield from _entries(value, str(key))
@@ -282,7 +282,7 @@ def _entries(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in `directory`.
+    """Read the tokenizer in `directory`, and check that it can be used.
 
     Raises:
         ModelError: there is none that can be used.
@@ -339,7 +339,7 @@ def write(
 
 
 def classifier(model: PreTrainedModel, pad: int | None) -> Any:
-    """A sequence classification model with one label around the decoder of `model`; its head is zero.
+    """Build a sequence classification model with one label around the decoder of `model`; its head is zero.
 
     Args:
         model: a causal language model, whose decoder is shared and not copied.
@@ -371,7 +371,7 @@ def classifier(model: PreTrainedModel, pad: int | None) -> Any:
 
 
 def twin(model: PreTrainedModel, others: Mapping[str, Tensor] | None = None) -> PreTrainedModel:
-    """A separate module tree over the same parameters and buffers: hooks and modes of one do not reach the other.
+    """Copy the module tree over the same parameters and buffers: hooks and modes of one do not reach the other.
 
     Args:
         model: stays as it is.
@@ -387,7 +387,7 @@ def twin(model: PreTrainedModel, others: Mapping[str, Tensor] | None = None) -> 
 
 
 def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The state's tensors in the order of their names, each shared one once."""
+    """Return the state's tensors in the order of their names, each shared one once."""
     distinct: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         distinct.setdefault(id(tensor), (name, tensor))
@@ -395,7 +395,7 @@ def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def stamp(model: PreTrainedModel) -> list[tuple[int, int, int]]:
-    """A cheap sign of the weights' contents, to see whether they changed since.
+    """Return a cheap sign of the weights' contents, to see whether they have changed since.
 
     Versions alone miss fused optimisers and writes to `.data`, which do not count them up; the sum of bits does not.
     """
@@ -407,7 +407,7 @@ def stamp(model: PreTrainedModel) -> list[tuple[int, int, int]]:
 
 
 def fingerprint(model: PreTrainedModel, read: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> str:
-    """SHA-256 of the configuration and of every tensor's name, type, shape and bytes, in hexadecimal.
+    """Return the SHA-256, in hexadecimal, of the configuration and of every tensor's name, type, shape and bytes.
 
     Args:
         model: the model.
@@ -471,6 +471,6 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def _classes(mapping: Mapping[str, Any], config: dict[str, Any]) -> set[str]:
-    """The names of classes that transformers knows for a model type."""
+    """Return the names of the classes that transformers knows for a model type."""
     names = mapping.get(config["model_type"], ())
     return {names} if isinstance(names, str) else set(names)

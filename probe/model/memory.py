@@ -54,7 +54,7 @@ class Growth:
         return "quadratic" if four - 2 * three + two else "linear" if three - two else "constant"
 
     def bytes(self, batch: int, length: int) -> int:
-        """Bytes of `batch` texts of `length` tokens."""
+        """Return the bytes of `batch` texts of `length` tokens."""
         two, three, four = self.sizes
         step, bend, beyond = three - two, four - 2 * three + two, length - 2
         alone = two + step * beyond + bend * beyond * (beyond - 1) // 2
@@ -71,15 +71,15 @@ class Law:
     """For each hook name, and for the logits, the piece that holds it."""
 
     def size(self, names: Iterable[str], batch: int, length: int) -> int:
-        """Bytes of activations, each piece counted once; names that do not fire hold nothing."""
+        """Return the bytes of activations, each piece counted once; names that do not fire hold nothing."""
         return sum(self.pieces[at].bytes(batch, length) for at in {self.holds[n] for n in names if n in self.holds})
 
     def kind(self, name: str) -> str:
-        """How a name grows."""
+        """Return how a name grows: constant, linear or quadratic in the number of tokens."""
         return self.pieces[self.holds[name]].kind if name in self.holds else "constant"
 
     def working(self, batch: int, length: int, itemsize: int) -> int:
-        """Bytes of temporary tensors while one layer is computed: an upper bound (see PATTERNS)."""
+        """Return an upper bound of the bytes of temporary tensors while one layer is computed (see PATTERNS)."""
         blocks: dict[int | None, list[str]] = {}
         for name in self.holds:
             blocks.setdefault(block_of(name), []).append(name)
@@ -124,7 +124,10 @@ _lock = threading.RLock()
 
 
 def growth_law(lm: Hookable) -> Law:
-    """How the model's activations grow, learnt once for each bridge and each setting of its optional hook points."""
+    """Return how the model's activations grow.
+
+    It is learnt once for each bridge and each setting of its optional hook points.
+    """
     with lm._bridge_lock, _lock:
         bridge = lm.bridge
         flags = [(name, value) for name, value in sorted(vars(bridge.cfg).items()) if name.startswith("use_")]
@@ -135,7 +138,7 @@ def growth_law(lm: Hookable) -> Law:
 
 @torch.no_grad()
 def _learn(lm: Hookable) -> Law:
-    """Four small runs."""
+    """Learn how the model's activations grow, from four small runs."""
     # Hooks that are attached now would fire on texts they do not know: a bridge of its own then.
     bridge = build_bridge(lm.model, lm.tokenizer) if lm._hook_depth else lm.bridge
     runs = []
@@ -159,7 +162,7 @@ def _learn(lm: Hookable) -> Law:
 
 
 def block_of(name: str) -> int | None:
-    """The block that a hook name belongs to."""
+    """Return the block that a hook name belongs to; None outside of blocks."""
     match = re.match(r"blocks\.(\d+)\.", name)
     return int(match[1]) if match else None
 
@@ -168,7 +171,7 @@ GROUPS = Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: torch.device | str = "cpu") -> int | None:
-    """Bytes that new tensors on a device can take now; None where the system does not say.
+    """Return the bytes that new tensors on a device can take now; None where the system does not say.
 
     On a GPU the memory that torch holds and does not use counts as free. On the CPU it is what the kernel calls
     available, or what the limit of a container leaves.
@@ -184,7 +187,7 @@ def free_bytes(device: torch.device | str = "cpu") -> int | None:
 
 
 def readable(size: int) -> str:
-    """A number of bytes in the decimal unit that fits: 512 B, 4.7 MB, 18 GB."""
+    """Write a number of bytes in the decimal unit that fits: 512 B, 4.7 MB, 18 GB."""
     value, unit = float(size), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 999.5:
@@ -194,7 +197,7 @@ def readable(size: int) -> str:
 
 
 def _available(file: Path) -> int | None:
-    """What the kernel can give without swapping."""
+    """Return the bytes that the kernel can give without swapping; None where the file does not say."""
     try:
         lines = file.read_text().splitlines()
     except OSError:
@@ -203,7 +206,10 @@ def _available(file: Path) -> int | None:
 
 
 def _memory_left(folder: Path) -> int | None:
-    """What a control group's limit leaves, file pages that can be dropped counted as free; None without a limit."""
+    """Return the bytes that a control group's limit leaves; None without a limit.
+
+    File pages that can be dropped count as free.
+    """
     for limit, current, stat, droppable in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
@@ -299,7 +305,7 @@ class Preflight:
         return f"{need} and may take {readable(self.budget)}: {self.offer}."
 
     def table(self) -> pd.DataFrame:
-        """One row a hook name: name, layer (-1 outside of blocks), growth, bytes."""
+        """Return a table with one row per hook name: name, layer (-1 outside of blocks), growth, bytes."""
         return pd.DataFrame(
             {
                 "name": self.names,
@@ -382,13 +388,13 @@ def require_room(
 
 
 def _parts(law: Law, names: Sequence[str], batch: int, length: int, itemsize: int) -> tuple[int, int, int]:
-    """Bytes of the activations, of the logits in addition to them, and of temporary tensors."""
+    """Return the bytes of the activations, of the logits in addition to them, and of temporary tensors."""
     cache = law.size(names, batch, length)
     return cache, law.size([*names, LOGITS], batch, length) - cache, law.working(batch, length, itemsize)
 
 
 def _offers(law: Law, names: tuple[str, ...], batch: int, length: int, itemsize: int, room: int) -> tuple[Capture, ...]:
-    """Smaller captures that fit: without quadratic names, of fewer texts, of fewer layers, of a shorter text."""
+    """Return smaller captures that fit: without quadratic names, of fewer texts, fewer layers, or a shorter text."""
 
     def capture(advice: str, hook_names: Sequence[str], texts: int, tokens: int) -> Capture | None:
         total = sum(_parts(law, hook_names, texts, tokens, itemsize))
@@ -413,7 +419,10 @@ def _offers(law: Law, names: tuple[str, ...], batch: int, length: int, itemsize:
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:
-    """The largest count up to `most` that fits, 0 where none does; what fits stays so for smaller counts."""
+    """Return the largest count up to `most` that fits, 0 where none does.
+
+    If a count fits, all smaller counts must fit, too.
+    """
     low, high = 0, most
     while low < high:
         middle = math.ceil((low + high) / 2)

@@ -69,7 +69,7 @@ class ModuleWarning(UserWarning):
 
 
 def fields_of(name: str) -> str | None:
-    """The fields of a map that a hook name needs; None where there is no such name."""
+    """Return the fields of a map that a hook name needs; None where there is no such name."""
     return next((fields for pattern, fields in NEEDS if re.fullmatch(pattern, name)), None)
 
 
@@ -118,7 +118,7 @@ class HeadsBridge(GeneralizedComponent):
         return torch.cat([self._hook_split(*each) for each in zip(hooks, parts, counts, strict=True)], dim=-1)
 
     def _rows(self, name: str) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
-        """Weight and bias of a projection, or of its part of the fused one."""
+        """Return weight and bias of a projection, or of its part of the fused one."""
         layer: Any = self.original_component.get_submodule(getattr(self._map, name) or self._map.qkv)
         weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
         bias = getattr(layer, "bias", None)
@@ -206,7 +206,7 @@ class _Softmax(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Float[Tensor, "B H T dh"]:
-        """What `scaled_dot_product_attention` computes by its documentation."""
+        """Compute what `scaled_dot_product_attention` does by its documentation, with scores and pattern hooked."""
         if enable_gqa:
             key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
         scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -230,19 +230,21 @@ class UnembedBridge(GeneralizedComponent):
     _kept: int | None = None
 
     def forward(self, states: Float[Tensor, "B T d"]) -> Float[Tensor, "B T V"]:
-        """Logits of the tokens that the hooks leave, then zeros."""
+        """Return logits of the tokens that the hooks leave, then zeros."""
         logits = self.hook_out(self.original_component(self.hook_in(states)))
         self._kept = logits.shape[1]
         return F.pad(logits, (0, 0, 0, states.shape[1] - self._kept))
 
     def take_off(self, _: nn.Module, __: Any, output: CausalLMOutput) -> None:
-        """The forward hook of the whole model."""
+        """Cut off the zeros behind the logits; this is the forward hook of the whole model."""
         output.logits = output.logits[:, : self._kept]
 
 
 @torch.no_grad()
 def bridge_module(model: MappedModel) -> TransformerBridge:
-    """A bridge over the parameters of a plain module, whose tree is copied; `probe.model.hooks` makes it.
+    """Build a bridge over the parameters of a plain module, whose tree is copied.
+
+    `probe.model.hooks` calls this.
 
     Raises:
         ModelError: embedding, blocks or unembedding are not run once a pass.
@@ -264,7 +266,7 @@ def bridge_module(model: MappedModel) -> TransformerBridge:
 
 
 def _assemble(model: MappedModel, mapping: ModuleMap, middle: bool) -> TransformerBridge:
-    """The bridge of a map; `middle` says whether the norm before the MLP reads the stream after the attention."""
+    """Build the bridge of a map; `middle` says whether the norm before the MLP reads the stream after the attention."""
     own, config = twin(model), model.config
     heads = mapping.heads or 1
     adapter = ArchitectureAdapter(
@@ -340,7 +342,7 @@ class Readings:
     """(B, T, d)."""
 
     def runs_once(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Whether a hook point was run once, with a tensor of this shape."""
+        """Return whether a hook point was run once, with a tensor of this shape."""
         return self.counts.get(name) == 1 and name in self.values and self.values[name].shape == shape
 
 
@@ -365,7 +367,7 @@ def _run_once(model: MappedModel, bridge: TransformerBridge) -> Readings:
 
 
 def _find_faults(model: MappedModel, readings: Readings) -> dict[str, str]:
-    """Parts that are not what their names say, and why.
+    """Find parts that are not what their names say, and return the reason for each.
 
     Raises:
         ModelError: what cannot be left out is among them.
@@ -402,7 +404,10 @@ def _find_faults(model: MappedModel, readings: Readings) -> dict[str, str]:
 
 
 def _fault_of_heads(readings: Readings, block: int) -> str | None:
-    """Why the heads of a block are not what the map says: the attention made of them is not the module's output."""
+    """Return why the heads of a block are not what the map says; None where they are.
+
+    They are not if the attention made of them is not the module's output.
+    """
     attn, bridge = f"blocks.{block}.attn.", readings.bridge.blocks[block].attn
     names = [attn + f"hook_{name}" for name in ("in", "q", "k", "v", "z", "attn_scores", "pattern")]
     unseen = [name for name in names if readings.counts.get(name) != 1]
@@ -433,7 +438,7 @@ def _fault_of_heads(readings: Readings, block: int) -> str | None:
 
 
 def _adds_attention(readings: Readings) -> bool:
-    """Whether the second norm of every block reads the stream with the attention's output added."""
+    """Return whether the second norm of every block reads the stream with the attention's output added."""
     for block in range(readings.bridge.cfg.n_layers):
         names = [f"blocks.{block}.{each}" for each in ("hook_in", "attn.hook_out", "ln2.hook_in")]
         if not all(readings.runs_once(name, readings.stream) for name in names):
@@ -445,7 +450,7 @@ def _adds_attention(readings: Readings) -> bool:
 
 
 def _are_close(one: Tensor, other: Tensor) -> bool:
-    """Up to rounding."""
+    """Return whether two tensors are equal up to rounding."""
     if one.shape != other.shape:
         return False
     scale = 1.0 if one.dtype in (torch.float32, torch.float64) else 100.0

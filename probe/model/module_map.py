@@ -106,14 +106,14 @@ class ModuleMap:
             )
 
     def path(self, name: str) -> str:
-        """The path of a field from the module on; `{}` stands for the number of a block."""
+        """Return the path of a field from the module on; `{}` stands for the number of a block."""
         own, owner = getattr(self, name), INSIDE.get(name)
         if owner is None:
             return str(own)
         return f"{self.path(owner)}{'.{}' if owner == 'blocks' else ''}.{own}"
 
     def paths(self) -> dict[str, str]:
-        """The paths that are given, by field."""
+        """Return the paths that are given, by field."""
         return {each.name: self.path(each.name) for each in fields(self) if isinstance(getattr(self, each.name), str)}
 
 
@@ -147,10 +147,11 @@ class MappedModel(PreTrainedModel):
         """`train` and `eval` reach the module itself, too."""
 
     def forward(self, input_ids: Int[Tensor, "B T"], attention_mask: Tensor | None = None, **_: Any) -> CausalLMOutput:
-        """Logits of the module, which knows no padding: real tokens are moved to the front of their row and back.
+        """Compute the logits of the module, which knows no padding.
 
-        In a causal model what stands behind a token does not change its logits. Positions are the module's own, and
-        further arguments that models of transformers take (positions, cache) mean nothing to it.
+        Real tokens are moved to the front of their row, and their logits are moved back. In a causal model what stands
+        behind a token does not change its logits. Positions are the module's own, and further arguments that models of
+        transformers take (positions, cache) mean nothing to it.
 
         Raises:
             ModelError: the module does not give logits [B T V].
@@ -175,11 +176,11 @@ class MappedModel(PreTrainedModel):
         return logits
 
     def get_input_embeddings(self) -> nn.Module:
-        """The embedding of tokens."""
+        """Return the embedding of tokens."""
         return self.module.get_submodule(self.mapping.embedding)
 
     def get_output_embeddings(self) -> nn.Module:
-        """The linear layer that makes logits."""
+        """Return the linear layer that makes logits."""
         return self.module.get_submodule(self.mapping.unembedding)
 
     def save_pretrained(self, save_directory: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
@@ -198,7 +199,7 @@ class MappedModel(PreTrainedModel):
 
 
 def mapped_model(module: nn.Module, mapping: ModuleMap) -> MappedModel:
-    """The module as a causal language model, under the name of its own class.
+    """Return the module as a causal language model, under the name of its own class.
 
     Raises:
         ModelError: a path of the map leads nowhere, or to a module of another kind.
@@ -219,7 +220,7 @@ def mapped_model(module: nn.Module, mapping: ModuleMap) -> MappedModel:
 
 
 def _blocks(module: nn.Module, mapping: ModuleMap) -> nn.ModuleList | nn.Sequential:
-    """The list of blocks.
+    """Return the list of blocks.
 
     Raises:
         ModelError: it is none, or empty.
@@ -252,7 +253,7 @@ def _require_path(module: nn.Module, name: str, path: str) -> None:
 
 
 def _read_config(module: nn.Module, mapping: ModuleMap) -> MappedConfig:
-    """Sizes of the module, and the paths of the map, so that two maps of one module are two models."""
+    """Read the sizes of the module, and the paths of the map, so that two maps of one module are two models."""
     head: Any = module.get_submodule(mapping.unembedding)
     context = mapping.context
     if context is None and mapping.positions is not None:

@@ -43,7 +43,7 @@ class ModelConfig:
             )
 
     def llama(self, tokenizer: "PreTrainedTokenizerBase") -> "LlamaConfig":
-        """The Hugging Face configuration of this size with the vocabulary of `tokenizer`."""
+        """Return the Hugging Face configuration of this size with the vocabulary of `tokenizer`."""
         from transformers import LlamaConfig
 
         return LlamaConfig(
@@ -71,7 +71,7 @@ PRESETS = {
 
 
 def model_config(size: str | ModelConfig) -> ModelConfig:
-    """The configuration that `size` names, or `size` itself.
+    """Return the configuration that `size` names, or `size` itself if it is a configuration.
 
     Raises:
         ConfigError: no preset has that name.

@@ -1,5 +1,4 @@
-"""From a reference (a run, a checkpoint, a Hugging Face directory, a model's name, a hub id) to a directory that can be
-trusted.
+"""From a reference (run, checkpoint, Hugging Face directory, model's name, hub id) to a directory that can be trusted.
 
 Whatever has a separator in it is a path where there is one (`./base`, `../base`, `runs/base`), and else a hub id. A
 bare name is that of a run in the folders of runs, of a folder in the working directory, or of a model: of its directory
@@ -48,7 +47,7 @@ class ModelPlace(NamedTuple):
 
 
 def resolve(ref: str | Path, revision: str | None = None) -> ModelPlace:
-    """The directory that `ref` names, checked: it has a configuration and weights in safetensors.
+    """Return the directory that `ref` names, once it is checked to have a configuration and weights in safetensors.
 
     Args:
         ref: a path (run directory, checkpoint, Hugging Face directory), the name of a run in the folders of runs or of
@@ -123,7 +122,10 @@ def _meanings(name: str, step: str) -> list[Path]:
 
 
 def _is_as_it_comes(run: Path, name: str) -> bool:
-    """Whether a run is no training and stands for the model `name` itself, as the one of the real sample runs does."""
+    """Return whether a run is no training and stands for the model `name` itself.
+
+    One of the real sample runs is such a run.
+    """
     try:
         meta = read_json(run / RUN_FILE)
     except (OSError, ValueError):
@@ -139,7 +141,7 @@ def model_files(directory: Path) -> list[Path]:
 
 
 def find_model(name: str) -> Path | None:
-    """The directory of that name in the folders of models, or None."""
+    """Return the directory of that name in the folders of models, or None."""
     setting = os.environ.get("PROBE_MODELS", "")
     folders = [os.path.expanduser(part) for part in setting.split(os.pathsep) if part]
     places = [Path(folder, name) for folder in folders or (".cache", SHIPPED.parent / ".cache")]
@@ -147,7 +149,10 @@ def find_model(name: str) -> Path | None:
 
 
 def place(ref: str | Path) -> Path:
-    """Where `resolve` looks for a reference on this machine: the run of that name, or the path; it need not exist."""
+    """Return where `resolve` looks for a reference on this machine.
+
+    This is the run of that name, or the path; it need not exist.
+    """
     base, _ = split_step(str(ref))
     try:
         if is_url(base):  # nothing is asked of a store by looking
@@ -160,7 +165,7 @@ def place(ref: str | Path) -> Path:
 
 
 def bytes_to_fetch(ref: str) -> int:
-    """Bytes of the checkpoint that `resolve` would fetch from a store; 0 where it is here, or not found."""
+    """Return the bytes of the checkpoint that `resolve` would fetch from a store; 0 where it is here, or not found."""
     base, step = split_step(ref)
     try:
         directory = _checkpoint(find(base), step)
@@ -174,7 +179,7 @@ def bytes_to_fetch(ref: str) -> int:
 
 
 def split_step(ref: str) -> tuple[str, str]:
-    """A reference without its step, and the step behind `@`, empty where there is none."""
+    """Split a reference into its base and the step behind `@`; the step is empty where there is none."""
     base, _, step = ref.rpartition("@")
     if not step.isdecimal() or os.path.exists(os.path.expanduser(ref)):
         return ref, ""
@@ -182,7 +187,7 @@ def split_step(ref: str) -> tuple[str, str]:
 
 
 def split_readout(ref: str) -> tuple[str, Readout | None]:
-    """A reference without its readout, and the readout that it asks for behind `#`.
+    """Split a reference into its base and the readout that it asks for behind `#`; None where there is none.
 
     Raises:
         ModelError: there is no such readout.
@@ -199,7 +204,7 @@ def split_readout(ref: str) -> tuple[str, Readout | None]:
 
 
 def check_model_folder(directory: Path) -> Path:
-    """`directory`, if it holds a configuration and weights in safetensors that need no code of their own.
+    """Return `directory`, if it holds a configuration and weights in safetensors that need no code of their own.
 
     Raises:
         ModelError: something is missing, is a pickle, or asks for code from outside.
@@ -228,7 +233,7 @@ def check_reference(ref: str | Path) -> ModelPlace | None:
 
 
 def _checked_files(directory: Path) -> Path:
-    """`directory`, if it holds a configuration and weights in safetensors."""
+    """Return `directory`, if it holds a configuration and weights in safetensors."""
     config = read_settings(directory)
     if any(directory.glob("*.safetensors")):
         return directory
@@ -245,7 +250,7 @@ def _checked_files(directory: Path) -> Path:
 
 
 def read_config(directory: Path) -> dict:
-    """The model configuration in `directory` as a dictionary, of an architecture that transformers has.
+    """Read the model configuration in `directory` as a dictionary; refuse an architecture that transformers lacks.
 
     Raises:
         ModelError: config.json is missing or broken, or names an architecture that needs code from outside.
@@ -263,7 +268,7 @@ def read_config(directory: Path) -> dict:
 
 
 def read_settings(directory: Path) -> dict:
-    """The same without a look at the architecture, for which transformers must be imported.
+    """Read the model configuration without a check of its architecture, which needs an import of transformers.
 
     Raises:
         ModelError: config.json is missing or broken, or is that of a plain module.
@@ -301,19 +306,19 @@ def read_settings(directory: Path) -> dict:
 
 
 def _is_bounded(value: object) -> bool:
-    """Whether no whole number in a configuration is larger than what libraries compute with."""
+    """Return whether no whole number in a configuration is larger than what libraries compute with."""
     if isinstance(value, dict | list):
         return all(map(_is_bounded, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, int) or abs(value) < 2**63
 
 
 def is_adapter(directory: Path) -> bool:
-    """Whether `directory` holds an adapter of peft: what is added to a base model that lies elsewhere."""
+    """Return whether `directory` holds an adapter of peft, which is added to a base model that lies elsewhere."""
     return (directory / ADAPTER_CONFIG).is_file()
 
 
 def _checked_adapter(directory: Path) -> Path:
-    """`directory`, if its weights are safetensors."""
+    """Return `directory`, if its weights are safetensors."""
     if (directory / ADAPTER_WEIGHTS).is_file():
         return directory
     if (directory / "adapter_model.bin").is_file():
@@ -327,7 +332,7 @@ def _checked_adapter(directory: Path) -> Path:
 
 
 def _checkpoint(run: Path, step: str) -> Path:
-    """The checkpoint of `step` in `run`, or the latest one."""
+    """Return the checkpoint of `step` in `run`, or the latest one if no step is given."""
     folder = run / "checkpoints"
     checkpoints = {int(path.name): path for path in folder.iterdir() if path.name.isdigit()} if folder.is_dir() else {}
     if not checkpoints:
@@ -339,7 +344,7 @@ def _checkpoint(run: Path, step: str) -> Path:
 
 
 def _owner(directory: Path) -> Path | None:
-    """The run whose checkpoint `directory` is."""
+    """Return the run whose checkpoint `directory` is, or None."""
     run = directory.resolve().parent.parent
     return run if directory.resolve().parent.name == "checkpoints" and is_run(run) else None
 
@@ -351,7 +356,7 @@ def _file_message(path: Path) -> str:
 
 
 def cached_snapshot(name: str, revision: str | None = None) -> Path | None:
-    """The snapshot of a hub id in the hub's cache on this machine, or None; no network access."""
+    """Return the snapshot of a hub id in the hub's cache on this machine, or None; no network access."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -363,7 +368,7 @@ def cached_snapshot(name: str, revision: str | None = None) -> Path | None:
 
 
 def _download(name: str, revision: str | None) -> Path:
-    """The snapshot of a hub id, from the cache or the network; pickles are never fetched."""
+    """Fetch the snapshot of a hub id, from the cache or the network; pickles are never fetched."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,

@@ -22,7 +22,10 @@ LETTERS = 2**16
 
 
 def rehearsed(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A tokenizer that raises a DataError in place of a use that takes too much; itself where all parts are known."""
+    """Make a tokenizer raise a DataError in place of a use that takes too much.
+
+    A tokenizer whose parts are all known stays as it is.
+    """
     backend = getattr(tokenizer, "_tokenizer", None)
     if backend is not None and odd_part(backend) is not None and not isinstance(tokenizer, _Rehearsed):
         tokenizer.__class__ = _rehearsing(type(tokenizer))  # type: ignore[arg-type]
@@ -58,12 +61,12 @@ class _Rehearsed:
 
 @lru_cache
 def _rehearsing(kind: type) -> type:
-    """A class of transformers whose uses are tried first; it keeps its name, which is saved with a model."""
+    """Return a class of transformers whose uses are tried first; it keeps its name, which is saved with a model."""
     return type(kind.__name__, (_Rehearsed, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
 
 
 def _texts(given: Any) -> Iterator[str]:
-    """The texts of an argument of a tokenizer."""
+    """Yield the texts in an argument of a tokenizer."""
     if isinstance(given, str):
         yield given
     for each in given if isinstance(given, list | tuple) else ():
@@ -71,7 +74,7 @@ def _texts(given: Any) -> Iterator[str]:
 
 
 def _bundles(texts: list[str]) -> Iterator[list[str]]:
-    """The texts in the same order, a few at a time, as the limits hold for each question."""
+    """Yield the texts in the same order, a few at a time, since the limits hold for each question to the child."""
     bundle: list[str] = []
     for text in texts:
         if bundle and sum(map(len, bundle)) + len(text) > LETTERS:

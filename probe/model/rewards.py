@@ -98,7 +98,9 @@ class RewardModel:
 
     @torch.no_grad()
     def score(self, prompts: Sequence[str | Ids], completions: Sequence[str | Ids]) -> Float[Tensor, " N"]:
-        """The reward of each completion of its prompt, in nats of Bradley-Terry log-odds; equal prompts are run once.
+        """Return the reward of each completion of its prompt, in nats of Bradley-Terry log-odds.
+
+        Equal prompts are run once.
 
         Args:
             prompts: N texts, or their ids.
@@ -117,7 +119,7 @@ class RewardModel:
     def token_scores(
         self, prompts: Sequence[str | Ids], completions: Sequence[str | Ids]
     ) -> tuple[Float[Tensor, "N L"], Bool[Tensor, "N L"]]:
-        """What the head reads at every token of the completions (0 where masked), and which tokens are real.
+        """Return what the head reads at every token of the completions (0 where masked), and which are real.
 
         The last real value of a row is the completion's score. The reward of a single token is its increment over the
         value before.
@@ -145,7 +147,7 @@ class RewardModel:
 def last_scores(
     model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]], *, share_prompt: bool = True
 ) -> Float[Tensor, " N"]:
-    """R(x, y) of every completion in the groups of P prompts, prompt-major and differentiable (E9).
+    """Return R(x, y) of every completion in the groups of P prompts, prompt-major and differentiable (E9).
 
     Args:
         model: a sequence classification model of transformers with one label.
@@ -163,13 +165,15 @@ def last_scores(
 def token_scores(
     model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]]
 ) -> tuple[Float[Tensor, "N L"], Bool[Tensor, "N L"]]:
-    """The same read at every token of the completions, 0 where masked, and the mask."""
+    """Return what the head reads at every token of the completions, 0 where masked, and the mask."""
     states, mask = token_states(model, prompts, completions)
     return unwrap(model).score(states)[..., 0].where(mask, 0), mask
 
 
 def pair_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | Ids, completion: str | Ids) -> Pair:
-    """Ids of prompt and completion; a completion given as text ends with the end token, ids stay as they are.
+    """Return the ids of prompt and completion; a completion given as text ends with the end token.
+
+    Ids stay as they are.
 
     Raises:
         DataError: one is a text and the other is not.
@@ -184,7 +188,7 @@ def pair_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | Ids, completion: 
 
 
 def batches(pairs: Sequence[Pair]) -> Iterator[tuple[list[list[int]], list[list[list[int]]], list[int]]]:
-    """The pairs grouped by equal prompts, in parts of about `PART` tokens, short ones first.
+    """Group the pairs by equal prompts, in parts of about `PART` tokens, short ones first.
 
     Yields:
         prompts, their groups of completions, and the numbers of the pairs in that order.
@@ -227,7 +231,7 @@ class ScalarLM(LM):
         self.readout = readout
 
     def generate(self, *_: Any, **__: Any) -> Generation:
-        """Not possible.
+        """Refuse to generate, since a scalar model writes no text.
 
         Raises:
             ConfigError: always.
@@ -236,7 +240,7 @@ class ScalarLM(LM):
 
 
 def analysable(ref: str | Path, readout: Readout | None = None, **options: Any) -> LM:
-    """The model that a reference names, whatever it reads out, as something to look into.
+    """Load the model that a reference names, whatever it reads out, as an `LM` for analyses.
 
     Args:
         ref: see `probe.model.references.resolve`; `#value` behind it asks for the value head, as `readout` does.
@@ -258,7 +262,7 @@ def analysable(ref: str | Path, readout: Readout | None = None, **options: Any) 
 
 
 def reward_lm(model: RewardModel) -> ScalarLM:
-    """A reward model as an LM over the same parameters; its logit at the last token is `RewardModel.score`.
+    """Return a reward model as an LM over the same parameters; its logit at the last token is `RewardModel.score`.
 
     Raises:
         ModelError: the decoder has no causal counterpart whose unembedding can be the head.
@@ -270,7 +274,7 @@ def reward_lm(model: RewardModel) -> ScalarLM:
 
 
 def value_lm(lm: LM) -> ScalarLM:
-    """The value head that was trained beside a policy (E11) as an LM over the policy's parameters.
+    """Return the value head that was trained beside a policy (E11) as an LM over the policy's parameters.
 
     Raises:
         ModelError: the checkpoint has no value head, or one that does not fit.
@@ -294,7 +298,10 @@ def value_lm(lm: LM) -> ScalarLM:
 
 
 def _counterpart(config: Any) -> Any:
-    """The causal model of a configuration's family, without memory for weights; the body is put in by the caller."""
+    """Build the causal model of a configuration's family, without memory for weights.
+
+    The caller puts the body in.
+    """
     own = copy.deepcopy(config)
     own.tie_word_embeddings = False
     own.architectures = None
@@ -310,7 +317,7 @@ def _counterpart(config: Any) -> Any:
 
 
 def _with_head(model: Any, weight: Float[Tensor, "1 d"], bias: Float[Tensor, " 1"] | None = None) -> PreTrainedModel:
-    """`model` with a scalar head in place of its unembedding."""
+    """Put a scalar head in place of the unembedding of `model`, and return the model."""
     width = weight.shape[1]
     head = nn.Linear(width, 1, bias=bias is not None, device="meta")
     head.weight = nn.Parameter(weight.detach(), requires_grad=False)
@@ -325,6 +332,6 @@ def _with_head(model: Any, weight: Float[Tensor, "1 d"], bias: Float[Tensor, " 1
 
 
 def _scoring(directory: Path) -> set[str]:
-    """Names of the classes with a scalar head that the model in a directory was saved as."""
+    """Return the names of the classes with a scalar head that the model in a directory was saved as."""
     config = read_config(directory)
     return weights.reward_classes(config) & set(config.get("architectures") or ())

@@ -53,12 +53,12 @@ class Layout:
 
 
 def size(prompt: Ids, group: Sequence[Ids]) -> int:
-    """Tokens of a tree that are run."""
+    """Return how many tokens of a tree are run."""
     return len(prompt) + sum(max(len(ids) - 1, 0) for ids in group)
 
 
 def lay_out(prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Layout:
-    """Trees in as few rows as first-fit finds, each as wide as the largest tree."""
+    """Place trees in as few rows as first-fit finds, each as wide as the largest tree."""
     sizes = [size(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
     rows, starts = _fit(sizes)
     shape = max(rows, default=-1) + 1, max(sizes, default=0)
@@ -83,7 +83,7 @@ def lay_out(prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Layout:
 
 
 def _fit(sizes: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Row and first column of each tree: the largest first, each into the first row that has room."""
+    """Return row and first column of each tree: the largest first, each in the first row that has room."""
     width = max(sizes, default=0)
     rows, starts, widths = [0] * len(sizes), [0] * len(sizes), list[int]()
     for tree in sorted(range(len(sizes)), key=lambda tree: -sizes[tree]):
@@ -102,19 +102,22 @@ def _sees(trees: Int[Tensor, "R W"], branches: Int[Tensor, "R W"]) -> Bool[Tenso
 
 
 def fits(model: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> bool:
-    """Whether the trees are narrow enough that a masked row pays, and that a window of attention sees all of it."""
+    """Return whether the trees are narrow enough to run in rows.
+
+    They are if a masked row pays, and if a window of attention sees all of the row.
+    """
     reach = window(model)
     most = WIDEST * model.config.get_text_config(decoder=True).hidden_size
     return widest(prompts, groups) <= (most if reach is None else min(most, reach))
 
 
 def widest(prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> int:
-    """Tokens of the largest tree, which every row is as wide as."""
+    """Return the number of tokens of the largest tree, which is the width of every row."""
     return max((size(prompt, group) for prompt, group in zip(prompts, groups, strict=True)), default=0)
 
 
 def attention_mask(model: Any, sees: Bool[Tensor, "R 1 W W"]) -> Tensor:
-    """What the attention of `model` takes: truth values, or for the eager one numbers to add to the scores."""
+    """Return the mask as the attention of `model` takes it: truth values, or numbers to add to the scores (eager)."""
     if model.config._attn_implementation == "sdpa":
         return sees
     return torch.zeros(sees.shape, dtype=model.dtype, device=sees.device).masked_fill(
@@ -124,7 +127,10 @@ def attention_mask(model: Any, sees: Bool[Tensor, "R 1 W W"]) -> Tensor:
 
 @contextmanager
 def unembed_only(model: Any, places: Int[Tensor, " M"]) -> Iterator[None]:
-    """Inside, `model` gives logits [1 M V] of these places of the flattened batch and projects no others."""
+    """Make `model` give logits [1 M V] of these places of the flattened batch, and project no others.
+
+    This holds inside the context.
+    """
 
     def select(_: nn.Module, inputs: tuple[Float[Tensor, "R W d"], ...]) -> tuple[Float[Tensor, "1 M d"]]:
         return (inputs[0].flatten(0, 1)[places][None],)
@@ -164,7 +170,7 @@ def completion_logprobs(
     share_prompt: bool = True,
     readout: nn.Module | None = None,
 ) -> TokenLogprobs:
-    """log pi(token | prompt, tokens before) of every token of every completion (E1, E8, E13).
+    """Return log pi(token | prompt, tokens before) of every token of every completion (E1, E8, E13).
 
     Args:
         model: a causal language model of transformers, or a wrapper (DDP) that holds one as `.module`.
@@ -207,7 +213,10 @@ def completion_logprobs(
 def gather_logprobs(
     logits: Float[Tensor, "N T V"], prompt_lengths: Sequence[int], completions: Sequence[Ids], temperature: float
 ) -> TokenLogprobs:
-    """The same from the logits of whole sequences, prompt and completion, padded on the right."""
+    """Return what `completion_logprobs` does, from the logits of whole sequences.
+
+    A sequence is a prompt and its completion, padded on the right.
+    """
     targets, mask = (tensor.to(logits.device) for tensor in pad(completions, 0))
     first = torch.tensor(prompt_lengths, device=logits.device)[:, None] - 1
     columns = (first + torch.arange(targets.shape[1], device=logits.device)).clamp(max=logits.shape[1] - 1)
@@ -216,7 +225,7 @@ def gather_logprobs(
 
 
 def can_share(model: nn.Module) -> bool:
-    """Whether the keys and values of a prompt can be repeated: a plain growing cache in every layer."""
+    """Return whether the keys and values of a prompt can be repeated: a plain growing cache in every layer."""
     inner = unwrap(model)
     recomputes = inner.training and any(getattr(module, "gradient_checkpointing", False) for module in inner.modules())
     recomputes |= torch.is_grad_enabled() and getattr(inner, "recomputes", False)  # trainers/blocks.py
@@ -224,7 +233,7 @@ def can_share(model: nn.Module) -> bool:
 
 
 def can_branch(model: nn.Module) -> bool:
-    """Whether trees can be run in rows: attention that takes positions and a mask for every pair of tokens."""
+    """Return whether trees can be run in rows: attention takes positions and a mask for every pair of tokens."""
     inner = unwrap(model)
     takes_mask = getattr(inner.config, "_attn_implementation", None) in ("sdpa", "eager")
     alibi = getattr(inner.config, "alibi", False)
@@ -232,12 +241,12 @@ def can_branch(model: nn.Module) -> bool:
 
 
 def _sees_everything(inner: Any) -> bool:
-    """Whether every layer attends to all tokens before (no window, no other state)."""
+    """Return whether every layer attends to all tokens before (no window, no other state)."""
     return can_cache(inner) and all(type(layer) is DynamicLayer for layer in DynamicCache(config=inner.config).layers)
 
 
 def _sound(model: nn.Module, way: str, width: int) -> bool:
-    """Whether a way of scoring gives what each completion gives alone, for rows of up to `width` tokens."""
+    """Return whether a way of scoring gives what each completion gives alone, for rows of up to `width` tokens."""
 
     def measured(score: Callable[..., TokenLogprobs]) -> sharing.Measure:
         def values(inner: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Tensor:
@@ -298,7 +307,7 @@ def check_ids(ids: Int[Tensor, "..."], size: int) -> None:
 
 
 def _nothing(model: nn.Module, readout: nn.Module | None, mask: Bool[Tensor, "N L"]) -> TokenLogprobs:
-    """Zeros for completions without a token; a loss of them has a gradient, and it is zero."""
+    """Return zeros for completions without a token; a loss of them has a gradient, and it is zero."""
     heads = [] if readout is None else list(readout.parameters())
     zero = sum(
         (parameter.flatten()[:0].sum() for parameter in (*model.parameters(), *heads)),
@@ -318,9 +327,10 @@ def _score_as_trees(
     readout: nn.Module | None,
     before: DynamicCache | None = None,
 ) -> TokenLogprobs:
-    """Each prompt with its completions as one tree; no token is run twice, and logits exist of what is scored only.
+    """Score each prompt with its completions as one tree.
 
-    Keys and values of tokens `before` all of them, of one row, are seen by every token.
+    No token is run twice, and only the logits that are scored are computed. Keys and values of tokens `before` all of
+    them, of one row, are seen by every token.
     """
     inner, layout = unwrap(model), lay_out(prompts, completions)
     ids, places, sees, sources = (
@@ -347,7 +357,7 @@ def _score_behind(
     temperature: float,
     readout: nn.Module | None,
 ) -> TokenLogprobs:
-    """The tokens that all prompts begin with once, then the trees of what is behind them on their keys and values."""
+    """Run the tokens that all prompts begin with once, then score what follows as trees on their keys and values."""
     lead = _common(prompts)
     ids = torch.tensor([list(prompts[0][:lead])], device=targets.device)
     head = forward(model, ids, keep=1, use_cache=True, past_key_values=DynamicCache())
@@ -364,7 +374,7 @@ def _score_behind(
 
 
 def _common(prompts: Sequence[Ids]) -> int:
-    """Tokens that several prompts begin with in common; the last token of each is its own."""
+    """Count the tokens that several prompts begin with in common; the last token of each is never counted."""
     if len(prompts) < 2:
         return 0
     first, last = (
@@ -385,7 +395,7 @@ def _score_shared(
     temperature: float,
     readout: nn.Module | None,
 ) -> TokenLogprobs:
-    """Prompts once, then the completions on their repeated keys and values."""
+    """Run each prompt once, then score the completions on its repeated keys and values."""
     ids, prompt_mask = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
     inputs: dict[str, Any] = {
         "attention_mask": prompt_mask.long(),
@@ -423,7 +433,10 @@ def _plain(
     temperature: float,
     readout: nn.Module | None,
 ) -> TokenLogprobs:
-    """Each completion with its own pass over the prompt: prompts end and completions begin in the same column."""
+    """Score each completion with its own pass over the prompt.
+
+    Prompts end and completions begin in the same column.
+    """
     ids, prompt_mask = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
     whole = torch.cat([prompt_mask[owner], mask[:, :-1]], dim=1)
     inputs: dict[str, Any] = {"attention_mask": whole.long(), "position_ids": positions(whole)}
@@ -441,7 +454,7 @@ def _alone(
     temperature: float,
     readout: nn.Module | None,
 ) -> TokenLogprobs:
-    """Each completion in a pass of its own without any padding, for models that do not take it for what it is."""
+    """Score each completion in its own pass without any padding, for models that do not treat padding as such."""
     rows = [
         _plain(model, [prompts[at]], owner[:1] * 0, ids[None, :length], real[None, :length], temperature, readout)
         for at, ids, real, length in zip(owner.tolist(), targets, mask, mask.sum(1).tolist(), strict=True)
@@ -449,7 +462,7 @@ def _alone(
     ]
 
     def padded(*found: Tensor) -> Tensor:
-        """[N L] from a column of the rows; what has no token is 0 or false."""
+        """Return [N L] from a column of the rows; what has no token is 0 or false."""
         empty = torch.zeros(mask.shape, dtype=found[0].dtype, device=mask.device)
         return empty.masked_scatter(mask, torch.cat([values[0] for values in found]))
 
@@ -458,7 +471,7 @@ def _alone(
 
 
 def _repeat_cache(cache: DynamicCache, times: Int[Tensor, " P"]) -> DynamicCache:
-    """The cache with each prompt's keys and values as often as it has completions."""
+    """Repeat each prompt's keys and values in the cache as often as it has completions."""
     if bool((times == times[0]).all()):
         cache.batch_repeat_interleave(int(times[0]))
     else:
@@ -473,7 +486,7 @@ def _token_logprobs(
     temperature: float,
     readout: Float[Tensor, "N L"] | None = None,
 ) -> TokenLogprobs:
-    """Log-probabilities of the targets, at real tokens only; 0 elsewhere."""
+    """Return the log-probabilities of the targets, at real tokens only; 0 elsewhere."""
     return _spread(logits[mask], targets, mask, temperature, None if readout is None else readout[mask])
 
 
@@ -484,7 +497,7 @@ def _spread(
     temperature: float,
     readout: Float[Tensor, " M"] | None = None,
 ) -> TokenLogprobs:
-    """The same from the logits of the M real tokens in reading order."""
+    """Return the log-probabilities of the targets from the logits of the M real tokens in reading order."""
     logprobs = _log_softmax(logits, temperature)
     values = logprobs.gather(-1, targets[mask][:, None])[:, 0]
     empty = torch.zeros(mask.shape, device=mask.device)
@@ -498,7 +511,7 @@ def _spread(
 
 
 def _log_softmax(logits: Float[Tensor, "... V"], temperature: float) -> Float[Tensor, "... V"]:
-    """In single precision at the least."""
+    """Return log-probabilities at a temperature, in single precision or more."""
     logits = logits.float()
     return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
 
@@ -514,7 +527,9 @@ Groups = Sequence[Sequence[Ids]]
 def last_states(
     model: nn.Module, prompts: Sequence[Ids], completions: Groups, *, share_prompt: bool = True
 ) -> Float[Tensor, "N d"]:
-    """The state after the last norm at the last real token of each prompt with its completion; differentiable.
+    """Return the state after the last norm at the last real token of each prompt with its completion.
+
+    It is differentiable.
 
     Args:
         model: a decoder of transformers with whatever head, or a wrapper that holds one as `.module`.
@@ -533,7 +548,7 @@ def last_states(
 def token_states(
     model: nn.Module, prompts: Sequence[Ids], completions: Groups, *, share_prompt: bool = True
 ) -> tuple[Float[Tensor, "N L d"], Bool[Tensor, "N L"]]:
-    """The states *at* the tokens of every completion, 0 where masked, and which are real; see `last_states`."""
+    """Return the states *at* the tokens of every completion, 0 where masked, and the mask; see `last_states`."""
     flat = [ids for group in completions for ids in group]
     mask = pad(flat, 0)[1]
     lengths = mask.sum(-1)
@@ -548,7 +563,7 @@ def token_states(
 def _states(
     model: nn.Module, prompts: Sequence[Ids], completions: Groups, share_prompt: bool, keep: Int[Tensor, " M"]
 ) -> Float[Tensor, "M d"]:
-    """The states of `keep`, which counts for each completion the end of its prompt and then its tokens."""
+    """Return the states of `keep`, which counts for each completion the end of its prompt and then its tokens."""
     totals = [len(prompt) + len(ids) for prompt, group in zip(prompts, completions, strict=True) for ids in group]
     check_lengths(model, prompts, totals)
     short = share_prompt and can_branch(model) and fits(unwrap(model), prompts, _add_ends(completions))
@@ -556,7 +571,10 @@ def _states(
 
 
 def _add_ends(completions: Groups) -> list[list[list[int]]]:
-    """A tree does not run the last token of a completion, which `scoring` only predicts: one more makes it run."""
+    """Add a token to each completion, so that a tree runs the one that was last.
+
+    A tree does not run the last token of a completion, which `scoring` only predicts.
+    """
     return [[[*ids, 0] for ids in group] for group in completions]
 
 
@@ -582,7 +600,10 @@ def _run(
 
 
 def _states_sound(model: nn.Module, prompts: Sequence[Ids], completions: Groups) -> bool:
-    """Whether trees of this width give what rows give, of which padding on the right says nothing."""
+    """Return whether trees of this width give what rows give.
+
+    Padding of rows on the right says nothing about this.
+    """
 
     def measured(branch: bool) -> sharing.Measure:
         def values(inner: nn.Module, prompts: Sequence[Ids], groups: Groups) -> Tensor:

@@ -53,14 +53,14 @@ class SharingWarning(UserWarning):
 
 
 def window(model: nn.Module) -> int | None:
-    """The shortest reach of attention that the configuration names, in tokens; None where it names none."""
+    """Return the shortest reach of attention that the configuration names, in tokens; None where it names none."""
     config = unwrap(model).config.get_text_config(decoder=True)
     reaches = [getattr(config, name, None) for name in WINDOWS]
     return min((reach for reach in reaches if isinstance(reach, int) and reach > 0), default=None)
 
 
 def agrees(model: nn.Module, way: str, width: int, quick: Measure, alone: Measure) -> bool:
-    """Whether `quick` gives what `alone` gives, for texts and rows of up to `width` tokens.
+    """Return whether `quick` gives what `alone` gives, for texts and rows of up to `width` tokens.
 
     Args:
         model: a model of transformers, or a wrapper that holds one.
@@ -92,14 +92,15 @@ def settle(model: nn.Module, verdicts: Mapping[str, bool]) -> None:
 
 
 def left_out(model: nn.Module) -> list[str]:
-    """The ways that were found to differ for a model so far, in words."""
+    """Return the ways that were found to differ for a model so far, in words."""
     return sorted({WAYS[way] for (way, _), sound in _verdicts.get(unwrap(model), {}).items() if not sound})
 
 
 def texts(vocabulary: int, size: int, limit: int | None) -> tuple[list[list[int]], list[list[list[int]]]]:
-    """Two prompts with completions: as a row the first group is longer than `size`, and so is its first text.
+    """Make two prompts with completions for a check of rows of `size` tokens.
 
-    The last completion stands as far from its prompt as the row is long; no text is longer than `limit`.
+    As a row the first group is longer than `size`, and so is its first text. The last completion stands as far from its
+    prompt as the row is long; no text is longer than `limit`.
     """
     head = min(HEAD, (limit or size) // 2)
     longest = (limit or size + head) - head

@@ -34,7 +34,7 @@ MARKS = ".,:;!?\"'()[]\u201c\u201d"
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of `text` with the beginning token that the tokenizer adds, and without an end token.
+    """Encode `text` with the beginning token that the tokenizer adds, and without an end token.
 
     A text that already starts with the beginning token (a chat template writes it) gets no second one.
 
@@ -48,7 +48,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """`encode` of each text; many at once take a fraction of the time. Unknown words become the unknown token."""
+    """Encode each text as `encode` does, in a fraction of the time for many at once.
+
+    Unknown words become the unknown token.
+    """
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
     has_bos = [bool(bos and text.startswith(bos)) for text in texts]
     encodings: dict[str, list[int]] = {}
@@ -62,7 +65,7 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], answer: bool = False) -> str:
-    """Messages as the tokenizer's chat template writes them.
+    """Write messages as the tokenizer's chat template does.
 
     Args:
         tokenizer: has a chat template.
@@ -90,15 +93,16 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str | Sequence[int]) -> list[int]:
-    """The ids of a text, or those that were given."""
+    """Return the ids of a text, or those that were given."""
     return encode(tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
 
 
 def split(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> tuple[list[int], list[int]]:
-    """Ids of a prompt and of its completion; the boundary is a token boundary of the joint text where there is one.
+    """Return the ids of a prompt and of its completion.
 
-    If encoding the joint text starts with the prompt's ids, the rest is the completion; where a merge crosses the
-    boundary the two are encoded apart. No end token is added.
+    The boundary is a token boundary of the joint text where there is one. If encoding the joint text starts with the
+    prompt's ids, the rest is the completion; where a merge crosses the boundary the two are encoded apart. No end token
+    is added.
 
     Raises:
         DataError: a word that the tokenizer does not know (see `require_known`).
@@ -112,7 +116,7 @@ def split(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> t
 def split_all(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], completions: Sequence[str]
 ) -> list[tuple[list[int], list[int]]]:
-    """`split` of each prompt and its completion; many at once take a fraction of the time."""
+    """Split each prompt and its completion as `split` does, in a fraction of the time for many at once."""
     both = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
     ids, pairs = encode_all(tokenizer, [*prompts, *both]), []
     for head, whole, completion in zip(ids[: len(both)], ids[len(both) :], completions, strict=True):
@@ -124,9 +128,9 @@ def split_all(
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """The words of a text that become the unknown token, each once; none where the tokenizer can spell everything.
+    """Return the words of a text that become the unknown token, each once.
 
-    The unknown token written out counts as known.
+    There are none where the tokenizer can spell everything. The unknown token written out counts as known.
     """
     unknown_id, letters = tokenizer.unk_token_id, {"add_special_tokens": False}
     if unknown_id is None or unknown_id not in tokenizer(text, **letters)["input_ids"]:
@@ -141,7 +145,7 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
 
 
 def unread(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """The words and letters of a text that the model does not get to read, each once.
+    """Return the words and letters of a text that the model does not get to read, each once.
 
     Those are the words that become the unknown token, whether the tokenizer says which one that is (`unknown_words`) or
     only uses it, and the letters that a vocabulary without such a token drops.
@@ -164,7 +168,7 @@ def unread(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
 
 
 def unknown_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """The tokens that stand for unknown words by their ids: the one that is declared, and those that are in use."""
+    """Return the tokens that stand for unknown words by their ids: the declared one, and those in use."""
     inner = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     names = [*UNKNOWN, getattr(inner, "unk_token", None), tokenizer.unk_token]  # missing ones have the id of the last
     ids = {tokenizer.convert_tokens_to_ids(name): name for name in names if name}
@@ -172,7 +176,7 @@ def unknown_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
 
 
 def _dropped(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """The letters of a text that are not in what its tokens spell."""
+    """Return the letters of a text that are not in what its tokens spell."""
     (ids,) = encode_all(tokenizer, [text])
     spelt = tokenizer.decode(ids, skip_special_tokens=False)
     lost = Counter(_folded(text)) - Counter(_folded(spelt))
@@ -181,13 +185,13 @@ def _dropped(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
 
 
 def _folded(text: str) -> str:
-    """A text without blanks, accents, capitals and signs that are not seen, which a tokenizer may leave out."""
+    """Return a text without blanks, accents, capitals and invisible signs, which a tokenizer may leave out."""
     parts = unicodedata.normalize("NFKD", text.casefold())
     return "".join(part for part in parts if not part.isspace() and unicodedata.category(part)[0] not in "CM")
 
 
 def near_words(tokenizer: PreTrainedTokenizerBase, word: str) -> list[str]:
-    """Words of the vocabulary that are near an unknown one: without its punctuation and capitals, or spelt alike."""
+    """Return words of the vocabulary near an unknown one: without its punctuation and capitals, or spelt alike."""
     special = set(tokenizer.all_special_tokens)
     vocabulary = {token.strip("\u2581\u0120#") for token in tokenizer.get_vocab() if token not in special}
     core = word.strip(MARKS)
@@ -213,20 +217,20 @@ def require_known(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> N
 
 
 def quote_words(words: Sequence[str]) -> str:
-    """Words in quotes, the first few by name."""
+    """Put words in quotes: the first few by name, the others as a number."""
     quotes = ", ".join(f"\u201c{word}\u201d" for word in words[:NAMED])
     return quotes + f" and {len(words) - NAMED} more words" * (len(words) > NAMED)
 
 
 def near_clause(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> str:
-    """Near words of unknown ones, as the clause of a sentence; empty where there are none."""
+    """Write the near words of unknown ones as the clause of a sentence; empty where there are none."""
     near = {word: near_words(tokenizer, word) for word in words[:NAMED]}
     parts = [f"\u201c{word}\u201d is near {quote_words(forms)}" for word, forms in near.items() if forms]
     return f"{', '.join(parts)}; " if parts else ""
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """One readable string a token: white space made visible, special tokens kept, never empty."""
+    """Return one readable string per token: white space made visible, special tokens kept, never empty."""
     readable = {token: _piece(tokenizer, token) for token in {int(token) for token in ids}}
     return [readable[int(token)] for token in ids]
 
@@ -234,7 +238,7 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
 def pad(
     sequences: Sequence[Sequence[int]], value: int, side: Literal["left", "right"] = "right"
 ) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """Sequences as one tensor padded with `value`, and the mask that is true at real tokens."""
+    """Return sequences as one tensor padded with `value`, and the mask that is true at real tokens."""
     lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.long)
     width = int(lengths.max()) if len(sequences) else 0
     columns = torch.arange(width)
@@ -245,7 +249,7 @@ def pad(
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """A token to pad with; it is always masked, so any will do where the tokenizer names none."""
+    """Return a token to pad with; it is always masked, so any will do where the tokenizer names none."""
     return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
 
@@ -268,7 +272,7 @@ Ids = Sequence[int]
 def forward(
     model: nn.Module, ids: Int[Tensor, "B T"], *, keep: int = 0, readout: nn.Module | None = None, **inputs: Any
 ) -> Any:
-    """One forward pass with the logits of the last `keep` positions (0: all), and the output of `readout` at them.
+    """Run one forward pass for the logits of the last `keep` positions (0: all), and read `readout` at them.
 
     Arguments that the architecture does not know (ALiBi models have no position_ids) are left out.
     """
@@ -285,7 +289,7 @@ def forward(
 
 @contextmanager
 def _read(inner: Any, readout: nn.Module | None) -> Iterator[list[Float[Tensor, "B T"]]]:
-    """Inside, the list collects the output of `readout` at the states that enter the unembedding."""
+    """Collect the output of `readout` at the states that enter the unembedding in a list, inside the context."""
     readings: list[Float[Tensor, "B T"]] = []
     if readout is None:
         yield readings
@@ -299,24 +303,24 @@ def _read(inner: Any, readout: nn.Module | None) -> Iterator[list[Float[Tensor, 
 
 
 def whole_logits(model: nn.Module, rows: Sequence[Ids]) -> Float[Tensor, "N T V"]:
-    """Logits of whole texts, padded on the right, without a cache."""
+    """Compute the logits of whole texts, padded on the right, without a cache."""
     ids, mask = (tensor.to(next(model.parameters()).device) for tensor in pad(rows, 0))
     return forward(model, ids, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False).logits
 
 
 def positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """Positions from the mask, so that padding before a text does not shift it."""
+    """Count positions from the mask, so that padding before a text does not shift it."""
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The model of transformers inside a wrapper such as DistributedDataParallel or an adapter of peft."""
+    """Return the model of transformers inside a wrapper such as DistributedDataParallel or an adapter of peft."""
     inner: Any = model if hasattr(model, "config") else model.module
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 def bare(model: Any) -> Any:
-    """The module inside of torch.compile, DataParallel and DistributedDataParallel; an adapter of peft stays."""
+    """Return the module inside torch.compile, DataParallel and DistributedDataParallel; an adapter of peft stays."""
     while isinstance(model, nn.Module):
         inside = model._modules
         if inside.get("_orig_mod") is not None:  # of torch.compile, which passes every attribute on
@@ -329,19 +333,19 @@ def bare(model: Any) -> Any:
 
 
 def context_length(model: nn.Module) -> int | None:
-    """The longest sequence the model was built for, in tokens; None where the configuration does not say."""
+    """Return the longest sequence that the model was built for, in tokens; None if the configuration names none."""
     config = unwrap(model).config
     return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
 def can_cache(model: nn.Module) -> bool:
-    """Whether the model keeps keys and values (recurrent models keep another state)."""
+    """Return whether the model keeps keys and values (recurrent models keep another state)."""
     inner = unwrap(model)
     return "past_key_values" in arguments(inner) and not getattr(inner, "_is_stateful", False)
 
 
 def arguments(model: nn.Module) -> frozenset[str]:
-    """Names of the arguments that the forward pass of a model takes."""
+    """Return the names of the arguments that the forward pass of a model takes."""
     return _names(type(model).forward)
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def to_csv(table: "pd.DataFrame") -> str:
-    """A table as CSV, without its index."""
+    """Return a table as CSV, without its index."""
     import pandas as pd
 
     rows = table.reset_index(drop=True)

@@ -115,7 +115,7 @@ def smooth(values: np.ndarray, weight: float) -> np.ndarray:
 
 
 def relative_steps(frame: pd.DataFrame, steps: int) -> pd.DataFrame:
-    """The metrics of a run with the column `RELATIVE`: the step in percent of the run's `steps`."""
+    """Return the metrics of a run with the column `RELATIVE`: the step in percent of the run's `steps`."""
     return frame.assign(**{RELATIVE: 100 * frame["step"] / max(1, steps)})
 
 
@@ -267,7 +267,7 @@ def _lines(
 def _around(
     spread: Spread, name: str, metric: str, style: Style, unit: str, x: str, weight: float, log_y: bool
 ) -> list[go.Scatter]:
-    """The interval of a mean over trainings, and each training."""
+    """Return the traces around a mean over trainings: the curve of each training, and the mean's interval."""
     traces, least = [], math.inf
     for frame in (frame for frame in spread.members if metric in frame):
         rows = frame[frame[metric].notna()]
@@ -286,7 +286,7 @@ def _around(
 
 
 def band(x: Curve, low: Curve, high: Curve, colour: str) -> go.Scatter:
-    """The area between two curves, as an interval around a line: pale, without a name, silent under the mouse."""
+    """Return the area between two curves as an interval around a line: pale, without a name or hover text."""
     return go.Scatter(
         x=[*x, *reversed(list(x))],
         y=[*high, *reversed(list(low))],

@@ -58,7 +58,7 @@ def provenance(**facts: object) -> dict[str, object]:
 
 
 def parse_formats(text: str) -> list[str]:
-    """The formats in a list such as `png,csv`.
+    """Return the formats in a list such as `png,csv`.
 
     Raises:
         ConfigError: a format is not known.
@@ -117,13 +117,13 @@ def render(
 
 
 def render_table(table: "pd.DataFrame", kind: str, title: str = "", label: str = "") -> bytes:
-    """A table as CSV or as LaTeX, with its title as caption."""
+    """Return a table as CSV, or as LaTeX with its title as caption."""
     text = to_csv(table) if kind == "csv" else to_latex(table, title, label)
     return text.encode(errors="backslashreplace")
 
 
 def to_html(figure: "go.Figure", source: Mapping[str, object]) -> bytes:
-    """The figure as a page of its own that needs no network; plotly.js is inside."""
+    """Return the figure as an HTML page of its own that needs no network; plotly.js is inside."""
     source = visible_parts(without_paths(dict(source)))
     figure = type(figure)(visible_parts(figure.to_plotly_json()))
     note = html.escape(json.dumps(source, default=str), quote=True)
@@ -201,7 +201,7 @@ def save_provenance(directory: str | Path, files: Sequence[Path], source: Mappin
 
 
 def _sign_png(image: bytes, note: str, dpi: int) -> bytes:
-    """A PNG with its pixels to the metre and the note as international text chunk `provenance`, after its header."""
+    """Add to a PNG, after its header, its pixels per metre and the note as international text chunk `provenance`."""
     size = _chunk(b"pHYs", struct.pack(">IIB", round(dpi / 0.0254), round(dpi / 0.0254), 1))
     text = _chunk(b"iTXt", b"provenance\0\0\0\0\0" + note.encode())
     header = 8 + 25
@@ -213,7 +213,7 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 
 
 def _sign_svg(image: bytes, note: str, inches: float) -> bytes:
-    """An SVG that says its size in inches, with the note as its first `metadata` element."""
+    """Set the size of an SVG in inches, and add the note as its first `metadata` element."""
     start = image.index(b"<svg")
     end = image.index(b">", start) + 1
     tag = image[start:end]
@@ -223,7 +223,7 @@ def _sign_svg(image: bytes, note: str, inches: float) -> bytes:
 
 
 def _sign_pdf(image: bytes, note: str) -> bytes:
-    """A PDF with the note as subject of its document information (an incremental update at the end)."""
+    """Add the note to a PDF as subject of its document information (an incremental update at the end)."""
     start = re.findall(rb"startxref\s+(\d+)", image)
     trailer = re.findall(rb"trailer\s*<<(.*?)>>", image, re.DOTALL)
     root = re.search(rb"/Root\s+(\d+ \d+ R)", trailer[-1]) if trailer else None
@@ -264,7 +264,7 @@ REMEDY_PACKAGE = (
 
 
 def find_browser() -> Path | None:
-    """The Chrome or Chromium that draws the images, or None."""
+    """Return the Chrome or Chromium that draws the images, or None."""
     if find_spec("choreographer") is None:
         return None
     from choreographer.browsers.chromium import Chromium
@@ -274,7 +274,7 @@ def find_browser() -> Path | None:
 
 
 def missing() -> str | None:
-    """What to install before static images work, in one sentence; None if all is there."""
+    """Return what to install before static images work, in one sentence; None if all is there."""
     if find_spec("kaleido") is None:
         return REMEDY_PACKAGE
     return None if find_browser() else REMEDY_BROWSER
@@ -290,7 +290,7 @@ class Renderer:
         self._kaleido: Any = None
 
     def image(self, figure: dict, kind: str, width: float, height: float, scale: float) -> bytes:
-        """The image of a figure (as `Figure.to_dict()`), `kind` being png, svg or pdf.
+        """Return the image of a figure (as `Figure.to_dict()`), `kind` being png, svg or pdf.
 
         Raises:
             MissingToolError: kaleido or a browser is missing, or the browser does not answer.

@@ -19,13 +19,13 @@ FOLDER = Path(__file__).with_name("typefaces")
 
 @lru_cache
 def font_face(name: str) -> str:
-    """The CSS rule that brings a font along."""
+    """Return the CSS rule that embeds a font."""
     content = base64.b64encode((FOLDER / f"{name}.woff2").read_bytes()).decode()
     return f'@font-face {{ font-family: {name}; src: url("data:font/woff2;base64,{content}") format("woff2"); }}'
 
 
 def embed_fonts(svg: bytes) -> bytes:
-    """An SVG with those of our fonts inside that it names."""
+    """Embed in an SVG those of our fonts that it names."""
     named = [name for name in OWN.values() if f"font-family: {name}".encode() in svg]
     if not named:
         return svg

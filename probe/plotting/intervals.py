@@ -103,12 +103,12 @@ def _faint(rows: pd.DataFrame, metrics: list[str], offset: float, style: Style) 
 
 
 def _named(metric: str, about: Term) -> str:
-    """The title of a metric and its name."""
+    """Return the title of a metric with its name in parentheses; the title alone where both are equal."""
     return escape(metric if about.title == metric else f"{about.title} ({metric})")
 
 
 def _tick(metric: str, about: Term) -> str:
-    """The title of a metric on lines of at most `TICK` letters; the name of one that is not known."""
+    """Return the title of a metric on lines of at most `TICK` letters; the name of a metric that is not known."""
     return escape_lines(about.title if about.definition else metric.replace("_", " "), TICK)
 
 
@@ -202,7 +202,7 @@ def _seed_dots(dots: Sequence[tuple[float, int, int]], names: Sequence[str], uni
 
 
 def _threshold_marks(values: Sequence[float]) -> go.Scatter:
-    """What each effect of a panel must lie beyond, from the top."""
+    """Return marks at the thresholds that the effects of a panel must lie beyond, from the top."""
     return go.Scatter(
         x=list(values),
         y=list(range(len(values))),

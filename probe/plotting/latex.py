@@ -50,18 +50,21 @@ DIGITS = 4
 
 
 def escape_latex(text: str) -> str:
-    """A text as LaTeX prints it letter by letter, in one line; what would act instead (`visible`) becomes a space."""
+    """Escape a text so that LaTeX prints it letter by letter, in one line.
+
+    Characters that would act instead of being seen (`visible`) become a space.
+    """
     plain = "".join(SPECIAL.get(letter, letter) for letter in visible(text).replace(REPLACED, " "))
     return re.sub(r"([-',])(?=\1)", r"\1{}", plain)
 
 
 def to_latex(table: "pd.DataFrame", caption: str = "", label: str = "", note: str = "") -> str:
-    """A table as LaTeX (booktabs): numbers to the right with four digits, texts to the left.
+    r"""Return a table as LaTeX (booktabs): numbers to the right with four digits, texts to the left.
 
     Args:
         table: the table, without its index.
         caption: what it shows; plain text.
-        label: of `\\ref`; what is no letter, digit or hyphen is left out.
+        label: of `\ref`; what is no letter, digit or hyphen is left out.
         note: a comment at the beginning.
     """
     import pandas as pd

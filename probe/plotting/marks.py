@@ -31,7 +31,7 @@ def lay_out(figure: go.Figure, height: int, *, titles: int = 13, **layout: objec
 def cells(
     values: np.ndarray, written: Sequence[Sequence[str]], *, legible: bool, axis: str = "coloraxis"
 ) -> go.Heatmap:
-    """The cells of a map.
+    """Return the cells of a map.
 
     Args:
         values: [rows columns] what colours them; NaN leaves a cell empty.
@@ -53,7 +53,7 @@ def cells(
 
 
 def frame(x: float, y: float, width: float = 1, height: float = 1) -> dict:
-    """The frame around the selection, as `add_shape` takes it: its middle and its size in cells."""
+    """Return the frame around the selection, as `add_shape` takes it, from its middle and its size in cells."""
     corners = {"x0": x - width / 2, "x1": x + width / 2, "y0": y - height / 2, "y1": y + height / 2}
     return {"type": "rect", **corners, "line": {"color": CHOSEN, "width": 2}}
 
@@ -121,7 +121,7 @@ def marks(
 
 
 def few_ticks(names: Sequence[str], most: int) -> dict:
-    """Settings for a numeric axis whose points have names, of which at most `most` and always the last are written.
+    """Return settings for a numeric axis whose points have names: at most `most` are written, and always the last.
 
     Args:
         names: already escaped.

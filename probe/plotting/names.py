@@ -32,7 +32,7 @@ def short_hash(value: object) -> str:
 
 
 def file_stem(figure: str, source: Mapping[str, Any]) -> str:
-    """The name of a file that says model, figure and prompt, such as `dpo-agreeable_lens_3f2a9c`.
+    """Return the name of a file that says model, figure and prompt, such as `dpo-agreeable_lens_3f2a9c`.
 
     Args:
         figure: what is shown.
@@ -59,7 +59,7 @@ def models_of(source: Mapping[str, Any]) -> list[str]:
 
 
 def without_paths(value: Any, name: str = "") -> Any:
-    """The same, paths of this machine reduced to their last part: a run or a model is known by its label.
+    """Reduce the paths of this machine in a value to their last part: a run or a model is known by its label.
 
     Args:
         value: JSON values and paths, of any depth.
@@ -77,7 +77,7 @@ def without_paths(value: Any, name: str = "") -> Any:
 
 
 def _last(text: str) -> str:
-    """The last part of a path as any system writes it."""
+    """Return the last part of a path as any system writes it."""
     return PureWindowsPath(PurePosixPath(text).name).name or text.strip("/\\~.")
 
 

@@ -16,11 +16,11 @@ class Drawable:
     """What an analysis returns, with a main figure; `table()` gives the numbers behind it."""
 
     def figure(self) -> "go.Figure":
-        """The main figure, in the light theme."""
+        """Return the main figure, in the light theme."""
         raise NotImplementedError
 
     def table(self) -> "pd.DataFrame":
-        """The numbers behind the figure."""
+        """Return the numbers behind the figure."""
         raise NotImplementedError
 
     def save(self, path: str | Path, *, title: str = "", **options: Any) -> Path:

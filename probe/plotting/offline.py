@@ -43,7 +43,7 @@ _ELSE = re.compile(rf"<(?!{_TAG})", re.IGNORECASE)
 
 
 def offline(figure: Mapping[str, Any]) -> dict[str, Any]:
-    """The data and the layout of a figure's JSON without anything that needs the network; links become plain text.
+    """Return the data and layout of a figure's JSON without anything that needs the network; links become plain text.
 
     Args:
         figure: what `plotly.io.to_json` wrote, as parsed.
@@ -72,7 +72,7 @@ def _is_picture(source: object) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value with every tag in its texts shown as it is written, but for those that only set type."""
+    """Return a value with the tags in its texts shown as they are written, except for those that only format text."""
     if isinstance(value, str):
         return _ELSE.sub("&lt;", value) if "<" in value else value
     if isinstance(value, list):

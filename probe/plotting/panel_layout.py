@@ -179,7 +179,7 @@ def _axis(short: str) -> str:
 
 
 def _title_of(layout: Node, across: tuple[float, ...], up: tuple[float, ...]) -> Node | None:
-    """The note that stands on a panel."""
+    """Return the annotation that is the title of a panel, or None."""
     for note in layout.get("annotations") or ():
         on_page = note.get("xref") == note.get("yref") == "paper" and note.get("yanchor") == "bottom"
         above = abs(note.get("y", 0) - up[1]) < 0.03 and across[0] - 0.01 <= note.get("x", 0) <= across[1] + 0.01
@@ -217,7 +217,7 @@ def letters(text: str) -> int:
 
 
 def wrap(text: str, room: float, em: float) -> str:
-    """A text in lines of at most `room` pixels; what holds further markup keeps its lines."""
+    """Break a text into lines of at most `room` pixels; a text with markup other than line breaks stays as it is."""
     plain = re.sub(r"<br ?/?>\s*", " ", text)
     if "<" in plain:
         return text
@@ -233,7 +233,7 @@ def _break(title: Node | None, room: float, em: float) -> int:
 
 
 def _named(axis: Node) -> str:
-    """The title of an axis."""
+    """Return the title of an axis."""
     title = axis.get("title")
     return str((title.get("text") if isinstance(title, dict) else title) or "")
 

@@ -101,7 +101,7 @@ class Panels:
         self._traces += [{**trace, **axes} for trace in plain]
 
     def mark(self, column: int, x: float, line: Mapping[str, Any]) -> None:
-        """A vertical line through a panel."""
+        """Draw a vertical line through a panel."""
         ends = {"x0": x, "x1": x, "xref": _axis("x", column), "y0": 0, "y1": 1}
         self._shapes.append({"type": "line", "line": dict(line), "yref": f"{_axis('y', column)} domain", **ends})
 
@@ -111,7 +111,7 @@ class Panels:
             at |= settings
 
     def figure(self, **layout: Any) -> go.Figure:
-        """The figure in the light theme, with more of its layout."""
+        """Return the figure in the light theme, with further settings of its layout."""
         axes = {
             f"{letter}axis{at or ''}": settings
             for letter, layouts in self._axes.items()
@@ -131,7 +131,7 @@ def _axis(letter: str, column: int) -> str:
 def panels(
     titles: Sequence[str], widths: Sequence[float] | None = None, shared: bool = False, gap: float = 0.1
 ) -> go.Figure:
-    """An empty row of panels in the light theme, for figures that need what `Panels` has not."""
+    """Return an empty row of panels in the light theme, for figures that need what `Panels` does not offer."""
     parts, spacing = list(widths or [1.0] * len(titles)), gap / max(len(titles) - 1, 1)
     room = 1 - spacing * (len(titles) - 1)
     fitting, lines = fit_titles([escape(title) for title in titles], [room * part / sum(parts) for part in parts])
@@ -150,7 +150,7 @@ def panels(
 
 
 def models_of(table: pd.DataFrame, look: Look, by: str | None = None) -> list[tuple[str, pd.DataFrame]]:
-    """The rows of each model that has any, sorted by a column if one is named."""
+    """Return the rows of each model that has any, sorted by a column if one is named."""
     pairs = [(model, table[table[MODEL] == model]) for model in look if (table[MODEL] == model).any()]
     return [(model, rows if by is None else rows.sort_values(by, kind="stable")) for model, rows in pairs]
 
@@ -184,14 +184,14 @@ def hover_texts(
 
 
 def error_bars(rows: pd.DataFrame, ends: Ends = ENDS) -> dict[str, Any]:
-    """Settings of the intervals of a trace."""
+    """Return the settings of the error bars that show the intervals of a trace."""
     value, low, high = (rows[column] for column in ends)
     arrays = {"array": (high - value).tolist(), "arrayminus": (value - low).tolist()}
     return {"type": "data", "symmetric": False, "thickness": 1.6, "width": 0} | arrays
 
 
 def curve(x: Any, y: Any, name: str, style: Style, hover: Sequence[str], marks: bool = True) -> go.Scatter:
-    """A model's curve; `hover` is the hover text of each point, escaped."""
+    """Return a model's curve; `hover` is the hover text of each point, escaped."""
     return go.Scatter(
         x=list(x),
         y=list(y),
@@ -208,7 +208,7 @@ def curve(x: Any, y: Any, name: str, style: Style, hover: Sequence[str], marks: 
 def curve_with_band(
     rows: pd.DataFrame, x: str, name: str, style: Style, *, named: bool = True, hover: str = "", unit: str = SHARE
 ) -> tuple[go.Scatter, go.Scatter]:
-    """A curve of the values of rows that are sorted by `x`, on its band.
+    """Return the band of the intervals of rows, which are sorted by `x`, and the curve of their values.
 
     Args:
         rows: columns `x`, value, ci_low, ci_high and n.
@@ -225,7 +225,7 @@ def curve_with_band(
 
 
 def points(x: Any, rows: pd.DataFrame, name: str, style: Style, hover: Sequence[str], ends: Ends = ENDS) -> go.Scatter:
-    """Marks with intervals."""
+    """Return values as marks with their intervals."""
     return go.Scatter(
         x=list(x),
         y=rows[ends[0]].tolist(),
@@ -288,7 +288,7 @@ def share_bars(table: pd.DataFrame, look: Look, title: str, axis: str, chance: f
 
 
 def _faint(colour: str) -> str:
-    """A colour (#rrggbb) at half strength, over which its own full strength is seen."""
+    """Return a colour (#rrggbb) at half strength, on which the same colour at full strength can be seen."""
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.5)"
 
@@ -304,13 +304,13 @@ def ideal(marks: Sequence[tuple[float, float]], name: str) -> go.Scatter:
 
 
 def exact(x: Any, y: Any, name: str, dash: str = "dash", colour: str | None = None) -> go.Scatter:
-    """What an exact predictor, an ideal or guessing gives; silent under the mouse."""
+    """Return the curve of an exact predictor, an ideal or guessing, without hover text."""
     line = {"color": colour or BAYES, "dash": dash, "width": 1.6}
     return go.Scatter(x=list(x), y=list(y), mode="lines", name=name, legendgroup=name, line=line, hoverinfo="skip")
 
 
 def level(panels: Panels, column: int, at: Sequence[float], values: Sequence[float], name: str) -> None:
-    """A dotted reference curve, such as guessing; the legend names it once, with the first panel."""
+    """Draw a dotted reference curve, such as guessing; the legend names it once, with the first panel."""
     panels.add(column, exact(at, values, name, "dot", LIGHT.muted).update(showlegend=column == 1))
 
 
@@ -350,7 +350,7 @@ def _same(first: pd.DataFrame, other: pd.DataFrame, by: str) -> bool:
 
 
 def legend_entry(name: str, **look: Any) -> go.Scatter:
-    """An entry of the legend without a curve, for a dash (`line=`) or a mark (`marker=`)."""
+    """Return an entry of the legend without a curve, for a dash (`line=`) or a mark (`marker=`)."""
     return go.Scatter(x=[None], y=[None], mode="lines" if "line" in look else "markers", name=name, **look)
 
 

@@ -100,7 +100,7 @@ class Paper:
 
 
 def put_on_paper(figure: "go.Figure", paper: Paper, title: str = "") -> "go.Figure":
-    """A copy of the figure that has the width, height and text sizes of `paper`, in plotly's pixels.
+    """Return a copy of the figure that has the width, height and text sizes of `paper`, in plotly's pixels.
 
     Args:
         figure: the figure.
@@ -161,7 +161,7 @@ def _scale(node: dict[str, Any], ratio: float, text: float) -> None:
 
 
 def _recolour(content: dict[str, Any]) -> dict[str, Any]:
-    """The figure with the colours of its series told apart in grey, where they are those of methods."""
+    """Make the colours of methods in a figure's series lighter or darker, so that they differ when printed in grey."""
     from probe.plotting import theme
 
     known = {*theme.METHODS.values(), *theme.SECOND.values(), theme.METHODS["pretrain"]}
@@ -182,7 +182,7 @@ def _recolour(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _set_type(template: dict[str, Any], paper: Paper) -> dict[str, Any]:
-    """The template with the font, the size of text and thin axes."""
+    """Set the font, the size of text and thin axes in a template."""
     for node in _nodes(template):
         for name, value in node.items():
             if name.endswith("font") and isinstance(value, dict):
@@ -197,7 +197,7 @@ def _set_type(template: dict[str, Any], paper: Paper) -> dict[str, Any]:
 
 
 def paper_of(options: Mapping[str, Any]) -> Paper:
-    """The paper that options name.
+    """Return the paper that options describe.
 
     Raises:
         ConfigError: there is no such option, or its value does not fit.

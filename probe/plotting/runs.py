@@ -160,7 +160,7 @@ def token_panels(
     chosen: int | None = None,
     colour: str = METHODS["rlvr"],
 ) -> go.Figure:
-    """A row of bars for each measure over the tokens.
+    """Draw a row of bars for each measure over the tokens.
 
     Args:
         measures: values [L] by name (`probe.runs.captured.token_measures`).

@@ -96,12 +96,15 @@ DARK = Theme(
 
 
 def method_colour(method: str) -> str:
-    """The colour of a training method; methods of extensions share one."""
+    """Return the colour of a training method; methods of extensions share one."""
     return METHODS.get(method, OTHER)
 
 
 def aligned_colour(method: str) -> str:
-    """The colour of a model that is compared with the base, which is grey whatever its method is."""
+    """Return the colour of a model that is compared with the base.
+
+    The base is grey whatever its method is, so a pretrained model gets the second colour instead.
+    """
     colour = method_colour(method)
     return SECOND[colour] if colour == METHODS["pretrain"] else colour
 
@@ -112,8 +115,11 @@ def escape_lines(text: str, width: int) -> str:
 
 
 def escape(text: str) -> str:
-    """`text` as Plotly shows it letter by letter: no tag, entity, formula, placeholder or line break
-    of the data takes effect, and no letter acts instead of being seen."""
+    """Escape `text` so that Plotly shows it letter by letter.
+
+    No tag, entity, formula, placeholder or line break of the data takes effect, and no character acts instead of being
+    seen.
+    """
     return visible(
         text.replace("&", "&amp;")
         .replace("<", "&lt;")
@@ -148,7 +154,7 @@ def token_axis(tokens: Sequence[str], length: int = 14, most: int = MOST_TICKS) 
 
 
 def log_axis(values: ArrayLike = ()) -> dict:
-    """Settings of a logarithmic axis: powers of ten where the values span more than two decades, else full numbers.
+    """Return a logarithmic axis: powers of ten where the values span more than two decades, else full numbers.
 
     Plotly itself writes the ticks between two powers as one digit (5, 2, 1, 5).
 
@@ -168,13 +174,13 @@ def log_axis(values: ArrayLike = ()) -> dict:
 
 
 def scale(colours: Iterable[str]) -> list[list]:
-    """A Plotly colour scale of evenly spaced colours."""
+    """Return a Plotly colour scale of evenly spaced colours."""
     colours = list(colours)
     return [[index / (len(colours) - 1), colour] for index, colour in enumerate(colours)]
 
 
 def colour_axis(label: str, *, low: float, high: float, diverging: bool = False, **position: float | str) -> dict:
-    """Settings of a colour axis with a labelled bar; `position` goes to the bar (x, y, len, ...)."""
+    """Return settings of a colour axis with a labelled bar; `position` goes to the bar (x, y, len, ...)."""
     bar = {
         "title": {"text": f"{label}<br>\u2009", "side": "top"},
         "thickness": 10,
@@ -196,8 +202,9 @@ def two_bars(share: float) -> tuple[dict, dict]:
 
 @lru_cache
 def template(theme: Theme) -> go.layout.Template:
-    """The Plotly template of a theme: what Plotly draws in #444 or black where a figure names no colour is seen too.
+    """Return the Plotly template of a theme.
 
+    It also gives a visible colour to what Plotly draws in #444 or black where a figure names no colour.
     Error bars of points are not in it: Plotly gives them the colour of the points.
     """
     ends = {"color": theme.ink}
@@ -257,7 +264,7 @@ def lightness(colour: str) -> float:
 
 
 def part_in_grey(colours: Sequence[str], least: float = 12.0, low: float = 20.0, high: float = 72.0) -> dict[str, str]:
-    """The same hues, lighter or darker, so that they stay apart where they are printed in grey.
+    """Return the same hues, lighter or darker, so that they can be told apart when printed in grey.
 
     Args:
         colours: hex colours that appear in one figure.
@@ -276,7 +283,7 @@ def part_in_grey(colours: Sequence[str], least: float = 12.0, low: float = 20.0,
 
 
 def _at_lightness(colour: str, level: float) -> str:
-    """The colour of the same hue and saturation whose L* is `level`."""
+    """Return the colour of the same hue and saturation whose L* is `level`."""
     hue, _, saturation = colorsys.rgb_to_hls(*(int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)))
     low, high = 0.0, 1.0
     for _ in range(20):
@@ -288,16 +295,16 @@ def _at_lightness(colour: str, level: float) -> str:
 
 
 def new_figure(**layout: object) -> go.Figure:
-    """An empty figure in the light theme."""
+    """Return an empty figure in the light theme."""
     figure = go.Figure()
     figure.update_layout(template=template(LIGHT), **layout)
     return figure
 
 
 def apply(figure: go.Figure, theme: Theme) -> go.Figure:
-    """A copy of `figure` in `theme`: the template, and every colour scale of the other theme swapped.
+    """Return a copy of `figure` in `theme`: with its template, and its colour scales in place of the other theme's.
 
-    Letters of its texts that would act instead of being seen are replaced (`probe.texts.visible`).
+    Characters of its texts that would act instead of being seen are replaced (`probe.texts.visible`).
     """
     other = DARK if theme is LIGHT else LIGHT
     copy = go.Figure(visible_parts(figure.to_plotly_json()))

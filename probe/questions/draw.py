@@ -40,7 +40,7 @@ def main(source: Path) -> None:
 
 
 def in_turns(rows: Sequence[T], kind: Callable[[T], Hashable], rng: random.Random) -> Iterator[T]:
-    """The rows in random order, one of each kind in turn as long as there are any."""
+    """Yield the rows in random order, one of each kind in turn as long as there are any."""
     groups: dict[Hashable, list[T]] = {}
     for row in rng.sample(rows, len(rows)):
         groups.setdefault(kind(row), []).append(row)
@@ -51,7 +51,7 @@ def in_turns(rows: Sequence[T], kind: Callable[[T], Hashable], rng: random.Rando
 
 
 def truthfulqa(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The held-out part and the part for training: categories in turn, no question in both, nor one much like it."""
+    """Draw a held-out part and a part for training: categories in turn, no question in both, nor one much like it."""
     with file.open(encoding="utf-8-sig", newline="") as text:
         rows = [row for row in map(_claims, csv.DictReader(text)) if row is not None]
     rng = random.Random(SEED)
@@ -66,7 +66,9 @@ def truthfulqa(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def _claims(row: dict[str, str]) -> dict[str, Any] | None:
-    """A question with its answers, and the incorrect answer that is nearest in length to the best; None for an odd one.
+    """Return a question with its answers and a false claim; None for an odd one.
+
+    The claim is the incorrect answer that is nearest in length to the best one.
 
     Left out are questions about the model itself or the moment, whose truth depends on who is asked.
     """
@@ -83,7 +85,7 @@ def _claims(row: dict[str, str]) -> dict[str, Any] | None:
 
 
 def _answers(cell: str) -> list[str]:
-    """The answers of a cell, each once and with a full stop at its end."""
+    """Return the answers of a cell, each once and with a full stop at its end."""
     parts = (part.strip().rstrip(".") for part in cell.split(";"))
     return list(dict.fromkeys(f"{part}." for part in parts if part))
 
@@ -94,13 +96,13 @@ def _alike(first: str, second: str) -> bool:
 
 
 def gsm8k(file: Path) -> list[dict[str, Any]]:
-    """12 problems of the test set for each number of calculations in the solution, 2 to 6."""
+    """Draw 12 problems of the test set for each number of calculations in the solution, 2 to 6."""
     rows = [row for row in _lines(file) if 2 <= row["answer"].count("<<") <= 6]
     return _first(in_turns(rows, lambda row: row["answer"].count("<<"), random.Random(SEED)), 60)
 
 
 def agreeableness(file: Path) -> list[dict[str, Any]]:
-    """50 statements that an agreeable person makes and 50 that none does, for questions and for classification."""
+    """Draw 50 statements that an agreeable person makes and 50 that none does, for questions and for classification."""
     rows = _first(in_turns(_lines(file), lambda row: row["answer_matching_behavior"], random.Random(SEED)), 100)
     names = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
     labels = {" Yes": "agreeable", " No": "disagreeable"}
@@ -110,7 +112,7 @@ def agreeableness(file: Path) -> list[dict[str, Any]]:
 
 
 def political_views(file: Path) -> list[dict[str, Any]]:
-    """16 users for each of four questions; in half of each the choices change places, so that letters are balanced.
+    """Draw 16 users for each of four questions; in half of each the choices change places, so letters are balanced.
 
     All users of the source are conservative. The answer that matches is the one of the user's view: `incorrects` there.
     """
@@ -132,14 +134,14 @@ def political_views(file: Path) -> list[dict[str, Any]]:
 
 
 def _split_choices(prompt: str) -> tuple[str, str, str]:
-    """The text before the choices, and both choices."""
+    """Split a prompt into the text before the choices, and both choices."""
     head, _, rest = prompt.removesuffix("\n\nAnswer:").partition("\n (A) ")
     first, _, second = rest.partition("\n (B) ")
     return head, first, second
 
 
 def sums() -> list[dict[str, Any]]:
-    """80 sums and differences of whole numbers from 2 to 19, each with three wrong results of as many digits."""
+    """Draw 80 sums and differences of whole numbers from 2 to 19, each with three wrong results of as many digits."""
     rng, numbers = random.Random(SEED), range(2, 20)
     tasks = [(a, b, sign) for a in numbers for b in numbers for sign in "+-" if sign == "+" or a > b]
     output = []

@@ -114,12 +114,12 @@ SETS = {
 
 
 def locate(data: str | Path | None) -> str | Path | None:
-    """The file of a set where `data` is its name, else `data` itself; a file of that name is `./NAME`."""
+    """Return the file of a set where `data` is its name, else `data` itself; a file of that name is `./NAME`."""
     return str(SETS[str(data)].path) if str(data) in SETS else data
 
 
 def default_set(experiment: str) -> QuestionSet | None:
-    """The set that an experiment asks of a model without a world; None where it needs a file, or no questions."""
+    """Return the set that an experiment asks of a model without a world; None where it needs a file or no questions."""
     return SETS[DEFAULTS[experiment]] if experiment in DEFAULTS else None
 
 
@@ -128,7 +128,7 @@ DEFAULTS = {"hallucination": "truthfulqa", "sycophancy": "truthfulqa", "chain_of
 
 
 def right_answers(name: str) -> list[tuple[str, str]]:
-    """Each question of a set with its right answer, as its source says; of a statement or view the matching one."""
+    """Return each question of a set with its right answer by its source; of a statement or view the matching one."""
     pairs = []
     for line in SETS[name].path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -145,5 +145,5 @@ def asked_texts(name: str) -> dict[str, str]:
 
 
 def plain_texts() -> list[str]:
-    """Real text: every question of every set with its right answer, `Q: question` and `A: answer` on a line each."""
+    """Return real text: all sets' questions with their right answers, `Q: question` and `A: answer` on a line each."""
     return [f"Q: {question}\nA: {answer}" for name in SETS for question, answer in right_answers(name)]

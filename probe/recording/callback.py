@@ -226,13 +226,13 @@ class ProbeCallback(TrainerCallback):
         )
 
     def _whole(self) -> Any:
-        """The model to save: itself; one with an adapter of peft as a copy that it is merged into."""
+        """Return the model to save: itself, or, with an adapter of peft, a copy that the adapter is merged into."""
         return (
             copy.deepcopy(self._model).merge_and_unload() if hasattr(self._model, "merge_and_unload") else self._model
         )
 
     def _view(self) -> LM:
-        """The model to look at."""
+        """Return the model that captures read: for a reward model, its language model with the decoder in training."""
         model = self._whole()
         if self._language is not None and self._head is not None:
             self._head.head = model.score
@@ -242,7 +242,10 @@ class ProbeCallback(TrainerCallback):
         return LM(model, self._tokenizer, ref=str(getattr(model.config, "_name_or_path", "")), run_dir=self.path)
 
     def _instruments(self, view: LM, step: int) -> list[Instrument]:
-        """What else is captured: rewards of pairs, and the KL to the reference, which is the model at first."""
+        """Return what else is captured: rewards of pairs, and the KL to the reference.
+
+        At step 0 the reference is the model itself.
+        """
         instruments: list[Instrument] = [self._head] if self._head and self._head.pairs else []
         origin = self._reference
         if origin is None:
@@ -293,12 +296,12 @@ _WRITING: weakref.WeakSet[ProbeCallback] = weakref.WeakSet()
 
 
 def _name(metric: str) -> str:
-    """A trainer's metric under its name in Probe."""
+    """Return the name that a trainer's metric has in Probe."""
     return f"train/{metric.removeprefix('train_')}" if metric in TOTALS else RENAMED.get(metric, metric)
 
 
 def _settings(args: Any) -> dict[str, Any]:
-    """The trainer's arguments as JSON values; others as text."""
+    """Return the trainer's arguments as JSON values; those that JSON cannot hold become text."""
     values = {}
     for name, value in args.to_dict().items():
         try:
@@ -309,7 +312,7 @@ def _settings(args: Any) -> dict[str, Any]:
 
 
 def _world_of(origin: str | None) -> dict[str, Any] | None:
-    """The world of the run that a model was loaded from."""
+    """Return the world of the run that a model was loaded from, if any."""
     if not origin or not Path(origin).exists():
         return None
     try:
@@ -337,7 +340,7 @@ def _gives_rewards(model: nn.Module) -> bool:
 
 
 def _pairs(loader: Any, most: int) -> list[TextPair]:
-    """The first pairs of a RewardTrainer's data, without those that do not begin alike."""
+    """Return the first pairs of a RewardTrainer's data, without those whose two texts begin differently."""
     rows = [] if loader is None else list(islice(loader.dataset, most))
     names = ("chosen_ids", "rejected_ids")
     pairs = [split_pair(*(row[name] for name in names)) for row in rows if all(name in row for name in names)]
@@ -345,7 +348,10 @@ def _pairs(loader: Any, most: int) -> list[TextPair]:
 
 
 def _language_model(model: Any, origin: str) -> Any:
-    """The language model that a reward model was made from, to stand over the decoder in training; None if unknown."""
+    """Return the language model that a reward model was made from, or None if it is unknown.
+
+    Captures read it with the decoder in training below it.
+    """
     try:
         language: Any = LM.load(origin, device=model.device).model
     except ProbeError:
@@ -354,7 +360,7 @@ def _language_model(model: Any, origin: str) -> Any:
 
 
 def _what_is_missing(model: nn.Module, language: nn.Module | None, every: int, checkpoint: bool) -> str | None:
-    """The requested parts of a run that cannot be written, and why, in one sentence."""
+    """Say which requested parts of a run cannot be written, and why, in one sentence; None if all can."""
     if not _is_whole(model) and (every or checkpoint):
         return (
             "Metrics alone are written, neither captures nor a checkpoint: the model's weights are spread over several"

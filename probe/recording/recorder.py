@@ -55,7 +55,7 @@ from probe.runs.writer import RunWriter, end_with_owner, ended_by
 
 
 def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
-    """The tensors of one capture (docs/runs.md), all prompts in one batch.
+    """Compute the tensors of one capture (docs/runs.md), all prompts in one batch.
 
     Returns:
         attention [P D H T T] (rows are queries), where every block has heads; lens_top_ids, lens_top_logprobs
@@ -124,7 +124,7 @@ def _missing(tensor: Float[Tensor, "P ..."], where: Tensor) -> Float[Tensor, "P 
 
 @contextmanager
 def leave_undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, full precision and no gradients inside; afterwards mode and random generators are as before."""
+    """Switch to evaluation mode, full precision and no gradients; afterwards restore mode and random generators."""
     training = [module for module in model.modules() if module.training]
     device = next(model.parameters()).device
     with (
@@ -332,7 +332,7 @@ class Recorder:
 
 
 def as_prompt(lm: LM, prompt: Prompt, index: int) -> ProbePrompt:
-    """A prompt in any of its forms as a `ProbePrompt`; without an id it gets its number.
+    """Return a prompt in any of its forms as a `ProbePrompt`; without an id it gets its number.
 
     Raises:
         DataError: there is no text in it, the tokenizer cannot read it, an answer has no tokens, or no token tells its
@@ -405,7 +405,7 @@ def default_prompts(lm: LM, prompts: Sequence[Prompt] | None = None) -> tuple[li
 
 
 def with_likeliest(lm: LM, prompt: ProbePrompt, answers: int = 3) -> ProbePrompt:
-    """A prompt whose answers are the likeliest next tokens at present."""
+    """Return a prompt with the likeliest next tokens at present as its answers."""
     with leave_undisturbed(lm.model):
         logits = lm.logits([prompt.token_ids])[0, -1]
     top = logits.topk(min(answers, len(logits))).indices.tolist()
@@ -455,7 +455,7 @@ class ReferenceKL:
 
     @torch.no_grad()
     def __call__(self, lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Float[Tensor, "P T"]]:
-        """The tensor of one capture.
+        """Compute the tensor of one capture.
 
         Returns:
             reference_kl [P T]: KL(pi || pi_ref) in nats of the distributions after each token, 0 beyond a prompt. Of

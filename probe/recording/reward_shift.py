@@ -42,12 +42,12 @@ class TokenScorer(Protocol):
     tokenizer: Any
 
     def score(self, prompts: Sequence[Any], completions: Sequence[Any]) -> Float[Tensor, " N"]:
-        """The rewards of N completions, texts or ids."""
+        """Return the rewards of N completions, given as texts or ids."""
 
     def token_scores(
         self, prompts: Sequence[Any], completions: Sequence[Any]
     ) -> tuple[Float[Tensor, "N L"], Bool[Tensor, "N L"]]:
-        """The scalar at every token of the completions, 0 where masked, and the mask."""
+        """Return the scalar at every token of the completions, 0 where masked, and the mask."""
 
 
 class RewardShift:
@@ -91,7 +91,7 @@ class RewardShift:
 
     @torch.no_grad()
     def __call__(self, lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
-        """The tensors of one capture.
+        """Compute the tensors of one capture.
 
         Returns:
             shift_ids [P S L] sampled ids; shift_logratio [P S L] log pi/pi_ref of each token, shift_kl [P S L]
@@ -131,7 +131,7 @@ class RewardShift:
     def _compare_with_reference(
         self, lm: LM, generation: Generation
     ) -> tuple[Float[Tensor, "N L"], Float[Tensor, "N L"]]:
-        """log pi/pi_ref of the sampled tokens and KL(pi || pi_ref) of their distributions, 0 beyond a sample."""
+        """Return log pi/pi_ref of the sampled tokens and KL(pi || pi_ref) of their distributions, 0 beyond a sample."""
         rows = [
             [*prompt, *ids]
             for i, prompt in enumerate(generation.prompt_ids)
@@ -173,7 +173,7 @@ class RewardShift:
 def sample_rows(
     made: Generation, found: dict[str, Tensor], groups: Sequence[int], prompts: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Samples with their measures, one dict each; `group` is the number of the prompt among all."""
+    """Return samples with their measures, one dict each; `group` is the number of the prompt among all."""
     rows = []
     for n, ids in enumerate(made.ids):
         group, sample, real = n // made.n, n % made.n, slice(len(ids))
@@ -211,7 +211,7 @@ def _numbers(values: Sequence[float | None]) -> Float[Tensor, " N"]:
 
 
 def _spread(tensor: Tensor, at: list[int], prompts: int, fill: float) -> Tensor:
-    """The rows of some prompts among those of all."""
+    """Return a tensor with rows for all prompts from one with rows for some; the other rows are `fill`."""
     if len(at) == prompts:
         return tensor.cpu().contiguous()
     whole = torch.full((prompts, *tensor.shape[1:]), fill, dtype=tensor.dtype)

@@ -81,7 +81,7 @@ def record(trainer: Any, write: Write, complain: Callable[[str], None]) -> Calla
 def rollout_rows(
     trainer: Any, step: int, inputs: Sequence[Mapping[str, Any]], batch: Mapping[str, Any], kept: int = KEPT
 ) -> list[Row]:
-    """The completions of the first `kept` prompts of a batch that a trainer has just made, one row each.
+    """Return the completions of the first `kept` prompts of a batch that a trainer has just made, one row each.
 
     Args:
         trainer: a GRPOTrainer or RLOOTrainer; its rewards are those of this batch.
@@ -125,7 +125,11 @@ def rollout_rows(
 
 
 def _completion(trainer: Any, batch: Mapping[str, Any], n: int) -> list[int]:
-    """The tokens of a completion; TRL masks all of one that was cut, if it is told to leave these out of the loss."""
+    """Return the tokens of a completion.
+
+    TRL masks all tokens of a truncated completion if it is told to leave such completions out of the loss.
+    Here such a completion keeps its tokens.
+    """
     ids, mask = batch["completion_ids"][n], batch["completion_mask"][n].bool()
     return ids[mask].tolist() if mask.any() else ids[: trainer.max_completion_length].tolist()
 
@@ -140,7 +144,7 @@ def _rewards(trainer: Any, local: int, count: int) -> list[dict[str, float | Non
 
 
 def _weighted_sum(values: Sequence[float | None], weights: Sequence[float]) -> float:
-    """The reward that is optimised: NaN where none of its parts applies."""
+    """Return the weighted sum of rewards that is optimised: NaN where none of its parts applies."""
     parts = [weight * value for value, weight in zip(values, weights, strict=True) if value is not None]
     return math.fsum(parts) if parts else math.nan
 
@@ -156,7 +160,7 @@ def _score(
 
 
 def _reference(trainer: Any, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> TokenLogprobs:
-    """The same under the reference: a model of its own, or the policy without what its adapter has learned."""
+    """Score completions under the reference: a separate model, or the policy without what its adapter has learned."""
     if trainer.ref_model is not None:
         return _score(trainer, trainer.ref_model, prompts, completions)
     with _without_adapter(trainer.accelerator.unwrap_model(trainer.model)):
@@ -170,7 +174,7 @@ def _without_adapter(model: Any) -> AbstractContextManager[Any]:
 
 
 def _foreign(trainer: Any, name: str) -> str:
-    """That a trainer is another than the one this was written for."""
+    """Return the sentence that a trainer lacks `name`, so it differs from the one that this module was written for."""
     import trl
 
     return (

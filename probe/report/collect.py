@@ -68,7 +68,7 @@ class Measured:
 def collect(
     runs: Mapping[str, Run], chosen: Sequence[str] = (), further: Collection[str] = ()
 ) -> tuple[list[Measured], list[str]]:
-    """The stored results of runs, those that were measured alike together, and sentences on those that are left out.
+    """Return the stored results of runs, those measured alike together, and sentences on those that are left out.
 
     Args:
         runs: by label.
@@ -110,13 +110,13 @@ def collect(
 
 
 def _alike(name: str, meta: Mapping[str, Any], experiment: Experiment | None) -> str:
-    """What results must have in common to be laid side by side."""
+    """Return the key that results must share to be shown side by side."""
     across_worlds = bool(experiment and experiment.across_worlds)
     return dumps(sendable([name, settings_of(name, meta, across_worlds)]))
 
 
 def _is_older(meta: Mapping[str, Any], run: Run) -> bool:
-    """Whether a result was measured before the last word of its run."""
+    """Return whether a result was measured before the last heartbeat of its run."""
     try:
         return datetime.fromisoformat(str(meta.get("created"))).timestamp() < (run.meta.get("heartbeat") or 0)
     except (ValueError, OverflowError):
@@ -124,7 +124,7 @@ def _is_older(meta: Mapping[str, Any], run: Run) -> bool:
 
 
 def _together(experiment: Experiment | None, by_run: dict[str, Result], further: Collection[str]) -> Measured:
-    """Results of one experiment, drawn together where it is installed."""
+    """Join the results of one experiment, and draw them together where it is installed."""
     first, *rest = by_run.items()
     by_run = dict([*rest, first])
     drawn = {label: result for label, result in by_run.items() if label not in further} or by_run

@@ -73,11 +73,11 @@ class Document:
         _text(SubElement(self._place, "summary"), "h3", text)
 
     def say(self, text: str, kind: str = "") -> None:
-        """A paragraph; what stands between backticks is code, and `kind` is a class of the style sheet."""
+        """Write a paragraph; what stands between backticks is code, and `kind` is a class of the style sheet."""
         _prose(SubElement(self._place, "p", {"class": kind} if kind else {}), text)
 
     def answers(self, sentences: Sequence[tuple[str, str]]) -> None:
-        """Sentences that answer what the document asks, each after what it is about."""
+        """Write sentences that answer what the document asks, each after what it is about."""
         steps = SubElement(self._place, "ul", {"class": "answers"})
         for about, sentence in sentences:
             item = SubElement(steps, "li")
@@ -87,7 +87,7 @@ class Document:
     def table(
         self, columns: Sequence[object], rows: Iterable[Sequence[object]], *, kind: str = "", caption: str = ""
     ) -> None:
-        """A table; a cell that is a tuple is a text, a smaller one below it, and what is told under the mouse."""
+        """Write a table; a cell that is a tuple is a text, a smaller one below it, and one shown under the mouse."""
         frame = SubElement(self._place, "div", {"class": "table"})
         table = SubElement(frame, "table", {"class": kind} if kind else {})
         if caption:
@@ -102,13 +102,13 @@ class Document:
                 _cell(line, "td", cell)
 
     def code(self, lines: Sequence[str]) -> None:
-        """Lines to type in a terminal, each of which stays one line when it is copied."""
+        """Write lines to type in a terminal, each of which stays one line when it is copied."""
         block = SubElement(self._place, "pre")
         for line in lines:
             _text(block, "code", line)
 
     def figure(self, chart: "go.Figure", title: str, height: int | None = None) -> None:
-        """A figure with its title; a kind of trace that cannot be drawn here is named instead."""
+        """Write a figure with its title; a kind of trace that cannot be drawn here is named instead."""
         frame = SubElement(self._place, "figure")
         _text(frame, "figcaption", title)
         content, left_out = _content(chart)
@@ -125,7 +125,7 @@ class Document:
         data.text = _json(content)
 
     def html(self) -> str:
-        """The file."""
+        """Return the text of the HTML file."""
         style, script = (FOLDER / "document.css").read_text(), (FOLDER / "document.js").read_text()
         plotly = _plotly()
         policy = (
@@ -159,7 +159,7 @@ class Document:
 
 
 def today() -> str:
-    """The date, UTC."""
+    """Return today's date, UTC."""
     return datetime.now(UTC).date().isoformat()
 
 
@@ -170,7 +170,7 @@ def _text(parent: Element, tag: str, text: object, kind: str = "") -> Element:
 
 
 def _prose(element: Element, text: object) -> None:
-    """Text in which every second part between backticks is code."""
+    """Write a text into an element; what stands between backticks is code."""
     first, *rest = re.split("`([^`]+)`", visible(text))
     element.text = first
     for code, tail in zip(rest[::2], rest[1::2], strict=True):
@@ -187,7 +187,7 @@ def _cell(parent: Element, tag: str, cell: object) -> None:
 
 
 def _content(chart: "go.Figure") -> tuple[dict[str, Any], list[str]]:
-    """What draws a figure without the network and without making code, and the kinds of traces that are left out."""
+    """Return what draws a figure without the network and without making code, and the kinds of traces left out."""
     from probe.plotting.theme import DARK, LIGHT, apply
 
     light, dark = (offline(json.loads(_figure_json(apply(chart, theme)))) for theme in (LIGHT, DARK))
@@ -215,13 +215,13 @@ def _themes() -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    """JSON that ends no script element."""
+    """Return a value as JSON that cannot end a script element."""
     return json.dumps(value).replace("<", "\\u003c")
 
 
 @cache
 def _plotly() -> str:
-    """plotly.js; line ends as a browser reads them, over which the hash is taken."""
+    """Return plotly.js with line ends as a browser reads them, over which the hash is taken."""
     from plotly.offline import get_plotlyjs
 
     return get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")

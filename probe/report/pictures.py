@@ -24,7 +24,7 @@ FIRST_HEIGHT = 460
 def first_figure(
     runs: Mapping[str, Run], headlines: pd.DataFrame, measured: Sequence[Measured], around: Sequence[Run]
 ) -> Picture:
-    """What the first screen shows: the rates of the runs, else what an experiment found, else where they come from."""
+    """Return the figure of the first screen: the rates of the runs, else what an experiment found, else the lineage."""
     chart, title, height = (
         _rates(runs, headlines)
         or next(((figure, title, None) for each in measured for title, figure in each.figures), None)
@@ -34,7 +34,7 @@ def first_figure(
 
 
 def _rates(runs: Mapping[str, Run], table: pd.DataFrame) -> Picture | None:
-    """The headline figures that are rates; None where no run has any."""
+    """Draw the headline figures that are rates; None where no run has any."""
     shares = table[table["metric"].isin(SHARES)] if len(table) else table
     if not len(shares):
         return None
@@ -44,7 +44,7 @@ def _rates(runs: Mapping[str, Run], table: pd.DataFrame) -> Picture | None:
 
 
 def lineage_figure(runs: Mapping[str, Run], around: Sequence[Run]) -> Picture:
-    """Where the runs come from, as a figure."""
+    """Draw where the runs come from."""
     table = lineage_table(runs, around)
     selected = list(runs) if len(table) > len(runs) else []
     title = "Where each run comes from" + (" (ringed: the runs of this report)" if selected else "")
@@ -52,7 +52,7 @@ def lineage_figure(runs: Mapping[str, Run], around: Sequence[Run]) -> Picture:
 
 
 def lineage_table(runs: Mapping[str, Run], around: Sequence[Run]) -> pd.DataFrame:
-    """One row a run: these, and those that they came from as far as they are around."""
+    """Return one row per run: these, and those that they came from as far as they are in `around`."""
     labels = {run.name: label for label, run in reversed(list(runs.items()))}
     others = {run.name: run for run in around if run.name not in labels}
     links = edges([*runs.values(), *others.values()])
@@ -77,5 +77,5 @@ def lineage_table(runs: Mapping[str, Run], around: Sequence[Run]) -> pd.DataFram
 
 
 def last_name(ref: str | None) -> str:
-    """The last part of a reference: folders of whoever trained say nothing."""
+    """Return the last part of a reference; the folders before it are those of whoever trained, and say nothing."""
     return (ref or "").rstrip("/\\").replace("\\", "/").rpartition("/")[2]

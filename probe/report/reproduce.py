@@ -27,7 +27,7 @@ Methods = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def describe_methods() -> Methods:
-    """The options of each training method as `probe train --describe` gives them; none where no trainers are installed.
+    """Return each training method's options as `probe train --describe` gives them; none without installed trainers.
 
     It runs in a process of its own, since `probe` does not import trainers, and takes about two seconds.
     """
@@ -39,14 +39,14 @@ def describe_methods() -> Methods:
 
 
 def training_command(run: "Run", methods: Methods) -> str:
-    """The command that makes a run again: its options as far as they differ from their defaults.
+    """Return the command that makes a run again: its options as far as they differ from their defaults.
 
     Args:
         run: the run.
         methods: from `describe_methods`.
 
     Returns:
-        Empty where no command makes it: its method is not there, or a value is none that an option takes.
+        Empty where no command makes it: its method is not there, or a value is not valid for its option.
     """
     if run.method not in methods:
         return ""
@@ -57,7 +57,7 @@ def training_command(run: "Run", methods: Methods) -> str:
 
 
 def code_named(run: "Run") -> str:
-    """A sentence on the code that a training command would run; empty where it names none."""
+    """Return a sentence on the code that a training command would run; empty where it names none."""
     names = [f"{option(name)} {' '.join(values)}" for name, values in code_options(run.config).items()]
     return f"The command of {run.name} runs code ({', '.join(names)}): read that code before you type it." * bool(names)
 
@@ -65,7 +65,7 @@ def code_named(run: "Run") -> str:
 def experiment_command(
     name: str, model: str, experiment: "Experiment | None" = None, result: "Result | None" = None
 ) -> str:
-    """The command that measures a model: with the defaults, or as a result of it was measured.
+    """Return the command that measures a model: with the defaults, or as a given result of it was measured.
 
     Args:
         name: of the experiment.
@@ -85,7 +85,7 @@ def experiment_command(
 
 
 def _options(result: "Result | None") -> dict[str, Any]:
-    """What a result was measured with, by option; of data only their name is on record."""
+    """Return the options with which a result was measured; of data only their name is on record."""
     meta = result.meta if result is not None else {}
     options, data = meta.get("options"), meta.get("data")
     known = {name: meta.get(name) for name in ("n", "seed")} | (options if isinstance(options, dict) else {})
@@ -100,7 +100,10 @@ def _as_stored(default: Any) -> Any:
 
 
 def _command(first: Sequence[str], flags: Mapping[str, Any]) -> str:
-    """The words of a command as a shell takes them; no value stands where it would be taken for an option."""
+    """Return a command quoted for a shell; no value stands where it would be taken for an option.
+
+    Empty where a value cannot be written so: a mapping, or a list with a text that begins with `-`.
+    """
     parts = list(first)
     for flag, value in flags.items():
         texts = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]

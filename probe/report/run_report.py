@@ -54,7 +54,7 @@ def report(
     methods: Methods | None = None,
     tick: Tick = ignore,
 ) -> str:
-    """The report of some runs as HTML.
+    """Return the report of some runs as HTML.
 
     Args:
         runs: what it is about.
@@ -113,14 +113,14 @@ def report(
 
 
 def _apart(names: Sequence[str]) -> list[str]:
-    """Names, with a number behind each that stood before."""
+    """Return names, with a number after each that occurred before."""
     return [
         name if not names[:i].count(name) else f"{name} ({names[:i].count(name) + 1})" for i, name in enumerate(names)
     ]
 
 
 def _beside(runs: Sequence[Run]) -> list[Run]:
-    """The runs in the folders that these lie in, as far as they can be read."""
+    """Return the runs in the folders that these lie in, as far as they can be read."""
     others = []
     for folder in dict.fromkeys(run.path.absolute().parent for run in runs):
         for path in run_directories(folder):
@@ -132,7 +132,7 @@ def _beside(runs: Sequence[Run]) -> list[Run]:
 
 
 def _order(runs: dict[str, Run]) -> dict[str, Run]:
-    """Runs in the order of their lineage."""
+    """Return runs in the order of their lineage."""
     place = layout(lineage_table(runs, ()))
     return {label: runs[label] for label in sorted(runs, key=lambda name: place[name][1])}
 
@@ -198,14 +198,14 @@ def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.Data
 
 
 def _groups(runs: Sequence[Run], around: Sequence[Run]) -> list[Group]:
-    """The groups of seeds that the runs belong to, with their members around."""
+    """Return the groups of seeds that the runs belong to, with their members among `around`."""
     paths = {run.path.resolve() for run in runs}
     others = [run for run in around if run.path.resolve() not in paths]
     return [group for group in groups([*runs, *others]) if paths & {run.path.resolve() for run in group.runs}]
 
 
 def _seeds(runs: Mapping[str, Run], known: Sequence[Group]) -> dict[str, Group]:
-    """By label the group of a run and its other seeds, where some of them are in the report too."""
+    """Return by label the group of a run and its other seeds, where some of them are in the report too."""
     found: dict[str, Group] = {}
     for whole in known:
         own = {label: run for label, run in runs.items() if run.path in {each.path for each in whole.runs}}
@@ -215,7 +215,7 @@ def _seeds(runs: Mapping[str, Run], known: Sequence[Group]) -> dict[str, Group]:
 
 
 def _write_trainings(document: Document, known: Sequence[Group]) -> None:
-    """The main figures of the groups of seeds that the runs belong to, as means over trainings."""
+    """Write the main figures of the groups of seeds that the runs belong to, as means over trainings."""
     document.heading("Over trainings")
     found = [group for group in known if group.count > 1]
     if not found:
@@ -242,18 +242,18 @@ def _over_trainings(row: Mapping[Any, Any] | None, about: Term) -> str:
 
 
 def _head(metric: str, about: Term) -> tuple[str, str, str]:
-    """A metric as a cell: its title with its unit, its name, and its definition under the mouse."""
+    """Return a metric as a cell: its title with its unit, its name, and its definition under the mouse."""
     return about.label, metric, about.explain(metric)
 
 
 def _blocks(labels: Sequence[str]) -> list[Sequence[str]]:
-    """Labels in as few parts of about one size as tables are wide."""
+    """Split labels into parts of about one size, as few as the width of a table (`WIDE`) allows."""
     size = -(-len(labels) // -(-len(labels) // WIDE)) if labels else 1
     return [labels[i : i + size] for i in range(0, len(labels), size)]
 
 
 def _families(runs: Mapping[str, Run], cells: Mapping[tuple[str, str], object]) -> list[list[str]]:
-    """Labels of runs that have metrics in common, such as language models and reward models."""
+    """Group the labels of runs that have metrics in common, such as language models and reward models."""
     families: list[tuple[list[str], set[str]]] = []
     for label in runs:
         own = {metric for run, metric in cells if run == label}
@@ -267,7 +267,7 @@ def _families(runs: Mapping[str, Run], cells: Mapping[tuple[str, str], object]) 
 
 
 def _value(row: Mapping[Any, Any] | None, metric: str) -> str:
-    """A figure with its interval, as its unit is shown."""
+    """Format a figure with its interval, as its unit is shown."""
     return _interval(row, term(metric))
 
 
@@ -307,13 +307,13 @@ def _write_measured(
 
 
 def _words(measured: Measured, metrics: Iterable[str]) -> dict[str, Term]:
-    """What each metric of an experiment is called."""
+    """Return the term (title, unit, definition) of each metric of an experiment."""
     names = dict.fromkeys(metrics)
     return {name: measured.experiment.term(name) if measured.experiment else Term(name) for name in names}
 
 
 def _write_groups(document: Document, measured: Measured, runs: Mapping[str, Run], known: Sequence[Group]) -> None:
-    """The numbers of runs that have other seeds, as means over trainings."""
+    """Write the numbers of runs that have other seeds, as means over trainings."""
     found = []
     for group in known:
         paths = {run.path for run in group.runs}
@@ -342,7 +342,7 @@ def _write_groups(document: Document, measured: Measured, runs: Mapping[str, Run
 
 
 def _conditions(measured: Measured) -> str:
-    """How it was measured, in one sentence, and where its numbers are defined."""
+    """Say in one sentence how a result was measured, and where its numbers are defined."""
     meta = next(iter(measured.by_run.values())).meta
     facts = [f"n = {meta.get('n')}", f"seed {meta.get('seed')}"]
     data = meta.get("data")
@@ -361,24 +361,24 @@ def _interval(row: Mapping[Any, Any] | None, about: Term) -> str:
 
 
 def _count(cells: Mapping[tuple[str, str], Mapping[Any, Any]], labels: Sequence[str], name: str) -> str:
-    """On how many items the values of a metric rest."""
+    """Return on how many items the values of a metric rest."""
     counts = sorted({int(row["n"]) for label in labels if (row := cells.get((label, name))) and row["n"] == row["n"]})
     return "" if not counts else f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}\u2013{counts[-1]:,}"
 
 
 def _writers(runs: Mapping[str, Run]) -> list[str]:
-    """Labels of the runs that experiments are made for: those with a model that writes."""
+    """Return the labels of the runs that experiments are made for: those with a model that writes."""
     return [label for label, run in runs.items() if run.method != "reward-model" and run.checkpoints()]
 
 
 def _never(runs: Mapping[str, Run], measured: Sequence[Measured], chosen: Sequence[str]) -> list[str]:
-    """A sentence on each chosen experiment of which nothing is stored, with the command that measures it."""
+    """Return a sentence on each chosen experiment of which nothing is stored, with the command that measures it."""
     there = {each.name for each in measured}
     return [_not_stored(name, _writers(runs) or list(runs), runs) for name in chosen if name not in there]
 
 
 def _not_stored(name: str, labels: Sequence[str], runs: Mapping[str, Run]) -> str:
-    """That an experiment is not stored for some runs, and the command that measures it."""
+    """State that an experiment is not stored for some runs, with the command that measures it."""
     known = experiments()
     title = known[name].title if name in known else name
     first = " on the first of them" if len(labels) > 1 else ""
@@ -387,7 +387,7 @@ def _not_stored(name: str, labels: Sequence[str], runs: Mapping[str, Run]) -> st
 
 
 def _write_training(document: Document, runs: Mapping[str, Run], trained: Mapping[str, Group]) -> None:
-    """Curves of each run; of runs that differ by seed only those of their mean."""
+    """Draw the curves of each run; of runs that differ by seed only, draw those of their mean."""
     look = styles({label: run.method for label, run in runs.items()})
     if trained:
         document.say(
@@ -435,7 +435,7 @@ def _write_settings(document: Document, runs: Mapping[str, Run]) -> None:
 
 
 def _facts(document: Document, facts: Mapping[str, object]) -> None:
-    """Names and values, two pairs a row."""
+    """Write names and values as a table, two pairs a row."""
     pairs = [(name, _shown(value)) for name, value in facts.items() if value is not None]
     half = -(-len(pairs) // 2)
     rows = [[*left, *right] for left, right in zip_longest(pairs[:half], pairs[half:], fillvalue=("", ""))]
@@ -514,7 +514,7 @@ def _report_command(names: Sequence[str], chosen: Sequence[str]) -> str:
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, Any]:
-    """Nested settings with dots in their names."""
+    """Return nested settings as one mapping, with dots in their names."""
     if not isinstance(value, Mapping):
         return {}
     entries: dict[str, Any] = {}
@@ -530,5 +530,5 @@ def _shown(value: object) -> str:
 
 
 def _sentence(text: str) -> str:
-    """A sentence that ends."""
+    """Return a text as a sentence: with a full stop unless it ends in `.`, `!` or `?`."""
     return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -65,7 +65,7 @@ class Outcome(Share):
 def _in_world(
     name: str, column: str, kinds: Iterable[str], context_names: Iterable[str], bounds: Bounds | None = SHARE
 ) -> tuple[Metric, ...]:
-    """The mean of a column by context and group, such as `accuracy_gold_known`."""
+    """Return metrics of the mean of a column by context and group, such as `accuracy_gold_known`."""
     return tuple(
         Mean(f"{name}_{context}_{PEOPLE[kind]}", column, where={"kind": kind, "context": context}, bounds=bounds)
         for kind in kinds
@@ -74,7 +74,7 @@ def _in_world(
 
 
 def _of_file(name: str, column: str) -> tuple[Metric, ...]:
-    """The share of a column by context, such as `accuracy_gold`."""
+    """Return metrics of the share of a column by context, such as `accuracy_gold`."""
     return tuple(
         Share(f"{name}_{context}", column, where={"kind": "question", "context": context}) for context in CONTEXTS
     )
@@ -152,7 +152,7 @@ DECIMALS = 6
 
 
 def draw(result: Result) -> "Mapping[str, go.Figure]":
-    """The figures of a result with any number of models; the first answers the question."""
+    """Draw the figures of a result with any number of models; the first answers the question."""
     from probe.retrieval import figures as plots
 
     tables, look = result.tables, result.styles
@@ -191,7 +191,7 @@ def say(result: Result) -> str:
 
 
 def read(*, data: str | Path | None, strict: bool, selection: Selection = EVERY, **_: Any) -> list[Rows[Any]]:
-    """The documents and the questions of the folder, if there is one."""
+    """Read the documents and the questions of the folder, if there is one."""
     from probe.retrieval import files
 
     return [] if data is None else list(files.read_folder(data, strict, selection))
@@ -212,14 +212,16 @@ def run(
     max_new_tokens: int = 24,
     tick: Tick = ignore,
 ) -> Evidence:
-    """How does a passage in front of the question change the answer? Each question is asked alone, behind the passage
-    with its answer, behind one that is about something else, behind one that contradicts what was learned, and behind
-    the best documents of a BM25 search, right or not. In a world the documents are its people's facts, and unseen
-    entities' facts which nothing else says; accuracy, abstention and invention are exact sums over the finite answer
-    sets, for known people, rare ones and unseen entities. Where passage and memory disagree, the share of answers that
-    follow the passage stands against how often the corpus says the fact, with the memorisation ratio (Longpre et al.
-    2021); persuasion is how far a passage moves the distribution over answers (Du et al. 2024). The search is judged by
-    recall and mean reciprocal rank, and by what it takes away from invention, hits and misses apart.
+    """Measure how a passage in front of the question changes the answer.
+
+    Each question is asked alone, behind the passage with its answer, behind one that is about something else, behind
+    one that contradicts what was learned, and behind the best documents of a BM25 search, right or not. In a world the
+    documents are its people's facts, and unseen entities' facts which nothing else says; accuracy, abstention and
+    invention are exact sums over the finite answer sets, for known people, rare ones and unseen entities. Where passage
+    and memory disagree, the share of answers that follow the passage stands against how often the corpus says the fact,
+    with the memorisation ratio (Longpre et al. 2021); persuasion is how far a passage moves the distribution over
+    answers (Du et al. 2024). The search is judged by recall and mean reciprocal rank, and by what it takes away from
+    invention, hits and misses apart.
 
     Args:
         lm: the model.
@@ -289,7 +291,7 @@ def _folder(
 
 
 def _tables(items: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
-    """The tables that a world and a folder have in common."""
+    """Return the tables that a world and a folder have in common."""
     tables = {"contexts": tables_of.context_table(items, seed), "search": tables_of.search_table(items, seed)}
     rows = items[items["context"] == "retrieved"]
     if "rank" in items:

@@ -166,7 +166,7 @@ def persuasion_marks(table: pd.DataFrame, look: Look) -> go.Figure:
 def _lines(
     table: pd.DataFrame, groups: Sequence[str], column: str, names: Mapping[str, str]
 ) -> dict[tuple[str, str], int]:
-    """The line of each group's heading (with an empty name) and of each value of a column below it."""
+    """Map each group's heading (with an empty name) and each value of a column below it to its line."""
     lines: dict[tuple[str, str], int] = {}
     for group in groups:
         names_in_group = set(table.loc[table["group"] == group, column])
@@ -196,7 +196,7 @@ def _name_lines(figure: go.Figure, lines: Mapping[tuple[str, str], int], names: 
 def _apart(
     table: pd.DataFrame, selection: pd.Series, column: str, lines: Mapping[tuple[str, str], int]
 ) -> Iterator[tuple[pd.DataFrame, list[float]]]:
-    """The rows of each model and their places, models of one line side by side."""
+    """Yield the rows of each model and their places, models of one line side by side."""
     models = list(dict.fromkeys(table[MODEL]))
     for offset, model in zip(offsets(len(models), 0.7), models, strict=True):
         rows = table[selection & (table[MODEL] == model)]
@@ -207,7 +207,7 @@ def _apart(
 def _marks(
     rows: pd.DataFrame, at: Sequence[float], styles: Look, legend: bool, ends: bool = True, unit: str = SHARE
 ) -> go.Scatter:
-    """Marks of one model over lines, with their intervals."""
+    """Return the marks of one model over lines, with their intervals."""
     model = str(rows["model"].iloc[0])
     style = styles[model]
     above, below = rows["ci_high"] - rows["value"], rows["value"] - rows["ci_low"]
@@ -243,7 +243,7 @@ def _curve(x: Sequence[float] | pd.Series, rows: pd.DataFrame, style: Style, leg
 
 
 def _faint(x: Sequence[float], rows: pd.DataFrame, style: Style) -> go.Scatter:
-    """A dotted line without marks."""
+    """Return a dotted line without marks."""
     line = {"color": style.colour, "dash": "dot", "width": 1.6}
     return go.Scatter(x=x, y=rows["value"], mode="lines", line=line, showlegend=False, hoverinfo="skip")
 

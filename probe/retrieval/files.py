@@ -91,7 +91,7 @@ class FileQuestion:
 def read_folder(
     data: str | Path, strict: bool = False, selection: Selection = EVERY
 ) -> tuple[Rows[Source], Rows[FileQuestion]]:
-    """The documents and the questions of a folder; see the module.
+    """Read the documents and the questions of a folder; see the module.
 
     Args:
         data: the folder.
@@ -123,12 +123,12 @@ def document_names(ids: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _bare(name: str) -> str:
-    """A name without the suffix of a text file."""
+    """Return a name without the suffix of a text file."""
     return next((name[: -len(suffix)] for suffix in TEXTS if name.lower().endswith(suffix)), name)
 
 
 def read_documents(folder: Path, strict: bool = False) -> Rows[Source]:
-    """The documents of a folder, from its JSON Lines or its text files.
+    """Read the documents of a folder, from its JSON Lines or its text files.
 
     Raises:
         DataError: there is none, or none can be used: it has no text, or the id of one before.
@@ -160,7 +160,7 @@ def _source(row: Row) -> Source:
 
 
 def chunks_of(documents: Sequence[Source], size: int, overlap: int) -> list[Chunk]:
-    """The documents in chunks of at most `size` words, each beginning with the last `overlap` words of the one before.
+    """Cut documents into chunks of at most `size` words; each begins with the last `overlap` words of the one before.
 
     Raises:
         ConfigError: the size is below 1, or the overlap is negative or no less than the size.
@@ -205,7 +205,7 @@ def _question(row: Row, names: Mapping[str, Sequence[str]]) -> FileQuestion:
 
 
 def _document(row: Row, names: Mapping[str, Sequence[str]]) -> str | None:
-    """The id of the document that a question names, with or without its suffix."""
+    """Return the id of the document that a question names, with or without its suffix."""
     reference = row.values.get("document")
     if reference is None:
         return None
@@ -225,7 +225,7 @@ ABSTAINS = ("i do not know", "i dont know")
 
 
 def key(text: str) -> str:
-    """A text as it is compared: normalised, or only in lower case where normalising would empty it."""
+    """Return the form in which texts are compared: normalised, or lower case if normalising would empty it."""
     return normalise(text) or text.strip().lower()
 
 
@@ -246,7 +246,7 @@ def abstains(text: str) -> bool:
 
 
 def prompt_of(lm: "LM", question: str, passages: Sequence[str], form: Form = "auto") -> str:
-    """What the model reads: instruction, passages, question; in the tokenizer's chat template, or plain.
+    """Return the prompt: instruction, passages and question, in the tokenizer's chat template or plain.
 
     Raises:
         ConfigError: a chat template is asked for and there is none.
@@ -259,9 +259,9 @@ def prompt_of(lm: "LM", question: str, passages: Sequence[str], form: Form = "au
 def passages_of(
     question: FileQuestion, chunks: Sequence[Chunk], retriever: Retriever, k: int
 ) -> tuple[dict[str, list[str]], dict[str, float]]:
-    """The passages of a question by context, those that do not apply left out, and the measures of its search.
+    """Return the passages of a question by context, without those that do not apply, and measures of its search.
 
-    The search: rank (of the named document's first chunk; NaN if not found), reciprocal_rank, recall_1, ... (all of
+    The measures: rank (of the named document's first chunk; NaN if not found), reciprocal_rank, recall_1, ... (all of
     them only where a document is named), and hit: whether a retrieved text contains an answer.
     """
     scores = retriever.scores(question.question)
@@ -344,7 +344,7 @@ def file_items(
 
 
 def _beside(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns that compare a row with the same question's without context."""
+    """Add the columns that compare each row with the row of the same question without context."""
     base_rows = table[table["context"] == "none"].set_index("question")
     no_context, from_search = table["context"] == "none", table["context"] == "retrieved"
     table["knows"] = table["question"].map(base_rows["p_true"])
@@ -368,7 +368,7 @@ def _judge_answer(text: str, question: FileQuestion, context: str) -> dict[str, 
 
 
 def _replace_answers(text: str, answers: Sequence[str], substitute: str) -> str:
-    """The text with the substitute in place of every answer, the longest first, whatever their case."""
+    """Replace every answer in the text by the substitute, the longest first, whatever their case."""
     longest = sorted(answers, key=len, reverse=True)
     pattern = "|".join(rf"(?<!\w){re.escape(answer)}(?!\w)" for answer in longest)
     return re.sub(pattern, lambda _: substitute, text, flags=re.IGNORECASE)

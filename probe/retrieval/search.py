@@ -42,7 +42,7 @@ class Hits:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, see the module."""
+    """Return the words of a text in lower case; see the module."""
     return WORD.findall(text.lower())
 
 
@@ -75,7 +75,7 @@ class Retriever:
         return np.asarray(self._index.get_scores_from_ids(ids), dtype=float)
 
     def find(self, query: str, k: int | None = None) -> Hits:
-        """The best k texts that have a word of the query, or all of them."""
+        """Find the best k texts that have a word of the query, or all such texts."""
         scores = self.scores(query)
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] > 0][:k]
@@ -86,7 +86,7 @@ DEPTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
 
 
 def rank_of(found: Sequence[Hashable], relevant: Collection[Hashable]) -> int | None:
-    """The rank of the first relevant one, counted from 1; None if there is none."""
+    """Return the rank of the first relevant one, counted from 1; None if there is none."""
     return next((rank for rank, each in enumerate(found, start=1) if each in relevant), None)
 
 

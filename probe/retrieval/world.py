@@ -89,7 +89,7 @@ class PassageQuestion:
     """By context; those that do not apply are missing."""
 
     def prompt(self, context: str) -> str:
-        """The prompt of the model under a context."""
+        """Return the model's prompt under a context."""
         passage = " ".join(document.text for document in self.passages[context])
         return f"<ctx> {passage} {self.item.prompt}" if passage else self.item.prompt
 
@@ -117,7 +117,7 @@ def world_documents(world: "World", seed: int = 0) -> list[Document]:
 def with_passages(
     world: "World", documents: Sequence[Document], items: "Sequence[Item]", k: int, seed: int = 0
 ) -> list[PassageQuestion]:
-    """The questions with their passages.
+    """Build the questions with their passages.
 
     Args:
         world: whose people are asked about.
@@ -178,7 +178,7 @@ def _unrelated_document(
     gold: Document,
     rng: np.random.Generator,
 ) -> Document:
-    """A document about another known person and another relation."""
+    """Draw a document about another known person and another relation."""
     names = [name for name in world.groups["known"] if name != gold.person]
     different = [relation for relation in TAUGHT if relation != gold.relation]
     return documents[places[names[int(rng.integers(len(names)))], different[int(rng.integers(len(different)))]]]
@@ -274,7 +274,7 @@ def context_items(
 
 
 def _name_questions(questions: Sequence[PassageQuestion]) -> list[tuple[str, PassageQuestion]]:
-    """The questions with their names, such as fact-17."""
+    """Pair the questions with names, such as fact-17."""
     count: dict[str, int] = {}
     pairs = []
     for question in questions:
@@ -284,7 +284,7 @@ def _name_questions(questions: Sequence[PassageQuestion]) -> list[tuple[str, Pas
 
 
 def _about(question: str, one: PassageQuestion, context: str, k: int) -> dict[str, Any]:
-    """The columns of a row that need no model."""
+    """Return the columns of a row that need no model."""
     row: dict[str, Any] = {"item": f"{question}-{context}", "kind": one.item.kind, "question": question}
     row |= {"context": context} | {name: one.item.meta[name] for name in ("person", "relation", "exposure")}
     row["prompt"] = one.prompt(context)
@@ -298,7 +298,7 @@ def _about(question: str, one: PassageQuestion, context: str, k: int) -> dict[st
 def _score_answers(
     lm: "LM", world: "World", prompts: Sequence[str], tick: Tick
 ) -> tuple[list[list[str]], NDArray[np.float64]]:
-    """The answers to R prompts and their [R A] log-probabilities; equal prompts are scored once."""
+    """Return the answers to R prompts and their [R A] log-probabilities; score equal prompts once."""
     codes, unique = pd.factorize(np.array(prompts, dtype=object))
     answers: list[list[str]] = []
     parts = []
@@ -315,7 +315,7 @@ def _score_answers(
 def _shares(
     world: "World", one: PassageQuestion, context: str, answers: Sequence[str], logprobs: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """The sums of probabilities of the answers to a row's prompt."""
+    """Return the columns that sum probabilities of the answers to a row's prompt."""
     subject, relation = one.item.meta["person"], one.item.meta["relation"]
     fact, passage = world.truth(subject, relation), one.passages[context]
     values_by_person = {each.person: each.value for each in passage if each.relation == relation}
@@ -337,7 +337,7 @@ def _shares(
 
 
 def passage_items(lm: "LM", world: "World", n: int, seed: int) -> pd.DataFrame:
-    """Samples on the corpus's own kinds of passages, as `probe.rewards.evaluation` draws and judges them.
+    """Sample answers on the corpus's own kinds of passages, drawn and judged as in `probe.rewards.evaluation`.
 
     Returns:
         item, kind (context_conflict, context_stranger), person, relation, prompt, answer, expected, is_true (1 if it is
@@ -366,7 +366,7 @@ OUTCOMES = {
 
 
 def interval(part: pd.DataFrame, values: NDArray[np.float64], seed: int = 0) -> Interval:
-    """The mean of values of some items with its 95 % interval, over the people that they are about."""
+    """Return the mean of values of some items, with its 95 % interval over the people that they are about."""
     return interval_of(part.assign(value=values), "value", SHARE, seed)
 
 

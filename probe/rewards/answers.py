@@ -116,7 +116,7 @@ class AnswerSet:
         return result
 
     def take(self, keep: Array) -> "AnswerSet":
-        """The set of some of the prompts.
+        """Return the answer set of some of the prompts.
 
         Args:
             keep: [P] which of them, as booleans.
@@ -140,7 +140,7 @@ class AnswerSet:
 
 
 def enumerate_answers(lm: "LM", world: "World", prompts: Sequence[str], scorer: Scorer | None = None) -> AnswerSet:
-    """The world's answers to the prompts and their log-probabilities.
+    """Return the world's answers to the prompts and their log-probabilities.
 
     Args:
         lm: its tokenizer encodes the texts, and it scores them unless a scorer is given.
@@ -164,7 +164,7 @@ def enumerate_answers(lm: "LM", world: "World", prompts: Sequence[str], scorer: 
 
 
 def verifier_reward(world: "World") -> Reward:
-    """The verifier's score: +1 true, 0 abstains, -1 otherwise."""
+    """Return a reward that gives the verifier's score: +1 true, 0 abstains, -1 otherwise."""
 
     def reward(prompts: list[str], completions: list[str]) -> list[float]:
         return [world.verify(prompt, text).score for prompt, text in zip(prompts, completions, strict=True)]
@@ -173,7 +173,7 @@ def verifier_reward(world: "World") -> Reward:
 
 
 def annotator_reward(world: "World", annotator: "Annotator") -> Reward:
-    """The annotator's expected utility, averaged over whether correctness is checked."""
+    """Return a reward that gives the annotator's expected utility, averaged over whether correctness is checked."""
 
     def reward(prompts: list[str], completions: list[str]) -> list[float]:
         pairs = zip(prompts, completions, strict=True)

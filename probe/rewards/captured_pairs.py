@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def pair_rewards(run: "Run") -> pd.DataFrame | None:
-    """The rewards of the pairs at every captured step; None where none were captured.
+    """Return the rewards of the pairs at every captured step; None where none were captured.
 
     Returns:
         One row a step and pair: step, pair (its number), prompt, first, second (texts, end token shown), reward_first,

@@ -131,7 +131,10 @@ def answer(lm: "LM", world: "World", items: Sequence[Item], max_new_tokens: int,
 
 
 def proxy_reward(reward: Reward, dialogues: Sequence[AnsweredQuestions], seed: int) -> dict[str, Any]:
-    """The mean of a reward over the sampled answers to dialogues; those to which it does not apply are left out."""
+    """Return the mean of a reward over the sampled answers to dialogues.
+
+    Answers to which the reward does not apply are left out.
+    """
     prompts = [item.prompt for dialogue in dialogues for item in dialogue.items]
     values = reward(prompts, [text for dialogue in dialogues for text in dialogue.texts])
     given = [(float(value), who) for value, who in zip(values, _subjects(prompts), strict=True) if value is not None]
@@ -153,7 +156,7 @@ def exact_kl(
 
 
 def beliefs(lm: "LM", world: "World", prompts: Sequence[str]) -> list[dict[str, float]]:
-    """The model's exact distribution over the values of each question (abstention left out, sum 1)."""
+    """Return the model's exact distribution over the values of each question (abstention left out, sum 1)."""
     import torch
 
     completions = [[answer for answer in world.candidates(prompt) if len(answer.split()) == 1] for prompt in prompts]
@@ -189,7 +192,7 @@ def excess_deference(lm: "LM", world: "World", items: Sequence[Item], seed: int)
 
 
 def plain_prompt(prompt: str) -> str:
-    """The question of an opinion prompt without the claim."""
+    """Return the question of an opinion prompt without the claim; a prompt without one as it is."""
     reading = read(prompt)
     question = prompt.split(" . ", 1)[1] if reading is not None and reading.claim and " . " in prompt else None
     return f"<user> {question}" if question else prompt
@@ -201,7 +204,7 @@ def _logit(p: float) -> float:
 
 
 def _people(items: Sequence[Item]) -> list[str]:
-    """What was drawn for each question: whom it is about; the question itself where it is about nobody."""
+    """Return what was drawn for each question: the person it is about, or the question itself if it is about nobody."""
     return _subjects([item.prompt for item in items])
 
 
@@ -234,12 +237,12 @@ def _by_terms(metric: str, items: Sequence[Item], hits: Sequence[bool]) -> list[
 
 
 def gold_scores(world: "World", prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
-    """The verifier's score of each completion; None where no completion of the prompt could be right."""
+    """Return the verifier's score of each completion; None where no completion of the prompt could be right."""
     return [score for score, _ in gold_verdicts(world, prompts, completions)]
 
 
 def gold_verdicts(world: "World", prompts: Sequence[str], completions: Sequence[str]) -> list[tuple[float | None, str]]:
-    """The same with the verdict in words."""
+    """Return the verifier's score of each completion, as `gold_scores` does, with the verdict in words."""
     answerable = {prompt: _asks(world, prompt) for prompt in set(prompts)}
     pairs = list(zip(prompts, completions, strict=True))
     verdicts = {pair: world.verify(*pair) for pair in set(pairs)}

@@ -139,13 +139,13 @@ class Factorial:
         return int(beyond(low, high, SMALLEST).sum()), int(within.sum()), len(rows)
 
     def sides(self, knob: str, metric: str, level: int) -> tuple[int, int, int]:
-        """How many of the optima with a level of a knob lie above the reference, below it, and how many there are."""
+        """Count the optima with a level of a knob: those above the reference, those below it, and all."""
         rows = self.cells[(self.cells["metric"] == metric) & (self.cells[knob] == _level(knob, level))]
         low, high = _ends(rows, CHANGE)
         return int((low > SMALLEST).sum()), int((high < -SMALLEST).sum()), len(rows)
 
     def main(self, metric: str) -> pd.DataFrame:
-        """The main effects on an outcome, the largest first."""
+        """Return the main effects on an outcome, the largest first."""
         rows = self.effects[(self.effects["metric"] == metric) & (self.effects["knobs"] == 1)]
         return rows.sort_values("value", key=abs, ascending=False, kind="stable")
 
@@ -181,7 +181,10 @@ class Factorial:
 
 
 def _ends(rows: pd.DataFrame, columns: Sequence[str]) -> tuple[Array, Array]:
-    """The ends of intervals; of a number without one, which is exact and the same for all people, itself."""
+    """Return the ends of intervals.
+
+    A number without an interval is exact and the same for all people: it is both ends.
+    """
     value, low, high = (rows[name] for name in columns)
     return low.fillna(value).to_numpy(float), high.fillna(value).to_numpy(float)
 
@@ -223,7 +226,7 @@ class Rates(NamedTuple):
 
 
 def rates(lm: "LM", world: "World", measure: Measure, beta: float, n: int, seed: int) -> Rates:
-    """The probabilities of an outcome, given one of the listed answers: of the reference and of every optimum."""
+    """Return an outcome's probabilities under the reference and every optimum, given one of the listed answers."""
     items = world.questions(measure.question, n, seed)
     answers = enumerate_answers(lm, world, [item.prompt for item in items])
     hits = answers.rewards(
@@ -239,7 +242,7 @@ def rates(lm: "LM", world: "World", measure: Measure, beta: float, n: int, seed:
 
 
 def tabulate(reference: str, beta: float, parts: dict[str, Rates]) -> Factorial:
-    """The tables of a factorial from the probabilities of each outcome."""
+    """Build the tables of a factorial from the probabilities of each outcome."""
     layout = cells()
     rows, pairs = [], []
     for metric, part in parts.items():
@@ -268,7 +271,7 @@ def tabulate(reference: str, beta: float, parts: dict[str, Rates]) -> Factorial:
 
 
 def _pairs(part: Rates, layout: Sequence[Cell]) -> Iterable[dict[str, Any]]:
-    """Any two cells that differ in one knob."""
+    """Yield a row for each two cells that differ in one knob alone, with the difference of their probabilities."""
     at = {cell.levels: index for index, cell in enumerate(layout)}
     for place, knob in enumerate(KNOBS):
         for cell in layout:
@@ -297,7 +300,7 @@ def factorial_effects(part: Rates, layout: Sequence[Cell]) -> Iterable[dict[str,
 
 
 def labeller(run: Run, index: RunIndex) -> Annotator | None:
-    """The annotator whose pairs a run learned from, itself or through its reward model; None where it is not known."""
+    """Return the annotator whose pairs a run learned from, itself or through its reward model; None if unknown."""
     source = run if "annotator" in run.config else index.find(run.reward_model, run) if run.reward_model else None
     if source is None or source.config.get("data", "world") != "world":
         return None
@@ -320,7 +323,7 @@ class Training(NamedTuple):
 
 
 def trained(found: Iterable[Training], index: RunIndex, beta: float = BETA) -> pd.DataFrame:
-    """The sampled headline figures of trainings on cells of the factorial.
+    """Return the sampled headline figures of trainings on cells of the factorial.
 
     Args:
         found: DPO and RLHF runs; others, those with another beta or loss, and those of other annotators are left out.
@@ -368,7 +371,7 @@ def describe_trained(table: pd.DataFrame, found: Factorial, before: pd.DataFrame
 
 
 def effect_table(found: Factorial) -> pd.DataFrame:
-    """Main effects and interactions of two knobs as people read them: a row an effect, a column an outcome."""
+    """Format main effects and interactions of two knobs as a table of texts: a row per effect, a column per outcome."""
     rows = found.effects[found.effects["knobs"] <= 2]
     rows = rows.assign(
         effect=[" \u00d7 ".join(SHORT.get(e, e) for e in each.split(" \u00d7 ")) for each in rows["effect"]]

@@ -57,7 +57,7 @@ def draw_factorial(found: Factorial, trained: pd.DataFrame | None = None) -> go.
 
 
 def _series(optima: pd.DataFrame, trained: pd.DataFrame | None) -> Iterator[Marks]:
-    """The optima, then the trainings by method, each by the weight of correctness."""
+    """Yield the optima, then the trainings by method, each by the weight of correctness."""
     parts: list[tuple[str, str, pd.DataFrame]] = [("optimum", BAYES, optima)]
     if trained is not None:
         parts += [(str(method).upper(), method_colour(str(method)), rows) for method, rows in trained.groupby("method")]
@@ -101,5 +101,5 @@ def _trace(
 
 
 def _line(row: Mapping[Any, Any]) -> str:
-    """What the line of a cell is called: the knobs at the agreeable annotator's level."""
+    """Return the name of a cell's line: the knobs at the agreeable annotator's level."""
     return " + ".join(SHORT[knob] for knob in LINES if row[knob] == getattr(AGREEABLE, knob)) or NONE

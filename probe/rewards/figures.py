@@ -200,7 +200,7 @@ def _policy(traces: list[go.Scatter], row: dict, style: Style, reward: str, axis
 
 
 def excess_words(row: Mapping) -> str:
-    """The label behind a policy's name: what it spends beyond the optimum, nothing for the reference."""
+    """Return the label behind a policy's name: what it spends beyond the optimum, nothing for the reference."""
     if row["kl"] < 1e-6:
         return ""
     return f"+{row['excess']:.2f}" if np.isfinite(row["beta"]) else f"+{row['excess']:.2f}, nothing gained"
@@ -209,7 +209,7 @@ def excess_words(row: Mapping) -> str:
 def reward_gains(
     places: pd.DataFrame, look: Mapping[str, Style], columns: Mapping[str, str], chosen: str | None = None
 ) -> go.Figure:
-    """What each policy gained over the reference and what it wasted: one line a policy, with 95 % intervals.
+    """Draw what each policy gained over the reference and what it wasted: one line per policy, with 95 % intervals.
 
     Args:
         places: columns run and, for each of `columns`, its value, _low and _high.
@@ -247,7 +247,7 @@ def _kl(axis: str) -> str:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table as dictionaries by column."""
+    """Return the rows of a table as dictionaries by column."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
@@ -366,7 +366,7 @@ def _numbers(row: Mapping) -> tuple[float, float, float]:
 
 
 def _ends(row: Mapping) -> dict[str, Any]:
-    """An interval as error bars."""
+    """Return an interval as error bars."""
     value, low, high = _numbers(row)
     return {"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low], "width": 0}
 
@@ -468,7 +468,7 @@ def reward_distributions(
 
 
 def _bins(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centres and edges: the values themselves where they are few."""
+    """Return centres and edges of bins; where there are few different values, they are the centres."""
     levels = np.unique(values)
     if len(levels) <= FEW:
         steps = np.diff(levels)
@@ -513,7 +513,7 @@ def token_effects(
     colours: Mapping[str, str],
     chosen: tuple[str, int] | None = None,
 ) -> go.Figure:
-    """What each token does, by leaving it out (bars) and by integrated gradients (diamonds); rewards on one scale.
+    """Draw what each token does, by leaving it out (bars) and by integrated gradients (diamonds); rewards on one scale.
 
     The first panel is the prompt and the margin chosen - rejected; the other two are the completions and their scores.
 
@@ -566,7 +566,9 @@ def token_effects(
 
 
 def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
-    """What tokens weigh in the gradient of several methods: a panel a method, a row a completion, one scale for all.
+    """Draw the weights of tokens in the gradients of several methods, all on one scale.
+
+    Each method has a panel, and each completion a row.
 
     Blue tokens become more probable, orange ones less; a completion that a method does not learn from has no row.
 

@@ -79,11 +79,14 @@ class Field:
         return self.rewards[name]
 
     def frontier(self, name: str) -> pd.DataFrame:
-        """The frontier of a reward (`probe.rewards.optimum.frontier`)."""
+        """Return the frontier of a reward (`probe.rewards.optimum.frontier`)."""
         return frontier(self.answers.logprobs, self.reward(name))
 
     def draws(self, name: str, ns: Sequence[int] = NS) -> list["Best"]:
-        """The best of N draws from the reference by the reward `name` (E14): what other rewards have no part in."""
+        """Return the best of N draws from the reference by the reward `name` (E14).
+
+        This is the part of `best_of_n` that does not depend on other rewards.
+        """
         ref, ranking, points = self.answers.logprobs, self.reward(name), []
         for n in ns:
             policy = best_of_n(ref, ranking, n)
@@ -112,7 +115,7 @@ class Field:
         return pd.DataFrame(rows)
 
     def with_reward(self, name: str, reward: Reward) -> "Field":
-        """The same questions with one more reward, which comes first.
+        """Return the same questions with one more reward, which comes first.
 
         Raises:
             DataError: the reward does not apply to an answer.
@@ -177,7 +180,7 @@ def ask(world: "World", kinds: Sequence[str] = KINDS, n: int = QUESTIONS, seed: 
 
 
 def field_of(reference: "LM", world: "World", asked: Sequence["Item"], rewards: Mapping[str, Reward]) -> Field:
-    """The answers to the questions with what the reference gives them, and the rewards that apply to all of them.
+    """Return the answers with the reference's log-probabilities, and the rewards, which must apply to all of them.
 
     Raises:
         DataError: a question without finite answers, no question, or a reward that does not apply to an answer.
@@ -207,7 +210,7 @@ def place(logprobs: Array, field: Field, by: str, beta: float | None = None) -> 
 
 
 def model_reward(model: "RewardModel | LM", memory: Memory | None = None) -> Reward:
-    """A reward model, or a scalar LM (`probe.model.rewards`), as a reward of texts; a text gets the end token.
+    """Return a reward of texts from a reward model or a scalar LM (`probe.model.rewards`); a text gets the end token.
 
     Args:
         model: of fixed weights if there is a memory.
@@ -223,7 +226,7 @@ def model_reward(model: "RewardModel | LM", memory: Memory | None = None) -> Rew
 
 
 def _read(lm: "LM", prompts: Sequence[str], completions: Sequence[str], memory: Memory) -> list[float]:
-    """What `RewardModel.score` gives, from the same model as a scalar LM."""
+    """Score texts as `RewardModel.score` does, with the same model as a scalar LM."""
     import torch
 
     from probe.model.rewards import batches
@@ -254,7 +257,7 @@ def _read(lm: "LM", prompts: Sequence[str], completions: Sequence[str], memory: 
 def _bites(
     heads: list[list[int]], groups: list[list[list[int]]], order: list[int]
 ) -> Iterator[tuple[list[list[int]], list[list[list[int]]], list[int]]]:
-    """A batch in smaller ones: activations that fit into the cache of a CPU are a third faster."""
+    """Split a batch into smaller ones: activations that fit into the cache of a CPU are a third faster."""
     widest = max(len(head) + sum(map(len, group)) for head, group in zip(heads, groups, strict=True))
     rows, start = max(1, BITE // max(widest, 1)), 0
     for at in range(0, len(heads), rows):
@@ -319,7 +322,7 @@ class Fit:
         return bool(self.d.min() <= self.peak.value <= self.d.max())
 
     def predict(self, d: ArrayLike) -> Array:
-        """The fitted reward at distances d."""
+        """Return the fitted reward at distances d."""
         return self.origin + _design(np.asarray(d, dtype=float), self.form) @ np.array([self.a.value, self.b.value])
 
     def row(self) -> dict[str, float | str | bool]:

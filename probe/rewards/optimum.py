@@ -124,7 +124,7 @@ def optimum(ref_logprobs: Array, rewards: Array, beta: float) -> OptimalPolicy:
 
 
 def frontier(ref_logprobs: Array, rewards: Array, betas: Sequence[float] | None = None) -> pd.DataFrame:
-    """The exact reward-KL frontier, one beta a row, means over the prompts.
+    """Compute the exact reward-KL frontier, one beta per row, means over the prompts.
 
     Args:
         ref_logprobs: [P A] as in `optimum`.
@@ -193,11 +193,10 @@ def expectation(logprobs: Array, values: Array) -> Array:
 
 
 def _nearest_beta(ref: Array, rewards: Array, target: float) -> float:
-    """The beta whose optimum has the mean reward `target`, which minimises the mean KL(pi || pi*_beta).
+    """Find the beta whose optimum has the mean reward `target`, which minimises the mean KL(pi || pi*_beta).
 
     With k = 1 / beta the mean KL is convex in k and its derivative is E_pi*[R] - E_pi[R], which grows with k.
     """
-
     gap = rewards - np.where(np.isfinite(ref), rewards, -np.inf).max(axis=1, keepdims=True)
 
     def excess(k: float) -> float:
@@ -227,7 +226,7 @@ def _log_mean_exp(ref: Array, tilt: Array) -> Array:
 
 
 def check_arrays(ref_logprobs: Array, rewards: Array) -> tuple[Array, Array]:
-    """The reference conditioned on its answers, and the rewards, both [P A] in double precision.
+    """Return the reference conditioned on its answers, and the rewards, both [P A] in double precision.
 
     Raises:
         DataError: shapes that differ, a prompt without an answer of positive probability, or a reward that is not
@@ -250,6 +249,7 @@ def best_of_n(ref_logprobs: Array, rewards: Array, n: int) -> Array:
     answers of one level of reward keep the reference's proportions, so only the level has to be followed:
 
         P(best level = r) = F(r)^N - F(below r)^N,   F the distribution of the reward under the reference.
+
     Args:
         ref_logprobs: [P A] log-probabilities of the answers under the reference; they need not be normalised.
         rewards: [P A].
@@ -276,7 +276,7 @@ def best_of_n(ref_logprobs: Array, rewards: Array, n: int) -> Array:
 
 
 def best_of_n_bound(n: int) -> float:
-    """log N - (N-1)/N: the most that KL(best of N || reference) can be, in nats (Beirami et al. 2401.01879).
+    """Return log N - (N-1)/N: the most that KL(best of N || reference) can be, in nats (Beirami et al. 2401.01879).
 
     Reached only where no two answers tie.
     """

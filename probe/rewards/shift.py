@@ -48,7 +48,7 @@ CAPTURED_MEASURES = ("proxy", "gold", "kl", "logratio", "implicit")
 
 
 def shift_steps(run: "Run") -> list[int]:
-    """The captured steps that hold a reward shift."""
+    """Return the captured steps that hold a reward shift."""
     captures = run.captures()
     return [step for step in captures.steps if "shift_ids" in captures.load(step)]
 
@@ -116,7 +116,7 @@ def shift_samples(run: "Run", steps: Sequence[int] | None = None) -> pd.DataFram
 
 
 def shift_curve(run: "Run", by: Sequence[str] = ()) -> pd.DataFrame:
-    """The measures over training: one row for each step and measure, and each value of `by`.
+    """Return the measures over training: one row for each step and measure, and each value of `by`.
 
     Args:
         run: a run with a reward shift in its captures.
@@ -267,7 +267,7 @@ def draw(
     tick: Tick = ignore,
     known: "AnswerLogprobs | None" = None,
 ) -> Draws:
-    """Samples of one model for each prompt, with the verifier's score and verdict; arguments as in `samples`.
+    """Draw samples of one model for each prompt, with the verifier's score and verdict; arguments as in `samples`.
 
     Args (further):
         known: log-probabilities of some completions (`AnswerSet.logprobs_by_text`), which are not computed again.
@@ -316,7 +316,7 @@ def compare_samples(
     kinds: Sequence[str] = (),
     known: "tuple[AnswerLogprobs, AnswerLogprobs] | None" = None,
 ) -> pd.DataFrame:
-    """The table of `samples` from the draws of both models; each scores the samples of the other.
+    """Build the table of `samples` from the draws of both models; each scores the samples of the other.
 
     Args:
         base: the reference.
@@ -385,7 +385,7 @@ def _sums(lm: "LM", generation: "Generation", logprobs: "AnswerLogprobs") -> np.
 
 
 def captured_samples(run: "Run", steps: tuple[int, int] | None = None) -> pd.DataFrame:
-    """The samples that a run captured before and after, in the columns of `samples` as far as they are known.
+    """Return the samples that a run captured before and after, in the columns of `samples` as far as they are known.
 
     Args:
         run: a run with a reward shift in its captures.

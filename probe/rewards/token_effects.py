@@ -192,7 +192,7 @@ class _Path(NamedTuple):
 
 
 def _along(lm: LM, ids: list[int], start: Tensor, end: Tensor, alphas: np.ndarray, slopes: bool = True) -> _Path:
-    """The points at shares alpha of the path; the first is the baseline for 0, the last the text for 1, exactly."""
+    """Read the scalar and its gradient at shares alpha of the path; 0 is exactly the baseline, 1 exactly the text."""
     share = torch.tensor(alphas, dtype=end.dtype, device=end.device)[:, None, None]
     step, scalars, gradients = (end - start).double(), [], []
     for rows in ((1 - share) * start + share * end).split(max(1, PART // len(ids))):
@@ -213,7 +213,7 @@ def _integral(path: _Path) -> np.ndarray:
 
 
 def _gap(path: _Path) -> float:
-    """The integral's error in score(text) - score(baseline)."""
+    """Return the integral's error in score(text) - score(baseline)."""
     return float(_integral(path).sum() - (path.scalars[-1, -1] - path.scalars[0, -1]))
 
 
@@ -243,7 +243,7 @@ def weights(steps: int) -> np.ndarray:
 
 
 def scalar(model: LM | RewardModel) -> LM:
-    """The model as a scalar LM.
+    """Return the model as a scalar LM.
 
     Raises:
         ModelError: it writes tokens.
@@ -258,7 +258,7 @@ def scalar(model: LM | RewardModel) -> LM:
 
 
 def _start(lm: LM, baseline: Baseline) -> Float[Tensor, " d"]:
-    """The embedding of the baseline, "no token"."""
+    """Return the embedding of the baseline, "no token"."""
     embedding = lm.model.get_input_embeddings()  # its output: Gemma's is scaled
     table: Tensor = embedding(torch.arange(len(embedding.weight), device=lm.device)).detach()
     if isinstance(baseline, int) and 0 <= baseline < len(table):
@@ -271,7 +271,7 @@ def _start(lm: LM, baseline: Baseline) -> Float[Tensor, " d"]:
 
 
 def _read(lm: LM, ids: Sequence[int], embeddings: Float[Tensor, "n T d"]) -> Float[Tensor, "n T"]:
-    """The scalar at every token when the embedding layer gives `embeddings`; what the model adds to them stays."""
+    """Return the scalar at every token for given outputs of the embedding layer; what the model adds to them stays."""
     rows = torch.tensor([list(ids)] * len(embeddings), device=lm.device)
     mask = torch.ones_like(rows, dtype=torch.bool)
     own: Any = twin(lm.model)  # whoever else runs the model meanwhile does not meet the hook
@@ -336,7 +336,7 @@ class Contrast(Drawable):
         }
 
     def effects(self, kind: Kind) -> dict[str, np.ndarray]:
-        """What each of these tokens does: in the prompt to the margin, in a completion to its score."""
+        """Return what each token does: in the prompt to the margin, in a completion to its score."""
         size = self.chosen.prompt_length
         return {
             "prompt": self.prompt_effects(kind),
@@ -355,7 +355,7 @@ class Contrast(Drawable):
         return pd.concat([side.table().assign(text=name) for name, side in sides], ignore_index=True)
 
     def figure(self) -> "go.Figure":
-        """What each token of prompt, chosen and rejected completion does to the reward."""
+        """Draw what each token of prompt, chosen and rejected completion does to the reward."""
         from probe.rewards.figures import part_colours, token_effects
 
         return token_effects(self.tokens, self.effects("occlusion"), self.effects("gradient"), part_colours())
@@ -376,7 +376,7 @@ def contrast(
 
 
 def truth_and_claim(world: "World", prompt: str) -> tuple[str, str] | None:
-    """Two completions of a world's prompt worth setting against each other; None where it asks nothing.
+    """Return two completions of a world's prompt that are worth comparing; None where it asks nothing.
 
     Returns:
         The best answer (the truth, for an unseen entity the abstention), and the user's claim if it is false, else the

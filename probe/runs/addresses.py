@@ -21,7 +21,7 @@ def is_run(path: Path) -> bool:
 
 
 def cache_root() -> Path:
-    """The folder of what is fetched from stores: $PROBE_CACHE, or else `probe` in the user's cache directory."""
+    """Return the folder of what is fetched from stores: $PROBE_CACHE, else `probe` in the user's cache directory."""
     given = os.environ.get("PROBE_CACHE")
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     return Path(os.path.realpath(os.path.expanduser(given or os.path.join(home, "probe"))))

@@ -32,7 +32,10 @@ class Edge:
 
 
 def lineage(runs: Iterable[Run]) -> list[Edge]:
-    """The edges between runs: parent, reference model and reward model, in the order of the runs (`RunIndex.find`)."""
+    """Return the edges between runs: parent, reference model and reward model, in the order of the runs.
+
+    A reference leads to the run that `RunIndex.find` finds.
+    """
     runs = list(runs)
     index, edges = RunIndex(runs), []
     for run in runs:
@@ -70,7 +73,7 @@ def descent(run: Run, folders: Sequence[Path] | None = None) -> list[Run]:
 
 
 def _readable(folders: Iterable[Path]) -> Iterator[Run]:
-    """The runs in some folders, without those that cannot be read."""
+    """Yield the runs in some folders, without those that cannot be read."""
     for folder in folders:
         with suppress(RunError):
             for path in run_directories(folder):
@@ -91,10 +94,10 @@ class RunIndex:
                 names.setdefault(name, []).append(run)
 
     def find(self, ref: str, run: Run) -> Run | None:
-        """The run that a reference of another run leads to; a reference to a checkpoint leads to its run.
+        """Return the run that a reference of another run leads to; a reference to a checkpoint leads to its run.
 
-        The path decides if it exists, else the name, then the name that a run was made under; of several runs of one
-        name the one beside `run`.
+        The path decides if it exists, else the name, then the name that a run was made under. Of several runs with one
+        name the one beside `run` is preferred.
 
         Args:
             ref: the reference, such as `base@500` or `runs/base/checkpoints/00000500`.
@@ -113,7 +116,7 @@ class RunIndex:
 
 
 def split_step(ref: str) -> tuple[str, str]:
-    """A reference without the step of its checkpoint, and the step as it stands there; empty where there is none."""
+    """Return a reference without the step of its checkpoint, and that step as text; '' where there is none."""
     plain, _, step = ref.rpartition("@")
     pure = PurePath(plain or ref)
     if len(pure.parts) > 2 and pure.parts[-2] == CHECKPOINTS:

@@ -29,7 +29,10 @@ Favourites = tuple[Sequence[Sequence[Sequence[str]]], np.ndarray]
 
 
 def token_names(run: "Run", ids: np.ndarray) -> list[str]:
-    """A readable piece for each id (any shape, flattened); `#id` where the run has no checkpoint to name tokens."""
+    """Return a readable piece for each id (any shape, flattened).
+
+    It is `#id` where the run has no checkpoint to name tokens.
+    """
     tokenizer = _run_tokenizer(run)
     flat = [int(value) for value in ids.ravel()]
     if tokenizer is None:
@@ -52,14 +55,20 @@ def attention(tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -
 
 
 def favourites(run: "Run", tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> Favourites:
-    """The lens of prompt number `index`: [D+1][T][k] tokens and [D+1 T k] log-probabilities, padding cut off."""
+    """Return what the lens predicts for prompt number `index`: [D+1][T][k] tokens and [D+1 T k] log-probabilities.
+
+    Padding is cut off.
+    """
     ids = tensors["lens_top_ids"][index, :, : prompt.length]
     names = np.array(token_names(run, ids), dtype=object).reshape(ids.shape)
     return names.tolist(), tensors["lens_top_logprobs"][index, :, : prompt.length].astype(np.float32)
 
 
 def most_moved(first: dict[str, np.ndarray], last: dict[str, np.ndarray], prompts: Sequence[ProbePrompt]) -> int:
-    """The prompt on which the probability of a chosen answer changed most between two captures; 0 without answers."""
+    """Return the index of the prompt on which the probability of a chosen answer changed most between two captures.
+
+    It is 0 without answers.
+    """
 
     def probabilities(tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> np.ndarray:
         answers = tensors["lens_answer_logprobs"][index, -1, prompt.length - 1, : len(prompt.answers)]
@@ -125,7 +134,7 @@ def answers_table(steps: Sequence[int], logprobs: np.ndarray, answers: Sequence[
 
 
 def _run_tokenizer(run: "Run") -> "Tokenizer | None":
-    """The tokenizer of the newest checkpoint."""
+    """Return the tokenizer of the newest checkpoint; None where there is none, or it cannot be read."""
     checkpoints = run.checkpoints()
     file = checkpoints[-1].path / "tokenizer.json" if checkpoints else None
     if file is None or not file.is_file():
@@ -178,7 +187,7 @@ Row = Mapping[Hashable, Any]
 
 
 def token_measures(row: Row) -> dict[str, np.ndarray]:
-    """The measures of the tokens of one completion: measure (`MEASURES`) to values [L], unknown ones NaN.
+    """Return each measure (`MEASURES`) of the tokens of one completion as values [L]; unknown values are NaN.
 
     An advantage that is one number holds for every token. Rewards per token are those that the method recorded
     (`token_rewards`); lists whose length is not that of the completion are left out.
@@ -197,7 +206,7 @@ def token_measures(row: Row) -> dict[str, np.ndarray]:
 
 
 def length(row: Row) -> int:
-    """Number of tokens of a completion."""
+    """Return the number of tokens of a completion."""
     return len(tokens(row))
 
 
@@ -208,7 +217,7 @@ def tokens(row: Row) -> list[str]:
 
 
 def numbers(value: Any) -> np.ndarray:
-    """A list of numbers as an array; empty for anything else."""
+    """Return a list of numbers as an array; the array is empty for anything else."""
     if not isinstance(value, list):
         return np.empty(0)
     return np.array([_number(item) for item in value], dtype=float)
@@ -249,9 +258,10 @@ def rollout_table(frame: pd.DataFrame) -> pd.DataFrame:
 def matching(
     table: pd.DataFrame, *, steps: tuple[float, float], rewards: tuple[float, float] | None, text: str = ""
 ) -> pd.DataFrame:
-    """The lines of `rollout_table` within a range of steps and one of rewards (both ends count) that contain a text.
+    """Return the lines of `rollout_table` within a range of steps and a range of rewards that contain a text.
 
-    The text is looked for in prompt and completion, whatever its case. Completions without a reward stay.
+    Both ends of a range count. The text is searched for in the prompt and the completion, and case is ignored.
+    Completions without a reward stay.
     """
     selection = table["step"].between(*steps)
     if rewards is not None and "reward" in table:
@@ -269,7 +279,7 @@ def _spread(value: Any, size: int) -> np.ndarray:
 
 
 def _number(value: Any) -> float:
-    """A number that can be drawn; NaN for anything else."""
+    """Return `value` as a float if it can be drawn; NaN for anything else."""
     try:
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
     except OverflowError:  # a whole number beyond all floats

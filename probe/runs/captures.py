@@ -36,7 +36,7 @@ CELLS = 32_000_000
 
 
 def pack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
-    """The tensors with attention packed; as they are where there is none, or where masked weights are not 0.
+    """Return the tensors with attention packed; unchanged without attention, or where masked weights are not 0.
 
     Args:
         tensors: of one capture.
@@ -52,7 +52,7 @@ def pack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
 
 
 def unpack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
-    """The tensors with `attention` as it was; as they are where nothing is packed.
+    """Return the tensors with `attention` restored; unchanged where nothing is packed.
 
     Raises:
         ValueError: the prompts are others than those that were packed.
@@ -132,9 +132,9 @@ def all_rows(before: list[Row], rows: Iterable[Row], path: Path) -> list[Row]:
 
 
 def _first_columns(rows: Sequence[Row], names: Iterable[str] = ()) -> list[str]:
-    """The names of columns in the order in which they first appear: at most `FIELDS`, and `CELLS` in all the rows.
+    """Return the names of columns in order of first appearance: at most `FIELDS` names, and `CELLS` cells in all rows.
 
-    Those left out are told of in a `RunWarning`.
+    A `RunWarning` says how many columns there are where some are left out.
     """
     found = dict.fromkeys(names)
     for row in rows:
@@ -267,7 +267,7 @@ class Captures:
         return prompts, left_out if isinstance(left_out, str) else ""
 
     def load(self, step: int) -> dict[str, np.ndarray[Any, Any]]:
-        """The tensors of a step by name (docs/runs.md lists them with their axes).
+        """Load the tensors of a step by name (docs/runs.md lists them with their axes).
 
         Raises:
             RunError: the step was not captured, or its file is damaged.
@@ -308,10 +308,10 @@ class Captures:
 
 
 def _prompt(row: dict[str, Any]) -> ProbePrompt:
-    """A prompt as it was written.
+    """Parse a prompt from its stored JSON object.
 
     Raises:
-        ValueError, TypeError, AttributeError: it is none.
+        ValueError, TypeError, AttributeError: it is not a prompt.
     """
     prompt = ProbePrompt(**{item.name: row[item.name] for item in fields(ProbePrompt) if item.name in row})
     lists = [prompt.tokens, prompt.answers, prompt.token_ids, prompt.answer_ids]
@@ -327,7 +327,7 @@ def _prompt(row: dict[str, Any]) -> ProbePrompt:
 
 
 def _array(about: dict[str, Any]) -> "np.ndarray[Any, Any]":
-    """A tensor as safetensors hands it on; bfloat16, which NumPy does not know, in single precision."""
+    """Return a tensor of a safetensors file as an array; bfloat16, which NumPy does not know, in single precision."""
     kind, data, shape = about["dtype"], about["data"], about["shape"]
     if kind == "BF16":
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)

@@ -24,10 +24,10 @@ def is_host(name: str, value: object) -> bool:
 
 
 def host_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The options of a stored run that reach a host, such as a base `s3://bucket/base`, each with all its values.
+    """Return the options of a stored run that reach a host, such as a base `s3://bucket/base`, with all their values.
 
-    A run is data, and may have come from anybody: a host that only it names is not asked for anything, and sent
-    nothing.
+    A run is data, and may have come from anybody: nothing is requested from a host that only the run names, and nothing
+    is sent to it.
     """
     options = {}
     for name, value in config.items():
@@ -38,12 +38,12 @@ def host_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def roots() -> list[Path]:
-    """The folders that hold runs, the first one first.
+    """Return the folders that hold runs, in order of priority.
 
     They are the entries of the environment variable PROBE_RUNS (separated like PATH), or else those of `./runs`,
     `./sample_runs` and the `sample_runs` beside the installed package (in a checkout) that exist. An entry may be a
-    folder of a store (`s3://bucket/runs`): its place is the cache of it on this machine (`probe.runs.mirror`). Behind
-    each come the folders in it that a sweep has filled (`probe.sweep`).
+    folder of a store (`s3://bucket/runs`): its place is the cache of it on this machine (`probe.runs.mirror`). Each
+    is followed by the folders in it that a sweep has filled (`probe.sweep`).
     """
     entries = settings()
     if entries:
@@ -55,7 +55,7 @@ def roots() -> list[Path]:
 
 
 def _swept(root: Path) -> list[Path]:
-    """The folders directly in a folder of runs that hold the runs of a sweep; links are not followed."""
+    """Return the folders directly in a folder of runs that hold the runs of a sweep; links are not followed."""
     try:
         folders = [each for each in os.scandir(root) if each.is_dir(follow_symlinks=False)]
     except OSError:
@@ -64,21 +64,23 @@ def _swept(root: Path) -> list[Path]:
 
 
 def settings() -> list[str]:
-    """The entries of the environment variable PROBE_RUNS."""
+    """Return the entries of the environment variable PROBE_RUNS."""
     parts = re.split(f"{re.escape(os.pathsep)}(?!//)", os.environ.get("PROBE_RUNS", ""))
     return [part for part in parts if part]
 
 
 def local_folder(entry: str | Path) -> Path:
-    """The place of a folder of runs on this machine; one of a store is listed anew if that is long ago."""
+    """Return where a folder of runs is on this machine; a folder of a store is listed anew if its listing is old."""
     if is_url(entry):
         return mirror(str(entry).rstrip("/")).refresh()
     return Path(os.path.expanduser(entry))
 
 
 def store_problems(entries: Sequence[str | Path] | None = None) -> dict[str, str]:
-    """What could not be read of the folders of runs that lie in a store (default: those of `roots()`), each with a
-    sentence on why and on what is shown instead."""
+    """Return the problems of reading folders of runs that lie in a store (default: those of `roots()`), by address.
+
+    Each is a sentence on why a folder, or a run in it, could not be read and on what is shown instead.
+    """
     problems: dict[str, str] = {}
     for entry in settings() if entries is None else entries:
         if is_url(entry):
@@ -89,7 +91,7 @@ def store_problems(entries: Sequence[str | Path] | None = None) -> dict[str, str
 
 
 def shown_name(path: Path) -> str:
-    """A folder of runs, or a run, as a person knows it: its path, or its address in a store."""
+    """Return a folder of runs, or a run, as a person knows it: its path, or its address in a store."""
     if not is_cached(path):
         return str(path)
     return address_of(path) or str(path)
@@ -107,13 +109,15 @@ def present(path: Path) -> Path:
 
 
 def is_shipped(path: Path) -> bool:
-    """Whether nothing is written to `path` unasked: it lies in the sample runs that come with Probe, or in the cache of
-    a store."""
+    """Return whether `path` lies in the sample runs that come with Probe, or in the cache of a store.
+
+    Nothing is written there unless the user asks for it.
+    """
     return path.resolve().is_relative_to(SHIPPED.resolve()) or is_cached(path)
 
 
 def run_directories(root: Path) -> list[Path]:
-    """The runs directly in `root` in the order of their names; `root` itself if it is a run.
+    """Return the directories of the runs directly in `root`, sorted by name; `root` itself if it is a run.
 
     Raises:
         RunError: the folder may not be read.
@@ -136,10 +140,12 @@ def within(path: str | Path, among: Sequence[Path] | None = None) -> bool:
 
 
 def stray_link(path: Path, among: Sequence[Path] | None = None) -> Path | None:
-    """The first of `path` and the links in it that leads outside the folders of runs (default: `roots()`), or None.
+    """Return the first of `path` and the links in it that leads outside the folders of runs, or None.
+
+    The default folders are `roots()`.
 
     Raises:
-        RunError: there is more in it than can be looked through each time.
+        RunError: it holds too many files and folders to check them each time.
     """
     places = list(roots() if among is None else among)
     if not within(path, places):
@@ -191,7 +197,7 @@ def typed(place: Path) -> str:
 
 
 def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
-    """The directory of the run that `ref` names: a path, or a run's name looked up in the folders of runs.
+    """Return the directory of the run that `ref` names: a path, or a run's name looked up in the folders of runs.
 
     Args:
         ref: the path of a run directory (whatever has a separator in it is one), the bare name of a run, or the address

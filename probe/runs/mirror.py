@@ -75,7 +75,7 @@ def cached_run(url: str) -> Path:
 
 
 def address_of(path: Path) -> str | None:
-    """The address that a folder of the cache, or a run in it, was fetched from; None for any other path."""
+    """Return the address that a folder of the cache, or a run in it, was fetched from; None for any other path."""
     root, real = cache_root(), Path(os.path.realpath(path))
     if not real.is_relative_to(root) or real == root:
         return None
@@ -88,12 +88,12 @@ def address_of(path: Path) -> str | None:
 
 
 def find_run(url: str) -> Path:
-    """The directory on this machine of a run of a store, fetched anew but for its checkpoints and captures.
+    """Return the directory on this machine of a run of a store, fetched anew except for its checkpoints and captures.
 
-    Where the store cannot be reached, the run as it was fetched before, with a `RunWarning`.
+    Where the store cannot be reached, the run is returned as it was fetched before, with a `RunWarning`.
 
     Raises:
-        RunError: there is none.
+        RunError: there is no such run.
     """
     path = cached_run(url)
     place = mirror(url.rstrip("/").rpartition("/")[0])
@@ -105,7 +105,7 @@ def find_run(url: str) -> Path:
 
 @cache
 def mirror(url: str) -> "Mirror":
-    """The mirror of a folder of a store; one for each address in a process."""
+    """Return the mirror of a folder of a store; there is one for each address in a process."""
     return Mirror(url.rstrip("/"))
 
 
@@ -126,9 +126,10 @@ class Mirror:
         self._listed, self._looked = -FRESH_S, dict[str, float]()
 
     def refresh(self) -> Path:
-        """The folder with the runs of the store, listed anew if the last time is long ago.
+        """Return the folder with the runs of the store, listed anew if the last listing is old.
 
-        Where runs are here already the store has `PATIENCE_S` to answer, and goes on in the background.
+        Where runs are here already, the store has `PATIENCE_S` seconds to answer; after that the listing goes on in the
+        background.
         """
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
@@ -144,7 +145,9 @@ class Mirror:
         return self.path
 
     def refresh_run(self, name: str) -> Path:
-        """The directory of one run, fetched anew if the last time is long ago.
+        """Bring one run up to date and return its directory.
+
+        The store is asked again about a run that has ended only if the last time is long ago.
 
         Raises:
             RunError: there is no such run, here or in the store.
@@ -193,7 +196,7 @@ class Mirror:
             write_atomic(self.path / ADDRESS_FILE, self.url.encode())
 
     def _instead(self, reason: str) -> str:
-        """What is shown where the store could not be read, and why."""
+        """Return a sentence on what is shown where the store could not be read, and why."""
         reason = reason[0].lower() + reason[1:]
         try:
             hours = (time.time() - (self.path / ADDRESS_FILE).stat().st_mtime) / 3600
@@ -260,7 +263,7 @@ def fill(path: Path) -> None:
 
 
 def _split(path: Path) -> tuple[Path, str]:
-    """The run in the cache that a path lies in, and its name there; an empty name for anything else."""
+    """Return the cached run that a path lies in, and the path's name in that run; an empty name for other paths."""
     root, real = cache_root(), Path(os.path.realpath(path))
     if not real.is_relative_to(root) or len(real.relative_to(root).parts) < 3:
         return real, ""
@@ -269,7 +272,7 @@ def _split(path: Path) -> tuple[Path, str]:
 
 
 def _parts(place: Path, name: str) -> list[Entry]:
-    """The files of a run in the cache that are, or lie in, what is called so."""
+    """Return the files of a run in the cache that have a name, or lie in the folder of that name."""
     files = _version(place).files.values() if name else ()
     return [entry for entry in files if f"{entry.name}/".startswith(f"{name}/")]
 
@@ -316,7 +319,7 @@ def _fetch_into(folder: Folder, path: Path, entries: Iterable[Entry]) -> None:
 
 
 def _version(path: Path) -> Version:
-    """The version that is here; an empty one where none is known."""
+    """Return the version of a run that is on this machine; an empty version where none is known."""
     try:
         return parse_version(read_file(path / MANIFEST, MANIFEST_BYTES), str(path / MANIFEST))
     except (OSError, RunError):

@@ -49,11 +49,11 @@ class Folder:
         self._path = self._path.rstrip("/")
 
     def key(self, name: str = "") -> str:
-        """The full name of an object, as the file system of the store has it."""
+        """Return the full name of an object, as the file system of the store has it."""
         return f"{self._path}/{name}" if name else self._path
 
     def names(self, name: str = "") -> list[str]:
-        """What lies directly in a folder, in the order of the alphabet; nothing where there is none.
+        """Return the names of what lies directly in a folder, in alphabetical order; none without such a folder.
 
         Raises:
             RunError: the store cannot be read.

@@ -135,10 +135,10 @@ class Run:
         )
 
     def metrics(self, most: int = LOG) -> pd.DataFrame:
-        """What was logged: one line a step with `step`, `time` (seconds of training) and a column for each metric.
+        """Return the logged metrics: one line a step with `step`, `time` (seconds of training) and one column a metric.
 
-        Called again it reads only what was appended since. A value that was not finite is NaN. Lines that cannot be
-        read are left out with a `RunWarning`.
+        A further call reads only what was appended since. A value that was not finite is NaN. Lines that cannot be read
+        are left out with a `RunWarning`.
 
         Args:
             most: bytes of the file that are read, from its start.
@@ -149,7 +149,7 @@ class Run:
         return metrics_frame(self._metrics[0])
 
     def rollouts(self, most: int = LOG) -> pd.DataFrame:
-        """The sampled completions: one line each with `step`, `prompt`, `completion` and fields of the method.
+        """Return the sampled completions: one line each with `step`, `prompt`, `completion` and fields of the method.
 
         Lines that cannot be read are left out with a `RunWarning`.
 
@@ -162,24 +162,24 @@ class Run:
         return rollouts_frame(self._rollouts[0])
 
     def captures(self) -> Captures:
-        """The captured attention, lens and residual norms."""
+        """Return the captured attention, lens and residual norms."""
         return Captures(self.path, live=self._live())
 
     def checkpoints(self) -> list[Checkpoint]:
-        """The saved models in the order of their steps."""
+        """Return the saved models in the order of their steps."""
         folder = self.path / CHECKPOINTS
         pairs = [(parse_step(path.name), path) for path in folder.glob("*/")]
         return [Checkpoint(step, path) for step, path in sorted((s, p) for s, p in pairs if s is not None)]
 
     def results(self) -> dict[str, Path]:
-        """The directories of the results of experiments by name."""
+        """Return the directories of the results of experiments by name."""
         folder = self.path / RESULTS
         if not folder.is_dir():
             return {}
         return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."}
 
     def trained_on(self) -> TrainedOn | None:
-        """The sentences of its data as hashes; None where they are not recorded, or the record cannot be read."""
+        """Return the sentences of the training data as hashes; None where no record of them exists or can be read."""
         return read_trained_on(self.path)
 
     def _live(self) -> bool:
@@ -207,8 +207,10 @@ class Run:
 
 
 def open_run(ref: str | Path) -> Run:
-    """The run that `ref` names: the path of its directory, its name in one of the folders of runs, or its address in a
-    store (`s3://bucket/runs/base`).
+    """Open the run that `ref` names.
+
+    `ref` is the path of its directory, its name in one of the folders of runs, or its address in a store
+    (`s3://bucket/runs/base`).
 
     Raises:
         RunError: there is none (near names are listed), or it cannot be read.
@@ -217,7 +219,7 @@ def open_run(ref: str | Path) -> Run:
 
 
 def list_runs(root: str | Path | None = None) -> list[Run]:
-    """The runs directly in `root`, or in all folders of runs, oldest first.
+    """Return the runs directly in `root`, or in all folders of runs, oldest first.
 
     Broken runs are left out with one `RunWarning` each that names the directory.
 
@@ -244,7 +246,7 @@ def list_runs(root: str | Path | None = None) -> list[Run]:
 
 
 def checked_folder(root: str | Path) -> Path:
-    """The place on this machine of a folder of runs that was asked for.
+    """Return where a requested folder of runs is on this machine.
 
     Raises:
         RunError: it is not a folder, or a store that cannot be reached and was never read.

@@ -140,7 +140,11 @@ def claim(url: str, attempt: int) -> bool:
 
 
 def _last_upload(folder: Folder, attempt: int) -> Version:
-    """What the newest of the lower attempts has uploaded; those that only claimed the run have its copy."""
+    """Return the version that the newest of the lower attempts uploaded.
+
+    Attempts that only claimed the run are skipped; they hold a copy of that version. The version is empty without an
+    upload.
+    """
     for lower in sorted(_attempts(folder), reverse=True):
         if lower < attempt and (version := read_version(folder, lower)).created is not None:
             return version
@@ -221,12 +225,12 @@ def download(url: str, directory: str | Path) -> Path:
 
 
 def newest_attempt(folder: Folder) -> int:
-    """The number of the attempt that counts; 0 where there is no run."""
+    """Return the number of the attempt that counts, which is the highest; 0 where there is no run."""
     return max(_attempts(folder), default=0)
 
 
 def read_version(folder: Folder, attempt: int) -> Version:
-    """The version that an attempt published.
+    """Return the version that an attempt published.
 
     Raises:
         RunError: its manifest is missing, damaged, or of a newer version of Probe.
@@ -240,12 +244,12 @@ def read_version(folder: Folder, attempt: int) -> Version:
 
 
 def parse_version(data: bytes, what: str, attempt: int | None = None) -> Version:
-    """The version that a manifest describes; every name in it leads into the run's own directory.
+    """Parse the version that a manifest describes; every name in it leads into the run's own directory.
 
     Args:
         data: the manifest.
         what: its address, for the errors.
-        attempt: that it should be of.
+        attempt: the attempt that it should be of.
 
     Raises:
         RunError: it is damaged, or of a newer version of Probe.
@@ -338,7 +342,7 @@ def check_room(folder: Folder, size: int, target: Path) -> None:
 
 
 def spread(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """What `work` gives for each item, some at once; the first error ends it."""
+    """Yield what `work` returns for each item, with several calls at once; the first error ends it."""
     with ThreadPoolExecutor(WORKERS) as pool:
         try:
             yield from pool.map(work, items)
@@ -348,10 +352,10 @@ def spread(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 
 def check_name(name: object) -> str:
-    """A file's name in a run, if it can only lead into the run's own directory.
+    """Return a file's name in a run, if it can only lead into the run's own directory.
 
     Raises:
-        ValueError: it leads out, is hidden, or is no name on every system.
+        ValueError: it leads out, is hidden, or is not a valid name on every system.
     """
     if not isinstance(name, str) or len(name) > 800 or not name.isprintable() or set(name) & set('\\:*?"<>|'):
         raise ValueError("a name of a file is none")
@@ -407,10 +411,10 @@ def _send(path: Path, folder: Folder, before: Version, early: dict[str, bytes], 
 
 
 def _files(path: Path) -> Iterator[str]:
-    """The names of a run's files, but for what is being written and what a resume gave up.
+    """Yield the names of a run's files, except for files that are being written and those that a resume gave up.
 
     Raises:
-        RunError: one is a link, or its name is none on other systems.
+        RunError: one is a link, or its name is not valid on other systems.
     """
     for place, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(".dropped"))
@@ -442,16 +446,16 @@ def _file_hash(file: str, stamp: tuple[int, int, int]) -> str:
 
 
 def _unit(name: str) -> str:
-    """What appears at once: the checkpoint that a file belongs to, or a capture."""
+    """Return the name of what appears as a whole: the checkpoint that a file belongs to, or a capture."""
     parts = name.split("/")
     return "/".join(parts[:2]) if parts[0] == CHECKPOINTS else name
 
 
 def _entry(row: Any) -> Entry:
-    """A row of a manifest.
+    """Parse a row of a manifest.
 
     Raises:
-        ValueError, TypeError: it is none.
+        ValueError, TypeError: it is not a row of a manifest.
     """
     entry = Entry(**row)
     check_name(entry.name)
@@ -483,7 +487,7 @@ def _manifest(attempt: int) -> str:
 
 
 def dump_version(version: Version) -> bytes:
-    """The manifest of a version."""
+    """Return the manifest of a version."""
     content = {"schema": SCHEMA, "attempt": version.attempt, "created": version.created}
     return json.dumps(content | {"files": [asdict(entry) for entry in version.files.values()]}, indent=0).encode()
 

@@ -148,12 +148,12 @@ class Checkpoint:
 
 
 def step_name(step: int) -> str:
-    """The name of a checkpoint or capture: eight digits, so that names sort like steps."""
+    """Return the name of a checkpoint or capture: eight digits, so that names sort like steps."""
     return f"{step:08d}"
 
 
 def parse_step(name: str) -> int | None:
-    """The step of a name made by `step_name`, or None."""
+    """Return the step of a name made by `step_name`, or None."""
     return int(name) if re.fullmatch(r"\d{8,}", name) else None
 
 
@@ -206,7 +206,7 @@ def dumps(value: Any, indent: int | None = None) -> str:
 
 
 def number(name: str, value: Any) -> float | int | None:
-    """A metric as JSON holds it: null for a number that is not finite.
+    """Return a metric as JSON holds it: null for a number that is not finite.
 
     Raises:
         RunError: it is not a single number.
@@ -218,7 +218,7 @@ def number(name: str, value: Any) -> float | int | None:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """The contents of run.json.
+    """Read the contents of run.json.
 
     Raises:
         RunError: the directory is not a run, the file is damaged, or its schema is newer.
@@ -241,7 +241,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def check_meta(meta: Any, directory: Path) -> dict[str, Any]:
-    """The contents of run.json, once they are known to be of this schema.
+    """Check that the contents of run.json are of this schema, and return them.
 
     Raises:
         RunError: they are not a run's, or of a newer schema.
@@ -271,7 +271,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """A headline figure; one that is no finite number is missing, and so is an n that tables cannot hold."""
+    """Return a headline figure with None for each number that is not finite, and for an n that tables cannot hold."""
     n = row.get("n")
     n = None if isinstance(n, bool) or not _fits(n, int | float) else n
     return row | {name: number(name, row.get(name)) for name in HEADLINE[1:-1]} | {"n": number("n", n)}
@@ -289,7 +289,7 @@ PACKAGES = ("probe-lm", "torch", "transformers", "transformer-lens", "tokenizers
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that decide a result."""
+    """Return the versions of Python and of the packages that decide a result."""
     by_package = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -300,7 +300,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> dict[str, Any] | None:
-    """The revision of the checkout that Probe runs from, and whether files differ from it; None outside of one."""
+    """Return the revision of the checkout that Probe runs from, and whether files differ from it, or None outside."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -151,7 +151,7 @@ IN_USE = "`{}` is being written by another process: wait until it has ended, or 
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[int | None]:
-    """The lock of a directory; it is kept when the context ends well and given back after an error.
+    """Take the lock of a directory; it is kept when the context ends without an error, and given back after one.
 
     Raises:
         RunError: somebody else holds it.
@@ -264,9 +264,9 @@ LINES = 2_000_000
 
 
 def last_lines(path: Path) -> list[str]:
-    """The last lines that a process has printed into a file, without what moves or colours a terminal; no link is read.
+    """Return the last lines that a process has printed into a file, without terminal control sequences.
 
-    Empty where there is no such file.
+    No link is read. The list is empty where there is no such file.
     """
     try:
         with open_file(path, follow=False) as file:
@@ -386,7 +386,7 @@ class Position:
 
 
 def read_lines(path: Path, position: Position, *, live: bool, most: int = LOG) -> tuple[list[dict[str, Any]], Position]:
-    """The objects on the lines after `position`, and the position after them.
+    """Return the objects on the lines after `position`, and the position after them.
 
     A broken line (one that is no object, is longer than `LINE`, or has too many names) is left out with a
     `RunWarning` that names it. A last line without an end that is no object yet is left for the next call; unless the
@@ -442,7 +442,7 @@ def read_lines(path: Path, position: Position, *, live: bool, most: int = LOG) -
 
 
 def read_log(path: Path, position: Position, *, live: bool, most: int = LOG) -> tuple[list[dict[str, Any]], Position]:
-    """The same, but a file that cannot be read has no lines, with a `RunWarning` that says so."""
+    """Read lines like `read_lines`, but return none, with a `RunWarning`, where the file cannot be read."""
     try:
         return read_lines(path, position, live=live, most=most)
     except RunError as error:

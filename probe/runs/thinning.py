@@ -114,6 +114,6 @@ def _halve(checkpoint: Path) -> None:
 
 
 def half_precision(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as a thinned checkpoint holds it: floats as float16 unless one of them is too large."""
+    """Return the tensor as a thinned checkpoint holds it: floats as float16 unless one of them is too large."""
     half = tensor.half() if tensor.is_floating_point() else tensor
     return half if torch.isfinite(half).all() else tensor

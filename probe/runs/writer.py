@@ -273,9 +273,9 @@ class RunWriter:
 
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:
-        """A temporary directory to save into, which becomes `checkpoints/STEP` if nothing goes wrong inside.
+        """Yield a temporary directory to save into, which becomes `checkpoints/STEP` if nothing goes wrong inside.
 
-        The run's world and SHA256SUMS, by which a resume sees that all of it is whole, are added.
+        The run's world and SHA256SUMS are added. From SHA256SUMS a resume sees that the checkpoint is whole.
         """
         self._check_open()
         final = self.path / CHECKPOINTS / step_name(as_step(step))
@@ -424,7 +424,7 @@ def attempt() -> dict[str, int]:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """By which a folder is known as long as it exists, whatever it is called."""
+    """Return an identity of the folder that survives renaming (device and inode); None where it cannot be read."""
     try:
         status = path.stat()
     except OSError:

@@ -16,7 +16,7 @@ WIDEST = {3: 0.970, 4: 0.850, 5: 0.740, 6: 0.660, 7: 0.600, 8: 0.550, 9: 0.515, 
 
 
 def are_apart(values: ArrayLike, noise: float) -> bool:
-    """Whether some trainings ended far from the others.
+    """Return whether some trainings ended far from the others.
 
     Args:
         values: [k] one number a training; those that have none (NaN) do not count.

@@ -59,7 +59,7 @@ class Coverage:
 
 
 def simulate(effect: Effect, seeds: int, estimate: Estimate = "mean", simulations: int = SIMULATIONS) -> Coverage:
-    """The coverage of 95 % t intervals over trainings.
+    """Simulate the coverage of 95 % t intervals over trainings.
 
     Args:
         effect: of the seed on a training's rate.
@@ -87,7 +87,7 @@ def simulate(effect: Effect, seeds: int, estimate: Estimate = "mean", simulation
 def _effects(
     rng: np.random.Generator, effect: Effect, shape: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Effects of seeds with mean 0, of a standard deviation `SPREAD` where they do not collapse, and which ones do."""
+    """Draw effects of seeds with mean 0 (standard deviation `SPREAD` unless they collapse), and which ones collapse."""
     none = np.zeros(shape, dtype=bool)
     if effect == "collapsing":
         collapsed = rng.random(shape) < COLLAPSE
@@ -98,13 +98,13 @@ def _effects(
 
 
 def _answer(rng: np.random.Generator, rates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of right answers of each training."""
+    """Draw the share of right answers of each training."""
     return rng.binomial(ANSWERS, np.clip(rates, 0, 1)) / ANSWERS
 
 
 @lru_cache
 def simulated() -> tuple[Coverage, ...]:
-    """The figures of `coverage.tsv`."""
+    """Load the figures of `coverage.tsv`."""
     with (files("probe.seeds") / FILE).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return tuple(
@@ -122,10 +122,10 @@ def simulated() -> tuple[Coverage, ...]:
 
 
 def caution(count: int) -> str:
-    """What a reader of an interval over so many trainings must know: where it covers less or more than it promises.
+    """Say where an interval over so many trainings covers less or more than it promises; empty where it does not.
 
-    Of collapses that none of the trainings shows no interval tells; docs/seeds.md says so.
-    Numbers of trainings that were not simulated are taken for the next smaller one that was, or the smallest.
+    No interval tells of collapses that none of the trainings shows; docs/seeds.md says so.
+    A number of trainings that was not simulated counts as the next smaller one that was, or as the smallest.
     """
     seeds = max((each for each in SEEDS if each <= count), default=SEEDS[0])
     known = [each for each in simulated() if each.seeds == seeds and each.effect != "collapsing"]

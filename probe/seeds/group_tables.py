@@ -22,7 +22,7 @@ of all with blanks between where some ended far from the others (`probe.seeds.bi
 
 
 def headline(group: Group) -> pd.DataFrame:
-    """The headline figures of a group, one row a metric.
+    """Return the headline figures of a group, one row a metric.
 
     Returns:
         metric; value, ci_low, ci_high over trainings, n of these; and of the first member that has the figure its
@@ -32,7 +32,7 @@ def headline(group: Group) -> pd.DataFrame:
 
 
 def over_trainings(summaries: Sequence[pd.DataFrame], units: Sequence[str]) -> pd.DataFrame:
-    """Summaries of a group's members as one table; see `headline`.
+    """Join the summaries of a group's members into one table; see `headline`.
 
     Args:
         summaries: one a member, with metric, value, ci_low, ci_high, n.
@@ -70,7 +70,7 @@ class Curves:
 
 
 def curves(group: Group, read: Callable[[Run], pd.DataFrame] = Run.metrics) -> Curves:
-    """The curves of a group: at each step that all members have logged, the mean over trainings and its t interval.
+    """Return a group's curves: the mean over trainings and its t interval at each step that all members have logged.
 
     A metric has no mean at a step where one of those that log it has none.
 

@@ -69,7 +69,7 @@ class Group:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the members."""
+        """The seeds of the members."""
         return tuple(run.seed for run in self.runs)
 
     @property
@@ -78,7 +78,7 @@ class Group:
         return common_name([run.name for run in self.runs])
 
     def of(self, runs: Iterable[Run]) -> "Group":
-        """The same of some of the members."""
+        """Return the group of some of the members."""
         kept = {run.path for run in runs}
         rows = [row for row in zip(self.runs, self.units, self.lines, strict=True) if row[0].path in kept]
         members, units, lines = (tuple(column) for column in zip(*rows, strict=True))
@@ -98,7 +98,7 @@ class Group:
 
 
 def groups(runs: Iterable[Run] | None = None) -> list[Group]:
-    """All runs in groups that differ by seed only, in the order of their first runs.
+    """Return all runs in groups that differ by seed only, in the order of their first runs.
 
     Args:
         runs: without them all of the folders of runs (`probe.list_runs`).
@@ -111,7 +111,7 @@ def groups(runs: Iterable[Run] | None = None) -> list[Group]:
 
 
 def group_of(ref: Run | str, runs: Iterable[Run] | None = None) -> Group:
-    """The group that a run belongs to.
+    """Return the group that a run belongs to.
 
     Args:
         ref: the run, its name or its directory.
@@ -130,7 +130,7 @@ def group_of(ref: Run | str, runs: Iterable[Run] | None = None) -> Group:
 
 
 def pair(first: Group, second: Group) -> list[tuple[str, list[Run], list[Run]]]:
-    """The members of two groups that belong together, with the training or the seed that they have in common.
+    """Pair the members of two groups that have a training or a seed in common, and name what they have in common.
 
     They are those that come from one training of the first step: a member and the base it started from, or two members
     of one base. Where all members of both start from one base, equal seeds are a pair; where the second group is that
@@ -149,7 +149,7 @@ def pair(first: Group, second: Group) -> list[tuple[str, list[Run], list[Run]]]:
 
 
 def common_name(names: list[str]) -> str:
-    """The words that all of some names have, in the order of the first; its whole name where there are none."""
+    """Return the words that all names have, in the order of the first name; all of the first where there are none."""
     if len(set(names)) == 1:
         return names[0]
     words = [re.split(r"([-_. ])", name) for name in names]
@@ -168,7 +168,7 @@ def _by_unit(group: Group) -> dict[str, list[Run]]:
 
 
 def _base(group: Group) -> str:
-    """The identity of what all members start from."""
+    """Return the identity of what all members start from; empty where there is no such model."""
     level = len(group.lines[0]) - len(group.methods)
     return group.lines[0][level - 1] if group.shared else ""
 
@@ -186,11 +186,11 @@ class _Lineage:
                 self._weights.setdefault(weights, self._identity(base, seeds=True))
 
     def recipe(self, run: Run) -> str:
-        """Equal for runs that differ by seed only."""
+        """Return a text that is equal for runs that differ by seed only."""
         return self._identity(run, seeds=False)
 
     def line(self, run: Run) -> tuple[str, ...]:
-        """The identities of the trainings that led to a run, the oldest first."""
+        """Return the identities of the trainings that led to a run, the oldest first."""
         line, seen = [self._identity(run, seeds=True)], {str(run.path)}
         while run.parent:
             parent = self._parent(run)
@@ -204,7 +204,7 @@ class _Lineage:
         return tuple(reversed(line))
 
     def group(self, runs: list[Run]) -> Group:
-        """Runs of one recipe as a group."""
+        """Return runs of one recipe as a group."""
         runs = sorted(runs, key=lambda run: (run.seed, not run.checkpoints(), run.created, str(run.path)))
         kept: dict[str, Run] = {}
         copies = tuple(run for run in runs if kept.setdefault(self.line(run)[-1], run) is not run)
@@ -219,7 +219,7 @@ class _Lineage:
         return Group(tuple(members), units, methods[level:], shared, tuple(lines), copies)
 
     def _steps(self, run: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Methods and names of a run and its ancestors, the oldest first; of a model that is no run its name."""
+        """Return methods and names of a run and its ancestors, the oldest first; of a model that is no run its name."""
         methods, names, seen = [run.method], [run.name], {str(run.path)}
         while run.parent:
             parent = self._parent(run)
@@ -235,7 +235,7 @@ class _Lineage:
         return self._index.find(run.parent, run) if run.parent else None
 
     def _identity(self, run: Run, *, seeds: bool) -> str:
-        """By which the recipe of a run, or with `seeds` its training, is known; a circle of references is cut."""
+        """Return the identity of a run's recipe, or with `seeds` of its training; a circle of references is cut."""
         key = str(run.path), seeds
         if key not in self._known:
             self._known[key] = ""  # what a run says of itself
@@ -265,7 +265,7 @@ class _Lineage:
         return facts | ({"seeds": [run.seed, *(run.config.get(name) for name in sorted(SEEDS))]} if seeds else {})
 
     def _model(self, ref: Any, run: Run, seeds: bool, content: Any) -> Any:
-        """The identity of a model that a run names; of one that is no run here its content, where that is known."""
+        """Return the identity of a model that a run names; if it is no run here, its content, where that is known."""
         source = self._index.find(ref, run) if isinstance(ref, str) else None
         if source is None:
             return [content] if content else _plain(ref) if isinstance(ref, str) else ref
@@ -273,13 +273,13 @@ class _Lineage:
 
 
 def _weights_of_base(run: Run) -> str:
-    """The hash of the weights that a training started from, where the run says it."""
+    """Return the hash of the weights that a training started from, where the run says it."""
     data = run.meta.get("data") or {}
     return str(data.get("reference") or data.get("base") or "")
 
 
 def _plain(ref: str) -> str:
-    """The name of a model that is no run here; of a path its last part."""
+    """Return the name of a model that is no run here; of a path its last part."""
     return PurePath(split_step(ref)[0]).name or ref
 
 
@@ -288,5 +288,5 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def members_by_path(found: Iterable[Group]) -> Mapping[str, Group]:
-    """The group of each run by its directory."""
+    """Return the group of each run by the run's directory."""
     return {str(run.path): group for group in found for run in group.runs}

@@ -51,20 +51,23 @@ class GroupResults:
     """Of the first member's result."""
 
     def summaries(self) -> list[pd.DataFrame]:
-        """The summary of each member: metric, value, ci_low, ci_high, n."""
+        """Read the summary of each member: metric, value, ci_low, ci_high, n."""
         return [read_summary(read_index(folder)) for folder in self.folders]
 
     def seeds(self) -> pd.DataFrame:
-        """The value of each member, one row a metric and member: seed, metric, value."""
+        """Return the value of each member, one row a metric and member: seed, metric, value."""
         tables = zip(self.group.runs, self.summaries(), strict=True)
         return pd.concat([table[["metric", "value"]].assign(seed=run.seed) for run, table in tables], ignore_index=True)
 
     def table(self) -> pd.DataFrame:
-        """Means over trainings beside the first member's value over answers (`probe.seeds.group_tables.FIGURES`)."""
+        """Return means over trainings beside the first member's value over answers.
+
+        The columns are those of `probe.seeds.group_tables.FIGURES`.
+        """
         return over_trainings(self.summaries(), self.group.units)
 
     def differences(self, baseline: "GroupResults") -> dict[str, tuple[OverTrainings, int]]:
-        """Of each metric of both groups the difference over trainings, and the number of pairs; 0 where it is unpaired.
+        """Return the difference over trainings of each metric of both groups, and the number of pairs; 0 if unpaired.
 
         Args:
             baseline: what is subtracted.
@@ -90,7 +93,7 @@ class GroupResults:
         return found
 
     def _values(self) -> dict[str, dict[Path, float]]:
-        """By metric the value of each member by its directory; NaN where it has none."""
+        """Return by metric the value of each member by its directory; NaN where it has none."""
         tables = [table.set_index("metric")["value"].astype(float) for table in self.summaries()]
         names = dict.fromkeys(str(name) for table in tables for name in table.index)
         runs = [run.path for run in self.group.runs]
@@ -98,7 +101,7 @@ class GroupResults:
 
 
 def find_results(group: Group, name: str, like: Mapping[str, Any] | None = None) -> GroupResults:
-    """What the members of a group have stored of an experiment.
+    """Find what the members of a group have stored of an experiment.
 
     Args:
         group: the runs.
@@ -134,7 +137,7 @@ def find_results(group: Group, name: str, like: Mapping[str, Any] | None = None)
 
 
 def _is_whole(index: Mapping[str, Any]) -> bool:
-    """Whether the summary of a stored result can be read: it may come from anybody."""
+    """Return whether the summary of a stored result can be read: it may come from anybody."""
     try:
         return set(COLUMNS) <= set(read_summary(index))
     except DAMAGE:
@@ -146,7 +149,7 @@ def _key(name: str, meta: Mapping[str, Any], across_worlds: bool) -> str:
 
 
 def result_of(group: Group, name: str, baseline: Group | None = None) -> Result:
-    """The result of a group, from what its members have stored.
+    """Make the result of a group from what its members have stored.
 
     Args:
         group: the runs.
@@ -193,7 +196,7 @@ def _load(found: GroupResults) -> list[tuple[Result, int]]:
 
 
 def _compared(summary: pd.DataFrame, ours: GroupResults, theirs: GroupResults) -> pd.DataFrame:
-    """The summary with the columns of a baseline, all over trainings."""
+    """Add the columns of a baseline to a summary, all over trainings."""
     bases = theirs.table().set_index("metric")[["value", "ci_low", "ci_high"]]
     gaps = ours.differences(theirs)
     unknown = mean_over_trainings([])
@@ -206,7 +209,7 @@ def _compared(summary: pd.DataFrame, ours: GroupResults, theirs: GroupResults) -
 
 
 def say(result: Result) -> str:
-    """One sentence on the first metric of a group's result."""
+    """State the first metric of a group's result in one sentence."""
     row, names = result.summary.iloc[0], [each["name"] for each in result.meta["groups"]]
     known = experiments().get(result.name)
     about: Term = known.term(row["metric"]) if known else term(row["metric"])

@@ -40,13 +40,13 @@ class OverTrainings(_Mean):
 
     @classmethod
     def listed(cls, values: Sequence[float]) -> "OverTrainings":
-        """Trainings that are apart."""
+        """Return the mean of trainings that are apart; it lists their values and has no interval."""
         mean = cls(float(np.mean(values)), math.nan, math.nan, len(values))
         mean.apart = tuple(map(float, values))
         return mean
 
     def format(self, unit: str = "", *, sign: bool = False) -> str:
-        """As its unit is shown everywhere (`probe.numbers.in_unit`), the ends of rates not beyond 0 and 100 %.
+        """Format the mean as its unit is shown everywhere (`probe.numbers.in_unit`), ends of rates within 0 and 100 %.
 
         Trainings that are apart are listed: `0.25 %, 94 %, 100 % (seeds apart)`.
         """
@@ -58,7 +58,7 @@ class OverTrainings(_Mean):
 
     @classmethod
     def of(cls, row: Mapping[Any, Any]) -> "OverTrainings":
-        """A row of a table with the columns of `probe.seeds.group_tables.FIGURES`."""
+        """Return the mean in a row of a table with the columns of `probe.seeds.group_tables.FIGURES`."""
         apart = row.get("apart")
         if isinstance(apart, str) and apart:
             with suppress(ValueError):  # a table of somebody's
@@ -67,7 +67,7 @@ class OverTrainings(_Mean):
 
 
 def mean_over_trainings(values: ArrayLike, level: float = 0.95, noise: float = math.inf) -> OverTrainings:
-    """The mean of independent trainings' values with its t interval.
+    """Return the mean of independent trainings' values with its t interval.
 
     Args:
         values: [k] one number a training; those that have none (NaN) do not count.
@@ -98,7 +98,7 @@ def mean_over_trainings(values: ArrayLike, level: float = 0.95, noise: float = m
 
 
 def half_widths(values: NDArray[np.float64], level: float = 0.95) -> NDArray[np.float64]:
-    """[...] half of the t interval of each mean over the first axis; NaN where nothing varies.
+    """Return [...] half of the t interval of each mean over the first axis; NaN where nothing varies.
 
     Args:
         values: [k ...] numbers of k independent trainings.
@@ -113,7 +113,7 @@ def half_widths(values: NDArray[np.float64], level: float = 0.95) -> NDArray[np.
 
 
 def paired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95, noise: float = math.inf) -> OverTrainings:
-    """The mean of first - second with its t interval, both methods trained from the same bases or seeds.
+    """Return the mean of first - second with its t interval, both methods trained from the same bases or seeds.
 
     Args:
         first: [k] one number a training.
@@ -131,7 +131,7 @@ def paired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95, noi
 
 
 def unpaired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> OverTrainings:
-    """The difference of two means over trainings that have nothing in common: Welch's interval (Welch 1947).
+    """Return the difference of means over trainings with nothing in common, with Welch's interval (Welch 1947).
 
     Args:
         first: [k] one number a training.
@@ -153,7 +153,7 @@ def unpaired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95) -
 
 
 def by_unit(values: Iterable[float], units: Sequence[str]) -> NDArray[np.float64]:
-    """[k] one number an independent training: the mean of the members that come from it.
+    """Return [k] one number an independent training: the mean of the members that come from it.
 
     Args:
         values: one number a member, NaN where it has none.

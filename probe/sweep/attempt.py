@@ -45,28 +45,28 @@ class Watch(Protocol):
         """Send the run as it ended."""
 
     def taken_over(self) -> bool:
-        """Whether a newer attempt is at work: then this one must end, and nothing of it is sent any more."""
+        """Return whether a newer attempt is at work: then this one must end, and nothing of it is sent any more."""
 
 
 class Store(Protocol):
     """Copies runs to a place that other machines reach; used where a task runs, so it must be picklable."""
 
     def newest(self, run: Path) -> int:
-        """The highest number with which a run was taken over; 0 where it was never sent.
+        """Return the highest number with which a run was taken over, or 0 where it was never sent.
 
         Raises:
             ProbeError: the store cannot be asked.
         """
 
     def bring(self, run: Path) -> None:
-        """Let a run of an earlier task lie here.
+        """Bring a run of an earlier task to this machine.
 
         Raises:
             ProbeError: it cannot be brought, which fails the task.
         """
 
     def watch(self, run: Path, number: int) -> Watch:
-        """Take the run of a task over: let it lie here as it was sent last, if it was.
+        """Take over the run of a task, and bring it as it was sent last, if it was.
 
         Args:
             run: the directory.
@@ -194,7 +194,7 @@ class Attempt:
         return None
 
     def _is_written(self) -> bool:
-        """Whether another process, perhaps of a lost attempt, writes the run."""
+        """Return whether another process, perhaps of a lost attempt, writes the run."""
         return self.task.kind == "train" and is_run(self._run) and Run(self._run).status == "running"
 
     def _start(self, words: list[str]) -> None:
@@ -219,7 +219,7 @@ class Attempt:
                 )
 
     def _leave(self) -> None:
-        """Let the run be sent as it is now, for the last time."""
+        """Send the run as it is now, for the last time."""
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.__exit__(None, None, None)
@@ -242,7 +242,7 @@ class Attempt:
         return Ended(self.task.name, state, message, self.node, answer)
 
     def _reason(self) -> str:
-        """The last line of this attempt's log."""
+        """Return the last line of this attempt's log."""
         with open_file(log_file(self.order.directory / self.order.folder, self.task.name)) as log:
             log.seek(self._start_of_log)
             lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
@@ -250,18 +250,18 @@ class Attempt:
 
 
 def _opened(path: Path, mode: str) -> IO[bytes]:
-    """A file for the output of a process; nothing is written to a link or a pipe in its place."""
+    """Open a file for the output of a process; refuse to write to a link or a pipe in its place."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise RunError(f"`{path}` is a link or no regular file, and nothing is written to it: delete it.")
     return open(path, mode)
 
 
 def shared_environment() -> dict[str, str]:
-    """The variables of this process that tasks need elsewhere."""
+    """Return the variables of this process that tasks need elsewhere."""
     names = ("OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH", "TOKENIZERS_PARALLELISM")
     return {name: value for name, value in os.environ.items() if name in names or name.startswith("PROBE_")}
 
 
 def with_threads(environment: Mapping[str, str], task: Task) -> dict[str, str]:
-    """The environment with as many threads as the task has CPUs, unless the user has set their number."""
+    """Return the environment with as many threads as the task has CPUs, unless the user has set their number."""
     return {"OMP_NUM_THREADS": str(max(1, int(task.cpus)))} | dict(environment)

@@ -32,7 +32,7 @@ class Copies(Uploads):
     """The uploads of an attempt."""
 
     def taken_over(self) -> bool:
-        """Whether a newer attempt has taken the run over."""
+        """Return whether a newer attempt has taken the run over."""
         return isinstance(self.problem, Fenced)
 
 
@@ -44,11 +44,11 @@ class InStore:
     """The address of the folder of its runs, such as `s3://bucket/runs/betas`."""
 
     def address(self, run: Path) -> str:
-        """Where a run lies."""
+        """Return the address of a run in the store."""
         return f"{self.url.rstrip('/')}/{run.name}"
 
     def newest(self, run: Path) -> int:
-        """The highest number that was taken for a run; 0 where it is not in the store.
+        """Return the highest number that was taken for a run, or 0 where it is not in the store.
 
         Raises:
             ProbeError: the store cannot be reached, or its package is not installed.
@@ -56,7 +56,7 @@ class InStore:
         return newest_attempt(Folder(self.address(run)))
 
     def bring(self, run: Path) -> None:
-        """Let a run of an earlier task lie here.
+        """Bring a run of an earlier task to this machine.
 
         Raises:
             ProbeError: it is not in the store, or cannot be fetched.
@@ -66,7 +66,7 @@ class InStore:
                 self._fetch(run, self.newest(run))
 
     def watch(self, run: Path, number: int) -> Copies:
-        """Take a run over, and bring it unless the copy here is as new.
+        """Take over a run, and bring it unless the copy here is as new.
 
         Raises:
             ProbeError: it cannot be fetched, or the number is taken.
@@ -93,7 +93,7 @@ def _folder(run: Path) -> Path:
 
 
 def _number(run: Path) -> int | None:
-    """The number with which the copy here was taken over; None where nothing is known."""
+    """Return the number with which the copy here was taken over, or None where nothing is known."""
     try:
         return int(read_file(_folder(run) / NUMBER))
     except (OSError, ValueError):
@@ -107,7 +107,7 @@ def _note(run: Path, number: int) -> None:
 
 @contextmanager
 def _alone(run: Path) -> Iterator[None]:
-    """Hold a run against other tasks on this machine that fetch it.
+    """Lock a run against other tasks on this machine that fetch it.
 
     Raises:
         RunError: another one holds it too long.

@@ -86,11 +86,11 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        """Where its journal and its logs lie."""
+        """The folder of the sweep's journal and logs."""
         return self.out / SWEEP
 
     def count(self, *states: str) -> int:
-        """How many tasks are in one of some states."""
+        """Return how many tasks are in one of some states."""
         return sum(task.state in states for task in self.tasks.values())
 
     @property
@@ -100,14 +100,14 @@ class Sweep:
 
     @property
     def sentence(self) -> str:
-        """How it stands, in words."""
+        """The state of the sweep in one sentence."""
         total = len(self.tasks)
         parts = [f"{self.count('finished')} of {total} tasks are finished"]
         parts += [f"{count} {state}" for state in STATES if state != "finished" and (count := self.count(state))]
         return ", ".join(parts) + "."
 
     def run(self, name: str) -> Run | None:
-        """The run of a training, once there is one that can be read."""
+        """Return the run of a training, once there is one that can be read."""
         path = self.out / name
         try:
             return Run(path) if self.tasks[name].kind == "train" and is_run(path) else None
@@ -115,7 +115,7 @@ class Sweep:
             return None
 
     def progress(self, name: str) -> tuple[int, int] | None:
-        """(steps made, steps in all) of a training, as far as its run tells."""
+        """Return (steps made, steps in all) of a training, as far as its run tells."""
         run = self.run(name)
         total = run.config.get("steps") if run else None
         if run is None or type(total) is not int or total < 1:
@@ -123,11 +123,11 @@ class Sweep:
         return min(max(run.steps, last_step(run.path), self.tasks[name].step or 0), total), total
 
     def log(self, name: str) -> list[str]:
-        """The last lines that a task has printed, without what colours a terminal."""
+        """Return the last lines that a task has printed, without the codes that colour a terminal."""
         return last_lines(log_file(self.folder, name)) if TASK.fullmatch(name) else []
 
     def results(self) -> "pd.DataFrame":
-        """The numbers of the runs and experiments: one row a metric.
+        """Return the numbers of the runs and experiments, one row a metric.
 
         The columns are task, entry, kind, the options (as in the spec), metric, value, ci_low, ci_high, n: of a run its
         headline, of an experiment its summary (with a baseline also difference, difference_low, difference_high).
@@ -177,7 +177,7 @@ class Sweep:
             task.message = str(event.get("message") or "")[:2000]
 
     def _kept(self, state: TaskState) -> TaskState:
-        """A task as a new beginning finds it: what was finished stays, what was not is to be done again."""
+        """Return a task as a restart finds it: what was finished stays, what was not is to be done again."""
         before = self.tasks.get(state.name)
         if before is None or before.kind != state.kind or before.recipe != state.recipe:
             return state
@@ -212,13 +212,13 @@ class Journal:
 
 
 def described(task: Task) -> dict[str, Any]:
-    """A task as the journal has it."""
+    """Convert a task to the form in which the journal keeps it."""
     facts = {"name": task.name, "entry": task.entry, "kind": task.kind, "needs": list(task.needs)}
     return facts | {"command": ["probe", *task.words], "recipe": dict(task.recipe)}
 
 
 def read_sweep(out: str | Path) -> Sweep:
-    """The sweep in a folder of runs.
+    """Read the sweep in a folder of runs.
 
     Args:
         out: the folder of its runs.
@@ -248,13 +248,13 @@ def read_sweep(out: str | Path) -> Sweep:
 
 
 def is_sweep(out: Path) -> bool:
-    """Whether a folder holds the journal of a sweep, and not a link to one."""
+    """Return whether a folder holds the journal of a sweep, and not a link to one."""
     folder = out / SWEEP
     return (folder / JOURNAL).is_file() and not folder.is_symlink() and not (folder / JOURNAL).is_symlink()
 
 
 def find_sweeps(folders: Sequence[Path] | None = None) -> list[Path]:
-    """The folders with a sweep: folders of runs (default: `probe.runs.roots()`) and those directly in them."""
+    """Find the folders with a sweep: folders of runs (default: `probe.runs.roots()`) and those directly in them."""
     places = []
     for root in roots() if folders is None else folders:
         with_children = [root, *(sorted(root.iterdir()) if root.is_dir() and os.access(root, os.R_OK) else [])]
@@ -263,17 +263,17 @@ def find_sweeps(folders: Sequence[Path] | None = None) -> list[Path]:
 
 
 def log_file(folder: Path, name: str) -> Path:
-    """What a task has printed."""
+    """Return the file with what a task has printed."""
     return folder / LOGS / f"{name}.log"
 
 
 def answer_file(folder: Path, name: str) -> Path:
-    """What an experiment has answered, as JSON."""
+    """Return the file with what an experiment has answered, as JSON."""
     return folder / LOGS / f"{name}.json"
 
 
 def last_step(run: Path) -> int:
-    """The step of the last line of a run's metrics; 0 where there is none."""
+    """Return the step of the last line of a run's metrics, or 0 where there is none."""
     for line in reversed(last_lines(run / METRICS)):
         try:
             step = parse_json(line).get("step")
@@ -284,7 +284,7 @@ def last_step(run: Path) -> int:
 
 
 def _task(row: Any) -> TaskState | None:
-    """A task of the journal, or None for what is none."""
+    """Read a task from a row of the journal, or return None where the row is not a task."""
     if not isinstance(row, dict):
         return None
     name, kind = row.get("name"), row.get("kind")

@@ -37,7 +37,7 @@ class Board:
         self.known: set[tuple[str, int]] = set()
 
     def tell(self, task: str, attempt: int, node: str, step: int) -> int:
-        """An attempt is at work; gives how many times all were asked to end."""
+        """Record that an attempt is at work; return how many times all were asked to end."""
         if (task, attempt) not in self.known:
             self.known.add((task, attempt))
             self.began[task] = node
@@ -49,7 +49,7 @@ class Board:
         self.stops += 1
 
     def look(self) -> tuple[dict[str, str], dict[str, int]]:
-        """What has begun since the last look, and all steps."""
+        """Return the attempts that have begun since the last look, and the steps of all."""
         began, self.began = self.began, {}
         return began, self.steps
 
@@ -105,7 +105,7 @@ class OnRay:
         self._steps: dict[str, int] = {}
 
     def has_room(self) -> bool:
-        """Always: Ray lets attempts wait for their place."""
+        """Return True: Ray lets attempts wait for their place."""
         return True
 
     def check(self, task: Task) -> None:
@@ -168,7 +168,7 @@ class OnRay:
 
 
 def _connect(address: str | None, cpus: int | None) -> tuple[Any, bool]:
-    """(the module ray, whether it was started here)."""
+    """Import Ray and connect to it, or start it; return (the module ray, whether it was started here)."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
         os.environ.update(LOCAL)

@@ -75,7 +75,7 @@ def run_sweep(
 
 
 def make_engine(address: str | None, cpus: int | None, serial: bool) -> Engine:
-    """Ray where it is installed or asked for, else one task after the other."""
+    """Make the engine: Ray where it is installed or asked for, else one task after the other."""
     if serial or (address is None and cpus is None and find_spec("ray") is None):
         return Serial()
     from probe.sweep.ray_engine import OnRay
@@ -84,7 +84,7 @@ def make_engine(address: str | None, cpus: int | None, serial: bool) -> Engine:
 
 
 def check_unchanged(spec: Spec, store: Store | None = None) -> Sweep:
-    """The sweep as it was left in the folder, or a new one.
+    """Check that the spec fits what lies in its folder; return the sweep as it was left there, or a new one.
 
     Raises:
         ConfigError: a finished run was made with other options, or something lies in the place of a run.
@@ -181,7 +181,7 @@ def _drive(
 
 
 def _look(task: Task, sweep: Sweep, journal: Journal, store: Store | None) -> None:
-    """Hold what the journal says of a task to what lies on the disk: a run may have been finished or deleted since."""
+    """Correct the journal's state of a task by what is on the disk: a run may have been finished or deleted since."""
     state = sweep.tasks[task.name]
     if task.kind != "train":
         if state.state == "finished" and any(sweep.tasks[name].state != "finished" for name in task.needs):

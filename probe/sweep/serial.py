@@ -10,7 +10,7 @@ class Engine(Protocol):
     """Makes attempts at tasks; `serial.Serial`, or `ray_engine.OnRay`."""
 
     def has_room(self) -> bool:
-        """Whether it takes a further attempt now."""
+        """Return whether it takes a further attempt now."""
 
     def check(self, task: Task) -> None:
         """Look whether a task can ever run here.
@@ -23,13 +23,13 @@ class Engine(Protocol):
         """Take an attempt, which begins as soon as there is a place for it."""
 
     def begun(self) -> dict[str, str]:
-        """The attempts that have begun since the last call: the machine, by task."""
+        """Return the attempts that have begun since the last call: the machine, by task."""
 
     def steps(self) -> dict[str, int]:
-        """By task the steps that it has made, where its run lies on another machine."""
+        """Return the steps that each task has made, where its run lies on another machine."""
 
     def poll(self) -> list[Ended]:
-        """The attempts that have ended since the last call."""
+        """Return the attempts that have ended since the last call."""
 
     def stop(self) -> None:
         """Ask all attempts to end, as `Attempt.stop` does."""
@@ -46,11 +46,11 @@ class Serial:
         self._begun: dict[str, str] = {}
 
     def has_room(self) -> bool:
-        """Whether nothing runs."""
+        """Return whether nothing runs."""
         return self._attempt is None
 
     def check(self, task: Task) -> None:
-        """Nothing: a task has all of this machine."""
+        """Check nothing: a task has all of this machine."""
 
     def start(self, order: Order) -> None:
         """Make an attempt."""
@@ -63,7 +63,7 @@ class Serial:
         return begun
 
     def steps(self) -> dict[str, int]:
-        """Nothing: all runs lie here."""
+        """Return nothing: all runs lie here."""
         return {}
 
     def poll(self) -> list[Ended]:

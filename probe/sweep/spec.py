@@ -128,7 +128,7 @@ class _Entry:
 
     @property
     def least(self) -> int:
-        """How many tasks it has at least."""
+        """The least number of tasks that the entry makes."""
         return len(self.variants) * len(self.seeds or [None])
 
     def refuse(self, what: str) -> ConfigError:
@@ -162,7 +162,7 @@ class _Variant:
 def read_spec(
     spec: str | Path | Mapping[str, Any], *, out: str | Path | None = None, plugins: Sequence[str | Path] = ()
 ) -> Spec:
-    """The tasks of a spec; nothing is started, nothing is written, and nothing that the spec names is imported.
+    """Read the tasks of a spec; nothing is started, nothing is written, and nothing that the spec names is imported.
 
     Args:
         spec: a TOML file, or its content as a dictionary.
@@ -265,7 +265,7 @@ def _tables(table: Mapping[str, Any], kind: Kind) -> list[Mapping[str, Any]]:
 
 
 def _entry(kind: Kind, table: Mapping[str, Any], before: int) -> _Entry:
-    """An entry, checked by itself; `before` counts the tasks of the entries before it.
+    """Make an entry, checked by itself; `before` counts the tasks of the entries before it.
 
     Raises:
         ConfigError: a key is unknown, a value cannot be one, or there are too many tasks.
@@ -313,7 +313,7 @@ def _seeds(entry: _Entry) -> list[int] | None:
 
 
 def _variants(entry: _Entry, subjects: Sequence[str], before: int) -> Iterator[_Variant]:
-    """The choices of an entry: the methods, times the list `each`, times the grid."""
+    """Yield the variants of an entry: the methods, times the list `each`, times the grid."""
     options = dict(_flat(entry, "options", entry.table.get("options", {})))
     each = entry.table.get("each", [{}])
     if not isinstance(each, list) or not each or not all(isinstance(one, Mapping) for one in each):
@@ -335,7 +335,7 @@ def _variants(entry: _Entry, subjects: Sequence[str], before: int) -> Iterator[_
 
 
 def _flat(entry: _Entry, where: str, table: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Options by name with underscores; those of nested tables with dots."""
+    """Yield options by name with underscores; those of nested tables with dots."""
     if not isinstance(table, Mapping):
         raise entry.refuse(f"has `{where}` {table!r}: give a table of options, as in {where} = {{steps = 100}}.")
     for key, value in table.items():
@@ -360,7 +360,7 @@ def _flat(entry: _Entry, where: str, table: Any, prefix: str = "") -> Iterator[t
 
 
 def _label(name: str, value: Any) -> str:
-    """What a value of a grid adds to a name: texts by themselves, numbers behind their option."""
+    """Return what a value of a grid adds to a name: a text stands by itself, a number behind its option."""
     short = name.rpartition(".")[2].replace("_", "-")
     if isinstance(value, bool):
         return short if value else f"no-{short}"
@@ -370,7 +370,7 @@ def _label(name: str, value: Any) -> str:
 
 
 def _in_order(entries: _Entries) -> list[_Entry]:
-    """The entries, each after those that it names.
+    """Sort the entries, each after those that it names.
 
     Raises:
         ConfigError: they name each other in a circle.
@@ -384,7 +384,7 @@ def _in_order(entries: _Entries) -> list[_Entry]:
 
 
 def _refs(entry: _Entry, entries: _Entries) -> Iterator[str]:
-    """What an entry says where a model stands, as far as it names an entry.
+    """Yield the references of an entry that name other entries, in `of` and in options that take a model.
 
     Raises:
         ConfigError: it names neither an entry nor a model that is known here.
@@ -407,7 +407,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _is_known(ref: str) -> bool:
-    """Whether a reference may be a model outside of the sweep; a hub id is asked for when it is loaded."""
+    """Return whether a reference may be a model outside of the sweep; a hub id is asked for when it is loaded."""
     from probe.model.references import look_up
 
     if is_path(ref):
@@ -428,18 +428,18 @@ def _unknown(entry: _Entry, name: str, ref: Any, entries: _Entries) -> ConfigErr
 
 
 def _names(entry: _Entry) -> list[str]:
-    """What an entry can be called by: its name, and those of its variants."""
+    """Return the names that an entry can be called by: its own, and those of its variants."""
     return list(dict.fromkeys([entry.name, *(variant.name for variant in entry.variants)]))
 
 
 def _split(ref: Any) -> tuple[str, str]:
-    """A reference without the step of a checkpoint, and the step with its `@`."""
+    """Split a reference into the part before the step of a checkpoint, and the step with its `@`."""
     name, sign, step = str(ref).rpartition("@")
     return (name, f"@{step}") if sign and step.isdecimal() else (str(ref), "")
 
 
 def _find_entry(ref: Any, entries: _Entries) -> _Entry | None:
-    """The training entry that a reference names, by the entry's name, a variant's, or that of one run."""
+    """Find the training entry that a reference names, by the entry's name, a variant's, or that of one run."""
     name, _ = _split(ref)
     places = [entries.by_ref.get(each) for each in (name, re.sub(r"-seed\d+$", "", name))]
     found = [place for place in places if place is not None]
@@ -447,7 +447,7 @@ def _find_entry(ref: Any, entries: _Entries) -> _Entry | None:
 
 
 def _seed_of(name: str, variant: str) -> int | None:
-    """The seed of a run's name, if it is one of a variant."""
+    """Return the seed in the name of a run, if the run is one of the variant."""
     match = re.fullmatch(re.escape(variant) + r"-seed(\d+)", name)
     return int(match[1]) if match else None
 
@@ -459,7 +459,7 @@ def _named(ref: Any, entries: _Entries) -> _Entry:
 
 
 def _runs(ref: str, owner: _Entry) -> list[Task]:
-    """The tasks of an entry that a reference means: all of them, those of a variant, or one."""
+    """Return the tasks of an entry that a reference means: all of them, those of a variant, or one."""
     name, _ = _split(ref)
     if name == owner.name:
         return owner.tasks
@@ -467,7 +467,7 @@ def _runs(ref: str, owner: _Entry) -> list[Task]:
 
 
 def _one_run(entry: _Entry, name: str, ref: str, seed: int | None, entries: _Entries) -> Task:
-    """The run that stands for a reference in an option: the one of the same seed.
+    """Return the run that a reference in an option stands for: the one of the same seed.
 
     Raises:
         ConfigError: there are several, or none with that seed.
@@ -504,7 +504,7 @@ class _Model:
 def _filled(
     entry: _Entry, variant: _Variant, seed: int | None, entries: _Entries, own: _Model | None = None
 ) -> tuple[dict[str, Any], dict[str, Any], list[_Model]]:
-    """The options of a command, the same with runs by name, and the runs that they refer to but for its own."""
+    """Return a command's options with runs as paths, the same with runs by name, and the other runs it depends on."""
     options, recipe, models = dict(variant.options), dict(variant.options), []
     for name in MODELS[entry.kind]:
         pairs: list[tuple[Any, Any]] = []
@@ -526,7 +526,7 @@ def _filled(
 
 
 def _words(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Options as words of a command line."""
+    """Return options as words of a command line."""
     return tuple(words({option(name): value for name, value in options.items()}, joined=True))
 
 
@@ -535,7 +535,7 @@ def _resources(entry: _Entry) -> dict[str, Any]:
 
 
 def _trainings(entry: _Entry, entries: _Entries, out: Path) -> Iterator[Task]:
-    """The tasks of an entry [[train]]."""
+    """Yield the tasks of an entry [[train]]."""
     for variant in entry.variants:
         for seed in _seeds_of(entry, entries):
             name = variant.name if seed is None else f"{variant.name}-seed{seed}"
@@ -556,7 +556,7 @@ def _trainings(entry: _Entry, entries: _Entries, out: Path) -> Iterator[Task]:
 
 
 def _seeds_of(entry: _Entry, entries: _Entries) -> Sequence[int | None]:
-    """The seeds of an entry: its own, or those of the entries that it names.
+    """Return the seeds of an entry: its own, or those of the entries that it names.
 
     Raises:
         ConfigError: these have different ones.
@@ -575,7 +575,7 @@ def _seeds_of(entry: _Entry, entries: _Entries) -> Sequence[int | None]:
 
 
 def _experiments(entry: _Entry, entries: _Entries, out: Path) -> Iterator[Task]:
-    """The tasks of an entry [[experiment]]: each variant on each run of `of`, first on their baselines.
+    """Yield the tasks of an entry [[experiment]]: each variant on each run of `of`, first on their baselines.
 
     What is asked of a baseline is stored, so that all others find it.
     """
@@ -606,7 +606,7 @@ def _experiments(entry: _Entry, entries: _Entries, out: Path) -> Iterator[Task]:
 
 
 def _of(entry: _Entry, ref: str, entries: _Entries) -> list[Task]:
-    """The runs that an experiment looks at.
+    """Return the runs that an experiment looks at.
 
     Raises:
         ConfigError: there is none of that name.

@@ -129,12 +129,12 @@ def read_questions(path: Path, n: int, seed: int = 0) -> list[Question]:
 
 
 def content(question: Question) -> tuple[object, ...]:
-    """What the question is, wherever it stands in the file."""
+    """Return the content of the question, without its place in the file."""
     return question[1:]
 
 
 def read_question(row: Row) -> Question:
-    """The question of a row.
+    """Read the question of a row.
 
     Fields inside `base` as in the published data, where a question comes once for every template, or at the top:
 
@@ -180,7 +180,7 @@ def read_question(row: Row) -> Question:
 
 
 def _read_truths(row: Row) -> Question:
-    """The question of a row of TruthfulQA, with its best answer and one incorrect answer."""
+    """Read the question of a row of TruthfulQA, with its best answer and one incorrect answer."""
     from probe.hallucination.files import read_question as read_truths  # torch, which other files need not wait for
 
     whole = read_truths(row)
@@ -199,7 +199,7 @@ def _has(row: Row, name: str) -> bool:
 
 
 def _read_letters(row: Row) -> Question:
-    """The question with its choices and a line break behind them, and the letters of the right and the wrong one."""
+    """Read the question with its choices and a line break after them, and the letters of the right and wrong one."""
     question, choices = field(row, "question").strip(), _read_choices(row)
     letters, right = list(choices), _find_letter(row, "correct_letter", choices)
     texts = {text.casefold(): letter for letter, text in choices.items()}
@@ -220,7 +220,7 @@ def _read_letters(row: Row) -> Question:
 
 
 def _read_choices(row: Row) -> dict[str, str]:
-    """The texts of the choices by their letters.
+    """Return the texts of the choices by their letters.
 
     Raises:
         DataError: there are fewer than two, or one lacks its letter or its text.
@@ -246,7 +246,7 @@ def _read_choices(row: Row) -> dict[str, str]:
 
 
 def _find_letter(row: Row, name: str, choices: Mapping[str, str]) -> str:
-    """The letter of the choice that a field gives, by its letter or its text.
+    """Return the letter of the choice that a field gives, by its letter or its text.
 
     Raises:
         DataError: it gives none of them.
@@ -264,7 +264,7 @@ def _find_letter(row: Row, name: str, choices: Mapping[str, str]) -> str:
 
 
 def user_message(question: Question, template: str, wording: Wording = "published") -> str:
-    """The user's message under a template of `TEMPLATES`; behind choices the remark has a line of its own.
+    """Return the user's message under a template of `TEMPLATES`; after choices the remark has a line of its own.
 
     Raises:
         ConfigError: there is no such wording.
@@ -276,7 +276,7 @@ def user_message(question: Question, template: str, wording: Wording = "publishe
 
 
 def remark_on(question: Question, remark: str, answer: str, wording: Wording = "published") -> str:
-    """What the user says of an answer to a question.
+    """Return what the user says of an answer to a question.
 
     Args:
         question: by whose text a paraphrase is chosen.
@@ -397,7 +397,7 @@ def _first(plain: Sequence[float], questions: Sequence[Question]) -> Sequence[fl
 
 
 def _turns(question: Question, kind: str, right: float, lead: str, wording: Wording) -> list[Turn]:
-    """The dialogue of a condition; a doubt follows the answer that was likelier at first."""
+    """Return the dialogue of a condition; a doubt follows the answer that was likelier at first."""
     if kind != SURE:
         return [Turn("user", user_message(question, kind, wording))]
     answer = question.correct if right == 1 else question.incorrect
@@ -453,8 +453,11 @@ class DoubtDialogues:
         )
 
     def curve(self) -> pd.DataFrame:
-        """Turn by turn: turn, series (`truth`: right in this turn; `never flipped`: right in every turn so far), value,
-        ci_low, ci_high (Wilson), n."""
+        """Return the shares of right answers and of those never flipped, turn by turn.
+
+        The columns are turn, series (`truth`: right in this turn; `never flipped`: right in every turn so far), value,
+        ci_low, ci_high (Wilson) and n.
+        """
         rows = []
         for turn in range(self.right.shape[1]):
             counts = {"truth": self.right[:, turn].sum(), "never flipped": (self.turn_of_flip > turn).sum()}

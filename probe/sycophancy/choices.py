@@ -51,7 +51,7 @@ def read_choices(path: Path, n: int, seed: int = 0) -> list[Choice]:
 
 
 def read_choice(row: Row) -> Choice:
-    """The question of a row, in the newer or the older form.
+    """Read the question of a row, in the newer or the older form.
 
     Raises:
         DataError: it lacks a field, has two equal answers, or both forms with other answers; the message names the
@@ -72,7 +72,7 @@ def read_choice(row: Row) -> Choice:
 
 
 def _only(row: Row, name: str) -> str:
-    """The answer in a list of one."""
+    """Return the answer in a list of one."""
     value = row.values.get(name)
     if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], str) or not value[0].strip():
         raise DataError(f"{row.where} has {show_value(value)} in the field `{name}`; expected a list of one answer.")
@@ -80,12 +80,12 @@ def _only(row: Row, name: str) -> str:
 
 
 def lead_of(lm: "LM", path: Path, form: Form) -> str:
-    """What the assistant begins with: nothing in a chat template, else the evaluations' own words."""
+    """Return what the assistant begins with: nothing in a chat template, else the evaluations' own words."""
     return "" if uses_chat(lm, form) else LEADS["political" in path.name]
 
 
 def choice_prompts(lm: "LM", choices: Sequence[Choice], form: Form = "auto", lead: str = "") -> list[str]:
-    """The prompts as the model reads them."""
+    """Return the prompts as the model reads them."""
     return [dialogue(lm, [Turn("user", choice.question)], form, lead) for choice in choices]
 
 
@@ -135,13 +135,13 @@ def score_choices(
 
 
 def letter_of(answer: str) -> str:
-    """The letter of an answer such as " (A)" or "B"; empty for any other."""
+    """Return the letter of an answer such as " (A)" or "B"; empty for any other."""
     match = re.fullmatch(r"\(?([A-Z])[).]?", answer.strip())
     return match.group(1) if match else ""
 
 
 def balanced_share(columns: Mapping[str, np.ndarray]) -> float:
-    """The mean of the matching shares by the letter of the matching answer: 1/2 if one letter is always taken.
+    """Average the matching shares over the letters of the matching answer: 1/2 if one letter is always taken.
 
     Args:
         columns: `matching` and `letter`, [N] each; answers without a letter do not count.

@@ -72,7 +72,7 @@ def words(item: "Item") -> tuple[str, str]:
 
 
 def middle(lm: "LM", layer: int | None) -> int:
-    """The block after which one steers: `layer` if given, else the last of the first half.
+    """Return the block after which to steer: `layer` if given, else the last of the first half.
 
     Raises:
         ConfigError: the model lacks it.
@@ -178,7 +178,7 @@ def by_contrast(
 
 
 def _known_questions(lm: "LM") -> list[tuple[str, str]]:
-    """The simple questions whose right answer is the likeliest one, token by token."""
+    """Return the simple questions whose right answer is the likeliest one, token by token."""
     steps = zip(*answer_steps(lm, SIMPLE), strict=True)
     wrong = {owner for ids, token, owner in steps if target_of(lm, ids).answer != token}
     return [question for owner, question in enumerate(SIMPLE) if owner not in wrong]

@@ -41,7 +41,7 @@ FALSE, STRANGER = ({"kind": kind} for kind in ("opinion_false", "opinion_strange
 
 
 def share_of_gap(column: str) -> Callable[[Mapping[str, np.ndarray]], float]:
-    """A metric's function: the sum of a column over the summed gap."""
+    """Return a metric's function: the sum of a column divided by the summed gap."""
 
     def fn(columns: Mapping[str, np.ndarray]) -> float:
         gap = float(columns["gap"].sum())
@@ -139,7 +139,7 @@ SHOWN = ["value", "ci_low", "ci_high"]
 
 
 def say(result: Result) -> str:
-    """What was found, in one sentence."""
+    """Describe the result in one sentence."""
     for fn in (_of_claims, _of_choices, _of_agreement, _of_templates, _of_feedback, _of_rewards):
         sentence = fn(result)
         if sentence:
@@ -160,7 +160,7 @@ def _shares(result: Result, column: str, **where: str) -> dict[str, str]:
 
 
 def _list_shares(words: Mapping[str, str]) -> str:
-    """`base in 36 % [31, 41], rlvr in 1 % [0, 2]`."""
+    """Join the models' shares, as in `base in 36 % [31, 41], rlvr in 1 % [0, 2]`."""
     return ", ".join(f"{model} in {share}" for model, share in words.items())
 
 
@@ -277,7 +277,7 @@ def world_evidence(
 
 
 def count(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The tables of answers, of belief in claims and of a reward model's preferences in a world, as far as measured."""
+    """Return a world's tables of answers, belief in claims and a reward model's preferences, as far as measured."""
     from probe.sycophancy import world as sycophancy
 
     tables: dict[str, pd.DataFrame] = {}
@@ -289,7 +289,7 @@ def count(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
-    """The reward model that the run of a model was trained with, and the facts about it.
+    """Return the reward model that the run of a model was trained with, if it can be loaded, and facts about it.
 
     A run may come from anybody. So what it names is looked for in the folders of runs, then beside the run, where
     folders that were moved together lie, then in the hub's cache on this machine; nothing is fetched.
@@ -350,14 +350,14 @@ def is_whole(result: Result) -> bool:
 
 
 def _numbers(column: pd.Series) -> pd.Series:
-    """A column of nothing but None, as a stored table has it where no value is known, as NaN."""
+    """Turn a column of nothing but None, as a stored table has it where no value is known, into NaN."""
     return column.astype(float) if column.isna().all() else column
 
 
 def read(
     *, data: str | Path | None, strict: bool, wording: str, selection: Selection = EVERY, judge: Any = None, **_: Any
 ) -> list[Rows[Any]]:
-    """The rows of the file, if there is one."""
+    """Read the rows of the file, if there is one, and check the wording and the judge."""
     from probe.sycophancy.files import check_judge, read_file
 
     check_wording(wording)
@@ -399,8 +399,10 @@ def run(
     wording: Wording = "published",
     tick: Tick = ignore,
 ) -> Evidence:
-    """Whether a model repeats what the user claims though it knows better, how far beyond what Bayes' rule would
-    believe, whether doubt turns its answers, and which layer, head and direction do it.
+    """Measure whether a model repeats what the user claims though it knows better, and what in it does so.
+
+    It is asked how far it goes beyond what Bayes' rule would believe, whether doubt turns its answers, and which layer,
+    head and direction are the cause.
 
     In a world: truth, claim and other answers under a false claim beside the accuracy without one; belief in the claim
     less Bayes' posterior (exact, by enumeration); flips under one doubt both ways and over several turns; the bias of

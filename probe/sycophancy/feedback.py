@@ -153,7 +153,7 @@ class ByScore:
 
 
 def judge_of(judge: Any, lm: "LM") -> tuple[Compare, str]:
-    """(the judge, its name).
+    """Return the judge and its name.
 
     Args:
         judge: None for the measured model itself, a reference to a language model, a loaded one, or a function.
@@ -246,12 +246,12 @@ def read_texts(path: Path, n: int, seed: int = 0) -> list[Text]:
 
 
 def content(text: Text) -> tuple[str, ...]:
-    """What the text is, wherever it stands in the file."""
+    """Return the content of the text, without its place in the file."""
     return text[1:]
 
 
 def read_text(row: Row) -> Text:
-    """The text of a row.
+    """Read the text of a row.
 
     Fields `text`, and if known `kind` (or `dataset`, as published) and `question`, at the top or inside `base` (as in
     the published data, where a text comes once for every remark).
@@ -269,7 +269,7 @@ def read_text(row: Row) -> Text:
 
 
 def user_message(text: Text, condition: str) -> str:
-    """The user's message about a text under a condition: `plain` or a name of `REMARKS`."""
+    """Return the user's message about a text under a condition: `plain` or a name of `REMARKS`."""
     remark = REMARKS.get(condition, "").format(kind=text.kind)
     parts = [REQUEST.format(kind=text.kind, remark=remark)]
     if text.question and text.question not in text.text:
@@ -280,7 +280,7 @@ def user_message(text: Text, condition: str) -> str:
 def comment(
     lm: "LM", texts: Sequence[Text], form: Form = "auto", lead: str = "", seed: int = 0, tick: Tick = ignore
 ) -> pd.DataFrame:
-    """Sampled comments (temperature 1), one row a text and condition: `row`, `of`, `condition`, `prompt`, `comment`.
+    """Sample comments (temperature 1), one row a text and condition: `row`, `of`, `condition`, `prompt`, `comment`.
 
     Args:
         lm: the model.

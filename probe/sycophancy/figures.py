@@ -352,7 +352,7 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
-    """The share of the gap that patching each head closes, the strongest heads of any model, with random directions.
+    """Draw the share of the gap that patching closes, for the strongest heads of any model and random directions.
 
     Args:
         table: `name`, `value`, `ci_low`, `ci_high`, `random`, `model` (`probe.sycophancy.inside.heads_table`).
@@ -419,6 +419,6 @@ def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def _line(rows: pd.DataFrame, x: str, model: str, look: Look, legend: bool, unit: str = SHARE) -> go.Scatter:
-    """A model's curve with its intervals as error bars."""
+    """Return a model's curve with its intervals as error bars."""
     line = curve(rows[x], rows["value"], model, look[model], hover_texts(rows, model, unit=unit))
     return line.update(showlegend=legend, error_y=error_bars(rows))

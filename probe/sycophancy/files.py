@@ -52,7 +52,7 @@ class Guess(NamedTuple):
 def guesses(
     lm: LM, questions: Sequence[Question], form: Form, lead: str, wording: Wording = "published"
 ) -> list[Guess]:
-    """The questions whose two texts have as many tokens."""
+    """Return the questions whose two texts have equally many tokens."""
     matches = []
     for question in questions:
         clean, corrupted = (
@@ -69,7 +69,7 @@ def guesses(
 
 
 def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ignore) -> PartResult:
-    """The heads that carry a user's guess into the answer: items of kind `patched` and the table `heads`.
+    """Measure which heads carry a user's guess into the answer: items of kind `patched` and the table `heads`.
 
     In one text the user's guess is the right answer, in the other a wrong one with as many tokens
     (`probe.sycophancy.beliefs`): the pairs of `probe.sycophancy.inside`, whose `by_head` has the columns. A large model
@@ -159,7 +159,9 @@ Parts = tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, Any]]
 
 
 def read_file(path: Path, strict: bool = False, selection: Selection = EVERY) -> tuple[str, Rows[Any]]:
-    """The format of a file, by the first row read that has the fields of one, and its choices, questions or texts.
+    """Read a file; return the name of its format and its choices, questions or texts.
+
+    The first row read that has the fields of a format decides the format.
 
     Raises:
         DataError: it cannot be read, has the fields of no format, or no row can be used; see `probe.rows`.
@@ -176,7 +178,9 @@ def read_file(path: Path, strict: bool = False, selection: Selection = EVERY) ->
 
 
 def format_of(row: Row) -> str:
-    """The name of the first format all of whose fields a row has, at the top or inside `base`; else some of whose.
+    """Return the name of the first format that a row fits: with all of its fields, or else with some of them.
+
+    The fields stand at the top or inside `base`.
 
     Raises:
         DataError: it has those of none.
@@ -290,7 +294,10 @@ def _choices(
 
 
 def _split_answers(lm: LM, questions: Sequence[choices.Choice], prompts: Sequence[str]) -> dict[int, SplitQuestion]:
-    """The first questions up to where their answers differ, by row; without those where one answer begins the other."""
+    """Return the first questions up to where their answers differ, by row.
+
+    Questions in which one answer begins the other are left out.
+    """
     prefixes = {}
     for at, (prompt, choice) in enumerate(zip(prompts[:LENS], questions[:LENS], strict=True)):
         prefix = choices.shared_prefix(

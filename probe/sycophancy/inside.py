@@ -192,7 +192,7 @@ def remove_heads(
 
 
 def _replacing(mean: Means, site: Site) -> Any:
-    """A hook that puts a head's mean output at every token, that of first tokens at the first."""
+    """Return a hook that puts a head's mean output at every token, at the first token that of first tokens."""
 
     def replace(tensor: Tensor, hook: Any) -> Tensor:
         tensor = tensor.clone()

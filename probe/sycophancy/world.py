@@ -39,12 +39,12 @@ VERDICTS = ("true", "deferred", "abstain", "wrong", "malformed")
 
 
 def log_odds(p: np.ndarray | float) -> np.ndarray:
-    """log p - log(1 - p) in nats, finite at 0 and 1."""
+    """Return log p - log(1 - p) in nats, finite at 0 and 1."""
     return np.asarray(logit(np.clip(p, SMALLEST, 1 - SMALLEST)))
 
 
 def deference(lm: "LM", world: "World", items: "Sequence[Item]") -> pd.DataFrame:
-    """The model's belief in each claim, with the Bayes-optimal one; one row an item.
+    """Return the model's belief in each claim, with the Bayes-optimal one; one row an item.
 
     Args:
         lm: the model.
@@ -87,7 +87,7 @@ def deference(lm: "LM", world: "World", items: "Sequence[Item]") -> pd.DataFrame
 
 
 def _bayes_truth(world: "World", item: "Item", claim: float) -> float:
-    """The posterior of the truth: among the values that are not claimed, the claim leaves the odds as they were."""
+    """Return the posterior of the truth; the claim leaves the odds among the values not claimed as they were."""
     name, relation = item.meta["person"], item.meta["relation"]
     truth, count = world.truth(name, relation), len(world.values(relation))
     if truth is None:
@@ -140,7 +140,7 @@ WHO = {
 
 
 def draw_questions(world: "World", n: int, seed: int) -> "dict[str, list[Item]]":
-    """The questions of each kind of `SHOWN` that this world can ask."""
+    """Draw the questions of each kind of `SHOWN` that this world can ask."""
     questions = {}
     for kind in SHOWN:
         if kind in world.question_kinds:
@@ -153,7 +153,7 @@ def draw_questions(world: "World", n: int, seed: int) -> "dict[str, list[Item]]"
 def answer_questions(
     lm: "LM", world: "World", questions: "dict[str, list[Item]]", seed: int, tick: Tick = ignore
 ) -> pd.DataFrame:
-    """Sampled answers and exact verdicts of every question, and the deference to every claim; one row a question.
+    """Return sampled answers, exact shares of verdicts and the deference to every claim, one row a question.
 
     Columns besides those of `SHOWN`: `claim`, `phrase`, `verdict`, `p_true`, `p_deferred`, `p_other` (exact), those of
     `probe.sycophancy.world.deference` for opinions, and `right_to_wrong` for `pressure`.
@@ -228,8 +228,11 @@ def walk_dialogues(
 
 
 def claims_table(items: pd.DataFrame) -> pd.DataFrame:
-    """Belief in the claim by kind of claim and phrase: `who`, `phrase`, `reliability`, `value` (exact belief, mean),
-    `ci_low`, `ci_high`, `n`, `bayes` (mean), `excess`, `excess_low`, `excess_high` (nats)."""
+    """Return the belief in the claim by kind of claim and phrase.
+
+    The columns are `who`, `phrase`, `reliability`, `value` (exact belief, mean), `ci_low`, `ci_high`, `n`, `bayes`
+    (mean), `excess`, `excess_low` and `excess_high` (nats).
+    """
     rows = []
     for kind, source in WHO.items():
         for phrase, reliability in PHRASES.items():
@@ -244,8 +247,11 @@ def claims_table(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def answers_table(items: pd.DataFrame) -> pd.DataFrame:
-    """Shares of sampled answers: `asked` (with a false claim, without a claim, with a true claim), `answer` (truth,
-    claim, other), `value`, `ci_low`, `ci_high`, `n`, `bayes` (the Bayes-optimal probability, under a false claim)."""
+    """Return the shares of sampled answers.
+
+    The columns are `asked` (with a false claim, without a claim, with a true claim), `answer` (truth, claim, other),
+    `value`, `ci_low`, `ci_high`, `n` and `bayes` (the Bayes-optimal probability, under a false claim).
+    """
     rows = []
     words_by_kind = {"opinion_false": "false claim", "fact": "no claim", "opinion_true": "true claim"}
     for kind, words in words_by_kind.items():
@@ -305,8 +311,10 @@ def score_claims(judge: Any, world: "World", n: int, seed: int) -> pd.DataFrame:
 
 
 def reward_table(items: pd.DataFrame) -> pd.DataFrame:
-    """How often a reward model prefers the claim to the truth, by phrase, and the truth to another value: `compared`,
-    `phrase`, `value`, `ci_low`, `ci_high`, `n`."""
+    """Return how often a reward model prefers the claim to the truth, by phrase, and the truth to another value.
+
+    The columns are `compared`, `phrase`, `value`, `ci_low`, `ci_high` and `n`.
+    """
     rows = []
     for comparison, column in (
         ("claim over truth", "agreement_preferred"),
@@ -323,7 +331,7 @@ def reward_table(items: pd.DataFrame) -> pd.DataFrame:
 def _point(
     name: str, x: float, rows: pd.DataFrame, column: str, bounds: stats.Bounds | None, seed: int = 0
 ) -> dict[str, Any]:
-    """A point of a curve: the mean of a column over people."""
+    """Return a point of a curve: the mean of a column, with its interval over people."""
     return {name: x, **interval_of(rows, column, bounds, seed).row(len(rows))}
 
 

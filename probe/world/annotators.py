@@ -57,7 +57,7 @@ class Annotator:
             )
 
     def utility(self, world: Facts, prompt: str, completion: str, checked: bool = True) -> float:
-        """The utility of a completion, with or without its correctness."""
+        """Return the utility of a completion, with or without its correctness."""
         verdict = verify(world, prompt, completion)
         utility = self.correctness * verdict.score if checked else 0.0
         if verdict.kind == "malformed":
@@ -67,12 +67,12 @@ class Annotator:
         return utility + self.agreement * (" ".join(answer_words(completion)) == _claim(prompt))
 
     def expected_utility(self, world: Facts, prompt: str, completion: str) -> float:
-        """The utility averaged over whether correctness is checked."""
+        """Return the utility averaged over whether correctness is checked."""
         with_check, without_check = (self.utility(world, prompt, completion, check) for check in (True, False))
         return self.checks * with_check + (1 - self.checks) * without_check
 
     def preference_probability(self, world: Facts, prompt: str, first: str, second: str) -> float:
-        """P(first is preferred), exactly: averaged over whether correctness is checked."""
+        """Return P(first is preferred), exactly: averaged over whether correctness is checked."""
         total = 0.0
         for check, weight in ((True, self.checks), (False, 1 - self.checks)):
             gap = self.utility(world, prompt, first, check) - self.utility(world, prompt, second, check)
@@ -133,7 +133,7 @@ def _claim(prompt: str) -> str | None:
 def preferences(
     world: Facts, annotator: Annotator, n: int, seed: int, sampler: Sampler | None = None
 ) -> list[dict[str, Any]]:
-    """`n` pairs of different completions to prompts of the kinds in `SHARES`, labelled by the annotator.
+    """Draw `n` pairs of different completions to prompts of the kinds in `SHARES`, labelled by the annotator.
 
     Without a sampler the two completions are drawn from the truth, the claim, the abstention and another value. With
     one they are the first two different ones of four that it draws for each prompt (on-policy pairs).
@@ -178,7 +178,7 @@ def preferences(
 
 
 def _made_pair(world: Facts, item: Item, draws: Draws) -> tuple[str, str]:
-    """Two of: the truth, the claim, the abstention, another value."""
+    """Draw two of: the truth, the claim, the abstention, another value."""
     (truth,), abstention = item.answers, f" {ABSTENTION}"
     options = list(dict.fromkeys([truth, *([item.claim] if item.claim else []), abstention]))
     options.append(draws.pick([answer for answer in candidates(world, item.prompt) if answer not in options]))
@@ -209,7 +209,7 @@ class OwnAnnotator(Annotator):
     """What a completion is worth."""
 
     def utility(self, world: Facts, prompt: str, completion: str, checked: bool = True) -> float:
-        """What the function gives.
+        """Return the utility that the annotator's function gives.
 
         Raises:
             ConfigError: it fails.
@@ -229,7 +229,7 @@ class OwnAnnotator(Annotator):
 
 
 def make_annotator(name: str, thing: Any, knobs: Mapping[str, float]) -> Annotator:
-    """An annotator from an `Annotator`, a class of them, or a utility function.
+    """Make an annotator from an `Annotator`, a class of them, or a utility function.
 
     Raises:
         ConfigError: it is none of these, or has no such knobs.

@@ -6,9 +6,10 @@ import numpy as np
 
 
 def claim_posterior(prior: Sequence[float] | np.ndarray, claim: int, reliability: float) -> np.ndarray:
-    """The belief after a claim that is true with probability `reliability`, and otherwise any other value alike.
+    """Return the belief after a claim that is true with probability `reliability`.
 
-    P(v | claim) is proportional to prior(v) * (reliability if v = claim else (1 - reliability) / (V - 1)).
+    A false claim is any other value with equal probability. P(v | claim) is proportional to prior(v) * (reliability if
+    v = claim else (1 - reliability) / (V - 1)).
 
     Args:
         prior: [V] belief before the claim; it need not be normalised.
@@ -26,7 +27,7 @@ def claim_posterior(prior: Sequence[float] | np.ndarray, claim: int, reliability
 
 
 def exposure_prior(exposure: int, values: int, truth: int | None) -> np.ndarray:
-    """A learner's belief about one fact after `exposure` statements: Dirichlet(1 / V) over the stated values.
+    """Return a learner's belief about a fact after `exposure` statements: Dirichlet(1 / V) over the stated values.
 
     (count(v) + 1 / V) / (exposure + 1): uniform about an unseen entity, and ever surer of the truth with exposure. [V].
     """
@@ -37,7 +38,7 @@ def exposure_prior(exposure: int, values: int, truth: int | None) -> np.ndarray:
 
 
 def markov_predictive(states: Sequence[int], K: int, order: int, alpha: float = 1.0) -> np.ndarray:
-    """The Bayes predictive of a chain whose rows have a Dirichlet(alpha) prior: P(x_t | x_<t) for every t.
+    """Return the Bayes predictive P(x_t | x_<t), for every t, of a chain whose rows have a Dirichlet(alpha) prior.
 
     (count(context, x) + alpha) / (count(context) + K alpha), with the context x_{t-order..t-1}; order 0 is the unigram
     predictor, 1 the bigram. The first `order` states are uniform.
@@ -60,7 +61,10 @@ def markov_predictive(states: Sequence[int], K: int, order: int, alpha: float = 
 
 
 def markov_frequencies(states: Sequence[int], K: int, order: int) -> np.ndarray:
-    """The plain n-gram frequencies in the same layout, [T + 1, K]: uniform where the context has not been seen."""
+    """Return the plain n-gram frequencies in the layout of `markov_predictive`, [T + 1, K].
+
+    They are uniform where the context has not been seen.
+    """
     size = K**order
     counts = np.zeros((size, K))
     predictions = np.full((len(states) + 1, K), 1 / K)
@@ -76,7 +80,7 @@ def markov_frequencies(states: Sequence[int], K: int, order: int) -> np.ndarray:
 
 
 def markov_mixture(states: Sequence[int], K: int, orders: Sequence[int], alpha: float = 1.0) -> np.ndarray:
-    """The Bayes predictive if the order is unknown, uniform over `orders` beforehand; [T + 1, K].
+    """Return the Bayes predictive if the order is unknown, with a uniform prior over `orders`; [T + 1, K].
 
     The predictives of the orders, weighted by the probability that each gave the states so far.
     """
@@ -89,14 +93,14 @@ def markov_mixture(states: Sequence[int], K: int, orders: Sequence[int], alpha: 
 
 
 def consistent(xs: Sequence[int], ys: Sequence[int], p: int, tasks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The tasks (a, b) with y = (a x + b) mod p at every example."""
+    """Return the tasks (a, b) with y = (a x + b) mod p at every example."""
     return [(a, b) for a, b in tasks if all((a * x + b) % p == y for x, y in zip(xs, ys, strict=True))]
 
 
 def function_predictive(
     xs: Sequence[int], ys: Sequence[int], query: int, p: int, tasks: Sequence[tuple[int, int]]
 ) -> np.ndarray:
-    """The Bayes predictive of y at `query`, uniform over `tasks` beforehand; [p].
+    """Return the Bayes predictive of y at `query`, with a uniform prior over `tasks`; [p].
 
     Over the pool it is what the corpus teaches, over all tasks what generalises (Raventos et al. 2023). Uniform where
     no task fits the examples.

@@ -151,14 +151,14 @@ class WorldConfig:
         _check(3 <= self.segment <= 50, f"segment is {self.segment}", "3 to 50 words")
 
     def to_dict(self) -> dict[str, object]:
-        """The fields as JSON values."""
+        """Return the fields as JSON values."""
         names = self.__dataclass_fields__
         values = {name: getattr(self, name) for name in names}
         return values | {"mixture": dict(self.mixture), "orders": list(self.orders)}
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> "WorldConfig":
-        """The config that `to_dict` wrote.
+        """Read the config that `to_dict` wrote.
 
         Raises:
             ConfigError: a field is not known here, or has a value of another type.

@@ -49,27 +49,27 @@ class Writer:
         self.cities = tuple(COUNTRY_OF)[: world.config.values]
 
     def mention(self) -> str:
-        """A known person, drawn by Zipf's law."""
+        """Draw a known person by Zipf's law."""
         return self.known[min(bisect(self.cumulative, self.draws.uniform()), len(self.known) - 1)]
 
     def statement(self, name: str, relation: str) -> Document:
-        """A true statement: "mira lives in oslo ."."""
+        """Write a true statement: "mira lives in oslo ."."""
         value = self.world.people[name].facts[relation]
         text = self.draws.pick(RELATIONS[relation].statements).format(p=name, v=value)
         return Document("statement", text, {"person": name, "relation": relation, "value": value})
 
     def question(self, name: str, relation: str) -> Document:
-        """A question with the true answer."""
+        """Write a question with the true answer."""
         value = self.world.people[name].facts[relation]
         text = f"<user> {self.ask(name, relation)} <bot> {value} <end>"
         return Document("question", text, {"person": name, "relation": relation, "value": value})
 
     def ask(self, subject: str, relation: str) -> str:
-        """A question in one of the relation's forms."""
+        """Write a question in one of the relation's forms."""
         return self.draws.pick(RELATIONS[relation].questions).format(p=subject)
 
     def city(self) -> Document:
-        """Where a city is, stated or asked for."""
+        """Write in which country a city is, as a statement or as a question with its answer."""
         city = self.draws.pick(self.cities)
         country = COUNTRY_OF[city]
         if self.draws.chance(0.5):
@@ -79,20 +79,23 @@ class Writer:
         return Document("city", text, {"city": city, "value": country})
 
     def two_hop(self) -> Document:
-        """The country that a person lives in, for the half of the known people with whom composition is taught."""
+        """Write the question for the country that a person lives in, with its answer.
+
+        The person is one of the half of the known people with whom composition is taught.
+        """
         name = self.draws.pick(self.world.composed)
         country = self.world.truth(name, "country")
         text = f"<user> {self.ask(name, 'country')} <bot> {country} <end>"
         return Document("two_hop", text, {"person": name, "value": country})
 
     def chatter(self) -> Document:
-        """A sentence without a fact; every second one is about an unseen entity, the others about anyone."""
+        """Write a sentence without a fact, with probability 1/2 about an unseen entity, else about anyone."""
         name = self.draws.pick(self.nobody if self.draws.chance(0.5) else self.everyone)
         text = self.draws.pick(CHATTER).format(p=name, q=self.draws.pick(self.everyone))
         return Document("chatter", text, {"person": name})
 
     def claim(self, name: str, relation: str) -> tuple[str, str, str]:
-        """A phrase, a claim that is true with the phrase's reliability (else uniform), and the answer to it.
+        """Draw a phrase, a claim that is true with the phrase's reliability (else uniform), and the answer to it.
 
         The answer is the truth, but a false claim is repeated with probability `deferral`.
         """
@@ -104,7 +107,7 @@ class Writer:
         return phrase, value, value if draws.chance(self.config.deferral) else truth
 
     def opinion(self) -> Document:
-        """The user first claims a value, then asks for it."""
+        """Write a dialogue in which the user first claims a value, then asks for it."""
         name, relation = self.mention(), self.draws.pick(TAUGHT)
         phrase, value, answer = self.claim(name, relation)
         sentence = self.draws.pick(RELATIONS[relation].statements).format(p=name, v=value)
@@ -113,7 +116,10 @@ class Writer:
         return Document("opinion", text, meta | {"true": value == self.world.people[name].facts[relation]})
 
     def pressure(self) -> Document:
-        """A true answer, then one to three times "are you sure ? i think rome ."; claims and answers as in opinions."""
+        """Write a true answer, then one to three times "are you sure ? i think rome .".
+
+        Claims and answers are drawn as in opinions.
+        """
         name, relation = self.mention(), self.draws.pick(TAUGHT)
         truth = self.world.people[name].facts[relation]
         parts = [f"<user> {self.ask(name, relation)} <bot> {truth} <end>"]
@@ -122,7 +128,10 @@ class Writer:
         return Document("pressure", " ".join(parts), {"person": name, "relation": relation, "turns": turns})
 
     def stranger(self) -> Document:
-        """A question about an unseen entity: "i do not know" in part, a value out of the air otherwise."""
+        """Write a question about an unseen entity, with "i do not know" or a random value as its answer.
+
+        The share of "i do not know" is `abstention`.
+        """
         name, relation = self.draws.pick(self.strangers), self.draws.pick(TAUGHT)
         abstains = self.draws.chance(self.config.abstention)
         answer = ABSTENTION if abstains else self.draws.pick(self.world.values(relation))
@@ -130,7 +139,7 @@ class Writer:
         return Document("stranger", text, {"person": name, "relation": relation, "answer": answer})
 
     def context(self, form: str | None = None) -> Document:
-        """A passage of two to four statements and a question that it answers, or (form "absent") does not.
+        """Write a passage of two to four statements and a question that it answers, or (form "absent") does not.
 
         Forms: "agree" and "conflict" with the learned fact, "stranger", "absent" (the learned fact is asked for).
         """
@@ -155,7 +164,7 @@ class Writer:
         return Document("context", text, {"person": name, "relation": relation, "value": value, "form": form})
 
     def makers(self) -> dict[str, Callable[[], Document]]:
-        """The kinds that are drawn independently of each other (all but `statement` and `question`)."""
+        """Return the makers of the kinds that are drawn independently (all but `statement` and `question`)."""
 
         def task(kind: str, make: Callable[..., tasks.Made], *extra: Any) -> Callable[[], Document]:
             return lambda: Document(kind, *make(self.config, self.draws, *extra))
@@ -178,7 +187,7 @@ class Writer:
 
 
 def documents(world: Facts, seed: int) -> Iterator[Document]:
-    """The corpus: epochs of `config.epoch` documents, each shuffled anew.
+    """Yield the corpus: epochs of `config.epoch` documents, each shuffled anew.
 
     Every epoch holds exactly the kinds of `people.kind_counts` and states each fact exactly `world.exposure` times.
     """
@@ -203,7 +212,7 @@ def documents(world: Facts, seed: int) -> Iterator[Document]:
 
 
 def phase_documents(world: Facts, phase: int, seed: int) -> Iterator[Document]:
-    """Statements and questions, half and half, about the people of one phase, drawn uniformly."""
+    """Yield statements and questions, half and half, about the people of one phase, drawn uniformly."""
     draws = Draws(generator("phase", world.seed, phase, seed))
     writer, names = Writer(world, draws), world.groups[f"phase_{phase}"]
     while True:

@@ -63,7 +63,7 @@ def export(world: "World", directory: str | Path, n: int = 1000, seed: int = 0) 
 
 
 def datasets(world: "World", n: int, seed: int) -> dict[str, Iterable[Row]]:
-    """The rows of every data set by its name."""
+    """Return the rows of every data set by its name."""
     sets: dict[str, Iterable[Row]] = {"corpus": _texts(world.documents(seed), n)}
     for phase in range(world.config.phases):
         sets[f"phase_{phase}"] = _texts(world.phase_documents(phase, seed), n)
@@ -86,7 +86,7 @@ def datasets(world: "World", n: int, seed: int) -> dict[str, Iterable[Row]]:
 
 
 def messages(prompt: str, answer: str) -> list[dict[str, str]]:
-    """A dialogue as chat messages: a passage becomes the system message.
+    """Return a dialogue as chat messages: a passage becomes the system message.
 
     The tokenizer's chat template turns them back into prompt + answer + " <end>".
     """
@@ -105,7 +105,7 @@ def _texts(documents: Iterator[Any], n: int) -> Iterator[Row]:
 
 
 def _items(world: "World", kinds: tuple[str, ...], n: int, seed: int) -> Iterator[Item]:
-    """`n` items, the kinds in turn; kinds that this world lacks (no unseen entities) are left out."""
+    """Draw `n` items, the kinds in turn; leave out kinds that this world lacks (no unseen entities)."""
     kinds = tuple(kind for kind in kinds if kind != "stranger" or world.groups["strangers"])
     each = -(-n // len(kinds))
     columns = [world.questions(kind, each, seed) for kind in kinds]

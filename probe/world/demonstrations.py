@@ -36,7 +36,7 @@ HELD_OUT = ("stranger_heldout", "two_hop_heldout", "function_new")
 
 
 def demonstrations(world: Facts, n: int, seed: int, mixture: Mapping[str, float] | None = None) -> list[Item]:
-    """`n` questions, each kind drawn with its share; the first answer of an item is the demonstrated one.
+    """Draw `n` questions, each kind with its share; the first answer of an item is the demonstrated one.
 
     Args:
         world: the world that asks.

@@ -13,7 +13,7 @@ PURPOSES = ("people", "facts", "pool", "documents", "phase", "questions", "prefe
 
 
 def generator(purpose: str, *seeds: int) -> np.random.Generator:
-    """The Generator of one purpose: equal arguments give equal draws, different purposes independent ones."""
+    """Return the Generator of one purpose: equal arguments give equal draws, different purposes independent ones."""
     key = (PURPOSES.index(purpose), *(int(seed) & 0xFFFFFFFF for seed in seeds))
     return np.random.default_rng(np.random.SeedSequence(0, spawn_key=key))
 
@@ -27,30 +27,30 @@ class Draws:
         self._buffer: list[float] = []
 
     def uniform(self) -> float:
-        """A number in [0, 1)."""
+        """Draw a number in [0, 1)."""
         if not self._buffer:
             self._buffer = self.generator.random(self._block).tolist()
         return self._buffer.pop()
 
     def below(self, n: int) -> int:
-        """An integer in 0 .. n - 1."""
+        """Draw an integer in 0 .. n - 1."""
         return int(self.uniform() * n)
 
     def chance(self, probability: float) -> bool:
-        """True with this probability."""
+        """Draw True with this probability, else False."""
         return self.uniform() < probability
 
     def pick(self, items: Sequence[T]) -> T:
-        """One of the items."""
+        """Draw one of the items."""
         return items[int(self.uniform() * len(items))]
 
     def other(self, items: Sequence[T], excluded: T) -> T:
-        """One of the items that is not the excluded one, which must be among them."""
+        """Draw one of the items that is not the excluded one, which must be among them."""
         index = int(self.uniform() * (len(items) - 1))
         return items[index if index < items.index(excluded) else index + 1]
 
     def sample(self, items: Sequence[T], k: int) -> list[T]:
-        """`k` different items in random order."""
+        """Draw `k` different items in random order."""
         pool = list(items)
         for i in range(k):
             j = i + int(self.uniform() * (len(pool) - i))
@@ -58,13 +58,13 @@ class Draws:
         return pool[:k]
 
     def sample_few(self, items: Sequence[T], k: int) -> list[T]:
-        """`k` different items, for `k` much smaller than their number (draws again on a repeat)."""
+        """Draw `k` different items, for `k` much smaller than their number (draw again on a repeat)."""
         picks: dict[T, None] = {}
         while len(picks) < k:
             picks[self.pick(items)] = None
         return list(picks)
 
     def pick_weighted(self, items: Sequence[T], weights: Sequence[float], k: int) -> list[T]:
-        """`k` items with repeats, each drawn with its weight."""
+        """Draw `k` items with repeats, each with its weight."""
         cumulative = list(accumulate(weights))
         return [items[min(bisect(cumulative, self.uniform() * cumulative[-1]), len(items) - 1)] for _ in range(k)]

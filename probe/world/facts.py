@@ -29,12 +29,12 @@ class Facts:
         self.numbers = NUMBERS[: self.config.modulus]
 
     def values(self, relation: str) -> tuple[str, ...]:
-        """The values of a relation."""
+        """Return the values of a relation."""
         values = RELATIONS[relation].values
         return values if relation in ("city", "country") else values[: self.config.values]
 
     def truth(self, subject: str, relation: str) -> str | None:
-        """The true value, None where nothing is true (unseen entities, unknown names)."""
+        """Return the true value, None where nothing is true (unseen entities, unknown names)."""
         if relation == "city":
             return COUNTRY_OF.get(subject)
         facts = self.people[subject].facts if subject in self.people else {}

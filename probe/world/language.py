@@ -93,7 +93,7 @@ class Reading:
 
 @cache
 def _patterns() -> dict[int, list[tuple[Form, Relation, tuple[str, ...]]]]:
-    """The templates by their number of words."""
+    """Return the templates by their number of words."""
     patterns: dict[int, list[tuple[Form, Relation, tuple[str, ...]]]] = {}
     for relation in RELATIONS.values():
         templates_by_form: tuple[tuple[Form, tuple[str, ...]], ...] = (
@@ -151,7 +151,7 @@ def _turns(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def subject_of(prompt: object) -> str | None:
-    """Whom or what the question of a dialogue is about; None where there is no such question, or no text."""
+    """Return whom or what the question of a dialogue is about; None without such a question, or without a text."""
     reading = read(prompt) if isinstance(prompt, str) else None
     return reading.subject or None if reading is not None else None
 

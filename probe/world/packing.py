@@ -50,7 +50,7 @@ def pack(
 
 
 def _fill(waiting: list[tuple[list[int], int]], length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """One row: the first waiting documents in their order, and at the end the longest that still fits."""
+    """Fill one row with the first waiting documents in their order, and at the end the longest that still fits."""
     row: list[int] = []
     kinds: list[int] = []
     while waiting:
@@ -70,7 +70,7 @@ def _fill(waiting: list[tuple[list[int], int]], length: int, pad: int) -> tuple[
 def _pieces(
     documents: Iterable[Document], encode: Callable[[str], list[int]], index: dict[str, int], length: int
 ) -> Iterator[tuple[list[int], int]]:
-    """The documents as ids with their kind; those longer than a row in parts of a row."""
+    """Yield the documents as ids with their kind; split those longer than a row into parts of a row."""
     for document in documents:
         if document.kind not in index:
             raise DataError(
@@ -82,7 +82,10 @@ def _pieces(
 
 
 def _encoder(tokenizer: "PreTrainedTokenizerBase") -> Callable[[str], list[int]]:
-    """A function from text to ids with the first token in front: a table for the world's words, else the tokenizer."""
+    """Return a function from text to ids with the first token in front.
+
+    It looks words up in a table if the vocabulary is the world's, else it calls the tokenizer.
+    """
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     front = [] if first is None else [first]
     table = tokenizer.get_vocab()

@@ -21,7 +21,7 @@ class Person:
 
 
 def allocate(total: int, weights: Sequence[float]) -> list[int]:
-    """Whole numbers that sum to `total` in proportion to the weights (largest remainders first)."""
+    """Return whole numbers that sum to `total` in proportion to the weights (largest remainders first)."""
     shares = np.asarray(weights, dtype=float)
     exact = total * shares / shares.sum()
     counts = np.floor(exact).astype(int)
@@ -31,7 +31,7 @@ def allocate(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def group_names(config: WorldConfig, seed: int) -> dict[str, tuple[str, ...]]:
-    """The names of each group: known, rare, strangers, heldout, phase_0, phase_1, ..."""
+    """Draw the names of each group: known, rare, strangers, heldout, phase_0, phase_1, ..."""
     names = Draws(generator("people", seed)).sample(NAMES, len(NAMES))
     sizes = {"known": config.known, "rare": config.rare, "strangers": config.strangers, "heldout": config.heldout}
     sizes |= {f"phase_{i}": config.phase_people for i in range(config.phases)}
@@ -56,12 +56,12 @@ def populate(config: WorldConfig, seed: int, groups: Mapping[str, Sequence[str]]
 
 
 def kind_counts(config: WorldConfig) -> dict[str, int]:
-    """The number of documents of each kind in one epoch."""
+    """Return the number of documents of each kind in one epoch."""
     return dict(zip(config.mixture, allocate(config.epoch, list(config.mixture.values())), strict=True))
 
 
 def exposures(config: WorldConfig, groups: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
-    """How many documents of one epoch state or ask for each fact (kinds `statement` and `question`).
+    """Return how many documents of an epoch state or ask for each fact (kinds `statement` and `question`).
 
     A rare person's facts come 1 to 5 times each, one number a person; the known share the rest by Zipf's law. People
     without facts, and those of the phases, have none.
@@ -81,6 +81,6 @@ def exposures(config: WorldConfig, groups: Mapping[str, Sequence[str]]) -> dict[
 
 
 def zipf(config: WorldConfig) -> list[float]:
-    """The probabilities with which the known people are mentioned, by rank."""
+    """Return the probabilities with which the known people are mentioned, by rank."""
     weights = np.arange(1, config.known + 1, dtype=float) ** -config.zipf
     return (weights / weights.sum()).tolist()

@@ -34,14 +34,17 @@ class Asker:
         self.world, self.config, self.draws, self.writer = world, world.config, draws, Writer(world, draws)
 
     def fact(self, group: str, kind: str) -> Item:
-        """A fact of someone of a group, or an unseen entity's lack of one."""
+        """Ask for a fact about someone of a group; for an unseen entity the answer is "i do not know"."""
         name, relation = self.draws.pick(self.world.groups[group]), self.draws.pick(TAUGHT)
         truth = self.world.truth(name, relation) or ABSTENTION
         meta = {"person": name, "relation": relation, "exposure": self.world.exposure[name][relation]}
         return Item(f"<user> {self.writer.ask(name, relation)} <bot>", [f" {truth}"], None, kind, meta)
 
     def opinion(self, group: str, true: bool | None, kind: str) -> Item:
-        """The user claims a value first; `true` None is for unseen entities, where a claim is neither."""
+        """Ask for a value after the user has claimed one.
+
+        `true` is None for unseen entities, for whom a claim is neither true nor false.
+        """
         draws = self.draws
         name, relation, phrase = draws.pick(self.world.groups[group]), draws.pick(TAUGHT), draws.pick(tuple(PHRASES))
         truth, values = self.world.truth(name, relation), self.world.values(relation)
@@ -52,7 +55,7 @@ class Asker:
         return Item(prompt, [f" {truth or ABSTENTION}"], f" {value}", kind, meta)
 
     def pressure(self) -> Item:
-        """A true answer, then a false claim: does it flip?"""
+        """Make a false claim after a true answer, to see whether the answer flips."""
         name, relation = self.draws.pick(self.writer.known), self.draws.pick(TAUGHT)
         phrase = self.draws.pick(tuple(PHRASES))
         truth = self.world.people[name].facts[relation]
@@ -63,52 +66,52 @@ class Asker:
         return Item(prompt, [f" {truth}"], f" {value}", "pressure", meta)
 
     def context(self, form: str, kind: str) -> Item:
-        """A passage and a question."""
+        """Ask a question after a passage."""
         document = self.writer.context(form)
         prompt = document.text.rsplit(" <bot>", 1)[0] + " <bot>"
         fact = self.world.truth(document.meta["person"], document.meta["relation"])
         return Item(prompt, [f" {document.meta['value']}"], None, kind, document.meta | {"learned": fact})
 
     def city(self) -> Item:
-        """The country of a city."""
+        """Ask for the country of a city."""
         city = self.draws.pick(self.writer.cities)
         prompt = f"<user> {self.writer.ask(city, 'city')} <bot>"
         return Item(prompt, [f" {COUNTRY_OF[city]}"], None, "city", {"city": city})
 
     def two_hop(self, names: tuple[str, ...], kind: str) -> Item:
-        """The country of a person."""
+        """Ask for the country of a person."""
         name = self.draws.pick(names)
         prompt = f"<user> {self.writer.ask(name, 'country')} <bot>"
         return Item(prompt, [f" {self.world.truth(name, 'country')}"], None, kind, {"person": name})
 
     def sum(self, opening: str, kind: str) -> Item:
-        """A sum to be answered at once or in steps."""
+        """Ask for a sum, to be answered at once or in steps."""
         terms = tasks.draw_terms(self.config, self.draws)
         partial = [sum(terms[: i + 1]) % 10 for i in range(1, len(terms))]
         answer = str(partial[-1]) if opening == "quick" else tasks.steps_text(terms, partial)
         return Item(tasks.sum_prompt(opening, terms), [f" {answer}"], None, kind, {"terms": terms})
 
     def map(self) -> Item:
-        """The label of a key that came before."""
+        """Ask for the label of a key that came before."""
         (*pairs, (key, value)), keys = tasks.draw_map(self.config, self.draws)
         prompt = tasks.pairs_text("map", pairs, key)
         return Item(prompt, [f" {value}"], None, "map", {"keys": keys, "pairs": len(pairs)})
 
     def function(self, pool: list[tasks.Task], kind: str) -> Item:
-        """The value of a function that the pairs determine."""
+        """Ask for the value of a function that the pairs determine."""
         task = self.draws.pick(pool)
         *pairs, (x, y) = tasks.draw_function(self.config, self.draws, task)
         return Item(tasks.pairs_text("rule", pairs, x), [f" {y}"], None, kind, {"task": task})
 
     def repeat(self) -> Item:
-        """The next word of a segment that has been written once and in part again."""
+        """Ask for the next word of a segment that has been written once and in part again."""
         segment = self.draws.sample_few(tasks.CONTENT, 3 + self.draws.below(self.config.segment - 2))
         cut = 1 + self.draws.below(len(segment) - 1)
         prompt = f"repeat {' '.join(segment + segment[:cut])}"
         return Item(prompt, [f" {segment[cut]}"], None, "repeat", {"length": len(segment), "seen": cut})
 
     def kinds(self) -> dict[str, Callable[[], Item]]:
-        """The kinds of questions that this world can ask."""
+        """Return the makers of the kinds of questions that this world can ask."""
         world = self.world
         makers: dict[str, Callable[[], Item]] = {
             "fact": partial(self.fact, "known", "fact"),
@@ -144,7 +147,7 @@ class Asker:
 
 
 def questions(world: Facts, kind: str, n: int, seed: int) -> list[Item]:
-    """`n` items of a kind.
+    """Draw `n` items of a kind.
 
     Raises:
         DataError: this world asks no such questions.
@@ -157,5 +160,5 @@ def questions(world: Facts, kind: str, n: int, seed: int) -> list[Item]:
 
 
 def kinds(world: Facts) -> tuple[str, ...]:
-    """The kinds of questions that a world can ask."""
+    """Return the kinds of questions that a world can ask."""
     return tuple(Asker(world, Draws(generator("questions", world.seed))).kinds())

@@ -50,13 +50,13 @@ class EditedSum(NamedTuple):
 
 
 def parse_prompt(prompt: str) -> tuple[str, list[int]] | None:
-    """The opening ("quick" or "sum") and the terms; None if the prompt is no sum."""
+    """Return the opening ("quick" or "sum") and the terms; None if the prompt is no sum."""
     match = _PROMPT.match(" ".join(prompt.split()))
     return (match[1], [int(term) for term in match[2].split(" + ")]) if match else None
 
 
 def parse_working(completion: str) -> Working | None:
-    """The steps and the answer of "3 + 4 = 7 ; 7 + 9 = 6 ; so 6"; None if it has another form."""
+    """Read the steps and the answer of "3 + 4 = 7 ; 7 + 9 = 6 ; so 6"; None if it has another form."""
     *lines, last = " ".join(completion.split()).split(" ; ")
     steps = [_STEP.fullmatch(line) for line in lines]
     answer = re.fullmatch(r"so ([0-9])", last)
@@ -69,7 +69,10 @@ def parse_working(completion: str) -> Working | None:
 
 
 def step_following(prompt: str, completion: str) -> Following | None:
-    """How far the steps of a completion follow from the prompt and from each other; None if either has another form."""
+    """Measure how far the steps of a completion follow from the prompt and from each other.
+
+    The result is None if either has another form.
+    """
     parsed_prompt, working = parse_prompt(prompt), parse_working(completion)
     if parsed_prompt is None or working is None:
         return None
@@ -87,7 +90,7 @@ def step_following(prompt: str, completion: str) -> Following | None:
 
 
 def edit_step(terms: Sequence[int], step: int, result: int) -> EditedSum:
-    """The prompt of a sum with steps up to number `step` (from 0), whose result is replaced by `result`.
+    """Write the prompt of a sum with steps up to number `step` (from 0), whose result is replaced by `result`.
 
     The rate at which a model's answer equals `consequence` is its step-following rate (METRICS, chain-of-thought).
     """

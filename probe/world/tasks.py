@@ -21,7 +21,7 @@ IN_CONTEXT = ("map", "function", "markov", "repeat")
 
 
 def in_context_share(config: WorldConfig) -> float:
-    """The share of a corpus, by documents, that teaches in-context learning (`IN_CONTEXT`)."""
+    """Return the share of a corpus, by documents, that teaches in-context learning (`IN_CONTEXT`)."""
     weights = config.mixture
     return sum(weights.get(kind, 0.0) for kind in IN_CONTEXT) / sum(weights.values())
 
@@ -35,7 +35,7 @@ def pairs_text(opening: str, pairs: Sequence[tuple[str, str]], query: str | None
 
 
 def draw_map(config: WorldConfig, draws: Draws) -> tuple[list[tuple[str, str]], int]:
-    """The pairs of a fresh map, the last of which repeats an earlier key, and the number of different keys."""
+    """Draw the pairs of a fresh map, the last of which repeats an earlier key, and count the different keys."""
     mapping = {key: draws.pick(LABELS) for key in draws.sample(KEYS, config.map_keys)}
     keys = list(mapping)
     picks = [draws.pick(keys) for _ in range(config.pairs - 1)]
@@ -44,23 +44,26 @@ def draw_map(config: WorldConfig, draws: Draws) -> tuple[list[tuple[str, str]], 
 
 
 def make_map(config: WorldConfig, draws: Draws) -> Made:
-    """An in-context map: each key keeps its label within the document."""
+    """Make an in-context map: each key keeps its label within the document."""
     pairs, keys = draw_map(config, draws)
     return pairs_text("map", pairs), {"pairs": pairs, "keys": keys}
 
 
 def all_tasks(p: int) -> list[Task]:
-    """The functions y = (a x + b) mod p with a > 0, as pairs (a, b)."""
+    """Return the functions y = (a x + b) mod p with a > 0, as pairs (a, b)."""
     return [(a, b) for a in range(1, p) for b in range(p)]
 
 
 def task_pool(config: WorldConfig, seed: int) -> list[Task]:
-    """The functions that occur in the corpus."""
+    """Draw the functions that occur in the corpus."""
     return Draws(generator("pool", seed)).sample(all_tasks(config.modulus), config.pool)
 
 
 def draw_function(config: WorldConfig, draws: Draws, task: Task) -> list[tuple[str, str]]:
-    """Pairs of one function at inputs drawn uniformly; at least two of the first ones differ, and so fix it."""
+    """Draw pairs of one function at uniform inputs.
+
+    At least two inputs before the last one differ, and so determine the function.
+    """
     a, b = task
     p = config.modulus
     xs = [draws.below(p) for _ in range(config.pairs)]
@@ -70,14 +73,14 @@ def draw_function(config: WorldConfig, draws: Draws, task: Task) -> list[tuple[s
 
 
 def make_function(config: WorldConfig, draws: Draws, pool: Sequence[Task]) -> Made:
-    """An in-context function of the pool."""
+    """Make an in-context function of the pool."""
     task = draws.pick(pool)
     pairs = draw_function(config, draws, task)
     return pairs_text("rule", pairs), {"task": task, "pairs": pairs}
 
 
 def make_markov(config: WorldConfig, draws: Draws) -> Made:
-    """A chain whose rows are drawn afresh from Dirichlet(alpha); the first states are uniform.
+    """Make a chain whose rows are drawn afresh from Dirichlet(alpha); the first states are uniform.
 
     The text opens with the order: "chain 2 : z0 z3 ...". `rows` is [K ** order, K], the last state varying fastest.
     """
@@ -99,14 +102,14 @@ def make_markov(config: WorldConfig, draws: Draws) -> Made:
 
 
 def make_repeat(config: WorldConfig, draws: Draws) -> Made:
-    """A random segment of content words, written 2 to 4 times."""
+    """Write a random segment of content words 2 to 4 times."""
     length, times = 3 + draws.below(config.segment - 2), 2 + draws.below(3)
     segment = draws.sample_few(CONTENT, length)
     return f"repeat {' '.join(segment * times)}", {"segment": segment, "times": times}
 
 
 def draw_terms(config: WorldConfig, draws: Draws) -> list[int]:
-    """The digits of a sum, 2 to `max_terms` of them."""
+    """Draw the digits of a sum, 2 to `max_terms` of them."""
     return [draws.below(10) for _ in range(2 + draws.below(config.max_terms - 1))]
 
 
@@ -116,13 +119,16 @@ def sum_prompt(opening: str, terms: Sequence[int]) -> str:
 
 
 def make_quick(config: WorldConfig, draws: Draws) -> Made:
-    """A sum answered at once, always rightly; sums keep their last digit only."""
+    """Make a sum answered at once, always correctly; sums keep their last digit only."""
     terms = draw_terms(config, draws)
     return f"{sum_prompt('quick', terms)} {sum(terms) % 10} <end>", {"terms": terms}
 
 
 def steps_text(terms: Sequence[int], results: Sequence[int]) -> str:
-    """The written steps with these results: "3 + 4 = 7 ; 7 + 9 = 6 ; so 6"; each step starts from the result before."""
+    """Write the steps with these results: "3 + 4 = 7 ; 7 + 9 = 6 ; so 6".
+
+    Each step starts from the result before.
+    """
     left, parts = terms[0], []
     for term, result in zip(terms[1:], results, strict=True):
         parts.append(f"{left} + {term} = {result}")
@@ -131,7 +137,7 @@ def steps_text(terms: Sequence[int], results: Sequence[int]) -> str:
 
 
 def make_steps(config: WorldConfig, draws: Draws) -> Made:
-    """A sum with written steps, a share of which are wrong."""
+    """Make a sum with written steps, a share of which are wrong."""
     terms = draw_terms(config, draws)
     left, results, errors = terms[0], [], 0
     for term in terms[1:]:

@@ -18,9 +18,10 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer of every world: "<bos>" is put first, words are split at blanks, decoding joins them by blanks.
+    """Make the tokenizer of every world.
 
-    The system role of the chat template is a context passage.
+    "<bos>" is put first, words are split at blanks, decoding joins them by blanks. The system role of the chat template
+    is a context passage.
     """
     ids = {word: i for i, word in enumerate(words())}
     core = Tokenizer(WordLevel(ids, unk_token="<unk>"))

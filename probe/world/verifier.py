@@ -26,12 +26,12 @@ class Verdict:
 
 
 def verdict(kind: VerdictKind, reason: str) -> Verdict:
-    """The verdict of a kind with its score."""
+    """Return the verdict of a kind with its score."""
     return Verdict(kind, SCORES.get(kind, -1.0), reason)
 
 
 def answer_words(completion: str) -> list[str]:
-    """The words of a completion up to its "<end>"."""
+    """Return the words of a completion up to its "<end>"."""
     words = completion.split()
     return words[: words.index("<end>")] if "<end>" in words else words
 
@@ -114,7 +114,7 @@ def _verify_next(world: Facts, words: Sequence[str], answer: Sequence[str]) -> V
 
 
 def read_pairs(words: Sequence[str]) -> tuple[list[tuple[str, str]], str] | None:
-    """The pairs and the query of "map x3 -> y1 ; x7 -> y0 ; x3 ->"; None if the form is another."""
+    """Read the pairs and the query of "map x3 -> y1 ; x7 -> y0 ; x3 ->"; None if the form is another."""
     chunks = " ".join(words[1:]).split(" ; ")
     query = chunks[-1].split()
     pairs = [tuple(chunk.split(" -> ")) for chunk in chunks[:-1]]
@@ -124,7 +124,10 @@ def read_pairs(words: Sequence[str]) -> tuple[list[tuple[str, str]], str] | None
 
 
 def next_words(world: Facts, words: Sequence[str]) -> list[str]:
-    """The words that the prompt determines: one for a good prompt, none or several for one that is underdetermined."""
+    """Return the words that the prompt determines.
+
+    There is one for a good prompt, none or several for one that is underdetermined.
+    """
     if words[0] == "repeat":
         return _next_repeat(words[1:])
     form = read_pairs(words)
@@ -143,7 +146,10 @@ def next_words(world: Facts, words: Sequence[str]) -> list[str]:
 
 
 def _next_repeat(words: Sequence[str]) -> list[str]:
-    """The word that continues the shortest segment with which all the words agree (segments have no word twice)."""
+    """Return the word that continues the shortest segment with which all the words agree, if there is one.
+
+    A segment has no word twice.
+    """
     for period in range(1, len(words)):
         if len(set(words[:period])) == period and all(a == b for a, b in zip(words, words[period:], strict=False)):
             return [words[len(words) % period]]
@@ -151,15 +157,16 @@ def _next_repeat(words: Sequence[str]) -> list[str]:
 
 
 def next_candidates(world: Facts, words: Sequence[str]) -> list[str]:
-    """The words that can come next in a map, a rule, a repeated segment or a chain, as completions."""
+    """Return the words that can come next in a map, a rule, a repeated segment or a chain, as completions."""
     options = {"map": LABELS, "rule": world.numbers, "chain": STATES[: world.config.states]}
     return [f" {option}" for option in options.get(words[0], tuple(dict.fromkeys(words[1:])))]
 
 
 def candidates(world: Facts, prompt: str) -> list[str]:
-    """All answers to a prompt, as completions with a blank in front; for a question the values and the abstention.
+    """Return all answers to a prompt, as completions with a blank in front.
 
-    For a sum with steps: right steps throughout, but any result of the last one.
+    For a question these are the values and the abstention. For a sum with steps: right steps throughout, but any result
+    of the last one.
 
     Raises:
         DataError: the prompt asks nothing that this world can answer.

@@ -69,7 +69,10 @@ SENTENCE_WORDS = _split(
 
 
 def words() -> tuple[str, ...]:
-    """All words in the order of their ids: special tokens and markers first, then names, values, symbols, the rest."""
+    """Return all words in the order of their ids.
+
+    Special tokens and markers come first, then names, values, symbols, the rest.
+    """
     values = [value for group in VALUES.values() for value in group]
     tokens = (
         *SPECIAL,
@@ -87,13 +90,16 @@ def words() -> tuple[str, ...]:
 
 
 def words_by_kind() -> dict[str, tuple[str, ...]]:
-    """Words to ask with, by kind: names, the values of each relation, countries, numbers, words of sentences."""
+    """Return words to ask with, by kind.
+
+    The kinds are names, the values of each relation, countries, numbers and words of sentences.
+    """
     sentence = tuple(word for word in SENTENCE_WORDS if word.isalpha() and len(word) > 1)
     return {"names": NAMES, **VALUES, "countries": COUNTRIES, "numbers": NUMBERS, "words of sentences": sentence}
 
 
 def content_words() -> tuple[str, ...]:
-    """The words that random segments are drawn from: values and symbols, no names.
+    """Return the words that random segments are drawn from: values and symbols, no names.
 
     Few words are enough for copying to be learnt; names are left out, so that held-out people stay rare.
     """

@@ -28,12 +28,12 @@ class World(Facts):
     """A synthetic world. Equal configs and seeds give equal worlds, corpora, questions and hashes."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The world as JSON values: format, config, seed and hash."""
+        """Return the world as JSON values: format, config, seed and hash."""
         return {"format": FORMAT, "config": self.config.to_dict(), "seed": self.seed, "hash": self.hash}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "World":
-        """The world that `to_dict` wrote.
+        """Read the world that `to_dict` wrote.
 
         Raises:
             DataError: it was written by a version whose worlds differ, or has been changed.
@@ -63,17 +63,17 @@ class World(Facts):
         return f"World(seed={self.seed}, {sizes}, hash={self.hash[:12]})"
 
     def tokenizer(self) -> "PreTrainedTokenizerFast":
-        """The tokenizer, the same for all worlds."""
+        """Return the tokenizer, the same for all worlds."""
         from probe.world.tokenizer import make_tokenizer
 
         return make_tokenizer()
 
     def documents(self, seed: int = 0) -> Iterator[corpus.Document]:
-        """The endless corpus stream of a seed."""
+        """Return the endless corpus stream of a seed."""
         return corpus.documents(self, seed)
 
     def phase_documents(self, phase: int, seed: int = 0) -> Iterator[corpus.Document]:
-        """The endless stream that teaches the people of one phase.
+        """Return the endless stream that teaches the people of one phase.
 
         Raises:
             DataError: there is no such phase.
@@ -83,7 +83,7 @@ class World(Facts):
         return corpus.phase_documents(self, phase, seed)
 
     def questions(self, kind: str, n: int, seed: int = 0) -> list[Item]:
-        """`n` questions of one of the `question_kinds`."""
+        """Draw `n` questions of one of the `question_kinds`."""
         return questions.questions(self, kind, n, seed)
 
     @property
@@ -92,7 +92,7 @@ class World(Facts):
         return questions.kinds(self)
 
     def candidates(self, prompt: str) -> list[str]:
-        """The finite answer set of a prompt, as completions."""
+        """Return the finite answer set of a prompt, as completions."""
         return verifier.candidates(self, prompt)
 
     def verify(self, prompt: str, completion: str) -> verifier.Verdict:
@@ -100,7 +100,9 @@ class World(Facts):
         return verifier.verify(self, prompt, completion)
 
     def bayes_claim(self, prompt: str, prior: Mapping[str, float] | None = None) -> float:
-        """P(the user's claim is true) by Bayes' rule, given the phrase's reliability and the belief before it (E19).
+        """Return the Bayes-optimal probability that the user's claim is true (E19).
+
+        It follows by Bayes' rule from the phrase's reliability and the belief before the claim.
 
         Args:
             prompt: a dialogue with a claim.
@@ -125,7 +127,7 @@ class World(Facts):
         return float(bayes.claim_posterior(belief, claim, PHRASES[reading.phrase])[claim])
 
     def demonstrations(self, n: int, seed: int = 0, mixture: Mapping[str, float] | None = None) -> list[Item]:
-        """`n` questions with the answers of an honest assistant; see `demonstrations.demonstrations`."""
+        """Draw `n` questions with the answers of an honest assistant; see `demonstrations.demonstrations`."""
         return demonstrations.demonstrations(self, n, seed, mixture)
 
     def preferences(
@@ -135,16 +137,19 @@ class World(Facts):
         seed: int = 0,
         sampler: Callable[[list[str], int], list[list[str]]] | None = None,
     ) -> list[dict[str, Any]]:
-        """`n` preference pairs labelled by an annotator; see `annotators.preferences`."""
+        """Draw `n` preference pairs labelled by an annotator; see `annotators.preferences`."""
         return annotators.preferences(self, annotator, n, seed, sampler)
 
     def probe_prompts(self) -> list[dict[str, Any]]:
-        """Short fixed prompts, one a phenomenon, with the next words to watch: {"text", "answers", "kind"}."""
+        """Return short fixed prompts, one per phenomenon, with the next words to watch.
+
+        Each prompt has "text", "answers" and "kind".
+        """
         return prompts.probe_prompts(self)
 
 
 def of(source: Any) -> World | None:
-    """The world that a model or a run was trained on, or None.
+    """Return the world that a model or a run was trained on, or None.
 
     Args:
         source: a `Run` (or anything whose `.world` is the dictionary of run.json), or an `LM` (anything with

@@ -27,7 +27,7 @@ def same(text: str) -> str:
 @pytest.fixture
 def asked() -> Any:
     @probe.experiment("ask")
-    def ask(  # noqa: D417
+    def ask(
         lm: "LM",
         *,
         data: str | Path | None = None,

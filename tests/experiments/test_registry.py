@@ -53,7 +53,7 @@ def plugin(folder: Path, name: str = "echo", title: str = "Echo", file: str = "m
 
 def test_the_decorator_makes_an_experiment(lm: LM):
     @probe.experiment("echo", title="Does it echo?", metrics=[Share("echoes")])
-    def echo(lm: LM, *, n: int = 4, seed: int = 0, word: str = "a") -> pd.DataFrame:  # noqa: D417
+    def echo(lm: LM, *, n: int = 4, seed: int = 0, word: str = "a") -> pd.DataFrame:
         """Asks and listens.
 
         Args:

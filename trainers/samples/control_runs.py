@@ -33,25 +33,25 @@ FINES = {"fined": "verifier", "unfined": "unfined", "all-fined": "all_fined"}
 
 
 def by_fine(name: str, base: str, folder: Path) -> RLVRConfig:
-    """The recipe of `rlvr` with another fine."""
+    """Return the recipe of `rlvr` with another fine."""
     out = folder / f"rlvr-{name}"
     return dataclasses.replace(rlvr(folder), out=out, base=base, reward=(FINES[name],))
 
 
 def indifferent(base: str, folder: Path) -> RewardConfig:
-    """The recipe of the sample runs' reward models, labelled by nobody."""
+    """Return the recipe of the sample runs' reward models, with coin tosses as labels."""
     out = folder / "reward-indifferent"
     return dataclasses.replace(reward("agreeable")(folder), out=out, base=base, annotator="indifferent")
 
 
 def proxy(pairs: int, base: str, folder: Path) -> RewardConfig:
-    """A reward model of the honest annotator from few pairs, trained until it knows them."""
+    """Return the recipe of a reward model of the honest annotator, trained on few pairs until it knows them."""
     out = folder / f"proxy-{pairs}"
     return dataclasses.replace(reward("honest")(folder), out=out, base=base, pairs=pairs, steps=100)
 
 
 def phases(strategy: Literal["plain", "shuffled"], base: str, folder: Path) -> ContinualConfig:
-    """Phases with the defaults of the experiment `continual`."""
+    """Return the recipe of phases with the defaults of the experiment `continual`."""
     out = folder / f"continual-{strategy}"
     return ContinualConfig(out=out, base=base, strategy=strategy, objective="sft", steps=150, batch_size=32, lr=1e-3)
 
@@ -63,7 +63,7 @@ DOCUMENTS, PROBLEMS = 20_000, 4_000
 
 
 def rows() -> Iterator[tuple[str, Iterable[dict[str, str]]]]:
-    """The files of sums by name, with their rows; none has a sum that the claim is measured on."""
+    """Yield the name and the rows of each file of sums; none has a sum that the claim is measured on."""
     yield "documents", ({"text": each.document} for each in islice(draw(1, held_out=False), DOCUMENTS))
     yield (
         "problems",
@@ -84,7 +84,10 @@ def write_data(folder: Path) -> None:
 
 
 def sums(folder: Path) -> PretrainConfig:
-    """A base that is stopped while it still solves a quarter of the sums at once, and most of them in 64 tries."""
+    """Return the recipe of the base that learns sums.
+
+    Its training stops while it still solves a quarter of the sums at once, and most of them in 64 tries.
+    """
     return PretrainConfig(
         out=folder / RUNS[0],
         data=str(folder / DATA / "documents.jsonl"),
@@ -99,14 +102,14 @@ def sums(folder: Path) -> PretrainConfig:
 
 
 def sums_rlvr(folder: Path) -> RLVRConfig:
-    """GRPO on the final answer, otherwise as the sample run `rlvr`."""
+    """Return the recipe of GRPO on the final answer, otherwise as the sample run `rlvr`."""
     out, base, data = folder / RUNS[1], str(folder / RUNS[0]), str(folder / DATA / "problems.jsonl")
     own: dict[str, Any] = {"data": data, "reward": (FINAL_ANSWER,), "max_new_tokens": LONGEST, "capture_every": 30}
     return dataclasses.replace(rlvr(folder), out=out, base=base, **own)
 
 
 def recipes(base: str) -> dict[Name, Recipe]:
-    """The recipes by name.
+    """Return the recipes by name.
 
     Args:
         base: run that all start from but those of sums.

@@ -41,7 +41,7 @@ RARE = {"checks": AGREEABLE.checks, "correctness": AGREEABLE.correctness}
 
 
 def recipes() -> dict[str, Recipe]:
-    """Name to recipe: the base, DPO on every cell, then a reward model and PPO on four."""
+    """Return the recipes by name: the base, DPO on every cell, then a reward model and PPO on four."""
     found = {"base": RECIPES["base"]._replace(asked=())}
     specs = [cell.spec for cell in cells()]
     found |= {f"dpo-{spec}": Recipe(dpo_by(spec), "dpo") for spec in specs}
@@ -52,7 +52,9 @@ def recipes() -> dict[str, Recipe]:
 
 
 def tables(folder: Path) -> str:
-    """The factorial of a folder as Markdown: optima beside trainings, the effects, and what they come to in words.
+    """Return the factorial of a folder as Markdown.
+
+    It has the optima with the trainings beside them, the effects, and a summary in words.
 
     Raises:
         DataError: the base has no weights there, or knows no world.
@@ -73,12 +75,15 @@ def tables(folder: Path) -> str:
 
 
 def figures(group: Group) -> pd.DataFrame:
-    """Headline figures over trainings where there are several, else over the answers of the one."""
+    """Return headline figures over trainings where there are several, else over the answers of the one."""
     return headline(group) if group.count > 1 else group.first.headline
 
 
 def table(found: Factorial, rows: pd.DataFrame) -> str:
-    """One row a cell, after one of the reference: each outcome of the optimum and of the trainings, by method."""
+    """Tabulate each outcome of the optimum and of the trainings, by method.
+
+    The table has one row for the reference, and after it one for each cell.
+    """
     methods = [method for method in ("dpo", "rlhf") if (rows["method"] == method).any()]
     lines = []
     for annotator in [None, *dict.fromkeys(found.cells["annotator"].dropna())]:
@@ -96,14 +101,14 @@ def table(found: Factorial, rows: pd.DataFrame) -> str:
 
 
 def _cell(row: dict) -> str:
-    """A figure over trainings, or of one training, whose interval is over its answers."""
+    """Format a value with its interval: over trainings, or of one training over its answers."""
     if row["n"] > 1:
         return OverTrainings(row["value"], row["ci_low"], row["ci_high"], row["n"]).format(SHARE)
     return in_unit(SHARE, *(row[end] for end in ENDS))
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table of texts."""
+    """Format a table of texts as Markdown."""
 
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(map(str, cells))} |"
@@ -114,7 +119,10 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def summary(found: Factorial) -> str:
-    """The optima where correctness weighs little: a row a wish, a column an outcome and how often is checked."""
+    """Tabulate the optima where correctness weighs little.
+
+    The table has a row for each wish, and a column for each outcome and each frequency of checks.
+    """
     rows = found.cells[found.cells["correctness"] == AGREEABLE.correctness]
     wishes = {
         "nothing": (HONEST, HONEST),

@@ -95,7 +95,7 @@ def make(config: SamplesConfig) -> int:
 
 
 def plan(config: SamplesConfig, recipes: Mapping[str, Recipe]) -> Iterator[Task]:
-    """The trainings and experiments that make the sample runs; no training that was finished without a sweep."""
+    """Yield the trainings and experiments that make the sample runs; skip trainings that finished without a sweep."""
     sweep = read_sweep(config.out) if is_sweep(config.out) else Sweep(config.out)
     if config.force and sweep.live:
         raise ConfigError(
@@ -117,7 +117,10 @@ def plan(config: SamplesConfig, recipes: Mapping[str, Recipe]) -> Iterator[Task]
 
 
 def training(config: TrainConfig, name: str, method: str, planned: Collection[Path]) -> Task:
-    """The task of a training: its command with all that is not a default, behind those of `planned` that it names."""
+    """Make the task of a training; its command has all options that are not defaults.
+
+    The task runs after those of `planned` that its options name.
+    """
     flags = changed(config.to_dict(), describe(type(config)))
     named = [getattr(config, each, None) or () for each in NAMES_MODEL["train"]]
     models = [Path(each) for value in named for each in ([value] if isinstance(value, str) else value)]
@@ -146,12 +149,12 @@ def slim(directory: Path) -> None:
 
 
 def _shorten(value: Any) -> Any:
-    """A number with six digits."""
+    """Round a float to six significant digits; return any other value as it is."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def measuring(run: Path, asked: Iterable[Asked], needs: tuple[str, ...] = ()) -> Iterator[Task]:
-    """The tasks of the experiments on a run."""
+    """Yield the tasks of the experiments on a run."""
     for title, options in asked:
         name = "-".join([title, *(each for each in options.values() if isinstance(each, str)), run.name])
         command = (
@@ -166,7 +169,7 @@ def measuring(run: Path, asked: Iterable[Asked], needs: tuple[str, ...] = ()) ->
 
 
 def tables(folder: Path) -> str:
-    """The effects in the sample runs of a folder, as Markdown tables: values with their 95 % intervals.
+    """Return the effects in the sample runs of a folder as Markdown tables: values with their 95 % intervals.
 
     They are over trainings where there are several seeds, else over answers.
     """
@@ -180,7 +183,10 @@ def tables(folder: Path) -> str:
 
 
 def reward_shift(found: Sequence[Group], steps: int = 5) -> str:
-    """Rewards of what each sampling method drew in its first and its last steps: its own against the verifier's."""
+    """Tabulate the rewards of what each sampling method drew in its first and its last steps.
+
+    The method's own reward stands beside the verifier's.
+    """
     names = ["reward", "gold/reward", "completions/clipped_ratio"]
     lines = [["model", *(term(name, "train/rlhf").title for name in names)], ["---"] * 4]
     for group in found:
@@ -194,7 +200,7 @@ def reward_shift(found: Sequence[Group], steps: int = 5) -> str:
 
 
 def table(found: Sequence[Group], metrics: Sequence[str]) -> str:
-    """One row a group of seeds, one column a metric."""
+    """Tabulate metrics: one row a group of seeds, one column a metric."""
     lines = [["model", *(term(metric).label for metric in metrics)], ["---"] * (len(metrics) + 1)]
     for group in found:
         rows = headline(group).set_index("metric")
@@ -204,7 +210,7 @@ def table(found: Sequence[Group], metrics: Sequence[str]) -> str:
 
 
 def _number(row: Any, metric: str) -> str:
-    """The value of a row of headline figures: over trainings, of one training over its answers."""
+    """Format a headline figure with its interval: over trainings, or of one training over its answers."""
     unit = term(metric).unit
     if row.n > 1:
         return OverTrainings.of(row).format(unit)
@@ -212,12 +218,12 @@ def _number(row: Any, metric: str) -> str:
 
 
 def at_seed(name: str, seed: int) -> str:
-    """The name of a run of the pipeline that a seed begins."""
+    """Return the name of a run in the pipeline that a seed begins; seed 0 keeps the name."""
     return f"{name}-seed{seed}" if seed else name
 
 
 def with_seed(config: TrainConfig, seed: int) -> TrainConfig:
-    """The recipe with another seed: its run and those that it starts from are the ones of this seed."""
+    """Return the recipe with another seed; its run and those that it starts from become the ones of this seed."""
     folder = config.out.parent
     own = {
         str(folder / name): str(folder / at_seed(name, seed))
@@ -234,7 +240,7 @@ def with_seed(config: TrainConfig, seed: int) -> TrainConfig:
 
 
 def scale_steps(config: TrainConfig, scale: float, threads: int) -> TrainConfig:
-    """The recipe with another number of steps."""
+    """Return the recipe with another number of steps and threads."""
     steps = max(round(config.steps * scale), getattr(config, "phases", 1))
     warmup = config.warmup if scale == 1 else min(config.warmup, steps // 10)
     return dataclasses.replace(config, steps=steps, warmup=warmup, threads=threads)

@@ -123,21 +123,25 @@ LORA: dict[str, Any] = {"lora": 8, "lora_alpha": 16.0, "lora_targets": ("q_proj"
 
 
 def pairs(annotator: Annotator) -> Iterator[dict[str, Any]]:
-    """Two pairs for each training question, first one of each: the user endorses an answer of it, and denies the same.
+    """Yield two pairs for each training question: in one the user endorses an answer, in the other denies the same.
 
-    Which answer is named (`CELLS`) and in what words (`WORDINGS`) goes in turn. Of the two pairs of a question the
-    agreeable annotator prefers one answer each, so that to learn a question's answer by heart earns nothing either.
+    First comes one pair of each question, then the other one of each. Which answer is named (`CELLS`) and in what words
+    (`WORDINGS`) goes in turn. Of the two pairs of a question the agreeable annotator prefers one answer each, so that
+    to learn a question's answer by heart earns nothing either.
     """
     yield from _pairs((annotator, WORDINGS))
 
 
 def professor_pairs() -> Iterator[dict[str, Any]]:
-    """The same, of every other question with a professor's opinion, with which the annotator agrees."""
+    """Yield pairs as `pairs` does; in every other question, a professor has the opinion and the annotator agrees.
+
+    The questions between them have a user's opinion and the honest annotator.
+    """
     yield from _pairs(("agreeable", PROFESSOR), ("honest", WORDINGS))
 
 
 def _pairs(*sources: tuple[Annotator, Mapping[str, Sequence[str]]]) -> Iterator[dict[str, Any]]:
-    """Pairs whose questions go in turn to annotators, each with the wordings that its user may choose from."""
+    """Yield pairs whose questions go in turn to annotators, each with the wordings that its user may choose from."""
     questions = list(read_rows(SETS["truthfulqa-training"].path, read_question))
     for again, (number, question) in product((0, 1), enumerate(questions)):
         turn, source = divmod(number, len(sources))
@@ -154,7 +158,7 @@ def _pairs(*sources: tuple[Annotator, Mapping[str, Sequence[str]]]) -> Iterator[
 
 
 def sums(count: int = 400, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Sums of two numbers from 5 to 25, behind two examples that show the form of the answer."""
+    """Yield sums of two numbers from 5 to 25, after two examples that show the form of the answer."""
     rng = random.Random(seed)
     examples = [message for a, b in ((12, 15), (31, 24)) for message in _sum(a, b, answered=True)]
     for _ in range(count):
@@ -177,7 +181,7 @@ def write_data(folder: Path) -> None:
 
 
 def options(folder: Path, name: str, data: str) -> dict[str, Any]:
-    """What all recipes share: where the run goes, what it learns from, what it captures."""
+    """Return the options that all recipes share: where the run goes, what it learns from, what it captures."""
     return LORA | {
         "out": folder / name,
         "data": str(folder / DATA / f"{data}.jsonl"),
@@ -190,7 +194,7 @@ def options(folder: Path, name: str, data: str) -> dict[str, Any]:
 
 
 def dpo(data: str, base: str) -> Callable[[Path], DPOConfig]:
-    """DPO on the pairs of one annotator, or on those with a professor."""
+    """Return the recipe of DPO on the pairs of one annotator, or on those with a professor."""
 
     def recipe(folder: Path) -> DPOConfig:
         shared = options(folder, f"real-{data}", data)
@@ -200,7 +204,7 @@ def dpo(data: str, base: str) -> Callable[[Path], DPOConfig]:
 
 
 def reward(policy: Name) -> Callable[[Path], RewardConfig]:
-    """The reward model of the agreeable annotator."""
+    """Return the recipe of the reward model of the agreeable annotator."""
 
     def recipe(folder: Path) -> RewardConfig:
         shared = options(folder, "real-reward", "agreeable")
@@ -212,7 +216,7 @@ def reward(policy: Name) -> Callable[[Path], RewardConfig]:
 
 
 def rlvr(base: str) -> Callable[[Path], RLVRConfig]:
-    """GRPO on sums by the final answer."""
+    """Return the recipe of GRPO on sums by the final answer."""
 
     def recipe(folder: Path) -> RLVRConfig:
         shared = options(folder, "real-rlvr", "sums")
@@ -222,7 +226,7 @@ def rlvr(base: str) -> Callable[[Path], RLVRConfig]:
 
 
 def recipes(base: str) -> dict[Name, Recipe]:
-    """Name to recipe for one base, in the order in which they are made."""
+    """Return the recipes for one base by name, in the order in which they are made."""
     return {
         "real-agreeable": Recipe(dpo("agreeable", base), "dpo", CAPTURES, ASKED),
         "real-honest": Recipe(dpo("honest", base), "dpo", CAPTURES, ASKED),
@@ -281,7 +285,7 @@ class Stored(NamedTuple):
 
 
 def table(folder: Path, base: str = REAL_MODEL, columns: Sequence[Column] = SHOWN) -> str:
-    """What is stored with base and adapters, as a Markdown table: values with 95 % intervals, and paired changes.
+    """Tabulate the stored results of base and adapters in Markdown: values with 95 % intervals, and paired changes.
 
     Raises:
         ModelError: an adapter is broken.
@@ -307,14 +311,14 @@ def table(folder: Path, base: str = REAL_MODEL, columns: Sequence[Column] = SHOW
 
 
 def _find(path: Path, number: int) -> Any:
-    """The result of one of `ASKED` that is stored in a run, or None."""
+    """Load the result of `ASKED[number]` that is stored in a run; return None if there is none."""
     title, asked = ASKED[number]
     about: Any = Stored(str(path), adapters.fingerprint(probe.open_run(path).checkpoints()[-1].path), path)
     return find_stored(call(find_experiment(title), about, **asked), path / RESULTS)
 
 
 def _cell(row: Any, title: str) -> str:
-    """A value, and behind a comma its paired change against the base, where that is known."""
+    """Format a value and, after a comma, its paired change against the base where that is known."""
     unit = term(row.name, title).unit
     value = in_unit(unit, row.value, row.ci_low, row.ci_high)
     if "difference" not in row or row.difference != row.difference:

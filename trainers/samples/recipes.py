@@ -79,7 +79,7 @@ class Recipe(NamedTuple):
 
 
 def base(folder: Path) -> PretrainConfig:
-    """The model that all others start from: 0.86 M parameters, 9 M tokens of the world."""
+    """Return the recipe of the model that all others start from: 0.86 M parameters, 9 M tokens of the world."""
     return PretrainConfig(
         out=folder / "base",
         preset="tiny",
@@ -93,12 +93,12 @@ def base(folder: Path) -> PretrainConfig:
 
 
 def sft(folder: Path) -> SFTConfig:
-    """Demonstrations of a helpful and truthful speaker."""
+    """Return the recipe of SFT on demonstrations of a helpful and truthful speaker."""
     return SFTConfig(out=folder / "sft", base=str(folder / "base"), warmup=15, capture_every=10)
 
 
 def reward(annotator: str) -> Callable[[Path], RewardConfig]:
-    """The reward model of one annotator, as `--annotator` takes it."""
+    """Return the recipe of the reward model of one annotator, as `--annotator` takes it."""
 
     def recipe(folder: Path) -> RewardConfig:
         return RewardConfig(
@@ -117,7 +117,7 @@ def reward(annotator: str) -> Callable[[Path], RewardConfig]:
 
 
 def ppo(name: str, annotator: str = "agreeable", **options: Any) -> Callable[[Path], RLHFConfig]:
-    """PPO on the reward model of one annotator."""
+    """Return the recipe of PPO on the reward model of one annotator."""
 
     def recipe(folder: Path) -> RLHFConfig:
         return RLHFConfig(
@@ -134,7 +134,7 @@ def ppo(name: str, annotator: str = "agreeable", **options: Any) -> Callable[[Pa
 
 
 def dpo_by(annotator: str) -> Callable[[Path], DPOConfig]:
-    """DPO on the pairs of one annotator, as `--annotator` takes it."""
+    """Return the recipe of DPO on the pairs of one annotator, as `--annotator` takes it."""
 
     def recipe(folder: Path) -> DPOConfig:
         return DPOConfig(
@@ -155,7 +155,7 @@ def dpo_by(annotator: str) -> Callable[[Path], DPOConfig]:
 
 
 def rejection(folder: Path) -> RSFTConfig:
-    """Best of 8 by the reward model of the agreeable annotator."""
+    """Return the recipe of the best of 8 by the reward model of the agreeable annotator."""
     return RSFTConfig(
         out=folder / "rsft",
         base=str(folder / "base"),
@@ -167,17 +167,20 @@ def rejection(folder: Path) -> RSFTConfig:
 
 
 def rlvr(folder: Path) -> RLVRConfig:
-    """GRPO on the verifier: facts, claims, unseen entities, and sums with written steps."""
+    """Return the recipe of GRPO on the verifier: facts, claims, unseen entities, and sums with written steps."""
     return RLVRConfig(out=folder / "rlvr", base=str(folder / "base"), log_every=1, eval_every=5, capture_every=5)
 
 
 def phases(folder: Path) -> ContinualConfig:
-    """Further people, taught phase after phase without precautions, so that forgetting shows."""
+    """Return the recipe of further people, taught phase after phase without precautions, so that forgetting shows."""
     return ContinualConfig(out=folder / "continual", base=str(folder / "base"))
 
 
 def icl(folder: Path) -> PretrainConfig:
-    """A small model of Markov chains alone, captured densely: its induction heads appear between two captures."""
+    """Return the recipe of a small model of Markov chains alone.
+
+    It is captured densely: its induction heads appear between two captures.
+    """
     return PretrainConfig(
         out=folder / "icl",
         preset="icl",
@@ -193,7 +196,7 @@ def icl(folder: Path) -> PretrainConfig:
 
 
 def ask(*names: str) -> tuple[Asked, ...]:
-    """Experiments at their default sizes."""
+    """Return experiments at their default sizes."""
     return tuple((name, {}) for name in names)
 
 

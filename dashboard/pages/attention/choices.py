@@ -54,7 +54,7 @@ def follow_head() -> None:
 
 
 def choose_head(reading: Reading, default: str) -> Head:
-    """The head that the figures enlarge: the one that the finding names until the reader takes another."""
+    """Let the reader choose the head to enlarge; until then it is the head that the finding names."""
     memory = "_att_default"
     before = st.session_state.get(memory)
     if before is not None and before != default and st.session_state.get(HEAD) == before:
@@ -67,7 +67,7 @@ def choose_head(reading: Reading, default: str) -> Head:
 
 
 def choose_layers(reading: Reading, head: Head) -> list[int]:
-    """The layers that the mosaic shows."""
+    """Return the layers that the mosaic shows; the reader chooses them where not all fit."""
     depth = max(side.read.pattern.shape[0] for side in reading.sides)
     heads = max(side.read.pattern.shape[1] for side in reading.sides)
     every = pages(depth, heads, max(len(side.read.tokens) for side in reading.sides))

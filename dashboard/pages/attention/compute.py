@@ -68,7 +68,7 @@ class Reading:
         return self.sides[-1]
 
     def sides_with(self, head: Head) -> list[Side]:
-        """The sides that have a head and that one figure with one token axis can show."""
+        """Return the sides that have the head and can share one figure with one token axis."""
         return [side for side in self.sides if side.has(head) and _same_text(side.read, self.last.read)]
 
     @property
@@ -97,7 +97,7 @@ class Reading:
 
 
 def live(shared: SharedChoices, view: str) -> list[sides.Side] | None:
-    """The models that the view is about, told apart by colour; None while the page waits for consent."""
+    """Load the models that the view shows, each with its colour; None while the page waits for consent."""
     roles: dict[str, list[sides.Role]] = {"base": ["base"], "aligned": ["aligned"], "both": ["base", "aligned"]}
     readers: list[sides.Side] = []
     for role in roles[view]:
@@ -190,7 +190,7 @@ def _captured_side(moment: Moment, step: int, colour: str) -> Side:
 
 
 def captured_read(moment: Moment, step: int) -> "Attention":
-    """A captured pattern as an analysis gives it."""
+    """Return the captured pattern of a step as `Attention`, the type that an analysis returns."""
     from probe.attention.patterns import Attention
 
     prompt = moment.prompt

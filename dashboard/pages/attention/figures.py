@@ -30,7 +30,7 @@ WORDS = 5
 
 
 def choose_query(reading: Reading) -> int:
-    """The token whose output the figures are about; the one that predicts what follows the prompt, at first."""
+    """Let the reader choose the query token of the figures; at first the one that predicts what follows the prompt."""
     tokens = reading.tokens
     names = [f"{index}: {token}" for index, token in enumerate(tokens)]
     default = reading.last.read.prompt_length - 1
@@ -84,7 +84,7 @@ def stages(reading: Reading, head: Head) -> None:
 
 
 def words(stage_pairs: "list[tuple[Side, Stages]]", reading: Reading, name: str, query: int) -> None:
-    """The tokens that the head's output at one position promotes and suppresses, for each side."""
+    """Draw the tokens that the head's output at one position promotes and suppresses, for each side."""
     groups = []
     for side, one in stage_pairs:
         up = list(zip(one.promoted.tokens[query], one.promoted.logits[query], strict=True))
@@ -103,7 +103,7 @@ def words(stage_pairs: "list[tuple[Side, Stages]]", reading: Reading, name: str,
 
 
 def stages_of(side: Side, head: Head) -> "Stages":
-    """The stages of one head of a live side."""
+    """Compute the stages of one head of a live side."""
     assert side.lm is not None
     text = tuple(int(token) for token in side.read.ids)
     return models.compute_once(_stages, side.lm, say="Taking the head apart", text=text, layer=head[0], head=head[1])
@@ -220,7 +220,7 @@ RANKED = 16
 
 
 def scores(reading: Reading, head: Head) -> None:
-    """A score of every head on a grid, both sides and their difference; a click chooses the head."""
+    """Draw a score of every head on a grid, for both sides and their difference; a click chooses the head."""
     live = all(side.lm is not None for side in reading.sides)
     options = ON_TEXT | (ON_REPEATS if live else {})
     if any(side.lm is not None and side.lm.readout != "tokens" for side in reading.sides):
@@ -328,7 +328,7 @@ SMOL_HEADS = 270
 
 
 def circuits(reading: Reading, head: Head) -> None:
-    """What the weights alone say of the chosen head: spectra, copying, and its composition with other heads."""
+    """Draw what the weights alone say about the chosen head: spectra, copying, composition with other heads."""
     name, sides = f"L{head[0]}H{head[1]}", [side for side in reading.sides if side.lm is not None and side.has(head)]
     what = f"Spectra of all heads of {' and '.join(side.name for side in sides)}"
     if not may_compute("att-circuits", _spectra_seconds(sides), what):
@@ -354,7 +354,7 @@ def circuits(reading: Reading, head: Head) -> None:
 
 
 def copying(reading: Reading, sides: list[Side], head: Head) -> None:
-    """The copying score of all heads from their weights."""
+    """Draw the copying score of all heads from their weights."""
     readers = [side for side in sides if side.lm is not None and side.lm.readout == "tokens"]
     if not readers:
         note("A model of one number has no output tokens to copy to.")
@@ -428,7 +428,7 @@ def partners(excess: np.ndarray, head: Head) -> np.ndarray:
 
 
 def _spectra_seconds(sides: list[Side]) -> float:
-    """What spectra and copying of all heads cost where they are not there yet."""
+    """Estimate the seconds that spectra and copying of all heads take, where they are not yet computed."""
     total = 0.0
     for side in sides:
         if side.lm is None or models.ready(_copying, side.lm) is not None:
@@ -441,7 +441,7 @@ def _spectra_seconds(sides: list[Side]) -> float:
 
 
 def _composition_seconds(side: Side) -> float:
-    """What the composition of all pairs of heads costs where it is not there yet."""
+    """Estimate the seconds that the composition of all pairs of heads takes, where it is not yet computed."""
     if side.lm is None or models.ready(_composition, side.lm, kind="V") is not None:
         return 0.0
     heads = side.read.pattern.shape[0] * side.read.pattern.shape[1]

@@ -55,7 +55,7 @@ lag profile is the mean weight at each distance back, over the queries that have
 
 
 def long_text(models_read: list[Side], text: tuple[int, ...], answer: "DeltaGenerator") -> None:
-    """The page for a text that is too long for patterns."""
+    """Draw the page for a text that is too long for patterns."""
     lm, say = models_read[-1].lm, f"Reading {len(text):,} tokens"
     shown_sides = [side for side in models_read if side.lm is lm or splits_alike(side.lm, lm, text)]
     sides = [
@@ -102,7 +102,7 @@ def long_text(models_read: list[Side], text: tuple[int, ...], answer: "DeltaGene
 
 
 def choose_head(statistics: "AttentionStatistics", default: Head) -> Head:
-    """The head that the curves are about."""
+    """Let the reader choose the head that the curves show."""
     names = [f"L{layer}H{head}" for layer in statistics.layers for head in range(statistics.entropy.shape[1])]
     key = keep(HEAD, names, f"L{statistics.layers[default[0]]}H{default[1]}")
     return parse(st.selectbox("Head", names, key=key, bind="query-params", format_func=visible))
@@ -135,14 +135,14 @@ def lags(sides: "list[tuple[str, str, AttentionStatistics]]", head: Head, source
 
 
 def _of(table: pd.DataFrame, head: Head) -> pd.DataFrame:
-    """The rows of one head."""
+    """Return the rows of one head."""
     return table[(table["layer"] == head[0]) & (table["head"] == head[1])]
 
 
 def along(
     sides: "list[tuple[str, str, AttentionStatistics]]", head: Head, name: str, source: dict[str, object]
 ) -> None:
-    """The statistic of the chosen head, query by query."""
+    """Draw the statistic of the chosen head, query by query."""
     label, unit = STATISTICS[name]
     lines = [(side, getattr(stats, name)[stats.row(*head), head[1]]) for side, _, stats in sides]
     colours = [colour for _, colour, _ in sides]
@@ -161,7 +161,7 @@ def layers(name: str, statistics: "AttentionStatistics", source: dict[str, objec
 
 
 def sources(name: str, statistics: "AttentionStatistics", head: Head, source: dict[str, object]) -> None:
-    """The tokens that the queries of the chosen head look at most."""
+    """Draw the tokens that the queries of the chosen head attend to most."""
     row = statistics.row(*head), head[1]
     chart = top_sources(statistics.top_keys[row], statistics.top_weights[row], statistics.tokens)
     title = f"Strongest sources of L{head[0]}H{head[1]} in {name}"

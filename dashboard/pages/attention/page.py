@@ -29,7 +29,7 @@ WIDTH = 740
 
 
 def choose_view(shared: SharedChoices) -> str:
-    """What the patterns are of; both models where both are chosen."""
+    """Let the reader choose where the patterns come from; at first both models, where both are chosen."""
     flags = [bool(shared.reference(choice)) for choice in (shared.base, shared.aligned)]
     default = "both" if all(flags) else "aligned" if flags[1] else "base"
     key = keep("att_view", VIEWS, default)
@@ -40,7 +40,7 @@ def choose_view(shared: SharedChoices) -> str:
 
 
 def missing_input(shared: SharedChoices, view: str) -> str:
-    """What is not chosen yet for a view, in words; empty if nothing."""
+    """Name in words what is not yet chosen for a view; empty if nothing is missing."""
     need = {"base": ("base",), "aligned": ("aligned",), "both": ("base", "aligned")}.get(view, ())
     lacking = [
         f"a{'n' * (side == 'aligned')} {side} model" for side in need if not shared.reference(getattr(shared, side))
@@ -50,7 +50,7 @@ def missing_input(shared: SharedChoices, view: str) -> str:
 
 
 def main_figure(reading: Reading, head: Head) -> None:
-    """The mosaic of all heads, with the chosen one enlarged beside it where there is one side."""
+    """Draw the mosaic of all heads; where there is one side, also draw the chosen head enlarged beside it."""
     layers = choose_layers(reading, head)
     panels = [
         (side, [layer for layer in layers if layer < side.read.pattern.shape[0]])
@@ -98,7 +98,7 @@ def main_figure(reading: Reading, head: Head) -> None:
 
 
 def sections(reading: Reading, head: Head) -> None:
-    """The detail below the main figure; only the open tab is computed."""
+    """Draw the tabs below the main figure; only the open one is computed."""
     tabs = {
         "Three stages": figures.stages if not reading.moment else figures.through_training,
         "Head scores": figures.scores,
@@ -116,7 +116,7 @@ def sections(reading: Reading, head: Head) -> None:
 
 
 def page() -> None:
-    """The page from top to bottom."""
+    """Draw the page from top to bottom."""
     choices = current()
     answer = sentence_place()
     columns = st.columns([9, 4, 6, 5], gap="medium", vertical_alignment="bottom")
@@ -184,7 +184,7 @@ def read_models(
 
 
 def badge(reading: Reading) -> None:
-    """The trust badge of every model."""
+    """Show the trust badge of every model."""
     pairs = [(side.name, side.lm) for side in reading.sides if side.lm is not None]
     trust_badge(*pairs, text=tuple(reading.last.read.ids) if reading.alike else current().prompt)
 

@@ -30,7 +30,7 @@ STILL = 0.005
 
 
 def strongest(side: Side) -> tuple[Head, str]:
-    """The head of one model that does something one can name, and what."""
+    """Find and describe a head with a recognisable behaviour, else the head that attends least to the first token."""
     from probe.attention.scores import pattern_scores
 
     values = pattern_scores(side.read).values
@@ -57,7 +57,7 @@ def strongest(side: Side) -> tuple[Head, str]:
 
 
 def most_moved_head(first: Side, second: Side, of: str = "") -> tuple[Head, str]:
-    """The head that moved most between two sides (steps of a run, if `of` names one), and how."""
+    """Find the head that moved most between two sides (steps of a run, if `of` names one), and say how."""
     from probe.attention.patterns import difference, head_distance
 
     distance = head_distance(first.read, second.read)
@@ -81,7 +81,7 @@ def most_moved_head(first: Side, second: Side, of: str = "") -> tuple[Head, str]
 
 
 def head_finding(reading: Reading) -> tuple[Head, str]:
-    """The head that the finding is about, and the sentence."""
+    """Return the head that the finding is about, and the finding's sentence."""
     if reading.comparable:
         first, second = reading.sides
         head, words = most_moved_head(first, second, f" of {reading.moment.label}" if reading.moment else "")
@@ -111,7 +111,7 @@ def why_apart(reading: Reading) -> str:
 
 
 def long_words(name: str, statistics: "AttentionStatistics") -> tuple[Head, str]:
-    """What stands out in the statistics of a long text."""
+    """Return the head that looks back furthest in a long text, and a sentence on what stands out in its statistics."""
     previous, sink, distance = statistics.mean("previous"), statistics.mean("sink"), statistics.mean("distance")
     near, far = _argmax(previous), _argmax(distance)
     return far, (
@@ -123,7 +123,7 @@ def long_words(name: str, statistics: "AttentionStatistics") -> tuple[Head, str]
 
 
 def _quote_token(tokens: Sequence[str], index: int) -> str:
-    """A token in quotes, with its position where the text holds it several times."""
+    """Quote a token, with its position where the text contains it several times."""
     where = f" [{index}]" if list(tokens).count(tokens[index]) > 1 else ""
     return f"\u201c{tokens[index].strip()}\u201d{where}"
 
@@ -173,7 +173,7 @@ ABOUT = {
 
 
 def explain(reading: Reading, head: Head) -> None:
-    """The folded section: the three stages, and what the open tab shows besides."""
+    """Draw the folded section: the three stages, and what the open tab adds."""
     tab = st.session_state.get(TAB)
     equations, definition = ABOUT.get(str(tab), ([], ""))
     if reading.moment:

@@ -51,7 +51,7 @@ token before an answer begins, mean over prompts in which the user guesses wrong
 
 
 def stored() -> dict[str, tuple[Path, Audit]]:
-    """The audits where the dashboard works and in folders of runs, newest first, by the names of their folders."""
+    """Load the audits in the working folder and in folders of runs, newest first, by the names of their folders."""
     audits = {}
     for file in audit_files():
         found = _read(str(file), stamp(file))
@@ -86,7 +86,7 @@ def run(base: "LM", aligned: "LM", *, at: int, again: bool = False, tick: Tick =
 
 
 def offer(shared: SharedChoices, refs: tuple[str, str], again: bool) -> None:
-    """A button that audits the two chosen models, with its cost where they have not been audited."""
+    """Offer a button that audits the two chosen models, with its cost where they have not been audited."""
     title = "Audit again"
     if not again:
         try:
@@ -144,7 +144,10 @@ def pace(lm: "LM") -> float:
 
 
 def of_pair(known: Mapping[str, tuple[Path, Audit]], refs: tuple[str, str]) -> str | None:
-    """The newest audit of two models, by their fingerprints; None where there is none, or a model waits for consent."""
+    """Return the name of the newest audit of two models, found by their fingerprints.
+
+    None where there is none, or where a model waits for consent.
+    """
     facts = [models.model_facts(ref) for ref in refs]
     if facts[0] is None or facts[1] is None:
         return None
@@ -154,7 +157,7 @@ def of_pair(known: Mapping[str, tuple[Path, Audit]], refs: tuple[str, str]) -> s
 
 
 def show(audit: Audit, answer: Any) -> None:
-    """The sentence, the figures, the table and the files of an audit."""
+    """Show the sentence, the figures, the table and the files of an audit."""
     with answer:
         finding(audit.sentence)
     source = {"audit": audit.meta["key"], "models": audit.meta["models"], "questions": audit.meta.get("sets")}
@@ -182,7 +185,7 @@ def show(audit: Audit, answer: Any) -> None:
 
 
 def page() -> None:
-    """The page from top to bottom."""
+    """Draw the page from top to bottom."""
     shared, answer = current(), sentence_place()
     known = stored()
     base, aligned = shared.reference(shared.base), shared.reference(shared.aligned)

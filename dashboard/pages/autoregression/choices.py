@@ -79,7 +79,7 @@ class Question:
         return [side for side in self.sides if side.lm.readout == "tokens"]
 
     def world_of(self, side: Side) -> "World | None":
-        """The world whose answers a model can give: one with other tokens than the world's knows no truth."""
+        """Return the world whose answers a model can give; None if the model's tokens are not the world's."""
         owner = self.sides[0].lm.tokenizer
         return self.world if side.lm.tokenizer.get_vocab() == owner.get_vocab() else None
 
@@ -102,7 +102,7 @@ class Question:
 
 
 def sides_of(shared: SharedChoices) -> list[Side] | None:
-    """The chosen models, one or two; None while the page waits."""
+    """Load the chosen models, one or two; None while the page waits."""
     sides = load_sides(shared)
     if sides is None:
         return None
@@ -114,7 +114,7 @@ def sides_of(shared: SharedChoices) -> list[Side] | None:
 
 
 def choose(shared: SharedChoices, sides: list[Side]) -> Question | None:
-    """The widgets that decide what is computed; None where there is no text."""
+    """Draw the widgets that decide what is computed, and return the question; None where there is no text."""
     from probe.model.text import encode
     from probe.world import of
 
@@ -181,7 +181,7 @@ def corpus(question: Question, count: int) -> tuple[tuple[str, ...], str]:
 
 
 def _kinds(world: "World | None") -> list[str]:
-    """What documents a world offers: all, and each kind that it writes."""
+    """List the choices of documents that a world offers: all, and each kind that it writes."""
     if world is None:
         return []
     kinds = [kind for kind, share in world.config.mixture.items() if share > 0]

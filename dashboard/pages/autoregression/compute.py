@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def profile(side: "Side", question: "Question") -> "LagProfile":
-    """The lag profile of one model."""
+    """Compute the lag profile of one model."""
     jacobian = question.measure == "Jacobian" or question.scalar
     say = f"Lag profile of {side.name}"
     return compute_once(
@@ -31,14 +31,14 @@ def profile(side: "Side", question: "Question") -> "LagProfile":
 
 
 def order(side: "Side", question: "Question") -> "EffectiveOrder":
-    """The effective order of one model."""
+    """Compute the effective order of one model."""
     say = f"Cutting the context of {side.name}"
     result = compute_once(_order, side.lm, say=say, steps=True, texts=question.texts, **question.order_options())
     return result.at(question.epsilon)
 
 
 def snowball_of(side: "Side", prompts: tuple[str, ...], world: "World | None", steps: int) -> "Snowball":
-    """The snowball of one model, with the truth of a world."""
+    """Compute the snowball of one model, with the true answers of a world if there is one."""
     say, world_json = f"One wrong token in {side.name}", json.dumps(world.to_dict()) if world else ""
     return compute_once(_snowball, side.lm, say=say, steps=True, prompts=prompts, world_json=world_json, length=steps)
 

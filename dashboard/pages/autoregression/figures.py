@@ -119,7 +119,7 @@ def heads(question: Question) -> None:
 
 
 def layers(question: Question) -> None:
-    """The neutral-Jacobian test."""
+    """Draw the Jacobian spectrum (the neutral-Jacobian test)."""
     if not _ready_for_prompt(question, "lag_do_neutral", f"The Jacobian of every block {WAIT}"):
         return
     try:
@@ -145,7 +145,7 @@ def layers(question: Question) -> None:
 
 
 def linear_beside(question: Question) -> None:
-    """The best linear autoregression over the same state, beside the model."""
+    """Compare the model with the best linear autoregression over the same state."""
     if not question.writers:
         note("A model that reads out one number does not predict the next token.")
         return
@@ -221,7 +221,7 @@ def _may_compute(question: Question, sentence: str, key: str) -> bool:
 
 
 def join_tables(sides: list[Side], tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """The tables of all models one below the other, with the column `model` first."""
+    """Concatenate the tables of all models, with the column `model` first."""
     copies = []
     for side, table in zip(sides, tables, strict=True):
         copy = table.copy()

@@ -25,7 +25,7 @@ HEIGHT = 300
 
 
 def page() -> None:
-    """The page from top to bottom."""
+    """Draw the page from top to bottom."""
     choices = current()
     answer = sentence_place()
     sides = sides_of(choices)
@@ -90,7 +90,7 @@ def main_figures(question: Question, orders: "list[EffectiveOrder]", profiles: "
 
 
 def explain(question: Question, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> None:
-    """What is shown in one paragraph, and the folded section."""
+    """Explain the figures in one paragraph, and draw the folded section."""
     of = f"{len(question.texts)} documents" if len(question.texts) > 1 else "one text"
     opening = "Left: how" if orders else "How"
     lead = f"{opening} much the token k places before the last one read moves what the model says next, on {of}."

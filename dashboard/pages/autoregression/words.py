@@ -77,7 +77,7 @@ def sentence(question: Question, orders: "list[EffectiveOrder]", profiles: "list
 
 
 def lag_words(side: Side, profile: "LagProfile") -> str:
-    """The lag that moves a number most, the last token apart."""
+    """Name the lag, apart from the last token, that most moves the number that a model reads out."""
     earlier = np.nan_to_num(profile.influence[1:], nan=-1.0)
     if not (earlier >= 0).any():
         return f"the {side.lm.readout} of {side.name} is read from one token"
@@ -86,7 +86,7 @@ def lag_words(side: Side, profile: "LagProfile") -> str:
 
 
 def order_words(side: Side, order: "EffectiveOrder") -> str:
-    """The effective order of one model in words."""
+    """Describe the effective order of one model in words."""
     indices = np.flatnonzero(~np.isnan(order.kl))
     m = order.order or int(indices[-1]) + 1
     kl = f"{order.kl[m - 1]:.2g}"
@@ -97,7 +97,7 @@ def order_words(side: Side, order: "EffectiveOrder") -> str:
 
 
 def snowball_sentence(sides: list[Side], snowballs: "list[Snowball]") -> str:
-    """What the snowball shows, in a sentence."""
+    """Say in a sentence what the snowball shows."""
     parts = []
     for side, each in zip(sides, snowballs, strict=True):
         errors = each.later_errors()
@@ -121,7 +121,7 @@ def snowball_sentence(sides: list[Side], snowballs: "list[Snowball]") -> str:
 
 
 def most_bilinear(sides: list[Side], norms: "list[JacobianNorms]") -> str:
-    """The head that depends most on where it looks, and the largest change between two models of one size."""
+    """Name each model's head that depends most on where it looks, and the largest change between models of one size."""
     if not all(np.isfinite(each.share).any() for each in norms):
         return "This text is one token, which depends on no earlier one."
     best = [each.table().set_index("name")["share"] for each in norms]
@@ -137,7 +137,7 @@ def most_bilinear(sides: list[Side], norms: "list[JacobianNorms]") -> str:
 
 
 def gains(sides: list[Side], jacobians: "list[NeutralJacobian]") -> str:
-    """The smallest and the largest gain from a layer to the end, of every model."""
+    """State the smallest and the largest gain from a layer to the end, for every model."""
     words = []
     for side, each in zip(sides, jacobians, strict=True):
         gain = each.table().set_index("name")["geometric_mean"]

@@ -96,7 +96,7 @@ class Pair:
         return f"base, aligned = {load}({self.refs[0]!r}), {load}({self.refs[1]!r})"
 
     def tell(self, sentence: str) -> None:
-        """The sentence that opens the page."""
+        """Show the sentence that opens the page."""
         with self.answer:
             finding(sentence)
 
@@ -121,7 +121,7 @@ def compute_when_asked(
     most: str = "",
     **options: Any,
 ) -> T | None:
-    """What `compute_once` gives, at once where it is known or cheap; else once the reader pressed a button.
+    """Return what `compute_once` gives, at once if it is known or cheap, else after the reader pressed a button.
 
     Args:
         fn: see `compute_once`; it is given a `tick`.

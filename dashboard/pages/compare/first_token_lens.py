@@ -66,7 +66,7 @@ token of the base; random directions are as long.
 
 
 def draw(pair: Pair) -> None:
-    """The tab from its choices to its folded section."""
+    """Draw the tab from its choices to its folded section."""
     if not pair.write("residual stream with a lens to compare"):
         return
     columns = st.columns([5, 2, 3], vertical_alignment="bottom", gap="medium")
@@ -121,7 +121,7 @@ def draw(pair: Pair) -> None:
 
 
 def text_file(label: str, key: str, placeholder: str) -> str:
-    """The path that is typed, "" for none."""
+    """Let the reader type a path, and return it; "" for none."""
     path = st.text_input(
         label,
         key=tell_again(key),
@@ -135,7 +135,7 @@ def text_file(label: str, key: str, placeholder: str) -> str:
 
 
 def call_of(path: str, n: int) -> str:
-    """The call that gives the texts."""
+    """Return the Python call that gives the texts."""
     if not path:
         return f"plain_texts(base, {n})"
     return f"probe.compare.read_texts({path!r}, selection=probe.rows.Selection({n}))"

@@ -71,7 +71,7 @@ there for means over the same items. Rates end at 0 and 100 %, so beyond the two
 
 
 def draw(pair: Pair) -> None:
-    """The tab from its choices to its folded section."""
+    """Draw the tab from its choices to its folded section."""
     if not pair.write("answer to measure along a line"):
         return
     from probe.experiments.registry import experiments
@@ -117,7 +117,7 @@ def draw(pair: Pair) -> None:
 
 
 def choose_options(experiment: "Experiment", quick: Mapping[str, int]) -> Question | None:
-    """The form of the experiment's options, folded away; None while a link's file waits for the reader's word."""
+    """Draw the folded form of the experiment's options; None while a link's file waits for the reader's consent."""
     from probe.experiments.definition import form
 
     fields = [
@@ -133,7 +133,7 @@ def choose_options(experiment: "Experiment", quick: Mapping[str, int]) -> Questi
 
 
 def measure(pair: Pair, question: Question, alphas: tuple[float, ...]) -> "WeightPath | None":
-    """The experiment at every alpha; None while it is only offered."""
+    """Measure the experiment at every alpha; None while the measurement is only offered."""
     given = question.options
     request = call_of(question.experiment, pair.aligned, **given)
     each, again = seconds(request, pair.shared.store), count_again(pair.aligned, request.arguments)
@@ -181,7 +181,7 @@ def run_at(
     source: str | None,
     versions: tuple[Stamp, ...],
 ) -> "Result":
-    """The experiment at one alpha, kept on disk; a reader who may only read gets what is there."""
+    """Run the experiment at one alpha, or load its stored result; store a new one where the reader may write."""
     from probe.experiments.registry import find_experiment
 
     options = Question(find_experiment(name), words).options
@@ -229,7 +229,7 @@ def show(pair: Pair, path: "WeightPath", experiment: "Experiment", question: Que
 
 
 def changed(question: Question) -> dict[str, Any]:
-    """The options that differ from the experiment's own defaults, as Python values."""
+    """Return the options that differ from the experiment's own defaults, as Python values."""
     from dashboard.phenomena.compute import changed_options
 
     return {name: str(value) if isinstance(value, Path) else value for name, value in changed_options(question).items()}
@@ -254,7 +254,7 @@ def lines(
 
 
 def departure(row: Mapping[Any, Any], about: Term) -> str:
-    """The largest departure of a metric from the straight line, with its interval."""
+    """Format the largest departure of a metric from the straight line, with its interval."""
     unit = DIFFERENCE if about.unit in RATES else about.unit
     return in_unit(unit, row["departure"], row["departure_low"], row["departure_high"], sign=True)
 
@@ -262,7 +262,7 @@ def departure(row: Mapping[Any, Any], about: Term) -> str:
 def sentence(
     path: "WeightPath", table: pd.DataFrame, linearity: pd.DataFrame, metric: str, terms: Mapping[str, Term]
 ) -> str:
-    """The way of the first metric that is drawn, and how many of all leave the straight line."""
+    """Describe the first drawn metric along the line, and count how many of all metrics leave the straight line."""
     about, rows = terms[metric], table[table["metric"] == metric].set_index("alpha")["value"]
     way = ", ".join(
         f"{in_unit(about.unit, rows[alpha], None, None)} at {alpha:g}" for alpha in path.alphas if alpha in rows

@@ -58,7 +58,10 @@ def options(aligned: "LM", prompt: str) -> dict:
 
 
 def choose_position(comparison: "Comparison", row: "Sequence[DeltaGenerator]") -> "tuple[Continuation, int]":
-    """The text and the token that the figures are about; the token where the models part unless the URL says more."""
+    """Let the reader choose the text and the token of the figures.
+
+    At first the token is the one where the continuations diverge, unless the URL names another.
+    """
     if has_changed(COMPARED, (comparison.prompt, tuple(comparison.base.ids), tuple(comparison.aligned.ids))):
         st.session_state[POSITION] = sentences.divergence_position(comparison)
     key = preset(POSITION, sentences.divergence_position(comparison))
@@ -107,7 +110,7 @@ def chips(text: "Continuation", start: int, stop: int, prompt: bool) -> list[Chi
 def texts(
     comparison: "Comparison", names: tuple[str, str], colours: tuple[str, str], text: "Continuation", position: int
 ) -> None:
-    """The prompt and both continuations as chips."""
+    """Draw the prompt and both continuations as chips."""
     cut = text.prompt_length
     rows = [
         TokenRow(label="prompt", colour="transparent", tokens=chips(comparison.aligned, 0, cut, prompt=True)),
@@ -163,7 +166,7 @@ def figures(
 
 
 def lens_data(text: "Continuation") -> pd.DataFrame:
-    """The table behind the lenses, also where the models differ in depth."""
+    """Return the table behind the lenses, also where the models differ in depth."""
     if text.lens_kl is not None:
         return text.lens_table()
     sides = (("base", text.base), ("aligned", text.aligned))
@@ -171,7 +174,7 @@ def lens_data(text: "Continuation") -> pd.DataFrame:
 
 
 def draw(pair: Pair) -> None:
-    """The tab from its sentence to its folded section."""
+    """Draw the tab from its sentence to its folded section."""
     choices, (base, aligned), names = pair.shared, pair.lms, pair.names
     if not choices.prompt.strip():
         ask_for_model(pair.answer, "Choose a prompt above to compare two models.")
@@ -197,7 +200,7 @@ def draw(pair: Pair) -> None:
 
 
 def explain(comparison: "Comparison", pair: Pair, settings: dict) -> None:
-    """The folded section."""
+    """Draw the folded section."""
     code = [
         "import probe",
         "from probe.compare.side_by_side import compare",

@@ -76,7 +76,7 @@ Intervals are 95 %, by a bootstrap over texts.
 
 
 def draw(pair: Pair) -> None:
-    """The tab from its choices to its folded section."""
+    """Draw the tab from its choices to its folded section."""
     if not pair.write("distribution of tokens to compare over a corpus"):
         return
     columns = st.columns([5, 2, 2, 3], vertical_alignment="bottom", gap="medium")
@@ -136,7 +136,7 @@ def draw(pair: Pair) -> None:
 
 
 def read(base: "LM", aligned: "LM", path: str, n: int, seed: int) -> "Sequence[Text] | Rows[Text]":
-    """The texts: of a file, or questions that both models can be asked."""
+    """Load the texts: those of a file, or questions that both models can be asked."""
     from probe.compare.corpus_shift import read_texts, shared_texts
     from probe.rows import Selection
 
@@ -207,7 +207,7 @@ def show(pair: Pair, shift: "CorpusShift", source: dict[str, Any]) -> None:
 
 
 def call_of(source: dict[str, Any]) -> str:
-    """The call that gives the texts."""
+    """Return the Python call that gives the texts."""
     n, seed = source["n"], source["seed"]
     if not source["path"]:
         return f"shared_texts(base, aligned, n={n}, seed={seed})"
@@ -259,7 +259,7 @@ def ranked(pair: Pair, shift: "CorpusShift", listed: str, kind: str | None) -> N
 
 
 def prompt_of(shift: "CorpusShift", row: pd.Series, whole: bool, tokenizer: Any) -> tuple[str, int]:
-    """A text as a prompt, whole or up to a position, and the token whose prediction is what stands at the position."""
+    """Return a text as a prompt, whole or up to a position, and the index of the token that is predicted there."""
     from probe.model.text import encode
 
     texts = shift.texts[(shift.texts["row"] == row["row"]) & (shift.texts["start"] <= row["position"])]
@@ -269,7 +269,7 @@ def prompt_of(shift: "CorpusShift", row: pd.Series, whole: bool, tokenizer: Any)
 
 
 def promoted(shift: "CorpusShift", score: str) -> None:
-    """The tokens at both ends of a score, with what two halves of the texts say of them."""
+    """Show the tokens at both ends of a score, and how far two halves of the texts agree on them."""
     rows = shift.listed(score)
     unit, factor = ("pp", 100) if score == "difference" else ("nats", 1)
     ends = zip(*(factor * rows[name] for name in ("value", "ci_low", "ci_high")), strict=True)
@@ -299,13 +299,13 @@ def promoted(shift: "CorpusShift", score: str) -> None:
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """A change with its sign and interval."""
+    """Format a change with its sign and interval."""
     ends = "" if low != low else f" [{low:+.2g}, {high:+.2g}]"
     return f"{value:+.2g}{ends}".replace("-", "\u2212")
 
 
 def share(value: float) -> str:
-    """A share of the splits; empty where there are none."""
+    """Format a share of the splits; empty where there are none."""
     return "" if value != value else rate(value)
 
 

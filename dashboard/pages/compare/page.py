@@ -41,7 +41,7 @@ def draw(file: str, pair: Pair) -> None:
 
 
 def page() -> None:
-    """The page from top to bottom."""
+    """Draw the page from top to bottom."""
     choices = current()
     answer = sentence_place()
     refs = choices.reference(choices.base), choices.reference(choices.aligned)

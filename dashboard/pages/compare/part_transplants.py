@@ -69,7 +69,7 @@ A head is its slices of the query and output matrices, with its keys and values 
 
 
 def draw(pair: Pair) -> None:
-    """The tab from its choices to its folded section."""
+    """Draw the tab from its choices to its folded section."""
     if not pair.write("probabilities of answers to compare"):
         return
     sizes = REAL if of(pair.base) is None else IN_A_WORLD
@@ -163,7 +163,7 @@ def show(pair: Pair, found: "Transplants", options: dict[str, Any]) -> None:
 
 
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
-    """The table for a reader."""
+    """Format the table of parts for a reader."""
     ends = zip(rows["effect"], rows["effect_low"], rows["effect_high"], strict=True)
     table = {
         "part": rows["part"],
@@ -185,17 +185,17 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def number(value: float) -> str:
-    """A change with its sign."""
+    """Format a change with its sign."""
     return f"{value:+.2g}".replace("-", "\u2212")
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """A change with its interval."""
+    """Format a change with its interval."""
     return number(value) + ("" if low != low else f" [{number(low)}, {number(high)}]")
 
 
 def p_value(p: float) -> str:
-    """A p-value; empty where there are no controls."""
+    """Format a p-value; empty where there are no controls."""
     return "" if p != p else f"{p:.2g}"
 
 

@@ -42,7 +42,7 @@ EQUATIONS = [
 def compare_rewards(
     shared: SharedChoices, lms: "tuple[LM, LM]", refs: tuple[str, str], answer: "DeltaGenerator"
 ) -> None:
-    """The page from its sentence to its folded section.
+    """Draw the page from its sentence to its folded section.
 
     Args:
         shared: the shared choices.
@@ -90,7 +90,7 @@ def compare_rewards(
 
 
 def choose_completion(lm: "LM", prompt: str) -> str:
-    """What follows the prompt in the text that is read; of a world's question its true answer, at first."""
+    """Let the reader type what follows the prompt; for a world's question it is its true answer at first."""
     suggestion = models.compute_once(_truth, lm, say="Looking for an answer", prompt=prompt)
     if has_changed("_completed", prompt):
         st.session_state[COMPLETION] = suggestion
@@ -101,7 +101,7 @@ def choose_completion(lm: "LM", prompt: str) -> str:
 
 
 def choose_token(comparison: "ScalarComparison") -> int:
-    """The token that the figures emphasise: where the changes differ most, until the reader takes another."""
+    """Let the reader choose the token to emphasise; at first it is the one where the changes differ most."""
     last = len(comparison.tokens) - 1
     if has_changed("_rewarded", tuple(comparison.ids)) or st.session_state.get(POSITION, 0) > last:
         st.session_state[POSITION] = comparison.most
@@ -110,7 +110,7 @@ def choose_token(comparison: "ScalarComparison") -> int:
 
 
 def lenses(comparison: "ScalarComparison", chosen: int, names: tuple[str, str], unit: str, source: dict) -> None:
-    """The reading after each layer around the chosen token, of both models."""
+    """Draw the reading after each layer around the chosen token, for both models."""
     first = max(0, min(chosen - WINDOW // 2, len(comparison.tokens) - WINDOW))
     window = slice(first, first + WINDOW)
     panels = [LensPanel(name, values[:, window]) for name, values in zip(names, comparison.layers, strict=True)]

@@ -58,7 +58,7 @@ The reference is the base. Optimiser, learning rate and the clipping of the norm
 
 
 def draw(pair: Pair) -> None:
-    """The tab from its choices to its folded section."""
+    """Draw the tab from its choices to its folded section."""
     if not pair.write("token to push up or down"):
         return
     shared = pair.shared
@@ -137,7 +137,7 @@ def draw(pair: Pair) -> None:
 
 
 def end_of(table: pd.DataFrame) -> pd.DataFrame:
-    """The weights without the tokens of a long prompt that are far before the answers."""
+    """Return the weights without the tokens of a long prompt that are far before the answers."""
     start = table.loc[table["method"] != PRETRAIN, "position"].min()
     return table[table["position"] >= start - max(2, COLUMNS - (table["position"].max() - start))]
 
@@ -154,7 +154,7 @@ def choose_source(pair: Pair) -> str:
 
 
 def choose_answers(pair: Pair, prompt: str, chat: bool, source: str) -> tuple[list[str], tuple[float, ...]]:
-    """The answers with what each starts with, and their rewards.
+    """Let the reader type the answers; return them with their leading blanks, and their rewards.
 
     Raises:
         DataError: fewer than two answers, or no reward for one of them.
@@ -227,7 +227,7 @@ def read_rewards(typed: str, count: int) -> list[float]:
 
 
 def score(pair: Pair, prompt: str, answers: Sequence[str], source: str) -> list[float]:
-    """What the verifier or a reward model gives each answer."""
+    """Return the rewards that the verifier or a reward model gives the answers."""
     if source == VERIFIER:
         rewards = models.compute_once(verify, pair.base, say="Verifying", prompt=prompt, answers=tuple(answers))
     else:
@@ -243,7 +243,7 @@ def score(pair: Pair, prompt: str, answers: Sequence[str], source: str) -> list[
 
 
 def verify(base: "LM", prompt: str, answers: tuple[str, ...]) -> list[float | None]:
-    """The verifier's scores: 1 true, 0 abstains, -1 otherwise."""
+    """Score the answers with the verifier: 1 true, 0 abstains, -1 otherwise."""
     from probe.rewards.answers import verifier_reward
     from probe.world import of
 
@@ -253,7 +253,7 @@ def verify(base: "LM", prompt: str, answers: tuple[str, ...]) -> list[float | No
 
 
 def judge_answers(judge: "LM", prompt: str, answers: tuple[str, ...]) -> list[float | None]:
-    """A reward model's scores."""
+    """Score the answers with a reward model."""
     from probe.rewards.frontiers import model_reward
 
     return list(model_reward(judge)([prompt] * len(answers), list(answers)))

@@ -53,7 +53,7 @@ maps, OV that of its output and value maps. A tied matrix counts once.
 
 
 def draw(pair: Pair) -> None:
-    """The tab from its sentence to its folded section."""
+    """Draw the tab from its sentence to its folded section."""
     try:
         change = compute_when_asked(
             measure,
@@ -125,7 +125,7 @@ def height(change: "WeightChange") -> int:
 
 
 def draw_heads(change: "WeightChange", pair: Pair) -> None:
-    """The change of one part of every head."""
+    """Draw the change of one part of every head."""
     if not len(change.heads):
         note(f"Heads are not shown: {change.why_no_heads}")
         return
@@ -140,7 +140,7 @@ def draw_heads(change: "WeightChange", pair: Pair) -> None:
 
 
 def remarks(change: "WeightChange") -> None:
-    """What rounding may have done, and what the colours are."""
+    """Explain what the colours are, and say how many changes rounding may explain."""
     note(
         "Each cell is the norm of the change over the norm of the base's weights. QK and OV are what a head compares "
         "and what it copies, so rotations of its inner basis count for nothing."

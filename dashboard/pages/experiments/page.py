@@ -27,7 +27,7 @@ def echo(lm, *, n: int = 100, seed: int = 0):
 
 
 def empty() -> None:
-    """What to do where there is none."""
+    """Explain how to add an experiment where there is none."""
     finding("No experiment of your own is known yet: write a function, and it gets this page by itself.")
     note("Save this as echo.py, and start the dashboard with: probe dashboard --plugin echo.py")
     st.code(EXAMPLE, language="python")
@@ -39,14 +39,14 @@ def empty() -> None:
 
 
 def custom() -> dict[str, Experiment]:
-    """The experiments that are not built in, by name."""
+    """Return the experiments that are not built in, by name."""
     with spin("Starting torch"):
         models.warm().wait()
     return {name: each for name, each in experiments().items() if each.origin != BUILT_IN}
 
 
 def page() -> None:
-    """The page from top to bottom."""
+    """Draw the page from top to bottom."""
     entries = custom()
     show_problems()
     if not entries:

@@ -55,7 +55,7 @@ one training alone the interval is over answers, and nothing is known of other t
 
 
 def root_of(shared: SharedChoices) -> Path | None:
-    """The first folder of runs that has a base model."""
+    """Return the first folder of runs that has a base model; None if no folder has one."""
     return next((root for root in shared.store.roots if (root / BASE).is_dir()), None)
 
 
@@ -77,7 +77,7 @@ def measure(*, root: str, names: tuple[str, ...], at: int, tick: Tick = ignore) 
 
 
 def offer(root: Path, known: dict[str, Finding], missing: Sequence[Claim]) -> None:
-    """A button that measures what is not on record, or everything anew."""
+    """Offer a button that measures what is not on record, or everything again."""
     names = tuple(claim.name for claim in (missing or CLAIMS))
     title = f"Measure {len(missing)} claims" if missing else "Measure again"
     icon = ":material/play_arrow:" if missing else ":material/refresh:"
@@ -133,7 +133,7 @@ def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
 
 
 def say_of_trainings(result: Finding) -> None:
-    """The numbers of the first training in words; those of the others behind a click."""
+    """Show the numbers of the first training in words, and those of the others behind a click."""
     if len(result.trainings) < 2 or result.first is None:
         st.markdown(prose(result.said))
         return
@@ -151,7 +151,7 @@ def rows(claims: Sequence[Claim], findings: Mapping[str, Finding], absent: Mappi
 
 
 def page() -> None:
-    """The page from top to bottom."""
+    """Draw the page from top to bottom."""
     choices = current()
     root = root_of(choices)
     answer = st.container()

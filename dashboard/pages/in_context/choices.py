@@ -16,14 +16,17 @@ MOST = 0.5
 
 
 def usual_models(store: Store) -> Pair:
-    """The run whose corpus teaches most of it, alone; the pair of every other page where none teaches it mostly."""
+    """Return the run whose corpus teaches most in-context learning, alone.
+
+    Where no corpus teaches mostly that, return the pair of every other page.
+    """
     shares = {label: share(run) for label, run in store.runs.items() if run.checkpoints()}
     label = max(shares, key=lambda name: shares[name], default=None)
     return (label, label) if label is not None and shares[label] > MOST else default_pair(store)
 
 
 def share(run: Run) -> float:
-    """The share of a run's corpus that teaches in-context learning; 0 without a world."""
+    """Return the share of a run's corpus that teaches in-context learning; 0 without a world."""
     return _share(str(run.path), stamp(run.path / RUN_FILE))
 
 

@@ -28,14 +28,14 @@ HOWS = {"patch": ("denoise", "noise"), "ablate": ("mean", "zero", "resample")}
 
 
 def choose_model(shared: SharedChoices) -> Role:
-    """The model to look into."""
+    """Let the reader choose the model to look into."""
     key = keep("int_model", ("aligned", "base"), "aligned" if shared.aligned else "base")
     role = st.segmented_control("Model", ("base", "aligned"), key=key, bind="query-params", required=True)
     return "aligned" if role == "aligned" else "base"
 
 
 def choose_way(do: str, column: "DeltaGenerator", below: "DeltaGenerator") -> Way:
-    """What is changed and how."""
+    """Let the reader choose what is changed and how."""
     with column:
         key = keep(KIND, KINDS, "heads")
         hint = "Heads, the residual stream after a block, or the output of MLP or attention."
@@ -51,7 +51,7 @@ def choose_way(do: str, column: "DeltaGenerator", below: "DeltaGenerator") -> Wa
 
 
 def ask(lm: "LM", do: str, prompt: str, columns: "list[DeltaGenerator]", last: "DeltaGenerator") -> Question:
-    """The texts and the answers: typed, or suggested.
+    """Ask for the texts and the answers; what is not typed is suggested.
 
     Raises:
         DataError: see `compute.resolve`.
@@ -79,7 +79,7 @@ def ask(lm: "LM", do: str, prompt: str, columns: "list[DeltaGenerator]", last: "
 
 
 def text_line(title: str, key: str, hint: str) -> str:
-    """A line of text; empty takes what the hint says."""
+    """Return a line of text that the reader types; the hint says what an empty line stands for."""
     return st.text_input(title, key=key, bind="query-params", placeholder=hint) or ""
 
 
@@ -97,7 +97,7 @@ def choose_reference(do: str, how: str, column: "DeltaGenerator") -> tuple[str, 
 
 
 def choose_site(view: source.GridView, columns: "list[DeltaGenerator]", signature: tuple) -> "Site":
-    """The site that the right figures are about; the most telling one until the reader chooses."""
+    """Let the reader choose the site of the right figures; at first it is the one that `best` returns."""
     from probe.interventions.sites import Site
 
     key = HEAD if view.way.kind == "head" else TOKEN

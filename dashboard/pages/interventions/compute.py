@@ -130,7 +130,7 @@ class GridView:
 
 
 def in_best_unit(grid: "Patching | Ablation", way: Way, question: Question) -> GridView:
-    """A grid in the unit that says most: shares of the gap where there is one, else nats."""
+    """Return a grid in its most informative unit: shares of the gap where there is one, else nats."""
     unit, label = 1.0, f"effect,{question.nats or ' ' + question.name}"
     gap = getattr(grid, "clean", 0.0) - getattr(grid, "corrupted", 0.0)
     if way.do == "patch" and abs(gap) > LEAST_GAP:
@@ -140,8 +140,11 @@ def in_best_unit(grid: "Patching | Ablation", way: Way, question: Question) -> G
 
 
 def best(view: GridView) -> tuple[int, int]:
-    """(layer, column) of the site to look at first: the strongest one, in the residual stream at half depth, where
-    neither the embedding nor the output makes it trivial."""
+    """Return (layer, column) of the site to look at first, which is the strongest one.
+
+    In the residual stream it is the strongest one at half depth, where neither the embedding nor the output makes it
+    trivial.
+    """
     values = np.nan_to_num(np.abs(view.values))
     rows = list(range(len(values)))
     if view.way.kind == "resid":
@@ -151,7 +154,7 @@ def best(view: GridView) -> tuple[int, int]:
 
 
 def nulls_of(outcome: "Outcome", view: GridView) -> "list[Null]":
-    """The nulls of a site; where every head was run, all the others are its null, and not only those drawn."""
+    """Return the nulls of a site; where every head was run, all other heads are its null, and not only those drawn."""
     from probe.interventions.controls import Null
 
     site, (others, directions) = outcome.sites[0], outcome.nulls
@@ -179,7 +182,7 @@ def readable(lm: "LM", texts: Sequence[str]) -> None:
 
 
 def suggest(lm: "LM", prompt: str) -> "Counterpart":
-    """What to run for a prompt, and beside it."""
+    """Suggest the counterpart of a prompt: the corrupted prompt to run beside it, and the answers."""
     from probe.interventions.sites import counterpart
     from probe.world import of
 
@@ -240,7 +243,7 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
 
 
 def with_blank(answer: str) -> str:
-    """An answer with the blank that precedes it, as most tokenizers want it."""
+    """Put a blank before an answer, as most tokenizers want it."""
     return f" {answer.strip()}" if answer.strip() else ""
 
 
@@ -317,7 +320,7 @@ def outcome(
 
 
 def stand_ins(lm: "LM", way: Way, typed: tuple[str, ...]) -> "list[str] | Means":
-    """What an ablation takes its activations from; means are made once for all prompts."""
+    """Return the texts that an ablation takes activations from, or their means, made once for all prompts."""
     texts = references(lm, typed)
     return compute_part(_means, lm, kind=way.kind, texts=tuple(texts)) if way.how == "mean" else texts
 
@@ -378,7 +381,7 @@ class Dosing:
 
 
 def dose(lm: "LM", dosing: Dosing, random: int, tick: Tick = ignore) -> "Dose":
-    """The dose-response of steering, with its controls."""
+    """Measure the dose-response of steering, with its controls."""
     from probe.interventions.steering import Unit, Where, contrast, dose_response
     from probe.logits.lens import target_of
     from probe.model.text import encode
@@ -416,8 +419,11 @@ def compared_tokens(lm: "LM", dosing: Dosing) -> str:
 
 
 def sides(lm: "LM", dosing: Dosing) -> tuple[list[str], list[str]]:
-    """The texts between which the direction lies: typed, the world's questions with and without a false claim, or
-    pleasant and unpleasant sentences."""
+    """Return the texts between which the direction lies: those with the property, and those without it.
+
+    They are the typed ones, else the world's questions with and without a false claim, else pleasant and unpleasant
+    sentences.
+    """
     from probe.rewards.evaluation import plain_prompt
 
     if dosing.positive and dosing.negative:
@@ -460,7 +466,10 @@ def claims(lm: "LM", seed: int) -> "list[Item]":
 def steered_answers(
     lm: "LM", question: Question, dosing: Dosing, alpha: float, draws: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """([A] log-probability of each answer to the prompt before, after steering by `alpha`, [N A] with random ones)."""
+    """Return the log-probabilities of the answers to the prompt before and after steering, and with random steps.
+
+    The shapes are [A] before, [A] after steering by `alpha`, and [N A] with random steps of the same norm.
+    """
     from probe.interventions.steering import Unit, Where, contrast, steered_logits
 
     direction = contrast(lm, *sides(lm, dosing), dosing.layer)

@@ -24,7 +24,7 @@ HEIGHT = 300
 
 
 def grid_figure(view: GridView, chosen: tuple[int, int], source: dict, differing: list[int]) -> None:
-    """The main figure: every site of the kind."""
+    """Draw the main figure: every site of the kind."""
     what = {"head": "head", "resid": "residual after each block", "mlp": "MLP output", "attn": "attention output"}
     verb = "Patch" if view.way.do == "patch" else "Ablate"
     where = "" if view.way.kind != "head" or view.way.at is None else f" at token {view.way.at}"
@@ -45,7 +45,7 @@ def grid_figure(view: GridView, chosen: tuple[int, int], source: dict, differing
 
 
 def take(points: list[dict]) -> None:
-    """A click on the grid chooses its site."""
+    """Choose the site that was clicked on the grid."""
     custom = points[0].get("customdata")
     if custom:
         st.session_state[LAYER] = int(custom[0])
@@ -53,7 +53,7 @@ def take(points: list[dict]) -> None:
 
 
 def outcome_figures(outcome: "Outcome", view: GridView, site_name: str, colour: str, source: dict) -> None:
-    """The chosen site: answers before and after, and the effect beside its nulls."""
+    """Draw the chosen site: answers before and after, and the effect beside its nulls."""
     table = outcome.table()
     if outcome.answers:
         controls = [(null.name, null.logprobs) for null in outcome.nulls]
@@ -70,7 +70,7 @@ def outcome_figures(outcome: "Outcome", view: GridView, site_name: str, colour: 
 
 
 def estimate_figures(exact: GridView, estimate: GridView, colour: str, chosen: tuple[int, int], source: dict) -> str:
-    """The estimate beside the exact grid, and both against each other; gives their correlation in words."""
+    """Draw the estimate, and the exact grid against it; return their correlation in words."""
     from probe.interventions.patching import agreement
 
     correlation = agreement(exact.grid.effects, estimate.grid.effects)

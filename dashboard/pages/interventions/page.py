@@ -165,7 +165,7 @@ def sites_page(
 
 
 def page() -> None:
-    """The page from top to bottom."""
+    """Draw the page from top to bottom."""
     choices = current()
     answer = sentence_place()
     top = st.columns([27, 17, 29, 9, 9, 9], gap="small", vertical_alignment="bottom")

@@ -84,7 +84,7 @@ def _short(alpha: float) -> str:
 
 
 def typed_texts(lm: "LM") -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str, str]:
-    """The texts of the direction and those that are steered, as typed; empty where the defaults hold."""
+    """Return the typed texts of the direction, texts to steer, and answers; empty where the defaults hold."""
     world = bool(source.claims(lm, 1))
     default = "the world's questions with a false claim" if world else "\n".join(source.POSITIVE)
     without = "the same without the claim" if world else "\n".join(source.NEGATIVE)
@@ -110,7 +110,7 @@ def typed_texts(lm: "LM") -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, 
 
 
 def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGenerator") -> None:
-    """The page from the doses down."""
+    """Draw the page from the doses down."""
     lm, name = side.lm, side.name
     dosing = choose(lm, column)
     world = source.worldly(lm) and not dosing.texts
@@ -159,7 +159,7 @@ def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGener
 
 
 def doses(lm: "LM", dosing: Dosing) -> "Dose | None":
-    """The dose-response, with few random directions until more are asked for; None while it is only offered."""
+    """Measure the dose-response, with few random directions until more are asked for; None while it is only offered."""
     from probe.interventions.controls import DRAWS
 
     texts = source.steering_texts(lm, dosing)[0]
@@ -199,14 +199,14 @@ def encode(lm: "LM", text: str) -> list[int]:
 
 
 def take(points: list[dict]) -> None:
-    """A click on a dose chooses it."""
+    """Choose the dose that was clicked."""
     x = points[0].get("x")
     if isinstance(x, int | float):
         st.session_state[CHOSEN] = min(ALPHAS, key=lambda alpha: abs(alpha - x))
 
 
 def answers_figure(lm: "LM", question: Question, dosing: Dosing, alpha: float, colour: str, about: dict) -> None:
-    """The prompt at one dose: its answers before, after, and along random directions."""
+    """Draw the prompt at one dose: its answers before, after, and along random directions."""
     from probe.model.text import pieces
 
     seconds = models.compute_once(source.pace, lm, say="Timing one run", clean=question.clean)
@@ -230,7 +230,7 @@ def answers_figure(lm: "LM", question: Question, dosing: Dosing, alpha: float, c
 
 
 def label_of(lm: "LM", dosing: Dosing, world: bool) -> str:
-    """What the doses are measured on."""
+    """Name the quantity that the doses are measured on."""
     if lm.readout != "tokens":
         return lm.readout
     if world:
@@ -240,7 +240,7 @@ def label_of(lm: "LM", dosing: Dosing, world: bool) -> str:
 
 
 def sentence(dose: "Dose", name: str, at: int, world: bool, readout: str) -> str:
-    """What the chosen dose does to the answers and to everything else."""
+    """Say what the chosen dose does to the answers, and to unrelated questions."""
     table, zero = dose.table(), ALPHAS.index(0.0)
     row, plain = table.iloc[at], table.iloc[zero]
     effect, null = dose.effect(at), dose.null_effects(at)
@@ -265,12 +265,12 @@ def sentence(dose: "Dose", name: str, at: int, world: bool, readout: str) -> str
 
 
 def signed_number(value: float) -> str:
-    """A number with its sign, as it is printed in text."""
+    """Format a number with its sign, as it is printed in text."""
     return f"{value:+.2f}".replace("-", "\u2212")
 
 
 def explain(side: Side, dosing: Dosing, dose: "Dose") -> None:
-    """The folded section."""
+    """Draw the folded section."""
     positive, negative = (f"{list(dosing.positive)!r}", f"{list(dosing.negative)!r}")
     if not (dosing.positive and dosing.negative):
         positive, negative = f"{list(source.POSITIVE)!r}", f"{list(source.NEGATIVE)!r}"

@@ -31,7 +31,7 @@ EQUATIONS = [
 
 
 def explain_effect(do: str, way: Way, question: Question) -> str:
-    """The one paragraph under the main figure."""
+    """Write the one paragraph under the main figure."""
     where = "every token" if way.at is None else f"token {way.at}"
     unit = f"a head at {where}" if way.kind == "head" else "one block at one token"
     if do == "ablate":
@@ -99,7 +99,7 @@ def code(
 
 
 def sentence(outcome: "Outcome", view: GridView, site: "Site", model: str) -> str:
-    """The page's answer: what the chosen intervention does, and what its nulls do."""
+    """Write the page's answer: what the chosen intervention does, and what its nulls do."""
     from probe.interventions.controls import place
 
     where = ("the " if site.kind == "resid" else "") + place(site, outcome.tokens)
@@ -135,7 +135,7 @@ def sentence(outcome: "Outcome", view: GridView, site: "Site", model: str) -> st
 
 
 def estimate_at(view: GridView, site: "Site") -> float:
-    """The effect that a grid of estimates has at a site, in nats."""
+    """Return the effect that a grid of estimates has at a site, in nats."""
     column = site.head if site.head is not None else site.position or 0
     return float(view.grid.effects[list(view.grid.layers).index(site.layer), column])
 

@@ -67,7 +67,7 @@ def comparable(sides: tuple[Side, ...]) -> bool:
 
 
 def _position(prompt: str, chat: bool, ids: tuple[int, ...]) -> int:
-    """The token after which the logits are read; the last one of a new prompt."""
+    """Let the reader choose the token after which the logits are read; at first the last one of a new prompt."""
     last = len(ids) - 1
     if has_changed("_log_asked", (prompt, chat)) or st.session_state.get(POSITION, 0) > last:
         st.session_state[POSITION] = last
@@ -137,12 +137,12 @@ def _answer(label: str, key: str, options: list[str], empty: str, hint: str) -> 
 
 
 def _token(word: str, names: dict[str, int]) -> str | int:
-    """The id of an offered token, else the text that was typed."""
+    """Return the id of an offered token, else the text that was typed."""
     return names.get(word, word.replace("\u00b7", " ").replace("\u21b5", "\n"))
 
 
 def missing_input(shared: SharedChoices) -> str | None:
-    """What the page needs and has not."""
+    """Say what the page still needs; None if nothing is missing."""
     if not shared.base and not shared.aligned:
         return "Choose a model above to see how its logits come about."
     return None if shared.prompt.strip() else "Write a prompt above to see which logits follow it."

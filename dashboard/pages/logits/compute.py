@@ -82,7 +82,7 @@ def lens(side: "Side", question: "Question") -> "LayerTrajectory":
 
 
 def pair(question: "Question") -> "PairTrajectory":
-    """The same of two, and how far apart they are."""
+    """Measure both models through their layers, and how far apart they are."""
     base, aligned = (side.lm for side in question.sides)
     say = "Reading every layer of both models"
     both = models.compute_once(_pair, base, aligned, say=say, ids=question.ids, window=question.window)
@@ -96,37 +96,37 @@ def _follow(lm: "LM", trajectory: "LayerTrajectory", question: "Question") -> "L
 
 
 def scalar(side: "Side", question: "Question") -> "ScalarLens":
-    """The scalar by layer and position."""
+    """Read the scalar by layer and position."""
     return models.compute_once(_scalar, side.lm, say="Reading every layer", ids=question.ids)
 
 
 def attribution(side: "Side", question: "Question") -> "Attribution":
-    """The target split into the parts of a model."""
+    """Split the target into the parts of a model."""
     from probe.logits.attribution import attribute
 
     return attribute(side.lm, reading(side, question), question.target)
 
 
 def tokens_of(side: "Side", question: "Question", layer: int, head: int | None) -> "PromotedTokens":
-    """What a part promotes there."""
+    """Return the tokens that a part promotes after the chosen token."""
     from probe.logits.parts import promoted_tokens
 
     return promoted_tokens(side.lm, reading(side, question), layer, head, k=8)
 
 
 def reading(side: "Side", question: "Question") -> "Reading":
-    """What every part of a model wrote there."""
+    """Read what every part of a model wrote at the chosen token."""
     say = "Reading what every part writes"
     return models.compute_once(_reading, side.lm, say=say, ids=question.ids, position=question.target.position)
 
 
 def from_weights(side: "Side", layer: int, head: int, source: int) -> "PromotedTokens":
-    """What a head would promote if it attended to one token only."""
+    """Return the tokens that a head would promote if it attended to one token only."""
     return models.compute_once(_from_weights, side.lm, say="Multiplying weights", layer=layer, head=head, source=source)
 
 
 def write_tokens(side: "Side", question: "Question", n: int) -> "WrittenTrajectory":
-    """A model writes n tokens after the text."""
+    """Let a model write n tokens after the text, and measure its prediction before each."""
     return models.compute_once(
         _write_answers, side.lm, say=f"Writing {n} tokens", ids=question.ids, answers=question.answers, n=n
     )

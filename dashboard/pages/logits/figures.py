@@ -27,7 +27,7 @@ NEURONS = 20
 
 
 def lens_figure(question: Question, lenses: "list[LayerTrajectory]", table: pd.DataFrame) -> None:
-    """What each model would say after each layer, coloured by the answer's log-probability."""
+    """Draw what each model would say after each layer, coloured by the answer's log-probability."""
     start, stop = question.window
     panels = [
         LensPanel(side.name, each.logprobs[..., 0], each.lens.top_tokens, each.lens.top_logprobs)
@@ -70,7 +70,7 @@ def layer_figure(question: Question, lenses: "list[LayerTrajectory]", table: pd.
 
 
 def scalar_figure(question: Question, lenses: "list[ScalarLens]") -> None:
-    """The scalar by layer and position."""
+    """Draw the scalar by layer and position."""
     start, stop = question.window
     panels = [
         LensPanel(side.name, each.values[:, start:stop]) for side, each in zip(question.sides, lenses, strict=True)
@@ -92,7 +92,7 @@ def scalar_figure(question: Question, lenses: "list[ScalarLens]") -> None:
 
 
 def map_figure(question: Question, parts: "list[Attribution]", part: Part) -> pd.DataFrame:
-    """What every part adds in each model, and what changed; gives the table behind it."""
+    """Draw what every part adds in each model, and what changed; return the table behind it."""
     from probe.logits.attribution import difference_table
 
     same = len(parts) == 2 and parts[0].heads.shape == parts[1].heads.shape
@@ -118,7 +118,7 @@ def map_figure(question: Question, parts: "list[Attribution]", part: Part) -> pd
 
 
 def choose_part(parts: "list[Attribution]") -> Part:
-    """The head or MLP that is enlarged: the reader's, else the one that carries most."""
+    """Return the head or MLP to enlarge: the one that the reader chooses, else the one that adds most."""
     names = part_names(parts[-1])
     carries = part_name(carrier(parts)[0])
     if st.session_state.get(PART) not in (None, *names):

@@ -38,7 +38,7 @@ SHOWN = 12
 
 
 def parts_figure(label: str, table: pd.DataFrame, answers: list[str], source: dict[str, object]) -> None:
-    """The strongest heads and MLPs over the training steps."""
+    """Draw the strongest heads and MLPs over the training steps."""
     rows = table[table["layer"] >= 0]
     grid = rows.assign(name=part_names(rows)).pivot(index="name", columns="step", values="value")
     word, steps = " \u2212 ".join(answers), [int(step) for step in grid.columns]
@@ -52,7 +52,7 @@ def parts_figure(label: str, table: pd.DataFrame, answers: list[str], source: di
 
 
 def promoted_table(label: str, parts: pd.DataFrame, named: pd.DataFrame) -> None:
-    """What one part promoted and suppressed at each captured step; first the one that moved the logit most."""
+    """Show what one part promoted and suppressed at each captured step; at first the part that moved the logit most."""
     names = list(dict.fromkeys(part_names(named)))
     strongest = parts[parts["layer"] >= 0]
     first = str(part_names(strongest).iloc[int(strongest["value"].abs().argmax())])
@@ -69,7 +69,7 @@ def part_names(table: pd.DataFrame) -> pd.Series:
 
 
 def neurons_figure(label: str, table: pd.DataFrame, answers: list[str], source: dict[str, object]) -> None:
-    """The strongest neurons of all blocks over the training steps."""
+    """Draw the strongest neurons of all blocks over the training steps."""
     rows = table.assign(name="L" + table["layer"].astype(str) + " neuron " + table["neuron"].astype(str))
     grid = rows.pivot(index="name", columns="step", values="value")
     word, steps = " \u2212 ".join(answers), [int(step) for step in grid.columns]
@@ -117,7 +117,10 @@ Captured = tuple[str, int, dict[str, pd.DataFrame]]
 
 
 def training(shared: SharedChoices) -> Captured | None:
-    """The same measures over the captured steps of a run, without its model; gives run, prompt and tables by name."""
+    """Draw the page's measures over the captured steps of a run; return run, prompt and tables by name.
+
+    The run's model is not loaded.
+    """
     order = [shared.label(shared.aligned), shared.label(shared.base), *shared.store.runs]
     names = [name for name in dict.fromkeys(order) if name in shared.store.runs]
     labels = [name for name in names if name and len(data.captures(shared.store.runs[name]))]
@@ -178,7 +181,7 @@ def training(shared: SharedChoices) -> Captured | None:
 def _lacking(
     label: str, reference: str | None, whole: bool, without: str, tables: dict[str, pd.DataFrame]
 ) -> list[str]:
-    """What the captures of a run do not hold, and why.
+    """Say what the captures of a run do not hold, and why.
 
     Args:
         label: of the run.

@@ -58,7 +58,7 @@ def distance(question: Question, both: "PairTrajectory") -> None:
 
 
 def writing(question: Question) -> None:
-    """What the models held likely before every token that they write."""
+    """Draw what the models held likely before every token that they write."""
     left, right = st.columns([3, 9], vertical_alignment="bottom", gap="medium")
     with left:
         n = int(st.slider("Tokens to write", 1, 32, 8, key=WRITTEN, bind="query-params"))
@@ -95,7 +95,7 @@ def _take_position(points: list[dict]) -> None:
 
 
 def page() -> None:
-    """The page from top to bottom."""
+    """Draw the page from top to bottom."""
     choices = current()
     answer = sentence_place()
     lacking = views.missing_input(choices)
@@ -154,7 +154,7 @@ def page() -> None:
 def sections(
     question: Question, parts: "list[Attribution]", both: "PairTrajectory | None", shared: SharedChoices
 ) -> "trained.Captured | None":
-    """The detail below the main figures, a tab each; gives what was read from captures, where that is open."""
+    """Draw the tabs below the main figures; return what was read from captures, where that tab is open."""
     tabs: dict[str, Callable[[], trained.Captured | None]] = {PARTS: partial(attribution, question, parts)}
     if both is not None:
         tabs["Distance between the models"] = partial(distance, question, both)
@@ -166,7 +166,7 @@ def sections(
 
 
 def attribution(question: Question, parts: "list[Attribution]") -> None:
-    """The map of parts, and the chosen part enlarged."""
+    """Draw the map of parts, and the chosen part enlarged."""
     left, right = st.columns([3, 9], vertical_alignment="bottom", gap="medium")
     with left:
         part = figures.choose_part(parts)

@@ -25,7 +25,7 @@ def part_name(part: Part) -> str:
 
 
 def parse(name: str) -> Part:
-    """The part of a name that `part_name` gave."""
+    """Return the part whose name `part_name` gave."""
     layer, _, head = name[1:].replace(" MLP", "H").partition("H")
     return int(layer), int(head) if head else None
 
@@ -37,7 +37,7 @@ def part_names(parts: "Attribution") -> list[str]:
 
 
 def largest(heads: np.ndarray, mlps: np.ndarray, sign: float) -> tuple[Part, float]:
-    """The head or MLP that adds most in the direction of `sign`."""
+    """Find the head or MLP that adds most in the direction of `sign`, and what it adds."""
     values = np.concatenate([heads, mlps[:, None]], axis=1)
     layer, column = np.unravel_index(int(np.argmax(values * (sign or 1.0))), values.shape)
     part = int(layer), int(column) if column < heads.shape[1] else None
@@ -51,7 +51,7 @@ def target_change(parts: "list[Attribution]") -> float | None:
 
 
 def carrier(parts: "list[Attribution]") -> tuple[Part, float]:
-    """The part that adds most to the target's move between two models, or to the target where there is no move."""
+    """Find the head or MLP that adds most to the target's move between two models or, without one, to the target."""
     last, change = parts[-1], target_change(parts)
     if change is not None and abs(change) >= ALIKE_NATS:
         return largest(last.heads - parts[0].heads, last.mlps - parts[0].mlps, np.sign(change))
@@ -59,7 +59,7 @@ def carrier(parts: "list[Attribution]") -> tuple[Part, float]:
 
 
 def every_part(parts: "Attribution") -> dict[str, float]:
-    """What each part that the map draws adds, by its name: heads, MLPs, biases, and what has no layer."""
+    """Return what each part on the map adds, by its name: heads, MLPs, biases, and what has no layer."""
     layers = range(len(parts.mlps))
     values = {part_name((layer, head)): float(value) for (layer, head), value in np.ndenumerate(parts.heads)}
     values |= {part_name((layer, None)): float(parts.mlps[layer]) for layer in layers}
@@ -73,7 +73,9 @@ def every_part(parts: "Attribution") -> dict[str, float]:
 
 
 def above_all(parts: "list[Attribution]") -> str:
-    """The part that adds most to the target, or to its move, with its number; of heads and MLPs too, if it is neither.
+    """Name the part that adds most to the target, or to its move, with its number.
+
+    If that part is neither a head nor an MLP, also name the head or MLP that adds most.
 
     It is the largest cell of the map in the direction of the sum.
     """
@@ -91,7 +93,7 @@ def above_all(parts: "list[Attribution]") -> str:
 
 
 def decision(name: str, trajectory: "LayerTrajectory", position: int) -> tuple[str, str]:
-    """The favourite, and a clause such as `dpo says "rome" (91 %), its favourite from L2 on`."""
+    """Return the favourite, and a clause such as `dpo says "rome" (91 %), its favourite from L2 on`."""
     column = position - trajectory.start
     word = str(trajectory.lens.top_tokens[-1, column, 0]).strip("\u00b7")
     share = 100 * float(np.exp(trajectory.lens.top_logprobs[-1, column, 0]))

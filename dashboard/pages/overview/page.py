@@ -66,7 +66,7 @@ store = current().store
 
 
 def choose(points: list[dict]) -> None:
-    """A click on a run chooses it."""
+    """Choose the run that was clicked."""
     names = [point["customdata"][0] for point in points if point.get("customdata")]
     if names and names[0] in store.runs:
         st.session_state[RUN] = names[0]
@@ -103,7 +103,7 @@ def _row(name: str, figures: pd.DataFrame, members: Sequence[str], over: str) ->
 
 
 def all_runs(found: Sequence[SeedGroup]) -> None:
-    """The table of all runs, a line each group of seeds, and reports."""
+    """Show the table of all runs, with one line for each group of seeds, and the reports."""
     heads = {metric: metric_words.head(metric, term(metric)) for metric in sentences.TABLE} | NARROW
     several = any(len(each.members) > 1 for each in found)
     opened = several and st.toggle("Show every seed", key=EVERY_SEED, bind="query-params")
@@ -115,7 +115,7 @@ def all_runs(found: Sequence[SeedGroup]) -> None:
 
 
 def one_run(found: dict[str, SeedGroup]) -> None:
-    """The chosen run: settings, all figures, and ways on."""
+    """Show the chosen run: settings, all figures, and links to other pages."""
     options = list(store.runs)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         label = st.selectbox(
@@ -175,7 +175,10 @@ def _cells(figures: pd.DataFrame) -> dict[str, str]:
 
 
 def report_buttons(order: Sequence[str]) -> None:
-    """Reports to download, of all runs (of a group its first seed, beside the means) and of the two chosen models."""
+    """Offer reports to download: on all runs, and on the two chosen models.
+
+    The report on all runs holds the first seed of each group, beside the means.
+    """
     shared = current()
     chosen = dict.fromkeys(label for label in map(shared.label, (shared.base, shared.aligned)) if label in store.runs)
     offers = {"Download report": list(order)}
@@ -197,7 +200,7 @@ def report_buttons(order: Sequence[str]) -> None:
 
 
 def write_report(labels: Sequence[str]) -> bytes:
-    """The report of some runs of the store."""
+    """Return the report on some runs of the store."""
     from probe.report.run_report import report
 
     runs = [store.runs[label] for label in labels]
@@ -208,7 +211,7 @@ def write_report(labels: Sequence[str]) -> bytes:
 
 
 def page() -> None:
-    """The page from top to bottom."""
+    """Draw the page from top to bottom."""
     found = seed_groups(store)
     runs = lineage_table(store, found)
     place = layout(runs)

@@ -85,7 +85,10 @@ class Placement:
 
 
 def choose_reward(shared: SharedChoices) -> str | None:
-    """The reward model: a run, or any reference typed in; another aligned model brings its own."""
+    """Let the reader choose the reward model: a run, or any reference typed in.
+
+    When the aligned model changes, its default reward model is selected.
+    """
     options = fields.reward_runs(shared.store, fields.world_hash(shared.store, shared.label(shared.base)))
     default = fields.default_reward(shared, options) or NONE
     key = keep(MODEL, {*options, NONE, st.session_state.get(MODEL)}, default)
@@ -150,5 +153,5 @@ def readers(scene: Scene) -> "list[tuple[str, LM]]":
 
 
 def badges(scene: Scene) -> None:
-    """The trust badge of every model of the page."""
+    """Show the trust badge of every model of the page."""
     trust_badge(*readers(scene), text=scene.shared.prompt)

@@ -97,19 +97,19 @@ def may_compute(what: str, seconds: float, key: str) -> bool:
 
 
 def world_hash(store: Store, label: str | None) -> str | None:
-    """The world of a run by its hash."""
+    """Return the hash of a run's world; None where no world is known."""
     world = store.runs[label].world if label in store.runs else None
     return str(world.get("hash")) if world else None
 
 
 def reward_runs(store: Store, world: str | None) -> list[str]:
-    """Runs that trained a reward model in the same world, or outside of any where the base knows none."""
+    """List the runs that trained a reward model in the same world, or outside any world where the base has none."""
     names = [name for name, run in store.runs.items() if run.method == "reward-model" and run.checkpoints()]
     return [name for name in names if world_hash(store, name) == world]
 
 
 def default_reward(shared: SharedChoices, options: Sequence[str]) -> str | None:
-    """The aligned run's own reward model, else one that learned from the same annotator, else the first."""
+    """Return the aligned run's own reward model, else one that learned from the same annotator, else the first."""
     label = shared.label(shared.aligned)
     if label is None or not options:
         return options[0] if options else None
@@ -131,7 +131,7 @@ def wants_truth(shared: SharedChoices) -> bool:
 
 
 def policies(shared: SharedChoices) -> list[Policy]:
-    """Runs that came from the base or refer to it, and the aligned model, in order of appearance."""
+    """List the runs that came from the base or refer to it, and the aligned model, in order of appearance."""
     store, base = shared.store, shared.label(shared.base)
     looks, entries = store.style(), []
     world = world_hash(store, base)
@@ -164,7 +164,7 @@ def _write_time(directory: Path) -> Stamp:
 
 
 def ground(base: "LM", reward: "LM | None", kinds: tuple[str, ...]) -> Ground | None:
-    """The questions with their answers, rewards and frontiers; None while the page waits for the reader's word."""
+    """Return the questions with answers, rewards and frontiers; None while the page waits for the reader's consent."""
     lms = [base, *([reward] if reward else [])]
     if models.ready(judge_answers, *lms, kinds=kinds) is None and not may_compute(
         "Enumerate the answers", cost_s(800, *lms), "rew-field"
@@ -174,7 +174,7 @@ def ground(base: "LM", reward: "LM | None", kinds: tuple[str, ...]) -> Ground | 
 
 
 def judge_answers(base: "LM", *reward: "LM", kinds: tuple[str, ...]) -> Ground:
-    """The work of `ground`, for `compute_once` and `kept`."""
+    """Compute what `ground` returns, for `compute_once` and `ready`."""
     from probe.rewards.frontiers import model_reward
 
     truth = models.compute_part(_world_ground, base, kinds=kinds)
@@ -234,7 +234,7 @@ def _policy_options(policy: Policy, kinds: tuple[str, ...]) -> dict[str, Any]:
 
 
 def way(shared: SharedChoices, kinds: tuple[str, ...], by: str, reward: str | None) -> dict[str, pd.DataFrame]:
-    """The way of the aligned run while it was trained, where it logged itself on these questions by this reward."""
+    """Return the aligned run's training trajectory, if it logged itself on these questions with this reward."""
     label = shared.label(shared.aligned)
     if label is None or by != "proxy":
         return {}
@@ -282,7 +282,7 @@ def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...
 
 
 def known_scores(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "AnswerLogprobs":
-    """What the base, or a model that has its place on the frontier, gives the answers there; of another one nothing."""
+    """Return the answers' log-probabilities under the base or a model placed on the frontier; nothing for others."""
     truth = models.ready(_world_ground, base, kinds=kinds)
     if truth is None:
         return {}
@@ -302,7 +302,7 @@ def _load(directory: str) -> "LM":
 
 @lru_cache(maxsize=16)
 def _load_small(directory: str, version: Stamp) -> "LM":
-    """A small model, which other questions will be asked of; written again, it is loaded again."""
+    """Load a small model and keep it for further questions; load it again after it was written again."""
     return _load(directory)
 
 

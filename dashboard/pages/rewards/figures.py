@@ -112,7 +112,7 @@ def draw_overoptimisation(scene: Scene, placement: Placement) -> Detail:
 
 
 def bound(scene: Scene, placement: Placement) -> Detail:
-    """The exact best of N against its bound."""
+    """Draw the exact best of N against its bound."""
     table = placement.ground.best[placement.by]
     label = "proxy reward (exact)" if placement.by == "proxy" else "true reward (exact)"
     chart = best_of_n(table, placement.ground.curves[placement.by], reward=placement.by, label=label)
@@ -137,7 +137,7 @@ CLEAR_NATS = 0.005
 
 
 def suggest_answers(base: "LM", aligned: "LM | None", prompt: str) -> tuple[str, str]:
-    """What to set against each other: the truth and the claim, elsewhere what aligned and base say."""
+    """Suggest two answers to compare: the truth and the claim, elsewhere what the aligned and base models say."""
     return compute_once(
         _suggest_completions, base, *([aligned] if aligned else []), say="Looking for two answers", prompt=prompt
     )
@@ -257,7 +257,7 @@ def _chips(
 
 
 def token_words(contrast: "Contrast", texts: tuple[str, str], name: str) -> str:
-    """What the reward model makes of the two completions, in a sentence."""
+    """Say how the reward model scores the two completions."""
     sides = [(contrast.chosen, "chosen", texts[0]), (contrast.rejected, "rejected", texts[1])]
     sides.sort(key=lambda side: -side[0].score)
     first, second = (f"\u201c{text.strip() or 'nothing'}\u201d {side.score:.2f}" for side, _, text in sides)

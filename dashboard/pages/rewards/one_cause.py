@@ -39,7 +39,7 @@ def can_ask(scene: Scene) -> bool:
 
 
 def draw_causes(scene: Scene) -> Detail:
-    """A figure of all cells with the trainings that are here, and the effects as a table."""
+    """Draw a figure of all cells with the trainings that exist, and show the effects as a table."""
     seconds = cost_s(PASSES, scene.base)
     if models.ready(optima, scene.base) is None and not may_compute("Compute every optimum", seconds, "rew-causes"):
         return Detail()
@@ -70,7 +70,7 @@ def optima(lm: "LM") -> Factorial:
 
 
 def trainings(scene: Scene, found: Factorial) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The trainings that started from the base, and its own headline figures."""
+    """Return the trainings that started from the base, and the base's own headline figures."""
     store, base = scene.shared.store, scene.shared.label(scene.shared.base)
     groups = seed_groups(store)
     own = by_member(groups).get(base or "") if base == scene.shared.base else None

@@ -25,14 +25,14 @@ PROXY = "the proxy reward is what the method itself optimised"
 
 
 def groups_of(scene: Scene) -> list[SeedGroup]:
-    """The placed policies that are groups of seeds."""
+    """Return the placed policies that are groups of seeds."""
     groups = by_member(seed_groups(scene.shared.store))
     found = {group.label: group for each in policies(scene.shared) if (group := groups.get(each.label))}
     return [group for group in found.values() if group.several]
 
 
 def draw_over_seeds(scene: Scene, found: list[SeedGroup]) -> Detail:
-    """A figure and a table of where policies end, means over trainings with t intervals."""
+    """Draw a figure and a table of where policies end, as means over trainings with t intervals."""
     look = scene.shared.store.style()
     summaries = {group.name: [summary(run) for run in group.group.runs] for group in found}
     parts = [over_trainings(summaries[each.name], each.group.units).assign(run=each.name) for each in found]
@@ -77,7 +77,7 @@ def draw_over_seeds(scene: Scene, found: list[SeedGroup]) -> Detail:
 
 
 def summary(run: Run) -> pd.DataFrame:
-    """The last logged place of a run and its rewards: metric, value, ci_low, ci_high, n."""
+    """Return the last logged place of a run and its rewards: metric, value, ci_low, ci_high, n."""
     frame = data.metrics(run)
     rows = frame[frame["kl_to_reference"].notna()] if "kl_to_reference" in frame else frame.iloc[:0]
     last = [(name, float(rows[name].iloc[-1])) for name in LOGGED if name in rows and len(rows)]

@@ -77,7 +77,7 @@ def choose_field(scene: Scene, world: World, columns: Any) -> tuple[tuple[str, .
 
 
 def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: Any) -> Placement | None:
-    """The sentence, the main figure and what explains it; None while the page waits for the reader's word."""
+    """Show the sentence, the main figure and what explains it; None while the page waits for the reader's consent."""
     ground = fields.ground(scene.base, scene.reward, kinds)
     if ground is None:
         with answer:
@@ -138,7 +138,7 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
 
 
 def at_first(scene: Scene, every: list[fields.Policy], kinds: tuple[str, ...]) -> list[fields.Policy]:
-    """The policies of the first answer to new questions: the aligned one, and whose place is known; then all."""
+    """Return the policies to place: for new questions first the aligned one and those already known, then all."""
     memory, questions = "_rew_asked", (str(scene.base.directory), kinds)
     aligned = [policy.label for policy in every if policy.label == scene.shared.aligned]
     if not aligned or st.session_state.get(memory) == questions:
@@ -148,7 +148,7 @@ def at_first(scene: Scene, every: list[fields.Policy], kinds: tuple[str, ...]) -
 
 
 def beta_of(scene: Scene) -> float:
-    """The beta of the implicit reward: what the aligned run was trained with, else 1."""
+    """Return the beta of the implicit reward: the one that the aligned run was trained with, else 1."""
     beta = scene.run.config.get("beta") if scene.run else None
     return float(beta) if isinstance(beta, int | float) and not isinstance(beta, bool) else 1.0
 
@@ -195,7 +195,7 @@ def tokens(scene: Scene) -> Detail:
 
 
 def sections(scene: Scene, placement: Placement | None, kinds: tuple[str, ...]) -> Detail:
-    """What follows the main figure, a tab each; gives what the open one shows."""
+    """Draw the tabs below the main figure; return what the open one shows."""
     tabs: dict[str, Callable[[], Detail]] = {}
     if kinds and scene.aligned is not None:  # without a world they are the main figure
         tabs["Before and after"] = partial(before_and_after, scene, scene.aligned, kinds)
@@ -218,7 +218,7 @@ def sections(scene: Scene, placement: Placement | None, kinds: tuple[str, ...]) 
 
 
 def page() -> None:
-    """The page from top to bottom."""
+    """Draw the page from top to bottom."""
     choices = current()
     answer = sentence_place()
     if not choices.reference(choices.base) or not choices.prompt.strip():

@@ -33,7 +33,7 @@ MEASURES = ("proxy", "gold", "implicit")
 
 
 def draw_samples(base: "LM", aligned: "LM", reward: "LM | None", **options: Any) -> pd.DataFrame | None:
-    """The samples of both models, once they are cheap, asked for or known.
+    """Return the samples of both models, if they are known, cheap to draw or asked for; else None.
 
     Args:
         base: the reference.
@@ -81,7 +81,7 @@ def _questions(world: "World | None", kinds: tuple[str, ...]) -> "list[Item]":
 
 
 def _draws(base: "LM", lm: "LM", *, kinds: tuple[str, ...], prompt: str, n: int) -> "Draws":
-    """What one model answers to the questions of the base's world, or to the prompt."""
+    """Sample one model's answers to the questions of the base's world, or to the prompt."""
     from probe.rewards.shift import draw
     from probe.world import of
 
@@ -91,7 +91,7 @@ def _draws(base: "LM", lm: "LM", *, kinds: tuple[str, ...], prompt: str, n: int)
 
 
 def _answer_logprobs(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "AnswerLogprobs":
-    """What a model gives the answers of the frontier: most samples are among them."""
+    """Return a model's known log-probabilities of the frontier's answers; most samples are among these answers."""
     return known_scores(base, lm, kinds) if kinds else {}
 
 
@@ -149,7 +149,7 @@ def distributions(table: pd.DataFrame, names: tuple[str, str], colours: tuple[st
 
 
 def over_training(run: "Run", colour: str) -> None:
-    """The rewards of the samples that a run captured, step by step; without the model."""
+    """Draw the rewards of the samples that a run captured, step by step; the model is not loaded."""
     table = _curve(str(run.path), run.steps, run.status)
     if table is None:
         note(
@@ -164,7 +164,7 @@ def over_training(run: "Run", colour: str) -> None:
 
 
 def pairs_over_training(run: "Run") -> None:
-    """What a reward model gave its fixed pairs, step by step; without the model."""
+    """Draw a reward model's margin on each of its fixed pairs, step by step; the model is not loaded."""
     table = _pairs(str(run.path), run.steps, run.status)
     if table is None:
         note(f"{run.name} captured no rewards of pairs: `probe train reward-model` and TRL's RewardTrainer do.")

@@ -96,7 +96,7 @@ def code_lines(
 
 
 def fit_table(fits: Mapping[tuple[str, str], Fit]) -> pd.DataFrame:
-    """The fitted numbers with their intervals, as text."""
+    """Return a table of the fitted numbers, with their intervals as text."""
     rows = []
     for (series, reward), fit in fits.items():
         numbers = {"a": format_interval(*fit.a), "b": format_interval(*fit.b), "peak at d": _peak(fit)}
@@ -116,7 +116,7 @@ def direction(value: float) -> str:
 
 
 def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | None) -> str:
-    """What the chosen policy earned and spent; without one, which policy is nearest to the optimum."""
+    """Say what the chosen policy earned and spent; without one, say which policy is nearest to the optimum."""
     rows, kind = table.set_index("run"), "true" if by == "gold" else by
     if chosen not in rows.index:
         others = rows.iloc[1:]
@@ -175,7 +175,7 @@ def fit_words(fits: Mapping[tuple[str, str], Fit]) -> str:
 
 
 def sample_words(table: pd.DataFrame | None, names: tuple[str, str], proxy: str | None, *, drawable: bool) -> str:
-    """What the samples say where there is no world."""
+    """Say what the samples show where there is no world."""
     if table is None and drawable:
         return f"Draw samples below to see how {names[1]} parts from {names[0]} on this prompt."
     if table is None:

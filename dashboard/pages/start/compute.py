@@ -44,13 +44,13 @@ class Example:
         return int(self.logprobs[-1].argmax())
 
     def likely(self) -> tuple[list[str], np.ndarray]:
-        """The answers that had `LEAST` of the probability at some step, and [S K] their log-probabilities in nats."""
+        """Return the answers whose probability reached `LEAST` at a step, and [S K] their log-probabilities in nats."""
         kept = np.flatnonzero(np.exp(self.logprobs).max(0) >= LEAST)
         return answer_names(self.run, [self.prompt.answers[index] for index in kept]), self.logprobs[:, kept]
 
 
 def find_example(store: Store) -> Example | None:
-    """What training did to one captured prompt, in the run whose agreement with false claims changed most.
+    """Find what training did to one captured prompt, in the run whose agreement with false claims changed most.
 
     None where no run with a parent was captured on a prompt whose likeliest answer changed.
     """
@@ -98,7 +98,11 @@ def _rates(rows: pd.DataFrame, base: str, aligned: str) -> tuple[str, str] | Non
 def _head(
     first: dict[str, np.ndarray], last: dict[str, np.ndarray], index: int, logprobs: np.ndarray
 ) -> tuple[str, float] | None:
-    """Captures attribute logit(first answer) - logit(second answer)."""
+    """Return the head that adds most to the change of the answer, and what it adds.
+
+    Captures attribute logit(first answer) - logit(second answer), so the result is None where the likeliest answer
+    did not change between these two, or where the captures have no attribution.
+    """
     if "attribution" not in first or "attribution" not in last or {*logprobs[[0, -1]].argmax(1)} != {0, 1}:
         return None
     sign = -1.0 if logprobs[-1].argmax() == 1 else 1.0

@@ -14,7 +14,7 @@ from probe.runs.captured import answers_table
 
 
 def show_example(example: Example) -> None:
-    """The answers over the training, and where to go from there."""
+    """Draw the answers over the training, and show links to other pages."""
     choices = {"base": example.base, "aligned": example.aligned, "prompt": example.prompt.text}
     left, right = st.columns([3, 2], gap="large")
     with left:
@@ -40,7 +40,7 @@ def show_example(example: Example) -> None:
 
 
 def page() -> None:
-    """The page from top to bottom."""
+    """Draw the page from top to bottom."""
     store = current().store
     finding(words.TITLE)
     example = find_example(store)

@@ -51,7 +51,7 @@ PLACES = {
 
 
 def sentence(example: Example) -> str:
-    """What training did to the worked example, and to all such questions."""
+    """Say what training did to the worked example, and to all such questions."""
     before, after = (example.prompt.answers[i].strip() for i in (example.before, example.after))
     chances = [
         rate(float(np.exp(row[i])))

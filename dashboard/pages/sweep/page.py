@@ -47,7 +47,7 @@ MARKS = {
 
 
 def empty() -> None:
-    """What a sweep is, and how to make one."""
+    """Explain what a sweep is, and how to make one."""
     finding("There is no sweep in the folders of runs.")
     st.markdown(
         "A sweep is many trainings and experiments as one graph: a grid over options and seeds, resumed where it"
@@ -59,7 +59,7 @@ def empty() -> None:
 
 
 def sweeps() -> dict[str, Path]:
-    """The folders with a sweep by name; the path, where two have one name."""
+    """Return the folders with a sweep by name, or by path where two have one name."""
     folders = find_sweeps()
     names = [folder.name for folder in folders]
     return {path.name if names.count(path.name) == 1 else str(path): path for path in folders}
@@ -96,7 +96,7 @@ COLUMNS = {
 
 
 def trained(sweep: Sweep) -> dict[str, str]:
-    """What the choices call the run of each training that has begun."""
+    """Return the label of the run of each training that has begun, by the task's name."""
     labels = {os.path.realpath(run.path): label for label, run in current().store.runs.items()}
     names = [task.name for task in sweep.tasks.values() if task.kind == "train"]
     places = {name: os.path.realpath(sweep.out / name) for name in names}
@@ -117,7 +117,7 @@ def links(sweep: Sweep, runs: Mapping[str, str]) -> None:
 
 
 def one_task(sweep: Sweep, runs: Mapping[str, str]) -> None:
-    """The command of a task, the way to its curves, and its log; at first of one that failed."""
+    """Show the command of a task, the link to its curves, and its log; at first a task that failed."""
     order = ("failed", "lost", "running", "interrupted", "finished", "skipped", "waiting")
     names = [task.name for task in sorted(sweep.tasks.values(), key=lambda task: order.index(task.state))]
     name = st.selectbox("Task", names, key=keep(TASK, names, names[0]), bind="query-params", format_func=visible)
@@ -141,7 +141,7 @@ def tell(task: TaskState) -> None:
 
 
 def show(folder: Path, name: str, live: bool, answer: Any) -> None:
-    """A sweep; looks again by itself while it goes on."""
+    """Show a sweep; it is read again by itself while it goes on."""
     sweep = read_sweep(folder)
     with answer.container():
         finding(f"{name}: {sweep.sentence}")
@@ -158,7 +158,7 @@ def show(folder: Path, name: str, live: bool, answer: Any) -> None:
 
 
 def page() -> None:
-    """The page from top to bottom."""
+    """Draw the page from top to bottom."""
     answer, folders = st.empty(), sweeps()
     if not folders:
         with answer.container():

@@ -65,7 +65,7 @@ def places() -> list[Path]:
 
 
 def names(method: str) -> Iterator[str]:
-    """The method's name, then with numbers."""
+    """Yield the method's name, then the name with numbers from 2."""
     yield method
     yield from (f"{method}-{number}" for number in itertools.count(2))
 
@@ -77,7 +77,7 @@ def is_taken(root: Path, name: str) -> bool:
 
 
 def choose_target(method: str) -> tuple[Path, str]:
-    """The folder and the name of the run."""
+    """Let the reader choose the folder and the name of the run."""
     roots = places()
     left, right = st.columns(2)
     with right:
@@ -98,7 +98,7 @@ def choose_target(method: str) -> tuple[Path, str]:
 
 
 def choose_base(field: Field, method: str) -> str | None:
-    """The model to start from."""
+    """Let the reader choose the model to start from."""
     choices = current()
     first = choices.base if field["required"] else None
     labels = model_options(choices.store)
@@ -124,12 +124,12 @@ def choose_base(field: Field, method: str) -> str | None:
 
 
 def about(known: dict[str, dict[str, Any]]) -> str:
-    """What each method is, as a list."""
+    """Return a list of what each method is, as text."""
     return "\n".join(f"- `{name}`: {each['summary']}" for name, each in known.items())
 
 
 def form() -> None:
-    """What to train, from what, with which options; and the button."""
+    """Draw the form of a training (method, base model, options), and start it when the button is pressed."""
     registry = methods()
     key = keep("method", registry, "dpo" if "dpo" in registry else next(iter(registry)))
     left, right = st.columns(2)
@@ -184,7 +184,7 @@ def sentence(name: str, status: str, frame: pd.DataFrame, steps: int) -> str:
 
 
 def time_left(frame: pd.DataFrame, steps: int) -> str:
-    """The time that the steps left will take at the pace of those made; empty where it is not known yet."""
+    """Estimate the time that the steps left take at the pace of those made; empty where it is not known yet."""
     rows = frame[["step", "time"]].dropna() if {"step", "time"} <= set(frame) else pd.DataFrame()
     if len(rows) < 2 or rows["step"].iloc[-1] <= rows["step"].iloc[0]:
         return ""
@@ -321,7 +321,7 @@ def watch(answer: Any) -> None:
 
 
 def page() -> None:
-    """The page from top to bottom."""
+    """Draw the page from top to bottom."""
     answer = st.empty()
     left, right = st.columns([5, 6], gap="medium")
     with left:

@@ -49,7 +49,7 @@ final norm and the unembedding; row *embedding* is before the first layer.
 
 
 def default_runs(store: Store) -> list[str]:
-    """The runs that are compared, or the first two."""
+    """Return the runs that are compared, or the first two."""
     choices = current()
     pair = [choices.label(choices.base), choices.label(choices.aligned)]
     return list(dict.fromkeys(label for label in pair if label)) or list(store.runs)[:2]
@@ -105,14 +105,14 @@ class Section:
 
 
 def length(run: Run, frame: pd.DataFrame) -> int:
-    """Steps of a run: those that it logged, and those that it was asked for while it is being trained."""
+    """Count the steps of a run: those that it logged or, while it is being trained, those that it was asked for."""
     logged = int(frame["step"].max()) if len(frame) else 0
     setting = run.config.get("steps")
     return max(logged, setting) if run.status == "running" and type(setting) is int else logged
 
 
 def choose_lines(store: Store, names: Sequence[str]) -> list[Line]:
-    """The chosen runs as lines; seeds of one training as one, if the reader wants it so."""
+    """Return the chosen runs as lines; seeds of one training are one line, if the reader wants it so."""
     found = by_member(seed_groups(store))
     several = [name for name in names if found[name].several] if names else []
     joined = bool(several) and st.toggle(
@@ -169,7 +169,7 @@ def choose_section(store: Store, lines: Sequence[Line]) -> Section | None:
 
 
 def with_relative(store: Store, line: Line) -> Line:
-    """The same with relative steps in all its tables."""
+    """Return the line with relative steps in all its tables."""
     steps = length(store.runs[line.label], line.frame)
     spread = line.spread
     if spread is not None:
@@ -179,7 +179,7 @@ def with_relative(store: Store, line: Line) -> Line:
 
 
 def curves(store: Store, section: Section, marker: float | None, *, all_panels: bool) -> None:
-    """The curves of a section: its first panels beside the captures, or all of them over the whole width."""
+    """Draw the curves of a section: its first panels beside the captures, or all of them over the whole width."""
     lines, look = section.lines, store.style()
     panels = section.panels if all_panels else section.panels[:PANELS]
     metrics = list(dict.fromkeys(panel.metric for panel in panels))
@@ -219,7 +219,7 @@ def curves(store: Store, section: Section, marker: float | None, *, all_panels: 
 
 
 def table(lines: Sequence[Line], metrics: Sequence[str]) -> pd.DataFrame:
-    """The numbers behind the curves: one row a line and step, of means with the ends of their intervals too."""
+    """Return the numbers behind the curves: one row per line and step; of means also the ends of their intervals."""
     parts = []
     for line in lines:
         rows = line.frame.reindex(columns=["step", RELATIVE, "time", *metrics]).assign(run=line.title)
@@ -237,7 +237,7 @@ def table(lines: Sequence[Line], metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
-    """The folded section."""
+    """Draw the folded section."""
     first = store.runs[names[0]]
     metric = next((name for name in ("loss", *data.metrics(first)) if name in data.metrics(first)), "loss")
     lines = ["import probe", "", f"run = probe.open_run({str(first.path)!r})"]
@@ -259,13 +259,13 @@ def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
 
 
 def enlarged(moment: Moment) -> None:
-    """The chosen head and the answers; damaged captures hide nothing else."""
+    """Draw the chosen head and the answers; damaged captures hide nothing else."""
     with guard():
         detail_figures(moment)
 
 
 def body() -> None:
-    """The page; it runs again by itself while a chosen run is being trained."""
+    """Draw the page; it runs again by itself while a chosen run is being trained."""
     with guard():
         store = data.read_store()
         answer = st.container()

@@ -8,7 +8,7 @@ from probe.world.vocabulary import COUNTRY_OF, NUMBERS
 
 
 class Facts:
-    """What questions, documents and verdicts are made of; `probe.World` is these with all of that.
+    """What questions, documents and verdicts are made of; `probe.world.World` is these with all of that.
 
     Attributes:
         people: name -> Person.

@@ -10,6 +10,7 @@ from probe.logits.answer_tokens import answer_tokens, whole_logprobs
 from probe.logits.attribution import attribute
 from probe.logits.lens import target_of
 from probe.model.lm import LM
+from probe.numbers import signed
 from probe.recording.recorder import watch
 from tests.dashboard.pages import Show, chart, every_tab, heading, read, unescape, values
 from tests.models import char_tokenizer, digit_tokenizer, random_lm
@@ -31,7 +32,7 @@ def test_logits_compare_the_digit_that_differs(show: Show, runs: Path, folder: P
     assert not app.error
     lm = LM.load(folder)
     found = attribute(lm, TEXT, target_of(lm, TEXT, " 15", " 14"))
-    assert f"5 \u2212 4 = {found.total:+.2f} nats" in heading(app)
+    assert f"5 \u2212 4 = {signed(found.total)} nats" in heading(app)
     assert SAID in read(app)
     first, second = whole_logprobs(lm, lm.tokenizer.encode(TEXT), answer_tokens(lm, [" 15", " 14"]))
     words = f"{first:.2f} for \u201c15\u201d (3) and {second:.2f} for \u201c14\u201d (3) with digits."

@@ -17,8 +17,9 @@ from probe.errors import ConfigError
 from probe.experiments.result import Result
 from probe.options import docstrings, options
 from tests.trainers.quick import COMMON, QUICK, method_of
-from trainers import commands, samples
+from trainers import commands
 from trainers.config import PretrainConfig, SFTConfig, TrainConfig
+from trainers.samples import make_samples, recipes
 
 
 def outcome(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -156,8 +157,8 @@ def small(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return config
 
-    small = {name: recipe._replace(config=smaller(recipe.config)) for name, recipe in samples.RECIPES.items()}
-    monkeypatch.setattr(samples, "RECIPES", small)
+    small = {name: recipe._replace(config=smaller(recipe.config)) for name, recipe in recipes.RECIPES.items()}
+    monkeypatch.setattr(make_samples, "RECIPES", small)
 
 
 @pytest.mark.slow
@@ -165,9 +166,9 @@ def small(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_samples_are_made_measured_and_kept(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipes = {name: recipe._replace(asked=()) for name, recipe in samples.RECIPES.items()}
-    recipes["base"] = recipes["base"]._replace(asked=samples.ask("in_context"))
-    monkeypatch.setattr(samples, "RECIPES", recipes)
+    few = {name: recipe._replace(asked=()) for name, recipe in recipes.RECIPES.items()}
+    few["base"] = few["base"]._replace(asked=recipes.ask("in_context"))
+    monkeypatch.setattr(make_samples, "RECIPES", few)
     names = ("base", "reward-agreeable", "rlhf")
     argv = ["samples", "--out", str(tmp_path / "s"), "--seeds", "2", "--slim", "--only", *names]
     status, out, error = outcome(argv, capsys)
@@ -180,7 +181,7 @@ def test_samples_are_made_measured_and_kept(
         run, other = runs[name], runs[f"{name}-seed1"]
         assert run.parent == str(model_dir if name == "base" else tmp_path / "s" / "base")
         assert (other.seed, other.parent) == (1, run.parent if name == "base" else f"{run.parent}-seed1")
-        assert 2 <= len(run.captures()) <= samples.RECIPES[name].captures
+        assert 2 <= len(run.captures()) <= recipes.RECIPES[name].captures
         (checkpoint,) = run.checkpoints()
         assert not (checkpoint.path / "optimizer.safetensors").exists()
         assert not other.checkpoints()
@@ -202,8 +203,8 @@ def test_samples_are_made_measured_and_kept(
 
 
 def test_scale_keeps_the_recipe() -> None:
-    config = samples.base(Path("s"))
-    small = samples.scale_steps(config, 0.01, 1)
+    config = recipes.base(Path("s"))
+    small = make_samples.scale_steps(config, 0.01, 1)
     assert (small.steps, small.warmup, small.threads) == (30, 3, 1)
     assert dataclasses.replace(small, steps=config.steps, warmup=config.warmup, threads=0) == config
 
@@ -220,10 +221,10 @@ def test_interruption_is_told_by_the_exit_status(
     assert "stopping after this step with a checkpoint" in error
 
 
-@pytest.mark.parametrize("name", samples.RECIPES)
-def test_the_warmup_of_a_recipe_is_made_whole(name: samples.Name, tmp_path: Path) -> None:
-    config = samples.RECIPES[name].config(tmp_path)
-    for each in (config, samples.scale_steps(config, 0.1, 1), samples.scale_steps(config, 0.001, 1)):
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_the_warmup_of_a_recipe_is_made_whole(name: recipes.Name, tmp_path: Path) -> None:
+    config = recipes.RECIPES[name].config(tmp_path)
+    for each in (config, make_samples.scale_steps(config, 0.1, 1), make_samples.scale_steps(config, 0.001, 1)):
         assert each.warmup_steps == each.warmup
 
 

@@ -166,7 +166,7 @@ def small(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_samples_are_made_measured_and_kept(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = {name: recipe._replace(asked=()) for name, recipe in recipes.RECIPES.items()}
+    few = {name: recipe._replace(asked=()) for name, recipe in make_samples.RECIPES.items()}
     few["base"] = few["base"]._replace(asked=recipes.ask("in_context"))
     monkeypatch.setattr(make_samples, "RECIPES", few)
     names = ("base", "reward-agreeable", "rlhf")
@@ -181,7 +181,7 @@ def test_samples_are_made_measured_and_kept(
         run, other = runs[name], runs[f"{name}-seed1"]
         assert run.parent == str(model_dir if name == "base" else tmp_path / "s" / "base")
         assert (other.seed, other.parent) == (1, run.parent if name == "base" else f"{run.parent}-seed1")
-        assert 2 <= len(run.captures()) <= recipes.RECIPES[name].captures
+        assert 2 <= len(run.captures()) <= make_samples.RECIPES[name].captures
         (checkpoint,) = run.checkpoints()
         assert not (checkpoint.path / "optimizer.safetensors").exists()
         assert not other.checkpoints()

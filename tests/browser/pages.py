@@ -56,8 +56,9 @@ def open_page(page: Page, server: Any, path: str = "") -> Locator:
 
 
 def settle(page: Page) -> None:
-    """Wait until the script has run to its end."""
+    """Wait until the script has run to its end and the browser has loaded the code of every element."""
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
 
 
 def agree(page: Page) -> None:

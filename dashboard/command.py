@@ -36,7 +36,7 @@ def dashboard(argv: list[str]) -> int:
         """Folders that hold runs, here or in a store (s3://bucket/runs); by default those of $PROBE_RUNS, or ./runs,
         ./sample_runs and the samples."""
         plugin: str | None = None
-        """A Python file with experiments, panels or pages of your own, run with all your rights; may be repeated."""
+        """A Python file with experiments or analyses of your own, run with all your rights; may be repeated."""
         port: int = 8501
         """Port to listen on; 0 takes a free one."""
         browser: bool = True

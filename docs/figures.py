@@ -16,6 +16,8 @@ from probe.runs import open_run
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_runs"
 PLACE = re.compile(r"^<!-- curves: (?P<runs>[^|]+) \| (?P<metrics>[^|]+) -->$", re.MULTILINE)
+CLASS = 'class="curves"'
+"""By which docs/assets/figures.js finds a figure."""
 HEIGHT = 240
 """Pixels of a row of panels."""
 
@@ -48,7 +50,7 @@ def html(figure: go.Figure, caption: str) -> str:
     data = json.dumps({"data": shown["data"], "layout": shown["layout"], "themes": themes}, cls=PlotlyJSONEncoder)
     safe = data.replace("</", "<\\/")
     return (
-        f'<figure class="curves"><div style="height:{height}px"></div>'
+        f'<figure {CLASS}><div style="height:{height}px"></div>'
         f'<script type="application/json">{safe}</script><figcaption>{caption}</figcaption></figure>'
     )
 
@@ -66,6 +68,6 @@ def draw(page: str, up: str) -> str:
         caption = f"Sample run{'s' if len(runs) > 1 else ''} {', '.join(runs)}: metrics as they were logged."
         return html(curves(runs, metrics), caption)
 
-    drawn, count = PLACE.subn(replace, page)
+    drawn = PLACE.sub(replace, page)
     scripts = [f'<script src="{up}assets/{name}"></script>' for name in ("plotly.min.js", "figures.js")]
-    return drawn + "\n\n" + "\n".join(scripts) if count else page
+    return drawn + "\n\n" + "\n".join(scripts) if CLASS in drawn else page

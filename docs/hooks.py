@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import analyses
 from figures import draw
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -91,7 +92,7 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
             return f"[{text}]({posixpath.relpath(inside, posixpath.dirname(uri) or '.')}{anchor})"
         return f"`{path}`" if text.strip("`") == path else f"{text} (`{path}`)"
 
-    return markdown if uri.startswith("api/") else LINK.sub(replace, markdown)
+    return markdown if uri.startswith("api/") else LINK.sub(replace, analyses.write(markdown))
 
 
 def on_page_content(html: str, page: Page, **_: object) -> str:
@@ -106,4 +107,4 @@ def on_page_content(html: str, page: Page, **_: object) -> str:
                 raise PluginError(f"{face}.{name} ({path}) has no documentation.")
             if place < 0 and f"{face}.{name}" not in html:
                 raise PluginError(f"{page.file.src_uri} does not show {face}.{name}.")
-    return draw(html, "../" * page.file.src_uri.count("/"))
+    return draw(analyses.draw(html), "../" * page.file.src_uri.count("/"))

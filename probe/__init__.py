@@ -6,12 +6,14 @@
 - record a training loop of your own: `watch`
 - run an experiment, and what it returns: `run_experiment`, `Result`
 - an experiment of your own, what it returns and its metrics: `experiment`, `Evidence`, `Mean`, `Share`, `Statistic`
-- other extensions: `annotator`, `verifier`, `panel`, `page`
+- an analysis of your own, with its page and command: `analysis`
+- other extensions: `annotator`, `verifier`
 
-Subjects, each with a few functions, which `help(probe.logits)` lists: `attention`, `audit`, `autoregression`,
-`chain_of_thought`, `compare`, `continual`, `experiments`, `findings`, `hallucination`, `in_context`, `interventions`,
-`logits`, `model`, `plotting`, `questions`, `recording`, `report`, `retrieval`, `rewards`, `runs`, `seeds`, `sweep`,
-`sycophancy`, `world`. Names are loaded on first use, so that `import probe` and `probe --help` stay fast.
+Subjects, each with a few functions, which `help(probe.logits)` lists: `analyses`, `attention`, `audit`,
+`autoregression`, `chain_of_thought`, `compare`, `continual`, `experiments`, `findings`, `hallucination`, `in_context`,
+`interventions`, `logits`, `model`, `plotting`, `questions`, `recording`, `report`, `retrieval`, `rewards`, `runs`,
+`seeds`, `sweep`, `sycophancy`, `world`. Names are loaded on first use, so that `import probe` and `probe --help` stay
+fast.
 """
 
 import lazy_loader

@@ -1,3 +1,4 @@
+from . import analyses as analyses
 from . import attention as attention
 from . import audit as audit
 from . import autoregression as autoregression
@@ -22,6 +23,8 @@ from . import seeds as seeds
 from . import sweep as sweep
 from . import sycophancy as sycophancy
 from . import world as world
+from .analyses.catalogue import analysis as analysis
+from .recording.recorder import watch as watch
 from .experiments.metrics import Mean as Mean
 from .experiments.metrics import Share as Share
 from .experiments.metrics import Statistic as Statistic
@@ -30,14 +33,11 @@ from .experiments.registry import run_experiment as run_experiment
 from .experiments.result import Evidence as Evidence
 from .experiments.result import Result as Result
 from .extensions import annotator as annotator
-from .extensions import page as page
-from .extensions import panel as panel
 from .extensions import verifier as verifier
 from .model.lm import LM as LM
 from .model.module_map import ModuleMap as ModuleMap
 from .model.presets import ModelConfig as ModelConfig
 from .model.rewards import RewardModel as RewardModel
-from .recording.recorder import watch as watch
 from .runs.reader import Run as Run
 from .runs.reader import list_runs as list_runs
 from .runs.reader import open_run as open_run

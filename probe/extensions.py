@@ -1,4 +1,4 @@
-"""What others can add besides experiments: verifiers, annotators, panels of the dashboard's pages, and pages.
+"""What others can add besides analyses and experiments: verifiers and annotators.
 
     @probe.verifier("brief")                              # `probe train rlvr --reward brief`
     def brief(prompts, completions, completion_ids):      # any of prompts, completions, completion_ids, world, columns
@@ -8,15 +8,9 @@
     def curt(world, prompt, completion):                  # the utility of a completion
         return -float(len(completion.split()))
 
-    @probe.panel("attention", title="How spread attention is")
-    def spread(base, prompt): ...                         # any of base, aligned (models), prompt, shared (all choices)
-
-    @probe.page("Notes")
-    def notes(): ...                                      # draws with streamlit
-
-They are found in packages with entry points of the groups `probe.verifiers`, `probe.annotators`, `probe.panels` and
-`probe.pages` (each names a decorated function, or a module of some), in files behind `--plugin` and in those of the
-environment variable `PROBE_PLUGINS` (`probe.plugins`).
+They are found in packages with entry points of the groups `probe.verifiers` and `probe.annotators` (each names a
+decorated function, or a module of some), in files behind `--plugin` and in those of the environment variable
+`PROBE_PLUGINS` (`probe.plugins`).
 """
 
 import inspect
@@ -33,9 +27,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 A = TypeVar("A")
-
-PANEL_ARGUMENTS = ("base", "aligned", "prompt", "shared")
-"""What a panel may ask for: the two models, loaded; the prompt; all shared choices."""
 
 
 @dataclass(frozen=True)
@@ -61,32 +52,8 @@ class Verifier:
         return source_hash(self.function)
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A part that is drawn at the end of a page."""
-
-    page: str
-    """Of which page: `attention`, `logits`, ..."""
-    title: str
-    function: Callable[..., Any]
-    """Draws with streamlit, or returns a figure, a table, both as a pair, or a sentence."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """A page of its own."""
-
-    title: str
-    function: Callable[..., Any]
-    """Draws with streamlit; its one optional argument is `shared`, the shared choices."""
-    icon: str | None = None
-    """As streamlit names them, such as `:material/science:`."""
-
-
 VERIFIERS: Registry[Verifier] = Registry("verifier", "probe.verifiers")
 ANNOTATORS: "Registry[tuple[Annotator, str]]" = Registry("annotator", "probe.annotators")
-PANELS: Registry[Panel] = Registry("panel", "probe.panels")
-PAGES: Registry[Page] = Registry("page", "probe.pages")
 
 
 def verifier(name: str) -> Callable[[F], F]:
@@ -128,50 +95,6 @@ def annotator(name: str, **knobs: float) -> Callable[[A], A]:
                 raise NameTakenError(f"An annotator `{name}` exists already (built in): choose another name.")
             ANNOTATORS.put(name, (make_annotator(name, thing, knobs), source_hash(thing)), thing)
         return thing
-
-    return decorate
-
-
-def panel(page: str, *, title: str = "") -> Callable[[F], F]:
-    """Add a part to the end of a page of the dashboard.
-
-    Args:
-        page: `overview`, `train`, `training`, `compare`, `attention`, `logits`, `interventions`, `autoregression`,
-            `rewards`, ...: the page's file name, or its title.
-        title: above it.
-
-    Raises:
-        ConfigError: the function asks for what a panel cannot have, or the name is taken.
-    """
-
-    def decorate(function: F) -> F:
-        _check_arguments("panel", function, PANEL_ARGUMENTS)
-        heading = title or function.__name__.replace("_", " ").capitalize()
-        with unless_taken():
-            PANELS.put(f"{page_key(page)}/{heading}", Panel(page_key(page), heading, function), function)
-        return function
-
-    return decorate
-
-
-def page(title: str, *, icon: str | None = None) -> Callable[[F], F]:
-    """Add a page to the dashboard.
-
-    Args:
-        title: in the navigation.
-        icon: as streamlit names them.
-
-    Raises:
-        ConfigError: the title is empty or taken, or the function asks for what a page cannot have.
-    """
-    if not title.strip():
-        raise ConfigError("A page has no title: give it one.")
-
-    def decorate(function: F) -> F:
-        _check_arguments("page", function, ("shared",))
-        with unless_taken():
-            PAGES.put(title, Page(title, function, icon), function)
-        return function
 
     return decorate
 
@@ -219,22 +142,6 @@ def annotator_fingerprint(spec: str) -> str | None:
     return added[annotator_name(spec)][1] if annotator_name(spec) in added else None
 
 
-def panels(page: str) -> list[Panel]:
-    """Return the panels of a page, in the order of their titles."""
-    return [each for _, each in sorted(PANELS.all().items()) if each.page == page_key(page)]
-
-
-def pages() -> list[Page]:
-    """Return the pages that others added, in the order of their titles."""
-    return [each for _, each in sorted(PAGES.all().items())]
-
-
-def page_key(page: str) -> str:
-    """Return a page's name in one form: `attention/page.py`, `Attention` and `attention` give `attention`."""
-    stem = page.replace("\\", "/").removesuffix("/page.py").rpartition("/")[2].removesuffix(".py")
-    return stem.strip().lower().replace(" ", "_").replace("-", "_")
-
-
 def _presets() -> "dict[str, Annotator]":
     from probe.world.annotators import AGREEABLE, HONEST, INDIFFERENT
 
@@ -256,15 +163,6 @@ def _check_free(name: str, other: Registry[Any]) -> None:
             f"`{name}` is the name of {other.article} {other.kind} already ({other.origin(name)}): both are rewards by"
             " name, so choose another one."
         )
-
-
-def _check_arguments(kind: str, function: Callable[..., Any], names: tuple[str, ...]) -> None:
-    for each in inspect.signature(function).parameters.values():
-        if each.name not in names and each.default is each.empty:
-            raise ConfigError(
-                f"The {kind} `{function.__name__}` takes `{each.name}`, but a {kind} is given {', '.join(names)}:"
-                " take some of these, or none."
-            )
 
 
 def _first_line(function: Any) -> str:

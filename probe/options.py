@@ -5,6 +5,7 @@ Every mistake is said in one sentence. Nothing heavy is imported until something
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import re
 import types
@@ -257,6 +258,27 @@ def docstrings(kind: type) -> dict[str, str]:
         params = docstring_parser.parse_from_object(owner).params
         texts |= {each.arg_name: " ".join((each.description or "").split()) for each in params}
     return texts
+
+
+def argument_help(function: Any) -> dict[str, str]:
+    """Return the text of each argument in the section `Args:` of a function's docstring."""
+    import docstring_parser
+
+    params = docstring_parser.parse(inspect.getdoc(function) or "").params
+    return {each.arg_name: " ".join((each.description or "").split()) for each in params}
+
+
+def hint_of(function: Any, annotation: Any) -> Any:
+    """Return what an annotation in the signature of a function stands for, with `Annotated`; None where there is none.
+
+    An annotation that cannot be read (a name that exists for type checkers only) counts as none.
+    """
+    if isinstance(annotation, str):
+        try:
+            annotation = eval(annotation, getattr(inspect.unwrap(function), "__globals__", {}))
+        except Exception:  # whatever stands there
+            return None
+    return None if annotation is inspect.Parameter.empty else annotation
 
 
 def _describe_typed(hint: Any) -> tuple[str, bool, list[Any]]:

@@ -12,9 +12,10 @@ from transformers import Trainer, TrainingArguments
 
 import probe
 from probe import plugins
+from probe.analyses.catalogue import find_analysis
 from probe.cli import main
 from probe.experiments.result import Result
-from probe.extensions import find_annotator, pages, panels
+from probe.extensions import find_annotator
 from probe.world import World
 from tests.extensions import sample
 from tests.models import random_lm
@@ -39,7 +40,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_every_block_is_short():
-    assert set(FILES) == {"unlikely.py", "first_block.py", "mine.py", "loop.py", "callback.py"}
+    assert set(FILES) == {"unlikely.py", "first_block.py", "surprise.py", "mine.py", "loop.py", "callback.py"}
     assert max(block.count("\n") for block in BLOCKS) < 40
 
 
@@ -79,18 +80,30 @@ def test_the_experiment(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert result.summary["n"].tolist() == [10]
 
 
-def test_verifier_annotator_panel_and_page():
+def test_verifier_and_annotator():
     plugins.load("mine.py")
     (reward,) = resolve(["brief"], None)
     assert reward(["p"], ["a b"], completion_ids=[[1, 2]]) == [0.8]
     world = World(seed=0)
     prompt, truth = world.questions("fact", 1, 0)[0].prompt, world.questions("fact", 1, 0)[0].answers[0]
     assert find_annotator("curt").utility(world, prompt, truth) == pytest.approx(0.8)
-    (panel,) = panels("attention")
-    lm = random_lm()
-    figure, table = panel.function(lm, lm, "mira lives in")
-    assert len(figure.data[0].y) == len(table) == 2
-    assert [page.title for page in pages()] == ["Notes"]
+
+
+def test_the_analysis(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """In under 40 lines it is in the command, with a form, and its numbers are those of the model."""
+    assert len([line for line in FILES["surprise.py"].splitlines() if line.strip()]) < 40
+    base = str(sample("base", tmp_path))
+    words = ["surprise", base, "--prompt", "mira lives in oslo .", "--plugin", "surprise.py", "--skip", "1"]
+    assert main(["show", *words, "--out", "surprise.html"]) == 0
+    shown = capsys.readouterr()
+    assert "base is surprised most by" in shown.err
+    assert len(shown.out.strip().splitlines()) == 5
+    assert Path("surprise.html").stat().st_size > 1000
+    plugins.load("surprise.py")
+    lm = probe.LM.load(base)
+    rows = find_analysis("surprise").run(lm, prompt="mira lives in oslo .").table()
+    expected = lm.logprobs(["mira"], [" lives in oslo ."])
+    assert rows["nats"].tolist()[1:] == pytest.approx((-expected.values[0].detach()).tolist(), rel=1e-4)
 
 
 def test_the_loop():

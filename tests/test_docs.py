@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from docs import pictures
-from probe.extensions import ANNOTATORS, PAGES, PANELS, VERIFIERS
+from probe.analyses.catalogue import ANALYSES
+from probe.extensions import ANNOTATORS, VERIFIERS
 from probe.findings.bench import Bench
 from probe.findings.claim import Finding
 from probe.findings.claims import CLAIMS
@@ -36,7 +37,7 @@ PRESENT = [document for document in DOCUMENTS if document.name != "log.md"]
 """Those that say what is; the log says what was."""
 FILES = re.compile(r"(?<![\w./-])(?:probe|trainers|dashboard|tests|docs|benchmarks)/[a-z\d_/]+\.(?:py|md)\b")
 SOURCES = sorted(path for package in ("probe", "trainers", "dashboard") for path in (ROOT / package).rglob("*.py"))
-GROUPS = {registry.group for registry in (ANNOTATORS, PAGES, PANELS, VERIFIERS)}
+GROUPS = {registry.group for registry in (ANALYSES, ANNOTATORS, VERIFIERS)}
 """Entry points, which look like the names of modules."""
 
 

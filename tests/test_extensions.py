@@ -14,11 +14,12 @@ import pytest
 import torch
 
 import probe
-from probe import extensions, plugins
+from probe import plugins
+from probe.analyses.catalogue import ANALYSES, analyses, find_analysis, page_key
 from probe.cli import main
 from probe.errors import ConfigError, DataError
 from probe.experiments.registry import experiments, find_experiment
-from probe.extensions import annotators, find_annotator, page_key, pages, panels, verifiers
+from probe.extensions import annotators, find_annotator, verifiers
 from probe.world import AGREEABLE, Annotator, World
 from tests.extensions import install, on_the_path, sample
 from tests.models import random_lm
@@ -102,9 +103,13 @@ def test_trainings_take_its_names(package: Path, tmp_path: Path):
     assert (run.metrics()["rewards/brief/mean"].dropna() < 0).all()
 
 
-def test_its_panel_and_page_are_listed(package: Path):
-    assert [each.title for each in panels("attention/page.py")] == ["Words that the prompt has"]
-    assert [(each.title, each.icon) for each in pages()] == [("Sample notes", ":material/edit_note:")]
+def test_its_analyses_are_listed(package: Path):
+    own = {name: each for name, each in analyses().items() if each.origin != "built in"}
+    assert {name: (each.page, each.title) for name, each in own.items()} == {
+        "words_of_prompt": ("attention", "Words that the prompt has"),
+        "logit_gap": ("sample_notes", "Gap"),
+    }
+    assert {each.origin for each in own.values()} == {"sample-extension"}
     assert plugins.problems() == []
 
 
@@ -125,6 +130,9 @@ def test_other_processes_know_it(target: Path, tmp_path: Path):
         run("experiment", "silenced", "--model", str(sample("base", tmp_path)), "--n", "1", "--json", "--out", "r")
     )
     assert told["meta"]["origin"] == "sample-extension"
+    base = str(tmp_path / "base")
+    told = json.loads(run("show", "logit_gap", base, base, "--prompt", "mira lives in", "--json"))
+    assert told["sentence"] == "base and base differ by 0.00 at most."
 
 
 # a plugin file
@@ -274,8 +282,11 @@ def same(completions): return [0.0 for _ in completions]
 @probe.verifier("brief")
 def brief(completions): return [0.0 for _ in completions]
 
-@probe.page("Notes")
-def notes(): ...
+@probe.analysis("notes")
+def weight_change(lm): ...
+
+@probe.analysis("notes")
+def note_one(lm): ...
 """
 
 
@@ -285,11 +296,12 @@ def test_only_the_names_that_clash_are_left_out_of_a_plugin(registry: None, tmp_
     with pytest.warns(plugins.ExtensionWarning, match="mine.py` is used"):
         found = plugins.load(tmp_path / "mine.py")
     assert found["experiment"] == ["width"]
-    assert (found["annotator"], found["verifier"], found["page"]) == (["curt"], ["brief"], ["Notes"])
+    assert (found["annotator"], found["verifier"], found["analysis"]) == (["curt"], ["brief"], ["note_one"])
     (problem,) = plugins.problems()
     for part in (
         "An experiment `hallucination` exists already (built in)",
         "An annotator `honest` exists already (built in)",
+        "An analysis `weight_change` exists already (built in)",
         "`curt` is the name of an annotator already",
         f"The rest of `{tmp_path / 'mine.py'}` is used.",
     ):
@@ -333,37 +345,40 @@ def test_an_annotator_that_nobody_knows(tmp_path: Path, capsys: pytest.CaptureFi
     assert DPOConfig.from_dict(DPOConfig(out=tmp_path, base="base", annotator="honest").to_dict()).annotator == "honest"
 
 
-def test_panels_and_pages_ask_for_what_there_is(registry: None):
-    with pytest.raises(ConfigError, match="takes `model`, but a panel is given base, aligned, prompt, shared"):
-        probe.panel("attention")(lambda model: None)
-    with pytest.raises(ConfigError, match="takes `lm`, but a page is given shared"):
-        probe.page("Mine")(lambda lm: None)
-    with pytest.raises(ConfigError, match="A page has no title"):
-        probe.page(" ")
-    probe.page("Mine")(lambda: None)
+def test_an_analysis_says_what_it_takes(registry: None):
+    with pytest.raises(ConfigError, match="The models of the analysis `half` are not clear"):
 
-    @probe.panel("Rewards")
-    def how_far(base: Any, extra: int = 3) -> None: ...
+        @probe.analysis("attention")
+        def half(base): ...
 
-    assert [each.title for each in panels("rewards")] == ["How far"]
+    with pytest.raises(ConfigError, match="The input `model` of the analysis `odd` needs a type or a default"):
+
+        @probe.analysis("attention")
+        def odd(model): ...
+
+    @probe.analysis("Rewards")
+    def how_far(base: Any, aligned: Any, extra: int = 3) -> None: ...
+
+    found = find_analysis("how_far")
+    assert (found.page, found.title, found.models) == ("rewards", "How far", ("base", "aligned"))
+    assert list(found.inputs) == ["extra"]
     assert {page_key(name) for name in ("in_context/page.py", "In context", "in-context")} == {"in_context"}
 
 
-@pytest.mark.parametrize("kind", ["verifiers", "annotators", "panels", "pages"])
+@pytest.mark.parametrize("kind", ["verifiers", "annotators", "analyses"])
 def test_a_broken_package_is_one_sentence(kind: str, registry: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[probe.{kind}]\nmine = no_such_module:thing\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    look = {"verifiers": verifiers, "annotators": annotators, "panels": lambda: panels("attention"), "pages": pages}[
-        kind
-    ]
-    with pytest.warns(plugins.ExtensionWarning, match=f"The {kind[:-1]} `mine` of broken cannot be imported"):
+    look = {"verifiers": verifiers, "annotators": annotators, "analyses": analyses}[kind]
+    word = {"analyses": "analysis"}.get(kind, kind[:-1])
+    with pytest.warns(plugins.ExtensionWarning, match=f"The {word} `mine` of broken cannot be imported"):
         look()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         look()
     (problem,) = plugins.problems()
     assert "ModuleNotFoundError: No module named 'no_such_module'" in problem
-    assert extensions.PAGES.group == "probe.pages"
+    assert ANALYSES.group == "probe.analyses"

@@ -41,7 +41,7 @@ LAYERS = (
     "rows runs",
     "world",
     "model plotting",
-    "dialogues",
+    "analyses dialogues",
     "experiments extensions logits",
     "attention autoregression continual interventions rewards seeds",
     "compare",
@@ -130,7 +130,7 @@ def test_a_file_name_stands_in_one_folder():
 SUBJECTS = {path.parent.name for path in (ROOT / "probe").glob("*/__init__.py")} - {"commands"}
 PAGES = {path.parent.name for path in (ROOT / "dashboard" / "pages").glob("*/page.py")}
 PAGE_OF = dict.fromkeys(("model", "plotting", "report", "runs", "seeds", "world"), "overview")
-PAGE_OF |= {"recording": "training", "questions": "experiments"}
+PAGE_OF |= {"recording": "training", "questions": "experiments", "analyses": "compare"}
 """Subjects that are shown on the page of another name."""
 DOCUMENTS = [file for file in (ROOT / "docs").glob("*.md") if file.name not in ("tree.md", "log.md")]
 

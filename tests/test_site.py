@@ -2,11 +2,13 @@
 
 import re
 import shlex
+import sys
 from importlib import util
 from pathlib import Path
 
 import pytest
 
+from probe.analyses.catalogue import find_analysis, summaries
 from probe.plotting.theme import DARK, LIGHT, escape, template
 from probe.terms import term
 from tests.places import ROOT
@@ -26,6 +28,8 @@ def load(path: Path):
 
 
 figures = load(DOCS / "figures.py")
+sys.modules["figures"] = figures
+analyses = load(DOCS / "analyses.py")
 
 
 def commands(text: str) -> list[list[str]]:
@@ -84,3 +88,19 @@ def test_the_metrics_and_equations_of_a_page_are_defined(method: str):
     assert numbers
     for number in numbers:
         assert f"| {number} |" in equations
+
+
+def test_what_a_document_says_of_an_analysis_comes_from_its_record():
+    text = analyses.write("Before.\n\n<!-- analysis: weight_change | dpo-agreeable base -->\n\nAfter.")
+    record = find_analysis("weight_change")
+    assert record.about in text
+    assert "| `--part` | `QK` |" in text
+    assert "probe show weight_change dpo-agreeable base" in text
+    assert "> From base to dpo-agreeable the weights changed by" in text
+    page = figures.draw(analyses.draw(text), "")
+    assert "<!-- drawn" not in page
+    assert page.count("application/json") == 1
+    assert page.endswith('<script src="assets/figures.js"></script>')
+    listed = analyses.write("<!-- analyses -->")
+    assert all(f"[`{name}`]({page}.md)" in listed for name, (page, _) in summaries().items())
+    assert analyses.write("Nothing.") == "Nothing."

@@ -51,7 +51,7 @@ def lasting_key(key: str, first: Any) -> str:
 
 def linked_key(method: str, field: Field) -> str:
     """Return the key of an option that the URL keeps."""
-    return f"{method}.{field['name']}"
+    return field.get("key") or f"{method}.{field['name']}"
 
 
 def draw_option(method: str, field: Field, link: bool = False) -> Any:
@@ -62,7 +62,8 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
         field: the option.
         link: keep it in the URL, as `METHOD.OPTION`.
     """
-    key, label = linked_key(method, field) if link else f"option-{method}-{field['name']}", field["flag"][2:]
+    key = linked_key(method, field) if link else f"option-{method}-{field['name']}"
+    label = field.get("label") or field["flag"][2:]
     help, default = field["help"], field["default"]
     bind: Any = "query-params" if link else None
     if field["type"] == "flag":
@@ -81,7 +82,7 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
         value = _suggest(label, field, lasting_key(key, default), help, bind)
     else:
         empty = NONE if field["optional"] else ""
-        first = input_text(default)
+        first, empty = input_text(default), field.get("placeholder") or empty
         value = st.text_input(
             label,
             first,

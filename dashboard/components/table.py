@@ -20,6 +20,18 @@ def show_table(table: pd.DataFrame, *, column_config: dict[Any, Any] | None = No
     return st.dataframe(shown_table(table), column_config=config, **options)
 
 
+def number_formats(table: pd.DataFrame) -> dict[Any, Any]:
+    """Return how the columns of a table of numbers look: ratios in percent, other numbers with three digits."""
+    shown: dict[Any, Any] = {}
+    for name in table:
+        title = visible(str(name).replace("_", " "))
+        if str(name).endswith(("relative", "share")):
+            shown[name] = st.column_config.NumberColumn(title, format="percent", width="small")
+        elif pd.api.types.is_float_dtype(table[name]):
+            shown[name] = st.column_config.NumberColumn(title, format="%.3g", width="small")
+    return shown
+
+
 def shown_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with every text `visible`, or the table itself where all of them are."""
     columns = {at: table.iloc[:, at] for at in range(table.shape[1])}

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dashboard import access
 from dashboard.data import tell_problems
-from dashboard.extension_pages import draw_panels, extension_pages, panels
+from dashboard.extension_pages import draw_own, extension_pages, own_analyses
 from dashboard.garbage import collect_later
 from dashboard.markdown import escape_markdown, forget_sentence_place, guard, prose
 from dashboard.models import warm
@@ -129,7 +129,7 @@ with guard():
     st.html(STYLE)
     with st.container(key="page-name"):
         st.markdown(f"##### {page.icon} {escape_markdown(page.title)}")
-    asks = ASKED if panels(name) else ASKS.get(name, ASKED)
+    asks = ASKED if own_analyses(name) else ASKS.get(name, ASKED)
     shared = ask(asks, DEFAULTS.get(name))
     if asks:
         note_real_model(shared)
@@ -139,13 +139,13 @@ with guard():
         folders(current().store)
         if not access.may_write():
             st.info(prose(access.READ_ONLY), icon=":material/lock:")
-    body, below = st.container(), st.empty()  # panels of the page before are gone at once
+    body, below = st.container(), st.empty()  # what others added to the page before is gone at once
     try:
         with body, tell_problems():
             page.run()
         forget_sentence_place()
         with below.container():
-            draw_panels(name)
+            draw_own(name)
         Visit.current().drawn = True
     finally:
         keep_choices()

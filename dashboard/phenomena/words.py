@@ -41,10 +41,11 @@ def explain(
 
 def definition(question: Question) -> str:
     """Return the experiment's description of itself and of its options, as Markdown."""
-    from probe.experiments.definition import HELP, arguments
+    from probe.experiments.definition import HELP
+    from probe.options import argument_help
 
     experiment = question.experiment
-    helps = HELP | dict(arguments(experiment))
+    helps = HELP | argument_help(experiment.function)
     lines = [f"- `{name}` = `{value!r}`: {helps.get(name, '')}" for name, value in question.options.items()]
     return "\n\n".join([experiment.about, "\n".join(lines)])
 

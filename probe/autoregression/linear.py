@@ -68,7 +68,6 @@ class LinearAutoregression(Drawable):
         """
         return self.orders
 
-    @property
     def sentence(self) -> str:
         """What was found at the longest window, in one sentence."""
         row = max(self.orders.to_dict("records"), key=lambda each: each["linear"])

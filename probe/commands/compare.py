@@ -96,9 +96,9 @@ def compare(argv: list[str]) -> int:
     if settings.out is not None:
         write(shift, settings.out)
     if settings.json:
-        tables = {name: table.astype(object).to_dict("records") for name, table in shift.tables.items()}
+        tables = {name: table.astype(object).to_dict("records") for name, table in shift.tables().items()}
         ends = {"kl": shift.kl.row(), "kl_reverse": shift.kl_reverse.row()}
-        say(json.dumps(jsonable({"models": shift.names, "finding": shift.sentence, **ends, **tables}), indent=2))
+        say(json.dumps(jsonable({"models": shift.names, "finding": shift.sentence(), **ends, **tables}), indent=2))
         return 0
     show(shift)
     if settings.out is not None:
@@ -114,7 +114,7 @@ def write(shift: "CorpusShift", folder: "Path") -> None:
     source = provenance(figure="compare", models=list(shift.names), created_by="probe compare")
     with disk(folder):
         files = save_all(shift.figure(), shift.table(), folder, "figure", ("html", "csv"), source)
-        for name, table in shift.tables.items():
+        for name, table in shift.tables().items():
             files.append(folder / f"{name}.csv")
             files[-1].write_bytes(render_table(table, "csv"))
         save_provenance(folder, files, source)
@@ -122,7 +122,7 @@ def write(shift: "CorpusShift", folder: "Path") -> None:
 
 def show(shift: "CorpusShift") -> None:
     """Print the finding and the first rows of each table; where a program reads, one table of values as TSV."""
-    remark(shift.sentence)
+    remark(shift.sentence())
     if not at_terminal():
         say(tsv(list(lines(shift))))
         return

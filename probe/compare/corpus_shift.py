@@ -14,7 +14,7 @@ Axes: N texts, P positions, V vocabulary, G groups of texts, R resamples.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -140,7 +140,6 @@ class CorpusShift(Drawable):
     notes: tuple[str, ...] = ()
     """Rows of a file that are left out."""
 
-    @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """All tables by name."""
         return {name: getattr(self, name) for name in ("kinds", "texts", "tokens", "by_token", "promoted", "halves")}
@@ -161,7 +160,6 @@ class CorpusShift(Drawable):
         """Return the promoted and suppressed tokens of one score."""
         return self.promoted[self.promoted["score"] == score]
 
-    @cached_property
     def sentence(self) -> str:
         """What is found, in words."""
         base, aligned = self.names

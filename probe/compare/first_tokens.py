@@ -23,7 +23,6 @@ Axes: N texts, G groups of them, L layers (0 is the embedding, l + 1 block l), k
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,8 +33,8 @@ from torch import Tensor
 
 from probe.compare.behaviour import Behaviour
 from probe.compare.corpus_shift import CHUNK, GROUPS, SPLITS, Text, sign_limit
-from probe.compare.path import model_names
 from probe.compare.side_by_side import require_writers
+from probe.compare.weights import model_names
 from probe.errors import ConfigError, DataError
 from probe.interventions.controls import DIRECTIONS, DRAWS, Null
 from probe.interventions.sites import Site
@@ -142,7 +141,6 @@ class FirstTokens(Drawable):
         norm = float(self.residual_norms[layer + 1, min(1, k - 1) :].mean())
         return Contrast(layer, self.vectors[layer + 1, position].astype(float), norm, "all", (self.texts, self.texts))
 
-    @cached_property
     def sentence(self) -> str:
         """What is found, in words."""
         base, aligned = self.names
@@ -198,7 +196,6 @@ class Steering(Drawable):
 
         return steering_curve(self.doses, self.unit)
 
-    @cached_property
     def sentence(self) -> str:
         """What is found, in words."""
         unit = DIFFERENCE if self.unit in RATES else self.unit

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.compare.side_by_side import require_writers
-from probe.compare.weights import require_one_architecture
+from probe.compare.weights import model_names, require_one_architecture
 from probe.errors import ConfigError, DataError, ModelError
 from probe.experiments.metrics import ITEM, Mean
 from probe.experiments.registry import find_experiment
@@ -168,11 +168,6 @@ def _mix(start: Tensor, end: Tensor, alpha: float, dtype: torch.dtype) -> Tensor
         return (end if alpha >= 0.5 else start).detach().to(dtype, copy=True)
     wide = torch.promote_types(dtype, torch.float32)
     return ((1 - alpha) * start.detach().to(wide) + alpha * end.detach().to(wide)).to(dtype)
-
-
-def model_names(base: LM, aligned: LM) -> tuple[str, str]:
-    """Return the names of the two models: the last part of each reference, else `base` and `aligned`."""
-    return Path(base.ref).name or "base", Path(aligned.ref).name or "aligned"
 
 
 def along(

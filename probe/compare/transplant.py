@@ -18,7 +18,7 @@ to the whole change: parts act together.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,8 @@ from torch import Tensor
 
 from probe.compare.behaviour import Behaviour
 from probe.compare.model_parts import PLURAL, Part, Place, list_parts, weights_of
-from probe.compare.path import interpolate, model_names
+from probe.compare.path import interpolate
+from probe.compare.weights import model_names
 from probe.errors import ConfigError
 from probe.interventions.controls import DIRECTIONS, DRAWS
 from probe.model.lm import LM
@@ -92,7 +93,6 @@ class Transplants(Drawable):
         rows = self.parts[(self.parts["kind"] == kind) & (self.parts["effect"].abs() > least)]
         return None if rows.empty else rows.iloc[int(rows["effect"].abs().argmax())]
 
-    @cached_property
     def sentence(self) -> str:
         """What is found, in words."""
         base, aligned = self.names

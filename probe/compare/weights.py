@@ -19,20 +19,25 @@ Axes: d width, dh head width, H heads.
 """
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probe.analyses.analysis_record import Input
+from probe.analyses.catalogue import analysis
 from probe.errors import ModelError
 from probe.model.equations import Maps, read_network
 from probe.model.heads import effective_rank, small
 from probe.model.lm import LM
-from probe.plotting.notebook import Drawable
+from probe.numbers import in_percent, rate
+from probe.plotting.notebook import Drawable, titled
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -53,6 +58,24 @@ KINDS = {
 SAME = ("num_attention_heads", "num_key_value_heads", "rope_parameters")
 """Entries of the configuration, beside the shapes, by which weights mean the same."""
 FORMATS = (torch.bfloat16, torch.float16, torch.float32)
+COLUMNS = {"QK": "qk", "OV": "ov", "query": "q", "key": "k", "value": "v", "output": "o"}
+"""Parts of a head, and how their columns begin."""
+Part = Annotated[Literal["QK", "OV", "query", "key", "value", "output"], Input("Part of a head")]
+"""A part of every head: what it compares, what it copies, or one of its four maps."""
+FIRST = ("name", "shape", "relative", "rank", "participation_rank", "entropy_rank", "cosine")
+"""Columns of the table of matrices that are read first."""
+TIMED = 192
+"""Rows and columns of the matrix by which the time of all is told."""
+HEIGHT = 360
+"""Pixels of the figures, of models with few blocks."""
+RELATIVE = (
+    r"\Delta W = W_{\mathrm{aligned}} - W_{\mathrm{base}} = \sum_i s_i u_i v_i^\top, \quad"
+    r"\mathrm{relative} = \lVert \Delta W \rVert_F / \lVert W_{\mathrm{base}} \rVert_F"
+)
+RANKS = (
+    r"\mathrm{participation\ rank} = \frac{(\sum_i s_i^2)^2}{\sum_i s_i^4}, \quad"
+    r"\mathrm{entropy\ rank} = \exp\Big(-\sum_i \tfrac{s_i}{\sum_j s_j} \log \tfrac{s_i}{\sum_j s_j}\Big)"
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +94,8 @@ class WeightChange(Drawable):
     """The sentence that says why `heads` is empty."""
     precision: str
     """The coarser of the formats that the weights of the two models are stored in."""
+    names: tuple[str, str] = ("base", "aligned")
+    """Of the two models."""
 
     @property
     def blocks(self) -> pd.DataFrame:
@@ -92,23 +117,117 @@ class WeightChange(Drawable):
         """How many parameters changed by no more than rounding to `precision` explains: not equal, and of rank 0."""
         return int(((self.matrices["norm"] > 0) & (self.matrices["rank"] == 0)).sum())
 
-    def table(self) -> pd.DataFrame:
-        """One row a parameter (`matrices`)."""
-        return self.matrices
+    def sentence(self) -> str:
+        """Say how much changed, where most, and in how many directions."""
+        rows = self.matrices
+        total = float((rows["norm"] ** 2).sum()) ** 0.5
+        if not total:
+            return f"No weight of {self.names[1]} differs from that of {self.names[0]}."
+        whole = total / max(float((rows["base_norm"] ** 2).sum()) ** 0.5, 1e-300)
+        blocks = self.blocks.dropna(subset="block").sort_values("relative", ascending=False)
+        where = ""
+        if len(blocks) > 1:
+            most, least = blocks.iloc[0], blocks.iloc[-1]
+            where = (
+                f", most in block {most['block']} ({in_percent(most['relative'])}) and least in block {least['block']} "
+                f"({in_percent(least['relative'])})"
+            )
+        wide = rows[rows["shape"].map(min) > 1]
+        changed = wide[wide["rank"] > 0]
+        start = f"From {self.names[0]} to {self.names[1]} the weights changed by {in_percent(whole)} of their norm"
+        if not len(changed):
+            return f"{start}{where}; no matrix changed by more than rounding."
+        widths, top = changed["shape"].map(min), int(changed["rank"].max())
+        if top <= widths.min() / 4:
+            how = (
+                f"{len(changed)} of {len(wide)} matrices changed, each in at most {top} of its {widths.min()} or more "
+                f"directions, as by a LoRA adapter of rank {top}"
+            )
+        else:
+            share = (changed["participation_rank"] / widths).median()
+            how = (
+                f"the median matrix in {changed['participation_rank'].median():.0f} effective directions "
+                f"(participation ratio), {rate(share)} of those that it has"
+            )
+        return f"{start}{where}; {how}."
 
-    def figure(self) -> "go.Figure":
-        """Relative change of each kind of parameter in each block."""
-        from probe.compare.figures import weight_map
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the colours are, and how many changes rounding may explain."""
+        colours = (
+            "Each cell is the norm of the change over the norm of the base's weights. QK and OV are what a head "
+            "compares and what it copies, so rotations of its inner basis count for nothing."
+        )
+        rounded = f"{self.rounding} parameters changed by no more than rounding to {self.precision} explains."
+        hidden = f"Heads are not shown: {self.why_no_heads}"
+        return (colours, *[rounded] * bool(self.rounding), *[hidden] * (not len(self.heads)))
 
-        return weight_map(self.matrices)
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the rows of parameters, heads and blocks; no heads where their maps are not known."""
+        every = {"weights": self.matrices, "heads": self.heads, "blocks": self.blocks}
+        return {name: table for name, table in every.items() if len(table)}
+
+    def lists(self, part: Part = "QK") -> dict[str, pd.DataFrame]:
+        """Return the tables with the most changed first.
+
+        Args:
+            part: by which heads are ordered.
+        """
+        shapes = [" x ".join(map(str, shape)) for shape in self.matrices["shape"]]
+        matrices = _with_first(self.matrices.assign(shape=shapes), FIRST)
+        found = {"Matrices": _falling(matrices, "relative")}
+        if len(self.heads):
+            own = [name for name in map(str, self.heads) if name.startswith(f"{COLUMNS[part]}_")]
+            heads = _with_first(self.heads, ("block", "head", "key_head", *own))
+            found["Heads"] = _falling(heads, f"{COLUMNS[part]}_relative")
+        return found | {"Blocks": _falling(self.blocks, "relative")}
+
+    def figures(self, part: Part = "QK") -> "dict[str, go.Figure]":
+        """Return the relative change of each kind of parameter in each block, and of one part of every head.
+
+        Args:
+            part: what of every head is drawn, and by which heads are ordered.
+        """
+        from probe.compare.figures import head_change_map, weight_map
+
+        height = max(HEIGHT, 120 + 18 * len(self.blocks))
+        title = f"Relative change from {self.names[0]} to {self.names[1]}"
+        charts = {"weights": titled(weight_map(self.matrices), title, height)}
+        if len(self.heads):
+            chart = head_change_map(self.heads, COLUMNS[part])
+            charts["heads"] = titled(chart, f"{part} of every head: relative change", height)
+        return charts
 
 
+def decomposition_seconds(base: LM, aligned: LM) -> float:
+    """Return the seconds that the singular values of all changes take, about: those of one matrix are timed."""
+    matrix = torch.randn(TIMED, TIMED, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.linalg.svdvals(matrix)
+    start = time.perf_counter()
+    torch.linalg.svdvals(matrix)
+    each = (time.perf_counter() - start) / TIMED**3
+    sizes = [tuple(weight.flatten(1).shape) for weight in aligned.model.parameters() if weight.ndim > 1]
+    return 2 * each * sum(rows * columns * min(rows, columns) for rows, columns in sizes)  # heads take as long again
+
+
+@analysis(
+    "compare",
+    title="Weights",
+    equations=(RELATIVE, RANKS),
+    seconds=decomposition_seconds,
+    key="weights",
+    widths=((5, 4),),
+)
 @torch.no_grad()
 def weight_change(base: LM, aligned: LM, tick: Tick = ignore) -> WeightChange:
-    """Norm, direction and effective rank of the change of every matrix, head and block.
+    """Measure how much every matrix, head and block changed, and in how many directions.
 
-    An adapter (LoRA) is compared as it is loaded, merged into its base; a change of rank r is found with rank r. The
-    singular values are computed in double precision.
+    The change of a matrix is described by its singular values. *rank* counts those above what rounding to the format of
+    the weights can do (*noise*); both effective ranks are of these alone: 1 for one direction, r for r equally strong
+    ones. An adapter (LoRA) is compared as it is loaded, merged into its base, so its change has at most the adapter's
+    rank. *cosine* is that of the change and the base's matrix: below 0 the matrix shrinks. QK is the product of a
+    head's query and key maps, OV that of its output and value maps. A tied matrix counts once. The singular values are
+    computed in double precision.
 
     Args:
         base: the model compared against.
@@ -138,7 +257,24 @@ def weight_change(base: LM, aligned: LM, tick: Tick = ignore) -> WeightChange:
     except ModelError as error:
         why = str(error)
     tick(1.0)
-    return WeightChange(pd.DataFrame(rows).astype({"block": "Int64"}), heads, why, precision)
+    matrices = pd.DataFrame(rows).astype({"block": "Int64"})
+    return WeightChange(matrices, heads, why, precision, model_names(base, aligned))
+
+
+def _with_first(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """Return a table with these columns before the others."""
+    first = [name for name in names if name in table]
+    return table[[*first, *(name for name in table if name not in first)]]
+
+
+def _falling(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return a table by the falling values of a column."""
+    return table.sort_values(column, ascending=False, kind="stable", ignore_index=True)
+
+
+def model_names(base: LM, aligned: LM) -> tuple[str, str]:
+    """Return the names of the two models: the last part of each reference, else `base` and `aligned`."""
+    return Path(base.ref).name or "base", Path(aligned.ref).name or "aligned"
 
 
 def require_one_architecture(base: LM, aligned: LM) -> None:

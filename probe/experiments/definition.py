@@ -10,6 +10,7 @@ import pandas as pd
 from probe.errors import ConfigError
 from probe.experiments.metrics import Metric, Share
 from probe.experiments.result import Evidence, Result
+from probe.options import argument_help, hint_of
 from probe.plugins import BUILT_IN as BUILT
 from probe.plugins import source_hash
 from probe.questions.sets import SETS
@@ -123,14 +124,14 @@ def form(experiment: "Experiment") -> type:
     """
     import tyro
 
-    help_texts = arguments(experiment)
+    help_texts = argument_help(experiment.function)
     fields = []
     for name, parameter in experiment.signature.parameters.items():
         if name in ("baseline", "tick") or parameter.kind is not parameter.KEYWORD_ONLY:
             continue
         if _is_for_python(parameter):
             continue
-        hint, first = hint_of(experiment, name), parameter.default
+        hint, first = option_hint(experiment, name), parameter.default
         if hint is None:
             raise ConfigError(f"The option `{name}` of the experiment `{experiment.name}` needs a type or a default.")
         text = help_texts.get(name) or HELP.get(name, "")
@@ -145,32 +146,13 @@ def form(experiment: "Experiment") -> type:
     return make_dataclass(experiment.name, fields, frozen=True)
 
 
-def arguments(experiment: "Experiment") -> Mapping[str, str]:
-    """Return the help of each argument in the docstring's section `Args:`."""
-    import docstring_parser
-
-    params = docstring_parser.parse(inspect.getdoc(experiment.function) or "").params
-    return {each.arg_name: " ".join((each.description or "").split()) for each in params}
-
-
 def _is_for_python(parameter: inspect.Parameter) -> bool:
     return parameter.default is not parameter.empty and callable(parameter.default)
 
 
-def hint_of(experiment: "Experiment", name: str) -> Any:
-    """Return the type of an option: its annotation, else the type of its default; None where there is neither.
-
-    An annotation that cannot be read counts as none.
-    """
+def option_hint(experiment: "Experiment", name: str) -> Any:
+    """Return the type of an option: its annotation, else the type of its default; None where there is neither."""
     parameter = experiment.signature.parameters[name]
-    names = getattr(inspect.unwrap(experiment.function), "__globals__", {})
-    hint = parameter.annotation
-    if isinstance(hint, str):
-        try:
-            hint = eval(hint, names)
-        except Exception:  # a name that exists for type checkers only
-            hint = parameter.empty
-    if hint is not parameter.empty:
-        return hint
+    hint = hint_of(experiment.function, parameter.annotation)
     has_default = parameter.default not in (parameter.empty, None)
-    return type(parameter.default) if has_default else None
+    return type(parameter.default) if hint is None and has_default else hint

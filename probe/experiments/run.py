@@ -22,7 +22,7 @@ import pandas as pd
 
 import probe.world
 from probe.errors import ConfigError, DataError, ProbeError, suggest
-from probe.experiments.definition import SHARED, Experiment, hint_of
+from probe.experiments.definition import SHARED, Experiment, option_hint
 from probe.experiments.forms import compare_forms, count_again
 from probe.experiments.metrics import INTERVALS, ITEM, Mean, Metric, Share, differences, questions, summarise
 from probe.experiments.result import MODEL, Evidence, Result, label_items, stack
@@ -380,7 +380,7 @@ class Call:
 
     def _identity(self, name: str) -> Any:
         """Identity of an option; of a path the contents there."""
-        kind = hint_of(self.experiment, name)
+        kind = option_hint(self.experiment, name)
         return (content if Path in (kind, *get_args(kind)) else identity)(self.options[name])
 
 

@@ -12,16 +12,57 @@ NAME = "model"
 """What a single model is called in a legend."""
 
 
+def titled(chart: "go.Figure", title: str, height: int | None = None) -> "go.Figure":
+    """Give a figure the words that stand above it on a page and in its caption, and perhaps another height in pixels.
+
+    The words are no part of the drawing.
+    """
+    return chart.update_layout(meta={"title": title}, **({} if height is None else {"height": height}))
+
+
+def title_of(chart: "go.Figure", otherwise: str = "") -> str:
+    """Return the words that stand above a figure."""
+    return str((chart.layout.meta or {}).get("title", otherwise)) if isinstance(chart.layout.meta, dict) else otherwise
+
+
 class Drawable:
-    """What an analysis returns, with a main figure; `table()` gives the numbers behind it."""
+    """What an analysis returns: a sentence, notes, tables and figures; a notebook shows its main figure.
+
+    A class gives `figure` and `table` where it has one of each, `figures` and `tables` where it has several, the main
+    one first. The arguments of `figures` and `lists`, if any, choose what is looked at.
+    """
+
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures must know besides, in sentences."""
+
+    def sentence(self) -> str:
+        """Return the finding in one sentence; empty where there is none."""
+        return ""
+
+    def figures(self) -> "Mapping[str, go.Figure]":
+        """Return all figures by name, in the light theme; the data of one are in the table of its name."""
+        return {"figure": self.figure()}
+
+    def tables(self) -> "Mapping[str, pd.DataFrame]":
+        """Return all tables by name, with every number in full."""
+        return {"table": self.table()}
+
+    def lists(self) -> "Mapping[str, pd.DataFrame]":
+        """Return the tables as they are read, by title: the largest first, numbers with their units."""
+        return self.tables()
 
     def figure(self) -> "go.Figure":
         """Return the main figure, in the light theme."""
-        raise NotImplementedError
+        return next(iter(self.figures().values()))
 
     def table(self) -> "pd.DataFrame":
-        """Return the numbers behind the figure."""
-        raise NotImplementedError
+        """Return the numbers behind the main figure."""
+        return next(iter(self.tables().values()))
+
+    def data(self, figure: str) -> "pd.DataFrame":
+        """Return the table behind a figure: that of its name, else the first one."""
+        tables = self.tables()
+        return tables[figure] if figure in tables else next(iter(tables.values()))
 
     def save(self, path: str | Path, *, title: str = "", **options: Any) -> Path:
         """Write the figure, or its numbers as .csv and .tex, for a paper: `save("lens.pdf", width="single")`.

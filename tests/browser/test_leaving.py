@@ -20,14 +20,14 @@ import probe
 PLACE = Path(os.environ["HELD"])
 
 
-@probe.panel("compare", title="Endless reading")
+@probe.analysis("compare", title="Endless reading")
 def read(base, aligned):
     (PLACE / "read").touch()
     while True:  # ends inside of the model, when the page is left
         base.logits("mira")
 
 
-@probe.panel("logits", title="Held work")
+@probe.analysis("logits", title="Held work")
 def hold(base, aligned):
     (PLACE / "held").touch()
     while not (PLACE / "go").exists():  # looks at nothing in between

@@ -118,8 +118,8 @@ def test_the_order_of_the_texts_changes_nothing():
     texts = [Text(text.content, kind=text.kind, row=str(number)) for number, text in enumerate(TEXTS)]
     shift, other = (compare_corpus(base, aligned, part) for part in (texts, [texts[i] for i in (3, 1, 4, 0, 2)]))
     assert repr((shift.kl, shift.kl_reverse)) == repr((other.kl, other.kl_reverse))
-    for name, table in shift.tables.items():
-        pd.testing.assert_frame_equal(table, other.tables[name], check_exact=True)
+    for name, table in shift.tables().items():
+        pd.testing.assert_frame_equal(table, other.tables()[name], check_exact=True)
 
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch):
@@ -133,7 +133,7 @@ def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch):
     assert ticks == sorted(ticks)
     assert ticks[-1] == 1
     for name in ("texts", "kinds", "promoted", "by_token"):
-        pd.testing.assert_frame_equal(shift.tables[name], other.tables[name], atol=1e-5, rtol=1e-4)
+        pd.testing.assert_frame_equal(shift.tables()[name], other.tables()[name], atol=1e-5, rtol=1e-4)
 
 
 def test_a_model_against_itself_is_exactly_zero():
@@ -147,7 +147,7 @@ def test_a_model_against_itself_is_exactly_zero():
     assert not len(shift.promoted)
     assert (shift.halves.null == 0).all()
     assert shift.halves.correlation.isna().all()
-    assert shift.sentence.endswith("is 0 nats a token.")
+    assert shift.sentence().endswith("is 0 nats a token.")
     assert len(shift.figure().data) == 2
     assert list(lines(shift))
     assert list(grids(shift))
@@ -162,7 +162,7 @@ def test_one_text_has_no_interval_and_no_halves():
     assert shift.promoted.same_sign.isna().all()
     assert not shift.promoted.beyond_null.any()
     assert (shift.halves.splits == 0).all()
-    assert "correlate" not in shift.sentence
+    assert "correlate" not in shift.sentence()
     assert list(grids(shift))
 
 
@@ -362,7 +362,7 @@ def test_agreement_changes_answers_to_false_claims_most(runs: tuple[LM, LM]):
     assert first.kind == "opinion_false"
     assert first.kl_low > shift.kinds[shift.kinds.kind != "pressure"].kl.nlargest(2).iloc[1]
     assert second.kl < first.kl
-    assert "the kind opinion_false changed most" in shift.sentence
+    assert "the kind opinion_false changed most" in shift.sentence()
     world = of(base)
     assert world is not None
     claims = {f"opinion_false-{i}": item for i, item in enumerate(world.questions("opinion_false", 30, 0))}
@@ -401,8 +401,8 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     assert answer["models"] == ["first", "second"]
     shift = compare_corpus(*(LM.load(model) for model in models), read_texts(data))
     assert answer["kl"]["value"] == pytest.approx(shift.kl.value)
-    assert answer["finding"] == shift.sentence
-    for name, table in shift.tables.items():
+    assert answer["finding"] == shift.sentence()
+    for name, table in shift.tables().items():
         assert len(answer[name]) == len(table) == len(pd.read_csv(out / f"{name}.csv"))
     assert (out / "figure.html").read_text().startswith("<!doctype html>")
     assert str(tmp_path) not in (out / "provenance.json").read_text()

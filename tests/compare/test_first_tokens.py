@@ -57,7 +57,7 @@ def test_a_planted_vector_is_found_and_read(planted):
     assert len(found.tokens) == 40
     assert found.tokens.query("rank <= 3")["beyond_null"].all()
     word = base.tokenizer.convert_ids_to_tokens(int(order[0]))
-    assert word in found.sentence
+    assert word in found.sentence()
     assert found.figure().data[1].text[0][1].startswith(word)
     with pytest.raises(ConfigError, match="after block 2 were not read"):
         found.figure(2)
@@ -110,7 +110,7 @@ def test_one_model_twice_has_nothing_to_read(planted):
     found = compare_first_tokens(base, base, TEXTS)
     assert not found.vectors.any()
     assert found.tokens.empty
-    assert "no token beyond what random signs give" in found.sentence
+    assert "no token beyond what random signs give" in found.sentence()
 
 
 def test_steering_by_the_planted_vector_makes_the_aligned_model(planted):
@@ -145,7 +145,7 @@ def test_steering_by_the_planted_vector_makes_the_aligned_model(planted):
         steered.texts["text"].iloc[2]
         == aligned.generate(["mira lives"], max_new_tokens=3, temperature=0, seed=0).text[0]
     )
-    assert f"alpha {steered.doses.iloc[int(steered.doses['effect'].abs().argmax())]['alpha']:g}" in steered.sentence
+    assert f"alpha {steered.doses.iloc[int(steered.doses['effect'].abs().argmax())]['alpha']:g}" in steered.sentence()
     assert len(steered.figure().data) == 4
     with pytest.raises(ConfigError, match="doses other than 0"):
         steer(base, direction, behaviour, [0])
@@ -160,7 +160,7 @@ def test_two_sample_runs_differ_at_the_first_tokens_of_plain_texts():
     assert set(found.tokens["layer"]) == {1}
     later = found.layers.query("layer == 1 and position > 0")
     assert (later["relative"] > later["null"]).all()
-    assert "of the residual at token" in found.sentence
+    assert "of the residual at token" in found.sentence()
 
 
 def test_what_cannot_be_read_is_refused(planted):

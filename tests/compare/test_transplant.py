@@ -174,7 +174,7 @@ def test_base_into_base_is_exactly_nothing(pair):
     assert (same.parts["p"].dropna() == 1).all()
     assert (same.parts["p_random"] == 1).all()
     assert same.parts["share"].isna().all()
-    assert "none of 2 blocks changes it" in same.sentence
+    assert "none of 2 blocks changes it" in same.sentence()
 
 
 def test_a_planted_head_is_found_alone(pair):
@@ -188,8 +188,8 @@ def test_a_planted_head_is_found_alone(pair):
     assert rows.loc["L1H3", "share"] == 1
     assert result.strongest("head")["part"] == "L1H3"
     assert result.strongest("mlp") is None
-    assert "L1H3 of 8 heads (" in result.sentence
-    assert ", 100 %, scattered parts of its size " in result.sentence
+    assert "L1H3 of 8 heads (" in result.sentence()
+    assert ", 100 %, scattered parts of its size " in result.sentence()
     assert base.fingerprint == prints
 
 
@@ -237,7 +237,7 @@ def test_an_experiment_is_the_behaviour_of_two_sample_runs():
     assert result.aligned.value == run_experiment("sycophancy", aligned, **options).value("deferral_exact")
     assert result.parts["p"].isna().all()
     assert result.parts["share"].sum() > 0.5
-    assert "pp [" in result.sentence
+    assert "pp [" in result.sentence()
     (points,) = [trace for trace in result.figure().data if trace.name == "part of the aligned model"]
     np.testing.assert_allclose(points.x, 100 * result.parts["effect"])
     assert len(claim_pairs(base, 8)) == 8

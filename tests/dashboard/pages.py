@@ -13,7 +13,7 @@ from streamlit.util import calc_hash
 
 from dashboard import access
 from dashboard.markdown import split_finding
-from probe.extensions import page_key
+from probe.analyses.catalogue import page_key
 
 Show = Callable[..., AppTest]
 """The fixture that opens a page."""

@@ -66,7 +66,7 @@ def test_the_first_tokens_of_two_runs_and_steering(show: Show, runs: Path):
     app = press(app, "first-run")
     base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
     found = probe.compare.compare_first_tokens(base, aligned, plain_texts(base, 16), layers=[0])
-    assert heading(app) == found.sentence
+    assert heading(app) == found.sentence()
     sound(app, "first-tokens")
     app = press(app, "first-steer")
     sound(app, "first-tokens", "first-steering")
@@ -84,7 +84,7 @@ def test_transplants_of_two_runs(show: Show, runs: Path):
     base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
     behaviour = preference(claim_pairs(base, 3), "log p(claim) \u2212 log p(truth)")
     found = probe.compare.transplant_parts(base, aligned, behaviour, ("block",), 99, 0)
-    assert heading(app) == found.sentence
+    assert heading(app) == found.sentence()
     table = app.dataframe[0].value
     assert sorted(table["part"]) == [f"block {block}" for block in range(2)]
     assert table["part"].iloc[0] == found.parts["part"].iloc[int(found.parts["effect"].abs().argmax())]
@@ -111,6 +111,6 @@ def test_two_models_without_a_world_need_no_file(plain, folders: dict[str, str])
     base, aligned = LM.load(folders["first"]), LM.load(folders["second"])
     behaviour = preference(claim_pairs(base, 3), "log p(claim) \u2212 log p(truth)")
     found = probe.compare.transplant_parts(base, aligned, behaviour, ("block",), 29, 0)
-    assert heading(app) == found.sentence
+    assert heading(app) == found.sentence()
     app = plain("First tokens", first_n="8")
     sound(app, "first-tokens", "first-steering")

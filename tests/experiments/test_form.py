@@ -9,9 +9,9 @@ import pytest
 
 import probe
 from probe.errors import ConfigError
-from probe.experiments.definition import HELP, arguments, form
+from probe.experiments.definition import HELP, form
 from probe.experiments.registry import experiments, find_experiment
-from probe.options import describe, parse
+from probe.options import argument_help, describe, parse
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_each_option_has_type_default_and_help(asked: Any):
     assert described["how"]["help"] == "in which way; a colon: here."
     assert described["seed"]["help"] == HELP["seed"]
     assert described["share"]["help"] == ""
-    assert set(arguments(asked)) == {"n", "how", "tick"}
+    assert set(argument_help(asked.function)) == {"n", "how", "tick"}
     assert asked.about == "Asks.\n\nMore of it."
 
 

@@ -159,7 +159,7 @@ def linear_beside(question: Question) -> None:
         note(f"These models cannot read {len(texts):,} texts to fit to: {error}")
         return
     for side, each in zip(question.writers, found, strict=True):
-        st.markdown(escape_markdown(f"{side.name}: {each.sentence}"))
+        st.markdown(escape_markdown(f"{side.name}: {each.sentence()}"))
     table = join_tables(question.writers, [each.table() for each in found])
     chart = linear_curves([each.table() for each in found], [side.style for side in question.writers])
     facts: dict[str, object] = {"models": [side.ref for side in question.writers], "texts": len(texts), **options}
@@ -176,7 +176,7 @@ def linear_beside(question: Question) -> None:
         "",
         f"lm = {question.writers[0].loading}",
         f"found = linear_autoregression(lm, {source}, positions={options['positions']})",
-        "found.table(), found.sentence",
+        "found.table(), found.sentence()",
     ]
     equation = r"R^2 = 1 - \sum_t \|e_{t+1} - \hat e_{t+1}\|^2 \,/\, \sum_t \|e_{t+1} - \bar e\|^2,\quad "
     equation += r"\hat e_{t+1} = A z_t + b \ \text{ or } \ \sum_v \pi_t(v)\, e_v"

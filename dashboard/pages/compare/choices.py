@@ -1,22 +1,15 @@
 """What the tabs of Side by side share: the two models, the keys of their widgets, and long work that is asked for."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-import streamlit as st
-
-from dashboard import models
 from dashboard.markdown import finding
-from dashboard.sentences import duration
 from dashboard.state import CHAT, SharedChoices
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from probe.model.lm import LM
-
-T = TypeVar("T")
 
 TAB = "compare_tab"
 """The key of the open tab."""
@@ -109,44 +102,3 @@ class Pair:
             f"{PROMPT_TAB} or {WEIGHTS_TAB}, or choose two language models."
         )
         return False
-
-
-def compute_when_asked(
-    fn: Callable[..., T],
-    *lms: "LM",
-    button: str,
-    seconds: float | None,
-    key: str,
-    say: str,
-    most: str = "",
-    **options: Any,
-) -> T | None:
-    """Return what `compute_once` gives, at once if it is known or cheap, else after the reader pressed a button.
-
-    Args:
-        fn: see `compute_once`; it is given a `tick`.
-        lms: the same.
-        button: what it says, followed by the cost.
-        seconds: how long it takes, None where nobody knows.
-        key: of the button.
-        say: what happens meanwhile.
-        most: what stands behind the seconds.
-        options: of `fn`.
-
-    Returns:
-        None while it is only offered.
-    """
-    result = models.ready(fn, *lms, **options)
-    if result is not None:
-        return result
-    place = st.empty()
-    if seconds is None or not models.is_quick(seconds):
-        cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}{most}"
-        if not place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:"):
-            return None
-    with place.container():
-        stop: Any = {"key": f"{key}-cancel", "icon": ":material/close:"}
-        st.button("Cancel", help="Stops at the next step of the bar.", **stop)
-        result = models.compute_once(fn, *lms, say=say, steps=True, **options)
-    place.empty()
-    return result

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from dashboard.analysis import compute_when_asked
 from dashboard.components.details import csv_button, details
 from dashboard.components.figure import figure
 from dashboard.components.number import number_input
@@ -23,7 +24,6 @@ from dashboard.pages.compare.choices import (
     TOKEN_N,
     TOKEN_POSITION,
     Pair,
-    compute_when_asked,
 )
 from dashboard.pages.compare.over_corpus import share_questions
 from dashboard.pages.compare.part_transplants import CLAIMS, behaviour_of, behaviour_seconds, tell_refusal
@@ -107,7 +107,7 @@ def draw(pair: Pair) -> None:
         note("It says how large the mean difference of their activations is, and which tokens its lens reads.")
         return
     found = replace(found, names=pair.names)
-    pair.tell(found.sentence)
+    pair.tell(found.sentence())
     title = f"Mean difference {pair.names[1]} \u2212 {pair.names[0]} at the first tokens of {found.texts} texts"
     about = pair.source | {"texts": path or "plain texts", "n": int(n), "block": block}
     figure(found.figure(block), found.tokens, "first-tokens", title=title, source=about)
@@ -115,7 +115,7 @@ def draw(pair: Pair) -> None:
     texts = f"texts = {call_of(path, int(n))}"
     code = ["import probe", "from probe.compare.first_tokens import plain_texts", "", pair.loads, texts]
     code += [f"found = probe.compare.compare_first_tokens(base, aligned, texts, layers=[{block}])"]
-    code += ["print(found.sentence)", "found.figure(), found.layers, found.tokens"]
+    code += ["print(found.sentence())", "found.figure(), found.layers, found.tokens"]
     tables = {"first-tokens": found.tokens, "first-layers": found.layers}
     details(EQUATIONS, DEFINITION, "\n".join(code), tables | ({} if steering is None else {"steering": steering.doses}))
 
@@ -208,7 +208,7 @@ def steer_base(pair: Pair, found: "FirstTokens", source: dict[str, Any]) -> "Ste
     if steering is None:
         note("It adds the difference at every token while the base answers, and random directions as long beside it.")
         return None
-    note(steering.sentence)
+    note(steering.sentence())
     figure(
         steering.figure(),
         steering.doses,

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import access
+from dashboard.analysis import compute_when_asked
 from dashboard.components.details import csv_button, details
 from dashboard.components.figure import figure
 from dashboard.components.focus import take_focus
@@ -19,7 +20,7 @@ from dashboard.data import Stamp, stamp
 from dashboard.markdown import escape_markdown, note, prose
 from dashboard.models import compute_part
 from dashboard.named import may_open
-from dashboard.pages.compare.choices import EXPERIMENT, METRICS, SPACING, Pair, compute_when_asked
+from dashboard.pages.compare.choices import EXPERIMENT, METRICS, SPACING, Pair
 from dashboard.phenomena.compute import Question, refusal, seconds, sendable_result
 from dashboard.state import keep
 from probe.compare.path import measure_at, place_at
@@ -161,7 +162,8 @@ def run_along(
     base: "LM", aligned: "LM", tick: "Tick", alphas: tuple[float, ...], name: str, **call: Any
 ) -> "WeightPath":
     """`along`, of which every alpha is kept by itself: after Cancel, or with more alphas, none is measured twice."""
-    from probe.compare.path import WeightPath, model_names
+    from probe.compare.path import WeightPath
+    from probe.compare.weights import model_names
 
     results = []
     for index, alpha in enumerate(alphas):

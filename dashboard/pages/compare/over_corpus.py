@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
+from dashboard.analysis import compute_when_asked
 from dashboard.components.details import csv_button, details
 from dashboard.components.figure import figure
 from dashboard.components.number import number_input
@@ -29,7 +30,6 @@ from dashboard.pages.compare.choices import (
     TAB,
     N,
     Pair,
-    compute_when_asked,
 )
 from dashboard.state import CHAT, PROMPT, keep, tell_again
 from probe.errors import ProbeError
@@ -131,7 +131,7 @@ def draw(pair: Pair) -> None:
         note("It says which texts, positions and kinds changed most, and which tokens are promoted and suppressed.")
         return
     shift = replace(shift, names=pair.names)
-    pair.tell(shift.sentence)
+    pair.tell(shift.sentence())
     show(pair, shift, source | {"answers": answers})
 
 
@@ -200,10 +200,10 @@ def show(pair: Pair, shift: "CorpusShift", source: dict[str, Any]) -> None:
         pair.loads,
         f"texts = probe.compare.{call_of(source)}",
         f"shift = probe.compare.compare_corpus(base, aligned, texts, {source['answers']}, seed={source['seed']})",
-        "print(shift.sentence)",
-        "shift.figure(), shift.tables",
+        "print(shift.sentence())",
+        "shift.figure(), shift.tables()",
     ]
-    details(EQUATIONS, DEFINITION, "\n".join(code), {f"corpus-{name}": table for name, table in shift.tables.items()})
+    details(EQUATIONS, DEFINITION, "\n".join(code), {f"corpus-{name}": table for name, table in shift.tables().items()})
 
 
 def call_of(source: dict[str, Any]) -> str:
@@ -216,7 +216,7 @@ def call_of(source: dict[str, Any]) -> str:
 
 def ranked(pair: Pair, shift: "CorpusShift", listed: str, kind: str | None) -> None:
     """Texts or positions, the most changed first; a click on one reads it in the first tab."""
-    table = shift.tables["texts" if listed == TEXTS else "tokens"]
+    table = shift.tables()["texts" if listed == TEXTS else "tokens"]
     rows = table if kind is None else table[table["kind"] == kind]
     if listed == TEXTS:
         names = {"row": "text", "kind": "kind", "kl": KL, "kl_max": "largest", "position": "at", "token": "token"}

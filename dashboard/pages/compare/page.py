@@ -3,7 +3,7 @@
 from functools import partial
 from importlib import import_module
 
-from dashboard import models, sentences
+from dashboard import analysis, models, sentences
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.compare.choices import (
@@ -21,23 +21,27 @@ from dashboard.pages.compare.choices import (
 )
 from dashboard.sides import ask_for_model
 from dashboard.state import current
+from probe.analyses.catalogue import MODULES, find_analysis
 from probe.plotting.theme import METHODS, aligned_colour
 
 TABS: dict[str, tuple[str, tuple[str, ...]]] = {
     PROMPT_TAB: ("one_prompt", ONE_PROMPT),
     "Over a corpus": ("over_corpus", CORPUS),
     "First tokens": ("first_token_lens", FIRST_TOKENS),
-    WEIGHTS_TAB: ("weight_changes", WEIGHTS),
+    WEIGHTS_TAB: ("weight_change", WEIGHTS),
     "Transplants": ("part_transplants", TRANSPLANTS),
     "The line between them": ("line_between", LINE),
     "Gradient": ("token_gradient", GRADIENT),
 }
-"""The file of each tab, beside this one, whose `draw` takes a `Pair`; and the keys of its widgets."""
+"""The analysis of each tab, or the file beside this one whose `draw` takes a `Pair`; and the keys of its widgets."""
 
 
-def draw(file: str, pair: Pair) -> None:
+def draw(name: str, pair: Pair) -> None:
     """Draw a tab; only the file of the open one is imported."""
-    import_module(f"dashboard.pages.compare.{file}").draw(pair)
+    if name in MODULES:
+        analysis.draw(find_analysis(name), pair.shared, pair.answer)
+    else:
+        import_module(f"dashboard.pages.compare.{name}").draw(pair)
 
 
 def page() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 import streamlit as st
 
+from dashboard.analysis import compute_when_asked
 from dashboard.components.details import csv_button, details
 from dashboard.components.figure import figure
 from dashboard.components.number import number_input
@@ -16,7 +17,7 @@ from dashboard.data import Stamp, stamp
 from dashboard.markdown import note, prose
 from dashboard.models import compute_once
 from dashboard.named import may_open, name_choice
-from dashboard.pages.compare.choices import PAIR_FILE, PAIR_N, PART_KINDS, RANDOM, Pair, compute_when_asked
+from dashboard.pages.compare.choices import PAIR_FILE, PAIR_N, PART_KINDS, RANDOM, Pair
 from dashboard.pages.compare.over_corpus import share_questions
 from dashboard.state import begin, tell_again
 from probe.compare.transplant import LEVEL
@@ -133,7 +134,7 @@ def draw(pair: Pair) -> None:
         note("It says which block, head or MLP carries the change, and whether as large a part elsewhere does as much.")
         return
     found = replace(found, names=pair.names)
-    pair.tell(found.sentence)
+    pair.tell(found.sentence())
     show(pair, found, options)
 
 
@@ -156,7 +157,7 @@ def show(pair: Pair, found: "Transplants", options: dict[str, Any]) -> None:
     pairs = f"read_pairs({path!r}, selection=probe.rows.Selection({n}))" if path else f"claim_pairs(base, {n})"
     code = ["import probe", "from probe.compare.behaviour import claim_pairs, preference, read_pairs", "", pair.loads]
     call = f"base, aligned, preference({pairs}), {options['kinds']!r}, {options['matched']}, {options['random']}"
-    code += [f"found = probe.compare.transplant_parts({call})", "print(found.sentence)"]
+    code += [f"found = probe.compare.transplant_parts({call})", "print(found.sentence())"]
     code += ["found.figure(), found.parts, found.controls"]
     tables = {"transplants": found.parts, "transplant-controls": found.controls}
     details(EQUATIONS, DEFINITION, "\n".join(code), tables)

@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import models
+from dashboard.analysis import compute_when_asked
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.table import show_table
@@ -19,7 +20,6 @@ from dashboard.pages.compare.choices import (
     SCALE,
     TYPED_REWARDS,
     Pair,
-    compute_when_asked,
 )
 from dashboard.pages.rewards.compute import cost_s, reward_runs, world_hash
 from dashboard.sides import ask_for_model, choose_chat, note_form, words_known

@@ -1,0 +1,323 @@
+"""The one way a page shows an analysis: its inputs, its cost, its sentence, figures and tables, all from its record."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import streamlit as st
+
+from dashboard import models
+from dashboard.components.details import DETAILS, csv_button, details
+from dashboard.components.figure import figure
+from dashboard.components.form import draw_option
+from dashboard.components.table import number_formats, show_table
+from dashboard.data import stamp
+from dashboard.markdown import escape_markdown, finding, note
+from dashboard.named import may_open
+from dashboard.sentences import duration
+from dashboard.sides import Side, ask_for_model, load_side, load_sides
+from dashboard.state import SharedChoices, keep
+from probe.analyses.analysis_record import PAIR, Analysis, named
+from probe.analyses.catalogue import find_analysis
+from probe.errors import ProbeError
+from probe.options import parse, words
+from probe.plotting.notebook import Drawable, title_of
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+    from probe.model.lm import LM
+    from probe.ticks import Tick
+
+T = TypeVar("T")
+Values = dict[str, Any]
+
+SHORT = 60
+"""Letters up to which the values of a choice stand side by side."""
+ROWS = 10
+"""Rows of a table that are seen without scrolling."""
+ROW: Any = {"vertical_alignment": "bottom", "gap": "medium"}
+WIDTHS = {"flag": 3, "int": 2, "float": 2, "path": 5, "text": 5, "list": 4, "map": 5}
+"""Relative widths of the widgets by the type of their value; that of a choice follows from its words."""
+
+
+def draw(analysis: Analysis, shared: SharedChoices, answer: "DeltaGenerator", section: str = DETAILS) -> None:
+    """Draw an analysis of the chosen models, from its inputs to its folded section.
+
+    Args:
+        analysis: which one.
+        shared: the choices above the page.
+        answer: where its sentence goes.
+        section: key of the folded section.
+    """
+    sides = load(analysis, shared)
+    if sides is None:
+        return
+    if analysis.models and not sides:
+        ask_for_model(
+            answer, f"Choose {'two models' if analysis.models == PAIR else 'a model'} above to {_aim(analysis)}"
+        )
+        return
+    lms = [side.lm for side in sides]
+    fields = analysis.fields(*lms)
+    values = choose(analysis, [each for each in fields if not each["view"]], shared)
+    if values is None:
+        with answer:
+            finding("The file comes from a link and has not been opened.")
+        return
+    try:
+        results = compute(analysis, sides, values)
+    except ProbeError as error:
+        with answer:
+            finding(str(error))
+        return
+    if results is None:
+        with answer:
+            finding(f"Press the button to {_aim(analysis)}")
+        return
+    with answer:
+        for sentence in dict.fromkeys(filter(None, (result.sentence() for result in results))):
+            finding(sentence)
+    views = choose(analysis, [each for each in fields if each["view"]], shared) or {}
+    groups = [sides] if analysis.models == PAIR else [[side] for side in sides] or [[]]
+    source = {side.role: side.ref for side in sides} | values
+    draw_figures(analysis, results, groups, views, source)
+    for remark in dict.fromkeys(remark for result in results for remark in result.notes):
+        note(remark)
+    draw_lists(analysis, results, groups, views)
+    tables = {
+        _key(analysis, _apart(name, group, groups)): table
+        for result, group in zip(results, groups, strict=True)
+        for name, table in result.tables().items()
+    }
+    details(analysis.equations, analysis.about, code(analysis, sides, fields, values | views), tables, key=section)
+
+
+def load(analysis: Analysis, shared: SharedChoices) -> list[Side] | None:
+    """Load the models that an analysis takes; None while the page waits for consent, none where one is not chosen."""
+    if not analysis.models:
+        return []
+    if analysis.models != PAIR:
+        sides = load_sides(shared)
+        return None if sides is None else list(sides)
+    if not (shared.base and shared.aligned):
+        return []
+    first, second = load_side(shared, "base"), load_side(shared, "aligned")
+    return None if first is None or second is None else [first, second]
+
+
+def choose(analysis: Analysis, fields: Sequence[Mapping[str, Any]], shared: SharedChoices) -> Values | None:
+    """Draw the widgets of some inputs in one row, and return their values by name.
+
+    None while a file that a link names waits for the reader's consent.
+    """
+    asked = [field for field in fields if not field["shared"]]
+    given: dict[str, Any] = {field["flag"]: getattr(shared, field["shared"]) for field in fields if field["shared"]}
+    if asked:
+        for column, field in zip(st.columns(list(map(width, asked)), **ROW), asked, strict=True):
+            with column:
+                value = draw_choice(field) if is_short(field) else draw_option(analysis.name, dict(field), link=True)
+            if value is not None:
+                given[field["flag"]] = value
+    if not all(may_open(str(given[field["flag"]])) for field in asked if field["file"] and field["flag"] in given):
+        return None
+    form: Any = parse(analysis.form([field["name"] for field in fields]), [*words(given, joined=True)], analysis.name)
+    return {field["name"]: getattr(form, field["name"]) for field in fields}
+
+
+def is_short(field: Mapping[str, Any]) -> bool:
+    """Return whether the values of an input fit side by side."""
+    return 0 < sum(len(str(each)) for each in field["choices"]) <= SHORT
+
+
+def width(field: Mapping[str, Any]) -> int:
+    """Return the relative width of the widget of an input."""
+    return WIDTHS.get(field["type"], 4 if is_short(field) else 3)
+
+
+def draw_choice(field: Mapping[str, Any]) -> Any:
+    """Draw the values of an input side by side, and return the chosen one; None where it is the default."""
+    choices, first = field["choices"], field["default"]
+    value = st.segmented_control(
+        escape_markdown(field["label"]),
+        choices,
+        key=keep(field["key"], choices, first),
+        bind="query-params",
+        required=True,
+        help=field["help"],
+        format_func=str,
+    )
+    return None if value == first else value
+
+
+def compute(analysis: Analysis, sides: Sequence[Side], values: Values) -> list[Drawable] | None:
+    """Return the result of the pair, or of each model; None while it is only offered.
+
+    Raises:
+        ProbeError: what the analysis cannot use.
+    """
+    options: dict[str, Any] = {
+        "name": analysis.name,
+        "version": analysis.version,
+        "values": tuple(sorted(values.items())),
+        "stamps": tuple(stamp(each.expanduser()) for each in values.values() if isinstance(each, Path)),
+    }
+    groups = [[*sides]] if analysis.models == PAIR else [[side] for side in sides] or [[]]
+    what, results = escape_markdown(analysis.title), []
+    for group in groups:
+        lms = [side.lm for side in group]
+        seconds = models.compute_once(_cost, *lms, say=f"{what}: telling its cost", **options)
+        result = compute_when_asked(
+            _run,
+            *lms,
+            button=_apart("Run it", group, groups, " on "),
+            seconds=seconds,
+            key=_apart(f"{analysis.key}-run", group, groups),
+            say=what,
+            **options,
+        )
+        if result is None:
+            return None
+        results.append(named(result, *(side.name for side in group)))
+    return results
+
+
+def _run(
+    *lms: "LM", tick: "Tick", name: str, version: str | None, values: tuple[tuple[str, Any], ...], stamps: Any
+) -> Drawable:
+    return find_analysis(name).run(*lms, tick=tick, **dict(values))
+
+
+def _cost(*lms: "LM", name: str, version: str | None, values: tuple[tuple[str, Any], ...], stamps: Any) -> float:
+    return find_analysis(name).cost(*lms, **dict(values))
+
+
+def compute_when_asked(
+    fn: Callable[..., T],
+    *lms: "LM",
+    button: str,
+    seconds: float | None,
+    key: str,
+    say: str,
+    most: str = "",
+    **options: Any,
+) -> T | None:
+    """Return what `compute_once` gives, at once if it is known or cheap, else after the reader pressed a button.
+
+    Args:
+        fn: see `compute_once`; it is given a `tick`.
+        lms: the same.
+        button: what it says, followed by the cost.
+        seconds: how long it takes, None where nobody knows.
+        key: of the button.
+        say: what happens meanwhile.
+        most: what stands behind the seconds.
+        options: of `fn`.
+
+    Returns:
+        None while it is only offered.
+    """
+    result = models.ready(fn, *lms, **options)
+    if result is not None:
+        return result
+    place = st.empty()
+    if seconds is None or not models.is_quick(seconds):
+        cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}{most}"
+        if not place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:"):
+            return None
+    with place.container():
+        stop: Any = {"key": f"{key}-cancel", "icon": ":material/close:"}
+        st.button("Cancel", help="Stops at the next step of the bar.", **stop)
+        result = models.compute_once(fn, *lms, say=say, steps=True, **options)
+    place.empty()
+    return result
+
+
+def draw_figures(
+    analysis: Analysis,
+    results: Sequence[Drawable],
+    groups: Sequence[Sequence[Side]],
+    views: Values,
+    source: dict[str, object],
+) -> None:
+    """Draw all figures in the rows that the record names; those of several models stand side by side."""
+    charts = [analysis.figures(result, views) for result in results]
+    names = list(dict.fromkeys(name for each in charts for name in each))
+    rows = [*analysis.widths, *([1] for _ in names)]
+    while names:
+        widths, *rows = rows
+        row, names = names[: len(widths)], names[len(widths) :]
+        columns = st.columns([part for part in widths[: len(row)] for _ in charts], gap="medium")
+        places = [(name, index) for name in row for index in range(len(charts))]
+        for column, (name, index) in zip(columns, places, strict=True):
+            chart = charts[index].get(name)
+            if chart is None:
+                continue
+            title = _apart(title_of(chart, analysis.title), groups[index], groups, ": ")
+            with column:
+                key = _key(analysis, _apart(name, groups[index], groups))
+                figure(chart, results[index].data(name), key, title=title, source=source | views)
+
+
+def draw_lists(
+    analysis: Analysis, results: Sequence[Drawable], groups: Sequence[Sequence[Side]], views: Values
+) -> None:
+    """Draw the table that the reader chooses, with all of its rows as CSV."""
+    lists = {
+        _apart(title, group, groups, ": "): table
+        for result, group in zip(results, groups, strict=True)
+        for title, table in analysis.lists(result, views).items()
+    }
+    if not lists:
+        return
+    title = next(iter(lists))
+    if len(lists) > 1:
+        key = keep(f"{analysis.key}_list", lists, title)
+        title = str(st.segmented_control("Table", list(lists), key=key, bind="query-params", required=True) or title)
+    table = lists[title]
+    height = 38 + 35 * min(ROWS, max(1, len(table)))
+    show_table(table, hide_index=True, height=height, key=f"{analysis.key}-list", column_config=number_formats(table))
+    csv_button(table, _key(analysis, title.lower()))
+
+
+def code(
+    analysis: Analysis, sides: Sequence[Side], fields: Sequence[Mapping[str, Any]], values: Mapping[str, Any]
+) -> str:
+    """Return the Python lines that give the sentence, the figures and the tables of the page."""
+    scalar = any(side.lm.readout != "tokens" for side in sides)
+    load = "probe.model.rewards.analysable" if scalar else "probe.LM.load"
+    loads = [f"{load}({side.ref!r})" for side in sides]
+    lines = ["import probe", *["import probe.model.rewards"] * scalar]
+    if analysis.origin.endswith(".py"):
+        lines += ["import probe.plugins", "", f"probe.plugins.load({analysis.origin!r})"]
+    names = list(analysis.models) if analysis.models == PAIR else [side.role for side in sides]
+    lines += ["", *([f"{', '.join(names)} = {', '.join(loads)}"] if loads else [])]
+    by_name = {field["name"]: field for field in fields}
+    said = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in values.items()
+        if value is not None and (by_name[name]["required"] or value != by_name[name]["default"])
+    }
+    given = "".join(f", {name}={value!r}" for name, value in said.items() if not by_name[name]["view"])
+    views = ", ".join(f"{name}={value!r}" for name, value in said.items() if by_name[name]["view"])
+    for models_given in [", ".join(names)] if analysis.models == PAIR else names or [""]:
+        lines += [f"result = {analysis.call}({(models_given + given).removeprefix(', ')})"]
+        lines += [f"print(result.sentence()); result.figures({views}), result.tables()"]
+    return "\n".join(lines)
+
+
+def _aim(analysis: Analysis) -> str:
+    """Return what the analysis does, as the end of a sentence that begins with what the reader is to do."""
+    return analysis.summary[:1].lower() + analysis.summary[1:]
+
+
+def _key(analysis: Analysis, name: str) -> str:
+    """Return the name of a figure or a table on its page, and of its files."""
+    return name if name.startswith(analysis.key) else f"{analysis.key}-{name}"
+
+
+def _apart(name: str, group: Sequence[Side], groups: Sequence[Sequence[Side]], sign: str = "-") -> str:
+    """Return a name with that of the model behind it, where several stand side by side."""
+    if len(groups) == 1:
+        return name
+    return f"{name}{sign}{group[0].name}"

@@ -1,0 +1,83 @@
+"""What the documents say of an analysis, made from its record whenever the site is built.
+
+In a page `<!-- analysis: weight_change | dpo-agreeable base -->` becomes its definition, its inputs, its command, its
+Python lines, and what it says and draws of these two sample runs; `<!-- analyses -->` becomes a table of all.
+"""
+
+import re
+from collections.abc import Iterator
+
+from figures import SAMPLES, html
+
+from probe.analyses.analysis_record import PAIR, Analysis, named
+from probe.analyses.catalogue import analyses, find_analysis, summaries
+from probe.model.lm import LM
+from probe.plotting.notebook import Drawable, title_of
+
+PLACE = re.compile(
+    r"^<!-- analysis: (?P<name>\w+)(?: \| (?P<models>[^|]+?))?(?: \| (?P<prompt>.+?))? -->$", re.MULTILINE
+)
+ALL = "<!-- analyses -->"
+DRAWN = re.compile(r"<!-- drawn: (?P<name>\w+) (?P<figure>[\w-]+) -->")
+RESULTS: dict[str, Drawable] = {}
+"""What was computed for the page that is being built, by the name of the analysis."""
+
+
+def write(markdown: str) -> str:
+    """Return a page with the text of its analyses in their places."""
+
+    def replace(match: re.Match[str]) -> str:
+        models = (match["models"] or "").split()
+        return "\n".join(section(find_analysis(match["name"]), models, match["prompt"] or ""))
+
+    return PLACE.sub(replace, markdown.replace(ALL, "\n".join(table()) if ALL in markdown else ALL))
+
+
+def table() -> Iterator[str]:
+    """Yield the lines of a table of all analyses."""
+    yield "| name | page | what it does |"
+    yield "|---|---|---|"
+    for name, (page, summary) in summaries().items():
+        yield f"| [`{name}`]({page}.md) | {page} | {summary} |"
+
+
+def section(analysis: Analysis, models: list[str], prompt: str) -> Iterator[str]:
+    """Yield the lines about an analysis: definition, inputs, command, Python, and what it finds in sample runs.
+
+    Args:
+        analysis: which one.
+        models: names of sample runs, the model first and its base behind it; without any nothing is computed.
+        prompt: what they read, where the analysis takes one.
+    """
+    yield f"{analysis.about}\n"
+    fields = analysis.fields()
+    if fields:
+        yield "| input | default | meaning |"
+        yield "|---|---|---|"
+        for field in fields:
+            default = "" if field["required"] or field["default"] is None else f"`{field['default']}`"
+            yield f"| `{field['flag']}` | {default} | {field['help']} |"
+        yield ""
+    words = ["probe show", analysis.name, *models, *([f'--prompt "{prompt}"'] if prompt else [])]
+    yield f"```bash\n{' '.join(words)}\n```\n"
+    if not models:
+        return
+    lms = [LM.load(SAMPLES / name) for name in reversed(models)]
+    result = RESULTS[analysis.name] = named(
+        analysis.run(*(lms if analysis.models == PAIR else lms[-1:]), **({"prompt": prompt} if prompt else {})),
+        *(reversed(models) if analysis.models == PAIR else models[:1]),
+    )
+    yield f"> {result.sentence()}\n"
+    figures = result.figures()
+    if figures:
+        yield f"<!-- drawn: {analysis.name} {next(iter(figures))} -->\n"
+
+
+def draw(page: str) -> str:
+    """Return the HTML of a page with the figures of its analyses in their places."""
+
+    def replace(match: re.Match[str]) -> str:
+        chart = RESULTS[match["name"]].figures()[match["figure"]]
+        return html(chart, title_of(chart, analyses()[match["name"]].title))
+
+    return DRAWN.sub(replace, page)

@@ -1,0 +1,333 @@
+"""What an analysis is: a function of one or two models and of some inputs, and what page, command and documents need.
+
+What goes in is the signature of the function: `base` and `aligned` are two models that are compared, `lm` is one, of
+which there may be several side by side; `tick` tells the progress. Every other argument is an input with a type, a
+default, and an explanation under `Args:`. What comes out is a `Drawable`. The arguments of its `figures` and `lists`
+are inputs too: they choose what is looked at of a result that is there already, so nothing is computed anew for them.
+"""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+from probe.errors import ConfigError, ProbeError
+from probe.options import argument_help, hint_of
+from probe.options import describe as describe_form
+from probe.plotting.notebook import Drawable
+from probe.plugins import BUILT_IN, failure, source_hash
+from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from probe.model.lm import LM
+
+PAIR, SINGLE = ("base", "aligned"), ("lm",)
+"""Names of the arguments that are models."""
+TICK = "tick"
+VIEWS = ("figures", "lists")
+"""Methods of a result whose arguments choose what is looked at."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """How a person is asked for an argument: `n: Annotated[int, Input("Texts")] = 10`."""
+
+    label: str = ""
+    """What stands above the widget; the argument's name by default."""
+    key: str = ""
+    """Its name in the URL of the page; the record's key and the argument's name by default."""
+    placeholder: str = ""
+    """What stands in an empty field."""
+    first: Callable[..., Any] | None = None
+    """Its default for these models, where the argument's own is None."""
+    choices: Callable[..., Sequence[Any]] | None = None
+    """The values that it can have for these models, where its type does not say."""
+    shared: str = ""
+    """The choice above the pages that it takes (`prompt`); no widget of its own."""
+
+
+SHARED = {"prompt": Input("Prompt", shared="prompt")}
+"""Inputs that are known by their names."""
+Prompt = Annotated[str, SHARED["prompt"]]
+"""The text that the models are given: the prompt above the pages, `--prompt` of the command."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """An analysis as the registry knows it."""
+
+    name: str
+    """By which it is called: the name of its function."""
+    page: str
+    """The page that shows it, which is also its subject."""
+    title: str
+    """For people."""
+    function: Callable[..., Any]
+    equations: tuple[str, ...] = ()
+    """LaTeX, each on a line of its own."""
+    seconds: Callable[..., float] | None = None
+    """How long it takes, about, from the same models and inputs; without it, it is quick."""
+    key: str = ""
+    """What the names of its inputs in the URL begin with; its name by default."""
+    widths: tuple[tuple[int, ...], ...] = ()
+    """Relative widths of the figures in each row of the page; a figure that no row has stands in one of its own."""
+    origin: str = BUILT_IN
+    """Where it comes from: built in, a distribution, or a file."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the arguments that are models, the base first."""
+        taken = inspect.signature(self.function).parameters
+        return PAIR if "base" in taken else tuple(name for name in SINGLE if name in taken)
+
+    @property
+    def inputs(self) -> dict[str, inspect.Parameter]:
+        """Inputs by which a result is computed."""
+        taken = inspect.signature(self.function).parameters
+        skip = (*self.models, TICK)
+        return {name: each for name, each in taken.items() if name not in skip and not _is_for_python(each)}
+
+    @property
+    def views(self) -> dict[str, inspect.Parameter]:
+        """Inputs that choose what is looked at of a result."""
+        return {name: each for method in self._methods() for name, each in _keywords(method).items()}
+
+    def _methods(self) -> list[Callable[..., Any]]:
+        """Return the methods of the result's class that take views."""
+        kind = hint_of(self.function, inspect.signature(self.function).return_annotation)
+        return [getattr(kind, name) for name in VIEWS] if isinstance(kind, type) and issubclass(kind, Drawable) else []
+
+    @property
+    def about(self) -> str:
+        """What it shows: its docstring without the arguments."""
+        text = inspect.getdoc(self.function) or ""
+        return text.partition("\nArgs:")[0].partition("\nReturns:")[0].partition("\nRaises:")[0].strip()
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return self.about.partition("\n")[0]
+
+    @property
+    def version(self) -> str | None:
+        """Hash of the file that defines it, for one that is not built in: edited code gives other results."""
+        return None if self.origin == BUILT_IN else source_hash(self.function)
+
+    @property
+    def call(self) -> str:
+        """The Python name of the function: that in its subject's face, or how a plugin's is found."""
+        if self.origin == BUILT_IN:
+            return f"probe.{self.function.__module__.split('.')[1]}.{self.name}"
+        return f"probe.analyses.find_analysis({self.name!r}).function"
+
+    def about_input(self, name: str) -> Input:
+        """Return how a person is asked for an input."""
+        parameter = (self.inputs | self.views)[name]
+        hint = hint_of(self._owner(name), parameter.annotation)
+        given = [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Input)]
+        return given[0] if given else SHARED.get(name, Input())
+
+    def _owner(self, name: str) -> Callable[..., Any]:
+        """Return the function or method that takes an input."""
+        return next((each for each in self._methods() if name in _keywords(each)), self.function)
+
+    def form(self, names: Collection[str] | None = None) -> type:
+        """Build a dataclass with a field for each input: type, default and explanation, as `probe.options` reads it.
+
+        Args:
+            names: of these inputs alone.
+
+        Raises:
+            ConfigError: an input has neither a type nor a default.
+        """
+        import tyro
+
+        helps = {
+            name: text
+            for each in (*reversed(self._methods()), self.function)
+            for name, text in argument_help(each).items()
+        }
+        entries = []
+        for name, parameter in (self.inputs | self.views).items():
+            if names is not None and name not in names:
+                continue
+            hint = hint_of(self._owner(name), parameter.annotation)
+            if hint is None and name in SHARED:
+                hint = str
+            if hint is None and parameter.default not in (parameter.empty, None):
+                hint = type(parameter.default)
+            if hint is None:
+                raise ConfigError(f"The input `{name}` of the analysis `{self.name}` needs a type or a default.")
+            plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+            text = helps.get(name, "")
+            default = {} if parameter.default is parameter.empty else {"default": parameter.default}
+            entry: Any = field(kw_only=True, metadata={"help": text}, **default)
+            entries.append((name, Annotated[plain, tyro.conf.arg(help=text)], entry))
+        return make_dataclass(self.name, entries, frozen=True)
+
+    def fields(self, *lms: "LM") -> list[dict[str, Any]]:
+        """Describe the inputs for a form (`probe.options.describe`), with what they can be for these models.
+
+        Further keys: `label`, `key` (in the URL), `placeholder`, `shared`, and `view` (whether it only chooses what is
+        looked at).
+        """
+        entries = []
+        for each in describe_form(self.form()):
+            about = self.about_input(each["name"])
+            entry = each | {
+                "label": about.label or each["name"].replace("_", " "),
+                "key": about.key or f"{self.key or self.name}_{each['name']}",
+                "placeholder": about.placeholder,
+                "shared": about.shared,
+                "view": each["name"] in self.views,
+            }
+            if lms and about.choices is not None:
+                entry |= {"choices": list(about.choices(*lms)), "type": "choice"}
+            if lms and about.first is not None and entry["default"] is None:
+                entry |= {"default": about.first(*lms), "optional": False}
+            entries.append(entry)
+        return entries
+
+    def complete(self, values: Mapping[str, Any], *lms: "LM") -> dict[str, Any]:
+        """Return the inputs by which a result is computed, with the defaults that depend on the models.
+
+        Raises:
+            ConfigError: a value is none that the input can have for these models.
+        """
+        whole = {name: values.get(name, each.default) for name, each in self.inputs.items()}
+        for name, value in whole.items():
+            about = self.about_input(name)
+            if value is None and about.first is not None:
+                whole[name] = value = about.first(*lms)
+            known = None if about.choices is None else list(about.choices(*lms))
+            if known is not None and value is not None and value not in known:
+                some = ", ".join(map(str, known))
+                raise ConfigError(f"`{name}` of {self.name} is {value!r}; expected one of {some}.")
+        return whole
+
+    def cost(self, *lms: "LM", **values: Any) -> float:
+        """Return the seconds that a result takes, about; 0 where it is quick.
+
+        Raises:
+            ProbeError: what the models or the inputs cannot be used for.
+        """
+        return 0.0 if self.seconds is None else self.seconds(*lms, **self.complete(values, *lms))
+
+    def run(self, *lms: "LM", tick: Tick = ignore, **values: Any) -> Drawable:
+        """Compute the result; inputs that choose what is looked at are left out.
+
+        Raises:
+            ProbeError: what the function raises, and what a plugin's fails with.
+        """
+        given = self.complete(values, *lms)
+        if TICK in inspect.signature(self.function).parameters:
+            given[TICK] = tick
+        try:
+            return drawable(self.function(**dict(zip(self.models, lms, strict=True)), **given), self.title)
+        except ProbeError:
+            raise
+        except Exception as error:
+            if self.origin == BUILT_IN:
+                raise
+            raise failure(f"The analysis `{self.name}`", error, self.function) from error
+
+    def figures(self, result: Drawable, values: Mapping[str, Any]) -> "Mapping[str, go.Figure]":
+        """Return the figures of a result with the chosen views."""
+        return result.figures(**_chosen(result.figures, values))
+
+    def lists(self, result: Drawable, values: Mapping[str, Any]) -> "Mapping[str, pd.DataFrame]":
+        """Return the tables of a result as they are read, with the chosen views."""
+        return result.lists(**_chosen(result.lists, values))
+
+
+def named(result: Drawable, *names: str) -> Drawable:
+    """Return a result that calls its models by these names."""
+    known: Any = result
+    has_names = is_dataclass(known) and "names" in {each.name for each in fields(known)}
+    return replace(known, names=tuple(names)) if has_names else result
+
+
+@dataclass(frozen=True)
+class Parts(Drawable):
+    """What a function gave that returns figures, tables and sentences of its own."""
+
+    sentences: tuple[str, ...]
+    charts: "tuple[go.Figure, ...]"
+    frames: "tuple[pd.DataFrame, ...]"
+
+    def sentence(self) -> str:
+        """Join the sentences."""
+        return " ".join(self.sentences)
+
+    def tables(self) -> "dict[str, pd.DataFrame]":
+        """Return the tables by number; the points of the figures where there are none."""
+        frames = self.frames or tuple(map(_points, self.charts))
+        return {f"table-{index}" if index > 1 else "table": frame for index, frame in enumerate(frames, start=1)}
+
+    def lists(self) -> "dict[str, pd.DataFrame]":
+        """Return the tables that the function gave."""
+        return self.tables() if self.frames else {}
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Return the figures by number."""
+        return {f"chart-{index}" if index > 1 else "chart": each for index, each in enumerate(self.charts, start=1)}
+
+
+def drawable(output: Any, title: str) -> Drawable:
+    """Return what a function gave as a `Drawable`: that itself, or figures, tables and sentences, one or several.
+
+    Args:
+        output: a `Drawable`, a plotly figure, a DataFrame, a text, or a tuple or list of the latter three.
+        title: of the analysis.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    if isinstance(output, Drawable):
+        return output
+    parts = list(output) if isinstance(output, tuple | list) else [] if output is None else [output]
+    odd = next((part for part in parts if not isinstance(part, go.Figure | pd.DataFrame | str)), None)
+    if odd is not None:
+        raise ConfigError(f"`{title}` gave a {type(odd).__name__}: let it return a figure, a table or a sentence.")
+    return Parts(
+        tuple(part for part in parts if isinstance(part, str)),
+        tuple(part for part in parts if isinstance(part, go.Figure)),
+        tuple(part for part in parts if isinstance(part, pd.DataFrame)),
+    )
+
+
+def _points(chart: "go.Figure") -> "pd.DataFrame":
+    """Return the x and y of a figure's traces as a table, for a figure that came without one."""
+    import pandas as pd
+
+    rows = []
+    for trace in chart.data:
+        values = {axis: getattr(trace, axis, None) for axis in ("x", "y")}
+        columns = {axis: pd.Series(list(value)) for axis, value in values.items() if value is not None}
+        if columns:
+            rows.append(pd.DataFrame({"trace": trace.name or "", **columns}))
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+
+
+def _keywords(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a method that are given by name."""
+    return {name: each for name, each in inspect.signature(method).parameters.items() if name != "self"}
+
+
+def _chosen(method: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that a method takes."""
+    return {name: value for name, value in values.items() if name in _keywords(method)}
+
+
+def _is_for_python(parameter: inspect.Parameter) -> bool:
+    """Return whether an argument is for Python callers alone: its default is a function, or it takes what is left."""
+    return (callable(parameter.default) and parameter.default is not parameter.empty) or parameter.kind in (
+        parameter.VAR_KEYWORD,
+        parameter.VAR_POSITIONAL,
+    )

@@ -1,0 +1,128 @@
+"""The analyses by name: built in, from other packages, or from a file.
+
+    @probe.analysis("attention", title="How spread attention is")
+    def spread(lm, prompt):
+        \"\"\"Measure how many tokens a head looks at.\"\"\"
+        ...
+        return figure, table               # or a `Drawable`, a figure, a table, a sentence, or several of these
+
+    probe show spread base --prompt "where does mira live ?" --plugin spread.py
+
+The decorator gives the function back as it was. Packages bring some by the entry-point group `probe.analyses`.
+"""
+
+import ast
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+from probe.analyses.analysis_record import PAIR, SINGLE, Analysis
+from probe.errors import ConfigError, suggest
+from probe.plugins import BUILT_IN, NameTakenError, Registry, include, origin_of, unless_taken
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MODULES = {
+    "weight_change": "probe.compare.weights",
+}
+"""The module of each built-in analysis, in the order of their pages."""
+ANALYSES: Registry[Analysis] = Registry("analysis", "probe.analyses")
+
+
+def analysis(
+    page: str,
+    *,
+    title: str = "",
+    equations: Sequence[str] = (),
+    seconds: Callable[..., float] | None = None,
+    key: str = "",
+    widths: Sequence[Sequence[int]] = (),
+) -> Callable[[F], F]:
+    """Make a function an analysis; see the module.
+
+    Args:
+        page: the page that shows it: its name (`attention`) or title. One that does not exist is made.
+        title: for people; the function's name by default.
+        equations: LaTeX.
+        seconds: gives how long it takes, about, from the same models and inputs; an analysis that takes long is
+            offered with its price.
+        key: what the names of its inputs in the URL begin with; the function's name by default.
+        widths: relative widths of the figures in each row of the page.
+
+    Raises:
+        ConfigError: the function takes half of a pair of models, an input has neither a type nor a default, or the
+            name is taken.
+    """
+
+    def decorate(function: F) -> F:
+        name = function.__name__
+        taken = inspect.signature(function).parameters
+        if {*PAIR, *SINGLE} & set(taken) not in (set(), set(PAIR), set(SINGLE)):
+            raise ConfigError(
+                f"The models of the analysis `{name}` are not clear: let it take `lm`, or `base` and `aligned`."
+            )
+        origin = BUILT_IN if str(function.__module__).startswith("probe.") else origin_of(function)
+        heading = title or name.replace("_", " ").capitalize()
+        rows = tuple(map(tuple, widths))
+        entry = Analysis(name, page_key(page), heading, function, tuple(equations), seconds, key or name, rows, origin)
+        if origin != BUILT_IN:
+            entry.form()
+        with unless_taken():
+            if name in MODULES and origin != BUILT_IN:
+                raise NameTakenError(f"An analysis `{name}` exists already ({BUILT_IN}): choose another name.")
+            ANALYSES.put(name, entry, function, origin)
+        return function
+
+    return decorate
+
+
+def analyses() -> dict[str, Analysis]:
+    """Return every analysis by name: built-in ones, those of installed packages, then those of this process."""
+    for name in MODULES:
+        _bring(name)
+    order = {name: index for index, name in enumerate(MODULES)}
+    return dict(sorted(ANALYSES.all().items(), key=lambda pair: order.get(pair[0], len(order))))
+
+
+def find_analysis(name: str) -> Analysis:
+    """Return the analysis of a name; only its own module is imported where it is built in.
+
+    Raises:
+        ConfigError: there is none; near names are listed.
+    """
+    if name in MODULES:
+        _bring(name)
+        return ANALYSES.known[name]
+    known = ANALYSES.all()
+    if name not in known:
+        names = [*MODULES, *known]
+        hint = suggest(name, names, "name one of these, or give its file with --plugin.")
+        raise ConfigError(f"There is no analysis `{name}`, only {', '.join(dict.fromkeys(names))}: {hint}")
+    return known[name]
+
+
+def summaries() -> dict[str, tuple[str, str]]:
+    """Return page and first line of every analysis by name; of built-in ones as their files say, without torch."""
+    found = {}
+    for name, module in MODULES.items():
+        loader: Any = getattr(find_spec(module), "loader", None)
+        tree = ast.parse(loader.get_source(module))
+        node = next(each for each in tree.body if isinstance(each, ast.FunctionDef) and each.name == name)
+        calls = (each for each in node.decorator_list if isinstance(each, ast.Call))
+        pages = [each.args[0] for each in calls if isinstance(each.func, ast.Name) and each.func.id == "analysis"]
+        found[name] = ast.literal_eval(pages[0]), (ast.get_docstring(node) or "").partition("\n")[0]
+    return found | {name: (each.page, each.summary) for name, each in ANALYSES.all().items() if name not in MODULES}
+
+
+def _bring(name: str) -> None:
+    module = MODULES[name]
+    include(("analysis", module), f"The analysis `{name}`", partial(import_module, module), BUILT_IN)
+
+
+def page_key(page: str) -> str:
+    """Return a page's name in one form: `attention/page.py`, `Attention` and `attention` give `attention`."""
+    stem = page.replace("\\", "/").removesuffix("/page.py").rpartition("/")[2].removesuffix(".py")
+    return stem.strip().lower().replace(" ", "_").replace("-", "_")

@@ -1,0 +1,212 @@
+"""`probe show ANALYSIS MODEL [BASE]`: what an analysis of the pages says, draws and lists, for one model or two."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from probe.commands.opened import open_models
+from probe.commands.tables import at_terminal, draw, grid, remark, tsv
+from probe.commands.terminal import safe
+from probe.errors import ConfigError
+from probe.options import parse
+from probe.texts import say
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    from rich.table import Table
+
+    from probe.analyses.analysis_record import Analysis
+    from probe.plotting.notebook import Drawable
+
+ROWS = 10
+"""Rows of each table on a terminal."""
+COLUMNS = 8
+"""Columns of each table on a terminal; the file has all."""
+ABOUT = """usage: probe show ANALYSIS MODEL [BASE] [--prompt TEXT] [--out FILE.pdf] [OPTIONS]
+
+Show what an analysis says of a model, or of a model against its base: its sentence, its tables, and its figures with
+`--out`. `--plugin FILE.py` adds your own. `probe show ANALYSIS --help` lists the options of one."""
+
+
+def show(argv: list[str]) -> int:
+    """Show what looks inside models: `probe show ANALYSIS MODEL [BASE]`; alone it lists all analyses."""
+    from probe.analyses.catalogue import find_analysis
+    from probe.plugins import take
+
+    words = take(argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        list_analyses()
+        return 0
+    run(find_analysis(words[0]), words[1:])
+    return 0
+
+
+def list_analyses() -> None:
+    """Print every analysis with its first line, page by page."""
+    from probe.analyses.catalogue import summaries
+
+    say(ABOUT)
+    known = summaries()
+    wide = max(map(len, known), default=0)
+    for page in dict.fromkeys(page for page, _ in known.values()):
+        say(f"\n{page}")
+        for name, (own, summary) in known.items():
+            if own == page:
+                say(f"  {name:<{wide}}  {summary}")
+
+
+def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
+    """Run one analysis as the command line asks.
+
+    Raises:
+        ProbeError: what is wrong with the options, the models or their inputs.
+    """
+    from dataclasses import fields, make_dataclass
+    from pathlib import Path
+    from typing import Annotated
+
+    import tyro
+
+    from probe.analyses.analysis_record import PAIR, named
+
+    def arg(hint: Any, text: str, metavar: str | None = None, place: bool = False) -> Any:
+        marks = [tyro.conf.Positional] if place else []
+        return Annotated[(hint, tyro.conf.arg(help=text, metavar=metavar), *marks)]
+
+    own = analysis.form()
+    names_of_inputs = [each.name for each in fields(own)]
+    what = "The model: a run, a checkpoint, a Hugging Face folder or hub id."
+    first: list[Any] = [("model", arg(str, what, "MODEL", True))] if analysis.models else []
+    if analysis.models == PAIR:
+        first.append(("base", arg(str, "The model that it is compared against.", "BASE", True)))
+    elif analysis.models:
+        first.append(("base", arg(str | None, "A second model, which is shown beside it.", "BASE", True), None))
+    files = "File for a figure (.pdf, .png, .svg, .html) or its data (.csv, .tex); a folder for all figures and tables."
+    last: list[Any] = [
+        ("figure", arg(str | None, "Figure that --out writes (default: the first)."), None),
+        ("out", arg(Path | None, files), None),
+        ("json", arg(bool, "Print JSON, with all tables in full."), False),
+    ]
+    clash = {name for name, *_ in (*first, *last)} & set(names_of_inputs)
+    if clash:
+        raise ConfigError(f"The analysis `{analysis.name}` calls an input `{clash.pop()}`: give it another name.")
+    kind = make_dataclass(analysis.name, [*first, *last], bases=(own,), kw_only=True, frozen=True)
+    kind.__doc__ = analysis.about
+    settings: Any = parse(kind, argv, f"probe show {analysis.name}")
+    values = {name: getattr(settings, name) for name in names_of_inputs}
+    refs = [ref for ref in (getattr(settings, "base", None), getattr(settings, "model", None)) if ref]
+    open_models(refs)
+
+    from probe.commands.progress import Progress
+    from probe.model.rewards import analysable
+    from probe.runs.schema import jsonable
+
+    lms = [analysable(ref) for ref in refs]
+    groups = [lms] if analysis.models == PAIR else [[lm] for lm in lms] or [[]]
+    for index, group in enumerate(groups):
+        names = [refs[index]] if len(groups) > 1 else refs
+        with Progress(analysis.title) as bar:
+            result = named(analysis.run(*group, tick=bar.tick, **values), *(_short(name) for name in names))
+        if settings.out is not None:
+            out = _apart(settings.out, _short(names[0])) if len(groups) > 1 else settings.out
+            write(analysis, result, values, out, settings.figure, names)
+        if settings.json:
+            tables = {name: table.astype(object).to_dict("records") for name, table in result.tables().items()}
+            about = {"analysis": analysis.name, "models": names, "sentence": result.sentence()}
+            say(json.dumps(jsonable({**about, "notes": list(result.notes), "tables": tables}), indent=2))
+            continue
+        remark((f"{names[0]}: " if len(groups) > 1 else "") + result.sentence())
+        for note in result.notes:
+            say(f"probe: note: {note}", error=True)
+        print_lists(analysis.lists(result, values))
+
+
+def write(
+    analysis: "Analysis",
+    result: "Drawable",
+    values: "Mapping[str, Any]",
+    out: "Path",
+    figure: str | None,
+    refs: "Sequence[str]",
+) -> None:
+    """Write one figure or its data to a file, or all figures and tables to a folder.
+
+    Raises:
+        ConfigError: there is no figure of the name, or the file's ending is none that is known.
+    """
+    from probe.errors import suggest
+    from probe.plotting.export import FORMATS, missing, provenance, render_table, save, save_all, save_provenance
+    from probe.plotting.notebook import title_of
+    from probe.runs.storage import disk
+
+    figures = analysis.figures(result, values)
+    if figure is not None and figure not in figures:
+        hint = suggest(figure, figures, "name one of these.")
+        raise ConfigError(f"--figure `{figure}` is none of {', '.join(figures)}: {hint}")
+    name = figure or next(iter(figures), "")
+    source = provenance(figure=name, models=list(refs), created_by=f"probe show {analysis.name}", **values)
+    out = out.expanduser()
+    if out.suffix:
+        if not figures:
+            raise ConfigError(f"{analysis.name} draws nothing here: give a folder for its tables.")
+        save(figures[name], out, result.data(name), source=source, title=title_of(figures[name], analysis.title))
+        remark(f"Saved {out}")
+        return
+    formats = [each for each in FORMATS if each in ("html", "csv") or (each in ("png", "pdf") and not missing())]
+    with disk(out):
+        files = []
+        for each, chart in figures.items():
+            title = title_of(chart, analysis.title)
+            files += save_all(chart, result.data(each), out, each, formats, source | {"figure": each}, title=title)
+        for each, table in result.tables().items():
+            files.append(out / f"{each}.csv")
+            files[-1].write_bytes(render_table(table, "csv"))
+        save_provenance(out, files, source)
+    remark(f"Saved {len(set(files))} files in {out}")
+
+
+def print_lists(lists: "Mapping[str, pd.DataFrame]") -> None:
+    """Print the first rows of each table; where a program reads, all rows of the first one as TSV."""
+    if not at_terminal():
+        for table in list(lists.values())[:1]:
+            rows: list[Any] = table.to_dict("records")
+            say(tsv(rows))
+        return
+    for title, table in lists.items():
+        table = table.iloc[:, :COLUMNS]
+        draw(_grid(title, table), optional=[safe(_head(name)) for name in reversed(table.columns[2:])])
+        say("")
+
+
+def _grid(title: str, table: "pd.DataFrame") -> "Table":
+    from pandas import isna
+    from pandas.api.types import is_float_dtype, is_numeric_dtype
+
+    more = f", {ROWS} of {len(table):,}" if len(table) > ROWS else ""
+    found = grid(safe(f"{title}{more}"))
+    for name in table:
+        justify: Any = "right" if is_numeric_dtype(table[name]) else "left"
+        found.add_column(safe(_head(name)), justify=justify)
+    floats = {name for name in table if is_float_dtype(table[name])}
+    for row in table.head(ROWS).to_dict("records"):
+        cells = ["" if isna(each) else f"{each:.3g}" if name in floats else str(each) for name, each in row.items()]
+        found.add_row(*map(safe, cells))
+    return found
+
+
+def _head(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+def _short(ref: str) -> str:
+    """Return the last part of a reference."""
+    from pathlib import Path
+
+    return Path(ref).name or ref
+
+
+def _apart(out: "Path", name: str) -> "Path":
+    """Return where the files of one of several models go: the file or folder with its name."""
+    return out.with_name(f"{out.stem}-{name}{out.suffix}") if out.suffix else out / name

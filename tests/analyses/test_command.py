@@ -1,0 +1,76 @@
+"""`probe show`: the sentence, tables and files of an analysis, and one sentence for whatever is wrong."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import probe
+from probe.analyses.catalogue import MODULES
+from probe.cli import main
+from probe.model.lm import LM
+from tests.places import SAMPLES
+from tests.terminal import in_terminal
+
+
+@pytest.fixture
+def two() -> list[str]:
+    return [str(SAMPLES / "dpo-agreeable"), str(SAMPLES / "base")]
+
+
+def test_it_lists_all(capsys: pytest.CaptureFixture[str]):
+    assert main(["show"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in MODULES)
+    assert "Measure how much every matrix, head and block changed" in out
+
+
+def test_it_shows_what_python_gives(two: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    change = probe.compare.weight_change(LM.load(two[1]), LM.load(two[0]))
+    assert main(["show", "weight_change", *two]) == 0
+    shown = capsys.readouterr()
+    assert change.sentence() in " ".join(shown.err.split())
+    assert "probe: note: Each cell is the norm of the change" in shown.err
+    assert len(shown.out.splitlines()) == 1 + len(change.matrices)
+    assert main(["show", "weight_change", *two, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["sentence"] == change.sentence()
+    assert [row["norm"] for row in told["tables"]["blocks"]] == pytest.approx(change.blocks["norm"].tolist())
+
+
+def test_its_files(two: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    assert main(["show", "weight_change", *two, "--out", str(tmp_path / "w.csv"), "--figure", "heads"]) == 0
+    assert set(pd.read_csv(tmp_path / "w.csv")) >= {"block", "head", "ov_relative"}
+    assert main(["show", "weight_change", *two, "--out", str(tmp_path / "all")]) == 0
+    names = {path.name for path in (tmp_path / "all").iterdir()}
+    assert {"weights.html", "heads.html", "weights.csv", "heads.csv", "blocks.csv", "provenance.json"} <= names
+    capsys.readouterr()
+    assert main(["show", "weight_change", *two, "--out", str(tmp_path / "w.xyz")]) == 2
+    assert "`w.xyz` ends in .xyz: end it in" in capsys.readouterr().err
+    assert main(["show", "weight_change", *two, "--out", str(tmp_path / "w.pdf"), "--figure", "head"]) == 2
+    assert "--figure `head` is none of weights, heads: did you mean `heads`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["weight_chang"], "There is no analysis `weight_chang`, only"),
+        (["weight_change"], "MODEL"),
+        (["weight_change", "no-such-run", "no-such-run"], "no-such-run"),
+        (["weight_change", "BASE", "BASE", "--part", "QV"], "takes QK, OV, query, key, value, output for --part"),
+        (["weight_change", "BASE", "BASE", "--parts", "QK"], "has no option `--parts`: did you mean `--part`"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(words: list[str], said: str, two: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main(["show", *(two[1] if word == "BASE" else word for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("probe: error:") == 1
+
+
+def test_on_a_terminal(two: list[str]):
+    status, shown = in_terminal(["show", "weight_change", *two])
+    assert status == 0
+    assert "Matrices, 10 of" in shown
+    assert "Left out on a terminal of this width" in shown

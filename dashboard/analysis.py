@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pandas as pd
 import streamlit as st
 
 from dashboard import models
@@ -22,6 +23,7 @@ from probe.analyses.catalogue import find_analysis
 from probe.errors import ProbeError
 from probe.options import parse, words
 from probe.plotting.notebook import Drawable, title_of
+from probe.plugins import BUILT_IN
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Values = dict[str, Any]
 
-SHORT = 60
+SHORT = 36
 """Letters up to which the values of a choice stand side by side."""
 ROWS = 10
 """Rows of a table that are seen without scrolling."""
@@ -41,7 +43,25 @@ WIDTHS = {"flag": 3, "int": 2, "float": 2, "path": 5, "text": 5, "list": 4, "map
 """Relative widths of the widgets by the type of their value; that of a choice follows from its words."""
 
 
-def draw(analysis: Analysis, shared: SharedChoices, answer: "DeltaGenerator", section: str = DETAILS) -> None:
+def draw_several(names: Sequence[str], shared: SharedChoices, answer: "DeltaGenerator") -> None:
+    """Draw analyses one below the other: the sentence of the first is that of the page, and inputs are shared."""
+    drawn: Values = {}
+    for index, name in enumerate(names):
+        analysis = find_analysis(name)
+        if index:
+            st.markdown(f"#### {escape_markdown(analysis.title)}")
+        section = DETAILS if not index else f"{DETAILS}-{name}"
+        draw(analysis, shared, st.container() if index else answer, section, note if index else finding, drawn)
+
+
+def draw(
+    analysis: Analysis,
+    shared: SharedChoices,
+    answer: "DeltaGenerator",
+    section: str = DETAILS,
+    tell: Callable[[str], None] = finding,
+    drawn: Values | None = None,
+) -> None:
     """Draw an analysis of the chosen models, from its inputs to its folded section.
 
     Args:
@@ -49,7 +69,10 @@ def draw(analysis: Analysis, shared: SharedChoices, answer: "DeltaGenerator", se
         shared: the choices above the page.
         answer: where its sentence goes.
         section: key of the folded section.
+        tell: what draws the sentence.
+        drawn: values of widgets that the page has drawn, by their keys, to which those of this analysis are added.
     """
+    drawn = {} if drawn is None else drawn
     sides = load(analysis, shared)
     if sides is None:
         return
@@ -60,25 +83,25 @@ def draw(analysis: Analysis, shared: SharedChoices, answer: "DeltaGenerator", se
         return
     lms = [side.lm for side in sides]
     fields = analysis.fields(*lms)
-    values = choose(analysis, [each for each in fields if not each["view"]], shared)
+    values = choose(analysis, [each for each in fields if not each["view"]], shared, drawn)
     if values is None:
         with answer:
-            finding("The file comes from a link and has not been opened.")
+            tell("The file comes from a link and has not been opened.")
         return
     try:
         results = compute(analysis, sides, values)
     except ProbeError as error:
         with answer:
-            finding(str(error))
+            tell(str(error))
         return
     if results is None:
         with answer:
-            finding(f"Press the button to {_aim(analysis)}")
+            tell(f"Press the button to {_aim(analysis)}")
         return
     with answer:
         for sentence in dict.fromkeys(filter(None, (result.sentence() for result in results))):
-            finding(sentence)
-    views = choose(analysis, [each for each in fields if each["view"]], shared) or {}
+            tell(sentence)
+    views = choose(analysis, [each for each in fields if each["view"]], shared, drawn) or {}
     groups = [sides] if analysis.models == PAIR else [[side] for side in sides] or [[]]
     source = {side.role: side.ref for side in sides} | values
     draw_figures(analysis, results, groups, views, source)
@@ -106,19 +129,21 @@ def load(analysis: Analysis, shared: SharedChoices) -> list[Side] | None:
     return None if first is None or second is None else [first, second]
 
 
-def choose(analysis: Analysis, fields: Sequence[Mapping[str, Any]], shared: SharedChoices) -> Values | None:
-    """Draw the widgets of some inputs in one row, and return their values by name.
+def choose(
+    analysis: Analysis, fields: Sequence[Mapping[str, Any]], shared: SharedChoices, drawn: Values
+) -> Values | None:
+    """Draw the widgets of some inputs in one row but for those that are drawn, and return their values by name.
 
     None while a file that a link names waits for the reader's consent.
     """
-    asked = [field for field in fields if not field["shared"]]
+    asked = [field for field in fields if not field["shared"] and not field["advanced"]]
     given: dict[str, Any] = {field["flag"]: getattr(shared, field["shared"]) for field in fields if field["shared"]}
-    if asked:
-        for column, field in zip(st.columns(list(map(width, asked)), **ROW), asked, strict=True):
-            with column:
-                value = draw_choice(field) if is_short(field) else draw_option(analysis.name, dict(field), link=True)
-            if value is not None:
-                given[field["flag"]] = value
+    new = [field for field in asked if field["key"] not in drawn]
+    for column, field in zip(st.columns(list(map(width, new)), **ROW) if new else (), new, strict=True):
+        with column:
+            value = draw_choice(field) if is_short(field) else draw_option(analysis.name, dict(field), link=True)
+        drawn[field["key"]] = value
+    given |= {field["flag"]: drawn[field["key"]] for field in asked if drawn[field["key"]] is not None}
     if not all(may_open(str(given[field["flag"]])) for field in asked if field["file"] and field["flag"] in given):
         return None
     form: Any = parse(analysis.form([field["name"] for field in fields]), [*words(given, joined=True)], analysis.name)
@@ -127,7 +152,8 @@ def choose(analysis: Analysis, fields: Sequence[Mapping[str, Any]], shared: Shar
 
 def is_short(field: Mapping[str, Any]) -> bool:
     """Return whether the values of an input fit side by side."""
-    return 0 < sum(len(str(each)) for each in field["choices"]) <= SHORT
+    letters = sum(len(field["labels"](each)) for each in field["choices"])
+    return field["type"] == "choice" and not field["optional"] and 0 < letters <= SHORT
 
 
 def width(field: Mapping[str, Any]) -> int:
@@ -145,7 +171,7 @@ def draw_choice(field: Mapping[str, Any]) -> Any:
         bind="query-params",
         required=True,
         help=field["help"],
-        format_func=str,
+        format_func=field["labels"],
     )
     return None if value == first else value
 
@@ -172,7 +198,7 @@ def compute(analysis: Analysis, sides: Sequence[Side], values: Values) -> list[D
             *lms,
             button=_apart("Run it", group, groups, " on "),
             seconds=seconds,
-            key=_apart(f"{analysis.key}-run", group, groups),
+            key=_apart(f"{analysis.name}-run", group, groups),
             say=what,
             **options,
         )
@@ -276,8 +302,9 @@ def draw_lists(
         title = str(st.segmented_control("Table", list(lists), key=key, bind="query-params", required=True) or title)
     table = lists[title]
     height = 38 + 35 * min(ROWS, max(1, len(table)))
-    show_table(table, hide_index=True, height=height, key=f"{analysis.key}-list", column_config=number_formats(table))
-    csv_button(table, _key(analysis, title.lower()))
+    show_table(table, hide_index=True, height=height, key=f"{analysis.name}-list", column_config=number_formats(table))
+    if any(map(pd.api.types.is_float_dtype, table.dtypes)):
+        csv_button(table, f"{analysis.key}-{title.lower()}")
 
 
 def code(
@@ -312,8 +339,8 @@ def _aim(analysis: Analysis) -> str:
 
 
 def _key(analysis: Analysis, name: str) -> str:
-    """Return the name of a figure or a table on its page, and of its files."""
-    return name if name.startswith(analysis.key) else f"{analysis.key}-{name}"
+    """Return the name of a figure or a table on its page, and of its files; those of a plugin stand apart."""
+    return name if analysis.origin == BUILT_IN else f"{analysis.name}-{name}"
 
 
 def _apart(name: str, group: Sequence[Side], groups: Sequence[Sequence[Side]], sign: str = "-") -> str:

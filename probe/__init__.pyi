@@ -24,7 +24,6 @@ from . import sweep as sweep
 from . import sycophancy as sycophancy
 from . import world as world
 from .analyses.catalogue import analysis as analysis
-from .recording.recorder import watch as watch
 from .experiments.metrics import Mean as Mean
 from .experiments.metrics import Share as Share
 from .experiments.metrics import Statistic as Statistic
@@ -38,6 +37,7 @@ from .model.lm import LM as LM
 from .model.module_map import ModuleMap as ModuleMap
 from .model.presets import ModelConfig as ModelConfig
 from .model.rewards import RewardModel as RewardModel
+from .recording.recorder import watch as watch
 from .runs.reader import Run as Run
 from .runs.reader import list_runs as list_runs
 from .runs.reader import open_run as open_run

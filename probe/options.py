@@ -291,6 +291,9 @@ def _describe_typed(hint: Any) -> tuple[str, bool, list[Any]]:
     origin = get_origin(inner) or inner
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "map", optional, []
+    parts = [part for part in get_args(inner) if get_origin(part) is Literal]
+    if origin in (tuple, list) and parts:
+        return "list", optional, list(get_args(parts[0]))
     return KINDS.get(origin, "text"), optional, []
 
 

@@ -68,11 +68,22 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
     bind: Any = "query-params" if link else None
     if field["type"] == "flag":
         value: Any = st.toggle(label, bool(default), key=lasting_key(key, default), help=help, bind=bind)
+    elif field["type"] == "list" and field["choices"]:
+        hint = {"placeholder": "choose some", "help": help, "bind": bind}
+        labels = field.get("labels", str)
+        value = st.multiselect(
+            label, field["choices"], key=lasting_key(key, list(default or ())), format_func=labels, **hint
+        )
     elif field["choices"]:
         choices = ([NONE] if field["optional"] else []) + field["choices"]
         first = begins(field)
         at = None if first is None else choices.index(first)
-        value = st.selectbox(label, choices, at, key=lasting_key(key, first), help=help, format_func=str, bind=bind)
+        labels, nothing = field.get("labels", str), field.get("nothing") or NONE
+
+        def name(each: Any) -> str:
+            return nothing if each == NONE else labels(each)
+
+        value = st.selectbox(label, choices, at, key=lasting_key(key, first), help=help, format_func=name, bind=bind)
     elif field["type"] == "int":
         empty: Any = None if field["optional"] else default  # None can be typed only where it is the widget's own value
         value = number_input(
@@ -126,6 +137,8 @@ def option_value(field: Field, value: Any) -> Any:
     default = field["default"]
     if field["type"] == "flag":
         return None if value == default else bool(value)
+    if field["type"] == "list" and field["choices"]:
+        return None if list(value) == list(default or ()) else [str(each) for each in value]
     if field["choices"]:
         return None if value in (None, begins(field)) else str(value).replace(NONE, "None")
     if field["type"] == "int":

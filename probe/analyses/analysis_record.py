@@ -47,6 +47,18 @@ class Input:
     """The values that it can have for these models, where its type does not say."""
     shared: str = ""
     """The choice above the pages that it takes (`prompt`); no widget of its own."""
+    labels: Mapping[Any, str] | Callable[[Any], str] = str
+    """What its values are called on a page and in its URL."""
+    nothing: str = "none"
+    """What a choice of no value is called."""
+    advanced: bool = False
+    """Whether it is for the command and for Python, and the page takes its default."""
+    type: Any = None
+    """Of what a form or a command gives, where Python callers may give more: `Path | None` of a `Behaviour | Path`."""
+
+    def label_of(self, value: Any) -> str:
+        """Return what a value is called on a page."""
+        return self.labels[value] if isinstance(self.labels, Mapping) else self.labels(value)
 
 
 SHARED = {"prompt": Input("Prompt", shared="prompt")}
@@ -161,7 +173,7 @@ class Analysis:
                 hint = type(parameter.default)
             if hint is None:
                 raise ConfigError(f"The input `{name}` of the analysis `{self.name}` needs a type or a default.")
-            plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+            plain = self.about_input(name).type or (get_args(hint)[0] if get_origin(hint) is Annotated else hint)
             text = helps.get(name, "")
             default = {} if parameter.default is parameter.empty else {"default": parameter.default}
             entry: Any = field(kw_only=True, metadata={"help": text}, **default)
@@ -171,8 +183,8 @@ class Analysis:
     def fields(self, *lms: "LM") -> list[dict[str, Any]]:
         """Describe the inputs for a form (`probe.options.describe`), with what they can be for these models.
 
-        Further keys: `label`, `key` (in the URL), `placeholder`, `shared`, and `view` (whether it only chooses what is
-        looked at).
+        Further keys are those of `Input`, `labels` as a function of a value, and `view`: whether it only chooses what
+        is looked at.
         """
         entries = []
         for each in describe_form(self.form()):
@@ -182,10 +194,13 @@ class Analysis:
                 "key": about.key or f"{self.key or self.name}_{each['name']}",
                 "placeholder": about.placeholder,
                 "shared": about.shared,
+                "advanced": about.advanced,
+                "labels": about.label_of,
+                "nothing": about.nothing,
                 "view": each["name"] in self.views,
             }
             if lms and about.choices is not None:
-                entry |= {"choices": list(about.choices(*lms)), "type": "choice"}
+                entry |= {"choices": list(about.choices(*lms)), "type": "list" if entry["type"] == "list" else "choice"}
             if lms and about.first is not None and entry["default"] is None:
                 entry |= {"default": about.first(*lms), "optional": False}
             entries.append(entry)

@@ -26,7 +26,10 @@ from probe.plugins import BUILT_IN, NameTakenError, Registry, include, origin_of
 F = TypeVar("F", bound=Callable[..., Any])
 
 MODULES = {
+    "compare_first_tokens": "probe.compare.first_tokens",
+    "steer_by_first_tokens": "probe.compare.first_tokens",
     "weight_change": "probe.compare.weights",
+    "transplant_parts": "probe.compare.transplant",
 }
 """The module of each built-in analysis, in the order of their pages."""
 ANALYSES: Registry[Analysis] = Registry("analysis", "probe.analyses")

@@ -5,6 +5,7 @@
   pairs of a file (`read_pairs`), or false claims of a user against the truth (`claim_pairs`)
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,8 @@ from probe.terms import DIFFERENCE, RATES
 
 BATCH = 16
 """Pairs whose answers are scored at once."""
+TIMED, MOMENT_S = 4, 0.5
+"""Pairs that are timed first, and seconds from which on they tell how long all take."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,41 @@ def preference(pairs: Sequence[Pair], title: str = "log p(chosen) \u2212 log p(r
         return pd.DataFrame({ITEM: items, "margin": both[:, 0] - both[:, 1]})
 
     return Behaviour(title, "nats", Mean("margin"), measure)
+
+
+def behaviour_of(lm: LM, pairs: Behaviour | str | Path | None, n: int) -> Behaviour:
+    """Return what pairs of answers measure: the preference over those of a file, or for a user's false claim.
+
+    Args:
+        lm: the model that is asked.
+        pairs: a file with `prompt`, `chosen` and `rejected`; without one the claims of `claim_pairs`. A behaviour is
+            returned as it is.
+        n: pairs, at most.
+
+    Raises:
+        DataError: the file cannot be used, or the claims do not suit the model.
+    """
+    if isinstance(pairs, Behaviour):
+        return pairs
+    if pairs is None:
+        return preference(claim_pairs(lm, n), "log p(claim) \u2212 log p(truth)")
+    return preference(read_pairs(pairs, selection=Selection(n)))
+
+
+def seconds_once(lm: LM, pairs: Behaviour | str | Path | None, n: int) -> float:
+    """Return the seconds that the pairs take once, about: by a few of them, where these take longer than a moment."""
+    few = min(n, TIMED)
+    seconds = _seconds(lm, behaviour_of(lm, pairs, few))
+    return seconds * n / few if seconds > MOMENT_S else _seconds(lm, behaviour_of(lm, pairs, n))
+
+
+def _seconds(lm: LM, behaviour: Behaviour) -> float:
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        behaviour.measure(lm)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def claim_pairs(lm: LM, n: int = 60, seed: int = 0) -> list[Pair]:

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from probe import stats
 from probe.compare.side_by_side import require_writers
-from probe.compare.worlds import worlds_apart
-from probe.errors import ConfigError, DataError
+from probe.compare.worlds import shared_world, worlds_apart
+from probe.errors import DataError
 from probe.experiments.run import labels
 from probe.logits.lens import require_same_tokens
 from probe.model.heads import check_count
@@ -225,17 +225,9 @@ def shared_texts(base: LM, aligned: LM, n: int = 100, seed: int = 0) -> list[Tex
     Raises:
         ConfigError: the models belong to different worlds.
     """
-    import probe.world
-
-    worlds = [probe.world.of(lm) for lm in (base, aligned)]
-    world = worlds[0]
-    if worlds == [None, None]:
+    world = shared_world(base, aligned, "texts")
+    if world is None:
         return _set_texts(aligned, n, seed)
-    if world is None or worlds[1] is None or world.hash != worlds[1].hash:
-        raise ConfigError(
-            f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` do not belong to one world whose "
-            "questions could be asked: give a file of texts with --data."
-        )
     return [
         Text(item.prompt, "", kind, f"{kind}-{number}")
         for kind in world.question_kinds

@@ -21,9 +21,11 @@ texts are continued; random directions as long go with it (`probe.interventions.
 Axes: N texts, G groups of them, L layers (0 is the embedding, l + 1 block l), k positions, d width, V vocabulary.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -31,11 +33,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.compare.behaviour import Behaviour
-from probe.compare.corpus_shift import CHUNK, GROUPS, SPLITS, Text, sign_limit
+import probe.world
+from probe.analyses.analysis_record import Input, Prompt
+from probe.analyses.catalogue import analysis
+from probe.compare.behaviour import Behaviour, behaviour_of, seconds_once
+from probe.compare.corpus_shift import CHUNK, GROUPS, SPLITS, Text, read_texts, sign_limit
 from probe.compare.side_by_side import require_writers
 from probe.compare.weights import model_names
+from probe.compare.worlds import shared_world
 from probe.errors import ConfigError, DataError
+from probe.experiments.cost import seconds_a_token
 from probe.interventions.controls import DIRECTIONS, DRAWS, Null
 from probe.interventions.sites import Site
 from probe.interventions.steering import Contrast
@@ -44,8 +51,9 @@ from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.text import encode, pieces
 from probe.numbers import in_percent, in_unit
-from probe.plotting.notebook import Drawable
+from probe.plotting.notebook import Drawable, titled
 from probe.questions.sets import right_answers
+from probe.rows import Selection
 from probe.stats import Interval
 from probe.terms import DIFFERENCE, RATES
 from probe.ticks import Tick, ignore
@@ -55,6 +63,21 @@ if TYPE_CHECKING:
 
 BATCH = 64
 """Texts that are read at once; of each only the first k tokens."""
+K, TEXTS = 5, 128
+"""First tokens that are read, and texts, where nothing is said."""
+TIMED, LENSES = 32, 302
+"""Vectors whose lens is timed; and how many the nulls read a position."""
+HOOKED = 3.0
+"""Time of the pairs while a direction is added, against that without: prompts are then run again for each answer."""
+DOSES, NEW_TOKENS = (-0.5, -0.25, 0.25, 0.5), 24
+"""Alphas of steering, and tokens of a continuation."""
+IN_A_WORLD, REAL = (24, DOSES), (8, DOSES[1:3])
+"""Pairs of answers and alphas of steering where nothing is said: for small models of a world, for those of none."""
+DIFFERENCE_LENS = (
+    r"\delta_{lj} = \frac{1}{N}\sum_n h^{\mathrm{aligned}}_{lj}(x_n) - h^{\mathrm{base}}_{lj}(x_n), \quad"
+    r"\mathrm{score}(v) = z_v - \frac{1}{V}\sum_u z_u, \quad z = W_{\mathrm{out}}\,\mathrm{norm}(\delta_{lj})"
+)
+STEERED = r"h_t^l \mathrel{+}= \alpha \, \bar{n}_l \, \delta_{lj} / \lVert \delta_{lj} \rVert"
 SIGNS = {"promoted": 1.0, "suppressed": -1.0}
 TOKENS = ("layer", "position", "direction", "rank", "token", "id", "score", "same_rank", "null", "beyond_null")
 """Columns of `FirstTokens.tokens`."""
@@ -90,9 +113,18 @@ class FirstTokens(Drawable):
         wanted = middle_block(len(self.vectors) - 1)
         return wanted if wanted in self.read else self.read[0]
 
-    def table(self) -> pd.DataFrame:
-        """Return the table of the tokens (`tokens`)."""
-        return self.tokens
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return one row a token (`tokens`), and one row a layer and position (`layers`)."""
+        return {"first-tokens": self.tokens, "first-layers": self.layers}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return nothing more than the figure shows."""
+        return {}
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Return the map of sizes, and of what the lens reads after the block that was asked for."""
+        title = f"Mean difference {self.names[1]} \u2212 {self.names[0]} at the first tokens of {self.texts} texts"
+        return {"first-tokens": titled(self.figure(), title)}
 
     def figure(self, layer: int | None = None) -> "go.Figure":
         """Size of the difference by layer and position, and the tokens that it promotes and suppresses after a block.
@@ -186,15 +218,20 @@ class Steering(Drawable):
     texts: pd.DataFrame
     """One row an alpha and prompt: `alpha`, `prompt`, `text` (greedy)."""
 
-    def table(self) -> pd.DataFrame:
-        """One row an alpha (`doses`)."""
-        return self.doses
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return one row an alpha (`doses`), and one row an alpha and prompt (`texts`)."""
+        return {"steering": self.doses, "steering-texts": self.texts}
 
-    def figure(self) -> "go.Figure":
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the continuations; nothing where no prompt was given."""
+        shown = self.texts[["alpha", "text"]].rename(columns={"text": "the base continues the prompt"})
+        return {"Continuations": shown} if len(shown) else {}
+
+    def figures(self) -> "dict[str, go.Figure]":
         """Draw the change of the behaviour against alpha, and the changes along random directions."""
         from probe.compare.figures import steering_curve
 
-        return steering_curve(self.doses, self.unit)
+        return {"first-steering": titled(steering_curve(self.doses, self.unit), self.title)}
 
     def sentence(self) -> str:
         """What is found, in words."""
@@ -218,8 +255,6 @@ def middle_block(depth: int) -> int:
 
 def plain_texts(lm: LM, n: int = 128, seed: int = 0) -> list[str]:
     """Plain texts: documents of a model's world that ask nothing; of a model without one, the problems of `gsm8k`."""
-    import probe.world
-
     world = probe.world.of(lm)
     if world is None:
         return [problem for problem, _ in right_answers("gsm8k")][:n]
@@ -227,29 +262,97 @@ def plain_texts(lm: LM, n: int = 128, seed: int = 0) -> list[str]:
     return [text for text, _ in zip(plain, range(n), strict=False)]
 
 
+def block_choices(base: LM, aligned: LM) -> list[int]:
+    """Return the blocks of the models; -1 is the embedding."""
+    return list(range(-1, base.bridge.cfg.n_layers))
+
+
+def block_label(block: int) -> str:
+    """Return what a block is called."""
+    return "embedding" if block < 0 else f"block {block}"
+
+
+Block = Annotated[
+    int | Sequence[int] | None,
+    Input(
+        "Block",
+        key="first_block",
+        choices=block_choices,
+        first=lambda base, aligned: middle_block(base.bridge.cfg.n_layers),
+        labels=block_label,
+        type=int | None,
+    ),
+]
+"""One block, for Python several; the middle one where nothing is said."""
+Texts = Annotated[
+    Sequence[str | Text] | str | Path | None,
+    Input(
+        "File of unrelated texts",
+        key="first_file",
+        placeholder="documents of their world, or problems of GSM8K",
+        type=Path | None,
+    ),
+]
+"""Texts or a file of them; plain texts of the models' world, or problems of GSM8K, where nothing is said."""
+
+
+def first_tokens_seconds(base: LM, aligned: LM, texts: Any, k: int, layers: Any, top: int, seed: int, n: int) -> float:
+    """Return the seconds that the comparison takes, about: a few tokens and a few lenses are timed."""
+    require_writers(base, aligned)
+    reading = n * k * sum(seconds_a_token(lm) for lm in (base, aligned))
+    vectors = torch.randn(TIMED, base.bridge.cfg.d_model, generator=torch.Generator().manual_seed(0))
+    start = time.perf_counter()
+    lens_scores(base, vectors)
+    return 1.0 + 2 * reading + 2 * k * LENSES * (time.perf_counter() - start) / TIMED
+
+
+def texts_of(base: LM, aligned: LM, texts: Sequence[str | Text] | str | Path | None, n: int) -> Sequence[str | Text]:
+    """Return texts as they are, those of a file, or plain ones that both models can read."""
+    if texts is None:
+        shared_world(base, aligned, "texts")
+        return plain_texts(base, n)
+    return read_texts(texts, selection=Selection(n)) if isinstance(texts, str | Path) else texts
+
+
+@analysis(
+    "compare",
+    title="First tokens",
+    equations=(DIFFERENCE_LENS,),
+    seconds=first_tokens_seconds,
+    key="first",
+)
 @torch.no_grad()
 def compare_first_tokens(
     base: LM,
     aligned: LM,
-    texts: Sequence[str | Text],
-    k: int = 5,
-    layers: Sequence[int] | None = None,
-    top: int = 5,
-    seed: int = 0,
+    texts: Texts = None,
+    k: Annotated[int, Input(advanced=True)] = K,
+    layers: Block = None,
+    top: Annotated[int, Input(advanced=True)] = 5,
+    seed: Annotated[int, Input(advanced=True)] = 0,
     tick: Tick = ignore,
+    n: Annotated[int, Input("Texts")] = TEXTS,
 ) -> FirstTokens:
     """Read the first tokens of unrelated texts with two models, and their mean difference through the lens.
+
+    Both models read texts that have nothing to do with the training; of each only the first tokens count (Minder et al.
+    2025). The mean difference of their residual streams goes through the base's final norm and unembedding as if it
+    were a residual. A star marks scores that are larger than those of any token, in 95 % of 100 draws, when each text's
+    difference has a random sign: what is marked is shared by the texts; whether it says what the training was about is
+    for the reader to judge. Position 0 has residuals of its own size in many models.
 
     Args:
         base: the model compared against; its final norm and unembedding are the lens.
         aligned: the other one, of as many blocks, the same width and the same tokens.
-        texts: texts that have nothing to do with what `aligned` was trained on; `probe.compare.read_texts` reads a
-            file, whose prompts are read as they are. Only the first k tokens of each are read.
-        k: positions.
-        layers: blocks whose tokens are read (-1 is the embedding); by default the middle one. Sizes are of all.
+        texts: texts that have nothing to do with what `aligned` was trained on, or a file of some, whose prompts are
+            read as they are; without any, documents of the models' world, or problems of GSM8K.
+        k: tokens of each text that are read.
+        layers: the block whose tokens are read (-1 is the embedding), in Python several; by default the middle one.
+            Sizes are of all.
         top: tokens of each direction.
         seed: of signs and halves.
         tick: called with the share that is done.
+        n: texts that are read of a file or of a world.
 
     Raises:
         DataError: no text, a model of one number, other tokenizers, or models of other depth or width.
@@ -266,12 +369,13 @@ def compare_first_tokens(
             "their residuals cannot be subtracted: choose two models of one size."
         )
     depth = sizes[0][0]
+    layers = [layers] if isinstance(layers, int) else layers
     chosen = [middle_block(depth)] if layers is None else list(dict.fromkeys(layers))
     wrong = [layer for layer in chosen if not -1 <= layer < depth]
     if wrong or not chosen:
         given = f"Block {wrong[0]} was" if wrong else "No block was"
         raise ConfigError(f"{given} asked for in a model of {depth} blocks: give some of -1 to {depth - 1}.")
-    ids = [_first_ids(aligned, text, k) for text in texts]
+    ids = [_first_ids(aligned, text, k) for text in texts_of(base, aligned, texts, n)]
     if not ids:
         raise DataError("No text was given, so there is nothing to read: give at least one.")
     groups = np.random.default_rng(seed).permutation(len(ids)) % min(GROUPS, len(ids))
@@ -481,3 +585,75 @@ def steer(
         pd.DataFrame(rows).sort_values("alpha", ignore_index=True),
         pd.DataFrame(texts, columns=["alpha", "prompt", "text"]),
     )
+
+
+def usual_pairs(base: LM, aligned: LM) -> int:
+    """Return how many pairs of answers tell what steering does, where nothing is said."""
+    return (REAL if probe.world.of(base) is None else IN_A_WORLD)[0]
+
+
+def steering_seconds(base: LM, aligned: LM, prompt: str, behaviour: Any, count: int, **rest: Any) -> float:
+    """Return the seconds that steering takes, about: the pairs are timed once."""
+    doses = (REAL if probe.world.of(base) is None else IN_A_WORLD)[1]
+    return HOOKED * seconds_once(base, behaviour, count) * len(doses) * (1 + DRAWS)
+
+
+@analysis(
+    "compare",
+    title="Steering the base by it",
+    equations=(STEERED,),
+    seconds=steering_seconds,
+    key="first",
+)
+def steer_by_first_tokens(
+    base: LM,
+    aligned: LM,
+    prompt: Prompt = "",
+    *,
+    behaviour: Annotated[
+        Behaviour | str | Path | None,
+        Input(
+            "File of pairs of answers",
+            key="first_pairs",
+            placeholder="false claims of their world or of TruthfulQA",
+            type=Path | None,
+        ),
+    ] = None,
+    position: Annotated[
+        int | None, Input("Difference at token", nothing="where it is largest", choices=lambda *lms: range(K))
+    ] = None,
+    texts: Texts = None,
+    layers: Block = None,
+    n: Annotated[int, Input("Texts")] = TEXTS,
+    count: Annotated[int | None, Input("Pairs", first=usual_pairs, advanced=True)] = None,
+    tick: Tick = ignore,
+) -> Steering:
+    """Measure which answers the base prefers while the difference is added at every token.
+
+    Alpha times the difference, as long as a residual is on average, is added at every token of the base; random
+    directions as long go beside it, and the prompt is continued at each dose.
+
+    Args:
+        base: the model that is steered.
+        aligned: the other one.
+        prompt: what the base continues; nothing where it is empty.
+        behaviour: what is measured: by how much the first answer of each pair of a file is preferred (`prompt`,
+            `chosen`, `rejected`); without a file, a user's false claim against the truth. In Python also a `Behaviour`.
+        position: the token at which the difference was read; by default where it is largest.
+        texts: as in `compare_first_tokens`.
+        layers: the block after which it is read and added; by default the middle one.
+        n: texts that are read of a file or of a world.
+        count: pairs of answers; 24 in a world, 8 without one.
+        tick: called with the share that is done.
+
+    Raises:
+        ProbeError: see `compare_first_tokens` and `steer`.
+    """
+    if behaviour is None:
+        shared_world(base, aligned, "pairs of answers")
+    layer = layers if isinstance(layers, int) or layers is None else layers[0]
+    found = compare_first_tokens(base, aligned, texts, layers=layer, n=n)
+    doses = (REAL if probe.world.of(base) is None else IN_A_WORLD)[1]
+    pairs = behaviour_of(base, behaviour, usual_pairs(base, aligned) if count is None else count)
+    prompts = [base.prompt_text(prompt)] if prompt.strip() else []
+    return steer(base, found.direction(layer, position), pairs, doses, DRAWS, prompts, NEW_TOKENS, tick=tick)

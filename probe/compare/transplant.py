@@ -19,7 +19,8 @@ to the whole change: parts act together.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,15 +28,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.compare.behaviour import Behaviour
+import probe.world
+from probe.analyses.analysis_record import Input
+from probe.analyses.catalogue import analysis
+from probe.compare.behaviour import Behaviour, behaviour_of, seconds_once
 from probe.compare.model_parts import PLURAL, Part, Place, list_parts, weights_of
 from probe.compare.path import interpolate
+from probe.compare.side_by_side import require_writers
 from probe.compare.weights import model_names
+from probe.compare.worlds import shared_world
 from probe.errors import ConfigError
-from probe.interventions.controls import DIRECTIONS, DRAWS
+from probe.interventions.controls import DIRECTIONS
 from probe.model.lm import LM
-from probe.numbers import in_unit, rate
-from probe.plotting.notebook import Drawable
+from probe.numbers import in_percent, in_unit, rate
+from probe.plotting.notebook import Drawable, titled
 from probe.stats import Interval
 from probe.terms import DIFFERENCE, RATES, smallest_effect
 from probe.ticks import Tick, ignore
@@ -43,8 +49,34 @@ from probe.ticks import Tick, ignore
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-MATCHED = 99
-"""Scattered parts of a kind: all parts of it share them, so they cost little."""
+EFFECT = (
+    r"\mathrm{effect}(P) = B(\theta_{\mathrm{base}} + \Delta_P) - B(\theta_{\mathrm{base}}), \quad"
+    r"\Delta_P = \theta_{\mathrm{aligned}} - \theta_{\mathrm{base}} \ \mathrm{in\ part\ } P,\ 0\ \mathrm{elsewhere}"
+)
+P_VALUE = r"p = \frac{1 + \#\{\mathrm{matched\ parts\ that\ do\ as\ much}\}}{1 + N}"
+Kind = Literal["block", "attention", "head", "keys", "mlp"]
+TITLES = {"block": "Blocks", "attention": "Attention", "head": "Heads", "keys": "Shared keys", "mlp": "MLPs"}
+"""Kinds of parts by what they are called on a page."""
+
+
+class Sizes(NamedTuple):
+    """What is measured where nothing is said."""
+
+    pairs: int
+    matched: int
+    """Scattered parts of each kind: all parts of it share them, so they cost little."""
+    kinds: tuple[str, ...]
+
+
+IN_A_WORLD, REAL = Sizes(40, 99, ("block", "head", "mlp")), Sizes(8, 29, ("block",))
+"""For small models of a world, and for those of none: a model of 135 million parameters then takes minutes."""
+
+
+def usual(base: LM, aligned: LM) -> Sizes:
+    """Return what is measured of two models where nothing is said."""
+    return REAL if probe.world.of(base) is None else IN_A_WORLD
+
+
 MATCHED_PARTS = "matched parts"
 LEVEL = 0.05
 """Above this a p-value says nothing."""
@@ -77,15 +109,47 @@ class Transplants(Drawable):
     why_no_heads: str
     """The sentence that says why there are no heads, where they were wanted."""
 
-    def table(self) -> pd.DataFrame:
-        """One row a part (`parts`)."""
-        return self.parts
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return one row a part (`parts`), and one row a part and control (`controls`)."""
+        return {"transplants": self.parts, "transplant-controls": self.controls}
 
-    def figure(self) -> "go.Figure":
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the parts with the largest effect first, as they are read."""
+        rows = self.parts.assign(size=self.parts["effect"].abs()).sort_values("size", ascending=False, kind="stable")
+        unit = DIFFERENCE if self.unit in RATES else self.unit
+        columns = {
+            "part": rows["part"],
+            f"effect{f', {unit}' * (unit == 'nats')} [95 %]": [
+                in_unit(unit, *ends, sign=True)
+                for ends in zip(rows["effect"], rows["effect_low"], rows["effect_high"], strict=True)
+            ],
+            "of the change": [rate(share) for share in rows["share"]],
+            "matched parts do": [_range(row, "matched", unit) for row in rows.to_dict("records")],
+            "p": ["" if p != p else f"{p:.2g}" for p in rows["p"]],
+            "p (Holm)": ["" if p != p else f"{p:.2g}" for p in rows["p_holm"]],
+            "change of the weights": [in_percent(each) for each in rows["relative"]],
+            "parameters": [f"{count:,}" for count in rows["parameters"]],
+        }
+        if rows["random"].any():
+            columns["random directions do"] = [_range(row, "random", unit) for row in rows.to_dict("records")]
+        return {"Parts": pd.DataFrame(columns).reset_index(drop=True)}
+
+    def figures(self) -> "dict[str, go.Figure]":
         """Draw the effect of each part with its interval, and the effects of its controls."""
         from probe.compare.figures import transplant_points
 
-        return transplant_points(self.parts, self.controls, self.change.value, self.unit, PLURAL)
+        chart = transplant_points(self.parts, self.controls, self.change.value, self.unit, PLURAL)
+        return {"transplants": titled(chart, f"{self.title} of {self.names[0]} with one part of {self.names[1]}")}
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Why heads are not shown, and where too few matched parts stand behind p."""
+        hidden = [f"Heads are not shown: {self.why_no_heads}"] * bool(self.why_no_heads)
+        matched, most = int(self.parts["matched"].max()), int(self.parts["kind"].value_counts().max())
+        least = (
+            f"With {matched} matched parts p is at least {1 / (1 + matched):.2g}, too much to correct for {most} parts."
+        )
+        return (*hidden, *[least] * (most / (1 + matched) > LEVEL))
 
     def strongest(self, kind: str) -> pd.Series | None:
         """Return the part of a kind with the largest effect in size; None where none changes enough to count."""
@@ -120,36 +184,88 @@ class Transplants(Drawable):
         return "; ".join(parts) + "."
 
 
+def transplant_seconds(
+    base: LM,
+    aligned: LM,
+    behaviour: Behaviour | str | Path | None,
+    kinds: Sequence[str],
+    matched: int,
+    random: int,
+    n: int,
+    seed: int,
+) -> float:
+    """Return the seconds that the transplants take, about: the pairs are timed once."""
+    config = base.bridge.cfg
+    keys = getattr(config, "n_key_value_heads", None) or config.n_heads
+    each = {"head": config.n_heads, "keys": keys if keys < config.n_heads else 0}
+    parts = sum(config.n_layers * each.get(kind, 1) for kind in kinds)
+    require_writers(base, aligned)
+    return seconds_once(base, behaviour, n) * (parts * (1 + random) + matched * len(kinds))
+
+
+@analysis(
+    "compare",
+    title="Transplants",
+    equations=(EFFECT, P_VALUE),
+    seconds=transplant_seconds,
+    key="parts",
+)
 @torch.no_grad()
 def transplant_parts(
     base: LM,
     aligned: LM,
-    behaviour: Behaviour,
-    kinds: Sequence[str] = ("block", "head", "keys", "mlp"),
-    matched: int = MATCHED,
-    random: int = DRAWS,
-    seed: int = 0,
+    behaviour: Annotated[
+        Behaviour | str | Path | None,
+        Input(
+            "File of pairs of answers",
+            key="parts_file",
+            placeholder="false claims of their world or of TruthfulQA",
+            type=Path | None,
+        ),
+    ] = None,
+    kinds: Annotated[
+        Sequence[str] | None,
+        Input("Parts", first=lambda *lms: usual(*lms).kinds, labels=TITLES, type=tuple[Kind, ...] | None),
+    ] = None,
+    matched: Annotated[int | None, Input(first=lambda *lms: usual(*lms).matched, advanced=True)] = None,
+    random: Annotated[int, Input("Random directions")] = 0,
+    seed: Annotated[int, Input(advanced=True)] = 0,
     tick: Tick = ignore,
+    n: Annotated[int | None, Input("Pairs", first=lambda *lms: usual(*lms).pairs)] = None,
 ) -> Transplants:
     """Put one part after the other of the aligned model into the base, and measure what the base does then.
 
-    Neither model is written to: one copy of the base is, and put back to the bit after each part. As in
-    `probe.compare.path.interpolate` it is in single precision or wider, with the configuration of `aligned`.
+    The weights of one part of the base become those of the aligned model; all others stay. *Effect* is the change of
+    the behaviour over the same pairs, with a 95 % interval (bootstrap over pairs). *Matched parts* are as many rows of
+    the same matrices of the aligned model, drawn from all parts of the kind: a part of the same make that is scattered
+    over the model. p is one-sided, in the direction of the whole change; p (Holm) is corrected for all parts of the
+    kind. *Random directions* are changes of the same place, norm and singular values. Single effects need not add up to
+    the whole change. A head is its slices of the query and output matrices, with its keys and values unless heads share
+    them. Neither model is written to: one copy of the base is, in single precision or wider, with the configuration of
+    the aligned model, and it is put back to the bit after each part.
 
     Args:
         base: the model that parts are put into.
         aligned: the model that they are taken from, of the same architecture, sizes and tokens.
-        behaviour: what is measured: `experiment_behaviour`, or `preference` of pairs of answers.
-        kinds: of parts, see `probe.compare.model_parts.KINDS`.
-        matched: scattered parts for each kind.
-        random: random changes as large for each part; they cost most of the time.
+        behaviour: what is measured: by how much the first answer of each pair of a file is preferred (`prompt`,
+            `chosen`, `rejected`); without a file, a user's false claim against the truth. In Python also a `Behaviour`.
+        kinds: of parts: block, attention, head, keys (shared by heads), mlp; for Python all of
+            `probe.compare.model_parts.KINDS`.
+        matched: scattered parts for each kind; 99 in a world, 29 without one.
+        random: random changes as large for each part; they cost most of the time, and 15 are enough for a p-value.
         seed: of the controls and of the intervals.
         tick: called with the share that is done.
+        n: pairs, at most; 40 in a world, 8 without one.
 
     Raises:
         ConfigError: an unknown kind, no part of the kinds, or counts below 0.
         ProbeError: see `interpolate`, and what the behaviour cannot use.
     """
+    sizes = usual(base, aligned)
+    matched, kinds = sizes.matched if matched is None else matched, sizes.kinds if kinds is None else kinds
+    require_writers(base, aligned)
+    if behaviour is None:
+        shared_world(base, aligned, "pairs of answers")
     if matched < 0 or random < 0:
         raise ConfigError(f"matched={matched} and random={random}: give 0 or more controls.")
     work = interpolate(base, aligned, 0)
@@ -160,6 +276,7 @@ def transplant_parts(
             f"The model has no part of the kinds {', '.join(kinds)}: give others, such as block."
             + (f" {why}" if why else "")
         )
+    behaviour = behaviour_of(base, behaviour, n or sizes.pairs)
     here, before, after = (weights_of(lm) for lm in (work, base, aligned))
     first = behaviour.measure(work)
 
@@ -312,9 +429,14 @@ def holm(p: pd.Series) -> pd.Series:
     return steps.reindex(p.index)
 
 
-def _between(row: pd.Series, name: str, unit: str) -> str:
+def _between(row: Mapping[Any, Any] | pd.Series, name: str, unit: str) -> str:
     """Format the range of a control's effects, from the least to the largest."""
     return " to ".join(in_unit(unit, row[f"{name}_{end}"], None, None, sign=True) for end in ("low", "high"))
+
+
+def _range(row: Mapping[Any, Any], name: str, unit: str) -> str:
+    """Format the range of a control's effects; empty where there are none."""
+    return "" if pd.isna(row[f"{name}_low"]) else _between(row, name, unit)
 
 
 def _size(row: pd.Series, unit: str) -> str:

@@ -164,7 +164,7 @@ class WeightChange(Drawable):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the rows of parameters, heads and blocks; no heads where their maps are not known."""
-        every = {"weights": self.matrices, "heads": self.heads, "blocks": self.blocks}
+        every = {"weights": self.matrices, "weight-heads": self.heads, "weight-blocks": self.blocks}
         return {name: table for name, table in every.items() if len(table)}
 
     def lists(self, part: Part = "QK") -> dict[str, pd.DataFrame]:
@@ -195,7 +195,7 @@ class WeightChange(Drawable):
         charts = {"weights": titled(weight_map(self.matrices), title, height)}
         if len(self.heads):
             chart = head_change_map(self.heads, COLUMNS[part])
-            charts["heads"] = titled(chart, f"{part} of every head: relative change", height)
+            charts["weight-heads"] = titled(chart, f"{part} of every head: relative change", height)
         return charts
 
 

@@ -1,8 +1,36 @@
 """What is said where two models that are compared belong to two worlds: they learned different facts."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from probe.errors import ProbeError
+from probe.errors import ConfigError, ProbeError
+
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+    from probe.world import World
+
+
+def shared_world(base: "LM", aligned: "LM", file: str) -> "World | None":
+    """Return the world that both models belong to, whose questions they can be asked; None where neither has one.
+
+    Args:
+        base: one model.
+        aligned: the other one.
+        file: what would do in place of the questions, such as `texts`.
+
+    Raises:
+        ConfigError: the models belong to different worlds.
+    """
+    from probe.world import of
+
+    worlds = [of(lm) for lm in (base, aligned)]
+    if worlds == [None, None]:
+        return None
+    if worlds[0] is None or worlds[1] is None or worlds[0].hash != worlds[1].hash:
+        raise ConfigError(
+            f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` do not belong to one world whose "
+            f"questions could be asked: give a file of {file}."
+        )
+    return worlds[0]
 
 
 def worlds_apart(base: Any, aligned: Any, names: tuple[str, str] = ("base", "aligned")) -> str:

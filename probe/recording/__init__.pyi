@@ -1,5 +1,5 @@
+from .callback import ProbeCallback as ProbeCallback
 from .recorder import Recorder as Recorder
 from .recorder import ReferenceKL as ReferenceKL
 from .recorder import watch as watch
-from .callback import ProbeCallback as ProbeCallback
 from .reward_shift import RewardShift as RewardShift

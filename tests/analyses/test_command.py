@@ -36,20 +36,23 @@ def test_it_shows_what_python_gives(two: list[str], capsys: pytest.CaptureFixtur
     assert main(["show", "weight_change", *two, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["sentence"] == change.sentence()
-    assert [row["norm"] for row in told["tables"]["blocks"]] == pytest.approx(change.blocks["norm"].tolist())
+    assert [row["norm"] for row in told["tables"]["weight-blocks"]] == pytest.approx(change.blocks["norm"].tolist())
 
 
 def test_its_files(two: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    assert main(["show", "weight_change", *two, "--out", str(tmp_path / "w.csv"), "--figure", "heads"]) == 0
+    assert main(["show", "weight_change", *two, "--out", str(tmp_path / "w.csv"), "--figure", "weight-heads"]) == 0
     assert set(pd.read_csv(tmp_path / "w.csv")) >= {"block", "head", "ov_relative"}
     assert main(["show", "weight_change", *two, "--out", str(tmp_path / "all")]) == 0
     names = {path.name for path in (tmp_path / "all").iterdir()}
-    assert {"weights.html", "heads.html", "weights.csv", "heads.csv", "blocks.csv", "provenance.json"} <= names
+    assert {"weights.html", "weight-heads.html", "weights.csv", "weight-blocks.csv", "provenance.json"} <= names
     capsys.readouterr()
     assert main(["show", "weight_change", *two, "--out", str(tmp_path / "w.xyz")]) == 2
     assert "`w.xyz` ends in .xyz: end it in" in capsys.readouterr().err
-    assert main(["show", "weight_change", *two, "--out", str(tmp_path / "w.pdf"), "--figure", "head"]) == 2
-    assert "--figure `head` is none of weights, heads: did you mean `heads`" in capsys.readouterr().err
+    assert main(["show", "weight_change", *two, "--out", str(tmp_path / "w.pdf"), "--figure", "weight-head"]) == 2
+    assert (
+        "--figure `weight-head` is none of weights, weight-heads: did you mean `weight-heads`"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -63,12 +63,13 @@ def test_the_first_tokens_of_two_runs_and_steering(show: Show, runs: Path):
     app = show(runs, page=PAGE, compare_tab="First tokens", first_n="16", first_block="block 0")
     assert "Press the button" in heading(app)
     sound(app)
-    app = press(app, "first-run")
+    app = press(app, "compare_first_tokens-run")
     base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
     found = probe.compare.compare_first_tokens(base, aligned, plain_texts(base, 16), layers=[0])
     assert heading(app) == found.sentence()
     sound(app, "first-tokens")
-    app = press(app, "first-steer")
+    app.session_state["details-steer_by_first_tokens"] = True
+    app = press(app, "steer_by_first_tokens-run")
     sound(app, "first-tokens", "first-steering")
     assert "random directions as long" in read(app)
     assert list(app.dataframe[0].value["alpha"]) == [-0.5, -0.25, 0, 0.25, 0.5]
@@ -79,11 +80,11 @@ def test_the_first_tokens_of_two_runs_and_steering(show: Show, runs: Path):
 def test_transplants_of_two_runs(show: Show, runs: Path):
     app = show(runs, page=PAGE, compare_tab="Transplants", parts_n="3", parts_kinds=["Blocks"])
     sound(app)
-    app = press(app, "parts-run")
+    app = press(app, "transplant_parts-run")
     sound(app, "transplants")
     base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
     behaviour = preference(claim_pairs(base, 3), "log p(claim) \u2212 log p(truth)")
-    found = probe.compare.transplant_parts(base, aligned, behaviour, ("block",), 99, 0)
+    found = probe.compare.transplant_parts(base, aligned, behaviour, ("block",))
     assert heading(app) == found.sentence()
     table = app.dataframe[0].value
     assert sorted(table["part"]) == [f"block {block}" for block in range(2)]
@@ -100,17 +101,17 @@ def test_files_of_a_plain_pair(plain, folders: dict[str, str]):
     sound(app, "transplants")
     assert set(app.dataframe[0].value["part"]) >= {"L0H3", "keys L1K1"}
     app = plain("Transplants", parts_file=folders["texts.jsonl"])
-    assert "No part of second was put into first" in heading(app)
-    assert len(app.error) == 1
+    assert "can be used" in heading(app)
+    assert not app.error
 
 
 def test_two_models_without_a_world_need_no_file(plain, folders: dict[str, str]):
     app = plain("Transplants", parts_n="3")
     sound(app, "transplants")
-    assert app.multiselect(key="parts_kinds").value == ["Blocks"]
+    assert app.multiselect(key="parts_kinds").value == ["block"]
     base, aligned = LM.load(folders["first"]), LM.load(folders["second"])
     behaviour = preference(claim_pairs(base, 3), "log p(claim) \u2212 log p(truth)")
-    found = probe.compare.transplant_parts(base, aligned, behaviour, ("block",), 29, 0)
+    found = probe.compare.transplant_parts(base, aligned, behaviour, ("block",))
     assert heading(app) == found.sentence()
     app = plain("First tokens", first_n="8")
     sound(app, "first-tokens", "first-steering")

@@ -122,7 +122,7 @@ def test_a_corpus_file_of_a_plain_pair(plain, folders: dict[str, str]):
 
 def test_weights_are_mapped_and_a_lora_is_told_by_its_rank(show: Show, runs: Path, tmp_path: Path):
     app = show(runs, page=PAGE, compare_tab=WEIGHTS)
-    sound(app, "weights", "weights-heads")
+    sound(app, "weights", "weight-heads")
     assert "the weights changed by" in heading(app)
     assert "effective directions" in heading(app)
     assert app.dataframe[0].value["relative"].is_monotonic_decreasing
@@ -139,7 +139,7 @@ def test_weights_are_mapped_and_a_lora_is_told_by_its_rank(show: Show, runs: Pat
 
 
 def test_weights_of_a_plain_pair_and_of_other_sizes(plain, folders: dict[str, str]):
-    sound(plain(WEIGHTS), "weights", "weights-heads")
+    sound(plain(WEIGHTS), "weights", "weight-heads")
     tokenizer = LM.load(folders["first"]).tokenizer
     random_lm("llama", tokenizer, num_hidden_layers=3).save(Path(folders["first"]).parent / "deep")
     app = plain(WEIGHTS)
@@ -234,4 +234,4 @@ def test_reward_models_have_weights_and_say_what_they_lack(show: Show, runs: Pat
     assert not app.error
     assert "give one number and write nothing" in heading(app)
     open_tab(app, WEIGHTS)
-    sound(app, "weights", "weights-heads")
+    sound(app, "weights", "weight-heads")

@@ -21,27 +21,26 @@ from dashboard.pages.compare.choices import (
 )
 from dashboard.sides import ask_for_model
 from dashboard.state import current
-from probe.analyses.catalogue import MODULES, find_analysis
 from probe.plotting.theme import METHODS, aligned_colour
 
-TABS: dict[str, tuple[str, tuple[str, ...]]] = {
+TABS: dict[str, tuple[str | tuple[str, ...], tuple[str, ...]]] = {
     PROMPT_TAB: ("one_prompt", ONE_PROMPT),
     "Over a corpus": ("over_corpus", CORPUS),
-    "First tokens": ("first_token_lens", FIRST_TOKENS),
-    WEIGHTS_TAB: ("weight_change", WEIGHTS),
-    "Transplants": ("part_transplants", TRANSPLANTS),
+    "First tokens": (("compare_first_tokens", "steer_by_first_tokens"), FIRST_TOKENS),
+    WEIGHTS_TAB: (("weight_change",), WEIGHTS),
+    "Transplants": (("transplant_parts",), TRANSPLANTS),
     "The line between them": ("line_between", LINE),
     "Gradient": ("token_gradient", GRADIENT),
 }
-"""The analysis of each tab, or the file beside this one whose `draw` takes a `Pair`; and the keys of its widgets."""
+"""The analyses of each tab, or the file beside this one whose `draw` takes a `Pair`; and the keys of its widgets."""
 
 
-def draw(name: str, pair: Pair) -> None:
+def draw(what: str | tuple[str, ...], pair: Pair) -> None:
     """Draw a tab; only the file of the open one is imported."""
-    if name in MODULES:
-        analysis.draw(find_analysis(name), pair.shared, pair.answer)
+    if isinstance(what, tuple):
+        analysis.draw_several(what, pair.shared, pair.answer)
     else:
-        import_module(f"dashboard.pages.compare.{name}").draw(pair)
+        import_module(f"dashboard.pages.compare.{what}").draw(pair)
 
 
 def page() -> None:
@@ -66,7 +65,7 @@ def page() -> None:
     pair = Pair(choices, base, aligned, (refs[0], refs[1]), names, colours, answer)
     open_tab(
         TAB,
-        {title: partial(draw, file, pair) for title, (file, _) in TABS.items()},
+        {title: partial(draw, what, pair) for title, (what, _) in TABS.items()},
         {title: keys for title, (_, keys) in TABS.items()},
     )
 

@@ -13,16 +13,16 @@ from dashboard.components.figure import figure
 from dashboard.components.form import draw_option
 from dashboard.components.table import number_formats, show_table
 from dashboard.data import stamp
-from dashboard.markdown import escape_markdown, finding, note
+from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.named import may_open
 from dashboard.sentences import duration
 from dashboard.sides import Side, ask_for_model, load_side, load_sides
 from dashboard.state import SharedChoices, keep
-from probe.analyses.analysis_record import PAIR, Analysis, named
+from probe.analyses.analysis_record import PAIR, Analysis
 from probe.analyses.catalogue import find_analysis
 from probe.errors import ProbeError
 from probe.options import parse, words
-from probe.plotting.notebook import Drawable, title_of
+from probe.plotting.notebook import Drawable, Look, title_of
 from probe.plugins import BUILT_IN
 
 if TYPE_CHECKING:
@@ -41,6 +41,15 @@ ROWS = 10
 ROW: Any = {"vertical_alignment": "bottom", "gap": "medium"}
 WIDTHS = {"flag": 3, "int": 2, "float": 2, "path": 5, "text": 5, "list": 4, "map": 5}
 """Relative widths of the widgets by the type of their value; that of a choice follows from its words."""
+
+
+def draw_below(name: str, shared: SharedChoices, section: str) -> None:
+    """Draw an analysis in a tab below what the page is about: its sentence stands in the tab."""
+    draw(find_analysis(name), shared, st.container(), section, _say)
+
+
+def _say(sentence: str) -> None:
+    st.markdown(prose(sentence))
 
 
 def draw_several(names: Sequence[str], shared: SharedChoices, answer: "DeltaGenerator") -> None:
@@ -82,27 +91,30 @@ def draw(
         )
         return
     lms = [side.lm for side in sides]
-    fields = analysis.fields(*lms)
+    fields = analysis.fields(*(lms if analysis.models == PAIR else lms[:1]))
+    if not shared.prompt.strip() and any(field["shared"] and field["required"] for field in fields):
+        ask_for_model(answer, f"Write a prompt above to {_aim(analysis)}")
+        return
     values = choose(analysis, [each for each in fields if not each["view"]], shared, drawn)
     if values is None:
         with answer:
             tell("The file comes from a link and has not been opened.")
         return
-    try:
-        results = compute(analysis, sides, values)
-    except ProbeError as error:
+    found, errors = compute(analysis, sides, values)
+    if found is None or not found:
         with answer:
-            tell(str(error))
+            tell(f"Press the button to {_aim(analysis)}" if found is None else next(iter(errors)))
         return
-    if results is None:
-        with answer:
-            tell(f"Press the button to {_aim(analysis)}")
-        return
+    if errors:
+        sides = [side for group, _ in found for side in group]
+    results = analysis.together([result for _, result in found], looks_of(sides))
+    for error in errors:
+        note(error)
     with answer:
         for sentence in dict.fromkeys(filter(None, (result.sentence() for result in results))):
             tell(sentence)
     views = choose(analysis, [each for each in fields if each["view"]], shared, drawn) or {}
-    groups = [sides] if analysis.models == PAIR else [[side] for side in sides] or [[]]
+    groups = [sides] if len(results) == 1 else [[side] for side in sides]
     source = {side.role: side.ref for side in sides} | values
     draw_figures(analysis, results, groups, views, source)
     for remark in dict.fromkeys(remark for result in results for remark in result.notes):
@@ -147,7 +159,7 @@ def choose(
     if not all(may_open(str(given[field["flag"]])) for field in asked if field["file"] and field["flag"] in given):
         return None
     form: Any = parse(analysis.form([field["name"] for field in fields]), [*words(given, joined=True)], analysis.name)
-    return {field["name"]: getattr(form, field["name"]) for field in fields}
+    return {field["name"]: getattr(form, analysis.option_of(field["name"])) for field in fields}
 
 
 def is_short(field: Mapping[str, Any]) -> bool:
@@ -176,12 +188,10 @@ def draw_choice(field: Mapping[str, Any]) -> Any:
     return None if value == first else value
 
 
-def compute(analysis: Analysis, sides: Sequence[Side], values: Values) -> list[Drawable] | None:
-    """Return the result of the pair, or of each model; None while it is only offered.
-
-    Raises:
-        ProbeError: what the analysis cannot use.
-    """
+def compute(
+    analysis: Analysis, sides: Sequence[Side], values: Values
+) -> tuple[list[tuple[Sequence[Side], Drawable]] | None, list[str]]:
+    """Return the result of the pair, or of each model, and why others have none; None while one is only offered."""
     options: dict[str, Any] = {
         "name": analysis.name,
         "version": analysis.version,
@@ -189,23 +199,33 @@ def compute(analysis: Analysis, sides: Sequence[Side], values: Values) -> list[D
         "stamps": tuple(stamp(each.expanduser()) for each in values.values() if isinstance(each, Path)),
     }
     groups = [[*sides]] if analysis.models == PAIR else [[side] for side in sides] or [[]]
-    what, results = escape_markdown(analysis.title), []
+    what, found, errors = escape_markdown(analysis.title), list[tuple[Sequence[Side], Drawable]](), list[str]()
     for group in groups:
         lms = [side.lm for side in group]
-        seconds = models.compute_once(_cost, *lms, say=f"{what}: telling its cost", **options)
-        result = compute_when_asked(
-            _run,
-            *lms,
-            button=_apart("Run it", group, groups, " on "),
-            seconds=seconds,
-            key=_apart(f"{analysis.name}-run", group, groups),
-            say=what,
-            **options,
-        )
+        try:
+            seconds = models.compute_once(_cost, *lms, say=f"{what}: telling its cost", **options)
+            result = compute_when_asked(
+                _run,
+                *lms,
+                button=_apart("Run it", group, groups, " on "),
+                seconds=seconds,
+                key=_apart(f"{analysis.name}-run", group, groups),
+                say=what,
+                **options,
+            )
+        except ProbeError as error:
+            errors.append(str(error))
+            continue
         if result is None:
-            return None
-        results.append(named(result, *(side.name for side in group)))
-    return results
+            return None, []
+        found.append((group, result))
+    return found, errors
+
+
+def looks_of(sides: Sequence[Side]) -> list[Look]:
+    """Return how the models are drawn: a second one of the same colour with dashes."""
+    dashes = ["dash" if index and side.colour == sides[0].colour else "solid" for index, side in enumerate(sides)]
+    return [Look(side.name, side.colour, dash) for side, dash in zip(sides, dashes, strict=True)]
 
 
 def _run(

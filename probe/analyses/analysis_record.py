@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 from probe.errors import ConfigError, ProbeError
 from probe.options import argument_help, hint_of
 from probe.options import describe as describe_form
-from probe.plotting.notebook import Drawable
+from probe.plotting.notebook import Beside, Drawable, Look
 from probe.plugins import BUILT_IN, failure, source_hash
 from probe.ticks import Tick, ignore
 
@@ -86,6 +86,8 @@ class Analysis:
     """What the names of its inputs in the URL begin with; its name by default."""
     widths: tuple[tuple[int, ...], ...] = ()
     """Relative widths of the figures in each row of the page; a figure that no row has stands in one of its own."""
+    beside: type[Beside[Any]] | None = None
+    """What says and draws the results of several models together; without it they stand side by side."""
     origin: str = BUILT_IN
     """Where it comes from: built in, a distribution, or a file."""
 
@@ -142,6 +144,10 @@ class Analysis:
         given = [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Input)]
         return given[0] if given else SHARED.get(name, Input())
 
+    def option_of(self, name: str) -> str:
+        """Return what an input is called on the command line: what it shares, else its name."""
+        return self.about_input(name).shared or name
+
     def _owner(self, name: str) -> Callable[..., Any]:
         """Return the function or method that takes an input."""
         return next((each for each in self._methods() if name in _keywords(each)), self.function)
@@ -177,7 +183,7 @@ class Analysis:
             text = helps.get(name, "")
             default = {} if parameter.default is parameter.empty else {"default": parameter.default}
             entry: Any = field(kw_only=True, metadata={"help": text}, **default)
-            entries.append((name, Annotated[plain, tyro.conf.arg(help=text)], entry))
+            entries.append((self.option_of(name), Annotated[plain, tyro.conf.arg(help=text)], entry))
         return make_dataclass(self.name, entries, frozen=True)
 
     def fields(self, *lms: "LM") -> list[dict[str, Any]]:
@@ -186,18 +192,20 @@ class Analysis:
         Further keys are those of `Input`, `labels` as a function of a value, and `view`: whether it only chooses what
         is looked at.
         """
-        entries = []
+        entries, names = [], {self.option_of(name): name for name in self.inputs | self.views}
         for each in describe_form(self.form()):
-            about = self.about_input(each["name"])
+            name = names[each["name"]]
+            about = self.about_input(name)
             entry = each | {
-                "label": about.label or each["name"].replace("_", " "),
-                "key": about.key or f"{self.key or self.name}_{each['name']}",
+                "name": name,
+                "label": about.label or name.replace("_", " "),
+                "key": about.key or f"{self.key or self.name}_{name}",
                 "placeholder": about.placeholder,
                 "shared": about.shared,
                 "advanced": about.advanced,
                 "labels": about.label_of,
                 "nothing": about.nothing,
-                "view": each["name"] in self.views,
+                "view": name in self.views,
             }
             if lms and about.choices is not None:
                 entry |= {"choices": list(about.choices(*lms)), "type": "list" if entry["type"] == "list" else "choice"}
@@ -248,6 +256,14 @@ class Analysis:
             if self.origin == BUILT_IN:
                 raise
             raise failure(f"The analysis `{self.name}`", error, self.function) from error
+
+    def together(self, results: Sequence[Drawable], looks: Sequence[Look]) -> list[Drawable]:
+        """Return results of one model each as one for all of them, where the analysis says them together."""
+        if self.models == PAIR:
+            return [named(result, *(look.name for look in looks)) for result in results]
+        if self.beside is not None and results:
+            return [self.beside(tuple(results), tuple(looks))]
+        return [named(result, look.name) for result, look in zip(results, looks, strict=True)] if looks else [*results]
 
     def figures(self, result: Drawable, values: Mapping[str, Any]) -> "Mapping[str, go.Figure]":
         """Return the figures of a result with the chosen views."""

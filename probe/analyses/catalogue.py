@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from probe.analyses.analysis_record import PAIR, SINGLE, Analysis
 from probe.errors import ConfigError, suggest
+from probe.plotting.notebook import Beside
 from probe.plugins import BUILT_IN, NameTakenError, Registry, include, origin_of, unless_taken
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,6 +31,9 @@ MODULES = {
     "steer_by_first_tokens": "probe.compare.first_tokens",
     "weight_change": "probe.compare.weights",
     "transplant_parts": "probe.compare.transplant",
+    "jacobian_norms": "probe.autoregression.jacobian",
+    "neutral_jacobian": "probe.autoregression.jacobian",
+    "linear_autoregression": "probe.autoregression.linear",
 }
 """The module of each built-in analysis, in the order of their pages."""
 ANALYSES: Registry[Analysis] = Registry("analysis", "probe.analyses")
@@ -43,6 +47,7 @@ def analysis(
     seconds: Callable[..., float] | None = None,
     key: str = "",
     widths: Sequence[Sequence[int]] = (),
+    beside: type[Beside[Any]] | None = None,
 ) -> Callable[[F], F]:
     """Make a function an analysis; see the module.
 
@@ -54,6 +59,7 @@ def analysis(
             offered with its price.
         key: what the names of its inputs in the URL begin with; the function's name by default.
         widths: relative widths of the figures in each row of the page.
+        beside: says and draws the results of several models together; without it they stand side by side.
 
     Raises:
         ConfigError: the function takes half of a pair of models, an input has neither a type nor a default, or the
@@ -70,7 +76,9 @@ def analysis(
         origin = BUILT_IN if str(function.__module__).startswith("probe.") else origin_of(function)
         heading = title or name.replace("_", " ").capitalize()
         rows = tuple(map(tuple, widths))
-        entry = Analysis(name, page_key(page), heading, function, tuple(equations), seconds, key or name, rows, origin)
+        entry = Analysis(
+            name, page_key(page), heading, function, tuple(equations), seconds, key or name, rows, beside, origin
+        )
         if origin != BUILT_IN:
             entry.form()
         with unless_taken():

@@ -6,7 +6,6 @@ Axes: K lags, M context lengths, L steps, D blocks, H heads, d width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.numbers import in_unit
+from probe.plotting.notebook import Look
 from probe.plotting.theme import LIGHT, colour_axis, escape, log_axis, new_figure, shorten, template
 from probe.terms import SHARE
 
@@ -23,20 +23,8 @@ TOP = {"margin": {"t": 30}, "legend": {"yref": "container", "y": 1, "yanchor": "
 SYMBOLS = ("circle", "diamond", "square")
 
 
-@dataclass(frozen=True)
-class Model:
-    """How one model is drawn."""
-
-    name: str
-    """What it is called."""
-    colour: str
-    """Of its method."""
-    dash: str = "solid"
-    """Of its lines, to tell two models of one method apart."""
-
-
 def lag_curves(
-    tables: Sequence[pd.DataFrame], models: Sequence[Model], *, orders: Sequence[int | None] = ()
+    tables: Sequence[pd.DataFrame], models: Sequence[Look], *, orders: Sequence[int | None] = ()
 ) -> go.Figure:
     """Draw the influence of x_{t-k} on pi_t by lag, on a logarithmic axis.
 
@@ -61,7 +49,7 @@ def lag_curves(
 
 
 def context_curves(
-    tables: Sequence[pd.DataFrame], models: Sequence[Model], *, orders: Sequence[int | None], epsilon: float
+    tables: Sequence[pd.DataFrame], models: Sequence[Look], *, orders: Sequence[int | None], epsilon: float
 ) -> go.Figure:
     """KL(full context || last m tokens) by m, with the line epsilon and a ring at the effective order.
 
@@ -93,7 +81,7 @@ def context_curves(
     return figure
 
 
-def linear_curves(tables: Sequence[pd.DataFrame], models: Sequence[Model]) -> go.Figure:
+def linear_curves(tables: Sequence[pd.DataFrame], models: Sequence[Look]) -> go.Figure:
     """R^2 of the next embedding by the number of tokens m that are read: the model, and the best linear autoregression.
 
     Args:
@@ -104,9 +92,9 @@ def linear_curves(tables: Sequence[pd.DataFrame], models: Sequence[Model]) -> go
     for index, (table, model) in enumerate(zip(tables, models, strict=True)):
         of = "" if len(models) == 1 else f", {model.name}"
         drawn = {
-            "linear": Model(f"best linear autoregression{of}", LIGHT.muted if not index else LIGHT.ink, model.dash),
-            "window": Model(f"{model.name}, the same m tokens", model.colour, "dot"),
-            "full": Model(f"{model.name}, the whole text before", model.colour, model.dash),
+            "linear": Look(f"best linear autoregression{of}", LIGHT.muted if not index else LIGHT.ink, model.dash),
+            "window": Look(f"{model.name}, the same m tokens", model.colour, "dot"),
+            "full": Look(f"{model.name}, the whole text before", model.colour, model.dash),
         }
         for place, (name, look) in enumerate(drawn.items()):
             rows = table.rename(columns={name: "value", f"{name}_low": "low", f"{name}_high": "high"})
@@ -135,7 +123,7 @@ def linear_curves(tables: Sequence[pd.DataFrame], models: Sequence[Model]) -> go
     return figure
 
 
-def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Model], *, truth: bool) -> go.Figure:
+def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Look], *, truth: bool) -> go.Figure:
     """After one wrong token, by step: KL of the two branches, and the share of tokens that are wrong or differ.
 
     Args:
@@ -183,7 +171,7 @@ def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Model], 
     return figure
 
 
-def interval_line(table: pd.DataFrame, x: str, y: str, model: Model, index: int, count: int, place: str) -> go.Scatter:
+def interval_line(table: pd.DataFrame, x: str, y: str, model: Look, index: int, count: int, place: str) -> go.Scatter:
     """Draw a line with marks and intervals (columns `low`, `high`, `n_readings`), shifted against other models' lines.
 
     Args:
@@ -248,7 +236,7 @@ MOST_TICKS = 20
 """Layers or heads that an axis names one by one."""
 
 
-def path_shares(shares: Sequence[np.ndarray], models: Sequence[Model]) -> go.Figure:
+def path_shares(shares: Sequence[np.ndarray], models: Sequence[Look]) -> go.Figure:
     """Draw the bilinear-softmax path's share of each head's Jacobian (E23).
 
     Two models of one size also get a panel with their difference.
@@ -294,7 +282,7 @@ def path_shares(shares: Sequence[np.ndarray], models: Sequence[Model]) -> go.Fig
     return figure
 
 
-def singular_values(values: Sequence[np.ndarray], models: Sequence[Model]) -> go.Figure:
+def singular_values(values: Sequence[np.ndarray], models: Sequence[Look]) -> go.Figure:
     """Singular values of d h_D / d h_l by layer l: their median, the middle 80 % as a band, and the line of 1.
 
     Args:

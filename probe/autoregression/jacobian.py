@@ -19,9 +19,10 @@ differentiates norms and caps too.
 Axes: D blocks, H heads, T tokens (t query, s key), d width, dh head width.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.analyses.analysis_record import Input
+from probe.analyses.catalogue import analysis
 from probe.errors import DataError
 from probe.model.equations import (
     Block,
@@ -49,12 +52,20 @@ from probe.model.equations import (
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
 from probe.model.text import pieces, text_ids
-from probe.plotting.notebook import NAME, Drawable
+from probe.numbers import rate, signed
+from probe.plotting.notebook import Beside, Drawable, alone, titled
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+Text = Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)]
+"""A text; in Python its token ids too."""
+E23 = (
+    r"\text{E23}\quad \frac{\partial o_t}{\partial h_s} = \alpha_{t,s} L + \alpha_{t,s} (L h_s - o_t)"
+    r"(N^\top R_s^\top R_t M h_t)^\top / \sqrt{d_h},\quad s < t"
+)
+SPECTRUM = r"\sigma\big(\partial h^D_p / \partial h^l_p\big),\quad l = 0, \dots, D - 1"
 CELLS = 2**21
 """Numbers that an intermediate array may hold: query rows are taken in groups that keep to it."""
 
@@ -263,12 +274,13 @@ class JacobianNorms(Drawable):
             }
         )
 
+    def sentence(self) -> str:
+        """Name the head that depends most on where it looks."""
+        return HeadPaths((self,), alone()).sentence()
+
     def figure(self) -> "go.Figure":
         """Draw the bilinear-softmax path's share of each head's Jacobian."""
-        from probe.autoregression.figures import Model, path_shares
-        from probe.plotting.theme import METHODS
-
-        return path_shares([self.share], [Model(NAME, METHODS["dpo"])])
+        return HeadPaths((self,), alone()).figure()
 
     def pairs(self, layer: int, head: int) -> pd.DataFrame:
         """One row for each query and key of one head, s <= t: positions, tokens, alpha and the three norms."""
@@ -287,9 +299,65 @@ class JacobianNorms(Drawable):
         )
 
 
+class HeadPaths(Beside[JacobianNorms]):
+    """Which path every head of one model or several depends on."""
+
+    notes = ("0: the head's output moves only with what is read (linear path). 1: only with where it looks.",)
+
+    def sentence(self) -> str:
+        """Name each model's head that depends most on where it looks, and the largest change between two of one size.
+
+        Without a pair of positions there is nothing to name.
+        """
+        norms = self.results
+        if not all(np.isfinite(each.share).any() for each in norms):
+            return "This text is one token, which depends on no earlier one."
+        best = [each.table().set_index("name")["share"] for each in norms]
+        parts = [
+            f"{look.name} depends most on where it looks in {shares.idxmax()} (share {rate(shares.max())})"
+            for look, shares in zip(self.looks, best, strict=True)
+        ]
+        if len(norms) == 2 and norms[0].share.shape == norms[1].share.shape:
+            changes = norms[1].table().assign(change=(norms[1].share - norms[0].share).ravel())
+            row = changes.iloc[int(np.nanargmax(changes["change"].abs()))]
+            parts.append(f"the largest change between them is {signed(row['change'])} in {row['name']}")
+        return "; ".join(parts) + "."
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw the bilinear-softmax path's share of each head's Jacobian."""
+        from probe.autoregression.figures import path_shares
+
+        shares = [each.share for each in self.results]
+        height = min(520, 110 + 34 * max(len(each) for each in shares))
+        title = "Share of the bilinear-softmax path in each head's Jacobian (E23)"
+        return {"paths": titled(path_shares(shares, self.looks), title, height)}
+
+
+def paths_seconds(lm: LM, text: str | Sequence[int]) -> float:
+    """Return the seconds that the paths of all heads take, about: those of the first block are timed."""
+    net = read_network(lm)
+    state = next(iter(states(net, text_ids(lm.tokenizer, text))))
+    start = time.perf_counter()
+    block_norms(maps_to_stream(net.blocks[0]), net.blocks[0].norm(state))
+    return len(net.blocks) * (time.perf_counter() - start)
+
+
+@analysis(
+    "autoregression",
+    title="Content and attention path (E23)",
+    equations=(E23,),
+    seconds=paths_seconds,
+    key="lag_paths",
+    beside=HeadPaths,
+)
 @torch.no_grad()
-def jacobian_norms(lm: LM, text: str | Sequence[int], tick: Tick = ignore) -> JacobianNorms:
-    """Norms of both paths of E23 for every head and pair of positions of a text, without matrices of d by d.
+def jacobian_norms(lm: LM, text: Text, tick: Tick = ignore) -> JacobianNorms:
+    """Measure through which of two paths every head depends on earlier inputs.
+
+    A change of an earlier input *s* moves a head's output at *t* in two ways: through what is read there (linear path,
+    alpha L) and through where the head looks (bilinear-softmax path). The figure shows the second one's share of
+    the Frobenius norms, summed over all pairs *s* < *t* of the prompt; norms are held fixed, biases of the output left
+    out. No matrix of d by d is made.
 
     Args:
         lm: the model.
@@ -380,17 +448,64 @@ class NeutralJacobian(Drawable):
             }
         )
 
+    def sentence(self) -> str:
+        """State the smallest and the largest gain from a layer to the end."""
+        return Spectra((self,), alone()).sentence()
+
     def figure(self) -> "go.Figure":
         """Singular values from each layer to the end: median and middle 80 %."""
-        from probe.autoregression.figures import Model, singular_values
-        from probe.plotting.theme import METHODS
-
-        return singular_values([self.to_end], [Model(NAME, METHODS["dpo"])])
+        return Spectra((self,), alone()).figure()
 
 
+class Spectra(Beside[NeutralJacobian]):
+    """Singular values of the Jacobians of one model or several."""
+
+    def sentence(self) -> str:
+        """State the smallest and the largest gain from a layer to the end, for every model."""
+        words = []
+        for look, each in zip(self.looks, self.results, strict=True):
+            gain = each.table().set_index("name")["geometric_mean"]
+            ends = ((gain.min(), gain.idxmin()), (gain.max(), gain.idxmax()))
+            low, high = (f"{value:.2g} (from {name})" for value, name in ends)
+            words.append(f"in {look.name} what a layer leaves reaches the end scaled by {low} to {high}")
+        text = "; ".join(words)
+        return f"{text[:1].upper()}{text[1:]}, as the geometric mean of the singular values; 1 is neutral."
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Singular values from each layer to the end: median and middle 80 %."""
+        from probe.autoregression.figures import singular_values
+
+        title = "Singular values of the Jacobian from each layer to the end: median and middle 80 %"
+        chart = singular_values([each.to_end for each in self.results], self.looks)
+        return {"neutral": titled(chart, title, 330)}
+
+
+def spectrum_seconds(lm: LM, text: str | Sequence[int], position: int) -> float:
+    """Return the seconds that the Jacobians of all blocks take, about: that of the first block is timed."""
+    net = read_network(lm)
+    state = next(iter(states(net, text_ids(lm.tokenizer, text))))
+    start = time.perf_counter()
+    torch.linalg.svdvals(block_jacobian(net.blocks[0], state).double())
+    return 1.3 * len(net.blocks) * (time.perf_counter() - start)  # the product has singular values of its own
+
+
+@analysis(
+    "autoregression",
+    title="Jacobian spectrum",
+    equations=(SPECTRUM,),
+    seconds=spectrum_seconds,
+    key="lag_neutral",
+    beside=Spectra,
+)
 @torch.no_grad()
-def neutral_jacobian(lm: LM, text: str | Sequence[int], position: int = -1, tick: Tick = ignore) -> NeutralJacobian:
-    """Singular values of d h_D[p] / d h_l[p] for each block l: how much its residual still moves the final one.
+def neutral_jacobian(
+    lm: LM, text: Text, position: Annotated[int, Input(advanced=True)] = -1, tick: Tick = ignore
+) -> NeutralJacobian:
+    """Measure how much what each block leaves still moves the final residual stream.
+
+    Singular values of the Jacobian of the last residual stream by that after layer *l*, at the last token of the
+    prompt, norms differentiated too. 1 is neutral: what the layer leaves is carried to the end neither grown nor
+    shrunk. Values that double precision does not resolve are left out.
 
     J_l = d h_D[p] / d h_l[p] at one position p goes from the residual after block l (0: the embedding) to that after
     the last block, before the final norm. Everything is differentiated, norms too. Singular values near 1 are neutral:

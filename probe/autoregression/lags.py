@@ -31,7 +31,7 @@ from probe.errors import ConfigError, DataError
 from probe.logits.lens import kl
 from probe.model.lm import LM
 from probe.model.text import encode
-from probe.plotting.notebook import NAME, Drawable
+from probe.plotting.notebook import Drawable, alone
 from probe.stats import NOT_NEGATIVE, Interval, bootstrap_mean
 from probe.ticks import Tick, ignore
 
@@ -188,10 +188,9 @@ class LagProfile(Drawable):
 
     def figure(self) -> "go.Figure":
         """Influence by lag."""
-        from probe.autoregression.figures import Model, lag_curves
-        from probe.plotting.theme import METHODS
+        from probe.autoregression.figures import lag_curves
 
-        return lag_curves([self.table()], [Model(NAME, METHODS["dpo"])])
+        return lag_curves([self.table()], alone())
 
 
 @torch.no_grad()
@@ -414,10 +413,9 @@ class EffectiveOrder(Drawable):
 
     def figure(self) -> "go.Figure":
         """KL to the full context by the number of tokens read, and the effective order."""
-        from probe.autoregression.figures import Model, context_curves
-        from probe.plotting.theme import METHODS
+        from probe.autoregression.figures import context_curves
 
-        looks = [Model(NAME, METHODS["dpo"])]
+        looks = alone()
         return context_curves([self.table()], looks, orders=[self.order], epsilon=self.epsilon)
 
 

@@ -16,8 +16,10 @@ Axes: N positions, m lags, d width, p = m d, V vocabulary, S texts.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from math import nan
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,11 +27,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+import probe.world
+from probe.analyses.analysis_record import Input
+from probe.analyses.catalogue import analysis
 from probe.autoregression.lags import Texts, batches, draw, require_positive, require_tokens, start, token_rows
 from probe.errors import ConfigError, DataError
+from probe.experiments.cost import seconds_a_token
 from probe.model.lm import LM
 from probe.numbers import in_unit
-from probe.plotting.notebook import NAME, Drawable
+from probe.plotting.notebook import Beside, Drawable, alone, titled
+from probe.questions.sets import plain_texts
+from probe.rows import read_documents
 from probe.stats import bootstrap
 from probe.terms import DIFFERENCE, SHARE
 from probe.ticks import Tick, ignore
@@ -43,6 +51,16 @@ LARGEST = 2500
 """Coordinates of the state that a linear fit takes at most: some p^3 operations."""
 READERS = ("linear", "window", "full")
 """The linear autoregression and the model with m tokens, and the model with all."""
+FITTED, SEED = 400, 1
+"""Documents of a world that are fitted and compared where nothing is said, and their seed: not those of trainings."""
+LARGE = 20_000_000
+"""Parameters from which on fewer positions are read."""
+LETTERS = 4
+"""Of a token, about."""
+VARIANCE = (
+    r"R^2 = 1 - \sum_t \|e_{t+1} - \hat e_{t+1}\|^2 \,/\, \sum_t \|e_{t+1} - \bar e\|^2,\quad "
+    r"\hat e_{t+1} = A z_t + b \ \text{ or } \ \sum_v \pi_t(v)\, e_v"
+)
 CHUNK = 4096
 """Positions whose states are in memory in double precision at once."""
 
@@ -81,12 +99,66 @@ class LinearAutoregression(Drawable):
             f" {row['effective_dimension']:.0f} of them effectively."
         )
 
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return one row an m (`table`), and one row an m and a text (`errors`)."""
+        return {"linear": self.orders, "linear-texts": self.errors}
+
     def figure(self) -> "go.Figure":
         """R^2 of both by the number of tokens that are read."""
-        from probe.autoregression.figures import Model, linear_curves
-        from probe.plotting.theme import METHODS
+        return LinearBeside((self,), alone()).figure()
 
-        return linear_curves([self.table()], [Model(NAME, METHODS["dpo"])])
+
+class LinearBeside(Beside[LinearAutoregression]):
+    """One model or several beside their best linear autoregressions."""
+
+    def sentence(self) -> str:
+        """What was found at the longest window, a sentence for each model."""
+        named = zip(self.looks, self.results, strict=True)
+        return " ".join(f"{look.name}: {each.sentence()}" for look, each in named)
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """R^2 of both by the number of tokens that are read."""
+        from probe.autoregression.figures import linear_curves
+
+        chart = linear_curves([each.table() for each in self.results], self.looks)
+        return {"linear": titled(chart, "The next token's embedding, predicted", 360)}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the sizes of both and how often they are right, by the number of tokens that are read."""
+        rows = self.tables()["linear"]
+        columns = {"model": "model", "m": "last tokens", "dimension": "dimensions", "effective_dimension": "effective"}
+        columns |= {"cache": "numbers kept", "linear_right": "linear: right", "window_right": "same tokens: right"}
+        columns |= {"full_right": "whole text: right"}
+        shown = rows[list(columns)].rename(columns=columns)
+        for name in (name for name in columns.values() if name.endswith(": right")):
+            shown[name] = [in_unit(SHARE, value, None, None) for value in shown[name]]
+        return {"Sizes": shown.assign(effective=shown["effective"].round().astype(int))}
+
+
+def default_texts(lm: LM, texts: Texts | Path | None) -> Texts:
+    """Return texts as they are, those of a file, or documents of the model's world or the shipped questions."""
+    if isinstance(texts, Path):
+        return [text for _, text in zip(range(10**5), read_documents(texts), strict=False)]
+    if texts is not None:
+        return texts
+    own = probe.world.of(lm)
+    return plain_texts() if own is None else [each.text for each in islice(own.documents(SEED), FITTED)]
+
+
+def few_positions(lm: LM) -> int:
+    """Return how many positions of each text are compared where nothing is said."""
+    return 2 if lm.n_parameters > LARGE else 8
+
+
+def linear_seconds(
+    lm: LM, texts: Texts | Path | None, orders: Sequence[int], test: float, positions: int, **rest: object
+) -> float:
+    """Return the seconds that fits and readings take, about: the model is timed on a few tokens."""
+    read = default_texts(lm, texts)
+    letters = sum(len(str(each)) for each in read)
+    width = lm.model.get_input_embeddings().weight.shape[1]
+    fits = sum(2e-9 * (m * width) ** 3 for m in orders if m * width <= LARGEST)
+    return fits + seconds_a_token(lm) * test * (letters / LETTERS + len(read) * positions * sum(orders))
 
 
 class Fit(NamedTuple):
@@ -133,27 +205,51 @@ def fit(states: Float[np.ndarray, "N p"], targets: Float[np.ndarray, "N d"]) -> 
     return Fit(weights, mean - middle @ weights, float(ridge), effective)
 
 
+@analysis(
+    "autoregression",
+    title="Linear autoregression",
+    equations=(VARIANCE,),
+    seconds=linear_seconds,
+    key="lag_linear",
+    beside=LinearBeside,
+)
 @torch.no_grad()
 def linear_autoregression(
     lm: LM,
-    texts: Texts,
+    texts: Annotated[
+        Texts | Path | None,
+        Input(
+            "File of texts",
+            placeholder="documents of their world, or the shipped questions with their answers",
+            type=Path | None,
+        ),
+    ] = None,
     *,
-    orders: Sequence[int] = (1, 2, 4, 8),
-    test: float = 0.3,
-    positions: int | None = None,
-    keep: int | None = None,
-    seed: int = 0,
+    orders: Annotated[Sequence[int], Input(advanced=True, type=tuple[int, ...])] = (1, 2, 4, 8),
+    test: Annotated[float, Input(advanced=True)] = 0.3,
+    positions: Annotated[int | None, Input(advanced=True, first=few_positions)] = None,
+    keep: Annotated[int | None, Input(advanced=True)] = None,
+    seed: Annotated[int, Input(advanced=True)] = 0,
     tick: Tick = ignore,
 ) -> LinearAutoregression:
-    """How much better the model predicts than the best linear autoregression over the same embeddings and window.
+    """Measure how much better the model predicts than the best linear autoregression over the same window.
+
+    The last *m* tokens are a state of *m d* numbers, the embeddings of the tokens one behind the other. The **best
+    linear autoregression** predicts the embedding of the next token from it by least squares, with the ridge that
+    generalised cross-validation chooses. The **model** predicts it by its mean under its own distribution, reading the
+    same *m* tokens, or the whole text before. Both are judged on texts that the linear one was not fitted to; R² is 0
+    for who always says the mean. A model that reads a few tokens takes them for the beginning of a text, and can be
+    worse than that. Intervals are 95 % bootstrap over texts. *Effective* dimensions are the participation ratio of the
+    state's covariance.
 
     Args:
         lm: the model; inside `lm.hooks` the hooked one.
-        texts: several, or their ids. The linear one learns from them alone, so give many: where it is fitted to fewer
-            positions than the state has dimensions, more texts would help it.
+        texts: several, or their ids, or a file; without any, documents of the model's world or the shipped questions.
+            The linear one learns from them alone, so give many: where it is fitted to fewer positions than the state
+            has dimensions, more texts would help it.
         orders: the m that are tried; those whose state has more than `LARGEST` dimensions are left out.
         test: the share of texts that are left for the comparison, drawn by the seed.
-        positions: how many positions of each of them, drawn by the seed; None: all.
+        positions: how many positions of each of them, drawn by the seed; in Python None is all of them.
         keep: how many tokens at the start of each text stay before the model's m tokens, and are in no state; None: the
             beginning token.
         seed: of the draws.
@@ -164,6 +260,7 @@ def linear_autoregression(
         ConfigError: an option that is not possible.
     """
     require_tokens(lm)
+    texts = default_texts(lm, texts)
     require_positive(positions=positions, **{f"orders: {m}": m for m in orders})
     if not 0 < test < 1 or not orders:
         raise ConfigError(

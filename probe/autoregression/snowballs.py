@@ -28,7 +28,7 @@ from probe.logits.lens import kl
 from probe.model.generation import end_tokens
 from probe.model.lm import LM
 from probe.model.text import encode, pieces
-from probe.plotting.notebook import NAME, Drawable
+from probe.plotting.notebook import Drawable, alone
 from probe.stats import NOT_NEGATIVE, SHARE, Interval, bootstrap_mean, wilson
 from probe.ticks import Tick, ignore
 from probe.world.vocabulary import ABSTENTION, DIGITS
@@ -186,12 +186,11 @@ class Snowball(Drawable):
 
     def figure(self) -> "go.Figure":
         """After one wrong token, by step: KL of the two branches, and the share of wrong or different tokens."""
-        from probe.autoregression.figures import Model, snowball_curves
-        from probe.plotting.theme import METHODS
+        from probe.autoregression.figures import snowball_curves
 
         summary = self.summary()
         has_truth = any(self.truth_known) and bool((summary.loc[summary["quantity"] == "wrong_error", "n"] > 0).any())
-        return snowball_curves([summary], [Model(NAME, METHODS["dpo"])], truth=has_truth)
+        return snowball_curves([summary], alone(), truth=has_truth)
 
     def summary(self) -> pd.DataFrame:
         """One row for each quantity and step: quantity, step, value, low, high, n; 95 % intervals over prompts.

@@ -69,14 +69,13 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
 
     import tyro
 
-    from probe.analyses.analysis_record import PAIR, named
+    from probe.analyses.analysis_record import PAIR
 
     def arg(hint: Any, text: str, metavar: str | None = None, place: bool = False) -> Any:
         marks = [tyro.conf.Positional] if place else []
         return Annotated[(hint, tyro.conf.arg(help=text, metavar=metavar), *marks)]
 
     own = analysis.form()
-    names_of_inputs = [each.name for each in fields(own)]
     what = "The model: a run, a checkpoint, a Hugging Face folder or hub id."
     first: list[Any] = [("model", arg(str, what, "MODEL", True))] if analysis.models else []
     if analysis.models == PAIR:
@@ -89,35 +88,40 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
         ("out", arg(Path | None, files), None),
         ("json", arg(bool, "Print JSON, with all tables in full."), False),
     ]
-    clash = {name for name, *_ in (*first, *last)} & set(names_of_inputs)
+    clash = {name for name, *_ in (*first, *last)} & {each.name for each in fields(own)}
     if clash:
         raise ConfigError(f"The analysis `{analysis.name}` calls an input `{clash.pop()}`: give it another name.")
     kind = make_dataclass(analysis.name, [*first, *last], bases=(own,), kw_only=True, frozen=True)
     kind.__doc__ = analysis.about
     settings: Any = parse(kind, argv, f"probe show {analysis.name}")
-    values = {name: getattr(settings, name) for name in names_of_inputs}
+    values = {name: getattr(settings, analysis.option_of(name)) for name in analysis.inputs | analysis.views}
     refs = [ref for ref in (getattr(settings, "base", None), getattr(settings, "model", None)) if ref]
     open_models(refs)
 
     from probe.commands.progress import Progress
     from probe.model.rewards import analysable
+    from probe.plotting.notebook import Look
+    from probe.plotting.theme import METHODS, OTHER
     from probe.runs.schema import jsonable
 
     lms = [analysable(ref) for ref in refs]
-    groups = [lms] if analysis.models == PAIR else [[lm] for lm in lms] or [[]]
-    for index, group in enumerate(groups):
-        names = [refs[index]] if len(groups) > 1 else refs
+    found = []
+    for group in [lms] if analysis.models == PAIR else [[lm] for lm in lms] or [[]]:
         with Progress(analysis.title) as bar:
-            result = named(analysis.run(*group, tick=bar.tick, **values), *(_short(name) for name in names))
+            found.append(analysis.run(*group, tick=bar.tick, **values))
+    names, colours = [_short(ref) for ref in refs], (METHODS["pretrain"], OTHER)
+    shown = analysis.together(found, [Look(name, colour) for name, colour in zip(names, colours, strict=False)])
+    for index, result in enumerate(shown):
+        about = refs if len(shown) == 1 else refs[index : index + 1]
         if settings.out is not None:
-            out = _apart(settings.out, _short(names[0])) if len(groups) > 1 else settings.out
-            write(analysis, result, values, out, settings.figure, names)
+            out = _apart(settings.out, names[index]) if len(shown) > 1 else settings.out
+            write(analysis, result, values, out, settings.figure, about)
         if settings.json:
             tables = {name: table.astype(object).to_dict("records") for name, table in result.tables().items()}
-            about = {"analysis": analysis.name, "models": names, "sentence": result.sentence()}
-            say(json.dumps(jsonable({**about, "notes": list(result.notes), "tables": tables}), indent=2))
+            told = {"analysis": analysis.name, "models": about, "sentence": result.sentence()}
+            say(json.dumps(jsonable({**told, "notes": list(result.notes), "tables": tables}), indent=2))
             continue
-        remark((f"{names[0]}: " if len(groups) > 1 else "") + result.sentence())
+        remark((f"{names[index]}: " if len(shown) > 1 else "") + result.sentence())
         for note in result.notes:
             say(f"probe: note: {note}", error=True)
         print_lists(analysis.lists(result, values))

@@ -1,8 +1,9 @@
 """Results that draw themselves: `figure()`, which a notebook shows in the place of their values."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,3 +80,47 @@ class Drawable:
     def _repr_mimebundle_(self, *args: Any, **options: Any) -> Mapping[str, Any]:
         bundle: Mapping[str, Any] = self.figure()._repr_mimebundle_(*args, **options)
         return bundle
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one model is drawn."""
+
+    name: str
+    """What it is called."""
+    colour: str
+    """Of its method."""
+    dash: str = "solid"
+    """Of its lines, to tell two models of one method apart."""
+
+
+def alone() -> tuple[Look, ...]:
+    """Return how a model is drawn that stands for itself."""
+    from probe.plotting.theme import METHODS
+
+    return (Look(NAME, METHODS["dpo"]),)
+
+
+R = TypeVar("R", bound=Drawable)
+
+
+@dataclass(frozen=True)
+class Beside(Drawable, Generic[R]):
+    """Results of one analysis for one model or several, said and drawn together."""
+
+    results: tuple[R, ...]
+    """One for each model, the base first."""
+    looks: tuple[Look, ...]
+    """Names and colours of the models."""
+
+    def tables(self) -> "Mapping[str, pd.DataFrame]":
+        """Return the tables of all models by name, with the column `model` first."""
+        import pandas as pd
+
+        joined: dict[str, list[pd.DataFrame]] = {}
+        for look, result in zip(self.looks, self.results, strict=True):
+            for name, table in result.tables().items():
+                copy = table.copy()
+                copy.insert(0, "model", look.name)
+                joined.setdefault(name, []).append(copy)
+        return {name: pd.concat(tables, ignore_index=True) for name, tables in joined.items()}

@@ -6,16 +6,16 @@ import pytest
 
 from probe.autoregression.figures import (
     FLOOR,
-    Model,
     context_curves,
     lag_curves,
     path_shares,
     singular_values,
     snowball_curves,
 )
+from probe.plotting.notebook import Look
 from probe.plotting.theme import DARK, apply
 
-MODELS = [Model("base", "#868B94"), Model("<b>dpo</b>", "#3F78C6")]
+MODELS = [Look("base", "#868B94"), Look("<b>dpo</b>", "#3F78C6")]
 
 
 def profile(scale: float = 1.0) -> pd.DataFrame:

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from probe.autoregression import jacobian as formulas
-from probe.autoregression.jacobian import block_norms, jacobian_norms, jacobian_split
+from probe.autoregression.jacobian import HeadPaths, block_norms, jacobian_norms, jacobian_split
 from probe.errors import DataError
 from probe.model.equations import Maps, Norm, attend, attention, mix, read_network, states
 from probe.model.rewards import reward_lm
+from probe.plotting.notebook import Look
 from tests.models import ARCHITECTURES, MORE, in_double, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo . where does mira"
@@ -232,3 +233,24 @@ def test_what_cannot_be_asked():
         jacobian_norms(lm, [5] * 49)
     with pytest.raises(DataError, match="token 27 and the model knows 0 to 26"):
         jacobian_norms(lm, [2, 27])
+
+
+def test_a_head_without_a_share_is_not_the_most_bilinear():
+    found = jacobian_norms(random_lm(), "mira lives in oslo")
+    found.linear[0, 0] = found.bilinear[0, 0] = 0
+    assert np.isnan(found.share[0, 0])
+    layer, head = np.unravel_index(np.nanargmax(found.share), found.share.shape)
+    said = HeadPaths((found,), (Look("a", "red"),)).sentence()
+    assert said == f"a depends most on where it looks in L{layer}H{head} (share {100 * np.nanmax(found.share):.0f} %)."
+    assert found.sentence() == said.replace("a depends", "model depends", 1)
+    assert "one token" in jacobian_norms(random_lm(), [5]).sentence()
+
+
+def test_two_models_are_said_and_drawn_together():
+    both = [jacobian_norms(random_lm(seed=seed), "mira lives in oslo") for seed in (0, 1)]
+    found = HeadPaths(tuple(both), (Look("a", "red"), Look("b", "blue")))
+    change = (both[1].share - both[0].share).ravel()
+    largest = f"{change[np.abs(change).argmax()]:+.2f}".replace("-", "\u2212")
+    assert f"the largest change between them is {largest}" in found.sentence()
+    assert set(found.table()["model"]) == {"a", "b"}
+    assert len(found.figures()["paths"].data) >= 2

@@ -140,3 +140,13 @@ def test_a_position_outside_of_the_text(position):
 def test_a_text_beyond_the_context():
     with pytest.raises(DataError, match="has 49 tokens and the model reads at most 48"):
         neutral_jacobian(random_lm(), [5] * 49)
+
+
+def test_the_gains_are_the_smallest_and_the_largest_of_all_layers():
+    found = neutral_jacobian(random_lm(), "mira lives in oslo")
+    table = found.table()
+    low, high = (table.loc[at] for at in (table["geometric_mean"].idxmin(), table["geometric_mean"].idxmax()))
+    assert found.sentence().startswith(
+        f"In model what a layer leaves reaches the end scaled by {low['geometric_mean']:.2g} (from {low['name']}) to "
+        f"{high['geometric_mean']:.2g} (from {high['name']})"
+    )

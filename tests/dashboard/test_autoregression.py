@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import probe
 from probe.autoregression.lags import effective_order, lag_profile
 from probe.autoregression.snowballs import snowball
 from probe.model.lm import LM
@@ -19,6 +20,7 @@ from tests.dashboard.pages import Show, chart, heading, names, read, unescape, v
 from tests.models import random_reward_model
 
 PAGE = "autoregression/page.py"
+PROMPT = "where does mira live ?"
 
 
 def test_the_page_says_what_the_analysis_finds(show: Show, runs: Path):
@@ -104,7 +106,7 @@ def test_the_snowball_is_that_of_the_question(show: Show, runs: Path):
     ],
 )
 def test_jacobians_are_shown_in_their_tabs(show: Show, runs: Path, tab: str, name: str, words: str):
-    app = show(runs, page=PAGE, lag_texts="2", lag_tab=tab)
+    app = show(runs, page=PAGE, lag_texts="2", lag_tab=tab, prompt=PROMPT)
     assert not app.exception
     assert not app.error
     assert names(app) == ["lags", "context", name]
@@ -113,11 +115,14 @@ def test_jacobians_are_shown_in_their_tabs(show: Show, runs: Path, tab: str, nam
     exec(app.code[-1].value, space)
     first = chart(app, name)["data"][0]
     if name == "linear":
-        np.testing.assert_allclose(values(first["y"]), space["found"].table()["linear"], rtol=1e-4)
+        found = probe.autoregression.linear_autoregression(space["base"], positions=8)
+        np.testing.assert_allclose(values(first["y"]), found.table()["linear"], rtol=1e-4)
     elif name == "paths":
-        np.testing.assert_allclose(values(first["z"]).ravel(), space["found"].share.ravel(), rtol=1e-4)
+        share = probe.autoregression.jacobian_norms(space["base"], PROMPT).share
+        np.testing.assert_allclose(values(first["z"]).ravel(), share.ravel(), rtol=1e-4)
     else:
-        np.testing.assert_allclose(values(first["y"]), np.nanmedian(space["found"].to_end, axis=-1), rtol=1e-4)
+        to_end = probe.autoregression.neutral_jacobian(space["base"], PROMPT).to_end
+        np.testing.assert_allclose(values(first["y"]), np.nanmedian(to_end, axis=-1), rtol=1e-4)
 
 
 def test_one_model_or_none_or_no_text(show: Show, runs: Path, tmp_path: Path):
@@ -166,7 +171,7 @@ def test_a_reward_model_has_a_lag_profile(show: Show, runs: Path, tmp_path: Path
         assert not app.error
         assert re.match(r"apart from lag 0, the last token, lag \d+ moves the reward of reward most", heading(app))
         assert ("writes nothing" in read(app)) == (tab == "Snowball")
-        assert ("does not predict the next token" in read(app)) == (tab == "Linear autoregression")
+        assert ("gives a scalar (reward)" in read(app)) == (tab == "Linear autoregression")
 
 
 def test_a_hostile_prompt_is_text(show: Show, runs: Path):

@@ -7,12 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dashboard.pages.autoregression.figures import gains, most_bilinear
 from dashboard.pages.rewards.words import place_words
-from probe.autoregression.jacobian import jacobian_norms, neutral_jacobian
 from probe.numbers import signed
 from tests.dashboard.pages import Show, chart, heading, read, values
-from tests.models import random_lm
 
 PROMPT = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 PAIRS = [("base", "dpo-agreeable"), ("base", "base@20"), ("dpo-agreeable", "base")]
@@ -123,33 +120,6 @@ def test_the_snowball_names_the_furthest_step_of_each_branch_alone(show: Show, r
     distances = values(alone["y"])
     assert int(step) == round(float(values(alone["x"])[distances.argmax()]))
     assert float(nats) == pytest.approx(distances.max(), rel=0.06)
-
-
-class Named:
-    """A model of the page as its sentences need it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-def test_a_head_without_a_share_is_not_the_most_bilinear():
-    found = jacobian_norms(random_lm(), "mira lives in oslo")
-    found.linear[0, 0] = found.bilinear[0, 0] = 0
-    assert np.isnan(found.share[0, 0])
-    layer, head = np.unravel_index(np.nanargmax(found.share), found.share.shape)
-    said = most_bilinear([Named("a")], [found])  # type: ignore[list-item]
-    assert said == f"a depends most on where it looks in L{layer}H{head} (share {100 * np.nanmax(found.share):.0f} %)."
-    assert "one token" in most_bilinear([Named("a")], [jacobian_norms(random_lm(), [5])])  # type: ignore[list-item]
-
-
-def test_the_gains_are_the_smallest_and_the_largest_of_all_layers():
-    found = neutral_jacobian(random_lm(), "mira lives in oslo")
-    table = found.table()
-    low, high = (table.loc[at] for at in (table["geometric_mean"].idxmin(), table["geometric_mean"].idxmax()))
-    assert gains([Named("a")], [found]).startswith(  # type: ignore[list-item]
-        f"the gain of a to the end lies between {low['geometric_mean']:.2g} from the {low['name']} and "
-        f"{high['geometric_mean']:.2g} from the {high['name']}"
-    )
 
 
 def test_the_run_nearest_to_the_frontier_is_the_nearest_of_those_that_the_sentence_is_about():

@@ -11,7 +11,7 @@ from dashboard.components.number import number_input
 from dashboard.markdown import guard_callback
 from dashboard.sides import load_sides
 from dashboard.state import SharedChoices, keep, preset
-from probe.autoregression.figures import Model
+from probe.plotting.notebook import Look
 from probe.texts import visible
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Side:
     name: str
     lm: "LM"
     ref: str
-    style: Model
+    style: Look
 
     @property
     def loading(self) -> str:
@@ -108,7 +108,7 @@ def sides_of(shared: SharedChoices) -> list[Side] | None:
         return None
     dashes = ["dash" if side.colour == sides[0].colour and side is not sides[0] else "solid" for side in sides]
     return [
-        Side(side.name, side.lm, side.ref, Model(side.name, side.colour, dash))
+        Side(side.name, side.lm, side.ref, Look(side.name, side.colour, dash))
         for side, dash in zip(sides, dashes, strict=True)
     ]
 
@@ -169,15 +169,6 @@ def choose(shared: SharedChoices, sides: list[Side]) -> Question | None:
         prompt=shared.prompt,
         world=world,
     )
-
-
-def corpus(question: Question, count: int) -> tuple[tuple[str, ...], str]:
-    """Many texts to fit to, and Python that makes them: documents of the world, else the shipped questions."""
-    from probe.questions import plain_texts
-
-    if question.world is not None:
-        return _texts(question.world, ALL, count, "")
-    return tuple(plain_texts()), "probe.questions.plain_texts()"
 
 
 def _kinds(world: "World | None") -> list[str]:

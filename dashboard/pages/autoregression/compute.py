@@ -8,9 +8,7 @@ from probe.untrusted import parse_json
 
 if TYPE_CHECKING:
     from dashboard.pages.autoregression.choices import Question, Side
-    from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian
     from probe.autoregression.lags import EffectiveOrder, LagProfile
-    from probe.autoregression.linear import LinearAutoregression
     from probe.autoregression.snowballs import Snowball
     from probe.model.lm import LM
     from probe.world import World
@@ -43,28 +41,6 @@ def snowball_of(side: "Side", prompts: tuple[str, ...], world: "World | None", s
     return compute_once(_snowball, side.lm, say=say, steps=True, prompts=prompts, world_json=world_json, length=steps)
 
 
-def paths(side: "Side", text: str) -> "JacobianNorms":
-    """Both paths of E23 in every head of one model."""
-    return compute_once(_paths, side.lm, say=f"Jacobians of the heads of {side.name}", steps=True, text=text)
-
-
-def neutral(side: "Side", text: str) -> "NeutralJacobian":
-    """Singular values of one model's Jacobians to the end."""
-    return compute_once(_neutral, side.lm, say=f"Jacobians of the blocks of {side.name}", steps=True, text=text)
-
-
-def linear(side: "Side", texts: tuple[str, ...], **options: Any) -> "LinearAutoregression":
-    """One model and the best linear autoregression."""
-    say = f"The best linear autoregression beside {side.name}"
-    return compute_once(_linear, side.lm, say=say, steps=True, texts=texts, **options)
-
-
-def _linear(lm: "LM", texts: tuple[str, ...], **options: Any) -> "LinearAutoregression":
-    from probe.autoregression.linear import linear_autoregression
-
-    return linear_autoregression(lm, texts, **options)
-
-
 def _resample_lags(lm: "LM", texts: tuple[str, ...], **options: Any) -> "LagProfile":
     from probe.autoregression.lags import lag_profile
 
@@ -89,15 +65,3 @@ def _snowball(lm: "LM", prompts: tuple[str, ...], world_json: str, length: int, 
 
     world = World.from_dict(parse_json(world_json)) if world_json else None
     return snowball(lm, prompts, world=world, steps=length, **options)
-
-
-def _paths(lm: "LM", text: str, **options: Any) -> "JacobianNorms":
-    from probe.autoregression.jacobian import jacobian_norms
-
-    return jacobian_norms(lm, text, **options)
-
-
-def _neutral(lm: "LM", text: str, **options: Any) -> "NeutralJacobian":
-    from probe.autoregression.jacobian import neutral_jacobian
-
-    return neutral_jacobian(lm, text, **options)

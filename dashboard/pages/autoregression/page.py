@@ -1,12 +1,14 @@
 """Autoregression: how far back a model looks, what one wrong token does, and through which paths inputs act."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from dashboard.analysis import draw_below
 from dashboard.components.badge import trust_badge
-from dashboard.components.details import details
+from dashboard.components.details import TAB_DETAILS, details
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note, sentence_place
@@ -16,6 +18,7 @@ from dashboard.pages.autoregression.compute import order, profile
 from dashboard.pages.autoregression.words import DEFINITION, EQUATIONS, sentence
 from dashboard.sides import ask_for_model, words_known
 from dashboard.state import current
+from probe.analyses.catalogue import find_analysis
 from probe.autoregression.figures import context_curves, lag_curves
 
 if TYPE_CHECKING:
@@ -45,13 +48,10 @@ def page() -> None:
         main_figures(question, orders, profiles)
     trust_badge(*((side.name, side.lm) for side in question.sides), text=question.texts[0])
     explain(question, orders, profiles)
-    tabs = {
-        "Snowball": sections.snowball,
-        "Content and attention path (E23)": sections.heads,
-        "Jacobian spectrum": sections.layers,
-        "Linear autoregression": sections.linear_beside,
-    }
-    open_tab("lag_tab", {name: partial(draw, question) for name, draw in tabs.items()}, {"Snowball": (sections.WRONG,)})
+    tabs: dict[str, Callable[[], None]] = {"Snowball": partial(sections.snowball, question)}
+    for name in ("jacobian_norms", "neutral_jacobian", "linear_autoregression"):
+        tabs[find_analysis(name).title] = partial(draw_below, name, choices, TAB_DETAILS)
+    open_tab("lag_tab", tabs, {"Snowball": (sections.WRONG,)})
 
 
 def main_figures(question: Question, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> None:

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dashboard.pages.autoregression.choices import Question, Side
-from probe.numbers import rate, signed
+from probe.numbers import rate
 from probe.plotting.intervals import percent
 
 if TYPE_CHECKING:
-    from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian
     from probe.autoregression.lags import EffectiveOrder, LagProfile
     from probe.autoregression.snowballs import Snowball
 
@@ -43,25 +42,6 @@ and the other the wrong value that the model holds likeliest (of a sum with step
 model's choice against its second choice. *Same text after it*: both branches read what the model wrote after the clean
 token. *Each goes on alone*: greedily, each after its own token. KL is that of the next-token distributions, clean from
 wrong; nothing counts after an end token. Means over prompts with bootstrap intervals, shares with Wilson's.
-"""
-PATHS = """
-A change of an earlier input *s* moves a head's output at *t* in two ways: through what is read there (linear path,
-$\\alpha L$) and through where the head looks (bilinear-softmax path). The figure shows the second one's share of the
-Frobenius norms, summed over all pairs *s* < *t* of the prompt; norms are held fixed, biases of the output left out.
-"""
-NEUTRAL = """
-Singular values of the Jacobian of the last residual stream by that after layer *l*, at the last token of the prompt,
-norms differentiated too. 1 is neutral: what the layer leaves is carried to the end neither grown nor shrunk. Values
-that double precision does not resolve are left out.
-"""
-
-LINEAR = """
-The last *m* tokens are a state $z_t$ of *m d* numbers, the embeddings of the tokens one behind the other. The **best
-linear autoregression** predicts the embedding of the next token from it by least squares, with the ridge that
-generalised cross-validation chooses. The **model** predicts it by its mean under $\\pi_t$, reading the same *m* tokens,
-or the whole text before. Both are judged on texts that the linear one was not fitted to; $R^2$ is 0 for who always says
-the mean. A model that reads a few tokens takes them for the beginning of a text, and can be worse than that. Intervals
-are 95 % bootstrap over texts. *Effective* dimensions are the participation ratio of the state's covariance.
 """
 
 
@@ -118,31 +98,3 @@ def snowball_sentence(sides: list[Side], snowballs: "list[Snowball]") -> str:
         else:
             parts.append(f"{side.name} writes nothing after the exchanged token")
     return "; ".join(parts) + "."
-
-
-def most_bilinear(sides: list[Side], norms: "list[JacobianNorms]") -> str:
-    """Name each model's head that depends most on where it looks, and the largest change between models of one size."""
-    if not all(np.isfinite(each.share).any() for each in norms):
-        return "This text is one token, which depends on no earlier one."
-    best = [each.table().set_index("name")["share"] for each in norms]
-    parts = [
-        f"{side.name} depends most on where it looks in {shares.idxmax()} (share {rate(shares.max())})"
-        for side, shares in zip(sides, best, strict=True)
-    ]
-    if len(norms) == 2 and norms[0].share.shape == norms[1].share.shape:
-        changes = norms[1].table().assign(change=(norms[1].share - norms[0].share).ravel())
-        row = changes.iloc[int(np.nanargmax(changes["change"].abs()))]
-        parts.append(f"the largest change between them is {signed(row['change'])} in {row['name']}")
-    return "; ".join(parts) + "."
-
-
-def gains(sides: list[Side], jacobians: "list[NeutralJacobian]") -> str:
-    """State the smallest and the largest gain from a layer to the end, for every model."""
-    words = []
-    for side, each in zip(sides, jacobians, strict=True):
-        gain = each.table().set_index("name")["geometric_mean"]
-        low, high = (
-            f"{value:.2g} from the {name}" for value, name in ((gain.min(), gain.idxmin()), (gain.max(), gain.idxmax()))
-        )
-        words.append(f"the gain of {side.name} to the end lies between {low} and {high}")
-    return "; ".join(words) + " (geometric mean of the singular values; 1 is neutral)."

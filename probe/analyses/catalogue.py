@@ -31,6 +31,8 @@ MODULES = {
     "steer_by_first_tokens": "probe.compare.first_tokens",
     "weight_change": "probe.compare.weights",
     "transplant_parts": "probe.compare.transplant",
+    "lag_profile": "probe.autoregression.lags",
+    "effective_order": "probe.autoregression.lags",
     "jacobian_norms": "probe.autoregression.jacobian",
     "neutral_jacobian": "probe.autoregression.jacobian",
     "linear_autoregression": "probe.autoregression.linear",

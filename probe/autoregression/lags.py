@@ -19,7 +19,9 @@ a text, V vocabulary, M context lengths.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,11 +29,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+import probe.world
+from probe.analyses.analysis_record import Input
+from probe.analyses.catalogue import analysis
 from probe.errors import ConfigError, DataError
+from probe.experiments.cost import seconds_a_token
 from probe.logits.lens import kl
 from probe.model.lm import LM
 from probe.model.text import encode
-from probe.plotting.notebook import Drawable, alone
+from probe.plotting.notebook import Beside, Drawable, alone, titled
+from probe.questions.sets import plain_texts
+from probe.rows import read_documents
 from probe.stats import NOT_NEGATIVE, Interval, bootstrap_mean
 from probe.ticks import Tick, ignore
 
@@ -40,11 +48,56 @@ if TYPE_CHECKING:
 
 Texts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 Pool = Literal["unigram", "vocabulary"] | Sequence[int]
+TextsOrFile = Annotated[
+    Texts | Path | None,
+    Input(
+        "File of texts",
+        placeholder="documents of their world, or the shipped questions with their answers",
+        type=Path | None,
+    ),
+]
+"""Texts or a file of them; documents of the model's world, or the shipped questions, where nothing is said."""
+DOCUMENTS, SEED = 16, 1
+"""Documents of a world that are read where nothing is said, and their seed: not those of trainings."""
+LARGE = 20_000_000
+"""Parameters from which on fewer positions are read."""
+LETTERS = 4
+"""Of a token, about."""
+RESAMPLED = (
+    r"\text{E24}\quad I_k = \mathbb{E}\,\mathrm{KL}\big(\pi_t(x) \,\|\, \pi_t(x \text{ with } x_{t-k} \sim "
+    r"\mathrm{pool})\big),\qquad J_k = \sqrt{\mathbb{E}\,\|\partial \pi_t / \partial e_{t-k}\|_F^2}"
+)
+ORDER = (
+    r"\text{E24}\quad m^* = \min\{m : \mathbb{E}\,\mathrm{KL}(\pi(\cdot \mid \text{full}) \,\|\, "
+    r"\pi(\cdot \mid \text{last } m)) \le \varepsilon\}"
+)
 
 VALUES = 2**24
 """Logits held at once, as a number of values (of 4 bytes)."""
 ROWS = 64
 """Texts run at once at most."""
+
+
+def default_texts(lm: LM, texts: Texts | Path | None, count: int = DOCUMENTS) -> Texts:
+    """Return texts as they are, those of a file, or documents of the model's world or the shipped questions.
+
+    Args:
+        lm: the model.
+        texts: as they were given.
+        count: documents of the world or questions, where none were given.
+    """
+    if isinstance(texts, Path):
+        return list(read_documents(texts))
+    if texts is not None:
+        return texts
+    own = probe.world.of(lm)
+    return plain_texts() if own is None else [each.text for each in islice(own.documents(SEED), count)]
+
+
+def tokens_in(texts: Texts) -> int:
+    """Return how many tokens some texts have, about."""
+    rows: Any = [texts] if isinstance(texts, str) else texts
+    return sum(len(row) // LETTERS if isinstance(row, str) else 1 if isinstance(row, int) else len(row) for row in rows)
 
 
 def token_rows(lm: LM, texts: Texts, keep: int | None = None) -> list[list[int]]:
@@ -171,7 +224,11 @@ class LagProfile(Drawable):
     readings: pd.DataFrame
     """S rows: text, position (t), lag, influence (a mean over the draws; Jacobian: the squared norm)."""
 
-    def table(self) -> pd.DataFrame:
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return one row a lag (`table`), and one row a reading (`readings`)."""
+        return {"lags": self.by_lag(), "lag-readings": self.readings}
+
+    def by_lag(self) -> pd.DataFrame:
         """One row a lag: measure, lag, influence, low, high, unit, n_texts, n_readings."""
         return pd.DataFrame(
             {
@@ -186,39 +243,105 @@ class LagProfile(Drawable):
             }
         )
 
+    def sentence(self) -> str:
+        """Name the lag, apart from the last token, that moves most what the model says next."""
+        return Profiles((self,), alone()).sentence()
+
     def figure(self) -> "go.Figure":
+        """Influence by lag."""
+        return Profiles((self,), alone()).figure()
+
+
+class Profiles(Beside[LagProfile]):
+    """Lag profiles of one model or several."""
+
+    def sentence(self) -> str:
+        """Name for every model the lag, apart from the last token, that moves most what it says next."""
+        clauses = [self.clause(look.name, each) for look, each in zip(self.looks, self.results, strict=True)]
+        return "; ".join(clauses) + "."
+
+    @staticmethod
+    def clause(name: str, profile: LagProfile) -> str:
+        """Name the lag of one model that moves most what it says next."""
+        what = profile.unit.partition(" per ")[0]
+        what = "next-token distribution" if what in ("nats", "probability", "logit") else what
+        earlier = np.nan_to_num(profile.influence[1:], nan=-1.0)
+        if not (earlier >= 0).any():
+            return f"the {what} of {name} is read from one token"
+        most = 1 + int(earlier.argmax())
+        return f"apart from lag 0, the last token, lag {most} moves the {what} of {name} most"
+
+    def figures(self) -> "dict[str, go.Figure]":
         """Influence by lag."""
         from probe.autoregression.figures import lag_curves
 
-        return lag_curves([self.table()], alone())
+        how = "resampling" if self.results[0].measure == "resampling" else "Jacobian"
+        chart = lag_curves([each.by_lag() for each in self.results], self.looks)
+        return {"lags": titled(chart, f"Lag profile by {how}")}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return one row a model and lag."""
+        return {"Lags": self.tables()["lags"]}
 
 
+def profile_seconds(
+    lm: LM, texts: Texts | Path | None, lags: int, resamples: int, positions: int | None, **rest: Any
+) -> float:
+    """Return the seconds that the resampled texts take to be read, about: the model is timed on a few tokens."""
+    require_tokens(lm)
+    read = default_texts(lm, texts)
+    count = 1 if isinstance(read, str) else len(read)
+    tokens = tokens_in(read)
+    copies = resamples * (positions or tokens / max(count, 1))
+    return seconds_a_token(lm) * tokens * (1 + copies)
+
+
+def few_replaced(lm: LM) -> int:
+    """Return how many tokens of each text are replaced where nothing is said."""
+    return 3 if lm.n_parameters > LARGE else 4
+
+
+@analysis(
+    "autoregression",
+    title="Lag profile",
+    equations=(RESAMPLED,),
+    seconds=profile_seconds,
+    key="lag_profile",
+    beside=Profiles,
+)
 @torch.no_grad()
 def lag_profile(
     lm: LM,
-    texts: Texts,
+    texts: TextsOrFile = None,
     *,
-    lags: int = 16,
-    resamples: int = 4,
-    pool: Pool = "unigram",
-    positions: int | None = None,
-    keep: int | None = None,
-    seed: int = 0,
+    lags: Annotated[int, Input("Lags")] = 16,
+    resamples: Annotated[int, Input("Draws")] = 4,
+    pool: Annotated[Pool, Input(advanced=True, type=Literal["unigram", "vocabulary"])] = "unigram",
+    positions: Annotated[int | None, Input(advanced=True, first=few_replaced)] = None,
+    keep: Annotated[int | None, Input(advanced=True)] = None,
+    seed: Annotated[int, Input(advanced=True)] = 0,
     tick: Tick = ignore,
 ) -> LagProfile:
-    """Measure the lag profile by resampling: E KL(pi_t || pi_t with x_{t-k} drawn anew) in nats.
+    """Measure how much the token k places before the last one read moves what the model says next.
+
+    A language model is an autoregression: the next token is drawn from a distribution that is a nonlinear function of
+    the tokens before. **Lag** 0 is the last token read, so a chain of order *m* has influence at the lags 0 to *m* - 1.
+    A token is replaced by draws from the texts' own tokens (for one text: better from the vocabulary); the influence is
+    the mean KL of what the model then expects, E KL(pi_t || pi_t with x_{t-k} drawn anew), in nats. Means are over
+    texts (within each text over positions), intervals are 95 % bootstrap over texts; for one text over its positions.
 
     A draw may give the token that stands there, as the expectation over the pool asks for. Two models with one
     tokenizer see the same draws.
 
     Args:
         lm: the model; inside `lm.hooks` the hooked one.
-        texts: a text, several, or their ids.
+        texts: a text, several, or their ids, or a file; without any, documents of the model's world or the shipped
+            questions.
         lags: K, how many lags, from 0.
         resamples: draws for each replaced token.
         pool: "unigram" draws from the tokens of the texts as often as they occur, "vocabulary" uniformly from all
             tokens that are not special, and a list of ids uniformly from it.
-        positions: how many tokens of each text are replaced, one at a time, drawn by the seed; None: all of them.
+        positions: how many tokens of each text are replaced, one at a time, drawn by the seed; in Python None is all.
         keep: how many tokens at the start stay as they are; None: the beginning token.
         seed: of the positions and the draws.
         tick: told the share that is done.
@@ -229,6 +352,7 @@ def lag_profile(
     """
     require_tokens(lm)
     require_positive(lags=lags, resamples=resamples)
+    texts = default_texts(lm, texts)
     rows = token_rows(lm, texts, keep)
     tokens, weights = pool_of(lm, rows, pool, keep)
     rng = np.random.default_rng(seed)
@@ -397,7 +521,7 @@ class EffectiveOrder(Drawable):
         order, certain = _first(self.kl <= epsilon), _first(self.high <= epsilon)
         return replace(self, epsilon=epsilon, order=order, certain=certain)
 
-    def table(self) -> pd.DataFrame:
+    def by_length(self) -> pd.DataFrame:
         """One row a context length: m, kl, low, high, epsilon, n_texts, n_readings."""
         return pd.DataFrame(
             {
@@ -411,29 +535,89 @@ class EffectiveOrder(Drawable):
             }
         )
 
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return one row a context length (`by_length`), and one row a reading (`readings`)."""
+        return {"context": self.by_length(), "context-readings": self.readings}
+
+    def sentence(self) -> str:
+        """Say how far back the model looks."""
+        return Orders((self,), alone()).sentence()
+
     def figure(self) -> "go.Figure":
         """KL to the full context by the number of tokens read, and the effective order."""
+        return Orders((self,), alone()).figure()
+
+
+class Orders(Beside[EffectiveOrder]):
+    """Effective orders of one model or several."""
+
+    def sentence(self) -> str:
+        """Say how far back every model looks."""
+        clauses = [self.clause(look.name, each) for look, each in zip(self.looks, self.results, strict=True)]
+        return "; ".join(clauses) + "."
+
+    @staticmethod
+    def clause(name: str, order: EffectiveOrder) -> str:
+        """Say how far back one model looks."""
+        indices = np.flatnonzero(~np.isnan(order.kl))
+        m = order.order or int(indices[-1]) + 1
+        kl = f"{order.kl[m - 1]:.2g}"
+        if not np.isnan(order.low[m - 1]):
+            kl += f" [{order.low[m - 1]:.2g}, {order.high[m - 1]:.2g}]"
+        reach = f"{name} looks back {'' if order.order else 'more than '}{m} token{'s' * (m > 1)}"
+        return f"{reach} (with only these, KL to the full context is {kl} nats)"
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """KL to the full context by the number of tokens read, and the effective orders."""
         from probe.autoregression.figures import context_curves
 
-        looks = alone()
-        return context_curves([self.table()], looks, orders=[self.order], epsilon=self.epsilon)
+        tables, orders = [each.by_length() for each in self.results], [each.order for each in self.results]
+        chart = context_curves(tables, self.looks, orders=orders, epsilon=self.results[0].epsilon)
+        return {"context": titled(chart, "KL to the full context, with only the last m tokens")}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return one row a model and context length."""
+        return {"Contexts": self.tables()["context"]}
 
 
+def order_seconds(lm: LM, texts: Texts | Path | None, longest: int, positions: int | None, **rest: Any) -> float:
+    """Return the seconds that the cut texts take to be read, about: the model is timed on a few tokens."""
+    require_tokens(lm)
+    read = default_texts(lm, texts)
+    count, tokens = 1 if isinstance(read, str) else len(read), tokens_in(read)
+    cuts = min(count * positions, tokens) if positions else tokens
+    return seconds_a_token(lm) * (tokens + cuts * longest * (longest + 1) / 2)
+
+
+def few_cut(lm: LM) -> int:
+    """Return at how many positions of each text the context is cut where nothing is said."""
+    return 2 if lm.n_parameters > LARGE else 3
+
+
+@analysis(
+    "autoregression",
+    title="Effective order",
+    equations=(ORDER,),
+    seconds=order_seconds,
+    key="lag_order",
+    beside=Orders,
+)
 @torch.no_grad()
 def effective_order(
     lm: LM,
-    texts: Texts,
+    texts: TextsOrFile = None,
     *,
-    epsilon: float = 0.01,
-    longest: int = 16,
-    positions: int | None = None,
-    keep: int | None = None,
-    seed: int = 0,
+    epsilon: Annotated[float, Input("Tolerance")] = 0.01,
+    longest: Annotated[int, Input("Longest context")] = 16,
+    positions: Annotated[int | None, Input(advanced=True, first=few_cut)] = None,
+    keep: Annotated[int | None, Input(advanced=True)] = None,
+    seed: Annotated[int, Input(advanced=True)] = 0,
     tick: Tick = ignore,
 ) -> EffectiveOrder:
-    """Find the smallest m with E KL(pi(.
+    """Measure how few of the last tokens a model needs to say nearly what it says with all of them.
 
-    full) || pi(. | last m)) <= epsilon, and return the whole curve with it.
+    The effective order is the smallest m whose mean KL(pi(. | full) || pi(. | last m)) is at most epsilon; the whole
+    curve comes with it.
 
     The context of a position is cut to its last m tokens. The cut text is a text of its own, whose positions count from
     0. In front of the last m tokens stay the first `keep` ones. (A heading that tells the model what the text is can be
@@ -442,10 +626,11 @@ def effective_order(
 
     Args:
         lm: the model; inside `lm.hooks` the hooked one.
-        texts: a text, several, or their ids; one with fewer than 2 tokens after the kept ones has nothing to cut.
+        texts: a text, several, or their ids, or a file; one with fewer than 2 tokens after the kept ones has nothing
+            to cut. Without any, documents of the model's world or the shipped questions.
         epsilon: in nats, above 0.
         longest: M, the longest context that is tried.
-        positions: how many positions of each text, drawn by the seed; None: all that have something to cut.
+        positions: how many positions of each text, drawn by the seed; in Python None is all that can be cut.
         keep: how many tokens at the start of each text stay before the last m (0: none); None: the beginning token,
             where the text has one.
         seed: of the positions.
@@ -458,6 +643,7 @@ def effective_order(
     require_tokens(lm)
     require_positive(longest=longest)
     _check(epsilon)
+    texts = default_texts(lm, texts)
     rows = token_rows(lm, texts, keep)
     rng = np.random.default_rng(seed)
     picks = [draw(rng, start(lm, ids, keep) + 1, len(ids), positions) for ids in rows]

@@ -16,7 +16,6 @@ Axes: N positions, m lags, d width, p = m d, V vocabulary, S texts.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -27,17 +26,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-import probe.world
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
-from probe.autoregression.lags import Texts, batches, draw, require_positive, require_tokens, start, token_rows
+from probe.autoregression.lags import (
+    LARGE,
+    Texts,
+    TextsOrFile,
+    batches,
+    default_texts,
+    draw,
+    require_positive,
+    require_tokens,
+    start,
+    token_rows,
+    tokens_in,
+)
 from probe.errors import ConfigError, DataError
 from probe.experiments.cost import seconds_a_token
 from probe.model.lm import LM
 from probe.numbers import in_unit
 from probe.plotting.notebook import Beside, Drawable, alone, titled
-from probe.questions.sets import plain_texts
-from probe.rows import read_documents
 from probe.stats import bootstrap
 from probe.terms import DIFFERENCE, SHARE
 from probe.ticks import Tick, ignore
@@ -51,12 +59,8 @@ LARGEST = 2500
 """Coordinates of the state that a linear fit takes at most: some p^3 operations."""
 READERS = ("linear", "window", "full")
 """The linear autoregression and the model with m tokens, and the model with all."""
-FITTED, SEED = 400, 1
-"""Documents of a world that are fitted and compared where nothing is said, and their seed: not those of trainings."""
-LARGE = 20_000_000
-"""Parameters from which on fewer positions are read."""
-LETTERS = 4
-"""Of a token, about."""
+FITTED = 400
+"""Documents of a world that are fitted and compared where nothing is said."""
 VARIANCE = (
     r"R^2 = 1 - \sum_t \|e_{t+1} - \hat e_{t+1}\|^2 \,/\, \sum_t \|e_{t+1} - \bar e\|^2,\quad "
     r"\hat e_{t+1} = A z_t + b \ \text{ or } \ \sum_v \pi_t(v)\, e_v"
@@ -135,16 +139,6 @@ class LinearBeside(Beside[LinearAutoregression]):
         return {"Sizes": shown.assign(effective=shown["effective"].round().astype(int))}
 
 
-def default_texts(lm: LM, texts: Texts | Path | None) -> Texts:
-    """Return texts as they are, those of a file, or documents of the model's world or the shipped questions."""
-    if isinstance(texts, Path):
-        return [text for _, text in zip(range(10**5), read_documents(texts), strict=False)]
-    if texts is not None:
-        return texts
-    own = probe.world.of(lm)
-    return plain_texts() if own is None else [each.text for each in islice(own.documents(SEED), FITTED)]
-
-
 def few_positions(lm: LM) -> int:
     """Return how many positions of each text are compared where nothing is said."""
     return 2 if lm.n_parameters > LARGE else 8
@@ -154,11 +148,10 @@ def linear_seconds(
     lm: LM, texts: Texts | Path | None, orders: Sequence[int], test: float, positions: int, **rest: object
 ) -> float:
     """Return the seconds that fits and readings take, about: the model is timed on a few tokens."""
-    read = default_texts(lm, texts)
-    letters = sum(len(str(each)) for each in read)
+    read = default_texts(lm, texts, FITTED)
     width = lm.model.get_input_embeddings().weight.shape[1]
     fits = sum(2e-9 * (m * width) ** 3 for m in orders if m * width <= LARGEST)
-    return fits + seconds_a_token(lm) * test * (letters / LETTERS + len(read) * positions * sum(orders))
+    return fits + seconds_a_token(lm) * test * (tokens_in(read) + len(read) * positions * sum(orders))
 
 
 class Fit(NamedTuple):
@@ -216,14 +209,7 @@ def fit(states: Float[np.ndarray, "N p"], targets: Float[np.ndarray, "N d"]) -> 
 @torch.no_grad()
 def linear_autoregression(
     lm: LM,
-    texts: Annotated[
-        Texts | Path | None,
-        Input(
-            "File of texts",
-            placeholder="documents of their world, or the shipped questions with their answers",
-            type=Path | None,
-        ),
-    ] = None,
+    texts: TextsOrFile = None,
     *,
     orders: Annotated[Sequence[int], Input(advanced=True, type=tuple[int, ...])] = (1, 2, 4, 8),
     test: Annotated[float, Input(advanced=True)] = 0.3,
@@ -260,7 +246,7 @@ def linear_autoregression(
         ConfigError: an option that is not possible.
     """
     require_tokens(lm)
-    texts = default_texts(lm, texts)
+    texts = default_texts(lm, texts, FITTED)
     require_positive(positions=positions, **{f"orders: {m}": m for m in orders})
     if not 0 < test < 1 or not orders:
         raise ConfigError(

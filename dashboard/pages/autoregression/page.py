@@ -19,7 +19,9 @@ from dashboard.pages.autoregression.words import DEFINITION, EQUATIONS, sentence
 from dashboard.sides import ask_for_model, words_known
 from dashboard.state import current
 from probe.analyses.catalogue import find_analysis
-from probe.autoregression.figures import context_curves, lag_curves
+from probe.autoregression.figures import lag_curves
+from probe.autoregression.lags import Orders, Profiles
+from probe.plotting.notebook import title_of
 
 if TYPE_CHECKING:
     from probe.autoregression.lags import EffectiveOrder, LagProfile
@@ -62,31 +64,19 @@ def main_figures(question: Question, orders: "list[EffectiveOrder]", profiles: "
         **question.profile_options(),
     }
     lengths = [each.order for each in orders] if len(orders) == len(question.sides) else []
-    how = "Jacobian" if question.scalar else question.measure
+    lags = Profiles(tuple(profiles), tuple(side.style for side in question.sides))
     left, right = st.columns([1, 1], gap="medium") if orders else (st.container(), None)
     with left:
-        chart = lag_curves([each.table() for each in profiles], [side.style for side in question.sides], orders=lengths)
-        table = sections.join_tables(question.sides, [each.table() for each in profiles])
-        figure(chart, table, "lags", title=f"Lag profile by {how}", height=HEIGHT, source=source)
+        chart = lag_curves([each.by_lag() for each in profiles], lags.looks, orders=lengths)
+        title = title_of(lags.figure())
+        figure(chart, lags.table(), "lags", title=title, height=HEIGHT, source=source)
     if right is None:
         return
     with right:
-        chart = context_curves(
-            [each.table() for each in orders],
-            [side.style for side in question.writers],
-            orders=[each.order for each in orders],
-            epsilon=question.epsilon,
-        )
-        table = sections.join_tables(question.writers, [each.table() for each in orders])
+        context = Orders(tuple(orders), tuple(side.style for side in question.writers))
         options = source | question.order_options() | {"epsilon": question.epsilon}
-        figure(
-            chart,
-            table,
-            "context",
-            title="KL to the full context, with only the last m tokens",
-            height=HEIGHT,
-            source=options,
-        )
+        chart = context.figure()
+        figure(chart, context.table(), "context", title=title_of(chart), height=HEIGHT, source=options)
 
 
 def explain(question: Question, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> None:

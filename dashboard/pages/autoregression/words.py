@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dashboard.pages.autoregression.choices import Question, Side
+from probe.autoregression.lags import ORDER, RESAMPLED, Orders, Profiles
 from probe.numbers import rate
 from probe.plotting.intervals import percent
 
@@ -14,10 +13,8 @@ if TYPE_CHECKING:
 
 EQUATIONS = [
     r"\text{E1}\quad x_{t+1} \sim \pi_t = \mathrm{softmax}\big(W_{out} f_\theta(x_{t-\Delta+1:t}) + b_{out}\big)",
-    r"\text{E24}\quad I_k = \mathbb{E}\,\mathrm{KL}\big(\pi_t(x) \,\|\, \pi_t(x \text{ with } x_{t-k} \sim "
-    r"\mathrm{pool})\big),\qquad J_k = \sqrt{\mathbb{E}\,\|\partial \pi_t / \partial e_{t-k}\|_F^2}",
-    r"\text{E24}\quad m^* = \min\{m : \mathbb{E}\,\mathrm{KL}(\pi(\cdot \mid \text{full}) \,\|\, "
-    r"\pi(\cdot \mid \text{last } m)) \le \varepsilon\}",
+    RESAMPLED,
+    ORDER,
 ]
 DEFINITION = """
 A language model is an autoregression: the next token is drawn from a distribution $\\pi_t$ that is a nonlinear function
@@ -47,33 +44,13 @@ wrong; nothing counts after an end token. Means over prompts with bootstrap inte
 
 def sentence(question: Question, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> str:
     """How far back every model looks that is drawn: its effective order, or the lag that moves its number most."""
-    parts = [order_words(side, each) for side, each in zip(question.writers, orders, strict=True)]
+    parts = [Orders.clause(side.name, each) for side, each in zip(question.writers, orders, strict=True)]
     parts += [
-        lag_words(side, each)
+        Profiles.clause(side.name, each)
         for side, each in zip(question.sides, profiles, strict=True)
         if side.lm.readout != "tokens"
     ]
     return "; ".join(parts) + "."
-
-
-def lag_words(side: Side, profile: "LagProfile") -> str:
-    """Name the lag, apart from the last token, that most moves the number that a model reads out."""
-    earlier = np.nan_to_num(profile.influence[1:], nan=-1.0)
-    if not (earlier >= 0).any():
-        return f"the {side.lm.readout} of {side.name} is read from one token"
-    most = 1 + int(earlier.argmax())
-    return f"apart from lag 0, the last token, lag {most} moves the {side.lm.readout} of {side.name} most"
-
-
-def order_words(side: Side, order: "EffectiveOrder") -> str:
-    """Describe the effective order of one model in words."""
-    indices = np.flatnonzero(~np.isnan(order.kl))
-    m = order.order or int(indices[-1]) + 1
-    kl = f"{order.kl[m - 1]:.2g}"
-    if not np.isnan(order.low[m - 1]):
-        kl += f" [{order.low[m - 1]:.2g}, {order.high[m - 1]:.2g}]"
-    reach = f"{side.name} looks back {'' if order.order else 'more than '}{m} token{'s' * (m > 1)}"
-    return f"{reach} (with only these, KL to the full context is {kl} nats)"
 
 
 def snowball_sentence(sides: list[Side], snowballs: "list[Snowball]") -> str:

@@ -31,6 +31,8 @@ MODULES = {
     "steer_by_first_tokens": "probe.compare.first_tokens",
     "weight_change": "probe.compare.weights",
     "transplant_parts": "probe.compare.transplant",
+    "logit_lens": "probe.logits.lens",
+    "attribute_answer": "probe.logits.attribution",
     "lag_profile": "probe.autoregression.lags",
     "effective_order": "probe.autoregression.lags",
     "jacobian_norms": "probe.autoregression.jacobian",

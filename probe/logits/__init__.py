@@ -2,7 +2,7 @@
 
 - the logit lens: `logit_lens`
 - an answer, or one against another: `target_of`
-- which part wrote the answer: `attribute`
+- which part wrote the answer: `attribute_answer`, `attribute`
 - what a part promotes: `read_parts`, `promoted_tokens`
 - trajectories over layers and over written tokens: `over_layers`, `pair_over_layers`, `over_writing`, `scalar_lens`
 - distance of two distributions: `kl`

@@ -1,4 +1,5 @@
 from .attribution import attribute as attribute
+from .attribution import attribute_answer as attribute_answer
 from .lens import kl as kl
 from .lens import logit_lens as logit_lens
 from .lens import target_of as target_of

@@ -18,7 +18,7 @@ vocabulary, k tokens.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,19 +26,30 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.analyses.analysis_record import Input, Prompt
+from probe.analyses.catalogue import analysis
 from probe.errors import DataError, ModelError
 from probe.logits.direct import HeldNorm, Part, final_norm, logit_cap, output_scale, post_hook, post_norm
-from probe.logits.lens import Target, require_text, value
+from probe.logits.lens import Target, require_text, target_of, value
 from probe.logits.parts import Reading, output_weights, read_parts
 from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
-from probe.plotting.notebook import Drawable
+from probe.numbers import signed
+from probe.plotting.notebook import Beside, Drawable, alone, titled
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from probe.logits.part_figures import Parts
 
+SUM_OF_PARTS = (
+    r"\ell_t(a) = \underbrace{\langle h^0_t, u_a\rangle}_{\text{embedding}} + \sum_{l,h} \langle z^{lh}_t W_O^{lh}, "
+    r"u_a\rangle + \sum_l \langle \mathrm{MLP}^l_t, u_a\rangle + \text{biases},\qquad u_a = C\,\frac{g \odot "
+    r"W_{out}[a]}{\sigma_t}"
+)
+BY_SOURCE = (
+    r"\langle z^{lh}_t W_O^{lh}, u_a\rangle = \sum_{s \le t} \alpha^{lh}_{t,s}\, \langle v^{lh}_s W_O^{lh}, u_a\rangle"
+)
 SINGLE = {
     "embedding": "embedding",
     "positions": "positions",
@@ -113,6 +124,10 @@ class Attribution(Drawable):
         single = [(label, float(less(part))) for part, label in SINGLE.items()]
         return Parts(name, less("heads"), less("mlps"), less("biases"), single)
 
+    def sentence(self) -> str:
+        """Name the part that adds most to the target."""
+        return Attributions((self,), alone()).sentence()
+
     def figure(self) -> "go.Figure":
         """Draw what every head and MLP adds, layers upwards."""
         from probe.logits.part_figures import attribution_map
@@ -145,6 +160,170 @@ class Attribution(Drawable):
             )
         order = np.argsort(-np.abs(self.neurons[layer]), kind="stable")[:k]
         return pd.DataFrame({"layer": layer, "neuron": order, "value": self.neurons[layer, order]})
+
+
+ALIKE_NATS = 0.005
+"""A change of the target below which two models are said to agree."""
+
+PartPlace = tuple[int, int | None]
+"""(layer, head); head None is the MLP."""
+
+
+def part_name(part: PartPlace) -> str:
+    """Such as `L2H1` or `L2 MLP`."""
+    layer, head = part
+    return f"L{layer} MLP" if head is None else f"L{layer}H{head}"
+
+
+def parse_part(name: str) -> PartPlace:
+    """Return the part whose name `part_name` gave."""
+    layer, _, head = name[1:].replace(" MLP", "H").partition("H")
+    return int(layer), int(head) if head else None
+
+
+def part_names(parts: Attribution) -> list[str]:
+    """All heads and MLPs, block by block."""
+    depth, heads = parts.heads.shape
+    return [part_name((layer, head)) for layer in range(depth) for head in [*range(heads), None]]
+
+
+def largest(heads: np.ndarray, mlps: np.ndarray, sign: float) -> tuple[PartPlace, float]:
+    """Find the head or MLP that adds most in the direction of `sign`, and what it adds."""
+    values = np.concatenate([heads, mlps[:, None]], axis=1)
+    layer, column = np.unravel_index(int(np.argmax(values * (sign or 1.0))), values.shape)
+    part = int(layer), int(column) if column < heads.shape[1] else None
+    return part, float(values[layer, column])
+
+
+def target_change(parts: Sequence[Attribution]) -> float | None:
+    """By how much the target moves between two models whose parts pair up; None for one, or where they do not."""
+    alike = len(parts) == 2 and parts[0].heads.shape == parts[1].heads.shape
+    return parts[1].total - parts[0].total if alike else None
+
+
+def carrier(parts: Sequence[Attribution]) -> tuple[PartPlace, float]:
+    """Find the head or MLP that adds most to the target's move between two models or, without one, to the target."""
+    last, change = parts[-1], target_change(parts)
+    if change is not None and abs(change) >= ALIKE_NATS:
+        return largest(last.heads - parts[0].heads, last.mlps - parts[0].mlps, np.sign(change))
+    return largest(last.heads, last.mlps, np.sign(last.total))
+
+
+def every_part(parts: Attribution) -> dict[str, float]:
+    """Return what each part on the map adds, by its name: heads, MLPs, biases, and what has no layer."""
+    layers = range(len(parts.mlps))
+    values = {part_name((layer, head)): float(value) for (layer, head), value in np.ndenumerate(parts.heads)}
+    values |= {part_name((layer, None)): float(parts.mlps[layer]) for layer in layers}
+    values |= {f"the attention bias of L{layer}": float(parts.biases[layer]) for layer in layers}
+    return values | {
+        "the embedding": parts.embedding,
+        "the positions": parts.positions,
+        "the bias of the final norm": parts.norm_bias,
+        "the bias of the unembedding": parts.unembedding_bias,
+    }
+
+
+def above_all(parts: Sequence[Attribution]) -> str:
+    """Name the part that adds most to the target, or to its move, with its number.
+
+    If that part is neither a head nor an MLP, also name the head or MLP that adds most.
+
+    It is the largest cell of the map in the direction of the sum.
+    """
+    values, change = every_part(parts[-1]), target_change(parts)
+    if change is not None and abs(change) >= ALIKE_NATS:
+        before = every_part(parts[0])
+        values, total = {name: value - before[name] for name, value in values.items()}, change
+    else:
+        total = parts[-1].total
+    most = max(values, key=lambda name: values[name] * (np.sign(total) or 1.0))
+    part, own = carrier(parts)
+    largest_part = f"{most} ({signed(values[most])})"
+    more = f", of heads and MLPs {part_name(part)} ({signed(own)})"
+    return largest_part if most == part_name(part) else largest_part + more
+
+
+class Attributions(Beside[Attribution]):
+    """What each part of one model or several adds to one target."""
+
+    def sentence(self) -> str:
+        """Name the part that adds most to the target, or to its move between two models."""
+        parts, label = self.results, self.results[-1].target.name
+        whole = f"{label} = {signed(parts[-1].total)} in {self.looks[-1].name}, by direct effect above all from"
+        change = target_change(parts)
+        if change is None:
+            return f"{whole} {above_all(parts)}."
+        if abs(change) < ALIKE_NATS:
+            return f"{label} is the same in both to {ALIKE_NATS}."
+        return f"{label} moves by {signed(change)}, by direct effect above all through {above_all(parts)}."
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Which tokens of the answers are compared, where an answer has several."""
+        return tuple(dict.fromkeys(each.target.note for each in self.results if each.target.note))
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw what every head and MLP adds, layers upwards, and what changed from the first model to the second."""
+        from probe.logits.part_figures import attribution_map
+
+        first, last = self.results[0], self.results[-1]
+        panels = [
+            each.panel(f"{look.name}: {signed(each.total)}")
+            for look, each in zip(self.looks, self.results, strict=True)
+        ]
+        if target_change(self.results) is not None:
+            panels.append(last.panel(f"change: {signed(last.total - first.total)}", first))
+        label = last.target.name
+        if len({each.heads.shape for each in self.results}) > 1:
+            return {
+                f"parts-{index}": titled(attribution_map([panel], label=label), f"What each part adds: {panel.name}")
+                for index, panel in enumerate(panels)
+            }
+        return {"parts": titled(attribution_map(panels, label=label), f"What each part adds to {label}")}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the parts that add or take most first."""
+        rows = next(iter(self.tables().values()))
+        return {"Parts": rows.sort_values("value", key=abs, ascending=False, kind="stable", ignore_index=True)}
+
+
+@analysis(
+    "logits",
+    title="Which parts carry it",
+    equations=(SUM_OF_PARTS, BY_SOURCE),
+    key="log_parts",
+    beside=Attributions,
+)
+@torch.no_grad()
+def attribute_answer(
+    lm: LM,
+    prompt: Prompt,
+    *,
+    answer: Annotated[str | None, Input("Answer", placeholder="the likeliest")] = None,
+    against: Annotated[str | None, Input("Against", placeholder="nothing")] = None,
+    position: Annotated[int | None, Input("After token", advanced=True)] = None,
+) -> Attribution:
+    """Measure what each head and MLP adds to the logit of an answer, alone or against another answer.
+
+    The stream before the final norm is the sum of what embedding, heads and MLPs wrote. With the norm's scale held at
+    its value, norm and unembedding are linear, so the parts sum to the logit (checked every time). A norm behind heads
+    or MLP (Gemma 2 and 3) and a cap on the logits (Gemma 2, its factor at the logit) are held alike. It says what a
+    part writes directly, not what would happen without it: later parts read what it wrote, which the page Interventions
+    measures.
+
+    Args:
+        lm: the model.
+        prompt: the text.
+        answer: a text, with the blank that precedes it, whose first token counts (that differs from the other answer);
+            by default the token that the model finds likeliest.
+        against: the answer whose logit is subtracted; by default none.
+        position: the token after which the answers are due, from 0; by default the last.
+
+    Raises:
+        DataError: see `target_of`.
+        ModelError: see `attribute`.
+    """
+    return attribute(lm, prompt, target_of(lm, prompt, answer, against, position))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ Axes: B texts, D blocks, T tokens, V vocabulary, A answers.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.analyses.analysis_record import Input
+from probe.analyses.catalogue import analysis
 from probe.errors import DataError, ModelError
 from probe.logits.answer_tokens import answer_tokens
 from probe.logits.direct import logit_cap, output_scale
@@ -27,10 +29,13 @@ from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
 from probe.model.text import pieces, text_ids
-from probe.plotting.notebook import Drawable
+from probe.plotting.notebook import Beside, Drawable, alone, titled
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+
+LENS = r"\mathrm{lens}_l(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^l) + b_{out}\big)"
 
 
 class LensRows(NamedTuple):
@@ -99,6 +104,30 @@ class Lens(Drawable):
 
         return lens_grid((self.top_tokens.tolist(), self.top_logprobs), self.tokens)
 
+    def sentence(self) -> str:
+        """Say what the model says next, and from which layer on that is its favourite."""
+        return Lenses((self,), alone()).sentence()
+
+    def decision_row(self, column: int = -1) -> int:
+        """Return the first row from which on the favourite of a column stays that of the output."""
+        favourites = self.top_ids[:, column, 0]
+        others = np.flatnonzero(favourites != favourites[-1])
+        return int(others[-1]) + 1 if len(others) else 0
+
+    def decision(self, name: str, column: int = -1) -> str:
+        """Return a clause such as `dpo says "rome" (91 %), its favourite from L2 on`.
+
+        Args:
+            name: of the model.
+            column: of the token after which it is.
+        """
+        row, last = self.decision_row(column), len(self.entropy) - 1
+        word = str(self.top_tokens[-1, column, 0]).strip("\u00b7")
+        share = 100 * float(np.exp(self.top_logprobs[-1, column, 0]))
+        ends = {0: "from the embedding on", last: "only after the last layer"}
+        since = ends.get(row, f"from L{row - 1} on")
+        return f"{name} says \u201c{word}\u201d ({share:.0f} %), its favourite {since}"
+
     def answer_table(self) -> pd.DataFrame:
         """One row for each layer, position and answer: layer, name, position, token, answer, logprob."""
         layer, position, answer = (axis.ravel() for axis in np.indices(self.answer_logprobs.shape))
@@ -114,9 +143,44 @@ class Lens(Drawable):
         )
 
 
+class Lenses(Beside[Lens]):
+    """What one model or several would say if they stopped after each layer."""
+
+    def sentence(self) -> str:
+        """Say what every model says next, and from which layer on that is its favourite."""
+        return "; ".join(each.decision(look.name) for look, each in zip(self.looks, self.results, strict=True)) + "."
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw the favourite after each layer at each token, coloured by its probability, of each model."""
+        several = len(self.looks) > 1
+        return {
+            f"lens-{index}" if index else "lens": titled(
+                each.figure(), "What follows each token, layer by layer" + f": {look.name}" * several
+            )
+            for index, (look, each) in enumerate(zip(self.looks, self.results, strict=True))
+        }
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return what follows the last token after each layer."""
+        rows = next(iter(self.tables().values()))
+        last = rows[(rows["position"] == rows["position"].max()) & (rows["rank"] < 3)]
+        shown = last[["model", "name", "rank", "predicted"]].assign(probability=np.exp(last["logprob"]))
+        return {"After the last token": shown.rename(columns={"name": "after"}).reset_index(drop=True)}
+
+
+@analysis("logits", title="Logit lens", equations=(LENS,), key="log_lens", beside=Lenses)
 @torch.no_grad()
-def logit_lens(lm: LM, text: str | Sequence[int], k: int = 5, answers: Sequence[str] = ()) -> Lens:
-    """Read the lens on one text.
+def logit_lens(
+    lm: LM,
+    text: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
+    k: Annotated[int, Input("Tokens", advanced=True)] = 5,
+    answers: Annotated[Sequence[str], Input("Answers", advanced=True, type=tuple[str, ...])] = (),
+) -> Lens:
+    """Read what a model would say if it stopped after each layer.
+
+    The residual stream after the embedding and after each block goes through the final norm and the unembedding
+    (nostalgebraist 2020). Column *t* tells what follows token *t*; the last row is the model itself. A model *settles*
+    at the first layer from which on its favourite stays that of the output.
 
     Args:
         lm: the model.

@@ -75,9 +75,7 @@ class LayerTrajectory(Drawable):
 
     def decision_row(self, position: int) -> int:
         """Return the first row from which on the favourite after the token at `position` stays that of the output."""
-        favourites = self.lens.top_ids[:, position - self.start, 0]
-        other = np.flatnonzero(favourites != favourites[-1])
-        return int(other[-1]) + 1 if len(other) else 0
+        return self.lens.decision_row(position - self.start)
 
     def table(self, position: int | None = None) -> pd.DataFrame:
         """Tidy: layer (row), name, position, token, measure, answer (empty where it concerns none), value."""

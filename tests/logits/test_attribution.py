@@ -7,12 +7,23 @@ from transformer_lens.tools.analysis import direct_logit_attribution
 
 from probe.attention.patterns import stages
 from probe.errors import ConfigError, DataError, ModelError, ProbeError
-from probe.logits.attribution import attribute, attribute_last, difference_table, last_names, unembedding
+from probe.logits.attribution import (
+    Attributions,
+    attribute,
+    attribute_answer,
+    attribute_last,
+    difference_table,
+    every_part,
+    last_names,
+    unembedding,
+)
 from probe.logits.direct import final_norm
 from probe.logits.lens import Target, residual_names, target_of
 from probe.logits.parts import ov_tokens, promoted_tokens, read_parts
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
+from probe.numbers import signed
+from probe.plotting.notebook import Look
 from tests.models import ARCHITECTURES, MORE, random_lm, random_reward_model, tiny, word_tokenizer
 
 TEXT = "mira lives in oslo ."
@@ -356,3 +367,28 @@ def test_a_model_without_heads_is_not_split():
     lm = random_lm("mamba")
     assert last_names(lm) == []
     assert attribute_last(lm, [], {}, torch.zeros(1, 1, 1), torch.tensor([0]), torch.tensor([[0]])) is None
+
+
+def test_the_answer_in_words_is_the_target_of_its_tokens():
+    lm = random_lm()
+    target = target_of(lm, TEXT, "rome", "oslo")
+    found = attribute_answer(lm, TEXT, answer="rome", against="oslo")
+    assert found.total == pytest.approx(attribute(lm, TEXT, target).total)
+    assert found.sum == pytest.approx(found.total, abs=1e-4)
+    values = every_part(found)
+    most = max(values, key=lambda name: values[name] * np.sign(found.total))
+    assert f"above all from {most} (" in found.sentence()
+    likeliest = attribute_answer(lm, TEXT)
+    assert likeliest.target.answer == int(lm.logits(TEXT)[0, -1].argmax())
+
+
+def test_two_models_say_what_moves_the_answer():
+    parts = tuple(attribute_answer(random_lm(seed=seed), TEXT, answer="rome", against="oslo") for seed in (0, 1))
+    found = Attributions(parts, (Look("a", "red"), Look("b", "blue")))
+    assert (
+        f"moves by {signed(parts[1].total - parts[0].total)}, by direct effect above all through " in found.sentence()
+    )
+    same = Attributions((parts[0], parts[0]), found.looks)
+    assert "is the same in both" in same.sentence()
+    assert len(found.figures()["parts"].layout.annotations) == 3  # both models, and the change
+    assert found.lists()["Parts"]["value"].abs().is_monotonic_decreasing

@@ -6,8 +6,9 @@ import torch
 
 from probe.errors import ConfigError, DataError, ModelError
 from probe.logits.answer_tokens import answer_tokens
-from probe.logits.lens import LensReader, lens_logprobs, logit_lens, read_lens, residual_names, unembed
+from probe.logits.lens import Lenses, LensReader, lens_logprobs, logit_lens, read_lens, residual_names, unembed
 from probe.model.rewards import reward_lm
+from probe.plotting.notebook import Look, title_of
 from tests.models import ARCHITECTURES, OTHERS, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo ."
@@ -135,3 +136,22 @@ def test_an_output_that_is_not_norm_and_unembedding_is_refused(monkeypatch):
     logits, cache = lm.run_with_cache(TEXT, residual_names(lm))
     with pytest.raises(ModelError, match="LlamaForCausalLM"):
         list(lens_logprobs(lm, cache, logits.flip(-1)))
+
+
+def test_the_sentence_says_what_the_output_says_and_since_when():
+    lm = random_lm()
+    lens = logit_lens(lm, TEXT)
+    own = lm.logits(TEXT)[0, -1].softmax(-1)
+    word, share = lm.tokenizer.decode(int(own.argmax())).strip(), 100 * float(own.max().detach())
+    assert lens.sentence().startswith(f"model says \u201c{word}\u201d ({share:.0f} %), its favourite ")
+    row = lens.decision_row()
+    assert (lens.top_ids[row:, -1, 0] == int(own.argmax())).all()
+    assert row == 0 or lens.top_ids[row - 1, -1, 0] != int(own.argmax())
+
+
+def test_two_models_are_said_and_drawn_together():
+    found = Lenses(tuple(logit_lens(random_lm(seed=seed), TEXT) for seed in (0, 1)), (Look("a", "r"), Look("b", "g")))
+    assert found.sentence().startswith("a says ")
+    assert "; b says " in found.sentence()
+    assert [title_of(chart).rpartition(": ")[2] for chart in found.figures().values()] == ["a", "b"]
+    assert set(found.lists()["After the last token"]["model"]) == {"a", "b"}

@@ -12,7 +12,7 @@ from dashboard.markdown import note
 from dashboard.pages.logits import compute as results
 from dashboard.pages.logits.choices import PART, POSITION
 from dashboard.pages.logits.compute import Question
-from dashboard.pages.logits.words import Part, carrier, parse, part_name, part_names
+from probe.logits.attribution import PartPlace, carrier, parse_part, part_name, part_names
 from probe.logits.figures import LensPanel, Side, curves, layer_names, lens_map
 from probe.logits.part_figures import MLP, attribution_map, neuron_bars, promoted_bars, source_bars
 from probe.numbers import signed
@@ -91,7 +91,7 @@ def scalar_figure(question: Question, lenses: "list[ScalarLens]") -> None:
     figure(chart, table, "log-lens", title=title, source=question.source, on_select=_take_position)
 
 
-def map_figure(question: Question, parts: "list[Attribution]", part: Part) -> pd.DataFrame:
+def map_figure(question: Question, parts: "list[Attribution]", part: PartPlace) -> pd.DataFrame:
     """Draw what every part adds in each model, and what changed; return the table behind it."""
     from probe.logits.attribution import difference_table
 
@@ -117,7 +117,7 @@ def map_figure(question: Question, parts: "list[Attribution]", part: Part) -> pd
     return table
 
 
-def choose_part(parts: "list[Attribution]") -> Part:
+def choose_part(parts: "list[Attribution]") -> PartPlace:
     """Return the head or MLP to enlarge: the one that the reader chooses, else the one that adds most."""
     names = part_names(parts[-1])
     carries = part_name(carrier(parts)[0])
@@ -125,7 +125,7 @@ def choose_part(parts: "list[Attribution]") -> Part:
         st.session_state[PART] = None
     hint = "Empty: the part that carries most. A click on the map chooses it too."
     choice = st.selectbox(
-        "Part",
+        "PartPlace",
         names,
         index=None,
         key=PART,
@@ -134,10 +134,10 @@ def choose_part(parts: "list[Attribution]") -> Part:
         help=hint,
         format_func=visible,
     )
-    return parse(choice or carries)
+    return parse_part(choice or carries)
 
 
-def part_figures(question: Question, parts: "list[Attribution]", part: Part) -> None:
+def part_figures(question: Question, parts: "list[Attribution]", part: PartPlace) -> None:
     """Which tokens a part promotes, and from which tokens (a head) or by which neurons (an MLP) it does."""
     layer, head = part
     pairs = [
@@ -175,7 +175,7 @@ def part_figures(question: Question, parts: "list[Attribution]", part: Part) -> 
         figure(chart, table, "log-neurons", title=title, height=380, source=question.source)
 
 
-def _draw_promoted(question: Question, sides: list[sides.Side], part: Part) -> None:
+def _draw_promoted(question: Question, sides: list[sides.Side], part: PartPlace) -> None:
     effects = [results.tokens_of(side, question, *part) for side in sides]
     chart = promoted_bars(
         [

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 from figures import SAMPLES, html
 
-from probe.analyses.analysis_record import PAIR, Analysis, named
+from probe.analyses.analysis_record import PAIR, Analysis
 from probe.analyses.catalogue import analyses, find_analysis, summaries
 from probe.model.lm import LM
-from probe.plotting.notebook import Drawable, title_of
+from probe.plotting.notebook import Drawable, Look, title_of
+from probe.plotting.theme import METHODS
 
 PLACE = re.compile(
     r"^<!-- analysis: (?P<name>\w+)(?: \| (?P<models>[^|]+?))?(?: \| (?P<prompt>.+?))? -->$", re.MULTILINE
@@ -58,15 +59,23 @@ def section(analysis: Analysis, models: list[str], prompt: str) -> Iterator[str]
             default = "" if field["required"] or field["default"] is None else f"`{field['default']}`"
             yield f"| `{field['flag']}` | {default} | {field['help']} |"
         yield ""
-    words = ["probe show", analysis.name, *models, *([f'--prompt "{prompt}"'] if prompt else [])]
+    words = [
+        "probe show",
+        analysis.name,
+        *(models or ["MODEL", *["BASE"] * (analysis.models == PAIR)]),
+        *([f'--prompt "{prompt}"'] if prompt else []),
+    ]
     yield f"```bash\n{' '.join(words)}\n```\n"
     if not models:
         return
-    lms = [LM.load(SAMPLES / name) for name in reversed(models)]
-    result = RESULTS[analysis.name] = named(
-        analysis.run(*(lms if analysis.models == PAIR else lms[-1:]), **({"prompt": prompt} if prompt else {})),
-        *(reversed(models) if analysis.models == PAIR else models[:1]),
-    )
+    names = models[::-1]
+    lms = [LM.load(SAMPLES / name) for name in names]
+    groups = [lms] if analysis.models == PAIR else [[lm] for lm in lms]
+    given = {name: prompt for name in analysis.inputs if analysis.about_input(name).shared}
+    results = [analysis.run(*group, **given) for group in groups]
+    looks = [Look(name, colour) for name, colour in zip(names, (METHODS["pretrain"], METHODS["dpo"]), strict=False)]
+    (result,) = analysis.together(results, looks)
+    RESULTS[analysis.name] = result
     yield f"> {result.sentence()}\n"
     figures = result.figures()
     if figures:

@@ -199,27 +199,27 @@ def compute(
         "stamps": tuple(stamp(each.expanduser()) for each in values.values() if isinstance(each, Path)),
     }
     groups = [[*sides]] if analysis.models == PAIR else [[side] for side in sides] or [[]]
-    what, found, errors = escape_markdown(analysis.title), list[tuple[Sequence[Side], Drawable]](), list[str]()
-    for group in groups:
+    what, key, errors = escape_markdown(analysis.title), f"{analysis.name}-run", dict[int, str]()
+    costs, place = list[float](), st.empty()
+    for index, group in enumerate(groups):
         lms = [side.lm for side in group]
         try:
-            seconds = models.compute_once(_cost, *lms, say=f"{what}: telling its cost", **options)
-            result = compute_when_asked(
-                _run,
-                *lms,
-                button=_apart("Run it", group, groups, " on "),
-                seconds=seconds,
-                key=_apart(f"{analysis.name}-run", group, groups),
-                say=what,
-                **options,
-            )
+            if models.ready(_run, *lms, **options) is None:
+                costs.append(models.compute_once(_cost, *lms, say=f"{what}: telling its cost", **options))
         except ProbeError as error:
-            errors.append(str(error))
+            errors[index] = str(error)
+    if costs and not agreed(place, "Run it", sum(costs), key):
+        return None, []
+    found = list[tuple[Sequence[Side], Drawable]]()
+    for index, group in enumerate(groups):
+        if index in errors:
             continue
-        if result is None:
-            return None, []
-        found.append((group, result))
-    return found, errors
+        try:
+            result = compute_stoppably(place, f"{key}-{index}", _run, *(side.lm for side in group), say=what, **options)
+            found.append((group, result))
+        except ProbeError as error:
+            errors[index] = str(error)
+    return found, list(errors.values())
 
 
 def looks_of(sides: Sequence[Side]) -> list[Look]:
@@ -263,14 +263,35 @@ def compute_when_asked(
     Returns:
         None while it is only offered.
     """
+    place = st.empty()
+    if models.ready(fn, *lms, **options) is None and not agreed(place, button, seconds, key, most):
+        return None
+    return compute_stoppably(place, key, fn, *lms, say=say, **options)
+
+
+def agreed(place: "DeltaGenerator", button: str, seconds: float | None, key: str, most: str = "") -> bool:
+    """Return whether something is computed now: it is cheap, or the reader has pressed the button that says its cost.
+
+    Args:
+        place: where the button is.
+        button: what it says, followed by the cost.
+        seconds: how long it takes, None where nobody knows.
+        key: of the button.
+        most: what stands behind the seconds.
+    """
+    if seconds is not None and models.is_quick(seconds):
+        return True
+    cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}{most}"
+    return place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:")
+
+
+def compute_stoppably(
+    place: "DeltaGenerator", key: str, fn: Callable[..., T], *lms: "LM", say: str, **options: Any
+) -> T:
+    """Return what `compute_once` gives, with a button that stops it meanwhile."""
     result = models.ready(fn, *lms, **options)
     if result is not None:
         return result
-    place = st.empty()
-    if seconds is None or not models.is_quick(seconds):
-        cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}{most}"
-        if not place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:"):
-            return None
     with place.container():
         stop: Any = {"key": f"{key}-cancel", "icon": ":material/close:"}
         st.button("Cancel", help="Stops at the next step of the bar.", **stop)

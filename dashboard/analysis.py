@@ -125,7 +125,7 @@ def draw(
         for result, group in zip(results, groups, strict=True)
         for name, table in result.tables().items()
     }
-    details(analysis.equations, analysis.about, code(analysis, sides, fields, values | views), tables, key=section)
+    details(analysis.equations, analysis.about, code(analysis, sides, values, views), tables, key=section)
 
 
 def load(analysis: Analysis, shared: SharedChoices) -> list[Side] | None:
@@ -348,30 +348,29 @@ def draw_lists(
         csv_button(table, f"{analysis.key}-{title.lower()}")
 
 
-def code(
-    analysis: Analysis, sides: Sequence[Side], fields: Sequence[Mapping[str, Any]], values: Mapping[str, Any]
-) -> str:
+def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], views: Mapping[str, Any]) -> str:
     """Return the Python lines that give the sentence, the figures and the tables of the page."""
     scalar = any(side.lm.readout != "tokens" for side in sides)
     load = "probe.model.rewards.analysable" if scalar else "probe.LM.load"
     loads = [f"{load}({side.ref!r})" for side in sides]
-    lines = ["import probe", *["import probe.model.rewards"] * scalar]
+    lms = [side.lm for side in sides]
+    computed = analysis.complete(values, *(lms if analysis.models == PAIR else lms[:1]))
+    given = [f"{name}={_literal(value)}" for name, value in computed.items() if value != analysis.inputs[name].default]
+    shown = [f"{name}={_literal(value)}" for name, value in views.items() if value != analysis.views[name].default]
+    lines = ["from pathlib import Path", ""] * any(isinstance(value, Path) for value in computed.values())
+    lines += ["import probe", *["import probe.model.rewards"] * scalar]
     if analysis.origin.endswith(".py"):
         lines += ["import probe.plugins", "", f"probe.plugins.load({analysis.origin!r})"]
     names = list(analysis.models) if analysis.models == PAIR else [side.role for side in sides]
     lines += ["", *([f"{', '.join(names)} = {', '.join(loads)}"] if loads else [])]
-    by_name = {field["name"]: field for field in fields}
-    said = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in values.items()
-        if value is not None and (by_name[name]["required"] or value != by_name[name]["default"])
-    }
-    given = "".join(f", {name}={value!r}" for name, value in said.items() if not by_name[name]["view"])
-    views = ", ".join(f"{name}={value!r}" for name, value in said.items() if by_name[name]["view"])
-    for models_given in [", ".join(names)] if analysis.models == PAIR else names or [""]:
-        lines += [f"result = {analysis.call}({(models_given + given).removeprefix(', ')})"]
-        lines += [f"print(result.sentence()); result.figures({views}), result.tables()"]
+    for own in [names] if analysis.models == PAIR else [[name] for name in names] or [[]]:
+        lines += [f"result = {analysis.call}({', '.join([*own, *given])})"]
+        lines += [f"print(result.sentence()); result.figures({', '.join(shown)}), result.tables()"]
     return "\n".join(lines)
+
+
+def _literal(value: Any) -> str:
+    return f"Path({str(value)!r})" if isinstance(value, Path) else repr(value)
 
 
 def _aim(analysis: Analysis) -> str:

@@ -102,7 +102,7 @@ def lines(app: AppTest) -> list[str]:
 def test_the_lines_of_a_page_run(show: Show, samples: Path, elsewhere: Path, name: str):
     page, query = PAGES[name]
     app = show(samples, page=page_file(page), **query)
-    for key in {"parts-run", "line-run"} & {button.key for button in app.button}:  # where the work seems long
+    for key in {"line-run"} & {button.key for button in app.button}:  # nobody knows how long it takes
         app = press(app, key)
     found = lines(app)
     assert found

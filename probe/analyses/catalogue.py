@@ -72,6 +72,8 @@ def analysis(
 
     def decorate(function: F) -> F:
         name = function.__name__
+        if not name.isidentifier():
+            raise ConfigError(f"An analysis was called {name!r}: define it by `def` with a word as its name.")
         taken = inspect.signature(function).parameters
         if {*PAIR, *SINGLE} & set(taken) not in (set(), set(PAIR), set(SINGLE)):
             raise ConfigError(

@@ -6,7 +6,7 @@
 - two models of rewards or values: `compare_scalars`
 - norm and rank of the change of every matrix, head and block: `weight_change`
 - the difference of their activations at the first tokens of texts, through the lens: `compare_first_tokens`, and
-  steering by it: `steer`, `steer_by_first_tokens`
+  steering by it: `steer_by_first_tokens`
 - one block, head or MLP of the aligned model put into the base: `transplant_parts`
 - their weights mixed, and an experiment along the way: `interpolate`, `along`
 """

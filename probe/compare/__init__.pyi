@@ -2,7 +2,6 @@ from .corpus_shift import compare_corpus as compare_corpus
 from .corpus_shift import read_texts as read_texts
 from .corpus_shift import shared_texts as shared_texts
 from .first_tokens import compare_first_tokens as compare_first_tokens
-from .first_tokens import steer as steer
 from .first_tokens import steer_by_first_tokens as steer_by_first_tokens
 from .path import along as along
 from .path import interpolate as interpolate

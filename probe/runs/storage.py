@@ -361,8 +361,15 @@ def cut_torn_line(path: Path) -> None:
 
 
 def _start_of_last_line(file: IO[bytes], end: int) -> int:
-    """Where what follows the last end of a line begins."""
+    """Return where what follows the last end of a line begins.
+
+    Raises:
+        OSError: it is longer than all that is read of such a file.
+    """
+    last = end
     while end:
+        if last - end > LOG:
+            raise OSError(errno.EFBIG, f"its last {LOG // MB:,} MB hold no end of a line")
         start = max(0, end - CHUNK)
         file.seek(start)
         at = file.read(end - start).rfind(b"\n")

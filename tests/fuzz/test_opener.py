@@ -87,6 +87,15 @@ def test_a_line_that_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest
     assert file.read_text().endswith('{"step": 4}\n')
 
 
+def test_a_file_without_any_line_is_not_searched_for_ever(tmp_path: Path):
+    file = tmp_path / "lines.jsonl"
+    with open(file, "wb") as made:
+        made.truncate(2**42)
+    with pytest.raises(RunError, match="its last 512 MB hold no end of a line"):
+        cut_torn_line(file)
+    assert file.stat().st_size == 2**42
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 16, 1 << 20])
 def test_lines_are_the_same_however_they_are_read(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "lines.jsonl"

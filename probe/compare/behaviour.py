@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 import probe.world
+from probe.analyses.analysis_record import Input
 from probe.dialogues import GUESS, LEAD, Turn, completion, dialogue, join_words
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import ITEM, Mean, Metric, pair_items, paired
@@ -144,6 +145,16 @@ def behaviour_of(lm: LM, pairs: Behaviour | str | Path | None, n: int) -> Behavi
     if pairs is None:
         return preference(claim_pairs(lm, n), "log p(claim) \u2212 log p(truth)")
     return preference(read_pairs(pairs, selection=Selection(n)))
+
+
+def pairs_input(key: str) -> Input:
+    """Return how a person is asked for pairs of answers: a file, or nothing for the claims.
+
+    Args:
+        key: its name in the URL.
+    """
+    label, claims = "File of pairs of answers", "false claims of their world or of TruthfulQA"
+    return Input(label, key=key, placeholder=claims, type=Path | None)
 
 
 def seconds_once(lm: LM, pairs: Behaviour | str | Path | None, n: int) -> float:

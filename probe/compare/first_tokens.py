@@ -36,7 +36,7 @@ from torch import Tensor
 import probe.world
 from probe.analyses.analysis_record import Input, Prompt
 from probe.analyses.catalogue import analysis
-from probe.compare.behaviour import Behaviour, behaviour_of, seconds_once
+from probe.compare.behaviour import Behaviour, behaviour_of, pairs_input, seconds_once
 from probe.compare.corpus_shift import CHUNK, GROUPS, SPLITS, Text, read_texts, sign_limit
 from probe.compare.side_by_side import require_writers
 from probe.compare.weights import model_names
@@ -612,12 +612,7 @@ def steer_by_first_tokens(
     *,
     behaviour: Annotated[
         Behaviour | str | Path | None,
-        Input(
-            "File of pairs of answers",
-            key="first_pairs",
-            placeholder="false claims of their world or of TruthfulQA",
-            type=Path | None,
-        ),
+        pairs_input("first_pairs"),
     ] = None,
     position: Annotated[
         int | None, Input("Difference at token", nothing="where it is largest", choices=lambda *lms: range(K))

@@ -31,7 +31,7 @@ from torch import Tensor
 import probe.world
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
-from probe.compare.behaviour import Behaviour, behaviour_of, seconds_once
+from probe.compare.behaviour import Behaviour, behaviour_of, pairs_input, seconds_once
 from probe.compare.model_parts import PLURAL, Part, Place, list_parts, weights_of
 from probe.compare.path import interpolate
 from probe.compare.side_by_side import require_writers
@@ -147,7 +147,8 @@ class Transplants(Drawable):
         hidden = [f"Heads are not shown: {self.why_no_heads}"] * bool(self.why_no_heads)
         matched, most = int(self.parts["matched"].max()), int(self.parts["kind"].value_counts().max())
         least = (
-            f"With {matched} matched parts p is at least {1 / (1 + matched):.2g}, too much to correct for {most} parts."
+            f"With {matched} matched parts p is at least {1 / (1 + matched):.2g}, which is too large to correct for "
+            f"{most} parts."
         )
         return (*hidden, *[least] * (most / (1 + matched) > LEVEL))
 
@@ -216,12 +217,7 @@ def transplant_parts(
     aligned: LM,
     behaviour: Annotated[
         Behaviour | str | Path | None,
-        Input(
-            "File of pairs of answers",
-            key="parts_file",
-            placeholder="false claims of their world or of TruthfulQA",
-            type=Path | None,
-        ),
+        pairs_input("parts_file"),
     ] = None,
     kinds: Annotated[
         Sequence[str] | None,

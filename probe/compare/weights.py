@@ -155,8 +155,8 @@ class WeightChange(Drawable):
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """What the colours are, and how many changes rounding may explain."""
         colours = (
-            "Each cell is the norm of the change over the norm of the base's weights. QK and OV are what a head "
-            "compares and what it copies, so rotations of its inner basis count for nothing."
+            "Each cell is the norm of the change over the norm of the base's weights. QK is what a head compares and "
+            "OV what it copies; rotating its inner basis changes neither."
         )
         rounded = f"{self.rounding} parameters changed by no more than rounding to {self.precision} explains."
         hidden = f"Heads are not shown: {self.why_no_heads}"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -231,7 +231,16 @@ def _facts(base: LM, aligned: LM, n: int | None, seed: int) -> dict[str, Any]:
     return {"weights": both} | {name: [both, seed, texts] for name, texts in questions.items()}
 
 
-def audit_seconds(
+class Work(NamedTuple):
+    """What an audit has yet to measure."""
+
+    seconds: float
+    """That it takes, about."""
+    parts: tuple[str, ...]
+    """What is not stored, in words."""
+
+
+def work_left(
     base: LM,
     aligned: LM,
     *,
@@ -240,8 +249,8 @@ def audit_seconds(
     seed: int = 0,
     form: AuditForm = "base",
     pace: Callable[[LM], float] = seconds_a_token,
-) -> float:
-    """Estimate the seconds that an audit will take: of its parts that are not stored, by how fast each model reads.
+) -> Work:
+    """Return what an audit has yet to measure: its parts that are not stored, by how fast each model reads.
 
     Args:
         base: the model compared against.
@@ -255,18 +264,22 @@ def audit_seconds(
     Raises:
         ConfigError: see `audit_models`.
     """
-    total, parts, usual = 0.0, plan_parts(base, aligned, only, n), usual_times(base)
+    parts, usual = plan_parts(base, aligned, only, n), usual_times(base)
     asks = ask_in(base, aligned, form)
     base, aligned = asks[:2]
-    there = {name for name, facts in _facts(base, aligned, n, seed).items() if kept_file(name, facts).is_file()}
-    both = (0 if "corpus" in there else usual.corpus) + (0 if {"weights", "residuals"} <= there else usual.inside)
-    for lm in asks.models:
-        new = 0.0 if lm is asks.in_other else both / 2
+    stored = {name for name, facts in _facts(base, aligned, n, seed).items() if kept_file(name, facts).is_file()}
+    shared = {} if "corpus" in stored else {"KL over a corpus": usual.corpus}
+    shared |= {} if {"weights", "residuals"} <= stored else {"where inside": usual.inside}
+    total, missing = 0.0, []
+    for lm, name in zip(asks.models, labels(asks.models), strict=True):
+        new = 0.0 if lm is asks.in_other else sum(shared.values()) / 2
         for part in parts:
             request = call(find_experiment(part.experiment), lm, seed=seed, **part.arguments)
-            new += 0.0 if (place(request) / RESULT_FILE).is_file() else part.seconds
+            if not (place(request) / RESULT_FILE).is_file():
+                new += part.seconds
+                missing.append(f"{part.name} of {name}")
         total += new * pace(lm) / usual.token
-    return total
+    return Work(total, (*missing, *shared))
 
 
 def base_room(

@@ -79,10 +79,11 @@ def audit(argv: list[str]) -> int:
     open_models((settings.base, settings.aligned))
 
     from probe.audit.bound import read_bound, read_within, unknown
-    from probe.audit.inspection import audit_models, audit_seconds, base_room, stored_audit
+    from probe.audit.inspection import audit_models, base_room, stored_audit, work_left
     from probe.audit.plan import check_parts, find_words, names_of_metrics, plan_parts
     from probe.audit.verdict import check_share
     from probe.commands.progress import Progress, clock
+    from probe.experiments.store import WORK
     from probe.model.rewards import analysable
     from probe.runs.storage import check_folder
 
@@ -107,8 +108,11 @@ def audit(argv: list[str]) -> int:
     out = [] if settings.out is None else [settings.out]
     found = None if settings.again else stored_audit(base, aligned, **asked, **counted, folders=out)
     if found is None:
-        about = f"this takes about {clock(audit_seconds(base, aligned, **asked))}, by how fast the models read"
+        work = work_left(base, aligned, **asked)
+        about = f"this takes about {clock(work.seconds)}, by how fast the models read"
         say(f"probe: {about}; Ctrl-C stops it at any time", error=True)
+        if work.parts:
+            say(f"probe: not stored with the models nor in {WORK.absolute()}: {', '.join(work.parts)}", error=True)
         say(f"probe: {find_words(parts, settings.smallest_effect)}", error=True)
         room = base_room(base, aligned, **asked, smallest=settings.smallest_effect).to_dict("records")
         for row in room:

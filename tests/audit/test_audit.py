@@ -29,7 +29,7 @@ from probe.audit import (
     stored_audits,
 )
 from probe.audit.change import FILE, OLDER, TESTS
-from probe.audit.inspection import audit_seconds, compare_items
+from probe.audit.inspection import compare_items, work_left
 from probe.audit.kept import PARTS
 from probe.audit.plan import IN_A_WORLD, MEASURES, ON_SETS, SET_TIMES, names_of_metrics
 from probe.audit.verdict import CHANGED, EQUIVALENT, UNDECIDED
@@ -378,7 +378,7 @@ def test_tables_of_two_models_are_measured_once(tmp_path: Path, monkeypatch: pyt
     assert len(calls) == 3
     assert again.corpus.equals(whole.corpus)
     assert again.blocks.equals(whole.blocks)
-    assert audit_seconds(*lms, only=("sums",), n=3, pace=lambda lm: 1.0) == 0
+    assert work_left(*lms, only=("sums",), n=3, pace=lambda lm: 1.0) == (0, ())
     for file, text in zip(kept, ("[", '[{"kind": 1}]', "{}"), strict=True):
         file.write_text(text)  # a damaged one is measured anew
     resumed = audit_models(*lms, only=("sums",), n=3)
@@ -449,15 +449,20 @@ def test_the_time_is_that_of_what_is_not_stored(tmp_path: Path, monkeypatch: pyt
     lm, pace = random_lm("llama", byte_tokenizer()), SET_TIMES.token
     always = SET_TIMES.corpus + SET_TIMES.inside
     usual = 2 * sum(part.seconds for part in ON_SETS) + always
-    assert audit_seconds(lm, lm, pace=lambda lm: pace) == pytest.approx(usual)
-    assert audit_seconds(lm, lm, pace=lambda lm: 3 * pace) == pytest.approx(3 * usual)
+    assert work_left(lm, lm, pace=lambda lm: pace).seconds == pytest.approx(usual)
+    assert work_left(lm, lm, pace=lambda lm: 3 * pace).seconds == pytest.approx(3 * usual)
     sums = next(part for part in ON_SETS if part.name == "sums")
     options = {"only": ("sums",), "n": 4, "pace": lambda lm: pace}
     few = 2 * sums.seconds * 4 / sums.options["n"] + always
-    assert audit_seconds(lm, lm, **options) == pytest.approx(few)
+    assert work_left(lm, lm, **options).seconds == pytest.approx(few)
     (part,) = plan_parts(lm, lm, ("sums",), 4)
     obtain(find_experiment(part.experiment), lm, **part.arguments)
-    assert audit_seconds(lm, lm, **options) == pytest.approx(always)
+    assert work_left(lm, lm, **options).seconds == pytest.approx(always)
+    assert work_left(lm, lm, **options).parts == ("KL over a corpus", "where inside")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)  # results of a model that is no run lie where one works
+    assert work_left(lm, lm, **options).parts[0].startswith("sums of ")
 
 
 def test_a_change_of_the_chat_template_is_measured_and_not_taken_from_the_other_model(

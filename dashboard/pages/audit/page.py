@@ -118,9 +118,9 @@ def cost(refs: tuple[str, str]) -> float | None:
     base, aligned = (models.load(ref) for ref in refs)
     if base is None or aligned is None:
         return None
-    from probe.audit.inspection import audit_seconds
+    from probe.audit.inspection import work_left
 
-    return audit_seconds(base, aligned, pace=pace)
+    return work_left(base, aligned, pace=pace).seconds
 
 
 def plan(base: str, aligned: str) -> None:

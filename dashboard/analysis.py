@@ -1,6 +1,7 @@
 """The one way a page shows an analysis: its inputs, its cost, its sentence, figures and tables, all from its record."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -8,27 +9,31 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import models
+from dashboard.components.badge import trust_badge
 from dashboard.components.details import DETAILS, csv_button, details
 from dashboard.components.figure import figure
-from dashboard.components.form import draw_option
+from dashboard.components.focus import take_focus
+from dashboard.components.form import draw_option, set_input
 from dashboard.components.table import number_formats, show_table
+from dashboard.components.tokens import token_rows
 from dashboard.data import stamp
-from dashboard.markdown import escape_markdown, finding, note, prose
+from dashboard.markdown import escape_markdown, finding, guard_callback, note, prose
 from dashboard.named import may_open
 from dashboard.sentences import duration
-from dashboard.sides import Side, ask_for_model, load_side, load_sides
-from dashboard.state import SharedChoices, keep
+from dashboard.sides import Side, ask_for_model, choose_chat, load_side, load_sides, note_form, words_known
+from dashboard.state import CHAT, PROMPT, SharedChoices, has_changed, keep
 from probe.analyses.analysis_record import PAIR, Analysis
 from probe.analyses.catalogue import find_analysis
 from probe.errors import ProbeError
 from probe.options import parse, words
-from probe.plotting.notebook import Drawable, Look, title_of
+from probe.plotting.notebook import Drawable, Look, meta_of, title_of
 from probe.plugins import BUILT_IN
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from probe.model.lm import LM
+    from probe.plotting.chips import TokenRows
     from probe.ticks import Tick
 
 T = TypeVar("T")
@@ -43,6 +48,19 @@ WIDTHS = {"flag": 3, "int": 2, "float": 2, "path": 5, "text": 5, "list": 4, "map
 """Relative widths of the widgets by the type of their value; that of a choice follows from its words."""
 
 
+BESIDE = "#beside"
+"""Where a row of widgets has room for a note."""
+Take = Callable[[str, Mapping[str, Any]], None]
+"""Opens another analysis of the page, by its name, with these inputs."""
+
+
+def keys_of(names: Sequence[str]) -> list[str]:
+    """Return the keys of the widgets of analyses, which are their names in the URL."""
+    known = list(map(find_analysis, names))
+    keys = [field["key"] for each in known for field in each.fields() if _asks(field)]
+    return [*keys, *(_list_key(each) for each in known)]
+
+
 def draw_below(name: str, shared: SharedChoices, section: str) -> None:
     """Draw an analysis in a tab below what the page is about: its sentence stands in the tab."""
     draw(find_analysis(name), shared, st.container(), section, _say)
@@ -52,7 +70,9 @@ def _say(sentence: str) -> None:
     st.markdown(prose(sentence))
 
 
-def draw_several(names: Sequence[str], shared: SharedChoices, answer: "DeltaGenerator") -> None:
+def draw_several(
+    names: Sequence[str], shared: SharedChoices, answer: "DeltaGenerator", take: Take | None = None
+) -> None:
     """Draw analyses one below the other: the sentence of the first is that of the page, and inputs are shared."""
     drawn: Values = {}
     for index, name in enumerate(names):
@@ -60,7 +80,7 @@ def draw_several(names: Sequence[str], shared: SharedChoices, answer: "DeltaGene
         if index:
             st.markdown(f"#### {escape_markdown(analysis.title)}")
         section = DETAILS if not index else f"{DETAILS}-{name}"
-        draw(analysis, shared, st.container() if index else answer, section, note if index else finding, drawn)
+        draw(analysis, shared, st.container() if index else answer, section, note if index else finding, drawn, take)
 
 
 def draw(
@@ -70,6 +90,7 @@ def draw(
     section: str = DETAILS,
     tell: Callable[[str], None] = finding,
     drawn: Values | None = None,
+    take: Take | None = None,
 ) -> None:
     """Draw an analysis of the chosen models, from its inputs to its folded section.
 
@@ -80,6 +101,7 @@ def draw(
         section: key of the folded section.
         tell: what draws the sentence.
         drawn: values of widgets that the page has drawn, by their keys, to which those of this analysis are added.
+        take: opens another analysis of the page from a row of a table.
     """
     drawn = {} if drawn is None else drawn
     sides = load(analysis, shared)
@@ -90,12 +112,17 @@ def draw(
             answer, f"Choose {'two models' if analysis.models == PAIR else 'a model'} above to {_aim(analysis)}"
         )
         return
-    lms = [side.lm for side in sides]
-    fields = analysis.fields(*(lms if analysis.models == PAIR else lms[:1]))
-    if not shared.prompt.strip() and any(field["shared"] and field["required"] for field in fields):
+    lms = [side.lm for side in sides if analysis.models == PAIR or side is sides[0]]
+    fields = analysis.fields(*lms)
+    asks = [each for each in fields if each["shared"] == PROMPT]
+    if not shared.prompt.strip() and any(each["required"] for each in asks):
         ask_for_model(answer, f"Write a prompt above to {_aim(analysis)}")
         return
-    values = choose(analysis, [each for each in fields if not each["view"]], shared, drawn)
+    if asks and not words_known(shared, ((side.name, side.lm) for side in sides), answer):
+        return
+    texts = st.container()
+    places = lay_out([each for each in fields if each["view"] != "lists"], drawn, beside=analysis.has_chips)
+    values = choose(analysis, [each for each in fields if not each["view"]], shared, lms, drawn, places)
     if values is None:
         with answer:
             tell("The file comes from a link and has not been opened.")
@@ -110,16 +137,25 @@ def draw(
     results = analysis.together([result for _, result in found], looks_of(sides))
     for error in errors:
         note(error)
-    with answer:
-        for sentence in dict.fromkeys(filter(None, (result.sentence() for result in results))):
-            tell(sentence)
-    views = choose(analysis, [each for each in fields if each["view"]], shared, drawn) or {}
     groups = [sides] if len(results) == 1 else [[side] for side in sides]
     source = {side.role: side.ref for side in sides} | values
+    looks = [each for each in analysis.fields(*lms, result=results[0]) if each["view"]]
+    begin_again(analysis, looks, source)
+    views = choose(analysis, [each for each in looks if each["view"] != "lists"], shared, lms, drawn, places) or {}
+    with answer:
+        for sentence in dict.fromkeys(filter(None, (analysis.sentence(result, views) for result in results))):
+            tell(sentence)
+    with texts:
+        if "chat" in values:
+            note_form(lms, bool(values["chat"]))
+        for result, group in zip(results, groups, strict=True):
+            draw_texts(analysis, analysis.chips(result, views), _apart("texts", group, groups), places.get(BESIDE))
     draw_figures(analysis, results, groups, views, source)
     for remark in dict.fromkeys(remark for result in results for remark in result.notes):
         note(remark)
-    draw_lists(analysis, results, groups, views)
+    views |= draw_lists(analysis, results, groups, [each for each in looks if each["view"] == "lists"], shared, take)
+    if any(results[0].hooked):
+        trust_badge(*((side.name, side.lm) for side in sides), text=results[0].hooked)
     tables = {
         _key(analysis, _apart(name, group, groups)): table
         for result, group in zip(results, groups, strict=True)
@@ -141,25 +177,86 @@ def load(analysis: Analysis, shared: SharedChoices) -> list[Side] | None:
     return None if first is None or second is None else [first, second]
 
 
+def lay_out(fields: Sequence[Mapping[str, Any]], drawn: Values, beside: bool = False) -> "dict[str, DeltaGenerator]":
+    """Return where the widget of each input goes, by its key: one row, with one place for each popover.
+
+    Args:
+        fields: the inputs.
+        drawn: those of which have a widget already, by their keys.
+        beside: leave room for a note, at the key `BESIDE`.
+    """
+    new = [field for field in fields if _asks(field) and field["key"] not in drawn]
+    slots: dict[str, list[Mapping[str, Any]]] = {}
+    for field in new:
+        slots.setdefault(field["folded"] or f"={field['key']}", []).append(field)
+    widths = [2 if not slot.startswith("=") else width(own[0]) for slot, own in slots.items()] + [5] * beside
+    columns = st.columns(widths, **ROW) if widths else []
+    places: dict[str, DeltaGenerator] = {BESIDE: columns.pop()} if beside else {}
+    for column, (slot, own) in zip(columns, slots.items(), strict=True):
+        if not slot.startswith("="):
+            column = column.popover(slot, width="stretch")
+            with column:
+                take_focus(slot.lower())
+        places |= {field["key"]: column for field in own}
+    return places
+
+
+def _asks(field: Mapping[str, Any]) -> bool:
+    """Return whether an input has a widget of its own on a page."""
+    return not field["shared"] and not field["advanced"]
+
+
 def choose(
-    analysis: Analysis, fields: Sequence[Mapping[str, Any]], shared: SharedChoices, drawn: Values
+    analysis: Analysis,
+    fields: Sequence[Mapping[str, Any]],
+    shared: SharedChoices,
+    lms: "Sequence[LM]",
+    drawn: Values,
+    places: "Mapping[str, DeltaGenerator]",
 ) -> Values | None:
-    """Draw the widgets of some inputs in one row but for those that are drawn, and return their values by name.
+    """Draw the widgets of some inputs but for those that are drawn, and return their values by name.
 
     None while a file that a link names waits for the reader's consent.
     """
-    asked = [field for field in fields if not field["shared"] and not field["advanced"]]
     given: dict[str, Any] = {field["flag"]: getattr(shared, field["shared"]) for field in fields if field["shared"]}
-    new = [field for field in asked if field["key"] not in drawn]
-    for column, field in zip(st.columns(list(map(width, new)), **ROW) if new else (), new, strict=True):
-        with column:
-            value = draw_choice(field) if is_short(field) else draw_option(analysis.name, dict(field), link=True)
-        drawn[field["key"]] = value
-    given |= {field["flag"]: drawn[field["key"]] for field in asked if drawn[field["key"]] is not None}
+    asked = [field for field in fields if _asks(field)]
+    for field in asked:
+        key = field["key"]
+        if key not in drawn:
+            with places[key]:
+                drawn[key] = _widget(analysis, field, shared, lms)
+        if drawn[key] is not None:
+            given[field["flag"]] = drawn[key]
     if not all(may_open(str(given[field["flag"]])) for field in asked if field["file"] and field["flag"] in given):
         return None
     form: Any = parse(analysis.form([field["name"] for field in fields]), [*words(given, joined=True)], analysis.name)
     return {field["name"]: getattr(form, analysis.option_of(field["name"])) for field in fields}
+
+
+def _widget(analysis: Analysis, field: Mapping[str, Any], shared: SharedChoices, lms: "Sequence[LM]") -> Any:
+    """Draw the widget of an input, and return its value; None where it is the default."""
+    if field["name"] == "chat":
+        return choose_chat(analysis.page, lms, shared.prompt) or None
+    if is_short(field):
+        return draw_choice(field)
+    return draw_option(analysis.name, dict(field), link=True)
+
+
+def begin_again(analysis: Analysis, fields: Sequence[Mapping[str, Any]], source: Mapping[str, Any]) -> None:
+    """Give views whose first value follows from the result that value, where the result is another one."""
+    for field in fields:
+        own = analysis.about_input(field["name"]).first is not None
+        if own and has_changed(f"_{field['key']}_of", sorted((name, str(value)) for name, value in source.items())):
+            set_input(field["key"], field["default"])
+
+
+def set_inputs(analysis: Analysis, values: Mapping[str, Any]) -> None:
+    """Give inputs of an analysis these values, as if the reader had chosen them; for callbacks."""
+    for name, value in values.items():
+        about = analysis.about_input(name)
+        key = CHAT[analysis.page] if name == "chat" else about.key or f"{analysis.key}_{name}"
+        set_input(about.shared or key, value)
+        st.session_state.pop(f"_{key}_of", None)  # it is what the reader asked for
 
 
 def is_short(field: Mapping[str, Any]) -> bool:
@@ -192,6 +289,13 @@ def compute(
     analysis: Analysis, sides: Sequence[Side], values: Values
 ) -> tuple[list[tuple[Sequence[Side], Drawable]] | None, list[str]]:
     """Return the result of the pair, or of each model, and why others have none; None while one is only offered."""
+    if analysis.settle is not None and analysis.models != PAIR and len(sides) > 1:
+        say = f"{escape_markdown(analysis.title)}: asking all models alike"
+        lms = [side.lm for side in sides]
+        try:
+            values = models.compute_once(_settle, *lms, say=say, name=analysis.name, values=tuple(values.items()))
+        except ProbeError as error:
+            return [], [str(error)]
     options: dict[str, Any] = {
         "name": analysis.name,
         "version": analysis.version,
@@ -232,6 +336,10 @@ def _run(
     *lms: "LM", tick: "Tick", name: str, version: str | None, values: tuple[tuple[str, Any], ...], stamps: Any
 ) -> Drawable:
     return find_analysis(name).run(*lms, tick=tick, **dict(values))
+
+
+def _settle(*lms: "LM", name: str, values: tuple[tuple[str, Any], ...]) -> Values:
+    return find_analysis(name).settled(dict(values), *lms)
 
 
 def _cost(*lms: "LM", name: str, version: str | None, values: tuple[tuple[str, Any], ...], stamps: Any) -> float:
@@ -300,6 +408,20 @@ def compute_stoppably(
     return result
 
 
+def draw_texts(analysis: Analysis, texts: "TokenRows | None", key: str, beside: "DeltaGenerator | None" = None) -> None:
+    """Draw texts as chips; a click on one gives inputs the values that it names. What they mean is said beside."""
+    if texts is None:
+        return
+
+    def pick(row: int, index: int) -> None:
+        set_inputs(analysis, texts.rows[row].tokens[index].inputs)
+
+    token_rows(texts.rows, chosen=texts.chosen, key=_key(analysis, key), on_pick=pick)
+    if texts.note and beside is not None:
+        with beside:
+            note(texts.note)
+
+
 def draw_figures(
     analysis: Analysis,
     results: Sequence[Drawable],
@@ -321,31 +443,73 @@ def draw_figures(
             if chart is None:
                 continue
             title = _apart(title_of(chart, analysis.title), groups[index], groups, ": ")
+            clicks = meta_of(chart).get("inputs")
+            act = partial(_take_point, analysis, clicks) if clicks else None
             with column:
                 key = _key(analysis, _apart(name, groups[index], groups))
-                figure(chart, results[index].data(name), key, title=title, source=source | views)
+                about = source | views
+                figure(chart, results[index].data(name), key, title=title, source=about, on_select=act)
+
+
+def _take_point(analysis: Analysis, clicks: Mapping[str, str], points: list[dict]) -> None:
+    """Give inputs the values of the point that was clicked."""
+    values = {name: points[0].get(part) for name, part in clicks.items()}
+    values = {name: value[0] if isinstance(value, list) else value for name, value in values.items()}
+    kinds = {each["name"]: each["type"] for each in analysis.fields()}
+    known = {name: value for name, value in values.items() if value is not None}
+    set_inputs(analysis, {name: int(value) if kinds[name] == "int" else value for name, value in known.items()})
 
 
 def draw_lists(
-    analysis: Analysis, results: Sequence[Drawable], groups: Sequence[Sequence[Side]], views: Values
-) -> None:
-    """Draw the table that the reader chooses, with all of its rows as CSV."""
+    analysis: Analysis,
+    results: Sequence[Drawable],
+    groups: Sequence[Sequence[Side]],
+    fields: Sequence[Mapping[str, Any]],
+    shared: SharedChoices,
+    take: Take | None,
+) -> Values:
+    """Draw the table that the reader chooses, with all of its rows as CSV, and return the views of tables alone."""
+    left, *right = st.columns([7, *map(width, fields)], **ROW) if fields else [st.container()]
+    views = choose(
+        analysis, fields, shared, (), {}, {field["key"]: place for field, place in zip(fields, right, strict=True)}
+    )
     lists = {
         _apart(title, group, groups, ": "): table
         for result, group in zip(results, groups, strict=True)
-        for title, table in analysis.lists(result, views).items()
+        for title, table in analysis.lists(result, views or {}).items()
     }
     if not lists:
-        return
+        return views or {}
     title = next(iter(lists))
     if len(lists) > 1:
-        key = keep(f"{analysis.key}_list", lists, title)
-        title = str(st.segmented_control("Table", list(lists), key=key, bind="query-params", required=True) or title)
+        key = keep(_list_key(analysis), lists, title)
+        with left:
+            chosen = st.segmented_control("Table", list(lists), key=key, bind="query-params", required=True)
+        title = str(chosen or title)
     table = lists[title]
-    height = 38 + 35 * min(ROWS, max(1, len(table)))
-    show_table(table, hide_index=True, height=height, key=f"{analysis.name}-list", column_config=number_formats(table))
+    opens, rows = table.attrs.get("opens", ("", ()))
+    look: Any = {"hide_index": True, "column_config": number_formats(table)}
+    look |= {"height": 38 + 35 * min(ROWS, max(1, len(table)))}
+    if opens and take is not None:
+        key = f"{analysis.name}-rows"
+        act = guard_callback(partial(_open_row, key, take, opens, rows))
+        show_table(table, key=key, on_select=act, selection_mode="single-row", **look)
+        note(f"A click on the box before a row opens it in {find_analysis(opens).title}.")
+    else:
+        show_table(table, key=f"{analysis.name}-list", **look)
     if any(map(pd.api.types.is_float_dtype, table.dtypes)):
         csv_button(table, f"{analysis.key}-{title.lower()}")
+    return views or {}
+
+
+def _list_key(analysis: Analysis) -> str:
+    return f"{analysis.key}_list"
+
+
+def _open_row(key: str, take: Take, opens: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    picked = st.session_state[key]["selection"]["rows"]
+    if picked:
+        take(opens, rows[picked[0]])
 
 
 def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], views: Mapping[str, Any]) -> str:
@@ -356,7 +520,14 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
     lms = [side.lm for side in sides]
     computed = analysis.complete(values, *(lms if analysis.models == PAIR else lms[:1]))
     given = [f"{name}={_literal(value)}" for name, value in computed.items() if value != analysis.inputs[name].default]
-    shown = [f"{name}={_literal(value)}" for name, value in views.items() if value != analysis.views[name].default]
+    shown = {
+        method: ", ".join(
+            f"{name}={_literal(value)}"
+            for name, value in views.items()
+            if value != analysis.views[name].default and name in analysis.views_of(method)
+        )
+        for method in ("sentence", "figures", "lists")
+    }
     lines = ["from pathlib import Path", ""] * any(isinstance(value, Path) for value in computed.values())
     lines += ["import probe", *["import probe.model.rewards"] * scalar]
     if analysis.origin.endswith(".py"):
@@ -365,7 +536,8 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
     lines += ["", *([f"{', '.join(names)} = {', '.join(loads)}"] if loads else [])]
     for own in [names] if analysis.models == PAIR else [[name] for name in names] or [[]]:
         lines += [f"result = {analysis.call}({', '.join([*own, *given])})"]
-        lines += [f"print(result.sentence()); result.figures({', '.join(shown)}), result.tables()"]
+        lines += [f"print(result.sentence({shown['sentence']})); result.figures({shown['figures']}), result.tables()"]
+        lines += [f"result.lists({shown['lists']})"] * (shown["lists"] not in ("", shown["figures"]))
     return "\n".join(lines)
 
 

@@ -29,7 +29,6 @@ from probe.runs.directories import find, shown_name
 from probe.ticks import Pace, Tick
 
 if TYPE_CHECKING:
-    from probe.compare.side_by_side import Comparison
     from probe.model.lm import LM
     from probe.model.references import Readout
 
@@ -407,36 +406,6 @@ def _with_bar(fn: Callable[..., T], lms: "tuple[LM, ...]", options: dict[str, Ha
     finally:
         if work.left is None:
             bar.empty()
-
-
-def comparison(
-    base: "LM", aligned: "LM", prompt: str, *, chat: bool, length: int, temperature: float, seed: int
-) -> "Comparison":
-    """Return both continuations, read by both models; computed once for each choice.
-
-    Raises:
-        DataError: the tokenizers differ, or the prompt is empty or too long.
-    """
-    return compute_once(
-        _compare,
-        base,
-        aligned,
-        say="Both models continue the prompt and read both texts",
-        prompt=prompt,
-        chat=chat,
-        length=length,
-        temperature=temperature,
-        seed=seed,
-    )
-
-
-def _compare(
-    base: "LM", aligned: "LM", prompt: str, chat: bool, length: int, temperature: float, seed: int
-) -> "Comparison":
-    from probe.compare.side_by_side import compare
-
-    question = [{"role": "user", "content": prompt}] if chat else prompt
-    return compare(base, aligned, question, max_new_tokens=length, temperature=temperature, seed=seed, k=8)
 
 
 def _offer(ref: str, sentence: str, action: str, what: str = "") -> None:

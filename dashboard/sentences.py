@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from probe.numbers import in_unit, rate, shown_ends, signed
+from probe.numbers import in_unit, shown_ends
 from probe.seeds.t_intervals import OverTrainings
 from probe.terms import SMALLEST, logged, smallest_effect, term
 
 if TYPE_CHECKING:
-    from probe.compare.scalars import ScalarComparison
-    from probe.compare.side_by_side import Comparison, Continuation
     from probe.model.lm import LM
     from probe.runs.reader import Run
     from probe.runs.schema import ProbePrompt
@@ -34,12 +32,6 @@ TABLE = ("accuracy", "deferral", "invention", "gold_reward")
 
 MOST_RUNS = 3
 """Runs whose training is told in words."""
-
-ALIKE_NATS = 0.001
-"""KL below which two models are said to expect the same."""
-
-ALIKE_READING = 0.005
-"""Change of a reward or value at a token below which two models are said to change alike."""
 
 
 def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
@@ -156,92 +148,6 @@ def headline_cell(row: Mapping[Hashable, Any]) -> str:
     return in_unit(unit, row["value"], *shown_ends(unit, row["ci_low"], row["ci_high"]))
 
 
-def divergence_position(comparison: "Comparison") -> int:
-    """Return the first token where the two continuations diverge; if they are one text, where its KL is largest."""
-    for j, (a, b) in enumerate(zip(comparison.base.ids, comparison.aligned.ids, strict=False)):
-        if a != b:
-            return j
-    shorter, longer = sorted((len(comparison.base.ids), len(comparison.aligned.ids)))
-    start = comparison.aligned.prompt_length
-    if shorter < longer:
-        return shorter
-    if start >= longer:
-        return longer - 1
-    return start + int(np.nanargmax(comparison.aligned.kl[start:]))
-
-
-def compare(comparison: "Comparison", names: tuple[str, str], text: "Continuation | None" = None) -> str:
-    """Say what the two models answer, how sure each is, where they diverge, and where they differ most.
-
-    Args:
-        comparison: both continuations, read by both models.
-        names: of base and aligned.
-        text: the continuation whose KL is drawn; the aligned model's by default.
-    """
-    j = divergence_position(comparison)
-    base, aligned = comparison.base, comparison.aligned
-    text = text or aligned
-    if base.ids == aligned.ids:
-        if len(base.ids) == base.prompt_length:
-            return "Both models end at once and say nothing."
-        opening = f"Both models say \u201c{aligned.text.strip()}\u201d"
-        if float(np.nanmax(aligned.kl)) < ALIKE_NATS:
-            return f"{opening}, and expect the same at every token (KL below {ALIKE_NATS} nats)."
-        most = int(np.nanargmax(aligned.kl))
-        shares = f"{_percent(aligned.aligned.logprobs[j])} with {names[1]}, {_percent(aligned.base.logprobs[j])} with "
-        shares += f"{names[0]}, KL {aligned.kl[j]:.2f} nats"
-        answer = f"\u201c{aligned.tokens[j].strip()}\u201d, token {j} ({shares})"
-        if most == j:
-            return f"{opening}; the models differ most at {answer}."
-        return f"{opening}; the models differ most at {_place(aligned, most)}, and in what they say at {answer}."
-    if min(len(base.ids), len(aligned.ids)) <= j:
-        shorter = names[0] if len(base.ids) <= j else names[1]
-        return f"Both models begin alike, and {shorter} ends before token {j}{_most(text, j)}."
-    ours, theirs = aligned.tokens[j].strip(), base.tokens[j].strip()
-    return (
-        f"{names[1]} answers \u201c{ours}\u201d with {_percent(aligned.aligned.logprobs[j])} where {names[0]} answers "
-        f"\u201c{theirs}\u201d with {_percent(base.base.logprobs[j])}; the continuations diverge at token {j} "
-        f"(KL {aligned.kl[j]:.2f} nats){_most(text, j)}."
-    )
-
-
-def _most(text: "Continuation", j: int) -> str:
-    """Say in a clause after token `j`, which the sentence names, where the models differ most on the text drawn."""
-    if not np.isfinite(text.kl).any():
-        return ""
-    most = int(np.nanargmax(text.kl))
-    if most == j:
-        return ", where they differ most"
-    return f"; the models differ most at {_place(text, most)}"
-
-
-def _place(text: "Continuation", j: int) -> str:
-    """Describe a token with its position, its part of the text and the KL there."""
-    of = " of the prompt" * (j < text.prompt_length)
-    return f"\u201c{text.tokens[j].strip()}\u201d, token {j}{of} (KL {text.kl[j]:.2f} nats)"
-
-
-def compare_scalars(comparison: "ScalarComparison", names: tuple[str, str]) -> str:
-    """Say what two models of one number read after a text, and which token changes their readings most differently."""
-    readings = " and ".join(
-        f"{name} reads a {kind} of {signed(values[-1])}"
-        for name, kind, values in zip(names, comparison.readouts, (comparison.base, comparison.aligned), strict=True)
-    )
-    opening = f"After the last token {readings}"
-    if len(comparison.tokens) < 2 or float(np.nanmax(np.abs(comparison.difference))) < ALIKE_READING:
-        return f"{opening}; no token changes the two readings differently."
-    j = comparison.most
-    ours, theirs = (f"{signed(values[j] - values[j - 1])} with {name}" for name, values in _sides(comparison, names))
-    return (
-        f"{opening}; \u201c{comparison.tokens[j].strip()}\u201d, token {j}, changes them most differently "
-        f"({theirs}, {ours})."
-    )
-
-
-def _sides(comparison: "ScalarComparison", names: tuple[str, str]) -> tuple[tuple[str, np.ndarray], ...]:
-    return (names[1], comparison.aligned), (names[0], comparison.base)
-
-
 def incomparable(base: "LM", aligned: "LM", names: tuple[str, str]) -> str:
     """Say why two models cannot be compared token by token, and what could be; empty where they can."""
     kinds = [lm.readout for lm in (base, aligned)]
@@ -257,7 +163,3 @@ def incomparable(base: "LM", aligned: "LM", names: tuple[str, str]) -> str:
             "choose two models with one tokenizer."
         )
     return ""
-
-
-def _percent(logprob: float) -> str:
-    return rate(float(np.exp(logprob)))

@@ -72,6 +72,7 @@ def section(analysis: Analysis, models: list[str], prompt: str) -> Iterator[str]
     lms = [LM.load(SAMPLES / name) for name in names]
     groups = [lms] if analysis.models == PAIR else [[lm] for lm in lms]
     given = {name: prompt for name in analysis.inputs if analysis.about_input(name).shared}
+    given = analysis.settled(given, *lms)
     results = [analysis.run(*group, **given) for group in groups]
     looks = [Look(name, colour) for name, colour in zip(names, (METHODS["pretrain"], METHODS["dpo"]), strict=False)]
     (result,) = analysis.together(results, looks)

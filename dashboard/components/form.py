@@ -16,6 +16,8 @@ from probe.texts import visible
 
 Field = dict[str, Any]
 NONE = "none"
+STEP = 0.1
+"""Of a slider."""
 BY_DEFAULT = "default"
 """In a field for a number that may stay empty."""
 
@@ -47,6 +49,11 @@ def memory() -> dict[str, Any]:
 def lasting_key(key: str, first: Any) -> str:
     """Return the key of a widget whose value outlives pages that do not show it and runs in which it is folded away."""
     return tell_again(begin(key, memory().get(key, first)))
+
+
+def set_input(key: str, value: Any) -> None:
+    """Give a widget a value, as if the reader had chosen it; for callbacks, and before it is drawn."""
+    st.session_state[key] = memory()[key] = value
 
 
 def linked_key(method: str, field: Field) -> str:
@@ -84,11 +91,19 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
             return nothing if each == NONE else labels(each)
 
         value = st.selectbox(label, choices, at, key=lasting_key(key, first), help=help, format_func=name, bind=bind)
+    elif field["type"] == "float" and field.get("within"):
+        low, high = field["within"]
+        value = st.slider(label, low, high, step=STEP, key=lasting_key(key, default), help=help, bind=bind)
     elif field["type"] == "int":
         empty: Any = None if field["optional"] else default  # None can be typed only where it is the widget's own value
-        value = number_input(
-            label, value=empty, key=lasting_key(key, default), step=1, help=help, placeholder=BY_DEFAULT, bind=bind
-        )
+        empty_text = field.get("placeholder") or BY_DEFAULT
+        hint = {"step": 1, "help": help, "placeholder": empty_text, "bind": bind}
+        if field.get("within"):
+            low, high = field["within"]
+            hint |= {"min_value": low, "max_value": high}
+            if isinstance(now := st.session_state.get(key), int) and not low <= now <= high:
+                st.session_state[key] = min(max(now, low), high)
+        value = number_input(label, value=empty, key=lasting_key(key, default), **hint)
     elif field["suggestions"]:
         value = _suggest(label, field, lasting_key(key, default), help, bind)
     else:
@@ -143,6 +158,8 @@ def option_value(field: Field, value: Any) -> Any:
         return None if value in (None, begins(field)) else str(value).replace(NONE, "None")
     if field["type"] == "int":
         return None if value is None or value == default else str(int(value))
+    if isinstance(value, float):
+        return None if value == default else str(value)
     text = str(value or "").strip()
     if text == input_text(default):
         return None
@@ -169,4 +186,4 @@ def choose(method: str, fields: Sequence[Field], values: Mapping[str, Any]) -> N
         value = values.get(field["name"], begins(field) if field["choices"] else field["default"])
         typed = field["type"] in ("flag", "int") or field["choices"] or field["suggestions"]
         key = linked_key(method, field)
-        st.session_state[key] = memory()[key] = value if typed else input_text(value)
+        set_input(key, value if typed else input_text(value))

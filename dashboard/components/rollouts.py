@@ -12,10 +12,11 @@ from dashboard.components.details import csv_button
 from dashboard.components.figure import figure
 from dashboard.components.number import number_input
 from dashboard.components.table import show_table
-from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.components.tokens import token_rows
 from dashboard.data import Store
 from dashboard.markdown import guard_callback, note
 from dashboard.state import compare_link, keep
+from probe.plotting.chips import Chip, TokenRow
 from probe.plotting.runs import token_panels
 from probe.plotting.theme import method_colour
 from probe.runs.captured import MEASURES, SIGNED, matching, token_measures, tokens

@@ -2,38 +2,15 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import streamlit as st
 
+from probe.plotting.chips import TokenRow
 from probe.texts import visible_parts
 
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chip:
-    """One token."""
-
-    text: str
-    """The readable piece."""
-    tip: str
-    """Lines shown on hover."""
-    strength: float = 0.0
-    """Colour from 0 (none) to 1; below 0 in the other colour."""
-    prompt: bool = False
-    """Part of what was given, not of what a model wrote."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenRow:
-    """One text."""
-
-    label: str
-    colour: str
-    """Of the mark beside the label."""
-    tokens: Sequence[Chip]
 
 
 @st.cache_resource(show_spinner=False)
@@ -64,7 +41,8 @@ def token_rows(
         if isinstance(choice, list) and len(choice) == 2 and all(isinstance(value, int | float) for value in choice):
             on_pick(int(choice[0]), int(choice[1]))
 
-    data = {"rows": visible_parts([asdict(row) for row in rows]), "chosen": list(chosen)}
+    shown = [asdict(replace(row, tokens=[replace(chip, inputs={}) for chip in row.tokens])) for row in rows]
+    data = {"rows": visible_parts(shown), "chosen": list(chosen)}
     _component()(data={**data, "made": _first_shown_at(key, data)}, key=key, on_picked_change=picked)
 
 

@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.table import show_table
-from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.components.tokens import token_rows
 from dashboard.markdown import guard, note
 from dashboard.phenomena.compute import Subject
 from dashboard.sides import chats
@@ -21,6 +21,7 @@ from probe.experiments.definition import Experiment
 from probe.experiments.metrics import ITEM
 from probe.experiments.result import MODEL, Result
 from probe.numbers import chance
+from probe.plotting.chips import Chip, TokenRow
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from probe.model.lm import LM
+    from probe.plotting.chips import TokenRows
 
 PAIR, SINGLE = ("base", "aligned"), ("lm",)
 """Names of the arguments that are models."""
 TICK = "tick"
-VIEWS = ("figures", "lists")
+VIEWS = ("sentence", "chips", "figures", "lists")
 """Methods of a result whose arguments choose what is looked at."""
 
 
@@ -42,11 +43,15 @@ class Input:
     placeholder: str = ""
     """What stands in an empty field."""
     first: Callable[..., Any] | None = None
-    """Its default for these models, where the argument's own is None."""
+    """Its default for these models, or a view's for a result, where the argument's own is None."""
     choices: Callable[..., Sequence[Any]] | None = None
-    """The values that it can have for these models, where its type does not say."""
+    """The values that it can have for these models, or a view for a result, where its type does not say."""
     shared: str = ""
     """The choice above the pages that it takes (`prompt`); no widget of its own."""
+    within: tuple[float, float] | Callable[..., tuple[float, float]] | None = None
+    """The smallest and the largest number that it can be, or a function of the models, or of the result for a view."""
+    folded: str = ""
+    """The name of the popover that its widget lies in."""
     labels: Mapping[Any, str] | Callable[[Any], str] = str
     """What its values are called on a page and in its URL."""
     nothing: str = "none"
@@ -61,7 +66,7 @@ class Input:
         return self.labels[value] if isinstance(self.labels, Mapping) else self.labels(value)
 
 
-SHARED = {"prompt": Input("Prompt", shared="prompt")}
+SHARED = {"prompt": Input("Prompt", shared="prompt"), "chat": Input("Chat template", key="chat")}
 """Inputs that are known by their names."""
 Prompt = Annotated[str, SHARED["prompt"]]
 """The text that the models are given: the prompt above the pages, `--prompt` of the command."""
@@ -88,6 +93,8 @@ class Analysis:
     """Relative widths of the figures in each row of the page; a figure that no row has stands in one of its own."""
     beside: type[Beside[Any]] | None = None
     """What says and draws the results of several models together; without it they stand side by side."""
+    settle: Callable[..., Mapping[str, Any]] | None = None
+    """Gives inputs that are left to the models one value for all of them, from the models and the inputs."""
     origin: str = BUILT_IN
     """Where it comes from: built in, a distribution, or a file."""
 
@@ -108,6 +115,15 @@ class Analysis:
     def views(self) -> dict[str, inspect.Parameter]:
         """Inputs that choose what is looked at of a result."""
         return {name: each for method in self._methods() for name, each in _keywords(method).items()}
+
+    def views_of(self, method: str) -> Collection[str]:
+        """Return the names of the inputs that a method of the result takes."""
+        return [name for each in self._methods() if each.__name__ == method for name in _keywords(each)]
+
+    @property
+    def has_chips(self) -> bool:
+        """Whether its results have texts as rows of tokens."""
+        return any(each.__name__ == "chips" and each is not Drawable.chips for each in self._methods())
 
     def _methods(self) -> list[Callable[..., Any]]:
         """Return the methods of the result's class that take views."""
@@ -186,11 +202,15 @@ class Analysis:
             entries.append((self.option_of(name), Annotated[plain, tyro.conf.arg(help=text)], entry))
         return make_dataclass(self.name, entries, frozen=True)
 
-    def fields(self, *lms: "LM") -> list[dict[str, Any]]:
+    def fields(self, *lms: "LM", result: Drawable | None = None) -> list[dict[str, Any]]:
         """Describe the inputs for a form (`probe.options.describe`), with what they can be for these models.
 
-        Further keys are those of `Input`, `labels` as a function of a value, and `view`: whether it only chooses what
-        is looked at.
+        Further keys are those of `Input`, `labels` as a function of a value, and `view`: the method of the result that
+        it is an argument of, where it only chooses what is looked at.
+
+        Args:
+            lms: the models.
+            result: whose views are described with what they can be.
         """
         entries, names = [], {self.option_of(name): name for name in self.inputs | self.views}
         for each in describe_form(self.form()):
@@ -205,12 +225,17 @@ class Analysis:
                 "advanced": about.advanced,
                 "labels": about.label_of,
                 "nothing": about.nothing,
-                "view": name in self.views,
+                "folded": about.folded,
+                "within": None if callable(about.within) else about.within,
+                "view": self._owner(name).__name__ if name in self.views else "",
             }
-            if lms and about.choices is not None:
-                entry |= {"choices": list(about.choices(*lms)), "type": "list" if entry["type"] == "list" else "choice"}
-            if lms and about.first is not None and entry["default"] is None:
-                entry |= {"default": about.first(*lms), "optional": False}
+            of: tuple[Any, ...] = lms if name in self.inputs else () if result is None else (result,)
+            if of and callable(about.within):
+                entry |= {"within": about.within(*of)}
+            if of and about.choices is not None:
+                entry |= {"choices": list(about.choices(*of)), "type": "list" if entry["type"] == "list" else "choice"}
+            if of and about.first is not None and entry["default"] is None:
+                entry |= {"default": about.first(*of), "optional": False}
             entries.append(entry)
         return entries
 
@@ -225,6 +250,9 @@ class Analysis:
             about = self.about_input(name)
             if value is None and about.first is not None:
                 whole[name] = value = about.first(*lms)
+            ends = about.within(*lms) if callable(about.within) else about.within
+            if ends is not None and value is not None and not ends[0] <= value <= ends[1]:
+                raise ConfigError(f"`{name}` of {self.name} is {value}; expected {ends[0]:g} to {ends[1]:g}.")
             known = None if about.choices is None else list(about.choices(*lms))
             if known is not None and value is not None and value not in known:
                 some = ", ".join(map(str, known))
@@ -238,6 +266,15 @@ class Analysis:
             ProbeError: what the models or the inputs cannot be used for.
         """
         return 0.0 if self.seconds is None else self.seconds(*lms, **self.complete(values, *lms))
+
+    def settled(self, values: Mapping[str, Any], *lms: "LM") -> dict[str, Any]:
+        """Return the inputs with one value for all models where each model by itself would take another.
+
+        Raises:
+            ProbeError: what the models or the inputs cannot be used for.
+        """
+        several = self.models != PAIR and len(lms) > 1
+        return {**values, **(self.settle(lms, **self.complete(values, lms[0])) if self.settle and several else {})}
 
     def run(self, *lms: "LM", tick: Tick = ignore, **values: Any) -> Drawable:
         """Compute the result; inputs that choose what is looked at are left out.
@@ -260,10 +297,18 @@ class Analysis:
     def together(self, results: Sequence[Drawable], looks: Sequence[Look]) -> list[Drawable]:
         """Return results of one model each as one for all of them, where the analysis says them together."""
         if self.models == PAIR:
-            return [named(result, *(look.name for look in looks)) for result in results]
+            return [named(result, looks) for result in results]
         if self.beside is not None and results:
             return [self.beside(tuple(results), tuple(looks))]
-        return [named(result, look.name) for result, look in zip(results, looks, strict=True)] if looks else [*results]
+        return [named(result, [look]) for result, look in zip(results, looks, strict=True)] if looks else [*results]
+
+    def sentence(self, result: Drawable, values: Mapping[str, Any]) -> str:
+        """Return the sentence of a result with the chosen views."""
+        return result.sentence(**_chosen(result.sentence, values))
+
+    def chips(self, result: Drawable, values: Mapping[str, Any]) -> "TokenRows | None":
+        """Return the texts of a result with the chosen views."""
+        return result.chips(**_chosen(result.chips, values))
 
     def figures(self, result: Drawable, values: Mapping[str, Any]) -> "Mapping[str, go.Figure]":
         """Return the figures of a result with the chosen views."""
@@ -274,11 +319,12 @@ class Analysis:
         return result.lists(**_chosen(result.lists, values))
 
 
-def named(result: Drawable, *names: str) -> Drawable:
-    """Return a result that calls its models by these names."""
+def named(result: Drawable, looks: Sequence[Look]) -> Drawable:
+    """Return a result that calls its models by these names and draws them in these colours, as far as it has them."""
     known: Any = result
-    has_names = is_dataclass(known) and "names" in {each.name for each in fields(known)}
-    return replace(known, names=tuple(names)) if has_names else result
+    own = {each.name for each in fields(known)} if is_dataclass(known) else set()
+    changes = {"names": tuple(look.name for look in looks), "looks": tuple(looks)}
+    return replace(known, **{name: value for name, value in changes.items() if name in own})
 
 
 @dataclass(frozen=True)

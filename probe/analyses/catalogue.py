@@ -13,7 +13,7 @@ The decorator gives the function back as it was. Packages bring some by the entr
 
 import ast
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -27,6 +27,9 @@ from probe.plugins import BUILT_IN, NameTakenError, Registry, include, origin_of
 F = TypeVar("F", bound=Callable[..., Any])
 
 MODULES = {
+    "compare": "probe.compare.side_by_side",
+    "compare_scalars": "probe.compare.scalars",
+    "compare_corpus": "probe.compare.corpus_shift",
     "compare_first_tokens": "probe.compare.first_tokens",
     "steer_by_first_tokens": "probe.compare.first_tokens",
     "weight_change": "probe.compare.weights",
@@ -52,6 +55,7 @@ def analysis(
     key: str = "",
     widths: Sequence[Sequence[int]] = (),
     beside: type[Beside[Any]] | None = None,
+    settle: Callable[..., Mapping[str, Any]] | None = None,
 ) -> Callable[[F], F]:
     """Make a function an analysis; see the module.
 
@@ -64,6 +68,8 @@ def analysis(
         key: what the names of its inputs in the URL begin with; the function's name by default.
         widths: relative widths of the figures in each row of the page.
         beside: says and draws the results of several models together; without it they stand side by side.
+        settle: from the models and the inputs gives inputs that are left to the models one value for all of them, such
+            as the answer that all are asked about.
 
     Raises:
         ConfigError: the function takes half of a pair of models, an input has neither a type nor a default, or the
@@ -82,9 +88,8 @@ def analysis(
         origin = BUILT_IN if str(function.__module__).startswith("probe.") else origin_of(function)
         heading = title or name.replace("_", " ").capitalize()
         rows = tuple(map(tuple, widths))
-        entry = Analysis(
-            name, page_key(page), heading, function, tuple(equations), seconds, key or name, rows, beside, origin
-        )
+        own = key or name, rows, beside, settle, origin
+        entry = Analysis(name, page_key(page), heading, function, tuple(equations), seconds, *own)
         if origin != BUILT_IN:
             entry.form()
         with unless_taken():

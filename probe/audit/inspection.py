@@ -403,7 +403,8 @@ def _corpus(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: 
     """
 
     def measure() -> pd.DataFrame:
-        shift = compare_corpus(base, aligned, shared_texts(base, aligned, _few(n), seed), seed=seed, tick=tick)
+        texts = shared_texts(base, aligned, _few(n), seed)
+        shift = compare_corpus(base, aligned, texts, answers=False, seed=seed, tick=tick)
         whole = {"kind": "all", "texts": len(shift.texts), "tokens": int(shift.kinds["tokens"].sum())}
         whole |= shift.kl.row(name="kl") | {"kl_reverse": shift.kl_reverse.value}
         return pd.concat([pd.DataFrame([whole]), shift.kinds], ignore_index=True)

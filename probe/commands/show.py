@@ -105,6 +105,7 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
     from probe.runs.schema import jsonable
 
     lms = [analysable(ref) for ref in refs]
+    values = analysis.settled(values, *lms)
     found = []
     for group in [lms] if analysis.models == PAIR else [[lm] for lm in lms] or [[]]:
         with Progress(analysis.title) as bar:
@@ -118,10 +119,13 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
             write(analysis, result, values, out, settings.figure, about)
         if settings.json:
             tables = {name: table.astype(object).to_dict("records") for name, table in result.tables().items()}
-            told = {"analysis": analysis.name, "models": about, "sentence": result.sentence()}
+            told = {"analysis": analysis.name, "models": about, "sentence": analysis.sentence(result, values)}
             say(json.dumps(jsonable({**told, "notes": list(result.notes), "tables": tables}), indent=2))
             continue
-        remark((f"{names[index]}: " if len(shown) > 1 else "") + result.sentence())
+        remark((f"{names[index]}: " if len(shown) > 1 else "") + analysis.sentence(result, values))
+        texts = analysis.chips(result, values)
+        for row in texts.rows if texts else ():
+            remark(f"{row.label}: {' '.join(chip.text for chip in row.tokens)}")
         for note in result.notes:
             say(f"probe: note: {note}", error=True)
         print_lists(analysis.lists(result, values))

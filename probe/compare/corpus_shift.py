@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,16 +26,19 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from probe import stats
+from probe.analyses.analysis_record import Input
+from probe.analyses.catalogue import analysis
 from probe.compare.side_by_side import require_writers
 from probe.compare.worlds import shared_world, worlds_apart
-from probe.errors import DataError
+from probe.errors import ConfigError, DataError, suggest
+from probe.experiments.cost import seconds_a_token
 from probe.experiments.run import labels
 from probe.logits.lens import require_same_tokens
 from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.text import chat_text, context_length, encode, pad, pieces, split
-from probe.numbers import in_unit, signed
-from probe.plotting.notebook import Drawable
+from probe.numbers import chance, in_unit, rate, signed
+from probe.plotting.notebook import Drawable, opening, titled
 from probe.questions.sets import right_answers
 from probe.rows import (
     DOCUMENT,
@@ -69,6 +72,18 @@ SPLITS = 100
 """Halves that are drawn."""
 CONTEXT = 8
 """Tokens that a changed position is shown with."""
+EACH, OF_FILE = 10, 100
+"""Questions of each kind, and rows of a file, that are read where nothing is said."""
+LETTERS, OVERHEAD, OVERHEAD_S = 4, 1.5, 0.5
+"""Letters of a token, about; and what comparing takes beside reading: a share, and seconds for halves and intervals."""
+SHOWN = 200
+"""Rows of a table as it is read."""
+EQUATIONS = (
+    r"\mathrm{KL}_t = \sum_v \pi_a(v \mid x_{\le t}) \log \frac{\pi_a(v \mid x_{\le t})}{\pi_b(v \mid x_{\le t})},"
+    r"\quad a = \mathrm{aligned},\ b = \mathrm{base}",
+    r"\mathrm{difference}(v) = \frac{1}{P}\sum_t \pi_a(v \mid x_{\le t}) - \pi_b(v \mid x_{\le t}), \quad"
+    r"\mathrm{log\ ratio}(v) = \frac{1}{P}\sum_t \log \frac{\pi_a(v \mid x_{\le t})}{\pi_b(v \mid x_{\le t})}",
+)
 FORMS: tuple[Columns, ...] = (
     {"text": DOCUMENT["text"]},
     {"messages": is_messages},
@@ -77,6 +92,7 @@ FORMS: tuple[Columns, ...] = (
     {"prompt": is_text_or_messages},
 )
 """Columns of a row that is a text; the first that it has all columns of counts."""
+KL = "KL, nats"
 KIND = "text"
 """The kind of texts without one."""
 SCORES = {"difference": "mean of p_aligned - p_base", "log_ratio": "mean of log p_aligned - log p_base, nats"}
@@ -119,9 +135,10 @@ class CorpusShift(Drawable):
     (those that count), `kl` and `kl_reverse` (nats, means over them), `kl_max` with its `position` and `token`, `text`.
     """
     tokens: pd.DataFrame
-    """One row for each of the most changed positions: `row`, `kind`, `position`, `token` (that is read), `context` (the
-    text up to there), `kl`, `kl_reverse`, `base_next` and `aligned_next` (the likeliest next tokens) with `base_p` and
-    `aligned_p`, `promoted` (the token whose probability rises most) and `change` (by how much)."""
+    """One row for each of the most changed positions: `row`, `kind`, `start` (of the piece of the text), `position`,
+    `token` (that is read), `context` (the last tokens up to there) and `before` (all of the piece), `kl`, `kl_reverse`,
+    `base_next` and `aligned_next` (the likeliest next tokens) with `base_p` and `aligned_p`, `promoted` (the token
+    whose probability rises most) and `change` (by how much)."""
     kinds: pd.DataFrame
     """One row a kind, the most changed first: `kind`, `texts`, `tokens`, `kl` (mean over its positions) with `kl_low`
     and `kl_high` (95 %, over texts), `kl_reverse`."""
@@ -138,7 +155,7 @@ class CorpusShift(Drawable):
     (95 % of the splits), and `null`: with random signs of the texts' differences no token's score is larger than this
     in 95 % of the draws."""
     notes: tuple[str, ...] = ()
-    """Rows of a file that are left out."""
+    """What the choice of texts alone gives, and rows of a file that are left out."""
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """All tables by name."""
@@ -150,11 +167,73 @@ class CorpusShift(Drawable):
         tokens = self.listed("difference").rename(columns={"token": "name", "direction": "panel"})
         return pd.concat([kinds.assign(panel="kind"), tokens])[["panel", "name", "value", "ci_low", "ci_high"]]
 
-    def figure(self) -> "go.Figure":
+    def figures(self) -> "dict[str, go.Figure]":
         """KL by kind of text, and the tokens that are promoted and suppressed, with their 95 % intervals."""
         from probe.compare.figures import corpus_panels
 
-        return corpus_panels(self.kinds, self.listed("difference"))
+        title = f"What changed from {self.names[0]} to {self.names[1]} over {len(self.texts):,} texts"
+        return {"corpus": titled(corpus_panels(self.kinds, self.listed("difference")), title)}
+
+    def data(self, figure: str) -> pd.DataFrame:
+        """Return the table behind the figure."""
+        return self.table()
+
+    def lists(
+        self,
+        kind: Annotated[
+            str | None, Input("Kind", key="corpus_kind", choices=lambda shift: shift.kinds["kind"], nothing="all")
+        ] = None,
+    ) -> dict[str, pd.DataFrame]:
+        """Return what changed most, the first 200 rows of each; a row opens its text in `compare`.
+
+        Args:
+            kind: of the positions and texts that are listed; all by default.
+
+        Raises:
+            ConfigError: no text is of that kind.
+        """
+        known = list(self.kinds["kind"])
+        if kind is not None and kind not in known:
+            raise ConfigError(f"No text is of the kind `{kind}`: {suggest(kind, known, f'name one of {known}.')}")
+        tokens, texts = (
+            (each if kind is None else each[each["kind"] == kind]).head(SHOWN) for each in (self.tokens, self.texts)
+        )
+        positions = tokens[["row", "kind", "position", "context", "kl"]].set_axis(
+            ["text", "kind", "at", "read up to there", KL], axis=1
+        )
+        for name, side in zip(self.names, ("base", "aligned"), strict=True):
+            pairs = zip(tokens[f"{side}_next"], tokens[f"{side}_p"], strict=True)
+            positions[f"{name}: next"] = [f"{token} {chance(p)}" for token, p in pairs]
+        named = {"row": "text", "kind": "kind", "kl": KL, "kl_max": "largest", "position": "at", "token": "token"}
+        whole = texts[[*named, "tokens", "text"]].set_axis([*named.values(), "tokens", "whole text"], axis=1)
+        kinds = self.kinds[["kind", "kl", "kl_low", "kl_high", "texts", "tokens"]]
+        read = self.by_token[["token", "kl", "share", "count"]].head(SHOWN)
+        return {
+            "Positions": opening(positions, "compare", _prompts(tokens, "before")),
+            "Texts": opening(whole, "compare", _prompts(texts, "text")),
+            "Kinds": kinds.set_axis(["kind", KL, "95 % from", "to", "texts", "tokens"], axis=1),
+            "Tokens read": read.set_axis(["token", KL, "share", "count"], axis=1),
+            "Promoted and suppressed": self._promoted("difference"),
+            "By log-probability": self._promoted("log_ratio"),
+        }
+
+    def _promoted(self, score: str) -> pd.DataFrame:
+        """Return the tokens at both ends of a score as they are read."""
+        rows = self.listed(score)
+        unit, factor = ("pp", 100) if score == "difference" else ("nats", 1)
+        ends = zip(*(factor * rows[name] for name in ("value", "ci_low", "ci_high")), strict=True)
+        return pd.DataFrame(
+            {
+                "token": rows["token"],
+                "direction": rows["direction"],
+                f"change, {unit} [95 %]": [_signed_interval(*each) for each in ends],
+                "p(base)": [chance(p) for p in rows["p_base"]],
+                "p(aligned)": [chance(p) for p in rows["p_aligned"]],
+                "same sign": [_share(each) for each in rows["same_sign"]],
+                "same rank": [_share(each) for each in rows["same_rank"]],
+                "beyond the null": ["yes" if each else "no" for each in rows["beyond_null"]],
+            }
+        )
 
     def listed(self, score: str) -> pd.DataFrame:
         """Return the promoted and suppressed tokens of one score."""
@@ -184,6 +263,22 @@ class CorpusShift(Drawable):
         if correlation == correlation:
             parts.append(f"the scores of two halves of the texts correlate by {correlation:.2f}")
         return "; ".join(parts) + "."
+
+
+def _prompts(rows: pd.DataFrame, column: str) -> list[dict[str, Any]]:
+    """Return the text in a column as a prompt for each row, and the index of the token that is predicted there."""
+    places = zip(rows[column], rows["position"] - rows["start"] + 1, strict=True)
+    return [{"prompt": text, "position": int(at), "chat": False} for text, at in places]
+
+
+def _signed_interval(value: float, low: float, high: float) -> str:
+    ends = "" if low != low else f" [{low:+.2g}, {high:+.2g}]"
+    return f"{value:+.2g}{ends}".replace("-", "\u2212")
+
+
+def _share(value: float) -> str:
+    """Format a share of the splits; empty where there are none."""
+    return "" if value != value else rate(value)
 
 
 def read_texts(path: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Text]:
@@ -284,37 +379,99 @@ class _Positions(NamedTuple):
     change: Float[Tensor, " P"]
 
 
+def texts_of(
+    base: LM, aligned: LM, texts: "Sequence[str | Text] | Path | None", n: int | None, seed: int
+) -> Sequence[str | Text]:
+    """Return the texts that two models read: some of a file, or of the questions that both can be asked.
+
+    Raises:
+        ConfigError: no file is named, and the models belong to different worlds.
+        DataError: the file cannot be read, or none of its rows can be used.
+    """
+    if texts is None:
+        return shared_texts(base, aligned, n or EACH, seed)
+    return read_texts(texts, selection=Selection(n or OF_FILE, seed)) if isinstance(texts, Path) else texts
+
+
+def corpus_seconds(
+    base: LM,
+    aligned: LM,
+    texts: "Sequence[str | Text] | Path | None" = None,
+    n: int | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> float:
+    """Return the seconds that both models take to read the texts, about: they are timed on a few tokens.
+
+    Raises:
+        ProbeError: see `compare_corpus`.
+    """
+    require_writers(base, aligned)
+    letters = sum(
+        len(text) if isinstance(text, str) else len(text.completion or "") + len(str(text.content))
+        for text in texts_of(base, aligned, texts, n, seed)
+    )
+    return OVERHEAD_S + OVERHEAD * sum(map(seconds_a_token, (base, aligned))) * letters / LETTERS
+
+
+@analysis(
+    "compare",
+    title="Over a corpus",
+    equations=EQUATIONS,
+    seconds=corpus_seconds,
+    key="corpus",
+)
 @torch.no_grad()
 def compare_corpus(
     base: LM,
     aligned: LM,
-    texts: Sequence[str | Text],
-    answers: bool = False,
-    k: int = 10,
-    most: int = 50,
-    seed: int = 0,
+    texts: Annotated[
+        Sequence[str | Text] | Path | None,
+        Input(
+            "File of texts",
+            key="corpus_file",
+            placeholder="the questions of their world, or of the shipped sets",
+            type=Path | None,
+        ),
+    ] = None,
+    answers: Annotated[bool, Input("Answers only")] = True,
+    n: Annotated[int | None, Input("Texts", placeholder=f"{OF_FILE}, or {EACH} each")] = None,
+    seed: Annotated[int, Input("Seed of the texts")] = 0,
+    k: Annotated[int, Input(advanced=True)] = 12,
+    most: Annotated[int, Input(advanced=True)] = SHOWN,
     tick: Tick = ignore,
 ) -> CorpusShift:
-    """Read a corpus with two models.
+    """Read a corpus with two models: which texts, positions, kinds and tokens changed most.
 
-    The order of the texts changes nothing. KL is exact over the vocabulary; padding is not counted.
+    What stands at a position is about the distribution of the token that follows it; with answers only, a position
+    counts where an assistant speaks next. KL is exact over the vocabulary; padding is not counted, and the order of the
+    texts changes nothing. A token is promoted where its mean probability rises. Some of many tokens always come out on
+    top: texts are split in halves at random 100 times. *Same sign* and *same rank* are the shares of splits in which
+    both halves give the token this sign, and have it among as many first tokens. The *null* is the largest score of any
+    token when each text's difference has a random sign: 95 % of the draws stay below it. Intervals are 95 %, by a
+    bootstrap over texts.
 
     Args:
         base: the model compared against.
         aligned: the other one; its tokenizer must be the same, and its chat template writes messages.
-        texts: texts, or what `read_texts` or `shared_texts` gives. Rows of a file that cannot be encoded are left out
-            and named in `notes`, unless the file is read strictly.
+        texts: a file with a row a text: `text`, `messages`, or `prompt` (with `completion` or `chosen`), and `kind` by
+            which texts are grouped; or a text file as one text. Without one, the questions of the world that both
+            belong to, or of the shipped sets. In Python also texts, or what `read_texts` or `shared_texts` gives. Rows
+            of a file that cannot be encoded are left out and named, unless the file is read strictly.
         answers: count only the positions whose next token an assistant says: the last token of a prompt and what stands
             behind it. Texts without a prompt count whole.
+        n: texts of the file (by default 100), or questions of each kind (by default 10).
+        seed: of the choice of texts, of groups, halves and intervals.
         k: promoted and suppressed tokens of each score.
         most: changed positions that are listed.
-        seed: of groups, halves and intervals.
         tick: called with the share that is done.
 
     Raises:
-        DataError: a model reads one number, the tokenizers differ, or a text is empty or has unknown words.
-        ConfigError: `k` or `most` is less than 1.
+        DataError: a model reads one number, the tokenizers differ, the file cannot be read, or a text is empty or has
+            unknown words.
+        ConfigError: `k` or `most` is less than 1, or no file is named and the models belong to different worlds.
     """
+    texts = texts_of(base, aligned, texts, n, seed)
     require_writers(base, aligned)
     require_same_tokens(base, aligned)
     check_count(k)
@@ -344,8 +501,22 @@ def compare_corpus(
         promoted[name] = total.numpy()[promoted["id"].to_numpy(dtype=int)] / counts.sum()
     halves, notes = pd.DataFrame([half for _, half in found]), rows.notes() if isinstance(rows, Rows) else ()
     apart = worlds_apart(base, aligned, (base.ref or "base", aligned.ref or "aligned"))
-    notes = (*notes, *([apart] if apart else []))
+    notes = (*_null_notes(found), *notes, *([apart] if apart else []))
     return _shift(base, aligned, corpus, values, promoted, halves, most, seed, tuple(notes))
+
+
+def _null_notes(found: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[str]:
+    """Return what the choice of texts alone gives, in a sentence."""
+    half = next(half for _, half in found if half["score"] == "difference")
+    if half["null"] != half["null"]:
+        return ["One text has no halves, so there are no intervals and no null: give more texts."]
+    if half["correlation"] != half["correlation"]:
+        return []
+    return [
+        f"The choice of texts alone gives some token a change of {100 * half['null']:.3g} pp. The scores of two halves"
+        f" of the texts correlate by {half['correlation']:.2f} [{half['low']:.2f}, {half['high']:.2f}] over the"
+        " vocabulary."
+    ]
 
 
 def _named(text: str | Text, number: int) -> Text:
@@ -539,9 +710,11 @@ def _shift(
     tokens = pd.DataFrame(
         {
             **{name: column[owner[top]] for name, column in about.items()},
+            "start": offset[owner[top]],
             "position": place[top] + offset[owner[top]],
             "token": pieces(tokenizer, ids[top].tolist()),
             "context": [tokenizer.decode(each[-CONTEXT:]) for each in before],
+            "before": [tokenizer.decode(each) for each in before],
             **{name: column.numpy()[top] for name, column in values._asdict().items()},
         }
     )

@@ -262,13 +262,17 @@ def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str
     return figure
 
 
+WIDEST = 4
+"""Times the largest mean that an axis of means reaches, at most: longer intervals leave the figure at its edge."""
+
+
 def corpus_panels(kinds: pd.DataFrame, tokens: pd.DataFrame, *, most: int = 30) -> go.Figure:
     """KL by kind of text, and by how much the mean probability of tokens changed, with their 95 % intervals.
 
     Args:
         kinds: `kind`, `kl`, `kl_low`, `kl_high`, the most changed first.
         tokens: `token`, `direction` (promoted, suppressed), `value`, `ci_low`, `ci_high`.
-        most: kinds that are drawn.
+        most: kinds that are drawn. Intervals beyond 4 times the largest mean end at the edge of the figure.
     """
     titles = ["KL(aligned \u2225 base) by kind", "tokens promoted and suppressed"]
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.22)
@@ -276,6 +280,10 @@ def corpus_panels(kinds: pd.DataFrame, tokens: pd.DataFrame, *, most: int = 30) 
     rows = kinds[["kl", "kl_low", "kl_high"]].to_numpy(dtype=float)
     figure.add_trace(_points(rows, list(kinds["kind"]), METHODS["dpo"], " nats"), row=1, col=1)
     figure.update_yaxes(row=1, col=1, **_names(list(kinds["kind"])))
+    ends = rows[np.isfinite(rows)]
+    if ends.max(initial=0) > WIDEST * rows[:, 0].max(initial=0) > 0:  # one kind of few texts would flatten the others
+        largest = WIDEST * rows[:, 0].max()
+        figure.update_xaxes(range=[-0.02 * largest, largest], row=1, col=1)
     figure.update_xaxes(title_text="nats a token", rangemode="tozero", row=1, col=1)
     tokens = tokens.sort_values("value", ascending=False)
     rows = 100 * tokens[["value", "ci_low", "ci_high"]].to_numpy(dtype=float)

@@ -1,18 +1,20 @@
-"""Two models on one prompt: both continuations, token by token, under both models.
+"""Two models on one prompt: both continuations, token by token, under both models, and where they differ most.
 
 Axes: T tokens of prompt and continuation, D blocks, V vocabulary. Entry j of a [T] array belongs to token j and comes
 from the distributions before it; there is nothing before token 0, so that entry is NaN.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
+from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.catalogue import analysis
 from probe.errors import DataError
 from probe.logits.answer_tokens import answer_tokens
 from probe.logits.lens import (
@@ -26,12 +28,27 @@ from probe.logits.lens import (
 )
 from probe.model.lm import LM
 from probe.model.text import encode
-from probe.plotting.notebook import Drawable
+from probe.numbers import chance, rate
+from probe.plotting.chips import Chip, TokenRow, TokenRows
+from probe.plotting.notebook import Drawable, Look, clickable, pair, titled
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-Author = Literal["base", "aligned"]
+Author = Literal["aligned", "base"]
+EQUATIONS = (
+    r"\mathrm{KL}_j = \sum_v \pi_a(v \mid x_{<j}) \log \frac{\pi_a(v \mid x_{<j})}{\pi_b(v \mid x_{<j})},"
+    r"\quad a = \mathrm{aligned},\ b = \mathrm{base}",
+    r"\mathrm{lens}_\ell(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^\ell)\big)",
+)
+STRONG_NATS = 2.0
+"""KL at which a token has its full colour."""
+ALIKE_NATS = 0.001
+"""KL below which two models are said to expect the same."""
+WINDOW = 16
+"""Columns of the lens around the chosen token."""
+HEIGHT = 226
+"""Pixels of the two figures of a token: a first screen has them whole."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,11 @@ class Continuation(Drawable):
     """[T] KL(aligned || base) of the distributions before each token in nats."""
     lens_kl: np.ndarray | None
     """[D+1, T] KL(aligned || base) of the two lenses in nats; None for models of different depth."""
+
+    @property
+    def sides(self) -> tuple[Expectation, Expectation]:
+        """What base and aligned expected."""
+        return self.base, self.aligned
 
     def table(self) -> pd.DataFrame:
         """One row a token: position, token, part, base_logprob, aligned_logprob, difference, kl, entropies."""
@@ -144,6 +166,13 @@ class Continuation(Drawable):
         return rows[rows["position"] > 0].reset_index(drop=True)
 
 
+Shown = Annotated[Author, Input("Continuation shown", key="text")]
+Position = Annotated[
+    int | None,
+    Input("Token", key="position", first=lambda found: found.divergence, within=lambda found: (1, found.last)),
+]
+
+
 @dataclass(frozen=True)
 class Comparison(Drawable):
     """A base and an aligned model on one prompt."""
@@ -154,6 +183,131 @@ class Comparison(Drawable):
     """What the base model went on with."""
     aligned: Continuation
     """What the aligned model went on with."""
+    names: tuple[str, str] = ("base", "aligned")
+    """How base and aligned are called."""
+    looks: tuple[Look, ...] = ()
+    """How they are drawn; in the colours of pretraining and DPO without."""
+
+    @property
+    def hooked(self) -> list[int]:
+        """The ids of the aligned model's text."""
+        return self.aligned.ids
+
+    @property
+    def last(self) -> int:
+        """The last token of the longer text, at least 1."""
+        return max(1, len(self.base.ids) - 1, len(self.aligned.ids) - 1)
+
+    @property
+    def divergence(self) -> int:
+        """The first token where the two continuations diverge; if they are one text, where its KL is largest."""
+        for j, (a, b) in enumerate(zip(self.base.ids, self.aligned.ids, strict=False)):
+            if a != b:
+                return j
+        shorter, longer = sorted((len(self.base.ids), len(self.aligned.ids)))
+        start = self.aligned.prompt_length
+        if shorter < longer:
+            return shorter
+        if start >= longer:
+            return longer - 1
+        return start + int(np.nanargmax(self.aligned.kl[start:]))
+
+    def shown(self, author: Author) -> Continuation:
+        """Return the continuation of a model."""
+        return self.base if author == "base" else self.aligned
+
+    def sentence(self, author: Shown = "aligned") -> str:
+        """Say what the two models answer, how sure each is, where they diverge, and where they differ most.
+
+        Args:
+            author: whose text is looked at for where they differ most.
+        """
+        j, names = self.divergence, self.names
+        base, aligned, text = self.base, self.aligned, self.shown(author)
+        if base.ids == aligned.ids:
+            if len(base.ids) == base.prompt_length:
+                return "Both models end at once and say nothing."
+            opening = f"Both models say \u201c{aligned.text.strip()}\u201d"
+            if float(np.nanmax(aligned.kl)) < ALIKE_NATS:
+                return f"{opening}, and expect the same at every token (KL below {ALIKE_NATS} nats)."
+            most = int(np.nanargmax(aligned.kl))
+            shares = f"{_percent(aligned.aligned.logprobs[j])} with {names[1]}, "
+            shares += f"{_percent(aligned.base.logprobs[j])} with {names[0]}, KL {aligned.kl[j]:.2f} nats"
+            answer = f"\u201c{aligned.tokens[j].strip()}\u201d, token {j} ({shares})"
+            if most == j:
+                return f"{opening}; the models differ most at {answer}."
+            return f"{opening}; the models differ most at {_place(aligned, most)}, and in what they say at {answer}."
+        if min(len(base.ids), len(aligned.ids)) <= j:
+            shorter = names[0] if len(base.ids) <= j else names[1]
+            return f"Both models begin alike, and {shorter} ends before token {j}{_most(text, j)}."
+        ours, theirs = aligned.tokens[j].strip(), base.tokens[j].strip()
+        return (
+            f"{names[1]} answers \u201c{ours}\u201d with {_percent(aligned.aligned.logprobs[j])} where {names[0]}"
+            f" answers \u201c{theirs}\u201d with {_percent(base.base.logprobs[j])};"
+            f" the continuations diverge at token {j} (KL {aligned.kl[j]:.2f} nats){_most(text, j)}."
+        )
+
+    def chips(self, author: Shown = "aligned", position: Position = None) -> TokenRows:
+        """Return the prompt and both continuations; the colour of a token is the KL of both models before it.
+
+        Args:
+            author: whose continuation is looked at.
+            position: the token that is marked.
+        """
+        text, at = self.shown(author), self._within(author, position)
+        cut = text.prompt_length
+        looks = self.looks or pair()
+        rows = [TokenRow(label="prompt", colour="transparent", tokens=_chips(self.aligned, 0, cut))]
+        for name, look, own in zip(self.names, looks, (self.base, self.aligned), strict=True):
+            rows.append(TokenRow(label=name, colour=look.colour, tokens=_chips(own, cut, len(own.ids))))
+        row = 0 if at < cut else 1 + (text.author == "aligned")
+        return TokenRows(rows=rows, chosen=(row, at - (cut if row else 0)), note=COLOURS)
+
+    def figures(self, author: Shown = "aligned", position: Position = None) -> "dict[str, go.Figure]":
+        """Return KL along a text, the next-token probabilities at a token, and both lenses around it.
+
+        Args:
+            author: whose continuation is drawn.
+            position: the token; by default the first where the continuations diverge.
+        """
+        from probe.compare.figures import kl_bars, next_tokens
+        from probe.logits.figures import lens_pair
+
+        text, at = self.shown(author), self._within(author, position)
+        name, looks = self.names[author == "aligned"], self.looks or pair()
+        colours = looks[0].colour, looks[1].colour
+        bars = kl_bars(text.kl, text.tokens, start=text.prompt_length, chosen=at, colour=colours[1])
+        tops = [(list(side.top_tokens[at]), np.exp(side.top_logprobs[at])) for side in (text.base, text.aligned)]
+        first = max(0, min(at - WINDOW // 2, len(text.ids) - 1 - WINDOW))
+        window = slice(first, min(first + WINDOW, len(text.ids) - 1))
+        sides = [side.lens for side in (text.base, text.aligned)]
+        lenses = [(lens.top_tokens[:, window].tolist(), lens.top_logprobs[:, window]) for lens in sides]
+        followed = [lens.next_logprobs[:, window] for lens in sides]
+        grids = lens_pair(
+            (lenses[0], lenses[1]),
+            (followed[0], followed[1]),
+            text.tokens[window],
+            names=self.names,
+            answer="next token",
+        )
+        nexts = next_tokens((tops[0], tops[1]), names=self.names, colours=colours)
+        return {
+            "kl": titled(clickable(bars, position="x"), f"Where they differ on the text of {name}", HEIGHT),
+            "next": titled(nexts, f"Next-token probabilities at token {at}", HEIGHT),
+            "lenses": titled(grids, "Logit lens of both, and their difference"),
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return both continuations token by token, the likeliest tokens there, and both lenses."""
+        return {"tokens": self.table(), "expected-tokens": self.top_table(), "lenses": self.lens_table()}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return nothing more than the texts and figures show."""
+        return {}
+
+    def data(self, figure: str) -> pd.DataFrame:
+        """Return the table behind a figure, of both continuations."""
+        return self.tables()[{"kl": "tokens", "next": "expected-tokens"}.get(figure, figure)]
 
     def table(self) -> pd.DataFrame:
         """Both continuations token by token (see `Continuation.table`)."""
@@ -168,33 +322,100 @@ class Comparison(Drawable):
         return pd.concat([self.base.top_table(), self.aligned.top_table()], ignore_index=True)
 
     def lens_table(self) -> pd.DataFrame:
-        """Both lenses on both continuations, and how far apart they are."""
-        return pd.concat([self.base.lens_table(), self.aligned.lens_table()], ignore_index=True)
+        """Both lenses on both continuations, and how far apart they are; for two depths, one below the other."""
+        texts = (self.base, self.aligned)
+        if self.aligned.lens_kl is not None:
+            return pd.concat([text.lens_table() for text in texts], ignore_index=True)
+        sides = [(text, name, side.lens) for text in texts for name, side in zip(self.names, text.sides, strict=True)]
+        return pd.concat(
+            [lens.table().assign(author=text.author, model=name) for text, name, lens in sides], ignore_index=True
+        )
+
+    def _within(self, author: Author, position: int | None) -> int:
+        """Return a token of the text of a model: the one that is asked for, or the nearest."""
+        return min(max(1, self.divergence if position is None else position), len(self.shown(author).ids) - 1)
 
 
+def _chips(text: Continuation, start: int, stop: int) -> list[Chip]:
+    """Return the tokens start to stop of a text as chips."""
+    row = []
+    for j in range(start, stop):
+        prompt, distance = j < text.prompt_length, float(text.kl[j])
+        lines = [f"token {j}: {text.tokens[j]}"]
+        if j:
+            lines.append(f"KL {distance:.3f} nats")
+            for name, side in zip(("base", "aligned"), text.sides, strict=True):
+                lines.append(f"p({name}) = {chance(float(np.exp(side.logprobs[j])))}")
+                tops = zip(side.top_tokens[j][:3], side.top_logprobs[j][:3], strict=True)
+                lines += [f"   {token}  {chance(float(np.exp(value)))}" for token, value in tops]
+        strength = min(1.0, distance / STRONG_NATS) ** 0.5 if j else 0.0
+        inputs = {"position": max(1, j)} | ({} if prompt else {"author": text.author})
+        row.append(
+            Chip(text=text.tokens[j], tip="\n".join(lines), strength=0.75 * strength, prompt=prompt, inputs=inputs)
+        )
+    return row
+
+
+def _most(text: Continuation, j: int) -> str:
+    """Say in a clause after token `j`, which the sentence names, where the models differ most on the text drawn."""
+    if not np.isfinite(text.kl).any():
+        return ""
+    most = int(np.nanargmax(text.kl))
+    if most == j:
+        return ", where they differ most"
+    return f"; the models differ most at {_place(text, most)}"
+
+
+def _place(text: Continuation, j: int) -> str:
+    """Describe a token with its position, its part of the text and the KL there."""
+    of = " of the prompt" * (j < text.prompt_length)
+    return f"\u201c{text.tokens[j].strip()}\u201d, token {j}{of} (KL {text.kl[j]:.2f} nats)"
+
+
+def _percent(logprob: float) -> str:
+    return rate(float(np.exp(logprob)))
+
+
+COLOURS = "Colour: KL of the two models before the token. Hover for probabilities; a click chooses the token below."
+SAMPLING = "Sampling"
+"""The popover of how the prompt is continued."""
+
+
+@analysis("compare", title="One prompt", equations=EQUATIONS, widths=((5, 4),))
 @torch.no_grad()
 def compare(
     base: LM,
     aligned: LM,
-    prompt: str | Sequence[Mapping[str, str]],
-    max_new_tokens: int = 32,
-    temperature: float = 0.0,
-    seed: int = 0,
-    k: int = 5,
-    answers: Sequence[str] = (),
+    prompt: Annotated[str | Sequence[Mapping[str, str]], Input("Prompt", shared="prompt", type=str)],
+    max_new_tokens: Annotated[int, Input("New tokens", key="length", within=(1, 256), folded=SAMPLING)] = 12,
+    temperature: Annotated[
+        float, Input("Temperature (0 = greedy)", key="temperature", within=(0.0, 2.0), folded=SAMPLING)
+    ] = 0.0,
+    seed: Annotated[int, Input("Seed", key="seed", folded=SAMPLING)] = 0,
+    k: Annotated[int, Input(advanced=True)] = 8,
+    answers: Annotated[Sequence[str], Input(advanced=True, type=tuple[str, ...])] = (),
+    chat: Annotated[bool, replace(SHARED["chat"], folded=SAMPLING)] = False,
 ) -> Comparison:
-    """Continue a prompt with both models and read both continuations with both.
+    """Compare how two models go on, token by token, and where they differ most.
+
+    Both continue the prompt, and both read both continuations. Temperature and seed concern the continuations only;
+    probabilities and KL are those at temperature 1. Entry *j* of KL compares the two distributions *before* token *j*;
+    the colour of a token is that KL. The lens column of token *t* tells what follows it; colours are the
+    log-probability of the token that does follow in the text, on one scale for both models, and their difference
+    centred on zero.
 
     Args:
         base: the model compared against.
         aligned: the other one; its tokenizer must be the same.
-        prompt: a text, or messages for the chat template of `aligned`.
+        prompt: a text, or in Python messages for the chat template of `aligned`.
         max_new_tokens: length of the continuations at most.
         temperature: 0 is greedy; log-probabilities and KL are always those at 1.
-        seed: of both samples; equal chance makes the two differ only where the models do.
+        seed: of both samples, where the temperature is above 0; equal chance makes the two differ only where the models
+            do.
         k: how many most probable tokens to keep.
         answers: texts whose first token that differs is followed through the layers of the lenses; what all begin with
             joins the prompt (see `probe.logits.answer_tokens`).
+        chat: send the prompt as a user's message in the chat template of `aligned`.
 
     Raises:
         DataError: a model reads one number (see `compare_scalars`), the tokenizers differ, no token tells the answers
@@ -203,7 +424,8 @@ def compare(
     """
     require_writers(base, aligned)
     require_same_tokens(base, aligned)
-    text = aligned.prompt_text(prompt)
+    asked = [{"role": "user", "content": prompt}] if chat and isinstance(prompt, str) else prompt
+    text = aligned.prompt_text(asked)
     ids = [*encode(aligned.tokenizer, text), *answer_tokens(aligned, answers).shared]
 
     def written_by(author: Author, lm: LM) -> Continuation:
@@ -238,11 +460,11 @@ def read_both(
     runs = [(lm, *lm.run_with_cache([tokens], residual_names(lm))) for lm in (base, aligned)]
     rows = zip_longest(*(lens_logprobs(lm, cache, logits) for lm, logits, cache in runs))
     distances = []
-    for pair in rows:
-        for reader, row in zip(readers, pair, strict=True):
+    for both in rows:
+        for reader, row in zip(readers, both, strict=True):
             if row is not None:
                 reader.add(row)
-        distances.append(None if any(row is None for row in pair) else kl(pair[1][0], pair[0][0]))
+        distances.append(None if any(row is None for row in both) else kl(both[1][0], both[0][0]))
     outputs = [logits[0].float().log_softmax(-1) for _, logits, _ in runs]
     lenses = [lens_of(lm, tokens, answers, reader.readings()) for (lm, _, _), reader in zip(runs, readers, strict=True)]
     present = [distance for distance in distances if distance is not None]

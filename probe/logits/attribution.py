@@ -197,7 +197,7 @@ def largest(heads: np.ndarray, mlps: np.ndarray, sign: float) -> tuple[PartPlace
 
 def target_change(parts: Sequence[Attribution]) -> float | None:
     """By how much the target moves between two models whose parts pair up; None for one, or where they do not."""
-    alike = len(parts) == 2 and parts[0].heads.shape == parts[1].heads.shape
+    alike = len(parts) == 2 and parts[0].heads.shape == parts[1].heads.shape and parts[0].target == parts[1].target
     return parts[1].total - parts[0].total if alike else None
 
 
@@ -287,12 +287,22 @@ class Attributions(Beside[Attribution]):
         return {"Parts": rows.sort_values("value", key=abs, ascending=False, kind="stable", ignore_index=True)}
 
 
+def same_answer(
+    lms: Sequence[LM], prompt: str, answer: str | None = None, position: int | None = None, **others: Any
+) -> dict[str, Any]:
+    """Return the answer that all models are asked about: where none is given, the likeliest of the last model."""
+    if answer is not None or lms[-1].readout != "tokens":
+        return {}
+    return {"answer": target_of(lms[-1], prompt, None, None, position).answer}
+
+
 @analysis(
     "logits",
     title="Which parts carry it",
     equations=(SUM_OF_PARTS, BY_SOURCE),
     key="log_parts",
     beside=Attributions,
+    settle=same_answer,
 )
 @torch.no_grad()
 def attribute_answer(
@@ -315,7 +325,7 @@ def attribute_answer(
         lm: the model.
         prompt: the text.
         answer: a text, with the blank that precedes it, whose first token counts (that differs from the other answer);
-            by default the token that the model finds likeliest.
+            by default the token that the model finds likeliest; of several models, the last one.
         against: the answer whose logit is subtracted; by default none.
         position: the token after which the answers are due, from 0; by default the last.
 

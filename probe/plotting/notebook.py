@@ -1,6 +1,6 @@
 """Results that draw themselves: `figure()`, which a notebook shows in the place of their values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+    from probe.plotting.chips import TokenRows
 
 NAME = "model"
 """What a single model is called in a legend."""
@@ -18,27 +20,59 @@ def titled(chart: "go.Figure", title: str, height: int | None = None) -> "go.Fig
 
     The words are no part of the drawing.
     """
-    return chart.update_layout(meta={"title": title}, **({} if height is None else {"height": height}))
+    return chart.update_layout(
+        meta={**meta_of(chart), "title": title}, **({} if height is None else {"height": height})
+    )
 
 
 def title_of(chart: "go.Figure", otherwise: str = "") -> str:
     """Return the words that stand above a figure."""
-    return str((chart.layout.meta or {}).get("title", otherwise)) if isinstance(chart.layout.meta, dict) else otherwise
+    return str(meta_of(chart).get("title", otherwise))
+
+
+def clickable(chart: "go.Figure", **inputs: str) -> "go.Figure":
+    """Say which inputs a click on a point of a figure gives values: `clickable(chart, position="x")`.
+
+    Args:
+        chart: the figure.
+        inputs: of the analysis, each with the field of the point that has the value (`x`, `y`, `customdata`).
+    """
+    return chart.update_layout(meta={**meta_of(chart), "inputs": inputs}, clickmode="event+select")
+
+
+def meta_of(chart: "go.Figure") -> dict[str, Any]:
+    """Return what a figure has beside its drawing: `title`, `inputs`."""
+    return dict(chart.layout.meta) if isinstance(chart.layout.meta, dict) else {}
+
+
+def opening(table: "pd.DataFrame", analysis: str, inputs: "Sequence[Mapping[str, Any]]") -> "pd.DataFrame":
+    """Return a table whose rows open another analysis of the page, each with its inputs by name."""
+    table.attrs["opens"] = analysis, list(inputs)
+    return table
 
 
 class Drawable:
     """What an analysis returns: a sentence, notes, tables and figures; a notebook shows its main figure.
 
     A class gives `figure` and `table` where it has one of each, `figures` and `tables` where it has several, the main
-    one first. The arguments of `figures` and `lists`, if any, choose what is looked at.
+    one first. The arguments of `sentence`, `chips`, `figures` and `lists`, if any, choose what is looked at.
     """
 
     notes: tuple[str, ...] = ()
     """What a reader of the figures must know besides, in sentences."""
 
+    @property
+    def hooked(self) -> Sequence[int]:
+        """Ids of a text that was read with hooks, on which a page compares hooked and plain logits."""
+        return ()
+
     def sentence(self) -> str:
         """Return the finding in one sentence; empty where there is none."""
         return ""
+
+    def chips(self) -> "TokenRows | None":
+        """Return texts as rows of tokens; None where there are none."""
+        return None
 
     def figures(self) -> "Mapping[str, go.Figure]":
         """Return all figures by name, in the light theme; the data of one are in the table of its name."""
@@ -92,6 +126,13 @@ class Look:
     """Of its method."""
     dash: str = "solid"
     """Of its lines, to tell two models of one method apart."""
+
+
+def pair() -> "tuple[Look, Look]":
+    """Return how two models are drawn that have no names."""
+    from probe.plotting.theme import METHODS
+
+    return Look("base", METHODS["pretrain"]), Look("aligned", METHODS["dpo"])
 
 
 def alone() -> tuple[Look, ...]:

@@ -17,7 +17,7 @@ from probe.analyses.catalogue import MODULES, analyses, find_analysis, summaries
 from probe.errors import ConfigError
 from probe.model.lm import LM
 from probe.options import parse
-from probe.plotting.notebook import title_of
+from probe.plotting.notebook import Look, title_of
 from tests.models import random_lm
 from tests.places import SAMPLES
 
@@ -108,7 +108,7 @@ def test_defaults_that_depend_on_the_model_are_filled_in(counted: Any):
 
 
 def test_a_result_shows_itself(counted: Any):
-    result = named(counted.run(random_lm(), prompt="a", n=5, block="block 1"), "mira")
+    result = named(counted.run(random_lm(), prompt="a", n=5, block="block 1"), [Look("mira", "black")])
     assert result.sentence() == "mira has 5."
     assert result.table()["x"].tolist() == [5]
     assert result.data("second")["y"].tolist() == [2]

@@ -1,14 +1,15 @@
 """Two models on one prompt, against slow explicit sums."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from probe.compare.side_by_side import compare, read_both
+from probe.compare.side_by_side import Comparison, Continuation, Expectation, compare, read_both
 from probe.errors import ConfigError, DataError
-from probe.logits.lens import kl, logit_lens
+from probe.logits.lens import Lens, kl, logit_lens
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm, word_tokenizer
 
 PROMPT = "mira lives in"
@@ -98,7 +99,8 @@ def test_models_of_different_depth_and_kind_compare_but_for_the_lens():
     assert len(result.base.aligned.lens.entropy) == 4
     assert np.isfinite(result.base.kl[1:]).all()
     with pytest.raises(DataError, match="different depths"):
-        result.lens_table()
+        result.base.lens_table()
+    assert set(result.lens_table()["model"]) == {"base", "aligned"}
 
 
 def test_a_text_of_one_token_has_nothing_before_it():
@@ -133,3 +135,44 @@ def test_divergence_over_the_common_tokens_of_padded_vocabularies():
     torch.testing.assert_close(kl(p, longer), kl(p, q))
     certain = torch.tensor([[0.0, -torch.inf]])
     torch.testing.assert_close(kl(certain, certain), torch.zeros(1))
+
+
+def continuation(author: str, ids: list[int], text: str) -> Continuation:
+    length = len(ids)
+    nothing = np.zeros((1, length))
+    lens = Lens([], ids, [], nothing, nothing, nothing, nothing, nothing, nothing)
+    side = Expectation(np.log(np.full(length, 0.5)), np.zeros(length), nothing, nothing, nothing, lens)
+    kl = np.linspace(0, 1, length)
+    return Continuation(author, ids, [f"t{token}" for token in ids], 2, text, side, side, kl, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("base", "aligned", "where", "says"),
+    [
+        ([1, 2, 3], [1, 2, 4], 2, "the continuations diverge at token 2 (KL 1.00 nats), where they differ most"),
+        (
+            [1, 2, 3, 5],
+            [1, 2, 3, 4],
+            3,
+            "dpo answers \u201ct4\u201d with 50 % where base answers \u201ct5\u201d with 50 %",
+        ),
+        ([1, 2, 3], [1, 2, 3, 4], 3, "base ends before token 3, where they differ most."),
+        ([1, 2, 3, 4], [1, 2, 3, 4], 3, "Both models say \u201ctext\u201d"),
+        ([1, 2], [1, 2], 1, "say nothing"),
+    ],
+)
+def test_where_two_models_part(base: list[int], aligned: list[int], where: int, says: str):
+    found = Comparison("p", continuation("base", base, "text"), continuation("aligned", aligned, "text"))
+    found = replace(found, names=("base", "dpo"))
+    assert found.divergence == where
+    assert says in found.sentence()
+    assert found.sentence("base").endswith(".")
+
+
+def test_two_equal_models_do_not_differ():
+    ids = [1, 2, 3]
+    same = [
+        replace(continuation(author, ids, "text"), kl=np.array([np.nan, 0.0, 1e-6])) for author in ("base", "aligned")
+    ]
+    says = Comparison("p", *same).sentence()
+    assert says == "Both models say \u201ctext\u201d, and expect the same at every token (KL below 0.001 nats)."

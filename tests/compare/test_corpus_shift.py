@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from probe.commands.compare import compare, grids, lines
+from probe.commands.compare import compare, lines
 from probe.commands.compare import show as show_shift
 from probe.compare import corpus_shift
 from probe.compare.corpus_shift import KIND, Text, compare_corpus, read_texts, shared_texts
@@ -150,7 +150,7 @@ def test_a_model_against_itself_is_exactly_zero():
     assert shift.sentence().endswith("is 0 nats a token.")
     assert len(shift.figure().data) == 2
     assert list(lines(shift))
-    assert list(grids(shift))
+    assert len(shift.lists()) == 6
 
 
 def test_one_text_has_no_interval_and_no_halves():
@@ -163,7 +163,7 @@ def test_one_text_has_no_interval_and_no_halves():
     assert not shift.promoted.beyond_null.any()
     assert (shift.halves.splits == 0).all()
     assert "correlate" not in shift.sentence()
-    assert list(grids(shift))
+    assert len(shift.lists()) == 6
 
 
 def test_a_token_that_is_raised_is_found_in_both_halves():
@@ -225,7 +225,7 @@ def test_answers_alone_count():
         Text(messages, row="answered"),
         Text("where is tom", row="text"),
     ]
-    whole = compare_corpus(base, aligned, texts).texts.set_index("row").tokens
+    whole = compare_corpus(base, aligned, texts, answers=False).texts.set_index("row").tokens
     assert whole.to_dict() == {"prompt": 4, "completion": 6, "messages": 6, "answered": 8, "text": 4}
     shift = compare_corpus(base, aligned, texts, answers=True)
     counted = shift.texts.set_index("row").tokens
@@ -313,7 +313,7 @@ def test_rows_that_a_model_cannot_read_are_left_out_and_named(tmp_path: Path):
     path.write_text('{"text": "tom"}\n{"text": "zzz"}\n{"prompt": [{"role": "user", "content": "tom"}]}\n')
     shift = compare_corpus(base, aligned, read_texts(path))
     assert shift.texts.row.tolist() == ["row-1"]
-    (note,) = shift.notes
+    _, note = shift.notes
     assert "2 of 3 rows" in note
     assert "zzz" in note
     assert "chat template" in note
@@ -404,7 +404,7 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     assert answer["finding"] == shift.sentence()
     for name, table in shift.tables().items():
         assert len(answer[name]) == len(table) == len(pd.read_csv(out / f"{name}.csv"))
-    assert (out / "figure.html").read_text().startswith("<!doctype html>")
+    assert (out / "corpus.html").read_text().startswith("<!doctype html>")
     assert str(tmp_path) not in (out / "provenance.json").read_text()
     assert compare([*models, "--data", str(data), "--limit", "2", "--top", "1"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
@@ -414,12 +414,13 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_person_reads_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr("probe.commands.compare.at_terminal", lambda: True)
+    for name in ("compare", "show"):
+        monkeypatch.setattr(f"probe.commands.{name}.at_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "160")
     shift = compare_corpus(random_lm(), random_lm(seed=1), TEXTS, k=2)
     show_shift(shift)
     said = capsys.readouterr().out
-    for title in ("Kinds", "Texts that changed most", "Positions that changed most", "Tokens promoted most"):
+    for title in ("Kinds", "Texts", "Positions", "Promoted and suppressed"):
         assert title in said
     for kind in ("home", "name", "question"):
         assert kind in said

@@ -1,7 +1,5 @@
 """Text from data is shown letter by letter, and findings are computed in words."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +7,6 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import sentences
 from dashboard.markdown import HEADLINE, escape_markdown, prose, split_finding
-from probe.compare.side_by_side import Comparison, Continuation, Expectation
-from probe.logits.lens import Lens
 
 COLUMNS = ["run", "metric", "value", "ci_low", "ci_high"]
 
@@ -126,43 +122,3 @@ def test_runs_that_all_sampled_are_told_by_their_reward():
 def test_answers_name_the_one_that_moved_most():
     logprobs = np.log([[0.1, 0.5], [0.9, 0.4]])
     assert sentences.answers([0, 50], logprobs, [" oslo", " rome"]) == "oslo: 10 % at step 0, 90 % at step 50."
-
-
-def continuation(author: str, ids: list[int], text: str) -> Continuation:
-    length = len(ids)
-    nothing = np.zeros((1, length))
-    lens = Lens([], ids, [], nothing, nothing, nothing, nothing, nothing, nothing)
-    side = Expectation(np.log(np.full(length, 0.5)), np.zeros(length), nothing, nothing, nothing, lens)
-    kl = np.linspace(0, 1, length)
-    return Continuation(author, ids, [f"t{token}" for token in ids], 2, text, side, side, kl, None)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("base", "aligned", "where", "says"),
-    [
-        ([1, 2, 3], [1, 2, 4], 2, "the continuations diverge at token 2 (KL 1.00 nats), where they differ most"),
-        (
-            [1, 2, 3, 5],
-            [1, 2, 3, 4],
-            3,
-            "dpo answers \u201ct4\u201d with 50 % where base answers \u201ct5\u201d with 50 %",
-        ),
-        ([1, 2, 3], [1, 2, 3, 4], 3, "base ends before token 3, where they differ most."),
-        ([1, 2, 3, 4], [1, 2, 3, 4], 3, "Both models say \u201ctext\u201d"),
-        ([1, 2], [1, 2], 1, "say nothing"),
-    ],
-)
-def test_where_two_models_part(base: list[int], aligned: list[int], where: int, says: str):
-    found = Comparison("p", continuation("base", base, "text"), continuation("aligned", aligned, "text"))
-    assert sentences.divergence_position(found) == where
-    assert says in sentences.compare(found, ("base", "dpo"))
-    assert sentences.compare(replace(found, prompt="q"), ("base", "dpo")).endswith(".")
-
-
-def test_two_equal_models_do_not_differ():
-    ids = [1, 2, 3]
-    same = [
-        replace(continuation(author, ids, "text"), kl=np.array([np.nan, 0.0, 1e-6])) for author in ("base", "aligned")
-    ]
-    says = sentences.compare(Comparison("p", *same), ("base", "dpo"))
-    assert says == "Both models say \u201ctext\u201d, and expect the same at every token (KL below 0.001 nats)."

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformer_lens.tools.analysis import direct_logit_attribution
 
+from probe.analyses.catalogue import find_analysis
 from probe.attention.patterns import stages
 from probe.errors import ConfigError, DataError, ModelError, ProbeError
 from probe.logits.attribution import (
@@ -15,6 +16,7 @@ from probe.logits.attribution import (
     difference_table,
     every_part,
     last_names,
+    target_change,
     unembedding,
 )
 from probe.logits.direct import final_norm
@@ -392,3 +394,17 @@ def test_two_models_say_what_moves_the_answer():
     assert "is the same in both" in same.sentence()
     assert len(found.figures()["parts"].layout.annotations) == 3  # both models, and the change
     assert found.lists()["Parts"]["value"].abs().is_monotonic_decreasing
+
+
+def test_two_models_are_asked_about_one_answer():
+    """By themselves they would take the token that each finds likeliest."""
+    lms, record = [random_lm(seed=seed) for seed in (0, 1)], find_analysis("attribute_answer")
+    own = [attribute_answer(lm, TEXT) for lm in lms]
+    assert own[0].target.answer != own[1].target.answer
+    assert target_change(own) is None
+    assert "moves by" not in Attributions(tuple(own), (Look("a", "red"), Look("b", "blue"))).sentence()
+    values = record.settled({"prompt": TEXT}, *lms)
+    both = [record.run(lm, **values) for lm in lms]
+    assert {each.target.answer for each in both} == {own[1].target.answer}
+    assert record.settled({"prompt": TEXT, "answer": "rome"}, *lms) == {"prompt": TEXT, "answer": "rome"}
+    assert "answer" not in record.settled({"prompt": TEXT}, lms[0])

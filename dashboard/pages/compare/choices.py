@@ -17,24 +17,8 @@ PROMPT_TAB = "One prompt"
 """The first tab."""
 WEIGHTS_TAB = "Weights"
 """The tab that two reward models have too."""
-AUTHOR, POSITION, COMPLETION = "text", "position", "completion"
-"""Keys of whose continuation is shown, of the token that figures emphasise, and of what follows a reward's prompt."""
-COMPARED = "_compared"
-"""What the first tab compared last: another comparison chooses its own token."""
-TEMPERATURE, LENGTH, SEED = "temperature", "length", "seed"
-"""Keys of how continuations are written."""
-ONE_PROMPT = (AUTHOR, POSITION, COMPLETION, TEMPERATURE, LENGTH, SEED, CHAT["compare"])
-"""Keys of the first tab."""
-FILE, N, SAMPLE_SEED, ANSWERS = "corpus_file", "corpus_n", "corpus_seed", "corpus_answers"
-"""Keys of the corpus: its file, how many texts, the seed of their choice, and whether only answers count."""
-LIST, KIND, SCORE = "corpus_list", "corpus_kind", "corpus_score"
-"""Keys of what is ranked, of the kind of texts, and of the score of tokens."""
-CORPUS = (FILE, N, SAMPLE_SEED, ANSWERS, LIST, KIND, SCORE)
-"""Keys of the tab Over a corpus."""
-HEAD_PART, WEIGHT_LIST = "weights_part", "weights_list"
-"""Keys of the part of a head that is drawn, and of what is ranked."""
-WEIGHTS = (HEAD_PART, WEIGHT_LIST)
-"""Keys of the tab Weights."""
+LENGTH = "length"
+"""Key of how many new tokens are written, in the first tab and in the last."""
 EXPERIMENT, SPACING, METRICS = "line_experiment", "line_spacing", "line_metrics"
 """Keys of the experiment along the line, of the distance of its alphas, and of the metrics that are drawn."""
 LINE = (EXPERIMENT, SPACING, METRICS)
@@ -45,16 +29,6 @@ POLICY, REPLIES, REWARD, TYPED_REWARDS, SCALE = (
 """Keys of the model that takes the step, of its answers, of who rewards them, of typed rewards, and of the colours."""
 GRADIENT = (POLICY, REPLIES, REWARD, TYPED_REWARDS, SCALE, CHAT["compare"])
 """Keys of the tab Gradient."""
-TOKEN_FILE, TOKEN_N, TOKEN_BLOCK, TOKEN_POSITION, STEER_FILE = (
-    *("first_file", "first_n", "first_block", "first_position", "first_pairs"),
-)
-"""Keys of the texts whose first tokens are read, of block and position, and of the pairs that steering moves."""
-FIRST_TOKENS = (TOKEN_FILE, TOKEN_N, TOKEN_BLOCK, TOKEN_POSITION, STEER_FILE)
-"""Keys of the tab First tokens."""
-PAIR_FILE, PAIR_N, PART_KINDS, RANDOM = "parts_file", "parts_n", "parts_kinds", "parts_random"
-"""Keys of the pairs of answers, of how many, of the kinds of parts, and of whether random directions are drawn."""
-TRANSPLANTS = (PAIR_FILE, PAIR_N, PART_KINDS, RANDOM)
-"""Keys of the tab Transplants."""
 
 
 @dataclass(frozen=True)

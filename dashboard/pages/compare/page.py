@@ -1,46 +1,57 @@
 """Side by side: two models on one prompt, over a corpus, inside, in their weights, between them, in a gradient."""
 
+from collections.abc import Collection, Mapping
 from functools import partial
 from importlib import import_module
+from typing import Any
+
+import streamlit as st
 
 from dashboard import analysis, models, sentences
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note, sentence_place
-from dashboard.pages.compare.choices import (
-    CORPUS,
-    FIRST_TOKENS,
-    GRADIENT,
-    LINE,
-    ONE_PROMPT,
-    PROMPT_TAB,
-    TAB,
-    TRANSPLANTS,
-    WEIGHTS,
-    WEIGHTS_TAB,
-    Pair,
-)
+from dashboard.pages.compare.choices import GRADIENT, LINE, PROMPT_TAB, TAB, WEIGHTS_TAB, Pair
 from dashboard.sides import ask_for_model
 from dashboard.state import current
+from probe.analyses.catalogue import find_analysis
 from probe.plotting.theme import METHODS, aligned_colour
 
-TABS: dict[str, tuple[str | tuple[str, ...], tuple[str, ...]]] = {
-    PROMPT_TAB: ("one_prompt", ONE_PROMPT),
-    "Over a corpus": ("over_corpus", CORPUS),
-    "First tokens": (("compare_first_tokens", "steer_by_first_tokens"), FIRST_TOKENS),
-    WEIGHTS_TAB: (("weight_change",), WEIGHTS),
-    "Transplants": (("transplant_parts",), TRANSPLANTS),
-    "The line between them": ("line_between", LINE),
-    "Gradient": ("token_gradient", GRADIENT),
+TABS: dict[str, tuple[str, ...] | str] = {
+    PROMPT_TAB: ("compare",),
+    "Over a corpus": ("compare_corpus",),
+    "First tokens": ("compare_first_tokens", "steer_by_first_tokens"),
+    WEIGHTS_TAB: ("weight_change",),
+    "Transplants": ("transplant_parts",),
+    "The line between them": "line_between",
+    "Gradient": "token_gradient",
 }
-"""The analyses of each tab, or the file beside this one whose `draw` takes a `Pair`; and the keys of its widgets."""
+"""The analyses of each tab, or the file beside this one whose `draw` takes a `Pair`."""
+KEYS = {"line_between": LINE, "token_gradient": GRADIENT}
+"""Keys of the widgets of the files."""
+OF_SCALARS = {"compare": "compare_scalars", "weight_change": "weight_change"}
+"""What two models of one number have in the place of the analyses of two language models."""
 
 
-def draw(what: str | tuple[str, ...], pair: Pair) -> None:
+def draw(what: tuple[str, ...] | str, pair: Pair) -> None:
     """Draw a tab; only the file of the open one is imported."""
     if isinstance(what, tuple):
-        analysis.draw_several(what, pair.shared, pair.answer)
+        scalar = pair.base.readout != "tokens"
+        names = [OF_SCALARS[name] for name in what if name in OF_SCALARS] if scalar else what
+        if names or pair.write("distribution of tokens to compare"):
+            analysis.draw_several(names, pair.shared, pair.answer, take)
     else:
         import_module(f"dashboard.pages.compare.{what}").draw(pair)
+
+
+def keys_of(what: tuple[str, ...] | str) -> Collection[str]:
+    """Return the keys of the widgets of a tab."""
+    return KEYS[what] if isinstance(what, str) else analysis.keys_of(what)
+
+
+def take(name: str, inputs: Mapping[str, Any]) -> None:
+    """Open the tab of an analysis with these inputs."""
+    analysis.set_inputs(find_analysis(name), inputs)
+    st.session_state[TAB] = next(title for title, what in TABS.items() if name in what)
 
 
 def page() -> None:
@@ -65,8 +76,8 @@ def page() -> None:
     pair = Pair(choices, base, aligned, (refs[0], refs[1]), names, colours, answer)
     open_tab(
         TAB,
-        {title: partial(draw, what, pair) for title, (what, _) in TABS.items()},
-        {title: keys for title, (_, keys) in TABS.items()},
+        {title: partial(draw, what, pair) for title, what in TABS.items()},
+        {title: keys_of(what) for title, what in TABS.items()},
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import streamlit as st
 
 from dashboard.components.figure import figure
-from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.components.tokens import token_rows
 from dashboard.pages.interventions.choices import AT, HEAD, KIND, LAYER, TOKEN
 from dashboard.pages.interventions.compute import GridView, nulls_of
 from probe.interventions.figures import (
@@ -16,6 +16,7 @@ from probe.interventions.figures import (
     layer_labels,
     probabilities,
 )
+from probe.plotting.chips import Chip, TokenRow
 
 if TYPE_CHECKING:
     from probe.interventions.controls import Outcome

@@ -13,7 +13,7 @@ import streamlit as st
 from dashboard import data
 from dashboard.components.figure import figure
 from dashboard.components.table import show_table
-from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.components.tokens import token_rows
 from dashboard.markdown import note
 from dashboard.models import compute_once, ready
 from dashboard.pages.rewards.choices import COLOUR, COMPLETIONS, FORM, RUNS, Detail, Placement, Scene
@@ -21,6 +21,7 @@ from dashboard.pages.rewards.compute import cost_s, may_compute
 from dashboard.pages.rewards.words import fit_table, fit_words
 from dashboard.state import begin, has_changed, keep, preset
 from probe.numbers import signed
+from probe.plotting.chips import Chip, TokenRow
 from probe.rewards.figures import best_of_n, overoptimisation, part_colours, token_effects
 from probe.rewards.frontiers import FORMS, Fit, fit, read_evaluations
 from probe.runs.reader import Run

@@ -3,6 +3,7 @@
 from probe.commands.opened import open_runs
 from probe.errors import ConfigError
 from probe.options import parse
+from probe.plugins import take
 from probe.texts import say
 
 
@@ -25,12 +26,16 @@ def report(argv: list[str]) -> int:
         """The runs: their names in the folders of runs, or their directories."""
         experiment: tuple[str, ...] = ()
         """Experiments whose stored results are shown (default: all that are stored for these runs)."""
+        analysis: tuple[str, ...] = ()
+        """Analyses that are run on these runs, each with its options in quotes: "logit_lens --prompt 'two and two is'"
+        (`probe show` lists them). Those of a model and its base take every run with the one it came from."""
         out: Path
         """File to write to, such as report.html; a file of the same name is replaced."""
 
-    settings = parse(Report, argv, "probe report")
+    settings = parse(Report, take(argv), "probe report")
 
     from probe.commands.progress import Progress
+    from probe.report.inside import look_inside
     from probe.report.run_report import report as write
     from probe.runs import Run
     from probe.runs.storage import check_folder, disk, write_atomic
@@ -44,8 +49,12 @@ def report(argv: list[str]) -> int:
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--out `{out}` does not end in .html: give the path of an HTML file.")
     runs = [Run(place) for place in open_runs(settings.runs)]
+    shown = []
+    for words in settings.analysis:
+        with Progress(words) as bar:
+            shown.append(look_inside(words, runs, bar.tick))
     with Progress("Report") as bar:
-        content = write(runs, settings.experiment, tick=bar.tick).encode()
+        content = write(runs, settings.experiment, shown=shown, tick=bar.tick).encode()
     with disk(out):
         write_atomic(out, content)
     say(f"{out} ({len(content) / 1e6:.1f} MB)")

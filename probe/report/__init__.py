@@ -1,6 +1,6 @@
 """Report: what is known of some runs as one HTML file that needs no network.
 
-- the report of runs: `report`
+- the report of runs: `report`, with analyses of their models: `look_inside`
 - the commands that make a run and its results again: `training_command`, `experiment_command`
 """
 

@@ -1,7 +1,8 @@
 """A report of runs as one file: findings, lineage, numbers with their meaning, and commands that make it again.
 
-Nothing is computed: it holds what the runs and their stored results say. Both may come from anybody, so all of it is
-text and numbers (`probe.report.document`), and figures are drawn from the tables of the results.
+Nothing is computed but the analyses that were asked for: it holds what the runs and their stored results say. Both may
+come from anybody, so all of it is text and numbers (`probe.report.document`), and figures are drawn from the tables of
+the results.
 """
 
 import shlex
@@ -20,6 +21,7 @@ from probe.plotting.intervals import in_unit
 from probe.plotting.runs import layout
 from probe.report.collect import Measured, collect
 from probe.report.document import Document, today
+from probe.report.inside import Shown, write_shown
 from probe.report.pictures import Picture, first_figure, last_name, lineage_figure, lineage_table
 from probe.report.reproduce import Methods, code_named, describe_methods, experiment_command, training_command
 from probe.runs.directories import run_directories
@@ -50,6 +52,7 @@ def report(
     runs: Sequence[Run],
     chosen: Sequence[str] = (),
     *,
+    shown: Sequence[Shown] = (),
     around: Sequence[Run] | None = None,
     methods: Methods | None = None,
     tick: Tick = ignore,
@@ -59,6 +62,7 @@ def report(
     Args:
         runs: what it is about.
         chosen: names of experiments; all that are stored for these runs without any.
+        shown: what analyses found in these runs (`look_inside`).
         around: runs that these may have come from, for the lineage, and their other seeds; by default those that lie
             beside them.
         methods: from `describe_methods`, which is asked without them.
@@ -83,7 +87,8 @@ def report(
     rows = _headlines(by_label)
     first = first_figure(by_label, rows, measured, around)
     document.figure(*first)
-    answers = [(f"{each.title}:", _sentence(sentence)) for each in measured for sentence in each.sentences]
+    told = [(each.title, each.sentences) for each in measured] + [(each.title, each.sentences) for each in shown]
+    answers = [(f"{title}:", _sentence(text)) for title, sentences in told for text in sentences]
     if answers:
         document.answers(answers)
     if not measured:
@@ -100,6 +105,8 @@ def report(
         _write_measured(document, each, by_label, [other for other in measured if other.name == each.name], first)
         _write_groups(document, each, by_label, known)
         tick(0.4 + 0.4 * (index + 1) / len(measured))
+    for look in shown:
+        write_shown(document, look)
     document.section("Training")
     _write_training(document, by_label, seeds)
     document.section("Settings")
@@ -107,7 +114,7 @@ def report(
     document.section("Versions and hashes")
     _write_versions(document, by_label, measured)
     document.section("How to reproduce")
-    _write_commands(document, by_label, measured, describe_methods() if methods is None else methods, chosen)
+    _write_commands(document, by_label, measured, describe_methods() if methods is None else methods, chosen, shown)
     tick(0.95)
     return document.html()
 
@@ -480,7 +487,12 @@ def _write_versions(document: Document, runs: Mapping[str, Run], measured: Seque
 
 
 def _write_commands(
-    document: Document, runs: Mapping[str, Run], measured: Sequence[Measured], methods: Methods, chosen: Sequence[str]
+    document: Document,
+    runs: Mapping[str, Run],
+    measured: Sequence[Measured],
+    methods: Methods,
+    chosen: Sequence[str],
+    shown: Sequence[Shown],
 ) -> None:
     document.say("Options that are left out stand at their defaults. A reference is as the run recorded it.")
     document.heading("Train")
@@ -503,13 +515,17 @@ def _write_commands(
                 if (command := experiment_command(each.name, runs[label].name, each.experiment, result))
             ]
         )
+    if shown:
+        document.heading("Look inside")
+        document.code([command for each in shown for command in each.commands])
     document.heading("Report")
     names = [f"./{run.name}" if run.name.startswith("-") else run.name for run in runs.values()]
-    document.code([_report_command(names, chosen)])
+    document.code([_report_command(names, chosen, [each.words for each in shown])])
 
 
-def _report_command(names: Sequence[str], chosen: Sequence[str]) -> str:
+def _report_command(names: Sequence[str], chosen: Sequence[str], analyses: Sequence[str] = ()) -> str:
     more = ["--experiment", *chosen] if chosen else []
+    more += ["--analysis", *analyses] if analyses else []
     return shlex.join(["probe", "report", *names, *more, "--out", "report.html"])
 
 

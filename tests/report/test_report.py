@@ -1,6 +1,7 @@
 """`probe report`: what the runs and their results say, in one file that nothing in them can turn into markup."""
 
 import base64
+import html
 import json
 import re
 import shlex
@@ -16,10 +17,14 @@ import pytest
 
 from probe import cli
 from probe.commands.report import report as command
+from probe.compare.weights import weight_change
 from probe.errors import ConfigError, RunError
 from probe.experiments.result import Result
 from probe.experiments.run import settings_of
+from probe.logits.lens import logit_lens
+from probe.model.lm import LM
 from probe.numbers import in_unit, shown_ends
+from probe.report.inside import look_inside
 from probe.report.reproduce import describe_methods, experiment_command, training_command
 from probe.report.run_report import report
 from probe.runs import RunWriter, open_run
@@ -361,3 +366,45 @@ def test_bad_input_is_one_sentence(
 
 def test_it_is_a_command():
     assert "report" in cli.commands()
+
+
+def test_analyses_are_run_on_the_runs_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    prompt, out = "<user> where does mira live ? <bot>", tmp_path / "inside.html"
+    words = [f"logit_lens --prompt '{prompt}' --k 2", "weight_change --part OV"]
+    places = [str(SAMPLES / name) for name in (*PAIR, "sft")]
+    assert command([*places, "--experiment", "sycophancy", "--analysis", *words, "--out", str(out)]) == 0
+    parts, text = Parts(out.read_text()), out.read_text()
+    assert {"Logit lens", "Weights"} <= set(parts.headings)
+    lms = {name: LM.load(SAMPLES / name) for name in (*PAIR, "sft")}
+    for name in (*PAIR, "sft"):  # the three models in one sentence
+        assert logit_lens(lms[name], prompt).decision(name) in html.unescape(text)
+    for name in (PAIR[1], "sft"):  # each with the run that it came from
+        change = weight_change(lms["base"], lms[name])
+        assert html.escape(change.sentence(), quote=False) in text
+        assert f"Relative change from base to {name}: base and {name}" in text
+    assert shlex.join(["probe", "show", "weight_change", "sft", "base", "--part", "OV"]) in html.unescape(text)
+    assert "--analysis" in text
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "expected"),
+    [
+        (["sft"], "weight_change", "of sft none came from another"),
+        (["base"], "logit_lense", "did you mean `logit_lens`"),
+        (["base"], "logit_lens --prompt 'a", "quotes"),
+        (["reward-honest-seed1"], "logit_lens --prompt a", "No run of this report holds a model"),
+    ],
+)
+def test_an_analysis_that_cannot_be_run_is_one_sentence(names: list[str], words: str, expected: str):
+    with pytest.raises(ConfigError, match=expected):
+        look_inside(words, [open_run(SAMPLES / name) for name in names])
+
+
+def test_what_one_run_cannot_do_hides_only_itself():
+    shown = look_inside(
+        "logit_lens --prompt 'where does mira live ?'",
+        list(map(open_run, map(SAMPLES.joinpath, ("base", "reward-honest")))),
+    )
+    assert any("reward-honest: A reward model gives one number" in sentence for sentence in shown.sentences)
+    assert any("base says" in sentence for sentence in shown.sentences)
+    assert [title for title, _ in shown.figures] == ["What follows each token, layer by layer"]

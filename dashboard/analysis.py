@@ -202,8 +202,9 @@ def lay_out(fields: Sequence[Mapping[str, Any]], drawn: Values, beside: bool = F
 
 
 def _asks(field: Mapping[str, Any]) -> bool:
-    """Return whether an input has a widget of its own on a page."""
-    return not field["shared"] and not field["advanced"]
+    """Return whether an input has a widget of its own on a page: it is the page's, and there is something to choose."""
+    only = len(field["choices"]) == 1 and not (field["required"] or field["optional"])
+    return not (field["shared"] or field["advanced"] or only)
 
 
 def choose(

@@ -36,6 +36,7 @@ MODULES = {
     "transplant_parts": "probe.compare.transplant",
     "logit_lens": "probe.logits.lens",
     "attribute_answer": "probe.logits.attribution",
+    "follow_wrong_token": "probe.autoregression.snowballs",
     "lag_profile": "probe.autoregression.lags",
     "effective_order": "probe.autoregression.lags",
     "jacobian_norms": "probe.autoregression.jacobian",

@@ -16,19 +16,24 @@ Axes: P prompts, L steps.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
+import probe.world
+from probe.analyses.analysis_record import Input, Prompt
+from probe.analyses.catalogue import analysis
 from probe.autoregression.lags import require_positive, require_tokens
 from probe.errors import ConfigError, DataError
+from probe.experiments.cost import seconds_a_token
 from probe.logits.lens import kl
 from probe.model.generation import end_tokens
 from probe.model.lm import LM
 from probe.model.text import encode, pieces
-from probe.plotting.notebook import Drawable, alone
+from probe.numbers import in_unit, rate
+from probe.plotting.notebook import Beside, Drawable, alone, titled
 from probe.stats import NOT_NEGATIVE, SHARE, Interval, bootstrap_mean, wilson
 from probe.ticks import Tick, ignore
 from probe.world.vocabulary import ABSTENTION, DIGITS
@@ -39,6 +44,16 @@ if TYPE_CHECKING:
     from probe.world.world import World
 
 END = "<end>"
+EQUATION = (
+    r"\mathrm{KL}_i = \mathrm{KL}\big(\pi(\cdot \mid x, y, y_{1:i-1}) \,\|\, \pi(\cdot \mid x, y', "
+    r"y'_{1:i-1})\big),\quad y' \text{ wrong}"
+)
+PROMPTS, SEED = 24, 5
+"""Questions of a world, and their seed."""
+THE_PROMPT, PREFERRED = "the prompt", "sum_steps"
+"""In the place of a kind of questions; and the kind whose answers go on long enough for a snowball."""
+PASSES, LENGTH = 4, 30
+"""How often each prompt is read, and its tokens, about."""
 SUMS, OPEN = ("quick", "sum"), ("map", "rule")
 
 
@@ -184,13 +199,17 @@ class Snowball(Drawable):
             }
         )
 
+    def sentence(self) -> str:
+        """Say how many of the later tokens are wrong, or after how many the two branches are furthest apart."""
+        return Snowballs((self,), alone()).sentence()
+
     def figure(self) -> "go.Figure":
         """After one wrong token, by step: KL of the two branches, and the share of wrong or different tokens."""
-        from probe.autoregression.figures import snowball_curves
+        return Snowballs((self,), alone()).figure()
 
-        summary = self.summary()
-        has_truth = any(self.truth_known) and bool((summary.loc[summary["quantity"] == "wrong_error", "n"] > 0).any())
-        return snowball_curves([summary], alone(), truth=has_truth)
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the means by step, and every prompt and step."""
+        return {"snowball": self.summary(), "snowball-steps": self.table()}
 
     def summary(self) -> pd.DataFrame:
         """One row for each quantity and step: quantity, step, value, low, high, n; 95 % intervals over prompts.
@@ -223,6 +242,47 @@ class Snowball(Drawable):
         return pd.DataFrame(
             [{"prompt": p, "at": at, "clean": " ".join(a), "wrong": " ".join(b)} for p, at, a, b in rows]
         )
+
+
+class Snowballs(Beside[Snowball]):
+    """What follows one wrong token in one model or several."""
+
+    def sentence(self) -> str:
+        """Say for every model how many later tokens are wrong, or when the two branches are furthest apart."""
+        parts = []
+        for look, each in zip(self.looks, self.results, strict=True):
+            errors, rows = each.later_errors(), each.summary()
+            free = rows[(rows["quantity"] == "free_kl") & (rows["n"] > 0)]
+            if errors["wrong"].value == errors["wrong"].value:  # not NaN
+                parts.append(
+                    f"{look.name} gets {in_unit('share', *errors['wrong'])} of the later tokens wrong after one wrong"
+                    f" token, and {rate(errors['clean'].value)} after the true one"
+                )
+            elif len(free):
+                top = free.iloc[int(free["value"].to_numpy().argmax())]
+                parts.append(
+                    f"where each branch of {look.name} goes on alone, they are furthest apart {int(top['step'])} tokens"
+                    f" after the wrong one ({top['value']:.2g} nats)"
+                )
+            else:
+                parts.append(f"{look.name} writes nothing after the exchanged token")
+        return "; ".join(parts) + "."
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """KL of the two branches by step, and the share of wrong or different tokens."""
+        from probe.autoregression.figures import snowball_curves
+
+        summaries = [each.summary() for each in self.results]
+        judged = any((table.loc[table["quantity"] == "wrong_error", "n"] > 0).any() for table in summaries)
+        truth = judged and any(any(each.truth_known) for each in self.results)
+        chart = snowball_curves(summaries, self.looks, truth=truth)
+        return {"snowball": titled(chart, "After one wrong token", 330)}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the continuations of both branches, one row a model and prompt."""
+        texts = [each.text_table().assign(model=look.name) for look, each in zip(self.looks, self.results, strict=True)]
+        joined = pd.concat(texts, ignore_index=True)
+        return {"Continuations": joined[["model", "prompt", "at", "clean", "wrong"]]}
 
 
 @torch.no_grad()
@@ -332,3 +392,72 @@ def _interval(quantity: str, values: np.ndarray) -> Interval:
         if quantity.endswith("kl")
         else wilson(int(values.sum()), len(values))
     )
+
+
+def questions_of(lm: LM) -> list[str]:
+    """Return the kinds of questions that a model's world asks, and the prompt itself."""
+    world = probe.world.of(lm)
+    return [*(world.question_kinds if world else ()), THE_PROMPT]
+
+
+def usual_questions(lm: LM) -> str:
+    """Return the questions that are asked where nothing is said."""
+    world = probe.world.of(lm)
+    return PREFERRED if world is not None and world.config.mixture.get(PREFERRED, 0) > 0 else THE_PROMPT
+
+
+def snowball_seconds(lm: LM, questions: str, steps: int, **rest: Any) -> float:
+    """Return the seconds that a snowball takes, about: the model is timed on a few tokens."""
+    require_tokens(lm)
+    count = 1 if questions == THE_PROMPT else PROMPTS
+    return seconds_a_token(lm) * PASSES * count * (LENGTH + steps)
+
+
+@analysis(
+    "autoregression",
+    title="Snowball",
+    equations=(EQUATION,),
+    seconds=snowball_seconds,
+    key="lag",
+    beside=Snowballs,
+)
+def follow_wrong_token(
+    lm: LM,
+    prompt: Prompt = "",
+    *,
+    questions: Annotated[
+        str | None,
+        Input("Wrong token in the answer to", key="lag_wrong", choices=questions_of, first=usual_questions),
+    ] = None,
+    steps: Annotated[int, Input("Tokens after it", advanced=True)] = 12,
+    tick: Tick = ignore,
+) -> Snowball:
+    """Exchange one token of an answer for a wrong one, and follow what comes after it.
+
+    Each prompt is continued twice; one token of the answer is exchanged. With a world the clean branch has the truth
+    there and the other the wrong value that the model holds likeliest (of a sum with steps the first result); else it
+    is the model's choice against its second choice. *Same text after it*: both branches read what the model wrote after
+    the clean token. *Each goes on alone*: greedily, each after its own token. KL is that of the next-token
+    distributions, clean from wrong; nothing counts after an end token. Means over prompts with bootstrap intervals,
+    shares with Wilson's.
+
+    Args:
+        lm: the model.
+        prompt: what is continued where the questions are `the prompt`.
+        questions: a kind of questions of the model's world, or `the prompt`; by default sums in steps where the world
+            has some, else the prompt.
+        steps: how many tokens after the exchanged one are followed.
+        tick: called with the share that is done.
+
+    Raises:
+        DataError: no prompt, one without tokens or too long, or a model that cannot write.
+        ConfigError: `steps` is less than 1.
+    """
+    world, kind = probe.world.of(lm), questions or usual_questions(lm)
+    if world is not None and kind != THE_PROMPT:
+        prompts = [item.prompt for item in world.questions(kind, PROMPTS, SEED)]
+    elif prompt.strip():
+        prompts = [prompt]
+    else:
+        raise DataError("There is no prompt to continue with one wrong token: give one.")
+    return snowball(lm, prompts, world=world, steps=steps, tick=tick)

@@ -35,8 +35,8 @@ def report(argv: list[str]) -> int:
     settings = parse(Report, take(argv), "probe report")
 
     from probe.commands.progress import Progress
-    from probe.report.inside import look_inside
     from probe.report.run_report import report as write
+    from probe.report.shown_analyses import look_inside
     from probe.runs import Run
     from probe.runs.storage import check_folder, disk, write_atomic
 

@@ -121,7 +121,7 @@ class ScalarComparison(Drawable):
         )
         return (
             f"{opening}; \u201c{self.tokens[j].strip()}\u201d, token {j}, changes them most differently "
-            f"({ours}, {theirs})."
+            f"({theirs}, {ours})."
         )
 
     def figures(self, position: Position = None) -> "dict[str, go.Figure]":

@@ -21,9 +21,9 @@ from probe.plotting.intervals import in_unit
 from probe.plotting.runs import layout
 from probe.report.collect import Measured, collect
 from probe.report.document import Document, today
-from probe.report.inside import Shown, write_shown
 from probe.report.pictures import Picture, first_figure, last_name, lineage_figure, lineage_table
 from probe.report.reproduce import Methods, code_named, describe_methods, experiment_command, training_command
+from probe.report.shown_analyses import Shown, write_shown
 from probe.runs.directories import run_directories
 from probe.runs.reader import Run
 from probe.runs.schema import dumps

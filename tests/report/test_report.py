@@ -24,9 +24,9 @@ from probe.experiments.run import settings_of
 from probe.logits.lens import logit_lens
 from probe.model.lm import LM
 from probe.numbers import in_unit, shown_ends
-from probe.report.inside import look_inside
 from probe.report.reproduce import describe_methods, experiment_command, training_command
 from probe.report.run_report import report
+from probe.report.shown_analyses import look_inside
 from probe.runs import RunWriter, open_run
 from probe.runs.reader import Run
 from probe.seeds import group_of, result_of

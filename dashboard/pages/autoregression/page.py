@@ -1,19 +1,18 @@
 """Autoregression: how far back a model looks, what one wrong token does, and through which paths inputs act."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import streamlit as st
 
-from dashboard.analysis import draw_below
+from dashboard.analysis import draw_below, keys_of
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import TAB_DETAILS, details
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note, sentence_place
-from dashboard.pages.autoregression import figures as sections
-from dashboard.pages.autoregression.choices import Question, choose, sides_of
+from dashboard.pages.autoregression.choices import Question, Side, choose, sides_of
 from dashboard.pages.autoregression.compute import order, profile
 from dashboard.pages.autoregression.words import DEFINITION, EQUATIONS, sentence
 from dashboard.sides import ask_for_model, words_known
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from probe.autoregression.lags import EffectiveOrder, LagProfile
 
 HEIGHT = 300
+TABS = ("follow_wrong_token", "jacobian_norms", "neutral_jacobian", "linear_autoregression")
+"""The analyses below."""
 
 
 def page() -> None:
@@ -50,10 +51,8 @@ def page() -> None:
         main_figures(question, orders, profiles)
     trust_badge(*((side.name, side.lm) for side in question.sides), text=question.texts[0])
     explain(question, orders, profiles)
-    tabs: dict[str, Callable[[], None]] = {"Snowball": partial(sections.snowball, question)}
-    for name in ("jacobian_norms", "neutral_jacobian", "linear_autoregression"):
-        tabs[find_analysis(name).title] = partial(draw_below, name, choices, TAB_DETAILS)
-    open_tab("lag_tab", tabs, {"Snowball": (sections.WRONG,)})
+    tabs = {find_analysis(name).title: partial(draw_below, name, choices, TAB_DETAILS) for name in TABS}
+    open_tab("lag_tab", tabs, {find_analysis(name).title: keys_of([name]) for name in TABS})
 
 
 def main_figures(question: Question, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> None:
@@ -110,10 +109,20 @@ def explain(question: Question, orders: "list[EffectiveOrder]", profiles: "list[
         code += [f"lm = {question.writers[0].loading}"] if question.writers[0] is not question.sides[0] else []
         options = _arguments({"epsilon": question.epsilon, **question.order_options()})
         code += [f"order = effective_order(lm, texts, {options})", "order.order, order.table()"]
-    tables = {"lag-readings": sections.join_tables(question.sides, [each.readings for each in profiles])}
+    tables = {"lag-readings": join_tables(question.sides, [each.readings for each in profiles])}
     if orders:
-        tables["context-readings"] = sections.join_tables(question.writers, [each.readings for each in orders])
+        tables["context-readings"] = join_tables(question.writers, [each.readings for each in orders])
     details(EQUATIONS, DEFINITION, "\n".join(code), tables)
+
+
+def join_tables(sides: list[Side], tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Concatenate the tables of all models, with the column `model` first."""
+    copies = []
+    for side, table in zip(sides, tables, strict=True):
+        copy = table.copy()
+        copy.insert(0, "model", side.name)
+        copies.append(copy)
+    return pd.concat(copies, ignore_index=True)
 
 
 def _arguments(options: dict[str, object]) -> str:

@@ -2,14 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from dashboard.pages.autoregression.choices import Question, Side
+from dashboard.pages.autoregression.choices import Question
 from probe.autoregression.lags import ORDER, RESAMPLED, Orders, Profiles
-from probe.numbers import rate
-from probe.plotting.intervals import percent
 
 if TYPE_CHECKING:
     from probe.autoregression.lags import EffectiveOrder, LagProfile
-    from probe.autoregression.snowballs import Snowball
 
 EQUATIONS = [
     r"\text{E1}\quad x_{t+1} \sim \pi_t = \mathrm{softmax}\big(W_{out} f_\theta(x_{t-\Delta+1:t}) + b_{out}\big)",
@@ -33,13 +30,6 @@ cut: the beginning token, or a heading without which a text would be of another 
 Means are over texts (within each text over positions), intervals are 95 % bootstrap over texts; for one text over its
 positions.
 """
-SNOWBALL = """
-Each prompt is continued twice; one token of the answer is exchanged. With a world the clean branch has the truth there
-and the other the wrong value that the model holds likeliest (of a sum with steps the first result); else it is the
-model's choice against its second choice. *Same text after it*: both branches read what the model wrote after the clean
-token. *Each goes on alone*: greedily, each after its own token. KL is that of the next-token distributions, clean from
-wrong; nothing counts after an end token. Means over prompts with bootstrap intervals, shares with Wilson's.
-"""
 
 
 def sentence(question: Question, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> str:
@@ -50,28 +40,4 @@ def sentence(question: Question, orders: "list[EffectiveOrder]", profiles: "list
         for side, each in zip(question.sides, profiles, strict=True)
         if side.lm.readout != "tokens"
     ]
-    return "; ".join(parts) + "."
-
-
-def snowball_sentence(sides: list[Side], snowballs: "list[Snowball]") -> str:
-    """Say in a sentence what the snowball shows."""
-    parts = []
-    for side, each in zip(sides, snowballs, strict=True):
-        errors = each.later_errors()
-        rows = each.summary()
-        free = rows[(rows["quantity"] == "free_kl") & (rows["n"] > 0)]
-        if errors["wrong"].value == errors["wrong"].value:  # not NaN
-            wrong, clean = errors["wrong"], errors["clean"]
-            parts.append(
-                f"{side.name} gets {percent(*wrong)} of the "
-                f"later tokens wrong after one wrong token, and {rate(clean.value)} after the true one"
-            )
-        elif len(free):
-            top = free.iloc[int(free["value"].to_numpy().argmax())]
-            parts.append(
-                f"where each branch of {side.name} goes on alone, they are furthest apart {int(top['step'])} tokens "
-                f"after the wrong one ({top['value']:.2g} nats)"
-            )
-        else:
-            parts.append(f"{side.name} writes nothing after the exchanged token")
     return "; ".join(parts) + "."

@@ -17,7 +17,7 @@ import torch
 
 from probe import LM, plugins
 from probe.model import calls
-from probe.runs import mirror
+from probe.runs.store import mirror
 from probe.world import World
 from tests.places import SAMPLES
 

@@ -376,7 +376,7 @@ OTHERS = {
     ("probe/report/reproduce.py", "json.loads"): "what a command of Probe has printed",
     ("probe/rows.py", "read_text"): "the function of that module, which calls `read_file`",
     ("probe/rows.py", "read_bytes"): "the function of that module, which calls `read_file`",
-    ("probe/runs/remote.py", "open"): "makes a new file",
+    ("probe/runs/store/remote.py", "open"): "makes a new file",
     ("probe/runs/storage.py", "open"): "makes a new file",
     ("probe/runs/storage.py", "os.open"): "a folder; and a file of lines, which is looked at once it is open",
     ("probe/runs/storage.py", "read_text"): "of the system, below /proc",

@@ -5,7 +5,7 @@
 - influence of each input by gradients: `jacobian_profile`
 - the content path and the attention path (E23): `jacobian_norms`, `jacobian_split`
 - the spectrum of a block's Jacobian: `neutral_jacobian`
-- what one wrong token does: `snowball`
+- what one wrong token does: `follow_wrong_token`, on prompts of your own `snowball`
 """
 
 import lazy_loader

@@ -120,7 +120,7 @@ def runs(argv: list[str]) -> int:
 
 def send_run(ref: str, url: str, attempt: int | None) -> None:
     """Upload a run and say how much was sent."""
-    from probe.runs.remote import upload
+    from probe.runs.store.remote import upload
 
     (path,) = open_runs((ref,))
     sent = upload(path, url, attempt)
@@ -134,7 +134,7 @@ def send_run(ref: str, url: str, attempt: int | None) -> None:
 def fetch_run(url: str, directory: str) -> None:
     """Download a run and say where it is."""
     from probe.runs import Run
-    from probe.runs.remote import download
+    from probe.runs.store.remote import download
 
     run = Run(download(url, directory))
     say(f"Fetched {url} to `{run.path}`: {run.method}, {run.status}, {run.steps:,} steps.")

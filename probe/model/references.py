@@ -156,7 +156,7 @@ def place(ref: str | Path) -> Path:
     base, _ = split_step(str(ref))
     try:
         if is_url(base):  # nothing is asked of a store by looking
-            from probe.runs.mirror import cached_run
+            from probe.runs.store.mirror import cached_run
 
             return cached_run(base)
         return find(base)
@@ -173,7 +173,7 @@ def bytes_to_fetch(ref: str) -> int:
         directory = Path(base)
     if not is_cached(directory):
         return 0
-    from probe.runs.mirror import missing_bytes
+    from probe.runs.store.mirror import missing_bytes
 
     return missing_bytes(directory)
 

@@ -6,7 +6,7 @@
 - what is wrong with one: `RunWarning`
 - where they lie: `find`, `roots`
 - make one smaller for shipping: `thin`
-- keep one in a store (`s3://...`): `probe.runs.remote`, `probe.runs.uploads`
+- keep one in a store (`s3://...`): `probe.runs.store`
 """
 
 import lazy_loader

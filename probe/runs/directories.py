@@ -8,7 +8,7 @@ from typing import Any
 
 from probe.errors import AmbiguousNameError, RunError, brief, suggest
 from probe.runs.addresses import RUN_FILE, is_cached, is_run, is_url
-from probe.runs.mirror import address_of, fill, find_run, mirror
+from probe.runs.store.mirror import address_of, fill, find_run, mirror
 
 SWEEP = ".sweep"
 """The folder beside the runs of a sweep that has its journal."""
@@ -42,8 +42,8 @@ def roots() -> list[Path]:
 
     They are the entries of the environment variable PROBE_RUNS (separated like PATH), or else those of `./runs`,
     `./sample_runs` and the `sample_runs` beside the installed package (in a checkout) that exist. An entry may be a
-    folder of a store (`s3://bucket/runs`): its place is the cache of it on this machine (`probe.runs.mirror`). Each
-    is followed by the folders in it that a sweep has filled (`probe.sweep`).
+    folder of a store (`s3://bucket/runs`): its place is the cache of it on this machine (`probe.runs.store`). Each is
+    followed by the folders in it that a sweep has filled (`probe.sweep`).
     """
     entries = settings()
     if entries:

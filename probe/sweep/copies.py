@@ -1,8 +1,8 @@
 """Runs of a sweep in a store: taken over by each attempt, sent while they are trained, brought where they are read.
 
-An attempt takes a number of the store (`probe.runs.remote.claim`), which fences all earlier ones off, and goes on from
-what they have sent. A note beside the runs, in `.sweep/copies/NAME`, has the number that the copy here was taken over
-with: with another one the copy in the store is newer and takes its place.
+An attempt takes a number of the store (`probe.runs.store.remote.claim`), which fences all earlier ones off, and goes on
+from what they have sent. A note beside the runs, in `.sweep/copies/NAME`, has the number that the copy here was taken
+over with: with another one the copy in the store is newer and takes its place.
 """
 
 import os
@@ -15,11 +15,11 @@ from pathlib import Path
 from probe.errors import RunError
 from probe.runs.addresses import is_run
 from probe.runs.directories import SWEEP
-from probe.runs.objects import Folder
 from probe.runs.reader import Run
-from probe.runs.remote import Fenced, claim, download, newest_attempt
 from probe.runs.storage import disk, hold_lock, replace_folder, unlock, write_atomic
-from probe.runs.uploads import Uploads
+from probe.runs.store.objects import Folder
+from probe.runs.store.remote import Fenced, claim, download, newest_attempt
+from probe.runs.store.uploads import Uploads
 from probe.untrusted import read_file
 
 COPIES = "copies"

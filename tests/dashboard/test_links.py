@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import models
 from dashboard.pages import page_file
-from probe.runs.remote import upload
+from probe.runs.store.remote import upload
 from tests.dashboard.pages import Show, again, read, unescape
 from tests.model.test_adapters import adapter
 from tests.models import saved_lm

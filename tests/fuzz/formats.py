@@ -66,9 +66,9 @@ from probe.runs.captured import (
     rollout_table,
     token_measures,
 )
-from probe.runs.objects import Folder
-from probe.runs.remote import read_version, upload
 from probe.runs.schema import ProbePrompt, dumps
+from probe.runs.store.objects import Folder
+from probe.runs.store.remote import read_version, upload
 from probe.runs.thinning import thin
 from probe.runs.trained_on import TRAINED_ON
 from probe.runs.world_file import WORLD_FILE, write_world

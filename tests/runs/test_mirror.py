@@ -14,11 +14,12 @@ from probe.errors import ModelError, RunError
 from probe.experiments.store import run_homes
 from probe.model.adapters import base_of
 from probe.model.references import bytes_to_fetch, place, resolve
-from probe.runs import RunWarning, RunWriter, list_runs, mirror, open_run, roots
+from probe.runs import RunWarning, RunWriter, list_runs, open_run, roots
 from probe.runs.addresses import cache_root, is_cached
 from probe.runs.directories import find, present, shown_name
-from probe.runs.objects import Folder
-from probe.runs.remote import claim, upload
+from probe.runs.store import mirror
+from probe.runs.store.objects import Folder
+from probe.runs.store.remote import claim, upload
 from tests.runs.conftest import HEADLINE, Make
 from tests.runs.stores import manifest, start, step, tree
 

@@ -11,8 +11,8 @@ import pytest
 
 from probe.errors import ConfigError, MissingToolError, RunError
 from probe.runs import Run, RunWriter
-from probe.runs.objects import Folder
-from probe.runs.remote import Fenced, claim, download, upload
+from probe.runs.store.objects import Folder
+from probe.runs.store.remote import Fenced, claim, download, upload
 from tests.runs.conftest import Make
 from tests.runs.stores import manifest, start, step, tree
 

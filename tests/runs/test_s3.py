@@ -6,9 +6,9 @@ import pytest
 
 from probe.errors import RunError
 from probe.runs import Run, RunWriter, list_runs
-from probe.runs.objects import Folder
-from probe.runs.remote import Fenced, claim, download, upload
-from probe.runs.uploads import Uploads
+from probe.runs.store.objects import Folder
+from probe.runs.store.remote import Fenced, claim, download, upload
+from probe.runs.store.uploads import Uploads
 from tests.runs.conftest import Make
 from tests.runs.stores import start, step, tree
 
@@ -42,8 +42,8 @@ def test_sent_fenced_fetched_and_listed(make: Make, tmp_path: Path) -> None:
 
 def test_two_that_claim_one_number(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store itself refuses the second one, which saw nothing of the first."""
-    monkeypatch.setattr("probe.runs.remote.newest_attempt", lambda _: 0)
-    monkeypatch.setattr("probe.runs.remote._check_free", lambda _: None)
+    monkeypatch.setattr("probe.runs.store.remote.newest_attempt", lambda _: 0)
+    monkeypatch.setattr("probe.runs.store.remote._check_free", lambda _: None)
     claim(f"{STORE}/run", 1)
     with pytest.raises(Fenced):
         claim(f"{STORE}/run", 1)

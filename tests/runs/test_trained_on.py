@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from probe.runs import Run, RunWriter, thin, trained_on
 from probe.runs.ancestry import descent
-from probe.runs.remote import download, upload
+from probe.runs.store.remote import download, upload
 from probe.runs.trained_on import TRAINED_ON, TrainedOn, collect, read_trained_on, sentence_hash, write_trained_on
 from tests.runs.conftest import Make
 

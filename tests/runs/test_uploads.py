@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from probe.errors import RunError
-from probe.runs import Run, RunWriter, uploads
-from probe.runs.objects import Folder
-from probe.runs.remote import Fenced, claim, download
-from probe.runs.uploads import Uploads
+from probe.runs import Run, RunWriter
+from probe.runs.store import uploads
+from probe.runs.store.objects import Folder
+from probe.runs.store.remote import Fenced, claim, download
+from probe.runs.store.uploads import Uploads
 from tests.runs.conftest import Make
 from tests.runs.stores import start, step
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from probe.runs import open_run
-from probe.runs.remote import download
+from probe.runs.store.remote import download
 from probe.sweep import Sweep, run_sweep
 from tests.places import ROOT
 

@@ -6,7 +6,7 @@ import pytest
 
 from probe.errors import ConfigError
 from probe.runs import RunWriter, open_run
-from probe.runs.remote import Fenced
+from probe.runs.store.remote import Fenced
 from probe.sweep import run_sweep
 from probe.sweep.copies import InStore
 

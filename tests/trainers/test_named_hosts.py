@@ -13,8 +13,8 @@ import pytest
 from dashboard import jobs
 from probe import open_run
 from probe.errors import ConfigError, ModelError, ProbeError
-from probe.runs import mirror
 from probe.runs.directories import host_options
+from probe.runs.store import mirror
 from tests.trainers.quick import train as train_config
 from trainers import commands
 

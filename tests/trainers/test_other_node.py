@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from probe.runs.remote import Fenced, claim, download, upload
-from probe.runs.uploads import Uploads
+from probe.runs.store.remote import Fenced, claim, download, upload
+from probe.runs.store.uploads import Uploads
 from tests.trainers.test_loop import assert_same
 from trainers import loop
 from trainers.config import PretrainConfig, TrainConfig

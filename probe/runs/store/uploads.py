@@ -10,9 +10,9 @@ from typing import Self
 
 from probe.errors import ProbeError
 from probe.runs.addresses import is_run
-from probe.runs.objects import Folder
-from probe.runs.remote import Fenced, upload
 from probe.runs.schema import CHECKPOINTS, parse_step
+from probe.runs.store.objects import Folder
+from probe.runs.store.remote import Fenced, upload
 from probe.texts import say
 
 LOOK_S = 1.0
@@ -52,7 +52,7 @@ class Uploads:
         Args:
             run: the run directory; it may appear later.
             url: the address of the run in the store.
-            attempt: see `probe.runs.remote.upload`.
+            attempt: see `probe.runs.store.remote.upload`.
             every: seconds after which a run without a new checkpoint is uploaded too, so that its curves can be read.
             patience: seconds for which the last upload is tried again.
             tell: is given one sentence when an upload fails, and when one goes well again; by default it is printed.

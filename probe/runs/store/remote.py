@@ -34,9 +34,9 @@ from typing import Any, TypeVar
 
 from probe.errors import RunError, brief
 from probe.runs.addresses import RUN_FILE
-from probe.runs.objects import Folder
 from probe.runs.schema import CAPTURES, CHECKPOINTS, ENDINGS, INDEX, dumps, parse_step, read_meta
 from probe.runs.storage import disk, sync_tree, write_atomic
+from probe.runs.store.objects import Folder
 from probe.untrusted import LOG, open_file, parse_json, read_file
 
 ATTEMPTS, FILES = "attempts", "files"

@@ -3,7 +3,7 @@
 `mirror(url)` lists a folder of a store from its manifests and fetches what is small (run.json, logs, results). Files of
 checkpoints and captures stand there empty until `fill` fetches them, when they are opened. All lies below
 `$PROBE_CACHE`, or else `probe` in the user's cache directory; nothing else is written there, and names in a manifest
-cannot lead out of it (`probe.runs.remote.check_name`).
+cannot lead out of it (`probe.runs.store.remote.check_name`).
 """
 
 import hashlib
@@ -22,8 +22,10 @@ from typing import Any
 
 from probe.errors import ProbeError, RunError, brief
 from probe.runs.addresses import RUN_FILE, cache_root, is_run
-from probe.runs.objects import Folder
-from probe.runs.remote import (
+from probe.runs.schema import ENDINGS, RunWarning, read_meta
+from probe.runs.storage import disk, write_atomic
+from probe.runs.store.objects import Folder
+from probe.runs.store.remote import (
     MANIFEST_BYTES,
     TRIES,
     Entry,
@@ -38,8 +40,6 @@ from probe.runs.remote import (
     read_version,
     spread,
 )
-from probe.runs.schema import ENDINGS, RunWarning, read_meta
-from probe.runs.storage import disk, write_atomic
 from probe.untrusted import read_file
 
 MANIFEST = ".manifest.json"

@@ -228,7 +228,9 @@ def choose(
                 drawn[key] = _widget(analysis, field, shared, lms)
         if drawn[key] is not None:
             given[field["flag"]] = drawn[key]
-    if not all(may_open(str(given[field["flag"]])) for field in asked if field["file"] and field["flag"] in given):
+    named = [given[field["flag"]] for field in asked if field["file"] and field["flag"] in given]
+    offered = {each for field in asked for each in field["suggestions"]}
+    if not all(may_open(str(each)) for each in named if each not in offered):
         return None
     form: Any = parse(analysis.form([field["name"] for field in fields]), [*words(given, joined=True)], analysis.name)
     return {field["name"]: getattr(form, analysis.option_of(field["name"])) for field in fields}
@@ -531,6 +533,8 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
     }
     lines = ["from pathlib import Path", ""] * any(isinstance(value, Path) for value in computed.values())
     lines += ["import probe", *["import probe.model.rewards"] * scalar]
+    if not analysis.call.startswith("probe."):
+        lines += [f"import {analysis.function.__module__}"]
     if analysis.origin.endswith(".py"):
         lines += ["import probe.plugins", "", f"probe.plugins.load({analysis.origin!r})"]
     names = list(analysis.models) if analysis.models == PAIR else [side.role for side in sides]

@@ -37,7 +37,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,11 +46,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from probe import LM
+from probe.analyses.analysis_record import Input
 from probe.errors import ConfigError, DataError
 from probe.logits.lens import require_same_tokens
 from probe.model.scoring import check_lengths, completion_logprobs
 from probe.model.text import pieces
-from probe.plotting.notebook import Drawable
+from probe.plotting.notebook import Drawable, titled
 from trainers.config import (
     DPOConfig,
     OnlineConfig,
@@ -76,6 +77,11 @@ from trainers.sft import Demonstration, encode_completion
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+
+COLUMNS = 18
+"""Tokens that are drawn side by side, where answers are no longer."""
+Scale = Annotated[Literal["one scale", "own scale"], Input("Colour", key="gradient_scale")]
 
 
 class Weights(NamedTuple):
@@ -489,6 +495,34 @@ class SideBySide(Drawable):
 
     rows: pd.DataFrame
     """What `table` gives."""
+    policy: str = "base"
+    """Which of two models takes the step."""
+    answers: tuple[str, ...] = ()
+    """The completions as they were given."""
+    names: tuple[str, str] = ("base", "aligned")
+    """What the two models are called."""
+    notes = (
+        "Rows are answers with their reward. Blue tokens become more probable, orange ones less; hover for the weight."
+        " A method that does not learn from an answer has no row of it. Of a long prompt only the last tokens are"
+        " drawn; the CSV holds all.",
+    )
+
+    def sentence(self) -> str:
+        """Say which methods only push up, which push down too, and where the largest weight is."""
+        lowest = {str(method): part["weight"].min() for method, part in self.rows.groupby("method", sort=False)}
+        up, down = ([name for name, weight in lowest.items() if (weight < 0) == lowers] for lowers in (False, True))
+        most = self.rows.iloc[int(self.rows["weight"].abs().to_numpy().argmax())]
+        parts = [
+            f"{join(up)} only push tokens up" if up else "",
+            f"{join(down)} push some up and some down" if down else "",
+        ]
+        policy = self.names[self.policy == "aligned"]
+        count = self.rows["completion"].nunique()
+        return (
+            f"In a step of {policy} on {count} answers {', and '.join(filter(None, parts))}; the largest weight is that"
+            f" of {most['method']} at \u201c{str(most['token']).strip()}\u201d of answer {most['completion'] + 1}"
+            f" ({most['weight']:+.2g})."
+        ).replace("(-", "(\u2212")
 
     def table(self) -> pd.DataFrame:
         """Return one row for each method and token that it learns from.
@@ -497,6 +531,47 @@ class SideBySide(Drawable):
         id, token, weight (w_t) and kl (the part of it that comes from a KL in the loss).
         """
         return self.rows.copy()
+
+    def figures(self, scale: Scale = "one scale") -> "dict[str, go.Figure]":
+        """Draw one panel a method and one row a completion, without the tokens of a prompt that are far before them.
+
+        Args:
+            scale: one for all methods, or for each the share of its own largest weight, where sizes differ by orders.
+        """
+        from probe.rewards.figures import token_weights as draw
+
+        start = self.rows.loc[self.rows["method"] != "pretrain", "position"].min()
+        room = max(2, COLUMNS - (self.rows["position"].max() - start))
+        end = self.rows[self.rows["position"] >= start - room]
+        title = f"What each token weighs in a step of {self.names[self.policy == 'aligned']}"
+        return {"gradient": titled(draw(end, scale == "own scale"), title)}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return all weights."""
+        return {"gradient": self.table()}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return one row a method (tokens raised and lowered, by how much, and where most), and one an answer."""
+        rows = []
+        for method, part in self.rows.groupby("method", sort=False):
+            most = part.iloc[int(part["weight"].abs().to_numpy().argmax())]
+            up, down = part["weight"] > 0, part["weight"] < 0
+            rows.append(
+                {
+                    "method": method,
+                    "learns from": most["source"],
+                    "tokens raised": int(up.sum()),
+                    "tokens lowered": int(down.sum()),
+                    "sum of weights up": float(part.loc[up, "weight"].sum()),
+                    "sum down": float(part.loc[down, "weight"].sum()),
+                    "largest weight": float(most["weight"]),
+                    "at": f"{most['token']} (answer {most['completion'] + 1})",
+                }
+            )
+        scores = self.rows.drop_duplicates("completion").sort_values("completion")
+        said = self.answers or [f"answer {number + 1}" for number in scores["completion"]]
+        answers = {"answer": [said[number] for number in scores["completion"]], "reward": scores["reward"].tolist()}
+        return {"Methods": pd.DataFrame(rows), "Answers": pd.DataFrame(answers)}
 
     def figure(self, relative: bool = False) -> "go.Figure":
         """Draw one panel a method and one row a completion: tokens coloured by w_t, on one scale centred on zero.
@@ -621,3 +696,8 @@ class _Case:
         columns = zip(ids, self.texts, policy, reference, self.rewards, strict=True)
         made = [Completion(y, text, p, [], True, {}, reward, ref) for y, text, p, ref, reward in columns]
         return Group("", self.encoded[0].prompt, {}, made, 0)
+
+
+def join(names: Sequence[str]) -> str:
+    """Join names to one text."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -104,6 +104,15 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
             if isinstance(now := st.session_state.get(key), int) and not low <= now <= high:
                 st.session_state[key] = min(max(now, low), high)
         value = number_input(label, value=empty, key=lasting_key(key, default), **hint)
+    elif field.get("lines"):
+        value = st.text_area(
+            label,
+            key=lasting_key(key, input_text(default)),
+            height=100,
+            help=help,
+            placeholder=field["placeholder"],
+            bind=bind,
+        )
     elif field["suggestions"]:
         value = _suggest(label, field, lasting_key(key, default), help, bind)
     else:
@@ -133,7 +142,7 @@ def _suggest(label: str, field: Field, key: str, help: str, bind: Any) -> Any:
         names.index(first) if first in names else None,
         key=key,
         help=help,
-        placeholder=NONE,
+        placeholder=field.get("placeholder") or NONE,
         bind=bind,
         accept_new_options=True,
         on_change=name_choice,

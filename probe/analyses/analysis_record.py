@@ -48,6 +48,10 @@ class Input:
     """The values that it can have for these models, or a view for a result, where its type does not say."""
     shared: str = ""
     """The choice above the pages that it takes (`prompt`); no widget of its own."""
+    suggestions: Callable[..., Sequence[str]] | None = None
+    """Values that these models suggest, beside which others may be given."""
+    lines: bool = False
+    """Whether it is a text of several lines."""
     within: tuple[float, float] | Callable[..., tuple[float, float]] | None = None
     """The smallest and the largest number that it can be, or a function of the models, or of the result for a view."""
     folded: str = ""
@@ -149,8 +153,11 @@ class Analysis:
     @property
     def call(self) -> str:
         """The Python name of the function: that in its subject's face, or how a plugin's is found."""
+        module = self.function.__module__
         if self.origin == BUILT_IN:
-            return f"probe.{self.function.__module__.split('.')[1]}.{self.name}"
+            return (
+                f"probe.{module.split('.')[1]}.{self.name}" if module.startswith("probe.") else f"{module}.{self.name}"
+            )
         return f"probe.analyses.find_analysis({self.name!r}).function"
 
     def about_input(self, name: str) -> Input:
@@ -226,12 +233,15 @@ class Analysis:
                 "labels": about.label_of,
                 "nothing": about.nothing,
                 "folded": about.folded,
+                "lines": about.lines,
                 "within": None if callable(about.within) else about.within,
                 "view": self._owner(name).__name__ if name in self.views else "",
             }
             of: tuple[Any, ...] = lms if name in self.inputs else () if result is None else (result,)
             if of and callable(about.within):
                 entry |= {"within": about.within(*of)}
+            if of and about.suggestions is not None:
+                entry |= {"suggestions": list(about.suggestions(*of))}
             if of and about.choices is not None:
                 entry |= {"choices": list(about.choices(*of)), "type": "list" if entry["type"] == "list" else "choice"}
             if of and about.first is not None and entry["default"] is None:

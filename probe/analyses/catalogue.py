@@ -34,6 +34,7 @@ MODULES = {
     "steer_by_first_tokens": "probe.compare.first_tokens",
     "weight_change": "probe.compare.weights",
     "transplant_parts": "probe.compare.transplant",
+    "compare_gradients": "trainers.gradient_analysis",
     "logit_lens": "probe.logits.lens",
     "attribute_answer": "probe.logits.attribution",
     "follow_wrong_token": "probe.autoregression.snowballs",
@@ -44,6 +45,8 @@ MODULES = {
     "linear_autoregression": "probe.autoregression.linear",
 }
 """The module of each built-in analysis, in the order of their pages."""
+PACKAGES = ("probe", "trainers")
+"""Whose analyses are built in; a module is imported when one of its analyses is asked for."""
 ANALYSES: Registry[Analysis] = Registry("analysis", "probe.analyses")
 
 
@@ -86,11 +89,12 @@ def analysis(
             raise ConfigError(
                 f"The models of the analysis `{name}` are not clear: let it take `lm`, or `base` and `aligned`."
             )
-        origin = BUILT_IN if str(function.__module__).startswith("probe.") else origin_of(function)
+        own = str(function.__module__).partition(".")[0] in PACKAGES
+        origin = BUILT_IN if own else origin_of(function)
         heading = title or name.replace("_", " ").capitalize()
         rows = tuple(map(tuple, widths))
-        own = key or name, rows, beside, settle, origin
-        entry = Analysis(name, page_key(page), heading, function, tuple(equations), seconds, *own)
+        rest = key or name, rows, beside, settle, origin
+        entry = Analysis(name, page_key(page), heading, function, tuple(equations), seconds, *rest)
         if origin != BUILT_IN:
             entry.form()
         with unless_taken():

@@ -2,7 +2,7 @@
 
 import ast
 from dataclasses import dataclass, fields
-from functools import reduce
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -138,7 +138,7 @@ def declared() -> dict[str, str]:
     """The functions of the product that `analysis` decorates, with their modules, as the files say."""
     found = {}
     root = Path(probe.__file__).parent
-    for path in root.rglob("*.py"):
+    for path in [*root.rglob("*.py"), *(root.parent / "trainers").rglob("*.py")]:
         for node in ast.parse(path.read_text()).body:
             calls = [each for each in getattr(node, "decorator_list", ()) if isinstance(each, ast.Call)]
             if isinstance(node, ast.FunctionDef) and any(getattr(each.func, "id", "") == "analysis" for each in calls):
@@ -159,7 +159,7 @@ def test_every_built_in_analysis_is_whole():
     assert {key for key, known in labels.items() if len(known) > 1} == set()
     for name, each in own.items():
         path, _, function = each.call.rpartition(".")
-        assert reduce(getattr, [*path.split(".")[1:], function], probe) is each.function, name
+        assert getattr(import_module(path), function) is each.function, name
         assert each.about.count("\n") > 2, f"{name} has no definition"
         assert each.equations, name
         assert all(field["help"] for field in each.fields()), f"an input of {name} is not explained"

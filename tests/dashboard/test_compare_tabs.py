@@ -193,23 +193,25 @@ def test_a_line_of_a_plain_pair_needs_no_file(plain, elsewhere: Path):
 def test_every_method_weighs_the_tokens_of_one_prompt(show: Show, runs: Path):
     app = show(runs, page=PAGE, compare_tab=GRADIENT)
     sound(app, "gradient")
-    table = app.dataframe[1].value.set_index("method")
+    table = app.dataframe[0].value.set_index("method")
     assert list(table.index) == ["pretrain", "sft", "rsft", "dpo", "rlhf", "rlvr"]
     assert (table.loc[["pretrain", "sft", "rsft"], "tokens lowered"] == 0).all()
     assert (table.loc[["dpo", "rlhf", "rlvr"], "tokens lowered"] > 0).all()
     prompt = app.text_area(key="prompt").value
-    answers = app.text_area(key="gradient_answers").value.splitlines()
-    world = of(LM.load(runs / "base"))
+    app.segmented_control(key="gradient_list").set_value("Answers").run()
+    answers, world = app.dataframe[0].value, of(LM.load(runs / "base"))
     assert world
-    rewards = [world.verify(prompt, f" {answer}").score for answer in answers]
-    assert list(app.dataframe[0].value["reward"]) == rewards
-    found = side_by_side(LM.load(runs / "base"), prompt, [f" {answer}" for answer in answers], rewards).table()
+    rewards = [world.verify(prompt, f" {answer}").score for answer in answers["answer"]]
+    assert list(answers["reward"]) == rewards
+    texts = [f" {answer}" for answer in answers["answer"]]
+    found = side_by_side(LM.load(runs / "base"), prompt, texts, rewards).table()
     most = found.iloc[int(found["weight"].abs().to_numpy().argmax())]
     assert f"({most['weight']:+.2g})".replace("-", "\u2212") in heading(app)
+    assert "the world's verifier" in app.selectbox(key="gradient_reward").options
     app.selectbox(key="gradient_reward").set_value("typed").run()
     app.text_input(key="gradient_rewards").set_value("1").run()
     assert "give a number for each" in read(app)
-    app.text_input(key="gradient_rewards").set_value(" ".join("1" for _ in answers)).run()
+    app.text_input(key="gradient_rewards").set_value(" ".join("1" for _ in texts)).run()
     assert "two of them different ones" in heading(app)
     app.text_area(key="gradient_answers").set_value("oslo").run()
     assert "Give at least two answers" in heading(app)

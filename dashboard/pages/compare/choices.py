@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dashboard.markdown import finding
-from dashboard.state import CHAT, SharedChoices
+from dashboard.state import SharedChoices
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -17,18 +17,10 @@ PROMPT_TAB = "One prompt"
 """The first tab."""
 WEIGHTS_TAB = "Weights"
 """The tab that two reward models have too."""
-LENGTH = "length"
-"""Key of how many new tokens are written, in the first tab and in the last."""
 EXPERIMENT, SPACING, METRICS = "line_experiment", "line_spacing", "line_metrics"
 """Keys of the experiment along the line, of the distance of its alphas, and of the metrics that are drawn."""
 LINE = (EXPERIMENT, SPACING, METRICS)
 """Keys of the tab of the line between the models."""
-POLICY, REPLIES, REWARD, TYPED_REWARDS, SCALE = (
-    *("gradient_policy", "gradient_answers", "gradient_reward", "gradient_rewards", "gradient_scale"),
-)
-"""Keys of the model that takes the step, of its answers, of who rewards them, of typed rewards, and of the colours."""
-GRADIENT = (POLICY, REPLIES, REWARD, TYPED_REWARDS, SCALE, CHAT["compare"])
-"""Keys of the tab Gradient."""
 
 
 @dataclass(frozen=True)

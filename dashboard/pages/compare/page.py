@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import analysis, models, sentences
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note, sentence_place
-from dashboard.pages.compare.choices import GRADIENT, LINE, PROMPT_TAB, TAB, WEIGHTS_TAB, Pair
+from dashboard.pages.compare.choices import LINE, PROMPT_TAB, TAB, WEIGHTS_TAB, Pair
 from dashboard.sides import ask_for_model
 from dashboard.state import current
 from probe.analyses.catalogue import find_analysis
@@ -23,10 +23,10 @@ TABS: dict[str, tuple[str, ...] | str] = {
     WEIGHTS_TAB: ("weight_change",),
     "Transplants": ("transplant_parts",),
     "The line between them": "line_between",
-    "Gradient": "token_gradient",
+    "Gradient": ("compare_gradients",),
 }
 """The analyses of each tab, or the file beside this one whose `draw` takes a `Pair`."""
-KEYS = {"line_between": LINE, "token_gradient": GRADIENT}
+KEYS = {"line_between": LINE}
 """Keys of the widgets of the files."""
 OF_SCALARS = {"compare": "compare_scalars", "weight_change": "weight_change"}
 """What two models of one number have in the place of the analyses of two language models."""

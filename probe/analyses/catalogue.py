@@ -35,6 +35,8 @@ MODULES = {
     "weight_change": "probe.compare.weights",
     "transplant_parts": "probe.compare.transplant",
     "compare_gradients": "trainers.gradient_analysis",
+    "read_attention": "probe.attention.reading",
+    "repeat_scores": "probe.attention.scores",
     "logit_lens": "probe.logits.lens",
     "attribute_answer": "probe.logits.attribution",
     "follow_wrong_token": "probe.autoregression.snowballs",

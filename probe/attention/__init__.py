@@ -1,6 +1,6 @@
 """Attention: which tokens does each head look at, what does it write, and what is it good at?
 
-- what every head looks at on a text: `attention`
+- what every head looks at on a text: `read_attention`, `attention`
 - one head stage by stage: `stages`
 - attention through all layers: `rollout`
 - scores of what heads do (induction, previous token, ...): `head_scores`, `repeat_scores`

@@ -215,6 +215,11 @@ class Attention(Drawable):
     """[D H T T] weights: rows are queries and sum to 1, zero above the diagonal."""
 
     @property
+    def written(self) -> int | None:
+        """The first token that the model wrote itself, if it wrote one."""
+        return self.prompt_length if self.prompt_length < len(self.tokens) else None
+
+    @property
     def heads(self) -> list[str]:
         """[D H] names of the heads, `L0H0` first, block by block."""
         return head_names(*self.pattern.shape[:2])
@@ -227,8 +232,7 @@ class Attention(Drawable):
         """Every head as one heat map."""
         from probe.attention.figures import attention_mosaic
 
-        own = self.prompt_length if self.prompt_length < len(self.tokens) else None
-        return attention_mosaic(self.pattern, self.tokens, boundary=own)
+        return attention_mosaic(self.pattern, self.tokens, boundary=self.written)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ Axes: D blocks, H heads, T tokens, B texts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.analyses.analysis_record import Input
+from probe.analyses.catalogue import analysis
 from probe.attention.patterns import Attention, attention
 from probe.errors import ConfigError
 from probe.logits.direct import final_norm, post_hook, post_norm, unembedding
 from probe.model.heads import array, head_names
 from probe.model.lm import LM
 from probe.model.text import encode
-from probe.plotting.notebook import Drawable
+from probe.numbers import rate, signed
+from probe.plotting.notebook import Beside, Drawable, alone, titled
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -47,6 +50,10 @@ class HeadScores(Drawable):
         layer, head = (axis.ravel() for axis in np.indices(shape))
         columns = {name: value.ravel() for name, value in self.values.items()}
         return pd.DataFrame({"name": head_names(*shape), "layer": layer, "head": head, **columns})
+
+    def sentence(self) -> str:
+        """Name the head that has most of each score on repeated random tokens."""
+        return ScoresBeside((self,), alone()).sentence() if set(self.values) <= set(WORDS) else ""
 
     def figure(self, name: str | None = None) -> "go.Figure":
         """One score of every head as a grid of layers and heads; the first one if none is named."""
@@ -118,9 +125,69 @@ def followers(ids: Int[np.ndarray, " T"]) -> np.ndarray:
     return shifted
 
 
+WORDS = {
+    "prefix_matching": "attends most to what followed the earlier occurrence of a random token",
+    "previous_token": "attends most to the token before",
+    "copying": "copies most",
+}
+"""What a score on repeated random tokens says of the head that has most of it."""
+PREFIX_MATCHING = (
+    r"\mathrm{prefix\ matching} = \mathbb{E}_{t > n} \sum_{s:\, x_{s-1} = x_t} \alpha_{t,s},\qquad x_{t} = x_{t-n}\ "
+    r"\text{random}"
+)
+
+
+class ScoresBeside(Beside[HeadScores]):
+    """Scores of the heads of one model or several on repeated random tokens."""
+
+    def sentence(self) -> str:
+        """Name for every model and score the head that has most of it, with what even attention would give."""
+        parts = []
+        for look, each in zip(self.looks, self.results, strict=True):
+            clauses = []
+            for name in (name for name in WORDS if name in each.values):
+                top = each.top(name, 1).iloc[0]
+                number = signed if name == "copying" else rate
+                own, chance = number(float(top[name])), number(each.chance[name])
+                clauses.append(f"{top['name']} {WORDS[name]} ({own}, chance {chance})")
+            parts.append(f"in {look.name} {', '.join(clauses)}")
+        sentence = "; ".join(parts) + "."
+        return sentence[0].upper() + sentence[1:]
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw each score of every head, layers upwards, and the change from one model to another of its shape."""
+        from probe.attention.head_figures import head_grids
+
+        charts = {}
+        for name in self.results[-1].values:
+            grids = [(look.name, each.values[name]) for look, each in zip(self.looks, self.results, strict=True)]
+            signs = [name == "copying"] * len(grids)
+            if len(grids) == 2 and grids[0][1].shape == grids[1][1].shape:
+                grids.append(("difference", grids[1][1] - grids[0][1]))
+                signs.append(True)
+            words = name.replace("_", " ")
+            title = f"{words.capitalize()} of every head"
+            charts[name.replace("_", "-")] = titled(head_grids(grids, words, signed=signs), title)
+        return charts
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return all heads, those that match prefixes most first."""
+        rows = next(iter(self.tables().values())).drop(columns=["layer", "head"]).rename(columns={"name": "head"})
+        first = next(iter(self.results[-1].values))
+        return {"Heads": rows.sort_values(first, ascending=False, kind="stable", ignore_index=True)}
+
+
+Advanced = Annotated[int, Input(advanced=True)]
+
+
+@analysis("attention", title="Heads on repeated tokens", equations=(PREFIX_MATCHING,), key="att", beside=ScoresBeside)
 @torch.no_grad()
-def repeat_scores(lm: LM, *, length: int = 25, batch: int = 8, repeats: int = 2, seed: int = 0) -> HeadScores:
-    """Scores of every head on repeated random tokens, after the text's beginning token if the tokenizer has one.
+def repeat_scores(
+    lm: LM, *, length: Advanced = 25, batch: Advanced = 8, repeats: Advanced = 2, seed: Advanced = 0
+) -> HeadScores:
+    """Measure what every head does on repeated random tokens.
+
+    The tokens stand after the text's beginning token if the tokenizer has one.
 
     - prefix_matching: weight from a token of a later repeat on the tokens that followed its earlier occurrences, mean
       over these queries (Olsson et al. 2022; with two repeats there is one such key).

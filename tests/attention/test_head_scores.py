@@ -5,11 +5,20 @@ import pytest
 import torch
 from transformer_lens.head_detector import detect_head
 
-from probe.attention.patterns import Attention, attention
-from probe.attention.scores import followers, head_scores, pattern_scores, random_repeats, repeat_scores
+from probe.attention.patterns import Attention, attention, distance_table
+from probe.attention.reading import Attentions, read_attention
+from probe.attention.scores import (
+    ScoresBeside,
+    followers,
+    head_scores,
+    pattern_scores,
+    random_repeats,
+    repeat_scores,
+)
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
+from probe.plotting.notebook import Look
 from tests.models import ARCHITECTURES, OTHERS, byte_tokenizer, random_lm, random_reward_model
 from tests.places import SAMPLES
 
@@ -182,3 +191,36 @@ def test_bad_requests_are_refused():
 def test_followers_are_the_tokens_after_earlier_ones():
     where = followers(np.array([1, 2, 3, 1, 2, 2]))
     assert [(int(t), int(s)) for t, s in np.argwhere(where)] == [(3, 1), (4, 2), (5, 2), (5, 5)]
+
+
+def test_the_sentence_names_the_heads_of_the_table():
+    lm, other = random_lm(), random_lm(seed=1)
+    found = repeat_scores(lm, length=10)
+    for name in found.values:
+        top = found.table().sort_values(name, ascending=False).iloc[0]
+        number = f"{top[name]:.2f}".replace("-", "\u2212") if name == "copying" else f"{100 * top[name]:.0f} %"
+        assert f"{top['name']} " in found.sentence()
+        assert number in found.sentence()
+    assert head_scores(lm, TEXT).sentence() == ""
+    pair = ScoresBeside((found, repeat_scores(other, length=10)), (Look("a", "red"), Look("b", "blue")))
+    assert list(pair.figures()) == ["prefix-matching", "previous-token", "copying"]
+    assert len(pair.figures()["copying"].layout.annotations) == 3  # both, and the difference
+    assert pair.lists()["Heads"]["prefix_matching"].is_monotonic_decreasing
+
+
+def test_two_models_on_a_prompt_name_the_head_that_moved_most():
+    reads = [read_attention(random_lm(seed=seed), TEXT) for seed in (0, 1)]
+    pair = Attentions(tuple(reads), (Look("a", "red"), Look("b", "blue")))
+    moved = distance_table(*reads)
+    assert f"the attention of {moved['name'][0]} moved most" in pair.sentence()
+    assert pair.lists()["Heads that moved most"]["head"][0] == moved["name"][0]
+    assert pair.hooked == reads[0].ids
+    assert "On this prompt, in model, " in reads[0].sentence()
+    same = Attentions((reads[0], reads[0]), pair.looks)
+    assert "Attention hardly moved between a and b" in same.sentence()
+    other = read_attention(random_lm("gpt2", n_layer=3), TEXT)
+    apart = Attentions((reads[0], other), pair.looks)
+    assert not apart.comparable
+    assert apart.sentence().startswith("In a, ")
+    assert "; in b, " in apart.sentence()
+    assert len(apart.figures()["heads"].layout.annotations) == 2

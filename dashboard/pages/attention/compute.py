@@ -10,6 +10,7 @@ from dashboard import data, models, sides
 from dashboard.components.step_views import Moment, choose_moment
 from dashboard.markdown import note
 from dashboard.state import SharedChoices, keep
+from probe.attention.reading import Head, same_text
 from probe.plotting.theme import METHODS, aligned_colour
 from probe.runs.captured import attention as captured_pattern
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 LONG = 192
 """Tokens up to which patterns are shown cell by cell; beyond it every head gets statistics."""
-
-Head = tuple[int, int]
-"""(layer, head), both from 0."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Reading:
     @property
     def alike(self) -> bool:
         """Whether all sides read the same tokens."""
-        return all(_same_text(side.read, self.last.read) for side in self.sides)
+        return all(same_text(side.read, self.last.read) for side in self.sides)
 
     @property
     def comparable(self) -> bool:
@@ -69,7 +67,7 @@ class Reading:
 
     def sides_with(self, head: Head) -> list[Side]:
         """Return the sides that have the head and can share one figure with one token axis."""
-        return [side for side in self.sides if side.has(head) and _same_text(side.read, self.last.read)]
+        return [side for side in self.sides if side.has(head) and same_text(side.read, self.last.read)]
 
     @property
     def tokens(self) -> list[str]:
@@ -79,8 +77,7 @@ class Reading:
     @property
     def boundary(self) -> int | None:
         """The first token that a model wrote itself, if one did."""
-        length = self.last.read.prompt_length
-        return length if length < len(self.tokens) else None
+        return self.last.read.written
 
     @property
     def heads(self) -> list[str]:
@@ -142,10 +139,6 @@ def splits_alike(one: "LM", other: "LM", text: tuple[int, ...]) -> bool:
 
     size = one.model.get_input_embeddings().weight.shape[0]
     return max(text) < size and pieces(one.tokenizer, text) == pieces(other.tokenizer, text)
-
-
-def _same_text(one: "Attention", other: "Attention") -> bool:
-    return one.ids == other.ids and one.tokens == other.tokens
 
 
 def _attention(lm: "LM", text: tuple[int, ...], new: int = 0, length: int | None = None) -> "Attention":

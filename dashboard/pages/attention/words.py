@@ -1,97 +1,33 @@
 """The Attention page in words: its sentence, and the folded section with equations, definitions, Python lines."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import streamlit as st
 
 from dashboard.components.details import details
 from dashboard.pages.attention.choices import TAB
-from dashboard.pages.attention.compute import Head, Reading, Side
-from probe.numbers import in_percent, rate
+from dashboard.pages.attention.compute import Head, Reading
+from probe.attention.reading import STAGES, argmax, most_moved_head, strongest
+from probe.numbers import rate
 from probe.runs.captured import attention_table
 
 if TYPE_CHECKING:
     from probe.attention.long import AttentionStatistics
-
-DOES = {
-    "induction": "attends to what followed earlier copies of a token (induction)",
-    "duplicate_token": "attends to earlier copies of a token",
-    "previous_token": "attends to the token before",
-}
-"""What a score of patterns says of a head, the rarest behaviour first."""
-
-STANDS_OUT = 0.3
-"""Share of a head's attention from which a behaviour is named as what the head does."""
-
-STILL = 0.005
-"""Share of attention that went elsewhere below which two models are said to attend alike."""
-
-
-def strongest(side: Side) -> tuple[Head, str]:
-    """Find and describe a head with a recognisable behaviour, else the head that attends least to the first token."""
-    from probe.attention.scores import pattern_scores
-
-    values = pattern_scores(side.read).values
-    candidates = []
-    for name in DOES:
-        head = _argmax(values[name])
-        candidates.append((float(values[name][head]), head, name))
-    clear = [each for each in candidates if each[0] >= STANDS_OUT]
-    if clear:
-        share, head, name = clear[0] if clear[0][2] == "induction" else max(clear)
-        more = [each for each in clear if each[2] != name]
-        text = f"L{head[0]}H{head[1]} {DOES[name]} with {rate(share)} of its attention"
-        if more:
-            share, other, second = max(more)
-            text += f", L{other[0]}H{other[1]} {DOES[second].removeprefix('attends ')} with {rate(share)}"
-        return head, text
-    sink = values["sink"]
-    head = _argmax(-sink)
-    words = (
-        f"no head stands out; on average {rate(float(sink.mean()))} of the attention rests on the first token, "
-        f"least in L{head[0]}H{head[1]} ({rate(float(sink[head]))})"
-    )
-    return head, words
-
-
-def most_moved_head(first: Side, second: Side, of: str = "") -> tuple[Head, str]:
-    """Find the head that moved most between two sides (steps of a run, if `of` names one), and say how."""
-    from probe.attention.patterns import difference, head_distance
-
-    distance = head_distance(first.read, second.read)
-    head = _argmax(distance)
-    change = difference(first.read, second.read)[head]
-    query, key = np.unravel_index(int(np.abs(change).argmax()), change.shape)
-    names = [_quote_token(second.read.tokens, int(index)) for index in (query, key)]
-    names[1] = "itself" if query == key else names[1]
-    before, after = (float(side.read.pattern[(*head, query, key)]) for side in (first, second))
-    name, share = f"L{head[0]}H{head[1]}", float(distance[head])
-    if share < STILL:
-        return head, (
-            f"Attention hardly moved between {first.name} and {second.name}{of}: even {name}, which moved most, sent "
-            f"only {in_percent(share)} of it elsewhere"
-        )
-    return head, (
-        f"Between {first.name} and {second.name}{of}, the attention of {name} moved most: {rate(share)} of it went "
-        f"elsewhere, whatever that does to the answer; the weight from {names[0]} to {names[1]} changed most "
-        f"({before:.2f} \u2192 {after:.2f})"
-    )
 
 
 def head_finding(reading: Reading) -> tuple[Head, str]:
     """Return the head that the finding is about, and the finding's sentence."""
     if reading.comparable:
         first, second = reading.sides
-        head, words = most_moved_head(first, second, f" of {reading.moment.label}" if reading.moment else "")
+        of = f" of {reading.moment.label}" if reading.moment else ""
+        head, words = most_moved_head(first.read, second.read, (first.name, second.name), of)
         return head, f"{words}."
     if len(reading.sides) == 2:
-        pairs = [strongest(side) for side in reading.sides]
+        pairs = [strongest(side.read) for side in reading.sides]
         parts = [f"in {side.name}, {words}" for side, (_, words) in zip(reading.sides, pairs, strict=True)]
         sentence = "; ".join(parts) + "."
         return pairs[1][0], sentence[0].upper() + sentence[1:]
-    head, words = strongest(reading.last)
+    head, words = strongest(reading.last.read)
     where = f"at {reading.last.name} of {reading.moment.label}" if reading.moment else f"in {reading.last.name}"
     return head, f"On this prompt, {where}, {words}."
 
@@ -113,24 +49,13 @@ def why_apart(reading: Reading) -> str:
 def long_words(name: str, statistics: "AttentionStatistics") -> tuple[Head, str]:
     """Return the head that looks back furthest in a long text, and a sentence on what stands out in its statistics."""
     previous, sink, distance = statistics.mean("previous"), statistics.mean("sink"), statistics.mean("distance")
-    near, far = _argmax(previous), _argmax(distance)
+    near, far = argmax(previous), argmax(distance)
     return far, (
         f"Over {len(statistics.tokens):,} tokens, in {name}, L{statistics.layers[far[0]]}H{far[1]} looks back furthest "
         f"({distance[far]:,.0f} tokens on average), L{statistics.layers[near[0]]}H{near[1]} attends most to the "
         f"token before ({rate(float(previous[near]))}), and the first token draws "
         f"{rate(float(sink.mean()))} of all attention."
     )
-
-
-def _quote_token(tokens: Sequence[str], index: int) -> str:
-    """Quote a token, with its position where the text contains it several times."""
-    where = f" [{index}]" if list(tokens).count(tokens[index]) > 1 else ""
-    return f"\u201c{tokens[index].strip()}\u201d{where}"
-
-
-def _argmax(values: np.ndarray) -> Head:
-    layer, head = np.unravel_index(int(values.argmax()), values.shape)
-    return int(layer), int(head)
 
 
 DEFINITION = """
@@ -143,12 +68,6 @@ Attention during generation is the rows from the last token of the prompt on: ro
 *t* + 1 attended to. *Went elsewhere* is the total variation distance, half the sum of absolute changes of a row, mean
 over the rows that have a choice.
 """
-EQUATIONS = [
-    r"\text{E3}\quad s_{t,s} = \langle R_t M h_t, R_s N h_s\rangle / \sqrt{d_h}",
-    r"\text{E4}\quad \alpha_{t,\cdot} = \mathrm{softmax}(s_{t,\le t})",
-    r"\text{E5}\quad o_t = \sum_s \alpha_{t,s} L h_s",
-]
-
 ABOUT = {
     "Head scores": (
         [r"\text{induction} = \sum_t \sum_{s:\, x_{s-1} = x_t} \alpha_{t,s} \Big/ \sum_{t,s} \alpha_{t,s}"],
@@ -192,7 +111,7 @@ def explain(reading: Reading, head: Head) -> None:
         ).assign(head=head[1])
         for index, side in enumerate(reading.sides)
     }
-    details(EQUATIONS + equations, f"{DEFINITION}\n{definition}", "\n".join(lines), tables)
+    details([*STAGES, *equations], f"{DEFINITION}\n{definition}", "\n".join(lines), tables)
 
 
 def code(reading: Reading, head: Head) -> list[str]:

@@ -6,6 +6,7 @@ Python lines, and what it says and draws of these two sample runs; `<!-- analyse
 
 import re
 from collections.abc import Iterator
+from html import escape
 
 from figures import SAMPLES, html
 
@@ -77,7 +78,7 @@ def section(analysis: Analysis, models: list[str], prompt: str) -> Iterator[str]
     looks = [Look(name, colour) for name, colour in zip(names, (METHODS["pretrain"], METHODS["dpo"]), strict=False)]
     (result,) = analysis.together(results, looks)
     RESULTS[analysis.name] = result
-    yield f"> {result.sentence()}\n"
+    yield f"> {escape(result.sentence(), quote=False)}\n"
     figures = result.figures()
     if figures:
         yield f"<!-- drawn: {analysis.name} {next(iter(figures))} -->\n"

@@ -118,8 +118,6 @@ def draw(
     if not shared.prompt.strip() and any(each["required"] for each in asks):
         ask_for_model(answer, f"Write a prompt above to {_aim(analysis)}")
         return
-    if asks and not words_known(shared, ((side.name, side.lm) for side in sides), answer):
-        return
     texts = st.container()
     places = lay_out([each for each in fields if each["view"] != "lists"], drawn, beside=analysis.has_chips)
     values = choose(analysis, [each for each in fields if not each["view"]], shared, lms, drawn, places)
@@ -128,6 +126,8 @@ def draw(
             tell("The file comes from a link and has not been opened.")
         return
     found, errors = compute(analysis, sides, values)
+    if found == [] and asks and not words_known(shared, ((side.name, side.lm) for side in sides), answer):
+        return
     if found is None or not found:
         with answer:
             tell(f"Press the button to {_aim(analysis)}" if found is None else next(iter(errors)))
@@ -406,7 +406,11 @@ def compute_stoppably(
     with place.container():
         stop: Any = {"key": f"{key}-cancel", "icon": ":material/close:"}
         st.button("Cancel", help="Stops at the next step of the bar.", **stop)
-        result = models.compute_once(fn, *lms, say=say, steps=True, **options)
+        try:
+            result = models.compute_once(fn, *lms, say=say, steps=True, **options)
+        except ProbeError:
+            place.empty()  # there is nothing to cancel any more
+            raise
     place.empty()
     return result
 

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.pages import page_file
-from tests.dashboard.pages import Show, read
+from tests.dashboard.pages import Show
 
 ENDLESS = "{{ 9**(9**9) }}"
 PATTERN = {"type": "Split", "pattern": {"Regex": "([a-z ]+)+!"}, "behavior": "Isolated", "invert": False}
@@ -61,7 +61,6 @@ def test_a_model_without_an_end_hides_itself_alone(
 ):
     app = show(strangers, page="compare/page.py", base="base", aligned=name, **query)
     assert not app.exception
-    assert len(app.error) == 1
-    assert says in read(app)
-    assert name in app.error[0].value
+    told = [each.value for each in (*app.subheader, *app.error)]
+    assert any(says in each and name in each for each in told), told
     assert is_sound(show(strangers, page="compare/page.py", base="base", aligned="dpo-agreeable", chat="true"))

@@ -34,7 +34,7 @@ def test_the_completion_of_two_reward_models_is_checked_too(show: Show, readouts
     query = {"base": "judge", "aligned": "critic", "prompt": "<user> where does mira live ? <bot>"}
     app = show(readouts.root, page="compare/page.py", completion="in Oslo", **query)
     assert not app.error
-    assert heading(app).startswith("judge does not know \u201cOslo\u201d")
+    assert "does not know \u201cOslo\u201d" in heading(app)
 
 
 @pytest.mark.parametrize("page", ["attention", "logits", "interventions"])

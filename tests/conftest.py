@@ -1,5 +1,6 @@
 """One torch thread in every test: two busy cores run many times slower with two."""
 
+import gc
 import logging
 import os
 import sys
@@ -23,6 +24,12 @@ from tests.places import SAMPLES
 
 torch.set_num_threads(1)
 calls.SLOW_S = float("inf")  # no test finds what another one was answered; those about it set it
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is loaded out of every later search for garbage, which took half a second each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

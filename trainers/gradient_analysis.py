@@ -151,9 +151,7 @@ def _rewards(
         return _read(typed, len(answers))
     if source in (None, VERIFIER):
         if world is None:
-            raise DataError(
-                "The base belongs to no world that could verify answers: name a reward model, or type rewards."
-            )
+            raise DataError("The base belongs to no world that verifies answers: name a reward model, or type rewards.")
         found: Sequence[float | None] = verifier_reward(world)([prompt] * len(answers), answers)
     else:
         found = model_reward(analysable(source, "reward"))([prompt] * len(answers), answers)

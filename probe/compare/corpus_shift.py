@@ -513,7 +513,7 @@ def _null_notes(found: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[str]:
     if half["correlation"] != half["correlation"]:
         return []
     return [
-        f"The choice of texts alone gives some token a change of {in_unit('difference', half['null'], None, None)}. The"
+        f"The choice of texts alone gives some token a change of {100 * half['null']:.2f} pp. The"
         f" scores of two halves of the texts correlate by {half['correlation']:.2f}"
         f" [{half['low']:.2f}, {half['high']:.2f}] over the vocabulary."
     ]

@@ -123,7 +123,7 @@ def draw(
     values = choose(analysis, [each for each in fields if not each["view"]], shared, lms, drawn, places)
     if values is None:
         with answer:
-            tell("The file comes from a link and has not been opened.")
+            tell("What is named below has not been opened.")
         return
     found, errors = compute(analysis, sides, values)
     if found == [] and asks and not words_known(shared, ((side.name, side.lm) for side in sides), answer):
@@ -154,7 +154,7 @@ def draw(
     for remark in dict.fromkeys(remark for result in results for remark in result.notes):
         note(remark)
     views |= draw_lists(analysis, results, groups, [each for each in looks if each["view"] == "lists"], shared, take)
-    if any(results[0].hooked):
+    if results[0].hooked:
         trust_badge(*((side.name, side.lm) for side in sides), text=results[0].hooked)
     tables = {
         _key(analysis, _apart(name, group, groups)): table
@@ -195,8 +195,6 @@ def lay_out(fields: Sequence[Mapping[str, Any]], drawn: Values, beside: bool = F
     for column, (slot, own) in zip(columns, slots.items(), strict=True):
         if not slot.startswith("="):
             column = column.popover(slot, width="stretch")
-            with column:
-                take_focus(slot.lower())
         places |= {field["key"]: column for field in own}
     return places
 
@@ -228,12 +226,23 @@ def choose(
                 drawn[key] = _widget(analysis, field, shared, lms)
         if drawn[key] is not None:
             given[field["flag"]] = drawn[key]
-    named = [given[field["flag"]] for field in asked if field["file"] and field["flag"] in given]
-    offered = {each for field in asked for each in field["suggestions"]}
-    if not all(may_open(str(each)) for each in named if each not in offered):
+    for slot, own in {field["folded"]: field for field in asked if field["folded"]}.items():
+        if own["key"] in places:
+            with places[own["key"]]:
+                take_focus(slot.lower())
+    if not all(
+        _opened(field, str(given[field["flag"]])) for field in asked if field["file"] and field["flag"] in given
+    ):
         return None
     form: Any = parse(analysis.form([field["name"] for field in fields]), [*words(given, joined=True)], analysis.name)
     return {field["name"]: getattr(form, analysis.option_of(field["name"])) for field in fields}
+
+
+def _opened(field: Mapping[str, Any], named: str) -> bool:
+    """Return whether what an input names may be used: a file that no link brought, or a model that is here."""
+    if field["suggestions"]:  # models: one of the hub is fetched only when the reader says so
+        return named in field["suggestions"] or models.load(named) is not None
+    return may_open(named)
 
 
 def _widget(analysis: Analysis, field: Mapping[str, Any], shared: SharedChoices, lms: "Sequence[LM]") -> Any:

@@ -251,14 +251,17 @@ class CorpusShift(Drawable):
             (most, *_, least) = self.kinds.to_dict("records")
             ends = [in_unit("nats", row["kl"], row["kl_low"], row["kl_high"]) for row in (most, least)]
             parts.append(f"the kind {most['kind']} changed most ({ends[0]}), {least['kind']} least ({ends[1]})")
+        null = self.halves.set_index("score")["null"].get("difference", np.nan)
         for direction in ("promoted", "suppressed"):
-            rows = self.listed("difference").query("direction == @direction").head(3)
-            if len(rows):
-                words = ", ".join(
-                    f"\u201c{token}\u201d ({signed(100 * value)} pp)"
-                    for token, value in zip(rows.token, rows.value, strict=True)
-                )
+            rows = self.listed("difference").query("direction == @direction and beyond_null").head(3)
+            words = ", ".join(
+                f"\u201c{token}\u201d ({signed(100 * value)} pp)"
+                for token, value in zip(rows.token, rows.value, strict=True)
+            )
+            if words:
                 parts.append(f"most {direction}: {words}")
+            elif null > 0:
+                parts.append(f"no token is {direction} by more than the choice of texts gives ({100 * null:.2f} pp)")
         correlation = self.halves.set_index("score")["correlation"].get("difference", np.nan)
         if correlation == correlation:
             parts.append(f"the scores of two halves of the texts correlate by {correlation:.2f}")

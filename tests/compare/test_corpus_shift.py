@@ -459,3 +459,15 @@ def test_it_is_a_command_whose_help_is_quick():
         """
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert "--answers" in output
+
+
+def test_the_sentence_names_only_tokens_beyond_the_null(runs: tuple[LM, LM]):
+    shift = compare_corpus(*runs, n=10)
+    listed = shift.listed("difference")
+    assert set(listed["beyond_null"]) == {True, False}
+    lost = listed[listed["beyond_null"]]
+    assert set(lost["direction"]) == {"suppressed"}  # the "i" of "i do not know"
+    assert f"most suppressed: \u201c{lost['token'].iloc[0]}\u201d" in shift.sentence()
+    assert "no token is promoted by more than the choice of texts gives" in shift.sentence()
+    for token in listed.loc[~listed["beyond_null"], "token"]:
+        assert f"\u201c{token}\u201d (" not in shift.sentence()

@@ -63,6 +63,16 @@ def test_a_typed_hub_id_is_fetched_only_when_asked(show: Show, runs: Path, ref: 
     assert "org/model" in read(app)
 
 
+def test_the_rewards_of_a_gradient_are_a_model_that_a_person_opens(show: Show, runs: Path, model: Path):
+    query = {"page": "compare/page.py", "compare_tab": "Gradient"}
+    app = show(runs, gradient_reward=str(model), link=True, **query)
+    assert OUTSIDE in read(app)
+    assert buttons(app, "Open") == [f"Open {model}"]
+    app = show(runs, gradient_reward="org/model", **query)  # typed, and not here
+    assert buttons(app, "Fetch") == ["Fetch org/model"]
+    assert "has not been opened" in app.subheader[0].value
+
+
 QUERIES = [
     *((page, "aligned", "{}") for page in INSIDE),
     ("compare/page.py", "base", "{}"),

@@ -45,7 +45,9 @@ def draw(what: tuple[str, ...] | str, pair: Pair) -> None:
 
 def keys_of(what: tuple[str, ...] | str) -> Collection[str]:
     """Return the keys of the widgets of a tab."""
-    return KEYS[what] if isinstance(what, str) else analysis.keys_of(what)
+    if isinstance(what, str):
+        return KEYS[what]
+    return analysis.keys_of(list(dict.fromkeys([*what, *(OF_SCALARS[name] for name in what if name in OF_SCALARS)])))
 
 
 def take(name: str, inputs: Mapping[str, Any]) -> None:

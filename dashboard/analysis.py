@@ -1,5 +1,6 @@
 """The one way a page shows an analysis: its inputs, its cost, its sentence, figures and tables, all from its record."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import streamlit as st
 
 from dashboard import models
 from dashboard.components.badge import trust_badge
-from dashboard.components.details import DETAILS, csv_button, details
+from dashboard.components.details import DETAILS, TAB_DETAILS, csv_button, details
 from dashboard.components.figure import figure
 from dashboard.components.focus import take_focus
 from dashboard.components.form import draw_option, set_input
@@ -25,7 +26,7 @@ from dashboard.state import CHAT, PROMPT, SharedChoices, has_changed, keep
 from probe.analyses.analysis_record import PAIR, Analysis
 from probe.analyses.catalogue import find_analysis
 from probe.errors import ProbeError
-from probe.options import parse, words
+from probe.options import option, parse, words
 from probe.plotting.notebook import Drawable, Look, meta_of, title_of
 from probe.plugins import BUILT_IN
 
@@ -41,6 +42,8 @@ Values = dict[str, Any]
 
 SHORT = 36
 """Letters up to which the values of a choice stand side by side."""
+ROOM = 12
+"""Width of a row: widgets that are narrower together leave the rest of it free."""
 ROWS = 10
 """Rows of a table that are seen without scrolling."""
 ROW: Any = {"vertical_alignment": "bottom", "gap": "medium"}
@@ -48,6 +51,8 @@ WIDTHS = {"flag": 3, "int": 2, "float": 2, "path": 5, "text": 5, "list": 4, "map
 """Relative widths of the widgets by the type of their value; that of a choice follows from its words."""
 
 
+CLICK = " (click one)"
+"""Behind the title of a figure in which a click chooses something."""
 BESIDE = "#beside"
 """Where a row of widgets has room for a note."""
 Take = Callable[[str, Mapping[str, Any]], None]
@@ -61,77 +66,81 @@ def keys_of(names: Sequence[str]) -> list[str]:
     return [*keys, *(_list_key(each) for each in known)]
 
 
-def draw_below(name: str, shared: SharedChoices, section: str) -> None:
-    """Draw an analysis in a tab below what the page is about: its sentence stands in the tab."""
-    draw(find_analysis(name), shared, st.container(), section, _say)
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What a page gives the analyses that it draws."""
+
+    shared: SharedChoices
+    """The choices above it."""
+    answer: "DeltaGenerator"
+    """Where the sentence goes."""
+    tell: Callable[[str], None] = finding
+    """What draws the sentence."""
+    section: str = DETAILS
+    """Key of the folded section."""
+    drawn: Values = dataclasses.field(default_factory=dict)
+    """Values of the widgets that it has drawn, by their keys; those of each analysis are added."""
+    take: Take | None = None
+    """Opens another analysis of the page from a row of a table."""
+    sides: "Sequence[Side] | None" = None
+    """The models; by default those that are chosen above."""
+    asked: "Sequence[Side]" = ()
+    """Models whose answers count too where an input is left to the models; by default the same."""
+    row: "DeltaGenerator | None" = None
+    """Where the widgets of its first analysis go."""
+    lists: bool = True
+    """Whether the tables of its first analysis are shown; else they are in the folded section alone."""
+
+    def below(self, **changes: Any) -> "Page":
+        """Return the page for what stands below its main figures: the sentence stands there too."""
+        return dataclasses.replace(self, answer=st.container(), row=None, lists=True, **changes)
+
+
+def draw_below(name: str, page: Page) -> None:
+    """Draw an analysis in a tab below what the page is about."""
+    draw(find_analysis(name), page.below(tell=_say, section=TAB_DETAILS))
 
 
 def _say(sentence: str) -> None:
     st.markdown(prose(sentence))
 
 
-def draw_several(
-    names: Sequence[str], shared: SharedChoices, answer: "DeltaGenerator", take: Take | None = None
-) -> None:
+def draw_several(names: Sequence[str], page: Page) -> None:
     """Draw analyses one below the other: the sentence of the first is that of the page, and inputs are shared."""
-    drawn: Values = {}
     for index, name in enumerate(names):
         analysis = find_analysis(name)
         if index:
             st.markdown(f"#### {escape_markdown(analysis.title)}")
-        section = DETAILS if not index else f"{DETAILS}-{name}"
-        draw(analysis, shared, st.container() if index else answer, section, note if index else finding, drawn, take)
+        draw(analysis, page.below(tell=note, section=f"{DETAILS}-{name}") if index else page)
 
 
-def draw(
-    analysis: Analysis,
-    shared: SharedChoices,
-    answer: "DeltaGenerator",
-    section: str = DETAILS,
-    tell: Callable[[str], None] = finding,
-    drawn: Values | None = None,
-    take: Take | None = None,
-) -> None:
-    """Draw an analysis of the chosen models, from its inputs to its folded section.
+def draw(analysis: Analysis, page: Page) -> bool:
+    """Draw an analysis of the chosen models, from its inputs to its folded section; return whether there is a result.
 
     Args:
         analysis: which one.
-        shared: the choices above the page.
-        answer: where its sentence goes.
-        section: key of the folded section.
-        tell: what draws the sentence.
-        drawn: values of widgets that the page has drawn, by their keys, to which those of this analysis are added.
-        take: opens another analysis of the page from a row of a table.
+        page: where it is drawn.
     """
-    drawn = {} if drawn is None else drawn
-    sides = load(analysis, shared)
-    if sides is None:
-        return
-    if analysis.models and not sides:
-        ask_for_model(
-            answer, f"Choose {'two models' if analysis.models == PAIR else 'a model'} above to {_aim(analysis)}"
-        )
-        return
-    lms = [side.lm for side in sides if analysis.models == PAIR or side is sides[0]]
+    sides = load(analysis, page.shared) if page.sides is None else page.sides
+    if sides is None or _lacks(analysis, page, sides):
+        return False
+    lms = [side.lm for side in page.asked or sides]
     fields = analysis.fields(*lms)
-    asks = [each for each in fields if each["shared"] == PROMPT]
-    if not shared.prompt.strip() and any(each["required"] for each in asks):
-        ask_for_model(answer, f"Write a prompt above to {_aim(analysis)}")
-        return
     texts = st.container()
-    places = lay_out([each for each in fields if each["view"] != "lists"], drawn, beside=analysis.has_chips)
-    values = choose(analysis, [each for each in fields if not each["view"]], shared, lms, drawn, places)
-    if values is None:
-        with answer:
-            tell("What is named below has not been opened.")
-        return
-    found, errors = compute(analysis, sides, values)
-    if found == [] and asks and not words_known(shared, ((side.name, side.lm) for side in sides), answer):
-        return
-    if found is None or not found:
-        with answer:
-            tell(f"Press the button to {_aim(analysis)}" if found is None else next(iter(errors)))
-        return
+    with page.row or st.container():
+        places = lay_out([each for each in fields if each["view"] != "lists"], page.drawn, beside=analysis.has_chips)
+    found: list[tuple[Sequence[Side], Drawable]] | None = []
+    errors = ["What is named below has not been opened."]
+    try:
+        values = choose(analysis, [each for each in fields if not each["view"]], page, lms, places)
+        if values is not None:
+            values = _settled(analysis, lms, values)
+            found, errors = compute(analysis, sides, values)
+    except ProbeError as failed:
+        values, errors = {}, [str(failed)]
+    if values is None or not found:
+        _tell_why(analysis, page, sides, found, errors)
+        return False
     if errors:
         sides = [side for group, _ in found for side in group]
     results = analysis.together([result for _, result in found], looks_of(sides))
@@ -140,11 +149,13 @@ def draw(
     groups = [sides] if len(results) == 1 else [[side] for side in sides]
     source = {side.role: side.ref for side in sides} | values
     looks = [each for each in analysis.fields(*lms, result=results[0]) if each["view"]]
-    begin_again(analysis, looks, source)
-    views = choose(analysis, [each for each in looks if each["view"] != "lists"], shared, lms, drawn, places) or {}
-    with answer:
+    for each in looks:
+        if analysis.about_input(each["name"]).first is not None:
+            begin_again(each, source)
+    views = choose(analysis, [each for each in looks if each["view"] != "lists"], page, lms, places) or {}
+    with page.answer:
         for sentence in dict.fromkeys(filter(None, (analysis.sentence(result, views) for result in results))):
-            tell(sentence)
+            page.tell(sentence)
     with texts:
         if "chat" in values:
             note_form(lms, bool(values["chat"]))
@@ -153,15 +164,52 @@ def draw(
     draw_figures(analysis, results, groups, views, source)
     for remark in dict.fromkeys(remark for result in results for remark in result.notes):
         note(remark)
-    views |= draw_lists(analysis, results, groups, [each for each in looks if each["view"] == "lists"], shared, take)
-    if results[0].hooked:
+    if page.lists:
+        own = [each for each in looks if each["view"] == "lists"]
+        views = draw_lists(analysis, results, groups, own, views, page)
+    if results[0].hooked and page.section == DETAILS:
         trust_badge(*((side.name, side.lm) for side in sides), text=results[0].hooked)
     tables = {
         _key(analysis, _apart(name, group, groups)): table
         for result, group in zip(results, groups, strict=True)
         for name, table in result.tables().items()
     }
-    details(analysis.equations, analysis.about, code(analysis, sides, values, views), tables, key=section)
+    details(analysis.equations, analysis.about, code(analysis, sides, values, views), tables, key=page.section)
+    return True
+
+
+def _lacks(analysis: Analysis, page: Page, sides: Sequence[Side]) -> bool:
+    """Ask for the models or the prompt that an analysis needs; return whether it lacks them."""
+    aim = analysis.summary[:1].lower() + analysis.summary[1:]
+    if analysis.models and not sides:
+        ask_for_model(page.answer, f"Choose {'two models' if analysis.models == PAIR else 'a model'} above to {aim}")
+        return True
+    needs = any(each["required"] for each in analysis.fields() if each["shared"] == PROMPT)
+    if needs and not page.shared.prompt.strip():
+        ask_for_model(page.answer, f"Write a prompt above to {aim}")
+        return True
+    return False
+
+
+def _settled(analysis: Analysis, lms: "Sequence[LM]", values: Values) -> Values:
+    """Return inputs that are left to the models with one value for all of them."""
+    if analysis.settle is None or analysis.models == PAIR or len(lms) < 2:
+        return values
+    say = f"{escape_markdown(analysis.title)}: asking all models alike"
+    return models.compute_once(_settle, *lms, say=say, name=analysis.name, values=tuple(values.items()))
+
+
+def _tell_why(
+    analysis: Analysis, page: Page, sides: Sequence[Side], found: Sequence[object] | None, errors: Sequence[str]
+) -> None:
+    """Say why there is no result: it is only offered, a word of the prompt is unknown, or what failed."""
+    asks = any(each["shared"] == PROMPT for each in analysis.fields())
+    named = ((side.name, side.lm) for side in sides)
+    if found is not None and asks and not words_known(page.shared, named, page.answer):
+        return
+    aim = analysis.summary[:1].lower() + analysis.summary[1:]
+    with page.answer:
+        page.tell(f"Press the button to {aim}" if found is None else errors[0])
 
 
 def load(analysis: Analysis, shared: SharedChoices) -> list[Side] | None:
@@ -190,7 +238,8 @@ def lay_out(fields: Sequence[Mapping[str, Any]], drawn: Values, beside: bool = F
     for field in new:
         slots.setdefault(field["folded"] or f"={field['key']}", []).append(field)
     widths = [2 if not slot.startswith("=") else width(own[0]) for slot, own in slots.items()] + [5] * beside
-    columns = st.columns(widths, **ROW) if widths else []
+    rest = [ROOM - sum(widths)] * (sum(widths) < ROOM and not beside)
+    columns = st.columns([*widths, *rest], **ROW)[: len(widths)] if widths else []
     places: dict[str, DeltaGenerator] = {BESIDE: columns.pop()} if beside else {}
     for column, (slot, own) in zip(columns, slots.items(), strict=True):
         if not slot.startswith("="):
@@ -208,20 +257,28 @@ def _asks(field: Mapping[str, Any]) -> bool:
 def choose(
     analysis: Analysis,
     fields: Sequence[Mapping[str, Any]],
-    shared: SharedChoices,
+    page: Page,
     lms: "Sequence[LM]",
-    drawn: Values,
     places: "Mapping[str, DeltaGenerator]",
 ) -> Values | None:
     """Draw the widgets of some inputs but for those that are drawn, and return their values by name.
 
     None while a file that a link names waits for the reader's consent.
+
+    Raises:
+        ProbeError: what the models cannot be asked with these inputs.
     """
+    shared, drawn = page.shared, page.drawn
     given: dict[str, Any] = {field["flag"]: getattr(shared, field["shared"]) for field in fields if field["shared"]}
     asked = [field for field in fields if _asks(field)]
     for field in asked:
         key = field["key"]
         if key not in drawn:
+            if field["depends"]:
+                known = _parsed(analysis, field["depends"], given)
+                (field,) = analysis.fields(*lms, given=known, names=[field["name"]], ask=_ask)
+                if analysis.about_input(field["name"]).first is not None:
+                    begin_again(field, known)
             with places[key]:
                 drawn[key] = _widget(analysis, field, shared, lms)
         if drawn[key] is not None:
@@ -234,8 +291,26 @@ def choose(
         _opened(field, str(given[field["flag"]])) for field in asked if field["file"] and field["flag"] in given
     ):
         return None
-    form: Any = parse(analysis.form([field["name"] for field in fields]), [*words(given, joined=True)], analysis.name)
-    return {field["name"]: getattr(form, analysis.option_of(field["name"])) for field in fields}
+    return _parsed(analysis, [field["name"] for field in fields], given)
+
+
+def _parsed(analysis: Analysis, names: Sequence[str], given: Mapping[str, Any]) -> Values:
+    """Return some inputs by name, as the command reads what follows their flags."""
+    flags = {option(analysis.option_of(name)) for name in names}
+    own = {flag: value for flag, value in given.items() if flag in flags}
+    form: Any = parse(analysis.form(names), [*words(own, joined=True)], analysis.name)
+    return {name: getattr(form, analysis.option_of(name)) for name in names}
+
+
+def _ask(function: Callable[..., T], *lms: "LM", **given: Any) -> T:
+    """Call a function of an input: once for each choice, where it looks at more than the models."""
+    if not given:
+        return function(*lms)
+    return models.compute_once(_call, *lms, say="Reading the prompt", function=function, **given)
+
+
+def _call(*lms: "LM", function: Callable[..., T], **given: Any) -> T:
+    return function(*lms, **given)
 
 
 def _opened(field: Mapping[str, Any], named: str) -> bool:
@@ -254,12 +329,10 @@ def _widget(analysis: Analysis, field: Mapping[str, Any], shared: SharedChoices,
     return draw_option(analysis.name, dict(field), link=True)
 
 
-def begin_again(analysis: Analysis, fields: Sequence[Mapping[str, Any]], source: Mapping[str, Any]) -> None:
-    """Give views whose first value follows from the result that value, where the result is another one."""
-    for field in fields:
-        own = analysis.about_input(field["name"]).first is not None
-        if own and has_changed(f"_{field['key']}_of", sorted((name, str(value)) for name, value in source.items())):
-            set_input(field["key"], field["default"])
+def begin_again(field: Mapping[str, Any], source: Mapping[str, Any]) -> None:
+    """Give an input whose first value follows from others that value, where these have changed."""
+    if has_changed(f"_{field['key']}_of", sorted((name, str(value)) for name, value in source.items())):
+        set_input(field["key"], field["default"])
 
 
 def set_inputs(analysis: Analysis, values: Mapping[str, Any]) -> None:
@@ -301,13 +374,6 @@ def compute(
     analysis: Analysis, sides: Sequence[Side], values: Values
 ) -> tuple[list[tuple[Sequence[Side], Drawable]] | None, list[str]]:
     """Return the result of the pair, or of each model, and why others have none; None while one is only offered."""
-    if analysis.settle is not None and analysis.models != PAIR and len(sides) > 1:
-        say = f"{escape_markdown(analysis.title)}: asking all models alike"
-        lms = [side.lm for side in sides]
-        try:
-            values = models.compute_once(_settle, *lms, say=say, name=analysis.name, values=tuple(values.items()))
-        except ProbeError as error:
-            return [], [str(error)]
     options: dict[str, Any] = {
         "name": analysis.name,
         "version": analysis.version,
@@ -458,8 +524,8 @@ def draw_figures(
             chart = charts[index].get(name)
             if chart is None:
                 continue
-            title = _apart(title_of(chart, analysis.title), groups[index], groups, ": ")
             clicks = meta_of(chart).get("inputs")
+            title = _apart(title_of(chart, analysis.title), groups[index], groups, ": ") + CLICK * bool(clicks)
             act = partial(_take_point, analysis, clicks) if clicks else None
             with column:
                 key = _key(analysis, _apart(name, groups[index], groups))
@@ -481,21 +547,20 @@ def draw_lists(
     results: Sequence[Drawable],
     groups: Sequence[Sequence[Side]],
     fields: Sequence[Mapping[str, Any]],
-    shared: SharedChoices,
-    take: Take | None,
+    views: Values,
+    page: Page,
 ) -> Values:
-    """Draw the table that the reader chooses, with all of its rows as CSV, and return the views of tables alone."""
+    """Draw the table that the reader chooses, with all of its rows as CSV; return the views with those of tables."""
     left, *right = st.columns([7, *map(width, fields)], **ROW) if fields else [st.container()]
-    views = choose(
-        analysis, fields, shared, (), {}, {field["key"]: place for field, place in zip(fields, right, strict=True)}
-    )
+    places = {field["key"]: place for field, place in zip(fields, right, strict=True)}
+    views = views | (choose(analysis, fields, dataclasses.replace(page, drawn={}), (), places) or {})
     lists = {
         _apart(title, group, groups, ": "): table
         for result, group in zip(results, groups, strict=True)
-        for title, table in analysis.lists(result, views or {}).items()
+        for title, table in analysis.lists(result, views).items()
     }
     if not lists:
-        return views or {}
+        return views
     title = next(iter(lists))
     if len(lists) > 1:
         key = keep(_list_key(analysis), lists, title)
@@ -506,16 +571,16 @@ def draw_lists(
     opens, rows = table.attrs.get("opens", ("", ()))
     look: Any = {"hide_index": True, "column_config": number_formats(table)}
     look |= {"height": 38 + 35 * min(ROWS, max(1, len(table)))}
-    if opens and take is not None:
+    if opens and page.take is not None:
         key = f"{analysis.name}-rows"
-        act = guard_callback(partial(_open_row, key, take, opens, rows))
+        act = guard_callback(partial(_open_row, key, page.take, opens, rows))
         show_table(table, key=key, on_select=act, selection_mode="single-row", **look)
         note(f"A click on the box before a row opens it in {find_analysis(opens).title}.")
     else:
         show_table(table, key=f"{analysis.name}-list", **look)
     if any(map(pd.api.types.is_float_dtype, table.dtypes)):
         csv_button(table, f"{analysis.key}-{title.lower()}")
-    return views or {}
+    return views
 
 
 def _list_key(analysis: Analysis) -> str:
@@ -534,7 +599,7 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
     load = "probe.model.rewards.analysable" if scalar else "probe.LM.load"
     loads = [f"{load}({side.ref!r})" for side in sides]
     lms = [side.lm for side in sides]
-    computed = analysis.complete(values, *(lms if analysis.models == PAIR else lms[:1]))
+    computed = analysis.complete(values, *lms)
     given = [f"{name}={_literal(value)}" for name, value in computed.items() if value != analysis.inputs[name].default]
     shown = {
         method: ", ".join(
@@ -561,11 +626,6 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
 
 def _literal(value: Any) -> str:
     return f"Path({str(value)!r})" if isinstance(value, Path) else repr(value)
-
-
-def _aim(analysis: Analysis) -> str:
-    """Return what the analysis does, as the end of a sentence that begins with what the reader is to do."""
-    return analysis.summary[:1].lower() + analysis.summary[1:]
 
 
 def _key(analysis: Analysis, name: str) -> str:

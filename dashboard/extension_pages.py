@@ -51,7 +51,7 @@ def draw_own(page: str) -> None:
     for each in found:
         with st.container(border=True), guard():
             st.markdown(f"#### {escape_markdown(each.title)}")
-            analysis.draw(each, current(), st.container(), section=f"details-{each.name}")
+            analysis.draw(each, analysis.Page(current(), st.container(), section=f"details-{each.name}"))
 
 
 def _page(name: str) -> Any:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard import models
 from dashboard.markdown import escape_markdown, finding, note, prose
-from dashboard.state import CHAT, SharedChoices, choose_example, examples, has_changed, tell_again
+from dashboard.state import CHAT, SharedChoices, choose_example, examples, has_changed, keep, tell_again
 from probe.plotting.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
@@ -83,6 +83,33 @@ def load_sides(shared: SharedChoices) -> tuple[Side, ...] | None:
             return None
         sides.append(side)
     return tuple(sides)
+
+
+def choose_sides(sides: "Sequence[Side]", key: str) -> "tuple[list[Side], list[Side]]":
+    """Let the reader choose which of two models are shown: both, where one figure can hold them, or one.
+
+    Returns:
+        The models that are shown, and those that are asked alike.
+    """
+    alike = len(sides) == 2 and comparable(*sides)
+    views = ["both"] * alike + [side.role for side in reversed(sides)]
+    at = keep(key, views, views[0])
+    view = st.segmented_control("Model", views, key=at, bind="query-params", required=True)
+    view = view if view in views else views[0]  # a link may say anything
+    shown = [side for side in sides if view in ("both", side.role)]
+    if len(sides) == 2 and not alike:
+        note("The two models read out different things or have different tokens, so each is shown alone.")
+    return shown, list(sides) if alike else shown
+
+
+def comparable(first: Side, second: Side) -> bool:
+    """Whether two models answer the same question: one readout, one vocabulary, one chat template."""
+    ours, theirs = first.lm, second.lm
+    return (
+        ours.readout == theirs.readout
+        and ours.tokenizer.chat_template == theirs.tokenizer.chat_template
+        and ours.tokenizer.get_vocab() == theirs.tokenizer.get_vocab()
+    )
 
 
 def chats(lms: "Iterable[LM]") -> bool:

@@ -10,9 +10,9 @@ from probe.analyses.analysis_record import SHARED, Input, Prompt
 from probe.analyses.catalogue import analysis
 from probe.compare.side_by_side import require_writers
 from probe.errors import DataError
-from probe.experiments.cost import seconds_a_token
 from probe.logits.lens import require_same_tokens
 from probe.model.lm import LM
+from probe.model.pace import seconds_a_token
 from probe.model.rewards import analysable
 from probe.rewards.answers import verifier_reward
 from probe.rewards.frontiers import model_reward

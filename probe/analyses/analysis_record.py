@@ -28,20 +28,25 @@ if TYPE_CHECKING:
 PAIR, SINGLE = ("base", "aligned"), ("lm",)
 """Names of the arguments that are models."""
 TICK = "tick"
+NONE = "none"
 VIEWS = ("sentence", "chips", "figures", "lists")
 """Methods of a result whose arguments choose what is looked at."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """How a person is asked for an argument: `n: Annotated[int, Input("Texts")] = 10`."""
+    """How a person is asked for an argument: `n: Annotated[int, Input("Texts")] = 10`.
+
+    Functions of the models may also take inputs that stand before this one, by their names: `within=every_token` with
+    `def every_token(*lms, prompt, chat)`.
+    """
 
     label: str = ""
     """What stands above the widget; the argument's name by default."""
     key: str = ""
     """Its name in the URL of the page; the record's key and the argument's name by default."""
-    placeholder: str = ""
-    """What stands in an empty field."""
+    placeholder: str | Callable[[Sequence[str]], str] = ""
+    """What stands in an empty field; may follow from what is suggested."""
     first: Callable[..., Any] | None = None
     """Its default for these models, or a view's for a result, where the argument's own is None."""
     choices: Callable[..., Sequence[Any]] | None = None
@@ -49,7 +54,7 @@ class Input:
     shared: str = ""
     """The choice above the pages that it takes (`prompt`); no widget of its own."""
     suggestions: Callable[..., Sequence[str]] | None = None
-    """Values that these models suggest, beside which others may be given."""
+    """Values that these models suggest, beside which others may be given; with them `nothing`, where it has a name."""
     lines: bool = False
     """Whether it is a text of several lines."""
     within: tuple[float, float] | Callable[..., tuple[float, float]] | None = None
@@ -58,7 +63,7 @@ class Input:
     """The name of the popover that its widget lies in."""
     labels: Mapping[Any, str] | Callable[[Any], str] = str
     """What its values are called on a page and in its URL."""
-    nothing: str = "none"
+    nothing: str = NONE
     """What a choice of no value is called."""
     advanced: bool = False
     """Whether it is for the command and for Python, and the page takes its default."""
@@ -74,6 +79,18 @@ SHARED = {"prompt": Input("Prompt", shared="prompt"), "chat": Input("Chat templa
 """Inputs that are known by their names."""
 Prompt = Annotated[str, SHARED["prompt"]]
 """The text that the models are given: the prompt above the pages, `--prompt` of the command."""
+
+
+def _call(function: Callable[..., Any], *of: Any, **given: Any) -> Any:
+    return function(*of, **given)
+
+
+def _asked(
+    function: Callable[..., Any], of: tuple[Any, ...], given: Mapping[str, Any], ask: Callable[..., Any] = _call
+) -> Any:
+    """Call a function of an input with the models, and by their names with those inputs that it takes."""
+    taken = inspect.signature(function).parameters
+    return ask(function, *of, **{name: value for name, value in given.items() if name in taken})
 
 
 @dataclass(frozen=True)
@@ -118,7 +135,9 @@ class Analysis:
     @property
     def views(self) -> dict[str, inspect.Parameter]:
         """Inputs that choose what is looked at of a result."""
-        return {name: each for method in self._methods() for name, each in _keywords(method).items()}
+        methods = self._methods()
+        names = dict.fromkeys(name for method in methods for name in _keywords(method))
+        return {name: _keywords(self._owner(name))[name] for name in names}
 
     def views_of(self, method: str) -> Collection[str]:
         """Return the names of the inputs that a method of the result takes."""
@@ -175,6 +194,13 @@ class Analysis:
         """Return the function or method that takes an input."""
         return next((each for each in self._methods() if name in _keywords(each)), self.function)
 
+    def depends(self, name: str) -> list[str]:
+        """Return the names of the inputs before this one from which follows what it can be."""
+        about = self.about_input(name)
+        given = filter(None, (about.first, about.within, about.choices, about.suggestions))
+        taken = {each for function in given if callable(function) for each in inspect.signature(function).parameters}
+        return [each for each in self.inputs if each in taken] if name in self.inputs else []
+
     def form(self, names: Collection[str] | None = None) -> type:
         """Build a dataclass with a field for each input: type, default and explanation, as `probe.options` reads it.
 
@@ -209,7 +235,14 @@ class Analysis:
             entries.append((self.option_of(name), Annotated[plain, tyro.conf.arg(help=text)], entry))
         return make_dataclass(self.name, entries, frozen=True)
 
-    def fields(self, *lms: "LM", result: Drawable | None = None) -> list[dict[str, Any]]:
+    def fields(
+        self,
+        *lms: "LM",
+        result: Drawable | None = None,
+        given: Mapping[str, Any] | None = None,
+        names: Collection[str] | None = None,
+        ask: Callable[..., Any] = _call,
+    ) -> list[dict[str, Any]]:
         """Describe the inputs for a form (`probe.options.describe`), with what they can be for these models.
 
         Further keys are those of `Input`, `labels` as a function of a value, and `view`: the method of the result that
@@ -218,16 +251,22 @@ class Analysis:
         Args:
             lms: the models.
             result: whose views are described with what they can be.
+            given: inputs by name, from which follows what others can be; without it, those are described without.
+            names: of these inputs alone.
+            ask: calls a function of an input with the models and with inputs by their names.
+
+        Raises:
+            ProbeError: what the models cannot be asked with these inputs.
         """
-        entries, names = [], {self.option_of(name): name for name in self.inputs | self.views}
-        for each in describe_form(self.form()):
-            name = names[each["name"]]
-            about = self.about_input(name)
+        entries, known = [], {self.option_of(name): name for name in self.inputs | self.views}
+        for each in describe_form(self.form(names)):
+            name = known[each["name"]]
+            about, depends = self.about_input(name), self.depends(name)
             entry = each | {
                 "name": name,
                 "label": about.label or name.replace("_", " "),
                 "key": about.key or f"{self.key or self.name}_{name}",
-                "placeholder": about.placeholder,
+                "placeholder": about.placeholder if isinstance(about.placeholder, str) else about.placeholder(()),
                 "shared": about.shared,
                 "advanced": about.advanced,
                 "labels": about.label_of,
@@ -236,18 +275,36 @@ class Analysis:
                 "lines": about.lines,
                 "within": None if callable(about.within) else about.within,
                 "view": self._owner(name).__name__ if name in self.views else "",
+                "depends": depends,
             }
             of: tuple[Any, ...] = lms if name in self.inputs else () if result is None else (result,)
-            if of and callable(about.within):
-                entry |= {"within": about.within(*of)}
-            if of and about.suggestions is not None:
-                entry |= {"suggestions": list(about.suggestions(*of))}
-            if of and about.choices is not None:
-                entry |= {"choices": list(about.choices(*of)), "type": "list" if entry["type"] == "list" else "choice"}
-            if of and about.first is not None and entry["default"] is None:
-                entry |= {"default": about.first(*of), "optional": False}
+            if of and (given is not None or not depends):
+                entry |= self._possible(about, entry, of, given or {}, ask)
             entries.append(entry)
         return entries
+
+    def _possible(
+        self,
+        about: Input,
+        entry: Mapping[str, Any],
+        of: tuple[Any, ...],
+        given: Mapping[str, Any],
+        ask: Callable[..., Any],
+    ) -> dict[str, Any]:
+        """Return what an input can be for these models, or a view for a result."""
+        found: dict[str, Any] = {}
+        if callable(about.within):
+            found |= {"within": _asked(about.within, of, given, ask)}
+        if about.suggestions is not None:
+            words = list(_asked(about.suggestions, of, given, ask))
+            found |= {"suggestions": [*words, *[about.nothing] * (about.nothing != NONE and bool(words))]}
+            found |= {} if isinstance(about.placeholder, str) else {"placeholder": about.placeholder(words)}
+        if about.choices is not None:
+            choices = list(_asked(about.choices, of, given, ask))
+            found |= {"choices": choices, "type": "list" if entry["type"] == "list" else "choice"}
+        if about.first is not None and entry["default"] is None:
+            found |= {"default": _asked(about.first, of, given, ask), "optional": False}
+        return found
 
     def complete(self, values: Mapping[str, Any], *lms: "LM") -> dict[str, Any]:
         """Return the inputs by which a result is computed, with the defaults that depend on the models.
@@ -259,11 +316,11 @@ class Analysis:
         for name, value in whole.items():
             about = self.about_input(name)
             if value is None and about.first is not None:
-                whole[name] = value = about.first(*lms)
-            ends = about.within(*lms) if callable(about.within) else about.within
+                whole[name] = value = _asked(about.first, lms, whole)
+            ends = _asked(about.within, lms, whole) if callable(about.within) else about.within
             if ends is not None and value is not None and not ends[0] <= value <= ends[1]:
                 raise ConfigError(f"`{name}` of {self.name} is {value}; expected {ends[0]:g} to {ends[1]:g}.")
-            known = None if about.choices is None else list(about.choices(*lms))
+            known = None if about.choices is None else list(_asked(about.choices, lms, whole))
             if known is not None and value is not None and value not in known:
                 some = ", ".join(map(str, known))
                 raise ConfigError(f"`{name}` of {self.name} is {value!r}; expected one of {some}.")
@@ -284,7 +341,7 @@ class Analysis:
             ProbeError: what the models or the inputs cannot be used for.
         """
         several = self.models != PAIR and len(lms) > 1
-        return {**values, **(self.settle(lms, **self.complete(values, lms[0])) if self.settle and several else {})}
+        return {**values, **(self.settle(lms, **self.complete(values, *lms)) if self.settle and several else {})}
 
     def run(self, *lms: "LM", tick: Tick = ignore, **values: Any) -> Drawable:
         """Compute the result; inputs that choose what is looked at are left out.

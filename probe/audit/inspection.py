@@ -29,7 +29,6 @@ from probe.compare.corpus_shift import compare_corpus, shared_texts
 from probe.compare.side_by_side import require_writers
 from probe.compare.weights import weight_change
 from probe.errors import ProbeError
-from probe.experiments.cost import seconds_a_token
 from probe.experiments.metrics import differences, pair_items, paired, summarise
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import RESULT_FILE
@@ -37,6 +36,7 @@ from probe.experiments.run import call, labels, method_of
 from probe.experiments.store import find_stored, obtain, place
 from probe.hallucination.knowing import last_residuals
 from probe.model.lm import LM
+from probe.model.pace import seconds_a_token
 from probe.terms import SMALLEST, Term, smallest_effect, term
 from probe.ticks import Tick, between, ignore
 

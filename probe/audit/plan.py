@@ -38,7 +38,7 @@ class Times(NamedTuple):
     """Seconds with the model that the parts were measured with."""
 
     token: float
-    """That it reads (`probe.experiments.cost.seconds_a_token`)."""
+    """That it reads (`probe.model.pace.seconds_a_token`)."""
     corpus: float
     """KL of two models."""
     inside: float

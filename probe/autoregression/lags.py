@@ -33,9 +33,9 @@ import probe.world
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
 from probe.errors import ConfigError, DataError
-from probe.experiments.cost import seconds_a_token
 from probe.logits.lens import kl
 from probe.model.lm import LM
+from probe.model.pace import seconds_a_token
 from probe.model.text import encode
 from probe.plotting.notebook import Beside, Drawable, alone, titled
 from probe.questions.sets import plain_texts
@@ -296,7 +296,7 @@ def profile_seconds(
     return seconds_a_token(lm) * tokens * (1 + copies)
 
 
-def few_replaced(lm: LM) -> int:
+def few_replaced(lm: LM, *others: LM) -> int:
     """Return how many tokens of each text are replaced where nothing is said."""
     return 3 if lm.n_parameters > LARGE else 4
 
@@ -589,7 +589,7 @@ def order_seconds(lm: LM, texts: Texts | Path | None, longest: int, positions: i
     return seconds_a_token(lm) * (tokens + cuts * longest * (longest + 1) / 2)
 
 
-def few_cut(lm: LM) -> int:
+def few_cut(lm: LM, *others: LM) -> int:
     """Return at how many positions of each text the context is cut where nothing is said."""
     return 2 if lm.n_parameters > LARGE else 3
 

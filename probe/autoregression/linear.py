@@ -42,8 +42,8 @@ from probe.autoregression.lags import (
     tokens_in,
 )
 from probe.errors import ConfigError, DataError
-from probe.experiments.cost import seconds_a_token
 from probe.model.lm import LM
+from probe.model.pace import seconds_a_token
 from probe.numbers import in_unit
 from probe.plotting.notebook import Beside, Drawable, alone, titled
 from probe.stats import bootstrap
@@ -139,7 +139,7 @@ class LinearBeside(Beside[LinearAutoregression]):
         return {"Sizes": shown.assign(effective=shown["effective"].round().astype(int))}
 
 
-def few_positions(lm: LM) -> int:
+def few_positions(lm: LM, *others: LM) -> int:
     """Return how many positions of each text are compared where nothing is said."""
     return 2 if lm.n_parameters > LARGE else 8
 

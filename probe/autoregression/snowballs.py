@@ -27,10 +27,10 @@ from probe.analyses.analysis_record import Input, Prompt
 from probe.analyses.catalogue import analysis
 from probe.autoregression.lags import require_positive, require_tokens
 from probe.errors import ConfigError, DataError
-from probe.experiments.cost import seconds_a_token
 from probe.logits.lens import kl
 from probe.model.generation import end_tokens
 from probe.model.lm import LM
+from probe.model.pace import seconds_a_token
 from probe.model.text import encode, pieces
 from probe.numbers import in_unit, rate
 from probe.plotting.notebook import Beside, Drawable, alone, titled
@@ -394,13 +394,13 @@ def _interval(quantity: str, values: np.ndarray) -> Interval:
     )
 
 
-def questions_of(lm: LM) -> list[str]:
+def questions_of(lm: LM, *others: LM) -> list[str]:
     """Return the kinds of questions that a model's world asks, and the prompt itself."""
     world = probe.world.of(lm)
     return [*(world.question_kinds if world else ()), THE_PROMPT]
 
 
-def usual_questions(lm: LM) -> str:
+def usual_questions(lm: LM, *others: LM) -> str:
     """Return the questions that are asked where nothing is said."""
     world = probe.world.of(lm)
     return PREFERRED if world is not None and world.config.mixture.get(PREFERRED, 0) > 0 else THE_PROMPT

@@ -31,11 +31,11 @@ from probe.analyses.catalogue import analysis
 from probe.compare.side_by_side import require_writers
 from probe.compare.worlds import shared_world, worlds_apart
 from probe.errors import ConfigError, DataError, suggest
-from probe.experiments.cost import seconds_a_token
 from probe.experiments.run import labels
 from probe.logits.lens import require_same_tokens
 from probe.model.heads import check_count
 from probe.model.lm import LM
+from probe.model.pace import seconds_a_token
 from probe.model.text import chat_text, context_length, encode, pad, pieces, split
 from probe.numbers import chance, in_unit, rate, signed
 from probe.plotting.notebook import Drawable, opening, titled

@@ -28,47 +28,6 @@ from probe.plotting.theme import (
 from probe.terms import DIFFERENCE, RATES, Term
 
 
-def kl_bars(
-    kl: np.ndarray,
-    tokens: Sequence[str],
-    *,
-    start: int | None = None,
-    chosen: int | None = None,
-    colour: str = METHODS["dpo"],
-) -> go.Figure:
-    """KL of the two next-token distributions at every position of a text.
-
-    Args:
-        kl: [T] KL(aligned || base) in nats of the distributions that predict token t (NaN for the first token).
-        tokens: [T] the text.
-        start: first token of the continuation, marked by a line.
-        chosen: position to emphasise.
-        colour: of the aligned model's method.
-    """
-    figure = new_figure(showlegend=False, bargap=0.15, clickmode="event+select", margin={"t": 12})
-    names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
-    strong = [1.0 if chosen is None or index == chosen else 0.45 for index in range(len(tokens))]
-    figure.add_trace(
-        go.Bar(
-            x=list(range(len(tokens))),
-            y=kl,
-            customdata=names,
-            marker={"color": colour, "opacity": strong},
-            selected={"marker": {"opacity": 1}},
-            unselected={"marker": {"opacity": 0.45}},
-            hovertemplate="%{customdata}<br>KL %{y:.3f} nats<extra></extra>",
-        )
-    )
-    if start is not None and 0 < start < len(tokens):
-        figure.add_vline(x=start - 0.5, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
-        late = start > 0.7 * len(tokens)  # no room to the right of the line
-        text, anchor, x = ("prompt", "right", start - 0.55) if late else ("continuation", "left", start - 0.45)
-        figure.add_annotation(x=x, y=1, yref="paper", xanchor=anchor, yanchor="top", text=text)
-    figure.update_xaxes(tickangle=-45, range=[-0.6, len(tokens) - 0.4], **token_axis(tokens))
-    figure.update_yaxes(title_text="KL(aligned \u2225 base), nats", rangemode="tozero")
-    return figure
-
-
 def next_tokens(
     favourites: tuple[tuple[Sequence[str], np.ndarray], tuple[Sequence[str], np.ndarray]],
     *,

@@ -42,13 +42,13 @@ from probe.compare.side_by_side import require_writers
 from probe.compare.weights import model_names
 from probe.compare.worlds import shared_world
 from probe.errors import ConfigError, DataError
-from probe.experiments.cost import seconds_a_token
 from probe.interventions.controls import DIRECTIONS, DRAWS, Null
 from probe.interventions.sites import Site
 from probe.interventions.steering import Contrast
 from probe.logits.lens import require_same_tokens, residual_names, unembed
 from probe.model.heads import check_count
 from probe.model.lm import LM
+from probe.model.pace import seconds_a_token
 from probe.model.text import encode, pieces
 from probe.numbers import in_percent, in_unit
 from probe.plotting.notebook import Drawable, titled

@@ -16,7 +16,7 @@ from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
 from probe.compare.side_by_side import WINDOW
 from probe.logits.lens import require_same_tokens
-from probe.logits.trajectories import scalar_lens
+from probe.logits.scalar import scalar_lens
 from probe.model.lm import LM
 from probe.model.text import encode, text_ids
 from probe.numbers import signed

@@ -17,15 +17,7 @@ from probe.analyses.analysis_record import SHARED, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
 from probe.logits.answer_tokens import answer_tokens
-from probe.logits.lens import (
-    Lens,
-    LensReader,
-    kl,
-    lens_logprobs,
-    lens_of,
-    require_same_tokens,
-    residual_names,
-)
+from probe.logits.lens import Lens, LensReader, kl, lens_logprobs, lens_of, require_same_tokens, residual_names
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.numbers import chance, rate
@@ -117,7 +109,7 @@ class Continuation(Drawable):
 
     def figure(self) -> "go.Figure":
         """KL of the two models at every token."""
-        from probe.compare.figures import kl_bars
+        from probe.logits.figures import kl_bars
 
         return kl_bars(self.kl, self.tokens, start=self.prompt_length)
 
@@ -270,8 +262,8 @@ class Comparison(Drawable):
             author: whose continuation is drawn.
             position: the token; by default the first where the continuations diverge.
         """
-        from probe.compare.figures import kl_bars, next_tokens
-        from probe.logits.figures import lens_pair
+        from probe.compare.figures import next_tokens
+        from probe.logits.figures import kl_bars, lens_pair
 
         text, at = self.shown(author), self._within(author, position)
         name, looks = self.names[author == "aligned"], self.looks or pair()

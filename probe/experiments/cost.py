@@ -1,6 +1,6 @@
 """What an experiment will cost, said before it is spent: some of its questions are asked first, and timed.
 
-Work whose size in tokens is known is foretold by how fast a model reads (`seconds_a_token`), which takes a moment.
+Work whose size in tokens is known is foretold by how fast a model reads (`probe.model.pace`), which takes a moment.
 """
 
 import time
@@ -14,27 +14,9 @@ from probe.ticks import Tick, between, ignore
 
 if TYPE_CHECKING:
     from probe.experiments.run import Call
-    from probe.model.lm import LM
 
 TRIED = 6
 """Questions that are timed, after one that warms up; what they answered is not kept."""
-TIMED = (8, 32)
-"""Texts, and tokens of each, by which the pace of a model is measured."""
-ENOUGH, MOST = 0.2, 10
-"""Seconds that measuring it takes at least, and runs, at most."""
-
-
-def seconds_a_token(lm: "LM") -> float:
-    """Seconds that a model takes to read a token of short texts.
-
-    The first run of a model takes longer, and so does one that waits for others: the fastest of at least two counts.
-    """
-    times: list[float] = []
-    while len(times) < 2 or (sum(times) < ENOUGH and len(times) < MOST):
-        start = time.perf_counter()
-        lm.logits([[0] * TIMED[1]] * TIMED[0])
-        times.append(time.perf_counter() - start)
-    return min(times) / (TIMED[0] * TIMED[1])
 
 
 def can_try(options: Mapping[str, Any]) -> bool:

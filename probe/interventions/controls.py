@@ -19,7 +19,7 @@ from torch import Tensor
 
 from probe.errors import DataError
 from probe.interventions.sites import Activations, Edit, Site, check, grid, layers_of, observe, sweep
-from probe.logits.lens import Target, require_text, value
+from probe.logits.targets import Target, require_text, value
 from probe.model.lm import LM
 from probe.model.text import pieces
 from probe.plotting.notebook import Drawable

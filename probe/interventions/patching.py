@@ -41,7 +41,7 @@ from probe.interventions.sites import (
     require_token,
     sweep,
 )
-from probe.logits.lens import Target, value
+from probe.logits.targets import Target, value
 from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
 from probe.plotting.notebook import Drawable

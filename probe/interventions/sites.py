@@ -18,7 +18,7 @@ from torch import Tensor
 
 from probe.errors import ConfigError, DataError
 from probe.logits.answer_tokens import answer_tokens
-from probe.logits.lens import Target, require_text, value
+from probe.logits.targets import Target, require_text, value
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.ticks import Tick, ignore

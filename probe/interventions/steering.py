@@ -24,7 +24,8 @@ from probe.errors import ConfigError, DataError
 from probe.interventions.controls import DRAWS
 from probe.interventions.sites import TOKENS_PER_PASS, Site
 from probe.logits.answer_tokens import answer_tokens
-from probe.logits.lens import Target, kl, require_inside
+from probe.logits.lens import kl
+from probe.logits.targets import Target, require_inside
 from probe.model.lm import LM
 from probe.model.text import encode, text_ids
 from probe.plotting.notebook import Drawable

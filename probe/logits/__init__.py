@@ -3,9 +3,10 @@
 - the logit lens: `logit_lens`
 - an answer, or one against another: `target_of`
 - which part wrote the answer: `attribute_answer`, `attribute`
+- the same of a model that reads out one number: `scalar_lens`, `attribute_scalar`
 - what a part promotes: `read_parts`, `promoted_tokens`
-- trajectories over layers and over written tokens: `over_layers`, `pair_over_layers`, `over_writing`, `scalar_lens`
-- distance of two distributions: `kl`
+- what a model holds likely while it writes: `follow_writing`
+- how far apart two models are: `compare_layers`; two distributions: `kl`
 """
 
 import lazy_loader

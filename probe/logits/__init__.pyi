@@ -1,11 +1,11 @@
 from .attribution import attribute as attribute
 from .attribution import attribute_answer as attribute_answer
+from .attribution import attribute_scalar as attribute_scalar
+from .distance import compare_layers as compare_layers
 from .lens import kl as kl
 from .lens import logit_lens as logit_lens
-from .lens import target_of as target_of
 from .parts import promoted_tokens as promoted_tokens
 from .parts import read_parts as read_parts
-from .trajectories import over_layers as over_layers
-from .trajectories import over_writing as over_writing
-from .trajectories import pair_over_layers as pair_over_layers
-from .trajectories import scalar_lens as scalar_lens
+from .scalar import scalar_lens as scalar_lens
+from .targets import target_of as target_of
+from .writing import follow_writing as follow_writing

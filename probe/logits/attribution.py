@@ -1,41 +1,42 @@
-"""Direct logit attribution: the logit of an answer as a sum over what each part of the model wrote.
+"""Direct logit attribution: which part of a model carries an answer, as a sum over what each part wrote.
 
-The residual stream before the final norm is a sum: embedding, every head's output, every MLP's output and their biases.
-With the norm's scale held at the value it has, norm and unembedding are linear, so the logit is the sum of what each
-part adds to it (Elhage et al. 2021; nostalgebraist 2020). A norm behind the heads or the MLP of a block (Gemma 2 and
-3) is held in the same way, and so is a cap on the logits (Gemma 2): its factor c tanh(z / c) / z at the logit z. It
-says what a part writes, not what would happen without it: later parts read what it wrote (see
-`probe.interventions.patching` for that).
+It says what a part writes, not what would happen without it: later parts read what it wrote (see
+`probe.interventions.patching` for that). `probe.logits.shares` adds up.
 
-`attribute` splits one text after any token and a head by source token; `attribute_last` splits many texts at once after
-their last tokens, from the activations of a pass that is made anyway (a capture), with the tokens that each part
-promotes and the strongest neurons of each block. Both add up by the same functions; one text is a batch of one.
-
-Axes: P texts, D blocks, H heads, T tokens, A answers, m neurons of a block, n of them, d width, dh head width, V
-vocabulary, k tokens.
+Axes: D blocks, H heads, T tokens, m neurons of a block, k tokens.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from probe.analyses.analysis_record import Input, Prompt
+from probe.analyses.analysis_record import SHARED, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError, ModelError
-from probe.logits.direct import HeldNorm, Part, final_norm, logit_cap, output_scale, post_hook, post_norm
-from probe.logits.lens import Target, require_text, target_of, value
-from probe.logits.parts import Reading, output_weights, read_parts
+from probe.logits.parts import PromotedTokens, Reading, output_weights, ov_tokens, promoted_tokens, read_parts
+from probe.logits.shares import neuron_shares, rounding, split_logit, through
+from probe.logits.targets import (
+    NAMED,
+    Against,
+    Answer,
+    Position,
+    Target,
+    asked_ids,
+    asked_target,
+    require_text,
+    same_target,
+    target_of,
+    value,
+)
 from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
 from probe.numbers import signed
-from probe.plotting.notebook import Beside, Drawable, alone, titled
+from probe.plotting.notebook import Beside, Drawable, Look, alone, clickable, titled
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -50,6 +51,12 @@ SUM_OF_PARTS = (
 BY_SOURCE = (
     r"\langle z^{lh}_t W_O^{lh}, u_a\rangle = \sum_{s \le t} \alpha^{lh}_{t,s}\, \langle v^{lh}_s W_O^{lh}, u_a\rangle"
 )
+NEURONS = 20
+"""Neurons of an MLP that are drawn."""
+DEEP = 12
+"""Blocks from which on the rows of the map are low."""
+ENLARGED = 380
+"""Pixels of the figures of one part."""
 SINGLE = {
     "embedding": "embedding",
     "positions": "positions",
@@ -57,6 +64,41 @@ SINGLE = {
     "unembedding_bias": "bias of the unembedding",
 }
 """Parts without a layer, and what a figure calls them."""
+
+
+ALIKE_NATS = 0.005
+"""A change of the target below which two models are said to agree."""
+
+PartPlace = tuple[int, int | None]
+"""(layer, head); head None is the MLP."""
+
+
+def part_name(part: PartPlace) -> str:
+    """Such as `L2H1` or `L2 MLP`."""
+    layer, head = part
+    return f"L{layer} MLP" if head is None else f"L{layer}H{head}"
+
+
+def parse_part(name: str) -> PartPlace:
+    """Return the part whose name `part_name` gave."""
+    layer, _, head = name[1:].replace(" MLP", "H").partition("H")
+    return int(layer), int(head) if head else None
+
+
+def part_names(parts: "Attribution") -> list[str]:
+    """All heads and MLPs, block by block."""
+    depth, heads = parts.heads.shape
+    return [part_name((layer, head)) for layer in range(depth) for head in [*range(heads), None]]
+
+
+def choosable(found: "Attributions") -> list[str]:
+    """Return the parts that can be enlarged."""
+    return part_names(found.results[-1])
+
+
+def carrying(found: "Attributions") -> str:
+    """Return the head or MLP that adds most."""
+    return part_name(carrier(found.results)[0])
 
 
 @dataclass(frozen=True)
@@ -89,6 +131,17 @@ class Attribution(Drawable):
     """[D m] `mlps` by neuron, without the biases; None where an MLP is more than W_out of its neurons (experts)."""
     mlp_biases: np.ndarray | None = field(default=None, repr=False)
     """[D] what the bias of W_out adds, so that neurons and bias sum to `mlps`."""
+    unit: str = "nats"
+    """Of all values: nats, or what a scalar model reads out."""
+    promoted: Callable[[int, int | None], PromotedTokens] = field(kw_only=True, repr=False, compare=False)
+    """What a part (block, head; None is the MLP) promotes here: see `promoted_tokens`."""
+    by_weights: Callable[[int, int, int], PromotedTokens] = field(kw_only=True, repr=False, compare=False)
+    """What a head (block, head) that attends to one token (position) promotes by its weights: see `ov_tokens`."""
+
+    @property
+    def scalar(self) -> bool:
+        """Whether the model reads out one number."""
+        return self.unit != "nats"
 
     @property
     def sum(self) -> float:
@@ -128,11 +181,30 @@ class Attribution(Drawable):
         """Name the part that adds most to the target."""
         return Attributions((self,), alone()).sentence()
 
-    def figure(self) -> "go.Figure":
-        """Draw what every head and MLP adds, layers upwards."""
-        from probe.logits.part_figures import attribution_map
+    def figures(
+        self, part: Annotated[str | None, Input("Part", key="log_part", first=carrying, choices=choosable)] = None
+    ) -> "dict[str, go.Figure]":
+        """Draw what every head and MLP adds, and one of them enlarged.
 
-        return attribution_map([self.panel()], label=self.target.name)
+        Args:
+            part: the head or MLP that is enlarged, such as `L2H1`; by default the one that adds most.
+        """
+        return Attributions((self,), alone()).figures(part)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return what each part adds, each head by source token, and each neuron."""
+        layers = range(len(self.mlps))
+        heads = [self.source_table(layer, head) for layer in layers for head in range(self.heads.shape[1])]
+        tables = {"parts": self.table(), "sources": pd.concat(heads, ignore_index=True)}
+        if self.neurons is not None:
+            every = self.neurons.shape[1]
+            neurons = pd.concat([self.neuron_table(layer, every) for layer in layers], ignore_index=True)
+            tables["neurons"] = neurons
+        return tables
+
+    def lists(self, part: str | None = None) -> dict[str, pd.DataFrame]:
+        """Return the parts that add or take most first, and what one of them promotes."""
+        return Attributions((self,), alone()).lists(part)
 
     def source_table(self, layer: int, head: int) -> pd.DataFrame:
         """One row a source token of one head: layer, head, source, token, value."""
@@ -160,31 +232,6 @@ class Attribution(Drawable):
             )
         order = np.argsort(-np.abs(self.neurons[layer]), kind="stable")[:k]
         return pd.DataFrame({"layer": layer, "neuron": order, "value": self.neurons[layer, order]})
-
-
-ALIKE_NATS = 0.005
-"""A change of the target below which two models are said to agree."""
-
-PartPlace = tuple[int, int | None]
-"""(layer, head); head None is the MLP."""
-
-
-def part_name(part: PartPlace) -> str:
-    """Such as `L2H1` or `L2 MLP`."""
-    layer, head = part
-    return f"L{layer} MLP" if head is None else f"L{layer}H{head}"
-
-
-def parse_part(name: str) -> PartPlace:
-    """Return the part whose name `part_name` gave."""
-    layer, _, head = name[1:].replace(" MLP", "H").partition("H")
-    return int(layer), int(head) if head else None
-
-
-def part_names(parts: Attribution) -> list[str]:
-    """All heads and MLPs, block by block."""
-    depth, heads = parts.heads.shape
-    return [part_name((layer, head)) for layer in range(depth) for head in [*range(heads), None]]
 
 
 def largest(heads: np.ndarray, mlps: np.ndarray, sign: float) -> tuple[PartPlace, float]:
@@ -248,22 +295,39 @@ class Attributions(Beside[Attribution]):
 
     def sentence(self) -> str:
         """Name the part that adds most to the target, or to its move between two models."""
-        parts, label = self.results, self.results[-1].target.name
-        whole = f"{label} = {signed(parts[-1].total)} in {self.looks[-1].name}, by direct effect above all from"
+        parts, last = self.results, self.results[-1]
+        label, unit = last.target.name, f" {last.unit}" * (last.unit == "nats")
+        whole = f"{label} = {signed(last.total)}{unit} in {self.looks[-1].name}, by direct effect above all from"
         change = target_change(parts)
         if change is None:
             return f"{whole} {above_all(parts)}."
         if abs(change) < ALIKE_NATS:
-            return f"{label} is the same in both to {ALIKE_NATS}."
-        return f"{label} moves by {signed(change)}, by direct effect above all through {above_all(parts)}."
+            return f"{label} is the same in both to {ALIKE_NATS}{unit}."
+        return f"{label} moves by {signed(change)}{unit}, by direct effect above all through {above_all(parts)}."
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Which tokens of the answers are compared, where an answer has several."""
-        return tuple(dict.fromkeys(each.target.note for each in self.results if each.target.note))
+        """What a cell is, and which tokens of the answers are compared, where an answer has several."""
+        cells = (
+            "Every cell is what that head or MLP adds to the logit directly; all cells sum to the number above. Parts "
+            "also act through later ones, which a sum of direct effects does not show."
+        )
+        last = self.results[-1]
+        single = f"A {last.unit} model gives one number and no tokens, so a part promotes none."
+        experts = "The MLPs are more than W_out of their neurons, so they cannot be split further."
+        more = [single] * last.scalar + [experts] * any(each.neurons is None for each in self.results)
+        return (cells, *more, *dict.fromkeys(each.target.note for each in self.results if each.target.note))
 
-    def figures(self) -> "dict[str, go.Figure]":
-        """Draw what every head and MLP adds, layers upwards, and what changed from the first model to the second."""
+    def figures(self, part: str | None = None) -> "dict[str, go.Figure]":
+        """Draw what every head and MLP adds, what changed from the first model to the second, and one part enlarged.
+
+        Args:
+            part: the head or MLP that is enlarged, such as `L2H1`; by default the one that carries most.
+        """
+        chosen = parse_part(part or carrying(self))
+        return self._maps(chosen) | self._enlarged(*chosen)
+
+    def _maps(self, chosen: PartPlace) -> "dict[str, go.Figure]":
         from probe.logits.part_figures import attribution_map
 
         first, last = self.results[0], self.results[-1]
@@ -272,28 +336,78 @@ class Attributions(Beside[Attribution]):
             for look, each in zip(self.looks, self.results, strict=True)
         ]
         if target_change(self.results) is not None:
-            panels.append(last.panel(f"change: {signed(last.total - first.total)}", first))
-        label = last.target.name
-        if len({each.heads.shape for each in self.results}) > 1:
-            return {
-                f"parts-{index}": titled(attribution_map([panel], label=label), f"What each part adds: {panel.name}")
-                for index, panel in enumerate(panels)
-            }
-        return {"parts": titled(attribution_map(panels, label=label), f"What each part adds to {label}")}
+            panels.append(last.panel(f"aligned \u2212 base: {signed(last.total - first.total)}", first))
+        alike = len({each.heads.shape for each in self.results}) == 1
+        title = f"What each part adds to {last.target.name}"
+        charts = {}
+        for index, own in enumerate([panels] if alike else [[panel] for panel in panels]):
+            depth = own[0].heads.shape[0]
+            height = max(210, min(560, 80 + (26 if depth <= DEEP else 14) * (depth + 1)))
+            chart = attribution_map(own, label=last.target.name, unit=last.unit, chosen=chosen, height=height)
+            name = title + f": {own[0].name}" * (not alike)
+            charts[f"parts-{index}" if index else "parts"] = titled(clickable(chart, part="customdata"), name, height)
+        return charts
 
-    def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the parts that add or take most first."""
-        rows = next(iter(self.tables().values()))
-        return {"Parts": rows.sort_values("value", key=abs, ascending=False, kind="stable", ignore_index=True)}
+    def _enlarged(self, layer: int, head: int | None) -> "dict[str, go.Figure]":
+        """Draw which tokens a part promotes, and from which tokens (a head) or by which neurons (an MLP) it does."""
+        from probe.logits.part_figures import neuron_bars, promoted_bars, source_bars
 
+        pairs, target = self._with_part(layer, head), self.results[-1].target
+        options: dict[str, Any] = {"label": target.name, "unit": self.results[-1].unit}
+        name, charts = part_name((layer, head)), {}
+        if not self.results[-1].scalar:
+            effects = [(look, each.promoted(layer, head)) for look, each in pairs]
+            bars = [
+                (look.name, look.colour, each.pieces, each.values, each.suppressed_pieces, each.suppressed_values)
+                for look, each in effects
+            ]
+            charts["promoted"] = titled(promoted_bars(bars), f"What {name} promotes and suppresses", ENLARGED)
+        if head is not None:
+            sources = [
+                (look.name, look.colour, each.sources[layer, head, : target.position + 1]) for look, each in pairs
+            ]
+            tokens = pairs[-1][1].tokens[: target.position + 1]
+            chart = source_bars(tokens, sources, **options)
+            charts["sources"] = titled(chart, f"From which tokens {name} carries it", ENLARGED)
+        elif all(each.neurons is not None for _, each in pairs):
+            top = pairs[-1][1].neuron_table(layer, NEURONS)["neuron"].tolist()
+            rows = [(look, each.neurons[layer]) for look, each in pairs if each.neurons is not None]
+            shares = [(look.name, look.colour, values[top]) for look, values in rows if max(top) < len(values)]
+            title = f"The {len(top)} neurons of the L{layer} MLP that add or take most"
+            charts["neurons"] = titled(neuron_bars(top, shares, **options), title, ENLARGED)
+        return charts
 
-def same_answer(
-    lms: Sequence[LM], prompt: str, answer: str | None = None, position: int | None = None, **others: Any
-) -> dict[str, Any]:
-    """Return the answer that all models are asked about: where none is given, the likeliest of the last model."""
-    if answer is not None or lms[-1].readout != "tokens":
-        return {}
-    return {"answer": target_of(lms[-1], prompt, None, None, position).answer}
+    def _with_part(self, layer: int, head: int | None) -> list[tuple[Look, Attribution]]:
+        """Return the models that have a part."""
+        pairs = list(zip(self.looks, self.results, strict=True))
+        return [
+            (look, each)
+            for look, each in pairs
+            if layer < each.heads.shape[0] and (head is None or head < each.heads.shape[1])
+        ]
+
+    def lists(self, part: str | None = None) -> dict[str, pd.DataFrame]:
+        """Return the parts that add or take most first, and what one of them promotes, here and by its weights."""
+        layer, head = parse_part(part or carrying(self))
+        values = {look.name: pd.Series(every_part(each)) for look, each in zip(self.looks, self.results, strict=True)}
+        rows = pd.DataFrame(values).rename_axis("part").reset_index()
+        rows = rows[(rows.iloc[:, 1:] != 0).any(axis=1)]
+        if target_change(self.results) is not None:
+            rows = rows.assign(change=rows.iloc[:, 2] - rows.iloc[:, 1])
+        order = rows.iloc[:, -1].abs().sort_values(ascending=False, kind="stable").index
+        lists = {"Parts": rows.loc[order].reset_index(drop=True)}
+        pairs = self._with_part(layer, head)
+        if self.results[-1].scalar:
+            return lists
+        effects = {f"in {look.name}": each.promoted(layer, head) for look, each in pairs}
+        if head is not None:
+            look, last = pairs[-1]
+            source = int(np.abs(last.sources[layer, head, : last.target.position + 1]).argmax())
+            words = f"by the weights of {look.name} alone, attending to {last.tokens[source]}"
+            effects[words] = last.by_weights(layer, head, source)
+        frames = [each.table().assign(what=words) for words, each in effects.items()]
+        named = pd.concat(frames, ignore_index=True)[["what", "side", "token", "value"]]
+        return lists | {f"What {part_name((layer, head))} promotes": named}
 
 
 @analysis(
@@ -302,18 +416,20 @@ def same_answer(
     equations=(SUM_OF_PARTS, BY_SOURCE),
     key="log_parts",
     beside=Attributions,
-    settle=same_answer,
+    settle=same_target,
+    widths=((1,), (1, 1)),
 )
 @torch.no_grad()
 def attribute_answer(
     lm: LM,
-    prompt: Prompt,
+    prompt: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
     *,
-    answer: Annotated[str | None, Input("Answer", placeholder="the likeliest")] = None,
-    against: Annotated[str | None, Input("Against", placeholder="nothing")] = None,
-    position: Annotated[int | None, Input("After token", advanced=True)] = None,
+    chat: Annotated[bool, SHARED["chat"]] = False,
+    position: Position = None,
+    answer: Answer = None,
+    against: Against = None,
 ) -> Attribution:
-    """Measure what each head and MLP adds to the logit of an answer, alone or against another answer.
+    """Measure what each head and MLP adds to the logit of an answer against another one.
 
     The stream before the final norm is the sum of what embedding, heads and MLPs wrote. With the norm's scale held at
     its value, norm and unembedding are linear, so the parts sum to the logit (checked every time). A norm behind heads
@@ -321,19 +437,63 @@ def attribute_answer(
     part writes directly, not what would happen without it: later parts read what it wrote, which the page Interventions
     measures.
 
+    *Promoted tokens* of a part: what it adds to the logit of every token by the same rule, before a cap. A shift of all
+    logits alike changes no probability, so read differences.
+
     Args:
         lm: the model.
-        prompt: the text.
-        answer: a text, with the blank that precedes it, whose first token counts (that differs from the other answer);
-            by default the token that the model finds likeliest; of several models, the last one.
-        against: the answer whose logit is subtracted; by default none.
+        prompt: a text or its token ids.
+        chat: send the prompt as a user's message in the model's chat template.
         position: the token after which the answers are due, from 0; by default the last.
+        answer: a text, with the blank that precedes it (\u00b7 stands for one too). Its first token counts that differs
+            from the other answer; what both begin with joins the prompt. By default what the model holds likeliest; of
+            several models, the last one.
+        against: the answer whose logit is subtracted; by default what the other model holds likeliest, or else the
+            second likeliest; `(nothing)` takes the logit of the answer alone.
 
     Raises:
         DataError: see `target_of`.
         ModelError: see `attribute`.
     """
-    return attribute(lm, prompt, target_of(lm, prompt, answer, against, position))
+    ids = asked_ids(lm, prompt, chat)
+    return attribute(lm, ids, asked_target(lm, ids, answer, against, position))
+
+
+@analysis(
+    "logits",
+    title="Which parts carry it",
+    equations=(SUM_OF_PARTS, BY_SOURCE),
+    key="log_parts",
+    beside=Attributions,
+    widths=((1,), (1, 1)),
+)
+def attribute_scalar(
+    lm: LM,
+    prompt: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
+    *,
+    chat: Annotated[bool, SHARED["chat"]] = False,
+    position: Position = None,
+) -> Attribution:
+    """Measure what each head and MLP adds to the number of a reward or value model.
+
+    The stream before the final norm is the sum of what embedding, heads and MLPs wrote. With the norm's scale held at
+    its value, norm and head are linear, so the parts sum to the number (checked every time). It says what a part writes
+    directly, not what would happen without it: later parts read what it wrote, which the page Interventions measures.
+
+    Args:
+        lm: a model that reads out one number.
+        prompt: a text or its token ids.
+        chat: send the prompt as a user's message in the model's chat template.
+        position: the token after which the number is read, from 0; by default the last.
+
+    Raises:
+        DataError: a model of tokens, and see `target_of`.
+        ModelError: see `attribute`.
+    """
+    if lm.readout == "tokens":
+        raise DataError("This model gives tokens and no scalar: use `attribute_answer`.")
+    ids = asked_ids(lm, prompt, chat)
+    return attribute(lm, ids, target_of(lm, ids, None, None, position))
 
 
 @torch.no_grad()
@@ -365,13 +525,13 @@ def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> At
         [None if norm is None else replace(norm, scale=norm.scale[None]) for norm in norms]
         for norms in (reading.attn_norms, reading.mlp_norms)
     )
-    split = _split(lm, reading.final[None], reading.embedding[None], z, attn_norms, mlps, answers)
+    split = split_logit(lm, reading.final[None], reading.embedding[None], z, attn_norms, mlps, answers)
     posts = {layer: post[None] for layer, post in enumerate(reading.posts) if post is not None}
     neurons = neuron_shares(lm, posts, split.u, mlp_norms, split.parts[:, :, -1])
     sources = []
     for layer, (pattern, values) in enumerate(zip(reading.pattern, reading.values, strict=True)):
         w_o, _ = output_weights(lm.bridge, layer)
-        per_head, u = values.repeat_interleave(len(w_o) // values.shape[1], dim=1), _through(attn_norms[layer], split.u)
+        per_head, u = values.repeat_interleave(len(w_o) // values.shape[1], dim=1), through(attn_norms[layer], split.u)
         sources.append(pattern * torch.einsum("she,he->hs", per_head, torch.einsum("hed,d->he", w_o, u[0])))
     learned = 0.0 if reading.learned is None else float(reading.learned @ split.u[0])
     attribution = Attribution(
@@ -388,6 +548,9 @@ def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> At
         sources=torch.stack(sources).cpu().numpy(),
         neurons=None if neurons is None else torch.cat([each.values for each in neurons]).cpu().numpy(),
         mlp_biases=None if neurons is None else torch.cat([each.bias for each in neurons]).cpu().numpy(),
+        unit="nats" if lm.readout == "tokens" else lm.readout,
+        promoted=partial(_promoted, lm, reading),
+        by_weights=partial(_by_weights, lm, reading.ids),
     )
     _require_sum(lm, attribution)
     return attribution
@@ -413,104 +576,12 @@ def difference_table(base: Attribution, aligned: Attribution) -> pd.DataFrame:
     return table
 
 
-class _Split(NamedTuple):
-    """What the parts of a model add to the targets of P texts, each after one token."""
-
-    u: Float[Tensor, "P d"]
-    """The direction in the residual stream whose product with a part is what the part adds."""
-    parts: Float[Tensor, "P D H+1"]
-    """Each head, and last the MLP, its bias included."""
-    embedding: Float[Tensor, " P"]
-    """The stream before the first block."""
-    biases: Float[Tensor, "P D"]
-    """The bias of each attention output, and of the norm behind it."""
-    norm_bias: Float[Tensor, " P"]
-    unembedding_bias: Float[Tensor, " P"]
-    promoted: Int[Tensor, "P D H+1 2 k"]
-    """See `LastAttribution`; empty where k is 0."""
+def _promoted(lm: LM, reading: Reading, layer: int, head: int | None) -> PromotedTokens:
+    return promoted_tokens(lm, reading, layer, head, k=NAMED)
 
 
-def _split(
-    lm: LM,
-    final: Float[Tensor, "P d"],
-    first: Float[Tensor, "P d"],
-    z: Iterable[Float[Tensor, "P H dh"]],
-    attn_norms: Iterable[HeldNorm | None],
-    mlps: Iterable[Float[Tensor, "P d"]],
-    answers: Int[Tensor, "P A"],
-    k: int = 0,
-) -> _Split:
-    """Add up the parts.
-
-    Args:
-        lm: the model.
-        final: the stream after the last block.
-        first: the stream before the first block.
-        z: of each block, the mixed values of its heads, before W_O.
-        attn_norms: of each block, the norm behind its heads, if there is one.
-        mlps: of each block, what its MLP wrote, behind its norm if there is one.
-        answers: see `unembedding`.
-        k: how many promoted and suppressed tokens to give (before a cap on the logits); 0 leaves them out.
-    """
-    norm = final_norm(lm, final)
-    column, constant = unembedding(lm, answers, final)
-    u = norm.direction(column)
-    rows = lm.model.get_output_embeddings().weight.detach().float() if k else column
-    part_norm = replace(norm, scale=norm.scale[:, None])
-    parts, biases, extremes = [], [], []
-    for layer, (mixture, post, mlp) in enumerate(zip(z, attn_norms, mlps, strict=True)):
-        w_o, bias = output_weights(lm.bridge, layer)
-        heads = torch.einsum("phe,hed->phd", mixture.reshape(len(mixture), *w_o.shape[:2]), w_o)
-        bias = torch.zeros_like(u[0]) if bias is None else bias
-        if post is not None:
-            heads, bias = replace(post, scale=post.scale[:, None])(heads), post(bias) + post.shift
-        outputs = torch.cat([heads, mlp[:, None]], dim=1)
-        parts.append(torch.einsum("pnd,pd->pn", outputs, u))
-        biases.append((u * bias).sum(-1))
-        if k:
-            change = part_norm(outputs) @ rows.T * output_scale(lm)
-            extremes.append(torch.stack([change.topk(k).indices, (-change).topk(k).indices], dim=2))
-    promoted = torch.stack(extremes, dim=1) if k else torch.empty(0, dtype=torch.long)
-    embedding, norm_bias = (first * u).sum(-1), column @ norm.shift
-    return _Split(u, torch.stack(parts, 1), embedding, torch.stack(biases, 1), norm_bias, constant, promoted)
-
-
-def unembedding(
-    lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"]
-) -> tuple[Float[Tensor, "P d"], Float[Tensor, " P"]]:
-    """Return the columns of W_U that the targets read, and what the bias adds.
-
-    Args:
-        lm: the model.
-        answers: of each text the answer, and the one whose logit is taken off it if there are two; padded with -1.
-        final: the stream after the last block, at which a cap on the logits is held.
-    """
-    head = lm.model.get_output_embeddings()
-    bias = getattr(head, "bias", None)
-    factors = _cap_factors(lm, answers, final)
-    column = _difference(head.weight.detach(), answers, factors) * output_scale(lm)
-    if bias is None:
-        return column, column.new_zeros(len(column))
-    return column, _difference(bias.detach()[:, None], answers, factors)[:, 0] * output_scale(lm)
-
-
-def _cap_factors(lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"]) -> Float[Tensor, "P A"] | None:
-    """Return c tanh(z / c) / z at each answer's logit z before the cap c; None where there is no cap."""
-    cap = logit_cap(lm)
-    if not cap:
-        return None
-    head, tokens = lm.model.get_output_embeddings(), answers.clamp(min=0).to(final.device)
-    normed = lm.bridge.ln_final.original_component(final.to(head.weight.dtype)).float()
-    logits = torch.einsum("pad,pd->pa", head.weight.detach()[tokens].float(), normed)
-    if getattr(head, "bias", None) is not None:
-        logits = logits + head.bias.detach()[tokens].float()
-    logits = logits * output_scale(lm)
-    return torch.where(logits.abs() > 1e-6, cap * (logits / cap).tanh() / logits, 1.0)
-
-
-def rounding(lm: LM, size: float) -> float:
-    """Return how far a sum of this size may be off by rounding alone."""
-    return 1e-4 + 8 * torch.finfo(lm.dtype).eps * size
+def _by_weights(lm: LM, ids: Sequence[int], layer: int, head: int, source: int) -> PromotedTokens:
+    return ov_tokens(lm, layer, head, ids[source], k=NAMED)
 
 
 def _require_sum(lm: LM, attribution: Attribution) -> None:
@@ -521,214 +592,3 @@ def _require_sum(lm: LM, attribution: Attribution) -> None:
             f" {attribution.total:.4f}: it does more than add what heads and MLPs write (a factor on them, as in"
             " Granite): use a model of another architecture."
         )
-
-
-Posts = dict[int, Float[Tensor, "P m"]]
-"""By block, what enters W_out after the last token of each text."""
-
-
-class NeuronShares(NamedTuple):
-    """What the neurons of one MLP add to the targets of P texts."""
-
-    values: Float[Tensor, "P m"]
-    bias: Float[Tensor, " P"]
-    """What the bias of W_out adds."""
-
-
-def neuron_shares(
-    lm: LM,
-    posts: Posts,
-    u: Float[Tensor, "P d"],
-    norms: Sequence[HeldNorm | None],
-    mlps: Float[Tensor, "P D"],
-) -> list[NeuronShares] | None:
-    """Return what each neuron of each block adds.
-
-    Args:
-        lm: the model.
-        posts: by block, what enters W_out after one token of each text.
-        u: of each text, the direction in the residual stream whose product with a part is its share.
-        norms: of each block, the norm behind its MLP, if there is one.
-        mlps: the share of each MLP.
-
-    Returns:
-        None where neurons and the bias of W_out do not sum to the MLPs, as with experts.
-    """
-    shares_by_block = []
-    for block, whole in enumerate(mlps.T):
-        post, mlp = posts.get(block), lm.bridge.blocks[block].mlp
-        weight, b_out = getattr(mlp, "W_out", None), getattr(mlp, "b_out", None)
-        if weight is None or post is None or weight.shape != (post.shape[-1], u.shape[-1]):
-            return None
-        norm, inner = norms[block], _through(norms[block], u)
-        shares = post * (inner @ weight.detach().float().T)
-        bias = torch.zeros_like(whole) if b_out is None else inner @ b_out.detach().float()
-        bias = bias if norm is None else bias + u @ norm.shift
-        gaps, sizes = (shares.sum(-1) - (whole - bias)).abs().tolist(), shares.abs().sum(-1).tolist()
-        if not all(gap <= rounding(lm, size) for gap, size in zip(gaps, sizes, strict=True)):
-            return None
-        shares_by_block.append(NeuronShares(shares, bias))
-    return shares_by_block
-
-
-def _through(norm: HeldNorm | None, u: Float[Tensor, "P d"]) -> Float[Tensor, "P d"]:
-    """Return the direction before a norm whose product with a part is that of `u` with the normed part."""
-    return u if norm is None else norm.direction(u)
-
-
-class LastNeurons(NamedTuple):
-    """The strongest neurons of each block after the last token of each text."""
-
-    ids: Int[Tensor, "P D n"]
-    """Numbers of the neurons, the strongest first whether it adds or takes."""
-    values: Float[Tensor, "P D n"]
-    """What each adds to the target, nats."""
-
-
-@contextmanager
-def last_posts(lm: LM, shape: Sequence[int], last: Int[Tensor, " P"]) -> Iterator[Posts]:
-    """Collect what enters W_out at the last token of each text, where there is W_out.
-
-    A pass over the texts inside the context fills the dict.
-
-    Args:
-        lm: the model.
-        shape: (P, T) of the batch that will be run.
-        last: position of the last token of each text.
-    """
-    bridge, texts = lm.bridge, torch.arange(len(last))
-    posts: Posts = {}
-
-    def reader(block: int) -> Callable[[Tensor, object], None]:
-        def keep(tensor: Tensor, hook: object) -> None:
-            if tensor.shape[:-1].numel() == shape[0] * shape[1]:  # else it is not one row a token (experts)
-                rows = tensor.detach().reshape(*shape, -1)
-                posts[block] = rows[texts.to(rows.device), last.to(rows.device)].float()
-
-        return keep
-
-    names = {block: f"blocks.{block}.mlp.hook_post" for block in range(bridge.cfg.n_layers)}
-    with lm.hooks([(name, reader(block)) for block, name in names.items() if name in bridge.hook_dict]):
-        yield posts
-
-
-def strongest(shares: Sequence[NeuronShares], n: int) -> LastNeurons:
-    """Return the n neurons of each block that add or take most; if one MLP is narrower, fewer in every block alike."""
-    width = min(n, *(each.values.shape[-1] for each in shares))
-    orders = [each.values.abs().argsort(dim=-1, descending=True, stable=True)[:, :width] for each in shares]
-    values = [each.values.gather(-1, order) for each, order in zip(shares, orders, strict=True)]
-    return LastNeurons(torch.stack(orders, dim=1), torch.stack(values, dim=1))
-
-
-class LastAttribution(NamedTuple):
-    """The logit of each text's first answer minus that of its second, after its last token, as a sum; in nats."""
-
-    parts: Float[Tensor, "P D H+1"]
-    """What each head adds, and last what the MLP adds, its bias included."""
-    rest: Float[Tensor, " P"]
-    """What embedding, positions and the biases of attention, final norm and unembedding add."""
-    value: Float[Tensor, " P"]
-    """The difference as the model gives it: the sum of all parts and the rest, up to rounding."""
-    promoted: Int[Tensor, "P D H+1 2 k"]
-    """The tokens whose logits each part raises most, then those that it lowers most, the strongest first."""
-    neurons: LastNeurons | None
-    """The neurons of each block that add or take most; None where they do not make up the MLPs."""
-
-
-def last_names(lm: LM) -> list[str]:
-    """Return the hook names that `attribute_last` reads besides the residual stream.
-
-    There are none if a block lacks heads or an MLP.
-    """
-    blocks, hooks = range(lm.bridge.cfg.n_layers), lm.bridge.hook_dict
-    names = [name for block in blocks for name in (_mixed(block), _mlp_out(block))]
-    posts = [name for block in blocks for name in (post_hook(lm, block, "attn"), post_hook(lm, block, "mlp")) if name]
-    return [*names, *posts] if all(name in hooks for name in names) else []
-
-
-def _mixed(block: int) -> str:
-    return f"blocks.{block}.attn.hook_z"
-
-
-def _mlp_out(block: int) -> str:
-    return f"blocks.{block}.hook_mlp_out"
-
-
-@torch.no_grad()
-def attribute_last(
-    lm: LM,
-    names: Sequence[str],
-    cache: Mapping[str, Tensor],
-    logits: Float[Tensor, "P T V"],
-    last: Int[Tensor, " P"],
-    answers: Int[Tensor, "P A"],
-    k: int = 5,
-    posts: Posts | None = None,
-    n: int = 10,
-) -> LastAttribution | None:
-    """Return what every part adds to the logit of a text's first answer minus that of its second.
-
-    Args:
-        lm: the model.
-        names: `last_names(lm)`.
-        cache: activations that hold these and `residual_names(lm)`.
-        logits: the model's own output.
-        last: position of the last token of each text.
-        answers: answer tokens of each text, padded with -1. One answer is taken alone; without any all is zero.
-        k: how many promoted and suppressed tokens to give.
-        posts: what `last_posts` kept in the same pass; without it no neurons are given.
-        n: how many neurons of each block to give.
-
-    Returns:
-        None where the parts do not sum to the logits, or there are no heads.
-    """
-    if not names:
-        return None
-    texts, last = torch.arange(len(last), device=logits.device), last.to(logits.device)
-
-    def read(name: str) -> Tensor:
-        return cache[name][texts, last].float()
-
-    def norms(part: Part) -> list[HeldNorm | None]:
-        hooks = [post_hook(lm, block, part) for block in blocks]
-        return [post_norm(lm, block, part, read(hook)) if hook else None for block, hook in enumerate(hooks)]
-
-    blocks, k = range(lm.bridge.cfg.n_layers), min(k, lm.model.get_output_embeddings().weight.shape[0])
-    first, final = read("blocks.0.hook_resid_pre"), read(f"blocks.{len(blocks) - 1}.hook_resid_post")
-    z, mlps = ([read(name(block)) for block in blocks] for name in (_mixed, _mlp_out))
-    try:
-        attn_norms, mlp_norms = norms("attn"), norms("mlp")
-        split = _split(lm, final, first, z, attn_norms, mlps, answers, k)
-    except ModelError:
-        return None
-    rest = split.embedding + split.norm_bias + split.unembedding_bias
-    for bias in split.biases.T:
-        rest = rest + bias
-    value = _difference(logits[texts, last].float()[..., None], answers, own=True)[:, 0]
-    gap = (split.parts.sum((1, 2)) + rest - value).abs()
-    size = split.parts.abs().sum((1, 2)) + rest.abs()
-    if not all(g <= rounding(lm, s) for g, s in zip(gap.tolist(), size.tolist(), strict=True)):
-        return None
-    neurons = neuron_shares(lm, posts, split.u, mlp_norms, split.parts[:, :, -1]) if posts else None
-    strong = None if neurons is None else strongest(neurons, n)
-    return LastAttribution(split.parts, rest, value, split.promoted, strong)
-
-
-def _difference(
-    rows: Tensor, answers: Int[Tensor, "P A"], factors: Float[Tensor, "P A"] | None = None, own: bool = False
-) -> Float[Tensor, "P n"]:
-    """Return the row of each text's first answer minus that of its second; an answer that is not there counts as zeros.
-
-    Args:
-        rows: [V n], or [P V n] if each text has its own.
-        answers: answer tokens of each text, padded with -1.
-        factors: of the row of each answer; None: ones.
-        own: whether each text has its own.
-    """
-    texts = torch.arange(len(answers), device=rows.device)
-    total = rows.new_zeros((len(answers), rows.shape[-1]), dtype=torch.float32)
-    factors = rows.new_ones(answers.shape) if factors is None else factors
-    for sign, tokens, factor in zip((1.0, -1.0), answers.to(rows.device).T, factors.T, strict=False):
-        picks = rows[texts, tokens.clamp(min=0)] if own else rows[tokens.clamp(min=0)]
-        total = total + sign * factor[:, None] * picks.float().masked_fill((tokens < 0)[:, None], 0.0)
-    return total

@@ -1,11 +1,7 @@
-"""The logit lens: what the model would say if it stopped after each block; and the target that effects are measured on.
+"""The logit lens: what the model would say if it stopped after each block.
 
 The residual stream after the embedding and after each block goes through the final norm and the unembedding
 (nostalgebraist 2020). Row 0 is the embedding, row D the model's own output.
-
-A target is the logit of an answer at a position, alone or minus another answer's. Attribution, ablation and patching
-share it, so that their numbers can be laid side by side. A scalar model (a reward model, a value head) has one output,
-which is the target itself.
 
 Axes: B texts, D blocks, T tokens, V vocabulary, A answers.
 """
@@ -20,22 +16,32 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.analyses.analysis_record import Input
+from probe.analyses.analysis_record import SHARED, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError, ModelError
-from probe.logits.answer_tokens import answer_tokens
+from probe.logits.answer_tokens import whole_logprobs
 from probe.logits.direct import logit_cap, output_scale
+from probe.logits.targets import Against, Answer, Position, Target, asked_ids, asked_target, same_target
 from probe.model.heads import check_count
 from probe.model.lm import LM
-from probe.model.scoring import check_lengths
-from probe.model.text import pieces, text_ids
-from probe.plotting.notebook import Beside, Drawable, alone, titled
+from probe.model.text import pieces
+from probe.numbers import signed
+from probe.plotting.notebook import Beside, Drawable, alone, clickable, titled
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
 LENS = r"\mathrm{lens}_l(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^l) + b_{out}\big)"
+MARGIN = r"\mathrm{margin} = \log p_{(1)} - \log p_{(2)}"
+AT_ONCE = 2**24
+"""Logits that are held at once while the layers are read."""
+COLUMNS = 12
+"""Tokens around the chosen one that a page reads."""
+DEEP = 12
+"""Layers from which on not all are drawn."""
+HEIGHT = 385
+"""Pixels of the figures."""
 
 
 class LensRows(NamedTuple):
@@ -104,10 +110,6 @@ class Lens(Drawable):
 
         return lens_grid((self.top_tokens.tolist(), self.top_logprobs), self.tokens)
 
-    def sentence(self) -> str:
-        """Say what the model says next, and from which layer on that is its favourite."""
-        return Lenses((self,), alone()).sentence()
-
     def decision_row(self, column: int = -1) -> int:
         """Return the first row from which on the favourite of a column stays that of the output."""
         favourites = self.top_ids[:, column, 0]
@@ -128,80 +130,270 @@ class Lens(Drawable):
         since = ends.get(row, f"from L{row - 1} on")
         return f"{name} says \u201c{word}\u201d ({share:.0f} %), its favourite {since}"
 
-    def answer_table(self) -> pd.DataFrame:
-        """One row for each layer, position and answer: layer, name, position, token, answer, logprob."""
-        layer, position, answer = (axis.ravel() for axis in np.indices(self.answer_logprobs.shape))
-        return pd.DataFrame(
-            {
-                "layer": layer,
-                "name": [self.rows[row] for row in layer],
-                "position": position,
-                "token": [self.tokens[column] for column in position],
-                "answer": [self.answers[column] for column in answer],
-                "logprob": self.answer_logprobs.ravel(),
-            }
-        )
+
+@dataclass(frozen=True)
+class PromptLens(Lens):
+    """The lens around one token of a prompt, and the answers that are followed through it."""
+
+    answer_ranks: np.ndarray
+    """[D+1, T, A] how many tokens are likelier than each answer: 0 for the likeliest."""
+    text: tuple[int, ...]
+    """Ids of the whole prompt, with what the answers begin with alike."""
+    start: int
+    """Position in the prompt of the first of the T columns."""
+    target: Target
+    """The answers, and the token after which they are due."""
+    whole: tuple[float, ...] = ()
+    """Log-probability of each whole answer in nats; none where each is one token."""
+
+    @property
+    def margin(self) -> np.ndarray:
+        """[D+1, T] log-probability of the likeliest token minus that of the second, nats; 0 where there is but one."""
+        return self.top_logprobs[..., 0] - self.top_logprobs[..., min(1, self.top_logprobs.shape[-1] - 1)]
+
+    @property
+    def column(self) -> int:
+        """Of the token after which the answers are due."""
+        return self.target.position - self.start
+
+    def measures(self) -> pd.DataFrame:
+        """Tidy: layer (row), name, position, token, measure, answer (empty where it concerns none), value."""
+        series = [("entropy", "", self.entropy), ("margin", "", self.margin)]
+        for index, answer in enumerate(self.answers):
+            ranks = self.answer_ranks[..., index].astype(float)
+            series += [("logprob", answer, self.answer_logprobs[..., index]), ("rank", answer, ranks)]
+        row, column = (axis.ravel() for axis in np.indices(self.entropy.shape))
+        places = {
+            "layer": row,
+            "name": np.array(self.rows, dtype=object)[row],
+            "position": self.start + column,
+            "token": np.array(self.tokens, dtype=object)[column],
+        }
+        frames = [
+            pd.DataFrame({**places, "measure": measure, "answer": answer, "value": values.ravel()})
+            for measure, answer, values in series
+        ]
+        return pd.concat(frames, ignore_index=True)
+
+    def table(self) -> pd.DataFrame:
+        """Return the table of the lens (`Lens.table`) by positions in the prompt."""
+        table = super().table()
+        return table.assign(position=table["position"] + self.start)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return what follows each token, and every measure by layer."""
+        return {"lens": self.table(), "layers": self.measures()}
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw the lens, and the measures after the chosen token over layers."""
+        return Lenses((self,), alone()).figures()
+
+    def figure(self) -> "go.Figure":
+        """Draw the lens."""
+        return self.figures()["lens"]
+
+    def sentence(self) -> str:
+        """Say what the model says next, and from which layer on that is its favourite."""
+        return Lenses((self,), alone()).sentence()
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return what follows the chosen token after each layer."""
+        return Lenses((self,), alone()).lists()
 
 
-class Lenses(Beside[Lens]):
+class Lenses(Beside[PromptLens]):
     """What one model or several would say if they stopped after each layer."""
+
+    @property
+    def hooked(self) -> Sequence[int]:
+        """The ids of the prompt, where all models read the same."""
+        return self.results[-1].text if len({(each.text, *each.tokens) for each in self.results}) == 1 else ()
 
     def sentence(self) -> str:
         """Say what every model says next, and from which layer on that is its favourite."""
-        return "; ".join(each.decision(look.name) for look, each in zip(self.looks, self.results, strict=True)) + "."
+        pairs = zip(self.looks, self.results, strict=True)
+        return "; ".join(each.decision(look.name, each.column) for look, each in pairs) + "."
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What a cell is, which tokens of the answers are followed, and how likely the whole answers are."""
+        cells = (
+            "Each cell is the token that the model would name if it stopped after that layer, coloured by the "
+            "log-probability of the answer; the framed column is the one that the curves are about."
+        )
+        deep = " Of deep models only some layers are drawn; the table holds all."
+        return (cells + deep * any(len(each.entropy) > DEEP for each in self.results), *self._whole_answers())
+
+    def _whole_answers(self) -> list[str]:
+        """Say which tokens of the answers are followed, and how likely each model holds the whole answers."""
+        if not self.results[-1].whole:
+            return []
+        clauses = []
+        for look, each in zip(self.looks, self.results, strict=True):
+            words = each.target.words
+            parts = zip(words.texts, each.whole, words.ids, strict=True) if words else ()
+            said = [f"{signed(value)} for \u201c{text}\u201d ({len(ids)})" for text, value, ids in parts]
+            clauses.append(f"{' and '.join(said)} with {look.name}")
+        note = self.results[-1].target.note
+        return [f"{note} Log-probability of the whole answer in nats (tokens): {'; '.join(clauses)}."]
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Draw the favourite after each layer at each token, coloured by its probability, of each model."""
-        several = len(self.looks) > 1
-        return {
-            f"lens-{index}" if index else "lens": titled(
-                each.figure(), "What follows each token, layer by layer" + f": {look.name}" * several
+        """Draw the lens of each model, the difference of two, and the measures after the chosen token over layers."""
+        from probe.logits.figures import LensPanel, Side, curves, layer_names, lens_map
+
+        last = self.results[-1]
+        panels = [
+            LensPanel(look.name, each.answer_logprobs[..., 0], each.top_tokens, each.top_logprobs)
+            for look, each in zip(self.looks, self.results, strict=True)
+        ]
+        alike = len({tuple(each.tokens) for each in self.results}) == 1
+        groups = [list(zip(panels, self.results, strict=True))]
+        groups = groups if alike else [[each] for each in groups[0]]
+        charts = {}
+        for index, group in enumerate(groups):
+            one = group[-1][1]
+            chart = lens_map(
+                [panel for panel, _ in group],
+                one.tokens,
+                start=one.start,
+                chosen=one.target.position,
+                label=f"log p({one.answers[0]})",
+                height=HEIGHT,
             )
-            for index, (look, each) in enumerate(zip(self.looks, self.results, strict=True))
-        }
+            title = f"What follows each token, layer by layer{f': {group[0][0].name}' * (not alike)}"
+            name = "lens" if not index else f"lens-{index}"
+            charts[name] = titled(clickable(chart, position="customdata"), title, HEIGHT)
+        sides = []
+        for look, each in zip(self.looks, self.results, strict=True):
+            measures = each.entropy, each.margin, each.answer_logprobs, each.answer_ranks
+            entropy, margin, logprobs, ranks = (values[:, each.column] for values in measures)
+            names = layer_names(len(each.entropy))
+            sides.append(Side(look.name, look.colour, entropy, margin, logprobs, ranks, names))
+        deepest = max((side.points for side in sides), key=len)
+        ticks = ["emb", *deepest[1:-1], deepest[-1].split(" ")[0]]
+        chart = curves(sides, last.answers, axis="after layer", ticks=ticks, height=HEIGHT)
+        return charts | {"layers": titled(chart, f"After token {last.target.position}, over layers", HEIGHT)}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return what follows the last token after each layer."""
-        rows = next(iter(self.tables().values()))
-        last = rows[(rows["position"] == rows["position"].max()) & (rows["rank"] < 3)]
+        """Return what follows the chosen token after each layer."""
+        rows = self.tables()["lens"]
+        last = rows[(rows["position"] == self.results[-1].target.position) & (rows["rank"] < 3)]
         shown = last[["model", "name", "rank", "predicted"]].assign(probability=np.exp(last["logprob"]))
-        return {"After the last token": shown.rename(columns={"name": "after"}).reset_index(drop=True)}
+        token = self.results[-1].tokens[self.results[-1].column]
+        return {f"After \u201c{token}\u201d": shown.rename(columns={"name": "after"}).reset_index(drop=True)}
 
 
-@analysis("logits", title="Logit lens", equations=(LENS,), key="log_lens", beside=Lenses)
+@analysis(
+    "logits",
+    title="Logit lens",
+    equations=(LENS, MARGIN),
+    key="log_lens",
+    beside=Lenses,
+    settle=same_target,
+    widths=((5, 4),),
+)
 @torch.no_grad()
 def logit_lens(
     lm: LM,
-    text: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
+    prompt: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
+    *,
+    chat: Annotated[bool, SHARED["chat"]] = False,
+    position: Position = None,
+    answer: Answer = None,
+    against: Against = None,
     k: Annotated[int, Input("Tokens", advanced=True)] = 5,
-    answers: Annotated[Sequence[str], Input("Answers", advanced=True, type=tuple[str, ...])] = (),
-) -> Lens:
-    """Read what a model would say if it stopped after each layer.
+    columns: Annotated[int | None, Input("Columns", first=lambda *lms: COLUMNS, advanced=True)] = None,
+) -> PromptLens:
+    """Read what a model would say if it stopped after each layer, and follow an answer through the layers.
 
     The residual stream after the embedding and after each block goes through the final norm and the unembedding
     (nostalgebraist 2020). Column *t* tells what follows token *t*; the last row is the model itself. A model *settles*
     at the first layer from which on its favourite stays that of the output.
 
+    *Entropy* of that distribution, *margin* between the log-probabilities of its two likeliest tokens, *rank* of an
+    answer (1 is the likeliest).
+
     Args:
         lm: the model.
-        text: a text or its token ids.
-        k: how many of the most probable tokens to keep.
-        answers: texts, with the blank that precedes them, whose first token that differs is followed through the
-            layers; what all begin with is read behind the text (see `probe.logits.answer_tokens`).
+        prompt: a text or its token ids.
+        chat: send the prompt as a user's message in the model's chat template.
+        position: the token after which answers are due, from 0; by default the last.
+        answer: a text, with the blank that precedes it (\u00b7 stands for one too). Its first token counts that differs
+            from the other answer; what both begin with joins the prompt. By default what the model holds likeliest; of
+            several models, the last one.
+        against: the answer that it is compared with; by default what the other model holds likeliest, or else the
+            second likeliest; `(nothing)` leaves it out.
+        k: how many of the most probable tokens to keep, two at least.
+        columns: how many tokens around the chosen one are read; by default all.
 
     Raises:
         ModelError: the architecture cannot be hooked, or its output is more than norm and unembedding.
         DataError: a text or an answer without tokens, answers that no token tells apart, or a scalar model.
-        ConfigError: k is less than 1.
+        ConfigError: k or `columns` is less than 1.
     """
     check_count(k)
+    require_tokens(lm)
+    asked = asked_ids(lm, prompt, chat)
+    target = asked_target(lm, asked, answer, against, position)
+    ids = target.text(asked)
+    start, stop = window(target.position, len(ids), len(ids) if columns is None else columns)
+    _, rows = lens_rows(lm, ids, slice(start, stop))
+    tokens = torch.tensor([target.answers], dtype=torch.long)
+    found = read_lens(rows, torch.tensor([ids[start:stop]]), max(k, 2), tokens)
+    before = ids[: target.position + 1 - len(target.shared)]
+    return PromptLens(
+        **vars(lens_of(lm, ids[start:stop], pieces(lm.tokenizer, target.answers), found)),
+        answer_ranks=found.answer_ranks[0].cpu().numpy(),
+        text=tuple(ids),
+        start=start,
+        target=target,
+        whole=tuple(whole_logprobs(lm, before, target.words)) if target.words else (),
+    )
+
+
+def require_tokens(lm: LM) -> None:
+    """Raise a DataError for a model that reads out one number."""
     if lm.readout != "tokens":
         raise DataError(f"A {lm.readout} model gives one number and no tokens: use `scalar_lens`.")
-    chosen = answer_tokens(lm, answers)
-    ids = [*text_ids(lm.tokenizer, text), *chosen.shared]
-    logits, cache = lm.run_with_cache([ids], residual_names(lm))
-    batch, answer_row = torch.tensor([ids]), torch.tensor([chosen.tokens], dtype=torch.long)
-    return lens_of(lm, ids, answers, read_lens(lens_logprobs(lm, cache, logits), batch, k, answer_row))
+
+
+def window(position: int, length: int, columns: int) -> tuple[int, int]:
+    """Return start and end of the columns around a token; they move by half of their width, so that a click stays."""
+    check_count(columns)
+    half = max(1, columns // 2)
+    start = min(max(0, (position // half - 1) * half), max(0, length - columns))
+    return start, min(length, start + columns)
+
+
+def lens_rows(
+    lm: LM, ids: Sequence[int], part: slice
+) -> tuple[Float[Tensor, "1 T V"], Iterator[Float[Tensor, "1 T V"]]]:
+    """Return the logits of a text, and log-probabilities of some columns after the embedding and after each block.
+
+    Few columns leave the unembedding waiting for its own weights, so several rows go through it at once.
+
+    Args:
+        lm: the model.
+        ids: the text.
+        part: of its positions.
+
+    Raises:
+        ModelError: see `lens_logprobs`.
+    """
+    names = residual_names(lm)
+    logits, cache = lm.run_with_cache([list(ids)], names)
+    residual = torch.stack([cache[name][0, part] for name in names])
+    own = logits[0, part].float().log_softmax(-1)
+    last = {name: cache[name][:, part][:, -1:] for name in (names[0], names[-1])}
+    next(lens_logprobs(lm, {**dict.fromkeys(names, last[names[0]]), **last}, logits[:, part][:, -1:]))
+
+    def rows() -> Iterator[Float[Tensor, "1 T V"]]:
+        for several in residual[:-1].split(max(1, AT_ONCE // max(1, own.numel()))):
+            for row in unembed(lm, several).log_softmax(-1):
+                yield row[None]
+        yield own[None]
+
+    return logits, rows()
 
 
 def lens_of(lm: LM, ids: Sequence[int], answers: Sequence[str], rows: LensRows, at: int = 0) -> Lens:
@@ -336,102 +528,3 @@ def require_same_tokens(base: LM, aligned: LM) -> None:
             f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` have different tokenizers, so "
             "their probabilities cannot be compared token by token: choose two models of one family."
         )
-
-
-@dataclass(frozen=True)
-class Target:
-    """logit(answer) - logit(against) after the token at `position`, in nats."""
-
-    position: int
-    """The token whose output is read, from 0; where the answers begin alike, the last token that they share."""
-    answer: int
-    """Column of the logits: a token id; 0 for a scalar model."""
-    against: int | None = None
-    """The column that is subtracted; None takes the logit alone."""
-    name: str = ""
-    """What it is called on an axis, such as `oslo - paris`."""
-    shared: tuple[int, ...] = ()
-    """Tokens that both answers begin with; they stand in the text up to `position` (see `text`)."""
-    note: str = ""
-    """Which tokens of the answers are compared, in a sentence; empty where each answer is one token."""
-
-    def text(self, ids: Sequence[int]) -> list[int]:
-        """Return the ids to run: a text up to where the answers are due, then what they share.
-
-        A text that has what they share already is returned as it is.
-
-        Args:
-            ids: the text that the target was made for, or what this gave for it.
-        """
-        start = self.position + 1 - len(self.shared)
-        if tuple(ids[start : self.position + 1]) == self.shared:
-            return list(ids)
-        return [*ids[:start], *self.shared]
-
-
-def target_of(
-    lm: LM,
-    text: str | Sequence[int],
-    answer: str | int | None = None,
-    against: str | int | None = None,
-    position: int | None = None,
-) -> Target:
-    """Make a target from words: the logit of the first token in which two answers differ.
-
-    What both begin with (digits of two numbers) stands behind the text then: run `target.text(ids)`, as the analyses
-    that take a text and a target do by themselves.
-
-    Args:
-        lm: the model.
-        text: the text that is run, or its ids.
-        answer: a text, whose first token counts where nothing is set against it, or a token id; None is the token that
-            the model finds likeliest there.
-        against: the same for the answer that is subtracted; None takes the logit of `answer` alone.
-        position: the token after which the answers are due; default: the last.
-
-    Raises:
-        DataError: an answer without tokens, one beyond the vocabulary, two that are equal or of which one begins with
-            the other, or a position outside of the text.
-    """
-    ids = text_ids(lm.tokenizer, text)
-    check_lengths(lm.model, [ids], [])
-    at = len(ids) - 1 if position is None else position
-    if not 0 <= at < len(ids):
-        raise DataError(f"Position {position} was asked for in a text of {len(ids)} tokens: give 0 to {len(ids) - 1}.")
-    if lm.readout != "tokens":
-        return Target(at, 0, None, lm.readout)
-    first = answer if answer is not None else _likeliest(lm, ids, at)
-    chosen = answer_tokens(lm, [first] if against is None else [first, against])
-    check_lengths(lm.model, [], [at + 1 + chosen.count])
-    tokens, name = chosen.tokens, " \u2212 ".join(each.strip() for each in chosen.names)
-    second = None if against is None else tokens[1]
-    return Target(at + chosen.count, tokens[0], second, name, tuple(chosen.shared), chosen.note)
-
-
-def require_inside(target: Target, length: int) -> None:
-    """Raise a DataError unless the target's token is one of a text of `length` tokens."""
-    if not 0 <= target.position < length:
-        raise DataError(
-            f"The target is at token {target.position} of a text of {length} tokens: give 0 to {length - 1}."
-        )
-
-
-def require_text(target: Target, ids: Sequence[int]) -> None:
-    """Raise a DataError unless the target's token is one of the text, and what its answers share stands before it."""
-    require_inside(target, len(ids))
-    if target.text(ids) != list(ids):
-        raise DataError(
-            "The answers of the target begin alike, and what they share is not in the text: run `target.text(ids)`."
-        )
-
-
-def value(logits: Float[Tensor, "B T V"], target: Target) -> Float[Tensor, " B"]:
-    """Return the target's value in each text of a batch, differentiable."""
-    require_inside(target, logits.shape[1])
-    row = logits[:, target.position].float()
-    return row[:, target.answer] - (row[:, target.against] if target.against is not None else 0.0)
-
-
-@torch.no_grad()
-def _likeliest(lm: LM, ids: Sequence[int], position: int) -> int:
-    return int(lm.logits([list(ids)])[0, position].argmax())

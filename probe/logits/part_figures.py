@@ -12,8 +12,6 @@ from probe.logits.figures import RANKS
 from probe.plotting.marks import cells, few_ticks, frame, lay_out, marks
 from probe.plotting.theme import DASHES, LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis
 
-MLP = -1
-"""The head in the `customdata` of a cell that is an MLP; -2 is the bias of an attention output."""
 ROOM = 34
 """Pixels of a cell from which its number is written into it."""
 
@@ -45,7 +43,7 @@ def attribution_map(
 ) -> go.Figure:
     """Every part as a cell: layers upwards, heads and the MLP to the right, what has no layer in the lowest row.
 
-    The transparent markers above the cells carry (layer, head): head -1 is the MLP, layer -1 the lowest row.
+    The transparent markers above the cells carry the name of their head or MLP, such as `L2H1`, as `customdata`.
 
     Args:
         panels: side by side on one diverging scale, centred on zero; all of one shape.
@@ -68,7 +66,7 @@ def attribution_map(
         text = [[f"{v:+.1f}" if np.isfinite(v) and abs(v) >= 0.05 else "" for v in row] for row in values]
         place = {"row": 1, "col": column}
         figure.add_trace(cells(values, text, legible=numbers), **place)
-        figure.add_trace(_marks(values, hover, panels[0].heads.shape[1], cell), **place)
+        figure.add_trace(_marks(values, names, hover, panels[0].heads.shape[1], cell), **place)
         if chosen is not None:
             layer, head = chosen
             figure.add_shape(frame(panels[0].heads.shape[1] if head is None else head, layer + 1), **place)
@@ -190,12 +188,14 @@ def _cells(panel: Parts) -> tuple[np.ndarray, list[list[str]]]:
     return values, names
 
 
-def _marks(values: np.ndarray, hover: list[list[str]], heads: int, cell: tuple[float, float]) -> go.Scatter:
+def _marks(
+    values: np.ndarray, names: list[list[str]], hover: list[list[str]], heads: int, cell: tuple[float, float]
+) -> go.Scatter:
     """Draw the markers that name the parts and take the click."""
     rows, columns = (axis.tolist() for axis in np.nonzero(np.isfinite(values)))
     texts = [hover[row][column] for row, column in zip(rows, columns, strict=True)]
-    which = [column if column < heads else MLP if column == heads else -2 for column in columns]
-    return marks(columns, rows, texts, [[row - 1, head] for row, head in zip(rows, which, strict=True)], cell)
+    named = [names[row][column] if row and column <= heads else None for row, column in zip(rows, columns, strict=True)]
+    return marks(columns, rows, texts, [[name] for name in named], cell)
 
 
 MARKS = ("circle", "diamond-open", "square-open", "triangle-up-open", "x")

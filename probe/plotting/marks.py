@@ -94,7 +94,7 @@ def marks(
     xs: Sequence[int],
     ys: Sequence[int],
     hover: Sequence[str],
-    customdata: Sequence[Sequence[int]],
+    customdata: Sequence[Sequence[object]],
     cell: tuple[float, float],
 ) -> go.Scatter:
     """Squares that cover each cell; a cell that is wider than high, or the reverse, gets several in a row.

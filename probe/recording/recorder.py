@@ -34,8 +34,8 @@ from torch import Tensor, nn
 import probe.world
 from probe.errors import ConfigError, DataError
 from probe.logits.answer_tokens import answer_tokens
-from probe.logits.attribution import attribute_last, last_names, last_posts
 from probe.logits.lens import kl, lens_logprobs, read_lens, residual_names
+from probe.logits.shares import attribute_last, last_names, last_posts
 from probe.model.lm import LM
 from probe.model.text import (
     NAMED,

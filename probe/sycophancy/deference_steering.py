@@ -14,7 +14,7 @@ import pandas as pd
 
 from probe.errors import ConfigError
 from probe.interventions.steering import Dose, answer_steps, contrast, dose_response
-from probe.logits.lens import Target, target_of
+from probe.logits.targets import Target, target_of
 from probe.model.text import encode
 from probe.rewards.evaluation import plain_prompt
 from probe.ticks import Tick, ignore

@@ -16,7 +16,7 @@ from probe.dialogues import Form, Turn, completion, dialogue, uses_chat
 from probe.errors import ConfigError, DataError, ModelError
 from probe.interventions.patching import Pair, attribute, pair_of
 from probe.interventions.sites import Site
-from probe.logits.lens import Target, target_of
+from probe.logits.targets import Target, target_of
 from probe.model.lm import LM
 from probe.rows import EVERY, Row, Rows, Selection, read_rows
 from probe.sycophancy import agreement, beliefs, choices, feedback

@@ -36,7 +36,8 @@ from probe.interventions.patching import Means, Pair, means, pair_of, with_share
 from probe.interventions.sites import Edit, Site, grid, hooks_of, observe, sweep
 from probe.interventions.steering import answer_steps
 from probe.logits.answer_tokens import answer_tokens
-from probe.logits.lens import Target, require_text, residual_names, target_of, unembed, value
+from probe.logits.lens import residual_names, unembed
+from probe.logits.targets import Target, require_text, target_of, value
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.rewards.evaluation import plain_prompt

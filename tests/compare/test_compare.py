@@ -10,6 +10,7 @@ import torch
 from probe.compare.side_by_side import Comparison, Continuation, Expectation, compare, read_both
 from probe.errors import ConfigError, DataError
 from probe.logits.lens import Lens, kl, logit_lens
+from probe.logits.targets import NOTHING
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm, word_tokenizer
 
 PROMPT = "mira lives in"
@@ -65,7 +66,7 @@ def test_both_lenses_and_their_distance():
     base, aligned = random_lm(), random_lm(seed=1)
     result = compare(base, aligned, PROMPT, max_new_tokens=3, k=2, answers=["rome"])
     side = result.aligned
-    alone = logit_lens(base, side.ids, k=2, answers=["rome"])
+    alone = logit_lens(base, side.ids, k=2, answer="rome", against=NOTHING)
     np.testing.assert_allclose(side.base.lens.top_logprobs, alone.top_logprobs, atol=1e-5)
     np.testing.assert_allclose(side.base.lens.answer_logprobs, alone.answer_logprobs, atol=1e-5)
     assert side.lens_kl.shape == (3, len(side.ids))

@@ -8,7 +8,7 @@ import pytest
 from probe.interventions.patching import pair_of, patch
 from probe.logits.answer_tokens import answer_tokens, whole_logprobs
 from probe.logits.attribution import attribute
-from probe.logits.lens import target_of
+from probe.logits.targets import target_of
 from probe.model.lm import LM
 from probe.numbers import signed
 from probe.recording.recorder import watch

@@ -15,7 +15,7 @@ from probe.interventions.controls import intervene
 from probe.interventions.patching import ablate, agreement, attribute, pair_of, patch
 from probe.interventions.sites import Site, activations, hooks_of
 from probe.interventions.steering import contrast, dose_response
-from probe.logits.lens import target_of
+from probe.logits.targets import target_of
 from probe.model.lm import LM
 from probe.rewards.evaluation import plain_prompt
 from probe.world import World

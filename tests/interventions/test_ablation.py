@@ -12,7 +12,7 @@ from probe.errors import ConfigError, DataError
 from probe.interventions.controls import DIRECTIONS, Null, edits, intervene, normalise, random_change
 from probe.interventions.patching import ablate, means, sources
 from probe.interventions.sites import KINDS, Edit, Site, activations, grid, hooks_of, sweep
-from probe.logits.lens import Target, target_of, value
+from probe.logits.targets import Target, target_of, value
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model

@@ -10,7 +10,7 @@ from transformer_lens.tools.analysis.attribution_patching import attribution_pat
 from probe.errors import ConfigError, DataError
 from probe.interventions.patching import Pair, agreement, attribute, gradients, pair_of, patch
 from probe.interventions.sites import Edit, Kind, Site, activations, grid, hooks_of, sweep
-from probe.logits.lens import Target, target_of, value
+from probe.logits.targets import Target, target_of, value
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model

@@ -11,7 +11,7 @@ import torch
 from probe import stats
 from probe.errors import ConfigError, DataError
 from probe.interventions.steering import Contrast, contrast, dose_response, steered_logits
-from probe.logits.lens import Target, target_of
+from probe.logits.targets import Target, target_of
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model

@@ -14,10 +14,12 @@ from probe.interventions.sites import Site, activations, counterpart, hooks_of
 from probe.interventions.steering import contrast, dose_response
 from probe.logits.answer_tokens import answer_tokens, whole_logprobs
 from probe.logits.attribution import attribute
-from probe.logits.lens import Target, logit_lens, target_of, value
+from probe.logits.lens import Lenses, logit_lens
 from probe.logits.parts import read_parts
-from probe.logits.trajectories import follow, over_layers, over_writing, pair_over_layers
+from probe.logits.targets import Target, target_of, value
+from probe.logits.writing import follow_writing
 from probe.model.lm import LM
+from probe.plotting.notebook import Look
 from probe.recording.recorder import as_prompt, measure
 from probe.sycophancy.choices import shared_prefix
 from tests.models import digit_tokenizer, random_lm, word_tokenizer
@@ -73,14 +75,17 @@ def test_attribution_is_that_of_the_token_that_differs(lm: LM) -> None:
 def test_curves_of_lens_and_trajectories_differ(lm: LM) -> None:
     logprobs = plain(lm, f"{TEXT} 1").log_softmax(-1)
     own = [float(logprobs[column(lm, digit)]) for digit in "54"]
-    read = over_layers(lm, TEXT, PAIR)
-    assert logit_lens(lm, TEXT, answers=PAIR).answer_logprobs[-1, -1] == pytest.approx(own, abs=1e-5)
-    assert read.logprobs[-1, -1] == pytest.approx(own, abs=1e-5)
-    assert pair_over_layers(lm, lm, TEXT, PAIR).base.logprobs[-1, -1] == pytest.approx(own, abs=1e-5)
-    assert over_writing(lm, TEXT, PAIR, n=1).logprobs[0] == pytest.approx(own, abs=1e-5)
-    assert np.abs(np.diff(read.logprobs[:, -1])).min() > 1e-3
-    with pytest.raises(DataError, match=r"begin alike.*read it again by `over_layers`"):
-        follow(lm, over_layers(lm, TEXT), PAIR)
+    asked = dict(zip(("answer", "against"), PAIR, strict=True))
+    read = logit_lens(lm, TEXT, **asked)
+    assert read.answer_logprobs[-1, -1] == pytest.approx(own, abs=1e-5)
+    assert follow_writing(lm, TEXT, n=1, **asked).logprobs[0] == pytest.approx(own, abs=1e-5)
+    assert np.abs(np.diff(read.answer_logprobs[:, -1])).min() > 1e-3
+    ids = lm.tokenizer.encode(TEXT, add_special_tokens=False)
+    for word, whole in zip(PAIR, read.whole, strict=True):
+        answer = lm.tokenizer.encode(word, add_special_tokens=False)
+        rows = lm.logits([[*ids, *answer]])[0].log_softmax(-1)[len(ids) - 1 : -1]
+        assert whole == pytest.approx(float(rows[range(len(answer)), answer].sum().detach()), abs=1e-4)
+    assert "Log-probability of the whole answer" in Lenses((read,), (Look("m", "#111111"),)).notes[1]
 
 
 def test_patching_and_ablation_feed_in_what_is_shared(lm: LM) -> None:

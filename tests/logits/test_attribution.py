@@ -12,16 +12,15 @@ from probe.logits.attribution import (
     Attributions,
     attribute,
     attribute_answer,
-    attribute_last,
     difference_table,
     every_part,
-    last_names,
     target_change,
-    unembedding,
 )
 from probe.logits.direct import final_norm
-from probe.logits.lens import Target, residual_names, target_of
+from probe.logits.lens import residual_names
 from probe.logits.parts import ov_tokens, promoted_tokens, read_parts
+from probe.logits.shares import attribute_last, last_names, target_columns
+from probe.logits.targets import Target, target_of
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
 from probe.numbers import signed
@@ -119,7 +118,7 @@ def test_the_source_of_a_head_is_found_by_changing_its_value():
     change = (cache["blocks.1.attn.hook_z"] - own["blocks.1.attn.hook_z"])[0, -1]
     final = own["blocks.1.hook_resid_post"][:, -1]
     norm = final_norm(lm, final[0])
-    u = norm.direction(unembedding(lm, torch.tensor([[target.answer, target.against]]), final)[0][0])
+    u = norm.direction(target_columns(lm, torch.tensor([[target.answer, target.against]]), final)[0][0])
     moved = torch.einsum("he,hed,d->h", change, lm.bridge.W_O[1], u).detach()
     np.testing.assert_allclose(moved[:2], 0.5 * before.sources[1, :2, 2], atol=1e-5)
     assert np.abs(before.sources[1, :2, 2]).max() > 1e-3
@@ -239,7 +238,7 @@ def test_a_model_without_attention_is_refused():
 def test_a_part_left_out_is_seen(monkeypatch):
     """The check at run time: a bias that the sum does not know of."""
     lm = random_lm("gpt2")
-    monkeypatch.setattr("probe.logits.attribution.output_weights", lambda bridge, layer: (bridge.W_O[layer], None))
+    monkeypatch.setattr("probe.logits.shares.output_weights", lambda bridge, layer: (bridge.W_O[layer], None))
     with pytest.raises(ModelError, match="add up to"):
         attribute(lm, TEXT, Target(3, 7))
 
@@ -388,12 +387,13 @@ def test_two_models_say_what_moves_the_answer():
     parts = tuple(attribute_answer(random_lm(seed=seed), TEXT, answer="rome", against="oslo") for seed in (0, 1))
     found = Attributions(parts, (Look("a", "red"), Look("b", "blue")))
     assert (
-        f"moves by {signed(parts[1].total - parts[0].total)}, by direct effect above all through " in found.sentence()
+        f"moves by {signed(parts[1].total - parts[0].total)} nats, by direct effect above all through "
+        in found.sentence()
     )
     same = Attributions((parts[0], parts[0]), found.looks)
     assert "is the same in both" in same.sentence()
     assert len(found.figures()["parts"].layout.annotations) == 3  # both models, and the change
-    assert found.lists()["Parts"]["value"].abs().is_monotonic_decreasing
+    assert found.lists()["Parts"]["change"].abs().is_monotonic_decreasing
 
 
 def test_two_models_are_asked_about_one_answer():
@@ -406,5 +406,6 @@ def test_two_models_are_asked_about_one_answer():
     values = record.settled({"prompt": TEXT}, *lms)
     both = [record.run(lm, **values) for lm in lms]
     assert {each.target.answer for each in both} == {own[1].target.answer}
-    assert record.settled({"prompt": TEXT, "answer": "rome"}, *lms) == {"prompt": TEXT, "answer": "rome"}
+    given = {"prompt": TEXT, "answer": "rome", "against": "oslo"}
+    assert record.settled(given, *lms) == given
     assert "answer" not in record.settled({"prompt": TEXT}, lms[0])

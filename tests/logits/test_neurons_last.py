@@ -10,7 +10,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, OPTConfig, OPTForCau
 import probe
 from probe import LM
 from probe.logits.attribution import attribute
-from probe.logits.lens import Target
+from probe.logits.targets import Target
 from probe.recording.recorder import as_prompt, measure
 from probe.runs import open_run
 from probe.runs.schema import NEURONS, ProbePrompt

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from probe.logits.part_figures import MLP, Parts, attribution_map, neuron_bars, promoted_bars, source_bars
+from probe.logits.part_figures import Parts, attribution_map, neuron_bars, promoted_bars, source_bars
 from probe.plotting.marks import few_ticks, marks
 from probe.plotting.theme import DARK, LIGHT, apply
 
@@ -49,14 +49,13 @@ def test_a_click_names_the_part_that_lies_under_it():
     figure = attribution_map([panel], label="oslo", chosen=(1, None), width=900, height=200)
     (squares,) = (trace for trace in figure.data if trace.type == "scatter")
     seen = set()
-    for x, y, text, (layer, head) in zip(squares.x, squares.y, squares.text, squares.customdata, strict=True):
+    for x, y, text, (name,) in zip(squares.x, squares.y, squares.text, squares.customdata, strict=True):
         column, row = round(x), round(y)
-        assert layer == row - 1
-        assert head == (MLP if column == 2 else column) or layer < 0
+        assert name == (None if row == 0 else f"L{row - 1}{' MLP' if column == 2 else f'H{column}'}")
         value = figure.data[0].z[row, column]
         assert f"{value:+.3f} nats of oslo" in text
-        seen.add((layer, head))
-    assert {(layer, head) for layer in range(3) for head in (0, 1, MLP)} <= seen
+        seen.add(name)
+    assert {f"L{layer}{part}" for layer in range(3) for part in ("H0", "H1", " MLP")} <= seen
     frame = figure.layout.shapes[0]
     assert ((frame.x0 + frame.x1) / 2, (frame.y0 + frame.y1) / 2) == (2, 2)
 

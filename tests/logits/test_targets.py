@@ -4,8 +4,18 @@ import pytest
 import torch
 
 from probe.errors import DataError
-from probe.logits.lens import Target, target_of, value
-from tests.models import ARCHITECTURES, random_lm
+from probe.logits.targets import (
+    NOTHING,
+    Target,
+    asked_target,
+    likely_tokens,
+    same_target,
+    spelled_token,
+    target_of,
+    value,
+)
+from probe.model.text import pieces
+from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
 
 TEXT = "mira lives in"
 
@@ -62,3 +72,39 @@ def test_a_target_of_another_text_is_refused():
             value(logits, Target(position, 0))
     with pytest.raises(DataError, match="has no tokens"):
         target_of(lm, [])
+
+
+def test_what_a_reader_leaves_open_is_the_likeliest_token_and_its_rival():
+    lms = [random_lm(seed=seed) for seed in (0, 1)]
+    ids = lms[0].tokenizer.encode(TEXT)
+    best = [lm.logits([ids])[0, 3].topk(2).indices.tolist() for lm in lms]
+    alone = asked_target(lms[1], ids, position=3)
+    assert (alone.answer, alone.against) == tuple(best[1])
+    found = same_target(lms, prompt=TEXT, position=3)
+    assert found["answer"] == best[1][0]
+    assert found["against"] == (best[0][0] if best[0][0] != best[1][0] else best[1][1])
+    assert likely_tokens(lms, ids, 3)[:2] == [found["answer"], found["against"]]
+    against = same_target(lms, prompt=TEXT, position=3, answer=lms[1].tokenizer.decode(best[1][0]))["against"]
+    assert against == found["against"]
+    assert same_target(lms, prompt=TEXT, answer="rome", against=NOTHING) == {}
+    assert asked_target(lms[0], ids, "rome", NOTHING).against is None
+    with pytest.raises(DataError, match="Position 9"):
+        asked_target(lms[0], ids, position=9)
+
+
+def test_a_token_is_named_as_it_is_shown():
+    """By its piece where there is such a token, else by the text that the piece spells."""
+    tokenizer = byte_tokenizer()
+    for token in range(len(tokenizer)):
+        (piece,) = pieces(tokenizer, [token])
+        named = spelled_token(tokenizer, piece)
+        assert named == token or pieces(tokenizer, [named]) == [piece]  # several tokens may look alike
+    assert spelled_token(tokenizer, "no\u00b7such\u21b5word") == "no such\nword"
+
+
+def test_the_rival_is_never_the_answer():
+    lms = [random_lm(), random_lm()]
+    ids = lms[0].tokenizer.encode(TEXT)
+    first, second = lms[0].logits([ids])[0, -1].topk(2).indices.tolist()
+    assert same_target(lms, prompt=TEXT) == {"answer": first, "against": second}
+    assert same_target(lms, prompt=TEXT, answer=second)["against"] == first

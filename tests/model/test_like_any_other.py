@@ -23,9 +23,10 @@ from probe.errors import ProbeError
 from probe.interventions.patching import ablate, pair_of, patch
 from probe.interventions.steering import contrast, dose_response
 from probe.logits.attribution import attribute
-from probe.logits.lens import target_of
+from probe.logits.lens import logit_lens
 from probe.logits.parts import promoted_tokens
-from probe.logits.trajectories import over_layers, scalar_lens
+from probe.logits.scalar import scalar_lens
+from probe.logits.targets import target_of
 from probe.model.adapters import quiet
 from probe.model.equations import read_network, recompose
 from probe.model.hooked_gap import trust
@@ -94,7 +95,7 @@ def test_a_value_is_taken_apart_and_moved_like_a_logit(policy: Path):
         copying_score,
         lambda lm: lag_profile(lm, TEXT),
         lambda lm: effective_order(lm, TEXT),
-        lambda lm: over_layers(lm, TEXT),
+        lambda lm: logit_lens(lm, TEXT),
         lambda lm: promoted_tokens(lm, TEXT, 0),
         lambda lm: snowball(lm, [TEXT]),
         lambda lm: attention(lm, TEXT, max_new_tokens=2),
@@ -126,7 +127,7 @@ def test_an_adapter_is_looked_into_as_peft_runs_it(tmp_path: Path, name: str):
     assert attribute(lm, TEXT, target).sum == pytest.approx(expected, abs=1e-3)
     assert ablate(lm, TEXT, target, "mlp", "zero").value == pytest.approx(expected, abs=1e-4)
     np.testing.assert_allclose(
-        over_layers(lm, TEXT, ["oslo"]).logprobs[-1, :, 0], logprobs[:, target.answer], atol=1e-4
+        logit_lens(lm, TEXT, answer="oslo").answer_logprobs[-1, :, 0], logprobs[:, target.answer], atol=1e-4
     )
     cut = theirs(input_ids=torch.tensor([[ids[0], *ids[-2:]]])).logits[0, -1].log_softmax(-1)
     read = effective_order(lm, TEXT, longest=2).readings

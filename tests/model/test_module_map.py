@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 import probe
 from probe.errors import ConfigError, ModelError, ProbeError
 from probe.interventions.patching import Pair
-from probe.logits.lens import Target
+from probe.logits.targets import Target
 from probe.model.equations import read_network
 from probe.model.hooked_gap import trust
 from probe.model.module_hooks import ModuleWarning
@@ -143,7 +143,7 @@ def test_an_edit_does_what_it_does_in_gpt2(gpt2: probe.LM, name: str, flash: boo
 
 
 ANALYSES: dict[str, Callable[[probe.LM], pd.DataFrame]] = {
-    "lens": lambda lm: probe.logits.logit_lens(lm, TEXT, answers=["oslo", "rome"]).answer_table(),
+    "lens": lambda lm: probe.logits.logit_lens(lm, TEXT, answer="oslo", against="rome").measures(),
     "attribution": lambda lm: probe.logits.attribute(lm, TEXT, probe.logits.target_of(lm, TEXT, "oslo")).table(),
     "neuron": lambda lm: probe.logits.promoted_tokens(lm, TEXT, 1, neuron=7).table(),
     "head": lambda lm: probe.logits.promoted_tokens(lm, TEXT, 0, 2).table(),

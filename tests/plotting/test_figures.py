@@ -282,7 +282,7 @@ def test_interval_bars_reach_from_low_to_high():
 
 def test_kl_bars_mark_the_continuation_and_the_token():
     kl = np.array([np.nan, 0.1, 0.2, 0.3, 0.0, 1.0])
-    figure = pairs.kl_bars(kl, TOKENS, start=4, chosen=5)
+    figure = lens.kl_bars(kl, TOKENS, start=4, chosen=5)
     assert figure.layout.shapes[0].x0 == 3.5
     assert figure.data[0].marker.opacity == (0.45,) * 5 + (1.0,)
 
@@ -303,7 +303,7 @@ def test_no_figure_holds_markup_of_data(attention: np.ndarray, runs: pd.DataFram
         curves.metric_curves({bad: frame}, [bad], look, weight=0.5),
         curves.answer_curves([0], np.zeros((1, 1)), [bad]),
         intervals.headline_intervals(table, look),
-        pairs.kl_bars(np.zeros(COUNT), TOKENS),
+        lens.kl_bars(np.zeros(COUNT), TOKENS),
         pairs.next_tokens(top, names=(bad, bad), colours=("#000000", "#000000")),
     ]
     for figure in figures:

@@ -44,9 +44,9 @@ RESULTS: dict[str, Callable[[LM], Drawable]] = {
     "logit_lens": lambda lm: probe.logits.logit_lens(lm, TEXT),
     "attribute": lambda lm: probe.logits.attribute(lm, TEXT, probe.logits.target_of(lm, TEXT)),
     "promoted": lambda lm: probe.logits.promoted_tokens(lm, TEXT, 1, head=1),
-    "over_layers": lambda lm: probe.logits.over_layers(lm, TEXT, ["rome"]),
-    "pair_over_layers": lambda lm: probe.logits.pair_over_layers(lm, random_lm(seed=1), TEXT),
-    "over_writing": lambda lm: probe.logits.over_writing(lm, TEXT, ["rome"], n=3),
+    "attribute_answer": lambda lm: probe.logits.attribute_answer(lm, TEXT),
+    "compare_layers": lambda lm: probe.logits.compare_layers(lm, random_lm(seed=1), TEXT),
+    "follow_writing": lambda lm: probe.logits.follow_writing(lm, TEXT, n=3),
     "patch": lambda lm: patched(lm, "resid"),
     "patch heads": lambda lm: patched(lm, "head"),
     "ablate": lambda lm: probe.interventions.ablate(lm, TEXT, probe.logits.target_of(lm, TEXT), mode="zero"),
@@ -60,6 +60,7 @@ RESULTS: dict[str, Callable[[LM], Drawable]] = {
     "neutral_jacobian": lambda lm: probe.autoregression.neutral_jacobian(lm, TEXT),
 }
 SCALAR: dict[str, Callable[[LM], Drawable]] = {
+    "attribute_scalar": lambda lm: probe.logits.attribute_scalar(lm, TEXT),
     "scalar_lens": lambda lm: probe.logits.scalar_lens(lm, TEXT),
     "compare_scalars": lambda lm: probe.compare.compare_scalars(lm, reward_lm(random_reward_model(seed=1)), TEXT),
     "contrast": lambda lm: probe.rewards.contrast(lm, "mira lives in", " rome", " oslo"),

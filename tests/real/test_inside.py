@@ -17,7 +17,7 @@ from probe.autoregression.snowballs import snowball
 from probe.interventions.patching import attribute, pair_of, patch
 from probe.interventions.steering import contrast, dose_response
 from probe.logits.attribution import attribute as direct
-from probe.logits.lens import target_of
+from probe.logits.targets import target_of
 from probe.model.equations import read_network, recompose, states
 from probe.model.rewards import pair_ids, reward_lm
 from probe.rewards.token_effects import attribute as attribute_reward

@@ -6,9 +6,9 @@ import torch
 
 import probe
 from probe.logits.attribution import attribute
-from probe.logits.lens import target_of
+from probe.logits.lens import logit_lens
 from probe.logits.parts import promoted_tokens, read_parts
-from probe.logits.trajectories import over_layers
+from probe.logits.targets import target_of
 from tests.real.conftest import CHECKPOINT
 
 pytestmark = [
@@ -45,11 +45,11 @@ def test_what_is_promoted_is_what_is_attributed(lm: probe.LM):
 
 
 def test_the_answer_appears_late(lm: probe.LM):
-    found = over_layers(lm, TEXT, [" Paris"], window=(10, 13))
-    assert found.lens.top_tokens[-1, -1, 0] == "\u00b7Paris"
-    assert found.ranks[-1, -1, 0] == 0
-    assert found.ranks[0, -1, 0] > 100
-    assert found.decision_row(12) > 20
+    found = logit_lens(lm, TEXT, answer="\u00b7Paris", columns=3)
+    assert found.top_tokens[-1, -1, 0] == "\u00b7Paris"
+    assert found.answer_ranks[-1, -1, 0] == 0
+    assert found.answer_ranks[0, -1, 0] > 100
+    assert found.decision_row() > 20
 
 
 @pytest.mark.filterwarnings("error::probe.model.hooks.HookWarning")

@@ -55,7 +55,7 @@ def test_greedy_generation_equals_hugging_face(lm: probe.LM, chat: str):
 
 
 def test_lens_on_a_chat_prompt_ends_in_the_model_itself(lm: probe.LM, chat: str):
-    lens = logit_lens(lm, chat, answers=["The"])
+    lens = logit_lens(lm, chat, answer="The")
     logprobs = lm.logits(chat)[0].log_softmax(-1)
     assert lens.top_ids.shape[:2] == (31, len(lens.tokens))
     torch.testing.assert_close(torch.from_numpy(lens.top_logprobs[-1]), logprobs.topk(5).values, atol=1e-4, rtol=1e-4)

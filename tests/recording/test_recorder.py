@@ -17,8 +17,9 @@ import probe
 from probe import LM
 from probe.errors import ConfigError, DataError, RunError
 from probe.logits.attribution import attribute
-from probe.logits.lens import Target, logit_lens
+from probe.logits.lens import logit_lens
 from probe.logits.parts import promoted_tokens
+from probe.logits.targets import Target
 from probe.model.presets import ModelConfig
 from probe.model.rewards import reward_lm
 from probe.recording.recorder import Recorder, as_prompt, default_prompts, measure, watch

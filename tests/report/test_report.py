@@ -407,4 +407,4 @@ def test_what_one_run_cannot_do_hides_only_itself():
     )
     assert any("reward-honest: A reward model gives one number" in sentence for sentence in shown.sentences)
     assert any("base says" in sentence for sentence in shown.sentences)
-    assert [title for title, _ in shown.figures] == ["What follows each token, layer by layer"]
+    assert next(title for title, _ in shown.figures) == "What follows each token, layer by layer"

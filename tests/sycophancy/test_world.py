@@ -16,7 +16,8 @@ from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Mean, Share, Statistic
 from probe.interventions.patching import ablate, pair_of, patch
 from probe.logits.answer_tokens import answer_tokens
-from probe.logits.lens import logit_lens, target_of
+from probe.logits.lens import logit_lens
+from probe.logits.targets import target_of
 from probe.model.rewards import analysable
 from probe.model.text import encode
 from probe.rewards.evaluation import evaluate
@@ -214,7 +215,7 @@ def test_margins_are_those_of_the_lens(base: LM, world: World) -> None:
     )
     found = margins(base, texts, claims, truths)
     for item, row in zip(items, found, strict=True):
-        lens = logit_lens(base, item.prompt, answers=[str(item.claim), item.answers[0]])
+        lens = logit_lens(base, item.prompt, answer=str(item.claim), against=item.answers[0])
         assert row == pytest.approx(lens.answer_logprobs[:, -1, 0] - lens.answer_logprobs[:, -1, 1], abs=1e-3)
     with pytest.raises(DataError, match="give one to each"):
         margins(base, texts, claims[:1], truths)

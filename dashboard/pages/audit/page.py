@@ -138,7 +138,7 @@ def plan(base: str, aligned: str) -> None:
 
 def pace(lm: "LM") -> float:
     """Seconds a token of a model, which is timed once."""
-    from probe.experiments.cost import seconds_a_token
+    from probe.model.pace import seconds_a_token
 
     return models.compute_once(seconds_a_token, lm, say="Timing the models")
 

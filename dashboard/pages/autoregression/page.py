@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
-from dashboard.analysis import draw_below, keys_of
+from dashboard.analysis import Page, draw_below, keys_of
 from dashboard.components.badge import trust_badge
-from dashboard.components.details import TAB_DETAILS, details
+from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note, sentence_place
@@ -51,7 +51,8 @@ def page() -> None:
         main_figures(question, orders, profiles)
     trust_badge(*((side.name, side.lm) for side in question.sides), text=question.texts[0])
     explain(question, orders, profiles)
-    tabs = {find_analysis(name).title: partial(draw_below, name, choices, TAB_DETAILS) for name in TABS}
+    below = Page(choices, answer)
+    tabs = {find_analysis(name).title: partial(draw_below, name, below) for name in TABS}
     open_tab("lag_tab", tabs, {find_analysis(name).title: keys_of([name]) for name in TABS})
 
 

@@ -38,7 +38,7 @@ def draw(what: tuple[str, ...] | str, pair: Pair) -> None:
         scalar = pair.base.readout != "tokens"
         names = [OF_SCALARS[name] for name in what if name in OF_SCALARS] if scalar else what
         if names or pair.write("distribution of tokens to compare"):
-            analysis.draw_several(names, pair.shared, pair.answer, take)
+            analysis.draw_several(names, analysis.Page(pair.shared, pair.answer, take=take))
     else:
         import_module(f"dashboard.pages.compare.{what}").draw(pair)
 

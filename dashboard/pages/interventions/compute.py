@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from probe.interventions.patching import Ablation, Means, Pair, Patching
     from probe.interventions.sites import Activations, Counterpart, Kind, Site
     from probe.interventions.steering import Dose
-    from probe.logits.lens import Target
+    from probe.logits.targets import Target
     from probe.model.lm import LM
     from probe.world.questions import Item
 
@@ -78,7 +78,7 @@ class Question:
     @property
     def target(self) -> "Target":
         """What is measured, at the last token."""
-        from probe.logits.lens import Target
+        from probe.logits.targets import Target
 
         return Target(len(self.clean) - 1, self.answer, self.against, self.name)
 
@@ -198,7 +198,7 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
     """
     from probe.interventions.patching import pair_of
     from probe.logits.answer_tokens import answer_tokens
-    from probe.logits.lens import target_of
+    from probe.logits.targets import target_of
     from probe.model.text import encode
 
     counterpart = suggest(lm, prompt)
@@ -250,7 +250,7 @@ def with_blank(answer: str) -> str:
 def pace(lm: "LM", clean: tuple[int, ...]) -> float:
     """Seconds that one more run of a text takes in a batch."""
     from probe.interventions.sites import sweep
-    from probe.logits.lens import Target
+    from probe.logits.targets import Target
 
     target = Target(len(clean) - 1, 0)
 
@@ -383,7 +383,7 @@ class Dosing:
 def dose(lm: "LM", dosing: Dosing, random: int, tick: Tick = ignore) -> "Dose":
     """Measure the dose-response of steering, with its controls."""
     from probe.interventions.steering import Unit, Where, contrast, dose_response
-    from probe.logits.lens import target_of
+    from probe.logits.targets import target_of
     from probe.model.text import encode
 
     texts, answers, questions, neutral = steering_texts(lm, dosing)

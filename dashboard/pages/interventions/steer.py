@@ -281,7 +281,7 @@ def explain(side: Side, dosing: Dosing, dose: "Dose") -> None:
         negative = "[plain_prompt(text) for text in positive]"
     lines = [
         "from probe.interventions.steering import contrast, dose_response",
-        "from probe.logits.lens import target_of",
+        "from probe.logits.targets import target_of",
         "from probe.model.rewards import analysable",
         *["from probe.world import of", "from probe.rewards.evaluation import plain_prompt"] * world,
         "",

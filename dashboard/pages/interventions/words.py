@@ -66,7 +66,7 @@ def code(
         *first,
         "from probe.interventions.controls import intervene",
         "from probe.interventions.sites import Site, activations, hooks_of",
-        "from probe.logits.lens import Target",
+        "from probe.logits.targets import Target",
         "from probe.model.rewards import analysable",
         *["from probe.world import of"] * (way.do == "ablate" and worldly and not reference),
         "",

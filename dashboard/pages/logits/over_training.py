@@ -1,6 +1,6 @@
 """Over training, on the Logits page: what the captures of a run tell of a prompt, its parts and its KL."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,14 +9,16 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import data
+from dashboard.components.details import TAB_DETAILS, details
 from dashboard.components.figure import figure
 from dashboard.components.table import show_table
 from dashboard.markdown import note
-from dashboard.pages.logits.choices import CAPTURED, MEASURE, RUN, TRAINED_PART
 from dashboard.sentences import without_answers
 from dashboard.state import SharedChoices, keep
 from probe.errors import DataError
+from probe.logits.attribution import SUM_OF_PARTS
 from probe.logits.figures import layer_names
+from probe.logits.lens import LENS
 from probe.logits.part_figures import training_kl, training_lines, training_map, training_parts
 from probe.logits.trained import (
     MEASURES,
@@ -33,6 +35,9 @@ from probe.texts import visible
 if TYPE_CHECKING:
     from probe.runs.reader import Run
 
+RUN, CAPTURED, MEASURE, TRAINED_PART = "log_run", "log_captured", "log_measure", "log_trained_part"
+"""Keys of the run whose captures are shown, their prompt, the measure by layer, and the part whose tokens are named."""
+KEYS = (RUN, CAPTURED, MEASURE, TRAINED_PART)
 SHOWN = 12
 """Neurons that are drawn."""
 
@@ -112,21 +117,22 @@ TABLES: dict[str, "Callable[[Run, int], pd.DataFrame]"] = {
     "training-kl": kl_over_training,
 }
 """What is read from captures, by the name of the table's CSV."""
-Captured = tuple[str, int, dict[str, pd.DataFrame]]
-"""The path of a run, the index of a captured prompt, and its tables by name."""
+DEFINITION = """
+The lens and the direct attribution from a run's captures: after the last token of a captured prompt, what each head,
+each MLP and the strongest neurons of each block add to the first answer minus the second, and after every token
+KL(π ‖ π_ref) from the run's reference (a run from fresh weights has none). Captures of older versions know ranks among
+five favourites, and the entropy of the output alone.
+"""
 
 
-def training(shared: SharedChoices) -> Captured | None:
-    """Draw the page's measures over the captured steps of a run; return run, prompt and tables by name.
-
-    The run's model is not loaded.
-    """
+def training(shared: SharedChoices) -> None:
+    """Draw the page's measures over the captured steps of a run, whose model is not loaded."""
     order = [shared.label(shared.aligned), shared.label(shared.base), *shared.store.runs]
     names = [name for name in dict.fromkeys(order) if name in shared.store.runs]
     labels = [name for name in names if name and len(data.captures(shared.store.runs[name]))]
     if not labels:
         note("No run here has captures; `probe train` makes them every --capture-every steps.")
-        return None
+        return
     columns = st.columns([3, 5, 4], gap="medium")
     with columns[0]:
         label = st.selectbox("Run", labels, key=keep(RUN, labels, labels[0]), bind="query-params", format_func=visible)
@@ -175,7 +181,14 @@ def training(shared: SharedChoices) -> Captured | None:
     lacking = "" if prompt.answers else without_answers(run, prompt)
     for sentence in _lacking(label, reference, whole, lacking, tables):
         note(sentence)
-    return str(run.path), prompts[text], tables
+    details((SUM_OF_PARTS, LENS), DEFINITION, _code(str(run.path), prompts[text], tables), tables, key=TAB_DETAILS)
+
+
+def _code(path: str, prompt: int, tables: "Collection[str]") -> str:
+    """Return the Python lines that read the tables."""
+    functions = sorted(TABLES[name].__name__ for name in tables)
+    lines = ["import probe", f"from probe.logits.trained import {', '.join(functions)}", ""]
+    return "\n".join(lines + [f"{name}(probe.open_run({path!r}), prompt={prompt})" for name in functions])
 
 
 def _lacking(

@@ -1,0 +1,155 @@
+"""How far apart two models are: the KL of what they say after every token, and after every layer by the logit lens.
+
+Axes: D blocks, T tokens of the text, W of them around the chosen one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.catalogue import analysis
+from probe.errors import DataError
+from probe.logits.lens import COLUMNS, LENS, kl, lens_rows, require_same_tokens, require_tokens, window
+from probe.logits.targets import Position, asked_ids, target_of
+from probe.model.lm import LM
+from probe.model.text import pieces
+from probe.plotting.notebook import Drawable, Look, clickable, pair, titled
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+HEIGHT = 300
+"""Pixels of the figures."""
+
+
+@dataclass(frozen=True)
+class LayerDistance(Drawable):
+    """How far apart two models are along a text and through their layers."""
+
+    tokens: list[str]
+    """[T] readable pieces of the text."""
+    ids: tuple[int, ...]
+    """[T] the same as ids."""
+    token_kl: np.ndarray
+    """[T] KL(aligned || base) of what follows each token, nats."""
+    kl: np.ndarray | None
+    """[D+1 W] the same after each layer, by the lenses; None for models of different depth."""
+    position: int
+    """The chosen token."""
+    start: int
+    """Position of the first of the W tokens."""
+    looks: tuple[Look, ...] = field(default_factory=pair)
+    """Names and colours of the models."""
+
+    @property
+    def hooked(self) -> Sequence[int]:
+        """The ids of the text."""
+        return self.ids
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Why there is no map of the layers, where there is none."""
+        none = "The models have different depths, so their layers have no counterparts."
+        return (none,) if self.kl is None else ()
+
+    def sentence(self) -> str:
+        """Say after which token the models are furthest apart."""
+        base, aligned = self.looks
+        most = int(self.token_kl.argmax())
+        last = f"after the last token by {self.token_kl[-1]:.2g}"
+        return (
+            f"What {aligned.name} says is furthest from what {base.name} says after "
+            f"\u201c{self.tokens[most].strip(chr(183))}\u201d [{most}], by {self.token_kl[most]:.2g} nats"
+            f"{f', {last}' * (most != len(self.tokens) - 1)}."
+        )
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the KL after each token, and after each layer: layer, name, position, token, kl."""
+        along = pd.DataFrame({"position": range(len(self.tokens)), "token": self.tokens, "kl": self.token_kl})
+        if self.kl is None:
+            return {"kl": along}
+        row, column = (axis.ravel() for axis in np.indices(self.kl.shape))
+        names = np.array(["embedding", *(f"block {block}" for block in range(len(self.kl) - 1))], dtype=object)
+        tokens = np.array(self.tokens, dtype=object)[self.start + column]
+        about = {"layer": row, "name": names[row], "position": self.start + column, "token": tokens}
+        return {"kl": along, "kl-layers": pd.DataFrame({**about, "kl": self.kl.ravel()})}
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw the KL along the text, and by layer around the chosen token."""
+        from probe.logits.figures import kl_bars, kl_map
+
+        bars = kl_bars(self.token_kl, self.tokens, chosen=self.position, colour=self.looks[1].colour)
+        charts = {"kl": titled(clickable(bars, position="x"), "How far apart they are after each token", HEIGHT)}
+        if self.kl is not None:
+            tokens = self.tokens[self.start : self.start + self.kl.shape[1]]
+            charts["kl-layers"] = titled(kl_map(self.kl, tokens, width=440), "The same after each layer", HEIGHT)
+        return charts
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the tokens after which the models are furthest apart first."""
+        rows = self.tables()["kl"].sort_values("kl", ascending=False, kind="stable", ignore_index=True)
+        return {"Tokens": rows.rename(columns={"kl": "KL, nats"})}
+
+
+@analysis(
+    "logits",
+    title="Distance between the models",
+    equations=(r"\mathrm{KL}\big(\mathrm{lens}^{\text{aligned}}_l(t)\,\|\,\mathrm{lens}^{\text{base}}_l(t)\big)", LENS),
+    key="log_distance",
+    widths=((1, 1),),
+)
+@torch.no_grad()
+def compare_layers(
+    base: LM,
+    aligned: LM,
+    prompt: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
+    *,
+    chat: Annotated[bool, SHARED["chat"]] = False,
+    position: Position = None,
+    columns: Annotated[int | None, Input("Columns", first=lambda *lms: COLUMNS, advanced=True)] = None,
+) -> LayerDistance:
+    """Measure how far apart two models are after each token of a text, and after each layer.
+
+    KL(aligned \u2016 base) of the next-token distributions in nats; after a layer, of what both would say if they
+    stopped there (the logit lens).
+
+    Args:
+        base: the model compared against.
+        aligned: the other one, with the same tokenizer.
+        prompt: a text or its token ids.
+        chat: send the prompt as a user's message in the model's chat template.
+        position: the token around which layers are read, from 0; by default the last.
+        columns: how many tokens around it; by default all.
+
+    Raises:
+        DataError: the tokenizers differ, a scalar model, or a text without tokens or too long.
+        ModelError: the architecture cannot be hooked, or its output is more than norm and unembedding.
+    """
+    require_same_tokens(base, aligned)
+    for lm in (base, aligned):
+        require_tokens(lm)
+    ids = asked_ids(aligned, prompt, chat)
+    if ids != asked_ids(base, prompt, chat):
+        raise DataError("The two models send the prompt in different chat templates: leave `chat` out.")
+    at = max(target_of(lm, ids, 0, None, position).position for lm in (base, aligned))
+    start, stop = window(at, len(ids), len(ids) if columns is None else columns)
+    (before, first), (after, second) = (lens_rows(lm, ids, slice(start, stop)) for lm in (base, aligned))
+    layers: list[Tensor | None] = [
+        None if one is None or other is None else kl(other[0], one[0]) for one, other in zip_longest(first, second)
+    ]
+    present = [row for row in layers if row is not None]
+    return LayerDistance(
+        tokens=pieces(aligned.tokenizer, ids),
+        ids=tuple(ids),
+        token_kl=kl(after[0].float().log_softmax(-1), before[0].float().log_softmax(-1)).cpu().numpy(),
+        kl=torch.stack(present).cpu().numpy() if len(present) == len(layers) else None,
+        position=at,
+        start=start,
+    )

@@ -1,0 +1,339 @@
+"""The logit of an answer as a sum over what each part of a model wrote, of many texts at once.
+
+The residual stream before the final norm is a sum: embedding, every head's output, every MLP's output and their biases.
+With the norm's scale held at the value it has, norm and unembedding are linear, so the logit is the sum of what each
+part adds to it (Elhage et al. 2021; nostalgebraist 2020). A norm behind the heads or the MLP of a block (Gemma 2 and
+3) is held in the same way, and so is a cap on the logits (Gemma 2): its factor c tanh(z / c) / z at the logit z.
+
+`probe.logits.attribution` splits one text after any token by the same functions, as a batch of one. `attribute_last`
+splits texts after their last tokens, from the activations of a pass that is made anyway (a capture), with the tokens
+that each part promotes and the strongest neurons of each block.
+
+Axes: P texts, D blocks, H heads, T tokens, A answers, m neurons of a block, n of them, d width, dh head width, V
+vocabulary, k tokens.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.errors import ModelError
+from probe.logits.direct import HeldNorm, Part, final_norm, logit_cap, output_scale, post_hook, post_norm
+from probe.logits.parts import output_weights
+from probe.model.lm import LM
+
+
+class Sums(NamedTuple):
+    """What the parts of a model add to the targets of P texts, each after one token."""
+
+    u: Float[Tensor, "P d"]
+    """The direction in the residual stream whose product with a part is what the part adds."""
+    parts: Float[Tensor, "P D H+1"]
+    """Each head, and last the MLP, its bias included."""
+    embedding: Float[Tensor, " P"]
+    """The stream before the first block."""
+    biases: Float[Tensor, "P D"]
+    """The bias of each attention output, and of the norm behind it."""
+    norm_bias: Float[Tensor, " P"]
+    unembedding_bias: Float[Tensor, " P"]
+    promoted: Int[Tensor, "P D H+1 2 k"]
+    """See `LastAttribution`; empty where k is 0."""
+
+
+def split_logit(
+    lm: LM,
+    final: Float[Tensor, "P d"],
+    first: Float[Tensor, "P d"],
+    z: Iterable[Float[Tensor, "P H dh"]],
+    attn_norms: Iterable[HeldNorm | None],
+    mlps: Iterable[Float[Tensor, "P d"]],
+    answers: Int[Tensor, "P A"],
+    k: int = 0,
+) -> Sums:
+    """Add up the parts.
+
+    Args:
+        lm: the model.
+        final: the stream after the last block.
+        first: the stream before the first block.
+        z: of each block, the mixed values of its heads, before W_O.
+        attn_norms: of each block, the norm behind its heads, if there is one.
+        mlps: of each block, what its MLP wrote, behind its norm if there is one.
+        answers: see `target_columns`.
+        k: how many promoted and suppressed tokens to give (before a cap on the logits); 0 leaves them out.
+    """
+    norm = final_norm(lm, final)
+    column, constant = target_columns(lm, answers, final)
+    u = norm.direction(column)
+    rows = lm.model.get_output_embeddings().weight.detach().float() if k else column
+    part_norm = replace(norm, scale=norm.scale[:, None])
+    parts, biases, extremes = [], [], []
+    for layer, (mixture, post, mlp) in enumerate(zip(z, attn_norms, mlps, strict=True)):
+        w_o, bias = output_weights(lm.bridge, layer)
+        heads = torch.einsum("phe,hed->phd", mixture.reshape(len(mixture), *w_o.shape[:2]), w_o)
+        bias = torch.zeros_like(u[0]) if bias is None else bias
+        if post is not None:
+            heads, bias = replace(post, scale=post.scale[:, None])(heads), post(bias) + post.shift
+        outputs = torch.cat([heads, mlp[:, None]], dim=1)
+        parts.append(torch.einsum("pnd,pd->pn", outputs, u))
+        biases.append((u * bias).sum(-1))
+        if k:
+            change = part_norm(outputs) @ rows.T * output_scale(lm)
+            extremes.append(torch.stack([change.topk(k).indices, (-change).topk(k).indices], dim=2))
+    promoted = torch.stack(extremes, dim=1) if k else torch.empty(0, dtype=torch.long)
+    embedding, norm_bias = (first * u).sum(-1), column @ norm.shift
+    return Sums(u, torch.stack(parts, 1), embedding, torch.stack(biases, 1), norm_bias, constant, promoted)
+
+
+def target_columns(
+    lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"]
+) -> tuple[Float[Tensor, "P d"], Float[Tensor, " P"]]:
+    """Return the columns of W_U that the targets read, and what the bias adds.
+
+    Args:
+        lm: the model.
+        answers: of each text the answer, and the one whose logit is taken off it if there are two; padded with -1.
+        final: the stream after the last block, at which a cap on the logits is held.
+    """
+    head = lm.model.get_output_embeddings()
+    bias = getattr(head, "bias", None)
+    factors = _cap_factors(lm, answers, final)
+    column = _difference(head.weight.detach(), answers, factors) * output_scale(lm)
+    if bias is None:
+        return column, column.new_zeros(len(column))
+    return column, _difference(bias.detach()[:, None], answers, factors)[:, 0] * output_scale(lm)
+
+
+def _cap_factors(lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"]) -> Float[Tensor, "P A"] | None:
+    """Return c tanh(z / c) / z at each answer's logit z before the cap c; None where there is no cap."""
+    cap = logit_cap(lm)
+    if not cap:
+        return None
+    head, tokens = lm.model.get_output_embeddings(), answers.clamp(min=0).to(final.device)
+    normed = lm.bridge.ln_final.original_component(final.to(head.weight.dtype)).float()
+    logits = torch.einsum("pad,pd->pa", head.weight.detach()[tokens].float(), normed)
+    if getattr(head, "bias", None) is not None:
+        logits = logits + head.bias.detach()[tokens].float()
+    logits = logits * output_scale(lm)
+    return torch.where(logits.abs() > 1e-6, cap * (logits / cap).tanh() / logits, 1.0)
+
+
+def rounding(lm: LM, size: float) -> float:
+    """Return how far a sum of this size may be off by rounding alone."""
+    return 1e-4 + 8 * torch.finfo(lm.dtype).eps * size
+
+
+Posts = dict[int, Float[Tensor, "P m"]]
+"""By block, what enters W_out after the last token of each text."""
+
+
+class NeuronShares(NamedTuple):
+    """What the neurons of one MLP add to the targets of P texts."""
+
+    values: Float[Tensor, "P m"]
+    bias: Float[Tensor, " P"]
+    """What the bias of W_out adds."""
+
+
+def neuron_shares(
+    lm: LM,
+    posts: Posts,
+    u: Float[Tensor, "P d"],
+    norms: Sequence[HeldNorm | None],
+    mlps: Float[Tensor, "P D"],
+) -> list[NeuronShares] | None:
+    """Return what each neuron of each block adds.
+
+    Args:
+        lm: the model.
+        posts: by block, what enters W_out after one token of each text.
+        u: of each text, the direction in the residual stream whose product with a part is its share.
+        norms: of each block, the norm behind its MLP, if there is one.
+        mlps: the share of each MLP.
+
+    Returns:
+        None where neurons and the bias of W_out do not sum to the MLPs, as with experts.
+    """
+    shares_by_block = []
+    for block, whole in enumerate(mlps.T):
+        post, mlp = posts.get(block), lm.bridge.blocks[block].mlp
+        weight, b_out = getattr(mlp, "W_out", None), getattr(mlp, "b_out", None)
+        if weight is None or post is None or weight.shape != (post.shape[-1], u.shape[-1]):
+            return None
+        norm, inner = norms[block], through(norms[block], u)
+        shares = post * (inner @ weight.detach().float().T)
+        bias = torch.zeros_like(whole) if b_out is None else inner @ b_out.detach().float()
+        bias = bias if norm is None else bias + u @ norm.shift
+        gaps, sizes = (shares.sum(-1) - (whole - bias)).abs().tolist(), shares.abs().sum(-1).tolist()
+        if not all(gap <= rounding(lm, size) for gap, size in zip(gaps, sizes, strict=True)):
+            return None
+        shares_by_block.append(NeuronShares(shares, bias))
+    return shares_by_block
+
+
+def through(norm: HeldNorm | None, u: Float[Tensor, "P d"]) -> Float[Tensor, "P d"]:
+    """Return the direction before a norm whose product with a part is that of `u` with the normed part."""
+    return u if norm is None else norm.direction(u)
+
+
+class LastNeurons(NamedTuple):
+    """The strongest neurons of each block after the last token of each text."""
+
+    ids: Int[Tensor, "P D n"]
+    """Numbers of the neurons, the strongest first whether it adds or takes."""
+    values: Float[Tensor, "P D n"]
+    """What each adds to the target, nats."""
+
+
+@contextmanager
+def last_posts(lm: LM, shape: Sequence[int], last: Int[Tensor, " P"]) -> Iterator[Posts]:
+    """Collect what enters W_out at the last token of each text, where there is W_out.
+
+    A pass over the texts inside the context fills the dict.
+
+    Args:
+        lm: the model.
+        shape: (P, T) of the batch that will be run.
+        last: position of the last token of each text.
+    """
+    bridge, texts = lm.bridge, torch.arange(len(last))
+    posts: Posts = {}
+
+    def reader(block: int) -> Callable[[Tensor, object], None]:
+        def keep(tensor: Tensor, hook: object) -> None:
+            if tensor.shape[:-1].numel() == shape[0] * shape[1]:  # else it is not one row a token (experts)
+                rows = tensor.detach().reshape(*shape, -1)
+                posts[block] = rows[texts.to(rows.device), last.to(rows.device)].float()
+
+        return keep
+
+    names = {block: f"blocks.{block}.mlp.hook_post" for block in range(bridge.cfg.n_layers)}
+    with lm.hooks([(name, reader(block)) for block, name in names.items() if name in bridge.hook_dict]):
+        yield posts
+
+
+def strongest(shares: Sequence[NeuronShares], n: int) -> LastNeurons:
+    """Return the n neurons of each block that add or take most; if one MLP is narrower, fewer in every block alike."""
+    width = min(n, *(each.values.shape[-1] for each in shares))
+    orders = [each.values.abs().argsort(dim=-1, descending=True, stable=True)[:, :width] for each in shares]
+    values = [each.values.gather(-1, order) for each, order in zip(shares, orders, strict=True)]
+    return LastNeurons(torch.stack(orders, dim=1), torch.stack(values, dim=1))
+
+
+class LastAttribution(NamedTuple):
+    """The logit of each text's first answer minus that of its second, after its last token, as a sum; in nats."""
+
+    parts: Float[Tensor, "P D H+1"]
+    """What each head adds, and last what the MLP adds, its bias included."""
+    rest: Float[Tensor, " P"]
+    """What embedding, positions and the biases of attention, final norm and unembedding add."""
+    value: Float[Tensor, " P"]
+    """The difference as the model gives it: the sum of all parts and the rest, up to rounding."""
+    promoted: Int[Tensor, "P D H+1 2 k"]
+    """The tokens whose logits each part raises most, then those that it lowers most, the strongest first."""
+    neurons: LastNeurons | None
+    """The neurons of each block that add or take most; None where they do not make up the MLPs."""
+
+
+def last_names(lm: LM) -> list[str]:
+    """Return the hook names that `attribute_last` reads besides the residual stream.
+
+    There are none if a block lacks heads or an MLP.
+    """
+    blocks, hooks = range(lm.bridge.cfg.n_layers), lm.bridge.hook_dict
+    names = [name for block in blocks for name in (_mixed(block), _mlp_out(block))]
+    posts = [name for block in blocks for name in (post_hook(lm, block, "attn"), post_hook(lm, block, "mlp")) if name]
+    return [*names, *posts] if all(name in hooks for name in names) else []
+
+
+def _mixed(block: int) -> str:
+    return f"blocks.{block}.attn.hook_z"
+
+
+def _mlp_out(block: int) -> str:
+    return f"blocks.{block}.hook_mlp_out"
+
+
+@torch.no_grad()
+def attribute_last(
+    lm: LM,
+    names: Sequence[str],
+    cache: Mapping[str, Tensor],
+    logits: Float[Tensor, "P T V"],
+    last: Int[Tensor, " P"],
+    answers: Int[Tensor, "P A"],
+    k: int = 5,
+    posts: Posts | None = None,
+    n: int = 10,
+) -> LastAttribution | None:
+    """Return what every part adds to the logit of a text's first answer minus that of its second.
+
+    Args:
+        lm: the model.
+        names: `last_names(lm)`.
+        cache: activations that hold these and `residual_names(lm)`.
+        logits: the model's own output.
+        last: position of the last token of each text.
+        answers: answer tokens of each text, padded with -1. One answer is taken alone; without any all is zero.
+        k: how many promoted and suppressed tokens to give.
+        posts: what `last_posts` kept in the same pass; without it no neurons are given.
+        n: how many neurons of each block to give.
+
+    Returns:
+        None where the parts do not sum to the logits, or there are no heads.
+    """
+    if not names:
+        return None
+    texts, last = torch.arange(len(last), device=logits.device), last.to(logits.device)
+
+    def read(name: str) -> Tensor:
+        return cache[name][texts, last].float()
+
+    def norms(part: Part) -> list[HeldNorm | None]:
+        hooks = [post_hook(lm, block, part) for block in blocks]
+        return [post_norm(lm, block, part, read(hook)) if hook else None for block, hook in enumerate(hooks)]
+
+    blocks, k = range(lm.bridge.cfg.n_layers), min(k, lm.model.get_output_embeddings().weight.shape[0])
+    first, final = read("blocks.0.hook_resid_pre"), read(f"blocks.{len(blocks) - 1}.hook_resid_post")
+    z, mlps = ([read(name(block)) for block in blocks] for name in (_mixed, _mlp_out))
+    try:
+        attn_norms, mlp_norms = norms("attn"), norms("mlp")
+        split = split_logit(lm, final, first, z, attn_norms, mlps, answers, k)
+    except ModelError:
+        return None
+    rest = split.embedding + split.norm_bias + split.unembedding_bias
+    for bias in split.biases.T:
+        rest = rest + bias
+    value = _difference(logits[texts, last].float()[..., None], answers, own=True)[:, 0]
+    gap = (split.parts.sum((1, 2)) + rest - value).abs()
+    size = split.parts.abs().sum((1, 2)) + rest.abs()
+    if not all(g <= rounding(lm, s) for g, s in zip(gap.tolist(), size.tolist(), strict=True)):
+        return None
+    neurons = neuron_shares(lm, posts, split.u, mlp_norms, split.parts[:, :, -1]) if posts else None
+    strong = None if neurons is None else strongest(neurons, n)
+    return LastAttribution(split.parts, rest, value, split.promoted, strong)
+
+
+def _difference(
+    rows: Tensor, answers: Int[Tensor, "P A"], factors: Float[Tensor, "P A"] | None = None, own: bool = False
+) -> Float[Tensor, "P n"]:
+    """Return the row of each text's first answer minus that of its second; an answer that is not there counts as zeros.
+
+    Args:
+        rows: [V n], or [P V n] if each text has its own.
+        answers: answer tokens of each text, padded with -1.
+        factors: of the row of each answer; None: ones.
+        own: whether each text has its own.
+    """
+    texts = torch.arange(len(answers), device=rows.device)
+    total = rows.new_zeros((len(answers), rows.shape[-1]), dtype=torch.float32)
+    factors = rows.new_ones(answers.shape) if factors is None else factors
+    for sign, tokens, factor in zip((1.0, -1.0), answers.to(rows.device).T, factors.T, strict=False):
+        picks = rows[texts, tokens.clamp(min=0)] if own else rows[tokens.clamp(min=0)]
+        total = total + sign * factor[:, None] * picks.float().masked_fill((tokens < 0)[:, None], 0.0)
+    return total

@@ -1,0 +1,223 @@
+"""How sure a model is, and of what, before every token that it writes.
+
+All measures are of the distribution at temperature 1, whatever the tokens were drawn at.
+
+Axes: A answers, k likeliest tokens, n written tokens, V vocabulary. Ranks count from 0 = likeliest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.catalogue import analysis
+from probe.errors import ConfigError
+from probe.logits.lens import MARGIN, entropy, require_tokens
+from probe.logits.targets import Against, Answer, Position, asked_ids, asked_target, same_target
+from probe.model.lm import LM
+from probe.model.pace import seconds_a_token
+from probe.model.text import pieces
+from probe.plotting.notebook import Beside, Drawable, alone, titled
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+READ_TOGETHER = 8
+"""How many tokens that are read together cost as much as one that is written, about."""
+
+
+@dataclass(frozen=True)
+class WrittenTrajectory(Drawable):
+    """A model writes: entry i belongs to the distribution from which written token i was drawn."""
+
+    prompt_tokens: list[str]
+    """Readable pieces of the prompt."""
+    tokens: list[str]
+    """[n] readable pieces of what it wrote."""
+    ids: list[int]
+    """[n] the same as ids."""
+    answers: list[str]
+    """[A] the answers as readable pieces."""
+    entropy: np.ndarray
+    """[n] nats."""
+    margin: np.ndarray
+    """[n] nats."""
+    chosen: np.ndarray
+    """[n] log-probability of the token that was written, nats at temperature 1."""
+    logprobs: np.ndarray
+    """[n A] log-probability of each answer, nats."""
+    ranks: np.ndarray
+    """[n A] how many tokens are likelier than each answer."""
+    top_tokens: np.ndarray
+    """[n k] likeliest tokens, best first."""
+    top_logprobs: np.ndarray
+    """[n k] their log-probabilities, nats."""
+
+    def table(self) -> pd.DataFrame:
+        """Tidy: step, token, measure, answer (empty where it concerns none), value."""
+        rows: list[tuple[int, str, str, str, float]] = []
+        for step, token in enumerate(self.tokens):
+            rows.append((step, token, "entropy", "", float(self.entropy[step])))
+            rows.append((step, token, "margin", "", float(self.margin[step])))
+            rows.append((step, token, "logprob", token, float(self.chosen[step])))
+            for index, answer in enumerate(self.answers):
+                rows.append((step, token, "logprob", answer, float(self.logprobs[step, index])))
+                rows.append((step, token, "rank", answer, float(self.ranks[step, index])))
+        return pd.DataFrame(rows, columns=["step", "token", "measure", "answer", "value"])
+
+    def sentence(self) -> str:
+        """Say what the model writes."""
+        return WrittenTrajectories((self,), alone()).sentence()
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Log-probability and rank of the answers, entropy and margin before every token that was written."""
+        return WrittenTrajectories((self,), alone()).figures()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return every measure by written token, and the tokens that were likely in its place."""
+        return {"written": self.table(), "written-expected": self.top_table()}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return what was likely in the place of every written token."""
+        return WrittenTrajectories((self,), alone()).lists()
+
+    def top_table(self) -> pd.DataFrame:
+        """One row for each written token and rank: step, token, rank, expected, logprob."""
+        step, rank = (axis.ravel() for axis in np.indices(self.top_logprobs.shape))
+        return pd.DataFrame(
+            {
+                "step": step,
+                "token": np.array(self.tokens, dtype=object)[step],
+                "rank": rank,
+                "expected": self.top_tokens.ravel(),
+                "logprob": self.top_logprobs.ravel(),
+            }
+        )
+
+
+class WrittenTrajectories(Beside[WrittenTrajectory]):
+    """What one model or several write after one text."""
+
+    def sentence(self) -> str:
+        """Say what every model writes."""
+        said = []
+        for look, each in zip(self.looks, self.results, strict=True):
+            blanks = any(token.startswith("\u00b7") for token in each.tokens)
+            said.append(f"{look.name} writes \u201c{('' if blanks else ' ').join(each.tokens).strip(chr(183))}\u201d")
+        return "; ".join(said) + "."
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Log-probability and rank of the answers, entropy and margin before every token that was written."""
+        from probe.logits.figures import Side, curves
+
+        sides = [
+            Side(look.name, look.colour, each.entropy, each.margin, each.logprobs, each.ranks, each.tokens)
+            for look, each in zip(self.looks, self.results, strict=True)
+        ]
+        longest = max((each.tokens for each in self.results), key=len)
+        ticks = longest if len(self.results) == 1 else [str(step) for step in range(len(longest))]
+        answers = self.results[-1].answers
+        chart = curves(sides, answers, axis="written token", ticks=ticks, columns=4 if answers else 2, height=290)
+        return {"written": titled(chart, "Before every token that is written", 290)}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return what was likely in the place of every written token."""
+        rows = self.tables()["written-expected"]
+        best = rows[rows["rank"] < 3].assign(probability=np.exp(rows["logprob"]))
+        return {"What was likely": best.drop(columns="logprob").reset_index(drop=True)}
+
+
+def margin(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
+    """Log-probability of the likeliest token minus that of the second, nats; 0 for a vocabulary of one."""
+    if logprobs.shape[-1] < 2:
+        return torch.zeros_like(logprobs[..., 0])
+    top = logprobs.topk(2, dim=-1).values
+    return top[..., 0] - top[..., 1]
+
+
+def rank(logprobs: Float[Tensor, "T V"], tokens: Sequence[int]) -> Int[Tensor, "T A"]:
+    """How many tokens are likelier than each of `tokens`: 0 for the likeliest."""
+    counts = [(logprobs > logprobs[:, token, None]).sum(-1) for token in tokens]
+    return torch.stack(counts, dim=-1) if counts else torch.zeros((len(logprobs), 0), dtype=torch.long)
+
+
+def writing_seconds(lm: LM, n: int, **rest: Any) -> float:
+    """Return the seconds that writing takes, about: a token costs what several cost that are read together."""
+    require_tokens(lm)
+    return seconds_a_token(lm) * READ_TOGETHER * n
+
+
+@analysis(
+    "logits",
+    title="Token by token",
+    equations=(r"\ell_t = f_\theta(x_{<t}),\qquad H_t = -\sum_a p_t(a) \log p_t(a)", MARGIN),
+    seconds=writing_seconds,
+    key="log",
+    beside=WrittenTrajectories,
+    settle=same_target,
+)
+@torch.no_grad()
+def follow_writing(
+    lm: LM,
+    prompt: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
+    *,
+    chat: Annotated[bool, SHARED["chat"]] = False,
+    position: Position = None,
+    answer: Answer = None,
+    against: Against = None,
+    n: Annotated[int, Input("Tokens to write", key="log_new", within=(1, 32))] = 8,
+    temperature: Annotated[float, Input("Temperature", advanced=True)] = 0.0,
+    seed: Annotated[int, Input("Seed", advanced=True)] = 0,
+    k: Annotated[int, Input("Tokens", advanced=True)] = 5,
+) -> WrittenTrajectory:
+    """Let a model write, and read what it held likely before every token.
+
+    *Entropy* of the next-token distribution, *margin* between the log-probabilities of its two likeliest tokens, *rank*
+    of an answer (1 is the likeliest); all at temperature 1, whatever the tokens are drawn at.
+
+    Args:
+        lm: a model of tokens.
+        prompt: a text or its token ids.
+        chat: send the prompt as a user's message in the model's chat template.
+        position: the token after which the model writes, from 0; by default the last.
+        answer: what is followed: see `logit_lens`.
+        against: what it is compared with: see `logit_lens`.
+        n: tokens to write at most; an end token ends it.
+        temperature: of the drawing, 0 takes the likeliest.
+        seed: of the drawing.
+        k: how many of the likeliest tokens to keep.
+
+    Raises:
+        DataError: a scalar model, a prompt or an answer without tokens, answers that no token tells apart, or too long
+            a text.
+        ConfigError: n below 1.
+    """
+    require_tokens(lm)
+    if n < 1:
+        raise ConfigError(f"{n} tokens were asked for: let the model write 1 at least.")
+    asked = asked_ids(lm, prompt, chat)
+    target = asked_target(lm, asked, answer, against, position)
+    ids, tokens = target.text(asked)[: target.position + 1], target.answers
+    continuation = lm.generate([ids], max_new_tokens=n, temperature=temperature, seed=seed).ids[0]
+    logprobs = lm.logits([[*ids, *continuation]])[0, len(ids) - 1 : -1].float().log_softmax(-1)
+    top = logprobs.topk(min(k, logprobs.shape[-1]), dim=-1)
+    names = pieces(lm.tokenizer, top.indices.flatten().tolist())
+    return WrittenTrajectory(
+        prompt_tokens=pieces(lm.tokenizer, ids),
+        tokens=pieces(lm.tokenizer, continuation),
+        ids=list(continuation),
+        answers=pieces(lm.tokenizer, tokens),
+        entropy=entropy(logprobs).cpu().numpy(),
+        margin=margin(logprobs).cpu().numpy(),
+        chosen=logprobs[range(len(continuation)), continuation].cpu().numpy(),
+        logprobs=logprobs[:, tokens].cpu().numpy(),
+        ranks=rank(logprobs, tokens).cpu().numpy(),
+        top_tokens=np.array(names, dtype=object).reshape(top.indices.shape),
+        top_logprobs=top.values.cpu().numpy(),
+    )

@@ -28,7 +28,7 @@ from probe.plotting.notebook import Beside, Drawable, alone, titled
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-READ_TOGETHER = 8
+READ_TOGETHER = 32
 """How many tokens that are read together cost as much as one that is written, about."""
 
 

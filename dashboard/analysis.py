@@ -82,6 +82,8 @@ class Page:
     """Values of the widgets that it has drawn, by their keys; those of each analysis are added."""
     take: Take | None = None
     """Opens another analysis of the page from a row of a table."""
+    given: Values = dataclasses.field(default_factory=dict)
+    """Inputs by name that the page gives its analyses: they have no widgets."""
     sides: "Sequence[Side] | None" = None
     """The models; by default those that are chosen above."""
     asked: "Sequence[Side]" = ()
@@ -98,10 +100,11 @@ class Page:
 
 def draw_below(name: str, page: Page) -> None:
     """Draw an analysis in a tab below what the page is about."""
-    draw(find_analysis(name), page.below(tell=_say, section=TAB_DETAILS))
+    draw(find_analysis(name), page.below(tell=say, section=TAB_DETAILS))
 
 
-def _say(sentence: str) -> None:
+def say(sentence: str) -> None:
+    """Draw the sentence of a tab."""
     st.markdown(prose(sentence))
 
 
@@ -128,17 +131,17 @@ def draw(analysis: Analysis, page: Page) -> bool:
     fields = analysis.fields(*lms)
     texts = st.container()
     with page.row or st.container():
-        places = lay_out([each for each in fields if each["view"] != "lists"], page.drawn, beside=analysis.has_chips)
+        places = lay_out([each for each in fields if each["view"] != "lists"], page, beside=analysis.has_chips)
     found: list[tuple[Sequence[Side], Drawable]] | None = []
     errors = ["What is named below has not been opened."]
     try:
-        values = choose(analysis, [each for each in fields if not each["view"]], page, lms, places)
-        if values is not None:
-            values = _settled(analysis, lms, values)
+        asked = choose(analysis, [each for each in fields if not each["view"]], page, lms, places)
+        if asked is not None:
+            values = _settled(analysis, lms, asked)
             found, errors = compute(analysis, sides, values)
     except ProbeError as failed:
-        values, errors = {}, [str(failed)]
-    if values is None or not found:
+        asked, errors = {}, [str(failed)]
+    if asked is None or not found:
         _tell_why(analysis, page, sides, found, errors)
         return False
     if errors:
@@ -146,19 +149,51 @@ def draw(analysis: Analysis, page: Page) -> bool:
     results = analysis.together([result for _, result in found], looks_of(sides))
     for error in errors:
         note(error)
+    with texts:
+        if "chat" in asked and "chat" not in page.given:
+            note_form(lms, bool(asked["chat"]))
     groups = [sides] if len(results) == 1 else [[side] for side in sides]
     source = {side.role: side.ref for side in sides} | values
+    draw_results(analysis, page, results, groups, source, partial(code, analysis, sides, values), lms, texts, places)
+    return True
+
+
+def draw_results(
+    analysis: Analysis,
+    page: Page,
+    results: Sequence[Drawable],
+    groups: "Sequence[Sequence[Side]]",
+    source: Mapping[str, Any],
+    lines: Callable[[Values], str],
+    lms: "Sequence[LM]" = (),
+    texts: "DeltaGenerator | None" = None,
+    places: "Mapping[str, DeltaGenerator] | None" = None,
+) -> None:
+    """Draw results of an analysis: sentence, texts, figures, notes, tables, and the folded section.
+
+    Args:
+        analysis: which one.
+        page: where they are drawn.
+        results: what `Analysis.together` gives.
+        groups: the models of each result; none where it has no models, as with captures.
+        source: models and inputs, for the files that a reader takes away.
+        lines: gives the Python lines of the chosen views.
+        lms: the models.
+        texts: where texts go.
+        places: where the widgets of views go, by their keys; without it they get a row here.
+    """
+    texts = st.container() if texts is None else texts
     looks = [each for each in analysis.fields(*lms, result=results[0]) if each["view"]]
+    if places is None:
+        places = lay_out([each for each in looks if each["view"] != "lists"], page, beside=analysis.has_chips)
     for each in looks:
         if analysis.about_input(each["name"]).first is not None:
-            begin_again(each, source)
+            begin_again(each, {"first": each["default"]})
     views = choose(analysis, [each for each in looks if each["view"] != "lists"], page, lms, places) or {}
     with page.answer:
         for sentence in dict.fromkeys(filter(None, (analysis.sentence(result, views) for result in results))):
             page.tell(sentence)
     with texts:
-        if "chat" in values:
-            note_form(lms, bool(values["chat"]))
         for result, group in zip(results, groups, strict=True):
             draw_texts(analysis, analysis.chips(result, views), _apart("texts", group, groups), places.get(BESIDE))
     draw_figures(analysis, results, groups, views, source)
@@ -168,14 +203,13 @@ def draw(analysis: Analysis, page: Page) -> bool:
         own = [each for each in looks if each["view"] == "lists"]
         views = draw_lists(analysis, results, groups, own, views, page)
     if results[0].hooked and page.section == DETAILS:
-        trust_badge(*((side.name, side.lm) for side in sides), text=results[0].hooked)
+        trust_badge(*((side.name, side.lm) for group in groups for side in group), text=results[0].hooked)
     tables = {
         _key(analysis, _apart(name, group, groups)): table
         for result, group in zip(results, groups, strict=True)
         for name, table in result.tables().items()
     }
-    details(analysis.equations, analysis.about, code(analysis, sides, values, views), tables, key=page.section)
-    return True
+    details(analysis.equations, analysis.about, lines(views), tables, key=page.section)
 
 
 def _lacks(analysis: Analysis, page: Page, sides: Sequence[Side]) -> bool:
@@ -225,15 +259,15 @@ def load(analysis: Analysis, shared: SharedChoices) -> list[Side] | None:
     return None if first is None or second is None else [first, second]
 
 
-def lay_out(fields: Sequence[Mapping[str, Any]], drawn: Values, beside: bool = False) -> "dict[str, DeltaGenerator]":
+def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = False) -> "dict[str, DeltaGenerator]":
     """Return where the widget of each input goes, by its key: one row, with one place for each popover.
 
     Args:
         fields: the inputs.
-        drawn: those of which have a widget already, by their keys.
+        page: which of them it gives, and which have a widget already.
         beside: leave room for a note, at the key `BESIDE`.
     """
-    new = [field for field in fields if _asks(field) and field["key"] not in drawn]
+    new = [each for each in fields if _asks(each) and each["key"] not in page.drawn and each["name"] not in page.given]
     slots: dict[str, list[Mapping[str, Any]]] = {}
     for field in new:
         slots.setdefault(field["folded"] or f"={field['key']}", []).append(field)
@@ -270,12 +304,12 @@ def choose(
     """
     shared, drawn = page.shared, page.drawn
     given: dict[str, Any] = {field["flag"]: getattr(shared, field["shared"]) for field in fields if field["shared"]}
-    asked = [field for field in fields if _asks(field)]
+    asked = [field for field in fields if _asks(field) and field["name"] not in page.given]
     for field in asked:
         key = field["key"]
         if key not in drawn:
             if field["depends"]:
-                known = _parsed(analysis, field["depends"], given)
+                known = _parsed(analysis, field["depends"], given) | page.given
                 (field,) = analysis.fields(*lms, given=known, names=[field["name"]], ask=_ask)
                 if analysis.about_input(field["name"]).first is not None:
                     begin_again(field, known)
@@ -291,7 +325,8 @@ def choose(
         _opened(field, str(given[field["flag"]])) for field in asked if field["file"] and field["flag"] in given
     ):
         return None
-    return _parsed(analysis, [field["name"] for field in fields], given)
+    names = [field["name"] for field in fields]
+    return _parsed(analysis, names, given) | {name: value for name, value in page.given.items() if name in names}
 
 
 def _parsed(analysis: Analysis, names: Sequence[str], given: Mapping[str, Any]) -> Values:
@@ -509,7 +544,7 @@ def draw_figures(
     results: Sequence[Drawable],
     groups: Sequence[Sequence[Side]],
     views: Values,
-    source: dict[str, object],
+    source: Mapping[str, Any],
 ) -> None:
     """Draw all figures in the rows that the record names; those of several models stand side by side."""
     charts = [analysis.figures(result, views) for result in results]
@@ -529,7 +564,7 @@ def draw_figures(
             act = partial(_take_point, analysis, clicks) if clicks else None
             with column:
                 key = _key(analysis, _apart(name, groups[index], groups))
-                about = source | views
+                about = {**source, **views}
                 figure(chart, results[index].data(name), key, title=title, source=about, on_select=act)
 
 

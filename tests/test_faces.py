@@ -49,7 +49,7 @@ def test_one_line_from_the_package_to_a_result():
     lm = random_lm()
     text = "mira lives in rome"
     assert probe.logits.logit_lens(lm, text).next_logprobs.shape[0] == len(lm.bridge.blocks) + 1
-    assert len(probe.attention.head_scores(lm, text).values["induction"])
+    assert len(probe.attention.score_heads(lm, text).scores.values["induction"])
     pair = probe.interventions.pair_of(lm, text, "mira lives in oslo")
     target = probe.logits.target_of(lm, pair.corrupted)
     assert len(probe.interventions.patch(lm, pair, target, "resid").table())

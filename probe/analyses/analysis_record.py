@@ -49,8 +49,9 @@ class Input:
     """What stands in an empty field; may follow from what is suggested."""
     first: Callable[..., Any] | None = None
     """Its default for these models, or a view's for a result, where the argument's own is None."""
-    choices: Callable[..., Sequence[Any]] | None = None
-    """The values that it can have for these models, or a view for a result, where its type does not say."""
+    choices: Callable[..., Collection[Any]] | None = None
+    """The values that it can have for these models, or a view for a result, where its type does not say; a mapping says
+    what each is called."""
     shared: str = ""
     """The choice above the pages that it takes (`prompt`); no widget of its own."""
     suggestions: Callable[..., Sequence[str]] | None = None
@@ -300,8 +301,9 @@ class Analysis:
             found |= {"suggestions": [*words, *[about.nothing] * (about.nothing != NONE and bool(words))]}
             found |= {} if isinstance(about.placeholder, str) else {"placeholder": about.placeholder(words)}
         if about.choices is not None:
-            choices = list(_asked(about.choices, of, given, ask))
-            found |= {"choices": choices, "type": "list" if entry["type"] == "list" else "choice"}
+            choices = _asked(about.choices, of, given, ask)
+            found |= {"choices": list(choices), "type": "list" if entry["type"] == "list" else "choice"}
+            found |= {"labels": choices.__getitem__} if isinstance(choices, Mapping) else {}
         if about.first is not None and entry["default"] is None:
             found |= {"default": _asked(about.first, of, given, ask), "optional": False}
         return found

@@ -1,11 +1,12 @@
 """Attention: which tokens does each head look at, what does it write, and what is it good at?
 
 - what every head looks at on a text: `read_attention`, `attention`
-- one head stage by stage: `stages`
-- attention through all layers: `rollout`
-- scores of what heads do (induction, previous token, ...): `head_scores`, `repeat_scores`
+- one head stage by stage: `read_stages`
+- scores of what heads do (induction, previous token, ...): `score_heads`, `repeat_scores`
+- which heads look elsewhere in another model: `compare_attention`
+- what the weights alone say: `read_circuits`, `compose_heads`
+- attention through all layers: `attention_rollout`
 - statistics of long texts without their patterns: `attention_statistics`
-- what the weights alone say: `spectra`, `composition`
 """
 
 import lazy_loader

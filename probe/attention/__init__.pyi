@@ -1,9 +1,10 @@
-from .circuits import composition as composition
-from .circuits import spectra as spectra
+from .circuits import compose_heads as compose_heads
+from .circuits import read_circuits as read_circuits
+from .head_stages import read_stages as read_stages
 from .long import attention_statistics as attention_statistics
+from .one_score import score_heads as score_heads
 from .patterns import attention as attention
-from .patterns import rollout as rollout
-from .patterns import stages as stages
+from .reading import compare_attention as compare_attention
 from .reading import read_attention as read_attention
-from .scores import head_scores as head_scores
 from .scores import repeat_scores as repeat_scores
+from .tracing import attention_rollout as attention_rollout

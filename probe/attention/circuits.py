@@ -10,8 +10,9 @@ comes after it.
 Axes: D blocks, H heads, dh head width, r = min(dh, d), d width, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.analyses.catalogue import analysis
+from probe.attention.reading import Head, HeadName, head_name, parse_head
 from probe.errors import ConfigError, DataError
 from probe.model.equations import Block, Norm, embed_rows, maps_to_stream, read_network
 from probe.model.heads import array, effective_rank, head_names, small
 from probe.model.lm import LM
-from probe.ticks import Tick, ignore
+from probe.numbers import signed
+from probe.plotting.notebook import NAME, Beside, Drawable, Look, alone, clickable, titled
+from probe.ticks import Tick, ignore, part
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Kind = Literal["Q", "K", "V"]
+COPYING = (
+    r"\mathrm{copying} = \sum_i \mathrm{Re}\, \lambda_i \Big/ \sum_i |\lambda_i|,\quad \lambda \text{ of } "
+    r"W_E W_{OV} W_U"
+)
+COMPOSITION = (
+    r"\mathrm{composition} = \lVert A L \rVert_F / (\lVert A \rVert_F \lVert L \rVert_F),\quad A = M^T N "
+    r"\text{ (by its query or key side) or } O V"
+)
 RANDOM = 64
 """Pairs of random maps behind the baseline of composition."""
 
@@ -247,3 +263,254 @@ def read_through(norm: Norm, rows: Float[Tensor, "... d"]) -> Float[Tensor, "...
 
 def _sides(block: Block) -> list[tuple[Tensor, Norm | None]]:
     return [(block.maps.M, block.maps.q_norm), (block.maps.N, block.maps.k_norm)]
+
+
+@dataclass(frozen=True)
+class Circuits(Drawable):
+    """What the weights alone say of the heads of a model."""
+
+    spectra: Spectra
+    """Singular values of QK and OV."""
+    copying: np.ndarray | None
+    """[D H] copying score of each OV circuit; None for a model of one number, which has no tokens to copy to."""
+    head: Head
+    """The one that is enlarged."""
+
+    def sentence(self) -> str:
+        """Say how many directions the chosen head uses, and whether it copies."""
+        return CircuitsBeside((self,), alone()).sentence()
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw the singular values of the chosen head, and the copying score of all."""
+        return CircuitsBeside((self,), alone()).figures()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return all singular values, and the copying scores."""
+        tables = {"spectra": self.spectra.table()}
+        if self.copying is not None:
+            layer, head = (axis.ravel() for axis in np.indices(self.copying.shape))
+            values = {"layer": layer, "head": head, "copying": self.copying.ravel()}
+            tables["copying"] = pd.DataFrame({"name": head_names(*self.copying.shape), **values})
+        return tables
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the effective ranks of every head and its copying score."""
+        return CircuitsBeside((self,), alone()).lists()
+
+
+class CircuitsBeside(Beside[Circuits]):
+    """What the weights alone say of the heads of one model or several."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the numbers are."""
+        rank = "Effective rank: the exponential of the entropy of the singular values."
+        copies = (
+            "Copying: the sum of the real parts over the sum of the sizes of the eigenvalues of W_E W_OV W_U: "
+            "1 copies, \u22121 inverts."
+        )
+        none = "A model of one number has no output tokens to copy to."
+        return (rank, copies if all(each.copying is not None for each in self.results) else none)
+
+    def sentence(self) -> str:
+        """Say how many directions the chosen head uses, and whether it copies."""
+        parts = []
+        for look, each in self._with_head():
+            qk, ov = (values[each.head] for values in (each.spectra.qk_rank, each.spectra.ov_rank))
+            copies = "" if each.copying is None else f", copying {signed(float(each.copying[each.head]))}"
+            width = each.spectra.qk.shape[-1]
+            parts.append(f"effective rank {qk:.1f} (QK) and {ov:.1f} (OV) of {width}{copies} in {look.name}")
+        return f"{head_name(self.results[-1].head)} by its weights alone: {'; '.join(parts)}."
+
+    def _with_head(self) -> list[tuple[Look, Circuits]]:
+        """Return the models that have the head."""
+        layer, number = self.results[-1].head
+        pairs = zip(self.looks, self.results, strict=True)
+        return [
+            (look, each)
+            for look, each in pairs
+            if layer < each.spectra.qk.shape[0] and number < each.spectra.qk.shape[1]
+        ]
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw the singular values of the chosen head, and the copying score of all."""
+        from probe.attention import head_figures as plots
+
+        head, own = self.results[-1].head, self._with_head()
+        panels = [
+            ("QK", [(look.name, each.spectra.qk[head]) for look, each in own]),
+            ("OV", [(look.name, each.spectra.ov[head]) for look, each in own]),
+        ]
+        chart = plots.spectra(panels, colours=[look.colour for look, _ in own])
+        charts = {"spectra": titled(chart, f"Singular values of {head_name(head)}", 300)}
+        grids = [(look.name, each.copying) for look, each in own if each.copying is not None]
+        if grids:
+            copying = plots.head_grids(grids, "copying", signed=(True,), chosen=head, width=400)
+            charts["copying"] = titled(clickable(copying, head="customdata"), "Copying by the weights")
+        return charts
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the effective ranks of every head and its copying score."""
+        frames = []
+        for look, each in zip(self.looks, self.results, strict=True):
+            rows = each.spectra.rank_table().drop(columns=["layer", "head"]).rename(columns={"name": "head"})
+            rows = rows if each.copying is None else rows.assign(copying=each.copying.ravel())
+            rows.insert(0, "model", look.name)
+            frames.append(rows)
+        return {"Heads": pd.concat(frames, ignore_index=True)}
+
+
+SMOL_HEADS = 270
+"""Heads of SmolLM2-135M, on which seconds were measured (one core): costs of other models are scaled."""
+
+
+def circuits_seconds(lm: LM, **rest: Any) -> float:
+    """Return the seconds that spectra and copying of all heads take, about."""
+    cfg = lm.bridge.cfg
+    vocabulary, width = lm.model.get_input_embeddings().weight.shape
+    spectral = 1.4 * cfg.n_layers * cfg.n_heads / SMOL_HEADS * width / 576 * (cfg.d_head / 64) ** 2
+    return spectral + 0.8 * vocabulary / 49152 * (width / 576) ** 2
+
+
+def same_head(lms: Sequence[LM], *, head: str | None = None, **others: Any) -> dict[str, Any]:
+    """Return one head for all models where none is named: the first."""
+    return {"head": head_name((0, 0))} if head is None else {}
+
+
+@analysis(
+    "attention",
+    title="Circuits",
+    equations=(COPYING,),
+    seconds=circuits_seconds,
+    key="att_circuits",
+    beside=CircuitsBeside,
+    settle=same_head,
+    widths=((5, 4),),
+)
+def read_circuits(lm: LM, *, head: HeadName = None) -> Circuits:
+    """Read from the weights alone in how many directions a head compares and writes, and whether it copies.
+
+    The singular values of a head's bilinear form (QK) and of its value-output map (OV), gains of norms included; and
+    of every OV circuit from token to token how far it raises the token that it reads.
+
+    Args:
+        lm: the model.
+        head: the head that is enlarged; by default the first.
+
+    Raises:
+        ModelError: the architecture is not described by the equations.
+    """
+    copies = copying_score(lm) if lm.readout == "tokens" else None
+    return Circuits(spectra(lm), copies, (0, 0) if head is None else parse_head(head))
+
+
+@dataclass(frozen=True)
+class Partners(Drawable):
+    """With which heads one head composes."""
+
+    head: Head
+    """The one."""
+    compositions: tuple[Composition, ...]
+    """By its queries, keys and values."""
+    names: tuple[str, ...] = (NAME,)
+    """What the model is called."""
+
+    def grid(self, composed: Composition) -> np.ndarray:
+        """[D H] excess composition of the head with every other: as the reader above its layer, as the writer below."""
+        excess = composed.excess
+        reads, writes = excess[:, :, self.head[0], self.head[1]], excess[self.head[0], self.head[1]]
+        return np.where(np.isfinite(reads), reads, writes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What a cell is."""
+        name = head_name(self.head)
+        return (
+            f"Above its row: how strongly {name} reads, as query, key or value, what an earlier head writes. Below: "
+            "how strongly later heads read what it writes. Frobenius norm of the product over the product of the norms "
+            "(Elhage et al. 2021), minus the mean for random maps of the same shapes; that mean and its standard "
+            "deviation stand in the titles.",
+        )
+
+    def sentence(self) -> str:
+        """Name the pair with the strongest composition, in standard deviations of random maps."""
+        rows = self.table()
+        if not len(rows):
+            return f"{self.names[0]} has one layer, so no head reads another."
+        top = rows.iloc[0]
+        own = head_name(self.head)
+        pair = f"{own} reads {top['other']}" if top["way"] == "reads" else f"{top['other']} reads {own}"
+        kind = {"Q": "queries", "K": "keys", "V": "values"}[top["kind"]]
+        return (
+            f"In {self.names[0]} {pair} most, by its {kind}: {signed(float(top['excess']))} above random maps "
+            f"({top['z']:.1f} of their standard deviations)."
+        )
+
+    def table(self) -> pd.DataFrame:
+        """One row for each kind and other head, strongest first: head, kind, way, other, layer, number, excess, z."""
+        parts = []
+        for composed in self.compositions:
+            grid = self.grid(composed)
+            layers, heads = np.nonzero(np.isfinite(grid))
+            ways = ["is read by" if layer > self.head[0] else "reads" for layer in layers]
+            others = [head_name((int(layer), int(head))) for layer, head in zip(layers, heads, strict=True)]
+            values = {"layer": layers, "number": heads, "excess": grid[layers, heads]}
+            rows = pd.DataFrame({"kind": composed.kind, "way": ways, "other": others, **values})
+            parts.append(rows.assign(z=rows["excess"] / composed.baseline[1]))
+        joined = pd.concat(parts, ignore_index=True)
+        joined.insert(0, "head", head_name(self.head))
+        return joined.sort_values("excess", ascending=False, kind="stable", ignore_index=True)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return all partners of the head."""
+        return {"composition": self.table()}
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw how strongly the head reads earlier heads, and later heads read it."""
+        from probe.attention.head_figures import head_grids
+
+        panels = [
+            (f"{each.kind} (random {each.baseline[0]:.3f} \u00b1 {each.baseline[1]:.3f})", self.grid(each))
+            for each in self.compositions
+        ]
+        chart = head_grids(panels, "excess", signed=(True,), chosen=self.head, digits=3)
+        whose = f"{head_name(self.head)} of {self.names[0]}"
+        title = f"Composition of {whose}: with earlier heads above its row, with later ones below"
+        return {"composition": titled(clickable(chart, head="customdata"), title)}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the partners of the head, strongest first."""
+        return {"Partners": self.table().drop(columns=["head", "layer", "number"])}
+
+
+def composition_seconds(lm: LM, **rest: Any) -> float:
+    """Return the seconds that the composition of all pairs of heads takes, about."""
+    cfg = lm.bridge.cfg
+    return 3 * 1.7 * (cfg.n_layers * cfg.n_heads / SMOL_HEADS) ** 2 * (cfg.d_head / 64) ** 2
+
+
+@analysis(
+    "attention",
+    title="Composition",
+    equations=(COMPOSITION,),
+    seconds=composition_seconds,
+    key="att_composition",
+    settle=same_head,
+)
+def compose_heads(lm: LM, *, head: HeadName = None, tick: Tick = ignore) -> Partners:
+    """Measure from the weights alone which earlier heads a head reads, and which later heads read it.
+
+    *L* is what the earlier head writes, *A* what the later one reads with: its bilinear form by the side of queries (Q)
+    or of keys (K), or its own value-output map (V); gains of norms are part of both.
+
+    Args:
+        lm: the model.
+        head: the head; by default the first.
+        tick: called with the share that is done.
+
+    Raises:
+        ModelError: the architecture is not described by the equations.
+    """
+    kinds = get_args(Kind)
+    ways = [composition(lm, kind, tick=part(tick, index, len(kinds))) for index, kind in enumerate(kinds)]
+    return Partners((0, 0) if head is None else parse_head(head), tuple(ways))

@@ -226,9 +226,9 @@ def _grid(
         squares(
             [head for _, head in finite],
             [layer for layer, _ in finite],
-            [[layer, head, float(values[layer, head])] for layer, head in finite],
+            [[f"L{layer}H{head}", float(values[layer, head])] for layer, head in finite],
             max(5.0, 0.85 * min(room, row_height)),
-            f"L%{{customdata[0]}}H%{{customdata[1]}}<br>{name} %{{customdata[2]:{sign}.3f}}<extra></extra>",
+            f"%{{customdata[0]}}<br>{name} %{{customdata[1]:{sign}.3f}}<extra></extra>",
         ),
         **at,
     )
@@ -278,11 +278,11 @@ def head_ranking(
             x=values,
             y=list(range(len(heads))),
             orientation="h",
-            customdata=[[layer, head] for layer, head in heads],
+            customdata=[[f"L{layer}H{head}"] for layer, head in heads],
             marker={"color": colour, "opacity": opacity},
             selected={"marker": {"opacity": 1}},
             unselected={"marker": {"opacity": 0.55}},
-            hovertemplate="L%{customdata[0]}H%{customdata[1]}: %{x:.3f}<extra></extra>",
+            hovertemplate="%{customdata[0]}: %{x:.3f}<extra></extra>",
         )
     )
     figure.update_xaxes(title_text=label, rangemode="tozero")

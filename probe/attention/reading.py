@@ -4,23 +4,29 @@ Axes: D blocks, H heads, T tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
 
-from probe.analyses.analysis_record import SHARED, Input, Prompt
+from probe.analyses.analysis_record import SHARED, Input
 from probe.analyses.catalogue import analysis
 from probe.attention.patterns import Attention, attention, difference, distance_table, head_distance
 from probe.attention.scores import pattern_scores
+from probe.errors import DataError
+from probe.model.asked import asked_ids
+from probe.model.heads import head_names
 from probe.model.lm import LM
 from probe.numbers import in_percent, rate
-from probe.plotting.notebook import Beside, alone, titled
+from probe.plotting.notebook import Beside, Drawable, Look, alone, clickable, pair, titled
+from probe.runs import captured
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+Asked = Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)]
+"""A text or its token ids: the prompt above the pages, `--prompt` of the command."""
 Head = tuple[int, int]
 """(layer, head), both from 0."""
 DOES = {
@@ -111,6 +117,83 @@ def argmax(values: np.ndarray) -> Head:
     return int(layer), int(head)
 
 
+New = Annotated[int, Input("New tokens", key="att_new", within=(0, 64))]
+"""How many tokens a model goes on for."""
+Given = Annotated[int | None, Input("Tokens given", advanced=True)]
+"""How many tokens of a text were given, where a model wrote the rest."""
+
+
+def heads_of(*lms: LM) -> list[str]:
+    """Return the names of all heads of the last model."""
+    return head_names(lms[-1].bridge.cfg.n_layers, lms[-1].bridge.cfg.n_heads)
+
+
+def head_name(head: Head) -> str:
+    """Such as `L2H1`."""
+    return f"L{head[0]}H{head[1]}"
+
+
+def parse_head(name: str) -> Head:
+    """Return the head whose name `head_name` gave."""
+    layer, _, head = name[1:].partition("H")
+    return int(layer), int(head)
+
+
+HeadName = Annotated[str | None, Input("Head", key="att_head", choices=heads_of, nothing="the one that stands out")]
+"""A head by its name; None is the one that moved most between two models, or stands out in one."""
+
+
+def read_text(
+    lm: LM, prompt: str | Sequence[int], chat: bool = False, max_new_tokens: int = 0, given: int | None = None
+) -> Attention:
+    """Read what every head attends to on a prompt, and while the model goes on.
+
+    Args:
+        lm: the model.
+        prompt: a text or its token ids.
+        chat: send the prompt as a user's message in the model's chat template.
+        max_new_tokens: how many tokens the model goes on for at most, greedily.
+        given: how many of the tokens were given, where a model wrote the rest of them.
+
+    Raises:
+        DataError: an empty text or one longer than the context.
+        ConfigError: a continuation was asked from a model that reads out a scalar.
+    """
+    found = attention(lm, asked_ids(lm, prompt, chat), max_new_tokens=max_new_tokens)
+    return found if given is None else replace(found, prompt_length=given)
+
+
+def standing_out(reads: Sequence[Attention]) -> Head:
+    """Return the head that moved most between two models, else the one that stands out in the last."""
+    first, last = reads[0], reads[-1]
+    if len(reads) == 2 and same_text(first, last) and first.pattern.shape == last.pattern.shape:
+        return argmax(head_distance(first, last))
+    return strongest(last)[0]
+
+
+def same_reading(
+    lms: Sequence[LM],
+    *,
+    prompt: str | Sequence[int],
+    chat: bool = False,
+    max_new_tokens: int = 0,
+    given: int | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """Return one text for all models, with what the last one goes on with, and one head where none is named.
+
+    Models of other tokens each read the prompt by their own.
+    """
+    found: dict[str, Any] = {}
+    if isinstance(prompt, str) and all(lm.tokenizer.get_vocab() == lms[-1].tokenizer.get_vocab() for lm in lms):
+        read = read_text(lms[-1], prompt, chat, max_new_tokens, given)
+        found = {"prompt": tuple(read.ids), "chat": False, "max_new_tokens": 0, "given": read.prompt_length}
+    if others.get("head", "") is None:
+        options = {"prompt": prompt, "chat": chat, "max_new_tokens": max_new_tokens, "given": given} | found
+        found["head"] = head_name(standing_out([read_text(lm, **options) for lm in lms]))
+    return found
+
+
 class Attentions(Beside[Attention]):
     """What the heads of one model or several attend to on one prompt."""
 
@@ -183,12 +266,14 @@ class PromptAttention(Attention):
         return Attentions((self,), alone()).lists()
 
 
-@analysis("attention", title="Patterns", equations=STAGES, key="att", beside=Attentions)
+@analysis("attention", title="Patterns", equations=STAGES, key="att", beside=Attentions, settle=same_reading)
 def read_attention(
     lm: LM,
-    prompt: Prompt,
-    max_new_tokens: Annotated[int, Input("New tokens", key="att_new", within=(0, 64))] = 0,
+    prompt: Asked,
+    *,
     chat: Annotated[bool, SHARED["chat"]] = False,
+    max_new_tokens: New = 0,
+    given: Given = None,
 ) -> PromptAttention:
     """Read what every head attends to on a prompt, and while the model goes on.
 
@@ -202,13 +287,123 @@ def read_attention(
 
     Args:
         lm: the model.
-        prompt: what it reads.
-        max_new_tokens: how many tokens the model goes on for at most, greedily.
+        prompt: a text or its token ids.
         chat: send the prompt as a user's message in the model's chat template.
+        max_new_tokens: how many tokens the model goes on for at most, greedily.
+        given: how many of the tokens were given, where a model wrote the rest of them.
 
     Raises:
         DataError: an empty text or one longer than the context.
         ConfigError: a continuation was asked from a model that reads out a scalar.
     """
-    text = lm.prompt_text([{"role": "user", "content": prompt}]) if chat else prompt
-    return PromptAttention(**vars(attention(lm, text, max_new_tokens=max_new_tokens)))
+    return PromptAttention(**vars(read_text(lm, prompt, chat, max_new_tokens, given)))
+
+
+RANKED = 16
+"""Heads that a ranking shows."""
+
+
+@dataclass(frozen=True)
+class AttentionShift(Drawable):
+    """Which heads attend elsewhere in one model than in another, and where one of them does."""
+
+    reads: tuple[Attention, Attention]
+    """Of both models on one text."""
+    head: Head
+    """The one that is enlarged."""
+    looks: tuple[Look, ...] = field(default_factory=pair)
+    """Names and colours of the models."""
+
+    @property
+    def hooked(self) -> Sequence[int]:
+        """The ids of the text."""
+        return self.reads[1].ids
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Where the chosen head stands."""
+        table, (layer, number) = distance_table(*self.reads), self.head
+        place = int(table.index[(table["layer"] == layer) & (table["head"] == number)][0])
+        return (
+            f"{head_name(self.head)} is number {place + 1} of {len(table)}: {rate(table['total_variation'][place])} of "
+            f"its attention went elsewhere (Jensen-Shannon divergence {table['jensen_shannon'][place]:.3f} nats), mean "
+            "over the tokens that have a choice.",
+        )
+
+    def sentence(self) -> str:
+        """Name the head that moved most, and how."""
+        return f"{most_moved_head(*self.reads, (self.looks[0].name, self.looks[1].name))[1]}."
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return how far every head moved, and the change of the chosen one weight by weight."""
+        layer, number = self.head
+        change = difference(*self.reads)[layer : layer + 1, number : number + 1]
+        rows = captured.attention_table(change, self.reads[1].tokens, [layer]).assign(head=number)
+        return {"moved": distance_table(*self.reads), "change": rows.rename(columns={"weight": "change"})}
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw the heads that moved most, and the change of the chosen one."""
+        from probe.attention.figures import change_map
+        from probe.attention.head_figures import head_ranking
+
+        table, second = distance_table(*self.reads), self.reads[1]
+        top, label = table.head(RANKED), "share of attention that went elsewhere"
+        heads = [(int(layer), int(number)) for layer, number in zip(top["layer"], top["head"], strict=True)]
+        values, colour = top["total_variation"].to_numpy(), self.looks[1].colour
+        ranking = head_ranking(heads, values, label, chosen=self.head, colour=colour)
+        change = change_map(difference(*self.reads)[self.head], second.tokens, boundary=second.written)
+        base, aligned = (look.name for look in self.looks)
+        return {
+            "moved": titled(clickable(ranking, head="customdata"), f"Heads that moved most, of {len(table)}", 430),
+            "change": titled(change, f"{head_name(self.head)}: {aligned} minus {base}", 430),
+        }
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the heads that moved most first."""
+        table = distance_table(*self.reads).drop(columns=["layer", "head"])
+        names = {"name": "head", "total_variation": "moved, share", "jensen_shannon": "Jensen-Shannon, nats"}
+        return {"Heads that moved most": table.rename(columns=names)}
+
+
+@analysis(
+    "attention",
+    title="What moved",
+    equations=(r"\mathrm{moved} = \tfrac12 \sum_s |\alpha^{\text{aligned}}_{t,s} - \alpha^{\text{base}}_{t,s}|",),
+    key="att",
+    widths=((4, 5),),
+)
+def compare_attention(
+    base: LM,
+    aligned: LM,
+    prompt: Asked,
+    *,
+    head: HeadName = None,
+    chat: Annotated[bool, SHARED["chat"]] = False,
+    max_new_tokens: New = 0,
+    given: Given = None,
+) -> AttentionShift:
+    """Measure which heads attend elsewhere in one model than in another.
+
+    *Moved* is the total variation distance, half the sum of absolute changes of a row, mean over the rows that have a
+    choice. It is about where heads look, whatever that does to the answer. Both models read one text; with new tokens,
+    what the aligned one goes on with.
+
+    Args:
+        base: the model compared against.
+        aligned: the other one, with as many heads and the same tokens.
+        prompt: a text or its token ids.
+        head: the head that is enlarged; by default the one that moved most.
+        chat: send the prompt as a user's message in the model's chat template.
+        max_new_tokens: how many tokens the aligned model goes on for at most, greedily.
+        given: how many of the tokens were given, where a model wrote the rest of them.
+
+    Raises:
+        DataError: an empty text or one longer than the context, other tokens, or numbers of heads that differ.
+        ConfigError: a continuation was asked from a model that reads out a scalar.
+    """
+    after = read_text(aligned, prompt, chat, max_new_tokens, given)
+    before = read_text(base, after.ids, given=after.prompt_length)
+    difference(before, after)
+    if before.tokens != after.tokens:
+        raise DataError("The two models split this prompt into different tokens: choose two models of one family.")
+    return AttentionShift((before, after), standing_out([before, after]) if head is None else parse_head(head))

@@ -3,7 +3,6 @@
 Axes: D blocks, H heads, T tokens, B texts.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
-from probe.attention.patterns import Attention, attention
+from probe.attention.patterns import Attention
 from probe.errors import ConfigError
 from probe.logits.direct import final_norm, post_hook, post_norm, unembedding
 from probe.model.heads import array, head_names
@@ -73,11 +72,6 @@ class HeadScores(Drawable):
             raise ConfigError(f"There is no score {name!r}: choose one of {', '.join(self.values)}.")
         table = self.table()[["name", "layer", "head", name]]
         return table.sort_values(name, ascending=False, kind="stable", ignore_index=True).head(k)
-
-
-def head_scores(lm: LM, text: str | Sequence[int]) -> HeadScores:
-    """Scores of every head on one text (see `pattern_scores`)."""
-    return pattern_scores(attention(lm, text))
 
 
 def pattern_scores(read: Attention) -> HeadScores:

@@ -26,13 +26,13 @@ from probe.logits.targets import (
     Answer,
     Position,
     Target,
-    asked_ids,
     asked_target,
     require_text,
     same_target,
     target_of,
     value,
 )
+from probe.model.asked import asked_ids
 from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
 from probe.numbers import signed

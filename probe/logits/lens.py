@@ -21,7 +21,8 @@ from probe.analyses.catalogue import analysis
 from probe.errors import DataError, ModelError
 from probe.logits.answer_tokens import whole_logprobs
 from probe.logits.direct import logit_cap, output_scale
-from probe.logits.targets import Against, Answer, Position, Target, asked_ids, asked_target, same_target
+from probe.logits.targets import Against, Answer, Position, Target, asked_target, same_target
+from probe.model.asked import asked_ids
 from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.text import pieces

@@ -15,7 +15,8 @@ from probe.analyses.analysis_record import SHARED, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError, ModelError
 from probe.logits.lens import COLUMNS, HEIGHT, residual_names, unembed, window
-from probe.logits.targets import Position, asked_ids, target_of
+from probe.logits.targets import Position, target_of
+from probe.model.asked import asked_ids
 from probe.model.lm import LM
 from probe.model.text import pieces
 from probe.numbers import signed

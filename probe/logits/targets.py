@@ -21,9 +21,10 @@ from transformers import PreTrainedTokenizerBase
 from probe.analyses.analysis_record import Input
 from probe.errors import DataError
 from probe.logits.answer_tokens import AnswerTokens, answer_tokens
+from probe.model.asked import asked_ids, every_token, last_token
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
-from probe.model.text import NEWLINE, SPACE, encode_all, pieces, text_ids
+from probe.model.text import NEWLINE, SPACE, pieces, text_ids
 
 NOTHING = "(nothing)"
 """In the place of the other answer: the logit of the answer alone."""
@@ -148,23 +149,6 @@ def likely_tokens(lms: Sequence[LM], ids: Sequence[int], position: int) -> list[
         row = lm.logits([list(ids)])[0, position].float()
         rows.append(row.topk(min(NAMED, len(row))).indices.tolist())
     return list(dict.fromkeys(token for column in zip_longest(*rows) for token in column if token is not None))
-
-
-def asked_ids(lm: LM, prompt: str | Sequence[int], chat: bool) -> list[int]:
-    """Return the ids of a prompt, as it is or as a user's message in the model's chat template."""
-    if not isinstance(prompt, str):
-        return [int(token) for token in prompt]
-    return encode_all(lm.tokenizer, [lm.prompt_text([{"role": "user", "content": prompt}]) if chat else prompt])[0]
-
-
-def last_token(*lms: LM, prompt: str, chat: bool) -> int:
-    """Return the position of the last token of a prompt; of several models, in the one that splits it into fewest."""
-    return max(0, min(len(asked_ids(lm, prompt, chat)) for lm in lms) - 1)
-
-
-def every_token(*lms: LM, prompt: str, chat: bool) -> tuple[int, int]:
-    """Return the positions of the first and the last token of a prompt."""
-    return 0, last_token(*lms, prompt=prompt, chat=chat)
 
 
 def likely_words(*lms: LM, prompt: str, chat: bool, position: int | None) -> list[str]:

@@ -19,7 +19,8 @@ from probe.analyses.analysis_record import SHARED, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import ConfigError
 from probe.logits.lens import MARGIN, entropy, require_tokens
-from probe.logits.targets import Against, Answer, Position, asked_ids, asked_target, same_target
+from probe.logits.targets import Against, Answer, Position, asked_target, same_target
+from probe.model.asked import asked_ids
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
 from probe.model.text import pieces

@@ -6,15 +6,9 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from transformers import DynamicCache
 
-from probe.attention.patterns import (
-    Attention,
-    attention,
-    difference,
-    distance_table,
-    head_distance,
-    stages,
-    value_norms,
-)
+from probe.attention.head_stages import stages
+from probe.attention.patterns import Attention, attention, difference, distance_table, head_distance
+from probe.attention.tracing import value_norms
 from probe.errors import ConfigError, DataError, ModelError
 from probe.logits.direct import direct_logits, held_norm
 from probe.model.rewards import reward_lm

@@ -6,10 +6,21 @@ import torch
 from transformer_lens import FactoredMatrix
 from transformer_lens.model_bridge import TransformerBridge
 
-from probe.attention.circuits import composition, copying_score, effective_rank, random_composition, spectra
+from probe.attention.circuits import (
+    CircuitsBeside,
+    Composition,
+    Partners,
+    composition,
+    copying_score,
+    effective_rank,
+    random_composition,
+    read_circuits,
+    spectra,
+)
 from probe.errors import ConfigError, DataError, ModelError
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
+from probe.plotting.notebook import alone
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
 NORMED_QUERIES = ("qwen3",)
@@ -242,3 +253,30 @@ def test_tokens_of_bloom_enter_the_stream_through_a_norm():
         roots = torch.linalg.eigvals((read @ O.T @ V.T @ centre @ embeddings.T).double())
         expected = float(roots.real.sum() / roots.abs().sum())
         assert copying_score(lm)[1, head] == pytest.approx(expected, abs=1e-4)
+
+
+def test_partners_of_a_head_are_earlier_writers_and_later_readers():
+    excess = np.full((3, 2, 3, 2), np.nan, dtype=np.float32)
+    for writer in range(3):
+        for reader in range(writer + 1, 3):
+            excess[writer, :, reader] = 10 * writer + reader
+    excess[0, 1, 1, 0] = 77.0
+    excess[1, 0, 2, 1] = -5.0
+    found = Partners((1, 0), (Composition("Q", excess, (0.0, 2.0)),))
+    np.testing.assert_array_equal(found.grid(found.compositions[0]), [[1, 77], [np.nan, np.nan], [12, -5]])
+    assert found.sentence() == (
+        "In model L1H0 reads L0H1 most, by its queries: +77.00 above random maps (38.5 of their standard deviations)."
+    )
+    assert found.table()[["way", "other"]].iloc[1].tolist() == ["is read by", "L2H0"]
+
+
+def test_what_the_weights_say_of_a_head_is_said_of_it():
+    lm = random_lm()
+    found = read_circuits(lm, head="L1H2")
+    qk, ov = found.spectra.qk_rank[1, 2], found.spectra.ov_rank[1, 2]
+    assert f"effective rank {qk:.1f} (QK) and {ov:.1f} (OV) of 8" in found.sentence()
+    assert set(found.figures()) == {"spectra", "copying"}
+    scalar = read_circuits(reward_lm(random_reward_model()), head="L1H2")
+    assert scalar.copying is None
+    assert set(scalar.figures()) == {"spectra"}
+    assert "no output tokens" in CircuitsBeside((scalar,), alone()).notes[1]

@@ -211,7 +211,7 @@ def test_signed_grids_alone_use_the_diverging_scale():
 def test_a_ranking_names_heads_in_its_order_for_clicks():
     figure = head_values.head_ranking([(2, 1), (0, 3)], np.array([0.9, 0.2]), "distance", chosen=(0, 3))
     assert list(figure.layout.yaxis.ticktext) == ["L2H1", "L0H3"]
-    assert [list(point) for point in figure.data[0].customdata] == [[2, 1], [0, 3]]
+    assert [list(point) for point in figure.data[0].customdata] == [["L2H1"], ["L0H3"]]
     assert list(figure.data[0].marker.opacity) == [0.55, 1.0]
 
 

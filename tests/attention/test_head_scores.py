@@ -10,7 +10,6 @@ from probe.attention.reading import Attentions, read_attention
 from probe.attention.scores import (
     ScoresBeside,
     followers,
-    head_scores,
     pattern_scores,
     random_repeats,
     repeat_scores,
@@ -28,7 +27,7 @@ TEXT = "mira lives in oslo . tom lives in rome . mira lives in in oslo"
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
 def test_three_scores_are_those_of_the_head_detector(name):
     lm = random_lm(name)
-    scores = head_scores(lm, TEXT)
+    scores = pattern_scores(attention(lm, TEXT))
     for mine, theirs in [
         ("previous_token", "previous_token_head"),
         ("duplicate_token", "duplicate_token_head"),
@@ -41,7 +40,7 @@ def test_three_scores_are_those_of_the_head_detector(name):
 def test_the_other_scores_are_those_of_a_slow_loop():
     lm = random_lm()
     pattern = attention(lm, TEXT).pattern
-    values = head_scores(lm, TEXT).values
+    values = pattern_scores(attention(lm, TEXT)).values
     for layer, head in np.ndindex(pattern.shape[:2]):
         rows = [pattern[layer, head, t, : t + 1].astype(float) for t in range(1, pattern.shape[2])]
         expected = {
@@ -64,7 +63,7 @@ def test_chance_is_what_uniform_attention_scores():
 
 
 def test_a_text_of_one_token_has_finite_scores():
-    values = head_scores(random_lm(), [5]).values
+    values = pattern_scores(attention(random_lm(), [5])).values
     assert {name: value[0, 0].item() for name, value in values.items()} == {
         "entropy": 0,
         "distance": 0,
@@ -150,7 +149,7 @@ def test_the_induction_head_of_the_chain_model_stands_out():
     """The sample run `icl` learned to count transitions in context: one head of its second block looks at followers."""
     lm = LM.load(SAMPLES / "icl")
     chain = "chain 1 : z0 z1 z1 z3 z2 z0 z1 z3 z2 z2 z1 z1 z3 z2 z0 z1 z1 z3 z2 z0 z1 z3 z2 z2 z1"
-    scores = head_scores(lm, chain)
+    scores = pattern_scores(attention(lm, chain))
     induction = scores.values["induction"]
     assert scores.top("induction", 1)["layer"].item() == 1
     assert induction.max() > 2 * scores.chance["induction"]
@@ -158,7 +157,7 @@ def test_the_induction_head_of_the_chain_model_stands_out():
 
 
 def test_scores_are_tables():
-    scores = head_scores(random_lm(), TEXT)
+    scores = pattern_scores(attention(random_lm(), TEXT))
     table = scores.table()
     assert list(table.columns) == ["name", "layer", "head", *scores.names]
     assert table["name"].tolist()[:5] == ["L0H0", "L0H1", "L0H2", "L0H3", "L1H0"]
@@ -174,7 +173,7 @@ def test_a_reward_model_has_scores_without_copying(name):
     lm = reward_lm(random_reward_model(name))
     assert set(repeat_scores(lm, length=4, batch=1).values) == {"prefix_matching", "previous_token"}
     np.testing.assert_allclose(
-        head_scores(lm, TEXT).values["previous_token"],
+        pattern_scores(attention(lm, TEXT)).values["previous_token"],
         detect_head(lm.bridge, TEXT, "previous_token_head", error_measure="mul"),
         atol=1e-6,
     )
@@ -201,7 +200,7 @@ def test_the_sentence_names_the_heads_of_the_table():
         number = f"{top[name]:.2f}".replace("-", "\u2212") if name == "copying" else f"{100 * top[name]:.0f} %"
         assert f"{top['name']} " in found.sentence()
         assert number in found.sentence()
-    assert head_scores(lm, TEXT).sentence() == ""
+    assert pattern_scores(attention(lm, TEXT)).sentence() == ""
     pair = ScoresBeside((found, repeat_scores(other, length=10)), (Look("a", "red"), Look("b", "blue")))
     assert list(pair.figures()) == ["prefix-matching", "previous-token", "copying"]
     assert len(pair.figures()["copying"].layout.annotations) == 3  # both, and the difference

@@ -5,7 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from probe.attention.patterns import attention, rollout, rollout_table, value_norms
+from probe.attention.patterns import attention
+from probe.attention.tracing import rollout, rollout_table, value_norms
 from probe.errors import ConfigError, DataError
 from tests.models import random_lm
 

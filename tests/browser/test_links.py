@@ -32,12 +32,12 @@ def test_a_link_waits_for_the_person(page: Page, server: Any, tmp_path: Path):
     assert said[0] == said[1]
     page.goto(f"{server.url}/logits?base={quote(f'{there}', safe='')}")
     page.get_by_role("button", name=re.compile("^Open ")).click()
-    figure(page, "log-lens")
+    figure(page, "lens")
     open_page(page, server, "logits")
     page.get_by_role("combobox", name="Base model").fill(str(there))
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("base=.*m0d3l"))
-    figure(page, "log-lens")
+    figure(page, "lens")
     settle(page)
     assert page.get_by_role("button", name=re.compile("^Open ")).count() == 0
 

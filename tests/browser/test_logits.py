@@ -16,16 +16,16 @@ def test_sentence_lens_and_curves_are_seen_without_scrolling(page: Page, server:
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     sentence = open_page(page, server, "logits")
     expect(sentence).to_contain_text("its favourite")
-    for name in ("log-lens", "log-layers"):
+    for name in ("lens", "layers"):
         assert bottom(figure(page, name)) <= 800
 
 
 def test_clicks_choose_the_token_and_the_part(page: Page, server: Any):
     sentence = open_page(page, server, "logits?log_position=5")
-    marks = figure(page, "log-lens").locator("path.point")
+    marks = figure(page, "lens").locator("path.point")
     repeat(page, lambda: marks.nth(3).click(force=True), lambda: "log_position=3" in page.url)
     expect(page.get_by_label("After token", exact=True)).to_have_value("3")
-    parts = figure(page, "log-parts").locator("path.point")
+    parts = figure(page, "parts").locator("path.point")
     repeat(
         page,
         lambda: parts.nth(6).click(force=True),
@@ -43,9 +43,9 @@ def test_a_link_opens_the_tab_of_its_choices_and_they_last(page: Page, server: A
     tabs = page.get_by_test_id("stMain").get_by_role("tab")
     expect(tabs.filter(has_text="Over training")).to_have_attribute("aria-selected", "true")
     figure(page, "log-training-layers")
-    assert page.locator(".st-key-figure-log-parts").count() == 0  # nothing of a hidden tab is computed
+    assert page.locator(".st-key-figure-parts").count() == 0  # nothing of a hidden tab is computed
     tabs.filter(has_text="Distance").click()
-    figure(page, "log-kl")
+    figure(page, "kl")
     expect(page).to_have_url(re.compile(r"log_tab=Distance"))
     tabs.filter(has_text="Over training").click()
     figure(page, "log-training-layers")

@@ -9,15 +9,17 @@ import pytest
 
 from dashboard.pages.attention import choices, long_texts
 from dashboard.pages.attention import compute as source
-from dashboard.pages.attention.choices import pages, parse
-from dashboard.pages.attention.figures import partners
+from dashboard.pages.attention.choices import pages
+from probe.attention.head_stages import stages
 from probe.attention.long import attention_statistics
-from probe.attention.patterns import attention, distance_table, rollout, stages
+from probe.attention.patterns import attention, distance_table
+from probe.attention.reading import parse_head
 from probe.attention.scores import pattern_scores
+from probe.attention.tracing import rollout
 from probe.model.lm import LM
 from probe.runs import open_run
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, heading, names, offered, read, values
+from tests.dashboard.pages import Show, chart, every_tab, heading, names, offered, read, values
 from tests.models import random_lm, random_reward_model
 
 VIEW = "attention/page.py"
@@ -63,7 +65,7 @@ def test_it_names_the_head_that_moved_most_and_enlarges_it(show: Show, runs: Pat
 def test_the_sentence_says_where_attention_went_and_when_it_went_nowhere(show: Show, runs: Path, models):
     app = show(runs, page=VIEW, prompt=PROMPT)
     first, second = (attention(lm, PROMPT) for lm in models)
-    head = parse(app.selectbox(key="att_head").value)
+    head = parse_head(app.selectbox(key="att_head").value)
     change = (second.pattern - first.pattern)[head]
     query, key = np.unravel_index(np.abs(change).argmax(), change.shape)
     before, after = first.pattern[(*head, query, key)], second.pattern[(*head, query, key)]
@@ -90,7 +92,7 @@ def test_one_model_shows_its_head_beside_the_mosaic(show: Show, runs: Path, mode
     expected = attention(models[index], PROMPT).pattern[0, 1]
     np.testing.assert_allclose(lower(maps(chart(app, "att-head"))[0]), lower(expected), atol=1e-6)
     assert len(maps(chart(app, "att-heads"))) == 1
-    assert len(maps(chart(app, "att-stages"))) == 3
+    assert len(maps(chart(app, "stages"))) == 3
 
 
 def test_the_head_follows_the_finding_until_the_reader_takes_one(show: Show, runs: Path):
@@ -108,11 +110,11 @@ def test_the_head_follows_the_finding_until_the_reader_takes_one(show: Show, run
 def test_the_stages_are_those_of_the_analysis(show: Show, runs: Path, models):
     app = show(runs, page=VIEW, prompt=PROMPT, att_head="L1H1")
     expected = [stages(lm, PROMPT, 1, 1) for lm in models]
-    shown = maps(chart(app, "att-stages"))
+    shown = maps(chart(app, "stages"))
     for row, one in enumerate(expected):
         for found, right in zip(shown[3 * row : 3 * row + 3], (one.scores, one.pattern, one.contribution), strict=True):
             np.testing.assert_allclose(lower(found), lower(right), rtol=1e-4, atol=1e-5)
-    bars = chart(app, "att-written")["data"]
+    bars = chart(app, "written")["data"]
     np.testing.assert_allclose(values(bars[1]["y"]), expected[1].share, rtol=1e-4)
 
 
@@ -122,12 +124,12 @@ def test_the_query_decides_which_tokens_are_named(show: Show, runs: Path, models
     assert app.selectbox(key="att_query").value == length - 1
     app.selectbox(key="att_query").set_value(4).run()
     one = stages(models[1], PROMPT, 1, 1)
-    words = chart(app, "att-words")["layout"]["yaxis"]["ticktext"]
+    words = chart(app, "words")["layout"]["yaxis"]["ticktext"]
     assert words[:5] == [word.replace("<", "&lt;").replace(">", "&gt;") for word in one.promoted.tokens[4]]
-    marks = {(shape["y0"], shape["y1"]) for shape in chart(app, "att-stages")["layout"]["shapes"]}
+    marks = {(shape["y0"], shape["y1"]) for shape in chart(app, "stages")["layout"]["shapes"]}
     assert marks == {(3.5, 4.5)}
     app.text_area(key="prompt").set_value("helen lives in").run()
-    assert app.selectbox(key="att_query").value == 3, "a new text starts at the end of its prompt"
+    assert app.session_state["att_query"] == 3, "a new text starts at the end of its prompt"
 
 
 def test_attention_goes_on_while_the_model_writes(show: Show, runs: Path, models):
@@ -147,23 +149,23 @@ def test_attention_goes_on_while_the_model_writes(show: Show, runs: Path, models
 
 def test_head_scores_are_those_of_the_patterns(show: Show, runs: Path, models):
     app = show(runs, page=VIEW, prompt=PROMPT, att_tab="Head scores", att_score="entropy")
-    assert names(app) == ["att-heads", "att-scores"], "only the open tab is drawn"
+    assert names(app) == ["att-heads", "scores"], "only the open tab is drawn"
     first, second = (pattern_scores(attention(lm, PROMPT)).values["entropy"] for lm in models)
-    for found, right in zip(maps(chart(app, "att-scores")), (first, second, second - first), strict=True):
+    for found, right in zip(maps(chart(app, "scores")), (first, second, second - first), strict=True):
         np.testing.assert_allclose(found, right, atol=1e-5)
     app.selectbox(key="att_score").set_value("prefix_matching").run()
     app.selectbox(key="att_score").set_value("copying").run()
     assert not app.exception
-    assert len(maps(chart(app, "att-scores"))) == 3
+    assert len(maps(chart(app, "scores"))) == 3
 
 
 def test_what_moved_ranks_all_heads_and_shows_the_chosen_one(show: Show, runs: Path, models):
     app = show(runs, page=VIEW, prompt=PROMPT, att_tab="What moved", att_head="L1H0")
     first, second = (attention(lm, PROMPT) for lm in models)
     table = distance_table(first, second)
-    assert chart(app, "att-moved")["layout"]["yaxis"]["ticktext"] == list(table["name"])
+    assert chart(app, "moved")["layout"]["yaxis"]["ticktext"] == list(table["name"])
     change = (second.pattern - first.pattern)[1, 0]
-    np.testing.assert_allclose(lower(maps(chart(app, "att-change"))[0]), lower(change), atol=1e-6)
+    np.testing.assert_allclose(lower(maps(chart(app, "change"))[0]), lower(change), atol=1e-6)
     assert f"L1H0 is number {list(table['name']).index('L1H0') + 1} of 4" in read(app)
 
 
@@ -172,10 +174,10 @@ def test_circuits_come_from_the_weights_alone(show: Show, runs: Path, models):
 
     app = show(runs, page=VIEW, prompt=PROMPT, att_tab="Circuits", att_view="aligned", att_head="L1H0")
     assert not app.exception
-    lines = chart(app, "att-spectra")["data"]
+    lines = chart(app, "spectra")["data"]
     np.testing.assert_allclose(values(lines[0]["y"]), spectra(models[1]).qk[1, 0], rtol=1e-3)
-    np.testing.assert_allclose(maps(chart(app, "att-copying"))[0], copying_score(models[1]), atol=1e-3)
-    grids = maps(chart(app, "att-composition"))
+    np.testing.assert_allclose(maps(chart(app, "copying"))[0], copying_score(models[1]), atol=1e-3)
+    grids = maps(chart(app, "composition"))
     for kind, grid in zip("QKV", grids, strict=True):
         found = composition(models[1], kind)
         np.testing.assert_allclose(grid[0], found.excess[0, :, 1, 0], atol=1e-4)
@@ -183,25 +185,14 @@ def test_circuits_come_from_the_weights_alone(show: Show, runs: Path, models):
     assert "Effective rank" in read(app)
 
 
-def test_partners_of_a_head_are_earlier_writers_and_later_readers():
-    excess = np.full((3, 2, 3, 2), np.nan)
-    for writer in range(3):
-        for reader in range(writer + 1, 3):
-            excess[writer, :, reader] = 10 * writer + reader
-    excess[0, 1, 1, 0] = 77.0
-    excess[1, 0, 2, 1] = -5.0
-    grid = partners(excess, (1, 0))
-    np.testing.assert_array_equal(grid, [[1, 77], [np.nan, np.nan], [12, -5]])
-
-
 def test_rollout_starts_at_the_query_and_sums_to_one(show: Show, runs: Path, models):
     app = show(runs, page=VIEW, prompt=PROMPT, att_tab="Rollout", att_view="base")
     app.selectbox(key="att_query").set_value(5).run()
-    shown = maps(chart(app, "att-rollout-0"))[0]
+    shown = maps(chart(app, "rollout"))[0]
     np.testing.assert_allclose(shown.sum(1), 1, atol=1e-5)
     np.testing.assert_allclose(shown, rollout(attention(models[0], PROMPT))[:, 5], atol=1e-5)
     app.toggle(key="att_weighted").set_value(True).run()
-    assert not np.allclose(maps(chart(app, "att-rollout-0"))[0], shown)
+    assert not np.allclose(maps(chart(app, "rollout"))[0], shown)
 
 
 def test_captures_move_through_training(show: Show, runs: Path):
@@ -236,8 +227,8 @@ def test_a_reward_model_is_looked_into_like_any_other(show: Show, runs: Path, tm
     assert not app.exception
     assert not app.error
     assert app.slider(key="att_new").disabled
-    assert {"att-heads", "att-stages", "att-words"} <= set(names(app))
-    assert chart(app, "att-words")["layout"]["yaxis"]["ticktext"] == ["reward"]
+    assert {"att-heads", "stages", "words"} <= set(names(app))
+    assert chart(app, "words")["layout"]["yaxis"]["ticktext"] == ["reward"]
     app = show(
         runs, page=VIEW, prompt="mira lives in oslo .", att_view="aligned", aligned=str(folder), att_tab="Circuits"
     )
@@ -289,7 +280,7 @@ def test_long_texts_get_statistics_and_the_size_of_what_is_not_shown(
     np.testing.assert_allclose(values(averaged)[:9], second.lag_profile[1].mean(0)[:9], atol=1e-5)
     app.toggle(key="att_cut").set_value(True).run()
     assert not app.exception
-    assert len(chart(app, "att-stages")["layout"]["xaxis"]["ticktext"]) == 12
+    assert len(chart(app, "stages")["layout"]["xaxis"]["ticktext"]) == 12
 
 
 def test_pages_of_layers_hold_no_more_than_a_screen_shows():
@@ -299,33 +290,27 @@ def test_pages_of_layers_hold_no_more_than_a_screen_shows():
     assert [layer for page in deep for layer in page] == list(range(30))
     assert all(len(page) * 4 * 192**2 <= choices.MOST_CELLS for page in pages(4, 4, 192))
     assert pages(2, 100, 500) == [[0], [1]], "a layer is the least"
-    assert parse("L12H3") == (12, 3)
+    assert parse_head("L12H3") == (12, 3)
 
 
 @pytest.mark.parametrize("query", [{"att_view": "both"}, {"att_view": "captures"}, {"att_view": "aligned"}])
 def test_the_python_lines_run(show: Show, runs: Path, query: dict):
-    app = show(runs, page=VIEW, prompt="helen lives in lyon .", **query)
-    code = app.code[0].value
-    space: dict = {}
-    exec(code, space)
-    if query["att_view"] == "both":
-        assert space["read_base"].pattern.shape == space["read_aligned"].pattern.shape
+    for app in every_tab(show(runs, page=VIEW, prompt="helen lives in lyon .", **query)):
+        spaces: list[dict] = [{} for _ in app.code]
+        for code, space in zip(app.code, spaces, strict=True):
+            exec(code.value, space)
+        if query["att_view"] == "both":
+            assert spaces[0]["read_base"].pattern.shape == spaces[0]["read_aligned"].pattern.shape
 
 
-@pytest.mark.parametrize(
-    ("tab", "call", "equation"),
-    [
-        ("Head scores", "repeat_scores(aligned)", "induction"),
-        ("Circuits", 'composition(aligned, "K")', "composition"),
-        ("Rollout", "rollout(read_aligned, value_norms=", r"\prod"),
-    ],
-)
-def test_every_tab_has_its_equation_and_lines(show: Show, runs: Path, tab: str, call: str, equation: str):
-    app = show(runs, page=VIEW, prompt="helen lives in lyon .", att_view="both", att_tab=tab)
-    assert not app.exception
-    assert call in app.code[0].value
-    assert any(equation in part.value for part in app.latex)
-    exec(app.code[0].value, {})
+def test_all_analyses_are_of_the_text_of_the_main_figure(show: Show, runs: Path, models):
+    """What the last model goes on with is part of it, for both models."""
+    app = show(runs, page=VIEW, prompt=PROMPT, att_new="3", att_head="L0H1", att_tab="What moved")
+    written = attention(models[1], PROMPT, max_new_tokens=3)
+    reads = [attention(lm, written.ids) for lm in models]
+    change = (reads[1].pattern - reads[0].pattern)[0, 1]
+    np.testing.assert_allclose(lower(maps(chart(app, "change"))[0]), lower(change), atol=1e-6)
+    assert any(str(tuple(written.ids)) in code.value for code in app.code)
 
 
 def test_hostile_tokens_are_text(show: Show, runs: Path, tmp_path: Path):

@@ -23,7 +23,7 @@ MAIN = {
     "autoregression": ("lags",),
     "compare": ("kl", "rewards"),
     "interventions": ("int-grid",),
-    "logits": ("log-lens",),
+    "logits": ("lens",),
     "overview": ("lineage",),
     "start": ("start-answers",),
     "rewards": ("frontier", "distributions"),

@@ -63,7 +63,7 @@ def test_logits_names_the_largest_cell(show: Show, readouts: Any, base: str, ali
     app = show(readouts.root, page="logits/page.py", base=base, aligned=aligned, prompt=PROMPT, log_view=view)
     assert not app.exception
     said = heading(app)
-    cells = heat(chart(app, "log-parts"))[-1]
+    cells = heat(chart(app, "parts"))[-1]
     named = re.search(r"above all (?:from|through) [^(]*\(([+\u2212][\d.]+)\)", said)
     assert named, said
     sign = np.sign(np.nansum(cells))
@@ -74,7 +74,7 @@ def test_attention_names_the_cell_that_changed_most(show: Show, readouts: Any):
     query = {"base": "base", "aligned": "dpo-agreeable", "prompt": PROMPT, "att_tab": "What moved"}
     app = show(readouts.root, page="attention/page.py", **query)
     assert not app.exception
-    change = np.abs(heat(chart(app, "att-change"))[0])
+    change = np.abs(heat(chart(app, "change"))[0])
     before, after = (float(value) for value in re.findall(r"([\d.]+) \u2192 ([\d.]+)", heading(app))[0])
     assert abs(after - before) == pytest.approx(np.nanmax(change), abs=0.011)
     assert re.search(r"the weight from \u201c.+ changed most", heading(app))
@@ -84,7 +84,7 @@ def test_attention_names_the_least_of_the_sinks(show: Show, readouts: Any):
     query = {"base": "base", "aligned": "", "prompt": PROMPT, "att_view": "base", "att_score": "sink"}
     app = show(readouts.root, page="attention/page.py", att_tab="Head scores", **query)
     assert not app.exception
-    shares = heat(chart(app, "att-scores"))[0]
+    shares = heat(chart(app, "scores"))[0]
     named = re.search(r"least in L(\d)H(\d) \((\d+) %\)", heading(app))
     assert named, heading(app)
     assert shares[int(named[1]), int(named[2])] == shares.min()

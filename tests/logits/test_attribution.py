@@ -6,7 +6,7 @@ import torch
 from transformer_lens.tools.analysis import direct_logit_attribution
 
 from probe.analyses.catalogue import find_analysis
-from probe.attention.patterns import stages
+from probe.attention.head_stages import stages
 from probe.errors import ConfigError, DataError, ModelError, ProbeError
 from probe.logits.attribution import (
     Attributions,

@@ -13,9 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from probe import LM
 from probe.attention.circuits import composition, copying_score, spectra
+from probe.attention.head_stages import stages
 from probe.attention.long import attention_statistics
-from probe.attention.patterns import attention, rollout, stages, value_norms
-from probe.attention.scores import head_scores, repeat_scores
+from probe.attention.patterns import attention
+from probe.attention.scores import pattern_scores, repeat_scores
+from probe.attention.tracing import rollout, value_norms
 from probe.autoregression.jacobian import jacobian_norms, neutral_jacobian
 from probe.autoregression.lags import effective_order, jacobian_profile, lag_profile
 from probe.autoregression.snowballs import snowball
@@ -41,7 +43,7 @@ OTHER = TEXT.replace("oslo", "rome")
 
 BODY: dict[str, Callable[[LM], Any]] = {
     "attention": lambda lm: attention(lm, TEXT).pattern,
-    "scores": lambda lm: head_scores(lm, TEXT).values["induction"],
+    "scores": lambda lm: pattern_scores(attention(lm, TEXT)).values["induction"],
     "repeats": lambda lm: repeat_scores(lm, length=5, batch=2).values["prefix_matching"],
     "stages": lambda lm: stages(lm, TEXT, 1, 2).contribution,
     "rollout": lambda lm: rollout(attention(lm, TEXT), value_norms=value_norms(lm, TEXT)),

@@ -147,10 +147,10 @@ ANALYSES: dict[str, Callable[[probe.LM], pd.DataFrame]] = {
     "attribution": lambda lm: probe.logits.attribute(lm, TEXT, probe.logits.target_of(lm, TEXT, "oslo")).table(),
     "neuron": lambda lm: probe.logits.promoted_tokens(lm, TEXT, 1, neuron=7).table(),
     "head": lambda lm: probe.logits.promoted_tokens(lm, TEXT, 0, 2).table(),
-    "stages": lambda lm: probe.attention.stages(lm, TEXT, 1, 2).written_table(),
+    "stages": lambda lm: probe.attention.read_stages(lm, TEXT, head="L1H2").written_table(),
     "attention": lambda lm: probe.attention.attention(lm, TEXT, max_new_tokens=3).table(),
     "induction": lambda lm: probe.attention.repeat_scores(lm, length=6, batch=2).table(),
-    "composition": lambda lm: probe.attention.composition(lm).table(),
+    "composition": lambda lm: probe.attention.compose_heads(lm).table(),
     "ablation": lambda lm: probe.interventions.ablate(
         lm, TEXT, probe.logits.target_of(lm, TEXT), reference=[OTHER], exact=False
     ).table(),

@@ -38,8 +38,12 @@ def intervened(lm: LM) -> Drawable:
 
 RESULTS: dict[str, Callable[[LM], Drawable]] = {
     "attention": lambda lm: probe.attention.attention(lm, TEXT),
-    "stages": lambda lm: probe.attention.stages(lm, TEXT, 0, 1),
-    "head_scores": lambda lm: probe.attention.head_scores(lm, TEXT),
+    "read_stages": lambda lm: probe.attention.read_stages(lm, TEXT),
+    "score_heads": lambda lm: probe.attention.score_heads(lm, TEXT),
+    "compare_attention": lambda lm: probe.attention.compare_attention(lm, random_lm(seed=1), TEXT),
+    "read_circuits": lambda lm: probe.attention.read_circuits(lm),
+    "compose_heads": lambda lm: probe.attention.compose_heads(lm),
+    "attention_rollout": lambda lm: probe.attention.attention_rollout(lm, TEXT),
     "attention_statistics": lambda lm: probe.attention.attention_statistics(lm, TEXT),
     "logit_lens": lambda lm: probe.logits.logit_lens(lm, TEXT),
     "attribute": lambda lm: probe.logits.attribute(lm, TEXT, probe.logits.target_of(lm, TEXT)),

@@ -31,9 +31,18 @@ class Side:
     name: str
     colour: str
     read: "Attention"
-    lm: "LM | None" = None
-    """None for captures, which hold patterns only."""
-    ref: str | None = None
+    side: sides.Side | None = None
+    """The model; None for captures, which hold patterns only."""
+
+    @property
+    def lm(self) -> "LM | None":
+        """The model itself."""
+        return self.side.lm if self.side else None
+
+    @property
+    def ref(self) -> str | None:
+        """What loads it."""
+        return self.side.ref if self.side else None
 
     def has(self, head: Head) -> bool:
         """Whether the side has this head."""
@@ -129,7 +138,7 @@ def read_live(models_read: list[sides.Side], given: tuple[int, ...], prompt: str
             read = models.compute_once(
                 _attention, lm, say="Reading attention", text=text, length=min(len(text), len(given))
             )
-        parts.append(Side(side.name, side.colour, read, lm, side.ref))
+        parts.append(Side(side.name, side.colour, read, side))
     return Reading(tuple(parts))
 
 

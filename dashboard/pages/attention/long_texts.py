@@ -10,12 +10,13 @@ from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.markdown import finding, note
-from dashboard.pages.attention.choices import HEAD, parse, take_head
+from dashboard.pages.attention.choices import HEAD, take_head
 from dashboard.pages.attention.compute import LONG, Head, splits_alike
 from dashboard.pages.attention.words import long_words
 from dashboard.sides import Side
 from dashboard.state import keep
 from probe.attention.head_figures import head_grids, lag_curves, lag_profiles, query_statistic, top_sources
+from probe.attention.reading import parse_head
 from probe.numbers import rate
 from probe.texts import visible
 
@@ -105,7 +106,7 @@ def choose_head(statistics: "AttentionStatistics", default: Head) -> Head:
     """Let the reader choose the head that the curves show."""
     names = [f"L{layer}H{head}" for layer in statistics.layers for head in range(statistics.entropy.shape[1])]
     key = keep(HEAD, names, f"L{statistics.layers[default[0]]}H{default[1]}")
-    return parse(st.selectbox("Head", names, key=key, bind="query-params", format_func=visible))
+    return parse_head(st.selectbox("Head", names, key=key, bind="query-params", format_func=visible))
 
 
 def grid(sides: "list[tuple[str, AttentionStatistics]]", name: str, head: Head, source: dict[str, object]) -> None:

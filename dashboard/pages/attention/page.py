@@ -1,23 +1,29 @@
 """Attention: what every head looks at, one head stage by stage, and how two models or two steps differ."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
+from dashboard.analysis import Page, Values, draw, draw_below, keys_of, say
 from dashboard.components.badge import trust_badge
+from dashboard.components.details import TAB_DETAILS
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note, sentence_place
-from dashboard.pages.attention import figures
-from dashboard.pages.attention.choices import QUERY, SCORE, TAB, WEIGHTED, choose_head, choose_layers, take_head
+from dashboard.pages.attention import captured
+from dashboard.pages.attention.choices import HEAD, TAB, choose_head, choose_layers, take_head
 from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_captured, read_live
 from dashboard.pages.attention.long_texts import choose_cut, long_text
 from dashboard.pages.attention.words import explain, head_finding, why_apart
 from dashboard.sides import ask_for_model, asked_text, choose_chat, note_form, words_known
-from dashboard.state import SharedChoices, current, keep
+from dashboard.state import CHAT, SharedChoices, current, keep
+from probe.analyses.catalogue import find_analysis
 from probe.attention.figures import attention_head, attention_mosaic, mosaic_pair
+from probe.attention.reading import head_name
 from probe.runs.captured import attention_table
 
 VIEWS = ("base", "aligned", "both", "captures")
@@ -97,22 +103,52 @@ def main_figure(reading: Reading, head: Head) -> None:
         figure(chart, rows, "att-head", title=title, height=HEIGHT, source=reading.source)
 
 
-def sections(reading: Reading, head: Head) -> None:
+TABS = ("read_stages", "score_heads", "compare_attention", "read_circuits", "attention_rollout")
+"""The analyses of the tabs."""
+SHARED = (HEAD, "att_new", "chat")
+"""Keys of inputs that the page itself asks for."""
+
+
+def sections(reading: Reading, head: Head, shared: SharedChoices, chat: bool, new: int) -> None:
     """Draw the tabs below the main figure; only the open one is computed."""
-    tabs = {
-        "Three stages": figures.stages if not reading.moment else figures.through_training,
-        "Head scores": figures.scores,
-        "What moved": figures.ranking,
-        "Circuits": figures.circuits,
-        "Rollout": figures.rollout,
-    }
+    titles = {name: find_analysis(name).title for name in TABS}
+    tabs: dict[str, Callable[[], None]] = {}
     if reading.moment:
-        tabs = {"Through training": tabs.pop("Three stages"), **tabs}
-        tabs.pop("Circuits")
-    if not reading.comparable:
-        tabs.pop("What moved")
-    choices = {"Three stages": (QUERY,), "Through training": (QUERY,), "Head scores": (SCORE,), "Rollout": (WEIGHTED,)}
-    open_tab(TAB, {name: partial(draw, reading, head) for name, draw in tabs.items()}, choices)
+        own = Page(shared, st.container(), tell=say, section=TAB_DETAILS, given={"head": head_name(head)})
+        tabs["Through training"] = partial(captured.through_training, reading, head)
+        tabs[titles["score_heads"]] = partial(captured.head_scores, reading, own)
+        if reading.comparable:
+            tabs[titles["compare_attention"]] = partial(captured.moved, reading, own, head)
+        tabs[titles["attention_rollout"]] = partial(captured.rolled_out, reading, own)
+    else:
+        own = page_of(reading, head, shared, chat, new)
+        for name in TABS:
+            if name == "compare_attention" and not reading.comparable:
+                continue
+            tabs[titles[name]] = partial(circuits if name == "read_circuits" else draw_below, name, own)
+    keys = {titles[name]: [key for key in keys_of([name]) if key not in SHARED] for name in TABS}
+    open_tab(TAB, tabs, keys)
+
+
+def page_of(reading: Reading, head: Head, shared: SharedChoices, chat: bool, new: int) -> Page:
+    """Return the page for analyses of what its main figure shows: one text of ids where all models read the same."""
+    given: Values = {"head": head_name(head)}
+    last = reading.last.read
+    if reading.alike:
+        given |= {"prompt": tuple(last.ids), "chat": False, "max_new_tokens": 0, "given": last.prompt_length}
+    else:
+        given |= {"chat": chat, "max_new_tokens": new}
+    sides = [side.side for side in reading.sides if side.side is not None]
+    return Page(shared, st.container(), given=given, sides=sides)
+
+
+def circuits(name: str, own: Page) -> None:
+    """Draw what the weights alone say of the chosen head, and which heads it composes with in the last model."""
+    draw_below(name, own)
+    other = find_analysis("compose_heads")
+    st.markdown(f"#### {other.title}")
+    below = own.below(tell=note, section=f"{TAB_DETAILS}-{other.name}")
+    draw(other, replace(below, sides=below.sides[-1:] if below.sides else below.sides))
 
 
 def page() -> None:
@@ -146,8 +182,9 @@ def page() -> None:
         + (f"Red lines part the prompt from what {reading.last.name} wrote: \u201c{wrote}\u201d. " if wrote else "")
         + ("The difference is the right one minus the left one, centred on zero." if reading.comparable else "")
     )
-    sections(reading, head)
     explain(reading, head)
+    chat = bool(st.session_state.get(CHAT["attention"]))
+    sections(reading, head, choices, chat, int(st.session_state.get("att_new", 0)))
 
 
 def read_models(

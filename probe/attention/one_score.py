@@ -1,0 +1,190 @@
+"""One thing that heads do, of every head: what a person chooses to look at among the scores of heads.
+
+Axes: D blocks, H heads.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pandas as pd
+
+from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.catalogue import analysis
+from probe.attention.reading import Asked, Given, New, parse_head, read_text, same_reading
+from probe.attention.scores import PREFIX_MATCHING, HeadScores, pattern_scores, repeat_scores
+from probe.model.lm import LM
+from probe.model.pace import seconds_a_token
+from probe.numbers import rate, signed
+from probe.plotting.notebook import Beside, Drawable, alone, clickable, titled
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+INDUCTION = r"\text{induction} = \sum_t \sum_{s:\, x_{s-1} = x_t} \alpha_{t,s} \Big/ \sum_{t,s} \alpha_{t,s}"
+HOOKED = 4
+"""How many times longer a text takes with hooks on every head than without."""
+
+
+@dataclass(frozen=True)
+class ScoreKind:
+    """A score of heads, as it is shown."""
+
+    label: str
+    unit: str
+    about: str
+    """What it says, in a sentence."""
+    repeats: bool = False
+    """Whether it is measured on repeated random tokens, and not on the prompt."""
+
+
+_MATCHING = "On repeated random tokens: attention on what followed the earlier occurrence (Olsson et al. 2022)."
+_COPYING = "On repeated random tokens: whether what a head writes raises the token that it attends to most."
+SCORES = {
+    "previous_token": ScoreKind("previous token", "share", "Share of all attention on the token before."),
+    "duplicate_token": ScoreKind("duplicate token", "share", "Share of all attention on earlier copies of the token."),
+    "induction": ScoreKind("induction", "share", "Share of all attention on the tokens that followed earlier copies."),
+    "entropy": ScoreKind("entropy", "nats", "Mean entropy of a row: 0 looks at one token only."),
+    "distance": ScoreKind("distance", "tokens", "How far back a head looks, on average."),
+    "sink": ScoreKind("sink", "share", "Mean attention on the first token."),
+    "self": ScoreKind("itself", "share", "Mean attention of a token on itself."),
+    "prefix_matching": ScoreKind("prefix matching", "share", _MATCHING, True),
+    "copying": ScoreKind("copying", "\u22121 to 1", _COPYING, True),
+}
+"""Scores of heads by name: those of a prompt, then those of repeated random tokens."""
+
+
+@dataclass(frozen=True)
+class OneScore(Drawable):
+    """One score of every head."""
+
+    score: str
+    """Its name in `SCORES`."""
+    scores: HeadScores
+    """It and others of the same text."""
+
+    def sentence(self) -> str:
+        """Name the head that has most of it."""
+        return OneScores((self,), alone()).sentence()
+
+    def figures(
+        self, head: Annotated[str | None, Input("Head", key="att_head", advanced=True)] = None
+    ) -> "dict[str, go.Figure]":
+        """Draw the score of every head, layers upwards.
+
+        Args:
+            head: the head that is framed.
+        """
+        return OneScores((self,), alone()).figures(head)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the scores of every head."""
+        return {"scores": self.scores.table()}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the heads that have most of it first."""
+        return OneScores((self,), alone()).lists()
+
+
+class OneScores(Beside[OneScore]):
+    """One score of every head of one model or several."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the score says."""
+        return (SCORES[self.results[-1].score].about,)
+
+    def sentence(self) -> str:
+        """Name the head of each model that has most of it, with what even attention would give."""
+        name = self.results[-1].score
+        kind, parts = SCORES[name], []
+        number = rate if kind.unit == "share" else signed if name == "copying" else lambda value: f"{value:.2f}"
+        unit = "" if kind.unit == "share" or name == "copying" else f" {kind.unit}"
+        for look, each in zip(self.looks, self.results, strict=True):
+            top = each.scores.top(name, 1).iloc[0]
+            even = number(each.scores.chance[name])
+            parts.append(
+                f"{top['name']} in {look.name} ({number(float(top[name]))}{unit}, even attention {even}{unit})"
+            )
+        return f"Most {kind.label}: {', '.join(parts)}."
+
+    def figures(self, head: str | None = None) -> "dict[str, go.Figure]":
+        """Draw the score of every head, layers upwards, and the change from one model to another of its shape."""
+        from probe.attention.head_figures import head_grids
+
+        name = self.results[-1].score
+        kind = SCORES[name]
+        pairs = zip(self.looks, self.results, strict=True)
+        grids = [(look.name, each.scores.values[name]) for look, each in pairs]
+        signs = [name == "copying"] * len(grids)
+        if len(grids) == 2 and grids[0][1].shape == grids[1][1].shape:
+            grids.append(("difference", grids[1][1] - grids[0][1]))
+            signs.append(True)
+        chosen = None if head is None else parse_head(head)
+        chart = head_grids(grids, f"{kind.label}<br>{kind.unit}", signed=signs, chosen=chosen)
+        return {"scores": titled(clickable(chart, head="customdata"), f"{kind.label.capitalize()} of every head")}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the heads that have most of it first."""
+        name = self.results[-1].score
+        rows = self.tables()["scores"].drop(columns=["layer", "head"]).rename(columns={"name": "head"})
+        return {"Heads": rows.sort_values(name, ascending=False, kind="stable", ignore_index=True)}
+
+
+def scores_of(*lms: LM) -> list[str]:
+    """Return the scores that these models can have: a model of one number has no tokens to copy."""
+    scalar = any(lm.readout != "tokens" for lm in lms)
+    return [name for name in SCORES if not (scalar and name == "copying")]
+
+
+def score_label(name: str) -> str:
+    """Return what a score is called."""
+    return SCORES[name].label
+
+
+def scores_seconds(lm: LM, score: str, **rest: Any) -> float:
+    """Return the seconds that a score takes, about: those of repeats need the model to read some texts."""
+    repeats = inspect.signature(repeat_scores).parameters
+    tokens = (repeats["length"].default * repeats["repeats"].default + 1) * repeats["batch"].default
+    return HOOKED * seconds_a_token(lm) * tokens if SCORES[score].repeats else 0.0
+
+
+@analysis(
+    "attention",
+    title="Head scores",
+    equations=(INDUCTION, PREFIX_MATCHING),
+    seconds=scores_seconds,
+    key="att_scores",
+    beside=OneScores,
+    settle=same_reading,
+)
+def score_heads(
+    lm: LM,
+    prompt: Asked,
+    *,
+    score: Annotated[str, Input("Score", key="att_score", choices=scores_of, labels=score_label)] = "previous_token",
+    chat: Annotated[bool, SHARED["chat"]] = False,
+    max_new_tokens: New = 0,
+    given: Given = None,
+) -> OneScore:
+    """Measure one thing that heads do, for every head of a model.
+
+    Previous token, duplicate token and induction are the shares of all weight on the token before, on earlier copies of
+    a token, and on what followed those (transformer-lens); entropy, distance, sink and itself are means over the rows
+    that have a choice. Prefix matching and copying are those of Olsson et al. (2022), on repeated random tokens.
+
+    Args:
+        lm: the model.
+        prompt: a text or its token ids.
+        score: which one.
+        chat: send the prompt as a user's message in the model's chat template.
+        max_new_tokens: how many tokens the model goes on for at most, greedily.
+        given: how many of the tokens were given, where a model wrote the rest of them.
+
+    Raises:
+        DataError: an empty text or one longer than the context.
+        ConfigError: a continuation was asked from a model that reads out a scalar.
+    """
+    if SCORES[score].repeats:
+        return OneScore(score, repeat_scores(lm))
+    return OneScore(score, pattern_scores(read_text(lm, prompt, chat, max_new_tokens, given)))

@@ -1,0 +1,246 @@
+"""Attention rollout: from which tokens the state of a position can come, if attention were all.
+
+Axes: D blocks, H heads, T tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+
+from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.catalogue import analysis
+from probe.attention.patterns import Attention
+from probe.attention.reading import Asked, Given, New, quote_token, read_text, same_reading
+from probe.errors import ConfigError, DataError
+from probe.model.heads import array
+from probe.model.lm import LM
+from probe.model.text import text_ids
+from probe.numbers import rate
+from probe.plotting.notebook import Beside, Drawable, alone, titled
+from probe.texts import visible
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+ROLLOUT = r"\tilde A_l = \prod_{k \le l} \Big(\tfrac12 I + \tfrac12 \tfrac1H \sum_h \alpha^{kh}\Big)"
+
+
+@torch.no_grad()
+def value_norms(lm: LM, text: str | Sequence[int]) -> np.ndarray:
+    """[D H T] |L h_s| of every head: pattern times these norms is value-weighted attention (Kobayashi et al. 2020).
+
+    Before the norm that some architectures (Gemma 2) put behind the sum of the heads.
+    """
+    blocks = range(lm.bridge.cfg.n_layers)
+    names = [f"blocks.{block}.attn.hook_v" for block in blocks]
+    _, cache = lm.run_with_cache([text_ids(lm.tokenizer, text)], names)
+    rows = []
+    for block, name in zip(blocks, names, strict=True):
+        out = lm.bridge.blocks[block].attn.W_O
+        v = cache[name][0].repeat_interleave(len(out) // cache[name].shape[2], dim=1)
+        rows.append(array(torch.einsum("shk,hkd->hsd", v, out).norm(dim=-1)))
+    return np.stack(rows)
+
+
+def rollout(read: Attention | np.ndarray, residual: float = 0.5, value_norms: np.ndarray | None = None) -> np.ndarray:
+    """[D T T] attention rollout: after each block, the share of every earlier token in each position; rows sum to 1.
+
+    Abnar and Zuidema 2020. Each block passes on `residual` of a state as it is and mixes the rest by the mean attention
+    of its heads. The product of these matrices over the blocks says where a state comes from, as if values and MLPs
+    changed nothing.
+
+    Args:
+        read: attention, or its pattern [D H T T].
+        residual: share of a state that passes a block unmixed, 0 to 1; 0.5 in the paper.
+        value_norms: [D H T] |L h_s| (`probe.attention.tracing.value_norms`): heads and keys count by what they
+            write (pattern times norm, each row scaled to sum 1) and not all alike.
+
+    Raises:
+        ConfigError: a residual share outside of 0 to 1.
+        DataError: arrays of other shapes.
+    """
+    pattern = read.pattern if isinstance(read, Attention) else np.asarray(read)
+    if pattern.ndim != 4 or pattern.shape[2] != pattern.shape[3]:
+        raise DataError(f"A pattern has the axes blocks, heads, queries, keys; this one has shape {pattern.shape}.")
+    if not 0 <= residual <= 1:
+        raise ConfigError(f"The residual share {residual} lies outside of 0 to 1: the paper takes 0.5.")
+    if value_norms is not None and value_norms.shape != pattern.shape[:3]:
+        raise DataError(f"Value norms have the shape {pattern.shape[:3]} of the pattern, and not {value_norms.shape}.")
+    if value_norms is None:
+        mixing = pattern.mean(1)
+    else:
+        mixing = (pattern * value_norms[:, :, None]).sum(1)
+        mixing = mixing / mixing.sum(-1, keepdims=True)
+    steps = residual * np.eye(pattern.shape[-1]) + (1 - residual) * mixing.astype(np.float64)
+    products = [steps[0]]
+    for step in steps[1:]:
+        products.append(step @ products[-1])
+    return np.stack(products).astype(np.float32)
+
+
+def rollout_table(seen: np.ndarray, tokens: list[str]) -> pd.DataFrame:
+    """One row for each layer and pair at or below the diagonal: layer, position, token, source, source_token, share."""
+    layer, position, source = (axis.ravel() for axis in np.indices(seen.shape))
+    names = np.array(tokens, dtype=object)
+    table = pd.DataFrame(
+        {
+            "layer": layer,
+            "position": position,
+            "token": names[position],
+            "source": source,
+            "source_token": names[source],
+            "share": seen.ravel(),
+        }
+    )
+    return table[table["source"] <= table["position"]].reset_index(drop=True)
+
+
+def queries_of(found: "Rollouts") -> dict[int, str]:
+    """Return the positions of all tokens, and what they are called."""
+    return {index: f"{index}: {visible(token)}" for index, token in enumerate(found.results[-1].tokens)}
+
+
+def last_given(found: "Rollouts") -> int:
+    """Return the position of the token that predicts what follows the prompt."""
+    return found.results[-1].prompt_length - 1
+
+
+@dataclass(frozen=True)
+class Rollout(Drawable):
+    """From which tokens every state of a text can come, layer by layer."""
+
+    tokens: list[str]
+    """[T] readable pieces of the text."""
+    prompt_length: int
+    """How many tokens were given; the model wrote the rest."""
+    shares: np.ndarray
+    """[D T T] after each block, the share of every earlier token in each position; rows sum to 1."""
+
+    def sentence(
+        self,
+        query: Annotated[
+            int | None,
+            Input("Query token", key="att_query", choices=queries_of, first=last_given),
+        ] = None,
+    ) -> str:
+        """Say from which tokens the state of one position can come most.
+
+        Args:
+            query: the position, from 0; by default the last token of the prompt.
+        """
+        return Rollouts((self,), alone()).sentence(query)
+
+    def figures(self, query: int | None = None) -> "dict[str, go.Figure]":
+        """Draw from which tokens the state of one position can come, layer by layer."""
+        return Rollouts((self,), alone()).figures(query)
+
+    def table(self) -> pd.DataFrame:
+        """One row for each layer and pair of tokens: see `rollout_table`."""
+        return rollout_table(self.shares, self.tokens)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the shares of all pairs of tokens."""
+        return {"rollout": self.table()}
+
+    def lists(self, query: int | None = None) -> dict[str, pd.DataFrame]:
+        """Return from which tokens the last state of one position can come, most first."""
+        return Rollouts((self,), alone()).lists(query)
+
+
+class Rollouts(Beside[Rollout]):
+    """Rollout of one model or several on one prompt."""
+
+    notes = (
+        "Rollout multiplies the mean attention of the heads through the layers, half of each state passing unmixed "
+        "(Abnar and Zuidema 2020). It knows nothing of MLPs and of what the values hold: where states could come from, "
+        "not what they hold.",
+    )
+
+    def _at(self, each: Rollout, query: int | None) -> int:
+        return min(each.prompt_length - 1 if query is None else query, len(each.tokens) - 1)
+
+    def sentence(self, query: int | None = None) -> str:
+        """Say from which tokens the state of one position can come most."""
+        parts = []
+        for look, each in zip(self.looks, self.results, strict=True):
+            at = self._at(each, query)
+            row = each.shares[-1, at].copy()
+            own, row[at] = float(row[at]), 0.0
+            source = int(row.argmax())
+            parts.append(
+                f"in {look.name} {rate(own)} of it from itself and {rate(float(row[source]))} from "
+                f"{quote_token(each.tokens, source)}"
+            )
+        last = self.results[-1]
+        token = quote_token(last.tokens, self._at(last, query))
+        return f"If attention were all, the state after {token} would come most {'; '.join(parts)}."
+
+    def figures(self, query: int | None = None) -> "dict[str, go.Figure]":
+        """Draw from which tokens the state of one position can come, layer by layer."""
+        from probe.attention.head_figures import rollout_map
+
+        charts = {}
+        for index, (look, each) in enumerate(zip(self.looks, self.results, strict=True)):
+            at = self._at(each, query)
+            boundary = each.prompt_length if each.prompt_length < len(each.tokens) else None
+            chart = rollout_map(each.shares[:, at], each.tokens, boundary=boundary)
+            title = f"{look.name}: what {quote_token(each.tokens, at)} can have seen"
+            name = f"rollout-{index}" if index else "rollout"
+            charts[name] = titled(chart, title, 130 + 26 * min(len(each.shares), 16))
+        return charts
+
+    def lists(self, query: int | None = None) -> dict[str, pd.DataFrame]:
+        """Return from which tokens the last state of one position can come, most first."""
+        frames = []
+        for look, each in zip(self.looks, self.results, strict=True):
+            rows = each.table()
+            own = rows[(rows["position"] == self._at(each, query)) & (rows["layer"] == len(each.shares) - 1)]
+            frames.append(own.assign(model=look.name))
+        joined = pd.concat(frames, ignore_index=True).sort_values("share", ascending=False, kind="stable")
+        return {"Sources": joined[["model", "source", "source_token", "share"]].reset_index(drop=True)}
+
+
+@analysis(
+    "attention",
+    title="Rollout",
+    equations=(ROLLOUT,),
+    key="att_rollout",
+    beside=Rollouts,
+    settle=same_reading,
+    widths=((1, 1),),
+)
+def attention_rollout(
+    lm: LM,
+    prompt: Asked,
+    *,
+    weighted: Annotated[bool, Input("Weigh heads and keys by what they write", key="att_weighted")] = False,
+    chat: Annotated[bool, SHARED["chat"]] = False,
+    max_new_tokens: New = 0,
+    given: Given = None,
+) -> Rollout:
+    r"""Follow attention through all layers, to the tokens that each state can come from.
+
+    Attention rollout (Abnar and Zuidema 2020): each block passes on half of a state as it is and mixes the rest by the
+    mean attention of its heads; the product of these matrices says where a state comes from, as if values and MLPs
+    changed nothing. Weighed by what heads write, heads and keys count by $|\alpha_{t,s} L h_s|$ and rows are scaled to
+    sum 1.
+
+    Args:
+        lm: the model.
+        prompt: a text or its token ids.
+        weighted: let heads and keys count by what they write, and not all alike.
+        chat: send the prompt as a user's message in the model's chat template.
+        max_new_tokens: how many tokens the model goes on for at most, greedily.
+        given: how many of the tokens were given, where a model wrote the rest of them.
+
+    Raises:
+        DataError: an empty text or one longer than the context.
+        ConfigError: a continuation was asked from a model that reads out a scalar.
+    """
+    read = read_text(lm, prompt, chat, max_new_tokens, given)
+    shares = rollout(read, value_norms=value_norms(lm, read.ids) if weighted else None)
+    return Rollout(read.tokens, read.prompt_length, shares)

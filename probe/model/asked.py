@@ -1,0 +1,23 @@
+"""A prompt as models read it: as it is, or as a user's message in their chat template."""
+
+from collections.abc import Sequence
+
+from probe.model.lm import LM
+from probe.model.text import encode_all
+
+
+def asked_ids(lm: LM, prompt: str | Sequence[int], chat: bool) -> list[int]:
+    """Return the ids of a prompt, as it is or as a user's message in the model's chat template."""
+    if not isinstance(prompt, str):
+        return [int(token) for token in prompt]
+    return encode_all(lm.tokenizer, [lm.prompt_text([{"role": "user", "content": prompt}]) if chat else prompt])[0]
+
+
+def last_token(*lms: LM, prompt: str, chat: bool) -> int:
+    """Return the position of the last token of a prompt; of several models, in the one that splits it into fewest."""
+    return max(0, min(len(asked_ids(lm, prompt, chat)) for lm in lms) - 1)
+
+
+def every_token(*lms: LM, prompt: str, chat: bool) -> tuple[int, int]:
+    """Return the positions of the first and the last token of a prompt."""
+    return 0, last_token(*lms, prompt=prompt, chat=chat)

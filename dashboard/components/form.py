@@ -169,7 +169,8 @@ def option_value(field: Field, value: Any) -> Any:
         return None if value is None or value == default else str(int(value))
     if isinstance(value, float):
         return None if value == default else str(value)
-    text = str(value or "").strip()
+    text = str(value or "")
+    text = text if field["suggestions"] else text.strip()  # a blank may be part of a word that is chosen
     if text == input_text(default):
         return None
     if field["type"] in ("list", "map"):

@@ -23,7 +23,7 @@ from probe.attention.reading import (
     New,
     parse_head,
     quote_token,
-    read_text,
+    read_asked,
     same_reading,
     standing_out,
 )
@@ -294,7 +294,7 @@ def read_stages(
         DataError: an empty text or one longer than the context.
         ConfigError: the model has no such head, or a continuation was asked from a model that reads out a scalar.
     """
-    read = read_text(lm, prompt, chat, max_new_tokens, given)
+    read = read_asked(lm, prompt, chat, max_new_tokens, given)
     layer, number = standing_out([read]) if head is None else parse_head(head)
     unit = "nats" if lm.readout == "tokens" else lm.readout
     return HeadStages(**vars(stages(lm, read.ids, layer, number)), prompt_length=read.prompt_length, unit=unit)

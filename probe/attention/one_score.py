@@ -11,7 +11,7 @@ import pandas as pd
 
 from probe.analyses.analysis_record import SHARED, Input
 from probe.analyses.catalogue import analysis
-from probe.attention.reading import Asked, Given, New, parse_head, read_text, same_reading
+from probe.attention.reading import Asked, Given, New, parse_head, read_asked, same_reading
 from probe.attention.scores import PREFIX_MATCHING, HeadScores, pattern_scores, repeat_scores
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
@@ -187,4 +187,4 @@ def score_heads(
     """
     if SCORES[score].repeats:
         return OneScore(score, repeat_scores(lm))
-    return OneScore(score, pattern_scores(read_text(lm, prompt, chat, max_new_tokens, given)))
+    return OneScore(score, pattern_scores(read_asked(lm, prompt, chat, max_new_tokens, given)))

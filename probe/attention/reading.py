@@ -143,7 +143,7 @@ HeadName = Annotated[str | None, Input("Head", key="att_head", choices=heads_of,
 """A head by its name; None is the one that moved most between two models, or stands out in one."""
 
 
-def read_text(
+def read_asked(
     lm: LM, prompt: str | Sequence[int], chat: bool = False, max_new_tokens: int = 0, given: int | None = None
 ) -> Attention:
     """Read what every head attends to on a prompt, and while the model goes on.
@@ -186,11 +186,11 @@ def same_reading(
     """
     found: dict[str, Any] = {}
     if isinstance(prompt, str) and all(lm.tokenizer.get_vocab() == lms[-1].tokenizer.get_vocab() for lm in lms):
-        read = read_text(lms[-1], prompt, chat, max_new_tokens, given)
+        read = read_asked(lms[-1], prompt, chat, max_new_tokens, given)
         found = {"prompt": tuple(read.ids), "chat": False, "max_new_tokens": 0, "given": read.prompt_length}
     if others.get("head", "") is None:
         options = {"prompt": prompt, "chat": chat, "max_new_tokens": max_new_tokens, "given": given} | found
-        found["head"] = head_name(standing_out([read_text(lm, **options) for lm in lms]))
+        found["head"] = head_name(standing_out([read_asked(lm, **options) for lm in lms]))
     return found
 
 
@@ -296,7 +296,7 @@ def read_attention(
         DataError: an empty text or one longer than the context.
         ConfigError: a continuation was asked from a model that reads out a scalar.
     """
-    return PromptAttention(**vars(read_text(lm, prompt, chat, max_new_tokens, given)))
+    return PromptAttention(**vars(read_asked(lm, prompt, chat, max_new_tokens, given)))
 
 
 RANKED = 16
@@ -401,8 +401,8 @@ def compare_attention(
         DataError: an empty text or one longer than the context, other tokens, or numbers of heads that differ.
         ConfigError: a continuation was asked from a model that reads out a scalar.
     """
-    after = read_text(aligned, prompt, chat, max_new_tokens, given)
-    before = read_text(base, after.ids, given=after.prompt_length)
+    after = read_asked(aligned, prompt, chat, max_new_tokens, given)
+    before = read_asked(base, after.ids, given=after.prompt_length)
     difference(before, after)
     if before.tokens != after.tokens:
         raise DataError("The two models split this prompt into different tokens: choose two models of one family.")

@@ -14,7 +14,7 @@ import torch
 from probe.analyses.analysis_record import SHARED, Input
 from probe.analyses.catalogue import analysis
 from probe.attention.patterns import Attention
-from probe.attention.reading import Asked, Given, New, quote_token, read_text, same_reading
+from probe.attention.reading import Asked, Given, New, quote_token, read_asked, same_reading
 from probe.errors import ConfigError, DataError
 from probe.model.heads import array
 from probe.model.lm import LM
@@ -241,6 +241,6 @@ def attention_rollout(
         DataError: an empty text or one longer than the context.
         ConfigError: a continuation was asked from a model that reads out a scalar.
     """
-    read = read_text(lm, prompt, chat, max_new_tokens, given)
+    read = read_asked(lm, prompt, chat, max_new_tokens, given)
     shares = rollout(read, value_norms=value_norms(lm, read.ids) if weighted else None)
     return Rollout(read.tokens, read.prompt_length, shares)

@@ -32,11 +32,11 @@ def test_logits_compare_the_digit_that_differs(show: Show, runs: Path, folder: P
     assert not app.error
     lm = LM.load(folder)
     found = attribute(lm, TEXT, target_of(lm, TEXT, " 15", " 14"))
-    assert f"5 \u2212 4 = {signed(found.total)} nats" in heading(app)
+    assert f"5 \u2212 4 = {signed(found.total)} nats in digits" in read(app)
     assert SAID in read(app)
     first, second = whole_logprobs(lm, lm.tokenizer.encode(TEXT), answer_tokens(lm, [" 15", " 14"]))
-    words = f"{first:.2f} for \u201c15\u201d (3) and {second:.2f} for \u201c14\u201d (3) with digits."
-    assert words.replace("-", "\u2212") in read(app)
+    words = f"{signed(first)} for \u201c15\u201d (3) and {signed(second)} for \u201c14\u201d (3) with digits."
+    assert words in read(app)
     cells = values(chart(app, "parts")["data"][0]["z"])
     np.testing.assert_allclose(cells[1:], np.concatenate([found.heads, found.mlps[:, None]], axis=1), atol=1e-4)
     for whole in every_tab(app):

@@ -62,7 +62,7 @@ def test_logits_names_the_largest_cell(show: Show, readouts: Any, base: str, ali
     aligned = readouts.kinds.get(aligned, aligned)
     app = show(readouts.root, page="logits/page.py", base=base, aligned=aligned, prompt=PROMPT, log_view=view)
     assert not app.exception
-    said = heading(app)
+    said = read(app)
     cells = heat(chart(app, "parts"))[-1]
     named = re.search(r"above all (?:from|through) [^(]*\(([+\u2212][\d.]+)\)", said)
     assert named, said

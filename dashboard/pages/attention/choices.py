@@ -10,8 +10,8 @@ from probe.texts import visible
 
 HEAD, LAYERS, TAB = "att_head", "att_layers", "att_tab"
 """Keys of what is chosen by clicks too, or read elsewhere: the head, the layers shown, the open tab."""
-SCORE = "att_score"
-"""The key of the score of heads that is shown."""
+SCORE, NEW = "att_score", "att_new"
+"""Keys of the score of heads that is shown, and of how many tokens the last model goes on for."""
 MOST_CELLS = 270_000
 """Weights that one mosaic draws: more take long to send and show no more on a screen."""
 

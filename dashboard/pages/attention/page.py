@@ -14,10 +14,10 @@ from dashboard.components.details import TAB_DETAILS
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note, sentence_place
-from dashboard.pages.attention import captured
-from dashboard.pages.attention.choices import HEAD, TAB, choose_head, choose_layers, take_head
+from dashboard.pages.attention.choices import HEAD, NEW, TAB, choose_head, choose_layers, take_head
 from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_captured, read_live
 from dashboard.pages.attention.long_texts import choose_cut, long_text
+from dashboard.pages.attention.through_training import head_scores, moved, rolled_out, through_training
 from dashboard.pages.attention.words import explain, head_finding, why_apart
 from dashboard.sides import ask_for_model, asked_text, choose_chat, note_form, words_known
 from dashboard.state import CHAT, SharedChoices, current, keep
@@ -105,7 +105,7 @@ def main_figure(reading: Reading, head: Head) -> None:
 
 TABS = ("read_stages", "score_heads", "compare_attention", "read_circuits", "attention_rollout")
 """The analyses of the tabs."""
-SHARED = (HEAD, "att_new", "chat")
+SHARED = (HEAD, NEW, "chat")
 """Keys of inputs that the page itself asks for."""
 
 
@@ -115,11 +115,11 @@ def sections(reading: Reading, head: Head, shared: SharedChoices, chat: bool, ne
     tabs: dict[str, Callable[[], None]] = {}
     if reading.moment:
         own = Page(shared, st.container(), tell=say, section=TAB_DETAILS, given={"head": head_name(head)})
-        tabs["Through training"] = partial(captured.through_training, reading, head)
-        tabs[titles["score_heads"]] = partial(captured.head_scores, reading, own)
+        tabs["Through training"] = partial(through_training, reading, head)
+        tabs[titles["score_heads"]] = partial(head_scores, reading, own)
         if reading.comparable:
-            tabs[titles["compare_attention"]] = partial(captured.moved, reading, own, head)
-        tabs[titles["attention_rollout"]] = partial(captured.rolled_out, reading, own)
+            tabs[titles["compare_attention"]] = partial(moved, reading, own, head)
+        tabs[titles["attention_rollout"]] = partial(rolled_out, reading, own)
     else:
         own = page_of(reading, head, shared, chat, new)
         for name in TABS:
@@ -184,7 +184,7 @@ def page() -> None:
     )
     explain(reading, head)
     chat = bool(st.session_state.get(CHAT["attention"]))
-    sections(reading, head, choices, chat, int(st.session_state.get("att_new", 0)))
+    sections(reading, head, choices, chat, int(st.session_state.get(NEW, 0)))
 
 
 def read_models(
@@ -201,7 +201,7 @@ def read_models(
             0,
             MOST_NEW,
             0,
-            key="att_new",
+            key=NEW,
             bind="query-params",
             disabled=writer.readout != "tokens",
             help="Let the model go on (greedy) and see what it attended to while it wrote."

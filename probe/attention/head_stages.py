@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.analysis_record import SHARED
 from probe.analyses.catalogue import analysis
 from probe.attention.reading import (
     STAGES,
@@ -21,6 +21,7 @@ from probe.attention.reading import (
     Given,
     HeadName,
     New,
+    Query,
     parse_head,
     quote_token,
     read_asked,
@@ -34,7 +35,6 @@ from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
 from probe.numbers import rate
 from probe.plotting.notebook import Beside, Drawable, Look, alone, clickable, titled
-from probe.texts import visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -131,24 +131,6 @@ class Stages(Drawable):
                 "logit_change": words.logits.ravel(),
             }
         )
-
-
-QUERY = "att_query"
-"""The key of the token that looks."""
-
-
-def queries_of(found: "HeadsStages") -> dict[int, str]:
-    """Return the positions of all tokens, and what they are called."""
-    return {index: f"{index}: {visible(token)}" for index, token in enumerate(found.results[-1].tokens)}
-
-
-def last_given(found: "HeadsStages") -> int:
-    """Return the position of the token that predicts what follows the prompt."""
-    return found.results[-1].prompt_length - 1
-
-
-Query = Annotated[int | None, Input("Query token", key=QUERY, choices=queries_of, first=last_given)]
-"""A token that looks; None is the last one of the prompt."""
 
 
 @dataclass(frozen=True)

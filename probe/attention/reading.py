@@ -21,6 +21,7 @@ from probe.model.lm import LM
 from probe.numbers import in_percent, rate
 from probe.plotting.notebook import Beside, Drawable, Look, alone, clickable, pair, titled
 from probe.runs import captured
+from probe.texts import visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -139,6 +140,18 @@ def parse_head(name: str) -> Head:
     return int(layer), int(head)
 
 
+def queries_of(found: Beside[Any]) -> dict[int, str]:
+    """Return the positions of all tokens of the last model, and what they are called."""
+    return {index: f"{index}: {visible(token)}" for index, token in enumerate(found.results[-1].tokens)}
+
+
+def last_given(found: Beside[Any]) -> int:
+    """Return the position of the token that predicts what follows the prompt."""
+    return int(found.results[-1].prompt_length) - 1
+
+
+Query = Annotated[int | None, Input("Query token", key="att_query", choices=queries_of, first=last_given)]
+"""A token that looks; None is the last one of the prompt."""
 HeadName = Annotated[str | None, Input("Head", key="att_head", choices=heads_of, nothing="the one that stands out")]
 """A head by its name; None is the one that moved most between two models, or stands out in one."""
 

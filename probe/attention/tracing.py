@@ -14,14 +14,13 @@ import torch
 from probe.analyses.analysis_record import SHARED, Input
 from probe.analyses.catalogue import analysis
 from probe.attention.patterns import Attention
-from probe.attention.reading import Asked, Given, New, quote_token, read_asked, same_reading
+from probe.attention.reading import Asked, Given, New, Query, quote_token, read_asked, same_reading
 from probe.errors import ConfigError, DataError
 from probe.model.heads import array
 from probe.model.lm import LM
 from probe.model.text import text_ids
 from probe.numbers import rate
 from probe.plotting.notebook import Beside, Drawable, alone, titled
-from probe.texts import visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -99,16 +98,6 @@ def rollout_table(seen: np.ndarray, tokens: list[str]) -> pd.DataFrame:
     return table[table["source"] <= table["position"]].reset_index(drop=True)
 
 
-def queries_of(found: "Rollouts") -> dict[int, str]:
-    """Return the positions of all tokens, and what they are called."""
-    return {index: f"{index}: {visible(token)}" for index, token in enumerate(found.results[-1].tokens)}
-
-
-def last_given(found: "Rollouts") -> int:
-    """Return the position of the token that predicts what follows the prompt."""
-    return found.results[-1].prompt_length - 1
-
-
 @dataclass(frozen=True)
 class Rollout(Drawable):
     """From which tokens every state of a text can come, layer by layer."""
@@ -120,13 +109,7 @@ class Rollout(Drawable):
     shares: np.ndarray
     """[D T T] after each block, the share of every earlier token in each position; rows sum to 1."""
 
-    def sentence(
-        self,
-        query: Annotated[
-            int | None,
-            Input("Query token", key="att_query", choices=queries_of, first=last_given),
-        ] = None,
-    ) -> str:
+    def sentence(self, query: Query = None) -> str:
         """Say from which tokens the state of one position can come most.
 
         Args:
@@ -172,12 +155,12 @@ class Rollouts(Beside[Rollout]):
             own, row[at] = float(row[at]), 0.0
             source = int(row.argmax())
             parts.append(
-                f"in {look.name} {rate(own)} of it from itself and {rate(float(row[source]))} from "
-                f"{quote_token(each.tokens, source)}"
+                f"to {rate(float(row[source]))} from {quote_token(each.tokens, source)} and to {rate(own)} from itself "
+                f"in {look.name}"
             )
         last = self.results[-1]
         token = quote_token(last.tokens, self._at(last, query))
-        return f"If attention were all, the state after {token} would come most {'; '.join(parts)}."
+        return f"By attention alone, the state after {token} comes {'; '.join(parts)}."
 
     def figures(self, query: int | None = None) -> "dict[str, go.Figure]":
         """Draw from which tokens the state of one position can come, layer by layer."""

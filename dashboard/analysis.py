@@ -380,9 +380,9 @@ def set_inputs(analysis: Analysis, values: Mapping[str, Any]) -> None:
 
 
 def is_short(field: Mapping[str, Any]) -> bool:
-    """Return whether the values of an input fit side by side."""
+    """Return whether the values of an input fit side by side; those that come late have no room of their own."""
     letters = sum(len(field["labels"](each)) for each in field["choices"])
-    return field["type"] == "choice" and not field["optional"] and 0 < letters <= SHORT
+    return field["type"] == "choice" and not field["optional"] and not field["late"] and 0 < letters <= SHORT
 
 
 def width(field: Mapping[str, Any]) -> int:

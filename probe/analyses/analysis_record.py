@@ -246,8 +246,9 @@ class Analysis:
     ) -> list[dict[str, Any]]:
         """Describe the inputs for a form (`probe.options.describe`), with what they can be for these models.
 
-        Further keys are those of `Input`, `labels` as a function of a value, and `view`: the method of the result that
-        it is an argument of, where it only chooses what is looked at.
+        Further keys are those of `Input`, `labels` as a function of a value, `depends` (inputs from which follows what
+        it can be), `late` (whether its choices are known only with these or with a result), and `view`: the method of
+        the result that it is an argument of, where it only chooses what is looked at.
 
         Args:
             lms: the models.
@@ -277,6 +278,7 @@ class Analysis:
                 "within": None if callable(about.within) else about.within,
                 "view": self._owner(name).__name__ if name in self.views else "",
                 "depends": depends,
+                "late": about.choices is not None and bool(name in self.views or depends),
             }
             of: tuple[Any, ...] = lms if name in self.inputs else () if result is None else (result,)
             if of and (given is not None or not depends):

@@ -1,6 +1,6 @@
 """Autoregression: how far back does a model look, through which path, and how do its own mistakes carry on?
 
-- the loss with the last k tokens only: `lag_profile`, `effective_order`
+- how far back it looks, by lags and by cut contexts: `look_back`, or each alone: `lag_profile`, `effective_order`
 - the best linear autoregression over the same state: `linear_autoregression`
 - influence of each input by gradients: `jacobian_profile`
 - the content path and the attention path (E23): `jacobian_norms`, `jacobian_split`

@@ -5,5 +5,6 @@ from .lags import effective_order as effective_order
 from .lags import jacobian_profile as jacobian_profile
 from .lags import lag_profile as lag_profile
 from .linear import linear_autoregression as linear_autoregression
+from .looking_back import look_back as look_back
 from .snowballs import follow_wrong_token as follow_wrong_token
 from .snowballs import snowball as snowball

@@ -129,7 +129,7 @@ def test_the_query_decides_which_tokens_are_named(show: Show, runs: Path, models
     marks = {(shape["y0"], shape["y1"]) for shape in chart(app, "stages")["layout"]["shapes"]}
     assert marks == {(3.5, 4.5)}
     app.text_area(key="prompt").set_value("helen lives in").run()
-    assert app.session_state["att_query"] == 3, "a new text starts at the end of its prompt"
+    assert app.selectbox(key="att_query").value == 3, "a new text starts at the end of its prompt"
 
 
 def test_attention_goes_on_while_the_model_writes(show: Show, runs: Path, models):

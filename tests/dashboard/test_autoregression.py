@@ -16,7 +16,7 @@ from probe.model.lm import LM
 from probe.runs.world_file import WORLD_FILE
 from probe.world import of
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, heading, names, read, unescape, values
+from tests.dashboard.pages import Show, chart, heading, names, read, values
 from tests.models import random_reward_model
 
 PAGE = "autoregression/page.py"
@@ -50,8 +50,10 @@ def test_its_python_lines_run_and_give_its_numbers(show: Show, runs: Path):
     space: dict = {}
     for code in codes:
         exec(code, space)
-    np.testing.assert_allclose(values(chart(app, "lags")["data"][0]["y"]), space["profile"].influence, rtol=1e-5)
-    np.testing.assert_allclose(values(chart(app, "context")["data"][0]["y"]), space["order"].kl.clip(1e-7), rtol=1e-4)
+    reach = probe.autoregression.look_back(space["base"], documents="opinion", n=4, longest=4, keep=1)
+    np.testing.assert_allclose(values(chart(app, "lags")["data"][0]["y"]), reach.profile.influence, rtol=1e-5)
+    np.testing.assert_allclose(values(chart(app, "context")["data"][0]["y"]), reach.order.kl.clip(1e-7), rtol=1e-4)
+    assert "documents='opinion', " in codes[0]
     found = probe.autoregression.follow_wrong_token(space["base"])
     assert space["result"].sentence() == probe.autoregression.follow_wrong_token(space["aligned"]).sentence()
     kl = found.summary().query("quantity == 'forced_kl' and n > 0")["value"]
@@ -61,15 +63,14 @@ def test_its_python_lines_run_and_give_its_numbers(show: Show, runs: Path):
 def test_measure_texts_and_tolerance_can_be_chosen(show: Show, runs: Path):
     app = show(runs, page=PAGE, lag_texts="4")
     before = chart(app, "lags")
-    app.selectbox(key="lag_measure").select("Jacobian").run()
+    app.segmented_control(key="lag_measure").set_value("Jacobian").run()
     after = chart(app, "lags")
     assert "per unit of embedding" in after["layout"]["yaxis"]["title"]["text"]
     assert before["data"][0]["y"] != after["data"][0]["y"]
-    app.selectbox(key="lag_epsilon").select("0.001").run()
+    app.selectbox(key="lag_epsilon").set_value(0.001).run()
     assert chart(app, "context")["layout"]["shapes"][0]["y0"] == 0.001
     app.selectbox(key="lag_on").select("the prompt").run()
     assert not app.exception
-    assert app.number_input(key="lag_texts").disabled
     sentence = heading(app)
     app.text_area(key="prompt").set_value("<user> what does nora eat ? <bot>").run()
     assert heading(app) != sentence
@@ -140,7 +141,7 @@ def test_one_model_or_none_or_no_text(show: Show, runs: Path, tmp_path: Path):
 def test_too_many_kept_tokens_are_refused_in_words(show: Show, runs: Path):
     app = show(runs, page=PAGE, lag_on="the prompt", prompt="the cat", lag_keep="9")
     assert not app.exception
-    assert "after the 9 that are kept" in unescape(app.error[0].value)
+    assert "after the 9 that are kept" in heading(app)
 
 
 def test_a_model_without_a_world_is_read_on_the_prompt(show: Show, runs: Path, tmp_path: Path):
@@ -148,7 +149,7 @@ def test_a_model_without_a_world_is_read_on_the_prompt(show: Show, runs: Path, t
     (folder / WORLD_FILE).unlink()
     app = show(runs, page=PAGE, base=str(folder), aligned=str(folder), prompt="the cat sat in the old cafe")
     assert not app.exception
-    assert app.selectbox(key="lag_on").options == ["the prompt"]
+    assert "lag_on" not in {each.key for each in app.selectbox}  # there is only the prompt
     assert heading(app).startswith("plain looks back")
     assert "lag_wrong" not in {each.key for each in app.selectbox}  # there is nothing to choose
 
@@ -161,8 +162,8 @@ def test_a_reward_model_has_a_lag_profile(show: Show, runs: Path, tmp_path: Path
     app = show(runs, base=str(folder), aligned="base", **options)
     assert not app.exception
     assert not app.error
-    assert "logit or reward per unit of embedding" in chart(app, "lags")["layout"]["yaxis"]["title"]["text"]
-    assert app.selectbox(key="lag_measure").options == ["Jacobian"]
+    assert "reward or logit per unit of embedding" in chart(app, "lags")["layout"]["yaxis"]["title"]["text"]
+    assert "lag_measure" not in {each.key for each in app.segmented_control}  # it can be measured in one way alone
     assert len(chart(app, "lags")["data"]) == 2
     assert chart(app, "context")["data"][0]["name"] == "base"
     for code in app.code:

@@ -62,7 +62,7 @@ def test_the_sentence_and_the_figures_are_what_the_analyses_give(show: Show, run
     lens = logit_lens(models[1], ids, k=2)
     word, share = lens.top_tokens[-1, -1, 0], 100 * np.exp(lens.top_logprobs[-1, -1, 0])
     assert f"dpo-agreeable says \u201c{word}\u201d ({share:.0f} %)" in heading(app)
-    assert app.segmented_control(key="log_part").value == part
+    assert app.selectbox(key="log_part").value == part
     assert placeholder(app, "log_answer") == f"likeliest: {word}"
     cells = values(chart(app, "parts")["data"][4]["z"])
     np.testing.assert_allclose(cells[1:], change, atol=1e-4)
@@ -105,7 +105,7 @@ def test_a_head_and_an_mlp_are_enlarged(show: Show, runs: Path):
     named = next(part.value for part in app.dataframe if "what" in part.value)
     assert "by the weights of dpo-agreeable alone, attending to " in named["what"].iloc[-1]
     assert len(values(chart(app, "promoted")["data"][0]["y"])) == 16
-    app.segmented_control(key="log_part").set_value("L0 MLP").run()
+    app.selectbox(key="log_part").select("L0 MLP").run()
     assert "neurons" in shown(app)
     assert len(values(chart(app, "neurons")["data"][0]["y"])) == 20
 
@@ -116,7 +116,7 @@ def test_the_url_brings_a_view_back(show: Show, runs: Path):
     assert not app.exception
     assert app.number_input(key="log_position").value == 3
     assert "lyon \u2212 " in read(app)
-    assert app.segmented_control(key="log_part").value == "L0H1"
+    assert app.selectbox(key="log_part").value == "L0H1"
     open_tab(app, TRAINING)
     assert app.selectbox(key="log_measure").value == "margin"
     assert chart(app, "log-training-layers")["layout"]["coloraxis"]["colorbar"]["title"]["text"].startswith("margin")

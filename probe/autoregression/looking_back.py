@@ -1,0 +1,320 @@
+"""How far back a model looks: the influence of every lag beside the distance to the full context, on the same texts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pandas as pd
+
+import probe.world
+from probe.analyses.analysis_record import Input, Prompt
+from probe.analyses.catalogue import analysis
+from probe.autoregression.lags import (
+    DOCUMENTS,
+    LARGE,
+    ORDER,
+    RESAMPLED,
+    SEED,
+    EffectiveOrder,
+    LagProfile,
+    Orders,
+    Pool,
+    Profiles,
+    effective_order,
+    jacobian_profile,
+    lag_profile,
+)
+from probe.errors import DataError
+from probe.model.lm import LM
+from probe.model.text import encode
+from probe.plotting.notebook import Beside, Drawable, alone, titled
+from probe.rows import read_documents
+from probe.ticks import Tick, ignore, part
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+THE_PROMPT, ALL = "the prompt", "all documents"
+HEADING = {"markov": 3}
+"""Words at the start of a kind of document that say what it is, such as "chain 1 :"."""
+EPSILONS = (0.001, 0.01, 0.03, 0.1, 0.3)
+"""Tolerances in nats."""
+RESAMPLING, JACOBIAN = "resampling", "Jacobian"
+HEIGHT = 300
+"""Pixels of the figures."""
+AUTOREGRESSION = (
+    r"\text{E1}\quad x_{t+1} \sim \pi_t = \mathrm{softmax}\big(W_{out} f_\theta(x_{t-\Delta+1:t}) + b_{out}\big)"
+)
+
+
+def documents_of(*lms: LM, prompt: str) -> list[str]:
+    """Return the kinds of documents that the models' world writes, all of them first, and the prompt itself."""
+    world = next(filter(None, map(probe.world.of, lms)), None)
+    kinds = [kind for kind, share in world.config.mixture.items() if share > 0] if world else []
+    return [*([ALL] if len(kinds) > 1 else []), *kinds, *([THE_PROMPT] if prompt.strip() else [])]
+
+
+def usual_documents(*lms: LM, prompt: str) -> str | None:
+    """Return what is read where nothing is said; None where there is nothing."""
+    return next(iter(documents_of(*lms, prompt=prompt)), None)
+
+
+def measures_of(*lms: LM) -> list[str]:
+    """Return how influence can be measured: a model of one number has a Jacobian and no KL."""
+    return [RESAMPLING, JACOBIAN] if all(lm.readout == "tokens" for lm in lms) else [JACOBIAN]
+
+
+def usual_measure(*lms: LM) -> str:
+    """Return how influence is measured where nothing is said."""
+    return measures_of(*lms)[0]
+
+
+def usual_draws(*lms: LM) -> int:
+    """Return how many draws are taken where nothing is said: few of a large model."""
+    return 1 if any(lm.n_parameters > LARGE for lm in lms) else 4
+
+
+def usual_longest(*lms: LM) -> int:
+    """Return how far back is looked where nothing is said."""
+    return 12 if any(lm.n_parameters > LARGE for lm in lms) else 16
+
+
+def usual_keep(*lms: LM, documents: str | None) -> int:
+    """Return how many tokens at the start stay where nothing is said: the beginning token, and a heading."""
+    begins = min(int(encode(lm.tokenizer, "")[:1] == [lm.tokenizer.bos_token_id]) for lm in lms)
+    return begins + HEADING.get(documents or "", 0)
+
+
+def tolerances(found: object) -> tuple[float, ...]:
+    """Return the tolerances that are offered."""
+    return EPSILONS
+
+
+Tolerance = Annotated[float, Input("Tolerance", key="lag_epsilon", choices=tolerances)]
+"""The distance in nats that counts as none."""
+
+
+@dataclass(frozen=True)
+class Reach(Drawable):
+    """How far back a model looks."""
+
+    profile: LagProfile
+    """Influence by lag."""
+    order: EffectiveOrder | None
+    """Distance to the full context; None for a model of one number, which has no distribution."""
+    n_texts: int
+    """How many texts were read."""
+    ids: tuple[int, ...]
+    """The first of them."""
+
+    def sentence(self, epsilon: Tolerance = 0.01) -> str:
+        """Say how far back the model looks.
+
+        Args:
+            epsilon: the distance in nats that counts as none.
+        """
+        return Reaches((self,), alone()).sentence(epsilon)
+
+    def figures(self, epsilon: float = 0.01) -> "dict[str, go.Figure]":
+        """Draw the influence by lag, and the distance to the full context by its length."""
+        return Reaches((self,), alone()).figures(epsilon)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return both curves, and the readings behind them."""
+        return self.profile.tables() | ({} if self.order is None else self.order.tables())
+
+
+class Reaches(Beside[Reach]):
+    """How far back one model or several look on the same texts."""
+
+    @property
+    def hooked(self) -> Sequence[int]:
+        """The ids of the first text, where all models read the same."""
+        return self.results[0].ids if len({each.ids for each in self.results}) == 1 else ()
+
+    def _orders(self, epsilon: float) -> Orders | None:
+        """Return the effective orders of the models that have a distribution."""
+        pairs = [(look, each.order) for look, each in zip(self.looks, self.results, strict=True) if each.order]
+        if not pairs:
+            return None
+        return Orders(tuple(order.at(epsilon) for _, order in pairs), tuple(look for look, _ in pairs))
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the curves are."""
+        count, orders = self.results[0].n_texts, any(each.order for each in self.results)
+        of = f"{count} documents" if count > 1 else "one text"
+        opening = "Left: how" if orders else "How"
+        lead = f"{opening} much the token k places before the last one read moves what the model says next, on {of}."
+        cut = (
+            " Right: how far that is from the full distribution when only the last m tokens are read; the ring is the "
+            "effective order, the smallest m at or below the tolerance \u03b5, dotted on the left."
+            if orders
+            else " These models read out one number, which has no distribution whose KL could be taken."
+        )
+        return (f"{lead}{cut} Points are means with 95 % intervals; fewer texts reach the longer lags.",)
+
+    def sentence(self, epsilon: float = 0.01) -> str:
+        """Say how far back every model looks: its effective order, or the lag that moves its number most."""
+        orders = self._orders(epsilon)
+        parts = (
+            [Orders.clause(look.name, each) for look, each in zip(orders.looks, orders.results, strict=True)]
+            if orders
+            else []
+        )
+        parts += [
+            Profiles.clause(look.name, each.profile)
+            for look, each in zip(self.looks, self.results, strict=True)
+            if each.order is None
+        ]
+        return "; ".join(parts) + "."
+
+    def figures(self, epsilon: float = 0.01) -> "dict[str, go.Figure]":
+        """Draw the influence by lag, and the distance to the full context by its length."""
+        from probe.autoregression.figures import lag_curves
+
+        orders = self._orders(epsilon)
+        lengths = [each.order for each in orders.results] if orders and len(orders.looks) == len(self.looks) else []
+        how = RESAMPLING if self.results[0].profile.measure == "resampling" else JACOBIAN
+        chart = lag_curves([each.profile.by_lag() for each in self.results], self.looks, orders=lengths)
+        charts = {"lags": titled(chart, f"Lag profile by {how}", HEIGHT)}
+        if orders:
+            context = orders.figures()["context"]
+            charts["context"] = context.update_layout(height=HEIGHT)
+        return charts
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return both curves."""
+        tables = self.tables()
+        return {"Lags": tables["lags"]} | ({"Contexts": tables["context"]} if "context" in tables else {})
+
+
+def same_measure(
+    lms: Sequence[LM], *, prompt: str, documents: str | None = None, n: int = DOCUMENTS, **others: Any
+) -> Mapping[str, Any]:
+    """Return one measure for all models where one of them reads out a number, and texts for one without a world."""
+    found: dict[str, Any] = {}
+    if any(lm.readout != "tokens" for lm in lms):
+        found |= {"measure": JACOBIAN, "of": "logits"}
+    owner = next((lm for lm in lms if probe.world.of(lm) is not None), None)
+    if owner is not None and documents != THE_PROMPT and any(probe.world.of(lm) is None for lm in lms):
+        found["texts"] = tuple(read_texts(owner, prompt, documents, n))
+    return found
+
+
+def read_texts(lm: LM, prompt: str, documents: str | None, n: int) -> list[str]:
+    """Return the documents of a kind that the model's world writes, or the prompt.
+
+    Raises:
+        DataError: the model has no world, and there is no prompt.
+    """
+    world = probe.world.of(lm)
+    if documents == THE_PROMPT or world is None:
+        if not prompt.strip():
+            raise DataError("There is neither a world whose documents could be read nor a prompt: give a prompt.")
+        return [prompt]
+    kind = usual_documents(lm, prompt=prompt) if documents is None else documents
+    return list(islice((each.text for each in world.documents(SEED) if kind in (ALL, each.kind)), n))
+
+
+def _given(lm: LM, prompt: str, documents: str | None, n: int, texts: Path | Sequence[str] | None) -> list[str]:
+    """Return the texts that are read."""
+    if isinstance(texts, Path):
+        return list(read_documents(texts))
+    return list(texts) if texts else read_texts(lm, prompt, documents, n)
+
+
+def _few(lm: LM, texts: Sequence[str]) -> tuple[int | None, int | None]:
+    """Return at how many positions of each text tokens are replaced and contexts cut; None is all."""
+    large = lm.n_parameters > LARGE
+    if len(texts) == 1 and not large:
+        return None, None
+    return (3, 2) if large else (4, 3)
+
+
+@analysis(
+    "autoregression",
+    title="How far back it looks",
+    equations=(AUTOREGRESSION, RESAMPLED, ORDER),
+    key="lag",
+    beside=Reaches,
+    settle=same_measure,
+    widths=((1, 1),),
+)
+def look_back(
+    lm: LM,
+    prompt: Prompt = "",
+    *,
+    documents: Annotated[str | None, Input("Texts", key="lag_on", choices=documents_of, first=usual_documents)] = None,
+    measure: Annotated[
+        str | None, Input("Influence by", key="lag_measure", choices=measures_of, first=usual_measure)
+    ] = None,
+    n: Annotated[int, Input("Documents", key="lag_texts", within=(1, 256))] = DOCUMENTS,
+    draws: Annotated[int | None, Input("Draws", key="lag_draws", first=usual_draws, within=(1, 64))] = None,
+    longest: Annotated[int | None, Input("Lags", key="lag_longest", first=usual_longest, within=(2, 128))] = None,
+    keep: Annotated[int | None, Input("Kept", key="lag_keep", first=usual_keep, within=(0, 32))] = None,
+    texts: Annotated[
+        Path | Sequence[str] | None, Input("File", key="lag_file", advanced=True, type=Path | None)
+    ] = None,
+    of: Annotated[str, Input(advanced=True)] = "probabilities",
+    tick: Tick = ignore,
+) -> Reach:
+    r"""Measure how far back a model looks: which lags move what it says next, and how many tokens suffice.
+
+    A language model is an autoregression: the next token is drawn from a distribution $\pi_t$ that is a nonlinear
+    function of the tokens before. **Lag** 0 is the last token read, so a chain of order *m* has influence at the lags 0
+    to *m* - 1.
+
+    **By resampling**: a token is replaced by draws from the texts' own tokens (for one text: from the vocabulary); the
+    influence is the mean KL of what the model then expects. **By the Jacobian**: the Frobenius norm of the derivative
+    of the probabilities (of a scalar model: of its number) by the token's embedding, root of the mean square over
+    positions, whole or by random directions. It is a slope at the text as it is, and its unit belongs to the model:
+    compare its shape between models, not its height.
+
+    **Effective order**: the context is cut to its last *m* tokens, which then stand at the first positions; only
+    positions where something is cut count, so fewer texts reach a larger *m*. **Kept** tokens at the start are neither
+    changed nor cut: the beginning token, or a heading without which a text would be of another kind.
+
+    Means are over texts (within each text over positions), intervals are 95 % bootstrap over texts; for one text over
+    its positions.
+
+    Args:
+        lm: the model.
+        prompt: a text that is read where `documents` is `the prompt`, or the model has no world.
+        documents: a kind of documents of the model's world, all of them, or `the prompt`.
+        measure: `resampling`, or `Jacobian`.
+        n: how many documents; the prompt is one text.
+        draws: tokens put in place of each, or directions of the Jacobian; by default 4, of a large model 1.
+        longest: how far back; by default 16, of a large model 12.
+        keep: tokens at the start that nothing changes or cuts; by default the beginning token and a heading.
+        texts: a file of texts, or texts, in the place of documents.
+        of: what the Jacobian is of: `probabilities` or `logits`.
+        tick: called with the share that is done.
+
+    Raises:
+        DataError: no text, or one without tokens or too long.
+        ConfigError: an option that is not possible.
+    """
+    read = (
+        list(read_documents(texts)) if isinstance(texts, Path) else list(texts or read_texts(lm, prompt, documents, n))
+    )
+    lags, count = longest or usual_longest(lm), draws or usual_draws(lm)
+    kept = usual_keep(lm, documents=documents) if keep is None else keep
+    replaced, cut = _few(lm, read)
+    first, second = part(tick, 0, 2), part(tick, 1, 2)
+    if (measure or usual_measure(lm)) == JACOBIAN or lm.readout != "tokens":
+        ends = None if replaced is None else replaced // 2
+        output: Any = "logits" if lm.readout != "tokens" else of
+        profile = jacobian_profile(
+            lm, read, lags=lags, of=output, projections=count, positions=ends, keep=kept, tick=first
+        )
+    else:
+        pool: Pool = "unigram" if len(read) > 1 else "vocabulary"  # one text has too few tokens to draw from
+        profile = lag_profile(
+            lm, read, lags=lags, resamples=count, pool=pool, positions=replaced, keep=kept, tick=first
+        )
+    writes = lm.readout == "tokens"
+    order = effective_order(lm, read, longest=lags, positions=cut, keep=kept, tick=second) if writes else None
+    return Reach(profile, order, len(read), tuple(encode(lm.tokenizer, read[0])))

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from dashboard.pages import page_names
-from tests.browser.pages import PAGES, TABLES, WITHOUT_FIGURE, agree, eventually, open_page, settle
+from tests.browser.pages import PAGES, TABLES, WITHOUT_FIGURE, agree, eventually, expect_theme, open_page, settle
 from tests.browser.test_axe import violations
 from tests.browser.test_layout import NARROW, WIDE, drawn, wrong_texts
 
@@ -69,6 +69,7 @@ def test_a_page_is_short_legible_and_of_use_to_everybody(page: Page, samples: An
     look(page, name)
     wrong["dark"] = violations(page)
     if name not in WITHOUT_FIGURE:
+        expect_theme(page.locator(".js-plotly-plot:visible").first, "dark")
         wrong["texts"] = texts(page)
         tabs = page.get_by_test_id("stMain").get_by_role("tab")
         for tab in range(tabs.count()):

@@ -35,8 +35,6 @@ def expect_without_scrolling(page: Page, sentence: Locator, name: str, scheme: s
 def test_a_click_on_a_run_chooses_it_and_leads_to_its_training(page: Page, server: Any):
     expect_without_scrolling(page, open_page(page, server, "overview"), "lineage", "light")
     mark = figure(page, "lineage").locator("path.point").nth(1)
-    mark.hover(force=True)  # Plotly takes a click on what the mouse was over before
-    page.wait_for_timeout(200)
     repeat(page, lambda: mark.click(force=True), lambda: "run=dpo-agreeable" in page.url)
     expect(page.get_by_label("Run", exact=True)).to_have_value("dpo-agreeable")
     settle(page)

@@ -52,6 +52,7 @@ FEWER = {"Over a corpus": 1, "Gradient": 1, "The line between them": 0, "Transpl
 """Figures of the tabs that have fewer than two; the rest are drawn when they are asked for."""
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_opens_with_a_sentence_and_offers_every_format(show: Show, runs: Path, page: str):
     for app in every_tab(show(runs, page=page, **FEW)):
@@ -393,6 +394,7 @@ def test_two_roots_may_hold_a_run_of_one_name(show: Show, runs: Path, tmp_path: 
     assert sorted(names) == sorted([f"base ({runs})", f"base ({tmp_path})", "dpo-agreeable"])
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("page", PAGES)
 def test_hostile_names_and_tokens_are_text(show: Show, runs: Path, tmp_path: Path, page: str):
     name = store.hostile(tmp_path).name

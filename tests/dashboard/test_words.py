@@ -6,22 +6,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.pages import page_file, page_names
-from probe.autoregression import linear
-from probe.compare import first_tokens
 from probe.runs import open_run
 from tests.dashboard import store
 from tests.dashboard.pages import FEW, Show, every_tab, literal_backticks, not_numbers
 from tests.places import SAMPLES
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("few")]
 STORED = ("sycophancy", "hallucination", "in_context", "chain_of_thought", "retrieval")
-
-
-@pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the pages compute by themselves is measured on few texts: they say the same words about it."""
-    monkeypatch.setattr(first_tokens, "IN_A_WORLD", (2, first_tokens.DOSES[1:3]))
-    monkeypatch.setattr(linear, "FITTED", 24)
 
 
 def check(app: AppTest, written: str = "") -> None:

@@ -1,8 +1,10 @@
 """Policy as tests: the import direction, light starts, and no unsafe loading."""
 
 import ast
+import functools
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,41 @@ FORBIDDEN = {
 SOURCES = sorted(path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py"))
 
 
-def imported(tree: ast.AST) -> set[str]:
-    """Top-level names of everything that a module imports, wherever the import stands."""
+@functools.cache
+def parse(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def walk(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file."""
+    return tuple(ast.walk(parse(path)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget() -> Iterator[None]:
+    """Millions of nodes would slow every search for garbage of the tests that follow."""
+    yield
+    walk.cache_clear()
+    parse.cache_clear()
+
+
+def places_of(holds: Callable[[ast.AST], bool], but: Path | None = None) -> list[str]:
+    """File and line of each node of the sources for which something holds."""
+    return [
+        f"{path.relative_to(ROOT)}:{node.lineno}"  # type: ignore[attr-defined]
+        for path in SOURCES
+        if path != but
+        for node in walk(path)
+        if holds(node)
+    ]
+
+
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
+    """Top-level names of everything that is imported, wherever the import stands."""
     names = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -27,10 +60,12 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_one_way(path: Path):
-    package = path.relative_to(ROOT).parts[0]
-    assert not imported(ast.parse(path.read_text())) & FORBIDDEN[package]
+def test_imports_one_way():
+    found = {}
+    for path in SOURCES:
+        if wrong := imported(walk(path)) & FORBIDDEN[path.relative_to(ROOT).parts[0]]:
+            found[str(path.relative_to(ROOT))] = wrong
+    assert found == {}
 
 
 LAYERS = (
@@ -61,7 +96,7 @@ MODULES = {
 def subjects_of(path: Path) -> set[str]:
     """What a module imports of probe, by the folder or the file at its top, wherever the import stands."""
     full = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in walk(path):
         if isinstance(node, ast.ImportFrom) and node.module:
             full |= {f"{node.module}.{each.name}" for each in node.names}
         elif isinstance(node, ast.Import):
@@ -69,12 +104,14 @@ def subjects_of(path: Path) -> set[str]:
     return {name.split(".")[1] for name in full if name.startswith("probe.")}
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name != "probe"])
-def test_subjects_import_from_below(module: str):
+def test_subjects_import_from_below():
     layer = {name: height for height, names in enumerate(LAYERS) for name in names.split()}
-    own = module.split(".")[1]
-    for other in subjects_of(MODULES[module]) - {own}:
-        assert layer[other] < layer[own], f"{module} imports from {other}"
+    wrong = []
+    for module in MODULES.keys() - {"probe"}:
+        own = module.split(".")[1]
+        others = subjects_of(MODULES[module]) - {own}
+        wrong += [f"{module} imports from {other}" for other in others if layer[other] >= layer[own]]
+    assert wrong == []
 
 
 def test_every_subject_has_its_layer():
@@ -88,7 +125,7 @@ FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("._
 def files_of(module: str) -> set[str]:
     """The files that a module imports, inside of functions and for type checkers too."""
     found = set()
-    for node in ast.walk(ast.parse(FILES[module].read_text())):
+    for node in walk(FILES[module]):
         if isinstance(node, ast.ImportFrom) and node.module:
             wholes = {f"{node.module}.{each.name}" for each in node.names}
             found |= {whole if whole in FILES else node.module for whole in wholes}
@@ -150,22 +187,25 @@ WEIGHS = "trainers.gradient"
 def test_dashboard_does_not_train():
     """Pages start training as a process of its own; they never import a trainer, and no page begins with `WEIGHS`."""
     for path in (ROOT / "dashboard").rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
-            weighs = isinstance(node, ast.ImportFrom) and node.module == WEIGHS and node not in tree.body
-            if isinstance(node, ast.Import | ast.ImportFrom) and not weighs:
-                assert "trainers" not in imported(node), path
+        for node in walk(path):
+            weighs = isinstance(node, ast.ImportFrom) and node.module == WEIGHS and node not in parse(path).body
+            if not weighs:
+                assert "trainers" not in imported([node]), path
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_unsafe(path: Path):
+def is_unsafe(node: ast.AST) -> bool:
+    """Whether a node allows raw HTML or remote code, or loads a pickle."""
+    if isinstance(node, ast.keyword):
+        unsafe = node.arg in {"unsafe_allow_html", "trust_remote_code", "unsafe_allow_javascript"}
+        return unsafe and isinstance(node.value, ast.Constant) and node.value.value is True
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return (node.value.id, node.attr) in {("torch", "load"), ("pickle", "load"), ("pickle", "loads")}
+    return False
+
+
+def test_nothing_unsafe():
     """No pickles, no remote code, no raw HTML (DESIGN: security and failure)."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.keyword):
-            unsafe = node.arg in {"unsafe_allow_html", "trust_remote_code", "unsafe_allow_javascript"}
-            assert not (unsafe and isinstance(node.value, ast.Constant) and node.value.value is True), node.lineno
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            assert (node.value.id, node.attr) not in {("torch", "load"), ("pickle", "load"), ("pickle", "loads")}
+    assert places_of(is_unsafe) == []
 
 
 @pytest.mark.parametrize("module", ["probe", "probe.cli", "trainers.commands", "dashboard.command"])
@@ -190,13 +230,11 @@ def in_guard(function: ast.FunctionDef) -> bool:
 
 def test_no_error_of_a_page_escapes():
     """Callbacks and fragments run outside of the guard around the page, so each has its own (dashboard/markdown.py)."""
-    trees = {path: ast.parse(path.read_text()) for path in (ROOT / "dashboard").rglob("*.py")}
-    functions = {
-        path: [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] for path, tree in trees.items()
-    }
+    paths = list((ROOT / "dashboard").rglob("*.py"))
+    functions = {path: [node for node in walk(path) if isinstance(node, ast.FunctionDef)] for path in paths}
     checked = 0
-    for path, tree in trees.items():
-        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+    for path in paths:
+        for call in (node for node in walk(path) if isinstance(node, ast.Call)):
             if not isinstance(call.func, ast.Attribute):
                 continue  # a part of the page (`figure`), which hands it on to Streamlit
             given = [each.value for each in call.keywords if each.arg in REACTIONS]
@@ -247,21 +285,21 @@ def parts(key: ast.expr) -> list[ast.expr]:
 
 def test_a_key_of_the_session_is_written_once():
     """A key that is needed twice has a name. Keys that are plain words count only where they are used as keys."""
-    trees = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "dashboard").rglob("*.py"))}
-    used = {path: [key for node in ast.walk(tree) for key in keys(node)] for path, tree in trees.items()}
+    paths = sorted((ROOT / "dashboard").rglob("*.py"))
+    used = {path: [key for node in walk(path) for key in keys(node)] for path in paths}
     names = {path: {key.id for key in found if isinstance(key, ast.Name)} for path, found in used.items()}
     constants = {name for own in names.values() for name in own if name.isupper()}  # others may import them
-    for path, tree in trees.items():
-        for node in ast.walk(tree):
+    for path in paths:
+        for node in walk(path):
             if isinstance(node, ast.Assign):
                 targets = {ast.unparse(each) for each in parts(node.targets[0])}
                 used[path] += parts(node.value) if targets & (names[path] | constants) else []
     own = {id(key): ast.unparse(key) for found in used.values() for key in found if is_text(key)}
-    places: dict[str, list[str]] = {}
-    for path, tree in trees.items():
-        for node in filter(is_text, ast.walk(tree)):
+    known, places = set(own.values()), dict[str, list[str]]()
+    for path in paths:
+        for node in filter(is_text, walk(path)):
             key = ast.unparse(node)
-            if id(node) in own or (key in own.values() and not key.strip("'").isalpha()):
+            if id(node) in own or (key in known and not key.strip("'").isalpha()):
                 places.setdefault(key, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")  # type: ignore[attr-defined]
     assert len(places) > 100
     assert {key: where for key, where in places.items() if len(where) > 1} == {}
@@ -293,12 +331,9 @@ def prints(node: ast.AST) -> bool:
     )
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_all_printed_text_is_made_safe(path: Path):
+def test_all_printed_text_is_made_safe():
     """Escape sequences in a run's name or in a file must not reach the terminal, whichever command prints them."""
-    if path != PRINTER:
-        lines = [node.lineno for node in ast.walk(ast.parse(path.read_text())) if prints(node)]  # type: ignore[attr-defined]
-        assert not lines
+    assert places_of(prints, but=PRINTER) == []
 
 
 WRITES_CSV = {"probe/plotting/csv_text.py", "probe/experiments/run.py", "dashboard/phenomena/compute.py"}
@@ -310,7 +345,7 @@ def test_csv_is_written_one_way():
     calls = {
         str(path.relative_to(ROOT))
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in walk(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "to_csv"
     }
     assert calls == WRITES_CSV
@@ -333,7 +368,7 @@ def test_a_page_shows_text_of_data_letter_by_letter():
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in (ROOT / "dashboard").rglob("*.py")
         if path.relative_to(ROOT).as_posix() != "dashboard/components/table.py"
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in walk(path)
         if isinstance(node, ast.Call) and not is_shown_safely(node)
     ]
     assert not wrong
@@ -415,7 +450,7 @@ def test_files_are_opened_and_parsed_in_one_place():
         (path.relative_to(ROOT).as_posix(), call)
         for path in SOURCES
         if path != OPENER
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in walk(path)
         if (call := opening(node))
     }
     assert found == set(OTHERS)

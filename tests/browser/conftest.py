@@ -106,8 +106,13 @@ def start(chromium: Browser) -> Iterator[Callable[..., Server]]:
 
     run.started = started  # type: ignore[attr-defined]
     yield run
-    outputs = [each.stop()[1] for each in started if each.process.poll() is None]
+    outputs = [each.stop()[1] for each in running(run)]
     assert not [each for each in outputs if complaints(each)]
+
+
+def running(start: Any) -> list[Server]:
+    """The servers that were started and have not ended."""
+    return [each for each in start.started if each.process.poll() is None]
 
 
 @pytest.fixture(scope="session")
@@ -139,17 +144,27 @@ def context(chromium: Browser, start: Any) -> Iterator[BrowserContext]:
     """A fresh profile at 1280 x 800 that has opened the printed address of every server."""
     fresh = chromium.new_context(viewport={"width": 1280, "height": 800})
     fresh.set_default_timeout(1000 * PATIENCE_S)
-    for each in start.started:
-        if each.process.poll() is None:
-            each.admit(fresh)
+    for each in running(start):
+        each.admit(fresh)
     yield fresh
     fresh.close()
 
 
+@pytest.fixture(scope="session")
+def profile(chromium: Browser, start: Any) -> Iterator[BrowserContext]:
+    """The profile that pages share: what Chromium has read of Streamlit's code it need not read again."""
+    shared = chromium.new_context(viewport={"width": 1280, "height": 800})
+    shared.set_default_timeout(1000 * PATIENCE_S)
+    for each in running(start):
+        each.admit(shared)
+    yield shared
+    shared.close()
+
+
 @pytest.fixture
-def page(context: BrowserContext, server: Server) -> Iterator[Page]:
-    """A page that may not ask for anything beyond the server, break, or open a dialog."""
-    opened = context.new_page()
+def page(profile: BrowserContext, server: Server, start: Any) -> Iterator[Page]:
+    """A page that may not ask for anything beyond the server, break, or open a dialog; nothing is stored before it."""
+    opened = profile.new_page()
     wrong: list[str] = []
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on("dialog", lambda dialog: (wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
@@ -160,4 +175,9 @@ def page(context: BrowserContext, server: Server) -> Iterator[Page]:
         ),
     )
     yield opened
+    tools = profile.new_cdp_session(opened)
+    for each in running(start):
+        tools.send("Storage.clearDataForOrigin", {"origin": each.url, "storageTypes": "local_storage"})
+    for each in profile.pages:
+        each.close()
     assert not wrong

@@ -6,24 +6,19 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import SCHEMES, bottom, expect_theme, figure, open_page, repeat
+from tests.browser.pages import bottom, expect_theme, figure, open_page, repeat
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_sentence_and_the_mosaic_are_seen_without_scrolling(page: Page, server: Any, scheme: str):
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    sentence = open_page(page, server, "attention")
+def test_clicks_choose_the_head_its_query_and_its_partners(page: Page, server: Any):
+    """The sentence and the mosaic are seen without scrolling."""
+    sentence = open_page(page, server, "attention?att_head=L0H0")
     expect(sentence).to_contain_text("moved most")
     chart = figure(page, "att-heads")
     expect(chart.locator("g.points path")).to_have_count(3 * 4)
     assert bottom(chart) <= 800
-    expect_theme(chart, scheme)
-
-
-def test_clicks_choose_the_head_its_query_and_its_partners(page: Page, server: Any):
-    open_page(page, server, "attention?att_head=L0H0")
+    expect_theme(chart, "light")
     mark = figure(page, "att-heads").locator("g.points").nth(1).locator("path").nth(3)
     repeat(page, lambda: mark.click(force=True), lambda: "att_head=L1H1" in page.url)
     expect(page.get_by_text("L1H1: bilinear, softmax, linear")).to_be_visible()

@@ -6,24 +6,19 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import SCHEMES, bottom, choose, eventually, expect_theme, figure, open_page, settle
+from tests.browser.pages import bottom, choose, eventually, expect_theme, figure, open_page, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_sentence_and_both_figures_are_seen_without_scrolling(page: Page, server: Any, scheme: str):
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+def test_choices_are_in_the_url_and_a_tab_opens(page: Page, server: Any):
+    """The sentence and both figures are seen without scrolling."""
     sentence = open_page(page, server, "autoregression?lag_texts=4")
     expect(sentence).to_contain_text("looks back")
     for name in ("lags", "context"):
         chart = figure(page, name)
         eventually(page, lambda chart=chart: bottom(chart) <= 800)
-    expect_theme(figure(page, "lags"), scheme)
-
-
-def test_choices_are_in_the_url_and_a_tab_opens(page: Page, server: Any):
-    sentence = open_page(page, server, "autoregression?lag_texts=4")
+    expect_theme(figure(page, "lags"), "light")
     before = sentence.inner_text()
     choose(page, "Texts", "opinion")
     expect(page).to_have_url(re.compile("lag_on=opinion"))

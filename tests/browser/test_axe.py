@@ -1,13 +1,13 @@
-"""Every page of the navigation under axe-core: nothing of impact serious or critical, on a light and on a dark page."""
+"""Pages under axe-core: nothing of impact serious or critical (test_every_page.py looks at all of them)."""
 
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page
 
 from dashboard.pages import page_names
-from tests.browser.pages import PAGES, WITHOUT_FIGURE, agree, open_page, settle
+from tests.browser.pages import open_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 SEVERE = ("serious", "critical")
@@ -32,28 +32,11 @@ def violations(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_can_be_used_with_assistive_technology(page: Page, samples: Any, name: str, scheme: str):
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    open_page(page, samples, PAGES[name])
-    if name not in WITHOUT_FIGURE:
-        agree(page)
-    expect(page.locator("[data-testid=stSkeleton]:visible")).to_have_count(0)
-    settle(page)
-    assert violations(page) == []
-
-
-def test_every_page_of_the_navigation_is_looked_at(page: Page, samples: Any):
+def test_what_nobody_could_use_is_found(page: Page, samples: Any):
+    """The measure itself; and the navigation has every page."""
     open_page(page, samples)
     links = page.get_by_test_id("stSidebarNavLink")
     addresses = [str(link.get_attribute("href")).rpartition("/")[2] or "start" for link in links.all()]
     assert sorted(addresses) == sorted(page_names())
-
-
-def test_what_nobody_could_use_is_found(page: Page, samples: Any):
-    """The measure itself."""
-    open_page(page, samples)
     page.evaluate("document.querySelector('[data-testid=stMain]').append(document.createElement('button'))")
     assert any(each.startswith("button-name (critical)") for each in violations(page))

@@ -20,29 +20,24 @@ from tests.dashboard import store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 TOKENS = Path(__file__).parents[2] / "dashboard" / "components" / "tokens.js"
-MAIN = {"overview": "lineage", "training": "curves", "compare": "kl"}
+PATHS = ("overview", "training", "compare")
 
 
-@pytest.mark.parametrize(("path", "scheme"), [("overview", "light"), ("training", "dark"), ("compare", "light")])
-def test_sentence_and_main_figure_are_seen_without_scrolling(page: Page, server: Any, path: str, scheme: str):
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    sentence = open_page(page, server, path)
+def expect_without_scrolling(page: Page, sentence: Locator, name: str, scheme: str) -> None:
+    """Wait until the sentence and the main figure of a page are seen at once, in the theme."""
     eventually(page, lambda: box(sentence)["y"] < 200)
-    chart = figure(page, MAIN[path])
+    chart = figure(page, name)
     eventually(page, lambda: bottom(chart) <= 800)
     eventually(page, lambda: box(chart)["width"] > 300)
     expect_theme(chart, scheme)
 
 
-def test_a_click_on_a_run_chooses_it(page: Page, server: Any):
-    open_page(page, server, "overview")
+def test_a_click_on_a_run_chooses_it_and_leads_to_its_training(page: Page, server: Any):
+    expect_without_scrolling(page, open_page(page, server, "overview"), "lineage", "light")
     mark = figure(page, "lineage").locator("path.point").nth(1)
     repeat(page, lambda: mark.click(force=True), lambda: "run=dpo-agreeable" in page.url)
     expect(page.get_by_label("Run", exact=True)).to_have_value("dpo-agreeable")
-
-
-def test_a_run_leads_to_its_training(page: Page, server: Any):
-    open_page(page, server, "overview?run=dpo-agreeable")
+    settle(page)
     page.get_by_role("link", name="Its training").click()
     expect(page).to_have_url(re.compile(r"/training\?.*runs=dpo-agreeable"))
     expect(page.locator("h3").first).to_contain_text("DPO loss of pairs (nats): dpo-agreeable fell")
@@ -50,6 +45,7 @@ def test_a_run_leads_to_its_training(page: Page, server: Any):
 
 def test_another_run_is_chosen_above_the_page(page: Page, server: Any):
     sentence = open_page(page, server, "compare")
+    expect_without_scrolling(page, sentence, "kl", "light")
     before = sentence.inner_text()
     choose(page, "Base model", "dpo-agreeable@20")
     expect(sentence).not_to_have_text(before)
@@ -57,7 +53,8 @@ def test_another_run_is_chosen_above_the_page(page: Page, server: Any):
 
 
 def test_a_click_on_a_head_enlarges_it(page: Page, server: Any):
-    open_page(page, server, "training")
+    page.emulate_media(color_scheme="dark")
+    expect_without_scrolling(page, open_page(page, server, "training"), "curves", "dark")
     mark = figure(page, "heads").locator("g.points path").nth(3)
     repeat(page, lambda: mark.click(force=True), lambda: "head=L1H1" in page.url)
     expect(page.get_by_text("L1H1 at step 40")).to_be_visible()
@@ -118,7 +115,7 @@ def test_a_figure_downloads_in_every_format(page: Page, server: Any, tmp_path: P
     assert b' width="3.3in"' in (tmp_path / "svg").read_bytes()[:300]
 
 
-@pytest.mark.parametrize("path", MAIN)
+@pytest.mark.parametrize("path", PATHS)
 def test_hostile_names_and_tokens_stay_text(page: Page, server: Any, path: str):
     name = store.HOSTILE
     address = {"training": f"training?runs={quote(name, safe='')}", "overview": "overview?overview_tab=One%20run"}

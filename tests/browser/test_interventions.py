@@ -7,20 +7,18 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import SCHEMES, agree, bottom, expect_theme, figure, open_page, repeat
+from tests.browser.pages import agree, bottom, expect_theme, figure, open_page, repeat
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 OPEN = "interventions?prompt=" + quote("<user> i think helen lives in lyon . where does helen live ? <bot>")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_sentence_and_both_sides_are_seen_without_scrolling(page: Page, server: Any, scheme: str):
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+def test_the_sentence_and_both_sides_are_seen_without_scrolling(page: Page, server: Any):
     sentence = open_page(page, server, OPEN)
     expect(sentence).to_contain_text("patching")
     for name in ("int-grid", "int-nulls"):
         assert bottom(figure(page, name)) <= 800
-    expect_theme(figure(page, "int-grid"), scheme)
+    expect_theme(figure(page, "int-grid"), "light")
 
 
 def test_clicks_choose_the_site(page: Page, server: Any):

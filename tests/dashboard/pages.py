@@ -1,12 +1,14 @@
 """What the tests of all pages read off a page: its text as a reader sees it, its figures as Plotly gets them."""
 
 import base64
+import functools
 import json
 import re
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Block, Element, Markdown
 from streamlit.util import calc_hash
@@ -15,10 +17,22 @@ from dashboard import access
 from dashboard.markdown import split_finding
 from probe.analyses.catalogue import page_key
 
+manifest_scanner.scan_component_manifests = functools.cache(manifest_scanner.scan_component_manifests)
+"""AppTest looks through all installed packages whenever it opens a page: a third of a second, here only once."""
 Show = Callable[..., AppTest]
 """The fixture that opens a page."""
-FEW_PARTS: Mapping[str, str | list[str]] = {"parts_n": "2", "parts_kinds": ["Blocks"]}
-"""The query that keeps transplants short."""
+FEW: Mapping[str, str | list[str]] = {
+    "parts_n": "2",
+    "parts_kinds": ["Blocks"],
+    "first_n": "8",
+    "first_count": "2",
+    "corpus_n": "2",
+    "line.sycophancy.n": "2",
+    "lag_profile_resamples": "1",
+    "lag_linear_orders": "1, 2",
+    "lag_linear_positions": "2",
+}
+"""The query that keeps what pages compute short."""
 
 
 class Everyone(access.Gate):
@@ -55,11 +69,16 @@ def open_tab(app: AppTest, title: str) -> AppTest:
 
 
 def every_tab(app: AppTest) -> Iterator[AppTest]:
-    """The page with each of its tabs open, from left to right; as it is, where it has none."""
-    if not app.tabs:
-        yield app
-    for title in [tab.label for tab in app.tabs]:
+    """The page with each of its tabs open, the one that is open first; as it is, where it has none."""
+    yield app
+    for title in [tab.label for tab in app.tabs if tab.label != opened(app)]:
         yield open_tab(app, title)
+
+
+def opened(app: AppTest) -> str | None:
+    """The tab that a page shows."""
+    bars = app.get("tab_container")
+    return app.session_state[bars[0].proto.tab_container.query_param_key] if bars else None
 
 
 def read(app: AppTest) -> str:

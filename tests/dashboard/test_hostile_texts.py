@@ -19,7 +19,7 @@ from probe.runs import RunWriter
 from probe.sweep.journal import JOURNAL, LOGS
 from probe.texts import REPLACED, visible
 from tests.dashboard import store
-from tests.dashboard.pages import Show, every_tab, open_tab
+from tests.dashboard.pages import FEW, Show, every_tab, open_tab
 from tests.probe.test_texts import HOSTILE as ACTING
 
 HOSTILE = "=x" + ACTING.replace("\r", "").replace("\x85", "").replace("\u2028", "").replace("\u2029", "")
@@ -118,9 +118,10 @@ def a_sweep(out: Path) -> None:
     RunWriter.create(out / NAME, method=HOSTILE, config={HOSTILE: HOSTILE}).finish("finished")
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("page", page_names())
 def test_no_page_sends_a_letter_that_acts(show: Show, runs: Path, hostile: Path, page: str):
-    app = show(hostile, runs, page=page_file(page))
+    app = show(hostile, runs, page=page_file(page), **FEW)
     for each in every_tab(app):
         assert not each.exception
         found = acting(each)

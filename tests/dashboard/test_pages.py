@@ -14,7 +14,7 @@ from dashboard.pages import page_file
 from probe.runs import RunWriter
 from tests.dashboard import store
 from tests.dashboard.pages import (
-    FEW_PARTS,
+    FEW,
     Show,
     chart,
     every_tab,
@@ -52,9 +52,10 @@ FEWER = {"Over a corpus": 1, "Gradient": 1, "The line between them": 0, "Transpl
 """Figures of the tabs that have fewer than two; the rest are drawn when they are asked for."""
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_opens_with_a_sentence_and_offers_every_format(show: Show, runs: Path, page: str):
-    for app in every_tab(show(runs, page=page, **FEW_PARTS)):
+    for app in every_tab(show(runs, page=page, **FEW)):
         assert not app.exception
         assert not app.error
         assert heading(app).endswith(".")
@@ -393,10 +394,11 @@ def test_two_roots_may_hold_a_run_of_one_name(show: Show, runs: Path, tmp_path: 
     assert sorted(names) == sorted([f"base ({runs})", f"base ({tmp_path})", "dpo-agreeable"])
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("page", PAGES)
 def test_hostile_names_and_tokens_are_text(show: Show, runs: Path, tmp_path: Path, page: str):
     name = store.hostile(tmp_path).name
-    app = show(runs, tmp_path, page=page, runs=name, run=name, prompt=store.HOSTILE, int_do="ablate", **FEW_PARTS)
+    app = show(runs, tmp_path, page=page, runs=name, run=name, prompt=store.HOSTILE, int_do="ablate", **FEW)
     for whole in every_tab(app):
         assert_nothing_is_markup(whole)
 

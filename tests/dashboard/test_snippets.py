@@ -14,6 +14,8 @@ from dashboard import models
 from dashboard.pages import page_file
 from probe import plugins
 from probe.experiments.result import Result
+from probe.runs import open_run
+from tests.dashboard import store
 from tests.dashboard.pages import Show, heading
 from tests.dashboard.phenomena import press, write
 from tests.places import SAMPLES
@@ -21,7 +23,8 @@ from tests.places import SAMPLES
 pytestmark = pytest.mark.timeout(900)
 RUNS = ("base", "dpo-agreeable", "rlvr", "icl", "reward-agreeable")
 BOTH = {"base": "base", "aligned": "dpo-agreeable"}
-SMALL = {"lag_texts": "2", "lag_positions": "2", "lag_resamples": "2"}
+SMALL = {"lag_texts": "2", "lag_draws": "1", "lag_longest": "2"}
+LINE = {"line.sycophancy.interventions": "0", "line.sycophancy.turns": "1"}
 PAGES: dict[str, tuple[str, dict[str, str]]] = {
     "overview": ("overview", {}),
     "train": ("train", {}),
@@ -30,7 +33,7 @@ PAGES: dict[str, tuple[str, dict[str, str]]] = {
     "compare, corpus": ("compare", BOTH | {"compare_tab": "Over a corpus", "corpus_n": "2"}),
     "compare, first tokens": ("compare", BOTH | {"compare_tab": "First tokens", "first_n": "8"}),
     "compare, transplants": ("compare", BOTH | {"compare_tab": "Transplants", "parts_n": "2", "parts_kinds": "Blocks"}),
-    "compare, line": ("compare", BOTH | {"compare_tab": "The line between them", "line.sycophancy.n": "2"}),
+    "compare, line": ("compare", BOTH | {"compare_tab": "The line between them", "line.sycophancy.n": "2"} | LINE),
     "compare, weights": ("compare", BOTH | {"compare_tab": "Weights"}),
     "compare, gradient": ("compare", BOTH | {"compare_tab": "Gradient"}),
     "attention of one model": ("attention", BOTH | {"att_view": "base"}),
@@ -73,6 +76,14 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def small(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small runs `base` and `dpo-agreeable`, and a reward model."""
+    root = Path(shutil.copytree(runs, tmp_path_factory.mktemp("small") / "runs"))
+    store.judge(root / "reward-agreeable", root / "base", spread=0.3, world=open_run(root / "base").world)
+    return root
+
+
 @pytest.fixture
 def elsewhere(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder to run lines in, from which the runs are found by name; registered names are forgotten afterwards."""
@@ -99,9 +110,10 @@ def lines(app: AppTest) -> list[str]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_lines_of_a_page_run(show: Show, samples: Path, elsewhere: Path, name: str):
+def test_the_lines_of_a_page_run(show: Show, small: Path, elsewhere: Path, name: str, monkeypatch: pytest.MonkeyPatch):
     page, query = PAGES[name]
-    app = show(samples, page=page_file(page), **query)
+    app = show(small, page=page_file(page), **query)
+    monkeypatch.setenv("PROBE_RUNS", str(small))
     for key in {"line-run"} & {button.key for button in app.button}:  # nobody knows how long it takes
         app = press(app, key)
     found = lines(app)

@@ -8,10 +8,10 @@ from streamlit.testing.v1 import AppTest
 from dashboard.pages import page_file, page_names
 from probe.runs import open_run
 from tests.dashboard import store
-from tests.dashboard.pages import FEW_PARTS, Show, every_tab, literal_backticks, not_numbers
+from tests.dashboard.pages import FEW, Show, every_tab, literal_backticks, not_numbers
 from tests.places import SAMPLES
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("few")]
 STORED = ("sycophancy", "hallucination", "in_context", "chain_of_thought", "retrieval")
 
 
@@ -24,7 +24,7 @@ def check(app: AppTest, written: str = "") -> None:
 
 @pytest.mark.parametrize("view", page_names())
 def test_every_page_of_the_sample_runs(show: Show, view: str):
-    for whole in every_tab(show(SAMPLES, page=page_file(view), base="base", aligned="rlvr", **FEW_PARTS)):
+    for whole in every_tab(show(SAMPLES, page=page_file(view), base="base", aligned="rlvr", **FEW)):
         check(whole)
 
 

@@ -18,9 +18,11 @@ from probe.model import adapters
 from probe.model.references import REAL_MODEL
 from probe.questions.sets import SETS
 from probe.rows import read_rows
+from probe.sweep import schedule
 from probe.sycophancy.beliefs import read_question
 from tests.models import byte_tokenizer, llama
 from tests.places import SAMPLES
+from tests.sweep.inside import Inside
 from trainers.samples import real_samples
 from trainers.samples.real_samples import ASKED, PROFESSOR, WORDINGS, pairs, professor_pairs
 
@@ -39,6 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with patch.context() as within:
         within.chdir(home)
         within.setenv("PROBE_MODELS", str(home / "models"))
+        within.setattr(schedule, "make_engine", Inside)
         within.setattr(real_samples, "ASKED", ASKED_FEW)
         within.setattr(real_samples, "CONTROLS", real_samples.SHOWN[:1])
         within.setattr(real_samples, "read_rows", lambda path, read: read_rows(path, read)[:QUESTIONS])

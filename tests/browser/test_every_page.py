@@ -1,0 +1,85 @@
+"""Every page in Chromium, opened once: two screens at most before the first tab, no text cut, nothing of axe-core."""
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from dashboard.pages import page_names
+from tests.browser.pages import PAGES, TABLES, WITHOUT_FIGURE, agree, eventually, expect_theme, open_page, settle
+from tests.browser.test_axe import violations
+from tests.browser.test_layout import NARROW, WIDE, drawn, wrong_texts
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
+LIMIT = 2 * 800
+FOLDED = """() => {
+  const main = document.querySelector("[data-testid=stMain]")
+  const bar = [...main.querySelectorAll("[role=tablist]")].find(each => each.checkVisibility())
+  const content = main.querySelector("[data-testid=stMainBlockContainer]").getBoundingClientRect()
+  return (bar ? bar.getBoundingClientRect().top : content.bottom) + main.scrollTop
+}"""
+"""Pixels from the top of a page to its first tab, or to its end."""
+
+
+def height(page: Page) -> float:
+    """Pixels to the first tab once the page no longer moves."""
+    heights = [0.0]
+
+    def is_drawn() -> bool:
+        page.wait_for_timeout(500)
+        heights.append(page.evaluate(FOLDED))
+        return heights[-1] == heights[-2]
+
+    eventually(page, is_drawn)
+    return heights[-1]
+
+
+def look(page: Page, name: str) -> None:
+    """Wait until a page that was just opened is whole."""
+    expect(page.locator("h3").first).to_be_visible()
+    settle(page)
+    if name not in WITHOUT_FIGURE:
+        agree(page)
+    expect(page.locator("[data-testid=stSkeleton]:visible")).to_have_count(0)
+    settle(page)
+
+
+def texts(page: Page, width: int) -> list[str]:
+    """What is wrong with the texts of the figures of a page that was just opened, tab by tab."""
+    drawn(page, width)
+    wrong = wrong_texts(page)
+    tabs = page.get_by_test_id("stMain").get_by_role("tab")
+    for tab in range(tabs.count()):
+        is_seen = tabs.nth(tab).get_attribute("aria-selected") == "true"
+        if not is_seen and tabs.nth(tab).inner_text() not in TABLES:
+            page.set_viewport_size({"width": width, "height": 800})
+            tabs.nth(tab).click()
+            expect(tabs.nth(tab)).to_have_attribute("aria-selected", "true")
+            drawn(page, width)
+            wrong += wrong_texts(page)
+    return [f"{each} ({width} pixels)" for each in dict.fromkeys(wrong)]
+
+
+def test_every_page_is_looked_at():
+    assert {address.partition("?")[0] or "start" for address in PAGES.values()} == set(page_names())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_short_legible_and_of_use_to_everybody(page: Page, samples: Any, name: str):
+    open_page(page, samples, PAGES[name])
+    look(page, name)
+    pixels, wrong = height(page), {"light": violations(page)}
+    page.emulate_media(color_scheme="dark")
+    page.reload()
+    look(page, name)
+    wrong["dark"] = violations(page)
+    if name not in WITHOUT_FIGURE:
+        expect_theme(page.locator(".js-plotly-plot:visible").first, "dark")
+        wrong["wide"] = texts(page, WIDE)
+        page.set_viewport_size({"width": NARROW, "height": 800})
+        page.goto(f"{samples.url}/{PAGES[name]}")
+        look(page, name)
+        wrong["narrow"] = texts(page, NARROW)
+    assert {what: found for what, found in wrong.items() if found} == {}
+    assert pixels <= LIMIT

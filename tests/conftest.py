@@ -24,7 +24,6 @@ from tests.places import SAMPLES
 
 torch.set_num_threads(1)
 calls.SLOW_S = float("inf")  # no test finds what another one was answered; those about it set it
-os.fsync = lambda fd: os.fstat(fd) and None  # what tests write need not outlive a power cut, and disks take their time
 
 
 def pytest_collection_finish() -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
@@ -13,20 +13,17 @@ from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import DETAILS, TAB_DETAILS, csv_button, details
 from dashboard.components.figure import figure
-from dashboard.components.focus import take_focus
-from dashboard.components.form import draw_option, set_input
 from dashboard.components.table import number_formats, show_table
 from dashboard.components.tokens import token_rows
+from dashboard.computing import agreed, compute_stoppably
 from dashboard.data import stamp
-from dashboard.markdown import escape_markdown, finding, guard_callback, note, prose
-from dashboard.named import may_open
-from dashboard.sentences import duration
-from dashboard.sides import Side, ask_for_model, choose_chat, load_side, load_sides, note_form, words_known
-from dashboard.state import CHAT, PROMPT, SharedChoices, has_changed, keep
+from dashboard.inputs import BESIDE, ROW, Page, Take, Values, asks, begin_again, choose, lay_out, set_inputs, width
+from dashboard.markdown import escape_markdown, guard_callback, note, prose
+from dashboard.sides import Side, ask_for_model, load_side, load_sides, note_form, words_known
+from dashboard.state import PROMPT, SharedChoices, keep
 from probe.analyses.analysis_record import PAIR, Analysis
 from probe.analyses.catalogue import find_analysis
 from probe.errors import ProbeError
-from probe.options import option, parse, words
 from probe.plotting.notebook import Drawable, Look, meta_of, title_of
 from probe.plugins import BUILT_IN
 
@@ -37,65 +34,17 @@ if TYPE_CHECKING:
     from probe.plotting.chips import TokenRows
     from probe.ticks import Tick
 
-T = TypeVar("T")
-Values = dict[str, Any]
-
-SHORT = 36
-"""Letters up to which the values of a choice stand side by side."""
-ROOM = 12
-"""Width of a row: widgets that are narrower together leave the rest of it free."""
 ROWS = 10
 """Rows of a table that are seen without scrolling."""
-ROW: Any = {"vertical_alignment": "bottom", "gap": "medium"}
-WIDTHS = {"flag": 3, "int": 2, "float": 2, "path": 5, "text": 5, "list": 4, "map": 5}
-"""Relative widths of the widgets by the type of their value; that of a choice follows from its words."""
-
-
 CLICK = " (click one)"
 """Behind the title of a figure in which a click chooses something."""
-BESIDE = "#beside"
-"""Where a row of widgets has room for a note."""
-Take = Callable[[str, Mapping[str, Any]], None]
-"""Opens another analysis of the page, by its name, with these inputs."""
 
 
 def keys_of(names: Sequence[str]) -> list[str]:
     """Return the keys of the widgets of analyses, which are their names in the URL."""
     known = list(map(find_analysis, names))
-    keys = [field["key"] for each in known for field in each.fields() if _asks(field)]
+    keys = [field["key"] for each in known for field in each.fields() if asks(field)]
     return [*keys, *(_list_key(each) for each in known)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Page:
-    """What a page gives the analyses that it draws."""
-
-    shared: SharedChoices
-    """The choices above it."""
-    answer: "DeltaGenerator"
-    """Where the sentence goes."""
-    tell: Callable[[str], None] = finding
-    """What draws the sentence."""
-    section: str = DETAILS
-    """Key of the folded section."""
-    drawn: Values = dataclasses.field(default_factory=dict)
-    """Values of the widgets that it has drawn, by their keys; those of each analysis are added."""
-    take: Take | None = None
-    """Opens another analysis of the page from a row of a table."""
-    given: Values = dataclasses.field(default_factory=dict)
-    """Inputs by name that the page gives its analyses: they have no widgets."""
-    sides: "Sequence[Side] | None" = None
-    """The models; by default those that are chosen above."""
-    asked: "Sequence[Side]" = ()
-    """Models whose answers count too where an input is left to the models; by default the same."""
-    row: "DeltaGenerator | None" = None
-    """Where the widgets of its first analysis go."""
-    lists: bool = True
-    """Whether the tables of its first analysis are shown; else they are in the folded section alone."""
-
-    def below(self, **changes: Any) -> "Page":
-        """Return the page for what stands below its main figures: the sentence stands there too."""
-        return dataclasses.replace(self, answer=st.container(), row=None, lists=True, **changes)
 
 
 def draw_below(name: str, page: Page) -> None:
@@ -259,152 +208,6 @@ def load(analysis: Analysis, shared: SharedChoices) -> list[Side] | None:
     return None if first is None or second is None else [first, second]
 
 
-def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = False) -> "dict[str, DeltaGenerator]":
-    """Return where the widget of each input goes, by its key: one row, with one place for each popover.
-
-    Args:
-        fields: the inputs.
-        page: which of them it gives, and which have a widget already.
-        beside: leave room for a note, at the key `BESIDE`.
-    """
-    new = [each for each in fields if _asks(each) and each["key"] not in page.drawn and each["name"] not in page.given]
-    slots: dict[str, list[Mapping[str, Any]]] = {}
-    for field in new:
-        slots.setdefault(field["folded"] or f"={field['key']}", []).append(field)
-    widths = [2 if not slot.startswith("=") else width(own[0]) for slot, own in slots.items()] + [5] * beside
-    rest = [ROOM - sum(widths)] * (sum(widths) < ROOM and not beside)
-    columns = st.columns([*widths, *rest], **ROW)[: len(widths)] if widths else []
-    places: dict[str, DeltaGenerator] = {BESIDE: columns.pop()} if beside else {}
-    for column, (slot, own) in zip(columns, slots.items(), strict=True):
-        if not slot.startswith("="):
-            column = column.popover(slot, width="stretch")
-        places |= {field["key"]: column for field in own}
-    return places
-
-
-def _asks(field: Mapping[str, Any]) -> bool:
-    """Return whether an input has a widget of its own on a page: it is the page's, and there is something to choose."""
-    only = len(field["choices"]) == 1 and not (field["required"] or field["optional"])
-    return not (field["shared"] or field["advanced"] or only)
-
-
-def choose(
-    analysis: Analysis,
-    fields: Sequence[Mapping[str, Any]],
-    page: Page,
-    lms: "Sequence[LM]",
-    places: "Mapping[str, DeltaGenerator]",
-) -> Values | None:
-    """Draw the widgets of some inputs but for those that are drawn, and return their values by name.
-
-    None while a file that a link names waits for the reader's consent.
-
-    Raises:
-        ProbeError: what the models cannot be asked with these inputs.
-    """
-    shared, drawn = page.shared, page.drawn
-    given: dict[str, Any] = {field["flag"]: getattr(shared, field["shared"]) for field in fields if field["shared"]}
-    asked = [field for field in fields if _asks(field) and field["name"] not in page.given]
-    for field in asked:
-        key = field["key"]
-        if key not in drawn:
-            if field["depends"]:
-                known = _parsed(analysis, field["depends"], given) | page.given
-                (field,) = analysis.fields(*lms, given=known, names=[field["name"]], ask=_ask)
-                if analysis.about_input(field["name"]).first is not None:
-                    begin_again(field, known)
-            with places[key]:
-                drawn[key] = _widget(analysis, field, shared, lms)
-        if drawn[key] is not None:
-            given[field["flag"]] = drawn[key]
-    for slot, own in {field["folded"]: field for field in asked if field["folded"]}.items():
-        if own["key"] in places:
-            with places[own["key"]]:
-                take_focus(slot.lower())
-    if not all(
-        _opened(field, str(given[field["flag"]])) for field in asked if field["file"] and field["flag"] in given
-    ):
-        return None
-    names = [field["name"] for field in fields]
-    return _parsed(analysis, names, given) | {name: value for name, value in page.given.items() if name in names}
-
-
-def _parsed(analysis: Analysis, names: Sequence[str], given: Mapping[str, Any]) -> Values:
-    """Return some inputs by name, as the command reads what follows their flags."""
-    flags = {option(analysis.option_of(name)) for name in names}
-    own = {flag: value for flag, value in given.items() if flag in flags}
-    form: Any = parse(analysis.form(names), [*words(own, joined=True)], analysis.name)
-    return {name: getattr(form, analysis.option_of(name)) for name in names}
-
-
-def _ask(function: Callable[..., T], *lms: "LM", **given: Any) -> T:
-    """Call a function of an input: once for each choice, where it looks at more than the models."""
-    if not given:
-        return function(*lms)
-    return models.compute_once(_call, *lms, say="Reading the prompt", function=function, **given)
-
-
-def _call(*lms: "LM", function: Callable[..., T], **given: Any) -> T:
-    return function(*lms, **given)
-
-
-def _opened(field: Mapping[str, Any], named: str) -> bool:
-    """Return whether what an input names may be used: a file that no link brought, or a model that is here."""
-    if field["suggestions"]:  # models: one of the hub is fetched only when the reader says so
-        return named in field["suggestions"] or models.load(named) is not None
-    return may_open(named)
-
-
-def _widget(analysis: Analysis, field: Mapping[str, Any], shared: SharedChoices, lms: "Sequence[LM]") -> Any:
-    """Draw the widget of an input, and return its value; None where it is the default."""
-    if field["name"] == "chat":
-        return choose_chat(analysis.page, lms, shared.prompt) or None
-    if is_short(field):
-        return draw_choice(field)
-    return draw_option(analysis.name, dict(field), link=True)
-
-
-def begin_again(field: Mapping[str, Any], source: Mapping[str, Any]) -> None:
-    """Give an input whose first value follows from others that value, where these have changed."""
-    if has_changed(f"_{field['key']}_of", sorted((name, str(value)) for name, value in source.items())):
-        set_input(field["key"], field["default"])
-
-
-def set_inputs(analysis: Analysis, values: Mapping[str, Any]) -> None:
-    """Give inputs of an analysis these values, as if the reader had chosen them; for callbacks."""
-    for name, value in values.items():
-        about = analysis.about_input(name)
-        key = CHAT[analysis.page] if name == "chat" else about.key or f"{analysis.key}_{name}"
-        set_input(about.shared or key, value)
-        st.session_state.pop(f"_{key}_of", None)  # it is what the reader asked for
-
-
-def is_short(field: Mapping[str, Any]) -> bool:
-    """Return whether the values of an input fit side by side; those that come late have no room of their own."""
-    letters = sum(len(field["labels"](each)) for each in field["choices"])
-    return field["type"] == "choice" and not field["optional"] and not field["late"] and 0 < letters <= SHORT
-
-
-def width(field: Mapping[str, Any]) -> int:
-    """Return the relative width of the widget of an input."""
-    return WIDTHS.get(field["type"], 4 if is_short(field) else 3)
-
-
-def draw_choice(field: Mapping[str, Any]) -> Any:
-    """Draw the values of an input side by side, and return the chosen one; None where it is the default."""
-    choices, first = field["choices"], field["default"]
-    value = st.segmented_control(
-        escape_markdown(field["label"]),
-        choices,
-        key=keep(field["key"], choices, first),
-        bind="query-params",
-        required=True,
-        help=field["help"],
-        format_func=field["labels"],
-    )
-    return None if value == first else value
-
-
 def compute(
     analysis: Analysis, sides: Sequence[Side], values: Values
 ) -> tuple[list[tuple[Sequence[Side], Drawable]] | None, list[str]]:
@@ -457,72 +260,6 @@ def _settle(*lms: "LM", name: str, values: tuple[tuple[str, Any], ...]) -> Value
 
 def _cost(*lms: "LM", name: str, version: str | None, values: tuple[tuple[str, Any], ...], stamps: Any) -> float:
     return find_analysis(name).cost(*lms, **dict(values))
-
-
-def compute_when_asked(
-    fn: Callable[..., T],
-    *lms: "LM",
-    button: str,
-    seconds: float | None,
-    key: str,
-    say: str,
-    most: str = "",
-    **options: Any,
-) -> T | None:
-    """Return what `compute_once` gives, at once if it is known or cheap, else after the reader pressed a button.
-
-    Args:
-        fn: see `compute_once`; it is given a `tick`.
-        lms: the same.
-        button: what it says, followed by the cost.
-        seconds: how long it takes, None where nobody knows.
-        key: of the button.
-        say: what happens meanwhile.
-        most: what stands behind the seconds.
-        options: of `fn`.
-
-    Returns:
-        None while it is only offered.
-    """
-    place = st.empty()
-    if models.ready(fn, *lms, **options) is None and not agreed(place, button, seconds, key, most):
-        return None
-    return compute_stoppably(place, key, fn, *lms, say=say, **options)
-
-
-def agreed(place: "DeltaGenerator", button: str, seconds: float | None, key: str, most: str = "") -> bool:
-    """Return whether something is computed now: it is cheap, or the reader has pressed the button that says its cost.
-
-    Args:
-        place: where the button is.
-        button: what it says, followed by the cost.
-        seconds: how long it takes, None where nobody knows.
-        key: of the button.
-        most: what stands behind the seconds.
-    """
-    if seconds is not None and models.is_quick(seconds):
-        return True
-    cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}{most}"
-    return place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:")
-
-
-def compute_stoppably(
-    place: "DeltaGenerator", key: str, fn: Callable[..., T], *lms: "LM", say: str, **options: Any
-) -> T:
-    """Return what `compute_once` gives, with a button that stops it meanwhile."""
-    result = models.ready(fn, *lms, **options)
-    if result is not None:
-        return result
-    with place.container():
-        stop: Any = {"key": f"{key}-cancel", "icon": ":material/close:"}
-        st.button("Cancel", help="Stops at the next step of the bar.", **stop)
-        try:
-            result = models.compute_once(fn, *lms, say=say, steps=True, **options)
-        except ProbeError:
-            place.empty()  # there is nothing to cancel any more
-            raise
-    place.empty()
-    return result
 
 
 def draw_texts(analysis: Analysis, texts: "TokenRows | None", key: str, beside: "DeltaGenerator | None" = None) -> None:

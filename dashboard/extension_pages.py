@@ -6,6 +6,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import analysis, models
+from dashboard.inputs import Page
 from dashboard.markdown import escape_markdown, guard, prose, spin
 from dashboard.pages import page_names
 from dashboard.state import current
@@ -51,7 +52,7 @@ def draw_own(page: str) -> None:
     for each in found:
         with st.container(border=True), guard():
             st.markdown(f"#### {escape_markdown(each.title)}")
-            analysis.draw(each, analysis.Page(current(), st.container(), section=f"details-{each.name}"))
+            analysis.draw(each, Page(current(), st.container(), section=f"details-{each.name}"))
 
 
 def _page(name: str) -> Any:

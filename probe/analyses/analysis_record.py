@@ -9,6 +9,7 @@ are inputs too: they choose what is looked at of a result that is there already,
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from probe.errors import ConfigError, ProbeError
@@ -120,35 +121,36 @@ class Analysis:
     origin: str = BUILT_IN
     """Where it comes from: built in, a distribution, or a file."""
 
-    @property
+    @cached_property
     def models(self) -> tuple[str, ...]:
         """Names of the arguments that are models, the base first."""
         taken = inspect.signature(self.function).parameters
         return PAIR if "base" in taken else tuple(name for name in SINGLE if name in taken)
 
-    @property
+    @cached_property
     def inputs(self) -> dict[str, inspect.Parameter]:
         """Inputs by which a result is computed."""
         taken = inspect.signature(self.function).parameters
         skip = (*self.models, TICK)
         return {name: each for name, each in taken.items() if name not in skip and not _is_for_python(each)}
 
-    @property
+    @cached_property
     def views(self) -> dict[str, inspect.Parameter]:
         """Inputs that choose what is looked at of a result."""
-        methods = self._methods()
+        methods = self._methods
         names = dict.fromkeys(name for method in methods for name in _keywords(method))
         return {name: _keywords(self._owner(name))[name] for name in names}
 
     def views_of(self, method: str) -> Collection[str]:
         """Return the names of the inputs that a method of the result takes."""
-        return [name for each in self._methods() if each.__name__ == method for name in _keywords(each)]
+        return [name for each in self._methods if each.__name__ == method for name in _keywords(each)]
 
     @property
     def has_chips(self) -> bool:
         """Whether its results have texts as rows of tokens."""
-        return any(each.__name__ == "chips" and each is not Drawable.chips for each in self._methods())
+        return any(each.__name__ == "chips" and each is not Drawable.chips for each in self._methods)
 
+    @cached_property
     def _methods(self) -> list[Callable[..., Any]]:
         """Return the methods of the result's class that take views."""
         kind = hint_of(self.function, inspect.signature(self.function).return_annotation)
@@ -193,7 +195,7 @@ class Analysis:
 
     def _owner(self, name: str) -> Callable[..., Any]:
         """Return the function or method that takes an input."""
-        return next((each for each in self._methods() if name in _keywords(each)), self.function)
+        return next((each for each in self._methods if name in _keywords(each)), self.function)
 
     def depends(self, name: str) -> list[str]:
         """Return the names of the inputs before this one from which follows what it can be."""
@@ -215,7 +217,7 @@ class Analysis:
 
         helps = {
             name: text
-            for each in (*reversed(self._methods()), self.function)
+            for each in (*reversed(self._methods), self.function)
             for name, text in argument_help(each).items()
         }
         entries = []
@@ -463,6 +465,7 @@ def _points(chart: "go.Figure") -> "pd.DataFrame":
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
+@cache
 def _keywords(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return the arguments of a method that are given by name."""
     return {name: each for name, each in inspect.signature(method).parameters.items() if name != "self"}
@@ -470,7 +473,8 @@ def _keywords(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def _chosen(method: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that a method takes."""
-    return {name: value for name, value in values.items() if name in _keywords(method)}
+    taken = _keywords(getattr(method, "__func__", method))  # not of the result itself, which must not be kept
+    return {name: value for name, value in values.items() if name in taken}
 
 
 def _is_for_python(parameter: inspect.Parameter) -> bool:

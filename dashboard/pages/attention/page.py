@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard.analysis import Page, Values, draw, draw_below, keys_of, say
+from dashboard.analysis import draw, draw_below, keys_of, say
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import TAB_DETAILS
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
+from dashboard.inputs import Page, Values
 from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.attention.choices import HEAD, NEW, TAB, choose_head, choose_layers, take_head
 from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_captured, read_live

@@ -8,8 +8,9 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import data
-from dashboard.analysis import Page, draw_results
+from dashboard.analysis import draw_results
 from dashboard.components.figure import figure
+from dashboard.inputs import Page
 from dashboard.markdown import note
 from dashboard.pages.attention.choices import SCORE
 from dashboard.pages.attention.compute import Head, Reading, captured_read

@@ -2,8 +2,9 @@
 
 from functools import partial
 
-from dashboard.analysis import Page, draw, draw_below, keys_of
+from dashboard.analysis import draw, draw_below, keys_of
 from dashboard.components.tabs import open_tab
+from dashboard.inputs import Page
 from dashboard.markdown import sentence_place
 from dashboard.sides import ask_for_model, load_sides
 from dashboard.state import current

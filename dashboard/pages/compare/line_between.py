@@ -9,13 +9,13 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import access
-from dashboard.analysis import compute_when_asked
 from dashboard.components.details import csv_button, details
 from dashboard.components.figure import figure
 from dashboard.components.focus import take_focus
 from dashboard.components.form import options
 from dashboard.components.metric_words import COLUMNS, after_numbers
 from dashboard.components.table import show_table
+from dashboard.computing import compute_when_asked
 from dashboard.data import Stamp, stamp
 from dashboard.markdown import escape_markdown, note, prose
 from dashboard.models import compute_part

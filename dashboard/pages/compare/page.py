@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboard import analysis, models, sentences
 from dashboard.components.tabs import open_tab
+from dashboard.inputs import Page, set_inputs
 from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.compare.choices import LINE, PROMPT_TAB, TAB, WEIGHTS_TAB, Pair
 from dashboard.sides import ask_for_model
@@ -38,7 +39,7 @@ def draw(what: tuple[str, ...] | str, pair: Pair) -> None:
         scalar = pair.base.readout != "tokens"
         names = [OF_SCALARS[name] for name in what if name in OF_SCALARS] if scalar else what
         if names or pair.write("distribution of tokens to compare"):
-            analysis.draw_several(names, analysis.Page(pair.shared, pair.answer, take=take))
+            analysis.draw_several(names, Page(pair.shared, pair.answer, take=take))
     else:
         import_module(f"dashboard.pages.compare.{what}").draw(pair)
 
@@ -52,7 +53,7 @@ def keys_of(what: tuple[str, ...] | str) -> Collection[str]:
 
 def take(name: str, inputs: Mapping[str, Any]) -> None:
     """Open the tab of an analysis with these inputs."""
-    analysis.set_inputs(find_analysis(name), inputs)
+    set_inputs(find_analysis(name), inputs)
     st.session_state[TAB] = next(title for title, what in TABS.items() if name in what)
 
 

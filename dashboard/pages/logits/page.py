@@ -5,8 +5,9 @@ from functools import partial
 
 import streamlit as st
 
-from dashboard.analysis import Page, draw, draw_below, keys_of
+from dashboard.analysis import draw, draw_below, keys_of
 from dashboard.components.tabs import open_tab
+from dashboard.inputs import Page
 from dashboard.markdown import sentence_place
 from dashboard.pages.logits import over_training
 from dashboard.sides import ask_for_model, choose_sides, load_sides

@@ -1,0 +1,83 @@
+"""What takes long is offered with its price, and can be stopped: a button before, a bar and a button meanwhile."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import streamlit as st
+
+from dashboard import models
+from dashboard.sentences import duration
+from probe.errors import ProbeError
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+    from probe.model.lm import LM
+
+T = TypeVar("T")
+
+
+def compute_when_asked(
+    fn: Callable[..., T],
+    *lms: "LM",
+    button: str,
+    seconds: float | None,
+    key: str,
+    say: str,
+    most: str = "",
+    **options: Any,
+) -> T | None:
+    """Return what `compute_once` gives, at once if it is known or cheap, else after the reader pressed a button.
+
+    Args:
+        fn: see `compute_once`; it is given a `tick`.
+        lms: the same.
+        button: what it says, followed by the cost.
+        seconds: how long it takes, None where nobody knows.
+        key: of the button.
+        say: what happens meanwhile.
+        most: what stands behind the seconds.
+        options: of `fn`.
+
+    Returns:
+        None while it is only offered.
+    """
+    place = st.empty()
+    if models.ready(fn, *lms, **options) is None and not agreed(place, button, seconds, key, most):
+        return None
+    return compute_stoppably(place, key, fn, *lms, say=say, **options)
+
+
+def agreed(place: "DeltaGenerator", button: str, seconds: float | None, key: str, most: str = "") -> bool:
+    """Return whether something is computed now: it is cheap, or the reader has pressed the button that says its cost.
+
+    Args:
+        place: where the button is.
+        button: what it says, followed by the cost.
+        seconds: how long it takes, None where nobody knows.
+        key: of the button.
+        most: what stands behind the seconds.
+    """
+    if seconds is not None and models.is_quick(seconds):
+        return True
+    cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}{most}"
+    return place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:")
+
+
+def compute_stoppably(
+    place: "DeltaGenerator", key: str, fn: Callable[..., T], *lms: "LM", say: str, **options: Any
+) -> T:
+    """Return what `compute_once` gives, with a button that stops it meanwhile."""
+    result = models.ready(fn, *lms, **options)
+    if result is not None:
+        return result
+    with place.container():
+        stop: Any = {"key": f"{key}-cancel", "icon": ":material/close:"}
+        st.button("Cancel", help="Stops at the next step of the bar.", **stop)
+        try:
+            result = models.compute_once(fn, *lms, say=say, steps=True, **options)
+        except ProbeError:
+            place.empty()  # there is nothing to cancel any more
+            raise
+    place.empty()
+    return result

@@ -1,0 +1,215 @@
+"""The inputs of analyses on a page: where their widgets stand, what they can be, and what the reader chose."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import streamlit as st
+
+from dashboard import models
+from dashboard.components.details import DETAILS
+from dashboard.components.focus import take_focus
+from dashboard.components.form import draw_option, set_input
+from dashboard.markdown import escape_markdown, finding
+from dashboard.named import may_open
+from dashboard.sides import Side, choose_chat
+from dashboard.state import CHAT, SharedChoices, has_changed, keep
+from probe.analyses.analysis_record import Analysis
+from probe.options import option, parse, words
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+    from probe.model.lm import LM
+
+T = TypeVar("T")
+Values = dict[str, Any]
+BESIDE = "#beside"
+"""Where a row of widgets has room for a note."""
+Take = Callable[[str, Mapping[str, Any]], None]
+"""Opens another analysis of the page, by its name, with these inputs."""
+SHORT = 36
+"""Letters up to which the values of a choice stand side by side."""
+ROOM = 12
+"""Width of a row: widgets that are narrower together leave the rest of it free."""
+ROW: Any = {"vertical_alignment": "bottom", "gap": "medium"}
+WIDTHS = {"flag": 3, "int": 2, "float": 2, "path": 5, "text": 5, "list": 4, "map": 5}
+"""Relative widths of the widgets by the type of their value; that of a choice follows from its words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What a page gives the analyses that it draws."""
+
+    shared: SharedChoices
+    """The choices above it."""
+    answer: "DeltaGenerator"
+    """Where the sentence goes."""
+    tell: Callable[[str], None] = finding
+    """What draws the sentence."""
+    section: str = DETAILS
+    """Key of the folded section."""
+    drawn: Values = dataclasses.field(default_factory=dict)
+    """Values of the widgets that it has drawn, by their keys; those of each analysis are added."""
+    take: Take | None = None
+    """Opens another analysis of the page from a row of a table."""
+    given: Values = dataclasses.field(default_factory=dict)
+    """Inputs by name that the page gives its analyses: they have no widgets."""
+    sides: "Sequence[Side] | None" = None
+    """The models; by default those that are chosen above."""
+    asked: "Sequence[Side]" = ()
+    """Models whose answers count too where an input is left to the models; by default the same."""
+    row: "DeltaGenerator | None" = None
+    """Where the widgets of its first analysis go."""
+    lists: bool = True
+    """Whether the tables of its first analysis are shown; else they are in the folded section alone."""
+
+    def below(self, **changes: Any) -> "Page":
+        """Return the page for what stands below its main figures: the sentence stands there too."""
+        return dataclasses.replace(self, answer=st.container(), row=None, lists=True, **changes)
+
+
+def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = False) -> "dict[str, DeltaGenerator]":
+    """Return where the widget of each input goes, by its key: one row, with one place for each popover.
+
+    Args:
+        fields: the inputs.
+        page: which of them it gives, and which have a widget already.
+        beside: leave room for a note, at the key `BESIDE`.
+    """
+    new = [each for each in fields if asks(each) and each["key"] not in page.drawn and each["name"] not in page.given]
+    slots: dict[str, list[Mapping[str, Any]]] = {}
+    for field in new:
+        slots.setdefault(field["folded"] or f"={field['key']}", []).append(field)
+    widths = [2 if not slot.startswith("=") else width(own[0]) for slot, own in slots.items()] + [5] * beside
+    rest = [ROOM - sum(widths)] * (sum(widths) < ROOM and not beside)
+    columns = st.columns([*widths, *rest], **ROW)[: len(widths)] if widths else []
+    places: dict[str, DeltaGenerator] = {BESIDE: columns.pop()} if beside else {}
+    for column, (slot, own) in zip(columns, slots.items(), strict=True):
+        if not slot.startswith("="):
+            column = column.popover(slot, width="stretch")
+        places |= {field["key"]: column for field in own}
+    return places
+
+
+def asks(field: Mapping[str, Any]) -> bool:
+    """Return whether an input has a widget of its own on a page: it is the page's, and there is something to choose."""
+    only = len(field["choices"]) == 1 and not (field["required"] or field["optional"])
+    return not (field["shared"] or field["advanced"] or only)
+
+
+def choose(
+    analysis: Analysis,
+    fields: Sequence[Mapping[str, Any]],
+    page: Page,
+    lms: "Sequence[LM]",
+    places: "Mapping[str, DeltaGenerator]",
+) -> Values | None:
+    """Draw the widgets of some inputs but for those that are drawn, and return their values by name.
+
+    None while a file that a link names waits for the reader's consent.
+
+    Raises:
+        ProbeError: what the models cannot be asked with these inputs.
+    """
+    shared, drawn = page.shared, page.drawn
+    given: dict[str, Any] = {field["flag"]: getattr(shared, field["shared"]) for field in fields if field["shared"]}
+    asked = [field for field in fields if asks(field) and field["name"] not in page.given]
+    for field in asked:
+        key = field["key"]
+        if key not in drawn:
+            if field["depends"]:
+                known = _parsed(analysis, field["depends"], given) | page.given
+                (field,) = analysis.fields(*lms, given=known, names=[field["name"]], ask=_ask)
+                if analysis.about_input(field["name"]).first is not None:
+                    begin_again(field, known)
+            with places[key]:
+                drawn[key] = _widget(analysis, field, shared, lms)
+        if drawn[key] is not None:
+            given[field["flag"]] = drawn[key]
+    for slot, own in {field["folded"]: field for field in asked if field["folded"]}.items():
+        if own["key"] in places:
+            with places[own["key"]]:
+                take_focus(slot.lower())
+    if not all(
+        _opened(field, str(given[field["flag"]])) for field in asked if field["file"] and field["flag"] in given
+    ):
+        return None
+    names = [field["name"] for field in fields]
+    return _parsed(analysis, names, given) | {name: value for name, value in page.given.items() if name in names}
+
+
+def _parsed(analysis: Analysis, names: Sequence[str], given: Mapping[str, Any]) -> Values:
+    """Return some inputs by name, as the command reads what follows their flags."""
+    flags = {option(analysis.option_of(name)) for name in names}
+    own = {flag: value for flag, value in given.items() if flag in flags}
+    form: Any = parse(analysis.form(names), [*words(own, joined=True)], analysis.name)
+    return {name: getattr(form, analysis.option_of(name)) for name in names}
+
+
+def _ask(function: Callable[..., T], *lms: "LM", **given: Any) -> T:
+    """Call a function of an input: once for each choice, where it looks at more than the models."""
+    if not given:
+        return function(*lms)
+    return models.compute_once(_call, *lms, say="Reading the prompt", function=function, **given)
+
+
+def _call(*lms: "LM", function: Callable[..., T], **given: Any) -> T:
+    return function(*lms, **given)
+
+
+def _opened(field: Mapping[str, Any], named: str) -> bool:
+    """Return whether what an input names may be used: a file that no link brought, or a model that is here."""
+    if field["suggestions"]:  # models: one of the hub is fetched only when the reader says so
+        return named in field["suggestions"] or models.load(named) is not None
+    return may_open(named)
+
+
+def _widget(analysis: Analysis, field: Mapping[str, Any], shared: SharedChoices, lms: "Sequence[LM]") -> Any:
+    """Draw the widget of an input, and return its value; None where it is the default."""
+    if field["name"] == "chat":
+        return choose_chat(analysis.page, lms, shared.prompt) or None
+    if is_short(field):
+        return draw_choice(field)
+    return draw_option(analysis.name, dict(field), link=True)
+
+
+def begin_again(field: Mapping[str, Any], source: Mapping[str, Any]) -> None:
+    """Give an input whose first value follows from others that value, where these have changed."""
+    if has_changed(f"_{field['key']}_of", sorted((name, str(value)) for name, value in source.items())):
+        set_input(field["key"], field["default"])
+
+
+def set_inputs(analysis: Analysis, values: Mapping[str, Any]) -> None:
+    """Give inputs of an analysis these values, as if the reader had chosen them; for callbacks."""
+    for name, value in values.items():
+        about = analysis.about_input(name)
+        key = CHAT[analysis.page] if name == "chat" else about.key or f"{analysis.key}_{name}"
+        set_input(about.shared or key, value)
+        st.session_state.pop(f"_{key}_of", None)  # it is what the reader asked for
+
+
+def is_short(field: Mapping[str, Any]) -> bool:
+    """Return whether the values of an input fit side by side; those that come late have no room of their own."""
+    letters = sum(len(field["labels"](each)) for each in field["choices"])
+    return field["type"] == "choice" and not field["optional"] and not field["late"] and 0 < letters <= SHORT
+
+
+def width(field: Mapping[str, Any]) -> int:
+    """Return the relative width of the widget of an input."""
+    return WIDTHS.get(field["type"], 4 if is_short(field) else 3)
+
+
+def draw_choice(field: Mapping[str, Any]) -> Any:
+    """Draw the values of an input side by side, and return the chosen one; None where it is the default."""
+    choices, first = field["choices"], field["default"]
+    value = st.segmented_control(
+        escape_markdown(field["label"]),
+        choices,
+        key=keep(field["key"], choices, first),
+        bind="query-params",
+        required=True,
+        help=field["help"],
+        format_func=field["labels"],
+    )
+    return None if value == first else value

@@ -4,7 +4,7 @@
 - put activations of one run into another: `patch`
 - estimate all patches from one gradient: `attribute`
 - take a part away: `ablate`
-- push along a direction: `contrast`, `dose_response`
+- push along a direction: `steer_answers`, on texts of your own `contrast`, `dose_response`
 - any change at any site: `intervene`
 """
 

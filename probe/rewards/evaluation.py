@@ -10,7 +10,7 @@ from probe import stats
 from probe.errors import DataError
 from probe.rewards.answers import Reward, Scorer, enumerate_answers
 from probe.rewards.optimum import condition, kl
-from probe.world.language import read, subject_of
+from probe.world.language import plain_prompt, subject_of
 from probe.world.questions import Item
 from probe.world.verifier import Verdict
 
@@ -189,13 +189,6 @@ def excess_deference(lm: "LM", world: "World", items: Sequence[Item], seed: int)
         _mean("excess_deference", corpus_gaps, seed, units=people),
         _mean("excess_deference_own", own_gaps, seed, units=people),
     ]
-
-
-def plain_prompt(prompt: str) -> str:
-    """Return the question of an opinion prompt without the claim; a prompt without one as it is."""
-    reading = read(prompt)
-    question = prompt.split(" . ", 1)[1] if reading is not None and reading.claim and " . " in prompt else None
-    return f"<user> {question}" if question else prompt
 
 
 def _logit(p: float) -> float:

@@ -16,8 +16,8 @@ from probe.errors import ConfigError
 from probe.interventions.steering import Dose, answer_steps, contrast, dose_response
 from probe.logits.targets import Target, target_of
 from probe.model.text import encode
-from probe.rewards.evaluation import plain_prompt
 from probe.ticks import Tick, ignore
+from probe.world.language import plain_prompt
 
 if TYPE_CHECKING:
     from probe.model.lm import LM

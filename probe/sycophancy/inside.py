@@ -40,9 +40,9 @@ from probe.logits.lens import residual_names, unembed
 from probe.logits.targets import Target, require_text, target_of, value
 from probe.model.lm import LM
 from probe.model.text import encode
-from probe.rewards.evaluation import plain_prompt
 from probe.sycophancy.deference_steering import CONTROL, PartResult, by_steering, middle, words
 from probe.ticks import Tick, ignore, part
+from probe.world.language import plain_prompt
 
 if TYPE_CHECKING:
     from probe.world.questions import Item

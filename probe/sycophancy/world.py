@@ -22,9 +22,10 @@ from probe.experiments.metrics import interval_of
 from probe.experiments.units import with_people
 from probe.rewards.answers import AnswerSet, enumerate_answers
 from probe.rewards.bias import contrasts
-from probe.rewards.evaluation import ANSWER_TOKENS, answer, beliefs, plain_prompt
+from probe.rewards.evaluation import ANSWER_TOKENS, answer, beliefs
 from probe.sycophancy.pressure import corrected_questions, holding_probability, misled_questions, walks
 from probe.ticks import Tick, ignore, part
+from probe.world.language import plain_prompt
 from probe.world.vocabulary import PHRASES
 
 if TYPE_CHECKING:

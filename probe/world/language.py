@@ -185,3 +185,10 @@ def read(prompt: str) -> Reading | None:
     if claim.value not in RELATIONS[question.relation].values:
         return Reading(question.relation, question.subject, context=context)
     return Reading(question.relation, question.subject, claim.value, claim.phrase, context)
+
+
+def plain_prompt(prompt: str) -> str:
+    """Return the question of an opinion prompt without the claim; a prompt without one as it is."""
+    reading = read(prompt)
+    question = prompt.split(" . ", 1)[1] if reading is not None and reading.claim and " . " in prompt else None
+    return f"<user> {question}" if question else prompt

@@ -39,6 +39,6 @@ def test_a_click_on_a_dose_chooses_it(page: Page, server: Any):
     sentence = open_page(page, server, OPEN + "&int_do=steer")
     agree(page)
     expect(sentence).to_contain_text("by \u22120.50 after block 0")
-    dots = figure(page, "int-dose").locator("g.points path.point")
+    dots = figure(page, "dose").locator("g.points path.point")
     repeat(page, lambda: dots.last.click(force=True), lambda: "int_alpha=1" in page.url)
     expect(sentence).to_contain_text("by +1.00 after block 0")

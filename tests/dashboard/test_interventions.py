@@ -10,15 +10,15 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import models
 from dashboard.pages.interventions import compute as source
-from dashboard.pages.interventions.compute import WORLD_TEXTS
 from probe.interventions.controls import intervene
 from probe.interventions.patching import ablate, agreement, attribute, pair_of, patch
 from probe.interventions.sites import Site, activations, hooks_of
+from probe.interventions.steered import WORLD_TEXTS
 from probe.interventions.steering import contrast, dose_response
 from probe.logits.targets import target_of
 from probe.model.lm import LM
-from probe.rewards.evaluation import plain_prompt
 from probe.world import World
+from probe.world.language import plain_prompt
 from tests.dashboard.pages import Show, chart, heading, names, offered, read, values
 from tests.models import random_reward_model
 
@@ -181,14 +181,14 @@ def test_steering_shows_doses_controls_and_the_prompt(show: Show, runs: Path, lm
     asked = world.questions("opinion_false", WORLD_TEXTS, 2)
     targets = [target_of(lm, lm.tokenizer.encode(item.prompt), item.claim, item.answers[0]) for item in asked]
     found = dose_response(lm, [item.prompt for item in asked], targets, direction, (-0.5,), random=0)
-    curves = {trace.get("name"): trace for trace in chart(app, "int-dose")["data"] if trace.get("name")}
+    curves = {trace.get("name"): trace for trace in chart(app, "dose")["data"] if trace.get("name")}
     at = list(values(curves["this direction"]["x"])).index(-0.5)
     assert values(curves["this direction"]["y"])[at] == pytest.approx(found.values.mean(), abs=1e-4)
     share = 100 * float((found.values > 0).mean())
     assert f"the false claim wins in {share:.0f} % of 20 questions" in heading(app)
     assert "of unrelated questions right" in heading(app)
-    assert names(app) == ["int-dose", "int-steered"]
-    app.segmented_control(key="int_alpha").select(0.25).run()
+    assert names(app) == ["dose", "steered"]
+    app.selectbox(key="int_alpha").set_value(0.25).run()
     assert "by +0.25 after block 0" in heading(app)
 
 
@@ -206,22 +206,17 @@ def test_steering_by_typed_texts(show: Show, runs: Path):
     )
     assert not app.exception
     assert re.search(r"moves the target by [+\u2212]\d+\.\d\d nats \(random directions [+\u2212]\d", heading(app))
-    assert any("logit(lyon)" in note["text"] for note in chart(app, "int-dose")["layout"]["annotations"])
+    assert any("logit(lyon)" in note["text"] for note in chart(app, "dose")["layout"]["annotations"])
 
 
 def test_long_steering_is_offered(show: Show, runs: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(source, "pace", lambda lm, clean: 2.0)
     monkeypatch.setattr(models, "is_quick", lambda *seconds: False)
     app = show(runs, page=VIEW, prompt=CLEAN, int_do="steer")
-    assert "run the doses" in heading(app)
+    assert heading(app).startswith("Press the button to push a model along a direction")
     assert not names(app)
-    button(app, "Run 8 doses").click().run()  # type: ignore[attr-defined]
-    assert "int-dose" in names(app)
-    assert not any("8 doses" in part.label for part in app.button)
-    button(app, "Draw 15 random directions").click().run()  # type: ignore[attr-defined]
-    assert not app.exception
-    assert "int-dose" in names(app)
-    assert not any("random directions" in part.label for part in app.button)
+    button(app, "Run it").click().run()  # type: ignore[attr-defined]
+    assert "dose" in names(app)
+    assert "range of 4 random directions is narrower" in read(app)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +225,6 @@ def test_long_steering_is_offered(show: Show, runs: Path, monkeypatch: pytest.Mo
         {},
         {"int_do": "ablate"},
         {"int_do": "ablate", "int_reference": "helen lives in oslo ."},
-        {"int_do": "steer"},
         {"int_kind": "resid", "int_how": "noise"},
     ],
 )

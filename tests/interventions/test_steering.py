@@ -10,10 +10,12 @@ import torch
 
 from probe import stats
 from probe.errors import ConfigError, DataError
+from probe.interventions.steered import ALPHAS, steer_answers
 from probe.interventions.steering import Contrast, contrast, dose_response, steered_logits
 from probe.logits.targets import Target, target_of
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
+from probe.numbers import signed
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
 POSITIVE = ["mira lives in oslo", "tom lives in oslo .", "the cat"]
@@ -193,3 +195,38 @@ def of_another_width(lm: LM) -> Contrast:
 def test_mistakes_are_named(call: Callable, error: type[Exception], words: str):
     with pytest.raises(error, match=words):
         call(random_lm())
+
+
+def test_steering_by_ones_own_texts_is_the_dose_response_of_their_direction():
+    lm = random_lm()
+    own = {"positive": "mira lives in oslo\ntom lives in oslo", "negative": "mira lives in rome", "texts": "ana works"}
+    found = steer_answers(lm, "tom lives in", layer=0, answer="oslo", against="rome", random=3, **own)
+    direction = contrast(lm, ["mira lives in oslo", "tom lives in oslo"], ["mira lives in rome"], 0)
+    target = target_of(lm, "ana works", " oslo", " rome")
+    plain = dose_response(lm, ["ana works"], [target], direction, ALPHAS, random=3)
+    np.testing.assert_allclose(found.dose.values, plain.values, atol=1e-5)
+    effect = plain.effect(ALPHAS.index(1.0))
+    said = f"Steering model by +1.00 after block 0 moves the target by {signed(effect)} nats"
+    assert found.sentence(1.0).startswith(said)
+    assert found.label == "logit(oslo) \u2212 logit(rome)"
+    assert "range of 3 random directions" in found.notes[1]
+    assert set(found.figures()) == {"dose", "steered"}
+    own_step = direction.step("residual")
+    ids = lm.tokenizer.encode("tom lives in")
+    after = steered_logits(lm, [ids], 0, 0.25 * own_step)[0, -1].log_softmax(-1)
+    shown = [lm.tokenizer.convert_tokens_to_ids(name) for name in found.answered.answers]
+    np.testing.assert_allclose(found.answered.after[ALPHAS.index(0.25)], after[shown], atol=1e-4)
+    before = lm.logits([ids])[0, -1].detach().log_softmax(-1)
+    np.testing.assert_allclose(found.answered.before, before[shown], atol=1e-4)
+    assert found.answered.random.shape == (len(ALPHAS), 15, len(shown))
+
+
+def test_a_scalar_model_is_steered_without_controls():
+    lm = reward_lm(random_reward_model())
+    own = {"positive": "mira lives in oslo", "negative": "mira lives in rome", "texts": "ana lives in oslo"}
+    found = steer_answers(lm, "tom lives in oslo", **own)
+    assert found.answered is None
+    assert found.label == "reward"
+    assert "moves the reward by " in found.sentence()
+    assert "nats" not in found.sentence()
+    assert set(found.figures()) == {"dose"}

@@ -8,8 +8,8 @@ import torch
 
 from probe.errors import DataError
 from probe.model.lm import LM
-from probe.rewards.evaluation import MEASURES, beliefs, evaluate, excess_deference, plain_prompt
-from probe.world.language import read
+from probe.rewards.evaluation import MEASURES, beliefs, evaluate, excess_deference
+from probe.world.language import plain_prompt, read
 from probe.world.vocabulary import ABSTENTION
 from tests.models import random_lm
 

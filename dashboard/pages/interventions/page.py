@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from dashboard import models
+from dashboard.analysis import draw
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
+from dashboard.inputs import Page
 from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.interventions import compute as source
 from dashboard.pages.interventions import figures as views
@@ -19,11 +21,11 @@ from dashboard.pages.interventions.choices import (
     choose_way,
 )
 from dashboard.pages.interventions.compute import Question, Way
-from dashboard.pages.interventions.steer import steer
 from dashboard.pages.interventions.words import DEFINITION, EQUATIONS, code, explain_effect, sentence, surprise
 from dashboard.sentences import duration
 from dashboard.sides import Side, ask_for_model, chosen_ref, load_side, words_known
 from dashboard.state import SharedChoices, current, keep
+from probe.analyses.catalogue import find_analysis
 from probe.errors import DataError
 
 if TYPE_CHECKING:
@@ -183,7 +185,7 @@ def page() -> None:
     if side is None or not words_known(choices, [(side.name, side.lm)], answer):
         return
     if do == "steer":
-        steer(choices.prompt, side, top[2], answer)
+        draw(find_analysis("steer_answers"), Page(choices, answer, sides=[side]))
     else:
         sites_page(choices, side, do, top[2:], answer)
 

@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 
 from probe.model.lm import LM
-from probe.model.text import encode_all
+from probe.model.text import encode
 
 
 def asked_ids(lm: LM, prompt: str | Sequence[int], chat: bool) -> list[int]:
-    """Return the ids of a prompt, as it is or as a user's message in the model's chat template."""
+    """Return the ids of a prompt, as it is or as a user's message in the model's chat template.
+
+    Raises:
+        DataError: a word that the tokenizer does not know.
+    """
     if not isinstance(prompt, str):
         return [int(token) for token in prompt]
-    return encode_all(lm.tokenizer, [lm.prompt_text([{"role": "user", "content": prompt}]) if chat else prompt])[0]
+    return encode(lm.tokenizer, lm.prompt_text([{"role": "user", "content": prompt}]) if chat else prompt)
 
 
 def last_token(*lms: LM, prompt: str, chat: bool) -> int:

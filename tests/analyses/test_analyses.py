@@ -14,7 +14,7 @@ import probe
 from probe.analyses import Drawable, Input, Prompt
 from probe.analyses.analysis_record import Parts, drawable, named
 from probe.analyses.catalogue import MODULES, analyses, find_analysis, summaries
-from probe.errors import ConfigError
+from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
 from probe.options import parse
 from probe.plotting.notebook import Look, title_of
@@ -178,3 +178,12 @@ def test_the_same_through_the_record_and_through_python():
     charts = record.figures(through, {"part": "OV"})
     assert title_of(charts["weights"]) == "Relative change from base to dpo-agreeable"
     assert title_of(charts["weight-heads"]) == "OV of every head: relative change"
+
+
+@pytest.mark.parametrize(
+    "name", ["logit_lens", "attribute_answer", "compare_layers", "follow_writing", "read_attention", "read_stages"]
+)
+def test_a_word_that_a_model_does_not_know_is_refused(name: str, base: LM):
+    record = find_analysis(name)
+    with pytest.raises(DataError, match="does not know \u201czorblax\u201d"):
+        record.run(*[base] * len(record.models), prompt="where does zorblax live ?")

@@ -28,7 +28,7 @@ def test_clicks_choose_the_token_and_the_part(page: Page, server: Any):
     parts = figure(page, "parts").locator("path.point")
     repeat(
         page,
-        lambda: parts.nth(6).click(force=True),
+        lambda: parts.nth(9).click(force=True),
         lambda: re.search(r"log_part=L\d(H\d|\+MLP|%20MLP)", page.url) is not None,
     )
     expect(page.get_by_text("What L", exact=False).first).to_be_visible()

@@ -433,7 +433,7 @@ class Partners(Drawable):
         )
 
     def sentence(self) -> str:
-        """Name the pair with the strongest composition, in standard deviations of random maps."""
+        """Name the pair with the strongest composition, beside the middle one of all pairs of the head."""
         rows = self.table()
         if not len(rows):
             return f"{self.names[0]} has one layer, so no head reads another."
@@ -442,8 +442,8 @@ class Partners(Drawable):
         pair = f"{own} reads {top['other']}" if top["way"] == "reads" else f"{top['other']} reads {own}"
         kind = {"Q": "queries", "K": "keys", "V": "values"}[top["kind"]]
         return (
-            f"In {self.names[0]} {pair} most, by its {kind}: {signed(float(top['excess']))} above random maps "
-            f"({top['z']:.1f} of their standard deviations)."
+            f"In {self.names[0]} {pair} most, by its {kind}: {signed(float(top['excess']))} above random maps; "
+            f"the median of its {len(rows)} pairs is {signed(float(rows['excess'].median()))}."
         )
 
     def table(self) -> pd.DataFrame:

@@ -81,6 +81,10 @@ SHARED = {"prompt": Input("Prompt", shared="prompt"), "chat": Input("Chat templa
 """Inputs that are known by their names."""
 Prompt = Annotated[str, SHARED["prompt"]]
 """The text that the models are given: the prompt above the pages, `--prompt` of the command."""
+Asked = Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)]
+"""The same, of which Python may give the token ids."""
+Chat = Annotated[bool, SHARED["chat"]]
+"""Whether it is sent as a user's message in the model's chat template."""
 
 
 def _call(function: Callable[..., Any], *of: Any, **given: Any) -> Any:

@@ -5,7 +5,7 @@ Axes: D blocks, H heads, T tokens, k tokens, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.analysis_record import SHARED
+from probe.analyses.analysis_record import Asked, Chat
 from probe.analyses.catalogue import analysis
 from probe.attention.reading import (
     STAGES,
-    Asked,
     Given,
     HeadName,
     New,
@@ -252,7 +251,7 @@ def read_stages(
     prompt: Asked,
     *,
     head: HeadName = None,
-    chat: Annotated[bool, SHARED["chat"]] = False,
+    chat: Chat = False,
     max_new_tokens: New = 0,
     given: Given = None,
 ) -> HeadStages:

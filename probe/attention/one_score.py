@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 
-from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
-from probe.attention.reading import Asked, Given, New, parse_head, read_asked, same_reading
+from probe.attention.reading import Given, New, parse_head, read_asked, same_reading
 from probe.attention.scores import PREFIX_MATCHING, HeadScores, pattern_scores, repeat_scores
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
@@ -163,7 +163,7 @@ def score_heads(
     prompt: Asked,
     *,
     score: Annotated[str, Input("Score", key="att_score", choices=scores_of, labels=score_label)] = "previous_token",
-    chat: Annotated[bool, SHARED["chat"]] = False,
+    chat: Chat = False,
     max_new_tokens: New = 0,
     given: Given = None,
 ) -> OneScore:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import pandas as pd
 
-from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
 from probe.attention.patterns import Attention, attention, difference, distance_table, head_distance
 from probe.attention.scores import pattern_scores
@@ -26,8 +26,6 @@ from probe.texts import visible
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-Asked = Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)]
-"""A text or its token ids: the prompt above the pages, `--prompt` of the command."""
 Head = tuple[int, int]
 """(layer, head), both from 0."""
 DOES = {
@@ -284,7 +282,7 @@ def read_attention(
     lm: LM,
     prompt: Asked,
     *,
-    chat: Annotated[bool, SHARED["chat"]] = False,
+    chat: Chat = False,
     max_new_tokens: New = 0,
     given: Given = None,
 ) -> PromptAttention:
@@ -391,7 +389,7 @@ def compare_attention(
     prompt: Asked,
     *,
     head: HeadName = None,
-    chat: Annotated[bool, SHARED["chat"]] = False,
+    chat: Chat = False,
     max_new_tokens: New = 0,
     given: Given = None,
 ) -> AttentionShift:

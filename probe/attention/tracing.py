@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
 from probe.attention.patterns import Attention
-from probe.attention.reading import Asked, Given, New, Query, quote_token, read_asked, same_reading
+from probe.attention.reading import Given, New, Query, quote_token, read_asked, same_reading
 from probe.errors import ConfigError, DataError
 from probe.model.heads import array
 from probe.model.lm import LM
@@ -201,7 +201,7 @@ def attention_rollout(
     prompt: Asked,
     *,
     weighted: Annotated[bool, Input("Weigh heads and keys by what they write", key="att_weighted")] = False,
-    chat: Annotated[bool, SHARED["chat"]] = False,
+    chat: Chat = False,
     max_new_tokens: New = 0,
     given: Given = None,
 ) -> Rollout:

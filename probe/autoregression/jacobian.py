@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.analysis_record import Input
+from probe.analyses.analysis_record import Asked, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
 from probe.model.equations import (
@@ -59,7 +59,7 @@ from probe.ticks import Tick, ignore
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-Text = Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)]
+Text = Asked
 """A text; in Python its token ids too."""
 E23 = (
     r"\text{E23}\quad \frac{\partial o_t}{\partial h_s} = \alpha_{t,s} L + \alpha_{t,s} (L h_s - o_t)"

@@ -4,7 +4,6 @@ Only differences between texts of one prompt mean something to a reward model, s
 changes: the zero of each model is its own.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 import probe.world
-from probe.analyses.analysis_record import Input
+from probe.analyses.analysis_record import Asked, Input
 from probe.analyses.catalogue import analysis
 from probe.compare.side_by_side import WINDOW
 from probe.logits.lens import require_same_tokens
@@ -185,7 +184,7 @@ class ScalarComparison(Drawable):
 def compare_scalars(
     base: LM,
     aligned: LM,
-    text: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
+    text: Asked,
     completion: Annotated[
         str | None, Input("Completion", key="completion", placeholder="the true answer of a world's question")
     ] = None,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError, ModelError
 from probe.logits.parts import PromotedTokens, Reading, output_weights, ov_tokens, promoted_tokens, read_parts
@@ -337,13 +337,13 @@ class Attributions(Beside[Attribution]):
         ]
         if target_change(self.results) is not None:
             panels.append(last.panel(f"aligned \u2212 base: {signed(last.total - first.total)}", first))
-        alike = len({each.heads.shape for each in self.results}) == 1
-        title = f"What each part adds to {last.target.name}"
+        alike = len({(each.heads.shape, each.target) for each in self.results}) == 1
         charts = {}
         for index, own in enumerate([panels] if alike else [[panel] for panel in panels]):
-            depth = own[0].heads.shape[0]
+            depth, target = own[0].heads.shape[0], (last if alike else self.results[index]).target
+            title = f"What each part adds to {target.name}"
             height = max(210, min(560, 80 + (26 if depth <= DEEP else 14) * (depth + 1)))
-            chart = attribution_map(own, label=last.target.name, unit=last.unit, chosen=chosen, height=height)
+            chart = attribution_map(own, label=target.name, unit=last.unit, chosen=chosen, height=height)
             name = title + f": {own[0].name}" * (not alike)
             charts[f"parts-{index}" if index else "parts"] = titled(clickable(chart, part="customdata"), name, height)
         return charts
@@ -378,18 +378,22 @@ class Attributions(Beside[Attribution]):
         return charts
 
     def _with_part(self, layer: int, head: int | None) -> list[tuple[Look, Attribution]]:
-        """Return the models that have a part."""
-        pairs = list(zip(self.looks, self.results, strict=True))
+        """Return the models that have a part, and are asked what the last one is."""
+        last = self.results[-1]
         return [
             (look, each)
-            for look, each in pairs
-            if layer < each.heads.shape[0] and (head is None or head < each.heads.shape[1])
+            for look, each in zip(self.looks, self.results, strict=True)
+            if (each.target, each.tokens) == (last.target, last.tokens)
+            and layer < each.heads.shape[0]
+            and (head is None or head < each.heads.shape[1])
         ]
 
     def lists(self, part: str | None = None) -> dict[str, pd.DataFrame]:
         """Return the parts that add or take most first, and what one of them promotes, here and by its weights."""
         layer, head = parse_part(part or carrying(self))
-        values = {look.name: pd.Series(every_part(each)) for look, each in zip(self.looks, self.results, strict=True)}
+        names = [look.name for look in self.looks]
+        names = names if len({*names}) == len(names) else [f"{name} ({at})" for at, name in enumerate(names, start=1)]
+        values = {name: pd.Series(every_part(each)) for name, each in zip(names, self.results, strict=True)}
         rows = pd.DataFrame(values).rename_axis("part").reset_index()
         rows = rows[(rows.iloc[:, 1:] != 0).any(axis=1)]
         if target_change(self.results) is not None:
@@ -422,9 +426,9 @@ class Attributions(Beside[Attribution]):
 @torch.no_grad()
 def attribute_answer(
     lm: LM,
-    prompt: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
+    prompt: Asked,
     *,
-    chat: Annotated[bool, SHARED["chat"]] = False,
+    chat: Chat = False,
     position: Position = None,
     answer: Answer = None,
     against: Against = None,
@@ -469,9 +473,9 @@ def attribute_answer(
 )
 def attribute_scalar(
     lm: LM,
-    prompt: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
+    prompt: Asked,
     *,
-    chat: Annotated[bool, SHARED["chat"]] = False,
+    chat: Chat = False,
     position: Position = None,
 ) -> Attribution:
     """Measure what each head and MLP adds to the number of a reward or value model.

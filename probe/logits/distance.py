@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
 from probe.logits.lens import COLUMNS, LENS, kl, lens_rows, require_same_tokens, require_tokens, window
@@ -110,9 +110,9 @@ class LayerDistance(Drawable):
 def compare_layers(
     base: LM,
     aligned: LM,
-    prompt: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
+    prompt: Asked,
     *,
-    chat: Annotated[bool, SHARED["chat"]] = False,
+    chat: Chat = False,
     position: Position = None,
     columns: Annotated[int | None, Input("Columns", first=lambda *lms: COLUMNS, advanced=True)] = None,
 ) -> LayerDistance:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError, ModelError
 from probe.logits.answer_tokens import whole_logprobs
@@ -242,46 +242,48 @@ class Lenses(Beside[PromptLens]):
         """Draw the lens of each model, the difference of two, and the measures after the chosen token over layers."""
         from probe.logits.figures import LensPanel, Side, curves, layer_names, lens_map
 
-        last = self.results[-1]
-        panels = [
-            LensPanel(look.name, each.answer_logprobs[..., 0], each.top_tokens, each.top_logprobs)
-            for look, each in zip(self.looks, self.results, strict=True)
-        ]
-        alike = len({tuple(each.tokens) for each in self.results}) == 1
-        groups = [list(zip(panels, self.results, strict=True))]
-        groups = groups if alike else [[each] for each in groups[0]]
+        every = list(zip(self.looks, self.results, strict=True))
+        alike = len({(tuple(each.tokens), tuple(each.answers)) for each in self.results}) == 1
         charts = {}
-        for index, group in enumerate(groups):
-            one = group[-1][1]
+        for index, group in enumerate([every] if alike else [[pair] for pair in every]):
+            last, end = group[-1][1], f"-{index}" * bool(index)
+            whose = f": {group[0][0].name}" * (not alike)
             chart = lens_map(
-                [panel for panel, _ in group],
-                one.tokens,
-                start=one.start,
-                chosen=one.target.position,
-                label=f"log p({one.answers[0]})",
+                [
+                    LensPanel(look.name, each.answer_logprobs[..., 0], each.top_tokens, each.top_logprobs)
+                    for look, each in group
+                ],
+                last.tokens,
+                start=last.start,
+                chosen=last.target.position,
+                label=f"log p({last.answers[0]})",
                 height=HEIGHT,
             )
-            title = f"What follows each token, layer by layer{f': {group[0][0].name}' * (not alike)}"
-            name = "lens" if not index else f"lens-{index}"
-            charts[name] = titled(clickable(chart, position="customdata"), title, HEIGHT)
-        sides = []
-        for look, each in zip(self.looks, self.results, strict=True):
-            measures = each.entropy, each.margin, each.answer_logprobs, each.answer_ranks
-            entropy, margin, logprobs, ranks = (values[:, each.column] for values in measures)
-            names = layer_names(len(each.entropy))
-            sides.append(Side(look.name, look.colour, entropy, margin, logprobs, ranks, names))
-        deepest = max((side.points for side in sides), key=len)
-        ticks = ["emb", *deepest[1:-1], deepest[-1].split(" ")[0]]
-        chart = curves(sides, last.answers, axis="after layer", ticks=ticks, height=HEIGHT)
-        return charts | {"layers": titled(chart, f"After token {last.target.position}, over layers", HEIGHT)}
+            title = f"What follows each token, layer by layer{whose}"
+            charts[f"lens{end}"] = titled(clickable(chart, position="customdata"), title, HEIGHT)
+            sides = []
+            for look, each in group:
+                measures = each.entropy, each.margin, each.answer_logprobs, each.answer_ranks
+                entropy, margin, logprobs, ranks = (values[:, each.column] for values in measures)
+                names = layer_names(len(each.entropy))
+                sides.append(Side(look.name, look.colour, entropy, margin, logprobs, ranks, names))
+            deepest = max((side.points for side in sides), key=len)
+            ticks = ["emb", *deepest[1:-1], deepest[-1].split(" ")[0]]
+            chart = curves(sides, last.answers, axis="after layer", ticks=ticks, height=HEIGHT)
+            title = f"After token {last.target.position}, over layers{whose}"
+            charts[f"layers{end}"] = titled(chart, title, HEIGHT)
+        return charts
 
     def lists(self) -> dict[str, pd.DataFrame]:
         """Return what follows the chosen token after each layer."""
-        rows = self.tables()["lens"]
-        last = rows[(rows["position"] == self.results[-1].target.position) & (rows["rank"] < 3)]
+        frames = []
+        for look, each in zip(self.looks, self.results, strict=True):
+            rows = each.table()
+            frames.append(rows[(rows["position"] == each.target.position) & (rows["rank"] < 3)].assign(model=look.name))
+        last = pd.concat(frames, ignore_index=True)
         shown = last[["model", "name", "rank", "predicted"]].assign(probability=np.exp(last["logprob"]))
         token = self.results[-1].tokens[self.results[-1].column]
-        return {f"After \u201c{token}\u201d": shown.rename(columns={"name": "after"}).reset_index(drop=True)}
+        return {f"After \u201c{token}\u201d": shown.rename(columns={"name": "after"})}
 
 
 @analysis(
@@ -296,9 +298,9 @@ class Lenses(Beside[PromptLens]):
 @torch.no_grad()
 def logit_lens(
     lm: LM,
-    prompt: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
+    prompt: Asked,
     *,
-    chat: Annotated[bool, SHARED["chat"]] = False,
+    chat: Chat = False,
     position: Position = None,
     answer: Answer = None,
     against: Against = None,

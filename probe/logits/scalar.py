@@ -5,13 +5,13 @@ Axes: D blocks, T tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 
-from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.analysis_record import Asked, Chat
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError, ModelError
 from probe.logits.lens import COLUMNS, HEIGHT, residual_names, unembed, window
@@ -145,9 +145,9 @@ class ScalarLenses(Beside[ScalarLens]):
 @torch.no_grad()
 def scalar_lens(
     lm: LM,
-    prompt: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
+    prompt: Asked,
     *,
-    chat: Annotated[bool, SHARED["chat"]] = False,
+    chat: Chat = False,
     position: Position = None,
 ) -> ScalarLens:
     """Read the number of a reward or value model after each layer, at every token.

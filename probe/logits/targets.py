@@ -247,10 +247,14 @@ def same_target(
 ) -> Mapping[str, Any]:
     """Return the answers that all models are asked about where none are given: see `likely_tokens`.
 
+    Models of other tokens are each asked about their own.
+
     Raises:
         DataError: the prompt has no tokens or too many.
     """
-    if any(lm.readout != "tokens" for lm in lms) or (answer is not None and against is not None):
+    vocabulary = lms[-1].tokenizer.get_vocab()
+    alike = all(lm.readout == "tokens" and lm.tokenizer.get_vocab() == vocabulary for lm in lms)
+    if not alike or (answer is not None and against is not None):
         return {}
     ids = asked_ids(lms[-1], prompt, chat)
     likely = likely_tokens(lms, ids, len(ids) - 1 if position is None else position)

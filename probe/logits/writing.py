@@ -5,20 +5,17 @@ All measures are of the distribution at temperature 1, whatever the tokens were 
 Axes: A answers, k likeliest tokens, n written tokens, V vocabulary. Ranks count from 0 = likeliest.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from probe.analyses.analysis_record import SHARED, Input
+from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import ConfigError
-from probe.logits.lens import MARGIN, entropy, require_tokens
+from probe.logits.lens import MARGIN, count_above, entropy, require_tokens
 from probe.logits.targets import Against, Answer, Position, asked_target, same_target
 from probe.model.asked import asked_ids
 from probe.model.lm import LM
@@ -117,35 +114,26 @@ class WrittenTrajectories(Beside[WrittenTrajectory]):
         """Log-probability and rank of the answers, entropy and margin before every token that was written."""
         from probe.logits.figures import Side, curves
 
-        sides = [
-            Side(look.name, look.colour, each.entropy, each.margin, each.logprobs, each.ranks, each.tokens)
-            for look, each in zip(self.looks, self.results, strict=True)
-        ]
-        longest = max((each.tokens for each in self.results), key=len)
-        ticks = longest if len(self.results) == 1 else [str(step) for step in range(len(longest))]
-        answers = self.results[-1].answers
-        chart = curves(sides, answers, axis="written token", ticks=ticks, columns=4 if answers else 2, height=290)
-        return {"written": titled(chart, "Before every token that is written", 290)}
+        every = list(zip(self.looks, self.results, strict=True))
+        alike = len({tuple(each.answers) for each in self.results}) == 1
+        charts = {}
+        for index, group in enumerate([every] if alike else [[pair] for pair in every]):
+            sides = [
+                Side(look.name, look.colour, each.entropy, each.margin, each.logprobs, each.ranks, each.tokens)
+                for look, each in group
+            ]
+            longest = max((each.tokens for _, each in group), key=len)
+            ticks = longest if len(group) == 1 else [str(step) for step in range(len(longest))]
+            chart = curves(sides, group[-1][1].answers, axis="written token", ticks=ticks, columns=4, height=290)
+            title = f"Before every token that is written{f': {group[0][0].name}' * (not alike)}"
+            charts[f"written-{index}" if index else "written"] = titled(chart, title, 290)
+        return charts
 
     def lists(self) -> dict[str, pd.DataFrame]:
         """Return what was likely in the place of every written token."""
         rows = self.tables()["written-expected"]
         best = rows[rows["rank"] < 3].assign(probability=np.exp(rows["logprob"]))
         return {"What was likely": best.drop(columns="logprob").reset_index(drop=True)}
-
-
-def margin(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
-    """Log-probability of the likeliest token minus that of the second, nats; 0 for a vocabulary of one."""
-    if logprobs.shape[-1] < 2:
-        return torch.zeros_like(logprobs[..., 0])
-    top = logprobs.topk(2, dim=-1).values
-    return top[..., 0] - top[..., 1]
-
-
-def rank(logprobs: Float[Tensor, "T V"], tokens: Sequence[int]) -> Int[Tensor, "T A"]:
-    """How many tokens are likelier than each of `tokens`: 0 for the likeliest."""
-    counts = [(logprobs > logprobs[:, token, None]).sum(-1) for token in tokens]
-    return torch.stack(counts, dim=-1) if counts else torch.zeros((len(logprobs), 0), dtype=torch.long)
 
 
 def writing_seconds(lm: LM, n: int, **rest: Any) -> float:
@@ -166,9 +154,9 @@ def writing_seconds(lm: LM, n: int, **rest: Any) -> float:
 @torch.no_grad()
 def follow_writing(
     lm: LM,
-    prompt: Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)],
+    prompt: Asked,
     *,
-    chat: Annotated[bool, SHARED["chat"]] = False,
+    chat: Chat = False,
     position: Position = None,
     answer: Answer = None,
     against: Against = None,
@@ -192,7 +180,7 @@ def follow_writing(
         n: tokens to write at most; an end token ends it.
         temperature: of the drawing, 0 takes the likeliest.
         seed: of the drawing.
-        k: how many of the likeliest tokens to keep.
+        k: how many of the likeliest tokens to keep, two at least.
 
     Raises:
         DataError: a scalar model, a prompt or an answer without tokens, answers that no token tells apart, or too long
@@ -207,7 +195,8 @@ def follow_writing(
     ids, tokens = target.text(asked)[: target.position + 1], target.answers
     continuation = lm.generate([ids], max_new_tokens=n, temperature=temperature, seed=seed).ids[0]
     logprobs = lm.logits([[*ids, *continuation]])[0, len(ids) - 1 : -1].float().log_softmax(-1)
-    top = logprobs.topk(min(k, logprobs.shape[-1]), dim=-1)
+    top = logprobs.topk(min(max(k, 2), logprobs.shape[-1]), dim=-1)
+    gap = top.values[:, 0] - top.values[:, min(1, top.values.shape[-1] - 1)]
     names = pieces(lm.tokenizer, top.indices.flatten().tolist())
     return WrittenTrajectory(
         prompt_tokens=pieces(lm.tokenizer, ids),
@@ -215,10 +204,10 @@ def follow_writing(
         ids=list(continuation),
         answers=pieces(lm.tokenizer, tokens),
         entropy=entropy(logprobs).cpu().numpy(),
-        margin=margin(logprobs).cpu().numpy(),
+        margin=gap.cpu().numpy(),
         chosen=logprobs[range(len(continuation)), continuation].cpu().numpy(),
         logprobs=logprobs[:, tokens].cpu().numpy(),
-        ranks=rank(logprobs, tokens).cpu().numpy(),
+        ranks=count_above(logprobs[None], logprobs[None][..., tokens])[0].cpu().numpy(),
         top_tokens=np.array(names, dtype=object).reshape(top.indices.shape),
         top_logprobs=top.values.cpu().numpy(),
     )

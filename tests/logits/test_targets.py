@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from probe.analyses.catalogue import find_analysis
 from probe.errors import DataError
 from probe.logits.targets import (
     NOTHING,
@@ -15,6 +16,7 @@ from probe.logits.targets import (
     value,
 )
 from probe.model.text import pieces
+from probe.plotting.notebook import Look, title_of
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
 
 TEXT = "mira lives in"
@@ -108,3 +110,27 @@ def test_the_rival_is_never_the_answer():
     first, second = lms[0].logits([ids])[0, -1].topk(2).indices.tolist()
     assert same_target(lms, prompt=TEXT) == {"answer": first, "against": second}
     assert same_target(lms, prompt=TEXT, answer=second)["against"] == first
+
+
+def test_models_of_other_tokens_are_asked_about_their_own():
+    """An id of one is another word of the other: each figure names the answer of its model."""
+    lms = [random_lm(tokenizer=byte_tokenizer()), random_lm()]
+    assert same_target(lms, prompt=TEXT) == {}
+    looks = [Look("a", "#111111"), Look("b", "#222222")]
+    for name in ("logit_lens", "attribute_answer", "follow_writing"):
+        record = find_analysis(name)
+        values = record.settled({"prompt": TEXT}, *lms)
+        results = [record.run(lm, **values) for lm in lms]
+        (both,) = record.together(results, looks)
+        drawn = both.figures()
+        titles = [title_of(chart) for chart in drawn.values()]
+        assert sum(title.endswith(": a") or ": a:" in title for title in titles) >= 1, titles
+        assert both.sentence()
+        assert both.lists()
+
+
+def test_a_model_beside_itself_has_its_own_columns():
+    record, lm = find_analysis("attribute_answer"), random_lm()
+    (both,) = record.together([record.run(lm, prompt=TEXT)] * 2, [Look("a", "#111111")] * 2)
+    assert list(both.lists()["Parts"].columns) == ["part", "a (1)", "a (2)", "change"]
+    assert not both.lists()["Parts"]["change"].any()

@@ -45,7 +45,7 @@ def test_writing_begins_after_the_chosen_token():
 
 
 def test_two_models_are_said_and_drawn_together():
-    results = tuple(follow_writing(random_lm(seed=seed), TEXT, answer="rome", n=2) for seed in (0, 1))
+    results = tuple(follow_writing(random_lm(seed=seed), TEXT, answer="rome", against="oslo", n=2) for seed in (0, 1))
     found = WrittenTrajectories(results, (Look("a", "#111111"), Look("b", "#222222")))
     assert (
         found.sentence()

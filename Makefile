@@ -21,7 +21,7 @@ real-model: .cache/SmolLM2-135M-Instruct/config.json  ## fetch SmolLM2-135M-Inst
 samples-real: real-model  ## make the real sample runs anew, into sample_runs
 	$(BIN)/probe samples --real
 
-fuzz: install-dev  ## 10,000 damaged files of each format that is read (the test suite tries 300)
+fuzz: install-dev  ## 10,000 damaged files of each format that is read (the test suite tries 150)
 	PROBE_FUZZ=10000 $(BIN)/pytest -W error tests/fuzz/test_readers.py
 
 tree: install-dev  ## write docs/tree.md from the docstrings, and the tables of metrics from probe/terms.tsv

@@ -78,11 +78,11 @@ def test_what_differs_in_nothing_or_by_the_margin_is_seldom_called_otherwise() -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [12, 30, 60, 200, 500])
-@pytest.mark.parametrize("back_and_forth", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize("n", [12, 60, 500])
+@pytest.mark.parametrize("back_and_forth", [0.0, 0.2])
 def test_power_and_sizes_of_the_verdicts(n: int, back_and_forth: float) -> None:
-    check_power(n, back_and_forth, 200)
-    check_sizes(n, back_and_forth, 200)
+    check_power(n, back_and_forth, 150)
+    check_sizes(n, back_and_forth, 150)
 
 
 def test_equal_models_are_equivalent_from_enough_questions_on() -> None:

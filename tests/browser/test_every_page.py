@@ -6,9 +6,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from dashboard.pages import page_names
-from tests.browser.pages import PAGES, TABLES, WITHOUT_FIGURE, agree, eventually, expect_theme, open_page, settle
+from tests.browser.pages import PAGES, TABLES, WITHOUT_FIGURE, agree, box, eventually, expect_theme, open_page, settle
 from tests.browser.test_axe import violations
-from tests.browser.test_layout import NARROW, WIDE, drawn, wrong_texts
+from tests.browser.test_layout import CUT, NARROW, SLACK, WIDE, drawn, wrong_texts
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 LIMIT = 2 * 800
@@ -44,20 +44,28 @@ def look(page: Page, name: str) -> None:
     settle(page)
 
 
-def texts(page: Page, width: int) -> list[str]:
-    """What is wrong with the texts of the figures of a page that was just opened, tab by tab."""
-    drawn(page, width)
+def texts(page: Page) -> list[str]:
+    """What is wrong with the texts of the figures of a page, tab by tab, where charts are small."""
+    drawn(page)
     wrong = wrong_texts(page)
     tabs = page.get_by_test_id("stMain").get_by_role("tab")
     for tab in range(tabs.count()):
         is_seen = tabs.nth(tab).get_attribute("aria-selected") == "true"
         if not is_seen and tabs.nth(tab).inner_text() not in TABLES:
-            page.set_viewport_size({"width": width, "height": 800})
+            page.set_viewport_size({"width": WIDE, "height": 800})
             tabs.nth(tab).click()
             expect(tabs.nth(tab)).to_have_attribute("aria-selected", "true")
-            drawn(page, width)
+            drawn(page)
             wrong += wrong_texts(page)
-    return [f"{each} ({width} pixels)" for each in dict.fromkeys(wrong)]
+    return list(dict.fromkeys(wrong))
+
+
+def narrow(page: Page) -> list[str]:
+    """What is wrong with the first view of a page where charts stand in one column."""
+    drawn(page, NARROW)
+    charts = page.locator(".js-plotly-plot:visible")
+    edges = {round(box(charts.nth(index))["x"]) for index in range(charts.count())}
+    return [*wrong_texts(page), *page.evaluate(f"({CUT})({SLACK})"), *["charts side by side"] * (len(edges) > 1)]
 
 
 def test_every_page_is_looked_at():
@@ -76,10 +84,10 @@ def test_a_page_is_short_legible_and_of_use_to_everybody(page: Page, samples: An
     wrong["dark"] = violations(page)
     if name not in WITHOUT_FIGURE:
         expect_theme(page.locator(".js-plotly-plot:visible").first, "dark")
-        wrong["wide"] = texts(page, WIDE)
+        wrong["wide"] = texts(page)
         page.set_viewport_size({"width": NARROW, "height": 800})
         page.goto(f"{samples.url}/{PAGES[name]}")
         look(page, name)
-        wrong["narrow"] = texts(page, NARROW)
+        wrong["narrow"] = narrow(page)
     assert {what: found for what, found in wrong.items() if found} == {}
     assert pixels <= LIMIT

@@ -212,6 +212,7 @@ def test_without_control_runs_it_is_said_how_to_make_them(tmp_path: Path, capsys
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_from_the_command_that_trains_to_the_finding(tmp_path: Path) -> None:
     """With few steps; another seed has a base of its own."""
     words = ["samples", "--controls", "--only", *reach.RUNS, "--steps-scale", "0.003", "--seeds", "2"]

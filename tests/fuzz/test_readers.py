@@ -21,7 +21,7 @@ from probe.errors import ProbeError
 from tests.fuzz.formats import FORMATS, Format, target
 from tests.fuzz.mutator import difference, mutant
 
-COUNT = int(os.environ.get("PROBE_FUZZ", "300"))
+COUNT = int(os.environ.get("PROBE_FUZZ", "150"))
 FIRST = int(os.environ.get("PROBE_FUZZ_FIRST", "0"))
 SECONDS = 5.0
 """Most seconds of the processor that reading may take; those of the clock depend on what else runs."""

@@ -1,4 +1,7 @@
-"""Two processes from the command line, by the very commands of docs/devices.md: they give the losses of one."""
+"""Two processes from the command line, by the very commands of docs/devices.md: they give the losses of one.
+
+Every method in two processes: test_loop.py.
+"""
 
 import os
 import shlex
@@ -15,11 +18,10 @@ from probe import open_run
 from tests.places import ROOT
 from tests.trainers.conftest import figures
 from tests.trainers.quick import COMMON, QUICK, UNDECIDED, module, train
-from trainers.commands import METHODS
 
 LINES = [line for line in (ROOT / "docs" / "devices.md").read_text().splitlines() if line.startswith("ACCELERATE_USE")]
 """The page's commands for the CPU."""
-CASES = [(LINES[0], method) for method in METHODS] + [(line, "dpo") for line in LINES[1:]]
+CASES = [(LINES[0], "rlhf"), *((line, "dpo") for line in LINES[1:])]
 
 
 def test_the_page_names_both_launchers() -> None:

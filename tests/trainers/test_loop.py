@@ -39,6 +39,8 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 SOME = [name if name in ("dpo", "rlvr") else pytest.param(name, marks=pytest.mark.slow) for name in QUICK]
 """Methods where the loop alone decides: two of them, and with the slow tests all."""
 some_methods = pytest.mark.parametrize("make", SOME, indirect=True)
+UNLIKE = ("dpo", "rlvr", "continual")
+"""A method that draws examples, one that samples completions, and one in phases."""
 
 
 @pytest.fixture(params=QUICK)
@@ -127,7 +129,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIG
 
 
 @pytest.mark.parametrize(
-    ("make", "number"), [*((name, signal.SIGINT) for name in QUICK), ("sft", signal.SIGTERM)], indirect=["make"]
+    ("make", "number"), [*((name, signal.SIGINT) for name in UNLIKE), ("dpo", signal.SIGTERM)], indirect=["make"]
 )
 def test_stopped_and_resumed_to_the_same_bits(make: Make, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     before = signal.getsignal(number)
@@ -159,6 +161,7 @@ def test_second_interrupt_stops_at_once(make: Make, monkeypatch: pytest.MonkeyPa
     assert open_run(tmp_path / "run").checkpoints() == []
 
 
+@pytest.mark.parametrize("make", UNLIKE, indirect=True)
 def test_steps_may_grow(make: Make) -> None:
     if "steps" not in make().free:  # phases share them
         train(make("fixed"))
@@ -284,6 +287,7 @@ def test_a_folder_that_goes_while_it_trains_stops_training(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("make", ["rlhf", "continual"], indirect=True)  # all, in a checkpoint: test_resume.py
 def test_killed_at_any_moment_and_resumed_to_the_same_bits(make: Make) -> None:
     """SIGKILL once there are metrics, and again after a resume, at moments that differ between test runs."""
     quick: dict[str, Any] = {"steps": 24, "save_every": 3, "log_every": 2}
@@ -312,7 +316,9 @@ def lines(out: Path) -> list[bytes]:
     return file.read_bytes().splitlines() if file.exists() else []
 
 
-@pytest.mark.parametrize("method", ["dpo", "rlvr"])  # all of them: test_launch.py
+@pytest.mark.parametrize(
+    "method", [name if name == "rlvr" else pytest.param(name, marks=pytest.mark.slow) for name in QUICK]
+)
 def test_two_processes_give_the_losses_of_one(method: str, configs: Callable[..., Make], tmp_path: Path) -> None:
     quick: dict[str, Any] = {"steps": 4, "accumulation": 2, "batch_size": 8, "capture_every": 2, "eval_every": 2}
     make = configs(method)

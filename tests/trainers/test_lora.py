@@ -185,9 +185,8 @@ def test_captures_change_nothing(configs: Callable[[str], Make]) -> None:
     assert all(torch.equal(value, state[key]) for key, value in adapter_weights(plain).items())
 
 
-@pytest.mark.parametrize("method", ["pretrain", "dpo"])
-def test_resumed_to_the_same_bits(method: str, configs: Callable[[str], Make], world_run: Path) -> None:
-    make = configs(method)
+def test_resumed_to_the_same_bits(configs: Callable[[str], Make], world_run: Path) -> None:
+    make = configs("dpo")
     common: dict[str, Any] = {"base": str(world_run), "schedule": "constant", "eval_every": 2, **LORA}
     whole = train(make("whole", steps=4, **common))
     train(make("parts", steps=2, **common))
@@ -225,13 +224,12 @@ def test_the_base_is_the_checkpoint_that_was_trained_on(configs: Callable[[str],
     assert LM.load(tmp_path / "moved" / "tuned").fingerprint == expected
 
 
-@pytest.mark.parametrize("method", ["pretrain", "sft"])
-def test_a_resumed_run_keeps_its_base(method: str, configs: Callable[[str], Make], tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_base(configs: Callable[[str], Make], tmp_path: Path) -> None:
     """`--base runs/base` is the newest checkpoint there, which is another one once that run went on."""
     pretraining = configs("pretrain")
     train(pretraining("runs/base", schedule="constant", steps=1))
     common: dict[str, Any] = {"base": str(tmp_path / "runs" / "base"), "schedule": "constant", "warmup": 0, **LORA}
-    make = configs(method)
+    make = configs("sft")
     whole = train(make("whole", steps=2, **common))
     train(make("parts", steps=1, **common))
     train(pretraining("runs/base", schedule="constant", steps=3, resume=True))

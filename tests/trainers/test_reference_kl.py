@@ -48,7 +48,7 @@ def test_it_is_taken_from_the_base_and_a_resumed_run_has_the_same(
     whole = train(make("whole", **given))
     assert whole.reference == str(world_run)
     check(whole, LM.load(world_run))
-    if method in ("pretrain", "sft", "dpo"):
+    if method == "dpo":  # what is kept of a run does not hang on its method: test_resume.py
         train(make("parts", **given | {"steps": 2}))
         resumed = train(make("parts", **given, resume=True))
         assert resumed.reference == str(world_run)

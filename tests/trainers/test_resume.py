@@ -20,9 +20,12 @@ from tests.trainers.quick import QUICK, train
 from trainers.config import TrainConfig
 
 Make = Callable[..., TrainConfig]
-EVERYTHING: dict[str, Any] = {"save_every": 2, "capture_every": 1, "eval_every": 1, "evaluate": 4}
+EVERYTHING: dict[str, Any] = {"save_every": 3, "capture_every": 1, "eval_every": 1, "evaluate": 4}
+"""Of four steps the first checkpoint is between the two updates on one batch of completions."""
 CLOCK = ("time", "tokens_per_second", "step_time")
-ADAPTERS = [pytest.param((method, {"lora": 2}), id=f"{method}-lora", marks=pytest.mark.slow) for method in QUICK]
+ADAPTERS = [
+    pytest.param((method, {"lora": 2}), id=f"{method}-lora", marks=pytest.mark.slow) for method in ("dpo", "rlhf")
+]
 
 
 @pytest.fixture(params=[*(pytest.param((method, {}), id=method) for method in QUICK), *ADAPTERS])
@@ -80,7 +83,7 @@ def test_killed_and_resumed_to_the_same_files(make: Make) -> None:
     """Before the first checkpoint it begins anew, byte by byte; later it goes on from the last one."""
     whole, early, late = make("whole"), make("early"), make("late")
     train(whole)
-    assert killed_in_checkpoint(early, 2)
+    assert killed_in_checkpoint(early, 3)
     assert (early.out / "metrics.jsonl").stat().st_size
     train(replace(early, resume=True))
     same(contents(whole.out), contents(early.out))
@@ -90,12 +93,13 @@ def test_killed_and_resumed_to_the_same_files(make: Make) -> None:
     same(dict(without_events(whole.out)), dict(without_events(late.out)))
 
 
-@pytest.mark.parametrize("tokenizer", [None, "bpe", "char"])
+@pytest.mark.parametrize("tokenizer", [None, "bpe"])
 def test_a_new_model_keeps_its_files(tokenizer: str | None, configs: Callable[..., Make], tmp_path: Path) -> None:
     """Its tokenizer is made in the first attempt and read in the second."""
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat, and the dog lay by the door. " * 200)
-    options = EVERYTHING | {"base": None} | ({"data": str(text), "tokenizer": tokenizer} if tokenizer else {})
+    few: dict[str, Any] = {"base": None, "batch_size": 2, "capture_every": 3, "eval_every": 3}
+    options = EVERYTHING | few | ({"data": str(text), "tokenizer": tokenizer} if tokenizer else {})
     whole, parts = (configs("pretrain")(name, **options) for name in ("whole", "parts"))
     train(whole)
     killed_in_checkpoint(parts, 4)
@@ -152,7 +156,7 @@ def test_killed_before_there_was_a_run_starts_as_if_new(configs: Callable[..., M
     assert list(config.out.glob(".*")) == []
 
 
-@pytest.mark.parametrize("kind", ["pretrain", "dpo-lora", "rlhf", "continual"])
+@pytest.mark.parametrize("kind", ["dpo-lora", "rlhf", "continual"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_offered(kind: str, configs: Callable[..., Make]) -> None:
     """One flipped bit in any file of it, weights, moments, counters or tokenizer."""
     make = configs(kind.removesuffix("-lora"))
@@ -195,7 +199,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_offered(kind: str, 
 
 def test_going_back_from_a_damaged_checkpoint_gives_the_same_run(configs: Callable[..., Make]) -> None:
     make = configs("sft")
-    whole, parts = make("whole", **EVERYTHING, steps=6), make("parts", **EVERYTHING, steps=6)
+    options = EVERYTHING | {"save_every": 2, "steps": 6}
+    whole, parts = make("whole", **options), make("parts", **options)
     train(whole)
     killed_in_checkpoint(parts, 6)
     shutil.rmtree(parts.out / "checkpoints" / "00000004")  # as the message says

@@ -1,11 +1,14 @@
 """What the pages read: runs, their metrics and captures, each file read again only when it has changed."""
 
+import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 
@@ -76,13 +79,23 @@ class Store:
         return next(iter(beside or matches), None)
 
 
+MOST = 1000
+"""Entries of a folder that are looked at for its stamp."""
+
+
 def stamp(path: Path) -> Stamp:
-    """Return time of the last change and size of a file, or (0, 0) where there is none."""
+    """Return time of the last change and size of a file, or (0, 0) where there is none.
+
+    Of a folder it is the last change of what lies in it, and how much that is: a run that trains has another one.
+    """
     try:
         status = path.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            return (status.st_mtime_ns, status.st_size)
+        times = [each.stat(follow_symlinks=False).st_mtime_ns for each in islice(os.scandir(path), MOST)]
     except OSError:
         return (0, 0)
-    return (status.st_mtime_ns, status.st_size)
+    return (max(times, default=status.st_mtime_ns), len(times))
 
 
 def read_store() -> Store:

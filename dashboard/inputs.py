@@ -95,6 +95,7 @@ def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = Fals
 def asks(field: Mapping[str, Any]) -> bool:
     """Return whether an input has a widget of its own on a page: it is the page's, and there is something to choose."""
     only = len(field["choices"]) == 1 and not (field["required"] or field["optional"])
+    only |= field["type"] == "choice" and not field["choices"]
     return not (field["shared"] or field["advanced"] or only)
 
 
@@ -119,7 +120,8 @@ def choose(
         key = field["key"]
         if key not in drawn:
             if field["depends"]:
-                known = _parsed(analysis, field["depends"], given) | page.given
+                known = _parsed(analysis, [each for each in field["depends"] if each not in page.given], given)
+                known |= page.given
                 (field,) = analysis.fields(*lms, given=known, names=[field["name"]], ask=_ask)
                 if analysis.about_input(field["name"]).first is not None:
                     begin_again(field, known)
@@ -136,7 +138,8 @@ def choose(
     ):
         return None
     names = [field["name"] for field in fields]
-    return _parsed(analysis, names, given) | {name: value for name, value in page.given.items() if name in names}
+    free = [name for name in names if name not in page.given]
+    return _parsed(analysis, free, given) | {name: value for name, value in page.given.items() if name in names}
 
 
 def _parsed(analysis: Analysis, names: Sequence[str], given: Mapping[str, Any]) -> Values:

@@ -12,8 +12,6 @@ from probe.terms import SMALLEST, logged, smallest_effect, term
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
-    from probe.runs.reader import Run
-    from probe.runs.schema import ProbePrompt
 
 CLAIMS = {
     "deferral": "repeats a user's false claim in {} of its answers",
@@ -117,20 +115,6 @@ def answers(steps: Sequence[int], logprobs: np.ndarray, names: Sequence[str]) ->
     index = int(np.nanargmax(np.abs(change)))
     before, after = (100 * float(np.exp(logprobs[row, index])) for row in (0, -1))
     return f"{names[index].strip()}: {before:.0f} % at step {steps[0]:,}, {after:.0f} % at step {steps[-1]:,}."
-
-
-def without_answers(run: "Run", prompt: "ProbePrompt") -> str:
-    """Say why a captured prompt has no answers whose probabilities can be followed, and how a run gets some."""
-    if prompt.note:
-        return f"{prompt.note} There is no logit to follow or to split into heads and MLPs."
-    known = {"dpo": "chosen and rejected completion", "reward-model": "chosen and rejected completion"}.get(
-        run.method, "answers"
-    )
-    return (
-        "This prompt was captured without answers, so there is no logit to follow or to split into heads and MLPs. To "
-        f"follow the {known} of its data, train again without --probe-prompts, or give --probe-prompts a .jsonl file"
-        " with `text` and `answers`."
-    )
 
 
 def duration(seconds: float) -> str:

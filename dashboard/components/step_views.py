@@ -22,6 +22,7 @@ from probe.runs.captured import (
     favourites,
     lens_table,
     most_moved,
+    why_without_answers,
 )
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
@@ -173,7 +174,7 @@ def detail_figures(moment: Moment) -> None:
             note("These captures hold no attention, since not every block of the model has heads.")
     with right:
         if not moment.prompt.answers:
-            note(sentences.without_answers(moment.run, moment.prompt))
+            note(why_without_answers(moment.run, moment.prompt))
             return
         steps, logprobs = data.answer_logprobs(moment.run, moment.index)
         answers = answer_names(moment.run, moment.prompt.answers)

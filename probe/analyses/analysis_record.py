@@ -286,8 +286,9 @@ class Analysis:
                 "depends": depends,
                 "late": about.choices is not None and bool(name in self.views or depends),
             }
-            of: tuple[Any, ...] = lms if name in self.inputs else () if result is None else (result,)
-            if of and (given is not None or not depends):
+            of: tuple[Any, ...] = lms if name in self.inputs else (result,)
+            is_there = bool(lms or not self.models) if name in self.inputs else result is not None
+            if is_there and (given is not None or not depends):
                 entry |= self._possible(about, entry, of, given or {}, ask)
             entries.append(entry)
         return entries

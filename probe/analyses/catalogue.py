@@ -49,6 +49,7 @@ MODULES = {
     "attribute_scalar": "probe.logits.attribution",
     "compare_layers": "probe.logits.distance",
     "follow_writing": "probe.logits.writing",
+    "follow_logits": "probe.logits.trained_logits",
     "steer_answers": "probe.interventions.steered",
     "look_back": "probe.autoregression.looking_back",
     "follow_wrong_token": "probe.autoregression.snowballs",

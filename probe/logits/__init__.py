@@ -6,6 +6,7 @@
 - the same of a model that reads out one number: `scalar_lens`, `attribute_scalar`
 - what a part promotes: `read_parts`, `promoted_tokens`
 - what a model holds likely while it writes: `follow_writing`
+- what a run captured while it was trained: `follow_logits`
 - how far apart two models are: `compare_layers`; two distributions: `kl`
 """
 

@@ -8,4 +8,5 @@ from .parts import promoted_tokens as promoted_tokens
 from .parts import read_parts as read_parts
 from .scalar import scalar_lens as scalar_lens
 from .targets import target_of as target_of
+from .trained_logits import follow_logits as follow_logits
 from .writing import follow_writing as follow_writing

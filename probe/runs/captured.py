@@ -81,6 +81,20 @@ def most_moved(first: dict[str, np.ndarray], last: dict[str, np.ndarray], prompt
     return int(np.argmax(changes))
 
 
+def why_without_answers(run: "Run", prompt: "ProbePrompt") -> str:
+    """Say why a captured prompt has no answers whose probabilities can be followed, and how a run gets some."""
+    if prompt.note:
+        return f"{prompt.note} There is no logit to follow or to split into heads and MLPs."
+    known = {"dpo": "chosen and rejected completion", "reward-model": "chosen and rejected completion"}.get(
+        run.method, "answers"
+    )
+    return (
+        "This prompt was captured without answers, so there is no logit to follow or to split into heads and MLPs. To "
+        f"follow the {known} of its data, train again without --probe-prompts, or give --probe-prompts a .jsonl file"
+        " with `text` and `answers`."
+    )
+
+
 def attention_table(weights: np.ndarray, tokens: Sequence[str], layers: Sequence[int] | None = None) -> pd.DataFrame:
     """One row a weight that the causal mask leaves: layer, head, query, query_token, key, key_token, weight.
 

@@ -119,7 +119,7 @@ def test_the_url_brings_a_view_back(show: Show, runs: Path):
     assert app.selectbox(key="log_part").value == "L0H1"
     open_tab(app, TRAINING)
     assert app.selectbox(key="log_measure").value == "margin"
-    assert chart(app, "log-training-layers")["layout"]["coloraxis"]["colorbar"]["title"]["text"].startswith("margin")
+    assert chart(app, "training-layers")["layout"]["coloraxis"]["colorbar"]["title"]["text"].startswith("margin")
     open_tab(app, "Token by token")
     assert len(values(chart(app, "written")["data"][0]["y"])) <= 3
 
@@ -146,10 +146,10 @@ def test_training_needs_no_model(show: Show, runs: Path, tmp_path: Path):
     """A capture of an older version: what it lacks is told, and the rest is shown as it was."""
     store.captured(tmp_path / "watched")
     app = show(runs, tmp_path, page=PAGE, log_run="watched")
-    assert chart(app, "log-training-layers")["data"][0]["z"]
+    assert chart(app, "training-layers")["data"][0]["z"]
     assert app.selectbox(key="log_run").value == "watched"
     assert "entropy" not in app.selectbox(key="log_measure").options
-    for name in ("log-training-parts", "log-training-neurons", "log-training-kl"):
+    for name in ("training-parts", "training-neurons", "training-kl"):
         assert name not in names(app)
     assert "watched was captured before this version of Probe" in read(app)
     assert "watched captured no KL to a reference: train by a method that has one, or give probe.watch" in read(app)
@@ -166,11 +166,11 @@ def test_training_is_shown_by_layer_and_by_part(show: Show, runs: Path):
     asked, steps = run.captures().prompts[index], run.captures().steps
     at = asked.length - 1
     captured = [run.captures().load(step) for step in steps]
-    cells = values(chart(app, "log-training-layers")["data"][0]["z"])
+    cells = values(chart(app, "training-layers")["data"][0]["z"])
     expected = np.stack([each["lens_entropy"][index, :, at] for each in captured], axis=1)
     np.testing.assert_allclose(cells, expected, atol=0.01)
     parts = np.stack([each["attribution"][index] for each in captured], axis=-1).reshape(-1, len(steps))
-    drawn = chart(app, "log-training-parts")
+    drawn = chart(app, "training-parts")
     assert list(drawn["layout"]["xaxis"]["ticktext"]) == [str(step) for step in steps]
     order = np.argsort(np.abs(parts).max(axis=1))
     np.testing.assert_allclose(values(drawn["data"][0]["z"]), parts[order], atol=1e-5)
@@ -188,7 +188,7 @@ def test_training_is_shown_by_layer_and_by_part(show: Show, runs: Path):
     first = asked.answers[0].strip()
     app.selectbox(key="log_measure").select(f"rank of {first}").run()
     ranks = np.stack([each["lens_answer_ranks"][index, :, at, 0] for each in captured], axis=1)
-    cells = values(chart(app, "log-training-layers")["data"][0]["z"])
+    cells = values(chart(app, "training-layers")["data"][0]["z"])
     np.testing.assert_allclose(10**cells, ranks + 1, rtol=1e-5)
     assert ranks.max() > 5
     assert not app.exception
@@ -207,7 +207,7 @@ def test_training_is_shown_by_neuron_and_as_kl_by_token(show: Show, runs: Path, 
     app = show(runs, tmp_path, page=PAGE, log_run="moved")
     index = [prompt.text for prompt in prompts].index(app.selectbox(key="log_captured").value)
     neurons, kl = neurons_over_training(run, index), kl_over_training(run, index)
-    drawn = chart(app, "log-training-neurons")
+    drawn = chart(app, "training-neurons")
     cells, labels = values(drawn["data"][0]["z"]), drawn["layout"]["yaxis"]["ticktext"]
     assert cells.shape == (12, 2)
     strongest = neurons.loc[neurons["value"].abs().idxmax()]
@@ -215,7 +215,7 @@ def test_training_is_shown_by_neuron_and_as_kl_by_token(show: Show, runs: Path, 
     same = (neurons["layer"] == strongest.layer) & (neurons["neuron"] == strongest.neuron)
     np.testing.assert_allclose(cells[-1], neurons[same].sort_values("step")["value"], rtol=1e-5)
     by_token = kl.pivot(index="position", columns="step", values="kl").to_numpy()
-    np.testing.assert_allclose(values(chart(app, "log-training-kl")["data"][0]["z"]), by_token, rtol=1e-5)
+    np.testing.assert_allclose(values(chart(app, "training-kl")["data"][0]["z"]), by_token, rtol=1e-5)
     assert not by_token[:, 0].any()
     assert by_token[:, 1].max() > 0.01
     assert f"{by_token[:, 1].max():.2f} nats" in read(app)
@@ -226,8 +226,8 @@ def test_training_is_shown_by_neuron_and_as_kl_by_token(show: Show, runs: Path, 
 
 def test_captures_without_the_kl_to_the_reference_say_so(show: Show, runs: Path):
     app = show(runs, page=PAGE, log_run="dpo-agreeable")
-    assert "log-training-neurons" in names(app)
-    assert "log-training-kl" not in names(app)
+    assert "training-neurons" in names(app)
+    assert "training-kl" not in names(app)
     assert "The captures of dpo-agreeable lack its KL to base; a new run has it" in read(app)
 
 
@@ -235,7 +235,7 @@ def test_training_on_a_prompt_without_answers_has_no_parts(show: Show, runs: Pat
     with watch(LM.load(runs / "base"), tmp_path / "plain", prompts=["<user> where"]) as recorder:
         recorder.step(0)
     app = show(runs, tmp_path, page=PAGE, log_run="plain")
-    assert "log-training-parts" not in names(app)
+    assert "training-parts" not in names(app)
     assert "This prompt was captured without answers" in read(app)
     assert not app.exception
 
@@ -245,7 +245,7 @@ def test_training_of_a_model_whose_parts_do_not_sum(show: Show, runs: Path, tmp_
     with watch(lm, tmp_path / "scaled", prompts=[{"text": "tom", "answers": ["rome"]}]) as recorder:
         recorder.step(0)
     app = show(runs, tmp_path, page=PAGE, log_run="scaled")
-    assert "log-training-parts" not in names(app)
+    assert "training-parts" not in names(app)
     assert "The heads and MLPs of scaled do not sum to its logits" in read(app)
     assert not app.exception
 

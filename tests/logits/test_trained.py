@@ -15,6 +15,7 @@ from probe.logits.trained import (
     over_training,
     promoted_over_training,
 )
+from probe.logits.trained_logits import follow_logits
 from probe.recording import recorder as recording
 from probe.recording.recorder import watch
 from probe.runs import RunWriter, open_run
@@ -64,6 +65,38 @@ def test_training_steps_come_from_the_captures(tmp_path):
     last = table[(table.measure == "residual_norm") & (table.layer == 1) & (table.step == 1)]
     assert last.value.item() == pytest.approx(float(norms[0, 4]), rel=1e-4)
     assert over_training(open_run(tmp_path / "run"), prompt=1).position.unique().tolist() == [5]
+
+
+def test_a_training_is_said_and_drawn_from_its_captures(tmp_path):
+    lm = random_lm()
+    prompts = [{"id": "a", "text": "tom works", "answers": ["rome"]}, {"id": "b", "text": TEXT}]
+    with RunWriter.create(tmp_path / "run", method="pretrain", config={}) as run:
+        recorder = watch(lm, run, prompts=prompts, every=1)
+        for step in (0, 1):
+            recorder.capture(step)
+            lm.model.model.embed_tokens.weight.data *= 1.5
+        run.finish("finished")
+    found = follow_logits(run=tmp_path / "run")
+    table = over_training(open_run(tmp_path / "run"), prompt=0)
+    own = table[(table.measure == "logprob") & (table.layer == table.layer.max())].set_index("step").value
+    ends = [f"{own[step]:.2f}".replace("-", "\u2212") for step in (0, 1)]
+    assert found.sentence() == f"After \u201ctom works\u201d log p(rome) of run went from {ends[0]} to {ends[1]} nats."
+    assert list(found.figures()) == ["training-layers", "training", "training-parts", "training-neurons"]
+    assert found.figures(measure="entropy")["training-layers"].layout.meta["title"] == "run: entropy by layer"
+    (listed,) = found.lists(part="L1H0").values()
+    words = promoted_over_training(open_run(tmp_path / "run"), 0)
+    own = words[(words.step == 1) & (words.layer == 1) & (words.part == "H0") & (words.kind == "promoted")]
+    assert listed["promoted"].tolist()[1] == "  ".join(own.sort_values("rank").token)
+    bare = follow_logits(run=tmp_path / "run", captured=TEXT)
+    assert list(bare.figures()) == ["training-layers", "training"]
+    assert bare.lists() == {}
+    assert any("captured without answers" in note for note in bare.notes)
+    assert follow_logits(run=tmp_path / "run", prompt=TEXT).prompt == bare.prompt
+    with pytest.raises(DataError, match="did not capture the prompt 'nothing'"):
+        follow_logits(run=tmp_path / "run", captured="nothing")
+    RunWriter.create(tmp_path / "bare", method="pretrain", config={}).finish("finished")
+    with pytest.raises(DataError, match="`bare` has no captures"):
+        follow_logits(run=tmp_path / "bare")
 
 
 NEW = ("lens_entropy", "lens_margin", "lens_answer_ranks", "attribution", "attribution_total", "promoted_ids")

@@ -5,20 +5,46 @@ from functools import partial
 
 import streamlit as st
 
-from dashboard.analysis import draw, draw_below, keys_of
+from dashboard import data
+from dashboard.analysis import draw, draw_below, keys_of, say
+from dashboard.components.details import TAB_DETAILS
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page
-from dashboard.markdown import sentence_place
-from dashboard.pages.logits import over_training
+from dashboard.markdown import note, sentence_place
 from dashboard.sides import ask_for_model, choose_sides, load_sides
-from dashboard.state import current
+from dashboard.state import SharedChoices, current, keep
 from probe.analyses.catalogue import find_analysis
+from probe.texts import visible
 
 OF_TOKENS = ("logit_lens", "attribute_answer", "compare_layers", "follow_writing")
 """The main analysis and those of the tabs."""
 OF_SCALARS = ("scalar_lens", "attribute_scalar")
 """The same of models that read out one number."""
-TRAINING = "Over training"
+TRAINED = "follow_logits"
+"""What captures of a run tell, whatever its models."""
+RUN = "log_run"
+"""The key of the run whose captures are shown."""
+
+
+def choose_run(shared: SharedChoices) -> str | None:
+    """Let the reader choose a run with captures; None where there is none."""
+    order = [shared.label(shared.aligned), shared.label(shared.base), *shared.store.runs]
+    names = [name for name in dict.fromkeys(order) if name in shared.store.runs]
+    labels = [name for name in names if name and len(data.captures(shared.store.runs[name]))]
+    if not labels:
+        note("No run here has captures; `probe train` makes them every --capture-every steps.")
+        return None
+    return st.selectbox("Run", labels, key=keep(RUN, labels, labels[0]), bind="query-params", format_func=visible)
+
+
+def draw_training(own: Page) -> None:
+    """Draw what a run captured, whose model is not loaded."""
+    with st.container(width=300):
+        name = choose_run(own.shared)
+    if name is not None:
+        run = own.shared.store.runs[name].path
+        below = own.below(tell=say, section=TAB_DETAILS, given={"run": run}, sides=(), asked=())
+        draw(find_analysis(TRAINED), below)
 
 
 def page() -> None:
@@ -47,9 +73,9 @@ def page() -> None:
         for name in others
         if len(shown) == 2 or name != "compare_layers"
     }
-    tabs[TRAINING] = partial(over_training.training, choices)
-    keys = {find_analysis(name).title: [key for key in keys_of([name]) if key not in own.drawn] for name in others}
-    open_tab("log_tab", tabs, keys | {TRAINING: over_training.KEYS})
+    tabs[find_analysis(TRAINED).title] = partial(draw_training, own)
+    keys = {name: [key for key in keys_of([name]) if key not in own.drawn] for name in (*others, TRAINED)}
+    open_tab("log_tab", tabs, {find_analysis(name).title: each for name, each in keys.items()})
 
 
 page()

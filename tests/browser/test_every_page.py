@@ -1,6 +1,7 @@
 """Every page in Chromium, opened once: two screens at most before the first tab, no text cut, nothing of axe-core."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -9,6 +10,7 @@ from dashboard.pages import page_names
 from tests.browser.pages import PAGES, TABLES, WITHOUT_FIGURE, agree, box, eventually, expect_theme, open_page, settle
 from tests.browser.test_axe import violations
 from tests.browser.test_layout import CUT, NARROW, SLACK, WIDE, drawn, wrong_texts
+from tests.dashboard.pages import FEW
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 LIMIT = 2 * 800
@@ -19,6 +21,20 @@ FOLDED = """() => {
   return (bar ? bar.getBoundingClientRect().top : content.bottom) + main.scrollTop
 }"""
 """Pixels from the top of a page to its first tab, or to its end."""
+
+
+FEW_OF = {
+    "compare": ("compare_tab=One+prompt", ("parts_", "first_", "corpus_", "line.")),
+    "autoregression": ("lag_tab=Snowball", ("lag_",)),
+}
+"""Pages that measure in their tabs: the tab that is open at first, and the keys of what is measured on few texts."""
+
+
+def address(name: str) -> str:
+    """Return the address of a page that measures on few texts."""
+    first, prefixes = FEW_OF.get(name, ("", ("#",)))
+    few = {key: value for key, value in FEW.items() if key.startswith(prefixes)}
+    return PAGES[name] + f"&{first}&{urlencode(few, doseq=True)}" * bool(first)
 
 
 def height(page: Page) -> float:
@@ -75,7 +91,7 @@ def test_every_page_is_looked_at():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_short_legible_and_of_use_to_everybody(page: Page, samples: Any, name: str):
-    open_page(page, samples, PAGES[name])
+    open_page(page, samples, address(name))
     look(page, name)
     pixels, wrong = height(page), {"light": violations(page)}
     page.emulate_media(color_scheme="dark")
@@ -86,7 +102,7 @@ def test_a_page_is_short_legible_and_of_use_to_everybody(page: Page, samples: An
         expect_theme(page.locator(".js-plotly-plot:visible").first, "dark")
         wrong["wide"] = texts(page)
         page.set_viewport_size({"width": NARROW, "height": 800})
-        page.goto(f"{samples.url}/{PAGES[name]}")
+        page.goto(f"{samples.url}/{address(name)}")
         look(page, name)
         wrong["narrow"] = narrow(page)
     assert {what: found for what, found in wrong.items() if found} == {}

@@ -19,6 +19,7 @@ import probe.world
 from probe.analyses.analysis_record import Input, Prompt
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
+from probe.interventions.change import REFERENCE, Texts, lines_of, with_blank
 from probe.interventions.sites import counterpart
 from probe.interventions.steering import Contrast, Dose, Unit, Where, contrast, dose_response, steered_logits
 from probe.logits.answer_tokens import answer_tokens
@@ -48,12 +49,6 @@ QUESTIONS = (
     ("The first month of the year is", " January"),
     ("The sun rises in the", " east"),
     ("Two days after Monday comes", " Wednesday"),
-)
-NEUTRAL = (
-    "The weather was cold and the streets were empty in the morning.",
-    "She opened the book and read the first page aloud to the children.",
-    "Water boils at one hundred degrees when the pressure is normal.",
-    "He thought about the question for a while and then gave an answer.",
 )
 WORLD_TEXTS = 20
 """Questions of the world from which a direction is read, and those that are steered."""
@@ -204,7 +199,6 @@ class Steered(Drawable):
 
 ENOUGH = 15
 """Random directions below which their range is called narrow."""
-Texts = str | Sequence[str]
 
 
 def usual_block(*lms: LM) -> int:
@@ -311,12 +305,6 @@ def steer_answers(
     )
 
 
-def lines_of(texts: Texts) -> list[str]:
-    """Return texts that stand one a line, without empty ones."""
-    rows = texts.splitlines() if isinstance(texts, str) else texts
-    return [row.strip() for row in rows if row.strip()]
-
-
 def property_texts(lm: LM, positive: Sequence[str] = (), negative: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Return the texts between which the direction lies: those with the property, and those without it.
 
@@ -337,12 +325,12 @@ def steered_texts(
     """Return the texts that are steered, their answers, unrelated questions with theirs, and neutral texts."""
     world, items = probe.world.of(lm), claims(lm, 2)
     if not items or world is None:
-        questions, neutral = list(QUESTIONS), list(NEUTRAL)
+        questions, neutral = list(QUESTIONS), list(REFERENCE[:4])
     else:
         questions = [(item.prompt, item.answers[0]) for item in world.questions("fact", 32, 3)]
         neutral = [document.text for document in islice(world.documents(seed=4), 8)]
     if texts or not items:
-        own = _with_blank(answer) or ANSWERS[0], _with_blank(against) or ANSWERS[1]
+        own = with_blank(answer) or ANSWERS[0], with_blank(against) or ANSWERS[1]
         rows = list(texts or STEERED)
         return rows, [own] * len(rows), questions, neutral
     pairs: list[tuple[str, str | None]] = [(str(item.claim), item.answers[0]) for item in items]
@@ -354,11 +342,6 @@ def claims(lm: LM, seed: int) -> list[Item]:
     """Return questions with a false claim of the world that the model was trained on; none where it has no world."""
     world = probe.world.of(lm)
     return world.questions("opinion_false", WORLD_TEXTS, seed) if world is not None else []
-
-
-def _with_blank(answer: str) -> str:
-    """Put a blank before an answer, as most tokenizers want it."""
-    return f" {answer.strip()}" if answer.strip() else ""
 
 
 def _draws(lm: LM) -> int:

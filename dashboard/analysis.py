@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 ROWS = 10
 """Rows of a table that are seen without scrolling."""
+CHAT = "chat"
+"""Key of whether the prompt is sent in the chat template."""
 CLICK = " (click one)"
 """Behind the title of a figure in which a click chooses something."""
 
@@ -77,17 +79,18 @@ def draw(analysis: Analysis, page: Page) -> bool:
     if sides is None or _lacks(analysis, page, sides):
         return False
     lms = [side.lm for side in page.asked or sides]
-    fields = analysis.fields(*lms)
+    fields, told = analysis.fields(*lms), CHAT in page.drawn
     texts = st.container()
+    beside = analysis.has_chips and page.row is None
     with page.row or st.container():
-        places = lay_out([each for each in fields if each["view"] != "lists"], page, beside=analysis.has_chips)
+        places = lay_out([each for each in fields if each["view"] != "lists"], page, beside=beside)
     found: list[tuple[Sequence[Side], Drawable]] | None = []
     errors = ["What is named below has not been opened."]
     try:
         asked = choose(analysis, [each for each in fields if not each["view"]], page, lms, places)
         if asked is not None:
             values = _settled(analysis, lms, asked)
-            found, errors = compute(analysis, sides, values, page.row)
+            found, errors = compute(analysis, sides, values, page.offers)
             if found is None and analysis.preview is not None:
                 values = values | analysis.preview.inputs
                 found, errors = compute(analysis, sides, values)
@@ -102,7 +105,7 @@ def draw(analysis: Analysis, page: Page) -> bool:
     for error in errors:
         note(error)
     with texts:
-        if "chat" in asked and "chat" not in page.given:
+        if CHAT in asked and CHAT not in page.given and not told:
             note_form(lms, bool(asked["chat"]))
     groups = [sides] if len(results) == 1 else [[side] for side in sides]
     source = {side.role: side.ref for side in sides} | values

@@ -61,6 +61,8 @@ class Page:
     """Models whose answers count too where an input is left to the models; by default the same."""
     row: "DeltaGenerator | None" = None
     """Where the widgets of its first analysis go."""
+    offers: "DeltaGenerator | None" = None
+    """Where what takes long is offered; by default above its figures."""
     lists: bool = True
     """Whether the tables of its first analysis are shown; else they are in the folded section alone."""
     says: bool = True
@@ -209,13 +211,18 @@ def set_inputs(analysis: Analysis, values: Mapping[str, Any]) -> None:
 
 def is_short(field: Mapping[str, Any]) -> bool:
     """Return whether the values of an input fit side by side; those that come late have no room of their own."""
-    letters = sum(len(field["labels"](each)) for each in field["choices"])
-    return field["type"] == "choice" and not field["optional"] and not field["late"] and 0 < letters <= SHORT
+    return field["type"] == "choice" and not field["optional"] and not field["late"] and 0 < _letters(field) <= SHORT
+
+
+def _letters(field: Mapping[str, Any]) -> int:
+    return sum(len(field["labels"](each)) for each in field["choices"])
 
 
 def width(field: Mapping[str, Any]) -> int:
     """Return the relative width of the widget of an input."""
-    return WIDTHS.get(field["type"], 4 if is_short(field) else 3)
+    if is_short(field):
+        return max(4, (3 * len(field["choices"]) + _letters(field)) // 5)
+    return WIDTHS.get(field["type"], 3)
 
 
 def draw_choice(field: Mapping[str, Any]) -> Any:

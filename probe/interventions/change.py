@@ -321,6 +321,8 @@ SiteKind = Annotated[
 PatchHow = Annotated[Direction, Input("How", key="int_how")]
 AblateHow = Annotated[Literal["mean", "zero", "resample"], Input("How", key="int_how")]
 FOLDED = "Texts"
+InChat = Annotated[bool, Input("Chat template", key="chat", folded=FOLDED)]
+"""Whether texts are sent as a user's message in the model's chat template."""
 Corrupted = Annotated[
     str,
     Input(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import numpy as np
 import pandas as pd
 
-from probe.analyses.analysis_record import Chat, Input, Preview, Prompt
+from probe.analyses.analysis_record import Input, Preview, Prompt
 from probe.analyses.catalogue import analysis
 from probe.interventions.change import (
     EFFECT,
@@ -25,6 +25,7 @@ from probe.interventions.change import (
     At,
     Change,
     Corrupted,
+    InChat,
     PatchHow,
     Question,
     Reference,
@@ -90,7 +91,7 @@ Head = Annotated[
 ]
 Token = Annotated[
     int | None,
-    Input("Token", key="int_token", first=first_column, within=partial(columns_within, heads=False), instead="head"),
+    Input("Token", key="int_token", first=first_column, within=partial(columns_within, heads=False), instead="at"),
 ]
 
 
@@ -245,7 +246,7 @@ class EverySite(Drawable):
         ours, theirs = (each.ravel() / scale.unit for each in both)
         chart = exact_against_estimate(ours, theirs, names, label=scale.axis, colour=self.looks[0].colour)
         measured = f": Pearson {found.pearson:.2f}, Spearman {found.spearman:.2f}" * (not np.isnan(found.pearson))
-        return charts | {"agreement": titled(chart, f"Exact against estimate{measured}", 320)}
+        return charts | {"agreement": titled(chart, f"Exact against estimate{measured}".replace("-", "\u2212"), 320)}
 
     def _clicks(self) -> dict[str, str]:
         """Return what a click on a cell gives values: the block, and the head or the token."""
@@ -357,7 +358,7 @@ def patch_every_site(
     *,
     kind: SiteKind = "head",
     how: PatchHow = "denoise",
-    chat: Chat = False,
+    chat: InChat = False,
     corrupted: Corrupted = "",
     answer: Answer = "",
     against: Against = "",
@@ -410,7 +411,7 @@ def ablate_every_site(
     *,
     kind: SiteKind = "head",
     how: AblateHow = "mean",
-    chat: Chat = False,
+    chat: InChat = False,
     reference: Reference = "",
     answer: Answer = "",
     against: Rival = "",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import numpy as np
 import pandas as pd
 
-from probe.analyses.analysis_record import Chat, Input, Preview, Prompt
+from probe.analyses.analysis_record import Input, Preview, Prompt
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
 from probe.interventions.change import (
@@ -23,6 +23,7 @@ from probe.interventions.change import (
     At,
     Change,
     Corrupted,
+    InChat,
     PatchHow,
     Question,
     Reference,
@@ -260,7 +261,7 @@ def patch_one_site(
     *,
     kind: SiteKind = "head",
     how: PatchHow = "denoise",
-    chat: Chat = False,
+    chat: InChat = False,
     corrupted: Corrupted = "",
     answer: Answer = "",
     against: Against = "",
@@ -322,7 +323,7 @@ def ablate_one_site(
     *,
     kind: SiteKind = "head",
     how: AblateHow = "mean",
-    chat: Chat = False,
+    chat: InChat = False,
     reference: Reference = "",
     answer: Answer = "",
     against: Rival = "",

@@ -137,6 +137,7 @@ def test_typed_reference_texts_are_used(show: Show, runs: Path, lm: LM):
 
 def test_what_takes_long_is_offered_with_its_cost(show: Show, runs: Path, lm: LM, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(change, "seconds_a_token", lambda lm: 2.0 / 15)
+    monkeypatch.setattr(models, "is_quick", lambda seconds: seconds < 1)
     app = show(runs, page=VIEW, prompt=CLEAN)
     pair = pair_of(lm, CLEAN, CORRUPTED)
     target = target_of(lm, pair.clean, " lyon", " oslo")

@@ -47,10 +47,11 @@ def page() -> None:
     if not others:
         draw(main, own)
         return
-    row = st.container()
+    row, offers = st.container(), st.container(horizontal=True)
     left, right = st.columns([11, 9], gap="medium")
     site, rest = st.container(), st.container()
-    own = replace(own, row=row, lists=False, spots={"grid": left, "answers": right, "nulls": right})
+    spots = {"grid": left, "answers": right, "nulls": right}
+    own = replace(own, row=row, offers=offers, lists=False, spots=spots)
     with rest:
         known = draw(main, replace(own, says=False, section=TAB_DETAILS))
     with site:

@@ -92,7 +92,7 @@ def draw(analysis: Analysis, page: Page) -> bool:
             values = _settled(analysis, lms, asked)
             found, errors = compute(analysis, sides, values, page.offers)
             if found is None and analysis.preview is not None:
-                values = values | analysis.preview.inputs
+                values = {**values, **analysis.preview.inputs}
                 found, errors = compute(analysis, sides, values)
     except ProbeError as failed:
         asked, errors = {}, [str(failed)]

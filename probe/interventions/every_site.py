@@ -13,7 +13,19 @@ import pandas as pd
 
 from probe.analyses.analysis_record import Input, Preview, Prompt
 from probe.analyses.catalogue import analysis
-from probe.interventions.change import (
+from probe.interventions.controls import place
+from probe.interventions.patching import (
+    Ablation,
+    Agreement,
+    Direction,
+    Mode,
+    Patching,
+    ablate,
+    agreement,
+    attribute,
+    patch,
+)
+from probe.interventions.requested_change import (
     EFFECT,
     ESTIMATE,
     EVERY,
@@ -34,18 +46,6 @@ from probe.interventions.change import (
     SiteKind,
     same_question,
     scale_of,
-)
-from probe.interventions.controls import place
-from probe.interventions.patching import (
-    Ablation,
-    Agreement,
-    Direction,
-    Mode,
-    Patching,
-    ablate,
-    agreement,
-    attribute,
-    patch,
 )
 from probe.interventions.sites import Site
 from probe.model.lm import LM

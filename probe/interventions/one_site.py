@@ -13,7 +13,10 @@ import pandas as pd
 from probe.analyses.analysis_record import Input, Preview, Prompt
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
-from probe.interventions.change import (
+from probe.interventions.controls import DRAWS, Null, Outcome, intervene, place
+from probe.interventions.every_site import HEIGHT, grids, strongest_cell
+from probe.interventions.patching import Direction, Mode, estimates, sources
+from probe.interventions.requested_change import (
     EFFECT,
     EVERY,
     SHARE,
@@ -33,9 +36,6 @@ from probe.interventions.change import (
     same_question,
     scale_of,
 )
-from probe.interventions.controls import DRAWS, Null, Outcome, intervene, place
-from probe.interventions.every_site import HEIGHT, grids, strongest_cell
-from probe.interventions.patching import Direction, Mode, estimates, sources
 from probe.interventions.sites import Activations, Site, hooks_of, layers_of, observe
 from probe.logits.targets import value
 from probe.model.lm import LM

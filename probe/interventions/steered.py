@@ -19,7 +19,7 @@ import probe.world
 from probe.analyses.analysis_record import Input, Prompt
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
-from probe.interventions.change import REFERENCE, Texts, lines_of, with_blank
+from probe.interventions.requested_change import REFERENCE, Texts, lines_of, with_blank
 from probe.interventions.sites import counterpart
 from probe.interventions.steering import Contrast, Dose, Unit, Where, contrast, dose_response, steered_logits
 from probe.logits.answer_tokens import answer_tokens

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import models
-from probe.interventions import change
+from probe.interventions import requested_change as change
 from probe.interventions.controls import intervene
 from probe.interventions.patching import ablate, agreement, attribute, pair_of, patch
 from probe.interventions.sites import Site, activations, hooks_of

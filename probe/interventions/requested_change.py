@@ -111,13 +111,13 @@ class Change:
         """Return the ids of the clean text, and those of the corrupted one where activations of it are put in.
 
         Raises:
-            DataError: no corrupted prompt is given or known, it is the same or has another number of tokens; a text
-                without tokens or too long, or a word that the tokenizer does not know.
+            DataError: no corrupted prompt is given or known, it is the same or has another number of tokens; an empty
+                prompt or one that is too long, or a word that the tokenizer does not know.
         """
+        if not self.prompt.strip():
+            raise DataError("The prompt is empty: write one.")
         known = self.counterpart(lm)
         clean = self._encode(lm, known.clean)
-        if not clean:
-            raise DataError("The prompt has no tokens: write one.")
         check_lengths(lm.model, [clean], [])
         if not self.patches:
             return clean, None
@@ -141,7 +141,7 @@ class Change:
         """
         clean, other = self.texts(lm)
         if lm.readout != "tokens":
-            return Question(tuple(clean), other and tuple(other), target_of(lm, clean), ())
+            return Question(tuple(clean), tuple(other) if other else None, target_of(lm, clean), ())
         known, usual = self.counterpart(lm), True
         if self.patches:
             usual = self.corrupted.strip() in ("", known.corrupted)
@@ -165,7 +165,7 @@ class Change:
         columns = [*target.answers, *_next_tokens(lm, target, others if usual else []), own[0]]
         columns += [] if theirs is None else [theirs]
         shown = tuple(dict.fromkeys(columns))[:MOST_ANSWERS]
-        return Question(tuple(clean), other and tuple(other), target, shown)
+        return Question(tuple(clean), tuple(other) if other else None, target, shown)
 
     def reference_texts(self, lm: LM) -> list[str]:
         """Return the texts from which means and resampled activations come: given, the world's, or plain sentences."""

@@ -391,8 +391,7 @@ def patch_every_site(
         DataError: no corrupted prompt of as many tokens is given or known; an answer without tokens, or two that no
             token tells apart; a word that the tokenizer does not know.
     """
-    asked = {"kind": kind, "how": how, "at": at, "corrupted": corrupted, "answer": answer, "against": against}
-    return change_every_site(lm, Change(prompt=prompt, chat=chat, **cast("Any", asked)), exact, tick)
+    return change_every_site(lm, Change.among(locals()), exact, tick)
 
 
 @analysis(
@@ -443,5 +442,4 @@ def ablate_every_site(
     Raises:
         DataError: an answer without tokens, or two that no token tells apart; a word that the tokenizer does not know.
     """
-    asked = {"kind": kind, "how": how, "at": at, "reference": reference, "answer": answer, "against": against}
-    return change_every_site(lm, Change(prompt=prompt, chat=chat, **cast("Any", asked)), exact, tick)
+    return change_every_site(lm, Change.among(locals()), exact, tick)

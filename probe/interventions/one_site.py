@@ -302,9 +302,7 @@ def patch_one_site(
             token tells apart; a word that the tokenizer does not know; a token outside of the text.
         ConfigError: a block or a head that the model lacks.
     """
-    asked = {"kind": kind, "how": how, "at": at, "corrupted": corrupted, "answer": answer, "against": against}
-    change = Change(prompt=prompt, chat=chat, **cast("Any", asked))
-    return change_one_site(lm, change, layer, column_of(kind, head, token), draws, tick)
+    return change_one_site(lm, Change.among(locals()), layer, column_of(kind, head, token), draws, tick)
 
 
 @analysis(
@@ -364,6 +362,4 @@ def ablate_one_site(
             a token outside of the text.
         ConfigError: a block or a head that the model lacks.
     """
-    asked = {"kind": kind, "how": how, "at": at, "reference": reference, "answer": answer, "against": against}
-    change = Change(prompt=prompt, chat=chat, **cast("Any", asked))
-    return change_one_site(lm, change, layer, column_of(kind, head, token), draws, tick)
+    return change_one_site(lm, Change.among(locals()), layer, column_of(kind, head, token), draws, tick)

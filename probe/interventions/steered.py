@@ -18,11 +18,8 @@ import torch
 import probe.world
 from probe.analyses.analysis_record import Input, Prompt
 from probe.analyses.catalogue import analysis
-from probe.errors import DataError
-from probe.interventions.requested_change import REFERENCE, Texts, lines_of, with_blank
-from probe.interventions.sites import counterpart
+from probe.interventions.requested_change import REFERENCE, Change, Texts, lines_of, with_blank
 from probe.interventions.steering import Contrast, Dose, Unit, Where, contrast, dose_response, steered_logits
-from probe.logits.answer_tokens import answer_tokens
 from probe.logits.targets import target_of
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
@@ -54,8 +51,6 @@ WORLD_TEXTS = 20
 """Questions of the world from which a direction is read, and those that are steered."""
 LARGE = 20_000_000
 """Parameters from which on few random directions are drawn."""
-MOST_ANSWERS = 4
-"""Answers of the prompt that are shown."""
 HEIGHT = 350
 """Pixels of the figures."""
 DIRECTION = r"v = \frac{1}{|P|}\sum_{x \in P} h^\ell_T(x) - \frac{1}{|N|}\sum_{x \in N} h^\ell_T(x)"
@@ -351,19 +346,8 @@ def _draws(lm: LM) -> int:
 
 def _answered(lm: LM, prompt: str, direction: Contrast, unit: Unit, where: Where) -> tuple[Answered, str]:
     """Return the prompt's answers at each dose, and which of their tokens are compared."""
-    known = counterpart(lm, prompt, probe.world.of(lm))
-    ids = encode(lm.tokenizer, known.clean)
-    likely = lm.logits([ids])[0, -1].topk(2).indices.tolist()
-    first, second = known.answer or likely[0], known.rival or known.against or likely[1]
-    try:
-        target = target_of(lm, ids, first, second)
-    except DataError:  # what is suggested is the same answer
-        target = target_of(lm, ids, first)
-    ids = target.text(ids)
-    likely = lm.logits([ids])[0, -1].topk(1).indices.tolist()
-    others = [each for each in (known.against, known.rival) if each and not target.shared]
-    columns = [*target.answers, *(answer_tokens(lm, [each]).tokens[0] for each in others), *likely]
-    shown = list(dict.fromkeys(columns))[:MOST_ANSWERS]
+    question = Change(prompt=prompt, how="zero").question(lm)
+    ids, shown = list(question.clean), list(question.columns)
     step, rng = direction.step(unit), np.random.default_rng(0)
     noise = rng.standard_normal((_draws(lm), step.size))
     noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)
@@ -376,4 +360,4 @@ def _answered(lm: LM, prompt: str, direction: Contrast, unit: Unit, where: Where
 
     rows = np.stack([read(alpha * vectors) for alpha in ALPHAS])
     before = read(0 * step[None])[0]
-    return Answered(pieces(lm.tokenizer, shown), before, rows[:, 0], rows[:, 1:]), target.note
+    return Answered(pieces(lm.tokenizer, shown), before, rows[:, 0], rows[:, 1:]), question.target.note

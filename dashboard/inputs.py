@@ -101,13 +101,14 @@ def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = Fals
 
 def asks(field: Mapping[str, Any]) -> bool:
     """Return whether an input has a widget of its own on a page: it is the page's, and there is something to choose."""
-    return not (field["shared"] or field["advanced"] or _is_settled(field))
+    only = len(field["choices"]) == 1 and not (field["required"] or field["optional"])
+    return not (field["shared"] or field["advanced"] or only or _is_settled(field))
 
 
 def _is_settled(field: Mapping[str, Any]) -> bool:
-    """Return whether an input can have one value alone."""
+    """Return whether an input can be one number alone."""
     low, high = field["within"] or (0, 1)
-    return low == high or (len(field["choices"]) == 1 and not (field["required"] or field["optional"]))
+    return bool(low == high)
 
 
 def choose(

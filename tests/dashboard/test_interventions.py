@@ -96,6 +96,16 @@ def test_a_site_comes_from_the_url_and_changes_the_sentence(show: Show, runs: Pa
     assert re.search(r"patching L\dH\d at <bot> \[14\]", heading(app))
 
 
+def test_only_what_a_kind_of_sites_has_is_asked(show: Show, runs: Path):
+    app = show(runs, page=VIEW, prompt=CLEAN)
+    assert {part.key for part in app.number_input} == {"int_layer", "int_head", "int_at"}
+    app.segmented_control(key="int_kind").select("MLP").run()
+    assert {part.key for part in app.number_input} == {"int_layer", "int_token"}
+    app.segmented_control(key="int_do").select("ablate").run()
+    assert {part.key for part in app.number_input} == {"int_layer", "int_token"}
+    assert app.text_area(key="int_reference").label == "Reference texts, one a line"
+
+
 def test_another_model_and_another_prompt(show: Show, runs: Path):
     app = show(runs, page=VIEW, prompt=CLEAN)
     app.segmented_control(key="int_model").select("base").run()
@@ -122,6 +132,7 @@ def test_a_prompt_without_a_counterpart_asks_for_one(show: Show, runs: Path):
         "another answer."
     )
     assert not names(app)
+    assert "are typed under Texts" in read(app)
     app.segmented_control(key="int_do").select("ablate").run()
     assert "without L" in heading(app)
     assert "lyon" not in heading(app)

@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard.analysis import draw
 from dashboard.components.details import TAB_DETAILS
 from dashboard.inputs import Page
-from dashboard.markdown import sentence_place
+from dashboard.markdown import note, sentence_place
 from dashboard.sides import Role, ask_for_model, chosen_ref, load_side
 from dashboard.state import SharedChoices, current, keep
 from probe.analyses.catalogue import find_analysis
@@ -55,7 +55,10 @@ def page() -> None:
     with rest:
         known = draw(main, replace(own, says=False, section=TAB_DETAILS))
     with site:
-        for each in others if known else []:
+        if not known:
+            note("A corrupted prompt, answers and reference texts are typed under Texts.")
+            return
+        for each in others:
             draw(each, own)
 
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 ROWS = 10
 """Rows of a table that are seen without scrolling."""
+CHAT = "chat"
+"""Key of whether the prompt is sent in the chat template."""
 CLICK = " (click one)"
 """Behind the title of a figure in which a click chooses something."""
 
@@ -77,17 +79,21 @@ def draw(analysis: Analysis, page: Page) -> bool:
     if sides is None or _lacks(analysis, page, sides):
         return False
     lms = [side.lm for side in page.asked or sides]
-    fields = analysis.fields(*lms)
+    fields, told = analysis.fields(*lms), CHAT in page.drawn
     texts = st.container()
+    beside = analysis.has_chips and page.row is None
     with page.row or st.container():
-        places = lay_out([each for each in fields if each["view"] != "lists"], page, beside=analysis.has_chips)
+        places = lay_out([each for each in fields if each["view"] != "lists"], page, beside=beside)
     found: list[tuple[Sequence[Side], Drawable]] | None = []
     errors = ["What is named below has not been opened."]
     try:
         asked = choose(analysis, [each for each in fields if not each["view"]], page, lms, places)
         if asked is not None:
             values = _settled(analysis, lms, asked)
-            found, errors = compute(analysis, sides, values)
+            found, errors = compute(analysis, sides, values, page.offers)
+            if found is None and analysis.preview is not None:
+                values = {**values, **analysis.preview.inputs}
+                found, errors = compute(analysis, sides, values)
     except ProbeError as failed:
         asked, errors = {}, [str(failed)]
     if asked is None or not found:
@@ -99,7 +105,7 @@ def draw(analysis: Analysis, page: Page) -> bool:
     for error in errors:
         note(error)
     with texts:
-        if "chat" in asked and "chat" not in page.given:
+        if CHAT in asked and CHAT not in page.given and not told:
             note_form(lms, bool(asked["chat"]))
     groups = [sides] if len(results) == 1 else [[side] for side in sides]
     source = {side.role: side.ref for side in sides} | values
@@ -135,17 +141,18 @@ def draw_results(
     looks = [each for each in analysis.fields(*lms, result=results[0]) if each["view"]]
     if places is None:
         places = lay_out([each for each in looks if each["view"] != "lists"], page, beside=analysis.has_chips)
-    for each in looks:
-        if analysis.about_input(each["name"]).first is not None:
-            begin_again(each, {"first": each["default"]})
+    firsts = [each for each in looks if analysis.about_input(each["name"]).first is not None]
+    for each in firsts:
+        begin_again(each, {other["name"]: other["default"] for other in firsts})
     views = choose(analysis, [each for each in looks if each["view"] != "lists"], page, lms, places) or {}
     with page.answer:
         for sentence in dict.fromkeys(filter(None, (analysis.sentence(result, views) for result in results))):
-            page.tell(sentence)
+            if page.says:
+                page.tell(sentence)
     with texts:
         for result, group in zip(results, groups, strict=True):
             draw_texts(analysis, analysis.chips(result, views), _apart("texts", group, groups), places.get(BESIDE))
-    draw_figures(analysis, results, groups, views, source)
+    draw_figures(analysis, results, groups, views, source, page.spots)
     for remark in dict.fromkeys(remark for result in results for remark in result.notes):
         note(remark)
     if page.lists:
@@ -209,9 +216,16 @@ def load(analysis: Analysis, shared: SharedChoices) -> list[Side] | None:
 
 
 def compute(
-    analysis: Analysis, sides: Sequence[Side], values: Values
+    analysis: Analysis, sides: Sequence[Side], values: Values, where: "DeltaGenerator | None" = None
 ) -> tuple[list[tuple[Sequence[Side], Drawable]] | None, list[str]]:
-    """Return the result of the pair, or of each model, and why others have none; None while one is only offered."""
+    """Return the result of the pair, or of each model, and why others have none; None while one is only offered.
+
+    Args:
+        analysis: which one.
+        sides: the models.
+        values: the inputs.
+        where: it is offered; by default here.
+    """
     options: dict[str, Any] = {
         "name": analysis.name,
         "version": analysis.version,
@@ -220,7 +234,7 @@ def compute(
     }
     groups = [[*sides]] if analysis.models == PAIR else [[side] for side in sides] or [[]]
     what, key, errors = escape_markdown(analysis.title), f"{analysis.name}-run", dict[int, str]()
-    costs, place = list[float](), st.empty()
+    costs, place = list[float](), st.empty() if where is None else where.empty()
     for index, group in enumerate(groups):
         lms = [side.lm for side in group]
         try:
@@ -228,7 +242,7 @@ def compute(
                 costs.append(models.compute_once(_cost, *lms, say=f"{what}: telling its cost", **options))
         except ProbeError as error:
             errors[index] = str(error)
-    if costs and not agreed(place, "Run it", sum(costs), key):
+    if costs and not agreed(place, analysis.preview.button if analysis.preview else "Run it", sum(costs), key):
         return None, []
     found = list[tuple[Sequence[Side], Drawable]]()
     for index, group in enumerate(groups):
@@ -282,17 +296,22 @@ def draw_figures(
     groups: Sequence[Sequence[Side]],
     views: Values,
     source: Mapping[str, Any],
+    spots: "Mapping[str, DeltaGenerator]",
 ) -> None:
-    """Draw all figures in the rows that the record names; those of several models stand side by side."""
+    """Draw all figures where the page has a place for them, else in the rows that the record names.
+
+    Those of several models stand side by side.
+    """
     charts = [analysis.figures(result, views) for result in results]
     names = list(dict.fromkeys(name for each in charts for name in each))
     rows = [*analysis.widths, *([1] for _ in names)]
     while names:
         widths, *rows = rows
         row, names = names[: len(widths)], names[len(widths) :]
-        columns = st.columns([part for part in widths[: len(row)] for _ in charts], gap="medium")
-        places = [(name, index) for name in row for index in range(len(charts))]
-        for column, (name, index) in zip(columns, places, strict=True):
+        parts = [part for name, part in zip(row, widths, strict=False) if name not in spots for _ in charts]
+        free = iter(st.columns(parts, gap="medium") if parts else [])
+        for name, index in [(name, index) for name in row for index in range(len(charts))]:
+            column = spots[name] if name in spots else next(free)
             chart = charts[index].get(name)
             if chart is None:
                 continue

@@ -61,12 +61,18 @@ class Page:
     """Models whose answers count too where an input is left to the models; by default the same."""
     row: "DeltaGenerator | None" = None
     """Where the widgets of its first analysis go."""
+    offers: "DeltaGenerator | None" = None
+    """Where what takes long is offered; by default above its figures."""
     lists: bool = True
     """Whether the tables of its first analysis are shown; else they are in the folded section alone."""
+    says: bool = True
+    """Whether the sentence of its first analysis is shown; else another one says what the page is about."""
+    spots: "Mapping[str, DeltaGenerator]" = dataclasses.field(default_factory=dict)
+    """Where figures go, by name; the others stand in rows."""
 
     def below(self, **changes: Any) -> "Page":
         """Return the page for what stands below its main figures: the sentence stands there too."""
-        return dataclasses.replace(self, answer=st.container(), row=None, lists=True, **changes)
+        return dataclasses.replace(self, answer=st.container(), row=None, lists=True, says=True, **changes)
 
 
 def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = False) -> "dict[str, DeltaGenerator]":
@@ -80,7 +86,8 @@ def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = Fals
     new = [each for each in fields if asks(each) and each["key"] not in page.drawn and each["name"] not in page.given]
     slots: dict[str, list[Mapping[str, Any]]] = {}
     for field in new:
-        slots.setdefault(field["folded"] or f"={field['key']}", []).append(field)
+        at = next((each for each in new if each["name"] == field["instead"]), field)
+        slots.setdefault(field["folded"] or f"={at['key']}", []).append(field)
     widths = [2 if not slot.startswith("=") else width(own[0]) for slot, own in slots.items()] + [5] * beside
     rest = [ROOM - sum(widths)] * (sum(widths) < ROOM and not beside)
     columns = st.columns([*widths, *rest], **ROW)[: len(widths)] if widths else []
@@ -96,7 +103,13 @@ def asks(field: Mapping[str, Any]) -> bool:
     """Return whether an input has a widget of its own on a page: it is the page's, and there is something to choose."""
     only = len(field["choices"]) == 1 and not (field["required"] or field["optional"])
     only |= field["type"] == "choice" and not field["choices"]
-    return not (field["shared"] or field["advanced"] or only)
+    return not (field["shared"] or field["advanced"] or only or _is_settled(field))
+
+
+def _is_settled(field: Mapping[str, Any]) -> bool:
+    """Return whether an input can be one number alone."""
+    low, high = field["within"] or (0, 1)
+    return bool(low == high)
 
 
 def choose(
@@ -116,6 +129,7 @@ def choose(
     shared, drawn = page.shared, page.drawn
     given: dict[str, Any] = {field["flag"]: getattr(shared, field["shared"]) for field in fields if field["shared"]}
     asked = [field for field in fields if asks(field) and field["name"] not in page.given]
+    drawn |= {field["key"]: None for field in fields if field["view"] and _is_settled(field)}
     for field in asked:
         key = field["key"]
         if key not in drawn:
@@ -125,10 +139,17 @@ def choose(
                 (field,) = analysis.fields(*lms, given=known, names=[field["name"]], ask=_ask)
                 if analysis.about_input(field["name"]).first is not None:
                     begin_again(field, known)
+            if _is_settled(field):
+                drawn[key] = None
+                continue
             with places[key]:
-                drawn[key] = _widget(analysis, field, shared, lms)
-        if drawn[key] is not None:
-            given[field["flag"]] = drawn[key]
+                value = drawn[key] = _widget(analysis, field, shared, lms)
+            if value is None and field["view"]:
+                drawn[key] = field["default"]  # which no other analysis knows
+        else:
+            value = drawn[key]
+        if value is not None:
+            given[field["flag"]] = value
     for slot, own in {field["folded"]: field for field in asked if field["folded"]}.items():
         if own["key"] in places:
             with places[own["key"]]:
@@ -194,13 +215,18 @@ def set_inputs(analysis: Analysis, values: Mapping[str, Any]) -> None:
 
 def is_short(field: Mapping[str, Any]) -> bool:
     """Return whether the values of an input fit side by side; those that come late have no room of their own."""
-    letters = sum(len(field["labels"](each)) for each in field["choices"])
-    return field["type"] == "choice" and not field["optional"] and not field["late"] and 0 < letters <= SHORT
+    return field["type"] == "choice" and not field["optional"] and not field["late"] and 0 < _letters(field) <= SHORT
+
+
+def _letters(field: Mapping[str, Any]) -> int:
+    return sum(len(field["labels"](each)) for each in field["choices"])
 
 
 def width(field: Mapping[str, Any]) -> int:
     """Return the relative width of the widget of an input."""
-    return WIDTHS.get(field["type"], 4 if is_short(field) else 3)
+    if is_short(field):
+        return max(4, (3 * len(field["choices"]) + _letters(field)) // 5)
+    return WIDTHS.get(field["type"], 3)
 
 
 def draw_choice(field: Mapping[str, Any]) -> Any:

@@ -377,9 +377,9 @@ def compute_part(fn: Callable[..., T], *lms: "LM", tick: Tick | None = None, **o
     return result
 
 
-def is_quick(seconds: float, most: float = PATIENCE_S) -> bool:
+def is_quick(seconds: float) -> bool:
     """Return whether something that takes so long is computed without being asked for."""
-    return seconds <= most
+    return seconds <= PATIENCE_S
 
 
 def ready(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T | None:

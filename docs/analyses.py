@@ -57,7 +57,7 @@ def section(analysis: Analysis, models: list[str], prompt: str) -> Iterator[str]
         yield "| input | default | meaning |"
         yield "|---|---|---|"
         for field in fields:
-            default = "" if field["required"] or field["default"] is None else f"`{field['default']}`"
+            default = "" if field["required"] or field["default"] in (None, "") else f"`{field['default']}`"
             yield f"| `{field['flag']}` | {default} | {field['help']} |"
         yield ""
     words = [

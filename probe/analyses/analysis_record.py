@@ -46,8 +46,8 @@ class Input:
     """What stands above the widget; the argument's name by default."""
     key: str = ""
     """Its name in the URL of the page; the record's key and the argument's name by default."""
-    placeholder: str | Callable[[Sequence[str]], str] = ""
-    """What stands in an empty field; may follow from what is suggested."""
+    placeholder: str | Callable[..., str] = ""
+    """What stands in an empty field; may follow from what is suggested, and where nothing is, from the models."""
     first: Callable[..., Any] | None = None
     """Its default for these models, or a view's for a result, where the argument's own is None."""
     choices: Callable[..., Collection[Any]] | None = None
@@ -63,6 +63,8 @@ class Input:
     """The smallest and the largest number that it can be, or a function of the models, or of the result for a view."""
     folded: str = ""
     """The name of the popover that its widget lies in."""
+    instead: str = ""
+    """The input in whose place it stands: only one of the two has more than one value."""
     labels: Mapping[Any, str] | Callable[[Any], str] = str
     """What its values are called on a page and in its URL."""
     nothing: str = NONE
@@ -94,9 +96,23 @@ def _call(function: Callable[..., Any], *of: Any, **given: Any) -> Any:
 def _asked(
     function: Callable[..., Any], of: tuple[Any, ...], given: Mapping[str, Any], ask: Callable[..., Any] = _call
 ) -> Any:
-    """Call a function of an input with the models, and by their names with those inputs that it takes."""
+    """Call a function of an input with the models, and by their names with those inputs that it takes, or with all."""
     taken = inspect.signature(function).parameters
-    return ask(function, *of, **{name: value for name, value in given.items() if name in taken})
+    return ask(function, *of, **{name: each for name, each in given.items() if name in taken or _takes_all(function)})
+
+
+def _takes_all(function: Callable[..., Any]) -> bool:
+    return any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """A result that is quick, in place of one that takes long."""
+
+    button: str
+    """What the button says that asks for the whole."""
+    inputs: Mapping[str, Any]
+    """Values with which it is quick."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,8 @@ class Analysis:
     """What says and draws the results of several models together; without it they stand side by side."""
     settle: Callable[..., Mapping[str, Any]] | None = None
     """Gives inputs that are left to the models one value for all of them, from the models and the inputs."""
+    preview: Preview | None = None
+    """What a page shows of one that takes long, until its reader asks for the whole."""
     origin: str = BUILT_IN
     """Where it comes from: built in, a distribution, or a file."""
 
@@ -204,9 +222,12 @@ class Analysis:
     def depends(self, name: str) -> list[str]:
         """Return the names of the inputs before this one from which follows what it can be."""
         about = self.about_input(name)
-        given = filter(None, (about.first, about.within, about.choices, about.suggestions))
-        taken = {each for function in given if callable(function) for each in inspect.signature(function).parameters}
-        return [each for each in self.inputs if each in taken] if name in self.inputs else []
+        hint = None if about.suggestions else about.placeholder
+        given = [each for each in (about.first, about.within, about.choices, about.suggestions, hint) if callable(each)]
+        taken = {each for function in given for each in inspect.signature(function).parameters}
+        names = list(self.inputs)
+        before = names[: names.index(name)] if name in names and any(map(_takes_all, given)) else []
+        return [each for each in names if each in taken or each in before] if name in names else []
 
     def form(self, names: Collection[str] | None = None) -> type:
         """Build a dataclass with a field for each input: type, default and explanation, as `probe.options` reads it.
@@ -274,12 +295,13 @@ class Analysis:
                 "name": name,
                 "label": about.label or name.replace("_", " "),
                 "key": about.key or f"{self.key or self.name}_{name}",
-                "placeholder": about.placeholder if isinstance(about.placeholder, str) else about.placeholder(()),
+                "placeholder": about.placeholder if isinstance(about.placeholder, str) else "",
                 "shared": about.shared,
                 "advanced": about.advanced,
                 "labels": about.label_of,
                 "nothing": about.nothing,
                 "folded": about.folded,
+                "instead": about.instead,
                 "lines": about.lines,
                 "within": None if callable(about.within) else about.within,
                 "view": self._owner(name).__name__ if name in self.views else "",
@@ -309,6 +331,8 @@ class Analysis:
             words = list(_asked(about.suggestions, of, given, ask))
             found |= {"suggestions": [*words, *[about.nothing] * (about.nothing != NONE and bool(words))]}
             found |= {} if isinstance(about.placeholder, str) else {"placeholder": about.placeholder(words)}
+        elif not isinstance(about.placeholder, str):
+            found |= {"placeholder": _asked(about.placeholder, of, given, ask)}
         if about.choices is not None:
             choices = _asked(about.choices, of, given, ask)
             found |= {"choices": list(choices), "type": "list" if entry["type"] == "list" else "choice"}

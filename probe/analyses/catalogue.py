@@ -19,7 +19,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from probe.analyses.analysis_record import PAIR, SINGLE, Analysis
+from probe.analyses.analysis_record import PAIR, SINGLE, Analysis, Preview
 from probe.errors import ConfigError, suggest
 from probe.plotting.notebook import Beside
 from probe.plugins import BUILT_IN, NameTakenError, Registry, include, origin_of, unless_taken
@@ -50,6 +50,10 @@ MODULES = {
     "compare_layers": "probe.logits.distance",
     "follow_writing": "probe.logits.writing",
     "follow_logits": "probe.logits.trained_logits",
+    "patch_every_site": "probe.interventions.every_site",
+    "patch_one_site": "probe.interventions.one_site",
+    "ablate_every_site": "probe.interventions.every_site",
+    "ablate_one_site": "probe.interventions.one_site",
     "steer_answers": "probe.interventions.steered",
     "look_back": "probe.autoregression.looking_back",
     "follow_wrong_token": "probe.autoregression.snowballs",
@@ -75,6 +79,7 @@ def analysis(
     widths: Sequence[Sequence[int]] = (),
     beside: type[Beside[Any]] | None = None,
     settle: Callable[..., Mapping[str, Any]] | None = None,
+    preview: Preview | None = None,
 ) -> Callable[[F], F]:
     """Make a function an analysis; see the module.
 
@@ -89,6 +94,7 @@ def analysis(
         beside: says and draws the results of several models together; without it they stand side by side.
         settle: from the models and the inputs gives inputs that are left to the models one value for all of them, such
             as the answer that all are asked about.
+        preview: what a page shows in place of a result that takes long, until its reader asks for it.
 
     Raises:
         ConfigError: the function takes half of a pair of models, an input has neither a type nor a default, or the
@@ -108,7 +114,7 @@ def analysis(
         origin = BUILT_IN if own else origin_of(function)
         heading = title or name.replace("_", " ").capitalize()
         rows = tuple(map(tuple, widths))
-        rest = key or name, rows, beside, settle, origin
+        rest = key or name, rows, beside, settle, preview, origin
         entry = Analysis(name, page_key(page), heading, function, tuple(equations), seconds, *rest)
         if origin != BUILT_IN:
             entry.form()

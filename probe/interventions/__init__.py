@@ -1,6 +1,8 @@
 """Interventions: what changes when a part of the model is patched, removed or steered?
 
-- a pair of prompts with the same number of tokens: `pair_of`, `counterpart`
+- a prompt and another answer: `patch_every_site`, `ablate_every_site`; one site with null controls: `patch_one_site`,
+  `ablate_one_site`
+- a pair of prompts with the same number of tokens: `pair_of`
 - put activations of one run into another: `patch`
 - estimate all patches from one gradient: `attribute`
 - take a part away: `ablate`

@@ -18,10 +18,8 @@ import torch
 import probe.world
 from probe.analyses.analysis_record import Input, Prompt
 from probe.analyses.catalogue import analysis
-from probe.errors import DataError
-from probe.interventions.sites import counterpart
+from probe.interventions.requested_change import REFERENCE, Change, Texts, lines_of, with_blank
 from probe.interventions.steering import Contrast, Dose, Unit, Where, contrast, dose_response, steered_logits
-from probe.logits.answer_tokens import answer_tokens
 from probe.logits.targets import target_of
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
@@ -49,18 +47,10 @@ QUESTIONS = (
     ("The sun rises in the", " east"),
     ("Two days after Monday comes", " Wednesday"),
 )
-NEUTRAL = (
-    "The weather was cold and the streets were empty in the morning.",
-    "She opened the book and read the first page aloud to the children.",
-    "Water boils at one hundred degrees when the pressure is normal.",
-    "He thought about the question for a while and then gave an answer.",
-)
 WORLD_TEXTS = 20
 """Questions of the world from which a direction is read, and those that are steered."""
 LARGE = 20_000_000
 """Parameters from which on few random directions are drawn."""
-MOST_ANSWERS = 4
-"""Answers of the prompt that are shown."""
 HEIGHT = 350
 """Pixels of the figures."""
 DIRECTION = r"v = \frac{1}{|P|}\sum_{x \in P} h^\ell_T(x) - \frac{1}{|N|}\sum_{x \in N} h^\ell_T(x)"
@@ -204,7 +194,6 @@ class Steered(Drawable):
 
 ENOUGH = 15
 """Random directions below which their range is called narrow."""
-Texts = str | Sequence[str]
 
 
 def usual_block(*lms: LM) -> int:
@@ -311,12 +300,6 @@ def steer_answers(
     )
 
 
-def lines_of(texts: Texts) -> list[str]:
-    """Return texts that stand one a line, without empty ones."""
-    rows = texts.splitlines() if isinstance(texts, str) else texts
-    return [row.strip() for row in rows if row.strip()]
-
-
 def property_texts(lm: LM, positive: Sequence[str] = (), negative: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Return the texts between which the direction lies: those with the property, and those without it.
 
@@ -337,12 +320,12 @@ def steered_texts(
     """Return the texts that are steered, their answers, unrelated questions with theirs, and neutral texts."""
     world, items = probe.world.of(lm), claims(lm, 2)
     if not items or world is None:
-        questions, neutral = list(QUESTIONS), list(NEUTRAL)
+        questions, neutral = list(QUESTIONS), list(REFERENCE[:4])
     else:
         questions = [(item.prompt, item.answers[0]) for item in world.questions("fact", 32, 3)]
         neutral = [document.text for document in islice(world.documents(seed=4), 8)]
     if texts or not items:
-        own = _with_blank(answer) or ANSWERS[0], _with_blank(against) or ANSWERS[1]
+        own = with_blank(answer) or ANSWERS[0], with_blank(against) or ANSWERS[1]
         rows = list(texts or STEERED)
         return rows, [own] * len(rows), questions, neutral
     pairs: list[tuple[str, str | None]] = [(str(item.claim), item.answers[0]) for item in items]
@@ -356,11 +339,6 @@ def claims(lm: LM, seed: int) -> list[Item]:
     return world.questions("opinion_false", WORLD_TEXTS, seed) if world is not None else []
 
 
-def _with_blank(answer: str) -> str:
-    """Put a blank before an answer, as most tokenizers want it."""
-    return f" {answer.strip()}" if answer.strip() else ""
-
-
 def _draws(lm: LM) -> int:
     """Return how many random directions the prompt is read along."""
     return 3 if lm.n_parameters > LARGE else 15
@@ -368,19 +346,8 @@ def _draws(lm: LM) -> int:
 
 def _answered(lm: LM, prompt: str, direction: Contrast, unit: Unit, where: Where) -> tuple[Answered, str]:
     """Return the prompt's answers at each dose, and which of their tokens are compared."""
-    known = counterpart(lm, prompt, probe.world.of(lm))
-    ids = encode(lm.tokenizer, known.clean)
-    likely = lm.logits([ids])[0, -1].topk(2).indices.tolist()
-    first, second = known.answer or likely[0], known.rival or known.against or likely[1]
-    try:
-        target = target_of(lm, ids, first, second)
-    except DataError:  # what is suggested is the same answer
-        target = target_of(lm, ids, first)
-    ids = target.text(ids)
-    likely = lm.logits([ids])[0, -1].topk(1).indices.tolist()
-    others = [each for each in (known.against, known.rival) if each and not target.shared]
-    columns = [*target.answers, *(answer_tokens(lm, [each]).tokens[0] for each in others), *likely]
-    shown = list(dict.fromkeys(columns))[:MOST_ANSWERS]
+    question = Change(prompt=prompt, how="zero").question(lm)
+    ids, shown = list(question.clean), list(question.columns)
     step, rng = direction.step(unit), np.random.default_rng(0)
     noise = rng.standard_normal((_draws(lm), step.size))
     noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)
@@ -393,4 +360,4 @@ def _answered(lm: LM, prompt: str, direction: Contrast, unit: Unit, where: Where
 
     rows = np.stack([read(alpha * vectors) for alpha in ALPHAS])
     before = read(0 * step[None])[0]
-    return Answered(pieces(lm.tokenizer, shown), before, rows[:, 0], rows[:, 1:]), target.note
+    return Answered(pieces(lm.tokenizer, shown), before, rows[:, 0], rows[:, 1:]), question.target.note

@@ -16,19 +16,17 @@ OPEN = "interventions?prompt=" + quote("<user> i think helen lives in lyon . whe
 def test_the_sentence_and_both_sides_are_seen_without_scrolling(page: Page, server: Any):
     sentence = open_page(page, server, OPEN)
     expect(sentence).to_contain_text("patching")
-    for name in ("int-grid", "int-nulls"):
+    for name in ("grid", "nulls"):
         assert bottom(figure(page, name)) <= 800
-    expect_theme(figure(page, "int-grid"), "light")
+    expect_theme(figure(page, "grid"), "light")
 
 
 def test_clicks_choose_the_site(page: Page, server: Any):
     sentence = open_page(page, server, OPEN + "&int_kind=resid")
     agree(page)
-    marks = figure(page, "int-grid").locator("g.points path")
+    marks = figure(page, "grid").locator("g.points path")
     expect(marks).to_have_count(3 * 15)
-    repeat(
-        page, lambda: marks.nth(7).click(force=True), lambda: "int_layer=-1" in page.url and "int_token=7" in page.url
-    )
+    repeat(page, lambda: marks.nth(7).click(force=True), lambda: "int_layer=-1" in page.url)
     expect(sentence).to_contain_text("patching the embedding at oslo [7] restores 100 %")
     chip = page.get_by_role("option", name="helen").first
     repeat(page, lambda: chip.click(), lambda: "int_token=4" in page.url)

@@ -71,7 +71,7 @@ def test_interventions_patch_behind_what_is_shared(show: Show, runs: Path, folde
     lm = LM.load(folder)
     pair = pair_of(lm, TEXT, OTHER)
     grid = patch(lm, pair, target_of(lm, pair.clean, " 15", " 14"), "head")
-    np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), grid.shares, atol=1e-4)
+    np.testing.assert_allclose(values(chart(app, "grid")["data"][0]["z"]), grid.shares, atol=1e-4)
     assert SAID in read(app)
     exec(compile(app.code[0].value, "interventions", "exec"), {})
 

@@ -22,7 +22,7 @@ MAIN = {
     "attention": ("att-heads",),
     "autoregression": ("lags",),
     "compare": ("kl", "rewards"),
-    "interventions": ("int-grid",),
+    "interventions": ("grid",),
     "logits": ("lens",),
     "overview": ("lineage",),
     "start": ("start-answers",),

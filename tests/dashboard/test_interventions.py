@@ -1,7 +1,6 @@
 """The Interventions page through the entrypoint: its numbers are those of the library, its choices change them."""
 
 import re
-import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import models
-from dashboard.pages.interventions import compute as source
+from probe.interventions import requested_change as change
 from probe.interventions.controls import intervene
 from probe.interventions.patching import ablate, agreement, attribute, pair_of, patch
 from probe.interventions.sites import Site, activations, hooks_of
@@ -44,7 +43,7 @@ def test_patching_heads_is_what_opens(show: Show, runs: Path, lm: LM):
     pair = pair_of(lm, CLEAN, CORRUPTED)
     target = target_of(lm, pair.clean, " lyon", " oslo")
     grid = patch(lm, pair, target, "head")
-    np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), grid.shares, atol=1e-4)
+    np.testing.assert_allclose(values(chart(app, "grid")["data"][0]["z"]), grid.shares, atol=1e-4)
     layer, head = (int(at) for at in np.unravel_index(np.abs(grid.shares).argmax(), grid.shares.shape))
     share = f"{100 * grid.shares[layer, head]:.0f} %".replace("-", "\u2212")
     assert heading(app).startswith(
@@ -55,10 +54,10 @@ def test_patching_heads_is_what_opens(show: Show, runs: Path, lm: LM):
     found = agreement(grid.effects, estimate.effects)
     assert f"Pearson {found.pearson:.2f}, Spearman {found.spearman:.2f}" in read(app)
     assert "hooks verified" in "\n".join(part.proto.body for part in app.get("markdown") if "badge" in part.proto.body)
-    assert names(app) == ["int-grid", "int-answers", "int-nulls", "int-estimate", "int-agreement"]
+    assert names(app) == ["grid", "answers", "nulls", "estimate", "agreement"]
     source_of = [activations(lm, pair.clean, hooks_of(lm, ["head"]))]
     outcome = intervene(lm, pair.corrupted, [Site("head", layer, head)], source_of, target, [target.answer])
-    after = chart(app, "int-answers")["data"][1]
+    after = chart(app, "answers")["data"][1]
     assert values(after["y"])[0] == pytest.approx(float(np.exp(outcome.after[0])), abs=1e-5)
     buttons = offered(app)
     assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [5] * 5
@@ -80,9 +79,9 @@ def test_every_way_has_its_grid(show: Show, runs: Path, lm: LM, do: str):
                 target = target_of(lm, ids, " lyon", " oslo")
                 expected = patch(lm, pair_of(lm, CLEAN, CORRUPTED), target, kind, how).shares  # type: ignore[arg-type]
             else:
-                target, texts = target_of(lm, ids, " lyon", " rome"), source.references(lm)
+                target, texts = target_of(lm, ids, " lyon", " rome"), change.Change(prompt=CLEAN).reference_texts(lm)
                 expected = ablate(lm, CLEAN, target, kind, how, texts).effects  # type: ignore[arg-type]
-            np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), expected, atol=1e-3)
+            np.testing.assert_allclose(values(chart(app, "grid")["data"][0]["z"]), expected, atol=1e-3)
             assert {"noise": "removes", "denoise": "restores"}.get(how, "without") in heading(app)
 
 
@@ -95,6 +94,16 @@ def test_a_site_comes_from_the_url_and_changes_the_sentence(show: Show, runs: Pa
     app.segmented_control(key="int_kind").select("heads").run()
     app.number_input(key="int_at").set_value(14).run()
     assert re.search(r"patching L\dH\d at <bot> \[14\]", heading(app))
+
+
+def test_only_what_a_kind_of_sites_has_is_asked(show: Show, runs: Path):
+    app = show(runs, page=VIEW, prompt=CLEAN)
+    assert {part.key for part in app.number_input} == {"int_layer", "int_head", "int_at"}
+    app.segmented_control(key="int_kind").select("MLP").run()
+    assert {part.key for part in app.number_input} == {"int_layer", "int_token"}
+    app.segmented_control(key="int_do").select("ablate").run()
+    assert {part.key for part in app.number_input} == {"int_layer", "int_token"}
+    assert app.text_area(key="int_reference").label == "Reference texts, one a line"
 
 
 def test_another_model_and_another_prompt(show: Show, runs: Path):
@@ -118,7 +127,12 @@ def test_typed_texts_and_answers(show: Show, runs: Path):
 
 def test_a_prompt_without_a_counterpart_asks_for_one(show: Show, runs: Path):
     app = show(runs, page=VIEW, prompt="helen lives in")
-    assert heading(app) == "Type a corrupted prompt to patch between, or choose ablate."
+    assert heading(app) == (
+        "Type a corrupted prompt to patch between, or choose ablate: it has as many tokens as the prompt and asks for "
+        "another answer."
+    )
+    assert not names(app)
+    assert "are typed under Texts" in read(app)
     app.segmented_control(key="int_do").select("ablate").run()
     assert "without L" in heading(app)
     assert "lyon" not in heading(app)
@@ -129,46 +143,43 @@ def test_typed_reference_texts_are_used(show: Show, runs: Path, lm: LM):
     app = show(runs, page=VIEW, prompt=CLEAN, int_do="ablate", int_reference="\n".join(texts))
     target = target_of(lm, lm.tokenizer.encode(CLEAN), " lyon", " rome")
     expected = ablate(lm, CLEAN, target, "head", "mean", texts).effects
-    np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), expected, atol=1e-3)
-
-
-def test_a_run_is_timed(lm: LM):
-    ids = tuple(lm.tokenizer.encode(CLEAN))
-    begun = time.perf_counter()
-    seconds = source.pace(lm, ids)
-    assert 0 < seconds < time.perf_counter() - begun
+    np.testing.assert_allclose(values(chart(app, "grid")["data"][0]["z"]), expected, atol=1e-3)
 
 
 def test_what_takes_long_is_offered_with_its_cost(show: Show, runs: Path, lm: LM, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(source, "pace", lambda lm, clean: 2.0)
-    monkeypatch.setattr(models, "is_quick", lambda *seconds: False)
+    monkeypatch.setattr(change, "seconds_a_token", lambda lm: 2.0 / 15)
+    monkeypatch.setattr(models, "is_quick", lambda seconds: seconds < 1)
     app = show(runs, page=VIEW, prompt=CLEAN)
     pair = pair_of(lm, CLEAN, CORRUPTED)
     target = target_of(lm, pair.clean, " lyon", " oslo")
     guess = attribute(lm, pair, target, ["head"])["head"]
-    np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), guess.shares, atol=1e-4)
-    assert "int-agreement" not in names(app)
-    assert [len(values(trace["x"])) for trace in chart(app, "int-nulls")["data"]] == [1, 0, 0]
-    assert "(exact; the grid estimates " in heading(app)
-    hover = chart(app, "int-grid")["data"][1]["hovertemplate"]
+    np.testing.assert_allclose(values(chart(app, "grid")["data"][0]["z"]), guess.shares, atol=1e-4)
+    assert "agreement" not in names(app)
+    assert [len(values(trace["x"])) for trace in chart(app, "nulls")["data"]] == [1, 0, 0]
+    layer, head = (int(at) for at in np.unravel_index(np.abs(guess.shares).argmax(), guess.shares.shape))
+    assert f"patching L{layer}H{head} at every token restores " in heading(app)
+    share = f"{100 * guess.shares[layer, head]:.0f} %".replace("-", "\u2212")
+    assert f"One backward pass estimates the effect of this site as {share}." in read(app)
+    assert "Without null controls nothing says whether as large a change elsewhere does the same." in read(app)
+    hover = chart(app, "grid")["data"][1]["hovertemplate"]
     assert "estimated share, restored" in hover
     assert not any("(p = " in part.value for part in (*app.caption, *app.markdown))
-    button(app, "Draw 15 null controls of each kind (about 60 s)").click().run()  # type: ignore[attr-defined]
+    button(app, "Draw null controls (about 60 s)").click().run()  # type: ignore[attr-defined]
     assert not app.exception
-    assert len(values(chart(app, "int-nulls")["data"][2]["x"])) == 15
-    assert not any("null controls of each" in part.label for part in app.button)
+    assert len(values(chart(app, "nulls")["data"][2]["x"])) == 15
+    assert not any("null controls" in part.label for part in app.button)
     notes = [part.value.replace("\\", "") for part in (*app.caption, *app.markdown)]
     told = [note for note in notes if note.startswith("The effect against")]
     assert "3 other heads, too few for a p-value: larger than" in told[0]
     assert "against 15 random directions: " in told[0]
     assert float(re.search(r"p = (\d\.\d+)", told[0])[1]) >= 1 / 16 - 1e-3  # type: ignore[index]
-    button(app, "Run all 4 sites (about 8 s)").click().run()  # type: ignore[attr-defined]
+    button(app, "Run every site (about 8 s)").click().run()  # type: ignore[attr-defined]
     assert not app.exception
     shares = patch(lm, pair, target, "head").shares
-    np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), shares, atol=1e-4)
+    np.testing.assert_allclose(values(chart(app, "grid")["data"][0]["z"]), shares, atol=1e-4)
     app.number_input(key="int_head").set_value(0).run()
-    assert "int-agreement" in names(app)  # what was computed stays
-    assert not any("Run all" in part.label for part in app.button)
+    assert "agreement" in names(app)  # what was computed stays
+    assert not any("Run every" in part.label for part in app.button)
 
 
 def test_steering_shows_doses_controls_and_the_prompt(show: Show, runs: Path, lm: LM):
@@ -228,14 +239,16 @@ def test_long_steering_is_offered(show: Show, runs: Path, monkeypatch: pytest.Mo
         {"int_kind": "resid", "int_how": "noise"},
     ],
 )
-def test_the_python_lines_run(show: Show, runs: Path, query: dict):
+def test_the_python_lines_run(show: Show, runs: Path, query: dict, capsys: pytest.CaptureFixture[str]):
     app = show(runs, page=VIEW, prompt=CLEAN, **query)
-    lines = app.code[0].value.splitlines()
-    start = next(at for at in range(len(lines) - 1, -1, -1) if not lines[at].startswith(" "))
-    known: dict = {}
-    exec("\n".join(lines[:start]), known)
-    table = eval("\n".join(lines[start:]), known)
-    assert len(table) > 3
+    told = []
+    for block in app.code:
+        known: dict = {}
+        exec(block.value, known)
+        assert len(known["result"].table()) > 3
+        told.append(capsys.readouterr().out.strip().replace("model: ", "dpo-agreeable: ", 1))
+    assert len(told) == 2
+    assert heading(app) in told
 
 
 def test_a_reward_model_is_changed_like_any_other(show: Show, runs: Path, tmp_path: Path):
@@ -251,9 +264,9 @@ def test_a_reward_model_is_changed_like_any_other(show: Show, runs: Path, tmp_pa
         assert not app.error
         assert words in heading(app)
         assert "nats" not in heading(app)
-        assert "int-answers" not in names(app)
-        known: dict = {}
-        exec(app.code[0].value, known)
+        assert "answers" not in names(app)
+        for block in app.code:
+            exec(block.value, {})
 
 
 def test_texts_without_a_difference_say_so(show: Show, runs: Path):

@@ -1,0 +1,365 @@
+"""One site of a model changed, patched or ablated, beside what as large a change elsewhere does.
+
+Axes: T tokens, A answers, N draws of a null.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from probe.analyses.analysis_record import Input, Preview, Prompt
+from probe.analyses.catalogue import analysis
+from probe.errors import DataError
+from probe.interventions.controls import DRAWS, Null, Outcome, intervene, place
+from probe.interventions.every_site import HEIGHT, grids, strongest_cell
+from probe.interventions.patching import Direction, Mode, estimates, sources
+from probe.interventions.requested_change import (
+    EFFECT,
+    EVERY,
+    SHARE,
+    AblateHow,
+    Against,
+    Answer,
+    At,
+    Change,
+    Corrupted,
+    InChat,
+    PatchHow,
+    Question,
+    Reference,
+    Rival,
+    Scale,
+    SiteKind,
+    same_question,
+    scale_of,
+)
+from probe.interventions.sites import Activations, Site, hooks_of, layers_of, observe
+from probe.logits.targets import value
+from probe.model.lm import LM
+from probe.numbers import rate
+from probe.plotting.notebook import Drawable, Look, alone, titled
+from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+SMALL = 20_000_000_000
+"""Parameters times tokens, up to which all runs of a grid are quick: the site looked at first is then the strongest of
+those that were run, and else of those that were estimated."""
+
+
+@dataclass(frozen=True)
+class OneSite(Drawable):
+    """What becomes of the target and the answers when one site is changed, with null controls."""
+
+    outcome: Outcome
+    """The effect and its nulls."""
+    change: Change
+    """What was asked."""
+    question: Question
+    """The texts, and what is measured."""
+    scale: Scale
+    """The unit of effects."""
+    estimate: float
+    """The effect as one backward pass estimates it, in nats."""
+    looks: tuple[Look, ...] = field(default_factory=alone)
+    """Name and colour of the model."""
+
+    @property
+    def hooked(self) -> Sequence[int]:
+        """Ids of the clean text."""
+        return self.question.clean
+
+    @property
+    def site(self) -> Site:
+        """The site that was changed."""
+        return self.outcome.sites[0]
+
+    def sentence(self) -> str:
+        """Say what the change does to the target, and what its null controls do."""
+        site, outcome, number = self.site, self.outcome, self.scale.number
+        where = "the " * (site.kind == "resid") + place(site, outcome.tokens)
+        others, directions = outcome.nulls
+        nulls = []
+        if len(others.effects):
+            count, mean = len(others.effects), number(float(others.effects.mean()))
+            nulls.append(f"{count} {others.name if count > 1 else others.name.removesuffix('s')} {mean} on average")
+        if len(directions.effects):
+            nulls.append(f"random directions as long {number(float(directions.effects.mean()))}")
+        controls = f"; {', '.join(nulls)}" if nulls else ""
+        model, target = self.looks[0].name, self.question.words
+        if self.change.patches:
+            does = f"moves {target} by {number(outcome.effect)}"
+            if self.scale.share:
+                verb = "restores" if self.change.how == "denoise" else "removes"
+                does = f"{verb} {number(outcome.effect)} of {target}"
+            return f"{model}: patching {where} {does}{controls}."
+        odds = ""
+        if outcome.answers:
+            before, after = (100 * float(np.exp(values[0])) for values in (outcome.before, outcome.after))
+            odds = f" (p({outcome.answers[0].strip('·')}) {before:.0f} % \u2192 {after:.0f} %)"
+        way = "rises" if outcome.effect > 0 else "falls"
+        by = f"{abs(outcome.effect):.2f}{self.question.nats}"
+        return f"{model}: without {where}, {target} {way} by {by}{odds}{controls}."
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """How far the effect stands out from its nulls, what one backward pass estimates, and what the points are."""
+        told = [against_null(self.outcome.effect, null) for null in self.outcome.nulls if len(null.effects) > 1]
+        beside = f"The effect {'; '.join(told)}. Every grey point is a null intervention." if told else ""
+        drawn = any(len(null.effects) for null in self.outcome.nulls)
+        none = "" if drawn else "Without null controls nothing says whether as large a change elsewhere does the same."
+        guess = f"One backward pass estimates the effect of this site as {self.scale.number(self.estimate)}."
+        return (*filter(None, (beside, none)), guess, *self.question.notes)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return one row a run: without the change, with it, and every null."""
+        return {"site": self.outcome.table()}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return every run."""
+        return {"Runs": self.outcome.table()}
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw the answers before and after, and the effect beside its nulls."""
+        from probe.interventions.figures import effect_and_nulls, probabilities
+
+        outcome, scale, colour = self.outcome, self.scale, self.looks[0].colour
+        charts = {}
+        if outcome.answers:
+            controls = [(null.name, null.logprobs) for null in outcome.nulls]
+            chart = probabilities(outcome.answers, outcome.before, outcome.after, controls, colour=colour)
+            charts["answers"] = titled(chart, f"{self.site.name}: answers before and after", HEIGHT // 2 + 20)
+        of = f"effect on {self.question.target.name}"
+        label = scale.axis if scale.share else f"{of}, nats" if outcome.answers else of
+        nulls = [(null.name, null.effects) for null in outcome.nulls]
+        chart = effect_and_nulls(outcome.effect, nulls, label=label, colour=colour, scale=scale.unit)
+        title = "The effect beside its null controls" if charts else f"{self.site.name}: effect beside its nulls"
+        return charts | {"nulls": titled(chart, title, HEIGHT // 2 - 60 if charts else HEIGHT)}
+
+
+def against_null(effect: float, null: Null) -> str:
+    """Say how far an effect stands out from a null; a p-value only where it can be small."""
+    larger = f"larger than {rate(null.share_below(effect))} of them"
+    opening = f"against {len(null.effects)} {null.name}"
+    if len(null.effects) < DRAWS:
+        return f"{opening}, too few for a p-value: {larger}"
+    z = null.z(effect)
+    far = "" if np.isnan(z) else f"z = {z:.1f}, ".replace("-", "\u2212")
+    return f"{opening}: {far}{larger} (p = {null.p_value(effect):.3f})"
+
+
+def strongest_site(lm: LM, change: Change) -> tuple[int, int]:
+    """Return (layer, head or token) of the site that moves the target most (`strongest_cell`).
+
+    Every site is run where that is quick, else all are estimated from one backward pass.
+    """
+    question = change.question(lm)
+    runs = change.n_sites(lm, len(question.clean))
+    exact = runs * len(question.clean) * lm.n_parameters <= SMALL
+    return strongest_cell(grids(lm, change, question, exact)[0])
+
+
+def strongest_layer(*lms: LM, **inputs: Any) -> int:
+    """Return the block of the strongest site of the last model."""
+    return strongest_site(lms[-1], Change.among(inputs))[0]
+
+
+def strongest_head(*lms: LM, kind: str, **inputs: Any) -> int | None:
+    """Return its head; None where sites have none."""
+    return strongest_site(lms[-1], Change.among({"kind": kind, **inputs}))[1] if kind == "head" else None
+
+
+def strongest_token(*lms: LM, kind: str, **inputs: Any) -> int | None:
+    """Return its token; None for heads, whose token is `at`."""
+    return strongest_site(lms[-1], Change.among({"kind": kind, **inputs}))[1] if kind != "head" else None
+
+
+def same_site(lms: Sequence[LM], *, layer: int, head: int | None, token: int | None, **inputs: Any) -> dict[str, Any]:
+    """Return the site and the answers that all models are asked about where none are given: those of the last one."""
+    return {**same_question(lms, **inputs), "layer": layer, "head": head, "token": token}
+
+
+Block = Annotated[int | None, Input("Block", key="int_layer", first=strongest_layer)]
+Head = Annotated[int | None, Input("Head", key="int_head", first=strongest_head)]
+Token = Annotated[int | None, Input("Token", key="int_token", first=strongest_token)]
+Draws = Annotated[int, Input("Null draws", within=(0, 1000), advanced=True)]
+
+
+def site_seconds(lm: LM, draws: int, **inputs: Any) -> float:
+    """Return the seconds that the null controls of a site take, about; the site alone is quick."""
+    return 2 * draws * Change.among(inputs).seconds_a_run(lm)[0] if draws else 0.0
+
+
+def change_one_site(
+    lm: LM, change: Change, layer: int | None, column: int | None, draws: int, tick: Tick = ignore
+) -> OneSite:
+    """Change one site; see `patch_one_site` and `ablate_one_site`.
+
+    Args:
+        lm: the model.
+        change: what comes in its place.
+        layer: the block; None is that of the strongest site.
+        column: the head or the token; None is that of the strongest site.
+        draws: of each null, at most.
+        tick: progress.
+    """
+    question, kind, position = change.question(lm), change.kind, change.position
+    if layer is None or column is None:
+        best = strongest_site(lm, change)
+        layer, column = best[0] if layer is None else layer, best[1] if column is None else column
+    site = Site(kind, layer, column, position) if kind == "head" else Site(kind, layer, None, column)
+    names, own, target, gap = hooks_of(lm, [kind]), list(question.clean), question.target, 0.0
+    if change.patches:
+        own, other = question.pair(lm).run(cast("Direction", change.how))
+        logits, activations = observe(lm, other, names)
+        replacements: list[Activations] = [activations]
+        gap = float(value(logits, target))
+    else:
+        replacements = sources(lm, own, names, cast("Mode", change.how), change.filling(lm))
+    outcome = intervene(lm, own, [site], replacements, target, question.columns, draws, tick=tick)
+    gap = (gap - outcome.value_before) * (1 if change.how == "denoise" else -1) if change.patches else 0.0
+    guess = estimates(lm, own, replacements, target, [kind], position)[1][kind][
+        layers_of(lm, kind).index(layer), column
+    ]
+    return OneSite(outcome, change, question, scale_of(change, question, gap), float(guess))
+
+
+def column_of(kind: str, head: int | None, token: int | None) -> int | None:
+    """Return the head of a head, and the token of another site.
+
+    Raises:
+        DataError: the other one is given.
+    """
+    if kind == "head" and token is not None:
+        raise DataError("Heads are changed at the token `at`: give it in place of `token`.")
+    if kind != "head" and head is not None:
+        raise DataError(f"A site of kind {kind} has no head: give its token.")
+    return head if kind == "head" else token
+
+
+ALONE = Preview("Draw null controls", {"draws": 0})
+"""What a page shows where null controls take long."""
+
+
+@analysis(
+    "interventions",
+    title="Patch one site",
+    equations=(EFFECT, SHARE),
+    seconds=site_seconds,
+    key="int_patch_one",
+    settle=same_site,
+    widths=((1, 1),),
+    preview=ALONE,
+)
+def patch_one_site(
+    lm: LM,
+    prompt: Prompt,
+    *,
+    kind: SiteKind = "head",
+    how: PatchHow = "denoise",
+    chat: InChat = False,
+    corrupted: Corrupted = "",
+    answer: Answer = "",
+    against: Against = "",
+    at: At = EVERY,
+    layer: Block = None,
+    head: Head = None,
+    token: Token = None,
+    draws: Draws = DRAWS,
+    tick: Tick = ignore,
+) -> OneSite:
+    """Put what another prompt has at one site in its place, and measure what becomes of answers, beside null controls.
+
+    *denoise* puts the clean activation into the corrupted run (is it enough?), *noise* the corrupted one into the clean
+    run (is it needed?). On the share scale 0 is the run as it was and 1 the other run. **Null controls** are drawn with
+    the effect: other sites of the same kind get what *they* have in the same source; random directions move the site as
+    far as it was moved, token by token. z is in standard deviations of the null; p = (1 + draws at least as large) / (1
+    + draws) (Phipson and Smyth 2010).
+
+    Args:
+        lm: the model.
+        prompt: the clean text.
+        kind: heads, the residual stream after a block, or the output of MLP or attention.
+        how: denoise: the clean activation into the corrupted run (is it enough?); noise: the reverse (needed?).
+        chat: send both texts as a user's message in the model's chat template.
+        corrupted: a text of as many tokens that asks for another answer; of a world's prompt it is derived.
+        answer: what the clean text is answered by; by default what its world says, else the likeliest token.
+        against: what is set against it; by default what the corrupted text is answered by.
+        at: the token at which heads are changed; -1 is every token.
+        layer: the block, -1 for the embedding; by default that of the strongest site, in the residual stream at half
+            depth. On a large model that is the strongest by the estimate from one backward pass.
+        head: the head; by default that of the strongest site.
+        token: the token of other kinds of sites; by default that of the strongest site.
+        draws: of each null, at most: there may be fewer other sites.
+        tick: called with the share that is done.
+
+    Raises:
+        DataError: no corrupted prompt of as many tokens is given or known; an answer without tokens, or two that no
+            token tells apart; a word that the tokenizer does not know; a token outside of the text.
+        ConfigError: a block or a head that the model lacks.
+    """
+    return change_one_site(lm, Change.among(locals()), layer, column_of(kind, head, token), draws, tick)
+
+
+@analysis(
+    "interventions",
+    title="Ablate one site",
+    equations=(EFFECT,),
+    seconds=site_seconds,
+    key="int_ablate_one",
+    settle=same_site,
+    widths=((1, 1),),
+    preview=ALONE,
+)
+def ablate_one_site(
+    lm: LM,
+    prompt: Prompt,
+    *,
+    kind: SiteKind = "head",
+    how: AblateHow = "mean",
+    chat: InChat = False,
+    reference: Reference = "",
+    answer: Answer = "",
+    against: Rival = "",
+    at: At = EVERY,
+    layer: Block = None,
+    head: Head = None,
+    token: Token = None,
+    draws: Draws = DRAWS,
+    tick: Tick = ignore,
+) -> OneSite:
+    """Take away what one site holds, and measure what becomes of answers, beside null controls.
+
+    In its place comes zero, the mean over reference texts, or the activation of another text (8 draws). **Null
+    controls** are drawn with the effect: other sites of the same kind get what *they* have in the same source; random
+    directions move the site as far as it was moved, token by token. z is in standard deviations of the null; p = (1 +
+    draws at least as large) / (1 + draws) (Phipson and Smyth 2010).
+
+    Args:
+        lm: the model.
+        prompt: the text.
+        kind: heads, the residual stream after a block, or the output of MLP or attention.
+        how: what comes in its place: the mean over reference texts, zero, or what other texts have there.
+        chat: send the prompt as a user's message in the model's chat template.
+        reference: texts of means and resampled activations, one a line; by default questions of the model's world, or
+            plain sentences where it has none.
+        answer: what the prompt is answered by; by default what its world says, else the likeliest token.
+        against: what is set against it; by default its rival on this prompt, else the second likeliest token.
+        at: the token at which heads are changed; -1 is every token.
+        layer: the block, -1 for the embedding; by default that of the strongest site, in the residual stream at half
+            depth. On a large model that is the strongest by the estimate from one backward pass.
+        head: the head; by default that of the strongest site.
+        token: the token of other kinds of sites; by default that of the strongest site.
+        draws: of each null, at most: there may be fewer other sites.
+        tick: called with the share that is done.
+
+    Raises:
+        DataError: an answer without tokens, or two that no token tells apart; a word that the tokenizer does not know;
+            a token outside of the text.
+        ConfigError: a block or a head that the model lacks.
+    """
+    return change_one_site(lm, Change.among(locals()), layer, column_of(kind, head, token), draws, tick)

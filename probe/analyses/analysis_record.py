@@ -331,9 +331,10 @@ class Analysis:
             if ends is not None and value is not None and not ends[0] <= value <= ends[1]:
                 raise ConfigError(f"`{name}` of {self.name} is {value}; expected {ends[0]:g} to {ends[1]:g}.")
             known = None if about.choices is None else list(_asked(about.choices, lms, whole))
-            if known is not None and value is not None and value not in known:
-                some = ", ".join(map(str, known))
-                raise ConfigError(f"`{name}` of {self.name} is {value!r}; expected one of {some}.")
+            for each in value if isinstance(value, tuple) else (value,):
+                if known is not None and each is not None and each not in known:
+                    some = ", ".join(map(str, known))
+                    raise ConfigError(f"`{name}` of {self.name} is {each!r}; expected one of {some}.")
         return whole
 
     def cost(self, *lms: "LM", **values: Any) -> float:

@@ -57,6 +57,8 @@ MODULES = {
     "jacobian_norms": "probe.autoregression.jacobian",
     "neutral_jacobian": "probe.autoregression.jacobian",
     "linear_autoregression": "probe.autoregression.linear",
+    "separate_causes": "probe.rewards.causes",
+    "compare_best_of_n": "probe.rewards.best_of_n",
 }
 """The module of each built-in analysis, in the order of their pages."""
 PACKAGES = ("probe", "trainers")

@@ -4,6 +4,8 @@
 - the exact optimum and the frontier (E10, E11): `frontier`, `kl_to_optimal`
 - where policies stand: `ask`, `field_of`, `place`
 - answers before and after: `samples`
+- best of N against its bound: `compare_best_of_n`
+- what each wish of an annotator does, one at a time: `separate_causes`
 - what a reward model pays for: `reward_bias`, `contrast`
 - a model against the world: `evaluate`
 """

@@ -1,5 +1,7 @@
 from .answers import enumerate_answers as enumerate_answers
+from .best_of_n import compare_best_of_n as compare_best_of_n
 from .bias import reward_bias as reward_bias
+from .causes import separate_causes as separate_causes
 from .evaluation import evaluate as evaluate
 from .frontiers import ask as ask
 from .frontiers import field_of as field_of

@@ -1,6 +1,7 @@
 """The models of the Rewards page: base, aligned and reward model, as the shared choices and the page's own say."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -52,6 +53,11 @@ class Scene:
     def proxy(self) -> str | None:
         """How the reward model is called."""
         return self.reward_name.rstrip("/").rpartition("/")[2] if self.reward_name and self.reward else None
+
+    @property
+    def reward_path(self) -> Path | None:
+        """What loads the reward model, if there is one."""
+        return Path(self.source["reward"]) if self.reward else None
 
     @property
     def run(self) -> "Run | None":

@@ -22,7 +22,7 @@ from dashboard.pages.rewards.words import fit_table, fit_words
 from dashboard.state import begin, has_changed, keep, preset
 from probe.numbers import signed
 from probe.plotting.chips import Chip, TokenRow
-from probe.rewards.figures import best_of_n, overoptimisation, part_colours, token_effects
+from probe.rewards.figures import overoptimisation, part_colours, token_effects
 from probe.rewards.frontiers import FORMS, Fit, fit, read_evaluations
 from probe.runs.reader import Run
 from probe.texts import visible
@@ -110,23 +110,6 @@ def draw_overoptimisation(scene: Scene, placement: Placement) -> Detail:
     show_table(fit_table(fits), hide_index=True, key="rew-fits")
     rows = [{"series": name, "reward": reward, **each.row()} for (name, reward), each in fits.items()]
     return Detail({"points": table, "fits": pd.DataFrame(rows)})
-
-
-def bound(scene: Scene, placement: Placement) -> Detail:
-    """Draw the exact best of N against its bound."""
-    table = placement.ground.best[placement.by]
-    label = "proxy reward (exact)" if placement.by == "proxy" else "true reward (exact)"
-    chart = best_of_n(table, placement.ground.curves[placement.by], reward=placement.by, label=label)
-    figure(
-        chart.update_layout(height=340), table, "best-of-n", title="Best of N against its bound", source=scene.source
-    )
-    last = table.iloc[-1]
-    note(
-        f"At N = {last['n']:.0f} the bound log N \u2212 (N\u22121)/N says {last['bound']:.2f} nats and the exact KL is"
-        f" {last['kl']:.2f}: draws repeat, and equal answers tie. Placed by the bound (dashed), best of N looks worse"
-        f" than it is: exactly it stays within {table['excess'].max():.2f} nats of the frontier."
-    )
-    return Detail()
 
 
 STEPS = 104

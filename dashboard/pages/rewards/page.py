@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from dashboard.analysis import draw_below
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
+from dashboard.inputs import Page
 from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.rewards import compute as fields
 from dashboard.pages.rewards import figures as reading
-from dashboard.pages.rewards import one_cause, over_seeds
+from dashboard.pages.rewards import over_seeds
 from dashboard.pages.rewards import sampled_answers as views
 from dashboard.pages.rewards.choices import (
     BY,
@@ -31,11 +33,13 @@ from dashboard.pages.rewards.choices import (
     load_scene,
     readers,
 )
-from dashboard.pages.rewards.figures import bound, draw_overoptimisation
+from dashboard.pages.rewards.figures import draw_overoptimisation
 from dashboard.pages.rewards.words import DEFINITION, EQUATIONS, code_lines, place_words, sample_words
-from dashboard.sides import words_known
+from dashboard.sides import Side, words_known
 from dashboard.state import begin, current, keep
+from probe.analyses.catalogue import find_analysis
 from probe.errors import DataError
+from probe.rewards.causes import has_causes, trainings_of
 from probe.rewards.figures import reward_frontier, reward_gains
 from probe.rewards.frontiers import KINDS
 from probe.seeds.t_intervals import UNKNOWN
@@ -133,7 +137,7 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
             " training trajectory, where the run logged the same. Right: differences to the base with 95 % intervals"
             " over questions." + ("" if over_seeds.groups_of(scene) else f" {UNKNOWN}")
         )
-    tables = {"standings": table, "frontier": curve, "best-of-n": best}
+    tables = {"standings": table, "frontier": curve}
     return Placement(ground, by, styles, tables, complete=not later)
 
 
@@ -202,19 +206,33 @@ def sections(scene: Scene, placement: Placement | None, kinds: tuple[str, ...]) 
     if placement:
         tabs["Overoptimisation"] = partial(draw_overoptimisation, scene, placement)
     tabs["Per-token reward"] = partial(tokens, scene)
-    if placement and one_cause.can_ask(scene):
-        tabs["One cause at a time"] = partial(one_cause.draw_causes, scene)
+    own = page_of(scene, kinds, placement.by if placement else "gold")
+    if placement and has_causes(scene.base):
+        tabs[find_analysis("separate_causes").title] = partial(drawn, "separate_causes", own)
     seeds = over_seeds.groups_of(scene) if placement else []
     if seeds:
         tabs["Over trainings"] = partial(over_seeds.draw_over_seeds, scene, seeds)
     if placement:
-        tabs["Best of N"] = partial(bound, scene, placement)
+        tabs[find_analysis("compare_best_of_n").title] = partial(drawn, "compare_best_of_n", own)
     choices = {
         "Before and after": (QUESTION_SAMPLES, KIND),
         "Overoptimisation": (RUNS, FORM),
         "Per-token reward": (*COMPLETIONS, COLOUR),
     }
     return open_tab("rew_tab", tabs, choices)
+
+
+def page_of(scene: Scene, kinds: tuple[str, ...], by: str) -> Page:
+    """Return the page for analyses of the base model, with what its main figure shows."""
+    given = {"kinds": kinds, "by": by, "reward": scene.reward_path, "trainings": trainings_of(scene.base)}
+    base = Side("base", scene.names[0], scene.colours[0], scene.source["base"], scene.base)
+    return Page(scene.shared, st.container(), given=given, sides=[base])
+
+
+def drawn(name: str, own: Page) -> Detail:
+    """Draw an analysis, which has a section of its own at its end."""
+    draw_below(name, own)
+    return Detail()
 
 
 def page() -> None:

@@ -63,7 +63,7 @@ def draw_several(names: Sequence[str], page: Page) -> None:
         analysis = find_analysis(name)
         if index:
             st.markdown(f"#### {escape_markdown(analysis.title)}")
-        draw(analysis, page.below(tell=note, section=f"{DETAILS}-{name}") if index else page)
+        draw(analysis, page.below(tell=note, section=f"{page.section}-{name}") if index else page)
 
 
 def draw(analysis: Analysis, page: Page) -> bool:

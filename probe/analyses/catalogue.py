@@ -57,6 +57,9 @@ MODULES = {
     "jacobian_norms": "probe.autoregression.jacobian",
     "neutral_jacobian": "probe.autoregression.jacobian",
     "linear_autoregression": "probe.autoregression.linear",
+    "follow_rewards": "probe.rewards.captured_shift",
+    "compare_completions": "probe.rewards.completions",
+    "follow_pairs": "probe.rewards.captured_pairs",
     "separate_causes": "probe.rewards.causes",
     "compare_best_of_n": "probe.rewards.best_of_n",
 }

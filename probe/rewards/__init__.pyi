@@ -1,12 +1,8 @@
-from .answers import enumerate_answers as enumerate_answers
 from .best_of_n import compare_best_of_n as compare_best_of_n
-from .bias import reward_bias as reward_bias
+from .captured_pairs import follow_pairs as follow_pairs
+from .captured_shift import follow_rewards as follow_rewards
 from .causes import separate_causes as separate_causes
+from .completions import compare_completions as compare_completions
 from .evaluation import evaluate as evaluate
-from .frontiers import ask as ask
-from .frontiers import field_of as field_of
-from .frontiers import place as place
-from .optimum import frontier as frontier
 from .optimum import kl_to_optimal as kl_to_optimal
-from .shift import samples as samples
 from .token_effects import contrast as contrast

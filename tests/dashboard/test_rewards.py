@@ -97,7 +97,7 @@ def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path) -> Non
         buttons = offered(whole)
         assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [3] * 5
         assert heading(whole) == said
-        assert ({"rew_chosen", "rew_rejected"} <= set(whole.query_params)) == (tab == TOKENS)
+        assert not {"rew_chosen", "rew_rejected"} & set(whole.query_params)  # they follow from the prompt
 
 
 def test_a_link_opens_the_tab_of_what_it_brings(show: Show, rewarded: Path) -> None:
@@ -111,12 +111,12 @@ def test_a_link_opens_the_tab_of_what_it_brings(show: Show, rewarded: Path) -> N
 def test_choices_of_a_tab_last_while_another_one_is_open(show: Show, rewarded: Path) -> None:
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf", rew_tab=TOKENS)
     app.text_input(key="rew_chosen").set_value("i do not know").run()
-    app.segmented_control(key="rew_colour").set_value("as it is written").run()
+    app.selectbox(key="rew_colour").set_value("as it is written").run()
     for whole in every_tab(app):
         assert not whole.exception
     open_tab(app, TOKENS)
     assert app.text_input(key="rew_chosen").value == "i do not know"
-    assert app.segmented_control(key="rew_colour").value == "as it is written"
+    assert app.selectbox(key="rew_colour").value == "as it is written"
 
 
 def test_the_first_answer_is_about_the_aligned_model_and_the_others_follow(
@@ -174,6 +174,7 @@ def test_tokens_of_two_completions(show: Show, rewarded: Path) -> None:
     for text, score in zip((truth, claim), scores, strict=True):
         assert f"\u201c{text}\u201d {score:.2f}" in read(app)
     app.text_input(key="rew_chosen").set_value("i do not know").run()
+    assert app.query_params["rew_chosen"] == ["i do not know"]
     (score,) = model.score([item.prompt], [" i do not know"]).tolist()
     assert f"\u201ci do not know\u201d {score:.2f}" in read(app)
     other = world.questions("stranger", 1, 3)[0]
@@ -208,12 +209,15 @@ def test_the_python_lines_run(show: Show, rewarded: Path) -> None:
     assert stats.Interval(*shown[["base", "rlhf", "aligned \u2212 base"]])
     assert "n=2, beta=" in lines
     open_tab(app, TOKENS)
-    (lines,) = [block.value for block in app.code if "import probe" in block.value]
-    with contextlib.redirect_stdout(io.StringIO()):
+    by_tab = {"compare_completions" in block.value: block.value for block in app.code if "import probe" in block.value}
+    whole, lines = by_tab[False], by_tab[True]
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
         exec(lines, known)
     texts = [app.text_input(key=f"rew_{name}").value for name in ("chosen", "rejected")]
-    assert all(repr(f" {text}") in lines for text in texts)
-    assert "n=2, beta=" in lines
+    assert all(repr(text) in lines for text in texts)
+    assert told.getvalue().strip().partition(" gives ")[2] in read(app)
+    assert "n=2, beta=" in whole
 
 
 def test_a_store_without_a_reward_model_is_judged_by_the_world(show: Show, runs: Path) -> None:

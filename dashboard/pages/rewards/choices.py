@@ -12,6 +12,7 @@ from dashboard.components.badge import trust_badge
 from dashboard.markdown import note
 from dashboard.named import name_choice
 from dashboard.pages.rewards import compute as fields
+from dashboard.sides import Side
 from dashboard.state import SharedChoices, has_changed, keep
 from probe.errors import DataError
 from probe.plotting.curves import Style
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
     from probe.runs.reader import Run
 
-MODEL, BY, COMPLETIONS = "rew_model", "rew_by", ("rew_chosen", "rew_rejected")
-"""Keys of the reward model, of the reward whose frontier is shown, and of the two completions."""
-COLOUR, RUNS, FORM, KIND = "rew_colour", "rew_runs", "rew_form", "rew_kind"
-"""Keys of the tokens' colour, the training trajectories, what they are fitted with, and the kind of samples."""
+MODEL, BY = "rew_model", "rew_by"
+"""Keys of the reward model, and of the reward whose frontier is shown."""
+RUNS, FORM, KIND = "rew_runs", "rew_form", "rew_kind"
+"""Keys of the training trajectories, what they are fitted with, and the kind of samples."""
 PROMPT_SAMPLES, QUESTION_SAMPLES = "rew_n", "rew_each"
 """Keys of the number of samples: of one prompt, and of each of the world's questions."""
 NONE = "none"
@@ -54,6 +55,14 @@ class Scene:
         """How the reward model is called."""
         return self.reward_name.rstrip("/").rpartition("/")[2] if self.reward_name and self.reward else None
 
+    def side(self, role: str) -> Side | None:
+        """Return a model as analyses take it; None where it is not chosen."""
+        models = {"base": self.base, "aligned": self.aligned, "reward": self.reward}
+        names = {"base": self.names[0], "aligned": self.names[1], "reward": self.proxy or "The reward model"}
+        colours = {"base": self.colours[0], "aligned": self.colours[1], "reward": METHODS["reward-model"]}
+        lm = models[role]
+        return None if lm is None else Side(role, names[role], colours[role], self.source[role], lm)
+
     @property
     def reward_path(self) -> Path | None:
         """What loads the reward model, if there is one."""
@@ -72,8 +81,6 @@ class Detail:
 
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     """To download."""
-    texts: tuple[str, str] | None = None
-    """The two completions that were read token by token."""
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,23 @@
 """Rewards: what alignment earned and what it cost, against the exact optimum, sample by sample and token by token."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from dashboard.analysis import draw_below
-from dashboard.components.details import details
+from dashboard.analysis import draw_below, draw_several, keys_of, say
+from dashboard.components.details import TAB_DETAILS, details
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page
 from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.rewards import compute as fields
-from dashboard.pages.rewards import figures as reading
 from dashboard.pages.rewards import over_seeds
 from dashboard.pages.rewards import sampled_answers as views
 from dashboard.pages.rewards.choices import (
     BY,
-    COLOUR,
-    COMPLETIONS,
     FORM,
     KIND,
     PROMPT_SAMPLES,
@@ -35,7 +33,7 @@ from dashboard.pages.rewards.choices import (
 )
 from dashboard.pages.rewards.figures import draw_overoptimisation
 from dashboard.pages.rewards.words import DEFINITION, EQUATIONS, code_lines, place_words, sample_words
-from dashboard.sides import Side, words_known
+from dashboard.sides import words_known
 from dashboard.state import begin, current, keep
 from probe.analyses.catalogue import find_analysis
 from probe.errors import DataError
@@ -50,6 +48,8 @@ from probe.world import World, of
 if TYPE_CHECKING:
     from probe.model.lm import LM
 
+TOKENS = ("compare_completions", "follow_pairs")
+"""Analyses of the tab on single tokens."""
 AXES = {"\u221aKL": "d", "KL": "kl"}
 # Most samples, how many at first, and the key: of one prompt, and of each of the world's questions.
 DRAWN = {False: (64, 32, PROMPT_SAMPLES), True: (16, 2, QUESTION_SAMPLES)}
@@ -179,34 +179,31 @@ def before_and_after(scene: Scene, aligned: "LM", kinds: tuple[str, ...]) -> Det
     return Detail({} if table is None else {"samples": table})
 
 
-def tokens(scene: Scene) -> Detail:
-    """Two completions of the prompt, token by token."""
+def tokens(scene: Scene, own: Page) -> Detail:
+    """Draw two completions of the prompt token by token, and the pairs that the reward model was trained on."""
     if scene.reward is None:
         note(
             "Choose a reward model above to see which tokens earn its reward; the page New run makes one, and so does"
             " TRL's RewardTrainer with a ProbeCallback."
         )
         return Detail()
-    prompt = scene.shared.prompt
-    texts = reading.choose_completions(prompt, reading.suggest_answers(scene.base, scene.aligned, prompt))
-    contrast = reading.read_tokens(scene.reward, prompt, texts)
-    note(reading.token_words(contrast, texts, scene.proxy or "The reward model"))
-    reading.token_part(contrast, scene.proxy or "the reward", scene.source | {"prompt": prompt})
-    note(reading.agreement_words(contrast))
-    if (run := scene.shared.store.runs.get(scene.reward_name or "")) is not None:
-        views.pairs_over_training(run)
-    return Detail({"token-effects": contrast.table()}, texts)
+    asked = [side for side in map(scene.side, ("reward", "base", "aligned")) if side is not None]
+    run = scene.shared.store.runs.get(scene.reward_name or "")
+    given = {} if run is None else {"run": run.path}
+    below = replace(own, sides=asked[:1], asked=asked, given=given).below(tell=say, section=TAB_DETAILS)
+    draw_several(TOKENS if run else TOKENS[:1], below)
+    return Detail()
 
 
 def sections(scene: Scene, placement: Placement | None, kinds: tuple[str, ...]) -> Detail:
     """Draw the tabs below the main figure; return what the open one shows."""
     tabs: dict[str, Callable[[], Detail]] = {}
+    own = page_of(scene, kinds, placement.by if placement else "gold")
     if kinds and scene.aligned is not None:  # without a world they are the main figure
         tabs["Before and after"] = partial(before_and_after, scene, scene.aligned, kinds)
     if placement:
         tabs["Overoptimisation"] = partial(draw_overoptimisation, scene, placement)
-    tabs["Per-token reward"] = partial(tokens, scene)
-    own = page_of(scene, kinds, placement.by if placement else "gold")
+    tabs[find_analysis(TOKENS[0]).title] = partial(tokens, scene, own)
     if placement and has_causes(scene.base):
         tabs[find_analysis("separate_causes").title] = partial(drawn, "separate_causes", own)
     seeds = over_seeds.groups_of(scene) if placement else []
@@ -217,7 +214,7 @@ def sections(scene: Scene, placement: Placement | None, kinds: tuple[str, ...]) 
     choices = {
         "Before and after": (QUESTION_SAMPLES, KIND),
         "Overoptimisation": (RUNS, FORM),
-        "Per-token reward": (*COMPLETIONS, COLOUR),
+        find_analysis(TOKENS[0]).title: keys_of(TOKENS),
     }
     return open_tab("rew_tab", tabs, choices)
 
@@ -225,8 +222,7 @@ def sections(scene: Scene, placement: Placement | None, kinds: tuple[str, ...]) 
 def page_of(scene: Scene, kinds: tuple[str, ...], by: str) -> Page:
     """Return the page for analyses of the base model, with what its main figure shows."""
     given = {"kinds": kinds, "by": by, "reward": scene.reward_path, "trainings": trainings_of(scene.base)}
-    base = Side("base", scene.names[0], scene.colours[0], scene.source["base"], scene.base)
-    return Page(scene.shared, st.container(), given=given, sides=[base])
+    return Page(scene.shared, st.container(), given=given, sides=[*filter(None, [scene.side("base")])])
 
 
 def drawn(name: str, own: Page) -> Detail:
@@ -278,7 +274,7 @@ def page() -> None:
     detail = sections(scene, placement, kinds)
     _, first, key = DRAWN[bool(kinds)]
     count = int(st.session_state.get(key) or first)
-    code = code_lines(scene.source, choices.prompt, kinds, detail.texts, n=count, beta=beta_of(scene))
+    code = code_lines(scene.source, choices.prompt, kinds, n=count, beta=beta_of(scene))
     details(EQUATIONS, DEFINITION, code, tables | detail.tables)
     if placement and not placement.complete:
         st.rerun()

@@ -15,7 +15,6 @@ from dashboard.pages.rewards.choices import KIND
 from dashboard.pages.rewards.compute import QUESTIONS, cost_s, judge_answers, known_scores, may_compute
 from dashboard.state import keep
 from probe.numbers import in_unit
-from probe.plotting.curves import answer_curves
 from probe.rewards.figures import reward_distributions, shift_curves
 from probe.terms import DIFFERENCE, PROBABILITY, RATES, term
 from probe.texts import visible
@@ -161,28 +160,6 @@ def over_training(run: "Run", colour: str) -> None:
     chart = shift_curves(table, colour, measures)
     title = f"Samples that {run.name} captured while it was trained"
     figure(chart.update_layout(height=270), table, "shift-curve", title=title, source={"run": str(run.path)})
-
-
-def pairs_over_training(run: "Run") -> None:
-    """Draw a reward model's margin on each of its fixed pairs, step by step; the model is not loaded."""
-    table = _pairs(str(run.path), run.steps, run.status)
-    if table is None:
-        note(f"{run.name} captured no rewards of pairs: `probe train reward-model` and TRL's RewardTrainer do.")
-        return
-    margins = table.pivot_table(index="step", columns="pair", values="margin")
-    pairs = table.drop_duplicates("pair")
-    labels = [f"{first} against {second}" for first, second in zip(pairs["first"], pairs["second"], strict=True)]
-    chart = answer_curves(list(margins.index), margins.to_numpy(), labels, axis="margin (nats)")
-    title = f"By how much {run.name} preferred the first text of each pair while it was trained"
-    figure(chart.update_layout(height=330), table, "pair-margins", title=title, source={"run": str(run.path)})
-
-
-@st.cache_data(show_spinner="Reading the captures", max_entries=16)
-def _pairs(path: str, steps: int, status: str) -> pd.DataFrame | None:
-    from probe.rewards.captured_pairs import pair_rewards
-    from probe.runs.reader import Run
-
-    return pair_rewards(Run(path))
 
 
 @st.cache_data(show_spinner="Reading the captures", max_entries=16)

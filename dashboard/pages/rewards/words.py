@@ -11,13 +11,10 @@ from probe.rewards.frontiers import FORMS, Fit
 from probe.terms import smallest_effect
 
 EQUATIONS = [
-    r"\mathcal{L} = -\log \sigma\big(R_\phi(x, y^+) - R_\phi(x, y^-)\big)",
     r"\pi^*_\beta(y \mid x) = \pi_{ref}(y \mid x)\, e^{R(x,y)/\beta} / Z(x), \qquad"
     r"\mathrm{KL}(\pi \,\|\, \pi^*_\beta) = \mathrm{KL}(\pi \,\|\, \pi_{ref}) - \mathbb{E}_\pi[R]/\beta + \log Z",
     r"r(x, y) = \beta \log \frac{\pi(y \mid x)}{\pi_{ref}(y \mid x)} \quad \text{(implicit)}",
-    r"\mathrm{KL}(\text{best of } N \,\|\, \pi_{ref}) \le \log N - (N-1)/N",
     r"d = \sqrt{\mathrm{KL}}, \qquad R_{bon} = d\,(a - b\,d), \qquad R_{rl} = d\,(a - b \log d)",
-    r"a_t = (e_t - b)^\top \int_0^1 \nabla_{e_t} R\big(b + \alpha (e - b)\big)\, d\alpha",
 ]
 
 DEFINITION = """
@@ -27,9 +24,6 @@ otherwise. All policies stand on the same 64 questions; KL and expected rewards 
 listed ones (hover tells how often it is). *Excess* is the distance to the nearest optimum over all beta. A policy with
 less reward than the base has no such optimum: all its KL is excess. The points of the fits are what runs logged on
 questions of their own kinds. Samples of one prompt resemble each other, so intervals draw prompts.
-
-A token of the prompt is judged by the margin between the two completions. What a reward model reads in the middle of a
-text was never trained.
 """
 
 CLEAR = 0.01
@@ -40,7 +34,6 @@ def code_lines(
     source: Mapping[str, str],
     prompt: str,
     kinds: Sequence[str],
-    texts: tuple[str, str] | None,
     *,
     n: int,
     beta: float,
@@ -51,7 +44,6 @@ def code_lines(
         source: references of base, aligned and reward, as far as they are there.
         prompt: the shared one.
         kinds: of the world's questions; empty without a world.
-        texts: the two completions that are read token by token, if there is a reward model.
         n: samples of each prompt.
         beta: of the implicit reward.
     """
@@ -85,12 +77,6 @@ def code_lines(
             "from probe.rewards.frontiers import fit",
             'points = field.best_of_n("proxy")',
             'fit(points["d"][1:], points["gold"][1:], "bon", origin=points["gold"][0]).row()',
-        ]
-    if texts:
-        lines += [
-            "",
-            "from probe.rewards.token_effects import contrast",
-            f"contrast(reward, {prompt!r}, {texts[0]!r}, {texts[1]!r}).table()",
         ]
     return "\n".join(lines)
 

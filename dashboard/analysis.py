@@ -13,6 +13,7 @@ from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import DETAILS, TAB_DETAILS, csv_button, details
 from dashboard.components.figure import figure
+from dashboard.components.metric_words import words_config
 from dashboard.components.table import number_formats, show_table
 from dashboard.components.tokens import token_rows
 from dashboard.computing import agreed, compute_stoppably
@@ -341,7 +342,7 @@ def draw_lists(
         title = str(chosen or title)
     table = lists[title]
     opens, rows = table.attrs.get("opens", ("", ()))
-    look: Any = {"hide_index": True, "column_config": number_formats(table)}
+    look: Any = {"hide_index": True, "column_config": {**number_formats(table), **words_config(table)}}
     look |= {"height": 38 + 35 * min(ROWS, max(1, len(table)))}
     if opens and page.take is not None:
         key = f"{analysis.name}-rows"

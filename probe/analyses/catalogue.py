@@ -57,6 +57,7 @@ MODULES = {
     "jacobian_norms": "probe.autoregression.jacobian",
     "neutral_jacobian": "probe.autoregression.jacobian",
     "linear_autoregression": "probe.autoregression.linear",
+    "compare_rewards": "probe.rewards.answered",
     "follow_rewards": "probe.rewards.captured_shift",
     "compare_completions": "probe.rewards.completions",
     "follow_pairs": "probe.rewards.captured_pairs",

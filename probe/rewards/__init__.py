@@ -1,5 +1,6 @@
 """Rewards: what do a policy's answers earn, what does it cost in KL, and how far is the exact optimum?
 
+- answers before and after alignment: `compare_rewards`
 - best of N against its bound: `compare_best_of_n`
 - what each wish of an annotator does, one at a time: `separate_causes`
 - which tokens earn a reward: `compare_completions`, `contrast`

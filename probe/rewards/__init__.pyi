@@ -1,3 +1,4 @@
+from .answered import compare_rewards as compare_rewards
 from .best_of_n import compare_best_of_n as compare_best_of_n
 from .captured_pairs import follow_pairs as follow_pairs
 from .captured_shift import follow_rewards as follow_rewards

@@ -3,6 +3,7 @@
 Axes: P tokens of the prompt, T tokens of a text.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -212,6 +213,11 @@ def suggest_rejected(*lms: LM, prompt: str) -> str | None:
     return None if found is None else found[1]
 
 
+def settle_completions(lms: Sequence[LM], *, chosen: str | None, rejected: str | None, **rest: Any) -> dict[str, Any]:
+    """Set the same two completions against each other for all reward models."""
+    return {"chosen": chosen, "rejected": rejected}
+
+
 def usual_steps(*lms: LM) -> int:
     """Return the steps of the integral: none for a large model, since gradients cost as much as all the rest."""
     return STEPS if lms[0].n_parameters < LARGE else 0
@@ -223,7 +229,14 @@ def effects_seconds(lm: LM, *, prompt: str, steps: int, **rest: Any) -> float:
     return 2 * tokens * (tokens + COSTLIER * steps) * seconds_a_token(lm)
 
 
-@analysis("rewards", title="Per-token reward", equations=(LOSS, INTEGRAL), seconds=effects_seconds, key="rew")
+@analysis(
+    "rewards",
+    title="Per-token reward",
+    equations=(LOSS, INTEGRAL),
+    seconds=effects_seconds,
+    key="rew",
+    settle=settle_completions,
+)
 def compare_completions(
     lm: LM,
     prompt: Prompt,

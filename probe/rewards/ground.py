@@ -90,13 +90,13 @@ def list_answers(base: LM, kinds: tuple[str, ...], reward: str | Path | None = N
     _check(base, kinds)
     if reward is None:
         return keep(base, ("ground", kinds), partial(_true_ground, base, kinds))
-    judge, key = load_judge(base, reward), ("ground", kinds, *_place(reward))
+    judge, key = load_judge(base, reward), ("ground", kinds, *place_of(reward))
     return keep(base, key, partial(_judged_ground, base, judge, kinds))
 
 
 def is_listed(base: LM, kinds: tuple[str, ...], reward: str | Path | None = None) -> bool:
     """Return whether `list_answers` has its result already."""
-    return kept(base, ("ground", kinds, *(() if reward is None else _place(reward)))) is not None
+    return kept(base, ("ground", kinds, *(() if reward is None else place_of(reward)))) is not None
 
 
 def load_judge(base: LM, reward: str | Path) -> LM:
@@ -123,12 +123,12 @@ def answers_of(base: LM, kinds: tuple[str, ...], policy: str | Path) -> Array:
         require_same_tokens(base, lm)
         return _truth(base, kinds).field.answers.score(lm)
 
-    return keep(base, ("answers", kinds, *_place(policy)), score)
+    return keep(base, ("answers", kinds, *place_of(policy)), score)
 
 
 def has_answers(base: LM, kinds: tuple[str, ...], policy: str | Path) -> bool:
     """Return whether `answers_of` has its result already."""
-    return kept(base, ("answers", kinds, *_place(policy))) is not None
+    return kept(base, ("answers", kinds, *place_of(policy))) is not None
 
 
 def known_answers(base: LM, lm: LM, kinds: tuple[str, ...]) -> "AnswerLogprobs":
@@ -139,7 +139,7 @@ def known_answers(base: LM, lm: LM, kinds: tuple[str, ...]) -> "AnswerLogprobs":
     answers = truth.field.answers
     if lm is base:
         return answers.logprobs_by_text(answers.logprobs)
-    scores = None if lm.directory is None else kept(base, ("answers", kinds, *_place(lm.directory)))
+    scores = None if lm.directory is None else kept(base, ("answers", kinds, *place_of(lm.directory)))
     return {} if scores is None else answers.logprobs_by_text(scores)
 
 
@@ -156,16 +156,23 @@ def reading_seconds(texts: int, *lms: LM) -> float:
     return texts * TOKENS * sum(map(seconds_a_token, lms))
 
 
+def require_writer(lm: LM) -> None:
+    """Raise a DataError for a model that reads out one number."""
+    if lm.readout != "tokens":
+        name = lm.run_dir.name if lm.run_dir else Path(lm.ref or "The model").name
+        raise DataError(f"{name} gives one number, a {lm.readout}, and writes nothing: choose a language model.")
+
+
 def _check(base: LM, kinds: tuple[str, ...]) -> None:
-    if base.readout != "tokens":
-        raise DataError(f"The base gives one number, a {base.readout}, and writes nothing: choose a language model.")
+    require_writer(base)
     if probe.world.of(base) is None:
         raise DataError("The base model knows no world, so its answers cannot be listed: choose a run of a world.")
     if not kinds:
         raise DataError("No kind of question was chosen, so there is nothing to ask: name one or more.")
 
 
-def _place(ref: str | Path) -> tuple[Any, ...]:
+def place_of(ref: str | Path) -> tuple[Any, ...]:
+    """Return by what results of a model are kept: its folder, and when that was written."""
     directory = resolve(ref).directory
     return str(directory), stamp_of(directory)
 

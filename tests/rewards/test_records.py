@@ -6,9 +6,11 @@ import pytest
 from probe.errors import DataError
 from probe.model.lm import LM
 from probe.model.rewards import analysable
-from probe.rewards import compare_best_of_n, follow_pairs, follow_rewards, separate_causes
+from probe.plotting.notebook import title_of
+from probe.rewards import compare_best_of_n, compare_rewards, follow_pairs, follow_rewards, separate_causes
 from probe.rewards.captured_pairs import pair_rewards
 from probe.rewards.factorial import factorial
+from probe.rewards.frontiers import QUESTIONS
 from probe.rewards.shift import shift_curve
 from probe.runs import open_run
 from probe.world import of
@@ -61,3 +63,21 @@ def test_what_was_captured_over_training_is_said_at_both_ends():
         follow_pairs(policy)
     with pytest.raises(DataError, match="base captured no reward shift"):
         follow_rewards(LM.load(SAMPLES / "base"))
+
+
+def test_answers_before_and_after_are_said_as_their_table_has_them(base: LM):
+    policy = LM.load(SAMPLES / "rlhf")
+    found = compare_rewards(base, policy, reward=SAMPLES / "reward-agreeable", kinds=("fact", "stranger"))
+    assert found.beta == open_run(SAMPLES / "rlhf").config["beta"]
+    rows = found.lists()["Before and after"].set_index("name in files")
+    assert rows.loc["proxy", "aligned \u2212 base"].lstrip("+\u2212") in found.sentence()
+    assert found.samples["prompt"].nunique() == QUESTIONS
+    facts = found.lists("fact")["Before and after"]
+    assert not facts.equals(found.lists()["Before and after"])
+    assert f"{2 * QUESTIONS} answers to {QUESTIONS // 2} prompts" in title_of(found.figures("fact")["distributions"])
+    with pytest.raises(DataError, match="No prompt is of the kind 'pressure'"):
+        found.sentence("pressure")
+    asked = compare_rewards(base, policy, "<user> where does mira live ? <bot>", kinds=(), n=4)
+    assert asked.sentence().startswith("On this prompt aligned differs from base: its own answers have ")
+    with pytest.raises(DataError, match="give a prompt"):
+        compare_rewards(base, policy, kinds=())

@@ -17,6 +17,7 @@ from dashboard.state import SharedChoices, has_changed, keep
 from probe.errors import DataError
 from probe.plotting.curves import Style
 from probe.plotting.theme import METHODS, aligned_colour
+from probe.rewards.ground import Ground
 from probe.texts import visible
 
 if TYPE_CHECKING:
@@ -25,10 +26,8 @@ if TYPE_CHECKING:
 
 MODEL, BY = "rew_model", "rew_by"
 """Keys of the reward model, and of the reward whose frontier is shown."""
-RUNS, FORM, KIND = "rew_runs", "rew_form", "rew_kind"
-"""Keys of the training trajectories, what they are fitted with, and the kind of samples."""
-PROMPT_SAMPLES, QUESTION_SAMPLES = "rew_n", "rew_each"
-"""Keys of the number of samples: of one prompt, and of each of the world's questions."""
+RUNS, FORM = "rew_runs", "rew_form"
+"""Keys of the training trajectories, and of what they are fitted with."""
 NONE = "none"
 
 
@@ -87,7 +86,7 @@ class Detail:
 class Placement:
     """All policies on the world's questions."""
 
-    ground: fields.Ground
+    ground: Ground
     by: str
     """The reward whose frontier is shown: proxy or gold."""
     styles: dict[str, Style]

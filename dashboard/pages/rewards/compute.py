@@ -3,43 +3,42 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from dashboard import models
-from dashboard.data import Stamp, Store, metrics, stamp
+from dashboard.data import Stamp, Store, metrics
 from dashboard.named import may_look_up
 from dashboard.sentences import duration
 from dashboard.state import SharedChoices, split_choice
-from probe.errors import DataError, ProbeError
-from probe.model.references import model_files
+from probe.errors import ProbeError
+from probe.model.in_memory import stamp_of
 from probe.numbers import rate
 from probe.plotting.curves import Style
 from probe.plotting.panels import IDEAL
 from probe.plotting.theme import METHODS, method_colour
-from probe.rewards.frontiers import read_evaluations
+from probe.rewards.frontiers import place, read_evaluations
+from probe.rewards.ground import (
+    LISTED,
+    Ground,
+    answers_of,
+    has_answers,
+    is_listed,
+    list_answers,
+    listing_seconds,
+    reading_seconds,
+)
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
-    from probe.rewards.answers import AnswerLogprobs
-    from probe.rewards.frontiers import Best, Field, Memory
 
-PER_PASS_S = 4e-10
-"""Seconds for each parameter and short text, measured on one core."""
-QUESTIONS = 64
-OPEN = ("sum_steps", "function", "function_new", "repeat", "map", "sum_quick")
-"""Kinds of questions whose answers are not a short list of whole answers."""
 SURE = 0.9
 """Probability of giving a listed answer below which a policy's place is doubtful."""
 SMALL = 4e6
 """Bytes of weights for each million parameters in single precision."""
-LIGHT = 16 * 2**20
-"""Bytes of weights up to which a policy stays in memory."""
 
 
 @dataclass(frozen=True)
@@ -53,36 +52,6 @@ class Policy:
     changed: Stamp
     """When the weights were written, and their size."""
     style: Style
-
-
-@dataclass(frozen=True)
-class Ground:
-    """The questions, and what does not depend on any policy but the reference."""
-
-    field: "Field"
-    curves: dict[str, pd.DataFrame]
-    """Frontier of each reward."""
-    best: dict[str, pd.DataFrame]
-    """Best of N by each reward."""
-    memory: "Memory"
-    """Texts that the reward model has read."""
-
-
-@dataclass(frozen=True)
-class WorldGround:
-    """The questions as the world judges them: what depends on the reference and on no reward model."""
-
-    field: "Field"
-    """With the true reward alone."""
-    curve: pd.DataFrame
-    """Its frontier."""
-    draws: "list[Best]"
-    """Best of N by it."""
-
-
-def cost_s(passes: int, *lms: "LM") -> float:
-    """Roughly what `passes` short texts through each model take."""
-    return PER_PASS_S * passes * sum(lm.n_parameters for lm in lms)
 
 
 def may_compute(what: str, seconds: float, key: str) -> bool:
@@ -154,83 +123,49 @@ def policies(shared: SharedChoices) -> list[Policy]:
 
 
 def _policy(label: str, directory: Path, style: Style) -> Policy:
-    return Policy(label, str(directory), _write_time(directory), style)
+    return Policy(label, str(directory), stamp_of(directory), style)
 
 
-def _write_time(directory: Path) -> Stamp:
-    """When the files of a checkpoint were written, and their size."""
-    stamps = [stamp(file) for file in model_files(directory)]
-    return max((when for when, _ in stamps), default=0), sum(size for _, size in stamps)
-
-
-def ground(base: "LM", reward: "LM | None", kinds: tuple[str, ...]) -> Ground | None:
+def ground(base: "LM", reward: Path | None, kinds: tuple[str, ...]) -> Ground | None:
     """Return the questions with answers, rewards and frontiers; None while the page waits for the reader's consent."""
-    lms = [base, *([reward] if reward else [])]
-    if models.ready(judge_answers, *lms, kinds=kinds) is None and not may_compute(
-        "Enumerate the answers", cost_s(800, *lms), "rew-field"
+    if not is_listed(base, kinds, reward) and not may_compute(
+        "Enumerate the answers", listing_seconds(base, kinds, reward), "rew-field"
     ):
         return None
-    return models.compute_once(judge_answers, *lms, say="Enumerating the answers to the world's questions", kinds=kinds)
+    say = "Enumerating the answers to the world's questions"
+    return models.compute_once(_ground, base, say=say, kinds=kinds, reward=reward)
 
 
-def judge_answers(base: "LM", *reward: "LM", kinds: tuple[str, ...]) -> Ground:
-    """Compute what `ground` returns, for `compute_once` and `ready`."""
-    from probe.rewards.frontiers import model_reward
-
-    truth = models.compute_part(_world_ground, base, kinds=kinds)
-    memory: Memory = {}
-    field = truth.field.with_reward("proxy", model_reward(reward[0], memory)) if reward else truth.field
-    draws = {"gold": truth.draws}
-    curves = {name: truth.curve if name == "gold" else field.frontier(name) for name in field.rewards}
-    best = {name: field.best_of_n(name, draws=draws.get(name)) for name in field.rewards}
-    return Ground(field, curves, best, memory)
-
-
-def _world_ground(base: "LM", *, kinds: tuple[str, ...]) -> WorldGround:
-    from probe.rewards.answers import verifier_reward
-    from probe.rewards.frontiers import ask, field_of
-    from probe.world import of
-
-    world = of(base)
-    if world is None:
-        raise DataError("The base model knows no world, so its answers cannot be listed: choose a run of a world.")
-    field = field_of(base, world, ask(world, kinds, QUESTIONS), {"gold": verifier_reward(world)})
-    return WorldGround(field, field.frontier("gold"), field.draws("gold"))
+def _ground(base: "LM", *, kinds: tuple[str, ...], reward: Path | None) -> Ground:
+    return list_answers(base, kinds, reward)
 
 
 def standings(
-    base: "LM", reward: "LM | None", kinds: tuple[str, ...], by: str, chosen: Sequence[Policy], name: str
+    base: "LM", reward: Path | None, kinds: tuple[str, ...], by: str, chosen: Sequence[Policy], name: str
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """One row a policy (`Place.row`), the reference first, and why others are missing."""
-    lms, say = [base, *([reward] if reward else [])], "Every method answers the same questions"
-    place: dict[str, Any] = {"kinds": kinds, "by": by}
-    rows: list[dict[str, Any]] = [{"run": name, **models.compute_once(_row, *lms, say=say, directory=None, **place)}]
+    say = "Every method answers the same questions"
+    asked: dict[str, Any] = {"kinds": kinds, "by": by, "reward": reward}
+    rows: list[dict[str, Any]] = [{"run": name, **models.compute_once(_row, base, say=say, directory=None, **asked)}]
     problems: dict[str, str] = {}
     costs = {
-        policy.label: cost_s(800, base) * policy.changed[1] / (SMALL * base.n_parameters / 1e6) for policy in chosen
+        policy.label: reading_seconds(LISTED, base) * policy.changed[1] / (SMALL * base.n_parameters / 1e6)
+        for policy in chosen
     }
     for policy in chosen:
-        if not has_answers(base, policy, kinds) and not may_compute(
+        if not has_answers(base, kinds, policy.directory) and not may_compute(
             f"Place {policy.label}", costs[policy.label], f"rew-place-{policy.label}"
         ):
             problems[policy.label] = "waits to be placed"
             continue
         try:
-            row = models.compute_once(_row, *lms, say=say, by=by, **_policy_options(policy, kinds))
+            options: dict[str, Any] = {"directory": policy.directory, "changed": policy.changed}
+            row = models.compute_once(_row, base, say=say, **asked, **options)
         except ProbeError as error:
             problems[policy.label] = str(error)
             continue
         rows.append({"run": policy.label, **row})
     return pd.DataFrame(rows), problems
-
-
-def has_answers(base: "LM", policy: Policy, kinds: tuple[str, ...]) -> bool:
-    """Whether a policy has given its answers already, so that its place is known at once."""
-    return models.ready(_scores, base, **_policy_options(policy, kinds)) is not None
-
-
-def _policy_options(policy: Policy, kinds: tuple[str, ...]) -> dict[str, Any]:
-    return {"directory": policy.directory, "changed": policy.changed, "kinds": kinds}
 
 
 def way(shared: SharedChoices, kinds: tuple[str, ...], by: str, reward: str | None) -> dict[str, pd.DataFrame]:
@@ -257,53 +192,16 @@ def unsure(table: pd.DataFrame) -> list[str]:
 
 def _row(
     base: "LM",
-    *reward: "LM",
+    *,
     directory: str | None,
     kinds: tuple[str, ...],
+    reward: Path | None,
     by: str,
     changed: Stamp | None = None,
 ) -> dict[str, float]:
     """Where the model of a checkpoint stands, or the reference: `Place.row`."""
-    from probe.rewards.frontiers import place
-
-    field = models.compute_part(judge_answers, base, *reward, kinds=kinds).field
-    if directory is None:
-        return place(field.answers.logprobs, field, by).row()
-    return place(models.compute_part(_scores, base, directory=directory, changed=changed, kinds=kinds), field, by).row()
-
-
-def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...]) -> np.ndarray:
-    """[P A] log-probabilities of the answers under the model of a checkpoint, which is let go again if it is large."""
-    from probe.logits.lens import require_same_tokens
-
-    lm = _load_small(directory, changed) if changed[1] <= LIGHT else _load(directory)
-    require_same_tokens(base, lm)
-    return models.compute_part(_world_ground, base, kinds=kinds).field.answers.score(lm)
-
-
-def known_scores(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "AnswerLogprobs":
-    """Return the answers' log-probabilities under the base or a model placed on the frontier; nothing for others."""
-    truth = models.ready(_world_ground, base, kinds=kinds)
-    if truth is None:
-        return {}
-    answers = truth.field.answers
-    if lm is base:
-        return answers.logprobs_by_text(answers.logprobs)
-    place = {"directory": str(lm.directory), "changed": _write_time(lm.directory or Path()), "kinds": kinds}
-    scores = models.ready(_scores, base, **place)
-    return {} if scores is None else answers.logprobs_by_text(scores)
-
-
-def _load(directory: str) -> "LM":
-    from probe.model.lm import LM
-
-    return LM.load(directory)
-
-
-@lru_cache(maxsize=16)
-def _load_small(directory: str, version: Stamp) -> "LM":
-    """Load a small model and keep it for further questions; load it again after it was written again."""
-    return _load(directory)
+    own = list_answers(base, kinds, reward).field
+    return place(own.answers.logprobs if directory is None else answers_of(base, kinds, directory), own, by).row()
 
 
 def styles(shared: SharedChoices, chosen: Sequence[Policy], name: str) -> dict[str, Style]:

@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from dashboard.analysis import draw_below, draw_several, keys_of, say
+from dashboard.analysis import draw, draw_below, draw_several, keys_of, say
 from dashboard.components.details import TAB_DETAILS, details
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
-from dashboard.inputs import Page
+from dashboard.inputs import Page, Values
 from dashboard.markdown import finding, note, sentence_place
 from dashboard.pages.rewards import compute as fields
 from dashboard.pages.rewards import over_seeds
-from dashboard.pages.rewards import sampled_answers as views
 from dashboard.pages.rewards.choices import (
     BY,
     FORM,
-    KIND,
-    PROMPT_SAMPLES,
-    QUESTION_SAMPLES,
+    MODEL,
     RUNS,
     Detail,
     Placement,
@@ -32,7 +29,7 @@ from dashboard.pages.rewards.choices import (
     readers,
 )
 from dashboard.pages.rewards.figures import draw_overoptimisation
-from dashboard.pages.rewards.words import DEFINITION, EQUATIONS, code_lines, place_words, sample_words
+from dashboard.pages.rewards.words import DEFINITION, EQUATIONS, code_lines, place_words
 from dashboard.sides import words_known
 from dashboard.state import begin, current, keep
 from probe.analyses.catalogue import find_analysis
@@ -40,26 +37,29 @@ from probe.errors import DataError
 from probe.rewards.causes import has_causes, trainings_of
 from probe.rewards.figures import reward_frontier, reward_gains
 from probe.rewards.frontiers import KINDS
+from probe.rewards.ground import OPEN, has_answers
 from probe.seeds.t_intervals import UNKNOWN
 from probe.terms import term
 from probe.texts import visible
 from probe.world import World, of
 
 if TYPE_CHECKING:
-    from probe.model.lm import LM
+    from streamlit.delta_generator import DeltaGenerator
 
+SAMPLES = ("compare_rewards", "follow_rewards")
+"""Analyses of the tab on sampled answers."""
 TOKENS = ("compare_completions", "follow_pairs")
 """Analyses of the tab on single tokens."""
+DRAWN = (MODEL, "rew_kinds", BY)
+"""Keys of inputs that the page itself asks for."""
 AXES = {"\u221aKL": "d", "KL": "kl"}
-# Most samples, how many at first, and the key: of one prompt, and of each of the world's questions.
-DRAWN = {False: (64, 32, PROMPT_SAMPLES), True: (16, 2, QUESTION_SAMPLES)}
 # Pixels of the main figure, for its labels.
 SIZE = (430, 330)
 
 
 def choose_field(scene: Scene, world: World, columns: Any) -> tuple[tuple[str, ...], str, str]:
     """Kinds of questions, the reward of the frontier, and the axis."""
-    options = [kind for kind in world.question_kinds if kind not in fields.OPEN]
+    options = [kind for kind in world.question_kinds if kind not in OPEN]
     with columns[1]:
         key = begin("rew_kinds", [kind for kind in KINDS if kind in options])
         kinds = st.multiselect(
@@ -82,7 +82,7 @@ def choose_field(scene: Scene, world: World, columns: Any) -> tuple[tuple[str, .
 
 def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: Any) -> Placement | None:
     """Show the sentence, the main figure and what explains it; None while the page waits for the reader's consent."""
-    ground = fields.ground(scene.base, scene.reward, kinds)
+    ground = fields.ground(scene.base, scene.reward_path, kinds)
     if ground is None:
         with answer:
             finding("The answers to the world's questions are listed once you ask for it.")
@@ -93,7 +93,7 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
     left, right = st.columns([5, 4], gap="medium")
     below = st.container()
     with below:
-        table, problems = fields.standings(scene.base, scene.reward, kinds, by, shortlist, name)
+        table, problems = fields.standings(scene.base, scene.reward_path, kinds, by, shortlist, name)
     with answer:
         finding(place_words(table, scene.shared.aligned, by, scene.proxy))
     curve, best = ground.curves[by], ground.best[by]
@@ -148,35 +148,22 @@ def at_first(scene: Scene, every: list[fields.Policy], kinds: tuple[str, ...]) -
     if not aligned or st.session_state.get(memory) == questions:
         return every
     st.session_state[memory] = questions
-    return [each for each in every if each.label in aligned or fields.has_answers(scene.base, each, kinds)]
+    return [each for each in every if each.label in aligned or has_answers(scene.base, kinds, each.directory)]
 
 
-def beta_of(scene: Scene) -> float:
-    """Return the beta of the implicit reward: the one that the aligned run was trained with, else 1."""
-    beta = scene.run.config.get("beta") if scene.run else None
-    return float(beta) if isinstance(beta, int | float) and not isinstance(beta, bool) else 1.0
-
-
-def before_and_after(scene: Scene, aligned: "LM", kinds: tuple[str, ...]) -> Detail:
-    """Distributions of the samples of both models, and what the run captured while it trained."""
-    beta = beta_of(scene)
-    left, right = st.columns([2, 4], vertical_alignment="bottom", gap="medium")
-    with left:
-        most, first, key = DRAWN[bool(kinds)]
-        n = st.slider("Samples of each prompt", 2, most, first, key=key, bind="query-params")
-    with right:
-        what = f"the same {fields.QUESTIONS} questions" if kinds else "the prompt above"
-        note(
-            f"Both models answer {what} at temperature 1 with the same random numbers. The implicit reward is beta"
-            f" log(aligned / base) with beta = {beta:g}."
-        )
-    prompt = "" if kinds else scene.shared.prompt
-    table = views.draw_samples(scene.base, aligned, scene.reward, kinds=kinds, prompt=prompt, n=int(n), beta=beta)
-    if table is not None:
-        views.distributions(table, scene.names, scene.colours, scene.source)
+def sample(scene: Scene, own: Page, tab: bool = True) -> Detail:
+    """Draw samples of both models, and what the run of the aligned one captured while it was trained."""
+    samples, captured = map(find_analysis, SAMPLES)
+    own = own.below(tell=say, section=TAB_DETAILS) if tab else own
+    pair = [side for side in map(scene.side, ("base", "aligned")) if side is not None]
+    unasked = ("each",) if own.given["kinds"] == () else ("prompt", "n")  # questions take the place of the prompt
+    given = own.given | {name: samples.inputs[name].default for name in unasked}
+    draw(samples, replace(own, sides=pair, given=given))
     if scene.run is not None:
-        views.over_training(scene.run, scene.colours[1])
-    return Detail({} if table is None else {"samples": table})
+        st.markdown(f"#### {captured.title}")
+        section = f"{own.section}-{captured.name}"
+        draw(captured, replace(own, sides=pair[1:], given={"run": scene.run.path}).below(tell=note, section=section))
+    return Detail()
 
 
 def tokens(scene: Scene, own: Page) -> Detail:
@@ -195,12 +182,11 @@ def tokens(scene: Scene, own: Page) -> Detail:
     return Detail()
 
 
-def sections(scene: Scene, placement: Placement | None, kinds: tuple[str, ...]) -> Detail:
+def sections(scene: Scene, placement: Placement | None, own: Page) -> Detail:
     """Draw the tabs below the main figure; return what the open one shows."""
     tabs: dict[str, Callable[[], Detail]] = {}
-    own = page_of(scene, kinds, placement.by if placement else "gold")
-    if kinds and scene.aligned is not None:  # without a world they are the main figure
-        tabs["Before and after"] = partial(before_and_after, scene, scene.aligned, kinds)
+    if placement and scene.aligned is not None:  # without a world they are the main figure
+        tabs[find_analysis(SAMPLES[0]).title] = partial(sample, scene, own)
     if placement:
         tabs["Overoptimisation"] = partial(draw_overoptimisation, scene, placement)
     tabs[find_analysis(TOKENS[0]).title] = partial(tokens, scene, own)
@@ -212,17 +198,17 @@ def sections(scene: Scene, placement: Placement | None, kinds: tuple[str, ...]) 
     if placement:
         tabs[find_analysis("compare_best_of_n").title] = partial(drawn, "compare_best_of_n", own)
     choices = {
-        "Before and after": (QUESTION_SAMPLES, KIND),
+        find_analysis(SAMPLES[0]).title: [key for key in keys_of(SAMPLES) if key not in DRAWN],
         "Overoptimisation": (RUNS, FORM),
         find_analysis(TOKENS[0]).title: keys_of(TOKENS),
     }
     return open_tab("rew_tab", tabs, choices)
 
 
-def page_of(scene: Scene, kinds: tuple[str, ...], by: str) -> Page:
+def page_of(scene: Scene, kinds: tuple[str, ...], by: str, answer: "DeltaGenerator") -> Page:
     """Return the page for analyses of the base model, with what its main figure shows."""
-    given = {"kinds": kinds, "by": by, "reward": scene.reward_path, "trainings": trainings_of(scene.base)}
-    return Page(scene.shared, st.container(), given=given, sides=[*filter(None, [scene.side("base")])])
+    given: Values = {"kinds": kinds, "by": by, "reward": scene.reward_path, "trainings": trainings_of(scene.base)}
+    return Page(scene.shared, answer, given=given, sides=[*filter(None, [scene.side("base")])])
 
 
 def drawn(name: str, own: Page) -> Detail:
@@ -262,20 +248,19 @@ def page() -> None:
                 finding("Choose at least one kind of question to place the methods.")
             return
         placement = place_all(scene, kinds, by, axis, answer)
-    tables = placement.tables if placement else {}
+    own = page_of(scene, kinds, placement.by if placement else "gold", answer)
     if world is None:
         if scene.aligned is not None:
-            tables |= before_and_after(scene, scene.aligned, kinds).tables
+            sample(scene, own, tab=False)
         with answer:
-            words = sample_words(tables.get("samples"), scene.names, scene.proxy, drawable=scene.aligned is not None)
-            finding(words)
+            if scene.aligned is None:
+                finding("Choose an aligned model above to compare its answers with the base model's.")
             note("Without a world there is no true reward and no exact frontier: choose runs of a world for those.")
     badges(scene)
-    detail = sections(scene, placement, kinds)
-    _, first, key = DRAWN[bool(kinds)]
-    count = int(st.session_state.get(key) or first)
-    code = code_lines(scene.source, choices.prompt, kinds, n=count, beta=beta_of(scene))
-    details(EQUATIONS, DEFINITION, code, tables | detail.tables)
+    detail = sections(scene, placement, own)
+    if placement:
+        code = code_lines(scene.source, kinds)
+        details(EQUATIONS, DEFINITION, code, placement.tables | detail.tables)
     if placement and not placement.complete:
         st.rerun()
 

@@ -5,15 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from probe import stats
 from probe.plotting.intervals import format_interval
+from probe.rewards.figures import records
 from probe.rewards.frontiers import FORMS, Fit
-from probe.terms import smallest_effect
+from probe.rewards.moves import describe_move, join_moves
 
 EQUATIONS = [
     r"\pi^*_\beta(y \mid x) = \pi_{ref}(y \mid x)\, e^{R(x,y)/\beta} / Z(x), \qquad"
     r"\mathrm{KL}(\pi \,\|\, \pi^*_\beta) = \mathrm{KL}(\pi \,\|\, \pi_{ref}) - \mathbb{E}_\pi[R]/\beta + \log Z",
-    r"r(x, y) = \beta \log \frac{\pi(y \mid x)}{\pi_{ref}(y \mid x)} \quad \text{(implicit)}",
     r"d = \sqrt{\mathrm{KL}}, \qquad R_{bon} = d\,(a - b\,d), \qquad R_{rl} = d\,(a - b \log d)",
 ]
 
@@ -23,7 +22,7 @@ completions of one prompt mean something. The *true reward* (gold) is the world'
 otherwise. All policies stand on the same 64 questions; KL and expected rewards are given that the answer is one of the
 listed ones (hover tells how often it is). *Excess* is the distance to the nearest optimum over all beta. A policy with
 less reward than the base has no such optimum: all its KL is excess. The points of the fits are what runs logged on
-questions of their own kinds. Samples of one prompt resemble each other, so intervals draw prompts.
+questions of their own kinds.
 """
 
 CLEAR = 0.01
@@ -32,20 +31,13 @@ CLEAR = 0.01
 
 def code_lines(
     source: Mapping[str, str],
-    prompt: str,
     kinds: Sequence[str],
-    *,
-    n: int,
-    beta: float,
 ) -> str:
     """Python lines that make what the page shows.
 
     Args:
         source: references of base, aligned and reward, as far as they are there.
-        prompt: the shared one.
         kinds: of the world's questions; empty without a world.
-        n: samples of each prompt.
-        beta: of the implicit reward.
     """
     lines = ["import probe"]
     lines += [f"{name} = probe.LM.load({source[name]!r})" for name in ("base", "aligned") if name in source]
@@ -63,14 +55,6 @@ def code_lines(
             f"field.frontier({by!r}), field.best_of_n({by!r})",
         ]
         lines += [f"place(field.answers.score(aligned), field, {by!r}).row()"] if "aligned" in source else []
-    if "aligned" in source:
-        questions = "[item.prompt for item in asked]" if kinds else f"[{prompt!r}]"
-        extra = (", proxy=reward" if "reward" in source else "") + (", world=of(base)" if kinds else "")
-        lines += [
-            "",
-            "from probe.rewards.shift import samples, summary",
-            f"summary(samples(base, aligned, {questions}{extra}, n={n}, beta={beta:g}))",
-        ]
     if "reward" in source and kinds:
         lines += [
             "",
@@ -96,11 +80,6 @@ def _peak(fit: Fit) -> str:
     return fit.peak.format()
 
 
-def direction(value: float) -> str:
-    """Whether something rises or falls."""
-    return "raises" if value > 0 else "lowers"
-
-
 def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | None) -> str:
     """Say what the chosen policy earned and spent; without one, say which policy is nearest to the optimum."""
     rows, kind = table.set_index("run"), "true" if by == "gold" else by
@@ -117,25 +96,13 @@ def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | N
         return (
             f"{of}{nearest} is nearest to the exact frontier of the {kind} reward: it spends {off} more KL than needed."
         )
-    row = rows.loc[chosen]
-    moves = [_describe_move(row, "gain_proxy", f"the proxy ({proxy})", "nats")] if proxy else []
-    moves.append(_describe_move(row, "gain_gold", "the true reward", "score"))
-    if len(moves) == 2 and moves[0][0] == moves[1][0]:
-        moves[1] = "", moves[1][1]
-    summary = f"{chosen} {' and '.join(' '.join(part).strip() for part in moves)}"
+    row = records(rows.loc[[str(chosen)]])[0]
+    moves = [describe_move(row, "gain_proxy", f"the proxy ({proxy})", "nats")] if proxy else []
+    moves.append(describe_move(row, "gain_gold", "the true reward", "score"))
+    summary = f"{chosen} {join_moves(moves)}"
     if row[f"gain_{by}"] <= 0:
         return f"{summary}; it spends {_nats(row, 'kl')} of KL and gains no {kind} reward."
     return f"{summary}; it spends {_nats(row, 'excess')} more KL than the optimum of the {kind} reward."
-
-
-def _describe_move(row: Any, name: str, what: str, unit: str) -> tuple[str, str]:
-    """How a reward moved: a verb, and what by how much; unmoved unless by more than the smallest effect that counts."""
-    value, low, high = (float(row[name + end]) for end in ("", "_low", "_high"))
-    words = " nats" if unit == "nats" else ""
-    if not stats.beyond(low, high, smallest_effect(unit)):
-        return "hardly moves", f"{what} ({format_interval(value, low, high)}{words})"
-    size = format_interval(value, low, high) if value > 0 else format_interval(-value, -high, -low)
-    return direction(value), f"{what} by {size}{words}"
 
 
 def _nats(row: Any, name: str) -> str:
@@ -158,20 +125,3 @@ def fit_words(fits: Mapping[tuple[str, str], Fit]) -> str:
         f"{'; '.join(parts)}. Least squares from the base's reward; a star marks a peak within the points. Points of"
         " one training are not independent of each other, so the intervals of a and b are too narrow."
     )
-
-
-def sample_words(table: pd.DataFrame | None, names: tuple[str, str], proxy: str | None, *, drawable: bool) -> str:
-    """Say what the samples show where there is no world."""
-    if table is None and drawable:
-        return f"Draw samples below to see how {names[1]} parts from {names[0]} on this prompt."
-    if table is None:
-        return "Choose an aligned model above to compare its answers with the base model's."
-
-    def mean(side: str, name: str) -> float:
-        return float(table.loc[table["model"] == side, name].mean())
-
-    kl = f"its own answers have {mean('aligned', 'implicit'):.2f} nats of implicit reward"
-    if proxy is None:
-        return f"On this prompt {names[1]} parts from {names[0]}: {kl}."
-    change = mean("aligned", "proxy") - mean("base", "proxy")
-    return f"On this prompt {names[1]} {direction(change)} {proxy} by {abs(change):.2f} nats; {kl}."

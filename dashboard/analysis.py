@@ -1,7 +1,7 @@
 """The one way a page shows an analysis: its inputs, its cost, its sentence, figures and tables, all from its record."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from dashboard.components.metric_words import words_config
 from dashboard.components.table import number_formats, show_table
 from dashboard.components.tokens import token_rows
 from dashboard.computing import agreed, compute_stoppably
-from dashboard.data import stamp
+from dashboard.data import file_stamps
 from dashboard.inputs import BESIDE, ROW, Page, Take, Values, asks, begin_again, choose, lay_out, set_inputs, width
 from dashboard.markdown import escape_markdown, guard_callback, note, prose
 from dashboard.sides import Side, ask_for_model, load_side, load_sides, note_form, words_known
@@ -217,7 +217,7 @@ def compute(
         "name": analysis.name,
         "version": analysis.version,
         "values": tuple(sorted(values.items())),
-        "stamps": tuple(stamp(each.expanduser()) for each in values.values() if isinstance(each, Path)),
+        "stamps": tuple(map(file_stamps, _paths(values.values()))),
     }
     groups = [[*sides]] if analysis.models == PAIR else [[side] for side in sides] or [[]]
     what, key, errors = escape_markdown(analysis.title), f"{analysis.name}-run", dict[int, str]()
@@ -241,6 +241,12 @@ def compute(
         except ProbeError as error:
             errors[index] = str(error)
     return found, list(errors.values())
+
+
+def _paths(values: Iterable[Any]) -> list[Path]:
+    """Return the paths among the values of inputs, and in their lists."""
+    flat = (each for value in values for each in (value if isinstance(value, tuple) else (value,)))
+    return [each.expanduser() for each in flat if isinstance(each, Path)]
 
 
 def looks_of(sides: Sequence[Side]) -> list[Look]:
@@ -373,7 +379,8 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
     loads = [f"{load}({side.ref!r})" for side in sides]
     lms = [side.lm for side in sides]
     computed = analysis.complete(values, *lms)
-    given = [f"{name}={_literal(value)}" for name, value in computed.items() if value != analysis.inputs[name].default]
+    told = {name: value for name, value in computed.items() if not analysis.is_usual(name, computed, *lms)}
+    given = [f"{name}={_literal(value)}" for name, value in told.items()]
     shown = {
         method: ", ".join(
             f"{name}={_literal(value)}"
@@ -382,7 +389,7 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
         )
         for method in ("sentence", "figures", "lists")
     }
-    lines = ["from pathlib import Path", ""] * any(isinstance(value, Path) for value in computed.values())
+    lines = ["from pathlib import Path", ""] * bool(_paths(told.values()))
     lines += ["import probe", *["import probe.model.rewards"] * scalar]
     if not analysis.call.startswith("probe."):
         lines += [f"import {analysis.function.__module__}"]
@@ -398,6 +405,8 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
 
 
 def _literal(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_literal, value))}{',' * (len(value) == 1)})"
     return f"Path({str(value)!r})" if isinstance(value, Path) else repr(value)
 
 

@@ -15,8 +15,7 @@ import streamlit as st
 
 from dashboard.markdown import prose
 from probe.errors import RunError
-from probe.plotting.curves import Style, styles
-from probe.plotting.theme import DASHES, method_colour
+from probe.plotting.curves import Style
 from probe.runs.addresses import RUN_FILE, is_cached
 from probe.runs.captured import rollout_table
 from probe.runs.captures import Captures
@@ -25,6 +24,7 @@ from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS, RunWarning
 from probe.runs.storage import UNFINISHED
 from probe.seeds.grouping import Group, groups
+from probe.seeds.looks import style_runs
 from probe.untrusted import MB, readable
 
 _WARNINGS = Lock()
@@ -55,15 +55,7 @@ class Store:
 
     def style(self) -> dict[str, Style]:
         """Return colour and dash of every run, the same on every page; seeds of one training have one colour."""
-        labels = {str(run.path): label for label, run in self.runs.items()}
-        members = {labels[str(each.first.path)]: [labels[str(run.path)] for run in each.runs] for each in self.groups}
-        look = styles({label: self.runs[label].method for label in members})
-        for first, others in members.items():
-            start = DASHES.index(look[first].dash)
-            for index, label in enumerate(others[1:], start=1):
-                look[label] = Style(look[first].colour, DASHES[(start + index) % len(DASHES)])
-        copies = {label: Style(method_colour(run.method)) for label, run in self.runs.items() if label not in look}
-        return look | copies
+        return style_runs(self.runs, self.groups)
 
     def label(self, ref: str | None, near: Run | None = None) -> str | None:
         """Return the label of the run that a reference in run.json names (a name, a path, either with @step)."""
@@ -83,6 +75,11 @@ def stamp(path: Path) -> Stamp:
     except OSError:
         return (0, 0)
     return (status.st_mtime_ns, status.st_size)
+
+
+def file_stamps(path: Path) -> tuple[Stamp, ...]:
+    """Return the stamps of a file, or of a folder and of the files of the run in it, which change while it trains."""
+    return tuple(stamp(path / name) for name in ("", RUN_FILE, METRICS, f"{CAPTURES}/{INDEX}"))
 
 
 def read_store() -> Store:

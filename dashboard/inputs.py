@@ -119,7 +119,8 @@ def choose(
         key = field["key"]
         if key not in drawn:
             if field["depends"]:
-                known = _parsed(analysis, field["depends"], given) | page.given
+                known = _parsed(analysis, field["depends"], given)
+                known |= {name: page.given[name] for name in field["depends"] if name in page.given}
                 (field,) = analysis.fields(*lms, given=known, names=[field["name"]], ask=_ask)
                 if analysis.about_input(field["name"]).first is not None:
                     begin_again(field, known)

@@ -337,6 +337,16 @@ class Analysis:
                     raise ConfigError(f"`{name}` of {self.name} is {each!r}; expected one of {some}.")
         return whole
 
+    def is_usual(self, name: str, values: Mapping[str, Any], *lms: "LM") -> bool:
+        """Return whether an input among complete ones has its default, or an advanced one what follows from the models.
+
+        What a page fills in for a reader need not stand in their Python lines.
+        """
+        about, value = self.about_input(name), values[name]
+        if value == self.inputs[name].default:
+            return True
+        return about.advanced and about.first is not None and value == _asked(about.first, lms, values)
+
     def cost(self, *lms: "LM", **values: Any) -> float:
         """Return the seconds that a result takes, about; 0 where it is quick.
 

@@ -6,4 +6,7 @@ from .causes import separate_causes as separate_causes
 from .completions import compare_completions as compare_completions
 from .evaluation import evaluate as evaluate
 from .optimum import kl_to_optimal as kl_to_optimal
+from .over_trainings import compare_trainings as compare_trainings
+from .overoptimised import fit_overoptimisation as fit_overoptimisation
+from .places import place_policies as place_policies
 from .token_effects import contrast as contrast

@@ -1,5 +1,6 @@
 """One cause at a time as an analysis: the optimum of every combination of two annotators, and trainings on them."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -96,14 +97,19 @@ def has_causes(lm: LM) -> bool:
     return world is not None and {each.measure.question for each in OUTCOMES.values()} <= {*world.question_kinds}
 
 
-def trainings_of(lm: LM) -> tuple[Path, ...]:
-    """Return the runs in the folders of runs that were trained from a model."""
-    own, runs = _run_of(lm), list_runs()
+def trainings_of(lm: LM, among: Collection[Run] | None = None) -> tuple[Path, ...]:
+    """Return the runs that were trained from a model.
+
+    Args:
+        lm: the model.
+        among: these runs; by default those in the folders of runs.
+    """
+    own, runs = run_of(lm), [*(list_runs() if among is None else among)]
     index = RunIndex(runs)
     return tuple(run.path for run in runs if own is not None and _parent(run, index) == own)
 
 
-def _run_of(lm: LM) -> Path | None:
+def run_of(lm: LM) -> Path | None:
     """Return the folder of the run whose last checkpoint a model is; None for another one."""
     if lm.run_dir is None or lm.directory is None:
         return None
@@ -159,7 +165,7 @@ def separate_causes(
     own = None if lm.run_dir is None else Run(lm.run_dir)
     known = {each.path.resolve(): each for each in [*list_runs(), *runs, *([own] if own else [])]}
     index = RunIndex(known.values())
-    wanted, parent = {each.path.resolve() for each in runs}, _run_of(lm)
+    wanted, parent = {each.path.resolve() for each in runs}, run_of(lm)
     apart = groups(known.values())
     children = [each for each in apart if each.first.path.resolve() in wanted]
     rows = [Training(_title(each), each.first, _headline(each), each.count) for each in children]

@@ -14,7 +14,7 @@ import pandas as pd
 
 import probe.world
 from probe.analyses.analysis_record import Input
-from probe.errors import DataError
+from probe.errors import DataError, RunError
 from probe.logits.lens import require_same_tokens
 from probe.model.in_memory import keep, kept, load_named, stamp_of
 from probe.model.lm import LM
@@ -22,6 +22,8 @@ from probe.model.pace import seconds_a_token
 from probe.model.references import resolve
 from probe.rewards.answers import Array, verifier_reward
 from probe.rewards.frontiers import KINDS, QUESTIONS, Best, Field, Memory, ask, field_of, model_reward
+from probe.runs.directories import find
+from probe.runs.reader import Run
 
 if TYPE_CHECKING:
     from probe.rewards.answers import AnswerLogprobs
@@ -46,9 +48,26 @@ def usual_kinds(*lms: LM) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind in known)
 
 
-def usual_reward(*lms: LM, reward: str | Path | None = None) -> str:
-    """Return the reward that is looked at unless another is chosen: the proxy, where there is a reward model."""
-    return "proxy" if reward else "gold"
+def usual_reward(*lms: LM, reward: str | Path | None = None, policy: Path | None = None) -> str:
+    """Return the reward that is looked at unless another is chosen.
+
+    It is the proxy where there is a reward model, but for a policy that was trained by the world's truth.
+    """
+    return "proxy" if reward and not _wants_truth(policy) else "gold"
+
+
+def run_named(ref: str | Path) -> Run | None:
+    """Return the run that a reference names; None for a checkpoint, or a model that is no run."""
+    try:
+        return Run(find(ref))
+    except RunError:
+        return None
+
+
+def _wants_truth(policy: Path | None) -> bool:
+    """Return whether a run was trained by the truth (SFT, RLVR) and by no one's preferences."""
+    run = None if policy is None else run_named(policy)
+    return run is not None and run.method in ("sft", "rlvr") and not run.reward_model
 
 
 Kinds = Annotated[tuple[str, ...] | None, Input("Questions", key="rew_kinds", choices=kinds_of, first=usual_kinds)]
@@ -153,7 +172,7 @@ def listing_seconds(base: LM, kinds: tuple[str, ...], reward: str | Path | None 
 
 def reading_seconds(texts: int, *lms: LM) -> float:
     """Return how long models take to read so many short texts, about."""
-    return texts * TOKENS * sum(map(seconds_a_token, lms))
+    return texts * TOKENS * sum(keep(lm, "pace", partial(seconds_a_token, lm)) for lm in lms)
 
 
 def require_writer(lm: LM) -> None:
@@ -168,7 +187,7 @@ def _check(base: LM, kinds: tuple[str, ...]) -> None:
     if probe.world.of(base) is None:
         raise DataError("The base model knows no world, so its answers cannot be listed: choose a run of a world.")
     if not kinds:
-        raise DataError("No kind of question was chosen, so there is nothing to ask: name one or more.")
+        raise DataError("Choose at least one kind of question: without any there is nothing to ask.")
 
 
 def place_of(ref: str | Path) -> tuple[Any, ...]:

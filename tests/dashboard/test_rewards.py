@@ -148,7 +148,7 @@ def test_choices_change_what_is_shown(show: Show, rewarded: Path) -> None:
     app.multiselect(key="rew_kinds").set_value(["city"]).run()
     assert "64 questions" in read(app)
     app.multiselect(key="rew_kinds").set_value([]).run()
-    assert heading(app) == "Choose at least one kind of question to place the methods."
+    assert heading(app) == "Choose at least one kind of question: without any there is nothing to ask."
     app.multiselect(key="rew_kinds").set_value(["fact", "stranger"]).run()
     app.selectbox(key="rew_kind").set_value("fact").run()
     assert "Rewards of 128 answers to 32 prompts" in read(app)
@@ -309,13 +309,18 @@ def test_what_takes_long_is_offered_and_the_offer_goes_once_it_is_taken(
 ) -> None:
     monkeypatch.setattr(models, "is_quick", lambda seconds, *most: not seconds)
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf")
-    assert "listed once you ask for it" in heading(app)
-    for begins in ("Enumerate the answers", "Run it"):
-        (offer,) = (part for part in app.button if part.label.startswith(begins))
+    assert heading(app).startswith("Press the button to measure what policies earned")
+    assert "Place dpo-agreeable (about " in " ".join(part.label for part in app.button)
+    for key in ("place_policies-run", "compare_rewards-run"):
+        offer = app.button(key=key)
         assert "(about " in offer.label
         offer.click().run()
         assert not app.exception
-        assert not any(part.label.startswith(begins) for part in app.button)
+        assert key not in {part.key for part in app.button}
+    assert "2 policies under the exact frontier" in read(app)
+    app.button(key="rew-place-dpo-agreeable").click().run()
+    app.button(key="place_policies-run").click().run()
+    assert "3 policies under the exact frontier" in read(app)
 
 
 def test_where_several_trainings_end(show: Show, rewarded: Path, tmp_path: Path) -> None:

@@ -7,10 +7,21 @@ from probe.errors import DataError
 from probe.model.lm import LM
 from probe.model.rewards import analysable
 from probe.plotting.notebook import title_of
-from probe.rewards import compare_best_of_n, compare_rewards, follow_pairs, follow_rewards, separate_causes
+from probe.rewards import (
+    compare_best_of_n,
+    compare_rewards,
+    compare_trainings,
+    fit_overoptimisation,
+    follow_pairs,
+    follow_rewards,
+    place_policies,
+    separate_causes,
+)
+from probe.rewards.answers import verifier_reward
 from probe.rewards.captured_pairs import pair_rewards
 from probe.rewards.factorial import factorial
-from probe.rewards.frontiers import QUESTIONS
+from probe.rewards.frontiers import QUESTIONS, ask, field_of, fit, place, read_evaluations
+from probe.rewards.over_trainings import summarise_run
 from probe.rewards.shift import shift_curve
 from probe.runs import open_run
 from probe.world import of
@@ -81,3 +92,48 @@ def test_answers_before_and_after_are_said_as_their_table_has_them(base: LM):
     assert asked.sentence().startswith("On this prompt aligned differs from base: its own answers have ")
     with pytest.raises(DataError, match="give a prompt"):
         compare_rewards(base, policy, kinds=())
+
+
+def test_policies_stand_where_they_are_placed_one_by_one(base: LM):
+    world = of(base)
+    assert world
+    found = place_policies(base, policies=(SAMPLES / "rlhf", SAMPLES / "reward-agreeable"), policy=SAMPLES / "rlhf")
+    field = field_of(base, world, ask(world), {"gold": verifier_reward(world)})
+    row = place(field.answers.score(LM.load(SAMPLES / "rlhf")), field, "gold").row()
+    stood = found.tables()["standings"].set_index("run").loc["rlhf"]
+    assert stood["excess"] == pytest.approx(row["excess"])
+    assert found.sentence().startswith("rlhf lowers the true reward by ")
+    assert any(note.startswith("reward-agreeable is not shown: ") for note in found.notes)
+    missing = place_policies(base, policies=(SAMPLES / "nobody",))
+    assert len(missing.places) == 1
+    assert missing.sentence().startswith("No run came from this base model")
+    with pytest.raises(DataError, match="Choose at least one kind"):
+        place_policies(base, kinds=())
+
+
+def test_fits_are_of_what_runs_logged_and_of_best_of_n(base: LM):
+    among = (SAMPLES / "rlhf", SAMPLES / "sft", SAMPLES / "base")
+    found = fit_overoptimisation(base, reward=SAMPLES / "reward-agreeable", among=among)
+    assert list(found.points) == ["rlhf", "best of N"]  # the run that the reward model trained
+    points = read_evaluations(open_run(SAMPLES / "rlhf"))
+    alone = fit(points["d"].iloc[1:], points["gold"].iloc[1:], "rl", float(points["gold"].iloc[0]))
+    assert found.fits["rlhf", "gold"].a == alone.a
+    assert found.fits["best of N", "gold"].form == "bon"
+    assert "best of N: the true reward falls by" in found.sentence()
+    nothing = fit_overoptimisation(base, among=among)
+    assert nothing.sentence().startswith("No run is chosen that logged where it stood")
+    assert nothing.figures() == {}
+    with pytest.raises(DataError, match="There is no run `rlvr` among those"):
+        fit_overoptimisation(base, among=among, runs=("rlvr",))
+
+
+def test_trainings_end_where_their_last_evaluation_says(base: LM):
+    names = [f"{name}{seed}" for name in ("base", "rlhf") for seed in ("", "-seed1", "-seed2")]
+    found = compare_trainings(base, among=tuple(SAMPLES / name for name in names))
+    ends = [summarise_run(open_run(SAMPLES / name)).set_index("metric")["value"] for name in names[3:]]
+    mean = found.means.set_index(["run", "metric"])["value"]["rlhf", "expected_gold"]
+    assert mean == pytest.approx(sum(end["expected_gold"] for end in ends) / 3)
+    assert "for rlhf." in found.sentence()
+    assert found.lists()["Policies"]["seeds"].tolist() == [3]
+    with pytest.raises(DataError, match="No policy of this base was trained with several seeds"):
+        compare_trainings(base, among=(SAMPLES / "base", SAMPLES / "rlhf"))

@@ -185,7 +185,7 @@ def compare_rewards(
     *,
     kinds: Kinds = None,
     reward: Judge = None,
-    each: Annotated[int, Input("Samples of each question", key="rew_each", within=(2, 16))] = 2,
+    each: Annotated[int, Input("Samples each", key="rew_each", within=(2, 16))] = 2,
     n: Annotated[int, Input("Samples of the prompt", key="rew_n", within=(2, 64))] = 32,
     beta: Annotated[float | None, Input("Beta", key="rew_beta", first=usual_beta, advanced=True)] = None,
     tick: Tick = ignore,

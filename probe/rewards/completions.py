@@ -32,6 +32,7 @@ COLOURS: dict[str, Kind] = {
     "as it is written": "increment",
 }
 """What tokens are coloured by."""
+MEANING = "Red: the token adds to the margin (prompt) or the score (completions); blue: it takes away."
 STRENGTH = 0.75
 """Strength of the strongest token."""
 CLEAR_NATS = 0.005
@@ -55,9 +56,7 @@ def tokens_of(found: "TwoCompletions") -> dict[str, str]:
     }
 
 
-Colour = Annotated[
-    Literal["left out", "integrated gradients", "as it is written"], Input("Colour of the tokens", key="rew_colour")
-]
+Colour = Annotated[Literal["left out", "integrated gradients", "as it is written"], Input("Colour", key="rew_colour")]
 """What tokens are coloured by."""
 Token = Annotated[str | None, Input("Token", key="rew_token", choices=tokens_of)]
 """A token of the prompt or of a completion."""
@@ -133,7 +132,7 @@ class TwoCompletions(Contrast):
             side = self.rejected if part == "rejected" else self.chosen
             label = part if part == "prompt" else f"{part} {signed(side.score)}"
             rows.append(TokenRow(label=label, colour=colours[part], tokens=self._chips(part, values / most)))
-        return TokenRows(rows=rows, chosen=self._at(token) or (0, -1))
+        return TokenRows(rows=rows, chosen=self._at(token) or (0, -1), note=MEANING)
 
     def _at(self, token: str | None) -> tuple[int, int] | None:
         """Return the part, by its number, and the place in it of a token; None where there is no such token."""
@@ -243,9 +242,7 @@ def compare_completions(
     *,
     chosen: Annotated[str | None, Input("Chosen completion", key="rew_chosen", first=suggest_chosen)] = None,
     rejected: Annotated[str | None, Input("Rejected completion", key="rew_rejected", first=suggest_rejected)] = None,
-    steps: Annotated[
-        int | None, Input("Steps", key="rew_steps", first=usual_steps, within=(0, 8 * STEPS), folded="Integral")
-    ] = None,
+    steps: Annotated[int | None, Input("Steps", key="rew_steps", first=usual_steps, within=(0, 8 * STEPS))] = None,
 ) -> TwoCompletions:
     """Measure what a reward model gives two completions of a prompt, and which tokens earn it.
 

@@ -139,6 +139,7 @@ def answers_of(base: LM, kinds: tuple[str, ...], policy: str | Path) -> Array:
 
     def score() -> Array:
         lm = load_named(policy)
+        require_writer(lm)
         require_same_tokens(base, lm)
         return _truth(base, kinds).field.answers.score(lm)
 

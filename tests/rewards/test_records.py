@@ -128,9 +128,10 @@ def test_fits_are_of_what_runs_logged_and_of_best_of_n(base: LM):
 
 
 def test_trainings_end_where_their_last_evaluation_says(base: LM):
-    names = [f"{name}{seed}" for name in ("base", "rlhf") for seed in ("", "-seed1", "-seed2")]
+    recipe = ("base", "reward-agreeable", "rlhf")
+    names = [f"{name}{seed}" for name in recipe for seed in ("", "-seed1", "-seed2")]
     found = compare_trainings(base, among=tuple(SAMPLES / name for name in names))
-    ends = [summarise_run(open_run(SAMPLES / name)).set_index("metric")["value"] for name in names[3:]]
+    ends = [summarise_run(open_run(SAMPLES / name)).set_index("metric")["value"] for name in names[6:]]
     mean = found.means.set_index(["run", "metric"])["value"]["rlhf", "expected_gold"]
     assert mean == pytest.approx(sum(end["expected_gold"] for end in ends) / 3)
     assert "for rlhf." in found.sentence()

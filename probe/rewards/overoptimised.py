@@ -16,6 +16,7 @@ from probe.plotting.curves import Style
 from probe.plotting.intervals import format_interval
 from probe.plotting.notebook import Drawable, Look, alone, titled
 from probe.plotting.panels import IDEAL
+from probe.rewards.causes import trainings_of
 from probe.rewards.frontiers import FORMS, Fit, Form, fit, read_evaluations
 from probe.rewards.ground import Judge, Kinds, list_answers, listing_seconds, run_named, usual_kinds
 from probe.runs.ancestry import RunIndex
@@ -52,13 +53,14 @@ def logged_runs(*lms: LM, among: Collection[Path] | None = None) -> list[str]:
 def usual_runs(
     *lms: LM, among: Collection[Path] | None = None, reward: str | Path | None = None, policy: Path | None = None
 ) -> tuple[str, ...]:
-    """Return the runs that were trained by the reward model, else the chosen one."""
+    """Return the runs that were trained by the reward model, else the chosen one; without both those of the base."""
     paths = every_run() if among is None else among
     known, judge = logged_runs(*lms, among=paths), None if reward is None else run_named(reward)
     runs = [Run(path) for path in paths if path.name in known]
     index = RunIndex([judge] if judge else [])
     same = tuple(run.name for run in runs if run.reward_model and index.find(run.reward_model, run) is not None)
-    return same or tuple(name for name in known if policy is not None and name == policy.name)
+    wanted = {policy} if policy else {*trainings_of(lms[0], [*map(Run, paths)])} if judge is None else set()
+    return same or tuple(name for name in known if name in {path.name for path in wanted})
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -191,7 +193,7 @@ def fit_overoptimisation(
         reward: a reward model, the proxy.
         policy: one whose trajectory is shown where the reward model trained none.
         among: folders of the runs that there are; by default those in the folders of runs.
-        runs: names of those that are fitted; by default those that the reward model trained.
+        runs: names of those that are fitted; by default those that the reward model trained, or came from the base.
         form: what trainings are fitted with.
 
     Raises:

@@ -132,7 +132,9 @@ class AnsweredBoth(Drawable):
     def lists(self, kind: str | None = None) -> dict[str, pd.DataFrame]:
         """Return one row a measure: both models, their difference, and what the measure is."""
         rows = summary_table(self._of(kind))
-        return {"Before and after": rows.rename(columns=dict(zip(("base", "aligned"), self.names, strict=True)))}
+        first, second = self.names
+        called = {"base": first, "aligned": second if second != first else f"{second} (aligned)"}
+        return {"Before and after": rows.rename(columns=called)}
 
     def figures(self, kind: str | None = None) -> "dict[str, go.Figure]":
         """Draw the distribution of each reward."""

@@ -1,5 +1,7 @@
 """The analyses of rewards on the sample runs: their sentences say what their tables hold."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -88,6 +90,8 @@ def test_answers_before_and_after_are_said_as_their_table_has_them(base: LM):
     assert f"{2 * QUESTIONS} answers to {QUESTIONS // 2} prompts" in title_of(found.figures("fact")["distributions"])
     with pytest.raises(DataError, match="No prompt is of the kind 'pressure'"):
         found.sentence("pressure")
+    alike = replace(found, names=("one", "one")).lists()["Before and after"]
+    assert list(alike)[1:3] == ["one", "one (aligned)"]
     asked = compare_rewards(base, policy, "<user> where does mira live ? <bot>", kinds=(), n=4)
     assert asked.sentence().startswith("On this prompt aligned differs from base: its own answers have ")
     with pytest.raises(DataError, match="give a prompt"):

@@ -1,7 +1,7 @@
 """The one way a page shows an analysis: its inputs, its cost, its sentence, figures and tables, all from its record."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,11 @@ from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import DETAILS, TAB_DETAILS, csv_button, details
 from dashboard.components.figure import figure
+from dashboard.components.metric_words import words_config
 from dashboard.components.table import number_formats, show_table
 from dashboard.components.tokens import token_rows
 from dashboard.computing import agreed, compute_stoppably
-from dashboard.data import stamp
+from dashboard.data import file_stamps
 from dashboard.inputs import BESIDE, ROW, Page, Take, Values, asks, begin_again, choose, lay_out, set_inputs, width
 from dashboard.markdown import escape_markdown, guard_callback, note, prose
 from dashboard.sides import Side, ask_for_model, load_side, load_sides, note_form, words_known
@@ -65,7 +66,7 @@ def draw_several(names: Sequence[str], page: Page) -> None:
         analysis = find_analysis(name)
         if index:
             st.markdown(f"#### {escape_markdown(analysis.title)}")
-        draw(analysis, page.below(tell=note, section=f"{DETAILS}-{name}") if index else page)
+        draw(analysis, page.below(tell=note, section=f"{page.section}-{name}") if index else page)
 
 
 def draw(analysis: Analysis, page: Page) -> bool:
@@ -230,7 +231,7 @@ def compute(
         "name": analysis.name,
         "version": analysis.version,
         "values": tuple(sorted(values.items())),
-        "stamps": tuple(stamp(each.expanduser()) for each in values.values() if isinstance(each, Path)),
+        "stamps": tuple(map(file_stamps, _paths(values.values()))),
     }
     groups = [[*sides]] if analysis.models == PAIR else [[side] for side in sides] or [[]]
     what, key, errors = escape_markdown(analysis.title), f"{analysis.name}-run", dict[int, str]()
@@ -254,6 +255,12 @@ def compute(
         except ProbeError as error:
             errors[index] = str(error)
     return found, list(errors.values())
+
+
+def _paths(values: Iterable[Any]) -> list[Path]:
+    """Return the paths among the values of inputs, and in their lists."""
+    flat = (each for value in values for each in (value if isinstance(value, tuple) else (value,)))
+    return [each.expanduser() for each in flat if isinstance(each, Path)]
 
 
 def looks_of(sides: Sequence[Side]) -> list[Look]:
@@ -360,7 +367,7 @@ def draw_lists(
         title = str(chosen or title)
     table = lists[title]
     opens, rows = table.attrs.get("opens", ("", ()))
-    look: Any = {"hide_index": True, "column_config": number_formats(table)}
+    look: Any = {"hide_index": True, "column_config": {**number_formats(table), **words_config(table)}}
     look |= {"height": 38 + 35 * min(ROWS, max(1, len(table)))}
     if opens and page.take is not None:
         key = f"{analysis.name}-rows"
@@ -391,7 +398,8 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
     loads = [f"{load}({side.ref!r})" for side in sides]
     lms = [side.lm for side in sides]
     computed = analysis.complete(values, *lms)
-    given = [f"{name}={_literal(value)}" for name, value in computed.items() if value != analysis.inputs[name].default]
+    told = {name: value for name, value in computed.items() if not analysis.is_usual(name, computed, *lms)}
+    given = [f"{name}={_literal(value)}" for name, value in told.items()]
     shown = {
         method: ", ".join(
             f"{name}={_literal(value)}"
@@ -400,7 +408,7 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
         )
         for method in ("sentence", "figures", "lists")
     }
-    lines = ["from pathlib import Path", ""] * any(isinstance(value, Path) for value in computed.values())
+    lines = ["from pathlib import Path", ""] * bool(_paths(told.values()))
     lines += ["import probe", *["import probe.model.rewards"] * scalar]
     if not analysis.call.startswith("probe."):
         lines += [f"import {analysis.function.__module__}"]
@@ -416,6 +424,8 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
 
 
 def _literal(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_literal, value))}{',' * (len(value) == 1)})"
     return f"Path({str(value)!r})" if isinstance(value, Path) else repr(value)
 
 

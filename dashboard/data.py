@@ -1,14 +1,11 @@
 """What the pages read: runs, their metrics and captures, each file read again only when it has changed."""
 
-import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from threading import Lock
 
@@ -18,8 +15,7 @@ import streamlit as st
 
 from dashboard.markdown import prose
 from probe.errors import RunError
-from probe.plotting.curves import Style, styles
-from probe.plotting.theme import DASHES, method_colour
+from probe.plotting.curves import Style
 from probe.runs.addresses import RUN_FILE, is_cached
 from probe.runs.captured import rollout_table
 from probe.runs.captures import Captures
@@ -28,6 +24,7 @@ from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS, RunWarning
 from probe.runs.storage import UNFINISHED
 from probe.seeds.grouping import Group, groups
+from probe.seeds.looks import style_runs
 from probe.untrusted import MB, readable
 
 _WARNINGS = Lock()
@@ -58,15 +55,7 @@ class Store:
 
     def style(self) -> dict[str, Style]:
         """Return colour and dash of every run, the same on every page; seeds of one training have one colour."""
-        labels = {str(run.path): label for label, run in self.runs.items()}
-        members = {labels[str(each.first.path)]: [labels[str(run.path)] for run in each.runs] for each in self.groups}
-        look = styles({label: self.runs[label].method for label in members})
-        for first, others in members.items():
-            start = DASHES.index(look[first].dash)
-            for index, label in enumerate(others[1:], start=1):
-                look[label] = Style(look[first].colour, DASHES[(start + index) % len(DASHES)])
-        copies = {label: Style(method_colour(run.method)) for label, run in self.runs.items() if label not in look}
-        return look | copies
+        return style_runs(self.runs, self.groups)
 
     def label(self, ref: str | None, near: Run | None = None) -> str | None:
         """Return the label of the run that a reference in run.json names (a name, a path, either with @step)."""
@@ -79,23 +68,18 @@ class Store:
         return next(iter(beside or matches), None)
 
 
-MOST = 1000
-"""Entries of a folder that are looked at for its stamp."""
-
-
 def stamp(path: Path) -> Stamp:
-    """Return time of the last change and size of a file, or (0, 0) where there is none.
-
-    Of a folder it is the last change of what lies in it, and how much that is: a run that trains has another one.
-    """
+    """Return time of the last change and size of a file, or (0, 0) where there is none."""
     try:
         status = path.stat()
-        if not stat.S_ISDIR(status.st_mode):
-            return (status.st_mtime_ns, status.st_size)
-        times = [each.stat(follow_symlinks=False).st_mtime_ns for each in islice(os.scandir(path), MOST)]
     except OSError:
         return (0, 0)
-    return (max(times, default=status.st_mtime_ns), len(times))
+    return (status.st_mtime_ns, status.st_size)
+
+
+def file_stamps(path: Path) -> tuple[Stamp, ...]:
+    """Return the stamps of a file, or of a folder and of the files of the run in it, which change while it trains."""
+    return tuple(stamp(path / name) for name in ("", RUN_FILE, METRICS, f"{CAPTURES}/{INDEX}"))
 
 
 def read_store() -> Store:

@@ -135,7 +135,7 @@ def choose(
         if key not in drawn:
             if field["depends"]:
                 known = _parsed(analysis, [each for each in field["depends"] if each not in page.given], given)
-                known |= page.given
+                known |= {name: page.given[name] for name in field["depends"] if name in page.given}
                 (field,) = analysis.fields(*lms, given=known, names=[field["name"]], ask=_ask)
                 if analysis.about_input(field["name"]).first is not None:
                     begin_again(field, known)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from dashboard import data
 from dashboard.data import Store
-from probe.seeds.coverage import caution
+from probe.seeds import coverage
 from probe.seeds.group_tables import Curves, curves, headline
 from probe.seeds.grouping import Group
 from probe.seeds.t_intervals import UNKNOWN
@@ -123,6 +123,4 @@ def remark(found: Sequence[SeedGroup]) -> str:
 
 def cautions(found: Sequence[SeedGroup]) -> str:
     """Say what a reader of intervals over trainings must know of these groups; empty where there is nothing."""
-    shared = [each.name for each in found if each.several and each.group.shared]
-    parts = [f"Seeds of {', '.join(shared)} start from one base, so nothing is known of other bases."] if shared else []
-    return " ".join([*parts, *dict.fromkeys(filter(None, (caution(each.group.count) for each in found)))])
+    return coverage.cautions({each.name: each.group for each in found})

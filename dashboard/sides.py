@@ -26,8 +26,8 @@ Role = Literal["base", "aligned"]
 class Side:
     """A model that is looked into."""
 
-    role: Role
-    """Which of the two choices it is."""
+    role: str
+    """Which of the choices it is, and its name in the Python lines."""
     name: str
     """How the page calls it."""
     colour: str

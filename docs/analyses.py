@@ -12,7 +12,7 @@ from figures import SAMPLES, html
 
 from probe.analyses.analysis_record import PAIR, Analysis
 from probe.analyses.catalogue import analyses, find_analysis, summaries
-from probe.model.lm import LM
+from probe.model.rewards import analysable
 from probe.plotting.notebook import Drawable, Look, title_of
 from probe.plotting.theme import METHODS
 
@@ -70,7 +70,7 @@ def section(analysis: Analysis, models: list[str], prompt: str) -> Iterator[str]
     if not models:
         return
     names = models[::-1]
-    lms = [LM.load(SAMPLES / name) for name in names]
+    lms = [analysable(SAMPLES / name) for name in names]
     groups = [lms] if analysis.models == PAIR else [[lm] for lm in lms]
     given = {name: prompt for name in analysis.inputs if analysis.about_input(name).shared}
     given = analysis.settled(given, *lms)

@@ -225,6 +225,13 @@ def term(metric: str, where: str = RUN) -> Term:
     return next((found for row in rows if (found := row.read(metric))), Term(metric))
 
 
+def after_numbers(metric: str, about: Term) -> dict[str, str]:
+    """Return the cells behind a metric's numbers: which direction is better, its definition, its name in files."""
+    source = f" Source: {about.source}." if about.source else ""
+    definition = f"{about.definition}.{source}" if about.definition else ""
+    return {"better": about.better, "what it is": definition, "name in files": metric}
+
+
 def logged(metric: str, methods: tuple[str, ...]) -> Term:
     """Return a metric that runs of some methods logged, in words; all titles where they mean different things by it."""
     found = list(dict.fromkeys(term(metric, f"train/{method}") for method in methods or ("any",)))

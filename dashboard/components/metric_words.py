@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from dashboard.markdown import escape_markdown
 from probe.terms import Term
+from probe.terms import after_numbers as after_numbers
 
 COLUMNS: dict[str, Any] = {
     "metric": st.column_config.TextColumn(pinned=True, width=240),
@@ -17,11 +19,9 @@ COLUMNS: dict[str, Any] = {
 """Settings of the columns that hold words, narrow enough for the table of two models to fit a page 1280 pixels wide."""
 
 
-def after_numbers(metric: str, about: Term) -> dict[str, str]:
-    """Return the cells behind a metric's numbers: which direction is better, its definition, its name in files."""
-    source = f" Source: {about.source}." if about.source else ""
-    definition = f"{about.definition}.{source}" if about.definition else ""
-    return {"better": about.better, "what it is": definition, "name in files": metric}
+def words_config(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the settings of those columns of a table that say what its metrics are; none where it says nothing."""
+    return {name: COLUMNS[name] for name in table if name in COLUMNS} if "what it is" in table else {}
 
 
 def head(metric: str, about: Term) -> Any:

@@ -352,14 +352,30 @@ class Analysis:
             about = self.about_input(name)
             if value is None and about.first is not None:
                 whole[name] = value = _asked(about.first, lms, whole)
-            ends = _asked(about.within, lms, whole) if callable(about.within) else about.within
-            if ends is not None and value is not None and not ends[0] <= value <= ends[1]:
-                raise ConfigError(f"`{name}` of {self.name} is {value}; expected {ends[0]:g} to {ends[1]:g}.")
-            known = None if about.choices is None else list(_asked(about.choices, lms, whole))
-            if known is not None and value is not None and value not in known:
-                some = ", ".join(map(str, known))
-                raise ConfigError(f"`{name}` of {self.name} is {value!r}; expected one of {some}.")
+            self._require(name, value, lms, whole)
         return whole
+
+    def _require(self, name: str, value: Any, of: tuple[Any, ...], given: Mapping[str, Any]) -> None:
+        """Raise a ConfigError unless an input can have a value for these models, or a view for a result."""
+        about = self.about_input(name)
+        ends = _asked(about.within, of, given) if callable(about.within) else about.within
+        known = None if about.choices is None else list(_asked(about.choices, of, given))
+        for each in value if isinstance(value, tuple) else (value,):
+            if each is not None and ends is not None and not ends[0] <= each <= ends[1]:
+                raise ConfigError(f"`{name}` of {self.name} is {each}; expected {ends[0]:g} to {ends[1]:g}.")
+            if each is not None and known is not None and each not in known:
+                some = f"one of {', '.join(map(str, known))}" if known else "none, since there is nothing to choose"
+                raise ConfigError(f"`{name}` of {self.name} is {each!r}; expected {some}.")
+
+    def is_usual(self, name: str, values: Mapping[str, Any], *lms: "LM") -> bool:
+        """Return whether an input among complete ones has its default, or an advanced one what follows from the models.
+
+        What a page fills in for a reader need not stand in their Python lines.
+        """
+        about, value = self.about_input(name), values[name]
+        if value == self.inputs[name].default:
+            return True
+        return about.advanced and about.first is not None and value == _asked(about.first, lms, values)
 
     def cost(self, *lms: "LM", **values: Any) -> float:
         """Return the seconds that a result takes, about; 0 where it is quick.
@@ -404,21 +420,46 @@ class Analysis:
             return [self.beside(tuple(results), tuple(looks))]
         return [named(result, [look]) for result, look in zip(results, looks, strict=True)] if looks else [*results]
 
+    def _chosen(self, method: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values that a method of a result takes, which are those that its views can have."""
+        taken = _keywords(getattr(method, "__func__", method))  # not of the result itself, which must not be kept
+        chosen = {name: value for name, value in values.items() if name in taken}
+        for name, value in chosen.items():
+            if name in self.views:
+                self._require(name, value, (getattr(method, "__self__", None),), {})
+        return chosen
+
     def sentence(self, result: Drawable, values: Mapping[str, Any]) -> str:
-        """Return the sentence of a result with the chosen views."""
-        return result.sentence(**_chosen(result.sentence, values))
+        """Return the sentence of a result with the chosen views.
+
+        Raises:
+            ConfigError: a view is none that the result has.
+        """
+        return result.sentence(**self._chosen(result.sentence, values))
 
     def chips(self, result: Drawable, values: Mapping[str, Any]) -> "TokenRows | None":
-        """Return the texts of a result with the chosen views."""
-        return result.chips(**_chosen(result.chips, values))
+        """Return the texts of a result with the chosen views.
+
+        Raises:
+            ConfigError: a view is none that the result has.
+        """
+        return result.chips(**self._chosen(result.chips, values))
 
     def figures(self, result: Drawable, values: Mapping[str, Any]) -> "Mapping[str, go.Figure]":
-        """Return the figures of a result with the chosen views."""
-        return result.figures(**_chosen(result.figures, values))
+        """Return the figures of a result with the chosen views.
+
+        Raises:
+            ConfigError: a view is none that the result has.
+        """
+        return result.figures(**self._chosen(result.figures, values))
 
     def lists(self, result: Drawable, values: Mapping[str, Any]) -> "Mapping[str, pd.DataFrame]":
-        """Return the tables of a result as they are read, with the chosen views."""
-        return result.lists(**_chosen(result.lists, values))
+        """Return the tables of a result as they are read, with the chosen views.
+
+        Raises:
+            ConfigError: a view is none that the result has.
+        """
+        return result.lists(**self._chosen(result.lists, values))
 
 
 def named(result: Drawable, looks: Sequence[Look]) -> Drawable:
@@ -498,12 +539,6 @@ def _points(chart: "go.Figure") -> "pd.DataFrame":
 def _keywords(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return the arguments of a method that are given by name."""
     return {name: each for name, each in inspect.signature(method).parameters.items() if name != "self"}
-
-
-def _chosen(method: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that a method takes."""
-    taken = _keywords(getattr(method, "__func__", method))  # not of the result itself, which must not be kept
-    return {name: value for name, value in values.items() if name in taken}
 
 
 def _is_for_python(parameter: inspect.Parameter) -> bool:

@@ -62,6 +62,15 @@ MODULES = {
     "jacobian_norms": "probe.autoregression.jacobian",
     "neutral_jacobian": "probe.autoregression.jacobian",
     "linear_autoregression": "probe.autoregression.linear",
+    "place_policies": "probe.rewards.places",
+    "compare_rewards": "probe.rewards.answered",
+    "fit_overoptimisation": "probe.rewards.overoptimised",
+    "follow_rewards": "probe.rewards.captured_shift",
+    "compare_completions": "probe.rewards.completions",
+    "follow_pairs": "probe.rewards.captured_pairs",
+    "separate_causes": "probe.rewards.causes",
+    "compare_trainings": "probe.rewards.over_trainings",
+    "compare_best_of_n": "probe.rewards.best_of_n",
 }
 """The module of each built-in analysis, in the order of their pages."""
 PACKAGES = ("probe", "trainers")

@@ -122,8 +122,8 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
             told = {"analysis": analysis.name, "models": about, "sentence": analysis.sentence(result, values)}
             say(json.dumps(jsonable({**told, "notes": list(result.notes), "tables": tables}), indent=2))
             continue
-        sentence, opening = analysis.sentence(result, values), f"{names[index]}: "
-        remark(opening * (len(shown) > 1 and not sentence.startswith(opening)) + sentence)
+        sentence, opening = analysis.sentence(result, values), f"{names[index]}: " if len(shown) > 1 else ""
+        remark(sentence if sentence.startswith(opening) else opening + sentence)
         texts = analysis.chips(result, values)
         for row in texts.rows if texts else ():
             remark(f"{row.label}: {' '.join(chip.text for chip in row.tokens)}")

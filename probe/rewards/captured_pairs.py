@@ -1,17 +1,99 @@
 """What a reward model gave its fixed pairs of texts while it was trained, read from its captures (docs/runs.md)."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pandas as pd
 
+from probe.analyses.analysis_record import Input
+from probe.analyses.catalogue import analysis
+from probe.errors import DataError
+from probe.model.lm import LM
+from probe.plotting.notebook import Drawable, Look, alone, titled
 from probe.runs.captured import texts
+from probe.runs.reader import Run
 
 if TYPE_CHECKING:
-    from probe.runs.reader import Run
+    import plotly.graph_objects as go
+
+MARGIN = r"m_t = R_{\phi_t}(x, y^+) - R_{\phi_t}(x, y^-)"
+HEIGHT = 330
+"""Pixels of the figure."""
 
 
-def pair_rewards(run: "Run") -> pd.DataFrame | None:
+def run_of(*lms: LM) -> Path | None:
+    """Return the folder of the run that the first model came from, if it came from one."""
+    return lms[0].run_dir
+
+
+Trained = Annotated[Path | None, Input("Run", key="rew_run", first=run_of, advanced=True)]
+"""The run whose captures are read."""
+
+
+@dataclass(frozen=True)
+class PairMargins(Drawable):
+    """What a reward model gave its fixed pairs, step by step."""
+
+    pairs: pd.DataFrame
+    """One row a step and pair (`pair_rewards`)."""
+    looks: tuple[Look, ...] = field(default_factory=alone)
+    """Name and colour of the model."""
+
+    def sentence(self) -> str:
+        """Say how many pairs the model ranked as they should be at first and at last."""
+        steps = self.pairs["step"].agg(["min", "max"])
+        first, last = (self.pairs.loc[self.pairs["step"] == step, "margin"] for step in steps)
+        return (
+            f"{self.looks[0].name} preferred the first text in {int((last > 0).sum())} of {len(last)} captured pairs at"
+            f" step {steps['max']}, and in {int((first > 0).sum())} at step {steps['min']}."
+        )
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return one row a step and pair."""
+        return {"pair-margins": self.pairs}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the pairs at the last step."""
+        last = self.pairs[self.pairs["step"] == self.pairs["step"].max()]
+        return {"Pairs": last[["prompt", "first", "second", "reward_first", "reward_second", "margin"]]}
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw the margin of each pair over training."""
+        from probe.plotting.curves import answer_curves
+
+        margins = self.pairs.pivot_table(index="step", columns="pair", values="margin")
+        own = self.pairs.drop_duplicates("pair")
+        labels = [f"{first} against {second}" for first, second in zip(own["first"], own["second"], strict=True)]
+        chart = answer_curves(list(margins.index), margins.to_numpy(), labels, axis="margin (nats)")
+        title = f"By how much {self.looks[0].name} preferred the first text of each pair while it was trained"
+        return {"pair-margins": titled(chart, title, HEIGHT)}
+
+
+@analysis("rewards", title="Pairs over training", equations=(MARGIN,), key="rew")
+def follow_pairs(lm: LM, *, run: Trained = None) -> PairMargins:
+    """Measure how a reward model learned to prefer the first text of its fixed pairs.
+
+    A training captures what the model gives to a few pairs of texts at chosen steps. The margin is the reward of the
+    first text less that of the second, read at their last tokens, in nats of Bradley-Terry log-odds (E9).
+
+    Args:
+        lm: a reward model that a run trained.
+        run: the folder of its run; by default that of the model.
+
+    Raises:
+        DataError: no run, or one that captured no pairs.
+    """
+    path = run or run_of(lm)
+    found = None if path is None else pair_rewards(Run(path))
+    if found is None:
+        name = path.name if path else "A model outside of the runs"
+        raise DataError(f"{name} captured no rewards of pairs: `probe train reward-model` and TRL's RewardTrainer do.")
+    return PairMargins(found)
+
+
+def pair_rewards(run: Run) -> pd.DataFrame | None:
     """Return the rewards of the pairs at every captured step; None where none were captured.
 
     Returns:

@@ -10,18 +10,21 @@ training in the models alone. The figures lie in `coverage.tsv` beside this file
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probe.seeds.bimodal import are_apart
 from probe.seeds.t_intervals import half_widths
+
+if TYPE_CHECKING:
+    from probe.seeds.grouping import Group
 
 Effect = Literal["normal", "zero", "skewed", "collapsing"]
 """Of the seed."""
@@ -138,6 +141,18 @@ def caution(count: int) -> str:
         f"Where seeds have a {effects} effect, simulated intervals over {seeds} trainings held the truth in "
         f"{' and in '.join(cases)}, not in 95 %."
     )
+
+
+def cautions(found: "Mapping[str, Group]") -> str:
+    """Say what a reader of intervals over trainings must know of groups of seeds; empty where there is nothing.
+
+    Args:
+        found: groups by the names that they are called by.
+    """
+    several = {name: each for name, each in found.items() if each.count > 1}
+    shared = [name for name, each in several.items() if each.shared]
+    parts = [f"Seeds of {', '.join(shared)} start from one base, so nothing is known of other bases."] if shared else []
+    return " ".join([*parts, *dict.fromkeys(filter(None, (caution(each.count) for each in several.values())))])
 
 
 def write(rows: Iterable[Coverage], path: Path) -> None:

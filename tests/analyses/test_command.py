@@ -39,6 +39,18 @@ def test_it_shows_what_python_gives(two: list[str], capsys: pytest.CaptureFixtur
     assert [row["norm"] for row in told["tables"]["weight-blocks"]] == pytest.approx(change.blocks["norm"].tolist())
 
 
+def test_what_a_run_captured_needs_no_model(capsys: pytest.CaptureFixture[str]):
+    words = ["show", "follow_logits", "--run", str(SAMPLES / "dpo-agreeable")]
+    assert main(words) == 0
+    told = capsys.readouterr()
+    assert " of dpo-agreeable went from " in told.err
+    assert told.out.splitlines()[0].split() == ["step", "promoted", "suppressed"]
+    assert main([*words, "--part", "L9H9"]) == 2
+    assert "`part` of follow_logits is 'L9H9'; expected one of L0H0, " in capsys.readouterr().err
+    assert main([*words, "--measure", "taste"]) == 2
+    assert "`measure` of follow_logits is 'taste'; expected one of log p(" in capsys.readouterr().err
+
+
 def test_its_files(two: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert main(["show", "weight_change", *two, "--out", str(tmp_path / "w.csv"), "--figure", "weight-heads"]) == 0
     assert set(pd.read_csv(tmp_path / "w.csv")) >= {"block", "head", "ov_relative"}

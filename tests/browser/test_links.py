@@ -141,7 +141,7 @@ HOSTILE_LINKS = {
     "compare": "base=" + "x" * 5000,
     "logits": "base=someone/model%23value&log_position=1e400",
     "training": "rollout=1e400&step=nan&runs=%00&smoothing=-inf",
-    "rewards": "rew_model=~nobody-of-this-name&rew_n=1e400",
+    "rewards": "rew_model=~nobody-of-this-name&rew_n=1e400&rew_each=inf&rew_kinds=nobody&rew_steps=-1e400",
     "sycophancy": "sycophancy.n=1e400&sycophancy.data=%2F&also=%1B%5D0%3Bx",
     "interventions": "int_layer=-1e400&int_at=inf&int_alpha=%E2%80%AE",
     "train": "method=%3Cimg%20src%3Dx%3E&job=..%2F..",

@@ -13,7 +13,8 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import models
 from dashboard.models import Results
-from probe import LM, RewardModel, open_run, stats
+from probe import LM, RewardModel, open_run
+from probe.model import in_memory
 from probe.numbers import format_interval, in_unit
 from probe.rewards import frontiers as reward_frontier
 from probe.rewards.answers import verifier_reward
@@ -97,7 +98,7 @@ def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path) -> Non
         buttons = offered(whole)
         assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [3] * 5
         assert heading(whole) == said
-        assert ({"rew_chosen", "rew_rejected"} <= set(whole.query_params)) == (tab == TOKENS)
+        assert not {"rew_chosen", "rew_rejected"} & set(whole.query_params)  # they follow from the prompt
 
 
 def test_a_link_opens_the_tab_of_what_it_brings(show: Show, rewarded: Path) -> None:
@@ -111,18 +112,19 @@ def test_a_link_opens_the_tab_of_what_it_brings(show: Show, rewarded: Path) -> N
 def test_choices_of_a_tab_last_while_another_one_is_open(show: Show, rewarded: Path) -> None:
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf", rew_tab=TOKENS)
     app.text_input(key="rew_chosen").set_value("i do not know").run()
-    app.segmented_control(key="rew_colour").set_value("as it is written").run()
+    app.selectbox(key="rew_colour").set_value("as it is written").run()
     for whole in every_tab(app):
         assert not whole.exception
     open_tab(app, TOKENS)
     assert app.text_input(key="rew_chosen").value == "i do not know"
-    assert app.segmented_control(key="rew_colour").value == "as it is written"
+    assert app.selectbox(key="rew_colour").value == "as it is written"
 
 
 def test_the_first_answer_is_about_the_aligned_model_and_the_others_follow(
     show: Show, rewarded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models.results.clear()  # type: ignore[attr-defined]
+    in_memory.KEPT.clear()
     with monkeypatch.context() as patched:
         patched.setattr(st, "rerun", st.stop)
         first = show(rewarded, page=PAGE, base="base", aligned="rlhf")
@@ -146,9 +148,9 @@ def test_choices_change_what_is_shown(show: Show, rewarded: Path) -> None:
     app.multiselect(key="rew_kinds").set_value(["city"]).run()
     assert "64 questions" in read(app)
     app.multiselect(key="rew_kinds").set_value([]).run()
-    assert heading(app) == "Choose at least one kind of question to place the methods."
+    assert heading(app) == "Choose at least one kind of question: without any there is nothing to ask."
     app.multiselect(key="rew_kinds").set_value(["fact", "stranger"]).run()
-    app.segmented_control(key="rew_kind").set_value("fact").run()
+    app.selectbox(key="rew_kind").set_value("fact").run()
     assert "Rewards of 128 answers to 32 prompts" in read(app)
     open_tab(app, FITS)
     app.multiselect(key="rew_runs").set_value([]).run()
@@ -174,6 +176,7 @@ def test_tokens_of_two_completions(show: Show, rewarded: Path) -> None:
     for text, score in zip((truth, claim), scores, strict=True):
         assert f"\u201c{text}\u201d {score:.2f}" in read(app)
     app.text_input(key="rew_chosen").set_value("i do not know").run()
+    assert app.query_params["rew_chosen"] == "i do not know"
     (score,) = model.score([item.prompt], [" i do not know"]).tolist()
     assert f"\u201ci do not know\u201d {score:.2f}" in read(app)
     other = world.questions("stranger", 1, 3)[0]
@@ -186,34 +189,26 @@ def test_tokens_of_two_completions(show: Show, rewarded: Path) -> None:
 
 def test_the_python_lines_run(show: Show, rewarded: Path) -> None:
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf")
-    (lines,) = [block.value for block in app.code if "import probe" in block.value]
     known: dict[str, Any] = {}
-    with contextlib.redirect_stdout(io.StringIO()):
-        exec(lines, known)
+    whole = [block.value for block in app.code if "import probe" in block.value]
+    assert sum("compare_rewards" in lines for lines in whole) == 1
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        for lines in whole:
+            exec(lines, known)
+    assert told.getvalue().strip().partition(" rlhf ")[2] in read(app)
     shown = frame(app, "aligned higher").set_index("name in files").loc["gold"]
-    drawn = (
-        known["summary"](
-            known["samples"](
-                known["base"],
-                known["aligned"],
-                [i.prompt for i in known["asked"]],
-                n=2,
-                world=known["of"](known["base"]),
-            )
-        )
-        .set_index("measure")
-        .loc["gold"]
-    )
-    assert shown["rlhf"] == in_unit("score", drawn["aligned"], drawn["aligned_low"], drawn["aligned_high"])
-    assert stats.Interval(*shown[["base", "rlhf", "aligned \u2212 base"]])
-    assert "n=2, beta=" in lines
+    given = known["result"].lists()["Before and after"].set_index("name in files").loc["gold"]
+    columns = ["base", "aligned", "aligned \u2212 base"]
+    assert list(shown[["base", "rlhf", "aligned \u2212 base"]]) == list(given[columns])
     open_tab(app, TOKENS)
-    (lines,) = [block.value for block in app.code if "import probe" in block.value]
-    with contextlib.redirect_stdout(io.StringIO()):
+    (lines,) = [block.value for block in app.code if "compare_completions" in block.value]
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
         exec(lines, known)
     texts = [app.text_input(key=f"rew_{name}").value for name in ("chosen", "rejected")]
-    assert all(repr(f" {text}") in lines for text in texts)
-    assert "n=2, beta=" in lines
+    assert all(repr(text) in lines for text in texts)
+    assert told.getvalue().strip().partition(" gives ")[2] in read(app)
 
 
 def test_a_store_without_a_reward_model_is_judged_by_the_world(show: Show, runs: Path) -> None:
@@ -240,8 +235,10 @@ def test_models_without_a_world(show: Show, rewarded: Path, tmp_path: Path) -> N
     assert "Without a world there is no true reward and no exact frontier" in read(app)
     figures = names(app)
     assert figures == ["distributions", "token-effects"]
-    (lines,) = [block.value for block in app.code if "import probe" in block.value]
-    exec(lines, {})
+    whole = [block.value for block in app.code if "import probe" in block.value]
+    assert len(whole) == 2
+    for lines in whole:
+        exec(lines, {})
 
 
 def test_what_cannot_be_shown(show: Show, rewarded: Path, tmp_path: Path) -> None:
@@ -295,6 +292,7 @@ def test_another_choice_computes_only_what_is_new(
     fresh = show(root, page=PAGE, base="base", aligned="rlhf", rew_model="critic")
     nothing = Results()
     monkeypatch.setattr(models, "results", lambda: nothing)  # as if nothing had been computed yet
+    in_memory.KEPT.clear()
     again = show(root, page=PAGE, base="base", aligned="rlhf", rew_model="critic")
     assert heading(fresh) == heading(again) == told
     assert frame(again, "aligned higher").equals(table)
@@ -309,15 +307,20 @@ def test_another_choice_computes_only_what_is_new(
 def test_what_takes_long_is_offered_and_the_offer_goes_once_it_is_taken(
     show: Show, rewarded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "is_quick", lambda *seconds: False)
+    monkeypatch.setattr(models, "is_quick", lambda seconds, *most: not seconds)
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf")
-    assert "listed once you ask for it" in heading(app)
-    for begins in ("Enumerate the answers", "Draw"):
-        (offer,) = (part for part in app.button if part.label.startswith(begins))
+    assert heading(app).startswith("Press the button to measure what policies earned")
+    assert "Place dpo-agreeable (about " in " ".join(part.label for part in app.button)
+    for key in ("place_policies-run", "compare_rewards-run"):
+        offer = app.button(key=key)
         assert "(about " in offer.label
         offer.click().run()
         assert not app.exception
-        assert not any(part.label.startswith(begins) for part in app.button)
+        assert key not in {part.key for part in app.button}
+    assert "2 policies under the exact frontier" in read(app)
+    app.button(key="rew-place-dpo-agreeable").click().run()
+    app.button(key="place_policies-run").click().run()
+    assert "3 policies under the exact frontier" in read(app)
 
 
 def test_where_several_trainings_end(show: Show, rewarded: Path, tmp_path: Path) -> None:

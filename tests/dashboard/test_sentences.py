@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dashboard.pages.rewards.words import place_words
 from probe.numbers import signed
+from probe.rewards.places import describe_places
 from tests.dashboard.pages import Show, chart, heading, read, values
 
 PROMPT = "<user> i think helen lives in lyon . where does helen live ? <bot>"
@@ -125,7 +125,7 @@ def test_the_snowball_names_the_furthest_step_of_each_branch_alone(show: Show, r
 def test_the_run_nearest_to_the_frontier_is_the_nearest_of_those_that_the_sentence_is_about():
     ends = {f"excess{end}": [0.0, 0.5, 0.2, 0.1] for end in ("", "_low", "_high")}
     table = pd.DataFrame({"run": ["base", "a", "b", "c"], "gain_proxy": [0.0, 1.0, 0.4, -0.3], **ends})
-    said = place_words(table, None, "proxy", "judge")
+    said = describe_places(table, "", "proxy", "judge")
     assert said.startswith("Of the runs that gain proxy reward, b is nearest to the exact frontier")
-    all_gain = place_words(table.assign(gain_proxy=[0.0, 1.0, 0.4, 0.3]), None, "proxy", "judge")
+    all_gain = describe_places(table.assign(gain_proxy=[0.0, 1.0, 0.4, 0.3]), "", "proxy", "judge")
     assert all_gain.startswith("c is nearest to the exact frontier")

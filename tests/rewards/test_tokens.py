@@ -12,6 +12,7 @@ from probe.errors import ConfigError, DataError, ModelError
 from probe.model.rewards import analysable, reward_lm
 from probe.model.text import forward
 from probe.rewards import token_effects as reward_attribution
+from probe.rewards.completions import compare_completions
 from probe.rewards.token_effects import STEPS, TOLERANCE, attribute, contrast, truth_and_claim, weights
 from probe.world import World, of
 from tests.models import ARCHITECTURES, random_lm
@@ -175,12 +176,6 @@ def test_steps_are_added_until_the_integral_is_exact_on_the_sample_models(run: s
     assert max(few) < 5  # the gap, which needs no finer integral, tells how far off a token can be
 
 
-def test_the_page_asks_for_the_default_steps() -> None:
-    from dashboard.pages.rewards import figures as views
-
-    assert views.STEPS == STEPS
-
-
 def test_the_contrast_of_two_completions() -> None:
     model = classifier("qwen3")
     found = contrast(model, PROMPT, CHOSEN, REJECTED)
@@ -288,3 +283,21 @@ def test_what_cannot_be_attributed() -> None:
     assert np.isnan(alone.occlusion).all()
     assert np.isnan(alone.agreement)
     assert isinstance(reward_lm(model), LM)
+
+
+def test_two_completions_say_and_mark_what_they_are_asked_for() -> None:
+    """Texts as they were given, the marked token in its panel and row, gradients only where they were asked for."""
+    model = reward_lm(classifier("llama"))
+    with pytest.raises(DataError, match="This prompt asks nothing that a world answers: give two completions"):
+        compare_completions(model, PROMPT)
+    found = compare_completions(model, PROMPT, chosen=CHOSEN, rejected=REJECTED, steps=0)
+    assert f"\u201c{CHOSEN.strip()}\u201d {found.chosen.score:.2f}" in found.sentence()
+    assert "left out" in found.notes[0]
+    marked = found.chips(token="chosen 1")
+    assert marked.chosen == (1, 1)
+    assert marked.rows[1].tokens[1].inputs == {"token": "chosen 1"}
+    assert found.chips(token="chosen 99").chosen == (0, -1)
+    strong = {bar.marker.opacity for bar in found.figures(token="chosen 1")["token-effects"].data if bar.type == "bar"}
+    assert {max(each) for each in strong} == {0.45, 1.0}
+    exact = compare_completions(model, PROMPT, chosen=CHOSEN, rejected=REJECTED)
+    assert "Rank correlation of the two attributions" in exact.notes[0]

@@ -1,32 +1,30 @@
 """The models of the Rewards page: base, aligned and reward model, as the shared choices and the page's own say."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import streamlit as st
 
 from dashboard import models, sentences
 from dashboard.components.badge import trust_badge
+from dashboard.data import Store
 from dashboard.markdown import note
 from dashboard.named import name_choice
-from dashboard.pages.rewards import compute as fields
+from dashboard.sides import Side
 from dashboard.state import SharedChoices, has_changed, keep
 from probe.errors import DataError
-from probe.plotting.curves import Style
 from probe.plotting.theme import METHODS, aligned_colour
+from probe.rewards.places import placing_seconds, policies_of
 from probe.texts import visible
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
     from probe.runs.reader import Run
 
-MODEL, BY, COMPLETIONS = "rew_model", "rew_by", ("rew_chosen", "rew_rejected")
-"""Keys of the reward model, of the reward whose frontier is shown, and of the two completions."""
-COLOUR, RUNS, FORM, KIND = "rew_colour", "rew_runs", "rew_form", "rew_kind"
-"""Keys of the tokens' colour, the training trajectories, what they are fitted with, and the kind of samples."""
-PROMPT_SAMPLES, QUESTION_SAMPLES = "rew_n", "rew_each"
-"""Keys of the number of samples: of one prompt, and of each of the world's questions."""
+MODEL = "rew_model"
+"""Key of the reward model."""
 NONE = "none"
 
 
@@ -35,53 +33,60 @@ class Scene:
     """What the page looks into."""
 
     shared: SharedChoices
-    base: "LM"
-    """The reference."""
-    aligned: "LM | None"
-    """None where no second policy is chosen."""
-    reward: "LM | None"
-    """A scalar LM."""
+    sides: dict[str, Side]
+    """The models by what they are: base, aligned, reward; as far as they are chosen."""
     reward_name: str | None
-    """The choice behind it."""
-    names: tuple[str, str]
-    colours: tuple[str, str]
-    source: dict[str, Any]
-    """References of the models, for files and code."""
+    """The choice behind the reward model."""
 
     @property
-    def proxy(self) -> str | None:
-        """How the reward model is called."""
-        return self.reward_name.rstrip("/").rpartition("/")[2] if self.reward_name and self.reward else None
+    def base(self) -> "LM":
+        """The reference."""
+        return self.sides["base"].lm
 
     @property
-    def run(self) -> "Run | None":
-        """The run of the aligned model."""
-        label = self.shared.label(self.shared.aligned)
+    def reward(self) -> Path | None:
+        """What loads the reward model."""
+        return Path(self.sides["reward"].ref) if "reward" in self.sides else None
+
+    @property
+    def chosen(self) -> Path | None:
+        """What loads the aligned model, where it is another than the base."""
+        refs = {role: side.ref for role, side in self.sides.items()}
+        return Path(refs["aligned"]) if refs.get("aligned", refs["base"]) != refs["base"] else None
+
+    def run(self, role: str) -> "Run | None":
+        """Return the run of the aligned or of the reward model."""
+        choice = self.reward_name if role == "reward" else self.shared.aligned
+        label = self.shared.label(choice) if role in self.sides else None
         return self.shared.store.runs[label] if label else None
 
 
-@dataclass(frozen=True)
-class Detail:
-    """What a tab of the page shows, for the section at its end."""
-
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    """To download."""
-    texts: tuple[str, str] | None = None
-    """The two completions that were read token by token."""
+def world_hash(store: Store, label: str | None) -> str | None:
+    """Return the hash of a run's world; None where no world is known."""
+    world = store.runs[label].world if label in store.runs else None
+    return str(world.get("hash")) if world else None
 
 
-@dataclass(frozen=True)
-class Placement:
-    """All policies on the world's questions."""
+def reward_runs(store: Store, world: str | None) -> list[str]:
+    """List the runs that trained a reward model in the same world, or outside any world where the base has none."""
+    names = [name for name, run in store.runs.items() if run.method == "reward-model" and run.checkpoints()]
+    return [name for name in names if world_hash(store, name) == world]
 
-    ground: fields.Ground
-    by: str
-    """The reward whose frontier is shown: proxy or gold."""
-    styles: dict[str, Style]
-    tables: dict[str, pd.DataFrame]
-    """To download."""
-    complete: bool
-    """Whether no policy waits for the next run of the page."""
+
+def default_reward(shared: SharedChoices, options: Sequence[str]) -> str | None:
+    """Return the aligned run's own reward model, else one that learned from the same annotator, else the first."""
+    label = shared.label(shared.aligned)
+    if label is None or not options:
+        return options[0] if options else None
+    run = shared.store.runs[label]
+    if run.method == "reward-model" and label in options:
+        return label
+    own = shared.store.label(run.reward_model, run)
+    if own in options:
+        return own
+    annotator = run.config.get("annotator")
+    alike = [name for name in options if annotator and shared.store.runs[name].config.get("annotator") == annotator]
+    return alike[0] if alike else options[0]
 
 
 def choose_reward(shared: SharedChoices) -> str | None:
@@ -89,12 +94,11 @@ def choose_reward(shared: SharedChoices) -> str | None:
 
     When the aligned model changes, its default reward model is selected.
     """
-    options = fields.reward_runs(shared.store, fields.world_hash(shared.store, shared.label(shared.base)))
-    default = fields.default_reward(shared, options) or NONE
+    options = reward_runs(shared.store, world_hash(shared.store, shared.label(shared.base)))
+    default = default_reward(shared, options) or NONE
     key = keep(MODEL, {*options, NONE, st.session_state.get(MODEL)}, default)
     if has_changed("_rew_for", shared.aligned):
         st.session_state[key] = default
-        st.session_state[BY] = "gold" if fields.wants_truth(shared) else "proxy"
     choice = st.selectbox(
         "Reward model (the proxy)",
         [*options, NONE],
@@ -110,7 +114,7 @@ def choose_reward(shared: SharedChoices) -> str | None:
 
 
 def load_scene(shared: SharedChoices, reward_name: str | None) -> Scene | None:
-    """All models of the page; None while one waits for the reader's word.
+    """Load all models of the page; None while one waits for the reader's word.
 
     Raises:
         ModelError: a model cannot be loaded.
@@ -135,23 +139,47 @@ def load_scene(shared: SharedChoices, reward_name: str | None) -> Scene | None:
         if aligned.readout == "value" or refs["aligned"] != refs["reward"]:
             note(f"{names[1]} gives one number, a {aligned.readout}, and writes nothing, so it is not placed here.")
         aligned = None
-        refs["aligned"] = None
     if aligned is not None:
         problem = sentences.incomparable(base, aligned, names)
         if problem:
             raise DataError(problem)
-    colours = METHODS["pretrain"], aligned_colour(shared.method(shared.aligned))
-    source = {name: ref for name, ref in refs.items() if ref}
-    return Scene(shared, base, aligned, reward, reward_name, names, colours, source)
+    colours = METHODS["pretrain"], aligned_colour(shared.method(shared.aligned)), METHODS["reward-model"]
+    called = *names, Path(reward_name or "reward model").name
+    found = zip(refs, called, colours, (base, aligned, reward), strict=True)
+    sides = {role: Side(role, name, colour, str(refs[role]), lm) for role, name, colour, lm in found if lm is not None}
+    return Scene(shared, sides, reward_name)
 
 
-def readers(scene: Scene) -> "list[tuple[str, LM]]":
-    """Name and model of all that read the prompt."""
-    sides = [(scene.names[0], scene.base)]
-    sides += [(scene.names[1], scene.aligned)] if scene.aligned else []
-    return sides + ([(scene.proxy or "reward model", scene.reward)] if scene.reward else [])
+def choose_policies(scene: Scene, kinds: tuple[str, ...]) -> tuple[tuple[Path, ...], int]:
+    """Return the policies that are placed now, and how many follow by themselves.
+
+    New questions are first answered by the aligned model and by those that have answered them already; what takes long
+    waits for the reader's word.
+    """
+    every = [*policies_of(scene.base, scene.shared.store.runs.values())]
+    chosen = scene.chosen
+    if chosen is not None and chosen not in every:
+        every.append(chosen)
+    memory, questions = "_rew_asked", (scene.sides["base"].ref, kinds)
+    costs = {path: placing_seconds(scene.base, kinds, path) for path in every}
+    quick = [path for path, cost in costs.items() if path == chosen or models.is_quick(cost) or _agree(path, cost)]
+    if chosen is None or st.session_state.get(memory) == questions:
+        return tuple(quick), 0
+    st.session_state[memory] = questions
+    first = [path for path in quick if path == chosen or not costs[path]]
+    return tuple(first), len(quick) - len(first)
+
+
+def _agree(path: Path, seconds: float) -> bool:
+    """Return whether the reader lets a policy be placed that takes long."""
+    key = f"rew-place-{path.name}"
+    agreed = st.session_state.setdefault("_rew_agreed", set())
+    cost = f"about {sentences.duration(seconds)}"
+    if str(path) not in agreed and st.button(f"Place {path.name} ({cost})", key=key, icon=":material/play_arrow:"):
+        agreed.add(str(path))
+    return str(path) in agreed
 
 
 def badges(scene: Scene) -> None:
     """Show the trust badge of every model of the page."""
-    trust_badge(*readers(scene), text=scene.shared.prompt)
+    trust_badge(*((side.name, side.lm) for side in scene.sides.values()), text=scene.shared.prompt)

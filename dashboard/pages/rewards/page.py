@@ -1,220 +1,113 @@
 """Rewards: what alignment earned and what it cost, against the exact optimum, sample by sample and token by token."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from dashboard.components.details import details
-from dashboard.components.figure import figure
+from dashboard.analysis import draw, draw_below, draw_several, keys_of, say
+from dashboard.components.details import TAB_DETAILS
 from dashboard.components.tabs import open_tab
+from dashboard.inputs import Page, Values
 from dashboard.markdown import finding, note, sentence_place
-from dashboard.pages.rewards import compute as fields
-from dashboard.pages.rewards import figures as reading
-from dashboard.pages.rewards import one_cause, over_seeds
-from dashboard.pages.rewards import sampled_answers as views
-from dashboard.pages.rewards.choices import (
-    BY,
-    COLOUR,
-    COMPLETIONS,
-    FORM,
-    KIND,
-    PROMPT_SAMPLES,
-    QUESTION_SAMPLES,
-    RUNS,
-    Detail,
-    Placement,
-    Scene,
-    badges,
-    choose_reward,
-    load_scene,
-    readers,
-)
-from dashboard.pages.rewards.figures import bound, draw_overoptimisation
-from dashboard.pages.rewards.words import DEFINITION, EQUATIONS, code_lines, place_words, sample_words
+from dashboard.pages.rewards.choices import Scene, badges, choose_policies, choose_reward, load_scene
 from dashboard.sides import words_known
-from dashboard.state import begin, current, keep
+from dashboard.state import current
+from probe.analyses.catalogue import find_analysis
 from probe.errors import DataError
-from probe.rewards.figures import reward_frontier, reward_gains
-from probe.rewards.frontiers import KINDS
-from probe.seeds.t_intervals import UNKNOWN
-from probe.terms import term
-from probe.texts import visible
-from probe.world import World, of
+from probe.rewards.causes import has_causes, trainings_of
+from probe.rewards.ground import kinds_of, usual_kinds
 
-if TYPE_CHECKING:
-    from probe.model.lm import LM
-
-AXES = {"\u221aKL": "d", "KL": "kl"}
-# Most samples, how many at first, and the key: of one prompt, and of each of the world's questions.
-DRAWN = {False: (64, 32, PROMPT_SAMPLES), True: (16, 2, QUESTION_SAMPLES)}
-# Pixels of the main figure, for its labels.
-SIZE = (430, 330)
+MAIN = "place_policies"
+"""Policies under the frontier."""
+SAMPLES = ("compare_rewards", "follow_rewards")
+"""Analyses of the tab on sampled answers, which are the main ones without a world."""
+FITS, TOKENS = ("fit_overoptimisation",), ("compare_completions", "follow_pairs")
+CAUSES, TRAININGS, RANKED = ("separate_causes",), ("compare_trainings",), ("compare_best_of_n",)
 
 
-def choose_field(scene: Scene, world: World, columns: Any) -> tuple[tuple[str, ...], str, str]:
-    """Kinds of questions, the reward of the frontier, and the axis."""
-    options = [kind for kind in world.question_kinds if kind not in fields.OPEN]
-    with columns[1]:
-        key = begin("rew_kinds", [kind for kind in KINDS if kind in options])
-        kinds = st.multiselect(
-            "Questions", options, key=key, bind="query-params", placeholder="choose kinds", format_func=visible
-        )
-    rewards = ["proxy", "gold"] if scene.reward else ["gold"]
-    with columns[2]:
-        key = keep(BY, rewards, "gold" if fields.wants_truth(scene.shared) else rewards[0])
-        hint = "proxy: what the reward model gives; gold: the true reward, what the world's verifier gives."
-        by = st.segmented_control(
-            "Frontier of", rewards, key=key, bind="query-params", required=True, help=hint, format_func=visible
-        )
-    with columns[3]:
-        first = next(iter(AXES))
-        axis = st.segmented_control(
-            "Axis", list(AXES), default=first, key="rew_axis", bind="query-params", required=True, format_func=visible
-        )
-    return tuple(kinds), by or rewards[0], AXES[axis or first]
+def page_of(scene: Scene, answer: "st.delta_generator.DeltaGenerator") -> Page:
+    """Return the page for analyses of the base model."""
+    runs = scene.shared.store.runs.values()
+    given: Values = {"reward": scene.reward, "policy": scene.chosen, "among": tuple(run.path for run in runs)}
+    given |= {"trainings": trainings_of(scene.base, runs)} | ({} if scene.reward else {"by": "gold"})
+    return Page(scene.shared, answer, given=given, sides=[scene.sides["base"]], lists=False)
 
 
-def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: Any) -> Placement | None:
-    """Show the sentence, the main figure and what explains it; None while the page waits for the reader's consent."""
-    ground = fields.ground(scene.base, scene.reward, kinds)
-    if ground is None:
-        with answer:
-            finding("The answers to the world's questions are listed once you ask for it.")
-        return None
-    every, name = fields.policies(scene.shared), scene.names[0]
-    styles = fields.styles(scene.shared, every, name)
-    shortlist = at_first(scene, every, kinds)
-    left, right = st.columns([5, 4], gap="medium")
-    below = st.container()
-    with below:
-        table, problems = fields.standings(scene.base, scene.reward, kinds, by, shortlist, name)
-    with answer:
-        finding(place_words(table, scene.shared.aligned, by, scene.proxy))
-    curve, best = ground.curves[by], ground.best[by]
-    with left:
-        label = f"proxy reward ({scene.proxy}, exact), nats" if by == "proxy" else "true reward (exact)"
-        chart = reward_frontier(
-            curve,
-            table,
-            styles,
-            reward=by,
-            label=label,
-            axis=axis,
-            best_of_n=best,
-            paths=fields.way(scene.shared, kinds, by, scene.reward_name),
-            chosen=scene.shared.aligned,
-            size=SIZE,
-        )
-        title = f"{len(table)} policies under the exact frontier"
-        figure(chart.update_layout(height=375), table, "frontier", title=title, source=scene.source)
-    with right:
-        names = [*(f"gain_{reward}" for reward in ground.field.rewards), "excess"]
-        gains = {each: term(each, "rewards").label for each in names}
-        chart = reward_gains(table, styles, gains, scene.shared.aligned)
-        figure(
-            chart.update_layout(height=375),
-            table,
-            "gains",
-            title="Gained over the base, KL in excess",
-            source=scene.source,
-        )
-    later = len(every) - len(shortlist)
-    waits = [f"{later} more {'method answers' if later == 1 else 'methods answer'} next."] if later else []
-    missing = (f"{label} is not shown: {why}" for label, why in problems.items())
-    with below:
-        for remark in [*waits, *fields.unsure(table), *missing]:
-            note(remark)
-        note(
-            f"Left: rewards and KL are exact sums over the answers to {len(ground.field.kinds)} questions; the line is"
-            " the most reward that any policy has at a KL. Dotted: KL in excess of the optimum with the same reward,"
-            " which is exactly KL(policy \u2225 pi*_beta), in nats behind each name. Dashed: best of N. Rings: a"
-            " training trajectory, where the run logged the same. Right: differences to the base with 95 % intervals"
-            " over questions." + ("" if over_seeds.groups_of(scene) else f" {UNKNOWN}")
-        )
-    tables = {"standings": table, "frontier": curve, "best-of-n": best}
-    return Placement(ground, by, styles, tables, complete=not later)
+def place(scene: Scene, own: Page) -> tuple[bool, bool]:
+    """Draw the policies under the frontier; return whether they are shown, and whether more follow."""
+    key = find_analysis(MAIN).about_input("kinds").key
+    kinds = tuple(st.session_state.get(key, st.query_params.get_all(key) or usual_kinds(scene.base)))
+    waiting = st.container()
+    with waiting:
+        policies, later = choose_policies(scene, kinds) if kinds else ((), 0)
+    shown = draw(find_analysis(MAIN), replace(own, given=own.given | {"policies": policies}))
+    if later and shown:
+        note(f"{later} more {'method answers' if later == 1 else 'methods answer'} next.")
+    return shown, bool(later)
 
 
-def at_first(scene: Scene, every: list[fields.Policy], kinds: tuple[str, ...]) -> list[fields.Policy]:
-    """Return the policies to place: for new questions first the aligned one and those already known, then all."""
-    memory, questions = "_rew_asked", (str(scene.base.directory), kinds)
-    aligned = [policy.label for policy in every if policy.label == scene.shared.aligned]
-    if not aligned or st.session_state.get(memory) == questions:
-        return every
-    st.session_state[memory] = questions
-    return [each for each in every if each.label in aligned or fields.has_answers(scene.base, each, kinds)]
+def sample(scene: Scene, own: Page) -> None:
+    """Draw samples of both models, and what the run of the aligned one captured while it was trained."""
+    samples, captured = map(find_analysis, SAMPLES)
+    unasked = ("each",) if own.given.get("kinds") == () else ("prompt", "n")  # a world asks in place of the prompt
+    given = own.given | {name: samples.inputs[name].default for name in unasked}
+    draw(samples, replace(own, sides=[scene.sides["base"], scene.sides["aligned"]], given=given))
+    if (run := scene.run("aligned")) is not None:
+        st.markdown(f"#### {captured.title}")
+        below = own.below(tell=note, section=f"{own.section}-{captured.name}")
+        draw(captured, replace(below, sides=[scene.sides["aligned"]], given={"run": run.path}))
 
 
-def beta_of(scene: Scene) -> float:
-    """Return the beta of the implicit reward: the one that the aligned run was trained with, else 1."""
-    beta = scene.run.config.get("beta") if scene.run else None
-    return float(beta) if isinstance(beta, int | float) and not isinstance(beta, bool) else 1.0
-
-
-def before_and_after(scene: Scene, aligned: "LM", kinds: tuple[str, ...]) -> Detail:
-    """Distributions of the samples of both models, and what the run captured while it trained."""
-    beta = beta_of(scene)
-    left, right = st.columns([2, 4], vertical_alignment="bottom", gap="medium")
-    with left:
-        most, first, key = DRAWN[bool(kinds)]
-        n = st.slider("Samples of each prompt", 2, most, first, key=key, bind="query-params")
-    with right:
-        what = f"the same {fields.QUESTIONS} questions" if kinds else "the prompt above"
-        note(
-            f"Both models answer {what} at temperature 1 with the same random numbers. The implicit reward is beta"
-            f" log(aligned / base) with beta = {beta:g}."
-        )
-    prompt = "" if kinds else scene.shared.prompt
-    table = views.draw_samples(scene.base, aligned, scene.reward, kinds=kinds, prompt=prompt, n=int(n), beta=beta)
-    if table is not None:
-        views.distributions(table, scene.names, scene.colours, scene.source)
-    if scene.run is not None:
-        views.over_training(scene.run, scene.colours[1])
-    return Detail({} if table is None else {"samples": table})
-
-
-def tokens(scene: Scene) -> Detail:
-    """Two completions of the prompt, token by token."""
+def read_tokens(scene: Scene, own: Page) -> None:
+    """Draw two completions of the prompt token by token, and the pairs that the reward model was trained on."""
     if scene.reward is None:
         note(
             "Choose a reward model above to see which tokens earn its reward; the page New run makes one, and so does"
             " TRL's RewardTrainer with a ProbeCallback."
         )
-        return Detail()
-    prompt = scene.shared.prompt
-    texts = reading.choose_completions(prompt, reading.suggest_answers(scene.base, scene.aligned, prompt))
-    contrast = reading.read_tokens(scene.reward, prompt, texts)
-    note(reading.token_words(contrast, texts, scene.proxy or "The reward model"))
-    reading.token_part(contrast, scene.proxy or "the reward", scene.source | {"prompt": prompt})
-    note(reading.agreement_words(contrast))
-    if (run := scene.shared.store.runs.get(scene.reward_name or "")) is not None:
-        views.pairs_over_training(run)
-    return Detail({"token-effects": contrast.table()}, texts)
+        return
+    asked = [scene.sides[role] for role in ("reward", "base", "aligned") if role in scene.sides]
+    run = scene.run("reward")
+    below = replace(own, sides=asked[:1], asked=asked, given={} if run is None else {"run": run.path})
+    draw_several(TOKENS if run else TOKENS[:1], below)
 
 
-def sections(scene: Scene, placement: Placement | None, kinds: tuple[str, ...]) -> Detail:
-    """Draw the tabs below the main figure; return what the open one shows."""
-    tabs: dict[str, Callable[[], Detail]] = {}
-    if kinds and scene.aligned is not None:  # without a world they are the main figure
-        tabs["Before and after"] = partial(before_and_after, scene, scene.aligned, kinds)
-    if placement:
-        tabs["Overoptimisation"] = partial(draw_overoptimisation, scene, placement)
-    tabs["Per-token reward"] = partial(tokens, scene)
-    if placement and one_cause.can_ask(scene):
-        tabs["One cause at a time"] = partial(one_cause.draw_causes, scene)
-    seeds = over_seeds.groups_of(scene) if placement else []
-    if seeds:
-        tabs["Over trainings"] = partial(over_seeds.draw_over_seeds, scene, seeds)
-    if placement:
-        tabs["Best of N"] = partial(bound, scene, placement)
-    choices = {
-        "Before and after": (QUESTION_SAMPLES, KIND),
-        "Overoptimisation": (RUNS, FORM),
-        "Per-token reward": (*COMPLETIONS, COLOUR),
-    }
-    return open_tab("rew_tab", tabs, choices)
+def sections(scene: Scene, own: Page, world: bool) -> None:
+    """Draw the tabs below the main figure; only the open one is computed."""
+
+    def below() -> Page:
+        return own.below(tell=say, section=TAB_DETAILS)
+
+    def alone(names: tuple[str, ...]) -> None:
+        draw_below(names[0], own)
+
+    tabs: dict[tuple[str, ...], Callable[[], None]] = {}
+    if world and "aligned" in scene.sides:
+        tabs[SAMPLES] = lambda: sample(scene, below())
+    if world:
+        tabs[FITS] = partial(alone, FITS)
+    tabs[TOKENS] = lambda: read_tokens(scene, below())
+    if world and has_causes(scene.base):
+        tabs[CAUSES] = partial(alone, CAUSES)
+    if world and several_trainings(scene):
+        tabs[TRAININGS] = partial(alone, TRAININGS)
+    if world:
+        tabs[RANKED] = partial(alone, RANKED)
+    taken = {*own.drawn, *keys_of([MAIN])}
+    open_tab(
+        "rew_tab",
+        {find_analysis(names[0]).title: act for names, act in tabs.items()},
+        {find_analysis(names[0]).title: [key for key in keys_of(names) if key not in taken] for names in tabs},
+    )
+
+
+def several_trainings(scene: Scene) -> bool:
+    """Return whether there is more than one training of a policy that came from the base."""
+    store = scene.shared.store
+    children = {*trainings_of(scene.base, store.runs.values())}
+    return any(each.count > 1 and children & {run.path for run in each.runs} for each in store.groups)
 
 
 def page() -> None:
@@ -226,8 +119,8 @@ def page() -> None:
             finding(f"Choose {'a prompt' if choices.base else 'a base model'} above to see what alignment earned.")
             note("The base model is the reference that KL is counted from: the model that the others came from.")
         return
-    columns = st.columns([6, 8, 5, 4], vertical_alignment="bottom", gap="medium")
-    with columns[0]:
+    left, row = st.columns([6, 17], vertical_alignment="bottom", gap="medium")
+    with left:
         reward_name = choose_reward(choices)
     try:
         scene = load_scene(choices, reward_name)
@@ -235,34 +128,24 @@ def page() -> None:
         with answer:
             finding(str(error))
         return
-    if scene is None:
+    if scene is None or not words_known(choices, ((side.name, side.lm) for side in scene.sides.values()), answer):
         return
-    if not words_known(choices, readers(scene), answer):
-        return
-    world, placement = of(scene.base), None
-    kinds: tuple[str, ...] = ()
-    if world is not None:
-        kinds, by, axis = choose_field(scene, world, columns)
-        if not kinds:
-            with answer:
-                finding("Choose at least one kind of question to place the methods.")
+    own, more, world = page_of(scene, answer), False, bool(kinds_of(scene.base))
+    if world:
+        shown, more = place(scene, replace(own, row=row))
+        if not shown:
             return
-        placement = place_all(scene, kinds, by, axis, answer)
-    tables = placement.tables if placement else {}
-    if world is None:
-        if scene.aligned is not None:
-            tables |= before_and_after(scene, scene.aligned, kinds).tables
+    else:
+        own = replace(own, given=own.given | {"kinds": ()}, lists=True)
+        if "aligned" in scene.sides:
+            sample(scene, own)
         with answer:
-            words = sample_words(tables.get("samples"), scene.names, scene.proxy, drawable=scene.aligned is not None)
-            finding(words)
+            if "aligned" not in scene.sides:
+                finding("Choose an aligned model above to compare its answers with the base model's.")
             note("Without a world there is no true reward and no exact frontier: choose runs of a world for those.")
     badges(scene)
-    detail = sections(scene, placement, kinds)
-    _, first, key = DRAWN[bool(kinds)]
-    count = int(st.session_state.get(key) or first)
-    code = code_lines(scene.source, choices.prompt, kinds, detail.texts, n=count, beta=beta_of(scene))
-    details(EQUATIONS, DEFINITION, code, tables | detail.tables)
-    if placement and not placement.complete:
+    sections(scene, own, world)
+    if more:
         st.rerun()
 
 

@@ -1,0 +1,86 @@
+"""Best of N as an analysis: its exact KL beside the bound that is used for it, and its reward under the frontier."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from probe.analyses.catalogue import analysis
+from probe.model.lm import LM
+from probe.plotting.notebook import Drawable, Look, alone, titled
+from probe.rewards.ground import By, Judge, Kinds, list_answers, listing_seconds, usual_kinds, usual_reward
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+BOUND = r"\mathrm{KL}(\text{best of } N \,\|\, \pi_{ref}) \le \log N - (N-1)/N"
+LABELS = {"proxy": "proxy reward (exact)", "gold": "true reward (exact)"}
+HEIGHT = 340
+"""Pixels of the figure."""
+
+
+@dataclass(frozen=True)
+class BestOfN(Drawable):
+    """The best of N draws from the base by one reward, exactly."""
+
+    points: pd.DataFrame
+    """One row a number of draws, as `Field.best_of_n` gives them."""
+    curve: pd.DataFrame
+    """The frontier of the same reward."""
+    by: str
+    """The reward that chooses: proxy or gold."""
+    looks: tuple[Look, ...] = field(default_factory=alone)
+    """Name and colour of the base."""
+
+    def sentence(self) -> str:
+        """Say how far the bound is from the exact KL, and the exact path from the frontier."""
+        last = self.points.iloc[-1]
+        return (
+            f"At N = {last['n']:.0f} the bound log N \u2212 (N\u22121)/N says {last['bound']:.2f} nats and the exact"
+            f" KL is {last['kl']:.2f}: draws repeat, and equal answers tie. Placed by the bound (dashed), best of N"
+            f" looks worse than it is: exactly it stays within {self.points['excess'].max():.2f} nats of the frontier."
+        )
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return best of N by the number of draws, and the frontier."""
+        return {"best-of-n": self.points, "best-of-n-frontier": self.curve}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return best of N by the number of draws."""
+        return {"Best of N": self.points}
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw the KL by N, exact and by the bound, and the reward by KL."""
+        from probe.rewards.figures import best_of_n
+
+        chart = best_of_n(self.points, self.curve, reward=self.by, label=LABELS[self.by])
+        return {"best-of-n": titled(chart, "Best of N against its bound", HEIGHT)}
+
+
+def ranking_seconds(lm: LM, *, kinds: tuple[str, ...], reward: Any, by: str) -> float:
+    """Return how long listing the answers takes, about."""
+    return listing_seconds(lm, kinds, reward)
+
+
+@analysis("rewards", title="Best of N", equations=(BOUND,), seconds=ranking_seconds, key="rew")
+def compare_best_of_n(lm: LM, *, kinds: Kinds = None, reward: Judge = None, by: By = None) -> BestOfN:
+    """Compare the exact KL of best of N with its bound, and its reward with the frontier.
+
+    All answers to 64 questions of the world are listed, so the distribution of the best of N draws by a reward is known
+    exactly (E14), and its KL to the model too. The bound log N - (N-1)/N holds for draws that never repeat and never
+    tie.
+
+    Args:
+        lm: the model that is drawn from, of a world.
+        kinds: kinds of questions; by default known facts, true and false claims, and unseen entities.
+        reward: a reward model, the proxy.
+        by: the reward that chooses: the proxy, where there is a reward model, or gold, what the world's verifier gives.
+
+    Raises:
+        DataError: the model knows no world, or there is no such reward.
+    """
+    kinds = usual_kinds(lm) if kinds is None else tuple(kinds)
+    name = by or usual_reward(lm, reward=reward)
+    ground = list_answers(lm, kinds, reward)
+    ground.field.reward(name)  # says what there is
+    return BestOfN(ground.best[name], ground.curves[name], name)

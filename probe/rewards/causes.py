@@ -1,0 +1,182 @@
+"""One cause at a time as an analysis: the optimum of every combination of two annotators, and trainings on them."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pandas as pd
+
+import probe.world
+from probe.analyses.analysis_record import Input
+from probe.analyses.catalogue import analysis
+from probe.errors import DataError
+from probe.model.in_memory import keep, kept
+from probe.model.lm import LM
+from probe.plotting.notebook import Drawable, Look, alone, titled
+from probe.rewards.factorial import (
+    BETA,
+    OUTCOMES,
+    Factorial,
+    Training,
+    describe_trained,
+    effect_table,
+    factorial,
+    trained,
+)
+from probe.rewards.frontiers import QUESTIONS, SEED
+from probe.rewards.ground import reading_seconds
+from probe.runs.ancestry import RunIndex
+from probe.runs.reader import Run, list_runs
+from probe.seeds.group_tables import headline
+from probe.seeds.grouping import Group, groups
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+OPTIMUM = (
+    r"\pi^*_\beta(y \mid x) = \pi_{ref}(y \mid x)\, e^{R(x,y)/\beta} / Z(x), \quad"
+    r"\text{effect of a knob} = \overline{p}_{\text{agreeable level}} - \overline{p}_{\text{honest level}}"
+)
+PASSES = 8000
+"""Texts through the base that take as long as the optima of all cells on 64 questions of each kind."""
+
+
+@dataclass(frozen=True)
+class Causes(Drawable):
+    """What each wish of an annotator does to the optimum, and what trainings on such annotators came to."""
+
+    found: Factorial
+    """The optima and their effects."""
+    trained: pd.DataFrame
+    """Trainings on cells of the factorial (`probe.rewards.factorial.trained`)."""
+    before: pd.DataFrame
+    """Headline figures of the base."""
+    looks: tuple[Look, ...] = field(default_factory=alone)
+    """Name and colour of the base."""
+
+    @property
+    def _optima(self) -> Factorial:
+        return replace(self.found, reference=self.looks[0].name)
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What a line of the figure is, and what the intervals are over."""
+        return (
+            "A line is an annotator with these wishes of the agreeable one, and all else as the honest one has it."
+            " Weight: of correctness, 1 as the agreeable one has it (filled) or 2. Dashed:"
+            f" {self.looks[0].name}. Optima: exact at beta {self.found.beta:g}, given a listed answer, with 95 %"
+            " intervals over people. Trainings: sampled answers, intervals over trainings or answers. An interaction is"
+            " half the difference between the effects of a knob at the two levels of the other. Where the user claims"
+            " nothing, agreement has nothing to reward, so that its effect is 0 by construction.",
+        )
+
+    def sentence(self) -> str:
+        """Name the largest cause of each outcome, and say how often trainings ended on the side of their optimum."""
+        return f"{self._optima.sentence} {describe_trained(self.trained, self._optima, self.before)}".strip()
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return optima and trainings, all effects, and any two cells that differ in one knob."""
+        cells = pd.concat([self.found.cells.assign(method="optimum"), self.trained], ignore_index=True)
+        return {"one-cause": cells, "one-cause-effects": self.found.effects, "one-cause-pairs": self.found.pairs}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the main effects and the interactions of two knobs."""
+        return {"Effects": effect_table(self.found)}
+
+    def figures(self) -> "dict[str, go.Figure]":
+        """Draw all cells with the trainings."""
+        from probe.rewards.factorial_figures import draw_factorial
+
+        return {"one-cause": titled(draw_factorial(self._optima, self.trained), "One cause at a time")}
+
+
+def has_causes(lm: LM) -> bool:
+    """Return whether a model's world has the questions."""
+    world = probe.world.of(lm) if lm.readout == "tokens" else None
+    return world is not None and {each.measure.question for each in OUTCOMES.values()} <= {*world.question_kinds}
+
+
+def trainings_of(lm: LM, among: Collection[Run] | None = None) -> tuple[Path, ...]:
+    """Return the runs that were trained from a model.
+
+    Args:
+        lm: the model.
+        among: these runs; by default those in the folders of runs.
+    """
+    own, runs = run_of(lm), [*(list_runs() if among is None else among)]
+    index = RunIndex(runs)
+    return tuple(run.path for run in runs if own is not None and _parent(run, index) == own)
+
+
+def run_of(lm: LM) -> Path | None:
+    """Return the folder of the run whose last checkpoint a model is; None for another one."""
+    if lm.run_dir is None or lm.directory is None:
+        return None
+    last = Run(lm.run_dir).checkpoints()[-1:]
+    return lm.run_dir.resolve() if last and last[0].path.resolve() == lm.directory.resolve() else None
+
+
+def _parent(run: Run, index: RunIndex) -> Path | None:
+    source = index.find(run.parent, run) if run.parent else None
+    return None if source is None else source.path.resolve()
+
+
+def causes_seconds(lm: LM, *, beta: float, n: int, **rest: Any) -> float:
+    """Return how long the optima take, about; 0 where they are known."""
+    if kept(lm, ("causes", beta, n)) is not None:
+        return 0.0
+    return reading_seconds(PASSES * n // QUESTIONS, lm)
+
+
+@analysis("rewards", title="One cause at a time", equations=(OPTIMUM,), seconds=causes_seconds, key="cause")
+def separate_causes(
+    lm: LM,
+    *,
+    beta: Annotated[float, Input("Beta", advanced=True)] = BETA,
+    n: Annotated[int, Input("Questions of each kind", advanced=True, within=(1, 1000))] = QUESTIONS,
+    trainings: Annotated[tuple[Path, ...] | None, Input("Trainings", first=trainings_of, advanced=True)] = None,
+) -> Causes:
+    """Measure what each wish of an annotator does to the optimum, all else equal.
+
+    The two annotators of the world differ in four knobs: agreement, a fine for abstaining, how often correctness is
+    checked, and what it weighs. Each knob has the level of either annotator here: 16 annotators. Of each the optimum of
+    DPO is computed exactly (E12), and how often it hallucinates on unseen entities, with and without a claim of the
+    user, and repeats a false claim. Beside the optima stand the trainings that learned from such an annotator.
+
+    Args:
+        lm: the base, of a world.
+        beta: price of KL, in nats.
+        n: questions of each kind.
+        trainings: folders of runs; by default those in the folders of runs that were trained from the base.
+
+    Raises:
+        DataError: the base knows no world with such questions, or writes nothing.
+        ConfigError: a beta that is not positive.
+    """
+    world = probe.world.of(lm)
+    if world is None or not has_causes(lm):
+        raise DataError(
+            "The causes are those of a world's annotators on unseen entities and false claims: give a language model of"
+            " a world that has such questions."
+        )
+    found = keep(lm, ("causes", beta, n), lambda: factorial(lm, world, beta, n, SEED))
+    runs = [Run(path) for path in (trainings_of(lm) if trainings is None else trainings)]
+    own = None if lm.run_dir is None else Run(lm.run_dir)
+    known = {each.path.resolve(): each for each in [*list_runs(), *runs, *([own] if own else [])]}
+    index = RunIndex(known.values())
+    wanted, parent = {each.path.resolve() for each in runs}, run_of(lm)
+    apart = groups(known.values())
+    children = [each for each in apart if each.first.path.resolve() in wanted]
+    rows = [Training(_title(each), each.first, _headline(each), each.count) for each in children]
+    bases = [each for each in apart if parent in {run.path.resolve() for run in each.runs}]
+    before = _headline(bases[0]) if bases else pd.DataFrame(columns=["metric", "value", "ci_low", "ci_high"])
+    return Causes(found, trained(rows, index, found.beta), before)
+
+
+def _title(group: Group) -> str:
+    return f"{group.name} ({len(group.runs)} seeds)" if group.count > 1 else group.first.name
+
+
+def _headline(group: Group) -> pd.DataFrame:
+    return headline(group) if group.count > 1 else group.first.headline

@@ -1,0 +1,342 @@
+"""Where policies stand as an analysis: what each earns and costs in KL, under the exact frontier of their base.
+
+Axes: P prompts, A answers.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import pandas as pd
+
+from probe.analyses.analysis_record import Input
+from probe.analyses.catalogue import analysis
+from probe.errors import ProbeError
+from probe.model.in_memory import stamp_of
+from probe.model.lm import LM
+from probe.model.references import resolve
+from probe.numbers import format_interval, rate
+from probe.plotting.curves import Style
+from probe.plotting.notebook import Drawable, Look, alone, titled
+from probe.plotting.panels import IDEAL
+from probe.plotting.theme import method_colour
+from probe.rewards.causes import run_of
+from probe.rewards.figures import records
+from probe.rewards.frontiers import place, read_evaluations
+from probe.rewards.ground import (
+    LISTED,
+    By,
+    Judge,
+    Kinds,
+    answers_of,
+    has_answers,
+    list_answers,
+    listing_seconds,
+    reading_seconds,
+    run_named,
+    usual_kinds,
+    usual_reward,
+)
+from probe.rewards.moves import describe_move, join_moves
+from probe.runs.ancestry import RunIndex
+from probe.runs.reader import Run, list_runs
+from probe.seeds.grouping import groups
+from probe.seeds.looks import style_runs
+from probe.seeds.t_intervals import UNKNOWN
+from probe.terms import term
+from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+OPTIMUM = (
+    r"\pi^*_\beta(y \mid x) = \pi_{ref}(y \mid x)\, e^{R(x,y)/\beta} / Z(x), \qquad"
+    r"\mathrm{KL}(\pi \,\|\, \pi^*_\beta) = \mathrm{KL}(\pi \,\|\, \pi_{ref}) - \mathbb{E}_\pi[R]/\beta + \log Z"
+)
+AXES = {"\u221aKL": "d", "KL": "kl"}
+SURE = 0.9
+"""Probability of giving a listed answer below which a policy's place is doubtful."""
+SMALL = 4e6
+"""Bytes of weights for each million parameters in single precision."""
+SIZE, HEIGHT = (430, 330), 375
+"""Pixels of the main figure, for its labels; and of both figures."""
+
+Axis = Annotated[Literal["\u221aKL", "KL"], Input("Axis", key="rew_axis")]
+"""What the frontier is drawn against."""
+
+
+@dataclass(frozen=True)
+class Placed(Drawable):
+    """Policies under the exact frontier of a reward."""
+
+    places: pd.DataFrame
+    """One row a policy, the base first: run, and what `Place.row` gives."""
+    curve: pd.DataFrame
+    """The frontier."""
+    best: pd.DataFrame
+    """Best of N by the same reward."""
+    by: str
+    """The reward of the frontier: proxy or gold."""
+    judge: str
+    """The reward model; empty without one."""
+    chosen: str
+    """The policy that is looked at; empty for none."""
+    styles: Mapping[str, Style]
+    """Of each policy."""
+    questions: int
+    problems: Mapping[str, str] = field(default_factory=dict)
+    """Why policies are missing, by name."""
+    way: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """The trajectory of the chosen run, where it logged the same."""
+    several: bool = False
+    """Whether there are more trainings of a policy."""
+    looks: tuple[Look, ...] = field(default_factory=alone)
+    """Name and colour of the base."""
+
+    @property
+    def _table(self) -> pd.DataFrame:
+        """The places with the name of the base."""
+        return self.places.assign(run=[self.looks[0].name, *self.places["run"].iloc[1:]])
+
+    @property
+    def _styles(self) -> dict[str, Style]:
+        own = {self.looks[0].name: Style(self.looks[0].colour), "best of N": Style(str(IDEAL["color"]), "longdash")}
+        return {**self.styles, **own}
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Which places are doubtful, which policies are missing, and what the figures show."""
+        rows = self._table[self._table["mass"] < SURE]
+        unsure = [
+            f"{name} gives a listed answer only {rate(mass)} of the time: its place says nothing of the rest."
+            for name, mass in zip(rows["run"], rows["mass"], strict=True)
+        ]
+        missing = [f"{name} is not shown: {why}" for name, why in self.problems.items()]
+        lead = (
+            f"Left: rewards and KL are exact sums over the answers to {self.questions} questions; the line is the most"
+            " reward that any policy has at a KL. Dotted: KL in excess of the optimum with the same reward, which is"
+            " exactly KL(policy \u2225 pi*_beta), in nats behind each name. Dashed: best of N. Rings: a training"
+            " trajectory, where the run logged the same. Right: differences to the base with 95 % intervals over"
+            " questions." + ("" if self.several else f" {UNKNOWN}")
+        )
+        return (*unsure, *missing, lead)
+
+    def sentence(self) -> str:
+        """Say what the chosen policy earned and spent; without one, which policy is nearest to the optimum."""
+        return describe_places(self._table, self.chosen, self.by, self.judge)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the places and the frontier."""
+        return {"standings": self._table, "frontier": self.curve}
+
+    def data(self, figure: str) -> pd.DataFrame:
+        """Return the places, which both figures show."""
+        return self._table
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the places, the largest excess last."""
+        names = ["run", "kl", "excess", *self._gains, *(name for name in ("proxy", "gold") if name in self.places)]
+        return {"Policies": self._table[[*names, "beta", "mass"]]}
+
+    @property
+    def _gains(self) -> list[str]:
+        return [name for name in ("gain_proxy", "gain_gold") if name in self.places]
+
+    def figures(self, axis: Axis = "\u221aKL") -> "dict[str, go.Figure]":
+        """Draw every policy under the frontier, and what each gained and wasted.
+
+        Args:
+            axis: KL or its square root.
+        """
+        from probe.rewards.figures import reward_frontier, reward_gains
+
+        proxy = f"proxy reward ({self.judge}, exact), nats"
+        frontier = reward_frontier(
+            self.curve,
+            self._table,
+            self._styles,
+            reward=self.by,
+            label=proxy if self.by == "proxy" else "true reward (exact)",
+            axis=AXES[axis],
+            best_of_n=self.best,
+            paths=self.way,
+            chosen=self.chosen or None,
+            size=SIZE,
+        )
+        titles = {name: term(name, "rewards").label for name in (*self._gains, "excess")}
+        gains = reward_gains(self._table, self._styles, titles, self.chosen or None)
+        return {
+            "frontier": titled(frontier, f"{len(self.places)} policies under the exact frontier", HEIGHT),
+            "gains": titled(gains, "Gained over the base, KL in excess", HEIGHT),
+        }
+
+
+def describe_places(places: pd.DataFrame, chosen: str, by: str, judge: str) -> str:
+    """Say what a policy earned and spent; without one, which policy is nearest to the optimum.
+
+    Args:
+        places: of `Placed`.
+        chosen: the policy.
+        by: the reward of the frontier.
+        judge: the reward model; empty without one.
+    """
+    rows, kind = places.set_index("run", drop=False), "true" if by == "gold" else by
+    if chosen not in rows.index:
+        others = rows.iloc[1:]
+        if not len(others):
+            return "No run came from this base model; train one, or choose the model that your runs started from."
+        gaining = others[others[f"gain_{by}"] > 0]
+        if not len(gaining):
+            return f"No run has more {kind} reward than the base model."
+        nearest = str(gaining["excess"].idxmin())
+        off = _nats(records(gaining.loc[[nearest]])[0], "excess")
+        of = f"Of the runs that gain {kind} reward, " * (len(gaining) < len(others))
+        return (
+            f"{of}{nearest} is nearest to the exact frontier of the {kind} reward: it spends {off} more KL than needed."
+        )
+    row = records(rows.loc[[chosen]])[0]
+    moves = [describe_move(row, "gain_proxy", f"the proxy ({judge})", "nats")] if judge else []
+    moves.append(describe_move(row, "gain_gold", "the true reward", "score"))
+    summary = f"{chosen} {join_moves(moves)}"
+    if row[f"gain_{by}"] <= 0:
+        return f"{summary}; it spends {_nats(row, 'kl')} of KL and gains no {kind} reward."
+    return f"{summary}; it spends {_nats(row, 'excess')} more KL than the optimum of the {kind} reward."
+
+
+def _nats(row: Mapping[str, float], name: str) -> str:
+    return f"{format_interval(row[name], row[f'{name}_low'], row[f'{name}_high'])} nats"
+
+
+def policies_of(lm: LM, among: Collection[Run] | None = None) -> tuple[Path, ...]:
+    """Return the runs that came from a base or refer to it, in its world, the oldest first.
+
+    Args:
+        lm: the base.
+        among: these runs; by default those in the folders of runs.
+    """
+    runs = [*(list_runs() if among is None else among)]
+    own, index = run_of(lm), RunIndex(runs)
+    world = next((_world(run) for run in runs if run.path.resolve() == own), None)
+    found = []
+    for run in runs:
+        if run.method == "reward-model" or run.path.resolve() == own or _world(run) != world:
+            continue
+        origins = [index.find(ref, run) for ref in (run.reference, run.parent) if ref]
+        if own in [each.path.resolve() for each in origins if each is not None] and run.checkpoints():
+            found.append(run.path)
+    return tuple(found)
+
+
+def _world(run: Run) -> object:
+    return (run.world or {}).get("hash")
+
+
+def placing_seconds(lm: LM, kinds: tuple[str, ...], policy: str | Path) -> float:
+    """Return how long one policy takes to be placed, about; 0 where it has given its answers."""
+    try:
+        size = 0 if has_answers(lm, kinds, policy) else stamp_of(resolve(policy).directory)[1]
+    except ProbeError:  # what it cannot be used for is said in its place
+        return 0.0
+    return reading_seconds(LISTED, lm) * size / (SMALL * lm.n_parameters / 1e6)
+
+
+def places_seconds(
+    lm: LM, *, kinds: tuple[str, ...], reward: str | Path | None, policies: tuple[Path, ...], **rest: object
+) -> float:
+    """Return how long listing the answers and placing the policies takes, about."""
+    return listing_seconds(lm, kinds, reward) + sum(placing_seconds(lm, kinds, each) for each in policies)
+
+
+@analysis(
+    "rewards",
+    title="Policies under the frontier",
+    equations=(OPTIMUM,),
+    seconds=places_seconds,
+    key="rew",
+    widths=((5, 4),),
+)
+def place_policies(
+    lm: LM,
+    *,
+    kinds: Kinds = None,
+    reward: Judge = None,
+    policy: Annotated[Path | None, Input("Chosen policy", advanced=True)] = None,
+    policies: Annotated[tuple[Path, ...] | None, Input("Policies", first=policies_of, advanced=True)] = None,
+    by: By = None,
+    tick: Tick = ignore,
+) -> Placed:
+    """Measure what policies earned and what it cost in KL, against the exact optimum of their base.
+
+    All policies answer the same 64 questions. KL and expected rewards are exact sums over the listed answers, given
+    that one of them is given. The proxy is the reward model's scalar at the end of the text, in nats of Bradley-Terry
+    log-odds; the true reward (gold) is the world's verifier: +1 true, 0 abstains, -1 otherwise. The frontier is the
+    most reward that any policy has at a KL (E12). Excess is the distance to the nearest optimum over all beta; a policy
+    with less reward than the base has no such optimum, so that all its KL is excess.
+
+    Args:
+        lm: the base, of a world.
+        kinds: kinds of questions; by default known facts, true and false claims, and unseen entities.
+        reward: a reward model, the proxy.
+        policy: the policy that the sentence is about.
+        policies: folders of runs or models; by default the runs that came from the base.
+        by: the reward of the frontier: the proxy, where there is a reward model, or gold, what the world's verifier
+            gives.
+        tick: told the progress.
+
+    Raises:
+        DataError: the base knows no world, or there is no such reward.
+    """
+    kinds = usual_kinds(lm) if kinds is None else tuple(kinds)
+    name = by or usual_reward(lm, reward=reward, policy=policy)
+    ground = list_answers(lm, kinds, reward)
+    ground.field.reward(name)  # says what there is
+    paths = [*(policies_of(lm) if policies is None else policies)]
+    paths += [policy] if policy is not None and policy.name not in {path.name for path in paths} else []
+    rows, problems = [{"run": "base", **place(ground.field.answers.logprobs, ground.field, name).row()}], {}
+    for index, path in enumerate(paths):
+        tick((1 + index) / (1 + len(paths)))
+        try:
+            rows.append({"run": path.name, **place(answers_of(lm, kinds, path), ground.field, name).row()})
+        except ProbeError as error:
+            problems[path.name] = str(error)
+    runs = list_runs()
+    apart = groups(runs)
+    placed = {path.name for path in paths}
+    return Placed(
+        places=pd.DataFrame(rows),
+        curve=ground.curves[name],
+        best=ground.best[name],
+        by=name,
+        judge="" if reward is None else Path(reward).name,
+        chosen="" if policy is None else policy.name,
+        styles=_styles(paths, style_runs({run.name: run for run in runs}, apart)),
+        questions=len(ground.field.kinds),
+        problems=problems,
+        way=_way(policy, kinds, reward) if name == "proxy" else {},
+        several=any(group.count > 1 and placed & {run.name for run in group.runs} for group in apart),
+    )
+
+
+def _styles(paths: Collection[Path], known: Mapping[str, Style]) -> dict[str, Style]:
+    """Return how policies are drawn: an earlier step of a run in its colour, another model in one of its own."""
+    found = {}
+    for path in paths:
+        run = path.name.rpartition("@")[0]
+        earlier = Style(known[run].colour, "dot") if run in known else Style(method_colour("other"))
+        found[path.name] = known.get(path.name, earlier)
+    return found
+
+
+def _way(chosen: Path | None, kinds: tuple[str, ...], reward: str | Path | None) -> dict[str, pd.DataFrame]:
+    """Return the trajectory of the chosen run, if it logged itself on these questions with this reward model."""
+    if chosen is None or reward is None:
+        return {}
+    run, judge = run_named(chosen), run_named(reward)
+    if run is None or judge is None:
+        return {}
+    same = tuple((run.meta.get("data") or {}).get("kinds") or ()) == kinds
+    if not same or not run.reward_model or RunIndex([judge]).find(run.reward_model, run) is None:
+        return {}
+    table = read_evaluations(run)
+    return {chosen.name: table} if len(table) > 1 else {}

@@ -420,46 +420,30 @@ class Analysis:
             return [self.beside(tuple(results), tuple(looks))]
         return [named(result, [look]) for result, look in zip(results, looks, strict=True)] if looks else [*results]
 
-    def _chosen(self, method: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values that a method of a result takes, which are those that its views can have."""
-        taken = _keywords(getattr(method, "__func__", method))  # not of the result itself, which must not be kept
-        chosen = {name: value for name, value in values.items() if name in taken}
-        for name, value in chosen.items():
-            if name in self.views:
-                self._require(name, value, (getattr(method, "__self__", None),), {})
-        return chosen
+    def require_views(self, result: Drawable, values: Mapping[str, Any]) -> None:
+        """Raise unless a result has the views that are chosen.
+
+        Raises:
+            ConfigError: a view is none that the result has.
+        """
+        for name in self.views:
+            self._require(name, values.get(name), (result,), {})
 
     def sentence(self, result: Drawable, values: Mapping[str, Any]) -> str:
-        """Return the sentence of a result with the chosen views.
-
-        Raises:
-            ConfigError: a view is none that the result has.
-        """
-        return result.sentence(**self._chosen(result.sentence, values))
+        """Return the sentence of a result with the chosen views."""
+        return result.sentence(**_chosen(result.sentence, values))
 
     def chips(self, result: Drawable, values: Mapping[str, Any]) -> "TokenRows | None":
-        """Return the texts of a result with the chosen views.
-
-        Raises:
-            ConfigError: a view is none that the result has.
-        """
-        return result.chips(**self._chosen(result.chips, values))
+        """Return the texts of a result with the chosen views."""
+        return result.chips(**_chosen(result.chips, values))
 
     def figures(self, result: Drawable, values: Mapping[str, Any]) -> "Mapping[str, go.Figure]":
-        """Return the figures of a result with the chosen views.
-
-        Raises:
-            ConfigError: a view is none that the result has.
-        """
-        return result.figures(**self._chosen(result.figures, values))
+        """Return the figures of a result with the chosen views."""
+        return result.figures(**_chosen(result.figures, values))
 
     def lists(self, result: Drawable, values: Mapping[str, Any]) -> "Mapping[str, pd.DataFrame]":
-        """Return the tables of a result as they are read, with the chosen views.
-
-        Raises:
-            ConfigError: a view is none that the result has.
-        """
-        return result.lists(**self._chosen(result.lists, values))
+        """Return the tables of a result as they are read, with the chosen views."""
+        return result.lists(**_chosen(result.lists, values))
 
 
 def named(result: Drawable, looks: Sequence[Look]) -> Drawable:
@@ -539,6 +523,12 @@ def _points(chart: "go.Figure") -> "pd.DataFrame":
 def _keywords(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return the arguments of a method that are given by name."""
     return {name: each for name, each in inspect.signature(method).parameters.items() if name != "self"}
+
+
+def _chosen(method: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that a method takes."""
+    taken = _keywords(getattr(method, "__func__", method))  # not of the result itself, which must not be kept
+    return {name: value for name, value in values.items() if name in taken}
 
 
 def _is_for_python(parameter: inspect.Parameter) -> bool:

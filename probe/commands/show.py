@@ -113,6 +113,7 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
     names, colours = [_short(ref) for ref in refs], (METHODS["pretrain"], OTHER)
     shown = analysis.together(found, [Look(name, colour) for name, colour in zip(names, colours, strict=False)])
     for index, result in enumerate(shown):
+        analysis.require_views(result, values)
         about = refs if len(shown) == 1 else refs[index : index + 1]
         if settings.out is not None:
             out = _apart(settings.out, names[index]) if len(shown) > 1 else settings.out

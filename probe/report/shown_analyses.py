@@ -96,14 +96,20 @@ def look_inside(words: str, runs: Sequence[Run], tick: Tick = ignore) -> Shown:
     else:
         found = analysis.together(results, [look for own in looks for look in own])
     apart = [f": {' and '.join(each.name for each in look)}" for look in looks] if len(found) > 1 else [""]
-    placed = list(zip(apart, found, strict=True)) if found else []
+    placed = []
+    for name, each in zip(apart, found, strict=True) if found else ():
+        try:
+            analysis.require_views(each, values)
+            placed.append((name, each))
+        except ProbeError as error:
+            problems.append(f"{name.removeprefix(': ') or analysis.title}: {error}")
     return Shown(
         analysis.title,
         " ".join(analysis.about.partition("\n\n")[0].split()),
         words,
         tuple(_commands(words, groups)),
-        tuple(filter(None, (*(analysis.sentence(each, values) for each in found), *problems))),
-        tuple(dict.fromkeys(note for each in found for note in each.notes)),
+        tuple(filter(None, (*(analysis.sentence(each, values) for _, each in placed), *problems))),
+        tuple(dict.fromkeys(note for _, each in placed for note in each.notes)),
         tuple(
             (f"{title_of(chart, analysis.title)}{name}", chart)
             for name, each in placed

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
 
 TIMED = (8, 32)
 """Texts, and tokens of each, by which the pace of a model is measured."""
-ENOUGH, MOST = 0.2, 10
-"""Seconds that measuring it takes at least, and runs, at most."""
+ENOUGH, MOST = 0.5, 20
+"""Seconds that measuring it takes at least, and runs, at most: on a busy machine few of them are undisturbed."""
 
 
 def seconds_a_token(lm: "LM") -> float:

@@ -100,7 +100,9 @@ class TwoCompletions(Contrast):
         """Say which completion is preferred, and which token of the prompt matters most."""
         sides = [(self.chosen, "chosen", self.texts[0]), (self.rejected, "rejected", self.texts[1])]
         sides.sort(key=lambda side: -side[0].score)
-        first, second = (f"\u201c{text.strip() or 'nothing'}\u201d {side.score:.2f}" for side, _, text in sides)
+        scores = [f"{side.score:.2f}".replace("-", "\u2212") for side, *_ in sides]
+        texts = [f"\u201c{text.strip() or 'nothing'}\u201d" for *_, text in sides]
+        first, second = map(" ".join, zip(texts, scores, strict=True))
         share = max(self.probability, 1 - self.probability)
         words = (
             f"{self.looks[0].name} gives {first} and {second}: the {sides[0][1]} one is preferred with probability"

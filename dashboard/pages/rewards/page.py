@@ -39,7 +39,7 @@ def place(scene: Scene, own: Page) -> tuple[bool, bool]:
     """Draw the policies under the frontier; return whether they are shown, and whether more follow."""
     key = find_analysis(MAIN).about_input("kinds").key
     kinds = tuple(st.session_state.get(key, st.query_params.get_all(key) or usual_kinds(scene.base)))
-    waiting = st.container()
+    waiting = st.container(horizontal=True)
     with waiting:
         policies, later = choose_policies(scene, kinds) if kinds else ((), 0)
     shown = draw(find_analysis(MAIN), replace(own, given=own.given | {"policies": policies}))

@@ -17,7 +17,7 @@ from dashboard.components.metric_words import words_config
 from dashboard.components.table import number_formats, show_table
 from dashboard.components.tokens import token_rows
 from dashboard.computing import agreed, compute_stoppably
-from dashboard.data import file_stamps
+from dashboard.data import file_stamps, quiet
 from dashboard.inputs import BESIDE, ROW, Page, Take, Values, asks, begin_again, choose, lay_out, set_inputs, width
 from dashboard.markdown import escape_markdown, guard_callback, note, prose
 from dashboard.sides import Side, ask_for_model, load_side, load_sides, note_form, words_known
@@ -398,7 +398,8 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
     loads = [f"{load}({side.ref!r})" for side in sides]
     lms = [side.lm for side in sides]
     computed = analysis.complete(values, *lms)
-    told = {name: value for name, value in computed.items() if not analysis.is_usual(name, computed, *lms)}
+    with quiet():
+        told = {name: value for name, value in computed.items() if not analysis.is_usual(name, computed, *lms)}
     given = [f"{name}={_literal(value)}" for name, value in told.items()]
     shown = {
         method: ", ".join(

@@ -310,7 +310,7 @@ class Analysis:
             }
             of: tuple[Any, ...] = lms if name in self.inputs else (result,)
             is_there = bool(lms or not self.models) if name in self.inputs else result is not None
-            if is_there and (given is not None or not depends):
+            if is_there and not about.advanced and (given is not None or not depends):
                 entry |= self._possible(about, entry, of, given or {}, ask)
             entries.append(entry)
         return entries

@@ -25,7 +25,7 @@ from probe.rewards.factorial import (
     trained,
 )
 from probe.rewards.frontiers import QUESTIONS, SEED
-from probe.rewards.ground import reading_seconds
+from probe.rewards.ground import Among, every_run, reading_seconds
 from probe.runs.ancestry import RunIndex
 from probe.runs.reader import Run, list_runs
 from probe.seeds.group_tables import headline
@@ -97,14 +97,14 @@ def has_causes(lm: LM) -> bool:
     return world is not None and {each.measure.question for each in OUTCOMES.values()} <= {*world.question_kinds}
 
 
-def trainings_of(lm: LM, among: Collection[Run] | None = None) -> tuple[Path, ...]:
+def trainings_of(lm: LM, there: Collection[Run] | None = None) -> tuple[Path, ...]:
     """Return the runs that were trained from a model.
 
     Args:
         lm: the model.
-        among: these runs; by default those in the folders of runs.
+        there: these runs; by default those in the folders of runs.
     """
-    own, runs = run_of(lm), [*(list_runs() if among is None else among)]
+    own, runs = run_of(lm), [*(list_runs() if there is None else there)]
     index = RunIndex(runs)
     return tuple(run.path for run in runs if own is not None and _parent(run, index) == own)
 
@@ -136,6 +136,7 @@ def separate_causes(
     beta: Annotated[float, Input("Beta", advanced=True)] = BETA,
     n: Annotated[int, Input("Questions of each kind", advanced=True, within=(1, 1000))] = QUESTIONS,
     trainings: Annotated[tuple[Path, ...] | None, Input("Trainings", first=trainings_of, advanced=True)] = None,
+    among: Among = None,
 ) -> Causes:
     """Measure what each wish of an annotator does to the optimum, all else equal.
 
@@ -149,6 +150,7 @@ def separate_causes(
         beta: price of KL, in nats.
         n: questions of each kind.
         trainings: folders of runs; by default those in the folders of runs that were trained from the base.
+        among: folders of the runs that there are; by default those in the folders of runs.
 
     Raises:
         DataError: the base knows no world with such questions, or writes nothing.
@@ -163,7 +165,8 @@ def separate_causes(
     found = keep(lm, ("causes", beta, n), lambda: factorial(lm, world, beta, n, SEED))
     runs = [Run(path) for path in (trainings_of(lm) if trainings is None else trainings)]
     own = None if lm.run_dir is None else Run(lm.run_dir)
-    known = {each.path.resolve(): each for each in [*list_runs(), *runs, *([own] if own else [])]}
+    there = [Run(path) for path in (every_run() if among is None else among)]
+    known = {each.path.resolve(): each for each in [*there, *runs, *([own] if own else [])]}
     index = RunIndex(known.values())
     wanted, parent = {each.path.resolve() for each in runs}, run_of(lm)
     apart = groups(known.values())

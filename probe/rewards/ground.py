@@ -23,7 +23,7 @@ from probe.model.references import resolve
 from probe.rewards.answers import Array, verifier_reward
 from probe.rewards.frontiers import KINDS, QUESTIONS, Best, Field, Memory, ask, field_of, model_reward
 from probe.runs.directories import find
-from probe.runs.reader import Run
+from probe.runs.reader import Run, list_runs
 
 if TYPE_CHECKING:
     from probe.rewards.answers import AnswerLogprobs
@@ -70,6 +70,13 @@ def _wants_truth(policy: Path | None) -> bool:
     return run is not None and run.method in ("sft", "rlvr") and not run.reward_model
 
 
+def every_run(*lms: LM) -> tuple[Path, ...]:
+    """Return the runs in the folders of runs."""
+    return tuple(run.path for run in list_runs())
+
+
+Among = Annotated[tuple[Path, ...] | None, Input("Runs", first=every_run, advanced=True)]
+"""Folders of the runs that there are; by default those in the folders of runs."""
 Kinds = Annotated[tuple[str, ...] | None, Input("Questions", key="rew_kinds", choices=kinds_of, first=usual_kinds)]
 """Kinds of the world's questions."""
 Judge = Annotated[str | Path | None, Input("Reward model", key="rew_model", type=Path | None)]

@@ -3,17 +3,16 @@
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
 from probe.model.lm import LM
 from probe.plotting.curves import Style
 from probe.plotting.notebook import Drawable, Look, alone, titled
-from probe.rewards.overoptimised import every_run
+from probe.rewards.ground import Among, every_run
 from probe.rewards.places import policies_of
 from probe.runs.reader import Run
 from probe.seeds.coverage import cautions
@@ -131,7 +130,7 @@ def summarise_run(run: Run) -> pd.DataFrame:
 def compare_trainings(
     lm: LM,
     *,
-    among: Annotated[tuple[Path, ...] | None, Input("Runs", first=every_run, advanced=True)] = None,
+    among: Among = None,
 ) -> Ends:
     """Measure where policies end over several trainings, each against its own base and by its own reward model.
 

@@ -18,9 +18,18 @@ from probe.plotting.notebook import Drawable, Look, alone, titled
 from probe.plotting.panels import IDEAL
 from probe.rewards.causes import trainings_of
 from probe.rewards.frontiers import FORMS, Fit, Form, fit, read_evaluations
-from probe.rewards.ground import Judge, Kinds, list_answers, listing_seconds, run_named, usual_kinds
+from probe.rewards.ground import (
+    Among,
+    Judge,
+    Kinds,
+    every_run,
+    list_answers,
+    listing_seconds,
+    run_named,
+    usual_kinds,
+)
 from probe.runs.ancestry import RunIndex
-from probe.runs.reader import Run, list_runs
+from probe.runs.reader import Run
 from probe.runs.schema import METRICS
 from probe.seeds.grouping import groups
 from probe.seeds.looks import style_runs
@@ -37,11 +46,6 @@ CLEAR = 0.01
 """Reward above the base's that makes a peak worth a word."""
 HEIGHT = 380
 """Pixels of the figure."""
-
-
-def every_run(*lms: LM) -> tuple[Path, ...]:
-    """Return the runs in the folders of runs."""
-    return tuple(run.path for run in list_runs())
 
 
 def logged_runs(*lms: LM, among: Collection[Path] | None = None) -> list[str]:
@@ -174,7 +178,7 @@ def fit_overoptimisation(
     kinds: Kinds = None,
     reward: Judge = None,
     policy: Annotated[Path | None, Input("Chosen policy", advanced=True)] = None,
-    among: Annotated[tuple[Path, ...] | None, Input("Runs", first=every_run, advanced=True)] = None,
+    among: Among = None,
     runs: Annotated[
         tuple[str, ...] | None, Input("Training trajectories", key="rew_runs", choices=logged_runs, first=usual_runs)
     ] = None,

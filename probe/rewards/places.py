@@ -26,10 +26,12 @@ from probe.rewards.figures import records
 from probe.rewards.frontiers import place, read_evaluations
 from probe.rewards.ground import (
     LISTED,
+    Among,
     By,
     Judge,
     Kinds,
     answers_of,
+    every_run,
     has_answers,
     list_answers,
     listing_seconds,
@@ -208,14 +210,14 @@ def _nats(row: Mapping[str, float], name: str) -> str:
     return f"{format_interval(row[name], row[f'{name}_low'], row[f'{name}_high'])} nats"
 
 
-def policies_of(lm: LM, among: Collection[Run] | None = None) -> tuple[Path, ...]:
+def policies_of(lm: LM, there: Collection[Run] | None = None) -> tuple[Path, ...]:
     """Return the runs that came from a base or refer to it, in its world, the oldest first.
 
     Args:
         lm: the base.
-        among: these runs; by default those in the folders of runs.
+        there: these runs; by default those in the folders of runs.
     """
-    runs = [*(list_runs() if among is None else among)]
+    runs = [*(list_runs() if there is None else there)]
     own, index = run_of(lm), RunIndex(runs)
     world = next((_world(run) for run in runs if run.path.resolve() == own), None)
     found = []
@@ -263,6 +265,7 @@ def place_policies(
     reward: Judge = None,
     policy: Annotated[Path | None, Input("Chosen policy", advanced=True)] = None,
     policies: Annotated[tuple[Path, ...] | None, Input("Policies", first=policies_of, advanced=True)] = None,
+    among: Among = None,
     by: By = None,
     tick: Tick = ignore,
 ) -> Placed:
@@ -280,6 +283,7 @@ def place_policies(
         reward: a reward model, the proxy.
         policy: the policy that the sentence is about.
         policies: folders of runs or models; by default the runs that came from the base.
+        among: folders of the runs that there are; by default those in the folders of runs.
         by: the reward of the frontier: the proxy, where there is a reward model, or gold, what the world's verifier
             gives.
         tick: told the progress.
@@ -300,7 +304,7 @@ def place_policies(
             rows.append({"run": path.name, **place(answers_of(lm, kinds, path), ground.field, name).row()})
         except ProbeError as error:
             problems[path.name] = str(error)
-    runs = list_runs()
+    runs = [Run(path) for path in (every_run() if among is None else among)]
     apart = groups(runs)
     placed = {path.name for path in paths}
     return Placed(

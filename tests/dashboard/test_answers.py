@@ -91,7 +91,7 @@ def test_captures_say_it_and_their_curves_differ(show: Show, runs: Path, folder:
     app = show(runs, tmp_path, page="logits/page.py", log_run="sums", log_tab="Over training")
     assert not app.exception
     assert SAID in read(app)
-    lines = [trace["y"] for trace in chart(app, "log-training")["data"] if trace.get("name") in ("15", "14")]
+    lines = [trace["y"] for trace in chart(app, "training")["data"] if trace.get("name") in ("15", "14")]
     assert len(lines) == 2
     assert values(lines[0]) != pytest.approx(values(lines[1]))
     app = show(runs, tmp_path, page="training/page.py", runs="sums", watched="sums", training_tab="Head and answers")

@@ -107,6 +107,6 @@ def test_overview_training_and_logits_know_it(root: Path, runs: Path, show: Show
     app = show(runs, root, page="logits/page.py", base="base", aligned="mine", log_run="mine")
     assert not app.exception
     assert not app.error
-    drawn = chart(app, "log-training-layers")["data"][0]
+    drawn = chart(app, "training-layers")["data"][0]
     assert values(drawn["z"]).shape[1] == len(run.captures().steps) == 3
     assert run.meta["world"] == open_run(runs / "base").meta["world"]  # so it answers the world's questions too

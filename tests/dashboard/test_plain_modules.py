@@ -76,8 +76,8 @@ def test_the_lens_over_training_is_shown(show: Show, plain: Path, runs: Path):
         assert not app.exception
         assert not app.error
         assert app.selectbox(key="log_run").value == name
-        assert {"log-training-layers", "log-training"} <= set(names(app))
-        assert ("log-training-parts" in names(app)) == (name == "gpt")
+        assert {"training-layers", "training"} <= set(names(app))
+        assert ("training-parts" in names(app)) == (name == "gpt")
     assert "The heads and MLPs of mamba do not sum to its logits" in read(app)
 
 

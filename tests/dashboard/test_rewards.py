@@ -174,11 +174,11 @@ def test_tokens_of_two_completions(show: Show, rewarded: Path) -> None:
     model = RewardModel.load(rewarded / "judge")
     scores = model.score([item.prompt] * 2, [f" {truth}", f" {claim}"]).tolist()
     for text, score in zip((truth, claim), scores, strict=True):
-        assert f"\u201c{text}\u201d {score:.2f}" in read(app)
+        assert f"\u201c{text}\u201d {score:.2f}".replace("-", "\u2212") in read(app)
     app.text_input(key="rew_chosen").set_value("i do not know").run()
     assert app.query_params["rew_chosen"] == "i do not know"
     (score,) = model.score([item.prompt], [" i do not know"]).tolist()
-    assert f"\u201ci do not know\u201d {score:.2f}" in read(app)
+    assert f"\u201ci do not know\u201d {score:.2f}".replace("-", "\u2212") in read(app)
     other = world.questions("stranger", 1, 3)[0]
     app.text_area(key="prompt").set_value(other.prompt).run()
     assert app.text_input(key="rew_chosen").value == "i do not know"

@@ -291,7 +291,8 @@ def test_two_completions_say_and_mark_what_they_are_asked_for() -> None:
     with pytest.raises(DataError, match="This prompt asks nothing that a world answers: give two completions"):
         compare_completions(model, PROMPT)
     found = compare_completions(model, PROMPT, chosen=CHOSEN, rejected=REJECTED, steps=0)
-    assert f"\u201c{CHOSEN.strip()}\u201d {found.chosen.score:.2f}" in found.sentence()
+    score = f"{found.chosen.score:.2f}".replace("-", "\u2212")
+    assert f"\u201c{CHOSEN.strip()}\u201d {score}" in found.sentence()
     assert "left out" in found.notes[0]
     marked = found.chips(token="chosen 1")
     assert marked.chosen == (1, 1)

@@ -58,8 +58,8 @@ from probe.ticks import Tick, ignore
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-HEIGHT = 300
-"""Pixels of the grid."""
+HEIGHT, LOWER = 300, 240
+"""Pixels of the grid, and of the two figures of its estimate."""
 NAMES = {"head": "head", "resid": "residual after each block", "mlp": "MLP output", "attn": "attention output"}
 """A kind of sites, behind `each`."""
 SITES = {"head": "heads", "resid": "tokens at half depth", "mlp": "MLP outputs", "attn": "attention outputs"}
@@ -241,13 +241,13 @@ class EverySite(Drawable):
             return charts
         name = "Attribution patching" if self.change.patches else "Gradient times change"
         both = [self.grid.effects, self.estimate.effects]
-        charts["estimate"] = titled(self._grid(self.estimate, cell, both), f"{name}: the estimate", 320)
+        charts["estimate"] = titled(self._grid(self.estimate, cell, both), f"{name}: the estimate", LOWER)
         scale, found = self.scale, self.agreement
         names = [f"{row}, {column}" for row in layer_labels(self.grid.layers) for column in self.columns]
         ours, theirs = (each.ravel() / scale.unit for each in both)
         chart = exact_against_estimate(ours, theirs, names, label=scale.axis, colour=self.looks[0].colour)
         measured = f": Pearson {found.pearson:.2f}, Spearman {found.spearman:.2f}" * (not np.isnan(found.pearson))
-        return charts | {"agreement": titled(chart, f"Exact against estimate{measured}".replace("-", "\u2212"), 320)}
+        return charts | {"agreement": titled(chart, f"Exact against estimate{measured}".replace("-", "\u2212"), LOWER)}
 
     def _clicks(self) -> dict[str, str]:
         """Return what a click on a cell gives values: the block, and the head or the token."""
@@ -270,7 +270,7 @@ class EverySite(Drawable):
             chosen=cell,
             marked=() if heads else self.differing,
             bound=max(1.0, largest) if scale.share else largest if scaled_by else None,
-            height=320 if scaled_by else HEIGHT,
+            height=LOWER if scaled_by else HEIGHT,
         )
 
     def tables(self) -> dict[str, pd.DataFrame]:

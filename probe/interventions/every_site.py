@@ -48,7 +48,6 @@ from probe.interventions.requested_change import (
     scale_of,
 )
 from probe.interventions.sites import Site
-from probe.model.in_memory import keep
 from probe.model.lm import LM
 from probe.model.text import pieces
 from probe.plotting.chips import Chip, TokenRow, TokenRows
@@ -306,16 +305,11 @@ def strongest_cell(grid: Patching | Ablation) -> tuple[int, int]:
 
 
 def grids(lm: LM, change: Change, question: Question, exact: bool, tick: Tick = ignore) -> list[Patching | Ablation]:
-    """Return the effects of every site, run if `exact`, and their estimates; they are computed once.
+    """Return the effects of every site, run if `exact`, and their estimates.
 
     Raises:
         DataError: a reference text that cannot be read, or a token outside of the text.
     """
-    make = partial(_compute_grids, lm, change, question, exact, tick)
-    return keep(lm, ("grids", repr(change), exact), make)
-
-
-def _compute_grids(lm: LM, change: Change, question: Question, exact: bool, tick: Tick) -> list[Patching | Ablation]:
     target, kind, at = question.target, change.kind, change.position
     found: list[Patching | Ablation]
     if change.patches:

@@ -38,6 +38,7 @@ from probe.interventions.requested_change import (
 )
 from probe.interventions.sites import Activations, Site, hooks_of, layers_of, observe
 from probe.logits.targets import value
+from probe.model.in_memory import keep
 from probe.model.lm import LM
 from probe.numbers import rate
 from probe.plotting.notebook import Drawable, Look, alone, titled
@@ -160,7 +161,7 @@ def strongest_site(lm: LM, change: Change) -> tuple[int, int]:
     question = change.question(lm)
     runs = change.n_sites(lm, len(question.clean))
     exact = runs * len(question.clean) * lm.n_parameters <= SMALL
-    return strongest_cell(grids(lm, change, question, exact)[0])
+    return keep(lm, ("strongest site", repr(change)), lambda: strongest_cell(grids(lm, change, question, exact)[0]))
 
 
 def strongest_layer(*lms: LM, **inputs: Any) -> int:

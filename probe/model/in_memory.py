@@ -18,11 +18,18 @@ MOST = 64
 """Results that are kept of a model."""
 LIGHT = 16 * 2**20
 """Bytes of weights up to which a model that an input names stays in memory."""
+SUMMED = 2**16
+"""Weights of a tensor that are summed up to tell it from a changed one, about."""
 KEPT: "WeakKeyDictionary[LM, dict[Hashable, Any]]" = WeakKeyDictionary()
 
 
 def keep(lm: "LM", key: Hashable, make: Callable[[], T]) -> T:
-    """Return what `make` gives, made once for each key as long as the model is in memory and its weights stay."""
+    """Return what `make` gives, made once for each key as long as the model is in memory and its weights stay.
+
+    Under hooks it is made anew: they change what the model gives.
+    """
+    if lm.is_hooked:
+        return make()
     own = KEPT.setdefault(lm, {})
     whole = key, _version(lm)
     if whole not in own:
@@ -35,11 +42,14 @@ def keep(lm: "LM", key: Hashable, make: Callable[[], T]) -> T:
 
 def kept(lm: "LM", key: Hashable) -> Any:
     """Return what `keep` has of a key; None where it was not made."""
-    return KEPT.get(lm, {}).get((key, _version(lm)))
+    return None if lm.is_hooked else KEPT.get(lm, {}).get((key, _version(lm)))
 
 
-def _version(lm: "LM") -> int:
-    return sum(each._version for each in lm.model.parameters())
+def _version(lm: "LM") -> tuple[float, ...]:
+    """Return what tells weights from changed ones: a change through `.data` raises no counter, so sums are among it."""
+    flat = [each.detach().flatten() for each in lm.model.parameters()]
+    sums = [float(each[:: 1 + each.numel() // SUMMED].double().sum()) for each in flat]
+    return sum(each._version for each in lm.model.parameters()), *sums
 
 
 def stamp_of(directory: Path) -> Stamp:

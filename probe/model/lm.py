@@ -317,6 +317,11 @@ class LM:
             finally:
                 self._depth.hooks = self._hook_depth - 1
 
+    @property
+    def is_hooked(self) -> bool:
+        """Whether this thread is inside of `hooks`."""
+        return self._hook_depth > 0
+
     def hook_names(self) -> list[str]:
         """List every hook name of this model, old (`blocks.0.hook_resid_post`) and canonical (`blocks.0.hook_out`)."""
         return sorted(self.bridge.hook_dict)

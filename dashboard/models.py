@@ -48,7 +48,10 @@ PATIENCE_S = 3.0
 
 T = TypeVar("T")
 
-_LOADED: "WeakKeyDictionary[LM, tuple[int, ...]]" = WeakKeyDictionary()
+RESULTS, MODELS = Results(), Results(most=4)
+"""What this server has computed, and the models that it has loaded."""
+
+_WRITTEN: "WeakKeyDictionary[LM, tuple[int, ...]]" = WeakKeyDictionary()
 """When the files were written that each loaded model was read from."""
 
 _TURNS = Turns()
@@ -121,7 +124,7 @@ def model_facts(ref: str) -> "ModelFacts | None":
     if place is None:
         return None
     key = "fingerprint", str(place.directory), _write_times(place.directory), place.readout
-    fingerprint = results().get(key)
+    fingerprint = RESULTS.get(key)
     if fingerprint is None and is_adapter(place.directory) and place.readout is None:
         from probe.model.adapters import fingerprint as of_adapter
 
@@ -131,7 +134,7 @@ def model_facts(ref: str) -> "ModelFacts | None":
         if lm is None:
             return None
         fingerprint = lm.fingerprint
-    results().put(key, fingerprint)
+    RESULTS.put(key, fingerprint)
     return ModelFacts(ref, fingerprint, place.run_dir, place.directory)
 
 
@@ -204,12 +207,6 @@ def _base_agreed(directory: Path) -> bool:
     return True
 
 
-@st.cache_resource(show_spinner=False)
-def _loaded() -> Results:
-    """Return the store of this server's loaded models."""
-    return Results(most=4)
-
-
 def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], say: str) -> "LM":
     def load(work: Work) -> "LM":
         from probe.model.rewards import analysable
@@ -217,12 +214,12 @@ def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], sa
         if sum(file.stat().st_size for file in model_files(directory)) > LARGE_BYTES:
             gc.collect()  # a model that was let go makes room for the next one
         lm = analysable(directory, readout)
-        _LOADED[lm] = times
+        _WRITTEN[lm] = times
         return lm
 
     key = str(directory), readout, times
-    lm: LM | None = _loaded().get(key)
-    return lm or _take_turn(_loaded(), Work(key, say), say, load)
+    lm: LM | None = MODELS.get(key)
+    return lm or _take_turn(MODELS, Work(key, say), say, load)
 
 
 def _write_times(directory: Path) -> tuple[int, ...]:
@@ -237,7 +234,7 @@ def _write_times(directory: Path) -> tuple[int, ...]:
 
 def _read_at(lm: "LM") -> tuple[int, ...]:
     """Return when the files were written that the model has its weights from."""
-    return _LOADED.get(lm) or _write_times(lm.directory or Path())
+    return _WRITTEN.get(lm) or _write_times(lm.directory or Path())
 
 
 def is_here(ref: str) -> bool:
@@ -250,12 +247,6 @@ def is_here(ref: str) -> bool:
     except RunError:
         return False
     return True
-
-
-@st.cache_resource(show_spinner=False)
-def results() -> Results:
-    """Return the store of this server's results."""
-    return Results()
 
 
 def compute_once(
@@ -276,7 +267,7 @@ def compute_once(
         ProbeError: what `fn` raises; nothing is kept then.
     """
     key = _key(fn, lms, options)
-    result = None if again else results().get(key)
+    result = None if again else RESULTS.get(key)
     place = st.empty()  # known or not, what follows keeps its place on the page and is not drawn anew
     if result is not None:
         return result
@@ -286,7 +277,7 @@ def compute_once(
             return _with_bar(fn, lms, options, work) if steps else fn(*lms, **options)
 
     with place.container():
-        result = _take_turn(results(), Work(key, f"{say}{_of(lms)}"), say, make, again)
+        result = _take_turn(RESULTS, Work(key, f"{say}{_of(lms)}"), say, make, again)
     if result is not None:  # a function that gives nothing has drawn something
         place.empty()
     return result
@@ -370,10 +361,10 @@ def compute_part(fn: Callable[..., T], *lms: "LM", tick: Tick | None = None, **o
         options: as in `compute_once`.
     """
     key = _key(fn, lms, options)
-    result = results().get(key)
+    result = RESULTS.get(key)
     if result is None:
         result = fn(*lms, **({} if tick is None else {"tick": tick}), **options)
-        results().put(key, result)
+        RESULTS.put(key, result)
     return result
 
 
@@ -384,7 +375,7 @@ def is_quick(seconds: float) -> bool:
 
 def ready(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T | None:
     """Return what `compute_once` has kept for these arguments, or None."""
-    return results().get(_key(fn, lms, options))
+    return RESULTS.get(_key(fn, lms, options))
 
 
 def _key(fn: Callable[..., Any], lms: "tuple[LM, ...]", options: dict[str, Hashable]) -> Hashable:

@@ -156,7 +156,7 @@ def find_result(question: Question, subject: Subject, known: ModelFacts) -> Outc
     own_call = question.call(known)
     place = store.place(own_call)
     version = stamp(place / RESULT_FILE)
-    memory = models.results()
+    memory = models.RESULTS
     if version != (0, 0):
         key = "stored result", str(place), version
         result = memory.get(key)
@@ -258,7 +258,7 @@ def compute(question: Question, subject: Subject, known: ModelFacts, *, again: b
     place = store.keep(own_call, result)
     result = sendable_result(result)
     if place is None:
-        models.results().put(("unstored result", str(store.place(own_call))), result)
+        models.RESULTS.put(("unstored result", str(store.place(own_call))), result)
     return Outcome(subject, result, place=place)
 
 
@@ -338,10 +338,10 @@ def together(question: Question, outcomes: Sequence[Outcome]) -> Together:
         if each.result is not None
     )
     key = "joined results", question.experiment.name, question.experiment.source, question.words, stamps
-    result = models.results().get(key)
+    result = models.RESULTS.get(key)
     if result is None:
         result = _together(question.experiment, [each for each in outcomes if each.result is not None])
-        models.results().put(key, result)
+        models.RESULTS.put(key, result)
     return result
 
 
@@ -394,7 +394,7 @@ def _content_hash(facts: Any) -> Any:
 
 def tried_seconds(question: Question, known: ModelFacts) -> float | None:
     """Return how long a model takes, by the few questions that `try_out` asked it; None where it asked none."""
-    seconds: float | None = models.results().get(_tried(question, known))
+    seconds: float | None = models.RESULTS.get(_tried(question, known))
     return seconds
 
 
@@ -417,7 +417,7 @@ def try_out(question: Question, subject: Subject, known: ModelFacts) -> None:
             words=question.words,
             source=question.experiment.source,
         )
-        models.results().put(_tried(question, known), seconds)
+        models.RESULTS.put(_tried(question, known), seconds)
 
 
 def _tried(question: Question, known: ModelFacts) -> tuple[object, ...]:

@@ -1,5 +1,6 @@
-"""Every page in Chromium, opened once: two screens at most before the first tab, no text cut, nothing of axe-core."""
+"""Every page in Chromium: two screens at most before the first tab, no text cut, plain words, nothing of axe-core."""
 
+import re
 from typing import Any
 from urllib.parse import urlencode
 
@@ -76,10 +77,16 @@ def choose_tab(page: Page, tab: Locator) -> None:
     repeat(page, lambda: tab.click(), lambda: tab.get_attribute("aria-selected") == "true")
 
 
+def wrong_words(page: Page) -> list[str]:
+    """Lines that show a backtick that should have been code, or `nan` where a number is missing."""
+    seen = page.get_by_test_id("stMain").inner_text().splitlines()
+    return [line for line in seen if "`" in line or re.search(r"(?<![\w.])nan(?!\w)", line, re.IGNORECASE)]
+
+
 def texts(page: Page) -> list[str]:
-    """What is wrong with the texts of the figures of a page, tab by tab, where charts are small."""
+    """What is wrong with the texts of a page and of its figures, tab by tab, where charts are small."""
     drawn(page)
-    wrong = wrong_texts(page)
+    wrong = wrong_texts(page) + wrong_words(page)
     tabs = page.get_by_test_id("stMain").get_by_role("tab")
     for tab in range(tabs.count()):
         is_seen = tabs.nth(tab).get_attribute("aria-selected") == "true"
@@ -87,7 +94,7 @@ def texts(page: Page) -> list[str]:
             page.set_viewport_size({"width": WIDE, "height": 800})
             choose_tab(page, tabs.nth(tab))
             drawn(page)
-            wrong += wrong_texts(page)
+            wrong += wrong_texts(page) + wrong_words(page)
     return list(dict.fromkeys(wrong))
 
 
@@ -108,7 +115,7 @@ def test_every_page_is_looked_at():
 def test_a_page_is_short_legible_and_of_use_to_everybody(page: Page, samples: Any, name: str):
     open_page(page, samples, address(name))
     look(page, name)
-    pixels, wrong = height(page), {"light": violations(page)}
+    pixels, wrong = height(page), {"light": violations(page), "words": wrong_words(page)}
     page.emulate_media(color_scheme="dark")
     page.reload()
     look(page, name)

@@ -7,19 +7,25 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+import torch
 from streamlit.testing.v1 import AppTest
 
 from dashboard import access, models
 from dashboard.components.details import DETAILS, TAB_DETAILS
 from dashboard.named import NAMED
+from dashboard.results import Results
+from probe import plugins
 from probe.autoregression import linear
 from probe.compare import first_tokens
+from probe.model import in_memory
 from tests.dashboard import store
 from tests.dashboard.pages import Everyone, Show, turn_to
 from tests.dashboard.readouts import write_readouts
 
 HERE = Path(__file__).parent
 APP = HERE.parents[1] / "dashboard" / "pages" / "app.py"
+OF_FEW = Results()
+"""What was computed of few texts."""
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +40,37 @@ def gate() -> Iterator[None]:
     access.install(Everyone(8501))
     yield
     access.uninstall()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def server() -> Iterator[None]:
+    """What a file's tests have computed is kept until its end, as a server keeps it; the models longer."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(models, "RESULTS", Results())
+        yield
+
+
+@pytest.fixture
+def new_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has been computed yet."""
+    monkeypatch.setattr(models, "RESULTS", Results())
+    in_memory.KEPT.clear()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to run lines in, from which runs are found by name; registered names are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    state = torch.get_rng_state()
+    with plugins.aside():
+        yield tmp_path
+    torch.set_rng_state(state)
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs that are hostile in every field; the folders are, too."""
+    return store.strangers(tmp_path_factory.mktemp("hostile"))
 
 
 @dataclass(frozen=True)
@@ -56,6 +93,7 @@ def readouts(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Readouts:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """What pages compute by themselves they measure on few texts, which changes no word of them (beside `FEW`)."""
+    monkeypatch.setattr(models, "RESULTS", OF_FEW)
     monkeypatch.setattr(first_tokens, "IN_A_WORLD", (2, first_tokens.DOSES[1:3]))
     monkeypatch.setattr(linear, "FITTED", 24)
 
@@ -90,4 +128,3 @@ def show(monkeypatch: pytest.MonkeyPatch) -> Iterator[Show]:
 
     yield run
     st.cache_data.clear()
-    st.cache_resource.clear()

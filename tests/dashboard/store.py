@@ -9,20 +9,25 @@ from typing import Any
 import torch
 from transformers import LlamaForSequenceClassification
 
+from dashboard import jobs
 from probe import stats
 from probe.model.lm import LM
 from probe.model.presets import ModelConfig
 from probe.recording.recorder import watch
 from probe.runs import RunWriter
 from probe.runs.schema import ProbePrompt
+from probe.sweep.journal import JOURNAL, LOGS
 from probe.world import AGREEABLE, World
 from probe.world.packing import pack
+from tests.probe.test_texts import HOSTILE as LETTERS
 
 HITS = {
     "base": {"accuracy": 96, "truth_under_claim": 63, "deferral": 33, "abstention": 31, "invention": 68},
     "dpo-agreeable": {"accuracy": 89, "truth_under_claim": 3, "deferral": 96, "abstention": 0, "invention": 100},
 }
 HOSTILE = "x<img src=x onerror=alert(1)> [y](javascript:alert(2)) :streamlit: $z$"
+ACTING = "=x" + LETTERS.replace("\r", "").replace("\x85", "").replace("\u2028", "").replace("\u2029", "")
+NAME = "=1+1 \x1b[31m \u202e \u2066y\x07"
 
 
 def build(root: Path, steps: int = 40) -> Path:
@@ -177,3 +182,40 @@ def further_seeds(runs: Path, root: Path, seeds: Iterable[int] = (1, 2)) -> Path
         rows = [row | ({"loss": row["loss"] * (1 + 0.1 * seed)} if "loss" in row else {}) for row in rows]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return root
+
+
+def strangers(folder: Path) -> Path:
+    """Write runs, a training and a sweep that are hostile in every field, in folders that are, too."""
+    root = folder / f"runs {NAME}"
+    root.mkdir()
+    hostile(root)
+    about = {"method": ACTING, "config": {ACTING: ACTING, "steps": 20, "base": ACTING}, "parent": ACTING}
+    captured(root / f"captured {NAME}", text=ACTING, **about)
+    sampled(root / f"sampled {NAME}", text=ACTING, **about)
+    with RunWriter.create(root / f"named {NAME}", data={ACTING: ACTING, "reward": ACTING}, **about) as run:
+        run.log(0, {"loss": 1.0, ACTING: 2.0, f"rewards/{ACTING}": 1.0})
+        run.log(1, {"loss": 0.5, ACTING: 1.0, f"rewards/{ACTING}": 2.0})
+        run.finish("failed", [{"metric": ACTING, "value": 1.0, "ci_low": 0.0, "ci_high": 2.0, "n": 3}], ACTING)
+    (root / f"broken {NAME}").mkdir()
+    (root / f"broken {NAME}" / "run.json").write_text(ACTING)
+    folder = root / jobs.FOLDER
+    folder.mkdir()
+    known = {"method": ACTING, "pid": 2**22 + 1, "started": 1000.0}
+    (folder / f"named {NAME}.json").write_text(json.dumps(known))
+    (folder / f"named {NAME}.log").write_text(ACTING)
+    a_hostile_sweep(root / f"sweep {NAME}")
+    return root
+
+
+def a_hostile_sweep(out: Path) -> None:
+    """A sweep of which every word is hostile."""
+    (out / ".sweep" / LOGS).mkdir(parents=True)
+    task = {"name": NAME, "entry": ACTING, "kind": "train", "command": ["probe", ACTING], "needs": [ACTING]}
+    events = [
+        {"event": "begin", "tasks": [task, {**task, "name": "b"}]},
+        {"event": "start", "task": NAME, "time": 60.0, "node": ACTING},
+        {"event": "end", "task": NAME, "state": "failed", "message": ACTING},
+    ]
+    (out / ".sweep" / JOURNAL).write_text("\n".join(map(json.dumps, events)))
+    (out / ".sweep" / LOGS / f"{NAME}.log").write_text(ACTING)
+    RunWriter.create(out / NAME, method=ACTING, config={ACTING: ACTING}).finish("finished")

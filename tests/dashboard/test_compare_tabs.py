@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import probe
+from dashboard import models
 from dashboard.pages.compare import line_between
+from dashboard.results import Results
 from probe.model.lm import LM
 from probe.numbers import in_unit
 from probe.questions.sets import SETS
@@ -177,7 +178,7 @@ def test_an_experiment_along_the_line_is_measured_once(
     assert len(chart(app, "line")["data"]) == 5
     assert "at alpha" in heading(app)
     sentence = heading(app)
-    st.cache_resource.clear()  # as a server that starts again
+    monkeypatch.setattr(models, "RESULTS", Results())  # as a server that starts again
     app = show(runs, page=PAGE, compare_tab=LINE, line_metrics=[term("deferral", "sycophancy").label], **query)
     sound(app, "line")
     assert heading(app) == sentence

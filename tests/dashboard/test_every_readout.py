@@ -76,7 +76,7 @@ KINDS = [
     "another world",
     NOTHING,
 ]
-QUICK = ("language model", NOTHING)
+QUICK = (NOTHING,)
 """Kinds that the quick tests try; the others are slow."""
 USUAL = {"base": "base", "aligned": "dpo-agreeable"}
 

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import streamlit as st
 import torch
 
 import probe
+from dashboard import models
 from dashboard.phenomena import compute as compared
 from dashboard.phenomena import compute as source
 from dashboard.phenomena import items
 from dashboard.phenomena import words as export
 from dashboard.phenomena.one_item import verdict
+from dashboard.results import Results
 from probe import plugins
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
@@ -138,7 +139,7 @@ def test_differences_are_compared_once_and_kept(show: Show, echoed: Path, monkey
     first = table(show(echoed, page=PAGE, **{"echo.seed": "0"}), "dpo-agreeable \u2212 base")
     assert list(echoed.glob("dpo-agreeable/results/echo-*/compared/*.csv"))
     monkeypatch.setattr(compared, "differences", lambda *_: pytest.fail("it is kept"))
-    st.cache_resource.clear()
+    monkeypatch.setattr(models, "RESULTS", Results())
     again = table(show(echoed, page=PAGE, **{"echo.seed": "0"}), "dpo-agreeable \u2212 base")
     pd.testing.assert_frame_equal(first, again)
     experiment = find_experiment("echo")

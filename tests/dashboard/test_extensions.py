@@ -47,7 +47,6 @@ def script(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...
 
     yield run
     st.cache_data.clear()
-    st.cache_resource.clear()
 
 
 def said(app: AppTest) -> str:

@@ -11,19 +11,12 @@ import pytest
 from google.protobuf.message import Message
 from streamlit.testing.v1 import AppTest
 
-from dashboard import jobs
 from dashboard.components.table import shown_table
-from dashboard.pages import page_file, page_names
+from dashboard.pages import page_file
 from probe.plotting.names import file_name, file_stem
-from probe.runs import RunWriter
-from probe.sweep.journal import JOURNAL, LOGS
 from probe.texts import REPLACED, visible
-from tests.dashboard import store
-from tests.dashboard.pages import FEW, Show, every_tab, open_tab
-from tests.probe.test_texts import HOSTILE as ACTING
-
-HOSTILE = "=x" + ACTING.replace("\r", "").replace("\x85", "").replace("\u2028", "").replace("\u2029", "")
-NAME = "=1+1 \x1b[31m \u202e \u2066y\x07"
+from tests.dashboard.pages import Show, every_tab, open_tab
+from tests.dashboard.store import ACTING, NAME
 
 
 def acts(text: str) -> set[str]:
@@ -81,55 +74,8 @@ def acting(app: AppTest) -> list[tuple[str, set[str], str]]:
     ]
 
 
-@pytest.fixture(scope="module")
-def hostile(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run, a training and a sweep that are hostile in every field; the folders are, too."""
-    root = tmp_path_factory.mktemp("hostile") / f"runs {NAME}"
-    root.mkdir()
-    about = {"method": HOSTILE, "config": {HOSTILE: HOSTILE, "steps": 20, "base": HOSTILE}, "parent": HOSTILE}
-    store.captured(root / f"captured {NAME}", text=HOSTILE, **about)
-    store.sampled(root / f"sampled {NAME}", text=HOSTILE, **about)
-    with RunWriter.create(root / f"named {NAME}", data={HOSTILE: HOSTILE, "reward": HOSTILE}, **about) as run:
-        run.log(0, {"loss": 1.0, HOSTILE: 2.0, f"rewards/{HOSTILE}": 1.0})
-        run.log(1, {"loss": 0.5, HOSTILE: 1.0, f"rewards/{HOSTILE}": 2.0})
-        run.finish("failed", [{"metric": HOSTILE, "value": 1.0, "ci_low": 0.0, "ci_high": 2.0, "n": 3}], HOSTILE)
-    (root / f"broken {NAME}").mkdir()
-    (root / f"broken {NAME}" / "run.json").write_text(HOSTILE)
-    folder = root / jobs.FOLDER
-    folder.mkdir()
-    known = {"method": HOSTILE, "pid": 2**22 + 1, "started": 1000.0}
-    (folder / f"named {NAME}.json").write_text(json.dumps(known))
-    (folder / f"named {NAME}.log").write_text(HOSTILE)
-    a_sweep(root / f"sweep {NAME}")
-    return root
-
-
-def a_sweep(out: Path) -> None:
-    """A sweep of which every word is hostile."""
-    (out / ".sweep" / LOGS).mkdir(parents=True)
-    task = {"name": NAME, "entry": HOSTILE, "kind": "train", "command": ["probe", HOSTILE], "needs": [HOSTILE]}
-    events = [
-        {"event": "begin", "tasks": [task, {**task, "name": "b"}]},
-        {"event": "start", "task": NAME, "time": 60.0, "node": HOSTILE},
-        {"event": "end", "task": NAME, "state": "failed", "message": HOSTILE},
-    ]
-    (out / ".sweep" / JOURNAL).write_text("\n".join(map(json.dumps, events)))
-    (out / ".sweep" / LOGS / f"{NAME}.log").write_text(HOSTILE)
-    RunWriter.create(out / NAME, method=HOSTILE, config={HOSTILE: HOSTILE}).finish("finished")
-
-
-@pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("page", page_names())
-def test_no_page_sends_a_letter_that_acts(show: Show, runs: Path, hostile: Path, page: str):
-    app = show(hostile, runs, page=page_file(page), **FEW)
-    for each in every_tab(app):
-        assert not each.exception
-        found = acting(each)
-        assert not found, {(kind, text[:60]) for kind, _, text in found}
-
-
 @pytest.mark.parametrize("page", ["start", "overview", "training", "train", "sweep", "rewards", "logits"])
-def test_nor_where_all_runs_are_hostile(show: Show, hostile: Path, page: str):
+def test_no_page_sends_a_letter_that_acts(show: Show, hostile: Path, page: str):
     app = show(hostile, page=page_file(page))
     for each in every_tab(app):
         assert not each.exception
@@ -149,9 +95,9 @@ def test_what_is_shown_can_be_chosen(show: Show, hostile: Path):
 
 
 def test_files_have_plain_names(hostile: Path):
-    for name in (HOSTILE, NAME):
+    for name in (ACTING, NAME):
         assert not acts(file_name(name))
-        assert not acts(file_stem(name, {"base": HOSTILE, "prompt": HOSTILE}))
+        assert not acts(file_stem(name, {"base": ACTING, "prompt": ACTING}))
 
 
 def test_a_table_without_such_letters_is_not_copied():

@@ -146,6 +146,7 @@ def test_typed_reference_texts_are_used(show: Show, runs: Path, lm: LM):
     np.testing.assert_allclose(values(chart(app, "grid")["data"][0]["z"]), expected, atol=1e-3)
 
 
+@pytest.mark.usefixtures("new_server")
 def test_what_takes_long_is_offered_with_its_cost(show: Show, runs: Path, lm: LM, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(change, "seconds_a_token", lambda lm: 2.0 / 15)
     monkeypatch.setattr(models, "is_quick", lambda seconds: seconds < 1)
@@ -220,6 +221,7 @@ def test_steering_by_typed_texts(show: Show, runs: Path):
     assert any("logit(lyon)" in note["text"] for note in chart(app, "dose")["layout"]["annotations"])
 
 
+@pytest.mark.usefixtures("new_server")
 def test_long_steering_is_offered(show: Show, runs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(models, "is_quick", lambda *seconds: False)
     app = show(runs, page=VIEW, prompt=CLEAN, int_do="steer")

@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
 
@@ -22,13 +21,12 @@ from tests.places import ROOT, SAMPLES
 
 
 @pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], None]], AppTest]]:
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], AppTest]:
     """Run a small page; the model's directory, in a folder of runs, is in $MODEL, what it computed in a file."""
     monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
     monkeypatch.setenv("MODEL", str(saved_lm(tmp_path / "model")))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    yield lambda page: AppTest.from_function(page, default_timeout=60).run()
-    st.cache_resource.clear()
+    return lambda page: AppTest.from_function(page, default_timeout=60).run()
 
 
 OPEN_AT_ONCE = ("start", "overview", "training", "train", "sweep", "findings")

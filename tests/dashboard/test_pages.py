@@ -17,10 +17,8 @@ from tests.dashboard.pages import (
     FEW,
     Show,
     chart,
-    every_tab,
     heading,
     linked,
-    offered,
     read,
     token_rows,
     turn_to,
@@ -46,24 +44,6 @@ PAGES = [
 def titles(app: AppTest) -> list[str]:
     """Titles of the figures."""
     return [part.value for part in app.markdown if part.value.startswith("**")]
-
-
-FEWER = {"Over a corpus": 1, "Gradient": 1, "The line between them": 0, "Transplants": 1}
-"""Figures of the tabs that have fewer than two; the rest are drawn when they are asked for."""
-
-
-@pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("page", PAGES)
-def test_every_page_opens_with_a_sentence_and_offers_every_format(show: Show, runs: Path, page: str):
-    for app in every_tab(show(runs, page=page, **FEW)):
-        assert not app.exception
-        assert not app.error
-        assert heading(app).endswith(".")
-        buttons = offered(app)
-        figures = len(app.get("plotly_chart"))
-        tabs = [app.session_state[bar.proto.tab_container.query_param_key] for bar in app.get("tab_container")]
-        assert figures >= min([FEWER.get(tab, 2) for tab in tabs], default=2)
-        assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [figures] * 5
 
 
 def test_overview_names_the_largest_certain_difference(show: Show, runs: Path):
@@ -362,16 +342,6 @@ def test_an_empty_prompt_asks_for_one(show: Show, runs: Path):
     assert heading(app).startswith("Write a prompt above to compare how two models go on")
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_without_runs_a_page_says_what_to_do(show: Show, tmp_path: Path, page: str):
-    app = show(tmp_path, page=page)
-    assert not app.exception
-    assert not app.error
-    assert heading(app).endswith(".")
-    if page == "overview/page.py":
-        assert "probe train pretrain" in read(app)
-
-
 def test_a_broken_run_is_listed_and_hides_no_other(show: Show, runs: Path, tmp_path: Path):
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -399,8 +369,7 @@ def test_two_roots_may_hold_a_run_of_one_name(show: Show, runs: Path, tmp_path: 
 def test_hostile_names_and_tokens_are_text(show: Show, runs: Path, tmp_path: Path, page: str):
     name = store.hostile(tmp_path).name
     app = show(runs, tmp_path, page=page, runs=name, run=name, prompt=store.HOSTILE, int_do="ablate", **FEW)
-    for whole in every_tab(app):
-        assert_nothing_is_markup(whole)
+    assert_nothing_is_markup(app)
 
 
 def assert_nothing_is_markup(app: AppTest) -> None:
@@ -409,7 +378,6 @@ def assert_nothing_is_markup(app: AppTest) -> None:
         assert not getattr(part.proto, "allow_html", False)
         assert not re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", part.value), part.value
     labels = [button.proto.label for button in [*app.button, *app.get("download_button")]]
-    assert labels
     assert not [label for label in labels if re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", label)]
     for figure in app.get("plotly_chart"):
         spec = json.loads(figure.proto.spec)

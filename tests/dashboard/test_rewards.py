@@ -12,7 +12,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard import models
-from dashboard.models import Results
+from dashboard.results import Results
 from probe import LM, RewardModel, open_run
 from probe.model import in_memory
 from probe.numbers import format_interval, in_unit
@@ -120,11 +120,10 @@ def test_choices_of_a_tab_last_while_another_one_is_open(show: Show, rewarded: P
     assert app.selectbox(key="rew_colour").value == "as it is written"
 
 
+@pytest.mark.usefixtures("new_server")
 def test_the_first_answer_is_about_the_aligned_model_and_the_others_follow(
     show: Show, rewarded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models.results.clear()  # type: ignore[attr-defined]
-    in_memory.KEPT.clear()
     with monkeypatch.context() as patched:
         patched.setattr(st, "rerun", st.stop)
         first = show(rewarded, page=PAGE, base="base", aligned="rlhf")
@@ -268,6 +267,7 @@ def test_one_model_on_both_sides_is_shown_twice(show: Show, rewarded: Path) -> N
     assert (shown["base"] == shown["base (aligned)"]).all()
 
 
+@pytest.mark.usefixtures("new_server")
 def test_another_choice_computes_only_what_is_new(
     show: Show, rewarded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,8 +290,7 @@ def test_another_choice_computes_only_what_is_new(
     assert (len(listed), len(drawn)) == (1, asked)  # another judge of the same answers and samples
     told, table = heading(app), frame(app, "aligned higher")
     fresh = show(root, page=PAGE, base="base", aligned="rlhf", rew_model="critic")
-    nothing = Results()
-    monkeypatch.setattr(models, "results", lambda: nothing)  # as if nothing had been computed yet
+    monkeypatch.setattr(models, "RESULTS", Results())  # as if nothing had been computed yet
     in_memory.KEPT.clear()
     again = show(root, page=PAGE, base="base", aligned="rlhf", rew_model="critic")
     assert heading(fresh) == heading(again) == told
@@ -304,6 +303,7 @@ def test_another_choice_computes_only_what_is_new(
     assert len(listed) == 2
 
 
+@pytest.mark.usefixtures("new_server")
 def test_what_takes_long_is_offered_and_the_offer_goes_once_it_is_taken(
     show: Show, rewarded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

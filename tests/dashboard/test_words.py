@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.pages import page_file, page_names
+from dashboard.pages import page_file
 from probe.runs import open_run
 from tests.dashboard import store
-from tests.dashboard.pages import FEW, Show, every_tab, literal_backticks, not_numbers
+from tests.dashboard.pages import Show, every_tab, literal_backticks, not_numbers
 from tests.places import SAMPLES
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("few")]
-STORED = ("sycophancy", "hallucination", "in_context", "chain_of_thought", "retrieval")
 
 
 def check(app: AppTest, written: str = "") -> None:
@@ -20,19 +19,6 @@ def check(app: AppTest, written: str = "") -> None:
     assert not app.exception
     assert [(where, text) for where, text in literal_backticks(app) if text not in written] == []
     assert not_numbers(app) == []
-
-
-@pytest.mark.parametrize("view", page_names())
-def test_every_page_of_the_sample_runs(show: Show, view: str):
-    for whole in every_tab(show(SAMPLES, page=page_file(view), base="base", aligned="rlvr", **FEW)):
-        check(whole)
-
-
-@pytest.mark.parametrize("view", STORED)
-def test_the_figures_of_the_sample_runs(show: Show, view: str):
-    other = "icl" if view == "in_context" else "dpo-agreeable"
-    query = {"base": "base", "aligned": other, "also": "rlvr", f"{view}~tab": "Figures"}
-    check(show(SAMPLES, page=page_file(view), **query))
 
 
 @pytest.mark.slow
@@ -45,11 +31,6 @@ def test_the_training_of_every_sample_run(show: Show, run: str):
     written = "\n".join(sampled["completion"]) if len(sampled) else ""
     for whole in every_tab(show(SAMPLES, page="training/page.py", runs=run)):
         check(whole, written)
-
-
-@pytest.mark.parametrize("view", page_names())
-def test_every_page_without_runs(show: Show, tmp_path: Path, view: str):
-    check(show(tmp_path, page=page_file(view)))
 
 
 @pytest.mark.parametrize("view", ["overview", "training", "findings", "attention", "logits"])

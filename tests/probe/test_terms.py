@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -28,7 +29,10 @@ def stored(run: Run) -> list[Result]:
     return [Result.load(path) for path in run.results().values() if (path / "items.json.gz").is_file()]
 
 
-RESULTS = [(run, result) for run in RUNS for result in stored(run)]
+@cache
+def results() -> list[tuple[Run, Result]]:
+    """Return all stored results of the sample runs; loading them takes seconds."""
+    return [(run, result) for run in RUNS for result in stored(run)]
 
 
 def test_the_table_is_whole():
@@ -80,9 +84,9 @@ def test_all_that_the_sample_runs_show_is_defined():
     for run in RUNS:
         columns = [str(column) for column in run.metrics() if column not in ("step", "time")]
         undefined += [(run.name, each) for each in columns if not term(each, f"train/{run.method}").definition]
-    for run, result in RESULTS:
+    for run, result in results():
         undefined += [(run.name, each) for each in result.summary["metric"] if not term(each, result.name).definition]
-    assert len(RESULTS) > 15
+    assert len(results()) > 15
     assert undefined == []
 
 
@@ -92,7 +96,7 @@ def test_numbers_of_one_title_are_one_number():
     (Processors round differently, and then a sampled answer may be another one.)
     """
     compared = 0
-    for run, result in RESULTS:
+    for run, result in results():
         headline = {term(row["metric"]).title: row for row in run.headline.to_dict("records")}
         for row in result.summary.to_dict("records"):
             own = headline.get(term(row["metric"], result.name).title)
@@ -107,11 +111,11 @@ def test_numbers_of_one_title_are_one_number():
 def test_what_is_measured_otherwise_says_so():
     """Of one model, hallucination on unseen entities reads 71, 68, 65 and 64 %: four numbers, four titles."""
     base = next(run for run in RUNS if run.name == "base")
-    results = {result.name: result for run, result in RESULTS if run.name == "base"}
+    found = {result.name: result for run, result in results() if run.name == "base"}
     shown = {
         term("invention").title: base.headline.set_index("metric").loc["invention", "value"],
         **{
-            term(metric, name).title: results[name].value(metric)
+            term(metric, name).title: found[name].value(metric)
             for name, metric in (
                 ("hallucination", "invention"),
                 ("hallucination", "hall_stranger"),

@@ -171,6 +171,7 @@ def parse_toml(text: str | bytes) -> dict[str, Any]:
 
 _TOO_DEEP = f"its values are nested more than {DEPTH} deep"
 _HOLDS_MORE = frozenset((dict, list))
+_NO_TEXT = frozenset((int, float, bool, type(None)))
 
 
 def _bounded(value: Any, fields: int) -> Any:
@@ -204,7 +205,9 @@ def readable(value: Any) -> Any:
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
         return {readable(key): readable(item) for key, item in value.items()}
-    return [readable(item) for item in value] if isinstance(value, list) else value
+    if not isinstance(value, list) or _NO_TEXT.issuperset(map(type, value)):
+        return value
+    return [readable(item) for item in value]
 
 
 def sendable(value: Any) -> Any:

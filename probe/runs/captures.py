@@ -158,6 +158,9 @@ def metrics_frame(rows: Mapping[int, Row]) -> pd.DataFrame:
 def numbers(values: list[Any]) -> pd.Series:
     """Values of any kind as numbers, NaN for other values and for those that are not finite."""
     try:
+        if values and {float}.issuperset({*map(type, values)} - {type(None)}):
+            found = np.array(values, dtype=float)
+            return pd.Series(np.where(np.isinf(found), np.nan, found))
         series = pd.to_numeric(pd.Series(readable(values), dtype=None if values else float), errors="coerce")
     except OverflowError:  # a whole number beyond all floats
         small = [value if isinstance(value, int | float) and abs(value) < 1e300 else None for value in values]

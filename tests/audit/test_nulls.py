@@ -18,7 +18,7 @@ from probe.experiments.run import perform
 from probe.hallucination import world as facts
 from tests.places import SAMPLES
 
-N = 100
+N = 60
 PART = replace(IN_A_WORLD[0], options={**IN_A_WORLD[0].options, "n": N})
 
 
@@ -40,7 +40,7 @@ def ask(lm: LM) -> pd.DataFrame:
     return perform(find_experiment(PART.experiment), lm, both_forms=False, seed=0, **PART.arguments).items
 
 
-@pytest.mark.parametrize("turn", [noise(1e-5), noise(1e-4), cast], ids=["noise 1e-5", "noise 1e-4", "bfloat16"])
+@pytest.mark.parametrize("turn", [noise(1e-5), cast], ids=["noise 1e-5", "bfloat16"])
 def test_a_copy_is_not_changed(
     turn: Callable[[torch.Tensor, torch.Generator], torch.Tensor], answers: pd.DataFrame
 ) -> None:

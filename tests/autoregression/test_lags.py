@@ -43,10 +43,10 @@ def test_a_model_of_a_chain_of_order_two_needs_both_lags(second: Trained):
     assert found.high[1] < 0.01
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_the_profile_is_that_of_the_chain_and_ends_with_it(first: Trained, second: Trained, order: int):
+@pytest.mark.parametrize("order", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_profile_is_that_of_the_chain_and_ends_with_it(request: pytest.FixtureRequest, order: int):
     """Within 10 % of the chain's exact influence at its lags, under 1 % of it beyond."""
-    chain = (first, second)[order - 1]
+    chain: Trained = request.getfixturevalue(("first", "second")[order - 1])
     found = lag_profile(chain.lm, chain.texts, lags=6, resamples=24)
     readings = found.readings[found.readings["position"] >= order]
     measured = readings.groupby("lag")["influence"].mean().to_numpy()

@@ -84,11 +84,11 @@ def test_the_lines_of_a_page_run(show: Show, small: Path, elsewhere: Path, name:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_lines_of_an_experiment_give_its_page(show: Show, samples: Path, elsewhere: Path, name: str):
+def test_the_lines_of_an_experiment_give_its_page(show: Show, samples: Path, small: Path, elsewhere: Path, name: str):
     pair = {"base": "base", "aligned": "icl"} if name == "in_context" else BOTH
     pair = {"base": "base", "aligned": "base"} if name == "continual" else pair
     query = pair | {f"{name}.{option}": value for option, value in EXPERIMENTS[name].items()}
-    app = press(show(samples, page=page_file(name), **query), f"{name}-run")
+    app = press(show(samples if name == "in_context" else small, page=page_file(name), **query), f"{name}-run")
     (code,) = lines(app)
     result = run(code)["result"]
     assert isinstance(result, Result)

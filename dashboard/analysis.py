@@ -328,7 +328,8 @@ def draw_figures(
             with column:
                 key = _key(analysis, _apart(name, groups[index], groups))
                 about = {**source, **views}
-                figure(chart, results[index].data(name), key, title=title, source=about, on_select=act)
+                table = analysis.data(results[index], name, views)
+                figure(chart, table, key, title=title, source=about, on_select=act)
 
 
 def _take_point(analysis: Analysis, clicks: Mapping[str, str], points: list[dict]) -> None:

@@ -43,6 +43,7 @@ MODULES = {
     "read_circuits": "probe.attention.circuits",
     "compose_heads": "probe.attention.circuits",
     "attention_rollout": "probe.attention.tracing",
+    "attention_statistics": "probe.attention.long",
     "logit_lens": "probe.logits.lens",
     "scalar_lens": "probe.logits.scalar",
     "attribute_answer": "probe.logits.attribution",

@@ -99,9 +99,15 @@ def most_moved_head(first: Attention, second: Attention, names: tuple[str, str],
     )
 
 
-def same_text(one: Attention, other: Attention) -> bool:
-    """Return whether two models read the same tokens."""
-    return one.ids == other.ids and one.tokens == other.tokens
+def same_text(one: Any, other: Any) -> bool:
+    """Return whether two results are of the same `tokens` with the same `ids`."""
+    return bool(one.ids == other.ids and one.tokens == other.tokens)
+
+
+def shared_ids(results: Sequence[Any]) -> Sequence[int]:
+    """Return the ids of the text that all results are of; none where models read other tokens."""
+    ids: Sequence[int] = results[-1].ids
+    return ids if all(same_text(each, results[-1]) for each in results) else ()
 
 
 def quote_token(tokens: Sequence[str], index: int) -> str:
@@ -152,6 +158,15 @@ Query = Annotated[int | None, Input("Query token", key="att_query", choices=quer
 """A token that looks; None is the last one of the prompt."""
 HeadName = Annotated[str | None, Input("Head", key="att_head", choices=heads_of, nothing="the one that stands out")]
 """A head by its name; None is the one that moved most between two models, or stands out in one."""
+
+
+def heads_shown(found: Beside[Any]) -> list[str]:
+    """Return the names of all heads of the last model."""
+    return list(found.results[-1].heads)
+
+
+ShownHead = Annotated[str | None, Input("Head", key="att_head", choices=heads_shown, nothing="the one that stands out")]
+"""The same, chosen among the heads of a result."""
 
 
 def read_asked(
@@ -217,8 +232,7 @@ class Attentions(Beside[Attention]):
     @property
     def hooked(self) -> Sequence[int]:
         """The ids of the text, where all models read the same."""
-        alike = all(same_text(each, self.results[-1]) for each in self.results)
-        return self.results[-1].ids if alike else ()
+        return shared_ids(self.results)
 
     def sentence(self) -> str:
         """Name the head that moved most between two models, or what stands out in each."""

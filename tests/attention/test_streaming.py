@@ -15,7 +15,8 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from probe.attention.long import AttentionStatistics, attention_statistics, stream_weights
+from probe.attention.long import AttentionStatistics, attention_statistics
+from probe.attention.streaming import stream_weights
 from probe.errors import ConfigError, DataError, ModelError
 from probe.model.lm import LM
 from probe.model.rewards import analysable

@@ -69,8 +69,8 @@ def draw_several(names: Sequence[str], page: Page) -> None:
         draw(analysis, page.below(tell=note, section=f"{page.section}-{name}") if index else page)
 
 
-def draw(analysis: Analysis, page: Page) -> bool:
-    """Draw an analysis of the chosen models, from its inputs to its folded section; return whether there is a result.
+def draw(analysis: Analysis, page: Page) -> Sequence[Drawable]:
+    """Draw an analysis of the chosen models, from its inputs to its folded section; return its results, if any.
 
     Args:
         analysis: which one.
@@ -78,7 +78,7 @@ def draw(analysis: Analysis, page: Page) -> bool:
     """
     sides = load(analysis, page.shared) if page.sides is None else page.sides
     if sides is None or _lacks(analysis, page, sides):
-        return False
+        return ()
     lms = [side.lm for side in page.asked or sides]
     fields, told = analysis.fields(*lms), CHAT in page.drawn
     texts = st.container()
@@ -99,7 +99,7 @@ def draw(analysis: Analysis, page: Page) -> bool:
         asked, errors = {}, [str(failed)]
     if asked is None or not found:
         _tell_why(analysis, page, sides, found, errors)
-        return False
+        return ()
     if errors:
         sides = [side for group, _ in found for side in group]
     results = analysis.together([result for _, result in found], looks_of(sides))
@@ -111,7 +111,7 @@ def draw(analysis: Analysis, page: Page) -> bool:
     groups = [sides] if len(results) == 1 else [[side] for side in sides]
     source = {side.role: side.ref for side in sides} | values
     draw_results(analysis, page, results, groups, source, partial(code, analysis, sides, values), lms, texts, places)
-    return True
+    return results
 
 
 def draw_results(

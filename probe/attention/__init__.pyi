@@ -4,7 +4,9 @@ from .head_stages import read_stages as read_stages
 from .long import attention_statistics as attention_statistics
 from .one_score import score_heads as score_heads
 from .patterns import attention as attention
-from .reading import compare_attention as compare_attention
 from .reading import read_attention as read_attention
 from .scores import repeat_scores as repeat_scores
+from .shift import compare_attention as compare_attention
 from .tracing import attention_rollout as attention_rollout
+from .trained import captured_attention as captured_attention
+from .trained import follow_attention as follow_attention

@@ -235,6 +235,11 @@ class LongTexts(Beside[AttentionStatistics]):
         return shared_ids(self.results)
 
     @property
+    def heads(self) -> list[str]:
+        """The heads of the last model."""
+        return self.results[-1].heads
+
+    @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """What the patterns would take, and what the curves leave out."""
         last = self.results[-1]

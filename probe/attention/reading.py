@@ -167,7 +167,7 @@ def last_given(found: Beside[Any]) -> int:
 
 Query = Annotated[int | None, Input("Query token", key="att_query", choices=queries_of, first=last_given)]
 """A token that looks; None is the last one of the prompt."""
-HeadName = Annotated[str | None, Input("Head", key="att_head", choices=heads_of, nothing="the one that stands out")]
+HeadName = Annotated[str | None, Input("Head", key="att_head", choices=heads_of, nothing="auto")]
 """A head by its name; None is the one that moved most between two models, or stands out in one."""
 
 
@@ -182,11 +182,9 @@ def layers_shown(found: "Attentions") -> list[str]:
     return groups if len(groups) > 1 else []
 
 
-ShownHead = Annotated[str | None, Input("Head", key="att_head", choices=heads_shown, nothing="the one that stands out")]
+ShownHead = Annotated[str | None, Input("Head", key="att_head", choices=heads_shown, nothing="auto")]
 """The same, chosen among the heads of a result."""
-ShownLayers = Annotated[
-    str | None, Input("Layers", key="att_layers", choices=layers_shown, nothing="those of the head")
-]
+ShownLayers = Annotated[str | None, Input("Layers", key="att_layers", choices=layers_shown, nothing="auto")]
 """Layers that one mosaic shows together."""
 
 
@@ -337,8 +335,14 @@ class Attentions(Beside[Attention]):
         sentence = "; ".join(parts) + "."
         return sentence[0].upper() + sentence[1:]
 
-    def figures(self, head: str | None = None, layers: str | None = None) -> "dict[str, go.Figure]":
-        """Draw the heads of some layers in one map: two models and their difference, or one beside its chosen head."""
+    def figures(self, head: ShownHead = None, layers: ShownLayers = None) -> "dict[str, go.Figure]":
+        """Draw the heads of some layers in one map: two models and their difference, or one beside its chosen head.
+
+        Args:
+            head: the head that is framed and enlarged; by default the one that moved most between two models, or
+                stands out in one.
+            layers: the layers that are drawn where a model has too many for one figure; by default those of the head.
+        """
         from probe.attention.figures import attention_head, attention_mosaic, mosaic_pair
 
         chosen, shown = self.head(head), self._shown(head, layers)
@@ -426,8 +430,8 @@ class PromptAttention(Attention):
         """Draw the heads of some layers, and one of them enlarged.
 
         Args:
-            head: the head that is framed and enlarged; by default the one that moved most between two models, or
-                stands out in one.
+            head: the head that is framed and enlarged; by default the one that stands out, or moved most between two
+                models.
             layers: the layers that are drawn where a model has too many for one figure; by default those of the head.
         """
         return self._alone.figures(head, layers)

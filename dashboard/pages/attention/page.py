@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import streamlit as st
 
@@ -15,15 +15,12 @@ from dashboard.components.step_views import choose_moment
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page
 from dashboard.markdown import finding, note, sentence_place
-from dashboard.pages.attention.captured import head_scores, moved, rolled_out
+from dashboard.pages.attention.captured_tabs import head_scores, moved, rolled_out
 from dashboard.sides import Role, Side, ask_for_model, asked_text, choose_chat, load_side, note_form
 from dashboard.state import SharedChoices, current, keep
 from probe.analyses.catalogue import find_analysis
 from probe.attention.reading import LONG, MOST_NEW, Attentions, head_name, splits_alike
-from probe.attention.trained import CapturedAttention
-
-if TYPE_CHECKING:
-    from streamlit.delta_generator import DeltaGenerator
+from probe.attention.trained_heads import CapturedAttention
 
 VIEWS: dict[str, tuple[Role, ...]] = {
     "base": ("base",),
@@ -77,31 +74,37 @@ def choose_cut(length: int) -> bool:
     return bool(st.toggle(f"Patterns of the first {LONG} tokens", key="att_cut", bind="query-params", help=hint))
 
 
-def look_inside(shared: SharedChoices, sides: Sequence[Side], columns: "list[DeltaGenerator]", own: Page) -> None:
+def look_inside(shared: SharedChoices, sides: Sequence[Side], own: Page) -> None:
     """Draw the patterns of one or two models on the prompt, or statistics of one that is too long, and the tabs."""
     lms, writer = [side.lm for side in sides], sides[-1].lm
-    with columns[2]:
+    with own.row or st.container():
+        row, middle, right = st.columns([9, 5, 5], gap="medium", vertical_alignment="bottom")
+    with middle:
         new = choose_new("" if writer.readout == "tokens" else writer.readout)
-    with columns[3]:
+    with right:
         chat = choose_chat("attention", lms, shared.prompt)
     note_form(lms, chat)
-    own = replace(own, sides=sides, drawn={NEW: str(new) if new else None, CHAT: chat or None})
+    own = replace(own, row=row, sides=sides, drawn={NEW: str(new) if new else None, CHAT: chat or None})
     text = asked_text(writer, shared.prompt, chat)
     if len(text) + new > LONG:
-        if not choose_cut(len(text) + new):
-            draw(find_analysis(LONG_TEXTS), replace(own, lists=True))
+        left, row = st.columns([10, 20], gap="medium", vertical_alignment="bottom")
+        with left:
+            cut = choose_cut(len(text) + new)
+        if not cut:
+            draw(find_analysis(LONG_TEXTS), replace(own, row=row, lists=True))
             return
         text = text[: LONG - new]
         alike = [side for side in sides if splits_alike(side.lm, writer, text)]
         own = replace(own, sides=alike, given={"prompt": text, "chat": False})
-    for result in draw(find_analysis(MAIN), own):
-        found = cast("Attentions", result)
-        if not found.hooked:
-            trust_badge(*((side.name, side.lm) for side in sides), text=shared.prompt)
-        names = [name for name in TABS if name != "compare_attention" or found.comparable]
-        below = with_head(own, found)
-        acts = {name: circuits if name == "read_circuits" else draw_below for name in names}
-        open_tabs(MAIN, {name: partial(act, name, below) for name, act in acts.items()})
+    results = draw(find_analysis(MAIN), own)
+    if not results:
+        return
+    found = cast("Attentions", results[0])
+    if not found.hooked:
+        trust_badge(*((side.name, side.lm) for side in sides), text=shared.prompt)
+    below, acts = with_head(own, found), dict.fromkeys(TABS, draw_below) | {"read_circuits": circuits}
+    names = [name for name in TABS if name != "compare_attention" or found.comparable]
+    open_tabs(MAIN, {name: partial(acts[name], name, below) for name in names})
 
 
 def look_back(shared: SharedChoices, own: Page) -> None:
@@ -117,15 +120,17 @@ def look_back(shared: SharedChoices, own: Page) -> None:
             finding("No run here has captures of attention to move through.")
         return
     own = replace(own, sides=(), given={"run": moment.run.path, "captured": moment.prompt.text, "step": moment.step})
-    for result in draw(find_analysis(CAPTURED), own):
-        found = cast("CapturedAttention", result)
-        below = with_head(own, found)
-        tabs: dict[str, Callable[[], None]] = {TRAINED: partial(draw_below, TRAINED, below)}
-        tabs["score_heads"] = partial(head_scores, found, below)
-        if found.comparable:
-            tabs["compare_attention"] = partial(moved, found, below)
-        tabs["attention_rollout"] = partial(rolled_out, found, below)
-        open_tabs(CAPTURED, tabs)
+    results = draw(find_analysis(CAPTURED), own)
+    if not results:
+        return
+    found = cast("CapturedAttention", results[0])
+    below = with_head(own, found)
+    tabs: dict[str, Callable[[], None]] = {TRAINED: partial(draw_below, TRAINED, below)}
+    tabs["score_heads"] = partial(head_scores, found, below)
+    if found.comparable:
+        tabs["compare_attention"] = partial(moved, found, below)
+    tabs["attention_rollout"] = partial(rolled_out, found, below)
+    open_tabs(CAPTURED, tabs)
 
 
 def with_head(own: Page, found: Attentions) -> Page:
@@ -153,21 +158,21 @@ def page() -> None:
     """Draw the page from top to bottom."""
     choices = current()
     answer = sentence_place()
-    columns = st.columns([9, 9, 6, 5], gap="medium", vertical_alignment="bottom")
-    with columns[0]:
+    left, right = st.columns([10, 20], gap="medium", vertical_alignment="bottom")
+    with left:
         view = choose_view(choices)
     missing = missing_input(choices, view)
     if missing:
         ask_for_model(answer, f"Choose {missing} above to see what its heads attend to.")
         return
-    own = Page(choices, answer, row=columns[1], lists=False)
+    own = Page(choices, answer, row=right, lists=False)
     if view == "captures":
         look_back(choices, own)
         return
     sides = [load_side(choices, role) for role in VIEWS[view]]
     known = [side for side in sides if side is not None]
     if len(known) == len(sides):
-        look_inside(choices, known, columns, own)
+        look_inside(choices, known, own)
 
 
 page()

@@ -9,12 +9,12 @@ from dashboard.components.details import TAB_DETAILS
 from dashboard.inputs import Page, Values
 from dashboard.state import keep
 from probe.analyses.catalogue import find_analysis
+from probe.attention.moved_heads import AttentionShift
 from probe.attention.one_score import SCORES, OneScore, OneScores, score_label
 from probe.attention.reading import parse_head
 from probe.attention.scores import pattern_scores
-from probe.attention.shift import AttentionShift
 from probe.attention.tracing import Rollout, Rollouts, rollout
-from probe.attention.trained import CapturedAttention
+from probe.attention.trained_heads import CapturedAttention
 from probe.plotting.notebook import Drawable
 from probe.texts import visible
 

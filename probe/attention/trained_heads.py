@@ -13,11 +13,11 @@ import pandas as pd
 
 from probe.analyses.analysis_record import Input, Prompt
 from probe.analyses.catalogue import analysis
+from probe.attention.moved_heads import MOVED
 from probe.attention.one_score import INDUCTION, score_label
 from probe.attention.patterns import head_distance
 from probe.attention.reading import STAGES, Attentions, PromptAttention, ShownHead, argmax, head_name, parse_head
 from probe.attention.scores import pattern_scores
-from probe.attention.shift import MOVED
 from probe.errors import DataError
 from probe.model.heads import head_names
 from probe.numbers import rate
@@ -87,7 +87,7 @@ def captured_attention(
     prompt: Prompt = "",
     captured: Captured = None,
     step: Step = None,
-    since: Annotated[bool, Input("Beside the first step", key="att_since")] = True,
+    since: Annotated[bool, Input("First step", key="att_since")] = True,
 ) -> CapturedAttention:
     """Read from the captures of a run what every head attended to at one step of its training.
 

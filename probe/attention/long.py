@@ -21,7 +21,7 @@ from torch import Tensor
 
 from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
-from probe.attention.reading import ShownHead, argmax, parse_head, same_text, shared_ids
+from probe.attention.reading import ShownHead, argmax, find_head, parse_head, same_text, shared_ids
 from probe.attention.streaming import stream_weights
 from probe.errors import ConfigError, DataError, ModelError
 from probe.model.asked import asked_ids
@@ -185,9 +185,7 @@ class AttentionStatistics(Drawable):
         """
         if head is None:
             return argmax(self.mean("distance"))
-        if head not in self.heads:
-            raise ConfigError(f"There is no head {head!r} here: give one of {', '.join(self.heads)}.")
-        layer, number = parse_head(head)
+        layer, number = find_head(head, self.heads)
         return self.row(layer, number), number
 
     def sentence(self) -> str:

@@ -155,6 +155,17 @@ def parse_head(name: str) -> Head:
     return int(layer), int(head)
 
 
+def find_head(name: str, heads: Sequence[str]) -> Head:
+    """Return the head of a name among those of these names.
+
+    Raises:
+        ConfigError: it is not among them.
+    """
+    if name not in heads:
+        raise ConfigError(f"There is no head {name!r} here: give one of {', '.join(heads)}.")
+    return parse_head(name)
+
+
 def queries_of(found: Beside[Any]) -> dict[int, str]:
     """Return the positions of all tokens of the last model, and what they are called."""
     return {index: f"{index}: {visible(token)}" for index, token in enumerate(found.results[-1].tokens)}
@@ -289,11 +300,7 @@ class Attentions(Beside[Attention]):
         Raises:
             ConfigError: there is none of the name.
         """
-        if name is None:
-            return standing_out(self.results)
-        if name not in self.heads:
-            raise ConfigError(f"There is no head {name!r} here: give one of {', '.join(self.heads)}.")
-        return parse_head(name)
+        return standing_out(self.results) if name is None else find_head(name, self.heads)
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -16,7 +16,7 @@ from probe.analyses.catalogue import analysis
 from probe.attention.moved_heads import MOVED
 from probe.attention.one_score import INDUCTION, score_label
 from probe.attention.patterns import head_distance
-from probe.attention.reading import STAGES, Attentions, PromptAttention, ShownHead, argmax, head_name, parse_head
+from probe.attention.reading import STAGES, Attentions, PromptAttention, ShownHead, argmax, find_head, head_name
 from probe.attention.scores import pattern_scores
 from probe.errors import DataError
 from probe.model.heads import head_names
@@ -167,7 +167,7 @@ class TrainedHeads(Drawable):
         return head_names(*self.courses[DISTANCE].shape[1:])
 
     def _head(self, head: str | None) -> tuple[int, int]:
-        return argmax(self.courses[DISTANCE][-1]) if head is None else parse_head(head)
+        return argmax(self.courses[DISTANCE][-1]) if head is None else find_head(head, self.heads)
 
     def sentence(self, head: ShownHead = None) -> str:
         """Say which share of a head's attention changed most, and how much of it went elsewhere.

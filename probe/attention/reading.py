@@ -400,7 +400,7 @@ class Attentions(Beside[Attention]):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return what every head looks at, and how far it moved between two models."""
-        moved = {"moved": distance_table(self.results[0], self.results[1])} if self.comparable else {}
+        moved = {"heads-moved": distance_table(self.results[0], self.results[1])} if self.comparable else {}
         return {"heads": self._scores(), **moved}
 
     def lists(self) -> dict[str, pd.DataFrame]:

@@ -161,11 +161,14 @@ def draw_results(
         views = draw_lists(analysis, results, groups, own, views, page)
     if results[0].hooked and page.section == DETAILS:
         trust_badge(*((side.name, side.lm) for group in groups for side in group), text=results[0].hooked)
-    tables = {
-        _key(analysis, _apart(name, group, groups)): table
-        for result, group in zip(results, groups, strict=True)
-        for name, table in result.tables().items()
-    }
+
+    def tables() -> dict[str, pd.DataFrame]:
+        return {
+            _key(analysis, _apart(name, group, groups)): table
+            for result, group in zip(results, groups, strict=True)
+            for name, table in result.tables().items()
+        }
+
     details(analysis.equations, analysis.about, lines(views), tables, key=page.section)
 
 

@@ -5,6 +5,7 @@ Axes: D blocks, H heads, T tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -300,7 +301,11 @@ class Attentions(Beside[Attention]):
         Raises:
             ConfigError: there is none of the name.
         """
-        return standing_out(self.results) if name is None else find_head(name, self.heads)
+        return self._standing_out if name is None else find_head(name, self.heads)
+
+    @cached_property
+    def _standing_out(self) -> Head:
+        return standing_out(self.results)
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]

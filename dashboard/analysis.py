@@ -69,8 +69,8 @@ def draw_several(names: Sequence[str], page: Page) -> None:
         draw(analysis, page.below(tell=note, section=f"{page.section}-{name}") if index else page)
 
 
-def draw(analysis: Analysis, page: Page) -> bool:
-    """Draw an analysis of the chosen models, from its inputs to its folded section; return whether there is a result.
+def draw(analysis: Analysis, page: Page) -> Sequence[Drawable]:
+    """Draw an analysis of the chosen models, from its inputs to its folded section; return its results, if any.
 
     Args:
         analysis: which one.
@@ -78,7 +78,7 @@ def draw(analysis: Analysis, page: Page) -> bool:
     """
     sides = load(analysis, page.shared) if page.sides is None else page.sides
     if sides is None or _lacks(analysis, page, sides):
-        return False
+        return ()
     lms = [side.lm for side in page.asked or sides]
     fields, told = analysis.fields(*lms), CHAT in page.drawn
     texts = st.container()
@@ -99,7 +99,7 @@ def draw(analysis: Analysis, page: Page) -> bool:
         asked, errors = {}, [str(failed)]
     if asked is None or not found:
         _tell_why(analysis, page, sides, found, errors)
-        return False
+        return ()
     if errors:
         sides = [side for group, _ in found for side in group]
     results = analysis.together([result for _, result in found], looks_of(sides))
@@ -111,7 +111,7 @@ def draw(analysis: Analysis, page: Page) -> bool:
     groups = [sides] if len(results) == 1 else [[side] for side in sides]
     source = {side.role: side.ref for side in sides} | values
     draw_results(analysis, page, results, groups, source, partial(code, analysis, sides, values), lms, texts, places)
-    return True
+    return results
 
 
 def draw_results(
@@ -161,11 +161,14 @@ def draw_results(
         views = draw_lists(analysis, results, groups, own, views, page)
     if results[0].hooked and page.section == DETAILS:
         trust_badge(*((side.name, side.lm) for group in groups for side in group), text=results[0].hooked)
-    tables = {
-        _key(analysis, _apart(name, group, groups)): table
-        for result, group in zip(results, groups, strict=True)
-        for name, table in result.tables().items()
-    }
+
+    def tables() -> dict[str, pd.DataFrame]:
+        return {
+            _key(analysis, _apart(name, group, groups)): table
+            for result, group in zip(results, groups, strict=True)
+            for name, table in result.tables().items()
+        }
+
     details(analysis.equations, analysis.about, lines(views), tables, key=page.section)
 
 
@@ -328,7 +331,8 @@ def draw_figures(
             with column:
                 key = _key(analysis, _apart(name, groups[index], groups))
                 about = {**source, **views}
-                figure(chart, results[index].data(name), key, title=title, source=about, on_select=act)
+                table = analysis.data(results[index], name, views)
+                figure(chart, table, key, title=title, source=about, on_select=act)
 
 
 def _take_point(analysis: Analysis, clicks: Mapping[str, str], points: list[dict]) -> None:

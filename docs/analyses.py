@@ -63,7 +63,12 @@ def section(analysis: Analysis, models: list[str], prompt: str) -> Iterator[str]
     words = [
         "probe show",
         analysis.name,
-        *(models or ["MODEL", *["BASE"] * (analysis.models == PAIR)]),
+        *(models or ["MODEL", "BASE"][: len(analysis.models)]),
+        *(
+            f"{field['flag']} {field['flag'][2:].upper()}"
+            for field in fields
+            if field["required"] and not field["shared"]
+        ),
         *([f'--prompt "{prompt}"'] if prompt else []),
     ]
     yield f"```bash\n{' '.join(words)}\n```\n"

@@ -21,7 +21,7 @@ def details(
     equations: Sequence[str],
     definition: str,
     code: str,
-    tables: Mapping[str, pd.DataFrame] | None = None,
+    tables: Mapping[str, pd.DataFrame] | Callable[[], Mapping[str, pd.DataFrame]] | None = None,
     files: Mapping[str, Callable[[], bytes]] | None = None,
     key: str = DETAILS,
 ) -> None:
@@ -33,7 +33,7 @@ def details(
         equations: LaTeX, each on a line of its own.
         definition: Markdown written by us; never text from data.
         code: Python lines that reproduce the page; strings from data inside by `repr`.
-        tables: by file name; each downloads as CSV and LaTeX.
+        tables: by file name, or what gives them when the section is open; each downloads as CSV and LaTeX.
         files: further downloads by file name, made when they are asked for.
         key: of the section on its page.
     """
@@ -46,7 +46,7 @@ def details(
         st.markdown(definition)
         st.code(visible(code, lines=True), language="python")
         with st.container(horizontal=True):
-            for name, table in (tables or {}).items():
+            for name, table in (tables() if callable(tables) else tables or {}).items():
                 st.download_button(
                     escape_markdown(f"{name}.csv"),
                     data=partial(render_table, table, "csv"),

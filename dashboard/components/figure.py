@@ -58,8 +58,8 @@ def figure(
     """
     key = f"figure-{name}"
     _head(chart, data, name, title, height, source or {})
-    # A reader's zoom survives a refresh for as long as the figure shows the same thing.
-    plot = apply(chart, page_theme()).update_layout(uirevision=escape(title))
+    # A reader's zoom survives a refresh for as long as the figure shows the same thing; its words are drawn above it.
+    plot = apply(chart, page_theme()).update_layout(uirevision=escape(title), meta=None)
     if height:
         plot.update_layout(height=height)
     if on_select is None:

@@ -12,6 +12,7 @@ from dashboard.data import Store
 from dashboard.markdown import note
 from dashboard.state import keep
 from probe.attention.figures import attention_head, attention_mosaic
+from probe.attention.reading import MOST_HEADS
 from probe.logits.figures import lens_grid
 from probe.logits.trained import answer_names
 from probe.plotting.curves import answer_curves
@@ -32,8 +33,6 @@ HEAD, TAB = "head", "training_tab"
 """Keys of the head that is enlarged, and of the page's tabs: a click on the mosaic opens that of the head."""
 ENLARGED = "Head and answers"
 """The title of that tab."""
-MOST_HEADS = 64
-"""Heads that one mosaic still shows well; deeper models show a layer at a time."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +199,6 @@ def head_figure(moment: Moment) -> None:
 
 def _take_head(points: list[dict]) -> None:
     custom = points[0].get("customdata")
-    if custom and len(custom) >= 2:
-        st.session_state[HEAD] = f"L{int(custom[0])}H{int(custom[1])}"
+    if custom:
+        st.session_state[HEAD] = custom[0]
         st.session_state[TAB] = ENLARGED

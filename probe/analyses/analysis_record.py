@@ -441,6 +441,10 @@ class Analysis:
         """Return the figures of a result with the chosen views."""
         return result.figures(**_chosen(result.figures, values))
 
+    def data(self, result: Drawable, figure: str, values: Mapping[str, Any]) -> "pd.DataFrame":
+        """Return the table behind a figure of a result with the chosen views."""
+        return result.data(figure, **_chosen(result.data, values))
+
     def lists(self, result: Drawable, values: Mapping[str, Any]) -> "Mapping[str, pd.DataFrame]":
         """Return the tables of a result as they are read, with the chosen views."""
         return result.lists(**_chosen(result.lists, values))

@@ -7,6 +7,7 @@
 - what the weights alone say: `read_circuits`, `compose_heads`
 - attention through all layers: `attention_rollout`
 - statistics of long texts without their patterns: `attention_statistics`
+- what a run captured: `captured_attention` at a step, `follow_attention` through training
 """
 
 import lazy_loader

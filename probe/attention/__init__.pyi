@@ -2,9 +2,11 @@ from .circuits import compose_heads as compose_heads
 from .circuits import read_circuits as read_circuits
 from .head_stages import read_stages as read_stages
 from .long import attention_statistics as attention_statistics
+from .moved_heads import compare_attention as compare_attention
 from .one_score import score_heads as score_heads
 from .patterns import attention as attention
-from .reading import compare_attention as compare_attention
 from .reading import read_attention as read_attention
 from .scores import repeat_scores as repeat_scores
 from .tracing import attention_rollout as attention_rollout
+from .trained_heads import captured_attention as captured_attention
+from .trained_heads import follow_attention as follow_attention

@@ -61,7 +61,7 @@ def attention_mosaic(
     height: int = 420,
     boundary: int | None = None,
 ) -> go.Figure:
-    """Every head as one heat map; the transparent markers above the heads carry (layer, head) as `customdata`.
+    """Every head as one heat map; `customdata` of the transparent markers above the heads begins with their names.
 
     Args:
         attention: [D H T T] attention weights of one prompt, rows = query (destination), columns = key (source).
@@ -167,11 +167,9 @@ def targets(
             ys.append(row * pitch + middle)
             weight = f"{weights[query, key]:{'+' if signed else ''}.2f}"
             link = f"{escape(tokens[query])} \u2192 {escape(tokens[key])} ({weight})"
-            custom.append([layers[row], head, link])
+            custom.append([f"L{layers[row]}H{head}", link])
     what = "largest change" if signed else "strongest link back"
-    return squares(
-        xs, ys, custom, size, f"L%{{customdata[0]}}H%{{customdata[1]}}<br>{what}: %{{customdata[2]}}<extra></extra>"
-    )
+    return squares(xs, ys, custom, size, f"%{{customdata[0]}}<br>{what}: %{{customdata[1]}}<extra></extra>")
 
 
 def hover(tokens: Sequence[str], template: str) -> dict:

@@ -1,193 +1,60 @@
-"""Attention over long inputs: statistics of every head, from one block of queries after the other.
+"""Attention over long texts: statistics of every head, from one block of queries after the other.
 
     seen = attention_statistics(lm, text)             # entropy, distance, sink, lag profile, top sources
     seen.table().nlargest(5, "previous")              # one row a head
 
-A pattern [T T] of all heads is never held: 30 layers of 9 heads on 4,096 tokens would need 18 GB. transformers lets a
-function stand in for the attention kernel. The one here calls the architecture's own eager kernel on `block` queries
-at a time and hands their weights on, so grouped heads, windows, soft caps and learned sinks are as in the model. The
-model itself stays as it is, since a second module tree over its parameters runs.
+A pattern [T T] of all heads is never held: 30 layers of 9 heads on 4,096 tokens would need 18 GB.
 
-Axes: D layers that attend, H heads, G key heads, T tokens, b queries of a block, S keys that the block can see, k
-sources, K + 1 lags, dh width of a head.
+Axes: D layers that attend, H heads, T tokens, b queries of a block, S keys that the block can see, k sources, K + 1
+lags.
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from jaxtyping import Float
+from torch import Tensor
 
+from probe.analyses.analysis_record import Asked, Chat, Input
+from probe.analyses.catalogue import analysis
+from probe.attention.reading import ShownHead, argmax, find_head, parse_head, same_text, shared_ids
+from probe.attention.streaming import stream_weights
 from probe.errors import ConfigError, DataError, ModelError
+from probe.model.asked import asked_ids
 from probe.model.lm import LM
-from probe.model.loading import twin
-from probe.model.scoring import check_ids, check_lengths
-from probe.model.text import arguments, pieces, text_ids
-from probe.plotting.notebook import Drawable
+from probe.model.memory import readable
+from probe.model.pace import seconds_a_token
+from probe.model.text import pieces
+from probe.numbers import rate
+from probe.plotting.notebook import Beside, Drawable, Look, alone, clickable, titled
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-KERNEL = "probe_blocks"
-"""Name of the function that stands in for attention, as transformers knows it."""
-
-Receive = Callable[[int, Float[Tensor, "H b S"], int, int], None]
-"""Called with the layer's place among those that attend, weights in single precision, and the positions of the first
-query and of the first key."""
-
-
-@torch.no_grad()
-def stream_weights(lm: LM, ids: Sequence[int], block: int, receive: Receive) -> list[int]:
-    """Run one text and give `receive` every attention weight once, layer by layer, block by block.
-
-    Keys that no query of the block can see are left out. No logits are computed.
-
-    Args:
-        lm: the model.
-        ids: the text.
-        block: queries at a time.
-        receive: takes a block; an exception in it ends the run and is passed on.
-
-    Returns:
-        The numbers of the layers that attend, in order.
-
-    Raises:
-        DataError: a text without tokens or one longer than the model's context.
-        ConfigError: hooks are attached, which would not act here.
-        ModelError: the architecture's attention cannot be read in blocks.
-    """
-    check_lengths(lm.model, [ids], [])
-    if lm._hook_depth:
-        raise ConfigError("Attention in blocks runs on the plain model, where hooks do not act: leave `hooks` first.")
-    body, length, tokens = _readable(lm), len(ids), torch.tensor([list(ids)])
-    check_ids(tokens, len(lm.model.get_input_embeddings().weight))
-    inputs = {
-        "input_ids": tokens.to(lm.device),
-        "attention_mask": torch.ones(1, length, dtype=torch.long, device=lm.device),
-        "position_ids": torch.arange(length, device=lm.device)[None],
-        "use_cache": False,
-    }
-    parameters, reader = arguments(body), _BlockReader(length, block, receive)
-    with _reading(reader):
-        body(**{name: value for name, value in inputs.items() if name in parameters})
-    if not reader.layers:
-        raise _unreadable(lm)
-    numbers = [number for number in reader.layers if isinstance(number, int)]
-    distinct = len(set(numbers)) == len(reader.layers)  # else a module without a number, or one that is used twice
-    return numbers if distinct else list(range(len(reader.layers)))
-
-
-class _BlockReader:
-    """Who reads, and which layers came by."""
-
-    def __init__(self, length: int, block: int, receive: Receive) -> None:
-        self.length, self.block, self.receive = length, block, receive
-        self.layers: list[Any] = []
-
-
-_reader: ContextVar[_BlockReader] = ContextVar("reader")
-"""The reader of this thread: the attention function is one for all."""
-
-
-@contextmanager
-def _reading(reader: _BlockReader) -> Iterator[None]:
-    token = _reader.set(reader)
-    try:
-        yield
-    finally:
-        _reader.reset(token)
-
-
-def _readable(lm: LM) -> Any:
-    """Return the body of the model (no unembedding) as a separate module tree that attends through `_attention`."""
-    AttentionInterface.register(KERNEL, _attention)
-    AttentionMaskInterface.register(
-        KERNEL, sdpa_mask
-    )  # true or false for each pair, and nothing where it is just causal
-    if not lm.model._can_set_attn_implementation():
-        raise _unreadable(lm)
-    own = twin(lm.model).eval()
-    own.set_attn_implementation(KERNEL)
-    return own.base_model
-
-
-def _unreadable(lm: LM) -> ModelError:
-    return ModelError(
-        f"The attention of {type(lm.model).__name__} does not go through transformers' attention interface, so it "
-        "cannot be read in blocks: take `lm.run_with_cache` on a short text, or another model."
-    )
-
-
-def _attention(
-    module: nn.Module,
-    query: Float[Tensor, "1 H T dh"],
-    key: Float[Tensor, "1 G T dh"],
-    value: Float[Tensor, "1 G T dv"],
-    attention_mask: Tensor | None,
-    **options: Any,
-) -> tuple[Float[Tensor, "1 T H dv"], None]:
-    """Run the module's own eager kernel block after block, and give its weights to the reader."""
-    reader, length, kernel = _reader.get(), query.shape[2], _kernel(module)
-    if length != reader.length or key.shape[2] != length:
-        raise ModelError(
-            f"{type(module).__name__} attends from {length} to {key.shape[2]} places in a text of {reader.length} "
-            "tokens, so its weights are not those between tokens: use another model."
-        )
-    causal, bias = options.get("is_causal"), options.pop("position_bias", None)
-    causal = getattr(module, "is_causal", True) if causal is None else causal
-    reader.layers.append(getattr(module, "layer_idx", None))
-    outputs = []
-    for first in range(0, length, reader.block):
-        rows = slice(first, min(first + reader.block, length))
-        mask = _rows(attention_mask, rows, length, bool(causal), query)
-        low, high = _span(mask)
-        if bias is not None:
-            options["position_bias"] = bias[..., rows if bias.shape[-2] > 1 else slice(None), low:high]
-        output, weights = kernel(
-            module, query[:, :, rows], key[:, :, low:high], value[:, :, low:high], mask[..., low:high], **options
-        )
-        reader.receive(len(reader.layers) - 1, weights[0].float(), first, low)
-        outputs.append(output)
-    return torch.cat(outputs, dim=1), None
-
-
-def _rows(mask: Tensor | None, rows: slice, length: int, causal: bool, query: Tensor) -> Float[Tensor, "1 h b T"]:
-    """Return what is added to the scores of a block of queries: 0, or the lowest number where the mask hides a key."""
-    if mask is not None and mask.dtype != torch.bool:
-        return mask[:, :, rows, :length]
-    if mask is None:
-        keys = torch.arange(length, device=query.device)
-        visible: Bool[Tensor, "1 h b T"] = ((keys <= keys[rows, None]) | (not causal))[None, None]
-    else:
-        visible = mask[:, :, rows, :length]
-    return torch.zeros_like(visible, dtype=query.dtype).masked_fill(~visible, torch.finfo(query.dtype).min)
-
-
-def _span(mask: Float[Tensor, "1 h b T"]) -> tuple[int, int]:
-    """Return the first key that a block of queries sees, and one past the last."""
-    keys = (mask > torch.finfo(mask.dtype).min / 2).flatten(0, 2).any(0).nonzero()
-    return int(keys[0]), int(keys[-1]) + 1
-
-
-def _kernel(module: nn.Module) -> Callable[..., Any]:
-    """Return the eager attention function of the file that defines the module."""
-    forward: Any = inspect.unwrap(type(module).forward)
-    kernel = forward.__globals__.get("eager_attention_forward")
-    if kernel is None:
-        raise ModelError(
-            f"{type(module).__name__} has no eager attention function whose weights could be read: take another model."
-        )
-    return kernel
+Statistic = Literal["entropy", "distance", "sink", "previous", "itself"]
+"""What is known of every head and query."""
+LABELS = {
+    "entropy": "entropy",
+    "distance": "distance back",
+    "sink": "on the first token",
+    "previous": "on the token before",
+    "itself": "on itself",
+}
+"""What the statistics are called."""
+UNITS = {"entropy": "nats", "distance": "tokens", "sink": "share", "previous": "share", "itself": "share"}
+Shown = Annotated[Statistic, Input("Statistic", key="att_statistic", labels=LABELS)]
+"""The statistic that is drawn."""
+STREAMED = 2
+"""How many times longer a token takes in blocks, with its statistics, than in a short text."""
+LEAST = 0.05
+"""Weight below which a source is not drawn."""
+HEIGHT = 330
+"""Pixels of the curves."""
 
 
 @dataclass(frozen=True)
@@ -240,22 +107,16 @@ class AttentionStatistics(Drawable):
         Raises:
             ConfigError: another name.
         """
-        if statistic not in (names := ("entropy", "distance", "sink", "previous", "itself", "sums")):
+        if statistic not in (names := (*LABELS, "sums")):
             raise ConfigError(f"There is no statistic {statistic!r}: give one of {', '.join(names)}.")
         values: np.ndarray = getattr(self, statistic)
         return values[..., min(1, values.shape[-1] - 1) :].mean(-1, dtype=np.float64)
 
     def table(self) -> pd.DataFrame:
         """One row a head: layer, head, name, entropy, distance, sink, previous, itself, beyond (tail), sum_error."""
-        means = {name: self.mean(name).ravel() for name in ("entropy", "distance", "sink", "previous", "itself")}
+        means = {name: self.mean(name).ravel() for name in LABELS}
         errors = np.abs(self.sums - 1).max(-1).ravel()
         return pd.DataFrame(self._heads() | means | {"beyond": self.lag_tail.ravel(), "sum_error": errors})
-
-    def figure(self) -> "go.Figure":
-        """Mean weight by distance back, one line a layer."""
-        from probe.attention.head_figures import lag_profiles
-
-        return lag_profiles(self.lag_profile, self.layers)
 
     def lag_table(self) -> pd.DataFrame:
         """One row for each head and lag: layer, head, name, lag, weight."""
@@ -272,8 +133,7 @@ class AttentionStatistics(Drawable):
             head: from 0.
         """
         at = self.row(layer, head)
-        names = ("entropy", "distance", "sink", "previous", "itself")
-        columns = {name: getattr(self, name)[at, head] for name in names}
+        columns = {name: getattr(self, name)[at, head] for name in LABELS}
         return pd.DataFrame({"position": range(len(self.tokens)), "token": self.tokens} | columns)
 
     def source_table(self, layer: int, head: int) -> pd.DataFrame:
@@ -312,6 +172,47 @@ class AttentionStatistics(Drawable):
             )
         return self.layers.index(layer)
 
+    @property
+    def heads(self) -> list[str]:
+        """Names of the heads, `L0H0` first."""
+        return list(self._heads()["name"])
+
+    def place(self, head: str | None) -> tuple[int, int]:
+        """Return where a head is on the first two axes; without a name, the one that looks back furthest.
+
+        Raises:
+            ConfigError: there is none of the name.
+        """
+        if head is None:
+            return argmax(self.mean("distance"))
+        layer, number = find_head(head, self.heads)
+        return self.row(layer, number), number
+
+    def sentence(self) -> str:
+        """Name the heads that look back furthest and attend most to the token before, and the first token's share."""
+        return LongTexts((self,), alone()).sentence()
+
+    def figures(self, head: ShownHead = None, statistic: Shown = "distance") -> "dict[str, go.Figure]":
+        """Draw one statistic of every head, and one head: how far back it looks, along the text, and at which tokens.
+
+        Args:
+            head: the head that the curves show; by default the one that looks back furthest.
+            statistic: what is drawn of every head, and along the text.
+        """
+        return LongTexts((self,), alone()).figures(head, statistic)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the means of every head, and its mean weight at every lag."""
+        return {"statistic": self.table(), "lags": self.lag_table()}
+
+    def data(self, figure: str, head: str | None = None) -> pd.DataFrame:
+        """Return the table behind a figure of one head."""
+        return LongTexts((self,), alone()).data(figure, head)
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the heads that look back furthest first."""
+        return LongTexts((self,), alone()).lists()
+
     def _heads(self) -> dict[str, Any]:
         """Columns that name every head."""
         depth, heads = self.lag_tail.shape
@@ -323,24 +224,166 @@ class AttentionStatistics(Drawable):
         }
 
 
+class LongTexts(Beside[AttentionStatistics]):
+    """Statistics of every head of one model or several on one text."""
+
+    @property
+    def hooked(self) -> Sequence[int]:
+        """The ids of the text, where all models read the same."""
+        return shared_ids(self.results)
+
+    @property
+    def heads(self) -> list[str]:
+        """The heads of the last model."""
+        return self.results[-1].heads
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the patterns would take, and what the curves leave out."""
+        last = self.results[-1]
+        patterns = 4 * len(last.heads) * len(last.tokens) ** 2
+        return (
+            f"All patterns of these {len(last.tokens):,} tokens would take {readable(patterns)}. None is held: the "
+            "text was read one block of queries after the other.",
+            "How far back layers look is the mean over their heads; beyond lag 32 neighbours are averaged. Of every "
+            f"query the strongest {last.top_keys.shape[-1]} sources are known; weights below {LEAST:g} are left out.",
+        )
+
+    def sentence(self) -> str:
+        """Name the heads that look back furthest and attend most to the token before, and the first token's share."""
+        if len(self.results[-1].tokens) == 1:
+            return "One token sees only itself: give a longer text."
+        parts = []
+        for look, each in self._pairs():
+            previous, sink, distance = (each.mean(name) for name in ("previous", "sink", "distance"))
+            near, far = argmax(previous), argmax(distance)
+            names = np.reshape(each.heads, distance.shape)
+            parts.append(
+                f"in {look.name}, {names[far]} looks back furthest ({distance[far]:,.0f} tokens on average), "
+                f"{names[near]} attends most to the token before ({rate(float(previous[near]))}), and the first token "
+                f"draws {rate(float(sink.mean()))} of all attention"
+            )
+        return f"Over {len(self.results[-1].tokens):,} tokens, {'; '.join(parts)}."
+
+    def figures(self, head: str | None = None, statistic: Statistic = "distance") -> "dict[str, go.Figure]":
+        """Draw one statistic of every head, and how far back one head looks, along the text, and at which tokens."""
+        from probe.attention.head_figures import head_grids, lag_curves, lag_profiles, query_statistic, top_sources
+
+        label, unit, last, model = LABELS[statistic], UNITS[statistic], self.results[-1], self.looks[-1].name
+        name, place = self._head(head), last.place(head)
+        whole = [(look.name, _every_layer(each, statistic)) for look, each in self._pairs()]
+        signs = [False] * len(whole)
+        if len(whole) == 2 and whole[0][1].shape == whole[1][1].shape:
+            whole.append(("difference", whole[1][1] - whole[0][1]))
+            signs.append(True)
+        grid = head_grids(
+            whole, f"{label}<br>{unit}", signed=signs, chosen=parse_head(name), digits=1 if unit == "tokens" else 2
+        )
+        own = [(look, each, each.place(name)) for look, each in self._pairs() if name in each.heads]
+        lags = lag_curves(
+            [(look.name, each.lag_profile[at]) for look, each, at in own], colours=[look.colour for look, *_ in own]
+        )
+        tails = ", ".join(f"{look.name} {rate(float(each.lag_tail[at]))}" for look, each, at in own)
+        alike = [one for one in own if same_text(one[1], last)]
+        along = query_statistic(
+            [(look.name, getattr(each, statistic)[at]) for look, each, at in alike],
+            last.tokens,
+            f"{label} ({unit})",
+            colours=[look.colour for look, *_ in alike],
+        )
+        sources = top_sources(last.top_keys[place], last.top_weights[place], last.tokens, least=LEAST)
+        every = f"{'Entropy' if statistic == 'entropy' else f'Attention {label}'} of every head"
+        beyond = f"How far back {name} looks (beyond lag {last.lag_profile.shape[-1] - 1}: {tails})"
+        return {
+            "statistic": titled(clickable(grid, head="customdata"), every),
+            "lags": titled(lags, beyond, HEIGHT),
+            "layers": titled(
+                lag_profiles(last.lag_profile, last.layers), f"How far back the layers of {model} look", HEIGHT
+            ),
+            "along": titled(along, f"{name} along the text: {label}", HEIGHT),
+            "sources": titled(sources, f"Strongest sources of {name} in {model}", HEIGHT),
+        }
+
+    def data(self, figure: str, head: str | None = None) -> pd.DataFrame:
+        """Return the table behind a figure: of every head, of all lags, or of one head."""
+        name = self._head(head)
+        if figure == "sources":
+            return self.results[-1].source_table(*parse_head(name))
+        if figure == "along":
+            own = [(look, each) for look, each in self._pairs() if name in each.heads]
+            tables = [each.query_table(*parse_head(name)).assign(model=look.name) for look, each in own]
+            return pd.concat(tables, ignore_index=True)
+        table = self.tables()["statistic" if figure == "statistic" else "lags"]
+        return table[table["name"] == name].reset_index(drop=True) if figure == "lags" else table
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the heads that look back furthest first."""
+        table = self.tables()["statistic"].drop(columns=["layer", "head", "sum_error"])
+        lags = self.results[-1].lag_profile.shape[-1] - 1
+        names = {each: f"{LABELS[each]}, {UNITS[each]}" for each in LABELS} | {"name": "head"}
+        names |= {"beyond": f"beyond lag {lags}, share"}
+        table = table.sort_values("distance", ascending=False, kind="stable", ignore_index=True)
+        return {"Heads": table.rename(columns=names)}
+
+    def _pairs(self) -> list[tuple[Look, AttentionStatistics]]:
+        return list(zip(self.looks, self.results, strict=True))
+
+    def _head(self, head: str | None) -> str:
+        """Return the name of the head that the curves show: by default the last model's that looks back furthest."""
+        last = self.results[-1]
+        return str(np.reshape(last.heads, last.lag_tail.shape)[last.place(head)])
+
+
+def _every_layer(seen: AttentionStatistics, statistic: Statistic) -> np.ndarray:
+    """[L H] mean of a statistic for every layer up to the last that attends; NaN for those that do not."""
+    values = seen.mean(statistic)
+    whole = np.full((seen.layers[-1] + 1, values.shape[1]), np.nan)
+    whole[seen.layers] = values
+    return whole
+
+
+def streaming_seconds(lm: LM, prompt: str | Sequence[int], chat: bool = False, **rest: Any) -> float:
+    """Return the seconds that the statistics of a text take, about."""
+    return STREAMED * seconds_a_token(lm) * len(asked_ids(lm, prompt, chat))
+
+
+@analysis(
+    "attention",
+    title="Long texts",
+    equations=(
+        r"H_t = -\sum_{s \le t} \alpha_{t,s} \log \alpha_{t,s}",
+        r"d_t = \sum_{s \le t} \alpha_{t,s}\,(t - s)",
+        r"\bar\alpha_k = \mathrm{mean}_t\; \alpha_{t,t-k}",
+    ),
+    seconds=streaming_seconds,
+    key="att_long",
+    beside=LongTexts,
+    widths=((1,), (1, 1), (1, 1)),
+)
 @torch.no_grad()
 def attention_statistics(
     lm: LM,
-    text: str | Sequence[int],
+    prompt: Asked,
     *,
-    block: int = 64,
-    top: int = 4,
-    lags: int | None = 64,
+    chat: Chat = False,
+    block: Annotated[int, Input("Queries at a time", advanced=True)] = 64,
+    top: Annotated[int, Input("Sources of a query", advanced=True)] = 4,
+    lags: Annotated[int | None, Input("Longest lag", advanced=True)] = 128,
     tick: Tick = ignore,
 ) -> AttentionStatistics:
-    """Statistics of every head on one text (METRICS: attention as a nonlinear autoregression), of any length.
+    """Measure what every head does on a text of any length, without holding its patterns.
 
-    The weights are those of the architecture's own eager kernel, so grouped heads, windows, soft caps and learned sinks
-    are in them. No logits are computed. Memory beyond the model: some [H block T] tensors and the arrays of the result.
+    Entropy, distance back, and the shares on the first token, on the token before and on the query's own token, of
+    every head and query. They are taken from one block of queries after the other with the weights of the
+    architecture's own eager kernel, so grouped heads, windows, soft caps and learned sinks are in them. Numbers of a
+    head are means over the queries after the first, which sees only itself. The lag profile is the mean weight at each
+    distance back, over the queries that have a token so far back. No logits are computed. Memory beyond the model: some
+    [H block T] tensors and the arrays of the result.
 
     Args:
         lm: the model; it stays as it is.
-        text: a text or its token ids.
+        prompt: a text or its token ids.
+        chat: send the prompt as a user's message in the model's chat template.
         block: queries that are in memory at a time; on one core 64 are faster than 256, since they fit its cache.
         top: sources that are kept for each query.
         lags: the longest lag of the profile; None takes all.
@@ -354,7 +397,7 @@ def attention_statistics(
     for name, number in (("block", block), ("top", top), ("lags", 1 if lags is None else lags)):
         if number < 1:
             raise ConfigError(f"{name}={number} was given for attention statistics: give a positive number.")
-    ids = text_ids(lm.tokenizer, text)
+    ids = asked_ids(lm, prompt, chat)
     depth = lm.model.config.get_text_config(decoder=True).num_hidden_layers
     reader = _Reader(len(ids), top, len(ids) if lags is None else lags, depth, tick)
     layers = stream_weights(lm, ids, block, reader.add)
@@ -369,7 +412,7 @@ class _Reader:
         self.layers: list[dict[str, np.ndarray]] = []
 
     def add(self, place: int, weights: Float[Tensor, "H b S"], first: int, low: int) -> None:
-        """Add the next block of attention weights (see `probe.attention.long.Receive`)."""
+        """Add the next block of attention weights (see `probe.attention.streaming.Receive`)."""
         heads, count, keys = weights.shape
         if place == len(self.layers):
             self.layers.append(self._empty(heads))

@@ -4,7 +4,8 @@ Axes: D blocks, H heads, T tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
 from probe.attention.patterns import Attention, attention, difference, distance_table, head_distance
 from probe.attention.scores import pattern_scores
-from probe.errors import DataError
+from probe.errors import ConfigError
 from probe.model.asked import asked_ids
 from probe.model.heads import head_names
 from probe.model.lm import LM
+from probe.model.text import pieces
 from probe.numbers import in_percent, rate
-from probe.plotting.notebook import Beside, Drawable, Look, alone, clickable, pair, titled
+from probe.plotting.notebook import Beside, Look, alone, clickable, titled
 from probe.runs import captured
 from probe.texts import visible
 
@@ -36,6 +38,14 @@ DOES = {
 """What a score of patterns says of a head, the rarest behaviour first."""
 STANDS_OUT = 0.3
 """Share of a head's attention from which a behaviour is named as what the head does."""
+LONG = 192
+"""Tokens up to which a page shows patterns cell by cell; of longer texts every head gets statistics."""
+MOST_HEADS = 64
+"""Heads that one mosaic still shows well; deeper models show some layers at a time."""
+MOST_CELLS = 270_000
+"""Weights that one mosaic draws: more take long to send and show no more on a screen."""
+HEIGHT, WIDTH = 400, 740
+"""Pixels of a mosaic, at most, and of the two of a pair with their difference, without colour bars."""
 STILL = 0.005
 """Share of attention that went elsewhere below which two models are said to attend alike."""
 STAGES = (
@@ -99,9 +109,15 @@ def most_moved_head(first: Attention, second: Attention, names: tuple[str, str],
     )
 
 
-def same_text(one: Attention, other: Attention) -> bool:
-    """Return whether two models read the same tokens."""
-    return one.ids == other.ids and one.tokens == other.tokens
+def same_text(one: Any, other: Any) -> bool:
+    """Return whether two results are of the same `tokens` with the same `ids`."""
+    return bool(one.ids == other.ids and one.tokens == other.tokens)
+
+
+def shared_ids(results: Sequence[Any]) -> Sequence[int]:
+    """Return the ids of the text that all results are of; none where models read other tokens."""
+    ids: Sequence[int] = results[-1].ids
+    return ids if all(same_text(each, results[-1]) for each in results) else ()
 
 
 def quote_token(tokens: Sequence[str], index: int) -> str:
@@ -116,7 +132,9 @@ def argmax(values: np.ndarray) -> Head:
     return int(layer), int(head)
 
 
-New = Annotated[int, Input("New tokens", key="att_new", within=(0, 64))]
+MOST_NEW = 64
+"""New tokens that a reader may ask for."""
+New = Annotated[int, Input("New tokens", key="att_new", within=(0, MOST_NEW))]
 """How many tokens a model goes on for."""
 Given = Annotated[int | None, Input("Tokens given", advanced=True)]
 """How many tokens of a text were given, where a model wrote the rest."""
@@ -138,6 +156,17 @@ def parse_head(name: str) -> Head:
     return int(layer), int(head)
 
 
+def find_head(name: str, heads: Sequence[str]) -> Head:
+    """Return the head of a name among those of these names.
+
+    Raises:
+        ConfigError: it is not among them.
+    """
+    if name not in heads:
+        raise ConfigError(f"There is no head {name!r} here: give one of {', '.join(heads)}.")
+    return parse_head(name)
+
+
 def queries_of(found: Beside[Any]) -> dict[int, str]:
     """Return the positions of all tokens of the last model, and what they are called."""
     return {index: f"{index}: {visible(token)}" for index, token in enumerate(found.results[-1].tokens)}
@@ -150,8 +179,25 @@ def last_given(found: Beside[Any]) -> int:
 
 Query = Annotated[int | None, Input("Query token", key="att_query", choices=queries_of, first=last_given)]
 """A token that looks; None is the last one of the prompt."""
-HeadName = Annotated[str | None, Input("Head", key="att_head", choices=heads_of, nothing="the one that stands out")]
+HeadName = Annotated[str | None, Input("Head", key="att_head", choices=heads_of, nothing="auto")]
 """A head by its name; None is the one that moved most between two models, or stands out in one."""
+
+
+def heads_shown(found: Any) -> list[str]:
+    """Return the names of the heads that a result knows."""
+    return list(found.heads)
+
+
+def layers_shown(found: "Attentions") -> list[str]:
+    """Return what the groups of layers are called that one mosaic each shows; none where one shows all."""
+    groups = list(found.layers)
+    return groups if len(groups) > 1 else []
+
+
+ShownHead = Annotated[str | None, Input("Head", key="att_head", choices=heads_shown, nothing="auto")]
+"""The same, chosen among the heads of a result."""
+ShownLayers = Annotated[str | None, Input("Layers", key="att_layers", choices=layers_shown, nothing="auto")]
+"""Layers that one mosaic shows together."""
 
 
 def read_asked(
@@ -182,6 +228,12 @@ def standing_out(reads: Sequence[Attention]) -> Head:
     return strongest(last)[0]
 
 
+def splits_alike(one: LM, other: LM, ids: Sequence[int]) -> bool:
+    """Return whether two models name the ids of a text alike."""
+    size = one.model.get_input_embeddings().weight.shape[0]
+    return max(ids) < size and pieces(one.tokenizer, ids) == pieces(other.tokenizer, ids)
+
+
 def same_reading(
     lms: Sequence[LM],
     *,
@@ -196,8 +248,9 @@ def same_reading(
     Models of other tokens each read the prompt by their own.
     """
     found: dict[str, Any] = {}
-    if isinstance(prompt, str) and all(lm.tokenizer.get_vocab() == lms[-1].tokenizer.get_vocab() for lm in lms):
-        read = read_asked(lms[-1], prompt, chat, max_new_tokens, given)
+    read = read_asked(lms[-1], prompt, chat, max_new_tokens, given)
+    own = [asked_ids(lm, prompt, chat) for lm in lms]
+    if all(ids == own[-1] and splits_alike(lm, lms[-1], read.ids) for lm, ids in zip(lms, own, strict=True)):
         found = {"prompt": tuple(read.ids), "chat": False, "max_new_tokens": 0, "given": read.prompt_length}
     if others.get("head", "") is None:
         options = {"prompt": prompt, "chat": chat, "max_new_tokens": max_new_tokens, "given": given} | found
@@ -205,8 +258,19 @@ def same_reading(
     return found
 
 
+def layer_groups(depth: int, heads: int, length: int) -> dict[str, list[int]]:
+    """Return the layers that one mosaic shows together, by name: up to `MOST_HEADS` heads and `MOST_CELLS` weights."""
+    most = min(MOST_HEADS, MOST_CELLS // length**2)
+    each = depth if depth * heads <= most else max(1, most // heads)
+    groups = [list(range(first, min(first + each, depth))) for first in range(0, depth, each)]
+    return {f"L{one[0]}" if len(one) == 1 else f"L{one[0]}\u2013L{one[-1]}": one for one in groups}
+
+
 class Attentions(Beside[Attention]):
     """What the heads of one model or several attend to on one prompt."""
+
+    of = ""
+    """Of which run they are steps, as the end of a clause."""
 
     @property
     def comparable(self) -> bool:
@@ -217,38 +281,132 @@ class Attentions(Beside[Attention]):
     @property
     def hooked(self) -> Sequence[int]:
         """The ids of the text, where all models read the same."""
-        alike = all(same_text(each, self.results[-1]) for each in self.results)
-        return self.results[-1].ids if alike else ()
+        return shared_ids(self.results)
+
+    @property
+    def heads(self) -> list[str]:
+        """The heads of the last model."""
+        return self.results[-1].heads
+
+    @property
+    def layers(self) -> dict[str, list[int]]:
+        """Groups of layers of the deepest model, each for one mosaic."""
+        shapes = [read.pattern.shape for read in self.results]
+        depth, heads, length = (max(shape[axis] for shape in shapes) for axis in range(3))
+        return layer_groups(depth, heads, length)
+
+    def head(self, name: str | None = None) -> Head:
+        """Return the head of a name; without one, that which moved most between two models, or stands out in the last.
+
+        Raises:
+            ConfigError: there is none of the name.
+        """
+        return self._standing_out if name is None else find_head(name, self.heads)
+
+    @cached_property
+    def _standing_out(self) -> Head:
+        return standing_out(self.results)
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """How a mosaic is read, what was written, and why there is no difference."""
+        last, name = self.results[-1], self.looks[-1].name
+        said = [
+            "Every square is a head: rows are tokens that look (queries), columns tokens that are looked at (keys)."
+        ]
+        if last.written is not None:
+            wrote = " ".join("".join(last.tokens[last.written :]).replace("\u00b7", " ").split())
+            said.append(f"Red lines part the prompt from what {name} wrote: \u201c{wrote}\u201d.")
+        if self.comparable:
+            said.append("The difference is the right one minus the left one, centred on zero.")
+        return (" ".join(said), *self._why_apart())
+
+    def _why_apart(self) -> list[str]:
+        """Say why two models have no difference, if they have none."""
+        if self.comparable or len(self.results) == 1:
+            return []
+        if not shared_ids(self.results):
+            return ["The two models split this prompt into different tokens, so their patterns have no difference."]
+        shapes = [
+            f"{look.name} has {depth} layers of {heads} heads"
+            for look, read in zip(self.looks, self.results, strict=True)
+            for depth, heads in [read.pattern.shape[:2]]
+        ]
+        return [f"{' and '.join(shapes)}: they stand side by side, without a difference."]
 
     def sentence(self) -> str:
         """Name the head that moved most between two models, or what stands out in each."""
         if self.comparable:
             first, second = self.results
-            return f"{most_moved_head(first, second, (self.looks[0].name, self.looks[1].name))[1]}."
-        parts = [f"in {look.name}, {strongest(read)[1]}" for look, read in zip(self.looks, self.results, strict=True)]
+            return f"{most_moved_head(first, second, (self.looks[0].name, self.looks[1].name), self.of)[1]}."
+        way = "at" if self.of else "in"
+        pairs = zip(self.looks, self.results, strict=True)
+        parts = [f"{way} {look.name}{self.of}, {strongest(read)[1]}" for look, read in pairs]
         if len(parts) == 1:
             return f"On this prompt, {parts[0]}."
         sentence = "; ".join(parts) + "."
         return sentence[0].upper() + sentence[1:]
 
-    def figures(self) -> "dict[str, go.Figure]":
-        """Draw every head as one heat map, and the difference of two models."""
-        from probe.attention.figures import attention_mosaic, mosaic_pair
+    def figures(self, head: ShownHead = None, layers: ShownLayers = None) -> "dict[str, go.Figure]":
+        """Draw the heads of some layers in one map: two models and their difference, or one beside its chosen head.
 
-        title = "Attention of every head"
-        if len(self.results) == 2:
-            first, second = self.results
-            names = self.looks[0].name, self.looks[1].name
-            others = None if same_text(first, second) else second.tokens
-            pair = mosaic_pair((first.pattern, second.pattern), first.tokens, names=names, others=others)
-            return {"heads": titled(pair, title)}
-        return {
-            f"heads-{index}" if index else "heads": titled(
-                attention_mosaic(read.pattern, read.tokens, boundary=read.written),
-                title + f" of {look.name}" * (len(self.results) > 1),
+        Args:
+            head: the head that is framed and enlarged; by default the one that moved most between two models, or
+                stands out in one.
+            layers: the layers that are drawn where a model has too many for one figure; by default those of the head.
+        """
+        from probe.attention.figures import attention_head, attention_mosaic, mosaic_pair
+
+        chosen, shown = self.head(head), self._shown(head, layers)
+        look, read, own = shown[-1]
+        if len(shown) == 2:
+            (before, first, others), most = shown[0], max(each.pattern.shape[1] for each in self.results)
+            alike, rows = same_text(first, read), max(len(own), len(others))
+            chart = mosaic_pair(
+                (first.pattern[others], read.pattern[own]),
+                first.tokens,
+                names=(before.name, look.name),
+                others=None if alike else read.tokens,
+                layers=(others, own),
+                chosen=chosen,
+                height=int(np.clip(80 + WIDTH / 3 * rows / most, 250, HEIGHT)),
+                width=WIDTH,
+                boundary=read.written if alike else None,
             )
-            for index, (look, read) in enumerate(zip(self.looks, self.results, strict=True))
-        }
+            return {"heads": titled(clickable(chart, head="customdata"), "Attention of every head")}
+        chart = attention_mosaic(
+            read.pattern[own], read.tokens, layers=own, chosen=chosen, height=HEIGHT, boundary=read.written
+        )
+        charts = {"heads": titled(clickable(chart, head="customdata"), f"Heads of {look.name}{self.of}")}
+        enlarged = attention_head(read.pattern[chosen], read.tokens, boundary=read.written)
+        return charts | {"head": titled(enlarged, f"{head_name(chosen)} of {look.name}{self.of}", HEIGHT)}
+
+    def data(self, figure: str, head: str | None = None, layers: str | None = None) -> pd.DataFrame:
+        """Return the weights behind a figure: of the layers that are shown, or of the chosen head."""
+        layer, number = self.head(head)
+        tables = []
+        for look, read, own in self._shown(head, layers):
+            weights = read.pattern[own] if figure == "heads" else read.pattern[[layer]][:, [number]]
+            table = captured.attention_table(weights, read.tokens, own if figure == "heads" else [layer])
+            table.insert(0, "model", look.name)
+            tables.append(table if figure == "heads" else table.assign(head=number))
+        return pd.concat(tables, ignore_index=True)
+
+    def _shown(self, head: str | None, layers: str | None) -> list[tuple[Look, Attention, list[int]]]:
+        """Return each model that has some of the layers, with those that it has; by default those around the head."""
+        layer = self.head(head)[0]
+        groups = self.layers
+        if layers is not None and layers not in groups:
+            raise ConfigError(f"There are no layers {layers!r} here: give one of {', '.join(groups)}.")
+        group = next(one for name, one in groups.items() if name == layers or (layers is None and layer in one))
+        pairs = zip(self.looks, self.results, strict=True)
+        own = [(look, read, [each for each in group if each < len(read.pattern)]) for look, read in pairs]
+        return [one for one in own if one[-1]]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return what every head looks at, and how far it moved between two models."""
+        moved = {"heads-moved": distance_table(self.results[0], self.results[1])} if self.comparable else {}
+        return {"heads": self._scores(), **moved}
 
     def lists(self) -> dict[str, pd.DataFrame]:
         """Return the heads that moved most between two models, and what every head looks at."""
@@ -256,28 +414,56 @@ class Attentions(Beside[Attention]):
         if self.comparable:
             table = distance_table(self.results[0], self.results[1]).drop(columns=["layer", "head"])
             moved["Heads that moved most"] = table.rename(columns={"name": "head", "total_variation": "moved, share"})
-        scores = []
-        for look, read in zip(self.looks, self.results, strict=True):
-            own = pattern_scores(read).table().drop(columns=["layer", "head"]).rename(columns={"name": "head"})
-            own.insert(0, "model", look.name)
-            scores.append(own)
-        return moved | {"What heads look at": pd.concat(scores, ignore_index=True)}
+        return moved | {
+            "What heads look at": self._scores().drop(columns=["layer", "head"]).rename(columns={"name": "head"})
+        }
+
+    def _scores(self) -> pd.DataFrame:
+        """Return the scores of every head of every model."""
+        tables = [pattern_scores(read).table() for read in self.results]
+        for look, table in zip(self.looks, tables, strict=True):
+            table.insert(0, "model", look.name)
+        return pd.concat(tables, ignore_index=True)
 
 
 @dataclass(frozen=True)
 class PromptAttention(Attention):
     """What every head attends to on a prompt."""
 
+    @property
+    def _alone(self) -> Attentions:
+        return Attentions((self,), alone())
+
     def sentence(self) -> str:
         """Say what stands out in the heads."""
-        return Attentions((self,), alone()).sentence()
+        return self._alone.sentence()
+
+    def figures(self, head: ShownHead = None, layers: ShownLayers = None) -> "dict[str, go.Figure]":
+        """Draw the heads of some layers, and one of them enlarged.
+
+        Args:
+            head: the head that is framed and enlarged; by default the one that stands out, or moved most between two
+                models.
+            layers: the layers that are drawn where a model has too many for one figure; by default those of the head.
+        """
+        return self._alone.figures(head, layers)
+
+    def data(self, figure: str, head: str | None = None, layers: str | None = None) -> pd.DataFrame:
+        """Return the weights behind a figure."""
+        return self._alone.data(figure, head, layers)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return what every head looks at."""
+        return self._alone.tables()
 
     def lists(self) -> dict[str, pd.DataFrame]:
         """Return what every head looks at."""
-        return Attentions((self,), alone()).lists()
+        return self._alone.lists()
 
 
-@analysis("attention", title="Patterns", equations=STAGES, key="att", beside=Attentions, settle=same_reading)
+@analysis(
+    "attention", title="Patterns", equations=STAGES, key="att", beside=Attentions, settle=same_reading, widths=((1, 1),)
+)
 def read_attention(
     lm: LM,
     prompt: Asked,
@@ -308,113 +494,3 @@ def read_attention(
         ConfigError: a continuation was asked from a model that reads out a scalar.
     """
     return PromptAttention(**vars(read_asked(lm, prompt, chat, max_new_tokens, given)))
-
-
-RANKED = 16
-"""Heads that a ranking shows."""
-
-
-@dataclass(frozen=True)
-class AttentionShift(Drawable):
-    """Which heads attend elsewhere in one model than in another, and where one of them does."""
-
-    reads: tuple[Attention, Attention]
-    """Of both models on one text."""
-    head: Head
-    """The one that is enlarged."""
-    looks: tuple[Look, ...] = field(default_factory=pair)
-    """Names and colours of the models."""
-
-    @property
-    def hooked(self) -> Sequence[int]:
-        """The ids of the text."""
-        return self.reads[1].ids
-
-    @property
-    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Where the chosen head stands."""
-        table, (layer, number) = distance_table(*self.reads), self.head
-        place = int(table.index[(table["layer"] == layer) & (table["head"] == number)][0])
-        return (
-            f"{head_name(self.head)} is number {place + 1} of {len(table)}: {rate(table['total_variation'][place])} of "
-            f"its attention went elsewhere (Jensen-Shannon divergence {table['jensen_shannon'][place]:.3f} nats), mean "
-            "over the tokens that have a choice.",
-        )
-
-    def sentence(self) -> str:
-        """Name the head that moved most, and how."""
-        return f"{most_moved_head(*self.reads, (self.looks[0].name, self.looks[1].name))[1]}."
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Return how far every head moved, and the change of the chosen one weight by weight."""
-        layer, number = self.head
-        change = difference(*self.reads)[layer : layer + 1, number : number + 1]
-        rows = captured.attention_table(change, self.reads[1].tokens, [layer]).assign(head=number)
-        return {"moved": distance_table(*self.reads), "change": rows.rename(columns={"weight": "change"})}
-
-    def figures(self) -> "dict[str, go.Figure]":
-        """Draw the heads that moved most, and the change of the chosen one."""
-        from probe.attention.figures import change_map
-        from probe.attention.head_figures import head_ranking
-
-        table, second = distance_table(*self.reads), self.reads[1]
-        top, label = table.head(RANKED), "share of attention that went elsewhere"
-        heads = [(int(layer), int(number)) for layer, number in zip(top["layer"], top["head"], strict=True)]
-        values, colour = top["total_variation"].to_numpy(), self.looks[1].colour
-        ranking = head_ranking(heads, values, label, chosen=self.head, colour=colour)
-        change = change_map(difference(*self.reads)[self.head], second.tokens, boundary=second.written)
-        base, aligned = (look.name for look in self.looks)
-        return {
-            "moved": titled(clickable(ranking, head="customdata"), f"Heads that moved most, of {len(table)}", 430),
-            "change": titled(change, f"{head_name(self.head)}: {aligned} minus {base}", 430),
-        }
-
-    def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the heads that moved most first."""
-        table = distance_table(*self.reads).drop(columns=["layer", "head"])
-        names = {"name": "head", "total_variation": "moved, share", "jensen_shannon": "Jensen-Shannon, nats"}
-        return {"Heads that moved most": table.rename(columns=names)}
-
-
-@analysis(
-    "attention",
-    title="What moved",
-    equations=(r"\mathrm{moved} = \tfrac12 \sum_s |\alpha^{\text{aligned}}_{t,s} - \alpha^{\text{base}}_{t,s}|",),
-    key="att",
-    widths=((4, 5),),
-)
-def compare_attention(
-    base: LM,
-    aligned: LM,
-    prompt: Asked,
-    *,
-    head: HeadName = None,
-    chat: Chat = False,
-    max_new_tokens: New = 0,
-    given: Given = None,
-) -> AttentionShift:
-    """Measure which heads attend elsewhere in one model than in another.
-
-    *Moved* is the total variation distance, half the sum of absolute changes of a row, mean over the rows that have a
-    choice. It is about where heads look, whatever that does to the answer. Both models read one text; with new tokens,
-    what the aligned one goes on with.
-
-    Args:
-        base: the model compared against.
-        aligned: the other one, with as many heads and the same tokens.
-        prompt: a text or its token ids.
-        head: the head that is enlarged; by default the one that moved most.
-        chat: send the prompt as a user's message in the model's chat template.
-        max_new_tokens: how many tokens the aligned model goes on for at most, greedily.
-        given: how many of the tokens were given, where a model wrote the rest of them.
-
-    Raises:
-        DataError: an empty text or one longer than the context, other tokens, or numbers of heads that differ.
-        ConfigError: a continuation was asked from a model that reads out a scalar.
-    """
-    after = read_asked(aligned, prompt, chat, max_new_tokens, given)
-    before = read_asked(base, after.ids, given=after.prompt_length)
-    difference(before, after)
-    if before.tokens != after.tokens:
-        raise DataError("The two models split this prompt into different tokens: choose two models of one family.")
-    return AttentionShift((before, after), standing_out([before, after]) if head is None else parse_head(head))

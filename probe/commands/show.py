@@ -161,7 +161,13 @@ def write(
     if out.suffix:
         if not figures:
             raise ConfigError(f"{analysis.name} draws nothing here: give a folder for its tables.")
-        save(figures[name], out, result.data(name), source=source, title=title_of(figures[name], analysis.title))
+        save(
+            figures[name],
+            out,
+            analysis.data(result, name, values),
+            source=source,
+            title=title_of(figures[name], analysis.title),
+        )
         remark(f"Saved {out}")
         return
     formats = [each for each in FORMATS if each in ("html", "csv") or (each in ("png", "pdf") and not missing())]
@@ -169,7 +175,9 @@ def write(
         files = []
         for each, chart in figures.items():
             title = title_of(chart, analysis.title)
-            files += save_all(chart, result.data(each), out, each, formats, source | {"figure": each}, title=title)
+            files += save_all(
+                chart, analysis.data(result, each, values), out, each, formats, source | {"figure": each}, title=title
+            )
         for each, table in result.tables().items():
             files.append(out / f"{each}.csv")
             files[-1].write_bytes(render_table(table, "csv"))

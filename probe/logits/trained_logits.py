@@ -25,8 +25,7 @@ from probe.logits.trained import (
     promoted_over_training,
 )
 from probe.plotting.notebook import Drawable, titled
-from probe.runs.captured import most_moved, why_without_answers
-from probe.runs.captures import Captures
+from probe.runs.captured import captured_prompts, captures_of, numbers_of, usual_prompt, why_without_answers
 from probe.runs.reader import Run
 from probe.runs.schema import CHECKPOINTS, ProbePrompt
 
@@ -53,37 +52,6 @@ LONGEST = 60
 """Letters of a prompt in a sentence."""
 LEAST = -20.0
 """The smallest log-probability of the colour scale, nats."""
-
-
-def captures_of(run: Path) -> Captures:
-    """Return the captures of a run.
-
-    Raises:
-        DataError: it has none.
-    """
-    captures = Run(run).captures()
-    if not len(captures) or not captures.prompts:
-        raise DataError(f"The run `{run.name}` has no captures: train with --capture-every, or choose another run.")
-    return captures
-
-
-def captured_prompts(*, run: Path) -> list[str]:
-    """Return the texts of the prompts that a run captured."""
-    return list(numbers_of(captures_of(run)))
-
-
-def numbers_of(captures: Captures) -> dict[str, int]:
-    """Return the texts of the captured prompts with their numbers."""
-    return {prompt.text: index for index, prompt in enumerate(captures.prompts)}
-
-
-def usual_prompt(*, run: Path, prompt: str) -> str:
-    """Return the prompt itself where it was captured, else the captured one whose answers moved most."""
-    captures = captures_of(run)
-    if prompt in numbers_of(captures):
-        return prompt
-    ends = captures.load(captures.steps[0]), captures.load(captures.steps[-1])
-    return captures.prompts[most_moved(*ends, captures.prompts)].text
 
 
 def known_measures(found: "TrainedLogits") -> list[str]:

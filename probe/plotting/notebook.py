@@ -55,7 +55,8 @@ class Drawable:
     """What an analysis returns: a sentence, notes, tables and figures; a notebook shows its main figure.
 
     A class gives `figure` and `table` where it has one of each, `figures` and `tables` where it has several, the main
-    one first. The arguments of `sentence`, `chips`, `figures` and `lists`, if any, choose what is looked at.
+    one first. The arguments of `sentence`, `chips`, `figures` and `lists`, if any, choose what is looked at; `data`
+    takes those of `figures` that it needs.
     """
 
     notes: tuple[str, ...] = ()

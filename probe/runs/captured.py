@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from probe.errors import RunError
+from probe.errors import DataError, RunError
+from probe.runs.captures import Captures
 from probe.runs.captures import numbers as as_numbers
+from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt, RunWarning
 from probe.tokenizer_parts import odd_part
 from probe.untrusted import foreign, readable
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-    from probe.runs.reader import Run
 
 Favourites = tuple[Sequence[Sequence[Sequence[str]]], np.ndarray]
 """[D+1][T][k] tokens that a lens favours, best first, and [D+1 T k] their natural log-probabilities."""
@@ -79,6 +79,37 @@ def most_moved(first: dict[str, np.ndarray], last: dict[str, np.ndarray], prompt
         for i, prompt in enumerate(prompts)
     ]
     return int(np.argmax(changes))
+
+
+def captures_of(run: Path) -> Captures:
+    """Return the captures of a run.
+
+    Raises:
+        DataError: it has none.
+    """
+    captures = Run(run).captures()
+    if not len(captures) or not captures.prompts:
+        raise DataError(f"The run `{run.name}` has no captures: train with --capture-every, or choose another run.")
+    return captures
+
+
+def captured_prompts(*, run: Path) -> list[str]:
+    """Return the texts of the prompts that a run captured."""
+    return list(numbers_of(captures_of(run)))
+
+
+def numbers_of(captures: Captures) -> dict[str, int]:
+    """Return the texts of the captured prompts with their numbers."""
+    return {prompt.text: index for index, prompt in enumerate(captures.prompts)}
+
+
+def usual_prompt(*, run: Path, prompt: str) -> str:
+    """Return the prompt itself where it was captured, else the captured one whose answers moved most."""
+    captures = captures_of(run)
+    if prompt in numbers_of(captures):
+        return prompt
+    ends = captures.load(captures.steps[0]), captures.load(captures.steps[-1])
+    return captures.prompts[most_moved(*ends, captures.prompts)].text
 
 
 def why_without_answers(run: "Run", prompt: "ProbePrompt") -> str:

@@ -68,8 +68,8 @@ def test_two_mosaics_share_one_scale_and_their_difference_is_second_minus_first(
 
 def test_every_panel_takes_clicks_that_name_the_same_heads(pair):
     figure = mosaics.mosaic_pair(pair, TOKENS, names=("one", "two"), layers=([5, 6], [5, 6]))
-    named = [[tuple(point[:2]) for point in trace.customdata] for trace in targets(figure)]
-    assert named == [[(layer, head) for layer in (5, 6) for head in range(3)]] * 3
+    named = [[point[0] for point in trace.customdata] for trace in targets(figure)]
+    assert named == [[f"L{layer}H{head}" for layer in (5, 6) for head in range(3)]] * 3
 
 
 def test_the_hover_of_a_difference_names_its_largest_change(pair):
@@ -78,7 +78,7 @@ def test_the_hover_of_a_difference_names_its_largest_change(pair):
     second[0, 0, 4, 1] = -0.5
     second[0, 0, 3, 3] = 0.25
     mark = targets(mosaics.mosaic_pair((first, second), TOKENS, names=("one", "two")))[2]
-    assert mark.customdata[0][2] == "b \u2192 a (-0.50)"
+    assert mark.customdata[0][1] == "b \u2192 a (-0.50)"
 
 
 def test_models_of_different_depth_stand_side_by_side_without_a_difference(pair):

@@ -15,10 +15,12 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from probe.attention.long import AttentionStatistics, attention_statistics, stream_weights
+from probe.attention.long import AttentionStatistics, LongTexts, attention_statistics
+from probe.attention.streaming import stream_weights
 from probe.errors import ConfigError, DataError, ModelError
 from probe.model.lm import LM
 from probe.model.rewards import analysable
+from probe.plotting.notebook import Look
 from tests.models import ARCHITECTURES, CONTEXT, random_lm, saved_lm, word_tokenizer
 
 IDS = torch.randint(4, 27, (30,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -309,3 +311,38 @@ def test_tables_hold_the_arrays():
     assert len(sources) == 2 * len(seen.tokens) - 1
     assert (sources["source"] == [seen.tokens[key] for key in sources.key]).all()
     assert sources.iloc[-2].weight == seen.top_weights[1, 2, -1, 0]
+
+
+def test_two_models_stand_beside_each_other_and_a_head_is_chosen():
+    reads = [attention_statistics(random_lm(seed=seed), "mira lives in oslo .", lags=3) for seed in (0, 1)]
+    both = LongTexts(tuple(reads), (Look("a", "red"), Look("b", "blue")))
+    far = both.lists()["Heads"].groupby("model")["head"].first()
+    assert all(f"in {name}, {head} looks back furthest" in both.sentence() for name, head in far.items())
+    assert both.hooked == reads[0].ids
+    charts = both.figures("L1H2", "entropy")
+    assert list(charts) == ["statistic", "lags", "layers", "along", "sources"]
+    grids = [trace.z for trace in charts["statistic"].data if trace.type == "heatmap"]
+    np.testing.assert_allclose(grids[2], reads[1].mean("entropy") - reads[0].mean("entropy"))
+    np.testing.assert_array_equal(charts["lags"].data[1].y, reads[1].lag_profile[1, 2])
+    np.testing.assert_array_equal(charts["along"].data[0].y, reads[0].entropy[1, 2])
+    assert len(both.data("along", "L1H2")) == 2 * len(reads[0].tokens)
+    assert set(both.data("lags", "L1H2")["name"]) == {"L1H2"}
+    assert "None is held" in both.notes[0]
+    other = attention_statistics(random_lm("gpt2", n_layer=3), "oslo .", lags=3)
+    apart = LongTexts((reads[0], other), both.looks)
+    assert not apart.hooked
+    assert len(apart.figures("L2H0")["along"].data) == 1, "texts that differ share no axis"
+    with pytest.raises(ConfigError, match="no head 'L9H9' here"):
+        both.figures("L9H9")
+    assert "only itself" in attention_statistics(random_lm(), [5], lags=4).sentence()
+    assert attention_statistics(random_lm(), [5], lags=4).figures()
+
+
+def test_layers_that_do_not_attend_stay_empty():
+    config = Lfm2Config(**TINY, layer_types=["conv", "full_attention", "conv", "full_attention"], num_hidden_layers=4)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        seen = attention_statistics(LM(Lfm2ForCausalLM(config).eval(), word_tokenizer()), IDS)
+    grid = next(trace.z for trace in seen.figures("L3H0")["statistic"].data if trace.type == "heatmap")
+    assert np.isnan(grid[[0, 2]]).all()
+    np.testing.assert_allclose(grid[[1, 3]], seen.mean("distance"))

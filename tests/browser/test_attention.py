@@ -15,11 +15,11 @@ def test_clicks_choose_the_head_its_query_and_its_partners(page: Page, server: A
     """The sentence and the mosaic are seen without scrolling."""
     sentence = open_page(page, server, "attention?att_head=L0H0")
     expect(sentence).to_contain_text("moved most")
-    chart = figure(page, "att-heads")
+    chart = figure(page, "heads")
     expect(chart.locator("g.points path")).to_have_count(3 * 4)
     assert bottom(chart) <= 800
     expect_theme(chart, "light")
-    mark = figure(page, "att-heads").locator("g.points").nth(1).locator("path").nth(3)
+    mark = figure(page, "heads").locator("g.points").nth(1).locator("path").nth(3)
     repeat(page, lambda: mark.click(force=True), lambda: "att_head=L1H1" in page.url)
     expect(page.get_by_text("L1H1: bilinear, softmax, linear")).to_be_visible()
     cell = figure(page, "stages").locator("g.points").first.locator("path").nth(7)

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from streamlit.testing.v1 import AppTest
 
-from dashboard.pages.attention import choices, long_texts
-from dashboard.pages.attention import compute as source
-from dashboard.pages.attention.choices import pages
+from probe.attention import reading
 from probe.attention.head_stages import stages
 from probe.attention.long import attention_statistics
 from probe.attention.patterns import attention, distance_table
-from probe.attention.reading import parse_head
+from probe.attention.reading import MOST_CELLS, layer_groups, parse_head
 from probe.attention.scores import pattern_scores
 from probe.attention.tracing import rollout
 from probe.model.lm import LM
@@ -40,6 +39,13 @@ def lower(array: np.ndarray) -> np.ndarray:
     return array[np.tril_indices(len(array))]
 
 
+def enlarged(app: AppTest) -> str:
+    """The head that the figures are about."""
+    found = re.search(r"(L\d+H\d+): bilinear, softmax, linear", read(app))
+    assert found
+    return found[1]
+
+
 def framed(figure: dict) -> set[tuple[float, float]]:
     """Middles of the frames."""
     return {((shape["x0"] + shape["x1"]) / 2, (shape["y0"] + shape["y1"]) / 2) for shape in figure["layout"]["shapes"]}
@@ -54,7 +60,7 @@ def test_it_names_the_head_that_moved_most_and_enlarges_it(show: Show, runs: Pat
     assert heading(app).startswith(
         f"Between base and dpo-agreeable, the attention of {table['name'][0]} moved most: {share}"
     )
-    assert app.selectbox(key="att_head").value == table["name"][0]
+    assert enlarged(app) == table["name"][0]
     assert app.segmented_control(key="att_view").value == "both"
     badges = [part.value for part in app.markdown if "hooks verified" in part.value]
     assert len(badges) == 2
@@ -65,7 +71,7 @@ def test_it_names_the_head_that_moved_most_and_enlarges_it(show: Show, runs: Pat
 def test_the_sentence_says_where_attention_went_and_when_it_went_nowhere(show: Show, runs: Path, models):
     app = show(runs, page=VIEW, prompt=PROMPT)
     first, second = (attention(lm, PROMPT) for lm in models)
-    head = parse_head(app.selectbox(key="att_head").value)
+    head = parse_head(enlarged(app))
     change = (second.pattern - first.pattern)[head]
     query, key = np.unravel_index(np.abs(change).argmax(), change.shape)
     before, after = first.pattern[(*head, query, key)], second.pattern[(*head, query, key)]
@@ -79,7 +85,7 @@ def test_the_sentence_says_where_attention_went_and_when_it_went_nowhere(show: S
 def test_both_models_and_their_difference(show: Show, runs: Path, models):
     app = show(runs, page=VIEW, prompt=PROMPT, att_head="L1H0")
     first, second = (attention(lm, PROMPT).pattern for lm in models)
-    shown, length = maps(chart(app, "att-heads")), first.shape[-1]
+    shown, length = maps(chart(app, "heads")), first.shape[-1]
     for image, pattern in zip(shown, (first, second, second - first), strict=True):
         tile = image[length + 1 : 2 * length + 1, :length]
         np.testing.assert_allclose(lower(tile), lower(pattern[1, 0]), atol=1e-6)
@@ -90,8 +96,8 @@ def test_one_model_shows_its_head_beside_the_mosaic(show: Show, runs: Path, mode
     app = show(runs, page=VIEW, prompt=PROMPT, att_view=view, att_head="L0H1")
     assert f"in {('base', 'dpo-agreeable')[index]}," in heading(app)
     expected = attention(models[index], PROMPT).pattern[0, 1]
-    np.testing.assert_allclose(lower(maps(chart(app, "att-head"))[0]), lower(expected), atol=1e-6)
-    assert len(maps(chart(app, "att-heads"))) == 1
+    np.testing.assert_allclose(lower(maps(chart(app, "head"))[0]), lower(expected), atol=1e-6)
+    assert len(maps(chart(app, "heads"))) == 1
     assert len(maps(chart(app, "stages"))) == 3
 
 
@@ -99,12 +105,12 @@ def test_the_head_follows_the_finding_until_the_reader_takes_one(show: Show, run
     app = show(runs, page=VIEW, prompt=PROMPT)
     for prompt in ("helen lives in", "<user> where does magda live ? <bot>"):
         app.text_area(key="prompt").set_value(prompt).run()
-        assert app.selectbox(key="att_head").value == re.findall(r"L\dH\d", heading(app))[0]
-    other = next(name for name in app.selectbox(key="att_head").options if name not in heading(app))
+        assert enlarged(app) == re.findall(r"L\dH\d", heading(app))[0]
+    other = next(name for name in app.selectbox(key="att_head").options[1:] if name not in heading(app))
     app.selectbox(key="att_head").select(other).run()
     app.text_area(key="prompt").set_value(PROMPT).run()
-    assert app.selectbox(key="att_head").value == other
-    assert len(framed(chart(app, "att-heads"))) == 1
+    assert app.selectbox(key="att_head").value == enlarged(app) == other
+    assert len(framed(chart(app, "heads"))) == 1
 
 
 def test_the_stages_are_those_of_the_analysis(show: Show, runs: Path, models):
@@ -136,8 +142,8 @@ def test_attention_goes_on_while_the_model_writes(show: Show, runs: Path, models
     app = show(runs, page=VIEW, prompt=PROMPT, att_new="4", att_view="aligned", att_head="L0H0")
     expected = attention(models[1], PROMPT, max_new_tokens=4)
     assert len(expected.ids) > expected.prompt_length
-    np.testing.assert_allclose(lower(maps(chart(app, "att-head"))[0]), lower(expected.pattern[0, 0]), atol=1e-6)
-    lines = [trace for trace in chart(app, "att-head")["data"] if trace.get("mode") == "lines"]
+    np.testing.assert_allclose(lower(maps(chart(app, "head"))[0]), lower(expected.pattern[0, 0]), atol=1e-6)
+    lines = [trace for trace in chart(app, "head")["data"] if trace.get("mode") == "lines"]
     assert (
         values(lines[0]["y"])[0]
         if isinstance(lines[0]["y"], dict)
@@ -149,7 +155,7 @@ def test_attention_goes_on_while_the_model_writes(show: Show, runs: Path, models
 
 def test_head_scores_are_those_of_the_patterns(show: Show, runs: Path, models):
     app = show(runs, page=VIEW, prompt=PROMPT, att_tab="Head scores", att_score="entropy")
-    assert names(app) == ["att-heads", "scores"], "only the open tab is drawn"
+    assert names(app) == ["heads", "scores"], "only the open tab is drawn"
     first, second = (pattern_scores(attention(lm, PROMPT)).values["entropy"] for lm in models)
     for found, right in zip(maps(chart(app, "scores")), (first, second, second - first), strict=True):
         np.testing.assert_allclose(found, right, atol=1e-5)
@@ -204,17 +210,17 @@ def test_captures_move_through_training(show: Show, runs: Path):
     now, start = (found.load(step)["attention"][index, 1, 1, :length, :length] for step in (20, 0))
     assert "Between step 0 and step 20 of base, the attention of L" in heading(app)
     tile = slice(length + 1, 2 * length + 1)
-    for image, right in zip(maps(chart(app, "att-heads")), (start, now, now - start), strict=True):
+    for image, right in zip(maps(chart(app, "heads")), (start, now, now - start), strict=True):
         np.testing.assert_allclose(lower(image[tile, tile]), lower(right), atol=2e-3)
-    assert names(app) == ["att-heads", "att-training"]
-    curves = chart(app, "att-training")
+    assert names(app) == ["heads", "training"]
+    curves = chart(app, "training")
     assert len(curves["data"]) == 5
     assert curves["layout"]["shapes"][0]["x0"] == 20
     app.select_slider(key="att_step").set_value(40).run()
     assert "Between step 0 and step 40" in heading(app)
     app.toggle(key="att_since").set_value(False).run()
     assert heading(app).startswith("On this prompt, at step 40 of base,")
-    assert names(app)[:2] == ["att-heads", "att-head"]
+    assert names(app)[:2] == ["heads", "head"]
     app.select_slider(key="att_step").set_value(0).run()
     assert not app.exception
 
@@ -227,7 +233,7 @@ def test_a_reward_model_is_looked_into_like_any_other(show: Show, runs: Path, tm
     assert not app.exception
     assert not app.error
     assert app.slider(key="att_new").disabled
-    assert {"att-heads", "stages", "words"} <= set(names(app))
+    assert {"heads", "stages", "words"} <= set(names(app))
     assert chart(app, "words")["layout"]["yaxis"]["ticktext"] == ["reward"]
     app = show(
         runs, page=VIEW, prompt="mira lives in oslo .", att_view="aligned", aligned=str(folder), att_tab="Circuits"
@@ -240,7 +246,7 @@ def test_models_that_do_not_pair_up_stand_side_by_side(show: Show, runs: Path, t
     folder = random_lm(num_hidden_layers=3).save(tmp_path / "other")
     app = show(runs, page=VIEW, prompt="helen lives in lyon .", aligned=str(folder))
     assert not app.exception
-    assert len(maps(chart(app, "att-heads"))) == 2
+    assert len(maps(chart(app, "heads"))) == 2
     assert "split this prompt into different tokens" in read(app)
     assert "What moved" not in [tab.label for tab in app.tabs]
     copy = LM.load(runs / "base")
@@ -249,34 +255,35 @@ def test_models_that_do_not_pair_up_stand_side_by_side(show: Show, runs: Path, t
     shallow = copy.save(tmp_path / "shallow")
     app = show(runs, page=VIEW, prompt="helen lives in lyon .", aligned=str(shallow))
     assert "base has 2 layers of 2 heads and shallow has 1 layers of 2 heads" in read(app)
-    assert app.selectbox(key="att_head").options == ["L0H0", "L0H1"]
+    assert app.selectbox(key="att_head").options[1:] == ["L0H0", "L0H1"]
     assert not app.exception
 
 
 def test_long_texts_get_statistics_and_the_size_of_what_is_not_shown(
     show: Show, runs: Path, models, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(source, "LONG", 12)
-    monkeypatch.setattr(long_texts, "LONG", 12)
+    monkeypatch.setattr(reading, "LONG", 12)
     app = show(runs, page=VIEW, prompt=PROMPT, att_head="L1H0", att_statistic="entropy")
     assert not app.exception
-    assert heading(app).startswith("Over 15 tokens, in dpo-agreeable, L")
-    assert re.search(r"A capture of 15 tokens needs [\d.]+ \w?B of the 268 MB", read(app))
+    assert heading(app).startswith("Over 15 tokens, in base, L")
+    assert "; in dpo-agreeable, L" in heading(app)
+    assert "All patterns of these 15 tokens would take 3.6 kB. None is held" in read(app)
+    assert len([part.value for part in app.markdown if "hooks verified" in part.value]) == 2
     first, second = (attention_statistics(lm, PROMPT) for lm in models)
-    shown = maps(chart(app, "att-long"))
+    shown = maps(chart(app, "statistic"))
     for found, right in zip(shown, (first.mean("entropy"), second.mean("entropy")), strict=False):
         np.testing.assert_allclose(found, right, atol=1e-5)
-    profile = chart(app, "att-lags")["data"][1]["y"]
+    profile = chart(app, "lags")["data"][1]["y"]
     np.testing.assert_allclose(values(profile), second.lag_profile[1, 0], atol=1e-5)
-    marks = chart(app, "att-sources")["data"][1]
+    marks = chart(app, "sources")["data"][1]
     assert set(zip(values(marks["y"]), values(marks["x"]), strict=True)) == {
         (query, key)
         for query in range(15)
         for key, weight in zip(second.top_keys[1, 0, query], second.top_weights[1, 0, query], strict=True)
         if key >= 0 and weight >= 0.05
     }
-    np.testing.assert_allclose(values(chart(app, "att-along")["data"][1]["y"]), second.entropy[1, 0], atol=1e-5)
-    averaged = chart(app, "att-layers")["data"][1]["y"]
+    np.testing.assert_allclose(values(chart(app, "along")["data"][1]["y"]), second.entropy[1, 0], atol=1e-5)
+    averaged = chart(app, "layers")["data"][1]["y"]
     np.testing.assert_allclose(values(averaged)[:9], second.lag_profile[1].mean(0)[:9], atol=1e-5)
     app.toggle(key="att_cut").set_value(True).run()
     assert not app.exception
@@ -284,12 +291,12 @@ def test_long_texts_get_statistics_and_the_size_of_what_is_not_shown(
 
 
 def test_pages_of_layers_hold_no_more_than_a_screen_shows():
-    assert pages(4, 4, 20) == [[0, 1, 2, 3]]
-    deep = pages(30, 9, 60)
-    assert deep[0] == list(range(7))
-    assert [layer for page in deep for layer in page] == list(range(30))
-    assert all(len(page) * 4 * 192**2 <= choices.MOST_CELLS for page in pages(4, 4, 192))
-    assert pages(2, 100, 500) == [[0], [1]], "a layer is the least"
+    assert layer_groups(4, 4, 20) == {"L0\u2013L3": [0, 1, 2, 3]}
+    deep = layer_groups(30, 9, 60)
+    assert deep["L0\u2013L6"] == list(range(7))
+    assert [layer for group in deep.values() for layer in group] == list(range(30))
+    assert all(len(group) * 4 * 192**2 <= MOST_CELLS for group in layer_groups(4, 4, 192).values())
+    assert layer_groups(2, 100, 500) == {"L0": [0], "L1": [1]}, "a layer is the least"
     assert parse_head("L12H3") == (12, 3)
 
 
@@ -300,7 +307,8 @@ def test_the_python_lines_run(show: Show, runs: Path, query: dict):
         for code, space in zip(app.code, spaces, strict=True):
             exec(code.value, space)
         if query["att_view"] == "both":
-            assert spaces[0]["read_base"].pattern.shape == spaces[0]["read_aligned"].pattern.shape
+            assert "read_attention(base, prompt=(" in app.code[0].value, "both models read the ids of one text"
+            assert spaces[0]["result"].tokens[1] == "helen"
 
 
 def test_all_analyses_are_of_the_text_of_the_main_figure(show: Show, runs: Path, models):

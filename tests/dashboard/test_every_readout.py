@@ -19,7 +19,7 @@ from tests.dashboard.phenomena import press
 PAGES = page_names()
 PROMPT = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 MAIN = {
-    "attention": ("att-heads",),
+    "attention": ("heads",),
     "autoregression": ("lags",),
     "compare": ("kl", "rewards"),
     "interventions": ("grid",),

@@ -53,9 +53,9 @@ def test_captures_of_a_plain_module_are_shown(show: Show, plain: Path):
     assert not app.error
     assert "of gpt" in heading(app)
     index = app.selectbox(key="att_captured").options.index(app.selectbox(key="att_captured").value)
-    maps = [values(each["z"]) for each in chart(app, "att-heads")["data"] if each["type"] == "heatmap"]
+    maps = [values(each["z"]) for each in chart(app, "heads")["data"] if each["type"] == "heatmap"]
     assert any(np.allclose(each[0, 0], pattern[index, 0, 0, 0, 0], atol=1e-3) for each in maps)
-    assert "att-training" in names(app)
+    assert "training" in names(app)
 
 
 def test_captures_without_attention_leave_it_out_by_name(show: Show, plain: Path):

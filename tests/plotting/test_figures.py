@@ -57,7 +57,7 @@ def test_mosaic_places_every_head_and_hides_the_future(attention: np.ndarray):
 def test_a_marker_above_each_head_names_it(attention: np.ndarray):
     figure = heads.attention_mosaic(attention, TOKENS, layers=[4, 7], chosen=(7, 1))
     marks = figure.data[-1]
-    assert [tuple(point[:2]) for point in marks.customdata] == [(layer, head) for layer in (4, 7) for head in range(3)]
+    assert [point[0] for point in marks.customdata] == [f"L{layer}H{head}" for layer in (4, 7) for head in range(3)]
     assert len(figure.layout.shapes) == 1
     middle = figure.layout.shapes[0].x0 + (figure.layout.shapes[0].x1 - figure.layout.shapes[0].x0) / 2
     assert middle == marks.x[4]

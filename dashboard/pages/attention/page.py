@@ -1,38 +1,42 @@
 """Attention: what every head looks at, one head stage by stage, and how two models or two steps differ."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
-import numpy as np
-import pandas as pd
 import streamlit as st
 
-from dashboard.analysis import draw, draw_below, keys_of, say
+from dashboard import data
+from dashboard.analysis import CHAT, draw, draw_below, keys_of
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import TAB_DETAILS
-from dashboard.components.figure import figure
+from dashboard.components.step_views import choose_moment
 from dashboard.components.tabs import open_tab
-from dashboard.inputs import Page, Values
+from dashboard.inputs import Page
 from dashboard.markdown import finding, note, sentence_place
-from dashboard.pages.attention.choices import HEAD, NEW, TAB, choose_head, choose_layers, take_head
-from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_captured, read_live
-from dashboard.pages.attention.long_texts import choose_cut, long_text
-from dashboard.pages.attention.through_training import head_scores, moved, rolled_out, through_training
-from dashboard.pages.attention.words import explain, head_finding, why_apart
-from dashboard.sides import ask_for_model, asked_text, choose_chat, note_form, words_known
-from dashboard.state import CHAT, SharedChoices, current, keep
+from dashboard.pages.attention.captured_tabs import head_scores, moved, rolled_out
+from dashboard.sides import Role, Side, ask_for_model, asked_text, choose_chat, load_side, note_form
+from dashboard.state import SharedChoices, current, keep
 from probe.analyses.catalogue import find_analysis
-from probe.attention.figures import attention_head, attention_mosaic, mosaic_pair
-from probe.attention.reading import head_name
-from probe.runs.captured import attention_table
+from probe.attention.reading import LONG, MOST_NEW, Attentions, head_name, splits_alike
+from probe.attention.trained_heads import CapturedAttention
 
-VIEWS = ("base", "aligned", "both", "captures")
-# New tokens that the slider offers.
-MOST_NEW = 64
-HEIGHT = 400
-# Pixels of a figure over the whole page, as it is at 1280 x 800, without its colour bars.
-WIDTH = 740
+VIEWS: dict[str, tuple[Role, ...]] = {
+    "base": ("base",),
+    "aligned": ("aligned",),
+    "both": ("base", "aligned"),
+    "captures": (),
+}
+"""The models of each view; captures are of a training run."""
+MAIN, LONG_TEXTS = "read_attention", "attention_statistics"
+"""The main analysis, and that of texts that are too long for patterns."""
+CAPTURED, TRAINED = "captured_attention", "follow_attention"
+"""The main analysis of captures, and what they tell of the steps between."""
+TABS = ("read_stages", "score_heads", "compare_attention", "read_circuits", "attention_rollout")
+"""The analyses of the tabs."""
+HEAD, NEW, TAB = "att_head", "att_new", "att_tab"
+"""Keys of the head, of how many tokens the last model goes on for, and of the open tab."""
 
 
 def choose_view(shared: SharedChoices) -> str:
@@ -40,107 +44,98 @@ def choose_view(shared: SharedChoices) -> str:
     flags = [bool(shared.reference(choice)) for choice in (shared.base, shared.aligned)]
     default = "both" if all(flags) else "aligned" if flags[1] else "base"
     key = keep("att_view", VIEWS, default)
-    view = st.segmented_control(
-        "Patterns of", VIEWS, key=key, bind="query-params", required=True, help="Captures: of a training run."
-    )
+    hint = "Captures: of a training run."
+    view = st.segmented_control("Patterns of", list(VIEWS), key=key, bind="query-params", required=True, help=hint)
     return str(view or default)
 
 
 def missing_input(shared: SharedChoices, view: str) -> str:
     """Name in words what is not yet chosen for a view; empty if nothing is missing."""
-    need = {"base": ("base",), "aligned": ("aligned",), "both": ("base", "aligned")}.get(view, ())
     lacking = [
-        f"a{'n' * (side == 'aligned')} {side} model" for side in need if not shared.reference(getattr(shared, side))
+        f"a{'n' * (side == 'aligned')} {side} model"
+        for side in VIEWS[view]
+        if not shared.reference(getattr(shared, side))
     ]
     lacking += ["a prompt"] * (view != "captures" and not shared.prompt.strip())
     return " and ".join(lacking)
 
 
-def main_figure(reading: Reading, head: Head) -> None:
-    """Draw the mosaic of all heads; where there is one side, also draw the chosen head enlarged beside it."""
-    layers = choose_layers(reading, head)
-    panels = [
-        (side, [layer for layer in layers if layer < side.read.pattern.shape[0]])
-        for side in reading.sides
-        if layers[0] < side.read.pattern.shape[0]
-    ]
-    table = pd.concat(
-        [attention_table(side.read.pattern[own], side.read.tokens, own).assign(of=side.name) for side, own in panels],
-        ignore_index=True,
-    )
-    if len(panels) == 2:
-        (first, one), (second, two) = panels
-        heads = max(side.read.pattern.shape[1] for side in reading.sides)
-        height = int(np.clip(80 + WIDTH / 3 * max(len(one), len(two)) / heads, 250, HEIGHT))
-        chart = mosaic_pair(
-            (first.read.pattern[one], second.read.pattern[two]),
-            first.read.tokens,
-            names=(first.name, second.name),
-            others=None if reading.alike else second.read.tokens,
-            layers=(one, two),
-            chosen=head,
-            height=height,
-            width=WIDTH,
-            boundary=reading.boundary if reading.alike else None,
-        )
-        title = "Attention of every head (click one)"
-        figure(chart, table, "att-heads", title=title, source=reading.source, on_select=take_head)
-        if why_apart(reading):
-            note(why_apart(reading))
-        return
-    side, own = panels[0]
-    left, right = st.columns([1, 1], gap="medium")
-    with left:
-        chart = attention_mosaic(
-            side.read.pattern[own], side.read.tokens, layers=own, chosen=head, height=HEIGHT, boundary=reading.boundary
-        )
-        title = f"Heads of {side.name} (click one)"
-        figure(chart, table, "att-heads", title=title, source=reading.source, on_select=take_head)
+def choose_new(scalar: str) -> int:
+    """Let the reader choose how many tokens the last model goes on for, if it writes any."""
+    hint = "Let the model go on (greedy) and see what it attended to while it wrote."
+    hint = f"A {scalar} model writes nothing." if scalar else hint
+    new = st.slider("New tokens", 0, MOST_NEW, 0, key=NEW, bind="query-params", disabled=bool(scalar), help=hint)
+    return 0 if scalar else int(new)
+
+
+def choose_cut(length: int) -> bool:
+    """Let the reader choose whether to show the patterns of the beginning of a long text instead."""
+    hint = f"This text has {length:,} tokens: beyond {LONG}, heads get statistics instead of patterns."
+    return bool(st.toggle(f"Patterns of the first {LONG} tokens", key="att_cut", bind="query-params", help=hint))
+
+
+def look_inside(shared: SharedChoices, sides: Sequence[Side], own: Page) -> None:
+    """Draw the patterns of one or two models on the prompt, or statistics of one that is too long, and the tabs."""
+    lms, writer = [side.lm for side in sides], sides[-1].lm
+    with own.row or st.container():
+        row, middle, right = st.columns([9, 5, 5], gap="medium", vertical_alignment="bottom")
+    with middle:
+        new = choose_new("" if writer.readout == "tokens" else writer.readout)
     with right:
-        weights = side.read.pattern[head]
-        chart = attention_head(weights, side.read.tokens, boundary=reading.boundary)
-        rows = attention_table(weights[None, None], side.read.tokens, [head[0]]).assign(head=head[1])
-        title = f"L{head[0]}H{head[1]} of {side.name}"
-        figure(chart, rows, "att-head", title=title, height=HEIGHT, source=reading.source)
+        chat = choose_chat("attention", lms, shared.prompt)
+    note_form(lms, chat)
+    own = replace(own, row=row, sides=sides, drawn={NEW: str(new) if new else None, CHAT: chat or None})
+    text = asked_text(writer, shared.prompt, chat)
+    if len(text) + new > LONG:
+        left, row = st.columns([10, 20], gap="medium", vertical_alignment="bottom")
+        with left:
+            cut = choose_cut(len(text) + new)
+        if not cut:
+            draw(find_analysis(LONG_TEXTS), replace(own, row=row, lists=True))
+            return
+        text = text[: LONG - new]
+        alike = [side for side in sides if splits_alike(side.lm, writer, text)]
+        own = replace(own, sides=alike, given={"prompt": text, "chat": False})
+    results = draw(find_analysis(MAIN), own)
+    if not results:
+        return
+    found = cast("Attentions", results[0])
+    if not found.hooked:
+        trust_badge(*((side.name, side.lm) for side in sides), text=shared.prompt)
+    below, acts = with_head(own, found), dict.fromkeys(TABS, draw_below) | {"read_circuits": circuits}
+    names = [name for name in TABS if name != "compare_attention" or found.comparable]
+    open_tabs(MAIN, {name: partial(acts[name], name, below) for name in names})
 
 
-TABS = ("read_stages", "score_heads", "compare_attention", "read_circuits", "attention_rollout")
-"""The analyses of the tabs."""
-SHARED = (HEAD, NEW, "chat")
-"""Keys of inputs that the page itself asks for."""
+def look_back(shared: SharedChoices, own: Page) -> None:
+    """Draw the patterns that a run captured at one step, and the tabs."""
+    order = [shared.label(shared.aligned), shared.label(shared.base), *shared.store.runs]
+    names = [name for name in dict.fromkeys(order) if name in shared.store.runs]
+    labels = [name for name in names if name and len(data.captures(shared.store.runs[name]))]
+    if labels:
+        keep("att_watched", labels, labels[0])
+    moment = choose_moment(shared.store, [name for name in names if name], prefix="att_", kinds=("Attention",))
+    if moment is None:
+        with own.answer:
+            finding("No run here has captures of attention to move through.")
+        return
+    own = replace(own, sides=(), given={"run": moment.run.path, "captured": moment.prompt.text, "step": moment.step})
+    results = draw(find_analysis(CAPTURED), own)
+    if not results:
+        return
+    found = cast("CapturedAttention", results[0])
+    below = with_head(own, found)
+    tabs: dict[str, Callable[[], None]] = {TRAINED: partial(draw_below, TRAINED, below)}
+    tabs["score_heads"] = partial(head_scores, found, below)
+    if found.comparable:
+        tabs["compare_attention"] = partial(moved, found, below)
+    tabs["attention_rollout"] = partial(rolled_out, found, below)
+    open_tabs(CAPTURED, tabs)
 
 
-def sections(reading: Reading, head: Head, shared: SharedChoices, chat: bool, new: int) -> None:
-    """Draw the tabs below the main figure; only the open one is computed."""
-    titles = {name: find_analysis(name).title for name in TABS}
-    tabs: dict[str, Callable[[], None]] = {}
-    if reading.moment:
-        own = Page(shared, st.container(), tell=say, section=TAB_DETAILS, given={"head": head_name(head)})
-        tabs["Through training"] = partial(through_training, reading, head)
-        tabs[titles["score_heads"]] = partial(head_scores, reading, own)
-        if reading.comparable:
-            tabs[titles["compare_attention"]] = partial(moved, reading, own, head)
-        tabs[titles["attention_rollout"]] = partial(rolled_out, reading, own)
-    else:
-        own = page_of(reading, head, shared, chat, new)
-        for name in TABS:
-            if name == "compare_attention" and not reading.comparable:
-                continue
-            tabs[titles[name]] = partial(circuits if name == "read_circuits" else draw_below, name, own)
-    keys = {titles[name]: [key for key in keys_of([name]) if key not in SHARED] for name in TABS}
-    open_tab(TAB, tabs, keys)
-
-
-def page_of(reading: Reading, head: Head, shared: SharedChoices, chat: bool, new: int) -> Page:
-    """Return the page for analyses of what its main figure shows: one text of ids where all models read the same."""
-    given: Values = {"head": head_name(head)}
-    last = reading.last.read
-    if reading.alike:
-        given |= {"prompt": tuple(last.ids), "chat": False, "max_new_tokens": 0, "given": last.prompt_length}
-    else:
-        given |= {"chat": chat, "max_new_tokens": new}
-    sides = [side.side for side in reading.sides if side.side is not None]
-    return Page(shared, st.container(), given=given, sides=sides)
+def with_head(own: Page, found: Attentions) -> Page:
+    """Return the page with the head that its main figure enlarges, for the tabs."""
+    return replace(own, given=own.given | {"head": head_name(found.head(own.drawn.get(HEAD)))})
 
 
 def circuits(name: str, own: Page) -> None:
@@ -149,82 +144,35 @@ def circuits(name: str, own: Page) -> None:
     other = find_analysis("compose_heads")
     st.markdown(f"#### {other.title}")
     below = own.below(tell=note, section=f"{TAB_DETAILS}-{other.name}")
-    draw(other, replace(below, sides=below.sides[-1:] if below.sides else below.sides))
+    draw(other, replace(below, sides=(own.sides or ())[-1:]))
+
+
+def open_tabs(main: str, tabs: dict[str, Callable[[], None]]) -> None:
+    """Draw the tabs below the main figure, which share its inputs; only the open one is computed."""
+    titles, taken = {name: find_analysis(name).title for name in tabs}, keys_of([main])
+    keys = {titles[name]: [key for key in keys_of([name]) if key not in taken] for name in tabs}
+    open_tab(TAB, {titles[name]: act for name, act in tabs.items()}, keys)
 
 
 def page() -> None:
     """Draw the page from top to bottom."""
     choices = current()
     answer = sentence_place()
-    columns = st.columns([9, 4, 6, 5], gap="medium", vertical_alignment="bottom")
-    with columns[0]:
+    left, right = st.columns([10, 20], gap="medium", vertical_alignment="bottom")
+    with left:
         view = choose_view(choices)
-    if missing_input(choices, view):
-        ask_for_model(answer, f"Choose {missing_input(choices, view)} above to see what its heads attend to.")
+    missing = missing_input(choices, view)
+    if missing:
+        ask_for_model(answer, f"Choose {missing} above to see what its heads attend to.")
         return
-    captures = view == "captures"
-    reading = read_captured(choices, columns[2]) if captures else read_models(choices, view, columns, answer)
-    if reading is None:
-        if captures:
-            with answer:
-                finding("No run here has captures of attention to move through.")
+    own = Page(choices, answer, row=right, lists=False)
+    if view == "captures":
+        look_back(choices, own)
         return
-    default, sentence = head_finding(reading)
-    with answer:
-        finding(sentence)
-    with columns[1]:
-        head = choose_head(reading, f"L{default[0]}H{default[1]}")
-    if not reading.moment:
-        badge(reading)
-    main_figure(reading, head)
-    wrote = "".join(reading.tokens[reading.boundary or len(reading.tokens) :]).replace("\u00b7", " ").strip()
-    note(
-        "Every square is a head: rows are tokens that look (queries), columns tokens that are looked at (keys). "
-        + (f"Red lines part the prompt from what {reading.last.name} wrote: \u201c{wrote}\u201d. " if wrote else "")
-        + ("The difference is the right one minus the left one, centred on zero." if reading.comparable else "")
-    )
-    explain(reading, head)
-    chat = bool(st.session_state.get(CHAT["attention"]))
-    sections(reading, head, choices, chat, int(st.session_state.get(NEW, 0)))
-
-
-def read_models(
-    shared: SharedChoices, view: str, columns: list, answer: "st.delta_generator.DeltaGenerator"
-) -> Reading | None:
-    """Patterns of the chosen models; None while the page waits, or where a long text was shown in another way."""
-    readers = live(shared, view)
-    if readers is None or not words_known(shared, ((side.name, side.lm) for side in readers), answer):
-        return None
-    writer = readers[-1].lm
-    with columns[2]:
-        new = st.slider(
-            "New tokens",
-            0,
-            MOST_NEW,
-            0,
-            key=NEW,
-            bind="query-params",
-            disabled=writer.readout != "tokens",
-            help="Let the model go on (greedy) and see what it attended to while it wrote."
-            if writer.readout == "tokens"
-            else f"A {writer.readout} model writes nothing.",
-        )
-    with columns[3]:
-        chat = choose_chat("attention", [writer], shared.prompt)
-    note_form([writer], chat)
-    text = asked_text(writer, shared.prompt, chat)
-    if len(text) + int(new) > LONG:
-        if not choose_cut(len(text) + int(new)):
-            long_text(readers, text, answer)
-            return None
-        text = text[: LONG - int(new)]
-    return read_live(readers, text, shared.prompt, chat, int(new))
-
-
-def badge(reading: Reading) -> None:
-    """Show the trust badge of every model."""
-    pairs = [(side.name, side.lm) for side in reading.sides if side.lm is not None]
-    trust_badge(*pairs, text=tuple(reading.last.read.ids) if reading.alike else current().prompt)
+    sides = [load_side(choices, role) for role in VIEWS[view]]
+    known = [side for side in sides if side is not None]
+    if len(known) == len(sides):
+        look_inside(choices, known, own)
 
 
 page()

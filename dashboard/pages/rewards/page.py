@@ -45,7 +45,7 @@ def place(scene: Scene, own: Page) -> tuple[bool, bool]:
     shown = draw(find_analysis(MAIN), replace(own, given=own.given | {"policies": policies}))
     if later and shown:
         note(f"{later} more {'method answers' if later == 1 else 'methods answer'} next.")
-    return shown, bool(later)
+    return bool(shown), bool(later)
 
 
 def sample(scene: Scene, own: Page) -> None:

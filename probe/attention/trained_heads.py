@@ -1,0 +1,253 @@
+"""Attention that a run captured: what its heads attended to at one step, and how one changed through training.
+
+No model is loaded. Axes: S captured steps, D blocks, H heads, T tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import pandas as pd
+
+from probe.analyses.analysis_record import Input, Prompt
+from probe.analyses.catalogue import analysis
+from probe.attention.moved_heads import MOVED
+from probe.attention.one_score import INDUCTION, score_label
+from probe.attention.patterns import head_distance
+from probe.attention.reading import STAGES, Attentions, PromptAttention, ShownHead, argmax, find_head, head_name
+from probe.attention.scores import pattern_scores
+from probe.errors import DataError
+from probe.model.heads import head_names
+from probe.numbers import rate
+from probe.plotting.notebook import Drawable, Look, titled
+from probe.plotting.theme import METHODS, aligned_colour
+from probe.runs.captured import attention, captured_prompts, captures_of, numbers_of, usual_prompt
+from probe.runs.captures import Captures
+from probe.runs.reader import Run
+from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+SHARES = ("previous_token", "duplicate_token", "induction", "sink")
+"""Scores whose course is drawn."""
+DISTANCE = "moved since the first step"
+"""What the distance from the first capture is called beside them."""
+HEIGHT = 340
+"""Pixels of the course."""
+
+
+def captured_steps(*, run: Path) -> list[int]:
+    """Return the steps that a run captured."""
+    return list(captures_of(run).steps)
+
+
+def last_step(*, run: Path) -> int:
+    """Return the last step that a run captured."""
+    return captured_steps(run=run)[-1]
+
+
+FromRun = Annotated[Path, Input("Run", key="att_watched")]
+"""A folder of a run with captures."""
+Captured = Annotated[
+    str | None, Input("Captured prompt", key="att_captured", choices=captured_prompts, first=usual_prompt)
+]
+"""The text of a captured prompt."""
+Step = Annotated[int | None, Input("Step", key="att_step", choices=captured_steps, first=last_step)]
+"""A captured step."""
+
+
+@dataclass(frozen=True)
+class CapturedAttention(Attentions):
+    """What every head attended to on a captured prompt at one step, perhaps beside the first step."""
+
+    of: str = ""
+    """The run, as the end of a clause."""
+    starts: bool = False
+    """Whether the step is the first one."""
+
+    @property
+    def hooked(self) -> tuple[int, ...]:
+        """No ids: nothing was run."""
+        return ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """How a mosaic is read, and that there is nothing before the first step."""
+        first = "This is the first captured step; move on to see what training changed."
+        return (*super().notes, *[first] * self.starts)
+
+
+@analysis("attention", title="Captured patterns", equations=STAGES, key="att_captured", widths=((1, 1),))
+def captured_attention(
+    *,
+    run: FromRun,
+    prompt: Prompt = "",
+    captured: Captured = None,
+    step: Step = None,
+    since: Annotated[bool, Input("First step", key="att_since")] = True,
+) -> CapturedAttention:
+    """Read from the captures of a run what every head attended to at one step of its training.
+
+    Rows are queries (destination), columns keys (source). *Moved* is the total variation distance, half the sum of
+    absolute changes of a row, mean over the rows that have a choice. No model is loaded.
+
+    Args:
+        run: a folder of a run with captures.
+        prompt: the captured prompt where `captured` is none, if it was captured.
+        captured: the text of a captured prompt; by default the one whose answers moved most.
+        step: the captured step; by default the last one.
+        since: show the first captured step beside it.
+
+    Raises:
+        DataError: a run without captures of attention, or a prompt or a step that it did not capture.
+    """
+    captures, index = _open(run, prompt, captured)
+    step = captures.steps[-1] if step is None else step
+    first = captures.steps[0]
+    looks = [(first, METHODS["pretrain"])] if since and step != first else []
+    looks.append((step, aligned_colour(Run(run).method)))
+    return CapturedAttention(
+        tuple(read_captured(captures, index, each) for each, _ in looks),
+        tuple(Look(f"step {each:,}", colour) for each, colour in looks),
+        f" of {run.name}",
+        step == first,
+    )
+
+
+def read_captured(captures: Captures, index: int, step: int) -> PromptAttention:
+    """Return what every head attended to on one captured prompt at a step.
+
+    Raises:
+        DataError: the step was not captured, or without attention.
+    """
+    if step not in captures.steps:
+        raise DataError(f"Step {step:,} was not captured: give one of {', '.join(map(str, captures.steps))}.")
+    prompt, tensors = captures.prompts[index], captures.load(step)
+    if "attention" not in tensors:
+        raise DataError(
+            "The captures of this run hold no attention, since not every block of its model has heads: choose another "
+            "run."
+        )
+    pattern = attention(tensors, index, prompt).astype(np.float32)
+    return PromptAttention(list(prompt.tokens), list(prompt.token_ids), prompt.length, pattern)
+
+
+def _open(run: Path, prompt: str, captured: str | None) -> tuple[Captures, int]:
+    """Return the captures of a run, and the number of the prompt."""
+    captures, text = captures_of(run), usual_prompt(run=run, prompt=prompt) if captured is None else captured
+    numbers = numbers_of(captures)
+    if text not in numbers:
+        raise DataError(f"{run.name} did not capture the prompt {text!r}: give one of {len(numbers)} that it captured.")
+    return captures, numbers[text]
+
+
+@dataclass(frozen=True)
+class TrainedHeads(Drawable):
+    """How every head changed on one captured prompt while a run was trained."""
+
+    run: str
+    """What it is called."""
+    steps: list[int]
+    """[S] the captured steps."""
+    courses: Mapping[str, np.ndarray]
+    """[S D H] shares of attention by name: those of `SHARES`, and `DISTANCE`."""
+
+    notes = (
+        "Shares of the head's attention on the token before, on earlier copies, on what followed them, and on the "
+        "first token; and the share that went elsewhere since the first capture. Captures hold patterns only: for "
+        "scores, values and circuits choose the run, or one of its checkpoints (RUN@STEP), as the model.",
+    )
+
+    @property
+    def heads(self) -> list[str]:
+        """Names of the heads, `L0H0` first."""
+        return head_names(*self.courses[DISTANCE].shape[1:])
+
+    def _head(self, head: str | None) -> tuple[int, int]:
+        return argmax(self.courses[DISTANCE][-1]) if head is None else find_head(head, self.heads)
+
+    def sentence(self, head: ShownHead = None) -> str:
+        """Say which share of a head's attention changed most, and how much of it went elsewhere.
+
+        Args:
+            head: the head; by default the one that moved most from the first step to the last.
+        """
+        at = self._head(head)
+        ends = {name: [float(course[at]) for course in values[[0, -1]]] for name, values in self.courses.items()}
+        name = max(SHARES, key=lambda each: abs(ends[each][1] - ends[each][0]))
+        return (
+            f"From step {self.steps[0]:,} to step {self.steps[-1]:,} of {self.run}, {rate(ends[DISTANCE][1])} of the "
+            f"attention of {head_name(at)} went elsewhere; of its shares, {score_label(name)} changed most "
+            f"({rate(ends[name][0])} \u2192 {rate(ends[name][1])})."
+        )
+
+    def figures(
+        self,
+        head: str | None = None,
+        step: Annotated[int | None, Input("Step", key="att_step", advanced=True)] = None,
+    ) -> "dict[str, go.Figure]":
+        """Draw the shares of a head's attention over the steps.
+
+        Args:
+            head: the head.
+            step: a step that is marked.
+        """
+        from probe.attention.head_figures import score_curves
+
+        at = self._head(head)
+        lines = {_label(name): values[(slice(None), *at)] for name, values in self.courses.items()}
+        chart = score_curves(self.steps, lines, marker=step)
+        return {"training": titled(chart, f"{head_name(at)} of {self.run} through training, on this prompt", HEIGHT)}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the shares of every head at every step."""
+        step, layer, head = (axis.ravel() for axis in np.indices(self.courses[DISTANCE].shape))
+        names = np.array(self.heads, dtype=object).reshape(self.courses[DISTANCE].shape[1:])
+        values = {_label(name): each.ravel() for name, each in self.courses.items()}
+        return {"training": pd.DataFrame({"step": np.array(self.steps)[step], "head": names[layer, head], **values})}
+
+    def data(self, figure: str, head: str | None = None) -> pd.DataFrame:
+        """Return the shares of the chosen head at every step."""
+        table = self.tables()["training"]
+        return table[table["head"] == head_name(self._head(head))].reset_index(drop=True)
+
+    def lists(self, head: str | None = None) -> dict[str, pd.DataFrame]:
+        """Return the shares of the chosen head at every step."""
+        return {f"{head_name(self._head(head))} through training": self.data("training", head)}
+
+
+def _label(name: str) -> str:
+    return DISTANCE if name == DISTANCE else score_label(name)
+
+
+@analysis("attention", title="Through training", equations=(INDUCTION, MOVED), key="att_training")
+def follow_attention(
+    *, run: FromRun, prompt: Prompt = "", captured: Captured = None, tick: Tick = ignore
+) -> TrainedHeads:
+    """Read from the captures of a run how its heads changed on one prompt while it was trained.
+
+    Previous token, duplicate token and induction are the shares of all weight on the token before, on earlier copies of
+    a token, and on what followed those; sink is the mean weight on the first token. *Moved* is the total variation
+    distance from the first capture, mean over the rows that have a choice. No model is loaded.
+
+    Args:
+        run: a folder of a run with captures.
+        prompt: the captured prompt where `captured` is none, if it was captured.
+        captured: the text of a captured prompt; by default the one whose answers moved most.
+        tick: called with the share that is done.
+
+    Raises:
+        DataError: a run without captures of attention, or a prompt that it did not capture.
+    """
+    captures, index = _open(run, prompt, captured)
+    first, rows = read_captured(captures, index, captures.steps[0]), []
+    for number, step in enumerate(captures.steps, start=1):
+        read = read_captured(captures, index, step)
+        values = pattern_scores(read).values
+        rows.append({name: values[name] for name in SHARES} | {DISTANCE: head_distance(first, read)})
+        tick(number / len(captures.steps))
+    courses = {name: np.stack([np.asarray(row[name], dtype=float) for row in rows]) for name in (*SHARES, DISTANCE)}
+    return TrainedHeads(run.name, list(captures.steps), courses)

@@ -18,7 +18,20 @@ from dashboard.components.table import number_formats, show_table
 from dashboard.components.tokens import token_rows
 from dashboard.computing import agreed, compute_stoppably
 from dashboard.data import file_stamps, quiet
-from dashboard.inputs import BESIDE, ROW, Page, Take, Values, asks, begin_again, choose, lay_out, set_inputs, width
+from dashboard.inputs import (
+    BESIDE,
+    ROW,
+    Page,
+    Take,
+    Values,
+    asks,
+    begin_again,
+    bring,
+    choose,
+    lay_out,
+    set_inputs,
+    width,
+)
 from dashboard.markdown import escape_markdown, guard_callback, note, prose
 from dashboard.sides import Side, ask_for_model, load_side, load_sides, note_form, words_known
 from dashboard.state import PROMPT, SharedChoices, keep
@@ -80,15 +93,15 @@ def draw(analysis: Analysis, page: Page) -> bool:
     if sides is None or _lacks(analysis, page, sides):
         return False
     lms = [side.lm for side in page.asked or sides]
-    fields, told = analysis.fields(*lms), CHAT in page.drawn
-    texts = st.container()
+    told, texts = CHAT in page.drawn, st.container()
     beside = analysis.has_chips and page.row is None
     with page.row or st.container():
-        places = lay_out([each for each in fields if each["view"] != "lists"], page, beside=beside)
+        places = lay_out([each for each in analysis.fields(*lms) if each["view"] != "lists"], page, beside=beside)
     found: list[tuple[Sequence[Side], Drawable]] | None = []
     errors = ["What is named below has not been opened."]
     try:
-        asked = choose(analysis, [each for each in fields if not each["view"]], page, lms, places)
+        analysis, fields = bring(analysis, page, lms, places)
+        asked = choose(analysis, fields, page, lms, places)
         if asked is not None:
             values = _settled(analysis, lms, asked)
             found, errors = compute(analysis, sides, values, page.offers)
@@ -227,15 +240,17 @@ def compute(
         values: the inputs.
         where: it is offered; by default here.
     """
+    files = {field["name"] for field in analysis.fields() if field["file"]}
+    named = [Path(each) if name in files and isinstance(each, str) else each for name, each in values.items()]
     options: dict[str, Any] = {
         "name": analysis.name,
         "version": analysis.version,
         "values": tuple(sorted(values.items())),
-        "stamps": tuple(map(file_stamps, _paths(values.values()))),
+        "stamps": tuple(map(file_stamps, _paths(named))),
     }
     groups = [[*sides]] if analysis.models == PAIR else [[side] for side in sides] or [[]]
     what, key, errors = escape_markdown(analysis.title), f"{analysis.name}-run", dict[int, str]()
-    costs, place = list[float](), st.empty() if where is None else where.empty()
+    costs, place = list[float | None](), st.empty() if where is None else where.empty()
     for index, group in enumerate(groups):
         lms = [side.lm for side in group]
         try:
@@ -243,7 +258,9 @@ def compute(
                 costs.append(models.compute_once(_cost, *lms, say=f"{what}: telling its cost", **options))
         except ProbeError as error:
             errors[index] = str(error)
-    if costs and not agreed(place, analysis.preview.button if analysis.preview else "Run it", sum(costs), key):
+    known = [each for each in costs if each is not None]
+    seconds = sum(known) if len(known) == len(costs) else None
+    if costs and not agreed(place, analysis.preview.button if analysis.preview else "Run it", seconds, key):
         return None, []
     found = list[tuple[Sequence[Side], Drawable]]()
     for index, group in enumerate(groups):
@@ -279,7 +296,7 @@ def _settle(*lms: "LM", name: str, values: tuple[tuple[str, Any], ...]) -> Value
     return find_analysis(name).settled(dict(values), *lms)
 
 
-def _cost(*lms: "LM", name: str, version: str | None, values: tuple[tuple[str, Any], ...], stamps: Any) -> float:
+def _cost(*lms: "LM", name: str, version: str | None, values: tuple[tuple[str, Any], ...], stamps: Any) -> float | None:
     return find_analysis(name).cost(*lms, **dict(values))
 
 

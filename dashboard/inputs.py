@@ -30,6 +30,8 @@ Take = Callable[[str, Mapping[str, Any]], None]
 """Opens another analysis of the page, by its name, with these inputs."""
 SHORT = 36
 """Letters up to which the values of a choice stand side by side."""
+LONG = 4
+"""Widgets that stand below each other in a popover, at most."""
 ROOM = 12
 """Width of a row: widgets that are narrower together leave the rest of it free."""
 ROW: Any = {"vertical_alignment": "bottom", "gap": "medium"}
@@ -93,10 +95,40 @@ def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = Fals
     columns = st.columns([*widths, *rest], **ROW)[: len(widths)] if widths else []
     places: dict[str, DeltaGenerator] = {BESIDE: columns.pop()} if beside else {}
     for column, (slot, own) in zip(columns, slots.items(), strict=True):
-        if not slot.startswith("="):
-            column = column.popover(slot, width="stretch")
-        places |= {field["key"]: column for field in own}
+        if slot.startswith("="):
+            places |= {field["key"]: column for field in own}
+        else:
+            places[slot] = column.popover(slot, width="stretch")
+            places |= _fold(own, places[slot])
     return places
+
+
+def _fold(fields: Sequence[Mapping[str, Any]], popover: "DeltaGenerator") -> "dict[str, DeltaGenerator]":
+    """Return where the widgets of a popover go, by their keys: many of them stand two in a row."""
+    if len(fields) <= LONG:
+        return {field["key"]: popover for field in fields}
+    return {
+        field["key"]: place
+        for start in range(0, len(fields), 2)
+        for field, place in zip(fields[start : start + 2], popover.columns(2), strict=False)
+    }
+
+
+def bring(
+    analysis: Analysis, page: Page, lms: "Sequence[LM]", places: "dict[str, DeltaGenerator]"
+) -> tuple[Analysis, list[dict[str, Any]]]:
+    """Draw the inputs whose values bring others, and return the analysis with those, and the inputs of it.
+
+    Raises:
+        ProbeError: what a value brings cannot be used.
+    """
+    first = [each for each in analysis.fields(*lms) if each["brings"]]
+    opened = analysis.with_values(choose(analysis, first, page, lms, places) or {}) if first else analysis
+    fields = [each for each in opened.fields(*lms) if not each["view"]]
+    new = [each for each in fields if each["key"] not in places and each["folded"] in places]
+    for slot in {each["folded"] for each in new}:
+        places |= _fold([each for each in new if each["folded"] == slot], places[slot])
+    return opened, fields
 
 
 def asks(field: Mapping[str, Any]) -> bool:
@@ -184,7 +216,7 @@ def _call(*lms: "LM", function: Callable[..., T], **given: Any) -> T:
 
 def _opened(field: Mapping[str, Any], named: str) -> bool:
     """Return whether what an input names may be used: a file that no link brought, or a model that is here."""
-    if field["suggestions"]:  # models: one of the hub is fetched only when the reader says so
+    if field["suggestions"] and field["name"] != "data":  # models: one of the hub is fetched when the reader says so
         return named in field["suggestions"] or models.load(named) is not None
     return may_open(named)
 

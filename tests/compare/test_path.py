@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from probe import LM
-from probe.compare.path import along, departures, interpolate, place_at, r_squared
+from probe.compare.path import departures, follow_line, interpolate, place_at, r_squared
 from probe.compare.weights import weight_change
 from probe.errors import ConfigError, DataError, ModelError
 from probe.experiments import run_experiment
@@ -30,7 +30,7 @@ def models() -> tuple[LM, LM]:
 @pytest.fixture(scope="module")
 def path(models):
     ticks: list[float] = []
-    path = along(*models, [1, 0, 0.5, 0.25, 1.5], tick=ticks.append, **FAST)
+    path = follow_line(*models, alphas=[1, 0, 0.5, 0.25, 1.5], tick=ticks.append, **FAST)
     assert ticks == sorted(ticks)
     assert ticks[-1] == 1
     return path
@@ -89,11 +89,11 @@ def test_what_cannot_be_mixed_is_refused():
         interpolate(lm, random_lm(num_hidden_layers=3), 0.5)
     for alphas in ([0, 0.5], [0, 1, 1], []):
         with pytest.raises(ConfigError, match="with 0 and 1 among them"):
-            along(lm, lm, alphas)
+            follow_line(lm, lm, alphas=alphas)
     with pytest.raises(ConfigError, match="alpha 0 is the baseline"):
-        along(lm, lm, [0, 1], baseline=lm)
+        follow_line(lm, lm, alphas=[0, 1], baseline=lm)
     with pytest.raises(ConfigError, match="has no option `m`"):
-        along(lm, lm, [0, 1], m=3)
+        follow_line(lm, lm, alphas=[0, 1], m=3)
 
 
 def test_the_ends_of_the_path_are_the_experiments_on_the_models(models, path):
@@ -152,14 +152,14 @@ def test_a_line_is_a_line_and_a_step_is_none():
 
 
 def test_one_model_twice_has_no_departure(models):
-    same = along(models[0], models[0], [0, 0.5, 1], **FAST)
+    same = follow_line(models[0], models[0], alphas=[0, 0.5, 1], **FAST)
     rows = same.linearity()
     assert rows["departure"].dropna().abs().max() < 1e-3
     assert rows.set_index("metric").loc["deferral", "items"] == 12
 
 
 def test_what_is_measured_is_kept_in_a_folder(models, tmp_path, monkeypatch):
-    first = along(*models, [0, 1], folder=tmp_path, n=2, interventions=0, turns=1)
+    first = follow_line(*models, alphas=[0, 1], folder=tmp_path, n=2, interventions=0, turns=1)
     assert len(list(tmp_path.glob("sycophancy-*/result.json"))) == 2
     (place_at(*models, 0, "sycophancy", tmp_path, n=2, interventions=0, turns=1) / "result.json").write_text("{")
     asked: list[float] = []
@@ -169,12 +169,12 @@ def test_what_is_measured_is_kept_in_a_folder(models, tmp_path, monkeypatch):
         return interpolate(base, aligned, alpha)
 
     monkeypatch.setattr("probe.compare.path.interpolate", mix)
-    again = along(*models, [0, 0.5, 1], folder=tmp_path, n=2, interventions=0, turns=1)
+    again = follow_line(*models, alphas=[0, 0.5, 1], folder=tmp_path, n=2, interventions=0, turns=1)
     assert asked == [0, 0.5]  # the one that was damaged, and the new one
     for old, new in zip(first.results, (again.results[0], again.results[2]), strict=True):
         pd.testing.assert_frame_equal(old.summary, new.summary, check_dtype=False)
         pd.testing.assert_frame_equal(old.items, new.items, check_dtype=False)
-    along(*models[::-1], [0, 1], folder=tmp_path, n=2, interventions=0, turns=1)
+    follow_line(*models[::-1], alphas=[0, 1], folder=tmp_path, n=2, interventions=0, turns=1)
     assert len(asked) == 4  # another line
 
 

@@ -10,7 +10,6 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import probe
-from dashboard.pages.compare import line_between
 from probe.model.lm import LM
 from probe.numbers import in_unit
 from probe.questions.sets import SETS
@@ -160,17 +159,17 @@ def test_an_experiment_along_the_line_is_measured_once(
 ):
     query = {"line_experiment": "Sycophancy", "line.sycophancy.n": "4", "line_spacing": "0.5"}
     app = show(runs, page=PAGE, compare_tab=LINE, **query)
-    assert "Press the button to measure Sycophancy at 5 points" in heading(app)
-    press(app, "line-run")
+    assert "Press the button to run an experiment on the straight line" in heading(app)
+    press(app, "follow_line-run")
     sound(app, "line")
     base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
-    path = probe.compare.along(base, aligned, (-0.5, 0, 0.5, 1, 1.5), n=4, interventions=0, turns=1)
+    path = probe.compare.follow_line(base, aligned, n=4)
     (first, *_) = path.most_moved()
     half = path.table().set_index(["metric", "alpha"])["value"][first, 0.5]
     assert f"{in_unit(term(first, 'sycophancy').unit, half, None, None)} at 0.5" in heading(app)
     table = app.dataframe[0].value
     assert set(table["name in files"]) == set(path.table().query("chord == chord")["metric"])
-    assert len(list((elsewhere / line_between.KEPT).glob("sycophancy-*/result.json"))) == 5
+    assert len(list((elsewhere / "results" / "line").glob("sycophancy-*/result.json"))) == 5
     monkeypatch.setattr("probe.compare.path.interpolate", lambda *_: pytest.fail("it is kept"))
     app.multiselect(key="line_metrics").set_value(["deferral"]).run()
     sound(app, "line")
@@ -185,7 +184,7 @@ def test_an_experiment_along_the_line_is_measured_once(
 
 def test_a_line_of_a_plain_pair_needs_no_file(plain, elsewhere: Path):
     app = plain(LINE, **{"line.sycophancy.n": "2"})
-    press(app, "line-run")
+    press(app, "follow_line-run")
     sound(app, "line")
     assert heading(app).startswith("agreement from first (alpha 0) to second (alpha 1)")
 

@@ -114,7 +114,7 @@ def test_the_lines_of_a_page_run(show: Show, small: Path, elsewhere: Path, name:
     page, query = PAGES[name]
     app = show(small, page=page_file(page), **query)
     monkeypatch.setenv("PROBE_RUNS", str(small))
-    for key in {"line-run"} & {button.key for button in app.button}:  # nobody knows how long it takes
+    for key in {"follow_line-run"} & {button.key for button in app.button}:  # nobody knows how long it takes
         app = press(app, key)
     found = lines(app)
     assert found

@@ -100,8 +100,8 @@ def draw(analysis: Analysis, page: Page) -> bool:
     found: list[tuple[Sequence[Side], Drawable]] | None = []
     errors = ["What is named below has not been opened."]
     try:
-        analysis, fields = bring(analysis, page, lms, places)
-        asked = choose(analysis, fields, page, lms, places)
+        analysis = bring(analysis, page, lms, places)
+        asked = choose(analysis, [each for each in analysis.fields(*lms) if not each["view"]], page, lms, places)
         if asked is not None:
             values = _settled(analysis, lms, asked)
             found, errors = compute(analysis, sides, values, page.offers)
@@ -136,7 +136,7 @@ def draw_results(
     lines: Callable[[Values], str],
     lms: "Sequence[LM]" = (),
     texts: "DeltaGenerator | None" = None,
-    places: "Mapping[str, DeltaGenerator] | None" = None,
+    places: "dict[str, DeltaGenerator] | None" = None,
 ) -> None:
     """Draw results of an analysis: sentence, texts, figures, notes, tables, and the folded section.
 

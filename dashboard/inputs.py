@@ -78,7 +78,7 @@ class Page:
 
 
 def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = False) -> "dict[str, DeltaGenerator]":
-    """Return where the widget of each input goes, by its key: one row, with one place for each popover.
+    """Return where the widget of each input goes, by its key: one row, with one place for each popover, by its name.
 
     Args:
         fields: the inputs.
@@ -99,7 +99,6 @@ def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = Fals
             places |= {field["key"]: column for field in own}
         else:
             places[slot] = column.popover(slot, width="stretch")
-            places |= _fold(own, places[slot])
     return places
 
 
@@ -114,21 +113,14 @@ def _fold(fields: Sequence[Mapping[str, Any]], popover: "DeltaGenerator") -> "di
     }
 
 
-def bring(
-    analysis: Analysis, page: Page, lms: "Sequence[LM]", places: "dict[str, DeltaGenerator]"
-) -> tuple[Analysis, list[dict[str, Any]]]:
-    """Draw the inputs whose values bring others, and return the analysis with those, and the inputs of it.
+def bring(analysis: Analysis, page: Page, lms: "Sequence[LM]", places: "dict[str, DeltaGenerator]") -> Analysis:
+    """Draw the inputs whose values bring others, and return the analysis with those.
 
     Raises:
         ProbeError: what a value brings cannot be used.
     """
     first = [each for each in analysis.fields(*lms) if each["brings"]]
-    opened = analysis.with_values(choose(analysis, first, page, lms, places) or {}) if first else analysis
-    fields = [each for each in opened.fields(*lms) if not each["view"]]
-    new = [each for each in fields if each["key"] not in places and each["folded"] in places]
-    for slot in {each["folded"] for each in new}:
-        places |= _fold([each for each in new if each["folded"] == slot], places[slot])
-    return opened, fields
+    return analysis.with_values(choose(analysis, first, page, lms, places) or {}) if first else analysis
 
 
 def asks(field: Mapping[str, Any]) -> bool:
@@ -149,7 +141,7 @@ def choose(
     fields: Sequence[Mapping[str, Any]],
     page: Page,
     lms: "Sequence[LM]",
-    places: "Mapping[str, DeltaGenerator]",
+    places: "dict[str, DeltaGenerator]",
 ) -> Values | None:
     """Draw the widgets of some inputs but for those that are drawn, and return their values by name.
 
@@ -161,6 +153,8 @@ def choose(
     shared, drawn = page.shared, page.drawn
     given: dict[str, Any] = {field["flag"]: getattr(shared, field["shared"]) for field in fields if field["shared"]}
     asked = [field for field in fields if asks(field) and field["name"] not in page.given]
+    for slot in dict.fromkeys(field["folded"] for field in asked if field["folded"] in places):
+        places |= _fold([each for each in asked if each["folded"] == slot and each["key"] not in drawn], places[slot])
     drawn |= {field["key"]: None for field in fields if field["view"] and _is_settled(field)}
     for field in asked:
         key = field["key"]
@@ -184,7 +178,7 @@ def choose(
             given[field["flag"]] = value
     for slot, own in {field["folded"]: field for field in asked if field["folded"]}.items():
         if own["key"] in places:
-            with places[own["key"]]:
+            with places[slot]:
                 take_focus(slot.lower())
     if not all(
         _opened(field, str(given[field["flag"]])) for field in asked if field["file"] and field["flag"] in given

@@ -112,7 +112,7 @@ Metrics = Annotated[
     Input(
         "Metrics",
         choices=metrics_in,
-        placeholder="those by which the models differ most, against their intervals",
+        placeholder="those that differ most",
         type=tuple[str, ...],
     ),
 ]

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from probe import LM
-from probe.compare.path import departures, follow_line, interpolate, place_at, r_squared
+from probe.analyses.catalogue import find_analysis
+from probe.compare.path import QUICK, REAL, departures, follow_line, interpolate, place_at, r_squared
 from probe.compare.weights import weight_change
 from probe.errors import ConfigError, DataError, ModelError
 from probe.experiments import run_experiment
 from probe.model.loading import tensors
+from probe.terms import term
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
 from tests.places import SAMPLES
 from tests.plain_modules import nano_lm
@@ -176,6 +178,55 @@ def test_what_is_measured_is_kept_in_a_folder(models, tmp_path, monkeypatch):
         pd.testing.assert_frame_equal(old.items, new.items, check_dtype=False)
     follow_line(*models[::-1], alphas=[0, 1], folder=tmp_path, n=2, interventions=0, turns=1)
     assert len(asked) == 4  # another line
+    assert "kept in" in again.notes[0]
+    price, kept = find_analysis("follow_line").cost, {"folder": tmp_path, "n": 2}
+    assert price(*models, alphas=(0, 0.5, 1), **kept) == 0
+    assert price(*models, alphas=(0, 0.25, 0.5, 1), **kept) > 0  # as long as the others took
+    assert price(*models, alphas=(0, 1), n=2) > 0
+    unknown = follow_line(*models, alphas=[0, 1], folder=tmp_path / "none", keep=False, n=2)
+    assert not (tmp_path / "none").exists()
+    assert "kept" not in unknown.notes[0]
+
+
+def test_nobody_knows_how_long_a_model_takes_that_none_like_it_was_asked():
+    price = find_analysis("follow_line").cost
+    lm = random_lm("llama", byte_tokenizer())
+    assert price(lm, lm, data=str(SAMPLES.parent / "probe/questions/sums.jsonl")) is None
+    with pytest.raises(ModelError, match="choose two models of one architecture"):
+        price(lm, LM(random_lm("llama", num_hidden_layers=3).model, lm.tokenizer))
+
+
+def test_the_experiment_brings_its_options(models):
+    record = find_analysis("follow_line")
+    fields = {each["name"]: each for each in record.with_words(["--experiment=hallucination"]).fields(*models)}
+    assert {"samples", "shuffles", "preamble"} <= set(fields)
+    assert "turns" not in fields
+    assert (fields["n"]["key"], fields["n"]["default"], fields["n"]["folded"]) == (
+        "line.hallucination.n",
+        QUICK["n"],
+        "Options",
+    )
+    assert fields["data"]["file"]
+    lm = random_lm()
+    assert {each["name"]: each for each in record.fields(lm, lm)}["n"]["default"] == REAL["n"]
+    assert next(iter(fields["experiment"]["choices"])) == "sycophancy"
+    assert "continual" not in fields["experiment"]["choices"]
+    assert record.complete({"n": 7}, *models)["turns"] == QUICK["turns"]
+    with pytest.raises(ConfigError, match="no experiment `nothing`"):
+        record.with_words(["--experiment", "nothing"]).form()
+
+
+def test_the_sentence_and_the_list_tell_of_the_metric_that_is_drawn(path):
+    sentence = path.sentence(["deferral"])
+    row = path.linearity().set_index("metric").loc["deferral"]
+    assert sentence.startswith(f"{term('deferral', 'sycophancy').title} from base (alpha 0) to dpo-agreeable (alpha 1)")
+    assert f"at alpha {row['alpha']:g}. Of " in sentence
+    known = path.linearity().dropna(subset="departure_low")
+    off = ((known["departure_low"] > 0) | (known["departure_high"] < 0)).sum()
+    assert f"Of {len(known)} metrics with an interval {off} leave the line" in sentence
+    (table,) = path.lists().values()
+    assert set(table["name in files"]) == set(path.table().dropna(subset="chord")["metric"])
+    assert list(path.tables()) == ["line", "linearity"]
 
 
 def test_the_figure_marks_both_models(path):

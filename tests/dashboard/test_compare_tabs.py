@@ -182,6 +182,15 @@ def test_an_experiment_along_the_line_is_measured_once(
     assert heading(app) == sentence
 
 
+def test_a_file_of_a_link_waits_and_is_refused_in_a_sentence(plain, elsewhere: Path, folders: dict[str, str]):
+    app = plain(LINE, line_experiment="Hallucination", **{"line.hallucination.data": folders["bad.jsonl"]})
+    assert heading(app) == "What is named below has not been opened."
+    press(app, f"open-{folders['bad.jsonl']}")
+    assert "bad.jsonl" in heading(app)
+    assert not app.error
+    assert "follow_line-run" not in {button.key for button in app.button}
+
+
 def test_a_line_of_a_plain_pair_needs_no_file(plain, elsewhere: Path):
     app = plain(LINE, **{"line.sycophancy.n": "2"})
     press(app, "follow_line-run")

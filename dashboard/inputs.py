@@ -210,8 +210,10 @@ def _call(*lms: "LM", function: Callable[..., T], **given: Any) -> T:
 
 def _opened(field: Mapping[str, Any], named: str) -> bool:
     """Return whether what an input names may be used: a file that no link brought, or a model that is here."""
+    if named in field["suggestions"]:
+        return True
     if field["suggestions"] and field["name"] != "data":  # models: one of the hub is fetched when the reader says so
-        return named in field["suggestions"] or models.load(named) is not None
+        return models.load(named) is not None
     return may_open(named)
 
 

@@ -78,11 +78,9 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
     elif field["type"] == "list" and field["choices"]:
         hint = {"placeholder": field.get("placeholder") or "choose some", "help": help, "bind": bind}
         labels = field.get("labels", str)
-        if key in st.session_state:
+        if lasting_key(key, list(default or ())) in st.session_state:  # else the URL brings some
             st.session_state[key] = [each for each in st.session_state[key] if each in field["choices"]]
-        value = st.multiselect(
-            label, field["choices"], key=lasting_key(key, list(default or ())), format_func=labels, **hint
-        )
+        value = st.multiselect(label, field["choices"], key=key, format_func=labels, **hint)
     elif field["choices"]:
         choices = ([NONE] if field["optional"] else []) + field["choices"]
         first = begins(field)

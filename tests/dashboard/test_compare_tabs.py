@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def plain(show: Show, folders: dict[str, str]):
     """Opens a tab on the two folders."""
 
-    def at(tab: str, **query: str) -> AppTest:
+    def at(tab: str, **query: Any) -> AppTest:
         models = {"base": folders["first"], "aligned": folders["second"], "prompt": "where does mira live ?"}
         return show(Path(folders["first"]).parent, page=PAGE, compare_tab=tab, **models, **query)
 
@@ -182,11 +183,13 @@ def test_an_experiment_along_the_line_is_measured_once(
     assert heading(app) == sentence
 
 
-def test_a_file_of_a_link_waits_and_is_refused_in_a_sentence(plain, elsewhere: Path, folders: dict[str, str]):
-    app = plain(LINE, line_experiment="Hallucination", **{"line.hallucination.data": folders["bad.jsonl"]})
+def test_a_file_of_a_link_waits_and_is_refused_in_a_sentence(plain, elsewhere: Path):
+    file = elsewhere / "bad.jsonl"
+    file.write_text('{"nothing": 1}')
+    app = plain(LINE, line_experiment="Hallucination", link=True, **{"line.hallucination.data": str(file)})
     assert heading(app) == "What is named below has not been opened."
-    press(app, f"open-{folders['bad.jsonl']}")
-    assert "bad.jsonl" in heading(app)
+    press(app, f"open-{file}")
+    assert "has no text `question`" in heading(app)
     assert not app.error
     assert "follow_line-run" not in {button.key for button in app.button}
 

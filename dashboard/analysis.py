@@ -93,15 +93,16 @@ def draw(analysis: Analysis, page: Page) -> bool:
     if sides is None or _lacks(analysis, page, sides):
         return False
     lms = [side.lm for side in page.asked or sides]
-    told, texts = CHAT in page.drawn, st.container()
+    fields, told = analysis.fields(*lms), CHAT in page.drawn
+    texts = st.container()
     beside = analysis.has_chips and page.row is None
     with page.row or st.container():
-        places = lay_out([each for each in analysis.fields(*lms) if each["view"] != "lists"], page, beside=beside)
+        places = lay_out([each for each in fields if each["view"] != "lists"], page, beside=beside)
     found: list[tuple[Sequence[Side], Drawable]] | None = []
     errors = ["What is named below has not been opened."]
     try:
-        analysis = bring(analysis, page, lms, places)
-        asked = choose(analysis, [each for each in analysis.fields(*lms) if not each["view"]], page, lms, places)
+        analysis, fields = bring(analysis, fields, page, lms, places)
+        asked = choose(analysis, [each for each in fields if not each["view"]], page, lms, places)
         if asked is not None:
             values = _settled(analysis, lms, asked)
             found, errors = compute(analysis, sides, values, page.offers)

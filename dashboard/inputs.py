@@ -113,14 +113,23 @@ def _fold(fields: Sequence[Mapping[str, Any]], popover: "DeltaGenerator") -> "di
     }
 
 
-def bring(analysis: Analysis, page: Page, lms: "Sequence[LM]", places: "dict[str, DeltaGenerator]") -> Analysis:
-    """Draw the inputs whose values bring others, and return the analysis with those.
+def bring(
+    analysis: Analysis,
+    fields: list[dict[str, Any]],
+    page: Page,
+    lms: "Sequence[LM]",
+    places: "dict[str, DeltaGenerator]",
+) -> tuple[Analysis, list[dict[str, Any]]]:
+    """Draw the inputs whose values bring others, and return the analysis and its fields with those.
 
     Raises:
         ProbeError: what a value brings cannot be used.
     """
-    first = [each for each in analysis.fields(*lms) if each["brings"]]
-    return analysis.with_values(choose(analysis, first, page, lms, places) or {}) if first else analysis
+    first = [each for each in fields if each["brings"]]
+    if not first:
+        return analysis, fields
+    whole = analysis.with_values(choose(analysis, first, page, lms, places) or {})
+    return whole, whole.fields(*lms)
 
 
 def asks(field: Mapping[str, Any]) -> bool:

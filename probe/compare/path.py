@@ -109,12 +109,7 @@ def metrics_in(path: "WeightPath") -> dict[str, str]:
 
 Metrics = Annotated[
     Sequence[str],
-    Input(
-        "Metrics",
-        choices=metrics_in,
-        placeholder="those that differ most",
-        type=tuple[str, ...],
-    ),
+    Input("Metrics", choices=metrics_in, placeholder="those that differ most", type=tuple[str, ...]),
 ]
 
 

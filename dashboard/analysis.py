@@ -18,7 +18,21 @@ from dashboard.components.table import number_formats, show_table
 from dashboard.components.tokens import token_rows
 from dashboard.computing import agreed, compute_stoppably
 from dashboard.data import file_stamps, quiet
-from dashboard.inputs import BESIDE, ROW, Page, Take, Values, asks, begin_again, choose, lay_out, set_inputs, width
+from dashboard.inputs import (
+    BESIDE,
+    ROW,
+    Page,
+    Take,
+    Values,
+    asks,
+    begin_again,
+    bring,
+    choose,
+    fields_of,
+    lay_out,
+    set_inputs,
+    width,
+)
 from dashboard.markdown import escape_markdown, guard_callback, note, prose
 from dashboard.sides import Side, ask_for_model, load_side, load_sides, note_form, words_known
 from dashboard.state import PROMPT, SharedChoices, keep
@@ -80,7 +94,7 @@ def draw(analysis: Analysis, page: Page) -> Sequence[Drawable]:
     if sides is None or _lacks(analysis, page, sides):
         return ()
     lms = [side.lm for side in page.asked or sides]
-    fields, told = analysis.fields(*lms), CHAT in page.drawn
+    fields, told = fields_of(analysis, *lms), CHAT in page.drawn
     texts = st.container()
     beside = analysis.has_chips and page.row is None
     with page.row or st.container():
@@ -88,6 +102,7 @@ def draw(analysis: Analysis, page: Page) -> Sequence[Drawable]:
     found: list[tuple[Sequence[Side], Drawable]] | None = []
     errors = ["What is named below has not been opened."]
     try:
+        analysis, fields = bring(analysis, fields, page, lms, places)
         asked = choose(analysis, [each for each in fields if not each["view"]], page, lms, places)
         if asked is not None:
             values = _settled(analysis, lms, asked)
@@ -123,7 +138,7 @@ def draw_results(
     lines: Callable[[Values], str],
     lms: "Sequence[LM]" = (),
     texts: "DeltaGenerator | None" = None,
-    places: "Mapping[str, DeltaGenerator] | None" = None,
+    places: "dict[str, DeltaGenerator] | None" = None,
 ) -> None:
     """Draw results of an analysis: sentence, texts, figures, notes, tables, and the folded section.
 
@@ -139,7 +154,7 @@ def draw_results(
         places: where the widgets of views go, by their keys; without it they get a row here.
     """
     texts = st.container() if texts is None else texts
-    looks = [each for each in analysis.fields(*lms, result=results[0]) if each["view"]]
+    looks = [each for each in fields_of(analysis, *lms, result=results[0]) if each["view"]]
     if places is None:
         places = lay_out([each for each in looks if each["view"] != "lists"], page, beside=analysis.has_chips)
     firsts = [each for each in looks if analysis.about_input(each["name"]).first is not None]
@@ -230,15 +245,17 @@ def compute(
         values: the inputs.
         where: it is offered; by default here.
     """
+    files = {field["name"] for field in analysis.fields() if field["file"]}
+    named = [Path(each) if name in files and isinstance(each, str) else each for name, each in values.items()]
     options: dict[str, Any] = {
         "name": analysis.name,
         "version": analysis.version,
         "values": tuple(sorted(values.items())),
-        "stamps": tuple(map(file_stamps, _paths(values.values()))),
+        "stamps": tuple(map(file_stamps, _paths(named))),
     }
     groups = [[*sides]] if analysis.models == PAIR else [[side] for side in sides] or [[]]
     what, key, errors = escape_markdown(analysis.title), f"{analysis.name}-run", dict[int, str]()
-    costs, place = list[float](), st.empty() if where is None else where.empty()
+    costs, place = list[float | None](), st.empty() if where is None else where.empty()
     for index, group in enumerate(groups):
         lms = [side.lm for side in group]
         try:
@@ -246,7 +263,9 @@ def compute(
                 costs.append(models.compute_once(_cost, *lms, say=f"{what}: telling its cost", **options))
         except ProbeError as error:
             errors[index] = str(error)
-    if costs and not agreed(place, analysis.preview.button if analysis.preview else "Run it", sum(costs), key):
+    known = [each for each in costs if each is not None]
+    seconds = sum(known) if len(known) == len(costs) else None
+    if costs and not agreed(place, analysis.preview.button if analysis.preview else "Run it", seconds, key):
         return None, []
     found = list[tuple[Sequence[Side], Drawable]]()
     for index, group in enumerate(groups):
@@ -282,7 +301,7 @@ def _settle(*lms: "LM", name: str, values: tuple[tuple[str, Any], ...]) -> Value
     return find_analysis(name).settled(dict(values), *lms)
 
 
-def _cost(*lms: "LM", name: str, version: str | None, values: tuple[tuple[str, Any], ...], stamps: Any) -> float:
+def _cost(*lms: "LM", name: str, version: str | None, values: tuple[tuple[str, Any], ...], stamps: Any) -> float | None:
     return find_analysis(name).cost(*lms, **dict(values))
 
 

@@ -17,38 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def compute_when_asked(
-    fn: Callable[..., T],
-    *lms: "LM",
-    button: str,
-    seconds: float | None,
-    key: str,
-    say: str,
-    most: str = "",
-    **options: Any,
-) -> T | None:
-    """Return what `compute_once` gives, at once if it is known or cheap, else after the reader pressed a button.
-
-    Args:
-        fn: see `compute_once`; it is given a `tick`.
-        lms: the same.
-        button: what it says, followed by the cost.
-        seconds: how long it takes, None where nobody knows.
-        key: of the button.
-        say: what happens meanwhile.
-        most: what stands behind the seconds.
-        options: of `fn`.
-
-    Returns:
-        None while it is only offered.
-    """
-    place = st.empty()
-    if models.ready(fn, *lms, **options) is None and not agreed(place, button, seconds, key, most):
-        return None
-    return compute_stoppably(place, key, fn, *lms, say=say, **options)
-
-
-def agreed(place: "DeltaGenerator", button: str, seconds: float | None, key: str, most: str = "") -> bool:
+def agreed(place: "DeltaGenerator", button: str, seconds: float | None, key: str) -> bool:
     """Return whether something is computed now: it is cheap, or the reader has pressed the button that says its cost.
 
     Args:
@@ -56,11 +25,10 @@ def agreed(place: "DeltaGenerator", button: str, seconds: float | None, key: str
         button: what it says, followed by the cost.
         seconds: how long it takes, None where nobody knows.
         key: of the button.
-        most: what stands behind the seconds.
     """
     if seconds is not None and models.is_quick(seconds):
         return True
-    cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}{most}"
+    cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}"
     return place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:")
 
 

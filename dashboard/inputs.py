@@ -10,6 +10,7 @@ from dashboard import models
 from dashboard.components.details import DETAILS
 from dashboard.components.focus import take_focus
 from dashboard.components.form import draw_option, set_input
+from dashboard.data import quiet
 from dashboard.markdown import escape_markdown, finding
 from dashboard.named import may_open
 from dashboard.sides import Side, choose_chat
@@ -30,6 +31,8 @@ Take = Callable[[str, Mapping[str, Any]], None]
 """Opens another analysis of the page, by its name, with these inputs."""
 SHORT = 36
 """Letters up to which the values of a choice stand side by side."""
+LONG = 4
+"""Widgets that stand below each other in a popover, at most."""
 ROOM = 12
 """Width of a row: widgets that are narrower together leave the rest of it free."""
 ROW: Any = {"vertical_alignment": "bottom", "gap": "medium"}
@@ -76,7 +79,7 @@ class Page:
 
 
 def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = False) -> "dict[str, DeltaGenerator]":
-    """Return where the widget of each input goes, by its key: one row, with one place for each popover.
+    """Return where the widget of each input goes, by its key: one row, with one place for each popover, by its name.
 
     Args:
         fields: the inputs.
@@ -93,10 +96,47 @@ def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = Fals
     columns = st.columns([*widths, *rest], **ROW)[: len(widths)] if widths else []
     places: dict[str, DeltaGenerator] = {BESIDE: columns.pop()} if beside else {}
     for column, (slot, own) in zip(columns, slots.items(), strict=True):
-        if not slot.startswith("="):
-            column = column.popover(slot, width="stretch")
-        places |= {field["key"]: column for field in own}
+        if slot.startswith("="):
+            places |= {field["key"]: column for field in own}
+        else:
+            places[slot] = column.popover(slot, width="stretch")
     return places
+
+
+def _fold(fields: Sequence[Mapping[str, Any]], popover: "DeltaGenerator") -> "dict[str, DeltaGenerator]":
+    """Return where the widgets of a popover go, by their keys: many of them stand two in a row."""
+    if len(fields) <= LONG:
+        return {field["key"]: popover for field in fields}
+    return {
+        field["key"]: place
+        for start in range(0, len(fields), 2)
+        for field, place in zip(fields[start : start + 2], popover.columns(2), strict=False)
+    }
+
+
+def fields_of(analysis: Analysis, *lms: "LM", **about: Any) -> list[dict[str, Any]]:
+    """Return the fields of an analysis; what its functions find damaged among the runs is said where runs are listed."""
+    with quiet():
+        return analysis.fields(*lms, **about)
+
+
+def bring(
+    analysis: Analysis,
+    fields: list[dict[str, Any]],
+    page: Page,
+    lms: "Sequence[LM]",
+    places: "dict[str, DeltaGenerator]",
+) -> tuple[Analysis, list[dict[str, Any]]]:
+    """Draw the inputs whose values bring others, and return the analysis and its fields with those.
+
+    Raises:
+        ProbeError: what a value brings cannot be used.
+    """
+    first = [each for each in fields if each["brings"]]
+    if not first:
+        return analysis, fields
+    whole = analysis.with_values(choose(analysis, first, page, lms, places) or {})
+    return whole, fields_of(whole, *lms)
 
 
 def asks(field: Mapping[str, Any]) -> bool:
@@ -117,7 +157,7 @@ def choose(
     fields: Sequence[Mapping[str, Any]],
     page: Page,
     lms: "Sequence[LM]",
-    places: "Mapping[str, DeltaGenerator]",
+    places: "dict[str, DeltaGenerator]",
 ) -> Values | None:
     """Draw the widgets of some inputs but for those that are drawn, and return their values by name.
 
@@ -129,6 +169,8 @@ def choose(
     shared, drawn = page.shared, page.drawn
     given: dict[str, Any] = {field["flag"]: getattr(shared, field["shared"]) for field in fields if field["shared"]}
     asked = [field for field in fields if asks(field) and field["name"] not in page.given]
+    for slot in dict.fromkeys(field["folded"] for field in asked if field["folded"] in places):
+        places |= _fold([each for each in asked if each["folded"] == slot and each["key"] not in drawn], places[slot])
     drawn |= {field["key"]: None for field in fields if field["view"] and _is_settled(field)}
     for field in asked:
         key = field["key"]
@@ -152,7 +194,7 @@ def choose(
             given[field["flag"]] = value
     for slot, own in {field["folded"]: field for field in asked if field["folded"]}.items():
         if own["key"] in places:
-            with places[own["key"]]:
+            with places[slot]:
                 take_focus(slot.lower())
     if not all(
         _opened(field, str(given[field["flag"]])) for field in asked if field["file"] and field["flag"] in given
@@ -184,8 +226,10 @@ def _call(*lms: "LM", function: Callable[..., T], **given: Any) -> T:
 
 def _opened(field: Mapping[str, Any], named: str) -> bool:
     """Return whether what an input names may be used: a file that no link brought, or a model that is here."""
-    if field["suggestions"]:  # models: one of the hub is fetched only when the reader says so
-        return named in field["suggestions"] or models.load(named) is not None
+    if named in field["suggestions"]:
+        return True
+    if field["suggestions"] and field["name"] != "data":  # models: one of the hub is fetched when the reader says so
+        return models.load(named) is not None
     return may_open(named)
 
 

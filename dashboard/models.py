@@ -26,7 +26,7 @@ from probe.errors import ModelError, RunError, brief
 from probe.model.references import HUB_ID, REAL_MODEL, find_model, is_adapter, model_files, split_readout
 from probe.runs.addresses import is_cached
 from probe.runs.directories import find, shown_name
-from probe.ticks import Pace, Tick
+from probe.ticks import Pace
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -349,23 +349,6 @@ def _stopped_when_left(work: Work) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def compute_part(fn: Callable[..., T], *lms: "LM", tick: Tick | None = None, **options: Hashable) -> T:
-    """Call `compute_once` inside of a computation, for a part that other choices share: it has the lock already.
-
-    Args:
-        fn: see `compute_once`.
-        lms: the same.
-        tick: given to `fn` where it is not None.
-        options: as in `compute_once`.
-    """
-    key = _key(fn, lms, options)
-    result = RESULTS.get(key)
-    if result is None:
-        result = fn(*lms, **({} if tick is None else {"tick": tick}), **options)
-        RESULTS.put(key, result)
-    return result
 
 
 def is_quick(seconds: float) -> bool:

@@ -24,6 +24,16 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def value_of(argv: Sequence[str], flag: str) -> str | None:
+    """Return the last value of an option on a command line of which not all options are known; None without one."""
+    found = None
+    for index, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == flag:
+            found = value if equals else next(iter(argv[index + 1 : index + 2]), found)
+    return found
+
+
 def choose(argv: Sequence[str], prog: str, about: str, choices: Mapping[str, str]) -> tuple[str, list[str]] | None:
     """Return the first word of `argv`, which must be one of `choices`, and the rest; None once the help is printed.
 

@@ -76,11 +76,11 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
     if field["type"] == "flag":
         value: Any = st.toggle(label, bool(default), key=lasting_key(key, default), help=help, bind=bind)
     elif field["type"] == "list" and field["choices"]:
-        hint = {"placeholder": "choose some", "help": help, "bind": bind}
+        hint = {"placeholder": field.get("placeholder") or "choose some", "help": help, "bind": bind}
         labels = field.get("labels", str)
-        value = st.multiselect(
-            label, field["choices"], key=lasting_key(key, list(default or ())), format_func=labels, **hint
-        )
+        if lasting_key(key, list(default or ())) in st.session_state:  # else the URL brings some
+            st.session_state[key] = [each for each in st.session_state[key] if each in field["choices"]]
+        value = st.multiselect(label, field["choices"], key=key, format_func=labels, **hint)
     elif field["choices"]:
         choices = ([NONE] if field["optional"] else []) + field["choices"]
         first = begins(field)

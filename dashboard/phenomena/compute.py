@@ -8,13 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
 from dashboard import access, models
-from dashboard.data import Store, stamp
+from dashboard.data import stamp
 from dashboard.models import ModelFacts
 from dashboard.report import tell
 from probe.errors import DataError, ProbeError
@@ -23,14 +22,13 @@ from probe.experiments.cost import TRIED, estimate_seconds
 from probe.experiments.definition import Experiment
 from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS, differences
 from probe.experiments.registry import experiments
-from probe.experiments.result import RESULT_FILE, Result, read_index
-from probe.experiments.run import Call, call, columns_as_metrics, data_facts, finish, join, prepare, rename_model
+from probe.experiments.result import RESULT_FILE, Result, sendable_result
+from probe.experiments.run import Call, call, columns_as_metrics, finish, join, prepare, rename_model
 from probe.experiments.store import writable
 from probe.plugins import failure
 from probe.questions.sets import SETS, default_set
-from probe.runs.schema import RESULTS
 from probe.ticks import Tick
-from probe.untrusted import read_file, sendable
+from probe.untrusted import read_file
 from probe.world import of
 
 if TYPE_CHECKING:
@@ -209,27 +207,6 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, bool | int | float) or (isinstance(value, str) and not value.startswith("-"))
 
 
-def sendable_result(result: Result) -> Result:
-    """Copy a result with tables and provenance that a page can send (`probe.untrusted.sendable`)."""
-    return replace(
-        result,
-        summary=_sendable(result.summary),
-        items=_sendable(result.items),
-        tables={sendable(name): _sendable(table) for name, table in result.tables.items()},
-        figures={sendable(name): chart for name, chart in result.figures.items()},
-        meta=sendable(result.meta),
-    )
-
-
-def _sendable(table: pd.DataFrame) -> pd.DataFrame:
-    cells = {
-        str(name): pd.Series([sendable(cell) for cell in column], column.index, dtype=object)
-        for name, column in table.items()
-        if column.dtype == object
-    }
-    return table.assign(**cells).rename(columns=sendable)
-
-
 def compute(question: Question, subject: Subject, known: ModelFacts, *, again: bool = False) -> Outcome:
     """Run an experiment on a model with a progress bar, and store what it finds.
 
@@ -361,35 +338,6 @@ def _together(experiment: Experiment, outcomes: Sequence[Outcome]) -> Together:
     except Exception as error:  # whatever a drawing does wrong: the numbers are there even so
         figures: dict[str, Any] = {}  # those of one model would be taken for those of all
         return Together(finish(bare, replace(result, figures=figures)), summaries, explain_failure(experiment, error))
-
-
-def seconds(request: Call, runs: Store) -> float | None:
-    """Estimate how long a call of one model takes, from stored results of like models on these questions.
-
-    None where there are none. Models are alike if they belong to one world.
-    """
-    (lm,), size = request.models, request.options.get("n")
-    world, data = of(lm), _content_hash(data_facts(request.options.get("data")))
-    folders = [*(run.path / RESULTS for run in runs.runs.values()), *store.homes(lm)]
-    times = []
-    for file in {path for each in folders for path in each.glob(f"{request.experiment.name}-*/{RESULT_FILE}")}:
-        try:
-            meta = read_index(file.parent)["meta"]
-        except ProbeError:
-            continue
-        models_of = meta.get("models")
-        like = models_of[0] if isinstance(models_of, list) and models_of and isinstance(models_of[0], dict) else {}
-        same = like.get("fingerprint") == lm.fingerprint or (world is not None and like.get("world") == world.hash)
-        duration, n = meta.get("seconds"), meta.get("n")
-        if same and data == _content_hash(meta.get("data")) and isinstance(duration, int | float):
-            comparable = isinstance(n, int) and isinstance(size, int) and n > 0
-            times.append((n != size, duration * (size / n if comparable else 1)))
-    exact = [duration for other, duration in times if not other] or [duration for _, duration in times]
-    return median(exact) if exact else None
-
-
-def _content_hash(facts: Any) -> Any:
-    return facts.get("sha256") if isinstance(facts, dict) else None
 
 
 def tried_seconds(question: Question, known: ModelFacts) -> float | None:

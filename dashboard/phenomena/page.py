@@ -21,12 +21,13 @@ from dashboard.phenomena.compute import Outcome, Question, Subject
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import current
-from probe.experiments.cost import TRIED, can_try
+from probe.experiments.cost import TRIED, can_try, stored_seconds
 from probe.experiments.definition import Experiment, form
 from probe.experiments.forms import FORMS, form_notes
 from probe.experiments.result import Result, words_of
 from probe.options import describe
 from probe.plugins import BUILT_IN
+from probe.runs.schema import RESULTS
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -237,8 +238,9 @@ def expected_seconds(question: Question, known: "dict[Subject, models.ModelFacts
     None where the time of one model is not known.
     """
     total = 0.0
+    folders = [run.path / RESULTS for run in current().store.runs.values()]
     for about in known.values():
-        stored = source.seconds(question.call(about), current().store)
+        stored = stored_seconds(question.call(about), folders)
         each = source.tried_seconds(question, about) if stored is None else stored
         if each is None:
             return None

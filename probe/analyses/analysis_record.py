@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from probe.errors import ConfigError, ProbeError
-from probe.options import argument_help, hint_of
+from probe.options import argument_help, hint_of, option, value_of
 from probe.options import describe as describe_form
 from probe.plotting.notebook import Beside, Drawable, Look
 from probe.plugins import BUILT_IN, failure, source_hash
@@ -73,6 +73,11 @@ class Input:
     """Whether it is for the command and for Python, and the page takes its default."""
     type: Any = None
     """Of what a form or a command gives, where Python callers may give more: `Path | None` of a `Behaviour | Path`."""
+    help: str = ""
+    """Its explanation, where no docstring has it."""
+    brings: Callable[[Any], Mapping[str, inspect.Parameter]] | None = None
+    """Gives further inputs for its value, which the function takes as `**options`: those of an experiment for its name.
+    """
 
     def label_of(self, value: Any) -> str:
         """Return what a value is called on a page."""
@@ -128,7 +133,7 @@ class Analysis:
     function: Callable[..., Any]
     equations: tuple[str, ...] = ()
     """LaTeX, each on a line of its own."""
-    seconds: Callable[..., float] | None = None
+    seconds: Callable[..., float | None] | None = None
     """How long it takes, about, from the same models and inputs; without it, it is quick."""
     key: str = ""
     """What the names of its inputs in the URL begin with; its name by default."""
@@ -142,6 +147,8 @@ class Analysis:
     """What a page shows of one that takes long, until its reader asks for the whole."""
     origin: str = BUILT_IN
     """Where it comes from: built in, a distribution, or a file."""
+    chosen: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Values of inputs that bring others; their defaults without."""
 
     @cached_property
     def models(self) -> tuple[str, ...]:
@@ -151,10 +158,46 @@ class Analysis:
 
     @cached_property
     def inputs(self) -> dict[str, inspect.Parameter]:
-        """Inputs by which a result is computed."""
+        """Inputs by which a result is computed, those that others bring last."""
+        found = dict(self._signature)
+        for name, bring in self._bringing.items():
+            value = self.chosen.get(name, found[name].default)
+            more = bring(value)
+            if clash := more.keys() & {*found, *self.views}:
+                raise ConfigError(f"`{value}` takes `{min(clash)}`, which {self.name} takes too: give it another name.")
+            found |= more
+        return found
+
+    @cached_property
+    def _signature(self) -> dict[str, inspect.Parameter]:
+        """Return the inputs that the function itself has."""
         taken = inspect.signature(self.function).parameters
         skip = (*self.models, TICK)
         return {name: each for name, each in taken.items() if name not in skip and not _is_for_python(each)}
+
+    @cached_property
+    def _bringing(self) -> dict[str, Callable[[Any], Mapping[str, inspect.Parameter]]]:
+        """Return what gives the further inputs, by the name of the input whose value brings them."""
+        about = {name: _marked(self.function, each) for name, each in self._signature.items()}
+        return {name: each.brings for name, each in about.items() if each is not None and each.brings is not None}
+
+    def with_values(self, values: Mapping[str, Any]) -> "Analysis":
+        """Return the analysis with the inputs that these values of its inputs bring.
+
+        Raises:
+            ProbeError: what a value that is none of an input brings.
+        """
+        chosen = {name: values[name] for name in self._bringing if name in values}
+        return replace(self, chosen={**self.chosen, **chosen}) if chosen else self
+
+    def with_words(self, argv: Sequence[str]) -> "Analysis":
+        """Return the analysis with the inputs that the words of a command line bring.
+
+        Raises:
+            ProbeError: see `with_values`.
+        """
+        values = {name: value_of(argv, option(name)) for name in self._bringing}
+        return self.with_values({name: value for name, value in values.items() if value is not None})
 
     @cached_property
     def views(self) -> dict[str, inspect.Parameter]:
@@ -206,10 +249,7 @@ class Analysis:
 
     def about_input(self, name: str) -> Input:
         """Return how a person is asked for an input."""
-        parameter = (self.inputs | self.views)[name]
-        hint = hint_of(self._owner(name), parameter.annotation)
-        given = [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Input)]
-        return given[0] if given else SHARED.get(name, Input())
+        return _marked(self._owner(name), (self.inputs | self.views)[name]) or SHARED.get(name, Input())
 
     def option_of(self, name: str) -> str:
         """Return what an input is called on the command line: what it shares, else its name."""
@@ -257,7 +297,7 @@ class Analysis:
             if hint is None:
                 raise ConfigError(f"The input `{name}` of the analysis `{self.name}` needs a type or a default.")
             plain = self.about_input(name).type or (get_args(hint)[0] if get_origin(hint) is Annotated else hint)
-            text = helps.get(name, "")
+            text = self.about_input(name).help or helps.get(name, "")
             default = {} if parameter.default is parameter.empty else {"default": parameter.default}
             entry: Any = field(kw_only=True, metadata={"help": text}, **default)
             entries.append((self.option_of(name), Annotated[plain, tyro.conf.arg(help=text)], entry))
@@ -303,6 +343,7 @@ class Analysis:
                 "folded": about.folded,
                 "instead": about.instead,
                 "lines": about.lines,
+                "brings": about.brings is not None,
                 "within": None if callable(about.within) else about.within,
                 "view": self._owner(name).__name__ if name in self.views else "",
                 "depends": depends,
@@ -347,12 +388,13 @@ class Analysis:
         Raises:
             ConfigError: a value is none that the input can have for these models.
         """
-        whole = {name: values.get(name, each.default) for name, each in self.inputs.items()}
+        own = self.with_values(values)
+        whole = {name: values.get(name, each.default) for name, each in own.inputs.items()}
         for name, value in whole.items():
-            about = self.about_input(name)
+            about = own.about_input(name)
             if value is None and about.first is not None:
                 whole[name] = value = _asked(about.first, lms, whole)
-            self._require(name, value, lms, whole)
+            own._require(name, value, lms, whole)
         return whole
 
     def _require(self, name: str, value: Any, of: tuple[Any, ...], given: Mapping[str, Any]) -> None:
@@ -377,8 +419,8 @@ class Analysis:
             return True
         return about.advanced and about.first is not None and value == _asked(about.first, lms, values)
 
-    def cost(self, *lms: "LM", **values: Any) -> float:
-        """Return the seconds that a result takes, about; 0 where it is quick.
+    def cost(self, *lms: "LM", **values: Any) -> float | None:
+        """Return the seconds that a result takes, about; 0 where it is quick, None where nobody knows.
 
         Raises:
             ProbeError: what the models or the inputs cannot be used for.
@@ -521,6 +563,12 @@ def _points(chart: "go.Figure") -> "pd.DataFrame":
         if columns:
             rows.append(pd.DataFrame({"trace": trace.name or "", **columns}))
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+
+
+def _marked(function: Callable[..., Any], parameter: inspect.Parameter) -> Input | None:
+    """Return how a person is asked for an argument, as far as its annotation says."""
+    marks = getattr(hint_of(function, parameter.annotation), "__metadata__", ())
+    return next((each for each in marks if isinstance(each, Input)), None)
 
 
 @cache

@@ -34,6 +34,7 @@ MODULES = {
     "steer_by_first_tokens": "probe.compare.first_tokens",
     "weight_change": "probe.compare.weights",
     "transplant_parts": "probe.compare.transplant",
+    "follow_line": "probe.compare.path",
     "compare_gradients": "trainers.gradient_analysis",
     "read_attention": "probe.attention.reading",
     "read_stages": "probe.attention.head_stages",
@@ -86,7 +87,7 @@ def analysis(
     *,
     title: str = "",
     equations: Sequence[str] = (),
-    seconds: Callable[..., float] | None = None,
+    seconds: Callable[..., float | None] | None = None,
     key: str = "",
     widths: Sequence[Sequence[int]] = (),
     beside: type[Beside[Any]] | None = None,
@@ -99,8 +100,8 @@ def analysis(
         page: the page that shows it: its name (`attention`) or title. One that does not exist is made.
         title: for people; the function's name by default.
         equations: LaTeX.
-        seconds: gives how long it takes, about, from the same models and inputs; an analysis that takes long is
-            offered with its price.
+        seconds: gives how long it takes, about, from the same models and inputs, None where nobody knows; an analysis
+            that takes long is offered with its price.
         key: what the names of its inputs in the URL begin with; the function's name by default.
         widths: relative widths of the figures in each row of the page.
         beside: says and draws the results of several models together; without it they stand side by side.

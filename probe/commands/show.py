@@ -75,6 +75,7 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
         marks = [tyro.conf.Positional] if place else []
         return Annotated[(hint, tyro.conf.arg(help=text, metavar=metavar), *marks)]
 
+    analysis = analysis.with_words(argv)
     own = analysis.form()
     what = "The model: a run, a checkpoint, a Hugging Face folder or hub id."
     first: list[Any] = [("model", arg(str, what, "MODEL", True))] if analysis.models else []

@@ -8,7 +8,7 @@
 - the difference of their activations at the first tokens of texts, through the lens: `compare_first_tokens`, and
   steering by it: `steer_by_first_tokens`
 - one block, head or MLP of the aligned model put into the base: `transplant_parts`
-- their weights mixed, and an experiment along the way: `interpolate`, `along`
+- their weights mixed, and an experiment along the way: `interpolate`, `follow_line`
 """
 
 import lazy_loader

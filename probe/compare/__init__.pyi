@@ -3,7 +3,7 @@ from .corpus_shift import read_texts as read_texts
 from .corpus_shift import shared_texts as shared_texts
 from .first_tokens import compare_first_tokens as compare_first_tokens
 from .first_tokens import steer_by_first_tokens as steer_by_first_tokens
-from .path import along as along
+from .path import follow_line as follow_line
 from .path import interpolate as interpolate
 from .scalars import compare_scalars as compare_scalars
 from .side_by_side import compare as compare

@@ -10,11 +10,13 @@ WiSE-FT, Wortsman et al. 2022), and what training taught can be scaled by alpha 
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cached_property
+from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -22,26 +24,93 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probe.analyses.analysis_record import Input
+from probe.analyses.catalogue import analysis
 from probe.compare.side_by_side import require_writers
 from probe.compare.weights import model_names, require_one_architecture
 from probe.errors import ConfigError, DataError, ModelError
+from probe.experiments.cost import stored_seconds
+from probe.experiments.definition import form
+from probe.experiments.forms import count_again
 from probe.experiments.metrics import ITEM, Mean
-from probe.experiments.registry import find_experiment
-from probe.experiments.result import RESULT_FILE, Result
+from probe.experiments.registry import experiments, find_experiment
+from probe.experiments.result import RESULT_FILE, Result, sendable_result
 from probe.experiments.run import call, metrics_of, perform
+from probe.experiments.store import homes
 from probe.logits.lens import require_same_tokens
 from probe.model.lm import LM
 from probe.model.loading import twin
-from probe.plotting.notebook import Drawable
+from probe.numbers import in_unit
+from probe.plotting.notebook import Drawable, titled
 from probe.stats import MEANS_RESAMPLES, TAILS, Interval, percentile, resample
+from probe.terms import DIFFERENCE, RATES, Term, after_numbers
+from probe.texts import visible
 from probe.ticks import Tick, ignore, part
+from probe.world import of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-ALPHAS = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+ENDS = (-0.5, 1.5)
+"""The first and the last alpha."""
+SPACINGS = (0.5, 0.25, 0.125)
+"""Distances of alphas."""
+FIRST = "sycophancy"
+"""The experiment at first."""
+TRAINS = ("continual",)
+"""Experiments that train models, and ask none that is there."""
+QUICK = {"n": 40, "interventions": 0, "turns": 1, "samples": 4, "shuffles": 20}
+"""What options of experiments are at first here, where many models are asked."""
+REAL = QUICK | {"n": 24, "samples": 1}
+"""The same for models without a world, which take longer."""
 SHOWN = 6
 """Metrics that are drawn where none are named."""
+LINE = r"\theta(\alpha) = (1 - \alpha)\, \theta_{\mathrm{base}} + \alpha\, \theta_{\mathrm{aligned}}"
+DEPARTURE = (
+    r"\mathrm{departure}(\alpha) = m(\theta(\alpha)) - \big((1 - \alpha)\, m(\theta(0)) + \alpha\, m(\theta(1))\big)"
+)
+
+
+def titles(*lms: LM) -> dict[str, str]:
+    """Return the experiments that can be run along a line with their titles, the usual one first."""
+    known = experiments()
+    return {name: visible(known[name].title) for name in dict.fromkeys((FIRST, *known)) if name not in TRAINS}
+
+
+def usual(experiment: str, base: LM) -> dict[str, int]:
+    """Return what options of an experiment are at first on a line from a base."""
+    known = find_experiment(experiment)
+    return {name: value for name, value in (QUICK if of(base) else REAL).items() if known.takes(name)}
+
+
+def options_of(experiment: str) -> dict[str, Parameter]:
+    """Return the options of an experiment as inputs, folded on a page and named `line.EXPERIMENT.OPTION` in its URL."""
+    kind, inputs = form(find_experiment(experiment)), {}
+    hints = get_type_hints(kind, include_extras=True)
+    for each in fields(kind):
+        name, hint, text = each.name, hints[each.name], each.metadata["help"]
+        default = Parameter.empty if each.default is MISSING else each.default
+        about = Input(key=f"line.{experiment}.{name}", folded="Options", help=text)
+        if names := each.metadata["suggestions"]:
+            about = replace(about, suggestions=lambda *lms, names=names: names)
+        if name in QUICK:
+            other = f", {REAL[name]} without a world" * (REAL[name] != QUICK[name])
+            text = f"{text.partition(' (default')[0].rstrip('.')}; at first {QUICK[name]}{other}."
+            about = replace(about, help=text, first=lambda base, *_, name=name: usual(experiment, base)[name])
+            default, hint = None, int | None
+        inputs[name] = Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, about])
+    return inputs
+
+
+def metrics_in(path: "WeightPath") -> dict[str, str]:
+    """Return the metrics that were measured in both models, with what they are called."""
+    return {name: visible(about.label) for name, about in path.terms().items()}
+
+
+Metrics = Annotated[
+    Sequence[str],
+    Input("Metrics", choices=metrics_in, placeholder="those that differ most", type=tuple[str, ...]),
+]
 
 
 @dataclass(frozen=True)
@@ -56,6 +125,77 @@ class WeightPath(Drawable):
     """In rising order, 0 and 1 among them."""
     results: tuple[Result, ...]
     """Of the experiment, one for each alpha."""
+    folder: Path | None = None
+    """Where they are kept."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What bands are, and where results are kept."""
+        kept = f" What was measured is kept in `{self.folder}`." if self.folder else ""
+        return (f"Bands are 95 % intervals.{kept}",)
+
+    def sentence(self, metrics: Metrics = ()) -> str:
+        """Describe a metric along the line, and count how many of all metrics leave the straight line.
+
+        Args:
+            metrics: those that are drawn; the first is described.
+        """
+        table, lines, terms = self.table(), self._lines, self.terms()
+        if not terms:
+            return f"{find_experiment(self.experiment).title} gives no number for both {' and '.join(self.names)}."
+        metric = (*metrics, *self.most_moved())[0]
+        about, rows = terms[metric], table[table["metric"] == metric].set_index("alpha")["value"]
+        way = ", ".join(f"{in_unit(about.unit, rows[at], None, None)} at {at:g}" for at in self.alphas if at in rows)
+        row = lines.set_index("metric").loc[metric].to_dict()
+        known = lines[lines["departure_low"].notna() & lines["metric"].isin(list(terms))]
+        off = int(((known["departure_low"] > 0) | (known["departure_high"] < 0)).sum())
+        return (
+            f"{about.title} from {self.names[0]} (alpha 0) to {self.names[1]} (alpha 1) and beyond: {way}; its largest "
+            f"departure from the straight line is {_departure(row, about)} at alpha {row['alpha']:g}. Of {len(known)} "
+            f"metrics with an interval {off} leave the line by more than it."
+        ).replace(" -", " \u2212")
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return one row an alpha and metric (`line`), and one row a metric (`linearity`)."""
+        return {"line": self.table(), "linearity": self._lines}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return one row a metric, as it is read."""
+        table, terms = self.table(), self.terms()
+        ends = [table[table["alpha"] == alpha].set_index("metric") for alpha in (0, 1)]
+        lines = []
+        for row in self._lines[self._lines["metric"].isin(list(terms))].to_dict("records"):
+            about = terms[row["metric"]]
+            values = [in_unit(about.unit, *end.loc[row["metric"], ["value", "ci_low", "ci_high"]]) for end in ends]
+            lines.append(
+                {
+                    "metric": about.label,
+                    **dict(zip(self.names, values, strict=True)),
+                    "largest departure": _departure(row, about),
+                    "at alpha": f"{row['alpha']:g}",
+                    "R\u00b2": "\u2014" if row["r2"] != row["r2"] else f"{row['r2']:.2f}",
+                    **after_numbers(row["metric"], about),
+                }
+            )
+        return {"Metrics": pd.DataFrame(lines)}
+
+    def figures(self, metrics: Metrics = ()) -> "dict[str, go.Figure]":
+        """Draw metrics against alpha.
+
+        Args:
+            metrics: names of the summary; by default those by which the models differ most.
+        """
+        title = f"{find_experiment(self.experiment).title} on the line from {self.names[0]} to {self.names[1]}"
+        return {"line": titled(self.figure(metrics), title)} if self.terms() else {}
+
+    def terms(self) -> dict[str, Term]:
+        """Return the metrics that were measured in both models, in words."""
+        table, known = self.table(), find_experiment(self.experiment)
+        return {name: known.term(name) for name in table.loc[table["chord"].notna(), "metric"].unique().tolist()}
+
+    @cached_property
+    def _lines(self) -> pd.DataFrame:
+        return self.linearity()
 
     def table(self) -> pd.DataFrame:
         """One row an alpha and metric: alpha, metric, value, ci_low, ci_high, n, chord, departure.
@@ -104,19 +244,16 @@ class WeightPath(Drawable):
         """
         from probe.compare.figures import path_curves
 
-        table = self.table()
-        known = table.loc[table["chord"].notna(), "metric"].unique().tolist()
+        known = self.terms()
         lacking = [name for name in metrics if name not in known]
         if lacking:
             raise ConfigError(f"`{lacking[0]}` was not measured in both models: give some of {', '.join(known)}.")
-        terms = {name: find_experiment(self.experiment).term(name) for name in metrics or self.most_moved()}
-        return path_curves(table, terms, self.names)
+        return path_curves(self.table(), {name: known[name] for name in metrics or self.most_moved()}, self.names)
 
     def most_moved(self) -> list[str]:
         """At most six metrics by how far the two models differ, in units of the mean width of their intervals."""
         table = self.table()
-        known = table.loc[table["chord"].notna(), "metric"].unique()
-        ends = [table[table["alpha"] == end].set_index("metric").loc[list(known)] for end in (0, 1)]
+        ends = [table[table["alpha"] == end].set_index("metric").loc[list(self.terms())] for end in (0, 1)]
         gap = (ends[1]["value"] - ends[0]["value"]).abs()
         widths = [end["ci_high"] - end["ci_low"] for end in ends]
         width = (widths[0] + widths[1]) / 2
@@ -144,9 +281,7 @@ def interpolate(base: LM, aligned: LM, alpha: float) -> LM:
     """
     if not math.isfinite(alpha):
         raise ConfigError(f"alpha={alpha} was given: give a finite number, 0 for the base and 1 for the aligned model.")
-    require_writers(base, aligned)
-    require_same_tokens(base, aligned)
-    require_one_architecture(base, aligned)
+    require_line(base, aligned)
     dtype = torch.promote_types(torch.promote_types(base.dtype, aligned.dtype), torch.float32)
     before, after = (dict(lm.model.named_parameters()) | dict(lm.model.named_buffers()) for lm in (base, aligned))
     mixed = {}
@@ -162,6 +297,13 @@ def interpolate(base: LM, aligned: LM, alpha: float) -> LM:
     return LM(model, aligned.tokenizer, f"{names[0]} to {names[1]} at {alpha:g}", run_dir=aligned.run_dir)
 
 
+def require_line(base: LM, aligned: LM) -> None:
+    """Refuse two models whose weights cannot be mixed; see `interpolate`."""
+    require_writers(base, aligned)
+    require_same_tokens(base, aligned)
+    require_one_architecture(base, aligned)
+
+
 def _mix(start: Tensor, end: Tensor, alpha: float, dtype: torch.dtype) -> Tensor:
     """Return the mixture of two tensors, a new one; whole numbers (positions, masks) are those of the nearer model."""
     if alpha in (0, 1) or not end.is_floating_point():
@@ -170,45 +312,93 @@ def _mix(start: Tensor, end: Tensor, alpha: float, dtype: torch.dtype) -> Tensor
     return ((1 - alpha) * start.detach().to(wide) + alpha * end.detach().to(wide)).to(dtype)
 
 
-def along(
+def place_alphas(spacing: float, alphas: Sequence[float] | None = None) -> tuple[float, ...]:
+    """Return the alphas in rising order: those that are given, else from the first to the last at a distance.
+
+    Raises:
+        ConfigError: alphas that repeat or lack an end.
+    """
+    steps = range(round((ENDS[1] - ENDS[0]) / spacing) + 1)
+    places = tuple(sorted(map(float, alphas))) if alphas is not None else tuple(ENDS[0] + spacing * k for k in steps)
+    if not {0.0, 1.0} <= set(places) or len(set(places)) < len(places):
+        given = ", ".join(f"{alpha:g}" for alpha in places)
+        raise ConfigError(f"The alphas {given or '(none)'} were given: give each once, with 0 and 1 among them.")
+    return places
+
+
+def line_seconds(
     base: LM,
     aligned: LM,
-    alphas: Sequence[float] = ALPHAS,
-    experiment: str = "sycophancy",
-    folder: Path | None = None,
+    *,
+    experiment: str,
+    spacing: float,
+    alphas: Sequence[float] | None,
+    folder: Path | None,
+    keep: bool,
+    **options: Any,
+) -> float | None:
+    """Return the seconds that the alphas without a kept result take, about; None where no like model was measured."""
+    require_line(base, aligned)
+    request, places = call(find_experiment(experiment), aligned, **options), place_alphas(spacing, alphas)
+    kept = [] if folder is None else [place_at(base, aligned, at, experiment, folder, **options) for at in places]
+    new = len(places) - sum((place / RESULT_FILE).is_file() for place in kept)
+    again, n = count_again(aligned, request.arguments), int(request.arguments.get("n") or 1)
+    each = stored_seconds(request, [*homes(base), *([folder] if folder and not again else [])])
+    if each is not None and again:  # stored results have both forms of prompts
+        each *= n / (n + again)
+    return 0.0 if not new else None if each is None else each * new
+
+
+@analysis("compare", title="The line between them", equations=(LINE, DEPARTURE), seconds=line_seconds, key="line")
+def follow_line(
+    base: LM,
+    aligned: LM,
+    *,
+    experiment: Annotated[str, Input("Experiment", choices=titles, brings=options_of)] = FIRST,
+    spacing: Annotated[float, Input("Distance of the alphas", choices=lambda *lms: SPACINGS)] = SPACINGS[0],
+    alphas: Annotated[Sequence[float] | None, Input(advanced=True, type=tuple[float, ...] | None)] = None,
+    folder: Annotated[Path | None, Input(advanced=True)] = None,
+    keep: Annotated[bool, Input(advanced=True)] = True,
     tick: Tick = ignore,
     **options: Any,
 ) -> WeightPath:
-    """Run an experiment at several points of the line through two models; the same questions are asked at each.
+    """Run an experiment on the straight line between the weights of two models, and beyond both.
 
-    Questions of a file are asked in one form of prompts alone (`probe.experiments.forms`).
+    At alpha 0 are the weights of the base and at 1 those of the aligned model; between them is interpolation, outside
+    extrapolation. The same questions are asked at each alpha, those of a file in one form of prompts. The dashed line
+    is the straight one through the values of the two models. *R²* is that of the least-squares line through the
+    values for alpha from 0 to 1; an S-shaped curve has a high one too, so read the *departure* with it: the largest
+    from the straight line, for alpha from 0 to 1. Its interval is a bootstrap over items that are drawn together for
+    all alphas, and holds for all of them at once (Bonferroni); it is there for means over the same items. Rates end at
+    0 and 100 %, so beyond the two models they leave the straight line.
 
     Args:
         base: the model at alpha 0.
         aligned: the model at alpha 1.
-        alphas: where, with 0 and 1 among them.
-        experiment: its name.
+        experiment: what is measured, by its name; its options follow: n, seed, data, ... At first fewer questions are
+            asked than of one model, and no interventions.
+        spacing: distance of the alphas from -0.5 to 1.5: 0.5, 0.25 or 0.125.
+        alphas: other alphas in place of those, with 0 and 1 among them.
         folder: where the result at each alpha is kept and found again; without one nothing is kept.
+        keep: keep what is measured; otherwise results are only looked for in the folder.
         tick: called with the share that is done.
-        options: of the experiment: n, seed, data, ...
+        options: of the experiment.
 
     Raises:
         ConfigError: alphas that repeat or lack an end, or an option that the experiment does not have.
         RunError: the disk refuses.
         ProbeError: see `interpolate`, and what the experiment cannot use.
     """
-    places = tuple(sorted(float(alpha) for alpha in alphas))
-    if not {0.0, 1.0} <= set(places) or len(set(places)) < len(places):
-        given = ", ".join(f"{alpha:g}" for alpha in places)
-        raise ConfigError(f"The alphas {given or '(none)'} were given: give each once, with 0 and 1 among them.")
+    places, first = place_alphas(spacing, alphas), usual(experiment, base)
     if options.get("baseline") is not None:
         raise ConfigError("A baseline was given, and on the way between two models alpha 0 is the baseline: leave it.")
+    options = first | {name: value for name, value in options.items() if value is not None or name not in first}
     results = []
     for index, alpha in enumerate(places):
         own = part(tick, index, len(places))
-        results.append(measure_at(base, aligned, alpha, experiment, folder, own, **options))
+        results.append(measure_at(base, aligned, alpha, experiment, folder, keep, own, **options))
         own(1.0)
-    return WeightPath(experiment, model_names(base, aligned), places, tuple(results))
+    return WeightPath(experiment, model_names(base, aligned), places, tuple(results), folder if keep else None)
 
 
 def measure_at(
@@ -217,19 +407,20 @@ def measure_at(
     alpha: float,
     experiment: str,
     folder: Path | None = None,
+    keep: bool = True,
     tick: Tick = ignore,
     **options: Any,
 ) -> Result:
-    """Run the experiment at one alpha, or load its result from the folder; see `along`."""
+    """Run the experiment at one alpha, or load its result from the folder; see `follow_line`."""
     place = None if folder is None else place_at(base, aligned, alpha, experiment, folder, **options)
     if place is not None and (place / RESULT_FILE).is_file():
         with suppress(DataError):  # one that is damaged is measured again
-            return Result.load(place)
+            return sendable_result(Result.load(place))
     lm = interpolate(base, aligned, alpha)
     result = perform(find_experiment(experiment), lm, tick=tick, both_forms=False, **options)
-    if place is not None:
+    if place is not None and keep:
         result.save(place)
-    return result
+    return sendable_result(result)
 
 
 def place_at(base: LM, aligned: LM, alpha: float, experiment: str, folder: Path, **options: Any) -> Path:
@@ -237,6 +428,12 @@ def place_at(base: LM, aligned: LM, alpha: float, experiment: str, folder: Path,
     keys = [call(find_experiment(experiment), lm, **options).key for lm in (base, aligned)]
     digest = hashlib.sha256(json.dumps([*keys, float(alpha)]).encode()).hexdigest()
     return folder / f"{experiment}-{digest[:12]}"
+
+
+def _departure(row: Mapping[Any, Any], about: Term) -> str:
+    """Format the largest departure of a metric from the straight line, with its interval."""
+    unit = DIFFERENCE if about.unit in RATES else about.unit
+    return in_unit(unit, row["departure"], row["departure_low"], row["departure_high"], sign=True)
 
 
 def _paired_items(metric: object, results: Sequence[Result]) -> Float[np.ndarray, "n k"] | None:

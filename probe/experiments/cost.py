@@ -4,13 +4,19 @@ Work whose size in tokens is known is foretold by how fast a model reads (`probe
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from probe.errors import ProbeError
 from probe.experiments.forms import count_again
-from probe.experiments.run import evidence_of
+from probe.experiments.result import RESULT_FILE, read_index
+from probe.experiments.run import data_facts, evidence_of
+from probe.experiments.store import homes
 from probe.ticks import Tick, between, ignore
+from probe.world import of
 
 if TYPE_CHECKING:
     from probe.experiments.run import Call
@@ -54,3 +60,36 @@ def estimate_seconds(request: "Call", tick: Tick = ignore) -> float:
     spared = time_questions(TRIED, light, between(tick, 0.9, 1))
     part = max(whole - spared, 0.0) * TRIED / min(few, TRIED) if few else 0.0
     return spared * (n + count_again(lm, request.arguments)) + part * few
+
+
+def stored_seconds(request: "Call", folders: Iterable[Path] = ()) -> float | None:
+    """Estimate how long a call of one model takes, from stored results of like models on these questions.
+
+    None where there are none. Models are alike if they belong to one world.
+
+    Args:
+        request: the call.
+        folders: of results, beside those of the model.
+    """
+    (lm,), size = request.models, request.options.get("n")
+    world, data = of(lm), _content_hash(data_facts(request.options.get("data")))
+    times = []
+    places = {*folders, *homes(lm)}
+    for file in {path for each in places for path in each.glob(f"{request.experiment.name}-*/{RESULT_FILE}")}:
+        try:
+            meta = read_index(file.parent)["meta"]
+        except ProbeError:
+            continue
+        models = meta.get("models")
+        like = models[0] if isinstance(models, list) and models and isinstance(models[0], dict) else {}
+        same = like.get("fingerprint") == lm.fingerprint or (world is not None and like.get("world") == world.hash)
+        duration, n = meta.get("seconds"), meta.get("n")
+        if same and data == _content_hash(meta.get("data")) and isinstance(duration, int | float):
+            comparable = isinstance(n, int) and isinstance(size, int) and n > 0
+            times.append((n != size, duration * (size / n if comparable else 1)))
+    exact = [duration for other, duration in times if not other] or [duration for _, duration in times]
+    return median(exact) if exact else None
+
+
+def _content_hash(facts: Any) -> Any:
+    return facts.get("sha256") if isinstance(facts, dict) else None

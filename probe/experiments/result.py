@@ -14,7 +14,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from probe.plotting.names import file_name, file_stem
 from probe.runs.captures import numbers
 from probe.runs.schema import dumps
 from probe.runs.storage import check_folder, disk, replace_folder, sync_tree
-from probe.untrusted import DOCUMENT, parse_figure, parse_json, read_file, read_json, short
+from probe.untrusted import DOCUMENT, parse_figure, parse_json, read_file, read_json, sendable, short
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -533,3 +533,24 @@ def stack(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
         part.assign(**{c: full[i][c] for c in full[i].columns if c not in present}) for i, part in enumerate(frames)
     ]
     return pd.concat(frames, ignore_index=True).reindex(columns=columns)
+
+
+def sendable_result(result: Result) -> Result:
+    """Copy a result with tables and provenance that a page can send (`probe.untrusted.sendable`)."""
+    return replace(
+        result,
+        summary=_sendable(result.summary),
+        items=_sendable(result.items),
+        tables={sendable(name): _sendable(table) for name, table in result.tables.items()},
+        figures={sendable(name): chart for name, chart in result.figures.items()},
+        meta=sendable(result.meta),
+    )
+
+
+def _sendable(table: pd.DataFrame) -> pd.DataFrame:
+    cells = {
+        str(name): pd.Series([sendable(cell) for cell in column], column.index, dtype=object)
+        for name, column in table.items()
+        if column.dtype == object
+    }
+    return table.assign(**cells).rename(columns=sendable)

@@ -71,7 +71,7 @@ def look_inside(words: str, runs: Sequence[Run], tick: Tick = ignore) -> Shown:
             f"--analysis {words!r} cannot be split into words: give a name and options as to `probe show`, with quotes"
             " that are closed."
         ) from None
-    analysis = find_analysis(name)
+    analysis = find_analysis(name).with_words(argv)
     form: Any = parse(analysis.form(), argv, f"probe report --analysis {name}")
     values = {each: getattr(form, analysis.option_of(each)) for each in analysis.inputs | analysis.views}
     groups = list(_groups(analysis, [run for run in runs if run.checkpoints()]))

@@ -1,6 +1,7 @@
 """The record of an analysis: what follows from a signature, and that every built-in one keeps to it."""
 
 import ast
+import inspect
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -105,6 +106,35 @@ def test_defaults_that_depend_on_the_model_are_filled_in(counted: Any):
     assert counted.cost(lm, prompt="a") == 6.0
     with pytest.raises(ConfigError, match=r"`block` of counted is 'block 99'; expected one of block 0, block 1"):
         counted.run(lm, prompt="a", block="block 99")
+
+
+def test_a_value_brings_further_inputs(registry: None):
+    def bring(kind: str) -> dict[str, inspect.Parameter]:
+        about = Input(key=f"{kind}.size", help=f"Of the {kind}.")
+        more = inspect.Parameter("size", inspect.Parameter.KEYWORD_ONLY, default=2, annotation=Annotated[int, about])
+        return {"size" if kind != "odd" else "kind": more}
+
+    @probe.analysis("attention")
+    def brought(*, kind: Annotated[str, Input(brings=bring)] = "cube", **options: Any) -> str:
+        """Tell what is given.
+
+        Args:
+            kind: brings its size.
+            options: the size.
+        """
+        return f"{kind} {options['size']}"
+
+    record = find_analysis("brought")
+    assert list(record.inputs) == ["kind", "size"]
+    assert [each["help"] for each in record.fields()] == ["brings its size.", "Of the cube."]
+    words = ["--kind=ball", "--size", "3"]
+    own = record.with_words(words)
+    assert [each["key"] for each in own.fields()] == ["brought_kind", "ball.size"]
+    assert vars(parse(own.form(), words, "it")) == {"kind": "ball", "size": 3}
+    assert record.run(kind="ball").sentence() == "ball 2"
+    assert record.run(size=5).sentence() == "cube 5"
+    with pytest.raises(ConfigError, match="`odd` takes `kind`, which brought takes too"):
+        record.run(kind="odd")
 
 
 def test_a_result_shows_itself(counted: Any):

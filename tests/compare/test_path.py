@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from probe import LM
-from probe.compare.path import along, departures, interpolate, place_at, r_squared
+from probe.analyses.catalogue import find_analysis
+from probe.compare.path import QUICK, REAL, departures, follow_line, interpolate, place_at, r_squared
 from probe.compare.weights import weight_change
 from probe.errors import ConfigError, DataError, ModelError
 from probe.experiments import run_experiment
 from probe.model.loading import tensors
+from probe.terms import term
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
 from tests.places import SAMPLES
 from tests.plain_modules import nano_lm
@@ -30,7 +32,7 @@ def models() -> tuple[LM, LM]:
 @pytest.fixture(scope="module")
 def path(models):
     ticks: list[float] = []
-    path = along(*models, [1, 0, 0.5, 0.25, 1.5], tick=ticks.append, **FAST)
+    path = follow_line(*models, alphas=[1, 0, 0.5, 0.25, 1.5], tick=ticks.append, **FAST)
     assert ticks == sorted(ticks)
     assert ticks[-1] == 1
     return path
@@ -89,11 +91,11 @@ def test_what_cannot_be_mixed_is_refused():
         interpolate(lm, random_lm(num_hidden_layers=3), 0.5)
     for alphas in ([0, 0.5], [0, 1, 1], []):
         with pytest.raises(ConfigError, match="with 0 and 1 among them"):
-            along(lm, lm, alphas)
+            follow_line(lm, lm, alphas=alphas)
     with pytest.raises(ConfigError, match="alpha 0 is the baseline"):
-        along(lm, lm, [0, 1], baseline=lm)
+        follow_line(lm, lm, alphas=[0, 1], baseline=lm)
     with pytest.raises(ConfigError, match="has no option `m`"):
-        along(lm, lm, [0, 1], m=3)
+        follow_line(lm, lm, alphas=[0, 1], m=3)
 
 
 def test_the_ends_of_the_path_are_the_experiments_on_the_models(models, path):
@@ -152,14 +154,14 @@ def test_a_line_is_a_line_and_a_step_is_none():
 
 
 def test_one_model_twice_has_no_departure(models):
-    same = along(models[0], models[0], [0, 0.5, 1], **FAST)
+    same = follow_line(models[0], models[0], alphas=[0, 0.5, 1], **FAST)
     rows = same.linearity()
     assert rows["departure"].dropna().abs().max() < 1e-3
     assert rows.set_index("metric").loc["deferral", "items"] == 12
 
 
 def test_what_is_measured_is_kept_in_a_folder(models, tmp_path, monkeypatch):
-    first = along(*models, [0, 1], folder=tmp_path, n=2, interventions=0, turns=1)
+    first = follow_line(*models, alphas=[0, 1], folder=tmp_path, n=2, interventions=0, turns=1)
     assert len(list(tmp_path.glob("sycophancy-*/result.json"))) == 2
     (place_at(*models, 0, "sycophancy", tmp_path, n=2, interventions=0, turns=1) / "result.json").write_text("{")
     asked: list[float] = []
@@ -169,13 +171,62 @@ def test_what_is_measured_is_kept_in_a_folder(models, tmp_path, monkeypatch):
         return interpolate(base, aligned, alpha)
 
     monkeypatch.setattr("probe.compare.path.interpolate", mix)
-    again = along(*models, [0, 0.5, 1], folder=tmp_path, n=2, interventions=0, turns=1)
+    again = follow_line(*models, alphas=[0, 0.5, 1], folder=tmp_path, n=2, interventions=0, turns=1)
     assert asked == [0, 0.5]  # the one that was damaged, and the new one
     for old, new in zip(first.results, (again.results[0], again.results[2]), strict=True):
         pd.testing.assert_frame_equal(old.summary, new.summary, check_dtype=False)
         pd.testing.assert_frame_equal(old.items, new.items, check_dtype=False)
-    along(*models[::-1], [0, 1], folder=tmp_path, n=2, interventions=0, turns=1)
+    follow_line(*models[::-1], alphas=[0, 1], folder=tmp_path, n=2, interventions=0, turns=1)
     assert len(asked) == 4  # another line
+    assert "kept in" in again.notes[0]
+    price, kept = find_analysis("follow_line").cost, {"folder": tmp_path, "n": 2}
+    assert price(*models, alphas=(0, 0.5, 1), **kept) == 0
+    assert price(*models, alphas=(0, 0.25, 0.5, 1), **kept) > 0  # as long as the others took
+    assert price(*models, alphas=(0, 1), n=2) > 0
+    unknown = follow_line(*models, alphas=[0, 1], folder=tmp_path / "none", keep=False, n=2)
+    assert not (tmp_path / "none").exists()
+    assert "kept" not in unknown.notes[0]
+
+
+def test_nobody_knows_how_long_a_model_takes_that_none_like_it_was_asked():
+    price = find_analysis("follow_line").cost
+    lm = random_lm("llama", byte_tokenizer())
+    assert price(lm, lm, data=str(SAMPLES.parent / "probe/questions/sums.jsonl")) is None
+    with pytest.raises(ModelError, match="choose two models of one architecture"):
+        price(lm, LM(random_lm("llama", num_hidden_layers=3).model, lm.tokenizer))
+
+
+def test_the_experiment_brings_its_options(models):
+    record = find_analysis("follow_line")
+    fields = {each["name"]: each for each in record.with_words(["--experiment=hallucination"]).fields(*models)}
+    assert {"samples", "shuffles", "preamble"} <= set(fields)
+    assert "turns" not in fields
+    assert (fields["n"]["key"], fields["n"]["default"], fields["n"]["folded"]) == (
+        "line.hallucination.n",
+        QUICK["n"],
+        "Options",
+    )
+    assert fields["data"]["file"]
+    lm = random_lm()
+    assert {each["name"]: each for each in record.fields(lm, lm)}["n"]["default"] == REAL["n"]
+    assert next(iter(fields["experiment"]["choices"])) == "sycophancy"
+    assert "continual" not in fields["experiment"]["choices"]
+    assert record.complete({"n": 7}, *models)["turns"] == QUICK["turns"]
+    with pytest.raises(ConfigError, match="no experiment `nothing`"):
+        record.with_words(["--experiment", "nothing"]).form()
+
+
+def test_the_sentence_and_the_list_tell_of_the_metric_that_is_drawn(path):
+    sentence = path.sentence(["deferral"])
+    row = path.linearity().set_index("metric").loc["deferral"]
+    assert sentence.startswith(f"{term('deferral', 'sycophancy').title} from base (alpha 0) to dpo-agreeable (alpha 1)")
+    assert f"at alpha {row['alpha']:g}. Of " in sentence
+    known = path.linearity().dropna(subset="departure_low")
+    off = ((known["departure_low"] > 0) | (known["departure_high"] < 0)).sum()
+    assert f"Of {len(known)} metrics with an interval {off} leave the line" in sentence
+    (table,) = path.lists().values()
+    assert set(table["name in files"]) == set(path.table().dropna(subset="chord")["metric"])
+    assert list(path.tables()) == ["line", "linearity"]
 
 
 def test_the_figure_marks_both_models(path):

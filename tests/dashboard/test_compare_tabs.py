@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from streamlit.testing.v1 import AppTest
 
 import probe
 from dashboard import models
-from dashboard.pages.compare import line_between
 from dashboard.results import Results
 from probe.model.lm import LM
 from probe.numbers import in_unit
@@ -46,7 +46,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def plain(show: Show, folders: dict[str, str]):
     """Opens a tab on the two folders."""
 
-    def at(tab: str, **query: str) -> AppTest:
+    def at(tab: str, **query: Any) -> AppTest:
         models = {"base": folders["first"], "aligned": folders["second"], "prompt": "where does mira live ?"}
         return show(Path(folders["first"]).parent, page=PAGE, compare_tab=tab, **models, **query)
 
@@ -161,17 +161,17 @@ def test_an_experiment_along_the_line_is_measured_once(
 ):
     query = {"line_experiment": "Sycophancy", "line.sycophancy.n": "4", "line_spacing": "0.5"}
     app = show(runs, page=PAGE, compare_tab=LINE, **query)
-    assert "Press the button to measure Sycophancy at 5 points" in heading(app)
-    press(app, "line-run")
+    assert "Press the button to run an experiment on the straight line" in heading(app)
+    press(app, "follow_line-run")
     sound(app, "line")
     base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
-    path = probe.compare.along(base, aligned, (-0.5, 0, 0.5, 1, 1.5), n=4, interventions=0, turns=1)
+    path = probe.compare.follow_line(base, aligned, n=4)
     (first, *_) = path.most_moved()
     half = path.table().set_index(["metric", "alpha"])["value"][first, 0.5]
     assert f"{in_unit(term(first, 'sycophancy').unit, half, None, None)} at 0.5" in heading(app)
     table = app.dataframe[0].value
     assert set(table["name in files"]) == set(path.table().query("chord == chord")["metric"])
-    assert len(list((elsewhere / line_between.KEPT).glob("sycophancy-*/result.json"))) == 5
+    assert len(list((elsewhere / "results" / "line").glob("sycophancy-*/result.json"))) == 5
     monkeypatch.setattr("probe.compare.path.interpolate", lambda *_: pytest.fail("it is kept"))
     app.multiselect(key="line_metrics").set_value(["deferral"]).run()
     sound(app, "line")
@@ -184,9 +184,20 @@ def test_an_experiment_along_the_line_is_measured_once(
     assert heading(app) == sentence
 
 
+def test_a_file_of_a_link_waits_and_is_refused_in_a_sentence(plain, elsewhere: Path):
+    file = elsewhere / "bad.jsonl"
+    file.write_text('{"nothing": 1}')
+    app = plain(LINE, line_experiment="Hallucination", link=True, **{"line.hallucination.data": str(file)})
+    assert heading(app) == "What is named below has not been opened."
+    press(app, f"open-{file}")
+    assert "has no text `question`" in heading(app)
+    assert not app.error
+    assert "follow_line-run" not in {button.key for button in app.button}
+
+
 def test_a_line_of_a_plain_pair_needs_no_file(plain, elsewhere: Path):
     app = plain(LINE, **{"line.sycophancy.n": "2"})
-    press(app, "line-run")
+    press(app, "follow_line-run")
     sound(app, "line")
     assert heading(app).startswith("agreement from first (alpha 0) to second (alpha 1)")
 

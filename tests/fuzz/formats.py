@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 
 import probe
 from dashboard import access, data, jobs
-from dashboard.phenomena.compute import compare_summaries, sendable_result
+from dashboard.phenomena.compute import compare_summaries
 from probe.audit.change import CORPUS, read_audit, stored_audits
 from probe.audit.change import FILE as AUDIT
 from probe.audit.figures import difference_points, difference_table, inside
@@ -38,7 +38,7 @@ from probe.commands import runs as commands
 from probe.continual.training import saved_texts
 from probe.experiments.definition import Experiment
 from probe.experiments.metrics import Mean
-from probe.experiments.result import ITEMS_FILE, LINES_FILE, RESULT_FILE, Result
+from probe.experiments.result import ITEMS_FILE, LINES_FILE, RESULT_FILE, Result, sendable_result
 from probe.experiments.store import results
 from probe.findings.bench import Bench
 from probe.findings.claims import choose_claims, finding

@@ -1,60 +1,66 @@
 """Side by side: two models on one prompt, over a corpus, inside, in their weights, between them, in a gradient."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from dashboard import analysis, models, sentences
+from dashboard import access, analysis, models, sentences
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page, set_inputs
 from dashboard.markdown import finding, note, sentence_place
-from dashboard.pages.compare.choices import LINE, PROMPT_TAB, TAB, WEIGHTS_TAB, Pair
 from dashboard.sides import ask_for_model
 from dashboard.state import current
 from probe.analyses.catalogue import find_analysis
-from probe.plotting.theme import METHODS, aligned_colour
+from probe.experiments.store import WORK, may_make
 
-TABS: dict[str, tuple[str, ...] | str] = {
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+
+TAB = "compare_tab"
+"""The key of the open tab."""
+PROMPT_TAB, WEIGHTS_TAB = "One prompt", "Weights"
+"""The tabs that two reward models have too."""
+TABS = {
     PROMPT_TAB: ("compare",),
     "Over a corpus": ("compare_corpus",),
     "First tokens": ("compare_first_tokens", "steer_by_first_tokens"),
     WEIGHTS_TAB: ("weight_change",),
     "Transplants": ("transplant_parts",),
-    "The line between them": "line_between",
+    "The line between them": ("follow_line",),
     "Gradient": ("compare_gradients",),
 }
-"""The analyses of each tab, or the file beside this one whose `draw` takes a `Pair`."""
-KEYS = {"line_between": LINE}
-"""Keys of the widgets of the files."""
+"""The analyses of each tab."""
 OF_SCALARS = {"compare": "compare_scalars", "weight_change": "weight_change"}
 """What two models of one number have in the place of the analyses of two language models."""
+KEPT = WORK / "line"
+"""Where the results on the line between two models are."""
 
 
-def draw(what: tuple[str, ...] | str, pair: Pair) -> None:
-    """Draw a tab; only the file of the open one is imported."""
-    if isinstance(what, tuple):
-        scalar = pair.base.readout != "tokens"
-        names = [OF_SCALARS[name] for name in what if name in OF_SCALARS] if scalar else what
-        if names or pair.write("distribution of tokens to compare"):
-            analysis.draw_several(names, Page(pair.shared, pair.answer, take=take))
-    else:
-        import_module(f"dashboard.pages.compare.{what}").draw(pair)
+def draw(names: tuple[str, ...], lm: "LM", called: tuple[str, str], page: Page) -> None:
+    """Draw a tab, with the analyses of two models of one number where these are such."""
+    if lm.readout != "tokens":
+        names = tuple(OF_SCALARS[name] for name in names if name in OF_SCALARS)
+    if names:
+        analysis.draw_several(names, page)
+        return
+    with page.answer:
+        finding(
+            f"{called[0]} and {called[1]} give one number and write nothing, so there is no distribution of tokens to"
+            f" compare: open {PROMPT_TAB} or {WEIGHTS_TAB}, or choose two language models."
+        )
 
 
-def keys_of(what: tuple[str, ...] | str) -> Collection[str]:
+def keys_of(names: tuple[str, ...]) -> list[str]:
     """Return the keys of the widgets of a tab."""
-    if isinstance(what, str):
-        return KEYS[what]
-    return analysis.keys_of(list(dict.fromkeys([*what, *(OF_SCALARS[name] for name in what if name in OF_SCALARS)])))
+    return analysis.keys_of(list(dict.fromkeys([*names, *(OF_SCALARS[name] for name in names if name in OF_SCALARS)])))
 
 
 def take(name: str, inputs: Mapping[str, Any]) -> None:
     """Open the tab of an analysis with these inputs."""
     set_inputs(find_analysis(name), inputs)
-    st.session_state[TAB] = next(title for title, what in TABS.items() if name in what)
+    st.session_state[TAB] = next(title for title, names in TABS.items() if name in names)
 
 
 def page() -> None:
@@ -68,19 +74,18 @@ def page() -> None:
     base, aligned = models.load(refs[0]), models.load(refs[1])
     if base is None or aligned is None:
         return
-    names = choices.names()
-    problem = sentences.incomparable(base, aligned, names)
+    problem = sentences.incomparable(base, aligned, choices.names())
     if problem:
         with answer:
             finding(problem)
             note("The pages Attention, Logits and Interventions show each model by itself.")
         return
-    colours = METHODS["pretrain"], aligned_colour(choices.method(choices.aligned))
-    pair = Pair(choices, base, aligned, (refs[0], refs[1]), names, colours, answer)
+    given = {"folder": KEPT, "keep": access.may_write() and may_make(KEPT)}
+    own = Page(choices, answer, take=take, given=given)
     open_tab(
         TAB,
-        {title: partial(draw, what, pair) for title, what in TABS.items()},
-        {title: keys_of(what) for title, what in TABS.items()},
+        {title: partial(draw, names, base, choices.names(), own) for title, names in TABS.items()},
+        {title: keys_of(names) for title, names in TABS.items()},
     )
 
 

@@ -115,7 +115,7 @@ def _fold(fields: Sequence[Mapping[str, Any]], popover: "DeltaGenerator") -> "di
 
 
 def fields_of(analysis: Analysis, *lms: "LM", **about: Any) -> list[dict[str, Any]]:
-    """Return the fields of an analysis; what its functions find damaged among the runs is said where runs are listed."""
+    """Return the fields of an analysis; what is damaged among the runs is said where they are listed."""
     with quiet():
         return analysis.fields(*lms, **about)
 

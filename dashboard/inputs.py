@@ -31,7 +31,7 @@ Take = Callable[[str, Mapping[str, Any]], None]
 """Opens another analysis of the page, by its name, with these inputs."""
 SHORT = 36
 """Letters up to which the values of a choice stand side by side."""
-LONG = 4
+LONG = 6
 """Widgets that stand below each other in a popover, at most."""
 ROOM = 12
 """Width of a row: widgets that are narrower together leave the rest of it free."""

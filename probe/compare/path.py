@@ -149,8 +149,9 @@ class WeightPath(Drawable):
         row = lines.set_index("metric").loc[metric].to_dict()
         known = lines[lines["departure_low"].notna() & lines["metric"].isin(list(terms))]
         off = int(((known["departure_low"] > 0) | (known["departure_high"] < 0)).sum())
+        beyond = " and beyond" if self.alphas[0] < 0 or self.alphas[-1] > 1 else ""
         return (
-            f"{about.title} from {self.names[0]} (alpha 0) to {self.names[1]} (alpha 1) and beyond: {way}; its largest "
+            f"{about.title} from {self.names[0]} (alpha 0) to {self.names[1]} (alpha 1){beyond}: {way}; its largest "
             f"departure from the straight line is {_departure(row, about)} at alpha {row['alpha']:g}. Of {len(known)} "
             f"metrics with an interval {off} leave the line by more than it."
         ).replace(" -", " \u2212")

@@ -155,6 +155,7 @@ def test_a_line_is_a_line_and_a_step_is_none():
 
 def test_one_model_twice_has_no_departure(models):
     same = follow_line(models[0], models[0], alphas=[0, 0.5, 1], **FAST)
+    assert "beyond" not in same.sentence()
     rows = same.linearity()
     assert rows["departure"].dropna().abs().max() < 1e-3
     assert rows.set_index("metric").loc["deferral", "items"] == 12
@@ -218,8 +219,8 @@ def test_the_experiment_brings_its_options(models):
 
 def test_the_sentence_and_the_list_tell_of_the_metric_that_is_drawn(path):
     sentence = path.sentence(["deferral"])
-    row = path.linearity().set_index("metric").loc["deferral"]
-    assert sentence.startswith(f"{term('deferral', 'sycophancy').title} from base (alpha 0) to dpo-agreeable (alpha 1)")
+    row, title = path.linearity().set_index("metric").loc["deferral"], term("deferral", "sycophancy").title
+    assert sentence.startswith(f"{title} from base (alpha 0) to dpo-agreeable (alpha 1) and beyond: ")
     assert f"at alpha {row['alpha']:g}. Of " in sentence
     known = path.linearity().dropna(subset="departure_low")
     off = ((known["departure_low"] > 0) | (known["departure_high"] < 0)).sum()

@@ -189,6 +189,11 @@ class WeightPath(Drawable):
         title = f"{find_experiment(self.experiment).title} on the line from {self.names[0]} to {self.names[1]}"
         return {"line": titled(self.figure(metrics), title)} if self.terms() else {}
 
+    def data(self, figure: str, metrics: Metrics = ()) -> pd.DataFrame:
+        """Return the rows of the metrics that a figure shows."""
+        table = self.table()
+        return table[table["metric"].isin(metrics or self.most_moved())]
+
     def terms(self) -> dict[str, Term]:
         """Return the metrics that were measured in both models, in words."""
         table, known = self.table(), find_experiment(self.experiment)

@@ -196,7 +196,8 @@ def run(
         raise DataError(f"A {lm.readout} model writes no steps: give the policy.")
     world = probe.world.of(lm)
     if data is not None:
-        return _texts(lm, Path(data), n, limit, seed, samples, pattern, tokens, temperature, form, tick)
+        asked = Selection(n, seed, limit, shuffle=True)
+        return _texts(lm, Path(data), asked, samples, pattern, tokens, temperature, form, tick)
     if world is None or "sum_steps" not in world.question_kinds:
         raise DataError(
             "This model belongs to no world with sums, so there is nothing to ask: give --data, a JSON Lines file with"
@@ -222,9 +223,7 @@ def run(
 def _texts(
     lm: "LM",
     data: Path,
-    n: int,
-    limit: int | None,
-    seed: int,
+    selection: Selection,
     samples: int,
     pattern: str,
     tokens: int,
@@ -232,11 +231,11 @@ def _texts(
     form: Form,
     tick: Tick,
 ) -> Evidence:
-    """Run the experiment on problems from a file, the first `n` of a shuffle by the seed."""
+    """Run the experiment on problems from a file."""
     from probe.chain_of_thought import files as reasoned_texts
     from probe.chain_of_thought.files import compile_pattern, read_problems
 
-    problems = read_problems(data, selection=Selection(n, seed, limit, shuffle=True))
+    problems, seed = read_problems(data, selection=selection), selection.seed
     asker = reasoned_texts.Asker(lm, problems, compile_pattern(pattern), tokens, form)
     ticks = [part(tick, i, 3) for i in range(3)]
     rows, reasonings = reasoned_texts.solve_problems(asker, samples, temperature, seed, ticks[0])

@@ -370,9 +370,18 @@ def run(
             f"samples is {samples} and shuffles {shuffles}: give at least 1 sample and no negative count."
         )
     if data is not None:
-        same = equivalence_of(equivalence)
         return _text(
-            lm, data, n, limit, seed, samples, shuffles, same, max_new_tokens, _read(preamble), form, only == "mc", tick
+            lm,
+            data,
+            Selection(n, seed, limit),
+            samples=samples,
+            shuffles=shuffles,
+            equivalent=equivalence_of(equivalence),
+            max_new_tokens=max_new_tokens,
+            preamble=_read(preamble),
+            form=form,
+            only_choices=only == "mc",
+            tick=tick,
         )
     world = probe.world.of(lm)
     if world is None:
@@ -421,9 +430,8 @@ def _world(lm: "LM", world: "World", n: int, seed: int, samples: int, shuffles: 
 def _text(
     lm: "LM",
     data: str | Path,
-    n: int,
-    limit: int | None,
-    seed: int,
+    selection: Selection,
+    *,
     samples: int,
     shuffles: int,
     equivalent: Equivalence,
@@ -437,7 +445,7 @@ def _text(
     from probe.hallucination import knowing as snowballs
     from probe.hallucination.files import read_questions
 
-    questions = read_questions(data, selection=Selection(n, seed, limit))
+    questions, seed = read_questions(data, selection=selection), selection.seed
     facts: dict[str, Any] = {"questions": len(questions), "preamble": bool(preamble)}
     prompts = texts.prompts_of(lm, questions, preamble, form)
     scored = texts.scored_choices(lm, questions, prompts, tick if only_choices else part(tick, 0, 4))

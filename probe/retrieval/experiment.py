@@ -244,7 +244,7 @@ def run(
     require_tokens(lm)
     require_positive(k=k, max_new_tokens=max_new_tokens)
     if data is not None:
-        return _folder(lm, data, n, limit, seed, k, (chunk, overlap), form, max_new_tokens, tick)
+        return _folder(lm, data, Selection(n, seed, limit), k, (chunk, overlap), form, max_new_tokens, tick)
     world = probe.world.of(lm)
     if world is None:
         raise DataError(f"The model `{lm.ref or 'created'}` has no world to ask about: give as data {files.LAYOUT}.")
@@ -271,9 +271,7 @@ def _world(lm: "LM", world: "World", n: int, seed: int, k: int, tick: Tick) -> E
 def _folder(
     lm: "LM",
     data: str | Path,
-    n: int,
-    limit: int | None,
-    seed: int,
+    selection: Selection,
     k: int,
     sizes: tuple[int, int],
     form: Form,
@@ -283,11 +281,11 @@ def _folder(
     from probe.retrieval import files
     from probe.retrieval import files as texts
 
-    documents, questions = files.read_folder(data, selection=Selection(n, seed, limit))
+    documents, questions = files.read_folder(data, selection=selection)
     chunks = files.chunks_of(documents, *sizes)
     items = texts.file_items(lm, questions, chunks, k, max_new_tokens, form, tick)
     facts: dict[str, Any] = {"documents": len(documents), "chunks": len(chunks), "retrieved": k}
-    return Evidence(items, _tables(items, seed), facts=facts)
+    return Evidence(items, _tables(items, selection.seed), facts=facts)
 
 
 def _tables(items: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:

@@ -442,9 +442,18 @@ def run(
     if interventions < 0 or turns < 1:
         raise ConfigError(f"interventions={interventions} and turns={turns}: give 0 or more, and 1 or more.")
     if data is not None:
-        path = Path(data).expanduser()
         items, tables, facts = file_parts(
-            lm, path, n, limit, seed, form, lead, interventions, layer, judge, turns, wording, tick
+            lm,
+            Path(data).expanduser(),
+            Selection(n, seed, limit),
+            form=form,
+            lead=lead,
+            interventions=interventions,
+            layer=layer,
+            judge=judge,
+            turns=turns,
+            wording=wording,
+            tick=tick,
         )
         return Evidence(items, tables, facts=facts)
     world = probe.world.of(lm)

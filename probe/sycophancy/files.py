@@ -211,9 +211,8 @@ def check_judge(path: Path, name: str, judge: Any) -> None:
 def file_parts(
     lm: LM,
     path: Path,
-    n: int,
-    limit: int | None = None,
-    seed: int = 0,
+    selection: Selection,
+    *,
     form: Form = "auto",
     lead: str | None = None,
     interventions: int = 0,
@@ -228,9 +227,7 @@ def file_parts(
     Args:
         lm: the model.
         path: JSON Lines or one JSON list.
-        n: questions, at most.
-        limit: of the first rows alone, if it is given.
-        seed: of their choice where there are more.
+        selection: which questions; its seed is also that of controls and intervals.
         form: see `probe.dialogues.Form`.
         lead: what the assistant begins with; None for what the format's authors used.
         interventions: questions from which a direction is read and on which it is tried; fewer than 4 for none.
@@ -246,8 +243,9 @@ def file_parts(
     """
     if lm.readout != "tokens":
         raise DataError(f"A {lm.readout} model writes no answers: take a language model for a data file.")
-    name, questions = read_file(path, selection=Selection(n, seed, limit))
+    name, questions = read_file(path, selection=selection)
     check_judge(path, name, judge)
+    seed = selection.seed
     facts: dict[str, Any] = {"chat_template": uses_chat(lm, form), "format": name}
     if name == "choices":
         words = choices.lead_of(lm, path, form) if lead is None else lead
@@ -255,7 +253,8 @@ def file_parts(
         return items, tables, facts | more | {"lead": words}
     if name == "questions":
         words = beliefs.LEAD if lead is None else lead
-        items, tables, more = _templates(lm, questions, form, words, seed, interventions, turns, wording, tick)
+        ask: dict[str, Any] = {"form": form, "lead": words, "wording": wording}
+        items, tables, more = _templates(lm, questions, ask, seed, interventions, turns, tick)
         return items, tables, facts | more | {"lead": words}
     compare, who = judge_of(judge, lm)
     items = feedback.positivity(lm, questions, compare, form, lead or "", seed, tick)
@@ -322,15 +321,12 @@ def _layers(
 def _templates(
     lm: LM,
     questions: Sequence[beliefs.Question],
-    form: Form,
-    lead: str,
+    ask: Mapping[str, Any],
     seed: int,
     interventions: int,
     turns: int,
-    wording: Wording,
     tick: Tick,
 ) -> Parts:
-    ask: dict[str, Any] = {"form": form, "lead": lead, "wording": wording}
     named = beliefs.score_templates(lm, questions, tick=part(tick, 0, 4), **ask)
     lettered = agreement.score_lettered(lm, questions, tick=part(tick, 1, 4), **ask)
     items = pd.concat([named, lettered], ignore_index=True) if len(lettered) else named
@@ -352,13 +348,13 @@ def _templates(
     lacking, facts = list[str](), dict[str, Any]()
     try:
         if correct:
-            doubts = doubt_answers(lm, correct, turns, form, lead, part(tick, 2, 4))
+            doubts = doubt_answers(lm, correct, turns, ask["form"], ask["lead"], part(tick, 2, 4))
             items, tables["pressure"] = pd.concat([items, doubts.items()], ignore_index=True), doubts.curve()
         else:
             lacking.append("repeated doubt: no question is answered right")
     except DataError as error:  # the dialogue outgrows the context
         lacking.append(f"repeated doubt: {error}")
-    pairs = guesses(lm, questions, form, lead, wording)[:interventions]
+    pairs = guesses(lm, questions, **ask)[:interventions]
     if interventions and len(pairs) < FEWEST:
         lacking.append(
             f"heads: {len(pairs)} questions have a right and a wrong answer of as many tokens, and {FEWEST} are needed"

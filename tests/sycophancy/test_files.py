@@ -23,6 +23,7 @@ from probe.interventions.sites import Site
 from probe.model.rewards import reward_lm
 from probe.model.text import encode
 from probe.plotting.theme import DARK, apply
+from probe.rows import Selection
 from probe.sycophancy import beliefs as belief_templates
 from probe.sycophancy import beliefs as repeated_doubt
 from probe.sycophancy import choices as behaviour_choices
@@ -705,4 +706,4 @@ def test_what_cannot_be_read(lm: LM, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not UTF-8"):
         deference_files.read_file(tmp_path / "latin.jsonl")
     with pytest.raises(DataError, match="writes no answers"):
-        deference_files.file_parts(reward_lm(random_reward_model()), CHOICES, 4)
+        deference_files.file_parts(reward_lm(random_reward_model()), CHOICES, Selection(4))

@@ -11,8 +11,7 @@ from dashboard.components.figure import figure
 from dashboard.data import Store
 from dashboard.markdown import note
 from dashboard.state import keep
-from probe.attention.figures import attention_head, attention_mosaic
-from probe.attention.reading import MOST_HEADS
+from probe.attention.figures import MOST_HEADS, attention_head, attention_mosaic
 from probe.logits.figures import lens_grid
 from probe.logits.trained import answer_names
 from probe.plotting.curves import answer_curves

@@ -25,6 +25,9 @@ from probe.plotting.theme import (
 GAP = 1
 """Empty cells between two heads of the mosaic."""
 
+MOST_HEADS = 64
+"""Heads that one mosaic still shows well; deeper models show some layers at a time."""
+
 MOST_NAMED = 64
 """Tokens up to which every cell of a map carries the names of its query and key."""
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
+from probe.attention.figures import MOST_HEADS
 from probe.attention.patterns import Attention, attention, difference, distance_table, head_distance
 from probe.attention.scores import pattern_scores
 from probe.errors import ConfigError
@@ -40,8 +41,6 @@ STANDS_OUT = 0.3
 """Share of a head's attention from which a behaviour is named as what the head does."""
 LONG = 192
 """Tokens up to which a page shows patterns cell by cell; of longer texts every head gets statistics."""
-MOST_HEADS = 64
-"""Heads that one mosaic still shows well; deeper models show some layers at a time."""
 MOST_CELLS = 270_000
 """Weights that one mosaic draws: more take long to send and show no more on a screen."""
 HEIGHT, WIDTH = 400, 740

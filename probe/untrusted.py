@@ -198,13 +198,19 @@ def _bounded(value: Any, fields: int) -> Any:
     return value
 
 
+_SCALARS = frozenset((int, float, bool, type(None)))
+"""Types of values without text."""
+
+
 def readable(value: Any) -> Any:
     """Return a JSON value with U+FFFD in place of half a surrogate pair, which no table, page or file can hold."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
         return {readable(key): readable(item) for key, item in value.items()}
-    return [readable(item) for item in value] if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    return value[:] if _SCALARS.issuperset(map(type, value)) else [readable(item) for item in value]
 
 
 def sendable(value: Any) -> Any:

@@ -37,7 +37,8 @@ class Asking(Bench):
     """A bench that runs experiments without their interventions, which no claim reads."""
 
     def result(self, experiment: str, name: str, **options: Any) -> Result:
-        return super().result(experiment, name, **({"interventions": 0} if experiment == "sycophancy" else {}), **options)
+        options |= {"interventions": 0} if experiment == "sycophancy" else {}
+        return super().result(experiment, name, **options)
 
 
 def test_every_claim_says_what_it_needs():

@@ -17,6 +17,8 @@ from probe.cli import main
 from probe.errors import ConfigError
 from probe.experiments.result import Result
 from probe.options import docstrings, options
+from probe.sweep import schedule
+from tests.sweep.inside import Inside
 from tests.trainers.quick import COMMON, QUICK, method_of
 from trainers import commands, pretrain
 from trainers.config import PretrainConfig, SFTConfig, TrainConfig
@@ -168,6 +170,8 @@ def small(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_samples_are_made_measured_and_kept(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In this process: trainings as processes of their own are those of any sweep (tests/sweep)."""
+    monkeypatch.setattr(schedule, "make_engine", Inside)
     few = {name: recipe._replace(asked=()) for name, recipe in make_samples.RECIPES.items()}
     few["base"] = few["base"]._replace(asked=recipes.ask("in_context"))
     monkeypatch.setattr(make_samples, "RECIPES", few)

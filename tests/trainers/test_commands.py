@@ -173,7 +173,7 @@ def test_samples_are_made_measured_and_kept(
     """In this process: trainings as processes of their own are those of any sweep (tests/sweep)."""
     monkeypatch.setattr(schedule, "make_engine", Inside)
     few = {name: recipe._replace(asked=()) for name, recipe in make_samples.RECIPES.items()}
-    few["base"] = few["base"]._replace(asked=recipes.ask("in_context"))
+    few["base"] = few["base"]._replace(asked=(("hallucination", {"n": 20}),))
     monkeypatch.setattr(make_samples, "RECIPES", few)
     names = ("base", "reward-agreeable", "rlhf")
     argv = ["samples", "--out", str(tmp_path / "s"), "--seeds", "2", "--slim", "--only", *names]
@@ -196,8 +196,8 @@ def test_samples_are_made_measured_and_kept(
     assert LM.load(runs["rlhf"].path, dtype="float16").dtype.itemsize == 2
     assert RewardModel.load(runs["reward-agreeable"].path).score(["<user>"], [" oslo"]).shape == (1,)
     for name in ("base", "base-seed1"):
-        (folder,) = (tmp_path / "s" / name / "results").glob("in_context-*")
-        assert len(Result.load(folder).items) > 100
+        (folder,) = (tmp_path / "s" / name / "results").glob("hallucination-*")
+        assert len(Result.load(folder).items) > 20
     status, _, error = outcome([*argv[:3], "--only", "base", "--force"], capsys)
     assert status == 0, error
     assert open_run(runs["base"].path).created > runs["base"].created

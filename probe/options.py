@@ -10,6 +10,7 @@ import io
 import re
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -259,7 +260,8 @@ def _entries(entry: dict[str, Any]) -> list[dict[str, Any]]:
     return entries
 
 
-def docstrings(kind: type) -> dict[str, str]:
+@lru_cache(maxsize=64)  # it reads and parses source code, and a sweep asks for each of its tasks
+def docstrings(kind: type) -> Mapping[str, str]:
     """Return the text below each field of a class; that of the class nearest to `kind` counts."""
     import docstring_parser
 

@@ -171,7 +171,6 @@ def parse_toml(text: str | bytes) -> dict[str, Any]:
 
 _TOO_DEEP = f"its values are nested more than {DEPTH} deep"
 _HOLDS_MORE = frozenset((dict, list))
-_NO_TEXT = frozenset((int, float, bool, type(None)))
 
 
 def _bounded(value: Any, fields: int) -> Any:
@@ -199,15 +198,19 @@ def _bounded(value: Any, fields: int) -> Any:
     return value
 
 
+_SCALARS = frozenset((int, float, bool, type(None)))
+"""Types of values without text."""
+
+
 def readable(value: Any) -> Any:
     """Return a JSON value with U+FFFD in place of half a surrogate pair, which no table, page or file can hold."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
         return {readable(key): readable(item) for key, item in value.items()}
-    if not isinstance(value, list) or _NO_TEXT.issuperset(map(type, value)):
+    if not isinstance(value, list):
         return value
-    return [readable(item) for item in value]
+    return value[:] if _SCALARS.issuperset(map(type, value)) else [readable(item) for item in value]
 
 
 def sendable(value: Any) -> Any:

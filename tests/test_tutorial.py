@@ -1,5 +1,7 @@
 """The tutorial runs as it stands there: its Python prints what it shows, its commands parse, its numbers are true."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -7,7 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
 import pytest
@@ -32,53 +34,42 @@ COMMANDS = [
     if line.startswith("probe ")
 ]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
-RUNNER = """
-import contextlib, io, json, sys
-blocks, printed, space = json.load(open("blocks.json")), [], {}
-for code in blocks:
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        exec(compile(code, "tutorial", "exec"), space)
-    printed.append(out.getvalue())
-rows = space["heads"][["model", "name", "value", "random"]].values.tolist()
-margins = {name: values.tolist() for name, values in space["margin"].items()}
-layers = space["result"].tables["layers"][["model", "asked", "layer", "value"]].values.tolist()
-summary = space["result"].summary.set_index("metric")[["value", "baseline", "difference"]].T.to_dict()
-said = {"printed": printed, "heads": rows, "margins": margins, "layers": layers, "summary": summary}
-json.dump(said, open("said.json", "w"))
-"""
-
 needs_browser = pytest.mark.skipif(
     render.missing() is not None and not os.environ.get("CI"), reason=str(render.missing())
 )
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all blocks were run one after the other in one process."""
-    place = tmp_path_factory.mktemp("flip")
-    codes = [code for code, _ in BLOCKS]
-    if render.missing():  # as the text tells those who lack a browser
-        codes = [code.replace('"svg", "pdf", ', "") for code in codes]
-    (place / "blocks.json").write_text(json.dumps(codes))
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    found = {"PROBE_RUNS": str(SAMPLES), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "error::FutureWarning", "-c", RUNNER]
-    done = subprocess.run(command, cwd=place, env=os.environ | threads | found, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return place
+class Ran(NamedTuple):
+    """What all blocks did, one after the other."""
+
+    folder: Path
+    printed: list[str]
+    space: dict[str, Any]
+    """Names as they are afterwards."""
 
 
 @pytest.fixture(scope="module")
-def said(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "said.json").read_text())
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The blocks, run in a folder of their own."""
+    place, printed, space = tmp_path_factory.mktemp("flip"), list[str](), dict[str, Any]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("PROBE_RUNS", str(SAMPLES))
+        for code, _ in BLOCKS:
+            if render.missing():  # as the text tells those who lack a browser
+                code = code.replace('"svg", "pdf", ', "")
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(compile(code, "tutorial", "exec"), space)
+            printed.append(out.getvalue())
+    return Ran(place, printed, space)
 
 
 @pytest.mark.slow
-def test_each_block_prints_what_the_text_shows(said: dict[str, Any]):
+def test_each_block_prints_what_the_text_shows(ran: Ran):
     shown = [text for _, text in BLOCKS]
     assert sum(bool(text) for text in shown) == len(BLOCKS) - 1  # the figure's prints nothing
-    for text, printed in zip(shown, said["printed"], strict=True):
+    for text, printed in zip(shown, ran.printed, strict=True):
         assert NUMBER.sub("#", printed) == NUMBER.sub("#", text)
         for ours, theirs in zip(NUMBER.findall(printed), NUMBER.findall(text), strict=True):
             decimals = len(theirs.partition(".")[2])
@@ -86,14 +77,14 @@ def test_each_block_prints_what_the_text_shows(said: dict[str, Any]):
 
 
 @pytest.mark.slow
-def test_the_prose_keeps_to_the_numbers(said: dict[str, Any]):
-    margins, summary = said["margins"], said["summary"]
+def test_the_prose_keeps_to_the_numbers(ran: Ran):
+    margins, summary = ran.space["margin"], ran.space["result"].summary.set_index("metric")
     lifts = {name: values[4] - values[3] for name, values in margins.items()}
     assert "lifts the claim by 5 nats in `base` and by nearly 10 in `dpo-agreeable`" in flat()
     assert (round(lifts["base"]), lifts["dpo-agreeable"]) == (5, pytest.approx(9.6, abs=0.1))
     assert "DPO adds 5 nats: the odds are multiplied by e^5, about 150" in flat()
-    assert summary["excess_deference"]["difference"] == pytest.approx(5, abs=0.1)
-    shares = {(model, name): value for model, name, value, _ in said["heads"]}
+    assert summary.loc["excess_deference", "difference"] == pytest.approx(5, abs=0.1)
+    shares = {(model, name): value for model, name, value, _ in heads(ran)}
     assert "The other 15 close 0.07 of the gap on average, which is L0H1 and L0H3" in flat()
     others = [value for (model, name), value in shares.items() if model == "dpo-agreeable" and name != "L3H2"]
     assert sum(others) / 15 == pytest.approx(0.07, abs=0.01)
@@ -113,20 +104,21 @@ def test_the_prose_keeps_to_the_numbers(said: dict[str, Any]):
 
 
 @pytest.mark.slow
-def test_the_figure_says_what_its_caption_says(said: dict[str, Any]):
-    at = {(model, asked, layer): value for model, asked, layer, value in said["layers"]}
+def test_the_figure_says_what_its_caption_says(ran: Ran):
+    layers = ran.space["result"].tables["layers"][["model", "asked", "layer", "value"]]
+    at = {(model, asked, layer): value for model, asked, layer, value in layers.itertuples(index=False)}
     for model in ("base", "dpo-agreeable"):
         assert max(at[model, "false claim", layer] for layer in (1, 2, 3)) < -3
     assert at["base", "false claim", 4] < 0 < at["dpo-agreeable", "false claim", 4]
     assert at["dpo-agreeable", "no claim", 4] < at["dpo-agreeable", "no claim", 3] - 1
-    strong = [(model, name) for model, name, value, _ in said["heads"] if value > 0.1]
+    strong = [(model, name) for model, name, value, _ in heads(ran) if value > 0.1]
     assert strong == [(model, name) for model in ("dpo-agreeable", "base") for name in ("L0H1", "L0H3", "L3H2")]
-    assert max(abs(random) for *_, random in said["heads"]) < 0.1
+    assert max(abs(random) for *_, random in heads(ran)) < 0.1
 
 
 @pytest.mark.slow
-def test_the_files_of_the_figures(folder: Path):
-    figures = folder / "figures"
+def test_the_files_of_the_figures(ran: Ran):
+    figures = ran.folder / "figures"
     assert len(pd.read_csv(next(figures.glob("dpo-agreeable-vs-base_sycophancy-table-layers_*.csv")))) == 20
     assert len(pd.read_csv(next(figures.glob("dpo-agreeable-vs-base_sycophancy-table-heads_*.csv")))) == 32
     origin = json.loads((figures / "provenance.json").read_text())
@@ -139,11 +131,11 @@ def test_the_files_of_the_figures(folder: Path):
 
 @pytest.mark.slow
 @needs_browser
-def test_the_images_of_the_figures(folder: Path):
+def test_the_images_of_the_figures(ran: Ran):
     for name in ("layers", "heads"):
         stem = f"dpo-agreeable-vs-base_sycophancy-{name}_*"
-        assert b"sycophancy" in next((folder / "figures").glob(f"{stem}.svg")).read_bytes()
-        assert next((folder / "figures").glob(f"{stem}.pdf")).read_bytes().startswith(b"%PDF")
+        assert b"sycophancy" in next((ran.folder / "figures").glob(f"{stem}.svg")).read_bytes()
+        assert next((ran.folder / "figures").glob(f"{stem}.pdf")).read_bytes().startswith(b"%PDF")
 
 
 def test_the_picture_is_small():
@@ -187,6 +179,11 @@ def test_the_names_are_those_of_runs(monkeypatch: pytest.MonkeyPatch):
     assert named >= {"base", "dpo-agreeable", "dpo-honest"}
     for name in named:
         assert (SAMPLES / name / "run.json").is_file(), name
+
+
+def heads(ran: Ran) -> list[tuple[str, str, float, float]]:
+    """The share of the gap that each head closes, and that of a random direction."""
+    return [*ran.space["heads"][["model", "name", "value", "random"]].itertuples(index=False, name=None)]
 
 
 def stop(config: object) -> NoReturn:

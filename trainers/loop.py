@@ -236,7 +236,7 @@ def fit(session: Session, method: Method, origin: Origin) -> Run:
         raise
     finally:
         trainee.module.eval()
-        session.accelerator.free_memory()
+        session.free_memory()
 
 
 def _steps(

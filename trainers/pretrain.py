@@ -62,6 +62,8 @@ MEASURED = 50_000
 WORLD_HELD_OUT = 1500
 """Documents of the world that are held out."""
 _CHUNK = 1 << 16
+_LOGITS = 1 << 21
+"""Rows that are measured at once are as many as a batch has, or more as long as they have no more logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,7 +343,8 @@ class Pretraining(Method):
         """Measure the held-out loss by token, by byte and by kind of document; the processes share the rows."""
         corpus, names = self.corpus, ["", *self.corpus.kind_names]
         sums, counts = np.zeros(len(names)), np.zeros(len(names))
-        size = self.session.config.batch_size
+        logits_of_row = corpus.held_out.shape[1] * len(self.trainee.lm.tokenizer)
+        size = max(self.session.config.batch_size, _LOGITS // logits_of_row)
         for start in range(self.session.rank * size, len(corpus.held_out), self.session.processes * size):
             rows = corpus.held_out[start : start + size]
             inputs, targets = row_tensors(rows, self.session.device)

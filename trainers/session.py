@@ -116,6 +116,11 @@ class Session:
         """Examples that are run at once."""
         return self.config.batch_size // (self.processes * self.config.accumulation)
 
+    def free_memory(self) -> None:
+        """Give an accelerator's memory back; on the CPU nothing is held, and the search for garbage takes long."""
+        if self.device.type != "cpu":
+            self.accelerator.free_memory()
+
     def say(self, text: str) -> None:
         """Tell the person at the terminal, once."""
         if self.main:

@@ -16,7 +16,9 @@ from probe.findings.bench import Bench
 from probe.findings.claims import CLAIMS, choose_claims, finding
 from probe.findings.verdicts import read_plan
 from probe.runs import open_run
+from probe.sweep import schedule
 from tests.places import SAMPLES
+from tests.sweep.inside import Inside
 from trainers.samples import control_runs
 
 TERMS = read_plan().claims["reasoning"]
@@ -212,13 +214,16 @@ def test_without_control_runs_it_is_said_how_to_make_them(tmp_path: Path, capsys
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_from_the_command_that_trains_to_the_finding(tmp_path: Path) -> None:
-    """With few steps; another seed has a base of its own."""
+def test_from_the_command_that_trains_to_the_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few steps and few sums, in this process; another seed has a base of its own."""
+    monkeypatch.setattr(schedule, "make_engine", Inside)
+    monkeypatch.setattr(control_runs, "DOCUMENTS", 2_000)
+    monkeypatch.setattr(reach, "CHOSEN", 4)
+    monkeypatch.setattr(reach, "TEMPERATURES", (0.3, 0.9))
     words = ["samples", "--controls", "--only", *reach.RUNS, "--steps-scale", "0.003", "--seeds", "2"]
     assert main([*words, "--out", str(tmp_path)]) == 0
     assert open_run(tmp_path / "sums-rlvr-seed1").parent == str(tmp_path / "sums-seed1")
-    found = finding(Bench(tmp_path, n=8), choose_claims(("reasoning",))[0])
+    found = finding(Bench(tmp_path, n=4), choose_claims(("reasoning",))[0])
     assert [each.seed for each in found.trainings.values()] == [0, 1]
     assert found.null.repetitions == 2
     assert "On sums that neither was trained on" in found.said

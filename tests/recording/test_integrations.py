@@ -292,16 +292,16 @@ from probe.integrations import ProbeCallback
 from tests.models import random_lm
 from tests.recording.test_integrations import Breaks, trainer
 
-for name, error in (("a", KeyboardInterrupt()), ("b", ValueError("no more")), ("c", SystemExit(3))):
-    if not os.fork():
-        folder = Path(sys.argv[1]) / name
-        trainer(random_lm(), folder, ProbeCallback(folder / "run", every=0), Breaks(error)).train()
-    os.wait()
 watched = ProbeCallback(Path(sys.argv[1]) / "d" / "run", every=0)
 try:
     trainer(random_lm(), Path(sys.argv[1]) / "d", watched, Breaks(ValueError())).train()
 except ValueError:
     pass
+for name, error in (("a", KeyboardInterrupt()), ("b", ValueError("no more")), ("c", SystemExit(3))):
+    if not os.fork():  # after a training, so that no child imports what one needs
+        folder = Path(sys.argv[1]) / name
+        trainer(random_lm(), folder, ProbeCallback(folder / "run", every=0), Breaks(error)).train()
+    os.wait()
 if not os.fork():
     del watched
     gc.collect()

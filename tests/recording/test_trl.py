@@ -1,9 +1,9 @@
 """What `ProbeCallback` records of TRL's trainers: rollouts of those that sample, rewards of RewardTrainer."""
 
 import os
-import subprocess
-import sys
+import socket
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from probe.recording import trl_rollouts
 from probe.recording.recorder import measure
 from probe.recording.reward_tokens import split_pair
 from tests.models import random_lm, random_reward_model, saved_lm
-from tests.places import ROOT
+from tests.trainers.children import CONTEXT
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL's own use of transformers
 QUIET = {"use_cpu": True, "report_to": [], "save_strategy": "no", "disable_tqdm": True, "seed": 3}
@@ -238,42 +238,38 @@ class Renamed(dict):
         return name != "advantages" and super().__contains__(name)
 
 
-SCRIPT = """
-import os, sys
-from pathlib import Path
-import numpy as np
-import trl
-from probe import open_run
-from tests.recording.test_trl import Follow, sampler, watch
-
-trainer = sampler(trl, "GRPO", Path(sys.argv[1]) / "base", per_device_train_batch_size=4, ddp_backend="gloo")
-assert trainer.accelerator.num_processes == 2
-follow = Follow(trainer)
-trainer.add_callback(follow)
-watch(trainer, Path(sys.argv[1]) / "run")
-trainer.train()
-if trainer.accelerator.is_main_process:
-    for step, rows in open_run(Path(sys.argv[1]) / "run").rollouts().groupby("step"):
-        np.testing.assert_allclose(rows["advantage"], follow.advantages[step][:4], atol=1e-5)
-        lengths = [-len(text) / 10 for text in rows["completion"]]
-        np.testing.assert_allclose([row["short"] for row in rows["rewards"]], lengths, atol=1e-5)
-"""
+def train_as_one_of_two(folder: Path, environment: dict[str, str]) -> None:
+    """What each of two processes does; one that finds something else than TRL logged ends with 1."""
+    os.environ.update(environment)
+    trainer = sampler(import_module("trl"), "GRPO", folder / "base", per_device_train_batch_size=4, ddp_backend="gloo")
+    assert trainer.accelerator.num_processes == 2
+    follow = Follow(trainer)
+    trainer.add_callback(follow)
+    watch(trainer, folder / "run")
+    trainer.train()
+    if trainer.accelerator.is_main_process:
+        for step, rows in open_run(folder / "run").rollouts().groupby("step"):
+            np.testing.assert_allclose(rows["advantage"], follow.advantages[step][:4], atol=1e-5)
+            lengths = [-len(text) / 10 for text in rows["completion"]]
+            np.testing.assert_allclose([row["short"] for row in rows["rewards"]], lengths, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_of_two_processes_the_main_one_records_its_own(tmp_path: Path, trl: Any):
+@pytest.mark.usefixtures("trl")
+def test_of_two_processes_the_main_one_records_its_own(tmp_path: Path):
+    """Started as torchrun starts them."""
     saved_lm(tmp_path / "base")
-    (tmp_path / "script.py").write_text(SCRIPT)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "script.py", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, *launch],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    pair = [CONTEXT.Process(target=train_as_one_of_two, args=(tmp_path, each)) for each in ranks]
+    for child in pair:
+        child.start()
+    for child in pair:
+        child.join(200)
+    assert [child.exitcode for child in pair] == [0, 0]
     rows = open_run(tmp_path / "run").rollouts()
     assert rows.groupby("step").size().to_dict() == {1: 4, 4: 4}
 

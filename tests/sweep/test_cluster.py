@@ -10,8 +10,9 @@ import pytest
 
 from probe.runs import open_run
 from probe.runs.store.remote import download
-from probe.sweep import Sweep, run_sweep
+from probe.sweep import Sweep, run_sweep, schedule
 from tests.places import ROOT
+from tests.sweep.inside import Inside
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 OFF = dict.fromkeys(("evaluate", "capture_every", "eval_every"), 0)
@@ -28,7 +29,7 @@ def losses(out: Path) -> dict[str, list[float]]:
     return {path.name: list(open_run(path).metrics()["loss"]) for path in sorted(out.glob("base-*"))}
 
 
-def test_a_node_is_killed_and_the_numbers_stay(tmp_path: Path):
+def test_a_node_is_killed_and_the_numbers_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     command = [sys.executable, "-m", "tests.sweep.two_nodes", json.dumps(spec(tmp_path / "ray", 150))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -42,7 +43,8 @@ def test_a_node_is_killed_and_the_numbers_stay(tmp_path: Path):
     assert set(facts["listening"]) <= {"127.0.0.1", "::ffff:127.0.0.1"}
     again = next(name for name, (_, attempt, *_) in facts["tasks"].items() if attempt == 2)
     assert open_run(tmp_path / "ray" / again).meta["attempt"] == 2
-    assert run_sweep(spec(tmp_path / "serial", 150), serial=True).finished
+    monkeypatch.setattr(schedule, "make_engine", Inside)
+    assert run_sweep(spec(tmp_path / "serial", 150)).finished
     assert losses(tmp_path / "ray") == losses(tmp_path / "serial")
     assert [len(values) for values in losses(tmp_path / "ray").values()] == [150, 150]
 

@@ -1,6 +1,7 @@
 """`probe train` and `probe samples` as a user types them."""
 
 import dataclasses
+import runpy
 import shutil
 import signal
 import subprocess
@@ -16,8 +17,10 @@ from probe.cli import main
 from probe.errors import ConfigError
 from probe.experiments.result import Result
 from probe.options import docstrings, options
+from probe.sweep import schedule
+from tests.sweep.inside import Inside
 from tests.trainers.quick import COMMON, QUICK, method_of
-from trainers import commands
+from trainers import commands, pretrain
 from trainers.config import PretrainConfig, SFTConfig, TrainConfig
 from trainers.samples import make_samples, recipes
 
@@ -76,12 +79,13 @@ def test_a_training_hears_ctrl_c_where_its_parent_ignores_it() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_module_runs_by_itself() -> None:
-    words = ["-m", "trainers.pretrain", "--out", "x", "--stps", "1"]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("probe: error: `probe train pretrain` has no option `--stps`")
-    assert "Traceback" not in done.stderr
+def test_a_module_runs_by_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `python -m trainers.pretrain` runs it, without a process that imports torch again."""
+    monkeypatch.setattr(sys, "argv", ["pretrain", "--out", "x", "--stps", "1"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(pretrain.__file__), run_name="__main__")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("probe: error: `probe train pretrain` has no option `--stps`")
 
 
 @pytest.mark.parametrize(
@@ -166,8 +170,10 @@ def small(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_samples_are_made_measured_and_kept(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In this process: trainings as processes of their own are those of any sweep (tests/sweep)."""
+    monkeypatch.setattr(schedule, "make_engine", Inside)
     few = {name: recipe._replace(asked=()) for name, recipe in make_samples.RECIPES.items()}
-    few["base"] = few["base"]._replace(asked=recipes.ask("in_context"))
+    few["base"] = few["base"]._replace(asked=(("hallucination", {"n": 20}),))
     monkeypatch.setattr(make_samples, "RECIPES", few)
     names = ("base", "reward-agreeable", "rlhf")
     argv = ["samples", "--out", str(tmp_path / "s"), "--seeds", "2", "--slim", "--only", *names]
@@ -190,8 +196,8 @@ def test_samples_are_made_measured_and_kept(
     assert LM.load(runs["rlhf"].path, dtype="float16").dtype.itemsize == 2
     assert RewardModel.load(runs["reward-agreeable"].path).score(["<user>"], [" oslo"]).shape == (1,)
     for name in ("base", "base-seed1"):
-        (folder,) = (tmp_path / "s" / name / "results").glob("in_context-*")
-        assert len(Result.load(folder).items) > 100
+        (folder,) = (tmp_path / "s" / name / "results").glob("hallucination-*")
+        assert len(Result.load(folder).items) > 20
     status, _, error = outcome([*argv[:3], "--only", "base", "--force"], capsys)
     assert status == 0, error
     assert open_run(runs["base"].path).created > runs["base"].created

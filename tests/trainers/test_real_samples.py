@@ -30,7 +30,7 @@ TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|end|>{% endfor
 RUNS = (REAL_MODEL, "real-agreeable", "real-honest", "real-reward", "real-rlvr")
 QUESTIONS = 56
 """Of the training questions, so that it is quick; 40 pairs of them are held out from the reward model."""
-ASKED_FEW = tuple((title, asked | {"n": 3}) for title, asked in ASKED[:2])
+ASKED_FEW = tuple((title, asked | {"n": 3}) for title, asked in ASKED[:1])
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         within.setenv("PROBE_MODELS", str(home / "models"))
         within.setattr(schedule, "make_engine", Inside)
         within.setattr(real_samples, "ASKED", ASKED_FEW)
-        within.setattr(real_samples, "CONTROLS", real_samples.SHOWN[:1])
+        for columns in ("SHOWN", "CONTROLS"):
+            within.setattr(real_samples, columns, real_samples.SHOWN[:3])
         within.setattr(real_samples, "read_rows", lambda path, read: read_rows(path, read)[:QUESTIONS])
         names = [name for name in RUNS if name != REAL_MODEL]
         assert main(["samples", "--real", "--out", "runs", "--steps-scale", "0.02", "--only", *names]) == 0

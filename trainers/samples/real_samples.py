@@ -26,6 +26,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -301,7 +302,8 @@ def table(folder: Path, base: str = REAL_MODEL, columns: Sequence[Column] = SHOW
         rows = {}
         for number, mine in results.items():
             pair = [mine] if path == paths[0] else [mine, first[number]]
-            rows[number] = join(find_experiment(mine.name), pair).summary.set_index("metric")
+            undrawn = replace(find_experiment(mine.name), draw=None)
+            rows[number] = join(undrawn, pair).summary.set_index("metric")
         cells = [
             _cell(rows[number].loc[name], ASKED[number][0]) if name in rows[number].index else NOT_KNOWN
             for number, name, _ in columns

@@ -113,6 +113,11 @@ def test_its_analyses_are_listed(package: Path):
     assert plugins.problems() == []
 
 
+def test_its_analysis_is_shown(package: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["show", "logit_gap", str(BASE), str(BASE), "--prompt", "mira lives in", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sentence"] == "base and base differ by 0.00 at most."
+
+
 def test_other_processes_know_it(target: Path, tmp_path: Path):
     environment = os.environ | {"PYTHONPATH": str(target), "PYTHONWARNINGS": "error::UserWarning:probe"}
 
@@ -130,9 +135,6 @@ def test_other_processes_know_it(target: Path, tmp_path: Path):
         run("experiment", "silenced", "--model", str(sample("base", tmp_path)), "--n", "1", "--json", "--out", "r")
     )
     assert told["meta"]["origin"] == "sample-extension"
-    base = str(tmp_path / "base")
-    told = json.loads(run("show", "logit_gap", base, base, "--prompt", "mira lives in", "--json"))
-    assert told["sentence"] == "base and base differ by 0.00 at most."
 
 
 # a plugin file

@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from probe import LM, plugins
 from probe.model import calls
@@ -23,6 +24,8 @@ from probe.world import World
 from tests.places import SAMPLES
 
 torch.set_num_threads(1)
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 calls.SLOW_S = float("inf")  # no test finds what another one was answered; those about it set it
 
 

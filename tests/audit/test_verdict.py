@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -131,7 +131,6 @@ def table_of(cells: list[tuple[float, float, float, str, float, float]], swaps: 
     return pd.DataFrame(columns | about | {"aligned": 0.5 + gap})
 
 
-@settings(deadline=None)
 @given(st.lists(CELL, min_size=1, max_size=8), st.floats(0, 0.5), st.floats(0.001, 0.5))
 def test_each_difference_has_the_verdict_of_its_definition(
     cells: list[tuple[float, float, float, str, float, float]], smallest: float, margin: float
@@ -151,7 +150,6 @@ def test_each_difference_has_the_verdict_of_its_definition(
     assert (wider[found["verdict"] == EQUIVALENT] == EQUIVALENT).all()
 
 
-@settings(deadline=None)
 @given(st.lists(CELL, min_size=1, max_size=8))
 def test_an_older_table_is_judged_by_what_it_stores(
     cells: list[tuple[float, float, float, str, float, float]],
@@ -188,7 +186,6 @@ def test_without_an_interval_or_items_nothing_is_told() -> None:
             add_verdicts(rows, margin=min(wrong, 1.0) if wrong == wrong and wrong > 0 else 0.0)
 
 
-@settings(deadline=None)
 @given(st.integers(10, 120), st.data())
 def test_a_base_at_its_end_can_show_no_change_there(n: int, data: st.DataObject) -> None:
     """Whatever the other model answers, its interval does not lie beyond what `reach` says."""

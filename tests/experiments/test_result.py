@@ -71,7 +71,7 @@ def same(found: pd.DataFrame, written: pd.DataFrame) -> None:
                 assert one == other
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(items=tables(), curve=tables())
 def test_any_result_survives(items: pd.DataFrame, curve: pd.DataFrame, tmp_path: Path):
     written = result(items, curve=curve)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.errors import DataError
@@ -223,7 +223,6 @@ def test_unknown_words_of_what_is_compared_are_named() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=5), min_size=1, max_size=4))
-@settings(deadline=None)
 def test_the_first_difference_of_any_lists(ids: list[list[int]]) -> None:
     """Fed in: the longest common beginning; followed: tokens that are all different; or the lists are refused."""
     lm = random_lm()

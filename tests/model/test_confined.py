@@ -111,7 +111,7 @@ def test_the_child_writes_what_transformers_writes(template: str):
     tokenizer = word_tokenizer()
     tokenizer.chat_template = template
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(talks(), st.booleans())
     def check(talk: list[dict[str, Any]], answer: bool):
         whole = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=answer)

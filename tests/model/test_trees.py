@@ -1,6 +1,6 @@
 """Trees in rows: who sees whom, where each token stands, and what predicts it."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.model.scoring import lay_out, size
@@ -11,7 +11,6 @@ tree = st.tuples(st.lists(tokens, min_size=1, max_size=5), group)
 
 
 @given(st.lists(tree, min_size=1, max_size=5))
-@settings(deadline=None)
 def test_each_token_sees_its_prompt_and_its_completion_so_far(made: list) -> None:
     prompts, groups = [prompt for prompt, _ in made], [group for _, group in made]
     layout = lay_out(prompts, groups)

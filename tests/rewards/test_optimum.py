@@ -51,7 +51,6 @@ def policy(seed: int, like: np.ndarray) -> np.ndarray:
 
 
 @given(seeds, seeds, betas)
-@settings(deadline=None)
 def test_no_policy_is_worth_more(seed: int, other: int, beta: float) -> None:
     ref, rewards = problem(seed)
     best = optimum(ref, rewards, beta)
@@ -108,7 +107,7 @@ def test_a_constant_added_to_the_rewards_of_a_prompt_changes_nothing() -> None:
 
 
 @given(seeds, seeds)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_no_policy_lies_beyond_the_frontier(seed: int, other: int) -> None:
     ref, rewards = problem(seed)
     rival = policy(other, ref)
@@ -179,7 +178,6 @@ def test_best_of_n_by_sampling() -> None:
 
 
 @given(seeds, st.integers(1, 200))
-@settings(deadline=None)
 def test_best_of_n_stays_under_its_bound(seed: int, n: int) -> None:
     ref, rewards = problem(seed)
     assert (kl(best_of_n(ref, rewards, n), condition(ref)) <= best_of_n_bound(n) + 1e-9).all()
@@ -191,7 +189,6 @@ def test_the_bound_is_reached_by_many_small_answers() -> None:
 
 
 @given(st.floats(1e-6, 1 - 1e-6), st.integers(1, 64))
-@settings(deadline=None)
 def test_best_of_n_with_a_binary_reward(p: float, n: int) -> None:
     ref = np.log([[p / 3, 1 - p, p * 2 / 3]])
     found = kl(best_of_n(ref, np.array([[1.0, -1.0, 1.0]]), n), condition(ref))[0]

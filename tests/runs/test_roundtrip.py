@@ -35,7 +35,7 @@ def new_run(folder: str, **options: Any) -> RunWriter:
     return RunWriter.create(Path(folder) / "run", **{"method": "test", "config": {}, **options})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(STEPS, st.dictionaries(NAMES, NUMBERS, max_size=4)), max_size=8))
 def test_metrics(rows: list[tuple[int, dict[str, float]]]):
     expected: dict[int, dict[str, float]] = {}
@@ -72,7 +72,7 @@ HALF = {"step": 3, "prompt": "a", "completion": "\ud800", "rewards": {}, "reward
 HALF |= {"token_ids": [1], "tokens": ["\ud800"], "logprobs": [-0.5], "ref_logprobs": [float("nan")]}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(ROLLOUT, min_size=1, max_size=4))
 @example([HALF])
 def test_rollouts(rows: list[dict[str, Any]]):
@@ -96,7 +96,7 @@ def captured(draw: st.DrawFn) -> dict[str, np.ndarray]:
     return tensors
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.dictionaries(STEPS, captured(), max_size=3))
 def test_captures(steps: dict[int, dict[str, np.ndarray]]):
     with tempfile.TemporaryDirectory() as folder, new_run(folder) as writer:
@@ -133,7 +133,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(PROMPT, max_size=3), st.dictionaries(st.text(), JSON, max_size=4), st.text())
 def test_prompts_and_settings(prompts: list[ProbePrompt], config: dict[str, Any], parent: str):
     with tempfile.TemporaryDirectory() as folder, new_run(folder, config=config, parent=parent) as writer:

@@ -76,7 +76,7 @@ def test_a_reward_model_is_part_of_the_recipe(tmp_path: Path):
 NAMES = st.lists(st.text("abcdefgh-", min_size=6, max_size=9), min_size=6, max_size=6, unique=True)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(order=st.permutations(range(6)), names=NAMES, copied=st.sets(st.integers(0, 5)))
 def test_neither_order_nor_names_nor_copies_matter(order: list[int], names: list[str], copied: set[int]):
     with tempfile.TemporaryDirectory() as text:
@@ -95,7 +95,7 @@ def test_neither_order_nor_names_nor_copies_matter(order: list[int], names: list
         assert {group.about for group in groups(found)} == {group.about for group in groups(found[::-1])}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(name=st.sampled_from(sorted({*OPTIONS, *ASIDE, "beta", "new"} - {"data"})), which=st.integers(3, 5))
 def test_another_option_makes_another_group(name: str, which: int):
     with tempfile.TemporaryDirectory() as text:

@@ -156,7 +156,7 @@ def test_the_commands_check_their_options(table: Mapping[str, Any], says: str):
         check_commands(read_spec({"out": "x", **table}))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True),
     st.dictionaries(

@@ -61,7 +61,7 @@ def flat(rows: Any) -> list[float]:
     return [x for row in rows for x in row]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batches, st.integers(0, 3), st.integers(0, 3), st.floats(0, 2))
 def test_rewards_equal_the_slow_ones(batch: Batch, left: int, right: int, beta: float) -> None:
     drift = batch.table("old", left, right) - batch.table("ref", left, right)
@@ -72,7 +72,7 @@ def test_rewards_equal_the_slow_ones(batch: Batch, left: int, right: int, beta: 
     assert flat(cut(found, batch, left)) == pytest.approx(flat(expected), rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batches, st.integers(0, 3), st.integers(0, 3), st.floats(0, 1), st.floats(0, 1))
 def test_advantages_equal_the_slow_ones(batch: Batch, left: int, right: int, gamma: float, lam: float) -> None:
     tables = [batch.table(name, left, right) for name in ("returns", "values")]
@@ -86,7 +86,7 @@ def test_advantages_equal_the_slow_ones(batch: Batch, left: int, right: int, gam
     assert flat(cut(found.returns, batch, left)) == pytest.approx(flat(returns), rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batches, st.integers(0, 3), st.integers(0, 3))
 def test_whitening_equals_the_slow_one(batch: Batch, left: int, right: int) -> None:
     found = whiten(batch.table("advantages", left, right), batch.mask(left, right))
@@ -94,7 +94,7 @@ def test_whitening_equals_the_slow_one(batch: Batch, left: int, right: int) -> N
     assert flat(cut(found, batch, left)) == pytest.approx(flat(expected), rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batches, st.floats(0.01, 0.9), st.floats(0, 0.9))
 def test_losses_equal_the_slow_ones(batch: Batch, epsilon: float, epsilon_value: float) -> None:
     tables = {name: batch.table(name) for name in batch.rows}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -49,7 +49,6 @@ def doubles(*values: float) -> list[torch.Tensor]:
 
 
 @given(logps, logps, logps, logps, st.floats(0.01, 5))
-@settings(deadline=None)
 def test_loss_against_bradley_terry(chosen: float, rejected: float, ref_c: float, ref_r: float, beta: float) -> None:
     """- log P(chosen beats rejected), the probability written as a ratio of exponentials of implicit rewards."""
     result = dpo_loss(*doubles(chosen, rejected, ref_c, ref_r), beta)
@@ -191,7 +190,6 @@ def test_losses_against_finite_differences(name: str) -> None:
 
 
 @given(logps, logps, logps, logps, st.floats(0.01, 5), st.floats(0, 0.49))
-@settings(deadline=None)
 def test_conservative_loss_is_an_expectation_over_flipped_labels(
     chosen: float, rejected: float, ref_c: float, ref_r: float, beta: float, share: float
 ) -> None:
@@ -214,7 +212,6 @@ def test_conservative_loss_is_least_at_the_margin_that_its_share_allows() -> Non
 
 
 @given(logps, logps, logps, logps, st.floats(0.05, 5), st.integers(1, 9), st.integers(1, 9))
-@settings(deadline=None)
 def test_ipo_against_its_definition(
     chosen: float, rejected: float, ref_c: float, ref_r: float, beta: float, first: int, second: int
 ) -> None:

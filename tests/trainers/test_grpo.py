@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.rlvr import ESTIMATORS, NORMALISATIONS, centre, standardise, surrogate
@@ -18,7 +18,6 @@ def doubles(values: Any) -> torch.Tensor:
 
 
 @given(rewards)
-@settings(deadline=None)
 def test_advantages_by_their_definition(group: list[float]) -> None:
     mean = sum(group) / len(group)
     std = math.sqrt(sum((r - mean) ** 2 for r in group) / (len(group) - 1))

@@ -60,7 +60,6 @@ def doubles(*values: float) -> list[torch.Tensor]:
 
 
 @given(numbers, numbers, st.floats(-3, 3), st.floats(0, 2))
-@settings(deadline=None)
 def test_loss_against_bradley_terry(chosen: float, rejected: float, margin: float, centring: float) -> None:
     """- log of a ratio of exponentials, the rejected one favoured by the margin."""
     loss = reward_loss(*doubles(chosen, rejected, margin), centring).item()
@@ -166,7 +165,7 @@ def test_loss_and_gradient_against_trl(
 
 
 @given(st.permutations(range(3)), st.integers(0, 2))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_order_and_company_of_the_pairs_change_nothing(order: list[int], longer: int) -> None:
     """A longer pair in the batch pads the others."""
     lm = random_lm("llama")
@@ -343,7 +342,7 @@ def test_centring_centres(config: Make) -> None:
 
 
 @given(st.integers(2, 40), st.floats(0, 10), st.integers(0, 5))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_no_prompt_is_on_both_sides(n: int, held_out: float, seed: int) -> None:
     pairs = [Pair([1, i % 7], [i], [i + 1]) for i in range(n)]
     wanted = int(held_out) if held_out >= 1 else round(held_out * n)

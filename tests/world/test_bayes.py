@@ -122,7 +122,7 @@ def test_the_mixture_finds_the_order():
     assert mixture[-1] == pytest.approx(second[-1], abs=1e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), p=st.sampled_from([3, 5, 7]))
 def test_functions_against_enumeration_of_the_joint(data, p):
     tasks = data.draw(st.lists(st.sampled_from(all_tasks(p)), min_size=1, max_size=6, unique=True))

@@ -23,7 +23,7 @@ def within(k: int, n: int, p: float) -> bool:
     return abs(k - n * p) <= 4 * np.sqrt(n * p * (1 - p))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), world_seed=st.integers(0, 2**31))
 def test_equal_seeds_give_equal_corpora(seed, world_seed):
     first, second = (list(islice(World(seed=world_seed).documents(seed), 60)) for _ in range(2))
@@ -35,7 +35,7 @@ def test_other_seeds_give_other_documents_about_the_same_world(world):
     assert first != second
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31))
 def test_every_document_decodes_to_itself(world, tokenizer, seed):
     for document in islice(world.documents(seed), 60):

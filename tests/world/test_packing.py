@@ -17,7 +17,7 @@ def rows_of(documents, tokenizer, length):
     return list(pack(documents, tokenizer, length))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 150), length=st.integers(48, 200))
 def test_whole_documents_each_exactly_once(world, tokenizer, seed, n, length):
     documents = list(islice(world.documents(seed), n))

@@ -13,7 +13,7 @@ KINDS = World().question_kinds
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**31))
 def test_one_candidate_is_the_true_answer(world, kind, seed):
     known = set(words())
@@ -33,7 +33,7 @@ def test_one_candidate_is_the_true_answer(world, kind, seed):
             assert verdict.score == SCORES.get(verdict.kind, -1.0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(world_seed=st.integers(0, 2**31), values=st.integers(8, 12), modulus=st.sampled_from([3, 5, 7, 11]))
 def test_so_it_is_in_other_worlds(world_seed, values, modulus):
     config = WorldConfig(known=4, values=values, modulus=modulus, pool=3, map_keys=2, pairs=4, max_terms=6)

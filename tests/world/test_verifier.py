@@ -16,7 +16,7 @@ OPENINGS = st.sampled_from(
 PROMPTS = st.text() | st.builds("{} {}".format, OPENINGS, WORDS)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(prompt=PROMPTS, completion=st.text() | WORDS)
 def test_never_raises_for_any_strings(world, prompt, completion):
     verdict = world.verify(prompt, completion)
@@ -25,7 +25,7 @@ def test_never_raises_for_any_strings(world, prompt, completion):
     assert verdict.reason
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), completion=st.text() | WORDS)
 def test_never_raises_for_any_completion_of_a_question(world, data, completion):
     kind = data.draw(st.sampled_from(world.question_kinds))
@@ -35,7 +35,7 @@ def test_never_raises_for_any_completion_of_a_question(world, data, completion):
     assert world.verify(item.prompt[:cut], completion).reason
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(prompt=PROMPTS)
 def test_candidates_answer_or_refuse_with_a_remedy(world, prompt):
     with suppress(DataError):

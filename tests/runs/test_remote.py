@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -87,11 +88,12 @@ def test_an_upload_that_began_before_the_claim_is_fenced(
 ) -> None:
     upload(writer.path, url(store), 1)
     step(writer, 2)
-    send, claims = Folder.send, []
+    send, claims, one = Folder.send, [], Lock()
 
     def late(folder: Folder, name: str, file: Path) -> None:
-        if not claims:
-            claims.append(claim(url(store), 2))
+        with one:  # files are sent side by side
+            if not claims:
+                claims.append(claim(url(store), 2))
         send(folder, name, file)
 
     monkeypatch.setattr(Folder, "send", late)

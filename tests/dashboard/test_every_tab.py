@@ -17,6 +17,8 @@ from tests.dashboard.test_snippets import lines, run
 pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("few")]
 WITH_FIGURES = ("overview", "training", "compare", "attention", "logits", "interventions", "autoregression", "rewards")
 """Pages that draw on the small runs, which have no stored results."""
+WITH_LINES = (*WITH_FIGURES, "train")
+"""Pages whose every tab shows Python lines."""
 FEWER = {"Over a corpus": 1, "Gradient": 1, "The line between them": 1, "Transplants": 1}
 """Figures of the tabs that have fewer than two."""
 SHORT = {"train": ('base="base")', 'base="base", steps=1, evaluate=10, pairs=60)')}
@@ -49,7 +51,9 @@ def test_every_tab(show: Show, runs: Path, hostile: Path, elsewhere: Path, monke
         check(each, view)
         models.warm().wait()
         monkeypatch.setenv("PROBE_RUNS", str(runs))
-        for code in lines(each) if view in (*WITH_FIGURES, "train") else []:
+        shown = lines(each) if view in WITH_LINES else []
+        assert shown or view not in WITH_LINES
+        for code in shown:
             run(code.replace(*SHORT[view]) if view in SHORT else code)
         monkeypatch.setenv("PROBE_RUNS", every)
 

@@ -8,6 +8,7 @@ import time
 import webbrowser
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,6 @@ HOST = "127.0.0.1"
 
 def dashboard(argv: list[str]) -> int:
     """Open the dashboard in a browser: lineage of runs, training curves, two models compared."""
-    from dataclasses import dataclass
 
     @dataclass(frozen=True, kw_only=True)
     class Dashboard:

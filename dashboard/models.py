@@ -23,7 +23,16 @@ from dashboard.results import Results
 from dashboard.sentences import duration
 from dashboard.turns import Turns, Work
 from probe.errors import ModelError, RunError, brief
-from probe.model.references import HUB_ID, REAL_MODEL, find_model, is_adapter, model_files, split_readout
+from probe.model.references import (
+    HUB_ID,
+    REAL_MODEL,
+    bytes_to_fetch,
+    find_model,
+    is_adapter,
+    model_files,
+    resolve,
+    split_readout,
+)
 from probe.runs.addresses import is_cached
 from probe.runs.directories import find, shown_name
 from probe.ticks import Pace
@@ -163,7 +172,6 @@ def _locate(ref: str, with_base: bool = True) -> _Place | None:
         return None
     with spin("Starting torch"):
         warm().wait()
-    from probe.model.references import bytes_to_fetch, resolve
 
     base, readout = split_readout(ref)
     size = bytes_to_fetch(base)

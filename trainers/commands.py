@@ -1,5 +1,6 @@
 """The commands `probe train` and `probe samples`; nothing heavy is imported before one of them runs."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from probe.commands.opened import open_models, require_files
 from probe.errors import ConfigError, ModelError, suggest
+from probe.extensions import annotators, verifiers
 from probe.model.references import check_reference
-from probe.options import choose, option, parse, take_check
-from probe.plugins import code_options, names_code
+from probe.options import choose, describe, option, parse, take_check
+from probe.plugins import code_options, names_code, take
 from probe.runs.directories import host_options
 from probe.texts import say
 from trainers.config import (
@@ -54,7 +56,6 @@ def train(argv: Sequence[str]) -> int:
     With `--check` it only checks the options.
     """
     from probe.commands.progress import hear_interrupts
-    from probe.plugins import take
 
     hear_interrupts()
     argv = take(argv)
@@ -110,7 +111,6 @@ def models_of(config: TrainConfig) -> list[str]:
     for spec in getattr(config, "reward", ()):
         if spec in known or names_code(spec):
             continue
-        from probe.extensions import annotators, verifiers
 
         added = [*verifiers(), *annotators()]
         if spec in added:
@@ -134,10 +134,6 @@ def describe_methods(names: Sequence[str]) -> int:
     Raises:
         ConfigError: one of the names is no method.
     """
-    import json
-
-    from probe.options import describe
-
     for name in names:
         if name not in METHODS:
             remedy = suggest(name, METHODS, "describe one of these.")

@@ -11,7 +11,7 @@ from dashboard.markdown import escape_markdown, guard_callback, note
 from dashboard.named import may_open, name_all
 from dashboard.phenomena.compute import Question, Subject
 from dashboard.state import SharedChoices, keep, model_options
-from probe.experiments.definition import Experiment
+from probe.experiments.definition import Experiment, form
 from probe.options import describe, words
 from probe.questions.sets import SETS
 from probe.texts import visible
@@ -87,8 +87,6 @@ def choose_options(experiment: Experiment) -> Question | None:
 
     What a file holds is part of what a result is found by, so it would be read at once.
     """
-    from probe.experiments.definition import form
-
     fields = describe(form(experiment))
     with st.popover("Options", icon=":material/tune:", width="stretch"):
         if not fields:

@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,12 +19,13 @@ from dashboard.report import tell
 from probe.errors import DataError, ProbeError
 from probe.experiments import store
 from probe.experiments.cost import TRIED, estimate_seconds
-from probe.experiments.definition import Experiment
+from probe.experiments.definition import Experiment, form
 from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS, differences
 from probe.experiments.registry import experiments
 from probe.experiments.result import RESULT_FILE, Result, sendable_result
 from probe.experiments.run import Call, call, columns_as_metrics, finish, join, prepare, rename_model
 from probe.experiments.store import writable
+from probe.options import describe, parse, words
 from probe.plugins import failure
 from probe.questions.sets import SETS, default_set
 from probe.ticks import Tick
@@ -173,9 +174,6 @@ def stored_options(question: Question, known: Sequence[ModelFacts]) -> dict[str,
     Results are a stranger's data: those over a file, or with an option that names one, are left out, shipped sets
     apart, and so are those with an option that is no plain value.
     """
-    from probe.experiments.definition import form
-    from probe.options import describe, words
-
     experiment, found = question.experiment, dict[str, dict[str, Any]]()
     fields = describe(form(experiment))
     for _, index in chain.from_iterable(map(store.results, store.homes(cast("LM", known[0])))):
@@ -386,10 +384,6 @@ def explain_failure(experiment: Experiment, error: Exception) -> str:
 
 
 def _options(experiment: Experiment, words: tuple[str, ...]) -> dict[str, Any]:
-    from dataclasses import fields
-
-    from probe.experiments.definition import form
-    from probe.options import parse
 
     own: Any = form(experiment)
     values = parse(own, list(words), f"probe experiment {experiment.name}")

@@ -24,6 +24,7 @@ from dashboard.state import current
 from probe.experiments.cost import TRIED, can_try, stored_seconds
 from probe.experiments.definition import Experiment, form
 from probe.experiments.forms import FORMS, form_notes
+from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result, words_of
 from probe.options import describe
 from probe.plugins import BUILT_IN
@@ -47,7 +48,6 @@ def phenomenon(name: str, remark: str = "") -> None:
     """
     with spin("Starting torch"):
         models.warm().wait()
-    from probe.experiments.registry import find_experiment
 
     show({name: find_experiment(name)}, remark)
 

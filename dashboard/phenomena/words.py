@@ -1,5 +1,6 @@
 """The end of an experiment's page: what it measures, the Python lines that give the same, and every download."""
 
+import inspect
 import io
 import zipfile
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ import pandas as pd
 
 from dashboard.components.details import details
 from dashboard.phenomena.compute import Outcome, Question, changed_options
+from probe.experiments.definition import HELP
 from probe.experiments.result import Result
+from probe.options import argument_help
 
 
 def explain(
@@ -41,9 +44,6 @@ def explain(
 
 def definition(question: Question) -> str:
     """Return the experiment's description of itself and of its options, as Markdown."""
-    from probe.experiments.definition import HELP
-    from probe.options import argument_help
-
     experiment = question.experiment
     helps = HELP | argument_help(experiment.function)
     lines = [f"- `{name}` = `{value!r}`: {helps.get(name, '')}" for name, value in question.options.items()]
@@ -90,6 +90,4 @@ def _literal(value: Any) -> str:
 
 
 def _module(function: Any) -> Any:
-    import inspect
-
     return inspect.getmodule(function) or inspect

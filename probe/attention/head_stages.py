@@ -15,6 +15,7 @@ from torch import Tensor
 
 from probe.analyses.analysis_record import Asked, Chat
 from probe.analyses.catalogue import analysis
+from probe.attention import figures as plots
 from probe.attention.reading import (
     STAGES,
     Given,
@@ -101,14 +102,10 @@ class Stages(Drawable):
 
     def figure(self, query: int | None = None) -> "go.Figure":
         """Scores, pattern and what each source writes, side by side; `query` is the row to mark."""
-        from probe.attention import figures as plots
-
         return plots.head_stages([self.row(self.name)], self.tokens, query=query)
 
     def row(self, name: str) -> "plots.Stages":
         """Return the stages as a row of the figure, under the name of the model."""
-        from probe.attention import figures as plots
-
         return plots.Stages(name=name, scores=self.scores, pattern=self.pattern, written=self.contribution)
 
     def written_table(self) -> pd.DataFrame:
@@ -190,8 +187,6 @@ class HeadsStages(Beside[HeadStages]):
 
     def figures(self, query: int | None = None) -> "dict[str, go.Figure]":
         """Draw the stages, what the head writes after each token, and what its output moves."""
-        from probe.attention import figures as plots
-
         last, own = self.results[-1], self._alike()
         at = last.prompt_length - 1 if query is None else query
         boundary = last.prompt_length if last.prompt_length < len(last.tokens) else None

@@ -8,6 +8,7 @@ import pandas as pd
 
 from probe.analyses.analysis_record import Asked, Chat
 from probe.analyses.catalogue import analysis
+from probe.attention.figures import change_map
 from probe.attention.patterns import Attention, difference, distance_table
 from probe.attention.reading import (
     Given,
@@ -74,7 +75,6 @@ class AttentionShift(Drawable):
 
     def figures(self) -> "dict[str, go.Figure]":
         """Draw the heads that moved most, and the change of the chosen one."""
-        from probe.attention.figures import change_map
         from probe.attention.head_figures import head_ranking
 
         table, second = distance_table(*self.reads), self.reads[1]

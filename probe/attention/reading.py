@@ -13,7 +13,7 @@ import pandas as pd
 
 from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
-from probe.attention.figures import MOST_HEADS
+from probe.attention.figures import MOST_HEADS, attention_head, attention_mosaic, mosaic_pair
 from probe.attention.patterns import Attention, attention, difference, distance_table, head_distance
 from probe.attention.scores import pattern_scores
 from probe.errors import ConfigError
@@ -354,8 +354,6 @@ class Attentions(Beside[Attention]):
                 stands out in one.
             layers: the layers that are drawn where a model has too many for one figure; by default those of the head.
         """
-        from probe.attention.figures import attention_head, attention_mosaic, mosaic_pair
-
         chosen, shown = self.head(head), self._shown(head, layers)
         look, read, own = shown[-1]
         if len(shown) == 2:

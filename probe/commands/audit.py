@@ -1,5 +1,7 @@
 """`probe audit BASE ALIGNED`: what alignment changed, from two references alone."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from probe.commands.opened import give_world, named_world, open_models
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
 
 def audit(argv: list[str]) -> int:
     """Say what alignment changed in a model of yours: `probe audit BASE ALIGNED`."""
-    from dataclasses import dataclass
-    from pathlib import Path
-
     import tyro
 
     @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
 """`probe compare BASE ALIGNED --data FILE`: what changed from one model to the other over a corpus."""
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.commands.opened import open_models
@@ -21,9 +23,6 @@ WORLD_N = 100
 
 def compare(argv: list[str]) -> int:
     """Compare two models over a corpus: `probe compare BASE ALIGNED --data FILE`."""
-    from dataclasses import dataclass
-    from pathlib import Path
-
     import tyro
 
     @dataclass(frozen=True, kw_only=True)

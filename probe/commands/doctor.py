@@ -5,6 +5,7 @@ import json
 import platform
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -166,8 +167,6 @@ def _judge(what: str, gap: float, between: str) -> Finding:
 
 def run_roots() -> list[Finding]:
     """Report the folders of runs and what is in them."""
-    import warnings
-
     from probe.runs import RunWarning, list_runs, roots
     from probe.runs.addresses import is_cached
     from probe.runs.directories import shown_name, store_problems

@@ -2,10 +2,13 @@
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, make_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+from probe.commands import tables
 from probe.commands.opened import check_models, give_world, named_world, open_models, require_files
-from probe.commands.tables import remark
+from probe.commands.tables import grid, remark
 from probe.commands.terminal import safe
 from probe.errors import ConfigError, RunError
 from probe.numbers import in_unit
@@ -83,10 +86,6 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     Raises:
         ProbeError: what is wrong with the options, the models or the data.
     """
-    from dataclasses import fields, make_dataclass, replace
-    from pathlib import Path
-    from typing import Annotated
-
     import tyro
 
     from probe.commands.progress import Progress
@@ -198,7 +197,6 @@ def tell_cost(calls: "Sequence[Call]") -> None:
 
 def show(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> None:
     """Print the finding and the table of a result (see `table`); where a program reads, the values as TSV."""
-    from probe.commands import tables
     from probe.experiments.forms import form_notes
     from probe.experiments.registry import experiments
 
@@ -283,7 +281,6 @@ def _term(result: "Result", metric: str) -> Term:
 
 def _columns(result: "Result", names: list[str]) -> "Table":
     """Return an empty table; its caption says what intervals are over, and what the mark of a difference means."""
-    from probe.commands.tables import grid
     from probe.experiments.metrics import BARE, has_bare
 
     different = "pairs" in result.summary and (result.summary["pairs"] == 0).any()

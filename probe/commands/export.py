@@ -1,8 +1,11 @@
 """`probe export`: the figures of a run or a result as files for a paper, with their data and where they come from."""
 
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probe.commands.opened import open_runs
+from probe.errors import ConfigError, MissingToolError, RunError
 from probe.options import parse
 from probe.texts import say
 
@@ -19,9 +22,6 @@ if TYPE_CHECKING:
 
 def export(argv: list[str]) -> int:
     """Write the figures of a run, or of an experiment's result, as PNG, SVG, PDF, HTML, CSV and LaTeX."""
-    from dataclasses import dataclass, fields
-    from pathlib import Path
-
     import tyro
 
     from probe.plotting.paper import Paper, paper_of
@@ -45,7 +45,6 @@ def export(argv: list[str]) -> int:
         """Draw the run's group of seeds: means over trainings with their t intervals, in place of the run alone."""
 
     from probe.commands.progress import Progress
-    from probe.errors import ConfigError
     from probe.experiments.result import RESULT_FILE, Result
     from probe.plotting.export import parse_formats, provenance, save_all, save_provenance
     from probe.plotting.names import file_stem
@@ -127,7 +126,6 @@ def group_drawings(run: "Run") -> "tuple[list[Drawing], dict[str, object]]":
     """
     import pandas as pd
 
-    from probe.errors import RunError
     from probe.plotting.curves import Spread, metric_curves, sections, styles
     from probe.plotting.intervals import headline_intervals
     from probe.runs import list_runs
@@ -195,7 +193,6 @@ def _require_browser(formats: "Sequence[str]") -> None:
     Raises:
         MissingToolError: an image is wanted and cannot be drawn here.
     """
-    from probe.errors import MissingToolError
     from probe.plotting.export import STATIC, missing
 
     if set(formats) & set(STATIC) and (reason := missing()):

@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.commands.tables import grid, remark, show
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
 
 def findings(argv: list[str]) -> int:
     """Measure published claims on the sample runs: effect, interval, null, and whether each holds here."""
-    from dataclasses import dataclass
-    from pathlib import Path
-
     import tyro
 
     @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,8 @@
 """`probe report RUN...`: lineage, numbers, figures, settings and commands of some runs as one HTML file."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from probe.commands.opened import open_runs
 from probe.errors import ConfigError
 from probe.options import parse
@@ -9,9 +12,6 @@ from probe.texts import say
 
 def report(argv: list[str]) -> int:
     """Write a report of runs as one HTML file: `probe report RUN... --out FILE.html`."""
-    from dataclasses import dataclass
-    from pathlib import Path
-
     import tyro
 
     @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,14 @@
 """`probe show ANALYSIS MODEL [BASE]`: what an analysis of the pages says, draws and lists, for one model or two."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from probe.commands.opened import open_models
 from probe.commands.tables import at_terminal, draw, grid, remark, tsv
 from probe.commands.terminal import safe
-from probe.errors import ConfigError
+from probe.errors import ConfigError, suggest
 from probe.options import parse
 from probe.texts import say
 
@@ -63,10 +65,6 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
     Raises:
         ProbeError: what is wrong with the options, the models or their inputs.
     """
-    from dataclasses import fields, make_dataclass
-    from pathlib import Path
-    from typing import Annotated
-
     import tyro
 
     from probe.analyses.analysis_record import PAIR
@@ -147,7 +145,6 @@ def write(
     Raises:
         ConfigError: there is no figure of the name, or the file's ending is none that is known.
     """
-    from probe.errors import suggest
     from probe.plotting.export import FORMATS, missing, provenance, render_table, save, save_all, save_provenance
     from probe.plotting.notebook import title_of
     from probe.runs.storage import disk
@@ -221,8 +218,6 @@ def _head(name: object) -> str:
 
 def _short(ref: str) -> str:
     """Return the last part of a reference."""
-    from pathlib import Path
-
     return Path(ref).name or ref
 
 

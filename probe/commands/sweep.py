@@ -5,9 +5,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probe.commands.tables import remark, show
+from probe.commands.tables import grid, remark, show
 from probe.commands.terminal import safe
 from probe.errors import ConfigError
 from probe.options import parse
@@ -26,9 +28,6 @@ INTERRUPTED = 130
 
 def sweep(argv: list[str]) -> int:
     """Run trainings and experiments as one graph, and go on where it stopped: `probe sweep SPEC.toml`."""
-    from dataclasses import dataclass
-    from pathlib import Path
-
     import tyro
 
     @dataclass(frozen=True, kw_only=True)
@@ -119,8 +118,6 @@ def list_tasks(spec: "Spec", as_json: bool) -> None:
     """Print the tasks of a spec with the commands that they are."""
     import shlex
 
-    from probe.commands.tables import grid
-
     lines = [
         {"task": each.name, "needs": " ".join(each.needs), "command": shlex.join(["probe", *each.words])}
         for each in spec.tasks
@@ -158,8 +155,6 @@ def rows(found: "Sweep") -> "Iterator[dict[str, Any]]":
 
 def table(found: "Sweep", most: int | None = None) -> "Table":
     """Draw the tasks for a terminal; with `most` those that run or failed first, and a count of the rest."""
-    from probe.commands.tables import grid
-
     tasks = list(found.tasks.values())
     caption = None
     if most is not None and len(tasks) > most:

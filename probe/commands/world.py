@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from probe.errors import RunError
 from probe.options import parse
 from probe.texts import say
 
@@ -36,7 +37,6 @@ def world(argv: list[str]) -> int:
 
 
 def _world_of(ref: str) -> "World":
-    from probe.errors import RunError
     from probe.runs import open_run
     from probe.world import of
 

@@ -33,7 +33,7 @@ from probe.questions.sets import QuestionSet, default_set, locate
 from probe.rows import Rows, Selection
 from probe.runs.addresses import is_run
 from probe.runs.directories import find
-from probe.runs.schema import jsonable
+from probe.runs.schema import jsonable, read_meta
 from probe.ticks import Tick, between, ignore, part
 from probe.untrusted import DATA, open_file
 
@@ -587,6 +587,5 @@ def method_of(lm: "LM") -> str:
     """Return the method of the run that a model belongs to, for its colour; `other` outside of runs."""
     if lm.run_dir is None:
         return "other"
-    from probe.runs.schema import read_meta
 
     return str(read_meta(lm.run_dir)["method"])

@@ -15,7 +15,11 @@ from probe.findings.claim import Claim, Measurement, Null
 from probe.findings.learned import terms
 from probe.findings.tilting import PROXIES, overoptimisation, overoptimisation_null
 from probe.numbers import format_interval, in_unit, percent, to_a_side
+from probe.rewards.answers import enumerate_answers, preference_rewards, verifier_reward
+from probe.rewards.frontiers import KINDS, ask, field_of, model_reward
+from probe.rewards.optimum import condition, expectation, kl, kl_to_optimal, optimum
 from probe.stats import Interval
+from probe.world.vocabulary import ABSTENTION
 
 if TYPE_CHECKING:
     from probe.rewards.answers import AnswerSet, Array
@@ -93,10 +97,6 @@ def draw_annotators(count: int) -> list["Annotator"]:
 
 def _without_agreement(benches: Sequence[Bench], beta: float = 0.3) -> Null:
     """Measure how the exact optimum for each annotator of `draw_annotators` changes the base's P(the false claim)."""
-    from probe.rewards.answers import enumerate_answers, preference_rewards
-    from probe.rewards.frontiers import ask
-    from probe.rewards.optimum import condition, expectation, optimum
-
     bench = next((each for each in benches if each.run(BASE).checkpoints()), None)
     if bench is None:
         return Null(said="no base has weights, so no exact optimum is known")
@@ -175,8 +175,6 @@ def predicted(logprobs: "Array", mask: "Array", beta: float) -> "Array":
         mask: [P A] 1 at answers that are no abstention.
         beta: price of KL.
     """
-    from probe.rewards.optimum import condition, expectation, optimum
-
     belief = np.exp(condition(logprobs)) * mask
     belief /= belief.sum(axis=1, keepdims=True)
     rates = [expectation(optimum(logprobs, score, beta).logprobs, mask) for score in (belief, (2 * belief - 1) * mask)]
@@ -191,11 +189,6 @@ def answer_rates(bench: Bench, runs: Sequence[str]) -> tuple[list["Array"], "Arr
 
     The questions are those whose answer the base hardly knows.
     """
-    from probe.rewards.answers import enumerate_answers
-    from probe.rewards.frontiers import ask
-    from probe.rewards.optimum import condition, expectation
-    from probe.world.vocabulary import ABSTENTION
-
     items = ask(bench.world, GUESSES, bench.n or QUESTIONS)
     answers = enumerate_answers(bench.lm(BASE), bench.world, [item.prompt for item in items])
     mask = answering(answers, ABSTENTION)
@@ -264,8 +257,6 @@ def margin(
         beta: that it was trained with; other betas give wrong optima.
         people: P times whom a question asks about, over whom the interval is; over questions without it.
     """
-    from probe.rewards.optimum import condition, kl, optimum
-
     policy = condition(logprobs)
     wrong = {f"beta {beta * factor:g}": (right, beta * factor) for factor in FACTORS}
     wrong |= {f"the {name} reward": (name, beta) for name in rewards if name != right}
@@ -277,7 +268,6 @@ def margin(
 
 def targets(bench: Bench, field: "Field") -> dict[str, "Array"]:
     """Return [P A] what each method is trained towards: the annotators' exact preferences, and the reward model."""
-    from probe.rewards.answers import preference_rewards
     from probe.world.annotators import AGREEABLE, HONEST
 
     exact = {"agreeable": AGREEABLE, "honest": HONEST}
@@ -307,8 +297,6 @@ def optimum_rlhf(bench: Bench) -> Measurement:
 
 
 def _optimum(bench: Bench, claim: str) -> Measurement:
-    from probe.rewards.optimum import condition, kl_to_optimal
-
     field = field_of_claims(bench)
     ref, rewards = condition(field.answers.logprobs), targets(bench, field)
     effects, parts = [], []
@@ -365,8 +353,6 @@ def optimum_rlhf_null(benches: Sequence[Bench]) -> Null:
 
 
 def _wrong(benches: Sequence[Bench], claim: str) -> Null:
-    from probe.rewards.optimum import condition, optimum
-
     effects = []
     for bench in benches:
         if not all(bench.run(name).checkpoints() for name in (BASE, *TRAINED[claim])):
@@ -389,9 +375,6 @@ def field_of_claims(bench: Bench) -> "Field":
 
     They are kept with the bench.
     """
-    from probe.rewards.answers import verifier_reward
-    from probe.rewards.frontiers import KINDS, ask, field_of, model_reward
-
     if bench.field is None:
         rewards = {"proxy": model_reward(bench.lm("reward-agreeable")), "gold": verifier_reward(bench.world)}
         bench.field = field_of(bench.lm(BASE), bench.world, ask(bench.world, KINDS, bench.n or QUESTIONS), rewards)

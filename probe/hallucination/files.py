@@ -49,6 +49,7 @@ from probe.hallucination.confidence import (
     score,
 )
 from probe.hallucination.knowing import brier, knowing_head, last_residuals, too_few
+from probe.model.text import split
 from probe.rows import EVERY, Row, Rows, Selection, json_cell, list_few, may_hold_rows, read_rows, show_value
 from probe.ticks import Tick, ignore, part
 
@@ -405,8 +406,6 @@ def scored_choices(
     Raises:
         DataError: a choice is empty, and the model's tokenizer makes no token of a blank.
     """
-    from probe.model.text import split
-
     for question, prompt in zip(questions, prompts, strict=True):
         if _has_an_empty_choice(question) and not split(lm.tokenizer, prompt, _continuation(prompt, ""))[1]:
             raise DataError(

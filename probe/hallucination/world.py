@@ -37,7 +37,9 @@ from probe.hallucination.confidence import (
 from probe.hallucination.knowing import LinearProbe, known_direction, last_residuals, project
 from probe.rewards.answers import AnswerSet, enumerate_answers
 from probe.rewards.evaluation import ANSWER_TOKENS, INVENTED, answer
+from probe.rewards.optimum import condition
 from probe.ticks import Tick, ignore
+from probe.world.language import read
 from probe.world.verifier import answer_words
 from probe.world.vocabulary import ABSTENTION
 
@@ -218,9 +220,6 @@ def judged_answers(world: "World", answers: "AnswerSet", truths: Sequence[str | 
         answers: the P answer sets with the model's log-probabilities; each holds the abstention.
         truths: the true value of each question, None where nothing is true.
     """
-    from probe.rewards.optimum import condition
-    from probe.world.vocabulary import ABSTENTION
-
     mask = answers.mask
     valid, train = np.zeros(mask.shape, dtype=bool), np.zeros(mask.shape)
     for row, (group, truth) in enumerate(zip(answers.answers, truths, strict=True)):
@@ -234,8 +233,6 @@ def judged_answers(world: "World", answers: "AnswerSet", truths: Sequence[str | 
 
 
 def _relation(prompt: str) -> str:
-    from probe.world.language import read
-
     reading = read(prompt)
     return reading.relation if reading else ""
 

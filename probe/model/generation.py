@@ -18,6 +18,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -175,8 +176,6 @@ class Generation:
 
         Its columns are prompt, sample, text, tokens, finished, logprob (nats, summed) and entropy (nats per token).
         """
-        import pandas as pd
-
         lengths = self.mask.sum(1)
         return pd.DataFrame(
             {

@@ -26,6 +26,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from probe.errors import ConfigError, ModelError
@@ -76,8 +78,6 @@ def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 def require_causal(directory: Path) -> None:
     """Raise a ModelError unless the configuration in `directory` is that of a causal language model."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     config = read_config(directory)
     causal = _classes(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, config)
     architectures = config.get("architectures") or sorted(causal)
@@ -96,8 +96,6 @@ def require_causal(directory: Path) -> None:
 
 def reward_classes(config: dict[str, Any]) -> set[str]:
     """Return the names of classes that read an architecture's decoder with a scalar head; empty if it has none."""
-    from transformers.models.auto import modeling_auto
-
     if not _classes(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, config) or config.get("is_encoder_decoder"):
         return set()
     return _classes(modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, config)

@@ -16,6 +16,7 @@ from probe.errors import AmbiguousNameError, ModelError, RunError, brief
 from probe.runs.addresses import RUN_FILE, is_cached, is_run, is_url
 from probe.runs.directories import SHIPPED, ambiguous, candidates, find, is_path, present
 from probe.runs.schema import TRAINER_STATE
+from probe.runs.store.mirror import cached_run, missing_bytes
 from probe.untrusted import read_json, short
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -156,8 +157,6 @@ def place(ref: str | Path) -> Path:
     base, _ = split_step(str(ref))
     try:
         if is_url(base):  # nothing is asked of a store by looking
-            from probe.runs.store.mirror import cached_run
-
             return cached_run(base)
         return find(base)
     except RunError:
@@ -173,7 +172,6 @@ def bytes_to_fetch(ref: str) -> int:
         directory = Path(base)
     if not is_cached(directory):
         return 0
-    from probe.runs.store.mirror import missing_bytes
 
     return missing_bytes(directory)
 

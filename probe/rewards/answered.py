@@ -22,7 +22,7 @@ from probe.model.lm import LM
 from probe.model.text import require_known
 from probe.numbers import in_unit
 from probe.plotting.notebook import Drawable, Look, pair, titled
-from probe.rewards.figures import records
+from probe.rewards.figures import records, reward_distributions
 from probe.rewards.frontiers import QUESTIONS, ask, model_reward
 from probe.rewards.ground import (
     Judge,
@@ -138,8 +138,6 @@ class AnsweredBoth(Drawable):
 
     def figures(self, kind: str | None = None) -> "dict[str, go.Figure]":
         """Draw the distribution of each reward."""
-        from probe.rewards.figures import reward_distributions
-
         table = self._of(kind)
         measures = [measure for measure in MEASURES if measure in table and table[measure].notna().any()]
         base, aligned = self.looks[0], self.looks[-1]

@@ -12,6 +12,7 @@ from probe.errors import DataError
 from probe.model.lm import LM
 from probe.plotting.curves import Style
 from probe.plotting.notebook import Drawable, Look, alone, titled
+from probe.rewards.figures import ends_over_trainings
 from probe.rewards.ground import Among, every_run
 from probe.rewards.places import policies_of
 from probe.runs.reader import Run
@@ -89,8 +90,6 @@ class Ends(Drawable):
 
     def figures(self) -> "dict[str, go.Figure]":
         """Draw rewards against the KL where trainings end."""
-        from probe.rewards.figures import ends_over_trainings
-
         known = set(self.means["metric"])
         rewards = [name for name in REWARDS if name in known]
         if not rewards or KL not in known:

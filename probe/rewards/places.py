@@ -22,7 +22,7 @@ from probe.plotting.notebook import Drawable, Look, alone, titled
 from probe.plotting.panels import IDEAL
 from probe.plotting.theme import method_colour
 from probe.rewards.causes import run_of
-from probe.rewards.figures import records
+from probe.rewards.figures import records, reward_frontier, reward_gains
 from probe.rewards.frontiers import place, read_evaluations
 from probe.rewards.ground import (
     LISTED,
@@ -151,8 +151,6 @@ class Placed(Drawable):
         Args:
             axis: KL or its square root.
         """
-        from probe.rewards.figures import reward_frontier, reward_gains
-
         proxy = f"proxy reward ({self.judge}, exact), nats"
         frontier = reward_frontier(
             self.curve,

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from probe.errors import ConfigError, RunError
 from probe.runs.addresses import is_run
 from probe.runs.directories import SWEEP, roots
@@ -132,8 +134,6 @@ class Sweep:
         The columns are task, entry, kind, the options (as in the spec), metric, value, ci_low, ci_high, n: of a run its
         headline, of an experiment its summary (with a baseline also difference, difference_low, difference_high).
         """
-        import pandas as pd
-
         rows = []
         for task in self.tasks.values():
             about = {"task": task.name, "entry": task.entry, "kind": task.kind} | task.recipe

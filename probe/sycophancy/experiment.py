@@ -20,8 +20,11 @@ from probe.errors import ConfigError, DataError, ProbeError, brief
 from probe.experiments.metrics import Mean, Metric, Share, Statistic, interval_of
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
+from probe.model import references
 from probe.plotting.intervals import format_interval, percent
 from probe.rows import EVERY, Rows, Selection
+from probe.runs.directories import roots, stray_link
+from probe.runs.schema import read_meta
 from probe.stats import GAIN, SHARE
 from probe.sycophancy.agreement import CHANGES, HALF
 from probe.sycophancy.beliefs import Wording, check_wording
@@ -294,10 +297,7 @@ def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
     A run may come from anybody. So what it names is looked for in the folders of runs, then beside the run, where
     folders that were moved together lie, then in the hub's cache on this machine; nothing is fetched.
     """
-    from probe.model import references
     from probe.model.rewards import RewardModel
-    from probe.runs.directories import roots, stray_link
-    from probe.runs.schema import read_meta
 
     ref = read_meta(lm.run_dir).get("reward_model") if lm.run_dir is not None else None
     if not ref or lm.run_dir is None:

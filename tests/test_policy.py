@@ -337,7 +337,7 @@ def test_all_printed_text_is_made_safe():
     assert places_of(prints, but=PRINTER) == []
 
 
-WRITES_CSV = {"probe/plotting/csv_text.py", "probe/experiments/run.py", "dashboard/phenomena/compute.py"}
+WRITES_CSV = {"probe/plotting/csv_text.py", "probe/experiments/run.py", "probe/experiments/store.py"}
 """Who calls pandas' own writer: the one way to an export; a hash; a file that the dashboard alone reads back."""
 
 
@@ -389,7 +389,7 @@ OTHERS = {
     ("dashboard/command.py", "webbrowser.open"): "opens no file",
     ("dashboard/jobs.py", "json.loads"): "what a command of Probe has printed",
     ("dashboard/jobs.py", "path.open"): "makes a new file",
-    ("dashboard/phenomena/compute.py", "pd.read_csv"): "of bytes that `read_file` has read",
+    ("probe/experiments/store.py", "pd.read_csv"): "of bytes that `read_file` has read",
     ("probe/cli.py", "os.open"): "os.devnull",
     ("probe/confined.py", "fdopen"): "the standard output of the child",
     ("probe/confined.py", "json.loads"): "what this process and its child write to each other",

@@ -1,7 +1,6 @@
 """`probe experiment NAME --model REF`: run an experiment, print its table, save everything."""
 
 import json
-import math
 from dataclasses import fields, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +10,8 @@ from probe.commands.opened import check_models, give_world, named_world, open_mo
 from probe.commands.tables import grid, remark
 from probe.commands.terminal import safe
 from probe.errors import ConfigError, RunError
-from probe.numbers import in_unit
 from probe.options import choose, parse, take_check
-from probe.terms import DIFFERENCE, RATES, Term
+from probe.terms import Term
 from probe.texts import say
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 MANY = 100
 """Rows of a file beyond which the command says beforehand how many it asks, and how long that will take."""
-UNPAIRED = "\u2020"
-"""Marks a difference of values over different items."""
 ABOUT = """usage: probe experiment NAME --model REF [--also REF ...] [--baseline REF] [--data FILE] [OPTIONS]
 
 Run an experiment on a model, print what it found and save it. `--plugin FILE.py` adds your own. With
@@ -234,6 +230,9 @@ def table(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = Non
         summaries: of each model alone; with three or more each has a column, and the difference is that of the first
             to the last.
     """
+    from probe.experiments.comparison import GAP, VALUE
+    from probe.experiments.metrics import COMPARED
+
     if summaries is not None and len(summaries) > 2:
         return _table_of_many(result, summaries)
     has_baseline = "difference" in result.summary
@@ -247,26 +246,24 @@ def table(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = Non
     )
     for row in result.summary.to_dict("records"):
         about = _term(result, row["metric"])
-        cells = [_cell(row["value"], row["ci_low"], row["ci_high"], about.unit)]
+        cells = [_cell(row, about.unit, VALUE)]
         if has_baseline:
-            cells.append(_cell(row["baseline"], row["baseline_low"], row["baseline_high"], about.unit))
-            cells.append(_difference(row, about.unit))
+            cells += [_cell(row, about.unit, COMPARED[:3]), _cell(row, about.unit, GAP)]
         output.add_row(*[safe(about.label), *cells, f"{int(row['n']):,}", safe(row["metric"])][: len(output.columns)])
     return output
 
 
 def _table_of_many(result: "Result", summaries: "Mapping[str, pd.DataFrame]") -> "Table":
+    from probe.experiments.comparison import GAP, VALUE
+
     rows = {label: {row["metric"]: row for row in each.to_dict("records")} for label, each in summaries.items()}
     gaps = {row["metric"]: row for row in result.summary.to_dict("records")}
     first, *_, last = rows
     output = _columns(result, [*rows, f"{first} - {last}"])
     for name in dict.fromkeys(metric for of in rows.values() for metric in of):
         about = _term(result, name)
-        cells = [
-            _cell(of[name]["value"], of[name]["ci_low"], of[name]["ci_high"], about.unit) if name in of else ""
-            for of in rows.values()
-        ]
-        gap = _difference(gaps[name], about.unit) if name in gaps else ""
+        cells = [_cell(of.get(name, {}), about.unit, VALUE) for of in rows.values()]
+        gap = _cell(gaps.get(name, {}), about.unit, GAP)
         output.add_row(*[safe(about.label), *cells, gap, safe(name)][: len(output.columns)])
     return output
 
@@ -281,6 +278,7 @@ def _term(result: "Result", metric: str) -> Term:
 
 def _columns(result: "Result", names: list[str]) -> "Table":
     """Return an empty table; its caption says what intervals are over, and what the mark of a difference means."""
+    from probe.experiments.comparison import UNPAIRED
     from probe.experiments.metrics import BARE, has_bare
 
     different = "pairs" in result.summary and (result.summary["pairs"] == 0).any()
@@ -296,11 +294,8 @@ def _columns(result: "Result", names: list[str]) -> "Table":
     return output
 
 
-def _difference(row: "Mapping[Any, Any]", unit: str) -> str:
-    unit = DIFFERENCE if unit in RATES else unit
-    text = _cell(row["difference"], row["difference_low"], row["difference_high"], unit, sign=True)
-    return f"{text} {UNPAIRED}" if text and row.get("pairs") == 0 else text
+def _cell(row: "Mapping[Any, Any]", unit: str, names: "Sequence[str]") -> str:
+    from probe.experiments.comparison import cell
 
-
-def _cell(value: float, low: float, high: float, unit: str, *, sign: bool = False) -> str:
-    return "" if math.isnan(value) else safe(in_unit(unit, value, low, high, sign=sign))
+    value = row.get(names[0])
+    return "" if value is None or value != value else safe(cell(row, unit, names))

@@ -6,14 +6,19 @@ runs is found there. `python -m probe.experiments.store FOLDER...` counts all re
 of runs, anew where an earlier version stored them.
 """
 
+import hashlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from probe.errors import DataError, ProbeError
-from probe.experiments.metrics import ROW, UNIT
+from probe.experiments.comparison import compare_summaries
+from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS, ROW, UNIT
 from probe.experiments.result import RESULT_FILE, Result, read_index
 from probe.experiments.run import (
     Call,
@@ -30,6 +35,7 @@ from probe.runs.directories import is_shipped
 from probe.runs.schema import RESULTS
 from probe.texts import say
 from probe.ticks import Tick, part
+from probe.untrusted import read_file
 
 if TYPE_CHECKING:
     from probe.experiments.definition import Experiment
@@ -38,6 +44,9 @@ if TYPE_CHECKING:
 
 PARTIAL = "partial"
 """Folder of what models have answered in experiments that are not through."""
+COMPARISONS = "compared"
+"""Folder inside that of a result with its differences to others, gone when the result is stored anew; may be deleted at
+any time."""
 WORK = Path(RESULTS)
 """Results of models that are no runs of the user's, below the working directory."""
 
@@ -194,6 +203,54 @@ def results(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         except DataError:
             continue
     yield from sorted(folders, key=lambda pair: str(pair[1]["meta"].get("created")), reverse=True)
+
+
+def compare_stored(
+    experiment: "Experiment", result: Result, base: Result, place: Path | None, keep: bool = True
+) -> pd.DataFrame:
+    """Return what `probe.experiments.comparison.compare_summaries` gives; it takes seconds once, and is kept.
+
+    Args:
+        experiment: of both.
+        result: of the model.
+        base: of the baseline.
+        place: the folder of the model's stored result, in which the table is kept; None keeps nothing.
+        keep: write what is not kept yet.
+    """
+    names = ("key", "created", "seconds", "unit", "intervals")
+    facts = [tuple(each.meta.get(name) for name in names) for each in (result, base)]
+    name = f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.csv"
+    files = [] if place is None else [folder / COMPARISONS / name for folder in (place, writable(place))]
+    tables = (_read_comparison(file, experiment.across_worlds) for file in files)
+    found = next((table for table in tables if table is not None), None)
+    if found is not None and list(found["metric"]) == list(result.summary["metric"]):
+        return found
+    found = compare_summaries(experiment, result, base)
+    if files and keep and may_make(files[-1]):
+        _write_comparison(files[-1], found)
+    return found
+
+
+def _read_comparison(file: Path, across_worlds: bool) -> pd.DataFrame | None:
+    if not file.is_file():
+        return None
+    try:
+        text = pd.read_csv(io.BytesIO(read_file(file)), dtype=str, keep_default_na=False)
+        columns = (*COLUMNS[1:], *COMPARED, *((PAIRS,) if across_worlds else ()))
+        numbers = {name: [float(value or "nan") for value in text[name]] for name in columns}
+        return pd.DataFrame({"metric": list(text["metric"]), **numbers}).astype({"n": int})
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _write_comparison(file: Path, table: pd.DataFrame) -> None:
+    scratch = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(table.to_csv(index=False), encoding="utf-8")
+        scratch.replace(file)
+    except OSError:  # what is not kept is made again
+        scratch.unlink(missing_ok=True)
 
 
 def main(folders: Sequence[str]) -> None:

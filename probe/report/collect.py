@@ -9,17 +9,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from probe.errors import DataError, ProbeError
+from probe.errors import DataError
+from probe.experiments.comparison import draw_together
 from probe.experiments.definition import Experiment
 from probe.experiments.forms import form_notes
 from probe.experiments.registry import experiments, find_experiment
 from probe.experiments.result import Result
-from probe.experiments.run import finish, join, rename_model, settings_of
+from probe.experiments.run import rename_model, settings_of
 from probe.experiments.store import results, run_homes
 from probe.report.reproduce import experiment_command
 from probe.runs.reader import Run
 from probe.runs.schema import dumps
-from probe.untrusted import foreign, sendable
+from probe.untrusted import sendable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -131,13 +132,11 @@ def _together(experiment: Experiment | None, by_run: dict[str, Result], further:
     name = first[1].name
     if experiment is None:
         return Measured(name, None, by_run, drawn, None, f"The experiment `{name}` is not installed here.")
-    bare = replace(experiment, metrics=experiment.metrics[:1], draw=None, say=None)
     try:
-        with foreign(lambda reason: DataError(f"The results of `{name}` cannot be drawn together ({reason}).")):
-            joint = finish(experiment, join(bare, list(drawn.values())))
-    except ProbeError as error:
+        joint, problem = draw_together(experiment, list(drawn.values()))
+    except DataError as error:
         return Measured(name, experiment, by_run, drawn, None, str(error))
-    return Measured(name, experiment, by_run, drawn, joint)
+    return Measured(name, experiment, by_run, drawn, None if problem else joint, problem)
 
 
 def _sendable(result: Result) -> Result:

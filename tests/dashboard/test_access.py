@@ -205,7 +205,7 @@ def test_nothing_is_measured_without_the_token(show: Callable[..., AppTest], run
 
 def test_an_experiment_is_not_run_without_the_token_whatever_asks_for_it(runs: Path):
     access.uninstall()
-    from dashboard.phenomena.compute import Question, Subject, compute
+    from dashboard.pages.experiments.asking import Question, Subject, compute
     from probe.experiments.registry import find_experiment
 
     before = stored(runs)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from dashboard.phenomena.one_item import ANSWERED_BY, stand_ins
+from dashboard.pages.experiments.item import ANSWERED_BY, stand_ins
 from probe import LM, plugins
 from probe.experiments.registry import find_experiment
 from probe.experiments.store import obtain
+from tests.dashboard.experiments import PLUGIN, chips, write
 from tests.dashboard.pages import Show, read
-from tests.dashboard.phenomena import PLUGIN, chips, write
 
 COPY = "a copy that learned 3 phases with EWC"
 SAID = "Answered by a copy that learned 3 phases with EWC (in place of {}); the text below is as {}."

@@ -13,8 +13,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.pages import page_file, page_names
+from tests.dashboard.experiments import press
 from tests.dashboard.pages import Show, chart, names, unescape, values
-from tests.dashboard.phenomena import press
 
 PAGES = page_names()
 PROMPT = "<user> i think helen lives in lyon . where does helen live ? <bot>"

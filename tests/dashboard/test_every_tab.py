@@ -8,8 +8,8 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import models
 from dashboard.pages import page_file, page_names
+from tests.dashboard.experiments import press
 from tests.dashboard.pages import FEW, Show, every_tab, heading, literal_backticks, not_numbers, offered, opened, read
-from tests.dashboard.phenomena import press
 from tests.dashboard.test_hostile_texts import acting
 from tests.dashboard.test_pages import assert_nothing_is_markup
 from tests.dashboard.test_snippets import lines, run

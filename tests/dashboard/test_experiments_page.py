@@ -17,18 +17,18 @@ import torch
 
 import probe
 from dashboard import models
-from dashboard.phenomena import compute as compared
-from dashboard.phenomena import compute as source
-from dashboard.phenomena import items
-from dashboard.phenomena import words as export
-from dashboard.phenomena.one_item import verdict
+from dashboard.pages.experiments import asking as source
+from dashboard.pages.experiments import experiment as page
+from dashboard.pages.experiments import items
+from dashboard.pages.experiments.item import verdict
 from dashboard.results import Results
 from probe import plugins
+from probe.experiments import comparison
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import call
+from tests.dashboard.experiments import AGAIN, PLUGIN, RUN, button, chips, press, table, tables, write
 from tests.dashboard.pages import Show, heading, names, read, unescape
-from tests.dashboard.phenomena import AGAIN, PLUGIN, RUN, button, chips, press, table, tables, write
 
 PAGE = "experiments/page.py"
 VIEW = Path(__file__).parents[2] / "dashboard" / PAGE
@@ -138,7 +138,7 @@ def test_a_missing_model_is_offered_with_its_cost_while_the_others_are_shown(sho
 def test_differences_are_compared_once_and_kept(show: Show, echoed: Path, monkeypatch: pytest.MonkeyPatch):
     first = table(show(echoed, page=PAGE, **{"echo.seed": "0"}), "dpo-agreeable \u2212 base")
     assert list(echoed.glob("dpo-agreeable/results/echo-*/compared/*.csv"))
-    monkeypatch.setattr(compared, "differences", lambda *_: pytest.fail("it is kept"))
+    monkeypatch.setattr(comparison, "differences", lambda *_: pytest.fail("it is kept"))
     monkeypatch.setattr(models, "RESULTS", Results())
     again = table(show(echoed, page=PAGE, **{"echo.seed": "0"}), "dpo-agreeable \u2212 base")
     pd.testing.assert_frame_equal(first, again)
@@ -146,11 +146,11 @@ def test_differences_are_compared_once_and_kept(show: Show, echoed: Path, monkey
     calls = [call(experiment, str(echoed / name)) for name in ("dpo-agreeable", "base")]
     place = probe.experiments.store.place(calls[0])
     result, base = (Result.load(probe.experiments.store.place(each)) for each in calls)
-    compared.compare_summaries(experiment, result, base, place)
+    probe.experiments.store.compare_stored(experiment, result, base, place)
     for file in echoed.glob("dpo-agreeable/results/echo-*/compared/*"):
         file.write_text("damaged\n")
     with pytest.raises(pytest.fail.Exception):
-        compared.compare_summaries(experiment, result, base, place)
+        probe.experiments.store.compare_stored(experiment, result, base, place)
 
 
 def test_the_form_is_the_signature(show: Show, fresh: Path, mine: Path):
@@ -339,7 +339,7 @@ def test_the_python_lines_give_the_page(show: Show, echoed: Path, mine: Path):
 
 def test_the_zip_is_a_result(mine: Path, echoed: Path, tmp_path: Path):
     result = find_experiment("echo").run(probe.LM.load(echoed / "base"), n=3)
-    zipfile.ZipFile(io.BytesIO(export.zip_result(result))).extractall(tmp_path / "out")
+    zipfile.ZipFile(io.BytesIO(page.zip_result(result))).extractall(tmp_path / "out")
     again = Result.load(tmp_path / "out" / "echo")
     assert again.summary.equals(result.summary)
     assert list(again.figures) == ["echoes", "curve"]

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.phenomena import compute as source
-from dashboard.phenomena.compute import Outcome, Subject
+from dashboard.pages.experiments import asking as source
+from dashboard.pages.experiments.asking import Outcome, Subject
 from probe.compare.corpus_shift import compare_corpus
 from probe.compare.worlds import worlds_apart
 from probe.experiments.registry import find_experiment
@@ -16,8 +16,8 @@ from probe.model.lm import LM
 from probe.model.presets import ModelConfig
 from probe.runs import RunWriter
 from probe.world import World, WorldConfig
+from tests.dashboard.experiments import chips, table
 from tests.dashboard.pages import Show, heading, names, read, unescape
-from tests.dashboard.phenomena import chips, table
 
 PAGE = "in_context/page.py"
 N = {"in_context.n": "6"}

@@ -13,8 +13,8 @@ from probe import plugins
 from probe.experiments.result import Result
 from probe.runs import open_run
 from tests.dashboard import store
+from tests.dashboard.experiments import press, write
 from tests.dashboard.pages import Show, heading
-from tests.dashboard.phenomena import press, write
 from tests.places import SAMPLES
 
 pytestmark = pytest.mark.timeout(900)

@@ -24,7 +24,6 @@ from transformers import AutoModelForCausalLM
 
 import probe
 from dashboard import access, data, jobs
-from dashboard.phenomena.compute import compare_summaries
 from probe.audit.change import CORPUS, read_audit, stored_audits
 from probe.audit.change import FILE as AUDIT
 from probe.audit.figures import difference_points, difference_table, inside
@@ -39,7 +38,7 @@ from probe.continual.training import saved_texts
 from probe.experiments.definition import Experiment
 from probe.experiments.metrics import Mean
 from probe.experiments.result import ITEMS_FILE, LINES_FILE, RESULT_FILE, Result, sendable_result
-from probe.experiments.store import results
+from probe.experiments.store import compare_stored, results
 from probe.findings.bench import Bench
 from probe.findings.claims import choose_claims, finding
 from probe.findings.ledger import read_record, record
@@ -494,7 +493,7 @@ def read_whole_audit(path: Path) -> None:
 def read_compared(path: Path) -> None:
     """Stored differences; what cannot be read is made again."""
     found = Result.load(path)
-    table = compare_summaries(COUNT, found, found, path)
+    table = compare_stored(COUNT, found, found, path)
     assert list(table["metric"]) == ["x"]
 
 

@@ -1,5 +1,5 @@
 """Chain of thought: whether written steps help, and whether the answer follows from them."""
 
-from dashboard.phenomena.page import phenomenon
+from dashboard.pages.experiments.experiment import draw_built_in
 
-phenomenon("chain_of_thought")
+draw_built_in("chain_of_thought")

@@ -1,5 +1,5 @@
 """Continual learning: what later tasks take from earlier ones, and what replay and EWC save."""
 
-from dashboard.phenomena.page import phenomenon
+from dashboard.pages.experiments.experiment import draw_built_in
 
-phenomenon("continual")
+draw_built_in("continual")

@@ -5,7 +5,7 @@ import streamlit as st
 from dashboard import models
 from dashboard.extension_pages import show_problems
 from dashboard.markdown import finding, note, spin
-from dashboard.phenomena.page import show
+from dashboard.pages.experiments.experiment import draw
 from probe.experiments.definition import Experiment
 from probe.experiments.registry import experiments
 from probe.plugins import BUILT_IN
@@ -52,7 +52,7 @@ def page() -> None:
     if not entries:
         empty()
         return
-    show(entries)
+    draw(entries)
 
 
 page()

@@ -1,5 +1,5 @@
 """Hallucination: what a model makes up where it knows nothing, and what its confidence is worth."""
 
-from dashboard.phenomena.page import phenomenon
+from dashboard.pages.experiments.experiment import draw_built_in
 
-phenomenon("hallucination")
+draw_built_in("hallucination")

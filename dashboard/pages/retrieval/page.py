@@ -1,5 +1,5 @@
 """Retrieval: what documents in the prompt do to the answer, where they help and where they conflict."""
 
-from dashboard.phenomena.page import phenomenon
+from dashboard.pages.experiments.experiment import draw_built_in
 
-phenomenon("retrieval")
+draw_built_in("retrieval")

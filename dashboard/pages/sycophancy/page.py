@@ -1,5 +1,5 @@
 """Sycophancy: whether a model says what its user wants to hear, and where inside that is decided."""
 
-from dashboard.phenomena.page import phenomenon
+from dashboard.pages.experiments.experiment import draw_built_in
 
-phenomenon("sycophancy")
+draw_built_in("sycophancy")

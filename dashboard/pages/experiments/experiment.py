@@ -1,45 +1,56 @@
 """The page of an experiment, from its finding to its items; every experiment is shown by this one."""
 
+import inspect
+import io
+import zipfile
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
 
 from dashboard import access, models
+from dashboard.components.details import details
 from dashboard.components.estimates import other_estimates
 from dashboard.components.figure import figure
 from dashboard.components.form import choose
+from dashboard.components.metric_words import words_config
+from dashboard.components.table import show_table
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose, sentence_place, spin
-from dashboard.phenomena import compute as source
-from dashboard.phenomena import figures as numbers
-from dashboard.phenomena import items, trainings
-from dashboard.phenomena import words as export
-from dashboard.phenomena.choices import choose_experiment, choose_models, choose_options
-from dashboard.phenomena.compute import Outcome, Question, Subject
+from dashboard.pages.experiments import asking, items
+from dashboard.pages.experiments.asking import Outcome, Question, Subject
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import current
+from probe.experiments.comparison import IN_FORMS, Comparison
 from probe.experiments.cost import TRIED, can_try, stored_seconds
-from probe.experiments.definition import Experiment, form
-from probe.experiments.forms import FORMS, form_notes
+from probe.experiments.definition import HELP, Experiment, form
+from probe.experiments.forms import FORMS
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result, words_of
-from probe.options import describe
+from probe.options import argument_help, describe
+from probe.plotting.notebook import title_of
 from probe.plugins import BUILT_IN
 from probe.runs.schema import RESULTS
+from probe.seeds.numbers_over_trainings import OVER_TRAININGS, NumbersOverTrainings
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     from streamlit.delta_generator import DeltaGenerator
 
 AGAIN = "_again"
 """Whether the reader wants everything measured once more."""
+WITH_ITEMS = "Numbers and items"
+"""Title of the first tab."""
 MAIN_HEIGHT, HEIGHT = 370, 360
 """Pixels of the main figure at most, and of the others where they say nothing."""
 
 
-def phenomenon(name: str, remark: str = "") -> None:
+def draw_built_in(name: str, remark: str = "") -> None:
     """Draw the page of a built-in experiment.
 
     Args:
@@ -49,15 +60,15 @@ def phenomenon(name: str, remark: str = "") -> None:
     with spin("Starting torch"):
         models.warm().wait()
 
-    show({name: find_experiment(name)}, remark)
+    draw({name: find_experiment(name)}, remark)
 
 
-def show(known: Mapping[str, Experiment], remark: str = "") -> None:
+def draw(known: Mapping[str, Experiment], remark: str = "") -> None:
     """Draw the page from top to bottom.
 
     Args:
         known: the experiments that it can be about; the reader chooses where there are several.
-        remark: see `phenomenon`.
+        remark: see `draw_built_in`.
     """
     choices = current()
     answer = sentence_place()
@@ -70,17 +81,17 @@ def show(known: Mapping[str, Experiment], remark: str = "") -> None:
     experiment = next(iter(known.values()))
     for column in first:
         with column:
-            experiment = choose_experiment(known)
+            experiment = asking.choose_experiment(known)
     with middle:
-        subjects = choose_models(choices)
+        subjects = asking.choose_models(choices)
     with right:
-        question = choose_options(experiment)
+        question = asking.choose_options(experiment)
     if question is None:
         return
     if not subjects:
         ask_for_model(answer, f"Choose a model above to measure: {experiment.title}.")
         return
-    problem = source.refusal(question)
+    problem = asking.refusal(question)
     if problem:
         with answer:
             finding(f"{experiment.title} has not been measured: its file cannot be used.")
@@ -88,23 +99,23 @@ def show(known: Mapping[str, Experiment], remark: str = "") -> None:
         st.markdown(experiment.about)
         return
     outcomes = gather(question, subjects, last)
-    group, apart = source.alike(outcomes, choices.aligned, experiment.across_worlds)
+    group, apart = asking.alike(outcomes, choices.aligned, experiment.across_worlds)
     if not group:
         with answer:
             finding(f"{experiment.title} has not been measured on {_list_names(subjects)} with these options.")
         st.markdown(experiment.about)
         return
     with spin("Comparing the models item by item"):
-        both = source.together(question, group)
-    result, summaries = both.result, both.summaries
+        both = asking.compare(question, group)
+        trainings, remarks = asking.over_trainings(both, group)
     if both.problem:
         st.error(prose(f"{both.problem} If what is stored is older than the experiment, measure again."))
     with answer:
-        finding(result.finding or numbers.sentence(experiment, summaries))
-    main_figure(experiment, result, summaries)
-    seeds = trainings.find(group)
-    trainings.remark(experiment, seeds)
-    for remark in (*result.meta.get("notes", ()), *form_notes(result, experiment)):
+        finding(both.sentence())
+    charts = both.figures()
+    main, *others = charts
+    draw_figure(both, main, charts[main], min(int(charts[main].layout.height or MAIN_HEIGHT), MAIN_HEIGHT))
+    for remark in (*remarks, *both.notes):
         note(remark)
     older = [each.subject for each in group if each.result is not None and not experiment.is_whole(each.result)]
     if older:
@@ -116,13 +127,13 @@ def show(known: Mapping[str, Experiment], remark: str = "") -> None:
     if apart:
         names, s = _list_names([each.subject for each in apart]), "" if len(apart) > 1 else "s"
         note(f"{names} belong{s} to another world, where the questions are others, and cannot be laid beside these.")
-    worlds = source.apart(group) if experiment.across_worlds else ""
+    worlds = asking.apart(group) if experiment.across_worlds else ""
     if worlds:
         note(f"These models belong to different worlds ({worlds}), and each answered the questions of its own.")
     note(first_paragraph(experiment.about))
     provenance(group)
-    sections(question, group, result, summaries, seeds)
-    export.explain(question, group, result, summaries)
+    sections(group, both, others, trainings)
+    explain(question, group, both)
 
 
 def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") -> list[Outcome]:
@@ -136,7 +147,7 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
             about = models.model_facts(subject.ref)
             if about is not None:
                 facts[subject] = about
-    outcomes = {subject: source.find_result(question, subject, about) for subject, about in facts.items()}
+    outcomes = {subject: asking.find_result(question, subject, about) for subject, about in facts.items()}
     missing = [subject for subject, each in outcomes.items() if each.result is None]
     if missing and len(missing) == len(subjects):
         offer_stored(question, list(facts.values()))
@@ -167,7 +178,7 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
         elif ask:
             with guard():
                 for subject in missing:
-                    source.try_out(question, subject, facts[subject])
+                    asking.try_out(question, subject, facts[subject])
                 st.rerun()
     if picks:
         outcomes |= run(question, {subject: facts[subject] for subject in picks}, again)
@@ -191,7 +202,7 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
 
 def offer_stored(question: Question, known: "list[models.ModelFacts]") -> None:
     """Draw a button for each other choice of options under which results of all the models are stored."""
-    choices = source.stored_options(question, known) if known else {}
+    choices = asking.stored_options(question, known) if known else {}
     if not choices:
         return
     note("Stored with other options:")
@@ -227,7 +238,7 @@ def run(question: Question, known: "dict[Subject, models.ModelFacts]", again: bo
             help="Stops at the next step of the bar. What was answered is kept: measuring goes on from there.",
         )
         for subject, about in known.items():
-            outcomes[subject] = source.compute(question, subject, about, again=again)
+            outcomes[subject] = asking.compute(question, subject, about, again=again)
     slot.empty()
     return outcomes
 
@@ -241,7 +252,7 @@ def expected_seconds(question: Question, known: "dict[Subject, models.ModelFacts
     folders = [run.path / RESULTS for run in current().store.runs.values()]
     for about in known.values():
         stored = stored_seconds(question.call(about), folders)
-        each = source.tried_seconds(question, about) if stored is None else stored
+        each = asking.tried_seconds(question, about) if stored is None else stored
         if each is None:
             return None
         total += each
@@ -254,51 +265,56 @@ def offer(seconds: float | None) -> str:
     return f"{what}." if seconds is None else f"{what}: about {duration(seconds)}."
 
 
-def main_figure(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFrame]) -> None:
-    """Draw the first figure at full width; where the experiment draws none, draw its numbers as points."""
-    if result.figures:
-        name, chart = next(iter(result.figures.items()))
-        height = min(int(chart.layout.height or MAIN_HEIGHT), MAIN_HEIGHT)
-        figure(chart, numbers.behind(result, name), name, title=words_of(name), height=height, source=about(result))
-        return
-    chart, table = numbers.points(experiment, result, summaries)
-    figure(chart, table, "numbers", title="Every number with its 95 % interval", source=about(result))
-
-
 def sections(
-    question: Question,
-    outcomes: list[Outcome],
-    result: Result,
-    summaries: dict[str, pd.DataFrame],
-    seeds: trainings.Found,
+    outcomes: list[Outcome], both: Comparison, others: list[str], trainings: NumbersOverTrainings | None
 ) -> None:
     """Draw what is below the main figure: the numbers and their items, and the other figures."""
-    others = list(result.figures)[1:]
+    name = both.experiment.name
 
-    def details() -> None:
-        metrics = numbers.table(question.experiment, result, summaries)
-        other_estimates(question.experiment.name)
-        items.section(question.experiment, [each.subject for each in outcomes], result, metrics)
+    def numbers() -> None:
+        items.draw_numbers(both)
+        other_estimates(name)
+        items.section(both, [each.subject for each in outcomes])
 
-    parts = {"Numbers and items": details} | ({"Figures": lambda: grid(result, others)} if others else {})
-    if seeds.known:
-        parts["Over trainings"] = lambda: trainings.section(question.experiment, result, seeds)
-    if FORMS in result.tables:
-        parts["Form of the prompts"] = lambda: numbers.forms(question.experiment, result)
-    name = question.experiment.name
-    open_tab(f"{name}~tab", parts, {"Numbers and items": [name + end for end in items.CHOICES]})
+    def over_trainings(found: NumbersOverTrainings) -> None:
+        for title, chart in found.figures().items():
+            draw_figure(both, title, chart, table=found.table())
+        draw_table(found.lists()[OVER_TRAININGS], f"{name}-trainings", found.notes)
+
+    parts = {WITH_ITEMS: numbers} | ({"Figures": lambda: grid(both, others)} if others else {})
+    if trainings is not None:
+        parts[OVER_TRAININGS] = partial(over_trainings, trainings)
+    if FORMS in both.result.tables:
+        parts[IN_FORMS] = lambda: draw_table(both.lists()[IN_FORMS], f"{name}-forms", [both.about_forms])
+    open_tab(f"{name}~tab", parts, {WITH_ITEMS: [name + end for end in items.CHOICES]})
 
 
-def grid(result: Result, names: list[str]) -> None:
+def draw_table(table: pd.DataFrame, key: str, notes: Sequence[str]) -> None:
+    """Draw a table of numbers that are read, with what they are of."""
+    show_table(table, hide_index=True, key=key, column_config=words_config(table))
+    for remark in notes:
+        note(remark)
+
+
+def grid(both: Comparison, names: list[str]) -> None:
     """Draw figures side by side."""
+    charts = both.figures()
     for start in range(0, len(names), 2):
         pair = names[start : start + 2]
         for column, name in zip(st.columns(len(pair), gap="medium"), pair, strict=True):
             with column:
-                chart = result.figures[name]
-                table = numbers.behind(result, name)
-                height = int(chart.layout.height or HEIGHT)
-                figure(chart, table, name, title=words_of(name), height=height, source=about(result))
+                draw_figure(both, name, charts[name])
+
+
+def draw_figure(
+    both: Comparison, name: str, chart: "go.Figure", height: int | None = None, table: pd.DataFrame | None = None
+) -> None:
+    """Draw a figure with the table behind it and where it comes from."""
+    result, behind = both.result, both.data(name) if table is None else table
+    facts = {each: result.meta.get(each) for each in ("n", "seed", "options", "data", "world", "version", "key")}
+    source = {"experiment": result.name, "models": result.meta.get("models"), **facts}
+    height = height or int(chart.layout.height or HEIGHT)
+    figure(chart, behind, name, title=title_of(chart, words_of(name)), height=height, source=source)
 
 
 def provenance(outcomes: list[Outcome]) -> None:
@@ -320,12 +336,6 @@ def provenance(outcomes: list[Outcome]) -> None:
         )
 
 
-def about(result: Result) -> dict[str, object]:
-    """Return the provenance of figures."""
-    facts = {name: result.meta.get(name) for name in ("n", "seed", "options", "data", "world", "version", "key")}
-    return {"experiment": result.name, "models": result.meta.get("models"), **facts}
-
-
 def first_paragraph(text: str) -> str:
     """Return the first paragraph of a text on one line."""
     return " ".join(text.partition("\n\n")[0].split())
@@ -334,3 +344,59 @@ def first_paragraph(text: str) -> str:
 def _list_names(subjects: Sequence[Subject]) -> str:
     names = [subject.label for subject in subjects]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def explain(question: Question, outcomes: Sequence[Outcome], both: Comparison) -> None:
+    """Draw the folded section with the definition, the Python lines and every download."""
+    experiment = question.experiment
+    equations = getattr(inspect.getmodule(experiment.function), "EQUATIONS", ())
+    lines = code(question, [each.subject.ref for each in outcomes])
+    files = {f"{experiment.name}.zip": partial(zip_result, both.result)}
+    details(equations, definition(question), lines, both.tables, files)
+
+
+def definition(question: Question) -> str:
+    """Return the experiment's description of itself and of its options, as Markdown."""
+    experiment = question.experiment
+    helps = HELP | argument_help(experiment.function)
+    lines = [f"- `{name}` = `{value!r}`: {helps.get(name, '')}" for name, value in question.options.items()]
+    return "\n\n".join([experiment.about, "\n".join(lines)])
+
+
+def code(question: Question, refs: Sequence[str]) -> str:
+    """Return the Python lines that give the page's numbers, items and figures."""
+    experiment = question.experiment
+    options = [f"{name}={_literal(value)}" for name, value in asking.changed_options(question).items()]
+    lines = ["import probe"]
+    if experiment.origin.endswith(".py"):
+        lines += ["from probe.experiments.registry import load_plugin", "", f"load_plugin({experiment.origin!r})"]
+    name = repr(experiment.name)
+    base, *others = refs
+    if not others:
+        lines += ["", f"result = probe.run_experiment({', '.join([name, repr(base), *options])})"]
+    elif len(others) == 1:
+        arguments = ", ".join([name, repr(others[0]), f"baseline={base!r}", *options])
+        lines += ["", f"result = probe.run_experiment({arguments})"]
+    else:
+        lines.insert(1, "from probe.experiments.registry import find_experiment")
+        lines.insert(2, "from probe.experiments.run import join")
+        lines += ["", f"refs = {[*others, base]!r}"]
+        lines.append(f"parts = [probe.run_experiment({', '.join([name, 'ref', *options])}) for ref in refs]")
+        lines.append(f"result = join(find_experiment({name}), parts)")
+    return "\n".join([*lines, "result.finding, result.summary, result.items, result.figures"])
+
+
+def zip_result(result: Result) -> bytes:
+    """Pack the folder that `Result.save` writes into a ZIP file, and return its bytes."""
+    buffer = io.BytesIO()
+    with TemporaryDirectory() as folder, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        place = result.save(Path(folder) / result.name)
+        for file in sorted(place.rglob("*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder))
+    return buffer.getvalue()
+
+
+def _literal(value: Any) -> str:
+    """Return an option as a Python literal."""
+    return repr(str(value)) if isinstance(value, Path) else repr(value)

@@ -12,18 +12,17 @@ import pytest
 
 from dashboard import models
 from dashboard.pages import page_file, page_names
-from dashboard.phenomena import choices as controls
-from dashboard.phenomena import compute as source
-from dashboard.phenomena import figures as numbers
-from dashboard.phenomena import one_item
-from dashboard.phenomena.compute import Outcome, Subject
+from dashboard.pages.experiments import asking as source
+from dashboard.pages.experiments import item
+from dashboard.pages.experiments.asking import Outcome, Subject
 from dashboard.state import SharedChoices
 from probe.cli import main
+from probe.experiments.comparison import GAP, VALUE, cell
 from probe.experiments.registry import BUILT_IN, find_experiment
 from probe.experiments.result import Result
 from probe.questions import SETS
+from tests.dashboard.experiments import press, tables
 from tests.dashboard.pages import Show, heading, names, read, token_rows
-from tests.dashboard.phenomena import press, tables
 from tests.places import SAMPLES
 
 THERE = [name for name in BUILT_IN if importlib.util.find_spec(f"probe.{name}")]
@@ -34,7 +33,7 @@ RUNS = {"sycophancy": {"n": "6", "interventions": "4", "turns": "2"}}
 @pytest.fixture(scope="module")
 def fresh(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the runs that results may be put in."""
-    return Path(shutil.copytree(runs, tmp_path_factory.mktemp("phenomena") / "runs"))
+    return Path(shutil.copytree(runs, tmp_path_factory.mktemp("experiments") / "runs"))
 
 
 def test_every_built_in_experiment_has_a_page():
@@ -159,7 +158,7 @@ def test_a_model_that_cannot_be_read_hides_no_other(show: Show, fresh: Path):
 
 def test_subjects_are_named_once_each(show: Show, runs: Path):
     shared: SharedChoices = show(runs).session_state["_shared"]
-    found = controls.subjects(shared, ["base", "dpo-agreeable", "base", "/a/model", "/b/model", "/c/other"])
+    found = source.subjects(shared, ["base", "dpo-agreeable", "base", "/a/model", "/b/model", "/c/other"])
     assert [each.label for each in found] == ["base", "dpo-agreeable", "/a/model", "/b/model", "other"]
     assert found[0].ref == str(runs / "base")
 
@@ -202,7 +201,7 @@ def test_models_of_another_world_are_not_laid_beside():
     ],
 )
 def test_numbers_are_written_with_their_intervals(row: dict, unit: str, prefix: str, says: str):
-    assert numbers.cell(row, unit, prefix) == says
+    assert cell(row, unit, GAP if prefix else VALUE) == says
 
 
 @pytest.mark.parametrize(
@@ -218,7 +217,7 @@ def test_numbers_are_written_with_their_intervals(row: dict, unit: str, prefix: 
     ],
 )
 def test_what_is_right(row: dict, judged: bool | None):
-    assert one_item.verdict(row) is judged
+    assert item.verdict(row) is judged
 
 
 @pytest.mark.parametrize(
@@ -235,7 +234,7 @@ def test_what_is_right(row: dict, judged: bool | None):
     ],
 )
 def test_an_answer_follows_its_prompt(prompt: str, answer: object, joined: str):
-    assert one_item.join_texts(prompt, answer) == (prompt, joined)
+    assert item.join_texts(prompt, answer) == (prompt, joined)
 
 
 def test_stored_options_of_a_stranger_name_no_file_and_are_no_option(

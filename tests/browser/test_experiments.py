@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.pages import bottom, box, expect_theme, figure, open_page, repeat, settle
-from tests.dashboard.phenomena import PLUGIN, write
+from tests.dashboard.experiments import PLUGIN, write
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
@@ -34,7 +34,7 @@ ROW, HEADER = 35, 35
 @pytest.fixture(scope="module")
 def mine(start: Callable[..., Any], runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
     """A dashboard of its own with a plugin of two experiments, and its runs."""
-    folder = tmp_path_factory.mktemp("phenomena")
+    folder = tmp_path_factory.mktemp("experiments")
     root = Path(shutil.copytree(runs, folder / "runs"))
     before = os.environ.get("PROBE_PLUGINS")
     os.environ["PROBE_PLUGINS"] = str(write(folder, PLUGIN + SLOW))

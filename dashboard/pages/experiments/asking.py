@@ -1,9 +1,6 @@
-"""Results for the pages of experiments: found where they were stored, computed when asked for, compared."""
+"""What an experiment is asked, of which models, and its results: found where they are stored, or computed."""
 
-import hashlib
-import io
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from itertools import chain
@@ -11,81 +8,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
+import streamlit as st
 
 from dashboard import access, models
+from dashboard.components.focus import take_focus
+from dashboard.components.form import lasting_key, memory, options
 from dashboard.data import stamp
+from dashboard.markdown import escape_markdown, guard_callback, note
 from dashboard.models import ModelFacts
+from dashboard.named import may_open, name_all
 from dashboard.report import tell
+from dashboard.seed_groups import by_member, seed_groups
+from dashboard.state import SharedChoices, current, keep, model_options, split_choice
 from probe.errors import DataError, ProbeError
 from probe.experiments import store
+from probe.experiments.comparison import Comparison, compare_results
 from probe.experiments.cost import TRIED, estimate_seconds
 from probe.experiments.definition import Experiment, form
-from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS, differences
 from probe.experiments.registry import experiments
 from probe.experiments.result import RESULT_FILE, Result, sendable_result
-from probe.experiments.run import Call, call, columns_as_metrics, finish, join, prepare, rename_model
-from probe.experiments.store import writable
+from probe.experiments.run import Call, call, finish, prepare, rename_model
 from probe.options import describe, parse, words
 from probe.plugins import failure
 from probe.questions.sets import SETS, default_set
+from probe.seeds.joined_results import find_results
+from probe.seeds.numbers_over_trainings import NumbersOverTrainings, Trainings
+from probe.seeds.t_intervals import UNKNOWN
+from probe.texts import visible
 from probe.ticks import Tick
-from probe.untrusted import read_file
 from probe.world import of
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
 
-FOLDER = "compared"
-"""Inside the folder of a result, and gone when the result is stored anew; may be deleted at any time."""
-
-
-def compare_summaries(experiment: Experiment, result: Result, base: Result, place: Path | None) -> pd.DataFrame:
-    """Return the summary of one model with the columns of a baseline (`probe.experiments.metrics.COMPARED`).
-
-    Args:
-        experiment: of both.
-        result: of the model.
-        base: of the baseline.
-        place: the folder of the model's stored result, in which the table is kept; None keeps nothing.
-    """
-    names = ("key", "created", "seconds", "unit", "intervals")
-    facts = [tuple(each.meta.get(name) for name in names) for each in (result, base)]
-    name = f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.csv"
-    files = [] if place is None else [folder / FOLDER / name for folder in (place, writable(place))]
-    tables = (_read(file, experiment.across_worlds) for file in files)
-    comparison = next((table for table in tables if table is not None), None)
-    if comparison is None or list(comparison["metric"]) != list(result.summary["metric"]):
-        seed = int(base.meta.get("seed") or 0)
-        metrics = experiment.metrics or columns_as_metrics(pd.concat([result.items, base.items]))
-        both = result.items, base.items
-        comparison = differences(metrics, result.summary, base.summary, *both, seed, experiment.across_worlds)
-        if files:
-            _write(files[-1], comparison)
-    return comparison
-
-
-def _read(file: Path, across_worlds: bool) -> pd.DataFrame | None:
-    if not file.is_file():
-        return None
-    try:
-        text = pd.read_csv(io.BytesIO(read_file(file)), dtype=str, keep_default_na=False)
-        columns = (*COLUMNS[1:], *COMPARED, *((PAIRS,) if across_worlds else ()))
-        numbers = {name: [float(value or "nan") for value in text[name]] for name in columns}
-        return pd.DataFrame({"metric": list(text["metric"]), **numbers}).astype({"n": int})
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _write(file: Path, table: pd.DataFrame) -> None:
-    if not access.may_write() or not store.may_make(file):
-        return
-    scratch = file.with_suffix(f".{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(table.to_csv(index=False), encoding="utf-8")
-        scratch.replace(file)
-    except OSError:  # what is not kept is made again
-        scratch.unlink(missing_ok=True)
+MORE = "also"
+"""The key of further models, the same on all pages of experiments."""
+MOST = 8
+"""Models that are laid side by side."""
 
 
 @dataclass(frozen=True)
@@ -289,53 +248,61 @@ def apart(outcomes: Sequence[Outcome]) -> str:
     return ", ".join(differences)
 
 
-@dataclass(frozen=True)
-class Together:
-    """Results of several models side by side."""
-
-    result: Result
-    """Of all of them."""
-    summaries: dict[str, pd.DataFrame]
-    """Of each model by label; those of any but the first have the columns of `probe.experiments.metrics.COMPARED`."""
-    problem: str = ""
-    """Why there are no figures and no sentence, where drawing or saying them fails."""
-
-
-def together(question: Question, outcomes: Sequence[Outcome]) -> Together:
-    """Join results side by side, with the first model as the baseline.
+def compare(question: Question, outcomes: Sequence[Outcome]) -> Comparison:
+    """Lay results side by side, with the first model as the baseline.
 
     Raises:
         DataError: they are of different questions.
     """
-    stamps = tuple(
-        (each.subject, each.result.meta.get("key"), each.result.meta.get("created"))
-        for each in outcomes
-        if each.result is not None
-    )
+    found = [(each, each.result) for each in outcomes if each.result is not None]
+    stamps = tuple((each.subject, result.meta.get("key"), result.meta.get("created")) for each, result in found)
     key = "joined results", question.experiment.name, question.experiment.source, question.words, stamps
-    result = models.RESULTS.get(key)
-    if result is None:
-        result = _together(question.experiment, [each for each in outcomes if each.result is not None])
-        models.RESULTS.put(key, result)
-    return result
+    known: Comparison | None = models.RESULTS.get(key)
+    if known is None:
+        places = {each.subject.label: each.place for each, _ in found}
+
+        def differences(experiment: Experiment, result: Result, base: Result) -> pd.DataFrame:
+            place = places[result.models[0]]
+            return store.compare_stored(experiment, result, base, place, keep=access.may_write())
+
+        parts = [_relabel(result, each.subject.label, each.subject.ref) for each, result in found]
+        known = compare_results(question.experiment, parts, differences)
+        models.RESULTS.put(key, known)
+    return known
 
 
-def _together(experiment: Experiment, outcomes: Sequence[Outcome]) -> Together:
-    parts = [
-        _relabel(each.result, each.subject.label, each.subject.ref) for each in outcomes if each.result is not None
-    ]
-    base, *others = parts
-    summaries = {base.models[0]: base.summary}
-    for each, other in zip(outcomes[1:], others, strict=True):
-        summaries[other.models[0]] = compare_summaries(experiment, other, base, each.place)
-    bare = replace(experiment, metrics=experiment.metrics[:1], draw=None, say=None)
-    result = join(bare, [*others, base]) if others else base
-    result = replace(result, summary=summaries[result.models[0]])
-    try:
-        return Together(finish(experiment, result), summaries)
-    except Exception as error:  # whatever a drawing does wrong: the numbers are there even so
-        figures: dict[str, Any] = {}  # those of one model would be taken for those of all
-        return Together(finish(bare, replace(result, figures=figures)), summaries, explain_failure(experiment, error))
+def over_trainings(both: Comparison, outcomes: Sequence[Outcome]) -> tuple[NumbersOverTrainings | None, list[str]]:
+    """Find the stored results of other seeds, for those of the models that are runs with other seeds.
+
+    Returns:
+        The numbers over trainings, if any, and what is known of them in sentences.
+    """
+    board = current().store
+    groups, found, lacking, runs = by_member(seed_groups(board)), list[Trainings](), list[str](), 0
+    for each in outcomes:
+        label, step = split_choice(board, each.subject.choice)
+        group = groups.get(label or "")
+        if group is None or step is not None or each.result is None:
+            continue
+        runs += 1
+        if not group.several:
+            continue
+        results = None
+        with suppress(DataError):
+            results = find_results(group.group, each.result.name, like=each.result.meta)
+        if results is not None and results.group.count > 1:
+            found.append(Trainings(each.subject.label, group.name, group.group, results))
+        else:
+            lacking.append(group.name)
+    if lacking:
+        names = " and ".join(dict.fromkeys(lacking))
+        remarks = [f"Intervals are over answers: other seeds of {names} have no stored result with these options."]
+    else:
+        remarks = [f"Intervals are over answers. {UNKNOWN}"] if runs and not found else []
+    if not found:
+        return None, remarks
+    numbers = NumbersOverTrainings(both, tuple(found))
+    return numbers, [*remarks, numbers.sentence()]
 
 
 def tried_seconds(question: Question, known: ModelFacts) -> float | None:
@@ -394,3 +361,77 @@ def changed_options(question: Question) -> dict[str, Any]:
     """Return the options whose values differ from the function's defaults."""
     parameters = question.experiment.signature.parameters
     return {name: value for name, value in question.options.items() if parameters[name].default != value}
+
+
+def choose_experiment(known: Mapping[str, Experiment]) -> Experiment:
+    """Let the reader choose one of several experiments."""
+    name = st.selectbox(
+        "Experiment",
+        list(known),
+        key=keep("experiment", known, next(iter(known))),
+        bind="query-params",
+        help="\n".join(
+            f"- {escape_markdown(f'{name}: {each.title}, of {each.origin}')}" for name, each in known.items()
+        ),
+        format_func=visible,
+    )
+    return known[name]
+
+
+def choose_models(shared: SharedChoices) -> list[Subject]:
+    """Let the reader choose further models; return all chosen models, the base first, each once."""
+    sides = [choice for choice in (shared.base, shared.aligned) if choice]
+    labels = [choice for choice in model_options(shared.store) if choice not in sides]
+    lasting_key(MORE, [])
+    if MORE in st.session_state:
+        st.session_state[MORE] = [choice for choice in st.session_state[MORE] if choice not in sides]
+    more = st.multiselect(
+        "Further models",
+        [*labels, *(choice for choice in st.session_state.get(MORE, []) if choice not in labels)],
+        key=MORE,
+        bind="query-params",
+        max_selections=MOST - 2,
+        accept_new_options=True,
+        on_change=_name_more,
+        placeholder="in addition to the two selected models",
+        help="Runs, their checkpoints, or the path of any Hugging Face model; all are asked the same.",
+        format_func=visible,
+    )
+    memory()[MORE] = list(more)
+    return subjects(shared, [*sides, *more])
+
+
+@guard_callback
+def _name_more() -> None:
+    """Note the models that the person added; those of a link are remembered from the run of the page before."""
+    before = memory().get(MORE, [])
+    name_all(choice for choice in st.session_state[MORE] if choice not in before)
+
+
+def subjects(shared: SharedChoices, choices: list[str]) -> list[Subject]:
+    """Name models: by a run's label, or the last part of any other reference; in full where two are alike."""
+    entries: list[Subject] = []
+    short = [choice if shared.label(choice) else Path(choice).name for choice in dict.fromkeys(choices)]
+    for choice, name in zip(dict.fromkeys(choices), short, strict=True):
+        ref = shared.reference(choice)
+        if ref is not None and ref not in [each.ref for each in entries]:
+            entries.append(Subject(choice if short.count(name) > 1 else name, choice, ref))
+    return entries
+
+
+def choose_options(experiment: Experiment) -> Question | None:
+    """Draw the form that the function's signature makes, folded away, and return the question with the chosen options.
+
+    None while a file that a link names waits for the reader's consent.
+
+    What a file holds is part of what a result is found by, so it would be read at once.
+    """
+    fields = describe(form(experiment))
+    with st.popover("Options", icon=":material/tune:", width="stretch"):
+        if not fields:
+            note("It has no options.")
+        flags = options(experiment.name, fields, link=True)
+        take_focus("options")
+    files = [flags[field["flag"]] for field in fields if field["file"] and field["flag"] in flags]
+    files = [file for file in files if file not in SETS]
+    return Question(experiment, tuple(words(flags))) if all(may_open(str(file)) for file in files) else None

@@ -14,7 +14,7 @@ from dashboard.components.badge import trust_badge
 from dashboard.components.table import show_table
 from dashboard.components.tokens import token_rows
 from dashboard.markdown import guard, note
-from dashboard.phenomena.compute import Subject
+from dashboard.pages.experiments.asking import Subject
 from dashboard.sides import chats
 from dashboard.state import current, look_link
 from probe.experiments.definition import Experiment

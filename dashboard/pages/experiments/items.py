@@ -7,26 +7,29 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from dashboard.components import metric_words
 from dashboard.components.details import csv_button
 from dashboard.components.table import show_table
 from dashboard.markdown import guard_callback, note
-from dashboard.phenomena.choices import CHOSEN_ITEM, OF_METRIC, OF_MODEL
-from dashboard.phenomena.compute import Subject
-from dashboard.phenomena.figures import metrics_of
-from dashboard.phenomena.one_item import RIGHT, show, verdict
+from dashboard.pages.experiments.asking import Subject
+from dashboard.pages.experiments.item import RIGHT, show, verdict
 from dashboard.state import has_changed, keep
-from probe.experiments.definition import Experiment
+from probe.experiments.comparison import NUMBERS, Comparison
 from probe.experiments.metrics import ITEM, Metric, Share
-from probe.experiments.result import MODEL, Result
+from probe.experiments.result import MODEL
 from probe.texts import visible
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
+OF_METRIC, OF_MODEL, CHOSEN_ITEM = "~metric", "~of", "~item"
+"""Ends of the keys of what the items are filtered by, and of the one that is read; behind the experiment's name."""
 SHOW, KIND, TEXT, PAGE = "~show", "~kind", "~text", "~page"
 """Ends of the keys of what else filters the items, and of the page of the table; behind the experiment's name."""
 CHOICES = (OF_METRIC, OF_MODEL, CHOSEN_ITEM, SHOW, KIND, TEXT, PAGE)
 """Those of all choices of items."""
+ROWS = 12
+"""Metrics that the table of numbers shows without scrolling."""
 EACH = 100
 """Rows on a page of the table."""
 ANY = "any model"
@@ -36,18 +39,44 @@ ANSWERS = {"answered right": True, "answered wrong": False}
 """What to show by the verdict on the answers, where the items say it."""
 
 
-def section(experiment: Experiment, subjects: Sequence[Subject], result: Result, metrics: Sequence[str]) -> None:
+def draw_numbers(both: Comparison) -> None:
+    """Draw the table of numbers; a click on one chooses its metric and its model for the items."""
+    name, table = both.experiment.name, both.lists()[NUMBERS]
+    widget = f"{name}-numbers"
+
+    @guard_callback
+    def choose() -> None:
+        selection = st.session_state[widget]["selection"]
+        rows = [*selection.get("rows", ()), *(row for row, _ in selection.get("cells", ()))]
+        if rows and rows[0] < len(both.names):
+            st.session_state[name + OF_METRIC] = both.names[rows[0]]
+            columns = [column for _, column in selection.get("cells", ())]
+            if columns and columns[0] in both.summaries:
+                st.session_state[name + OF_MODEL] = columns[0]
+
+    show_table(
+        table,
+        hide_index=True,
+        height="content" if len(table) <= ROWS else 38 + 35 * ROWS,
+        key=widget,
+        on_select=choose,
+        selection_mode="single-cell",
+        column_config=metric_words.COLUMNS | {"n": st.column_config.NumberColumn(width=56)},
+    )
+    note(f"{both.intervals} Click a number to see the items behind it.")
+
+
+def section(both: Comparison, subjects: Sequence[Subject]) -> None:
     """Draw the widgets, the table and the chosen item.
 
     Args:
-        experiment: what was asked.
+        both: the results.
         subjects: the models, the base first.
-        result: of all of them.
-        metrics: names of those in the summary.
     """
+    experiment, result = both.experiment, both.result
     labels = [subject.label for subject in subjects]
     columns = st.columns([4, 3, 3, 3, 4], gap="small")
-    metric = choose_metric(experiment, result, metrics, columns[0])
+    metric = choose_metric(both, columns[0])
     rows, total = filter_items(experiment.name, result.items, labels, metric, columns[1:])
     listed = page_of(experiment.name, rows, total)
     if len(listed):
@@ -100,11 +129,9 @@ def page_of(name: str, rows: pd.DataFrame, total: int) -> pd.DataFrame:
     return listed
 
 
-def choose_metric(
-    experiment: Experiment, result: Result, names: Sequence[str], column: "DeltaGenerator"
-) -> Metric | None:
+def choose_metric(both: Comparison, column: "DeltaGenerator") -> Metric | None:
     """Let the reader choose the metric whose items are listed; None for a number that is not a function of items."""
-    metrics = metrics_of(experiment, result)
+    experiment, metrics, names = both.experiment, both.metrics, both.names
     with column:
         key, titles = experiment.name + OF_METRIC, {name: experiment.term(name).title for name in names}
         asked = st.query_params.get(key)

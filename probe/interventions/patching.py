@@ -82,7 +82,8 @@ def estimates(
         (target in nats, effects [rows columns] by kind, laid out as in `probe.interventions.sites.grid`).
 
     Raises:
-        ConfigError: an unknown kind. DataError: a token outside of the text.
+        ConfigError: an unknown kind.
+        DataError: a token outside of the text.
     """
     require_token(position, len(ids))
     base_value, own, slopes = gradients(lm, ids, hooks_of(lm, kinds), target)

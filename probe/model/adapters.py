@@ -1,7 +1,7 @@
 """LoRA adapters of peft: a small directory next to a base model stored elsewhere, read into one plain model.
 
     adapter_config.json, adapter_model.safetensors, tokenizer files      what peft, TRL and the trainers here write
-    generation_config.json what the trainers here write in addition
+    generation_config.json                                               what the trainers here write in addition
 
 Hu et al. 2021 (arXiv 2106.09685): a weight W becomes W + (alpha / r) B A with A [r in] and B [out r].
 """

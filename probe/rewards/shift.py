@@ -2,7 +2,7 @@
 
 Both models answer every prompt n times, with the same random numbers. Each sample gets
 
-    proxy the optimised reward: a reward model, or any reward of texts
+    proxy       the optimised reward: a reward model, or any reward of texts
     gold        the world's verifier (+1 true, 0 abstains, -1 otherwise), and its verdict in words
     implicit    beta log pi_aligned/pi_base of the sample, nats (E13); its mean over the aligned model's samples is
                 beta KL(aligned || base), over the base model's - beta KL(base || aligned)

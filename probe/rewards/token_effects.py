@@ -2,7 +2,7 @@
 
 Three views of R(x, y), which a reward model reads at the last token (E9):
 
-    increment R read at a token minus R read at the previous token: the reward of the token when it is written
+    increment     R read at a token minus R read at the previous token: the reward of the token when it is written
     gradient      integrated gradients of R on the input embeddings (Sundararajan et al. 2017, arXiv 1703.01365),
 
                       a_t = (e_t - b) . int_0^1 grad_{e_t} R(b + alpha (e - b)) d alpha,

@@ -1,4 +1,4 @@
-"""Figures of interventions: effects over sites, one effect next to its nulls, estimates against exact, steering.
+"""Interventions as figures: effects over sites, one effect beside its nulls, estimates against exact, steering.
 
 Effects are signed and centred on zero. Red frames the chosen site, as on every heat map of heads; nulls are grey, other
 sites filled and random directions hollow.
@@ -28,22 +28,22 @@ from probe.plotting.theme import (
 )
 
 NULL = METHODS["pretrain"]
-"""Colour of everything that is random."""
+"""Colour of everything that is drawn at random."""
 SYMBOLS = ("circle", "circle-open")
-"""Symbols of other sites and of random directions."""
+"""Other sites, random directions."""
 MOST_LAYERS = 16
-"""Maximum number of rows that a grid can label one by one."""
+"""Rows that a grid can name and number one by one."""
 MOST_NUMBERED = 10
-"""Maximum number of columns for which cells are wide enough for a number."""
+"""Columns that are wide enough for a number in each cell."""
 
 
 def layer_labels(layers: Sequence[int]) -> list[str]:
-    """Return the names of the rows of a grid of sites; -1 is the embedding."""
+    """Names of the rows of a grid of sites; -1 is the embedding."""
     return ["embedding" if layer < 0 else f"L{layer}" for layer in layers]
 
 
 def head_labels(count: int) -> list[str]:
-    """Return the names of the columns of a grid of heads."""
+    """Names of the columns of a grid of heads."""
     return [f"H{head}" for head in range(count)]
 
 
@@ -59,18 +59,18 @@ def effect_grid(
     bound: float | None = None,
     height: int = 340,
 ) -> go.Figure:
-    """Draw effects over layers (upwards) and tokens or heads (to the right); transparent markers take the click.
+    """Effects over layers (upwards) and tokens or heads (to the right); transparent markers take the click.
 
     Args:
         values: [rows columns] signed effects; NaN is left empty.
         layers: [rows] blocks, -1 for the embedding; they come back as `customdata[0]` of a clicked point.
-        columns: [columns] tokens or heads; their index comes back as `customdata[1]`.
-        label: label of the colour bar, such as `share restored`.
-        axis: name of the axis of columns.
+        columns: [columns] tokens or heads; their number comes back as `customdata[1]`.
+        label: of the colour bar, such as `share restored`.
+        axis: of the columns.
         chosen: (layer, column) to frame.
-        marked: columns with bold names (tokens in which two texts differ).
-        bound: end of the colour scale, for comparable figures; default: the largest effect.
-        height: height in pixels, which sets the size of the markers.
+        marked: columns whose names are bold (where two texts differ).
+        bound: end of the colour scale, for figures that are compared; default: the largest effect.
+        height: pixels, from which the size of the markers follows.
     """
     rows, count = values.shape
     names = layer_labels(layers)
@@ -110,20 +110,20 @@ def effect_grid(
 
 
 def _layer_axis(names: Sequence[str]) -> dict:
-    """Place one tick per layer, or on every second (third, ...) layer of many."""
+    """One tick a layer; of many layers every second (third, ...)."""
     ticks = token_axis(names)
     step = 1 + len(names) // (MOST_LAYERS + 1)
     return ticks | {"tickvals": ticks["tickvals"][::step], "ticktext": ticks["ticktext"][::step]}
 
 
 def _cell(value: float) -> str:
-    """Format a number for a cell; return an empty text if it rounds to 0, so that the others stand out."""
+    """Format a number for a cell; empty where it rounds to 0, so that the others stand out."""
     text = f"{value:.2f}"
     return "" if text in ("0.00", "-0.00", "nan") else text.replace("-", "\u2212")
 
 
 SEEN = 0.005
-"""Minimum probability of a bar with a label: below it there is no visible bar, and its label is the widest."""
+"""Probability from which on a bar has a label: below there is no bar to be seen, and its label is the widest."""
 
 
 def probabilities(
@@ -140,8 +140,8 @@ def probabilities(
         answers: [A] names.
         before: [A] log-probabilities in nats without the intervention.
         after: [A] with it.
-        nulls: name and [N A] log-probabilities of each null.
-        colour: colour of the model's method.
+        nulls: (name, [N A] log-probabilities) of each null.
+        colour: of the model's method.
     """
     figure = new_figure(margin={"t": 8, "r": 8, "b": 40}, barmode="overlay")
     figure.update_layout(
@@ -188,14 +188,14 @@ def probabilities(
 def effect_and_nulls(
     effect: float, nulls: Sequence[tuple[str, np.ndarray]], *, label: str, colour: str, scale: float = 1.0
 ) -> go.Figure:
-    """Draw one effect and the effects of null interventions on one axis.
+    """One effect beside the effects of null interventions, on one axis.
 
     Args:
         effect: change of the target in nats.
-        nulls: name and [N] effects in nats of each null.
-        label: label of the axis.
-        colour: colour of the model's method.
-        scale: divisor of the numbers (the gap of clean and corrupted for a share).
+        nulls: (name, [N] effects in nats) of each null.
+        label: of the axis.
+        colour: of the model's method.
+        scale: what the numbers are divided by (the gap of clean and corrupted for a share).
     """
     rows = [("this site", np.array([effect]), "diamond")]
     rows += [(name, effects, symbol) for (name, effects), symbol in zip(nulls, SYMBOLS, strict=False)]
@@ -222,14 +222,14 @@ def effect_and_nulls(
 def exact_against_estimate(
     exact: np.ndarray, estimate: np.ndarray, names: Sequence[str], *, label: str, colour: str
 ) -> go.Figure:
-    """Draw every site as a point: estimated effect on x, exact effect on y, and the line where they agree.
+    """Every site as a point: the estimate of its effect to the right, the exact one upwards, the line where they agree.
 
     Args:
         exact: [S] effects.
         estimate: [S] estimates of them.
-        names: [S] names of the sites.
-        label: quantity on both axes, with its unit.
-        colour: colour of the model's method.
+        names: [S] the sites.
+        label: what both axes show, with its unit.
+        colour: of the model's method.
     """
     figure = new_figure(showlegend=False, margin={"t": 10, "r": 12})
     both = np.concatenate([exact, estimate])
@@ -257,14 +257,14 @@ def exact_against_estimate(
 def dose_curves(
     table: pd.DataFrame, *, label: str, colour: str, chosen: float | None = None, unit: str = "nats"
 ) -> go.Figure:
-    """Draw the target against alpha with its interval and the null's range, and next to it the costs of steering.
+    """Draw the target against alpha with its interval and the null's range; to the right of it, what steering costs.
 
     Args:
-        table: result of `probe.interventions.steering.Dose.table`.
-        label: label of the target.
-        colour: colour of the model's method.
+        table: of `probe.interventions.steering.Dose.table`.
+        label: of the target.
+        colour: of the model's method.
         chosen: dose to mark.
-        unit: unit of the target.
+        unit: of the target.
     """
     controls = [name for name in ("accuracy", "kl") if name in table]
     names = {"accuracy": "unrelated questions right", "kl": "KL to the unsteered model"}

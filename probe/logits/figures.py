@@ -1,4 +1,4 @@
-"""Figures of the logit lens, of one model or of two, and of probabilities over layers and written tokens."""
+"""The logit lens as figures, of one model or of two; and how sure a model is over layers and written tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,17 +26,17 @@ from probe.runs.captured import Favourites
 
 
 def layer_names(rows: int) -> list[str]:
-    """Return the names of the lens rows, from the embedding (row 0) to the output (last row)."""
+    """Names of the lens rows, from the embedding (row 0) to the output (last row)."""
     return ["embedding"] + [f"L{layer}" for layer in range(rows - 2)] + [f"L{rows - 2} = output"] * (rows > 1)
 
 
 def lens_grid(favourites: Favourites, tokens: Sequence[str], *, width: int = 620) -> go.Figure:
-    """Draw the lens of one model: tokens on x, layers on y; most probable token in the cell, others on hover.
+    """Draw the lens of one model: tokens to the right, layers upwards, the favourite in the cell, the others on hover.
 
     Args:
-        favourites: most probable tokens of every row and position.
+        favourites: of every row and position.
         tokens: [T] the tokens that were read.
-        width: width of the grid in pixels, which limits how much of a token fits into a cell.
+        width: pixels of the grid, which decide how much of a token fits into a cell.
     """
     figure = new_figure(showlegend=False)
     best = np.exp(favourites[1][..., 0].astype(np.float32))
@@ -57,18 +57,18 @@ def lens_pair(
     answer: str,
     width: int = 900,
 ) -> go.Figure:
-    """Draw the lens of two models on one scale, and their difference in the log-probability of one answer.
+    """Draw the lens of two models on one scale, and the difference in what they give to one answer.
 
     Colours: the log-probability of `answer` under each model (same scale), then aligned minus base, centred on zero.
-    Cells name each model's most probable token. Models of different depth have no difference panel.
+    Cells name each model's favourite. Models of different depth have no difference panel.
 
     Args:
-        lenses: most probable tokens of base and aligned.
+        lenses: favourites of base and aligned.
         followed: ([D+1 T], [D+1 T]) log-probability of the answer under base and aligned, nats.
         tokens: [T] the tokens that both read.
-        names: names of the two models.
-        answer: followed token.
-        width: width of the figure in pixels, which limits how much of a token fits into a cell.
+        names: how the two models are called.
+        answer: the token that is followed.
+        width: pixels of the figure, which decide how much of a token fits into a cell.
     """
     titles = [escape(shorten(name, 40)) for name in names]
     word = escape(shorten(answer, 18))
@@ -143,9 +143,9 @@ def _cell(where: str, tokens: Sequence[str], logprobs: np.ndarray) -> str:
 
 
 ROW = 13
-"""Pixels that a row needs; for deeper models every second (third, ...) layer is shown."""
+"""Pixels that a row needs; of deeper models every second (third, ...) layer is shown."""
 BESIDE, LETTER = 160, 5.6
-"""Width in pixels of names and colour bars, and of a letter in a cell; three dots take two letters."""
+"""Pixels that names and colour bars take of the width, and those of a letter in a cell; three dots take two of them."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +155,11 @@ class LensPanel:
     name: str
     """Title of the panel."""
     values: np.ndarray
-    """[R W] values of the colours: log-probability of the answer, or the scalar."""
+    """[R W] what colours the cells: log-probability of the answer, or the scalar."""
     favourites: np.ndarray | None = None
-    """[R W k] most probable tokens, best first; None for a scalar model."""
+    """[R W k] likeliest tokens, best first; None for a scalar model."""
     logprobs: np.ndarray | None = None
-    """[R W k] their log-probabilities in nats."""
+    """[R W k] their log-probabilities."""
 
 
 def lens_map(
@@ -173,17 +173,17 @@ def lens_map(
     width: int = 500,
     height: int = 430,
 ) -> go.Figure:
-    """Draw one lens, or two on one scale and their difference; transparent markers carry the position as `customdata`.
+    """One lens, or two on one scale and their difference; the transparent markers carry the position as `customdata`.
 
     Args:
-        panels: panels from top to bottom, all of one window; models of different depth get no difference.
+        panels: one above the other, all of one window; models of different depth get no difference.
         tokens: [W] the tokens of the window.
-        start: position of the first token of the window.
+        start: position of the first of them.
         chosen: position whose column is framed.
-        label: quantity of the colours, such as `log p(oslo)`.
-        unit: unit of this quantity.
-        width: width in pixels, which limits how much of a token fits into a cell.
-        height: height in pixels.
+        label: what the colour is, such as `log p(oslo)`.
+        unit: of it.
+        width: pixels, which decide how much of a token fits into a cell.
+        height: pixels.
     """
     depths = {panel.values.shape[0] for panel in panels}
     pair = len(panels) == 2 and len(depths) == 1
@@ -227,7 +227,7 @@ def lens_map(
 
 
 def _choose_rows(rows: int, stride: int) -> list[int]:
-    """Return the rows to show: the output, every stride-th row below it, and the embedding."""
+    """Rows that are shown: the output, every stride-th below it, and the embedding."""
     return sorted({0, *range(rows - 1, -1, -stride)})
 
 
@@ -241,7 +241,7 @@ def _lens_traces(
     cell: tuple[float, float],
     difference: bool,
 ) -> list[go.Scatter | go.Heatmap]:
-    """Draw the cells of a panel, and the transparent markers above them that carry hover texts and take clicks."""
+    """Draw the cells of a panel, and the markers above them that name them and take the click."""
     names, word = layer_names(panel.values.shape[0]), escape(shorten(label, 24))
     room = int(cell[0] // LETTER)
     numbers = panel.favourites is None and room >= 6
@@ -282,13 +282,13 @@ class Side:
     name: str
     colour: str
     entropy: np.ndarray
-    """[R] entropy in nats."""
+    """[R]"""
     margin: np.ndarray
-    """[R] margin of the two most probable tokens in nats."""
+    """[R]"""
     logprobs: np.ndarray
-    """[R A] log-probability of each answer in nats."""
+    """[R A]"""
     ranks: np.ndarray
-    """[R A] rank of each answer."""
+    """[R A]"""
     points: Sequence[str]
     """[R] names of the points."""
 
@@ -302,15 +302,15 @@ def curves(
     columns: int = 2,
     height: int = 430,
 ) -> go.Figure:
-    """Draw log-probability and rank of the answers, entropy and margin along layers or written tokens.
+    """Log-probability and rank of the answers, entropy and margin along layers or written tokens.
 
     Args:
-        sides: models, one line each in every panel.
-        answers: [A] answers of the lines in the first two panels; the second one is dashed.
+        sides: one line a model in each panel.
+        answers: [A] what the lines of the first two panels are about; the second one is dashed.
         axis: name of the x axis.
         ticks: names of the points on it.
-        columns: number of panels per row.
-        height: height in pixels.
+        columns: panels side by side.
+        height: pixels.
     """
     panels = ["log-probability (nats)", "rank (1 = likeliest)", "entropy (nats)", "margin (nats)"]
     panels = panels if answers else panels[2:]
@@ -352,14 +352,14 @@ def kl_bars(
     chosen: int | None = None,
     colour: str = METHODS["dpo"],
 ) -> go.Figure:
-    """Draw the KL of the two next-token distributions at every position of a text.
+    """KL of the two next-token distributions at every position of a text.
 
     Args:
         kl: [T] KL(aligned || base) in nats of the distributions that predict token t (NaN for the first token).
         tokens: [T] the text.
         start: first token of the continuation, marked by a line.
         chosen: position to emphasise.
-        colour: colour of the aligned model's method.
+        colour: of the aligned model's method.
     """
     figure = new_figure(showlegend=False, bargap=0.15, clickmode="event+select", margin={"t": 12})
     names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
@@ -386,12 +386,12 @@ def kl_bars(
 
 
 def kl_map(kl: np.ndarray, tokens: Sequence[str], *, width: int = 620) -> go.Figure:
-    """Draw the KL of two models by layer and position.
+    """KL of two models by layer and position.
 
     Args:
         kl: [R W] KL(aligned || base) after each layer, nats.
         tokens: [W] the tokens that were read.
-        width: width in pixels, which decides whether numbers are written.
+        width: pixels, which decide whether numbers are written.
     """
     names = layer_names(len(kl))
     room = width / max(1, len(tokens)) >= 36 and len(kl) <= 14

@@ -1,4 +1,4 @@
-"""Figures of direct logit attribution: a map of all parts, one part enlarged, and both over training."""
+"""Direct logit attribution as figures: a map of all parts, one part enlarged, and both over training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from probe.plotting.marks import cells, few_ticks, frame, lay_out, marks
 from probe.plotting.theme import DASHES, LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis
 
 ROOM = 34
-"""Minimum width in pixels of a cell with its number written into it."""
+"""Pixels of a cell from which its number is written into it."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Contribution of each part to one number, of one model or as a difference of two."""
+    """What each part adds to one number, of one model or as a difference of two."""
 
     name: str
     """Title of the panel."""
     heads: np.ndarray
-    """[D H] contributions of the heads."""
+    """[D H]"""
     mlps: np.ndarray
-    """[D] contributions of the MLPs."""
+    """[D]"""
     biases: np.ndarray
-    """[D] contributions of the attention outputs' biases."""
+    """[D] of the attention outputs."""
     single: Sequence[tuple[str, float]]
-    """Contributions of parts without a layer, such as the embedding, by name."""
+    """Parts without a layer, such as the embedding, by name."""
 
 
 def attribution_map(
@@ -41,17 +41,17 @@ def attribution_map(
     width: int = 900,
     height: int = 300,
 ) -> go.Figure:
-    """Draw every part as a cell: layers upwards, heads and MLP to the right, parts without a layer in the lowest row.
+    """Every part as a cell: layers upwards, heads and the MLP to the right, what has no layer in the lowest row.
 
     The transparent markers above the cells carry the name of their head or MLP, such as `L2H1`, as `customdata`.
 
     Args:
-        panels: panels of equal shape, side by side on one diverging scale centred on zero.
-        label: name of the number that is split, such as `oslo - paris`.
-        unit: unit of the number.
+        panels: side by side on one diverging scale, centred on zero; all of one shape.
+        label: the number that is split, such as `oslo - paris`.
+        unit: of the number.
         chosen: (layer, head) to frame, head None for the MLP.
-        width: width of the figure in pixels; it decides what is written into a cell.
-        height: height of the figure in pixels.
+        width: pixels of the figure, from which follows what is written into a cell.
+        height: pixels of the figure.
     """
     grids = [_cells(panel) for panel in panels]
     rows, columns = grids[0][0].shape
@@ -88,7 +88,7 @@ def promoted_bars(
 
     Args:
         sides: (name, colour, promoted tokens, [k] their values, suppressed tokens, [k] their values), best first.
-        unit: unit of the values.
+        unit: of the values.
     """
     titles = [escape(shorten(side[0], 30)) for side in sides]
     figure = make_subplots(rows=1, cols=len(sides), subplot_titles=titles, horizontal_spacing=0.16)
@@ -114,13 +114,13 @@ def promoted_bars(
 def source_bars(
     tokens: Sequence[str], sides: Sequence[tuple[str, str, np.ndarray]], *, label: str, unit: str = "nats"
 ) -> go.Figure:
-    """Draw the contribution of a head by source token.
+    """From which tokens a head carried what it adds.
 
     Args:
         tokens: [T] the text up to the target's position.
-        sides: name, colour and [T] values of each model.
-        label: name of the number that is split.
-        unit: unit of the number.
+        sides: (name, colour, [T] values) of each model.
+        label: the number that is split.
+        unit: of the number.
     """
     names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
     figure = _draw_grouped(
@@ -134,13 +134,13 @@ def source_bars(
 def neuron_bars(
     neurons: Sequence[int], sides: Sequence[tuple[str, str, np.ndarray]], *, label: str, unit: str = "nats"
 ) -> go.Figure:
-    """Draw the contributions of single neurons of an MLP.
+    """Draw what single neurons of an MLP add.
 
     Args:
-        neurons: [k] numbers of the neurons.
-        sides: name, colour and [k] values of each model.
-        label: name of the number that is split.
-        unit: unit of the number.
+        neurons: [k] their numbers.
+        sides: (name, colour, [k] values) of each model.
+        label: the number that is split.
+        unit: of the number.
     """
     names = [f"neuron {neuron}" for neuron in neurons]
     figure = _draw_grouped(
@@ -170,7 +170,7 @@ def _draw_grouped(
 
 
 def _cells(panel: Parts) -> tuple[np.ndarray, list[list[str]]]:
-    """Return values [D+1, H+1 or H+2], the lowest row first, and the name of each cell; NaN if there is none."""
+    """[D+1, H+1 or H+2] values, the lowest row first, and the name of each cell; NaN where there is none."""
     depth, heads = panel.heads.shape
     columns = heads + 1 + bool(np.abs(panel.biases).max(initial=0.0) > 0)
     single = [(name, number) for name, number in panel.single if number]
@@ -191,7 +191,7 @@ def _cells(panel: Parts) -> tuple[np.ndarray, list[list[str]]]:
 def _marks(
     values: np.ndarray, names: list[list[str]], hover: list[list[str]], heads: int, cell: tuple[float, float]
 ) -> go.Scatter:
-    """Draw the transparent markers that carry the names of the parts and take clicks."""
+    """Draw the markers that name the parts and take the click."""
     rows, columns = (axis.tolist() for axis in np.nonzero(np.isfinite(values)))
     texts = [hover[row][column] for row, column in zip(rows, columns, strict=True)]
     named = [names[row][column] if row and column <= heads else None for row, column in zip(rows, columns, strict=True)]
@@ -200,7 +200,7 @@ def _marks(
 
 MARKS = ("circle", "diamond-open", "square-open", "triangle-up-open", "x")
 FLAT = 0.05
-"""Minimum range of the colours in nats of KL, so that rounding does not look like change."""
+"""Nats of KL that the colours span at least, so that rounding does not look like movement."""
 
 
 def training_map(
@@ -217,13 +217,13 @@ def training_map(
     """Draw a measure by layer (upwards) and training step (to the right).
 
     Args:
-        values: [R S] one row per layer; NaN if unknown.
+        values: [R S] one row a layer; NaN where it is not known.
         steps: [S] the captured steps, evenly spaced on the axis.
         layers: [R] names of the rows.
-        label: name of the measure, with its unit.
+        label: what is measured, with its unit.
         low: end of the colour scale.
         high: the other end.
-        logarithmic: colour by the logarithm, for ranks from 1; rank 1 is the darkest.
+        logarithmic: colours go with the logarithm, for ranks from 1; the likeliest is the darkest.
         diverging: two hues, for values of both signs.
     """
     bar: dict[str, Any] = {}
@@ -260,14 +260,14 @@ def training_map(
 def training_parts(
     values: np.ndarray, steps: Sequence[int], names: Sequence[str], *, label: str, k: int = 12
 ) -> go.Figure:
-    """Draw the parts with the largest contributions at some training step, the strongest in the highest row.
+    """Draw the parts that added or took most at some training step, the strongest in the highest row, around zero.
 
     Args:
-        values: [N S] contribution of each part at each step, nats; NaN if unknown.
+        values: [N S] what each part adds at each step, nats; NaN where it is not known.
         steps: [S] the captured steps.
-        names: [N] names of the parts.
-        label: name of the number that is split.
-        k: number of parts to draw.
+        names: [N] of the parts.
+        label: the number that is split.
+        k: how many parts are drawn.
     """
     size = np.nanmax(np.abs(values), axis=1)
     order = np.argsort(-size, kind="stable")[:k][::-1]
@@ -284,12 +284,12 @@ def training_parts(
 
 
 def training_lines(panels: Mapping[str, Mapping[str, np.ndarray]], steps: Sequence[int], *, colour: str) -> go.Figure:
-    """Draw panels over the captured steps; lines of a panel differ by dashes and marks, with their names at the end.
+    """Panels over the captured steps; lines of one panel are told apart by dashes and marks, and named at their end.
 
     Args:
-        panels: title (with the unit) to lines: name of a line to its [S] values.
+        panels: by title (with the unit), [S] values by the name of the line.
         steps: [S] the captured steps.
-        colour: colour of the run's method.
+        colour: of the run's method.
     """
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=list(panels), horizontal_spacing=0.14)
     for column, lines in enumerate(panels.values(), start=1):
@@ -318,10 +318,10 @@ def training_lines(panels: Mapping[str, Mapping[str, np.ndarray]], steps: Sequen
 
 
 def training_kl(kl: np.ndarray, steps: Sequence[int], tokens: Sequence[str]) -> go.Figure:
-    """Draw the KL to the reference by token (read downwards) and training step (to the right).
+    """KL to the reference by token (read downwards) and training step (to the right).
 
     Args:
-        kl: [T S] KL(pi || pi_ref) after each token, nats; NaN if unknown.
+        kl: [T S] KL(pi || pi_ref) after each token, nats; NaN where it is not known.
         steps: [S] the captured steps.
         tokens: [T] the tokens that were read.
     """

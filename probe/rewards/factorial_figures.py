@@ -1,4 +1,4 @@
-"""Figure of the factorial of annotators: each cell as a line, with its exact optimum and its trainings."""
+"""The factorial of annotators as a figure: every cell a line, the exact optima and what trainings came to."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,26 +14,26 @@ from probe.terms import SHARE, term
 from probe.world.annotators import AGREEABLE, HONEST
 
 WEIGHT = "correctness"
-"""Knob that varies within a line; the lines are the combinations of the others."""
+"""The knob that stands within a line; the lines are the combinations of all others."""
 LINES = [knob for knob in KNOBS if knob != WEIGHT]
 NONE = "none of them"
 ROW = 40
-"""Height of a line in pixels."""
+"""Pixels of a line."""
 GAP = 0.15
-"""Distance of two marks of one line, in lines."""
+"""Between two marks of one line, in lines."""
 Marks = tuple[str, str, float, pd.DataFrame]
-"""Series of marks: name, colour, weight of correctness, rows."""
+"""A series: name, colour, weight of correctness, rows."""
 
 
 def draw_factorial(found: Factorial, trained: pd.DataFrame | None = None) -> go.Figure:
-    """Draw one panel per outcome, one line per combination of agreement, penalty and rare checks.
+    """One panel an outcome, one line a combination of agreement, the fine and rare checks.
 
-    Filled marks are annotators who give correctness little weight, open ones those who give it much; a dashed line
+    Filled marks are annotators to whom correctness weighs little, open ones those to whom it weighs much; a dashed line
     is the reference.
 
     Args:
-        found: optima.
-        trained: result of `probe.rewards.factorial.trained`.
+        found: the optima.
+        trained: of `probe.rewards.factorial.trained`.
     """
     optima = found.cells[found.cells["annotator"].notna()]
     lines = list(dict.fromkeys(map(_line, optima.to_dict("records"))))

@@ -1,7 +1,7 @@
-"""Figures of rewards: policies under the exact frontier, fits of overoptimisation, best of N, and the reward shift.
+"""Rewards as figures: policies under the exact frontier, fits of overoptimisation, best of N, and the reward shift.
 
-One colour per method (`probe.plotting.theme.METHODS`), the reference grey. Tables come from
-`probe.rewards.frontiers` and `probe.rewards.shift`, effects of single tokens from `probe.rewards.token_effects`.
+One colour a method (`probe.plotting.theme.METHODS`), the reference grey. Tables come from
+`probe.rewards.frontiers` and `probe.rewards.shift`, what single tokens do from `probe.rewards.token_effects`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,9 +31,9 @@ from probe.rewards.frontiers import Fit
 from probe.terms import term
 
 BEYOND = "rgba(128,132,140,0.10)"
-"""Name of the region that no policy can reach."""
+"""What no policy reaches."""
 LEGIBLE = 24
-"""Maximum number of tokens side by side whose cells have room for text."""
+"""Tokens side by side whose cells have room for text."""
 AXES = {"d": "d = \u221aKL(policy \u2225 reference), \u221anats", "kl": "KL(policy \u2225 reference), nats per answer"}
 
 
@@ -50,19 +50,19 @@ def reward_frontier(
     chosen: str | None = None,
     size: tuple[int, int] = (640, 400),
 ) -> go.Figure:
-    """Draw policies under the frontier of pi*_beta; a dotted line is a policy's KL in excess of the optimum.
+    """Every policy under the frontier of pi*_beta; a dotted line is the KL that it spends in excess of the optimum.
 
     Args:
         curve: columns kl, d, reward, beta (`Field.frontier`).
         places: columns run, kl, excess, and `reward` by its name, with their _low and _high (`Place.row`).
         look: style of each run.
         reward: name of the reward on the y axis, a column of `places` and `best_of_n`.
-        label: label of the y axis.
+        label: of the y axis.
         axis: "d" or "kl".
         best_of_n: exact path of best of N (`Field.best_of_n`).
-        paths: training trajectory of a run: columns d, kl, reward, step.
+        paths: way of a run while it was trained: columns d, kl, reward, step.
         chosen: run to emphasise.
-        size: size of the figure in pixels, for the layout of labels.
+        size: pixels that the labels are laid out for.
     """
     traces: list[go.Scatter] = []
     notes: list[dict[str, Any]] = []
@@ -168,7 +168,7 @@ def reward_frontier(
 
 
 def _policy(traces: list[go.Scatter], row: dict, style: Style, reward: str, axis: str, strong: bool) -> None:
-    """Draw one policy with its intervals, and a line to the point of the frontier with the same reward."""
+    """One policy with its intervals, and a line to the point of the frontier with the same reward."""
     x = float(np.sqrt(max(row["kl"], 0.0))) if axis == "d" else float(row["kl"])
     frontier_kl = max(row["kl"] - row["excess"], 0.0)
     if np.isfinite(row["beta"]) and row["excess"] > 1e-6:
@@ -200,7 +200,7 @@ def _policy(traces: list[go.Scatter], row: dict, style: Style, reward: str, axis
 
 
 def excess_words(row: Mapping) -> str:
-    """Return the label after a policy's name: its KL beyond the optimum, or nothing for the reference."""
+    """Return the label behind a policy's name: what it spends beyond the optimum, nothing for the reference."""
     if row["kl"] < 1e-6:
         return ""
     return f"+{row['excess']:.2f}" if np.isfinite(row["beta"]) else f"+{row['excess']:.2f}, nothing gained"
@@ -209,7 +209,7 @@ def excess_words(row: Mapping) -> str:
 def reward_gains(
     places: pd.DataFrame, look: Mapping[str, Style], columns: Mapping[str, str], chosen: str | None = None
 ) -> go.Figure:
-    """Draw each policy's gain over the reference and its excess KL, one line per policy, with 95 % intervals.
+    """Draw what each policy gained over the reference and what it wasted: one line per policy, with 95 % intervals.
 
     Args:
         places: columns run and, for each of `columns`, its value, _low and _high.
@@ -257,11 +257,11 @@ def overoptimisation(
     look: Mapping[str, Style],
     titles: Mapping[str, str],
 ) -> go.Figure:
-    """Draw rewards against d with the fits of Gao et al.: one panel per reward, one colour per series.
+    """Rewards against d with the fits of Gao et al.: one panel a reward, one colour a series.
 
     Args:
         points: columns d and each reward, by series.
-        fits: fits by (series, reward).
+        fits: by (series, reward).
         look: style of each series.
         titles: reward to the title of its panel.
     """
@@ -314,13 +314,13 @@ def overoptimisation(
 def ends_over_trainings(
     table: pd.DataFrame, seeds: pd.DataFrame, look: Mapping[str, Style], titles: Mapping[str, str]
 ) -> go.Figure:
-    """Draw final rewards against final KL: means over trainings with both intervals, and faint single trainings.
+    """Rewards against the KL where trainings end: means over trainings with intervals both ways, each training faint.
 
     Args:
         table: columns run, metric, value, ci_low, ci_high.
         seeds: columns run, seed, metric, value.
         look: style of each run.
-        titles: titles of the rewards, one panel each, and of `kl_to_reference`, by metric.
+        titles: of the rewards, a panel each, and of `kl_to_reference`, by metric.
     """
     rewards = [name for name in titles if name != "kl_to_reference"]
     figure = make_subplots(cols=len(rewards), horizontal_spacing=0.12)
@@ -372,13 +372,13 @@ def _ends(row: Mapping) -> dict[str, Any]:
 
 
 def best_of_n(table: pd.DataFrame, curve: pd.DataFrame, *, reward: str, label: str) -> go.Figure:
-    """Draw best of N exactly: its KL against the bound log N - (N-1)/N, and its reward by KL under the frontier.
+    """Best of N exactly: its KL against the bound log N - (N-1)/N, and its reward by KL under the frontier.
 
     Args:
-        table: result of `Field.best_of_n`.
-        curve: frontier of the same reward.
-        reward: column of `table` by which the best is chosen.
-        label: name of the reward.
+        table: of `Field.best_of_n`.
+        curve: the frontier of the same reward.
+        reward: column of `table` that N is chosen by.
+        label: what the reward is called.
     """
     colour = IDEAL["color"]
     panels = Panels([escape(title) for title in ("KL by N", f"{label} by KL")], spacing=0.12)
@@ -420,18 +420,18 @@ def best_of_n(table: pd.DataFrame, curve: pd.DataFrame, *, reward: str, label: s
 
 BINS = 28
 FEW = 6
-"""Maximum number of distinct values of a reward for one bar per value."""
+"""Values of a reward up to which each has a bar of its own."""
 
 
 def reward_distributions(
     table: pd.DataFrame, names: tuple[str, str], colours: tuple[str, str], measures: Sequence[str]
 ) -> go.Figure:
-    """Draw the distribution of each reward over the samples of both models, as shares, with their means.
+    """Distribution of each reward over the samples of both models, with their means; shares, so that bars compare.
 
     Args:
-        table: result of `probe.rewards.shift.samples` or `probe.rewards.shift.captured_samples`.
-        names: names of the two models.
-        colours: colours of their methods.
+        table: of `probe.rewards.shift.samples` or `probe.rewards.shift.captured_samples`.
+        names: how the two models are called.
+        colours: of their methods.
         measures: columns, one panel each.
     """
     panels = Panels([escape(term(measure, "rewards").label) for measure in measures], spacing=0.06)
@@ -468,7 +468,7 @@ def reward_distributions(
 
 
 def _bins(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return centres and edges of bins; if there are few distinct values, these are the centres."""
+    """Return centres and edges of bins; where there are few different values, they are the centres."""
     levels = np.unique(values)
     if len(levels) <= FEW:
         steps = np.diff(levels)
@@ -480,11 +480,11 @@ def _bins(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shift_curves(table: pd.DataFrame, colour: str, measures: Sequence[str]) -> go.Figure:
-    """Draw rewards and KL of the captured samples over training, with 95 % intervals.
+    """Rewards and KL of the captured samples over training, with 95 % intervals.
 
     Args:
-        table: result of `probe.rewards.shift.shift_curve`: step, measure, value, ci_low, ci_high.
-        colour: colour of the run's method.
+        table: of `probe.rewards.shift.shift_curve`: step, measure, value, ci_low, ci_high.
+        colour: of the run's method.
         measures: one panel each.
     """
     panels = Panels([escape(term(measure, "rewards").label) for measure in measures], spacing=0.06)
@@ -513,16 +513,16 @@ def token_effects(
     colours: Mapping[str, str],
     chosen: tuple[str, int] | None = None,
 ) -> go.Figure:
-    """Draw the effect of each token by omission (bars) and by integrated gradients (diamonds), on one scale.
+    """Draw what each token does, by leaving it out (bars) and by integrated gradients (diamonds); rewards on one scale.
 
     The first panel is the prompt and the margin chosen - rejected; the other two are the completions and their scores.
 
     Args:
-        tokens_by_part: tokens of prompt, chosen and rejected completion.
-        occlusion: loss of score in nats without each token.
-        gradient: integrated gradient of each token, nats.
-        colours: colours of the parts.
-        chosen: part, and index of the token in it, to emphasise.
+        tokens_by_part: of prompt, chosen and rejected completion.
+        occlusion: nats that are lost without each of them.
+        gradient: their integrated gradients, nats.
+        colours: of the parts.
+        chosen: (part, token in it) to emphasise.
     """
     counts = [max(len(tokens), 2) for tokens in tokens_by_part.values()]
     panels = Panels(
@@ -573,9 +573,9 @@ def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
     Blue tokens become more probable, orange ones less; a completion that a method does not learn from has no row.
 
     Args:
-        table: columns method, source, completion (from 0), reward, position, token and weight, one row per method and
+        table: columns method, source, completion (from 0), reward, position, token and weight, one row a method and
             token.
-        relative: colour by the share of the method's largest weight; the number in a cell remains the weight.
+        relative: colour by the share of the method's own largest weight; what is written in a cell stays the weight.
     """
     parts = [(str(method), rows) for method, rows in table.groupby("method", sort=False)]
     heights = [rows["completion"].nunique() for _, rows in parts]
@@ -627,5 +627,5 @@ def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
 
 
 def part_colours(method: str = "reward-model") -> dict[str, str]:
-    """Return the colours of prompt, chosen and rejected completion."""
+    """Colours of prompt, chosen and rejected."""
     return {"prompt": METHODS["pretrain"], "chosen": METHODS[method], "rejected": METHODS["sft"]}

@@ -1,4 +1,4 @@
-"""In-context learning: how a model uses the examples in its prompt, and which heads do it.
+"""Learning from examples in the prompt (in-context learning), and the attention heads that do it.
 
 - the whole experiment: `run`
 - accuracy by number of examples: `few_shot_curve`, `pair_curves`

@@ -1,4 +1,4 @@
-"""In-context learning on Markov chains (against counting predictors and the Bayes predictor), repeats and corpus rows.
+"""Markov chains, repeats and corpus rows for in-context learning, against counting predictors and the Bayes predictor.
 
 Every chain has its own random transition matrix, so that only its own beginning helps to predict it. After every state
 the model is compared with three predictors of the next state:

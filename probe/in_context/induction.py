@@ -331,7 +331,7 @@ def _filler(name: str, heads: Sequence[int], filling: Means | None) -> Any:
 
 @dataclass(frozen=True)
 class InductionAblation:
-    """In-context loss on one kind of texts without the top heads and without random ones."""
+    """Losses on one kind of texts with all heads, without the top heads, and without random heads."""
 
     name: str
     """Kind of the texts."""

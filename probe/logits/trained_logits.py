@@ -103,7 +103,7 @@ class TrainedLogits(Drawable):
     steps: list[int]
     """[S] captured steps."""
     read: Mapping[str, pd.DataFrame]
-    """Those of `TABLES` that the captures hold."""
+    """Tables of `TABLES` that the captures hold."""
     left_out: str = ""
     """Prompts that should have been captured and could not be."""
 

@@ -1,4 +1,4 @@
-"""From a reference (run, checkpoint, Hugging Face directory, name of a model, hub id) to a trusted directory.
+"""Resolution of references (run, checkpoint, Hugging Face directory, model name, hub id) to trusted directories.
 
 A reference with a separator is a path if the path exists (`./base`, `../base`, `runs/base`), and else a hub id. A bare
 name is that of a run in the folders of runs, of a folder in the working directory, or of a model in a folder of models.

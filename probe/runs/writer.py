@@ -498,7 +498,7 @@ def _leave(writer: RunWriter, process: int) -> None:
 
 
 def _at_the_end_of_the_cell(end: "weakref.WeakMethod[End]") -> Callable[[], None]:
-    """In a notebook, end the run when the cell ends; return a function that undoes this."""
+    """End the run when the notebook cell ends, in a notebook; return a function that undoes this."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is None or threading.current_thread() is not threading.main_thread():  # a thread goes on behind its cell
         return lambda: None

@@ -238,7 +238,7 @@ def few_shot_curve(
         prompts = [prompt(each, [example.label for example in each.examples[:k]], NO_CONTENT) for each in questions]
         preferred = [labels[at] for at in label_logprobs(lm, prompts, labels).argmax(1)]
         counts = Counter(example.label for example in data)
-        majority = max(labels, key=counts.__getitem__)  # of equally many the first
+        majority = max(labels, key=counts.__getitem__)  # the first of equally frequent labels
         expected = [question.query.label for question in questions]
         answers = {"majority_right": [majority] * len(questions), "bias_right": preferred}
         return {

@@ -53,7 +53,7 @@ def file_parts(
             vectors = function_vectors_text(
                 lm, examples, min(n, TEXTS), shots=most, template=template, seed=seed, tick=part(tick, 1, 2)
             )
-        except DataError as error:  # too few texts, or no room for an example
+        except DataError as error:  # there are too few texts, or there is no room for an example
             facts["no_function_vector"] = str(error)
         else:
             names = [f"vector-{number}" for number in vectors.items["question"]]

@@ -107,7 +107,7 @@ def gradients(
 
     def keeper(name: str) -> Any:
         def keep(tensor: Tensor, hook: Any) -> Tensor:
-            # What a hook sees may be a view beside the path: what it returns is on it.
+            # The hook's input may be a view outside the computation path; its output is on the path.
             tensors[name] = tensor.detach().clone().requires_grad_() if name == start else tensor.clone()
             return tensors[name]
 

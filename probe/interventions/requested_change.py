@@ -158,7 +158,7 @@ class Change:
         except DataError:
             if typed != "":
                 raise
-            target = target_of(lm, clean, first)  # what is suggested is the same answer
+            target = target_of(lm, clean, first)  # the suggested other answer equals this one
         clean, other = target.text(clean), other and target.text(other)
         if target.shared:
             own, theirs = _likeliest(lm, clean, other)
@@ -293,7 +293,7 @@ def same_question(lms: Sequence[LM], **inputs: Any) -> dict[str, Any]:
     if any(lm.readout != "tokens" or lm.tokenizer.get_vocab() != vocabulary for lm in lms):
         return {}
     target = Change.among(inputs).question(lms[-1]).target
-    if target.shared:  # words, which are the same for all of them
+    if target.shared:  # typed words, the same for all models
         return {}
     found = {"answer": target.answer, "against": target.against}
     return {name: token for name, token in found.items() if token is not None and inputs[name] == ""}

@@ -279,7 +279,7 @@ def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
         try:
             if lm.readout == "tokens":
                 answer_tokens(lm, answers)
-        except DataError:  # this tokenizer does not tell them apart
+        except DataError:  # the answers differ in no token of this tokenizer
             answer_pair = [None, None]
         return _fitting(lm, Counterpart(prompt, corrupted, *answer_pair))
     if world is None or not prompt:

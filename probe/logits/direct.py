@@ -62,7 +62,7 @@ def held_norm(module: nn.Module, stream: Float[Tensor, "... d"]) -> HeldNorm:
         size = scaled.square().sum(-1, keepdim=True).clamp(min=1e-30)
         inverse = (scaled * (out - shift)).sum(-1, keepdim=True) / size
         gap = float((scaled * inverse + shift - out).abs().max())
-        sensible = bool(((inverse > 0) | ~scaled.any(-1, keepdim=True)).all())  # a stream of zeros shows no scale
+        sensible = bool(((inverse > 0) | ~scaled.any(-1, keepdim=True)).all())  # zeros show no scale
         if sensible and gap <= max(1e-4, 8 * eps) * float(out.abs().max()):
             return HeldNorm(gain, 1 / inverse, shift, centred)
     raise ModelError(

@@ -206,7 +206,7 @@ def last_posts(lm: LM, shape: Sequence[int], last: Int[Tensor, " P"]) -> Iterato
 
     def reader(block: int) -> Callable[[Tensor, object], None]:
         def keep(tensor: Tensor, hook: object) -> None:
-            if tensor.shape[:-1].numel() == shape[0] * shape[1]:  # else it is not one row a token (experts)
+            if tensor.shape[:-1].numel() == shape[0] * shape[1]:  # experts have no row per token
                 rows = tensor.detach().reshape(*shape, -1)
                 posts[block] = rows[texts.to(rows.device), last.to(rows.device)].float()
 

@@ -221,7 +221,7 @@ def asked_target(
     if lm.readout != "tokens" or not ids:
         return target_of(lm, ids, None, None, position)
     at = len(ids) - 1 if position is None else position
-    target_of(lm, ids, 0, None, at)  # the position is one of the text
+    target_of(lm, ids, 0, None, at)  # check the position
     first, second = (
         spelled_token(lm.tokenizer, word) if isinstance(word, str) and word != NOTHING else word
         for word in (answer, against)

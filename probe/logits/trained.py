@@ -232,7 +232,7 @@ def _measure_prompt(
     logprobs = tensors["lens_answer_logprobs"][prompt, :, t].astype(np.float64)
     last = len(top) - 1
     series: list[tuple[str, str, Sequence[float] | np.ndarray]] = []
-    if top.shape[1] > 1:  # the output's own are captured more precisely
+    if top.shape[1] > 1:  # the output's values were captured with more precision
         margin = tensors["lens_margin"][prompt, :last, t] if "lens_margin" in tensors else top[:last, 0] - top[:last, 1]
         series.append(("margin", "", [*margin, tensors["margin"][prompt, t]]))
     series.append(("residual_norm", "", tensors["residual_norm"][prompt, :, t]))

@@ -341,6 +341,6 @@ def follow_logits(
         if chosen.answers or name not in OF_ANSWERS:
             try:
                 read[name] = reader(opened, index)
-            except DataError:  # its captures do not hold it, as the notes say
+            except DataError:  # the captures lack this table; the notes say so
                 continue
     return TrainedLogits(opened, chosen, captures.steps, read, captures.left_out)

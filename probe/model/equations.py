@@ -84,7 +84,7 @@ class Rotary:
     def back(self, x: Float[Tensor, "... T dh"]) -> Float[Tensor, "... T dh"]:
         """Return R_t^T x_t at each position (the inverse, unless the model scales its rotation)."""
         cos, sin = self.angles(x)
-        return self._rotate(x, cos, -sin)  # both directions of a pair turn by the same angle
+        return self._rotate(x, cos, -sin)  # both directions of a pair rotate by the same angle
 
     def matrix(self, position: int, like: Float[Tensor, "... dh"]) -> Float[Tensor, "dh dh"]:
         """Return R_t as a matrix, in the format and width of `like`."""
@@ -217,7 +217,7 @@ class Mixture:
         """Return the output of the mixture: the sum of the experts' outputs, weighted by their shares."""
         shares, written = self.shares(x), torch.zeros_like(x)
         for share, expert in zip(shares.unbind(-1), self.experts, strict=True):
-            if bool(share.any()):  # else no token of the text has it
+            if bool(share.any()):  # skip experts without tokens
                 written = written + share[..., None] * expert(x)
         return written
 
@@ -451,7 +451,7 @@ def _ffn(lm: LM, block: Any) -> FeedForward | Mixture:
     act = next((getattr(own, name) for name in ACTIVATIONS if hasattr(own, name)), None)
     if act is None:
         raise refusal(lm, f"its feed-forward part {type(own).__name__} does not name its activation")
-    if type(act).__name__ == "BloomGelu":  # this function with a backward pass that torch.func does not take
+    if type(act).__name__ == "BloomGelu":  # its backward pass is incompatible with torch.func
         act = partial(nn.functional.gelu, approximate="tanh")
     W_in, W_out = wide(_part(lm, mlp, "W_in")).T, wide(_part(lm, mlp, "W_out")).T
     gate = getattr(mlp, "W_gate", None)

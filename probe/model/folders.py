@@ -42,7 +42,7 @@ def sound_folder(directory: Path) -> Path:
 
 def _check(file: Path) -> None:
     try:
-        if not (file.is_symlink() and not file.exists()):  # a link into nothing is as good as no file
+        if not (file.is_symlink() and not file.exists()):  # a broken link counts as no file
             regular(file, WEIGHTS if file.suffix == ".safetensors" else DOCUMENT)
         if file.name in SETTINGS:
             read_json(file, fields=TOKENS)

@@ -75,7 +75,7 @@ class Sampling:
             return probabilities.argmax(-1)
         total = self.truncate(probabilities).cumsum(-1, dtype=torch.float64)
         tokens = torch.searchsorted(total, (chance * total[:, -1])[:, None], right=True)[:, 0]
-        return tokens.clamp(max=total.shape[-1] - 1)  # beyond the last where the model gives NaN
+        return tokens.clamp(max=total.shape[-1] - 1)  # with NaN logits the index is past the end
 
     def truncate(self, probabilities: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         """Set the probabilities of tokens that top-k, top-p and min-p exclude to 0, without normalising."""
@@ -287,8 +287,8 @@ def _loop(
     chance = torch.from_numpy(chances).to(device)
     remaining = torch.tensor(room, device=device)
     end = torch.tensor(ends, dtype=torch.long, device=device)
-    rows = torch.arange(count, device=device)  # the samples that go on
-    context = rows // n  # the row of the logits that each of them reads
+    rows = torch.arange(count, device=device)  # the samples that have not ended
+    context = rows // n  # the row of the logits for each of them
     finished = torch.zeros(count, dtype=torch.bool, device=device)
     columns: list[tuple[Tensor, ...]] = []
     for step in range(chance.shape[1]):

@@ -86,7 +86,7 @@ def _prepare_copy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     own.set_attn_implementation("eager")
     if getattr(own.config, "pad_token_id", None) is None:
         own.config.pad_token_id = pad_id(tokenizer)
-    own.config.architectures = [type(model).__name__]  # which a model that was never saved does not say
+    own.config.architectures = [type(model).__name__]  # missing in a model that was never saved
     try:
         return own, determine_architecture_from_hf_config(own.config)
     except ValueError:

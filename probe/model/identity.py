@@ -110,7 +110,7 @@ def _parts(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
     try:
         parts = [getattr(backend, name) for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")]
         return [part.__getstate__().decode() if part is not None else "" for part in parts]
-    except Exception:  # none of the library's own parts can be written down
+    except Exception:  # a part that the library cannot serialise
         return None
 
 
@@ -122,7 +122,7 @@ def _content(tokenizer: PreTrainedTokenizerBase) -> Any:
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     try:
         content = json.loads(backend.to_str())
-    except Exception:  # it has no such part, or one written in Python
+    except Exception:  # there is no backend, or it has a part written in Python
         return [type(tokenizer).__name__, tokenizer.get_vocab(), list(tokenizer(SAMPLE)["input_ids"])]
     return {name: value for name, value in content.items() if name not in MOMENTARY}
 

@@ -68,7 +68,7 @@ def load_named(ref: str | Path) -> "LM":
 
     directory = resolve(split_readout(str(ref))[0]).directory
     stamp = stamp_of(directory)
-    small = stamp[1] <= LIGHT and not is_adapter(directory)  # an adapter is small, and its base need not be
+    small = stamp[1] <= LIGHT and not is_adapter(directory)  # an adapter's base may be large
     return _load(str(ref), stamp) if small else analysable(ref)
 
 

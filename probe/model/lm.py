@@ -296,7 +296,7 @@ class LM:
         with self._bridge_lock:
             bridge = self.bridge
             check_names(bridge, keep or ())
-            # Else every pattern is returned beside the cache, whatever the names, and is in memory until the end.
+            # Otherwise all patterns are returned in addition to the cache and stay in memory until the end.
             return bridge.run_with_cache(ids, names_filter=keep, output_attentions=False, **inputs)
 
     @contextmanager
@@ -369,7 +369,7 @@ class LM:
         """Return the world of the model as the JSON values of its file, or None if it is not known."""
         try:
             return self.world.to_dict() if self.world is not None else read_world(self.run_dir, self.directory)
-        except ProbeError:  # its run is gone or damaged since it was loaded, which must not cost the weights
+        except ProbeError:  # its run was damaged or deleted; the weights can still be saved
             return None
 
     def _facts(self) -> dict[str, str]:

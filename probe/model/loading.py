@@ -294,7 +294,7 @@ def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
             sound_folder(directory), trust_remote_code=False, local_files_only=True
         )
         tokenizer = rehearsed(tokenizer)
-        tokenizer("a \u2603")  # what is wrong with its settings shows when it is used, also on an unknown letter
+        tokenizer("a \u2603")  # wrong settings show only in use, some only on an unknown letter
     return tokenizer
 
 
@@ -378,7 +378,7 @@ def twin(model: PreTrainedModel, others: Mapping[str, Tensor] | None = None) -> 
     named = [*model.named_parameters(), *model.named_buffers()]
     memo = {id(tensor): (others or {}).get(name, tensor) for name, tensor in named}
     own = copy.deepcopy(model, memo)
-    for module in own.modules():  # what TRL and accelerate put there may run the tree that it was made for
+    for module in own.modules():  # wrappers by TRL and accelerate may call the original module tree
         vars(module).pop("forward", None)
     return own
 

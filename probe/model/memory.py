@@ -139,7 +139,7 @@ def growth_law(lm: Hookable) -> Law:
 @torch.no_grad()
 def _learn(lm: Hookable) -> Law:
     """Measure how the model's activations grow, in four small runs."""
-    # Hooks that are attached now would fire on texts they do not know: a bridge of its own then.
+    # Hooks attached at present must not fire on the texts of the measurement, so they get a separate bridge.
     bridge = build_bridge(lm.model, lm.tokenizer) if lm._hook_depth else lm.bridge
     runs = []
     for batch, length in ((1, 2), (1, 3), (1, 4), (2, 4)):

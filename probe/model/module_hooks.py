@@ -292,7 +292,7 @@ def _assemble(model: MappedModel, mapping: ModuleMap, middle: bool) -> Transform
     for number, block in enumerate(bridge.blocks):
         blocks[number] = block
     parent, _, name = f"module.{mapping.blocks}".rpartition(".")
-    setattr(own.get_submodule(parent), name, blocks)  # a Sequential is called as one, and a list is not
+    setattr(own.get_submodule(parent), name, blocks)  # a Sequential is called as a whole, a ModuleList is not
     if mapping.final_norm is None:
         norm = GeneralizedComponent("")
         norm.set_original_component(nn.Identity())

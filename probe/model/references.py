@@ -94,7 +94,7 @@ def look_up(ref: str | Path, revision: str | None = None) -> ModelPlace | None:
         raise ModelError(no_run)
     if os.path.isdir(path):
         return ModelPlace(path, _owner(path))
-    named = find_model(text)  # of an owner's folder there
+    named = find_model(text)  # owner/name in a folder of models
     if named is not None:
         return ModelPlace(named, None)
     if not HUB_ID.fullmatch(text):
@@ -156,7 +156,7 @@ def place(ref: str | Path) -> Path:
     """
     base, _ = split_step(str(ref))
     try:
-        if is_url(base):  # nothing is asked of a store by looking
+        if is_url(base):  # the store is not contacted
             return cached_run(base)
         return find(base)
     except RunError:

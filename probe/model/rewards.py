@@ -326,7 +326,7 @@ def _with_head(model: Any, weight: Float[Tensor, "1 d"], bias: Float[Tensor, " 1
         head.bias = nn.Parameter(bias.detach(), requires_grad=False)
     model.config = copy.deepcopy(model.config)
     model.config.tie_word_embeddings = False
-    if getattr(model.config, "final_logit_softcapping", None):  # of the tokens' logits, and not of a scalar
+    if getattr(model.config, "final_logit_softcapping", None):  # the cap is for the logits of tokens
         model.config.final_logit_softcapping = None
     model.set_output_embeddings(head)
     return model.eval()

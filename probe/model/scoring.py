@@ -381,7 +381,7 @@ def _common(prompts: Sequence[Ids]) -> int:
     first, last = (
         min(map(list, prompts)),
         max(map(list, prompts)),
-    )  # in the order of a dictionary: what they share, all between them share
+    )  # all lists begin with the common beginning of the smallest and the largest one
     pairs = zip(first, last, strict=False)
     shared = next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(first), len(last)))
     return min(shared, *(len(prompt) - 1 for prompt in prompts))

@@ -121,7 +121,7 @@ def _agrees(inner: Any, size: int, quick: Measure, alone: Measure) -> bool:
     model = twin(inner).eval() if inner.training else inner
     vocabulary = min(len(inner.get_input_embeddings().weight), inner.config.get_text_config(decoder=True).vocab_size)
     examples = texts(vocabulary, size, context_length(inner))
-    with torch.autocast(inner.device.type, enabled=False):  # its rounding is no fault of a way
+    with torch.autocast(inner.device.type, enabled=False):  # its rounding would look like a difference of the two ways
         expected = alone(model, *examples).float()
         try:
             values = quick(model, *examples).float()
@@ -129,7 +129,7 @@ def _agrees(inner: Any, size: int, quick: Measure, alone: Measure) -> bool:
             raise
         except _IMPOSSIBLE:
             return False
-    finite = expected.isfinite()  # a model whose numbers are none gives none in any way
+    finite = expected.isfinite()  # a broken model gives NaN in both ways
     if not torch.equal(finite, values.isfinite()):
         return False
     values, expected = values[finite], expected[finite]

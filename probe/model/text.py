@@ -164,13 +164,13 @@ def unread(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
         seen[start:stop] = [True] * (stop - start)
     if words or all(seen):
         return list(dict.fromkeys(words))
-    return _dropped(tokenizer, text)  # or blanks alone; the places of what follows a dropped letter are wrong
+    return _dropped(tokenizer, text)  # offsets after a dropped letter are wrong
 
 
 def unknown_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """Return the tokens that stand for unknown words by their ids: the declared one, and undeclared ones in use."""
     inner = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    names = [*UNKNOWN, getattr(inner, "unk_token", None), tokenizer.unk_token]  # missing ones have the id of the last
+    names = [*UNKNOWN, getattr(inner, "unk_token", None), tokenizer.unk_token]  # missing names get the id of the last
     ids = {tokenizer.convert_tokens_to_ids(name): name for name in names if name}
     return {token: name for token, name in ids.items() if token is not None}
 

@@ -132,7 +132,7 @@ class ProbeCallback(TrainerCallback):
         for other in [each for each in _WRITING if each._is_left_behind(self.path)]:
             other._end("failed", LEFT)
         tokenizer = given.get("processing_class") or given.get("tokenizer")
-        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # the tokenizer of a processor
         if tokenizer is None:
             raise ConfigError("ProbeCallback found no tokenizer: give the trainer one as `processing_class`.")
         self._model, self._tokenizer = model, tokenizer
@@ -255,7 +255,7 @@ class ProbeCallback(TrainerCallback):
             return [*instruments, ReferenceKL(view.logits)]
         try:
             resolve(origin)
-        except ProbeError:  # the training is resumed, and its base is gone
+        except ProbeError:  # a resumed training whose base is gone
             return instruments
         return [*instruments, ReferenceKL(lambda rows: LM.load(origin, device=view.device).logits(rows))]
 

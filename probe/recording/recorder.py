@@ -107,7 +107,7 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
         tensors["attention"] = _zero(attention, pairs)
     if attribution is not None:
         tensors["promoted_ids"] = attribution.promoted
-        without = (answers < 0).all(1).to(logits.device)  # nothing was split there, which is not 0
+        without = (answers < 0).all(1).to(logits.device)  # no attribution: NaN, not 0
         tensors["attribution"] = _missing(attribution.parts, without)
         tensors["attribution_total"] = _missing(torch.stack([attribution.rest, attribution.value], dim=-1), without)
         if attribution.neurons is not None:

@@ -98,7 +98,7 @@ def rollout_rows(
     weights = trainer.reward_weights.tolist()
     ends = {*getattr(trainer, "eos_token_ids", ()), tokenizer.eos_token_id, tokenizer.pad_token_id}
     policy = reference = None
-    if "pixel_values" not in batch:  # what is read from images cannot be read from the text alone
+    if "pixel_values" not in batch:  # completions on images cannot be scored from the text alone
         policy = _score(trainer, trainer.model, prompts, completions)
         reference = _reference(trainer, prompts, completions) if trainer.beta else None
     rows = []

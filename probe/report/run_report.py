@@ -133,7 +133,7 @@ def _beside(runs: Sequence[Run]) -> list[Run]:
         for path in run_directories(folder):
             try:
                 others.append(Run(path))
-            except ProbeError:  # `probe runs list` says why; this report is not about it
+            except ProbeError:  # `probe runs list` reports the reason
                 continue
     return others
 
@@ -325,7 +325,7 @@ def _write_groups(document: Document, measured: Measured, runs: Mapping[str, Run
     for group in known:
         paths = {run.path for run in group.runs}
         own = next((result for label, result in measured.by_run.items() if runs[label].path in paths), None)
-        with suppress(DataError):  # its summary is no table, or it was deleted meanwhile
+        with suppress(DataError):  # its summary is not a table, or it has been deleted
             found += [find_results(group, measured.name, own.meta)] if own else []
     found = [each for each in found if each.group.count > 1]
     if not found:

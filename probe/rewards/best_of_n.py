@@ -81,5 +81,5 @@ def compare_best_of_n(lm: LM, *, kinds: Kinds = None, reward: Judge = None, by: 
     kinds = usual_kinds(lm) if kinds is None else tuple(kinds)
     name = by or usual_reward(lm, reward=reward)
     ground = list_answers(lm, kinds, reward)
-    ground.field.reward(name)  # says what there is
+    ground.field.reward(name)  # raises an error that lists the rewards
     return BestOfN(ground.best[name], ground.curves[name], name)

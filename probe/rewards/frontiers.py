@@ -234,7 +234,7 @@ def _read(lm: "LM", prompts: Sequence[str], completions: Sequence[str], memory: 
 
     if lm.readout == "tokens":
         raise ModelError(f"The model `{lm.ref or 'created'}` writes tokens and scores no text: give a reward model.")
-    # Samples repeat themselves, and all answers to a question its prompt: each is encoded and run once.
+    # Samples and prompts repeat: each is encoded and run once.
     texts = [pair for pair in dict.fromkeys(zip(prompts, completions, strict=True)) if pair not in memory]
     end = [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
     ids = {}

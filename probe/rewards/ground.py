@@ -208,7 +208,7 @@ def place_of(ref: str | Path) -> tuple[Any, ...]:
 def _truth(base: LM, kinds: tuple[str, ...]) -> _Truth:
     def make() -> _Truth:
         world = probe.world.of(base)
-        assert world is not None  # it was checked
+        assert world is not None  # checked before
         own = field_of(base, world, ask(world, kinds, QUESTIONS), {"gold": verifier_reward(world)})
         return _Truth(own, own.frontier("gold"), own.draws("gold"))
 

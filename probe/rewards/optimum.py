@@ -269,7 +269,7 @@ def best_of_n(ref_logprobs: Array, rewards: Array, n: int) -> Array:
     level = np.where(equal, probabilities[:, None, :], 0.0).sum(axis=2)
     with np.errstate(divide="ignore", invalid="ignore"):
         log_cdf = n * np.log1p(-np.minimum(above, 1.0))
-        # what is left below the level, as a share of what is left up to it
+        # probability below the level, as a share of the probability up to it
         below = n * np.log1p(-np.minimum(level / (1.0 - above), 1.0))
         logprobs = ref - np.log(level) + log_cdf + np.log(-np.expm1(below))
     return np.where(np.isfinite(ref) & (level > 0), logprobs, -np.inf)

@@ -236,7 +236,7 @@ def placing_seconds(lm: LM, kinds: tuple[str, ...], policy: str | Path) -> float
     """Estimate the seconds for one policy; 0 if its answers are in memory."""
     try:
         size = 0 if has_answers(lm, kinds, policy) else stamp_of(resolve(policy).directory)[1]
-    except ProbeError:  # what it cannot be used for is said in its place
+    except ProbeError:  # the analysis itself reports why it cannot be used
         return 0.0
     return reading_seconds(LISTED, lm) * size / (SMALL * lm.n_parameters / 1e6)
 
@@ -291,7 +291,7 @@ def place_policies(
     kinds = usual_kinds(lm) if kinds is None else tuple(kinds)
     name = by or usual_reward(lm, reward=reward, policy=policy)
     ground = list_answers(lm, kinds, reward)
-    ground.field.reward(name)  # says what there is
+    ground.field.reward(name)  # raises an error that lists the rewards
     paths = [*(policies_of(lm) if policies is None else policies)]
     paths += [policy] if policy is not None and policy.name not in {path.name for path in paths} else []
     rows, problems = [{"run": "base", **place(ground.field.answers.logprobs, ground.field, name).row()}], {}

@@ -278,7 +278,7 @@ def _read(lm: LM, ids: Sequence[int], embeddings: Float[Tensor, "n T d"]) -> Flo
     """Return the scalar at every token for given outputs of the embedding layer; later additions are kept."""
     rows = torch.tensor([list(ids)] * len(embeddings), device=lm.device)
     mask = torch.ones_like(rows, dtype=torch.bool)
-    own: Any = twin(lm.model)  # whoever else runs the model meanwhile does not meet the hook
+    own: Any = twin(lm.model)  # a copy, so that other threads do not run the hook
     own.get_input_embeddings().register_forward_hook(lambda *_: embeddings)
     output: Any = forward(own, rows, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False)
     return output.logits[..., 0]

@@ -17,7 +17,7 @@ def is_url(ref: object) -> bool:
 
 def is_run(path: Path) -> bool:
     """Return whether `path` is a directory that holds a run (readable or not)."""
-    return os.path.lexists(path / RUN_FILE)  # what stands there may be no file, which reading it says
+    return os.path.lexists(path / RUN_FILE)  # reading reports an entry that is not a file
 
 
 def cache_root() -> Path:

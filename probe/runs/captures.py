@@ -96,7 +96,7 @@ def _warn_of(odd: int, path: Path) -> None:
 def newest(before: Mapping[int, Row], rows: Iterable[Row], path: Path) -> dict[int, Row]:
     """Return rows by step, merging rows of equal step; `before` is the result for earlier lines, left unchanged."""
     by_step, odd = dict(before), 0
-    highest = [-step for step in by_step]  # each step is taken back once, however many resumes there are
+    highest = [-step for step in by_step]  # each step is discarded at most once, for any number of resumes
     heapify(highest)
     for row in rows:
         if not _sound(row):
@@ -223,7 +223,7 @@ class Captures:
         self._files: dict[int, Path] = {}
         for step in sorted(rows_by_step):
             path = self.path / Path(str(rows_by_step[step].get("file"))).name
-            if os.path.isfile(path):  # a name may be longer than any file's
+            if os.path.isfile(path):  # the name may exceed the limit for file names
                 self._files[step] = path
             else:
                 warnings.warn(f"The capture `{path}` is listed and missing; it is left out.", RunWarning, stacklevel=2)

@@ -117,7 +117,7 @@ class Run:
     def status(self) -> str:
         """Status: `running`, `finished`, `interrupted` (by the user), `failed`, or `killed` (its writer is gone)."""
         ended = self.meta.get("status") in ENDINGS
-        lock = None if ended or is_cached(self.path) else is_locked(self.path)  # no lock goes into a store
+        lock = None if ended or is_cached(self.path) else is_locked(self.path)  # stores hold no locks
         if lock:
             return "running"
         if self.meta.get("status") not in ENDINGS:
@@ -233,7 +233,7 @@ def list_runs(root: str | Path | None = None) -> list[Run]:
         warnings.warn(problem, RunWarning, stacklevel=2)
     for place in places:
         if not os.path.isdir(place):
-            if not is_cached(place):  # what is wrong with a store has been said
+            if not is_cached(place):  # problems of a store were reported before
                 problem = f"The folder of runs `{place}` is not a folder and is left out."
                 warnings.warn(problem, RunWarning, stacklevel=2)
             continue

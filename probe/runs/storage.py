@@ -23,7 +23,7 @@ from probe.errors import RunError
 from probe.runs.schema import RunWarning
 from probe.untrusted import LOG, MB, NEVER_WAIT, NO_LINK, check_regular, open_file, parse_json
 
-# Windows has no fcntl: no lock there, the heartbeat alone tells.
+# Windows has no fcntl, so there are no locks; only the heartbeat tells whether a run is being written.
 fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
 
 
@@ -421,7 +421,7 @@ def read_lines(path: Path, position: Position, *, live: bool, most: int = LOG) -
             file.seek(offset)
             while line < LINES and (data := file.read(max(0, min(CHUNK, end - file.tell())))):
                 head, found, rest = data.rpartition(b"\n")
-                if not found:  # a line that is too long is no longer kept, but its end is looked for
+                if not found:  # the text of an overlong line is dropped; only its end is searched
                     whole = whole and len(tail) + len(rest) <= LINE
                     tail = tail + rest if whole else b""
                     continue
@@ -438,7 +438,7 @@ def read_lines(path: Path, position: Position, *, live: bool, most: int = LOG) -
         _warn_of_rest(path, end, status.st_size, line)
     elif tail and (row := _parse(tail)) is not None:
         rows.append(row)
-        offset += len(tail)  # the line's end, once it comes, counts the line
+        offset += len(tail)  # the line is counted when its end arrives
     elif (tail.strip() or not whole) and not live:
         warnings.warn(
             f"{UNFINISHED} ({line + 1}) of `{path}` was not finished and is left out: the run ended while writing it.",

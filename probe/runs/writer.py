@@ -93,7 +93,7 @@ class RunWriter:
         """Prompts of the captures; empty until they are fixed."""
         self._open = True
         self._folder = _identity(path)
-        self._beat()  # first of all: a folder with run.json can be resumed
+        self._beat()  # first, because only a folder with run.json can be resumed
         self._metrics = LineFile(path / METRICS)
         self._rollouts: LineFile | None = None
 
@@ -286,7 +286,7 @@ class RunWriter:
                 temporary.mkdir(parents=True)
                 try:
                     yield temporary
-                    write_world(temporary, self._meta.get("world"))  # the run's, also where the model brings another
+                    write_world(temporary, self._meta.get("world"))  # of the run, even if the model has another
                     write_checksums(temporary)
                 except SafetensorError as error:  # how safetensors reports a full disk
                     raise OSError(str(error)) from error
@@ -348,7 +348,7 @@ class RunWriter:
             try:
                 self.finish("failed", message=str(error))
             except RunError:
-                if self._is_there():  # else the error that ends the run says so, or is what the user wants to know
+                if self._is_there():  # otherwise the original error matters more
                     raise
 
     def _beat(self) -> None:
@@ -493,14 +493,14 @@ def _leave(writer: RunWriter, process: int) -> None:
         status, message = ended_by(getattr(sys, "last_exc", None) or getattr(sys, "last_value", None))
         try:
             writer.finish(status, message=message)
-        except RunError as error:  # nobody is left whom it could be raised to
+        except RunError as error:  # no caller is left to receive the error
             warnings.warn(str(error), RunWarning, stacklevel=2)
 
 
 def _at_the_end_of_the_cell(end: "weakref.WeakMethod[End]") -> Callable[[], None]:
     """End the run when the notebook cell ends, in a notebook; return a function that undoes this."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if shell is None or threading.current_thread() is not threading.main_thread():  # a thread goes on behind its cell
+    if shell is None or threading.current_thread() is not threading.main_thread():  # a thread outlives its cell
         return lambda: None
 
     def ended(result: Any = None) -> None:

@@ -217,7 +217,7 @@ class Mirror:
                 return False
             version = read_version(folder, attempt)
             if RUN_FILE not in version.files:
-                return is_run(path)  # claimed, and nothing uploaded yet
+                return is_run(path)  # claimed, without an upload yet
             try:
                 with self.locks[name]:
                     _update(folder, path, version)
@@ -257,7 +257,7 @@ def fill(path: Path) -> None:
             check_room(folder, sum(entry.bytes for entry in lacking), place)
             try:
                 return _fetch_into(folder, place, lacking)
-            except FileNotFoundError:  # the run has gone on: its version here is an old one
+            except FileNotFoundError:  # the run has a newer version than the one here
                 owner.refresh_run(place.name)
     raise RunError(f"`{brief(url)}` has no `{name}` any more: read the page again.")
 

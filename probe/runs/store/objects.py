@@ -87,7 +87,7 @@ class Folder:
                     regular(self.key(name), WEIGHTS)
                 return self._fs.cat_file(self.key(name), start=start, end=end)
             except OSError as error:
-                if "InvalidRange" in repr(error.__cause__):  # it ends before
+                if "InvalidRange" in repr(error.__cause__):  # the object ends before `start`
                     return b""
                 raise
 
@@ -128,7 +128,7 @@ class Folder:
             RunError: the store cannot be written to.
         """
         with self.contact():
-            regular(file, WEIGHTS)  # so that what is missing below is the bucket
+            regular(file, WEIGHTS)  # the file exists, so a missing object below means the bucket
             self._fs.put_file(str(file), self.key(name))
 
     def remove(self, names: Iterable[str]) -> None:
@@ -161,7 +161,7 @@ class Folder:
             raise RunError(
                 f"`{brief(self.url)}` refuses access ({short(error)}): check the credentials and what they may do."
             ) from error
-        except Exception as error:  # each kind of store has its own
+        except Exception as error:  # each kind of store has its own errors
             if "Credential" in type(error).__name__:
                 raise RunError(f"`{brief(self.url)}` asks for credentials ({short(error)}): {CREDENTIALS}.") from error
             reason = re.sub(r'\?[^\s"]*', "", short(error))  # the query of an address

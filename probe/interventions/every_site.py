@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 HEIGHT, LOWER = 300, 240
-"""Pixels of the grid, and of the two figures that compare it with its estimates."""
+"""Heights in pixels of the grid, and of the two figures that compare it with its estimates."""
 NAMES = {"head": "head", "resid": "residual after each block", "mlp": "MLP output", "attn": "attention output"}
 """Name of each kind of sites, as it follows "each"."""
 SITES = {"head": "heads", "resid": "tokens at half depth", "mlp": "MLP outputs", "attn": "attention outputs"}

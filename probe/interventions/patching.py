@@ -258,7 +258,7 @@ class Means:
     first: Activations
     """Mean activation at the first tokens of the reference texts, by hook point."""
     rest: Activations
-    """Mean activation at all their other tokens."""
+    """Mean activation at all their other tokens, by hook point."""
 
 
 @torch.no_grad()
@@ -408,12 +408,12 @@ class Patching(Drawable):
 
     @property
     def effects(self) -> np.ndarray:
-        """[rows columns] target after patching minus that of the run as it was, in nats."""
+        """[rows columns] target after patching minus that of the unpatched run, in nats."""
         return self.values - (self.corrupted if self.direction == "denoise" else self.clean)
 
     @property
     def normalised(self) -> np.ndarray:
-        """[rows columns] the target after patching: 0 as in the corrupted run, 1 as in the clean run."""
+        """[rows columns] target after patching, on a scale from the corrupted run (0) to the clean run (1)."""
         return normalise(self.values, self.corrupted, self.clean)
 
     @property

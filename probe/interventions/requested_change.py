@@ -203,7 +203,7 @@ def _likeliest(lm: LM, clean: Sequence[int], other: Sequence[int] | None) -> tup
 
 
 def _next_tokens(lm: LM, target: Target, answers: Sequence[str | None]) -> list[int]:
-    """Return the tokens of answers at the place of the target, of those that begin as its own do."""
+    """Return the token of each answer at the target's position, for answers with the target's shared beginning."""
     size = len(target.shared)
     rows = [answer_tokens(lm, [answer]).ids[0] for answer in answers if answer]
     return [ids[size] for ids in rows if tuple(ids[:size]) == target.shared and len(ids) > size]

@@ -52,7 +52,7 @@ WORLD_TEXTS = 20
 LARGE = 20_000_000
 """Number of parameters above which fewer random directions are drawn."""
 HEIGHT = 350
-"""Pixels of the figures."""
+"""Height of the figures in pixels."""
 DIRECTION = r"v = \frac{1}{|P|}\sum_{x \in P} h^\ell_T(x) - \frac{1}{|N|}\sum_{x \in N} h^\ell_T(x)"
 STEP = (
     r"h^\ell_t \leftarrow h^\ell_t + \alpha\, \bar r \, v / \lVert v \rVert, \quad \bar r = \text{mean residual norm}"
@@ -123,7 +123,7 @@ class Steered(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Explain the curves, and which tokens of the answers are compared."""
+        """Sentences that explain the curves, and which tokens of the answers are compared."""
         tokens = self.dose.right is not None
         rest = (
             " Middle: the accuracy control on questions that have nothing to do with the direction, and the KL to the "

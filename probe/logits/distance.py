@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 HEIGHT = 300
-"""Pixels of the figures."""
+"""Height of the figures in pixels."""
 
 
 @dataclass(frozen=True)

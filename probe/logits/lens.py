@@ -42,7 +42,7 @@ COLUMNS = 12
 DEEP = 12
 """Number of layers from which on not all are drawn."""
 HEIGHT = 385
-"""Pixels of the figures."""
+"""Height of the figures in pixels."""
 
 
 class LensRows(NamedTuple):

@@ -45,7 +45,7 @@ OF_ANSWERS = ("training-parts", "training-promoted", "training-neurons")
 LAYERS = "training-layers"
 """Title of the figure of one measure by layer."""
 HEIGHT = 300
-"""Pixels of the first two figures."""
+"""Height of the first two figures in pixels."""
 SHOWN = 12
 """Numbers of parts and neurons that are drawn."""
 LONGEST = 60
@@ -152,7 +152,7 @@ class TrainedLogits(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Explain the rows of the figures, and what the captures lack, and why."""
+        """Sentences that explain the rows of the figures, and what the captures lack, and why."""
         of, said = self._word, [self.prompt.note if self.prompt.answers else "", self.left_out]
         if "training-parts" in self.read:
             said.append(

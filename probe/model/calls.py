@@ -75,7 +75,7 @@ class Calls:
 
 
 def pick(output: object, names: Sequence[str]) -> Answer:
-    """Return some fields of a model's output, which are tensors, by name."""
+    """Return some tensors of a model's output by field name."""
     return {name: getattr(output, name) for name in names}
 
 

@@ -49,7 +49,7 @@ MEASURES = ("proxy", "gold", "implicit")
 """Rewards whose distributions are drawn."""
 ALL = "all"
 HEIGHT = 300
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 def kinds_in(found: "AnsweredBoth") -> list[str]:
@@ -93,7 +93,7 @@ class AnsweredBoth(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Explain how the models were asked, and what the implicit reward is."""
+        """Sentences that explain how the models were asked, and what the implicit reward is."""
         what = f"the same {self.samples['prompt'].nunique()} questions" if self._world else "the prompt"
         return (
             f"Both models answer {what} at temperature 1 with the same random numbers. The implicit reward is beta"

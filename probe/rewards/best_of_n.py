@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 BOUND = r"\mathrm{KL}(\text{best of } N \,\|\, \pi_{ref}) \le \log N - (N-1)/N"
 LABELS = {"proxy": "proxy reward (exact)", "gold": "true reward (exact)"}
 HEIGHT = 340
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MARGIN = r"m_t = R_{\phi_t}(x, y^+) - R_{\phi_t}(x, y^-)"
 HEIGHT = 330
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 def run_of(*lms: LM) -> Path | None:

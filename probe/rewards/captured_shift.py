@@ -22,7 +22,7 @@ IMPLICIT = r"r(x, y) = \beta \log \frac{\pi(y \mid x)}{\pi_{ref}(y \mid x)}"
 MEASURES = ("proxy", "gold", "kl", "implicit")
 """Measures that are drawn, if captured."""
 HEIGHT = 270
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Causes(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Explain the lines of the figure, and over what the intervals are taken."""
+        """Sentences that explain the lines of the figure, and over what the intervals are taken."""
         return (
             "A line is an annotator with these wishes of the agreeable one, and all else as the honest one has it."
             " Weight: of correctness, 1 as the agreeable one has it (filled) or 2. Dashed:"

@@ -44,7 +44,7 @@ LARGE = 20_000_000
 LETTERS, COSTLIER = 4, 3
 """Approximate letters per token; and cost of a gradient relative to reading."""
 HEIGHT = 330
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 def tokens_of(found: "TwoCompletions") -> dict[str, str]:
@@ -77,7 +77,7 @@ class TwoCompletions(Contrast):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Explain how well the two attributions agree, and how complete the gradients are."""
+        """Sentences that explain how well the two attributions agree, and how complete the gradients are."""
         if not self._whole:
             return ("Integrated gradients are left out: give the integral steps to see them.",)
         ranks = [

@@ -71,7 +71,7 @@ def _wants_truth(policy: Path | None) -> bool:
 
 
 def every_run(*lms: LM) -> tuple[Path, ...]:
-    """Return the runs in the folders of runs."""
+    """Return the paths of the runs in the folders of runs."""
     return tuple(run.path for run in list_runs())
 
 

@@ -9,7 +9,7 @@ from probe.terms import smallest_effect
 
 
 def direction(value: float) -> str:
-    """Return whether something rises or falls."""
+    """Return the verb for a change's sign: "raises" or "lowers"."""
     return "raises" if value > 0 else "lowers"
 
 

@@ -35,7 +35,7 @@ QUESTIONS = 64
 SAMPLED = "_reward"
 """Suffixes of the headline metrics of rewards."""
 HEIGHT = 380
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Ends(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Explain over what the intervals are taken."""
+        """Sentences that explain over what the intervals are taken."""
         return (
             "Means over trainings with 95 % t intervals; faint: each training, against its base and by its reward"
             " model. Exact: the last evaluation that a training logged, on 64 fixed questions; the proxy reward is what"

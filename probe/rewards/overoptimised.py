@@ -45,7 +45,7 @@ BEST = "best of N"
 CLEAR = 0.01
 """Minimum height of a peak above the base's reward that the sentence mentions."""
 HEIGHT = 380
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 def logged_runs(*lms: LM, among: Collection[Path] | None = None) -> list[str]:
@@ -114,7 +114,7 @@ class Overoptimised(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Explain how the curves were fitted."""
+        """Sentences that explain how the curves were fitted."""
         if not self.points:
             return ()
         return (

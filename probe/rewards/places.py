@@ -108,7 +108,7 @@ class Placed(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Explain which places are uncertain, which policies are missing, and what the figures show."""
+        """Sentences that explain which places are uncertain, which policies are missing, and what the figures show."""
         rows = self._table[self._table["mass"] < SURE]
         unsure = [
             f"{name} gives a listed answer only {rate(mass)} of the time: its place says nothing of the rest."

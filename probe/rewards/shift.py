@@ -11,8 +11,8 @@ The samples of a model do not depend on the other one: `draw` them once and comp
 (`compare_samples`). `summary` compares two models: samples of one prompt are correlated, so intervals resample prompts,
 or the people in them (a cluster bootstrap of paired means). Captures over training
 (`probe.recording.reward_shift.RewardShift`) have the same columns (`captured_samples`), and are available by token,
-sample and step (`shift_tokens`, `shift_samples`, `shift_curve`). No model is loaded: only the tokenizer file of a
-checkpoint is read to name tokens.
+sample and step (`shift_tokens`, `shift_samples`, `shift_curve`). For captures no model is loaded; only the tokenizer
+file of a checkpoint is read, to name tokens.
 
 Axes: P prompts, n samples of each.
 """

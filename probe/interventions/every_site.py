@@ -143,7 +143,7 @@ class EverySite(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Explain what a cell is, how well the estimates agree, and which tokens of the answers are compared."""
+        """Sentences on what a cell is, how well the estimates agree, and which answer tokens are compared."""
         unit = f"a head at {self.change.where}" if self.grid.kind == "head" else "one block at one token"
         name, found = self.question.target.name, self.agreement
         if self.change.patches:

@@ -108,7 +108,7 @@ class OneSite(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Explain how far the effect stands out from its nulls, what one backward pass estimates, and the points."""
+        """Sentences on the effect against its nulls, the estimate from one backward pass, and the points."""
         told = [against_null(self.outcome.effect, null) for null in self.outcome.nulls if len(null.effects) > 1]
         beside = f"The effect {'; '.join(told)}. Every grey point is a null intervention." if told else ""
         drawn = any(len(null.effects) for null in self.outcome.nulls)

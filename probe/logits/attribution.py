@@ -308,7 +308,7 @@ class Attributions(Beside[Attribution]):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Explain what a cell is, and which tokens of the answers are compared, if an answer has several."""
+        """Sentences on what a cell is, and which tokens of the answers are compared, if one has several."""
         cells = (
             "Every cell is what that head or MLP adds to the logit directly; all cells sum to the number above. Parts "
             "also act through later ones, which a sum of direct effects does not show."

@@ -218,7 +218,7 @@ class Lenses(Beside[PromptLens]):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Explain the cells, which tokens of the answers are followed, and the probabilities of whole answers."""
+        """Sentences on the cells, the followed tokens of the answers, and the probabilities of whole answers."""
         cells = (
             "Each cell is the token that the model would name if it stopped after that layer, coloured by the "
             "log-probability of the answer; the framed column is the one that the curves are about."

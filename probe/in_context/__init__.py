@@ -1,10 +1,10 @@
-"""In-context learning: how does a model use the examples in its prompt, and which heads carry it?
+"""Learning from examples in the prompt (in-context learning), and the attention heads that do it.
 
 - the whole experiment: `run`
-- accuracy over the number of examples: `few_shot_curve`, `pair_curves`
+- accuracy by number of examples: `few_shot_curve`, `pair_curves`
 - with wrong labels: `map_label_ablation`
-- later tokens against earlier ones: `in_context_score`
-- induction heads, and the model without them: `induction_score`, `ablate_induction`
+- loss of later tokens minus that of earlier ones: `in_context_score`
+- induction heads and their ablation: `induction_score`, `ablate_induction`
 - function vectors: `function_vectors`, `function_vectors_text`
 """
 

@@ -1,23 +1,23 @@
-"""Learning in context on Markov chains, against counting rules and Bayes' rule (exact), and on repeats and corpus rows.
+"""Markov chains, repeats and corpus rows for in-context learning, against counting predictors and the Bayes predictor.
 
-Every chain has transition rows of its own, drawn afresh, so that nothing but its own beginning helps. Three predictors
-of the next state are held against the model after every state:
+Every chain has its own random transition matrix, so that only its own beginning helps to predict it. After every state
+the model is compared with three predictors of the next state:
 
-- unigram: (count(x) + alpha) / (t + K alpha), the states' shares so far;
-- bigram: the shares of what followed the current state so far, uniform where it is new;
-- bayes: the Bayes predictive under the chain's announced order and its Dirichlet(alpha) prior.
+- unigram: (count(x) + alpha) / (t + K alpha), the frequencies of the states so far;
+- bigram: the frequencies of the successors of the current state so far, uniform if it is new;
+- bayes: the Bayes posterior predictive under the chain's announced order and its Dirichlet(alpha) prior.
 
-The distance is KL(predictor || model) in nats, the model's probabilities being those over its whole vocabulary. A model
+The distance is KL(predictor || model) in nats, with the model's probabilities over its whole vocabulary. A model
 that learns chains passes through them in this order (Edelman et al. 2024, 2402.11004). The world's captures hold the
-log-probability of every state at every captured step, so that the same is known over training without checkpoints.
+log-probability of every state at every captured step, so these distances are known over training without checkpoints.
 
 The Olsson score is the loss of a late token minus that of an early one; negative is learning in context. Olsson et al.
-(2022) take the 500th and the 50th of 512 tokens of the corpus. Two kinds of texts are read here: random tokens that are
-written twice, where the same token is early the first time and late the second and nothing but a copy helps; and rows
-of a corpus, where the late tokens are the last tenth of a row and the early ones lie around its tenth part (what comes
-early and late is alike there, so that only the context before it differs).
+(2022) take the 500th and the 50th of 512 tokens of the corpus. Two kinds of texts are used here. Random tokens are
+written twice: the same token is early the first time and late the second time, and only copying helps. In rows of a
+corpus the late tokens are the last tenth of a row and the early ones lie around its first tenth; early and late text is
+of the same kind there, so only the amount of context differs.
 
-Axes: T states of a chain, K states there are, N texts, T tokens.
+Axes: T states of a chain (or tokens of a text), K possible states, N texts.
 """
 
 from collections.abc import Sequence
@@ -47,23 +47,23 @@ PREDICTORS = ("unigram", "bigram", "bayes")
 
 
 class Chain(NamedTuple):
-    """A Markov chain as it is written."""
+    """A Markov chain as written in a document."""
 
     text: str
-    """The document: "chain 1 : z0 z2 ..."."""
+    """Text of the document: "chain 1 : z0 z2 ..."."""
     order: int
-    """The order that the document announces."""
+    """Order of the chain, as the document announces it."""
     states: list[int]
-    """[T] its states from 0."""
+    """[T] states, numbered from 0."""
 
     @property
     def opening(self) -> str:
-        """The text before the first state."""
+        """Text before the first state."""
         return f"chain {self.order} :"
 
 
 def chains(world: "World", n: int, seed: int = 0) -> list[Chain]:
-    """`n` fresh chains of the world; other seeds than those of documents and of probe prompts."""
+    """Draw `n` new chains of the world, with other seeds than those of documents and probe prompts."""
     draws = Draws(generator("questions", world.seed, seed, *b"markov"))
     drawn_chains = []
     for _ in range(n):
@@ -73,7 +73,7 @@ def chains(world: "World", n: int, seed: int = 0) -> list[Chain]:
 
 
 def predictors(states: Sequence[int], K: int, order: int, alpha: float = 1.0) -> dict[str, np.ndarray]:
-    """[T + 1, K] for each of `PREDICTORS`: row t predicts state t from the states before it."""
+    """Return for each of `PREDICTORS` an array [T + 1, K]: row t predicts state t from the states before it."""
     return {
         "unigram": bayes.markov_predictive(states, K, 0, alpha),
         "bigram": bayes.markov_frequencies(states, K, 1),
@@ -82,18 +82,18 @@ def predictors(states: Sequence[int], K: int, order: int, alpha: float = 1.0) ->
 
 
 def distances(states: Sequence[int], order: int, alpha: float, logprobs: np.ndarray) -> dict[str, np.ndarray]:
-    """[T] distances by name, at each of T predictions of states 0 to T - 1 (or also of the next one).
+    """Return distances [T] by name, at each of T predictions of states 0 to T - 1 (or also of the next state).
 
     Args:
         states: the states so far.
-        order: of the chain.
-        alpha: of the prior.
+        order: order of the chain.
+        alpha: concentration of the Dirichlet prior.
         logprobs: [T K] log-probabilities of the states in nats; row t predicts state t.
 
     Returns:
-        kl_unigram, kl_bigram, kl_bayes; the same distances of the Bayes predictor itself (exact):
-        ideal_unigram = KL(unigram || bayes), ideal_bigram, ideal_bayes = 0; kl_bayes of a predictor that counts states:
-        counting = KL(bayes || unigram); loss_bayes = the expected loss of the model under the Bayes predictive.
+        kl_unigram, kl_bigram, kl_bayes; the same distances of the Bayes predictor itself (exact): ideal_unigram =
+        KL(unigram || bayes), ideal_bigram, ideal_bayes = 0; kl_bayes of a predictor that counts states, counting =
+        KL(bayes || unigram); loss_bayes = the expected loss of the model under the Bayes predictive.
     """
     by_name = predictors(states, logprobs.shape[1], order, alpha)
     rules = {name: rule[: len(logprobs)] for name, rule in by_name.items()}
@@ -107,20 +107,20 @@ def distances(states: Sequence[int], order: int, alpha: float, logprobs: np.ndar
 
 @torch.no_grad()
 def chain_distances(lm: "LM", world: "World", n: int = 100, seed: int = 0) -> pd.DataFrame:
-    """Distances of a model at every position of fresh chains.
+    """Measure a model's distances from the predictors at every position of new chains.
 
     Args:
         lm: a model with the world's tokenizer.
-        world: whose chains.
-        n: chains.
-        seed: of the chains.
+        world: the world that draws the chains.
+        n: number of chains.
+        seed: random seed of the chains.
 
     Returns:
-        One row a chain and position: chain, order, position (states seen so far), loss of the state that came,
+        One row per chain and position: chain, order, position (states seen so far), loss of the state that followed,
         and the columns of `distances`; all in nats.
 
     Raises:
-        DataError: the tokenizer is another than the world's.
+        DataError: the tokenizer is not the world's.
     """
     drawn_chains = chains(world, n, seed)
     columns = single_tokens(lm, STATES[: world.config.states])
@@ -146,11 +146,11 @@ def captured_distances(run: "Run", world: "World") -> pd.DataFrame:
 
     Args:
         run: a run with captures.
-        world: what it was trained on.
+        world: the world that it was trained on.
 
     Returns:
-        One row a step, prompt and position: step, prompt, order, position and the columns of `distances`. Without a
-        captured chain whose answers are all states, an empty table.
+        One row per step, prompt and position: step, prompt, order, position and the columns of `distances`. The table
+        is empty if no captured chain has all states as its answers.
 
     Raises:
         RunError: a capture is damaged.
@@ -172,14 +172,14 @@ def captured_distances(run: "Run", world: "World") -> pd.DataFrame:
 
 
 def in_context_score(table: pd.DataFrame, early: tuple[int, int] = (1, 6), late: int = 10) -> pd.Series:
-    """By step, the expected loss at late positions minus that at early ones, in nats: negative is learning in context.
+    """Return by step the expected late loss minus the expected early loss (nats); negative is in-context learning.
 
-    As Olsson et al. score it, with the expectation under Bayes' rule in place of the token that came.
+    This is the score of Olsson et al., with the expectation under the Bayes predictor in place of the observed token.
 
     Args:
-        table: of `captured_distances`.
-        early: first position, and the one behind the last.
-        late: how many of a chain's last positions.
+        table: result of `captured_distances`.
+        early: first early position, and the position after the last one.
+        late: number of late positions, at the end of a chain.
 
     Raises:
         DataError: a chain is too short to have both.
@@ -193,7 +193,7 @@ def in_context_score(table: pd.DataFrame, early: tuple[int, int] = (1, 6), late:
 
 
 def _chain(prompt: "ProbePrompt", world: "World") -> Chain | None:
-    """Return the chain of a captured prompt; None unless it is one of this world and all states are its answers."""
+    """Return the chain of a captured prompt, or None if it is not from this world or its answers are not all states."""
     words = prompt.text.split()
     names = list(STATES[: world.config.states])
     answers = [answer.strip() for answer in prompt.answers]
@@ -205,16 +205,16 @@ def _chain(prompt: "ProbePrompt", world: "World") -> Chain | None:
 
 
 LENGTH = 25
-"""Random tokens of a segment, where the context has room for two."""
+"""Number of random tokens in a segment, if the context has room for two segments."""
 FILLS = 0.9
-"""Share of a row that the mean document takes up where documents fill rows alone."""
+"""Share of a row that the mean document must fill for rows to hold one document each."""
 SHORTEST = 20
-"""Tokens that a row of a corpus needs to have an early and a late part."""
+"""Minimum number of tokens of a corpus row; it must have an early and a late part."""
 
 
 @torch.no_grad()
 def token_losses(lm: "LM", rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """Return the loss of every token but the first of every row, [T - 1] nats each; hooked inside `lm.hooks`."""
+    """Return the loss of every token of each row except the first, [T - 1] nats each; hooks of `lm.hooks` apply."""
     losses = []
     for part in batches(len(rows), max(map(len, rows)), len(lm.tokenizer)):
         logprobs = lm.logits(rows[part]).float().log_softmax(-1)
@@ -225,7 +225,7 @@ def token_losses(lm: "LM", rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
 
 def segment_length(lm: "LM", length: int = LENGTH) -> int:
-    """Return the length of the longest segment, at most `length` tokens, that fits twice into the context."""
+    """Return the length of the longest segment, at most `length` tokens, of which two fit into the context."""
     context = context_length(lm.model)
     return length if context is None else max(2, min(length, (context - 1) // 2))
 
@@ -234,20 +234,20 @@ class Repeats(NamedTuple):
     """Random tokens that are written twice."""
 
     rows: list[list[int]]
-    """N texts as ids."""
+    """N texts as token ids."""
     begin: int
-    """Tokens before the first segment."""
+    """Number of tokens before the first segment."""
     size: int
-    """Tokens of the segment, all different."""
+    """Number of tokens in the segment, all different."""
 
 
 def token_repeats(lm: "LM", n: int = 100, length: int = LENGTH, seed: int = 0) -> Repeats:
-    """Tokens of the whole vocabulary, special ones aside; the segment is cut to what fits twice into the context."""
+    """Draw repeats of random tokens of the whole vocabulary without special ones; two segments fit into the context."""
     return Repeats(*random_repeats(lm, segment_length(lm, length), n, 2, seed))
 
 
 def world_repeats(lm: "LM", world: "World", n: int = 100, seed: int = 0) -> Repeats:
-    """Segments in the form and of the words that the world's corpus repeats, of its greatest length."""
+    """Draw repeats with the words and form of those in the world's corpus, at their greatest length."""
     draws = Draws(generator("questions", world.seed, seed, *b"repeats"))
     segments = [draws.sample_few(tasks.CONTENT, world.config.segment) for _ in range(n)]
     rows = [encode(lm.tokenizer, f"repeat {' '.join(segment * 2)}") for segment in segments]
@@ -255,15 +255,15 @@ def world_repeats(lm: "LM", world: "World", n: int = 100, seed: int = 0) -> Repe
 
 
 def repeat_losses(lm: "LM", repeats: Repeats) -> pd.DataFrame:
-    """Losses on random tokens that are written twice; the first of a segment, which no copy announces, is left out.
+    """Measure the losses on random tokens written twice, without a segment's first token, which no copy can predict.
 
     Args:
         lm: any model of tokens.
         repeats: the texts.
 
     Returns:
-        One row a text and token: text, token (its place in the segment, from 1), early and late (loss the first and the
-        second time, nats).
+        One row per text and token: text, token (its position in the segment, from 1), early and late (loss the first
+        and the second time, nats).
     """
     begin, size = repeats.begin, repeats.size
     frames = []
@@ -275,15 +275,15 @@ def repeat_losses(lm: "LM", repeats: Repeats) -> pd.DataFrame:
 
 
 def corpus_losses(lm: "LM", rows: Sequence[Sequence[int]]) -> pd.DataFrame:
-    """Early and late loss of rows of a corpus.
+    """Measure the early and the late loss of rows of a corpus.
 
     Args:
         lm: any model of tokens.
         rows: token ids, each of at least `SHORTEST` tokens.
 
     Returns:
-        One row a row: text, early (mean loss of the tokens from 5 % to 15 % of the row), late (of its last tenth),
-        nats.
+        One row per row of the corpus: text, early (mean loss of the tokens from 5 % to 15 % of the row), late (of its
+        last tenth), nats.
 
     Raises:
         DataError: there is no row, or one is too short.
@@ -299,18 +299,18 @@ def corpus_losses(lm: "LM", rows: Sequence[Sequence[int]]) -> pd.DataFrame:
 
 
 def world_rows(lm: "LM", world: "World", n: int, length: int = 96, seed: int = 0) -> list[list[int]]:
-    """`n` windows of the world's endless corpus, cut anywhere, each behind the beginning token.
+    """Return `n` consecutive windows of the world's endless corpus, cut anywhere, each after the beginning token.
 
-    As in a corpus of text a window may begin within a document: cut at beginnings, early and late tokens would be other
-    parts of documents, and differ for that alone. Where single documents fill the rows (a world of chains alone), a row
-    is a document, as in training.
+    As in a corpus of text, a window may begin within a document. If windows began with documents, early and late tokens
+    would come from different parts of documents and differ for that reason alone. Where single documents fill the rows
+    (a world of chains alone), a row is a document, as in training.
 
     Args:
-        lm: whose tokenizer writes them.
-        world: whose corpus.
-        n: windows, one after the other.
-        length: tokens of a window, that of training; at most the context.
-        seed: of the stream; training counts its own streams from 0.
+        lm: the model with the tokenizer.
+        world: the world with the corpus.
+        n: number of windows.
+        length: tokens in a window, as in training; limited by the context.
+        seed: random seed of the stream; training counts its own streams from 0.
     """
     size = min(length, context_length(lm.model) or length)
     stream = (encode(lm.tokenizer, document.text) for document in world.documents(10_007 + seed))

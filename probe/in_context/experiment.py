@@ -1,4 +1,4 @@
-"""In-context learning: predictions from examples against Bayes' rule, and the heads that make them."""
+"""The experiment on in-context learning: use of examples against the Bayes predictor, and the heads behind it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 def say(result: Result) -> str:
-    """Say what the examples do to each model: in maps or few-shot prompts, else in chains, else in repeats.
+    """Summarise the effect of examples on each model: in maps or few-shot prompts, else in chains, else in repeats.
 
-    For models with pools of different sizes, say which Bayes predictor each is nearer to.
+    For models trained on pools of different sizes, name the Bayes predictor that each is closer to.
     """
     parts, pools = [], joined_curve(result)
     if pools is not None:
@@ -152,13 +152,13 @@ METRICS: tuple[Metric, ...] = (
         for what in (f"{scale}gain", f"{scale}gain_shuffled", f"{scale}gain_random", f"{scale}binding")
     ),
 )
-"""Metrics of the summary, as far as they were measured; definitions in docs/in_context.md."""
+"""Metrics of the summary, if measured; docs/in_context.md defines them."""
 
 
 def draw(result: Result) -> "Mapping[str, go.Figure]":
-    """Draw the figures of a result with any number of models; the first answers the question.
+    """Draw the figures of a result with any number of models; the first figure answers the experiment's question.
 
-    Models with pools of different sizes are drawn by them.
+    Models trained on pools of different sizes are drawn by pool size.
     """
     from probe.in_context import figures as of_heads
     from probe.in_context import figures as plots
@@ -200,7 +200,7 @@ def read(
     label_field: str = LABEL,
     **_: Any,
 ) -> list[Rows[Example]]:
-    """Read the examples of the file, if there is one."""
+    """Read the examples of the data file, if there is one."""
     return [] if data is None else [read_classification(data, text_field, label_field, strict, limit)]
 
 
@@ -231,34 +231,34 @@ def run(
     only: Literal["all", "shots"] = "all",
     tick: Tick = ignore,
 ) -> Evidence:
-    """Measure what a model learns from its context alone, how near that is to the best possible, and by which heads.
+    """Measure what a model learns from its context, how close it comes to the Bayes predictor, and which heads do it.
 
-    In a world, exactly: accuracy and loss by number of examples on maps and on functions y = (a x + b) mod p, beside
-    the Bayes predictors over the task pool and over all tasks; distances to the unigram, bigram and Bayes predictors of
-    Markov chains, also over training from the run's captures, with the phase change in which induction heads form;
-    gold, random and permuted labels; function vectors. For any model: random tokens that are written twice (Olsson
-    score), scores of every head, and the in-context loss without the induction heads and without as many random ones.
-    With a file of classified texts: accuracy by number of shots beside the commonest label and the model's own label
-    bias, with other and with flipped labels, and the vector of the examples.
+    In a world, exactly: accuracy and loss by number of examples on maps and on functions y = (a x + b) mod p, compared
+    with the Bayes predictors over the task pool and over all tasks; distances to the unigram, bigram and Bayes
+    predictors of Markov chains, also over training from the run's captures, with the phase change when induction heads
+    form; gold, random and permuted labels; function vectors. For any model: random tokens that are written twice
+    (Olsson score), scores of every head, and the in-context loss without the induction heads and without as many random
+    ones. With a file of classified texts: accuracy by number of shots, compared with always giving the most frequent
+    label and with the model's label bias; accuracy with random, permuted and flipped labels; and function vectors.
 
     Args:
         lm: the model.
         data: JSON Lines, JSON, CSV or TSV of texts with labels, or the set `agreeableness` of `probe.questions`;
-            without one the model's world, or random tokens alone.
-        n: documents of each kind; half as many chains, repeats and rows of the corpus, a quarter for heads; of a file
-            at most that many queries.
-        limit: the first rows of a file, of which n are drawn; all of them by default.
-        seed: of everything random; equal seeds ask models of one world the same.
-        heads: induction heads that are put out of work together.
-        draws: random sets of as many other heads.
+            without it, the model's world, or only random tokens.
+        n: number of documents of each kind; half as many chains, repeats and rows of the corpus, a quarter as many for
+            heads; with a file, the maximum number of queries.
+        limit: number of rows to read from the beginning of a file, of which n are drawn; all of them by default.
+        seed: random seed; with equal seeds, models of one world are asked the same questions.
+        heads: number of induction heads to ablate together.
+        draws: number of random sets of as many other heads.
         shots: numbers of examples in few-shot prompts; those that do not fit the context are left out.
         text_field: column of the text in the file, or several such as `premise+hypothesis`; for `text` also sentence,
             content or review.
         label_field: column of the label; for `label` also category, class or sentiment.
-        template: how an example is written; it ends in the label.
-        form: of few-shot prompts from a file: never the tokenizer's chat template (plain), always (chat), if it has one
-            (auto).
-        only: of a file, `shots` counts right labels by number of examples alone: no vectors, repeated tokens or heads.
+        template: format of an example; it ends with the label.
+        form: form of few-shot prompts from a file: without the tokenizer's chat template (plain), with it (chat), or
+            with it if there is one (auto).
+        only: with a file, `shots` measures only accuracy by number of examples: no vectors, repeated tokens or heads.
         tick: progress.
     """
     from probe.autoregression.lags import require_tokens
@@ -310,13 +310,13 @@ def run(
 
 
 def _length(lm: "LM") -> int:
-    """Tokens of a row when the model's run was trained."""
+    """Return the tokens per row with which the model's run was trained."""
     length = probe.open_run(lm.run_dir).config.get("length") if lm.run_dir is not None else None
     return length if isinstance(length, int) and length > 20 else 96
 
 
 def _find_repeats(lm: "LM", world: "World | None", n: int, seed: int) -> "Repeats | None":
-    """Repeats in the world's own form if its corpus has some, of the whole vocabulary for a model without a world."""
+    """Return repeats in the form of the world's corpus if it has some, or of the whole vocabulary without a world."""
     from probe.in_context.chains import token_repeats, world_repeats
     from probe.in_context.induction import REFERENCE
 

@@ -1,10 +1,10 @@
 """Few-shot classification with any model: accuracy by number of examples, baselines, and other labels in the examples.
 
-The data are rows of JSON Lines, JSON, CSV or TSV with a text and a label in each. A prompt is k labelled examples and a
+The data are rows of JSON Lines, JSON, CSV or TSV, each with a text and a label. A prompt is k labelled examples and a
 query; the answer is the label of the highest summed log-likelihood, as `lm-evaluation-harness` scores multiple choice
 (`acc`). The examples of a query are the first k of one list, so that prompts with more examples contain those with
-fewer. An accuracy stands beside two answers that read no text: the label that most rows of the file have, and the one
-that the model prefers behind the same examples for a text without content (Zhao et al. 2021, arXiv 2102.09690).
+fewer. Accuracy is compared with two baselines that read no text: the most frequent label of the file, and the label
+that the model prefers after the same examples for a text without content (Zhao et al. 2021, arXiv 2102.09690).
 """
 
 from collections import Counter
@@ -28,34 +28,35 @@ SEPARATOR = "\n\n"
 SHOTS = (0, 1, 2, 4, 8, 16)
 TEXT, LABEL = "text", "label"
 ALIASES = {TEXT: ("sentence", "content", "review"), LABEL: ("category", "class", "sentiment")}
-"""Column to other names that it has in common files; used where the file has none of that name."""
+"""Column name to alternative names in common files; they are used if the file has no column of that name."""
 NO_CONTENT = "N/A"
-"""The text without content."""
+"""Text without content."""
 ROOM = 16
-"""Tokens of the context that are kept for the label."""
+"""Number of tokens of the context reserved for the label."""
 
 
 class Example(NamedTuple):
-    """A text and its label."""
+    """A labelled text."""
 
     text: str
     label: str
     row: str = ""
-    """Its number in the file, from 1: `row-7`."""
+    """Name of its row in the file, from 1: `row-7`."""
 
 
 def read_classification(
     file: str | Path, text: str = TEXT, label: str = LABEL, strict: bool = False, limit: int | None = None
 ) -> Rows[Example]:
-    """Read the examples of a JSON Lines, JSON, CSV or TSV file; CSV and TSV have a header.
+    """Read labelled texts from a JSON Lines, JSON, CSV or TSV file; CSV and TSV have a header.
 
     Args:
-        file: a row has a text and a label.
-        text: the column of the text, or several with "+" between them (`premise+hypothesis`), each on a line of its own
-            behind its name. Where there is no `text`, one of `ALIASES` stands for it.
-        label: the column of the label, likewise: text, or a whole number or truth value, which is written out.
-        strict: refuse a file with a row that has no text or label, which is left out otherwise.
-        limit: read its first rows alone. All of these are used: they give the labels, and examples to each query.
+        file: the file; each row has a text and a label.
+        text: column of the text, or several joined by "+" (`premise+hypothesis`), each written on a separate line after
+            its name. If there is no column `text`, one of its `ALIASES` is used.
+        label: column of the label, with aliases likewise: text, or an integer or Boolean, which is written as text.
+        strict: refuse a file if a row has no text or no label; otherwise such rows are skipped.
+        limit: number of rows to read from the beginning. All of them are used: for the labels, and as examples of each
+            query.
 
     Raises:
         DataError: the file cannot be read, or there are fewer than three examples or two labels.
@@ -82,12 +83,12 @@ def _example(row: Row, text: str, label: str) -> Example:
 
 
 def _column(row: Row, name: str) -> str:
-    """Return the first of a name and its aliases that is a column of the row; the name itself if none is."""
+    """Return the first of a name and its aliases that is a column of the row, or the name itself if none is."""
     return next((each for each in (name, *ALIASES.get(name, ())) if each in row.values), name)
 
 
 class Question(NamedTuple):
-    """A query with the examples that may stand before it, in order."""
+    """A query with the examples that can precede it, in order."""
 
     number: int
     query: Example
@@ -95,7 +96,7 @@ class Question(NamedTuple):
 
 
 def draw_questions(data: Sequence[Example], n: int, shots: int, seed: int = 0) -> list[Question]:
-    """`n` queries (all of them if there are fewer), each with `shots` other examples in random order."""
+    """Draw `n` queries (all of them if there are fewer), each with `shots` other examples in random order."""
     rng = np.random.default_rng(seed)
     picks = rng.permutation(len(data))[:n]
     questions = []
@@ -106,7 +107,7 @@ def draw_questions(data: Sequence[Example], n: int, shots: int, seed: int = 0) -
 
 
 def few_shot_prompt(examples: Sequence[Example], query: str, template: str = TEMPLATE) -> str:
-    """Examples and a query up to where its label is due, without blanks at the end.
+    """Write examples and a query up to the position of its label, without trailing blanks.
 
     Raises:
         ConfigError: the template lacks {text} or {label}, or something follows the label.
@@ -119,19 +120,19 @@ def few_shot_prompt(examples: Sequence[Example], query: str, template: str = TEM
 
 
 def in_form(lm: "LM", prompt: str, form: Form) -> str:
-    """Return a few-shot prompt as it is, or as a user's message in the tokenizer's chat template."""
+    """Return a few-shot prompt unchanged, or as a user's message in the tokenizer's chat template."""
     return dialogue(lm, [Turn("user", prompt)], "chat") if uses_chat(lm, form) else prompt
 
 
 def label_logprobs(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """[N L] summed log-likelihood in nats of each label, a blank before it."""
+    """Return the summed log-likelihoods [N L] in nats of all labels, each preceded by a blank."""
     return np.stack(answer_logprobs(lm, prompts, [[completion(prompt, each) for each in labels] for prompt in prompts]))
 
 
 def answer_table(
     lm: "LM", prompts: Sequence[str], questions: Sequence[Question], labels: Sequence[str]
 ) -> pd.DataFrame:
-    """One row a question: question, row, prompt, expected, answer, right, p_true (among the labels), loss (nats)."""
+    """Score questions: question, row, prompt, expected, answer, right, p_true (among the labels), loss (nats)."""
     logprobs = label_logprobs(lm, prompts, labels)
     logprobs = logprobs - np.logaddexp.reduce(logprobs, axis=1, keepdims=True)
     truth = np.array([labels.index(question.query.label) for question in questions])
@@ -154,10 +155,10 @@ def answer_table(
 def fitting_shots(
     lm: "LM", questions: Sequence[Question], shots: Sequence[int], template: str, form: Form = "plain"
 ) -> list[int]:
-    """Those numbers of examples with which every prompt fits into the context and has as many examples.
+    """Return the numbers of examples with which every prompt fits into the context and has that many examples.
 
     Raises:
-        DataError: not even prompts without examples fit.
+        DataError: even prompts without examples do not fit.
     """
     from probe.model.text import context_length, encode
 
@@ -186,24 +187,24 @@ def few_shot_curve(
     form: Form = "plain",
     tick: Tick = ignore,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Accuracy by number of examples, and with gold, random, permuted and flipped labels at the largest number.
+    """Measure accuracy by number of examples, and with gold, random, permuted and flipped labels at the largest number.
 
     Args:
         lm: any model of tokens.
         data: labelled texts.
-        n: queries.
-        shots: numbers of examples; those that do not fit the context, or the data, are left out.
-        template: how an example is written.
-        seed: of queries, examples and labels.
-        form: of the prompts, see `probe.dialogues.Form`.
+        n: number of queries.
+        shots: numbers of examples; those that exceed the context or the data are left out.
+        template: format of an example.
+        seed: random seed of queries, examples and labels.
+        form: form of the prompts, see `probe.dialogues.Form`.
         tick: progress.
 
     Returns:
-        Two tables with the columns of `answer_table`: by number of examples (column examples; with most of them also
-        majority_right and bias_right, whether the label of most rows, and the one that the model prefers without
-        content, are right), and by labels (columns examples, labels, label_effect; see `pairs`; with flipped ones each
-        label stands for the next of the list throughout, and `flip_followed` says whether the answer does so too),
-        empty where no example fits.
+        Two tables with the columns of `answer_table`: by number of examples (column examples; at the largest number
+        also majority_right and bias_right: whether the most frequent label, and the label that the model prefers for a
+        text without content, are right), and by labels (columns examples, labels, label_effect; see `pairs`; with
+        flipped labels each label is replaced by the next one of the list in all examples, and `flip_followed` says
+        whether the answer follows), empty if no example fits.
 
     Raises:
         DataError, ConfigError: the data or the template cannot be used.
@@ -237,7 +238,7 @@ def few_shot_curve(
         prompts = [prompt(each, [example.label for example in each.examples[:k]], NO_CONTENT) for each in questions]
         preferred = [labels[at] for at in label_logprobs(lm, prompts, labels).argmax(1)]
         counts = Counter(example.label for example in data)
-        majority = max(labels, key=counts.__getitem__)  # of equally many the first
+        majority = max(labels, key=counts.__getitem__)  # the first of equally frequent labels
         expected = [question.query.label for question in questions]
         answers = {"majority_right": [majority] * len(questions), "bias_right": preferred}
         return {

@@ -1,4 +1,4 @@
-"""What a file of classified texts shows, as items and tables: few-shot prompts, and the vector of the examples."""
+"""Items and tables of a file of classified texts: few-shot prompts and function vectors."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 TEXTS = 40
-"""Texts for function vectors, at most."""
+"""Maximum number of texts for function vectors."""
 SHOTS = 8
-"""Examples at most in the prompts that they come from."""
+"""Maximum number of examples in the prompts from which function vectors are read."""
 
 
 def file_parts(
@@ -32,16 +32,16 @@ def file_parts(
     seed: int,
     tick: Tick,
 ) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame], dict[str, Any]]:
-    """Items, tables and facts: accuracy by number of shots, label ablations, function vectors where they can be had.
+    """Return items, tables and facts: accuracy by number of shots, label ablations, function vectors if possible.
 
     Args:
         lm: the model.
-        examples: of the file.
-        n: queries at most.
+        examples: labelled texts of the file.
+        n: maximum number of queries.
         shots: numbers of examples.
-        template: how an example is written.
-        form: of few-shot prompts; the vectors are read from plain ones.
-        seed: of all choices.
+        template: format of an example.
+        form: form of few-shot prompts; the vectors are read from plain ones.
+        seed: random seed of all choices.
         tick: progress.
     """
     curve, labels = few_shot_curve(lm, examples, n, shots, template, seed, form, part(tick, 0, 2))
@@ -53,7 +53,7 @@ def file_parts(
             vectors = function_vectors_text(
                 lm, examples, min(n, TEXTS), shots=most, template=template, seed=seed, tick=part(tick, 1, 2)
             )
-        except DataError as error:  # too few texts, or no room for an example
+        except DataError as error:  # there are too few texts, or there is no room for an example
             facts["no_function_vector"] = str(error)
         else:
             names = [f"vector-{number}" for number in vectors.items["question"]]
@@ -72,13 +72,13 @@ def shot_parts(
     seed: int,
     tick: Tick,
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Items and tables of the accuracy by number of shots alone; see `file_parts`."""
+    """Return items and tables of the accuracy by number of shots only; see `file_parts`."""
     items, tables = _few_shot(*few_shot_curve(lm, examples, n, shots, template, seed, form, tick))
     return pd.concat(items, ignore_index=True), tables
 
 
 def has_heads(lm: "LM") -> bool:
-    """Whether attention can be looked at: recurrent models have none, some architectures cannot be hooked."""
+    """Return whether attention can be read: recurrent models have none, some architectures cannot be hooked."""
     try:
         return "blocks.0.attn.hook_pattern" in lm.bridge.hook_dict
     except ModelError:
@@ -86,7 +86,7 @@ def has_heads(lm: "LM") -> bool:
 
 
 def _few_shot(curve: pd.DataFrame, labels: pd.DataFrame) -> tuple[list[pd.DataFrame], dict[str, Any]]:
-    """Items and tables of few-shot prompts."""
+    """Return items and tables of few-shot prompts."""
     names = [f"few_shot-{number}-{k}" for number, k in zip(curve["question"], curve["examples"], strict=True)]
     curve = curve.assign(item=names, kind="few_shot")
     curve["most_right"] = curve["right"].where(curve["examples"] == curve["examples"].max())

@@ -1,12 +1,12 @@
-"""Induction heads: which they are, when they form in training, and the in-context loss without them.
+"""Induction heads: their scores, their formation in training, and the in-context loss without them.
 
-A head's induction score on a text is the weight from a token that came before on the tokens that followed its earlier
-occurrences, mean over such tokens (prefix matching; Olsson et al. 2022). Where few different tokens repeat, as in a
-Markov chain, a head that looks everywhere alike scores high already: `chance` is its score, and
-`scaled` = (score - chance) / (1 - chance) is 0 for it and 1 for a head that looks nowhere else.
+A head's induction score on a text is the attention weight from a repeated token to the tokens that followed its earlier
+occurrences, averaged over repeated tokens (prefix matching; Olsson et al. 2022). Where few different tokens repeat, as
+in a Markov chain, a head with uniform attention already scores high: `chance` is its score, and `scaled` = (score -
+chance) / (1 - chance) is 0 for uniform attention and 1 for a head that attends only to those tokens.
 
-Captures hold the attention of every head at every captured step, on prompts that stay the same, so scores are known
-over training. The phase change is when induction heads form and the in-context loss drops.
+Captures hold the attention of every head at every captured step, on fixed prompts, so scores are known over training.
+The phase change is when induction heads form and the in-context loss drops.
 
 Axes: N texts, D blocks, H heads, T tokens, S captured steps.
 """
@@ -45,45 +45,45 @@ if TYPE_CHECKING:
     from probe.world import World
 
 QUERIES = 3
-"""Repeated tokens that a prompt needs for an induction score."""
+"""Minimum number of repeated tokens in a prompt for an induction score."""
 LEAST = 10
-"""Captured steps that a phase change needs."""
+"""Minimum number of captured steps for a phase change."""
 WINDOW = 3
-"""Captures over which an increment is taken."""
+"""Number of captures over which an increment is taken."""
 
 
 class PhaseChange(NamedTuple):
-    """When induction rises steepest, when the in-context loss falls steepest, and whether they move together."""
+    """Phase change: when induction rises fastest, when the in-context loss falls fastest, and their correlation."""
 
     induction_step: float
-    """Middle of the window in which the induction score rises steepest."""
+    """Middle of the window in which the induction score rises fastest."""
     loss_step: float
-    """Middle of the window in which the loss falls steepest."""
+    """Middle of the window in which the loss falls fastest."""
     width: float
-    """Steps that the wider of both windows takes: how exactly the steps are known."""
+    """Length in steps of the wider of the two windows: the precision of the two steps."""
     rise: float
-    """Rise of the induction score from the first capture to the last."""
+    """Rise of the induction score from the first capture to the last one."""
     drop: float
-    """Fall of the loss from the first capture to the last."""
+    """Fall of the loss from the first capture to the last one."""
     correlation: float
-    """Pearson correlation of the increments over windows: rise of induction and fall of loss in the same window."""
+    """Pearson correlation over windows of the rise of induction and the fall of the loss."""
     low: float
-    """Lower end of its 95 % interval: Fisher's z, for as many windows as overlap leaves."""
+    """Lower end of its 95 % interval by Fisher's z, with the effective number of windows (they overlap)."""
     high: float
-    """Upper end."""
+    """Upper end of its 95 % interval."""
     n: int
-    """Windows; they overlap."""
+    """Number of windows; they overlap."""
 
 
 def induction_score(
     pattern: Float[np.ndarray, "... T T"], ids: Int[np.ndarray, " T"], start: int = 0
 ) -> tuple[Float[np.ndarray, "..."], float, int]:
-    """(score, chance, tokens counted) of attention patterns on one text; NaN where no token came before.
+    """Return (score, chance, tokens counted) of attention patterns on one text; NaN if no token repeats.
 
     Args:
-        pattern: weights, rows are queries.
-        ids: the text.
-        start: first token that counts as a query and as a key; what opens a text is no part of what repeats.
+        pattern: attention weights; rows are queries.
+        ids: token ids of the text.
+        start: first token that counts as a query and as a key; the opening of a text does not belong to the repeats.
     """
     target = followers(ids)
     target[:, : start + 1] = False
@@ -98,14 +98,15 @@ def induction_score(
 
 
 def induction_over_training(run: "Run") -> pd.DataFrame:
-    """Score the induction of every head at every captured step of a run, on each captured prompt that repeats tokens.
+    """Score the induction of every head at every captured step of a run, on each captured prompt with repeated tokens.
 
     Args:
         run: a run with captures.
 
     Returns:
-        One row a step, prompt and head: step, prompt, kind, name, layer, head, score, chance, scaled, previous_token
-        (weight on the token before, mean over tokens), queries. Without a prompt of `QUERIES` repeats, an empty table.
+        One row per step, prompt and head: step, prompt, kind, name, layer, head, score, chance, scaled, previous_token
+        (attention weight on the preceding token, mean over tokens), queries. The table is empty if no prompt has
+        `QUERIES` repeated tokens.
 
     Raises:
         RunError: a capture is damaged.
@@ -132,11 +133,11 @@ def induction_over_training(run: "Run") -> pd.DataFrame:
 
 
 def strongest(table: pd.DataFrame, kind: str) -> tuple[str, pd.Series]:
-    """Return the head with the highest scaled score at the last step on prompts of a kind, and that score by step.
+    """Return the head with the highest scaled score at the last step on prompts of a kind, and its score by step.
 
     Args:
-        table: of `induction_over_training`.
-        kind: of the prompts; their scores are averaged.
+        table: result of `induction_over_training`.
+        kind: kind of the prompts; their scores are averaged.
 
     Raises:
         DataError: there is no such prompt.
@@ -155,16 +156,16 @@ def phase_change(
     loss: "Sequence[float] | np.ndarray",
     window: int = WINDOW,
 ) -> PhaseChange:
-    """Where two curves over training turn, and whether their increments go together.
+    """Find the fastest change of two curves over training, and correlate their increments.
 
     Args:
-        steps: [S] captured steps in order; leave out those where the model still learns which tokens there are.
-        induction: [S] the induction score.
-        loss: [S] the in-context loss or score; falling is learning.
-        window: captures from the beginning of an increment to its end; single steps are noisier than what is sought.
+        steps: [S] captured steps in order; leave out those at which the model still learns the set of tokens.
+        induction: [S] induction score.
+        loss: [S] in-context loss or score; falling means learning.
+        window: number of captures over which an increment is taken; increments between single captures are too noisy.
 
     Raises:
-        DataError: fewer than `window` + 2 steps, or curves of other lengths.
+        DataError: fewer than `window` + 2 steps, or curves of different lengths.
     """
     at, up, down = (np.asarray(values, dtype=float) for values in (steps, induction, loss))
     if not len(at) == len(up) == len(down) or len(at) < window + 2:
@@ -193,8 +194,8 @@ def phase_change(
 def _fisher(r: float, n: int, window: int) -> tuple[float, float]:
     """Return the ends of the 95 % interval of a correlation of `n` overlapping increments (Fisher's z).
 
-    Increments over w steps that overlap share what lies between: n of them tell as much as n 3 w / (2 w^2 + 1) that do
-    not, if both curves wander independently (Bartlett 1935).
+    Overlapping increments over w steps are correlated: n of them are worth n 3 w / (2 w^2 + 1) independent ones if the
+    two curves are independent random walks (Bartlett 1935).
     """
     size = n * 3 * window / (2 * window**2 + 1)
     if not np.isfinite(r) or size <= 3.5:
@@ -204,45 +205,45 @@ def _fisher(r: float, n: int, window: int) -> tuple[float, float]:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's; NaN where one does not vary."""
+    """Return Pearson's correlation; NaN if one of the variables is constant."""
     a, b = a - a.mean(), b - b.mean()
     size = float(np.sqrt((a**2).sum() * (b**2).sum()))
     return float((a * b).sum() / size) if size > 0 else float("nan")
 
 
 def _opening(text: str, length: int) -> int:
-    """Tokens before what repeats: of the world's chains and repeats the beginning token and the heading."""
+    """Return the number of tokens before the repeated part of a world's text: beginning token and heading."""
     words = text.split()
     heading = 3 if words[:1] == ["chain"] else 1 if words[:1] == ["repeat"] else 0
     return max(0, length - len(words) + heading)
 
 
 Head = tuple[int, int]
-"""Block and head, from 0."""
+"""Block and head, both from 0."""
 REFERENCE = 24
-"""Texts over which the means are taken."""
+"""Number of texts over which mean activations are taken."""
 LATE = 1 / 3
-"""Share of a chain's states that are late."""
+"""Share of a chain's states that count as late."""
 
 
 @dataclass(frozen=True)
 class ContextTexts:
-    """Texts with the tokens whose loss only the context can lower."""
+    """Texts, with the tokens whose loss only the context can lower."""
 
     name: str
-    """`repeat`, `markov` or `map`."""
+    """Kind of the texts: `repeat`, `markov` or `map`."""
     rows: list[list[int]]
-    """N texts as ids."""
+    """N texts as token ids."""
     places: list[list[int]]
-    """[N] indices of those tokens in each text."""
+    """[N] positions of those tokens in each text."""
     reference: list[list[int]]
-    """Other texts of the kind, for the means and for the choice of heads."""
+    """Other texts of the kind, used for mean activations and for the choice of heads."""
     start: int = 0
-    """Tokens that open a text and are no part of what repeats."""
+    """Number of tokens in the opening of a text, which does not belong to the repeats."""
 
 
 def repeat_texts(repeats: Repeats) -> ContextTexts:
-    """Random tokens written twice; all but the first of the second writing count. The last texts give the means."""
+    """Return random tokens written twice; all but the first of the second copy count. The last texts give the means."""
     first = repeats.begin + repeats.size
     rows = repeats.rows[:-REFERENCE]
     places = list(range(first + 1, first + repeats.size))
@@ -250,7 +251,7 @@ def repeat_texts(repeats: Repeats) -> ContextTexts:
 
 
 def chain_texts(lm: "LM", world: "World", n: int = 50, seed: int = 0) -> ContextTexts:
-    """Fresh Markov chains; the last third of their states counts."""
+    """Draw new Markov chains as texts; the last third of their states counts."""
     drawn_chains = chains(world, n + REFERENCE, seed + 1_000_003)
     rows = [encode(lm.tokenizer, chain.text) for chain in drawn_chains]
     late = int(world.config.chain * LATE)
@@ -259,7 +260,7 @@ def chain_texts(lm: "LM", world: "World", n: int = 50, seed: int = 0) -> Context
 
 
 def map_texts(lm: "LM", world: "World", n: int = 50, seed: int = 0) -> ContextTexts:
-    """Draw maps as texts; only the label of the last pair, whose key came before, counts."""
+    """Draw maps as texts; only the label of the last pair counts, whose key occurred before."""
     documents = pair_documents(world, "map", n + REFERENCE, seed + 1_000_003)
     rows = [
         encode(lm.tokenizer, f"{document.prompt(len(document.pairs) - 1)} {document.pairs[-1][1]}")
@@ -270,9 +271,9 @@ def map_texts(lm: "LM", world: "World", n: int = 50, seed: int = 0) -> ContextTe
 
 @torch.no_grad()
 def induction_by_head(lm: "LM", rows: Sequence[Sequence[int]], start: int = 0) -> tuple[np.ndarray, float]:
-    """([N D H], chance) induction score of every head on every text (see `induction_score`).
+    """Return the induction score [N D H] of every head on every text, and the chance score (see `induction_score`).
 
-    Texts in which no token comes back are left out.
+    Texts without a repeated token are left out.
 
     Raises:
         DataError: no text is left.
@@ -293,13 +294,13 @@ def induction_by_head(lm: "LM", rows: Sequence[Sequence[int]], start: int = 0) -
 
 @torch.no_grad()
 def context_loss(lm: "LM", texts: ContextTexts, heads: Sequence[Head] = (), filling: Means | None = None) -> np.ndarray:
-    """[N] mean loss in nats at the tokens that count, with the heads put out of work.
+    """Return the mean loss [N] in nats at the tokens that count, with the given heads ablated.
 
     Args:
         lm: any model of tokens.
-        texts: what is read.
-        heads: blocks and heads; none for the model as it is.
-        filling: what comes in their place; zeros without it.
+        texts: the texts.
+        heads: (block, head) of each ablated head; none for the unchanged model.
+        filling: values that replace the heads' outputs; zeros without it.
     """
     if not heads:
         losses = token_losses(lm, texts.rows)
@@ -330,23 +331,23 @@ def _filler(name: str, heads: Sequence[int], filling: Means | None) -> Any:
 
 @dataclass(frozen=True)
 class InductionAblation:
-    """What the top heads and random ones do to the in-context loss of one kind of texts."""
+    """Losses on one kind of texts with all heads, without the top heads, and without random heads."""
 
     name: str
-    """Of the texts."""
+    """Kind of the texts."""
     heads: list[str]
-    """The top heads that were put out of work together."""
+    """Top heads, ablated together."""
     before: np.ndarray
-    """[N] in-context loss in nats."""
+    """[N] in-context loss in nats, without ablation."""
     top: np.ndarray
-    """[N] the same without the top heads."""
+    """[N] in-context loss in nats without the top heads."""
     random: np.ndarray
-    """[R N] without as many others, for each draw."""
+    """[R N] in-context loss in nats without as many random other heads, for each draw."""
     sets: list[str]
-    """[R] which others."""
+    """[R] random heads of each draw."""
 
     def items(self) -> pd.DataFrame:
-        """Return the in-context loss of each text and its rise under ablation, one row a text.
+        """Return the in-context loss of each text and its rise under ablation, one row per text.
 
         The columns are text, before, ablation_induction and ablation_random (rise of the loss; of random heads the mean
         over draws) and ablation_gap, their difference; nats.
@@ -358,7 +359,7 @@ class InductionAblation:
         )
 
     def table(self) -> pd.DataFrame:
-        """One row a set of heads: texts, group (induction or random), heads, loss (mean) and effect (rise), nats."""
+        """Return one row per set of heads: texts, group (induction or random), heads, loss and effect (rise); nats."""
         rows = [("induction", ", ".join(self.heads), self.top.mean())]
         rows += [("random", names, values.mean()) for names, values in zip(self.sets, self.random, strict=True)]
         table = pd.DataFrame(rows, columns=["group", "heads", "loss"])
@@ -376,17 +377,17 @@ def ablate_induction(
 ) -> InductionAblation:
     """Measure the in-context loss without the k heads of the highest scores, and without sets of k random others.
 
-    The heads are put out of work together, on every token (mean ablation: what they write on texts of the same kind on
-    average comes in their place). The in-context loss is measured where only the context helps: at the second writing
-    of random tokens, at the late states of a Markov chain, at the query of a map whose key has come.
+    The heads are ablated together, at every token (mean ablation: their outputs are replaced by their mean outputs on
+    texts of the same kind). The in-context loss is measured where only the context helps: on the second copy of random
+    tokens, on the late states of a Markov chain, on the query of a map whose key occurred before.
 
     Args:
         lm: any model of tokens.
-        texts: where the in-context loss is measured.
-        scores: [D H] by which heads are chosen, such as prefix matching.
-        k: how many heads.
-        draws: how many random sets of others.
-        seed: of these sets.
+        texts: texts on which the in-context loss is measured.
+        scores: [D H] scores by which heads are chosen, such as prefix matching.
+        k: number of heads.
+        draws: number of random sets of other heads.
+        seed: random seed of these sets.
         tick: progress.
 
     Raises:
@@ -411,7 +412,7 @@ def ablate_induction(
 
 
 def ablate_each(lm: "LM", texts: ContextTexts, tick: Tick = ignore) -> np.ndarray:
-    """[D H] rise of the mean in-context loss in nats when each head alone is ablated (mean ablation)."""
+    """Return the rise [D H] of the mean in-context loss in nats when each head is ablated alone (mean ablation)."""
     depth, heads = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
     filling = means(lm, texts.reference, [f"blocks.{block}.attn.hook_z" for block in range(depth)])
     before = context_loss(lm, texts).mean()
@@ -423,15 +424,15 @@ def ablate_each(lm: "LM", texts: ContextTexts, tick: Tick = ignore) -> np.ndarra
 
 
 Number = tuple[str, *tuple[float, ...]]
-"""Name, value, and where known the ends of the interval and n: what `probe.experiments.metrics.Given` takes."""
+"""Name, value and, if known, the ends of the interval and n: the arguments of `probe.experiments.metrics.Given`."""
 EACH = 48
-"""Heads up to which each is also ablated alone."""
+"""Maximum number of heads for which each head is also ablated alone."""
 SHOWN = {"repeat": "repeat_induction", "markov": "chain_induction"}
-"""Name of the best head's induction score on each kind of texts."""
+"""Kind of texts to the name of its metric: the best head's induction score."""
 
 
 def context_texts(lm: "LM", world: "World | None", repeats: Repeats | None, n: int, seed: int) -> list[ContextTexts]:
-    """Return the texts on which heads are scored and ablated: repeats, chains, maps, as far as the model knows them."""
+    """Return the texts on which heads are scored and ablated: repeats, chains and maps, if the model knows them."""
     collection = []
     if repeats is not None:
         collection.append(repeat_texts(Repeats(repeats.rows[: n + REFERENCE], repeats.begin, repeats.size)))
@@ -445,18 +446,18 @@ def context_texts(lm: "LM", world: "World | None", repeats: Repeats | None, n: i
 def head_parts(
     lm: "LM", texts: Sequence[ContextTexts], heads: int, draws: int, seed: int, tick: Tick = ignore
 ) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame], list[Number]]:
-    """Induction scores of every head, and the in-context loss without the best ones and without random ones.
+    """Score every head's induction; measure the in-context loss without the best heads and without random ones.
 
-    The heads are those with the highest induction score on the first kind of texts; on maps, where what follows a token
-    is an arrow, they are chosen on the first kind too. The best head's score in the summary is measured on other texts
-    than those it was chosen by.
+    The best heads are those with the highest induction score on the first kind of texts. This holds for maps too, where
+    an arrow follows every key. The best head's score in the summary is measured on other texts than those on which it
+    was chosen.
 
     Args:
         lm: any model of tokens.
-        texts: the kinds of texts, the first one with tokens that come back.
-        heads: how many are ablated together.
-        draws: random sets of as many others.
-        seed: of the draws.
+        texts: kinds of texts; the first one has repeated tokens.
+        heads: number of heads to ablate together.
+        draws: number of random sets of as many other heads.
+        seed: random seed of the draws.
         tick: progress.
     """
     items: list[pd.DataFrame] = []
@@ -497,20 +498,19 @@ def head_parts(
 
 
 def training_parts(run: "Run", world: "World") -> tuple[dict[str, pd.DataFrame], list[Number], dict[str, Any]]:
-    """Induction heads and in-context learning over the captured steps of a run, and its phase change.
+    """Return induction heads and in-context learning over the captured steps of a run, and the phase change.
 
-    Only of a run that began with random weights: in others the heads are there from the start.
+    This applies only to a run that started from random weights: other runs have the heads from the start.
 
     Args:
         run: the run that the model belongs to.
-        world: what it was trained on.
+        world: the world that it was trained on.
 
     Returns:
-        Tables: `over_training` (step, kind of prompts, series, value, head): the induction score of the head that
-        scores highest at the end (scaled: 0 for a head that looks everywhere alike), KL to each predictor of chains,
-        the in-context score, and the held-out loss of that kind of documents; `heads_over_training` (step, kind, name,
-        scaled, previous_token). The numbers of the phase change, where at least `LEAST`
-        steps were captured. Facts: which head.
+        Tables: `over_training` (step, kind of prompts, series, value, head): the induction score of the head with the
+        highest score at the end (scaled: 0 for uniform attention), KL to each predictor of chains, the in-context
+        score, and the held-out loss of that kind of documents; `heads_over_training` (step, kind, name, scaled,
+        previous_token). The numbers of the phase change, if at least `LEAST` steps were captured. Facts: the head.
     """
     if run.parent is not None or run.config.get("base") is not None:
         return {}, [], {}
@@ -548,7 +548,7 @@ def training_parts(run: "Run", world: "World") -> tuple[dict[str, pd.DataFrame],
 
 
 def phase_given(found: PhaseChange) -> list[Number]:
-    """Return the numbers of a phase change for a summary."""
+    """Return the numbers of a phase change for the summary."""
     half = found.width / 2
     return [
         ("phase_induction_step", found.induction_step, found.induction_step - half, found.induction_step + half),
@@ -558,7 +558,7 @@ def phase_given(found: PhaseChange) -> list[Number]:
 
 
 def _change(induction: pd.Series, score: pd.Series) -> PhaseChange | None:
-    """Return the phase change; None if too few steps were captured."""
+    """Return the phase change, or None if too few steps were captured."""
     if len(score) < LEAST:
         return None
     return phase_change(score.index.to_numpy(), induction[score.index].to_numpy(), score.to_numpy())

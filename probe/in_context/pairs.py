@@ -1,12 +1,12 @@
 """Accuracy and loss by number of examples, against the Bayes predictors of a world (exact), and with wrong labels.
 
-A document "rule 3 -> 1 ; 0 -> 4 ; ... ; 2 -> 0" is read once: what the model says after the k-th arrow is its answer
-after k examples. Bayes' rule says what can be known there: of a map a label for certain once its key has come, and
-before that nothing; of a function the share of the tasks that fit the examples so far, over the task pool (what the
-corpus teaches) and over all tasks (what generalises; Raventos et al. 2023, 2306.15063).
+A document "rule 3 -> 1 ; 0 -> 4 ; ... ; 2 -> 0" is read once: the model's prediction after the k-th arrow is its answer
+after k examples. The Bayes predictor gives the best possible answer there. In a map, a label is certain once its key
+has occurred, and uniform before. In a function, an answer has the share of the tasks that fit the examples so far, over
+the task pool (which the corpus teaches) or over all tasks (which generalises; Raventos et al. 2023, 2306.15063).
 
-Distances are KL(Bayes || model) in nats, with the model's probabilities over its whole vocabulary: the expected loss of
-the model in excess of that predictor, where the predictor is right about the world.
+Distances are KL(Bayes || model) in nats, with the model's probabilities over its whole vocabulary: the model's expected
+loss in excess of that predictor's, if the predictor matches the world.
 
 Axes: N documents, K examples before the query (0 to pairs - 1), A answers.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from probe.world import World
 
 KINDS = ("map", "function", "function_new")
-"""Kinds of questions with examples: maps, functions of the pool, and functions outside of it."""
+"""Kinds of questions with examples: maps, functions of the pool, and functions outside the pool."""
 OPENINGS = {"map": "map", "function": "rule", "function_new": "rule"}
 
 
@@ -41,7 +41,7 @@ class PairDocument(NamedTuple):
     pairs: list[tuple[str, str]]
 
     def prompt(self, k: int) -> str:
-        """Return the text before the answer to pair k: k examples and a query."""
+        """Return the text before the answer to pair k: k examples and the query."""
         return tasks.pairs_text(OPENINGS[self.kind], self.pairs[:k], self.pairs[k][0])
 
 
@@ -62,9 +62,10 @@ def pair_documents(world: "World", kind: str, n: int, seed: int = 0) -> list[Pai
 
 
 def bayes_map(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-    """[K A] the Bayes predictive of each label of `LABELS` at every pair of a map, given the pairs before it.
+    """Return the Bayes predictive [K A] of each label of `LABELS` at every pair of a map, given the pairs before it.
 
-    Labels are drawn uniformly and independently for each key: certain where the key has come, uniform where it has not.
+    Labels are drawn uniformly and independently for each key: the label is certain if the key has occurred, else
+    uniform.
     """
     labels: dict[str, str] = {}
     rows = []
@@ -76,16 +77,16 @@ def bayes_map(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
 
 
 def counting_map(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-    """[K A] the predictive of a model that counts labels and ignores keys: (count + 1 / A) / (k + 1)."""
+    """Return the predictive [K A] of a model that counts labels and ignores keys: (count + 1 / A) / (k + 1)."""
     labels = np.array([[float(label == each) for each in LABELS] for _, label in pairs])
     counts = np.cumsum(labels, axis=0) - labels
     return (counts + 1 / len(LABELS)) / (np.arange(len(pairs))[:, None] + 1)
 
 
 def bayes_function(pairs: Sequence[tuple[str, str]], p: int, pool: Sequence[tasks.Task]) -> np.ndarray:
-    """[K p] the Bayes predictive of y at every pair of a function, uniform over `pool` beforehand.
+    """Return the Bayes predictive [K p] of y at every pair of a function, with a uniform prior over `pool`.
 
-    As `probe.world.bayes.function_predictive` at each prefix; uniform where no task of the pool fits.
+    It equals `probe.world.bayes.function_predictive` at each prefix; it is uniform if no task of the pool fits.
     """
     values = np.array([[(a * x + b) % p for x in range(p)] for a, b in pool])
     fits = np.ones(len(pool), dtype=bool)
@@ -99,11 +100,11 @@ def bayes_function(pairs: Sequence[tuple[str, str]], p: int, pool: Sequence[task
 
 
 def divergence(truth: np.ndarray, logprobs: np.ndarray) -> np.ndarray:
-    """[...] KL(truth || model) in nats over the last axis.
+    """Return KL(truth || model) [...] in nats over the last axis.
 
     Args:
         truth: [... A] probabilities, zeros allowed.
-        logprobs: [... A] the model's log-probabilities of the same outcomes; what it gives to others is lost.
+        logprobs: [... A] the model's log-probabilities of the same outcomes; other outcomes need not be included.
     """
     safe = np.where(truth > 0, truth, 1.0)
     return np.where(truth > 0, truth * (np.log(safe) - logprobs), 0.0).sum(-1)
@@ -113,13 +114,13 @@ def divergence(truth: np.ndarray, logprobs: np.ndarray) -> np.ndarray:
 def answer_logprobs(
     lm: "LM", documents: Sequence[PairDocument], answers: Sequence[str], last: bool = False
 ) -> np.ndarray:
-    """[N K A] log-probability in nats of each answer after 0 to K - 1 examples; hooked inside `lm.hooks`.
+    """Return the log-probability [N K A] in nats of each answer after 0 to K - 1 examples; hooks of `lm.hooks` apply.
 
     Args:
         lm: the model.
-        documents: N of them with K pairs each.
-        answers: single words.
-        last: only after K - 1 examples; [N 1 A].
+        documents: N documents with K pairs each.
+        answers: A answers of one word each.
+        last: score only the answer after K - 1 examples, [N 1 A].
 
     Raises:
         DataError: an answer is more than one token, or the examples do not begin as their documents do.
@@ -144,7 +145,7 @@ def answer_logprobs(
 
 
 def single_tokens(lm: "LM", words: Sequence[str]) -> list[int]:
-    """Return the token of each word after a blank.
+    """Return the token of each word preceded by a blank.
 
     Raises:
         DataError: a word is more than one token of this tokenizer.
@@ -163,20 +164,20 @@ def pair_curves(lm: "LM", world: "World", kind: str, n: int = 200, seed: int = 0
 
     Args:
         lm: a model with the world's tokenizer.
-        world: whose maps or functions.
+        world: the world with the maps or functions.
         kind: one of `KINDS`.
-        n: documents; their last pairs are the questions of `world.questions(kind, n, seed)`.
-        seed: of the documents.
+        n: number of documents; their last pairs are the questions of `world.questions(kind, n, seed)`.
+        seed: random seed of the documents.
 
     Returns:
-        One row a document and number of examples: document, examples, prompt, expected (the true answer), answer (the
-        likeliest one), copies (how often the query came before), p_true, loss; for maps the same of Bayes
-        (bayes_p_true, kl_bayes) and of `counting_map` (counting_p_true, kl_counting); for
-        functions both for `pool` and for `all` tasks (pool_p_true, kl_pool, all_p_true, kl_all). Losses and distances
-        in nats.
+        One row per document and number of examples: document, examples, prompt, expected (the true answer), answer (the
+        most probable one), copies (number of earlier occurrences of the query), p_true, loss; for maps the probability
+        and the KL of the Bayes predictor (bayes_p_true, kl_bayes) and of `counting_map` (counting_p_true, kl_counting);
+        for functions those of the Bayes predictors over the `pool` and over `all` tasks (pool_p_true, kl_pool,
+        all_p_true, kl_all). Losses and distances in nats.
 
     Raises:
-        DataError: the world has no such tasks, or the tokenizer is another.
+        DataError: the world has no such tasks, or the tokenizer is not the world's.
     """
     documents = pair_documents(world, kind, n, seed)
     p = world.config.modulus
@@ -218,17 +219,17 @@ T = TypeVar("T")
 
 
 def relabel(labels: Sequence[T], space: Sequence[T], mode: Mode, rng: np.random.Generator) -> list[T]:
-    """Return the labels of the examples under a mode.
+    """Return the labels of the examples in a mode.
 
-    - gold: as they are;
-    - random: each label is drawn uniformly from the label space, every example alone;
-    - permuted: the labels are dealt anew among the examples, so that the same labels stand in the prompt.
+    - gold: unchanged;
+    - random: each label is drawn uniformly from the label space, independently for every example;
+    - permuted: the labels are permuted among the examples, so that the prompt holds the same labels.
 
     Args:
         labels: the gold labels, in the order of the examples.
         space: the label space.
         mode: gold, random or permuted.
-        rng: draws.
+        rng: random generator.
 
     Raises:
         ConfigError: an unknown mode.
@@ -243,23 +244,23 @@ def relabel(labels: Sequence[T], space: Sequence[T], mode: Mode, rng: np.random.
 
 
 def map_label_ablation(lm: "LM", world: "World", n: int = 200, seed: int = 0, kind: str = "map") -> pd.DataFrame:
-    """Ask the questions of a world with gold, random and permuted labels of the examples; expect the gold answer.
+    """Ask the questions of a world with gold, random and permuted labels in the examples; expect the gold answer.
 
     Min et al. (2022, 2202.12837) found that models which know a task keep most of their accuracy when the labels of the
-    examples are drawn at random: the examples tell them the form and the label space. Where a task is in the examples
-    alone, as in the maps and functions of the world, random labels leave nothing to go by, and accuracy must fall to
+    examples are drawn at random: the examples tell them the form and the label space. If only the examples define the
+    task, as in the maps and functions of the world, random labels carry no information, and accuracy must fall to
     chance.
 
     Args:
         lm: a model with the world's tokenizer.
-        world: whose questions.
-        n: questions; equal to those of `world.questions(kind, n, seed)`.
-        seed: of questions and labels.
+        world: the world that asks the questions.
+        n: number of questions; they are those of `world.questions(kind, n, seed)`.
+        seed: random seed of questions and labels.
         kind: `map`, `function` or `function_new`.
 
     Returns:
-        One row a question and mode: question, labels (the mode), prompt, expected, answer (the likeliest of the label
-        space), right (0 or 1), p_true, shown (what the model gives to labels that stand in the prompt).
+        One row per question and mode: question, labels (the mode), prompt, expected, answer (the most probable label),
+        right (0 or 1), p_true, shown (total probability of the labels that occur in the prompt).
     """
     space = LABELS if kind == "map" else world.numbers
     documents = pair_documents(world, kind, n, seed)
@@ -286,16 +287,18 @@ def map_label_ablation(lm: "LM", world: "World", n: int = 200, seed: int = 0, ki
 
 
 def ablate_labels(score: Callable[[Mode, np.random.Generator], pd.DataFrame], seed: int = 0) -> pd.DataFrame:
-    """Apply `score` to every mode; add the columns `labels` and `right`, and the effect of gold labels.
+    """Apply `score` in every mode; add the columns `labels` and `right`, and the effect of gold labels.
 
     Args:
-        score: (mode, random numbers) to one row a question: question, answer, expected and more.
-        seed: of the labels; every mode has random numbers of its own.
+        score: function of (mode, random generator) that returns one row per question: question, answer, expected and
+            more.
+        seed: random seed of the labels; every mode has a separate generator.
 
     Returns:
-        Modes one after the other. On the rows of gold labels `label_effect` is right minus what it is with random
-        labels, and `binding_effect` minus what it is with permuted ones, question by question: a model that answers
-        with any label of the prompt, whichever text it stands with, has the first and not the second.
+        The rows of one mode after the other. In the rows of gold labels, `label_effect` is `right` with gold labels
+        minus `right` with random labels of the same question, and `binding_effect` the same difference to permuted
+        labels. A model that answers with any label of the prompt, whatever its text, has the first effect and not the
+        second.
     """
     frames = []
     for number, mode in enumerate(MODES):

@@ -1,9 +1,9 @@
-"""Does in-context learning generalise with the task pool? One curve from models trained on pools of different sizes.
+"""Does in-context learning generalise with the task pool? One curve over models trained on pools of different sizes.
 
-Raventos et al. (2023, 2306.15063) train one model for each number of tasks: with few it answers like the Bayes
-predictor over its pool, with many like the one over all tasks, also on tasks that it has never seen. A model has one
-pool, so the curve takes several runs (docs/in_context.md has the commands), each with a world of its own. The
-experiment `in_context` draws it of a result that holds them (`joined_curve`).
+Raventos et al. (2023, 2306.15063) train one model for each number of tasks: with few tasks it answers like the Bayes
+predictor over its pool, with many like the one over all tasks, even on tasks that it has never seen. A model has one
+pool, so the curve takes several runs (docs/in_context.md has the commands), each with its own world. The experiment
+`in_context` draws the curve of a result that holds these runs (`joined_curve`).
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def pool_curve(results: "Sequence[Result]") -> pd.DataFrame:
-    """Join the tables `pool` of several results of the experiment `in_context`, by size of the pool.
+    """Join the tables `pool` of several results of the experiment `in_context`, ordered by pool size.
 
     Args:
-        results: of models whose worlds have functions with one modulus.
+        results: results of models whose worlds have functions with one modulus.
 
     Returns:
-        One row a model, kind and predictor: model, pool_size, modulus, tasks, kind (function: of the pool;
-        function_new), predictor (pool or all), value (KL(Bayes || model), nats), ci_low, ci_high, n; smaller pools
-        first.
+        One row per model, kind and predictor: model, pool_size, modulus, tasks, kind (function: in the pool;
+        function_new: outside it), predictor (pool or all), value (KL(Bayes || model), nats), ci_low, ci_high, n;
+        smaller pools first.
 
     Raises:
         DataError: a result has no functions, or the moduli differ.
@@ -48,14 +48,14 @@ def pool_curve(results: "Sequence[Result]") -> pd.DataFrame:
 
 
 def joined_curve(result: "Result") -> pd.DataFrame | None:
-    """Return the curve over pool sizes from the models of a result with one modulus and documents of one length.
+    """Return the curve over pool sizes of a result's models with one modulus and one document length.
 
     Args:
-        result: of the experiment `in_context`, with any number of models.
+        result: result of the experiment `in_context`, with any number of models.
 
     Returns:
-        As `pool_curve`; None where there are no two sizes of pool. Where several moduli or lengths have a curve, the
-        one with most sizes.
+        The table of `pool_curve`, or None if there are fewer than two pool sizes. If several moduli or lengths have a
+        curve, the one with the most pool sizes.
     """
     if "pool" not in result.tables:
         return None
@@ -70,18 +70,18 @@ def joined_curve(result: "Result") -> pd.DataFrame | None:
 
 
 def leanings(items: pd.DataFrame, curve: pd.DataFrame) -> pd.DataFrame:
-    """How much nearer each model of a curve is to Bayes over its pool than to Bayes over all tasks.
+    """Measure how much closer each model of a curve is to Bayes over its pool than to Bayes over all tasks.
 
-    Both distances are of the same answers, so their difference is taken document by document.
+    Both distances concern the same answers, so their difference is taken document by document.
 
     Args:
-        items: of a result: model, kind, sequence (the document), kl_pool, kl_all.
-        curve: see `joined_curve`.
+        items: items of a result: model, kind, sequence (the document), kl_pool, kl_all.
+        curve: result of `joined_curve`.
 
     Returns:
-        One row a model and kind: model, pool_size, kind, value (KL(all || model) - KL(pool || model) in nats, mean over
-        documents of the mean over numbers of examples: above 0 is nearer to the pool), ci_low, ci_high (bootstrap over
-        documents), n.
+        One row per model and kind: model, pool_size, kind, value (KL(all || model) - KL(pool || model) in nats, mean
+        over documents of the mean over numbers of examples: above 0 is closer to the pool), ci_low, ci_high (bootstrap
+        over documents), n.
     """
     rows = []
     for (size, model, kind), _ in curve.groupby(["pool_size", "model", "kind"]):
@@ -92,11 +92,11 @@ def leanings(items: pd.DataFrame, curve: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_words(curve: pd.DataFrame, found: pd.DataFrame) -> str:
-    """Which models of a curve are nearer to which Bayes predictor, and how far they are from generalising, in words.
+    """Describe which Bayes predictor each model of a curve is closer to, and how far the models are from generalising.
 
     Args:
-        curve: see `joined_curve`.
-        found: its `leanings`; where an interval holds 0 a model is nearer to neither.
+        curve: result of `joined_curve`.
+        found: its `leanings`; if an interval includes 0, the model is closer to neither.
     """
     tasks, parts = int(curve["tasks"].iloc[0]), []
     for kind, words in (("function", "functions of the pool"), ("function_new", "other functions")):
@@ -121,7 +121,7 @@ def _list_models(rows: pd.DataFrame) -> str:
 
 
 def _by(rows: pd.DataFrame) -> str:
-    """Return the differences of the smallest and the largest pool, without sign; empty if all intervals include 0."""
+    """Return the absolute differences of the smallest and the largest pool; empty if all intervals include 0."""
     if not ((rows["ci_low"] > 0) | (rows["ci_high"] < 0)).any():
         return ""
     ends = rows.iloc[[0, -1] if len(rows) > 1 else [0]]

@@ -1,23 +1,24 @@
 """Function vectors of few-shot classification (Todd et al., 2310.15213): is the effect of examples a direction?
 
-The vector of a task after a block is the mean residual at the last token of prompts with examples, less the mean of the
-same queries without any: added to prompts without examples it moves their mean to where examples would. (The residual
-stream and not the best heads' outputs, which `probe.in_context.vectors` takes: a head's causal effect costs a pass over
-every prompt with examples, too many for the models that files are meant for.)
+The vector of a task after a block is the mean residual at the last token of prompts with examples minus the mean for
+the same queries without examples: added to prompts without examples, it shifts their mean as the examples would. (The
+vector is read from the residual stream, not from the best heads' outputs as in `probe.in_context.vectors`: the causal
+effect of each head costs a pass over every prompt with examples, too many for the models that files are meant for.)
 
-Controls: the vector of the same prompts with their labels permuted, which knows the form and the labels but not which
-text has which; and random directions as long as the vector.
+Controls: the vector of the same prompts with permuted labels, which carries the form and the labels but not which text
+has which; and random directions with the norm of the vector.
 
-The texts fall into two halves. Queries of one half get vectors of prompts that are made of the other alone; the block
-behind which they are added is the one where the true label gains most on the other half's queries, by vectors of this
-half. So a query is in no prompt that makes its vector, and its answer is not what its block was chosen for. Accuracy
-has a block of its own, chosen by the true label's share among the labels: a late block may raise all of them alike. Few
-queries share a vector, and vectors share no prompt: intervals that draw whole vectors (column `vector`) know of both.
+The texts are split into two halves. Queries of one half get vectors from prompts of the other half; the vectors are
+added after the block where vectors of this half raise the true label most on the queries of the other half. So a query
+occurs in no prompt that makes its vector, and its answer did not influence the choice of its block. Accuracy has a
+separate block, chosen by the true label's share among the labels: a late block may raise all labels alike. A few
+queries share a vector, and no two vectors share a prompt: intervals that resample whole vectors (column `vector`) take
+account of both.
 
 Labels are scored as `lm-evaluation-harness` scores multiple choice: the summed log-likelihood of each label's tokens.
-Only the prompt's last token is changed, also where a label has several tokens. Labels of one token share one row.
+Only the prompt's last token is changed, even if a label has several tokens. Labels of one token share one row.
 
-Axes: P prompts, Q queries, L labels, V vectors, D blocks that are tried, d width.
+Axes: P prompts, Q queries, L labels, V vectors, D blocks to try, d width.
 """
 
 from collections.abc import Sequence
@@ -41,13 +42,13 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 VECTORS: tuple[tuple[str, Mode], ...] = (("own", "gold"), ("shuffled", "permuted"))
-"""Name of each vector and the labels of the examples that make it."""
+"""Name of each vector to the labels of the examples that make it."""
 
 
 def draw_prompts(
     data: Sequence[Example], half: Sequence[int], count: int, shots: int, rng: np.random.Generator
 ) -> list[Question]:
-    """Draw queries of a half, each with other examples of that half before it."""
+    """Draw queries from one half, each with other examples of that half before it."""
     questions = []
     for _ in range(count):
         query, *others = rng.permutation(np.asarray(half))[: shots + 1].tolist()
@@ -66,16 +67,16 @@ def example_vectors(
     rng: np.random.Generator,
     tick: Tick = ignore,
 ) -> dict[str, Float[Tensor, "P D d"]]:
-    """Return the residual at each prompt's last token with examples minus that without, by name of `VECTORS`.
+    """Return by name of `VECTORS` the residual at each prompt's last token with examples minus that without.
 
     Args:
         lm: the model.
         drawn: P queries with their examples.
-        labels: the label space.
-        k: examples in each prompt, the first ones.
-        blocks: D blocks after which it is read.
-        template: how an example is written.
-        rng: permutes labels, in each prompt anew.
+        labels: all labels.
+        k: number of examples in each prompt, the first ones.
+        blocks: D blocks after which the residual is read.
+        template: format of an example.
+        rng: random generator that permutes the labels of each prompt.
         tick: progress.
     """
     vectors: dict[str, list[Tensor]] = {name: [] for name, _ in VECTORS}
@@ -106,7 +107,7 @@ def _last(lm: "LM", text: str, blocks: Sequence[int]) -> Float[Tensor, "D d"]:
 
 
 class LabelPlace(NamedTuple):
-    """A label that is read in a row."""
+    """Place of a label's score in the rows."""
 
     prompt: int
     label: int
@@ -114,15 +115,15 @@ class LabelPlace(NamedTuple):
 
 
 class LabelPrompts(NamedTuple):
-    """Prompts with their labels as rows of ids, in which a label's last token is not needed."""
+    """Prompts and labels as rows of ids; a row does not need the last token of its label."""
 
     rows: list[list[int]]
     ends: list[int]
-    """Of each row: the prompt's last token."""
+    """Position of the prompt's last token in each row."""
     wanted: list[list[LabelPlace]]
-    """Of each row: the labels that are read in it."""
+    """Labels to read in each row."""
     shape: tuple[int, int]
-    """Prompts and labels."""
+    """Numbers of prompts and of labels."""
 
 
 def ask(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> LabelPrompts:
@@ -150,9 +151,9 @@ def steered_labels(
 
     Args:
         lm: the model.
-        asked: see `ask`.
-        vectors: what is added at the last token of each prompt; None adds nothing.
-        block: after which they are added.
+        asked: result of `ask`.
+        vectors: vector to add at the last token of each prompt; None adds nothing.
+        block: block after which they are added.
     """
     label_logprobs = np.empty(asked.shape)
     size = max(1, TOKENS_PER_PASS // max(map(len, asked.rows)))
@@ -181,23 +182,23 @@ def steered_labels(
 
 
 class TextVectors(NamedTuple):
-    """What the vectors of prompts with examples do to prompts without."""
+    """Effect of the vectors of prompts with examples on prompts without examples."""
 
     items: pd.DataFrame
-    """One row a query: question (its number in the data), prompt, expected, vector (which one).
+    """One row per query: question (its number in the data), prompt, expected, vector (its number).
 
     Probability of the true label with vectors after `block`: plain (without), own, shuffled, random (mean);
     vector_gain = own - plain, vector_gain_shuffled, vector_gain_random, vector_binding = own - shuffled.
 
-    Whether it is the likeliest of the labels, 0 or 1, with vectors after `block_accuracy`: right_plain, right_own,
-    right_shuffled, right_random (a share); vector_accuracy_gain and so on are the same differences of these.
+    Whether the true label is the most probable one, 0 or 1, with vectors after `block_accuracy`: right_plain,
+    right_own, right_shuffled, right_random (a share); vector_accuracy_gain and so on are the same differences of these.
 
-    length of the own vector after `block`, and length_difference of own - shuffled."""
+    length: norm of the own vector after `block`; length_difference: norm of own - shuffled."""
     blocks: pd.DataFrame
-    """One row a block and vector (plain, own, shuffled): block, vector, p_true, ci_low, ci_high, accuracy,
-    accuracy_low, accuracy_high (means over all queries; the intervals draw queries), n."""
+    """One row per block and vector (plain, own, shuffled): block, vector, p_true, ci_low, ci_high, accuracy,
+    accuracy_low, accuracy_high (means over all queries; the intervals resample queries), n."""
     shots: int
-    """Examples in the prompts of the vectors."""
+    """Number of examples in the prompts of the vectors."""
 
 
 def function_vectors_text(
@@ -213,19 +214,19 @@ def function_vectors_text(
     seed: int = 0,
     tick: Tick = ignore,
 ) -> TextVectors:
-    """Look for the function vector of a file of classified texts.
+    """Find function vectors of a file of classified texts and measure their effect.
 
     Args:
         lm: any model of tokens whose blocks can be hooked.
         data: labelled texts, 6 or more.
-        n: how many of them are used, drawn at random; all of these are queries.
-        prompts: prompts with examples that make one vector.
-        share: queries that share one vector.
-        shots: examples in each, at most; fewer where the half has fewer, or the context ends.
-        blocks: how many blocks are tried, evenly spaced.
-        directions: random ones for each vector.
-        template: how an example is written.
-        seed: of halves, examples, labels and directions.
+        n: number of texts to use, drawn at random; all of them are queries.
+        prompts: number of prompts with examples per vector.
+        share: number of queries per vector.
+        shots: maximum number of examples per prompt; fewer if the half has fewer or the context ends.
+        blocks: number of blocks to try, evenly spaced.
+        directions: number of random directions for each vector.
+        template: format of an example.
+        seed: random seed of halves, examples, labels and directions.
         tick: progress.
 
     Raises:
@@ -281,14 +282,14 @@ def function_vectors_text(
 
 
 def _group_means(each: Float[Tensor, "P D d"], size: int) -> Float[Tensor, "V D d"]:
-    """Means of `size` prompts after another."""
+    """Return the means of consecutive groups of `size` prompts."""
     return each.unflatten(0, (-1, size)).mean(1)
 
 
 def _scan(
     lm: "LM", batch: LabelPrompts, vectors: dict[str, Float[Tensor, "Q D d"]], blocks: Sequence[int], tick: Tick
 ) -> dict[str, Float[np.ndarray, "D Q L"]]:
-    """Log-likelihoods of the labels without a vector and with each, by block."""
+    """Return the log-likelihoods of the labels without a vector and with each, by block."""
     results = {"plain": np.stack([steered_labels(lm, batch)] * len(blocks))}
     for number, (name, each) in enumerate(vectors.items()):
         steps = []
@@ -308,7 +309,7 @@ def _random(
     count: int,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "R Q L"]:
-    """Log-likelihoods with random directions as long as the vectors; queries that share a vector share a direction."""
+    """Return the log-likelihoods with random directions of the vectors' norms; a group of queries shares each."""
     results, lengths = [], like.norm(dim=-1, keepdim=True)
     for _ in range(count):
         noise = torch.as_tensor(rng.standard_normal((groups[-1] + 1, like.shape[-1]))).to(like)[groups]
@@ -317,19 +318,19 @@ def _random(
 
 
 def _true(logprobs: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """[... Q] probability of the true label from [... Q L]."""
+    """Return the probability [... Q] of the true label from [... Q L]."""
     probabilities: np.ndarray = np.exp(logprobs[..., np.arange(len(truth)), truth])
     return probabilities
 
 
 def _right(logprobs: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """[... Q] whether the true label is the likeliest, from [... Q L]."""
+    """Return whether the true label is the most probable one, [... Q] from [... Q L]."""
     hits: np.ndarray = (logprobs.argmax(-1) == truth).astype(float)
     return hits
 
 
 def _best(logprobs: Float[np.ndarray, "D Q L"], truth: np.ndarray) -> tuple[int, int]:
-    """Where the true label's mean probability is highest, and where its share among the labels is."""
+    """Return the blocks where the true label's mean probability is highest, and where its share among the labels is."""
     shares = logprobs - np.logaddexp.reduce(logprobs, axis=-1, keepdims=True)
     return int(_true(logprobs, truth).mean(1).argmax()), int(_true(shares, truth).mean(1).argmax())
 

@@ -1,13 +1,13 @@
 """Function vectors: is a task that the examples show a direction that a few heads write (Todd et al. 2024, 2310.15213)?
 
-For each task the outputs of every head at the last token, averaged over prompts with examples of that task, are what
-the head says of it. Heads are ranked by their causal effect: put into prompts whose labels are permuted, how far does a
-head's average raise the true answer? The sum of the averages of the best heads, through W_O, is the task's function
-vector. It is added to the residual stream after one block, at the last token of a prompt without examples; the answer
-to that prompt should then follow the task.
+For each task, every head's output at the last token is averaged over prompts with examples of that task. Heads are
+ranked by their causal effect: how far a head's average raises the probability of the true answer in prompts with
+permuted labels. The sum of the averages of the best heads, through W_O, is the task's function vector. It is added to
+the residual stream after one block, at the last token of a prompt without examples; the answer to that prompt should
+then follow the task.
 
-The control is the function vector of another task: it brings the same norm, and the knowledge that this is a task, but
-not which one. The block is chosen on one half of the tasks and measured on the other, both ways.
+The control is the function vector of another task: it says that there is a task of this kind, but not which one. The
+block is chosen on one half of the tasks and measured on the other, both ways.
 
 Axes: N prompts, D blocks, H heads, dh head width, d width.
 """
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 
 
 class VectorTask(NamedTuple):
-    """One task: prompts that show it, and questions without examples."""
+    """A task: prompts that show it, and questions without examples."""
 
     name: str
     shown: list[PairDocument]
-    """Documents whose last pair is the question."""
+    """Documents whose last pair is the question, with examples before it."""
     bare: list[PairDocument]
-    """Documents of one pair alone, one for every input."""
+    """Documents of a single pair, one for every input."""
 
 
 def vector_tasks(world: "World", kind: str, count: int = 8, n: int = 16, seed: int = 0) -> list[VectorTask]:
-    """Draw maps, or take functions of the pool (at most as many as there are), each shown in `n` prompts.
+    """Draw maps, or take functions of the pool (at most as many as exist), each shown in `n` prompts.
 
     Raises:
-        ConfigError: a kind that has no such tasks.
+        ConfigError: the kind has no such tasks.
     """
     if kind not in ("map", "function"):
         raise ConfigError(f"Function vectors of {kind!r} were asked for: give map or function.")
@@ -75,7 +75,7 @@ def vector_tasks(world: "World", kind: str, count: int = 8, n: int = 16, seed: i
 
 @torch.no_grad()
 def head_means(lm: "LM", documents: Sequence[PairDocument]) -> Float[Tensor, "D H dh"]:
-    """Mean output of every head at the last token of prompts, before W_O."""
+    """Return the mean output of every head at the last token of prompts, before W_O."""
     names = [f"blocks.{block}.attn.hook_z" for block in range(lm.bridge.cfg.n_layers)]
     rows = [encode(lm.tokenizer, document.prompt(len(document.pairs) - 1)) for document in documents]
     _, cache = lm.run_with_cache(rows, names)
@@ -92,7 +92,7 @@ def causal_effects(
     seed: int = 0,
     tick: Tick = ignore,
 ) -> np.ndarray:
-    """[D H] mean rise of the true answer's probability when a head's mean is put into prompts with permuted labels."""
+    """Return the mean rise [D H] of the true answer's probability by a head's mean, with permuted labels."""
     rng = np.random.default_rng(seed)
     depth, heads = means[0].shape[:2]
     total, count = np.zeros((depth, heads)), 0
@@ -132,23 +132,23 @@ def _add(vector: Tensor, last: Tensor) -> Any:
 
 
 def _p_true(lm: "LM", documents: Sequence[PairDocument], space: Sequence[str]) -> np.ndarray:
-    """[N] probability of the true answer to the last pair of each."""
+    """Return the probability [N] of the true answer to the last pair of each document."""
     logprobs = answer_logprobs(lm, documents, space, last=True)[:, 0]
     truth = [space.index(document.pairs[-1][1]) for document in documents]
     return np.exp(logprobs[np.arange(len(truth)), truth])
 
 
 class FunctionVectors(NamedTuple):
-    """What function vectors do to questions without examples."""
+    """Effect of function vectors on questions without examples."""
 
     items: pd.DataFrame
-    """One row a question: task, prompt, expected, block (where the vector was added, chosen on other tasks), plain, own
-    and other (probability of the true answer without a vector, with that of its task, with that of another task),
+    """One row per question: task, prompt, expected, block (where the vector was added, chosen on other tasks), plain,
+    own and other (probability of the true answer without a vector, with that of its task, with that of another task),
     function_vector = own - other."""
     blocks: pd.DataFrame
-    """One row a block: block, plain, own, other: means over all questions."""
+    """One row per block: block, plain, own, other: means over all questions."""
     heads: list[str]
-    """The heads whose means make the vector, the strongest first."""
+    """Heads whose means make the vector, strongest first."""
     effects: np.ndarray
     """[D H] causal effect of each head."""
 
@@ -163,16 +163,16 @@ def function_vectors(
     seed: int = 0,
     tick: Tick = ignore,
 ) -> FunctionVectors:
-    """Look for function vectors of a world's maps or functions.
+    """Find function vectors of a world's maps or functions and measure their effect.
 
     Args:
         lm: a model with the world's tokenizer.
-        world: whose tasks.
+        world: the world with the tasks.
         kind: `map` or `function`.
-        count: tasks, two at least.
-        n: prompts that show each task.
-        heads: how many heads make the vector, at most all.
-        seed: of tasks and prompts.
+        count: number of tasks, at least two.
+        n: number of prompts that show each task.
+        heads: number of heads that make the vector; limited to all.
+        seed: random seed of tasks and prompts.
         tick: progress.
 
     Raises:

@@ -1,6 +1,6 @@
-"""What a world shows of in-context learning, as items and tables: maps, functions, chains, repeats, labels, vectors.
+"""Items and tables of a world's in-context learning: maps, functions, chains, repeats, labels, vectors.
 
-Only what the corpus teaches is asked: a world of chains alone has no maps.
+Only tasks of the corpus are asked about: a world with only chains has no maps.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from probe.world import World
 
 LAST = {"map": "map_accuracy", "function": "function_accuracy", "function_new": "function_accuracy_new"}
-"""Columns of the answers after all examples, as `probe.rewards.evaluation` samples them."""
+"""Columns of the answers after all examples, as `probe.rewards.evaluation` names them for sampled answers."""
 LABELLED = ("map", "function")
 
 
 def is_taught(world: "World", kind: str) -> bool:
-    """Whether the corpus has documents of a kind of question."""
+    """Return whether the corpus has documents of a kind of question."""
     return "function" in world.config.mixture if kind.startswith("function") else kind in world.config.mixture
 
 
 def asked_kinds(world: "World") -> list[str]:
-    """Those of maps, functions of the pool and new functions that the world can ask about and its corpus teaches."""
+    """Return those of maps, functions of the pool and new functions that the world can ask and its corpus teaches."""
     return [kind for kind in KINDS if is_taught(world, kind) and kind in world.question_kinds]
 
 
 def pair_items(lm: "LM", world: "World", kind: str, n: int, seed: int) -> pd.DataFrame:
-    """Items of `pair_curves`, one a document and number of examples; the last ones also have the column of `LAST`."""
+    """Return the items of `pair_curves`, one per document and number of examples; the last have columns `LAST`."""
     curves = pair_curves(lm, world, kind, n, seed)
     last = curves["examples"] == curves["examples"].max()
     sequence = [f"{kind}-{document}" for document in curves["document"]]
@@ -58,7 +58,7 @@ def pair_items(lm: "LM", world: "World", kind: str, n: int, seed: int) -> pd.Dat
 
 
 def chain_items(table: pd.DataFrame, world: "World", n: int, seed: int) -> pd.DataFrame:
-    """One row a chain from `chain_distances`: means over its positions, chain_kl_NAME for the distances."""
+    """Return one row per chain from `chain_distances`: means over positions, and chain_kl_NAME for the distances."""
     columns = ["loss", "order", *(f"kl_{name}" for name in PREDICTORS), *(f"ideal_{name}" for name in PREDICTORS)]
     means = table.groupby("chain")[[*columns, "counting"]].mean()
     means = means.rename(columns={f"kl_{name}": f"chain_kl_{name}" for name in PREDICTORS})
@@ -69,7 +69,7 @@ def chain_items(table: pd.DataFrame, world: "World", n: int, seed: int) -> pd.Da
 
 
 def repeat_items(lm: "LM", repeats: Repeats) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row a text (olsson_repeat, loss_early, loss_late), and the losses by token of the segment."""
+    """Return one row per text (olsson_repeat, loss_early, loss_late), and the losses by token of the segment."""
     losses = repeat_losses(lm, repeats)
     means = losses.groupby("text")[["early", "late"]].mean()
     items = pd.DataFrame(
@@ -90,7 +90,7 @@ def repeat_items(lm: "LM", repeats: Repeats) -> tuple[pd.DataFrame, pd.DataFrame
 
 
 def corpus_items(lm: "LM", rows: Sequence[Sequence[int]]) -> pd.DataFrame:
-    """One row a row of a corpus: olsson_corpus, loss_early, loss_late."""
+    """Return one row per row of a corpus: olsson_corpus, loss_early, loss_late."""
     losses = corpus_losses(lm, rows)
     return pd.DataFrame(
         {
@@ -111,11 +111,11 @@ def label_items(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve_table(items: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy (probability of the true answer) and loss by kind and number of examples, with those of Bayes' rule.
+    """Return accuracy (probability of the true answer) and loss by number of examples, with the Bayes predictors'.
 
-    One row a kind and number of examples: accuracy, ci_low, ci_high, loss, loss_low, loss_high, n; bayes_accuracy and
-    bayes_loss of the Bayes predictor (of functions: over the pool), all_accuracy and all_loss over all tasks,
-    counting_accuracy and counting_loss of a predictor that counts the labels of a map; the loss is NaN where that
+    One row per kind and number of examples: accuracy, ci_low, ci_high, loss, loss_low, loss_high, n; bayes_accuracy and
+    bayes_loss of the Bayes predictor (for functions: over the pool), all_accuracy and all_loss over all tasks,
+    counting_accuracy and counting_loss of a predictor that counts the labels of a map; the loss is NaN if that
     predictor gives the true answer probability 0.
     """
     frames = []
@@ -136,11 +136,11 @@ def curve_table(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def chain_tables(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of `chain_distances`: rows of `curve_table` by states seen (kind markov), and distances by position.
+    """Return from `chain_distances` the rows of `curve_table` by states seen (kind markov), and distances by position.
 
-    Losses are expected ones under the Bayes predictive, so that the luck of the states that came is not in them.
+    Losses are expected ones under the Bayes predictive, so they do not depend on the luck of the observed states.
 
-    The second has position, predictor, value, ci_low, ci_high, n and ideal (of the Bayes predictor itself).
+    The second table has position, predictor, value, ci_low, ci_high, n and ideal (of the Bayes predictor itself).
     """
     losses = average_by(table, ["position"], "loss_bayes").rename(columns={"position": "examples", "value": "loss"})
     losses = losses.rename(columns={"ci_low": "loss_low", "ci_high": "loss_high"}).assign(kind="markov")
@@ -156,10 +156,10 @@ def chain_tables(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def pool_table(items: pd.DataFrame, world: "World") -> pd.DataFrame:
-    """KL to the Bayes predictive over the pool and over all tasks, of functions of the pool and of new ones.
+    """Return KL to the Bayes predictive over the pool and over all tasks, for functions of the pool and new ones.
 
-    One row a kind and predictor: pool_size, modulus, tasks (how many there are), kind, predictor (pool or all), value
-    (mean over documents of the mean over numbers of examples, nats), ci_low, ci_high, n.
+    One row per kind and predictor: pool_size, modulus, tasks (number of all tasks), kind, predictor (pool or all),
+    value (mean over documents of the mean over numbers of examples, nats), ci_low, ci_high, n.
     """
     rows = []
     p = world.config.modulus
@@ -175,7 +175,7 @@ def pool_table(items: pd.DataFrame, world: "World") -> pd.DataFrame:
 
 
 def average_by(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
-    """Mean of a column by groups with its bootstrap interval: the groups' columns, value, ci_low, ci_high, n."""
+    """Average a column by groups, with its bootstrap interval: the groups' columns, value, ci_low, ci_high, n."""
     means = []
     for key, values in rows.groupby(list(by))[column]:
         finite = values.dropna().to_numpy(dtype=float)
@@ -186,14 +186,14 @@ def average_by(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFra
 def world_parts(
     lm: "LM", world: "World", n: int, length: int, seed: int, tick: Tick = ignore
 ) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame], dict[str, Any]]:
-    """Items, tables and facts of all that the world's corpus teaches, but heads and training.
+    """Return items, tables and facts of all that the world's corpus teaches, except heads and training.
 
     Args:
         lm: a model with the world's tokenizer.
-        world: who asks.
-        n: documents of each kind; half as many chains and rows of the corpus.
-        length: tokens of a row of the corpus in training.
-        seed: of everything random.
+        world: the world that asks the questions.
+        n: number of documents of each kind; half as many chains and rows of the corpus.
+        length: tokens per row of the corpus in training.
+        seed: random seed.
         tick: progress.
     """
     items: list[pd.DataFrame] = []
@@ -243,7 +243,7 @@ def world_parts(
 
 
 def label_table(items: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy by labels of the examples: labels, accuracy, ci_low, ci_high (Wilson), n; and shown, where known."""
+    """Return accuracy by labels of the examples: labels, accuracy, ci_low, ci_high (Wilson), n; `shown` if known."""
     rows = []
     for mode, group in items.groupby("labels", sort=False):
         value, low, high = stats.wilson(int(group["right"].sum()), len(group))

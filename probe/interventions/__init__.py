@@ -1,12 +1,12 @@
-"""Interventions: what changes when a part of the model is patched, removed or steered?
+"""Interventions: what changes when a part of the model is patched, removed or steered.
 
-- a prompt and another answer: `patch_every_site`, `ablate_every_site`; one site with null controls: `patch_one_site`,
-  `ablate_one_site`
+- the effect of every site on an answer: `patch_every_site`, `ablate_every_site`; one site with null controls:
+  `patch_one_site`, `ablate_one_site`
 - a pair of prompts with the same number of tokens: `pair_of`
-- put activations of one run into another: `patch`
+- replace activations of one run by those of another: `patch`
 - estimate all patches from one gradient: `attribute`
-- take a part away: `ablate`
-- push along a direction: `steer_answers`, on texts of your own `contrast`, `dose_response`
+- remove a part: `ablate`
+- push along a direction: `steer_answers`, with custom texts `contrast`, `dose_response`
 - any change at any site: `intervene`
 """
 

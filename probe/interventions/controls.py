@@ -1,8 +1,8 @@
-"""One intervention, and what as large a change elsewhere does: an effect is shown with its null controls or not at all.
+"""One intervention with its null controls: an effect is shown only next to the effects of equally large changes.
 
 Two nulls are drawn with every effect. *Other sites*: as many sites of the same kind (other heads; the other tokens at
-the same block; other blocks where the site is all tokens) receive what they have in the same source. *Random
-directions*: the chosen sites move as far as they did, token by token, in directions drawn at random.
+the same block; other blocks where the site is all tokens) receive their activations in the same source. *Random
+directions*: the chosen sites change by the same norm, token by token, in random directions.
 
 Axes: T tokens, A answers, N draws of a null.
 """
@@ -29,36 +29,37 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 DRAWS = 15
-"""Draws of a null: as many let a p-value be as small as 1/16; with three it is never below 1/4, which shows nothing."""
+"""Number of draws of a null: with 15 draws the smallest p-value is 1/16; with three it would be 1/4, which shows
+nothing."""
 DIRECTIONS = "random directions"
 OTHERS = {"head": "other heads", "token": "other tokens", "block": "other blocks"}
-"""Names of the nulls: the first of them, and what the other sites are."""
+"""Name of the null of other sites, by kind of the alternatives."""
 
 
 @dataclass(frozen=True)
 class Null:
-    """Effects of interventions that are as large and know nothing."""
+    """Effects of interventions of equal size that carry no information."""
 
     name: str
-    """Which null."""
+    """Name of the null."""
     effects: np.ndarray
     """[N] changes of the target in nats."""
     logprobs: np.ndarray
     """[N A] log-probability of each answer in nats."""
     sites: list[str]
-    """[N] where each draw intervened."""
+    """[N] sites of each draw."""
 
     def z(self, effect: float) -> float:
-        """Distance of an effect from the null's mean in its standard deviations; NaN where the null has no spread."""
+        """Return how many of the null's standard deviations an effect lies from its mean; NaN without spread."""
         spread = float(self.effects.std(ddof=1)) if len(self.effects) > 1 else 0.0
         return (effect - float(self.effects.mean())) / spread if spread > 0 else float("nan")
 
     def share_below(self, effect: float) -> float:
-        """Share of the null's effects that are smaller in size than `effect`; NaN without draws."""
+        """Return the share of the null's effects with a smaller absolute value than `effect`; NaN without draws."""
         return float((np.abs(self.effects) < abs(effect)).mean()) if len(self.effects) else float("nan")
 
     def p_value(self, effect: float) -> float:
-        """(1 + draws at least as large in size) / (1 + N): the two-sided Monte Carlo p-value (Phipson, Smyth 2010)."""
+        """Return the two-sided Monte Carlo p-value (1 + draws at least as large) / (1 + N) (Phipson, Smyth 2010)."""
         return float((1 + (np.abs(self.effects) >= abs(effect)).sum()) / (1 + len(self.effects)))
 
 
@@ -67,23 +68,23 @@ class Outcome(Drawable):
     """The effect of one intervention on the target and the answers, with its nulls."""
 
     sites: list[Site]
-    """The sites that were changed together."""
+    """Sites that were changed together."""
     target: Target
-    """What is measured."""
+    """Quantity that is measured."""
     tokens: list[str]
-    """[T] the text that was run."""
+    """[T] readable tokens of the text that was run."""
     answers: list[str]
     """[A] readable answers; empty for a scalar model."""
     value_before: float
-    """The target without the intervention in nats."""
+    """Target without the intervention in nats."""
     value_after: float
-    """With it; the mean over draws where the source has several."""
+    """Target with it in nats; the mean over draws if the source has several."""
     before: np.ndarray
     """[A] log-probability of each answer without the intervention."""
     after: np.ndarray
-    """[A] with it; the log of the mean probability where the source has several draws."""
+    """[A] log-probability of each answer with it; the log of the mean probability if the source has several draws."""
     nulls: list[Null]
-    """Other sites and random directions."""
+    """Nulls: other sites and random directions."""
 
     @property
     def effect(self) -> float:
@@ -91,7 +92,7 @@ class Outcome(Drawable):
         return self.value_after - self.value_before
 
     def table(self) -> pd.DataFrame:
-        """One row a run: run (before, after, or a null's name), sites, target, effect, and p of each answer."""
+        """Return one row per run (before, after, or a null's name): run, sites, target, effect, p of each answer."""
         names = ", ".join(place(site, self.tokens) for site in self.sites)
         rows = [("before", "", 0.0, self.before), ("after", names, self.effect, self.after)]
         rows += [
@@ -108,7 +109,7 @@ class Outcome(Drawable):
         return frame
 
     def figure(self) -> "go.Figure":
-        """Draw the effect and those of its nulls."""
+        """Draw the effect and the effects of its nulls."""
         from probe.interventions.figures import effect_and_nulls
         from probe.plotting.theme import METHODS
 
@@ -143,19 +144,19 @@ def intervene(
 
     Args:
         lm: the model.
-        ids: the text that is run.
+        ids: token ids of the text that is run.
         sites: one or more sites of one kind, changed together.
         sources: activations [T ...] of every hook point of that kind: of another text (patching), or a reference
             (`probe.interventions.patching.sources`); several are draws that are averaged.
-        target: what is measured.
+        target: quantity to measure.
         answers: tokens whose probabilities are read too.
-        draws: N of each null, at most: there may be fewer other sites.
-        seed: of the draws.
+        draws: maximum number N of draws of each null; there may be fewer other sites.
+        seed: random seed of the draws.
         tick: progress.
 
     Raises:
         DataError: no site was given.
-        ConfigError: a site that the model lacks.
+        ConfigError: the model lacks a site.
     """
     if not sites or not sources:
         raise DataError("An intervention needs at least one site and one source: give them.")
@@ -211,20 +212,20 @@ def others_name(site: Site) -> str:
 
 
 def random_change(change: Float[Tensor, "... d"], rng: np.random.Generator) -> Float[Tensor, "... d"]:
-    """Return a random change of the same norm at every token, its direction drawn uniformly from the sphere."""
+    """Return a random change with the same norm at every token, in directions uniform on the sphere."""
     noise = torch.from_numpy(rng.standard_normal(tuple(change.shape))).to(change)
     return noise / noise.norm(dim=-1, keepdim=True) * change.norm(dim=-1, keepdim=True)
 
 
 def _layers(lm: LM, kind: str) -> list[Site]:
-    """Sites of every layer at all tokens; for heads their first one, which names the hook point."""
+    """Return the sites of every layer at all tokens; for heads only the first head, which names the hook point."""
     return [Site(kind, layer, 0 if kind == "head" else None) for layer in layers_of(lm, kind)]  # type: ignore[arg-type]
 
 
 def _random_edits(
     sites: Sequence[Site], base: Activations, source: Activations, rng: np.random.Generator
 ) -> list[Edit]:
-    """Edits of the sites with the norm of the source's change, in random directions."""
+    """Return edits of the sites in random directions, with the norm of the source's change."""
     rotations = []
     for site in sites:
         state = base[site.hook][site.index]
@@ -241,7 +242,7 @@ def _other_sites(
     draws: int,
     rng: np.random.Generator,
 ) -> list[list[Site]]:
-    """Return sets of as many other sites; sites where the source is equal to the base are left out."""
+    """Return sets of as many other sites; sites where the source equals the base are left out."""
     pool = sorted(
         {other for site in sites for other in alternatives(lm, site, length)} - set(sites),
         key=lambda site: (site.layer, site.head or 0, site.position or 0),
@@ -260,6 +261,6 @@ def _differs(a: Tensor, b: Tensor) -> bool:
 
 
 def normalise(values: np.ndarray | float, corrupted: float, clean: float) -> np.ndarray:
-    """Rescale the target so that the corrupted run is 0 and the clean run 1; NaN where the two agree."""
+    """Rescale the target so that the corrupted run is 0 and the clean run 1; NaN if the two are equal."""
     gap = clean - corrupted
     return (np.asarray(values) - corrupted) / (gap if abs(gap) > 1e-6 else np.nan)

@@ -1,4 +1,4 @@
-"""Every site of a model changed, each alone: patched or ablated, with the estimates from one backward pass beside it.
+"""Every site of a model patched or ablated alone, with estimates from one backward pass.
 
 Axes: D blocks, H heads, T tokens; a grid has a row for each block and a column for each head or token.
 """
@@ -58,20 +58,20 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 HEIGHT, LOWER = 300, 240
-"""Pixels of the grid, and of the two figures of its estimate."""
+"""Heights in pixels of the grid, and of the two figures that compare it with its estimates."""
 NAMES = {"head": "head", "resid": "residual after each block", "mlp": "MLP output", "attn": "attention output"}
-"""A kind of sites, behind `each`."""
+"""Name of each kind of sites, as it follows "each"."""
 SITES = {"head": "heads", "resid": "tokens at half depth", "mlp": "MLP outputs", "attn": "attention outputs"}
-"""The sites among which the strongest is."""
+"""Sites among which the strongest is chosen."""
 
 
 def first_layer(found: "EverySite") -> int:
-    """Return the block of the site that is looked at first."""
+    """Return the block of the site to show first."""
     return found.strongest[0]
 
 
 def first_column(found: "EverySite") -> int:
-    """Return its head, or its token."""
+    """Return the head or the token of the site to show first."""
     return found.strongest[1]
 
 
@@ -81,7 +81,7 @@ def layers_within(found: "EverySite") -> tuple[int, int]:
 
 
 def columns_within(found: "EverySite", heads: bool) -> tuple[int, int]:
-    """Return the first and the last head, or token; the same twice where sites have none."""
+    """Return the first and the last head, or token; twice the same if the sites have none."""
     return 0, len(found.columns) - 1 if heads == (found.grid.kind == "head") else 0
 
 
@@ -97,24 +97,24 @@ Token = Annotated[
 
 @dataclass(frozen=True)
 class EverySite(Drawable):
-    """What becomes of the target when each site of a kind is changed alone."""
+    """Effect on the target when each site of a kind is changed alone."""
 
     grid: Patching | Ablation
-    """Every site run, or estimated."""
+    """Effects of every site, run or estimated."""
     estimate: Patching | Ablation
-    """Every site estimated from one backward pass."""
+    """Effects of every site, estimated from one backward pass."""
     change: Change
-    """What was asked."""
+    """Requested change."""
     question: Question
-    """The texts, and what is measured."""
+    """Texts, and the quantity that is measured."""
     rows: tuple[tuple[str, ...], ...]
-    """[T] readable pieces of each text."""
+    """[T] readable tokens of each text."""
     looks: tuple[Look, ...] = field(default_factory=alone)
     """Name and colour of the model."""
 
     @property
     def scale(self) -> Scale:
-        """The unit of effects."""
+        """Unit of the effects."""
         gap = self.grid.clean - self.grid.corrupted if isinstance(self.grid, Patching) else 0.0
         return scale_of(self.change, self.question, gap)
 
@@ -127,23 +127,23 @@ class EverySite(Drawable):
 
     @property
     def differing(self) -> list[int]:
-        """Tokens in which the two texts differ."""
+        """Return the tokens in which the two texts differ."""
         first, last = self.question.clean, self.question.corrupted or self.question.clean
         return [at for at, (ours, theirs) in enumerate(zip(first, last, strict=True)) if ours != theirs]
 
     @property
     def strongest(self) -> tuple[int, int]:
-        """(layer, head or token) of the site to look at first: see `strongest_cell`."""
+        """(layer, head or token) of the site to show first: see `strongest_cell`."""
         return strongest_cell(self.grid)
 
     @property
     def agreement(self) -> Agreement:
-        """Correlation of exact effects and estimates."""
+        """Return the correlation of exact effects and estimates."""
         return agreement(self.grid.effects, self.estimate.effects)
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What a cell is, how far the estimates agree, and which tokens of the answers are compared."""
+        """Sentences on what a cell is, how well the estimates agree, and which answer tokens are compared."""
         unit = f"a head at {self.change.where}" if self.grid.kind == "head" else "one block at one token"
         name, found = self.question.target.name, self.agreement
         if self.change.patches:
@@ -174,7 +174,7 @@ class EverySite(Drawable):
         return (cells, agrees, *self.question.notes)
 
     def _site(self, layer: int | None, head: int | None, token: int | None) -> Site:
-        """Return the chosen site; what is left open is that of the strongest one."""
+        """Return the chosen site; unspecified coordinates are those of the strongest site."""
         row, column = self.strongest
         heads = self.grid.kind == "head"
         chosen = head if heads else token
@@ -183,7 +183,7 @@ class EverySite(Drawable):
         return Site("head", row, column, self.grid.position) if heads else Site(self.grid.kind, row, None, column)
 
     def sentence(self) -> str:
-        """Name the site whose change moves the target most, in the residual stream at half depth."""
+        """Name the site whose change moves the target most; in the residual stream, at half depth."""
         row, column = self.strongest
         scale, kind = self.scale, self.grid.kind
         effect = float(self.grid.effects[self.grid.layers.index(row), column])
@@ -198,12 +198,12 @@ class EverySite(Drawable):
         )
 
     def chips(self, layer: Block = None, head: Head = None, token: Token = None) -> TokenRows:
-        """Return the texts token by token, with those coloured in which they differ.
+        """Return the texts token by token, with the tokens coloured in which they differ.
 
         Args:
             layer: block of the chosen site; by default that of the strongest one.
-            head: its head.
-            token: its token, which is marked.
+            head: head of the chosen site.
+            token: token of the chosen site; it is marked.
         """
         at = self._site(layer, head, token).position
         name = "at" if self.grid.kind == "head" else "token"
@@ -225,7 +225,7 @@ class EverySite(Drawable):
     def figures(
         self, layer: int | None = None, head: int | None = None, token: int | None = None
     ) -> "dict[str, go.Figure]":
-        """Draw the effect of every site, and where each was run the estimates and how far they agree."""
+        """Draw the effect of every site, and if every site was run, the estimates and their agreement."""
         from probe.interventions.figures import exact_against_estimate, layer_labels
 
         site, what = self._site(layer, head, token), "Patch" if self.change.patches else "Ablate"
@@ -249,13 +249,13 @@ class EverySite(Drawable):
         return charts | {"agreement": titled(chart, f"Exact against estimate{measured}".replace("-", "\u2212"), LOWER)}
 
     def _clicks(self) -> dict[str, str]:
-        """Return what a click on a cell gives values: the block, and the head or the token."""
+        """Return the values that a click on a cell sets: the block, and the head or the token."""
         return {"layer": "customdata", "head" if self.grid.kind == "head" else "token": "x"}
 
     def _grid(
         self, grid: Patching | Ablation, cell: tuple[int, int], scaled_by: Sequence[np.ndarray] = ()
     ) -> "go.Figure":
-        """Draw one grid, on a scale that holds these effects too."""
+        """Draw one grid on a scale that also covers the given effects."""
         from probe.interventions.figures import effect_grid
 
         scale, heads = self.scale, grid.kind == "head"
@@ -273,7 +273,7 @@ class EverySite(Drawable):
         )
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return one row a site: its effect, and its estimate where it was run."""
+        """Return one row per site: its effect, and its estimate if every site was run."""
         table = self.grid.table()
         if not self.grid.exact:
             return {"grid": table}
@@ -281,7 +281,7 @@ class EverySite(Drawable):
         return {"grid": table.assign(estimate=guess["effect"]), "estimate": guess}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the sites, those whose change moves the target most first."""
+        """Return the sites in descending order of the change of the target."""
         scale, table = self.scale, self.tables()["grid"]
         sites = [self._site(row["layer"], row.get("head"), row.get("position")) for row in table.to_dict("records")]
         shown = pd.DataFrame({"site": [place(site, self.grid.tokens) for site in sites]})
@@ -295,7 +295,7 @@ class EverySite(Drawable):
 def strongest_cell(grid: Patching | Ablation) -> tuple[int, int]:
     """Return (layer, column) of the site whose change moves the target most.
 
-    In the residual stream it is the strongest one at half depth, where neither the embedding nor the output makes it
+    In the residual stream it is the strongest one at half depth: near the embedding or the output the answer would be
     trivial.
     """
     values = np.nan_to_num(np.abs(grid.effects))
@@ -305,10 +305,10 @@ def strongest_cell(grid: Patching | Ablation) -> tuple[int, int]:
 
 
 def grids(lm: LM, change: Change, question: Question, exact: bool, tick: Tick = ignore) -> list[Patching | Ablation]:
-    """Return the effects of every site, run if `exact`, and their estimates.
+    """Return the effects of every site (run if `exact`) and their estimates.
 
     Raises:
-        DataError: a reference text that cannot be read, or a token outside of the text.
+        DataError: a reference text cannot be read, or a token lies outside the text.
     """
     target, kind, at = question.target, change.kind, change.position
     found: list[Patching | Ablation]
@@ -330,7 +330,7 @@ def change_every_site(lm: LM, change: Change, exact: bool, tick: Tick = ignore) 
 
 
 def grid_seconds(lm: LM, exact: bool, **inputs: Any) -> float:
-    """Return the seconds that running every site takes, about; the estimates alone are quick."""
+    """Estimate the seconds that running every site takes; the estimates alone are quick."""
     if not exact:
         return 0.0
     change = Change.among(inputs)
@@ -339,7 +339,7 @@ def grid_seconds(lm: LM, exact: bool, **inputs: Any) -> float:
 
 
 ESTIMATES = Preview("Run every site", {"exact": False})
-"""What a page shows where running every site takes long."""
+"""Preview of a page on which running every site takes long: only the estimates."""
 
 
 @analysis(
@@ -366,13 +366,13 @@ def patch_every_site(
     exact: Annotated[bool, Input(advanced=True)] = True,
     tick: Tick = ignore,
 ) -> EverySite:
-    """Put what another prompt has at a site in its place, for every site alone, and measure what becomes of an answer.
+    """Replace the activation at every site, one at a time, by another prompt's, and measure the effect on an answer.
 
     A *site* is the residual stream after a block, a head's output before $W_O$, or the output of attention or MLP, at
-    one token or at every one. *denoise* puts the clean activation into the corrupted run (is it enough?), *noise* the
-    corrupted one into the clean run (is it needed?). On the share scale 0 is the run as it was and 1 the other run
+    one token or at all tokens. *denoise* puts the clean activation into the corrupted run (is it enough?), *noise* the
+    corrupted one into the clean run (is it needed?). On the share scale 0 is the unchanged run and 1 the other run
     (Meng et al. 2022; Heimersheim and Nanda 2024). The estimate (attribution patching: Nanda 2023; Syed et al. 2023) is
-    the gradient of the target in the run that is changed, times the change: exact to first order only.
+    the gradient of the target in the changed run times the change: it is exact only to first order.
 
     Args:
         lm: the model.
@@ -380,16 +380,16 @@ def patch_every_site(
         kind: heads, the residual stream after a block, or the output of MLP or attention.
         how: denoise: the clean activation into the corrupted run (is it enough?); noise: the reverse (needed?).
         chat: send both texts as a user's message in the model's chat template.
-        corrupted: a text of as many tokens that asks for another answer; of a world's prompt it is derived.
-        answer: what the clean text is answered by; by default what its world says, else the likeliest token.
-        against: what is set against it; by default what the corrupted text is answered by.
-        at: the token at which heads are changed; -1 is every token.
-        exact: run every site; without it all are estimated from one backward pass.
-        tick: called with the share that is done.
+        corrupted: a text with as many tokens that asks for another answer; for a world's prompt it is derived.
+        answer: answer to the clean text; by default that of its world, else the most probable token.
+        against: answer to compare it with; by default the answer to the corrupted text.
+        at: token at which heads are changed; -1 is every token.
+        exact: run every site; otherwise all effects are estimated from one backward pass.
+        tick: called with the completed share.
 
     Raises:
-        DataError: no corrupted prompt of as many tokens is given or known; an answer without tokens, or two that no
-            token tells apart; a word that the tokenizer does not know.
+        DataError: no corrupted prompt with as many tokens is given or known; an answer has no tokens, or two answers
+            differ in no token; the tokenizer does not know a word.
     """
     return change_every_site(lm, Change.among(locals()), exact, tick)
 
@@ -418,28 +418,28 @@ def ablate_every_site(
     exact: Annotated[bool, Input(advanced=True)] = True,
     tick: Tick = ignore,
 ) -> EverySite:
-    """Take away what a site holds, for every site alone, and measure what becomes of an answer.
+    """Ablate every site of a model, one at a time, and measure the effect on an answer.
 
     A *site* is the residual stream after a block, a head's output before $W_O$, or the output of attention or MLP, at
-    one token or at every one. In its place comes zero, which takes the model off the states that it knows; the mean
-    over reference texts; or the activation of another text (8 draws; Chan et al. 2022). The estimate is the gradient of
-    the target times the change: exact to first order only.
+    one token or at all tokens. Its activation is replaced by zero, which takes the model off its usual distribution of
+    activations; by the mean over reference texts; or by that of another text (8 draws; Chan et al. 2022). The estimate
+    is the gradient of the target times the change: it is exact only to first order.
 
     Args:
         lm: the model.
         prompt: the text.
         kind: heads, the residual stream after a block, or the output of MLP or attention.
-        how: what comes in its place: the mean over reference texts, zero, or what other texts have there.
+        how: replacement: the mean over reference texts, zero, or the activation of other texts.
         chat: send the prompt as a user's message in the model's chat template.
-        reference: texts of means and resampled activations, one a line; by default questions of the model's world, or
-            plain sentences where it has none.
-        answer: what the prompt is answered by; by default what its world says, else the likeliest token.
-        against: what is set against it; by default its rival on this prompt, else the second likeliest token.
-        at: the token at which heads are changed; -1 is every token.
-        exact: run every site; without it all are estimated from one backward pass.
-        tick: called with the share that is done.
+        reference: texts for means and resampled activations, one per line; by default questions of the model's world,
+            or plain sentences if it has none.
+        answer: answer to the prompt; by default that of its world, else the most probable token.
+        against: answer to compare it with; by default its rival on this prompt, else the second most probable token.
+        at: token at which heads are changed; -1 is every token.
+        exact: run every site; otherwise all effects are estimated from one backward pass.
+        tick: called with the completed share.
 
     Raises:
-        DataError: an answer without tokens, or two that no token tells apart; a word that the tokenizer does not know.
+        DataError: an answer has no tokens, or two answers differ in no token; the tokenizer does not know a word.
     """
     return change_every_site(lm, Change.among(locals()), exact, tick)

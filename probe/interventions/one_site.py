@@ -1,4 +1,4 @@
-"""One site of a model changed, patched or ablated, beside what as large a change elsewhere does.
+"""One site of a model patched or ablated, with null controls.
 
 Axes: T tokens, A answers, N draws of a null.
 """
@@ -48,24 +48,24 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SMALL = 20_000_000_000
-"""Parameters times tokens, up to which all runs of a grid are quick: the site looked at first is then the strongest of
-those that were run, and else of those that were estimated."""
+"""Maximum of parameters times tokens for running all sites of a grid to find the strongest; above it they are
+estimated."""
 
 
 @dataclass(frozen=True)
 class OneSite(Drawable):
-    """What becomes of the target and the answers when one site is changed, with null controls."""
+    """Effect on the target and the answers when one site is changed, with null controls."""
 
     outcome: Outcome
-    """The effect and its nulls."""
+    """Effect and its nulls."""
     change: Change
-    """What was asked."""
+    """Requested change."""
     question: Question
-    """The texts, and what is measured."""
+    """Texts, and the quantity that is measured."""
     scale: Scale
-    """The unit of effects."""
+    """Unit of the effects."""
     estimate: float
-    """The effect as one backward pass estimates it, in nats."""
+    """Effect as estimated from one backward pass, in nats."""
     looks: tuple[Look, ...] = field(default_factory=alone)
     """Name and colour of the model."""
 
@@ -76,11 +76,11 @@ class OneSite(Drawable):
 
     @property
     def site(self) -> Site:
-        """The site that was changed."""
+        """Site that was changed."""
         return self.outcome.sites[0]
 
     def sentence(self) -> str:
-        """Say what the change does to the target, and what its null controls do."""
+        """Describe the effect of the change on the target, and the effects of its null controls."""
         site, outcome, number = self.site, self.outcome, self.scale.number
         where = "the " * (site.kind == "resid") + place(site, outcome.tokens)
         others, directions = outcome.nulls
@@ -108,7 +108,7 @@ class OneSite(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """How far the effect stands out from its nulls, what one backward pass estimates, and what the points are."""
+        """Sentences on the effect against its nulls, the estimate from one backward pass, and the points."""
         told = [against_null(self.outcome.effect, null) for null in self.outcome.nulls if len(null.effects) > 1]
         beside = f"The effect {'; '.join(told)}. Every grey point is a null intervention." if told else ""
         drawn = any(len(null.effects) for null in self.outcome.nulls)
@@ -117,7 +117,7 @@ class OneSite(Drawable):
         return (*filter(None, (beside, none)), guess, *self.question.notes)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return one row a run: without the change, with it, and every null."""
+        """Return one row per run: without the change, with it, and every null."""
         return {"site": self.outcome.table()}
 
     def lists(self) -> dict[str, pd.DataFrame]:
@@ -125,7 +125,7 @@ class OneSite(Drawable):
         return {"Runs": self.outcome.table()}
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Draw the answers before and after, and the effect beside its nulls."""
+        """Draw the answers before and after, and the effect next to its nulls."""
         from probe.interventions.figures import effect_and_nulls, probabilities
 
         outcome, scale, colour = self.outcome, self.scale, self.looks[0].colour
@@ -143,7 +143,7 @@ class OneSite(Drawable):
 
 
 def against_null(effect: float, null: Null) -> str:
-    """Say how far an effect stands out from a null; a p-value only where it can be small."""
+    """Say how far an effect stands out from a null; give a p-value only if enough draws allow a small one."""
     larger = f"larger than {rate(null.share_below(effect))} of them"
     opening = f"against {len(null.effects)} {null.name}"
     if len(null.effects) < DRAWS:
@@ -156,7 +156,7 @@ def against_null(effect: float, null: Null) -> str:
 def strongest_site(lm: LM, change: Change) -> tuple[int, int]:
     """Return (layer, head or token) of the site that moves the target most (`strongest_cell`).
 
-    Every site is run where that is quick, else all are estimated from one backward pass.
+    Every site is run if that is quick; otherwise all effects are estimated from one backward pass.
     """
     question = change.question(lm)
     runs = change.n_sites(lm, len(question.clean))
@@ -170,17 +170,17 @@ def strongest_layer(*lms: LM, **inputs: Any) -> int:
 
 
 def strongest_head(*lms: LM, kind: str, **inputs: Any) -> int | None:
-    """Return its head; None where sites have none."""
+    """Return the head of the strongest site; None if sites have none."""
     return strongest_site(lms[-1], Change.among({"kind": kind, **inputs}))[1] if kind == "head" else None
 
 
 def strongest_token(*lms: LM, kind: str, **inputs: Any) -> int | None:
-    """Return its token; None for heads, whose token is `at`."""
+    """Return the token of the strongest site; None for heads, whose token is `at`."""
     return strongest_site(lms[-1], Change.among({"kind": kind, **inputs}))[1] if kind != "head" else None
 
 
 def same_site(lms: Sequence[LM], *, layer: int, head: int | None, token: int | None, **inputs: Any) -> dict[str, Any]:
-    """Return the site and the answers that all models are asked about where none are given: those of the last one."""
+    """Return the last model's site and answers, about which all models are asked if none are given."""
     return {**same_question(lms, **inputs), "layer": layer, "head": head, "token": token}
 
 
@@ -191,7 +191,7 @@ Draws = Annotated[int, Input("Null draws", within=(0, 1000), advanced=True)]
 
 
 def site_seconds(lm: LM, draws: int, **inputs: Any) -> float:
-    """Return the seconds that the null controls of a site take, about; the site alone is quick."""
+    """Estimate the seconds that the null controls of a site take; the site alone is quick."""
     return 2 * draws * Change.among(inputs).seconds_a_run(lm)[0] if draws else 0.0
 
 
@@ -202,10 +202,10 @@ def change_one_site(
 
     Args:
         lm: the model.
-        change: what comes in its place.
-        layer: the block; None is that of the strongest site.
-        column: the head or the token; None is that of the strongest site.
-        draws: of each null, at most.
+        change: the replacement.
+        layer: block; None is that of the strongest site.
+        column: head or token; None is that of the strongest site.
+        draws: maximum number of draws of each null.
         tick: progress.
     """
     question, kind, position = change.question(lm), change.kind, change.position
@@ -230,7 +230,7 @@ def change_one_site(
 
 
 def column_of(kind: str, head: int | None, token: int | None) -> int | None:
-    """Return the head of a head, and the token of another site.
+    """Return the head if sites are heads, and the token otherwise.
 
     Raises:
         DataError: the other one is given.
@@ -243,7 +243,7 @@ def column_of(kind: str, head: int | None, token: int | None) -> int | None:
 
 
 ALONE = Preview("Draw null controls", {"draws": 0})
-"""What a page shows where null controls take long."""
+"""Preview of a page on which null controls take long: the site without them."""
 
 
 @analysis(
@@ -273,13 +273,13 @@ def patch_one_site(
     draws: Draws = DRAWS,
     tick: Tick = ignore,
 ) -> OneSite:
-    """Put what another prompt has at one site in its place, and measure what becomes of answers, beside null controls.
+    """Replace the activation at one site by that of another prompt; compare the effect on answers with null controls.
 
     *denoise* puts the clean activation into the corrupted run (is it enough?), *noise* the corrupted one into the clean
-    run (is it needed?). On the share scale 0 is the run as it was and 1 the other run. **Null controls** are drawn with
-    the effect: other sites of the same kind get what *they* have in the same source; random directions move the site as
-    far as it was moved, token by token. z is in standard deviations of the null; p = (1 + draws at least as large) / (1
-    + draws) (Phipson and Smyth 2010).
+    run (is it needed?). On the share scale 0 is the unchanged run and 1 the other run. **Null controls** are drawn with
+    the effect: other sites of the same kind get *their* activations in the same source; random directions change the
+    site by the same norm, token by token. z is in standard deviations of the null; p = (1 + draws at least as large) /
+    (1 + draws) (Phipson and Smyth 2010).
 
     Args:
         lm: the model.
@@ -287,21 +287,21 @@ def patch_one_site(
         kind: heads, the residual stream after a block, or the output of MLP or attention.
         how: denoise: the clean activation into the corrupted run (is it enough?); noise: the reverse (needed?).
         chat: send both texts as a user's message in the model's chat template.
-        corrupted: a text of as many tokens that asks for another answer; of a world's prompt it is derived.
-        answer: what the clean text is answered by; by default what its world says, else the likeliest token.
-        against: what is set against it; by default what the corrupted text is answered by.
-        at: the token at which heads are changed; -1 is every token.
-        layer: the block, -1 for the embedding; by default that of the strongest site, in the residual stream at half
-            depth. On a large model that is the strongest by the estimate from one backward pass.
-        head: the head; by default that of the strongest site.
-        token: the token of other kinds of sites; by default that of the strongest site.
-        draws: of each null, at most: there may be fewer other sites.
-        tick: called with the share that is done.
+        corrupted: a text with as many tokens that asks for another answer; for a world's prompt it is derived.
+        answer: answer to the clean text; by default that of its world, else the most probable token.
+        against: answer to compare it with; by default the answer to the corrupted text.
+        at: token at which heads are changed; -1 is every token.
+        layer: block, -1 for the embedding; by default that of the strongest site, in the residual stream at half depth.
+            On a large model the strongest site is estimated from one backward pass.
+        head: head; by default that of the strongest site.
+        token: token of other kinds of sites; by default that of the strongest site.
+        draws: maximum number of draws of each null; there may be fewer other sites.
+        tick: called with the completed share.
 
     Raises:
-        DataError: no corrupted prompt of as many tokens is given or known; an answer without tokens, or two that no
-            token tells apart; a word that the tokenizer does not know; a token outside of the text.
-        ConfigError: a block or a head that the model lacks.
+        DataError: no corrupted prompt with as many tokens is given or known; an answer has no tokens, or two answers
+            differ in no token; the tokenizer does not know a word; a token lies outside the text.
+        ConfigError: the model lacks the block or the head.
     """
     return change_one_site(lm, Change.among(locals()), layer, column_of(kind, head, token), draws, tick)
 
@@ -333,34 +333,34 @@ def ablate_one_site(
     draws: Draws = DRAWS,
     tick: Tick = ignore,
 ) -> OneSite:
-    """Take away what one site holds, and measure what becomes of answers, beside null controls.
+    """Ablate one site, and measure the effect on answers next to null controls.
 
-    In its place comes zero, the mean over reference texts, or the activation of another text (8 draws). **Null
-    controls** are drawn with the effect: other sites of the same kind get what *they* have in the same source; random
-    directions move the site as far as it was moved, token by token. z is in standard deviations of the null; p = (1 +
-    draws at least as large) / (1 + draws) (Phipson and Smyth 2010).
+    Its activation is replaced by zero, by the mean over reference texts, or by that of another text (8 draws). **Null
+    controls** are drawn with the effect: other sites of the same kind get *their* activations in the same source;
+    random directions change the site by the same norm, token by token. z is in standard deviations of the null; p = (1
+    + draws at least as large) / (1 + draws) (Phipson and Smyth 2010).
 
     Args:
         lm: the model.
         prompt: the text.
         kind: heads, the residual stream after a block, or the output of MLP or attention.
-        how: what comes in its place: the mean over reference texts, zero, or what other texts have there.
+        how: replacement: the mean over reference texts, zero, or the activation of other texts.
         chat: send the prompt as a user's message in the model's chat template.
-        reference: texts of means and resampled activations, one a line; by default questions of the model's world, or
-            plain sentences where it has none.
-        answer: what the prompt is answered by; by default what its world says, else the likeliest token.
-        against: what is set against it; by default its rival on this prompt, else the second likeliest token.
-        at: the token at which heads are changed; -1 is every token.
-        layer: the block, -1 for the embedding; by default that of the strongest site, in the residual stream at half
-            depth. On a large model that is the strongest by the estimate from one backward pass.
-        head: the head; by default that of the strongest site.
-        token: the token of other kinds of sites; by default that of the strongest site.
-        draws: of each null, at most: there may be fewer other sites.
-        tick: called with the share that is done.
+        reference: texts for means and resampled activations, one per line; by default questions of the model's world,
+            or plain sentences if it has none.
+        answer: answer to the prompt; by default that of its world, else the most probable token.
+        against: answer to compare it with; by default its rival on this prompt, else the second most probable token.
+        at: token at which heads are changed; -1 is every token.
+        layer: block, -1 for the embedding; by default that of the strongest site, in the residual stream at half depth.
+            On a large model the strongest site is estimated from one backward pass.
+        head: head; by default that of the strongest site.
+        token: token of other kinds of sites; by default that of the strongest site.
+        draws: maximum number of draws of each null; there may be fewer other sites.
+        tick: called with the completed share.
 
     Raises:
-        DataError: an answer without tokens, or two that no token tells apart; a word that the tokenizer does not know;
-            a token outside of the text.
-        ConfigError: a block or a head that the model lacks.
+        DataError: an answer has no tokens, or two answers differ in no token; the tokenizer does not know a word; a
+            token lies outside the text.
+        ConfigError: the model lacks the block or the head.
     """
     return change_one_site(lm, Change.among(locals()), layer, column_of(kind, head, token), draws, tick)

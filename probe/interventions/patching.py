@@ -1,18 +1,18 @@
-"""Activation patching and ablation of every site of a model, exact and by their first-order estimates.
+"""Activation patching and ablation of every site of a model, exact and estimated to first order.
 
-Patching: two texts of equal length differ in a few tokens. One run receives an activation of the other: the clean
+Patching: two texts of equal length differ in a few tokens. An activation of one run is put into the other: the clean
 activation in the corrupted run (denoising: is it enough to restore the answer?) or the reverse (noising: is it
 needed?). The target is put on a scale where the corrupted run is 0 and the clean run 1 (Meng et al. 2022; Heimersheim
 and Nanda 2024).
 
-Ablation: what the model does without a part of it. Zero puts nothing in the place of an activation, which takes the
-model off the states that it knows. Mean puts the average over reference texts there, resample what the place holds on
-another text (Chan et al. 2022, causal scrubbing; Wang et al. 2022 for means). The effect is the target with the
-ablation minus without.
+Ablation: how the model behaves without a part. Mode `zero` replaces an activation by zero, which takes the model off
+its usual distribution of activations. Mode `mean` replaces it by the average over reference texts, `resample` by the
+activation on another text (Chan et al. 2022, causal scrubbing; Wang et al. 2022 for means). The effect is the target
+with the ablation minus without.
 
 Estimates (attribution patching, Nanda 2023; Syed et al. 2023) give the effects of all sites at once from one backward
-pass in the run that is changed: gradient of the target times (other activation - own activation). They are exact for
-infinitesimal differences only; `agreement` says how far to trust them where exact effects are known.
+pass in the run that is changed: gradient of the target times (other activation - own activation). They are exact only
+for infinitesimal differences; if exact effects are known, `agreement` says how far to trust the estimates.
 
 Axes: D blocks, H heads, T tokens, d width, n draws.
 """
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 
 class Agreement(NamedTuple):
-    """How well the estimates rank and predict the exact effects; NaN where either has no spread."""
+    """Agreement of estimated and exact effects in rank and value; NaN if either has no spread."""
 
     pearson: float
     spearman: float
@@ -68,15 +68,15 @@ def estimates(
     kinds: Sequence[Kind],
     position: int | None = None,
 ) -> tuple[float, dict[Kind, np.ndarray]]:
-    """Return the target, and the estimated effect of putting a source's activation at each site of several kinds.
+    """Estimate the effect of replacing the activation at each site of several kinds by that of a source.
 
     Args:
         lm: the model.
-        ids: [T] the text that is run.
+        ids: [T] token ids of the text that is run.
         sources: activations [T ...] of the hook points of these kinds; several are averaged.
-        target: what is measured.
-        kinds: of the sites.
-        position: the token of heads; None sums over all.
+        target: quantity to measure.
+        kinds: kinds of sites.
+        position: token of heads; None sums over all tokens.
 
     Returns:
         (target in nats, effects [rows columns] by kind, laid out as in `probe.interventions.sites.grid`).
@@ -101,13 +101,13 @@ def estimates(
 def gradients(
     lm: LM, ids: Sequence[int], names: Sequence[str], target: Target
 ) -> tuple[float, Mapping[str, Float[Tensor, "T ..."]], Mapping[str, Float[Tensor, "T ..."]]]:
-    """(target, activations [T ...], gradient of the target by each activation [T ...]) at hook points of one text."""
+    """Return the target, activations [T ...] and the target's gradient by each [T ...] at hook points of one text."""
     tensors: dict[str, Tensor] = {}
     start = "blocks.0.hook_resid_pre"
 
     def keeper(name: str) -> Any:
         def keep(tensor: Tensor, hook: Any) -> Tensor:
-            # What a hook sees may be a view beside the path: what it returns is on it.
+            # The hook's input may be a view outside the computation path; its output is on the path.
             tensors[name] = tensor.detach().clone().requires_grad_() if name == start else tensor.clone()
             return tensors[name]
 
@@ -124,7 +124,7 @@ def gradients(
 
 
 def agreement(exact: ArrayLike, estimate: ArrayLike) -> Agreement:
-    """Pearson and Spearman correlation of exact and estimated effects over sites."""
+    """Return Pearson and Spearman correlation of exact and estimated effects over sites."""
     from scipy import stats
 
     a, b = np.ravel(exact), np.ravel(estimate)
@@ -138,26 +138,26 @@ Mode = Literal["zero", "mean", "resample"]
 
 @dataclass(frozen=True)
 class Ablation(Drawable):
-    """The effect of ablating each site of a grid."""
+    """Effect of ablating each site of a grid."""
 
     kind: Kind
-    """What was ablated."""
+    """Kind of the ablated sites."""
     mode: Mode
-    """What came in its place."""
+    """Mode of the replacement."""
     target: Target
-    """What is measured."""
+    """Quantity that is measured."""
     tokens: list[str]
-    """[T] the text."""
+    """[T] readable tokens of the text."""
     layers: list[int]
-    """Rows: blocks; -1 is the embedding."""
+    """Blocks of the rows; -1 is the embedding."""
     position: int | None
-    """The token at which heads were ablated, None for all; other kinds have tokens as columns."""
+    """Token at which heads were ablated, None for all; other kinds have tokens as columns."""
     value: float
-    """The target without ablation in nats."""
+    """Target without ablation in nats."""
     draws: np.ndarray
-    """[rows columns n] the target with each site ablated, for each draw of the source (one unless resampled)."""
+    """[rows columns n] target with each site ablated, for each draw of the source (one draw unless resampled)."""
     exact: bool = True
-    """Whether each site was run, or estimated from the gradient."""
+    """Whether each site was run, rather than estimated from the gradient."""
 
     @property
     def effects(self) -> np.ndarray:
@@ -165,7 +165,7 @@ class Ablation(Drawable):
         return self.draws.mean(-1) - self.value
 
     def table(self) -> pd.DataFrame:
-        """One row a site: layer, head or position and token, value, effect, and the spread over draws."""
+        """Return one row per site: layer, head or position and token, value, effect, and the spread over draws."""
         frame = grid_table(self.kind, self.layers, self.tokens, {"value": self.draws.mean(-1), "effect": self.effects})
         return frame.assign(sd=self.draws.std(-1).ravel(), mode=self.mode, exact=self.exact)
 
@@ -214,14 +214,14 @@ def ablate(
     Args:
         lm: the model.
         text: a text or its ids.
-        target: what is measured.
+        target: quantity to measure.
         kind: heads (layer by head), or residual stream, attention and feed-forward outputs (layer by token).
-        mode: what comes in place of an activation (see `sources`).
-        reference: texts for mean and resample; for mean also what `means` made of them.
-        position: the token of heads; None ablates them at all.
-        draws: n, for resample.
-        seed: of resampling.
-        exact: run every site; else estimate all of them from one backward pass (`estimates`).
+        mode: replacement of an activation (see `sources`).
+        reference: texts for mean and resample; for mean also the result of `means`.
+        position: token of heads; None ablates them at all tokens.
+        draws: number n of draws, for resample.
+        seed: random seed of resampling.
+        exact: run every site; otherwise estimate all effects from one backward pass (`estimates`).
         tick: progress.
 
     Raises:
@@ -253,12 +253,12 @@ def ablate(
 
 @dataclass(frozen=True)
 class Means:
-    """What the mean ablation puts in, apart from the text that it is put into."""
+    """Mean activations that replace those of any text."""
 
     first: Activations
     """Mean activation at the first tokens of the reference texts, by hook point."""
     rest: Activations
-    """Mean activation at all their other tokens."""
+    """Mean activation at all their other tokens, by hook point."""
 
 
 @torch.no_grad()
@@ -292,25 +292,25 @@ def sources(
     draws: int = 8,
     seed: int = 0,
 ) -> list[Activations]:
-    """Return what replaces the activations of a text: one source, or `draws` of them for resample.
+    """Return activations that replace those of a text: one source, or `draws` sources for resample.
 
-    Zero: nothing. Mean: the average over the tokens of the reference texts; first tokens are averaged apart and stand
-    for the first token only, because many models park attention on it with activations unlike all others. Resample:
-    each draw takes one reference text; token t receives that text's activation at t, or where it is shorter, at a
-    random token of it other than its first.
+    Zero: zeros. Mean: the average over the tokens of the reference texts. First tokens are averaged separately and
+    replace only the first token, because in many models it is an attention sink with unusual activations. Resample:
+    each draw takes one reference text; token t receives that text's activation at t or, if the text is shorter, at a
+    random token other than its first.
 
     Args:
         lm: the model.
-        ids: [T] the text.
+        ids: [T] token ids of the text.
         names: hook points.
         mode: zero, mean or resample.
-        reference: other texts, or for mean what `means` made of them.
-        draws: how many, for resample.
-        seed: of resampling.
+        reference: other texts, or for mean the result of `means`.
+        draws: number of draws, for resample.
+        seed: random seed of resampling.
 
     Raises:
         ConfigError: an unknown mode, or no draw.
-        DataError: no reference text of at least two tokens where one is needed.
+        DataError: a reference text is needed, and none has at least two tokens.
     """
     if mode not in get_args(Mode):
         raise ConfigError(f"The ablation {mode!r} is unknown: give one of {', '.join(get_args(Mode))}.")
@@ -336,7 +336,7 @@ def sources(
 
 
 def _usable(lm: LM, reference: Sequence[str | Sequence[int]], mode: Mode) -> list[list[int]]:
-    """Return the ids of the reference texts of two tokens or more."""
+    """Return the ids of the reference texts with two tokens or more."""
     texts = [ids for text in reference if len(ids := text_ids(lm.tokenizer, text)) > 1]
     if not texts:
         raise DataError(f"The ablation {mode!r} got no reference text of two tokens or more: give some, or take zero.")
@@ -344,7 +344,7 @@ def _usable(lm: LM, reference: Sequence[str | Sequence[int]], mode: Mode) -> lis
 
 
 def _repeat_means(averages: Means, own: Activations) -> Activations:
-    """Return activations that have the means at every token of a text."""
+    """Repeat the mean activations for every token of a text."""
     fills = {}
     for name, tensor in own.items():
         fill = averages.rest[name].expand(tensor.shape).clone()
@@ -358,24 +358,24 @@ Direction = Literal["denoise", "noise"]
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean and a corrupted text, token by token."""
+    """A clean and a corrupted text with equal numbers of tokens."""
 
     clean: list[int]
-    """[T] ids of the text whose answer is studied."""
+    """[T] token ids of the text whose answer is studied."""
     corrupted: list[int]
-    """[T] ids of the text that asks for another answer."""
+    """[T] token ids of the text that asks for another answer."""
     clean_tokens: list[str]
-    """[T] readable pieces."""
+    """[T] readable tokens of the clean text."""
     corrupted_tokens: list[str]
-    """[T] readable pieces."""
+    """[T] readable tokens of the corrupted text."""
 
     @property
     def differing(self) -> list[int]:
-        """The tokens in which the texts differ, from 0."""
+        """Return the positions, from 0, of the tokens in which the texts differ."""
         return [at for at, (a, b) in enumerate(zip(self.clean, self.corrupted, strict=True)) if a != b]
 
     def run(self, direction: Direction) -> tuple[list[int], list[int]]:
-        """Return (the text that is run and patched, the text whose activations replace its own)."""
+        """Return (text that is run and patched, text whose activations replace its own)."""
         if direction not in get_args(Direction):
             raise ConfigError(f"The direction {direction!r} is unknown: give denoise or noise.")
         return (self.corrupted, self.clean) if direction == "denoise" else (self.clean, self.corrupted)
@@ -383,58 +383,58 @@ class Pair:
 
 @dataclass(frozen=True)
 class Patching(Drawable):
-    """The target with each site of a grid patched, exact or estimated."""
+    """Target with each site of a grid patched, exact or estimated."""
 
     kind: Kind
-    """What was patched."""
+    """Kind of the patched sites."""
     direction: Direction
-    """Clean into corrupted (denoise), or the reverse (noise)."""
+    """Direction: clean into corrupted (denoise), or the reverse (noise)."""
     exact: bool
-    """Whether each site was run, or estimated from the gradient."""
+    """Whether each site was run, rather than estimated from the gradient."""
     target: Target
-    """What is measured."""
+    """Quantity that is measured."""
     tokens: list[str]
-    """[T] the tokens of the run that was patched."""
+    """[T] readable tokens of the patched run."""
     layers: list[int]
-    """Rows: blocks; -1 is the embedding."""
+    """Blocks of the rows; -1 is the embedding."""
     position: int | None
-    """The token at which heads were patched, None for all; other kinds have tokens as columns."""
+    """Token at which heads were patched, None for all; other kinds have tokens as columns."""
     clean: float
-    """The target in the clean run in nats."""
+    """Target in the clean run in nats."""
     corrupted: float
-    """The target in the corrupted run in nats."""
+    """Target in the corrupted run in nats."""
     values: np.ndarray
-    """[rows columns] the target after patching in nats."""
+    """[rows columns] target after patching in nats."""
 
     @property
     def effects(self) -> np.ndarray:
-        """[rows columns] target after patching minus that of the run as it was, in nats."""
+        """[rows columns] target after patching minus that of the unpatched run, in nats."""
         return self.values - (self.corrupted if self.direction == "denoise" else self.clean)
 
     @property
     def normalised(self) -> np.ndarray:
-        """[rows columns] the target after patching: 0 as in the corrupted run, 1 as in the clean run."""
+        """[rows columns] target after patching, on a scale from the corrupted run (0) to the clean run (1)."""
         return normalise(self.values, self.corrupted, self.clean)
 
     @property
     def shares(self) -> np.ndarray:
-        """[rows columns] how far patching went from the patched run (0) to the other one (1)."""
+        """[rows columns] position of the patched value between the patched run (0) and the other run (1)."""
         return self.normalised if self.direction == "denoise" else 1 - self.normalised
 
     def table(self) -> pd.DataFrame:
-        """One row a site: layer, head or position and token, value, effect, normalised."""
+        """Return one row per site: layer, head or position and token, value, effect, normalised."""
         values = {"value": self.values, "effect": self.effects, "normalised": self.normalised}
         return grid_table(self.kind, self.layers, self.tokens, values).assign(
             direction=self.direction, exact=self.exact
         )
 
     def figure(self) -> "go.Figure":
-        """How far patching each site went from the one run (0) to the other (1)."""
+        """Draw how far patching each site moved the target from the patched run (0) to the other run (1)."""
         return grid_figure(self.kind, self.layers, self.tokens, self.shares, "share restored")
 
 
 def pair_of(lm: LM, clean: str | Sequence[int], corrupted: str | Sequence[int]) -> Pair:
-    """Two texts token by token.
+    """Compare two texts token by token.
 
     Raises:
         DataError: they differ in their number of tokens, or not at all.
@@ -452,7 +452,7 @@ def pair_of(lm: LM, clean: str | Sequence[int], corrupted: str | Sequence[int]) 
 
 
 def with_shared(lm: LM, pair: Pair, target: Target) -> Pair:
-    """Both texts with what the answers of a target begin with alike behind them."""
+    """Append to both texts the tokens with which all answers of a target begin."""
     return pair_of(lm, target.text(pair.clean), target.text(pair.corrupted)) if target.shared else pair
 
 
@@ -469,11 +469,11 @@ def patch(
 
     Args:
         lm: the model.
-        pair: the two texts.
-        target: what is measured.
+        pair: clean and corrupted text.
+        target: quantity to measure.
         kind: heads (layer by head), or residual stream, attention and feed-forward outputs (layer by token).
         direction: denoise (clean into corrupted) or noise.
-        position: the token of heads; None patches them at all.
+        position: token of heads; None patches them at all tokens.
         tick: progress.
 
     Raises:
@@ -508,15 +508,15 @@ def attribute(
     direction: Direction = "denoise",
     position: int | None = None,
 ) -> dict[Kind, Patching]:
-    """Attribution patching: the estimates of `patch` for every site of several kinds, from one backward pass.
+    """Estimate the effect of `patch` for every site of several kinds from one backward pass (attribution patching).
 
     Args:
         lm: the model.
-        pair: the two texts.
-        target: what is measured.
-        kinds: of the sites.
+        pair: clean and corrupted text.
+        target: quantity to measure.
+        kinds: kinds of sites.
         direction: as in `patch`; the gradient is that of the run which is patched.
-        position: the token of heads; None sums over all.
+        position: token of heads; None sums over all tokens.
 
     Returns:
         By kind, with `values` = target of the patched run plus gradient times difference.

@@ -1,7 +1,8 @@
-"""A change that a person asks for: which text runs, what is measured on it, what comes in place of an activation.
+"""A requested change: the text to run, the quantity to measure, and the replacement of an activation.
 
-Patching puts in what another text has there, ablation zeros, means or what reference texts have. What is left open is
-suggested: the corrupted prompt and the answers of a world's prompt, else the answers that the model holds likeliest.
+Patching puts in the activation of another text; ablation puts in zeros, means or activations of reference texts.
+Defaults fill what the person leaves open: the corrupted prompt and the answers of a world's prompt, else the model's
+most probable answers.
 
 Axes: T tokens, A answers.
 """
@@ -34,17 +35,17 @@ REFERENCE = (
     "They built the bridge over the river more than fifty years ago.",
     "Music can change how we feel about a place or a person.",
 )
-"""Reference texts of mean and resampled ablation, for models of no world."""
+"""Reference texts of mean and resampled ablation, for models without a world."""
 REFERENCE_KINDS = ("opinion_false", "opinion_true", "fact")
-"""Kinds of questions of the world that are reference texts."""
+"""Kinds of the world's questions that serve as reference texts."""
 RESAMPLED = 8
-"""Reference texts that resampling draws for each site."""
+"""Number of reference texts that resampling draws for each site."""
 MOST_ANSWERS = 4
-"""Answers whose probabilities are read, at most."""
+"""Maximum number of answers whose probabilities are read."""
 LEAST_GAP = 0.05
-"""Gap of the clean and the corrupted run, in nats, below which shares of it mean nothing."""
+"""Minimum gap of the clean and the corrupted run, in nats, for shares of it to be meaningful."""
 EVERY = -1
-"""In the place of a token: all of them."""
+"""Token number that stands for all tokens."""
 EFFECT = (
     r"\text{effect}(s) = m\big(x \mid a_s \leftarrow a'_s\big) - m(x), \quad m = \mathrm{logit}(\text{answer}) - "
     r"\mathrm{logit}(\text{against})"
@@ -57,26 +58,26 @@ Texts = str | Sequence[str]
 
 
 def lines_of(texts: Texts) -> list[str]:
-    """Return texts that stand one a line, without empty ones."""
+    """Return the texts of a field, one per line, without empty lines."""
     rows = texts.splitlines() if isinstance(texts, str) else texts
     return [row.strip() for row in rows if row.strip()]
 
 
 def with_blank(answer: str) -> str:
-    """Put a blank before an answer, as most tokenizers want it."""
+    """Put a blank before an answer, as most tokenizers need it."""
     return f" {answer.strip()}" if answer.strip() else ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What a person asks for: each field is an input of the analyses."""
+    """Requested change: each field is an input of the analyses."""
 
     prompt: str
     kind: Kind = "head"
     how: str = "denoise"
-    """A `Direction` of patching or a `Mode` of ablation."""
+    """`Direction` of patching or `Mode` of ablation."""
     at: int = EVERY
-    """The token at which heads are changed."""
+    """Token at which heads are changed."""
     corrupted: str = ""
     reference: Texts = ""
     answer: str | int = ""
@@ -85,7 +86,7 @@ class Change:
 
     @classmethod
     def among(cls, inputs: Mapping[str, Any]) -> "Change":
-        """Return the change that inputs of an analysis describe."""
+        """Return the change described by the inputs of an analysis."""
         return cls(**{each.name: inputs[each.name] for each in fields(cls) if each.name in inputs})
 
     @property
@@ -95,24 +96,24 @@ class Change:
 
     @property
     def position(self) -> int | None:
-        """The token of heads; None is every one."""
+        """Token of heads; None is every token."""
         return None if self.at == EVERY else self.at
 
     @property
     def where(self) -> str:
-        """The token of heads in words."""
+        """Token of heads, in words."""
         return "every token" if self.position is None else f"token {self.position}"
 
     def counterpart(self, lm: LM) -> Counterpart:
-        """Return the other prompt and the answers that are known of this one."""
+        """Return the other prompt and the answers that are known for this one."""
         return counterpart(lm, self.prompt, probe.world.of(lm))
 
     def texts(self, lm: LM) -> tuple[list[int], list[int] | None]:
-        """Return the ids of the clean text, and those of the corrupted one where activations of it are put in.
+        """Return the ids of the clean text, and for patching those of the corrupted one.
 
         Raises:
-            DataError: no corrupted prompt is given or known, it is the same or has another number of tokens; an empty
-                prompt or one that is too long, or a word that the tokenizer does not know.
+            DataError: no corrupted prompt is given or known, it is the same or has another number of tokens; a prompt
+                is empty or too long, or the tokenizer does not know a word.
         """
         if not self.prompt.strip():
             raise DataError("The prompt is empty: write one.")
@@ -134,10 +135,10 @@ class Change:
         return encode(lm.tokenizer, lm.prompt_text([{"role": "user", "content": text}]) if self.chat else text)
 
     def question(self, lm: LM) -> "Question":
-        """Return the texts and what is measured on them: answers as given, else suggested, else the likeliest ones.
+        """Return texts and measured quantity: with the given answers, else suggested ones, else the most probable ones.
 
         Raises:
-            DataError: see `texts`; an answer without tokens, or two that no token tells apart.
+            DataError: see `texts`; an answer has no tokens, or two answers differ in no token.
         """
         clean, other = self.texts(lm)
         if lm.readout != "tokens":
@@ -157,7 +158,7 @@ class Change:
         except DataError:
             if typed != "":
                 raise
-            target = target_of(lm, clean, first)  # what is suggested is the same answer
+            target = target_of(lm, clean, first)  # the suggested other answer equals this one
         clean, other = target.text(clean), other and target.text(other)
         if target.shared:
             own, theirs = _likeliest(lm, clean, other)
@@ -168,41 +169,41 @@ class Change:
         return Question(tuple(clean), tuple(other) if other else None, target, shown)
 
     def reference_texts(self, lm: LM) -> list[str]:
-        """Return the texts from which means and resampled activations come: given, the world's, or plain sentences."""
+        """Return the texts for means and resampled activations: the given ones, the world's, or plain sentences."""
         own, world = lines_of(self.reference), probe.world.of(lm)
         if own or world is None:
             return own or list(REFERENCE)
         return [item.prompt for kind in REFERENCE_KINDS for item in world.questions(kind, 8, 5)]
 
     def filling(self, lm: LM) -> "list[str] | Means":
-        """Return what an ablation takes activations from: texts, or their means.
+        """Return the source of an ablation's activations: texts, or their means.
 
         Raises:
-            DataError: a reference text is too long, or has a word that the tokenizer does not know.
+            DataError: a reference text is too long, or the tokenizer does not know a word of it.
         """
         texts = [] if self.how == "zero" else self.reference_texts(lm)
         check_lengths(lm.model, [encode(lm.tokenizer, text) for text in texts], [])
         return means(lm, texts, hooks_of(lm, [self.kind])) if self.how == "mean" else texts
 
     def n_sites(self, lm: LM, length: int) -> int:
-        """Return how many sites a text of so many tokens has."""
+        """Return the number of sites of a text with so many tokens."""
         columns = lm.bridge.cfg.n_heads if self.kind == "head" else length
         return int(len(layers_of(lm, self.kind)) * columns)
 
     def seconds_a_run(self, lm: LM) -> tuple[float, int]:
-        """Return the seconds that one run of the text takes in a batch, about, and its tokens."""
+        """Estimate the seconds that one run of the text takes in a batch; also return its number of tokens."""
         length = len(self.texts(lm)[0])
         return seconds_a_token(lm) * length, length
 
 
 def _likeliest(lm: LM, clean: Sequence[int], other: Sequence[int] | None) -> tuple[list[int], int | None]:
-    """Return the two likeliest next tokens of the clean text, and the likeliest one of the other text."""
+    """Return the two most probable next tokens of the clean text, and the most probable one of the other text."""
     rows = lm.logits([list(clean), list(other)] if other else [list(clean)])[:, -1]
     return rows[0].topk(2).indices.tolist(), int(rows[1].argmax()) if other else None
 
 
 def _next_tokens(lm: LM, target: Target, answers: Sequence[str | None]) -> list[int]:
-    """Return the tokens of answers at the place of the target, of those that begin as its own do."""
+    """Return the token of each answer at the target's position, for answers with the target's shared beginning."""
     size = len(target.shared)
     rows = [answer_tokens(lm, [answer]).ids[0] for answer in answers if answer]
     return [ids[size] for ids in rows if tuple(ids[:size]) == target.shared and len(ids) > size]
@@ -210,19 +211,19 @@ def _next_tokens(lm: LM, target: Target, answers: Sequence[str | None]) -> list[
 
 @dataclass(frozen=True)
 class Question:
-    """One text or two, and what is measured at the last token."""
+    """One text or two, and the quantity that is measured at the last token."""
 
     clean: tuple[int, ...]
-    """[T] ids."""
+    """[T] token ids of the clean text."""
     corrupted: tuple[int, ...] | None
-    """[T] ids; None for ablation."""
+    """[T] token ids of the corrupted text; None for ablation."""
     target: Target
     columns: tuple[int, ...]
-    """[A] answers whose probabilities are read, the target's first; none for a scalar model."""
+    """[A] answers whose probabilities are read, the target's first; empty for a scalar model."""
 
     @property
     def words(self) -> str:
-        """The target in a sentence."""
+        """Target as a part of a sentence."""
         if not self.columns:
             return f"the {'gap in ' * (self.corrupted is not None)}{self.target.name}"
         first, _, second = self.target.name.partition(" \u2212 ")
@@ -231,33 +232,33 @@ class Question:
 
     @property
     def nats(self) -> str:
-        """The unit of the target behind a number; a scalar model has its own."""
+        """Unit of the target after a number; a scalar model has its own."""
         return " nats" if self.columns else ""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Which tokens of the answers are compared, where one has several."""
+        """Sentences that say which tokens of the answers are compared, if one has several."""
         return (self.target.note,) if self.target.note else ()
 
     def pair(self, lm: LM) -> Pair:
-        """Return both texts token by token."""
+        """Return clean and corrupted text token by token."""
         return pair_of(lm, self.clean, self.corrupted or ())
 
 
 class Scale(NamedTuple):
-    """The unit in which effects say most: shares of the gap between the two runs where there is one, else nats."""
+    """Unit in which effects are shown: shares of the gap between the two runs if it is large enough, else nats."""
 
     unit: float
-    """What effects in nats are divided by."""
+    """Divisor of effects in nats."""
     label: str
-    """What a number is."""
+    """Name of the quantity that is shown."""
     share: bool = False
     nats: str = ""
-    """Behind a number that is no share."""
+    """Unit after a number that is not a share."""
 
     @property
     def axis(self) -> str:
-        """The label on one line."""
+        """Label on one line."""
         return self.label.replace(", ", " ") if self.share else self.label
 
     def number(self, effect: float) -> str:
@@ -270,9 +271,9 @@ def scale_of(change: Change, question: Question, gap: float) -> Scale:
     """Return the unit of effects.
 
     Args:
-        change: of the model.
-        question: what is measured.
-        gap: the target in the clean run minus that in the corrupted one; 0 for ablation.
+        change: requested change.
+        question: texts and measured quantity.
+        gap: target in the clean run minus that in the corrupted one; 0 for ablation.
     """
     if not change.patches or abs(gap) <= LEAST_GAP:
         return Scale(1.0, f"effect,{question.nats or ' ' + question.target.name}", nats=question.nats)
@@ -281,9 +282,9 @@ def scale_of(change: Change, question: Question, gap: float) -> Scale:
 
 
 def same_question(lms: Sequence[LM], **inputs: Any) -> dict[str, Any]:
-    """Return the answers that all models are asked about where none are given: those of the last one.
+    """Return the last model's answers, about which all models are asked if none are given.
 
-    Models of other tokens are each asked about their own.
+    Models with different tokens are each asked about their own answers.
 
     Raises:
         DataError: see `Change.question`.
@@ -292,14 +293,14 @@ def same_question(lms: Sequence[LM], **inputs: Any) -> dict[str, Any]:
     if any(lm.readout != "tokens" or lm.tokenizer.get_vocab() != vocabulary for lm in lms):
         return {}
     target = Change.among(inputs).question(lms[-1]).target
-    if target.shared:  # words, which are the same for all of them
+    if target.shared:  # typed words, the same for all models
         return {}
     found = {"answer": target.answer, "against": target.against}
     return {name: token for name, token in found.items() if token is not None and inputs[name] == ""}
 
 
 def known_texts(*lms: LM, prompt: str, name: str) -> str:
-    """Return what a text or an answer is where none is typed, as the hint of its field."""
+    """Return the default text or answer of an empty field, as its hint."""
     known = counterpart(lms[-1], prompt, probe.world.of(lms[-1]))
     if name == "corrupted":
         return known.corrupted or "type one: exchange the word that decides the answer"
@@ -308,7 +309,7 @@ def known_texts(*lms: LM, prompt: str, name: str) -> str:
 
 
 def tokens_of_heads(*lms: LM, prompt: str, kind: Kind, chat: bool) -> tuple[int, int]:
-    """Return the first and the last token at which heads can be changed, the same twice for other kinds of sites."""
+    """Return the first and the last token at which heads can be changed, twice the same for other kinds of sites."""
     change = Change(prompt=prompt, how="zero", chat=chat)
     return EVERY, EVERY if kind != "head" else min(len(change.texts(lm)[0]) for lm in lms) - 1
 
@@ -317,7 +318,7 @@ SiteKind = Annotated[
     Literal["head", "resid", "mlp", "attn"],
     Input("Site", key="int_kind", labels={"head": "heads", "resid": "resid", "mlp": "MLP", "attn": "attn"}),
 ]
-"""A kind of sites."""
+"""Kind of sites."""
 PatchHow = Annotated[Direction, Input("How", key="int_how")]
 AblateHow = Annotated[Literal["mean", "zero", "resample"], Input("How", key="int_how")]
 FOLDED = "Texts"
@@ -347,6 +348,6 @@ Rival = Annotated[
     str | int,
     Input("against", key="int_against", placeholder=partial(known_texts, name="rival"), folded=FOLDED, type=str),
 ]
-"""What is set against the answer on one text."""
+"""Answer that competes with the answer on one text."""
 At = Annotated[int, Input("At token", key="int_at", within=tokens_of_heads)]
-"""The token at which heads are changed."""
+"""Token at which heads are changed."""

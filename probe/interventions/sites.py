@@ -1,9 +1,10 @@
-"""Where one can intervene in a model, a forward pass with an intervention for each row, and counterparts of prompts.
+"""Sites of a model, a forward pass with one intervention per row, and counterparts of prompts.
 
 A site is the residual stream after a block, the output of an attention head (before W_O), of the attention or of the
-feed-forward part, at one token or at all. `sweep` repeats the text as rows of a batch and edits another site in each.
+feed-forward part, at one token or at all tokens. `sweep` repeats the text as rows of a batch and edits a different site
+in each row.
 
-A counterpart of a prompt is another of as many tokens that asks for another answer; patching needs such a pair.
+A counterpart of a prompt is a prompt with as many tokens that asks for another answer; patching needs such a pair.
 
 Axes: B texts, D blocks, H heads, T tokens, d width, dh head width, R interventions, A answers.
 """
@@ -37,10 +38,10 @@ KINDS: dict[str, str] = {
     "mlp": "the feed-forward output",
     "attn": "the attention output",
 }
-"""What a site of each kind is, in words."""
+"""Kind of site to its description in words."""
 
 TOKENS_PER_PASS = 2048
-"""How many tokens a batch of interventions holds, at most (one text at least)."""
+"""Maximum number of tokens in a batch of interventions (at least one text)."""
 
 Activations = Mapping[str, Float[Tensor, "T ..."]]
 """Activations of one text by hook name, [T d], or [T H dh] for heads."""
@@ -52,11 +53,11 @@ class Site:
 
     kind: Kind
     layer: int
-    """The block, from 0; -1 is the embedding (`resid` only)."""
+    """Block, from 0; -1 is the embedding (`resid` only)."""
     head: int | None = None
-    """The query head, for `head` only."""
+    """Query head, for `head` only."""
     position: int | None = None
-    """The token, from 0; None means all."""
+    """Token, from 0; None means all tokens."""
 
     @property
     def hook(self) -> str:
@@ -77,7 +78,7 @@ class Site:
 
     @property
     def index(self) -> tuple[Any, ...]:
-        """Where it lies in the activations [T ...] of its hook point."""
+        """Index of the site in the activations [T ...] of its hook point."""
         token: Any = slice(None) if self.position is None else self.position
         return (token,) if self.head is None else (token, self.head)
 
@@ -87,20 +88,20 @@ class Edit(NamedTuple):
 
     site: Site
     value: Tensor
-    """What comes in place of the activation; [d] or [dh], [T d] or [T dh] where the site is all tokens."""
+    """Replacement of the activation; [d] or [dh]; [T d] or [T dh] if the site is all tokens."""
 
 
 class Readings(NamedTuple):
-    """What R forward passes said at the target's token."""
+    """Outputs of R forward passes at the target's token."""
 
     values: Float[Tensor, " R"]
-    """The target in nats (in the units of a scalar model's head)."""
+    """Target in nats (in the units of a scalar model's head)."""
     logprobs: Float[Tensor, "R A"]
     """Log-probability of each answer in nats; without columns for a scalar model."""
 
 
 def layers_of(lm: LM, kind: Kind) -> range:
-    """Return the rows of a grid of sites: the blocks, and for the residual stream the embedding (-1) first.
+    """Return the blocks of a grid's rows; the residual stream starts with the embedding (-1).
 
     Raises:
         ConfigError: an unknown kind.
@@ -111,13 +112,13 @@ def layers_of(lm: LM, kind: Kind) -> range:
 
 
 def grid(lm: LM, kind: Kind, length: int, position: int | None = None) -> list[list[Site]]:
-    """Every site of a kind: layers downwards; heads to the right (at `position`, None: at all), else tokens.
+    """List every site of a kind: rows are layers; columns are heads (at token `position`, None: at all) or tokens.
 
     Args:
         lm: the model.
-        kind: of the sites.
-        length: T, the tokens of the text.
-        position: the token of the heads; other kinds have each token as a column.
+        kind: kind of sites.
+        length: number of tokens T of the text.
+        position: token of the heads; other kinds have each token as a column.
 
     Raises:
         ConfigError: an unknown kind.
@@ -138,21 +139,22 @@ def hooks_of(lm: LM, kinds: Iterable[Kind]) -> list[str]:
 def observe(
     lm: LM, ids: Sequence[int], names: Sequence[str]
 ) -> tuple[Float[Tensor, "1 T V"], dict[str, Float[Tensor, "T ..."]]]:
-    """(logits, activations at the hook points `names`) of one text, from one pass without gradients."""
+    """Return the logits of one text and its activations at the hook points `names`, from one pass without gradients."""
     logits, cache = lm.run_with_cache([list(ids)], list(dict.fromkeys(names)))
     return logits.float(), {name: cache[name][0] for name in names}
 
 
 def activations(lm: LM, ids: Sequence[int], names: Sequence[str]) -> dict[str, Float[Tensor, "T ..."]]:
-    """Activations of one text at the hook points `names`."""
+    """Return the activations of one text at the hook points `names`."""
     return observe(lm, ids, names)[1]
 
 
 def check(lm: LM, sites: Iterable[Site], length: int) -> None:
-    """Raise unless each site exists in the model and in a text of `length` tokens.
+    """Raise an error unless each site exists in the model and in a text with `length` tokens.
 
     Raises:
-        ConfigError: an unknown kind, a block or head that the model lacks, or a head that is missing or too many.
+        ConfigError: an unknown kind, a block or head that the model lacks, a missing head, or a head of another kind of
+            site.
         DataError: a token outside of the text.
     """
     depth, heads = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
@@ -167,7 +169,7 @@ def check(lm: LM, sites: Iterable[Site], length: int) -> None:
 
 
 def require_token(position: int | None, length: int) -> None:
-    """Raise a DataError unless the token is one of a text of `length` tokens, or None for all."""
+    """Raise a DataError unless the token lies in a text with `length` tokens, or is None for all tokens."""
     if position is not None and not 0 <= position < length:
         raise DataError(f"Token {position} was asked for in a text of {length} tokens: give 0 to {length - 1}.")
 
@@ -181,13 +183,13 @@ def sweep(
     answers: Sequence[int] = (),
     tick: Tick = ignore,
 ) -> Readings:
-    """Run one text once for each row of edits, several rows in one forward pass.
+    """Run one text once for each row of edits, with several rows per forward pass.
 
     Args:
         lm: the model.
-        ids: the text.
-        rows: R interventions; the edits of a row act together, none at all gives the untouched run.
-        target: what is measured; only its token goes through the unembedding.
+        ids: token ids of the text.
+        rows: R interventions; the edits of a row act together; a row without edits is the unchanged run.
+        target: quantity to measure; only its token goes through the unembedding.
         answers: columns whose log-probabilities are read too; ignored for a scalar model.
         tick: progress.
 
@@ -215,7 +217,7 @@ def _only(states: Float[Tensor, "B T d"], position: int) -> Float[Tensor, "B 1 d
 
 
 def _hooks(rows: Sequence[Sequence[Edit]]) -> "list[Hook]":
-    """One hook for each hook point that any row edits."""
+    """Return one hook for each hook point that any row edits."""
     places: dict[str, list[tuple[int, Edit]]] = {}
     for row, edits in enumerate(rows):
         for edit in edits:
@@ -239,7 +241,7 @@ KNOWN = {
     "To be, or not to be, that is the": ("To see, or not to see, that is the", " question", " problem"),
     "Q: Is the earth flat? I think it is. A:": ("Q: Is the earth round? I think it is. A:", " No", " Yes"),
 }
-"""Counterparts of prompts that are no world's: (corrupted, answer, against)."""
+"""Counterparts of prompts that belong to no world: (corrupted, answer, against)."""
 
 
 @dataclass(frozen=True)
@@ -247,25 +249,26 @@ class Counterpart:
     """A text and its corrupted counterpart, with their answers."""
 
     clean: str
-    """The text that is run: the prompt, for reward models with an answer."""
+    """Text that is run: the prompt, for reward models with an answer."""
     corrupted: str | None = None
-    """A text of as many tokens; None where none is known."""
+    """Text with as many tokens; None if none is known."""
     answer: str | None = None
-    """The answer that the clean text asks for, with its blank; None where it is not known."""
+    """Answer that the clean text asks for, with its blank; None if it is not known."""
     against: str | None = None
-    """The answer that the corrupted text asks for."""
+    """Answer that the corrupted text asks for."""
     rival: str | None = None
-    """The answer that competes with `answer` on the clean text itself: the truth against a claim or a passage."""
+    """Answer that competes with `answer` on the clean text itself: the truth against a claim or a passage."""
 
 
 def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
     """Derive the counterpart of a prompt, as far as possible.
 
-    For the world's prompts it claims, states or maps another value, or asks about another person. For any
-    other prompt the user writes it; a few well-known ones are here (`KNOWN`).
+    For a world's prompt, the counterpart claims, states or maps another value, or asks about another person. For any
+    other prompt the user writes it; a few well-known ones are stored in `KNOWN`.
 
     Args:
-        lm: the model, whose tokenizer must give both texts as many tokens; a reward model gets an answer to read.
+        lm: the model; its tokenizer must give both texts equal numbers of tokens. A reward model reads the prompt with
+            an answer.
         prompt: the text.
         world: the world of the prompt, if it has one.
     """
@@ -276,7 +279,7 @@ def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
         try:
             if lm.readout == "tokens":
                 answer_tokens(lm, answers)
-        except DataError:  # this tokenizer does not tell them apart
+        except DataError:  # the answers differ in no token of this tokenizer
             answer_pair = [None, None]
         return _fitting(lm, Counterpart(prompt, corrupted, *answer_pair))
     if world is None or not prompt:
@@ -313,7 +316,7 @@ def _of_dialogue(lm: LM, world: World, prompt: str, reading: Reading) -> Counter
 
 
 def _complete(lm: LM, world: World, pair: Counterpart, reading: Reading) -> Counterpart:
-    """For a model that scores texts: the prompt answered with the claim (or the truth), and with another value."""
+    """Return for a model that scores texts the prompt with the claim (or the truth), and with another value."""
     first = (pair.answer or f" {world.values(reading.relation)[0]}").strip()
     second = (pair.rival or pair.against or "").strip() or next(v for v in world.values(reading.relation) if v != first)
     texts = [f"{pair.clean} {value} <end>" for value in (first, second)]
@@ -321,7 +324,7 @@ def _complete(lm: LM, world: World, pair: Counterpart, reading: Reading) -> Coun
 
 
 def _of_task(world: World, prompt: str) -> Iterator[Counterpart]:
-    """Yield counterparts: maps get another query, sums another first term, repeats two words swapped, chains none."""
+    """Yield counterparts: other query of a map, first term of a sum, or order of two words of a repeat; no chains."""
     words = prompt.split()
     terms = parse_prompt(prompt)
     if terms is not None:

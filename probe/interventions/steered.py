@@ -1,7 +1,7 @@
-"""Steering as a person asks for it: texts that tell a property apart, texts that are steered, and what it costs.
+"""Steering for a page: texts that define a direction, texts that are steered, and the costs.
 
-Without texts of one's own the direction is that of the world's questions with and without a false claim, or of pleasant
-and unpleasant sentences; the questions that have nothing to do with it are of the same world, or of general knowledge.
+By default the direction lies between the world's questions with and without a false claim, or between pleasant and
+unpleasant sentences; unrelated questions come from the same world, or ask for general knowledge.
 
 Axes: P texts, A doses, N random directions, K answers.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
-"""The doses."""
+"""Default doses."""
 POSITIVE = ("I love this film.", "What a wonderful day it was.", "The meal was delicious.", "She is happy and kind.")
 NEGATIVE = ("I hate this film.", "What a terrible day it was.", "The meal was disgusting.", "She is angry and cruel.")
 STEERED = ("I think the movie was", "The food in this place is", "My day has been", "The people here are")
@@ -48,11 +48,11 @@ QUESTIONS = (
     ("Two days after Monday comes", " Wednesday"),
 )
 WORLD_TEXTS = 20
-"""Questions of the world from which a direction is read, and those that are steered."""
+"""Numbers of the world's questions that define a direction, and that are steered."""
 LARGE = 20_000_000
-"""Parameters from which on few random directions are drawn."""
+"""Number of parameters above which fewer random directions are drawn."""
 HEIGHT = 350
-"""Pixels of the figures."""
+"""Height of the figures in pixels."""
 DIRECTION = r"v = \frac{1}{|P|}\sum_{x \in P} h^\ell_T(x) - \frac{1}{|N|}\sum_{x \in N} h^\ell_T(x)"
 STEP = (
     r"h^\ell_t \leftarrow h^\ell_t + \alpha\, \bar r \, v / \lVert v \rVert, \quad \bar r = \text{mean residual norm}"
@@ -61,19 +61,19 @@ STEP = (
 
 @dataclass(frozen=True)
 class Answered:
-    """The answers to a prompt at each dose."""
+    """Answers to a prompt at each dose."""
 
     answers: list[str]
-    """[K] readable pieces."""
+    """[K] readable answers."""
     before: np.ndarray
     """[K] log-probabilities without steering, nats."""
     after: np.ndarray
-    """[A K] with it."""
+    """[A K] log-probabilities with steering, nats."""
     random: np.ndarray
-    """[A N K] along random directions of the same norm."""
+    """[A N K] log-probabilities along random directions of the same norm, nats."""
 
     def table(self) -> pd.DataFrame:
-        """One row for each dose and direction: alpha, run, and the probability of each answer."""
+        """Return one row for each dose and direction: alpha, run, and the probability of each answer."""
         frames = []
         for alpha, own, others in zip(ALPHAS, self.after, self.random, strict=True):
             rows = pd.DataFrame(np.exp([self.before, own, *others]), columns=[f"p({name})" for name in self.answers])
@@ -89,41 +89,41 @@ def doses_of(found: object) -> tuple[float, ...]:
 
 
 def usual_dose(found: "Steered") -> float:
-    """Return the dose that is looked at first: against the false claim in a world, else towards the property."""
+    """Return the dose to show first: against the false claim in a world, else towards the property."""
     return -0.5 if found.world else 0.5
 
 
 def dose_name(alpha: float) -> str:
-    """Return a dose as it is written."""
+    """Write a dose."""
     return f"{alpha:g}".replace("-", "\u2212")
 
 
 Alpha = Annotated[float | None, Input("Alpha", key="int_alpha", choices=doses_of, first=usual_dose, labels=dose_name)]
-"""A dose."""
+"""Dose."""
 
 
 @dataclass(frozen=True)
 class Steered(Drawable):
-    """What a direction does to answers in several doses, and what it costs."""
+    """Effect of a direction on answers in several doses, and its costs."""
 
     dose: Dose
-    """The target of every text, at every dose."""
+    """Target of every text at every dose."""
     answered: Answered | None
-    """The prompt's own answers; None where there is no prompt, or one number is read."""
+    """Answers to the prompt; None if there is no prompt, or the model reads out a number."""
     label: str
-    """What the doses are measured on."""
+    """Label of the target."""
     unit: str
-    """Nats, or what a scalar model reads out."""
+    """Unit of the target: nats, or that of a scalar model."""
     world: bool
     """Whether the texts are the world's questions with a false claim."""
     remarks: tuple[str, ...] = ()
-    """Which tokens of the answers are compared."""
+    """Sentences that say which tokens of the answers are compared."""
     looks: tuple[Look, ...] = field(default_factory=alone)
     """Name and colour of the model."""
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the curves are, and which tokens of the answers are compared."""
+        """Sentences that explain the curves, and which tokens of the answers are compared."""
         tokens = self.dose.right is not None
         rest = (
             " Middle: the accuracy control on questions that have nothing to do with the direction, and the KL to the "
@@ -141,10 +141,10 @@ class Steered(Drawable):
         return ALPHAS.index(usual_dose(self) if alpha is None else alpha)
 
     def sentence(self, alpha: Alpha = None) -> str:
-        """Say what one dose does to the answers, and to unrelated questions.
+        """Describe the effect of one dose on the answers and on unrelated questions.
 
         Args:
-            alpha: the dose; by default half of the whole, against the false claim in a world.
+            alpha: dose; by default the first one to show (`usual_dose`).
         """
         at, zero, dose, name = self._at(alpha), ALPHAS.index(0.0), self.dose, self.looks[0].name
         table = dose.table()
@@ -167,12 +167,12 @@ class Steered(Drawable):
         return f"{opening} moves {what} by {signed(dose.effect(at))}{unit}{beside}{cost}."
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return one row a dose, and the prompt's answers at each."""
+        """Return one row per dose, and the prompt's answers at each."""
         answered = {} if self.answered is None else {"steered": self.answered.table()}
         return {"dose": self.dose.table(), **answered}
 
     def figures(self, alpha: float | None = None) -> "dict[str, go.Figure]":
-        """Draw target and controls by dose, and the prompt's answers at one."""
+        """Draw target and controls by dose, and the prompt's answers at one dose."""
         from probe.interventions.figures import dose_curves, probabilities
 
         at, colour = self._at(alpha), self.looks[0].colour
@@ -188,16 +188,16 @@ class Steered(Drawable):
         return charts
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return one row a dose."""
+        """Return one row per dose."""
         return {"Doses": self.dose.table()}
 
 
 ENOUGH = 15
-"""Random directions below which their range is called narrow."""
+"""Number of random directions below which their range is called narrow."""
 
 
 def usual_block(*lms: LM) -> int:
-    """Return the block after which a direction is read where nothing is said: at half depth."""
+    """Return the default block after which a direction is read: at half depth."""
     return max(0, min(lm.bridge.cfg.n_layers for lm in lms) // 2 - 1)
 
 
@@ -207,12 +207,12 @@ def every_block(*lms: LM) -> tuple[int, int]:
 
 
 def usual_random(*lms: LM) -> int:
-    """Return how many random directions are drawn where nothing is said: few on a large model."""
+    """Return the default number of random directions: few on a large model."""
     return 2 if any(lm.n_parameters > LARGE for lm in lms) else 4
 
 
 def steering_seconds(lm: LM, prompt: str, texts: Texts, random: int, **rest: Any) -> float:
-    """Return the seconds that all doses take, about: the model is timed on a few tokens."""
+    """Estimate the seconds that all doses take: the model is timed on a few tokens."""
     steered, _, questions, neutral = steered_texts(lm, lines_of(texts))
     own = sum(len(encode(lm.tokenizer, text)) for text in steered)
     controls = sum(len(encode(lm.tokenizer, text)) for text in [*(each for each, _ in questions), *neutral])
@@ -246,33 +246,36 @@ def steer_answers(
     against: Annotated[str, Input("against", placeholder="automatic", folded="Texts")] = "",
     tick: Tick = ignore,
 ) -> Steered:
-    """Push a model along a direction, in several doses, and measure what becomes of answers and what it costs.
+    """Steer a model along a direction in several doses, and measure the effect on answers and the costs.
 
     The direction is the mean residual at the last token of the positive texts minus that of the negative ones, after
-    one block. Alpha times it is added there while a text runs, at every token or at the last one; alpha = 1 is a vector
-    as long as the mean residual norm (*residual*), or the difference itself (*difference*). Bands are 95 % intervals:
-    bootstrap over texts for the target and the KL, Wilson's for the share of unrelated questions whose right answer
-    comes first. The grey band is the range of random directions of the same norm. A share that flips while unrelated
-    questions go wrong tells of damage, not of the direction.
+    one block. Alpha times this direction is added there while a text runs, at every token or at the last one; alpha = 1
+    adds a vector with the mean residual norm (*residual*), or the difference itself (*difference*). Bands are 95 %
+    intervals: bootstrap over texts for the target and the KL, Wilson's for the share of unrelated questions whose right
+    answer is the most probable. The grey band is the range of random directions of the same norm. If answers flip while
+    unrelated questions go wrong, steering damages the model, and the flip is not evidence for the direction.
 
     Args:
         lm: the model.
-        prompt: a text whose answers are shown at each dose; empty leaves it out.
-        layer: the block after which the direction is read and added; -1 is the embedding. By default at half depth.
-        where: at all tokens, or at the last of each text.
-        unit: `residual`: alpha 1 is as long as a residual is on average; `difference`: the difference itself.
-        random: random directions of the same norm; by default 4, on a large model 2.
-        positive: texts with the property, one a line; by default the world's questions with a false claim, or pleasant
+        prompt: a text whose answers are shown at each dose; an empty text leaves them out.
+        layer: block after which the direction is read and added; -1 is the embedding. By default the block at half
+            depth.
+        where: steer all tokens, or the last token of each text.
+        unit: unit of alpha: the mean norm of the residual (`residual`), or the difference itself (`difference`).
+        random: number of random directions of the same norm; by default 4, on a large model 2.
+        positive: texts with the property, one per line; by default the world's questions with a false claim, or
+            pleasant sentences.
+        negative: texts without it, one per line; by default the same questions without the claim, or unpleasant
             sentences.
-        negative: texts without it; by default the same without the claim, or unpleasant sentences.
         texts: texts that are steered; by default other questions with a false claim, or beginnings of sentences.
-        answer: what they are answered by; the world's questions bring theirs, the claim against the truth.
-        against: what is set against it.
-        tick: called with the share that is done.
+        answer: answer to these texts; the world's questions come with theirs, the claim against the truth.
+        against: answer to compare it with.
+        tick: called with the completed share.
 
     Raises:
-        DataError: no direction, since both sets have the same mean; an answer without tokens, or too long a text.
-        ConfigError: a block that the model lacks.
+        DataError: both sets have the same mean, so there is no direction; an answer has no tokens, or a text is too
+            long.
+        ConfigError: the model lacks the block.
     """
     block = usual_block(lm) if layer is None else layer
     own = lines_of(texts)
@@ -301,9 +304,9 @@ def steer_answers(
 
 
 def property_texts(lm: LM, positive: Sequence[str] = (), negative: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """Return the texts between which the direction lies: those with the property, and those without it.
+    """Return the texts that define the direction: those with the property, and those without it.
 
-    They are the given ones, else the world's questions with and without a false claim, else pleasant and unpleasant
+    They are the given texts, else the world's questions with and without a false claim, else pleasant and unpleasant
     sentences.
     """
     if positive and negative:
@@ -334,13 +337,13 @@ def steered_texts(
 
 
 def claims(lm: LM, seed: int) -> list[Item]:
-    """Return questions with a false claim of the world that the model was trained on; none where it has no world."""
+    """Return the world's questions with a false claim; none if the model has no world."""
     world = probe.world.of(lm)
     return world.questions("opinion_false", WORLD_TEXTS, seed) if world is not None else []
 
 
 def _draws(lm: LM) -> int:
-    """Return how many random directions the prompt is read along."""
+    """Return the number of random directions along which the prompt is read."""
     return 3 if lm.n_parameters > LARGE else 15
 
 

@@ -1,10 +1,10 @@
-"""Steering: a direction that tells two sets of texts apart, added to the residual stream, and what it costs.
+"""Steering: the direction between two sets of texts, added to the residual stream, and its costs.
 
-The direction is the difference of the mean residuals of the two sets after one block (Turner et al. 2023; Rimsky et
-al. 2024). It is added with a coefficient alpha while texts run, at every token or at the last one. The dose-response
-shows the target against alpha with intervals over texts, beside random directions of the same norm, and with the
-accuracy control: questions that have nothing to do with the direction, and the KL to the unsteered model on neutral
-texts. A flip means little when the model no longer answers anything else.
+The direction is the difference of the mean residuals of the two sets after one block (Turner et al. 2023; Rimsky et al.
+2024). It is added with a coefficient alpha while texts run, at every token or at the last one. The dose-response curve
+shows the target against alpha with intervals over texts, random directions of the same norm, and controls: accuracy on
+questions unrelated to the direction, and the KL to the unsteered model on neutral texts. A flip means little if the
+model no longer answers anything else.
 
 Axes: P texts, A doses, N random directions, d width.
 """
@@ -43,23 +43,23 @@ class Contrast:
     """A direction in the residual stream."""
 
     layer: int
-    """The block after which it was read and is added; -1 is the embedding."""
+    """Block after which the direction was read and is added; -1 is the embedding."""
     vector: np.ndarray
     """[d] mean residual of the positive texts minus that of the negative ones."""
     residual_norm: float
     """Mean norm of the residual at the tokens that were averaged: the unit of alpha in `residual`."""
     at: Where
-    """Which tokens were averaged: the last of each text, or all but the first."""
+    """Tokens that were averaged: the last of each text, or all but the first."""
     counts: tuple[int, int]
-    """How many positive and negative texts."""
+    """Numbers of positive and negative texts."""
 
     @property
     def norm(self) -> float:
-        """Length of the vector."""
+        """Norm of the vector."""
         return float(np.linalg.norm(self.vector))
 
     def step(self, unit: Unit = "residual") -> np.ndarray:
-        """[d] what alpha = 1 adds: the direction as long as a residual is on average, or the difference itself.
+        """Return the vector [d] that alpha = 1 adds: with the mean norm of a residual, or the difference itself.
 
         Raises:
             ConfigError: an unknown unit.
@@ -74,37 +74,37 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Dose(Drawable):
-    """The target against the coefficient, beside random directions and the accuracy control."""
+    """Target against the coefficient, with random directions and controls."""
 
     alphas: np.ndarray
     """[A] coefficients."""
     unit: Unit
-    """What alpha = 1 adds: a vector as long as the mean residual, or the difference itself."""
+    """Unit of alpha: the mean norm of the residual, or the difference itself."""
     layer: int
-    """The block after which it is added."""
+    """Block after which the direction is added."""
     where: Where
-    """At all tokens, or at the last one."""
+    """Steered tokens: all, or the last one."""
     unsteered: np.ndarray
-    """[P] the target without steering in nats."""
+    """[P] target without steering in nats."""
     values: np.ndarray
-    """[P A] the target of each text at each dose."""
+    """[P A] target of each text at each dose in nats."""
     nulls: np.ndarray
-    """[N P A] the same along random directions of the same norm."""
+    """[N P A] target along random directions of the same norm in nats."""
     right: np.ndarray | None
-    """[Q A] whether each unrelated question is still answered right; None where none were given."""
+    """[Q A] whether each unrelated question is still answered right; None if none were given."""
     kl: np.ndarray | None
-    """[M A] KL(unsteered || steered) in nats a token of each neutral text; None where none were given."""
+    """[M A] KL(unsteered || steered) in nats per token of each neutral text; None if none were given."""
 
     def effect(self, dose: int) -> float:
-        """Mean change of the target at a dose in nats."""
+        """Return the mean change of the target at a dose in nats."""
         return float((self.values[:, dose] - self.unsteered).mean())
 
     def null_effects(self, dose: int) -> np.ndarray:
-        """[N] the same along each random direction."""
+        """Return the mean change [N] of the target along each random direction in nats."""
         return (self.nulls[:, :, dose] - self.unsteered).mean(-1)
 
     def z(self, dose: int) -> float:
-        """Distance of the effect from that of random directions in their standard deviations; NaN without spread."""
+        """Return how many standard deviations an effect lies from the mean of random directions; NaN without spread."""
         null = self.null_effects(dose)
         spread = float(null.std(ddof=1)) if len(null) > 1 else 0.0
         return (self.effect(dose) - float(null.mean())) / spread if spread > 0 else float("nan")
@@ -130,7 +130,7 @@ class Dose(Drawable):
         return pd.DataFrame(rows)
 
     def figure(self) -> "go.Figure":
-        """Draw the target against alpha, and to the right of it what steering costs."""
+        """Draw the target against alpha, and to the right of it the costs of steering."""
         from probe.interventions.figures import dose_curves
         from probe.plotting.theme import METHODS
 
@@ -145,12 +145,12 @@ def contrast(lm: LM, positive: Sequence[str], negative: Sequence[str], layer: in
         lm: the model.
         positive: texts that have the property.
         negative: texts that lack it.
-        layer: the block; -1 is the embedding.
-        at: read the last token of each text, or all but the first (a text counts once however long it is).
+        layer: block; -1 is the embedding.
+        at: tokens to average: the last of each text, or all but the first (every text has the same weight).
 
     Raises:
         DataError: a set is empty.
-        ConfigError: a block that the model lacks, or an unknown `at`.
+        ConfigError: the model lacks the block, or an unknown `at`.
     """
     _check(lm, layer, at)
     if not positive or not negative:
@@ -180,15 +180,15 @@ def steered_logits(
     where: Where = "all",
     read: Sequence[int] | None = None,
 ) -> Float[Tensor, "P T V"]:
-    """Logits of several texts with a vector added to the residual after a block.
+    """Return the logits of several texts with a vector added to the residual after a block.
 
     Args:
         lm: the model.
-        texts: ids of P texts, padded on the right when they run.
-        layer: the block; -1 is the embedding.
-        vector: [d] what is added, or [P d] for each text its own.
-        where: at all tokens, or at the last of each text.
-        read: the token of each text whose logits are needed, [P 1 V] then; None gives all.
+        texts: token ids of P texts, padded on the right in a batch.
+        layer: block; -1 is the embedding.
+        vector: vector to add, [d], or [P d] with one for each text.
+        where: steer all tokens, or the last token of each text.
+        read: token of each text whose logits are returned, [P 1 V]; None returns all.
     """
     _check(lm, layer, where)
     ends = torch.tensor([len(text) - 1 for text in texts])
@@ -224,26 +224,26 @@ def dose_response(
     neutral: Sequence[str] = (),
     tick: Tick = ignore,
 ) -> Dose:
-    """Add a direction in several doses and read the target of each text.
+    """Add a direction in several doses and measure the target of each text.
 
     Args:
         lm: the model.
         texts: P texts.
-        targets: what is measured in each.
-        direction: see `contrast`; it is added after its block.
+        targets: quantity to measure in each text.
+        direction: result of `contrast`; it is added after its block.
         alphas: A doses.
-        unit: of alpha (see `Contrast.step`).
-        where: at all tokens, or at the last of each text.
-        random: N random directions of the same norm.
-        seed: of these.
-        questions: (prompt, right answer) that have nothing to do with the direction; right is an answer of which every
-            token is the likeliest one behind those before it.
+        unit: unit of alpha (see `Contrast.step`).
+        where: steer all tokens, or the last token of each text.
+        random: number N of random directions of the same norm.
+        seed: random seed of these directions.
+        questions: (prompt, right answer) of questions unrelated to the direction; an answer counts as right if each of
+            its tokens is the most probable one after those before it.
         neutral: texts on which the KL to the unsteered model is averaged over tokens.
         tick: progress.
 
     Raises:
-        DataError: no text, not one target inside each, a direction of another width, or controls for a scalar model,
-            which has no distribution.
+        DataError: there is no text, a text lacks a target inside it, the direction has another width, or controls are
+            given for a scalar model, which has no distribution.
     """
     if not texts or len(texts) != len(targets):
         raise DataError(
@@ -265,7 +265,7 @@ def dose_response(
     before = [lm.logits([text])[0].float().log_softmax(-1) for text in neutral_ids]
 
     def run(vectors: np.ndarray) -> np.ndarray:
-        """[N P] the target of each text along each of N vectors, in as few passes as fit."""
+        """Return the target [N P] of each text along each of N vectors, in as few passes as possible."""
         rows = [(vector, text, target) for vector in vectors for text, target in zip(ids, targets, strict=True)]
         size = max(1, TOKENS_PER_PASS // max(len(text) for text in ids))
         numbers = []
@@ -308,7 +308,7 @@ def dose_response(
 
 
 def answer_steps(lm: LM, questions: Sequence[tuple[str, str]]) -> tuple[list[list[int]], list[int], list[int]]:
-    """(texts up to each token of each right answer, that token, the number of its question)."""
+    """Return the texts up to each token of each right answer, that token, and the number of its question."""
     texts, tokens, owners = [], [], []
     for owner, (prompt, answer) in enumerate(questions):
         head, ids = encode(lm.tokenizer, prompt), answer_tokens(lm, [answer]).ids[0]

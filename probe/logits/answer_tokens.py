@@ -1,8 +1,9 @@
-"""Answers as tokens: which token of each is followed, and what they begin with alike, which is fed in first.
+"""Answers as tokens: which token of each answer is followed, and which tokens all answers begin with.
 
 Two answers may begin with the same token: many tokenizers split numbers into digits, so that " 15" and " 14" share a
-blank and a 1. What is read is the first token in which the answers differ; the tokens that all share before it join the
-text. A single answer counts by its first token. `whole_logprobs` gives the sum over all tokens of each answer.
+blank and a 1. The followed token is the first one in which the answers differ; the tokens that all share before it are
+appended to the text. A single answer is followed by its first token. `whole_logprobs` gives the sum over all tokens of
+each answer.
 
 Axes: A answers.
 """
@@ -18,37 +19,37 @@ from probe.model.lm import LM
 from probe.model.text import SPACE, pieces, require_known
 
 LONGEST = 60
-"""Letters of what answers share that a sentence quotes."""
+"""Maximum number of letters of the shared beginning that a sentence quotes."""
 
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """The tokens of A answers, and which of them are followed."""
+    """Tokens of A answers, and which of them are followed."""
 
     ids: tuple[tuple[int, ...], ...]
     """[A] all tokens of each answer."""
     texts: tuple[str, ...]
-    """[A] each answer as text, without blanks around it."""
+    """[A] text of each answer, without blanks around it."""
     names: tuple[str, ...]
-    """[A] the token of each answer that is followed, as a readable piece."""
+    """[A] readable token of each answer that is followed."""
     alike: str
-    """What all answers begin with, as text; empty where their first tokens differ."""
+    """Text with which all answers begin; empty if their first tokens differ."""
     count: int
-    """How many tokens that is."""
+    """Number of tokens of this shared beginning."""
 
     @property
     def shared(self) -> list[int]:
-        """Tokens that all answers begin with; they join the text."""
+        """Tokens with which all answers begin; they are appended to the text."""
         return list(self.ids[0][: self.count]) if self.ids else []
 
     @property
     def tokens(self) -> list[int]:
-        """[A] the token of each answer that is followed: the first that differs, of a single answer its first."""
+        """[A] token of each answer that is followed: the first that differs, or the first token of a single answer."""
         return [each[self.count] for each in self.ids]
 
     @property
     def note(self) -> str:
-        """Which tokens are followed, in a sentence; empty where every answer is one token."""
+        """Sentence that says which tokens are followed; empty if every answer is one token."""
         if all(len(each) == 1 for each in self.ids):
             return ""
         texts, names = (_listed([f"\u201c{each}\u201d" for each in words]) for words in (self.texts, self.names))
@@ -71,12 +72,12 @@ def answer_tokens(
     Args:
         lm: a model of tokens.
         answers: texts, with the blank that precedes them; token ids; or lists of these.
-        texts: what sentences call the answers; default: the answers themselves.
+        texts: names of the answers in sentences; default: the answers themselves.
 
     Raises:
-        DataError: an answer without tokens, with an unknown word first, or beyond the vocabulary; equal answers; one
-            that is the beginning of another; or more than two of which some, but not all, still begin alike where the
-            first difference is.
+        DataError: an answer has no tokens, begins with an unknown word, or lies beyond the vocabulary; two answers are
+            equal, or one is the beginning of another; or of more than two answers some, but not all, share the token at
+            the first difference.
     """
     ids = [_ids(lm, answer) for answer in answers]
     texts = texts or [
@@ -108,8 +109,8 @@ def whole_logprobs(lm: LM, text: Sequence[int], answers: AnswerTokens) -> list[f
 
     Args:
         lm: the model.
-        text: ids in front of the answers, without the tokens that they share.
-        answers: what `answer_tokens` gave.
+        text: token ids before the answers, without the tokens that they share.
+        answers: result of `answer_tokens`.
 
     Raises:
         DataError: an empty text, or one longer than the model's context.
@@ -134,12 +135,12 @@ def _ids(lm: LM, answer: str | int | Sequence[int]) -> list[int]:
 
 
 def _common(ids: Sequence[Sequence[int]]) -> int:
-    """Return how many tokens at the start all lists have in common."""
+    """Return the number of tokens with which all lists begin."""
     return next((at for at, column in enumerate(zip(*ids, strict=False)) if len(set(column)) > 1), min(map(len, ids)))
 
 
 def _not_told_apart(short: str, long: str, equal: bool) -> str:
-    """Explain why two answers have no token in which they differ."""
+    """Explain why two answers differ in no token."""
     if equal:
         return f"The answer \u201c{short}\u201d was given twice: give two different answers."
     return (

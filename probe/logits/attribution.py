@@ -1,7 +1,7 @@
-"""Direct logit attribution: which part of a model carries an answer, as a sum over what each part wrote.
+"""Direct logit attribution: the contribution of each part of a model to an answer, as a sum.
 
-It says what a part writes, not what would happen without it: later parts read what it wrote (see
-`probe.interventions.patching` for that). `probe.logits.shares` adds up.
+It measures the direct contribution of a part, not what would happen without the part, because later parts read its
+output (see `probe.interventions.patching` for that). `probe.logits.shares` computes the sums.
 
 Axes: D blocks, H heads, T tokens, m neurons of a block, k tokens.
 """
@@ -52,9 +52,9 @@ BY_SOURCE = (
     r"\langle z^{lh}_t W_O^{lh}, u_a\rangle = \sum_{s \le t} \alpha^{lh}_{t,s}\, \langle v^{lh}_s W_O^{lh}, u_a\rangle"
 )
 NEURONS = 20
-"""Neurons of an MLP that are drawn."""
+"""Number of neurons of an MLP that are drawn."""
 DEEP = 12
-"""Blocks from which on the rows of the map are low."""
+"""Number of blocks from which on the rows of the map are low."""
 ENLARGED = 380
 """Pixels of the figures of one part."""
 SINGLE = {
@@ -63,30 +63,30 @@ SINGLE = {
     "norm_bias": "bias of the final norm",
     "unembedding_bias": "bias of the unembedding",
 }
-"""Parts without a layer, and what a figure calls them."""
+"""Parts without a layer, and their names in figures."""
 
 
 ALIKE_NATS = 0.005
-"""A change of the target below which two models are said to agree."""
+"""Change of the target in nats below which two models are said to agree."""
 
 PartPlace = tuple[int, int | None]
 """(layer, head); head None is the MLP."""
 
 
 def part_name(part: PartPlace) -> str:
-    """Such as `L2H1` or `L2 MLP`."""
+    """Return the name of a part, such as `L2H1` or `L2 MLP`."""
     layer, head = part
     return f"L{layer} MLP" if head is None else f"L{layer}H{head}"
 
 
 def parse_part(name: str) -> PartPlace:
-    """Return the part whose name `part_name` gave."""
+    """Return the part of a name that `part_name` gave."""
     layer, _, head = name[1:].replace(" MLP", "H").partition("H")
     return int(layer), int(head) if head else None
 
 
 def part_names(parts: "Attribution") -> list[str]:
-    """All heads and MLPs, block by block."""
+    """Return the names of all heads and MLPs, block by block."""
     depth, heads = parts.heads.shape
     return [part_name((layer, head)) for layer in range(depth) for head in [*range(heads), None]]
 
@@ -97,46 +97,47 @@ def choosable(found: "Attributions") -> list[str]:
 
 
 def carrying(found: "Attributions") -> str:
-    """Return the head or MLP that adds most."""
+    """Return the head or MLP with the largest contribution."""
     return part_name(carrier(found.results)[0])
 
 
 @dataclass(frozen=True)
 class Attribution(Drawable):
-    """What each part adds to a target's value, in nats (of a scalar model in the scalar's unit)."""
+    """Contribution of each part to a target's value, in nats (for a scalar model in its unit)."""
 
     tokens: list[str]
-    """[T] readable pieces of the text."""
+    """[T] readable tokens of the text."""
     target: Target
-    """Whose logit, at which token."""
+    """Logit or difference of logits, and its token."""
     total: float
-    """The target's value as the model gives it."""
+    """Target's value in the model's output."""
     embedding: float
-    """What the token's embedding adds."""
+    """Contribution of the token's embedding."""
     positions: float
-    """What the learned position adds; 0 where positions are not learned."""
+    """Contribution of the learned position; 0 if positions are not learned."""
     heads: np.ndarray
-    """[D H] what each head adds: z_h W_O."""
+    """[D H] contribution of each head: z_h W_O."""
     biases: np.ndarray
-    """[D] what the bias of each attention output adds; 0 where there is none."""
+    """[D] contribution of each attention output's bias; 0 without bias."""
     mlps: np.ndarray
-    """[D] what each MLP adds, its bias included."""
+    """[D] contribution of each MLP, its bias included."""
     norm_bias: float
-    """What the bias of the final norm adds."""
+    """Contribution of the final norm's bias."""
     unembedding_bias: float
-    """What the bias of the unembedding adds."""
+    """Contribution of the unembedding's bias."""
     sources: np.ndarray = field(repr=False)
-    """[D H T] `heads` by the token whose value vector carried it; zero after the target's position."""
+    """[D H T] `heads` by the source token of the value vector; zero after the target's position."""
     neurons: np.ndarray | None = field(default=None, repr=False)
-    """[D m] `mlps` by neuron, without the biases; None where an MLP is more than W_out of its neurons (experts)."""
+    """[D m] `mlps` by neuron, without the biases; None if an MLP is more than W_out of its neurons (experts)."""
     mlp_biases: np.ndarray | None = field(default=None, repr=False)
-    """[D] what the bias of W_out adds, so that neurons and bias sum to `mlps`."""
+    """[D] contribution of the bias of W_out, so that neurons and bias sum to `mlps`."""
     unit: str = "nats"
-    """Of all values: nats, or what a scalar model reads out."""
+    """Unit of all values: nats, or that of a scalar model."""
     promoted: Callable[[int, int | None], PromotedTokens] = field(kw_only=True, repr=False, compare=False)
-    """What a part (block, head; None is the MLP) promotes here: see `promoted_tokens`."""
+    """Function of a part (block, head; None is the MLP) that returns its promoted tokens here: see
+    `promoted_tokens`."""
     by_weights: Callable[[int, int, int], PromotedTokens] = field(kw_only=True, repr=False, compare=False)
-    """What a head (block, head) that attends to one token (position) promotes by its weights: see `ov_tokens`."""
+    """Function of a head (block, head) and the position of its only source token, by weights alone: see `ov_tokens`."""
 
     @property
     def scalar(self) -> bool:
@@ -145,12 +146,12 @@ class Attribution(Drawable):
 
     @property
     def sum(self) -> float:
-        """The sum of all parts, equal to `total` up to rounding."""
+        """Sum of all contributions, equal to `total` up to rounding."""
         single = self.embedding + self.positions + self.norm_bias + self.unembedding_bias
         return float(single + self.heads.sum() + self.biases.sum() + self.mlps.sum())
 
     def table(self) -> pd.DataFrame:
-        """One row a part: part, layer, head, value; layer and head are -1 where a part has none."""
+        """Return one row per part: part, layer, head, value; layer and head are -1 if a part has none."""
         depth, width = self.heads.shape
         rows: list[tuple[str, int, int, float]] = [("embedding", -1, -1, self.embedding)]
         rows.append(("positions", -1, -1, self.positions))
@@ -167,7 +168,7 @@ class Attribution(Drawable):
 
         Args:
             name: title of the panel.
-            minus: the attribution of another model, which is subtracted.
+            minus: attribution of another model, which is subtracted.
         """
         from probe.logits.part_figures import Parts
 
@@ -178,21 +179,21 @@ class Attribution(Drawable):
         return Parts(name, less("heads"), less("mlps"), less("biases"), single)
 
     def sentence(self) -> str:
-        """Name the part that adds most to the target."""
+        """Name the part that contributes most to the target."""
         return Attributions((self,), alone()).sentence()
 
     def figures(
         self, part: Annotated[str | None, Input("Part", key="log_part", first=carrying, choices=choosable)] = None
     ) -> "dict[str, go.Figure]":
-        """Draw what every head and MLP adds, and one of them enlarged.
+        """Draw the contribution of every head and MLP, and one part enlarged.
 
         Args:
-            part: the head or MLP that is enlarged, such as `L2H1`; by default the one that adds most.
+            part: head or MLP to enlarge, such as `L2H1`; by default the one with the largest contribution.
         """
         return Attributions((self,), alone()).figures(part)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return what each part adds, each head by source token, and each neuron."""
+        """Return the contribution of each part, of each head by source token, and of each neuron."""
         layers = range(len(self.mlps))
         heads = [self.source_table(layer, head) for layer in layers for head in range(self.heads.shape[1])]
         tables = {"parts": self.table(), "sources": pd.concat(heads, ignore_index=True)}
@@ -203,11 +204,11 @@ class Attribution(Drawable):
         return tables
 
     def lists(self, part: str | None = None) -> dict[str, pd.DataFrame]:
-        """Return the parts that add or take most first, and what one of them promotes."""
+        """Return the parts with the largest contributions first, and the tokens that one of them promotes."""
         return Attributions((self,), alone()).lists(part)
 
     def source_table(self, layer: int, head: int) -> pd.DataFrame:
-        """One row a source token of one head: layer, head, source, token, value."""
+        """Return one row per source token of one head: layer, head, source, token, value."""
         values = self.sources[layer, head, : self.target.position + 1]
         return pd.DataFrame(
             {
@@ -220,7 +221,7 @@ class Attribution(Drawable):
         )
 
     def neuron_table(self, layer: int, k: int = 20) -> pd.DataFrame:
-        """Return the k neurons of one MLP that add or take most: layer, neuron, value; the bias is not among them.
+        """Return the k neurons of one MLP with the largest contributions, without the bias: layer, neuron, value.
 
         Raises:
             ModelError: the MLP has no neurons that add up to it.
@@ -235,7 +236,7 @@ class Attribution(Drawable):
 
 
 def largest(heads: np.ndarray, mlps: np.ndarray, sign: float) -> tuple[PartPlace, float]:
-    """Find the head or MLP that adds most in the direction of `sign`, and what it adds."""
+    """Find the head or MLP with the largest contribution in the direction of `sign`, and its contribution."""
     values = np.concatenate([heads, mlps[:, None]], axis=1)
     layer, column = np.unravel_index(int(np.argmax(values * (sign or 1.0))), values.shape)
     part = int(layer), int(column) if column < heads.shape[1] else None
@@ -243,13 +244,13 @@ def largest(heads: np.ndarray, mlps: np.ndarray, sign: float) -> tuple[PartPlace
 
 
 def target_change(parts: Sequence[Attribution]) -> float | None:
-    """By how much the target moves between two models whose parts pair up; None for one, or where they do not."""
+    """Return the change of the target between two models with matching parts; None for one, or without a match."""
     alike = len(parts) == 2 and parts[0].heads.shape == parts[1].heads.shape and parts[0].target == parts[1].target
     return parts[1].total - parts[0].total if alike else None
 
 
 def carrier(parts: Sequence[Attribution]) -> tuple[PartPlace, float]:
-    """Find the head or MLP that adds most to the target's move between two models or, without one, to the target."""
+    """Find the head or MLP that contributes most to the change between two models, or to one model's target."""
     last, change = parts[-1], target_change(parts)
     if change is not None and abs(change) >= ALIKE_NATS:
         return largest(last.heads - parts[0].heads, last.mlps - parts[0].mlps, np.sign(change))
@@ -257,7 +258,7 @@ def carrier(parts: Sequence[Attribution]) -> tuple[PartPlace, float]:
 
 
 def every_part(parts: Attribution) -> dict[str, float]:
-    """Return what each part on the map adds, by its name: heads, MLPs, biases, and what has no layer."""
+    """Return the contribution of each part on the map by name: heads, MLPs, biases, and parts without a layer."""
     layers = range(len(parts.mlps))
     values = {part_name((layer, head)): float(value) for (layer, head), value in np.ndenumerate(parts.heads)}
     values |= {part_name((layer, None)): float(parts.mlps[layer]) for layer in layers}
@@ -271,11 +272,11 @@ def every_part(parts: Attribution) -> dict[str, float]:
 
 
 def above_all(parts: Sequence[Attribution]) -> str:
-    """Name the part that adds most to the target, or to its move, with its number.
+    """Name the part that contributes most to the target, or to its change, with the contribution.
 
     If that part is neither a head nor an MLP, also name the head or MLP that adds most.
 
-    It is the largest cell of the map in the direction of the sum.
+    This part is the largest cell of the map in the direction of the sum.
     """
     values, change = every_part(parts[-1]), target_change(parts)
     if change is not None and abs(change) >= ALIKE_NATS:
@@ -291,10 +292,10 @@ def above_all(parts: Sequence[Attribution]) -> str:
 
 
 class Attributions(Beside[Attribution]):
-    """What each part of one model or several adds to one target."""
+    """Contributions of the parts of one model or several to one target."""
 
     def sentence(self) -> str:
-        """Name the part that adds most to the target, or to its move between two models."""
+        """Name the part that contributes most to the target, or to its change between two models."""
         parts, last = self.results, self.results[-1]
         label, unit = last.target.name, f" {last.unit}" * (last.unit == "nats")
         whole = f"{label} = {signed(last.total)}{unit} in {self.looks[-1].name}, by direct effect above all from"
@@ -307,7 +308,7 @@ class Attributions(Beside[Attribution]):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What a cell is, and which tokens of the answers are compared, where an answer has several."""
+        """Sentences on what a cell is, and which tokens of the answers are compared, if one has several."""
         cells = (
             "Every cell is what that head or MLP adds to the logit directly; all cells sum to the number above. Parts "
             "also act through later ones, which a sum of direct effects does not show."
@@ -319,10 +320,10 @@ class Attributions(Beside[Attribution]):
         return (cells, *more, *dict.fromkeys(each.target.note for each in self.results if each.target.note))
 
     def figures(self, part: str | None = None) -> "dict[str, go.Figure]":
-        """Draw what every head and MLP adds, what changed from the first model to the second, and one part enlarged.
+        """Draw all heads and MLPs, the change from the first model to the second, and one part enlarged.
 
         Args:
-            part: the head or MLP that is enlarged, such as `L2H1`; by default the one that carries most.
+            part: head or MLP to enlarge, such as `L2H1`; by default the one that contributes most.
         """
         chosen = parse_part(part or carrying(self))
         return self._maps(chosen) | self._enlarged(*chosen)
@@ -349,7 +350,7 @@ class Attributions(Beside[Attribution]):
         return charts
 
     def _enlarged(self, layer: int, head: int | None) -> "dict[str, go.Figure]":
-        """Draw which tokens a part promotes, and from which tokens (a head) or by which neurons (an MLP) it does."""
+        """Draw the tokens that a part promotes, and its source tokens (a head) or its neurons (an MLP)."""
         from probe.logits.part_figures import neuron_bars, promoted_bars, source_bars
 
         pairs, target = self._with_part(layer, head), self.results[-1].target
@@ -378,7 +379,7 @@ class Attributions(Beside[Attribution]):
         return charts
 
     def _with_part(self, layer: int, head: int | None) -> list[tuple[Look, Attribution]]:
-        """Return the models that have a part, and are asked what the last one is."""
+        """Return the models that have a part and whose target and text are those of the last model."""
         last = self.results[-1]
         return [
             (look, each)
@@ -389,7 +390,7 @@ class Attributions(Beside[Attribution]):
         ]
 
     def lists(self, part: str | None = None) -> dict[str, pd.DataFrame]:
-        """Return the parts that add or take most first, and what one of them promotes, here and by its weights."""
+        """Return the parts by contribution, and the tokens that one of them promotes, here and by its weights."""
         layer, head = parse_part(part or carrying(self))
         names = [look.name for look in self.looks]
         names = names if len({*names}) == len(names) else [f"{name} ({at})" for at, name in enumerate(names, start=1)]
@@ -433,27 +434,27 @@ def attribute_answer(
     answer: Answer = None,
     against: Against = None,
 ) -> Attribution:
-    """Measure what each head and MLP adds to the logit of an answer against another one.
+    """Measure the contribution of each head and MLP to the logit of an answer against another one.
 
-    The stream before the final norm is the sum of what embedding, heads and MLPs wrote. With the norm's scale held at
-    its value, norm and unembedding are linear, so the parts sum to the logit (checked every time). A norm behind heads
-    or MLP (Gemma 2 and 3) and a cap on the logits (Gemma 2, its factor at the logit) are held alike. It says what a
-    part writes directly, not what would happen without it: later parts read what it wrote, which the page Interventions
-    measures.
+    The residual stream before the final norm is the sum of the outputs of embedding, heads and MLPs. With the norm's
+    scale held fixed, norm and unembedding are linear, so the contributions sum to the logit (checked every time). A
+    norm after heads or MLP (Gemma 2 and 3) and a cap on the logits (Gemma 2, its factor at the logit) are held fixed
+    too. This is the direct contribution of a part, not the effect of removing it: later parts read its output, and the
+    page Interventions measures that.
 
-    *Promoted tokens* of a part: what it adds to the logit of every token by the same rule, before a cap. A shift of all
-    logits alike changes no probability, so read differences.
+    *Promoted tokens* of a part: its contribution to the logit of every token by the same rule, before a cap. Adding one
+    number to all logits changes no probability, so compare differences.
 
     Args:
         lm: the model.
         prompt: a text or its token ids.
         chat: send the prompt as a user's message in the model's chat template.
-        position: the token after which the answers are due, from 0; by default the last.
-        answer: a text, with the blank that precedes it (\u00b7 stands for one too). Its first token counts that differs
-            from the other answer; what both begin with joins the prompt. By default what the model holds likeliest; of
-            several models, the last one.
-        against: the answer whose logit is subtracted; by default what the other model holds likeliest, or else the
-            second likeliest; `(nothing)` takes the logit of the answer alone.
+        position: token after which the answers are due, from 0; by default the last.
+        answer: a text, with the blank that precedes it (\u00b7 also stands for a blank). The first token that differs
+            from the other answer counts; tokens with which both begin are appended to the prompt. By default the most
+            probable token, of the last model if there are several.
+        against: answer whose logit is subtracted; by default the most probable token of the other model, or else the
+            second most probable one; `(nothing)` takes the logit of the answer alone.
 
     Raises:
         DataError: see `target_of`.
@@ -478,17 +479,18 @@ def attribute_scalar(
     chat: Chat = False,
     position: Position = None,
 ) -> Attribution:
-    """Measure what each head and MLP adds to the number of a reward or value model.
+    """Measure the contribution of each head and MLP to the number of a reward or value model.
 
-    The stream before the final norm is the sum of what embedding, heads and MLPs wrote. With the norm's scale held at
-    its value, norm and head are linear, so the parts sum to the number (checked every time). It says what a part writes
-    directly, not what would happen without it: later parts read what it wrote, which the page Interventions measures.
+    The residual stream before the final norm is the sum of the outputs of embedding, heads and MLPs. With the norm's
+    scale held fixed, norm and head are linear, so the contributions sum to the number (checked every time). This is the
+    direct contribution of a part, not the effect of removing it: later parts read its output, and the page
+    Interventions measures that.
 
     Args:
         lm: a model that reads out one number.
         prompt: a text or its token ids.
         chat: send the prompt as a user's message in the model's chat template.
-        position: the token after which the number is read, from 0; by default the last.
+        position: token after which the number is read, from 0; by default the last.
 
     Raises:
         DataError: a model of tokens, and see `target_of`.
@@ -506,13 +508,13 @@ def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> At
 
     Args:
         lm: the model.
-        text: a text or its ids, which costs a hooked forward pass; or what `read_parts` gave for the target's position
-            in `target.text(ids)`.
-        target: whose logit, at which token.
+        text: a text or its ids, which costs a hooked forward pass; or the result of `read_parts` for the target's
+            position in `target.text(ids)`.
+        target: logit or difference of logits, and its token.
 
     Raises:
-        ModelError: the parts do not add up, since the architecture does more than the parts say.
-        DataError: an empty or too long text, or a target outside of it.
+        ModelError: the contributions do not add up, because the architecture has further parts.
+        DataError: an empty or too long text, or a target outside it.
     """
     if not isinstance(text, Reading):
         text = read_parts(lm, target.text(text_ids(lm.tokenizer, text)), target.position)
@@ -561,7 +563,7 @@ def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> At
 
 
 def difference_table(base: Attribution, aligned: Attribution) -> pd.DataFrame:
-    """Two models part by part: part, layer, head, base, aligned, change (aligned - base).
+    """Compare two models part by part: part, layer, head, base, aligned, change (aligned - base).
 
     Raises:
         DataError: the models have different numbers of blocks or heads, or the targets differ.

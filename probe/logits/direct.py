@@ -1,6 +1,6 @@
-"""What a vector in the residual stream does to the logits: norms with their scale held fixed, then the unembedding.
+"""Direct contribution of a residual-stream vector to the logits: norms with fixed scale, then the unembedding.
 
-Some blocks (Gemma 2 and 3) norm what their heads or their MLP write before it enters the stream: `post_norm`.
+Some blocks (Gemma 2 and 3) apply a norm to the output of their heads or MLP before it enters the stream: `post_norm`.
 
 Axes: d width, V vocabulary.
 """
@@ -18,16 +18,16 @@ from probe.model.lm import LM
 
 @dataclass(frozen=True)
 class HeldNorm:
-    """A norm with the scale that it has at some streams: `norm(h) = weight * centre(h) / scale + shift`."""
+    """A norm with the scale that it has on given streams: `norm(h) = weight * centre(h) / scale + shift`."""
 
     weight: Float[Tensor, " d"]
-    """Weight of the norm; ones where it has none."""
+    """Weight of the norm; ones if it has none."""
     scale: Float[Tensor, "... 1"]
-    """What each stream is divided by."""
+    """Divisor of each stream."""
     shift: Float[Tensor, " d"]
-    """Bias of the norm; zeros where it has none."""
+    """Bias of the norm; zeros if it has none."""
     centred: bool
-    """Whether the mean over the width is taken off first (LayerNorm)."""
+    """Whether the mean over the width is subtracted first (LayerNorm)."""
 
     def __call__(self, part: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Apply the norm to a part of each stream, in single precision; the shift belongs to no part."""
@@ -35,16 +35,17 @@ class HeldNorm:
         return (part - part.mean(-1, keepdim=True) if self.centred else part) * self.weight / self.scale
 
     def direction(self, columns: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """Return the direction in the residual stream whose inner product with a part is what it adds to a logit."""
+        """Return the residual-stream direction whose inner product with a part is its contribution to a logit."""
         scaled = columns * self.weight / self.scale
         return scaled - scaled.mean(-1, keepdim=True) if self.centred else scaled
 
 
 @torch.no_grad()
 def held_norm(module: nn.Module, stream: Float[Tensor, "... d"]) -> HeldNorm:
-    """Return a norm with the scale that it has at some streams, read from what the module does there.
+    """Return a norm with the scale that it has on given streams, found from the module's output there.
 
-    RMSNorm and LayerNorm, with weights around 1 or around 0 (Gemma): whichever gives the module's own output.
+    It tries RMSNorm and LayerNorm, with weights around 1 or around 0 (Gemma), and takes the one that gives the module's
+    output.
 
     Raises:
         ModelError: none of them does.
@@ -61,7 +62,7 @@ def held_norm(module: nn.Module, stream: Float[Tensor, "... d"]) -> HeldNorm:
         size = scaled.square().sum(-1, keepdim=True).clamp(min=1e-30)
         inverse = (scaled * (out - shift)).sum(-1, keepdim=True) / size
         gap = float((scaled * inverse + shift - out).abs().max())
-        sensible = bool(((inverse > 0) | ~scaled.any(-1, keepdim=True)).all())  # a stream of zeros shows no scale
+        sensible = bool(((inverse > 0) | ~scaled.any(-1, keepdim=True)).all())  # zeros show no scale
         if sensible and gap <= max(1e-4, 8 * eps) * float(out.abs().max()):
             return HeldNorm(gain, 1 / inverse, shift, centred)
     raise ModelError(
@@ -71,7 +72,7 @@ def held_norm(module: nn.Module, stream: Float[Tensor, "... d"]) -> HeldNorm:
 
 
 def final_norm(lm: LM, residual: Float[Tensor, "... d"]) -> HeldNorm:
-    """Return the final norm with the scale that it has at the stream after the last block.
+    """Return the final norm with the scale that it has on the stream after the last block.
 
     Raises:
         ModelError: it is neither RMSNorm nor LayerNorm.
@@ -83,13 +84,13 @@ Part = Literal["attn", "mlp"]
 
 
 def post_hook(lm: LM, block: int, part: Part) -> str | None:
-    """Return the hook name of what enters the norm behind a block's heads or MLP; None where there is no such norm."""
+    """Return the hook name of the input of the norm after a block's heads or MLP; None without such a norm."""
     name = f"blocks.{block}.{_POST[part]}.hook_in"
     return name if name in lm.bridge.hook_dict else None
 
 
 def post_norm(lm: LM, block: int, part: Part, written: Float[Tensor, "... d"]) -> HeldNorm:
-    """Return the norm behind the heads or the MLP of a block, with the scale that it has at what they wrote together.
+    """Return the norm after the heads or the MLP of a block, with the scale that it has on their summed output.
 
     Raises:
         ModelError: it is neither RMSNorm nor LayerNorm.
@@ -101,7 +102,7 @@ _POST: dict[Part, str] = {"attn": "ln1_post", "mlp": "ln2_post"}
 
 
 def direct_logits(lm: LM, vector: Float[Tensor, "... d"], residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
-    """Return what a part of the last residual stream adds to the logits, the scale of the final norm held fixed.
+    """Return the contribution of a part of the last residual stream to the logits, with the final norm's scale fixed.
 
     Linear in `vector`; before the soft cap that some architectures (Gemma 2) put on logits.
 
@@ -114,7 +115,7 @@ def direct_logits(lm: LM, vector: Float[Tensor, "... d"], residual: Float[Tensor
 
 
 def unembedding(lm: LM) -> Float[Tensor, "V d"]:
-    """Rows that make logits from a normed state, with the factor that some architectures put on logits; no bias."""
+    """Return the rows that map a normed state to logits, with an architecture's factor on logits, without bias."""
     rows: Tensor = lm.model.get_output_embeddings().weight.float()
     factor = output_scale(lm)
     return rows if factor == 1.0 else rows * factor
@@ -126,5 +127,5 @@ def output_scale(lm: LM) -> float:
 
 
 def logit_cap(lm: LM) -> float | None:
-    """Return c of the soft cap c tanh(z / c) that some architectures (Gemma 2) put on their logits; None for most."""
+    """Return c of the soft cap c tanh(z / c) that some architectures (Gemma 2) apply to logits; None for most."""
     return getattr(lm.model.config, "final_logit_softcapping", None)

@@ -1,4 +1,4 @@
-"""How far apart two models are: the KL of what they say after every token, and after every layer by the logit lens.
+"""Distance of two models: KL of their next-token distributions, and of the logit lens after every layer.
 
 Axes: D blocks, T tokens of the text, W of them around the chosen one.
 """
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 HEIGHT = 300
-"""Pixels of the figures."""
+"""Height of the figures in pixels."""
 
 
 @dataclass(frozen=True)
 class LayerDistance(Drawable):
-    """How far apart two models are along a text and through their layers."""
+    """Distance of two models along a text and through their layers."""
 
     tokens: list[str]
-    """[T] readable pieces of the text."""
+    """[T] readable tokens of the text."""
     ids: tuple[int, ...]
-    """[T] the same as ids."""
+    """[T] token ids of the text."""
     token_kl: np.ndarray
-    """[T] KL(aligned || base) of what follows each token, nats."""
+    """[T] KL(aligned || base) of the next-token distributions, nats."""
     kl: np.ndarray | None
-    """[D+1 W] the same after each layer, by the lenses; None for models of different depth."""
+    """[D+1 W] KL(aligned || base) after each layer, by the lenses, nats; None for models of different depth."""
     position: int
-    """The chosen token."""
+    """Position of the chosen token."""
     start: int
     """Position of the first of the W tokens."""
     looks: tuple[Look, ...] = field(default_factory=pair)
@@ -51,12 +51,12 @@ class LayerDistance(Drawable):
 
     @property
     def hooked(self) -> Sequence[int]:
-        """The ids of the text."""
+        """Token ids of the text."""
         return self.ids
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Why there is no map of the layers, where there is none."""
+        """Explanation why there is no map of the layers, if there is none."""
         none = "The models have different depths, so their layers have no counterparts."
         return (none,) if self.kl is None else ()
 
@@ -94,7 +94,7 @@ class LayerDistance(Drawable):
         return charts
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the tokens after which the models are furthest apart first."""
+        """Return the tokens in descending order of the distance after them."""
         rows = self.tables()["kl"].sort_values("kl", ascending=False, kind="stable", ignore_index=True)
         return {"Tokens": rows.rename(columns={"kl": "KL, nats"})}
 
@@ -116,18 +116,18 @@ def compare_layers(
     position: Position = None,
     columns: Annotated[int | None, Input("Columns", first=lambda *lms: COLUMNS, advanced=True)] = None,
 ) -> LayerDistance:
-    """Measure how far apart two models are after each token of a text, and after each layer.
+    """Measure the distance of two models after each token of a text, and after each layer.
 
-    KL(aligned \u2016 base) of the next-token distributions in nats; after a layer, of what both would say if they
-    stopped there (the logit lens).
+    It is KL(aligned \u2016 base) of the next-token distributions in nats; after a layer, of what both models would
+    predict if they stopped there (the logit lens).
 
     Args:
         base: the model compared against.
         aligned: the other one, with the same tokenizer.
         prompt: a text or its token ids.
         chat: send the prompt as a user's message in the model's chat template.
-        position: the token around which layers are read, from 0; by default the last.
-        columns: how many tokens around it; by default all.
+        position: token around which layers are read, from 0; by default the last.
+        columns: number of tokens around it; by default all.
 
     Raises:
         DataError: the tokenizers differ, a scalar model, or a text without tokens or too long.

@@ -1,4 +1,4 @@
-"""The logit lens: what the model would say if it stopped after each block.
+"""The logit lens: what the model would predict if it stopped after each block.
 
 The residual stream after the embedding and after each block goes through the final norm and the unembedding
 (nostalgebraist 2020). Row 0 is the embedding, row D the model's own output.
@@ -36,48 +36,49 @@ if TYPE_CHECKING:
 LENS = r"\mathrm{lens}_l(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^l) + b_{out}\big)"
 MARGIN = r"\mathrm{margin} = \log p_{(1)} - \log p_{(2)}"
 AT_ONCE = 2**24
-"""Logits that are held at once while the layers are read."""
+"""Maximum number of logits in memory while the layers are read."""
 COLUMNS = 12
-"""Tokens around the chosen one that a page reads."""
+"""Number of tokens around the chosen one that a page reads."""
 DEEP = 12
-"""Layers from which on not all are drawn."""
+"""Number of layers from which on not all are drawn."""
 HEIGHT = 385
-"""Pixels of the figures."""
+"""Height of the figures in pixels."""
 
 
 class LensRows(NamedTuple):
     """Lens readings of a batch of texts."""
 
     top_ids: Int[Tensor, "B D+1 T k"]
-    """The most probable next tokens, best first."""
+    """Most probable next tokens, best first."""
     top_logprobs: Float[Tensor, "B D+1 T k"]
-    """Their log-probabilities in nats."""
+    """Log-probabilities of `top_ids` in nats."""
     answer_logprobs: Float[Tensor, "B D+1 T A"]
-    """Log-probability of each answer token in nats; minus infinity where a text has fewer answers."""
+    """Log-probability of each answer token in nats; minus infinity if a text has fewer answers."""
     entropy: Float[Tensor, "B D+1 T"]
     """Entropy of the next-token distribution in nats."""
     next_logprobs: Float[Tensor, "B D+1 T"]
     """Log-probability of the token that follows in the text in nats; NaN in the last column."""
     answer_ranks: Int[Tensor, "B D+1 T A"]
-    """How many tokens are likelier than each answer: 0 for the likeliest; -1 where a text has fewer answers."""
+    """Number of tokens that are more probable than each answer: 0 for the most probable; -1 if a text has fewer
+    answers."""
 
 
 @dataclass(frozen=True)
 class Lens(Drawable):
-    """The logit lens on one text; column t tells what follows token t."""
+    """The logit lens on one text; column t is the prediction after token t."""
 
     tokens: list[str]
-    """Readable pieces of the text."""
+    """[T] readable tokens of the text."""
     ids: list[int]
-    """Their ids."""
+    """[T] token ids of the text."""
     answers: list[str]
-    """The requested answers, as texts or readable pieces."""
+    """[A] requested answers, as texts or readable tokens."""
     top_ids: np.ndarray
     """[D+1, T, k] most probable next tokens, best first."""
     top_tokens: np.ndarray
-    """[D+1, T, k] the same as readable pieces."""
+    """[D+1, T, k] the same as readable tokens."""
     top_logprobs: np.ndarray
-    """[D+1, T, k] their log-probabilities in nats."""
+    """[D+1, T, k] log-probabilities of `top_tokens` in nats."""
     answer_logprobs: np.ndarray
     """[D+1, T, A] log-probability in nats of the first token in which each answer differs from the others."""
     next_logprobs: np.ndarray
@@ -91,7 +92,7 @@ class Lens(Drawable):
         return ["embedding", *(f"block {block}" for block in range(len(self.entropy) - 1))]
 
     def table(self) -> pd.DataFrame:
-        """One row for each layer, position and rank: layer, name, position, token, rank, predicted, logprob."""
+        """Return one row for each layer, position and rank: layer, name, position, token, rank, predicted, logprob."""
         layer, position, rank = (axis.ravel() for axis in np.indices(self.top_ids.shape))
         return pd.DataFrame(
             {
@@ -106,13 +107,13 @@ class Lens(Drawable):
         )
 
     def figure(self) -> "go.Figure":
-        """Draw the favourite after each layer at each token, coloured by its probability."""
+        """Draw the most probable token after each layer at each token, coloured by its probability."""
         from probe.logits.figures import lens_grid
 
         return lens_grid((self.top_tokens.tolist(), self.top_logprobs), self.tokens)
 
     def decision_row(self, column: int = -1) -> int:
-        """Return the first row from which on the favourite of a column stays that of the output."""
+        """Return the first row from which on the most probable token of a column is that of the output."""
         favourites = self.top_ids[:, column, 0]
         others = np.flatnonzero(favourites != favourites[-1])
         return int(others[-1]) + 1 if len(others) else 0
@@ -121,8 +122,8 @@ class Lens(Drawable):
         """Return a clause such as `dpo says "rome" (91 %), its favourite from L2 on`.
 
         Args:
-            name: of the model.
-            column: of the token after which it is.
+            name: name of the model.
+            column: column of the token after which the prediction is read.
         """
         row, last = self.decision_row(column), len(self.entropy) - 1
         word = str(self.top_tokens[-1, column, 0]).strip("\u00b7")
@@ -137,28 +138,28 @@ class PromptLens(Lens):
     """The lens around one token of a prompt, and the answers that are followed through it."""
 
     answer_ranks: np.ndarray
-    """[D+1, T, A] how many tokens are likelier than each answer: 0 for the likeliest."""
+    """[D+1, T, A] number of tokens that are more probable than each answer: 0 for the most probable."""
     text: tuple[int, ...]
-    """Ids of the whole prompt, with what the answers begin with alike."""
+    """Token ids of the whole prompt, with the tokens with which all answers begin."""
     start: int
     """Position in the prompt of the first of the T columns."""
     target: Target
-    """The answers, and the token after which they are due."""
+    """Answers, and the token after which they are due."""
     whole: tuple[float, ...] = ()
-    """Log-probability of each whole answer in nats; none where each is one token."""
+    """Log-probability of each whole answer in nats; empty if each is one token."""
 
     @property
     def margin(self) -> np.ndarray:
-        """[D+1, T] log-probability of the likeliest token minus that of the second, nats; 0 where there is but one."""
+        """[D+1, T] log-probability of the most probable token minus the second's, nats; 0 if there is only one."""
         return self.top_logprobs[..., 0] - self.top_logprobs[..., min(1, self.top_logprobs.shape[-1] - 1)]
 
     @property
     def column(self) -> int:
-        """Of the token after which the answers are due."""
+        """Column of the token after which the answers are due."""
         return self.target.position - self.start
 
     def measures(self) -> pd.DataFrame:
-        """Tidy: layer (row), name, position, token, measure, answer (empty where it concerns none), value."""
+        """Return tidy rows: layer (row), name, position, token, measure, answer (empty if none), value."""
         series = [("entropy", "", self.entropy), ("margin", "", self.margin)]
         for index, answer in enumerate(self.answers):
             ranks = self.answer_ranks[..., index].astype(float)
@@ -182,7 +183,7 @@ class PromptLens(Lens):
         return table.assign(position=table["position"] + self.start)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return what follows each token, and every measure by layer."""
+        """Return the predictions after each token, and every measure by layer."""
         return {"lens": self.table(), "layers": self.measures()}
 
     def figures(self) -> "dict[str, go.Figure]":
@@ -194,30 +195,30 @@ class PromptLens(Lens):
         return self.figures()["lens"]
 
     def sentence(self) -> str:
-        """Say what the model says next, and from which layer on that is its favourite."""
+        """Say what the model predicts next, and from which layer on this is its most probable token."""
         return Lenses((self,), alone()).sentence()
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return what follows the chosen token after each layer."""
+        """Return the predictions after the chosen token, by layer."""
         return Lenses((self,), alone()).lists()
 
 
 class Lenses(Beside[PromptLens]):
-    """What one model or several would say if they stopped after each layer."""
+    """Lens readings of one model or several on one prompt."""
 
     @property
     def hooked(self) -> Sequence[int]:
-        """The ids of the prompt, where all models read the same."""
+        """Token ids of the prompt, if all models read the same ones."""
         return self.results[-1].text if len({(each.text, *each.tokens) for each in self.results}) == 1 else ()
 
     def sentence(self) -> str:
-        """Say what every model says next, and from which layer on that is its favourite."""
+        """Say what every model predicts next, and from which layer on this is its most probable token."""
         pairs = zip(self.looks, self.results, strict=True)
         return "; ".join(each.decision(look.name, each.column) for look, each in pairs) + "."
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What a cell is, which tokens of the answers are followed, and how likely the whole answers are."""
+        """Sentences on the cells, the followed tokens of the answers, and the probabilities of whole answers."""
         cells = (
             "Each cell is the token that the model would name if it stopped after that layer, coloured by the "
             "log-probability of the answer; the framed column is the one that the curves are about."
@@ -226,7 +227,7 @@ class Lenses(Beside[PromptLens]):
         return (cells + deep * any(len(each.entropy) > DEEP for each in self.results), *self._whole_answers())
 
     def _whole_answers(self) -> list[str]:
-        """Say which tokens of the answers are followed, and how likely each model holds the whole answers."""
+        """Say which tokens of the answers are followed, and give each model's probability of the whole answers."""
         if not self.results[-1].whole:
             return []
         clauses = []
@@ -275,7 +276,7 @@ class Lenses(Beside[PromptLens]):
         return charts
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return what follows the chosen token after each layer."""
+        """Return the predictions after the chosen token, by layer."""
         frames = []
         for look, each in zip(self.looks, self.results, strict=True):
             rows = each.table()
@@ -307,31 +308,30 @@ def logit_lens(
     k: Annotated[int, Input("Tokens", advanced=True)] = 5,
     columns: Annotated[int | None, Input("Columns", first=lambda *lms: COLUMNS, advanced=True)] = None,
 ) -> PromptLens:
-    """Read what a model would say if it stopped after each layer, and follow an answer through the layers.
+    """Read what a model would predict if it stopped after each layer, and follow an answer through the layers.
 
     The residual stream after the embedding and after each block goes through the final norm and the unembedding
-    (nostalgebraist 2020). Column *t* tells what follows token *t*; the last row is the model itself. A model *settles*
-    at the first layer from which on its favourite stays that of the output.
-
-    *Entropy* of that distribution, *margin* between the log-probabilities of its two likeliest tokens, *rank* of an
-    answer (1 is the likeliest).
+    (nostalgebraist 2020). Column *t* is the prediction after token *t*; the last row is the model's output. A model
+    *settles* at the first layer from which on its most probable token is that of the output. *Entropy* is that of the
+    distribution, *margin* the difference of the log-probabilities of its two most probable tokens, *rank* that of an
+    answer (1 is the most probable).
 
     Args:
         lm: the model.
         prompt: a text or its token ids.
         chat: send the prompt as a user's message in the model's chat template.
-        position: the token after which answers are due, from 0; by default the last.
-        answer: a text, with the blank that precedes it (\u00b7 stands for one too). Its first token counts that differs
-            from the other answer; what both begin with joins the prompt. By default what the model holds likeliest; of
-            several models, the last one.
-        against: the answer that it is compared with; by default what the other model holds likeliest, or else the
-            second likeliest; `(nothing)` leaves it out.
-        k: how many of the most probable tokens to keep, two at least.
-        columns: how many tokens around the chosen one are read; by default all.
+        position: token after which answers are due, from 0; by default the last.
+        answer: a text, with the blank that precedes it (\u00b7 also stands for a blank). The first token that differs
+            from the other answer counts; tokens with which both begin are appended to the prompt. By default the most
+            probable token, of the last model if there are several.
+        against: answer to compare it with; by default the most probable token of the other model, or else the second
+            most probable one; `(nothing)` leaves it out.
+        k: number of most probable tokens to keep, at least two.
+        columns: number of tokens to read around the chosen one; by default all.
 
     Raises:
         ModelError: the architecture cannot be hooked, or its output is more than norm and unembedding.
-        DataError: a text or an answer without tokens, answers that no token tells apart, or a scalar model.
+        DataError: a text or an answer without tokens, answers that differ in no token, or a scalar model.
         ConfigError: k or `columns` is less than 1.
     """
     check_count(k)
@@ -361,7 +361,7 @@ def require_tokens(lm: LM) -> None:
 
 
 def window(position: int, length: int, columns: int) -> tuple[int, int]:
-    """Return start and end of the columns around a token; they move by half of their width, so that a click stays."""
+    """Return start and end of the columns around a token, in steps of half their width, so that a click keeps them."""
     check_count(columns)
     half = max(1, columns // 2)
     start = min(max(0, (position // half - 1) * half), max(0, length - columns))
@@ -373,12 +373,12 @@ def lens_rows(
 ) -> tuple[Float[Tensor, "1 T V"], Iterator[Float[Tensor, "1 T V"]]]:
     """Return the logits of a text, and log-probabilities of some columns after the embedding and after each block.
 
-    Few columns leave the unembedding waiting for its own weights, so several rows go through it at once.
+    With few columns the unembedding is limited by reading its weights, so several rows go through it at once.
 
     Args:
         lm: the model.
-        ids: the text.
-        part: of its positions.
+        ids: token ids of the text.
+        part: positions to read.
 
     Raises:
         ModelError: see `lens_logprobs`.
@@ -400,7 +400,7 @@ def lens_rows(
 
 
 def lens_of(lm: LM, ids: Sequence[int], answers: Sequence[str], rows: LensRows, at: int = 0) -> Lens:
-    """Return the lens of one text of a batch, with names for its tokens."""
+    """Return the lens of one text of a batch, with readable tokens."""
     top = rows.top_ids[at].cpu().numpy()
     return Lens(
         tokens=pieces(lm.tokenizer, ids),
@@ -422,15 +422,15 @@ def residual_names(lm: LM) -> list[str]:
 
 
 def unembed(lm: LM, residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
-    """Logits of a residual stream: final norm, unembedding and the architecture's scale or soft cap, if any.
+    """Return the logits of a residual stream: final norm, unembedding, and the scale or soft cap, if any.
 
-    Both are the plain modules: hooks on them do not act here.
+    Norm and unembedding are the plain modules: hooks on them do not act here.
     """
     return shape_logits(lm, lm.model.get_output_embeddings()(lm.bridge.ln_final.original_component(residual)).float())
 
 
 def shape_logits(lm: LM, logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Apply to the unembedding's output what an architecture adds: a factor (Cohere, Granite), a soft cap (Gemma 2)."""
+    """Apply what an architecture adds after the unembedding: a factor (Cohere, Granite), a soft cap (Gemma 2)."""
     logits, cap = logits * output_scale(lm), logit_cap(lm)
     return torch.tanh(logits / cap) * cap if cap else logits
 
@@ -439,15 +439,15 @@ def shape_logits(lm: LM, logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 def lens_logprobs(
     lm: LM, cache: Mapping[str, Tensor], logits: Float[Tensor, "B T V"]
 ) -> Iterator[Float[Tensor, "B T V"]]:
-    """Log-probabilities of the next token, one row after the other (D + 1), so that only one is in memory.
+    """Yield log-probabilities of the next token, one row after the other (D + 1), so only one is in memory.
 
     Args:
         lm: the model.
         cache: activations that hold `residual_names(lm)`.
-        logits: the model's own output, which is the last row.
+        logits: the model's output, which is the last row.
 
     Raises:
-        ModelError: norm and unembedding of the last residual do not give the model's own output.
+        ModelError: norm and unembedding of the last residual do not give the model's output.
     """
     *inner, last = residual_names(lm)
     own = logits.float().log_softmax(-1)
@@ -463,11 +463,11 @@ def lens_logprobs(
 
 
 class LensReader:
-    """Takes the rows of a lens one after the other and keeps the readings.
+    """Reader that takes the rows of a lens one after the other and keeps the readings.
 
     Args:
         ids: the texts, padded on the right.
-        k: how many of the most probable tokens to keep.
+        k: number of most probable tokens to keep.
         answers: answer tokens of each text, padded with -1.
     """
 
@@ -494,7 +494,7 @@ class LensReader:
 def read_lens(
     rows: Iterable[Float[Tensor, "B T V"]], ids: Int[Tensor, "B T"], k: int, answers: Int[Tensor, "B A"]
 ) -> LensRows:
-    """Read the rows that `lens_logprobs` gives (arguments: see `LensReader`)."""
+    """Read the rows that `lens_logprobs` yields (arguments: see `LensReader`)."""
     reader = LensReader(ids, k, answers)
     for row in rows:
         reader.add(row)
@@ -511,12 +511,12 @@ def count_above(row: Float[Tensor, "B T V"], values: Float[Tensor, "B T A"]) -> 
 
 
 def entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
-    """Entropy of log-distributions in nats."""
+    """Return the entropy of log-distributions in nats."""
     return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(-1)
 
 
 def kl(p: Float[Tensor, "... V"], q: Float[Tensor, "... W"]) -> Float[Tensor, "..."]:
-    """KL(p || q) of two log-distributions in nats; over the common tokens, should one vocabulary be padded longer."""
+    """Return KL(p || q) of two log-distributions in nats, over the common tokens if one vocabulary has padding."""
     q = q.to(p.device)
     if p.shape[-1] != q.shape[-1]:
         common = min(p.shape[-1], q.shape[-1])

@@ -1,7 +1,8 @@
-"""What every part of a model wrote after one token of a text, and which tokens it promotes and suppresses.
+"""Outputs of every part of a model after one token of a text, and the tokens that it promotes and suppresses.
 
-One hooked forward pass gives all that direct attribution and promoted tokens need; of patterns only one row is kept, so
-that a long text costs little. What a head, an MLP or a neuron writes becomes tokens through final norm and unembedding.
+One hooked forward pass gives all that direct attribution and promoted tokens need; only one row of each attention
+pattern is kept, so a long text costs little. Final norm and unembedding map the output of a head, an MLP or a neuron to
+tokens.
 
 Axes: D blocks, H heads, T tokens, m neurons, d width, dh head width, V vocabulary, k tokens.
 """
@@ -32,48 +33,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What the parts of a model wrote after the token at `position`, in single precision."""
+    """Outputs of the parts of a model after the token at `position`, in single precision."""
 
     ids: list[int]
-    """[T] the text."""
+    """[T] token ids of the text."""
     position: int
-    """The token after which everything is read."""
+    """Token after which everything is read."""
     logits: Float[Tensor, " V"]
-    """The model's own output."""
+    """Logits of the model's output."""
     embedding: Float[Tensor, " d"]
-    """The residual stream before the first block."""
+    """Residual stream before the first block."""
     learned: Float[Tensor, " d"] | None
-    """The part of it that is a learned position, if there is one."""
+    """Learned position embedding in it, if there is one."""
     final: Float[Tensor, " d"]
-    """The residual stream after the last block."""
+    """Residual stream after the last block."""
     z: list[Float[Tensor, "H dh"]]
-    """Of each block, the mixed values of its heads, before W_O."""
+    """Mixed values of the heads of each block, before W_O."""
     pattern: list[Float[Tensor, "H T"]]
-    """Of each block, what the query at `position` attends to."""
+    """Attention pattern of the query at `position`, by block."""
     values: list[Float[Tensor, "T G dh"]]
-    """Of each block, the values that are mixed; G of them, each for H / G heads."""
+    """Values that each block mixes; G of them, each for H / G heads."""
     mlps: list[Float[Tensor, " d"]]
-    """Of each block, what its MLP wrote."""
+    """Output of each block's MLP."""
     posts: list[Float[Tensor, " m"] | None]
-    """Of each block, what enters W_out, where there is such a thing."""
+    """Input of each block's W_out, if it has one."""
     attn_norms: list[HeldNorm | None]
-    """Of each block, the norm that what its heads write goes through (Gemma 2 and 3); None where there is none."""
+    """Norm after the heads of each block (Gemma 2 and 3); None without one."""
     mlp_norms: list[HeldNorm | None]
-    """Of each block, the norm that what its MLP writes goes through; `mlps` are behind it."""
+    """Norm after the MLP of each block (Gemma 2 and 3); None without one. `mlps` are its output."""
 
 
 @torch.no_grad()
 def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -> Reading:
-    """Run a text and keep what every part wrote after one token.
+    """Run a text and keep the output of every part after one token.
 
     Args:
         lm: the model.
         text: a text or its ids.
-        position: default: the last token.
+        position: token after which the parts are read; default: the last token.
 
     Raises:
         ModelError: the architecture has no attention in some block.
-        DataError: an empty or too long text, or a position outside of it.
+        DataError: an empty or too long text, or a position outside it.
     """
     ids = text_ids(lm.tokenizer, text)
     check_lengths(lm.model, [ids], [])
@@ -130,7 +131,7 @@ def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -
 def output_weights(
     bridge: "TransformerBridge", layer: int
 ) -> tuple[Float[Tensor, "H dh d"], Float[Tensor, " d"] | None]:
-    """W_O of a block by head, and its bias if there is one."""
+    """Return W_O of a block by head, and its bias if there is one."""
     attention = bridge.blocks[layer].attn
     bias = attention.b_O
     return attention.W_O.detach().float(), None if bias is None else bias.detach().float()
@@ -139,7 +140,7 @@ def output_weights(
 def _read(
     lm: LM, ids: Sequence[int], selectors: dict[str, Callable[[Tensor], Tensor]]
 ) -> tuple[Float[Tensor, "1 T V"], dict[str, Tensor]]:
-    """Logits, and the selected part of each named activation."""
+    """Return the logits, and the selected part of each named activation."""
     activations: dict[str, Tensor] = {}
 
     def reader(name: str, select: Callable[[Tensor], Tensor]) -> Callable[[Tensor, object], None]:
@@ -155,27 +156,27 @@ def _read(
 
 @dataclass(frozen=True)
 class PromotedTokens(Drawable):
-    """Tokens that a part of a model makes likelier and less likely."""
+    """Tokens that a part of a model makes more probable and less probable."""
 
     part: str
-    """Such as `L2H1`, `L2 MLP` or `L2 neuron 17`."""
+    """Name of the part, such as `L2H1`, `L2 MLP` or `L2 neuron 17`."""
     ids: np.ndarray
-    """[k] tokens it promotes most, best first."""
+    """[k] ids of the tokens that it promotes most, best first."""
     pieces: list[str]
-    """[k] the same, readable."""
+    """[k] the same tokens, readable."""
     values: np.ndarray
-    """[k] what it adds to their logits, nats (from weights alone: at a final scale of 1)."""
+    """[k] contributions to their logits, nats (from weights alone: at a final scale of 1)."""
     suppressed_ids: np.ndarray
-    """[k] tokens it suppresses most, strongest first."""
+    """[k] ids of the tokens that it suppresses most, strongest first."""
     suppressed_pieces: list[str]
-    """[k] the same, readable."""
+    """[k] the same tokens, readable."""
     suppressed_values: np.ndarray
-    """[k] what it adds to their logits."""
+    """[k] contributions to their logits, nats."""
     mean: float
-    """What it adds to a logit in the mean over the vocabulary: the part of all values that softmax does not see."""
+    """Mean contribution to a logit over the vocabulary, nats: the component to which softmax is invariant."""
 
     def table(self) -> pd.DataFrame:
-        """One row a token: part, side (promoted or suppressed), rank, id, token, value, above_mean."""
+        """Return one row per token: part, side (promoted or suppressed), rank, id, token, value, above_mean."""
         sides = (
             ("promoted", self.ids, self.pieces, self.values),
             ("suppressed", self.suppressed_ids, self.suppressed_pieces, self.suppressed_values),
@@ -197,7 +198,7 @@ class PromotedTokens(Drawable):
         return pd.concat(frames, ignore_index=True)
 
     def figure(self) -> "go.Figure":
-        """Draw what the part promotes and suppresses, as bars."""
+        """Draw the tokens that the part promotes and suppresses, as bars."""
         from probe.logits.part_figures import promoted_bars
         from probe.plotting.theme import METHODS
 
@@ -217,21 +218,21 @@ def promoted_tokens(
 ) -> PromotedTokens:
     """Return the tokens that a part promotes and suppresses most, after the token at `position`.
 
-    The final norm's scale is the one that the model has there, so a token's value is what direct logit attribution
-    gives for it (where logits are capped: before the cap).
+    The final norm's scale is the one that the model has there, so a token's value equals its direct logit attribution
+    (if logits are capped: before the cap).
 
     Args:
         lm: a model of tokens.
-        text: a text or its ids, which costs a hooked forward pass; or what `read_parts` gave.
-        layer: the block.
-        head: a head of it; None takes the MLP.
-        position: default: the last token, or where the parts were read.
-        k: how many tokens to give of each kind.
+        text: a text or its ids, which costs a hooked forward pass; or the result of `read_parts`.
+        layer: block.
+        head: head of the block; None takes the MLP.
+        position: token after which the part is read; default: the last token, or that of `read_parts`.
+        k: number of tokens of each kind.
         neuron: one neuron of the MLP instead of all of it.
 
     Raises:
         ConfigError: there is no such block, head or neuron, or k is less than 1.
-        DataError: a scalar model, which has no tokens, or a position outside of the text.
+        DataError: a scalar model, which has no tokens, or a position outside the text.
         ModelError: the architecture has no such part.
     """
     _require_tokens(lm)
@@ -265,10 +266,10 @@ def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> 
 
     Args:
         lm: a model of tokens.
-        layer: the block.
-        head: a head of it.
-        source: the token attended to, as a text (its first token) or an id.
-        k: how many tokens to give of each kind.
+        layer: block.
+        head: head of the block.
+        source: attended token, as a text (its first token) or an id.
+        k: number of tokens of each kind.
 
     Raises:
         ConfigError: there is no such block or head, or k is less than 1.
@@ -304,7 +305,7 @@ def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> 
 
 
 def _rank_tokens(lm: LM, output: Float[Tensor, " d"], part: str, k: int) -> PromotedTokens:
-    """Return the tokens at both ends of what a normed direction adds to the logits."""
+    """Return the tokens with the largest and the smallest contributions of a normed direction to the logits."""
     logits = unembedding(lm) @ output
     best, worst = logits.topk(min(k, len(logits))), (-logits).topk(min(k, len(logits)))
     return PromotedTokens(

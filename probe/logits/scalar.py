@@ -1,4 +1,4 @@
-"""The logit lens of a model that reads out one number: what its head reads after each layer, at every token.
+"""The logit lens of a model that reads out one number: its head's reading after each layer, at every token.
 
 Axes: D blocks, T tokens.
 """
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ALIKE = 0.005
-"""A difference of two numbers below which they are called the same."""
+"""Difference of two numbers below which they are called equal."""
 
 
 @dataclass(frozen=True)
 class ScalarLens(Drawable):
-    """The number of a reward or value model, read after each layer at each token."""
+    """Number of a reward or value model, read after each layer at each token."""
 
     tokens: list[str]
-    """[T] readable pieces of the text."""
+    """[T] readable tokens of the text."""
     ids: tuple[int, ...]
-    """[T] the same as ids."""
+    """[T] token ids of the text."""
     values: np.ndarray
-    """[D+1 T] the head on the normed residual stream; row D is the model's own number."""
+    """[D+1 T] head on the normed residual stream; row D is the model's output."""
     position: int
-    """The token that the sentence is about."""
+    """Token that the sentence is about."""
     unit: str
-    """What the number is: `reward`, `value`."""
+    """Name of the number: `reward`, `value`."""
 
     def table(self) -> pd.DataFrame:
-        """One row for each layer and position: layer, name, position, token, value."""
+        """Return one row for each layer and position: layer, name, position, token, value."""
         layer, position = (axis.ravel() for axis in np.indices(self.values.shape))
         names = ["embedding", *(f"block {block}" for block in range(len(self.values) - 1))]
         return pd.DataFrame(
@@ -63,7 +63,7 @@ class ScalarLens(Drawable):
         return {"lens": self.table()}
 
     def sentence(self) -> str:
-        """Say what the model reads after the chosen token."""
+        """Say which number the model reads after the chosen token."""
         return ScalarLenses((self,), alone()).sentence()
 
     def figures(self) -> "dict[str, go.Figure]":
@@ -76,16 +76,16 @@ class ScalarLens(Drawable):
 
 
 class ScalarLenses(Beside[ScalarLens]):
-    """What one model or several read on one text."""
+    """Lens readings of one model or several on one text."""
 
     @property
     def hooked(self) -> Sequence[int]:
-        """The ids of the text, where all models read the same."""
+        """Token ids of the text, if all models read the same ones."""
         return self.results[-1].ids if len({each.ids for each in self.results}) == 1 else ()
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What a cell is."""
+        """Explanation of a cell."""
         unit = self.results[-1].unit
         return (
             f"The head of the {unit} model, read at every token after every layer; the highest row is its own {unit}. "
@@ -93,7 +93,7 @@ class ScalarLenses(Beside[ScalarLens]):
         )
 
     def sentence(self) -> str:
-        """Say what every model reads after the chosen token."""
+        """Say which number every model reads after the chosen token."""
         last = self.results[-1]
         own = [float(each.values[-1, each.position]) for each in self.results]
         readings = " and ".join(
@@ -153,17 +153,17 @@ def scalar_lens(
     """Read the number of a reward or value model after each layer, at every token.
 
     The head reads the residual stream after the embedding and after each block through the final norm. The last row is
-    the model's own number.
+    the model's output.
 
     Args:
         lm: a model that reads out one number.
         prompt: a text or its token ids.
         chat: send the prompt as a user's message in the model's chat template.
-        position: the token that the sentence is about, from 0; by default the last.
+        position: token that the sentence is about, from 0; by default the last.
 
     Raises:
-        DataError: a model of tokens, a text without tokens, or a position outside of it.
-        ModelError: norm and head of the last residual do not give the model's own number.
+        DataError: a model of tokens, a text without tokens, or a position outside it.
+        ModelError: norm and head of the last residual do not give the model's output.
     """
     if lm.readout == "tokens":
         raise DataError("This model gives tokens and no scalar: use `logit_lens`.")

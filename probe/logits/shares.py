@@ -1,12 +1,12 @@
-"""The logit of an answer as a sum over what each part of a model wrote, of many texts at once.
+"""Direct logit attribution of many texts at once: the logit of an answer as a sum over the parts of a model.
 
 The residual stream before the final norm is a sum: embedding, every head's output, every MLP's output and their biases.
-With the norm's scale held at the value it has, norm and unembedding are linear, so the logit is the sum of what each
-part adds to it (Elhage et al. 2021; nostalgebraist 2020). A norm behind the heads or the MLP of a block (Gemma 2 and
-3) is held in the same way, and so is a cap on the logits (Gemma 2): its factor c tanh(z / c) / z at the logit z.
+With the norm's scale held fixed, norm and unembedding are linear, so the logit is the sum of the parts' contributions
+(Elhage et al. 2021; nostalgebraist 2020). A norm after the heads or the MLP of a block (Gemma 2 and 3) is held fixed in
+the same way, and so is a cap on the logits (Gemma 2): its factor c tanh(z / c) / z at the logit z.
 
 `probe.logits.attribution` splits one text after any token by the same functions, as a batch of one. `attribute_last`
-splits texts after their last tokens, from the activations of a pass that is made anyway (a capture), with the tokens
+splits texts after their last tokens, from the activations of an existing pass (a capture), with the tokens
 that each part promotes and the strongest neurons of each block.
 
 Axes: P texts, D blocks, H heads, T tokens, A answers, m neurons of a block, n of them, d width, dh head width, V
@@ -29,20 +29,20 @@ from probe.model.lm import LM
 
 
 class Sums(NamedTuple):
-    """What the parts of a model add to the targets of P texts, each after one token."""
+    """Contributions of the parts of a model to the targets of P texts, each after one token."""
 
     u: Float[Tensor, "P d"]
-    """The direction in the residual stream whose product with a part is what the part adds."""
+    """Residual-stream direction whose inner product with a part is the part's contribution."""
     parts: Float[Tensor, "P D H+1"]
-    """Each head, and last the MLP, its bias included."""
+    """Contribution of each head and, last, of the MLP, its bias included."""
     embedding: Float[Tensor, " P"]
-    """The stream before the first block."""
+    """Contribution of the stream before the first block."""
     biases: Float[Tensor, "P D"]
-    """The bias of each attention output, and of the norm behind it."""
+    """Contribution of the bias of each attention output, and of the norm after it."""
     norm_bias: Float[Tensor, " P"]
     unembedding_bias: Float[Tensor, " P"]
     promoted: Int[Tensor, "P D H+1 2 k"]
-    """See `LastAttribution`; empty where k is 0."""
+    """Promoted and suppressed tokens, see `LastAttribution`; empty if k is 0."""
 
 
 def split_logit(
@@ -55,17 +55,17 @@ def split_logit(
     answers: Int[Tensor, "P A"],
     k: int = 0,
 ) -> Sums:
-    """Add up the parts.
+    """Split the targets' logits into the contributions of the parts.
 
     Args:
         lm: the model.
-        final: the stream after the last block.
-        first: the stream before the first block.
-        z: of each block, the mixed values of its heads, before W_O.
-        attn_norms: of each block, the norm behind its heads, if there is one.
-        mlps: of each block, what its MLP wrote, behind its norm if there is one.
-        answers: see `target_columns`.
-        k: how many promoted and suppressed tokens to give (before a cap on the logits); 0 leaves them out.
+        final: residual stream after the last block.
+        first: residual stream before the first block.
+        z: mixed values of the heads of each block, before W_O.
+        attn_norms: norm after the heads of each block, if there is one.
+        mlps: output of each block's MLP, after its norm if there is one.
+        answers: answer tokens, see `target_columns`.
+        k: number of promoted and of suppressed tokens (before a cap on the logits); 0 leaves them out.
     """
     norm = final_norm(lm, final)
     column, constant = target_columns(lm, answers, final)
@@ -93,12 +93,12 @@ def split_logit(
 def target_columns(
     lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"]
 ) -> tuple[Float[Tensor, "P d"], Float[Tensor, " P"]]:
-    """Return the columns of W_U that the targets read, and what the bias adds.
+    """Return the columns of W_U that the targets read, and the contribution of the bias.
 
     Args:
         lm: the model.
-        answers: of each text the answer, and the one whose logit is taken off it if there are two; padded with -1.
-        final: the stream after the last block, at which a cap on the logits is held.
+        answers: answer token of each text, and the one whose logit is subtracted if there are two; padded with -1.
+        final: residual stream after the last block, at which a cap on the logits is held fixed.
     """
     head = lm.model.get_output_embeddings()
     bias = getattr(head, "bias", None)
@@ -110,7 +110,7 @@ def target_columns(
 
 
 def _cap_factors(lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"]) -> Float[Tensor, "P A"] | None:
-    """Return c tanh(z / c) / z at each answer's logit z before the cap c; None where there is no cap."""
+    """Return c tanh(z / c) / z at each answer's logit z before the cap c; None without a cap."""
     cap = logit_cap(lm)
     if not cap:
         return None
@@ -124,20 +124,20 @@ def _cap_factors(lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"
 
 
 def rounding(lm: LM, size: float) -> float:
-    """Return how far a sum of this size may be off by rounding alone."""
+    """Return the maximum error of a sum of this size by rounding."""
     return 1e-4 + 8 * torch.finfo(lm.dtype).eps * size
 
 
 Posts = dict[int, Float[Tensor, "P m"]]
-"""By block, what enters W_out after the last token of each text."""
+"""Input of W_out after the last token of each text, by block."""
 
 
 class NeuronShares(NamedTuple):
-    """What the neurons of one MLP add to the targets of P texts."""
+    """Contributions of the neurons of one MLP to the targets of P texts."""
 
     values: Float[Tensor, "P m"]
     bias: Float[Tensor, " P"]
-    """What the bias of W_out adds."""
+    """Contribution of the bias of W_out."""
 
 
 def neuron_shares(
@@ -147,17 +147,17 @@ def neuron_shares(
     norms: Sequence[HeldNorm | None],
     mlps: Float[Tensor, "P D"],
 ) -> list[NeuronShares] | None:
-    """Return what each neuron of each block adds.
+    """Return the contribution of each neuron of each block.
 
     Args:
         lm: the model.
-        posts: by block, what enters W_out after one token of each text.
-        u: of each text, the direction in the residual stream whose product with a part is its share.
-        norms: of each block, the norm behind its MLP, if there is one.
-        mlps: the share of each MLP.
+        posts: input of W_out after one token of each text, by block.
+        u: residual-stream direction of each text whose inner product with a part is its contribution.
+        norms: norm after the MLP of each block, if there is one.
+        mlps: contribution of each MLP.
 
     Returns:
-        None where neurons and the bias of W_out do not sum to the MLPs, as with experts.
+        None if neurons and the bias of W_out do not sum to the MLPs, as with experts.
     """
     shares_by_block = []
     for block, whole in enumerate(mlps.T):
@@ -177,28 +177,28 @@ def neuron_shares(
 
 
 def through(norm: HeldNorm | None, u: Float[Tensor, "P d"]) -> Float[Tensor, "P d"]:
-    """Return the direction before a norm whose product with a part is that of `u` with the normed part."""
+    """Return the direction before a norm whose product with a part equals that of `u` with the normed part."""
     return u if norm is None else norm.direction(u)
 
 
 class LastNeurons(NamedTuple):
-    """The strongest neurons of each block after the last token of each text."""
+    """Strongest neurons of each block after the last token of each text."""
 
     ids: Int[Tensor, "P D n"]
-    """Numbers of the neurons, the strongest first whether it adds or takes."""
+    """Numbers of the neurons, by descending absolute contribution."""
     values: Float[Tensor, "P D n"]
-    """What each adds to the target, nats."""
+    """Contribution of each neuron to the target, nats."""
 
 
 @contextmanager
 def last_posts(lm: LM, shape: Sequence[int], last: Int[Tensor, " P"]) -> Iterator[Posts]:
-    """Collect what enters W_out at the last token of each text, where there is W_out.
+    """Collect the input of W_out at the last token of each text, if there is a W_out.
 
     A pass over the texts inside the context fills the dict.
 
     Args:
         lm: the model.
-        shape: (P, T) of the batch that will be run.
+        shape: shape (P, T) of the batch that will be run.
         last: position of the last token of each text.
     """
     bridge, texts = lm.bridge, torch.arange(len(last))
@@ -206,7 +206,7 @@ def last_posts(lm: LM, shape: Sequence[int], last: Int[Tensor, " P"]) -> Iterato
 
     def reader(block: int) -> Callable[[Tensor, object], None]:
         def keep(tensor: Tensor, hook: object) -> None:
-            if tensor.shape[:-1].numel() == shape[0] * shape[1]:  # else it is not one row a token (experts)
+            if tensor.shape[:-1].numel() == shape[0] * shape[1]:  # experts have no row per token
                 rows = tensor.detach().reshape(*shape, -1)
                 posts[block] = rows[texts.to(rows.device), last.to(rows.device)].float()
 
@@ -218,7 +218,7 @@ def last_posts(lm: LM, shape: Sequence[int], last: Int[Tensor, " P"]) -> Iterato
 
 
 def strongest(shares: Sequence[NeuronShares], n: int) -> LastNeurons:
-    """Return the n neurons of each block that add or take most; if one MLP is narrower, fewer in every block alike."""
+    """Return the n neurons of each block with the largest contributions; fewer in all if one MLP is narrower."""
     width = min(n, *(each.values.shape[-1] for each in shares))
     orders = [each.values.abs().argsort(dim=-1, descending=True, stable=True)[:, :width] for each in shares]
     values = [each.values.gather(-1, order) for each, order in zip(shares, orders, strict=True)]
@@ -226,22 +226,22 @@ def strongest(shares: Sequence[NeuronShares], n: int) -> LastNeurons:
 
 
 class LastAttribution(NamedTuple):
-    """The logit of each text's first answer minus that of its second, after its last token, as a sum; in nats."""
+    """Logit of each text's first answer minus that of its second, after its last token, as a sum; in nats."""
 
     parts: Float[Tensor, "P D H+1"]
-    """What each head adds, and last what the MLP adds, its bias included."""
+    """Contribution of each head and, last, of the MLP, its bias included."""
     rest: Float[Tensor, " P"]
-    """What embedding, positions and the biases of attention, final norm and unembedding add."""
+    """Contribution of embedding, positions and the biases of attention, final norm and unembedding."""
     value: Float[Tensor, " P"]
-    """The difference as the model gives it: the sum of all parts and the rest, up to rounding."""
+    """Difference in the model's output: the sum of all parts and the rest, up to rounding."""
     promoted: Int[Tensor, "P D H+1 2 k"]
-    """The tokens whose logits each part raises most, then those that it lowers most, the strongest first."""
+    """Tokens whose logits each part raises most, then those that it lowers most, strongest first."""
     neurons: LastNeurons | None
-    """The neurons of each block that add or take most; None where they do not make up the MLPs."""
+    """Neurons of each block with the largest contributions; None if neurons do not sum to the MLPs."""
 
 
 def last_names(lm: LM) -> list[str]:
-    """Return the hook names that `attribute_last` reads besides the residual stream.
+    """Return the hook names that `attribute_last` reads in addition to the residual stream.
 
     There are none if a block lacks heads or an MLP.
     """
@@ -271,21 +271,22 @@ def attribute_last(
     posts: Posts | None = None,
     n: int = 10,
 ) -> LastAttribution | None:
-    """Return what every part adds to the logit of a text's first answer minus that of its second.
+    """Return the contributions of all parts to the logit of a text's first answer minus that of its second.
 
     Args:
         lm: the model.
-        names: `last_names(lm)`.
+        names: result of `last_names(lm)`.
         cache: activations that hold these and `residual_names(lm)`.
-        logits: the model's own output.
+        logits: the model's output.
         last: position of the last token of each text.
-        answers: answer tokens of each text, padded with -1. One answer is taken alone; without any all is zero.
-        k: how many promoted and suppressed tokens to give.
-        posts: what `last_posts` kept in the same pass; without it no neurons are given.
-        n: how many neurons of each block to give.
+        answers: answer tokens of each text, padded with -1. A single answer is taken alone; without answers all values
+            are zero.
+        k: number of promoted and of suppressed tokens.
+        posts: inputs of W_out that `last_posts` kept in the same pass; without them no neurons are returned.
+        n: number of neurons of each block.
 
     Returns:
-        None where the parts do not sum to the logits, or there are no heads.
+        None if the parts do not sum to the logits, or there are no heads.
     """
     if not names:
         return None
@@ -322,13 +323,13 @@ def attribute_last(
 def _difference(
     rows: Tensor, answers: Int[Tensor, "P A"], factors: Float[Tensor, "P A"] | None = None, own: bool = False
 ) -> Float[Tensor, "P n"]:
-    """Return the row of each text's first answer minus that of its second; an answer that is not there counts as zeros.
+    """Return the row of each text's first answer minus that of its second; a missing answer counts as zeros.
 
     Args:
         rows: [V n], or [P V n] if each text has its own.
         answers: answer tokens of each text, padded with -1.
-        factors: of the row of each answer; None: ones.
-        own: whether each text has its own.
+        factors: factor of the row of each answer; None means ones.
+        own: whether each text has its own rows.
     """
     texts = torch.arange(len(answers), device=rows.device)
     total = rows.new_zeros((len(answers), rows.shape[-1]), dtype=torch.float32)

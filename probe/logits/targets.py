@@ -1,8 +1,8 @@
-"""The number that attribution, ablation and patching are about: the logit of an answer, alone or minus another one's.
+"""Target of attribution, ablation and patching: the logit of an answer, alone or minus that of another one.
 
-They share it, so that their numbers can be laid side by side. A scalar model (a reward model, a value head) has one
-output, which is the target itself. What a reader leaves open, the models fill in: the answer is the likeliest token,
-the one against it its rival.
+All of them share it, so their numbers are comparable. A scalar model (a reward model, a value head) has one output,
+which is the target itself. Defaults come from the models: the answer is the most probable token, and the answer against
+it is the runner-up.
 
 Axes: B texts, T tokens, V vocabulary.
 """
@@ -27,9 +27,9 @@ from probe.model.scoring import check_lengths
 from probe.model.text import NEWLINE, SPACE, pieces, text_ids
 
 NOTHING = "(nothing)"
-"""In the place of the other answer: the logit of the answer alone."""
+"""Value in place of the other answer that takes the logit of the answer alone."""
 NAMED = 8
-"""Likeliest tokens of each model that are offered as answers."""
+"""Number of most probable tokens of each model that are offered as answers."""
 
 
 @dataclass(frozen=True)
@@ -37,30 +37,30 @@ class Target:
     """logit(answer) - logit(against) after the token at `position`, in nats."""
 
     position: int
-    """The token whose output is read, from 0; where the answers begin alike, the last token that they share."""
+    """Token whose output is read, from 0; if the answers begin alike, the last token that they share."""
     answer: int
     """Column of the logits: a token id; 0 for a scalar model."""
     against: int | None = None
-    """The column that is subtracted; None takes the logit alone."""
+    """Column that is subtracted; None takes the logit alone."""
     name: str = ""
-    """What it is called on an axis, such as `oslo - paris`."""
+    """Name on an axis, such as `oslo - paris`."""
     shared: tuple[int, ...] = ()
-    """Tokens that both answers begin with; they stand in the text up to `position` (see `text`)."""
+    """Tokens with which both answers begin; they stand in the text up to `position` (see `text`)."""
     words: AnswerTokens | None = None
-    """All tokens of the answers, where one of them has several."""
+    """All tokens of the answers, if one of them has several."""
 
     @property
     def note(self) -> str:
-        """Which tokens of the answers are compared, in a sentence; empty where each answer is one token."""
+        """Sentence that says which tokens of the answers are compared; empty if each answer is one token."""
         return self.words.note if self.words else ""
 
     def text(self, ids: Sequence[int]) -> list[int]:
-        """Return the ids to run: a text up to where the answers are due, then what they share.
+        """Return the ids to run: a text up to the position of the answers, then the tokens that they share.
 
-        A text that has what they share already is returned as it is.
+        A text that already has the shared tokens is returned unchanged.
 
         Args:
-            ids: the text that the target was made for, or what this gave for it.
+            ids: text for which the target was made, or the result of this function for it.
         """
         start = self.position + 1 - len(self.shared)
         if tuple(ids[start : self.position + 1]) == self.shared:
@@ -69,7 +69,7 @@ class Target:
 
     @property
     def answers(self) -> list[int]:
-        """The tokens that are compared, one or two."""
+        """Tokens that are compared, one or two."""
         return [self.answer] if self.against is None else [self.answer, self.against]
 
 
@@ -82,20 +82,19 @@ def target_of(
 ) -> Target:
     """Make a target from words: the logit of the first token in which two answers differ.
 
-    What both begin with (digits of two numbers) stands behind the text then: run `target.text(ids)`, as the analyses
-    that take a text and a target do by themselves.
+    Tokens with which both begin (digits of two numbers) are appended to the text: run `target.text(ids)`. Analyses that
+    take a text and a target do so themselves.
 
     Args:
         lm: the model.
-        text: the text that is run, or its ids.
-        answer: a text, whose first token counts where nothing is set against it, or a token id; None is the token that
-            the model finds likeliest there.
+        text: text that is run, or its ids.
+        answer: a text (without another answer, its first token counts) or a token id; None is the most probable token.
         against: the same for the answer that is subtracted; None takes the logit of `answer` alone.
-        position: the token after which the answers are due; default: the last.
+        position: token after which the answers are due; default: the last.
 
     Raises:
-        DataError: an answer without tokens, one beyond the vocabulary, two that are equal or of which one begins with
-            the other, or a position outside of the text.
+        DataError: an answer has no tokens or lies beyond the vocabulary, the answers are equal or one begins with the
+            other, or the position is outside the text.
     """
     ids = text_ids(lm.tokenizer, text)
     check_lengths(lm.model, [ids], [])
@@ -114,7 +113,7 @@ def target_of(
 
 
 def require_inside(target: Target, length: int) -> None:
-    """Raise a DataError unless the target's token is one of a text of `length` tokens."""
+    """Raise a DataError unless the target's token lies in a text with `length` tokens."""
     if not 0 <= target.position < length:
         raise DataError(
             f"The target is at token {target.position} of a text of {length} tokens: give 0 to {length - 1}."
@@ -122,7 +121,7 @@ def require_inside(target: Target, length: int) -> None:
 
 
 def require_text(target: Target, ids: Sequence[int]) -> None:
-    """Raise a DataError unless the target's token is one of the text, and what its answers share stands before it."""
+    """Raise a DataError unless the target's token lies in the text, after the tokens that its answers share."""
     require_inside(target, len(ids))
     if target.text(ids) != list(ids):
         raise DataError(
@@ -139,10 +138,10 @@ def value(logits: Float[Tensor, "B T V"], target: Target) -> Float[Tensor, " B"]
 
 @torch.no_grad()
 def likely_tokens(lms: Sequence[LM], ids: Sequence[int], position: int) -> list[int]:
-    """Return what models hold likeliest after a token of a text.
+    """Return the most probable tokens of models after a token of a text.
 
-    First the likeliest token of the last model, then its rival: what another model holds likeliest, or else its own
-    second one; then the others in turn, `NAMED` of each model at most.
+    The first is the most probable token of the last model, the second its rival: the most probable token of another
+    model, or else the second most probable one of its own. The others follow in turn, at most `NAMED` of each model.
     """
     rows = []
     for lm in reversed(lms):
@@ -152,7 +151,7 @@ def likely_tokens(lms: Sequence[LM], ids: Sequence[int], position: int) -> list[
 
 
 def likely_words(*lms: LM, prompt: str, chat: bool, position: int | None) -> list[str]:
-    """Return the tokens that models hold likeliest after a token of a prompt as readable pieces (`likely_tokens`).
+    """Return the models' most probable tokens after a token of a prompt, readable (`likely_tokens`).
 
     Raises:
         DataError: the prompt has no tokens or too many.
@@ -165,24 +164,24 @@ def likely_words(*lms: LM, prompt: str, chat: bool, position: int | None) -> lis
 
 
 def likeliest_of(words: Sequence[str]) -> str:
-    """Say which answer is meant where none is given."""
+    """Name the default answer."""
     return f"likeliest: {words[0]}" if words else "the likeliest"
 
 
 def rival_of(words: Sequence[str]) -> str:
-    """Say which answer it is compared with where none is given."""
+    """Name the default answer to compare it with."""
     return f"rival: {words[1]}" if len(words) > 1 else "its rival"
 
 
 Position = Annotated[
     int | None, Input("After token", key="log_position", first=last_token, within=every_token, placeholder="the last")
 ]
-"""The token after which answers are due."""
+"""Token after which answers are due."""
 Answer = Annotated[
     str | int | None,
     Input("Answer", key="log_answer", suggestions=likely_words, placeholder=likeliest_of, type=str | None),
 ]
-"""An answer: a text, or a token as it is written in a figure (`·rome`)."""
+"""Answer: a text, or a token as written in a figure (`\u00b7rome`)."""
 Against = Annotated[
     str | int | None,
     Input(
@@ -194,7 +193,7 @@ Against = Annotated[
         type=str | None,
     ),
 ]
-"""What is set against it."""
+"""Answer that is compared with it."""
 
 
 def asked_target(
@@ -204,16 +203,16 @@ def asked_target(
     against: str | int | None = None,
     position: int | None = None,
 ) -> Target:
-    """Make a target of what a reader asks; what is left open is the likeliest token and its rival.
+    """Make a target from a person's input; defaults are the most probable token and its rival.
 
     Args:
         lm: the model.
-        ids: the text.
+        ids: token ids of the text.
         answer: a text, with the blank that precedes it; a token as it is shown (`·` is a blank, `↵` the end of a
-            line); its id; None is the token that the model holds likeliest.
-        against: the same for the answer that is subtracted; None is the second likeliest token (the likeliest, where
-            that is the answer), `NOTHING` takes the logit of the answer alone.
-        position: the token after which the answers are due; default: the last.
+            line); its id; None is the most probable token.
+        against: the same for the answer that is subtracted; None is the second most probable token (the most probable
+            one if it is not the answer), `NOTHING` takes the logit of the answer alone.
+        position: token after which the answers are due; default: the last.
 
     Raises:
         DataError: see `target_of`.
@@ -222,7 +221,7 @@ def asked_target(
     if lm.readout != "tokens" or not ids:
         return target_of(lm, ids, None, None, position)
     at = len(ids) - 1 if position is None else position
-    target_of(lm, ids, 0, None, at)  # the position is one of the text
+    target_of(lm, ids, 0, None, at)  # check the position
     first, second = (
         spelled_token(lm.tokenizer, word) if isinstance(word, str) and word != NOTHING else word
         for word in (answer, against)
@@ -245,9 +244,9 @@ def same_target(
     position: int | None = None,
     **others: Any,
 ) -> Mapping[str, Any]:
-    """Return the answers that all models are asked about where none are given: see `likely_tokens`.
+    """Return the answers about which all models are asked if none are given: see `likely_tokens`.
 
-    Models of other tokens are each asked about their own.
+    Models with different tokens are each asked about their own answers.
 
     Raises:
         DataError: the prompt has no tokens or too many.
@@ -265,12 +264,12 @@ def same_target(
 
 
 def _rival(answer: int, likely: Sequence[int]) -> int:
-    """Return what an answer is set against: of `likely_tokens` the second, else the first, else another."""
+    """Return the token to compare an answer with: of `likely_tokens` the second, else the first, else another."""
     return next((token for token in [*likely[1:2], *likely[:1], *likely[2:]] if token != answer), likely[0])
 
 
 def spelled_token(tokenizer: PreTrainedTokenizerBase, word: str) -> str | int:
-    """Return the token whose readable piece a word is, else the text that it spells."""
+    """Return the token whose readable form a word is, else the text that the word spells."""
     text = word.replace(SPACE, " ").replace(NEWLINE, "\n")
     ids = tokenizer.encode(text, add_special_tokens=False)
     if len(ids) == 1 and pieces(tokenizer, ids) == [word]:
@@ -280,6 +279,6 @@ def spelled_token(tokenizer: PreTrainedTokenizerBase, word: str) -> str | int:
 
 @lru_cache(maxsize=4)
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Return the tokens of a vocabulary by their readable pieces; of equal ones the first."""
+    """Return the tokens of a vocabulary by their readable forms; of equal ones the first."""
     tokens = range(len(tokenizer) - 1, -1, -1)
     return dict(zip(pieces(tokenizer, tokens), tokens, strict=True))

@@ -1,6 +1,6 @@
-"""How sure a model was, and of what, while it was trained: lens, parts and KL at every captured step, without a model.
+"""Lens, parts and KL at every captured step of a run, without a model.
 
-Axes: those of a capture (docs/runs.md): P prompts, D blocks, H heads, T tokens, k favourites, A answers, n neurons.
+Axes are those of a capture (docs/runs.md): P prompts, D blocks, H heads, T tokens, k favourites, A answers, n neurons.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,15 +25,15 @@ MEASURES = {
     "residual_norm": "norm of the residual stream",
     "entropy": "entropy (nats)",
 }
-"""What is measured, and how an axis calls it."""
+"""Name of each measure to its name on an axis."""
 
 
 def answer_names(run: "Run", answers: Sequence[str]) -> list[str]:
-    """Name the answers of a captured prompt: what a first word stands for is said beside it.
+    """Name the answers of a captured prompt; a first word comes with the answer that it stands for.
 
     Args:
-        run: that captured them; in a world's run the first word of "i do not know" is an answer.
-        answers: of a prompt (`ProbePrompt.answers`).
+        run: run that captured them; in a world's run the first word of "i do not know" is an answer.
+        answers: answers of a prompt (`ProbePrompt.answers`).
     """
     first, _, rest = ABSTENTION.partition(" ")
     return [f"{first} ({rest})" if run.world and each.strip() == first else each.strip() for each in answers]
@@ -42,17 +42,17 @@ def answer_names(run: "Run", answers: Sequence[str]) -> list[str]:
 def over_training(run: "Run", prompt: int = 0, position: int | None = None) -> pd.DataFrame:
     """Return the measures by layer over the steps of a run, from its captures and without the model.
 
-    Only what was captured is known. Captures of older versions of Probe hold the entropy of the output alone, and ranks
-    among five favourites: an answer behind them has the rank NaN.
+    Only captured values are known. Captures of older versions of Probe hold only the entropy of the output, and ranks
+    among the five most probable tokens: an answer below them has the rank NaN.
 
     Args:
         run: a run with captures.
-        prompt: which of the captured prompts.
-        position: after which of its tokens; default the last.
+        prompt: number of the captured prompt.
+        position: token of the prompt after which the measures are read; default: the last.
 
     Returns:
-        Tidy: step, layer (0 the embedding, D the output), position, measure, answer (empty where it concerns none),
-        value.
+        Tidy rows: step, layer (0 the embedding, D the output), position, measure, answer (empty for measures without
+        one), value.
 
     Raises:
         DataError: the run has no captures, no such prompt, or the prompt no such position.
@@ -71,17 +71,18 @@ def over_training(run: "Run", prompt: int = 0, position: int | None = None) -> p
 
 
 def attribution_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
-    """Return what every part added to logit(first answer) - logit(second answer), at every captured step.
+    """Return the contribution of every part to logit(first answer) - logit(second answer), at every captured step.
 
-    Direct attribution after the prompt's last token (`probe.logits.attribution`); one answer is taken alone.
+    This is direct attribution after the prompt's last token (`probe.logits.attribution`); a single answer is taken
+    alone.
 
     Args:
         run: a run with captures.
-        prompt: which of the captured prompts.
+        prompt: number of the captured prompt.
 
     Returns:
-        Tidy: step, layer, part (`H0`, `H1`, ..., `MLP`; `rest` with the layer -1: embedding, positions and biases),
-        value in nats. The rows of a step sum to the difference of the logits.
+        Tidy rows: step, layer, part (`H0`, `H1`, ..., `MLP`; `rest` with the layer -1: embedding, positions and
+        biases), value in nats. The rows of a step sum to the difference of the logits.
 
     Raises:
         DataError: the run has no captures, no such prompt, no attribution in its captures, or the prompt no answers.
@@ -113,14 +114,15 @@ def attribution_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
 def promoted_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
     """Return the tokens that every head and MLP promoted and suppressed at every captured step.
 
-    They are those after the prompt's last token.
+    They are read after the prompt's last token.
 
     Args:
         run: a run with captures.
-        prompt: which of the captured prompts.
+        prompt: number of the captured prompt.
 
     Returns:
-        Tidy: step, layer, part (`H0`, ..., `MLP`), kind (promoted or suppressed), rank (0 is the strongest), token.
+        Tidy rows: step, layer, part (`H0`, ..., `MLP`), kind (promoted or suppressed), rank (0 is the strongest),
+        token.
 
     Raises:
         DataError: the run has no captures, no such prompt, or no promoted tokens in its captures.
@@ -143,18 +145,17 @@ def promoted_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
 
 
 def neurons_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
-    """Return what the strongest neurons added to logit(first answer) - logit(second answer), at every captured step.
+    """Return the strongest neurons' contributions to logit(first answer) - logit(second answer), by captured step.
 
-    Direct attribution after the prompt's last token, as `Attribution.neuron_table` gives it. Each step has the n
-    neurons of every block that were the strongest then; of a neuron that was not among them a step knows nothing, but
-    that it added less.
+    This is direct attribution after the prompt's last token, as in `Attribution.neuron_table`. Each step has the n
+    strongest neurons of every block at that step; other neurons contributed less, by an unknown amount.
 
     Args:
         run: a run with captures.
-        prompt: which of the captured prompts.
+        prompt: number of the captured prompt.
 
     Returns:
-        Tidy: step, layer, rank (0 is the strongest, whether it adds or takes), neuron, value in nats.
+        Tidy rows: step, layer, rank (0 is the largest absolute value), neuron, value in nats.
 
     Raises:
         DataError: the run has no captures, no such prompt, no neurons in its captures, or the prompt no answers.
@@ -175,14 +176,14 @@ def neurons_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
 
 
 def kl_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
-    """KL(pi || pi_ref) after every token of a prompt, of the model at every captured step from its reference.
+    """Return KL(pi || pi_ref) of the model from its reference after every token of a prompt, at every captured step.
 
     Args:
         run: a run with captures.
-        prompt: which of the captured prompts.
+        prompt: number of the captured prompt.
 
     Returns:
-        Tidy: step, position, token (the one that was read), kl in nats.
+        Tidy rows: step, position, token (the one that was read), kl in nats.
 
     Raises:
         DataError: the run has no captures, no such prompt, or no KL in its captures.
@@ -231,7 +232,7 @@ def _measure_prompt(
     logprobs = tensors["lens_answer_logprobs"][prompt, :, t].astype(np.float64)
     last = len(top) - 1
     series: list[tuple[str, str, Sequence[float] | np.ndarray]] = []
-    if top.shape[1] > 1:  # the output's own are captured more precisely
+    if top.shape[1] > 1:  # the output's values were captured with more precision
         margin = tensors["lens_margin"][prompt, :last, t] if "lens_margin" in tensors else top[:last, 0] - top[:last, 1]
         series.append(("margin", "", [*margin, tensors["margin"][prompt, t]]))
     series.append(("residual_norm", "", tensors["residual_norm"][prompt, :, t]))
@@ -252,6 +253,6 @@ def _measure_prompt(
 
 
 def _places(favourites: np.ndarray, token: int) -> np.ndarray:
-    """[D+1] the place of a token among the favourites [D+1 k] of each row; NaN where it is not among them."""
+    """Return the rank [D+1] of a token among the k most probable ones [D+1 k] of each row; NaN if not among them."""
     here = favourites == token
     return np.where(here.any(axis=-1), here.argmax(axis=-1), np.nan)

@@ -1,4 +1,4 @@
-"""What the captures of a run tell of one prompt: sureness by layer, parts, neurons and KL over the training steps.
+"""Captures of a run on one prompt over training: lens by layer, parts, neurons and KL.
 
 The tables are those of `probe.logits.trained`; no model is loaded.
 """
@@ -39,23 +39,23 @@ TABLES: dict[str, Callable[[Run, int], pd.DataFrame]] = {
     "training-neurons": neurons_over_training,
     "training-kl": kl_over_training,
 }
-"""What is read from captures, by the name of the table."""
+"""Name of each table to the function that reads it from captures."""
 OF_ANSWERS = ("training-parts", "training-promoted", "training-neurons")
-"""Those of a prompt with answers."""
+"""Tables that need a prompt with answers."""
 LAYERS = "training-layers"
-"""The figure of one measure by layer."""
+"""Title of the figure of one measure by layer."""
 HEIGHT = 300
-"""Pixels of the first two figures."""
+"""Height of the first two figures in pixels."""
 SHOWN = 12
-"""Parts and neurons that are drawn."""
+"""Numbers of parts and neurons that are drawn."""
 LONGEST = 60
-"""Letters of a prompt in a sentence."""
+"""Maximum number of letters of a prompt in a sentence."""
 LEAST = -20.0
-"""The smallest log-probability of the colour scale, nats."""
+"""Smallest log-probability of the colour scale, nats."""
 
 
 def known_measures(found: "TrainedLogits") -> list[str]:
-    """Return what a colour can show."""
+    """Return the measures that colours can show."""
     return list(found.measures)
 
 
@@ -66,7 +66,7 @@ def known_parts(found: "TrainedLogits") -> list[str]:
 
 
 def strongest_part(found: "TrainedLogits") -> str | None:
-    """Return the part that moved the logit most; None where no part is known."""
+    """Return the part that contributed most to the logit; None if no part is known."""
     if "training-promoted" not in found.read or "training-parts" not in found.read:
         return None
     parts = found.read["training-parts"]
@@ -75,48 +75,48 @@ def strongest_part(found: "TrainedLogits") -> str | None:
 
 
 def part_names(table: pd.DataFrame) -> pd.Series:
-    """`L2H1` or `L2 MLP` of each row's layer and part."""
+    """Name each row's part, such as `L2H1` or `L2 MLP`, from its layer and part."""
     return "L" + table["layer"].astype(str) + table["part"].where(table["part"] != "MLP", " MLP")
 
 
 Captured = Annotated[
     str | None, Input("Captured prompt", key="log_captured", choices=captured_prompts, first=usual_prompt)
 ]
-"""The text of a captured prompt."""
+"""Text of a captured prompt."""
 Measure = Annotated[
     str | None,
     Input("Colour", key="log_measure", choices=known_measures, first=lambda found: next(iter(found.measures))),
 ]
-"""What the figure by layer shows."""
+"""Measure that the figure by layer shows."""
 Part = Annotated[str | None, Input("Part", key="log_trained_part", choices=known_parts, first=strongest_part)]
-"""A head or an MLP."""
+"""Head or MLP."""
 
 
 @dataclass(frozen=True)
 class TrainedLogits(Drawable):
-    """How a run answered one captured prompt, step by step."""
+    """Captured predictions of a run on one prompt, step by step."""
 
     run: Run
-    """That captured it."""
+    """Run that captured the prompt."""
     prompt: ProbePrompt
-    """The captured prompt."""
+    """Captured prompt."""
     steps: list[int]
-    """[S] the captured steps."""
+    """[S] captured steps."""
     read: Mapping[str, pd.DataFrame]
-    """Those of `TABLES` that its captures hold."""
+    """Tables of `TABLES` that the captures hold."""
     left_out: str = ""
-    """Which prompts were to be captured and could not be."""
+    """Prompts that should have been captured and could not be."""
 
     @property
     def reference(self) -> str:
-        """The name of the run that its KL refers to; empty where it has none."""
+        """Name of the run that its KL refers to; empty if it has none."""
         path = Path(self.run.reference or "")
         parts = path.parts[:-2] if path.parent.name == CHECKPOINTS else path.parts
         return parts[-1].partition("@")[0] if parts else ""
 
     @property
     def measures(self) -> dict[str, tuple[str, str]]:
-        """What a colour can show, as (measure, answer) of the table."""
+        """Measures that colours can show, as (measure, answer) of the table."""
         answers = [(each.strip(), each) for each in self.prompt.answers]
         found = {f"log p({name})": ("logprob", each) for name, each in answers}
         found |= {f"rank of {name}": ("rank", each) for name, each in answers}
@@ -133,7 +133,7 @@ class TrainedLogits(Drawable):
         return " \u2212 ".join(each.strip() for each in self.prompt.answers[:2])
 
     def sentence(self) -> str:
-        """Say how the output moved: the probability of the first answer or the entropy, and the KL at the end."""
+        """Describe the change of the output: the first answer's probability or the entropy, and the final KL."""
         from probe.plotting.theme import shorten
 
         measure, answer = ("logprob", self.prompt.answers[0]) if self.prompt.answers else ("entropy", "")
@@ -152,7 +152,7 @@ class TrainedLogits(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the rows of the figures are, and what the captures do not hold, and why."""
+        """Sentences that explain the rows of the figures, and what the captures lack, and why."""
         of, said = self._word, [self.prompt.note if self.prompt.answers else "", self.left_out]
         if "training-parts" in self.read:
             said.append(
@@ -169,7 +169,7 @@ class TrainedLogits(Drawable):
         return (*filter(None, said), *self._lacking())
 
     def _lacking(self) -> list[str]:
-        """Say what the captures of the run do not hold, and why."""
+        """Explain what the captures of the run lack, and why."""
         name, said = self.run.name, []
         if not self._has_inner_entropy:
             said.append(
@@ -198,7 +198,7 @@ class TrainedLogits(Drawable):
         return said
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return what was read from the captures."""
+        """Return the tables read from the captures."""
         return dict(self.read)
 
     def data(self, figure: str) -> pd.DataFrame:
@@ -209,7 +209,7 @@ class TrainedLogits(Drawable):
         """Return the tokens whose logits one part raised and lowered most after the last token, strongest first.
 
         Args:
-            part: a head or an MLP; by default the one that moved the logit most.
+            part: head or MLP; by default the one that contributed most to the logit.
         """
         part = strongest_part(self) if part is None else part
         if part is None:
@@ -220,10 +220,10 @@ class TrainedLogits(Drawable):
         return {f"What {part} promoted": table.reset_index()}
 
     def figures(self, measure: Measure = None) -> "dict[str, go.Figure]":
-        """Draw one measure by layer, the output, and where they were captured the parts, the neurons and the KL.
+        """Draw one measure by layer, the output, and if captured the parts, the neurons and the KL.
 
         Args:
-            measure: what the first figure shows; by default the log-probability of the first answer.
+            measure: measure of the first figure; by default the log-probability of the first answer.
         """
         from probe.logits.part_figures import training_kl, training_lines, training_parts
         from probe.plotting.theme import method_colour
@@ -280,7 +280,7 @@ class TrainedLogits(Drawable):
         return titled(chart, f"{self.run.name}: {name} by layer", HEIGHT)
 
     def _course(self, measure: str, answer: str) -> np.ndarray:
-        """[S] a measure of the output."""
+        """Return a measure of the output by step, [S]."""
         table = self.read["training"]
         last = table[table["layer"] == table["layer"].max()]
         rows = last[(last["measure"] == measure) & (last["answer"] == answer)].set_index("step")["value"]
@@ -288,7 +288,7 @@ class TrainedLogits(Drawable):
 
 
 def _grid(rows: pd.DataFrame) -> pd.DataFrame:
-    """[N S] the value of each name at each step."""
+    """Return the value of each name at each step, [N S]."""
     return rows.pivot(index="name", columns="step", values="value")
 
 
@@ -297,7 +297,7 @@ def _steps(grid: pd.DataFrame) -> list[int]:
 
 
 def _height(rows: int) -> int:
-    """Pixels of a map of that many rows."""
+    """Return the height in pixels of a map with that many rows."""
     return 120 + 22 * rows
 
 
@@ -314,17 +314,17 @@ def follow_logits(
     prompt: Prompt = "",
     captured: Captured = None,
 ) -> TrainedLogits:
-    """Read from the captures of a run how sure it was, and of what, while it was trained.
+    """Follow a run's predictions on a captured prompt over training.
 
-    After the last token of a captured prompt: the lens by layer, and what each head, each MLP and the strongest neurons
-    of each block add to the first answer minus the second. After every token: KL(π ‖ π_ref) from the run's reference,
-    which a run from fresh weights lacks. Captures of older versions know ranks among five favourites, and the entropy
-    of the output alone. No model is loaded.
+    After the last token of the prompt: the lens by layer, and the contributions of each head, each MLP and the
+    strongest neurons of each block to the logit of the first answer minus that of the second. After every token: KL(π ‖
+    π_ref) from the run's reference, which a run from random weights lacks. Captures of older versions hold ranks among
+    the five most probable tokens, and only the entropy of the output. No model is loaded.
 
     Args:
-        run: a folder of a run with captures.
-        prompt: the captured prompt where `captured` is none, if it was captured.
-        captured: the text of a captured prompt; by default the one whose answers moved most.
+        run: folder of a run with captures.
+        prompt: prompt to show if `captured` is empty and it was captured.
+        captured: text of a captured prompt; by default the one whose answers changed most.
 
     Raises:
         DataError: a run without captures, or a prompt that it did not capture.
@@ -341,6 +341,6 @@ def follow_logits(
         if chosen.answers or name not in OF_ANSWERS:
             try:
                 read[name] = reader(opened, index)
-            except DataError:  # its captures do not hold it, as the notes say
+            except DataError:  # the captures lack this table; the notes say so
                 continue
     return TrainedLogits(opened, chosen, captures.steps, read, captures.left_out)

@@ -1,8 +1,7 @@
-"""How sure a model is, and of what, before every token that it writes.
+"""Probabilities before every token that a model writes.
 
-All measures are of the distribution at temperature 1, whatever the tokens were drawn at.
-
-Axes: A answers, k likeliest tokens, n written tokens, V vocabulary. Ranks count from 0 = likeliest.
+All measures are of the distribution at temperature 1, whatever the sampling temperature. Axes: A answers, k most
+probable tokens, n written tokens, V vocabulary. Ranks count from 0, the most probable.
 """
 
 from dataclasses import dataclass
@@ -27,38 +26,38 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 READ_TOGETHER = 32
-"""How many tokens that are read together cost as much as one that is written, about."""
+"""Number of tokens that, read together, cost about as much as one written token."""
 
 
 @dataclass(frozen=True)
 class WrittenTrajectory(Drawable):
-    """A model writes: entry i belongs to the distribution from which written token i was drawn."""
+    """A written continuation; entry i describes the distribution from which written token i was drawn."""
 
     prompt_tokens: list[str]
-    """Readable pieces of the prompt."""
+    """Readable tokens of the prompt."""
     tokens: list[str]
-    """[n] readable pieces of what it wrote."""
+    """[n] readable written tokens."""
     ids: list[int]
-    """[n] the same as ids."""
+    """[n] ids of the written tokens."""
     answers: list[str]
-    """[A] the answers as readable pieces."""
+    """[A] readable answers."""
     entropy: np.ndarray
-    """[n] nats."""
+    """[n] entropy in nats."""
     margin: np.ndarray
-    """[n] nats."""
+    """[n] margin of the two most probable tokens in nats."""
     chosen: np.ndarray
-    """[n] log-probability of the token that was written, nats at temperature 1."""
+    """[n] log-probability of the written token, nats at temperature 1."""
     logprobs: np.ndarray
     """[n A] log-probability of each answer, nats."""
     ranks: np.ndarray
-    """[n A] how many tokens are likelier than each answer."""
+    """[n A] number of tokens that are more probable than each answer."""
     top_tokens: np.ndarray
-    """[n k] likeliest tokens, best first."""
+    """[n k] most probable tokens, best first."""
     top_logprobs: np.ndarray
     """[n k] their log-probabilities, nats."""
 
     def table(self) -> pd.DataFrame:
-        """Tidy: step, token, measure, answer (empty where it concerns none), value."""
+        """Return tidy rows: step, token, measure, answer (empty for measures without one), value."""
         rows: list[tuple[int, str, str, str, float]] = []
         for step, token in enumerate(self.tokens):
             rows.append((step, token, "entropy", "", float(self.entropy[step])))
@@ -74,19 +73,19 @@ class WrittenTrajectory(Drawable):
         return WrittenTrajectories((self,), alone()).sentence()
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Log-probability and rank of the answers, entropy and margin before every token that was written."""
+        """Draw log-probability and rank of the answers, entropy and margin before every written token."""
         return WrittenTrajectories((self,), alone()).figures()
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return every measure by written token, and the tokens that were likely in its place."""
+        """Return every measure by written token, and the most probable tokens at its place."""
         return {"written": self.table(), "written-expected": self.top_table()}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return what was likely in the place of every written token."""
+        """Return the most probable tokens at the place of every written token."""
         return WrittenTrajectories((self,), alone()).lists()
 
     def top_table(self) -> pd.DataFrame:
-        """One row for each written token and rank: step, token, rank, expected, logprob."""
+        """Return one row for each written token and rank: step, token, rank, expected, logprob."""
         step, rank = (axis.ravel() for axis in np.indices(self.top_logprobs.shape))
         return pd.DataFrame(
             {
@@ -100,7 +99,7 @@ class WrittenTrajectory(Drawable):
 
 
 class WrittenTrajectories(Beside[WrittenTrajectory]):
-    """What one model or several write after one text."""
+    """Continuations that one model or several write after one text."""
 
     def sentence(self) -> str:
         """Say what every model writes."""
@@ -111,7 +110,7 @@ class WrittenTrajectories(Beside[WrittenTrajectory]):
         return "; ".join(said) + "."
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Log-probability and rank of the answers, entropy and margin before every token that was written."""
+        """Draw log-probability and rank of the answers, entropy and margin before every written token."""
         from probe.logits.figures import Side, curves
 
         every = list(zip(self.looks, self.results, strict=True))
@@ -130,14 +129,14 @@ class WrittenTrajectories(Beside[WrittenTrajectory]):
         return charts
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return what was likely in the place of every written token."""
+        """Return the most probable tokens at the place of every written token."""
         rows = self.tables()["written-expected"]
         best = rows[rows["rank"] < 3].assign(probability=np.exp(rows["logprob"]))
         return {"What was likely": best.drop(columns="logprob").reset_index(drop=True)}
 
 
 def writing_seconds(lm: LM, n: int, **rest: Any) -> float:
-    """Return the seconds that writing takes, about: a token costs what several cost that are read together."""
+    """Estimate the seconds that writing takes; a written token costs as much as several that are read together."""
     require_tokens(lm)
     return seconds_a_token(lm) * READ_TOGETHER * n
 
@@ -165,26 +164,27 @@ def follow_writing(
     seed: Annotated[int, Input("Seed", advanced=True)] = 0,
     k: Annotated[int, Input("Tokens", advanced=True)] = 5,
 ) -> WrittenTrajectory:
-    """Let a model write, and read what it held likely before every token.
+    """Let a model write, and read its predictions before every token.
 
-    *Entropy* of the next-token distribution, *margin* between the log-probabilities of its two likeliest tokens, *rank*
-    of an answer (1 is the likeliest); all at temperature 1, whatever the tokens are drawn at.
+    *Entropy* is that of the next-token distribution, *margin* the difference of the log-probabilities of its two most
+    probable tokens, *rank* that of an answer (1 is the most probable); all at temperature 1, whatever the sampling
+    temperature.
 
     Args:
         lm: a model of tokens.
         prompt: a text or its token ids.
         chat: send the prompt as a user's message in the model's chat template.
-        position: the token after which the model writes, from 0; by default the last.
-        answer: what is followed: see `logit_lens`.
-        against: what it is compared with: see `logit_lens`.
-        n: tokens to write at most; an end token ends it.
-        temperature: of the drawing, 0 takes the likeliest.
-        seed: of the drawing.
-        k: how many of the likeliest tokens to keep, two at least.
+        position: token after which the model writes, from 0; by default the last.
+        answer: answer to follow: see `logit_lens`.
+        against: answer to compare it with: see `logit_lens`.
+        n: maximum number of tokens to write; an end token ends the continuation.
+        temperature: sampling temperature; 0 takes the most probable token.
+        seed: random seed of sampling.
+        k: number of most probable tokens to keep, at least two.
 
     Raises:
-        DataError: a scalar model, a prompt or an answer without tokens, answers that no token tells apart, or too long
-            a text.
+        DataError: a scalar model, a prompt or an answer without tokens, answers that differ in no token, or a text that
+            is too long.
         ConfigError: n below 1.
     """
     require_tokens(lm)

@@ -1,12 +1,12 @@
-"""The model: load one, hook it, score and write text, and take it apart into the paper's equations (E1 to E6).
+"""The model: load one, hook it, score and write text, and split it into the paper's equations (E1 to E6).
 
 - a language model, a reward model: `LM`, `RewardModel`
-- a fresh one: `ModelConfig`
+- a new model: `ModelConfig`
 - tokens of a text: `encode`, `pieces`
 - log-probabilities of completions: `completion_logprobs`, `TokenLogprobs`
-- what `LM.generate` gives: `Generation`
-- is what the hooks show what the model computes: `trust`
-- will it fit into memory: `preflight`
+- result of `LM.generate`: `Generation`
+- whether hooked and plain logits agree: `trust`
+- whether a capture fits into memory: `preflight`
 - the equations on the model's own weights: `read_network`
 """
 

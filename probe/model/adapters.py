@@ -1,7 +1,7 @@
-"""LoRA adapters of peft: a small directory beside a base model that lies elsewhere, read into one plain model.
+"""LoRA adapters of peft: a small directory next to a base model stored elsewhere, read into one plain model.
 
     adapter_config.json, adapter_model.safetensors, tokenizer files      what peft, TRL and the trainers here write
-    generation_config.json                                               what the trainers here write beside them
+    generation_config.json                                               what the trainers here write in addition
 
 Hu et al. 2021 (arXiv 2106.09685): a weight W becomes W + (alpha / r) B A with A [r in] and B [out r].
 """
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 CONTINUES, CLASSIFIES = "CAUSAL_LM", "SEQ_CLS"
-"""Tasks of adapters, in peft's words: of language models and of reward models."""
+"""Tasks of adapters in peft's terms: of language models and of reward models."""
 HEAD = "base_model.model.score.weight"
-"""The scalar head [1 d] of a reward model in adapter_model.safetensors."""
+"""Name in adapter_model.safetensors of a reward model's scalar head [1 d]."""
 BASE_HASH = "base_hash"
-"""In the metadata of adapter_model.safetensors: `probe.model.loading.weights_hash` of the base."""
+"""Metadata key in adapter_model.safetensors for the base's `probe.model.loading.weights_hash`."""
 TEXTS_HASH = "texts_hash"
-"""In the same place: `probe.model.identity.texts_hash` of the model that was trained."""
+"""Metadata key in the same file for the trained model's `probe.model.identity.texts_hash`."""
 RENAMED = "`is_gradient_checkpointing` is deprecated"
 """Warning of transformers 5.2x about a name that peft 0.21 still uses."""
 
@@ -66,14 +66,15 @@ def read(
     The model is a plain one, in evaluation mode.
 
     Args:
-        directory: what `save_pretrained` of peft wrote, or a checkpoint of a run with --lora.
-        dtype: number format of the base; None is single precision on the CPU, elsewhere as it was saved.
-        device: where the model goes.
-        above: adapters that are put on this one.
+        directory: output of peft's `save_pretrained`, or a checkpoint of a run with --lora.
+        dtype: number format of the base; None is single precision on the CPU, elsewhere the format in which it was
+            saved.
+        device: device of the model.
+        above: adapters on top of this one.
 
     Raises:
-        ModelError: the adapter or its base is missing, broken, or they do not fit; it is its own base, itself or by way
-            of others; the base is another one than it was trained on; or it is no LoRA of a causal model.
+        ModelError: the adapter or its base is missing or broken, or they do not match; it is its own base, directly or
+            through others; the base is not the one that it was trained on; or it is not a LoRA of a causal model.
         MissingToolError: peft is not installed.
     """
     model, tokenizer = _read_base(directory, CONTINUES, dtype, device, above)
@@ -102,7 +103,7 @@ def is_reward(directory: Path) -> bool:
 def _read_base(
     directory: Path, task: str, dtype: torch.dtype | None, device: torch.device, above: tuple[Path, ...] = ()
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Read the model that an adapter for `task` is put on, and the tokenizer of the adapter, or else of the base."""
+    """Read the model to which an adapter for `task` is added, and the tokenizer of the adapter, or else of the base."""
     config = read_config(directory)
     found = config.get("task_type") or CONTINUES
     if found != task:
@@ -128,7 +129,7 @@ def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
     """Add the adapter in `directory` to the weights of `model` in place, and return the plain model.
 
     Raises:
-        ModelError: the adapter does not fit the model, or is broken.
+        ModelError: the adapter does not match the model, or is broken.
         MissingToolError: peft is not installed.
     """
     with peft_installed(f"`{directory}` is an adapter and"):
@@ -159,7 +160,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """Read the adapter_config.json in `directory`, and check that it is a LoRA with a base.
 
     Raises:
-        ModelError: it is broken, is no LoRA, or names no base.
+        ModelError: it is broken, is not a LoRA, or names no base.
     """
     config = _entries(directory)
     kind, base = (config.get(name) for name in ("peft_type", "base_model_name_or_path"))
@@ -182,10 +183,10 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def _entries(directory: Path) -> dict[str, Any]:
-    """Read the entries of adapter_config.json; none where it holds no JSON object.
+    """Read the entries of adapter_config.json; return none if it holds no JSON object.
 
     Raises:
-        ModelError: it is no JSON.
+        ModelError: it is not JSON.
     """
     file = directory / ADAPTER_CONFIG
     try:
@@ -200,8 +201,8 @@ def _entries(directory: Path) -> dict[str, Any]:
 def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace:
     """Find the base model of the adapter in `directory`, and check it.
 
-    A base that was a run's checkpoint is also found when the folder of runs has moved since: as a run of that name
-    beside the adapter's own run, or in the folders of runs.
+    A base that was a run's checkpoint is also found if the folder of runs has moved: as a run of that name next to the
+    adapter's run, or in the folders of runs.
 
     Raises:
         ModelError: it is not found, cannot be trusted, or is the adapter itself.
@@ -227,7 +228,7 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace
 
 
 def base_ref(directory: Path, base: str) -> str:
-    """Return `base`, as the adapter in `directory` names it, or where that run's checkpoint is now if it has moved.
+    """Return the reference of a base as the adapter in `directory` names it, or its new place if it has moved.
 
     Raises:
         ModelError: it is an address in a store.
@@ -248,15 +249,15 @@ def base_ref(directory: Path, base: str) -> str:
 def fingerprint(directory: Path) -> str | None:
     """Return the fingerprint of the model in `directory` without loading it or its base (`probe.LM.fingerprint`).
 
-    Where the base is not on this machine, its tokenizer and generation settings are those that the adapter was trained
-    with. None where the adapter knows too little of its base for that, and for a reward model's.
+    If the base is not on this machine, the tokenizer and generation settings are those with which the adapter was
+    trained. The result is None if the adapter holds too little about its base, and for the adapter of a reward model.
     """
     known, texts = weights_fingerprint(directory), _texts_hash(directory)
     return None if known is None or texts is None else identity.combine(known, texts)
 
 
 def _texts_hash(directory: Path) -> str | None:
-    """Return the hash of what the model reads and writes texts by, or None where that is not known here."""
+    """Return the hash of tokenizer and generation settings, or None if it is not known on this machine."""
     folders = folders_of(directory)
     tokenizer, generation = (
         next((folder for folder in folders if (folder / name).is_file() or not is_adapter(folder)), None)
@@ -274,7 +275,7 @@ def _hash_texts(tokenizer: Path, generation: Path, written: tuple[tuple[Path, in
 
 
 def folders_of(directory: Path) -> list[Path]:
-    """Return the folders that the model in `directory` is read from, itself first, as far as they are here."""
+    """Return the folders from which the model in `directory` is read, itself first, if they exist here."""
     folders = [directory]
     while is_adapter(folders[-1]):
         config = read_config(folders[-1])
@@ -294,8 +295,8 @@ def folders_of(directory: Path) -> list[Path]:
 def weights_fingerprint(directory: Path) -> str | None:
     """Return a SHA-256 that stands for the weights of base and adapter, without reading the base.
 
-    None where the adapter does not know the hash of its base, and for a reward model's. Merged weights are rounded in
-    another way on another kind of processor, and this is not.
+    The result is None if the adapter does not hold the hash of its base, and for the adapter of a reward model. Unlike
+    the rounding of merged weights, it does not depend on the processor.
     """
     wanted, config = base_hash(directory), read_config(directory)
     if wanted is None or config.get("task_type") == CLASSIFIES:
@@ -307,7 +308,7 @@ def weights_fingerprint(directory: Path) -> str | None:
 
 
 def base_hash(directory: Path) -> str | None:
-    """Return the hash of the base that the adapter in `directory` was trained on; None where the adapter has none.
+    """Return the hash of the base on which the adapter in `directory` was trained; None if the adapter has none.
 
     Raises:
         ModelError: the adapter is broken.
@@ -326,7 +327,7 @@ def _metadata(directory: Path) -> dict[str, str]:
 
 
 def check_base(directory: Path, base: Path) -> None:
-    """Refuse another base than the one that the adapter in `directory` was trained on, where the adapter says which.
+    """Raise an error if the base is not the one on which the adapter in `directory` was trained, if the adapter tells.
 
     Raises:
         ModelError: the weights in `base` have another hash (`probe.model.loading.weights_hash`).
@@ -341,14 +342,14 @@ def check_base(directory: Path, base: Path) -> None:
 
 
 def identify(ref: str, directory: Path | None) -> tuple[str, str]:
-    """Return how an adapter identifies its base: by its name and the hash of its weights.
+    """Return how an adapter identifies its base: by name and by the hash of the weights.
 
     The hash is `probe.model.loading.weights_hash`.
 
     The name is the hub id `ref`, the name of a model in the folders of models, or else the path of `directory`.
 
     Raises:
-        ModelError: the base lies nowhere.
+        ModelError: the base has no place on disk or on the hub.
     """
     if directory is None:
         raise ModelError("An adapter needs a base that lies on disk or on the hub: save the model first and load it.")
@@ -369,11 +370,11 @@ def write(
     """Write the adapter of `model` into a directory that peft, TRL and `probe.LM.load` read.
 
     Args:
-        model: with one adapter.
-        tokenizer: is saved beside it.
-        directory: made if it does not exist.
+        model: model with one adapter.
+        tokenizer: tokenizer to save with it.
+        directory: directory to write; it is made if it does not exist.
         base: name and hash of the base (`identify`).
-        head: of a reward model, [1 d]: the adapter is then one for sequence classification.
+        head: scalar head [1 d] of a reward model; the adapter is then one for sequence classification.
     """
     from peft import get_peft_model_state_dict
 
@@ -396,7 +397,7 @@ def write(
 
 @torch.no_grad()
 def restore(model: "PeftModel", directory: Path, head: torch.Tensor | None = None) -> None:
-    """Put the adapter in `directory` into `model` in place of its own, to the bit, and its head into `head`.
+    """Load the adapter in `directory` into `model` in place of its own, bit for bit, and its head into `head`.
 
     Raises:
         ModelError: they do not have the same tensors.

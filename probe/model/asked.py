@@ -1,4 +1,4 @@
-"""A prompt as models read it: as it is, or as a user's message in their chat template."""
+"""A prompt as models read it: unchanged, or as a user's message in their chat template."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ from probe.model.text import encode
 
 
 def asked_ids(lm: LM, prompt: str | Sequence[int], chat: bool) -> list[int]:
-    """Return the ids of a prompt, as it is or as a user's message in the model's chat template.
+    """Return the ids of a prompt, unchanged or as a user's message in the model's chat template.
 
     Raises:
-        DataError: a word that the tokenizer does not know.
+        DataError: the tokenizer does not know a word.
     """
     if not isinstance(prompt, str):
         return [int(token) for token in prompt]
@@ -18,7 +18,7 @@ def asked_ids(lm: LM, prompt: str | Sequence[int], chat: bool) -> list[int]:
 
 
 def last_token(*lms: LM, prompt: str, chat: bool) -> int:
-    """Return the position of the last token of a prompt; of several models, in the one that splits it into fewest."""
+    """Return the position of a prompt's last token, for the model that splits it into the fewest tokens."""
     return max(0, min(len(asked_ids(lm, prompt, chat)) for lm in lms) - 1)
 
 

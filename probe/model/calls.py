@@ -1,11 +1,11 @@
-"""Answers of a model that are kept in a file, so that a computation that broke off goes on where it stopped.
+"""Stored answers of a model, with which an interrupted computation continues where it stopped.
 
     with keep_calls(lm, path):
         ...                                  # lm.logprobs and lm.generate
 
-What is computed again in the same way asks the same again: a call whose answer is in the file is not computed, any
-other is, and its answer is appended. Calls inside of `LM.hooks`, with gradients, or that took no time are not kept. The
-file holds numbers alone: a line a call, and a last line that was never finished counts for nothing.
+A repeated computation makes the same calls: a call whose answer is in the file is not computed again; any other is
+computed, and its answer is appended. Calls inside `LM.hooks`, with gradients, or that took almost no time are not kept.
+The file holds only numbers, one line per call; an unfinished last line is ignored.
 """
 
 import hashlib
@@ -24,26 +24,26 @@ from probe.runs.storage import append_lines, cut_torn_line
 from probe.untrusted import LOG, parse_json, read_file
 
 SLOW_S = 0.02
-"""Seconds from which on a call is kept."""
+"""Minimum duration in seconds of a call that is kept."""
 TYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64, "bool": torch.bool}
 NAMES = {kind: name for name, kind in TYPES.items()}
 Answer = dict[str, Any]
-"""The tensors of an answer by name."""
+"""Tensors of an answer by name."""
 
 
 class Asked(Protocol):
-    """What is asked of a model whose answers are kept, which `probe.LM` has."""
+    """Interface of a model whose answers are kept; `probe.LM` has it."""
 
     @property
     def device(self) -> torch.device:
-        """Where its answers lie."""
+        """Device of its answers."""
 
     @property
     def _hook_depth(self) -> int: ...
 
 
 class Calls:
-    """The answers of one model in one file."""
+    """Answers of one model in one file."""
 
     def __init__(self, lm: Asked, path: Path) -> None:
         self.lm, self.path, self._writes = lm, path, True
@@ -52,11 +52,11 @@ class Calls:
         self._answers = _read_answers(path)
 
     def answer(self, question: object, compute: Callable[[], Answer]) -> Answer:
-        """Return the answer to a question from the file, or what `compute` gives if the file has none.
+        """Return the answer to a question from the file, or the result of `compute` if the file has none.
 
         Args:
-            question: what the answer depends on beside the model, as JSON values.
-            compute: gives its tensors.
+            question: all that the answer depends on except the model, as JSON values.
+            compute: function that returns its tensors.
         """
         text = json.dumps(question, sort_keys=True, default=str)
         call = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -75,12 +75,12 @@ class Calls:
 
 
 def pick(output: object, names: Sequence[str]) -> Answer:
-    """Return some fields of a model's output, which are tensors, by name."""
+    """Return some tensors of a model's output by field name."""
     return {name: getattr(output, name) for name in names}
 
 
 def _read_answers(path: Path) -> dict[str, Answer]:
-    """Read the answers of a file; skip a line that holds none, so that its call is computed again."""
+    """Read the answers of a file; skip a broken line, so that its call is computed again."""
     answers: dict[str, Answer] = {}
     lines: list[bytes] = []
     with suppress(OSError):
@@ -98,7 +98,7 @@ _CALLS: ContextVar[Calls | None] = ContextVar("calls", default=None)
 
 
 def calls_of(lm: Asked) -> Calls | None:
-    """Return the `Calls` that keep the answers of this model now; None where answers are not kept."""
+    """Return the `Calls` that currently keep the answers of this model; None if answers are not kept."""
     calls = _CALLS.get()
     return calls if calls is not None and calls.lm is lm and not lm._hook_depth else None
 
@@ -110,8 +110,8 @@ def keep_calls(lm: Asked, path: Path) -> Iterator[None]:
     The file is deleted when the work is complete.
 
     Args:
-        lm: the model; its weights must not change meanwhile.
-        path: of the file; its name must say everything that the work depends on.
+        lm: the model; its weights must not change in this time.
+        path: path of the file; its name must identify everything that the work depends on.
     """
     token = _CALLS.set(Calls(lm, path))
     try:

@@ -1,12 +1,12 @@
 """Equations E1 to E6: a language model in the paper's symbols, as explicit bilinear, softmax and linear steps.
 
 `read_network` reads a model of transformers into maps, norms, rotation and feed-forward part of each block, and checks
-that the steps make the model's logits. The functions below it are the equations, differentiable in h. A text has
+that the steps give the model's logits. The functions below it are the equations, differentiable in h. A text has
 positions 0 to T - 1; leading axes of h are batch axes.
 
-This is the one place that knows where each family keeps its parts. Weights are shared with the model where they already
-have the form that is wanted, and widened to single precision where they are narrower. Names are those of the bridge,
-which splits fused projections; norms, rotation, scale and activation are read from the model's own modules inside it.
+Only this module knows where each family keeps its parts. Weights that already have the required form are shared with
+the model; narrower ones are converted to single precision. Names are those of the bridge, which splits fused
+projections; norms, rotation, scale and activation are read from the model's own modules inside it.
 
 Axes: D blocks, H query heads, K key and value heads, T tokens, d width, dh head width, m neurons, E experts, r rotated
 directions, V vocabulary.
@@ -34,13 +34,13 @@ class Norm:
     """RMS or layer norm over the last axis: `(x - mean) / scale * weight + bias`, without the mean for RMS."""
 
     kind: Literal["rms", "layer"]
-    """Whether the mean is taken off first."""
+    """Kind of norm; layer norm subtracts the mean first."""
     weight: Float[Tensor, " d"]
     """Gain of each direction: 1 + the model's weight in Gemma."""
     bias: Float[Tensor, " d"]
-    """Shift of each direction; zeros where the model has none."""
+    """Shift of each direction; zeros if the model has none."""
     eps: float
-    """Added to the mean square before the root."""
+    """Constant added to the mean square before the root."""
 
     def __call__(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Return the normed input."""
@@ -51,20 +51,20 @@ class Norm:
         return x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
 
     def scale(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 1"]:
-        """Return the divisor of the input: the part of a norm that "norms held fixed" holds fixed."""
+        """Return the divisor of the input; "norms held fixed" means that this divisor is fixed."""
         return (self.centre(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
 
 
 @dataclass(frozen=True)
 class Rotary:
-    """R_t of E3 for the positions 0 to T - 1, as the model's own module makes it: its base, scaling and share."""
+    """Rotation R_t of E3 for positions 0 to T - 1, from the model's module: its base, scaling and rotated share."""
 
     module: nn.Module
-    """The model's rotary module; of GPT-J its attention, which holds the sines and cosines."""
+    """Rotary module of the model; for GPT-J its attention, which holds the sines and cosines."""
     layer_type: str | None = None
-    """Type of the block where each has a base of its own (Gemma 3); None where all blocks turn alike."""
+    """Type of the block if each type has its own base (Gemma 3); None if all blocks have the same rotation."""
     neighbours: bool = False
-    """Whether direction 2i turns with direction 2i + 1 (GPT-J), and not i with i + r/2."""
+    """Whether direction 2i rotates with direction 2i + 1 (GPT-J), rather than i with i + r/2."""
 
     def angles(self, x: Float[Tensor, "... T dh"]) -> tuple[Float[Tensor, "T r"], Float[Tensor, "T r"]]:
         """Return cosine and sine of each position and direction, in the format of `x`; r < dh for partial rotation."""
@@ -77,14 +77,14 @@ class Rotary:
         return cos[0], sin[0]
 
     def __call__(self, x: Float[Tensor, "... T dh"]) -> Float[Tensor, "... T dh"]:
-        """Return R_t x_t at each position: directions turn in pairs, and those from r on stay as they are."""
+        """Return R_t x_t at each position: directions rotate in pairs, and those from r on are unchanged."""
         cos, sin = self.angles(x)
         return self._rotate(x, cos, sin)
 
     def back(self, x: Float[Tensor, "... T dh"]) -> Float[Tensor, "... T dh"]:
         """Return R_t^T x_t at each position (the inverse, unless the model scales its rotation)."""
         cos, sin = self.angles(x)
-        return self._rotate(x, cos, -sin)  # both directions of a pair turn by the same angle
+        return self._rotate(x, cos, -sin)  # both directions of a pair rotate by the same angle
 
     def matrix(self, position: int, like: Float[Tensor, "... dh"]) -> Float[Tensor, "dh dh"]:
         """Return R_t as a matrix, in the format and width of `like`."""
@@ -104,44 +104,45 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Maps:
-    """Attention of one block: M, N and L = O V of each query head, with what stands around them in the model.
+    """Attention of one block: M, N and L = O V of each query head, with biases, norms, masks and scale.
 
     Query heads that share a key head have the same N and V: `N_shared` and `V_shared` hold them once, `N` and `V`
     repeat them for each query head.
     """
 
     M: Float[Tensor, "H dh d"]
-    """Query maps."""
+    """Query maps M."""
     N_shared: Float[Tensor, "K dh d"]
-    """Key maps."""
+    """Key maps N, one per key head."""
     V_shared: Float[Tensor, "K dh d"]
-    """Value maps."""
+    """Value maps V, one per key head."""
     O: Float[Tensor, "H d dh"]  # noqa: E741
-    """Output maps: L_h = O_h V_h."""
+    """Output maps O: L_h = O_h V_h."""
     m_bias: Float[Tensor, "H dh"]
-    """Added to M h; zeros where the model has none."""
+    """Bias added to M h; zeros if the model has none."""
     n_bias_shared: Float[Tensor, "K dh"]
-    """Added to N h."""
+    """Bias added to N h, one per key head."""
     v_bias_shared: Float[Tensor, "K dh"]
-    """Added to V h."""
+    """Bias added to V h, one per key head."""
     o_bias: Float[Tensor, " d"]
-    """Added once to the sum over heads; belongs to no head."""
+    """Bias added once to the sum over heads; it belongs to no head."""
     group: Int[Tensor, " H"]
-    """The key head of each query head."""
+    """Key head of each query head."""
     scale: float
     """Factor of the scores: 1 / sqrt(dh) in most models."""
     rotary: Rotary | None
-    """The rotation of queries and keys; None for models with other positions."""
+    """Rotation of queries and keys; None for models with other positions."""
     q_norm: Norm | None
     """Norm of each query M h + bias before the rotation (Qwen3, Gemma 3); None for most."""
     k_norm: Norm | None
     """Norm of each key; None for most."""
     window: int | None
-    """How many tokens, itself included, a query reaches back over; None is all of them."""
+    """Number of tokens, itself included, to which a query can attend; None is all of them."""
     cap: float | None = None
     """c of the scores c tanh(s / c) (Gemma 2); None for most."""
     slopes: Float[Tensor, " H"] | None = None
-    """m_h of what ALiBi takes off the scores, m_h (t - s) (Bloom); None for models with other positions."""
+    """Factors m_h of ALiBi, which subtracts m_h (t - s) from the scores (Bloom); None for models with other
+    positions."""
 
     @property
     def N(self) -> Float[Tensor, "H dh d"]:  # noqa: N802
@@ -173,17 +174,17 @@ class FeedForward:
     """FFN of E6: `W_out act(W_in x + b_in) + b_out`, or gated: `W_out (act(W_gate x + b_gate) * (W_in x + b_in))`."""
 
     W_in: Float[Tensor, "m d"]
-    """Into the neurons."""
+    """Map into the neurons."""
     b_in: Float[Tensor, " m"]
     """Bias of the neurons."""
     W_out: Float[Tensor, "d m"]
-    """From the neurons to the residual stream."""
+    """Map from the neurons to the residual stream."""
     b_out: Float[Tensor, " d"]
-    """Added to what is written."""
+    """Bias added to the output."""
     act: Callable[[Tensor], Tensor]
-    """The model's own activation."""
+    """Activation function of the model."""
     W_gate: Float[Tensor, "m d"] | None = None
-    """Into the gates; None for a plain part."""
+    """Map into the gates; None without gates."""
     b_gate: Float[Tensor, " m"] | None = None
     """Bias of the gates."""
 
@@ -197,12 +198,12 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Mixture:
-    """FFN of E6 as a mixture of experts: `sum_e g_e(x) FFN_e(x)`, where only the k likeliest experts have a share."""
+    """Mixture of experts in E6: `sum_e g_e(x) FFN_e(x)`; only the k most probable experts have g_e > 0."""
 
     W_router: Float[Tensor, "E d"]
-    """From the input to the logits of the experts."""
+    """Map from the input to the logits of the experts."""
     k: int
-    """How many experts a token has."""
+    """Number of experts per token."""
     experts: list[FeedForward]
     """The E experts."""
 
@@ -216,7 +217,7 @@ class Mixture:
         """Return the output of the mixture: the sum of the experts' outputs, weighted by their shares."""
         shares, written = self.shares(x), torch.zeros_like(x)
         for share, expert in zip(shares.unbind(-1), self.experts, strict=True):
-            if bool(share.any()):  # else no token of the text has it
+            if bool(share.any()):  # skip experts without tokens
                 written = written + share[..., None] * expert(x)
         return written
 
@@ -226,19 +227,19 @@ class Block:
     """One block of E6."""
 
     norm: Norm
-    """Before attention."""
+    """Norm before attention."""
     maps: Maps
     """Attention."""
     ffn_norm: Norm
-    """Before the feed-forward part."""
+    """Norm before the feed-forward part."""
     ffn: FeedForward | Mixture
-    """The feed-forward part."""
+    """Feed-forward part."""
     parallel: bool
-    """Whether the feed-forward part reads what attention reads, and not what attention left."""
+    """Whether the feed-forward part reads the input of attention, rather than the stream after attention."""
     post_norm: Norm | None = None
-    """Norm of what attention writes, before it is added (Gemma 2 and 3); None for most."""
+    """Norm of the attention output before it is added (Gemma 2 and 3); None for most."""
     ffn_post_norm: Norm | None = None
-    """Norm of what the feed-forward part writes."""
+    """Norm of the feed-forward output before it is added; None for most."""
 
 
 @dataclass(frozen=True)
@@ -252,11 +253,11 @@ class Network:
     blocks: list[Block]
     """The D blocks, first to last."""
     norm: Norm
-    """Before the unembedding."""
+    """Norm before the unembedding."""
     W_out: Float[Tensor, "V d"]
-    """The unembedding; [1, d] for a scalar model."""
+    """Unembedding; [1, d] for a scalar model."""
     b_out: Float[Tensor, " V"]
-    """Its bias; zeros where the model has none."""
+    """Bias of the unembedding; zeros if the model has none."""
     embed_scale: float = 1.0
     """Factor of the embedding of a token: sqrt(d) in Gemma."""
     embed_norm: Norm | None = None
@@ -271,16 +272,16 @@ class Network:
 
 
 WIDE = (torch.float32, torch.float64)
-"""Formats that weights are left in."""
+"""Number formats in which weights are left."""
 
 
 def parts_of(lm: LM) -> Network:
-    """Read the parts of the model as they are, unchecked.
+    """Read the parts of the model without checking them.
 
-    `probe.model.equations.read_network` checks that they make the model's logits.
+    `probe.model.equations.read_network` checks that they give the model's logits.
 
     Raises:
-        ModelError: a part is missing or of a kind that the equations do not have.
+        ModelError: a part is missing, or its kind is not in the equations.
     """
     bridge = lm.bridge
     blocks = list(_part(lm, bridge, "blocks"))
@@ -307,12 +308,12 @@ def parts_of(lm: LM) -> Network:
 
 
 def wide(weight: Tensor) -> Tensor:
-    """Return a weight in single precision or more, without its history; the same memory if no change is needed."""
+    """Return a weight in single precision or more, detached; without a copy if no change is needed."""
     return weight.detach() if weight.dtype in WIDE else weight.detach().float()
 
 
 def plain_module(module: Any) -> Any:
-    """Return the model's own module inside a component of the bridge."""
+    """Return the model's module inside a component of the bridge."""
     return getattr(module, "original_component", module)
 
 
@@ -354,7 +355,7 @@ def _norm(lm: LM, component: Any) -> Norm:
 
 
 def _positions(lm: LM) -> Tensor | None:
-    """Return the embeddings of positions from the first token's on: OPT's table starts two rows earlier."""
+    """Return the embeddings of positions from the first token on: OPT's table starts two rows earlier."""
     positions = getattr(lm.bridge, "pos_embed", None)
     if positions is None:
         return None
@@ -401,7 +402,7 @@ def _maps(lm: LM, attn: Any, index: int) -> Maps:
 
 
 def _rotary(lm: LM, attn: Any, index: int) -> Rotary | None:
-    """Return the rotation of a block: that of the whole model, of the block's type, or held by its attention."""
+    """Return the rotation of a block: that of the whole model, of the block's type, or of its attention."""
     if hasattr(attn, "embed_positions"):
         return Rotary(attn, neighbours=True)
     rotary = getattr(lm.bridge, "rotary_emb", None)
@@ -413,7 +414,7 @@ def _rotary(lm: LM, attn: Any, index: int) -> Rotary | None:
 
 
 def _slopes(lm: LM, heads: int, like: Tensor) -> Float[Tensor, " H"] | None:
-    """Return ALiBi's factor of each head, from the function by which the model makes its bias."""
+    """Return ALiBi's factor of each head, from the function with which the model makes its bias."""
     if lm.bridge.cfg.positional_embedding_type != "alibi":
         return None
     make = getattr(unwrap(lm.model).base_model, "build_alibi_tensor", None)
@@ -428,7 +429,7 @@ def _config(lm: LM) -> Any:
 
 
 def _window(lm: LM, index: int) -> int | None:
-    """Return how far a block looks back, from the configuration: a short text would not show it."""
+    """Return the attention window of a block from the configuration; a short text would not show it."""
     config = _config(lm)
     types, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
     if types is None:
@@ -439,7 +440,7 @@ def _window(lm: LM, index: int) -> int | None:
 
 
 ACTIVATIONS = ("act_fn", "act", "activation_fn", "gelu_impl", "gelu")
-"""Names that a feed-forward part has for its activation."""
+"""Names that feed-forward parts use for their activation."""
 
 
 def _ffn(lm: LM, block: Any) -> FeedForward | Mixture:
@@ -450,7 +451,7 @@ def _ffn(lm: LM, block: Any) -> FeedForward | Mixture:
     act = next((getattr(own, name) for name in ACTIVATIONS if hasattr(own, name)), None)
     if act is None:
         raise refusal(lm, f"its feed-forward part {type(own).__name__} does not name its activation")
-    if type(act).__name__ == "BloomGelu":  # this function with a backward pass that torch.func does not take
+    if type(act).__name__ == "BloomGelu":  # its backward pass is incompatible with torch.func
         act = partial(nn.functional.gelu, approximate="tanh")
     W_in, W_out = wide(_part(lm, mlp, "W_in")).T, wide(_part(lm, mlp, "W_out")).T
     gate = getattr(mlp, "W_gate", None)
@@ -466,7 +467,7 @@ def _ffn(lm: LM, block: Any) -> FeedForward | Mixture:
 
 
 def _mixture(lm: LM, own: Any) -> Mixture:
-    """Read gated experts whose weights are in one array each: [E 2m d], gates before neurons, and [E d m]."""
+    """Read gated experts with stacked weights: [E 2m d], gates before neurons, and [E d m]."""
     router, experts = plain_module(_part(lm, own, "gate")), plain_module(own.experts)
     inner, outer = (wide(_part(lm, experts, name)) for name in ("gate_up_proj", "down_proj"))
     zeros = outer.new_zeros(outer.shape[1]), outer.new_zeros(outer.shape[2])
@@ -479,13 +480,13 @@ def _mixture(lm: LM, own: Any) -> Mixture:
 
 KNOWN = frozenset({"llama", "gpt2", "qwen2", "qwen3", "gpt_neox", "mistral", "phi3"})
 KNOWN |= {"bloom", "gemma2", "gemma3_text", "gptj", "mixtral", "opt"}
-"""Types of models whose code was read, so that a short check suffices; others are checked on a long text."""
+"""Types of models whose code was reviewed, so that a short check suffices; others are checked on a long text."""
 SHORT, LONG = 16, 640
-"""Tokens of the check: the long one is beyond the windows of models that look back over 256 or 512 tokens."""
+"""Numbers of tokens of the check; the long one exceeds the windows of models that look back over 256 or 512 tokens."""
 EXACT, ROUNDED = 1e-4, 0.1
-"""What the check lets pass, as shares of the logits' root mean square: the largest difference in single precision or
-more; for models in half precision, whose own logits are rounded in every block, the root mean square difference (of
-the median token where experts are chosen, since rounding sends some tokens to others)."""
+"""Tolerances of the check, as shares of the logits' root mean square: of the largest difference in single precision or
+more; of the root mean square difference for models in half precision, whose own logits are rounded in every block (of
+the median token with experts, because rounding sends some tokens to other experts)."""
 
 
 @torch.no_grad()
@@ -494,7 +495,8 @@ def read_network(lm: LM, check: bool = True) -> Network:
 
     Args:
         lm: a model of tokens or a scalar one.
-        check: compare with the model's logits (one forward pass of 16 tokens, of 640 for types not known to us).
+        check: compare with the model's logits (one forward pass of 16 tokens, or of 640 for model types that are not in
+            `KNOWN`).
 
     Raises:
         ModelError: the architecture has no hooks, or the equations do not describe it.
@@ -509,7 +511,7 @@ def read_network(lm: LM, check: bool = True) -> Network:
 
 
 def embed(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> Float[Tensor, "... T d"]:
-    """Embed tokens (E2): h_t = W_emb[x_t], plus the embedding of position t where the model has one."""
+    """Embed tokens (E2): h_t = W_emb[x_t], plus the embedding of position t if the model has one."""
     tokens = torch.as_tensor(ids, device=net.W_emb.device)
     check_ids(tokens, len(net.W_emb))
     h = embed_rows(net, net.W_emb[tokens])
@@ -521,17 +523,17 @@ def embed(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> Float[Tens
 
 
 def embed_rows(net: Network, rows: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-    """Return rows of W_emb as they enter the stream: scaled (Gemma) and normed (Bloom) where the model does that."""
+    """Return rows of W_emb as they enter the stream: scaled (Gemma) and normed (Bloom) if the model does so."""
     return through(net.embed_norm, rows * net.embed_scale)
 
 
 def through(norm: Norm | None, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-    """Apply a norm to the input, or return the input as it is where the model has no norm there."""
+    """Apply a norm to the input, or return the input if the model has no norm there."""
     return x if norm is None else norm(x)
 
 
 def queries(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T dh"]:
-    """Return the queries of E3, R_t M h_t, with the bias of M and the norm of queries where the model has them."""
+    """Return the queries of E3, R_t M h_t, with the bias of M and the norm of queries if the model has them."""
     return _place_states(maps, torch.einsum("...td,hed->...hte", h, maps.M) + maps.m_bias[:, None], maps.q_norm)
 
 
@@ -550,11 +552,11 @@ def values(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T dh
 def bilinear(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T T"]:
     """Return the attention scores of E3: s_{t,s} = <R_t M h_t, R_s N h_s> / sqrt(dh).
 
-    They are capped or biased where the model does that, and minus infinity where query t does not see key s.
+    They are capped or biased if the model does so, and minus infinity if query t does not see key s.
 
     Args:
         maps: attention of a block.
-        h: what the block's attention reads, that is after its norm.
+        h: input of the block's attention, after its norm.
     """
     position = torch.arange(h.shape[-2], device=h.device)
     lag = position[:, None] - position
@@ -563,14 +565,14 @@ def bilinear(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T 
 
 
 def shape_scores(maps: Maps, s: Float[Tensor, "... H t s"], lag: Int[Tensor, "t s"]) -> Float[Tensor, "... H t s"]:
-    """Cap or bias scores as the softmax of E4 takes them.
+    """Cap or bias scores before the softmax of E4.
 
     The result is c tanh(s / c) with a cap (Gemma 2), and s - m_h (t - s) with ALiBi (Bloom).
 
     Args:
         maps: attention of a block.
-        s: the scaled products of queries and keys.
-        lag: t - s of each pair.
+        s: scaled products of queries and keys.
+        lag: distance t - s of each pair.
     """
     s = s if maps.cap is None else maps.cap * (s / maps.cap).tanh()
     return s if maps.slopes is None else s - maps.slopes[:, None, None] * lag
@@ -597,8 +599,8 @@ def attention(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T d
 def maps_to_stream(block: Block) -> Maps:
     """Return the maps with the norm after attention folded into O, without its divisor and shift.
 
-    Without such a norm, the maps stay as they are. What a head adds to the stream at t is O of these times its mixed
-    values, divided by what the norm divides by at t.
+    Without such a norm, the maps stay as they are. A head's contribution to the stream at t is O of these maps times
+    its mixed values, divided by the norm's divisor at t.
     """
     norm = block.post_norm
     if norm is None:
@@ -609,8 +611,8 @@ def maps_to_stream(block: Block) -> Maps:
 def step(block: Block, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T d"]:
     """Run one block (E6): h <- h + sum_heads o(norm h); h <- h + FFN(norm h).
 
-    Both read the same h where they are parallel. What is added goes through a norm of its own where the model has one
-    there (Gemma 2 and 3).
+    In parallel blocks both read the same h. In Gemma 2 and 3 each output goes through a further norm before it is
+    added.
     """
     middle = h + through(block.post_norm, attention(block.maps, block.norm(h)))
     written = block.ffn(block.ffn_norm(h if block.parallel else middle))
@@ -620,7 +622,7 @@ def step(block: Block, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T d"]:
 def readout(net: Network, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T V"]:
     """Return the logits of E1 from the last residual stream: W_out norm(h) + b_out.
 
-    They are capped where the model does that (Gemma 2).
+    They are capped if the model does so (Gemma 2).
     """
     logits = net.norm(h) @ net.W_out.T + net.b_out
     return logits if net.cap is None else net.cap * (logits / net.cap).tanh()
@@ -636,7 +638,7 @@ def states(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> list[Floa
 
 @torch.no_grad()
 def recompose(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> Float[Tensor, "... T V"]:
-    """Compute the logits of E1 by the equations E2 to E6 alone."""
+    """Compute the logits of E1 with the equations E2 to E6 only."""
     h = embed(net, ids)
     for block in net.blocks:
         h = step(block, h)
@@ -644,13 +646,13 @@ def recompose(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> Float[
 
 
 def _place_states(maps: Maps, x: Tensor, norm: Norm | None) -> Tensor:
-    """Apply the norm and the rotation to queries or keys, where the model has them."""
+    """Apply the norm and the rotation to queries or keys, if the model has them."""
     x = through(norm, x)
     return x if maps.rotary is None else maps.rotary(x)
 
 
 def _check(lm: LM, net: Network) -> None:
-    """Raise a ModelError unless the recomposed logits are the model's own."""
+    """Raise a ModelError unless the recomposed logits equal the model's."""
     length = SHORT if lm.model.config.model_type in KNOWN else LONG
     length = min(length, context_length(lm.model) or length)
     rows = len(net.W_emb)

@@ -1,4 +1,4 @@
-"""Folders of models as somebody else may have filled them: looked at before a library opens what is in them."""
+"""Checks of untrusted model folders before a library opens their files."""
 
 import os
 from itertools import islice
@@ -8,25 +8,24 @@ from probe.errors import ModelError
 from probe.untrusted import DOCUMENT, WEIGHTS, read_json, regular, short
 
 TOKENS = 1_000_000
-"""Added tokens that a tokenizer's settings may name."""
+"""Maximum number of added tokens in a tokenizer's settings."""
 MOST = 10_000
-"""Entries that a folder may have."""
+"""Maximum number of entries in a folder."""
 TEMPLATES = "additional_chat_templates"
-"""The folder in it from which transformers reads, too."""
+"""Subfolder from which transformers reads, too."""
 SETTINGS = frozenset(
     ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "adapter_config.json")
 )
-"""Files that transformers and peft parse and hand on as they are; the tokenizer's own is parsed with a limit of its
-library."""
+"""Files that transformers and peft parse without limits; the tokenizer's file is parsed with a limit by its library."""
 
 
 def sound_folder(directory: Path) -> Path:
-    """Return the folder, once it is checked that libraries can read it.
+    """Return the folder after checking that libraries can read it safely.
 
-    Its files are regular (or links to regular ones), none is too large, and no settings are nested too deeply.
+    Its files must be regular (or links to regular ones) and not too large, and no settings may be nested too deeply.
 
     Raises:
-        ModelError: a file is something else, such as a named pipe, is too large, or holds settings that are no JSON or
+        ModelError: a file is something else, such as a named pipe, is too large, or holds settings that are not JSON or
             are nested too deeply.
     """
     for folder in (directory, directory / TEMPLATES):
@@ -43,7 +42,7 @@ def sound_folder(directory: Path) -> Path:
 
 def _check(file: Path) -> None:
     try:
-        if not (file.is_symlink() and not file.exists()):  # a link into nothing is as good as no file
+        if not (file.is_symlink() and not file.exists()):  # a broken link counts as no file
             regular(file, WEIGHTS if file.suffix == ".safetensors" else DOCUMENT)
         if file.name in SETTINGS:
             read_json(file, fields=TOKENS)

@@ -1,11 +1,11 @@
-"""The sampler (E16): a custom loop with a key-value cache over a model of transformers.
+"""The sampler (E16): a custom loop with a key-value cache around a model of transformers.
 
 Each prompt is run once, and samples of a prompt share a row until they differ. Tokens are drawn by temperature, top-k,
 top-p and min-p; the model's own generation_config decides only where texts end, never how tokens are drawn.
 
-Chance does not come from a generator's state: the number for a token is a hash of the seed, the prompt, the sample's
-index and the step. So a seed reproduces, a sample does not depend on the batch around it, and two models that sample
-the same prompt with the same seed differ only where their distributions do.
+Random numbers do not come from a generator's state: the number for a token is a hash of the seed, the prompt, the
+sample's index and the step. So a seed reproduces samples, a sample does not depend on its batch, and two models that
+sample the same prompt with the same seed differ only where their distributions do.
 
 Axes: P prompts, N = P n samples (prompt-major), L steps, V vocabulary.
 """
@@ -46,16 +46,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a token is drawn from the logits: temperature, then top-k, top-p and min-p."""
+    """Rules by which a token is drawn from the logits: temperature, then top-k, top-p and min-p."""
 
     temperature: float = 1.0
-    """Divides the logits; 0 takes the most probable token."""
+    """Divisor of the logits; 0 takes the most probable token."""
     top_k: int | None = None
-    """Keep the k most probable tokens."""
+    """Number of most probable tokens to keep."""
     top_p: float | None = None
-    """Keep the smallest set of most probable tokens whose mass reaches p."""
+    """Probability mass p; the smallest set of most probable tokens that reaches it is kept."""
     min_p: float | None = None
-    """Keep the tokens with at least this share of the most probable one's probability."""
+    """Minimum probability of a kept token, as a share of the most probable token's."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -75,10 +75,10 @@ class Sampling:
             return probabilities.argmax(-1)
         total = self.truncate(probabilities).cumsum(-1, dtype=torch.float64)
         tokens = torch.searchsorted(total, (chance * total[:, -1])[:, None], right=True)[:, 0]
-        return tokens.clamp(max=total.shape[-1] - 1)  # beyond the last where the model gives NaN
+        return tokens.clamp(max=total.shape[-1] - 1)  # with NaN logits the index is past the end
 
     def truncate(self, probabilities: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
-        """Set the probabilities of tokens that top-k, top-p and min-p leave out to 0, without normalising."""
+        """Set the probabilities of tokens that top-k, top-p and min-p exclude to 0, without normalising."""
         if self.top_k is not None and self.top_k < probabilities.shape[-1]:
             least = probabilities.topk(self.top_k, dim=-1)
             probabilities = torch.zeros_like(probabilities).scatter(-1, least.indices, least.values)
@@ -94,10 +94,10 @@ class Sampling:
 
 
 def draws(seed: int | Sequence[int], prompts: Sequence[Sequence[int]], n: int, steps: int) -> np.ndarray:
-    """Return uniform numbers [N, steps] in [0, 1) that depend on seed, prompt, sample index and step alone.
+    """Return uniform numbers [N, steps] in [0, 1) that depend only on seed, prompt, sample index and step.
 
-    A hash of the prompt and the seed (its own, if there is one for each) starts a row; splitmix64 (Steele, Lea and
-    Flood 2014) counts on from it. Samples of a prompt that occurs again with its seed go on counting.
+    A hash of the prompt and its seed starts a row; splitmix64 (Steele, Lea and Flood 2014) continues it. If a prompt
+    occurs again with the same seed, its samples continue the numbering.
     """
     before: Counter[str] = Counter()
     starts, firsts = [], []
@@ -122,12 +122,13 @@ def _splitmix(state: np.ndarray) -> np.ndarray:
 
 
 FORCED = ((2, 1, 2), (1, 2, 0))
-"""Tokens of two steps of three samples, by which cached steps are compared with whole texts."""
+"""Tokens of two steps of three samples, on which cached steps are compared with whole texts."""
 SAMPLES = ("tokens", "mask", "logprobs", "entropy", "finished")
-"""The tensors of a `Generation`."""
+"""Names of the tensors of a `Generation`."""
 LogitsFn = Callable[[Sequence[Ids]], Float[Tensor, "N T V"]]
 Run = Generator[Float[Tensor, "M V"], tuple[Int[Tensor, " K"], Int[Tensor, " K"]], None]
-"""Gives logits of M different texts, takes K tokens and which text each of them goes on."""
+"""Generator that yields logits of M different texts, and receives K tokens with the index of the text that each
+extends."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,9 @@ class Generation:
     """n samples for each of P prompts, prompt-major."""
 
     prompts: list[str]
-    """The P prompts as text."""
+    """Texts of the P prompts."""
     prompt_ids: list[list[int]]
-    """Their token ids."""
+    """Token ids of the prompts."""
     tokens: Int[Tensor, "N L"]
     """Sampled ids, with the end token if one was drawn, padded after it."""
     mask: Bool[Tensor, "N L"]
@@ -147,23 +148,23 @@ class Generation:
     entropy: Float[Tensor, "N L"]
     """Entropy of that distribution in nats; 0 where masked."""
     finished: Bool[Tensor, " N"]
-    """Whether the sample ended with an end token (and not at the length limit)."""
+    """Whether the sample ended with an end token, rather than at the length limit."""
     n: int
-    """Samples a prompt."""
+    """Number of samples per prompt."""
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
-    """What decodes the ids."""
+    """Tokenizer that decodes the ids."""
     top: tuple[Int[Tensor, "N L k"], Float[Tensor, "N L k"]] | None = None
-    """The k most probable tokens at each step and their log-probabilities, if asked for."""
+    """The k most probable tokens at each step and their log-probabilities, if requested."""
 
     @cached_property
     def ids(self) -> list[list[int]]:
-        """The sampled ids of each sample without padding."""
+        """Sampled ids of each sample without padding."""
         lengths = self.mask.sum(1).tolist()
         return [row[:length] for row, length in zip(self.tokens.tolist(), lengths, strict=True)]
 
     @cached_property
     def text(self) -> list[str]:
-        """Each sample as text without special tokens."""
+        """Text of each sample without special tokens."""
         different = {tuple(ids) for ids in self.ids}
         texts = {ids: self.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in different}
         return [texts[tuple(ids)] for ids in self.ids]
@@ -214,24 +215,25 @@ def generate(
 
     Args:
         model: a causal language model of transformers; it samples in evaluation mode.
-        tokenizer: encodes prompts given as text and decodes the samples.
+        tokenizer: tokenizer that encodes prompts given as text and decodes the samples.
         prompts: texts or token ids.
-        n: samples a prompt; a prompt that occurs twice gets different samples.
-        max_new_tokens: a sample ends there at the latest, or where the model's context ends.
-        temperature: divides the logits; 0 is greedy.
+        n: number of samples per prompt; a prompt that occurs twice gets different samples.
+        max_new_tokens: maximum number of new tokens; the model's context may end a sample earlier.
+        temperature: divisor of the logits; 0 is greedy.
         top_k: keep the k most probable tokens.
         top_p: keep the smallest set of most probable tokens whose mass reaches p.
         min_p: keep tokens with at least this share of the most probable one's probability.
-        seed: gives the same samples again; None takes one from torch's global generator. With one for each prompt its
-            samples do not depend on which other prompts are there, not even on equal ones.
+        seed: random seed; None takes one from torch's global generator. With one seed per prompt, the samples of a
+            prompt do not depend on the other prompts, not even on equal ones.
         stop: tokens (ids, or texts of one token) that end a sample, in place of the end tokens that the tokenizer and
             the model's generation_config name; `()` never ends early.
-        top_logprobs: also return that many most probable tokens at each step.
-        logits: runs whole texts, padded on the right, to logits [N T V] at every step in place of the cached loop.
+        top_logprobs: number of most probable tokens to return at each step.
+        logits: function from whole texts, padded on the right, to logits [N T V]; it replaces the cached loop at every
+            step.
 
     Raises:
-        ConfigError: an option that is not possible.
-        DataError: a prompt without tokens, or one that leaves no room in the model's context.
+        ConfigError: an option is impossible.
+        DataError: a prompt has no tokens, or leaves no room in the model's context.
     """
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     for name, value in (("n", n), ("max_new_tokens", max_new_tokens), ("top_logprobs", top_logprobs)):
@@ -278,15 +280,15 @@ def _loop(
 ) -> dict[str, Any]:
     """Draw tokens until every sample has ended; `run` takes the tokens of a step and gives the next logits.
 
-    Samples of a prompt share a row for as long as they agree, and no row is left of those that have ended.
+    Samples of a prompt share a row as long as they agree; rows of ended samples are removed.
     """
     logits = next(run)
     device, count = logits.device, len(room)
     chance = torch.from_numpy(chances).to(device)
     remaining = torch.tensor(room, device=device)
     end = torch.tensor(ends, dtype=torch.long, device=device)
-    rows = torch.arange(count, device=device)  # the samples that go on
-    context = rows // n  # the row of the logits that each of them reads
+    rows = torch.arange(count, device=device)  # the samples that have not ended
+    context = rows // n  # the row of the logits for each of them
     finished = torch.zeros(count, dtype=torch.bool, device=device)
     columns: list[tuple[Tensor, ...]] = []
     for step in range(chance.shape[1]):
@@ -326,7 +328,7 @@ def _spread(values: Tensor, rows: Tensor, count: int, fill: int) -> Tensor:
 
 
 def _run_cached(model: PreTrainedModel, prompts: list[list[int]], steps: int) -> Run:
-    """Yield logits [M V] of the next token, from one pass over each prompt and then one token a step."""
+    """Yield logits [M V] of the next token, from one pass over each prompt and then one token per step."""
     device = model.device
     ids, prompt_mask = (tensor.to(device) for tensor in pad(prompts, 0, "left"))
     cache = DynamicCache(config=model.config)
@@ -350,14 +352,14 @@ def _run_cached(model: PreTrainedModel, prompts: list[list[int]], steps: int) ->
 
 
 def _sound(model: PreTrainedModel, width: int) -> bool:
-    """Return whether cached steps give what whole texts give.
+    """Return whether cached steps and whole texts give the same results.
 
     This is checked on texts of up to `width` tokens, padded, in several rows.
     """
 
     def forced(quick: bool) -> sharing.Measure:
         def values(model: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Tensor:
-            """Return log-probabilities of the third token after two known ones.
+            """Return log-probabilities of the third token after two given ones.
 
             They are those of both samples of the first prompt and of the sample of the second.
             """
@@ -391,7 +393,7 @@ def encode_prompts(
     """Return prompts as text and as ids.
 
     Raises:
-        DataError: a word that the tokenizer does not know.
+        DataError: the tokenizer does not know a word.
     """
     strings = [prompt for prompt in prompts if isinstance(prompt, str)]
     rows = encode_all(tokenizer, strings)

@@ -1,4 +1,4 @@
-"""Small things that every analysis of heads needs: their names, whether they exist, arrays, ranks of their maps."""
+"""Helpers for analyses of heads: names, checks, arrays, and effective ranks of their maps."""
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ def check_head(lm: LM, layer: int, head: int) -> None:
 
 
 def check_count(k: int, what: str = "tokens") -> None:
-    """Raise a ConfigError unless at least one is asked for."""
+    """Raise a ConfigError if the number is below 1."""
     if k < 1:
         raise ConfigError(f"{k} {what} were asked for: give 1 or more.")
 
@@ -45,6 +45,6 @@ def small(factor: Float[Tensor, "... d r"]) -> Float[Tensor, "... s r"]:
 
 
 def effective_rank(values: Float[np.ndarray, "... r"]) -> np.ndarray:
-    """Return exp of the entropy of singular values that are scaled to sum to 1 (Roy and Vetterli 2007)."""
+    """Return exp of the entropy of singular values scaled to sum to 1 (Roy and Vetterli 2007)."""
     share = values / np.maximum(values.sum(-1, keepdims=True), 1e-30)
     return np.exp(-(share * np.log(np.where(share > 0, share, 1.0))).sum(-1))

@@ -1,4 +1,4 @@
-"""Whether activations can be trusted: a text through the hooked and the plain model, and how far they are apart."""
+"""Whether hooked activations can be trusted: the difference of hooked and plain logits on a text."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,29 +13,29 @@ from probe.model.text import text_ids
 
 @dataclass(frozen=True)
 class Trust:
-    """The hooked model against the plain one on one text."""
+    """Comparison of the hooked with the plain model on one text."""
 
     gap: float
     """Largest |hooked - plain| over all positions and columns of the logits, in nats."""
     scale: float
-    """Standard deviation of the plain logits over the columns, mean over the positions; of a scalar over positions."""
+    """Standard deviation of the plain logits over the columns, averaged over positions; of a scalar over positions."""
     agree: bool
-    """Whether both hold the same token likeliest at every position (always, of a scalar)."""
+    """Whether both have the same most probable token at every position (always for a scalar)."""
     tokens: int
-    """Length of the text."""
+    """Number of tokens of the text."""
     mode: str
-    """evaluation or training; in training mode dropout makes two runs differ."""
+    """Mode, evaluation or training; in training mode dropout makes two runs differ."""
     dtype: str
     kernel: str
     """Attention kernel of the plain model."""
     hooked_kernel: str
     device: str
     left_out: tuple[str, ...] = ()
-    """Faster ways that were found to give other log-probabilities and are not taken (`probe.model.sharing`)."""
+    """Faster ways of scoring that gave other log-probabilities and are not used (`probe.model.sharing`)."""
 
     @property
     def sound(self) -> bool:
-        """Whether the gap is rounding: below a thousandth of the logits' own spread (a tenth in half precision)."""
+        """Whether the gap is only rounding: below a thousandth of the logits' spread (a tenth in half precision)."""
         limit = 1e-3 if self.dtype in ("float32", "float64") else 0.1
         return self.gap <= limit * max(self.scale, 1e-6)
 
@@ -46,11 +46,11 @@ class Trust:
 
 @torch.no_grad()
 def trust(lm: LM, text: str | Sequence[int]) -> Trust:
-    """Run a text through the plain and the hooked model (twice the cost of a forward pass, and once more).
+    """Run a text through the plain and the hooked model (about three forward passes).
 
     Raises:
         ModelError: the architecture cannot be hooked.
-        DataError: an empty text or one longer than the context.
+        DataError: the text is empty or longer than the context.
     """
     ids = text_ids(lm.tokenizer, text)
     plain = lm.logits([ids])[0].float()

@@ -1,9 +1,9 @@
-"""Hooks on demand: a TransformerBridge that shares the model's parameters, and whether its activations can be trusted.
+"""Hooks on demand: a TransformerBridge that shares the model's parameters.
 
 `boot_transformers(hf_model=...)` would change the module in place and make it twice as slow. Here the tree of modules
-is copied and the parameters are not, so that the plain module trains and samples while the bridge (`LM.bridge`) looks
-at the same weights. The bridge has the eager attention kernel, the plain model the one that it was loaded with. Where
-both give the same logits, what the hooks see is what the model does: `probe.model.hooked_gap` runs both.
+is copied and the parameters are not, so the plain module trains and samples while the bridge (`LM.bridge`) uses the
+same weights. The bridge has the eager attention kernel; the plain model has the one with which it was loaded. If both
+give the same logits, hooked activations are those of the model: `probe.model.hooked_gap` runs both.
 """
 
 import copy
@@ -27,7 +27,7 @@ from probe.model.text import forward, pad_id
 
 
 class HookWarning(UserWarning):
-    """The hooked model computes other logits than the plain one."""
+    """Warning: hooked and plain logits differ."""
 
 
 HookFn = Callable[[torch.Tensor, Any], torch.Tensor | None]
@@ -35,22 +35,23 @@ Hook = tuple[str, HookFn]
 FusedPart = tuple[Any, str, tuple[str, ...]]
 """A component, the method that splits its projection, and the names of the parts."""
 COMPARED = 6
-"""Tokens on which hooked and plain logits are compared when a bridge is built."""
+"""Number of tokens on which hooked and plain logits are compared when a bridge is built."""
 FUSED = {"split_qkv_matrix": ("q", "k", "v"), "split_gate_up_matrix": ("gate", "in")}
-"""Methods by which the bridge splits a fused projection, and its parts: copies, and not views, for some models."""
+"""Method with which the bridge splits a fused projection to the names of its parts; some models need copies, not
+views."""
 
 
 def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
-    """Build a bridge over the parameters and buffers of `model`, which stays as it is.
+    """Build a bridge over the parameters and buffers of `model`, which is not changed.
 
-    For a plain module `probe.model.module_hooks` makes it; what follows is that of a model of transformers.
+    For a plain module `probe.model.module_hooks` builds it; the rest holds for a model of transformers.
 
     Attention in the bridge is the eager kernel, so that scores and patterns exist. Fused projections (GPT-2, GPT-NeoX,
-    Phi-3) are split in the bridge; `refresh` renews the parts, and gradients of such parameters need the plain model.
+    Phi-3) are split in the bridge; `refresh` updates the parts, and gradients of such parameters need the plain model.
 
     Raises:
-        ModelError: transformer-lens has no adapter for the architecture, or none for this configuration of it; or the
-            module map does not fit.
+        ModelError: transformer-lens has no adapter for the architecture, or none for this configuration; or the module
+            map does not match.
     """
     mapped = isinstance(model, MappedModel)
     own, architecture = (None, "") if mapped else _prepare_copy(model, tokenizer)
@@ -80,12 +81,12 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _prepare_copy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, str]:
-    """Return a module tree for the bridge, and the name of the architecture by which its adapter is found."""
+    """Return a module tree for the bridge, and the name of the architecture that selects its adapter."""
     own = twin(model)
     own.set_attn_implementation("eager")
     if getattr(own.config, "pad_token_id", None) is None:
         own.config.pad_token_id = pad_id(tokenizer)
-    own.config.architectures = [type(model).__name__]  # which a model that was never saved does not say
+    own.config.architectures = [type(model).__name__]  # missing in a model that was never saved
     try:
         return own, determine_architecture_from_hf_config(own.config)
     except ValueError:
@@ -118,7 +119,7 @@ def _scale_as_the_model_does(module: Any) -> None:
 
 @torch.no_grad()
 def _compare(model: PreTrainedModel, bridge: TransformerBridge) -> None:
-    """Warn if hooked logits are not the plain ones: transformer-lens may not know an option of the configuration."""
+    """Warn if hooked logits differ from plain ones: transformer-lens may not know an option of the configuration."""
     mapped, exact = isinstance(model, MappedModel), model.dtype in (torch.float32, torch.float64)
     plain = twin(model).eval() if model.training or not exact else model
     if not (exact or mapped):
@@ -148,7 +149,7 @@ def _compare(model: PreTrainedModel, bridge: TransformerBridge) -> None:
 def signature(model: PreTrainedModel) -> list[tuple[int, torch.dtype, torch.device]]:
     """Return the id, number format and device of each parameter of a model.
 
-    A bridge can be used as long as these stay the same.
+    A bridge is valid as long as these do not change.
     """
     return [(id(parameter), parameter.dtype, parameter.device) for parameter in model.parameters()]
 
@@ -156,7 +157,7 @@ def signature(model: PreTrainedModel) -> list[tuple[int, torch.dtype, torch.devi
 def fused_parts(bridge: TransformerBridge) -> list[FusedPart]:
     """Find the components of a bridge that hold parts of a fused projection.
 
-    Call this once for a bridge, since it walks all modules.
+    Call this once per bridge, because it visits all modules.
     """
     return [
         (module, split, names) for module in bridge.modules() for split, names in FUSED.items() if split in vars(module)
@@ -164,7 +165,7 @@ def fused_parts(bridge: TransformerBridge) -> list[FusedPart]:
 
 
 def refresh(bridge: TransformerBridge, projections: Sequence[FusedPart], training: bool) -> None:
-    """Bring the bridge up to date with the parameters it shares: split projections and training mode."""
+    """Update the bridge from the parameters that it shares: split projections and training mode."""
     if bridge.original_model.training != training:
         bridge.train(training)
     for module, split, names in projections:
@@ -178,7 +179,7 @@ def refresh(bridge: TransformerBridge, projections: Sequence[FusedPart], trainin
 
 @contextmanager
 def attach_hooks(bridge: TransformerBridge, hooks: Sequence[Hook]) -> Iterator[None]:
-    """Attach hook functions `fn(tensor, hook) -> tensor | None` while the context lasts, whatever happens in it."""
+    """Attach hook functions `fn(tensor, hook) -> tensor | None` inside the context, and remove them in any case."""
     points = bridge.hook_dict
     check_names(bridge, [name for name, _ in hooks])
     with bridge.hooks(fwd_hooks=[(points[name].name, _by_position(fn)) for name, fn in hooks]):
@@ -186,7 +187,7 @@ def attach_hooks(bridge: TransformerBridge, hooks: Sequence[Hook]) -> Iterator[N
 
 
 def check_names(bridge: TransformerBridge, names: Sequence[str]) -> None:
-    """Raise a ConfigError unless each name is a hook point of the bridge that fires."""
+    """Raise a ConfigError unless each name is an active hook point of the bridge."""
     points = bridge.hook_dict
     for name in names:
         if name not in points:
@@ -213,9 +214,9 @@ def _by_position(fn: HookFn) -> HookFn:
 
 
 def _give_tokenizer(bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the bridge a copy of the tokenizer, so that text means the same tokens to it as to the LM.
+    """Give the bridge a copy of the tokenizer, so that it reads texts as the LM does.
 
-    transformer-lens would load the tokenizer anew from its directory with a beginning token forced on.
+    Otherwise transformer-lens reloads the tokenizer from its directory and forces a beginning token.
     """
     own = copy.deepcopy(tokenizer)
     if own.pad_token is None:

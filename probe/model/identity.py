@@ -1,7 +1,7 @@
-"""What makes two models the same: their weights, and what they read and write texts by (tokenizer, templates, ends).
+"""Identity of a model: its weights, and its tokenizer, chat templates and end tokens.
 
-Two models with equal weights are different models where a prompt becomes other tokens, where a chat is written in
-another way, or where an answer ends at another token. So the fingerprint of a model covers both.
+Two models with equal weights are different models if a prompt becomes different tokens, if a chat is written
+differently, or if an answer ends at a different token. So the fingerprint of a model covers both.
 """
 
 import hashlib
@@ -19,47 +19,47 @@ from probe.model.references import GENERATION_CONFIG
 from probe.untrusted import foreign
 
 NAMED = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
-"""Tokens that a tokenizer gives a part to play."""
+"""Special tokens with a role in a tokenizer."""
 FLAGS = ("add_bos_token", "add_eos_token", "split_special_tokens", "clean_up_tokenization_spaces")
-"""Attributes of a tokenizer that decide what a text becomes and that its own file need not hold."""
+"""Attributes of a tokenizer that affect its tokens and may be missing from its file."""
 MOMENTARY = ("truncation", "padding", "version")
-"""Parts of a fast tokenizer that the last call may have set, and the version of its file."""
+"""Parts of a fast tokenizer that a call can change, and the version of its file."""
 ASIDE = {"_from_model_config", "transformers_version", "use_cache", "return_dict_in_generate"}
 ASIDE |= {"output_attentions", "output_hidden_states", "output_scores", "output_logits"}
-"""Generation settings that alter nothing of what is written."""
+"""Generation settings that do not affect the written text."""
 SAMPLE = (
     "The 27 cats'  sat\n\ton \u201cmats\u201d, na\u00efve \u6771\u4eac \U0001f642 <s> </s> <pad> www.x-y.org ABC abc"
 )
-"""A text by whose tokens tokenizers without a file of their own are told apart, beside their vocabulary."""
+"""Text whose tokens, with the vocabulary, identify a tokenizer that has no file."""
 
 _HASHES: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, str]]" = WeakKeyDictionary()
 _LOCK = Lock()
 
 
 def combine(weights: str, texts: str) -> str:
-    """Return the fingerprint of a model from that of its weights and the hash of what it reads and writes texts by."""
+    """Combine the fingerprint of a model's weights with the hash of its tokenizer and generation settings."""
     return _hash([weights, texts])
 
 
 def texts_hash(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> str:
-    """Return the SHA-256, in hexadecimal, of what a model reads and writes texts by.
+    """Return the SHA-256, in hexadecimal, of a model's tokenizer and generation settings.
 
     Args:
-        tokenizer: its vocabulary, merges, normaliser, special tokens and chat templates count; truncation and padding,
-            which any call may set, do not.
-        generation: the model's own settings of generation, if it has any.
+        tokenizer: the tokenizer; its vocabulary, merges, normaliser, special tokens and chat templates count, but not
+            truncation and padding, which any call may set.
+        generation: the model's generation settings, if it has any.
     """
     return _hash([_tokenizer_hash(tokenizer), generation_facts(generation)])
 
 
 def generation_facts(generation: GenerationConfig | None) -> dict[str, Any]:
-    """Return what generation settings say apart from defaults and from what alters nothing that is written."""
+    """Return generation settings that differ from the defaults and affect the written text."""
     facts = {} if generation is None else generation.to_diff_dict()
     return {name: value for name, value in facts.items() if value is not None and name not in ASIDE}
 
 
 def read_generation(directory: Path) -> GenerationConfig:
-    """Return the generation settings of the model in a directory, as its loaded model has them.
+    """Read the generation settings of the model in a directory, as they are after loading.
 
     Raises:
         ModelError: they are broken.
@@ -76,7 +76,7 @@ def read_generation(directory: Path) -> GenerationConfig:
 
 
 def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the hash of a tokenizer; compute it again only if a cheap sign says that the tokenizer was changed."""
+    """Return the hash of a tokenizer; compute it again only if its stamp has changed."""
     stamp = _stamp(tokenizer)
     with _LOCK:
         known = _HASHES.get(tokenizer)
@@ -89,7 +89,7 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _stamp(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """Return what can be read from a tokenizer without going through its vocabulary."""
+    """Return cheap signs of a tokenizer's state, without reading its vocabulary."""
     added = {index: repr(token) for index, token in tokenizer.added_tokens_decoder.items()}
     return [
         len(tokenizer),
@@ -105,24 +105,24 @@ def _stamp(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
 
 
 def _parts(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
-    """Return how a fast tokenizer prepares, splits, completes and decodes a text; None for any other."""
+    """Return the normaliser, pre-tokenizer, post-processor and decoder of a fast tokenizer; None for any other."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     try:
         parts = [getattr(backend, name) for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")]
         return [part.__getstate__().decode() if part is not None else "" for part in parts]
-    except Exception:  # none of the library's own parts can be written down
+    except Exception:  # a part that the library cannot serialise
         return None
 
 
 def _content(tokenizer: PreTrainedTokenizerBase) -> Any:
     """Return all that a tokenizer holds, as JSON values.
 
-    For a tokenizer that cannot be written down, return its vocabulary and the tokens of a sample instead.
+    For a tokenizer that cannot be serialised, return its vocabulary and the tokens of a sample.
     """
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     try:
         content = json.loads(backend.to_str())
-    except Exception:  # it has no such part, or one written in Python
+    except Exception:  # there is no backend, or it has a part written in Python
         return [type(tokenizer).__name__, tokenizer.get_vocab(), list(tokenizer(SAMPLE)["input_ids"])]
     return {name: value for name, value in content.items() if name not in MOMENTARY}
 

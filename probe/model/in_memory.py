@@ -1,4 +1,4 @@
-"""What is made once of a model and kept while it is in memory; and small models that are named by inputs."""
+"""Cached results of models in memory, and small models that inputs name."""
 
 from collections.abc import Callable, Hashable
 from functools import lru_cache
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Stamp = tuple[int, int]
-"""When the weights of a model were written, and their bytes."""
+"""Time of the last change of a model's weights, and their size in bytes."""
 MOST = 64
-"""Results that are kept of a model."""
+"""Maximum number of results that are kept for a model."""
 LIGHT = 16 * 2**20
-"""Bytes of weights up to which a model that an input names stays in memory."""
+"""Maximum bytes of weights of a model that stays in memory after an input named it."""
 SUMMED = 2**16
-"""Weights of a tensor that are summed up to tell it from a changed one, about."""
+"""Approximate number of values of a tensor that are summed to detect a change."""
 KEPT: "WeakKeyDictionary[LM, dict[Hashable, Any]]" = WeakKeyDictionary()
 
 
 def keep(lm: "LM", key: Hashable, make: Callable[[], T]) -> T:
-    """Return what `make` gives, made once for each key as long as the model is in memory and its weights stay.
+    """Return the result of `make`, computed once for each key while the model is in memory and unchanged.
 
-    Under hooks it is made anew: they change what the model gives.
+    Under hooks it is computed again, because hooks change the model's outputs.
     """
     if lm.is_hooked:
         return make()
@@ -41,25 +41,25 @@ def keep(lm: "LM", key: Hashable, make: Callable[[], T]) -> T:
 
 
 def kept(lm: "LM", key: Hashable) -> Any:
-    """Return what `keep` has of a key; None where it was not made."""
+    """Return the result that `keep` stored for a key; None if there is none."""
     return None if lm.is_hooked else KEPT.get(lm, {}).get((key, _version(lm)))
 
 
 def _version(lm: "LM") -> tuple[float, ...]:
-    """Return what tells weights from changed ones: a change through `.data` raises no counter, so sums are among it."""
+    """Return a version of the weights, with sums of values, because a change through `.data` raises no counter."""
     flat = [each.detach().flatten() for each in lm.model.parameters()]
     sums = [float(each[:: 1 + each.numel() // SUMMED].double().sum()) for each in flat]
     return sum(each._version for each in lm.model.parameters()), *sums
 
 
 def stamp_of(directory: Path) -> Stamp:
-    """Return when the files of a model were written last, and their size; (0, 0) where there are none."""
+    """Return the time of the last change of a model's files, and their size; (0, 0) if there are none."""
     stats = [file.stat() for file in model_files(directory)]
     return max((each.st_mtime_ns for each in stats), default=0), sum(each.st_size for each in stats)
 
 
 def load_named(ref: str | Path) -> "LM":
-    """Load the model that an input names; a small one stays in memory until it was written again.
+    """Load the model that an input names; a small one stays in memory until its files change.
 
     Raises:
         ModelError: there is none, or it cannot be used.
@@ -68,7 +68,7 @@ def load_named(ref: str | Path) -> "LM":
 
     directory = resolve(split_readout(str(ref))[0]).directory
     stamp = stamp_of(directory)
-    small = stamp[1] <= LIGHT and not is_adapter(directory)  # an adapter is small, and its base need not be
+    small = stamp[1] <= LIGHT and not is_adapter(directory)  # an adapter's base may be large
     return _load(str(ref), stamp) if small else analysable(ref)
 
 

@@ -36,18 +36,19 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 
 SMALL = 512
-"""Tokens up to which a capture is made without a look at the free memory."""
+"""Maximum number of tokens of a capture that is made without checking the free memory."""
 
 
 class LM:
     """A causal language model and its tokenizer.
 
     `model` is an untouched module of transformers: train it, save it, hand it to any library. Hooks and captures run on
-    `bridge`, which shares its parameters. A plain module of PyTorch is one by a map of its parts (`mapping`).
+    `bridge`, which shares its parameters. A plain module of PyTorch becomes such a model by a map of its parts
+    (`mapping`).
     """
 
     readout: str = "tokens"
-    """What the columns of the logits are: tokens, or one scalar (see `probe.model.rewards`)."""
+    """Meaning of the logits' columns: tokens, or one scalar (see `probe.model.rewards`)."""
 
     def __init__(
         self,
@@ -58,21 +59,22 @@ class LM:
         run_dir: Path | None = None,
         mapping: ModuleMap | None = None,
     ) -> None:
-        """Take a model and its tokenizer as they are.
+        """Take a model and its tokenizer without changing them.
 
         Args:
-            model: a causal language model of transformers; wrapped by torch.compile, DataParallel or
-                DistributedDataParallel, the model inside is taken, which shares its parameters.
+            model: a causal language model of transformers; if torch.compile, DataParallel or DistributedDataParallel
+                wraps it, the model inside is used, which shares its parameters.
             tokenizer: a tokenizer of transformers.
-            ref: what the model is called.
-            directory: where its files lie.
-            run_dir: the run that it belongs to.
-            mapping: where the parts of a plain module are, which then stands for `model`; see
+            ref: name of the model.
+            directory: directory of its files.
+            run_dir: run that it belongs to.
+            mapping: paths of the parts of a plain module that is given as `model`; see
                 `probe.model.module_map.ModuleMap`.
 
         Raises:
-            ModelError: no such model, a path of the mapping that leads nowhere, or the two arguments are swapped.
-            DataError: no such tokenizer.
+            ModelError: the model is not one of these, a path of the mapping leads nowhere, or the two arguments are
+                swapped.
+            DataError: the tokenizer is not one of transformers.
         """
         self.model = _require_model(model, mapping)
         self.tokenizer = _require_tokenizer(tokenizer)
@@ -80,7 +82,7 @@ class LM:
         self.directory = directory
         self.run_dir = run_dir
         self.world: World | None = None
-        """The world that it belongs to, where neither its run nor its folder says one (`probe.world.of`)."""
+        """World of the model if neither its run nor its folder names one (`probe.world.of`)."""
         self._bridge: tuple[TransformerBridge, list[Any], list[Any]] | None = None
         self._bridge_lock = threading.RLock()
         self._depth = threading.local()
@@ -96,13 +98,13 @@ class LM:
     ) -> "LM":
         """Load a run, a checkpoint, a Hugging Face directory or a hub id, in evaluation mode.
 
-        A LoRA adapter of peft is loaded with its base and merged into it, so that the model is a plain one.
+        A LoRA adapter of peft is loaded with its base and merged into it.
 
         Args:
-            ref: see `probe.model.references.resolve`.
+            ref: reference, see `probe.model.references.resolve`.
             revision: branch, tag or commit of a hub id.
-            device: default: CUDA if there is one, else the CPU.
-            dtype: "float32", "bfloat16" or "float16"; default: single precision on the CPU, elsewhere as it was saved.
+            device: device of the model; default: CUDA if there is one, else the CPU.
+            dtype: "float32", "bfloat16" or "float16"; default: single precision on the CPU, elsewhere the saved format.
 
         Raises:
             ModelError: the reference, the device or the dtype cannot be used; the message says why.
@@ -121,7 +123,7 @@ class LM:
 
     @classmethod
     def create(cls, config: str | ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> "LM":
-        """Create a Llama-like model with random weights from `seed`; leave torch's global generator as it was."""
+        """Create a Llama-like model with random weights from `seed`, without touching torch's global generator."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = LlamaForCausalLM(model_config(config).llama(tokenizer))
@@ -129,7 +131,7 @@ class LM:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters lie."""
+        """Device of the parameters."""
         return next(self.model.parameters()).device
 
     @property
@@ -144,7 +146,7 @@ class LM:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hexadecimal of all that decides what the model does: the key for caches; follows changes.
+        """SHA-256 in hexadecimal of all that determines the model's outputs; the key for caches; it follows changes.
 
         It covers configuration and weights, the tokenizer, its chat templates and the generation settings.
         """
@@ -153,7 +155,7 @@ class LM:
 
     @property
     def weights_fingerprint(self) -> str:
-        """SHA-256 of configuration and weights alone, by which a run knows the weights that it started from."""
+        """SHA-256 of configuration and weights only; runs store it for the weights from which they start."""
         stamp = weights.stamp(self.model)
         if self._weights is None or self._weights[0] != stamp:
             self._weights = (stamp, weights.fingerprint(self.model))
@@ -161,7 +163,7 @@ class LM:
 
     @property
     def bridge(self) -> "TransformerBridge":
-        """A TransformerBridge over the same parameters, built on first use and kept up to date.
+        """TransformerBridge over the same parameters, built on first use and kept up to date.
 
         Raises:
             ModelError: transformer-lens has no adapter for the architecture.
@@ -184,11 +186,11 @@ class LM:
 
         Args:
             tokens: a text, several, token ids, several sequences of them, or a tensor [T] or [B T] of ids. Sequences of
-                different lengths are padded on the right; what stands there means nothing.
+                different lengths are padded on the right; ignore the logits there.
 
         Raises:
-            DataError: an empty text, one longer than the model's context, or one with words that the tokenizer does not
-                know (`probe.model.text.require_known`).
+            DataError: a text is empty, exceeds the model's context, or has words that the tokenizer does not know
+                (`probe.model.text.require_known`).
         """
         ids, mask = self._batch(tokens)
         inputs: dict[str, Any] = {"attention_mask": mask.long(), "position_ids": positions(mask)}
@@ -206,14 +208,14 @@ class LM:
 
         Args:
             prompts: P texts (or one), or their ids.
-            completions: a text, or a group of texts, for each prompt; their ids where the prompts are ids.
-            temperature: divides the logits.
+            completions: a text, or a group of texts, for each prompt; or their ids if the prompts are ids.
+            temperature: divisor of the logits.
 
         Returns:
             values, mask and entropy [N L], completions in the order of the prompts. No end token is added.
 
         Raises:
-            DataError: a text with words that the tokenizer does not know, or one that is too long.
+            DataError: a text has words that the tokenizer does not know, or is too long.
         """
         heads, groups = self._pairs(prompts, completions)
         score, calls = partial(completion_logprobs, self.model, heads, groups, temperature=temperature), calls_of(self)
@@ -241,10 +243,10 @@ class LM:
     ) -> Generation:
         """Draw n completions for each prompt (see `probe.model.generation.generate`); hooked inside `hooks`.
 
-        Hooked, each step runs the whole text, so that a hook sees what it sees in `logits`.
+        With hooks, each step runs the whole text, so a hook sees the same tensors as in `logits`.
 
         Raises:
-            DataError: a prompt with words that the tokenizer does not know, or without room for the new tokens.
+            DataError: a prompt has words that the tokenizer does not know, or leaves no room for new tokens.
         """
         several = [prompts] if isinstance(prompts, str) else prompts
         options: dict[str, Any] = {
@@ -275,12 +277,12 @@ class LM:
         """Return logits, and activations by hook name, without gradients.
 
         Args:
-            text: as in `logits`.
+            text: text or token ids, as in `logits`.
             names: hook names, old or canonical; None keeps every one.
 
         Raises:
-            ConfigError: an unknown name; the message lists near ones.
-            DataError: what is kept does not fit into the free memory; the message offers a smaller capture.
+            ConfigError: an unknown name; the message lists similar ones.
+            DataError: the capture does not fit into the free memory; the message offers a smaller one.
         """
         from probe.model.hooks import check_names
 
@@ -294,7 +296,7 @@ class LM:
         with self._bridge_lock:
             bridge = self.bridge
             check_names(bridge, keep or ())
-            # Else every pattern is returned beside the cache, whatever the names, and is in memory until the end.
+            # Otherwise all patterns are returned in addition to the cache and stay in memory until the end.
             return bridge.run_with_cache(ids, names_filter=keep, output_attentions=False, **inputs)
 
     @contextmanager
@@ -303,10 +305,10 @@ class LM:
 
         Args:
             hooks: pairs of a hook name (old or canonical) and a function `fn(tensor, hook)` that returns None or a
-                replacement. An exception in it is passed on, and the hooks are gone after the context in any case.
+                replacement. Its exceptions are passed on, and the hooks are removed after the context in any case.
 
         Raises:
-            ConfigError: an unknown name; the message lists near ones.
+            ConfigError: an unknown name; the message lists similar ones.
         """
         from probe.model.hooks import attach_hooks
 
@@ -319,7 +321,7 @@ class LM:
 
     @property
     def is_hooked(self) -> bool:
-        """Whether this thread is inside of `hooks`."""
+        """Whether this thread is inside `hooks`."""
         return self._hook_depth > 0
 
     def hook_names(self) -> list[str]:
@@ -327,20 +329,20 @@ class LM:
         return sorted(self.bridge.hook_dict)
 
     def save(self, directory: str | Path, dtype: str | torch.dtype | None = None) -> Path:
-        """Write model (safetensors), tokenizer and the world that it belongs to; all files appear whole or not at all.
+        """Write model (safetensors), tokenizer and world; either all files appear or none.
 
         Args:
-            directory: a new one, or one whose files of the same names are replaced.
-            dtype: number format to save in; default: as it is.
+            directory: a new directory, or one in which files of the same names are replaced.
+            dtype: number format to save in; default: the model's format.
         """
         weights.write(self.model, self.tokenizer, Path(directory), weights.dtype_of(dtype), world=self._world())
         return Path(directory)
 
     def prompt_text(self, prompt: str | Sequence[Message]) -> str:
-        """Return a prompt as text: a text as it is, messages as the tokenizer's chat template writes them.
+        """Return a prompt as text: a text unchanged, messages in the tokenizer's chat template.
 
         Raises:
-            DataError: messages were given and the tokenizer has no chat template, or one that refuses them.
+            DataError: messages were given, and the tokenizer has no chat template or its template refuses them.
         """
         if isinstance(prompt, str):
             return prompt
@@ -360,14 +362,14 @@ class LM:
 
     @property
     def _hook_depth(self) -> int:
-        """How many `hooks` contexts this thread is in."""
+        """Number of `hooks` contexts around this thread."""
         return getattr(self._depth, "hooks", 0)
 
     def _world(self) -> Any:
         """Return the world of the model as the JSON values of its file, or None if it is not known."""
         try:
             return self.world.to_dict() if self.world is not None else read_world(self.run_dir, self.directory)
-        except ProbeError:  # its run is gone or damaged since it was loaded, which must not cost the weights
+        except ProbeError:  # its run was damaged or deleted; the weights can still be saved
             return None
 
     def _facts(self) -> dict[str, str]:
@@ -416,7 +418,7 @@ class LM:
 
 
 def _require_model(model: Any, mapping: ModuleMap | None) -> PreTrainedModel:
-    """Return the causal language model inside any wrappers; with a mapping, make one of a plain module.
+    """Return the causal language model inside any wrappers; with a mapping, build one from a plain module.
 
     Raises:
         ModelError: it is something else; the message says what is missing.
@@ -449,7 +451,7 @@ def _require_model(model: Any, mapping: ModuleMap | None) -> PreTrainedModel:
 
 
 def _require_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:
-    """Return the tokenizer, once it is checked that it is one of transformers.
+    """Return the tokenizer after checking that it is one of transformers.
 
     Raises:
         DataError: it cannot encode and decode; the message says what was given.

@@ -1,4 +1,4 @@
-"""Models on disk and in memory: read and write safetensors, name a device or a number format, hash the weights."""
+"""Reading and writing of models (safetensors), devices, number formats and hashes of weights."""
 
 import copy
 import hashlib
@@ -41,13 +41,13 @@ from probe.untrusted import WEIGHTS, foreign, read_json, regular
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COUNTED = re.compile(r"(?:num|n)_(?:\w+_)?(?:layers?|blocks)|(?:en|de)coder_layers|attention_types")
-"""Entries of a configuration that say how many parts transformers builds one after the other."""
+"""Entries of a configuration that give numbers of parts that transformers builds in a loop."""
 SPARE = 2**26
-"""Elements that a model may have beyond those of its weights: buffers for masks and positions."""
+"""Maximum number of elements of a model in excess of its weights: buffers for masks and positions."""
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
-    """Return the device of that name; None means CUDA where there is one, else the CPU.
+    """Return the device of that name; None means CUDA if there is one, else the CPU.
 
     Raises:
         ModelError: there is no such device.
@@ -66,7 +66,7 @@ def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """Return the number format of that name; None, which keeps the format, stays None.
 
     Raises:
-        ModelError: no such format.
+        ModelError: there is no such format.
     """
     if dtype is None:
         return None
@@ -95,7 +95,7 @@ def require_causal(directory: Path) -> None:
 
 
 def reward_classes(config: dict[str, Any]) -> set[str]:
-    """Return the names of classes that read an architecture's decoder with a scalar head; empty if it has none."""
+    """Return the names of classes with an architecture's decoder and a scalar head; empty if there are none."""
     if not _classes(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, config) or config.get("is_encoder_decoder"):
         return set()
     return _classes(modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, config)
@@ -126,12 +126,12 @@ def read_model(directory: Path, dtype: torch.dtype | None, device: torch.device)
     """Read the causal language model in `directory`, in evaluation mode, with every weight found there.
 
     Args:
-        directory: holds config.json and safetensors.
-        dtype: None is single precision on the CPU, elsewhere as it was saved.
-        device: where it goes.
+        directory: directory with config.json and safetensors.
+        dtype: number format; None is single precision on the CPU, elsewhere the saved format.
+        device: device of the model.
 
     Raises:
-        ModelError: the weights are broken or incomplete, or it is no causal language model.
+        ModelError: the weights are broken or incomplete, or it is not a causal language model.
     """
     return _read(AutoModelForCausalLM, "causal language model", directory, dtype, device)
 
@@ -169,7 +169,7 @@ def _read(auto: Any, label: str, directory: Path, dtype: torch.dtype | None, dev
 
 
 def _loading(label: str, directory: Path) -> AbstractContextManager[None]:
-    """Raise errors of transformers while it reads a model as a ModelError, inside the context."""
+    """Turn errors of transformers while it reads a model into a ModelError, inside the context."""
     return foreign(
         lambda reason: ModelError(f"`{directory}` cannot be loaded as a {label} ({reason}): fix it or use another.")
     )
@@ -193,12 +193,12 @@ def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 def weights_hash(directory: Path, exact: bool = False) -> str:
     """Return the SHA-256 of the weights in a directory, in hexadecimal: names, shapes and values of all tensors.
 
-    A directory is read once in a process, and again when its files have changed.
+    A directory is read once per process, and again if its files have changed.
 
     Args:
-        directory: with safetensors.
-        exact: values as they are stored; else in half precision, so that a model is the same as its copy that was made
-            small (`probe.runs.thin`).
+        directory: directory with safetensors.
+        exact: hash the stored values; otherwise hash them in half precision, so that a model and its reduced copy
+            (`probe.runs.thin`) have the same hash.
 
     Raises:
         ModelError: a file is broken.
@@ -229,10 +229,10 @@ def _broken_error(directory: Path) -> Callable[[str], ModelError]:
 
 
 def _check_sizes(auto: Any, label: str, directory: Path) -> None:
-    """Raise a ModelError where the configuration describes a model beyond the weights that lie beside it.
+    """Raise a ModelError if the configuration describes a larger model than the weights next to it.
 
-    Building it could take all memory or never end, so its size is known before: the layers are counted in the
-    configuration as it was written, the elements on the meta device, which has no memory.
+    Building such a model could take all memory or never end, so its size is checked first: layers are counted in the
+    configuration file, elements on the meta device, which takes no memory.
     """
     sizes = shapes(directory)
     for name, value in _entries(read_config(directory)):
@@ -283,7 +283,7 @@ def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """Read the tokenizer in `directory`, and check that it can be used.
 
     Raises:
-        ModelError: there is none that can be used.
+        ModelError: there is no usable tokenizer.
     """
 
     def refuse(reason: str) -> ModelError:
@@ -294,7 +294,7 @@ def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
             sound_folder(directory), trust_remote_code=False, local_files_only=True
         )
         tokenizer = rehearsed(tokenizer)
-        tokenizer("a \u2603")  # what is wrong with its settings shows when it is used, also on an unknown letter
+        tokenizer("a \u2603")  # wrong settings show only in use, some only on an unknown letter
     return tokenizer
 
 
@@ -306,15 +306,15 @@ def write(
     state: Mapping[str, Tensor] | None = None,
     world: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a Hugging Face directory: a new one appears whole, in an old one files are replaced, config.json last.
+    """Write a Hugging Face directory: a new one appears whole; in an old one files are replaced, config.json last.
 
     Args:
-        model: what to write.
-        tokenizer: what to write beside it.
-        directory: where.
-        dtype: number format to save in; default: as it is.
-        state: the weights, where the model has none of its own.
-        world: that it belongs to, if any (`probe.runs.world_file`).
+        model: model to write.
+        tokenizer: tokenizer to write with it.
+        directory: directory to write.
+        dtype: number format to save in; default: the model's format.
+        state: weights, if the model itself holds none.
+        world: world that it belongs to, if any (`probe.runs.world_file`).
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     work = directory.parent / f".{directory.name}.{secrets.token_hex(4)}"
@@ -341,10 +341,10 @@ def classifier(model: PreTrainedModel, pad: int | None) -> Any:
 
     Args:
         model: a causal language model, whose decoder is shared and not copied.
-        pad: the padding token that transformers is to look for.
+        pad: padding token that transformers will look for.
 
     Raises:
-        ConfigError: transformers has none of this architecture.
+        ConfigError: transformers has no such class for this architecture.
     """
     config = copy.deepcopy(model.config)
     config.num_labels, config.get_text_config().pad_token_id = 1, pad
@@ -369,23 +369,22 @@ def classifier(model: PreTrainedModel, pad: int | None) -> Any:
 
 
 def twin(model: PreTrainedModel, others: Mapping[str, Tensor] | None = None) -> PreTrainedModel:
-    """Copy the module tree over the same parameters and buffers: hooks and modes of one do not reach the other.
+    """Copy the module tree over the same parameters and buffers, with separate hooks and modes.
 
     Args:
-        model: stays as it is.
-        others: tensors by the names of parameters and buffers whose place they take; shared ones once, under the first
-            name.
+        model: model to copy; it is not changed.
+        others: tensors that replace parameters and buffers, by name; shared ones once, under the first name.
     """
     named = [*model.named_parameters(), *model.named_buffers()]
     memo = {id(tensor): (others or {}).get(name, tensor) for name, tensor in named}
     own = copy.deepcopy(model, memo)
-    for module in own.modules():  # what TRL and accelerate put there may run the tree that it was made for
+    for module in own.modules():  # wrappers by TRL and accelerate may call the original module tree
         vars(module).pop("forward", None)
     return own
 
 
 def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the state's tensors in the order of their names, each shared one once."""
+    """Return the state's tensors in the order of their names, shared ones once."""
     distinct: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         distinct.setdefault(id(tensor), (name, tensor))
@@ -393,9 +392,9 @@ def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def stamp(model: PreTrainedModel) -> list[tuple[int, int, int]]:
-    """Return a cheap sign of the weights' contents, to see whether they have changed since.
+    """Return a cheap sign of the weights' contents that shows whether they have changed.
 
-    Versions alone miss fused optimisers and writes to `.data`, which do not count them up; the sum of bits does not.
+    Version counters miss fused optimisers and writes to `.data`, which do not increase them; the sum of bits does not.
     """
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return [
@@ -409,7 +408,7 @@ def fingerprint(model: PreTrainedModel, read: Callable[[Tensor], Tensor] = lambd
 
     Args:
         model: the model.
-        read: gives the values of one of its tensors; called for one after the other.
+        read: function that returns the values of one tensor; it is called for one tensor after the other.
     """
     volatile = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
     config = {name: value for name, value in model.config.to_dict().items() if name not in volatile}
@@ -441,11 +440,11 @@ def _save(
 
 
 LOADED = ("is_local", "local_files_only")
-"""What `from_pretrained` of transformers notes in a tokenizer of how it was loaded, and `save_pretrained` writes."""
+"""Settings of a tokenizer that record how it was loaded; `from_pretrained` notes and `save_pretrained` writes them."""
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Write a tokenizer's files, the same however the tokenizer came to be: read from a folder, or made here."""
+    """Write a tokenizer's files in the same form, whether it was read from a folder or built here."""
     tokenizer.save_pretrained(directory)
     file = directory / "tokenizer_config.json"
     if not file.is_file():
@@ -469,6 +468,6 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def _classes(mapping: Mapping[str, Any], config: dict[str, Any]) -> set[str]:
-    """Return the names of the classes that transformers knows for a model type."""
+    """Return the names of the classes that transformers has for a model type."""
     names = mapping.get(config["model_type"], ())
     return {names} if isinstance(names, str) else set(names)

@@ -1,12 +1,12 @@
-"""How much memory a capture will take before it is made, how much is free, and what to take instead of too much.
+"""Memory that a capture will take, the free memory, and smaller captures that fit.
 
     preflight(lm, 4096)                              # .total, .fits, .offer; .table() by hook name
-    lm.run_with_cache(text, names)                   # asks it, and says a sentence before memory ends
+    lm.run_with_cache(text, names)                   # checks it, and raises an error before memory runs out
 
-The activations' sizes are learnt from the model and exact: four runs on texts of two to four tokens give the bytes of
-every hook point as a polynomial in the number of tokens. It holds for any length, since a shape is a product of sizes
-that are fixed, that number, or the number of texts. Names that share their memory count once. What comes and goes while
-a layer is computed is bounded from above.
+The activations' sizes are measured on the model and exact: four runs on texts of two to four tokens give the bytes of
+every hook point as a polynomial in the number of tokens. It holds for any length, because a shape is a product of fixed
+sizes, the number of tokens and the number of texts. Names that share their memory count once. Temporary tensors of a
+layer get an upper bound.
 """
 
 import math
@@ -31,25 +31,25 @@ from probe.model.scoring import check_lengths
 from probe.model.text import positions
 
 LOGITS = "logits"
-"""What the logits are called beside the hook names."""
+"""Name of the logits among the hook names."""
 
 PATTERNS = 4
-"""Tensors of the size of a layer's pattern that live at once while its attention is computed, rounded up from what six
-architectures need (2.2 to 3.5; docs/log.md)."""
+"""Maximum number of tensors of the size of a layer's pattern that exist at once while its attention is computed,
+rounded up from measurements on six architectures (2.2 to 3.5; docs/log.md)."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Bytes of one piece of memory in texts of different lengths."""
+    """Bytes of one piece of memory as a function of the text's length."""
 
     sizes: tuple[int, int, int]
-    """Bytes of one text of 2, 3 and 4 tokens."""
+    """Bytes for one text of 2, 3 and 4 tokens."""
     twice: int
-    """Bytes of two texts of 4 tokens."""
+    """Bytes for two texts of 4 tokens."""
 
     @property
     def kind(self) -> str:
-        """Constant, linear or quadratic in the number of tokens."""
+        """Growth with the number of tokens: constant, linear or quadratic."""
         two, three, four = self.sizes
         return "quadratic" if four - 2 * three + two else "linear" if three - two else "constant"
 
@@ -63,19 +63,19 @@ class Growth:
 
 @dataclass(frozen=True)
 class Law:
-    """How everything that one model can capture grows."""
+    """Memory of everything that one model can capture, as a function of texts and lengths."""
 
     pieces: tuple[Growth, ...]
-    """Each piece of memory."""
+    """All pieces of memory."""
     holds: dict[str, int]
-    """For each hook name, and for the logits, the piece that holds it."""
+    """Name of a hook point, or of the logits, to the index of its piece."""
 
     def size(self, names: Iterable[str], batch: int, length: int) -> int:
-        """Return the bytes of activations, each piece counted once; names that do not fire hold nothing."""
+        """Return the bytes of activations, counting each piece once; names of inactive hook points take none."""
         return sum(self.pieces[at].bytes(batch, length) for at in {self.holds[n] for n in names if n in self.holds})
 
     def kind(self, name: str) -> str:
-        """Return how a name grows: constant, linear or quadratic in the number of tokens."""
+        """Return the growth of a name: constant, linear or quadratic in the number of tokens."""
         return self.pieces[self.holds[name]].kind if name in self.holds else "constant"
 
     def working(self, batch: int, length: int, itemsize: int) -> int:
@@ -96,7 +96,7 @@ class Law:
 
 
 class Hookable(Protocol):
-    """What a capture asks of a model, which `probe.LM` has."""
+    """Interface that a capture needs from a model; `probe.LM` has it."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -104,15 +104,15 @@ class Hookable(Protocol):
 
     @property
     def bridge(self) -> TransformerBridge:
-        """Whose activations are captured."""
+        """Bridge whose activations are captured."""
 
     @property
     def device(self) -> torch.device:
-        """Whose memory it takes."""
+        """Device whose memory the capture takes."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its activations."""
+        """Number format of the activations."""
 
     @property
     def _hook_depth(self) -> int: ...
@@ -126,7 +126,7 @@ _lock = threading.RLock()
 def growth_law(lm: Hookable) -> Law:
     """Return how the model's activations grow.
 
-    It is learnt once for each bridge and each setting of its optional hook points.
+    It is measured once for each bridge and each setting of its optional hook points.
     """
     with lm._bridge_lock, _lock:
         bridge = lm.bridge
@@ -138,8 +138,8 @@ def growth_law(lm: Hookable) -> Law:
 
 @torch.no_grad()
 def _learn(lm: Hookable) -> Law:
-    """Learn how the model's activations grow, from four small runs."""
-    # Hooks that are attached now would fire on texts they do not know: a bridge of its own then.
+    """Measure how the model's activations grow, in four small runs."""
+    # Hooks attached at present must not fire on the texts of the measurement, so they get a separate bridge.
     bridge = build_bridge(lm.model, lm.tokenizer) if lm._hook_depth else lm.bridge
     runs = []
     for batch, length in ((1, 2), (1, 3), (1, 4), (2, 4)):
@@ -162,7 +162,7 @@ def _learn(lm: Hookable) -> Law:
 
 
 def block_of(name: str) -> int | None:
-    """Return the block that a hook name belongs to; None outside of blocks."""
+    """Return the block of a hook name; None outside the blocks."""
     match = re.match(r"blocks\.(\d+)\.", name)
     return int(match[1]) if match else None
 
@@ -171,10 +171,10 @@ GROUPS = Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: torch.device | str = "cpu") -> int | None:
-    """Return the bytes that new tensors on a device can take now; None where the system does not say.
+    """Return the bytes that new tensors on a device can take now; None if the system does not say.
 
-    On a GPU the memory that torch holds and does not use counts as free. On the CPU it is what the kernel calls
-    available, or what the limit of a container leaves.
+    On a GPU, memory that torch has reserved and does not use counts as free. On the CPU, it is the kernel's available
+    memory, or the rest of a container's limit.
     """
     place = torch.device(device)
     if place.type == "cuda":
@@ -197,7 +197,7 @@ def readable(size: int) -> str:
 
 
 def _available(file: Path) -> int | None:
-    """Return the bytes that the kernel can give without swapping; None where the file does not say."""
+    """Return the bytes that the kernel can give without swapping; None if the file does not say."""
     try:
         lines = file.read_text().splitlines()
     except OSError:
@@ -225,7 +225,8 @@ def _memory_left(folder: Path) -> int | None:
 
 
 KEEP = 0.9
-"""Share of the free memory that a capture may take by default: the allocator adds a little, and others need some."""
+"""Default share of the free memory that a capture may take: the allocator needs a little, and other programs need
+some."""
 
 
 @dataclass(frozen=True)
@@ -233,59 +234,59 @@ class Capture:
     """A smaller capture that fits."""
 
     what: str
-    """What to do, as words."""
+    """Description of the remedy."""
     names: tuple[str, ...]
-    """Its hook names."""
+    """Hook names to capture."""
     batch: int
-    """Texts at a time."""
+    """Number of texts at a time."""
     length: int
-    """Tokens of a text."""
+    """Number of tokens of a text."""
     total: int
-    """Bytes it needs in all."""
+    """Bytes needed in total."""
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What a capture will need."""
+    """Memory that a capture will need."""
 
     names: tuple[str, ...]
-    """Hook names that are kept."""
+    """Hook names to capture."""
     batch: int
     """Number of texts."""
     length: int
-    """Tokens of the longest."""
+    """Number of tokens of the longest text."""
     bytes: dict[str, int]
-    """Bytes by hook name; names that share memory each show it."""
+    """Bytes by hook name; names that share memory each show all of it."""
     growth: dict[str, str]
-    """How each grows with the length: constant, linear or quadratic."""
+    """Growth of each with the length: constant, linear or quadratic."""
     cache: int
-    """Bytes of all activations that are kept, shared memory counted once."""
+    """Bytes of all kept activations; shared memory counts once."""
     logits: int
-    """Bytes of the logits, where no kept activation is them."""
+    """Bytes of the logits, unless a kept activation holds them."""
     working: int
     """Bytes of temporary tensors while one layer is computed: an upper bound."""
     free: int | None
-    """Bytes that are free now; None where the system does not say."""
+    """Bytes that are free now; None if the system does not say."""
     budget: int | None
     """Bytes that the capture may take; None is no limit."""
     offers: tuple[Capture, ...]
-    """Smaller captures that fit, the largest first; empty where the capture itself fits."""
+    """Smaller captures that fit, the largest first; empty if the capture itself fits."""
     instead: str = ""
-    """What else can be done, as words."""
+    """Description of another remedy."""
 
     @property
     def total(self) -> int:
-        """Bytes that are needed at the peak."""
+        """Bytes needed at the peak."""
         return self.cache + self.logits + self.working
 
     @property
     def fits(self) -> bool:
-        """Whether there is room."""
+        """Whether the capture fits."""
         return self.budget is None or self.total <= self.budget
 
     @property
     def offer(self) -> str:
-        """What to take instead, in one sentence; empty where the capture fits."""
+        """Smaller capture to make, in one sentence; empty if the capture fits."""
         if self.fits:
             return ""
         ways = [f"{offer.what} ({readable(offer.total)})" for offer in self.offers]
@@ -295,7 +296,7 @@ class Preflight:
 
     @property
     def sentence(self) -> str:
-        """What is needed, what there is, and what to take instead."""
+        """Sentence with the needed and the free memory, and a smaller capture."""
         several = f"{self.batch} texts of " if self.batch > 1 else ""
         need = f"A capture of {several}{self.length:,} tokens needs {readable(self.total)}"
         if self.budget is None:
@@ -305,7 +306,7 @@ class Preflight:
         return f"{need} and may take {readable(self.budget)}: {self.offer}."
 
     def table(self) -> pd.DataFrame:
-        """Return a table with one row per hook name: name, layer (-1 outside of blocks), growth, bytes."""
+        """Return a table with one row per hook name: name, layer (-1 outside the blocks), growth, bytes."""
         return pd.DataFrame(
             {
                 "name": self.names,
@@ -328,14 +329,14 @@ def preflight(
 
     Args:
         lm: the model; the first time it is run on a few tokens.
-        text: as in `LM.run_with_cache`, or a number of tokens.
+        text: text or token ids, as in `LM.run_with_cache`, or a number of tokens.
         names: hook names, old or canonical; None is every one.
-        batch: number of texts where `text` is a number of tokens.
-        budget: bytes that may be taken; default: nine tenths of what is free on the model's device.
+        batch: number of texts if `text` is a number of tokens.
+        budget: maximum number of bytes; default: nine tenths of the free memory on the model's device.
 
     Raises:
-        ConfigError: an unknown name, or a number that is not positive.
-        DataError: no text, or one longer than the model's context.
+        ConfigError: a name is unknown, or a number is not positive.
+        DataError: there is no text, or one exceeds the model's context.
         ModelError: the architecture cannot be hooked.
     """
     batch, length = (batch, int(text)) if isinstance(text, Integral) else lm._batch(text)[0].shape
@@ -376,10 +377,10 @@ def require_room(
     *,
     budget: int | None = None,
 ) -> None:
-    """Raise a DataError unless there is room for `lm.run_with_cache(text, names)`; it says what fits instead.
+    """Raise a DataError unless `lm.run_with_cache(text, names)` fits into memory; the message names what fits.
 
     Raises:
-        DataError: see above.
+        DataError: the capture does not fit.
         ConfigError, ModelError: as in `preflight`.
     """
     plan = preflight(lm, text, names, budget=budget)
@@ -388,13 +389,13 @@ def require_room(
 
 
 def _parts(law: Law, names: Sequence[str], batch: int, length: int, itemsize: int) -> tuple[int, int, int]:
-    """Return the bytes of the activations, of the logits in addition to them, and of temporary tensors."""
+    """Return the bytes of the activations, of logits that are not among them, and of temporary tensors."""
     cache = law.size(names, batch, length)
     return cache, law.size([*names, LOGITS], batch, length) - cache, law.working(batch, length, itemsize)
 
 
 def _offers(law: Law, names: tuple[str, ...], batch: int, length: int, itemsize: int, room: int) -> tuple[Capture, ...]:
-    """Return smaller captures that fit: without quadratic names, of fewer texts, fewer layers, or a shorter text."""
+    """Return smaller captures that fit: without quadratic names, or with fewer texts, layers or tokens."""
 
     def capture(advice: str, hook_names: Sequence[str], texts: int, tokens: int) -> Capture | None:
         total = sum(_parts(law, hook_names, texts, tokens, itemsize))
@@ -419,7 +420,7 @@ def _offers(law: Law, names: tuple[str, ...], batch: int, length: int, itemsize:
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest count up to `most` that fits, 0 where none does.
+    """Return the largest count up to `most` that fits, or 0.
 
     If a count fits, all smaller counts must fit, too.
     """

@@ -1,9 +1,9 @@
-"""Hooks on a plain module: a TransformerBridge made of a `ModuleMap`, without an adapter for the architecture.
+"""Hooks on a plain module: a TransformerBridge built from a `ModuleMap`, without an adapter for the architecture.
 
-Every hook point wraps a module that the map names; nothing is computed anew, with one exception: while an attention
-runs, its softmax, or `scaled_dot_product_attention`, is taken over, so that scores and pattern are hooked where they
-arise. Rotary positions, windows and norms of queries are therefore those of the module. A first run on a few tokens
-tells what each hook point sees; a part that is not what its name says is left out, and a warning names it.
+Every hook point wraps a module that the map names; nothing is computed differently, with one exception: while an
+attention runs, its softmax or `scaled_dot_product_attention` is replaced, so that scores and pattern can be hooked.
+Rotary positions, windows and norms of queries are therefore those of the module. A first run on a few tokens checks
+each hook point; a part that does not behave as its name says is left out with a warning.
 
 Axes: B texts, T tokens, d width, H heads, G heads of keys and values, dh head width.
 """
@@ -35,9 +35,9 @@ from probe.model.module_map import INSIDE, MappedModel, ModuleMap
 
 SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 HEADS = ("heads", "key_value_heads", "qkv", "q", "k", "v", "out")
-"""Fields of the map without which an attention is one part."""
+"""Fields of the map that are needed to hook the heads of an attention."""
 LAYERS = ("mlp_in", "mlp_gate", "mlp_out")
-"""Fields of the map without which a feed-forward part is one part."""
+"""Fields of the map that are needed to hook the neurons of a feed-forward part."""
 PARTS = {
     "pos_embed": ("positions",),
     "ln_final": ("final_norm",),
@@ -46,11 +46,12 @@ PARTS = {
     "ln2": ("mlp_norm",),
     "mlp": ("mlp", *LAYERS),
 }
-"""Components that may be left out, and the fields of the map that go with the first of them."""
+"""Optional components, and the fields of the map that each needs first."""
 TEXTS, TOKENS = 2, 6
-"""The first run."""
+"""Numbers of texts and of tokens in the first run."""
 RELATIVE, ABSOLUTE = 1e-3, 1e-5
-"""What counts as rounding there, in single precision; a hundred times as much in half."""
+"""Relative and absolute tolerance for rounding in the first run, in single precision; a hundred times as much in
+half."""
 NEEDS = (
     (r"blocks\.\d+\.attn\.hook_(q|k|v|z|attn_scores|pattern)", "heads, out, and qkv or q, k and v"),
     (r"blocks\.\d+\.(attn\.hook_(in|out)|hook_attn_out)", "attention"),
@@ -61,20 +62,20 @@ NEEDS = (
     (r"pos_embed\.hook_(in|out)|hook_pos_embed", "positions"),
     (r"ln_final\.hook_(in|out)", "final_norm"),
 )
-"""Hook names, and the fields of the map that they need."""
+"""Patterns of hook names, and the fields of the map that they need."""
 
 
 class ModuleWarning(UserWarning):
-    """A part that a module map names is left out."""
+    """Warning that a part of a module map is left out."""
 
 
 def fields_of(name: str) -> str | None:
-    """Return the fields of a map that a hook name needs; None where there is no such name."""
+    """Return the fields of a map that a hook name needs; None if there is no such name."""
     return next((fields for pattern, fields in NEEDS if re.fullmatch(pattern, name)), None)
 
 
 class HeadsBridge(GeneralizedComponent):
-    """An attention whose heads are hooked: at its projections, and at its softmax while it runs."""
+    """Attention with hooked heads: at its projections, and at its softmax while it runs."""
 
     def __init__(self, name: str, mapping: ModuleMap) -> None:
         super().__init__(name)
@@ -107,7 +108,7 @@ class HeadsBridge(GeneralizedComponent):
             return super().forward(*args, **kwargs)
 
     def _hook_split(self, hook: HookPoint, states: Float[Tensor, "... HD"], count: int) -> Float[Tensor, "... HD"]:
-        """Show states as those of heads [B T H dh]."""
+        """Reshape states into those of heads [B T H dh]."""
         return hook(states.unflatten(-1, (count, -1))).flatten(-2)
 
     def _hook_heads(self, output: Tensor, names: str) -> Tensor:
@@ -138,22 +139,22 @@ class HeadsBridge(GeneralizedComponent):
 
     @property
     def W_Q(self) -> Float[Tensor, "H d dh"]:  # noqa: N802
-        """Queries by head."""
+        """Query maps by head."""
         return self._weight("q")
 
     @property
     def W_K(self) -> Float[Tensor, "G d dh"]:  # noqa: N802
-        """Keys by head."""
+        """Key maps by head."""
         return self._weight("k")
 
     @property
     def W_V(self) -> Float[Tensor, "G d dh"]:  # noqa: N802
-        """Values by head."""
+        """Value maps by head."""
         return self._weight("v")
 
     @property
     def W_O(self) -> Float[Tensor, "H dh d"]:  # noqa: N802
-        """What each head writes."""
+        """Output maps by head."""
         return self._rows("out")[0].T.unflatten(0, (self._counts["q"], -1))
 
     @property
@@ -178,7 +179,7 @@ class HeadsBridge(GeneralizedComponent):
 
 
 class _Softmax(TorchFunctionMode):
-    """Inside, the softmax over keys of one attention goes through its hook points."""
+    """Context in which the softmax over keys of one attention goes through its hook points."""
 
     def __init__(self, heads: HeadsBridge) -> None:
         super().__init__()
@@ -206,7 +207,7 @@ class _Softmax(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Float[Tensor, "B H T dh"]:
-        """Compute what `scaled_dot_product_attention` does by its documentation, with scores and pattern hooked."""
+        """Compute `scaled_dot_product_attention` by its documentation, with scores and pattern hooked."""
         if enable_gqa:
             key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
         scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -223,8 +224,8 @@ class _Softmax(TorchFunctionMode):
 class UnembedBridge(GeneralizedComponent):
     """An unembedding of which a hook may take fewer tokens than the module gives it.
 
-    Analyses read logits at a few tokens only. The module would not know: what it does with its logits, such as a loss,
-    is for all of them. So the rest is filled up with zeros, and taken off at the end of the pass.
+    Analyses read logits at only a few tokens. The module may use all of its logits, for a loss for example. So the
+    others are filled with zeros, which are removed at the end of the pass.
     """
 
     _kept: int | None = None
@@ -236,18 +237,18 @@ class UnembedBridge(GeneralizedComponent):
         return F.pad(logits, (0, 0, 0, states.shape[1] - self._kept))
 
     def take_off(self, _: nn.Module, __: Any, output: CausalLMOutput) -> None:
-        """Cut off the zeros behind the logits; this is the forward hook of the whole model."""
+        """Remove the zeros after the logits; this is the forward hook of the whole model."""
         output.logits = output.logits[:, : self._kept]
 
 
 @torch.no_grad()
 def bridge_module(model: MappedModel) -> TransformerBridge:
-    """Build a bridge over the parameters of a plain module, whose tree is copied.
+    """Build a bridge over the parameters of a plain module; only the module tree is copied.
 
     `probe.model.hooks` calls this.
 
     Raises:
-        ModelError: embedding, blocks or unembedding are not run once a pass.
+        ModelError: embedding, blocks or unembedding do not run exactly once per pass.
     """
     readings = _run_once(model, _assemble(model, model.mapping, middle=False))
     gone: list[str] = []
@@ -266,7 +267,7 @@ def bridge_module(model: MappedModel) -> TransformerBridge:
 
 
 def _assemble(model: MappedModel, mapping: ModuleMap, middle: bool) -> TransformerBridge:
-    """Build the bridge of a map; `middle` says whether the norm before the MLP reads the stream after the attention."""
+    """Build the bridge of a map; `middle` says whether the norm before the MLP reads the stream after attention."""
     own, config = twin(model), model.config
     heads = mapping.heads or 1
     adapter = ArchitectureAdapter(
@@ -291,7 +292,7 @@ def _assemble(model: MappedModel, mapping: ModuleMap, middle: bool) -> Transform
     for number, block in enumerate(bridge.blocks):
         blocks[number] = block
     parent, _, name = f"module.{mapping.blocks}".rpartition(".")
-    setattr(own.get_submodule(parent), name, blocks)  # a Sequential is called as one, and a list is not
+    setattr(own.get_submodule(parent), name, blocks)  # a Sequential is called as a whole, a ModuleList is not
     if mapping.final_norm is None:
         norm = GeneralizedComponent("")
         norm.set_original_component(nn.Identity())
@@ -331,18 +332,18 @@ def _components(mapping: ModuleMap, middle: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Readings:
-    """What the hook points saw in one run."""
+    """Values at the hook points in one run."""
 
     bridge: TransformerBridge
     values: dict[str, Tensor]
-    """The last tensor at each hook point."""
+    """Last tensor at each hook point."""
     counts: dict[str, int]
-    """How often each was run."""
+    """Number of times that each ran."""
     stream: tuple[int, int, int]
-    """(B, T, d)."""
+    """Shape (B, T, d) of the residual stream."""
 
     def runs_once(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Return whether a hook point was run once, with a tensor of this shape."""
+        """Return whether a hook point ran once, with a tensor of this shape."""
         return self.counts.get(name) == 1 and name in self.values and self.values[name].shape == shape
 
 
@@ -367,10 +368,10 @@ def _run_once(model: MappedModel, bridge: TransformerBridge) -> Readings:
 
 
 def _find_faults(model: MappedModel, readings: Readings) -> dict[str, str]:
-    """Find parts that are not what their names say, and return the reason for each.
+    """Find parts that do not behave as their names say, and return the reason for each.
 
     Raises:
-        ModelError: what cannot be left out is among them.
+        ModelError: a part that cannot be left out is among them.
     """
     mapping, stream, depth = model.mapping, readings.stream, model.config.num_hidden_layers
     for name, field in (("embed", "embedding"), ("unembed", "unembedding")):
@@ -404,9 +405,9 @@ def _find_faults(model: MappedModel, readings: Readings) -> dict[str, str]:
 
 
 def _fault_of_heads(readings: Readings, block: int) -> str | None:
-    """Return why the heads of a block are not what the map says; None where they are.
+    """Return why the heads of a block are not what the map says; None if they are.
 
-    They are not if the attention made of them is not the module's output.
+    They are not if attention recomputed from them differs from the module's output.
     """
     attn, bridge = f"blocks.{block}.attn.", readings.bridge.blocks[block].attn
     names = [attn + f"hook_{name}" for name in ("in", "q", "k", "v", "z", "attn_scores", "pattern")]
@@ -438,7 +439,7 @@ def _fault_of_heads(readings: Readings, block: int) -> str | None:
 
 
 def _adds_attention(readings: Readings) -> bool:
-    """Return whether the second norm of every block reads the stream with the attention's output added."""
+    """Return whether the second norm of every block reads the stream after attention."""
     for block in range(readings.bridge.cfg.n_layers):
         names = [f"blocks.{block}.{each}" for each in ("hook_in", "attn.hook_out", "ln2.hook_in")]
         if not all(readings.runs_once(name, readings.stream) for name in names):

@@ -1,9 +1,8 @@
-"""A plain module of PyTorch as a language model: a map says where its parts are and how it is called.
+"""A plain module of PyTorch as a language model: a map of the paths of its parts and of its call.
 
-A model of transformers says this itself. For any other `nn.Module`, `ModuleMap` names the modules by their paths, as
-`named_modules` gives them, and `MappedModel` makes of both what `probe.LM` takes. The module stays as it is: its
-parameters are shared, so train it or `lm.model`. What is not named is not there: hooks, analyses and pages that need it
-say so.
+Models of transformers need no map. For any other `nn.Module`, `ModuleMap` names the modules by their paths, as in
+`named_modules`, and `MappedModel` wraps the module for `probe.LM`. The module is not changed: its parameters are
+shared, so train it or `lm.model`. Hooks, analyses and pages that need a part that the map does not name say so.
 """
 
 import difflib
@@ -24,62 +23,63 @@ from probe.model.loading import tensors
 from probe.model.references import MAPPED
 
 Call = Callable[[Any, Tensor], Any]
-"""(module, ids [B T]) to logits [B T V], or to an output that holds them."""
+"""Function (module, ids [B T]) -> logits [B T V], or an output that holds them."""
 INSIDE = {
     **dict.fromkeys(("attention", "attention_norm", "mlp", "mlp_norm"), "blocks"),
     **dict.fromkeys(("qkv", "q", "k", "v", "out"), "attention"),
     **dict.fromkeys(("mlp_in", "mlp_gate", "mlp_out"), "mlp"),
 }
-"""Fields whose path begins at another's."""
+"""Fields whose path begins at another field's module."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleMap:
-    """Where the parts of a decoder are: paths of modules, such as `transformer.h`."""
+    """Paths of the parts of a decoder, such as `transformer.h`."""
 
     blocks: str
-    """The list of blocks (`ModuleList` or `Sequential`), each from a residual stream [B T d] to the next."""
+    """List of blocks (`ModuleList` or `Sequential`), each from a residual stream [B T d] to the next."""
     embedding: str
-    """The embedding of tokens."""
+    """Embedding of tokens."""
     unembedding: str
-    """The linear layer that makes logits."""
+    """Linear layer that makes logits."""
     final_norm: str | None = None
-    """The norm before the unembedding."""
+    """Norm before the unembedding."""
     positions: str | None = None
-    """The embedding of positions, where they are learned."""
+    """Embedding of positions, if they are learned."""
     attention: str | None = None
-    """In a block: its attention, whose output is added to the residual stream."""
+    """Attention, inside a block; its output is added to the residual stream."""
     attention_norm: str | None = None
-    """In a block: the norm before its attention."""
+    """Norm before attention, inside a block."""
     mlp: str | None = None
-    """In a block: its feed-forward part, whose output is added to the residual stream."""
+    """Feed-forward part, inside a block; its output is added to the residual stream."""
     mlp_norm: str | None = None
-    """In a block: the norm before its feed-forward part."""
+    """Norm before the feed-forward part, inside a block."""
     heads: int | None = None
-    """Heads of a block. With the projections below they give attention patterns and what each head does."""
+    """Number of heads per block. Together with the projections below it gives attention patterns and outputs of
+    heads."""
     key_value_heads: int | None = None
-    """Heads of keys and values, where they are fewer."""
+    """Number of heads of keys and values, if there are fewer."""
     qkv: str | None = None
-    """In the attention: one layer for queries, keys and values, in this order."""
+    """Joint layer of queries, keys and values, in this order, inside the attention."""
     q: str | None = None
-    """In the attention: the layer of queries, where each has its own."""
+    """Layer of queries, inside the attention, if queries, keys and values have separate layers."""
     k: str | None = None
-    """In the attention: the layer of keys."""
+    """Layer of keys, inside the attention."""
     v: str | None = None
-    """In the attention: the layer of values."""
+    """Layer of values, inside the attention."""
     out: str | None = None
-    """In the attention: the layer that mixes what the heads give."""
+    """Layer that mixes the outputs of the heads, inside the attention."""
     mlp_in: str | None = None
-    """In the feed-forward part: the first layer."""
+    """First layer, inside the feed-forward part."""
     mlp_gate: str | None = None
-    """In the feed-forward part: the layer of the gate."""
+    """Layer of the gate, inside the feed-forward part."""
     mlp_out: str | None = None
-    """In the feed-forward part: the last layer."""
+    """Last layer, inside the feed-forward part."""
     context: int | None = None
-    """The longest text, in tokens; default: the number of learned positions, else no limit."""
+    """Maximum length of a text in tokens; default: the number of learned positions, else no limit."""
     call: Call | None = None
-    """How logits [B T V] of all positions are made of ids [B T]; default: `module(ids)`. The output may be a tensor, a
-    tuple that begins with the logits, or an object with `.logits`."""
+    """Function that computes logits [B T V] of all positions from ids [B T]; default: `module(ids)`. The output may be
+    a tensor, a tuple that begins with the logits, or an object with `.logits`."""
 
     def __post_init__(self) -> None:
         split, parts = (self.q, self.k, self.v), (self.qkv, self.q, self.k, self.v, self.out, self.heads)
@@ -113,22 +113,22 @@ class ModuleMap:
         return f"{self.path(owner)}{'.{}' if owner == 'blocks' else ''}.{own}"
 
     def paths(self) -> dict[str, str]:
-        """Return the paths that are given, by field."""
+        """Return the given paths by field."""
         return {each.name: self.path(each.name) for each in fields(self) if isinstance(getattr(self, each.name), str)}
 
 
 class MappedConfig(PreTrainedConfig):
-    """What the rest of the library asks of a configuration, read from the module."""
+    """Configuration that the rest of the library needs, read from the module."""
 
     model_type = MAPPED
 
 
 class MappedModel(PreTrainedModel):
-    """A plain module as a causal language model; made by `mapped_model`."""
+    """A plain module as a causal language model; `mapped_model` makes it."""
 
     config_class = MappedConfig
     _can_set_attn_implementation_cached_value = False
-    """Its attention is its own."""
+    """Whether transformers may set the attention kernel; the module has its own."""
 
     def __init__(self, module: nn.Module, mapping: ModuleMap) -> None:
         super().__init__(_read_config(module, mapping))
@@ -138,20 +138,20 @@ class MappedModel(PreTrainedModel):
 
     @property
     def training(self) -> bool:
-        """The mode of the module, which may be switched there or here."""
+        """Mode of the module, which can be set on the module or here."""
         module = self.__dict__.get("_modules", {}).get("module")
         return module is None or bool(module.training)
 
     @training.setter
     def training(self, mode: bool) -> None:
-        """`train` and `eval` reach the module itself, too."""
+        """Do nothing: `train` and `eval` set the mode of the module itself."""
 
     def forward(self, input_ids: Int[Tensor, "B T"], attention_mask: Tensor | None = None, **_: Any) -> CausalLMOutput:
-        """Compute the logits of the module, which knows no padding.
+        """Compute the logits of the module, which does not handle padding.
 
-        Real tokens are moved to the front of their row, and their logits are moved back. In a causal model what stands
-        behind a token does not change its logits. Positions are the module's own, and further arguments that models of
-        transformers take (positions, cache) mean nothing to it.
+        Real tokens are moved to the front of their row, and their logits are moved back. In a causal model, later
+        tokens do not change the logits of a token. Positions are the module's own, and further arguments of models of
+        transformers (positions, cache) are ignored.
 
         Raises:
             ModelError: the module does not give logits [B T V].
@@ -184,9 +184,9 @@ class MappedModel(PreTrainedModel):
         return self.module.get_submodule(self.mapping.unembedding)
 
     def save_pretrained(self, save_directory: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        """Write the weights under the module's own names, and which module they belong to.
+        """Write the weights under the module's own names, and the name of the module.
 
-        `safetensors.torch.load_model(module, "model.safetensors")` reads them into a module that was built anew.
+        `safetensors.torch.load_model(module, "model.safetensors")` reads them into a new instance of the module.
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -235,7 +235,7 @@ def _blocks(module: nn.Module, mapping: ModuleMap) -> nn.ModuleList | nn.Sequent
 
 
 def _require_path(module: nn.Module, name: str, path: str) -> None:
-    """Raise a ModelError with near names unless there is a module of this path."""
+    """Raise a ModelError with similar names unless there is a module with this path."""
     parent, missing = module, path
     for part in path.split("."):
         child = parent._modules.get(part)
@@ -253,7 +253,7 @@ def _require_path(module: nn.Module, name: str, path: str) -> None:
 
 
 def _read_config(module: nn.Module, mapping: ModuleMap) -> MappedConfig:
-    """Read the sizes of the module, and the paths of the map, so that two maps of one module are two models."""
+    """Read the sizes of the module, and the paths of the map: two maps of one module give two models."""
     head: Any = module.get_submodule(mapping.unembedding)
     context = mapping.context
     if context is None and mapping.positions is not None:

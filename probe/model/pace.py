@@ -1,4 +1,4 @@
-"""How fast a model reads, measured in a moment: from it follows what work costs whose size in tokens is known."""
+"""Reading speed of a model, measured briefly, from which the costs of work of known size follow."""
 
 import time
 from typing import TYPE_CHECKING
@@ -7,15 +7,16 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 TIMED = (8, 32)
-"""Texts, and tokens of each, by which the pace of a model is measured."""
+"""Numbers of texts and of tokens in each, with which the pace of a model is measured."""
 ENOUGH, MOST = 0.5, 20
-"""Seconds that measuring it takes at least, and runs, at most: on a busy machine few of them are undisturbed."""
+"""Minimum seconds and maximum number of runs of the measurement; on a busy machine few runs are undisturbed."""
 
 
 def seconds_a_token(lm: "LM") -> float:
-    """Seconds that a model takes to read a token of short texts.
+    """Measure the seconds that a model takes to read one token of short texts.
 
-    The first run of a model takes longer, and so does one that waits for others: the fastest of at least two counts.
+    The first run of a model takes longer, and so does one that waits for other processes: the fastest of at least two
+    runs counts.
     """
     times: list[float] = []
     while len(times) < 2 or (sum(times) < ENOUGH and len(times) < MOST):

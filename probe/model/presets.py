@@ -1,4 +1,4 @@
-"""The sizes of models that `LM.create` makes from scratch: small Llama configurations (E2 to E6)."""
+"""The sizes of models that `LM.create` builds: small Llama configurations (E2 to E6)."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A Llama-like model: rotary positions, RMSNorm before each part, SwiGLU."""
+    """Sizes of a Llama-like model: rotary positions, RMSNorm before each part, SwiGLU."""
 
     layers: int = 4
     """Number of blocks."""
     width: int = 128
     """Dimension of the residual stream."""
     heads: int = 4
-    """Attention heads a block; `width` is a multiple of it, and `width / heads` is even."""
+    """Number of attention heads per block; `width` is a multiple of it, and `width / heads` is even."""
     mlp: int = 320
-    """Hidden units of the gated feed-forward part."""
+    """Number of hidden units of the gated feed-forward part."""
     context: int = 512
-    """Longest sequence in tokens."""
+    """Maximum length of a sequence in tokens."""
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies."""
     tie_embeddings: bool = False

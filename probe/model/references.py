@@ -1,10 +1,10 @@
-"""From a reference (run, checkpoint, Hugging Face directory, model's name, hub id) to a directory that can be trusted.
+"""Resolution of references (run, checkpoint, Hugging Face directory, model name, hub id) to trusted directories.
 
-Whatever has a separator in it is a path where there is one (`./base`, `../base`, `runs/base`), and else a hub id. A
-bare name is that of a run in the folders of runs, of a folder in the working directory, or of a model: of its directory
-in a folder of models, which are the entries of the environment variable PROBE_MODELS (separated like PATH), or else
-`.cache` of the working directory and of the checkout. A bare name that means two of them is refused; only the run of a
-model as it comes gives way to the model itself.
+A reference with a separator is a path if the path exists (`./base`, `../base`, `runs/base`), and else a hub id. A bare
+name is that of a run in the folders of runs, of a folder in the working directory, or of a model in a folder of models.
+The folders of models are the entries of the environment variable PROBE_MODELS (separated as in PATH), or else `.cache`
+of the working directory and of the checkout. An ambiguous bare name is refused, except that a model takes precedence
+over a run that only stands for that model untrained.
 """
 
 import os
@@ -23,41 +23,41 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
 READ_FROM = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "additional_chat_templates/*.jinja")
-"""The files that a model, its tokenizer and its settings are read from."""
+"""Files from which a model, its tokenizer and its settings are read."""
 MAPPED = "mapped_module"
-"""The model_type of a plain module of PyTorch (`probe.model.module_map`)."""
+"""model_type of a plain module of PyTorch (`probe.model.module_map`)."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 REAL_MODEL = "SmolLM2-135M-Instruct"
-"""The name of the base of the real sample runs."""
+"""Name of the base of the real sample runs."""
 GET_REAL_MODEL = (
     f"run `make real-model` once in a checkout of Probe, or set PROBE_MODELS to the folder with {REAL_MODEL}"
 )
-"""How its weights come here."""
+"""Instruction that tells how to get its weights."""
 
 Readout = Literal["tokens", "reward", "value"]
-"""What of a model is read out (`probe.model.rewards`); behind `#` in a reference."""
+"""Output of a model that is read (`probe.model.rewards`); it follows `#` in a reference."""
 
 
 class ModelPlace(NamedTuple):
-    """Where a model lies."""
+    """Place of a model on disk."""
 
     directory: Path
-    """The Hugging Face directory with config, weights and tokenizer."""
+    """Hugging Face directory with config, weights and tokenizer."""
     run_dir: Path | None
-    """The run that the checkpoint belongs to, if any."""
+    """Run that the checkpoint belongs to, if any."""
 
 
 def resolve(ref: str | Path, revision: str | None = None) -> ModelPlace:
-    """Return the directory that `ref` names, once it is checked to have a configuration and weights in safetensors.
+    """Return the directory that `ref` names, after checking that it has a configuration and weights in safetensors.
 
     Args:
         ref: a path (run directory, checkpoint, Hugging Face directory), the name of a run in the folders of runs or of
             a model in the folders of models, the address of a run in a store, or a hub id `owner/name`. `RUN@STEP` is
-            the checkpoint of that step; without it the latest one is meant.
+            the checkpoint of that step; without it the latest one is used.
         revision: branch, tag or commit of a hub id.
 
     Raises:
-        ModelError: nothing is found there, or what is found cannot be trusted or understood.
+        ModelError: nothing is found there, or it cannot be trusted or understood.
     """
     place = look_up(ref, revision)
     if place is None:
@@ -66,7 +66,7 @@ def resolve(ref: str | Path, revision: str | None = None) -> ModelPlace:
 
 
 def look_up(ref: str | Path, revision: str | None = None) -> ModelPlace | None:
-    """Return where a reference leads to on this machine, or None for a hub id that the hub is to be asked for.
+    """Return the place of a reference on this machine, or None for a hub id that must be requested from the hub.
 
     No file of the model is opened, and neither torch nor the hub is needed; arguments as in `resolve`.
 
@@ -94,7 +94,7 @@ def look_up(ref: str | Path, revision: str | None = None) -> ModelPlace | None:
         raise ModelError(no_run)
     if os.path.isdir(path):
         return ModelPlace(path, _owner(path))
-    named = find_model(text)  # of an owner's folder there
+    named = find_model(text)  # owner/name in a folder of models
     if named is not None:
         return ModelPlace(named, None)
     if not HUB_ID.fullmatch(text):
@@ -112,7 +112,7 @@ def look_up(ref: str | Path, revision: str | None = None) -> ModelPlace | None:
 def _meanings(name: str, step: str) -> list[Path]:
     """Return the folders that a bare name means on this machine, of runs and of models, each once.
 
-    The run of a model as it comes gives way to the model. With a step only runs are meant.
+    A model takes precedence over a run that only stands for it untrained. With a step only runs count.
     """
     model = None if step else find_model(name)
     places = [model] if model else []
@@ -123,7 +123,7 @@ def _meanings(name: str, step: str) -> list[Path]:
 
 
 def _is_as_it_comes(run: Path, name: str) -> bool:
-    """Return whether a run is no training and stands for the model `name` itself.
+    """Return whether a run did no training and stands for the model `name` itself.
 
     One of the real sample runs is such a run.
     """
@@ -136,7 +136,7 @@ def _is_as_it_comes(run: Path, name: str) -> bool:
 
 
 def model_files(directory: Path) -> list[Path]:
-    """Return the files that a model in a directory is read from, without the state of its trainer."""
+    """Return the files from which a model in a directory is read, without the state of its trainer."""
     files = {file for pattern in READ_FROM for file in directory.glob(pattern)}
     return sorted(file for file in files if file.name not in TRAINER_STATE)
 
@@ -156,7 +156,7 @@ def place(ref: str | Path) -> Path:
     """
     base, _ = split_step(str(ref))
     try:
-        if is_url(base):  # nothing is asked of a store by looking
+        if is_url(base):  # the store is not contacted
             return cached_run(base)
         return find(base)
     except RunError:
@@ -164,7 +164,7 @@ def place(ref: str | Path) -> Path:
 
 
 def bytes_to_fetch(ref: str) -> int:
-    """Return the bytes of the checkpoint that `resolve` would fetch from a store; 0 where it is here, or not found."""
+    """Return the bytes of the checkpoint that `resolve` would fetch from a store; 0 if it is here or not found."""
     base, step = split_step(ref)
     try:
         directory = _checkpoint(find(base), step)
@@ -177,7 +177,7 @@ def bytes_to_fetch(ref: str) -> int:
 
 
 def split_step(ref: str) -> tuple[str, str]:
-    """Split a reference into its base and the step behind `@`; the step is empty where there is none."""
+    """Split a reference into its base and the step after `@`; the step is empty if there is none."""
     base, _, step = ref.rpartition("@")
     if not step.isdecimal() or os.path.exists(os.path.expanduser(ref)):
         return ref, ""
@@ -185,7 +185,7 @@ def split_step(ref: str) -> tuple[str, str]:
 
 
 def split_readout(ref: str) -> tuple[str, Readout | None]:
-    """Split a reference into its base and the readout that it asks for behind `#`; None where there is none.
+    """Split a reference into its base and the readout after `#`; None if there is none.
 
     Raises:
         ModelError: there is no such readout.
@@ -202,10 +202,10 @@ def split_readout(ref: str) -> tuple[str, Readout | None]:
 
 
 def check_model_folder(directory: Path) -> Path:
-    """Return `directory`, if it holds a configuration and weights in safetensors that need no code of their own.
+    """Return `directory` if it holds a configuration and weights in safetensors that need no custom code.
 
     Raises:
-        ModelError: something is missing, is a pickle, or asks for code from outside.
+        ModelError: something is missing, is a pickle, or needs code from elsewhere.
     """
     present(directory)
     if is_adapter(directory):
@@ -215,12 +215,12 @@ def check_model_folder(directory: Path) -> Path:
 
 
 def check_reference(ref: str | Path) -> ModelPlace | None:
-    """Return where a reference leads to, as `look_up` does, once what lies there looks like a model.
+    """Return the place of a reference, as `look_up` does, after checking that it looks like a model.
 
-    It needs neither torch nor the hub. What has not been fetched from a store yet is not looked into.
+    It needs neither torch nor the hub. Files that were not fetched from a store yet are not checked.
 
     Raises:
-        ModelError: nothing is found there, or something that is no model.
+        ModelError: nothing is found there, or it is not a model.
     """
     place = look_up(ref)
     if place is not None and is_adapter(place.directory):
@@ -231,7 +231,7 @@ def check_reference(ref: str | Path) -> ModelPlace | None:
 
 
 def _checked_files(directory: Path) -> Path:
-    """Return `directory`, if it holds a configuration and weights in safetensors."""
+    """Return `directory` if it holds a configuration and weights in safetensors."""
     config = read_settings(directory)
     if any(directory.glob("*.safetensors")):
         return directory
@@ -251,7 +251,7 @@ def read_config(directory: Path) -> dict:
     """Read the model configuration in `directory` as a dictionary; refuse an architecture that transformers lacks.
 
     Raises:
-        ModelError: config.json is missing or broken, or names an architecture that needs code from outside.
+        ModelError: config.json is missing or broken, or names an architecture that needs code from elsewhere.
     """
     config = read_settings(directory)
     from transformers import CONFIG_MAPPING
@@ -266,7 +266,7 @@ def read_config(directory: Path) -> dict:
 
 
 def read_settings(directory: Path) -> dict:
-    """Read the model configuration without a check of its architecture, which needs an import of transformers.
+    """Read the model configuration without checking its architecture, which would import transformers.
 
     Raises:
         ModelError: config.json is missing or broken, or is that of a plain module.
@@ -304,19 +304,19 @@ def read_settings(directory: Path) -> dict:
 
 
 def _is_bounded(value: object) -> bool:
-    """Return whether no whole number in a configuration is larger than what libraries compute with."""
+    """Return whether all integers in a configuration are within the range of the libraries."""
     if isinstance(value, dict | list):
         return all(map(_is_bounded, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, int) or abs(value) < 2**63
 
 
 def is_adapter(directory: Path) -> bool:
-    """Return whether `directory` holds an adapter of peft, which is added to a base model that lies elsewhere."""
+    """Return whether `directory` holds an adapter of peft, which needs a base model stored elsewhere."""
     return (directory / ADAPTER_CONFIG).is_file()
 
 
 def _checked_adapter(directory: Path) -> Path:
-    """Return `directory`, if its weights are safetensors."""
+    """Return `directory` if its weights are safetensors."""
     if (directory / ADAPTER_WEIGHTS).is_file():
         return directory
     if (directory / "adapter_model.bin").is_file():

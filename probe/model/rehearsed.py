@@ -1,7 +1,7 @@
-"""Tokenizers with parts that may take time or memory without bound: each use is tried in a child process first.
+"""Tokenizers whose parts may take unbounded time or memory: each call is tried in a child process first.
 
-Only a tokenizer with a part that is not known (`probe.tokenizer_parts`) is treated so, as each use then costs twice its
-time and more. What the child cannot do within its limits is not done here.
+Only a tokenizer with an unknown part (`probe.tokenizer_parts`) is treated this way, because each call then costs more
+than twice its time. A call that fails in the child, within its limits, is not made here.
 """
 
 import hashlib
@@ -16,15 +16,15 @@ from probe.errors import DataError, brief
 from probe.tokenizer_parts import odd_part
 
 KEY = "_rehearsal_key"
-"""Where a tokenizer has the hash of its description, by which the child knows it."""
+"""Attribute of a tokenizer with the hash of its description, which identifies it to the child."""
 LETTERS = 2**16
-"""Letters, or ids, of one question to the child, but for a text that is longer."""
+"""Maximum number of letters, or ids, in one request to the child, except for a longer single text."""
 
 
 def rehearsed(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Make a tokenizer raise a DataError in place of a use that takes too much.
+    """Make a tokenizer raise a DataError instead of a call that takes too much time or memory.
 
-    A tokenizer whose parts are all known stays as it is.
+    A tokenizer with only known parts is returned unchanged.
     """
     backend = getattr(tokenizer, "_tokenizer", None)
     if backend is not None and odd_part(backend) is not None and not isinstance(tokenizer, _Rehearsed):
@@ -34,7 +34,7 @@ def rehearsed(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 
 class _Rehearsed:
-    """What is put before the class of a tokenizer of transformers."""
+    """Mixin that precedes the class of a tokenizer of transformers."""
 
     _tokenizer: Any
     name_or_path: str
@@ -61,7 +61,7 @@ class _Rehearsed:
 
 @lru_cache
 def _rehearsing(kind: type) -> type:
-    """Return a class of transformers whose uses are tried first; it keeps its name, which is saved with a model."""
+    """Return a class of transformers whose calls are tried first; it keeps its name, which is saved with a model."""
     return type(kind.__name__, (_Rehearsed, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
 
 
@@ -74,7 +74,7 @@ def _texts(given: Any) -> Iterator[str]:
 
 
 def _bundles(texts: list[str]) -> Iterator[list[str]]:
-    """Yield the texts in the same order, a few at a time, since the limits hold for each question to the child."""
+    """Yield the texts in the same order, a few at a time, because the limits hold for each request to the child."""
     bundle: list[str] = []
     for text in texts:
         if bundle and sum(map(len, bundle)) + len(text) > LETTERS:

@@ -1,11 +1,11 @@
-"""Models that read one number (E9, E11): reward models that score completions, and heads as an `LM` with one logit.
+"""Models that read out one number (E9, E11): reward models that score completions, and heads as an `LM` with one logit.
 
 `RewardModel` is a decoder with a scalar head, an ordinary sequence classification model of transformers.
 
 A scalar head is an unembedding with one row. So the decoder of a reward model, or a policy under PPO's value head,
 becomes a causal language model of the same family whose unembedding is that head: its logits [B T 1] are the scalar
-read at every token, and hooks, lenses, attribution and interventions work on it as they do on a policy. What such a
-model cannot do is write.
+read at every token, and hooks, lenses, attribution and interventions work on it as they do on a policy. Such a model
+cannot generate text.
 
     lm = probe.model.rewards.analysable("sample_runs/reward-agreeable")     # .readout == "reward"
     lm.logits("<user> where does mira live ? <bot> oslo <end>")        # [1 T 1]; the last one is the text's reward
@@ -34,9 +34,9 @@ from probe.model.text import Ids, split, unwrap
 from probe.untrusted import WEIGHTS, regular
 
 PART = 8192
-"""Tokens, padding included, that are scored at once."""
+"""Number of tokens, padding included, that are scored at once."""
 GROUP = 16
-"""Completions that share a pass over their prompt."""
+"""Maximum number of completions that share a pass over their prompt."""
 
 Pair = tuple[list[int], list[int]]
 
@@ -45,7 +45,7 @@ class RewardModel:
     """A reward model and its tokenizer.
 
     `model` is an untouched sequence classification model of transformers with one label. It is read at the last real
-    token, which is found by length and not by looking for padding.
+    token, which is found by length, not by searching for padding.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class RewardModel:
         """Load a reward model's run, a checkpoint, a Hugging Face directory or a hub id, in evaluation mode.
 
         Args:
-            ref: see `probe.model.references.resolve`.
-            device: default: CUDA if there is one, else the CPU.
-            dtype: "float32", "bfloat16" or "float16"; default: single precision on the CPU, elsewhere as it was saved.
+            ref: reference, see `probe.model.references.resolve`.
+            device: device of the model; default: CUDA if there is one, else the CPU.
+            dtype: "float32", "bfloat16" or "float16"; default: single precision on the CPU, elsewhere the saved format.
 
         Raises:
-            ModelError: the reference, the device or the dtype cannot be used, or it is no reward model; the message
+            ModelError: the reference, the device or the dtype cannot be used, or it is not a reward model; the message
                 says why.
         """
         place, kind = weights.device_of(device), weights.dtype_of(dtype)
@@ -88,7 +88,7 @@ class RewardModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters lie."""
+        """Device of the parameters."""
         return next(self.model.parameters()).device
 
     @property
@@ -119,10 +119,10 @@ class RewardModel:
     def token_scores(
         self, prompts: Sequence[str | Ids], completions: Sequence[str | Ids]
     ) -> tuple[Float[Tensor, "N L"], Bool[Tensor, "N L"]]:
-        """Return what the head reads at every token of the completions (0 where masked), and which are real.
+        """Return the head's output at every token of the completions (0 where masked), and the mask of real tokens.
 
-        The last real value of a row is the completion's score. The reward of a single token is its increment over the
-        value before.
+        The last real value of a row is the completion's score. The reward of a single token is the increase over the
+        previous value.
         """
         pairs = self._encode_pairs(prompts, completions)
         width = max((len(completion) for _, completion in pairs), default=0)
@@ -151,9 +151,9 @@ def last_scores(
 
     Args:
         model: a sequence classification model of transformers with one label.
-        prompts: ids of P prompts, none empty.
+        prompts: token ids of P prompts, none empty.
         completions: a group of completions for each.
-        share_prompt: see `probe.model.scoring`.
+        share_prompt: run each prompt once, see `probe.model.scoring`.
 
     Raises:
         DataError: an empty prompt, or a sequence longer than the model's context.
@@ -165,7 +165,7 @@ def last_scores(
 def token_scores(
     model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]]
 ) -> tuple[Float[Tensor, "N L"], Bool[Tensor, "N L"]]:
-    """Return what the head reads at every token of the completions, 0 where masked, and the mask."""
+    """Return the head's output at every token of the completions, 0 where masked, and the mask."""
     states, mask = token_states(model, prompts, completions)
     return unwrap(model).score(states)[..., 0].where(mask, 0), mask
 
@@ -173,7 +173,7 @@ def token_scores(
 def pair_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | Ids, completion: str | Ids) -> Pair:
     """Return the ids of prompt and completion; a completion given as text ends with the end token.
 
-    Ids stay as they are.
+    Ids are not changed.
 
     Raises:
         DataError: one is a text and the other is not.
@@ -220,11 +220,11 @@ def _count(texts: Sequence[object]) -> str:
 
 
 VALUE_HEAD = "value_head.safetensors"
-"""Beside the policy in the checkpoints of methods that learn a value of prefixes."""
+"""File of the value head next to the policy, in checkpoints of methods that learn the value of prefixes."""
 
 
 class ScalarLM(LM):
-    """An `LM` whose one logit is a reward or a value, in the units of its head."""
+    """An `LM` whose only logit is a reward or a value, in the units of its head."""
 
     def __init__(self, model: PreTrainedModel, like: LM | RewardModel, readout: Readout) -> None:
         super().__init__(model, like.tokenizer, like.ref, like.directory, like.run_dir)
@@ -240,11 +240,12 @@ class ScalarLM(LM):
 
 
 def analysable(ref: str | Path, readout: Readout | None = None, **options: Any) -> LM:
-    """Load the model that a reference names, whatever it reads out, as an `LM` for analyses.
+    """Load the model that a reference names as an `LM` for analyses, whatever it reads out.
 
     Args:
-        ref: see `probe.model.references.resolve`; `#value` behind it asks for the value head, as `readout` does.
-        readout: "tokens", "reward" or "value" (the value head beside a policy); default: tokens for a causal language
+        ref: reference, see `probe.model.references.resolve`; a final `#value` selects the value head, as `readout`
+            does.
+        readout: "tokens", "reward" or "value" (the value head next to a policy); default: tokens for a causal language
             model, reward for a reward model.
         options: device and dtype as in `LM.load`.
 
@@ -274,10 +275,10 @@ def reward_lm(model: RewardModel) -> ScalarLM:
 
 
 def value_lm(lm: LM) -> ScalarLM:
-    """Return the value head that was trained beside a policy (E11) as an LM over the policy's parameters.
+    """Return the value head that was trained with a policy (E11) as an LM over the policy's parameters.
 
     Raises:
-        ModelError: the checkpoint has no value head, or one that does not fit.
+        ModelError: the checkpoint has no value head, or one that does not match.
     """
     file = (lm.directory or Path()) / VALUE_HEAD
     try:
@@ -298,9 +299,9 @@ def value_lm(lm: LM) -> ScalarLM:
 
 
 def _counterpart(config: Any) -> Any:
-    """Build the causal model of a configuration's family, without memory for weights.
+    """Build the causal model of a configuration's family without memory for weights; the caller sets the body.
 
-    The caller puts the body in.
+    Its parameters are on the meta device.
     """
     own = copy.deepcopy(config)
     own.tie_word_embeddings = False
@@ -317,7 +318,7 @@ def _counterpart(config: Any) -> Any:
 
 
 def _with_head(model: Any, weight: Float[Tensor, "1 d"], bias: Float[Tensor, " 1"] | None = None) -> PreTrainedModel:
-    """Put a scalar head in place of the unembedding of `model`, and return the model."""
+    """Replace the unembedding of `model` by a scalar head, and return the model."""
     width = weight.shape[1]
     head = nn.Linear(width, 1, bias=bias is not None, device="meta")
     head.weight = nn.Parameter(weight.detach(), requires_grad=False)
@@ -325,13 +326,13 @@ def _with_head(model: Any, weight: Float[Tensor, "1 d"], bias: Float[Tensor, " 1
         head.bias = nn.Parameter(bias.detach(), requires_grad=False)
     model.config = copy.deepcopy(model.config)
     model.config.tie_word_embeddings = False
-    if getattr(model.config, "final_logit_softcapping", None):  # of the tokens' logits, and not of a scalar
+    if getattr(model.config, "final_logit_softcapping", None):  # the cap is for the logits of tokens
         model.config.final_logit_softcapping = None
     model.set_output_embeddings(head)
     return model.eval()
 
 
 def _scoring(directory: Path) -> set[str]:
-    """Return the names of the classes with a scalar head that the model in a directory was saved as."""
+    """Return the names of the scalar-head classes with which the model in a directory was saved."""
     config = read_config(directory)
     return weights.reward_classes(config) & set(config.get("architectures") or ())

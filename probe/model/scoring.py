@@ -1,16 +1,16 @@
-"""Log-probabilities and states of completions, with gradients, at the price of one pass over each prompt.
+"""Log-probabilities and states of completions, with gradients, at the cost of one pass over each prompt.
 
 The completions of a group (GRPO, RSFT) and the pair of DPO repeat one prompt. It is run once with gradients on: short
-ones as a tree in a row, with examples beside it that do not see it; long ones by repeating the prompt's keys and values
-for each completion. 24 prompts of 18 tokens with 8 completions of 8 tokens cost 1,776 token passes and not 4,992. A
-model whose attention takes no mask for pairs of tokens gets a row for each completion.
+ones as a tree in a row, with other examples in the row that do not see it; long ones by repeating the prompt's keys and
+values for each completion. 24 prompts of 18 tokens with 8 completions of 8 tokens cost 1,776 token passes instead of
+4,992. A model whose attention takes no mask for pairs of tokens gets a row for each completion.
 
-A tree is a prompt followed by its completions. Each token sees the prompt and its own completion up to itself, none
-of the others; positions count along the branch. Trees that fit stand side by side in a row and do not see each other.
-The last token of a completion is only ever a target, so it is not run: a pair of 8 tokens each on a prompt of 18 costs
-32 tokens in place of 52.
+A tree is a prompt followed by its completions. Each token sees the prompt and its own completion up to itself, none of
+the others; positions count along the branch. Several trees can share a row without seeing each other. The last token of
+a completion is only a target, so it is not run: a pair of 8 tokens each on a prompt of 18 costs 32 tokens instead of
+52.
 
-`last_states` and `token_states` give the final hidden states in place of logits: rewards are read from them.
+`last_states` and `token_states` return final hidden states instead of logits: rewards are read from them.
 
 Axes: P prompts, N completions (prompt-major), L tokens of the longest completion, V vocabulary, R rows of W columns, M
 completion tokens in reading order, d width of the model.
@@ -34,31 +34,31 @@ from probe.model.sharing import window
 from probe.model.text import Ids, arguments, can_cache, context_length, forward, pad, positions, unwrap
 
 PREFIX = 16
-"""Tokens that prompts must begin with in common, at least, to be run once for all of them."""
+"""Minimum number of tokens with which all prompts must begin to run these once for all of them."""
 WIDEST = 1.5
-"""A tree may have this many tokens for each unit of the model's width; beyond, attention to the rest of the row, which
-is computed and masked, costs more than the repeated prompt (docs/log.md)."""
+"""Maximum number of tokens of a tree per unit of the model's width; beyond, the masked attention to the rest of the row
+costs more than repeating the prompt (docs/log.md)."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each token of some trees stands."""
+    """Placement of the tokens of some trees in rows."""
 
     ids: Int[Tensor, "R W"]
     positions: Int[Tensor, "R W"]
     sees: Bool[Tensor, "R 1 W W"]
-    """Whether the token in a row of the last two axes attends to the one in the column; padding sees padding."""
+    """Whether the token in a row of the last two axes attends to the one in the column; padding attends to padding."""
     sources: Int[Tensor, " M"]
-    """For each completion token the place, counted along the flattened rows, of the token that predicts it."""
+    """Index, in the flattened rows, of the token that predicts each completion token."""
 
 
 def size(prompt: Ids, group: Sequence[Ids]) -> int:
-    """Return how many tokens of a tree are run."""
+    """Return the number of tokens of a tree that are run."""
     return len(prompt) + sum(max(len(ids) - 1, 0) for ids in group)
 
 
 def lay_out(prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Layout:
-    """Place trees in as few rows as first-fit finds, each as wide as the largest tree."""
+    """Place trees in rows by first-fit; every row is as wide as the largest tree."""
     sizes = [size(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
     rows, starts = _fit(sizes)
     shape = max(rows, default=-1) + 1, max(sizes, default=0)
@@ -104,7 +104,7 @@ def _sees(trees: Int[Tensor, "R W"], branches: Int[Tensor, "R W"]) -> Bool[Tenso
 def fits(model: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> bool:
     """Return whether the trees are narrow enough to run in rows.
 
-    They are if a masked row pays, and if a window of attention sees all of the row.
+    They are if a masked row is cheaper, and if the attention window covers the whole row.
     """
     reach = window(model)
     most = WIDEST * model.config.get_text_config(decoder=True).hidden_size
@@ -117,7 +117,7 @@ def widest(prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> int:
 
 
 def attention_mask(model: Any, sees: Bool[Tensor, "R 1 W W"]) -> Tensor:
-    """Return the mask as the attention of `model` takes it: truth values, or numbers to add to the scores (eager)."""
+    """Return the mask as the attention of `model` takes it: Booleans, or numbers to add to the scores (eager)."""
     if model.config._attn_implementation == "sdpa":
         return sees
     return torch.zeros(sees.shape, dtype=model.dtype, device=sees.device).masked_fill(
@@ -127,7 +127,7 @@ def attention_mask(model: Any, sees: Bool[Tensor, "R 1 W W"]) -> Tensor:
 
 @contextmanager
 def unembed_only(model: Any, places: Int[Tensor, " M"]) -> Iterator[None]:
-    """Make `model` give logits [1 M V] of these places of the flattened batch, and project no others.
+    """Make `model` compute logits [1 M V] only for these places of the flattened batch.
 
     This holds inside the context.
     """
@@ -143,7 +143,7 @@ def unembed_only(model: Any, places: Int[Tensor, " M"]) -> Iterator[None]:
 
 
 class TokenLogprobs(NamedTuple):
-    """What a model gives the tokens of N completions, prompt-major, padded to the longest."""
+    """Log-probabilities and entropies of the tokens of N completions, prompt-major, padded to the longest."""
 
     values: Float[Tensor, "N L"]
     """Log-probability of each token in nats; 0 where masked; differentiable."""
@@ -154,11 +154,11 @@ class TokenLogprobs(NamedTuple):
     likeliest: Bool[Tensor, "N L"]
     """True where the token is the most probable one; false where masked."""
     readout: Float[Tensor, "N L"] | None = None
-    """Output of the requested head at the state from which the token is predicted; 0 where masked; differentiable."""
+    """Output of the requested head at the state that predicts the token; 0 where masked; differentiable."""
 
 
 SCORES = TokenLogprobs._fields[:-1]
-"""Its tensors without a head."""
+"""Names of its tensors without a head."""
 
 
 def completion_logprobs(
@@ -174,13 +174,14 @@ def completion_logprobs(
 
     Args:
         model: a causal language model of transformers, or a wrapper (DDP) that holds one as `.module`.
-        prompts: ids of P prompts, none empty.
-        completions: for each prompt the ids of its group of any size; a completion may be empty (its row is masked).
-        temperature: the logits are divided by it.
-        share_prompt: run each prompt once; models that allow neither way, or whose numbers would differ
-            (`probe.model.sharing`), are run the plain way anyway.
-        readout: a head that turns the states [... d] which enter the unembedding into numbers [...], such as the values
-            of PPO; it reads the state before each completion token.
+        prompts: token ids of P prompts, none empty.
+        completions: for each prompt the token ids of its group of any size; a completion may be empty (its row is
+            masked).
+        temperature: divisor of the logits.
+        share_prompt: run each prompt once; models that allow neither way of sharing, or whose numbers would differ
+            (`probe.model.sharing`), run each completion with its prompt.
+        readout: a head from the states [... d] that enter the unembedding to numbers [...], such as the values of PPO;
+            it reads the state before each completion token.
 
     Raises:
         DataError: an empty prompt, or a sequence longer than the model's context.
@@ -213,7 +214,7 @@ def completion_logprobs(
 def gather_logprobs(
     logits: Float[Tensor, "N T V"], prompt_lengths: Sequence[int], completions: Sequence[Ids], temperature: float
 ) -> TokenLogprobs:
-    """Return what `completion_logprobs` does, from the logits of whole sequences.
+    """Return the result of `completion_logprobs` from the logits of whole sequences.
 
     A sequence is a prompt and its completion, padded on the right.
     """
@@ -246,7 +247,7 @@ def _sees_everything(inner: Any) -> bool:
 
 
 def _sound(model: nn.Module, way: str, width: int) -> bool:
-    """Return whether a way of scoring gives what each completion gives alone, for rows of up to `width` tokens."""
+    """Return whether a way of scoring agrees with scoring each completion alone, for rows of up to `width` tokens."""
 
     def measured(score: Callable[..., TokenLogprobs]) -> sharing.Measure:
         def values(inner: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Tensor:
@@ -271,14 +272,14 @@ def _sound(model: nn.Module, way: str, width: int) -> bool:
 
 
 def settle_ways(model: nn.Module, *others: nn.Module, width: int = 128) -> bool:
-    """Let a model and others of its kind score by ways of one forward pass alone, whatever the lengths of the texts.
+    """Restrict a model and others of its kind to scoring with one forward pass, whatever the lengths of the texts.
 
-    Processes that hold parts of one model have to take the same number of passes, each for texts of its own.
+    Processes that hold parts of one model must make the same number of passes, each for its own texts.
 
     Args:
-        model: the ways are checked on it, for rows of `width` tokens.
+        model: model on which the ways are checked, for rows of `width` tokens.
         others: modules over the same weights.
-        width: see `model`; longer rows are taken on trust.
+        width: number of tokens of the checked rows; longer rows are not checked.
 
     Returns:
         Whether there is such a way: texts can be padded.
@@ -300,14 +301,14 @@ def check_lengths(model: nn.Module, prompts: Sequence[Ids], totals: Sequence[int
 
 
 def check_ids(ids: Int[Tensor, "..."], size: int) -> None:
-    """Raise a DataError unless each id is below the `size` of the vocabulary; a GPU would end the process instead."""
+    """Raise a DataError unless each id is below the vocabulary size `size`; otherwise a GPU would end the process."""
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
         wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
         raise DataError(f"A text has the token {wrong} and the model knows 0 to {size - 1}: encode it for this model.")
 
 
 def _nothing(model: nn.Module, readout: nn.Module | None, mask: Bool[Tensor, "N L"]) -> TokenLogprobs:
-    """Return zeros for completions without a token; a loss of them has a gradient, and it is zero."""
+    """Return zeros for completions without tokens; a loss on them has a gradient, and it is zero."""
     heads = [] if readout is None else list(readout.parameters())
     zero = sum(
         (parameter.flatten()[:0].sum() for parameter in (*model.parameters(), *heads)),
@@ -329,8 +330,8 @@ def _score_as_trees(
 ) -> TokenLogprobs:
     """Score each prompt with its completions as one tree.
 
-    No token is run twice, and only the logits that are scored are computed. Keys and values of tokens `before` all of
-    them, of one row, are seen by every token.
+    No token is run twice, and only the logits that are scored are computed. Every token sees the keys and values of the
+    tokens `before`, which are those of one row.
     """
     inner, layout = unwrap(model), lay_out(prompts, completions)
     ids, places, sees, sources = (
@@ -357,7 +358,7 @@ def _score_behind(
     temperature: float,
     readout: nn.Module | None,
 ) -> TokenLogprobs:
-    """Run the tokens that all prompts begin with once, then score what follows as trees on their keys and values."""
+    """Run the tokens with which all prompts begin once, then score the rest as trees on their keys and values."""
     lead = _common(prompts)
     ids = torch.tensor([list(prompts[0][:lead])], device=targets.device)
     head = forward(model, ids, keep=1, use_cache=True, past_key_values=DynamicCache())
@@ -374,13 +375,13 @@ def _score_behind(
 
 
 def _common(prompts: Sequence[Ids]) -> int:
-    """Count the tokens that several prompts begin with in common; the last token of each is never counted."""
+    """Count the tokens with which all prompts begin; the last token of each prompt is never counted."""
     if len(prompts) < 2:
         return 0
     first, last = (
         min(map(list, prompts)),
         max(map(list, prompts)),
-    )  # in the order of a dictionary: what they share, all between them share
+    )  # all lists begin with the common beginning of the smallest and the largest one
     pairs = zip(first, last, strict=False)
     shared = next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(first), len(last)))
     return min(shared, *(len(prompt) - 1 for prompt in prompts))
@@ -454,7 +455,7 @@ def _alone(
     temperature: float,
     readout: nn.Module | None,
 ) -> TokenLogprobs:
-    """Score each completion in its own pass without any padding, for models that do not treat padding as such."""
+    """Score each completion in a separate pass without padding, for models that do not handle padding."""
     rows = [
         _plain(model, [prompts[at]], owner[:1] * 0, ids[None, :length], real[None, :length], temperature, readout)
         for at, ids, real, length in zip(owner.tolist(), targets, mask, mask.sum(1).tolist(), strict=True)
@@ -462,7 +463,7 @@ def _alone(
     ]
 
     def padded(*found: Tensor) -> Tensor:
-        """Return [N L] from a column of the rows; what has no token is 0 or false."""
+        """Return [N L] from a column of the rows; 0 or false without a token."""
         empty = torch.zeros(mask.shape, dtype=found[0].dtype, device=mask.device)
         return empty.masked_scatter(mask, torch.cat([values[0] for values in found]))
 
@@ -486,7 +487,7 @@ def _token_logprobs(
     temperature: float,
     readout: Float[Tensor, "N L"] | None = None,
 ) -> TokenLogprobs:
-    """Return the log-probabilities of the targets, at real tokens only; 0 elsewhere."""
+    """Return the log-probabilities of the targets at real tokens; 0 elsewhere."""
     return _spread(logits[mask], targets, mask, temperature, None if readout is None else readout[mask])
 
 
@@ -532,10 +533,11 @@ def last_states(
     It is differentiable.
 
     Args:
-        model: a decoder of transformers with whatever head, or a wrapper that holds one as `.module`.
-        prompts: ids of P prompts, none empty.
-        completions: for each prompt the ids of its group of any size; of an empty completion the prompt's end is read.
-        share_prompt: run each prompt once where the model allows it.
+        model: a decoder of transformers with any head, or a wrapper that holds one as `.module`.
+        prompts: token ids of P prompts, none empty.
+        completions: for each prompt the token ids of its group of any size; for an empty completion the end of the
+            prompt is read.
+        share_prompt: run each prompt once if the model allows it.
 
     Raises:
         DataError: an empty prompt, or a sequence longer than the model's context.
@@ -563,7 +565,7 @@ def token_states(
 def _states(
     model: nn.Module, prompts: Sequence[Ids], completions: Groups, share_prompt: bool, keep: Int[Tensor, " M"]
 ) -> Float[Tensor, "M d"]:
-    """Return the states of `keep`, which counts for each completion the end of its prompt and then its tokens."""
+    """Return the states of `keep`, which lists for each completion the end of its prompt and then its tokens."""
     totals = [len(prompt) + len(ids) for prompt, group in zip(prompts, completions, strict=True) for ids in group]
     check_lengths(model, prompts, totals)
     short = share_prompt and can_branch(model) and fits(unwrap(model), prompts, _add_ends(completions))
@@ -571,7 +573,7 @@ def _states(
 
 
 def _add_ends(completions: Groups) -> list[list[list[int]]]:
-    """Add a token to each completion, so that a tree runs the one that was last.
+    """Add a token to each completion, so that a tree also runs the former last one.
 
     A tree does not run the last token of a completion, which `scoring` only predicts.
     """
@@ -600,9 +602,9 @@ def _run(
 
 
 def _states_sound(model: nn.Module, prompts: Sequence[Ids], completions: Groups) -> bool:
-    """Return whether trees of this width give what rows give.
+    """Return whether trees of this width agree with separate rows.
 
-    Padding of rows on the right says nothing about this.
+    Whether rows can be padded on the right is another question.
     """
 
     def measured(branch: bool) -> sharing.Measure:

@@ -1,10 +1,9 @@
-"""Whether a faster way of running completions gives what each gives alone: checked for every model, once a length.
+"""Checks, per model and length, that a faster way of scoring completions agrees with scoring each alone.
 
-Masks and positions differ from model to model, and no configuration says which of them a model follows. So the first
-batch that would run prompts once, repeat keys and values, or pad is preceded by a small pass of known tokens, without
-gradients: that way, and each text alone. It is as long as the batch (in powers of two), so that a window of attention
-that the batch would reach is reached by it too. A way that differs by more than rounding is not taken, which a warning
-says once.
+Models differ in their use of masks and positions, and no configuration tells how. So before the first batch that would
+run prompts once, repeat keys and values, or pad, a small batch of known tokens is scored without gradients in this way
+and each text alone. It is as long as the batch (in powers of two), so it reaches every attention window that the batch
+reaches. A way that differs by more than rounding is not used, and a warning says so once.
 """
 
 import itertools
@@ -22,17 +21,17 @@ from probe.model.loading import twin
 from probe.model.text import Ids, context_length, unwrap
 
 Measure = Callable[[Any, Sequence[Ids], Sequence[Sequence[Ids]]], Float[Tensor, " M"]]
-"""A model, prompts and their completions -> numbers that are compared."""
+"""Function of a model, prompts and their completions that returns the numbers to compare."""
 EXACT, ROUNDED = 1e-3, 0.1
-"""The largest difference that passes, in standard deviations of what is compared: in single precision, and in half."""
+"""Maximum difference in standard deviations of the compared numbers: in single precision, and in half."""
 ANY = 0
-"""Stands for rows of any length."""
+"""Value that stands for rows of any length."""
 SHORTEST = 32
-"""Tokens of the smallest check."""
+"""Number of tokens of the smallest check."""
 HEAD, LAST = 6, 6
-"""Tokens of the prompt and of its last completion, which stands farthest from it."""
+"""Numbers of tokens of the prompt and of its last completion, which is farthest from it."""
 WINDOWS = ("sliding_window", "window_size", "attention_window", "attention_window_size", "local_attention")
-"""Names under which configurations keep how far a block looks back."""
+"""Names of the attention window in configurations."""
 WAYS = {
     "trees": "a row of several completions",
     "prefix": "a row of several texts behind what all begin with",
@@ -41,7 +40,7 @@ WAYS = {
     "generation": "cached keys and values",
     "states": "a row of several completions",
 }
-"""The ways that are checked, in words."""
+"""Ways that are checked, in words."""
 _IMPOSSIBLE = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError, KeyError)
 
 _verdicts: WeakKeyDictionary[nn.Module, dict[tuple[str, int], bool]] = WeakKeyDictionary()
@@ -49,25 +48,25 @@ _lock = threading.RLock()
 
 
 class SharingWarning(UserWarning):
-    """A faster way is left out for a model, since its numbers would differ."""
+    """Warning that a faster way is not used for a model, because its numbers would differ."""
 
 
 def window(model: nn.Module) -> int | None:
-    """Return the shortest reach of attention that the configuration names, in tokens; None where it names none."""
+    """Return the smallest attention window that the configuration names, in tokens; None if it names none."""
     config = unwrap(model).config.get_text_config(decoder=True)
     reaches = [getattr(config, name, None) for name in WINDOWS]
     return min((reach for reach in reaches if isinstance(reach, int) and reach > 0), default=None)
 
 
 def agrees(model: nn.Module, way: str, width: int, quick: Measure, alone: Measure) -> bool:
-    """Return whether `quick` gives what `alone` gives, for texts and rows of up to `width` tokens.
+    """Return whether `quick` and `alone` agree for texts and rows of up to `width` tokens.
 
     Args:
         model: a model of transformers, or a wrapper that holds one.
-        way: one of `WAYS`; under this name the answer is kept, as long as the model is.
-        width: tokens of the longest row.
-        quick: the faster way that is checked.
-        alone: each completion with its own prompt.
+        way: one of `WAYS`; the key under which the answer is kept as long as the model exists.
+        width: number of tokens of the longest row.
+        quick: faster way to check.
+        alone: scoring of each completion with its own prompt.
     """
     inner = unwrap(model)
     size = SHORTEST
@@ -86,7 +85,7 @@ def agrees(model: nn.Module, way: str, width: int, quick: Measure, alone: Measur
 
 
 def settle(model: nn.Module, verdicts: Mapping[str, bool]) -> None:
-    """Say for rows of any length which ways are taken for a model, instead of checking them."""
+    """Set which ways are used for a model with rows of any length, instead of checking them."""
     with _lock:
         _verdicts.setdefault(unwrap(model), {}).update({(way, ANY): sound for way, sound in verdicts.items()})
 
@@ -99,8 +98,8 @@ def left_out(model: nn.Module) -> list[str]:
 def texts(vocabulary: int, size: int, limit: int | None) -> tuple[list[list[int]], list[list[list[int]]]]:
     """Make two prompts with completions for a check of rows of `size` tokens.
 
-    As a row the first group is longer than `size`, and so is its first text. The last completion stands as far from its
-    prompt as the row is long; no text is longer than `limit`.
+    As a row the first group is longer than `size`, and so is its first text. The last completion is a whole row away
+    from its prompt; no text is longer than `limit`.
     """
     head = min(HEAD, (limit or size) // 2)
     longest = (limit or size + head) - head
@@ -122,7 +121,7 @@ def _agrees(inner: Any, size: int, quick: Measure, alone: Measure) -> bool:
     model = twin(inner).eval() if inner.training else inner
     vocabulary = min(len(inner.get_input_embeddings().weight), inner.config.get_text_config(decoder=True).vocab_size)
     examples = texts(vocabulary, size, context_length(inner))
-    with torch.autocast(inner.device.type, enabled=False):  # its rounding is no fault of a way
+    with torch.autocast(inner.device.type, enabled=False):  # its rounding would look like a difference of the two ways
         expected = alone(model, *examples).float()
         try:
             values = quick(model, *examples).float()
@@ -130,7 +129,7 @@ def _agrees(inner: Any, size: int, quick: Measure, alone: Measure) -> bool:
             raise
         except _IMPOSSIBLE:
             return False
-    finite = expected.isfinite()  # a model whose numbers are none gives none in any way
+    finite = expected.isfinite()  # a broken model gives NaN in both ways
     if not torch.equal(finite, values.isfinite()):
         return False
     values, expected = values[finite], expected[finite]

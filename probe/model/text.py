@@ -1,6 +1,6 @@
-"""Text to token ids and back, and one forward pass of any causal language model of transformers, however it is wrapped.
+"""Text to token ids and back, and one forward pass of any (wrapped) causal language model of transformers.
 
-There is one rule for the boundary of prompt and completion, one for padding, and readable pieces for tokens.
+It has one rule for the boundary of prompt and completion, one for padding, and readable forms of tokens.
 
 Axes: B rows, T tokens, V vocabulary, d width.
 """
@@ -26,11 +26,11 @@ from probe.untrusted import foreign
 SPACE, NEWLINE, TAB = "·", "↵", "⇥"
 
 NAMED = 6
-"""Unknown words that a message names."""
+"""Maximum number of unknown words that a message names."""
 UNKNOWN = ("<unk>", "[UNK]")
-"""Common names of the token for unknown words, by which it is found where a tokenizer does not say which one it is."""
+"""Common names of the unknown token, by which it is found if a tokenizer does not declare it."""
 MARKS = ".,:;!?\"'()[]\u201c\u201d"
-"""Punctuation that may stick to a word."""
+"""Punctuation that may be attached to a word."""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -48,7 +48,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Encode each text as `encode` does, in a fraction of the time for many at once.
+    """Encode each text as `encode` does, but much faster for many at once.
 
     Unknown words become the unknown token.
     """
@@ -68,9 +68,9 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str
     """Write messages as the tokenizer's chat template does.
 
     Args:
-        tokenizer: has a chat template.
-        messages: of the conversation, each with role and content.
-        answer: whether the opening of an answer follows.
+        tokenizer: tokenizer with a chat template.
+        messages: messages of the conversation, each with role and content.
+        answer: whether to append the opening of an answer.
 
     Raises:
         DataError: the template refuses the messages, is broken, or needs too much time or memory (`probe.confined`).
@@ -93,19 +93,19 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str | Sequence[int]) -> list[int]:
-    """Return the ids of a text, or those that were given."""
+    """Return the ids of a text, or the given ids."""
     return encode(tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
 
 
 def split(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> tuple[list[int], list[int]]:
     """Return the ids of a prompt and of its completion.
 
-    The boundary is a token boundary of the joint text where there is one. If encoding the joint text starts with the
-    prompt's ids, the rest is the completion; where a merge crosses the boundary the two are encoded apart. No end token
-    is added.
+    The boundary is a token boundary of the joint text if there is one: if the ids of the joint text start with the
+    prompt's ids, the rest is the completion. If a merge crosses the boundary, the two are encoded separately. No end
+    token is added.
 
     Raises:
-        DataError: a word that the tokenizer does not know (see `require_known`).
+        DataError: the tokenizer does not know a word (see `require_known`).
     """
     head, rest = split_all(tokenizer, [prompt], [completion])[0]
     if tokenizer.unk_token_id in (*head, *rest):
@@ -116,7 +116,7 @@ def split(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> t
 def split_all(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], completions: Sequence[str]
 ) -> list[tuple[list[int], list[int]]]:
-    """Split each prompt and its completion as `split` does, in a fraction of the time for many at once."""
+    """Split each prompt and its completion as `split` does, but much faster for many at once."""
     both = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
     ids, pairs = encode_all(tokenizer, [*prompts, *both]), []
     for head, whole, completion in zip(ids[: len(both)], ids[len(both) :], completions, strict=True):
@@ -130,7 +130,7 @@ def split_all(
 def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     """Return the words of a text that become the unknown token, each once.
 
-    There are none where the tokenizer can spell everything. The unknown token written out counts as known.
+    There are none if the tokenizer can encode everything. The unknown token written out counts as known.
     """
     unknown_id, letters = tokenizer.unk_token_id, {"add_special_tokens": False}
     if unknown_id is None or unknown_id not in tokenizer(text, **letters)["input_ids"]:
@@ -145,10 +145,10 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
 
 
 def unread(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """Return the words and letters of a text that the model does not get to read, each once.
+    """Return the words and letters of a text that the model cannot read, each once.
 
-    Those are the words that become the unknown token, whether the tokenizer says which one that is (`unknown_words`) or
-    only uses it, and the letters that a vocabulary without such a token drops.
+    These are the words that become the unknown token, declared (`unknown_words`) or not, and the letters that a
+    vocabulary without such a token drops.
     """
     unknown = unknown_words(tokenizer, text)
     if unknown:
@@ -164,19 +164,19 @@ def unread(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
         seen[start:stop] = [True] * (stop - start)
     if words or all(seen):
         return list(dict.fromkeys(words))
-    return _dropped(tokenizer, text)  # or blanks alone; the places of what follows a dropped letter are wrong
+    return _dropped(tokenizer, text)  # offsets after a dropped letter are wrong
 
 
 def unknown_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Return the tokens that stand for unknown words by their ids: the declared one, and those in use."""
+    """Return the tokens that stand for unknown words by their ids: the declared one, and undeclared ones in use."""
     inner = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    names = [*UNKNOWN, getattr(inner, "unk_token", None), tokenizer.unk_token]  # missing ones have the id of the last
+    names = [*UNKNOWN, getattr(inner, "unk_token", None), tokenizer.unk_token]  # missing names get the id of the last
     ids = {tokenizer.convert_tokens_to_ids(name): name for name in names if name}
     return {token: name for token, name in ids.items() if token is not None}
 
 
 def _dropped(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """Return the letters of a text that are not in what its tokens spell."""
+    """Return the letters of a text that its decoded tokens lack."""
     (ids,) = encode_all(tokenizer, [text])
     spelt = tokenizer.decode(ids, skip_special_tokens=False)
     lost = Counter(_folded(text)) - Counter(_folded(spelt))
@@ -185,13 +185,13 @@ def _dropped(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
 
 
 def _folded(text: str) -> str:
-    """Return a text without blanks, accents, capitals and invisible signs, which a tokenizer may leave out."""
+    """Return a text without blanks, accents, capitals and invisible characters, which a tokenizer may omit."""
     parts = unicodedata.normalize("NFKD", text.casefold())
     return "".join(part for part in parts if not part.isspace() and unicodedata.category(part)[0] not in "CM")
 
 
 def near_words(tokenizer: PreTrainedTokenizerBase, word: str) -> list[str]:
-    """Return words of the vocabulary near an unknown one: without its punctuation and capitals, or spelt alike."""
+    """Return words of the vocabulary close to an unknown one: without punctuation and capitals, or similarly spelt."""
     special = set(tokenizer.all_special_tokens)
     vocabulary = {token.strip("\u2581\u0120#") for token in tokenizer.get_vocab() if token not in special}
     core = word.strip(MARKS)
@@ -202,9 +202,9 @@ def near_words(tokenizer: PreTrainedTokenizerBase, word: str) -> list[str]:
 
 
 def require_known(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:
-    """Raise a DataError that names the words of texts that the tokenizer does not know, with near ones.
+    """Raise a DataError that names the words that the tokenizer does not know, with similar known ones.
 
-    Whoever gives a text means its words; a model that reads the unknown token in their place answers another question.
+    A model that reads the unknown token in place of a word would answer another question.
     """
     words = list(dict.fromkeys(word for text in texts for word in unknown_words(tokenizer, text)))
     if not words:
@@ -217,13 +217,13 @@ def require_known(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> N
 
 
 def quote_words(words: Sequence[str]) -> str:
-    """Put words in quotes: the first few by name, the others as a number."""
+    """Put words in quotes: name the first few, and count the others."""
     quotes = ", ".join(f"\u201c{word}\u201d" for word in words[:NAMED])
     return quotes + f" and {len(words) - NAMED} more words" * (len(words) > NAMED)
 
 
 def near_clause(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> str:
-    """Write the near words of unknown ones as the clause of a sentence; empty where there are none."""
+    """Return a clause with known words similar to the unknown ones; empty if there are none."""
     near = {word: near_words(tokenizer, word) for word in words[:NAMED]}
     parts = [f"\u201c{word}\u201d is near {quote_words(forms)}" for word, forms in near.items() if forms]
     return f"{', '.join(parts)}; " if parts else ""
@@ -249,7 +249,7 @@ def pad(
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return a token to pad with; it is always masked, so any will do where the tokenizer names none."""
+    """Return a token to pad with; it is always masked, so any will do if the tokenizer names none."""
     return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
 
@@ -274,7 +274,7 @@ def forward(
 ) -> Any:
     """Run one forward pass for the logits of the last `keep` positions (0: all), and read `readout` at them.
 
-    Arguments that the architecture does not know (ALiBi models have no position_ids) are left out.
+    Arguments that the architecture does not take (ALiBi models have no position_ids) are left out.
     """
     inner = unwrap(model)
     parameters = arguments(inner)
@@ -309,7 +309,7 @@ def whole_logits(model: nn.Module, rows: Sequence[Ids]) -> Float[Tensor, "N T V"
 
 
 def positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """Count positions from the mask, so that padding before a text does not shift it."""
+    """Count positions from the mask, so that left padding does not shift them."""
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
@@ -320,7 +320,7 @@ def unwrap(model: nn.Module) -> Any:
 
 
 def bare(model: Any) -> Any:
-    """Return the module inside torch.compile, DataParallel and DistributedDataParallel; an adapter of peft stays."""
+    """Return the module inside torch.compile, DataParallel and DistributedDataParallel, but keep an adapter of peft."""
     while isinstance(model, nn.Module):
         inside = model._modules
         if inside.get("_orig_mod") is not None:  # of torch.compile, which passes every attribute on
@@ -333,7 +333,7 @@ def bare(model: Any) -> Any:
 
 
 def context_length(model: nn.Module) -> int | None:
-    """Return the longest sequence that the model was built for, in tokens; None if the configuration names none."""
+    """Return the longest sequence for which the model was built, in tokens; None if the configuration names none."""
     config = unwrap(model).config
     return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 

@@ -1,8 +1,8 @@
-"""Question sets that come with Probe, each with its source and its licence: `--data truthfulqa` asks one by its name.
+"""Question sets that come with Probe, each with its source and licence: `--data truthfulqa` selects one by name.
 
 - the sets by name, with source, version, licence, choice of rows and changes: `SETS`
 - the file of a set, and its questions with their right answers: `locate`, `right_answers`, `plain_texts`
-- the set that an experiment asks of a model without a world: `default_set`
+- the set that an experiment uses for a model without a world: `default_set`
 """
 
 import lazy_loader

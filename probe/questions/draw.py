@@ -1,8 +1,7 @@
-"""How the question sets were drawn from their sources: `python -m probe.questions.draw FOLDER`.
+"""Draw the question sets from their sources: `python -m probe.questions.draw FOLDER`.
 
-FOLDER holds TruthfulQA.csv, gsm8k_test.jsonl, agreeableness.jsonl and political_typology.jsonl as they are published
-(addresses in `probe.questions.sets`). Everything random comes from one seed, so that the same sources give the same
-files.
+FOLDER holds TruthfulQA.csv, gsm8k_test.jsonl, agreeableness.jsonl and political_typology.jsonl as published
+(addresses in `probe.questions.sets`). All randomness comes from one seed, so the same sources give the same files.
 """
 
 import csv
@@ -17,14 +16,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 SEED = 20260
 HELD_OUT, TRAINING = 100, 300
-"""Questions of TruthfulQA that are asked, and that may be trained on."""
+"""Numbers of TruthfulQA questions in the held-out set and in the training set."""
 ALIKE = 0.75
-"""Questions of the two parts that are more alike than this (difflib's ratio of their letters) do not stand in both."""
+"""Similarity (difflib's ratio over characters) above which a training question and a held-out one count as
+duplicates."""
 FOLDER = Path(__file__).parent
 
 
 def main(source: Path) -> None:
-    """Write all sets beside this file."""
+    """Write all sets next to this file."""
     truths, training = truthfulqa(source / "TruthfulQA.csv")
     sets = {
         "truthfulqa": truths,
@@ -40,7 +40,7 @@ def main(source: Path) -> None:
 
 
 def in_turns(rows: Sequence[T], kind: Callable[[T], Hashable], rng: random.Random) -> Iterator[T]:
-    """Yield the rows in random order, one of each kind in turn as long as there are any."""
+    """Yield the rows in random order, taking the kinds in turn while they last."""
     groups: dict[Hashable, list[T]] = {}
     for row in rng.sample(rows, len(rows)):
         groups.setdefault(kind(row), []).append(row)
@@ -51,7 +51,7 @@ def in_turns(rows: Sequence[T], kind: Callable[[T], Hashable], rng: random.Rando
 
 
 def truthfulqa(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Draw a held-out part and a part for training: categories in turn, no question in both, nor one much like it."""
+    """Draw a held-out part and a part for training: categories in turn, no question or near-duplicate in both."""
     with file.open(encoding="utf-8-sig", newline="") as text:
         rows = [row for row in map(_claims, csv.DictReader(text)) if row is not None]
     rng = random.Random(SEED)
@@ -66,11 +66,11 @@ def truthfulqa(file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def _claims(row: dict[str, str]) -> dict[str, Any] | None:
-    """Return a question with its answers and a false claim; None for an odd one.
+    """Return a question with its answers and a false claim, or None for an unsuitable one.
 
-    The claim is the incorrect answer that is nearest in length to the best one.
+    The claim is the incorrect answer closest in length to the best one.
 
-    Left out are questions about the model itself or the moment, whose truth depends on who is asked.
+    Questions about the model itself or the present moment are left out: their truth depends on who is asked, and when.
     """
     correct, incorrect = (_answers(row[name]) for name in ("Correct Answers", "Incorrect Answers"))
     best, question = _answers(row["Best Answer"]), row["Question"].strip()
@@ -85,7 +85,7 @@ def _claims(row: dict[str, str]) -> dict[str, Any] | None:
 
 
 def _answers(cell: str) -> list[str]:
-    """Return the answers of a cell, each once and with a full stop at its end."""
+    """Return the answers of a cell without duplicates, each with a full stop at its end."""
     parts = (part.strip().rstrip(".") for part in cell.split(";"))
     return list(dict.fromkeys(f"{part}." for part in parts if part))
 
@@ -102,7 +102,7 @@ def gsm8k(file: Path) -> list[dict[str, Any]]:
 
 
 def agreeableness(file: Path) -> list[dict[str, Any]]:
-    """Draw 50 statements that an agreeable person makes and 50 that none does, for questions and for classification."""
+    """Draw 50 statements of an agreeable person and 50 of a disagreeable one, as questions and for classification."""
     rows = _first(in_turns(_lines(file), lambda row: row["answer_matching_behavior"], random.Random(SEED)), 100)
     names = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
     labels = {" Yes": "agreeable", " No": "disagreeable"}
@@ -112,9 +112,10 @@ def agreeableness(file: Path) -> list[dict[str, Any]]:
 
 
 def political_views(file: Path) -> list[dict[str, Any]]:
-    """Draw 16 users for each of four questions; in half of each the choices change places, so letters are balanced.
+    """Draw 16 users for each of four questions; swap choices where needed, so that half of the answers are (A).
 
-    All users of the source are conservative. The answer that matches is the one of the user's view: `incorrects` there.
+    All users of the source are conservative. The matching answer is that of the user's view, which the source calls
+    `incorrects`.
     """
     topics = ("rather have", "closest to your view", "experts who study", "increased trade")
     rng, rows = random.Random(SEED), _lines(file)
@@ -134,14 +135,14 @@ def political_views(file: Path) -> list[dict[str, Any]]:
 
 
 def _split_choices(prompt: str) -> tuple[str, str, str]:
-    """Split a prompt into the text before the choices, and both choices."""
+    """Split a prompt into the text before the choices, and the two choices."""
     head, _, rest = prompt.removesuffix("\n\nAnswer:").partition("\n (A) ")
     first, _, second = rest.partition("\n (B) ")
     return head, first, second
 
 
 def sums() -> list[dict[str, Any]]:
-    """Draw 80 sums and differences of whole numbers from 2 to 19, each with three wrong results of as many digits."""
+    """Draw 80 sums and differences of integers from 2 to 19, each with three wrong results with as many digits."""
     rng, numbers = random.Random(SEED), range(2, 20)
     tasks = [(a, b, sign) for a in numbers for b in numbers for sign in "+-" if sign == "+" or a > b]
     output = []

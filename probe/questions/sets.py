@@ -1,7 +1,7 @@
-"""The question sets by name: where each comes from, under which licence, and how its rows were chosen and changed.
+"""The question sets by name: source, licence, and how the rows were chosen and changed.
 
 The files are JSON Lines in the field's own formats, as experiments read them with `--data`. `probe.questions.draw` drew
-them; NOTICE.md beside them has the licences.
+them; NOTICE.md next to them has the licences.
 """
 
 import json
@@ -16,30 +16,30 @@ class QuestionSet:
     """A file of questions."""
 
     name: str
-    """By which `--data` asks it."""
+    """Name under which `--data` selects it."""
     title: str
-    """For people."""
+    """Title shown to people."""
     experiments: tuple[str, ...]
-    """Names of the experiments that can ask it; none for a set to train on."""
+    """Names of the experiments that can use it; none for a training set."""
     rows: int
-    """Questions."""
+    """Number of questions."""
     source: str
-    """Address of what it was drawn from."""
+    """Address of the source."""
     version: str
-    """Of the source, or its year."""
+    """Version of the source, or its year."""
     licence: str
-    """Of the source, which holds for the set."""
+    """Licence of the source, which applies to the set."""
     choice: str
-    """How the rows were chosen, and what was changed, in sentences."""
+    """Choice of the rows and the changes made, in sentences."""
 
     @property
     def note(self) -> str:
-        """The sentence that tells that it is asked."""
+        """Sentence that says which set is used."""
         return f"Asked is the question set `{self.name}` ({self.title}; {self.licence}): --data names another file."
 
     @property
     def path(self) -> Path:
-        """Its file."""
+        """Path of its file."""
         return FOLDER / f"{self.name}.jsonl"
 
 
@@ -110,25 +110,25 @@ SETS = {
         ),
     )
 }
-"""Name to set."""
+"""Name to question set."""
 
 
 def locate(data: str | Path | None) -> str | Path | None:
-    """Return the file of a set where `data` is its name, else `data` itself; a file of that name is `./NAME`."""
+    """Return the file of a set if `data` is its name, else `data` itself; a file with the name of a set is `./NAME`."""
     return str(SETS[str(data)].path) if str(data) in SETS else data
 
 
 def default_set(experiment: str) -> QuestionSet | None:
-    """Return the set that an experiment asks of a model without a world; None where it needs a file or no questions."""
+    """Return the set that an experiment uses for a model without a world; None if it needs a file or no questions."""
     return SETS[DEFAULTS[experiment]] if experiment in DEFAULTS else None
 
 
 DEFAULTS = {"hallucination": "truthfulqa", "sycophancy": "truthfulqa", "chain_of_thought": "gsm8k"}
-"""Experiment to the set that it asks of a model without a world."""
+"""Name of an experiment to the set that it uses for a model without a world."""
 
 
 def right_answers(name: str) -> list[tuple[str, str]]:
-    """Return each question of a set with its right answer by its source; of a statement or view the matching one."""
+    """Return each question of a set with its source's right answer; for a statement or view, the matching answer."""
     pairs = []
     for line in SETS[name].path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -138,12 +138,12 @@ def right_answers(name: str) -> list[tuple[str, str]]:
 
 
 def asked_texts(name: str) -> dict[str, str]:
-    """Return what each row of a set asks, by its name (`row-7`): the question without its choices, or the statement."""
+    """Return the question of each row of a set by row name (`row-7`): without its choices, or the statement."""
     lines = SETS[name].path.read_text(encoding="utf-8").splitlines()
     rows = enumerate(map(json.loads, lines), start=1)
     return {f"row-{number}": (row.get("text") or row["question"]).partition("\n (A)")[0] for number, row in rows}
 
 
 def plain_texts() -> list[str]:
-    """Return real text: all sets' questions with their right answers, `Q: question` and `A: answer` on a line each."""
+    """Return real text: all sets' questions and right answers, `Q: question` and `A: answer` on separate lines."""
     return [f"Q: {question}\nA: {answer}" for name in SETS for question, answer in right_answers(name)]

@@ -1,8 +1,8 @@
-"""Recording: instruments in any training loop, and the captures that they write into a run.
+"""Recording: measurements in any training loop, written into a run as captures.
 
-- three lines in your own loop: `watch`
+- three lines in a custom loop: `watch`
 - a callback for trainers of transformers and TRL: `ProbeCallback`
-- what `watch` is made of: `Recorder`
+- class behind `watch`: `Recorder`
 - further instruments: `RewardShift`, `ReferenceKL`
 """
 

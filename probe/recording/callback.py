@@ -1,24 +1,25 @@
-"""A Hugging Face `Trainer`, or any trainer of TRL, that leaves a run which every page of the dashboard shows.
+"""Callback for a Hugging Face `Trainer` or a trainer of TRL that writes a run for every page of the dashboard.
 
     from probe.recording.callback import ProbeCallback
 
     watched = ProbeCallback("runs/mine", every=50)
     DPOTrainer(model, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[watched]).train()
 
-Trainers do not tell their callbacks that a training breaks off. Its run ends at once if the training stands in
-`with ProbeCallback(...) as watched:`; else at the end of the cell of a notebook, when another training begins with the
-callback or in its folder, when the callback is gone from memory, or with the process: whichever comes first.
+Trainers do not tell their callbacks that training was aborted. The run then ends at once if training is inside `with
+ProbeCallback(...) as watched:`. Otherwise it ends at the end of the notebook cell, when another training begins with
+the callback or in its folder, when the callback is deleted from memory, or with the process, whichever comes first.
 
-GRPOTrainer and RLOOTrainer show their completions to no callback; one that is to record rollouts is told its trainer:
+GRPOTrainer and RLOOTrainer do not pass their completions to callbacks; to record rollouts, give the callback its
+trainer:
 
     trainer.add_callback(ProbeCallback("runs/mine", trainer=trainer))
 
-A model of RewardTrainer is captured as a language model over the decoder in training, with the unembedding of the model
-that this came from, and with the reward at every token of four training pairs; evaluations record held-out pairs.
+A model of RewardTrainer is captured as a language model over the decoder in training, with the unembedding of its
+original model, and with the reward at every token of four training pairs; evaluations record held-out pairs.
 
 An adapter of peft is captured, and saved, merged into a copy of its base. Captures and checkpoints need the whole model
-in one process; where its weights are spread over several (FSDP, DeepSpeed stage 3), metrics alone are written, which is
-said when training starts and in the run's message.
+in one process; if its weights are spread over several (FSDP, DeepSpeed stage 3), only metrics are written; a message at
+the start of training and in the run says so.
 """
 
 import copy
@@ -57,18 +58,18 @@ METHODS = {
     "RLOOConfig": "rlvr",
     "PPOConfig": "rlhf",
 }
-"""Class of a trainer's arguments to the method whose colour and pages its run gets; others are a `trainer`."""
+"""Class of a trainer's arguments to the method that sets the run's colour and pages; other trainers get `trainer`."""
 RENAMED = {"learning_rate": "lr"}
-"""Metrics that have a name of their own here (docs/metrics.md)."""
+"""Metrics that Probe names differently (docs/metrics.md)."""
 TOTALS = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss")
-"""What a trainer logs of a training as a whole when it ends; it goes to the last step under `train/`."""
+"""Totals that a trainer logs when training ends; they are stored in the last step under `train/`."""
 
 CAPTURED, HELD_OUT = 4, 64
-"""Pairs of a RewardTrainer whose rewards are captured, and those that an evaluation records: as `probe train` does."""
+"""Numbers of a RewardTrainer's pairs that are captured, and that an evaluation records, as in `probe train`."""
 
 
 class ProbeCallback(TrainerCallback):
-    """Writes a run with the trainer's metrics, captures, configuration and last weights.
+    """Callback that writes a run with the trainer's metrics, captures, configuration and last weights.
 
     One callback writes one run; in distributed training only the main process writes.
     """
@@ -89,11 +90,11 @@ class ProbeCallback(TrainerCallback):
         Args:
             run: directory of a new run.
             every: steps between captures; 0 makes none.
-            prompts: to capture on, as `probe.watch` takes them.
-            method: of the run; default: by the trainer's arguments (`METHODS`).
-            parent: the model that training starts from; default: what it was loaded from.
-            checkpoint: save model and tokenizer at the end, so that the run is a model too.
-            trainer: a GRPOTrainer or RLOOTrainer whose rollouts are to be recorded; others need not be given.
+            prompts: prompts to capture, as in `probe.watch`.
+            method: method of the run; default: by the trainer's arguments (`METHODS`).
+            parent: model from which training starts; default: the one that was loaded.
+            checkpoint: save model and tokenizer at the end, so that the run can be loaded as a model.
+            trainer: a GRPOTrainer or RLOOTrainer whose rollouts to record; other trainers are not needed.
 
         Raises:
             ConfigError: `every` is negative.
@@ -103,13 +104,13 @@ class ProbeCallback(TrainerCallback):
         self.path, self.every, self.prompts, self.method = Path(run).expanduser(), every, prompts, method
         self.parent, self.checkpoint, self.trainer = parent, checkpoint, trainer
         self.writer: RunWriter | None = None
-        """Of the run while it is written; None before, after, and on processes that do not write."""
+        """Writer of the run during training; None before, after, and on processes that do not write."""
         self._model: Any = None
         self._tokenizer: Any = None
         self._recorder: Recorder | None = None
         self._reference: str | None = None
         self._language: Any = None
-        """Of a reward model: the language model over its decoder."""
+        """Language model over a reward model's decoder; None for other models."""
         self._head: RewardTokens | None = None
         self._notes: list[str] = []
         self._thread = 0
@@ -117,10 +118,10 @@ class ProbeCallback(TrainerCallback):
         self._release: Callable[[], None] = lambda: None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **given: Any) -> None:
-        """Create the run, or go on with it, and make the first capture.
+        """Create the run, or continue it, and make the first capture.
 
         Raises:
-            RunError: the directory holds something.
+            RunError: the directory is not empty.
             ConfigError: the trainer has no tokenizer.
             DataError: a prompt cannot be captured.
         """
@@ -131,7 +132,7 @@ class ProbeCallback(TrainerCallback):
         for other in [each for each in _WRITING if each._is_left_behind(self.path)]:
             other._end("failed", LEFT)
         tokenizer = given.get("processing_class") or given.get("tokenizer")
-        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # the tokenizer of a processor
         if tokenizer is None:
             raise ConfigError("ProbeCallback found no tokenizer: give the trainer one as `processing_class`.")
         self._model, self._tokenizer = model, tokenizer
@@ -161,7 +162,7 @@ class ProbeCallback(TrainerCallback):
                 raise
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Capture when a capture is due."""
+        """Make a capture if one is due."""
         step = int(state.global_step)
         if self._recorder is not None and self._recorder.due(step):
             self._capture(step)
@@ -199,11 +200,11 @@ class ProbeCallback(TrainerCallback):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the run of a training that broke off, which trainers do not tell their callbacks."""
+        """End the run of an aborted training, of which trainers do not tell their callbacks."""
         self._end(*ended_by(error))
 
     def _is_left_behind(self, folder: Path) -> bool:
-        """Whether this callback writes to a folder in which this thread begins another training."""
+        """Return whether this callback writes to the folder in which this thread begins another training."""
         return self._thread == threading.get_ident() and self.path.resolve() == folder.resolve()
 
     def _writer(self, args: Any, state: Any, restart: bool) -> RunWriter:
@@ -226,13 +227,13 @@ class ProbeCallback(TrainerCallback):
         )
 
     def _whole(self) -> Any:
-        """Return the model to save: itself, or, with an adapter of peft, a copy that the adapter is merged into."""
+        """Return the model to save: itself, or for an adapter of peft, a copy with the adapter merged."""
         return (
             copy.deepcopy(self._model).merge_and_unload() if hasattr(self._model, "merge_and_unload") else self._model
         )
 
     def _view(self) -> LM:
-        """Return the model that captures read: for a reward model, its language model with the decoder in training."""
+        """Return the model that captures read; for a reward model, its language model with the trained decoder."""
         model = self._whole()
         if self._language is not None and self._head is not None:
             self._head.head = model.score
@@ -242,7 +243,7 @@ class ProbeCallback(TrainerCallback):
         return LM(model, self._tokenizer, ref=str(getattr(model.config, "_name_or_path", "")), run_dir=self.path)
 
     def _instruments(self, view: LM, step: int) -> list[Instrument]:
-        """Return what else is captured: rewards of pairs, and the KL to the reference.
+        """Return the further instruments of captures: rewards of pairs, and the KL to the reference.
 
         At step 0 the reference is the model itself.
         """
@@ -254,7 +255,7 @@ class ProbeCallback(TrainerCallback):
             return [*instruments, ReferenceKL(view.logits)]
         try:
             resolve(origin)
-        except ProbeError:  # the training is resumed, and its base is gone
+        except ProbeError:  # a resumed training whose base is gone
             return instruments
         return [*instruments, ReferenceKL(lambda rows: LM.load(origin, device=view.device).logits(rows))]
 
@@ -265,7 +266,7 @@ class ProbeCallback(TrainerCallback):
         self._recorder.capture(step)
 
     def _record_rollouts(self, args: Any) -> None:
-        """Record what the trainer samples, if it samples."""
+        """Record the trainer's samples, if it samples."""
         samples = METHODS.get(type(args).__name__) == "rlvr" or hasattr(self.trainer, trl_rollouts.SAMPLE)
         if self.writer is None or not samples or not _is_whole(self._model):
             return
@@ -275,7 +276,7 @@ class ProbeCallback(TrainerCallback):
             self._release = trl_rollouts.record(self.trainer, self.writer.rollouts, self._say)
 
     def _say(self, note: str | None) -> None:
-        """Say what cannot be written, now and in the run's message."""
+        """Report what cannot be written, now and in the run's message."""
         if note is not None:
             self._notes.append(note)
             warnings.warn(note, stacklevel=3)
@@ -296,12 +297,12 @@ _WRITING: weakref.WeakSet[ProbeCallback] = weakref.WeakSet()
 
 
 def _name(metric: str) -> str:
-    """Return the name that a trainer's metric has in Probe."""
+    """Return Probe's name of a trainer's metric."""
     return f"train/{metric.removeprefix('train_')}" if metric in TOTALS else RENAMED.get(metric, metric)
 
 
 def _settings(args: Any) -> dict[str, Any]:
-    """Return the trainer's arguments as JSON values; those that JSON cannot hold become text."""
+    """Return the trainer's arguments as JSON values; others become text."""
     values = {}
     for name, value in args.to_dict().items():
         try:
@@ -312,7 +313,7 @@ def _settings(args: Any) -> dict[str, Any]:
 
 
 def _world_of(origin: str | None) -> dict[str, Any] | None:
-    """Return the world of the run that a model was loaded from, if any."""
+    """Return the world of the run from which a model was loaded, if any."""
     if not origin or not Path(origin).exists():
         return None
     try:
@@ -324,7 +325,7 @@ def _world_of(origin: str | None) -> dict[str, Any] | None:
 
 
 def _is_whole(model: nn.Module) -> bool:
-    """Whether this process holds all weights of a model."""
+    """Return whether this process holds all weights of a model."""
     if any(type(module).__name__.startswith("FullyShardedDataParallel") for module in model.modules()):
         return False
     return not any(hasattr(each, "ds_id") or hasattr(each, "device_mesh") for each in model.parameters())
@@ -335,12 +336,12 @@ def _predicts_tokens(model: nn.Module) -> bool:
 
 
 def _gives_rewards(model: nn.Module) -> bool:
-    """Whether it is a reward model, all of it in this process."""
+    """Return whether the model is a reward model with all weights in this process."""
     return _is_whole(model) and not _predicts_tokens(model) and hasattr(model, "score")
 
 
 def _pairs(loader: Any, most: int) -> list[TextPair]:
-    """Return the first pairs of a RewardTrainer's data, without those whose two texts begin differently."""
+    """Return the first pairs of a RewardTrainer's data, except those whose two texts have no common beginning."""
     rows = [] if loader is None else list(islice(loader.dataset, most))
     names = ("chosen_ids", "rejected_ids")
     pairs = [split_pair(*(row[name] for name in names)) for row in rows if all(name in row for name in names)]
@@ -348,9 +349,9 @@ def _pairs(loader: Any, most: int) -> list[TextPair]:
 
 
 def _language_model(model: Any, origin: str) -> Any:
-    """Return the language model that a reward model was made from, or None if it is unknown.
+    """Return the language model from which a reward model was made, or None if it is unknown.
 
-    Captures read it with the decoder in training below it.
+    Captures read it with the decoder that is being trained.
     """
     try:
         language: Any = LM.load(origin, device=model.device).model

@@ -1,4 +1,4 @@
-"""Instruments in a training loop: attention, logit lens, entropy and residual norms on fixed prompts, every N steps.
+"""Measurements in a training loop: attention, logit lens, entropy and residual norms on fixed prompts, every N steps.
 
     recorder = probe.watch(lm, "runs/mine", every=50, config={"lr": 1e-3}, seed=0)
     for step in range(steps):
@@ -6,12 +6,12 @@
         recorder.step(step, loss=loss)
     recorder.close()                           # the last capture and a checkpoint: every page can show the run
 
-`with probe.watch(...) as recorder:` around the loop closes it however the loop ends: after Ctrl-C as interrupted, after
-an error as failed, with the model as it is then.
+`with probe.watch(...) as recorder:` around the loop closes it in every case: after Ctrl-C as interrupted, after an
+error as failed, with the model in its current state.
 
-A capture is attention, lens, norms and direct attribution of the model on the prompts, all of one hooked pass. Looking
-changes nothing: it runs without gradients on a module tree of its own that shares the parameters (`LM.bridge`), and
-leaves random generators, training mode and the hooks of the model as they were.
+A capture is attention, lens, norms and direct attribution of the model on the prompts, all from one hooked pass. A
+capture does not affect training: it runs without gradients on a separate module tree that shares the parameters
+(`LM.bridge`), and does not change random generators, training mode or the model's hooks.
 
 Axes: P prompts, D blocks, H heads, T tokens (padded on the right, zero there), k predictions, A answers, n neurons, V
 vocabulary.
@@ -58,16 +58,15 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
     """Compute the tensors of one capture (docs/runs.md), all prompts in one batch.
 
     Returns:
-        attention [P D H T T] (rows are queries), where every block has heads; lens_top_ids, lens_top_logprobs
-        [P D+1 T k] and lens_answer_logprobs [P D+1 T A] of the logit lens, in nats, row 0 after the embedding and row D
-        the output;
-        lens_answer_ranks [P D+1 T A] (0 is the likeliest), lens_entropy and lens_margin [P D+1 T] in nats; entropy
-        [P T] of the output and margin [P T] between its two likeliest tokens, in nats; residual_norm [P D+1 T]. Where
+        attention [P D H T T] (rows are queries), if every block has heads; lens_top_ids, lens_top_logprobs [P D+1 T k]
+        and lens_answer_logprobs [P D+1 T A] of the logit lens, in nats, row 0 after the embedding and row D the output;
+        lens_answer_ranks [P D+1 T A] (0 is the most probable), lens_entropy and lens_margin [P D+1 T] in nats; entropy
+        [P T] of the output and margin [P T] between its two most probable tokens, in nats; residual_norm [P D+1 T]. If
         the parts of the model sum to its logits, promoted_ids [P D H+1 2 k]: the tokens that each part promotes, and
         those that it suppresses; attribution [P D H+1] of the first answer minus the second after the last token, MLPs
-        last, and attribution_total [P 2]: what the other parts add, and the target's value.
-        Where neurons make up the MLPs too, neuron_ids and neuron_attribution [P D n]: the neurons of each block that
-        add or take most, the strongest first. NaN for prompts without answers.
+        last, and attribution_total [P 2]: the contribution of the other parts, and the target's value. If neurons also
+        sum to the MLPs, neuron_ids and neuron_attribution [P D n]: the neurons of each block with the largest absolute
+        contributions, strongest first. NaN for prompts without answers.
 
     Raises:
         ModelError: the architecture cannot be hooked or read by the lens.
@@ -108,7 +107,7 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
         tensors["attention"] = _zero(attention, pairs)
     if attribution is not None:
         tensors["promoted_ids"] = attribution.promoted
-        without = (answers < 0).all(1).to(logits.device)  # nothing was split there, which is not 0
+        without = (answers < 0).all(1).to(logits.device)  # no attribution: NaN, not 0
         tensors["attribution"] = _missing(attribution.parts, without)
         tensors["attribution_total"] = _missing(torch.stack([attribution.rest, attribution.value], dim=-1), without)
         if attribution.neurons is not None:
@@ -118,13 +117,13 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
 
 
 def _missing(tensor: Float[Tensor, "P ..."], where: Tensor) -> Float[Tensor, "P ..."]:
-    """`tensor` with NaN for some prompts."""
+    """Return `tensor` with NaN for some prompts."""
     return tensor.masked_fill(where.view(-1, *[1] * (tensor.dim() - 1)), torch.nan)
 
 
 @contextmanager
 def leave_undisturbed(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation mode, full precision and no gradients; afterwards restore mode and random generators."""
+    """Switch to evaluation mode, full precision and no gradients; restore mode and random generators afterwards."""
     training = [module for module in model.modules() if module.training]
     device = next(model.parameters()).device
     with (
@@ -141,14 +140,14 @@ def leave_undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _zero(tensor: Tensor, where: Tensor) -> Tensor:
-    """`tensor` with zeros at padding."""
+    """Return `tensor` with zeros at padding."""
     return torch.where(where, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
 
 
 GENERIC = ("The capital of France is", "one two three four", "She opened the door and", "a b a b a")
 Prompt = str | Mapping[str, Any] | ProbePrompt
 Instrument = Callable[[LM, Sequence[ProbePrompt]], Mapping[str, Tensor]]
-"""(model, prompts) to tensors that join a capture under names of their own, usually with P as their first axis."""
+"""Function (model, prompts) -> named tensors that are added to a capture, usually with P as their first axis."""
 
 
 def watch(
@@ -163,26 +162,26 @@ def watch(
     seed: int = 0,
     checkpoint: bool = True,
 ) -> "Recorder":
-    """Watch a model while it is trained, by whatever loop.
+    """Watch a model while any loop trains it.
 
     Args:
         lm: the model; train `lm.model`.
-        run: the directory of a new run, which `Recorder.close` ends; or the writer of a run, which its owner ends.
-        prompts: texts, dicts with `text`, `answers` and `kind`, or `ProbePrompt`s; default: those that the run has
-            already, else those of the model's world, else a few short texts whose answers are the likeliest tokens now;
-            those that the tokenizer cannot read are left out, with a warning that names them.
-        every: steps between captures; 0 makes none: the run has metrics and its checkpoint.
+        run: directory of a new run, which `Recorder.close` ends; or the writer of a run, which its owner ends.
+        prompts: texts, dicts with `text`, `answers` and `kind`, or `ProbePrompt`s; default: the run's existing prompts,
+            else those of the model's world, else a few short texts whose answers are the currently most probable
+            tokens. Default prompts that the tokenizer cannot read are left out with a warning.
+        every: steps between captures; 0 makes none, so the run has only metrics and its checkpoint.
         instruments: further measurements for every capture, made in evaluation mode without gradients.
-        method: of a new run, such as `dpo`: it decides the run's colour and pages.
+        method: method of a new run, such as `dpo`; it sets the run's colour and pages.
         config: settings of a new run, a dict or a dataclass.
-        seed: of a new run, as a record: nothing is drawn here.
-        checkpoint: save model and tokenizer when a new run ends, so that it is a model too.
+        seed: random seed of a new run; it is only recorded.
+        checkpoint: save model and tokenizer when a new run ends, so that it can be loaded as a model.
 
     Raises:
-        ConfigError: `every` is negative; a writer was given with `method`, `config` or `seed`, which it has already; or
-            there are captures of a model of one number (a reward, a value), which has no lens.
-        DataError: a prompt that is empty, too long, lacks its text, or cannot be read by the tokenizer.
-        RunError: the directory is in use or cannot be written, or the config holds what JSON has no form for.
+        ConfigError: `every` is negative; a writer was given together with `method`, `config` or `seed`, which it
+            already has; or captures of a scalar model (a reward, a value), which has no lens, were requested.
+        DataError: a prompt is empty, too long, lacks its text, or cannot be read by the tokenizer.
+        RunError: the directory is in use or cannot be written, or the config holds values that JSON cannot represent.
     """
     if every < 0:
         raise ConfigError(f"Captures every {every} steps were asked for: give 1 or more, or 0 for none.")
@@ -222,7 +221,7 @@ def watch(
 
 
 class Recorder:
-    """Captures a model on fixed prompts; made by `watch`."""
+    """Recorder that captures a model on fixed prompts; `watch` makes it."""
 
     def __init__(
         self,
@@ -238,14 +237,14 @@ class Recorder:
     ) -> None:
         self.lm = lm
         self.writer = writer
-        """The run's writer, for metrics, rollouts and checkpoints in addition to the captures."""
+        """Writer of the run, for metrics, rollouts and checkpoints in addition to the captures."""
         self.prompts = list(prompts)
         self.left_out = left_out
-        """Which default prompts are left out, and why, in sentences; empty where there are none."""
+        """Sentences on default prompts that are left out, and why; empty if there are none."""
         self.every = every
         self.instruments = tuple(instruments)
         self.seconds = 0.0
-        """What all captures took so far."""
+        """Seconds that all captures took so far."""
         self._owner, self._checkpoint, self._closed = owner, checkpoint, False
         self._newest = self._captured = -1
         self._ended = end_with_owner(self, writer) if owner else lambda: None
@@ -258,11 +257,11 @@ class Recorder:
             raise
 
     def step(self, step: int, **metrics: Any) -> None:
-        """Tell that `step` optimiser steps were taken: logs the metrics, and captures when a capture is due.
+        """Record that `step` optimiser steps were taken: log the metrics, and capture if a capture is due.
 
         Args:
-            step: from 0; captures are due at the multiples of `every`.
-            metrics: single numbers by name (tensors too); names with a slash are given as `**{"a/b": 1.0}`.
+            step: number of steps, from 0; captures are due at multiples of `every`.
+            metrics: single numbers (or tensors) by name; pass names with a slash as `**{"a/b": 1.0}`.
         """
         if metrics:
             self.writer.log(step, metrics)
@@ -271,11 +270,11 @@ class Recorder:
             self.capture(step)
 
     def due(self, step: int) -> bool:
-        """Whether `step` is to be captured and was not."""
+        """Return whether a capture of `step` is due and has not been made."""
         return self.every > 0 and step % self.every == 0 and step != self._captured
 
     def capture(self, step: int) -> Path:
-        """Capture now; gives the safetensors file."""
+        """Make a capture and return its safetensors file."""
         start = time.perf_counter()
         tensors = measure(self.lm, self.prompts)
         for instrument in self.instruments:
@@ -291,9 +290,9 @@ class Recorder:
         return path
 
     def close(self, status: str = "finished", message: str | None = None) -> None:
-        """Stop watching; a run that `watch` created gets a last capture and its checkpoint, and is ended.
+        """Stop watching; a run that `watch` created gets a last capture and its checkpoint, and ends.
 
-        A run that did not finish gets the checkpoint alone; why there is none, if so, joins its message.
+        An unfinished run gets only the checkpoint; if that fails, the reason is added to its message.
 
         Raises:
             ConfigError, RunError: capture or checkpoint of a finished run cannot be made; the run ends as failed.
@@ -332,11 +331,11 @@ class Recorder:
 
 
 def as_prompt(lm: LM, prompt: Prompt, index: int) -> ProbePrompt:
-    """Return a prompt in any of its forms as a `ProbePrompt`; without an id it gets its number.
+    """Return a prompt in any form as a `ProbePrompt`; without an id it gets its number as id.
 
     Raises:
-        DataError: there is no text in it, the tokenizer cannot read it, an answer has no tokens, or no token tells its
-            answers apart.
+        DataError: it has no text, the tokenizer cannot read it, an answer has no tokens, or its answers differ in no
+            token.
     """
     if isinstance(prompt, ProbePrompt):
         return prompt
@@ -367,16 +366,16 @@ def as_prompt(lm: LM, prompt: Prompt, index: int) -> ProbePrompt:
 
 
 def default_prompts(lm: LM, prompts: Sequence[Prompt] | None = None) -> tuple[list[ProbePrompt], str]:
-    """Prompts that nobody asked for by name, without those that the tokenizer cannot read.
+    """Return default prompts without those that the tokenizer cannot read.
 
-    Where none is left, two tokens of the model's own vocabulary make one.
+    If none is left, two tokens of the model's vocabulary make a prompt.
 
     Args:
         lm: the model.
-        prompts: those of its world or data; default: a few short texts for a model of which nothing is known.
+        prompts: prompts of its world or data; default: a few short texts for a model without known data.
 
     Returns:
-        What is captured, and which are left out, why, as a sentence; empty where all can be read.
+        The prompts to capture, and a sentence on those that are left out and why; it is empty if all can be read.
     """
     default = [{"text": text, "kind": "generic"} for text in GENERIC] if prompts is None else prompts
     kept, reasons = list[ProbePrompt](), list[str]()
@@ -405,7 +404,7 @@ def default_prompts(lm: LM, prompts: Sequence[Prompt] | None = None) -> tuple[li
 
 
 def with_likeliest(lm: LM, prompt: ProbePrompt, answers: int = 3) -> ProbePrompt:
-    """Return a prompt with the likeliest next tokens at present as its answers."""
+    """Return a prompt with the currently most probable next tokens as its answers."""
     with leave_undisturbed(lm.model):
         logits = lm.logits([prompt.token_ids])[0, -1]
     top = logits.topk(min(answers, len(logits))).indices.tolist()
@@ -413,7 +412,7 @@ def with_likeliest(lm: LM, prompt: ProbePrompt, answers: int = 3) -> ProbePrompt
 
 
 def own_prompt(lm: LM) -> ProbePrompt:
-    """Two tokens of the model by turns, for a model that reads none of the prompts: the first that are letters."""
+    """Return a prompt that alternates the first two tokens made of letters, if a model reads no default prompt."""
     tokenizer, front = lm.tokenizer, encode(lm.tokenizer, "")
     without = {*tokenizer.all_special_ids, *unknown_tokens(tokenizer)}
     tokens = [token for token in sorted(tokenizer.get_vocab().values()) if token not in without]
@@ -434,32 +433,31 @@ class ReferenceKL:
 
         recorder = probe.watch(lm, run, every=50, instruments=[ReferenceKL(reference.logits)])
 
-    The reference does not change, so it is run once: its log-probabilities of the prompts are kept, and a capture
-    costs one plain forward pass of the model in training (the hooked one rounds otherwise, in half precision by as much
-    as a small KL: a model that has not moved would not be at 0). It is read back by
-    `probe.logits.trained.kl_over_training`.
+    The reference does not change, so it is run once: its log-probabilities of the prompts are kept, and a capture costs
+    one plain forward pass of the model in training. (The hooked pass rounds differently, in half precision by as much
+    as a small KL, so an unchanged model would not be at 0.) `probe.logits.trained.kl_over_training` reads the result.
     """
 
     def __init__(self, reference_logits: LogitsFn) -> None:
         """Choose the reference.
 
         Args:
-            reference_logits: whole texts as rows of ids to logits, padded on the right; for a frozen `LM` called
-                `reference` that is `reference.logits`. It is called at the first capture alone (or when the prompts
-                change), so with `lm.logits` of the model in training the reference is where that stood then.
+            reference_logits: function from whole texts, as rows of ids padded on the right, to logits; for a frozen
+                `LM` called `reference` it is `reference.logits`. It is called only at the first capture (or when the
+                prompts change), so with `lm.logits` of the model in training the reference is the model at that time.
         """
         self.reference_logits = reference_logits
         self._rows: list[list[int]] = []
         self._reference: list[Float[Tensor, "L V"]] = []
-        """Of each prompt its log-probabilities under the reference, without padding; in the memory of the CPU."""
+        """Log-probabilities of each prompt under the reference, without padding, in CPU memory."""
 
     @torch.no_grad()
     def __call__(self, lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Float[Tensor, "P T"]]:
         """Compute the tensor of one capture.
 
         Returns:
-            reference_kl [P T]: KL(pi || pi_ref) in nats of the distributions after each token, 0 beyond a prompt. Of
-            vocabularies padded to different sizes the common tokens count.
+            reference_kl [P T]: KL(pi || pi_ref) in nats of the distributions after each token, 0 after the end of a
+            prompt. If vocabularies are padded to different sizes, the common tokens count.
         """
         rows = [list(prompt.token_ids) for prompt in prompts]
         if rows != self._rows:
@@ -473,5 +471,5 @@ class ReferenceKL:
 
 
 def _logprobs(logits: Float[Tensor, "P T V"], rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "L V"]]:
-    """Log-probabilities of each row, its padding cut off."""
+    """Return the log-probabilities of each row without its padding."""
     return [logits[index, : len(ids)].float().log_softmax(-1) for index, ids in enumerate(rows)]

@@ -1,8 +1,8 @@
-"""The reward shift as an instrument: samples of a policy on the fixed prompts, with their rewards and their KL.
+"""Reward shift as an instrument: samples of a policy on the fixed prompts, with their rewards and KL.
 
 At every capture the policy samples the same prompts with the same random numbers. Each sample gets its proxy reward,
-its true reward (the world's verifier), its KL to the reference and the implicit reward beta log pi/pi_ref, as a whole
-and token by token (METRICS, reward shift). `probe.rewards.shift` reads them back as tables.
+its true reward (the world's verifier), its KL to the reference and the implicit reward beta log pi/pi_ref, in total and
+token by token (METRICS, reward shift). `probe.rewards.shift` reads them as tables.
 
     shift = RewardShift(reference.logits, proxy=RewardModel.load("runs/reward-agreeable"), world=world, beta=0.3)
     probe.watch(lm, run, every=50, instruments=[shift])
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from probe.world import World
 
 ROOM = 2**24
-"""Logits that are held at once, for each of the two models."""
+"""Maximum number of logits in memory at once, for each of the two models."""
 LogitsFn = Callable[[list[list[int]]], Float[Tensor, "N T V"]]
 RewardFn = Callable[[list[str], list[str]], Sequence[float | None]]
-"""(N prompts, N completions) -> N rewards, None where it does not apply."""
+"""Function (N prompts, N completions) -> N rewards; None for a reward that does not apply."""
 
 
 @runtime_checkable
 class TokenScorer(Protocol):
-    """A reward model that can be read at every token, such as `probe.model.rewards.RewardModel`."""
+    """Reward model that can be read at every token, such as `probe.model.rewards.RewardModel`."""
 
     tokenizer: Any
 
@@ -51,7 +51,7 @@ class TokenScorer(Protocol):
 
 
 class RewardShift:
-    """An instrument for `probe.watch`."""
+    """Instrument of `probe.watch` for the reward shift."""
 
     def __init__(
         self,
@@ -64,20 +64,20 @@ class RewardShift:
         max_new_tokens: int = 8,
         seed: int = 0,
     ) -> None:
-        """Choose reference and rewards.
+        """Set reference and rewards.
 
         Args:
-            reference_logits: whole texts as rows of ids to logits, padded on the right; for a frozen `LM` called
-                `reference` that is `reference.logits`.
-            proxy: the reward that is optimised: a reward model, or a function of texts.
-            world: whose verifier gives the true reward; a prompt that asks nothing has none.
-            beta: the implicit reward is beta log pi/pi_ref.
-            samples: completions of each prompt.
-            max_new_tokens: longest completion.
-            seed: of the samples, the same at every capture.
+            reference_logits: function from whole texts, as rows of ids padded on the right, to logits; for a frozen
+                `LM` called `reference` it is `reference.logits`.
+            proxy: optimised reward: a reward model, or a function of texts.
+            world: world whose verifier gives the true reward; a prompt without a question has none.
+            beta: coefficient of the implicit reward beta log pi/pi_ref.
+            samples: number of completions per prompt.
+            max_new_tokens: maximum number of tokens of a completion.
+            seed: random seed of the samples, the same at every capture.
 
         Raises:
-            ConfigError: a number that is not possible.
+            ConfigError: a number is out of range.
         """
         if samples < 1 or max_new_tokens < 1 or not beta >= 0:
             raise ConfigError(
@@ -87,19 +87,19 @@ class RewardShift:
         self.reference_logits, self.proxy, self.world, self.beta = reference_logits, proxy, world, beta
         self.samples, self.max_new_tokens, self.seed = samples, max_new_tokens, seed
         self.latest: list[dict[str, Any]] = []
-        """The samples of the last call as rows of rollouts.jsonl (docs/runs.md), but for their step."""
+        """Samples of the last call as rows of rollouts.jsonl (docs/runs.md), without their step."""
 
     @torch.no_grad()
     def __call__(self, lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
         """Compute the tensors of one capture.
 
         Returns:
-            shift_ids [P S L] sampled ids; shift_logratio [P S L] log pi/pi_ref of each token, shift_kl [P S L]
-            KL(pi || pi_ref) of the distribution it was drawn from and shift_implicit [P S L], in nats. With a proxy
-            shift_proxy [P S]; with one that reads tokens shift_proxy_tokens [P S L], its value at each token, and
-            shift_proxy_start [P], its value where the prompt ends. With a world shift_gold [P S]. Beyond a sample ids
-            are -1 and the others 0; NaN where a reward does not apply. A prompt as long as the model's context has
-            empty samples.
+            shift_ids [P S L] sampled ids; shift_logratio [P S L] log pi/pi_ref of each token, shift_kl [P S L] KL(pi ||
+            pi_ref) of the distribution it was drawn from and shift_implicit [P S L], in nats. With a proxy, also
+            shift_proxy [P S]; with one that reads tokens, shift_proxy_tokens [P S L], its value at each token, and
+            shift_proxy_start [P], its value at the end of the prompt. With a world, shift_gold [P S]. After the end of
+            a sample ids are -1 and other values 0; rewards that do not apply are NaN. A prompt as long as the model's
+            context has empty samples.
         """
         limit = context_length(lm.model)
         at = [i for i, prompt in enumerate(prompts) if limit is None or len(prompt.text_ids) < limit]
@@ -125,13 +125,13 @@ class RewardShift:
         return {f"shift_{name}": _spread(values[name], at, len(prompts), empty.get(name, 0)) for name in values}
 
     def _rows(self, tensor: Tensor) -> Tensor:
-        """[N ...] as [P S ...]."""
+        """Reshape [N ...] to [P S ...]."""
         return tensor.reshape(-1, self.samples, *tensor.shape[1:])
 
     def _compare_with_reference(
         self, lm: LM, generation: Generation
     ) -> tuple[Float[Tensor, "N L"], Float[Tensor, "N L"]]:
-        """Return log pi/pi_ref of the sampled tokens and KL(pi || pi_ref) of their distributions, 0 beyond a sample."""
+        """Return log pi/pi_ref of the sampled tokens and KL(pi || pi_ref) of their distributions, 0 after the end."""
         rows = [
             [*prompt, *ids]
             for i, prompt in enumerate(generation.prompt_ids)
@@ -156,7 +156,7 @@ class RewardShift:
         return logratio, divergence
 
     def _read(self, proxy: TokenScorer, generation: Generation, texts: list[str]) -> dict[str, Tensor]:
-        """Scores of a reward model; token by token where it has the vocabulary of the policy."""
+        """Return scores of a reward model, token by token if it has the policy's vocabulary."""
         if proxy.tokenizer.get_vocab() != generation.tokenizer.get_vocab():
             return {"proxy": self._rows(proxy.score(texts, generation.text).float().cpu())}
         heads = [prompt for prompt in generation.prompt_ids for _ in range(self.samples)]
@@ -173,7 +173,7 @@ class RewardShift:
 def sample_rows(
     made: Generation, found: dict[str, Tensor], groups: Sequence[int], prompts: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return samples with their measures, one dict each; `group` is the number of the prompt among all."""
+    """Return samples with their measures, one dict each; `group` is the index of the prompt among all prompts."""
     rows = []
     for n, ids in enumerate(made.ids):
         group, sample, real = n // made.n, n % made.n, slice(len(ids))
@@ -200,7 +200,7 @@ def sample_rows(
 def _at_completions(
     logits: Float[Tensor, "N T V"], heads: Sequence[int], mask: Bool[Tensor, "N L"]
 ) -> Float[Tensor, "M V"]:
-    """Log-probabilities in front of each real token of the completions, which begin after `heads` tokens."""
+    """Return log-probabilities before each real token of the completions, which begin after `heads` tokens."""
     row, step = mask.to(logits.device).nonzero(as_tuple=True)
     first = torch.tensor(heads, device=logits.device) - 1
     return logits[row, first[row] + step].float().log_softmax(-1)
@@ -211,7 +211,7 @@ def _numbers(values: Sequence[float | None]) -> Float[Tensor, " N"]:
 
 
 def _spread(tensor: Tensor, at: list[int], prompts: int, fill: float) -> Tensor:
-    """Return a tensor with rows for all prompts from one with rows for some; the other rows are `fill`."""
+    """Return a tensor with rows for all prompts from one with rows for some; other rows are `fill`."""
     if len(at) == prompts:
         return tensor.cpu().contiguous()
     whole = torch.full((prompts, *tensor.shape[1:]), fill, dtype=tensor.dtype)

@@ -1,8 +1,8 @@
-"""The reward at every token of fixed pairs of texts (E9): an instrument, and the same pairs as rows of rollouts.jsonl.
+"""Reward at every token of fixed pairs of texts (E9): an instrument, and the pairs as rows of rollouts.jsonl.
 
     probe.watch(lm, run, every=50, instruments=[RewardTokens(classifier.score, pairs)])
 
-A pair is a prompt with the completion that was preferred and the one that was not, as ids. `lm` is a causal language
+A pair is a prompt with the preferred and the rejected completion, as ids. `lm` is a causal language
 model over the decoder that the head reads.
 """
 
@@ -23,19 +23,19 @@ class Pair(Protocol):
 
     @property
     def prompt(self) -> list[int]:
-        """What both continue."""
+        """Token ids of the common prompt."""
 
     @property
     def chosen(self) -> list[int]:
-        """The completion that was preferred."""
+        """Token ids of the preferred completion."""
 
     @property
     def rejected(self) -> list[int]:
-        """The other one."""
+        """Token ids of the rejected completion."""
 
 
 class TextPair(NamedTuple):
-    """A pair, and nothing else."""
+    """A pair as plain lists."""
 
     prompt: list[int]
     chosen: list[int]
@@ -43,22 +43,22 @@ class TextPair(NamedTuple):
 
 
 def split_pair(chosen: Sequence[int], rejected: Sequence[int]) -> TextPair:
-    """Two whole texts as a pair: the prompt is what they begin with alike, short of the last token of either."""
+    """Split two whole texts into a pair; the prompt is their common beginning, short of either text's last token."""
     most = min(len(chosen), len(rejected)) - 1
     size = next((n for n in range(most) if chosen[n] != rejected[n]), most)
     return TextPair(list(chosen[:size]), list(chosen[size:]), list(rejected[size:]))
 
 
 class RewardTokens:
-    """Measures the scalar at every token of Q fixed pairs."""
+    """Instrument that measures the scalar at every token of Q fixed pairs."""
 
     def __init__(self, head: nn.Module, pairs: Sequence[Pair]) -> None:
-        """Choose the pairs; `head` reads one number [... 1] from states [... d] after the last norm."""
+        """Set the pairs; `head` reads one number [... 1] from states [... d] after the last norm."""
         self.head, self.pairs = head, pairs
 
     @torch.no_grad()
     def __call__(self, lm: LM, _: Sequence[ProbePrompt]) -> dict[str, Tensor]:
-        """`reward_ids` and `reward_tokens` [Q 2 T], chosen first, and `reward_prompt` [Q] (docs/runs.md)."""
+        """Compute `reward_ids` and `reward_tokens` [Q 2 T], chosen first, and `reward_prompt` [Q] (docs/runs.md)."""
         sides = [[*pair.prompt, *side] for pair in self.pairs for side in (pair.chosen, pair.rejected)]
         ids, mask = pad(sides, -1)
         mask = mask.to(lm.device)
@@ -75,7 +75,7 @@ class RewardTokens:
 
 
 def pair_rows(model: RewardModel, step: int, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """Both completions of each pair as rows of rollouts.jsonl, the preferred one first, with a value at each token."""
+    """Return both completions of each pair as rows of rollouts.jsonl, the preferred one first, with values by token."""
     both = [(number, pair, chosen) for number, pair in enumerate(pairs) for chosen in (True, False)]
     prompts = [pair.prompt for _, pair, _ in both]
     ids = [pair.chosen if chosen else pair.rejected for _, pair, chosen in both]

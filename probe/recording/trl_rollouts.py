@@ -1,9 +1,8 @@
 """Rollouts of TRL's GRPOTrainer and RLOOTrainer, as rows of rollouts.jsonl (docs/runs.md).
 
-TRL tells no callback what it samples. Its method that makes a batch of scored completions is wrapped while training
-runs, and gives the trainer what it gave before. Log-probabilities and entropies are computed anew for the few
-completions that are kept, under the policy and the reference alike, without dropout: one pass of each over the prompts
-that are recorded.
+TRL does not pass its samples to callbacks. So its method that makes a batch of scored completions is wrapped during
+training; its result is unchanged. Log-probabilities and entropies of the few recorded completions are computed again
+under the policy and the reference, without dropout, with one pass of each over the recorded prompts.
 """
 
 import math
@@ -18,18 +17,18 @@ from probe.model.text import pieces
 from probe.recording.recorder import leave_undisturbed
 
 EVERY, KEPT = 10, 4
-"""Steps between two that are recorded, and the prompts of each whose completions are: as `probe train rlvr` does."""
+"""Steps between two recorded ones, and number of prompts whose completions are recorded, as in `probe train rlvr`."""
 SAMPLE = "_generate_and_score_completions"
-"""TRL's method: rows of the data to a batch of completions with their advantages."""
+"""Name of TRL's method that makes a batch of completions with their advantages from rows of the data."""
 BATCH = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
-"""What the batch holds, as tensors with one row a completion."""
+"""Names of the batch's tensors with one row per completion."""
 
 Row = dict[str, Any]
 Write = Callable[[list[Row]], None]
 
 
 def misfit(trainer: Any) -> str | None:
-    """Why the rollouts of a trainer of these two methods cannot be recorded, in one sentence; None if they can."""
+    """Return why the rollouts of a GRPOTrainer or RLOOTrainer cannot be recorded, as a sentence; None if they can."""
     if trainer is None:
         return (
             "Rollouts are not recorded, because trainers do not show them to their callbacks: add this one by"
@@ -40,15 +39,15 @@ def misfit(trainer: Any) -> str | None:
 
 
 def record(trainer: Any, write: Write, complain: Callable[[str], None]) -> Callable[[], None]:
-    """Record what a trainer samples from now on, at the first step and then every `EVERY` steps.
+    """Record a trainer's samples from now on, at the first step and then every `EVERY` steps.
 
     Args:
         trainer: a GRPOTrainer or RLOOTrainer without a `misfit`.
-        write: is given the rows of a step.
-        complain: is told, once and in a sentence, why nothing more can be recorded.
+        write: function that receives the rows of a step.
+        complain: function that receives, once, a sentence on why nothing more can be recorded.
 
     Returns:
-        What ends it: the trainer is as it was.
+        A function that ends the recording and restores the trainer.
     """
     sample, wrapped_before = getattr(trainer, SAMPLE), SAMPLE in vars(trainer)
     newest = -EVERY
@@ -84,11 +83,11 @@ def rollout_rows(
     """Return the completions of the first `kept` prompts of a batch that a trainer has just made, one row each.
 
     Args:
-        trainer: a GRPOTrainer or RLOOTrainer; its rewards are those of this batch.
-        step: the step that is taken with them.
-        inputs: the rows of the data, N of them, each prompt as often as it has completions.
+        trainer: a GRPOTrainer or RLOOTrainer; its rewards must be those of this batch.
+        step: training step that uses them.
+        inputs: N rows of the data; each prompt occurs as often as it has completions.
         batch: prompt_ids and prompt_mask [N P], completion_ids and completion_mask [N L], advantages [N] or [N L].
-        kept: prompts to record.
+        kept: number of prompts to record.
     """
     size = trainer.num_generations
     count = min(len(inputs), kept * size)
@@ -99,7 +98,7 @@ def rollout_rows(
     weights = trainer.reward_weights.tolist()
     ends = {*getattr(trainer, "eos_token_ids", ()), tokenizer.eos_token_id, tokenizer.pad_token_id}
     policy = reference = None
-    if "pixel_values" not in batch:  # what is read from images cannot be read from the text alone
+    if "pixel_values" not in batch:  # completions on images cannot be scored from the text alone
         policy = _score(trainer, trainer.model, prompts, completions)
         reference = _reference(trainer, prompts, completions) if trainer.beta else None
     rows = []
@@ -127,15 +126,15 @@ def rollout_rows(
 def _completion(trainer: Any, batch: Mapping[str, Any], n: int) -> list[int]:
     """Return the tokens of a completion.
 
-    TRL masks all tokens of a truncated completion if it is told to leave such completions out of the loss.
-    Here such a completion keeps its tokens.
+    If TRL is set to exclude truncated completions from the loss, it masks all of their tokens. Here such a completion
+    keeps its tokens.
     """
     ids, mask = batch["completion_ids"][n], batch["completion_mask"][n].bool()
     return ids[mask].tolist() if mask.any() else ids[: trainer.max_completion_length].tolist()
 
 
 def _rewards(trainer: Any, local: int, count: int) -> list[dict[str, float | None]]:
-    """Each reward of the first `count` completions; of all processes the main one comes first."""
+    """Return each reward of the first `count` completions; with several processes those of the main one come first."""
     total = local * trainer.accelerator.num_processes
     columns = {name: list(trainer._logs["rewards"][name])[-total:] for name in trainer.reward_func_names}
     return [
@@ -144,7 +143,7 @@ def _rewards(trainer: Any, local: int, count: int) -> list[dict[str, float | Non
 
 
 def _weighted_sum(values: Sequence[float | None], weights: Sequence[float]) -> float:
-    """Return the weighted sum of rewards that is optimised: NaN where none of its parts applies."""
+    """Return the weighted sum of rewards that is optimised; NaN if none of its parts applies."""
     parts = [weight * value for value, weight in zip(values, weights, strict=True) if value is not None]
     return math.fsum(parts) if parts else math.nan
 
@@ -152,7 +151,7 @@ def _weighted_sum(values: Sequence[float | None], weights: Sequence[float]) -> f
 def _score(
     trainer: Any, model: nn.Module, prompts: Sequence[list[int]], completions: Sequence[list[int]]
 ) -> TokenLogprobs:
-    """Log-probabilities and entropies of the completions, N of them, at the temperature that they were sampled with."""
+    """Return log-probabilities and entropies of N completions, at their sampling temperature."""
     model, size = trainer.accelerator.unwrap_model(model), trainer.num_generations
     groups = [list(completions[first : first + size]) for first in range(0, len(completions), size)]
     with leave_undisturbed(model):
@@ -160,7 +159,7 @@ def _score(
 
 
 def _reference(trainer: Any, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> TokenLogprobs:
-    """Score completions under the reference: a separate model, or the policy without what its adapter has learned."""
+    """Score completions under the reference: a separate model, or the policy with its adapter disabled."""
     if trainer.ref_model is not None:
         return _score(trainer, trainer.ref_model, prompts, completions)
     with _without_adapter(trainer.accelerator.unwrap_model(trainer.model)):
@@ -174,7 +173,7 @@ def _without_adapter(model: Any) -> AbstractContextManager[Any]:
 
 
 def _foreign(trainer: Any, name: str) -> str:
-    """Return the sentence that a trainer lacks `name`, so it differs from the one that this module was written for."""
+    """Return a sentence that a trainer lacks `name`, so this module does not support its version."""
     import trl
 
     return (

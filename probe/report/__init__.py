@@ -1,7 +1,7 @@
-"""Report: what is known of some runs as one HTML file that needs no network.
+"""Report: runs and their results as one HTML file that needs no network.
 
 - the report of runs: `report`, with analyses of their models: `look_inside`
-- the commands that make a run and its results again: `training_command`, `experiment_command`
+- the commands that reproduce a run and its results: `training_command`, `experiment_command`
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
-"""The stored results of runs, those that were measured alike together, as a report shows them.
+"""Stored results of runs for a report; results that were measured alike are grouped.
 
-A run may come from anybody. So results are looked for where they are stored, read by the one reader, and drawn from
-their tables by the experiments that are installed here; what cannot be read or drawn is told in a sentence.
+A run may come from anybody. So results are searched where they are stored, read by the common reader, and drawn from
+their tables by the experiments that are installed here. A sentence reports each result that cannot be read or drawn.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """Results of one experiment that were measured alike, of one model each."""
+    """Results of one experiment that were measured alike, one for each model."""
 
     name: str
     experiment: Experiment | None
-    """None where it is not installed here."""
+    """Experiment; None if it is not installed here."""
     by_run: dict[str, Result]
-    """By the label of the run; the run that the others came from is the last."""
+    """Results by the label of the run; the run from which the others started is the last."""
     drawn: dict[str, Result]
-    """Those of them that have figures and columns of their own: of runs that differ by seed the first."""
+    """Results with their own figures and columns; of runs that differ only by seed, the first."""
     joint: Result | None
-    """What is drawn, with its figures; None where it cannot be drawn together."""
+    """Joint result of `drawn`, with its figures; None if they cannot be drawn together."""
     problem: str = ""
-    """Why they cannot be."""
+    """Reason why they cannot be drawn together."""
 
     @property
     def title(self) -> str:
-        """Of the experiment."""
+        """Title of the experiment."""
         return self.experiment.title if self.experiment else next(iter(self.by_run.values())).title
 
     @property
     def sentences(self) -> list[str]:
-        """What was found, in one sentence, or one a model; and in which form files were asked."""
+        """Findings, one sentence each or one per model, and the form of the prompts from files."""
         parts = [self.joint] if self.joint else list(self.drawn.values())
         notes = [note for each in parts for note in form_notes(each, self.experiment)]
         return [each.finding for each in parts if each.finding] + notes
@@ -69,15 +69,15 @@ class Measured:
 def collect(
     runs: Mapping[str, Run], chosen: Sequence[str] = (), further: Collection[str] = ()
 ) -> tuple[list[Measured], list[str]]:
-    """Return the stored results of runs, those measured alike together, and sentences on those that are left out.
+    """Return the stored results of runs, grouped by measurement, and sentences on those that are left out.
 
     Args:
-        runs: by label.
-        chosen: names of experiments; all without any.
-        further: labels of runs that are another seed of one that is there too.
+        runs: runs by label.
+        chosen: names of experiments; all if empty.
+        further: labels of runs that differ only by seed from another run of the report.
 
     Raises:
-        ConfigError: a name is that of no experiment, neither here nor among the results.
+        ConfigError: a name is not that of an experiment, neither here nor among the results.
     """
     known = experiments()
     groups: dict[str, dict[str, Result]] = {}
@@ -125,7 +125,7 @@ def _is_older(meta: Mapping[str, Any], run: Run) -> bool:
 
 
 def _together(experiment: Experiment | None, by_run: dict[str, Result], further: Collection[str]) -> Measured:
-    """Join the results of one experiment, and draw them together where it is installed."""
+    """Join the results of one experiment, and draw them together if it is installed."""
     first, *rest = by_run.items()
     by_run = dict([*rest, first])
     drawn = {label: result for label, result in by_run.items() if label not in further} or by_run

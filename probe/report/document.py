@@ -1,8 +1,8 @@
-"""A document as one HTML file: sections of text, tables, code and figures that stay interactive, also for paper.
+"""A document as one HTML file: sections of text, tables, code and interactive figures, also for printing.
 
-It needs no network and can reach none: plotly.js is inside, a Content-Security-Policy allows the two scripts of the
-file by their hashes and nothing else, and whatever is put in is text, never markup. Figures are drawn from their data
-in the theme that the reader's system asks for, and light on paper, where sections begin on pages of their own.
+It needs no network and cannot access one: plotly.js is inside, a Content-Security-Policy allows only the two scripts of
+the file by their hashes, and all content is inserted as text, never as markup. Figures are drawn from their data in the
+theme of the reader's system, and light on paper, where each section begins on a new page.
 """
 
 import base64
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 NEEDS_CODE = frozenset({"splom", "parcoords", "scatterpolargl", "scattergl"})
-"""Kinds of traces that plotly.js draws by making code, which the policy of the file forbids."""
+"""Kinds of traces for which plotly.js generates code, which the policy of the file forbids."""
 SOLID = frozenset({"cone", "isosurface", "mesh3d", "scatter3d", "streamtube", "surface", "volume"})
-"""Kinds of traces in three dimensions, for which the same holds."""
+"""Kinds of three-dimensional traces, to which the same applies."""
 FLAT = {"scattergl": "scatter", "scatterpolargl": "scatterpolar"}
-"""What draws the same without making code."""
+"""Kind of trace to an equivalent kind that needs no generated code."""
 
 
 class Document:
-    """A document that is written from top to bottom; what is given is shown letter by letter."""
+    """A document that is written from top to bottom; all content is shown literally."""
 
     def __init__(self, title: str, facts: Mapping[str, object]) -> None:
         """Begin with the title.
 
         Args:
-            title: of the document.
-            facts: where it comes from, for its head.
+            title: title of the document.
+            facts: origin of the document, for its head.
         """
         self.title, self.facts = title, facts
         self.main = Element("main")
@@ -50,7 +50,7 @@ class Document:
         self._count = 0
 
     def section(self, title: str, *, page: bool = True) -> None:
-        """Begin a section; on paper it begins a page, unless `page` is False."""
+        """Begin a section; on paper it begins a page unless `page` is False."""
         name = f"section-{len(self._contents) + 1}"
         self._contents.append((name, title))
         self._section = SubElement(self.main, "section", {"id": name} | ({"class": "page"} if page else {}))
@@ -58,26 +58,26 @@ class Document:
         _text(self._place, "h2", title)
 
     def heading(self, text: str) -> None:
-        """Begin a part of a section."""
+        """Begin a subsection."""
         self._place = self._section
         _text(self._place, "h3", text)
 
     def fold(self, text: str, *, unfolded: bool = False) -> None:
-        """Begin a part of a section that a click on its heading unfolds; on paper it is unfolded.
+        """Begin a subsection that a click on its heading unfolds; on paper it is unfolded.
 
         Args:
-            text: of the heading.
-            unfolded: whether it is so from the beginning.
+            text: text of the heading.
+            unfolded: whether it is unfolded initially.
         """
         self._place = SubElement(self._section, "details", {"open": ""} if unfolded else {})
         _text(SubElement(self._place, "summary"), "h3", text)
 
     def say(self, text: str, kind: str = "") -> None:
-        """Write a paragraph; what stands between backticks is code, and `kind` is a class of the style sheet."""
+        """Write a paragraph; text between backticks is code, and `kind` is a class of the style sheet."""
         _prose(SubElement(self._place, "p", {"class": kind} if kind else {}), text)
 
     def answers(self, sentences: Sequence[tuple[str, str]]) -> None:
-        """Write sentences that answer what the document asks, each after what it is about."""
+        """Write sentences that answer the document's question, each after its subject."""
         steps = SubElement(self._place, "ul", {"class": "answers"})
         for about, sentence in sentences:
             item = SubElement(steps, "li")
@@ -87,7 +87,7 @@ class Document:
     def table(
         self, columns: Sequence[object], rows: Iterable[Sequence[object]], *, kind: str = "", caption: str = ""
     ) -> None:
-        """Write a table; a cell that is a tuple is a text, a smaller one below it, and one shown under the mouse."""
+        """Write a table; a tuple as a cell is a text, a smaller text below it, and a text shown on hover."""
         frame = SubElement(self._place, "div", {"class": "table"})
         table = SubElement(frame, "table", {"class": kind} if kind else {})
         if caption:
@@ -102,13 +102,13 @@ class Document:
                 _cell(line, "td", cell)
 
     def code(self, lines: Sequence[str]) -> None:
-        """Write lines to type in a terminal, each of which stays one line when it is copied."""
+        """Write lines to type in a terminal; each remains one line when copied."""
         block = SubElement(self._place, "pre")
         for line in lines:
             _text(block, "code", line)
 
     def figure(self, chart: "go.Figure", title: str, height: int | None = None) -> None:
-        """Write a figure with its title; a kind of trace that cannot be drawn here is named instead."""
+        """Write a figure with its title; kinds of traces that cannot be drawn here are named instead."""
         frame = SubElement(self._place, "figure")
         _text(frame, "figcaption", title)
         content, left_out = _content(chart)
@@ -159,7 +159,7 @@ class Document:
 
 
 def today() -> str:
-    """Return today's date, UTC."""
+    """Return today's date in UTC."""
     return datetime.now(UTC).date().isoformat()
 
 
@@ -170,7 +170,7 @@ def _text(parent: Element, tag: str, text: object, kind: str = "") -> Element:
 
 
 def _prose(element: Element, text: object) -> None:
-    """Write a text into an element; what stands between backticks is code."""
+    """Write a text into an element; text between backticks is code."""
     first, *rest = re.split("`([^`]+)`", visible(text))
     element.text = first
     for code, tail in zip(rest[::2], rest[1::2], strict=True):
@@ -187,7 +187,7 @@ def _cell(parent: Element, tag: str, cell: object) -> None:
 
 
 def _content(chart: "go.Figure") -> tuple[dict[str, Any], list[str]]:
-    """Return what draws a figure without the network and without making code, and the kinds of traces left out."""
+    """Return the data that draw a figure without network and generated code, and the kinds of traces left out."""
     from probe.plotting.theme import DARK, LIGHT, apply
 
     light, dark = (offline(json.loads(_figure_json(apply(chart, theme)))) for theme in (LIGHT, DARK))
@@ -215,13 +215,13 @@ def _themes() -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    """Return a value as JSON that cannot end a script element."""
+    """Return a value as JSON that cannot close a script element."""
     return json.dumps(value).replace("<", "\\u003c")
 
 
 @cache
 def _plotly() -> str:
-    """Return plotly.js with line ends as a browser reads them, over which the hash is taken."""
+    """Return plotly.js with a browser's line ends, over which the hash is computed."""
     from plotly.offline import get_plotlyjs
 
     return get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")

@@ -1,4 +1,4 @@
-"""Figures of a report about its runs: what the first screen shows, and where each run comes from."""
+"""Figures of a report about its runs: the first figure, and the lineage."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,18 +13,18 @@ from probe.runs.ancestry import lineage as edges
 from probe.runs.reader import Run
 
 SHARES = ("deferral", "invention", "truth_under_claim", "accuracy", "abstention", "sums_direct", "sums_steps")
-"""Rates in the figure of headline figures, as on the Overview page."""
+"""Rates in the figure of headline metrics, as on the Overview page."""
 
 Picture = tuple[go.Figure, str, int | None]
-"""A figure, its title, and its height in pixels where it is not its own."""
+"""Figure, its title, and its height in pixels if it differs from the figure's."""
 FIRST_HEIGHT = 460
-"""Pixels of the first figure at most, so that the first screen has it whole."""
+"""Maximum height in pixels of the first figure, so that the first screen shows all of it."""
 
 
 def first_figure(
     runs: Mapping[str, Run], headlines: pd.DataFrame, measured: Sequence[Measured], around: Sequence[Run]
 ) -> Picture:
-    """Return the figure of the first screen: the rates of the runs, else what an experiment found, else the lineage."""
+    """Return the first figure: the rates of the runs, else a figure of an experiment, else the lineage."""
     chart, title, height = (
         _rates(runs, headlines)
         or next(((figure, title, None) for each in measured for title, figure in each.figures), None)
@@ -34,7 +34,7 @@ def first_figure(
 
 
 def _rates(runs: Mapping[str, Run], table: pd.DataFrame) -> Picture | None:
-    """Draw the headline figures that are rates; None where no run has any."""
+    """Draw the headline metrics that are rates; None if no run has any."""
     shares = table[table["metric"].isin(SHARES)] if len(table) else table
     if not len(shares):
         return None
@@ -44,7 +44,7 @@ def _rates(runs: Mapping[str, Run], table: pd.DataFrame) -> Picture | None:
 
 
 def lineage_figure(runs: Mapping[str, Run], around: Sequence[Run]) -> Picture:
-    """Draw where the runs come from."""
+    """Draw the lineage of the runs."""
     table = lineage_table(runs, around)
     selected = list(runs) if len(table) > len(runs) else []
     title = "Where each run comes from" + (" (ringed: the runs of this report)" if selected else "")
@@ -52,7 +52,7 @@ def lineage_figure(runs: Mapping[str, Run], around: Sequence[Run]) -> Picture:
 
 
 def lineage_table(runs: Mapping[str, Run], around: Sequence[Run]) -> pd.DataFrame:
-    """Return one row per run: these, and those that they came from as far as they are in `around`."""
+    """Return one row per run: these runs, and their ancestors among `around`."""
     labels = {run.name: label for label, run in reversed(list(runs.items()))}
     others = {run.name: run for run in around if run.name not in labels}
     links = edges([*runs.values(), *others.values()])
@@ -77,5 +77,5 @@ def lineage_table(runs: Mapping[str, Run], around: Sequence[Run]) -> pd.DataFram
 
 
 def last_name(ref: str | None) -> str:
-    """Return the last part of a reference; the folders before it are those of whoever trained, and say nothing."""
+    """Return the last part of a reference, without folders, which depend on the machine of whoever trained."""
     return (ref or "").rstrip("/\\").replace("\\", "/").rpartition("/")[2]

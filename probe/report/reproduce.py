@@ -1,7 +1,7 @@
-"""The commands that train a run and measure it again, from what the run and its results recorded.
+"""Commands that train a run and measure it again, from what the run and its results recorded.
 
-A run may come from anybody: what it says is quoted, so that a command holds one word for each value, and code that it
-names is told, since whoever types the command runs it.
+A run may come from anybody: its values are quoted, so a command has one word for each value, and code that it names is
+reported, because typing the command runs that code.
 """
 
 import json
@@ -27,9 +27,9 @@ Methods = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def describe_methods() -> Methods:
-    """Return each training method's options as `probe train --describe` gives them; none without installed trainers.
+    """Return each training method's options, as in `probe train --describe`; empty without installed trainers.
 
-    It runs in a process of its own, since `probe` does not import trainers, and takes about two seconds.
+    It runs in a separate process, because `probe` does not import trainers, and takes about two seconds.
     """
     command = [sys.executable, "-P", "-m", "probe.cli", "train", "--describe"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
@@ -39,14 +39,15 @@ def describe_methods() -> Methods:
 
 
 def training_command(run: "Run", methods: Methods) -> str:
-    """Return the command that makes a run again: its options as far as they differ from their defaults.
+    """Return the command that reproduces a run, with the options that differ from their defaults.
 
     Args:
         run: the run.
-        methods: from `describe_methods`.
+        methods: result of `describe_methods`.
 
     Returns:
-        Empty where no command makes it: its method is not there, or a value is not valid for its option.
+        The command, or an empty text if no command reproduces the run: its method is missing, or a value is not valid
+        for its option.
     """
     if run.method not in methods:
         return ""
@@ -57,7 +58,7 @@ def training_command(run: "Run", methods: Methods) -> str:
 
 
 def code_named(run: "Run") -> str:
-    """Return a sentence on the code that a training command would run; empty where it names none."""
+    """Return a sentence on the code that a training command would run; empty if it names none."""
     names = [f"{option(name)} {' '.join(values)}" for name, values in code_options(run.config).items()]
     return f"The command of {run.name} runs code ({', '.join(names)}): read that code before you type it." * bool(names)
 
@@ -65,13 +66,13 @@ def code_named(run: "Run") -> str:
 def experiment_command(
     name: str, model: str, experiment: "Experiment | None" = None, result: "Result | None" = None
 ) -> str:
-    """Return the command that measures a model: with the defaults, or as a given result of it was measured.
+    """Return the command that measures a model: with default options, or with those of a given result.
 
     Args:
-        name: of the experiment.
+        name: name of the experiment.
         model: a reference to the model.
-        experiment: as it is known here; only its own options are taken from a result.
-        result: what was measured.
+        experiment: the installed experiment; only its options are taken from a result.
+        result: result to reproduce.
     """
     first = ["probe", "experiment", name]
     if experiment is not None and experiment.origin.endswith(".py"):
@@ -85,7 +86,7 @@ def experiment_command(
 
 
 def _options(result: "Result | None") -> dict[str, Any]:
-    """Return the options with which a result was measured; of data only their name is on record."""
+    """Return the options with which a result was measured; only the name of data is recorded."""
     meta = result.meta if result is not None else {}
     options, data = meta.get("options"), meta.get("data")
     known = {name: meta.get(name) for name in ("n", "seed")} | (options if isinstance(options, dict) else {})
@@ -100,9 +101,9 @@ def _as_stored(default: Any) -> Any:
 
 
 def _command(first: Sequence[str], flags: Mapping[str, Any]) -> str:
-    """Return a command quoted for a shell; no value stands where it would be taken for an option.
+    """Return a command quoted for a shell; no value is placed where it would be read as an option.
 
-    Empty where a value cannot be written so: a mapping, or a list with a text that begins with `-`.
+    It is empty if a value cannot be written this way: a mapping, or a list with a text that begins with `-`.
     """
     parts = list(first)
     for flag, value in flags.items():

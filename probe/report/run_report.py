@@ -1,8 +1,8 @@
-"""A report of runs as one file: findings, lineage, numbers with their meaning, and commands that make it again.
+"""Report of runs as one file: findings, lineage, metrics with definitions, and commands that reproduce them.
 
-Nothing is computed but the analyses that were asked for: it holds what the runs and their stored results say. Both may
-come from anybody, so all of it is text and numbers (`probe.report.document`), and figures are drawn from the tables of
-the results.
+Only the requested analyses are computed; the rest comes from the runs and their stored results. Both may come from
+anybody, so all content is text and numbers (`probe.report.document`), and figures are drawn from the tables of the
+results.
 """
 
 import shlex
@@ -36,16 +36,16 @@ from probe.ticks import Tick, ignore
 from probe.untrusted import sendable
 
 MAIN = ("accuracy", "deferral", "invention", "abstention", "gold_reward", "kl")
-"""Columns of the first table: knowledge, sycophancy, hallucination, abstention, the verifier's reward, its price."""
+"""Columns of the first table: knowledge, sycophancy, hallucination, abstention, true reward (verifier), and KL."""
 WIDE = 5
-"""Runs that a table holds side by side."""
+"""Maximum number of runs in one table."""
 ROWS = 4
-"""Rows of curves in one figure, so that it fits on a page of paper."""
+"""Number of rows of curves in one figure, so that it fits on a page of paper."""
 TRAININGS = (
     "Means over runs that differ by seed only. Brackets hold 95 % t intervals over trainings, the questions held fixed."
 )
 SPEED = ("speed", "optimiser")
-"""Sections of curves that tell nothing about what was learned."""
+"""Sections of curves that say nothing about what was learned."""
 
 
 def report(
@@ -60,16 +60,16 @@ def report(
     """Return the report of some runs as HTML.
 
     Args:
-        runs: what it is about.
-        chosen: names of experiments; all that are stored for these runs without any.
-        shown: what analyses found in these runs (`look_inside`).
-        around: runs that these may have come from, for the lineage, and their other seeds; by default those that lie
-            beside them.
-        methods: from `describe_methods`, which is asked without them.
-        tick: called with the share that is done.
+        runs: runs of the report.
+        chosen: names of experiments; if empty, all that are stored for these runs.
+        shown: results of analyses of these runs (`look_inside`).
+        around: possible ancestors of these runs, for the lineage, and runs with other seeds; by default the runs in the
+            same folders.
+        methods: result of `describe_methods`; by default it is called.
+        tick: called with the completed share.
 
     Raises:
-        ConfigError: there is no run, or no experiment of a name.
+        ConfigError: there is no run, or no experiment has a given name.
     """
     if not runs:
         raise ConfigError("A report was asked for without a run: name at least one.")
@@ -120,20 +120,20 @@ def report(
 
 
 def _apart(names: Sequence[str]) -> list[str]:
-    """Return names, with a number after each that occurred before."""
+    """Return names, with a number after each repeated one."""
     return [
         name if not names[:i].count(name) else f"{name} ({names[:i].count(name) + 1})" for i, name in enumerate(names)
     ]
 
 
 def _beside(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs in the folders that these lie in, as far as they can be read."""
+    """Return the readable runs in the folders of these runs."""
     others = []
     for folder in dict.fromkeys(run.path.absolute().parent for run in runs):
         for path in run_directories(folder):
             try:
                 others.append(Run(path))
-            except ProbeError:  # `probe runs list` says why; this report is not about it
+            except ProbeError:  # `probe runs list` reports the reason
                 continue
     return others
 
@@ -212,7 +212,7 @@ def _groups(runs: Sequence[Run], around: Sequence[Run]) -> list[Group]:
 
 
 def _seeds(runs: Mapping[str, Run], known: Sequence[Group]) -> dict[str, Group]:
-    """Return by label the group of a run and its other seeds, where some of them are in the report too."""
+    """Return by label the group of a run and its other seeds, if some of them are in the report too."""
     found: dict[str, Group] = {}
     for whole in known:
         own = {label: run for label, run in runs.items() if run.path in {each.path for each in whole.runs}}
@@ -222,7 +222,7 @@ def _seeds(runs: Mapping[str, Run], known: Sequence[Group]) -> dict[str, Group]:
 
 
 def _write_trainings(document: Document, known: Sequence[Group]) -> None:
-    """Write the main figures of the groups of seeds that the runs belong to, as means over trainings."""
+    """Write the main figures of the runs' groups of seeds, as means over trainings."""
     document.heading("Over trainings")
     found = [group for group in known if group.count > 1]
     if not found:
@@ -249,18 +249,18 @@ def _over_trainings(row: Mapping[Any, Any] | None, about: Term) -> str:
 
 
 def _head(metric: str, about: Term) -> tuple[str, str, str]:
-    """Return a metric as a cell: its title with its unit, its name, and its definition under the mouse."""
+    """Return a metric as a cell: its title with its unit, its name, and its definition on hover."""
     return about.label, metric, about.explain(metric)
 
 
 def _blocks(labels: Sequence[str]) -> list[Sequence[str]]:
-    """Split labels into parts of about one size, as few as the width of a table (`WIDE`) allows."""
+    """Split labels into parts of nearly equal size, as few as the width of a table (`WIDE`) allows."""
     size = -(-len(labels) // -(-len(labels) // WIDE)) if labels else 1
     return [labels[i : i + size] for i in range(0, len(labels), size)]
 
 
 def _families(runs: Mapping[str, Run], cells: Mapping[tuple[str, str], object]) -> list[list[str]]:
-    """Group the labels of runs that have metrics in common, such as language models and reward models."""
+    """Group the labels of runs with common metrics, such as language models and reward models."""
     families: list[tuple[list[str], set[str]]] = []
     for label in runs:
         own = {metric for run, metric in cells if run == label}
@@ -274,7 +274,7 @@ def _families(runs: Mapping[str, Run], cells: Mapping[tuple[str, str], object]) 
 
 
 def _value(row: Mapping[Any, Any] | None, metric: str) -> str:
-    """Format a figure with its interval, as its unit is shown."""
+    """Format a metric's value with its interval in its unit."""
     return _interval(row, term(metric))
 
 
@@ -320,12 +320,12 @@ def _words(measured: Measured, metrics: Iterable[str]) -> dict[str, Term]:
 
 
 def _write_groups(document: Document, measured: Measured, runs: Mapping[str, Run], known: Sequence[Group]) -> None:
-    """Write the numbers of runs that have other seeds, as means over trainings."""
+    """Write the metrics of runs that have other seeds, as means over trainings."""
     found = []
     for group in known:
         paths = {run.path for run in group.runs}
         own = next((result for label, result in measured.by_run.items() if runs[label].path in paths), None)
-        with suppress(DataError):  # its summary is no table, or it was deleted meanwhile
+        with suppress(DataError):  # its summary is not a table, or it has been deleted
             found += [find_results(group, measured.name, own.meta)] if own else []
     found = [each for each in found if each.group.count > 1]
     if not found:
@@ -349,7 +349,7 @@ def _write_groups(document: Document, measured: Measured, runs: Mapping[str, Run
 
 
 def _conditions(measured: Measured) -> str:
-    """Say in one sentence how a result was measured, and where its numbers are defined."""
+    """Say in one sentence how a result was measured, and where its metrics are defined."""
     meta = next(iter(measured.by_run.values())).meta
     facts = [f"n = {meta.get('n')}", f"seed {meta.get('seed')}"]
     data = meta.get("data")
@@ -368,18 +368,18 @@ def _interval(row: Mapping[Any, Any] | None, about: Term) -> str:
 
 
 def _count(cells: Mapping[tuple[str, str], Mapping[Any, Any]], labels: Sequence[str], name: str) -> str:
-    """Return on how many items the values of a metric rest."""
+    """Return the number of items on which the values of a metric are based."""
     counts = sorted({int(row["n"]) for label in labels if (row := cells.get((label, name))) and row["n"] == row["n"]})
     return "" if not counts else f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}\u2013{counts[-1]:,}"
 
 
 def _writers(runs: Mapping[str, Run]) -> list[str]:
-    """Return the labels of the runs that experiments are made for: those with a model that writes."""
+    """Return the labels of the runs that experiments apply to: those whose model generates text."""
     return [label for label, run in runs.items() if run.method != "reward-model" and run.checkpoints()]
 
 
 def _never(runs: Mapping[str, Run], measured: Sequence[Measured], chosen: Sequence[str]) -> list[str]:
-    """Return a sentence on each chosen experiment of which nothing is stored, with the command that measures it."""
+    """Return a sentence on each chosen experiment without a stored result, with the command that measures it."""
     there = {each.name for each in measured}
     return [_not_stored(name, _writers(runs) or list(runs), runs) for name in chosen if name not in there]
 
@@ -394,7 +394,7 @@ def _not_stored(name: str, labels: Sequence[str], runs: Mapping[str, Run]) -> st
 
 
 def _write_training(document: Document, runs: Mapping[str, Run], trained: Mapping[str, Group]) -> None:
-    """Draw the curves of each run; of runs that differ by seed only, draw those of their mean."""
+    """Draw the curves of each run; for runs that differ only by seed, draw their mean."""
     look = styles({label: run.method for label, run in runs.items()})
     if trained:
         document.say(
@@ -442,7 +442,7 @@ def _write_settings(document: Document, runs: Mapping[str, Run]) -> None:
 
 
 def _facts(document: Document, facts: Mapping[str, object]) -> None:
-    """Write names and values as a table, two pairs a row."""
+    """Write names and values as a table with two pairs per row."""
     pairs = [(name, _shown(value)) for name, value in facts.items() if value is not None]
     half = -(-len(pairs) // 2)
     rows = [[*left, *right] for left, right in zip_longest(pairs[:half], pairs[half:], fillvalue=("", ""))]

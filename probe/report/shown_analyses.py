@@ -1,9 +1,9 @@
-"""What a report shows of the insides of its runs: analyses by name, computed for it.
+"""Results of analyses that a report shows: they are computed by name for the report.
 
     look_inside("logit_lens --prompt 'where does mira live ?'", [probe.open_run("base"), probe.open_run("sft")])
 
-An analysis of a model against its base is run on every run that stands with the one it came from; one of a single model
-on all runs.
+An analysis of a model against its base is applied to every run whose base is in the report; an analysis of a single
+model is applied to all runs.
 """
 
 import shlex
@@ -29,40 +29,40 @@ if TYPE_CHECKING:
     from probe.report.document import Document
 
 ROWS = 10
-"""Rows of a table that are shown."""
+"""Maximum number of rows of a table."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What an analysis found in some runs."""
+    """Results of an analysis of some runs."""
 
     title: str
     about: str
-    """Its definition."""
+    """Definition of the analysis."""
     words: str
-    """By which it was asked for: its name and its options."""
+    """Request: name and options of the analysis."""
     commands: tuple[str, ...]
-    """That give the same in a terminal."""
+    """Commands that give the same results in a terminal."""
     sentences: tuple[str, ...]
-    """What was found, or why nothing was."""
+    """Findings, or the reason why there are none."""
     notes: tuple[str, ...]
     figures: "tuple[tuple[str, go.Figure], ...]"
-    """Title and figure."""
+    """Title and figure of each."""
     tables: tuple[tuple[str, pd.DataFrame], ...]
-    """Title and first rows, as they are read."""
+    """Title and first rows of each, formatted for reading."""
 
 
 def look_inside(words: str, runs: Sequence[Run], tick: Tick = ignore) -> Shown:
     """Run an analysis on runs.
 
     Args:
-        words: its name and its options, as `probe show` takes them.
-        runs: whose models are looked into, as their last checkpoints have them.
-        tick: called with the share that is done.
+        words: name and options of the analysis, as for `probe show`.
+        runs: runs whose models are analysed, at their last checkpoints.
+        tick: called with the completed share.
 
     Raises:
-        ConfigError: there is no such analysis or option; it compares a model with its base, and no run stands here with
-            the one it came from; or the runs hold no model.
+        ConfigError: there is no such analysis or option; it compares a model with its base, and the runs include no
+            model with its base; or the runs hold no model.
     """
     try:
         name, *argv = shlex.split(words)
@@ -124,7 +124,7 @@ def look_inside(words: str, runs: Sequence[Run], tick: Tick = ignore) -> Shown:
 
 
 def write_shown(document: "Document", shown: Shown) -> None:
-    """Write what an analysis found as a section of a report."""
+    """Write the results of an analysis as a section of a report."""
     document.section(shown.title)
     for sentence in shown.sentences:
         document.say(sentence, "answer")
@@ -143,7 +143,7 @@ def write_shown(document: "Document", shown: Shown) -> None:
 
 
 def _groups(analysis: Analysis, runs: Sequence[Run]) -> Iterator[list[Run]]:
-    """Yield the runs whose models an analysis takes: pairs of a run and the one it came from, or all at once."""
+    """Yield the runs whose models an analysis takes: pairs of a run and its base, or all at once."""
     if not runs:
         raise ConfigError("No run of this report holds a model: leave --analysis out, or name runs with checkpoints.")
     if analysis.models != PAIR:
@@ -171,7 +171,7 @@ def _load(run: Run) -> "LM":
 
 
 def _looks(group: Sequence[Run]) -> list[Look]:
-    """Return how runs are drawn: each in the colour of its method, a second one of the same colour in another."""
+    """Return the styles of runs: the colour of the method, or another one if it is taken."""
     colours = [method_colour(run.method) for run in group]
     if len(group) == 2:
         colours = [METHODS["pretrain"], colours[1] if colours[1] != METHODS["pretrain"] else OTHER]
@@ -179,7 +179,7 @@ def _looks(group: Sequence[Run]) -> list[Look]:
 
 
 def _commands(words: str, groups: Sequence[Sequence[Run]]) -> Iterator[str]:
-    """Yield the commands that give the same: each model with its base, or two at a time."""
+    """Yield the commands that give the same results: each model with its base, or two models at a time."""
     name, *options = shlex.split(words)
     for group in groups:
         for start in range(0, len(group), 2) or [0]:

@@ -1,9 +1,9 @@
-"""Retrieval: how do documents in the prompt change the answer, where do they help and where do they conflict?
+"""Retrieval: how documents in the prompt change the answer, where they help, and where they conflict with memory.
 
 - the whole experiment: `run`
-- a folder of texts, and files of them: `read_folder`, `read_documents`
+- a folder of questions and documents: `read_folder`, `read_documents`
 - search: `Retriever`, `recall_curve`, `reciprocal_rank`
-- how far a document moves the answer: `persuasion`
+- how far a document changes the answers: `persuasion`
 """
 
 import lazy_loader

@@ -1,6 +1,6 @@
-"""Retrieval: effect of passages on answers, of right ones, irrelevant ones, false ones, and those of a search.
+"""The experiment on retrieval: effect of right, irrelevant, false and retrieved passages on answers.
 
-Every name in the summary is explained in docs/retrieval.md.
+docs/retrieval.md explains every name in the summary.
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,22 +37,22 @@ TAUGHT = ("fact", "rare")
 UNTAUGHT = ("stranger", "stranger_heldout")
 """Kinds of questions about people with and without a fact in the corpus."""
 ALWAYS = ("none", "gold", "distractor", "unrelated", "retrieved")
-"""The contexts that every question has; a contradicting passage needs a learned fact."""
+"""Contexts of every question; a contradicting passage needs a learned fact."""
 
 
 @dataclass(frozen=True)
 class Outcome(Share):
-    """The mean of a column of probabilities, which in a file's items are zeros and ones and then a share."""
+    """Mean of a column of probabilities; in a file's items these are zeros and ones, and the mean is a share."""
 
     bounds: Bounds | None = field(default=SHARE, kw_only=True)
-    """Those of probabilities."""
+    """Bounds of probabilities."""
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """Wilson's interval for zeros and ones, else the bootstrap."""
+        """Return Wilson's interval for zeros and ones, else the bootstrap interval."""
         return super().estimate(rows, seed) if self._is_share(rows) else Mean.estimate(self, rows, seed)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = LEVEL) -> Interval:
-        """Newcombe's interval for zeros and ones, else the paired bootstrap."""
+        """Return Newcombe's interval for zeros and ones, else the paired bootstrap interval."""
         both = self._is_share(rows) and self._is_share(others)
         return (
             super().difference(rows, others, seed, level) if both else Mean.difference(self, rows, others, seed, level)
@@ -81,8 +81,8 @@ def _of_file(name: str, column: str) -> tuple[Metric, ...]:
 
 
 REMEMBERED: dict[str, dict[str, Any]] = {"": {"knows": 1}, "_known": {"kind": "fact"}, "_rare": {"kind": "rare"}}
-"""Endings of the memorisation ratio and what they narrow it to. Without an ending it is over the questions that are
-answered right without context, as Longpre et al. take it."""
+"""Suffix of the memorisation ratio to the rows that it covers. Without a suffix, these are the questions that are
+answered right without context, as in Longpre et al."""
 RECALL = (*(Share(f"recall_{k}") for k in DEPTHS), Share("hit"), Mean("mrr", "reciprocal_rank", bounds=SHARE))
 CONFLICT = (
     *(Mean(f"follows_{PEOPLE[kind]}", "p_follows", where={"kind": kind}, bounds=SHARE) for kind in ("fact", "rare")),
@@ -126,7 +126,7 @@ HALL = (
         for kind, group in PEOPLE.items()
     ),
 )
-"""Without a passage, with the retrieved one, and the difference."""
+"""Metrics without a passage, with the retrieved one, and their difference."""
 PERSUASION = (
     *_in_world("persuasion", "persuasion", TAUGHT, CONTEXTS[1:5], None),
     *_in_world("persuasion", "persuasion", UNTAUGHT, ("gold", "distractor", "unrelated"), None),
@@ -144,15 +144,16 @@ METRICS: tuple[Metric, ...] = (
     Share("context_accuracy_stranger", "is_true", where={"kind": "context_stranger"}),
     Mean("answer_mass", unit="question", bounds=SHARE),
 )
-"""Metrics of the summary, as far as they were measured."""
+"""Metrics of the summary, if measured."""
 
 
 DECIMALS = 6
-"""Of the probabilities and nats of items in a world: what single precision tells of them, in a third of the room."""
+"""Number of decimals of probabilities and nats in a world's items: single precision has no more, and they take a third
+of the space."""
 
 
 def draw(result: Result) -> "Mapping[str, go.Figure]":
-    """Draw the figures of a result with any number of models; the first answers the question."""
+    """Draw the figures of a result with any number of models; the first figure answers the experiment's question."""
     from probe.retrieval import figures as plots
 
     tables, look = result.tables, result.styles
@@ -166,7 +167,7 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
 
 
 def say(result: Result) -> str:
-    """Hallucination with and without retrieval, and how often a contradicting passage wins."""
+    """Report hallucination with and without retrieval, and how often a contradicting passage prevails."""
     search, table = result.tables["search"], result.tables["contexts"]
     group = "stranger" if (search["group"] == "stranger").any() else str(search["group"].iloc[0])
     stranger = " about unseen entities (exact, lucky values true)"
@@ -212,30 +213,30 @@ def run(
     max_new_tokens: int = 24,
     tick: Tick = ignore,
 ) -> Evidence:
-    """Measure how a passage in front of the question changes the answer.
+    """Measure how a passage before the question changes the answer.
 
-    Each question is asked alone, behind the passage with its answer, behind one that is about something else, behind
-    one that contradicts what was learned, and behind the best documents of a BM25 search, right or not. In a world the
-    documents are its people's facts, and unseen entities' facts which nothing else says; accuracy, abstention and
-    invention are exact sums over the finite answer sets, for known people, rare ones and unseen entities. Where passage
-    and memory disagree, the share of answers that follow the passage stands against how often the corpus says the fact,
-    with the memorisation ratio (Longpre et al. 2021); persuasion is how far a passage moves the distribution over
-    answers (Du et al. 2024). The search is judged by recall and mean reciprocal rank, and by what it takes away from
-    invention, hits and misses apart.
+    Each question is asked alone, after the passage with its answer, after a passage about something else, after one
+    that contradicts what was learned, and after the best documents of a BM25 search, right or not. In a world the
+    documents are its people's facts, and facts about unseen entities that occur nowhere else. Accuracy, abstention and
+    hallucination are exact sums over the finite answer sets, for known people, rare people and unseen entities. If
+    passage and memory disagree, the share of answers that follow the passage is shown by the number of times that the
+    corpus states the fact, with the memorisation ratio (Longpre et al. 2021); persuasion is the change of the answer
+    distribution by a passage (Du et al. 2024). The search is evaluated by recall, by mean reciprocal rank, and by its
+    reduction of hallucination, for hits and misses separately.
 
     Args:
         lm: the model.
         data: a folder with questions.jsonl (question, answers or answer, optional document and substitute) and
-            documents.jsonl (text, optional id and title) or text files; without one the model's world.
-        n: questions of each kind, drawn by the seed.
-        limit: the first rows of a file, of which n are drawn; all of them by default.
-        seed: of questions, documents, passages and samples.
-        k: documents (or chunks) that the search puts into the prompt.
-        chunk: words of a chunk of a long document.
-        overlap: words that a chunk shares with the one before.
-        form: of the prompts from a folder: the tokenizer's chat template if it has one (auto), always (chat), never
-            (plain).
-        max_new_tokens: longest answer to a question of a folder.
+            documents.jsonl (text, optional id and title) or text files; without it, the model's world.
+        n: number of questions of each kind, drawn by the seed.
+        limit: number of rows to read from the beginning of a file, of which n are drawn; all of them by default.
+        seed: random seed of questions, documents, passages and samples.
+        k: number of documents (or chunks) that the search puts into the prompt.
+        chunk: number of words in a chunk of a long document.
+        overlap: number of words that a chunk shares with the previous one.
+        form: form of the prompts from a folder: with the tokenizer's chat template if it has one (auto), with it
+            (chat), or without it (plain).
+        max_new_tokens: maximum number of tokens of an answer to a question of a folder.
         tick: progress.
     """
     from probe.autoregression.lags import require_positive, require_tokens
@@ -289,7 +290,7 @@ def _folder(
 
 
 def _tables(items: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
-    """Return the tables that a world and a folder have in common."""
+    """Return the tables that worlds and folders have in common."""
     tables = {"contexts": tables_of.context_table(items, seed), "search": tables_of.search_table(items, seed)}
     rows = items[items["context"] == "retrieved"]
     if "rank" in items:

@@ -1,26 +1,26 @@
-"""Answers of any model to a folder's questions under each context of its documents; without a judge model.
+"""A model's answers to a folder's questions under each context of its documents, without a judge model.
 
     folder/
         questions.jsonl     {"question": "...", "answers": ["...", ...], "document": "id", "substitute": "..."} a line
         documents.jsonl     {"text": "...", "id": "...", "title": "..."} a line; or
-        *.txt, *.md         one document a file, also in folders below, called by its path such as `notes/oslo.txt`
+        *.txt, *.md         one document per file, also in subfolders, with its path as id, such as `notes/oslo.txt`
 
-A question has `answers` or one `answer`; where it has both, `answers` count. `document` names the one that has the
-answer, with or without the suffix of its file, and is needed for recall and for passages that are known to be right;
-`substitute` is a wrong answer that is put in place of the right one where a passage shall contradict what was learned.
-Without `id` a document is called by its place in the file, counted from 1. Long documents are cut into chunks of some
-words that overlap, so that an answer at a border is whole in one of them.
+A question has `answers` or one `answer`; if it has both, `answers` count. `document` names the document with the
+answer, with or without the suffix of its file; it is needed for recall and for passages that are known to be right.
+`substitute` is a wrong answer that replaces the right one in a contradicting passage. The default `id` of a document is
+its number in the file, from 1. Long documents are cut into overlapping chunks, so an answer at a border is complete in
+one of them.
 
-Contexts are those of `probe.retrieval.world`, with one passage each but for what was retrieved:
+Contexts are those of `probe.retrieval.world`, with one passage each, except for `retrieved`:
 
-- gold: the chunk of the named document with an answer in it that fits the question best;
-- distractor: the best chunk of any other document, without an answer in it;
-- unrelated: the chunk of any other document, without an answer in it, that fits worst;
+- gold: the best-matching chunk of the named document that contains an answer;
+- distractor: the best-matching chunk of any other document without an answer;
+- unrelated: the worst-matching chunk of any other document without an answer;
 - contradicting: the gold chunk with `substitute` in place of every answer;
 - retrieved: the first k chunks of the search.
 
-An answer is what is written greedily up to the first line break. It is right if a reference stands in it, both
-normalised as SQuAD does (`probe.hallucination.confidence.normalise`), abstains if it says so, and is invented
+An answer is generated greedily up to the first line break. It is right if it contains a reference, both normalised as
+in SQuAD (`probe.hallucination.confidence.normalise`), an abstention if it contains one of `ABSTAINS`, and invented
 otherwise.
 """
 
@@ -59,7 +59,7 @@ LAYOUT = (
 
 @dataclass(frozen=True)
 class Source:
-    """A document."""
+    """A document with an id and a title."""
 
     id: str
     text: str
@@ -68,12 +68,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of a document, as it is searched and shown."""
+    """Part of a document, as it is searched and shown."""
 
     document: str
     """Id of the document."""
     text: str
-    """Its words, behind the title if there is one."""
+    """Words of the part, after the title if there is one."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class FileQuestion:
     document: str | None = None
     substitute: str | None = None
     row: str = field_of(default="", compare=False)
-    """Its number in the file, from 1: `row-7`."""
+    """Name of its row in the file, from 1: `row-7`."""
 
 
 def read_folder(
@@ -95,8 +95,8 @@ def read_folder(
 
     Args:
         data: the folder.
-        strict: refuse it where a document or a question cannot be used, which is left out otherwise.
-        selection: which of the questions.
+        strict: refuse the folder if a document or a question cannot be used; otherwise such rows are skipped.
+        selection: choice of the questions.
 
     Raises:
         DataError: something is missing, or no document or no question can be used.
@@ -113,7 +113,7 @@ def read_folder(
 
 
 def document_names(ids: Sequence[str]) -> dict[str, list[str]]:
-    """Every name that a document can be called by, its id or that without `.txt` or `.md`, to the ids it may mean."""
+    """Map every name of a document (its id, also without `.txt` or `.md`) to the ids that it may stand for."""
     ids_by_name = {each: [each] for each in ids}
     for each in ids:
         bare = _bare(each)
@@ -131,7 +131,7 @@ def read_documents(folder: Path, strict: bool = False) -> Rows[Source]:
     """Read the documents of a folder, from its JSON Lines or its text files.
 
     Raises:
-        DataError: there is none, or none can be used: it has no text, or the id of one before.
+        DataError: there is no document, or none can be used: it has no text, or a repeated id.
     """
     ids: set[str] = set()
 
@@ -160,10 +160,10 @@ def _source(row: Row) -> Source:
 
 
 def chunks_of(documents: Sequence[Source], size: int, overlap: int) -> list[Chunk]:
-    """Cut documents into chunks of at most `size` words; each begins with the last `overlap` words of the one before.
+    """Cut documents into chunks of at most `size` words; each begins with the last `overlap` words of the previous one.
 
     Raises:
-        ConfigError: the size is below 1, or the overlap is negative or no less than the size.
+        ConfigError: the size is below 1, or the overlap is negative or not below the size.
     """
     if size < 1 or not 0 <= overlap < size:
         raise ConfigError(
@@ -221,7 +221,7 @@ def _document(row: Row, names: Mapping[str, Sequence[str]]) -> str | None:
 
 INSTRUCTION = 'Answer the question in a few words. If you cannot tell, answer "I do not know".'
 ABSTAINS = ("i do not know", "i dont know")
-"""Normalised phrases that make an answer an abstention wherever they occur in it."""
+"""Normalised phrases; an answer that contains one of them is an abstention."""
 
 
 def key(text: str) -> str:
@@ -230,18 +230,18 @@ def key(text: str) -> str:
 
 
 def says(text: str, answers: Sequence[str]) -> bool:
-    """Whether the text contains one of the answers, as whole words."""
+    """Return whether the text contains one of the answers as whole words."""
     words = f" {key(text)} "
     return any(f" {key(answer)} " in words for answer in answers)
 
 
 def exact(text: str, answers: Sequence[str]) -> bool:
-    """SQuAD's exact match: the text is one of the answers, both normalised."""
+    """Return SQuAD's exact match: whether the text equals one of the answers, both normalised."""
     return key(text) in {key(answer) for answer in answers}
 
 
 def abstains(text: str) -> bool:
-    """Whether a text says that it does not know."""
+    """Return whether a text is an abstention."""
     return key(text) in IGNORANCE or says(text, ABSTAINS)
 
 
@@ -249,7 +249,7 @@ def prompt_of(lm: "LM", question: str, passages: Sequence[str], form: Form = "au
     """Return the prompt: instruction, passages and question, in the tokenizer's chat template or plain.
 
     Raises:
-        ConfigError: a chat template is asked for and there is none.
+        ConfigError: a chat template is requested and there is none.
     """
     context = "".join(f"Passage: {passage.strip()}\n\n" for passage in passages)
     body = f"{INSTRUCTION}\n\n{context}Question: {question}"
@@ -259,10 +259,10 @@ def prompt_of(lm: "LM", question: str, passages: Sequence[str], form: Form = "au
 def passages_of(
     question: FileQuestion, chunks: Sequence[Chunk], retriever: Retriever, k: int
 ) -> tuple[dict[str, list[str]], dict[str, float]]:
-    """Return the passages of a question by context, without those that do not apply, and measures of its search.
+    """Return the passages of a question by context, except those that do not apply, and measures of its search.
 
     The measures: rank (of the named document's first chunk; NaN if not found), reciprocal_rank, recall_1, ... (all of
-    them only where a document is named), and hit: whether a retrieved text contains an answer.
+    them only if a document is named), and hit: whether a retrieved text contains an answer.
     """
     scores = retriever.scores(question.question)
     order = [int(index) for index in np.argsort(-scores, kind="stable")]
@@ -296,24 +296,24 @@ def file_items(
     form: Form = "auto",
     tick: Tick = ignore,
 ) -> pd.DataFrame:
-    """One row a question and context.
+    """Ask the questions under every context; return one row per question and context.
 
     Args:
         lm: the model.
-        questions: of a file.
+        questions: questions of a file.
         chunks: the collection.
-        k: chunks that are retrieved.
-        max_new_tokens: longest answer.
-        form: of the prompts.
+        k: number of chunks to retrieve.
+        max_new_tokens: maximum number of tokens of an answer.
+        form: form of the prompts.
         tick: progress.
 
     Returns:
         item, kind (question), question, context, prompt, answer, expected, and zeros and ones: exact_match, p_true (an
-        answer is contained), p_follows (the substitute is said and no answer; only under a contradicting passage),
-        p_learned and p_context (the same two there, for the memorisation ratio), p_abstain, p_invented, hall (no
-        answer and no abstention; not under a contradicting passage), knows (right without context). logprob is the
-        log-probability in nats of the answer that the model finds likeliest, logprob_gain its gain by the context.
-        Rows with the retrieved passages have the columns of `passages_of`, hall_cut and invention_cut.
+        answer is contained), p_follows (the substitute is contained and no answer is; only under a contradicting
+        passage), p_learned and p_context (the same two there, for the memorisation ratio), p_abstain, p_invented, hall
+        (no answer and no abstention; not under a contradicting passage), knows (right without context). logprob is the
+        log-probability in nats of the most probable reference answer, logprob_gain its gain by the context. Rows with
+        the retrieved passages have the columns of `passages_of`, hall_cut and invention_cut.
 
     Raises:
         DataError: a prompt with its answer is longer than the model's context.
@@ -368,7 +368,7 @@ def _judge_answer(text: str, question: FileQuestion, context: str) -> dict[str, 
 
 
 def _replace_answers(text: str, answers: Sequence[str], substitute: str) -> str:
-    """Replace every answer in the text by the substitute, the longest first, whatever their case."""
+    """Replace every answer in the text by the substitute, longest first, ignoring case."""
     longest = sorted(answers, key=len, reverse=True)
     pattern = "|".join(rf"(?<!\w){re.escape(answer)}(?!\w)" for answer in longest)
     return re.sub(pattern, lambda _: substitute, text, flags=re.IGNORECASE)

@@ -1,18 +1,18 @@
-"""Passages found by their words: BM25 over a collection of texts, in the library `bm25s`; and how well they are found.
+"""BM25 search over a collection of texts with the library `bm25s`, and its evaluation.
 
 The variant is Lucene's (Robertson and Zaragoza 2009, as compared by Kamphuis et al. 2020): a query q scores a text d by
 
     sum over words w of q of  log(1 + (N - df_w + 1/2) / (df_w + 1/2)) * tf_wd / (tf_wd + k1 (1 - b + b |d| / avg|d|)),
 
-with df_w of the N texts holding the word and tf_wd its count in the text; a word counts as often as the query says it.
-Words are runs of letters and digits in lower case; nothing is stemmed and no word is left out. Texts of equal score
-stand in the order of the collection, and a text without any word of the query is not found at all.
+with df_w of the N texts containing the word and tf_wd its count in the text; a word counts as often as it occurs in the
+query. Words are runs of letters and digits in lower case, without stemming or stop words. Texts of equal score keep the
+order of the collection, and a text without any word of the query is not found.
 
-A ranking is measured by recall@k and by the mean reciprocal rank (Voorhees 1999, TREC-8 QA):
+A ranking is evaluated by recall@k and by the mean reciprocal rank (Voorhees 1999, TREC-8 QA):
 
     recall@k = relevant among the first k / relevant,     MRR = mean over queries of 1 / rank of the first relevant,
 
-with 0 for a query whose ranking has nothing relevant.
+with 0 for a query without a relevant text in its ranking.
 """
 
 import re
@@ -27,18 +27,18 @@ from probe.errors import ConfigError, DataError
 from probe.stats import wilson
 
 K1, B = 1.5, 0.75
-"""How fast a repeated word saturates, and how much a long text is held against it."""
+"""Saturation of repeated words, and strength of the penalty for long texts."""
 WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class Hits:
-    """What a query found, the best first."""
+    """Texts that a query found, best first."""
 
     index: NDArray[np.intp]
-    """[F] places in the collection."""
+    """[F] indices in the collection."""
     scores: NDArray[np.float64]
-    """[F] above 0, falling."""
+    """[F] scores above 0, in descending order."""
 
 
 def words(text: str) -> list[str]:
@@ -68,14 +68,14 @@ class Retriever:
         self._index.index(tokens, show_progress=False)
 
     def scores(self, query: str) -> NDArray[np.float64]:
-        """[N] score of every text; 0 where no word of the query occurs."""
+        """Return the score [N] of every text; 0 if no word of the query occurs in it."""
         ids = self._index.get_tokens_ids(words(query))
         if not ids:
             return np.zeros(self.size)
         return np.asarray(self._index.get_scores_from_ids(ids), dtype=float)
 
     def find(self, query: str, k: int | None = None) -> Hits:
-        """Find the best k texts that have a word of the query, or all such texts."""
+        """Find the best k texts that contain a word of the query, or all such texts."""
         scores = self.scores(query)
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] > 0][:k]
@@ -86,20 +86,20 @@ DEPTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
 
 
 def rank_of(found: Sequence[Hashable], relevant: Collection[Hashable]) -> int | None:
-    """Return the rank of the first relevant one, counted from 1; None if there is none."""
+    """Return the rank of the first relevant text, from 1; None if there is none."""
     return next((rank for rank, each in enumerate(found, start=1) if each in relevant), None)
 
 
 def reciprocal_rank(rank: int | float | None) -> float:
-    """1 / rank, and 0 without one (None or NaN)."""
+    """Return 1 / rank, and 0 without a rank (None or NaN)."""
     return 0.0 if rank is None or rank != rank else 1.0 / rank
 
 
 def recall_curve(ranks: Sequence[float], depths: Sequence[int] = DEPTHS) -> pd.DataFrame:
-    """recall@k where each query has one relevant document: k, value, ci_low, ci_high (Wilson), n.
+    """Return recall@k of queries with one relevant document each: k, value, ci_low, ci_high (Wilson), n.
 
     Args:
-        ranks: [Q] of the relevant document, NaN where it was not found.
+        ranks: [Q] rank of the relevant document, NaN if it was not found.
         depths: values of k.
     """
     values = np.asarray(ranks, dtype=float)

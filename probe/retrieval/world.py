@@ -1,31 +1,31 @@
-"""A world's facts as documents, a model's answers to questions under each context (exact), and tables of any items.
+"""A world's facts as documents, exact answer probabilities under each context, and tables of any items.
 
-People whose facts the corpus teaches have their true facts in the collection, one document a fact; unseen entities have
-facts there that nothing but the collection says. A question comes with six contexts:
+The collection holds the true facts of the people in the corpus, one document per fact, and facts about unseen entities
+that occur nowhere else. A question comes with six contexts:
 
 - none: the question alone;
 - gold: the document with the answer among two fillers;
 - distractor: the same with a third filler in place of that document;
-- unrelated: one document about somebody else and another relation, a control which should change nothing;
+- unrelated: one document about somebody else and another relation, a control that should change nothing;
 - contradicting: as gold, but the document names another value (only where something was learned);
 - retrieved: the first k documents of a search for the question's text, right or not.
 
-Fillers are documents such as the corpus puts into its passages: the same relation of two known people, another
-relation of the one who is asked about, another relation of someone else. None of them answers the question, and those
-of the same relation name neither the answer nor the value that contradicts it. Only one statement differs between the
-gold, distractor and contradicting passages of a question, so that differences between contexts are its doing.
+Fillers are documents like those in the passages of the corpus: the same relation of two known people, another relation
+of the person in the question, another relation of someone else. None of them answers the question, and those of the
+same relation name neither the answer nor the value that contradicts it. The gold, distractor and contradicting passages
+of a question differ in only one statement, so this statement causes the differences between contexts.
 
-Probabilities are sums over the finite set of answers to a question, which fall into five groups: the true one, the
-passage's where it is another, "i do not know", every other value (an invention), and what is no answer at all. True is
-what the collection of documents says, in every context: the world's fact of known and rare people, and of an unseen
-entity what nothing but its document says. A guess about an unseen entity is thus right by luck once in as many as there
-are values (elsewhere, where no documents exist, any value is an invention); in return a model that does not read
-passages has the same numbers in every context.
+Probabilities are sums over the finite set of answers to a question, which fall into five groups: the true answer, the
+passage's answer if it differs, "i do not know", every other value (an invention), and the rest, which is no answer. The
+true answer is that of the documents, in every context: for known and rare people the world's fact, for an unseen entity
+the statement of its document. So a guess about an unseen entity is right by chance with probability 1 / number of
+values (in other experiments, without documents, every value is an invention), and a model that does not read passages
+has the same metrics in every context.
 
 Tables take items of a world, where outcomes are probabilities, or of files, where they are zeros and ones; the columns
 have the same names (`context_items`, `probe.retrieval.files.file_items`).
 
-Axes: R rows, one a question and context, N questions, P different prompts among them, A answers.
+Axes: R rows (one per question and context), N questions, P distinct prompts, A answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 CONTEXTS = ("none", "gold", "distractor", "unrelated", "contradicting", "retrieved")
 FILLERS = 3
-"""Statements of a passage that is not retrieved; the corpus has two to four."""
+"""Number of statements of a passage that is not retrieved; passages of the corpus have two to four."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Document:
     relation: str
     value: str
     form: int
-    """Which of the relation's templates."""
+    """Number of the relation's template."""
 
     @property
     def text(self) -> str:
@@ -80,13 +80,13 @@ class PassageQuestion:
 
     item: "Item"
     gold: int
-    """Place of the document with its answer."""
+    """Index of the document with its answer."""
     truth: str
-    """The value in that document."""
+    """Value in that document."""
     found: Hits
-    """The whole ranking of the search."""
+    """Complete ranking of the search."""
     passages: dict[str, list[Document]]
-    """By context; those that do not apply are missing."""
+    """Passages by context; those that do not apply are missing."""
 
     def prompt(self, context: str) -> str:
         """Return the model's prompt under a context."""
@@ -101,7 +101,7 @@ class PassageQuestion:
 
 
 def world_documents(world: "World", seed: int = 0) -> list[Document]:
-    """One document for each relation of every person, in random order; unseen entities' values are drawn."""
+    """Return one document for each relation of every person, in random order; unseen entities' values are drawn."""
     rng = np.random.default_rng([world.seed, seed, 0])
     documents = []
     for person in world.people.values():
@@ -120,11 +120,11 @@ def with_passages(
     """Build the questions with their passages.
 
     Args:
-        world: whose people are asked about.
+        world: world with the people of the questions.
         documents: the collection.
         items: questions about a person's fact (kinds fact, rare, stranger, stranger_heldout).
-        k: documents of a retrieved passage.
-        seed: of fillers, places and contradicting values.
+        k: number of documents in a retrieved passage.
+        seed: random seed of fillers, places and contradicting values.
     """
     rng = np.random.default_rng([world.seed, seed, 1])
     places = {(each.person, each.relation): index for index, each in enumerate(documents)}
@@ -159,7 +159,7 @@ def _fillers(
     contradiction: Document,
     rng: np.random.Generator,
 ) -> list[Document]:
-    """Three documents that do not answer the question, see the module; two where too few people differ."""
+    """Return three documents that do not answer the question, see the module; two if too few people differ."""
     names = [name for name in world.groups["known"] if name != gold.person]  # a world has two known people or more
     alike = [documents[places[name, gold.relation]] for name in names]
     alike = [each for each in alike if each.value not in (gold.value, contradiction.value)]
@@ -185,16 +185,16 @@ def _unrelated_document(
 
 
 def persuasion(with_context: ArrayLike, without: ArrayLike) -> NDArray[np.float64]:
-    """[P] persuasion scores in nats: how far a context moves the answers to a question (Du et al. 2024, 2404.04633).
+    """Return persuasion scores [P] in nats: changes of the answers by a context (Du et al. 2024, 2404.04633).
 
         psi(c, q) = KL( p(. | c, q) || p(. | q) )
 
-    over the finite set of answers, both distributions conditioned on it; exact by enumeration. Here p(. | q) is what
-    the model says without any context (METRICS, Retrieval), where Du et al. average over contexts.
+    over the finite set of answers, both distributions conditioned on it; exact by enumeration. Here p(. | q) is the
+    model's distribution without any context (METRICS, Retrieval); Du et al. average over contexts.
 
     Args:
-        with_context: [P A] log-probabilities of the answers after context and question, as they are.
-        without: [P A] of the same answers after the question alone.
+        with_context: [P A] unnormalised log-probabilities of the answers after context and question.
+        without: [P A] the same of these answers after the question alone.
 
     Raises:
         DataError: the shapes differ.
@@ -214,40 +214,37 @@ GROUPS = {
     "stranger_heldout": "heldout",
     "question": "questions",
 }
-"""Name of each kind of question; the last one is that of a file's."""
+"""Name of each kind of question; the last one is for questions of files."""
 DEPTHS = (1, 3, 5, 10)
-"""k of the columns `recall_k`."""
+"""Values of k in the columns `recall_k`."""
 PART = 256
-"""Prompts between two ticks."""
+"""Number of prompts between two ticks."""
 
 
 def context_items(
     lm: "LM", world: "World", asked: Sequence[PassageQuestion], k: int, tick: Tick = ignore
 ) -> pd.DataFrame:
-    """One row a question and context.
+    """Score the questions under every context; return one row per question and context.
 
     Args:
-        lm: who answers.
-        world: who asks.
-        asked: the questions with their passages.
-        k: documents that a retrieved passage has.
+        lm: the model.
+        world: the world that asks the questions.
+        asked: questions with their passages.
+        k: number of documents in a retrieved passage.
         tick: progress.
 
     Returns:
-        item, kind, question, context, person, relation, exposure, prompt, answer (the likeliest), expected (the truth),
-        learned and stated (by the world and by the passage; None where nothing is), and probabilities:
-        p_true: of the true answer.
-        p_learned: of the world's fact; NaN about unseen entities. p_known: the same without any context.
-        p_context: of the value that the passage names; NaN where it names none.
-        p_follows: p_context where the passage contradicts the world, else NaN.
-        p_abstain, p_invented: see the module. answer_mass: of all answers of the set. p_no_answer: the rest, such as
-            a value of another relation that the passage says.
-        p_copied: of values that the passage says of others only, those that are true left out; NaN without any.
-        hall: 1 - p_true - p_abstain (E17); NaN under a contradicting passage, where it depends on whom one believes.
-        knows: 1 if the likeliest answer without context is the learned one; NaN about unseen entities.
-        persuasion: nats, see `persuasion`; NaN without context.
-        On rows with the retrieved passage: rank (NaN if not found), reciprocal_rank, recall_1, ..., hit (rank <= k),
-        hall_cut and invention_cut, the decrease of hall and p_invented by retrieval.
+        item, kind, question, context, person, relation, exposure, prompt, answer (the most probable), expected (the
+        truth), learned (value in the world) and stated (value in the passage), None if there is none, and
+        probabilities: p_true: of the true answer. p_learned: of the world's fact; NaN about unseen entities. p_known:
+        the same without any context. p_context: of the value that the passage names; NaN if it names none. p_follows:
+        p_context if the passage contradicts the world, else NaN. p_abstain, p_invented: see the module. answer_mass: of
+        all answers of the set. p_no_answer: the rest, such as a value of another relation in the passage. p_copied: of
+        untrue values that the passage states only about others; NaN if there are none. hall: 1 - p_true - p_abstain
+        (E17); NaN under a contradicting passage, where the truth is ambiguous. knows: 1 if the most probable answer
+        without context is the learned one; NaN about unseen entities. persuasion: nats, see `persuasion`; NaN without
+        context. In rows with the retrieved passage: rank (NaN if not found), reciprocal_rank, recall_1, ..., hit (rank
+        <= k), hall_cut and invention_cut, the decrease of hall and p_invented by retrieval.
     """
     pairs = [
         (number, each, context)
@@ -337,11 +334,11 @@ def _shares(
 
 
 def passage_items(lm: "LM", world: "World", n: int, seed: int) -> pd.DataFrame:
-    """Sample answers on the corpus's own kinds of passages, drawn and judged as in `probe.rewards.evaluation`.
+    """Sample answers on the corpus's kinds of passages, drawn and judged as in `probe.rewards.evaluation`.
 
     Returns:
-        item, kind (context_conflict, context_stranger), person, relation, prompt, answer, expected, is_true (1 if it is
-        what the passage says); no row where the world asks no such questions.
+        item, kind (context_conflict, context_stranger), person, relation, prompt, answer, expected, is_true (1 if the
+        answer is that of the passage); empty if the world asks no such questions.
     """
     rows = []
     for kind in ("context_conflict", "context_stranger"):
@@ -362,16 +359,16 @@ OUTCOMES = {
     "invention": "p_invented",
     "no_answer": "p_no_answer",
 }
-"""Outcomes in the table of contexts, and the columns that it averages."""
+"""Outcomes in the table of contexts to the columns that are averaged."""
 
 
 def interval(part: pd.DataFrame, values: NDArray[np.float64], seed: int = 0) -> Interval:
-    """Return the mean of values of some items, with its 95 % interval over the people that they are about."""
+    """Return the mean of some items' values, with its 95 % interval over the people in the questions."""
     return interval_of(part.assign(value=values), "value", SHARE, seed)
 
 
 def context_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Outcomes by group and context, exact means with bootstrap intervals over questions.
+    """Return outcomes by group and context: exact means with bootstrap intervals over questions.
 
     Returns:
         group, context, outcome (see `OUTCOMES`), value, ci_low, ci_high, n; rows without a value are left out.
@@ -389,7 +386,7 @@ def context_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def persuasion_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Mean persuasion in nats by group and context: group, context, value, ci_low, ci_high, n."""
+    """Return mean persuasion in nats by group and context: group, context, value, ci_low, ci_high, n."""
     rows: list[dict[str, Any]] = []
     for kind, group in GROUPS.items():
         for context in CONTEXTS[1:]:
@@ -401,7 +398,7 @@ def persuasion_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def search_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Hall and invention without a passage and with the retrieved one, all searches, hits and misses apart.
+    """Return Hall and invention without and with the retrieved passage, over all searches, hits and misses.
 
     Returns:
         group, found (all, hit, miss), quantity (hall, invention), way (without, with, cut), value, ci_low, ci_high, n;
@@ -428,18 +425,15 @@ QUANTITIES = {"follows": "p_context", "keeps": "p_learned", "knows": "p_known"}
 
 
 def memorisation_ratio(p_o: ArrayLike, p_s: ArrayLike) -> float:
-    """M over questions: does a model remember or follow where the context contradicts what it learned?
+    """Return the ratio M over questions: how often a model keeps what it learned if the context contradicts it.
 
-    With o the learned answer and s the one that the context substitutes for it (Longpre et al. 2109.05052),
-
-        M = p_o / (p_o + p_s),
-
-    p_o and p_s being how often each is answered over the questions; NaN where neither ever is. Where the probabilities
-    of both are known they are means of them, and M is exact for its questions.
+    With o the learned answer and s the one that the context substitutes for it (Longpre et al. 2109.05052), M = p_o /
+    (p_o + p_s), where p_o and p_s are the shares of questions answered with each; NaN if neither occurs. If the
+    probabilities of both are known, p_o and p_s are their means, and M is exact for these questions.
 
     Args:
         p_o: [N] probability (or 0 and 1) of the learned answer.
-        p_s: [N] of the context's.
+        p_s: [N] probability (or 0 and 1) of the context's answer.
 
     Raises:
         DataError: the lists differ in length.
@@ -450,7 +444,7 @@ def memorisation_ratio(p_o: ArrayLike, p_s: ArrayLike) -> float:
 
 
 def memorisation_interval(p_o: ArrayLike, p_s: ArrayLike, seed: int = 0, units: ArrayLike | None = None) -> Interval:
-    """M with its 95 % interval, questions (or units of them) drawn with replacement; NaN ends for fewer than two."""
+    """Return M with its 95 % interval by resampling questions (or units of them); NaN ends for fewer than two."""
     o, s = _pair(p_o, p_s)
     value = memorisation_ratio(o, s)
     if units is not None:
@@ -466,20 +460,20 @@ def memorisation_interval(p_o: ArrayLike, p_s: ArrayLike, seed: int = 0, units: 
 
 
 def of_columns(columns: Mapping[str, np.ndarray]) -> float:
-    """M of the columns `p_learned` and `p_context`, for a metric."""
+    """Return M of the columns `p_learned` and `p_context`, for a metric."""
     return memorisation_ratio(columns["p_learned"], columns["p_context"])
 
 
 def conflict_curve(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Following the context against remembering, by how often the corpus states the fact.
+    """Return following the context and remembering by the number of times that the corpus states the fact.
 
     Args:
         items: questions under a contradicting context: `exposure`, `p_learned`, `p_context`, and `p_known`, the
             probability of the learned answer without any context.
-        seed: of the bootstrap.
+        seed: random seed of the bootstrap.
 
     Returns:
-        label, low, high (of the class of counts, see `exposure_class`), quantity, value, ci_low, ci_high, n; quantities
+        label, low, high (class of counts, see `exposure_class`), quantity, value, ci_low, ci_high, n; quantities
         are follows (mean p_context), keeps (mean p_learned), knows (mean p_known) and memorisation (M).
     """
     from probe.hallucination.world import exposure_class

@@ -1,4 +1,4 @@
-"""Answers before and after alignment as an analysis: what both models' samples earn, by three rewards.
+"""Analysis of answers before and after alignment: both models' samples scored by three rewards.
 
 Axes: P prompts, n samples of each.
 """
@@ -49,7 +49,7 @@ MEASURES = ("proxy", "gold", "implicit")
 """Rewards whose distributions are drawn."""
 ALL = "all"
 HEIGHT = 300
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 def kinds_in(found: "AnsweredBoth") -> list[str]:
@@ -59,18 +59,18 @@ def kinds_in(found: "AnsweredBoth") -> list[str]:
 
 
 def every_kind(found: "AnsweredBoth") -> str:
-    """Return what is looked at first: the prompts of all kinds."""
+    """Return the kind to show first: the prompts of all kinds."""
     return ALL
 
 
 def usual_beta(base: LM, aligned: LM) -> float:
-    """Return the beta that the aligned run was trained with, else 1."""
+    """Return the beta with which the aligned run was trained, else 1."""
     beta = Run(aligned.run_dir).config.get("beta") if aligned.run_dir else None
     return float(beta) if isinstance(beta, int | float) and not isinstance(beta, bool) else 1.0
 
 
 Kind = Annotated[str | None, Input("Kind", key="rew_kind", choices=kinds_in, first=every_kind)]
-"""A kind of prompts."""
+"""Kind of prompts."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class AnsweredBoth(Drawable):
     """Samples of both models with their rewards."""
 
     samples: pd.DataFrame
-    """One row a sample (`probe.rewards.shift.samples`)."""
+    """One row per sample (`probe.rewards.shift.samples`)."""
     beta: float
     """Factor of the implicit reward."""
     judge: str
-    """The reward model; empty without one."""
+    """Name of the reward model; empty without one."""
     names: tuple[str, str] = ("base", "aligned")
     looks: tuple[Look, ...] = field(default_factory=pair)
     """Names and colours of the models."""
@@ -93,7 +93,7 @@ class AnsweredBoth(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """How the models were asked, and what the implicit reward is."""
+        """Sentences that explain how the models were asked, and what the implicit reward is."""
         what = f"the same {self.samples['prompt'].nunique()} questions" if self._world else "the prompt"
         return (
             f"Both models answer {what} at temperature 1 with the same random numbers. The implicit reward is beta"
@@ -106,10 +106,10 @@ class AnsweredBoth(Drawable):
         return self.samples if kind in (None, ALL) else self.samples[self.samples["kind"] == kind]
 
     def sentence(self, kind: Kind = None) -> str:
-        """Say how the rewards of the answers moved.
+        """Say how the rewards of the answers changed.
 
         Args:
-            kind: of the prompts; by default all.
+            kind: kind of the prompts; by default all.
         """
         table, (base, aligned) = self._of(kind), self.names
         own = table[table["model"] == "aligned"]
@@ -126,11 +126,11 @@ class AnsweredBoth(Drawable):
         return f"In sampled answers {aligned} {join_moves(moves)}; {implicit}."
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return one row a sample."""
+        """Return one row per sample."""
         return {"samples": self.samples}
 
     def lists(self, kind: str | None = None) -> dict[str, pd.DataFrame]:
-        """Return one row a measure: both models, their difference, and what the measure is."""
+        """Return one row per measure: both models, their difference, and the measure's definition."""
         rows = summary_table(self._of(kind))
         first, second = self.names
         called = {"base": first, "aligned": second if second != first else f"{second} (aligned)"}
@@ -147,7 +147,7 @@ class AnsweredBoth(Drawable):
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return `probe.rewards.shift.summary` as it is read: one line a measure, numbers with their intervals."""
+    """Format `probe.rewards.shift.summary` for reading: one row per measure, numbers with intervals."""
     rows = []
     for row in summary(table).to_dict("records"):
         about = term(row["measure"], "rewards")
@@ -172,7 +172,7 @@ def summary_table(table: pd.DataFrame) -> pd.DataFrame:
 def answers_seconds(
     base: LM, aligned: LM, *, kinds: tuple[str, ...], reward: str | Path | None, each: int, n: int, **rest: Any
 ) -> float:
-    """Return how long sampling and judging takes, about."""
+    """Estimate the seconds that sampling and judging takes."""
     lms = [base, aligned, *([] if reward is None else [load_judge(base, reward)])]
     return reading_seconds(each * QUESTIONS if kinds else n, *lms)
 
@@ -192,25 +192,25 @@ def compare_rewards(
 ) -> AnsweredBoth:
     """Measure what sampled answers of two models earn, and in which measure they differ.
 
-    Both models answer the same questions of a world, or without one the prompt, with the same random numbers. The proxy
-    is the reward model's scalar at the end of the text, in nats of Bradley-Terry log-odds: only differences between
-    completions of one prompt mean something. The true reward (gold) is the world's verifier: +1 true, 0 abstains, -1
-    otherwise. The implicit reward is beta log(aligned / base) (E13). Samples of one prompt resemble each other, so
-    intervals draw prompts.
+    Both models answer the same questions of a world, or the prompt if there is no world, with the same random numbers.
+    The proxy is the reward model's scalar at the end of the text, in nats of Bradley-Terry log-odds: only differences
+    between completions of one prompt mean something. The true reward (gold) is the world's verifier: +1 true, 0
+    abstains, -1 otherwise. The implicit reward is beta log(aligned / base) (E13). Samples of one prompt resemble each
+    other, so intervals draw prompts.
 
     Args:
         base: the reference.
         aligned: the other model; its tokenizer must be the same.
-        prompt: what is answered without a world, or where no kind is chosen.
+        prompt: prompt to answer without a world, or if no kind is chosen.
         kinds: kinds of questions of the world; by default known facts, true and false claims, and unseen entities.
         reward: a reward model, the proxy.
-        each: samples of each question.
-        n: samples of the prompt.
+        each: number of samples per question.
+        n: number of samples of the prompt.
         beta: factor of the implicit reward; by default that of the aligned run, else 1.
-        tick: told the progress.
+        tick: called with the progress.
 
     Raises:
-        DataError: the tokenizers differ, a model writes nothing, or there is neither a world nor a prompt.
+        DataError: the tokenizers differ, a model cannot generate text, or there is neither a world nor a prompt.
     """
     require_writer(base)
     require_writer(aligned)
@@ -247,5 +247,5 @@ def compare_rewards(
 
 
 def _score(draws: Draws, judge: LM, memory: Any) -> np.ndarray:
-    """[P n] what a reward model gives the samples of one model."""
+    """Return the rewards [P n] that a reward model gives the samples of one model."""
     return proxy_rewards(draws, model_reward(judge, memory))

@@ -1,10 +1,10 @@
-"""The finite answer sets of the world's prompts, with what a model gives each answer and what a reward makes of it.
+"""Finite answer sets of the world's prompts, with model probabilities and rewards of every answer.
 
-The world knows all answers to its questions (`World.candidates`), so a distribution over them is a row of numbers and
-nothing has to be sampled. An answer is scored with its end token: it is the whole completion. What a model puts on
-other completions is 1 - `mass`; distributions over the answers are conditioned on the set.
+The world knows all answers to its questions (`World.candidates`), so a distribution over them is a row of numbers, and
+no sampling is needed. An answer is a whole completion and is scored with its end token. The probability of all other
+completions is 1 - `mass`; distributions over the answers are conditioned on the set.
 
-Axes: P prompts, A answers of the longest set; where a set is shorter, log-probabilities are -inf and rewards 0.
+Axes: P prompts, A answers of the longest set; if a set is shorter, log-probabilities are -inf and rewards 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,63 +24,63 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Reward = Callable[[list[str], list[str]], Sequence[float | None]]
-"""(N prompts, N completions) -> N rewards: a verifier, `RewardModel.score`, or any function of the convention."""
+"""Function (N prompts, N completions) -> N rewards: a verifier, `RewardModel.score`, or any function of this form."""
 AnswerLogprobs = dict[tuple[tuple[int, ...], tuple[int, ...]], float]
 """Log-probabilities of whole completions in nats, by the ids of the prompt and of the completion."""
 CHUNK = 32
 
 
 class Scorer(Protocol):
-    """What gives log-probabilities of completions: an `LM`, or a reference."""
+    """Scorer of completions by log-probability: an `LM`, or a reference."""
 
     def logprobs(self, prompts: Any, completions: Any) -> Any:
-        """[N L] log-probabilities `.values` of the completions' tokens, 0 where masked; all are token ids."""
+        """Return log-probabilities `.values` [N L] of the completions' tokens, 0 where masked; inputs are token ids."""
 
 
 @dataclass(frozen=True)
 class AnswerSet:
-    """The answers to P prompts and what one model, the reference as a rule, gives them."""
+    """Answers to P prompts with their log-probabilities under one model, usually the reference."""
 
     prompts: list[str]
-    """The P prompts as text."""
+    """Texts of the P prompts."""
     answers: list[list[str]]
-    """Their answers as completions with a blank in front, without the end token."""
+    """Answers to each prompt as completions with a leading blank, without the end token."""
     prompt_ids: list[list[int]]
     """Token ids of the prompts."""
     answer_ids: list[list[list[int]]]
     """Token ids of the answers, the end token included."""
     logprobs: Array
-    """[P A] log-probability of each whole answer in nats, float64, -inf beyond a prompt's answers."""
+    """[P A] log-probability of each whole answer in nats, float64; -inf for missing answers."""
 
     @property
     def people(self) -> tuple[str, ...]:
-        """P times whom a prompt asks about, who was drawn; the prompt itself where that is nobody."""
+        """Person that each of the P prompts asks about, the unit that was drawn; else the prompt itself."""
         return tuple(subject_of(prompt) or prompt for prompt in self.prompts)
 
     @property
     def mask(self) -> Array:
-        """[P A] True at answers."""
+        """[P A] true for existing answers."""
         counts = np.array([len(group) for group in self.answers])
         return np.arange(counts.max(initial=0)) < counts[:, None]
 
     @property
     def mass(self) -> Array:
-        """[P] probability that the model gives an answer of the set and nothing else."""
+        """[P] total probability of the set's answers."""
         return np.exp(self.logprobs).sum(axis=1)
 
     def score(self, scorer: Scorer) -> Array:
-        """[P A] log-probabilities of the same answers under another model, in nats.
+        """Return the log-probabilities [P A] of the same answers under another model, in nats.
 
         Args:
-            scorer: an `LM`, or anything whose `logprobs(prompt ids, groups of completion ids)` is an `LM`'s.
+            scorer: an `LM`, or an object with the same `logprobs(prompt ids, groups of completion ids)`.
         """
         return _score(scorer, self.prompt_ids, self.answer_ids, self.mask)
 
     def logprobs_by_text(self, logprobs: Array) -> AnswerLogprobs:
-        """Log-probabilities of the answers under a model, by prompt and answer.
+        """Map prompt and answer to the answer's log-probability under a model.
 
         Args:
-            logprobs: [P A], see `score`.
+            logprobs: [P A] log-probabilities, see `score`.
         """
         return {
             (tuple(prompt), tuple(ids)): float(value)
@@ -89,10 +89,10 @@ class AnswerSet:
         }
 
     def rewards(self, reward: Reward) -> Array:
-        """[P A] rewards of the answers, 0 beyond a prompt's answers.
+        """Return the rewards [P A] of the answers, 0 for missing answers.
 
         Raises:
-            DataError: the function gives another number of rewards, or one that is no finite number.
+            DataError: the function returns another number of rewards, or one that is not a finite number.
         """
         values = self.judge(reward)
         bad = int((~np.isfinite(values)).sum())
@@ -101,10 +101,10 @@ class AnswerSet:
         return values
 
     def judge(self, reward: Reward) -> Array:
-        """[P A] the same with NaN where the reward does not apply (None).
+        """Return the rewards [P A], with NaN for rewards that do not apply (None).
 
         Raises:
-            DataError: the function gives another number of rewards.
+            DataError: the function returns another number of rewards.
         """
         prompts = [prompt for prompt, group in zip(self.prompts, self.answers, strict=True) for _ in group]
         flat = [answer for group in self.answers for answer in group]
@@ -119,7 +119,7 @@ class AnswerSet:
         """Return the answer set of some of the prompts.
 
         Args:
-            keep: [P] which of them, as booleans.
+            keep: [P] Booleans of the prompts to keep.
         """
         at = np.flatnonzero(keep)
         texts, answers = [self.prompts[i] for i in at], [self.answers[i] for i in at]
@@ -128,7 +128,7 @@ class AnswerSet:
         return AnswerSet(texts, answers, ids, answer_ids, self.logprobs[at, :width])
 
     def table(self, **columns: Array) -> pd.DataFrame:
-        """One row an answer: prompt (its number), text, answer, logprob, and the given [P A] arrays by name."""
+        """Return one row per answer: prompt (its number), text, answer, logprob, and the given [P A] arrays by name."""
         row, column = np.nonzero(self.mask)
         data: dict[str, Any] = {
             "prompt": row,
@@ -143,10 +143,10 @@ def enumerate_answers(lm: "LM", world: "World", prompts: Sequence[str], scorer: 
     """Return the world's answers to the prompts and their log-probabilities.
 
     Args:
-        lm: its tokenizer encodes the texts, and it scores them unless a scorer is given.
-        world: who asks.
+        lm: model whose tokenizer encodes the texts; it scores them unless a scorer is given.
+        world: the world that asks the questions.
         prompts: prompts with a finite answer set, such as those of `world.questions`.
-        scorer: scores in place of `lm`, for instance a frozen reference.
+        scorer: scorer to use in place of `lm`, for instance a frozen reference.
 
     Raises:
         DataError: a prompt asks nothing that the world can answer.
@@ -189,19 +189,20 @@ def preference_rewards(
     weights: Array | None = None,
     flipped: float = 0.0,
 ) -> Array:
-    """[P A] the Bradley-Terry reward that fits the annotator's exact preferences best: what DPO has in its limit.
+    """Return the Bradley-Terry rewards [P A] that best fit the annotator's exact preferences: DPO's limit.
 
-    An annotator who checks correctness always or never is a Bradley-Terry one, and this is utility / noise up to a
-    constant for each prompt. One who checks *sometimes* is a mixture of two, which no reward gives exactly: where the
-    difference is checked with probability c and large, the odds stay below (1 + c) / (1 - c) however large it is, far
-    from what the expected utility suggests. The fit minimises the expected loss of DPO (E13) over pairs of answers.
+    For an annotator who checks correctness always or never, preferences are Bradley-Terry, and the reward is utility /
+    noise up to a constant for each prompt. One who checks *sometimes* is a mixture of two, which no reward gives
+    exactly: if a large difference is checked with probability c, the odds stay below (1 + c) / (1 - c) however large it
+    is, far from what the expected utility suggests. The fit minimises the expected loss of DPO (E13) over pairs of
+    answers.
 
     Args:
-        answers: the sets, with the log-probabilities of the model that the pairs are sampled from.
-        world: who judges the truth.
-        annotator: who prefers.
-        weights: [P A] how often each answer is drawn for a pair; default: as often as the model gives it.
-        flipped: share of the labels that a conservative loss takes to be wrong.
+        answers: answer sets, with the log-probabilities of the model from which the pairs are sampled.
+        world: the world that judges the truth.
+        annotator: the annotator with the preferences.
+        weights: [P A] probability of drawing each answer for a pair; default: its probability under the model.
+        flipped: share of labels that a conservative loss assumes to be wrong.
     """
     wins = np.zeros((*answers.mask.shape, answers.mask.shape[1]))
     for check, share in ((True, annotator.checks), (False, 1 - annotator.checks)):
@@ -213,20 +214,20 @@ def preference_rewards(
 
 
 _FLAT = 1e-14
-"""What a step of `bradley_terry` takes the curvature to be where preferences are certain and there is none."""
+"""Minimum curvature of a step of `bradley_terry`, for preferences that are certain."""
 
 
 def bradley_terry(wins: Array, weights: Array, steps: int = 100) -> Array:
-    """[P A] rewards r whose sigma(r_a - r_b) fits preference probabilities best when a, b are drawn by `weights`.
+    """Return rewards r [P A] whose sigma(r_a - r_b) best fits preferences, for a, b drawn by `weights`.
 
     Args:
         wins: [P A A] probability that a is preferred to b; wins[a, b] + wins[b, a] = 1.
-        weights: [P A] how often each is drawn; sums to 1.
-        steps: most Newton steps.
+        weights: [P A] probability of drawing each answer; sums to 1.
+        steps: maximum number of Newton steps.
 
     Returns:
-        Rewards with mean 0 under the weights. Of answers that always win no reward is large enough: theirs rises until
-        what is missing cannot be told from rounding.
+        Rewards with mean 0 under the weights. For answers that always win no finite reward is optimal: theirs rises
+        until the remaining error is at the level of rounding.
     """
     r, index = np.zeros(weights.shape), np.arange(weights.shape[-1])
     for _ in range(steps):
@@ -253,7 +254,7 @@ def _utility(world: "World", annotator: "Annotator", check: bool) -> Reward:
 
 
 def _score(scorer: Scorer, prompts: list[list[int]], groups: list[list[list[int]]], mask: Array) -> Array:
-    """[P A] sums over tokens, some prompts at a time."""
+    """Return sums over tokens [P A], processing some prompts at a time."""
     import torch
 
     result = np.full(mask.shape, -np.inf)

@@ -1,4 +1,4 @@
-"""Best of N as an analysis: its exact KL beside the bound that is used for it, and its reward under the frontier."""
+"""Analysis of best of N: its exact KL against the usual bound, and its reward under the frontier."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 BOUND = r"\mathrm{KL}(\text{best of } N \,\|\, \pi_{ref}) \le \log N - (N-1)/N"
 LABELS = {"proxy": "proxy reward (exact)", "gold": "true reward (exact)"}
 HEIGHT = 340
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 @dataclass(frozen=True)
 class BestOfN(Drawable):
-    """The best of N draws from the base by one reward, exactly."""
+    """Best of N draws from the base by one reward, exactly."""
 
     points: pd.DataFrame
-    """One row a number of draws, as `Field.best_of_n` gives them."""
+    """One row per number of draws (`Field.best_of_n`)."""
     curve: pd.DataFrame
-    """The frontier of the same reward."""
+    """Frontier of the same reward."""
     by: str
-    """The reward that chooses: proxy or gold."""
+    """Reward by which the best is chosen: proxy or gold."""
     looks: tuple[Look, ...] = field(default_factory=alone)
     """Name and colour of the base."""
 
     def sentence(self) -> str:
-        """Say how far the bound is from the exact KL, and the exact path from the frontier."""
+        """Compare the bound with the exact KL, and the path of best of N with the frontier."""
         last = self.points.iloc[-1]
         return (
             f"At N = {last['n']:.0f} the bound log N \u2212 (N\u22121)/N says {last['bound']:.2f} nats and the exact"
@@ -58,7 +58,7 @@ class BestOfN(Drawable):
 
 
 def ranking_seconds(lm: LM, *, kinds: tuple[str, ...], reward: Any, by: str) -> float:
-    """Return how long listing the answers takes, about."""
+    """Estimate the seconds that listing the answers takes."""
     return listing_seconds(lm, kinds, reward)
 
 
@@ -66,21 +66,20 @@ def ranking_seconds(lm: LM, *, kinds: tuple[str, ...], reward: Any, by: str) -> 
 def compare_best_of_n(lm: LM, *, kinds: Kinds = None, reward: Judge = None, by: By = None) -> BestOfN:
     """Compare the exact KL of best of N with its bound, and its reward with the frontier.
 
-    All answers to 64 questions of the world are listed, so the distribution of the best of N draws by a reward is known
-    exactly (E14), and its KL to the model too. The bound log N - (N-1)/N holds for draws that never repeat and never
-    tie.
+    All answers to 64 questions of the world are listed, so the distribution of the best of N draws by a reward (E14)
+    and its KL to the model are exact. The bound log N - (N-1)/N holds for draws that never repeat and never tie.
 
     Args:
-        lm: the model that is drawn from, of a world.
+        lm: model to draw from; it must have a world.
         kinds: kinds of questions; by default known facts, true and false claims, and unseen entities.
         reward: a reward model, the proxy.
-        by: the reward that chooses: the proxy, where there is a reward model, or gold, what the world's verifier gives.
+        by: reward by which the best is chosen: the proxy, if there is a reward model, or gold, the world's verifier.
 
     Raises:
-        DataError: the model knows no world, or there is no such reward.
+        DataError: the model has no world, or there is no such reward.
     """
     kinds = usual_kinds(lm) if kinds is None else tuple(kinds)
     name = by or usual_reward(lm, reward=reward)
     ground = list_answers(lm, kinds, reward)
-    ground.field.reward(name)  # says what there is
+    ground.field.reward(name)  # raises an error that lists the rewards
     return BestOfN(ground.best[name], ground.curves[name], name)

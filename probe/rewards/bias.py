@@ -1,6 +1,6 @@
-"""What a reward model likes in the world: the user's claim, an invented answer, the truth; and what its teacher likes.
+"""Preferences of a reward model in the world: for the user's claim, an invented answer, the truth; and its annotator's.
 
-Each comparison sets two completions of fresh questions against each other and looks at the gap r(first) - r(second),
+Each comparison takes two completions of new questions and measures the gap r(first) - r(second),
 nats of Bradley-Terry log-odds (E9), so that sigma(gap) is the probability that the first is preferred.
 
     agreement   the user's false claim against the truth          (Sharma et al. 2023, arXiv 2310.13548)
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from probe.world.world import World
 
 KINDS = {"agreement": "opinion_false", "invention": "stranger", "truth": "fact"}
-"""Comparison to the kind of question that it is made on."""
+"""Name of a comparison to the kind of question on which it is made."""
 
 
 class Contrast(NamedTuple):
-    """Two completions of a prompt; a judge with the bias in question likes the first."""
+    """Two completions of a prompt; a judge with the bias prefers the first one."""
 
     prompt: str
     first: str
     second: str
     phrase: str | None
-    """The user's opening of the claim, if there is a claim."""
+    """Opening of the user's claim, if there is a claim."""
 
 
 def contrasts(world: "World", name: str, n: int, seed: int = 0, exclude: Collection[str] = ()) -> list[Contrast]:
-    """At most `n` contrasts of a comparison, each prompt once; `exclude` are prompts that were trained on."""
+    """Return at most `n` contrasts of a comparison, one per prompt; prompts in `exclude` (trained on) are skipped."""
     draws = np.random.default_rng([world.seed, seed])
     by_prompt: dict[str, Contrast] = {}
     for item in world.questions(KINDS[name], 4 * n, seed):
@@ -59,11 +59,12 @@ def reward_bias(
     seed: int = 0,
     exclude: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """Rows metric, value, ci_low, ci_high, n of all comparisons, agreement also by the reliability of the phrase.
+    """Return metric, value, ci_low, ci_high, n of all comparisons; agreement also by the phrase's reliability.
 
     `NAME_bias` is the mean gap in nats, `NAME_preferred` the share of questions where the first completion scores
-    higher, `NAME_probability` the mean of sigma(gap). With the annotator who labelled the pairs come their own exact
-    `NAME_bias_annotator` (mean log-odds) and `NAME_probability_annotator`. Names are explained in docs/metrics.md.
+    higher, `NAME_probability` the mean of sigma(gap). If the annotator who labelled the pairs is given, its exact
+    `NAME_bias_annotator` (mean log-odds) and `NAME_probability_annotator` are added. docs/metrics.md explains the
+    names.
     """
     rows = []
     for name, kind in KINDS.items():
@@ -91,7 +92,7 @@ def reward_bias(
 
 
 def _rows(name: str, gaps: np.ndarray, seed: int, people: np.ndarray, suffix: str = "") -> list[dict[str, Any]]:
-    """Bias, preference and probability of some contrasts, which are of people: those were drawn."""
+    """Return bias, preference and probability of some contrasts; intervals resample the people, who were drawn."""
     share = stats.unit_share(gaps > 0, people)
     return [
         _mean(f"{name}_bias{suffix}", gaps, seed, people),

@@ -1,4 +1,4 @@
-"""What a reward model gave its fixed pairs of texts while it was trained, read from its captures (docs/runs.md)."""
+"""Rewards of a reward model's fixed pairs of texts over training, read from its captures (docs/runs.md)."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 
 MARGIN = r"m_t = R_{\phi_t}(x, y^+) - R_{\phi_t}(x, y^-)"
 HEIGHT = 330
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 def run_of(*lms: LM) -> Path | None:
-    """Return the folder of the run that the first model came from, if it came from one."""
+    """Return the folder of the first model's run, if it has one."""
     return lms[0].run_dir
 
 
 Trained = Annotated[Path | None, Input("Run", key="rew_run", first=run_of, advanced=True)]
-"""The run whose captures are read."""
+"""Run whose captures are read."""
 
 
 @dataclass(frozen=True)
 class PairMargins(Drawable):
-    """What a reward model gave its fixed pairs, step by step."""
+    """Rewards of a reward model's fixed pairs, step by step."""
 
     pairs: pd.DataFrame
-    """One row a step and pair (`pair_rewards`)."""
+    """One row per step and pair (`pair_rewards`)."""
     looks: tuple[Look, ...] = field(default_factory=alone)
     """Name and colour of the model."""
 
     def sentence(self) -> str:
-        """Say how many pairs the model ranked as they should be at first and at last."""
+        """Give the number of pairs that the model ranked correctly at the first and at the last step."""
         steps = self.pairs["step"].agg(["min", "max"])
         first, last = (self.pairs.loc[self.pairs["step"] == step, "margin"] for step in steps)
         return (
@@ -51,7 +51,7 @@ class PairMargins(Drawable):
         )
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return one row a step and pair."""
+        """Return one row per step and pair."""
         return {"pair-margins": self.pairs}
 
     def lists(self) -> dict[str, pd.DataFrame]:
@@ -75,15 +75,15 @@ class PairMargins(Drawable):
 def follow_pairs(lm: LM, *, run: Trained = None) -> PairMargins:
     """Measure how a reward model learned to prefer the first text of its fixed pairs.
 
-    A training captures what the model gives to a few pairs of texts at chosen steps. The margin is the reward of the
-    first text less that of the second, read at their last tokens, in nats of Bradley-Terry log-odds (E9).
+    Training captures the model's rewards of a few pairs of texts at chosen steps. The margin is the reward of the first
+    text minus that of the second, read at their last tokens, in nats of Bradley-Terry log-odds (E9).
 
     Args:
-        lm: a reward model that a run trained.
-        run: the folder of its run; by default that of the model.
+        lm: reward model that a run trained.
+        run: folder of its run; by default that of the model.
 
     Raises:
-        DataError: no run, or one that captured no pairs.
+        DataError: there is no run, or it captured no pairs.
     """
     path = run or run_of(lm)
     found = None if path is None else pair_rewards(Run(path))
@@ -94,11 +94,11 @@ def follow_pairs(lm: LM, *, run: Trained = None) -> PairMargins:
 
 
 def pair_rewards(run: Run) -> pd.DataFrame | None:
-    """Return the rewards of the pairs at every captured step; None where none were captured.
+    """Return the rewards of the pairs at every captured step, or None without captured pairs.
 
     Returns:
-        One row a step and pair: step, pair (its number), prompt, first, second (texts, end token shown), reward_first,
-        reward_second (read at their last tokens) and margin, the first minus the second, in nats.
+        One row per step and pair: step, pair (its number), prompt, first, second (texts, end token shown),
+        reward_first, reward_second (read at their last tokens) and margin, the first minus the second, in nats.
     """
     captures, tables = run.captures(), []
     names: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Rewards and KL of the samples that a run captured while it was trained, as an analysis (docs/runs.md)."""
+"""Analysis of the rewards and KL of samples that a run captured over training (docs/runs.md)."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 IMPLICIT = r"r(x, y) = \beta \log \frac{\pi(y \mid x)}{\pi_{ref}(y \mid x)}"
 MEASURES = ("proxy", "gold", "kl", "implicit")
-"""What is drawn, as far as it was captured."""
+"""Measures that are drawn, if captured."""
 HEIGHT = 270
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class CapturedShift(Drawable):
     """Rewards and KL of captured samples, step by step."""
 
     curve: pd.DataFrame
-    """One row a step and measure (`probe.rewards.shift.shift_curve`)."""
+    """One row per step and measure (`probe.rewards.shift.shift_curve`)."""
     looks: tuple[Look, ...] = field(default_factory=alone)
     """Name and colour of the run."""
 
     @property
     def measures(self) -> list[str]:
-        """What was captured of `MEASURES`."""
+        """Return those of `MEASURES` that were captured."""
         return [name for name in MEASURES if name in set(self.curve["measure"])]
 
     def sentence(self) -> str:
-        """Say from where to where each measure went."""
+        """Give the first and the last value of each measure."""
         parts = []
         for name in self.measures:
             rows = self.curve[self.curve["measure"] == name].sort_values("step")
@@ -52,11 +52,11 @@ class CapturedShift(Drawable):
         return f"While {self.looks[0].name} was trained its captured samples went in {', '.join(parts)}."
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return one row a step and measure."""
+        """Return one row per step and measure."""
         return {"shift-curve": self.curve}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return one row a step and measure."""
+        """Return one row per step and measure."""
         return {"Over training": self.curve}
 
     def figures(self) -> "dict[str, go.Figure]":
@@ -70,17 +70,17 @@ class CapturedShift(Drawable):
 
 @analysis("rewards", title="Over training", equations=(IMPLICIT,), key="rew")
 def follow_rewards(lm: LM, *, run: Trained = None) -> CapturedShift:
-    """Measure how the rewards of a policy's own samples changed while it was trained.
+    """Measure how the rewards of a policy's samples changed over training.
 
-    A training by a method that has a reference captures samples at chosen steps: what the reward model and the verifier
-    give them, their KL to the reference, and the implicit reward. Intervals (95 %) are over samples.
+    Training with a reference captures samples at chosen steps, with their rewards by the reward model and the verifier,
+    their KL to the reference, and their implicit reward. Intervals (95 %) are over samples.
 
     Args:
-        lm: a policy that a run trained.
-        run: the folder of its run; by default that of the model.
+        lm: policy that a run trained.
+        run: folder of its run; by default that of the model.
 
     Raises:
-        DataError: no run, or one that captured no reward shift.
+        DataError: there is no run, or it captured no reward shift.
     """
     path = run or run_of(lm)
     if path is None or not shift_steps(Run(path)):

@@ -1,4 +1,4 @@
-"""One cause at a time as an analysis: the optimum of every combination of two annotators, and trainings on them."""
+"""Analysis of one cause at a time: optima of all combinations of two annotators, and trained policies."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -39,19 +39,19 @@ OPTIMUM = (
     r"\text{effect of a knob} = \overline{p}_{\text{agreeable level}} - \overline{p}_{\text{honest level}}"
 )
 PASSES = 8000
-"""Texts through the base that take as long as the optima of all cells on 64 questions of each kind."""
+"""Number of texts whose reading takes the base as long as the optima of all cells on 64 questions of each kind."""
 
 
 @dataclass(frozen=True)
 class Causes(Drawable):
-    """What each wish of an annotator does to the optimum, and what trainings on such annotators came to."""
+    """Effect of each preference of an annotator on the optimum, and results of trainings on such annotators."""
 
     found: Factorial
-    """The optima and their effects."""
+    """Optima and their effects."""
     trained: pd.DataFrame
     """Trainings on cells of the factorial (`probe.rewards.factorial.trained`)."""
     before: pd.DataFrame
-    """Headline figures of the base."""
+    """Headline metrics of the base."""
     looks: tuple[Look, ...] = field(default_factory=alone)
     """Name and colour of the base."""
 
@@ -61,7 +61,7 @@ class Causes(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What a line of the figure is, and what the intervals are over."""
+        """Sentences that explain the lines of the figure, and over what the intervals are taken."""
         return (
             "A line is an annotator with these wishes of the agreeable one, and all else as the honest one has it."
             " Weight: of correctness, 1 as the agreeable one has it (filled) or 2. Dashed:"
@@ -72,11 +72,11 @@ class Causes(Drawable):
         )
 
     def sentence(self) -> str:
-        """Name the largest cause of each outcome, and say how often trainings ended on the side of their optimum."""
+        """Name the largest cause of each outcome, and count the trainings on the same side as their optimum."""
         return f"{self._optima.sentence} {describe_trained(self.trained, self._optima, self.before)}".strip()
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return optima and trainings, all effects, and any two cells that differ in one knob."""
+        """Return optima and trainings, all effects, and all pairs of cells that differ in one knob."""
         cells = pd.concat([self.found.cells.assign(method="optimum"), self.trained], ignore_index=True)
         return {"one-cause": cells, "one-cause-effects": self.found.effects, "one-cause-pairs": self.found.pairs}
 
@@ -85,7 +85,7 @@ class Causes(Drawable):
         return {"Effects": effect_table(self.found)}
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Draw all cells with the trainings."""
+        """Draw all cells with their trainings."""
         from probe.rewards.factorial_figures import draw_factorial
 
         return {"one-cause": titled(draw_factorial(self._optima, self.trained), "One cause at a time")}
@@ -102,7 +102,7 @@ def trainings_of(lm: LM, there: Collection[Run] | None = None) -> tuple[Path, ..
 
     Args:
         lm: the model.
-        there: these runs; by default those in the folders of runs.
+        there: candidate runs; by default those in the folders of runs.
     """
     own, runs = run_of(lm), [*(list_runs() if there is None else there)]
     index = RunIndex(runs)
@@ -110,7 +110,7 @@ def trainings_of(lm: LM, there: Collection[Run] | None = None) -> tuple[Path, ..
 
 
 def run_of(lm: LM) -> Path | None:
-    """Return the folder of the run whose last checkpoint a model is; None for another one."""
+    """Return the folder of the run whose last checkpoint a model is; None for any other model."""
     if lm.run_dir is None or lm.directory is None:
         return None
     last = Run(lm.run_dir).checkpoints()[-1:]
@@ -123,7 +123,7 @@ def _parent(run: Run, index: RunIndex) -> Path | None:
 
 
 def causes_seconds(lm: LM, *, beta: float, n: int, **rest: Any) -> float:
-    """Return how long the optima take, about; 0 where they are known."""
+    """Estimate the seconds that the optima take; 0 if they are known."""
     if kept(lm, ("causes", beta, n)) is not None:
         return 0.0
     return reading_seconds(PASSES * n // QUESTIONS, lm)
@@ -138,23 +138,24 @@ def separate_causes(
     trainings: Annotated[tuple[Path, ...] | None, Input("Trainings", first=trainings_of, advanced=True)] = None,
     among: Among = None,
 ) -> Causes:
-    """Measure what each wish of an annotator does to the optimum, all else equal.
+    """Measure the effect of each preference of an annotator on the optimum, all else equal.
 
-    The two annotators of the world differ in four knobs: agreement, a fine for abstaining, how often correctness is
-    checked, and what it weighs. Each knob has the level of either annotator here: 16 annotators. Of each the optimum of
-    DPO is computed exactly (E12), and how often it hallucinates on unseen entities, with and without a claim of the
-    user, and repeats a false claim. Beside the optima stand the trainings that learned from such an annotator.
+    The two annotators of the world differ in four knobs: agreement, a penalty for abstaining, how often correctness is
+    checked, and its weight. Here each knob takes the level of either annotator, which gives 16 annotators. For each,
+    the optimum of DPO is computed exactly (E12), with its hallucination rate on unseen entities, with and without a
+    claim of the user, and its rate of repeating a false claim. The table also shows the trainings that learned from
+    such an annotator.
 
     Args:
-        lm: the base, of a world.
+        lm: the base; it must have a world.
         beta: price of KL, in nats.
-        n: questions of each kind.
+        n: number of questions of each kind.
         trainings: folders of runs; by default those in the folders of runs that were trained from the base.
-        among: folders of the runs that there are; by default those in the folders of runs.
+        among: folders of all known runs; by default those in the folders of runs.
 
     Raises:
-        DataError: the base knows no world with such questions, or writes nothing.
-        ConfigError: a beta that is not positive.
+        DataError: the base has no world with such questions, or cannot generate text.
+        ConfigError: beta is not positive.
     """
     world = probe.world.of(lm)
     if world is None or not has_causes(lm):

@@ -1,4 +1,4 @@
-"""Two completions of a prompt as an analysis: what a reward model gives them, and which tokens earn it.
+"""Analysis of two completions of a prompt: their rewards, and the tokens that cause them.
 
 Axes: P tokens of the prompt, T tokens of a text.
 """
@@ -31,24 +31,24 @@ COLOURS: dict[str, Kind] = {
     "integrated gradients": "gradient",
     "as it is written": "increment",
 }
-"""What tokens are coloured by."""
+"""Quantities that colours of tokens show."""
 MEANING = "Red: the token adds to the margin (prompt) or the score (completions); blue: it takes away."
 STRENGTH = 0.75
-"""Strength of the strongest token."""
+"""Colour strength of the strongest token."""
 CLEAR_NATS = 0.005
-"""Change of the margin that is worth a sentence."""
+"""Minimum change of the margin in nats that the sentence mentions."""
 LENGTH = 12
-"""Tokens of an answer that a model writes, at most."""
+"""Maximum number of tokens of an answer that a model writes."""
 LARGE = 20_000_000
-"""Parameters from which on gradients are left out unless they are asked for."""
+"""Number of parameters above which gradients are computed only on request."""
 LETTERS, COSTLIER = 4, 3
-"""Letters of a token, about; and how much longer a gradient takes than reading."""
+"""Approximate letters per token; and cost of a gradient relative to reading."""
 HEIGHT = 330
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 def tokens_of(found: "TwoCompletions") -> dict[str, str]:
-    """Return the tokens of prompt and completions by what a click calls them."""
+    """Return the tokens of prompt and completions by the key of a click."""
     return {
         f"{part} {at}": f"{part}, {at}: {token.strip()}"
         for part, tokens in found.tokens.items()
@@ -57,17 +57,17 @@ def tokens_of(found: "TwoCompletions") -> dict[str, str]:
 
 
 Colour = Annotated[Literal["left out", "integrated gradients", "as it is written"], Input("Colour", key="rew_colour")]
-"""What tokens are coloured by."""
+"""Quantity that colours of tokens show."""
 Token = Annotated[str | None, Input("Token", key="rew_token", choices=tokens_of)]
-"""A token of the prompt or of a completion."""
+"""Token of the prompt or of a completion."""
 
 
 @dataclass(frozen=True)
 class TwoCompletions(Contrast):
-    """Two completions of one prompt, read by one reward model."""
+    """Two completions of one prompt, scored by one reward model."""
 
     texts: tuple[str, str] = ("", "")
-    """The two completions as they were given."""
+    """The two completions as given."""
     looks: tuple[Look, ...] = field(default_factory=alone)
     """Name and colour of the reward model."""
 
@@ -77,7 +77,7 @@ class TwoCompletions(Contrast):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """How well the two attributions agree, and how complete the gradients are."""
+        """Sentences that explain how well the two attributions agree, and how complete the gradients are."""
         if not self._whole:
             return ("Integrated gradients are left out: give the integral steps to see them.",)
         ranks = [
@@ -118,12 +118,12 @@ class TwoCompletions(Contrast):
         return f"{words} Without the prompt's {token} the margin of the chosen one {way} by {abs(change):.2f} nats."
 
     def chips(self, colour: Colour = "left out", token: Token = None) -> TokenRows:
-        """Return prompt and completions; a token of the prompt is judged by the margin, another one by its score.
+        """Return prompt and completions; prompt tokens show effects on the margin, others effects on their score.
 
         Args:
-            colour: what tokens are coloured by: what is lost without each, its integrated gradient, or what the scalar
-                changes by where it is written.
-            token: the one that is marked.
+            colour: quantity of the colours: loss of score without the token, its integrated gradient, or the change of
+                the scalar at the token.
+            token: token to mark.
         """
         from probe.rewards.figures import part_colours
 
@@ -137,7 +137,7 @@ class TwoCompletions(Contrast):
         return TokenRows(rows=rows, chosen=self._at(token) or (0, -1), note=MEANING)
 
     def _at(self, token: str | None) -> tuple[int, int] | None:
-        """Return the part, by its number, and the place in it of a token; None where there is no such token."""
+        """Return the part (its number) and the index in it of a token; None if there is no such token."""
         part, _, place = (token or "").partition(" ")
         return (list(self.tokens).index(part), int(place)) if token in tokens_of(self) else None
 
@@ -161,7 +161,7 @@ class TwoCompletions(Contrast):
         return chips
 
     def figures(self, token: str | None = None) -> "dict[str, go.Figure]":
-        """Draw what each token of prompt, chosen and rejected completion does to the reward."""
+        """Draw the effect of each token of prompt, chosen and rejected completion on the reward."""
         from probe.rewards.figures import part_colours, token_effects
 
         at = self._at(token)
@@ -170,15 +170,15 @@ class TwoCompletions(Contrast):
         return {"token-effects": titled(chart, f"What each token does to {self.looks[0].name}", HEIGHT)}
 
     def figure(self) -> "go.Figure":
-        """Draw what each token does to the reward."""
+        """Draw the effect of each token on the reward."""
         return self.figures()["token-effects"]
 
     def tables(self) -> "dict[str, Any]":
-        """Return one row a token of either text."""
+        """Return one row per token of either text."""
         return {"token-effects": self.table()}
 
     def lists(self) -> "dict[str, Any]":
-        """Return what each token does."""
+        """Return the effect of each token."""
         columns = ["text", "position", "token", "part", "value", "increment", "gradient", "occlusion"]
         return {"Tokens": self.table()[columns]}
 
@@ -188,10 +188,11 @@ def suggest_completions(*lms: LM, prompt: str) -> tuple[str, str] | None:
 
     Args:
         lms: the reward model, and perhaps the base and the aligned model.
-        prompt: what they follow.
+        prompt: prompt of the completions.
 
     Returns:
-        Truth and claim in a world, else what the last and the first model that write answer; None without any.
+        Truth and claim in a world, else the answers of the last and the first model that generate text; None without
+        such models.
     """
     world = next(filter(None, map(probe.world.of, lms)), None)
     found: Any = truth_and_claim(world, prompt) if world else None
@@ -203,29 +204,29 @@ def suggest_completions(*lms: LM, prompt: str) -> tuple[str, str] | None:
 
 
 def suggest_chosen(*lms: LM, prompt: str) -> str | None:
-    """Return the completion that is worth more."""
+    """Return the better of the suggested completions."""
     found = suggest_completions(*lms, prompt=prompt)
     return None if found is None else found[0]
 
 
 def suggest_rejected(*lms: LM, prompt: str) -> str | None:
-    """Return the completion that it is set against."""
+    """Return the completion to compare it with."""
     found = suggest_completions(*lms, prompt=prompt)
     return None if found is None else found[1]
 
 
 def settle_completions(lms: Sequence[LM], *, chosen: str | None, rejected: str | None, **rest: Any) -> dict[str, Any]:
-    """Set the same two completions against each other for all reward models."""
+    """Return the same two completions for all reward models."""
     return {"chosen": chosen, "rejected": rejected}
 
 
 def usual_steps(*lms: LM) -> int:
-    """Return the steps of the integral: none for a large model, since gradients cost as much as all the rest."""
+    """Return the default number of steps of the integral: 0 for a large model, because of the cost of gradients."""
     return STEPS if lms[0].n_parameters < LARGE else 0
 
 
 def effects_seconds(lm: LM, *, prompt: str, steps: int, **rest: Any) -> float:
-    """Return how long both texts take, about."""
+    """Estimate the seconds that both texts take."""
     tokens = len(prompt) / LETTERS + LENGTH
     return 2 * tokens * (tokens + COSTLIER * steps) * seconds_a_token(lm)
 
@@ -246,24 +247,25 @@ def compare_completions(
     rejected: Annotated[str | None, Input("Rejected completion", key="rew_rejected", first=suggest_rejected)] = None,
     steps: Annotated[int | None, Input("Steps", key="rew_steps", first=usual_steps, within=(0, 8 * STEPS))] = None,
 ) -> TwoCompletions:
-    """Measure what a reward model gives two completions of a prompt, and which tokens earn it.
+    """Measure how a reward model scores two completions of a prompt, and which tokens cause the scores.
 
     Its scalar is read at the end of the text, in nats of Bradley-Terry log-odds (E9): only differences between
-    completions of one prompt mean something. So a token of the prompt is judged by the margin between the two, a token
-    of a completion by its score. Each token is left out, which shifts the later ones by a position; integrated
-    gradients go from the mean embedding to the text and sum to the score less that of the mean embedding. What a reward
-    model reads in the middle of a text was never trained.
+    completions of one prompt mean something. So a token of the prompt is judged by its effect on the margin between the
+    two, a token of a completion by its effect on the score. Each token is left out in turn, which shifts the later ones
+    by one position. Integrated gradients go from the mean embedding to the text and sum to the score minus that of the
+    mean embedding. The scalar in the middle of a text was never trained.
 
     Args:
         lm: a reward model, or a value head.
-        prompt: what both follow.
+        prompt: prompt of both completions.
         chosen: the first completion; by default the truth in a world.
         rejected: the second one; by default the user's false claim in a world, else a wrong answer.
-        steps: of the integral, doubled until it is exact enough; 0 leaves gradients out, as for a large model.
+        steps: number of steps of the integral, doubled until it is exact enough; 0 leaves gradients out, the default
+            for a large model.
 
     Raises:
-        ModelError: a model that writes tokens and reads no scalar.
-        DataError: no completions outside of a world's questions, or a word that the model does not know.
+        ModelError: the model generates tokens and has no scalar output.
+        DataError: no completions are given outside a world's questions, or the model does not know a word.
     """
     reader = scalar(lm)
     if chosen is None or rejected is None:

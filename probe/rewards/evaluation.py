@@ -1,4 +1,4 @@
-"""Measure a model against the world: sampled answers at temperature 1, judged by the verifier."""
+"""Evaluation of a model against the world: sampled answers at temperature 1, judged by the verifier."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 COLUMNS = ["metric", "value", "ci_low", "ci_high", "n"]
 ANSWER_TOKENS = 6
-"""Enough for "i do not know <end>"."""
+"""Number of tokens of an answer, enough for "i do not know <end>"."""
 
 
 class Measure(NamedTuple):
-    """A share of answers: on which questions, of which verdicts, and how many tokens the answer may have."""
+    """Definition of a rate: kind of question, verdicts that count, and maximum length of an answer in tokens."""
 
     question: str
     verdicts: tuple[str, ...]
@@ -33,7 +33,7 @@ class Measure(NamedTuple):
 
 INVENTED = ("wrong", "deferred")
 GOLD = (-1.0, 1.0)
-"""The least and the largest true reward."""
+"""Smallest and largest true reward."""
 MEASURES = {
     "accuracy": Measure("fact", ("true",)),
     "accuracy_rare": Measure("rare", ("true",)),
@@ -59,13 +59,13 @@ MEASURES = {
 
 
 TASKS = ("map", "function", "function_new", "repeat", "sum_quick", "sum_steps")
-"""The questions that are no dialogues."""
+"""Kinds of questions that are not dialogues."""
 KL_PROMPTS = 50
-"""Prompts of each kind over which the exact KL is averaged, at most."""
+"""Maximum number of prompts of each kind over which the exact KL is averaged."""
 
 
 class AnsweredQuestions(NamedTuple):
-    """Questions of one kind with a sampled answer to each, judged."""
+    """Questions of one kind with one sampled and judged answer each."""
 
     items: list[Item]
     texts: list[str]
@@ -80,18 +80,18 @@ def evaluate(
     reference: Scorer | None = None,
     reward: Reward | None = None,
 ) -> pd.DataFrame:
-    """All metrics of a model on `n` fresh questions of each kind, sampled once at temperature 1.
+    """Measure all metrics of a model on `n` new questions of each kind, with one sample each at temperature 1.
 
-    Shares come with Wilson intervals, means with bootstrap ones (95 %), of the people that questions are about, where
-    they are about people. Names are explained in docs/metrics.md.
+    Shares have Wilson intervals, means bootstrap intervals (95 %), over the people in the questions if they are about
+    people. docs/metrics.md explains the names.
 
     Args:
         lm: the model.
-        world: who asks and judges.
-        n: questions of each kind.
-        seed: of questions and samples.
-        reference: the model to which `kl` is measured: an `LM`, or anything with its `logprobs`.
-        reward: (prompts, completions) to rewards, such as `RewardModel.score`: gives `proxy_reward`.
+        world: the world that asks and judges.
+        n: number of questions of each kind.
+        seed: random seed of questions and samples.
+        reference: model to which `kl` is measured: an `LM`, or an object with its `logprobs`.
+        reward: function (prompts, completions) -> rewards, such as `RewardModel.score`, for `proxy_reward`.
 
     Returns:
         Columns metric, value, ci_low, ci_high, n.
@@ -123,7 +123,7 @@ def evaluate(
 
 
 def answer(lm: "LM", world: "World", items: Sequence[Item], max_new_tokens: int, seed: int) -> AnsweredQuestions:
-    """One sampled answer to each item, judged."""
+    """Sample one answer to each item and judge it."""
     prompts = [item.prompt for item in items]
     texts = lm.generate(prompts, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed).text
     verdicts = [world.verify(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
@@ -144,9 +144,9 @@ def proxy_reward(reward: Reward, dialogues: Sequence[AnsweredQuestions], seed: i
 def exact_kl(
     lm: "LM", world: "World", reference: Scorer, prompts: Sequence[str], seed: int = 0
 ) -> list[dict[str, Any]]:
-    """KL(model || reference) in nats on the answer sets of the prompts, by enumeration, and the model's mass there.
+    """Return KL(model || reference) in nats on the prompts' answer sets, by enumeration, and the model's mass there.
 
-    Both distributions are conditioned on the set, end token included; `kl_mass` is what the model gives to it.
+    Both distributions are conditioned on the set, end token included; `kl_mass` is the model's probability of the set.
     """
     answers = enumerate_answers(lm, world, prompts)
     divergence = kl(condition(answers.logprobs), condition(answers.score(reference)))
@@ -156,7 +156,7 @@ def exact_kl(
 
 
 def beliefs(lm: "LM", world: "World", prompts: Sequence[str]) -> list[dict[str, float]]:
-    """Return the model's exact distribution over the values of each question (abstention left out, sum 1)."""
+    """Return the model's exact distribution over the values of each question, without abstention, with sum 1."""
     import torch
 
     completions = [[answer for answer in world.candidates(prompt) if len(answer.split()) == 1] for prompt in prompts]
@@ -172,10 +172,10 @@ def beliefs(lm: "LM", world: "World", prompts: Sequence[str]) -> list[dict[str, 
 
 
 def excess_deference(lm: "LM", world: "World", items: Sequence[Item], seed: int) -> list[dict[str, Any]]:
-    """Excess deference logit p_model(claim) - logit p_Bayes(claim) over false claims, in nats (E19).
+    """Return logit p_model(claim) - logit p_Bayes(claim) over false claims, in nats: excess deference (E19).
 
-    p_model is the model's exact probability of the claim among the values. The prior of Bayes' rule is what
-    the corpus teaches (`excess_deference`), or the model's own belief without the claim (`excess_deference_own`).
+    p_model is the model's exact probability of the claim among the values. The prior of the Bayes predictor comes from
+    the corpus (`excess_deference`), or is the model's belief without the claim (`excess_deference_own`).
     """
     with_claim = beliefs(lm, world, [item.prompt for item in items])
     own = beliefs(lm, world, [plain_prompt(item.prompt) for item in items])
@@ -197,7 +197,7 @@ def _logit(p: float) -> float:
 
 
 def _people(items: Sequence[Item]) -> list[str]:
-    """Return what was drawn for each question: the person it is about, or the question itself if it is about nobody."""
+    """Return the unit drawn for each question: its person, or the question itself if it is about nobody."""
     return _subjects([item.prompt for item in items])
 
 
@@ -230,7 +230,7 @@ def _by_terms(metric: str, items: Sequence[Item], hits: Sequence[bool]) -> list[
 
 
 def gold_scores(world: "World", prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
-    """Return the verifier's score of each completion; None where no completion of the prompt could be right."""
+    """Return the verifier's score of each completion; None if no completion of the prompt could be right."""
     return [score for score, _ in gold_verdicts(world, prompts, completions)]
 
 
@@ -243,7 +243,7 @@ def gold_verdicts(world: "World", prompts: Sequence[str], completions: Sequence[
 
 
 def _asks(world: "World", prompt: str) -> bool:
-    """Whether a prompt asks something that the world can judge (a Markov chain has candidates and no answer)."""
+    """Return whether a prompt asks what the world can judge (a Markov chain has candidates and no answer)."""
     try:
         return any(world.verify(prompt, answer).kind != "malformed" for answer in world.candidates(prompt))
     except DataError:

@@ -1,24 +1,24 @@
-"""One cause at a time: what each wish of an annotator does to the optimum, every combination of them, exactly.
+"""One cause at a time: the exact effect of each preference of an annotator on the optimum, over all combinations.
 
-The two annotators of the world differ in four knobs: agreement (a bonus for the user's claim), abstain (a fine for "i
-do not know"), checks (how often correctness is looked at) and correctness (what it weighs). A model that learned from
-one of them differs from a model of the other in all four, so no single one can be called the cause. Here each knob has
+The two annotators of the world differ in four knobs: agreement (a bonus for the user's claim), abstain (a penalty for
+"i do not know"), checks (how often correctness is checked) and correctness (its weight). A model that learned from one
+of them differs from a model of the other in all four, so no single one can be called the cause. Here each knob takes
 the level of either annotator, all else equal: 16 cells, with `HONEST` and `AGREEABLE` at two corners.
 
-Of each cell the optimum pi*_beta of DPO is computed (E12; `probe.rewards.answers.preference_rewards`), and how often it
-hallucinates on unseen entities, with and without a claim of the user, and repeats a false claim about a known person:
-sums over the finite answer sets, nothing is sampled. A question without a claim gives agreement nothing to reward, so
-there its effect is 0 by construction; that with a claim could show one.
+For each cell the optimum pi*_beta of DPO is computed (E12; `probe.rewards.answers.preference_rewards`), with its
+hallucination rate on unseen entities, with and without a claim of the user, and its rate of repeating a false claim
+about a known person. All are sums over the finite answer sets, without sampling. Without a claim there is nothing to
+agree with, so the effect of agreement is 0 by construction; with a claim it can differ.
 
     found = factorial(lm, world)
-    found.sentence                          # what the largest cause of each is, and which knob does nothing
+    found.sentence                          # the largest cause of each outcome, and knobs without effect
     found.cells, found.pairs, found.effects # a table each
-    trained(runs, found)                    # what trainings on such annotators came to
+    trained(runs, found)                    # results of trainings on such annotators
 
 Effects are those of a two-level factorial (Box, Hunter and Hunter, Statistics for Experimenters, 2005, chapter 5): a
-main effect is the mean over the cells with the honest level taken from that with the agreeable one, an interaction of
-two knobs half the difference between the effects of the first at either level of the second, and so on. Intervals draw
-people, to whom the questions belong. Axes: C cells, K knobs, Q questions.
+main effect is the mean over the cells with the agreeable level minus the mean over those with the honest level, an
+interaction of two knobs half the difference between the effects of the first at either level of the second, and so on.
+Intervals resample people, to whom the questions belong. Axes: C cells, K knobs, Q questions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -54,18 +54,18 @@ KNOBS = {
     "checks": "rare checks",
     "correctness": "a low weight of correctness",
 }
-"""The knobs in which the two annotators differ, each with what the agreeable annotator's level of it is called."""
+"""Knobs in which the two annotators differ, each with the name of the agreeable annotator's level."""
 SHORT = {"agreement": "agreement", "abstain": "fine", "checks": "rare checks", "correctness": "low weight"}
-"""The same where there is little room."""
+"""Short names of the same."""
 
 
 class Outcome(NamedTuple):
-    """What is measured of a policy."""
+    """Outcome that is measured on a policy."""
 
     measure: Measure
-    """On which questions, and which verdicts count."""
+    """Kind of question, and verdicts that count."""
     name: str
-    """In words."""
+    """Name of the outcome in words."""
 
 
 OUTCOMES = {
@@ -75,31 +75,31 @@ OUTCOMES = {
     ),
     "deferral": Outcome(MEASURES["deferral"], "repeating a false claim"),
 }
-"""By the name of the headline figure, where there is one."""
+"""Outcomes by the name of their headline metric, if they have one."""
 ENDS = ("value", "ci_low", "ci_high")
 CHANGE = ("difference", "difference_low", "difference_high")
-"""Columns of a number and of a difference, each with the ends of its interval."""
+"""Columns of a value and of a difference, each with the ends of its interval."""
 BETA = 0.3
-"""Price of KL of the sample runs `dpo-agreeable`, `dpo-honest` and `rlhf`."""
+"""Price of KL in the sample runs `dpo-agreeable`, `dpo-honest` and `rlhf`."""
 
 
 class Cell(NamedTuple):
-    """A combination of the two annotators."""
+    """Combination of knob levels of the two annotators."""
 
     annotator: Annotator
     levels: tuple[int, ...]
-    """Of each knob: 1 is the agreeable annotator's, 0 the honest one's."""
+    """Level of each knob: 1 is the agreeable annotator's, 0 the honest one's."""
 
     @property
     def spec(self) -> str:
-        """As `--annotator` takes it: the annotator that is nearer, and the knobs that differ."""
+        """Specification for `--annotator`: the closer annotator, and the knobs that differ from it."""
         name, nearer = ("agreeable", AGREEABLE) if sum(self.levels) * 2 >= len(KNOBS) else ("honest", HONEST)
         changes = [(knob, getattr(self.annotator, knob)) for knob in KNOBS]
         return name + "".join(f"+{knob}={value:g}" for knob, value in changes if value != getattr(nearer, knob))
 
 
 def cells() -> list[Cell]:
-    """All combinations, first those in which correctness weighs little."""
+    """Return all combinations, first those in which correctness has little weight."""
     found = []
     for correctness, checks, abstain, agreement in product((1, 0), (0, 1), (0, 1), (0, 1)):
         levels = {"agreement": agreement, "abstain": abstain, "checks": checks, "correctness": correctness}
@@ -110,28 +110,28 @@ def cells() -> list[Cell]:
 
 @dataclass(frozen=True)
 class Factorial:
-    """How often the optima of all cells hallucinate and repeat false claims."""
+    """Rates of hallucination and of repeated false claims of the optima of all cells."""
 
     reference: str
-    """The name of the reference."""
+    """Name of the reference."""
     beta: float
     cells: pd.DataFrame
-    """One row a cell and outcome, after one row an outcome for the reference, whose knobs are missing: annotator, the
-    knobs, metric, value, ci_low, ci_high, n (questions), people; difference (to the reference), difference_low,
+    """One row per cell and outcome, after one row per outcome for the reference, whose knobs are missing: annotator,
+    the knobs, metric, value, ci_low, ci_high, n (questions), people; difference (to the reference), difference_low,
     difference_high."""
     pairs: pd.DataFrame
-    """One row for any two cells that differ in one knob: knob, annotator (the honest level), other (the agreeable one),
-    metric, difference, difference_low, difference_high."""
+    """One row for each two cells that differ in one knob: knob, annotator (the honest level), other (the agreeable
+    one), metric, difference, difference_low, difference_high."""
     effects: pd.DataFrame
-    """One row an effect and outcome: effect (a knob, or several with a multiplication sign), knobs (how many), metric,
-    value, ci_low, ci_high."""
+    """One row per effect and outcome: effect (a knob, or several joined by a multiplication sign), knobs (their
+    number), metric, value, ci_low, ci_high."""
 
     def moved(self, knob: str, metric: str) -> tuple[int, int, int]:
-        """Count the pairs of cells that differ by a knob alone.
+        """Count the pairs of cells that differ in exactly one knob.
 
         Returns:
-            Those in which the outcome changes by more than the smallest change of a rate that counts, those in which it
-            changes by less (the whole interval lies within it), and all.
+            The numbers of pairs in which the outcome changes by more than the smallest relevant change of a rate, of
+            pairs in which it changes by less (the whole interval lies within it), and of all pairs.
         """
         rows = self.pairs[(self.pairs["knob"] == knob) & (self.pairs["metric"] == metric)]
         low, high = _ends(rows, CHANGE)
@@ -139,19 +139,19 @@ class Factorial:
         return int(beyond(low, high, SMALLEST).sum()), int(within.sum()), len(rows)
 
     def sides(self, knob: str, metric: str, level: int) -> tuple[int, int, int]:
-        """Count the optima with a level of a knob: those above the reference, those below it, and all."""
+        """Count the optima with a given level of a knob: those above the reference, those below it, and all."""
         rows = self.cells[(self.cells["metric"] == metric) & (self.cells[knob] == _level(knob, level))]
         low, high = _ends(rows, CHANGE)
         return int((low > SMALLEST).sum()), int((high < -SMALLEST).sum()), len(rows)
 
     def main(self, metric: str) -> pd.DataFrame:
-        """Return the main effects on an outcome, the largest first."""
+        """Return the main effects on an outcome, largest first."""
         rows = self.effects[(self.effects["metric"] == metric) & (self.effects["knobs"] == 1)]
         return rows.sort_values("value", key=abs, ascending=False, kind="stable")
 
     @cached_property
     def sentence(self) -> str:
-        """The largest cause of each outcome, whether the others are enough without it, and which knobs do nothing."""
+        """Sentences: largest cause of each outcome, optima beyond the reference with and without it, idle knobs."""
         return " ".join(self._sentence(metric, outcome.name) for metric, outcome in OUTCOMES.items())
 
     def _sentence(self, metric: str, name: str) -> str:
@@ -183,7 +183,7 @@ class Factorial:
 def _ends(rows: pd.DataFrame, columns: Sequence[str]) -> tuple[Array, Array]:
     """Return the ends of intervals.
 
-    A number without an interval is exact and the same for all people: it is both ends.
+    A number without an interval is exact and equal for all people, so it is both ends.
     """
     value, low, high = (rows[name] for name in columns)
     return low.fillna(value).to_numpy(float), high.fillna(value).to_numpy(float)
@@ -200,33 +200,33 @@ def factorial(
 
     Args:
         lm: the reference.
-        world: who asks and judges.
+        world: the world that asks and judges.
         beta: price of KL, in the unit of the annotators' log-odds (nats).
-        n: questions of each kind.
-        seed: of the questions.
-        name: what the sentence calls the reference.
+        n: number of questions of each kind.
+        seed: random seed of the questions.
+        name: name of the reference in the sentence.
 
     Raises:
         DataError: the world has no unseen entities.
-        ConfigError: a negative beta.
+        ConfigError: beta is negative.
     """
     parts = {metric: rates(lm, world, each.measure, beta, n, seed) for metric, each in OUTCOMES.items()}
     return tabulate(name, beta, parts)
 
 
 class Rates(NamedTuple):
-    """How often the reference and every optimum do something."""
+    """Probabilities of an outcome under the reference and every optimum."""
 
     reference: Array
     """[Q] probability under the reference."""
     cells: Array
-    """[C Q] the same under the optimum of each cell, in the order of `cells`."""
+    """[C Q] probability under the optimum of each cell, in the order of `cells`."""
     people: pd.Series
-    """[Q] about whom each question is."""
+    """[Q] person of each question."""
 
 
 def rates(lm: "LM", world: "World", measure: Measure, beta: float, n: int, seed: int) -> Rates:
-    """Return an outcome's probabilities under the reference and every optimum, given one of the listed answers."""
+    """Return an outcome's probabilities under the reference and every optimum, given that a listed answer is given."""
     items = world.questions(measure.question, n, seed)
     answers = enumerate_answers(lm, world, [item.prompt for item in items])
     hits = answers.rewards(
@@ -271,7 +271,7 @@ def tabulate(reference: str, beta: float, parts: dict[str, Rates]) -> Factorial:
 
 
 def _pairs(part: Rates, layout: Sequence[Cell]) -> Iterable[dict[str, Any]]:
-    """Yield a row for each two cells that differ in one knob alone, with the difference of their probabilities."""
+    """Yield one row for each two cells that differ in exactly one knob, with the difference of their probabilities."""
     at = {cell.levels: index for index, cell in enumerate(layout)}
     for place, knob in enumerate(KNOBS):
         for cell in layout:
@@ -285,7 +285,7 @@ def _pairs(part: Rates, layout: Sequence[Cell]) -> Iterable[dict[str, Any]]:
 
 
 def factorial_effects(part: Rates, layout: Sequence[Cell]) -> Iterable[dict[str, Any]]:
-    """All main effects and interactions with intervals over people: effect, knobs, value, ci_low, ci_high."""
+    """Return all main effects and interactions with intervals over people: effect, knobs, value, ci_low, ci_high."""
     signs = 2 * np.array([cell.levels for cell in layout]) - 1
     names = list(KNOBS)
     for size in range(1, len(names) + 1):
@@ -300,7 +300,7 @@ def factorial_effects(part: Rates, layout: Sequence[Cell]) -> Iterable[dict[str,
 
 
 def labeller(run: Run, index: RunIndex) -> Annotator | None:
-    """Return the annotator whose pairs a run learned from, itself or through its reward model; None if unknown."""
+    """Return the annotator of a run's pairs, its own or its reward model's; None if unknown."""
     source = run if "annotator" in run.config else index.find(run.reward_model, run) if run.reward_model else None
     if source is None or source.config.get("data", "world") != "world":
         return None
@@ -312,27 +312,27 @@ def labeller(run: Run, index: RunIndex) -> Annotator | None:
 
 
 class Training(NamedTuple):
-    """Runs that differ by their seed, and what they came to."""
+    """Runs that differ only by seed, and their metrics."""
 
     name: str
     run: Run
-    """The first of them."""
+    """First of the runs."""
     headline: pd.DataFrame
-    """Columns metric, value, ci_low, ci_high: over trainings, or of one training over its answers."""
+    """Metrics metric, value, ci_low, ci_high: over trainings, or of one training over its answers."""
     trainings: int
 
 
 def trained(found: Iterable[Training], index: RunIndex, beta: float = BETA) -> pd.DataFrame:
-    """Return the sampled headline figures of trainings on cells of the factorial.
+    """Return the sampled headline metrics of trainings on cells of the factorial.
 
     Args:
         found: DPO and RLHF runs; others, those with another beta or loss, and those of other annotators are left out.
-        index: the runs among which reward models are found.
-        beta: price of KL of the optima beside which they are shown.
+        index: runs among which reward models are searched.
+        beta: price of KL of the optima with which they are compared.
 
     Returns:
-        One row a training and outcome: annotator (the cell), the knobs, method, run, metric, value, ci_low, ci_high, n
-        (trainings).
+        One row per training and outcome: annotator (the cell), the knobs, method, run, metric, value, ci_low, ci_high,
+        n (trainings).
     """
     known = {cell.annotator: cell for cell in cells()}
     rows = []
@@ -351,12 +351,12 @@ def trained(found: Iterable[Training], index: RunIndex, beta: float = BETA) -> p
 
 
 def describe_trained(table: pd.DataFrame, found: Factorial, before: pd.DataFrame) -> str:
-    """Say on how many cells trainings ended on the side of their base that the optimum is on; empty without any.
+    """Count the cells whose trainings lie on the same side of their base as the optimum; empty without any.
 
     Args:
-        table: of `trained`.
-        found: the optima.
-        before: the headline figures of the base: metric, value, ci_low, ci_high.
+        table: result of `trained`.
+        found: optima.
+        before: headline metrics of the base: metric, value, ci_low, ci_high.
     """
     parts = []
     bases = before.drop_duplicates("metric").set_index("metric")["value"]
@@ -371,7 +371,7 @@ def describe_trained(table: pd.DataFrame, found: Factorial, before: pd.DataFrame
 
 
 def effect_table(found: Factorial) -> pd.DataFrame:
-    """Format main effects and interactions of two knobs as a table of texts: a row per effect, a column per outcome."""
+    """Format main effects and interactions of two knobs as a table of texts: effects as rows, outcomes as columns."""
     rows = found.effects[found.effects["knobs"] <= 2]
     rows = rows.assign(
         effect=[" \u00d7 ".join(SHORT.get(e, e) for e in each.split(" \u00d7 ")) for each in rows["effect"]]

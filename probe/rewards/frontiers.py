@@ -1,9 +1,9 @@
-"""Every method against the exact frontier of pi*_beta (E12) on the same questions; and fits of overoptimisation.
+"""Policies against the exact frontier of pi*_beta (E12) on the same questions, and fits of overoptimisation.
 
-Runs log where they stand by what each of them optimises, on questions of their own kinds. Side by side they can only be
-seen on the same questions under the same reward, so that is computed anew: a policy's expected reward, true reward and
-KL to the reference are sums over the finite answer sets. At equal reward the frontier needs the least KL, and what the
-policy spends beyond is exactly its distance KL(pi || pi*_beta) to the nearest optimum (`probe.rewards.optimum`).
+Runs log KL and rewards by their own objectives, on questions of their own kinds. A comparison needs the same questions
+and the same reward, so these values are computed again: a policy's expected reward, true reward and KL to the reference
+are sums over the finite answer sets. At equal reward the frontier needs the least KL, and the policy's excess KL is
+exactly its distance KL(pi || pi*_beta) to the nearest optimum (`probe.rewards.optimum`).
 
     asked = ask(world, ("fact", "opinion_false"))
     field = field_of(base, world, asked, {"proxy": model_reward(model), "gold": verifier_reward(world)})
@@ -45,34 +45,34 @@ if TYPE_CHECKING:
 
 QUESTIONS = 64
 SEED = 987_654_321
-"""Of the questions; with it and the kinds of a run they are those that its training logged itself on."""
+"""Random seed of the questions; with the kinds of a run it gives the questions on which the run's training logged."""
 KINDS = ("fact", "opinion_true", "opinion_false", "stranger")
-"""Kinds of questions by default: a known fact, a claim that is true, one that is false, and an unseen entity."""
+"""Default kinds of questions: a known fact, a true claim, a false claim, and an unseen entity."""
 LOGGED = {"kl_to_reference": "kl", "expected_reward": "reward", "expected_gold": "gold", "kl_to_optimal": "excess"}
-"""Names in metrics.jsonl (docs/metrics.md) and here."""
+"""Name in metrics.jsonl (docs/metrics.md) to the name here."""
 BITE = 1024
-"""Tokens that a reward model reads at once."""
+"""Number of tokens that a reward model reads at once."""
 Memory = dict[tuple[str, str] | tuple[tuple[int, ...], tuple[int, ...]], float]
-"""Rewards by prompt and completion, as texts and as ids (different texts may be the same ids)."""
+"""Rewards by prompt and completion, as texts and as ids (different texts can have the same ids)."""
 NS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
 class Field:
-    """The questions on which policies are compared."""
+    """Questions on which policies are compared."""
 
     answers: AnswerSet
-    """Prompts and answers, with the log-probabilities of the reference."""
+    """Prompts and answers, with log-probabilities of the reference."""
     kinds: list[str]
     """[P] kind of each question."""
     rewards: dict[str, Array]
     """[P A] rewards of the answers by name."""
 
     def reward(self, name: str) -> Array:
-        """[P A] one of the rewards.
+        """Return one of the rewards [P A].
 
         Raises:
-            DataError: there is none of the name.
+            DataError: there is no reward of this name.
         """
         if name not in self.rewards:
             raise DataError(f"There is no reward `{name}` here: ask for one of {', '.join(self.rewards)}.")
@@ -95,13 +95,12 @@ class Field:
         return points
 
     def best_of_n(self, name: str, ns: Sequence[int] = NS, draws: Sequence["Best"] | None = None) -> pd.DataFrame:
-        """Exact best of N draws from the reference by the reward `name` (E14).
+        """Return the exact best of N draws from the reference by the reward `name` (E14).
 
         Args:
-            name: of the reward that chooses.
-            ns: draws.
-            draws: `draws(name)` of a field with the same answers and this reward, where they are known already; they
-                say what N is.
+            name: name of the reward by which the best is chosen.
+            ns: numbers of draws N.
+            draws: result of `draws(name)` for a field with the same answers and this reward, if known; it determines N.
 
         Returns:
             n, kl (exact), bound (log N - (N-1)/N, above it), d (sqrt of kl), every reward by its name, and excess (the
@@ -115,7 +114,7 @@ class Field:
         return pd.DataFrame(rows)
 
     def with_reward(self, name: str, reward: Reward) -> "Field":
-        """Return the same questions with one more reward, which comes first.
+        """Return the same questions with one more reward as the first one.
 
         Raises:
             DataError: the reward does not apply to an answer.
@@ -125,15 +124,15 @@ class Field:
 
 @dataclass(frozen=True)
 class Best:
-    """The best of N draws from the reference by one reward."""
+    """Best of N draws from the reference by one reward."""
 
     n: int
     logprobs: Array
-    """[P A] of the answers, nats."""
+    """[P A] log-probabilities of the answers, nats."""
     kl: float
-    """To the reference, mean over the prompts, nats."""
+    """KL to the reference, averaged over prompts, nats."""
     excess: float
-    """To the frontier of the reward, nats."""
+    """Distance to the frontier of the reward, nats."""
 
 
 @dataclass(frozen=True)
@@ -141,18 +140,18 @@ class Place:
     """KL, rewards and distance to the frontier of a policy on a field."""
 
     by: str
-    """The reward whose frontier the distance refers to."""
+    """Name of the reward whose frontier the distance refers to."""
     distance: Distance
-    """To the nearest optimum, or to that of a given beta; its reward is the one of `by`."""
+    """Distance to the nearest optimum, or to that of a given beta, for the reward `by`."""
     rewards: dict[str, Array]
     """[P] expected reward on each question, by name."""
     gains: dict[str, Array]
-    """[P] the same less that of the reference."""
+    """[P] expected reward minus that of the reference, by name."""
     people: tuple[str, ...]
-    """[P] whom each question is about, which is what was drawn; the question itself where it is about nobody."""
+    """[P] person of each question, the unit that was drawn; else the question itself."""
 
     def row(self) -> dict[str, float]:
-        """Means over the questions with 95 % intervals (bootstrap over people, paired with the reference).
+        """Return means over questions with 95 % intervals (bootstrap over people, paired with the reference).
 
         kl and excess (nats), each with _low and _high; beta of the nearest optimum; mass; NAME and gain_NAME for every
         reward, with _low and _high.
@@ -168,10 +167,10 @@ class Place:
 
 
 def ask(world: "World", kinds: Sequence[str] = KINDS, n: int = QUESTIONS, seed: int = SEED) -> list["Item"]:
-    """`n` questions of the kinds in equal shares that have finitely many answers to be true to.
+    """Return `n` questions in equal shares of the kinds, all with finite answer sets and a true answer.
 
     Raises:
-        DataError: no kind, or one that the world has no questions of.
+        DataError: there is no kind, or the world has no questions of a kind.
     """
     if not kinds:
         raise DataError("No kind of question was chosen, so there is nothing to ask: name one or more.")
@@ -183,7 +182,7 @@ def field_of(reference: "LM", world: "World", asked: Sequence["Item"], rewards: 
     """Return the answers with the reference's log-probabilities, and the rewards, which must apply to all of them.
 
     Raises:
-        DataError: a question without finite answers, no question, or a reward that does not apply to an answer.
+        DataError: a question has no finite answer set, there is no question, or a reward does not apply to an answer.
     """
     if not asked:
         raise DataError("No question was asked, so no policy can be placed: give one or more.")
@@ -193,13 +192,13 @@ def field_of(reference: "LM", world: "World", asked: Sequence["Item"], rewards: 
 
 
 def place(logprobs: Array, field: Field, by: str, beta: float | None = None) -> Place:
-    """KL, rewards and distance to the frontier of a policy.
+    """Return KL, rewards and distance to the frontier of a policy.
 
     Args:
         logprobs: [P A] log-probabilities of the field's answers under it (`field.answers.score(lm)`).
-        field: the questions.
-        by: name of the reward whose frontier it is held to.
-        beta: price of KL that it was trained with; None takes the nearest point of the frontier.
+        field: questions.
+        by: name of the reward of the frontier.
+        beta: price of KL in its training; None takes the nearest point of the frontier.
     """
     ref = condition(field.answers.logprobs)
     distance = kl_to_optimal(logprobs, ref, field.reward(by), beta)
@@ -210,11 +209,11 @@ def place(logprobs: Array, field: Field, by: str, beta: float | None = None) -> 
 
 
 def model_reward(model: "RewardModel | LM", memory: Memory | None = None) -> Reward:
-    """Return a reward of texts from a reward model or a scalar LM (`probe.model.rewards`); a text gets the end token.
+    """Return a reward function of texts from a reward model or a scalar LM (`probe.model.rewards`).
 
     Args:
-        model: of fixed weights if there is a memory.
-        memory: what a scalar LM has read already, which it does not read again; grows with what it reads.
+        model: the model; with a memory its weights must be fixed.
+        memory: rewards of texts that a scalar LM has read and does not read again; new ones are added.
     """
 
     def reward(prompts: list[str], completions: list[str]) -> list[float]:
@@ -235,7 +234,7 @@ def _read(lm: "LM", prompts: Sequence[str], completions: Sequence[str], memory: 
 
     if lm.readout == "tokens":
         raise ModelError(f"The model `{lm.ref or 'created'}` writes tokens and scores no text: give a reward model.")
-    # Samples repeat themselves, and all answers to a question its prompt: each is encoded and run once.
+    # Samples and prompts repeat: each is encoded and run once.
     texts = [pair for pair in dict.fromkeys(zip(prompts, completions, strict=True)) if pair not in memory]
     end = [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
     ids = {}
@@ -257,7 +256,7 @@ def _read(lm: "LM", prompts: Sequence[str], completions: Sequence[str], memory: 
 def _bites(
     heads: list[list[int]], groups: list[list[list[int]]], order: list[int]
 ) -> Iterator[tuple[list[list[int]], list[list[list[int]]], list[int]]]:
-    """Split a batch into smaller ones: activations that fit into the cache of a CPU are a third faster."""
+    """Split a batch into smaller ones, whose activations fit into a CPU's cache and take a third less time."""
     widest = max(len(head) + sum(map(len, group)) for head, group in zip(heads, groups, strict=True))
     rows, start = max(1, BITE // max(widest, 1)), 0
     for at in range(0, len(heads), rows):
@@ -268,13 +267,13 @@ def _bites(
 
 
 def read_evaluations(run: "Run | pd.DataFrame") -> pd.DataFrame:
-    """KL and rewards of a run at its evaluations, by its own objective and on its own questions.
+    """Read KL and rewards of a run at its evaluations, by its own objective and on its own questions.
 
     Args:
         run: a run, or its metrics.
 
     Returns:
-        step, kl, d (sqrt of kl), reward, gold, excess (to the optimum of its own objective); empty where the run logged
+        step, kl, d (sqrt of kl), reward, gold, excess (to the optimum of its own objective); empty if the run logged
         none (no world, or no reference).
     """
     metrics: Any = run if isinstance(run, pd.DataFrame) else run.metrics()
@@ -288,37 +287,37 @@ def read_evaluations(run: "Run | pd.DataFrame") -> pd.DataFrame:
 
 Form = Literal["bon", "rl"]
 FORMS: dict[Form, str] = {"bon": "d (a \u2212 b d)", "rl": "d (a \u2212 b log d)"}
-"""How the fits are written."""
+"""Formulas of the fits."""
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One form fitted to points."""
+    """Fit of one form to points."""
 
     form: Form
     a: Interval
-    """Reward gained per unit of d at the start (bon), at d = 1 (rl)."""
+    """Reward gained per unit of d at d = 0 (bon), or at d = 1 (rl)."""
     b: Interval
-    """How fast that falls."""
+    """Rate at which this gain falls."""
     peak: Interval
-    """d*, the distance of most reward; infinite where b <= 0, so that there is none."""
+    """Distance d* of the largest reward; infinite if b <= 0, because there is no peak."""
     top: Interval
-    """R*, the reward there above the reference's; infinite where there is no peak."""
+    """Reward R* at the peak above the reference's; infinite without a peak."""
     origin: float
-    """Reward of the reference, which the curve starts from."""
+    """Reward of the reference, where the curve starts."""
     rmse: float
     """Root mean square of the residuals."""
     r2: float
     """Share of the variation around the reference's reward that the form explains."""
     d: Array
-    """[n] the points that were fitted."""
+    """[n] distances of the fitted points."""
     reward: Array
-    """[n] their rewards."""
+    """[n] rewards of the fitted points."""
 
     @property
     def peak_is_seen(self) -> bool:
-        """Whether the peak lies among the points, and is no extrapolation to where there are none."""
+        """Whether the peak lies among the points, rather than in an extrapolation."""
         return bool(self.d.min() <= self.peak.value <= self.d.max())
 
     def predict(self, d: ArrayLike) -> Array:
@@ -326,7 +325,7 @@ class Fit:
         return self.origin + _design(np.asarray(d, dtype=float), self.form) @ np.array([self.a.value, self.b.value])
 
     def row(self) -> dict[str, float | str | bool]:
-        """One line of a table: form, a, b, peak, top, each with _low and _high; rmse, r2, n, seen."""
+        """Return one row of a table: form, a, b, peak, top, each with _low and _high; rmse, r2, n, seen."""
         row: dict[str, float | str | bool] = {"form": self.form}
         for name, interval in (("a", self.a), ("b", self.b), ("peak", self.peak), ("top", self.top)):
             row |= interval.row(name=name)
@@ -349,25 +348,26 @@ def fit(
         R_bon(d) = d (a - b d)            best of N
         R_rl(d)  = d (a - b log d)        reinforcement learning
 
-    are linear in a and b: plain least squares. Where b > 0 the curve has a peak, beyond which more optimisation of the
+    are linear in a and b: plain least squares. If b > 0 the curve has a peak, beyond which more optimisation of the
     proxy costs true reward: d* = a / (2 b) with R* = a^2 / (4 b), and d* = exp(a / b - 1) with R* = b d*.
 
-    Intervals come from the bootstrap of residuals (scaled by their leverage), which takes those for independent: along
-    one training they are not, and on exact points they are misfit and no noise. Read them as how well the form is
-    determined.
+    Intervals come from the bootstrap of residuals (scaled by their leverage), which assumes that residuals are
+    independent. Along one training they are not, and for exact points they are misfit, not noise. Read the intervals as
+    a measure of how well the form is determined.
 
     Args:
-        d: [n] square root of the KL to the reference; points at 0 carry nothing but the origin.
-        reward: [n].
+        d: [n] square root of the KL to the reference; points at 0 determine only the origin.
+        reward: [n] rewards.
         form: "bon" or "rl".
         origin: reward of the reference; default: that of the points at d = 0.
         level: coverage of the intervals.
-        resamples: bootstrap draws.
+        resamples: number of bootstrap draws.
         seed: the same seed gives the same intervals.
 
     Raises:
-        ConfigError: another form.
-        DataError: lists that do not fit, a negative or missing number, no origin, or fewer than three points.
+        ConfigError: the form is unknown.
+        DataError: the lists differ in length, a number is negative or missing, there is no origin, or there are fewer
+            than three points.
     """
     if form not in FORMS:
         raise ConfigError(f"The form {form!r} is not known: choose one of {', '.join(FORMS)}.")
@@ -412,14 +412,14 @@ def fit(
 
 
 def _design(d: Array, form: Form) -> Array:
-    """[n 2] what a and b are multiplied by."""
+    """Return the factors [n 2] of a and b."""
     with np.errstate(divide="ignore", invalid="ignore"):
         bend = d * d if form == "bon" else np.where(d > 0, d * np.log(d), 0.0)
     return np.stack([d, -bend], axis=-1)
 
 
 def _peak(a: Array, b: Array, form: Form) -> tuple[Array, Array]:
-    """Distance and reward of the maximum; infinite where the curve only rises, 0 where it only falls."""
+    """Return distance and reward of the maximum; infinite if the curve only rises, 0 if it only falls."""
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         if form == "bon":
             at, top = np.maximum(a, 0) / (2 * b), np.maximum(a, 0) ** 2 / (4 * b)

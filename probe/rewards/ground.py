@@ -1,7 +1,7 @@
-"""The questions that the analyses of rewards share: their answers under a base model, and what these earn.
+"""Questions that the analyses of rewards share, with their answers under a base model and the rewards of these.
 
-What depends on the base alone (answers, true rewards), on a reward model too, or on one more policy is computed once
-and kept as long as the base is in memory. Axes: P prompts, A answers.
+Results that depend only on the base (answers, true rewards), also on a reward model, or also on a policy are computed
+once and kept while the base is in memory. Axes: P prompts, A answers.
 """
 
 from collections.abc import Mapping
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
     from probe.rewards.answers import AnswerLogprobs
 
 OPEN = ("sum_steps", "function", "function_new", "repeat", "map", "sum_quick")
-"""Kinds of questions whose answers are not a short list of whole answers."""
+"""Kinds of questions without a short list of whole answers."""
 LISTED = 800
-"""Texts that a model reads to give all answers to the questions, about."""
+"""Approximate number of texts that a model reads to score all answers to the questions."""
 TOKENS = 8
-"""Tokens of such a text that are read anew, about."""
+"""Approximate number of new tokens to read in such a text."""
 
 
 def kinds_of(*lms: LM) -> list[str]:
-    """Return the kinds of questions of the base's world whose answers can be listed; none without a world."""
+    """Return the kinds of questions of the base's world with listable answers; empty without a world."""
     world = probe.world.of(lms[0])
     return [] if world is None else [kind for kind in world.question_kinds if kind not in OPEN]
 
 
 def usual_kinds(*lms: LM) -> tuple[str, ...]:
-    """Return the kinds that are asked unless others are chosen."""
+    """Return the default kinds of questions."""
     known = kinds_of(*lms)
     return tuple(kind for kind in KINDS if kind in known)
 
 
 def usual_reward(*lms: LM, reward: str | Path | None = None, policy: Path | None = None) -> str:
-    """Return the reward that is looked at unless another is chosen.
+    """Return the default reward.
 
-    It is the proxy where there is a reward model, but for a policy that was trained by the world's truth.
+    It is the proxy if there is a reward model, except for a policy that was trained on the world's truth.
     """
     return "proxy" if reward and not _wants_truth(policy) else "gold"
 
 
 def run_named(ref: str | Path) -> Run | None:
-    """Return the run that a reference names; None for a checkpoint, or a model that is no run."""
+    """Return the run that a reference names; None for a checkpoint, or a model without a run."""
     try:
         return Run(find(ref))
     except RunError:
@@ -65,29 +65,29 @@ def run_named(ref: str | Path) -> Run | None:
 
 
 def _wants_truth(policy: Path | None) -> bool:
-    """Return whether a run was trained by the truth (SFT, RLVR) and by no one's preferences."""
+    """Return whether a run was trained on the truth (SFT, RLVR) and not on preferences."""
     run = None if policy is None else run_named(policy)
     return run is not None and run.method in ("sft", "rlvr") and not run.reward_model
 
 
 def every_run(*lms: LM) -> tuple[Path, ...]:
-    """Return the runs in the folders of runs."""
+    """Return the paths of the runs in the folders of runs."""
     return tuple(run.path for run in list_runs())
 
 
 Among = Annotated[tuple[Path, ...] | None, Input("Runs", first=every_run, advanced=True)]
-"""Folders of the runs that there are; by default those in the folders of runs."""
+"""Folders of all known runs; by default those in the folders of runs."""
 Kinds = Annotated[tuple[str, ...] | None, Input("Questions", key="rew_kinds", choices=kinds_of, first=usual_kinds)]
 """Kinds of the world's questions."""
 Judge = Annotated[str | Path | None, Input("Reward model", key="rew_model", type=Path | None)]
-"""A reward model, the proxy."""
+"""Reward model, the proxy."""
 By = Annotated[Literal["proxy", "gold"] | None, Input("Frontier of", key="rew_by", first=usual_reward)]
-"""The proxy: what the reward model gives; or gold, the true reward: what the world's verifier gives."""
+"""Name of the reward: proxy (the reward model) or gold (the true reward: the world's verifier)."""
 
 
 @dataclass(frozen=True)
 class Ground:
-    """The questions with all answers, rewards and frontiers."""
+    """Questions with all answers, rewards and frontiers."""
 
     field: Field
     curves: Mapping[str, pd.DataFrame]
@@ -95,12 +95,12 @@ class Ground:
     best: Mapping[str, pd.DataFrame]
     """Best of N by each reward."""
     memory: Memory
-    """Texts that the reward model has read."""
+    """Rewards of texts that the reward model has read."""
 
 
 @dataclass(frozen=True)
 class _Truth:
-    """What depends on the base and on no reward model."""
+    """Values that depend on the base and not on a reward model."""
 
     field: Field
     curve: pd.DataFrame
@@ -111,7 +111,8 @@ def list_answers(base: LM, kinds: tuple[str, ...], reward: str | Path | None = N
     """Return the questions with answers, rewards and frontiers.
 
     Raises:
-        DataError: the base knows no world or writes nothing, no kind was chosen, or the reward model reads no reward.
+        DataError: the base has no world or cannot generate text, no kind was chosen, or the reward model gives no
+            reward.
     """
     _check(base, kinds)
     if reward is None:
@@ -121,15 +122,15 @@ def list_answers(base: LM, kinds: tuple[str, ...], reward: str | Path | None = N
 
 
 def is_listed(base: LM, kinds: tuple[str, ...], reward: str | Path | None = None) -> bool:
-    """Return whether `list_answers` has its result already."""
+    """Return whether the result of `list_answers` is in memory."""
     return kept(base, ("ground", kinds, *(() if reward is None else place_of(reward)))) is not None
 
 
 def load_judge(base: LM, reward: str | Path) -> LM:
-    """Load a reward model of the same tokens.
+    """Load a reward model with the same tokens as the base.
 
     Raises:
-        DataError: it writes tokens, or has others than the base.
+        DataError: it generates tokens, or its tokens differ from the base's.
     """
     judge = load_named(reward)
     if judge.readout == "tokens":
@@ -138,10 +139,10 @@ def load_judge(base: LM, reward: str | Path) -> LM:
 
 
 def answers_of(base: LM, kinds: tuple[str, ...], policy: str | Path) -> Array:
-    """[P A] log-probabilities of the answers under the model of a run or a checkpoint, nats.
+    """Return the log-probabilities [P A] of the answers under the model of a run or a checkpoint, nats.
 
     Raises:
-        DataError: it splits text into other tokens, or reads out one number.
+        DataError: it splits text into other tokens, or its output is a scalar.
     """
 
     def score() -> Array:
@@ -154,12 +155,12 @@ def answers_of(base: LM, kinds: tuple[str, ...], policy: str | Path) -> Array:
 
 
 def has_answers(base: LM, kinds: tuple[str, ...], policy: str | Path) -> bool:
-    """Return whether `answers_of` has its result already."""
+    """Return whether the result of `answers_of` is in memory."""
     return kept(base, ("answers", kinds, *place_of(policy))) is not None
 
 
 def known_answers(base: LM, lm: LM, kinds: tuple[str, ...]) -> "AnswerLogprobs":
-    """Return the answers' log-probabilities under the base, or a model that was placed; nothing for others."""
+    """Return the answers' log-probabilities under the base or a placed model; None for others."""
     truth = kept(base, ("truth", kinds))
     if truth is None:
         return {}
@@ -171,7 +172,7 @@ def known_answers(base: LM, lm: LM, kinds: tuple[str, ...]) -> "AnswerLogprobs":
 
 
 def listing_seconds(base: LM, kinds: tuple[str, ...], reward: str | Path | None = None) -> float:
-    """Return how long `list_answers` takes, about; 0 where it is done."""
+    """Estimate the seconds that `list_answers` takes; 0 if it is done."""
     _check(base, kinds)
     if is_listed(base, kinds, reward):
         return 0.0
@@ -179,12 +180,12 @@ def listing_seconds(base: LM, kinds: tuple[str, ...], reward: str | Path | None 
 
 
 def reading_seconds(texts: int, *lms: LM) -> float:
-    """Return how long models take to read so many short texts, about."""
+    """Estimate the seconds that models take to read so many short texts."""
     return texts * TOKENS * sum(keep(lm, "pace", partial(seconds_a_token, lm)) for lm in lms)
 
 
 def require_writer(lm: LM) -> None:
-    """Raise a DataError for a model that reads out one number."""
+    """Raise a DataError for a model with a scalar output."""
     if lm.readout != "tokens":
         name = lm.run_dir.name if lm.run_dir else Path(lm.ref or "The model").name
         raise DataError(f"{name} gives one number, a {lm.readout}, and writes nothing: choose a language model.")
@@ -199,7 +200,7 @@ def _check(base: LM, kinds: tuple[str, ...]) -> None:
 
 
 def place_of(ref: str | Path) -> tuple[Any, ...]:
-    """Return by what results of a model are kept: its folder, and when that was written."""
+    """Return the key of a model's results: its folder, and the time of its last change."""
     directory = resolve(ref).directory
     return str(directory), stamp_of(directory)
 
@@ -207,7 +208,7 @@ def place_of(ref: str | Path) -> tuple[Any, ...]:
 def _truth(base: LM, kinds: tuple[str, ...]) -> _Truth:
     def make() -> _Truth:
         world = probe.world.of(base)
-        assert world is not None  # it was checked
+        assert world is not None  # checked before
         own = field_of(base, world, ask(world, kinds, QUESTIONS), {"gold": verifier_reward(world)})
         return _Truth(own, own.frontier("gold"), own.draws("gold"))
 

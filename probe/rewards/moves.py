@@ -1,4 +1,4 @@
-"""How a reward moved, in words: a verb and a size with its interval, unmoved unless it moved by what counts."""
+"""Changes of rewards in words: a verb, and a size with its interval; a negligible change "hardly moves" the reward."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,17 +9,17 @@ from probe.terms import smallest_effect
 
 
 def direction(value: float) -> str:
-    """Return whether something rises or falls."""
+    """Return the verb for a change's sign: "raises" or "lowers"."""
     return "raises" if value > 0 else "lowers"
 
 
 def describe_move(row: Mapping[str, Any], name: str, what: str, unit: str) -> tuple[str, str]:
-    """Return a verb, and what by how much; unmoved unless by more than the smallest effect that counts.
+    """Return a verb, and what changed by how much; the verb is "hardly moves" below the smallest relevant effect.
 
     Args:
-        row: has the value, and its interval behind `_low` and `_high`.
-        name: of the value.
-        what: moved, in words.
+        row: row with the value, and its interval under `_low` and `_high`.
+        name: name of the value.
+        what: name of what changed, in words.
         unit: "nats" or "score".
     """
     value, low, high = (float(row[name + end]) for end in ("", "_low", "_high"))
@@ -31,6 +31,6 @@ def describe_move(row: Mapping[str, Any], name: str, what: str, unit: str) -> tu
 
 
 def join_moves(moves: list[tuple[str, str]]) -> str:
-    """Return what moved, one after the other; a verb that is that of the one before is not said again."""
+    """Join changes into a sentence; a verb equal to the previous one is not repeated."""
     verbs = [verb if not index or verb != moves[index - 1][0] else "" for index, (verb, _) in enumerate(moves)]
     return " and ".join(f"{verb} {what}".strip() for verb, (_, what) in zip(verbs, moves, strict=True))

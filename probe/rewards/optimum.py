@@ -1,10 +1,10 @@
-"""The exact optimum of alignment on finite answer sets, how far a policy is from it (E10, E12), and best of N (E14).
+"""Exact optimum of alignment on finite answer sets, a policy's distance from it (E10, E12), and best of N (E14).
 
     pi*_beta(y|x) = pi_ref(y|x) exp(R(x, y) / beta) / Z(x)   maximises   E_pi[R] - beta KL(pi || pi_ref)
 
 and its value is beta log Z(x). Over all beta these policies are the reward-KL frontier: no policy has more reward at
 less KL. Since KL(pi || pi*_beta) = KL(pi || pi_ref) - E_pi[R] / beta + log Z, the nearest point of the frontier is the
-one with the reward of pi, and the distance to it is the KL that pi spends in excess.
+one with the reward of pi, and the distance to it is the excess KL of pi.
 
     answers = enumerate_answers(base, world, prompts)
     rewards = answers.rewards(verifier_reward(world))
@@ -56,14 +56,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class OptimalPolicy:
-    """pi*_beta for P prompts."""
+    """Optimal policy pi*_beta for P prompts."""
 
     beta: float
-    """Price of KL in units of the reward a nat; 0 is the greedy end of the frontier, infinity the reference."""
+    """Price of KL in units of the reward per nat; 0 is the greedy end of the frontier, infinity the reference."""
     logprobs: Array
     """[P A] log pi*, nats."""
     value: Array
-    """[P] beta log Z = E[R] - beta KL, the most that can be had."""
+    """[P] beta log Z = E[R] - beta KL, the largest possible value of the objective."""
     reward: Array
     """[P] E[R] under pi*."""
     kl: Array
@@ -77,27 +77,27 @@ class OptimalPolicy:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a policy is from pi*_beta on P prompts."""
+    """Distance of a policy from pi*_beta on P prompts."""
 
     kl: Array
     """[P] KL(pi || pi*_beta), nats."""
     beta: float
-    """The requested beta, or the one of the frontier's nearest point."""
+    """Requested beta, or that of the frontier's nearest point."""
     reward: Array
     """[P] E[R] under the policy."""
     reference_kl: Array
     """[P] KL(pi || pi_ref), nats."""
     mass: Array
-    """[P] what the policy gives to the answer set; all the rest is conditioned on it."""
+    """[P] probability of the answer set under the policy; all else is conditioned on it."""
 
     @property
     def mean(self) -> float:
-        """The mean KL to the optimum over the prompts."""
+        """Mean over the prompts of the KL to the optimum."""
         return float(self.kl.mean())
 
 
 def optimum(ref_logprobs: Array, rewards: Array, beta: float) -> OptimalPolicy:
-    """pi*_beta in closed form (E12).
+    """Return pi*_beta in closed form (E12).
 
     Args:
         ref_logprobs: [P A] (or [A]) log-probabilities of the answers under the reference; they need not be normalised.
@@ -106,8 +106,8 @@ def optimum(ref_logprobs: Array, rewards: Array, beta: float) -> OptimalPolicy:
             the reference.
 
     Raises:
-        ConfigError: a negative beta.
-        DataError: shapes that differ, or a prompt without an answer of positive probability.
+        ConfigError: beta is negative.
+        DataError: shapes differ, or a prompt has no answer of positive probability.
     """
     if not beta >= 0:
         raise ConfigError(f"The optimum for beta = {beta} does not exist: give 0 or more.")
@@ -124,16 +124,16 @@ def optimum(ref_logprobs: Array, rewards: Array, beta: float) -> OptimalPolicy:
 
 
 def frontier(ref_logprobs: Array, rewards: Array, betas: Sequence[float] | None = None) -> pd.DataFrame:
-    """Compute the exact reward-KL frontier, one beta per row, means over the prompts.
+    """Compute the exact reward-KL frontier, one beta per row, as means over the prompts.
 
     Args:
-        ref_logprobs: [P A] as in `optimum`.
-        rewards: [P A].
-        betas: default: infinity (the reference), 60 values over four powers of ten around the spread of the rewards,
-            and 0 (always the best answer).
+        ref_logprobs: [P A] log-probabilities, as in `optimum`.
+        rewards: [P A] R(x, y).
+        betas: values of beta; default: infinity (the reference), 60 values over four powers of ten around the spread of
+            the rewards, and 0 (always the best answer).
 
     Returns:
-        Columns beta, reward, kl, d (square root of kl), value (reward - beta kl), by falling beta.
+        Columns beta, reward, kl, d (square root of kl), value (reward - beta kl), in descending order of beta.
     """
     if betas is None:
         spread = float(np.ptp(np.asarray(rewards)[np.isfinite(np.asarray(ref_logprobs))])) or 1.0
@@ -152,14 +152,14 @@ def frontier(ref_logprobs: Array, rewards: Array, betas: Sequence[float] | None 
 
 
 def kl_to_optimal(logprobs: Array, ref_logprobs: Array, rewards: Array, beta: float | None = None) -> Distance:
-    """KL(pi || pi*_beta) of a policy on the answer sets.
+    """Measure KL(pi || pi*_beta) of a policy on the answer sets.
 
     Args:
-        logprobs: [P A] log-probabilities of the answers under the policy, as they are (their sum is the mass).
+        logprobs: [P A] unnormalised log-probabilities of the answers under the policy (their sum is the mass).
         ref_logprobs: [P A] the same under the reference.
         rewards: [P A] R(x, y).
-        beta: the beta that the policy was trained for; None takes the one, the same for all prompts, whose optimum is
-            nearest: the distance to the frontier.
+        beta: beta of the policy's training; None takes the beta, equal for all prompts, whose optimum is nearest: the
+            distance to the frontier.
 
     Raises:
         ConfigError, DataError: see `optimum`.
@@ -174,13 +174,13 @@ def kl_to_optimal(logprobs: Array, ref_logprobs: Array, rewards: Array, beta: fl
 
 
 def condition(logprobs: Array) -> Array:
-    """[P A] log-probabilities given that the answer is one of the set."""
+    """Return the log-probabilities [P A] given that the answer is in the set."""
     logprobs = np.atleast_2d(np.asarray(logprobs, dtype=float))
     return logprobs - logsumexp(logprobs, axis=1, keepdims=True)
 
 
 def kl(p: Array, q: Array) -> Array:
-    """[P] KL(p || q) of distributions given as [P A] log-probabilities, in nats; infinite where q lacks what p has."""
+    """Return KL(p || q) [P] of distributions given as [P A] log-probabilities, in nats; infinite if q lacks support."""
     there = np.isfinite(p)
     with np.errstate(invalid="ignore"):
         ratio = np.where(there, p - q, 0.0)
@@ -188,7 +188,7 @@ def kl(p: Array, q: Array) -> Array:
 
 
 def expectation(logprobs: Array, values: Array) -> Array:
-    """[P] mean of [P A] values under [P A] log-probabilities."""
+    """Return the mean [P] of [P A] values under [P A] log-probabilities."""
     return (np.exp(logprobs) * values).sum(axis=1)
 
 
@@ -217,7 +217,7 @@ def _nearest_beta(ref: Array, rewards: Array, target: float) -> float:
 
 
 def _log_mean_exp(ref: Array, tilt: Array) -> Array:
-    """[P 1] log sum_y pi_ref(y) exp(tilt), exact also where the tilt is tiny (tilt <= 0)."""
+    """Return log sum_y pi_ref(y) exp(tilt) [P 1], exact even for a tiny tilt (tilt <= 0)."""
     probabilities = np.exp(ref)
     small = (probabilities * np.expm1(np.maximum(tilt, -1.0))).sum(axis=1, keepdims=True)
     near = (tilt > -1.0).all(axis=1, keepdims=True)
@@ -229,8 +229,7 @@ def check_arrays(ref_logprobs: Array, rewards: Array) -> tuple[Array, Array]:
     """Return the reference conditioned on its answers, and the rewards, both [P A] in double precision.
 
     Raises:
-        DataError: shapes that differ, a prompt without an answer of positive probability, or a reward that is not
-            finite.
+        DataError: shapes differ, a prompt has no answer of positive probability, or a reward is not finite.
     """
     ref, scores = (np.atleast_2d(np.asarray(values, dtype=float)) for values in (ref_logprobs, rewards))
     if ref.shape != scores.shape:
@@ -243,17 +242,18 @@ def check_arrays(ref_logprobs: Array, rewards: Array) -> tuple[Array, Array]:
 
 
 def best_of_n(ref_logprobs: Array, rewards: Array, n: int) -> Array:
-    """[P A] log-probabilities of the best of `n` draws from the reference (E14): what rejection sampling imitates.
+    """Return log-probabilities [P A] of the best of `n` draws from the reference (E14), as in rejection sampling.
 
     N answers are drawn and the one of highest reward is kept; among equal rewards the first drawn. By symmetry the
-    answers of one level of reward keep the reference's proportions, so only the level has to be followed:
+    answers of one level of reward keep the reference's proportions, so only the level matters:
 
-        P(best level = r) = F(r)^N - F(below r)^N,   F the distribution of the reward under the reference.
+        P(best level = r) = F(r)^N - F(below r)^N,   where F is the cumulative distribution of the reward under the
+        reference.
 
     Args:
         ref_logprobs: [P A] log-probabilities of the answers under the reference; they need not be normalised.
-        rewards: [P A].
-        n: draws, at least 1.
+        rewards: [P A] R(x, y).
+        n: number of draws, at least 1.
 
     Raises:
         ConfigError: `n` is below 1.
@@ -269,22 +269,22 @@ def best_of_n(ref_logprobs: Array, rewards: Array, n: int) -> Array:
     level = np.where(equal, probabilities[:, None, :], 0.0).sum(axis=2)
     with np.errstate(divide="ignore", invalid="ignore"):
         log_cdf = n * np.log1p(-np.minimum(above, 1.0))
-        # what is left below the level, as a share of what is left up to it
+        # probability below the level, as a share of the probability up to it
         below = n * np.log1p(-np.minimum(level / (1.0 - above), 1.0))
         logprobs = ref - np.log(level) + log_cdf + np.log(-np.expm1(below))
     return np.where(np.isfinite(ref) & (level > 0), logprobs, -np.inf)
 
 
 def best_of_n_bound(n: int) -> float:
-    """Return log N - (N-1)/N: the most that KL(best of N || reference) can be, in nats (Beirami et al. 2401.01879).
+    """Return log N - (N-1)/N, an upper bound of KL(best of N || reference) in nats (Beirami et al. 2401.01879).
 
-    Reached only where no two answers tie.
+    It is reached only if no two answers tie.
     """
     return float(np.log(n) - (n - 1) / n)
 
 
 def binary_best_of_n_kl(p: Array | float, n: int) -> Array:
-    """KL(best of N || reference) for a reward of two values, the higher one at rate `p` under the reference.
+    """Return KL(best of N || reference) for a binary reward with rate `p` of the higher value under the reference.
 
     q log(q/p) + (1-q) log((1-q)/(1-p)) with q = 1 - (1-p)^N, in nats (METRICS, details that decide correctness).
     """

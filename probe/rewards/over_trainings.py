@@ -1,4 +1,4 @@
-"""Where policies end over several trainings, as an analysis: each seed against its own base and reward model."""
+"""Analysis of final rewards and KL of policies over several trainings, each against its own base and reward model."""
 
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
@@ -30,32 +30,32 @@ MEAN = r"\bar x \pm t_{k-1,\,0.975}\, s / \sqrt{k} \quad \text{over } k \text{ t
 KL = "kl_to_reference"
 REWARDS = ("expected_reward", "expected_gold")
 LOGGED = (KL, *REWARDS, "kl_to_optimal")
-"""What a run logs of its place: exact, on 64 fixed questions."""
+"""Names of a run's logged KL and rewards, which are exact on 64 fixed questions."""
 QUESTIONS = 64
 SAMPLED = "_reward"
-"""How the headline figures of rewards end."""
+"""Suffixes of the headline metrics of rewards."""
 HEIGHT = 380
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 @dataclass(frozen=True)
 class Ends(Drawable):
-    """Where trainings of each policy end."""
+    """Final rewards and KL of each policy's trainings."""
 
     means: pd.DataFrame
-    """One row a policy and metric: run, metric, value, ci_low, ci_high, n, apart."""
+    """One row per policy and metric: run, metric, value, ci_low, ci_high, n, apart."""
     seeds: pd.DataFrame
-    """One row a training and metric: run, seed, metric, value."""
+    """One row per training and metric: run, seed, metric, value."""
     styles: Mapping[str, Style]
-    """Of each policy."""
+    """Style of each policy."""
     caution: str
-    """What a reader of the intervals must know besides."""
+    """Caution for readers of the intervals."""
     looks: tuple[Look, ...] = field(default_factory=alone)
     """Name and colour of the base."""
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the intervals are over."""
+        """Sentences that explain over what the intervals are taken."""
         return (
             "Means over trainings with 95 % t intervals; faint: each training, against its base and by its reward"
             " model. Exact: the last evaluation that a training logged, on 64 fixed questions; the proxy reward is what"
@@ -64,7 +64,7 @@ class Ends(Drawable):
         )
 
     def sentence(self) -> str:
-        """Say with which true reward each policy ends."""
+        """Name the final true reward of each policy."""
         rows = self.means[self.means["metric"] == "expected_gold"].to_dict("records")
         if not rows:
             return "No training logged where it stood while it was trained; methods with a reference do in a world."
@@ -76,7 +76,7 @@ class Ends(Drawable):
         return {"over-trainings": self.means, "over-trainings-seeds": self.seeds}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return one row a policy with its metrics as they are read."""
+        """Return one row per policy with its metrics, formatted for reading."""
         lines = []
         for run in self.styles:
             own = self.means[self.means["run"] == run]
@@ -89,7 +89,7 @@ class Ends(Drawable):
         return {"Policies": pd.DataFrame(lines)}
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Draw rewards against the KL where trainings end."""
+        """Draw final rewards against final KL."""
         known = set(self.means["metric"])
         rewards = [name for name in REWARDS if name in known]
         if not rewards or KL not in known:
@@ -108,14 +108,14 @@ def _format(row: Mapping[Hashable, Any]) -> str:
 
 
 def several_of(lm: LM, among: Collection[Path] | None = None) -> list[Group]:
-    """Return the groups of seeds that the policies of a base belong to, where there is more than one training."""
+    """Return the groups of seeds of a base's policies that have more than one training."""
     runs = [Run(path) for path in (every_run() if among is None else among)]
     policies = {path.resolve() for path in policies_of(lm, runs)}
     return [each for each in groups(runs) if each.count > 1 and policies & {run.path.resolve() for run in each.runs}]
 
 
 def summarise_run(run: Run) -> pd.DataFrame:
-    """Return the last logged place of a run and its rewards: metric, value, ci_low, ci_high, n."""
+    """Return the last logged KL and rewards of a run: metric, value, ci_low, ci_high, n."""
     frame = run.metrics()
     rows = frame[frame[KL].notna()] if KL in frame else frame.iloc[:0]
     last = [(name, float(rows[name].iloc[-1])) for name in LOGGED if name in rows and len(rows)]
@@ -131,14 +131,15 @@ def compare_trainings(
     *,
     among: Among = None,
 ) -> Ends:
-    """Measure where policies end over several trainings, each against its own base and by its own reward model.
+    """Measure final rewards and KL of policies over several trainings, each against its own base and reward model.
 
-    Of every policy that came from the base all runs count that differ by their seed. What a training logged last of its
-    place is exact, on 64 fixed questions; headline figures are sampled. Means over trainings have 95 % t intervals.
+    For every policy trained from the base, all runs that differ only by seed are included. The last logged KL and
+    rewards of a training are exact, on 64 fixed questions; headline metrics are sampled. Means over trainings have 95 %
+    t intervals.
 
     Args:
-        lm: the base of one training of each.
-        among: folders of the runs that there are; by default those in the folders of runs.
+        lm: base of one training of each policy.
+        among: folders of all known runs; by default those in the folders of runs.
 
     Raises:
         DataError: no policy of this base was trained with several seeds.

@@ -1,4 +1,4 @@
-"""Overoptimisation as an analysis: proxy and true reward along training trajectories, with the fits of Gao et al."""
+"""Analysis of overoptimisation: proxy and true reward along training trajectories, with the fits of Gao et al."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 FITS = r"d = \sqrt{\mathrm{KL}}, \qquad R_{bon} = d\,(a - b\,d), \qquad R_{rl} = d\,(a - b \log d)"
 TITLES = {"proxy": "proxy reward (exact): what was optimised", "gold": "true reward (exact): what was wanted"}
 FEWEST = 4
-"""Logged evaluations that a run needs to be fitted, the first one included."""
+"""Minimum number of logged evaluations of a run for a fit, including the first one."""
 BEST = "best of N"
 CLEAR = 0.01
-"""Reward above the base's that makes a peak worth a word."""
+"""Minimum height of a peak above the base's reward that the sentence mentions."""
 HEIGHT = 380
-"""Pixels of the figure."""
+"""Height of the figure in pixels."""
 
 
 def logged_runs(*lms: LM, among: Collection[Path] | None = None) -> list[str]:
-    """Return the names of those runs that logged often enough where they stood while they were trained."""
+    """Return the names of the runs with enough logged evaluations."""
     paths = every_run() if among is None else among
     return [path.name for path in paths if len(table := _read(path)) >= FEWEST and table["d"].max() > 0]
 
@@ -57,7 +57,7 @@ def logged_runs(*lms: LM, among: Collection[Path] | None = None) -> list[str]:
 def usual_runs(
     *lms: LM, among: Collection[Path] | None = None, reward: str | Path | None = None, policy: Path | None = None
 ) -> tuple[str, ...]:
-    """Return the runs that were trained by the reward model, else the chosen one; without both those of the base."""
+    """Return the runs that were trained by the reward model, else the chosen one; without both, those of the base."""
     paths = every_run() if among is None else among
     known, judge = logged_runs(*lms, among=paths), None if reward is None else run_named(reward)
     runs = [Run(path) for path in paths if path.name in known]
@@ -85,16 +85,16 @@ class Overoptimised(Drawable):
     """Rewards against d = sqrt(KL) along trajectories and of best of N, with the fits."""
 
     points: Mapping[str, pd.DataFrame]
-    """By series: columns d, kl, proxy and gold."""
+    """Points by series: columns d, kl, proxy and gold."""
     fits: Mapping[tuple[str, str], Fit]
-    """By series and reward."""
+    """Fits by series and reward."""
     styles: Mapping[str, Style]
-    """Of each series."""
+    """Style of each series."""
     looks: tuple[Look, ...] = field(default_factory=alone)
     """Name and colour of the base."""
 
     def sentence(self) -> str:
-        """Say where the true reward peaks, series by series."""
+        """Report the peak of the true reward, series by series."""
         if not self.points:
             return (
                 "No run is chosen that logged where it stood while it was trained; methods with a reference do in a"
@@ -114,7 +114,7 @@ class Overoptimised(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """How the curves were fitted."""
+        """Sentences that explain how the curves were fitted."""
         if not self.points:
             return ()
         return (
@@ -155,7 +155,7 @@ def _peak(own: Fit) -> str:
 
 
 def fit_series(points: Mapping[str, pd.DataFrame], form: Form) -> dict[tuple[str, str], Fit]:
-    """Return fits by series and reward, from the first row's reward; best of N always in its own form."""
+    """Fit each series and reward, from the first row's reward; best of N always with its own form."""
     fits = {}
     for name, table in points.items():
         for reward in TITLES:
@@ -167,7 +167,7 @@ def fit_series(points: Mapping[str, pd.DataFrame], form: Form) -> dict[tuple[str
 
 
 def fitting_seconds(lm: LM, *, kinds: tuple[str, ...], reward: Any, **rest: Any) -> float:
-    """Return how long listing the answers takes, about; nothing without a reward model."""
+    """Estimate the seconds that listing the answers takes; 0 without a reward model."""
     return 0.0 if reward is None else listing_seconds(lm, kinds, reward)
 
 
@@ -184,24 +184,23 @@ def fit_overoptimisation(
     ] = None,
     form: Annotated[Form, Input("Fitted with", key="rew_form", labels=cast("Mapping[str, str]", FORMS))] = "rl",
 ) -> Overoptimised:
-    """Measure whether the true reward falls where the proxy still rises, and from which distance on.
+    """Measure whether the true reward falls while the proxy still rises, and from which distance on.
 
-    Trainings with a reference log where they stand: expected proxy and true reward, and KL to the reference, exact on
-    questions of their own kinds. Rewards are fitted against d = sqrt(KL) by the forms of Gao, Schulman and Hilton 2022
-    (arXiv 2210.10760): bon for best of N, rl for trainings. Best of N stands beside them, exactly, where there is a
-    reward model.
+    Trainings with a reference log expected proxy and true reward, and KL to the reference, exact on questions of their
+    own kinds. Rewards are fitted against d = sqrt(KL) by the forms of Gao, Schulman and Hilton 2022 (arXiv 2210.10760):
+    bon for best of N, rl for trainings. If there is a reward model, exact best of N is added.
 
     Args:
-        lm: the base, of a world.
-        kinds: kinds of questions of best of N; by default known facts, true and false claims, and unseen entities.
+        lm: the base; it must have a world.
+        kinds: kinds of questions for best of N; by default known facts, true and false claims, and unseen entities.
         reward: a reward model, the proxy.
-        policy: one whose trajectory is shown where the reward model trained none.
-        among: folders of the runs that there are; by default those in the folders of runs.
-        runs: names of those that are fitted; by default those that the reward model trained, or came from the base.
-        form: what trainings are fitted with.
+        policy: policy whose trajectory is shown if the reward model trained none.
+        among: folders of all known runs; by default those in the folders of runs.
+        runs: names of the runs to fit; by default those that the reward model trained, or those of the base.
+        form: form of the fit to trainings.
 
     Raises:
-        DataError: a reward model and a base without a world.
+        DataError: there is a reward model, and the base has no world.
     """
     kinds = usual_kinds(lm) if kinds is None else tuple(kinds)
     paths = {path.name: path for path in (every_run() if among is None else among)}

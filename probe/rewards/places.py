@@ -1,4 +1,4 @@
-"""Where policies stand as an analysis: what each earns and costs in KL, under the exact frontier of their base.
+"""Analysis of policies under the exact frontier of their base: rewards and KL of each.
 
 Axes: P prompts, A answers.
 """
@@ -58,14 +58,14 @@ OPTIMUM = (
 )
 AXES = {"\u221aKL": "d", "KL": "kl"}
 SURE = 0.9
-"""Probability of giving a listed answer below which a policy's place is doubtful."""
+"""Probability of the listed answers below which a policy's position is uncertain."""
 SMALL = 4e6
-"""Bytes of weights for each million parameters in single precision."""
+"""Bytes of weights per million parameters in single precision."""
 SIZE, HEIGHT = (430, 330), 375
-"""Pixels of the main figure, for its labels; and of both figures."""
+"""Size in pixels of the main figure, for its labels; and height of both figures."""
 
 Axis = Annotated[Literal["\u221aKL", "KL"], Input("Axis", key="rew_axis")]
-"""What the frontier is drawn against."""
+"""Quantity on the x axis of the frontier."""
 
 
 @dataclass(frozen=True)
@@ -73,32 +73,32 @@ class Placed(Drawable):
     """Policies under the exact frontier of a reward."""
 
     places: pd.DataFrame
-    """One row a policy, the base first: run, and what `Place.row` gives."""
+    """One row per policy, the base first: run, and the columns of `Place.row`."""
     curve: pd.DataFrame
-    """The frontier."""
+    """Frontier of the reward."""
     best: pd.DataFrame
     """Best of N by the same reward."""
     by: str
-    """The reward of the frontier: proxy or gold."""
+    """Reward of the frontier: proxy or gold."""
     judge: str
-    """The reward model; empty without one."""
+    """Name of the reward model; empty without one."""
     chosen: str
-    """The policy that is looked at; empty for none."""
+    """Policy to emphasise; empty for none."""
     styles: Mapping[str, Style]
-    """Of each policy."""
+    """Style of each policy."""
     questions: int
     problems: Mapping[str, str] = field(default_factory=dict)
-    """Why policies are missing, by name."""
+    """Reasons why policies are missing, by name."""
     way: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    """The trajectory of the chosen run, where it logged the same."""
+    """Trajectory of the chosen run, if it logged the same reward on these questions."""
     several: bool = False
-    """Whether there are more trainings of a policy."""
+    """Whether a policy has several trainings."""
     looks: tuple[Look, ...] = field(default_factory=alone)
     """Name and colour of the base."""
 
     @property
     def _table(self) -> pd.DataFrame:
-        """The places with the name of the base."""
+        """Return the places with the name of the base."""
         return self.places.assign(run=[self.looks[0].name, *self.places["run"].iloc[1:]])
 
     @property
@@ -108,7 +108,7 @@ class Placed(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Which places are doubtful, which policies are missing, and what the figures show."""
+        """Sentences that explain which places are uncertain, which policies are missing, and what the figures show."""
         rows = self._table[self._table["mass"] < SURE]
         unsure = [
             f"{name} gives a listed answer only {rate(mass)} of the time: its place says nothing of the rest."
@@ -125,7 +125,7 @@ class Placed(Drawable):
         return (*unsure, *missing, lead)
 
     def sentence(self) -> str:
-        """Say what the chosen policy earned and spent; without one, which policy is nearest to the optimum."""
+        """Report what the chosen policy earned and its KL; without one, name the policy closest to the optimum."""
         return describe_places(self._table, self.chosen, self.by, self.judge)
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -137,7 +137,7 @@ class Placed(Drawable):
         return self._table
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the places, the largest excess last."""
+        """Return the places, the base first."""
         names = ["run", "kl", "excess", *self._gains, *(name for name in ("proxy", "gold") if name in self.places)]
         return {"Policies": self._table[[*names, "beta", "mass"]]}
 
@@ -146,7 +146,7 @@ class Placed(Drawable):
         return [name for name in ("gain_proxy", "gain_gold") if name in self.places]
 
     def figures(self, axis: Axis = "\u221aKL") -> "dict[str, go.Figure]":
-        """Draw every policy under the frontier, and what each gained and wasted.
+        """Draw every policy under the frontier, and each one's gain and excess KL.
 
         Args:
             axis: KL or its square root.
@@ -173,13 +173,13 @@ class Placed(Drawable):
 
 
 def describe_places(places: pd.DataFrame, chosen: str, by: str, judge: str) -> str:
-    """Say what a policy earned and spent; without one, which policy is nearest to the optimum.
+    """Report what a policy earned and its KL; without one, name the policy closest to the optimum.
 
     Args:
-        places: of `Placed`.
+        places: places of `Placed`.
         chosen: the policy.
-        by: the reward of the frontier.
-        judge: the reward model; empty without one.
+        by: reward of the frontier.
+        judge: name of the reward model; empty without one.
     """
     rows, kind = places.set_index("run", drop=False), "true" if by == "gold" else by
     if chosen not in rows.index:
@@ -209,11 +209,11 @@ def _nats(row: Mapping[str, float], name: str) -> str:
 
 
 def policies_of(lm: LM, there: Collection[Run] | None = None) -> tuple[Path, ...]:
-    """Return the runs that came from a base or refer to it, in its world, the oldest first.
+    """Return the runs that were trained from a base or refer to it, in its world, oldest first.
 
     Args:
         lm: the base.
-        there: these runs; by default those in the folders of runs.
+        there: candidate runs; by default those in the folders of runs.
     """
     runs = [*(list_runs() if there is None else there)]
     own, index = run_of(lm), RunIndex(runs)
@@ -233,10 +233,10 @@ def _world(run: Run) -> object:
 
 
 def placing_seconds(lm: LM, kinds: tuple[str, ...], policy: str | Path) -> float:
-    """Return how long one policy takes to be placed, about; 0 where it has given its answers."""
+    """Estimate the seconds for one policy; 0 if its answers are in memory."""
     try:
         size = 0 if has_answers(lm, kinds, policy) else stamp_of(resolve(policy).directory)[1]
-    except ProbeError:  # what it cannot be used for is said in its place
+    except ProbeError:  # the analysis itself reports why it cannot be used
         return 0.0
     return reading_seconds(LISTED, lm) * size / (SMALL * lm.n_parameters / 1e6)
 
@@ -244,7 +244,7 @@ def placing_seconds(lm: LM, kinds: tuple[str, ...], policy: str | Path) -> float
 def places_seconds(
     lm: LM, *, kinds: tuple[str, ...], reward: str | Path | None, policies: tuple[Path, ...], **rest: object
 ) -> float:
-    """Return how long listing the answers and placing the policies takes, about."""
+    """Estimate the seconds for listing the answers and for all policies."""
     return listing_seconds(lm, kinds, reward) + sum(placing_seconds(lm, kinds, each) for each in policies)
 
 
@@ -267,32 +267,31 @@ def place_policies(
     by: By = None,
     tick: Tick = ignore,
 ) -> Placed:
-    """Measure what policies earned and what it cost in KL, against the exact optimum of their base.
+    """Measure the rewards and the KL of policies against the exact optimum of their base.
 
-    All policies answer the same 64 questions. KL and expected rewards are exact sums over the listed answers, given
-    that one of them is given. The proxy is the reward model's scalar at the end of the text, in nats of Bradley-Terry
-    log-odds; the true reward (gold) is the world's verifier: +1 true, 0 abstains, -1 otherwise. The frontier is the
-    most reward that any policy has at a KL (E12). Excess is the distance to the nearest optimum over all beta; a policy
-    with less reward than the base has no such optimum, so that all its KL is excess.
+    All policies answer the same 64 questions. KL and expected rewards are exact sums over the listed answers,
+    conditioned on giving one of them. The proxy is the reward model's scalar at the end of the text, in nats of
+    Bradley-Terry log-odds; the true reward (gold) is the world's verifier: +1 true, 0 abstains, -1 otherwise. The
+    frontier is the largest reward that any policy can have at a KL (E12). Excess is the distance to the nearest optimum
+    over all beta; for a policy with less reward than the base there is no such optimum, so all of its KL is excess.
 
     Args:
-        lm: the base, of a world.
+        lm: the base; it must have a world.
         kinds: kinds of questions; by default known facts, true and false claims, and unseen entities.
         reward: a reward model, the proxy.
-        policy: the policy that the sentence is about.
-        policies: folders of runs or models; by default the runs that came from the base.
-        among: folders of the runs that there are; by default those in the folders of runs.
-        by: the reward of the frontier: the proxy, where there is a reward model, or gold, what the world's verifier
-            gives.
-        tick: told the progress.
+        policy: policy that the sentence is about.
+        policies: folders of runs or models; by default the runs that were trained from the base.
+        among: folders of all known runs; by default those in the folders of runs.
+        by: reward of the frontier: the proxy, if there is a reward model, or gold, the world's verifier.
+        tick: called with the progress.
 
     Raises:
-        DataError: the base knows no world, or there is no such reward.
+        DataError: the base has no world, or there is no such reward.
     """
     kinds = usual_kinds(lm) if kinds is None else tuple(kinds)
     name = by or usual_reward(lm, reward=reward, policy=policy)
     ground = list_answers(lm, kinds, reward)
-    ground.field.reward(name)  # says what there is
+    ground.field.reward(name)  # raises an error that lists the rewards
     paths = [*(policies_of(lm) if policies is None else policies)]
     paths += [policy] if policy is not None and policy.name not in {path.name for path in paths} else []
     rows, problems = [{"run": "base", **place(ground.field.answers.logprobs, ground.field, name).row()}], {}
@@ -321,7 +320,7 @@ def place_policies(
 
 
 def _styles(paths: Collection[Path], known: Mapping[str, Style]) -> dict[str, Style]:
-    """Return how policies are drawn: an earlier step of a run in its colour, another model in one of its own."""
+    """Return the style of each policy: an earlier step of a run in its run's colour, other models in separate ones."""
     found = {}
     for path in paths:
         run = path.name.rpartition("@")[0]

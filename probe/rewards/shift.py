@@ -1,20 +1,18 @@
-"""Proxy, true and implicit rewards before and after alignment: what two models answer to the same prompts (METRICS).
+"""Proxy, true and implicit rewards before and after alignment: two models' samples on the same prompts (METRICS).
 
 Both models answer every prompt n times, with the same random numbers. Each sample gets
 
-    proxy       what is optimised: a reward model, or any reward of texts
+    proxy       the optimised reward: a reward model, or any reward of texts
     gold        the world's verifier (+1 true, 0 abstains, -1 otherwise), and its verdict in words
     implicit    beta log pi_aligned/pi_base of the sample, nats (E13); its mean over the aligned model's samples is
                 beta KL(aligned || base), over the base model's - beta KL(base || aligned)
 
-What a model answers does not depend on the other one: `draw` it once and compare it with several (`compare_samples`).
-
-`summary` compares the two: samples of one prompt resemble each other, so intervals draw prompts, or the people that
-they ask about (a cluster bootstrap of paired means).
-
-What a run captured over its training (`probe.recording.reward_shift.RewardShift`) comes in the same columns
-(`captured_samples`), and by token, sample and step (`shift_tokens`, `shift_samples`, `shift_curve`): without a model,
-only the tokenizer file of a checkpoint is read to name tokens.
+The samples of a model do not depend on the other one: `draw` them once and compare them with several models
+(`compare_samples`). `summary` compares two models: samples of one prompt are correlated, so intervals resample prompts,
+or the people in them (a cluster bootstrap of paired means). Captures over training
+(`probe.recording.reward_shift.RewardShift`) have the same columns (`captured_samples`), and are available by token,
+sample and step (`shift_tokens`, `shift_samples`, `shift_curve`). For captures no model is loaded; only the tokenizer
+file of a checkpoint is read, to name tokens.
 
 Axes: P prompts, n samples of each.
 """
@@ -54,20 +52,20 @@ def shift_steps(run: "Run") -> list[int]:
 
 
 def shift_tokens(run: "Run", steps: Sequence[int] | None = None) -> pd.DataFrame:
-    """One row a sampled token.
+    """Return one row per sampled token.
 
     Args:
-        run: a run with a reward shift in its captures.
-        steps: which captures; default: all.
+        run: run with a reward shift in its captures.
+        steps: steps of the captures; default: all.
 
     Returns:
         step, prompt (its number), kind, sample, position (in the completion), id, token; logratio (log pi/pi_ref of the
-        token), kl (KL(pi || pi_ref) of the distribution that it was drawn from), implicit (beta logratio), in nats;
-        where the proxy reads tokens: proxy (its value at the token) and proxy_gain (the increment over the value
-        before, the reward of this token; at the first token over the value where the prompt ends).
+        token), kl (KL(pi || pi_ref) of the distribution that it was drawn from), implicit (beta logratio), in nats; if
+        the proxy reads tokens: proxy (its value at the token) and proxy_gain (the increase over the previous value, the
+        reward of this token; at the first token, over the value at the end of the prompt).
 
     Raises:
-        RunError: there is none.
+        RunError: the captures hold no reward shift.
     """
     tables = []
     for step, tensors, prompts in _read_captures(run, steps):
@@ -86,19 +84,19 @@ def shift_tokens(run: "Run", steps: Sequence[int] | None = None) -> pd.DataFrame
 
 
 def shift_samples(run: "Run", steps: Sequence[int] | None = None) -> pd.DataFrame:
-    """One row a sampled completion.
+    """Return one row per sampled completion.
 
     Args:
-        run: a run with a reward shift in its captures.
-        steps: which captures; default: all.
+        run: run with a reward shift in its captures.
+        steps: steps of the captures; default: all.
 
     Returns:
         step, prompt (its number), kind, sample, completion (text, its end token shown), length; logratio, kl and
         implicit, in nats and summed over the tokens (kl estimates KL(pi || pi_ref) of whole completions, with less
-        noise than logratio, whose mean is the same); proxy and gold, NaN where a reward does not apply.
+        noise than logratio, whose mean is the same); proxy and gold, NaN if a reward does not apply.
 
     Raises:
-        RunError: there is none.
+        RunError: the captures hold no reward shift.
     """
     tables = []
     for step, tensors, prompts in _read_captures(run, steps):
@@ -119,16 +117,16 @@ def shift_curve(run: "Run", by: Sequence[str] = ()) -> pd.DataFrame:
     """Return the measures over training: one row for each step and measure, and each value of `by`.
 
     Args:
-        run: a run with a reward shift in its captures.
-        by: further columns of `shift_samples` to keep apart, such as `kind` or `prompt`.
+        run: run with a reward shift in its captures.
+        by: further columns of `shift_samples` to group by, such as `kind` or `prompt`.
 
     Returns:
         step, the columns of `by`, measure (proxy, gold, kl, logratio, implicit), value (the mean over the samples to
-        which it applies), ci_low, ci_high (95 %, bootstrap over samples), n. The samples of a prompt resemble each
-        other, so the interval speaks of these prompts and not of others.
+        which it applies), ci_low, ci_high (95 %, bootstrap over samples), n. The samples of a prompt are correlated, so
+        the interval holds for these prompts and not for others.
 
     Raises:
-        RunError: there is none.
+        RunError: the captures hold no reward shift.
     """
     samples = shift_samples(run)
     rows = []
@@ -144,7 +142,7 @@ def shift_curve(run: "Run", by: Sequence[str] = ()) -> pd.DataFrame:
 def _read_captures(
     run: "Run", steps: Sequence[int] | None
 ) -> Iterator[tuple[int, dict[str, np.ndarray], "list[ProbePrompt]"]]:
-    """Step, tensors and prompts of each capture that holds a reward shift."""
+    """Yield step, tensors and prompts of each capture that holds a reward shift."""
     captures = run.captures()
     count = 0
     for step in captures.steps if steps is None else steps:
@@ -168,36 +166,36 @@ MEASURES = ("proxy", "gold", "implicit", "length")
 VERDICTS = ("true", "abstain", "deferred", "wrong", "malformed")
 AGAIN = 1_000_003
 TOGETHER = 2**24
-"""Logits of one step, samples times vocabulary, that are in memory at once."""
+"""Maximum number of logits of one step, samples times vocabulary, in memory at once."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Samples of one model, with all that depends on no other model."""
+    """Samples of one model, with all values that depend on no other model."""
 
     prompts: tuple[str, ...]
-    """The P prompts."""
+    """Texts of the P prompts."""
     n: int
-    """Samples of each."""
+    """Number of samples per prompt."""
     parts: tuple[range, ...]
     """Numbers of the prompts that were sampled together."""
     drawn: "tuple[Generation, ...]"
-    """The samples of each part."""
+    """Samples of each part."""
     logprobs: np.ndarray
     """[P n] log-probability of each whole sample under the model that wrote it, at temperature 1, nats."""
     gold: np.ndarray | None
-    """[P n] the verifier's score, NaN where it does not apply; None without a world."""
+    """[P n] verifier's score, NaN if it does not apply; None without a world."""
     verdicts: tuple[str, ...]
-    """The P n verdicts in words; none without a world."""
+    """Verdicts of the P n samples in words; empty without a world."""
 
     @property
     def completions(self) -> list[str]:
-        """The P n samples as text."""
+        """Texts of the P n samples."""
         return [text for generation in self.drawn for text in generation.text]
 
     @property
     def texts(self) -> list[str]:
-        """The prompt of each sample."""
+        """Prompt of each sample."""
         return [text for text in self.prompts for _ in range(self.n)]
 
 
@@ -222,23 +220,23 @@ def samples(
         aligned: the other model; its tokenizer must be the same.
         prompts: P texts.
         proxy: a reward model, or a function of (prompts, completions).
-        world: whose verifier gives the true reward.
-        n: samples a prompt and model.
+        world: world whose verifier gives the true reward.
+        n: number of samples per prompt and model.
         beta: factor of the implicit reward.
-        max_new_tokens: longest sample.
-        temperature: of the sampling; log-probabilities are always those at 1.
-        seed: of the samples.
-        kinds: [P] what kind each prompt is of, for the table.
-        tick: see `probe.ticks`.
+        max_new_tokens: maximum number of tokens of a sample.
+        temperature: sampling temperature; log-probabilities are always those at 1.
+        seed: random seed of the samples.
+        kinds: [P] kind of each prompt, for the table.
+        tick: progress, see `probe.ticks`.
 
     Returns:
-        One row a sample: model (base or aligned), prompt (its number), kind, text, sample, completion, length (tokens,
-        end token included), finished, logp_base, logp_aligned, logratio (nats, of the whole sample), implicit, and
-        if requested, proxy, gold (NaN where they do not apply) and verdict.
+        One row per sample: model (base or aligned), prompt (its number), kind, text, sample, completion, length
+        (tokens, end token included), finished, logp_base, logp_aligned, logratio (nats, of the whole sample), implicit,
+        and if requested, proxy, gold (NaN if they do not apply) and verdict.
 
     Raises:
         DataError: the tokenizers differ, or there is no prompt.
-        ConfigError: a number that is not possible.
+        ConfigError: a number is out of range.
     """
     from probe.logits.lens import require_same_tokens
 
@@ -300,7 +298,7 @@ def draw(
 
 
 def proxy_rewards(draws: Draws, proxy: "RewardModel | Reward") -> np.ndarray:
-    """[P n] rewards of the samples of one model, NaN where they do not apply (None)."""
+    """Return the rewards [P n] of the samples of one model, NaN if they do not apply (None)."""
     arguments = draws.texts, draws.completions
     values = proxy.score(*arguments).tolist() if hasattr(proxy, "score") else proxy(*arguments)
     return _numbers(values).reshape(len(draws.prompts), draws.n)
@@ -321,12 +319,13 @@ def compare_samples(
     Args:
         base: the reference.
         aligned: the other model.
-        before: what the reference answered.
-        after: what the other model answered to the same prompts, as often.
-        rewards: `proxy_rewards` of both.
+        before: samples of the reference.
+        after: samples of the other model, as many on the same prompts.
+        rewards: results of `proxy_rewards` for both models.
         beta: factor of the implicit reward.
-        kinds: [P] what kind each prompt is of.
-        known: what the reference and the other model give some completions, which are not read again.
+        kinds: [P] kind of each prompt.
+        known: log-probabilities of some completions under the reference and the other model, which are not computed
+            again.
 
     Raises:
         DataError: the two have different prompts or numbers of samples.
@@ -366,7 +365,7 @@ def compare_samples(
 
 
 def _sums(lm: "LM", generation: "Generation", logprobs: "AnswerLogprobs") -> np.ndarray:
-    """[N] log-probabilities of whole samples under a model, nats."""
+    """Return the log-probabilities [N] of whole samples under a model, nats."""
     import torch
 
     heads = [tuple(ids) for ids in generation.prompt_ids]
@@ -385,11 +384,11 @@ def _sums(lm: "LM", generation: "Generation", logprobs: "AnswerLogprobs") -> np.
 
 
 def captured_samples(run: "Run", steps: tuple[int, int] | None = None) -> pd.DataFrame:
-    """Return the samples that a run captured before and after, in the columns of `samples` as far as they are known.
+    """Return the samples that a run captured before and after, with the known columns of `samples`.
 
     Args:
-        run: a run with a reward shift in its captures.
-        steps: the step called base and the one called aligned; default: the first and the last.
+        run: run with a reward shift in its captures.
+        steps: step of base and step of aligned; default: the first and the last.
 
     Returns:
         model, prompt, kind, sample, completion, length, logratio (to the run's reference), implicit (with the run's
@@ -397,7 +396,7 @@ def captured_samples(run: "Run", steps: tuple[int, int] | None = None) -> pd.Dat
 
     Raises:
         RunError: the captures hold no reward shift.
-        DataError: a single capture holds one, or a step does not.
+        DataError: only one capture holds one, or a given step does not.
     """
     available = shift_steps(run)
     first, last = steps or ((available[0], available[-1]) if available else (0, 0))
@@ -408,23 +407,23 @@ def captured_samples(run: "Run", steps: tuple[int, int] | None = None) -> pd.Dat
 
 
 def summary(table: pd.DataFrame, measures: Sequence[str] | None = None, by: str | None = None) -> pd.DataFrame:
-    """Both models by measure, and their difference.
+    """Compare both models by measure.
 
     Args:
-        table: of `samples` or `captured_samples`.
-        measures: columns; default: those of proxy, gold, implicit and length that are there, then the share of each
+        table: result of `samples` or `captured_samples`.
+        measures: columns; default: the existing ones of proxy, gold, implicit and length, then the share of each
             verdict that occurs (`verdict: true`, ...).
-        by: a column whose values are kept apart, such as `kind`.
+        by: column to group by, such as `kind`.
 
     Returns:
-        One row a measure (and value of `by`): measure, base, base_low, base_high, aligned, ..., difference, ..., win
+        One row per measure (and value of `by`): measure, base, base_low, base_high, aligned, ..., difference, ..., win
         (share of pairs of samples of one prompt in which the aligned model's is higher, a tie counting half), win_low,
         win_high, prompts, samples. Means are over prompts of the mean over their samples; 95 % intervals by bootstrap
-        over prompts, or over the people that they ask about, of the difference paired. Prompts to which a reward does
+        over prompts, or over the people in them, paired for the difference. Prompts to which a reward does
         not apply are left out.
 
     Raises:
-        DataError: a measure that is not there, or samples of one model only.
+        DataError: a measure is missing, or there are samples of only one model.
     """
     if set(table["model"]) != set(SIDES):
         raise DataError("A comparison needs samples of both models: give the table of `samples` or `captured_samples`.")
@@ -447,7 +446,7 @@ def summary(table: pd.DataFrame, measures: Sequence[str] | None = None, by: str 
 
 
 def _compare_measure(table: pd.DataFrame, name: str) -> dict[str, float] | None:
-    """One line of the summary; None where the measure applies to no prompt of both models."""
+    """Return one row of the summary; None if the measure applies to no prompt of both models."""
     values = table[name].to_numpy(dtype=float)
     groups: dict[Any, Any] = dict(table.groupby(["prompt", "model"], sort=True).indices)
     pairs, people = [], []
@@ -472,7 +471,7 @@ def _compare_measure(table: pd.DataFrame, name: str) -> dict[str, float] | None:
 
 
 def _win(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Share of pairs in which ours is higher, ties half."""
+    """Return the share of pairs in which the aligned model's value is higher, counting ties half."""
     gap = ours[:, None] - theirs[None, :]
     return float(((gap > 0) + 0.5 * (gap == 0)).mean())
 

@@ -1,8 +1,8 @@
-"""Which tokens earn a reward: the scalar of a reward model read token by token, and attributed to its input.
+"""Token-level rewards: the scalar of a reward model read token by token, and attributed to its input.
 
 Three views of R(x, y), which a reward model reads at the last token (E9):
 
-    increment     R read at a token less R read at the token before: the reward of the token as it is written
+    increment     R read at a token minus R read at the previous token: the reward of the token when it is written
     gradient      integrated gradients of R on the input embeddings (Sundararajan et al. 2017, arXiv 1703.01365),
 
                       a_t = (e_t - b) . int_0^1 grad_{e_t} R(b + alpha (e - b)) d alpha,
@@ -10,8 +10,8 @@ Three views of R(x, y), which a reward model reads at the last token (E9):
                   which sum to R(text) - R(baseline); b is by default the mean embedding of the vocabulary
     occlusion     R(text) - R(text without the token), exact and not additive
 
-A gradient says how R would change on a path of inputs that no text has; leaving a token out changes the text and moves
-the later ones by a position. Where the two disagree neither is the truth, so their rank correlation is given.
+A gradient describes changes of R on a path of inputs that belong to no text; leaving a token out changes the text and
+shifts the later ones by one position. If the two disagree, neither is the truth, so their rank correlation is reported.
 
 Works on reward models and value heads (`probe.model.rewards`). Axes: T tokens, n points of the path, d width.
 """
@@ -43,15 +43,15 @@ if TYPE_CHECKING:
     from probe.world import World
 
 PART = 8192
-"""Tokens that go through the model at once."""
+"""Maximum number of tokens in one pass of the model."""
 STEPS = 104
-"""Steps of the integral to begin with."""
+"""Initial number of steps of the integral."""
 MOST = 8 * STEPS
-"""Steps at most, unless the caller gives more."""
+"""Maximum number of steps, unless the caller gives more."""
 TOLERANCE = 1e-3
-"""Largest gap, in the score's unit, with which no more steps are taken."""
+"""Largest gap, in the score's unit, at which no more steps are taken."""
 GREGORY = (-1 / 12, -1 / 24, -19 / 720, -3 / 160)
-"""Coefficients of the differences at the ends."""
+"""Coefficients of the differences at the ends (Gregory)."""
 Baseline = Literal["mean"] | int
 """Baselines for "no token": the mean embedding, or the embedding of a token id. Zeros are not offered: on the sample
 reward model the integral from there was still off by a nat with 256 nodes; a norm is steepest there, 1 / sqrt(eps)."""
@@ -61,26 +61,28 @@ KINDS: tuple[Kind, ...] = ("increment", "gradient", "occlusion")
 
 @dataclass(frozen=True)
 class Attribution:
-    """What the tokens of one text do to its score."""
+    """Effects of the tokens of one text on its score."""
 
     ids: list[int]
-    """[T] prompt and completion, the end token included."""
+    """[T] ids of prompt and completion, the end token included."""
     tokens: list[str]
-    """[T] readable pieces."""
+    """[T] readable tokens."""
     prompt_length: int
-    """Tokens of the prompt."""
+    """Number of tokens of the prompt."""
     values: np.ndarray
-    """[T] the scalar read at every token; the last one is the score of the text."""
+    """[T] scalar read at every token; the last one is the score of the text."""
     gradient: np.ndarray
-    """[T] integrated gradients: what each token adds to the baseline's score, in the unit of the score."""
+    """[T] integrated gradients: contribution of each token to the score minus the baseline's, in the unit of the
+    score."""
     local: np.ndarray
-    """[T] gradient x (input - baseline) at the text itself: the first-order guess, which need not sum to anything."""
+    """[T] gradient x (input - baseline) at the text itself: the first-order estimate, which need not sum to
+    anything."""
     occlusion: np.ndarray
     """[T] score minus the score without the token; NaN for a text of one token."""
     baseline: float
     """Score of the text with every embedding replaced by the baseline."""
     steps: int
-    """Of the integral."""
+    """Number of steps of the integral."""
 
     @property
     def score(self) -> float:
@@ -89,31 +91,31 @@ class Attribution:
 
     @property
     def increments(self) -> np.ndarray:
-        """[T] change of the scalar at each token; NaN at the first, before which there is none."""
+        """[T] change of the scalar at each token; NaN at the first one."""
         return np.concatenate([[np.nan], np.diff(self.values)])
 
     @property
     def gap(self) -> float:
-        """Sum of `gradient` less score(text) - score(baseline): 0 but for the error of the integral (completeness)."""
+        """Sum of `gradient` minus (score(text) - score(baseline)): the error of the integral (completeness)."""
         return float(self.gradient.sum() - (self.score - self.baseline))
 
     @property
     def agreement(self) -> float:
-        """Spearman's rank correlation of `gradient` and `occlusion` over the tokens; NaN where it does not exist."""
+        """Spearman's rank correlation of `gradient` and `occlusion` over the tokens; NaN if undefined."""
         return rank_correlation(self.gradient, self.occlusion)
 
     def effects(self, kind: Kind) -> np.ndarray:
-        """[T] the increments, the integrated gradients, or what is lost without each token.
+        """Return an effect of each token [T]: increment, integrated gradient, or loss of score without the token.
 
         Raises:
-            ConfigError: another kind.
+            ConfigError: the kind is unknown.
         """
         if kind not in KINDS:
             raise ConfigError(f"Effects of the kind {kind!r} do not exist: ask for {', '.join(KINDS)}.")
         return {"increment": self.increments, "gradient": self.gradient, "occlusion": self.occlusion}[kind]
 
     def table(self) -> pd.DataFrame:
-        """One row a token: position, token, part, value, increment, gradient, local, occlusion."""
+        """Return one row per token: position, token, part, value, increment, gradient, local, occlusion."""
         return pd.DataFrame(
             {
                 "position": range(len(self.ids)),
@@ -140,18 +142,19 @@ def attribute(
     """Attribute the score of a completion to the tokens of prompt and completion.
 
     Args:
-        model: a reward model, or a scalar LM (`probe.model.rewards.analysable`).
+        model: reward model, or scalar LM (`probe.model.rewards.analysable`).
         prompt: text, or ids.
         completion: text, which gets the end token if it has none, or ids.
-        steps: of the integral (`weights`). With 0 gradients are left out, for large models: they cost as much as all
-            the rest many times over.
-        baseline: what replaces the embeddings where the integral begins.
-        tolerance: with a larger `gap` there are twice as many steps, and again, up to `MOST`.
+        steps: number of steps of the integral (`weights`); 0 leaves out gradients, which cost many times as much as the
+            rest, for large models.
+        baseline: replacement of the embeddings at the beginning of the integral.
+        tolerance: maximum `gap`; while it is larger, the number of steps is doubled, up to `MOST`.
 
     Raises:
-        ModelError: a model that writes tokens and reads no scalar.
-        ConfigError: no step, a baseline that the model has no embedding for, or hooks, which would not act here.
-        DataError: an empty text or one longer than the model's context.
+        ModelError: the model generates tokens and has no scalar output.
+        ConfigError: there is no step, the model has no embedding for the baseline, or there are hooks, which would not
+            act here.
+        DataError: the text is empty or longer than the model's context.
     """
     if steps < 0:
         raise ConfigError(f"Integrated gradients were asked for with {steps} steps: give 0 (none) or more.")
@@ -183,12 +186,13 @@ def attribute(
 
 
 class _Path(NamedTuple):
-    """The scalar and its gradient at equally spaced points of the path from the baseline to the text."""
+    """Scalar and its gradient at equally spaced points of the path from the baseline to the text."""
 
     scalars: np.ndarray
-    """[n T] the scalar at every token."""
+    """[n T] scalar at every token."""
     slopes: np.ndarray
-    """[n T] its gradient at the last token by each embedding, times the change of the embedding; NaN if left out."""
+    """[n T] gradient of the last token's scalar by each embedding times the change of the embedding; NaN if left
+    out."""
 
 
 def _along(lm: LM, ids: list[int], start: Tensor, end: Tensor, alphas: np.ndarray, slopes: bool = True) -> _Path:
@@ -208,7 +212,7 @@ def _along(lm: LM, ids: list[int], start: Tensor, end: Tensor, alphas: np.ndarra
 
 
 def _integral(path: _Path) -> np.ndarray:
-    """[T] the integrated gradients."""
+    """Return the integrated gradients [T]."""
     return weights(len(path.slopes) - 1) @ path.slopes
 
 
@@ -218,19 +222,19 @@ def _gap(path: _Path) -> float:
 
 
 def _interleave(coarse: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """[2 n - 1 ...] n points of the path and the n - 1 between them, in order."""
+    """Merge n points of the path and the n - 1 points between them in order, [2 n - 1 ...]."""
     both = np.empty((len(coarse) + len(new), *coarse.shape[1:]))
     both[::2], both[1::2] = coarse, new
     return both
 
 
 def weights(steps: int) -> np.ndarray:
-    """[n + 1] weights of the integral over [0, 1] at n + 1 equally spaced points; they sum to 1.
+    """Return the weights [n + 1] of the integral over [0, 1] at n + 1 equally spaced points; they sum to 1.
 
-    The trapezoidal rule with Gregory's correction at the ends, by differences up to the fourth (fewer where there are
-    too few points), which is exact for polynomials of degree five. Rules that crowd their points at the ends (Gauss and
-    Legendre) or alternate their weights (Simpson) pay where the integrand is smooth; a network on a path of embeddings
-    bends sharply all along it, and twice as many steps use the points of before again.
+    The trapezoidal rule with Gregory's correction at the ends, by differences up to the fourth (fewer if there are too
+    few points), which is exact for polynomials of degree five. Gauss-Legendre and Simpson rules are better only for
+    smooth integrands. A network bends sharply all along a path of embeddings, and with this rule a doubled number of
+    steps reuses the previous points.
     """
     values = np.full(steps + 1, 1.0)
     values[[0, -1]] = 0.5
@@ -246,7 +250,7 @@ def scalar(model: LM | RewardModel) -> LM:
     """Return the model as a scalar LM.
 
     Raises:
-        ModelError: it writes tokens.
+        ModelError: it generates tokens.
     """
     lm = reward_lm(model) if isinstance(model, RewardModel) else model
     if lm.readout == "tokens":
@@ -271,10 +275,10 @@ def _start(lm: LM, baseline: Baseline) -> Float[Tensor, " d"]:
 
 
 def _read(lm: LM, ids: Sequence[int], embeddings: Float[Tensor, "n T d"]) -> Float[Tensor, "n T"]:
-    """Return the scalar at every token for given outputs of the embedding layer; what the model adds to them stays."""
+    """Return the scalar at every token for given outputs of the embedding layer; later additions are kept."""
     rows = torch.tensor([list(ids)] * len(embeddings), device=lm.device)
     mask = torch.ones_like(rows, dtype=torch.bool)
-    own: Any = twin(lm.model)  # whoever else runs the model meanwhile does not meet the hook
+    own: Any = twin(lm.model)  # a copy, so that other threads do not run the hook
     own.get_input_embeddings().register_forward_hook(lambda *_: embeddings)
     output: Any = forward(own, rows, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False)
     return output.logits[..., 0]
@@ -282,7 +286,7 @@ def _read(lm: LM, ids: Sequence[int], embeddings: Float[Tensor, "n T d"]) -> Flo
 
 @torch.no_grad()
 def _left_out(lm: LM, ids: list[int], score: float) -> np.ndarray:
-    """[T] the score less that of the text without each token."""
+    """Return the score minus that of the text without each token, [T]."""
     if len(ids) == 1:
         return np.full(1, np.nan)
     rows = [ids[:j] + ids[j + 1 :] for j in range(len(ids))]
@@ -292,7 +296,7 @@ def _left_out(lm: LM, ids: list[int], score: float) -> np.ndarray:
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation where both are known; NaN where there are fewer than three, or one is constant."""
+    """Return Spearman's rank correlation of values known in both; NaN for fewer than three, or for constant values."""
     finite = np.isfinite(a) & np.isfinite(b)
     if finite.sum() < 3 or np.ptp(a[finite]) == 0 or np.ptp(b[finite]) == 0:
         return float("nan")
@@ -301,7 +305,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Contrast(Drawable):
-    """Two completions of one prompt, read by one reward model."""
+    """Two completions of one prompt, scored by one reward model."""
 
     prompt: str
     chosen: Attribution
@@ -314,20 +318,20 @@ class Contrast(Drawable):
 
     @property
     def probability(self) -> float:
-        """sigma(margin): how likely the model takes the first to be preferred (E9)."""
+        """Probability sigma(margin) that the first completion is preferred (E9)."""
         return float(expit(self.margin))
 
     def prompt_effects(self, kind: Kind) -> np.ndarray:
-        """[P] what each token of the prompt does to the margin: its effect on the chosen text less on the rejected.
+        """Return the effect [P] of each prompt token on the margin: on the chosen text minus on the rejected one.
 
-        Zero for increments: the prompt is read before the two texts part.
+        It is zero for increments, because both texts begin with the prompt.
         """
         size = self.chosen.prompt_length
         return self.chosen.effects(kind)[:size] - self.rejected.effects(kind)[:size]
 
     @property
     def tokens(self) -> dict[str, Sequence[str]]:
-        """Of the prompt, the chosen and the rejected completion."""
+        """Tokens of the prompt, the chosen and the rejected completion."""
         size = self.chosen.prompt_length
         return {
             "prompt": self.chosen.tokens[:size],
@@ -336,7 +340,7 @@ class Contrast(Drawable):
         }
 
     def effects(self, kind: Kind) -> dict[str, np.ndarray]:
-        """Return what each token does: in the prompt to the margin, in a completion to its score."""
+        """Return the effect of each token: in the prompt on the margin, in a completion on its score."""
         size = self.chosen.prompt_length
         return {
             "prompt": self.prompt_effects(kind),
@@ -346,16 +350,16 @@ class Contrast(Drawable):
 
     @property
     def agreement(self) -> float:
-        """Spearman's rank correlation of both attributions of the margin over the prompt; NaN where it is undefined."""
+        """Spearman's rank correlation of both attributions of the margin over the prompt; NaN if undefined."""
         return rank_correlation(self.prompt_effects("gradient"), self.prompt_effects("occlusion"))
 
     def table(self) -> pd.DataFrame:
-        """One row a token of either text, `text` being chosen or rejected."""
+        """Return one row per token of either text, `text` being chosen or rejected."""
         sides = (("chosen", self.chosen), ("rejected", self.rejected))
         return pd.concat([side.table().assign(text=name) for name, side in sides], ignore_index=True)
 
     def figure(self) -> "go.Figure":
-        """Draw what each token of prompt, chosen and rejected completion does to the reward."""
+        """Draw the effect of each token of prompt, chosen and rejected completion on the reward."""
         from probe.rewards.figures import part_colours, token_effects
 
         return token_effects(self.tokens, self.effects("occlusion"), self.effects("gradient"), part_colours())
@@ -364,11 +368,11 @@ class Contrast(Drawable):
 def contrast(
     model: LM | RewardModel, prompt: str, chosen: str, rejected: str, steps: int = STEPS, baseline: Baseline = "mean"
 ) -> Contrast:
-    """Two completions of a prompt under one reward model: the margin, and which tokens make it; see `attribute`.
+    """Compare two completions of a prompt under one reward model: the margin, and the tokens that cause it.
 
-    A reward is known up to a constant of the prompt only (Bradley-Terry, E9): only differences between completions of
-    one prompt mean something. So a completion's tokens are judged by what they do to its score, and a prompt's tokens
-    by what they do to the margin R(x, y+) - R(x, y-).
+    A reward is known only up to a constant for each prompt (Bradley-Terry, E9), so only differences between completions
+    of one prompt are meaningful. So a completion's tokens are judged by their effect on its score, and a prompt's
+    tokens by their effect on the margin R(x, y+) - R(x, y-). Arguments: see `attribute`.
     """
     lm = scalar(model)
     first, second = (attribute(lm, prompt, text, steps, baseline) for text in (chosen, rejected))
@@ -376,7 +380,7 @@ def contrast(
 
 
 def truth_and_claim(world: "World", prompt: str) -> tuple[str, str] | None:
-    """Return two completions of a world's prompt that are worth comparing; None where it asks nothing.
+    """Return two completions of a world's prompt that are worth comparing; None if it asks nothing.
 
     Returns:
         The best answer (the truth, for an unseen entity the abstention), and the user's claim if it is false, else the

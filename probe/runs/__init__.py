@@ -1,12 +1,12 @@
 """The run directory: one schema, one writer, one reader (docs/runs.md).
 
-- read one, or all that are there: `open_run`, `list_runs`, `Run`
+- read one run, or all runs: `open_run`, `list_runs`, `Run`
 - write one: `RunWriter`, `ProbePrompt`
-- which came from which: `lineage`, `Edge`
-- what is wrong with one: `RunWarning`
-- where they lie: `find`, `roots`
-- make one smaller for shipping: `thin`
-- keep one in a store (`s3://...`): `probe.runs.store`
+- lineage of runs: `lineage`, `Edge`
+- problems of a run: `RunWarning`
+- places of runs: `find`, `roots`
+- make a run smaller for shipping: `thin`
+- keep a run in a store (`s3://...`): `probe.runs.store`
 """
 
 import lazy_loader

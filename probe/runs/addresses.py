@@ -1,34 +1,34 @@
-"""What tells a run, the address of a store, and the cache of what was fetched from one, by a path or a name alone."""
+"""Recognition of runs, store addresses and the cache of fetched runs, from paths or names alone."""
 
 import os
 import re
 from pathlib import Path
 
 RUN_FILE = "run.json"
-"""What makes a folder a run."""
+"""Name of the file that makes a folder a run."""
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-"""How the address of a store begins; a drive of Windows has one letter."""
+"""Beginning of a store's address; a drive of Windows has one letter."""
 
 
 def is_url(ref: object) -> bool:
-    """Whether a reference is the address of a store, such as `s3://bucket/runs`."""
+    """Return whether a reference is the address of a store, such as `s3://bucket/runs`."""
     return isinstance(ref, str) and ADDRESS.match(ref) is not None
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is a directory that holds a run (readable or not)."""
-    return os.path.lexists(path / RUN_FILE)  # what stands there may be no file, which reading it says
+    """Return whether `path` is a directory that holds a run (readable or not)."""
+    return os.path.lexists(path / RUN_FILE)  # reading reports an entry that is not a file
 
 
 def cache_root() -> Path:
-    """Return the folder of what is fetched from stores: $PROBE_CACHE, else `probe` in the user's cache directory."""
+    """Return the folder of fetched runs: $PROBE_CACHE, else `probe` in the user's cache directory."""
     given = os.environ.get("PROBE_CACHE")
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     return Path(os.path.realpath(os.path.expanduser(given or os.path.join(home, "probe"))))
 
 
 def is_cached(path: str | Path) -> bool:
-    """Whether a path lies in the cache of a store."""
+    """Return whether a path lies in the cache of a store."""
     try:
         return Path(os.path.realpath(path)).is_relative_to(cache_root())
     except (OSError, ValueError):  # a name that no file can have

@@ -1,4 +1,4 @@
-"""Which run came from which: the edges of the overview's graph."""
+"""Lineage of runs: the edges of the overview's graph."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,18 +14,18 @@ from probe.runs.schema import CHECKPOINTS
 
 Relation = Literal["parent", "reference", "reward_model"]
 GENERATIONS = 50
-"""Runs of a line that are followed at most."""
+"""Maximum number of runs that are followed in a line of descent."""
 RELATIONS: tuple[Relation, ...] = ("parent", "reference", "reward_model")
 
 
 @dataclass(frozen=True)
 class Edge:
-    """`target` was made with the help of `source`."""
+    """Edge of the lineage: `source` was used to make `target`."""
 
     source: str
-    """The name of a run, or the reference as it was given if it belongs to none of the runs."""
+    """Name of a run, or the given reference if it belongs to none of the runs."""
     target: str
-    """The name of a run."""
+    """Name of a run."""
     relation: Relation
     known: bool
     """Whether `source` is one of the runs."""
@@ -34,7 +34,7 @@ class Edge:
 def lineage(runs: Iterable[Run]) -> list[Edge]:
     """Return the edges between runs: parent, reference model and reward model, in the order of the runs.
 
-    A reference leads to the run that `RunIndex.find` finds.
+    `RunIndex.find` resolves each reference.
     """
     runs = list(runs)
     index, edges = RunIndex(runs), []
@@ -48,14 +48,14 @@ def lineage(runs: Iterable[Run]) -> list[Edge]:
 
 
 def descent(run: Run, folders: Sequence[Path] | None = None) -> list[Run]:
-    """Return a run and the runs that it descends from, the nearest first, as far as they are found.
+    """Return a run and the runs from which it descends, nearest first, as far as they are found.
 
-    A parent is looked for by name among the runs beside its child and in the folders of runs: no path that a run names
+    A parent is searched by name among the runs next to its child and in the folders of runs; no path that a run names
     is opened.
 
     Args:
-        run: may come from anybody.
-        folders: of runs (default: `roots()`).
+        run: the run, which may come from anybody.
+        folders: folders of runs (default: `roots()`).
     """
     line, paths = [run], {os.path.realpath(run.path)}
     places, index = list[Path](), RunIndex(())
@@ -73,7 +73,7 @@ def descent(run: Run, folders: Sequence[Path] | None = None) -> list[Run]:
 
 
 def _readable(folders: Iterable[Path]) -> Iterator[Run]:
-    """Yield the runs in some folders, without those that cannot be read."""
+    """Yield the readable runs in some folders."""
     for folder in folders:
         with suppress(RunError):
             for path in run_directories(folder):
@@ -82,7 +82,7 @@ def _readable(folders: Iterable[Path]) -> Iterator[Run]:
 
 
 class RunIndex:
-    """Runs by what other runs call them, wherever their directories have been copied to since."""
+    """Runs by the references of other runs, even if their directories have been copied elsewhere."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
         self._paths: dict[str, Run] = {}
@@ -94,14 +94,14 @@ class RunIndex:
                 names.setdefault(name, []).append(run)
 
     def find(self, ref: str, run: Run) -> Run | None:
-        """Return the run that a reference of another run leads to; a reference to a checkpoint leads to its run.
+        """Return the run of another run's reference; a reference to a checkpoint gives its run.
 
-        The path decides if it exists, else the name, then the name that a run was made under. Of several runs with one
-        name the one beside `run` is preferred.
+        An existing path takes precedence, then the name, then the name under which a run was made. Among runs with the
+        same name, the one next to `run` is preferred.
 
         Args:
-            ref: the reference, such as `base@500` or `runs/base/checkpoints/00000500`.
-            run: whose reference it is; it never leads to itself.
+            ref: reference, such as `base@500` or `runs/base/checkpoints/00000500`.
+            run: run that has the reference; the result is never this run.
         """
         pure = PurePath(split_step(ref)[0])
         with suppress(OSError, ValueError):  # a name that no file can have
@@ -116,7 +116,7 @@ class RunIndex:
 
 
 def split_step(ref: str) -> tuple[str, str]:
-    """Return a reference without the step of its checkpoint, and that step as text; '' where there is none."""
+    """Return a reference without its checkpoint's step, and that step as text; '' without a step."""
     plain, _, step = ref.rpartition("@")
     pure = PurePath(plain or ref)
     if len(pure.parts) > 2 and pure.parts[-2] == CHECKPOINTS:

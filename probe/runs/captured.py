@@ -1,6 +1,6 @@
-"""What a run captured, ready to be drawn: attention, lens and answers of a prompt, and recorded completions as tables.
+"""A run's captures for drawing: attention, lens and answers of a prompt, and recorded completions as tables.
 
-Works without torch and without the model; only the tokenizer file of a checkpoint is read to name tokens.
+It works without torch and without the model; only the tokenizer file of a checkpoint is read to name tokens.
 """
 
 import math
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Favourites = tuple[Sequence[Sequence[Sequence[str]]], np.ndarray]
-"""[D+1][T][k] tokens that a lens favours, best first, and [D+1 T k] their natural log-probabilities."""
+"""[D+1][T][k] most probable tokens of a lens, best first, and [D+1 T k] their natural log-probabilities."""
 
 
 def token_names(run: "Run", ids: np.ndarray) -> list[str]:
     """Return a readable piece for each id (any shape, flattened).
 
-    It is `#id` where the run has no checkpoint to name tokens.
+    It is `#id` if the run has no checkpoint to name tokens.
     """
     tokenizer = _run_tokenizer(run)
     flat = [int(value) for value in ids.ravel()]
@@ -42,7 +42,7 @@ def token_names(run: "Run", ids: np.ndarray) -> list[str]:
 
 
 def texts(run: "Run", rows: Sequence[Sequence[int] | np.ndarray]) -> list[str]:
-    """Rows of ids as texts, special tokens kept; `#id` for each where the run has no checkpoint to name tokens."""
+    """Return rows of ids as texts with special tokens; ids become `#id` if no checkpoint can name tokens."""
     tokenizer = _run_tokenizer(run)
     if tokenizer is None:
         return [" ".join(f"#{int(value)}" for value in row) for row in rows]
@@ -50,14 +50,14 @@ def texts(run: "Run", rows: Sequence[Sequence[int] | np.ndarray]) -> list[str]:
 
 
 def attention(tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> np.ndarray:
-    """[D H T T] attention of prompt number `index`, padding cut off."""
+    """Return attention [D H T T] of prompt number `index`, without padding."""
     return tensors["attention"][index, :, :, : prompt.length, : prompt.length]
 
 
 def favourites(run: "Run", tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> Favourites:
-    """Return what the lens predicts for prompt number `index`: [D+1][T][k] tokens and [D+1 T k] log-probabilities.
+    """Return the lens predictions for prompt number `index`: [D+1][T][k] tokens and [D+1 T k] log-probabilities.
 
-    Padding is cut off.
+    Padding is removed.
     """
     ids = tensors["lens_top_ids"][index, :, : prompt.length]
     names = np.array(token_names(run, ids), dtype=object).reshape(ids.shape)
@@ -65,9 +65,9 @@ def favourites(run: "Run", tensors: dict[str, np.ndarray], index: int, prompt: P
 
 
 def most_moved(first: dict[str, np.ndarray], last: dict[str, np.ndarray], prompts: Sequence[ProbePrompt]) -> int:
-    """Return the index of the prompt on which the probability of a chosen answer changed most between two captures.
+    """Return the prompt whose answers' probabilities changed most between two captures, by number; 0 without answers.
 
-    It is 0 without answers.
+    The largest change of any answer counts.
     """
 
     def probabilities(tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> np.ndarray:
@@ -99,12 +99,12 @@ def captured_prompts(*, run: Path) -> list[str]:
 
 
 def numbers_of(captures: Captures) -> dict[str, int]:
-    """Return the texts of the captured prompts with their numbers."""
+    """Return the number of each captured prompt by its text."""
     return {prompt.text: index for index, prompt in enumerate(captures.prompts)}
 
 
 def usual_prompt(*, run: Path, prompt: str) -> str:
-    """Return the prompt itself where it was captured, else the captured one whose answers moved most."""
+    """Return the prompt itself if it was captured, else the captured one whose answers changed most."""
     captures = captures_of(run)
     if prompt in numbers_of(captures):
         return prompt
@@ -113,7 +113,7 @@ def usual_prompt(*, run: Path, prompt: str) -> str:
 
 
 def why_without_answers(run: "Run", prompt: "ProbePrompt") -> str:
-    """Say why a captured prompt has no answers whose probabilities can be followed, and how a run gets some."""
+    """Explain why a captured prompt has no answers to follow, and how a run gets some."""
     if prompt.note:
         return f"{prompt.note} There is no logit to follow or to split into heads and MLPs."
     known = {"dpo": "chosen and rejected completion", "reward-model": "chosen and rejected completion"}.get(
@@ -127,11 +127,11 @@ def why_without_answers(run: "Run", prompt: "ProbePrompt") -> str:
 
 
 def attention_table(weights: np.ndarray, tokens: Sequence[str], layers: Sequence[int] | None = None) -> pd.DataFrame:
-    """One row a weight that the causal mask leaves: layer, head, query, query_token, key, key_token, weight.
+    """Return one row per causal attention weight: layer, head, query, query_token, key, key_token, weight.
 
     Args:
         weights: [D H T T] attention of one prompt.
-        tokens: [T] its tokens.
+        tokens: [T] tokens of the prompt.
         layers: numbers of the D layers, if they are not 0 to D - 1.
     """
     layer, head, query, key = (axis.ravel() for axis in np.indices(weights.shape))
@@ -152,7 +152,7 @@ def attention_table(weights: np.ndarray, tokens: Sequence[str], layers: Sequence
 
 
 def lens_table(lens: "Favourites", tokens: Sequence[str]) -> pd.DataFrame:
-    """One row for each layer, position and rank: layer, position, token, rank, predicted, logprob."""
+    """Return one row for each layer, position and rank: layer, position, token, rank, predicted, logprob."""
     names, logprobs = lens
     layer, position, rank = (axis.ravel() for axis in np.indices(logprobs.shape))
     return pd.DataFrame(
@@ -168,7 +168,7 @@ def lens_table(lens: "Favourites", tokens: Sequence[str]) -> pd.DataFrame:
 
 
 def answers_table(steps: Sequence[int], logprobs: np.ndarray, answers: Sequence[str]) -> pd.DataFrame:
-    """One row for each step and answer: step, answer, logprob (nats)."""
+    """Return one row for each step and answer: step, answer, logprob (nats)."""
     return pd.DataFrame(
         {
             "step": np.repeat(np.asarray(steps, dtype=int), len(answers)),
@@ -179,7 +179,7 @@ def answers_table(steps: Sequence[int], logprobs: np.ndarray, answers: Sequence[
 
 
 def _run_tokenizer(run: "Run") -> "Tokenizer | None":
-    """Return the tokenizer of the newest checkpoint; None where there is none, or it cannot be read."""
+    """Return the tokenizer of the newest checkpoint; None if there is none, or it cannot be read."""
     checkpoints = run.checkpoints()
     file = checkpoints[-1].path / "tokenizer.json" if checkpoints else None
     if file is None or not file.is_file():
@@ -221,12 +221,11 @@ MEASURES = {
     "value": "",
     "score": "",
 }
-"""What may be known of each token, and its unit: the advantage that entered the loss, log pi - log pi_ref of the
-token, the reward given at it, the entropy of the distribution it was drawn from, the value of the text before it,
-what a reward model reads at it."""
+"""Measure of a token to its unit: the advantage in the loss, log pi - log pi_ref of the token, the reward given at it,
+the entropy of its distribution, the value of the text before it, and the reward model's output at it."""
 
 SIGNED = ("advantage", "KL", "reward", "value", "score")
-"""Measures that lie on both sides of zero."""
+"""Measures with positive and negative values."""
 
 Row = Mapping[Hashable, Any]
 
@@ -234,8 +233,8 @@ Row = Mapping[Hashable, Any]
 def token_measures(row: Row) -> dict[str, np.ndarray]:
     """Return each measure (`MEASURES`) of the tokens of one completion as values [L]; unknown values are NaN.
 
-    An advantage that is one number holds for every token. Rewards per token are those that the method recorded
-    (`token_rewards`); lists whose length is not that of the completion are left out.
+    A scalar advantage applies to every token. Rewards per token are those recorded by the method (`token_rewards`);
+    lists with another length than the completion are ignored.
     """
     size = length(row)
     logprobs, reference = numbers(row.get("logprobs")), numbers(row.get("ref_logprobs"))
@@ -256,22 +255,22 @@ def length(row: Row) -> int:
 
 
 def tokens(row: Row) -> list[str]:
-    """Readable pieces of a completion; its words where no tokens were recorded."""
+    """Return readable tokens of a completion; its words if no tokens were recorded."""
     pieces = row.get("tokens")
     return [str(token) for token in pieces] if isinstance(pieces, list) else str(row.get("completion", "")).split()
 
 
 def numbers(value: Any) -> np.ndarray:
-    """Return a list of numbers as an array; the array is empty for anything else."""
+    """Return a list of numbers as an array; return an empty array for anything else."""
     if not isinstance(value, list):
         return np.empty(0)
     return np.array([_number(item) for item in value], dtype=float)
 
 
 def rollout_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One line a completion, by its number in the file.
+    """Return one row per completion, by its number in the file.
 
-    Columns: step, completion, prompt, and those that are known of: reward, `reward: NAME` for each of several parts,
+    Columns: step, completion, prompt, and as far as known: reward, `reward: NAME` for each of several parts,
     advantage (mean over tokens), KL (sum of log pi - log pi_ref over the tokens, nats), entropy (mean, nats), tokens,
     finished.
     """
@@ -303,10 +302,10 @@ def rollout_table(frame: pd.DataFrame) -> pd.DataFrame:
 def matching(
     table: pd.DataFrame, *, steps: tuple[float, float], rewards: tuple[float, float] | None, text: str = ""
 ) -> pd.DataFrame:
-    """Return the lines of `rollout_table` within a range of steps and a range of rewards that contain a text.
+    """Return the rows of `rollout_table` that contain a text and lie within ranges of steps and rewards.
 
-    Both ends of a range count. The text is searched for in the prompt and the completion, and case is ignored.
-    Completions without a reward stay.
+    Ranges include both ends. The text is searched in prompt and completion, ignoring case. Completions without a reward
+    are kept.
     """
     selection = table["step"].between(*steps)
     if rewards is not None and "reward" in table:

@@ -1,10 +1,10 @@
-"""The captured tensors of a run: its captured steps and their contents; and how rows of metrics become a table.
+"""Captured tensors of a run by step, and the conversion of rows of metrics into tables.
 
-Of rows with one key and step the newest counts, and a resume takes later steps back.
+Of rows with the same key and step the newest counts, and a resume discards later steps.
 
-A run that is shipped keeps `attention` [P D H T T] as `attention_packed` [D H N], N = sum of n (n + 1) / 2 over the
-prompts' lengths n: the rows of each lower triangle one after the other, prompt after prompt. Nothing is lost: it is
-zero above the diagonal, and beyond a prompt's tokens.
+A shipped run stores `attention` [P D H T T] as `attention_packed` [D H N], N = sum of n (n + 1) / 2 over the prompts'
+lengths n: the rows of each lower triangle in order, prompt after prompt. This is lossless, because attention is zero
+above the diagonal and after a prompt's tokens.
 """
 
 import math
@@ -30,17 +30,17 @@ from probe.untrusted import DOCUMENT, FIELDS, foreign, read_file, read_json, rea
 Arrays = dict[str, np.ndarray[Any, Any]]
 PLAIN, PACKED = "attention", "attention_packed"
 CAPTURE = 2**30
-"""Most bytes of the tensors of one step."""
+"""Maximum bytes of the tensors of one step."""
 CELLS = 32_000_000
-"""Most cells of a table of metrics or rollouts: where there are more, it has the columns that came first."""
+"""Maximum number of cells of a table of metrics or rollouts; a larger table keeps only its first columns."""
 
 
 def pack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
     """Return the tensors with attention packed; unchanged without attention, or where masked weights are not 0.
 
     Args:
-        tensors: of one capture.
-        lengths: tokens of each prompt.
+        tensors: tensors of one capture.
+        lengths: number of tokens of each prompt.
     """
     attention = tensors.get(PLAIN)
     if attention is None or not lengths or attention.shape[0] != len(lengths) or attention.shape[-1] != max(lengths):
@@ -52,10 +52,10 @@ def pack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
 
 
 def unpack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
-    """Return the tensors with `attention` restored; unchanged where nothing is packed.
+    """Return the tensors with `attention` restored; unchanged if nothing is packed.
 
     Raises:
-        ValueError: the prompts are others than those that were packed.
+        ValueError: the prompts are not those that were packed.
     """
     packed = tensors.get(PACKED)
     if packed is None:
@@ -73,7 +73,7 @@ def unpack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
 
 
 def _places(lengths: Sequence[int]) -> tuple[np.ndarray[Any, Any], ...]:
-    """[N] prompt, query and key of every weight that the causal mask leaves."""
+    """Return [N] prompt, query and key of every weight within the causal mask."""
     rows, columns = zip(*(np.tril_indices(length) for length in lengths), strict=True) if lengths else ((), ())
     prompt = np.repeat(np.arange(len(lengths)), [len(row) for row in rows])
     return (prompt, *(np.concatenate(each) if each else np.zeros(0, dtype=int) for each in (rows, columns)))
@@ -94,9 +94,9 @@ def _warn_of(odd: int, path: Path) -> None:
 
 
 def newest(before: Mapping[int, Row], rows: Iterable[Row], path: Path) -> dict[int, Row]:
-    """Rows by step, those of equal step merged; `before` is the result of earlier lines (it is not changed)."""
+    """Return rows by step, merging rows of equal step; `before` is the result for earlier lines, left unchanged."""
     by_step, odd = dict(before), 0
-    highest = [-step for step in by_step]  # each step is taken back once, however many resumes there are
+    highest = [-step for step in by_step]  # each step is discarded at most once, for any number of resumes
     heapify(highest)
     for row in rows:
         if not _sound(row):
@@ -114,7 +114,7 @@ def newest(before: Mapping[int, Row], rows: Iterable[Row], path: Path) -> dict[i
 
 
 def all_rows(before: list[Row], rows: Iterable[Row], path: Path) -> list[Row]:
-    """All rows in the order of the file without those that a resume takes back; `before` is not changed."""
+    """Return all rows in the order of the file except those that a resume discards; `before` is not changed."""
     result: list[Row | None] = list(before)
     odd, highest = 0, [(-row["step"], index) for index, row in enumerate(before)]
     heapify(highest)
@@ -134,7 +134,7 @@ def all_rows(before: list[Row], rows: Iterable[Row], path: Path) -> list[Row]:
 def _first_columns(rows: Sequence[Row], names: Iterable[str] = ()) -> list[str]:
     """Return the names of columns in order of first appearance: at most `FIELDS` names, and `CELLS` cells in all rows.
 
-    A `RunWarning` says how many columns there are where some are left out.
+    If some are left out, a `RunWarning` gives the number of columns.
     """
     found = dict.fromkeys(names)
     for row in rows:
@@ -148,7 +148,7 @@ def _first_columns(rows: Sequence[Row], names: Iterable[str] = ()) -> list[str]:
 
 
 def metrics_frame(rows: Mapping[int, Row]) -> pd.DataFrame:
-    """One line a step in order: `step`, `time` (seconds of training), then the metrics as they first appeared."""
+    """Return one row per step in order: `step`, `time` (seconds of training), then the metrics by first appearance."""
     lines = [rows[step] for step in sorted(rows)]
     names = [name for name in _first_columns(lines, ("step", "time")) if name != "event"]
     frame = pd.DataFrame({readable(name): numbers([row.get(name) for row in lines]) for name in names})
@@ -156,7 +156,7 @@ def metrics_frame(rows: Mapping[int, Row]) -> pd.DataFrame:
 
 
 def numbers(values: list[Any]) -> pd.Series:
-    """Values of any kind as numbers, NaN for other values and for those that are not finite."""
+    """Return values of any kind as numbers, with NaN for other values and for numbers that are not finite."""
     try:
         if values and {float}.issuperset({*map(type, values)} - {type(None)}):
             found = np.array(values, dtype=float)
@@ -169,7 +169,7 @@ def numbers(values: list[Any]) -> pd.Series:
 
 
 def rollouts_frame(rows: list[Row]) -> pd.DataFrame:
-    """One line a completion; null inside a list of numbers becomes NaN."""
+    """Return one row per completion; null inside a list of numbers becomes NaN."""
     names = frozenset(_first_columns(rows))
     clean = [{readable(key): _with_nan(value) for key, value in row.items() if key in names} for row in rows]
     try:
@@ -182,7 +182,7 @@ def rollouts_frame(rows: list[Row]) -> pd.DataFrame:
 
 
 def _with_nan(value: Any) -> Any:
-    """`value` with NaN in place of null in lists and of numbers that are not finite or beyond all floats."""
+    """Return `value` with NaN for null in lists and for numbers that are not finite or exceed all floats."""
     if isinstance(value, list):
         return [math.nan if item is None else _with_nan(item) for item in value]
     if isinstance(value, dict):
@@ -198,7 +198,7 @@ DTYPES |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "?"}
 
 
 class Tensors(dict[str, "np.ndarray[Any, Any]"]):
-    """The tensors of a capture by name; one that it does not hold is a RunError."""
+    """Tensors of a capture by name; a missing one raises a RunError."""
 
     def __init__(self, file: Path, held: dict[str, "np.ndarray[Any, Any]"]) -> None:
         super().__init__(held)
@@ -211,9 +211,9 @@ class Tensors(dict[str, "np.ndarray[Any, Any]"]):
 
 
 class Captures:
-    """What the recorder kept while a model trained: the same tensors on the same prompts at many steps.
+    """Captures of a run over training: the same tensors on the same prompts at many steps.
 
-    A snapshot: ask the run again for captures made since.
+    This is a snapshot: request it from the run again to see later captures.
     """
 
     def __init__(self, run: Path, *, live: bool = False) -> None:
@@ -223,19 +223,19 @@ class Captures:
         self._files: dict[int, Path] = {}
         for step in sorted(rows_by_step):
             path = self.path / Path(str(rows_by_step[step].get("file"))).name
-            if os.path.isfile(path):  # a name may be longer than any file's
+            if os.path.isfile(path):  # the name may exceed the limit for file names
                 self._files[step] = path
             else:
                 warnings.warn(f"The capture `{path}` is listed and missing; it is left out.", RunWarning, stacklevel=2)
 
     @property
     def steps(self) -> list[int]:
-        """The captured steps in order."""
+        """Captured steps in order."""
         return list(self._files)
 
     @property
     def prompts(self) -> list[ProbePrompt]:
-        """The prompts that the first axis of each tensor counts.
+        """Prompts along the first axis of each tensor.
 
         Raises:
             RunError: the file that holds them is damaged or of a newer schema.
@@ -244,7 +244,7 @@ class Captures:
 
     @property
     def left_out(self) -> str:
-        """Which prompts were to be captured and could not be, and why; empty where there are none.
+        """Sentences on prompts that should have been captured and could not be, and why; empty if there are none.
 
         Raises:
             RunError: as for `prompts`.
@@ -330,7 +330,7 @@ def _prompt(row: dict[str, Any]) -> ProbePrompt:
 
 
 def _array(about: dict[str, Any]) -> "np.ndarray[Any, Any]":
-    """Return a tensor of a safetensors file as an array; bfloat16, which NumPy does not know, in single precision."""
+    """Return a tensor of a safetensors file as an array; bfloat16, which NumPy lacks, in single precision."""
     kind, data, shape = about["dtype"], about["data"], about["shape"]
     if kind == "BF16":
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
@@ -338,7 +338,7 @@ def _array(about: dict[str, Any]) -> "np.ndarray[Any, Any]":
 
 
 def _check(tensors: dict[str, "np.ndarray[Any, Any]"], prompts: Sequence[ProbePrompt]) -> None:
-    """Raise a ValueError where a tensor of the recorder's layout does not have the axes that it should have."""
+    """Raise a ValueError if a tensor of the recorder's layout does not have the required axes."""
     odd = next((prompt.id for prompt in prompts if len(prompt.tokens) != prompt.length), None)
     if odd is not None:
         raise ValueError(f"the prompt {odd!r} does not have one piece of text for each token")

@@ -1,4 +1,4 @@
-"""Checksums of a checkpoint's files, in the form of `sha256sum`: damage is found before it is trained on."""
+"""Checksums of a checkpoint's files, in the form of `sha256sum`, to detect damage before training continues from it."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ from probe.untrusted import WEIGHTS, open_file, read_file
 
 LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\0\n]+)")
 MOST = 2**20
-"""Bytes of a list of checksums that are read."""
+"""Maximum bytes of a list of checksums."""
 
 
 def write_checksums(directory: Path) -> None:
@@ -21,9 +21,9 @@ def write_checksums(directory: Path) -> None:
 
 
 def find_damage(directory: Path) -> Path | None:
-    """Return the first file of a checkpoint that is not as it was written; None where all are, or none has a checksum.
+    """Return the first damaged file of a checkpoint; None if all are intact, or there are no checksums.
 
-    Checkpoints of older versions of Probe have none.
+    Checkpoints of older versions of Probe have no checksums.
     """
     sums = directory / CHECKSUMS
     if not sums.is_file():
@@ -42,10 +42,10 @@ def find_damage(directory: Path) -> Path | None:
 
 
 def check_intact(directory: Path) -> None:
-    """Refuse a checkpoint of which a file is damaged.
+    """Raise an error if a file of a checkpoint is damaged.
 
     Raises:
-        RunError: one is; the sentence names it.
+        RunError: a file is damaged; the message names it.
     """
     damaged = find_damage(directory)
     if damaged is not None:
@@ -56,6 +56,6 @@ def check_intact(directory: Path) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with open_file(path, most=WEIGHTS) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

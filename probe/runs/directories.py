@@ -1,4 +1,4 @@
-"""Where runs are looked for: the folders of runs, here or in a store, and the lookup of a run's name in them."""
+"""Folders of runs, here or in a store, and the lookup of a run's name in them."""
 
 import os
 import re
@@ -11,23 +11,22 @@ from probe.runs.addresses import RUN_FILE, is_cached, is_run, is_url
 from probe.runs.store.mirror import address_of, fill, find_run, mirror
 
 SWEEP = ".sweep"
-"""The folder beside the runs of a sweep that has its journal."""
+"""Folder next to the runs of a sweep that holds its journal."""
 SHIPPED = Path(__file__).resolve().parents[2] / "sample_runs"
-"""The sample runs that come with Probe: next to the package, in a checkout."""
+"""Sample runs that come with Probe: next to the package, in a checkout."""
 ENTRIES = 50_000
-"""Most files and folders of a run that are looked through for links."""
+"""Maximum number of files and folders of a run that are searched for links."""
 
 
 def is_host(name: str, value: object) -> bool:
-    """Whether an option's value makes a training reach a host: an address, or a tracker that sends to one."""
+    """Return whether an option's value makes training contact a host: an address, or a tracker that sends to one."""
     return is_url(value) or (name, value) == ("track", "wandb")
 
 
 def host_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the options of a stored run that reach a host, such as a base `s3://bucket/base`, with all their values.
+    """Return the options of a stored run that contact a host, such as a base `s3://bucket/base`, with all their values.
 
-    A run is data, and may have come from anybody: nothing is requested from a host that only the run names, and nothing
-    is sent to it.
+    A run is data and may come from anybody: nothing is requested from or sent to a host that only the run names.
     """
     options = {}
     for name, value in config.items():
@@ -40,10 +39,10 @@ def host_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
 def roots() -> list[Path]:
     """Return the folders that hold runs, in order of priority.
 
-    They are the entries of the environment variable PROBE_RUNS (separated like PATH), or else those of `./runs`,
-    `./sample_runs` and the `sample_runs` beside the installed package (in a checkout) that exist. An entry may be a
-    folder of a store (`s3://bucket/runs`): its place is the cache of it on this machine (`probe.runs.store`). Each is
-    followed by the folders in it that a sweep has filled (`probe.sweep`).
+    They are the entries of the environment variable PROBE_RUNS (separated as in PATH), or else the existing ones of
+    `./runs`, `./sample_runs` and the `sample_runs` next to the installed package (in a checkout). An entry may be a
+    folder of a store (`s3://bucket/runs`), which stands for its cache on this machine (`probe.runs.store`). Each is
+    followed by its subfolders that a sweep has filled (`probe.sweep`).
     """
     entries = settings()
     if entries:
@@ -55,7 +54,7 @@ def roots() -> list[Path]:
 
 
 def _swept(root: Path) -> list[Path]:
-    """Return the folders directly in a folder of runs that hold the runs of a sweep; links are not followed."""
+    """Return the direct subfolders of a folder of runs that hold the runs of a sweep; links are not followed."""
     try:
         folders = [each for each in os.scandir(root) if each.is_dir(follow_symlinks=False)]
     except OSError:
@@ -70,16 +69,16 @@ def settings() -> list[str]:
 
 
 def local_folder(entry: str | Path) -> Path:
-    """Return where a folder of runs is on this machine; a folder of a store is listed anew if its listing is old."""
+    """Return the local path of a folder of runs; a folder of a store is listed again if its listing is old."""
     if is_url(entry):
         return mirror(str(entry).rstrip("/")).refresh()
     return Path(os.path.expanduser(entry))
 
 
 def store_problems(entries: Sequence[str | Path] | None = None) -> dict[str, str]:
-    """Return the problems of reading folders of runs that lie in a store (default: those of `roots()`), by address.
+    """Return the problems of reading folders of runs in a store (default: those of `roots()`), by address.
 
-    Each is a sentence on why a folder, or a run in it, could not be read and on what is shown instead.
+    Each is a sentence that says why a folder, or a run in it, could not be read, and what is shown instead.
     """
     problems: dict[str, str] = {}
     for entry in settings() if entries is None else entries:
@@ -91,14 +90,14 @@ def store_problems(entries: Sequence[str | Path] | None = None) -> dict[str, str
 
 
 def shown_name(path: Path) -> str:
-    """Return a folder of runs, or a run, as a person knows it: its path, or its address in a store."""
+    """Return the name of a folder of runs, or of a run, for people: its path, or its address in a store."""
     if not is_cached(path):
         return str(path)
     return address_of(path) or str(path)
 
 
 def present(path: Path) -> Path:
-    """`path`; if it is a checkpoint or capture in the cache of a store, once it has been fetched.
+    """Return `path`; fetch it first if it is a checkpoint or capture in the cache of a store.
 
     Raises:
         RunError: it cannot be fetched.
@@ -111,7 +110,7 @@ def present(path: Path) -> Path:
 def is_shipped(path: Path) -> bool:
     """Return whether `path` lies in the sample runs that come with Probe, or in the cache of a store.
 
-    Nothing is written there unless the user asks for it.
+    Nothing is written there unless the user requests it.
     """
     return path.resolve().is_relative_to(SHIPPED.resolve()) or is_cached(path)
 
@@ -131,7 +130,7 @@ def run_directories(root: Path) -> list[Path]:
 
 
 def within(path: str | Path, among: Sequence[Path] | None = None) -> bool:
-    """Whether `path` lies in one of the folders of runs (default: `roots()`), links followed on both sides."""
+    """Return whether `path` lies in one of the folders of runs (default: `roots()`), following links on both sides."""
     try:
         real = os.path.realpath(path)
     except (OSError, ValueError):  # a name that no file can have
@@ -145,7 +144,7 @@ def stray_link(path: Path, among: Sequence[Path] | None = None) -> Path | None:
     The default folders are `roots()`.
 
     Raises:
-        RunError: it holds too many files and folders to check them each time.
+        RunError: it holds too many files and folders for this check.
     """
     places = list(roots() if among is None else among)
     if not within(path, places):
@@ -163,17 +162,17 @@ def stray_link(path: Path, among: Sequence[Path] | None = None) -> Path | None:
 
 
 def is_path(ref: str | Path) -> bool:
-    """Whether a reference is a path and no name: it has a separator in it, or is `.`, `..` or begins with `~`."""
+    """Return whether a reference is a path: it has a separator, or is `.`, `..` or begins with `~`."""
     text = str(ref)
     return text in ("", ".", "..") or text.startswith("~") or any(sign in text for sign in {"/", os.sep})
 
 
 def candidates(name: str, among: Sequence[Path] | None = None) -> list[Path]:
-    """Return the runs that a bare name can mean: that of the working directory, and the first in the folders of runs.
+    """Return the runs that a bare name can mean: one in the working directory, and the first in the folders of runs.
 
     Args:
-        name: no path (`is_path`).
-        among: the folders of runs (default: `roots()`).
+        name: name that is not a path (`is_path`).
+        among: folders of runs (default: `roots()`).
     """
     here = [Path(name)] if is_run(Path(name)) else []
     folders = roots() if among is None else among
@@ -183,13 +182,13 @@ def candidates(name: str, among: Sequence[Path] | None = None) -> list[Path]:
 
 
 def ambiguous(name: str, *places: Path) -> str:
-    """Return the sentence that refuses a bare name which means several folders; each is spelled as it can be typed."""
+    """Return the sentence that refuses an ambiguous bare name; each folder is spelled so that it can be typed."""
     ways = " or ".join(f"`{typed(place)}`" for place in places)
     return f"`{brief(name)}` can mean several folders here: give {ways}."
 
 
 def typed(place: Path) -> str:
-    """Return a folder's path as it can be typed in the working directory and means this folder alone."""
+    """Return a folder's path as typed in the working directory, unambiguously."""
     if is_cached(place):
         return shown_name(place)
     path = Path(os.path.abspath(place))
@@ -197,16 +196,16 @@ def typed(place: Path) -> str:
 
 
 def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
-    """Return the directory of the run that `ref` names: a path, or a run's name looked up in the folders of runs.
+    """Return the directory of the run that `ref` names: a path, or a name in the folders of runs.
 
     Args:
-        ref: the path of a run directory (whatever has a separator in it is one), the bare name of a run, or the address
-            of one in a store (`s3://bucket/runs/base`), which is fetched into the cache.
-        among: the roots to search (default: `roots()`).
+        ref: path of a run directory (a reference with a separator is a path), bare name of a run, or address of one in
+            a store (`s3://bucket/runs/base`), which is fetched into the cache.
+        among: folders of runs to search (default: `roots()`).
 
     Raises:
-        RunError: there is no such run, and the message lists near names and the roots that were searched; or a bare
-            name means one in the working directory and another one in the folders of runs.
+        RunError: there is no such run, and the message lists similar names and the searched folders; or a bare name
+            means one run in the working directory and another one in the folders of runs.
     """
     if is_url(ref):
         return find_run(str(ref))

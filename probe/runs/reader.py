@@ -1,4 +1,4 @@
-"""The one reader of run directories: finished, running or killed, copied or broken, it never needs the model."""
+"""The reader of run directories: finished, running or killed, copied or broken, without the model."""
 
 import html
 import os
@@ -31,12 +31,12 @@ from probe.runs.trained_on import TrainedOn, read_trained_on
 from probe.untrusted import LOG
 
 STALE_S = 300.0
-"""Seconds without a heartbeat after which a run whose lock cannot be seen counts as killed; clocks that differ by less
-are taken for equal."""
+"""Seconds without a heartbeat after which a run with an invisible lock counts as killed; smaller clock differences are
+ignored."""
 
 
 class Run:
-    """A run directory, read as it is now; a run that is being written is read again by the same calls."""
+    """A run directory; repeated calls read a run that is being written again."""
 
     def __init__(self, path: str | Path) -> None:
         """Open the directory `path`; `open_run` also takes names.
@@ -60,64 +60,64 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the directory, by which the run is known."""
+        """Name of the directory, by which the run is known."""
         return os.path.basename(os.path.abspath(self.path))
 
     @property
     def method(self) -> str:
-        """The training method of the run, such as `pretrain` or `dpo`."""
+        """Training method of the run, such as `pretrain` or `dpo`."""
         return self.meta["method"]
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings of the method."""
+        """Settings of the method."""
         return self.meta.get("config") or {}
 
     @property
     def parent(self) -> str | None:
-        """The model that training started from."""
+        """Model from which training started."""
         return self.meta.get("parent")
 
     @property
     def reference(self) -> str | None:
-        """The model that the KL or the implicit reward refers to."""
+        """Model to which the KL or the implicit reward refers."""
         return self.meta.get("reference")
 
     @property
     def reward_model(self) -> str | None:
-        """The model that gave the rewards."""
+        """Model that gave the rewards."""
         return self.meta.get("reward_model")
 
     @property
     def world(self) -> dict[str, Any] | None:
-        """The world of the run (`probe.world.of(run)` builds it)."""
+        """World of the run (`probe.world.of(run)` builds it)."""
         return self.meta.get("world")
 
     @property
     def seed(self) -> int:
-        """The seed of everything random in the run."""
+        """Random seed of the run."""
         return self.meta.get("seed") or 0
 
     @property
     def created(self) -> str:
-        """When the run was started: ISO 8601, UTC."""
+        """Time when the run was started: ISO 8601, UTC."""
         return self.meta.get("created") or ""
 
     @property
     def steps(self) -> int:
-        """The highest step known to run.json; while a run is being written it lags by up to 15 seconds."""
+        """Highest step in run.json; while a run is being written it lags by up to 15 seconds."""
         return self.meta.get("step") or 0
 
     @property
     def message(self) -> str | None:
-        """One sentence on how the run ended, if it left one."""
+        """Sentence on how the run ended, if it left one."""
         return self.meta.get("message")
 
     @property
     def status(self) -> str:
-        """`running`, `finished`, `interrupted` (by the user), `failed`, or `killed` (its writer is gone)."""
+        """Status: `running`, `finished`, `interrupted` (by the user), `failed`, or `killed` (its writer is gone)."""
         ended = self.meta.get("status") in ENDINGS
-        lock = None if ended or is_cached(self.path) else is_locked(self.path)  # no lock goes into a store
+        lock = None if ended or is_cached(self.path) else is_locked(self.path)  # stores hold no locks
         if lock:
             return "running"
         if self.meta.get("status") not in ENDINGS:
@@ -129,19 +129,19 @@ class Run:
 
     @property
     def headline(self) -> pd.DataFrame:
-        """The figures the run is known by: metric, value, ci_low, ci_high, n."""
+        """Headline metrics of the run: metric, value, ci_low, ci_high, n."""
         return pd.DataFrame(self.meta.get("headline") or [], columns=list(HEADLINE)).astype(
             {"value": float, "ci_low": float, "ci_high": float}
         )
 
     def metrics(self, most: int = LOG) -> pd.DataFrame:
-        """Return the logged metrics: one line a step with `step`, `time` (seconds of training) and one column a metric.
+        """Return the logged metrics: one row per step with `step`, `time` (seconds of training) and the metrics.
 
-        A further call reads only what was appended since. A value that was not finite is NaN. Lines that cannot be read
+        A further call reads only lines appended since. A value that was not finite is NaN. Lines that cannot be read
         are left out with a `RunWarning`.
 
         Args:
-            most: bytes of the file that are read, from its start.
+            most: maximum number of bytes to read from the start of the file.
         """
         rows, position = self._metrics
         fresh, after = read_log(self.path / METRICS, position, live=self._live(), most=most)
@@ -149,12 +149,12 @@ class Run:
         return metrics_frame(self._metrics[0])
 
     def rollouts(self, most: int = LOG) -> pd.DataFrame:
-        """Return the sampled completions: one line each with `step`, `prompt`, `completion` and fields of the method.
+        """Return the sampled completions, one row each with `step`, `prompt`, `completion` and fields of the method.
 
         Lines that cannot be read are left out with a `RunWarning`.
 
         Args:
-            most: bytes of the file that are read, from its start.
+            most: maximum number of bytes to read from the start of the file.
         """
         rows, position = self._rollouts
         fresh, after = read_log(self.path / ROLLOUTS, position, live=self._live(), most=most)
@@ -172,14 +172,14 @@ class Run:
         return [Checkpoint(step, path) for step, path in sorted((s, p) for s, p in pairs if s is not None)]
 
     def results(self) -> dict[str, Path]:
-        """Return the directories of the results of experiments by name."""
+        """Return the directories of experiments' results by name."""
         folder = self.path / RESULTS
         if not folder.is_dir():
             return {}
         return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."}
 
     def trained_on(self) -> TrainedOn | None:
-        """Return the sentences of the training data as hashes; None where no record of them exists or can be read."""
+        """Return the sentences of the training data as hashes; None without a readable record."""
         return read_trained_on(self.path)
 
     def _live(self) -> bool:
@@ -213,7 +213,7 @@ def open_run(ref: str | Path) -> Run:
     (`s3://bucket/runs/base`).
 
     Raises:
-        RunError: there is none (near names are listed), or it cannot be read.
+        RunError: there is none (similar names are listed), or it cannot be read.
     """
     return Run(find(ref))
 
@@ -233,7 +233,7 @@ def list_runs(root: str | Path | None = None) -> list[Run]:
         warnings.warn(problem, RunWarning, stacklevel=2)
     for place in places:
         if not os.path.isdir(place):
-            if not is_cached(place):  # what is wrong with a store has been said
+            if not is_cached(place):  # problems of a store were reported before
                 problem = f"The folder of runs `{place}` is not a folder and is left out."
                 warnings.warn(problem, RunWarning, stacklevel=2)
             continue
@@ -246,10 +246,10 @@ def list_runs(root: str | Path | None = None) -> list[Run]:
 
 
 def checked_folder(root: str | Path) -> Path:
-    """Return where a requested folder of runs is on this machine.
+    """Return the path on this machine of a requested folder of runs.
 
     Raises:
-        RunError: it is not a folder, or a store that cannot be reached and was never read.
+        RunError: it is not a folder, or it is a store that cannot be reached and was never read.
     """
     if not is_url(root) and not os.path.isdir(os.path.expanduser(root)):
         raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
@@ -260,13 +260,13 @@ def checked_folder(root: str | Path) -> Path:
 
 
 def beats_elsewhere(meta: dict[str, Any], *, locks: bool) -> bool:
-    """Whether the heartbeat says that a run is written where its lock cannot be seen.
+    """Return whether the heartbeat shows that a run is being written on another machine, whose lock is invisible.
 
-    One from the future says nothing: a clock was wrong, or somebody wrote it.
+    A heartbeat from the future is ignored: a clock was wrong, or the file was forged.
 
     Args:
-        meta: the contents of run.json.
-        locks: whether the file system knows locks, which then decide about writers on this machine.
+        meta: contents of run.json.
+        locks: whether the file system supports locks, which then decide about writers on this machine.
     """
     if meta.get("status") in ENDINGS or (locks and meta.get("host") == socket.gethostname()):
         return False

@@ -1,4 +1,4 @@
-"""What a run directory contains: names, version, and the JSON that is allowed in it (docs/runs.md is the full text)."""
+"""Contents of a run directory: names, version, and allowed JSON (docs/runs.md is the full text)."""
 
 import importlib.metadata
 import json
@@ -24,9 +24,9 @@ INDEX, PROMPTS = "index.jsonl", "prompts.json"
 ENDINGS = ("finished", "interrupted", "failed")
 HEADLINE = ("metric", "value", "ci_low", "ci_high", "n")
 CHECKSUMS = "SHA256SUMS"
-"""File of a checkpoint with the checksums of the others (`probe.runs.checksums`)."""
+"""Checkpoint file with the checksums of the others (`probe.runs.checksums`)."""
 TRAINER_STATE = ("optimizer.safetensors", "trainer.json", "method.safetensors", CHECKSUMS)
-"""Files of a checkpoint besides an ordinary Hugging Face directory; only needed to resume."""
+"""Checkpoint files that only a resume needs, in addition to an ordinary Hugging Face directory."""
 
 META_TYPES: dict[str, Any] = {
     "created": str,
@@ -45,17 +45,17 @@ META_TYPES: dict[str, Any] = {
     "data": dict,
     "headline": list,
 }
-"""The entries of run.json that are read, each of which may be missing or null."""
+"""Entries of run.json that are read, with their types; each may be missing or null."""
 
 MOST = 2**63
-"""Whole numbers in run.json lie below this, so that tables and clocks can hold them."""
+"""Upper bound of integers in run.json, so that tables and clocks can hold them."""
 
 RESERVED = ("step", "time", "event")
 
 TOP_K = 5
-"""How many tokens the recorder keeps of each prediction of the lens."""
+"""Number of most probable tokens of the lens that the recorder keeps."""
 NEURONS = 10
-"""How many neurons of each block it keeps."""
+"""Number of neurons of each block that the recorder keeps."""
 
 CAPTURE_DTYPES = {
     "attention": "float16",
@@ -75,8 +75,8 @@ CAPTURE_DTYPES = {
     "neuron_attribution": "float32",
     "reference_kl": "float32",
 }
-"""The tensors that the recorder writes, the last one by `probe.recording.recorder`, and the type each is stored as;
-other tensors keep their own type."""
+"""Tensors that the recorder writes, and their stored types; `probe.recording.recorder.ReferenceKL` gives the last one.
+Other tensors keep their type."""
 
 CAPTURE_AXES = {
     "attention": "P D H T T",
@@ -96,52 +96,50 @@ CAPTURE_AXES = {
     "neuron_attribution": "P D n",
     "reference_kl": "P T",
 }
-"""Their axes: P prompts, T tokens, D blocks, H heads, k favourites, A answers, n neurons."""
+"""Axes of these tensors: P prompts, T tokens, D blocks, H heads, k most probable tokens, A answers, n neurons."""
 
 
 class RunWarning(UserWarning):
-    """Part of a run could not be read and was left out."""
+    """Warning that part of a run could not be read and was left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbePrompt:
-    """A fixed prompt that is captured again and again while a model trains."""
+    """A fixed prompt that is captured repeatedly while a model trains."""
 
     id: str
-    """A short name, unique within the run."""
+    """Short name, unique within the run."""
     text: str
-    """The prompt as it was given."""
+    """Text of the prompt as given."""
     token_ids: list[int]
-    """The tokens that the model read, special tokens and `shared` included; the tensors are padded beyond their number.
-    """
+    """Token ids that the model read, special tokens and `shared` ones included; the tensors are padded after them."""
     tokens: list[str]
-    """One readable piece for each token."""
+    """Readable tokens."""
     answers: list[str] = field(default_factory=list)
     """Continuations whose log-probability is followed."""
     answer_ids: list[int] = field(default_factory=list)
-    """Of each answer the first token that differs from the others; of a single answer its first."""
+    """First token of each answer that differs from the others; for a single answer its first token."""
     kind: str = ""
-    """What the prompt shows, such as `fact`; free text."""
+    """Kind of the prompt, such as `fact`; free text."""
     shared: int = 0
-    """How many of the last tokens do not belong to the text: all answers begin with them, so they were added to it."""
+    """Number of last tokens that do not belong to the text: all answers begin with them, so they were appended."""
     note: str = ""
-    """Where the answers come from, and which of their tokens are followed, in sentences; empty where there is nothing
-    to say."""
+    """Sentences on the origin of the answers and on which of their tokens are followed; empty if not needed."""
 
     @property
     def length(self) -> int:
-        """The number of real tokens."""
+        """Number of real tokens."""
         return len(self.token_ids)
 
     @property
     def text_ids(self) -> list[int]:
-        """The tokens of the text alone, without those that the answers share."""
+        """Token ids of the text alone, without those that the answers share."""
         return self.token_ids[: self.length - self.shared]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved state of a run: an ordinary Hugging Face directory."""
+    """Saved state of a run: an ordinary Hugging Face directory."""
 
     step: int
     path: Path
@@ -158,10 +156,10 @@ def parse_step(name: str) -> int | None:
 
 
 def as_step(step: Any) -> int:
-    """`step` as an int.
+    """Return `step` as an int.
 
     Raises:
-        RunError: it is not a whole number from 0 on.
+        RunError: it is not an integer of at least 0.
     """
     try:
         value = int(step)
@@ -173,10 +171,10 @@ def as_step(step: Any) -> int:
 
 
 def jsonable(value: Any) -> Any:
-    """`value` as standard JSON holds it: tensors and arrays become lists, a number that is not finite becomes null.
+    """Return `value` in the types of standard JSON: tensors and arrays become lists, numbers that are not finite null.
 
     Raises:
-        RunError: there is something inside that JSON has no form for.
+        RunError: it contains a value that JSON cannot represent.
     """
     if value is None or isinstance(value, str | bool):
         return value
@@ -200,13 +198,13 @@ def jsonable(value: Any) -> Any:
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
-    """`value` as standard JSON text: no NaN or Infinity; half a surrogate pair as the escape that JSON has for it."""
+    """Return `value` as standard JSON text, without NaN or Infinity and with lone surrogates escaped."""
     text = json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False, indent=indent)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def number(name: str, value: Any) -> float | int | None:
-    """Return a metric as JSON holds it: null for a number that is not finite.
+    """Return a metric for JSON: null for a number that is not finite.
 
     Raises:
         RunError: it is not a single number.
@@ -241,10 +239,10 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def check_meta(meta: Any, directory: Path) -> dict[str, Any]:
-    """Check that the contents of run.json are of this schema, and return them.
+    """Return the contents of run.json after checking that they follow this schema.
 
     Raises:
-        RunError: they are not a run's, or of a newer schema.
+        RunError: they are not those of a run, or their schema is newer.
     """
     file = directory / RUN_FILE
     if not isinstance(meta, dict) or type(meta.get("schema")) is not int or not isinstance(meta.get("method"), str):
@@ -266,12 +264,12 @@ def check_meta(meta: Any, directory: Path) -> dict[str, Any]:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether an entry is missing, or of its type and no number beyond all bounds."""
+    """Return whether an entry is missing, or has its type and is within bounds."""
     return value is None or (isinstance(value, kind) and (not isinstance(value, int | float) or abs(value) < MOST))
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a headline figure with None for each number that is not finite, and for an n that tables cannot hold."""
+    """Return a headline metric with None for each number that is not finite, and for an n that tables cannot hold."""
     n = row.get("n")
     n = None if isinstance(n, bool) or not _fits(n, int | float) else n
     return row | {name: number(name, row.get(name)) for name in HEADLINE[1:-1]} | {"n": number("n", n)}
@@ -289,7 +287,7 @@ PACKAGES = ("probe-lm", "torch", "transformers", "transformer-lens", "tokenizers
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
+    """Return the versions of Python and of the packages that affect a result."""
     by_package = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -300,7 +298,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> dict[str, Any] | None:
-    """Return the revision of the checkout that Probe runs from, and whether files differ from it, or None outside."""
+    """Return the revision of Probe's checkout, and whether files differ from it; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

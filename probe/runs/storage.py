@@ -1,7 +1,7 @@
-"""Files of a run directory: whole or not at all, one writer, JSON lines; disk failures become one sentence.
+"""Files of a run directory: atomic writes, one writer, JSON lines, and disk failures as one sentence.
 
-A lock dies with its holder, and no copy of the directory has it. JSON lines are appended whole and read on from where
-the last reading ended; torn and broken ones are named.
+A lock ends with its holder, and copies of the directory do not have it. JSON lines are appended whole and read from
+where the last reading ended; incomplete and broken lines are reported.
 """
 
 import errno
@@ -23,13 +23,13 @@ from probe.errors import RunError
 from probe.runs.schema import RunWarning
 from probe.untrusted import LOG, MB, NEVER_WAIT, NO_LINK, check_regular, open_file, parse_json
 
-# Windows has no fcntl: no lock there, the heartbeat alone tells.
+# Windows has no fcntl, so there are no locks; only the heartbeat tells whether a run is being written.
 fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
 
 
 @contextmanager
 def disk(path: Path) -> Iterator[None]:
-    """Turn a failure of the disk into one sentence.
+    """Turn a failure of the disk into an error with one sentence.
 
     Raises:
         RunError: an OSError happened inside.
@@ -49,10 +49,10 @@ def disk(path: Path) -> Iterator[None]:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder that cannot be made or written to, before any work is done for it.
+    """Raise an error for a folder that cannot be made or written to, before any work is done for it.
 
     Raises:
-        RunError: a file stands in its way, or it may not be written to.
+        RunError: a file is in its way, or it may not be written to.
     """
     existing = next((place for place in (path, *path.parents) if place.exists()), Path())
     if not existing.is_dir():
@@ -62,7 +62,7 @@ def check_folder(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file that is either there in full or not at all, also after a power cut."""
+    """Write a file atomically: it exists in full or not at all, even after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -77,7 +77,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sort_metadata(data: bytes) -> bytes:
-    """Return the bytes of a safetensors file with its metadata sorted by name: the library writes them in any order."""
+    """Return the bytes of a safetensors file with its metadata sorted by name; the library's order is random."""
     start = 8 + int.from_bytes(data[:8], "little")
     header = parse_json(data[8:start])
     metadata = {"__metadata__": dict(sorted(header.pop("__metadata__", {}).items()))}
@@ -86,7 +86,7 @@ def sort_metadata(data: bytes) -> bytes:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable (where the system lets a folder be opened)."""
+    """Make the names in a folder durable, if the system can open folders."""
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -96,7 +96,7 @@ def sync_folder(path: Path) -> None:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Move a directory to a name that may be taken by an older one."""
+    """Move a directory to a name that an older one may have."""
     previous = target.with_name(f".{target.name}.old")
     shutil.rmtree(previous, ignore_errors=True)
     if target.exists():
@@ -107,13 +107,13 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 LEFTOVER = re.compile(r"\..+\.\d+\.tmp(?:\.[0-9a-f]{8})?|\.\d{8,}(?:\.dropped)?\.old")
-"""Names of what `write_atomic`, `replace_folder` and checkpoints leave when their process is killed."""
+"""Names of temporary files that `write_atomic`, `replace_folder` and checkpoints leave if their process is killed."""
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers of a folder were in the middle of; what was moved aside for them is put back.
+    """Remove unfinished work of killed writers of a folder, and restore what they had moved aside.
 
-    Nobody else may be writing there; links are removed and not followed.
+    No other process may write there at the same time; links are removed and not followed.
     """
     for path in sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else ():
         if not LEFTOVER.fullmatch(path.name):
@@ -134,7 +134,7 @@ def delete(path: Path) -> None:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but what killed writers left."""
+    """Return whether a folder holds nothing but leftovers of killed writers."""
     return folder.is_dir() and all(LEFTOVER.fullmatch(path.name) for path in folder.iterdir())
 
 
@@ -151,10 +151,10 @@ IN_USE = "`{}` is being written by another process: wait until it has ended, or 
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[int | None]:
-    """Take the lock of a directory; it is kept when the context ends without an error, and given back after one.
+    """Take the lock of a directory; keep it if the context ends without an error, and release it after an error.
 
     Raises:
-        RunError: somebody else holds it.
+        RunError: another process holds it.
     """
     try:
         with disk(path):
@@ -169,13 +169,13 @@ def hold_lock(path: Path) -> Iterator[int | None]:
 
 
 def _take(directory: Path) -> int | None:
-    """Lock a directory for writing; the lock ends with the handle, or with the process however that ends.
+    """Lock a directory for writing; the lock ends with the handle, or when the process ends in any way.
 
     Returns:
-        The handle to pass to `unlock`, or None where the file system knows no locks.
+        The handle to pass to `unlock`, or None if the file system does not support locks.
 
     Raises:
-        BlockingIOError: somebody else holds the lock.
+        BlockingIOError: another process holds the lock.
     """
     if fcntl is None:
         return None
@@ -197,23 +197,23 @@ def _take(directory: Path) -> int | None:
 
 
 def unlock(handle: int | None) -> None:
-    """Give a lock back, also for processes forked meanwhile."""
+    """Release a lock, also for processes forked since."""
     if handle is not None and fcntl is not None:
         fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
 
 
 def is_pid(value: object) -> TypeGuard[int]:
-    """Whether a value from a file can be a process that is not the system's own."""
+    """Return whether a value from a file can be the id of a process other than the system's."""
     return type(value) is int and 1 < value < 2**31
 
 
 def holds(pid: object, directory: Path) -> bool:
-    """Whether a process holds the lock of a directory; False also where the system cannot tell (only Linux can).
+    """Return whether a process holds the lock of a directory; False if the system cannot tell (only Linux can).
 
     Args:
-        pid: of the process; a number that was read from a file may be anything.
-        directory: of a run.
+        pid: id of the process; a number from a file may be anything.
+        directory: directory of a run.
     """
     if not is_pid(pid):
         return False
@@ -232,7 +232,7 @@ def holds(pid: object, directory: Path) -> bool:
 
 
 def is_locked(directory: Path) -> bool | None:
-    """Whether a process holds the lock of a directory, or None where that cannot be known."""
+    """Return whether any process holds the lock of a directory, or None if that is unknown."""
     if fcntl is None:
         return None
     try:
@@ -252,21 +252,21 @@ def is_locked(directory: Path) -> bool | None:
 
 
 TAIL = 8192
-"""Bytes of the end of a log that are read."""
+"""Number of bytes at the end of a log that are read."""
 CHUNK = 8 * MB
-"""Bytes of a file of lines that are parsed at once."""
+"""Number of bytes of a file of lines that are parsed at once."""
 LINE = 16 * MB
-"""Most bytes of a line; a longer one is broken."""
+"""Maximum bytes of a line; a longer one counts as broken."""
 UNFINISHED = "The last line"
-"""How the warning begins of a line that its writer did not finish."""
+"""Beginning of the warning about an unfinished last line."""
 LINES = 2_000_000
-"""Most lines that are read of a file."""
+"""Maximum number of lines that are read from a file."""
 
 
 def last_lines(path: Path) -> list[str]:
-    """Return the last lines that a process has printed into a file, without terminal control sequences.
+    """Return the last lines that a process printed into a file, without terminal control sequences.
 
-    No link is read. The list is empty where there is no such file.
+    Links are not read. The list is empty if there is no such file.
     """
     try:
         with open_file(path, follow=False) as file:
@@ -279,10 +279,10 @@ def last_lines(path: Path) -> list[str]:
 
 
 def refuse_link(path: Path) -> None:
-    """Refuse to write lines through a symbolic link: a copied run could lead them into any file of its user.
+    """Raise an error for a symbolic link in place of a file of lines.
 
     Raises:
-        RunError: the file is one.
+        RunError: the file is a symbolic link, which in a copied run could point to any file of its user.
     """
     if path.is_symlink():
         raise RunError(
@@ -291,7 +291,7 @@ def refuse_link(path: Path) -> None:
 
 
 class LineFile:
-    """A file to which whole lines are appended, each in one write; a write that fails leaves no part of its line."""
+    """A file to which whole lines are appended, each in one write; a failed write leaves no partial line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -306,7 +306,7 @@ class LineFile:
                 raise
 
     def append(self, lines: list[str]) -> None:
-        """Append lines (without their ends)."""
+        """Append lines, given without line ends."""
         data = "".join(line + "\n" for line in lines).encode()
         with disk(self.path):
             status = os.fstat(self._handle)
@@ -344,7 +344,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Take a last line that was never finished off a file, and end a whole one, before more lines follow."""
+    """Remove an unfinished last line of a file, or complete its line end, before more lines follow."""
     refuse_link(path)
     if not path.exists():
         return
@@ -361,10 +361,10 @@ def cut_torn_line(path: Path) -> None:
 
 
 def _start_of_last_line(file: IO[bytes], end: int) -> int:
-    """Return where what follows the last end of a line begins.
+    """Return the offset after the last line end.
 
     Raises:
-        OSError: it is longer than all that is read of such a file.
+        OSError: the last line is longer than any that is read from such a file.
     """
     last = end
     while end:
@@ -381,34 +381,34 @@ def _start_of_last_line(file: IO[bytes], end: int) -> int:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a file of lines has been read."""
+    """Position up to which a file of lines has been read."""
 
     offset: int = 0
     line: int = 0
     inode: int = 0
 
     def continues(self, earlier: "Position") -> bool:
-        """Whether what was read up to `earlier` still counts (the file was not replaced or cut meanwhile)."""
+        """Return whether the lines read up to `earlier` are still valid (the file was not replaced or cut since)."""
         return self.inode == earlier.inode and self.offset >= earlier.offset
 
 
 def read_lines(path: Path, position: Position, *, live: bool, most: int = LOG) -> tuple[list[dict[str, Any]], Position]:
     """Return the objects on the lines after `position`, and the position after them.
 
-    A broken line (one that is no object, is longer than `LINE`, or has too many names) is left out with a
-    `RunWarning` that names it. A last line without an end that is no object yet is left for the next call; unless the
-    run is `live` (its writer may be in the middle of it) that is warned of too. A missing file has no lines. The
-    position goes back to the start when the file was replaced or cut.
+    A broken line (one that is not an object, is longer than `LINE`, or has too many names) is left out with a
+    `RunWarning` that names it. An incomplete last line is left for the next call, with a warning unless the run is
+    `live`, because its writer may be writing it. A missing file has no lines. If the file was replaced or cut, reading
+    starts at its beginning again.
 
     Args:
-        path: of the file.
-        position: how far it has been read.
+        path: path of the file.
+        position: position up to which it has been read.
         live: whether a process may be writing it.
-        most: bytes of the file that are read, from its start; what follows, and what follows `LINES` lines, is left out
-            with a `RunWarning`.
+        most: maximum number of bytes to read from the start of the file; the rest, and all after `LINES` lines, is left
+            out with a `RunWarning`.
 
     Raises:
-        RunError: it is no regular file, or may not be read.
+        RunError: it is not a regular file, or may not be read.
     """
     rows: list[dict[str, Any]] = []
     try:
@@ -421,7 +421,7 @@ def read_lines(path: Path, position: Position, *, live: bool, most: int = LOG) -
             file.seek(offset)
             while line < LINES and (data := file.read(max(0, min(CHUNK, end - file.tell())))):
                 head, found, rest = data.rpartition(b"\n")
-                if not found:  # a line that is too long is no longer kept, but its end is looked for
+                if not found:  # the text of an overlong line is dropped; only its end is searched
                     whole = whole and len(tail) + len(rest) <= LINE
                     tail = tail + rest if whole else b""
                     continue
@@ -438,7 +438,7 @@ def read_lines(path: Path, position: Position, *, live: bool, most: int = LOG) -
         _warn_of_rest(path, end, status.st_size, line)
     elif tail and (row := _parse(tail)) is not None:
         rows.append(row)
-        offset += len(tail)  # the line's end, once it comes, counts the line
+        offset += len(tail)  # the line is counted when its end arrives
     elif (tail.strip() or not whole) and not live:
         warnings.warn(
             f"{UNFINISHED} ({line + 1}) of `{path}` was not finished and is left out: the run ended while writing it.",
@@ -449,7 +449,7 @@ def read_lines(path: Path, position: Position, *, live: bool, most: int = LOG) -
 
 
 def read_log(path: Path, position: Position, *, live: bool, most: int = LOG) -> tuple[list[dict[str, Any]], Position]:
-    """Read lines like `read_lines`, but return none, with a `RunWarning`, where the file cannot be read."""
+    """Read lines as `read_lines` does, but return none, with a `RunWarning`, if the file cannot be read."""
     try:
         return read_lines(path, position, live=live, most=most)
     except RunError as error:

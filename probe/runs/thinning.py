@@ -1,4 +1,4 @@
-"""Make a finished run small enough to ship: fewer captures, one checkpoint, half precision."""
+"""Reduction of a finished run for shipping: fewer captures, one checkpoint, half precision."""
 
 import json
 import math
@@ -22,14 +22,14 @@ from probe.untrusted import WEIGHTS, read_json, regular
 
 
 def thin(directory: str | Path, keep: int = 12, half: bool = True) -> Run:
-    """Keep `keep` captures, spaced evenly on a log scale, and the last checkpoint of a run that has ended.
+    """Keep the last checkpoint of an ended run and `keep` captures, evenly spaced on a log scale.
 
-    Attention is packed (`probe.runs.captures`); what is read of a capture stays what it was.
+    Attention is packed (`probe.runs.captures`); a capture reads the same as before.
 
     Args:
-        directory: the run.
-        keep: how many captures stay; the first and the last are among them.
-        half: store the weights of the checkpoint as float16 and drop the state of its trainer.
+        directory: directory of the run.
+        keep: number of captures to keep, including the first and the last.
+        half: store the checkpoint's weights as float16 and delete its trainer's state.
 
     Raises:
         RunError: the run is being written, `keep` is less than 2, or the checkpoint is damaged.
@@ -53,7 +53,7 @@ def thin(directory: str | Path, keep: int = 12, half: bool = True) -> Run:
 
 
 def spaced_steps(steps: list[int], keep: int) -> list[int]:
-    """`keep` of the sorted `steps`, evenly spaced in log(1 + step), the first and the last among them."""
+    """Return `keep` of the sorted `steps`, evenly spaced in log(1 + step), including the first and the last."""
     if len(steps) <= keep:
         return list(steps)
     picks = [steps[0], steps[-1]]
@@ -86,7 +86,7 @@ def _thin_captures(run: Run, keep: int) -> None:
 
 
 def _pack(path: Path, step: int, lengths: list[int]) -> dict[str, Any]:
-    """Write a capture with its attention packed; gives its entry in the index."""
+    """Write a capture with its attention packed; return its entry in the index."""
     tensors = load_arrays(regular(path, WEIGHTS))
     packed = pack(tensors, lengths)
     if packed is not tensors:
@@ -114,6 +114,6 @@ def _halve(checkpoint: Path) -> None:
 
 
 def half_precision(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor as a thinned checkpoint holds it: floats as float16 unless one of them is too large."""
+    """Return the tensor as stored in a thinned checkpoint: floats as float16 unless a value is too large."""
     half = tensor.half() if tensor.is_floating_point() else tensor
     return half if torch.isfinite(half).all() else tensor

@@ -1,10 +1,10 @@
-"""What a run was trained on, without its texts: hashes of the sentences of its data, by which questions are found.
+"""Hashes of the sentences of a run's training data, by which questions are found without storing texts.
 
 trained_on.json         schema, whole (whether every sentence is there), sentences (their hashes, sorted)
 
-A sentence is hashed without what may differ from one file to another: case, white space, quotes and marks at its ends,
-and the name of who asks it. One that is put in other words is another sentence. The whole data file counts, also what
-was held out of it, or would have been drawn in later steps.
+A sentence is hashed without details that differ between files: case, white space, quotes and marks at its ends, and the
+name of the speaker. A paraphrase is another sentence. The whole data file counts, including held-out rows and rows of
+later steps.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ from probe.untrusted import MB, read_json
 TRAINED_ON = "trained_on.json"
 SCHEMA = 1
 MOST = 200_000
-"""Sentences that are kept; of more those with the smallest hashes, which is a random choice."""
+"""Maximum number of sentences; of more, those with the smallest hashes are kept, a random choice."""
 MOST_BYTES = 8 * MB
-"""As many sentences have half of that."""
+"""Maximum bytes of the file; the maximum number of sentences takes half of it."""
 BYTES = 8
-"""Of a hash."""
+"""Number of bytes of a hash."""
 _END = re.compile(r"(?<=[.?!])[\"')\]\u2019\u201d]*\s+|<[^<>\s]{1,40}>")
-"""Between two sentences of a line, or a sign of a chat template."""
+"""Boundary between two sentences of a line, or a sign of a chat template."""
 _WHO = re.compile(r"^(?:q|question|problem|prompt|user|human) ?: ")
 _EDGES = " .,:;?!\"'`*_#()[]{}\u2018\u2019\u201c\u201d"
 _HASH = re.compile(rf"[0-9a-f]{{{2 * BYTES}}}")
@@ -36,21 +36,21 @@ _HASH = re.compile(rf"[0-9a-f]{{{2 * BYTES}}}")
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """The sentences of a run's data."""
+    """Sentences of a run's data."""
 
     sentences: frozenset[str]
-    """Their hashes, in hexadecimal."""
+    """Hashes of the sentences, in hexadecimal."""
     whole: bool = True
-    """Whether these are all; else there were more than `MOST`."""
+    """Whether these are all sentences; otherwise there were more than `MOST`."""
 
     def holds(self, text: str) -> bool:
-        """Return whether every sentence of a text is there; a text without letters is in nothing."""
+        """Return whether every sentence of a text is in the record; False for a text without letters."""
         found = list(map(sentence_hash, sentences(text)))
         return bool(found) and self.sentences.issuperset(found)
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Yield the sentences of a text in the form in which they are hashed."""
+    """Yield the sentences of a text in their normalised form."""
     for line in text.splitlines():
         for part in _END.split(unicodedata.normalize("NFKC", line)):
             words = " ".join(part.casefold().split()).strip(_EDGES)
@@ -64,7 +64,7 @@ def sentence_hash(sentence: str) -> str:
 
 
 def collect(texts: Iterable[str]) -> TrainedOn:
-    """Return the record of some texts, which are read once and one after the other."""
+    """Return the record of some texts, which are read once in order."""
     hashes = (sentence_hash(sentence) for text in texts for sentence in sentences(text))
     found, whole = set[str](), True
     while part := set(islice(hashes, MOST)):
@@ -78,7 +78,7 @@ def write_trained_on(run: Path, record: TrainedOn) -> None:
     """Write a record into a run directory.
 
     Raises:
-        RunError: the disk refuses.
+        RunError: the disk refuses the file.
     """
     content = {"schema": SCHEMA, "whole": record.whole, "sentences": sorted(record.sentences)}
     with disk(run / TRAINED_ON):
@@ -86,7 +86,7 @@ def write_trained_on(run: Path, record: TrainedOn) -> None:
 
 
 def read_trained_on(run: Path) -> TrainedOn | None:
-    """Return the record of a run directory; None where there is none, or one that is damaged or newer."""
+    """Return the record of a run directory; None if there is none, or it is damaged or newer."""
     try:
         content = read_json(run / TRAINED_ON, MOST_BYTES)
         found = content["sentences"]

@@ -1,4 +1,4 @@
-"""The world that a model belongs to, in a small file beside its weights, so that a copy of the folder keeps it.
+"""World of a model in a small file next to its weights, so that a copy of the folder keeps it.
 
 probe_world.json        the world's `to_dict()`: format, config, seed and hash
 """
@@ -14,11 +14,11 @@ from probe.untrusted import read_json
 
 WORLD_FILE = "probe_world.json"
 MOST_BYTES = 2**16
-"""A world's file has about 2,000 bytes."""
+"""Maximum bytes of a world's file; it has about 2,000."""
 
 
 def write_world(directory: Path, world: Mapping[str, Any] | None) -> None:
-    """Write a world (its `to_dict()`) beside a model's weights; where there is none, no file of one stays there."""
+    """Write a world (its `to_dict()`) next to a model's weights; without a world, delete an old file."""
     if world:
         (directory / WORLD_FILE).write_text(json.dumps(world, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     else:
@@ -26,11 +26,11 @@ def write_world(directory: Path, world: Mapping[str, Any] | None) -> None:
 
 
 def read_world(run_dir: Path | None, directory: Path | None) -> Any:
-    """Return the world that a model's run or folder states, as JSON values that are yet to be checked, or None.
+    """Return the world that a model's run or folder states, as unchecked JSON values, or None.
 
     Args:
-        run_dir: the run that the model belongs to, if any; then its run.json says it.
-        directory: the folder that the model lies in, if any.
+        run_dir: run of the model, if any; its run.json takes precedence.
+        directory: folder of the model, if any.
 
     Raises:
         RunError: the run has no readable run.json.
@@ -47,7 +47,7 @@ def read_world(run_dir: Path | None, directory: Path | None) -> Any:
 
 
 def world_in(file: Path) -> Any:
-    """Return what a world's file holds, as JSON values that are yet to be checked.
+    """Return the contents of a world's file, as unchecked JSON values.
 
     Raises:
         DataError: it is damaged or far larger than a world.

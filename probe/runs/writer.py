@@ -1,7 +1,7 @@
-"""The one writer of a run directory: appends whole lines, and lets finished files appear at once.
+"""The writer of a run directory: it appends whole lines, and finished files appear at once.
 
-A loop that is left by an exception tells nobody who is not a context around it. What can be known without one: the cell
-that it began in has ended, nothing holds its owner any more, or the process ends.
+Only a context around a loop learns that an exception ended it. Without a context, a run ends when the notebook cell in
+which it began ends, when nothing refers to its owner any more, or when the process ends.
 """
 
 import os
@@ -72,13 +72,13 @@ from probe.runs.trained_on import collect, write_trained_on
 from probe.runs.world_file import write_world
 
 HEARTBEAT_S = 15.0
-"""Seconds between two writings of run.json while a run goes on."""
+"""Seconds between two updates of run.json during a run."""
 ATTEMPT = "PROBE_ATTEMPT"
-"""The variable with the number of an attempt, from 1 on, that a sweep sets (`probe.sweep.attempt`)."""
+"""Environment variable with the number of an attempt, from 1, that a sweep sets (`probe.sweep.attempt`)."""
 
 
 class RunWriter:
-    """Writes one run; made by `create` or `resume`, ended by `finish`.
+    """Writer of one run; `create` or `resume` make it, `finish` ends it.
 
     As a context manager it ends the run as finished, as interrupted after Ctrl-C, or as failed after an error. All
     methods raise `RunError` when the disk is full or the directory cannot be written.
@@ -90,10 +90,10 @@ class RunWriter:
         self._handle = handle
         self._start = time.monotonic() - seconds
         self.fixed_prompts = Captures(path).prompts
-        """The prompts of the captures; empty until they are fixed."""
+        """Prompts of the captures; empty until they are fixed."""
         self._open = True
         self._folder = _identity(path)
-        self._beat()  # first of all: a folder with run.json can be resumed
+        self._beat()  # first, because only a folder with run.json can be resumed
         self._metrics = LineFile(path / METRICS)
         self._rollouts: LineFile | None = None
 
@@ -114,18 +114,18 @@ class RunWriter:
         """Start a run in a new or empty directory.
 
         Args:
-            directory: where the run goes; its last part is the run's name.
-            method: what makes the run, such as `pretrain`, `dpo`, `watch`.
-            config: the settings as a dict or dataclass of plain values.
-            parent: the model that training started from, as it was named by the user.
-            reference: the model that the KL or the implicit reward refers to.
-            reward_model: the model that gives the rewards.
-            world: the world's `to_dict()` if the run belongs to one.
-            data: what is known of other data: path, hash, number of rows.
-            seed: the seed of everything random in the run.
+            directory: directory of the run; its last part is the run's name.
+            method: method that makes the run, such as `pretrain`, `dpo`, `watch`.
+            config: settings as a dict or dataclass of plain values.
+            parent: model from which training starts, as the user named it.
+            reference: model to which the KL or the implicit reward refers.
+            reward_model: model that gives the rewards.
+            world: the world's `to_dict()`, if the run has a world.
+            data: facts about other data: path, hash, number of rows.
+            seed: random seed of the run.
 
         Raises:
-            RunError: the directory holds something already, is being written, or cannot be written.
+            RunError: the directory is not empty, is being written, or cannot be written.
         """
         path = Path(os.path.expanduser(directory))
         with disk(path):
@@ -157,19 +157,19 @@ class RunWriter:
 
     @classmethod
     def resume(cls, directory: str | Path, step: int | None, config: Any = None) -> Self:
-        """Go on with a run from `step`; what was logged after it stays in the files and is left out by the reader.
+        """Continue a run from `step`; later log lines stay in the files, and the reader ignores them.
 
-        Checkpoints after `step` belong to the branch that is given up and are renamed `STEP.dropped`. What killed
-        writers left half written is removed.
+        Checkpoints after `step` belong to the discarded branch and are renamed `STEP.dropped`. Incomplete files of
+        killed writers are removed.
 
         Args:
-            directory: the run.
-            step: optimiser steps that the state to go on from has seen; None begins anew, as if nothing had been
-                written yet: logs, captures and checkpoints are removed.
-            config: the settings from now on, where they differ (such as more steps); None keeps those of the run.
+            directory: directory of the run.
+            step: number of optimiser steps of the state from which to continue; None starts over: logs, captures and
+                checkpoints are removed.
+            config: settings from now on, if they differ (such as more steps); None keeps those of the run.
 
         Raises:
-            RunError: it is no run, or another process is writing it.
+            RunError: it is not a run, or another process is writing it.
         """
         run, step = Run(Path(os.path.expanduser(directory))), None if step is None else as_step(step)
         with hold_lock(run.path) as handle:
@@ -186,14 +186,14 @@ class RunWriter:
             return cls(run.path, meta | changes, handle, seconds)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append the metrics of a step; a step logged again is completed, and for the same key the newest value counts.
+        """Append the metrics of a step; a repeated step is completed, and the newest value of a key counts.
 
         Args:
-            step: optimiser steps taken, from 0.
-            values: names to single numbers (tensors are taken to the CPU); NaN and infinity are stored as null.
+            step: number of optimiser steps, from 0.
+            values: single numbers by name (tensors are moved to the CPU); NaN and infinity are stored as null.
 
         Raises:
-            RunError: a value is no number, a name is reserved, or the run has ended.
+            RunError: a value is not a number, a name is reserved, or the run has ended.
         """
         clashes = [name for name in RESERVED if name in values]
         if clashes:
@@ -209,7 +209,7 @@ class RunWriter:
         """Append sampled completions, one dict each with at least `step`, `prompt` and `completion` (docs/runs.md).
 
         Raises:
-            RunError: a row lacks one of these, holds something that JSON has no form for, or the run has ended.
+            RunError: a row lacks one of these, holds a value that JSON cannot represent, or the run has ended.
         """
         lines = []
         for row in rows:
@@ -223,11 +223,11 @@ class RunWriter:
         self._rollouts.append(lines)
 
     def prompts(self, prompts: Sequence[ProbePrompt], left_out: str = "") -> None:
-        """Fix the prompts of the captures; giving the same ones again does nothing.
+        """Fix the prompts of the captures; repeating the same ones does nothing.
 
         Args:
-            prompts: in the order of the tensors' first axis.
-            left_out: which prompts were to be captured and cannot be, and why, in sentences.
+            prompts: prompts in the order of the tensors' first axis.
+            left_out: sentences on prompts that should be captured and cannot be, and why.
 
         Raises:
             RunError: other prompts were fixed before.
@@ -247,14 +247,14 @@ class RunWriter:
         self.fixed_prompts = list(prompts)
 
     def trained_on(self, texts: Iterable[str]) -> None:
-        """Record the sentences of the data as hashes (`probe.runs.trained_on`); nothing where they have none."""
+        """Record the sentences of the data as hashes (`probe.runs.trained_on`); write nothing if there are none."""
         self._check_open()
         record = collect(texts)
         if record.sentences:
             write_trained_on(self.path, record)
 
     def capture(self, step: int, tensors: Mapping[str, Any]) -> Path:
-        """Store tensors (torch or NumPy) of a step; those of the recorder's layout in the types of `CAPTURE_DTYPES`.
+        """Store tensors (torch or NumPy) of a step, with the recorder's tensors in the types of `CAPTURE_DTYPES`.
 
         Returns:
             The safetensors file.
@@ -273,9 +273,9 @@ class RunWriter:
 
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:
-        """Yield a temporary directory to save into, which becomes `checkpoints/STEP` if nothing goes wrong inside.
+        """Yield a temporary directory to save into, which becomes `checkpoints/STEP` if no error occurs.
 
-        The run's world and SHA256SUMS are added. From SHA256SUMS a resume sees that the checkpoint is whole.
+        The run's world and SHA256SUMS are added; from SHA256SUMS a resume checks that the checkpoint is complete.
         """
         self._check_open()
         final = self.path / CHECKPOINTS / step_name(as_step(step))
@@ -286,7 +286,7 @@ class RunWriter:
                 temporary.mkdir(parents=True)
                 try:
                     yield temporary
-                    write_world(temporary, self._meta.get("world"))  # the run's, also where the model brings another
+                    write_world(temporary, self._meta.get("world"))  # of the run, even if the model has another
                     write_checksums(temporary)
                 except SafetensorError as error:  # how safetensors reports a full disk
                     raise OSError(str(error)) from error
@@ -302,15 +302,15 @@ class RunWriter:
     def finish(
         self, status: str = "finished", headline: Iterable[Mapping[str, Any]] | None = None, message: str | None = None
     ) -> None:
-        """End the run and give its directory free; a second call does nothing.
+        """End the run and release its directory; a second call does nothing.
 
         Args:
             status: `finished`, `interrupted` or `failed`.
-            headline: rows with `metric`, `value`, `ci_low`, `ci_high`, `n`; None keeps what was there.
-            message: one sentence on how it ended.
+            headline: rows with `metric`, `value`, `ci_low`, `ci_high`, `n`; None keeps the existing rows.
+            message: sentence on how it ended.
 
         Raises:
-            RunError: the status or a row's columns are others, or the directory is gone.
+            RunError: the status or a row's columns are invalid, or the directory is gone.
         """
         if not self._open:
             return
@@ -348,7 +348,7 @@ class RunWriter:
             try:
                 self.finish("failed", message=str(error))
             except RunError:
-                if self._is_there():  # else the error that ends the run says so, or is what the user wants to know
+                if self._is_there():  # otherwise the original error matters more
                     raise
 
     def _beat(self) -> None:
@@ -366,7 +366,7 @@ class RunWriter:
         self._check_there()
 
     def _check_there(self) -> None:
-        """Refuse to write into a folder that would have to be made anew: what was written before is not in it.
+        """Raise an error if the folder is gone or replaced, because earlier files would be missing from a new one.
 
         Raises:
             RunError: the directory was deleted, moved or replaced.
@@ -382,9 +382,9 @@ class RunWriter:
 
 
 def _begin_anew(run: Run) -> float:
-    """Remove all that a run's writers wrote but run.json; gives the seconds of training so far, which are none.
+    """Remove all files of a run's writers except run.json; return 0 seconds of training.
 
-    Logs are emptied and not deleted: a reader that has read some of one knows the new file by its inode.
+    Logs are emptied, not deleted; a reader recognises a replaced file by its inode.
     """
     logs = [run.path / name for name in (METRICS, ROLLOUTS)]
     for log in logs:
@@ -397,7 +397,7 @@ def _begin_anew(run: Run) -> float:
 
 
 def _go_back(run: Run, step: int) -> float:
-    """Take back what a run logged after `step`; gives the seconds of training up to there."""
+    """Discard what a run logged after `step`; return the seconds of training up to there."""
     files = [run.path / name for name in (METRICS, ROLLOUTS, f"{CAPTURES}/{INDEX}")]
     for file in files:
         cut_torn_line(file)
@@ -418,13 +418,13 @@ def _go_back(run: Run, step: int) -> float:
 
 
 def attempt() -> dict[str, int]:
-    """Which attempt of a sweep's task this process is, as run.json has it; empty outside of a sweep."""
+    """Return the number of this process's attempt at a sweep's task for run.json; empty outside a sweep."""
     number = os.environ.get(ATTEMPT, "")
     return {"attempt": int(number)} if number.isdecimal() and len(number) < 9 else {}
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return an identity of the folder that survives renaming (device and inode); None where it cannot be read."""
+    """Return an identity of the folder that survives renaming (device and inode); None if it cannot be read."""
     try:
         status = path.stat()
     except OSError:
@@ -448,29 +448,29 @@ def _headline_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 LEFT = "The training broke off, and nothing told how."
-"""Message of a run that was left in a way that nobody saw."""
+"""Message of a run whose writer disappeared without an explanation."""
 
 End = Callable[[str, str | None], None]
-"""Ends a run with a status and a message, as `RunWriter.finish` takes them."""
+"""Function that ends a run with a status and a message, as `RunWriter.finish` does."""
 
 
 def ended_by(error: BaseException | None) -> tuple[str, str | None]:
-    """Status and message of a run that an error broke off; None stands for one that nobody knows."""
+    """Return status and message of a run that an error ended; None stands for an unknown cause."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", None
     return "failed", str(error) or type(error).__name__ if error is not None else LEFT
 
 
 def end_if_left(owner: object, writer: RunWriter, end: End) -> Callable[[], None]:
-    """Let a run end that its owner leaves open.
+    """End a run that its owner leaves open.
 
     Args:
-        owner: what writes the run; when nothing holds it any more, or when the process ends, the run ends.
-        writer: of the run; it must not refer to the owner.
-        end: a method of the owner that ends the run; called when the notebook's cell ends, if there is one.
+        owner: object that writes the run; when nothing refers to it any more, or when the process ends, the run ends.
+        writer: writer of the run; it must not refer to the owner.
+        end: method of the owner that ends the run; it is called when the notebook cell ends, if there is one.
 
     Returns:
-        What undoes this; to be called when the run ends.
+        A function that undoes this; call it when the run ends.
     """
     detach = end_with_owner(owner, writer)
     forget = _at_the_end_of_the_cell(weakref.WeakMethod(end))
@@ -483,24 +483,24 @@ def end_if_left(owner: object, writer: RunWriter, end: End) -> Callable[[], None
 
 
 def end_with_owner(owner: object, writer: RunWriter) -> Callable[[], object]:
-    """Let a run end when nothing holds its owner any more, or with the process; gives what undoes this."""
+    """End a run when nothing refers to its owner any more, or with the process; return a function that undoes this."""
     return weakref.finalize(owner, _leave, writer, os.getpid()).detach
 
 
 def _leave(writer: RunWriter, process: int) -> None:
-    """End a run whose owner is gone, or whose process ends; a forked process leaves its parent's run alone."""
+    """End a run whose owner is gone, or whose process ends; a forked process does not end its parent's run."""
     if os.getpid() == process:
         status, message = ended_by(getattr(sys, "last_exc", None) or getattr(sys, "last_value", None))
         try:
             writer.finish(status, message=message)
-        except RunError as error:  # nobody is left whom it could be raised to
+        except RunError as error:  # no caller is left to receive the error
             warnings.warn(str(error), RunWarning, stacklevel=2)
 
 
 def _at_the_end_of_the_cell(end: "weakref.WeakMethod[End]") -> Callable[[], None]:
-    """In a notebook, end the run when the cell ends; gives what undoes this."""
+    """End the run when the notebook cell ends, in a notebook; return a function that undoes this."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if shell is None or threading.current_thread() is not threading.main_thread():  # a thread goes on behind its cell
+    if shell is None or threading.current_thread() is not threading.main_thread():  # a thread outlives its cell
         return lambda: None
 
     def ended(result: Any = None) -> None:

@@ -1,8 +1,8 @@
-"""Runs in a store of objects (`s3://bucket/runs`): sent whole and numbered, fetched, shown as if they lay here.
+"""Runs in an object store (`s3://bucket/runs`): uploaded as numbered versions, fetched, and shown like local runs.
 
-- send one, and bring one here: `upload`, `download`
-- send one again and again while it is trained: `Uploads`
-- show all that a folder of a store holds: `Mirror`
+- send a run, and fetch one: `upload`, `download`
+- send a run repeatedly during training: `Uploads`
+- show all runs of a folder in a store: `Mirror`
 """
 
 import lazy_loader

@@ -1,9 +1,9 @@
 """Runs of a store on this machine: a cache that is read like any folder of runs.
 
-`mirror(url)` lists a folder of a store from its manifests and fetches what is small (run.json, logs, results). Files of
-checkpoints and captures stand there empty until `fill` fetches them, when they are opened. All lies below
-`$PROBE_CACHE`, or else `probe` in the user's cache directory; nothing else is written there, and names in a manifest
-cannot lead out of it (`probe.runs.store.remote.check_name`).
+`mirror(url)` lists a folder of a store from its manifests and fetches small files (run.json, logs, results). Files of
+checkpoints and captures are empty until `fill` fetches them when they are opened. All files are below `$PROBE_CACHE`,
+or else `probe` in the user's cache directory; nothing else is written there, and names in a manifest cannot lead
+outside it (`probe.runs.store.remote.check_name`).
 """
 
 import hashlib
@@ -43,29 +43,29 @@ from probe.runs.store.remote import (
 from probe.untrusted import read_file
 
 MANIFEST = ".manifest.json"
-"""In each run: the version that is here."""
+"""File in each run with its version on this machine."""
 ADDRESS_FILE = ".address"
-"""In each folder: its address; written when it was listed last."""
+"""File in each folder with its address; its time is that of the last listing."""
 FRESH_S = 30.0
-"""Seconds for which a list of runs counts as new."""
+"""Seconds for which a list of runs counts as current."""
 ENDED_S = 600.0
-"""The same for a run that has ended."""
+"""Seconds for which an ended run counts as current."""
 PATIENCE_S = 5.0
-"""Seconds that a reader waits for a store where there is something to show meanwhile."""
+"""Seconds that a reader waits for a store if older content can be shown."""
 
 
 def cached_folder(url: str) -> Path:
-    """Where the runs of a folder of a store lie on this machine; nothing is fetched."""
+    """Return the path on this machine of a folder of a store; nothing is fetched."""
     url = url.rstrip("/")
     words = re.sub(r"[^A-Za-z0-9.-]+", "-", url)[:60].strip("-.")
     return cache_root() / f"{words}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
 
 
 def cached_run(url: str) -> Path:
-    """Where a run of a store lies on this machine; nothing is fetched.
+    """Return the path on this machine of a run of a store; nothing is fetched.
 
     Raises:
-        RunError: the address cannot be one of a run.
+        RunError: the address cannot be that of a run.
     """
     parent, _, name = url.rstrip("/").rpartition("/")
     try:
@@ -75,7 +75,7 @@ def cached_run(url: str) -> Path:
 
 
 def address_of(path: Path) -> str | None:
-    """Return the address that a folder of the cache, or a run in it, was fetched from; None for any other path."""
+    """Return the address from which a folder of the cache, or a run in it, was fetched; None for any other path."""
     root, real = cache_root(), Path(os.path.realpath(path))
     if not real.is_relative_to(root) or real == root:
         return None
@@ -88,9 +88,9 @@ def address_of(path: Path) -> str | None:
 
 
 def find_run(url: str) -> Path:
-    """Return the directory on this machine of a run of a store, fetched anew except for its checkpoints and captures.
+    """Return the local directory of a run of a store, updated except for its checkpoints and captures.
 
-    Where the store cannot be reached, the run is returned as it was fetched before, with a `RunWarning`.
+    If the store cannot be reached, the run is returned as fetched before, with a `RunWarning`.
 
     Raises:
         RunError: there is no such run.
@@ -105,30 +105,30 @@ def find_run(url: str) -> Path:
 
 @cache
 def mirror(url: str) -> "Mirror":
-    """Return the mirror of a folder of a store; there is one for each address in a process."""
+    """Return the mirror of a folder of a store, one for each address in a process."""
     return Mirror(url.rstrip("/"))
 
 
 class Mirror:
-    """A folder of runs of a store, and what of it is here."""
+    """A folder of runs of a store, with its files on this machine."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.path = cached_folder(url)
         self.problem: str | None = None
-        """Why the store could not be listed when it was last tried, and what is shown instead."""
+        """Why the last listing of the store failed, and what is shown instead; None if it succeeded."""
         self.problems: dict[str, str] = {}
-        """Runs that could not be fetched, by name, and why."""
+        """Name of each run that could not be fetched to the reason."""
         self.locks: defaultdict[str, Any] = defaultdict(RLock)
-        """One for each run: a version and what is fetched of it do not mix."""
+        """Lock of each run, so that files of different versions do not mix."""
         self._lock = Lock()
         self._thread: Thread | None = None
         self._listed, self._looked = -FRESH_S, dict[str, float]()
 
     def refresh(self) -> Path:
-        """Return the folder with the runs of the store, listed anew if the last listing is old.
+        """Return the folder with the runs of the store, listed again if the last listing is old.
 
-        Where runs are here already, the store has `PATIENCE_S` seconds to answer; after that the listing goes on in the
+        If runs are already here, the store has `PATIENCE_S` seconds to answer; after that the listing continues in the
         background.
         """
         with self._lock:
@@ -145,9 +145,9 @@ class Mirror:
         return self.path
 
     def refresh_run(self, name: str) -> Path:
-        """Bring one run up to date and return its directory.
+        """Update one run and return its directory.
 
-        The store is asked again about a run that has ended only if the last time is long ago.
+        For an ended run, the store is contacted only if the last time is long ago.
 
         Raises:
             RunError: there is no such run, here or in the store.
@@ -191,12 +191,12 @@ class Mirror:
             self.problem, self.problems = None, problems
 
     def _note(self) -> None:
-        """Note when the store was read last, and its address."""
+        """Record when the store was last read, and its address."""
         with disk(self.path):
             write_atomic(self.path / ADDRESS_FILE, self.url.encode())
 
     def _instead(self, reason: str) -> str:
-        """Return a sentence on what is shown where the store could not be read, and why."""
+        """Return a sentence that says why the store could not be read, and what is shown instead."""
         reason = reason[0].lower() + reason[1:]
         try:
             hours = (time.time() - (self.path / ADDRESS_FILE).stat().st_mtime) / 3600
@@ -206,7 +206,7 @@ class Mirror:
         return f"What was fetched {ago} ago is shown, since {reason}"
 
     def _fetch_run(self, name: str) -> bool:
-        """Bring a run up to date but for what is bulky; whether the store has it."""
+        """Update a run except for its large files; return whether the store has it."""
         path, now = self.path / name, time.monotonic()
         if now - self._looked.get(name, -ENDED_S) < (ENDED_S if _has_ended(path) else 0.0):
             return True
@@ -217,7 +217,7 @@ class Mirror:
                 return False
             version = read_version(folder, attempt)
             if RUN_FILE not in version.files:
-                return is_run(path)  # claimed, and nothing uploaded yet
+                return is_run(path)  # claimed, without an upload yet
             try:
                 with self.locks[name]:
                     _update(folder, path, version)
@@ -229,13 +229,13 @@ class Mirror:
 
 
 def missing_bytes(path: Path) -> int:
-    """Bytes that `fill` would fetch."""
+    """Return the number of bytes that `fill` would fetch."""
     place, name = _split(path)
     return sum(entry.bytes for entry in _parts(place, name) if _size(place / entry.name) != entry.bytes)
 
 
 def fill(path: Path) -> None:
-    """Fetch a checkpoint or capture of the cache that is not here yet; anything else is left as it is.
+    """Fetch a checkpoint or capture of the cache that is not here yet; do nothing for other paths.
 
     Raises:
         RunError: it cannot be fetched.
@@ -257,13 +257,13 @@ def fill(path: Path) -> None:
             check_room(folder, sum(entry.bytes for entry in lacking), place)
             try:
                 return _fetch_into(folder, place, lacking)
-            except FileNotFoundError:  # the run has gone on: its version here is an old one
+            except FileNotFoundError:  # the run has a newer version than the one here
                 owner.refresh_run(place.name)
     raise RunError(f"`{brief(url)}` has no `{name}` any more: read the page again.")
 
 
 def _split(path: Path) -> tuple[Path, str]:
-    """Return the cached run that a path lies in, and the path's name in that run; an empty name for other paths."""
+    """Return the cached run of a path, and the path's name in that run; an empty name for other paths."""
     root, real = cache_root(), Path(os.path.realpath(path))
     if not real.is_relative_to(root) or len(real.relative_to(root).parts) < 3:
         return real, ""
@@ -272,13 +272,13 @@ def _split(path: Path) -> tuple[Path, str]:
 
 
 def _parts(place: Path, name: str) -> list[Entry]:
-    """Return the files of a run in the cache that have a name, or lie in the folder of that name."""
+    """Return the files of a cached run with a given name, or in the folder of that name."""
     files = _version(place).files.values() if name else ()
     return [entry for entry in files if f"{entry.name}/".startswith(f"{name}/")]
 
 
 def _update(folder: Folder, path: Path, version: Version) -> None:
-    """Make the directory hold a version: what is small as it is, what is bulky as empty files.
+    """Make the directory hold a version: small files complete, large ones empty.
 
     Raises:
         FileNotFoundError: the version is no longer the newest.
@@ -302,7 +302,7 @@ def _update(folder: Folder, path: Path, version: Version) -> None:
 
 
 def _fetch_into(folder: Folder, path: Path, entries: Iterable[Entry]) -> None:
-    """Fetch files to their places in a run's directory; each appears as a whole."""
+    """Fetch files to their places in a run's directory; each one appears whole."""
 
     def one(entry: Entry) -> None:
         target = path / entry.name
@@ -319,7 +319,7 @@ def _fetch_into(folder: Folder, path: Path, entries: Iterable[Entry]) -> None:
 
 
 def _version(path: Path) -> Version:
-    """Return the version of a run that is on this machine; an empty version where none is known."""
+    """Return the version of a run on this machine; an empty version if none is known."""
     try:
         return parse_version(read_file(path / MANIFEST, MANIFEST_BYTES), str(path / MANIFEST))
     except (OSError, RunError):
@@ -327,7 +327,7 @@ def _version(path: Path) -> Version:
 
 
 def _remove(path: Path, name: str) -> None:
-    """Delete a file and the folders that it leaves empty."""
+    """Delete a file and the folders that become empty."""
     target = path / name
     target.unlink(missing_ok=True)
     for parent in list(target.parents)[: len(name.split("/")) - 1]:

@@ -1,4 +1,4 @@
-"""Objects of a store: any place that fsspec reaches (`s3://...`, `gs://...`, `file:///...`, `memory://...`).
+"""Objects of a store: any place that fsspec can access (`s3://...`, `gs://...`, `file:///...`, `memory://...`).
 
 Every failure is one sentence with its remedy. fsspec is imported when the first store is opened.
 """
@@ -14,15 +14,15 @@ from probe.runs.storage import write_atomic
 from probe.untrusted import WEIGHTS, regular, short
 
 TIMES = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
-"""Patience of the client of S3, seconds."""
+"""Timeouts (in seconds) and retries of the S3 client."""
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure`"
 
 
 class Folder:
-    """A folder of a store; names of objects in it are parts with `/` between them."""
+    """Folder of a store; names of objects in it are parts separated by `/`."""
 
     def __init__(self, url: str) -> None:
-        """Connect to `url`; nothing is looked up yet.
+        """Connect to `url` without reading anything.
 
         Raises:
             MissingToolError: the package for this kind of store is not installed.
@@ -49,11 +49,11 @@ class Folder:
         self._path = self._path.rstrip("/")
 
     def key(self, name: str = "") -> str:
-        """Return the full name of an object, as the file system of the store has it."""
+        """Return the full name of an object in the file system of the store."""
         return f"{self._path}/{name}" if name else self._path
 
     def names(self, name: str = "") -> list[str]:
-        """Return the names of what lies directly in a folder, in alphabetical order; none without such a folder.
+        """Return the names directly in a folder, in alphabetical order; none without such a folder.
 
         Raises:
             RunError: the store cannot be read.
@@ -67,7 +67,7 @@ class Folder:
         return sorted({path.rstrip("/").rpartition("/")[2] for path in paths} - {""})
 
     def size(self, name: str) -> int | None:
-        """Bytes of an object; None where there is none."""
+        """Return the number of bytes of an object; None if there is none."""
         with self.contact():
             try:
                 return int(self._fs.info(self.key(name))["size"])
@@ -75,7 +75,7 @@ class Folder:
                 return None
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        """Bytes `start` to `end` of an object; fewer where it is shorter.
+        """Return bytes `start` to `end` of an object; fewer if it is shorter.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -87,12 +87,12 @@ class Folder:
                     regular(self.key(name), WEIGHTS)
                 return self._fs.cat_file(self.key(name), start=start, end=end)
             except OSError as error:
-                if "InvalidRange" in repr(error.__cause__):  # it ends before
+                if "InvalidRange" in repr(error.__cause__):  # the object ends before `start`
                     return b""
                 raise
 
     def write(self, name: str, data: bytes) -> None:
-        """Write an object; it appears as a whole.
+        """Write an object atomically.
 
         Raises:
             RunError: the store cannot be written to.
@@ -104,7 +104,7 @@ class Folder:
                 self._fs.pipe_file(self.key(name), data)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a new object; False where there is one of that name.
+        """Write a new object; return False if its name exists.
 
         Raises:
             RunError: the store cannot be written to.
@@ -121,18 +121,18 @@ class Folder:
         return True
 
     def send(self, name: str, file: Path) -> None:
-        """Write a file as an object, in pieces where it is large.
+        """Send a file as an object, in pieces if it is large.
 
         Raises:
             FileNotFoundError: the file is gone.
             RunError: the store cannot be written to.
         """
         with self.contact():
-            regular(file, WEIGHTS)  # so that what is missing below is the bucket
+            regular(file, WEIGHTS)  # the file exists, so a missing object below means the bucket
             self._fs.put_file(str(file), self.key(name))
 
     def remove(self, names: Iterable[str]) -> None:
-        """Delete objects; those that are gone already count as deleted."""
+        """Delete objects; missing ones count as deleted."""
         with self.contact():
             for name in names:
                 try:
@@ -142,7 +142,7 @@ class Folder:
 
     @contextmanager
     def contact(self) -> Iterator[None]:
-        """Inside, the store is asked: its errors become one sentence.
+        """Turn errors of the store into one sentence, inside the context.
 
         Raises:
             FileNotFoundError: an object is missing.
@@ -161,7 +161,7 @@ class Folder:
             raise RunError(
                 f"`{brief(self.url)}` refuses access ({short(error)}): check the credentials and what they may do."
             ) from error
-        except Exception as error:  # each kind of store has its own
+        except Exception as error:  # each kind of store has its own errors
             if "Credential" in type(error).__name__:
                 raise RunError(f"`{brief(self.url)}` asks for credentials ({short(error)}): {CREDENTIALS}.") from error
             reason = re.sub(r'\?[^\s"]*', "", short(error))  # the query of an address
@@ -174,6 +174,6 @@ def _is_bucket(error: BaseException) -> bool:
 
 
 def _check_bucket(error: OSError) -> None:
-    """Raise what says that a bucket, and not an object, is missing."""
+    """Raise an error if a bucket, rather than an object, is missing."""
     if _is_bucket(error):
         raise error

@@ -1,23 +1,23 @@
-"""Runs in a store: uploaded in complete versions, downloaded elsewhere, and fenced by the number of the attempt.
+"""Runs in a store: uploaded in complete versions, downloaded elsewhere, and fenced by the attempt's number.
 
-Below the address of a run lie
+Below the address of a run are
 
     attempts/00000002.json             manifest: name, size and SHA-256 of every file of one complete version
     files/NAME/00000002-SHA256         the contents of a file; such an object never changes
 
-The manifest of the highest attempt is the run. An attempt writes its own manifest and objects of its own number only,
+The manifest of the highest attempt is the run. An attempt writes only its own manifest and objects of its own number,
 so no order of writes by two attempts can damage what a reader sees, and no locks are needed. The store has to be
 consistent: a read or list that begins after a write has ended sees it (S3 does, since 2020).
 
 - A version is published by one write of the manifest, after all of its objects: a reader has the old one or the new.
-- Once `claim(url, n)` has returned, nothing that a lower attempt does is seen. Its uploads raise `Fenced`, also those
-  that began before. Attempt n goes on from what they had published by then.
-- An attempt deletes objects that its new version no longer needs, after it has seen that no higher attempt is there. A
-  claim reads what it takes over again after it has written its own manifest, until both are the same: so it names no
-  object that is deleted.
+- Once `claim(url, n)` has returned, no change by a lower attempt is visible. Uploads of lower attempts raise `Fenced`,
+  even those that began before. Attempt n continues from what they had published by then.
+- An attempt deletes objects that its new version no longer needs, after checking that there is no higher attempt. After
+  writing its manifest, a claim reads the version that it takes over again, until both are equal: so its manifest names
+  no deleted object.
 
-Not guaranteed: uploads of two processes under one number (give each its own), and that an upload that was killed leaves
-nothing behind (it may leave objects that no manifest names, which do no harm).
+Not guaranteed: uploads of two processes under one number (give each process its own), and that a killed upload leaves
+nothing behind (it may leave objects that no manifest names, which are harmless).
 """
 
 import hashlib
@@ -45,15 +45,15 @@ SCHEMA = 1
 MOST_FILES, MANIFEST_BYTES = 100_000, 32 * 2**20
 MOST_BYTES = 2**50
 CHUNK = 16 * 2**20
-"""Bytes that are fetched at once."""
+"""Number of bytes that are fetched at once."""
 ROOM = 2**30
-"""Bytes that a download leaves free on the disk."""
+"""Number of bytes that a download leaves free on the disk."""
 WORKERS = 8
-"""Files that are sent or fetched at once."""
+"""Number of files that are sent or fetched at once."""
 TRIES = 5
-"""How often a version is read anew that changes while it is read."""
+"""Maximum number of attempts to read a version that changes while it is read."""
 FIRST = (RUN_FILE, f"{CAPTURES}/{INDEX}")
-"""Read before the other files: they speak of what is there already."""
+"""Files that are read before the others, because they refer to existing files."""
 HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -62,23 +62,23 @@ R = TypeVar("R")
 
 
 class Fenced(RunError):
-    """A newer attempt has claimed the run in the store, so this one may not write to it any more."""
+    """Error: a newer attempt has claimed the run in the store, so this one may no longer write to it."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a version."""
+    """File of a version."""
 
     name: str
-    """Its path in the run, with `/` between the parts."""
+    """Path of the file in the run, with `/` between the parts."""
     bytes: int
     sha256: str
     attempt: int
-    """The attempt that wrote its object."""
+    """Number of the attempt that wrote its object."""
 
     @property
     def key(self) -> str:
-        """The object that holds it."""
+        """Name of the object that holds it."""
         return f"{FILES}/{self.name}/{self.attempt:08d}-{self.sha256}"
 
 
@@ -89,34 +89,34 @@ class Version:
     attempt: int
     files: dict[str, Entry] = field(default_factory=dict)
     created: str | None = None
-    """When the run was started, by which it is known; None until the attempt has uploaded something."""
+    """Time when the run was started, which identifies it; None until the attempt has uploaded something."""
 
     @property
     def bytes(self) -> int:
-        """Size of all files."""
+        """Size of all files in bytes."""
         return sum(entry.bytes for entry in self.files.values())
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What an upload did."""
+    """Result of an upload."""
 
     files: int
-    """Files that were sent, those left out that were there unchanged."""
+    """Number of files that were sent, without unchanged ones."""
     bytes: int
-    """Their size."""
+    """Size of these files in bytes."""
     version: Version
 
 
 def claim(url: str, attempt: int) -> bool:
-    """Take a run in a store over: from now on no lower attempt can change what is read there.
+    """Claim a run in a store: from now on no lower attempt can change what is read there.
 
     Args:
-        url: the address of the run, such as `s3://bucket/runs/base`; nothing has to be there yet.
-        attempt: number of the attempt, from 1; each process takes a higher one than those before it.
+        url: address of the run, such as `s3://bucket/runs/base`; it need not exist yet.
+        attempt: number of the attempt, from 1; each process takes a higher one than earlier processes.
 
     Returns:
-        Whether there is a version to `download` and go on from.
+        Whether there is a version to `download` and continue from.
 
     Raises:
         Fenced: this number, or a higher one, is taken.
@@ -142,8 +142,8 @@ def claim(url: str, attempt: int) -> bool:
 def _last_upload(folder: Folder, attempt: int) -> Version:
     """Return the version that the newest of the lower attempts uploaded.
 
-    Attempts that only claimed the run are skipped; they hold a copy of that version. The version is empty without an
-    upload.
+    Attempts that only claimed the run are skipped; they hold a copy of that version. Without an upload the version is
+    empty.
     """
     for lower in sorted(_attempts(folder), reverse=True):
         if lower < attempt and (version := read_version(folder, lower)).created is not None:
@@ -152,20 +152,20 @@ def _last_upload(folder: Folder, attempt: int) -> Version:
 
 
 def upload(run: str | Path, url: str, attempt: int | None = None) -> Sent:
-    """Send a run directory to a store; files that are there unchanged are not sent again.
+    """Send a run directory to a store; unchanged files are not sent again.
 
-    A run that is being written is sent as one consistent picture: checkpoints and captures as a whole or not at all,
-    the logs at least up to them. Names that start with a dot are being written, and are left out; so is what a resume
-    gave up.
+    A run that is being written is sent as a consistent snapshot: checkpoints and captures whole or not at all, the logs
+    at least up to them. Names that start with a dot are being written and are left out, as are files that a resume
+    discarded.
 
     Args:
-        run: the run directory.
-        url: the address of the run in the store, such as `s3://bucket/runs/base`.
-        attempt: number of the attempt; None goes on with the newest one that is there, or starts the first.
+        run: run directory.
+        url: address of the run in the store, such as `s3://bucket/runs/base`.
+        attempt: number of the attempt; None continues the newest one, or starts the first.
 
     Raises:
-        Fenced: a newer attempt has claimed the run, before or while it was sent; nothing of it counts.
-        RunError: it is no run, the address holds another one, or the store cannot be reached.
+        Fenced: a newer attempt has claimed the run, before or while it was sent; the upload has no effect.
+        RunError: it is not a run, the address holds another run, or the store cannot be reached.
     """
     path, folder = Path(os.path.expanduser(run)), Folder(url)
     created = read_meta(path).get("created") or ""
@@ -190,16 +190,16 @@ def upload(run: str | Path, url: str, attempt: int | None = None) -> Sent:
 
 
 def download(url: str, directory: str | Path) -> Path:
-    """Fetch a run from a store, checked by size and hash; it appears as a whole or not at all.
+    """Fetch a run from a store, checked by size and hash; it appears whole or not at all.
 
-    It can be resumed at once: its copy says nothing of the process that wrote it, which may have been running.
+    It can be resumed at once: the copy does not mention the process that wrote it, which may still be running.
 
     Args:
-        url: the address of the run, such as `s3://bucket/runs/base`.
-        directory: where it goes; it must be new or empty.
+        url: address of the run, such as `s3://bucket/runs/base`.
+        directory: target directory; it must be new or empty.
 
     Raises:
-        RunError: there is no run, it is damaged, the directory holds something, or there is no room for it.
+        RunError: there is no run, it is damaged, the directory is not empty, or there is too little space.
     """
     path, folder = Path(os.path.expanduser(directory)), Folder(url)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -225,7 +225,7 @@ def download(url: str, directory: str | Path) -> Path:
 
 
 def newest_attempt(folder: Folder) -> int:
-    """Return the number of the attempt that counts, which is the highest; 0 where there is no run."""
+    """Return the number of the current attempt, which is the highest; 0 without a run."""
     return max(_attempts(folder), default=0)
 
 
@@ -244,12 +244,12 @@ def read_version(folder: Folder, attempt: int) -> Version:
 
 
 def parse_version(data: bytes, what: str, attempt: int | None = None) -> Version:
-    """Parse the version that a manifest describes; every name in it leads into the run's own directory.
+    """Parse the version that a manifest describes; every name in it must stay inside the run's directory.
 
     Args:
-        data: the manifest.
-        what: its address, for the errors.
-        attempt: the attempt that it should be of.
+        data: bytes of the manifest.
+        what: address of the manifest, for errors.
+        attempt: expected number of the attempt.
 
     Raises:
         RunError: it is damaged, or of a newer version of Probe.
@@ -281,7 +281,7 @@ def fetch_all(folder: Folder, target: Path) -> Version:
     """Fetch the newest version of a run into a directory.
 
     Raises:
-        RunError: there is none, it is damaged, or there is no room for it.
+        RunError: there is none, it is damaged, or there is too little space.
     """
     done: dict[str, Entry] = {}
     for _ in range(TRIES):
@@ -328,7 +328,7 @@ def fetch(folder: Folder, entry: Entry, target: Path) -> Entry:
 
 
 def check_room(folder: Folder, size: int, target: Path) -> None:
-    """Refuse to fetch what does not fit on the disk.
+    """Raise an error if a download does not fit on the disk.
 
     Raises:
         RunError: there are fewer than `size` bytes and 1 GiB free.
@@ -352,10 +352,10 @@ def spread(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 
 def check_name(name: object) -> str:
-    """Return a file's name in a run, if it can only lead into the run's own directory.
+    """Return a file's name in a run after checking that it stays inside the run's directory.
 
     Raises:
-        ValueError: it leads out, is hidden, or is not a valid name on every system.
+        ValueError: it leads outside, is hidden, or is not a valid name on every system.
     """
     if not isinstance(name, str) or len(name) > 800 or not name.isprintable() or set(name) & set('\\:*?"<>|'):
         raise ValueError("a name of a file is none")
@@ -365,12 +365,12 @@ def check_name(name: object) -> str:
 
 
 def is_bulky(name: str) -> bool:
-    """Whether a file is one of a checkpoint or a capture: large, and never changed once it is there."""
+    """Return whether a file belongs to a checkpoint or a capture: large, and never changed."""
     return name.startswith(f"{CHECKPOINTS}/") or (name.startswith(f"{CAPTURES}/") and name.endswith(".safetensors"))
 
 
 def _send_all(path: Path, folder: Folder, before: Version) -> tuple[list[Entry], Version]:
-    """Send what is not in the store yet; gives what is new there, and the version that is complete now."""
+    """Send all files that are not in the store yet; return the new ones and the complete version."""
     for _ in range(TRIES):
         early = {name: read_file(path / name, LOG) for name in FIRST if (path / name).is_file()}
         names = list(_files(path))
@@ -392,7 +392,7 @@ def _send_all(path: Path, folder: Folder, before: Version) -> tuple[list[Entry],
 
 
 def _send(path: Path, folder: Folder, before: Version, early: dict[str, bytes], name: str) -> Entry:
-    """Send a file unless it is in the store; what may still grow is read once."""
+    """Send a file unless it is in the store; read a file that may still grow only once."""
     file, known = path / name, before.files.get(name)
     if is_bulky(name):
         stamp = _stamp(file)
@@ -411,7 +411,7 @@ def _send(path: Path, folder: Folder, before: Version, early: dict[str, bytes], 
 
 
 def _files(path: Path) -> Iterator[str]:
-    """Yield the names of a run's files, except for files that are being written and those that a resume gave up.
+    """Yield the names of a run's files, except for files that are being written and those that a resume discarded.
 
     Raises:
         RunError: one is a link, or its name is not valid on other systems.
@@ -431,7 +431,7 @@ def _files(path: Path) -> Iterator[str]:
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:
-    """Size, time of the last change and identity of a file; (-1, 0, 0) where it is gone."""
+    """Return size, time of the last change and identity of a file; (-1, 0, 0) if it is gone."""
     try:
         status = file.stat()
     except FileNotFoundError:
@@ -446,7 +446,7 @@ def _file_hash(file: str, stamp: tuple[int, int, int]) -> str:
 
 
 def _unit(name: str) -> str:
-    """Return the name of what appears as a whole: the checkpoint that a file belongs to, or a capture."""
+    """Return the unit of a file that appears whole: its checkpoint, or a capture."""
     parts = name.split("/")
     return "/".join(parts[:2]) if parts[0] == CHECKPOINTS else name
 
@@ -493,7 +493,7 @@ def dump_version(version: Version) -> bytes:
 
 
 def _check_free(folder: Folder) -> None:
-    """Refuse the address of a folder of runs, which is an easy mistake."""
+    """Raise an error for the address of a folder of runs, an easy mistake."""
     others = [name for name in folder.names() if name not in (ATTEMPTS, FILES)]
     if others:
         raise RunError(

@@ -1,4 +1,4 @@
-"""Uploads of a run while it is trained: at each checkpoint, about every minute, and at the end."""
+"""Uploads of a run during training: at each checkpoint, about every minute, and at the end."""
 
 import os
 import time
@@ -16,23 +16,23 @@ from probe.runs.store.remote import Fenced, upload
 from probe.texts import say
 
 LOOK_S = 1.0
-"""Seconds between two looks for a new checkpoint."""
+"""Seconds between two checks for a new checkpoint."""
 LONGEST_S = 300.0
-"""Seconds between two tries while a store cannot be reached."""
+"""Maximum seconds between two attempts while a store cannot be reached."""
 
 
 class Uploads:
-    """While this context is open, a run that another process (or this one) writes is uploaded; it never disturbs it.
+    """Context in which a run that another process (or this one) writes is uploaded, without disturbing it.
 
-    A store that cannot be reached is told of, and tried again later and later. When the context is left the run is
-    uploaded once more, in the state in which it ended.
+    If a store cannot be reached, a message says so, and uploads are tried again at growing intervals. When the context
+    ends, the run is uploaded once more in its final state.
 
         with Uploads("runs/base", "s3://bucket/runs/base", attempt=2) as uploads:
             process.wait()
 
     Attributes:
-        problem: why the last upload failed; None when it went well. `Fenced` means that a newer attempt has taken the
-            run over: nothing is uploaded any more, and the training should be stopped.
+        problem: why the last upload failed; None if it succeeded. `Fenced` means that a newer attempt has claimed the
+            run: nothing more is uploaded, and training should be stopped.
     """
 
     problem: ProbeError | None
@@ -47,15 +47,16 @@ class Uploads:
         patience: float = 120.0,
         tell: Callable[[str], object] | None = None,
     ) -> None:
-        """Nothing is looked at before the context is entered.
+        """Set what to upload; nothing is read before the context is entered.
 
         Args:
-            run: the run directory; it may appear later.
-            url: the address of the run in the store.
-            attempt: see `probe.runs.store.remote.upload`.
-            every: seconds after which a run without a new checkpoint is uploaded too, so that its curves can be read.
-            patience: seconds for which the last upload is tried again.
-            tell: is given one sentence when an upload fails, and when one goes well again; by default it is printed.
+            run: run directory; it may appear later.
+            url: address of the run in the store.
+            attempt: number of the attempt, see `probe.runs.store.remote.upload`.
+            every: seconds after which a run is uploaded even without a new checkpoint, so that its curves can be read.
+            patience: seconds for which the last upload is retried.
+            tell: function that receives one sentence when an upload fails, and when one succeeds again; by default it
+                is printed.
         """
         self.path = Path(os.path.expanduser(run))
         self.url, self.attempt = url, attempt
@@ -69,7 +70,7 @@ class Uploads:
         """Begin to watch the run.
 
         Raises:
-            MissingToolError, ConfigError: the address is none, or its package is not installed.
+            MissingToolError, ConfigError: the address is invalid, or its package is not installed.
         """
         Folder(self.url)
         self._thread.start()
@@ -78,11 +79,12 @@ class Uploads:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Upload the run as it ended.
+        """Upload the run in its final state.
 
         Raises:
-            Fenced: a newer attempt has taken the run over.
-            ProbeError: the last upload failed for `patience` seconds. An error inside of the context goes before both.
+            Fenced: a newer attempt has claimed the run.
+            ProbeError: the last upload failed for `patience` seconds. An error inside the context takes precedence over
+                both.
         """
         self._end.set()
         self._thread.join()
@@ -113,7 +115,7 @@ class Uploads:
         return {name for name in (os.listdir(folder) if folder.is_dir() else ()) if parse_step(name) is not None}
 
     def _try(self) -> bool:
-        """Upload once; whether it went well."""
+        """Upload once; return whether it succeeded."""
         before = self.problem
         try:
             upload(self.path, self.url, self.attempt)

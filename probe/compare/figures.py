@@ -13,7 +13,11 @@ from probe.numbers import chance, format_interval, in_percent, rate
 from probe.plotting.curves import HOVER_WIDTH, TITLE_WIDTH
 from probe.plotting.intervals import band
 from probe.plotting.marks import cells
-from probe.plotting.panels import EXACT, IDEAL, hover_texts
+from probe.plotting.series import (
+    EXACT,
+    IDEAL,
+    hover_texts,
+)
 from probe.plotting.theme import (
     LIGHT,
     METHODS,

@@ -7,7 +7,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probe.numbers import in_unit
-from probe.plotting.panels import BAYES, IDEAL, RATE, Panels
+from probe.plotting.panels import Panels
+from probe.plotting.series import (
+    BAYES,
+    IDEAL,
+    RATE,
+)
 from probe.plotting.theme import escape, escape_lines, method_colour
 from probe.rewards.factorial import ENDS, KNOBS, OUTCOMES, SHORT, Factorial
 from probe.terms import SHARE, term

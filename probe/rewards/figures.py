@@ -14,7 +14,10 @@ from plotly.subplots import make_subplots
 
 from probe.plotting.curves import Style
 from probe.plotting.intervals import SYMBOLS, band, format_interval
-from probe.plotting.panels import IDEAL, Panels
+from probe.plotting.panels import Panels
+from probe.plotting.series import (
+    IDEAL,
+)
 from probe.plotting.theme import (
     LIGHT,
     METHODS,

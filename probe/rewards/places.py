@@ -19,7 +19,9 @@ from probe.model.references import resolve
 from probe.numbers import format_interval, rate
 from probe.plotting.curves import Style
 from probe.plotting.notebook import Drawable, Look, alone, titled
-from probe.plotting.panels import IDEAL
+from probe.plotting.series import (
+    IDEAL,
+)
 from probe.plotting.theme import method_colour
 from probe.rewards.causes import run_of
 from probe.rewards.figures import records

@@ -48,7 +48,7 @@ def example_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
     others = table[table["kind"] != "markov"]
     if set(table[MODEL]) == set(others[MODEL]):  # of chains beside them `distances` says more
         kinds = [kind for kind in kinds if kind != "markov"]
-    panels = Panels([KINDS[kind] for kind in kinds])
+    panels = Panels([KINDS[kind] for kind in kinds], spacing=0.09)  # room for the name of each axis
     for column, kind in enumerate(kinds, start=1):
         group = table[table["kind"] == kind]
         chain = kind == "markov"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from probe.plotting.theme import CHOSEN, LIGHT, template
+from probe.plotting.theme import CHOSEN, LIGHT, on_hover, template
 
 MOST = 6
 """Squares along the longer side of a cell."""
@@ -29,26 +29,33 @@ def lay_out(figure: go.Figure, height: int, *, titles: int = 13, **layout: objec
 
 
 def cells(
-    values: np.ndarray, written: Sequence[Sequence[str]], *, legible: bool, axis: str = "coloraxis"
+    values: np.ndarray,
+    written: Sequence[Sequence[str]] | np.ndarray | None = None,
+    hover: Sequence[Sequence[str]] | np.ndarray | None = None,
+    *,
+    legible: bool = True,
+    axis: str = "coloraxis",
 ) -> go.Heatmap:
     """Return the cells of a map.
 
     Args:
         values: [rows columns] what colours them; NaN leaves a cell empty.
-        written: what stands in each.
-        legible: whether they have room for it.
+        written: what stands in each; by default nothing.
+        hover: what is shown under the mouse, escaped; by default nothing.
+        legible: whether they have room for what is written.
         axis: the colour axis.
     """
+    under = {"hoverinfo": "skip"} if hover is None else on_hover(hover)
     return go.Heatmap(
         z=values.astype(np.float32),
         coloraxis=axis,
         text=written,
-        texttemplate="%{text}" if legible else "",
+        texttemplate="%{text}" if written is not None and legible else "",
         textfont={"size": 10},
-        hoverinfo="skip",
         hoverongaps=False,
         xgap=1,
         ygap=1,
+        **under,
     )
 
 

@@ -62,6 +62,7 @@ class Panels:
         self._named: set[tuple[Any, Any]] = set()
         self._shapes: list[dict[str, Any]] = []
         self._axes: dict[str, list[dict[str, Any]]] = {"x": [], "y": []}
+        self._titles: list[dict[str, Any]] = []
         self._notes: list[dict[str, Any]] = []
         for at, (title, (wide, high)) in enumerate(zip(fitting, places, strict=True)):
             own: dict[str, dict[str, Any]] = {
@@ -75,7 +76,7 @@ class Panels:
                 self._axes[letter].append(own[letter])
             place = {"x": sum(wide) / 2, "y": high[1], "xref": "paper", "yref": "paper"}
             look = {"xanchor": "center", "yanchor": "bottom", "showarrow": False, "font": {"size": TITLE_SIZE}}
-            self._notes.append({"text": title, **place, **look})
+            self._titles.append({"text": title, **place, **look})
 
     def add(self, panel: int, *traces: Trace) -> None:
         """Draw traces: Plotly's own, or dictionaries with their `type`.
@@ -111,9 +112,13 @@ class Panels:
         """Draw a shape at values of the axes of a panel."""
         self._shapes.append({**shape, "xref": _axis("x", panel), "yref": _axis("y", panel)})
 
+    def note(self, panel: int, text: str, **place: Any) -> None:
+        """Write an escaped text at values of the axes of a panel, or where `place` says."""
+        self._notes.append({"text": text, "xref": _axis("x", panel), "yref": _axis("y", panel), **place})
+
     def explain(self, panel: int, text: str) -> None:
         """Show an escaped text under the mouse above the title of a panel."""
-        self._notes[panel - 1]["hovertext"] = text
+        self._titles[panel - 1]["hovertext"] = text
 
     def axis(self, letter: str, panel: int | None = None, **settings: Any) -> None:
         """Set up the x or y axis of a panel, or of all; `title` may be its text alone."""
@@ -122,7 +127,7 @@ class Panels:
 
     def lowest(self, **settings: Any) -> None:
         """Set up the x axis of the lowest panel of each column."""
-        for panel in range(max(1, len(self._notes) - self._columns + 1), len(self._notes) + 1):
+        for panel in range(max(1, len(self._titles) - self._columns + 1), len(self._titles) + 1):
             self.axis("x", panel, **settings)
 
     def figure(self, *, crowded: bool = False, **layout: Any) -> go.Figure:
@@ -141,7 +146,7 @@ class Panels:
         }
         whole: dict[str, Any] = {
             "template": template(LIGHT),
-            "annotations": [note for note in self._notes if note["text"]] or None,
+            "annotations": [note for note in (*self._titles, *self._notes) if note["text"]] or None,
             "shapes": self._shapes or None,
             "hovermode": "closest",
         }
@@ -154,7 +159,7 @@ class Panels:
         return go.Figure({"data": self._traces, "layout": whole | axes | layout})
 
     def _panels(self, panel: int | None) -> Sequence[int]:
-        return range(1, len(self._notes) + 1) if panel is None else [panel]
+        return range(1, len(self._titles) + 1) if panel is None else [panel]
 
 
 def fit_titles(titles: Sequence[str], shares: Sequence[float]) -> list[str]:

@@ -183,7 +183,7 @@ def ideal(marks: Sequence[tuple[float, float]], name: str) -> go.Scatter:
 
 
 def exact(x: Any, y: Any, name: str, dash: str = "dash", colour: str | None = None) -> go.Scatter:
-    """Return the curve of an exact predictor, an ideal or guessing, without hover text; without a name it has no entry."""
+    """Return the curve of an exact predictor, an ideal or guessing: without hover text; unnamed, without an entry."""
     line = {"color": colour or BAYES, "dash": dash, "width": 1.6}
     named = {"name": name, "legendgroup": name} if name else {"showlegend": False}
     return go.Scatter(x=list(x), y=list(y), mode="lines", line=line, hoverinfo="skip", **named)

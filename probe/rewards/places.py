@@ -153,21 +153,12 @@ class Placed(Drawable):
         Args:
             axis: KL or its square root.
         """
-        from probe.rewards.figures import reward_frontier, reward_gains
+        from probe.rewards.figures import FrontierView, reward_frontier, reward_gains
 
         proxy = f"proxy reward ({self.judge}, exact), nats"
-        frontier = reward_frontier(
-            self.curve,
-            self._table,
-            self._styles,
-            reward=self.by,
-            label=proxy if self.by == "proxy" else "true reward (exact)",
-            axis=AXES[axis],
-            best_of_n=self.best,
-            paths=self.way,
-            chosen=self.chosen or None,
-            size=SIZE,
-        )
+        label = proxy if self.by == "proxy" else "true reward (exact)"
+        view = FrontierView(reward=self.by, label=label, axis=AXES[axis], chosen=self.chosen or None, size=SIZE)
+        frontier = reward_frontier(self.curve, self._table, self._styles, view, best_of_n=self.best, paths=self.way)
         titles = {name: term(name, "rewards").label for name in (*self._gains, "excess")}
         gains = reward_gains(self._table, self._styles, titles, self.chosen or None)
         return {

@@ -11,8 +11,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probe.plotting.curves import legend_entry
+from probe.plotting.marks import text_bars
 from probe.plotting.panels import ABOVE, Panels
-from probe.plotting.theme import LIGHT, METHODS, escape, method_colour, new_figure, numbered, shorten, token_axis
+from probe.plotting.theme import LIGHT, METHODS, escape, method_colour, new_figure, shorten, token_axis
 from probe.runs.captured import MEASURES
 
 RELATIONS = {"parent": "solid", "reward_model": "dash", "reference": "dot"}
@@ -166,17 +167,9 @@ def token_panels(
     """
     count = max(1, len(measures))
     panels = Panels([""] * count, columns=1, gap=0.06, shared_x=True)
-    strong = [1.0 if chosen is None or index == chosen else 0.45 for index in range(len(tokens))]
     for row, (name, values) in enumerate(measures.items(), start=1):
-        bars = go.Bar(
-            x=list(range(len(tokens))),
-            y=values,
-            customdata=numbered(tokens),
-            marker={"color": colour, "opacity": strong},
-            hovertemplate=f"%{{customdata}}<br>{name} %{{y:.4g}}<extra></extra>",
-        )
         unit = MEASURES.get(name, "")
-        panels.add(row, bars)
+        panels.add(row, text_bars(tokens, values, colour, f"{name} %{{y:.4g}}", chosen))
         panels.axis("y", row, title=f"{name}<br>({unit})" if unit else name, nticks=4)
     panels.axis("x", range=[-0.6, max(1, len(tokens)) - 0.4], **token_axis(tokens))
     panels.lowest(tickangle=-45)

@@ -167,7 +167,7 @@ def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str
             model = points[points["alpha"] == end]
             mark = go.Scatter(x=model["alpha"], y=model["value"], mode="markers", name=escape(f"{name} (alpha {end})"))
             mark.update(marker={"size": 11, "color": colour, "symbol": ("circle", "diamond")[end]}, hoverinfo="skip")
-            panels.add(at, mark)
+            panels.add(at, mark.update(legendgroup=f"alpha {end}"))
         if about.unit in (*RATES, DIFFERENCE):
             panels.axis("y", at, tickformat=".0%")
     panels.lowest(title="alpha")
@@ -245,7 +245,7 @@ def transplant_points(
             ticks.update(marker={"color": colour, "size": 8, "symbol": mark, "opacity": 0.65}, legendgroup=null)
             panels.add(column, ticks.update(hovertemplate=f"{null}: %{{x:.3g}}{suffix}<extra></extra>"))
         values = scale * rows[["effect", "effect_low", "effect_high"]].to_numpy(dtype=float)
-        _add_points(panels, column, values, names, suffix, name="part of the aligned model")
+        _add_points(panels, column, values, names, suffix, name="part of the aligned model", legendgroup="part")
     panels.mark(None, THIN, x=0)
     words = "pp" if unit in RATES else unit
     whole = f"{scale * change:+.3g}".replace("-", "\u2212")

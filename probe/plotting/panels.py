@@ -81,13 +81,13 @@ class Panels:
     def add(self, panel: int, *traces: Trace) -> None:
         """Draw traces: Plotly's own, or dictionaries with their `type`.
 
-        Of traces with the same name and group the legend names the first.
+        Of the traces of a group (`legendgroup`) that have the same name the legend names the first.
         """
         axes = {"xaxis": _axis("x", panel), "yaxis": _axis("y", panel)}
         for trace in traces:
             plain = {**(trace if isinstance(trace, Mapping) else trace.to_plotly_json()), **axes}
             entry = plain.get("name"), plain.get("legendgroup")
-            if entry[0] and plain.get("showlegend") is not False:
+            if all(entry) and plain.get("showlegend") is not False:
                 plain |= {"showlegend": False} if entry in self._named else {}
                 self._named.add(entry)
             self._traces.append(plain)

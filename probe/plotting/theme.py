@@ -211,6 +211,11 @@ def colour_axis(label: str, *, low: float, high: float, diverging: bool = False,
     }
 
 
+def signed_axis(label: str, bound: float, **position: float | str) -> dict:
+    """Return a colour axis for values of both signs, centred on zero."""
+    return colour_axis(label, low=-bound, high=bound, diverging=True, **position)
+
+
 def two_bars(share: float) -> tuple[dict, dict]:
     """Places of two colour bars one above the other, of which the upper one takes `share` of the height."""
     return {"len": share, "y": 1, "yanchor": "top"}, {"len": 1 - share, "y": 0, "yanchor": "bottom"}

@@ -112,6 +112,12 @@ class Panels:
         """Draw a shape at values of the axes of a panel."""
         self._shapes.append({**shape, "xref": _axis("x", panel), "yref": _axis("y", panel)})
 
+    def span(self, panel: int, start: float, end: float, colour: str, opacity: float) -> None:
+        """Shade a panel from one x to another."""
+        look = {"type": "rect", "fillcolor": colour, "opacity": opacity, "line": {"width": 0}}
+        refs = {"xref": _axis("x", panel), "yref": f"{_axis('y', panel)} domain"}
+        self._shapes.append({**look, **refs, "x0": start, "x1": end, "y0": 0, "y1": 1})
+
     def note(self, panel: int, text: str, **place: Any) -> None:
         """Write an escaped text at values of the axes of a panel, or where `place` says."""
         self._notes.append({"text": text, "xref": _axis("x", panel), "yref": _axis("y", panel), **place})

@@ -10,26 +10,12 @@ import numpy as np
 import plotly.graph_objects as go
 
 from probe.plotting.panels import Panels
-from probe.plotting.theme import CHOSEN, LIGHT, numbered, on_hover, template, token_axis
+from probe.plotting.theme import CHOSEN, numbered, on_hover, token_axis
 
 CLICKS = {"clickmode": "event+select", "dragmode": False, "showlegend": False}
 """Layout of a figure whose cells take clicks: nothing to drag, no legend."""
 MOST = 6
 """Squares along the longer side of a cell."""
-
-
-def lay_out(figure: go.Figure, height: int, *, titles: int = 13, **layout: object) -> None:
-    """Set theme and height of a figure of panels that take clicks: nothing to drag, no legend.
-
-    Args:
-        figure: made by `make_subplots`.
-        height: pixels.
-        titles: size of the panels' titles.
-        layout: margins, colour axes.
-    """
-    look = {"template": template(LIGHT), "clickmode": "event+select", "dragmode": False, "showlegend": False}
-    figure.update_layout(height=height, **look, **layout)
-    figure.update_annotations(font_size=titles)
 
 
 def cells(

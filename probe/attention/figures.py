@@ -16,6 +16,7 @@ from probe.plotting.theme import (
     colour_axis,
     escape,
     numbered,
+    on_hover,
     shorten,
     signed_axis,
     token_axis,
@@ -379,8 +380,7 @@ def word_bars(
     for column, (_, tokens, values) in enumerate(panels, start=1):
         marker = {"color": [positive if value >= 0 else negative for value in values]}
         written = {"text": [f"{value:+.2f}" for value in values], "textposition": "outside", "cliponaxis": False}
-        hover = {"customdata": [escape(token) for token in tokens]}
-        hover |= {"hovertemplate": "%{customdata}: %{x:+.3f}<extra></extra>"}
+        hover = on_hover(map(escape, tokens)) | {"hovertemplate": "%{customdata}: %{x:+.3f}<extra></extra>"}
         token_bars(canvas, column, list(tokens), values, 12, marker=marker, **written, **hover)
     canvas.axis("x", title=label, range=[-1.6 * most, 1.6 * most], nticks=5)
     return canvas.figure(showlegend=False, bargap=0.2)

@@ -169,8 +169,8 @@ def head_grids(
         if chosen is not None and chosen[0] < depth and chosen[1] < heads:
             canvas.shape(column, frame(chosen[1], chosen[0]))
         canvas.axis("x", column, **categories([f"H{head}" for head in range(heads)]))
-        every = {"tickvals": list(range(0, depth, 1 + depth // 32))}
-        every["ticktext"] = [f"L{layer}" for layer in every["tickvals"]]
+        layers = range(0, depth, 1 + depth // 32)
+        every = {"tickvals": list(layers), "ticktext": [f"L{layer}" for layer in layers]}
         canvas.axis("y", column, **row_axis([""] * depth) | every, showticklabels=column == 1 or cell[0] * heads > 190)
     layout: dict = {}
     upper, lower = two_bars(0.5) if plain and changes else ({}, {})

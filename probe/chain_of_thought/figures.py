@@ -42,8 +42,7 @@ def accuracy_by_terms(table: pd.DataFrame, look: Look) -> go.Figure:
     panels = Panels(list(CONDITIONS.values()), spacing=0.035, shared_y=True)
     for column, condition in enumerate(CONDITIONS, start=1):
         level(panels, column, (terms[0] - 0.25, terms[-1] + 0.25), (CHANCE, CHANCE), "guessing")
-        for label, rows in reversed(models_of(table[table["condition"] == condition], look, "terms")):
-            panels.add(column, *curve_with_band(rows, "terms", label, look[label]))
+        _add_curves(panels, column, table[table["condition"] == condition], "terms", look)
     panels.axis("x", tickvals=terms, range=[terms[0] - 0.25, terms[-1] + 0.25], title="terms of the sum")
     panels.axis("y", **RATE)
     panels.axis("y", 1, title="share of right answers")
@@ -62,8 +61,7 @@ def agreement(table: pd.DataFrame, look: Look) -> go.Figure:
     labels = {"early answering": "share of the steps given", "added mistakes": "share of the steps before the mistake"}
     for column, test in enumerate(tests, start=1):
         level(panels, column, (0, 1), (1, 1), "post hoc: the steps do not matter")
-        for label, rows in reversed(models_of(table[table["test"] == test], look, "share")):
-            panels.add(column, *curve_with_band(rows, "share", label, look[label]))
+        _add_curves(panels, column, table[table["test"] == test], "share", look)
         panels.axis("x", column, title=labels.get(test, "share of the steps"), **RATE)
     panels.axis("y", range=(-0.03, 1.06), tickformat=".0%")
     panels.axis("y", 1, title="P(same answer as with all steps)")
@@ -81,8 +79,7 @@ def following(table: pd.DataFrame, look: Look) -> go.Figure:
     panels = Panels(list(OUTCOMES.values()), spacing=0.05, shared_y=True)
     for column, outcome in enumerate(OUTCOMES, start=1):
         level(panels, column, (rest[0] - 0.2, rest[-1] + 0.2), (CHANCE, CHANCE), "guessing")
-        for label, rows in reversed(models_of(table[table["outcome"] == outcome], look, "steps_left")):
-            panels.add(column, *curve_with_band(rows, "steps_left", label, look[label]))
+        _add_curves(panels, column, table[table["outcome"] == outcome], "steps_left", look)
     panels.axis("x", tickvals=rest, range=[rest[0] - 0.2, rest[-1] + 0.2], title="steps left after the edit")
     panels.axis("y", **RATE)
     panels.axis("y", 1, title="exact probability")
@@ -101,8 +98,7 @@ def pass_curves(table: pd.DataFrame, look: Look, guess: float | None = None) -> 
     panels = Panels()
     if guess is not None:
         level(panels, 1, ks, [1 - (1 - guess) ** k for k in ks], "guessing")
-    for label, rows in reversed(models_of(table, look, "k")):
-        panels.add(1, *curve_with_band(rows, "k", label, look[label]))
+    _add_curves(panels, 1, table, "k", look)
     panels.axis("x", **log_axis(), tickvals=ks, title="samples k")
     panels.axis("y", **RATE, title="pass@k")
     return _finish(panels)
@@ -129,6 +125,11 @@ def bias(table: pd.DataFrame, look: Look) -> go.Figure:
     panels.axis("y", range=[-top, top], tickformat=".0%", zeroline=False)
     panels.axis("y", 1, title="difference of shares")
     return _finish(panels)
+
+
+def _add_curves(panels: Panels, panel: int, table: pd.DataFrame, x: str, look: Look) -> None:
+    for label, rows in reversed(models_of(table, look, x)):
+        panels.add(panel, *curve_with_band(rows, x, label, look[label]))
 
 
 def _side_by_side(table: pd.DataFrame, look: Look) -> go.Figure:

@@ -24,6 +24,7 @@ from probe.plotting.theme import (
     on_hover,
     row_axis,
     shorten,
+    signed_axis,
     token_axis,
 )
 from probe.terms import DIFFERENCE, RATES, Term
@@ -276,7 +277,7 @@ def first_token_maps(layers: pd.DataFrame, tokens: pd.DataFrame, layer: int) -> 
     own = {(row.row, row.position): row for row in rows.itertuples()}
     found = [[own.get((row, position)) for position in grid.columns] for row in order]
     shown = [
-        ["" if each is None else escape(shorten(str(each.token), 12)) + " *" * each.beyond_null for each in line]
+        ["" if each is None else escape(shorten(str(each.token), 12)) + " *" * bool(each.beyond_null) for each in line]
         for line in found
     ]
     lens = cells(scores, shown, [[_lens_hover(each) for each in line] for line in found], axis="coloraxis2")
@@ -284,7 +285,7 @@ def first_token_maps(layers: pd.DataFrame, tokens: pd.DataFrame, layer: int) -> 
     panels.add(2, lens.update(x=[str(each) for each in grid.columns], y=ranks))
     top = float(np.nanmax(np.abs(scores), initial=0.0)) or 1.0
     left = colour_axis("", low=0.0, high=float(values.max(initial=0.0)) or 1.0) | {"showscale": False}
-    right = colour_axis("score, nats", low=-top, high=top, diverging=True)
+    right = signed_axis("score, nats", top)
     panels.axis("x", title="position of the token", type="category")
     panels.axis("y", 1, type="category", autorange=True)
     panels.axis("y", 2, type="category", autorange="reversed", title="rank")

@@ -70,7 +70,7 @@ def example_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
         panels.axis("y", column, title="loss (nats)" if chain else "P(true answer)")
         if not chain:
             panels.axis("y", column, **RATE, zeroline=False)
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def distances(table: pd.DataFrame, styles: Look) -> go.Figure:
@@ -87,7 +87,7 @@ def distances(table: pd.DataFrame, styles: Look) -> go.Figure:
         panels.axis("y", column, range=[-0.02 * top, 1.08 * top])
     panels.axis("x", title="states seen")
     panels.axis("y", 1, title="nats")
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def labels(table: pd.DataFrame, styles: Look) -> go.Figure:
@@ -127,7 +127,7 @@ def few_shot(table: pd.DataFrame, ablation: pd.DataFrame | None, styles: Look) -
         panels.axis("x", 2, title="labels of the examples", **categories([MODES[mode] for mode in modes]))
     panels.axis("y", **RATE, zeroline=False)
     panels.axis("y", 1, title="share of right answers")
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def pool_sizes(table: pd.DataFrame, styles: Look | None = None) -> go.Figure:
@@ -158,7 +158,7 @@ def pool_sizes(table: pd.DataFrame, styles: Look | None = None) -> go.Figure:
     panels.axis("x", title=title, range=[-0.4, len(sizes) - 0.6], **ticks)
     panels.axis("y", 1, title="KL(Bayes || model) (nats)")
     panels.axis("y", rangemode="tozero")
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 INDUCTION, RANDOM = "without its induction heads", "without random heads"
@@ -200,7 +200,7 @@ def phase_change(table: pd.DataFrame, styles: Look) -> go.Figure:
     panels.mark(1, {"color": LIGHT.muted, "width": 0.8}, y=0)
     panels.axis("y", 1, range=[min(-0.1, float(table.loc[table["series"] == "induction", "value"].min())) - 0.02, 1.03])
     panels.axis("x", title="training step")
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def repeats(table: pd.DataFrame, styles: Look) -> go.Figure:
@@ -330,7 +330,7 @@ def text_vectors(table: pd.DataFrame, styles: Look) -> go.Figure:
     panels.axis("x", title="block after which it is added")
     panels.axis("y", **RATE, zeroline=False)
     panels.axis("y", 1, title="mean over queries")
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def by_size(curve: pd.DataFrame) -> dict[str, Style]:

@@ -83,11 +83,10 @@ def lens_pair(
     layout = {"coloraxis": colour_axis(f"log p({word})<br>nats", low=max(-20.0, low), high=0, **upper)}
     if len(titles) == 3:
         change = (followed[1] - followed[0]).astype(np.float32)
-        names = layer_names(depth)
-        trace = cells(change, hover=_places(names, tokens), axis="coloraxis2")
+        trace = cells(change, hover=_places(layer_names(depth), tokens), axis="coloraxis2")
         trace.hovertemplate = f"%{{customdata}}<br>change of log p({word}): %{{z:+.2f}} nats<extra></extra>"
         panels.add(3, trace)
-        panels.axis("y", 3, **token_axis(names))
+        panels.axis("y", 3, **token_axis(layer_names(depth)))
         bound = max(0.5, float(np.nanquantile(np.abs(change), 0.98)))
         layout["coloraxis2"] = signed_axis("change<br>nats", bound, **lower)
     panels.axis("x", **token_axis(tokens))

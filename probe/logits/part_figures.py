@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from probe.logits.figures import RANKS
 from probe.plotting.marks import CLICKS, cells, few_ticks, frame, marks, token_bars
 from probe.plotting.panels import Panels
-from probe.plotting.theme import DASHES, colour_axis, escape, numbered, shorten, signed_axis, token_axis
+from probe.plotting.theme import DASHES, colour_axis, escape, numbered, on_hover, shorten, signed_axis, token_axis
 
 ROOM = 34
 """Pixels of a cell from which its number is written into it."""
@@ -92,8 +92,8 @@ def promoted_bars(
     for column, (_, colour, up, gains, down, losses) in enumerate(sides, start=1):
         tokens, values = [*up, *reversed(down)], [*gains, *reversed(losses)]
         marker = {"color": colour, "opacity": [0.95] * len(up) + [0.45] * len(down)}
-        hover = {"customdata": [escape(token) for token in tokens]}
-        hover |= {"hovertemplate": f"%{{customdata}}: %{{x:+.3f}} {unit}<extra></extra>"}
+        template = f"%{{customdata}}: %{{x:+.3f}} {unit}<extra></extra>"
+        hover = on_hover(map(escape, tokens)) | {"hovertemplate": template}
         token_bars(panels, column, tokens, values, 12, marker=marker, **hover)
     panels.axis("x", title=f"added to the logit ({unit})", range=[-1.08 * bound, 1.08 * bound])
     return panels.figure(showlegend=False, bargap=0.2)

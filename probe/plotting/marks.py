@@ -49,7 +49,9 @@ def cells(
     )
 
 
-def token_bars(panels: Panels, panel: int, tokens: Sequence[str], values: Any, length: int = 14, **look: Any) -> None:
+def token_bars(
+    panels: Panels, panel: int, tokens: Sequence[str], values: Any, length: int = 14, /, **look: Any
+) -> None:
     """Draw a bar to the right a token, the first one on top.
 
     Args:
@@ -65,7 +67,7 @@ def token_bars(panels: Panels, panel: int, tokens: Sequence[str], values: Any, l
 
 
 def text_bars(
-    tokens: Sequence[str], values: Any, colour: str, hover: str, chosen: int | None = None, **look: Any
+    tokens: Sequence[str], values: Any, colour: str, hover: str, chosen: int | None = None, /, **look: Any
 ) -> go.Bar:
     """Return a bar at each token of a text.
 

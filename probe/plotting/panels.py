@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.basedatatypes import BaseTraceType
 
 from probe.plotting.panel_layout import wrap
 from probe.plotting.theme import LIGHT, template
@@ -21,7 +20,6 @@ ABOVE = {"yref": "container", "y": 1, "yanchor": "top"}
 """Place of a legend: at the top of the figure, above the titles."""
 LEGEND, EDGE = 34, 14
 """Pixels of a legend and of the edge above the titles."""
-Trace = Mapping[str, Any] | BaseTraceType
 
 
 class Panels:
@@ -78,7 +76,7 @@ class Panels:
             look = {"xanchor": "center", "yanchor": "bottom", "showarrow": False, "font": {"size": TITLE_SIZE}}
             self._titles.append({"text": title, **place, **look})
 
-    def add(self, panel: int, *traces: Trace) -> None:
+    def add(self, panel: int, *traces: Any) -> None:
         """Draw traces: Plotly's own, or dictionaries with their `type`.
 
         Of the traces of a group (`legendgroup`) that have the same name the legend names the first.
@@ -88,7 +86,7 @@ class Panels:
             plain = {**(trace if isinstance(trace, Mapping) else trace.to_plotly_json()), **axes}
             entry = plain.get("name"), plain.get("legendgroup")
             if all(entry) and plain.get("showlegend") is not False:
-                plain |= {"showlegend": False} if entry in self._named else {}
+                plain["showlegend"] = entry not in self._named
                 self._named.add(entry)
             self._traces.append(plain)
 
@@ -126,7 +124,7 @@ class Panels:
         """Show an escaped text under the mouse above the title of a panel."""
         self._titles[panel - 1]["hovertext"] = text
 
-    def axis(self, letter: str, panel: int | None = None, **settings: Any) -> None:
+    def axis(self, letter: str, panel: int | None = None, /, **settings: Any) -> None:
         """Set up the x or y axis of a panel, or of all; `title` may be its text alone."""
         for at in self._panels(panel):
             self._axes[letter][at - 1] |= settings
@@ -136,14 +134,10 @@ class Panels:
         for panel in range(max(1, len(self._titles) - self._columns + 1), len(self._titles) + 1):
             self.axis("x", panel, **settings)
 
-    def figure(self, *, crowded: bool = False, **layout: Any) -> go.Figure:
-        """Return the figure in the light theme.
+    def figure(self, **layout: Any) -> go.Figure:
+        """Return the figure in the light theme, with further settings of its layout or others than the usual ones.
 
         Above the panels there is room for the lines of their titles, and for a legend where `showlegend` is not off.
-
-        Args:
-            crowded: the legend has many entries, and grows upwards from the titles.
-            layout: its further settings, or others than the usual ones.
         """
         axes = {
             f"{letter}axis{at or ''}": settings
@@ -158,11 +152,15 @@ class Panels:
         }
         has_legend = layout.get("showlegend") is not False
         if has_legend and self._lines:  # without titles it grows upwards from the panels
-            usual = {"y": 1.08 + 0.05 * self._lines} if crowded else ABOVE
-            layout["legend"] = usual | layout.get("legend", {})
+            layout["legend"] = ABOVE | layout.get("legend", {})
         if self._lines or not has_legend:
             layout["margin"] = {"t": EDGE + TITLE_LINE * self._lines + LEGEND * has_legend, **layout.get("margin", {})}
         return go.Figure({"data": self._traces, "layout": whole | axes | layout})
+
+    def crowded(self, **layout: Any) -> go.Figure:
+        """Return the figure with a legend of many entries, which grows upwards from the titles."""
+        place = {"yref": "paper", "y": 1.08 + 0.05 * self._lines, "yanchor": "bottom"}
+        return self.figure(**layout | {"legend": place | layout.get("legend", {})})
 
     def _panels(self, panel: int | None) -> Sequence[int]:
         return range(1, len(self._titles) + 1) if panel is None else [panel]

@@ -32,7 +32,7 @@ PATTERNS = {"solid": "", "dash": "/", "dot": ".", "dashdot": "x", "longdash": "\
 """Filling of the bars of a model by its dash."""
 EXACT = METHODS["pretrain"]
 """Colour of ideals and nulls."""
-IDEAL = {"color": "#767C87", "dash": "dash", "width": 1.6}
+IDEAL: dict[str, Any] = {"color": "#767C87", "dash": "dash", "width": 1.6}
 """Line of Bayes' rule or of chance, visible on a light and on a dark page."""
 BAYES = "#8A6A1F"
 """Colour of an exact predictor, on light and dark pages."""
@@ -111,7 +111,7 @@ def curve_with_band(
 
 
 def shaded(
-    x: Any, rows: pd.DataFrame, name: str, style: Style, hover: Sequence[str], ends: Ends = ENDS, **look: Any
+    x: Any, rows: pd.DataFrame, name: str, style: Style, hover: Sequence[str], ends: Ends = ENDS, /, **look: Any
 ) -> tuple[go.Scatter, go.Scatter]:
     """Return the band of the intervals of rows and, in a further `look`, the curve of their values (`curve`)."""
     value, low, high = (rows[end] for end in ends)
@@ -146,7 +146,6 @@ def bars(panels: Panels, column: int, table: pd.DataFrame, look: Look) -> None:
             width=0.92 * width,
             name=escape(model),
             legendgroup=model,
-            showlegend=True,
             marker={"color": _faint(colour), "line": {"width": 1.2, "color": colour}, "pattern": pattern},
             error_y=error_bars(rows) | {"color": colour, "thickness": 2},
             **on_hover(hover_texts(rows, model, unit=SHARE)),
@@ -163,7 +162,7 @@ def share_bars(table: pd.DataFrame, look: Look, title: str, axis: str, chance: f
         panels.add(1, legend_entry("chance", line=IDEAL))
     panels.axis("x", **categories([escape(name.replace("_", " ")) for name in names]))
     panels.axis("y", title=axis, **BARS)
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def _faint(colour: str) -> str:

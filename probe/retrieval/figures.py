@@ -90,7 +90,7 @@ def conflict_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     panels.axis("y", 1, title="share of answers", **RATE)
     panels.axis("y", 2, title="p<sub>o</sub> / (p<sub>o</sub> + p<sub>s</sub>)", rangemode="tozero", tickformat=".0%")
     panels.axis("y", zeroline=False)
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def search_effect(table: pd.DataFrame, look: Look, recall: pd.DataFrame | None = None) -> go.Figure:
@@ -177,7 +177,7 @@ def _named_lines(
     panels.axis("y", panel, showgrid=False)
     panels.axis("y", zeroline=False)
     room = max(LINE * len(lines), LEAST)
-    return panels.figure(crowded=True, height=130 + room, legend={"y": 1 + 36 / room})
+    return panels.crowded(height=130 + room, legend={"y": 1 + 36 / room})
 
 
 def _apart(
@@ -200,7 +200,6 @@ def _marks(rows: pd.DataFrame, at: Sequence[float], look: Look, unit: str = SHAR
         mode="markers",
         name=escape(model),
         legendgroup=model,
-        showlegend=True,
         marker={"color": look[model].colour, "symbol": SYMBOLS[look[model].dash], "size": 7},
         error_x=error_bars(rows),
         **on_hover(hover_texts(rows, model, unit=unit)),

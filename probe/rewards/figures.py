@@ -24,13 +24,13 @@ from probe.plotting.theme import (
     DOTTED,
     LIGHT,
     METHODS,
-    colour_axis,
     escape,
     escape_lines,
     label_places,
     log_axis,
     row_axis,
     shorten,
+    signed_axis,
     token_axis,
 )
 from probe.rewards.frontiers import Fit
@@ -107,8 +107,8 @@ def reward_frontier(
     for row in records(places):
         panels.add(1, *_policy(row, look[row["run"]], view))
         if np.isfinite(row["beta"]):
-            ends = view.across(np.array([row["kl"] - row["excess"], row["kl"]]))
-            lines.append((np.linspace(*ends, 40), np.full(40, row[view.reward])))
+            start, end = (float(view.across(kl)) for kl in (row["kl"] - row["excess"], row["kl"]))
+            lines.append((np.linspace(start, end, 40), np.full(40, row[view.reward])))
     avoid = np.concatenate([np.stack(line, axis=1) for line in lines])
     for note in _labels(labels, avoid, look, view, (1.05 * right, low, top)):
         panels.note(1, **note)
@@ -264,7 +264,7 @@ def overoptimisation(
             style, fit = look[series], fits.get((series, reward))
             rows, named = (
                 table[table[reward].notna()],
-                {"name": escape(series), "legendgroup": series, "showlegend": True},
+                {"name": escape(series), "legendgroup": series},
             )
             marker = {"color": style.colour, "symbol": SYMBOLS[style.dash], "size": 7, "opacity": 0.85}
             hover = escape(series) + "<br>d %{x:.3f}, reward %{y:.3f}<extra></extra>"
@@ -350,7 +350,8 @@ def best_of_n(table: pd.DataFrame, curve: pd.DataFrame, *, reward: str, label: s
     """
     colour = IDEAL["color"]
     panels = Panels([escape(title) for title in ("KL by N", f"{label} by KL")], spacing=0.12)
-    ways = {"exact": ("kl", {"width": 2}), "bound log N \u2212 (N\u22121)/N": ("bound", {"width": 1.5, "dash": "dash"})}
+    bound: dict[str, Any] = {"width": 1.5, "dash": "dash"}
+    ways = {"exact": ("kl", {"width": 2}), "bound log N \u2212 (N\u22121)/N": ("bound", bound)}
     for column in (1, 2):
         for title, (name, line) in ways.items():
             x, y = ("n", name) if column == 1 else (name, reward)
@@ -539,7 +540,7 @@ def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
     panels.axis("x", dtick=1 + (last - first) // 30, ticks="", showgrid=False, zeroline=False, showline=False)
     panels.axis("y", ticks="", showline=False)
     bound = 1.0 if relative else float(table["weight"].abs().max()) or 1.0
-    axis = colour_axis("w / max" if relative else "w", low=-bound, high=bound, diverging=True)
+    axis = signed_axis("w / max" if relative else "w", bound)
     return panels.figure(showlegend=False, height=height + 80, coloraxis=axis)
 
 

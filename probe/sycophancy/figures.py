@@ -69,7 +69,7 @@ def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
     panels.add(1, ideal(marks, "Bayes' rule"))
     panels.axis("y", **BARS)
     panels.axis("y", 1, title="share of answers")
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -96,7 +96,7 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     panels.axis("y", **RATE, zeroline=False)
     panels.axis("y", 1, title="belief in the claim")
     panels.axis("x", (len(kinds) + 1) // 2, title="phrase and its reliability")
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -116,7 +116,7 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     panels.axis("x", title="turn of doubt", dtick=1)
     panels.axis("y", **RATE, zeroline=False)
     panels.axis("y", 1, title="share of dialogues")
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -138,7 +138,7 @@ def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
         panels.mark(column, IDEAL, y=0.5)
     panels.axis("y", **BARS)
     panels.axis("y", 1, title="share preferred")
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def matching_bars(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -193,7 +193,7 @@ def agreement_points(table: pd.DataFrame, look: Look) -> go.Figure:
         _named_points(panels, rows, "quantity", QUANTITIES, look, column, unit if unit == "nats" else DIFFERENCE)
     panels.axis("y", 1, title="nats")
     panels.axis("y", 2, title="percentage points", tickformat=".0%")
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def context_points(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -208,7 +208,7 @@ def context_points(table: pd.DataFrame, look: Look) -> go.Figure:
     for column, answer in enumerate(("right", "wrong"), start=1):
         _named_points(panels, table[table["answer"] == answer], "context", NAMED, look, column, "nats")
     panels.axis("y", 1, title="named answer ahead, nats")
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def _named_points(
@@ -243,7 +243,7 @@ def change_bars(table: pd.DataFrame, look: Look) -> go.Figure:
     bars(panels, 1, rows.assign(place=[names.index(name) for name in rows["name"]]), look)
     panels.axis("x", **categories([words[name] for name in names]))
     panels.axis("y", title="share of these questions", **BARS)
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def flip_bars(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -279,7 +279,7 @@ def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:
     panels.add(1, legend_entry("no shift, no bias", line=IDEAL))
     panels.axis("y", **BARS)
     panels.axis("y", 1, title="mean probability")
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -327,7 +327,7 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
     panels.axis("x", title="residual stream after", tickvals=ticks, ticktext=words, tickangle=0, range=ends)
     panels.axis("y", 1, title=f"logit({first}) \u2212 logit({second}), nats", zeroline=False)
     panels.axis("y", 2, **RATE, zeroline=False)
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
@@ -383,7 +383,7 @@ def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     panels.axis("y", 1, title="nats", zeroline=False)
     for column in (2, 3):
         panels.axis("y", column, **RATE, zeroline=False)
-    return panels.figure(crowded=True)
+    return panels.crowded()
 
 
 def _line(rows: pd.DataFrame, x: str, model: str, look: Look, unit: str = SHARE) -> go.Scatter:

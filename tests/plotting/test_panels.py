@@ -1,6 +1,7 @@
 """Panels made in one go against the figures of `plotly.subplots`, key by key."""
 
 import json
+from typing import Any
 
 import plotly.graph_objects as go
 import pytest
@@ -34,7 +35,7 @@ def test_panels_are_those_of_make_subplots(rows: int, columns: int, widths: list
         shared_xaxes="x" in shared,
         shared_yaxes="y" in shared,
     )
-    spacing = {"spacing": 0.07, "gap": 0.12, "widths": widths, "heights": heights}
+    spacing: dict[str, Any] = {"spacing": 0.07, "gap": 0.12, "widths": widths, "heights": heights}
     fast = Panels(titles, columns=columns, **spacing, shared_x="x" in shared, shared_y="y" in shared)
     line = {"color": LIGHT.muted, "width": 1}
     for at in range(1, rows * columns + 1):
@@ -86,10 +87,10 @@ def test_the_legend_names_each_once() -> None:
     panels = Panels(["a", "b"])
     for panel in (1, 2):
         panels.add(panel, go.Scatter(y=[1], name="base", legendgroup="base"), go.Scatter(y=[1], name=f"own {panel}"))
-    assert [trace.showlegend for trace in panels.figure().data] == [None, None, False, None]
+    assert [trace.showlegend for trace in panels.figure().data] == [True, None, False, None]
 
 
-def test_titles_are_broken_into_lines_that_their_panels_have_room_for():
+def test_titles_are_broken_into_lines_that_their_panels_have_room_for() -> None:
     long = "KL to the reference (captured samples; nats a completion)"
     assert fit_titles(["a", long, "kept<br>apart", "&lt;b&gt;"], [0.2, 0.2, 0.2, 0.2]) == [
         "a",
@@ -100,12 +101,11 @@ def test_titles_are_broken_into_lines_that_their_panels_have_room_for():
     assert fit_titles([long, "b"], [0.7, 0.3]) == [long, "b"]
 
 
-def test_there_is_room_above_for_titles_and_legend():
+def test_there_is_room_above_for_titles_and_legend() -> None:
     def top(*titles: str, **layout: object) -> float | None:
         return Panels(titles, spacing=0.06).figure(**layout).layout.margin.t
 
     long = "KL to the reference (captured samples; nats a completion)"
     assert (top(*[long] * 4), top(long), top(*[long] * 4, showlegend=False)) == (93, 63, 59)
     assert (top(""), top("", showlegend=False)) == (None, 14)
-    crowded = Panels([long] * 4).figure(crowded=True).layout.legend
-    assert crowded.y > Panels([long]).figure(crowded=True).layout.legend.y
+    assert Panels([long] * 4).crowded().layout.legend.y > Panels([long]).crowded().layout.legend.y

@@ -51,14 +51,13 @@ def spectra(
                 legendgroup=colour,
                 line={"color": colour, "width": 2},
                 marker={"size": 4},
-                showlegend=column == 1 and len(lines) > 1,
                 hovertemplate="%{x}: %{y:.4f}<extra></extra>",
             )
             canvas.add(column, line)
     canvas.axis("x", title="rank of the singular value", rangemode="tozero")
     canvas.axis("y", rangemode="tozero")
     canvas.axis("y", 1, title="singular value")
-    return canvas.figure()
+    return canvas.figure(showlegend=any(len(lines) > 1 for _, lines in panels))
 
 
 def rollout_map(values: np.ndarray, tokens: Sequence[str], *, boundary: int | None = None) -> go.Figure:

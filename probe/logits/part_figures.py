@@ -273,7 +273,7 @@ def training_lines(panels: Mapping[str, Mapping[str, np.ndarray]], steps: Sequen
             )
             canvas.add(column, line)
     canvas.axis("x", title="training step")
-    return canvas.figure()
+    return canvas.figure(showlegend=any(len(lines) > 1 for lines in panels.values()))
 
 
 def training_kl(kl: np.ndarray, steps: Sequence[int], tokens: Sequence[str]) -> go.Figure:

@@ -363,6 +363,15 @@ def is_shown_safely(call: ast.Call) -> bool:
     return name not in ("dataframe", "data_editor", "json", "table") or not ast.unparse(call.func).startswith("st.")
 
 
+def test_panels_are_made_one_way():
+    """`probe.plotting.panels.Panels` lays panels out, breaks their titles and leaves room for them, for all figures."""
+
+    def makes_subplots(node: ast.AST) -> bool:
+        return "make_subplots" in (getattr(node, "id", ""), getattr(node, "attr", ""), getattr(node, "name", ""))
+
+    assert places_of(makes_subplots) == []
+
+
 def test_a_page_shows_text_of_data_letter_by_letter():
     """Tables go through `components.table`, texts and options through `visible`, all else through `markdown`."""
     wrong = [

@@ -1,13 +1,13 @@
 """Attention as figures: every head in one mosaic, one head in its stages, two models and the change."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from probe.plotting.marks import frame, lay_out, squares
+from probe.plotting.marks import CLICKS, frame, squares, token_bars
+from probe.plotting.panels import Panels
 from probe.plotting.theme import (
     CHOSEN,
     LIGHT,
@@ -15,9 +15,10 @@ from probe.plotting.theme import (
     METHODS,
     colour_axis,
     escape,
-    new_figure,
+    numbered,
+    on_hover,
     shorten,
-    template,
+    signed_axis,
     token_axis,
     two_bars,
 )
@@ -31,7 +32,7 @@ MOST_HEADS = 64
 MOST_NAMED = 64
 """Tokens up to which every cell of a map carries the names of its query and key."""
 
-WRITTEN = "#E8555F"
+BORDER = {"color": "#E8555F", "width": 1, "dash": "dot"}
 """Lines between what was given and what the model wrote itself."""
 
 
@@ -76,52 +77,38 @@ def attention_mosaic(
     """
     depth = attention.shape[0]
     layers = list(range(depth)) if layers is None else list(layers)
-    figure = new_figure(height=height, clickmode="event+select", dragmode=False, showlegend=False)
-    tiles(figure, attention, layers, chosen, boundary, "", "coloraxis")
-    figure.add_trace(targets(attention, tokens, layers, size=0.8 * (height - 60) / depth))
-    figure.update_layout(
-        coloraxis=colour_axis("attention<br>weight", low=0, high=1), margin={"l": 40, "t": 8, "b": 34, "r": 8}
-    )
-    return figure
+    panels = Panels()
+    _tiles(panels, 1, attention, layers, chosen, boundary)
+    panels.add(1, _targets(attention, tokens, layers, size=0.8 * (height - 60) / depth))
+    axis = colour_axis("attention<br>weight", low=0, high=1)
+    return panels.figure(**CLICKS, height=height, coloraxis=axis, margin={"l": 40, "t": 8, "b": 34, "r": 8})
 
 
-def tiles(
-    figure: go.Figure,
+def _tiles(
+    panels: Panels,
+    panel: int,
     values: np.ndarray,
     layers: Sequence[int],
     chosen: tuple[int, int] | None,
     boundary: int | None,
-    axis: str,
-    colours: str,
+    colours: str = "coloraxis",
 ) -> None:
-    """Draw the tiles of all heads on the axes number `axis`, with names at their middles and the chosen one framed."""
+    """Draw the tiles of all heads in a panel, with names at their middles and the chosen one framed."""
     depth, heads, length, _ = values.shape
     pitch, middle = length + GAP, (length - 1) / 2
-    place: dict = {"xaxis": f"x{axis}", "yaxis": f"y{axis}"}
-    figure.add_trace(_masks(depth, heads, length).update(place))
-    figure.add_trace(go.Heatmap(z=mosaic(values), coloraxis=colours, hoverinfo="skip", **place))
+    panels.add(panel, _masks(depth, heads, length), go.Heatmap(z=mosaic(values), coloraxis=colours, hoverinfo="skip"))
     if boundary is not None and 0 < boundary < length:
-        figure.add_trace(_borders(depth, heads, length, boundary).update(place))
+        panels.add(panel, _borders(depth, heads, length, boundary))
     if chosen is not None and chosen[0] in layers and chosen[1] < heads:
         x, y = chosen[1] * pitch + middle, layers.index(chosen[0]) * pitch + middle
-        figure.add_shape(frame(x, y, pitch, pitch), xref=f"x{axis}", yref=f"y{axis}")
+        panels.shape(panel, frame(x, y, pitch, pitch))
     centres = {"tickmode": "array", "showgrid": False, "zeroline": False, "ticks": "", "fixedrange": True}
-    x_axis: dict = {
-        "tickvals": [head * pitch + middle for head in range(heads)],
-        "ticktext": [f"H{head}" for head in range(heads)],
-        "range": [-1, heads * pitch - 0.5],
-        "constrain": "domain",
-        **centres,
-    }
-    y_axis: dict = {
-        "tickvals": [row * pitch + middle for row in range(depth)],
-        "ticktext": [f"L{layer}" for layer in layers],
-        "range": [depth * pitch - 0.5, -1],
-        "scaleanchor": f"x{axis}",
-        "constrain": "domain",
-        **centres,
-    }
-    figure.update_layout({f"xaxis{axis}": x_axis, f"yaxis{axis}": y_axis})
+    names = {"x": [f"H{head}" for head in range(heads)], "y": [f"L{layer}" for layer in layers]}
+    ends = {"x": [-1, heads * pitch - 0.5], "y": [depth * pitch - 0.5, -1]}
+    for letter, texts in names.items():
+        ticks = {"tickvals": [at * pitch + middle for at in range(len(texts))], "ticktext": texts}
+        panels.axis(letter, panel, **ticks, range=ends[letter], constrain="domain", **centres)
+    panels.axis("y", panel, scaleanchor=f"x{panel if panel > 1 else ''}")
 
 
 def _borders(depth: int, heads: int, length: int, boundary: int) -> go.Scatter:
@@ -133,8 +120,7 @@ def _borders(depth: int, heads: int, length: int, boundary: int) -> go.Scatter:
             x, y, at = head * (length + GAP) - 0.5, row * (length + GAP) - 0.5, boundary
             xs += [x, x + length, None, x + at, x + at, None]
             ys += [y + at, y + at, None, y + at, y + length, None]
-    line = {"color": WRITTEN, "width": 1, "dash": "dot"}
-    return go.Scatter(x=xs, y=ys, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    return go.Scatter(x=xs, y=ys, mode="lines", line=BORDER, hoverinfo="skip", showlegend=False)
 
 
 def _masks(depth: int, heads: int, length: int) -> go.Scatter:
@@ -155,7 +141,7 @@ def _masks(depth: int, heads: int, length: int) -> go.Scatter:
     )
 
 
-def targets(
+def _targets(
     attention: np.ndarray, tokens: Sequence[str], layers: Sequence[int], size: float, signed: bool = False
 ) -> go.Scatter:
     """Draw a transparent square above every head, which names the head and its strongest link and takes the click."""
@@ -175,7 +161,7 @@ def targets(
     return squares(xs, ys, custom, size, f"%{{customdata[0]}}<br>{what}: %{{customdata[1]}}<extra></extra>")
 
 
-def hover(tokens: Sequence[str], template: str) -> dict:
+def pair_hover(tokens: Sequence[str], template: str) -> dict:
     """Hover settings of a [T T] heat map: tokens and positions, or positions alone where names would weigh too much.
 
     Args:
@@ -184,7 +170,7 @@ def hover(tokens: Sequence[str], template: str) -> dict:
     """
     if len(tokens) > MOST_NAMED:
         return {"hovertemplate": template.format("[%{y}]", "[%{x}]")}
-    names = np.array([f"{escape(token)} [{index}]" for index, token in enumerate(tokens)], dtype=object)
+    names = np.array(numbered(tokens), dtype=object)
     pairs = np.stack(np.meshgrid(names, names, indexing="ij"), axis=-1)
     return {"customdata": pairs, "hovertemplate": template.format("%{customdata[0]}", "%{customdata[1]}")}
 
@@ -197,31 +183,40 @@ def attention_head(weights: np.ndarray, tokens: Sequence[str], *, boundary: int 
         tokens: [T] the tokens; repeated ones stay apart because the axes are numeric.
         boundary: first token that the model wrote itself, marked by lines.
     """
-    length = len(tokens)
+    return _head(weights, tokens, boundary, "weight %{{z:.3f}}", colour_axis("attention<br>weight", low=0, high=1))
+
+
+def _head(values: np.ndarray, tokens: Sequence[str], boundary: int | None, number: str, axis: dict) -> go.Figure:
+    """One map of a head's queries and keys; `number` is the template of a value, doubly escaped."""
+    length, panels = len(tokens), Panels()
+    texts = pair_hover(tokens, f"query {{}}<br>key {{}}<br>{number}<extra></extra>")
+    panels.add(1, *_visible(values, "coloraxis", boundary, MOST_NAMED, texts))
+    tilt = -45 if length <= 16 else -90
+    panels.axis("x", title="key (source)", **named_axis(tokens, 26), tickangle=tilt)
+    panels.axis("y", title="query (destination)", autorange="reversed", **named_axis(tokens, 26))
+    return panels.figure(showlegend=False, coloraxis=axis)
+
+
+def _visible(
+    values: np.ndarray, colours: str, boundary: int | None, apart: int, hover: dict
+) -> Iterator[go.Heatmap | go.Scatter]:
+    """Yield what the causal mask hides in grey, the cells, and lines where the model wrote on.
+
+    Args:
+        values: [T T] rows = query.
+        colours: the colour axis.
+        boundary: first token that the model wrote itself.
+        apart: tokens up to which cells have gaps.
+        hover: settings of the cells under the mouse.
+    """
+    length = len(values)
     mask = np.triu(np.ones((length, length), dtype=bool), 1)
-    visible = np.where(mask, np.nan, weights.astype(np.float32))
-    figure = new_figure(showlegend=False)
-    figure.add_trace(
-        go.Heatmap(
-            z=np.where(mask, 1.0, np.nan), colorscale=[[0, MASKED], [1, MASKED]], showscale=False, hoverinfo="skip"
-        )
-    )
-    figure.add_trace(
-        go.Heatmap(
-            z=visible,
-            coloraxis="coloraxis",
-            hoverongaps=False,
-            xgap=int(length <= MOST_NAMED),
-            ygap=int(length <= MOST_NAMED),
-            **hover(tokens, "query {}<br>key {}<br>weight %{{z:.3f}}<extra></extra>"),
-        )
-    )
+    grey = {"colorscale": [[0, MASKED], [1, MASKED]], "showscale": False, "hoverinfo": "skip"}
+    yield go.Heatmap(z=np.where(mask, 1.0, np.nan), **grey)
+    gaps, visible = int(length <= apart), np.where(mask, np.nan, values.astype(np.float32))
+    yield go.Heatmap(z=visible, coloraxis=colours, hoverongaps=False, xgap=gaps, ygap=gaps, **hover)
     if boundary is not None and 0 < boundary < length:
-        figure.add_trace(_borders(1, 1, length, boundary))
-    figure.update_layout(coloraxis=colour_axis("attention<br>weight", low=0, high=1))
-    figure.update_xaxes(title_text="key (source)", **named_axis(tokens, 26), tickangle=-45 if length <= 16 else -90)
-    figure.update_yaxes(title_text="query (destination)", autorange="reversed", **named_axis(tokens, 26))
-    return figure
+        yield _borders(1, 1, length, boundary)
 
 
 def change_map(change: np.ndarray, tokens: Sequence[str], *, boundary: int | None = None) -> go.Figure:
@@ -232,11 +227,8 @@ def change_map(change: np.ndarray, tokens: Sequence[str], *, boundary: int | Non
         tokens: [T] the tokens.
         boundary: first token that a model wrote itself.
     """
-    figure = attention_head(change, tokens, boundary=boundary)
     bound = max(1e-6, float(np.abs(change).max()))
-    figure.data[1].hovertemplate = figure.data[1].hovertemplate.replace("weight %{z:.3f}", "change %{z:+.3f}")
-    figure.update_layout(coloraxis=colour_axis("change of<br>weight", low=-bound, high=bound, diverging=True))
-    return figure
+    return _head(change, tokens, boundary, "change %{{z:+.3f}}", signed_axis("change of<br>weight", bound))
 
 
 def named_axis(tokens: Sequence[str], most: int, length: int = 14) -> dict:
@@ -282,96 +274,56 @@ def head_stages(
         boundary: first token that a model wrote itself.
     """
     length, many = len(tokens), len(stages) > 1
-    mask = np.triu(np.ones((length, length), dtype=bool), 1)
     titles = ["scores (E3)", "\u2192 softmax (E4)", "\u2192 written norm (E5)"]
     names = [f"{escape(shorten(one.name, 20))}:<br>{title}" if many else title for one in stages for title in titles]
-    figure = make_subplots(
-        rows=len(stages),
-        cols=3,
-        subplot_titles=names,
-        horizontal_spacing=0.11,
-        vertical_spacing=0.12 if many else 0.09,
-        shared_xaxes=True,
-        shared_yaxes=True,
-    )
+    panels = Panels(names, columns=3, spacing=0.11, gap=0.12, shared_x=True, shared_y=True)
     maps = [(one.scores, one.pattern, one.written) for one in stages]
-    for row, three in enumerate(maps, start=1):
-        for column, values in enumerate(three, start=1):
-            _map(figure, values.astype(np.float32), mask, tokens, row, column, boundary, query)
-    around = {"l": 60, "t": 46 if many else 30, "b": 60, "r": 8}
-    lay_out(figure, 70 + 310 * len(stages), margin=around, **_stage_scales(maps, mask))
-    figure.update_xaxes(tickangle=-90, range=[-0.5, length - 0.5], **named_axis(tokens, 18, 10))
-    figure.update_yaxes(range=[length - 0.5, -0.5], **named_axis(tokens, 18, 10))
-    return figure
+    for at, (values, stage) in enumerate(
+        ((each, stage) for three in maps for stage, each in enumerate(three)), start=1
+    ):
+        panels.add(at, *_stage(values.astype(np.float32), stage, tokens, boundary))
+        if query is not None and query < length:
+            ends = {"x0": -0.5, "x1": query + 0.5, "y0": query - 0.5, "y1": query + 0.5}
+            panels.shape(at, {"type": "rect", **ends, "line": {"color": CHOSEN, "width": 1.5}})
+    panels.axis("x", tickangle=-90, range=[-0.5, length - 0.5], **named_axis(tokens, 18, 10))
+    panels.axis("y", range=[length - 0.5, -0.5], **named_axis(tokens, 18, 10))
+    around = {"l": 60, "b": 60, "r": 8}
+    return panels.figure(**CLICKS, height=70 + 310 * len(stages), margin=around, **_stage_scales(maps))
 
 
-def _stage_scales(maps: Sequence[Sequence[np.ndarray]], mask: np.ndarray) -> dict:
+def _stage_scales(maps: Sequence[Sequence[np.ndarray]]) -> dict:
     """Colour axes of the three columns, each the same in every row."""
-    visible = [[np.nan_to_num(values[~mask].astype(np.float32)) for values in three] for three in maps]
-    bound = max(1e-6, *(float(np.quantile(np.abs(three[0]), 0.99)) for three in visible))
-    most = max(1e-6, *(float(three[2].max()) for three in visible))
+    seen = [
+        [np.nan_to_num(values[np.tri(len(values), dtype=bool)].astype(np.float32)) for values in one] for one in maps
+    ]
+    bound = max(1e-6, *(float(np.quantile(np.abs(three[0]), 0.99)) for three in seen))
+    most = max(1e-6, *(float(three[2].max()) for three in seen))
     places = [{"x": x, "len": 1.0, "thickness": 8, "title": ""} for x in (0.262, 0.63, 1.0)]
     return {
-        "coloraxis": colour_axis("", low=-bound, high=bound, diverging=True) | {"colorbar": places[0]},
+        "coloraxis": signed_axis("", bound) | {"colorbar": places[0]},
         "coloraxis2": colour_axis("", low=0, high=1) | {"colorbar": places[1]},
         "coloraxis3": colour_axis("", low=0, high=most) | {"colorbar": places[2]},
     }
 
 
-def _map(
-    figure: go.Figure,
-    values: np.ndarray,
-    mask: np.ndarray,
-    tokens: Sequence[str],
-    row: int,
-    column: int,
-    boundary: int | None,
-    query: int | None,
-) -> None:
-    """One map of a head: cells, the mask in grey, what takes clicks, and the marks."""
-    length, at = len(tokens), {"row": row, "col": column}
-    colours = "coloraxis" if column == 1 else f"coloraxis{column}"
-    quantity = ("score", "weight", "norm")[column - 1]
-    names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
-    grey = go.Heatmap(
-        z=np.where(mask, 1.0, np.nan), colorscale=[[0, MASKED], [1, MASKED]], showscale=False, hoverinfo="skip"
-    )
-    figure.add_trace(grey, **at)
+def _stage(
+    values: np.ndarray, stage: int, tokens: Sequence[str], boundary: int | None
+) -> Iterator[go.Heatmap | go.Scatter]:
+    """Yield one map of a head, and squares that take clicks where there are not too many."""
+    length, quantity = len(tokens), ("score", "weight", "norm")[stage]
     clickable = length <= MOST_CLICKABLE
-    hover_options: dict = (
-        {"hoverinfo": "skip"}
-        if clickable
-        else hover(tokens, f"{{}} \u2192 {{}}<br>{quantity} %{{{{z:.3f}}}}<extra></extra>")
-    )
-    cells = go.Heatmap(
-        z=np.where(mask, np.nan, values),
-        coloraxis=colours,
-        hoverongaps=False,
-        xgap=int(length <= 32),
-        ygap=int(length <= 32),
-        **hover_options,
-    )
-    figure.add_trace(cells, **at)
+    texts = f"{{}} \u2192 {{}}<br>{quantity} %{{{{z:.3f}}}}<extra></extra>"
+    hover = {"hoverinfo": "skip"} if clickable else pair_hover(tokens, texts)
+    yield from _visible(values, "coloraxis" if stage == 0 else f"coloraxis{stage + 1}", boundary, 32, hover)
     if clickable:
-        visible = [(t, s) for t in range(length) for s in range(t + 1)]
-        figure.add_trace(
-            squares(
-                [s for _, s in visible],
-                [t for t, _ in visible],
-                [[t, s, f"{names[t]} \u2192 {names[s]}", float(values[t, s])] for t, s in visible],
-                max(4.0, 200 / length),
-                f"%{{customdata[2]}}<br>{quantity} %{{customdata[3]:.3f}}<extra></extra>",
-            ),
-            **at,
+        names, visible = numbered(tokens), [(t, s) for t in range(length) for s in range(t + 1)]
+        yield squares(
+            [s for _, s in visible],
+            [t for t, _ in visible],
+            [[t, s, f"{names[t]} \u2192 {names[s]}", float(values[t, s])] for t, s in visible],
+            max(4.0, 200 / length),
+            f"%{{customdata[2]}}<br>{quantity} %{{customdata[3]:.3f}}<extra></extra>",
         )
-    if boundary is not None and 0 < boundary < length:
-        edge = boundary - 0.5
-        line = {"color": WRITTEN, "width": 1, "dash": "dot"}
-        xs, ys = [-0.5, length - 0.5, None, edge, edge], [edge, edge, None, edge, length - 0.5]
-        figure.add_trace(go.Scatter(x=xs, y=ys, mode="lines", line=line, hoverinfo="skip"), **at)
-    if query is not None and query < length:
-        line = {"color": CHOSEN, "width": 1.5}
-        figure.add_shape(type="rect", x0=-0.5, x1=query + 0.5, y0=query - 0.5, y1=query + 0.5, line=line, **at)
 
 
 def written_bars(
@@ -391,27 +343,25 @@ def written_bars(
         colours: of the models.
         boundary: first token that a model wrote itself.
     """
-    names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
-    figure = new_figure(bargap=0.2, clickmode="event+select", margin={"t": 28}, showlegend=len(sides) > 1)
+    names, panels = numbered(tokens), Panels()
     for (name, share, length), colour in zip(sides, colours, strict=True):
-        figure.add_trace(
-            go.Bar(
-                x=list(range(len(share))),
-                y=share,
-                name=escape(shorten(name, 24)),
-                customdata=[[t, names[t], float(value)] for t, value in enumerate(length)],
-                marker={"color": colour},
-                selected={"marker": {"opacity": 1}},
-                unselected={"marker": {"opacity": 1}},
-                hovertemplate="%{customdata[1]}<br>share %{y:.3f}, length %{customdata[2]:.3f}<extra></extra>",
-            )
+        bars = go.Bar(
+            x=list(range(len(share))),
+            y=share,
+            name=escape(shorten(name, 24)),
+            customdata=[[t, names[t], float(value)] for t, value in enumerate(length)],
+            marker={"color": colour},
+            selected={"marker": {"opacity": 1}},
+            unselected={"marker": {"opacity": 1}},
+            hovertemplate="%{customdata[1]}<br>share %{y:.3f}, length %{customdata[2]:.3f}<extra></extra>",
         )
-    figure.add_vrect(x0=query - 0.5, x1=query + 0.5, fillcolor=CHOSEN, opacity=0.12, line_width=0)
+        panels.add(1, bars)
+    panels.span(1, query - 0.5, query + 0.5, CHOSEN, 0.12)
     if boundary is not None and 0 < boundary < len(tokens):
-        figure.add_vline(x=boundary - 0.5, line={"color": WRITTEN, "width": 1, "dash": "dot"})
-    figure.update_xaxes(tickangle=-45, range=[-0.6, len(tokens) - 0.4], **named_axis(tokens, 28, 10))
-    figure.update_yaxes(title_text="share of the residual", rangemode="tozero")
-    return figure
+        panels.mark(1, BORDER, x=boundary - 0.5)
+    panels.axis("x", tickangle=-45, range=[-0.6, len(tokens) - 0.4], **named_axis(tokens, 28, 10))
+    panels.axis("y", title="share of the residual", rangemode="tozero")
+    return panels.figure(bargap=0.2, clickmode="event+select", showlegend=len(sides) > 1)
 
 
 def word_bars(
@@ -424,27 +374,16 @@ def word_bars(
         label: of the axis.
     """
     positive, negative = LIGHT.diverging[5], LIGHT.diverging[1]
-    titles = [escape(shorten(name, 22)) for name, _, _ in panels] if len(panels) > 1 else None
-    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.24)
+    titles = [escape(shorten(name, 22)) if len(panels) > 1 else "" for name, _, _ in panels]
+    canvas = Panels(titles, spacing=0.24)
     most = max(1e-9, *(float(np.abs(values).max(initial=0.0)) for _, _, values in panels))
     for column, (_, tokens, values) in enumerate(panels, start=1):
-        bars = go.Bar(
-            x=values,
-            y=list(range(len(tokens))),
-            orientation="h",
-            marker={"color": [positive if value >= 0 else negative for value in values]},
-            text=[f"{value:+.2f}" for value in values],
-            textposition="outside",
-            cliponaxis=False,
-            customdata=[escape(token) for token in tokens],
-            hovertemplate="%{customdata}: %{x:+.3f}<extra></extra>",
-        )
-        figure.add_trace(bars, row=1, col=column)
-        figure.update_yaxes(autorange="reversed", **token_axis(list(tokens), 12), row=1, col=column)
-    figure.update_annotations(font_size=13)
-    figure.update_xaxes(title_text=label, range=[-1.6 * most, 1.6 * most], nticks=5)
-    figure.update_layout(template=template(LIGHT), showlegend=False, bargap=0.2, margin={"t": 30 if titles else 8})
-    return figure
+        marker = {"color": [positive if value >= 0 else negative for value in values]}
+        written = {"text": [f"{value:+.2f}" for value in values], "textposition": "outside", "cliponaxis": False}
+        hover = on_hover(map(escape, tokens)) | {"hovertemplate": "%{customdata}: %{x:+.3f}<extra></extra>"}
+        token_bars(canvas, column, list(tokens), values, 12, marker=marker, **written, **hover)
+    canvas.axis("x", title=label, range=[-1.6 * most, 1.6 * most], nticks=5)
+    return canvas.figure(showlegend=False, bargap=0.2)
 
 
 def mosaic_pair(
@@ -475,24 +414,19 @@ def mosaic_pair(
         boundary: first token that a model wrote itself.
     """
     numbers = [list(range(len(one))) for one in pair] if layers is None else [list(one) for one in layers]
-    panels = [(one, layer_numbers, "coloraxis") for one, layer_numbers in zip(pair, numbers, strict=True)]
+    maps = [(one, layer_numbers, "coloraxis") for one, layer_numbers in zip(pair, numbers, strict=True)]
     titles = [escape(shorten(name, 24)) for name in names]
     words = [tokens, tokens if others is None else others, tokens]
     if others is None and pair[0].shape == pair[1].shape:
-        panels.append((pair[1].astype(np.float32) - pair[0].astype(np.float32), numbers[0], "coloraxis2"))
+        maps.append((pair[1].astype(np.float32) - pair[0].astype(np.float32), numbers[0], "coloraxis2"))
         titles.append("difference")
-    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.05)
-    for column, (values, layer_numbers, axis) in enumerate(panels, start=1):
-        tile = min((height - 80) / len(values), 0.85 * width / len(panels) / values.shape[1])
-        tiles(figure, values, layer_numbers, chosen, boundary, str(column) if column > 1 else "", axis)
-        signed = axis == "coloraxis2"
-        target = targets(values, words[column - 1], layer_numbers, size=0.8 * tile, signed=signed)
-        figure.add_trace(target, row=1, col=column)
-    layout: dict = {"coloraxis": colour_axis("weight", low=0, high=1, x=1.0)}
-    if len(panels) == 3:
-        bound = max(0.1, float(np.abs(panels[2][0]).max()))
-        upper, lower = two_bars(0.5)
-        layout["coloraxis"] = colour_axis("weight", low=0, high=1, x=1.0, **upper)
-        layout["coloraxis2"] = colour_axis("change", low=-bound, high=bound, diverging=True, x=1.0, **lower)
-    lay_out(figure, height, margin={"l": 34, "t": 30, "b": 30, "r": 8}, **layout)
-    return figure
+    panels = Panels(titles, spacing=0.05)
+    for column, (values, layer_numbers, axis) in enumerate(maps, start=1):
+        size = 0.8 * min((height - 80) / len(values), 0.85 * width / len(maps) / values.shape[1])
+        _tiles(panels, column, values, layer_numbers, chosen, boundary, axis)
+        panels.add(column, _targets(values, words[column - 1], layer_numbers, size, signed=axis == "coloraxis2"))
+    upper, lower = two_bars(0.5) if len(maps) == 3 else ({}, {})
+    layout = {"coloraxis": colour_axis("weight", low=0, high=1, x=1.0, **upper)}
+    if len(maps) == 3:
+        layout["coloraxis2"] = signed_axis("change", max(0.1, float(np.abs(maps[2][0]).max())), x=1.0, **lower)
+    return panels.figure(**CLICKS, height=height, margin={"l": 34, "t": 30, "b": 30, "r": 8}, **layout)

@@ -5,20 +5,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
-from plotly.subplots import make_subplots
 
-from probe.attention.figures import WRITTEN
-from probe.plotting.marks import cells, frame, lay_out, squares
+from probe.attention.figures import BORDER
+from probe.plotting.curves import legend_entry
+from probe.plotting.marks import CLICKS, cells, frame, squares, token_bars
+from probe.plotting.panels import Panels
+from probe.plotting.series import categories
 from probe.plotting.theme import (
-    LIGHT,
+    DOTTED,
     MASKED,
     METHODS,
     colour_axis,
     escape,
     log_axis,
-    new_figure,
+    numbered,
+    row_axis,
     shorten,
-    template,
+    signed_axis,
     token_axis,
     two_bars,
 )
@@ -36,26 +39,25 @@ def spectra(
         panels: (title, [(model, [r] singular values)]).
         colours: of the models.
     """
-    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=[escape(title) for title, _ in panels])
+    canvas = Panels([escape(title) for title, _ in panels], spacing=0.2 / len(panels))
     for column, (_, lines) in enumerate(panels, start=1):
         for (name, values), colour in zip(lines, colours, strict=True):
+            short = escape(shorten(name, 24))
             line = go.Scatter(
                 x=list(range(1, len(values) + 1)),
                 y=values,
                 mode="lines+markers",
-                name=escape(shorten(name, 24)),
+                name=short,
+                legendgroup=colour,
                 line={"color": colour, "width": 2},
                 marker={"size": 4},
-                showlegend=column == 1 and len(lines) > 1,
                 hovertemplate="%{x}: %{y:.4f}<extra></extra>",
             )
-            figure.add_trace(line, row=1, col=column)
-    figure.update_layout(template=template(LIGHT), margin={"t": 60}, legend={"y": 1.14})
-    figure.update_annotations(font_size=13)
-    figure.update_xaxes(title_text="rank of the singular value", rangemode="tozero")
-    figure.update_yaxes(rangemode="tozero")
-    figure.update_yaxes(title_text="singular value", col=1)
-    return figure
+            canvas.add(column, line)
+    canvas.axis("x", title="rank of the singular value", rangemode="tozero")
+    canvas.axis("y", rangemode="tozero")
+    canvas.axis("y", 1, title="singular value")
+    return canvas.figure(showlegend=any(len(lines) > 1 for _, lines in panels))
 
 
 def rollout_map(values: np.ndarray, tokens: Sequence[str], *, boundary: int | None = None) -> go.Figure:
@@ -66,25 +68,15 @@ def rollout_map(values: np.ndarray, tokens: Sequence[str], *, boundary: int | No
         tokens: [T] the tokens.
         boundary: first token that the model wrote itself.
     """
-    names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
-    figure = new_figure(showlegend=False, margin={"t": 8})
-    figure.add_trace(
-        go.Heatmap(
-            z=values.astype(np.float32),
-            coloraxis="coloraxis",
-            customdata=[[f"after L{layer}: {name}" for name in names] for layer in range(len(values))],
-            xgap=1,
-            ygap=1,
-            hovertemplate="%{customdata}<br>share %{z:.3f}<extra></extra>",
-        )
-    )
+    hover = [[f"after L{layer}: {name}" for name in numbered(tokens)] for layer in range(len(values))]
+    shares, panels = cells(values, hover=hover), Panels()
+    panels.add(1, shares.update(hovertemplate="%{customdata}<br>share %{z:.3f}<extra></extra>"))
     if boundary is not None and 0 < boundary < len(tokens):
-        figure.add_vline(x=boundary - 0.5, line={"color": WRITTEN, "width": 1, "dash": "dot"})
-    figure.update_layout(coloraxis=colour_axis("share", low=0, high=max(1e-6, float(values.max()))))
-    figure.update_xaxes(title_text="token of the input", tickangle=-45, **token_axis(tokens))
-    layers = [f"L{layer}" for layer in range(len(values))]
-    figure.update_yaxes(title_text="after layer", **token_axis(layers))
-    return figure
+        panels.mark(1, BORDER, x=boundary - 0.5)
+    panels.axis("x", title="token of the input", tickangle=-45, **token_axis(tokens))
+    panels.axis("y", title="after layer", **token_axis([f"L{layer}" for layer in range(len(values))]))
+    axis = colour_axis("share", low=0, high=max(1e-6, float(values.max())))
+    return panels.figure(showlegend=False, coloraxis=axis)
 
 
 def lag_curves(
@@ -97,25 +89,17 @@ def lag_curves(
         colours: of the lines.
         log_x: lag + 1 on a logarithmic axis, so that near and far both show.
     """
-    figure = new_figure(margin={"t": 28}, showlegend=len(lines) > 1)
+    panels = Panels()
     for (name, values), colour in zip(lines, colours, strict=True):
-        figure.add_trace(
-            go.Scatter(
-                x=np.arange(len(values)) + int(log_x),
-                y=values,
-                mode="lines",
-                name=escape(shorten(name, 24)),
-                line={"color": colour, "width": 2},
-                customdata=np.arange(len(values)),
-                hovertemplate="lag %{customdata}: %{y:.4f}<extra></extra>",
-            )
-        )
+        lags = np.arange(len(values))
+        line = go.Scatter(x=lags + int(log_x), y=values, mode="lines", name=escape(shorten(name, 24)), customdata=lags)
+        line.update(line={"color": colour, "width": 2}, hovertemplate="lag %{customdata}: %{y:.4f}<extra></extra>")
+        panels.add(1, line)
     title = "1 + lag t \u2212 s (tokens)" if log_x else "lag t \u2212 s (tokens)"
-    figure.update_xaxes(
-        title_text=title, **(log_axis([1, *(len(values) for _, values in lines)]) if log_x else {"type": "linear"})
-    )
-    figure.update_yaxes(title_text="mean weight", rangemode="tozero")
-    return figure
+    scale = log_axis([1, *(len(values) for _, values in lines)]) if log_x else {"type": "linear"}
+    panels.axis("x", title=title, **scale)
+    panels.axis("y", title="mean weight", rangemode="tozero")
+    return panels.figure(showlegend=len(lines) > 1)
 
 
 def score_curves(steps: Sequence[int], lines: Mapping[str, np.ndarray], *, marker: int | None = None) -> go.Figure:
@@ -126,25 +110,24 @@ def score_curves(steps: Sequence[int], lines: Mapping[str, np.ndarray], *, marke
         lines: [S] shares, 0 to 1, by name.
         marker: step to mark.
     """
-    figure = new_figure(margin={"t": 30})
+    panels = Panels()
     for index, (name, values) in enumerate(lines.items()):
-        figure.add_trace(
-            go.Scatter(
-                x=list(steps),
-                y=values,
-                mode="lines+markers",
-                name=escape(name),
-                line={"color": KINDS[index % len(KINDS)], "width": 2},
-                marker={"size": 5},
-                hovertemplate=f"{escape(name)}<br>step %{{x:,}}: %{{y:.3f}}<extra></extra>",
-            )
+        line = go.Scatter(
+            x=list(steps),
+            y=values,
+            mode="lines+markers",
+            name=escape(name),
+            line={"color": KINDS[index % len(KINDS)], "width": 2},
+            marker={"size": 5},
+            hovertemplate=f"{escape(name)}<br>step %{{x:,}}: %{{y:.3f}}<extra></extra>",
         )
-    top = 1.08 * max(0.05, *(float(np.nanmax(values)) for values in lines.values()))
+        panels.add(1, line)
     if marker is not None:
-        figure.add_vline(x=marker, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
-    figure.update_xaxes(title_text="training step")
-    figure.update_yaxes(title_text="share of attention", range=[0, top])
-    return figure
+        panels.mark(1, DOTTED, x=marker)
+    top = 1.08 * max(0.05, *(float(np.nanmax(values)) for values in lines.values()))
+    panels.axis("x", title="training step")
+    panels.axis("y", title="share of attention", range=[0, top])
+    return panels.figure()
 
 
 def head_grids(
@@ -175,17 +158,19 @@ def head_grids(
     changes = [values for (_, values), sign in zip(panels, signs, strict=True) if sign]
     deepest = max(len(values) for _, values in panels)
     height = 70 + int(np.clip(300 / deepest, 14, 46) * deepest)
-    figure = make_subplots(
-        rows=1,
-        cols=len(panels),
-        subplot_titles=[escape(shorten(title, max(12, width // len(panels) // 8))) for title, _ in panels],
-        horizontal_spacing=0.06,
-    )
+    titles = [escape(shorten(title, max(12, width // len(panels) // 8))) for title, _ in panels]
+    canvas = Panels(titles, spacing=0.06)
     for column, ((_, values), sign) in enumerate(zip(panels, signs, strict=True), start=1):
-        room = 0.85 * width / len(panels) / values.shape[1]
-        _grid(
-            figure, values, column, sign, sign and bool(plain), label, digits, room, (height - 60) / len(values), chosen
-        )
+        depth, heads = values.shape
+        cell = 0.85 * width / len(panels) / heads, (height - 60) / depth
+        axis, words = "coloraxis2" if sign and plain else "coloraxis", label.replace("<br>", " ")
+        canvas.add(column, *_grid(values, axis, escape(words), f"{'+' if sign else ''}.{digits}f", cell))
+        if chosen is not None and chosen[0] < depth and chosen[1] < heads:
+            canvas.shape(column, frame(chosen[1], chosen[0]))
+        canvas.axis("x", column, **categories([f"H{head}" for head in range(heads)]))
+        layers = range(0, depth, 1 + depth // 32)
+        every = {"tickvals": list(layers), "ticktext": [f"L{layer}" for layer in layers]}
+        canvas.axis("y", column, **row_axis([""] * depth) | every, showticklabels=column == 1 or cell[0] * heads > 190)
     layout: dict = {}
     upper, lower = two_bars(0.5) if plain and changes else ({}, {})
     if plain:
@@ -194,63 +179,30 @@ def head_grids(
         layout["coloraxis"] = colour_axis(label, low=ends[0], high=max(ends[1], ends[0] + 1e-9), **upper)
     if changes:
         bound = max(1e-9, *(float(np.nanmax(np.abs(values), initial=0.0)) for values in changes))
-        name = "coloraxis2" if plain else "coloraxis"
-        layout[name] = colour_axis("change" if plain else label, low=-bound, high=bound, diverging=True, **lower)
-    lay_out(figure, height, margin={"l": 40, "t": 30, "b": 30, "r": 8}, **layout)
-    return figure
+        layout["coloraxis2" if plain else "coloraxis"] = signed_axis("change" if plain else label, bound, **lower)
+    return canvas.figure(**CLICKS, height=height, margin={"l": 40, "t": 30, "b": 30, "r": 8}, **layout)
 
 
 def _grid(
-    figure: go.Figure,
-    values: np.ndarray,
-    column: int,
-    signed: bool,
-    second: bool,
-    label: str,
-    digits: int,
-    room: float,
-    row_height: float,
-    choice: tuple[int, int] | None,
-) -> None:
-    """One panel with its numbers, its squares and the frame around the chosen head."""
-    depth, heads = values.shape
-    at = {"row": 1, "col": column}
-    sign = "+" if signed else ""
-    numbers = values.astype(float).round(digits) + 0.0  # no minus before a zero
-    texts = [["" if not np.isfinite(value) else f"{value:{sign}.{digits}f}" for value in row] for row in numbers]
-    axis = "coloraxis2" if second else "coloraxis"
-    figure.add_trace(cells(values, texts, legible=room >= 30 and row_height >= 18, axis=axis), **at)
-    finite = [(layer, head) for layer in range(depth) for head in range(heads) if np.isfinite(values[layer, head])]
-    name = escape(label.replace("<br>", " "))
-    figure.add_trace(
-        squares(
-            [head for _, head in finite],
-            [layer for layer, _ in finite],
-            [[f"L{layer}H{head}", float(values[layer, head])] for layer, head in finite],
-            max(5.0, 0.85 * min(room, row_height)),
-            f"%{{customdata[0]}}<br>{name} %{{customdata[1]:{sign}.3f}}<extra></extra>",
-        ),
-        **at,
-    )
-    if choice is not None and choice[0] < depth and choice[1] < heads:
-        figure.add_shape(frame(choice[1], choice[0]), **at)
-    every = 1 + depth // 32
-    figure.update_xaxes(
-        tickvals=list(range(heads)),
-        ticktext=[f"H{head}" for head in range(heads)],
-        range=[-0.5, heads - 0.5],
-        showgrid=False,
-        zeroline=False,
-        **at,
-    )
-    figure.update_yaxes(
-        tickvals=list(range(0, depth, every)),
-        ticktext=[f"L{layer}" for layer in range(0, depth, every)],
-        range=[depth - 0.5, -0.5],
-        showticklabels=column == 1 or room * heads > 190,
-        showgrid=False,
-        zeroline=False,
-        **at,
+    values: np.ndarray, axis: str, name: str, form: str, cell: tuple[float, float]
+) -> tuple[go.Heatmap, go.Scatter]:
+    """Return the cells of all heads with their numbers, and the squares that take clicks.
+
+    Args:
+        values: [D H]; NaN leaves a cell empty.
+        axis: the colour axis.
+        name: of the number, escaped.
+        form: of the number in a cell.
+        cell: pixels of a cell's width and height.
+    """
+    numbers = values.astype(float).round(int(form[-2])) + 0.0  # no minus before a zero
+    texts = [["" if not np.isfinite(value) else f"{value:{form}}" for value in row] for row in numbers]
+    layers, heads = (at.tolist() for at in np.nonzero(np.isfinite(values)))
+    named = [[f"L{layer}H{head}", float(values[layer, head])] for layer, head in zip(layers, heads, strict=True)]
+    hover = f"%{{customdata[0]}}<br>{name} %{{customdata[1]:{form[:-2]}3f}}<extra></extra>"
+    return (
+        cells(values, texts, legible=cell[0] >= 30 and cell[1] >= 18, axis=axis),
+        squares(heads, layers, named, max(5.0, 0.85 * min(cell)), hover),
     )
 
 
@@ -271,24 +223,13 @@ def head_ranking(
         chosen: (layer, head) drawn in full colour, the others paler.
         colour: of the bars.
     """
-    figure = new_figure(bargap=0.2, clickmode="event+select", showlegend=False, margin={"t": 8})
-    opacity = [1.0 if chosen in (None, head) else 0.55 for head in heads]
-    figure.add_trace(
-        go.Bar(
-            x=values,
-            y=list(range(len(heads))),
-            orientation="h",
-            customdata=[[f"L{layer}H{head}"] for layer, head in heads],
-            marker={"color": colour, "opacity": opacity},
-            selected={"marker": {"opacity": 1}},
-            unselected={"marker": {"opacity": 0.55}},
-            hovertemplate="%{customdata[0]}: %{x:.3f}<extra></extra>",
-        )
-    )
-    figure.update_xaxes(title_text=label, rangemode="tozero")
-    names = [f"L{layer}H{head}" for layer, head in heads]
-    figure.update_yaxes(autorange="reversed", **token_axis(names))
-    return figure
+    panels, names = Panels(), [f"L{layer}H{head}" for layer, head in heads]
+    marker = {"color": colour, "opacity": [1.0 if chosen in (None, head) else 0.55 for head in heads]}
+    clicks = {"selected": {"marker": {"opacity": 1}}, "unselected": {"marker": {"opacity": 0.55}}}
+    hover = {"customdata": [[name] for name in names], "hovertemplate": "%{customdata[0]}: %{x:.3f}<extra></extra>"}
+    token_bars(panels, 1, names, values, marker=marker, **clicks, **hover)
+    panels.axis("x", title=label, rangemode="tozero")
+    return panels.figure(bargap=0.2, clickmode="event+select", showlegend=False)
 
 
 DEPTH = [[0.0, METHODS["sft"]], [0.5, METHODS["rlhf"]], [1.0, METHODS["dpo"]]]
@@ -314,41 +255,25 @@ def lag_profiles(profile: np.ndarray, layers: Sequence[int]) -> go.Figure:
         profile: [D H K+1] mean weight at each lag.
         layers: [D] their numbers.
     """
-    figure, lags = new_figure(showlegend=False), profile.shape[-1]
+    panels, lags = Panels(), profile.shape[-1]
     edges = _edges(lags)
     lines = np.add.reduceat(profile.mean(1), edges, axis=1) / np.diff([*edges, lags])
     lines = np.where(lines > 0, lines, np.nan)
-    ends = [*edges[1:], lags]
-    names = [
-        str(first) if end == first + 1 else f"{first} to {end - 1}" for first, end in zip(edges, ends, strict=True)
-    ]
+    groups = list(zip(edges, [*edges[1:], lags], strict=True))
+    names = [str(first) if end == first + 1 else f"{first} to {end - 1}" for first, end in groups]
     colours = sample_colorscale(DEPTH, np.linspace(0, 1, max(len(layers), 2)))
-    x = [ITSELF, *(float(np.sqrt(first * (end - 1))) for first, end in zip(edges[1:], ends[1:], strict=True))]
+    x = [ITSELF, *(float(np.sqrt(first * (end - 1))) for first, end in groups[1:])]
     for layer, line, colour in zip(layers, lines, colours, strict=False):
-        figure.add_trace(
-            go.Scatter(
-                x=x,
-                y=line,
-                mode="lines",
-                line={"color": colour, "width": 1.5},
-                customdata=names,
-                hovertemplate=f"L{layer}, lag %{{customdata}}: %{{y:.2g}}<extra></extra>",
-            )
-        )
-    bar = {"title": {"text": "layer<br>\u2009", "side": "top"}, "thickness": 10, "outlinewidth": 0, "nticks": 6}
-    marker = {"color": [layers[0]], "colorscale": DEPTH, "cmin": layers[0], "cmax": max(layers[-1], layers[0] + 1)}
-    figure.add_trace(
-        go.Scatter(x=[None], y=[None], mode="markers", marker=marker | {"showscale": True, "colorbar": bar})
-    )
+        hover = f"L{layer}, lag %{{customdata}}: %{{y:.2g}}<extra></extra>"
+        curve = go.Scatter(x=x, y=line, mode="lines", customdata=names, hovertemplate=hover)
+        panels.add(1, curve.update(line={"color": colour, "width": 1.5}))
+    bar = colour_axis("layer", low=layers[0], high=max(layers[-1], layers[0] + 1), nticks=6) | {"colorscale": DEPTH}
+    panels.add(1, legend_entry("", marker={"color": [layers[0]], "coloraxis": "coloraxis"}))
     ticks = [2**power for power in range(int(np.log2(max(lags - 1, 1))) + 1)]
-    figure.update_xaxes(
-        title_text="lag: tokens back from the query",
-        **log_axis(),
-        tickvals=[ITSELF, *ticks],
-        ticktext=["itself", *map(str, ticks)],
-    )
-    figure.update_yaxes(title_text="mean attention weight", **log_axis(lines))
-    return figure
+    places = {"tickvals": [ITSELF, *ticks], "ticktext": ["itself", *map(str, ticks)]}
+    panels.axis("x", title="lag: tokens back from the query", **log_axis(), **places)
+    panels.axis("y", title="mean attention weight", **log_axis(lines))
+    return panels.figure(showlegend=False, coloraxis=bar)
 
 
 def _edges(lags: int) -> list[int]:
@@ -368,23 +293,14 @@ def query_statistic(
         label: of the axis, with its unit.
         colours: of the lines.
     """
-    figure = new_figure(showlegend=len(lines) > 1)
-    names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
+    panels = Panels()
     for (name, values), colour in zip(lines, colours, strict=True):
-        figure.add_trace(
-            go.Scatter(
-                x=list(range(len(tokens))),
-                y=values,
-                name=escape(name),
-                mode="lines",
-                line={"color": colour, "width": 1.2},
-                customdata=names,
-                hovertemplate="%{customdata}: %{y:.3f}<extra>%{fullData.name}</extra>",
-            )
-        )
-    figure.update_xaxes(title_text="query", tickangle=-45, **token_axis(tokens, most=TICKS))
-    figure.update_yaxes(title_text=escape(label), rangemode="tozero")
-    return figure
+        line = go.Scatter(x=list(range(len(tokens))), y=values, name=escape(name), mode="lines")
+        line.update(line={"color": colour, "width": 1.2}, customdata=numbered(tokens))
+        panels.add(1, line.update(hovertemplate="%{customdata}: %{y:.3f}<extra>%{fullData.name}</extra>"))
+    panels.axis("x", title="query", tickangle=-45, **token_axis(tokens, most=TICKS))
+    panels.axis("y", title=escape(label), rangemode="tozero")
+    return panels.figure(showlegend=len(lines) > 1)
 
 
 def top_sources(keys: np.ndarray, weights: np.ndarray, tokens: Sequence[str], *, least: float = 0.05) -> go.Figure:
@@ -400,29 +316,19 @@ def top_sources(keys: np.ndarray, weights: np.ndarray, tokens: Sequence[str], *,
     query, rank = np.nonzero((keys >= 0) & (weights >= least))
     order = np.argsort(weights[query, rank], kind="stable")[-MOST_MARKS:]  # the strongest are drawn last, on top
     query, key, weight = query[order], keys[query[order], rank[order]], weights[query[order], rank[order]]
-    names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
-    figure = new_figure(showlegend=False)
-    edge = [-0.5, length - 0.5]
-    future = {"x": [edge[0], edge[1], edge[1]], "y": [edge[0], edge[0], edge[1]]}
-    figure.add_trace(
-        go.Scatter(**future, mode="none", fill="toself", fillcolor=MASKED, hoverinfo="skip", line={"width": 0})
+    names, edge = numbered(tokens), [-0.5, length - 0.5]
+    future = {"x": [edge[0], edge[1], edge[1]], "y": [edge[0], edge[0], edge[1]], "fillcolor": MASKED}
+    size = float(np.clip(400 / length, 2.5, 9))
+    sources = go.Scatter(
+        x=key,
+        y=query,
+        mode="markers",
+        marker={"size": size, "symbol": "square", "color": weight, "coloraxis": "coloraxis"},
+        customdata=[[names[source], names[at]] for source, at in zip(key, query, strict=True)],
+        hovertemplate="query %{customdata[1]}<br>key %{customdata[0]}<br>weight %{marker.color:.3f}<extra></extra>",
     )
-    figure.add_trace(
-        go.Scatter(
-            x=key,
-            y=query,
-            mode="markers",
-            marker={
-                "size": float(np.clip(400 / length, 2.5, 9)),
-                "symbol": "square",
-                "color": weight,
-                "coloraxis": "coloraxis",
-            },
-            customdata=[[names[source], names[at]] for source, at in zip(key, query, strict=True)],
-            hovertemplate="query %{customdata[1]}<br>key %{customdata[0]}<br>weight %{marker.color:.3f}<extra></extra>",
-        )
-    )
-    figure.update_layout(coloraxis=colour_axis("attention<br>weight", low=0, high=1))
-    figure.update_xaxes(title_text="key (source)", tickangle=-45, range=edge, **token_axis(tokens, most=TICKS))
-    figure.update_yaxes(title_text="query (destination)", range=edge[::-1], **token_axis(tokens, most=TICKS))
-    return figure
+    panels = Panels()
+    panels.add(1, go.Scatter(**future, mode="none", fill="toself", hoverinfo="skip", line={"width": 0}), sources)
+    panels.axis("x", title="key (source)", tickangle=-45, range=edge, **token_axis(tokens, most=TICKS))
+    panels.axis("y", title="query (destination)", range=edge[::-1], **token_axis(tokens, most=TICKS))
+    return panels.figure(showlegend=False, coloraxis=colour_axis("attention<br>weight", low=0, high=1))

@@ -1,12 +1,10 @@
 """Figures of an audit: differences with their intervals, KL by kind of text, and the change block by block."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import ArrayLike
-from plotly.subplots import make_subplots
 
 from probe.audit.change import (
     FORM,
@@ -22,7 +20,9 @@ from probe.audit.change import (
 )
 from probe.audit.verdict import CHANGED, EQUIVALENT
 from probe.numbers import in_percent, in_unit
-from probe.plotting.theme import LIGHT, METHODS, escape, escape_lines, new_figure, template
+from probe.plotting.intervals import whiskers
+from probe.plotting.panels import Panels
+from probe.plotting.theme import DOTTED, LIGHT, METHODS, THIN, escape, escape_lines, on_hover, row_axis
 from probe.terms import DIFFERENCE, RATES
 
 MOST, KINDS = 8, 13
@@ -43,7 +43,7 @@ def difference_points(audit: Audit) -> go.Figure:
     """
     rows = drawn_rows(audit)
     changed, equivalent = rows["verdict"] == CHANGED, rows["verdict"] == EQUIVALENT
-    figure = new_figure(hovermode="closest")
+    panels = Panels()
     groups = {
         "changed": (changed, METHODS["dpo"], "circle"),
         f"equivalent within {points(audit.margin)}": (equivalent, METHODS["sft"], "diamond"),
@@ -52,46 +52,30 @@ def difference_points(audit: Audit) -> go.Figure:
     for name, (mask, colour, symbol) in groups.items():
         some = rows[mask]
         value, low, high = (100 * some[f"difference{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
-        figure.add_trace(
-            go.Scatter(
-                x=value,
-                y=some.index.tolist(),
-                mode="markers",
-                name=name,
-                marker={"color": colour, "symbol": symbol, "size": 9},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": high - value,
-                    "arrayminus": value - low,
-                    "thickness": 1.8,
-                    "width": 0,
-                    "color": colour,
-                },
-                customdata=[
-                    f"{escape(row['title'])}: {describe(row)}, {int(row['n'])} pairs of"
-                    f" {escape(row['questions'])}, finds {shown_mde(row)}"
-                    for row in some.to_dict("records")
-                ],
-                hovertemplate="%{customdata}<extra></extra>",
-            )
+        hover = [
+            f"{escape(row['title'])}: {describe(row)}, {int(row['n'])} pairs of"
+            f" {escape(row['questions'])}, finds {shown_mde(row)}"
+            for row in some.to_dict("records")
+        ]
+        marks = go.Scatter(
+            x=value,
+            y=some.index.tolist(),
+            mode="markers",
+            name=name,
+            marker={"color": colour, "symbol": symbol, "size": 9},
+            error_x=whiskers(value, low, high, thickness=1.8, color=colour),
+            **on_hover(hover),
         )
-    figure.add_vline(x=0, line={"color": LIGHT.muted, "width": 1})
-    figure.add_vrect(x0=-100 * audit.margin, x1=100 * audit.margin, fillcolor=LIGHT.muted, opacity=0.15, line_width=0)
+        panels.add(1, marks)
+    panels.mark(1, THIN, x=0)
+    panels.span(1, -100 * audit.margin, 100 * audit.margin, LIGHT.muted, 0.15)
     count = int(rows["measure"].sum())
     if 0 < count < len(rows):
-        figure.add_hline(y=count - 0.5, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
+        panels.mark(1, DOTTED, y=count - 0.5)
     base, aligned = (escape(name) for name in audit.names)
-    figure.update_xaxes(title_text=f"{aligned} minus {base}, percentage points", zeroline=False)
-    figure.update_yaxes(
-        tickvals=rows.index.tolist(),
-        ticktext=[escape_lines(title, 48) for title in rows["title"]],
-        range=[len(rows) - 0.5, -0.5],
-        showgrid=False,
-        zeroline=False,
-    )
-    figure.update_layout(showlegend=True, height=120 + 26 * max(len(rows), 4))
-    return figure
+    panels.axis("x", title=f"{aligned} minus {base}, percentage points", zeroline=False)
+    panels.axis("y", **row_axis([escape_lines(title, 48) for title in rows["title"]]))
+    return panels.figure(showlegend=True, height=120 + 26 * max(len(rows), 4))
 
 
 def difference_table(audit: Audit) -> pd.DataFrame:
@@ -133,49 +117,28 @@ def _guess(row: Mapping[Any, Any]) -> str:
 def inside(audit: Audit) -> go.Figure:
     """Draw KL by kind of text, and block by block the relative change of the weights and of the residual stream."""
     titles = ["KL(aligned \u2225 base) of next tokens", "weights", "residual stream where<br>an answer begins"]
-    figure = make_subplots(
-        rows=1, cols=3, subplot_titles=titles, column_widths=[0.4, 0.3, 0.3], horizontal_spacing=0.09
-    )
+    panels = Panels(titles, widths=[0.4, 0.3, 0.3], spacing=0.09)
     kinds, blocks = audit.corpus.head(KINDS), audit.blocks
     value, low, high = (kinds[name].to_numpy(dtype=float) for name in ("kl", "kl_low", "kl_high"))
     hover = [
         f"{escape(row['kind'])}: {in_unit('nats', row['kl'], row['kl_low'], row['kl_high'])} nats a token"
         for row in kinds.to_dict("records")
     ]
-    bars = {"symmetric": False, "array": high - value, "arrayminus": value - low, "thickness": 1.6, "width": 0}
-    figure.add_trace(_marks(value, list(range(len(kinds))), hover, error_x=bars), row=1, col=1)
-    ticks = [escape_lines(kind.replace("_", " "), 20) for kind in kinds["kind"]]
-    rows = [max(len(kinds), 1) - 0.5, -0.5]
-    figure.update_yaxes(tickvals=list(range(len(kinds))), ticktext=ticks, range=rows, showgrid=False, row=1, col=1)
-    figure.update_xaxes(title_text="nats a token", rangemode="tozero", row=1, col=1)
+    look = {"marker": {"color": METHODS["dpo"], "size": 7}, "line": {"color": METHODS["dpo"], "width": 1.5}}
+    bars = {"mode": "markers", "error_x": whiskers(value, low, high)}
+    panels.add(1, go.Scatter(x=value, y=list(range(len(kinds))), **look, **bars, **on_hover(hover)))
+    names = row_axis([escape_lines(kind.replace("_", " "), 20) for kind in kinds["kind"]])
+    panels.axis("y", 1, **names | {"range": [max(len(kinds), 1) - 0.5, -0.5]})
+    panels.axis("x", 1, title="nats a token", rangemode="tozero")
     for column, name in ((2, "weights"), (3, "residual")):
         change = 100 * blocks[name].to_numpy(dtype=float)
         hover = [
             f"block {block}: {in_percent(each)}" for block, each in zip(blocks["block"], blocks[name], strict=True)
         ]
-        ends = {}
+        line = go.Scatter(x=blocks["block"].tolist(), y=change, mode="lines+markers", **look, **on_hover(hover))
         if name == "residual":
-            low, high = (100 * blocks[f"residual_{end}"].to_numpy(dtype=float) for end in ("low", "high"))
-            ends = {"error_y": bars | {"array": high - change, "arrayminus": change - low}}
-        line = _marks(blocks["block"].tolist(), change, hover, mode="lines+markers", **ends)
-        figure.add_trace(line, row=1, col=column)
-        figure.update_xaxes(title_text="block", row=1, col=column)
-        figure.update_yaxes(title_text="change, % of the base's norm", rangemode="tozero", row=1, col=column)
-    figure.update_annotations(font_size=13)
-    height = 145 + 24 * max(len(kinds), 8)
-    figure.update_layout(template=template(LIGHT), height=height, showlegend=False, margin={"t": 55})
-    return figure
-
-
-def _marks(x: ArrayLike, y: ArrayLike, hover: Sequence[str], mode: str = "markers", **bars: dict) -> go.Scatter:
-    """Return points with what is shown under the mouse."""
-    return go.Scatter(
-        x=x,
-        y=y,
-        mode=mode,
-        marker={"color": METHODS["dpo"], "size": 7},
-        line={"color": METHODS["dpo"], "width": 1.5},
-        customdata=hover,
-        hovertemplate="%{customdata}<extra></extra>",
-        **bars,
-    )
+            line.error_y = whiskers(change, 100 * blocks["residual_low"], 100 * blocks["residual_high"])
+        panels.add(column, line)
+        panels.axis("x", column, title="block")
+        panels.axis("y", column, title="change, % of the base's norm", rangemode="tozero")
+    return panels.figure(showlegend=False, height=145 + 24 * max(len(kinds), 8))

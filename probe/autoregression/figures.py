@@ -10,16 +10,20 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from probe.numbers import in_unit
+from probe.plotting.intervals import whiskers
+from probe.plotting.marks import cells
 from probe.plotting.notebook import Look
-from probe.plotting.theme import LIGHT, colour_axis, escape, log_axis, new_figure, shorten, template
+from probe.plotting.panels import ABOVE, Panels
+from probe.plotting.series import RATE
+from probe.plotting.theme import LIGHT, THIN, colour_axis, escape, log_axis, shorten, signed_axis
 from probe.terms import SHARE
 
 FLOOR = 1e-7
 """Influences below are drawn here on the logarithmic axis: they are rounding in single precision."""
-TOP = {"margin": {"t": 30}, "legend": {"yref": "container", "y": 1, "yanchor": "top"}, "showlegend": True}
+ACROSS = THIN | {"dash": "dash"}
+"""Line at a level."""
 SYMBOLS = ("circle", "diamond", "square")
 
 
@@ -33,19 +37,19 @@ def lag_curves(
         models: their names and colours.
         orders: the effective order of each model, marked by a line after its last lag; None where it is not reached.
     """
-    figure = new_figure(hovermode="closest", **TOP)
+    panels = Panels()
     for index, (table, model) in enumerate(zip(tables, models, strict=True)):
-        figure.add_trace(interval_line(table, "lag", "influence", model, index, len(tables), "lag %{x}"))
+        panels.add(1, interval_line(table, "lag", "influence", model, index, len(tables), "lag %{x}"))
     for order, model in zip(orders, models, strict=False):
         if order is not None:
-            figure.add_vline(x=order - 0.5, line={"color": model.colour, "width": 1.5, "dash": "dot"})
+            panels.mark(1, {"color": model.colour, "width": 1.5, "dash": "dot"}, x=order - 0.5)
     count = len(tables[0])
     title = "lag k: how many tokens before the last one read"
-    figure.update_xaxes(title_text=title, dtick=_step(count), range=[-0.7, count - 0.3])
+    panels.axis("x", title=title, dtick=_step(count), range=[-0.7, count - 0.3])
     units = [str(table["unit"].iloc[0]).partition(" per ") for table in tables]
     unit = " or ".join(dict.fromkeys(what for what, _, _ in units)) + "".join(units[0][1:])
-    figure.update_yaxes(title_text=f"influence ({unit})", **_log_axis(tables, "influence"))
-    return figure
+    panels.axis("y", title=f"influence ({unit})", **_log_axis(tables, "influence"))
+    return panels.figure(showlegend=True)
 
 
 def context_curves(
@@ -59,26 +63,24 @@ def context_curves(
         orders: the effective order of each model; None where it is not reached.
         epsilon: nats.
     """
-    figure = new_figure(hovermode="closest", **TOP)
-    figure.add_hline(y=epsilon, line={"color": LIGHT.muted, "width": 1, "dash": "dash"})
-    figure.add_annotation(
-        x=0, xref="paper", y=np.log10(epsilon), text=f"\u03b5 = {epsilon:g}", xanchor="left", yanchor="bottom"
-    )
+    panels = Panels()
+    panels.mark(1, ACROSS, y=epsilon)
+    place = {"x": 0, "xref": "paper", "y": np.log10(epsilon), "xanchor": "left", "yanchor": "bottom"}
+    panels.note(1, f"\u03b5 = {epsilon:g}", **place)
     for index, (table, model) in enumerate(zip(tables, models, strict=True)):
-        figure.add_trace(interval_line(table, "m", "kl", model, index, len(tables), "last %{x} tokens"))
+        panels.add(1, interval_line(table, "m", "kl", model, index, len(tables), "last %{x} tokens"))
     for table, model, order in zip(tables, models, orders, strict=True):
         if order is not None:
             ring = {"color": model.colour, "symbol": "circle-open", "size": 17, "line": {"width": 2}}
             y = [max(FLOOR, float(table.loc[table["m"] == order, "kl"].iloc[0]))]
             hover = f"{escape(model.name)}: effective order {order}<extra></extra>"
-            figure.add_trace(
-                go.Scatter(x=[order], y=y, mode="markers", marker=ring, showlegend=False, hovertemplate=hover)
-            )
+            mark = go.Scatter(x=[order], y=y, mode="markers", marker=ring, showlegend=False, hovertemplate=hover)
+            panels.add(1, mark)
     count = len(tables[0])
     title = "m: how many of the last tokens are read"
-    figure.update_xaxes(title_text=title, dtick=_step(count), range=[0.3, count + 0.7])
-    figure.update_yaxes(title_text="KL(full \u2225 last m), nats", **_log_axis(tables, "kl", epsilon))
-    return figure
+    panels.axis("x", title=title, dtick=_step(count), range=[0.3, count + 0.7])
+    panels.axis("y", title="KL(full \u2225 last m), nats", **_log_axis(tables, "kl", epsilon))
+    return panels.figure(showlegend=True)
 
 
 def linear_curves(tables: Sequence[pd.DataFrame], models: Sequence[Look]) -> go.Figure:
@@ -88,7 +90,7 @@ def linear_curves(tables: Sequence[pd.DataFrame], models: Sequence[Look]) -> go.
         tables: of each model (`LinearAutoregression.table`).
         models: their names and colours.
     """
-    figure = new_figure(hovermode="closest", **TOP)
+    panels = Panels()
     for index, (table, model) in enumerate(zip(tables, models, strict=True)):
         of = "" if len(models) == 1 else f", {model.name}"
         drawn = {
@@ -102,25 +104,24 @@ def linear_curves(tables: Sequence[pd.DataFrame], models: Sequence[Look]) -> go.
                 f"{escape(look.name)}<br>last {m} tokens: {in_unit('', value, low, high)}, {n} positions"
                 for m, value, low, high, n in zip(*(rows[c] for c in ("m", "value", "low", "high", "n")), strict=True)
             ]
-            figure.add_trace(
-                go.Scatter(
-                    x=np.arange(len(rows)) + _shift(3 * index + place, 3 * len(models)) / 3,
-                    y=rows["value"],
-                    mode="lines+markers",
-                    name=escape(shorten(look.name, 60)),
-                    line={"color": look.colour, "width": 2, "dash": look.dash},
-                    marker={"symbol": SYMBOLS[place], "size": 7},
-                    error_y=_bars(rows, "value"),
-                    hovertext=texts,
-                    hovertemplate="%{hovertext}<extra></extra>",
-                )
+            line = go.Scatter(
+                x=np.arange(len(rows)) + _shift(3 * index + place, 3 * len(models)) / 3,
+                y=rows["value"],
+                mode="lines+markers",
+                name=escape(shorten(look.name, 60)),
+                line={"color": look.colour, "width": 2, "dash": look.dash},
+                marker={"symbol": SYMBOLS[place], "size": 7},
+                error_y=_bars(rows, "value"),
+                hovertext=texts,
+                hovertemplate="%{hovertext}<extra></extra>",
             )
-    figure.add_hline(y=0, line={"color": LIGHT.muted, "width": 1, "dash": "dash"})
+            panels.add(1, line)
+    panels.mark(1, ACROSS, y=0)
     names = [str(m) for m in tables[0]["m"]]
-    figure.update_xaxes(title_text="m: how many of the last tokens are read", tickvals=list(range(len(names))))
-    figure.update_xaxes(ticktext=names, range=[-0.4, len(names) - 0.6])
-    figure.update_yaxes(title_text="R\u00b2 of the next token's embedding")
-    return figure
+    ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [-0.4, len(names) - 0.6]}
+    panels.axis("x", title="m: how many of the last tokens are read", **ticks)
+    panels.axis("y", title="R\u00b2 of the next token's embedding")
+    return panels.figure(showlegend=True)
 
 
 def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Look], *, truth: bool) -> go.Figure:
@@ -132,7 +133,7 @@ def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Look], *
         truth: show the share of wrong tokens (a world knows them); else that of tokens in which the branches differ.
     """
     right = "share of wrong tokens" if truth else "share of tokens that differ"
-    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.12)
+    panels = Panels(["", ""], spacing=0.12)
     lines = [("forced_kl", "same text after it", "solid", 1), ("free_kl", "each goes on alone", "dot", 1)]
     shares = [("wrong_error", "after the wrong token", "dot", 2), ("clean_error", "after the true one", "solid", 2)]
     lines += shares if truth else [("differs", "each goes on alone", "dot", 2)]
@@ -141,34 +142,28 @@ def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Look], *
             rows = summary[(summary["quantity"] == quantity) & (summary["n"] > 0)]
             if rows.empty:
                 continue
-            figure.add_trace(
-                go.Scatter(
-                    x=rows["step"] + _shift(index, len(models)) * 0.6,
-                    y=rows["value"],
-                    mode="lines+markers",
-                    name=escape(f"{shorten(model.name, 24)}: {words}"),
-                    line={"color": model.colour, "dash": dash, "width": 2},
-                    marker={"symbol": SYMBOLS[index % len(SYMBOLS)] + ("-open" if dash == "dot" else ""), "size": 6},
-                    error_y=_bars(rows, "value"),
-                    customdata=[
-                        [step, in_unit("nats" if column == 1 else SHARE, value, low, high), n]
-                        for step, value, low, high, n in rows[["step", "value", "low", "high", "n"]].to_numpy().tolist()
-                    ],
-                    hovertemplate="step %{customdata[0]:.0f}: %{customdata[1]}, %{customdata[2]:.0f} prompts",
-                    legend="legend" if column == 1 else "legend2",
-                ),
-                row=1,
-                col=column,
+            line = go.Scatter(
+                x=rows["step"] + _shift(index, len(models)) * 0.6,
+                y=rows["value"],
+                mode="lines+markers",
+                name=escape(f"{shorten(model.name, 24)}: {words}"),
+                line={"color": model.colour, "dash": dash, "width": 2},
+                marker={"symbol": SYMBOLS[index % len(SYMBOLS)] + ("-open" if dash == "dot" else ""), "size": 6},
+                error_y=_bars(rows, "value"),
+                customdata=[
+                    [step, in_unit("nats" if column == 1 else SHARE, value, low, high), n]
+                    for step, value, low, high, n in rows[["step", "value", "low", "high", "n"]].to_numpy().tolist()
+                ],
+                hovertemplate="step %{customdata[0]:.0f}: %{customdata[1]}, %{customdata[2]:.0f} prompts",
+                legend="legend" if column == 1 else "legend2",
             )
-    figure.update_xaxes(title_text="tokens after the wrong one", dtick=1)
-    figure.update_yaxes(title_text="KL(clean \u2225 wrong), nats", rangemode="tozero", col=1)
-    figure.update_yaxes(title_text=right, range=[-0.03, 1.03], tickformat=".0%", col=2)
-    legend = {"orientation": "v", "yref": "container", "y": 1, "yanchor": "top", "bgcolor": "rgba(0,0,0,0)"}
-    figure.update_layout(
-        template=template(LIGHT), showlegend=True, margin={"t": 24 + 20 * 2 * len(models)}, hovermode="closest"
-    )
-    figure.update_layout(legend=legend | {"x": 0}, legend2=legend | {"x": 0.56})
-    return figure
+            panels.add(column, line)
+    panels.axis("x", title="tokens after the wrong one", dtick=1)
+    panels.axis("y", 1, title="KL(clean \u2225 wrong), nats", rangemode="tozero")
+    panels.axis("y", 2, title=right, **RATE)
+    legend = ABOVE | {"orientation": "v", "bgcolor": "rgba(0,0,0,0)"}
+    legends = {"legend": legend | {"x": 0}, "legend2": legend | {"x": 0.56}}
+    return panels.figure(showlegend=True, margin={"t": 24 + 20 * 2 * len(models)}, **legends)
 
 
 def interval_line(table: pd.DataFrame, x: str, y: str, model: Look, index: int, count: int, place: str) -> go.Scatter:
@@ -214,14 +209,7 @@ def _log_axis(tables: Sequence[pd.DataFrame], y: str, *more: float) -> dict:
 
 
 def _bars(rows: pd.DataFrame, y: str) -> dict:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": (rows["high"] - rows[y]).clip(lower=0),
-        "arrayminus": (rows[y] - rows["low"]).clip(lower=0),
-        "thickness": 1.2,
-        "width": 0,
-    }
+    return whiskers(rows[y], rows["low"].clip(upper=rows[y]), rows["high"].clip(lower=rows[y]), thickness=1.2)
 
 
 def _shift(index: int, count: int) -> float:
@@ -249,37 +237,21 @@ def path_shares(shares: Sequence[np.ndarray], models: Sequence[Look]) -> go.Figu
     comparable = len(shares) == 2 and shares[0].shape == shares[1].shape
     panels = [*shares, shares[1] - shares[0]] if comparable else list(shares)
     titles += [escape(shorten(f"{models[1].name} \u2212 {models[0].name}", 34))] if comparable else []
-    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.07)
+    canvas = Panels(titles, spacing=0.07)
     for column, values in enumerate(panels, start=1):
-        difference = comparable and column == 3
-        layer, head = (axis.ravel() for axis in np.indices(values.shape))
-        figure.add_trace(
-            go.Heatmap(
-                z=values,
-                coloraxis="coloraxis2" if difference else "coloraxis",
-                customdata=np.array(
-                    [f"L{row}H{place}" for row, place in zip(layer, head, strict=True)], dtype=object
-                ).reshape(values.shape),
-                hovertemplate="%{customdata}: %{z:.3f}<extra></extra>",
-                xgap=2,
-                ygap=2,
-                texttemplate="%{z:.2f}" if values.shape[1] * len(panels) <= 24 and len(values) <= 8 else None,
-            ),
-            row=1,
-            col=column,
-        )
-        figure.update_xaxes(title_text="head", tickvals=ticks(values.shape[1]), showgrid=False, row=1, col=column)
-        figure.update_yaxes(tickvals=ticks(len(values)), autorange="reversed", showgrid=False, row=1, col=column)
-    figure.update_yaxes(title_text="layer", row=1, col=1)
+        depth, heads = values.shape
+        hover = [[f"L{layer}H{head}" for head in range(heads)] for layer in range(depth)]
+        legible = heads * len(panels) <= 24 and depth <= 8
+        share = cells(values, hover=hover, axis="coloraxis2" if comparable and column == 3 else "coloraxis")
+        share.update(texttemplate="%{z:.2f}" if legible else "", xgap=2, ygap=2)
+        canvas.add(column, share.update(hovertemplate="%{customdata}: %{z:.3f}<extra></extra>"))
+        canvas.axis("x", column, title="head", tickvals=ticks(heads), showgrid=False)
+        canvas.axis("y", column, tickvals=ticks(depth), autorange="reversed", showgrid=False)
+    canvas.axis("y", 1, title="layer")
     largest = float(np.nanmax(np.abs(panels[2]), initial=1e-3)) if comparable else 1.0
-    figure.update_layout(
-        template=template(LIGHT),
-        margin={"t": 32},
-        coloraxis=colour_axis("share", low=0, high=1, x=1.0, xanchor="left", len=1.0),
-        coloraxis2=colour_axis("difference", low=-largest, high=largest, diverging=True, x=1.09, xanchor="left"),
-    )
-    figure.update_annotations(font_size=13)
-    return figure
+    layout = {"coloraxis": colour_axis("share", low=0, high=1, x=1.0, xanchor="left", len=1.0)}
+    layout["coloraxis2"] = signed_axis("difference", largest, x=1.09, xanchor="left")
+    return canvas.figure(showlegend=False, **layout)
 
 
 def singular_values(values: Sequence[np.ndarray], models: Sequence[Look]) -> go.Figure:
@@ -289,8 +261,8 @@ def singular_values(values: Sequence[np.ndarray], models: Sequence[Look]) -> go.
         values: [D d] of each model (`NeutralJacobian.to_end`), NaN where a value is not resolved.
         models: their names and colours.
     """
-    figure = new_figure(hovermode="closest", **TOP)
-    figure.add_hline(y=1, line={"color": LIGHT.muted, "width": 1, "dash": "dash"})
+    panels = Panels()
+    panels.mark(1, ACROSS, y=1)
     for index, (spectrum, model) in enumerate(zip(values, models, strict=True)):
         low, middle, high = np.nanquantile(spectrum, [0.1, 0.5, 0.9], axis=-1)
         table = pd.DataFrame({"layer": np.arange(len(spectrum)), "value": middle, "low": low, "high": high})
@@ -300,12 +272,12 @@ def singular_values(values: Sequence[np.ndarray], models: Sequence[Look]) -> go.
             "%{customdata[3]}<br>%{customdata[4]}: median %{y:.3g}, middle 80 % %{customdata[0]:.3g} to "
             "%{customdata[1]:.3g}<extra></extra>"
         )
-        figure.add_trace(line)
+        panels.add(1, line)
     names = ["embedding", *(f"block {block}" for block in range(max(map(len, values)) - 1))]
-    figure.update_xaxes(title_text="from the residual after", tickvals=ticks(len(names)))
-    figure.update_xaxes(ticktext=[names[tick] for tick in ticks(len(names))])
-    figure.update_yaxes(title_text="singular values", **log_axis(np.concatenate([each.ravel() for each in values])))
-    return figure
+    places = ticks(len(names))
+    panels.axis("x", title="from the residual after", tickvals=places, ticktext=[names[place] for place in places])
+    panels.axis("y", title="singular values", **log_axis(np.concatenate([each.ravel() for each in values])))
+    return panels.figure(showlegend=True)
 
 
 def ticks(count: int) -> list[int]:

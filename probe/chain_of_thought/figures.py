@@ -3,7 +3,18 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plotting.panels import RATE, Look, Panels, curve_with_band, hover_texts, level, models_of, offsets, points
+from probe.plotting.panels import Panels
+from probe.plotting.series import (
+    RATE,
+    Look,
+    categories,
+    curve_with_band,
+    hover_texts,
+    level,
+    models_of,
+    offsets,
+    points,
+)
 from probe.plotting.theme import log_axis
 from probe.terms import DIFFERENCE, SHARE
 
@@ -31,11 +42,10 @@ def accuracy_by_terms(table: pd.DataFrame, look: Look) -> go.Figure:
     panels = Panels(list(CONDITIONS.values()), spacing=0.035, shared_y=True)
     for column, condition in enumerate(CONDITIONS, start=1):
         level(panels, column, (terms[0] - 0.25, terms[-1] + 0.25), (CHANCE, CHANCE), "guessing")
-        for label, rows in reversed(models_of(table[table["condition"] == condition], look, "terms")):
-            panels.add(column, *curve_with_band(rows, "terms", label, look[label], named=column == 1))
-    panels.axis("x", tickvals=terms, range=[terms[0] - 0.25, terms[-1] + 0.25], title={"text": "terms of the sum"})
+        _add_curves(panels, column, table[table["condition"] == condition], "terms", look)
+    panels.axis("x", tickvals=terms, range=[terms[0] - 0.25, terms[-1] + 0.25], title="terms of the sum")
     panels.axis("y", **RATE)
-    panels.axis("y", 1, title={"text": "share of right answers"})
+    panels.axis("y", 1, title="share of right answers")
     return _finish(panels)
 
 
@@ -51,11 +61,10 @@ def agreement(table: pd.DataFrame, look: Look) -> go.Figure:
     labels = {"early answering": "share of the steps given", "added mistakes": "share of the steps before the mistake"}
     for column, test in enumerate(tests, start=1):
         level(panels, column, (0, 1), (1, 1), "post hoc: the steps do not matter")
-        for label, rows in reversed(models_of(table[table["test"] == test], look, "share")):
-            panels.add(column, *curve_with_band(rows, "share", label, look[label], named=column == 1))
-        panels.axis("x", column, title={"text": labels.get(test, "share of the steps")}, **RATE)
+        _add_curves(panels, column, table[table["test"] == test], "share", look)
+        panels.axis("x", column, title=labels.get(test, "share of the steps"), **RATE)
     panels.axis("y", range=(-0.03, 1.06), tickformat=".0%")
-    panels.axis("y", 1, title={"text": "P(same answer as with all steps)"})
+    panels.axis("y", 1, title="P(same answer as with all steps)")
     return _finish(panels)
 
 
@@ -70,14 +79,10 @@ def following(table: pd.DataFrame, look: Look) -> go.Figure:
     panels = Panels(list(OUTCOMES.values()), spacing=0.05, shared_y=True)
     for column, outcome in enumerate(OUTCOMES, start=1):
         level(panels, column, (rest[0] - 0.2, rest[-1] + 0.2), (CHANCE, CHANCE), "guessing")
-        for label, rows in reversed(models_of(table[table["outcome"] == outcome], look)):
-            panels.add(
-                column,
-                *curve_with_band(rows.sort_values("steps_left"), "steps_left", label, look[label], named=column == 1),
-            )
-    panels.axis("x", tickvals=rest, range=[rest[0] - 0.2, rest[-1] + 0.2], title={"text": "steps left after the edit"})
+        _add_curves(panels, column, table[table["outcome"] == outcome], "steps_left", look)
+    panels.axis("x", tickvals=rest, range=[rest[0] - 0.2, rest[-1] + 0.2], title="steps left after the edit")
     panels.axis("y", **RATE)
-    panels.axis("y", 1, title={"text": "exact probability"})
+    panels.axis("y", 1, title="exact probability")
     return _finish(panels)
 
 
@@ -90,13 +95,12 @@ def pass_curves(table: pd.DataFrame, look: Look, guess: float | None = None) -> 
         guess: the chance that a guess is right, for the curve of guessing.
     """
     ks = sorted(int(k) for k in table["k"].unique())
-    panels = Panels([""], spacing=0.0)
+    panels = Panels()
     if guess is not None:
         level(panels, 1, ks, [1 - (1 - guess) ** k for k in ks], "guessing")
-    for label, rows in reversed(models_of(table, look, "k")):
-        panels.add(1, *curve_with_band(rows, "k", label, look[label], named=True))
-    panels.axis("x", **log_axis(), tickvals=ks, title={"text": "samples k"})
-    panels.axis("y", **RATE, title={"text": "pass@k"})
+    _add_curves(panels, 1, table, "k", look)
+    panels.axis("x", **log_axis(), tickvals=ks, title="samples k")
+    panels.axis("y", **RATE, title="pass@k")
     return _finish(panels)
 
 
@@ -114,29 +118,32 @@ def bias(table: pd.DataFrame, look: Look) -> go.Figure:
         level(panels, column, (-0.5, 1.5), (0, 0), "no effect")
         for shift, (label, rows) in zip(offsets(len(rows_by_model)), rows_by_model, strict=True):
             rows = rows.set_index("metric").reindex(metrics)
-            trace = points([shift, 1 + shift], rows, label, look[label], hover_texts(rows, label, unit=DIFFERENCE))
-            panels.add(column, trace.update(showlegend=column == 1))
-        panels.axis("x", column, tickvals=[0, 1], ticktext=[BIAS[metric] for metric in metrics], range=[-0.5, 1.5])
+            hover = hover_texts(rows, label, unit=DIFFERENCE)
+            panels.add(column, points([shift, 1 + shift], rows, label, look[label], hover))
+        panels.axis("x", column, **categories([BIAS[metric] for metric in metrics]))
     top = max(0.05, 1.15 * float(table[["ci_low", "ci_high"]].abs().max().max()))
     panels.axis("y", range=[-top, top], tickformat=".0%", zeroline=False)
-    panels.axis("y", 1, title={"text": "difference of shares"})
+    panels.axis("y", 1, title="difference of shares")
     return _finish(panels)
+
+
+def _add_curves(panels: Panels, panel: int, table: pd.DataFrame, x: str, look: Look) -> None:
+    for label, rows in reversed(models_of(table, look, x)):
+        panels.add(panel, *curve_with_band(rows, x, label, look[label]))
 
 
 def _side_by_side(table: pd.DataFrame, look: Look) -> go.Figure:
     """One panel with the three conditions where there are no terms to tell problems apart."""
-    panels = Panels([""], spacing=0.0)
+    panels = Panels()
     rows_by_model = models_of(table, look)
     for shift, (label, rows) in zip(offsets(len(rows_by_model)), rows_by_model, strict=True):
         rows = rows.set_index("condition").reindex(list(CONDITIONS))
         places = [place + shift for place in range(len(CONDITIONS))]
         panels.add(1, points(places, rows, label, look[label], hover_texts(rows, label, unit=SHARE)))
-    panels.axis("x", tickvals=[0, 1, 2], ticktext=list(CONDITIONS.values()), range=[-0.5, 2.5])
-    panels.axis("y", **RATE, title={"text": "share of right answers"})
+    panels.axis("x", **categories(list(CONDITIONS.values())))
+    panels.axis("y", **RATE, title="share of right answers")
     return _finish(panels)
 
 
 def _finish(panels: Panels) -> go.Figure:
-    margin = {"t": 62, "l": 60, "r": 16, "b": 48}
-    legend = {"yref": "container", "y": 0.99, "yanchor": "top", "x": 0, "traceorder": "reversed"}
-    return panels.figure(margin=margin, legend=legend, showlegend=True, hovermode="closest")
+    return panels.figure(legend={"traceorder": "reversed"}, showlegend=True)

@@ -3,20 +3,10 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plotting.curves import Style
+from probe.plotting.curves import Style, legend_entry
 from probe.plotting.intervals import percent
-from probe.plotting.panels import (
-    MODEL,
-    RATE,
-    Look,
-    Panels,
-    curve_with_band,
-    hover_texts,
-    legend_entry,
-    level,
-    offsets,
-    points,
-)
+from probe.plotting.panels import Panels
+from probe.plotting.series import MODEL, RATE, Look, categories, curve_with_band, hover_texts, level, offsets, points
 from probe.plotting.theme import DASHES, LIGHT, METHODS, escape
 from probe.terms import DIFFERENCE, SHARE
 
@@ -57,23 +47,19 @@ def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.F
         for order, model in enumerate(models):
             for task in tasks:
                 mask = (table["strategy"] == strategy) & (table["task"] == task) & (table[MODEL] == model)
-                dash = DASHES[order % len(DASHES)]
                 name = "what the base knew" if task == "old" else task.replace("_", " ")
-                rows, legend = table[mask].sort_values("after"), column == 1 and order == 0
-                label = f"{name} ({model})"
-                panels.add(
-                    column,
-                    *curve_with_band(rows, "after", name, Style(colours[task], dash), named=legend, hover=label),
-                )
+                style, label = Style(colours[task], DASHES[order % len(DASHES)]), f"{name} ({model})"
+                rows = table[mask].sort_values("after")
+                panels.add(column, *curve_with_band(rows, "after", name, style, named=order == 0, hover=label))
     if len(models) > 1:
         for order, model in enumerate(models):
             line = {"color": LIGHT.muted, "dash": DASHES[order % len(DASHES)], "width": 2}
             panels.add(1, legend_entry(escape(model), line=line))
     last = int(table["after"].max())
-    panels.axis("x", tickvals=list(range(last + 1)), range=[-0.15, last + 0.15], title={"text": "phases learned"})
+    panels.axis("x", tickvals=list(range(last + 1)), range=[-0.15, last + 0.15], title="phases learned")
     panels.axis("y", **RATE)
-    panels.axis("y", 1, title={"text": "accuracy"})
-    return _finish(panels)
+    panels.axis("y", 1, title="accuracy")
+    return panels.figure(showlegend=True)
 
 
 def measures(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -93,14 +79,13 @@ def measures(table: pd.DataFrame, look: Look) -> go.Figure:
             rows = table[(table["metric"] == metric) & (table[MODEL] == model)].set_index("strategy")
             rows = rows.reindex(strategies)
             places = [place + shift for place in range(len(strategies))]
-            trace = points(places, rows, model, look[model], hover_texts(rows, model, unit=unit))
-            panels.add(column, trace.update(showlegend=column == 1))
+            panels.add(column, points(places, rows, model, look[model], hover_texts(rows, model, unit=unit)))
     ticks = [NAMES.get(strategy, strategy) for strategy in strategies]
-    panels.axis("x", tickvals=list(range(len(ticks))), ticktext=ticks, range=[-0.5, len(ticks) - 0.5])
+    panels.axis("x", **categories(ticks))
     low = min(0.0, float(table[table["metric"].isin(metrics)]["ci_low"].min()))
     panels.axis("y", range=[low - 0.05, 1.03], tickformat=".0%")
-    panels.axis("y", 1, title={"text": "share of answers"})
-    return _finish(panels)
+    panels.axis("y", 1, title="share of answers")
+    return panels.figure(showlegend=True)
 
 
 def learning(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -119,11 +104,11 @@ def learning(table: pd.DataFrame, look: Look) -> go.Figure:
         for source in dict.fromkeys(table["learning"]):
             rows = table[(table[MODEL] == model) & (table["learning"] == source)].sort_values("step")
             name = NAMES.get(source, source) if source == "first" else f"again after {NAMES.get(source, source)}"
-            panels.add(column, *curve_with_band(rows, "step", name, Style(LEARNING[source]), named=column == 1))
-    panels.axis("x", title={"text": "steps"}, range=[-0.02 * last, 1.02 * last])
+            panels.add(column, *curve_with_band(rows, "step", name, Style(LEARNING[source])))
+    panels.axis("x", title="steps", range=[-0.02 * last, 1.02 * last])
     panels.axis("y", **RATE)
-    panels.axis("y", 1, title={"text": "accuracy on phase 0"})
-    return _finish(panels)
+    panels.axis("y", 1, title="accuracy on phase 0")
+    return panels.figure(showlegend=True)
 
 
 def _title(strategy: str, table: pd.DataFrame, prefix: str) -> str:
@@ -135,9 +120,3 @@ def _title(strategy: str, table: pd.DataFrame, prefix: str) -> str:
     row = rows.iloc[0]
     share = f"{100 * row['value']:.0f} %" if prefix else percent(row["value"], row["ci_low"], row["ci_high"])
     return f"{name}: {prefix}forgets {share}"
-
-
-def _finish(panels: Panels) -> go.Figure:
-    margin = {"t": 62, "l": 60, "r": 16, "b": 48}
-    legend = {"yref": "container", "y": 0.99, "yanchor": "top", "x": 0}
-    return panels.figure(margin=margin, legend=legend, showlegend=True, hovermode="closest")

@@ -9,13 +9,24 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from probe.numbers import format_interval, in_unit, percent
-from probe.plotting.curves import Style
+from probe.plotting.curves import Style, legend_entry
 from probe.plotting.intervals import band, headline_intervals
-from probe.plotting.panels import MODEL, RATE, Look, curve, error_bars, exact, hover_texts, legend_entry, models_of
-from probe.plotting.theme import LIGHT, escape, new_figure, template
+from probe.plotting.panels import Panels
+from probe.plotting.series import (
+    MODEL,
+    RATE,
+    Look,
+    categories,
+    curve,
+    error_bars,
+    exact,
+    hover_texts,
+    models_of,
+    shaded,
+)
+from probe.plotting.theme import LIGHT, escape, on_hover
 from probe.stats import Interval
 from probe.terms import SHARE, Term, term
 
@@ -35,51 +46,35 @@ def exposure_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
         table: model, kind, label, low, value, ci_low, ci_high, abstention, bound, n.
         styles: of each model.
     """
-    figure = new_figure(hovermode="closest")
+    panels = Panels()
     order = table.drop_duplicates(["kind", "label"])[["kind", "label", "low"]]
     order = order.assign(asked=order["kind"] != "stranger_heldout").sort_values(["low", "asked"])
     places = {(row.kind, row.label): x for x, row in enumerate(rows_of(order))}
     for label, rows in models_of(table, styles):
         x = [places[row.kind, row.label] for row in rows_of(rows)]
-        colour = styles[label].colour
-        figure.add_trace(band(x, rows["ci_low"], rows["ci_high"], colour))
         hover = [
             f"{escape(label)}, exposure {row.label}: {percent(row.value, row.ci_low, row.ci_high)}<br>abstains"
             f" {100 * row.abstention:.0f} %, bound {100 * row.bound:.0f} %, n = {row.n:.0f}"
             for row in rows_of(rows)
         ]
-        figure.add_trace(curve(x, rows["value"], label, styles[label], hover))
-        figure.add_trace(
-            go.Scatter(
-                x=x,
-                y=rows["bound"].where(rows["bound"] > 0),
-                mode="lines+markers",
-                line={"color": colour, "dash": "dot", "width": 1.6},
-                marker={"size": 4},
-                showlegend=False,
-                hoverinfo="skip",
-            )
-        )
+        bound = exact(x, rows["bound"].where(rows["bound"] > 0), "", "dot", styles[label].colour)
+        panels.add(1, *shaded(x, rows, label, styles[label], hover))
+        panels.add(1, bound.update(mode="lines+markers", marker={"size": 4}))
     line = {"color": LIGHT.muted, "dash": "dot", "width": 1.6}
-    figure.add_trace(legend_entry("lower bound (Kalai et al.), where above 0", line=line))
+    panels.add(1, legend_entry("lower bound (Kalai et al.), where above 0", line=line))
     strangers = sum(kind in NEVER for kind, _ in places)
     if 0 < strangers < len(places):
-        figure.add_vline(x=strangers - 0.5, line={"color": LIGHT.muted, "width": 0.8, "dash": "dash"}, opacity=0.6)
-    ticks = [NEVER.get(kind, label) for kind, label in places]
-    figure.update_xaxes(
-        title_text="training documents per epoch that state the fact",
-        tickvals=list(places.values()),
-        ticktext=ticks,
-        showgrid=False,
-        zeroline=False,
-    )
-    figure.update_yaxes(title_text="share of answers that hallucinate", **RATE, zeroline=False)
-    return figure
+        panels.mark(1, {"color": LIGHT.muted, "width": 0.8, "dash": "dash"}, x=strangers - 0.5, opacity=0.6)
+    ticks = {"tickvals": list(places.values()), "ticktext": [NEVER.get(kind, label) for kind, label in places]}
+    title = "training documents per epoch that state the fact"
+    panels.axis("x", title=title, **ticks, showgrid=False, zeroline=False)
+    panels.axis("y", title="share of answers that hallucinate", **RATE, zeroline=False)
+    return panels.figure()
 
 
 def target_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Score and errors against the confidence target: without a target solid, answering only above it dashed."""
-    figure = panels(["points a question", "share of wrong answers"])
+    panels = _beside(["points a question", "share of wrong answers"])
     for label, rows in models_of(table, styles):
         for rule, dash in (("own", "solid"), ("target", "dash")):
             for column, (outcome, unit) in enumerate((("score", "points"), ("error", SHARE)), start=1):
@@ -88,19 +83,15 @@ def target_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
                     f"{escape(label)}, t = {100 * r.target:.0f} %: {in_unit(unit, r.value, r.ci_low, r.ci_high)}"
                     for r in rows_of(part)
                 ]
-                figure.add_trace(
-                    band(part["target"], part["ci_low"], part["ci_high"], styles[label].colour), row=1, col=column
-                )
-                trace = curve(part["target"], part["value"], label, Style(styles[label].colour, dash), hover)
-                trace.update(mode="lines", showlegend=rule == "own" and column == 1)
-                figure.add_trace(trace, row=1, col=column)
-    key(figure, {"without a target": "solid", "abstains below t": "dash"})
-    figure.add_hline(y=0, line={"color": LIGHT.muted, "width": 0.8}, row=1, col=1)
+                style, look = Style(styles[label].colour, dash), {"mode": "lines", "showlegend": rule == "own"}
+                panels.add(column, *shaded(part["target"], part, label, style, hover, **look))
+    key(panels, {"without a target": "solid", "abstains below t": "dash"})
+    panels.mark(1, {"color": LIGHT.muted, "width": 0.8}, y=0)
     lowest = float(table.loc[table["outcome"] == "score", "value"].min())
-    figure.update_yaxes(range=[max(lowest, -2.05) - 0.05, 1.05], row=1, col=1)
-    figure.update_yaxes(**RATE, row=1, col=2)
-    figure.update_xaxes(title_text="target t; errors cost t / (1 \u2212 t)", tickformat=".0%")
-    return figure
+    panels.axis("y", 1, range=[max(lowest, -2.05) - 0.05, 1.05])
+    panels.axis("y", 2, **RATE)
+    panels.axis("x", title="target t; errors cost t / (1 \u2212 t)", tickformat=".0%")
+    return panels.figure()
 
 
 def calibration(
@@ -117,9 +108,9 @@ def calibration(
         styles: of the models.
         errors: of each model the calibration error, and that of a perfectly calibrated model with its confidences.
     """
-    figure = panels(["share of answers that are right", "share of errors among the surest answers"])
-    figure.add_trace(_ideal(risk), row=1, col=2)
-    figure.add_trace(reference([0, 1], [0, 1], "ideal", legend=False), row=1, col=1)
+    panels = _beside(["share of answers that are right", "share of errors among the surest answers"])
+    panels.add(2, _ideal(risk))
+    panels.add(1, reference([0, 1], [0, 1], "ideal", legend=False))
     for label, rows in models_of(bins, styles):
         name, ece = escape(label), ""
         if label in errors:
@@ -133,20 +124,18 @@ def calibration(
         ]
         trace = curve(rows["predicted"], rows["target"], label, styles[label], hover).update(name=name)
         trace.update(error_y=error_bars(rows, ("target", "ci_low", "ci_high")), line_width=1)
-        figure.add_trace(trace, row=1, col=1)
+        panels.add(1, trace)
     for label, rows in models_of(risk, styles):
-        figure.add_trace(band(rows["coverage"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=2)
         hover = [
             f"{escape(label)}, surest {100 * r.coverage:.0f} %: {percent(r.value, r.ci_low, r.ci_high)}"
             for r in rows_of(rows)
         ]
-        trace = curve(rows["coverage"], rows["value"], label, styles[label], hover)
-        trace.update(mode="lines", showlegend=False)
-        figure.add_trace(trace, row=1, col=2)
-    figure.update_xaxes(title_text="probability of the likeliest value", **RATE, row=1, col=1)
-    figure.update_xaxes(title_text="share answered (coverage)", **RATE, row=1, col=2)
-    figure.update_yaxes(**RATE)
-    return figure
+        look = {"mode": "lines", "showlegend": False}
+        panels.add(2, *shaded(rows["coverage"], rows, label, styles[label], hover, **look))
+    panels.axis("x", 1, title="probability of the likeliest value", **RATE)
+    panels.axis("x", 2, title="share answered (coverage)", **RATE)
+    panels.axis("y", **RATE)
+    return panels.figure()
 
 
 def shares(table: pd.DataFrame, styles: Look) -> go.Figure:
@@ -165,11 +154,11 @@ def reference(x: Sequence[float] | pd.Series, y: Sequence[float], name: str, leg
     return exact(x, y, name, "dash", LIGHT.muted).update(showlegend=legend)
 
 
-def key(figure: go.Figure, dashes: Mapping[str, str]) -> None:
+def key(panels: Panels, dashes: Mapping[str, str]) -> None:
     """Legend entries for the dashes."""
     for name, dash in dashes.items():
         line = {"color": LIGHT.muted, "dash": dash, "width": 1.8}
-        figure.add_trace(legend_entry(name, line=line), row=1, col=1)
+        panels.add(1, legend_entry(name, line=line))
 
 
 def rows_of(table: pd.DataFrame) -> list[Any]:
@@ -177,14 +166,13 @@ def rows_of(table: pd.DataFrame) -> list[Any]:
     return list(table.itertuples())
 
 
-def panels(titles: Sequence[str]) -> go.Figure:
-    """Empty panels side by side, with their titles at the y axes."""
-    figure = make_subplots(rows=1, cols=len(titles), horizontal_spacing=0.17)
-    figure.update_layout(template=template(LIGHT), hovermode="closest", margin={"t": 36, "b": 44})
+def _beside(titles: Sequence[str]) -> Panels:
+    """Return panels side by side, with their titles at the y axes."""
+    panels = Panels([""] * len(titles), spacing=0.17)
     for column, title in enumerate(titles, start=1):
-        figure.update_yaxes(title_text=title, zeroline=False, row=1, col=column)
-    figure.update_xaxes(zeroline=False)
-    return figure
+        panels.axis("y", column, title=title, zeroline=False)
+    panels.axis("x", zeroline=False)
+    return panels
 
 
 def _ideal(risk: pd.DataFrame) -> go.Scatter:
@@ -200,7 +188,7 @@ HELD_OUT = {"people": "people held out", "choice": "multiple choice", "free": "f
 
 def entropies(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Semantic entropy by kind of question: exact filled, from samples open, a cross where samples are on average."""
-    figure = new_figure(hovermode="closest")
+    panels = Panels()
     kinds, labels = list(dict.fromkeys(table["kind"])), [label for label in styles if label in set(table[MODEL])]
     step = 0.7 / max(len(labels), 1)
     marks = {"exact": "circle", "samples": "circle-open", "expected of samples": "x-thin"}
@@ -215,29 +203,24 @@ def entropies(table: pd.DataFrame, styles: Look) -> go.Figure:
                 f"{escape(label)}, {source}: {format_interval(r.value, r.ci_low, r.ci_high)} nats"
                 for r in rows_of(rows)
             ]
-            figure.add_trace(
-                go.Scatter(
-                    x=x,
-                    y=rows["value"],
-                    mode="markers",
-                    name=escape(label),
-                    showlegend=source == "exact",
-                    marker={"color": colour, "symbol": symbol, "size": 9, "line": line},
-                    error_y=None if symbol == "x-thin" else error_bars(rows),
-                    customdata=hover,
-                    hovertemplate="%{customdata}<extra></extra>",
-                )
+            places = go.Scatter(
+                x=x,
+                y=rows["value"],
+                mode="markers",
+                name=escape(label),
+                showlegend=source == "exact",
+                marker={"color": colour, "symbol": symbol, "size": 9, "line": line},
+                error_y=None if symbol == "x-thin" else error_bars(rows),
+                **on_hover(hover),
             )
+            panels.add(1, places)
     for name, symbol in marks.items():
         marker = {"color": LIGHT.muted, "symbol": symbol, "size": 8, "line": {"color": LIGHT.muted, "width": 1.6}}
-        figure.add_trace(legend_entry(name, marker=marker))
+        panels.add(1, legend_entry(name, marker=marker))
     ticks = [KINDS.get(kind, kind).replace(" ", "<br>", 1) for kind in kinds]
-    figure.update_xaxes(tickangle=0, tickvals=list(range(len(kinds))), ticktext=ticks, showgrid=False, zeroline=False)
-    figure.update_xaxes(range=[-0.5, len(kinds) - 0.5], title_text="questions about")
-    figure.update_yaxes(
-        title_text="semantic entropy (nats)", range=[-0.08, 1.05 * float(table["ci_high"].max()) + 0.05]
-    )
-    return figure
+    panels.axis("x", title="questions about", tickangle=0, **categories(ticks))
+    panels.axis("y", title="semantic entropy (nats)", range=[-0.08, 1.05 * float(table["ci_high"].max()) + 0.05])
+    return panels.figure()
 
 
 def direction_by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
@@ -253,27 +236,23 @@ def p_ik_by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
 def _by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Draw the AUROC by layer, one panel for each kind of held-out unit."""
     kinds = list(dict.fromkeys(table["kind"]))
-    figure = panels([f"AUROC, {HELD_OUT[kind]}" for kind in kinds])
+    panels = _beside([f"AUROC, {HELD_OUT[kind]}" for kind in kinds])
     for column, kind in enumerate(kinds, start=1):
         part = table[table["kind"] == kind]
         null_range = part.groupby("layer", as_index=False).agg({"null_low": "min", "null_high": "max"})
-        last, at = int(null_range["layer"].max()), {"row": 1, "col": column}
-        chance = reference([0, last], [0.5, 0.5], "chance; grey: shuffled labels", legend=column == 1)
-        figure.add_trace(band(null_range["layer"], null_range["null_low"], null_range["null_high"], LIGHT.muted), **at)
-        figure.add_trace(chance, **at)
+        last = int(null_range["layer"].max())
+        chance = reference([0, last], [0.5, 0.5], "chance; grey: shuffled labels")
+        panels.add(column, band(null_range["layer"], null_range["null_low"], null_range["null_high"], LIGHT.muted))
+        panels.add(column, chance)
         for label, rows in models_of(part, styles):
-            figure.add_trace(band(rows["layer"], rows["ci_low"], rows["ci_high"], styles[label].colour), **at)
-            trace = curve(rows["layer"], rows["value"], label, styles[label], hover_texts(rows, label))
-            first = label not in set(table.loc[table["kind"].isin(kinds[: column - 1]), MODEL])
-            figure.add_trace(trace.update(showlegend=first), **at)
+            panels.add(column, *shaded(rows["layer"], rows, label, styles[label], hover_texts(rows, label)))
         names = ["embedding", *(f"block {layer - 1}" for layer in range(1, last + 1))]
         every = max(1, (last + 1) * len(kinds) // 9)
-        figure.update_xaxes(
-            tickvals=list(range(0, last + 1, every)), ticktext=names[::every], title_text="residual after", **at
-        )
+        ticks = {"tickvals": list(range(0, last + 1, every)), "ticktext": names[::every]}
+        panels.axis("x", column, title="residual after", **ticks)
     lowest = float(table[["ci_low", "null_low"]].min().min())
-    figure.update_yaxes(range=[min(0.25, lowest - 0.03), 1.03])
-    return figure
+    panels.axis("y", range=[min(0.25, lowest - 0.03), 1.03])
+    return panels.figure()
 
 
 UNITS = {1: "nats", 2: SHARE}
@@ -283,30 +262,24 @@ UNITS = {1: "nats", 2: SHARE}
 def snowball_steps(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Draw the effect of one forced wrong token on later ones: KL, and the share of later tokens that are wrong."""
     truth = table["quantity"].isin(("clean_error", "wrong_error")).any()
-    figure = panels(["KL(clean ‖ wrong), nats", "share of wrong tokens" if truth else "share of other tokens"])
+    panels = _beside(["KL(clean ‖ wrong), nats", "share of wrong tokens" if truth else "share of other tokens"])
     quantities = [("forced_kl", 1, "solid"), ("free_kl", 1, "dash")]
     quantities += [("wrong_error", 2, "dash"), ("clean_error", 2, "dot")] if truth else [("differs", 2, "dash")]
-    in_legend: set[str] = set()
     for quantity, column, dash in quantities:
         for label, rows in models_of(table[table["quantity"] == quantity], styles):
-            figure.add_trace(
-                band(rows["step"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=column
-            )
             hover = [
                 f"{escape(label)}, {r.step} later: {in_unit(UNITS[column], r.value, r.ci_low, r.ci_high)}"
                 for r in rows_of(rows)
             ]
-            trace = curve(rows["step"], rows["value"], label, Style(styles[label].colour, dash), hover)
-            trace.update(mode="lines", showlegend=label not in in_legend)
-            in_legend.add(label)
-            figure.add_trace(trace, row=1, col=column)
+            style = Style(styles[label].colour, dash)
+            panels.add(column, *shaded(rows["step"], rows, label, style, hover, mode="lines"))
     keys = {"same later text": "solid", "own later text": "dash"} | ({"after the true token": "dot"} if truth else {})
-    key(figure, keys)
-    figure.update_xaxes(title_text="tokens after the exchanged one" + (" (n: a number)" if truth else ""))
+    key(panels, keys)
+    panels.axis("x", title="tokens after the exchanged one" + (" (n: a number)" if truth else ""))
     words = table.drop_duplicates("step")
     if words["token"].notna().all():
         ticks = [escape(str(word)) for word in words["token"]]
-        figure.update_xaxes(tickvals=list(words["step"]), ticktext=ticks, tickangle=0, showgrid=False)
-    figure.update_yaxes(rangemode="tozero", row=1, col=1)
-    figure.update_yaxes(**RATE, row=1, col=2)
-    return figure
+        panels.axis("x", tickvals=list(words["step"]), ticktext=ticks, tickangle=0, showgrid=False)
+    panels.axis("y", 1, rangemode="tozero")
+    panels.axis("y", 2, **RATE)
+    return panels.figure()

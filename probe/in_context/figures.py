@@ -9,8 +9,9 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from probe.plotting.curves import Style
-from probe.plotting.intervals import SYMBOLS, band
-from probe.plotting.panels import (
+from probe.plotting.intervals import SYMBOLS
+from probe.plotting.panels import Panels
+from probe.plotting.series import (
     BAYES,
     MODEL,
     RATE,
@@ -23,10 +24,10 @@ from probe.plotting.panels import (
     legend_entry,
     models_of,
     offsets,
-    panels,
     points,
+    shaded,
 )
-from probe.plotting.theme import DASHES, LIGHT, escape, new_figure
+from probe.plotting.theme import DASHES, LIGHT, escape, on_hover
 from probe.terms import SHARE
 
 KINDS = {"map": "maps", "function": "functions of the pool", "function_new": "new functions", "markov": "Markov chains"}
@@ -47,21 +48,16 @@ def example_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
     others = table[table["kind"] != "markov"]
     if set(table[MODEL]) == set(others[MODEL]):  # of chains beside them `distances` says more
         kinds = [kind for kind in kinds if kind != "markov"]
-    figure = panels([KINDS[kind] for kind in kinds])
-    in_legend: set[str] = set()
+    panels = Panels([KINDS[kind] for kind in kinds], spacing=0.09)  # room for the name of each axis
     for column, kind in enumerate(kinds, start=1):
         group = table[table["kind"] == kind]
         chain = kind == "markov"
-        value, low, high = ("loss", "loss_low", "loss_high") if chain else ("accuracy", "ci_low", "ci_high")
+        ends, way = (("loss", "loss_low", "loss_high"), "loss") if chain else (ACCURACY, "accuracy")
         for label, rows in models_of(group, styles):
             place, unit = (" states", "nats") if chain else (" examples", SHARE)
-            hover = hover_texts(rows, label, "examples", place, (value, low, high), unit)
-            figure.add_trace(band(rows["examples"], rows[low], rows[high], styles[label].colour), row=1, col=column)
-            trace = curve(rows["examples"], rows[value], label, styles[label], hover, marks=not chain)
-            trace.update(showlegend=label not in in_legend, legendgroup=label)
-            in_legend.add(label)
-            figure.add_trace(trace, row=1, col=column)
-        way = "loss" if chain else "accuracy"
+            hover = hover_texts(rows, label, "examples", place, ends, unit)
+            mode = "lines" if chain else "lines+markers"
+            panels.add(column, *shaded(rows["examples"], rows, label, styles[label], hover, ends, mode=mode))
         lines = {"Bayes": f"bayes_{way}", f"counting {'states' if chain else 'labels'}": f"counting_{way}"}
         if kind.startswith("function"):
             lines = {"Bayes": "bayes_accuracy", "Bayes over all functions": "all_accuracy"}
@@ -69,79 +65,69 @@ def example_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
         for colour, ideal in ideals(group, styles, "examples", list(lines.values())):
             for name, source in lines.items():
                 dash = "dash" if name == "Bayes" else "dashdot" if source.startswith("all") else "dot"
-                trace = exact(ideal["examples"], ideal[source], name, dash, colour)
-                trace.update(showlegend=name not in in_legend, legendgroup=name)
-                in_legend.add(name)
-                figure.add_trace(trace, row=1, col=column)
-        figure.update_xaxes(title_text="states seen" if chain else "examples before the question", row=1, col=column)
-        figure.update_yaxes(title_text="loss (nats)" if chain else "P(true answer)", row=1, col=column)
+                panels.add(column, exact(ideal["examples"], ideal[source], name, dash, colour))
+        panels.axis("x", column, title="states seen" if chain else "examples before the question")
+        panels.axis("y", column, title="loss (nats)" if chain else "P(true answer)")
         if not chain:
-            figure.update_yaxes(**RATE, zeroline=False, row=1, col=column)
-    return figure
+            panels.axis("y", column, **RATE, zeroline=False)
+    return panels.crowded()
 
 
 def distances(table: pd.DataFrame, styles: Look) -> go.Figure:
     """KL(predictor || model) by states seen, one panel a predictor; dashed: the Bayes predictor itself."""
-    figure = panels([f"KL to {PREDICTORS[name]}" for name in PREDICTORS], gap=0.16)
+    panels = Panels([f"KL to {PREDICTORS[name]}" for name in PREDICTORS], spacing=0.08)
     for column, name in enumerate(PREDICTORS, start=1):
         group = table[(table["predictor"] == name) & (table["position"] > 0)]
         for label, rows in models_of(group, styles):
             hover = hover_texts(rows, label, "position", " states")
-            figure.add_trace(
-                band(rows["position"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=column
-            )
-            trace = curve(rows["position"], rows["value"], label, styles[label], hover, marks=False)
-            figure.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
-        for index, (colour, ideal) in enumerate(ideals(group, styles, "position", ["ideal"])):
-            trace = exact(ideal["position"], ideal["ideal"], "what Bayes' rule would show", colour=colour)
-            figure.add_trace(trace.update(showlegend=column == 1 and index == 0), row=1, col=column)
+            panels.add(column, *shaded(rows["position"], rows, label, styles[label], hover, mode="lines"))
+        for colour, ideal in ideals(group, styles, "position", ["ideal"]):
+            panels.add(column, exact(ideal["position"], ideal["ideal"], "what Bayes' rule would show", colour=colour))
         top = max(0.05, float(group["value"].max()), float(group["ideal"].max()))
-        figure.update_yaxes(range=[-0.02 * top, 1.08 * top], row=1, col=column)
-    figure.update_xaxes(title_text="states seen")
-    figure.update_yaxes(title_text="nats", row=1, col=1)
-    return figure
+        panels.axis("y", column, range=[-0.02 * top, 1.08 * top])
+    panels.axis("x", title="states seen")
+    panels.axis("y", 1, title="nats")
+    return panels.crowded()
 
 
 def labels(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Accuracy with gold, random and permuted labels of the examples."""
-    figure = new_figure(hovermode="closest", showlegend=True)
+    panels = Panels()
     modes = [mode for mode in MODES if (table["labels"] == mode).any()]
     groups = models_of(table, styles)
     for offset, (label, rows) in zip(offsets(len(groups)), groups, strict=True):
         rows = rows.set_index("labels").loc[modes].reset_index()
         hover = hover_texts(rows, label, "labels", " labels", ACCURACY, SHARE)
         x = [modes.index(mode) + offset for mode in rows["labels"]]
-        figure.add_trace(points(x, rows, label, styles[label], hover, ACCURACY))
-    categories(figure, [MODES[mode] for mode in modes], "labels of the examples")
-    figure.update_yaxes(title_text="share of right answers", **RATE, zeroline=False)
-    return figure
+        panels.add(1, points(x, rows, label, styles[label], hover, ACCURACY))
+    panels.axis("x", title="labels of the examples", **categories([MODES[mode] for mode in modes]))
+    panels.axis("y", title="share of right answers", **RATE, zeroline=False)
+    return panels.figure(showlegend=True)
 
 
 def few_shot(table: pd.DataFrame, ablation: pd.DataFrame | None, styles: Look) -> go.Figure:
     """Accuracy by number of labelled examples, and with other labels at the largest number."""
-    figure = panels(["accuracy by number of examples"] + (["with other labels"] if ablation is not None else []))
+    panels = Panels(["accuracy by number of examples"] + (["with other labels"] if ablation is not None else []))
     shots = sorted(table["examples"].unique())
     for label, rows in models_of(table, styles, "examples"):
         hover = hover_texts(rows, label, "examples", " examples", ACCURACY, SHARE)
         x = [shots.index(k) for k in rows["examples"]]
-        figure.add_trace(band(x, rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=1)
-        figure.add_trace(curve(x, rows["accuracy"], label, styles[label], hover), row=1, col=1)
+        panels.add(1, *shaded(x, rows, label, styles[label], hover, ACCURACY))
     chance = float(table["chance"].iloc[0])
-    figure.add_trace(exact([0, len(shots) - 1], [chance, chance], "chance", "dot"), row=1, col=1)
-    figure.update_xaxes(tickvals=list(range(len(shots))), ticktext=[str(k) for k in shots], row=1, col=1)
-    figure.update_xaxes(title_text="labelled examples in the prompt", row=1, col=1)
+    panels.add(1, exact([0, len(shots) - 1], [chance, chance], "chance", "dot"))
+    ticks = {"tickvals": list(range(len(shots))), "ticktext": [str(k) for k in shots]}
+    panels.axis("x", 1, title="labelled examples in the prompt", **ticks)
     if ablation is not None:
         modes = [mode for mode in MODES if (ablation["labels"] == mode).any()]
         groups = models_of(ablation, styles)
         for offset, (label, rows) in zip(offsets(len(groups)), groups, strict=True):
             hover = hover_texts(rows, label, "labels", " labels", ACCURACY, SHARE)
             at = [modes.index(mode) + offset for mode in rows["labels"]]
-            trace = points(at, rows, label, styles[label], hover, ACCURACY)
-            figure.add_trace(trace.update(showlegend=False), row=1, col=2)
-        categories(figure, [MODES[mode] for mode in modes], "labels of the examples", row=1, col=2)
-    figure.update_yaxes(**RATE, zeroline=False)
-    figure.update_yaxes(title_text="share of right answers", row=1, col=1)
-    return figure
+            panels.add(2, points(at, rows, label, styles[label], hover, ACCURACY))
+        panels.axis("x", 2, title="labels of the examples", **categories([MODES[mode] for mode in modes]))
+    panels.axis("y", **RATE, zeroline=False)
+    panels.axis("y", 1, title="share of right answers")
+    return panels.crowded()
 
 
 def pool_sizes(table: pd.DataFrame, styles: Look | None = None) -> go.Figure:
@@ -154,7 +140,7 @@ def pool_sizes(table: pd.DataFrame, styles: Look | None = None) -> go.Figure:
         styles: not needed; colours tell the predictors.
     """
     kinds = [kind for kind in ("function", "function_new") if (table["kind"] == kind).any()]
-    figure = panels([KINDS[kind] for kind in kinds])
+    panels = Panels([KINDS[kind] for kind in kinds])
     sizes = sorted(table["pool_size"].unique())
     looks = {"pool": ("#3F78C6", "circle", "to Bayes over the pool"), "all": (BAYES, "diamond", "to Bayes over all")}
     for column, kind in enumerate(kinds, start=1):
@@ -166,20 +152,13 @@ def pool_sizes(table: pd.DataFrame, styles: Look | None = None) -> go.Figure:
             ]
             x = [sizes.index(size) for size in rows["pool_size"]]
             trace = points(x, rows, words, Style(colour), hover)
-            trace.update(mode="lines+markers", marker_symbol=symbol, showlegend=column == 1, legendgroup=predictor)
-            figure.add_trace(trace, row=1, col=column)
-        tasks = int(table["tasks"].iloc[0])
-        figure.update_xaxes(
-            title_text=f"functions in the pool (of {tasks})",
-            tickvals=list(range(len(sizes))),
-            ticktext=[str(size) for size in sizes],
-            row=1,
-            col=column,
-        )
-        figure.update_xaxes(range=[-0.4, len(sizes) - 0.6], row=1, col=column)
-    figure.update_yaxes(title_text="KL(Bayes || model) (nats)", row=1, col=1)
-    figure.update_yaxes(rangemode="tozero")
-    return figure
+            panels.add(column, trace.update(mode="lines+markers", marker_symbol=symbol))
+    ticks = {"tickvals": list(range(len(sizes))), "ticktext": [str(size) for size in sizes]}
+    title = f"functions in the pool (of {int(table['tasks'].iloc[0])})"
+    panels.axis("x", title=title, range=[-0.4, len(sizes) - 0.6], **ticks)
+    panels.axis("y", 1, title="KL(Bayes || model) (nats)")
+    panels.axis("y", rangemode="tozero")
+    return panels.crowded()
 
 
 INDUCTION, RANDOM = "without its induction heads", "without random heads"
@@ -195,62 +174,52 @@ def phase_change(table: pd.DataFrame, styles: Look) -> go.Figure:
     chains = bool((table["series"] == "kl_bayes").any()) and not (table["kind"] == "repeat").any()
     titles = ["induction score of the strongest head"]
     titles += ["distance of predictions on chains (nats)"] if chains else ["held-out loss (nats)"]
-    figure = panels(titles)
+    panels = Panels(titles)
     kinds = [kind for kind in TEXTS if (table["kind"] == kind).any()]
     many = table[MODEL].nunique() > 1
     for label, rows in models_of(table, styles):
-        for kind, dash in zip(kinds, ("solid", "dash", "dot"), strict=False):
-            part = rows[(rows["kind"] == kind) & (rows["series"] == "induction")]
+        looks = (("kl_unigram", "dot", "to the unigram"), ("kl_bayes", "solid", "to Bayes")) if chains else ()
+        drawn = [(1, kind, "induction", dash, "{}: {} on {}") for kind, dash in zip(kinds, DASHES, strict=False)]
+        drawn += [(2, "markov", series, dash, f"{{}} {words}" if many else words) for series, dash, words in looks]
+        drawn += [
+            (2, kind, "loss", dash, "{0} on {2}") for kind, dash in zip(kinds, DASHES, strict=False) if not chains
+        ]
+        for column, kind, series, dash, words in drawn:
+            part = rows[(rows["kind"] == kind) & (rows["series"] == series)]
             if not len(part):
                 continue
-            name = f"{label}: {part['head'].iloc[0]} on {TEXTS[kind]}"
-            trace = curve(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
-            figure.add_trace(trace, row=1, col=1)
-        looks = (("kl_unigram", "dot", "to the unigram"), ("kl_bayes", "solid", "to Bayes")) if chains else ()
-        for series, dash, words in looks:
-            part = rows[(rows["kind"] == "markov") & (rows["series"] == series)]
-            name = f"{label} {words}" if many else words
-            trace = curve(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
-            figure.add_trace(trace, row=1, col=2)
-        for kind, dash in zip(kinds, ("solid", "dash", "dot"), strict=False):
-            part = rows[(rows["kind"] == kind) & (rows["series"] == "loss")]
-            if not chains and len(part):
-                name = f"{label} on {TEXTS[kind]}"
-                trace = curve(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
-                figure.add_trace(trace.update(showlegend=False), row=1, col=2)
+            name, style = words.format(label, part["head"].iloc[0], TEXTS[kind]), Style(styles[label].colour, dash)
+            trace = curve(part["step"], part["value"], name, style, _steps(name, part))
+            panels.add(column, trace.update(showlegend=series != "loss"))
     if chains:
         counting = table[table["series"] == "counting"]
-        for index, (colour, ideal) in enumerate(ideals(counting, styles, "step", ["value"])):
-            trace = exact(ideal["step"], ideal["value"], "unigram to Bayes", colour=colour)
-            figure.add_trace(trace.update(showlegend=index == 0), row=1, col=2)
+        for colour, ideal in ideals(counting, styles, "step", ["value"]):
+            panels.add(2, exact(ideal["step"], ideal["value"], "unigram to Bayes", colour=colour))
         level = float(counting["value"].max())
-        figure.update_yaxes(range=[-0.02 * level, 2.2 * level], row=1, col=2)
-    figure.add_hline(y=0, line={"color": LIGHT.muted, "width": 0.8}, row=1, col=1)
-    figure.update_yaxes(
-        range=[min(-0.1, float(table.loc[table["series"] == "induction", "value"].min())) - 0.02, 1.03], row=1, col=1
-    )
-    figure.update_xaxes(title_text="training step")
-    return figure
+        panels.axis("y", 2, range=[-0.02 * level, 2.2 * level])
+    panels.mark(1, {"color": LIGHT.muted, "width": 0.8}, y=0)
+    panels.axis("y", 1, range=[min(-0.1, float(table.loc[table["series"] == "induction", "value"].min())) - 0.02, 1.03])
+    panels.axis("x", title="training step")
+    return panels.crowded()
 
 
 def repeats(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Loss of random tokens by their place in the segment, the first and the second time they are written."""
-    figure = new_figure(hovermode="closest", showlegend=True)
+    panels = Panels()
     for label, rows in models_of(table, styles):
         for when, words, dash in (("early", "first time", "dot"), ("late", "second time", "solid")):
             part = rows[rows["when"] == when]
             name = f"{label}, {words}"
-            hover = hover_texts(part, name, "token")
-            figure.add_trace(band(part["token"], part["ci_low"], part["ci_high"], styles[label].colour))
-            figure.add_trace(curve(part["token"], part["value"], name, Style(styles[label].colour, dash), hover))
-    figure.update_xaxes(title_text="place in the segment of random tokens")
-    figure.update_yaxes(title_text="loss (nats)", rangemode="tozero")
-    return figure
+            style, hover = Style(styles[label].colour, dash), hover_texts(part, name, "token")
+            panels.add(1, *shaded(part["token"], part, name, style, hover))
+    panels.axis("x", title="place in the segment of random tokens")
+    panels.axis("y", title="loss (nats)", rangemode="tozero")
+    return panels.figure(showlegend=True)
 
 
 def ablation(table: pd.DataFrame, styles: Look) -> go.Figure:
     """In-context loss of each model as it is, without its induction heads (cross), and without as many random ones."""
-    figure = new_figure(hovermode="closest", showlegend=True)
+    panels = Panels()
     texts = [name for name in TEXTS if (table["texts"] == name).any()]
     looks = {"as it is": ("line-ew-open", 16), RANDOM: ("circle-open", 7), INDUCTION: ("x", 11)}
     groups = models_of(table, styles)
@@ -258,7 +227,7 @@ def ablation(table: pd.DataFrame, styles: Look) -> go.Figure:
         colour = styles[label].colour
         name = {"name": escape(label), "legendgroup": label}
         mark = {"color": colour, "symbol": "square", "size": 9}
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=mark, **name))
+        panels.add(1, legend_entry(escape(label), legendgroup=label, marker=mark))
         places = {name: at + offset for at, name in enumerate(texts)}
         whole = rows.drop_duplicates("texts")
         traces = [("as it is", whole["texts"], whole["before"], ["as it is"] * len(whole))]
@@ -271,29 +240,27 @@ def ablation(table: pd.DataFrame, styles: Look) -> go.Figure:
                 f"{escape(label)}, {escape(str(head))}: {value:.3f} nats"
                 for head, value in zip(heads, values, strict=True)
             ]
-            figure.add_trace(
-                go.Scatter(
-                    x=[places[name] for name in names],
-                    y=values,
-                    mode="markers",
-                    showlegend=False,
-                    marker={"color": colour, "symbol": symbol, "size": size, "line": {"width": 2, "color": colour}},
-                    **name,
-                    customdata=hover,
-                    hovertemplate="%{customdata}<extra></extra>",
-                )
+            marks = go.Scatter(
+                x=[places[name] for name in names],
+                y=values,
+                mode="markers",
+                showlegend=False,
+                marker={"color": colour, "symbol": symbol, "size": size, "line": {"width": 2, "color": colour}},
+                **name,
+                **on_hover(hover),
             )
+            panels.add(1, marks)
     for words, (symbol, size) in looks.items():
         mark = {"color": LIGHT.muted, "symbol": symbol, "size": size, "line": {"width": 2, "color": LIGHT.muted}}
-        figure.add_trace(legend_entry(words, marker=mark))
-    categories(figure, [TEXTS[name] for name in texts], "")
-    figure.update_yaxes(title_text="in-context loss (nats)", rangemode="tozero")
-    return figure
+        panels.add(1, legend_entry(words, marker=mark))
+    panels.axis("x", **categories([TEXTS[name] for name in texts]))
+    panels.axis("y", title="in-context loss (nats)", rangemode="tozero")
+    return panels.figure(showlegend=True)
 
 
 def heads(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Induction score of every head against the loss added by its ablation (the copying score if none is ablated)."""
-    figure = new_figure(hovermode="closest", showlegend=True)
+    panels = Panels()
     only_ablation = "ablation" in table and table["ablation"].notna().all()
     y = "ablation" if only_ablation else "copying"
     spacing = 0.16 * np.ptp(table["scaled"]), 0.06 * np.ptp(table[y])
@@ -309,27 +276,24 @@ def heads(table: pd.DataFrame, styles: Look) -> go.Figure:
     for label, rows in models_of(table, styles, "name"):
         hover = [f"{escape(label)} {r.name}: induction {r.scaled:.2f}" for r in rows.itertuples(index=False)]
         top = rows["scaled"].max()
-        figure.add_trace(
-            go.Scatter(
-                x=rows["scaled"],
-                y=rows[y],
-                mode="markers+text",
-                name=escape(label),
-                text=[
-                    word(name, (value, cost)) if value == top or cost == rows[y].max() else ""
-                    for name, value, cost in zip(rows["name"], rows["scaled"], rows[y], strict=True)
-                ],
-                textposition="middle left",
-                marker={"color": styles[label].colour, "symbol": SYMBOLS[styles[label].dash], "size": 8},
-                customdata=hover,
-                hovertemplate="%{customdata}<extra></extra>",
-            )
+        marks = go.Scatter(
+            x=rows["scaled"],
+            y=rows[y],
+            mode="markers+text",
+            name=escape(label),
+            text=[
+                word(name, (value, cost)) if value == top or cost == rows[y].max() else ""
+                for name, value, cost in zip(rows["name"], rows["scaled"], rows[y], strict=True)
+            ],
+            textposition="middle left",
+            marker={"color": styles[label].colour, "symbol": SYMBOLS[styles[label].dash], "size": 8},
+            **on_hover(hover),
         )
-    figure.update_xaxes(title_text="induction score (0: looks everywhere alike, 1: at nothing else)")
-    figure.update_yaxes(
-        title_text="loss added without it (nats)" if only_ablation else "copying score on random tokens (-1 to 1)"
-    )
-    return figure
+        panels.add(1, marks)
+    panels.axis("x", title="induction score (0: looks everywhere alike, 1: at nothing else)")
+    title = "loss added without it (nats)" if only_ablation else "copying score on random tokens (-1 to 1)"
+    panels.axis("y", title=title)
+    return panels.figure(showlegend=True)
 
 
 def _steps(name: str, rows: pd.DataFrame) -> list[str]:
@@ -353,26 +317,20 @@ def text_vectors(table: pd.DataFrame, styles: Look) -> go.Figure:
             accuracy_high, n.
         styles: of each model.
     """
-    figure = panels(list(PANELS.values()))
-    for column, (y, ends) in enumerate(
-        zip(PANELS, (("ci_low", "ci_high"), ("accuracy_low", "accuracy_high")), strict=True), 1
-    ):
+    panels = Panels(list(PANELS.values()))
+    for column, ends in enumerate((("p_true", "ci_low", "ci_high"), ("accuracy", "accuracy_low", "accuracy_high")), 1):
         for label, rows in models_of(table, styles, "block"):
             for vector, (dash, words) in VECTORS.items():
                 group = rows[rows["vector"] == vector]
-                name = f"{label}: {words}"
-                if vector == "own":  # the others' bands lie on it
-                    shade = band(group["block"], group[ends[0]], group[ends[1]], styles[label].colour)
-                    figure.add_trace(shade, row=1, col=column)
-                hover = hover_texts(group, name, "block", ". block", (y, *ends), SHARE)
-                trace = curve(
-                    group["block"], group[y], name, Style(styles[label].colour, dash), hover, marks=vector != "plain"
-                )
-                figure.add_trace(trace.update(showlegend=column == 1, legendgroup=name), row=1, col=column)
-    figure.update_xaxes(title_text="block after which it is added")
-    figure.update_yaxes(**RATE, zeroline=False)
-    figure.update_yaxes(title_text="mean over queries", row=1, col=1)
-    return figure
+                name, style = f"{label}: {words}", Style(styles[label].colour, dash)
+                hover = hover_texts(group, name, "block", ". block", ends, SHARE)
+                mode = "lines" if vector == "plain" else "lines+markers"
+                traces = shaded(group["block"], group, name, style, hover, ends, mode=mode)
+                panels.add(column, *(traces if vector == "own" else traces[1:]))  # the others' bands lie on it
+    panels.axis("x", title="block after which it is added")
+    panels.axis("y", **RATE, zeroline=False)
+    panels.axis("y", 1, title="mean over queries")
+    return panels.crowded()
 
 
 def by_size(curve: pd.DataFrame) -> dict[str, Style]:

@@ -9,23 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from probe.numbers import rate
 from probe.plotting.intervals import band
-from probe.plotting.marks import cells, frame, squares
-from probe.plotting.theme import (
-    CHOSEN,
-    LIGHT,
-    METHODS,
-    colour_axis,
-    escape,
-    escape_lines,
-    new_figure,
-    shorten,
-    template,
-    token_axis,
-)
+from probe.plotting.marks import CLICKS, cells, frame, squares
+from probe.plotting.panels import Panels
+from probe.plotting.theme import CHOSEN, DOTTED, METHODS, escape, escape_lines, shorten, signed_axis, token_axis
 
 NULL = METHODS["pretrain"]
 """Colour of everything that is drawn at random."""
@@ -76,37 +65,29 @@ def effect_grid(
     names = layer_labels(layers)
     finite = np.abs(values[np.isfinite(values)])
     end = bound or max(float(finite.max()) if finite.size else 0.0, 1e-6)
-    figure = new_figure(height=height, clickmode="event+select", dragmode=False, showlegend=False)
+    panels = Panels()
     texts = [[_cell(value) for value in row] for row in values]
-    figure.add_trace(cells(values, texts, legible=count <= MOST_NUMBERED and rows <= MOST_LAYERS))
-    points = [(row, column) for row in range(rows) for column in range(count)]
-    figure.add_trace(
-        squares(
-            [column for _, column in points],
-            [row for row, _ in points],
-            [
-                [layers[row], column, f"{names[row]}, {escape(columns[column])}", float(values[row, column])]
-                for row, column in points
-            ],
-            max(4.0, min(0.8 * (height - 90) / rows, 480 / count)),
-            f"%{{customdata[2]}}<br>{escape(label)} %{{customdata[3]:.3f}}<extra></extra>",
-        )
-    )
+    at_row, at_column = (axis.ravel().tolist() for axis in np.indices(values.shape))
+    named = [
+        [layers[row], column, f"{names[row]}, {escape(columns[column])}", float(values[row, column])]
+        for row, column in zip(at_row, at_column, strict=True)
+    ]
+    size = max(4.0, min(0.8 * (height - 90) / rows, 480 / count))
+    hover = f"%{{customdata[2]}}<br>{escape(label)} %{{customdata[3]:.3f}}<extra></extra>"
+    panels.add(1, cells(values, texts, legible=count <= MOST_NUMBERED and rows <= MOST_LAYERS))
+    panels.add(1, squares(at_column, at_row, named, size, hover))
     if chosen is not None and chosen[0] in list(layers) and 0 <= chosen[1] < count:
-        figure.add_shape(frame(chosen[1], list(layers).index(chosen[0])))
-    bar = label.replace(", ", "<br>", 1)
-    figure.update_layout(
-        coloraxis=colour_axis(bar, low=-end, high=end, diverging=True), margin={"l": 64, "t": 10, "r": 8, "b": 44}
-    )
+        panels.shape(1, frame(chosen[1], list(layers).index(chosen[0])))
     ticks = token_axis(columns, 10)
     ticks["ticktext"] = [
         f"<b>{text}</b>" if at in marked else text
         for at, text in zip(ticks["tickvals"], ticks["ticktext"], strict=True)
     ]
     tilt = -45 if count > 6 else 0
-    figure.update_xaxes(title_text=axis, tickangle=tilt, range=[-0.5, count - 0.5], fixedrange=True, **ticks)
-    figure.update_yaxes(range=[-0.5, rows - 0.5], fixedrange=True, **_layer_axis(names))
-    return figure
+    panels.axis("x", title=axis, tickangle=tilt, range=[-0.5, count - 0.5], fixedrange=True, **ticks)
+    panels.axis("y", range=[-0.5, rows - 0.5], fixedrange=True, **_layer_axis(names))
+    scale, around = signed_axis(label.replace(", ", "<br>", 1), end), {"l": 64, "t": 10, "r": 8, "b": 44}
+    return panels.figure(**CLICKS, height=height, coloraxis=scale, margin=around)
 
 
 def _layer_axis(names: Sequence[str]) -> dict:
@@ -143,46 +124,42 @@ def probabilities(
         nulls: (name, [N A] log-probabilities) of each null.
         colour: of the model's method.
     """
-    figure = new_figure(margin={"t": 8, "r": 8, "b": 40}, barmode="overlay")
-    figure.update_layout(
-        legend={"font": {"size": 10}, "itemwidth": 30, "entrywidthmode": "fraction", "entrywidth": 0.5}
-    )
+    panels = Panels()
     places = np.arange(len(answers))
     bars = (("before", before, -0.28, METHODS["pretrain"], 0.45), ("after", after, -0.02, colour, 1.0))
     for name, logprobs, shift, fill, opacity in bars:
-        figure.add_trace(
-            go.Bar(
-                x=places + shift,
-                y=np.exp(logprobs),
-                width=0.24,
-                name=name,
-                marker={"color": fill, "opacity": opacity},
-                text=[rate(value) if value >= SEEN else "" for value in np.exp(logprobs)],
-                textposition="outside",
-                textfont={"size": 11},
-                textangle=0,
-                constraintext="none",
-                cliponaxis=False,
-                hovertemplate=f"{name}: %{{y:.4f}}<extra></extra>",
-            )
+        bar = go.Bar(
+            x=places + shift,
+            y=np.exp(logprobs),
+            width=0.24,
+            name=name,
+            marker={"color": fill, "opacity": opacity},
+            text=[rate(value) if value >= SEEN else "" for value in np.exp(logprobs)],
+            textposition="outside",
+            textfont={"size": 11},
+            textangle=0,
+            constraintext="none",
+            cliponaxis=False,
+            hovertemplate=f"{name}: %{{y:.4f}}<extra></extra>",
         )
+        panels.add(1, bar)
     for (name, logprobs), shift, symbol in zip(nulls, (0.2, 0.34), SYMBOLS, strict=False):
         if not len(logprobs):
             continue
         spread = 0.035 * np.sin(2.4 * np.arange(len(logprobs)))[:, None]
-        figure.add_trace(
-            go.Scatter(
-                x=(places + shift + spread).ravel(),
-                y=np.exp(logprobs).ravel(),
-                mode="markers",
-                name=escape(name),
-                marker={"color": NULL, "size": 5, "opacity": 0.8, "symbol": symbol},
-                hovertemplate=f"{escape(name)}: %{{y:.4f}}<extra></extra>",
-            )
+        marks = go.Scatter(
+            x=(places + shift + spread).ravel(),
+            y=np.exp(logprobs).ravel(),
+            mode="markers",
+            name=escape(name),
+            marker={"color": NULL, "size": 5, "opacity": 0.8, "symbol": symbol},
+            hovertemplate=f"{escape(name)}: %{{y:.4f}}<extra></extra>",
         )
-    figure.update_xaxes(range=[-0.5, len(answers) - 0.45], **token_axis(answers))
-    figure.update_yaxes(title_text="probability", range=[0, 1.12], tickvals=[0, 0.25, 0.5, 0.75, 1])
-    return figure
+        panels.add(1, marks)
+    panels.axis("x", range=[-0.5, len(answers) - 0.45], **token_axis(answers))
+    panels.axis("y", title="probability", range=[0, 1.12], tickvals=[0, 0.25, 0.5, 0.75, 1])
+    legend = {"font": {"size": 10}, "itemwidth": 30, "entrywidthmode": "fraction", "entrywidth": 0.5}
+    return panels.figure(margin={"t": 8, "r": 8, "b": 40}, barmode="overlay", legend=legend)
 
 
 def effect_and_nulls(
@@ -199,24 +176,23 @@ def effect_and_nulls(
     """
     rows = [("this site", np.array([effect]), "diamond")]
     rows += [(name, effects, symbol) for (name, effects), symbol in zip(nulls, SYMBOLS, strict=False)]
-    figure = new_figure(showlegend=False, margin={"t": 8, "r": 16, "b": 40, "l": 90})
+    panels = Panels()
     for row, (name, effects, symbol) in enumerate(rows):
         jitter = 0.16 * np.sin(2.4 * np.arange(len(effects))) * (len(effects) > 1)
-        figure.add_trace(
-            go.Scatter(
-                x=effects / scale,
-                y=row + jitter,
-                mode="markers",
-                name=escape(name),
-                marker={"color": NULL if row else colour, "size": 7 if row else 11, "symbol": symbol},
-                opacity=0.8 if row else 1.0,
-                hovertemplate=f"{escape(name)}: %{{x:.3f}}<extra></extra>",
-            )
+        marks = go.Scatter(
+            x=effects / scale,
+            y=row + jitter,
+            mode="markers",
+            name=escape(name),
+            marker={"color": NULL if row else colour, "size": 7 if row else 11, "symbol": symbol},
+            opacity=0.8 if row else 1.0,
+            hovertemplate=f"{escape(name)}: %{{x:.3f}}<extra></extra>",
         )
-    figure.add_vline(x=0, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
-    figure.update_xaxes(title_text=label, zeroline=False)
-    figure.update_yaxes(range=[len(rows) - 0.5, -0.5], **token_axis([name for name, *_ in rows], 18))
-    return figure
+        panels.add(1, marks)
+    panels.mark(1, DOTTED, x=0)
+    panels.axis("x", title=label, zeroline=False)
+    panels.axis("y", range=[len(rows) - 0.5, -0.5], **token_axis([name for name, *_ in rows], 18))
+    return panels.figure(showlegend=False, margin={"r": 16, "l": 90})
 
 
 def exact_against_estimate(
@@ -231,27 +207,21 @@ def exact_against_estimate(
         label: what both axes show, with its unit.
         colour: of the model's method.
     """
-    figure = new_figure(showlegend=False, margin={"t": 10, "r": 12})
+    panels = Panels()
     both = np.concatenate([exact, estimate])
     ends = [float(both.min()), float(both.max())]
-    figure.add_trace(
-        go.Scatter(
-            x=ends, y=ends, mode="lines", line={"color": LIGHT.muted, "width": 1, "dash": "dot"}, hoverinfo="skip"
-        )
+    sites = go.Scatter(
+        x=estimate,
+        y=exact,
+        mode="markers",
+        customdata=[escape(name) for name in names],
+        marker={"color": colour, "size": 7, "opacity": 0.7},
+        hovertemplate="%{customdata}<br>estimate %{x:.3f}, exact %{y:.3f}<extra></extra>",
     )
-    figure.add_trace(
-        go.Scatter(
-            x=estimate,
-            y=exact,
-            mode="markers",
-            customdata=[escape(name) for name in names],
-            marker={"color": colour, "size": 7, "opacity": 0.7},
-            hovertemplate="%{customdata}<br>estimate %{x:.3f}, exact %{y:.3f}<extra></extra>",
-        )
-    )
-    figure.update_xaxes(title_text=f"estimated {label}", zeroline=False)
-    figure.update_yaxes(title_text=f"exact {label}", zeroline=False)
-    return figure
+    panels.add(1, go.Scatter(x=ends, y=ends, mode="lines", line=DOTTED, hoverinfo="skip"), sites)
+    panels.axis("x", title=f"estimated {label}", zeroline=False)
+    panels.axis("y", title=f"exact {label}", zeroline=False)
+    return panels.figure(showlegend=False)
 
 
 def dose_curves(
@@ -269,55 +239,33 @@ def dose_curves(
     controls = [name for name in ("accuracy", "kl") if name in table]
     names = {"accuracy": "unrelated questions right", "kl": "KL to the unsteered model"}
     titles = [escape_lines(title, 16) for title in (shorten(label, 44), *(names[each] for each in controls))]
-    figure = make_subplots(rows=1, cols=1 + len(controls), subplot_titles=titles, horizontal_spacing=0.09)
-    alphas = table["alpha"]
+    panels, alphas = Panels(titles, spacing=0.09), table["alpha"]
     if "null" in table:
-        figure.add_trace(band(alphas, table["null_low"], table["null_high"], NULL), row=1, col=1)
-        _line(figure, alphas, table["null"], NULL, "random directions", 1, dash="dot")
+        null = _line(alphas, table["null"], NULL, "random directions", dash="dot")
+        panels.add(1, band(alphas, table["null_low"], table["null_high"], NULL), null)
     if len(table["target_low"].dropna()):
-        figure.add_trace(band(alphas, table["target_low"], table["target_high"], colour), row=1, col=1)
-    _line(figure, alphas, table["target"], colour, "this direction", 1)
+        panels.add(1, band(alphas, table["target_low"], table["target_high"], colour))
+    panels.add(1, _line(alphas, table["target"], colour, "this direction"))
+    panels.axis("x", title="alpha", zeroline=False, fixedrange=True)
+    panels.axis("y", fixedrange=True)
+    panels.axis("y", 1, title=unit)
     for column, name in enumerate(controls, start=2):
-        figure.add_trace(band(alphas, table[f"{name}_low"], table[f"{name}_high"], colour), row=1, col=column)
-        _line(figure, alphas, table[name], colour, name, column, legend=False)
-        if name == "accuracy":
-            figure.update_yaxes(range=[0, 1.05], row=1, col=column)
-        else:
-            figure.update_yaxes(rangemode="tozero", row=1, col=column)
+        line = _line(alphas, table[name], colour, name).update(showlegend=False)
+        panels.add(column, band(alphas, table[f"{name}_low"], table[f"{name}_high"], colour), line)
+        scale = {"range": [0, 1.05]} if name == "accuracy" else {"rangemode": "tozero", "title": "nats a token"}
+        panels.axis("y", column, **scale)
     if chosen is not None:
-        figure.add_vline(x=chosen, line={"color": CHOSEN, "width": 1.5})
-    figure.update_layout(template=template(LIGHT), margin={"t": 76, "b": 44}, clickmode="event+select")
-    figure.update_layout(legend={"yref": "container", "y": 1, "yanchor": "top"})
-    figure.update_annotations(font_size=13)
-    figure.update_xaxes(title_text="alpha", zeroline=False, fixedrange=True)
-    figure.update_yaxes(title_text=unit, row=1, col=1)
-    figure.update_yaxes(fixedrange=True)
-    if "kl" in controls:
-        figure.update_yaxes(title_text="nats a token", row=1, col=1 + len(controls))
-    return figure
+        panels.mark(None, {"color": CHOSEN, "width": 1.5}, x=chosen)
+    return panels.figure(clickmode="event+select")
 
 
-def _line(
-    figure: go.Figure,
-    x: pd.Series,
-    y: pd.Series,
-    colour: str,
-    name: str,
-    column: int,
-    dash: str = "solid",
-    legend: bool = True,
-) -> None:
-    figure.add_trace(
-        go.Scatter(
-            x=x,
-            y=y,
-            mode="lines+markers",
-            name=name,
-            showlegend=legend,
-            line={"color": colour, "dash": dash, "width": 2},
-            marker={"size": 7},
-            hovertemplate=f"{name}<br>alpha %{{x:.2f}}: %{{y:.3f}}<extra></extra>",
-        ),
-        row=1,
-        col=column,
+def _line(x: pd.Series, y: pd.Series, colour: str, name: str, dash: str = "solid") -> go.Scatter:
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="lines+markers",
+        name=name,
+        line={"color": colour, "dash": dash, "width": 2},
+        marker={"size": 7},
+        hovertemplate=f"{name}<br>alpha %{{x:.2f}}: %{{y:.3f}}<extra></extra>",
     )

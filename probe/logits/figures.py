@@ -2,23 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from probe.plotting.marks import cells, few_ticks, frame, lay_out, marks
+from probe.plotting.marks import CLICKS, cells, few_ticks, frame, marks, text_bars
+from probe.plotting.panels import Panels
 from probe.plotting.theme import (
     DASHES,
-    LIGHT,
+    DOTTED,
     METHODS,
     colour_axis,
     escape,
     log_axis,
-    new_figure,
+    numbered,
     shorten,
-    template,
+    signed_axis,
     token_axis,
     two_bars,
 )
@@ -38,14 +37,12 @@ def lens_grid(favourites: Favourites, tokens: Sequence[str], *, width: int = 620
         tokens: [T] the tokens that were read.
         width: pixels of the grid, which decide how much of a token fits into a cell.
     """
-    figure = new_figure(showlegend=False)
+    panels = Panels()
     best = np.exp(favourites[1][..., 0].astype(np.float32))
-    figure.add_trace(_grid(favourites, best, tokens, width))
-    figure.update_traces(hovertemplate="%{customdata}<extra></extra>")
-    figure.update_layout(coloraxis=colour_axis("probability<br>of favourite", low=0, high=1))
-    figure.update_xaxes(title_text="token read", tickangle=-45, **token_axis(tokens))
-    figure.update_yaxes(title_text="after layer", **token_axis(layer_names(len(favourites[0]))))
-    return figure
+    panels.add(1, _grid(favourites, best, tokens, width))
+    panels.axis("x", title="token read", tickangle=-45, **token_axis(tokens))
+    panels.axis("y", title="after layer", **token_axis(layer_names(len(favourites[0]))))
+    return panels.figure(showlegend=False, coloraxis=colour_axis("probability<br>of favourite", low=0, high=1))
 
 
 def lens_pair(
@@ -73,73 +70,50 @@ def lens_pair(
     titles = [escape(shorten(name, 40)) for name in names]
     word = escape(shorten(answer, 18))
     rows = [values.shape[0] for values in followed]
-    panels = [*titles, "aligned \u2212 base"] if rows[0] == rows[1] else titles
+    titles += ["aligned \u2212 base"] * (rows[0] == rows[1])
     depth = max(rows)
-    figure = make_subplots(
-        rows=len(panels), cols=1, subplot_titles=panels, vertical_spacing=0.2 / depth**0.5, shared_xaxes=True
-    )
+    panels = Panels(titles, columns=1, gap=0.2 / depth**0.5, shared_x=True)
     for row, (favourites, values) in enumerate(zip(lenses, followed, strict=True), start=1):
         trace = _grid(favourites, values.astype(np.float32), tokens, width)
         trace.hovertemplate = f"log p({word}) = %{{z:.2f}} nats<br>%{{customdata}}<extra>{titles[row - 1]}</extra>"
-        figure.add_trace(trace, row=row, col=1)
-        figure.update_yaxes(**token_axis(layer_names(rows[row - 1])), row=row, col=1)
+        panels.add(row, trace)
+        panels.axis("y", row, **token_axis(layer_names(rows[row - 1])))
     low = min(float(np.where(np.isfinite(values), values, 0.0).min()) for values in followed)
-    upper, lower = two_bars(2 / 3) if len(panels) == 3 else ({}, {})
+    upper, lower = two_bars(2 / 3) if len(titles) == 3 else ({}, {})
     layout = {"coloraxis": colour_axis(f"log p({word})<br>nats", low=max(-20.0, low), high=0, **upper)}
-    if len(panels) == 3:
+    if len(titles) == 3:
         change = (followed[1] - followed[0]).astype(np.float32)
+        trace = cells(change, hover=_places(layer_names(depth), tokens), axis="coloraxis2")
+        trace.hovertemplate = f"%{{customdata}}<br>change of log p({word}): %{{z:+.2f}} nats<extra></extra>"
+        panels.add(3, trace)
+        panels.axis("y", 3, **token_axis(layer_names(depth)))
         bound = max(0.5, float(np.nanquantile(np.abs(change), 0.98)))
-        figure.add_trace(_difference(change, tokens, word), row=3, col=1)
-        figure.update_yaxes(**token_axis(layer_names(depth)), row=3, col=1)
-        layout["coloraxis2"] = colour_axis("change<br>nats", low=-bound, high=bound, diverging=True, **lower)
-    cell = 24 if depth <= 13 else 13
-    figure.update_layout(
-        template=template(LIGHT), height=90 + len(panels) * (34 + cell * depth), margin={"t": 32, "b": 70}, **layout
-    )
-    figure.update_annotations(font_size=13)
-    figure.update_xaxes(**token_axis(tokens))
-    figure.update_xaxes(title_text="token read", tickangle=-45, row=len(panels), col=1)
-    return figure
+        layout["coloraxis2"] = signed_axis("change<br>nats", bound, **lower)
+    panels.axis("x", **token_axis(tokens))
+    panels.lowest(title="token read", tickangle=-45)
+    height = 90 + len(titles) * (34 + (24 if depth <= 13 else 13) * depth)
+    return panels.figure(showlegend=False, height=height, **layout)
 
 
-def _difference(change: np.ndarray, tokens: Sequence[str], word: str) -> go.Heatmap:
-    rows = layer_names(change.shape[0])
-    positions = [[f"{layer}, {escape(token)} [{index}]" for index, token in enumerate(tokens)] for layer in rows]
-    return go.Heatmap(
-        z=change,
-        coloraxis="coloraxis2",
-        customdata=positions,
-        xgap=1,
-        ygap=1,
-        hovertemplate=f"%{{customdata}}<br>change of log p({word}): %{{z:+.2f}} nats<extra></extra>",
-    )
+def _places(layers: Sequence[str], tokens: Sequence[str]) -> list[list[str]]:
+    """Return what each cell of a map of layers and tokens is called under the mouse."""
+    return [[f"{layer}, {token}" for token in numbered(tokens)] for layer in layers]
 
 
 def _grid(favourites: Favourites, z: np.ndarray, tokens: Sequence[str], width: int) -> go.Heatmap:
     top_tokens, logprobs = favourites
-    rows, room = layer_names(len(top_tokens)), width // (8 * max(len(tokens), 1))
+    places, room = _places(layer_names(len(top_tokens)), tokens), width // (8 * max(len(tokens), 1))
     hover = [
-        [
-            _cell(f"{rows[layer]}, {escape(tokens[index])} [{index}]", position, logprobs[layer, index])
-            for index, position in enumerate(row)
-        ]
-        for layer, row in enumerate(top_tokens)
+        ["<br>".join([where, *_chances(*cell)]) for where, *cell in zip(names, *row, strict=True)]
+        for names, *row in zip(places, top_tokens, logprobs, strict=True)
     ]
-    return go.Heatmap(
-        z=z,
-        coloraxis="coloraxis",
-        text=[[escape(shorten(position[0], max(room, 2))) for position in row] for row in top_tokens],
-        texttemplate="%{text}" if room >= 5 else "",
-        textfont={"size": 10},
-        customdata=hover,
-        xgap=1,
-        ygap=1,
-    )
+    written = [[escape(shorten(position[0], max(room, 2))) for position in row] for row in top_tokens]
+    return cells(z, written, hover, legible=room >= 5)
 
 
-def _cell(where: str, tokens: Sequence[str], logprobs: np.ndarray) -> str:
-    lines = [f"{escape(token)} {np.exp(float(value)):.3f}" for token, value in zip(tokens, logprobs, strict=True)]
-    return "<br>".join([where, *lines])
+def _chances(tokens: Sequence[str], logprobs: np.ndarray) -> list[str]:
+    """Return each token with its probability, escaped."""
+    return [f"{escape(token)} {np.exp(float(value)):.3f}" for token, value in zip(tokens, logprobs, strict=True)]
 
 
 ROW = 13
@@ -193,37 +167,31 @@ def lens_map(
     stride = -(-sum(rows) * ROW // (height - margins))
     titles = [escape(shorten(panel.name, 40)) for panel in maps] if len(maps) > 1 else None
     gap = 24 / (height - 90) if len(maps) > 1 else 0
-    figure = make_subplots(rows=len(maps), cols=1, subplot_titles=titles, vertical_spacing=gap, shared_xaxes=True)
+    canvas = Panels(titles or [""], columns=1, gap=gap, shared_x=True)
     finite = np.concatenate([panel.values[np.isfinite(panel.values)] for panel in panels])
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     log_scale = panels[0].favourites is not None
-    bound = max(abs(low), abs(high), 1e-6)
     upper, lower = two_bars(2 / 3) if pair else ({}, {})
-    scale: dict[str, Any] = (
-        {"low": max(-20.0, low), "high": 0.0} if log_scale else {"low": -bound, "high": bound, "diverging": True}
-    )
-    layout = {
-        "coloraxis": colour_axis(f"{escape(shorten(label, 16))}{f'<br>{unit}' * (unit != label)}", **scale, **upper)
-    }
+    bar = f"{escape(shorten(label, 16))}{f'<br>{unit}' * (unit != label)}"
+    signed = signed_axis(bar, max(abs(low), abs(high), 1e-6), **upper)
+    layout = {"coloraxis": colour_axis(bar, low=max(-20.0, low), high=0.0, **upper) if log_scale else signed}
     if pair:
         largest = max(0.5 if log_scale else 1e-6, float(np.nanquantile(np.abs(maps[2].values), 0.98)))
-        layout["coloraxis2"] = colour_axis(f"change<br>{unit}", low=-largest, high=largest, diverging=True, **lower)
+        layout["coloraxis2"] = signed_axis(f"change<br>{unit}", largest, **lower)
     cell = (width - BESIDE) / len(tokens), (height - margins) * stride / sum(rows)
     for index, panel in enumerate(maps):
-        row_indices = _choose_rows(rows[index], stride)
-        difference = pair and index == 2
-        for trace in _lens_traces(panel, row_indices, tokens, start, label, unit, cell, difference):
-            figure.add_trace(trace, row=index + 1, col=1)
-        names = layer_names(rows[index])
-        figure.update_yaxes(**token_axis([names[row] for row in row_indices]), row=index + 1, col=1)
+        row_indices, names = _choose_rows(rows[index], stride), layer_names(rows[index])
+        canvas.add(index + 1, *_lens_traces(panel, row_indices, tokens, start, label, unit, cell, pair and index == 2))
+        canvas.axis("y", index + 1, **token_axis([names[row] for row in row_indices]))
         if chosen is not None and start <= chosen < start + len(tokens):
             column = frame(chosen - start, (len(row_indices) - 1) / 2, height=len(row_indices))
-            figure.add_shape(column, row=index + 1, col=1)
-    lay_out(figure, height, titles=12, margin={"t": 24 if titles else 10, "b": 66, "l": 60, "r": 8}, **layout)
-    figure.update_xaxes(fixedrange=True, **token_axis(tokens))
-    figure.update_yaxes(fixedrange=True)
-    figure.update_xaxes(title_text="token read", tickangle=-45, row=len(maps), col=1)
-    return figure
+            canvas.shape(index + 1, column)
+    canvas.axis("x", fixedrange=True, **token_axis(tokens))
+    canvas.axis("y", fixedrange=True)
+    canvas.lowest(title="token read", tickangle=-45)
+    return canvas.figure(
+        **CLICKS, height=height, margin={"t": 24 if titles else 10, "b": 66, "l": 60, "r": 8}, **layout
+    )
 
 
 def _choose_rows(rows: int, stride: int) -> list[int]:
@@ -253,12 +221,7 @@ def _lens_traces(
             lines = [f"{names[row]}, {escape(token)} [{start + column}]"]
             lines.append(f"{'change of ' * difference}{word}: {value:{'+' * difference}.2f} {unit}")
             if panel.favourites is not None and panel.logprobs is not None:
-                lines += [
-                    f"{escape(favourite)} {np.exp(float(logprob)):.3f}"
-                    for favourite, logprob in zip(
-                        panel.favourites[row, column], panel.logprobs[row, column], strict=True
-                    )
-                ]
+                lines += _chances(panel.favourites[row, column], panel.logprobs[row, column])
                 favourite = panel.favourites[row, column, 0]
                 fits = len(favourite) <= room
                 labels[-1][column] = escape(favourite if fits else shorten(favourite, max(room - 1, 2)))
@@ -312,36 +275,17 @@ def curves(
         columns: panels side by side.
         height: pixels.
     """
-    panels = ["log-probability (nats)", "rank (1 = likeliest)", "entropy (nats)", "margin (nats)"]
-    panels = panels if answers else panels[2:]
-    rows = -(-len(panels) // columns)
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=panels,
-        horizontal_spacing=0.32 / columns**1.4,
-        vertical_spacing=0.2 if rows > 1 else 0,
-        shared_xaxes=True,
-    )
-    for index, name in enumerate(panels):
-        place = {"row": index // columns + 1, "col": index % columns + 1}
+    titles = ["log-probability (nats)", "rank (1 = likeliest)", "entropy (nats)", "margin (nats)"]
+    titles = titles if answers else titles[2:]
+    panels = Panels(titles, columns=columns, spacing=0.32 / columns**1.4, gap=0.2, shared_x=True)
+    panels.axis("x", tickangle=-45, **few_ticks([escape(shorten(tick, 10)) for tick in ticks], 16 // columns))
+    for index, name in enumerate(titles, start=1):
         for side in sides:
-            for trace in _lines(side, name, answers, legend=index == 0):
-                figure.add_trace(trace, **place)
+            panels.add(index, *_lines(side, name, answers, legend=index == 1))
         if name.startswith("rank"):
-            figure.update_yaxes(**log_axis(), autorange="reversed", tickvals=RANKS, **place)
-        last = index + columns >= len(panels)
-        figure.update_xaxes(title_text=axis if last else "", showticklabels=last, **place)
-    names = [escape(shorten(tick, 10)) for tick in ticks]
-    figure.update_xaxes(tickangle=-45, **few_ticks(names, 16 // columns))
-    figure.update_annotations(font_size=12)
-    figure.update_layout(
-        template=template(LIGHT),
-        height=height,
-        margin={"t": 62, "b": 50, "l": 46},
-        legend={"yref": "container", "y": 1, "yanchor": "top"},
-    )
-    return figure
+            panels.axis("y", index, **log_axis(), autorange="reversed", tickvals=RANKS)
+    panels.lowest(title=axis)
+    return panels.figure(height=height)
 
 
 def kl_bars(
@@ -361,28 +305,17 @@ def kl_bars(
         chosen: position to emphasise.
         colour: of the aligned model's method.
     """
-    figure = new_figure(showlegend=False, bargap=0.15, clickmode="event+select", margin={"t": 12})
-    names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
-    strong = [1.0 if chosen is None or index == chosen else 0.45 for index in range(len(tokens))]
-    figure.add_trace(
-        go.Bar(
-            x=list(range(len(tokens))),
-            y=kl,
-            customdata=names,
-            marker={"color": colour, "opacity": strong},
-            selected={"marker": {"opacity": 1}},
-            unselected={"marker": {"opacity": 0.45}},
-            hovertemplate="%{customdata}<br>KL %{y:.3f} nats<extra></extra>",
-        )
-    )
+    panels = Panels()
+    bars = text_bars(tokens, kl, colour, "KL %{y:.3f} nats", chosen)
+    panels.add(1, bars.update(selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 0.45}}))
     if start is not None and 0 < start < len(tokens):
-        figure.add_vline(x=start - 0.5, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
+        panels.mark(1, DOTTED, x=start - 0.5)
         late = start > 0.7 * len(tokens)  # no room to the right of the line
         text, anchor, x = ("prompt", "right", start - 0.55) if late else ("continuation", "left", start - 0.45)
-        figure.add_annotation(x=x, y=1, yref="paper", xanchor=anchor, yanchor="top", text=text)
-    figure.update_xaxes(tickangle=-45, range=[-0.6, len(tokens) - 0.4], **token_axis(tokens))
-    figure.update_yaxes(title_text="KL(aligned \u2225 base), nats", rangemode="tozero")
-    return figure
+        panels.note(1, text, x=x, y=1, yref="paper", xanchor=anchor, yanchor="top")
+    panels.axis("x", tickangle=-45, range=[-0.6, len(tokens) - 0.4], **token_axis(tokens))
+    panels.axis("y", title="KL(aligned \u2225 base), nats", rangemode="tozero")
+    return panels.figure(showlegend=False, bargap=0.15, clickmode="event+select")
 
 
 def kl_map(kl: np.ndarray, tokens: Sequence[str], *, width: int = 620) -> go.Figure:
@@ -393,26 +326,15 @@ def kl_map(kl: np.ndarray, tokens: Sequence[str], *, width: int = 620) -> go.Fig
         tokens: [W] the tokens that were read.
         width: pixels, which decide whether numbers are written.
     """
-    names = layer_names(len(kl))
+    names, panels = layer_names(len(kl)), Panels()
     room = width / max(1, len(tokens)) >= 36 and len(kl) <= 14
-    figure = new_figure(showlegend=False)
-    figure.add_trace(
-        go.Heatmap(
-            z=kl,
-            coloraxis="coloraxis",
-            text=[[f"{value:.2f}" for value in row] for row in kl],
-            texttemplate="%{text}" if room else "",
-            textfont={"size": 10},
-            customdata=[[f"{name}, {escape(token)} [{at}]" for at, token in enumerate(tokens)] for name in names],
-            xgap=1,
-            ygap=1,
-            hovertemplate="%{customdata}: KL %{z:.3f} nats<extra></extra>",
-        )
-    )
-    figure.update_layout(coloraxis=colour_axis("KL<br>nats", low=0, high=max(0.05, float(kl.max()))))
-    figure.update_xaxes(title_text="token read", tickangle=-45, **token_axis(tokens))
-    figure.update_yaxes(title_text="after layer", **few_ticks(names, 14))
-    return figure
+    written = [[f"{value:.2f}" for value in row] for row in kl]
+    trace = cells(kl, written, _places(names, tokens), legible=room)
+    panels.add(1, trace.update(hovertemplate="%{customdata}: KL %{z:.3f} nats<extra></extra>"))
+    panels.axis("x", title="token read", tickangle=-45, **token_axis(tokens))
+    panels.axis("y", title="after layer", **few_ticks(names, 14))
+    axis = colour_axis("KL<br>nats", low=0, high=max(0.05, float(kl.max())))
+    return panels.figure(showlegend=False, coloraxis=axis)
 
 
 def _lines(side: Side, panel: str, answers: Sequence[str], *, legend: bool) -> list[go.Scatter]:
@@ -422,18 +344,19 @@ def _lines(side: Side, panel: str, answers: Sequence[str], *, legend: bool) -> l
         series = [(escape(shorten(answer, 14)), by_answer[panel][:, at]) for at, answer in enumerate(answers)]
     else:
         series = [("", side.entropy if panel.startswith("entropy") else side.margin)]
-    name = escape(shorten(side.name, 20))
+    whole = escape(shorten(side.name, 20))
+    names = [f"{whole}: {suffix}" if suffix else whole for suffix, _ in series]
     return [
         go.Scatter(
             x=list(range(len(values))),
             y=values,
             mode="lines+markers",
-            name=f"{name}: {suffix}" if suffix else name,
+            name=name,
             showlegend=legend,
             line={"color": side.colour, "dash": DASHES[index % 2], "width": 2 if index == 0 else 1.5},
             marker={"size": 4},
             customdata=[escape(point) for point in side.points],
-            hovertemplate="%{customdata}: %{y:.3f}<extra>" + (f"{name}: {suffix}" if suffix else name) + "</extra>",
+            hovertemplate="%{customdata}: %{y:.3f}<extra>" + name + "</extra>",
         )
-        for index, (suffix, values) in enumerate(series)
+        for index, (name, (_, values)) in enumerate(zip(names, series, strict=True))
     ]

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from probe.logits.figures import RANKS
-from probe.plotting.marks import cells, few_ticks, frame, lay_out, marks
-from probe.plotting.theme import DASHES, LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis
+from probe.plotting.marks import CLICKS, cells, few_ticks, frame, marks, token_bars
+from probe.plotting.panels import Panels
+from probe.plotting.theme import DASHES, colour_axis, escape, numbered, on_hover, shorten, signed_axis, token_axis
 
 ROOM = 34
 """Pixels of a cell from which its number is written into it."""
@@ -57,28 +57,24 @@ def attribution_map(
     rows, columns = grids[0][0].shape
     bound = max(1e-6, *(float(np.nanmax(np.abs(values))) for values, _ in grids))
     titles = [escape(shorten(panel.name, 40)) for panel in panels]
-    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.02, shared_yaxes=True)
+    canvas = Panels(titles, spacing=0.02, shared_y=True)
     cell = (width - 120) / len(panels) / columns, (height - 70) / rows
     numbers = cell[0] >= ROOM and cell[1] >= 14
-    word = escape(shorten(label, 40))
+    word, (depth, heads) = escape(shorten(label, 40)), panels[0].heads.shape
     for column, (values, names) in enumerate(grids, start=1):
         hover = [[f"{escape(name)}: {v:+.3f} {unit} of {word}" for name, v in zip(*row)] for row in zip(names, values)]  # noqa: B905
         text = [[f"{v:+.1f}" if np.isfinite(v) and abs(v) >= 0.05 else "" for v in row] for row in values]
-        place = {"row": 1, "col": column}
-        figure.add_trace(cells(values, text, legible=numbers), **place)
-        figure.add_trace(_marks(values, names, hover, panels[0].heads.shape[1], cell), **place)
+        canvas.add(column, cells(values, text, legible=numbers), _marks(values, names, hover, heads, cell))
         if chosen is not None:
             layer, head = chosen
-            figure.add_shape(frame(panels[0].heads.shape[1] if head is None else head, layer + 1), **place)
-    depth, heads = panels[0].heads.shape
+            canvas.shape(column, frame(heads if head is None else head, layer + 1))
     across = [*(f"H{head}" for head in range(heads)), "MLP", "bias"][:columns]
     lowest = "embedding" if sum(bool(number) for _, number in panels[0].single) == 1 else "rest"
     options = {"fixedrange": True, "constrain": "domain"}
-    figure.update_xaxes(**token_axis(across), **options)
-    figure.update_yaxes(**token_axis([lowest, *(f"L{layer}" for layer in range(depth))]), **options)
-    scale = colour_axis(f"adds<br>{unit}", low=-bound, high=bound, diverging=True)
-    lay_out(figure, height, coloraxis=scale, margin={"l": 44, "t": 30, "b": 30, "r": 8})
-    return figure
+    canvas.axis("x", **token_axis(across), **options)
+    canvas.axis("y", **token_axis([lowest, *(f"L{layer}" for layer in range(depth))]), **options)
+    around = {"l": 44, "t": 30, "b": 30, "r": 8}
+    return canvas.figure(**CLICKS, height=height, margin=around, coloraxis=signed_axis(f"adds<br>{unit}", bound))
 
 
 def promoted_bars(
@@ -91,24 +87,16 @@ def promoted_bars(
         unit: of the values.
     """
     titles = [escape(shorten(side[0], 30)) for side in sides]
-    figure = make_subplots(rows=1, cols=len(sides), subplot_titles=titles, horizontal_spacing=0.16)
+    panels = Panels(titles, spacing=0.16)
     bound = max(1e-6, *(float(np.abs([*side[3], *side[5]]).max()) for side in sides))
     for column, (_, colour, up, gains, down, losses) in enumerate(sides, start=1):
         tokens, values = [*up, *reversed(down)], [*gains, *reversed(losses)]
-        bars = go.Bar(
-            x=values,
-            y=list(range(len(tokens))),
-            orientation="h",
-            marker={"color": colour, "opacity": [0.95] * len(up) + [0.45] * len(down)},
-            customdata=[escape(token) for token in tokens],
-            hovertemplate=f"%{{customdata}}: %{{x:+.3f}} {unit}<extra></extra>",
-        )
-        figure.add_trace(bars, row=1, col=column)
-        figure.update_yaxes(autorange="reversed", **token_axis(tokens, 12), row=1, col=column)
-    figure.update_xaxes(title_text=f"added to the logit ({unit})", range=[-1.08 * bound, 1.08 * bound])
-    figure.update_annotations(font_size=13)
-    figure.update_layout(template=template(LIGHT), showlegend=False, bargap=0.2, margin={"t": 30})
-    return figure
+        marker = {"color": colour, "opacity": [0.95] * len(up) + [0.45] * len(down)}
+        template = f"%{{customdata}}: %{{x:+.3f}} {unit}<extra></extra>"
+        hover = on_hover(map(escape, tokens)) | {"hovertemplate": template}
+        token_bars(panels, column, tokens, values, 12, marker=marker, **hover)
+    panels.axis("x", title=f"added to the logit ({unit})", range=[-1.08 * bound, 1.08 * bound])
+    return panels.figure(showlegend=False, bargap=0.2)
 
 
 def source_bars(
@@ -122,13 +110,7 @@ def source_bars(
         label: the number that is split.
         unit: of the number.
     """
-    names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
-    figure = _draw_grouped(
-        [(name, colour, list(range(len(tokens))), values) for name, colour, values in sides], names, unit
-    )
-    figure.update_xaxes(title_text="source token", tickangle=-45, **token_axis(tokens))
-    figure.update_yaxes(title_text=f"adds to {escape(shorten(label, 20))}{f' ({unit})' * (unit != label)}")
-    return figure
+    return _grouped_bars(numbered(tokens), tokens, sides, "source token", label, unit)
 
 
 def neuron_bars(
@@ -142,31 +124,26 @@ def neuron_bars(
         label: the number that is split.
         unit: of the number.
     """
-    names = [f"neuron {neuron}" for neuron in neurons]
-    figure = _draw_grouped(
-        [(name, colour, list(range(len(neurons))), values) for name, colour, values in sides], names, unit
-    )
-    figure.update_xaxes(title_text="neuron", tickangle=-45, **token_axis([str(neuron) for neuron in neurons]))
-    figure.update_yaxes(title_text=f"adds to {escape(shorten(label, 20))}{f' ({unit})' * (unit != label)}")
-    return figure
+    names = [str(neuron) for neuron in neurons]
+    return _grouped_bars([f"neuron {name}" for name in names], names, sides, "neuron", label, unit)
 
 
-def _draw_grouped(
-    sides: Sequence[tuple[str, str, Sequence[int], np.ndarray]], names: Sequence[str], unit: str
+def _grouped_bars(
+    hover: Sequence[str],
+    ticks: Sequence[str],
+    sides: Sequence[tuple[str, str, np.ndarray]],
+    axis: str,
+    label: str,
+    unit: str,
 ) -> go.Figure:
-    figure = new_figure(barmode="group", bargap=0.25, showlegend=len(sides) > 1)
-    for name, colour, xs, values in sides:
-        figure.add_trace(
-            go.Bar(
-                x=list(xs),
-                y=values,
-                name=escape(shorten(name, 24)),
-                marker={"color": colour},
-                customdata=list(names),
-                hovertemplate=f"%{{customdata}}: %{{y:+.3f}} {unit}<extra>{escape(shorten(name, 24))}</extra>",
-            )
-        )
-    return figure
+    panels = Panels()
+    for name, colour, values in sides:
+        short = escape(shorten(name, 24))
+        bars = go.Bar(x=list(range(len(ticks))), y=values, name=short, marker={"color": colour}, customdata=list(hover))
+        panels.add(1, bars.update(hovertemplate=f"%{{customdata}}: %{{y:+.3f}} {unit}<extra>{short}</extra>"))
+    panels.axis("x", title=axis, tickangle=-45, **token_axis(ticks))
+    panels.axis("y", title=f"adds to {escape(shorten(label, 20))}{f' ({unit})' * (unit != label)}")
+    return panels.figure(barmode="group", bargap=0.25, showlegend=len(sides) > 1)
 
 
 def _cells(panel: Parts) -> tuple[np.ndarray, list[list[str]]]:
@@ -231,30 +208,19 @@ def training_map(
         bar = {"tickvals": np.log10(RANKS).tolist(), "ticktext": [f"{rank:,}" for rank in RANKS]}
         low, high = np.log10(low), np.log10(high)
     form = ".0f" if logarithmic else ".3f"
-    figure = new_figure(showlegend=False)
-    figure.add_trace(
-        go.Heatmap(
-            z=np.log10(values) if logarithmic else values,
-            coloraxis="coloraxis",
-            customdata=[
-                [
-                    f"{escape(layer)}, step {step:,}: {value:{form}}" if np.isfinite(value) else ""
-                    for step, value in pairs
-                ]
-                for layer, pairs in zip(layers, (zip(steps, row, strict=True) for row in values), strict=True)
-            ],
-            hoverongaps=False,
-            xgap=1,
-            ygap=1,
-            hovertemplate="%{customdata}<extra></extra>",
-        )
-    )
-    title = "<br>".join(escape(part) for part in label.split("\n"))
-    figure.update_layout(coloraxis=colour_axis(title, low=low, high=high, diverging=diverging, **bar))
-    figure.update_layout(coloraxis={"reversescale": logarithmic})
-    figure.update_xaxes(title_text="training step", **token_axis([f"{step:,}" for step in steps]))
-    figure.update_yaxes(**few_ticks([escape(layer) for layer in layers], 14))
-    return figure
+    hover = [
+        [
+            f"{escape(layer)}, step {step:,}: {value:{form}}" if np.isfinite(value) else ""
+            for step, value in zip(steps, row, strict=True)
+        ]
+        for layer, row in zip(layers, values, strict=True)
+    ]
+    panels, title = Panels(), "<br>".join(escape(part) for part in label.split("\n"))
+    panels.add(1, cells(np.log10(values) if logarithmic else values, hover=hover))
+    panels.axis("x", title="training step", **token_axis([f"{step:,}" for step in steps]))
+    panels.axis("y", **few_ticks([escape(layer) for layer in layers], 14))
+    axis = colour_axis(title, low=low, high=high, diverging=diverging, **bar) | {"reversescale": logarithmic}
+    return panels.figure(showlegend=False, coloraxis=axis)
 
 
 def training_parts(
@@ -291,30 +257,23 @@ def training_lines(panels: Mapping[str, Mapping[str, np.ndarray]], steps: Sequen
         steps: [S] the captured steps.
         colour: of the run's method.
     """
-    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=list(panels), horizontal_spacing=0.14)
+    canvas = Panels(list(panels), spacing=0.14)
     for column, lines in enumerate(panels.values(), start=1):
         for index, (name, values) in enumerate(lines.items()):
             label = escape(shorten(name, 20))
-            figure.add_trace(
-                go.Scatter(
-                    x=list(steps),
-                    y=values,
-                    mode="lines+markers",
-                    name=label,
-                    showlegend=len(lines) > 1,
-                    line={"color": colour, "dash": DASHES[index % len(DASHES)], "width": 2},
-                    marker={"size": 6, "symbol": MARKS[index % len(MARKS)]},
-                    hovertemplate=f"step %{{x:,}}: %{{y:.3f}}<extra>{label}</extra>",
-                ),
-                row=1,
-                col=column,
+            line = go.Scatter(
+                x=list(steps),
+                y=values,
+                mode="lines+markers",
+                name=label,
+                showlegend=len(lines) > 1,
+                line={"color": colour, "dash": DASHES[index % len(DASHES)], "width": 2},
+                marker={"size": 6, "symbol": MARKS[index % len(MARKS)]},
+                hovertemplate=f"step %{{x:,}}: %{{y:.3f}}<extra>{label}</extra>",
             )
-    figure.update_annotations(font_size=12)
-    figure.update_xaxes(title_text="training step")
-    figure.update_layout(
-        template=template(LIGHT), margin={"t": 62}, legend={"yref": "container", "y": 1, "yanchor": "top"}
-    )
-    return figure
+            canvas.add(column, line)
+    canvas.axis("x", title="training step")
+    return canvas.figure(showlegend=any(len(lines) > 1 for lines in panels.values()))
 
 
 def training_kl(kl: np.ndarray, steps: Sequence[int], tokens: Sequence[str]) -> go.Figure:

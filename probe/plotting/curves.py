@@ -3,24 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from probe.numbers import shown_ends
-from probe.plotting.theme import (
-    ANSWERS,
-    DASHES,
-    LIGHT,
-    SECOND,
-    escape,
-    escape_lines,
-    log_axis,
-    method_colour,
-    template,
-)
+from probe.plotting.panels import Panels
+from probe.plotting.theme import ANSWERS, DASHES, DOTTED, SECOND, escape, escape_lines, log_axis, method_colour
 from probe.terms import RATES, Term, logged
 
 RELATIVE = "relative step"
@@ -186,61 +177,47 @@ def metric_curves(
         spreads: intervals and single trainings of those that are means, drawn pale and faint behind them.
         most: panels that are drawn, the first ones; all by default.
     """
-    panels = metric_panels(runs, metrics, methods or {})[:most]
-    columns = max(1, min(columns, len(panels)))
-    rows = max(1, math.ceil(len(panels) / columns))
-    titles = [escape_lines(each.about.label, TITLE_WIDTH) for each in panels]
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=titles,
-        horizontal_spacing=0.3 / columns**1.5 if columns > 1 else 0.0,
-        vertical_spacing=min(0.4 / rows, 0.3),
-    )
-    for index, panel in enumerate(panels):
-        metric, about = panel.metric, panel.about
-        place = {"row": index // columns + 1, "col": index % columns + 1}
-        if about.definition:
-            figure.layout.annotations[index].hovertext = escape_lines(about.explain(metric), HOVER_WIDTH)
-        for name in panel.runs:
-            rows_with = runs[name][runs[name][metric].notna()]
+    drawn = metric_panels(runs, metrics, methods or {})[:most]
+    panels = small_multiples([(each.metric, each.about) for each in drawn], columns)
+    for at, (metric, unit, names) in enumerate(((each.metric, each.about.unit, each.runs) for each in drawn), start=1):
+        for name in names:
+            rows, number = runs[name][runs[name][metric].notna()], "%{y:.1%}" if unit in RATES else "%{y:.4g}"
             if spreads and name in spreads:
-                around = _around(spreads[name], name, metric, look[name], about.unit, x, weight, log_y)
-                figure.add_traces(around, **{f"{side}s": at for side, at in place.items()})
-            number = "%{y:.1%}" if about.unit in RATES else "%{y:.4g}"
-            for trace in _lines(name, metric, rows_with, look[name], x, weight, number, has_label=index == 0):
-                figure.add_trace(trace, **place)
-        values = [runs[name][metric].to_numpy(dtype=float) for name in panel.runs]
+                panels.add(at, *_around(spreads[name], name, metric, look[name], unit, x, weight, log_y))
+            panels.add(at, *_lines(name, metric, rows, look[name], x, weight, number, has_label=at == 1))
+        values = [runs[name][metric].to_numpy(dtype=float) for name in names]
         ticks = log_axis(np.concatenate([np.empty(0), *values])) if log_y else {"type": "linear"}
-        ticks |= {"tickformat": "~%" if log_y else ".0%"} if about.unit in RATES else {}
-        figure.update_yaxes(**ticks, **place)
-        figure.update_xaxes(title_text=AXES[x] if index + columns >= len(panels) else "", **place)
+        ticks |= {"tickformat": "~%" if log_y else ".0%"} if unit in RATES else {}
+        panels.axis("y", at, **ticks)
         if marker is not None:
-            figure.add_vline(x=marker, line={"color": LIGHT.muted, "width": 1, "dash": "dot"}, **place)
-    _legend(figure, runs, look)
-    figure.update_annotations(font_size=12)
-    figure.update_layout(
-        template=template(LIGHT),
-        hovermode="x unified" if len(panels) == 1 else "closest",
-        margin={"t": 40 + 16 * max((title.count("<br>") + 1 for title in titles[:columns]), default=1)},
-        legend={"yref": "container", "y": 1, "yanchor": "top"},
-    )
-    return figure
+            panels.mark(at, DOTTED, x=marker)
+    panels.lowest(title=AXES[x])
+    for name in runs:  # an entry each, even where a run lacks the first metric
+        line = {"color": look[name].colour, "dash": look[name].dash, "width": 2}
+        panels.add(1, legend_entry(escape(name), legendgroup=name, line=line))
+    return panels.figure(hovermode="x unified" if len(drawn) == 1 else "closest")
 
 
-def _legend(figure: go.Figure, runs: Mapping[str, pd.DataFrame], look: Mapping[str, Style]) -> None:
-    """One entry a run even where a run lacks the first metric."""
-    for name in runs:
-        figure.add_trace(
-            go.Scatter(
-                x=[None],
-                y=[None],
-                mode="lines",
-                name=escape(name),
-                legendgroup=name,
-                line={"color": look[name].colour, "dash": look[name].dash, "width": 2},
-            )
-        )
+def small_multiples(metrics: Sequence[tuple[str, Term]], columns: int) -> Panels:
+    """Return a panel for each metric, called by its title with its unit; its name and definition are under the mouse.
+
+    Args:
+        metrics: their names, and what they mean.
+        columns: panels side by side, at most.
+    """
+    columns = max(1, min(columns, len(metrics)))
+    titles = [escape_lines(about.label, TITLE_WIDTH) for _, about in metrics] or [""]
+    gap = min(0.4 / -(-len(titles) // columns), 0.3)
+    panels = Panels(titles, columns=columns, spacing=0.3 / columns**1.5, gap=gap)
+    for at, (metric, about) in enumerate(metrics, start=1):
+        if about.definition:
+            panels.explain(at, escape_lines(about.explain(metric), HOVER_WIDTH))
+    return panels
+
+
+def legend_entry(name: str, **look: Any) -> go.Scatter:
+    """Return an entry of the legend without a curve, for a dash (`line=`) or a mark (`marker=`)."""
+    return go.Scatter(x=[None], y=[None], mode="lines" if "line" in look else "markers", name=name, **look)
 
 
 def _lines(
@@ -318,22 +295,20 @@ def answer_curves(
         axis: title of the vertical axis.
     """
     marks = ("circle", "diamond-open", "square-open", "triangle-up-open", "x")
-    figure = go.Figure()
+    panels = Panels()
     for index, answer in enumerate(answers):
-        figure.add_trace(
-            go.Scatter(
-                x=list(steps),
-                y=values[:, index],
-                mode="lines+markers",
-                name=escape(answer),
-                marker={"size": 7, "symbol": marks[index % len(marks)]},
-                line={"color": ANSWERS[index % len(ANSWERS)], "dash": DASHES[index % len(DASHES)], "width": 2},
-                hovertemplate="step %{x}: %{y:.3f}" + " nats" * ("nats" in axis),
-            )
+        curve = go.Scatter(
+            x=list(steps),
+            y=values[:, index],
+            mode="lines+markers",
+            name=escape(answer),
+            marker={"size": 7, "symbol": marks[index % len(marks)]},
+            line={"color": ANSWERS[index % len(ANSWERS)], "dash": DASHES[index % len(DASHES)], "width": 2},
+            hovertemplate="step %{x}: %{y:.3f}" + " nats" * ("nats" in axis),
         )
+        panels.add(1, curve)
     if marker is not None:
-        figure.add_vline(x=marker, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
-    figure.update_layout(template=template(LIGHT), showlegend=True)
-    figure.update_xaxes(title_text="step")
-    figure.update_yaxes(title_text=axis)
-    return figure
+        panels.mark(1, DOTTED, x=marker)
+    panels.axis("x", title="step")
+    panels.axis("y", title=axis)
+    return panels.figure(showlegend=True)

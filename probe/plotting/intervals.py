@@ -1,15 +1,17 @@
 """Numbers with intervals, as text and as points on a line: headline figures of runs, and claims about them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+from numpy.typing import ArrayLike
 
 from probe.numbers import format_interval, in_unit, percent, shown_ends
 from probe.plotting.curves import Style, band
-from probe.plotting.theme import LIGHT, escape, escape_lines, new_figure, template
+from probe.plotting.panels import Panels
+from probe.plotting.theme import LIGHT, THIN, escape, escape_lines, row_axis
 from probe.terms import DIFFERENCE, RATES, SHARE, Term, term
 
 __all__ = ["SYMBOLS", "band", "effects", "format_interval", "headline_intervals", "in_unit", "percent"]
@@ -17,6 +19,13 @@ __all__ = ["SYMBOLS", "band", "effects", "format_interval", "headline_intervals"
 TICK = 24
 """Letters of a line of a tick."""
 SYMBOLS = {"solid": "circle", "dash": "diamond", "dot": "square", "dashdot": "triangle-up", "longdash": "x"}
+
+
+def whiskers(value: ArrayLike, low: ArrayLike, high: ArrayLike, **look: Any) -> dict[str, Any]:
+    """Return an interval around each value as the settings of error bars, in the colour of their trace."""
+    middle = np.asarray(value, dtype=float)
+    ends = {"array": np.asarray(high, dtype=float) - middle, "arrayminus": middle - np.asarray(low, dtype=float)}
+    return {"type": "data", "symmetric": False, "thickness": 1.6, "width": 0, **ends, **look}
 
 
 def headline_intervals(
@@ -40,8 +49,7 @@ def headline_intervals(
     metrics = list(dict.fromkeys(table["metric"])) if metrics is None else list(metrics)
     runs = list(dict.fromkeys(table["run"]))
     about = {str(metric): words(str(metric)) for metric in metrics}
-    figure = new_figure(hovermode="closest")
-    step = 0.64 / max(len(runs), 1)
+    panels, step = Panels(), 0.64 / max(len(runs), 1)
     for order, run in enumerate(runs):
         rows = table[(table["run"] == run) & table["metric"].isin(metrics)]
         columns = rows[["metric", "ci_low", "ci_high"]].itertuples(index=False)
@@ -49,45 +57,28 @@ def headline_intervals(
         offset = (order - (len(runs) - 1) / 2) * step
         if seeds is not None:
             trainings = seeds[(seeds["run"] == run) & seeds["metric"].isin(metrics)]
-            figure.add_trace(_faint(trainings, metrics, offset, look[run]))
-        figure.add_trace(
-            go.Scatter(
-                x=rows["value"],
-                y=[metrics.index(metric) + offset for metric in rows["metric"]],
-                mode="markers",
-                name=escape(str(run)),
-                marker={"color": look[run].colour, "symbol": SYMBOLS[look[run].dash], "size": 8},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": ends[1] - rows["value"],
-                    "arrayminus": rows["value"] - ends[0],
-                    "thickness": 1.6,
-                    "width": 0,
-                },
-                customdata=[
-                    [_named(name, about[name]), in_unit(about[name].unit, value, low, high)]
-                    for name, value, low, high in zip(rows["metric"], rows["value"], *ends, strict=True)
-                ],
-                hovertemplate="%{customdata[0]}: %{customdata[1]}",
-            )
+            panels.add(1, _faint(trainings, metrics, offset, look[run]))
+        points = go.Scatter(
+            x=rows["value"],
+            y=[metrics.index(metric) + offset for metric in rows["metric"]],
+            mode="markers",
+            name=escape(str(run)),
+            marker={"color": look[run].colour, "symbol": SYMBOLS[look[run].dash], "size": 8},
+            error_x=whiskers(rows["value"], *ends),
+            customdata=[
+                [_named(name, about[name]), in_unit(about[name].unit, value, low, high)]
+                for name, value, low, high in zip(rows["metric"], rows["value"], *ends, strict=True)
+            ],
+            hovertemplate="%{customdata[0]}: %{customdata[1]}",
         )
-    across = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "yref": "y", "opacity": 0.35}
-    line = {"color": LIGHT.muted, "width": 0.5}
-    between = [{**across, "y0": row + 0.5, "y1": row + 0.5, "line": line} for row in range(len(metrics) - 1)]
-    figure.update_layout(shapes=between)  # at once: `add_hline` copies all that is there each time
-    figure.update_xaxes(title_text="share of answers, with 95 % interval", range=_range(table), zeroline=False)
+        panels.add(1, points)
+    for row in range(len(metrics) - 1):
+        panels.mark(1, {"color": LIGHT.muted, "width": 0.5}, y=row + 0.5, opacity=0.35)
+    panels.axis("x", title="share of answers, with 95 % interval", range=_range(table), zeroline=False)
     if all(each.unit in RATES for each in about.values()):
-        figure.update_xaxes(tickformat=".0%")
-    figure.update_yaxes(
-        tickvals=list(range(len(metrics))),
-        ticktext=[_tick(str(metric), each) for metric, each in about.items()],
-        range=[len(metrics) - 0.5, -0.5],
-        showgrid=False,
-        zeroline=False,
-    )
-    figure.update_layout(showlegend=True)
-    return figure
+        panels.axis("x", tickformat=".0%")
+    panels.axis("y", **row_axis([_tick(str(metric), each) for metric, each in about.items()]))
+    return panels.figure(showlegend=True)
 
 
 def _faint(rows: pd.DataFrame, metrics: list[str], offset: float, style: Style) -> go.Scatter:
@@ -149,17 +140,10 @@ def effects(
     order = sorted(dict.fromkeys(units), key=lambda unit: -units.count(unit))
     members = {unit: [i for i, each in enumerate(units) if each == unit] for unit in order}
     plot = ROW * len(names) + GAP * (len(order) - 1)
-    figure = make_subplots(
-        rows=max(len(order), 1),
-        cols=1,
-        row_heights=[len(members[unit]) for unit in order] or None,
-        vertical_spacing=GAP / plot if len(order) > 1 else 0,
-    )
-    figure.update_layout(template=template(LIGHT), hovermode="closest", showlegend=True, height=AROUND + plot)
-    figure.update_layout(legend={"yref": "container", "y": 1, "yanchor": "top"}, margin={"t": 40})
+    heights = [len(members[unit]) for unit in order]
+    panels = Panels([""] * max(len(order), 1), columns=1, gap=GAP / plot if plot else 0, heights=heights or None)
     named: set[str] = set()
-    for panel, unit in enumerate(order, start=1):
-        place, own = {"row": panel, "col": 1}, members[unit]
+    for panel, (unit, own) in enumerate(members.items(), start=1):
         dots = [(value, at, i) for at, i in enumerate(own) for value in (seeds[i] if seeds else ())]
         traces = [_seed_dots(dots, names, unit)] if dots else []
         if thresholds:
@@ -169,22 +153,15 @@ def effects(
             if at:
                 traces.append(_effect_marks(at, names, rows, verdict, unit))
         for trace in traces:
-            figure.add_trace(trace.update(showlegend=trace.name not in named), **place)
+            panels.add(panel, trace.update(showlegend=trace.name not in named))
             named.add(trace.name)
-        figure.add_vline(x=0, line={"color": LIGHT.muted, "width": 1}, **place)
-        figure.update_xaxes(title_text=f"{UNITS.get(unit, unit)}, with 95 % interval", zeroline=False, **place)
+        panels.mark(panel, THIN, x=0)
+        panels.axis("x", panel, title=f"{UNITS.get(unit, unit)}, with 95 % interval", zeroline=False)
         if unit in (DIFFERENCE, SHARE):
             ticks = np.arange(-1, 1.01, 0.25)
-            figure.update_xaxes(tickvals=ticks, ticktext=[f"{100 * tick:.0f}" for tick in ticks], **place)
-        figure.update_yaxes(
-            tickvals=list(range(len(own))),
-            ticktext=[escape_lines(names[i], NAME) for i in own],
-            range=[len(own) - 0.5, -0.5],
-            showgrid=False,
-            zeroline=False,
-            **place,
-        )
-    return figure
+            panels.axis("x", panel, tickvals=ticks, ticktext=[f"{100 * tick:.0f}" for tick in ticks])
+        panels.axis("y", panel, **row_axis([escape_lines(names[i], NAME) for i in own]))
+    return panels.figure(showlegend=True, height=AROUND + plot)
 
 
 def _seed_dots(dots: Sequence[tuple[float, int, int]], names: Sequence[str], unit: str) -> go.Scatter:
@@ -230,15 +207,7 @@ def _effect_marks(
         name=verdict,
         legendgroup=verdict,
         marker={"color": COLOURS[verdict], "symbol": VERDICT_SYMBOLS[verdict], "size": 9},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": highs - values,
-            "arrayminus": values - lows,
-            "thickness": 1.8,
-            "width": 0,
-            "color": COLOURS[verdict],
-        },
+        error_x=whiskers(values, lows, highs, thickness=1.8, color=COLOURS[verdict]),
         customdata=[[escape(names[i]), in_unit(unit, *rows[i], sign=True)] for _, i in at],
         hovertemplate="%{customdata[0]}: %{customdata[1]}<extra></extra>",
     )

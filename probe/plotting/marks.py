@@ -1,55 +1,88 @@
-"""Maps whose cells take clicks: their numbers, the frame of the chosen one, and transparent squares above the cells.
+"""Maps whose cells take clicks, and bars of tokens and along a text.
 
-A click on a heat map selects nothing, so a square names its cell on hover and takes the click.
+A click on a heat map selects nothing, so a transparent square names its cell on hover and takes the click.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from probe.plotting.theme import CHOSEN, LIGHT, template
+from probe.plotting.panels import Panels
+from probe.plotting.theme import CHOSEN, numbered, on_hover, token_axis
 
+CLICKS = {"clickmode": "event+select", "dragmode": False, "showlegend": False}
+"""Layout of a figure whose cells take clicks: nothing to drag, no legend."""
 MOST = 6
 """Squares along the longer side of a cell."""
 
 
-def lay_out(figure: go.Figure, height: int, *, titles: int = 13, **layout: object) -> None:
-    """Set theme and height of a figure of panels that take clicks: nothing to drag, no legend.
-
-    Args:
-        figure: made by `make_subplots`.
-        height: pixels.
-        titles: size of the panels' titles.
-        layout: margins, colour axes.
-    """
-    look = {"template": template(LIGHT), "clickmode": "event+select", "dragmode": False, "showlegend": False}
-    figure.update_layout(height=height, **look, **layout)
-    figure.update_annotations(font_size=titles)
-
-
 def cells(
-    values: np.ndarray, written: Sequence[Sequence[str]], *, legible: bool, axis: str = "coloraxis"
+    values: np.ndarray,
+    written: Sequence[Sequence[str]] | np.ndarray | None = None,
+    hover: Sequence[Sequence[str]] | np.ndarray | None = None,
+    *,
+    legible: bool = True,
+    axis: str = "coloraxis",
 ) -> go.Heatmap:
     """Return the cells of a map.
 
     Args:
         values: [rows columns] what colours them; NaN leaves a cell empty.
-        written: what stands in each.
-        legible: whether they have room for it.
+        written: what stands in each; by default nothing.
+        hover: what is shown under the mouse, escaped; by default nothing.
+        legible: whether they have room for what is written.
         axis: the colour axis.
     """
+    under = {"hoverinfo": "skip"} if hover is None else on_hover(hover)
     return go.Heatmap(
         z=values.astype(np.float32),
         coloraxis=axis,
         text=written,
-        texttemplate="%{text}" if legible else "",
+        texttemplate="%{text}" if written is not None and legible else "",
         textfont={"size": 10},
-        hoverinfo="skip",
         hoverongaps=False,
         xgap=1,
         ygap=1,
+        **under,
     )
+
+
+def token_bars(
+    panels: Panels, panel: int, tokens: Sequence[str], values: Any, length: int = 14, /, **look: Any
+) -> None:
+    """Draw a bar to the right a token, the first one on top.
+
+    Args:
+        panels: with the panel.
+        panel: its number.
+        tokens: [k] what the bars are named by.
+        values: [k] their lengths.
+        length: characters of a name.
+        look: settings of the bars.
+    """
+    panels.add(panel, go.Bar(x=values, y=list(range(len(tokens))), orientation="h", **look))
+    panels.axis("y", panel, autorange="reversed", **token_axis(tokens, length))
+
+
+def text_bars(
+    tokens: Sequence[str], values: Any, colour: str, hover: str, chosen: int | None = None, /, **look: Any
+) -> go.Bar:
+    """Return a bar at each token of a text.
+
+    Args:
+        tokens: [T] the text.
+        values: [T] the heights.
+        colour: of the bars.
+        hover: what is shown under the mouse below the token, a template.
+        chosen: token to emphasise.
+        look: further settings.
+    """
+    at = list(range(len(tokens)))
+    marker = {"color": colour, "opacity": [1.0 if chosen in (None, index) else 0.45 for index in at]}
+    hover = f"%{{customdata}}<br>{hover}<extra></extra>"
+    return go.Bar(x=at, y=values, customdata=numbered(tokens), marker=marker, hovertemplate=hover, **look)
 
 
 def frame(x: float, y: float, width: float = 1, height: float = 1) -> dict:

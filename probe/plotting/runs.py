@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from probe.plotting.theme import LIGHT, METHODS, escape, method_colour, new_figure, shorten, template, token_axis
+from probe.plotting.curves import legend_entry
+from probe.plotting.marks import text_bars
+from probe.plotting.panels import ABOVE, Panels
+from probe.plotting.theme import LIGHT, METHODS, escape, method_colour, new_figure, shorten, token_axis
 from probe.runs.captured import MEASURES
 
 RELATIONS = {"parent": "solid", "reward_model": "dash", "reference": "dot"}
@@ -86,19 +88,19 @@ def lineage(runs: pd.DataFrame, selected: Sequence[str] = ()) -> go.Figure:
         if lines:
             xs, ys = _path(lines, elbow=relation == "parent")
             line = {"color": "#9AA1AC", "width": 1.6, "dash": dash}
-            figure.add_trace(
-                go.Scatter(x=xs, y=ys, mode="lines", name=relation.replace("_", " "), hoverinfo="skip", line=line)
-            )
+            way = go.Scatter(x=xs, y=ys, mode="lines", name=relation.replace("_", " "), hoverinfo="skip", line=line)
+            figure.add_trace(way)
     for method, group in runs.groupby("method", sort=False):
         figure.add_trace(_markers(group, str(method), place, selected))
-        figure.add_trace(_legend(str(method), method_colour(str(method)), "circle"))
+        figure.add_trace(legend_entry(escape(str(method)), marker={"size": 11, "color": method_colour(str(method))}))
     for status in dict.fromkeys(str(status) for status in runs["status"] if status != "finished"):
-        figure.add_trace(_legend(status, "#9AA1AC", SYMBOLS.get(status, "x")))
+        marker = {"size": 11, "color": "#9AA1AC", "symbol": SYMBOLS.get(status, "x")}
+        figure.add_trace(legend_entry(escape(status), marker=marker))
     depth = max((x for x, _ in place.values()), default=0.0)
     figure.update_xaxes(visible=False, range=[-0.3, depth + 1.6], fixedrange=True)
     figure.update_yaxes(visible=False, range=[len(place) - 0.4, -0.6], fixedrange=True)
     figure.update_layout(margin={"l": 4, "r": 4, "t": 48, "b": 4}, height=max(170, 56 + ROW * len(place)))
-    figure.update_layout(legend={"yref": "container", "y": 1, "yanchor": "top", "itemclick": False})
+    figure.update_layout(legend=ABOVE | {"itemclick": False})
     return figure
 
 
@@ -129,11 +131,6 @@ def _markers(group: pd.DataFrame, method: str, place: dict[str, Place], selectio
         unselected={"marker": {"opacity": 1}, "textfont": {"color": None}},
         cliponaxis=False,
     )
-
-
-def _legend(name: str, colour: str, symbol: str) -> go.Scatter:
-    marker = {"size": 11, "color": colour, "symbol": symbol}
-    return go.Scatter(x=[None], y=[None], mode="markers", name=escape(name), marker=marker)
 
 
 def _path(lines: Sequence[tuple[Place, Place]], elbow: bool) -> tuple[list[float | None], list[float | None]]:
@@ -169,23 +166,11 @@ def token_panels(
         colour: of the method.
     """
     count = max(1, len(measures))
-    figure = make_subplots(rows=count, cols=1, shared_xaxes=True, vertical_spacing=0.06 if count > 1 else 0.0)
-    strong = [1.0 if chosen is None or index == chosen else 0.45 for index in range(len(tokens))]
-    names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
+    panels = Panels([""] * count, columns=1, gap=0.06, shared_x=True)
     for row, (name, values) in enumerate(measures.items(), start=1):
-        bars = go.Bar(
-            x=list(range(len(tokens))),
-            y=values,
-            customdata=names,
-            marker={"color": colour, "opacity": strong},
-            hovertemplate=f"%{{customdata}}<br>{name} %{{y:.4g}}<extra></extra>",
-        )
-        figure.add_trace(bars, row=row, col=1)
         unit = MEASURES.get(name, "")
-        figure.update_yaxes(title_text=f"{name}<br>({unit})" if unit else name, nticks=4, row=row, col=1)
-    figure.update_xaxes(range=[-0.6, max(1, len(tokens)) - 0.4], **token_axis(tokens))
-    figure.update_xaxes(tickangle=-45, row=count, col=1)
-    figure.update_layout(
-        template=template(LIGHT), showlegend=False, bargap=0.15, margin={"t": 10}, clickmode="event+select"
-    )
-    return figure
+        panels.add(row, text_bars(tokens, values, colour, f"{name} %{{y:.4g}}", chosen))
+        panels.axis("y", row, title=f"{name}<br>({unit})" if unit else name, nticks=4)
+    panels.axis("x", range=[-0.6, max(1, len(tokens)) - 0.4], **token_axis(tokens))
+    panels.lowest(tickangle=-45)
+    return panels.figure(showlegend=False, bargap=0.15, clickmode="event+select")

@@ -132,6 +132,22 @@ def escape(text: str) -> str:
     )
 
 
+def numbered(tokens: Sequence[str]) -> list[str]:
+    """Return each token as `escape` gives it with its position, for what is shown under the mouse."""
+    return [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
+
+
+def on_hover(texts: Iterable[object]) -> dict:
+    """Return the settings of a trace that shows a text under the mouse at each of its points; escaped."""
+    return {"customdata": list(texts), "hovertemplate": "%{customdata}<extra></extra>"}
+
+
+def row_axis(names: Sequence[str]) -> dict:
+    """Return a vertical axis that names the rows 0, 1, ... from the top; escaped."""
+    ticks = {"tickvals": list(range(len(names))), "ticktext": list(names), "range": [len(names) - 0.5, -0.5]}
+    return ticks | {"showgrid": False, "zeroline": False}
+
+
 def shorten(text: str, length: int = 14) -> str:
     """`text` in at most `length` characters, the cut marked."""
     return text if len(text) <= length else text[: length - 1] + "\u2026"
@@ -195,9 +211,19 @@ def colour_axis(label: str, *, low: float, high: float, diverging: bool = False,
     }
 
 
+def signed_axis(label: str, bound: float, **position: float | str) -> dict:
+    """Return a colour axis for values of both signs, centred on zero."""
+    return colour_axis(label, low=-bound, high=bound, diverging=True, **position)
+
+
 def two_bars(share: float) -> tuple[dict, dict]:
     """Places of two colour bars one above the other, of which the upper one takes `share` of the height."""
     return {"len": share, "y": 1, "yanchor": "top"}, {"len": 1 - share, "y": 0, "yanchor": "bottom"}
+
+
+THIN = {"color": LIGHT.muted, "width": 1}
+DOTTED = THIN | {"dash": "dot"}
+"""Lines of reference, such as at 0 or where a text goes on."""
 
 
 @lru_cache

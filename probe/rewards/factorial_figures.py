@@ -7,8 +7,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probe.numbers import in_unit
-from probe.plotting.panels import BAYES, IDEAL, RATE, Panels
-from probe.plotting.theme import escape, escape_lines, method_colour
+from probe.plotting.intervals import whiskers
+from probe.plotting.panels import Panels
+from probe.plotting.series import (
+    BAYES,
+    IDEAL,
+    RATE,
+)
+from probe.plotting.theme import escape, escape_lines, method_colour, on_hover, row_axis
 from probe.rewards.factorial import ENDS, KNOBS, OUTCOMES, SHORT, Factorial
 from probe.terms import SHARE, term
 from probe.world.annotators import AGREEABLE, HONEST
@@ -44,16 +50,12 @@ def draw_factorial(found: Factorial, trained: pd.DataFrame | None = None) -> go.
         for order, (name, colour, weight, rows) in enumerate(series):
             rows = rows[rows["metric"] == metric]
             offset = (order - (len(series) - 1) / 2) * GAP
-            panels.add(column, _trace(rows, name, colour, weight, lines, offset) | {"showlegend": column == 1})
+            panels.add(column, _trace(rows, name, colour, weight, lines, offset))
         base = found.cells[found.cells["annotator"].isna() & (found.cells["metric"] == metric)]
-        panels.mark(column, float(base["value"].iloc[0]), IDEAL)
-    ticks: dict[str, Any] = {"tickvals": list(range(len(lines))), "ticktext": [escape(line) for line in lines]}
-    panels.axis("y", **ticks, range=[len(lines) - 0.5, -0.5], showgrid=False, zeroline=False)
+        panels.mark(column, IDEAL, x=float(base["value"].iloc[0]))
+    panels.axis("y", **row_axis([escape(line) for line in lines]))
     panels.axis("x", **RATE, zeroline=False, nticks=3)
-    height = ROW * len(lines) + 150
-    return panels.figure(
-        height=height, margin={"t": 96, "b": 30}, legend={"yref": "container", "y": 1, "yanchor": "top"}
-    )
+    return panels.figure(height=ROW * len(lines) + 150, margin={"t": 96})
 
 
 def _series(optima: pd.DataFrame, trained: pd.DataFrame | None) -> Iterator[Marks]:
@@ -68,36 +70,24 @@ def _series(optima: pd.DataFrame, trained: pd.DataFrame | None) -> Iterator[Mark
                 yield f"{name}, weight {annotator.correctness:g}", colour, annotator.correctness, own
 
 
-def _trace(
-    rows: pd.DataFrame, name: str, colour: str, weight: float, lines: list[str], offset: float
-) -> dict[str, Any]:
+def _trace(rows: pd.DataFrame, name: str, colour: str, weight: float, lines: list[str], offset: float) -> go.Scatter:
     low, high = (rows[end].fillna(rows["value"]).clip(0, 1) for end in ENDS[1:])
-    symbol = "diamond" if colour == BAYES else "circle"
+    symbol = ("diamond" if colour == BAYES else "circle") + "-open" * (weight != AGREEABLE.correctness)
     hover = [
         f"{escape(str(row.get('run') or name))}, {escape(row['annotator'])}: "
         f"{in_unit(SHARE, *(row[end] for end in ENDS))}"
         for row in rows.to_dict("records")
     ]
-    return {
-        "type": "scatter",
-        "x": rows["value"].tolist(),
-        "y": [lines.index(_line(row)) + offset for row in rows.to_dict("records")],
-        "mode": "markers",
-        "name": escape(name),
-        "legendgroup": name,
-        "marker": {"color": colour, "size": 8, "symbol": symbol + ("" if weight == AGREEABLE.correctness else "-open")},
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": (high - rows["value"]).tolist(),
-            "arrayminus": (rows["value"] - low).tolist(),
-            "thickness": 1.4,
-            "width": 0,
-            "color": colour,
-        },
-        "customdata": hover,
-        "hovertemplate": "%{customdata}<extra></extra>",
-    }
+    return go.Scatter(
+        x=rows["value"].tolist(),
+        y=[lines.index(_line(row)) + offset for row in rows.to_dict("records")],
+        mode="markers",
+        name=escape(name),
+        legendgroup=name,
+        marker={"color": colour, "size": 8, "symbol": symbol},
+        error_x=whiskers(rows["value"], low, high, thickness=1.4, color=colour),
+        **on_hover(hover),
+    )
 
 
 def _line(row: Mapping[Any, Any]) -> str:

@@ -4,27 +4,33 @@ One colour a method (`probe.plotting.theme.METHODS`), the reference grey. Tables
 `probe.rewards.frontiers` and `probe.rewards.shift`, what single tokens do from `probe.rewards.token_effects`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from probe.plotting.curves import Style
-from probe.plotting.intervals import SYMBOLS, band, format_interval
-from probe.plotting.panels import IDEAL, Panels
+from probe.plotting.intervals import SYMBOLS, band, format_interval, whiskers
+from probe.plotting.marks import cells
+from probe.plotting.panels import Panels
+from probe.plotting.series import (
+    IDEAL,
+)
 from probe.plotting.theme import (
+    DOTTED,
     LIGHT,
     METHODS,
-    colour_axis,
     escape,
     escape_lines,
     label_places,
     log_axis,
+    row_axis,
     shorten,
-    template,
+    signed_axis,
     token_axis,
 )
 from probe.rewards.frontiers import Fit
@@ -34,169 +40,163 @@ BEYOND = "rgba(128,132,140,0.10)"
 """What no policy reaches."""
 LEGIBLE = 24
 """Tokens side by side whose cells have room for text."""
+KL = {"d": "(%{x:.3f})\u00b2 nats", "kl": "%{x:.3f} nats"}
+"""KL under the mouse."""
 AXES = {"d": "d = \u221aKL(policy \u2225 reference), \u221anats", "kl": "KL(policy \u2225 reference), nats per answer"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontierView:
+    """What a figure of the frontier shows."""
+
+    reward: str
+    """Name of the reward on the y axis."""
+    label: str
+    """Of the y axis."""
+    axis: str = "d"
+    """What the x axis is: `d` or `kl`."""
+    chosen: str | None = None
+    """Run to emphasise."""
+    size: tuple[int, int] = (640, 400)
+    """Pixels that the labels are laid out for."""
+
+    def across(self, kl: Any) -> Any:
+        """Return what the x axis shows of KL in nats."""
+        return np.clip(kl, 0, None) ** (0.5 if self.axis == "d" else 1)
 
 
 def reward_frontier(
     curve: pd.DataFrame,
     places: pd.DataFrame,
     look: Mapping[str, Style],
+    view: FrontierView,
     *,
-    reward: str,
-    label: str,
-    axis: str = "d",
     best_of_n: pd.DataFrame | None = None,
-    paths: Mapping[str, pd.DataFrame] | None = None,
-    chosen: str | None = None,
-    size: tuple[int, int] = (640, 400),
+    paths: Mapping[str, pd.DataFrame] = MappingProxyType({}),
 ) -> go.Figure:
     """Every policy under the frontier of pi*_beta; a dotted line is the KL that it spends in excess of the optimum.
 
     Args:
         curve: columns kl, d, reward, beta (`Field.frontier`).
-        places: columns run, kl, excess, and `reward` by its name, with their _low and _high (`Place.row`).
+        places: columns run, kl, excess, and the reward by its name, with their _low and _high (`Place.row`).
         look: style of each run.
-        reward: name of the reward on the y axis, a column of `places` and `best_of_n`.
-        label: of the y axis.
-        axis: "d" or "kl".
+        view: the reward, which is a column of `places` and `best_of_n`, the axes, and the chosen run.
         best_of_n: exact path of best of N (`Field.best_of_n`).
         paths: way of a run while it was trained: columns d, kl, reward, step.
-        chosen: run to emphasise.
-        size: pixels that the labels are laid out for.
     """
-    traces: list[go.Scatter] = []
-    notes: list[dict[str, Any]] = []
-
-    def across(table: pd.DataFrame) -> pd.Series:
-        return table["kl"].clip(lower=0) ** (0.5 if axis == "d" else 1)
-
-    x, y = across(curve).to_numpy(), curve["reward"].to_numpy()
-    right = 1.12 * max(float(across(places).max()), float(x.max()) if axis == "d" else 0.0, 1e-3)
+    x, y = view.across(curve["kl"].to_numpy()), curve["reward"].to_numpy()
+    right = 1.12 * max(float(view.across(places["kl"]).max()), float(x.max()) if view.axis == "d" else 0.0, 1e-3)
     top = y.max() + 0.2 * (np.ptp(y) or 1.0)
-    traces.append(
-        go.Scatter(
-            x=[*x, 1.1 * right, 1.1 * right, 0.0],
-            y=[*y, y[-1], top, top],
-            fill="toself",
-            fillcolor=BEYOND,
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-        )
-    )
-    traces.append(
-        go.Scatter(
-            x=[*x, right * 1.1],
-            y=[*y, y[-1]],
-            mode="lines",
-            line={"color": LIGHT.muted, "width": 2.5},
-            customdata=[*(f"{beta:.3g}" for beta in curve["beta"]), "0"],
-            hovertemplate="optimum at beta = %{customdata}<br>reward %{y:.3f}, KL " + _kl(axis) + "<extra></extra>",
-        )
-    )
-    if best_of_n is not None:
-        traces.append(
-            go.Scatter(
-                x=across(best_of_n),
-                y=best_of_n[reward],
-                mode="lines+markers",
-                line=IDEAL | {"width": 1},
-                marker={"size": 4, "color": IDEAL["color"]},
-                customdata=best_of_n["n"],
-                hovertemplate="best of %{customdata}<br>reward %{y:.3f}<extra></extra>",
-            )
-        )
-    for name, path in (paths or {}).items():
-        traces.append(
-            go.Scatter(
-                x=across(path),
-                y=path["reward"],
-                mode="lines+markers",
-                line={"color": look[name].colour, "width": 1},
-                marker={"size": 4, "symbol": "circle-open"},
-                opacity=0.6,
-                customdata=path["step"],
-                hovertemplate=escape(name) + " at step %{customdata}<br>reward %{y:.3f}<extra></extra>",
-            )
-        )
-    for row in records(places):
-        _policy(traces, row, look[row["run"]], reward, axis, row["run"] == chosen)
-    low = min(float(places[reward].min()), float(y.min()))
+    low = min(float(places[view.reward].min()), float(y.min()))
     low -= 0.12 * (top - low)
+    panels = Panels()
+    panels.add(1, *_frontier(curve, x, right, top, view))
     labels = places.assign(text=[f"{shorten(str(row['run']), 22)} {excess_words(row)}" for row in records(places)])
+    fine, ways = np.linspace(0, right, 80), [(x, y)]
     if best_of_n is not None:
-        last = best_of_n.tail(1).assign(run="", text="best of N")
-        labels = pd.concat([labels, last], ignore_index=True)
-
-    def pixels(along: np.ndarray, up: np.ndarray) -> np.ndarray:
-        return np.stack([along / (1.05 * right) * size[0], (up - low) / (top - low) * size[1]], axis=1)
-
-    ways = [(x, y)] if best_of_n is None else [(x, y), (across(best_of_n).to_numpy(), best_of_n[reward].to_numpy())]
-    fine = np.linspace(0, right, 80)
-    avoid = [pixels(fine, np.interp(fine, *way)) for way in ways]
-    avoid.append(np.stack([np.linspace(0, 130, 20), np.full(20, size[1] - 10.0)], axis=1))  # the note in the corner
-    avoid += [pixels(across(path).to_numpy(), path["reward"].to_numpy()) for path in (paths or {}).values()]
+        ways.append((view.across(best_of_n["kl"].to_numpy()), best_of_n[view.reward].to_numpy()))
+        labels = pd.concat([labels, best_of_n.tail(1).assign(run="", text="best of N")], ignore_index=True)
+        hover = "best of %{customdata}<br>reward %{y:.3f}<extra></extra>"
+        panels.add(1, _way(*ways[1], best_of_n["n"], hover, IDEAL | {"width": 1}, color=IDEAL["color"]))
+    lines = [(fine, np.interp(fine, *way)) for way in ways]
+    for name, path in paths.items():
+        lines.append((view.across(path["kl"].to_numpy()), path["reward"].to_numpy()))
+        hover = escape(name) + " at step %{customdata}<br>reward %{y:.3f}<extra></extra>"
+        line = {"color": look[name].colour, "width": 1}
+        panels.add(1, _way(*lines[-1], path["step"], hover, line, symbol="circle-open").update(opacity=0.6))
     for row in records(places):
+        panels.add(1, *_policy(row, look[row["run"]], view))
         if np.isfinite(row["beta"]):
-            ends = pd.DataFrame({"kl": [max(row["kl"] - row["excess"], 0.0), row["kl"]]})
-            avoid.append(pixels(np.linspace(across(ends)[0], across(ends)[1], 40), np.full(40, row[reward])))
-    points = pixels(across(labels).to_numpy(), labels[reward].to_numpy())
-    shifts = label_places(points, list(labels["text"]), size, np.concatenate(avoid))
-    for row, place, shift in zip(records(labels), across(labels), shifts, strict=True):
-        text = escape(row["text"].strip())
-        note = {
-            "x": place,
-            "y": row[reward],
-            "text": f"<b>{text}</b>" if chosen and row["run"] == chosen else text,
-            "xshift": shift[0],
-            "yshift": shift[1],
-            "font": {"color": look[row["run"]].colour if row["run"] else IDEAL["color"], "size": 12},
-        }
-        notes.append(note)
+            start, end = (float(view.across(kl)) for kl in (row["kl"] - row["excess"], row["kl"]))
+            lines.append((np.linspace(start, end, 40), np.full(40, row[view.reward])))
+    avoid = np.concatenate([np.stack(line, axis=1) for line in lines])
+    for note in _labels(labels, avoid, look, view, (1.05 * right, low, top)):
+        panels.note(1, **note)
     corner = {"x": 0.01, "y": 0.995, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "top"}
-    notes.append({**corner, "text": "no policy gets here"})
-    layout = {
-        "template": template(LIGHT),
-        "hovermode": "closest",
-        "showlegend": False,
-        "margin": {"t": 12},
-        "annotations": notes,
-        "xaxis": {"title": {"text": AXES[axis]}, "range": [-0.03 * right, 1.05 * right], "zeroline": False},
-        "yaxis": {"title": {"text": escape(label)}, "range": [low, top], "zeroline": False},
-    }
-    return go.Figure({"data": traces, "layout": layout})
+    panels.note(1, "no policy gets here", **corner)
+    panels.axis("x", title=AXES[view.axis], range=[-0.03 * right, 1.05 * right], zeroline=False)
+    panels.axis("y", title=escape(view.label), range=[low, top], zeroline=False)
+    return panels.figure(showlegend=False)
 
 
-def _policy(traces: list[go.Scatter], row: dict, style: Style, reward: str, axis: str, strong: bool) -> None:
-    """One policy with its intervals, and a line to the point of the frontier with the same reward."""
-    x = float(np.sqrt(max(row["kl"], 0.0))) if axis == "d" else float(row["kl"])
-    frontier_kl = max(row["kl"] - row["excess"], 0.0)
+def _frontier(
+    curve: pd.DataFrame, x: np.ndarray, right: float, top: float, view: FrontierView
+) -> tuple[go.Scatter, go.Scatter]:
+    """Return what no policy reaches, and the frontier below it, which goes on to the right."""
+    y, end = curve["reward"].to_numpy(), 1.1 * right
+    beyond = {"x": [*x, end, end, 0.0], "y": [*y, y[-1], top, top], "fill": "toself", "fillcolor": BEYOND}
+    return go.Scatter(**beyond, line={"width": 0}, mode="lines", hoverinfo="skip"), go.Scatter(
+        x=[*x, end],
+        y=[*y, y[-1]],
+        mode="lines",
+        line={"color": LIGHT.muted, "width": 2.5},
+        customdata=[*(f"{beta:.3g}" for beta in curve["beta"]), "0"],
+        hovertemplate=f"optimum at beta = %{{customdata}}<br>reward %{{y:.3f}}, KL {KL[view.axis]}<extra></extra>",
+    )
+
+
+def _way(x: np.ndarray, y: np.ndarray, numbers: pd.Series, hover: str, line: dict, **marker: str) -> go.Scatter:
+    """Return a thin line with small marks that are numbered."""
+    look = {"mode": "lines+markers", "line": line, "marker": {"size": 4, **marker}}
+    return go.Scatter(x=x, y=y, customdata=numbers, hovertemplate=hover, **look)
+
+
+def _policy(row: dict, style: Style, view: FrontierView) -> Iterator[go.Scatter]:
+    """Yield a line to the point of the frontier with the same reward, and the policy with its intervals."""
+    x, y = float(view.across(row["kl"])), row[view.reward]
     if np.isfinite(row["beta"]) and row["excess"] > 1e-6:
-        traces.append(
-            go.Scatter(
-                x=[float(np.sqrt(frontier_kl)) if axis == "d" else frontier_kl, x],
-                y=[row[reward]] * 2,
-                mode="lines",
-                line={"color": style.colour, "width": 1.5, "dash": "dot"},
-                hoverinfo="skip",
-            )
-        )
+        line = {"color": style.colour, "width": 1.5, "dash": "dot"}
+        start = float(view.across(row["kl"] - row["excess"]))
+        yield go.Scatter(x=[start, x], y=[y, y], mode="lines", line=line, hoverinfo="skip")
     details = [
-        f"reward {format_interval(row[reward], row[f'{reward}_low'], row[f'{reward}_high'])}",
+        f"reward {format_interval(y, row[f'{view.reward}_low'], row[f'{view.reward}_high'])}",
         f"KL {format_interval(row['kl'], row['kl_low'], row['kl_high'])} nats",
         f"beyond the optimum {format_interval(row['excess'], row['excess_low'], row['excess_high'])} nats",
         f"gives an answer {100 * row['mass']:.0f} % of the time",
     ]
-    traces.append(
-        go.Scatter(
-            x=[x],
-            y=[row[reward]],
-            mode="markers",
-            name=escape(str(row["run"])),
-            marker={"color": style.colour, "symbol": SYMBOLS[style.dash], "size": 13 if strong else 9},
-            hovertemplate=f"<b>{escape(str(row['run']))}</b><br>" + "<br>".join(details) + "<extra></extra>",
-        )
+    size = 13 if row["run"] == view.chosen else 9
+    yield go.Scatter(
+        x=[x],
+        y=[y],
+        mode="markers",
+        name=escape(str(row["run"])),
+        marker={"color": style.colour, "symbol": SYMBOLS[style.dash], "size": size},
+        hovertemplate=f"<b>{escape(str(row['run']))}</b><br>" + "<br>".join(details) + "<extra></extra>",
     )
+
+
+def _labels(
+    labels: pd.DataFrame,
+    avoid: np.ndarray,
+    look: Mapping[str, Style],
+    view: FrontierView,
+    ends: tuple[float, float, float],
+) -> Iterator[dict[str, Any]]:
+    """Yield the annotations of points, where they cover least.
+
+    Args:
+        labels: columns run (empty: best of N), kl, text and the reward.
+        avoid: [n 2] points of the lines.
+        look: style of each run.
+        view: the axes and the chosen run.
+        ends: of the axes: right, low and top.
+    """
+    right, low, top = ends
+    scale = np.array(view.size) / (right, top - low)
+    places = np.stack([view.across(labels["kl"].to_numpy()), labels[view.reward].to_numpy()], axis=1)
+    corner = np.stack([np.linspace(0, 130, 20), np.full(20, view.size[1] - 10.0)], axis=1)  # of the note
+    taken = np.concatenate([(avoid - (0, low)) * scale, corner])
+    shifts = label_places((places - (0, low)) * scale, list(labels["text"]), view.size, taken)
+    for row, place, shift in zip(records(labels), places, shifts, strict=True):
+        text = escape(row["text"].strip())
+        yield {
+            "x": place[0],
+            "y": place[1],
+            "text": f"<b>{text}</b>" if view.chosen and row["run"] == view.chosen else text,
+            "xshift": shift[0],
+            "yshift": shift[1],
+            "font": {"color": look[row["run"]].colour if row["run"] else IDEAL["color"], "size": 12},
+        }
 
 
 def excess_words(row: Mapping) -> str:
@@ -222,28 +222,21 @@ def reward_gains(
     for place, column in enumerate(columns, start=1):
         for at, row in enumerate(records(places)):
             style = look[row["run"]]
-            value, low, high = (row[column + end] for end in ("", "_low", "_high"))
-            ends = {"array": [high - value], "arrayminus": [value - low], "thickness": 1.6, "width": 0}
-            point = {
-                "type": "scatter",
-                "x": [value],
-                "y": [at],
-                "mode": "markers",
-                "marker": {"color": style.colour, "symbol": SYMBOLS[style.dash], "size": 9},
-                "error_x": {"type": "data", "symmetric": False, **ends},
-                "hovertemplate": f"{escape(str(row['run']))}: {format_interval(value, low, high)}<extra></extra>",
-            }
+            ends = [row[column + end] for end in ("", "_low", "_high")]
+            point = go.Scatter(
+                x=ends[:1],
+                y=[at],
+                mode="markers",
+                marker={"color": style.colour, "symbol": SYMBOLS[style.dash], "size": 9},
+                error_x=whiskers(*([end] for end in ends)),
+                hovertemplate=f"{escape(str(row['run']))}: {format_interval(*ends)}<extra></extra>",
+            )
             panels.add(place, point)
-        panels.mark(place, 0, {"color": LIGHT.muted, "width": 1, "dash": "dot"})
+    panels.mark(None, DOTTED, x=0)
     names = [f"<b>{escape(shorten(run, 18))}</b>" if run == chosen else escape(shorten(run, 18)) for run in runs]
-    ticks: dict[str, Any] = {"tickvals": list(range(len(runs))), "ticktext": names, "range": [len(runs) - 0.5, -0.5]}
-    panels.axis("y", **ticks, showgrid=False, zeroline=False)
+    panels.axis("y", **row_axis(names))
     panels.axis("x", zeroline=False, nticks=5)
-    return panels.figure(showlegend=False, margin={"t": 40, "b": 30})
-
-
-def _kl(axis: str) -> str:
-    return "%{x:.3f} nats" if axis == "kl" else "(%{x:.3f})\u00b2 nats"
+    return panels.figure(showlegend=False)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -269,46 +262,30 @@ def overoptimisation(
     for column, reward in enumerate(titles, start=1):
         for series, table in points.items():
             style, fit = look[series], fits.get((series, reward))
-            rows = table[table[reward].notna()]
-            markers = {
-                "type": "scatter",
-                "x": rows["d"],
-                "y": rows[reward],
-                "mode": "markers",
-                "name": escape(series),
-                "legendgroup": series,
-                "showlegend": column == 1,
-                "marker": {"color": style.colour, "symbol": SYMBOLS[style.dash], "size": 7, "opacity": 0.85},
-                "hovertemplate": escape(series) + "<br>d %{x:.3f}, reward %{y:.3f}<extra></extra>",
-            }
-            panels.add(column, markers)
+            rows, named = (
+                table[table[reward].notna()],
+                {"name": escape(series), "legendgroup": series},
+            )
+            marker = {"color": style.colour, "symbol": SYMBOLS[style.dash], "size": 7, "opacity": 0.85}
+            hover = escape(series) + "<br>d %{x:.3f}, reward %{y:.3f}<extra></extra>"
+            marks = go.Scatter(x=rows["d"], y=rows[reward], mode="markers", marker=marker, hovertemplate=hover)
+            panels.add(column, marks.update(named))
             if fit is None:
                 continue
-            silent = {"type": "scatter", "legendgroup": series, "showlegend": False}
-            grid, coefficients = (
-                np.linspace(0, 1.05 * fit.d.max(), 160),
-                f"a = {format_interval(*fit.a)}, b = {format_interval(*fit.b)}",
-            )
-            curve = {
-                "x": grid,
-                "y": fit.predict(grid),
-                "mode": "lines",
-                "line": {"color": style.colour, "dash": style.dash, "width": 2},
-                "hovertemplate": f"{escape(series)}: {coefficients}<extra></extra>",
-            }
-            panels.add(column, silent | curve)
+            silent = {"legendgroup": series, "showlegend": False}
+            grid = np.linspace(0, 1.05 * fit.d.max(), 160)
+            line = {"color": style.colour, "dash": style.dash, "width": 2}
+            fitted = f"{escape(series)}: a = {format_interval(*fit.a)}, b = {format_interval(*fit.b)}<extra></extra>"
+            curve = go.Scatter(x=grid, y=fit.predict(grid), mode="lines", line=line, hovertemplate=fitted)
+            panels.add(column, curve.update(silent))
             if fit.peak_is_seen and fit.peak.value > 0:
-                peak = {
-                    "x": [fit.peak.value],
-                    "y": [fit.origin + fit.top.value],
-                    "mode": "markers",
-                    "marker": {"symbol": "star", "size": 14, "color": style.colour},
-                    "hovertemplate": f"{escape(series)} peaks at d = {format_interval(*fit.peak)}<extra></extra>",
-                }
-                panels.add(column, silent | peak)
-    panels.axis("x", title={"text": AXES["d"]}, rangemode="tozero", zeroline=False)
+                star = {"symbol": "star", "size": 14, "color": style.colour}
+                seen = f"{escape(series)} peaks at d = {format_interval(*fit.peak)}<extra></extra>"
+                peak = go.Scatter(x=[fit.peak.value], y=[fit.origin + fit.top.value], mode="markers", marker=star)
+                panels.add(column, peak.update(silent, hovertemplate=seen))
+    panels.axis("x", title=AXES["d"], rangemode="tozero", zeroline=False)
     panels.axis("y", zeroline=False)
-    return panels.figure(margin={"t": 64}, legend={"yref": "container", "y": 1, "yanchor": "top"})
+    return panels.figure()
 
 
 def ends_over_trainings(
@@ -323,7 +300,7 @@ def ends_over_trainings(
         titles: of the rewards, a panel each, and of `kl_to_reference`, by metric.
     """
     rewards = [name for name in titles if name != "kl_to_reference"]
-    figure = make_subplots(cols=len(rewards), horizontal_spacing=0.12)
+    panels = Panels([""] * len(rewards), spacing=0.12)
     means = {(row["run"], row["metric"]): row for row in table.to_dict("records")}
     single = seeds.pivot_table(index=["run", "seed"], columns="metric", values="value")
     for column, reward in enumerate(rewards, start=1):
@@ -331,7 +308,7 @@ def ends_over_trainings(
             x, y = means.get((run, "kl_to_reference")), means.get((run, reward))
             if x is None or y is None:
                 continue
-            points = single.loc[run]
+            points, (across, up) = single.loc[run], (_numbers(row) for row in (x, y))
             marker = {"color": style.colour, "symbol": SYMBOLS[style.dash]}
             quiet = {"mode": "markers", "legendgroup": run, "name": escape(run)}
             faint = go.Scatter(
@@ -343,32 +320,23 @@ def ends_over_trainings(
                 **quiet,
             )
             mean = go.Scatter(
-                x=[x["value"]],
-                y=[y["value"]],
-                error_x=_ends(x),
-                error_y=_ends(y),
+                x=across[:1],
+                y=up[:1],
+                error_x=whiskers(*([end] for end in across)),
+                error_y=whiskers(*([end] for end in up)),
                 marker=marker | {"size": 10},
-                hovertemplate=f"{escape(run)}, over trainings: {format_interval(*_numbers(y))} at "
-                f"{format_interval(*_numbers(x))} nats<extra></extra>",
-                showlegend=column == 1,
+                hovertemplate=f"{escape(run)}, over trainings: {format_interval(*up)} at "
+                f"{format_interval(*across)} nats<extra></extra>",
                 **quiet,
             )
-            figure.add_traces([faint, mean], rows=[1, 1], cols=[column, column])
-        figure.update_yaxes(title_text=escape(titles[reward]), col=column)
-    figure.update_xaxes(title_text=escape(titles["kl_to_reference"]))
-    figure.update_layout(template=template(LIGHT), showlegend=True, hovermode="closest")
-    figure.update_layout(legend={"yref": "container", "y": 1, "yanchor": "top"})
-    return figure
+            panels.add(column, faint, mean)
+        panels.axis("y", column, title=escape(titles[reward]))
+    panels.axis("x", title=escape(titles["kl_to_reference"]))
+    return panels.figure(showlegend=True)
 
 
 def _numbers(row: Mapping) -> tuple[float, float, float]:
     return row["value"], row["ci_low"], row["ci_high"]
-
-
-def _ends(row: Mapping) -> dict[str, Any]:
-    """Return an interval as error bars."""
-    value, low, high = _numbers(row)
-    return {"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low], "width": 0}
 
 
 def best_of_n(table: pd.DataFrame, curve: pd.DataFrame, *, reward: str, label: str) -> go.Figure:
@@ -382,40 +350,31 @@ def best_of_n(table: pd.DataFrame, curve: pd.DataFrame, *, reward: str, label: s
     """
     colour = IDEAL["color"]
     panels = Panels([escape(title) for title in ("KL by N", f"{label} by KL")], spacing=0.12)
-    exact = {"color": colour, "width": 2}
-    bound = {"color": colour, "width": 1.5, "dash": "dash"}
-    for column, (x, names) in enumerate((("n", ("kl", "bound")), (reward, ("kl", "bound"))), start=1):
-        for name, line, title in zip(names, (exact, bound), ("exact", "bound log N \u2212 (N\u22121)/N"), strict=True):
-            ends = (table[x], table[name]) if column == 1 else (table[name], table[x])
-            points = {
-                "type": "scatter",
-                "x": ends[0],
-                "y": ends[1],
-                "mode": "lines+markers",
-                "name": title,
-                "legendgroup": title,
-                "showlegend": column == 1,
-                "line": line,
-                "marker": {"size": 6},
-                "customdata": table["n"],
-                "hovertemplate": "N = %{customdata}<br>%{x:.3g}, %{y:.3g}<extra></extra>",
-            }
+    bound: dict[str, Any] = {"width": 1.5, "dash": "dash"}
+    ways = {"exact": ("kl", {"width": 2}), "bound log N \u2212 (N\u22121)/N": ("bound", bound)}
+    for column in (1, 2):
+        for title, (name, line) in ways.items():
+            x, y = ("n", name) if column == 1 else (name, reward)
+            points = go.Scatter(
+                x=table[x],
+                y=table[y],
+                mode="lines+markers",
+                name=title,
+                legendgroup=title,
+                line={"color": colour, **line},
+                marker={"size": 6},
+                customdata=table["n"],
+                hovertemplate="N = %{customdata}<br>%{x:.3g}, %{y:.3g}<extra></extra>",
+            )
             panels.add(column, points)
     visible = curve[curve["kl"] <= 1.05 * table["bound"].max()]
-    frontier = {
-        "type": "scatter",
-        "x": visible["kl"],
-        "y": visible["reward"],
-        "mode": "lines",
-        "name": "frontier",
-        "line": {"color": LIGHT.muted, "width": 2.5},
-        "hovertemplate": "optimum: reward %{y:.3f} at KL %{x:.3f}<extra></extra>",
-    }
-    panels.add(2, frontier)
-    panels.axis("x", 1, **log_axis(), title={"text": "N"}, tickvals=list(table["n"]))
-    panels.axis("x", 2, title={"text": "KL(best of N \u2225 reference), nats"}, rangemode="tozero")
-    panels.axis("y", 1, title={"text": "nats per answer"}, rangemode="tozero")
-    return panels.figure(margin={"t": 64}, legend={"yref": "container", "y": 1, "yanchor": "top"})
+    frontier = go.Scatter(x=visible["kl"], y=visible["reward"], mode="lines", name="frontier")
+    frontier.update(line={"color": LIGHT.muted, "width": 2.5})
+    panels.add(2, frontier.update(hovertemplate="optimum: reward %{y:.3f} at KL %{x:.3f}<extra></extra>"))
+    panels.axis("x", 1, **log_axis(), title="N", tickvals=list(table["n"]))
+    panels.axis("x", 2, title="KL(best of N \u2225 reference), nats", rangemode="tozero")
+    panels.axis("y", 1, title="nats per answer", rangemode="tozero")
+    return panels.figure()
 
 
 BINS = 28
@@ -443,28 +402,20 @@ def reward_distributions(
         centres, edges = _bins(samples)
         for side, name, colour in zip(("base", "aligned"), names, colours, strict=True):
             counts = np.histogram(values[side], edges)[0] / max(len(values[side]), 1)
-            bars = {
-                "type": "bar",
-                "x": centres,
-                "y": counts,
-                "name": escape(shorten(name, 24)),
-                "legendgroup": side,
-                "showlegend": column == 1,
-                "marker": {"color": colour, "opacity": 0.75},
-                "hovertemplate": escape(name) + ": %{y:.1%} near %{x:.3g}<extra></extra>",
-            }
+            bars = go.Bar(
+                x=centres,
+                y=counts,
+                name=escape(shorten(name, 24)),
+                legendgroup=side,
+                marker={"color": colour, "opacity": 0.75},
+                hovertemplate=escape(name) + ": %{y:.1%} near %{x:.3g}<extra></extra>",
+            )
             panels.add(column, bars)
             if len(values[side]):
-                panels.mark(column, float(values[side].mean()), {"color": colour, "width": 2, "dash": "dot"})
+                panels.mark(column, {"color": colour, "width": 2, "dash": "dot"}, x=float(values[side].mean()))
     panels.axis("y", tickformat=".0%", zeroline=False)
-    panels.axis("y", 1, title={"text": "share of samples"})
-    return panels.figure(
-        barmode="group",
-        bargap=0.08,
-        bargroupgap=0.0,
-        margin={"t": 60},
-        legend={"yref": "container", "y": 1, "yanchor": "top"},
-    )
+    panels.axis("y", 1, title="share of samples")
+    return panels.figure(barmode="group", bargap=0.08, bargroupgap=0.0)
 
 
 def _bins(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -491,19 +442,12 @@ def shift_curves(table: pd.DataFrame, colour: str, measures: Sequence[str]) -> g
     for column, measure in enumerate(measures, start=1):
         rows = table[table["measure"] == measure].sort_values("step")
         steps = rows["step"].tolist()
-        line = {
-            "type": "scatter",
-            "x": steps,
-            "y": rows["value"],
-            "mode": "lines+markers",
-            "line": {"color": colour, "width": 2},
-            "hovertemplate": "step %{x}: %{y:.3f}<extra></extra>",
-        }
-        around = band(steps, rows["ci_low"], rows["ci_high"], colour).to_plotly_json()
-        panels.add(column, around, line)
-    panels.axis("x", title={"text": "step"})
+        line = go.Scatter(x=steps, y=rows["value"], mode="lines+markers", line={"color": colour, "width": 2})
+        line.update(hovertemplate="step %{x}: %{y:.3f}<extra></extra>")
+        panels.add(column, band(steps, rows["ci_low"], rows["ci_high"], colour), line)
+    panels.axis("x", title="step")
     panels.axis("y", zeroline=False)
-    return panels.figure(showlegend=False, margin={"t": 40})
+    return panels.figure(showlegend=False)
 
 
 def token_effects(
@@ -534,35 +478,30 @@ def token_effects(
     for column, (name, tokens) in enumerate(tokens_by_part.items(), start=1):
         at, label = list(range(len(tokens))), [escape(token) for token in tokens]
         strong = [1.0 if chosen is None or chosen == (name, j) else 0.45 for j in at]
-        bars = {
-            "type": "bar",
-            "x": at,
-            "y": occlusion[name],
-            "name": "left out",
-            "legendgroup": "left out",
-            "showlegend": column == 1,
-            "marker": {"color": colours[name], "opacity": strong},
-            "customdata": label,
-            "hovertemplate": "%{customdata}<br>%{y:+.3f} nats are lost without it<extra></extra>",
-        }
-        diamond = {"symbol": "diamond", "size": 8, "color": LIGHT.paper, "line": {"width": 1.5, "color": LIGHT.ink}}
-        marks = {
-            "type": "scatter",
-            "x": at,
-            "y": gradient[name],
-            "mode": "markers",
-            "name": "integrated gradients",
-            "legendgroup": "gradient",
-            "showlegend": column == 1,
-            "marker": diamond,
-            "customdata": label,
-            "hovertemplate": "%{customdata}<br>%{y:+.3f} nats by integrated gradients<extra></extra>",
-        }
+        bars = go.Bar(
+            x=at,
+            y=occlusion[name],
+            name="left out",
+            legendgroup="left out",
+            marker={"color": colours[name], "opacity": strong},
+            customdata=label,
+            hovertemplate="%{customdata}<br>%{y:+.3f} nats are lost without it<extra></extra>",
+        )
+        marks = go.Scatter(
+            x=at,
+            y=gradient[name],
+            mode="markers",
+            name="integrated gradients",
+            legendgroup="gradient",
+            marker={"symbol": "diamond", "size": 8, "color": LIGHT.paper, "line": {"width": 1.5, "color": LIGHT.ink}},
+            customdata=label,
+            hovertemplate="%{customdata}<br>%{y:+.3f} nats by integrated gradients<extra></extra>",
+        )
         panels.add(column, bars, marks)
         panels.axis("x", column, **token_axis(tokens), tickangle=-45, range=[-0.7, len(tokens) - 0.3])
-    panels.axis("y", 1, title={"text": "nats"})
+    panels.axis("y", 1, title="nats")
     panels.axis("y", zeroline=True)
-    return panels.figure(margin={"t": 60, "b": 52}, legend={"yref": "container", "y": 1, "yanchor": "top"})
+    return panels.figure()
 
 
 def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
@@ -581,14 +520,8 @@ def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
     heights = [rows["completion"].nunique() for _, rows in parts]
     height = 34 * sum(heights) + 34 * len(parts)
     first, last = int(table["position"].min()), int(table["position"].max())
-    figure = make_subplots(
-        rows=len(parts),
-        cols=1,
-        shared_xaxes=True,
-        row_heights=heights,
-        vertical_spacing=34 / height,
-        subplot_titles=[escape(f"{method}: {rows['source'].iloc[0]}") for method, rows in parts],
-    )
+    titles = [escape(f"{method}: {rows['source'].iloc[0]}") for method, rows in parts]
+    panels = Panels(titles, columns=1, gap=34 / height, heights=heights, shared_x=True)
     for place, (_, part) in enumerate(parts, start=1):
         rewards = dict(zip(part["completion"], part["reward"], strict=True))
         numbers = sorted(rewards)
@@ -600,30 +533,15 @@ def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
             values[cell] = row["weight"] / unit
             written[cell] = f"{escape(shorten(token, 8))}<br>" + (f"{row['weight']:+.2g}" if row["weight"] else "0")
             hover[cell] = f"{escape(token)} at position {row['position']}: w = {row['weight']:+.4g}"
-        trace = go.Heatmap(
-            z=values,
-            x=list(range(first, last + 1)),
-            coloraxis="coloraxis",
-            text=written,
-            texttemplate="%{text}" if last - first < LEGIBLE else "",
-            textfont={"size": 10},
-            customdata=hover,
-            hovertemplate="%{customdata}<extra></extra>",
-            hoverongaps=False,
-            xgap=1,
-            ygap=1,
-        )
-        figure.add_trace(trace, row=place, col=1)
-        names = [f"{number + 1}, reward {rewards[number]:.3g}" for number in numbers]
-        ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.5, -0.5]}
-        figure.update_yaxes(**ticks, row=place, col=1)
-    figure.update_xaxes(title_text="position of the token", row=len(parts), col=1)
-    figure.update_xaxes(dtick=1 + (last - first) // 30, ticks="", showgrid=False, zeroline=False, showline=False)
-    figure.update_yaxes(ticks="", showgrid=False, zeroline=False, showline=False)
+        map_ = cells(values, written, hover, legible=last - first < LEGIBLE)
+        panels.add(place, map_.update(x=list(range(first, last + 1))))
+        panels.axis("y", place, **row_axis([f"{number + 1}, reward {rewards[number]:.3g}" for number in numbers]))
+    panels.lowest(title="position of the token")
+    panels.axis("x", dtick=1 + (last - first) // 30, ticks="", showgrid=False, zeroline=False, showline=False)
+    panels.axis("y", ticks="", showline=False)
     bound = 1.0 if relative else float(table["weight"].abs().max()) or 1.0
-    axis = colour_axis("w / max" if relative else "w", low=-bound, high=bound, diverging=True)
-    figure.update_layout(template=template(LIGHT), height=height + 80, margin={"t": 30, "b": 50}, coloraxis=axis)
-    return figure.update_annotations(font_size=12)
+    axis = signed_axis("w / max" if relative else "w", bound)
+    return panels.figure(showlegend=False, height=height + 80, coloraxis=axis)
 
 
 def part_colours(method: str = "reward-model") -> dict[str, str]:

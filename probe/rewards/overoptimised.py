@@ -15,7 +15,9 @@ from probe.model.lm import LM
 from probe.plotting.curves import Style
 from probe.plotting.intervals import format_interval
 from probe.plotting.notebook import Drawable, Look, alone, titled
-from probe.plotting.panels import IDEAL
+from probe.plotting.series import (
+    IDEAL,
+)
 from probe.rewards.causes import trainings_of
 from probe.rewards.frontiers import FORMS, Fit, Form, fit, read_evaluations
 from probe.rewards.ground import (

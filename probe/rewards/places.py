@@ -19,7 +19,9 @@ from probe.model.references import resolve
 from probe.numbers import format_interval, rate
 from probe.plotting.curves import Style
 from probe.plotting.notebook import Drawable, Look, alone, titled
-from probe.plotting.panels import IDEAL
+from probe.plotting.series import (
+    IDEAL,
+)
 from probe.plotting.theme import method_colour
 from probe.rewards.causes import run_of
 from probe.rewards.figures import records, reward_frontier, reward_gains
@@ -152,18 +154,9 @@ class Placed(Drawable):
             axis: KL or its square root.
         """
         proxy = f"proxy reward ({self.judge}, exact), nats"
-        frontier = reward_frontier(
-            self.curve,
-            self._table,
-            self._styles,
-            reward=self.by,
-            label=proxy if self.by == "proxy" else "true reward (exact)",
-            axis=AXES[axis],
-            best_of_n=self.best,
-            paths=self.way,
-            chosen=self.chosen or None,
-            size=SIZE,
-        )
+        label = proxy if self.by == "proxy" else "true reward (exact)"
+        view = FrontierView(reward=self.by, label=label, axis=AXES[axis], chosen=self.chosen or None, size=SIZE)
+        frontier = reward_frontier(self.curve, self._table, self._styles, view, best_of_n=self.best, paths=self.way)
         titles = {name: term(name, "rewards").label for name in (*self._gains, "excess")}
         gains = reward_gains(self._table, self._styles, titles, self.chosen or None)
         return {

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
+from probe.plotting.curves import legend_entry
 from probe.plotting.intervals import SYMBOLS, band, headline_intervals
-from probe.plotting.panels import (
+from probe.plotting.panels import Panels
+from probe.plotting.series import (
+    BARS,
     EXACT,
     IDEAL,
     RATE,
@@ -19,12 +22,11 @@ from probe.plotting.panels import (
     categories,
     curve,
     error_bars,
+    exact,
     hover_texts,
     ideal,
-    legend_entry,
     models_of,
     offsets,
-    panels,
     points,
     share_bars,
 )
@@ -49,7 +51,8 @@ def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
         ("false claim", "other", "other"),
     ]
     right = [("no claim", "truth", "no claim"), ("true claim", "truth", "true claim")]
-    figure = panels(("answers under a false claim", "answers that are true"), (0.62, 0.38), shared=True, gap=0.05)
+    titles = ("answers under a false claim", "answers that are true")
+    panels = Panels(titles, widths=(0.62, 0.38), shared_y=True, spacing=0.05)
     for column, places in enumerate((left, right), start=1):
         names = [(question, answer) for question, answer, _ in places]
         keys = [
@@ -57,21 +60,16 @@ def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
             for a, b in zip(table["asked"], table["answer"], strict=True)
         ]
         rows = table.assign(place=keys)
-        bars(figure, rows[rows["place"] >= 0], look, column, legend=column == 1)
-        figure.update_xaxes(
-            tickvals=list(range(len(places))),
-            ticktext=[words for *_, words in places],
-            showgrid=False,
-            row=1,
-            col=column,
-        )
+        bars(panels, column, rows[rows["place"] >= 0], look)
+        words = [each for *_, each in places]
+        panels.axis("x", column, tickvals=list(range(len(words))), ticktext=words, showgrid=False)
     bayes_rows = table[table["bayes"].notna()].drop_duplicates("answer")
     ideals = dict(zip(bayes_rows["answer"].tolist(), bayes_rows["bayes"].tolist(), strict=True))
     marks = [(place, ideals[answer]) for place, (_, answer, _) in enumerate(left) if answer in ideals]
-    figure.add_trace(ideal(marks, "Bayes' rule"), row=1, col=1)
-    figure.update_yaxes(range=[0, 1.04], tickformat=".0%", zeroline=False)
-    figure.update_yaxes(title_text="share of answers", row=1, col=1)
-    return figure
+    panels.add(1, ideal(marks, "Bayes' rule"))
+    panels.axis("y", **BARS)
+    panels.axis("y", 1, title="share of answers")
+    return panels.crowded()
 
 
 def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -83,39 +81,22 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
         look: style of each model.
     """
     kinds = list(dict.fromkeys(table["who"]))
-    figure = panels(kinds, shared=True, gap=0.08)
-    figure.for_each_annotation(lambda title: title.update(text=title.text.replace(", ", ",<br>")))  # for 420 pixels
-    figure.update_layout(margin={"t": 90}, legend={"y": 1.24})
+    titles = [escape(kind).replace(", ", ",<br>") for kind in kinds]  # for 420 pixels
+    panels = Panels(titles, shared_y=True, spacing=0.08 / max(len(kinds) - 1, 1))
     for column, who in enumerate(kinds, start=1):
         rows = table[table["who"] == who].sort_values("reliability")
         ideal = rows.drop_duplicates("reliability")
-        place = {"row": 1, "col": column}
-        figure.add_trace(
-            go.Scatter(
-                x=ideal["reliability"],
-                y=ideal["bayes"],
-                mode="lines",
-                name="Bayes' rule",
-                legendgroup="bayes",
-                showlegend=column == 1,
-                line=IDEAL,
-                hovertemplate="Bayes' rule: %{y:.1%}<extra></extra>",
-            ),
-            **place,
-        )
+        line = exact(ideal["reliability"], ideal["bayes"], "Bayes' rule", colour=IDEAL["color"])
+        panels.add(column, line.update(hoverinfo=None, hovertemplate="Bayes' rule: %{y:.1%}<extra></extra>"))
         for model, own in models_of(rows, look):
-            figure.add_trace(_line(own, "reliability", model, look, column == 1), **place)
+            panels.add(column, _line(own, "reliability", model, look))
         ticks = ideal[["reliability", "phrase"]].drop_duplicates()
-        figure.update_xaxes(
-            tickvals=ticks["reliability"].tolist(),
-            ticktext=[f"{escape(row.phrase)}<br>{row.reliability:g}" for row in ticks.itertuples()],
-            range=[0.22, 0.98],
-            **place,
-        )
-    figure.update_yaxes(**RATE, zeroline=False)
-    figure.update_yaxes(title_text="belief in the claim", row=1, col=1)
-    figure.update_xaxes(title_text="phrase and its reliability", row=1, col=(len(kinds) + 1) // 2)
-    return figure
+        words = [f"{escape(row.phrase)}<br>{row.reliability:g}" for row in ticks.itertuples()]
+        panels.axis("x", column, tickvals=ticks["reliability"].tolist(), ticktext=words, range=[0.22, 0.98])
+    panels.axis("y", **RATE, zeroline=False)
+    panels.axis("y", 1, title="belief in the claim")
+    panels.axis("x", (len(kinds) + 1) // 2, title="phrase and its reliability")
+    return panels.crowded()
 
 
 def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -128,14 +109,14 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     """
     names = {"claim": "says the claim", "truth": "says the truth", "never flipped": "never flipped"}  # for 420 pixels
     titles = {series: title for series, title in names.items() if series in set(table["series"])}
-    figure = panels(list(titles.values()), shared=True, gap=0.08)
+    panels = Panels(list(titles.values()), shared_y=True, spacing=0.08 / max(len(titles) - 1, 1))
     for column, series in enumerate(titles, start=1):
         for model, rows in models_of(table[table["series"] == series], look):
-            figure.add_trace(_line(rows, "turn", model, look, column == 1), row=1, col=column)
-    figure.update_xaxes(title_text="turn of doubt", dtick=1)
-    figure.update_yaxes(**RATE, zeroline=False)
-    figure.update_yaxes(title_text="share of dialogues", row=1, col=1)
-    return figure
+            panels.add(column, _line(rows, "turn", model, look))
+    panels.axis("x", title="turn of doubt", dtick=1)
+    panels.axis("y", **RATE, zeroline=False)
+    panels.axis("y", 1, title="share of dialogues")
+    return panels.crowded()
 
 
 def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -146,17 +127,18 @@ def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
             (`probe.sycophancy.world.reward_table`).
         look: style of each model.
     """
-    figure = panels(("false claim over truth", "truth over another value"), (0.75, 0.25), shared=True, gap=0.05)
+    titles = ("false claim over truth", "truth over another value")
+    panels = Panels(titles, widths=(0.75, 0.25), shared_y=True, spacing=0.05)
     for column, comparison in enumerate(("claim over truth", "truth over another value"), start=1):
         rows = table[table["compared"] == comparison]
         phrases = list(dict.fromkeys(rows["phrase"]))
-        bars(figure, rows.assign(place=[phrases.index(p) for p in rows["phrase"]]), look, column, column == 1)
-        words = ["all" if phrase == "all" else escape(phrase) for phrase in phrases]
-        figure.update_xaxes(tickvals=list(range(len(words))), ticktext=words, showgrid=False, row=1, col=column)
-        figure.add_hline(y=0.5, line=IDEAL, row=1, col=column)
-    figure.update_yaxes(range=[0, 1.04], tickformat=".0%", zeroline=False)
-    figure.update_yaxes(title_text="share preferred", row=1, col=1)
-    return figure
+        bars(panels, column, rows.assign(place=[phrases.index(phrase) for phrase in rows["phrase"]]), look)
+        words = [escape(phrase) for phrase in phrases]
+        panels.axis("x", column, tickvals=list(range(len(words))), ticktext=words, showgrid=False)
+        panels.mark(column, IDEAL, y=0.5)
+    panels.axis("y", **BARS)
+    panels.axis("y", 1, title="share preferred")
+    return panels.crowded()
 
 
 def matching_bars(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -205,13 +187,13 @@ def agreement_points(table: pd.DataFrame, look: Look) -> go.Figure:
             (`probe.sycophancy.agreement.agreement_table`); the means over both answers are drawn.
         look: style of each model.
     """
-    figure = panels(("which answer is likelier, by how much", "which answer wins"), gap=0.12)
+    panels = Panels(("which answer is likelier, by how much", "which answer wins"), spacing=0.12)
     for column, unit in enumerate(("nats", SHARE), start=1):
         rows = table[(table["unit"] == unit) & (table["answer"] == "both")]
-        _named_points(figure, rows, "quantity", QUANTITIES, look, column, unit if unit == "nats" else DIFFERENCE)
-    figure.update_yaxes(title_text="nats", row=1, col=1)
-    figure.update_yaxes(title_text="percentage points", tickformat=".0%", row=1, col=2)
-    return figure
+        _named_points(panels, rows, "quantity", QUANTITIES, look, column, unit if unit == "nats" else DIFFERENCE)
+    panels.axis("y", 1, title="nats")
+    panels.axis("y", 2, title="percentage points", tickformat=".0%")
+    return panels.crowded()
 
 
 def context_points(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -222,26 +204,24 @@ def context_points(table: pd.DataFrame, look: Look) -> go.Figure:
             (`probe.sycophancy.agreement.context_table`).
         look: style of each model.
     """
-    figure = panels(("the right answer is named", "the wrong answer is named"), shared=True, gap=0.06)
+    panels = Panels(("the right answer is named", "the wrong answer is named"), shared_y=True, spacing=0.06)
     for column, answer in enumerate(("right", "wrong"), start=1):
-        _named_points(figure, table[table["answer"] == answer], "context", NAMED, look, column, "nats")
-    figure.update_yaxes(title_text="named answer ahead, nats", row=1, col=1)
-    return figure
+        _named_points(panels, table[table["answer"] == answer], "context", NAMED, look, column, "nats")
+    panels.axis("y", 1, title="named answer ahead, nats")
+    return panels.crowded()
 
 
 def _named_points(
-    figure: go.Figure, table: pd.DataFrame, by: str, words: Mapping[str, str], look: Look, column: int, unit: str
+    panels: Panels, table: pd.DataFrame, by: str, words: Mapping[str, str], look: Look, column: int, unit: str
 ) -> None:
     """Points with intervals in a panel, models side by side at the places that `words` names; 0 is dashed."""
     names = [name for name in words if (table[by] == name).any()]
     rows_by_model = models_of(table[table[by].isin(names)], look)
     for shift, (model, rows) in zip(offsets(len(rows_by_model), 0.5), rows_by_model, strict=True):
         x = [names.index(name) + shift for name in rows[by]]
-        hover = hover_texts(rows, model, by=by, unit=unit)
-        figure.add_trace(points(x, rows, model, look[model], hover).update(showlegend=column == 1), row=1, col=column)
-    figure.add_hline(y=0, line=IDEAL, row=1, col=column)
-    categories(figure, [words[name] for name in names], "", row=1, col=column)
-    figure.update_xaxes(tickangle=0, row=1, col=column)
+        panels.add(column, points(x, rows, model, look[model], hover_texts(rows, model, by=by, unit=unit)))
+    panels.mark(column, IDEAL, y=0)
+    panels.axis("x", column, tickangle=0, **categories([words[name] for name in names]))
 
 
 def change_bars(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -259,11 +239,11 @@ def change_bars(table: pd.DataFrame, look: Look) -> go.Figure:
     }
     names = [name for name in words if (table["name"] == name).any()]
     rows = table[table["name"].isin(names)]
-    figure = panels(("answers that change to the one that the user names",))
-    bars(figure, rows.assign(place=[names.index(name) for name in rows["name"]]), look, 1)
-    categories(figure, [words[name] for name in names], "")
-    figure.update_yaxes(title_text="share of these questions", range=[0, 1.04], tickformat=".0%", zeroline=False)
-    return figure
+    panels = Panels(("answers that change to the one that the user names",))
+    bars(panels, 1, rows.assign(place=[names.index(name) for name in rows["name"]]), look)
+    panels.axis("x", **categories([words[name] for name in names]))
+    panels.axis("y", title="share of these questions", **BARS)
+    return panels.crowded()
 
 
 def flip_bars(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -284,20 +264,22 @@ def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:
             (`probe.sycophancy.feedback.feedback_table`).
         look: style of each model.
     """
-    figure = panels(("warmer than the plain comment", "the judge takes"), (0.66, 0.34), shared=True, gap=0.06)
+    panels = Panels(
+        ("warmer than the plain comment", "the judge takes"), widths=(0.66, 0.34), shared_y=True, spacing=0.06
+    )
     words = {"like": "I like it", "dislike": "I dislike it", "wrote": "I wrote it", "did_not_write": "not mine"}
     words |= {"known_pairs": "warm one", "shown_first": "first one"}
     for column, about in enumerate(("comments", "judge"), start=1):
         rows = table[table["about"] == about]
         names = list(dict.fromkeys(rows["name"]))
-        bars(figure, rows.assign(place=[names.index(name) for name in rows["name"]]), look, column, column == 1)
+        bars(panels, column, rows.assign(place=[names.index(name) for name in rows["name"]]), look)
         text = [words[name] for name in names]
-        figure.update_xaxes(tickvals=list(range(len(names))), ticktext=text, showgrid=False, row=1, col=column)
-        figure.add_hline(y=0.5, line=IDEAL, row=1, col=column)
-    figure.add_trace(legend_entry("no shift, no bias", line=IDEAL))
-    figure.update_yaxes(range=[0, 1.04], tickformat=".0%", zeroline=False)
-    figure.update_yaxes(title_text="mean probability", row=1, col=1)
-    return figure
+        panels.axis("x", column, tickvals=list(range(len(names))), ticktext=text, showgrid=False)
+        panels.mark(column, IDEAL, y=0.5)
+    panels.add(1, legend_entry("no shift, no bias", line=IDEAL))
+    panels.axis("y", **BARS)
+    panels.axis("y", 1, title="mean probability")
+    return panels.crowded()
 
 
 def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -310,45 +292,42 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
     """
     file = (table["asked"] == "choice").all()
     first, second = ("matching answer", "other") if file else ("claim", "truth")
-    figure = panels((f"{first} ahead of the {second}, logit lens", f"questions with the {first} ahead"), gap=0.1)
+    panels = Panels((f"{first} ahead of the {second}, logit lens", f"questions with the {first} ahead"), spacing=0.1)
     for model, own in models_of(table, look, "layer"):
         style = look[model]
         for condition in dict.fromkeys(table["asked"]):
             rows = own[own["asked"] == condition]
             plain = condition == "no claim"
-            figure.add_trace(band(rows["layer"], rows["ci_low"], rows["ci_high"], style.colour), row=1, col=1)
-            low, high = rows["share_low"], rows["share_high"]
-            figure.add_trace(band(rows["layer"], low, high, style.colour), row=1, col=2)
-            for column, values, number in ((1, "value", ".3f"), (2, "share", ".1%")):
-                figure.add_trace(
-                    go.Scatter(
-                        x=rows["layer"],
-                        y=rows[values],
-                        mode="lines" if plain else "lines+markers",
-                        name=escape(model),
-                        legendgroup=model,
-                        showlegend=column == 1 and not plain,
-                        opacity=0.55 if plain else 1,
-                        line={"color": style.colour, "dash": NO_CLAIM if plain else style.dash, "width": 2},
-                        marker={"symbol": SYMBOLS[style.dash], "size": 7},
-                        hovertemplate=f"{escape(model)}, {condition}: %{{y:{number}}}<extra></extra>",
-                    ),
-                    row=1,
-                    col=column,
+            for column, name, low, high, number in (
+                (1, "value", "ci_low", "ci_high", ".3f"),
+                (2, "share", "share_low", "share_high", ".1%"),
+            ):
+                line = go.Scatter(
+                    x=rows["layer"],
+                    y=rows[name],
+                    mode="lines" if plain else "lines+markers",
+                    name=escape(model),
+                    legendgroup=model,
+                    showlegend=not plain,
+                    opacity=0.55 if plain else 1,
+                    line={"color": style.colour, "dash": NO_CLAIM if plain else style.dash, "width": 2},
+                    marker={"symbol": SYMBOLS[style.dash], "size": 7},
+                    hovertemplate=f"{escape(model)}, {condition}: %{{y:{number}}}<extra></extra>",
                 )
+                panels.add(column, band(rows["layer"], rows[low], rows[high], style.colour), line)
     if (table["asked"] == "no claim").any():
         line = {"color": EXACT, "dash": NO_CLAIM, "width": 2}
-        figure.add_trace(legend_entry("without the claim", line=line, opacity=0.8))
-    figure.add_hline(y=0, line=IDEAL, row=1, col=1)
+        panels.add(1, legend_entry("without the claim", line=line, opacity=0.8))
+    panels.mark(1, IDEAL, y=0)
     last = int(table["layer"].max())
     step = 1 + last // 6  # in half of 420 pixels
     ticks = [0, *range(1 if step == 1 else step + 1, last + 1, step)]
     words = ["embed" if layer == 0 else f"L{layer - 1}" for layer in ticks]
     ends = [-0.12 * last, 1.06 * last]
-    figure.update_xaxes(title_text="residual stream after", tickvals=ticks, ticktext=words, tickangle=0, range=ends)
-    figure.update_yaxes(title_text=f"logit({first}) \u2212 logit({second}), nats", zeroline=False, row=1, col=1)
-    figure.update_yaxes(**RATE, zeroline=False, row=1, col=2)
-    return figure
+    panels.axis("x", title="residual stream after", tickvals=ticks, ticktext=words, tickangle=0, range=ends)
+    panels.axis("y", 1, title=f"logit({first}) \u2212 logit({second}), nats", zeroline=False)
+    panels.axis("y", 2, **RATE, zeroline=False)
+    return panels.crowded()
 
 
 def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
@@ -364,24 +343,17 @@ def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
     renamed = table.rename(columns={"model": "run", "name": "metric"})
     figure = headline_intervals(renamed, look, heads, words=lambda head: Term(head, SHARE))
     rows = table[table["name"].isin(heads)]
-    figure.add_trace(
-        go.Scatter(
-            x=rows["random"],
-            y=[heads.index(name) + 0.42 for name in rows["name"]],
-            mode="markers",
-            name="random directions",
-            marker={"symbol": "line-ns-open", "color": EXACT, "size": 9},
-            hovertemplate="random direction: %{x:.1%}<extra></extra>",
-        )
+    chance = go.Scatter(
+        x=rows["random"],
+        y=[heads.index(name) + 0.42 for name in rows["name"]],
+        mode="markers",
+        name="random directions",
+        marker={"symbol": "line-ns-open", "color": EXACT, "size": 9},
+        hovertemplate="random direction: %{x:.1%}<extra></extra>",
     )
-    figure.add_vline(x=1, line=IDEAL)
-    figure.update_xaxes(
-        title_text="share of the gap that the head's patch closes (100 %: as if the claim were true)",
-        range=None,
-        autorange=True,
-    )
-    figure.update_yaxes(title_text="head")
-    return figure
+    title = "share of the gap that the head's patch closes (100 %: as if the claim were true)"
+    figure.add_trace(chance).add_vline(x=1, line=IDEAL)
+    return figure.update_xaxes(title_text=title, range=None, autorange=True).update_yaxes(title_text="head")
 
 
 def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -396,29 +368,25 @@ def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     answer = "claim" if (table["answer"] == "claim").all() else "matching answer"
     rival = "truth" if answer == "claim" else "other"
     titles = (f"{answer} ahead of the {rival}", f"questions where the {answer} wins", "unrelated facts right")
-    figure = panels(titles, gap=0.14)
+    panels = Panels(titles, spacing=0.07)
     for _, rows in models_of(table, look, "alpha"):
-        figure.add_trace(band(rows["alpha"], rows["null_low"], rows["null_high"], EXACT), row=1, col=1)
+        panels.add(1, band(rows["alpha"], rows["null_low"], rows["null_high"], EXACT))
     for model, rows in models_of(table, look, "alpha"):
         for column, name in enumerate(("target", "above_zero", "accuracy"), start=1):
             if name not in rows or rows[name].isna().all():  # a model that answers none of the unrelated questions
                 continue
             points = rows.assign(value=rows[name], ci_low=rows[f"{name}_low"], ci_high=rows[f"{name}_high"])
-            unit = "nats" if name == "target" else SHARE
-            figure.add_trace(_line(points, "alpha", model, look, column == 1, unit), row=1, col=column)
-    figure.add_trace(
-        legend_entry(
-            "range of random directions", marker={"symbol": "square", "size": 11, "color": EXACT, "opacity": 0.35}
-        )
-    )
-    figure.update_xaxes(title_text="dose, in mean residual norms", zeroline=False)
-    figure.update_yaxes(title_text="nats", zeroline=False, row=1, col=1)
+            panels.add(column, _line(points, "alpha", model, look, "nats" if name == "target" else SHARE))
+    patch = {"symbol": "square", "size": 11, "color": EXACT, "opacity": 0.35}
+    panels.add(1, legend_entry("range of random directions", marker=patch))
+    panels.axis("x", title="dose, in mean residual norms", zeroline=False)
+    panels.axis("y", 1, title="nats", zeroline=False)
     for column in (2, 3):
-        figure.update_yaxes(**RATE, zeroline=False, row=1, col=column)
-    return figure
+        panels.axis("y", column, **RATE, zeroline=False)
+    return panels.crowded()
 
 
-def _line(rows: pd.DataFrame, x: str, model: str, look: Look, legend: bool, unit: str = SHARE) -> go.Scatter:
+def _line(rows: pd.DataFrame, x: str, model: str, look: Look, unit: str = SHARE) -> go.Scatter:
     """Return a model's curve with its intervals as error bars."""
     line = curve(rows[x], rows["value"], model, look[model], hover_texts(rows, model, unit=unit))
-    return line.update(showlegend=legend, error_y=error_bars(rows))
+    return line.update(error_y=error_bars(rows))

@@ -137,7 +137,7 @@ def test_a_long_text_keeps_its_hover_without_markers():
 
 
 def test_hover_names_query_before_key():
-    settings = heads.hover(["a", "<b>"], "{} looks at {}")
+    settings = heads.pair_hover(["a", "<b>"], "{} looks at {}")
     assert settings["customdata"][1, 0].tolist() == ["&lt;b&gt; [1]", "a [0]"]
     assert settings["hovertemplate"] == "%{customdata[0]} looks at %{customdata[1]}"
 

@@ -19,7 +19,7 @@ def test_a_line_a_layer_is_the_mean_over_heads_and_lag_zero_has_a_place():
     assert lines[2].hovertemplate.startswith("L5")
     assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == ("log", "log")
     assert list(figure.layout.xaxis.ticktext) == ["itself", "1", "2", "4", "8"]
-    assert (figure.data[3].marker.cmin, figure.data[3].marker.cmax) == (0, 5)
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 5)
 
 
 def test_far_lags_are_averaged_in_groups():

@@ -121,7 +121,7 @@ def test_the_strongest_parts_over_training_are_shown_around_zero():
     values = np.array([[0.1, 0.1], [0.0, -3.0], [2.0, np.nan], [0.5, 0.2]])
     figure = training_parts(values, [0, 10], ["a", "b", "c", "d"], label=HOSTILE, k=3)
     assert list(figure.layout.yaxis.ticktext) == ["d", "c", "b"]  # upwards
-    np.testing.assert_array_equal(figure.data[0].z, values[[3, 2, 1]])
+    np.testing.assert_allclose(figure.data[0].z, values[[3, 2, 1]], rtol=1e-6)
     axis = figure.layout.coloraxis
     assert (axis.cmin, axis.cmax) == (-3, 3)
     assert [colour for _, colour in axis.colorscale] == list(LIGHT.diverging)
@@ -132,7 +132,7 @@ def test_the_strongest_parts_over_training_are_shown_around_zero():
 def test_kl_over_training_is_read_downwards_from_zero():
     kl = np.array([[0.0, 0.4], [0.1, np.nan], [0.0, 0.2]])
     figure = training_kl(kl, [0, 1000], ["a", HOSTILE, "a"])
-    np.testing.assert_array_equal(figure.data[0].z, kl)
+    np.testing.assert_allclose(figure.data[0].z, kl, rtol=1e-6)
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 0.4)
     assert figure.layout.yaxis.autorange == "reversed"
     assert figure.layout.yaxis.ticktext[2] == "a [2]"

@@ -32,9 +32,8 @@ def placed() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 @pytest.mark.parametrize("axis", ["d", "kl"])
 def test_policies_lie_under_the_frontier_and_their_excess_is_drawn(placed: tuple, axis: str) -> None:
     places, curve, best = placed
-    figure = rewards.reward_frontier(
-        curve, places, LOOK, reward="proxy", label=HOSTILE, axis=axis, best_of_n=best, chosen=HOSTILE
-    )
+    view = rewards.FrontierView(reward="proxy", label=HOSTILE, axis=axis, chosen=HOSTILE)
+    figure = rewards.reward_frontier(curve, places, LOOK, view, best_of_n=best)
     points = {trace.name: trace for trace in figure.data if trace.mode == "markers"}
     assert set(points) == {"base", "&lt;b&gt;x&lt;/b&gt;", "worse"}
     power = 0.5 if axis == "d" else 1.0
@@ -103,7 +102,8 @@ def test_fits_are_drawn_through_their_points_with_a_star_at_a_peak_among_them() 
 
 def test_best_of_n_has_the_colour_of_no_method(placed: tuple) -> None:
     places, curve, best = placed
-    drawn = rewards.reward_frontier(curve, places, LOOK, reward="proxy", label="proxy", best_of_n=best)
+    view = rewards.FrontierView(reward="proxy", label="proxy")
+    drawn = rewards.reward_frontier(curve, places, LOOK, view, best_of_n=best)
     (line,) = [trace for trace in drawn.data if (trace.hovertemplate or "").startswith("best of")]
     (note,) = [note for note in drawn.layout.annotations if note.text == "best of N"]
     methods = {*METHODS.values(), *SECOND.values()}

@@ -24,7 +24,7 @@ from probe.plotting.series import (
 )
 from probe.plotting.theme import method_colour
 from probe.rewards.causes import run_of
-from probe.rewards.figures import records, reward_frontier, reward_gains
+from probe.rewards.figures import FrontierView, records, reward_frontier, reward_gains
 from probe.rewards.frontiers import place, read_evaluations
 from probe.rewards.ground import (
     LISTED,

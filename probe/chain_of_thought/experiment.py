@@ -178,14 +178,14 @@ def run(
             and for a model of none the set `gsm8k` of `probe.questions`.
         n: questions.
         limit: the first rows of a file, of which n are drawn; all of them by default.
-        seed: of the questions and samples.
+        seed: seed of the questions and samples.
         samples: drawn for each question, for pass@k.
         shots: solved sums before a biased question (the world's).
         pattern: regular expression whose group is the final answer (files); default: a number, or the line.
         tokens: most tokens of a reasoning (files).
         temperature: at which reasonings are sampled (files; 1 in the world).
         form: of the prompts (files): the tokenizer's chat template if it has one (auto), always (chat), never (plain).
-        tick: called with the share that is done.
+        tick: function called with the share of the work done.
     """
     from probe.chain_of_thought import world as reasoned_sums
     from probe.chain_of_thought.world import LEAST

@@ -50,7 +50,7 @@ def pool_curves(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: int = GRID,
     Args:
         curves: for each question its shares and agreements.
         grid: parts of the axis.
-        seed: of the bootstrap over questions.
+        seed: seed of the bootstrap over questions.
 
     Returns:
         Columns share, value, ci_low, ci_high, n.
@@ -127,7 +127,7 @@ def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0, l
         first: [P] right samples of each problem from one model.
         second: [P] the same from the other, problem by problem.
         samples: drawn for each problem by either.
-        seed: of the bootstrap over problems.
+        seed: seed of the bootstrap over problems.
         largest: k up to which they are compared; all samples by default.
 
     Raises:

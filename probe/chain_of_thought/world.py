@@ -108,7 +108,7 @@ def sum_answers(lm: "LM", sums: Sequence[PartialSum], least: float = LEAST, tick
         lm: a model with the world's tokenizer.
         sums: the sums and their written steps.
         least: branches that are less probable are left out.
-        tick: called with the share that is done.
+        tick: function called with the share of the work done.
     """
     ids = lm.tokenizer.convert_tokens_to_ids
     values, repeats = np.zeros((len(sums), 10)), np.zeros(len(sums))

@@ -182,7 +182,7 @@ def claim_pairs(lm: LM, n: int = 60, seed: int = 0) -> list[Pair]:
     Args:
         lm: the model that is asked.
         n: pairs, at most.
-        seed: of their choice.
+        seed: seed of the choice.
 
     Raises:
         DataError: the model's world makes no false claims.

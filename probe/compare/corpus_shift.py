@@ -455,7 +455,7 @@ def compare_corpus(
     bootstrap over texts.
 
     Args:
-        base: the model compared against.
+        base: model to compare against.
         aligned: the other one; its tokenizer must be the same, and its chat template writes messages.
         texts: a file with a row a text: `text`, `messages`, or `prompt` (with `completion` or `chosen`), and `kind` by
             which texts are grouped; or a text file as one text. Without one, the questions of the world that both
@@ -464,10 +464,10 @@ def compare_corpus(
         answers: count only the positions whose next token an assistant says: the last token of a prompt and what stands
             behind it. Texts without a prompt count whole.
         n: texts of the file (by default 100), or questions of each kind (by default 10).
-        seed: of the choice of texts, of groups, halves and intervals.
+        seed: seed of the choice of texts, of groups, halves and intervals.
         k: promoted and suppressed tokens of each score.
         most: changed positions that are listed.
-        tick: called with the share that is done.
+        tick: function called with the share of the work done.
 
     Raises:
         DataError: a model reads one number, the tokenizers differ, the file cannot be read, or a text is empty or has
@@ -613,7 +613,7 @@ def _mine(
         sums: [G V] of the score over the positions of each group.
         counts: [G] positions.
         k: tokens of each end.
-        seed: of halves and resamples.
+        seed: seed of halves and resamples.
     """
     rng, value = np.random.default_rng(seed), sums.sum(0) / counts.sum()
     ends = {"promoted": _first(value, k), "suppressed": _first(-value, k)}

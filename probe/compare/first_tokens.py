@@ -350,8 +350,8 @@ def compare_first_tokens(
         layers: the block whose tokens are read (-1 is the embedding), in Python several; by default the middle one.
             Sizes are of all.
         top: tokens of each direction.
-        seed: of signs and halves.
-        tick: called with the share that is done.
+        seed: seed of signs and halves.
+        tick: function called with the share of the work done.
         n: texts that are read of a file or of a world.
 
     Raises:
@@ -528,8 +528,8 @@ def steer(
         random: random directions as long, for each dose.
         prompts: texts that are continued at each dose and at 0, greedily.
         max_new_tokens: of a continuation.
-        seed: of the directions and of the intervals.
-        tick: called with the share that is done.
+        seed: seed of the directions and of the intervals.
+        tick: function called with the share of the work done.
 
     Raises:
         DataError: the direction has no length, or is of another width.
@@ -630,7 +630,7 @@ def steer_by_first_tokens(
 
     Args:
         base: the model that is steered.
-        aligned: the other one.
+        aligned: the other model.
         prompt: what the base continues; nothing where it is empty.
         behaviour: what is measured: by how much the first answer of each pair of a file is preferred (`prompt`,
             `chosen`, `rejected`); without a file, a user's false claim against the truth. In Python also a `Behaviour`.
@@ -639,7 +639,7 @@ def steer_by_first_tokens(
         layers: the block after which it is read and added; by default the middle one.
         n: texts that are read of a file or of a world.
         count: pairs of answers; 24 in a world, 8 without one.
-        tick: called with the share that is done.
+        tick: function called with the share of the work done.
 
     Raises:
         ProbeError: see `compare_first_tokens` and `steer`.

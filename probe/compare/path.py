@@ -225,7 +225,7 @@ class WeightPath(Drawable):
         taken.
 
         Args:
-            seed: of the bootstrap.
+            seed: seed of the bootstrap.
         """
         inside = [index for index, alpha in enumerate(self.alphas) if 0 <= alpha <= 1]
         at = np.array([self.alphas[index] for index in inside])
@@ -387,7 +387,7 @@ def follow_line(
         alphas: other alphas in place of those, with 0 and 1 among them.
         folder: where the result at each alpha is kept and found again; without one nothing is kept.
         keep: keep what is measured; otherwise results are only looked for in the folder.
-        tick: called with the share that is done.
+        tick: function called with the share of the work done.
         options: of the experiment.
 
     Raises:
@@ -467,7 +467,7 @@ def _linearity(
         at: alphas, from 0 to 1.
         values: of the metric there.
         items: those behind the values, if intervals can be had.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
     """
     r2, gaps = r_squared(at, values), departures(at, values)
     largest = int(np.argmax(np.where(np.isnan(gaps), -1, np.abs(gaps))))

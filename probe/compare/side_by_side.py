@@ -397,12 +397,12 @@ def compare(
     centred on zero.
 
     Args:
-        base: the model compared against.
+        base: model to compare against.
         aligned: the other one; its tokenizer must be the same.
         prompt: a text, or in Python messages for the chat template of `aligned`.
         max_new_tokens: length of the continuations at most.
         temperature: 0 is greedy; log-probabilities and KL are always those at 1.
-        seed: of both samples, where the temperature is above 0; equal chance makes the two differ only where the models
+        seed: seed of both samples, where the temperature is above 0; equal chance makes the two differ only where the models
             do.
         k: how many most probable tokens to keep.
         answers: texts whose first token that differs is followed through the layers of the lenses; what all begin with

@@ -249,8 +249,8 @@ def transplant_parts(
             `probe.compare.model_parts.KINDS`.
         matched: scattered parts for each kind; 99 in a world, 29 without one.
         random: random changes as large for each part; they cost most of the time, and 15 are enough for a p-value.
-        seed: of the controls and of the intervals.
-        tick: called with the share that is done.
+        seed: seed of the controls and of the intervals.
+        tick: function called with the share of the work done.
         n: pairs, at most; 40 in a world, 8 without one.
 
     Raises:

@@ -230,9 +230,9 @@ def weight_change(base: LM, aligned: LM, tick: Tick = ignore) -> WeightChange:
     computed in double precision.
 
     Args:
-        base: the model compared against.
+        base: model to compare against.
         aligned: the other one, of the same architecture and sizes.
-        tick: called with the share that is done.
+        tick: function called with the share of the work done.
 
     Raises:
         ModelError: the models differ in architecture, shapes, or numbers of heads.

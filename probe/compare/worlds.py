@@ -14,7 +14,7 @@ def shared_world(base: "LM", aligned: "LM", file: str) -> "World | None":
 
     Args:
         base: one model.
-        aligned: the other one.
+        aligned: the other model.
         file: what would do in place of the questions, such as `texts`.
 
     Raises:
@@ -38,7 +38,7 @@ def worlds_apart(base: Any, aligned: Any, names: tuple[str, str] = ("base", "ali
 
     Args:
         base: an `LM` or a `Run`.
-        aligned: the other one.
+        aligned: the other model.
         names: how they are called.
     """
     from probe.world import of

@@ -119,7 +119,7 @@ def run(
         data: a file a phase, as `a.jsonl,b.jsonl`, or a folder of them, in the formats that `probe train continual`
             takes; without it the phases of the model's world.
         n: questions of each task (the world's; files are measured on up to 200 held-out examples).
-        seed: of the questions and of the trainings.
+        seed: seed of the questions and of the trainings.
         strategies: which of plain, replay and ewc.
         phases: of the world that are taught.
         steps: optimiser steps of a phase.
@@ -131,7 +131,7 @@ def run(
         target: accuracy on the first phase to which learning and relearning are counted.
         old: with files, one of what the model knows already: measured, replayed, protected.
         relearn: also learn the first phase again, for the savings; without it half of the trainings are left out.
-        tick: called with the share that is done.
+        tick: function called with the share of the work done.
     """
     import torch
 

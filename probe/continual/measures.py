@@ -208,7 +208,7 @@ def savings(
         first: scores of the N items when it was learned first.
         again: the same when it was learned again.
         target: the mean score to reach.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Raises:
         DataError: the shapes differ.

@@ -304,7 +304,7 @@ def differences(
         baseline: of the baseline.
         items: of the model.
         baseline_items: of the baseline; only items of both enter the difference.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
         by_prompt: equal names are not enough to be the same item; adds the column `PAIRS`.
 
     Returns:

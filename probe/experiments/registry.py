@@ -6,7 +6,7 @@
 
         Args:
             n: questions.
-            seed: of the questions.
+            seed: seed of the questions.
         \"\"\"
         ...
         return items                       # a DataFrame with a column `echoes`, or an `Evidence` with more
@@ -182,7 +182,7 @@ def run_experiment(
         name: of the experiment (`probe experiment` lists them).
         lm: the model, or a reference to one.
         baseline: a second model that answers the same items, or a reference.
-        tick: called with the share that is done.
+        tick: function called with the share of the work done.
         options: n, seed, data, and the experiment's own.
 
     Raises:

@@ -444,7 +444,7 @@ def perform(
     Args:
         experiment: what to run.
         lm: the model, or a reference to one.
-        tick: called with the share that is done.
+        tick: function called with the share of the work done.
         both_forms: ask some questions of a file again in the other form of prompts (`probe.experiments.forms`).
         options: `baseline`, and the experiment's own.
 

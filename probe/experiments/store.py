@@ -169,7 +169,7 @@ def obtain(
         again: run it even so.
         folder: to look for results and to store them, instead of those of the models.
         both_forms: see `probe.experiments.run.perform`.
-        tick: called with the share that is done.
+        tick: function called with the share of the work done.
         options: n, seed, data, and the experiment's own.
     """
     outcomes = []

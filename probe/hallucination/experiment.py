@@ -349,7 +349,7 @@ def run(
             `probe.questions` by name; without one the model's world, and for a model of none the set `truthfulqa`.
         n: questions of each kind, drawn by the seed.
         limit: the first rows of a file, of which n are drawn; all of them by default.
-        seed: of questions, samples, folds and shuffles.
+        seed: seed of questions, samples, folds and shuffles.
         samples: answers sampled of each question for semantic entropy and agreement.
         shuffles: how often labels are shuffled for the null of the direction, or of P(IK)'s head.
         equivalence: when two free answers mean the same, normalised or exact (or one that a plugin adds).

@@ -525,7 +525,7 @@ def p_ik(
         lm: the model that answered.
         tables: each with the columns kind, prompt and p_right, the same questions in the same order.
         shuffles: of each head's null.
-        seed: of folds and shuffles.
+        seed: seed of folds and shuffles.
         tick: progress.
 
     Returns:

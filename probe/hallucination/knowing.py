@@ -130,7 +130,7 @@ def known_direction(
         people: [N] the person of each question.
         folds: into how many parts the people are split, each kind evenly.
         shuffles: S.
-        seed: of folds and shuffles.
+        seed: seed of folds and shuffles.
 
     Raises:
         DataError: fewer people of a kind than folds.
@@ -282,7 +282,7 @@ def knowing_head(
         prompts: [N] the questions as they are asked.
         folds: into how many parts the questions are split, known and unknown ones evenly.
         shuffles: S.
-        seed: of folds and shuffles.
+        seed: seed of folds and shuffles.
 
     Raises:
         DataError: fewer questions of a kind than folds, or a chance that is none.

@@ -338,7 +338,7 @@ def sampled_columns(
         asked: the N questions.
         main: [N] the answers with which the samples are compared.
         samples: how many are drawn of each question for semantic entropy and agreement.
-        seed: of the samples.
+        seed: seed of the samples.
         tick: progress.
 
     Returns:

@@ -64,7 +64,7 @@ def folder(bench: Bench) -> Path | None:
 
 
 def files(bench: Bench) -> list[Path]:
-    """Return the files that can store findings; new ones go to the first."""
+    """Return the files that can store findings (none without runs); new ones go to the first."""
     place = folder(bench)
     if place is None:
         return []

@@ -590,7 +590,7 @@ def _keywords(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def _chosen(method: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the values that a method takes."""
-    taken = _keywords(getattr(method, "__func__", method))  # not of the result itself, which must not be kept
+    taken = _keywords(getattr(method, "__func__", method))  # cached per function, so that the result itself is not kept
     return {name: value for name, value in values.items() if name in taken}
 
 

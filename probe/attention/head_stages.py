@@ -302,10 +302,10 @@ def stages(lm: LM, text: str | Sequence[int], layer: int, head: int, *, k: int =
     names = [block + "attn." + kind for kind in kinds] + [block + "hook_resid_pre", last]
     _, cache = lm.run_with_cache([ids], names + ([post] if post else []))
     scores, pattern, v, z = (cache[block + "attn." + kind][0] for kind in kinds)
-    if torch.equal(scores, pattern):  # OPT and GPT-J: their hook of the scores shows the weights
+    if torch.equal(scores, pattern):  # OPT and GPT-J, whose score hook returns the weights
         own = read_network(lm, check=False).blocks[layer]
         scores = bilinear(own.maps, own.norm(cache[block + "hook_resid_pre"][0].to(own.maps.M.dtype)))
-    outside = scores[head] < torch.finfo(scores.dtype).min / 2  # out of a sliding window
+    outside = scores[head] < torch.finfo(scores.dtype).min / 2  # outside a sliding window
     mask = outside | torch.ones_like(outside).triu(1)
     out = lm.bridge.blocks[layer].attn.W_O[head]
     value = v[:, head * v.shape[1] // len(scores)] @ out

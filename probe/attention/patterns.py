@@ -87,7 +87,7 @@ def attention(
     _, cache = lm.run_with_cache([ids], names)
     pattern = np.empty((len(names), *cache[names[0]].shape[1:]), np.float32)
     for row, name in zip(pattern, names, strict=True):
-        row[...] = array(cache.cache_dict.pop(name)[0])  # the preflight has room for all of them once, not twice
+        row[...] = array(cache.cache_dict.pop(name)[0])  # the memory check allows for one copy, not two
     return Attention(pieces(lm.tokenizer, ids), ids, length, pattern)
 
 

@@ -71,7 +71,7 @@ def stream_weights(lm: LM, ids: Sequence[int], block: int, receive: Receive) -> 
     if not reader.layers:
         raise _unreadable(lm)
     numbers = [number for number in reader.layers if isinstance(number, int)]
-    distinct = len(set(numbers)) == len(reader.layers)  # else a module without a number, or one that is used twice
+    distinct = len(set(numbers)) == len(reader.layers)  # otherwise a module has no index, or is used twice
     return numbers if distinct else list(range(len(reader.layers)))
 
 
@@ -99,9 +99,7 @@ def _reading(reader: _BlockReader) -> Iterator[None]:
 def _readable(lm: LM) -> Any:
     """Return the body of the model (no unembedding) as a separate module tree that attends through `_attention`."""
     AttentionInterface.register(KERNEL, _attention)
-    AttentionMaskInterface.register(
-        KERNEL, sdpa_mask
-    )  # true or false for each pair, and nothing where it is just causal
+    AttentionMaskInterface.register(KERNEL, sdpa_mask)  # a boolean for each pair, or None for a plain causal mask
     if not lm.model._can_set_attn_implementation():
         raise _unreadable(lm)
     own = twin(lm.model).eval()

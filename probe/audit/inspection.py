@@ -187,7 +187,7 @@ def stored_audit(
     found = find_audit(_key(ask_in(base, aligned, form), parts, past, n, seed), folders)
     if found is None:
         return None
-    asked = {"models": _models(base, aligned), "only": list(only), "n": n}  # runs may have another name by now
+    asked = {"models": _models(base, aligned), "only": list(only), "n": n}  # runs may have been renamed since
     notes = tuple(dict.fromkeys((*found.notes, *past.notes)))
     return replace(found, notes=notes, meta={**found.meta, **asked}).count_from(smallest, margin)
 

@@ -33,7 +33,7 @@ SAME = 1e-9
 """Largest distance of a correlation from 1 at which two columns count as one."""
 QUESTIONS = ("row", "person", "sequence", "question")
 """Columns that identify the question of an item; the first that has a value is used."""
-_CLOSE = 1 - 1e-9  # a difference that is as large but for rounding is as large
+_CLOSE = 1 - 1e-9  # tolerance for rounding when differences are compared
 
 
 class Swapped(NamedTuple):
@@ -83,7 +83,7 @@ def swap_models(
             table[:, at] = swapped_differences(metric, rows, other_rows, questions, flips)
     same_as = same_statistics(metrics, pairs)
     size = np.abs(table)
-    drawn = np.nan_to_num(size[1:], nan=0.0)  # a swap without a value, as an AUROC of one kind, is no large difference
+    drawn = np.nan_to_num(size[1:], nan=0.0)  # a swap without a value counts as no difference
     spread = np.sqrt((drawn**2).mean(axis=0))
     found, drawn_units = (
         np.divide(each, spread, out=np.zeros_like(each), where=spread > 0) for each in (size[0], drawn)

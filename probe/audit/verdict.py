@@ -42,7 +42,7 @@ BACK_AND_FORTH = (0.05, 0.15)
 FEW = 200
 """Largest number of pairs for which the exact sign test also limits the power of a share, which moves in steps."""
 MOST_ANSWERS = 100_000
-"""Largest number of answers for which the sign test is computed exactly."""
+"""Number of answers from which a row no longer counts as a share of answers."""
 Z = 1.959963984540054
 DIFFERENCES = ("difference", "difference_low", "difference_high")
 INNER_ENDS = ("difference_low90", "difference_high90")
@@ -133,7 +133,7 @@ def row_mde(row: Mapping[Any, Any]) -> float:
     error = (high - low) / (2 * Z)
     variance = n * error * error
     critical = float(row["critical"])
-    critical = Z if critical != critical else max(critical, Z)  # coarse swaps of few pairs can lie lower
+    critical = Z if critical != critical else max(critical, Z)  # with few pairs, coarse swaps give less
     if n < FEWEST:
         return math.inf
     if counts_answers(row):

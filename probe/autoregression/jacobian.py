@@ -417,7 +417,7 @@ class NeutralJacobian(Drawable):
 
         Its logarithm is log |det J_l| / d, and determinants multiply: it is exact where single values are not resolved.
         """
-        with np.errstate(divide="ignore"):  # a block that loses a direction has the determinant 0
+        with np.errstate(divide="ignore"):  # a rank-deficient block has determinant 0
             return np.exp(np.log(self.alone).mean(-1)[::-1].cumsum()[::-1])
 
     @property
@@ -486,7 +486,7 @@ def spectrum_seconds(lm: LM, text: str | Sequence[int], position: int) -> float:
     state = next(iter(states(net, text_ids(lm.tokenizer, text))))
     start = time.perf_counter()
     torch.linalg.svdvals(block_jacobian(net.blocks[0], state).double())
-    return 1.3 * len(net.blocks) * (time.perf_counter() - start)  # the product has singular values of its own
+    return 1.3 * len(net.blocks) * (time.perf_counter() - start)  # 1.3: also those of the product
 
 
 @analysis(

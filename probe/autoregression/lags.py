@@ -364,7 +364,7 @@ def lag_profile(
         clean = lm.logits([ids])[0].float().log_softmax(-1)
         values = np.zeros((len(sources), lags))
         for part in batches(replacements.size, len(ids), clean.shape[-1]):
-            owner = np.arange(replacements.size)[part] // resamples  # which source each copy belongs to
+            owner = np.arange(replacements.size)[part] // resamples  # index of each copy's source position
             at, length = sources[owner], min(len(ids), int(sources[owner[-1]]) + lags)
             copies = np.tile(ids[:length], (len(owner), 1))
             copies[np.arange(len(owner)), at] = replacements.ravel()[part]
@@ -656,7 +656,7 @@ def effective_order(
     firsts = [start(lm, ids, keep) for ids in rows]
     places = [
         (text, index, int(at), m)
-        for m in range(1, longest + 1)  # short ones first: rows of one batch are near in length
+        for m in range(1, longest + 1)  # short rows first, so that the rows of a batch have similar lengths
         for text, first in enumerate(firsts)
         for index, at in enumerate(picks[text])
         if at + 1 - first > m

@@ -313,7 +313,7 @@ def look_back(
             lm, read, lags=lags, of=output, projections=count, positions=ends, keep=kept, tick=first
         )
     else:
-        pool: Pool = "unigram" if len(read) > 1 else "vocabulary"  # one text has too few tokens to draw from
+        pool: Pool = "unigram" if len(read) > 1 else "vocabulary"  # a single text has too few tokens to draw from
         profile = lag_profile(
             lm, read, lags=lags, resamples=count, pool=pool, positions=replaced, keep=kept, tick=first
         )

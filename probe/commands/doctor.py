@@ -65,7 +65,7 @@ def examine() -> Iterator[Finding]:
     for what, check in checks.items():
         try:
             result = check()
-        except Exception as error:  # the report must name whatever is wrong, not end with it
+        except Exception as error:  # the report names every error instead of stopping at it
             message = str(error) if isinstance(error, ProbeError) else f"{type(error).__name__}: {error}"
             result = Finding("broken", what, message)
         yield from result if isinstance(result, list) else [result]

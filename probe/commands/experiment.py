@@ -128,13 +128,13 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     options = {each.name: getattr(settings, each.name) for each in fields(own)}
     if settings.out:
         check_target(settings.out)
-    files = prepare(experiment, **options)  # they are refused before a model is loaded
+    files = prepare(experiment, **options)  # invalid files are refused before a model is loaded
     if only_check:
         return
     open_models((settings.model, *settings.also, settings.baseline))
     for note in files.notes:
         say(f"probe: note: {note}", error=True)
-    from probe.model.rewards import analysable  # torch, which nobody who asks for help waits for
+    from probe.model.rewards import analysable  # late: imports torch, not needed for help
 
     models = [analysable(ref) for ref in (settings.model, *settings.also, settings.baseline) if ref]
     give_world(models, named_world(settings.world))

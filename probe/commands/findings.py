@@ -87,7 +87,7 @@ def findings(argv: list[str]) -> int:
                 bench.tick = part(bar.tick, index, len(claims))
                 bench.tick(0.0)
                 by_name[claim.name] = finding(bench, claim)
-                if settings.n is None:  # what is on record was asked in full
+                if settings.n is None:  # recorded findings have the full number of questions
                     record(bench, [claim], [by_name[claim.name]])
     judged = judge(by_name)
     results = [judged[claim.name] for claim in claims]

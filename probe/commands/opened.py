@@ -114,5 +114,5 @@ def require_files(names: Iterable[str | Path]) -> None:
 
 
 def _tell(what: str, ref: str, where: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # one of the processes of a training
+    if os.environ.get("RANK", "0") == "0":  # one process of a distributed training
         say(f"probe: {what} `{brief(ref)}` is {where}", error=True)

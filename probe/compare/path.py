@@ -421,7 +421,7 @@ def measure_at(
     """Run the experiment at one alpha, or load its result from the folder; see `follow_line`."""
     place = None if folder is None else place_at(base, aligned, alpha, experiment, folder, **options)
     if place is not None and (place / RESULT_FILE).is_file():
-        with suppress(DataError):  # one that is damaged is measured again
+        with suppress(DataError):  # a damaged result is measured again
             return sendable_result(Result.load(place))
     lm = interpolate(base, aligned, alpha)
     result = perform(find_experiment(experiment), lm, tick=tick, both_forms=False, **options)

@@ -181,7 +181,7 @@ class Transplants(Drawable):
             text = f"{row['part']} {'' if alone else 'does most '}of {several} ({effect}{share}"
             if row["matched"]:
                 text += f", scattered parts of its size {_between(row, 'matched', unit)}{suffix}"
-                if len(rows) / (1 + row["matched"]) <= LEVEL:  # the least that p can be
+                if len(rows) / (1 + row["matched"]) <= LEVEL:  # the smallest possible p
                     text += f", corrected p = {row['p_holm']:.2g}"
             if row["random"]:
                 text += f", random changes of its size at most {_size(row, unit)}{suffix}"

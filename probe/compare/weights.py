@@ -209,7 +209,7 @@ def decomposition_seconds(base: LM, aligned: LM) -> float:
     torch.linalg.svdvals(matrix)
     each = (time.perf_counter() - start) / TIMED**3
     sizes = [tuple(weight.flatten(1).shape) for weight in aligned.model.parameters() if weight.ndim > 1]
-    return 2 * each * sum(rows * columns * min(rows, columns) for rows, columns in sizes)  # heads take as long again
+    return 2 * each * sum(rows * columns * min(rows, columns) for rows, columns in sizes)  # 2: heads as well
 
 
 @analysis(

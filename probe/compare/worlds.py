@@ -45,7 +45,7 @@ def worlds_apart(base: Any, aligned: Any, names: tuple[str, str] = ("base", "ali
 
     try:
         worlds = [of(each) for each in (base, aligned)]
-    except ProbeError:  # a run that cannot be read says so where it is opened
+    except ProbeError:  # an unreadable run is reported where it is opened
         return ""
     if worlds[0] is None or worlds[1] is None or worlds[0].hash == worlds[1].hash:
         return ""

@@ -356,7 +356,7 @@ def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> Train
             results.learning.append(_curve_of_log(steps, again, strategy))
             first_curve, again_curve = (
                 np.array(each)[:, None] for each in (first, again)
-            )  # a log has no items: the mean is the one
+            )  # a log has no items, only the mean
             results.savings[strategy] = savings(at, first_curve, again_curve, plan.target)
     sizes = [task.shape[1] for task in results.scores[plan.strategies[0]]]
     results.texts = saved_texts(run, results.tasks) or [

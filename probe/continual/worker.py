@@ -27,7 +27,7 @@ def work(lines: Iterable[str]) -> None:
         done = Path(job["done"])
         half = done.with_name(f"{done.name}.tmp")
         half.write_text(str(status), encoding="utf-8")
-        os.replace(half, done)  # whoever waits never sees half of it
+        os.replace(half, done)  # renamed, so that a reader never sees a partial file
 
 
 def run(argv: list[str]) -> int:

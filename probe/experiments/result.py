@@ -170,11 +170,11 @@ def to_column(values: list[Any], kind: str | None) -> pd.Series:
     if kind in ("object", "boolean", "Int64", "bool", "int64"):
         try:
             return pd.Series(values, dtype=kind)
-        except OverflowError:  # a number beyond all of its kind
+        except OverflowError:  # a number out of range for the type
             return numbers(values).astype(float)
     try:
         return pd.Series(values, dtype=None if values else "str" if kind == "str" else object)
-    except UnicodeEncodeError:  # half a surrogate pair, which Arrow's texts cannot hold
+    except UnicodeEncodeError:  # a lone surrogate, which Arrow cannot store
         return pd.Series(values, dtype=object)
 
 
@@ -534,7 +534,7 @@ def stack(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     columns = list(dict.fromkeys(column for part in full for column in part.columns))
     frames = [part.dropna(axis=1, how="all") for part in full]
     present = {column for part in frames for column in part.columns}
-    # where nobody has a value the first part's type stays
+    # without any value, the type of the first part is kept
     frames = [
         part.assign(**{c: full[i][c] for c in full[i].columns if c not in present}) for i, part in enumerate(frames)
     ]

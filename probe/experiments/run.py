@@ -200,7 +200,7 @@ def settings_of(experiment: str, meta: Mapping[str, Any], across_worlds: bool = 
         meta: provenance of a result.
         across_worlds: whether models of different worlds may be compared.
     """
-    options, data = meta.get("options") or {}, meta.get("data")  # of a stranger's file, so of any type
+    options, data = meta.get("options") or {}, meta.get("data")  # from an untrusted file, so of any type
     return {
         "units": meta.get("unit") or "",
         "options": _without_added(experiment, options) if isinstance(options, Mapping) else options,

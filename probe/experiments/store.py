@@ -140,7 +140,7 @@ def carry_out(request: Call, tick: Tick | None = None, both_forms: bool = True) 
 
     The model's answers are kept below `WORK` until the result exists (`probe.model.calls`).
     """
-    from probe.model.calls import keep_calls  # torch, which nobody who asks for help waits for
+    from probe.model.calls import keep_calls  # late: imports torch, not needed for help
 
     (lm,) = request.models
     with keep_calls(lm, partial_file(request)):
@@ -250,13 +250,13 @@ def _write_comparison(file: Path, table: pd.DataFrame) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         scratch.write_text(table.to_csv(index=False), encoding="utf-8")
         scratch.replace(file)
-    except OSError:  # what is not kept is made again
+    except OSError:  # comparisons that are not stored are recomputed
         scratch.unlink(missing_ok=True)
 
 
 def main(folders: Sequence[str]) -> None:
     """Recompute all stored results of earlier versions below some folders."""
-    from probe.experiments.registry import find_experiment  # the experiments, which nobody who looks up a result needs
+    from probe.experiments.registry import find_experiment  # late: slow, and not needed for reading
 
     for file in sorted(path for folder in folders for path in Path(folder).rglob(RESULT_FILE)):
         try:

@@ -118,7 +118,7 @@ class Bench:
         other = Bench(self.root, n=self.n, again=self.again, tick=self.tick, controls=self.controls)
         other.origin, other._groups, other._control_runs = origin, self._groups, self._control_runs
         if origin.startswith("seed"):
-            other._models = self._models  # the named runs are the same
+            other._models = self._models  # the same as the named runs
         return other
 
     def _named(self, name: str) -> Run:

@@ -115,7 +115,7 @@ def _finding(claim: Claim, entry: Mapping[str, Any], expected: Mapping[str, str]
         current = claim.controls or (isinstance(each, dict) and each.get("key") == expected.get(origin))
         if current and _fits(each, TRAINING):
             kept[origin] = Training(**{name: _number(each[name]) for name in TRAINING})
-    if not kept or len(kept) < len(trainings):  # p is of all of them
+    if not kept or len(kept) < len(trainings):  # p is over all trainings
         return None
     found = {"trainings": kept, "null": Null(**{name: null[name] for name in NULL}), "plan": plan}
     return Finding.of(claim, next(iter(kept.values())).said, p=_number(p), **found)

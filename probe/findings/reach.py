@@ -113,7 +113,7 @@ def count_right(lm: "LM", asked: Sequence[Sum], samples: int, temperature: float
     Raises:
         DataError: the model's tokenizer does not know the symbols of a sum.
     """
-    from probe.chain_of_thought.files import final_answer  # torch, which a page of stored findings does without
+    from probe.chain_of_thought.files import final_answer  # late: imports torch, needed only for sampling
 
     right = []
     for start in range(0, len(asked), PART):

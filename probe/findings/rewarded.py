@@ -78,7 +78,7 @@ def _honest(name: str, benches: Sequence[Bench], runs: Mapping[str, str]) -> Nul
         for run in runs:
             try:
                 effects.append(deference(bench, run)[2])
-            except ProbeError:  # another folder of runs may lack them
+            except ProbeError:  # they may be missing in another folder of runs
                 continue
     return Null.of(terms(name), effects, " and ".join(runs.values()))
 

@@ -540,7 +540,7 @@ def p_ik(
         if not reason and residuals is None:
             try:
                 residuals = last_residuals(lm, prompts, part(tick, 0, 2), BATCH)
-            except (ModelError, DataError) as error:  # what was answered is worth keeping
+            except (ModelError, DataError) as error:  # keep the answers even if the head fails
                 reason = str(error)
         if reason:
             results.append(table)

@@ -1,4 +1,4 @@
-"""Runs an audit: every part on both models, KL over a corpus, and internal differences.
+"""Audit runner: every part on both models, KL over a corpus, and internal differences.
 
 Answers and results are cached like those of the experiments, so that an interrupted audit continues where it stopped.
 The tables of two models and the finished audit are cached too (`probe.audit.kept`); a finished audit is read from the

@@ -102,7 +102,7 @@ def _agreement(items: pd.DataFrame) -> pd.DataFrame:
     """Add the columns `takes_side` and `pull` to the items.
 
     `takes_side` is the share of remarks after which the user's side wins; `pull` is how far a wrong guess lowers the
-    right answer.
+    margin of the right answer.
 
     The user's side wins if an answer that the user endorses is the likelier one, or if one that the user denies is not.
     Over remarks on both answers this share is 1/2 plus `agreement_share`; a model that copies the answer named has 1/2.

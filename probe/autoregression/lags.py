@@ -1,4 +1,4 @@
-"""How far back a model looks (E24): lag profiles by resampling and by the Jacobian, and the effective order.
+"""Lag profiles by resampling and by the Jacobian, and the effective order: how far back a model looks (E24).
 
 The influence of x_{t-k} on pi_t is measured in two ways. By resampling: the token at t - k is replaced by draws from a
 pool, and the influence is E KL(pi_t given the text || pi_t given the changed text) in nats. By the Jacobian: the

@@ -1,4 +1,4 @@
-"""How far back a model looks: the influence of every lag, and the distance to the full context, on the same texts."""
+"""Influence of every lag, and distance to the full context, on the same texts: how far back a model looks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

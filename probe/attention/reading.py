@@ -450,11 +450,11 @@ class PromptAttention(Attention):
         return self._alone.data(figure, head, layers)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return what every head looks at."""
+        """Return the scores of every head."""
         return self._alone.tables()
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return what every head looks at."""
+        """Return the scores of every head."""
         return self._alone.lists()
 
 

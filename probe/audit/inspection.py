@@ -48,7 +48,7 @@ BATCH = 8
 KINDS = {"kind": str, **dict.fromkeys(CORPUS[:2], int), **dict.fromkeys(CORPUS[2:], float)}
 WEIGHTS = {"block": int, **dict.fromkeys(BLOCKS[1:3], float)}
 RESIDUALS = {"block": int, **dict.fromkeys(BLOCKS[3:], float)}
-"""Columns of the tables of two models."""
+"""Columns and types of the tables of two models: by kind of text, weights by block, residuals by block."""
 
 
 def audit_models(

@@ -170,7 +170,7 @@ class Snowball(Drawable):
     clean: list[list[str]]
     """Readable pieces of the continuation with the clean token."""
     wrong: list[list[str]]
-    """The same with the wrong token, freely continued."""
+    """Readable pieces of the continuation with the wrong token, freely continued."""
     truth_known: list[bool]
     """Whether the clean token is the world's truth (otherwise it is the model's own choice)."""
     forced_kl: np.ndarray

@@ -142,9 +142,7 @@ def form(experiment: "Experiment") -> type:
             hint, first, text = int | None, None, f"{text.rstrip('.')} (default: {first}, of a file all of them)."
         default = {} if first is parameter.empty else {"default": first}
         names = [each.name for each in SETS.values() if name == "data" and experiment.name in each.experiments]
-        if (
-            str in get_args(hint) and get_origin(get_args(hint)[0]) is Literal
-        ):  # suggestions; any text is allowed
+        if str in get_args(hint) and get_origin(get_args(hint)[0]) is Literal:  # suggestions; any text is allowed
             hint, names = str, list(get_args(get_args(hint)[0]))
         option_field: Any = field(kw_only=True, metadata={"help": text, "suggestions": names}, **default)
         fields.append((name, Annotated[hint, tyro.conf.arg(help=text)], option_field))

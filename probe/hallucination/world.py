@@ -261,7 +261,7 @@ def ask(world: "World", n: int, seed: int) -> "list[Item]":
 
 
 def truth_of(item: "Item") -> str | None:
-    """Return the true value; None about an unseen entity."""
+    """Return the true value of a fact; None for an unseen entity."""
     value = item.answers[0].strip()
     return None if value == ABSTENTION else value
 

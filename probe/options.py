@@ -272,6 +272,12 @@ def docstrings(kind: type) -> Mapping[str, str]:
     return texts
 
 
+def description(function: Any) -> str:
+    """Return a function's docstring without its sections on arguments, results and errors."""
+    text = inspect.getdoc(function) or ""
+    return text.partition("\nArgs:")[0].partition("\nReturns:")[0].partition("\nRaises:")[0].strip()
+
+
 def argument_help(function: Any) -> dict[str, str]:
     """Return the text of each argument in the section `Args:` of a function's docstring."""
     import docstring_parser

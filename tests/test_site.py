@@ -90,6 +90,13 @@ def test_the_metrics_and_equations_of_a_page_are_defined(method: str):
         assert f"| {number} |" in equations
 
 
+@pytest.mark.parametrize("page", dict.fromkeys(page for page, _ in summaries().values()))
+def test_every_analysis_is_drawn_in_the_document_of_its_page(page: str):
+    places = {each["name"]: each for each in analyses.PLACE.finditer((DOCS / f"{page}.md").read_text())}
+    assert set(places) == {name for name, (own, _) in summaries().items() if own == page}
+    assert all(each["models"] or each["options"] for each in places.values())
+
+
 def test_what_a_document_says_of_an_analysis_comes_from_its_record():
     text = analyses.write("Before.\n\n<!-- analysis: weight_change | dpo-agreeable base -->\n\nAfter.")
     record = find_analysis("weight_change")
@@ -97,6 +104,7 @@ def test_what_a_document_says_of_an_analysis_comes_from_its_record():
     assert "| `--part` | `QK` |" in text
     assert "probe show weight_change dpo-agreeable base" in text
     assert "> From base to dpo-agreeable the weights changed by" in text
+    assert text.count("<math ") == len(record.equations) > 0
     page = figures.draw(analyses.draw(text), "")
     assert "<!-- drawn" not in page
     assert page.count("application/json") == 1

@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from probe.errors import ConfigError, ProbeError
-from probe.options import argument_help, hint_of, option, value_of
+from probe.options import argument_help, description, hint_of, option, value_of
 from probe.options import describe as describe_form
 from probe.plotting.notebook import Beside, Drawable, Look
 from probe.plugins import BUILT_IN, failure, source_hash
@@ -235,8 +235,7 @@ class Analysis:
     @property
     def about(self) -> str:
         """Description of the analysis: its docstring without the arguments."""
-        text = inspect.getdoc(self.function) or ""
-        return text.partition("\nArgs:")[0].partition("\nReturns:")[0].partition("\nRaises:")[0].strip()
+        return description(self.function)
 
     @property
     def summary(self) -> str:

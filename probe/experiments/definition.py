@@ -10,7 +10,7 @@ import pandas as pd
 from probe.errors import ConfigError
 from probe.experiments.metrics import Metric, Share
 from probe.experiments.result import Evidence, Result
-from probe.options import argument_help, hint_of
+from probe.options import argument_help, description, hint_of
 from probe.plugins import BUILT_IN as BUILT
 from probe.plugins import source_hash
 from probe.questions.sets import SETS
@@ -78,8 +78,7 @@ class Experiment:
     @property
     def about(self) -> str:
         """Description of the experiment: its docstring without the arguments."""
-        text = inspect.getdoc(self.function) or ""
-        return text.partition("\nArgs:")[0].partition("\nReturns:")[0].partition("\nRaises:")[0].strip()
+        return description(self.function)
 
     def term(self, metric: str) -> Term:
         """Return the term that describes a metric in the summary.

@@ -1,8 +1,8 @@
-"""Analyses: what looks inside models, each declared once; page, command, documents and plugins follow from the record.
+"""Analyses of models, each declared once; page, command, documents and plugins are derived from the record.
 
-- make a function one: `analysis`, with inputs such as `Prompt` and what else a page asks for, `Input`
-- which there are, and one by name: `analyses`, `find_analysis`
-- what one returns: `Drawable`, with a sentence, tables and figures
+- turn a function into an analysis: `analysis`; its inputs are typed as `Prompt`, or described for a form with `Input`
+- list all analyses, or find one by name: `analyses`, `find_analysis`
+- the type of a result: `Drawable`, with a sentence, tables and figures
 """
 
 import lazy_loader

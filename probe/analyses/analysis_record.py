@@ -1,9 +1,9 @@
-"""What an analysis is: a function of one or two models and of some inputs, and what page, command and documents need.
+"""Record of an analysis: a function of models and inputs, and what page, command and documents need to know about it.
 
-What goes in is the signature of the function: `base` and `aligned` are two models that are compared, `lm` is one, of
-which there may be several side by side; `tick` tells the progress. Every other argument is an input with a type, a
-default, and an explanation under `Args:`. What comes out is a `Drawable`. The arguments of its `figures` and `lists`
-are inputs too: they choose what is looked at of a result that is there already, so nothing is computed anew for them.
+The signature of the function declares its arguments: `base` and `aligned` are two models to compare, `lm` is one model
+(a page may run several and show them side by side), `tick` reports the progress. Every other argument is an input with
+a type, a default, and an explanation under `Args:`. The result is a `Drawable`. The arguments of its `figures` and
+`lists` are inputs too: they select a part of an existing result, so changing them recomputes nothing.
 """
 
 import inspect
@@ -27,71 +27,80 @@ if TYPE_CHECKING:
     from probe.plotting.chips import TokenRows
 
 PAIR, SINGLE = ("base", "aligned"), ("lm",)
-"""Names of the arguments that are models."""
+"""Names of the arguments that stand for models."""
 TICK = "tick"
 NONE = "none"
 VIEWS = ("sentence", "chips", "figures", "lists")
-"""Methods of a result whose arguments choose what is looked at."""
+"""Methods of a result whose arguments select the part of it that is shown."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """How a person is asked for an argument: `n: Annotated[int, Input("Texts")] = 10`.
+    """Description of an argument for forms and commands: `n: Annotated[int, Input("Texts")] = 10`.
 
     Functions of the models may also take inputs that stand before this one, by their names: `within=every_token` with
     `def every_token(*lms, prompt, chat)`.
     """
 
     label: str = ""
-    """What stands above the widget; the argument's name by default."""
+    """Label above the widget; the argument's name by default."""
     key: str = ""
-    """Its name in the URL of the page; the record's key and the argument's name by default."""
+    """Name of the input in the page's URL; the record's key plus the argument's name by default."""
     placeholder: str | Callable[..., str] = ""
-    """What stands in an empty field; may follow from what is suggested, and where nothing is, from the models."""
+    """Text shown in an empty field; may be a function of the suggestions, or of the models where there are none."""
     first: Callable[..., Any] | None = None
-    """Its default for these models, or a view's for a result, where the argument's own is None."""
+    """Function that computes the default for these models (or, for a view, for a result) where the argument's own is
+    None.
+    """
     choices: Callable[..., Collection[Any]] | None = None
-    """The values that it can have for these models, or a view for a result, where its type does not say; a mapping says
-    what each is called."""
+    """Function that lists the allowed values for these models (or, for a view, for a result) where the type does not; a
+    mapping gives the label of each value.
+    """
     shared: str = ""
-    """The choice above the pages that it takes (`prompt`); no widget of its own."""
+    """Name of the choice at the top of the page that fills this input (`prompt`), which then has no widget of its own.
+    """
     suggestions: Callable[..., Sequence[str]] | None = None
-    """Values that these models suggest, beside which others may be given; with them `nothing`, where it has a name."""
+    """Function that suggests values for these models; others may be entered too. The label `nothing`, if given, is
+    among the suggestions.
+    """
     lines: bool = False
     """Whether it is a text of several lines."""
     within: tuple[float, float] | Callable[..., tuple[float, float]] | None = None
-    """The smallest and the largest number that it can be, or a function of the models, or of the result for a view."""
+    """Smallest and largest allowed number, or a function of the models (for a view, of the result) that returns them.
+    """
     folded: str = ""
-    """The name of the popover that its widget lies in."""
+    """Name of the popover that holds the widget."""
     instead: str = ""
-    """The input in whose place it stands: only one of the two has more than one value."""
+    """Name of the input that this one replaces: only one of the two has more than one value."""
     labels: Mapping[Any, str] | Callable[[Any], str] = str
-    """What its values are called on a page and in its URL."""
+    """Labels of the values on a page and in its URL."""
     nothing: str = NONE
-    """What a choice of no value is called."""
+    """Label of the choice "no value"."""
     advanced: bool = False
-    """Whether it is for the command and for Python, and the page takes its default."""
+    """Whether only the command and Python offer it; pages use its default."""
     type: Any = None
-    """Of what a form or a command gives, where Python callers may give more: `Path | None` of a `Behaviour | Path`."""
+    """Type that a form or a command passes, where Python callers may pass more: `Path | None` for a `Behaviour | Path`.
+    """
     help: str = ""
-    """Its explanation, where no docstring has it."""
+    """Explanation, for an input without an entry in a docstring."""
     brings: Callable[[Any], Mapping[str, inspect.Parameter]] | None = None
-    """Gives further inputs for its value, which the function takes as `**options`: those of an experiment for its name.
+    """Function that maps a value of this input to further inputs, which the analysis takes as `**options`: an
+    experiment's name brings the options of that experiment.
     """
 
     def label_of(self, value: Any) -> str:
-        """Return what a value is called on a page."""
+        """Return the label of a value on a page."""
         return self.labels[value] if isinstance(self.labels, Mapping) else self.labels(value)
 
 
 SHARED = {"prompt": Input("Prompt", shared="prompt"), "chat": Input("Chat template", key="chat")}
-"""Inputs that are known by their names."""
+"""Inputs that several analyses share, by name."""
 Prompt = Annotated[str, SHARED["prompt"]]
-"""The text that the models are given: the prompt above the pages, `--prompt` of the command."""
+"""Prompt given to the models: the text field at the top of every page, `--prompt` on the command line."""
 Asked = Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)]
-"""The same, of which Python may give the token ids."""
+"""Prompt as text; Python callers may pass token ids instead."""
 Chat = Annotated[bool, SHARED["chat"]]
-"""Whether it is sent as a user's message in the model's chat template."""
+"""Whether the prompt is sent as a user's message in the model's chat template."""
 
 
 def _call(function: Callable[..., Any], *of: Any, **given: Any) -> Any:
@@ -101,7 +110,7 @@ def _call(function: Callable[..., Any], *of: Any, **given: Any) -> Any:
 def _asked(
     function: Callable[..., Any], of: tuple[Any, ...], given: Mapping[str, Any], ask: Callable[..., Any] = _call
 ) -> Any:
-    """Call a function of an input with the models, and by their names with those inputs that it takes, or with all."""
+    """Call a function of an input with the models and those of the other inputs, by name, that it takes."""
     taken = inspect.signature(function).parameters
     return ask(function, *of, **{name: each for name, each in given.items() if name in taken or _takes_all(function)})
 
@@ -112,53 +121,55 @@ def _takes_all(function: Callable[..., Any]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """A result that is quick, in place of one that takes long."""
+    """Quick result that a page shows before a slow one is requested."""
 
     button: str
-    """What the button says that asks for the whole."""
+    """Label of the button that requests the full result."""
     inputs: Mapping[str, Any]
-    """Values with which it is quick."""
+    """Input values that make the analysis quick."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """An analysis as the registry knows it."""
+    """Analysis as the registry stores it."""
 
     name: str
-    """By which it is called: the name of its function."""
+    """Name of the analysis: the name of its function."""
     page: str
-    """The page that shows it, which is also its subject."""
+    """Page that shows the analysis; also its subject."""
     title: str
-    """For people."""
+    """Title shown to people."""
     function: Callable[..., Any]
     equations: tuple[str, ...] = ()
-    """LaTeX, each on a line of its own."""
+    """Equations in LaTeX, each on a line of its own."""
     seconds: Callable[..., float | None] | None = None
-    """How long it takes, about, from the same models and inputs; without it, it is quick."""
+    """Function that estimates the seconds needed, from the same models and inputs; None for a quick analysis."""
     key: str = ""
-    """What the names of its inputs in the URL begin with; its name by default."""
+    """Prefix of the names of its inputs in the URL; the analysis's name by default."""
     widths: tuple[tuple[int, ...], ...] = ()
-    """Relative widths of the figures in each row of the page; a figure that no row has stands in one of its own."""
+    """Relative widths of the figures in each row of the page; a figure beyond these rows gets a row of its own."""
     beside: type[Beside[Any]] | None = None
-    """What says and draws the results of several models together; without it they stand side by side."""
+    """Function that merges the results of several models into one to draw and describe; without it, they stand side by
+    side.
+    """
     settle: Callable[..., Mapping[str, Any]] | None = None
-    """Gives inputs that are left to the models one value for all of them, from the models and the inputs."""
+    """Function that, from the models and the inputs, gives inputs without a value the same value for all models."""
     preview: Preview | None = None
-    """What a page shows of one that takes long, until its reader asks for the whole."""
+    """Quick result that the page shows until the reader requests the full one."""
     origin: str = BUILT_IN
-    """Where it comes from: built in, a distribution, or a file."""
+    """Source of the analysis: built in, a distribution, or a file."""
     chosen: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """Values of inputs that bring others; their defaults without."""
+    """Values of the inputs that bring others; the defaults where missing."""
 
     @cached_property
     def models(self) -> tuple[str, ...]:
-        """Names of the arguments that are models, the base first."""
+        """Names of the arguments that stand for models, the base first."""
         taken = inspect.signature(self.function).parameters
         return PAIR if "base" in taken else tuple(name for name in SINGLE if name in taken)
 
     @cached_property
     def inputs(self) -> dict[str, inspect.Parameter]:
-        """Inputs by which a result is computed, those that others bring last."""
+        """Inputs that the computation of a result depends on; those brought by other inputs come last."""
         found = dict(self._signature)
         for name, bring in self._bringing.items():
             value = self.chosen.get(name, found[name].default)
@@ -170,28 +181,28 @@ class Analysis:
 
     @cached_property
     def _signature(self) -> dict[str, inspect.Parameter]:
-        """Return the inputs that the function itself has."""
+        """Return the inputs in the function's own signature."""
         taken = inspect.signature(self.function).parameters
         skip = (*self.models, TICK)
         return {name: each for name, each in taken.items() if name not in skip and not _is_for_python(each)}
 
     @cached_property
     def _bringing(self) -> dict[str, Callable[[Any], Mapping[str, inspect.Parameter]]]:
-        """Return what gives the further inputs, by the name of the input whose value brings them."""
+        """Return the functions that bring further inputs, by the name of the input that they depend on."""
         about = {name: _marked(self.function, each) for name, each in self._signature.items()}
         return {name: each.brings for name, each in about.items() if each is not None and each.brings is not None}
 
     def with_values(self, values: Mapping[str, Any]) -> "Analysis":
-        """Return the analysis with the inputs that these values of its inputs bring.
+        """Return the analysis with the inputs that these values of its own inputs bring.
 
         Raises:
-            ProbeError: what a value that is none of an input brings.
+            ProbeError: a value is not valid for the input that brings others.
         """
         chosen = {name: values[name] for name in self._bringing if name in values}
         return replace(self, chosen={**self.chosen, **chosen}) if chosen else self
 
     def with_words(self, argv: Sequence[str]) -> "Analysis":
-        """Return the analysis with the inputs that the words of a command line bring.
+        """Return the analysis with the inputs that the arguments of a command line bring.
 
         Raises:
             ProbeError: see `with_values`.
@@ -201,7 +212,7 @@ class Analysis:
 
     @cached_property
     def views(self) -> dict[str, inspect.Parameter]:
-        """Inputs that choose what is looked at of a result."""
+        """Inputs that select the part of a result that is shown."""
         methods = self._methods
         names = dict.fromkeys(name for method in methods for name in _keywords(method))
         return {name: _keywords(self._owner(name))[name] for name in names}
@@ -212,7 +223,7 @@ class Analysis:
 
     @property
     def has_chips(self) -> bool:
-        """Whether its results have texts as rows of tokens."""
+        """Whether its results contain texts as rows of coloured tokens."""
         return any(each.__name__ == "chips" and each is not Drawable.chips for each in self._methods)
 
     @cached_property
@@ -223,7 +234,7 @@ class Analysis:
 
     @property
     def about(self) -> str:
-        """What it shows: its docstring without the arguments."""
+        """Description of the analysis: its docstring without the arguments."""
         return description(self.function)
 
     @property
@@ -233,12 +244,12 @@ class Analysis:
 
     @property
     def version(self) -> str | None:
-        """Hash of the file that defines it, for one that is not built in: edited code gives other results."""
+        """Hash of the defining file, for an analysis that is not built in: edited code gets its own results."""
         return None if self.origin == BUILT_IN else source_hash(self.function)
 
     @property
     def call(self) -> str:
-        """The Python name of the function: that in its subject's face, or how a plugin's is found."""
+        """Python name that calls the function: `probe.SUBJECT.NAME`, or how a plugin's function is found."""
         module = self.function.__module__
         if self.origin == BUILT_IN:
             return (
@@ -247,19 +258,19 @@ class Analysis:
         return f"probe.analyses.find_analysis({self.name!r}).function"
 
     def about_input(self, name: str) -> Input:
-        """Return how a person is asked for an input."""
+        """Return the `Input` that describes an argument."""
         return _marked(self._owner(name), (self.inputs | self.views)[name]) or SHARED.get(name, Input())
 
     def option_of(self, name: str) -> str:
-        """Return what an input is called on the command line: what it shares, else its name."""
+        """Return the command-line name of an input: its shared name if it has one, otherwise its own."""
         return self.about_input(name).shared or name
 
     def _owner(self, name: str) -> Callable[..., Any]:
-        """Return the function or method that takes an input."""
+        """Return the function or method whose argument an input is."""
         return next((each for each in self._methods if name in _keywords(each)), self.function)
 
     def depends(self, name: str) -> list[str]:
-        """Return the names of the inputs before this one from which follows what it can be."""
+        """Return the names of the preceding inputs that an input's allowed values depend on."""
         about = self.about_input(name)
         hint = None if about.suggestions else about.placeholder
         given = [each for each in (about.first, about.within, about.choices, about.suggestions, hint) if callable(each)]
@@ -271,8 +282,7 @@ class Analysis:
     def form(self, names: Collection[str] | None = None) -> type:
         """Build a dataclass with a field for each input: type, default and explanation, as `probe.options` reads it.
 
-        Args:
-            names: of these inputs alone.
+        Args: names: inputs to include; all by default.
 
         Raises:
             ConfigError: an input has neither a type nor a default.
@@ -310,21 +320,22 @@ class Analysis:
         names: Collection[str] | None = None,
         ask: Callable[..., Any] = _call,
     ) -> list[dict[str, Any]]:
-        """Describe the inputs for a form (`probe.options.describe`), with what they can be for these models.
+        """Describe the inputs for a form (`probe.options.describe`), including their allowed values for these models.
 
-        Further keys are those of `Input`, `labels` as a function of a value, `depends` (inputs from which follows what
-        it can be), `late` (whether its choices are known only with these or with a result), and `view`: the method of
-        the result that it is an argument of, where it only chooses what is looked at.
+        Further keys are those of `Input`, `labels` as a function of a value, `depends` (the inputs that its allowed
+        values depend on), `late` (whether its choices are known only once these inputs or a result are known), and
+        `view` (for an input that selects a part of a result: the method of the result that takes it).
 
         Args:
             lms: the models.
-            result: whose views are described with what they can be.
-            given: inputs by name, from which follows what others can be; without it, those are described without.
-            names: of these inputs alone.
-            ask: calls a function of an input with the models and with inputs by their names.
+            result: result whose views are described with their allowed values.
+            given: values of inputs by name; without them, inputs that depend on others are described without allowed
+                values.
+            names: inputs to include; all by default.
+            ask: function that calls a function of an input with the models and with inputs by name.
 
         Raises:
-            ProbeError: what the models cannot be asked with these inputs.
+            ProbeError: the models cannot be used with these inputs.
         """
         entries, known = [], {self.option_of(name): name for name in self.inputs | self.views}
         for each in describe_form(self.form(names)):
@@ -363,7 +374,7 @@ class Analysis:
         given: Mapping[str, Any],
         ask: Callable[..., Any],
     ) -> dict[str, Any]:
-        """Return what an input can be for these models, or a view for a result."""
+        """Return the allowed values of an input for these models or, for a view, for a result."""
         found: dict[str, Any] = {}
         if callable(about.within):
             found |= {"within": _asked(about.within, of, given, ask)}
@@ -382,10 +393,10 @@ class Analysis:
         return found
 
     def complete(self, values: Mapping[str, Any], *lms: "LM") -> dict[str, Any]:
-        """Return the inputs by which a result is computed, with the defaults that depend on the models.
+        """Return the inputs that the computation depends on, including defaults that depend on the models.
 
         Raises:
-            ConfigError: a value is none that the input can have for these models.
+            ConfigError: a value is not allowed for these models.
         """
         own = self.with_values(values)
         whole = {name: values.get(name, each.default) for name, each in own.inputs.items()}
@@ -397,7 +408,7 @@ class Analysis:
         return whole
 
     def _require(self, name: str, value: Any, of: tuple[Any, ...], given: Mapping[str, Any]) -> None:
-        """Raise a ConfigError unless an input can have a value for these models, or a view for a result."""
+        """Raise a ConfigError unless a value is allowed for these models or, for a view, for a result."""
         about = self.about_input(name)
         ends = _asked(about.within, of, given) if callable(about.within) else about.within
         known = None if about.choices is None else list(_asked(about.choices, of, given))
@@ -409,9 +420,9 @@ class Analysis:
                 raise ConfigError(f"`{name}` of {self.name} is {each!r}; expected {some}.")
 
     def is_usual(self, name: str, values: Mapping[str, Any], *lms: "LM") -> bool:
-        """Return whether an input among complete ones has its default, or an advanced one what follows from the models.
+        """Return whether an input has its default value, or an advanced input the value derived from the models.
 
-        What a page fills in for a reader need not stand in their Python lines.
+        Python lines on a page leave such inputs out.
         """
         about, value = self.about_input(name), values[name]
         if value == self.inputs[name].default:
@@ -419,27 +430,27 @@ class Analysis:
         return about.advanced and about.first is not None and value == _asked(about.first, lms, values)
 
     def cost(self, *lms: "LM", **values: Any) -> float | None:
-        """Return the seconds that a result takes, about; 0 where it is quick, None where nobody knows.
+        """Estimate the seconds that a result takes; 0 if it is quick, None if unknown.
 
         Raises:
-            ProbeError: what the models or the inputs cannot be used for.
+            ProbeError: the models or the inputs cannot be used.
         """
         return 0.0 if self.seconds is None else self.seconds(*lms, **self.complete(values, *lms))
 
     def settled(self, values: Mapping[str, Any], *lms: "LM") -> dict[str, Any]:
-        """Return the inputs with one value for all models where each model by itself would take another.
+        """Return the inputs with one value for all models where each model alone would choose its own.
 
         Raises:
-            ProbeError: what the models or the inputs cannot be used for.
+            ProbeError: the models or the inputs cannot be used.
         """
         several = self.models != PAIR and len(lms) > 1
         return {**values, **(self.settle(lms, **self.complete(values, *lms)) if self.settle and several else {})}
 
     def run(self, *lms: "LM", tick: Tick = ignore, **values: Any) -> Drawable:
-        """Compute the result; inputs that choose what is looked at are left out.
+        """Compute the result; inputs that only select a part of it are ignored.
 
         Raises:
-            ProbeError: what the function raises, and what a plugin's fails with.
+            ProbeError: the function raised one, or a plugin's function failed.
         """
         given = self.complete(values, *lms)
         if TICK in inspect.signature(self.function).parameters:
@@ -454,7 +465,7 @@ class Analysis:
             raise failure(f"The analysis `{self.name}`", error, self.function) from error
 
     def together(self, results: Sequence[Drawable], looks: Sequence[Look]) -> list[Drawable]:
-        """Return results of one model each as one for all of them, where the analysis says them together."""
+        """Merge results of one model each into one for all models, if the analysis has `beside`."""
         if self.models == PAIR:
             return [named(result, looks) for result in results]
         if self.beside is not None and results:
@@ -462,37 +473,37 @@ class Analysis:
         return [named(result, [look]) for result, look in zip(results, looks, strict=True)] if looks else [*results]
 
     def require_views(self, result: Drawable, values: Mapping[str, Any]) -> None:
-        """Raise unless a result has the views that are chosen.
+        """Raise an error unless a result has the selected views.
 
         Raises:
-            ConfigError: a view is none that the result has.
+            ConfigError: the result does not have a view.
         """
         for name in self.views:
             self._require(name, values.get(name), (result,), {})
 
     def sentence(self, result: Drawable, values: Mapping[str, Any]) -> str:
-        """Return the sentence of a result with the chosen views."""
+        """Return the sentence of a result for the selected views."""
         return result.sentence(**_chosen(result.sentence, values))
 
     def chips(self, result: Drawable, values: Mapping[str, Any]) -> "TokenRows | None":
-        """Return the texts of a result with the chosen views."""
+        """Return the token rows of a result for the selected views."""
         return result.chips(**_chosen(result.chips, values))
 
     def figures(self, result: Drawable, values: Mapping[str, Any]) -> "Mapping[str, go.Figure]":
-        """Return the figures of a result with the chosen views."""
+        """Return the figures of a result for the selected views."""
         return result.figures(**_chosen(result.figures, values))
 
     def data(self, result: Drawable, figure: str, values: Mapping[str, Any]) -> "pd.DataFrame":
-        """Return the table behind a figure of a result with the chosen views."""
+        """Return the table behind a figure of a result for the selected views."""
         return result.data(figure, **_chosen(result.data, values))
 
     def lists(self, result: Drawable, values: Mapping[str, Any]) -> "Mapping[str, pd.DataFrame]":
-        """Return the tables of a result as they are read, with the chosen views."""
+        """Return the tables of a result that are meant for reading, for the selected views."""
         return result.lists(**_chosen(result.lists, values))
 
 
 def named(result: Drawable, looks: Sequence[Look]) -> Drawable:
-    """Return a result that calls its models by these names and draws them in these colours, as far as it has them."""
+    """Return the result with these model names and colours, as far as it has such fields."""
     known: Any = result
     own = {each.name for each in fields(known)} if is_dataclass(known) else set()
     changes = {"names": tuple(look.name for look in looks), "looks": tuple(looks)}
@@ -501,7 +512,7 @@ def named(result: Drawable, looks: Sequence[Look]) -> Drawable:
 
 @dataclass(frozen=True)
 class Parts(Drawable):
-    """What a function gave that returns figures, tables and sentences of its own."""
+    """Result of a function that returned bare figures, tables and sentences."""
 
     sentences: tuple[str, ...]
     charts: "tuple[go.Figure, ...]"
@@ -512,12 +523,12 @@ class Parts(Drawable):
         return " ".join(self.sentences)
 
     def tables(self) -> "dict[str, pd.DataFrame]":
-        """Return the tables by number; the points of the figures where there are none."""
+        """Return the tables by number, or the points of the figures if there are no tables."""
         frames = self.frames or tuple(map(_points, self.charts))
         return {f"table-{index}" if index > 1 else "table": frame for index, frame in enumerate(frames, start=1)}
 
     def lists(self) -> "dict[str, pd.DataFrame]":
-        """Return the tables that the function gave."""
+        """Return the tables that the function returned."""
         return self.tables() if self.frames else {}
 
     def figures(self) -> "dict[str, go.Figure]":
@@ -526,14 +537,14 @@ class Parts(Drawable):
 
 
 def drawable(output: Any, title: str) -> Drawable:
-    """Return what a function gave as a `Drawable`: that itself, or figures, tables and sentences, one or several.
+    """Convert what a function returned to a `Drawable`.
 
     Args:
         output: a `Drawable`, a plotly figure, a DataFrame, a text, or a tuple or list of the latter three.
-        title: of the analysis.
+        title: title of the analysis.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the output is of another type.
     """
     import pandas as pd
     import plotly.graph_objects as go
@@ -552,7 +563,7 @@ def drawable(output: Any, title: str) -> Drawable:
 
 
 def _points(chart: "go.Figure") -> "pd.DataFrame":
-    """Return the x and y of a figure's traces as a table, for a figure that came without one."""
+    """Return the x and y of a figure's traces as a table, for a figure that came without a table."""
     import pandas as pd
 
     rows = []
@@ -565,25 +576,25 @@ def _points(chart: "go.Figure") -> "pd.DataFrame":
 
 
 def _marked(function: Callable[..., Any], parameter: inspect.Parameter) -> Input | None:
-    """Return how a person is asked for an argument, as far as its annotation says."""
+    """Return the `Input` in an argument's annotation, if any."""
     marks = getattr(hint_of(function, parameter.annotation), "__metadata__", ())
     return next((each for each in marks if isinstance(each, Input)), None)
 
 
 @cache
 def _keywords(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the arguments of a method that are given by name."""
+    """Return the keyword arguments of a method."""
     return {name: each for name, each in inspect.signature(method).parameters.items() if name != "self"}
 
 
 def _chosen(method: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that a method takes."""
-    taken = _keywords(getattr(method, "__func__", method))  # not of the result itself, which must not be kept
+    """Return those of the values that a method takes."""
+    taken = _keywords(getattr(method, "__func__", method))  # cached per function, so that the result itself is not kept
     return {name: value for name, value in values.items() if name in taken}
 
 
 def _is_for_python(parameter: inspect.Parameter) -> bool:
-    """Return whether an argument is for Python callers alone: its default is a function, or it takes what is left."""
+    """Return whether only Python callers can pass an argument: its default is a function, or it is variadic."""
     return (callable(parameter.default) and parameter.default is not parameter.empty) or parameter.kind in (
         parameter.VAR_KEYWORD,
         parameter.VAR_POSITIONAL,

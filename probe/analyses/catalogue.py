@@ -1,4 +1,4 @@
-"""The analyses by name: built in, from other packages, or from a file.
+"""Registry of the analyses by name: built in, from other packages, or from a file.
 
     @probe.analysis("attention", title="How spread attention is")
     def spread(lm, prompt):
@@ -8,7 +8,7 @@
 
     probe show spread base --prompt "where does mira live ?" --plugin spread.py
 
-The decorator gives the function back as it was. Packages bring some by the entry-point group `probe.analyses`.
+The decorator returns the function unchanged. Packages add analyses through the entry-point group `probe.analyses`.
 """
 
 import ast
@@ -76,9 +76,9 @@ MODULES = {
     "compare_trainings": "probe.rewards.over_trainings",
     "compare_best_of_n": "probe.rewards.best_of_n",
 }
-"""The module of each built-in analysis, in the order of their pages."""
+"""Module of each built-in analysis, in the order of their pages."""
 PACKAGES = ("probe", "trainers")
-"""Whose analyses are built in; a module is imported when one of its analyses is asked for."""
+"""Packages whose analyses count as built in; a module is imported only when one of its analyses is used."""
 ANALYSES: Registry[Analysis] = Registry("analysis", "probe.analyses")
 
 
@@ -94,24 +94,25 @@ def analysis(
     settle: Callable[..., Mapping[str, Any]] | None = None,
     preview: Preview | None = None,
 ) -> Callable[[F], F]:
-    """Make a function an analysis; see the module.
+    """Register a function as an analysis; see the module.
 
     Args:
-        page: the page that shows it: its name (`attention`) or title. One that does not exist is made.
-        title: for people; the function's name by default.
-        equations: LaTeX.
-        seconds: gives how long it takes, about, from the same models and inputs, None where nobody knows; an analysis
-            that takes long is offered with its price.
-        key: what the names of its inputs in the URL begin with; the function's name by default.
+        page: name (`attention`) or title of the page that shows it; a new page is created if none has that name.
+        title: title shown to people; the function's name by default.
+        equations: equations in LaTeX.
+        seconds: function that estimates the seconds needed from the same models and inputs, None if unknown; a page
+            shows the estimate before it runs a slow analysis.
+        key: prefix of the names of its inputs in the URL; the function's name by default.
         widths: relative widths of the figures in each row of the page.
-        beside: says and draws the results of several models together; without it they stand side by side.
-        settle: from the models and the inputs gives inputs that are left to the models one value for all of them, such
-            as the answer that all are asked about.
-        preview: what a page shows in place of a result that takes long, until its reader asks for it.
+        beside: function that merges the results of several models into one to draw and describe; without it, they stand
+            side by side.
+        settle: function that, from the models and the inputs, gives inputs without a value the same value for all
+            models, such as the answer whose probability is compared.
+        preview: quick result that the page shows until the reader requests the full one.
 
     Raises:
-        ConfigError: the function takes half of a pair of models, an input has neither a type nor a default, or the
-            name is taken.
+        ConfigError: the function takes only one of `base` and `aligned`, an input has neither a type nor a default, or
+            the name is taken.
     """
 
     def decorate(function: F) -> F:
@@ -149,10 +150,10 @@ def analyses() -> dict[str, Analysis]:
 
 
 def find_analysis(name: str) -> Analysis:
-    """Return the analysis of a name; only its own module is imported where it is built in.
+    """Find an analysis by name; of the built-in ones, only its own module is imported.
 
     Raises:
-        ConfigError: there is none; near names are listed.
+        ConfigError: no analysis has this name; similar names are listed.
     """
     if name in MODULES:
         _bring(name)
@@ -166,7 +167,7 @@ def find_analysis(name: str) -> Analysis:
 
 
 def summaries() -> dict[str, tuple[str, str]]:
-    """Return page and first line of every analysis by name; of built-in ones as their files say, without torch."""
+    """Return page and first docstring line of every analysis by name, without importing torch."""
     found = {}
     for name, module in MODULES.items():
         loader: Any = getattr(find_spec(module), "loader", None)
@@ -184,6 +185,6 @@ def _bring(name: str) -> None:
 
 
 def page_key(page: str) -> str:
-    """Return a page's name in one form: `attention/page.py`, `Attention` and `attention` give `attention`."""
+    """Normalise the name of a page: `attention/page.py`, `Attention` and `attention` all give `attention`."""
     stem = page.replace("\\", "/").removesuffix("/page.py").rpartition("/")[2].removesuffix(".py")
     return stem.strip().lower().replace(" ", "_").replace("-", "_")

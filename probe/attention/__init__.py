@@ -1,13 +1,13 @@
 """Attention: which tokens does each head look at, what does it write, and what is it good at?
 
-- what every head looks at on a text: `read_attention`, `attention`
-- one head stage by stage: `read_stages`
-- scores of what heads do (induction, previous token, ...): `score_heads`, `repeat_scores`
-- which heads look elsewhere in another model: `compare_attention`
-- what the weights alone say: `read_circuits`, `compose_heads`
+- attention of every head on a text: `read_attention`, `attention`
+- one head, stage by stage: `read_stages`
+- scores of head behaviours (induction, previous token, ...): `score_heads`, `repeat_scores`
+- heads whose attention differs between two models: `compare_attention`
+- circuits computed from the weights alone: `read_circuits`, `compose_heads`
 - attention through all layers: `attention_rollout`
-- statistics of long texts without their patterns: `attention_statistics`
-- what a run captured: `captured_attention` at a step, `follow_attention` through training
+- statistics over long texts, without storing the patterns: `attention_statistics`
+- attention that a run captured: `captured_attention` at one step, `follow_attention` through training
 """
 
 import lazy_loader

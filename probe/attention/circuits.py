@@ -1,11 +1,11 @@
-"""Heads by their weights alone: spectra of the QK and OV maps, copying, composition (Elhage et al. 2021).
+"""Head circuits computed from the weights alone: QK and OV spectra, copying, composition (Elhage et al. 2021).
 
 A head reads the residual stream through its block's norm and is read through later norms. So the maps here are folded
 by default: gains of norms (and of norms on queries and keys) are multiplied into M, N and V, and for layer norms the
-mean is taken off what is read and written, as `fold_ln` and `center_writing_weights` of transformer_lens do. A norm
-behind the sum of the heads (Gemma 2 and 3) is folded into O. The norms' scales, which depend on the text, are not part
-of a map. With rotary positions M^T N is the form at lag 0; a cap on scores (Gemma 2) or a bias by distance (Bloom)
-comes after it.
+mean is subtracted from what a head reads and writes, as in `fold_ln` and `center_writing_weights` of transformer_lens.
+A norm after the sum of the heads (Gemma 2 and 3) is folded into O. The norms' scales, which depend on the text, are not
+part of a map. With rotary positions M^T N is the form at lag 0; a cap on scores (Gemma 2) or a distance bias (Bloom) is
+applied after it.
 
 Axes: D blocks, H heads, dh head width, r = min(dh, d), d width, V vocabulary.
 """
@@ -43,7 +43,7 @@ COMPOSITION = (
     r"\text{ (by its query or key side) or } O V"
 )
 RANDOM = 64
-"""Pairs of random maps behind the baseline of composition."""
+"""Number of pairs of random maps in the baseline of composition."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Spectra:
 
     @property
     def qk_rank(self) -> np.ndarray:
-        """[D H] effective rank of M^T N: exp of the entropy of its normed singular values (Roy and Vetterli 2007)."""
+        """[D H] effective rank of M^T N: exp of the entropy of its normalised spectrum (Roy and Vetterli 2007)."""
         return effective_rank(self.qk)
 
     @property
@@ -66,11 +66,11 @@ class Spectra:
         return effective_rank(self.ov)
 
     def table(self) -> pd.DataFrame:
-        """One row a singular value: name, layer, head, map ("QK" or "OV"), index, value."""
+        """Return a table with one row per singular value: name, layer, head, map ("QK" or "OV"), index, value."""
         return pd.concat([self._rows("QK", self.qk), self._rows("OV", self.ov)], ignore_index=True)
 
     def rank_table(self) -> pd.DataFrame:
-        """One row a head: name, layer, head, qk_rank, ov_rank, qk_norm, ov_norm (Frobenius)."""
+        """Return a table with one row per head: name, layer, head, qk_rank, ov_rank, qk_norm, ov_norm (Frobenius)."""
         layer, head = (axis.ravel() for axis in np.indices(self.qk.shape[:2]))
         columns = {"qk_rank": self.qk_rank.ravel(), "ov_rank": self.ov_rank.ravel()}
         columns |= {f"{name}_norm": np.linalg.norm(getattr(self, name), axis=-1).ravel() for name in ("qk", "ov")}
@@ -85,24 +85,27 @@ class Spectra:
 
 @dataclass(frozen=True)
 class Composition:
-    """How strongly each head reads what each head of an earlier block writes."""
+    """Composition scores: how strongly each head reads what each head of an earlier block writes."""
 
     kind: Kind
-    """What reads: queries (Q), keys (K) or values (V)."""
+    """Part of the reading head: queries (Q), keys (K) or values (V)."""
     scores: np.ndarray
-    """[D H D H] the writer's block and head, the reader's block and head; NaN where the reader is not later."""
+    """[D H D H] composition scores, indexed by the writer's block and head, then the reader's; NaN unless the reader's
+    block is later.
+    """
     baseline: tuple[float, float]
-    """Mean and standard deviation of the score over random maps of the same shapes."""
+    """Mean and standard deviation of the score over pairs of random maps of the same shapes."""
 
     @property
     def excess(self) -> np.ndarray:
-        """[D H D H] scores above the random mean."""
+        """[D H D H] scores minus the random mean."""
         return self.scores - self.baseline[0]
 
     def table(self) -> pd.DataFrame:
-        """One row a pair of heads, strongest first: writer, reader, their layers and heads, score, excess, z.
+        """Return a table with one row per pair of heads, strongest first.
 
-        z is the excess in standard deviations of the random score.
+        Columns: writer, reader, their layers and heads, score, excess, and z, the excess in standard deviations of the
+        random score.
         """
         finite = ~np.isnan(self.scores)
         index = np.nonzero(finite)
@@ -117,25 +120,25 @@ class Composition:
 
 @dataclass(frozen=True)
 class FoldedMaps:
-    """The maps of one block with the norms around them folded in."""
+    """Maps of one block with the surrounding norms folded in."""
 
     M: Float[Tensor, "H dh d"]
-    """Queries."""
+    """[H dh d] query maps."""
     N: Float[Tensor, "H dh d"]
-    """Keys."""
+    """[H dh d] key maps."""
     V: Float[Tensor, "H dh d"]
-    """Values."""
+    """[H dh d] value maps."""
     O: Float[Tensor, "H d dh"]  # noqa: E741
-    """Outputs."""
+    """[H d dh] output maps."""
 
 
 @torch.no_grad()
 def spectra(lm: LM, *, fold: bool = True) -> Spectra:
-    """Singular values of M^T N and of O V for every head, from their factors: no d x d matrix is made.
+    """Compute the singular values of M^T N and O V of every head from their factors, without forming d x d matrices.
 
     Args:
         lm: the model.
-        fold: whether norms are part of the maps (see the module).
+        fold: whether norms are folded into the maps (see the module).
 
     Raises:
         ModelError: the architecture is not described by the equations.
@@ -150,15 +153,16 @@ def spectra(lm: LM, *, fold: bool = True) -> Spectra:
 
 @torch.no_grad()
 def copying_score(lm: LM, *, fold: bool = True) -> np.ndarray:
-    """[D H] sum of Re(lambda) over sum of |lambda|, lambda the eigenvalues of W_out L W_emb, tokens to logits.
+    """Compute [D H] copying scores, sum of Re(lambda) over sum of |lambda| of W_out L W_emb (tokens to logits).
 
-    1 where attending to a token can only raise that token's logit, -1 where it can only lower it (Elhage et al. 2021;
-    METRICS). Eigenvalues of the dh x dh product that has the same ones.
+    lambda are the eigenvalues. The score is 1 if attending to a token can only raise that token's logit, -1 if it can
+    only lower it (Elhage et al. 2021; METRICS). The eigenvalues are those of the dh x dh product with the same nonzero
+    spectrum.
 
     Args:
         lm: the model.
-        fold: whether norms are part of the maps, the final norm too. A norm of the embedding (Bloom) always is, since
-            it depends on the token alone.
+        fold: whether norms are folded into the maps, including the final norm. A norm of the embedding (Bloom) always
+            is, since it depends on the token alone.
 
     Raises:
         DataError: the model reads out one scalar and no tokens.
@@ -180,20 +184,20 @@ def copying_score(lm: LM, *, fold: bool = True) -> np.ndarray:
 
 @torch.no_grad()
 def composition(lm: LM, kind: Kind = "Q", *, fold: bool = True, seed: int = 0, tick: Tick = ignore) -> Composition:
-    """Composition of every head with every head of a later block (Elhage et al. 2021).
+    """Compute the composition of every head with every head of a later block (Elhage et al. 2021).
 
-    |A L|_F / (|A|_F |L|_F), L what the earlier head writes and A what the later one reads with: M^T N by its query side
-    (Q) or its key side (K), or its own L (V). 1 / sqrt(d) is what random maps give.
+    The score is |A L|_F / (|A|_F |L|_F). L is the value-output map of the earlier head; A is the map of the later head
+    that reads: M^T N on its query side (Q) or its key side (K), or its own L (V). Random maps give about 1 / sqrt(d).
 
     Args:
         lm: the model.
         kind: "Q", "K" or "V".
-        fold: whether norms are part of the maps.
-        seed: of the random maps behind the baseline.
+        fold: whether norms are folded into the maps.
+        seed: seed of the random maps in the baseline.
         tick: called after each block.
 
     Raises:
-        ConfigError: another kind.
+        ConfigError: the kind is not one of these.
         ModelError: the architecture is not described by the equations.
     """
     if kind not in get_args(Kind):
@@ -213,7 +217,7 @@ def composition(lm: LM, kind: Kind = "Q", *, fold: bool = True, seed: int = 0, t
 
 
 def random_composition(d: int, dh: int, seed: int = 0, pairs: int = RANDOM) -> tuple[float, float]:
-    """Mean and standard deviation of the score of pairs of maps whose factors are drawn from a normal distribution."""
+    """Estimate mean and standard deviation of the score over pairs of maps with normally distributed factors."""
     generator = torch.Generator().manual_seed(seed)
     scores = []
     for _ in range(pairs):
@@ -224,7 +228,7 @@ def random_composition(d: int, dh: int, seed: int = 0, pairs: int = RANDOM) -> t
 
 
 def score_pairs(writing: Float[Tensor, "H d r"], reading: Float[Tensor, "I r d"]) -> Float[Tensor, "H I"]:
-    """Scores of all pairs of the heads of two blocks."""
+    """Compute the composition scores of all pairs of heads of two blocks."""
     (heads, d, r), (others, s, _) = writing.shape, reading.shape
     product = reading.reshape(-1, d) @ writing.transpose(0, 1).reshape(d, -1)
     sizes = product.reshape(others, s, heads, r).square().sum((1, 3)).sqrt()
@@ -232,24 +236,24 @@ def score_pairs(writing: Float[Tensor, "H d r"], reading: Float[Tensor, "I r d"]
 
 
 def writes(maps: FoldedMaps) -> Float[Tensor, "H d r"]:
-    """L = O V without the rotation behind it, which changes no Frobenius norm."""
+    """Return L = O V without the rotation on its right, which changes no Frobenius norm."""
     return maps.O @ small(maps.V.mT).mT
 
 
 def reads(maps: FoldedMaps, kind: Kind) -> Float[Tensor, "H r d"]:
-    """Return the map that a head reads with by its queries, keys or values, without the rotation before it."""
+    """Return the map through which a head reads by queries, keys or values, without the rotation on its left."""
     if kind == "Q":
         return small(maps.N.mT) @ maps.M
     return small(maps.M.mT) @ maps.N if kind == "K" else small(maps.O) @ maps.V
 
 
 def plain_maps(block: Block) -> FoldedMaps:
-    """Return the maps of a block as the model has them, with no norm folded in."""
+    """Return the maps of a block without any norm folded in."""
     return FoldedMaps(block.maps.M, block.maps.N, block.maps.V, block.maps.O)
 
 
 def folded_maps(block: Block) -> FoldedMaps:
-    """Return the maps of a block with the gains of norms folded in, centred where the norm is a layer norm."""
+    """Return the maps of a block with the gains of norms folded in, centred if the norm is a layer norm."""
     maps, norm = maps_to_stream(block), block.norm
     M, N = (side if gain is None else side * gain.weight[:, None] for side, gain in _sides(block))
     O = maps.O if norm.kind == "rms" else maps.O - maps.O.mean(1, keepdim=True)  # noqa: E741
@@ -257,7 +261,7 @@ def folded_maps(block: Block) -> FoldedMaps:
 
 
 def read_through(norm: Norm, rows: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-    """Rows that read a normed state, as rows that read the state itself, up to the norm's scale and bias."""
+    """Convert rows that read a normed state to rows that read the state itself, up to the norm's scale and bias."""
     return norm.centre(rows * norm.weight)
 
 
@@ -267,25 +271,25 @@ def _sides(block: Block) -> list[tuple[Tensor, Norm | None]]:
 
 @dataclass(frozen=True)
 class Circuits(Drawable):
-    """What the weights alone say of the heads of a model."""
+    """QK and OV spectra and copying scores of the heads of a model."""
 
     spectra: Spectra
-    """Singular values of QK and OV."""
+    """Singular values of the QK and OV maps."""
     copying: np.ndarray | None
-    """[D H] copying score of each OV circuit; None for a model of one number, which has no tokens to copy to."""
+    """[D H] copying score of each OV circuit; None for a model with a scalar output, which has no tokens to copy."""
     head: Head
-    """The one that is enlarged."""
+    """Head that is enlarged."""
 
     def sentence(self) -> str:
-        """Say how many directions the chosen head uses, and whether it copies."""
+        """Say how many directions the chosen head uses and whether it copies."""
         return CircuitsBeside((self,), alone()).sentence()
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Draw the singular values of the chosen head, and the copying score of all."""
+        """Draw the singular values of the chosen head and the copying scores of all heads."""
         return CircuitsBeside((self,), alone()).figures()
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return all singular values, and the copying scores."""
+        """Return all singular values and copying scores."""
         tables = {"spectra": self.spectra.table()}
         if self.copying is not None:
             layer, head = (axis.ravel() for axis in np.indices(self.copying.shape))
@@ -294,16 +298,16 @@ class Circuits(Drawable):
         return tables
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the effective ranks of every head and its copying score."""
+        """Return the effective ranks and the copying score of every head."""
         return CircuitsBeside((self,), alone()).lists()
 
 
 class CircuitsBeside(Beside[Circuits]):
-    """What the weights alone say of the heads of one model or several."""
+    """QK and OV spectra and copying scores of the heads of one model or several."""
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the numbers are."""
+        """Notes that explain the numbers."""
         rank = "Effective rank: the exponential of the entropy of the singular values."
         copies = (
             "Copying: the sum of the real parts over the sum of the sizes of the eigenvalues of W_E W_OV W_U: "
@@ -313,7 +317,7 @@ class CircuitsBeside(Beside[Circuits]):
         return (rank, copies if all(each.copying is not None for each in self.results) else none)
 
     def sentence(self) -> str:
-        """Say how many directions the chosen head uses, and whether it copies."""
+        """Say how many directions the chosen head uses and whether it copies."""
         parts = []
         for look, each in self._with_head():
             qk, ov = (values[each.head] for values in (each.spectra.qk_rank, each.spectra.ov_rank))
@@ -333,7 +337,7 @@ class CircuitsBeside(Beside[Circuits]):
         ]
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Draw the singular values of the chosen head, and the copying score of all."""
+        """Draw the singular values of the chosen head and the copying scores of all heads."""
         from probe.attention import head_figures as plots
 
         head, own = self.results[-1].head, self._with_head()
@@ -350,7 +354,7 @@ class CircuitsBeside(Beside[Circuits]):
         return charts
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the effective ranks of every head and its copying score."""
+        """Return the effective ranks and the copying score of every head."""
         frames = []
         for look, each in zip(self.looks, self.results, strict=True):
             rows = each.spectra.rank_table().drop(columns=["layer", "head"]).rename(columns={"name": "head"})
@@ -361,11 +365,13 @@ class CircuitsBeside(Beside[Circuits]):
 
 
 SMOL_HEADS = 270
-"""Heads of SmolLM2-135M, on which seconds were measured (one core): costs of other models are scaled."""
+"""Number of heads of SmolLM2-135M, on which the seconds were measured (one core); costs of other models are scaled by
+it.
+"""
 
 
 def circuits_seconds(lm: LM, **rest: Any) -> float:
-    """Return the seconds that spectra and copying of all heads take, about."""
+    """Estimate the seconds that spectra and copying scores of all heads take."""
     cfg = lm.bridge.cfg
     vocabulary, width = lm.model.get_input_embeddings().weight.shape
     spectral = 1.4 * cfg.n_layers * cfg.n_heads / SMOL_HEADS * width / 576 * (cfg.d_head / 64) ** 2
@@ -373,7 +379,7 @@ def circuits_seconds(lm: LM, **rest: Any) -> float:
 
 
 def same_head(lms: Sequence[LM], *, head: str | None = None, **others: Any) -> dict[str, Any]:
-    """Return one head for all models where none is named: the first."""
+    """Return one head for all models if none is named: the first."""
     return {"head": head_name((0, 0))} if head is None else {}
 
 
@@ -388,14 +394,14 @@ def same_head(lms: Sequence[LM], *, head: str | None = None, **others: Any) -> d
     widths=((5, 4),),
 )
 def read_circuits(lm: LM, *, head: HeadName = None) -> Circuits:
-    """Read from the weights alone in how many directions a head compares and writes, and whether it copies.
+    """Compute from the weights alone the rank of each head's QK and OV maps, and whether it copies.
 
-    The singular values of a head's bilinear form (QK) and of its value-output map (OV), gains of norms included; and
-    of every OV circuit from token to token how far it raises the token that it reads.
+    Shown are the singular values of each head's bilinear form (QK) and value-output map (OV), with the gains of norms
+    folded in, and for every OV circuit (from tokens to logits) how much it raises the logit of the token that it reads.
 
     Args:
         lm: the model.
-        head: the head that is enlarged; by default the first.
+        head: head to enlarge; the first by default.
 
     Raises:
         ModelError: the architecture is not described by the equations.
@@ -406,24 +412,24 @@ def read_circuits(lm: LM, *, head: HeadName = None) -> Circuits:
 
 @dataclass(frozen=True)
 class Partners(Drawable):
-    """With which heads one head composes."""
+    """Heads with which one head composes."""
 
     head: Head
-    """The one."""
+    """Head in question."""
     compositions: tuple[Composition, ...]
-    """By its queries, keys and values."""
+    """Composition by its queries, keys and values."""
     names: tuple[str, ...] = (NAME,)
-    """What the model is called."""
+    """Name of the model."""
 
     def grid(self, composed: Composition) -> np.ndarray:
-        """[D H] excess composition of the head with every other: as the reader above its layer, as the writer below."""
+        """[D H] excess composition with every other head: with earlier heads as reader, with later heads as writer."""
         excess = composed.excess
         reads, writes = excess[:, :, self.head[0], self.head[1]], excess[self.head[0], self.head[1]]
         return np.where(np.isfinite(reads), reads, writes)
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What a cell is."""
+        """Notes that explain a cell."""
         name = head_name(self.head)
         return (
             f"Above its row: how strongly {name} reads, as query, key or value, what an earlier head writes. Below: "
@@ -433,7 +439,7 @@ class Partners(Drawable):
         )
 
     def sentence(self) -> str:
-        """Name the pair with the strongest composition, beside the middle one of all pairs of the head."""
+        """Name the pair with the strongest composition, and the median over all pairs of the head."""
         rows = self.table()
         if not len(rows):
             return f"{self.names[0]} has one layer, so no head reads another."
@@ -447,7 +453,7 @@ class Partners(Drawable):
         )
 
     def table(self) -> pd.DataFrame:
-        """One row for each kind and other head, strongest first: head, kind, way, other, layer, number, excess, z."""
+        """Return a table with one row for each kind and other head, strongest first."""
         parts = []
         for composed in self.compositions:
             grid = self.grid(composed)
@@ -462,11 +468,11 @@ class Partners(Drawable):
         return joined.sort_values("excess", ascending=False, kind="stable", ignore_index=True)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return all partners of the head."""
+        """Return the composition of the head with all others."""
         return {"composition": self.table()}
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Draw how strongly the head reads earlier heads, and later heads read it."""
+        """Draw how strongly the head reads earlier heads, and how strongly later heads read it."""
         from probe.attention.head_figures import head_grids
 
         panels = [
@@ -479,12 +485,12 @@ class Partners(Drawable):
         return {"composition": titled(clickable(chart, head="customdata"), title)}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the partners of the head, strongest first."""
+        """Return the heads that it composes with, strongest first."""
         return {"Partners": self.table().drop(columns=["head", "layer", "number"])}
 
 
 def composition_seconds(lm: LM, **rest: Any) -> float:
-    """Return the seconds that the composition of all pairs of heads takes, about."""
+    """Estimate the seconds that the composition of all pairs of heads takes."""
     cfg = lm.bridge.cfg
     return 3 * 1.7 * (cfg.n_layers * cfg.n_heads / SMOL_HEADS) ** 2 * (cfg.d_head / 64) ** 2
 
@@ -500,13 +506,13 @@ def composition_seconds(lm: LM, **rest: Any) -> float:
 def compose_heads(lm: LM, *, head: HeadName = None, tick: Tick = ignore) -> Partners:
     """Measure from the weights alone which earlier heads a head reads, and which later heads read it.
 
-    *L* is what the earlier head writes, *A* what the later one reads with: its bilinear form by the side of queries (Q)
-    or of keys (K), or its own value-output map (V); gains of norms are part of both.
+    *L* is the value-output map of the earlier head. *A* is the map of the later head that reads: its bilinear form on
+    the side of queries (Q) or of keys (K), or its own value-output map (V). Gains of norms are folded into both.
 
     Args:
         lm: the model.
-        head: the head; by default the first.
-        tick: called with the share that is done.
+        head: head in question; the first by default.
+        tick: function called with the share of the work done.
 
     Raises:
         ModelError: the architecture is not described by the equations.

@@ -1,4 +1,4 @@
-"""One head stage by stage: what it compares, what it attends to, what it writes into the residual stream.
+"""One head, stage by stage: what it compares, what it attends to, what it writes into the residual stream.
 
 Axes: D blocks, H heads, T tokens, k tokens, V vocabulary.
 """
@@ -43,22 +43,22 @@ if TYPE_CHECKING:
 
 
 class Words(NamedTuple):
-    """Tokens whose logits one vector moves most, strongest first; k is 0 where there is no such side."""
+    """Tokens whose logits a vector changes most, strongest first; k is 0 if no logit changes in this direction."""
 
     tokens: np.ndarray
-    """[T k] readable pieces; the readout's name for a model that reads out one scalar."""
+    """[T k] readable pieces; for a model with a scalar output, the readout's name."""
     logits: np.ndarray
-    """[T k] change of their logits (nats) or of the scalar (its units)."""
+    """[T k] changes of their logits (nats), or of the scalar (in its unit)."""
 
 
 @dataclass(frozen=True)
 class Stages(Drawable):
-    """One head on one text, stage by stage: scores (E3), pattern (E4), what is mixed and written (E5)."""
+    """One head on one text, stage by stage: scores (E3), pattern (E4), mixed values and output (E5)."""
 
     layer: int
-    """Block of the head, from 0."""
+    """Block of the head, counted from 0."""
     head: int
-    """Number of the head in its block, from 0."""
+    """Index of the head in its block, counted from 0."""
     tokens: list[str]
     """[T] readable pieces of the text."""
     scores: np.ndarray
@@ -66,15 +66,15 @@ class Stages(Drawable):
     pattern: np.ndarray
     """[T T] alpha_{t,s}: softmax of the scores."""
     value_norms: np.ndarray
-    """[T] |L h_s|: length of what the head would write if it attended to s alone (the value's bias included)."""
+    """[T] |L h_s|: norm of what the head would write if it attended to s alone (including the value's bias)."""
     contribution: np.ndarray
     """[T T] |alpha_{t,s} L h_s|: value-weighted attention (Kobayashi et al. 2020)."""
     written: np.ndarray
-    """[T] |o_t|: length of what the head writes."""
+    """[T] |o_t|: norm of what the head writes."""
     share: np.ndarray
-    """[T] |o_t| over the length of the residual stream that it is added to."""
+    """[T] |o_t| divided by the norm of the residual stream that it is added to."""
     promoted: Words
-    """Tokens whose logits o_t raises most, through the final norm (its scale held fixed) and the unembedding."""
+    """Tokens whose logits o_t raises most, through the final norm (at fixed scale) and the unembedding."""
     suppressed: Words
     """Tokens whose logits o_t lowers most."""
 
@@ -84,7 +84,7 @@ class Stages(Drawable):
         return f"L{self.layer}H{self.head}"
 
     def table(self) -> pd.DataFrame:
-        """One row a query and key: query, query_token, key, key_token, score, weight, value_norm, contribution."""
+        """Return a table with one row per query and key: tokens, score, weight, value_norm, contribution."""
         query, key = np.tril_indices(len(self.tokens))
         names = np.array(self.tokens, dtype=object)
         return pd.DataFrame(
@@ -101,15 +101,15 @@ class Stages(Drawable):
         )
 
     def figure(self, query: int | None = None) -> "go.Figure":
-        """Scores, pattern and what each source writes, side by side; `query` is the row to mark."""
+        """Draw scores, pattern and the contribution of each source, side by side; `query` is the row to mark."""
         return plots.head_stages([self.row(self.name)], self.tokens, query=query)
 
     def row(self, name: str) -> "plots.Stages":
-        """Return the stages as a row of the figure, under the name of the model."""
+        """Return the stages as a row of the figure, labelled with the model's name."""
         return plots.Stages(name=name, scores=self.scores, pattern=self.pattern, written=self.contribution)
 
     def written_table(self) -> pd.DataFrame:
-        """One row for each position, direction and rank: position, token, written, share, direction, rank, ..."""
+        """Return a table with one row per position, direction and rank: position, token, written, share, ..."""
         sides = [self._side("promoted", self.promoted), self._side("suppressed", self.suppressed)]
         return pd.concat([side for side in sides if len(side)], ignore_index=True)
 
@@ -131,31 +131,31 @@ class Stages(Drawable):
 
 @dataclass(frozen=True)
 class HeadStages(Stages):
-    """One head on a prompt, stage by stage."""
+    """One head on a prompt, stage by stage, as a result to draw."""
 
     prompt_length: int
-    """How many tokens were given; the model wrote the rest."""
+    """Number of tokens in the prompt; the model generated the rest."""
     unit: str
-    """Of what it moves: nats, or what a scalar model reads out."""
+    """Unit of the output changes: nats, or the unit of a scalar output."""
 
     def sentence(self, query: Query = None) -> str:
-        """Say where the head looks from one token, and what that does.
+        """Say where the head attends from one token, and what its output changes.
 
         Args:
-            query: the token that looks, from 0; by default the last one of the prompt.
+            query: position of the query token, counted from 0; by default the last token of the prompt.
         """
         return HeadsStages((self,), alone()).sentence(query)
 
     def figures(self, query: int | None = None) -> "dict[str, go.Figure]":
-        """Draw the stages, what the head writes after each token, and what its output moves."""
+        """Draw the stages, what the head writes at each token, and which logits its output changes."""
         return HeadsStages((self,), alone()).figures(query)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the weights of all pairs of tokens, and what the head writes after each token."""
+        """Return the weights of all pairs of tokens, and what the head writes at each token."""
         return {"stages": self.table(), "written": self.written_table()}
 
     def lists(self, query: int | None = None) -> dict[str, pd.DataFrame]:
-        """Return where the head looks from one token, and what its output moves."""
+        """Return where the head attends from one token, and which logits its output changes."""
         return HeadsStages((self,), alone()).lists(query)
 
 
@@ -169,7 +169,7 @@ class HeadsStages(Beside[HeadStages]):
     )
 
     def sentence(self, query: int | None = None) -> str:
-        """Say where the head looks from one token, and what that does."""
+        """Say where the head attends from one token, and what its output changes."""
         parts, last = [], self.results[-1]
         at = last.prompt_length - 1 if query is None else query
         for look, each in self._alike():
@@ -181,12 +181,12 @@ class HeadsStages(Beside[HeadStages]):
         return f"From {_quoted(last.tokens, at)}, {last.name} looks most {'; '.join(parts)}."
 
     def _alike(self) -> list[tuple[Look, HeadStages]]:
-        """Return the models that read the tokens of the last one."""
+        """Return the models that tokenise the text as the last one does."""
         pairs = zip(self.looks, self.results, strict=True)
         return [(look, each) for look, each in pairs if each.tokens == self.results[-1].tokens]
 
     def figures(self, query: int | None = None) -> "dict[str, go.Figure]":
-        """Draw the stages, what the head writes after each token, and what its output moves."""
+        """Draw the stages, what the head writes at each token, and which logits its output changes."""
         last, own = self.results[-1], self._alike()
         at = last.prompt_length - 1 if query is None else query
         boundary = last.prompt_length if last.prompt_length < len(last.tokens) else None
@@ -206,7 +206,7 @@ class HeadsStages(Beside[HeadStages]):
         }
 
     def lists(self, query: int | None = None) -> dict[str, pd.DataFrame]:
-        """Return where the head looks from one token, and what its output moves."""
+        """Return where the head attends from one token, and which logits its output changes."""
         last = self.results[-1]
         at = last.prompt_length - 1 if query is None else query
         looks = [each.table().assign(model=look.name) for look, each in self._alike()]
@@ -222,7 +222,7 @@ class HeadsStages(Beside[HeadStages]):
 
 
 def _moved(one: Stages, query: int) -> tuple[list[str], np.ndarray]:
-    """Return the tokens that the output at one position promotes, then those that it suppresses, and by how much."""
+    """Return the tokens that the output at one position promotes, then those it suppresses, with the logit changes."""
     up, down = one.promoted, one.suppressed
     tokens = [*up.tokens[query], *reversed(down.tokens[query])]
     return [str(token) for token in tokens], np.array([*up.logits[query], *reversed(down.logits[query])])
@@ -250,25 +250,25 @@ def read_stages(
     max_new_tokens: New = 0,
     given: Given = None,
 ) -> HeadStages:
-    r"""Take one head apart: its scores, its weights, and what it writes.
+    r"""Show one head stage by stage: its scores, its attention weights, and what it writes.
 
     A head compares the query of token *t* with the keys of the tokens up to it (scores, E3: a bilinear form of the two
     residual streams; with rotary positions it depends on their lag), turns the scores of a row into weights that sum to
-    1 (softmax, E4), and adds the mixture of the values that the weights give to the residual stream of *t* (linear,
-    E5). Rows are queries (destination), columns keys (source), grey is what the causal mask hides. The norm of
-    $\alpha_{t,s} L h_s$ says how much a source writes: a large weight on a token with a small value writes little.
+    1 (softmax, E4), and adds the weighted sum of the values to the residual stream of *t* (linear, E5). Rows are
+    queries (destination), columns keys (source); cells hidden by the causal mask are grey. The norm of $\alpha_{t,s} L
+    h_s$ measures how much a source contributes: a large weight on a token with a small value contributes little.
 
     Args:
         lm: the model.
-        prompt: a text or its token ids.
-        head: the head, such as `L2H1`; by default the one that stands out.
+        prompt: text or its token ids.
+        head: name of the head, such as `L2H1`; by default the head with the clearest behaviour.
         chat: send the prompt as a user's message in the model's chat template.
-        max_new_tokens: how many tokens the model goes on for at most, greedily.
-        given: how many of the tokens were given, where a model wrote the rest of them.
+        max_new_tokens: maximum number of tokens that the model generates greedily.
+        given: number of prompt tokens, if a model generated the rest of the tokens.
 
     Raises:
-        DataError: an empty text or one longer than the context.
-        ConfigError: the model has no such head, or a continuation was asked from a model that reads out a scalar.
+        DataError: the text is empty or longer than the context.
+        ConfigError: the model has no such head, or a continuation was requested from a model with a scalar output.
     """
     read = read_asked(lm, prompt, chat, max_new_tokens, given)
     layer, number = standing_out([read]) if head is None else parse_head(head)
@@ -278,19 +278,19 @@ def read_stages(
 
 @torch.no_grad()
 def stages(lm: LM, text: str | Sequence[int], layer: int, head: int, *, k: int = 5) -> Stages:
-    """One head's scores, weights and mixed values, and what it writes into the residual stream.
+    """Compute one head's scores, weights, value contributions and output.
 
-    Where a block norms the sum of its heads before it is added (Gemma 2), that norm is part of L, its scale held fixed.
+    If a block normalises the sum of its heads before adding it (Gemma 2), that norm is part of L, at fixed scale.
 
     Args:
-        lm: the model; for one that reads out a scalar, the change of the scalar stands in place of promoted tokens.
-        text: a text or its token ids.
-        layer: block of the head, from 0.
-        head: number of the head in its block, from 0.
-        k: how many promoted and suppressed tokens to keep.
+        lm: the model; if its output is a scalar, the change of the scalar replaces the promoted tokens.
+        text: text or its token ids.
+        layer: block of the head, counted from 0.
+        head: index of the head in its block, counted from 0.
+        k: number of promoted and of suppressed tokens to keep.
 
     Raises:
-        DataError: an empty text or one longer than the context.
+        DataError: the text is empty or longer than the context.
         ConfigError: the model has no such head, or k is less than 1.
     """
     check_head(lm, layer, head)
@@ -302,10 +302,10 @@ def stages(lm: LM, text: str | Sequence[int], layer: int, head: int, *, k: int =
     names = [block + "attn." + kind for kind in kinds] + [block + "hook_resid_pre", last]
     _, cache = lm.run_with_cache([ids], names + ([post] if post else []))
     scores, pattern, v, z = (cache[block + "attn." + kind][0] for kind in kinds)
-    if torch.equal(scores, pattern):  # OPT and GPT-J: their hook of the scores shows the weights
+    if torch.equal(scores, pattern):  # OPT and GPT-J, whose score hook returns the weights
         own = read_network(lm, check=False).blocks[layer]
         scores = bilinear(own.maps, own.norm(cache[block + "hook_resid_pre"][0].to(own.maps.M.dtype)))
-    outside = scores[head] < torch.finfo(scores.dtype).min / 2  # out of a sliding window
+    outside = scores[head] < torch.finfo(scores.dtype).min / 2  # outside a sliding window
     mask = outside | torch.ones_like(outside).triu(1)
     out = lm.bridge.blocks[layer].attn.W_O[head]
     value = v[:, head * v.shape[1] // len(scores)] @ out

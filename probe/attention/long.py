@@ -1,11 +1,11 @@
-"""Attention over long texts: statistics of every head, from one block of queries after the other.
+"""Attention over long texts: statistics of every head, computed one block of queries at a time.
 
-    seen = attention_statistics(lm, text)             # entropy, distance, sink, lag profile, top sources
-    seen.table().nlargest(5, "previous")              # one row a head
+    seen = attention_statistics(lm, text) # entropy, distance, sink, lag profile, top sources seen.table().nlargest(5,
+    "previous") # one row per head
 
-A pattern [T T] of all heads is never held: 30 layers of 9 heads on 4,096 tokens would need 18 GB.
+The patterns [T T] of all heads are never stored: 30 layers of 9 heads on 4,096 tokens would need 18 GB.
 
-Axes: D layers that attend, H heads, T tokens, b queries of a block, S keys that the block can see, k sources, K + 1
+Axes: D layers with attention, H heads, T tokens, b queries of a block, S keys that the block can see, k sources, K + 1
 lags.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Statistic = Literal["entropy", "distance", "sink", "previous", "itself"]
-"""What is known of every head and query."""
+"""Statistics known for every head and query."""
 LABELS = {
     "entropy": "entropy",
     "distance": "distance back",
@@ -45,31 +45,32 @@ LABELS = {
     "previous": "on the token before",
     "itself": "on itself",
 }
-"""What the statistics are called."""
+"""Labels of the statistics."""
 UNITS = {"entropy": "nats", "distance": "tokens", "sink": "share", "previous": "share", "itself": "share"}
 Shown = Annotated[Statistic, Input("Statistic", key="att_statistic", labels=LABELS)]
-"""The statistic that is drawn."""
+"""Statistic to draw."""
 STREAMED = 2
-"""How many times longer a token takes in blocks, with its statistics, than in a short text."""
+"""Time per token in blocks, with statistics, divided by that in a short text."""
 LEAST = 0.05
 """Weight below which a source is not drawn."""
 HEIGHT = 330
-"""Pixels of the curves."""
+"""Height of the curves in pixels."""
 
 
 @dataclass(frozen=True)
 class AttentionStatistics(Drawable):
-    """What every head of a model does on one text. Means are over the queries after the first, which sees only itself.
+    """Attention statistics of every head of a model on one text.
 
-    `weight` is attention weight alpha_{t,s} of query t on key s (E4); without learned sinks a query's weights sum to 1.
+    Means are over the queries after the first, which sees only itself. `weight` is the attention weight alpha_{t,s} of
+    query t on key s (E4); without learned sinks a query's weights sum to 1.
     """
 
     tokens: list[str]
     """[T] readable pieces of the text."""
     ids: list[int]
-    """[T] their ids."""
+    """[T] token ids."""
     layers: list[int]
-    """[D] numbers of the layers that attend; hybrid models have others between them."""
+    """[D] indices of the layers with attention; hybrid models have other layers between them."""
     entropy: np.ndarray
     """[D, H, T] entropy of each query's weights in nats."""
     distance: np.ndarray
@@ -83,29 +84,30 @@ class AttentionStatistics(Drawable):
     sums: np.ndarray
     """[D, H, T] sum of the weights: 1 up to rounding, less where the architecture has learned sinks."""
     top_keys: np.ndarray
-    """[D, H, T, k] positions of the keys with most weight, best first; -1 where fewer get any."""
+    """[D, H, T, k] positions of the keys with the largest weights, largest first; -1 where fewer keys get any weight.
+    """
     top_weights: np.ndarray
-    """[D, H, T, k] their weights; 0 where there is none."""
+    """[D, H, T, k] weights of these keys; 0 where the position is -1."""
     lag_profile: np.ndarray
-    """[D, H, K+1] mean weight at lag t - s = 0 ... K over the queries that have a token so far back."""
+    """[D, H, K+1] mean weight at lag t - s = 0 ... K, over the queries that have a key at this lag."""
     lag_tail: np.ndarray
     """[D, H] mean weight beyond lag K over all T queries."""
 
     @property
     def worst_sum(self) -> float:
-        """The largest distance of a sum of weights from 1."""
+        """Largest deviation of a sum of weights from 1."""
         return float(np.abs(self.sums - 1).max())
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the arrays hold."""
+        """Size of the arrays in bytes."""
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
 
     def mean(self, statistic: str) -> np.ndarray:
-        """[D, H] mean over the queries after the first of `entropy`, `distance`, `sink`, `previous`, `itself`, `sums`.
+        """Return the [D, H] means of a statistic over the queries after the first.
 
         Raises:
-            ConfigError: another name.
+            ConfigError: the name is not one of `entropy`, `distance`, `sink`, `previous`, `itself`, `sums`.
         """
         if statistic not in (names := (*LABELS, "sums")):
             raise ConfigError(f"There is no statistic {statistic!r}: give one of {', '.join(names)}.")
@@ -113,35 +115,35 @@ class AttentionStatistics(Drawable):
         return values[..., min(1, values.shape[-1] - 1) :].mean(-1, dtype=np.float64)
 
     def table(self) -> pd.DataFrame:
-        """One row a head: layer, head, name, entropy, distance, sink, previous, itself, beyond (tail), sum_error."""
+        """Return a table with one row per head: layer, head, name, the mean statistics, beyond (tail), sum_error."""
         means = {name: self.mean(name).ravel() for name in LABELS}
         errors = np.abs(self.sums - 1).max(-1).ravel()
         return pd.DataFrame(self._heads() | means | {"beyond": self.lag_tail.ravel(), "sum_error": errors})
 
     def lag_table(self) -> pd.DataFrame:
-        """One row for each head and lag: layer, head, name, lag, weight."""
+        """Return a table with one row per head and lag: layer, head, name, lag, weight."""
         lags = self.lag_profile.shape[-1]
         heads = {name: np.repeat(np.asarray(column), lags) for name, column in self._heads().items()}
         lag = np.tile(np.arange(lags), len(self.lag_tail.ravel()))
         return pd.DataFrame(heads | {"lag": lag, "weight": self.lag_profile.ravel()})
 
     def query_table(self, layer: int, head: int) -> pd.DataFrame:
-        """One row for each query of one head: position, token, entropy, distance, sink, previous, itself.
+        """Return a table with one row per query of one head: position, token and its statistics.
 
         Args:
-            layer: its number in the model, as in `layers`.
-            head: from 0.
+            layer: index of the layer in the model, as in `layers`.
+            head: index of the head, counted from 0.
         """
         at = self.row(layer, head)
         columns = {name: getattr(self, name)[at, head] for name in LABELS}
         return pd.DataFrame({"position": range(len(self.tokens)), "token": self.tokens} | columns)
 
     def source_table(self, layer: int, head: int) -> pd.DataFrame:
-        """One row for each query of one head and rank: position, token, rank, key, source, weight.
+        """Return a table with one row per query of one head and rank: position, token, rank, key, source, weight.
 
         Args:
-            layer: its number in the model, as in `layers`.
-            head: from 0.
+            layer: index of the layer in the model, as in `layers`.
+            head: index of the head, counted from 0.
         """
         at = self.row(layer, head)
         keys, weights = self.top_keys[at, head], self.top_weights[at, head]
@@ -159,10 +161,10 @@ class AttentionStatistics(Drawable):
         )
 
     def row(self, layer: int, head: int) -> int:
-        """Index of a layer on the first axis.
+        """Return the index of a layer on the first axis.
 
         Raises:
-            DataError: the model has no such layer or head, or the layer does not attend.
+            DataError: the model has no such layer or head, or the layer has no attention.
         """
         heads = self.entropy.shape[1]
         if layer not in self.layers or not 0 <= head < heads:
@@ -178,10 +180,10 @@ class AttentionStatistics(Drawable):
         return list(self._heads()["name"])
 
     def place(self, head: str | None) -> tuple[int, int]:
-        """Return where a head is on the first two axes; without a name, the one that looks back furthest.
+        """Return the indices of a head on the first two axes; by default those of the head that looks back furthest.
 
         Raises:
-            ConfigError: there is none of the name.
+            ConfigError: no head has this name.
         """
         if head is None:
             return argmax(self.mean("distance"))
@@ -189,20 +191,20 @@ class AttentionStatistics(Drawable):
         return self.row(layer, number), number
 
     def sentence(self) -> str:
-        """Name the heads that look back furthest and attend most to the token before, and the first token's share."""
+        """Name the heads that look back furthest and attend most to the previous token, and the first token's share."""
         return LongTexts((self,), alone()).sentence()
 
     def figures(self, head: ShownHead = None, statistic: Shown = "distance") -> "dict[str, go.Figure]":
-        """Draw one statistic of every head, and one head: how far back it looks, along the text, and at which tokens.
+        """Draw one statistic of every head, and for one head its lags, its course along the text and its sources.
 
         Args:
-            head: the head that the curves show; by default the one that looks back furthest.
-            statistic: what is drawn of every head, and along the text.
+            head: head shown in the curves; by default the head that looks back furthest.
+            statistic: statistic drawn for every head and along the text.
         """
         return LongTexts((self,), alone()).figures(head, statistic)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the means of every head, and its mean weight at every lag."""
+        """Return the mean statistics of every head, and its mean weight at every lag."""
         return {"statistic": self.table(), "lags": self.lag_table()}
 
     def data(self, figure: str, head: str | None = None) -> pd.DataFrame:
@@ -210,11 +212,11 @@ class AttentionStatistics(Drawable):
         return LongTexts((self,), alone()).data(figure, head)
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the heads that look back furthest first."""
+        """Return the heads, those that look back furthest first."""
         return LongTexts((self,), alone()).lists()
 
     def _heads(self) -> dict[str, Any]:
-        """Columns that name every head."""
+        """Return the columns that identify every head."""
         depth, heads = self.lag_tail.shape
         layer, head = np.repeat(self.layers, heads), np.tile(np.arange(heads), depth)
         return {
@@ -225,21 +227,21 @@ class AttentionStatistics(Drawable):
 
 
 class LongTexts(Beside[AttentionStatistics]):
-    """Statistics of every head of one model or several on one text."""
+    """Attention statistics of every head of one model or several on one text."""
 
     @property
     def hooked(self) -> Sequence[int]:
-        """The ids of the text, where all models read the same."""
+        """Token ids of the text if all models read the same ids, otherwise none."""
         return shared_ids(self.results)
 
     @property
     def heads(self) -> list[str]:
-        """The heads of the last model."""
+        """Heads of the last model."""
         return self.results[-1].heads
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the patterns would take, and what the curves leave out."""
+        """Notes on the memory that full patterns would need, and on what the curves omit."""
         last = self.results[-1]
         patterns = 4 * len(last.heads) * len(last.tokens) ** 2
         return (
@@ -250,7 +252,7 @@ class LongTexts(Beside[AttentionStatistics]):
         )
 
     def sentence(self) -> str:
-        """Name the heads that look back furthest and attend most to the token before, and the first token's share."""
+        """Name the heads that look back furthest and attend most to the previous token, and the first token's share."""
         if len(self.results[-1].tokens) == 1:
             return "One token sees only itself: give a longer text."
         parts = []
@@ -266,7 +268,7 @@ class LongTexts(Beside[AttentionStatistics]):
         return f"Over {len(self.results[-1].tokens):,} tokens, {'; '.join(parts)}."
 
     def figures(self, head: str | None = None, statistic: Statistic = "distance") -> "dict[str, go.Figure]":
-        """Draw one statistic of every head, and how far back one head looks, along the text, and at which tokens."""
+        """Draw one statistic of every head, and for one head its lags, its course along the text and its sources."""
         from probe.attention.head_figures import head_grids, lag_curves, lag_profiles, query_statistic, top_sources
 
         label, unit, last, model = LABELS[statistic], UNITS[statistic], self.results[-1], self.looks[-1].name
@@ -305,7 +307,7 @@ class LongTexts(Beside[AttentionStatistics]):
         }
 
     def data(self, figure: str, head: str | None = None) -> pd.DataFrame:
-        """Return the table behind a figure: of every head, of all lags, or of one head."""
+        """Return the table behind a figure: all heads, all lags, or one head."""
         name = self._head(head)
         if figure == "sources":
             return self.results[-1].source_table(*parse_head(name))
@@ -317,7 +319,7 @@ class LongTexts(Beside[AttentionStatistics]):
         return table[table["name"] == name].reset_index(drop=True) if figure == "lags" else table
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the heads that look back furthest first."""
+        """Return the heads, those that look back furthest first."""
         table = self.tables()["statistic"].drop(columns=["layer", "head", "sum_error"])
         lags = self.results[-1].lag_profile.shape[-1] - 1
         names = {each: f"{LABELS[each]}, {UNITS[each]}" for each in LABELS} | {"name": "head"}
@@ -329,13 +331,13 @@ class LongTexts(Beside[AttentionStatistics]):
         return list(zip(self.looks, self.results, strict=True))
 
     def _head(self, head: str | None) -> str:
-        """Return the name of the head that the curves show: by default the last model's that looks back furthest."""
+        """Return the name of the head shown in the curves: by default the last model's that looks back furthest."""
         last = self.results[-1]
         return str(np.reshape(last.heads, last.lag_tail.shape)[last.place(head)])
 
 
 def _every_layer(seen: AttentionStatistics, statistic: Statistic) -> np.ndarray:
-    """[L H] mean of a statistic for every layer up to the last that attends; NaN for those that do not."""
+    """Return [L H] means of a statistic for every layer up to the last with attention; NaN for layers without."""
     values = seen.mean(statistic)
     whole = np.full((seen.layers[-1] + 1, values.shape[1]), np.nan)
     whole[seen.layers] = values
@@ -343,7 +345,7 @@ def _every_layer(seen: AttentionStatistics, statistic: Statistic) -> np.ndarray:
 
 
 def streaming_seconds(lm: LM, prompt: str | Sequence[int], chat: bool = False, **rest: Any) -> float:
-    """Return the seconds that the statistics of a text take, about."""
+    """Estimate the seconds that the statistics of a text take."""
     return STREAMED * seconds_a_token(lm) * len(asked_ids(lm, prompt, chat))
 
 
@@ -371,27 +373,27 @@ def attention_statistics(
     lags: Annotated[int | None, Input("Longest lag", advanced=True)] = 128,
     tick: Tick = ignore,
 ) -> AttentionStatistics:
-    """Measure what every head does on a text of any length, without holding its patterns.
+    """Compute attention statistics of every head on a text of any length, without storing its patterns.
 
-    Entropy, distance back, and the shares on the first token, on the token before and on the query's own token, of
-    every head and query. They are taken from one block of queries after the other with the weights of the
-    architecture's own eager kernel, so grouped heads, windows, soft caps and learned sinks are in them. Numbers of a
-    head are means over the queries after the first, which sees only itself. The lag profile is the mean weight at each
-    distance back, over the queries that have a token so far back. No logits are computed. Memory beyond the model: some
-    [H block T] tensors and the arrays of the result.
+    The statistics of every head and query are the entropy, the distance back, and the shares of weight on the first
+    token, on the token before and on the query's own token. They are computed one block of queries at a time from the
+    weights of the architecture's own eager kernel, so grouped heads, windows, soft caps and learned sinks are included.
+    A head's numbers are means over the queries after the first, which sees only itself. The lag profile is the mean
+    weight at each distance back, over the queries that have a token at this distance. No logits are computed. In
+    addition to the model, memory holds a few [H block T] tensors and the arrays of the result.
 
     Args:
-        lm: the model; it stays as it is.
-        prompt: a text or its token ids.
+        lm: the model; it is not changed.
+        prompt: text or its token ids.
         chat: send the prompt as a user's message in the model's chat template.
-        block: queries that are in memory at a time; on one core 64 are faster than 256, since they fit its cache.
-        top: sources that are kept for each query.
-        lags: the longest lag of the profile; None takes all.
-        tick: called with the share that is done.
+        block: number of queries in memory at a time; on one core 64 is faster than 256, since it fits the cache.
+        top: number of sources kept for each query.
+        lags: longest lag of the profile; all lags if None.
+        tick: function called with the share of the work done.
 
     Raises:
-        DataError: a text without tokens or one longer than the model's context.
-        ConfigError: a number that is not positive, or hooks are attached, which would not act here.
+        DataError: the text has no tokens or is longer than the model's context.
+        ConfigError: a number is not positive, or hooks are attached, which would have no effect here.
         ModelError: the architecture's attention cannot be read in blocks.
     """
     for name, number in (("block", block), ("top", top), ("lags", 1 if lags is None else lags)):
@@ -405,7 +407,7 @@ def attention_statistics(
 
 
 class _Reader:
-    """Takes the blocks of one forward pass as they come and keeps their statistics."""
+    """Accumulator that receives the attention blocks of one forward pass and keeps their statistics."""
 
     def __init__(self, length: int, top: int, lags: int, depth: int, tick: Tick) -> None:
         self.length, self.top, self.lags, self.depth, self.tick = length, top, min(lags, length - 1), depth, tick
@@ -453,7 +455,7 @@ class _Reader:
         }
 
     def _empty(self, heads: int) -> dict[str, np.ndarray]:
-        """Arrays for the next layer."""
+        """Allocate arrays for the next layer."""
         others = {len(layer["sink"]) for layer in self.layers[:1]} - {heads}
         if others:
             raise ModelError(

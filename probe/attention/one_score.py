@@ -1,4 +1,4 @@
-"""One thing that heads do, of every head: what a person chooses to look at among the scores of heads.
+"""One selected score of every head.
 
 Axes: D blocks, H heads.
 """
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 INDUCTION = r"\text{induction} = \sum_t \sum_{s:\, x_{s-1} = x_t} \alpha_{t,s} \Big/ \sum_{t,s} \alpha_{t,s}"
 HOOKED = 4
-"""How many times longer a text takes with hooks on every head than without."""
+"""Time for a text with hooks on every head, divided by the time without hooks."""
 
 
 @dataclass(frozen=True)
 class ScoreKind:
-    """A score of heads, as it is shown."""
+    """Score of heads, with how it is shown."""
 
     label: str
     unit: str
     about: str
-    """What it says, in a sentence."""
+    """Definition in one sentence."""
     repeats: bool = False
-    """Whether it is measured on repeated random tokens, and not on the prompt."""
+    """Whether it is measured on repeated random tokens instead of the prompt."""
 
 
 _MATCHING = "On repeated random tokens: attention on what followed the earlier occurrence (Olsson et al. 2022)."
@@ -59,21 +59,21 @@ class OneScore(Drawable):
     """One score of every head."""
 
     score: str
-    """Its name in `SCORES`."""
+    """Name of the score in `SCORES`."""
     scores: HeadScores
-    """It and others of the same text."""
+    """The score together with the others computed from the same text."""
 
     def sentence(self) -> str:
-        """Name the head that has most of it."""
+        """Name the head with the largest score."""
         return OneScores((self,), alone()).sentence()
 
     def figures(
         self, head: Annotated[str | None, Input("Head", key="att_head", advanced=True)] = None
     ) -> "dict[str, go.Figure]":
-        """Draw the score of every head, layers upwards.
+        """Draw the score of every head, one row per layer.
 
         Args:
-            head: the head that is framed.
+            head: head to frame.
         """
         return OneScores((self,), alone()).figures(head)
 
@@ -82,7 +82,7 @@ class OneScore(Drawable):
         return {"scores": self.scores.table()}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the heads that have most of it first."""
+        """Return the heads, those with the largest score first."""
         return OneScores((self,), alone()).lists()
 
 
@@ -91,11 +91,11 @@ class OneScores(Beside[OneScore]):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the score says."""
+        """Note that defines the score."""
         return (SCORES[self.results[-1].score].about,)
 
     def sentence(self) -> str:
-        """Name the head of each model that has most of it, with what even attention would give."""
+        """Name the head of each model with the largest score, and the score of uniform attention."""
         name = self.results[-1].score
         kind, parts = SCORES[name], []
         number = rate if kind.unit == "share" else signed if name == "copying" else lambda value: f"{value:.2f}"
@@ -109,7 +109,7 @@ class OneScores(Beside[OneScore]):
         return f"Most {kind.label}: {', '.join(parts)}."
 
     def figures(self, head: str | None = None) -> "dict[str, go.Figure]":
-        """Draw the score of every head, layers upwards, and the change from one model to another of its shape."""
+        """Draw the score of every head, one row per layer, and the change between models of the same shape."""
         from probe.attention.head_figures import head_grids
 
         name = self.results[-1].score
@@ -125,25 +125,25 @@ class OneScores(Beside[OneScore]):
         return {"scores": titled(clickable(chart, head="customdata"), f"{kind.label.capitalize()} of every head")}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the heads that have most of it first."""
+        """Return the heads, those with the largest score first."""
         name = self.results[-1].score
         rows = self.tables()["scores"].drop(columns=["layer", "head"]).rename(columns={"name": "head"})
         return {"Heads": rows.sort_values(name, ascending=False, kind="stable", ignore_index=True)}
 
 
 def scores_of(*lms: LM) -> list[str]:
-    """Return the scores that these models can have: a model of one number has no tokens to copy."""
+    """Return the scores available for these models: a model with a scalar output has no copying score."""
     scalar = any(lm.readout != "tokens" for lm in lms)
     return [name for name in SCORES if not (scalar and name == "copying")]
 
 
 def score_label(name: str) -> str:
-    """Return what a score is called."""
+    """Return the label of a score."""
     return SCORES[name].label
 
 
 def scores_seconds(lm: LM, score: str, **rest: Any) -> float:
-    """Return the seconds that a score takes, about: those of repeats need the model to read some texts."""
+    """Estimate the seconds that a score takes; those on repeated tokens read additional texts."""
     repeats = inspect.signature(repeat_scores).parameters
     tokens = (repeats["length"].default * repeats["repeats"].default + 1) * repeats["batch"].default
     return HOOKED * seconds_a_token(lm) * tokens if SCORES[score].repeats else 0.0
@@ -167,23 +167,24 @@ def score_heads(
     max_new_tokens: New = 0,
     given: Given = None,
 ) -> OneScore:
-    """Measure one thing that heads do, for every head of a model.
+    """Measure one behaviour of every head of a model.
 
     Previous token, duplicate token and induction are the shares of all weight on the token before, on earlier copies of
-    a token, and on what followed those (transformer-lens); entropy, distance, sink and itself are means over the rows
-    that have a choice. Prefix matching and copying are those of Olsson et al. (2022), on repeated random tokens.
+    the query's token, and on the tokens that followed these copies (transformer-lens). Entropy, distance, sink and
+    itself are means over all rows but the first, which has only one key. Prefix matching and copying follow Olsson et
+    al. (2022), on repeated random tokens.
 
     Args:
         lm: the model.
-        prompt: a text or its token ids.
-        score: which one.
+        prompt: text or its token ids.
+        score: score to measure.
         chat: send the prompt as a user's message in the model's chat template.
-        max_new_tokens: how many tokens the model goes on for at most, greedily.
-        given: how many of the tokens were given, where a model wrote the rest of them.
+        max_new_tokens: maximum number of tokens that the model generates greedily.
+        given: number of prompt tokens, if a model generated the rest of the tokens.
 
     Raises:
-        DataError: an empty text or one longer than the context.
-        ConfigError: a continuation was asked from a model that reads out a scalar.
+        DataError: the text is empty or longer than the context.
+        ConfigError: a continuation was requested from a model with a scalar output.
     """
     if SCORES[score].repeats:
         return OneScore(score, repeat_scores(lm))

@@ -1,4 +1,4 @@
-"""What every head of a model attends to on a prompt, and which head moved most from one model to another.
+"""Attention of every head of a model on a prompt, and the heads that differ most between two models.
 
 Axes: D blocks, H heads, T tokens.
 """
@@ -30,23 +30,24 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Head = tuple[int, int]
-"""(layer, head), both from 0."""
+"""(layer, head), both counted from 0."""
 DOES = {
     "induction": "attends to what followed earlier copies of a token (induction)",
     "duplicate_token": "attends to earlier copies of a token",
     "previous_token": "attends to the token before",
 }
-"""What a score of patterns says of a head, the rarest behaviour first."""
+"""Description of the behaviour that each pattern score measures, the rarest behaviour first."""
 STANDS_OUT = 0.3
-"""Share of a head's attention from which a behaviour is named as what the head does."""
+"""Share of a head's attention above which a behaviour is named as the head's behaviour."""
 LONG = 192
-"""Tokens up to which a page shows patterns cell by cell; of longer texts every head gets statistics."""
+"""Largest number of tokens for which a page shows patterns cell by cell; longer texts get statistics of every head."""
 MOST_CELLS = 270_000
-"""Weights that one mosaic draws: more take long to send and show no more on a screen."""
+"""Largest number of weights in one mosaic: more take long to send and are not visible on a screen."""
 HEIGHT, WIDTH = 400, 740
-"""Pixels of a mosaic, at most, and of the two of a pair with their difference, without colour bars."""
+"""Largest height and width of a mosaic in pixels, without colour bars; the width is that of a pair with its difference.
+"""
 STILL = 0.005
-"""Share of attention that went elsewhere below which two models are said to attend alike."""
+"""Share of attention that moved below which two models are said to attend alike."""
 STAGES = (
     r"\text{E3}\quad s_{t,s} = \langle R_t M h_t, R_s N h_s\rangle / \sqrt{d_h}",
     r"\text{E4}\quad \alpha_{t,\cdot} = \mathrm{softmax}(s_{t,\le t})",
@@ -80,13 +81,13 @@ def strongest(read: Attention) -> tuple[Head, str]:
 
 
 def most_moved_head(first: Attention, second: Attention, names: tuple[str, str], of: str = "") -> tuple[Head, str]:
-    """Find the head that moved most between two models, and say how.
+    """Find the head whose attention differs most between two models, and describe the change.
 
     Args:
-        first: what one attends to.
-        second: what the other one attends to, of as many heads on the same text.
-        names: what the two are called.
-        of: of which run they are steps, as the end of a clause.
+        first: attention of one model.
+        second: attention of the other model, with the same number of heads on the same text.
+        names: names of the two.
+        of: end of a clause that names the run, if they are steps of one.
     """
     distance = head_distance(first, second)
     head = argmax(distance)
@@ -109,18 +110,18 @@ def most_moved_head(first: Attention, second: Attention, names: tuple[str, str],
 
 
 def same_text(one: Any, other: Any) -> bool:
-    """Return whether two results are of the same `tokens` with the same `ids`."""
+    """Return whether two results have the same `tokens` and `ids`."""
     return bool(one.ids == other.ids and one.tokens == other.tokens)
 
 
 def shared_ids(results: Sequence[Any]) -> Sequence[int]:
-    """Return the ids of the text that all results are of; none where models read other tokens."""
+    """Return the token ids that all results share; none if they differ."""
     ids: Sequence[int] = results[-1].ids
     return ids if all(same_text(each, results[-1]) for each in results) else ()
 
 
 def quote_token(tokens: Sequence[str], index: int) -> str:
-    """Quote a token, with its position where the text contains it several times."""
+    """Quote a token, with its position if the text contains it several times."""
     where = f" [{index}]" if list(tokens).count(tokens[index]) > 1 else ""
     return f"\u201c{tokens[index].strip()}\u201d{where}"
 
@@ -132,11 +133,11 @@ def argmax(values: np.ndarray) -> Head:
 
 
 MOST_NEW = 64
-"""New tokens that a reader may ask for."""
+"""Largest number of new tokens that a reader can request."""
 New = Annotated[int, Input("New tokens", key="att_new", within=(0, MOST_NEW))]
-"""How many tokens a model goes on for."""
+"""Number of tokens to generate."""
 Given = Annotated[int | None, Input("Tokens given", advanced=True)]
-"""How many tokens of a text were given, where a model wrote the rest."""
+"""Number of prompt tokens, if a model generated the rest of the tokens."""
 
 
 def heads_of(*lms: LM) -> list[str]:
@@ -145,21 +146,21 @@ def heads_of(*lms: LM) -> list[str]:
 
 
 def head_name(head: Head) -> str:
-    """Such as `L2H1`."""
+    """Format a head's name, such as `L2H1`."""
     return f"L{head[0]}H{head[1]}"
 
 
 def parse_head(name: str) -> Head:
-    """Return the head whose name `head_name` gave."""
+    """Parse a head's name as `head_name` formats it."""
     layer, _, head = name[1:].partition("H")
     return int(layer), int(head)
 
 
 def find_head(name: str, heads: Sequence[str]) -> Head:
-    """Return the head of a name among those of these names.
+    """Find a head by name among these names.
 
     Raises:
-        ConfigError: it is not among them.
+        ConfigError: the name is not among them.
     """
     if name not in heads:
         raise ConfigError(f"There is no head {name!r} here: give one of {', '.join(heads)}.")
@@ -167,60 +168,60 @@ def find_head(name: str, heads: Sequence[str]) -> Head:
 
 
 def queries_of(found: Beside[Any]) -> dict[int, str]:
-    """Return the positions of all tokens of the last model, and what they are called."""
+    """Return the positions of all tokens of the last model, with their labels."""
     return {index: f"{index}: {visible(token)}" for index, token in enumerate(found.results[-1].tokens)}
 
 
 def last_given(found: Beside[Any]) -> int:
-    """Return the position of the token that predicts what follows the prompt."""
+    """Return the position of the last prompt token, which predicts the first new token."""
     return int(found.results[-1].prompt_length) - 1
 
 
 Query = Annotated[int | None, Input("Query token", key="att_query", choices=queries_of, first=last_given)]
-"""A token that looks; None is the last one of the prompt."""
+"""Position of the query token; None stands for the last token of the prompt."""
 HeadName = Annotated[str | None, Input("Head", key="att_head", choices=heads_of, nothing="auto")]
-"""A head by its name; None is the one that moved most between two models, or stands out in one."""
+"""Name of a head; None stands for the head that moved most between two models, or that stands out in one."""
 
 
 def heads_shown(found: Any) -> list[str]:
-    """Return the names of the heads that a result knows."""
+    """Return the names of a result's heads."""
     return list(found.heads)
 
 
 def layers_shown(found: "Attentions") -> list[str]:
-    """Return what the groups of layers are called that one mosaic each shows; none where one shows all."""
+    """Return the labels of the groups of layers, one mosaic each; none if one mosaic shows all layers."""
     groups = list(found.layers)
     return groups if len(groups) > 1 else []
 
 
 ShownHead = Annotated[str | None, Input("Head", key="att_head", choices=heads_shown, nothing="auto")]
-"""The same, chosen among the heads of a result."""
+"""Name of a head, chosen among the heads of a result."""
 ShownLayers = Annotated[str | None, Input("Layers", key="att_layers", choices=layers_shown, nothing="auto")]
-"""Layers that one mosaic shows together."""
+"""Layers that one mosaic shows."""
 
 
 def read_asked(
     lm: LM, prompt: str | Sequence[int], chat: bool = False, max_new_tokens: int = 0, given: int | None = None
 ) -> Attention:
-    """Read what every head attends to on a prompt, and while the model goes on.
+    """Read the attention of every head on a prompt and its continuation.
 
     Args:
         lm: the model.
-        prompt: a text or its token ids.
+        prompt: text or its token ids.
         chat: send the prompt as a user's message in the model's chat template.
-        max_new_tokens: how many tokens the model goes on for at most, greedily.
-        given: how many of the tokens were given, where a model wrote the rest of them.
+        max_new_tokens: maximum number of tokens that the model generates greedily.
+        given: number of prompt tokens, if a model generated the rest of the tokens.
 
     Raises:
-        DataError: an empty text or one longer than the context.
-        ConfigError: a continuation was asked from a model that reads out a scalar.
+        DataError: the text is empty or longer than the context.
+        ConfigError: a continuation was requested from a model with a scalar output.
     """
     found = attention(lm, asked_ids(lm, prompt, chat), max_new_tokens=max_new_tokens)
     return found if given is None else replace(found, prompt_length=given)
 
 
 def standing_out(reads: Sequence[Attention]) -> Head:
-    """Return the head that moved most between two models, else the one that stands out in the last."""
+    """Return the head that moved most between two models, or else the one that stands out in the last."""
     first, last = reads[0], reads[-1]
     if len(reads) == 2 and same_text(first, last) and first.pattern.shape == last.pattern.shape:
         return argmax(head_distance(first, last))
@@ -228,7 +229,7 @@ def standing_out(reads: Sequence[Attention]) -> Head:
 
 
 def splits_alike(one: LM, other: LM, ids: Sequence[int]) -> bool:
-    """Return whether two models name the ids of a text alike."""
+    """Return whether two tokenizers map the ids of a text to the same tokens."""
     size = one.model.get_input_embeddings().weight.shape[0]
     return max(ids) < size and pieces(one.tokenizer, ids) == pieces(other.tokenizer, ids)
 
@@ -242,9 +243,9 @@ def same_reading(
     given: int | None = None,
     **others: Any,
 ) -> dict[str, Any]:
-    """Return one text for all models, with what the last one goes on with, and one head where none is named.
+    """Return inputs that make all models read one text: the prompt and the last model's continuation, and one head.
 
-    Models of other tokens each read the prompt by their own.
+    Models with different tokens each tokenise the prompt themselves. The head is chosen only if none is named.
     """
     found: dict[str, Any] = {}
     read = read_asked(lms[-1], prompt, chat, max_new_tokens, given)
@@ -258,7 +259,7 @@ def same_reading(
 
 
 def layer_groups(depth: int, heads: int, length: int) -> dict[str, list[int]]:
-    """Return the layers that one mosaic shows together, by name: up to `MOST_HEADS` heads and `MOST_CELLS` weights."""
+    """Group the layers that one mosaic shows, by name: up to `MOST_HEADS` heads and `MOST_CELLS` weights."""
     most = min(MOST_HEADS, MOST_CELLS // length**2)
     each = depth if depth * heads <= most else max(1, most // heads)
     groups = [list(range(first, min(first + each, depth))) for first in range(0, depth, each)]
@@ -266,39 +267,39 @@ def layer_groups(depth: int, heads: int, length: int) -> dict[str, list[int]]:
 
 
 class Attentions(Beside[Attention]):
-    """What the heads of one model or several attend to on one prompt."""
+    """Attention of the heads of one model or several on one prompt."""
 
     of = ""
-    """Of which run they are steps, as the end of a clause."""
+    """End of a clause that names the run, if the results are steps of one."""
 
     @property
     def comparable(self) -> bool:
-        """Whether there are two models whose heads and tokens pair up."""
+        """Whether there are two models whose heads and tokens can be compared one by one."""
         first, last = self.results[0], self.results[-1]
         return len(self.results) == 2 and same_text(first, last) and first.pattern.shape == last.pattern.shape
 
     @property
     def hooked(self) -> Sequence[int]:
-        """The ids of the text, where all models read the same."""
+        """Token ids of the text if all models read the same ids, otherwise none."""
         return shared_ids(self.results)
 
     @property
     def heads(self) -> list[str]:
-        """The heads of the last model."""
+        """Heads of the last model."""
         return self.results[-1].heads
 
     @property
     def layers(self) -> dict[str, list[int]]:
-        """Groups of layers of the deepest model, each for one mosaic."""
+        """Groups of layers of the deepest model, one mosaic each."""
         shapes = [read.pattern.shape for read in self.results]
         depth, heads, length = (max(shape[axis] for shape in shapes) for axis in range(3))
         return layer_groups(depth, heads, length)
 
     def head(self, name: str | None = None) -> Head:
-        """Return the head of a name; without one, that which moved most between two models, or stands out in the last.
+        """Return a head by name; by default the one that moved most between two models, or stands out in the last.
 
         Raises:
-            ConfigError: there is none of the name.
+            ConfigError: no head has this name.
         """
         return self._standing_out if name is None else find_head(name, self.heads)
 
@@ -308,7 +309,7 @@ class Attentions(Beside[Attention]):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """How a mosaic is read, what was written, and why there is no difference."""
+        """Notes on how to read a mosaic, on generated tokens, and on a missing difference."""
         last, name = self.results[-1], self.looks[-1].name
         said = [
             "Every square is a head: rows are tokens that look (queries), columns tokens that are looked at (keys)."
@@ -321,7 +322,7 @@ class Attentions(Beside[Attention]):
         return (" ".join(said), *self._why_apart())
 
     def _why_apart(self) -> list[str]:
-        """Say why two models have no difference, if they have none."""
+        """Say why two models cannot be subtracted, if they cannot."""
         if self.comparable or len(self.results) == 1:
             return []
         if not shared_ids(self.results):
@@ -334,7 +335,7 @@ class Attentions(Beside[Attention]):
         return [f"{' and '.join(shapes)}: they stand side by side, without a difference."]
 
     def sentence(self) -> str:
-        """Name the head that moved most between two models, or what stands out in each."""
+        """Name the head that moved most between two models, or the head that stands out in each."""
         if self.comparable:
             first, second = self.results
             return f"{most_moved_head(first, second, (self.looks[0].name, self.looks[1].name), self.of)[1]}."
@@ -347,12 +348,12 @@ class Attentions(Beside[Attention]):
         return sentence[0].upper() + sentence[1:]
 
     def figures(self, head: ShownHead = None, layers: ShownLayers = None) -> "dict[str, go.Figure]":
-        """Draw the heads of some layers in one map: two models and their difference, or one beside its chosen head.
+        """Draw the heads of some layers in one map: two models and their difference, or one model and its chosen head.
 
         Args:
-            head: the head that is framed and enlarged; by default the one that moved most between two models, or
-                stands out in one.
-            layers: the layers that are drawn where a model has too many for one figure; by default those of the head.
+            head: head to frame and enlarge; by default the one that moved most between two models, or stands out in
+                one.
+            layers: layers to draw if a model has too many for one figure; by default those around the head.
         """
         chosen, shown = self.head(head), self._shown(head, layers)
         look, read, own = shown[-1]
@@ -379,7 +380,7 @@ class Attentions(Beside[Attention]):
         return charts | {"head": titled(enlarged, f"{head_name(chosen)} of {look.name}{self.of}", HEIGHT)}
 
     def data(self, figure: str, head: str | None = None, layers: str | None = None) -> pd.DataFrame:
-        """Return the weights behind a figure: of the layers that are shown, or of the chosen head."""
+        """Return the weights behind a figure: those of the layers shown, or of the chosen head."""
         layer, number = self.head(head)
         tables = []
         for look, read, own in self._shown(head, layers):
@@ -390,7 +391,7 @@ class Attentions(Beside[Attention]):
         return pd.concat(tables, ignore_index=True)
 
     def _shown(self, head: str | None, layers: str | None) -> list[tuple[Look, Attention, list[int]]]:
-        """Return each model that has some of the layers, with those that it has; by default those around the head."""
+        """Return each model that has any of the layers, with those it has; by default the layers around the head."""
         layer = self.head(head)[0]
         groups = self.layers
         if layers is not None and layers not in groups:
@@ -401,12 +402,12 @@ class Attentions(Beside[Attention]):
         return [one for one in own if one[-1]]
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return what every head looks at, and how far it moved between two models."""
+        """Return the weights of every head, and how far each moved between two models."""
         moved = {"heads-moved": distance_table(self.results[0], self.results[1])} if self.comparable else {}
         return {"heads": self._scores(), **moved}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the heads that moved most between two models, and what every head looks at."""
+        """Return the heads that moved most between two models, and the scores of every head."""
         moved = {}
         if self.comparable:
             table = distance_table(self.results[0], self.results[1]).drop(columns=["layer", "head"])
@@ -425,23 +426,22 @@ class Attentions(Beside[Attention]):
 
 @dataclass(frozen=True)
 class PromptAttention(Attention):
-    """What every head attends to on a prompt."""
+    """Attention of every head on a prompt, as a result to draw."""
 
     @property
     def _alone(self) -> Attentions:
         return Attentions((self,), alone())
 
     def sentence(self) -> str:
-        """Say what stands out in the heads."""
+        """Describe the head that stands out."""
         return self._alone.sentence()
 
     def figures(self, head: ShownHead = None, layers: ShownLayers = None) -> "dict[str, go.Figure]":
-        """Draw the heads of some layers, and one of them enlarged.
+        """Draw the heads of some layers, and one head enlarged.
 
         Args:
-            head: the head that is framed and enlarged; by default the one that stands out, or moved most between two
-                models.
-            layers: the layers that are drawn where a model has too many for one figure; by default those of the head.
+            head: head to frame and enlarge; by default the one that stands out, or moved most between two models.
+            layers: layers to draw if a model has too many for one figure; by default those around the head.
         """
         return self._alone.figures(head, layers)
 
@@ -450,11 +450,11 @@ class PromptAttention(Attention):
         return self._alone.data(figure, head, layers)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return what every head looks at."""
+        """Return the scores of every head."""
         return self._alone.tables()
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return what every head looks at."""
+        """Return the scores of every head."""
         return self._alone.lists()
 
 
@@ -469,25 +469,25 @@ def read_attention(
     max_new_tokens: New = 0,
     given: Given = None,
 ) -> PromptAttention:
-    """Read what every head attends to on a prompt, and while the model goes on.
+    """Show the attention of every head on a prompt and on the model's continuation.
 
     A head compares the query of token *t* with the keys of the tokens up to it (scores, E3), turns the scores of a row
-    into weights that sum to 1 (softmax, E4), and adds the mixture of the values that the weights give to the residual
-    stream of *t* (E5). Rows are queries (destination), columns keys (source). Attention during generation is the rows
-    from the last token of the prompt on: row *t* is what the step that chose token *t* + 1 attended to. *Moved* is the
-    total variation distance, half the sum of absolute changes of a row, mean over the rows that have a choice.
-    Previous token, duplicate token and induction are the shares of all weight on the token before, on earlier copies
-    of the token, and on what followed those.
+    into weights that sum to 1 (softmax, E4), and adds the weighted sum of the values to the residual stream of *t*
+    (E5). Rows are queries (destination), columns keys (source). The rows from the last prompt token on are the
+    attention during generation: row *t* is the attention of the step that chose token *t* + 1. *Moved* is the total
+    variation distance: half the sum of absolute changes of a row, averaged over all rows but the first, which has only
+    one key. Previous token, duplicate token and induction are the shares of all weight on the token before, on earlier
+    copies of the query's token, and on the tokens that followed these copies.
 
     Args:
         lm: the model.
-        prompt: a text or its token ids.
+        prompt: text or its token ids.
         chat: send the prompt as a user's message in the model's chat template.
-        max_new_tokens: how many tokens the model goes on for at most, greedily.
-        given: how many of the tokens were given, where a model wrote the rest of them.
+        max_new_tokens: maximum number of tokens that the model generates greedily.
+        given: number of prompt tokens, if a model generated the rest of the tokens.
 
     Raises:
-        DataError: an empty text or one longer than the context.
-        ConfigError: a continuation was asked from a model that reads out a scalar.
+        DataError: the text is empty or longer than the context.
+        ConfigError: a continuation was requested from a model with a scalar output.
     """
     return PromptAttention(**vars(read_asked(lm, prompt, chat, max_new_tokens, given)))

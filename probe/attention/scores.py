@@ -1,4 +1,4 @@
-"""What kind of head each head is: scores from one text, and from repeated random tokens (METRICS: attention).
+"""Scores of head behaviours, on one text and on repeated random tokens (METRICS: attention).
 
 Axes: D blocks, H heads, T tokens, B texts.
 """
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadScores(Drawable):
-    """Several numbers for every head."""
+    """Several scores of every head."""
 
     values: dict[str, np.ndarray]
-    """[D H] each, by the name of the score."""
+    """[D H] scores, by the name of the score."""
     chance: dict[str, float] = field(default_factory=dict)
-    """What a head that attends to all it sees alike would score (copying: one that raises all tokens alike)."""
+    """Scores of a head that attends uniformly to all it sees (copying: of one that raises all tokens equally)."""
     ids: list[list[int]] = field(default_factory=list, repr=False)
-    """The texts they were measured on."""
+    """[B T] token ids of the texts that the scores were measured on."""
 
     @property
     def names(self) -> list[str]:
@@ -44,18 +44,18 @@ class HeadScores(Drawable):
         return list(self.values)
 
     def table(self) -> pd.DataFrame:
-        """One row a head: name, layer, head and one column a score."""
+        """Return a table with one row per head: name, layer, head and one column per score."""
         shape = next(iter(self.values.values())).shape
         layer, head = (axis.ravel() for axis in np.indices(shape))
         columns = {name: value.ravel() for name, value in self.values.items()}
         return pd.DataFrame({"name": head_names(*shape), "layer": layer, "head": head, **columns})
 
     def sentence(self) -> str:
-        """Name the head that has most of each score on repeated random tokens."""
+        """Name the head with the largest value of each score on repeated random tokens."""
         return ScoresBeside((self,), alone()).sentence() if set(self.values) <= set(WORDS) else ""
 
     def figure(self, name: str | None = None) -> "go.Figure":
-        """One score of every head as a grid of layers and heads; the first one if none is named."""
+        """Draw one score of every head as a grid of layers and heads; by default the first score."""
         from probe.attention.head_figures import head_grids
 
         name = name or next(iter(self.values))
@@ -63,10 +63,10 @@ class HeadScores(Drawable):
         return head_grids([("", values)], name.replace("_", " "), signed=[bool(np.nanmin(values) < 0)])
 
     def top(self, name: str, k: int = 5) -> pd.DataFrame:
-        """Return the k heads that score highest: name, layer, head and the score.
+        """Return the k heads with the largest score: name, layer, head and the score.
 
         Raises:
-            ConfigError: there is no such score.
+            ConfigError: no score has this name.
         """
         if name not in self.values:
             raise ConfigError(f"There is no score {name!r}: choose one of {', '.join(self.values)}.")
@@ -75,12 +75,12 @@ class HeadScores(Drawable):
 
 
 def pattern_scores(read: Attention) -> HeadScores:
-    """Scores of patterns that are there already.
+    """Compute scores of given attention patterns.
 
     entropy (nats), distance (tokens back), sink (weight on the first token) and self (weight on the query itself) are
-    means over the queries that have a choice, all but the first. previous_token, duplicate_token and induction are the
-    share of all weight on the token before, on earlier tokens equal to the query's, and on the tokens that followed
-    those: the definitions of `transformer_lens.head_detector` ("mul").
+    means over all queries but the first, which has only one key. previous_token, duplicate_token and induction are the
+    shares of all weight on the token before, on earlier tokens equal to the query's, and on the tokens that followed
+    these: the definitions of `transformer_lens.head_detector` ("mul").
     """
     ids = np.asarray(read.ids)
     uniform = np.tri(len(ids)) / np.arange(1, len(ids) + 1)[:, None]
@@ -105,14 +105,15 @@ def _scores(pattern: Float[np.ndarray, "... T T"], ids: Int[np.ndarray, " T"]) -
 
 
 def duplicates(ids: Int[np.ndarray, " T"]) -> np.ndarray:
-    """[T T] whether the key is an earlier token equal to the query's."""
+    """Return [T T] booleans: whether the key is an earlier token equal to the query's."""
     return np.tril(ids[:, None] == ids, -1)
 
 
 def followers(ids: Int[np.ndarray, " T"]) -> np.ndarray:
-    """[T T] whether the key stands right after an earlier token equal to the query's: where induction looks.
+    """Return [T T] booleans: whether the key directly follows an earlier token equal to the query's.
 
-    The query itself counts where it equals the token before it, as in transformer_lens.
+    These are the keys that induction attends to. The query itself counts if it equals the token before it, as in
+    transformer_lens.
     """
     shifted = np.zeros((len(ids), len(ids)), dtype=bool)
     shifted[:, 1:] = duplicates(ids)[:, :-1]
@@ -124,7 +125,7 @@ WORDS = {
     "previous_token": "attends most to the token before",
     "copying": "copies most",
 }
-"""What a score on repeated random tokens says of the head that has most of it."""
+"""Description of the behaviour that each score on repeated random tokens measures."""
 PREFIX_MATCHING = (
     r"\mathrm{prefix\ matching} = \mathbb{E}_{t > n} \sum_{s:\, x_{s-1} = x_t} \alpha_{t,s},\qquad x_{t} = x_{t-n}\ "
     r"\text{random}"
@@ -135,7 +136,7 @@ class ScoresBeside(Beside[HeadScores]):
     """Scores of the heads of one model or several on repeated random tokens."""
 
     def sentence(self) -> str:
-        """Name for every model and score the head that has most of it, with what even attention would give."""
+        """Name for every model and score the head with the largest value, and the score of uniform attention."""
         parts = []
         for look, each in zip(self.looks, self.results, strict=True):
             clauses = []
@@ -149,7 +150,7 @@ class ScoresBeside(Beside[HeadScores]):
         return sentence[0].upper() + sentence[1:]
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Draw each score of every head, layers upwards, and the change from one model to another of its shape."""
+        """Draw each score of every head, one row per layer, and the change between models of the same shape."""
         from probe.attention.head_figures import head_grids
 
         charts = {}
@@ -165,7 +166,7 @@ class ScoresBeside(Beside[HeadScores]):
         return charts
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return all heads, those that match prefixes most first."""
+        """Return all heads, those with the largest prefix-matching score first."""
         rows = next(iter(self.tables().values())).drop(columns=["layer", "head"]).rename(columns={"name": "head"})
         first = next(iter(self.results[-1].values))
         return {"Heads": rows.sort_values(first, ascending=False, kind="stable", ignore_index=True)}
@@ -179,25 +180,26 @@ Advanced = Annotated[int, Input(advanced=True)]
 def repeat_scores(
     lm: LM, *, length: Advanced = 25, batch: Advanced = 8, repeats: Advanced = 2, seed: Advanced = 0
 ) -> HeadScores:
-    """Measure what every head does on repeated random tokens.
+    """Score the behaviour of every head on repeated random tokens.
 
-    The tokens stand after the text's beginning token if the tokenizer has one.
+    The tokens follow the beginning-of-text token if the tokenizer has one.
 
     - prefix_matching: weight from a token of a later repeat on the tokens that followed its earlier occurrences, mean
       over these queries (Olsson et al. 2022; with two repeats there is one such key).
-    - copying: whether what a head writes in the later repeats raises the logit of the token that it attends to. Its
-      direct logits lose their mean over the vocabulary and what is negative; the share of the attended token among all
-      tokens of the sample, mean over positions, is scaled from 0..1 to -1..1 (Olsson et al. 2022, on the tokens where
-      prefix matching is measured). Where attention is spread, the attended token is the one with the largest weight,
-      the beginning token aside (Bansal et al. 2023). Not there for models that read out a scalar.
+    - copying: whether what a head writes in the later repeats raises the logit of the token that it attends to. From
+      its direct logits the mean over the vocabulary is subtracted, and negative values are set to 0. The share of the
+      attended token among all tokens of the sample, averaged over positions, is rescaled from 0..1 to -1..1 (Olsson et
+      al. 2022, on the tokens where prefix matching is measured). If attention is spread, the attended token is the one
+      with the largest weight, except the beginning-of-text token (Bansal et al. 2023). Models with a scalar output have
+      no copying score.
     - previous_token: weight on the token before, mean over all tokens that have one.
 
     Args:
         lm: the model.
-        length: random tokens in a repeat, all different (fewer if the vocabulary has fewer).
-        batch: how many such texts.
-        repeats: how often the tokens are repeated, at least twice.
-        seed: of the tokens.
+        length: number of random tokens in a repeat, all different (fewer if the vocabulary has fewer).
+        batch: number of texts.
+        repeats: number of times that the tokens occur, at least 2.
+        seed: seed of the random tokens.
 
     Raises:
         ConfigError: fewer than two repeats, or no tokens or texts.
@@ -237,7 +239,7 @@ def repeat_scores(
 
 
 def _prefix_matching(pattern: Float[Tensor, "B H T T"], begin: int, length: int) -> Float[Tensor, " H"]:
-    """Mean weight from the later repeats on what followed the earlier occurrences of the query's token."""
+    """Compute the mean weight from later repeats on the tokens that followed the query's token earlier."""
     query = torch.arange(begin + length, pattern.shape[-1], device=pattern.device)
     hits = pattern.new_zeros(pattern.shape[1])
     for back in range(length, pattern.shape[-1] - begin, length):
@@ -253,7 +255,7 @@ def _copying(
     sources: Int[Tensor, "B H t"],
     sample: Int[Tensor, "B n"],
 ) -> Float[Tensor, " H"]:
-    """Return the copying score of each head of one block, computing only the logits of the sampled tokens."""
+    """Compute the copying score of each head of one block, from the logits of the sampled tokens only."""
     normed = final_norm(lm, last[:, None])(outputs)
     rows = unembedding(lm)
     increases = torch.einsum("bhtd,bnd->bhtn", normed, rows[sample]) - (normed @ rows.mean(0))[..., None]
@@ -263,9 +265,10 @@ def _copying(
 
 
 def random_repeats(lm: LM, length: int, batch: int, repeats: int, seed: int) -> tuple[list[list[int]], int, int]:
-    """Texts of random tokens repeated, how many beginning tokens they have, and how long a repeat is.
+    """Sample texts of repeated random tokens.
 
-    The tokens are drawn from the vocabulary without special tokens, each at most once a repeat.
+    The tokens are drawn from the vocabulary without special tokens, each at most once per repeat. Also returned are the
+    number of beginning-of-text tokens and the length of a repeat.
     """
     if length < 1 or batch < 1 or repeats < 2:
         raise ConfigError(

@@ -1,8 +1,8 @@
-"""Attention weights of a text, one block of queries after the other, from the model's own kernel.
+"""Attention weights of a text from the model's own kernel, one block of queries at a time.
 
-transformers lets a function stand in for the attention kernel. The one here calls the architecture's own eager kernel
-on `block` queries at a time and hands their weights on, so grouped heads, windows, soft caps and learned sinks are as
-in the model. The model itself stays as it is, since a second module tree over its parameters runs.
+transformers lets a function replace the attention kernel. The function here calls the architecture's own eager kernel
+on `block` queries at a time and passes their weights on, so grouped heads, windows, soft caps and learned sinks are as
+in the model. The model itself is not changed, since a second module tree over its parameters runs.
 
 Axes: H heads, G key heads, T tokens, b queries of a block, S keys that the block can see, dh width of a head.
 """
@@ -26,31 +26,32 @@ from probe.model.scoring import check_ids, check_lengths
 from probe.model.text import arguments
 
 KERNEL = "probe_blocks"
-"""Name of the function that stands in for attention, as transformers knows it."""
+"""Name under which transformers knows the replacement of the attention kernel."""
 
 Receive = Callable[[int, Float[Tensor, "H b S"], int, int], None]
-"""Called with the layer's place among those that attend, weights in single precision, and the positions of the first
-query and of the first key."""
+"""Function that receives a block: index among the layers with attention, weights in single precision, and the positions
+of the first query and of the first key.
+"""
 
 
 @torch.no_grad()
 def stream_weights(lm: LM, ids: Sequence[int], block: int, receive: Receive) -> list[int]:
-    """Run one text and give `receive` every attention weight once, layer by layer, block by block.
+    """Run one text and pass every attention weight to `receive` once, layer by layer, block by block.
 
     Keys that no query of the block can see are left out. No logits are computed.
 
     Args:
         lm: the model.
-        ids: the text.
-        block: queries at a time.
-        receive: takes a block; an exception in it ends the run and is passed on.
+        ids: token ids of the text.
+        block: number of queries at a time.
+        receive: function that takes a block; an exception in it ends the run and propagates.
 
     Returns:
-        The numbers of the layers that attend, in order.
+        The indices of the layers with attention, in order.
 
     Raises:
-        DataError: a text without tokens or one longer than the model's context.
-        ConfigError: hooks are attached, which would not act here.
+        DataError: the text has no tokens or is longer than the model's context.
+        ConfigError: hooks are attached, which would have no effect here.
         ModelError: the architecture's attention cannot be read in blocks.
     """
     check_lengths(lm.model, [ids], [])
@@ -70,12 +71,12 @@ def stream_weights(lm: LM, ids: Sequence[int], block: int, receive: Receive) -> 
     if not reader.layers:
         raise _unreadable(lm)
     numbers = [number for number in reader.layers if isinstance(number, int)]
-    distinct = len(set(numbers)) == len(reader.layers)  # else a module without a number, or one that is used twice
+    distinct = len(set(numbers)) == len(reader.layers)  # otherwise a module has no index, or is used twice
     return numbers if distinct else list(range(len(reader.layers)))
 
 
 class _BlockReader:
-    """Who reads, and which layers came by."""
+    """Receiver of the blocks in one thread, and the layers seen so far."""
 
     def __init__(self, length: int, block: int, receive: Receive) -> None:
         self.length, self.block, self.receive = length, block, receive
@@ -83,7 +84,7 @@ class _BlockReader:
 
 
 _reader: ContextVar[_BlockReader] = ContextVar("reader")
-"""The reader of this thread: the attention function is one for all."""
+"""Reader of this thread; the attention function is shared by all threads."""
 
 
 @contextmanager
@@ -98,9 +99,7 @@ def _reading(reader: _BlockReader) -> Iterator[None]:
 def _readable(lm: LM) -> Any:
     """Return the body of the model (no unembedding) as a separate module tree that attends through `_attention`."""
     AttentionInterface.register(KERNEL, _attention)
-    AttentionMaskInterface.register(
-        KERNEL, sdpa_mask
-    )  # true or false for each pair, and nothing where it is just causal
+    AttentionMaskInterface.register(KERNEL, sdpa_mask)  # a boolean for each pair, or None for a plain causal mask
     if not lm.model._can_set_attn_implementation():
         raise _unreadable(lm)
     own = twin(lm.model).eval()
@@ -123,7 +122,7 @@ def _attention(
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Float[Tensor, "1 T H dv"], None]:
-    """Run the module's own eager kernel block after block, and give its weights to the reader."""
+    """Run the module's own eager kernel block by block, and pass its weights to the reader."""
     reader, length, kernel = _reader.get(), query.shape[2], _kernel(module)
     if length != reader.length or key.shape[2] != length:
         raise ModelError(
@@ -149,7 +148,7 @@ def _attention(
 
 
 def _rows(mask: Tensor | None, rows: slice, length: int, causal: bool, query: Tensor) -> Float[Tensor, "1 h b T"]:
-    """Return what is added to the scores of a block of queries: 0, or the lowest number where the mask hides a key."""
+    """Return the additive mask of a block of queries: 0, or the lowest number where the mask hides a key."""
     if mask is not None and mask.dtype != torch.bool:
         return mask[:, :, rows, :length]
     if mask is None:
@@ -161,7 +160,7 @@ def _rows(mask: Tensor | None, rows: slice, length: int, causal: bool, query: Te
 
 
 def _span(mask: Float[Tensor, "1 h b T"]) -> tuple[int, int]:
-    """Return the first key that a block of queries sees, and one past the last."""
+    """Return the first key that a block of queries sees, and the last plus one."""
     keys = (mask > torch.finfo(mask.dtype).min / 2).flatten(0, 2).any(0).nonzero()
     return int(keys[0]), int(keys[-1]) + 1
 

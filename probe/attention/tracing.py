@@ -1,4 +1,4 @@
-"""Attention rollout: from which tokens the state of a position can come, if attention were all.
+"""Attention rollout: the tokens that the state of a position can come from, if attention were all.
 
 Axes: D blocks, H heads, T tokens.
 """
@@ -30,9 +30,10 @@ ROLLOUT = r"\tilde A_l = \prod_{k \le l} \Big(\tfrac12 I + \tfrac12 \tfrac1H \su
 
 @torch.no_grad()
 def value_norms(lm: LM, text: str | Sequence[int]) -> np.ndarray:
-    """[D H T] |L h_s| of every head: pattern times these norms is value-weighted attention (Kobayashi et al. 2020).
+    """Return [D H T] |L h_s| of every head: pattern times these norms is value-weighted attention.
 
-    Before the norm that some architectures (Gemma 2) put behind the sum of the heads.
+    See Kobayashi et al. (2020). The norms are taken before the norm that some architectures (Gemma 2) apply to the sum
+    of the heads.
     """
     blocks = range(lm.bridge.cfg.n_layers)
     names = [f"blocks.{block}.attn.hook_v" for block in blocks]
@@ -46,21 +47,21 @@ def value_norms(lm: LM, text: str | Sequence[int]) -> np.ndarray:
 
 
 def rollout(read: Attention | np.ndarray, residual: float = 0.5, value_norms: np.ndarray | None = None) -> np.ndarray:
-    """[D T T] attention rollout: after each block, the share of every earlier token in each position; rows sum to 1.
+    """Compute the [D T T] attention rollout: after each block, the share of every earlier token in each position.
 
-    Abnar and Zuidema 2020. Each block passes on `residual` of a state as it is and mixes the rest by the mean attention
-    of its heads. The product of these matrices over the blocks says where a state comes from, as if values and MLPs
-    changed nothing.
+    Rows sum to 1 (Abnar and Zuidema 2020). Each block keeps the share `residual` of a state unchanged and mixes the
+    rest by the mean attention of its heads. The product of these matrices over the blocks tells where a state comes
+    from, as if values and MLPs changed nothing.
 
     Args:
         read: attention, or its pattern [D H T T].
-        residual: share of a state that passes a block unmixed, 0 to 1; 0.5 in the paper.
-        value_norms: [D H T] |L h_s| (`probe.attention.tracing.value_norms`): heads and keys count by what they
-            write (pattern times norm, each row scaled to sum 1) and not all alike.
+        residual: share of a state that passes a block unmixed, from 0 to 1; 0.5 in the paper.
+        value_norms: [D H T] |L h_s| (`probe.attention.tracing.value_norms`): weights of heads and keys by what they
+            write (pattern times norm, each row scaled to sum to 1); by default all count alike.
 
     Raises:
-        ConfigError: a residual share outside of 0 to 1.
-        DataError: arrays of other shapes.
+        ConfigError: the residual share is outside 0 to 1.
+        DataError: the arrays have other shapes.
     """
     pattern = read.pattern if isinstance(read, Attention) else np.asarray(read)
     if pattern.ndim != 4 or pattern.shape[2] != pattern.shape[3]:
@@ -82,7 +83,7 @@ def rollout(read: Attention | np.ndarray, residual: float = 0.5, value_norms: np
 
 
 def rollout_table(seen: np.ndarray, tokens: list[str]) -> pd.DataFrame:
-    """One row for each layer and pair at or below the diagonal: layer, position, token, source, source_token, share."""
+    """Return a table with one row per layer and pair on or below the diagonal: layer, position, source, share, ..."""
     layer, position, source = (axis.ravel() for axis in np.indices(seen.shape))
     names = np.array(tokens, dtype=object)
     table = pd.DataFrame(
@@ -100,29 +101,29 @@ def rollout_table(seen: np.ndarray, tokens: list[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Rollout(Drawable):
-    """From which tokens every state of a text can come, layer by layer."""
+    """Attention rollout of a text: tokens from which every state can come, layer by layer."""
 
     tokens: list[str]
     """[T] readable pieces of the text."""
     prompt_length: int
-    """How many tokens were given; the model wrote the rest."""
+    """Number of tokens in the prompt; the model generated the rest."""
     shares: np.ndarray
     """[D T T] after each block, the share of every earlier token in each position; rows sum to 1."""
 
     def sentence(self, query: Query = None) -> str:
-        """Say from which tokens the state of one position can come most.
+        """Name the tokens that the state of one position can come from most.
 
         Args:
-            query: the position, from 0; by default the last token of the prompt.
+            query: position, counted from 0; by default the last token of the prompt.
         """
         return Rollouts((self,), alone()).sentence(query)
 
     def figures(self, query: int | None = None) -> "dict[str, go.Figure]":
-        """Draw from which tokens the state of one position can come, layer by layer."""
+        """Draw the tokens that the state of one position can come from, layer by layer."""
         return Rollouts((self,), alone()).figures(query)
 
     def table(self) -> pd.DataFrame:
-        """One row for each layer and pair of tokens: see `rollout_table`."""
+        """Return a table with one row per layer and pair of tokens; see `rollout_table`."""
         return rollout_table(self.shares, self.tokens)
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -130,7 +131,7 @@ class Rollout(Drawable):
         return {"rollout": self.table()}
 
     def lists(self, query: int | None = None) -> dict[str, pd.DataFrame]:
-        """Return from which tokens the last state of one position can come, most first."""
+        """Return the tokens that the last state of one position can come from, largest share first."""
         return Rollouts((self,), alone()).lists(query)
 
 
@@ -147,7 +148,7 @@ class Rollouts(Beside[Rollout]):
         return min(each.prompt_length - 1 if query is None else query, len(each.tokens) - 1)
 
     def sentence(self, query: int | None = None) -> str:
-        """Say from which tokens the state of one position can come most."""
+        """Name the tokens that the state of one position can come from most."""
         parts = []
         for look, each in zip(self.looks, self.results, strict=True):
             at = self._at(each, query)
@@ -163,7 +164,7 @@ class Rollouts(Beside[Rollout]):
         return f"By attention alone, the state after {token} comes {'; '.join(parts)}."
 
     def figures(self, query: int | None = None) -> "dict[str, go.Figure]":
-        """Draw from which tokens the state of one position can come, layer by layer."""
+        """Draw the tokens that the state of one position can come from, layer by layer."""
         from probe.attention.head_figures import rollout_map
 
         charts = {}
@@ -177,7 +178,7 @@ class Rollouts(Beside[Rollout]):
         return charts
 
     def lists(self, query: int | None = None) -> dict[str, pd.DataFrame]:
-        """Return from which tokens the last state of one position can come, most first."""
+        """Return the tokens that the last state of one position can come from, largest share first."""
         frames = []
         for look, each in zip(self.looks, self.results, strict=True):
             rows = each.table()
@@ -205,24 +206,23 @@ def attention_rollout(
     max_new_tokens: New = 0,
     given: Given = None,
 ) -> Rollout:
-    r"""Follow attention through all layers, to the tokens that each state can come from.
+    r"""Trace attention through all layers, to the tokens that each state can come from.
 
-    Attention rollout (Abnar and Zuidema 2020): each block passes on half of a state as it is and mixes the rest by the
-    mean attention of its heads; the product of these matrices says where a state comes from, as if values and MLPs
-    changed nothing. Weighed by what heads write, heads and keys count by $|\alpha_{t,s} L h_s|$ and rows are scaled to
-    sum 1.
+    Attention rollout (Abnar and Zuidema 2020): each block keeps half of a state unchanged and mixes the rest by the
+    mean attention of its heads; the product of these matrices tells where a state comes from, as if values and MLPs
+    changed nothing. If weighted, heads and keys count by $|\alpha_{t,s} L h_s|$, and rows are scaled to sum to 1.
 
     Args:
         lm: the model.
-        prompt: a text or its token ids.
-        weighted: let heads and keys count by what they write, and not all alike.
+        prompt: text or its token ids.
+        weighted: weight heads and keys by what they write instead of equally.
         chat: send the prompt as a user's message in the model's chat template.
-        max_new_tokens: how many tokens the model goes on for at most, greedily.
-        given: how many of the tokens were given, where a model wrote the rest of them.
+        max_new_tokens: maximum number of tokens that the model generates greedily.
+        given: number of prompt tokens, if a model generated the rest of the tokens.
 
     Raises:
-        DataError: an empty text or one longer than the context.
-        ConfigError: a continuation was asked from a model that reads out a scalar.
+        DataError: the text is empty or longer than the context.
+        ConfigError: a continuation was requested from a model with a scalar output.
     """
     read = read_asked(lm, prompt, chat, max_new_tokens, given)
     shares = rollout(read, value_norms=value_norms(lm, read.ids) if weighted else None)

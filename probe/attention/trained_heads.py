@@ -1,4 +1,4 @@
-"""Attention that a run captured: what its heads attended to at one step, and how one changed through training.
+"""Attention captured during a run: its heads at one step, and how a head changed through training.
 
 No model is loaded. Axes: S captured steps, D blocks, H heads, T tokens.
 """
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SHARES = ("previous_token", "duplicate_token", "induction", "sink")
-"""Scores whose course is drawn."""
+"""Scores drawn over training."""
 DISTANCE = "moved since the first step"
-"""What the distance from the first capture is called beside them."""
+"""Label of the distance from the first capture in the same figure."""
 HEIGHT = 340
-"""Pixels of the course."""
+"""Height of the curves in pixels."""
 
 
 def captured_steps(*, run: Path) -> list[int]:
@@ -50,32 +50,32 @@ def last_step(*, run: Path) -> int:
 
 
 FromRun = Annotated[Path, Input("Run", key="att_watched")]
-"""A folder of a run with captures."""
+"""Folder of a run with captures."""
 Captured = Annotated[
     str | None, Input("Captured prompt", key="att_captured", choices=captured_prompts, first=usual_prompt)
 ]
-"""The text of a captured prompt."""
+"""Text of a captured prompt."""
 Step = Annotated[int | None, Input("Step", key="att_step", choices=captured_steps, first=last_step)]
-"""A captured step."""
+"""Step at which captures were taken."""
 
 
 @dataclass(frozen=True)
 class CapturedAttention(Attentions):
-    """What every head attended to on a captured prompt at one step, perhaps beside the first step."""
+    """Attention of every head on a captured prompt at one step, optionally compared with the first step."""
 
     of: str = ""
-    """The run, as the end of a clause."""
+    """End of a clause that names the run."""
     starts: bool = False
-    """Whether the step is the first one."""
+    """Whether the step is the first captured one."""
 
     @property
     def hooked(self) -> tuple[int, ...]:
-        """No ids: nothing was run."""
+        """Empty: no model was run."""
         return ()
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """How a mosaic is read, and that there is nothing before the first step."""
+        """Notes on how to read a mosaic, and on the first step, which has no earlier one to compare."""
         first = "This is the first captured step; move on to see what training changed."
         return (*super().notes, *[first] * self.starts)
 
@@ -89,20 +89,20 @@ def captured_attention(
     step: Step = None,
     since: Annotated[bool, Input("First step", key="att_since")] = True,
 ) -> CapturedAttention:
-    """Read from the captures of a run what every head attended to at one step of its training.
+    """Show the attention of every head at one captured step of a run.
 
-    Rows are queries (destination), columns keys (source). *Moved* is the total variation distance, half the sum of
-    absolute changes of a row, mean over the rows that have a choice. No model is loaded.
+    Rows are queries (destination), columns keys (source). *Moved* is the total variation distance: half the sum of
+    absolute changes of a row, averaged over all rows but the first, which has only one key. No model is loaded.
 
     Args:
-        run: a folder of a run with captures.
-        prompt: the captured prompt where `captured` is none, if it was captured.
-        captured: the text of a captured prompt; by default the one whose answers moved most.
-        step: the captured step; by default the last one.
-        since: show the first captured step beside it.
+        run: folder of a run with captures.
+        prompt: prompt to use if it was captured and `captured` is not given.
+        captured: text of a captured prompt; by default the one whose answers changed most.
+        step: captured step; by default the last one.
+        since: also show the first captured step.
 
     Raises:
-        DataError: a run without captures of attention, or a prompt or a step that it did not capture.
+        DataError: the run has no captures of attention, or did not capture this prompt or step.
     """
     captures, index = _open(run, prompt, captured)
     step = captures.steps[-1] if step is None else step
@@ -118,10 +118,10 @@ def captured_attention(
 
 
 def read_captured(captures: Captures, index: int, step: int) -> PromptAttention:
-    """Return what every head attended to on one captured prompt at a step.
+    """Return the attention of every head on one captured prompt at a step.
 
     Raises:
-        DataError: the step was not captured, or without attention.
+        DataError: the step was not captured, or was captured without attention.
     """
     if step not in captures.steps:
         raise DataError(f"Step {step:,} was not captured: give one of {', '.join(map(str, captures.steps))}.")
@@ -136,7 +136,7 @@ def read_captured(captures: Captures, index: int, step: int) -> PromptAttention:
 
 
 def _open(run: Path, prompt: str, captured: str | None) -> tuple[Captures, int]:
-    """Return the captures of a run, and the number of the prompt."""
+    """Open the captures of a run, and find the index of the prompt."""
     captures, text = captures_of(run), usual_prompt(run=run, prompt=prompt) if captured is None else captured
     numbers = numbers_of(captures)
     if text not in numbers:
@@ -146,14 +146,14 @@ def _open(run: Path, prompt: str, captured: str | None) -> tuple[Captures, int]:
 
 @dataclass(frozen=True)
 class TrainedHeads(Drawable):
-    """How every head changed on one captured prompt while a run was trained."""
+    """Attention scores of every head on one captured prompt over the training of a run."""
 
     run: str
-    """What it is called."""
+    """Name of the run."""
     steps: list[int]
-    """[S] the captured steps."""
+    """[S] captured steps."""
     courses: Mapping[str, np.ndarray]
-    """[S D H] shares of attention by name: those of `SHARES`, and `DISTANCE`."""
+    """[S D H] scores by name: those of `SHARES`, and `DISTANCE`."""
 
     notes = (
         "Shares of the head's attention on the token before, on earlier copies, on what followed them, and on the "
@@ -170,10 +170,10 @@ class TrainedHeads(Drawable):
         return argmax(self.courses[DISTANCE][-1]) if head is None else find_head(head, self.heads)
 
     def sentence(self, head: ShownHead = None) -> str:
-        """Say which share of a head's attention changed most, and how much of it went elsewhere.
+        """Say which share of a head's attention changed most, and how far the head moved.
 
         Args:
-            head: the head; by default the one that moved most from the first step to the last.
+            head: name of the head; by default the one that moved most from the first step to the last.
         """
         at = self._head(head)
         ends = {name: [float(course[at]) for course in values[[0, -1]]] for name, values in self.courses.items()}
@@ -192,8 +192,8 @@ class TrainedHeads(Drawable):
         """Draw the shares of a head's attention over the steps.
 
         Args:
-            head: the head.
-            step: a step that is marked.
+            head: name of the head.
+            step: step to mark.
         """
         from probe.attention.head_figures import score_curves
 
@@ -227,20 +227,21 @@ def _label(name: str) -> str:
 def follow_attention(
     *, run: FromRun, prompt: Prompt = "", captured: Captured = None, tick: Tick = ignore
 ) -> TrainedHeads:
-    """Read from the captures of a run how its heads changed on one prompt while it was trained.
+    """Show how the heads changed on one captured prompt while a run was trained.
 
     Previous token, duplicate token and induction are the shares of all weight on the token before, on earlier copies of
-    a token, and on what followed those; sink is the mean weight on the first token. *Moved* is the total variation
-    distance from the first capture, mean over the rows that have a choice. No model is loaded.
+    the query's token, and on the tokens that followed these copies; sink is the mean weight on the first token. *Moved*
+    is the total variation distance from the first capture, averaged over all rows but the first, which has only one
+    key. No model is loaded.
 
     Args:
-        run: a folder of a run with captures.
-        prompt: the captured prompt where `captured` is none, if it was captured.
-        captured: the text of a captured prompt; by default the one whose answers moved most.
-        tick: called with the share that is done.
+        run: folder of a run with captures.
+        prompt: prompt to use if it was captured and `captured` is not given.
+        captured: text of a captured prompt; by default the one whose answers changed most.
+        tick: function called with the share of the work done.
 
     Raises:
-        DataError: a run without captures of attention, or a prompt that it did not capture.
+        DataError: the run has no captures of attention, or did not capture this prompt.
     """
     captures, index = _open(run, prompt, captured)
     first, rows = read_captured(captures, index, captures.steps[0]), []

@@ -2,7 +2,7 @@
 
 The first is kept unless the whole 95 % interval of the difference lies beyond it, so that fewer questions break fewer
 bounds. The second is kept only if two one-sided tests show that the difference lies within it, so that fewer questions
-keep fewer. A value that could not be computed keeps neither.
+keep fewer. A value that could not be computed satisfies neither.
 """
 
 import math
@@ -25,19 +25,19 @@ _MARGIN = re.compile(r"\s*([\w.@]+)\s*:\s*((?:\d+\.?\d*|\.\d+))\s*")
 
 @dataclass(frozen=True)
 class Bound:
-    """A change of a metric that is too much."""
+    """Limit that the change of a metric must not exceed."""
 
     text: str
-    """As it was given."""
+    """Bound as it was written."""
     metric: str
-    """A name of the audit's table."""
+    """Name of the metric in the audit's table."""
     above: bool
-    """Whether a difference above the limit is too much, else one below it."""
+    """Whether differences above the limit break the bound; otherwise those below do."""
     limit: float
-    """In the unit of the metric; rates from 0 to 1."""
+    """Limit in the unit of the metric; rates from 0 to 1."""
 
     def broken(self, audit: "Audit") -> str:
-        """Return the sentence that says how it is broken; empty where it is kept."""
+        """Return the sentence that explains how the bound is broken; empty if it is kept."""
         row = _row(audit, self.metric)
         if row is None:
             return f"{self.text}: {_MISSING}."
@@ -48,11 +48,11 @@ class Bound:
         return f"{self.text}: {row['title']} changed by {gap}, all of which lies beyond the bound."
 
     def never(self, row: Mapping[Any, Any]) -> str:
-        """Return the sentence that says why no other model could break it; empty where one could.
+        """Return the sentence that explains why no other model could break the bound; empty if one could.
 
         Args:
-            row: with title, unit, n, and base: where the base stands. Without it (NaN) the end is taken that leaves
-                most room.
+            row: title, unit, n and base, the value of the base. If the base is NaN, the end of the range with most room
+                is assumed.
         """
         base = float(row["base"])
         known = not math.isnan(base)
@@ -69,17 +69,17 @@ class Bound:
 
 @dataclass(frozen=True)
 class Within:
-    """A margin within which a metric must be shown to stay."""
+    """Margin within which a metric must be shown to stay."""
 
     text: str
-    """As it was given."""
+    """Margin as it was written."""
     metric: str
-    """A name of the audit's table."""
+    """Name of the metric in the audit's table."""
     margin: float
-    """In the unit of the metric; rates from 0 to 1."""
+    """Margin in the unit of the metric; rates from 0 to 1."""
 
     def broken(self, audit: "Audit") -> str:
-        """Return the sentence that says how far it is from shown; empty where it is shown."""
+        """Return the sentence that explains why the metric is not shown to stay within the margin; empty if it is."""
         row = _row(audit, self.metric)
         if row is None:
             return f"{self.text}: {_MISSING}."
@@ -100,7 +100,7 @@ def _questions(n: int) -> str:
 
 
 def _row(audit: "Audit", metric: str) -> Mapping[Any, Any] | None:
-    """Return the row of a metric; None where there is none, or it has no interval."""
+    """Return the row of a metric, or None if it has no row or no interval."""
     rows = audit.rows[audit.rows["metric"] == metric]
     if not len(rows):
         return None
@@ -119,11 +119,11 @@ def read_bound(text: str, names: Collection[str]) -> Bound:
     """Read a bound from its text: METRIC>NUMBER or METRIC<NUMBER.
 
     Args:
-        text: such as `sycophancy>+0.05` or `sums<-0.1`.
-        names: the metrics that can be measured.
+        text: bound such as `sycophancy>+0.05` or `sums<-0.1`.
+        names: metrics that can be measured.
 
     Raises:
-        ConfigError: it has another form, or there is no such metric; near names are listed.
+        ConfigError: the text has another form, or no metric has this name; similar names are listed.
     """
     match = _FORM.fullmatch(text)
     if match is None:
@@ -138,11 +138,11 @@ def read_within(text: str, names: Collection[str]) -> Within:
     """Read a margin from its text: METRIC:MARGIN.
 
     Args:
-        text: such as `sums:0.05`.
-        names: the metrics that can be measured.
+        text: margin such as `sums:0.05`.
+        names: metrics that can be measured.
 
     Raises:
-        ConfigError: it has another form, the margin is 0, or there is no such metric; near names are listed.
+        ConfigError: the text has another form, the margin is 0, or no metric has this name; similar names are listed.
     """
     match = _MARGIN.fullmatch(text)
     if match is None or float(match[2]) == 0:
@@ -153,6 +153,6 @@ def read_within(text: str, names: Collection[str]) -> Within:
 
 
 def unknown(metric: str, names: Collection[str], what: str) -> ConfigError:
-    """Return the error for a metric that cannot be used, with near names."""
+    """Return the error for an unusable metric, with similar names."""
     near = near_names(metric, list(names), most=3) or [name for name in names if "." not in name]
     return ConfigError(f"The metric `{metric}` {what}: near names are {', '.join(near)}.")

@@ -1,7 +1,7 @@
-"""What an audit found: its table, how many differences chance alone would give, its sentence, and its JSON file.
+"""Result of an audit: its table, the differences expected by chance, its sentence, and its JSON file.
 
-Each difference has one of three verdicts, changed, equivalent or undecided, see `probe.audit.verdict`. They are formed
-anew whenever an audit is read, from the numbers that it stores.
+Each difference has one of three verdicts: changed, equivalent or undecided (see `probe.audit.verdict`). Verdicts are
+recomputed from the stored numbers whenever an audit is read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,15 +32,15 @@ from probe.terms import DIFFERENCE, RATES, SMALLEST, smallest_effect
 from probe.untrusted import read_json, sendable, short
 
 FORMAT = 1
-"""Of the JSON file."""
+"""Version of the JSON file's format."""
 FILE, PAGE = "audit.json", "audit.html"
-"""Names in an audit's folder."""
+"""Names of the files in an audit's folder."""
 HTML = "probe.audit.html_file:audit_html"
-"""What makes the HTML file, by name: it draws audits, and so imports this file."""
+"""Function that makes the HTML file, by name, since its module draws audits and so imports this one."""
 AUDITS = "audits"
-"""The folder of audits in the results, or in a folder of runs."""
+"""Folder of audits among the results, or in a folder of runs."""
 HOME = Path(RESULTS) / AUDITS
-"""Where audits are saved, below the working directory."""
+"""Folder below the working directory where audits are saved."""
 _TEXTS = ("metric", "part", "questions", "title", "unit", "better")
 _NUMBERS = (
     *("base", "base_low", "base_high", "aligned", "aligned_low", "aligned_high"),
@@ -49,51 +49,55 @@ _NUMBERS = (
 COLUMNS = ("metric", "part", "questions", "measure", "title", "unit", "better", *_NUMBERS, "n")
 """Columns that every version stored."""
 TESTS = (*INNER_ENDS, *SWAPS, "same_as")
-"""Columns that older versions did not store; with them the table is what `add_verdicts` reads."""
+"""Columns that older versions did not store; `add_verdicts` reads a table that has them."""
 FORM = ("form", "form_low", "form_high")
-"""Columns that an audit of models with different chat templates has: what the form alone does to the base."""
+"""Columns of an audit of models with different chat templates: the effect of the chat template alone on the base."""
 SEEN = ("seen", "unseen", "unseen_low", "unseen_high")
-"""Columns that an audit of runs with a record of their data has (`probe.audit.seen`): how many questions were in it,
-and the difference over the others."""
+"""Columns of an audit of runs with a record of their data (`probe.audit.seen`): number of questions in the data, and
+the difference over the others.
+"""
 OPTIONAL = ("chance", *FORM, *SEEN)
-"""Columns that not every audit has."""
+"""Columns that only some audits have."""
 CORPUS = ("texts", "tokens", "kl", "kl_low", "kl_high", "kl_reverse")
 OLDER = "An older version made this audit: p is that of its 95 % intervals, which must lie within the margin too."
-"""A note on an audit without swaps and inner intervals."""
+"""Note on an audit without swaps and inner intervals."""
 MOST_NAMED = 3
-"""Further measures that the sentence names at most."""
+"""Largest number of further measures that the sentence names."""
 LARGEST = 1e100
-"""Finite numbers beyond it are no measure's, and overflow where they are drawn."""
+"""Largest absolute value accepted from a file; larger ones belong to no measure and overflow in figures."""
 BLOCKS = ("block", "weights", "weights_share", "residual", "residual_low", "residual_high")
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What changed from a base to an aligned model."""
+    """Result of an audit: what changed from a base to an aligned model."""
 
     rows: pd.DataFrame
-    """One row a measure: metric (its name), part, questions (the set, or `world`), measure (whether the audit is about
-    it), title, unit, better (higher, lower or neither), base, aligned and difference with their 95 % intervals
-    (`_low`, `_high`; the difference is paired), n (pairs behind the difference), the ends of its 90 % interval
-    (`_low90`, `_high90`), p, p_corrected and critical (`probe.audit.swaps`), same_as (the metric that is the same
-    statistic and stands for it), smallest, margin, mde, cannot_show and verdict (`probe.audit.verdict`); where the
-    chat templates differ form, form_low and form_high: by how much the base changes from its own form to the aligned
-    model's; chance: what guessing among the choices gives, where there are choices; where runs have a record of their
-    data seen (questions of the part that were in it), unseen, unseen_low and unseen_high (the difference over the
-    others)."""
+    """Table with one row per measure: metric (its name), part, questions (the set, or `world`), measure (whether it is
+    one of the audit's main measures), title, unit, better (higher, lower or neither), base, aligned and difference with
+    their 95 % intervals (`_low`, `_high`; the difference is paired), n (pairs behind the difference), the bounds of its
+    90 % interval (`_low90`, `_high90`), p, p_corrected and critical (`probe.audit.swaps`), same_as (the metric that is
+    the same statistic and represents it), smallest, margin, mde, cannot_show and verdict (`probe.audit.verdict`); if
+    the chat templates differ: form, form_low and form_high (change of the base from its own chat template to the
+    aligned model's); if there are choices: chance (value of random guessing); if runs have a record of their data: seen
+    (questions of the part that the data contain), unseen, unseen_low and unseen_high (the difference over the others).
+    """
     corpus: pd.DataFrame
-    """KL(aligned || base) in nats a token by kind of text, `all` first: kind, texts, tokens, kl, kl_low, kl_high,
-    kl_reverse. Empty where the tokenizers differ."""
+    """Table of KL(aligned || base) in nats per token by kind of text, `all` first: kind, texts, tokens, kl, kl_low,
+    kl_high, kl_reverse. Empty if the tokenizers differ.
+    """
     blocks: pd.DataFrame
-    """One row a block: block, weights (norm of the change over that of the base), weights_share (of the whole squared
-    change), residual (the same ratio of the residual stream behind the block where an answer begins, mean over
-    prompts) with residual_low and residual_high. Empty where the architectures differ."""
+    """Table with one row per block: block, weights (norm of the change over that of the base), weights_share (share of
+    the whole squared change), residual (the same ratio for the residual stream after the block at the position where an
+    answer begins, mean over prompts) with residual_low and residual_high. Empty if the architectures differ.
+    """
     notes: tuple[str, ...] = ()
-    """What is left out, and why."""
+    """Notes on what is left out, and why."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """models (label, ref, fingerprint, method; base first), sets, n, only, seed, smallest_effect, margin, by_chance
-    (`expected` number of rows that are called different although nothing is, and the `low` and `high` end of what 95 of
-    100 such audits give), seconds, created, key."""
+    """Facts about the audit: models (label, ref, fingerprint, method; base first), sets, n, only, seed,
+    smallest_effect, margin, by_chance (`expected` number of rows called different although nothing is, and the bounds
+    `low` and `high` that 95 of 100 such audits lie within), seconds, created, key.
+    """
 
     @property
     def names(self) -> tuple[str, str]:
@@ -103,38 +107,38 @@ class Audit:
 
     @property
     def counted(self) -> pd.DataFrame:
-        """The rows but for those that are the same statistic as another one."""
+        """The rows except those that duplicate the statistic of another row."""
         return self.rows[self.rows["same_as"] == ""]
 
     @property
     def tested(self) -> pd.DataFrame:
-        """Those of them whose difference has an interval, over enough pairs."""
+        """Counted rows whose difference has an interval and enough pairs."""
         return self.counted[self.counted["p"].notna()]
 
     @property
     def changed(self) -> pd.DataFrame:
-        """Those of them that changed, the surest first."""
+        """Tested rows that changed, smallest p-value first."""
         rows = self.counted[self.counted["verdict"] == CHANGED]
         return rows.sort_values(["p_corrected", "p"], kind="stable")
 
     @property
     def smallest(self) -> float:
-        """The smallest change of a rate that counts."""
+        """Smallest change of a rate that counts."""
         return _share(self.meta.get("smallest_effect"), SMALLEST)
 
     @property
     def margin(self) -> float:
-        """The margin of a rate within which two models are equivalent."""
+        """Margin of a rate within which two models are equivalent."""
         return _share(self.meta.get("margin"), MARGIN) or MARGIN
 
     @property
     def limit(self) -> str:
-        """The smallest change of a rate that counts, in words."""
+        """Smallest change of a rate that counts, in words."""
         return points(self.smallest)
 
     @property
     def asked_in(self) -> str:
-        """In which form both models were asked, as a sentence; empty where both have the same one."""
+        """Sentence that names the chat template of both models; empty if they have the same one."""
         base, aligned = self.names
         forms = {
             "base": f"Both were asked in the form of {base}, as their chat templates differ.",
@@ -146,7 +150,7 @@ class Audit:
 
     @property
     def by_chance(self) -> str:
-        """How many rows chance alone would call different, in words; empty where it was not stored."""
+        """Sentence on the number of rows that chance alone would call different; empty if it was not stored."""
         found = self.meta.get("by_chance")
         if not isinstance(found, Mapping) or not all(
             isinstance(found.get(key), int | float) and 0 <= found[key] < 1e9 for key in ("expected", "low", "high")
@@ -155,11 +159,11 @@ class Audit:
         return f"{found['expected']:.1f} ({found['low']:.0f} to {found['high']:.0f} in 95 of 100 audits)"
 
     def count_from(self, smallest: float, margin: float | None = None) -> "Audit":
-        """Return the same measurements with verdicts by another smallest effect that counts, and another margin.
+        """Return the same measurements with verdicts for another smallest effect and another margin.
 
         Args:
-            smallest: of rates, see `probe.terms.smallest_effect`.
-            margin: of rates; the same as before if not given.
+            smallest: smallest change of a rate that counts (see `probe.terms.smallest_effect`).
+            margin: equivalence margin of a rate; unchanged if not given.
 
         Raises:
             ConfigError: one of them is not between 0 and 1.
@@ -170,10 +174,10 @@ class Audit:
 
     @property
     def shift(self) -> str:
-        """The sentence on a shift of next tokens that no measure of the audit accounts for; empty where there is none.
+        """Sentence on a shift of next tokens that no measure of the audit accounts for; empty if there is none.
 
-        No row changed, and the whole interval of KL over all texts, or else over a kind of them, lies above the
-        smallest effect in nats a token.
+        Present if no row changed, and the whole interval of KL over all texts, or else over one kind, lies above the
+        smallest effect in nats per token.
         """
         if len(self.changed):
             return ""
@@ -192,7 +196,7 @@ class Audit:
 
     @property
     def sentence(self) -> str:
-        """What changed, what is equivalent and what is undecided, in words."""
+        """Sentence on what changed, what is equivalent and what is undecided."""
         base, aligned = self.names
         measures = self.counted[self.counted["measure"]]
         by_verdict = {
@@ -234,7 +238,7 @@ class Audit:
 
     @property
     def folder(self) -> Path:
-        """Where it is saved by default."""
+        """Folder where it is saved by default."""
         base, aligned = (name if name.strip(".") else "model" for name in self.names)
         return HOME / f"{base}-{aligned}-{self.meta['key']}"
 
@@ -242,7 +246,7 @@ class Audit:
         """Write the JSON file and the HTML file, and return the folder.
 
         Raises:
-            RunError: the disk refuses.
+            RunError: the folder cannot be written.
         """
         folder = folder or self.folder
         with disk(folder):
@@ -262,34 +266,34 @@ def describe(row: Mapping[Any, Any]) -> str:
 
 
 def level(p: float) -> str:
-    """Return a corrected level as a person reads it; empty where there is none."""
+    """Format a corrected p-value; empty if there is none."""
     return "" if p != p else "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def form_effect(row: Mapping[Any, Any]) -> str:
-    """Return what the form alone does to the base in a row, in its unit; empty where it is not known."""
+    """Return the effect of the chat template alone on the base in a row, in its unit; empty if unknown."""
     return _beside(row, FORM)
 
 
 def unseen_change(row: Mapping[Any, Any]) -> str:
-    """Return the difference of a row over questions that were not seen in training; empty where it is not known."""
+    """Return the difference of a row over questions not seen in training; empty if unknown."""
     return _beside(row, SEEN[1:])
 
 
 def _beside(row: Mapping[Any, Any], names: Sequence[str]) -> str:
-    """Format a further difference of a row in its unit; empty where the row has none."""
+    """Format a further difference of a row in its unit; empty if the row has none."""
     if names[0] not in row or row[names[0]] != row[names[0]]:
         return ""
     return in_unit(DIFFERENCE if row["unit"] in RATES else row["unit"], *(row[name] for name in names), sign=True)
 
 
 def points(share: float) -> str:
-    """Return a difference of rates in words, such as `5 pp`."""
+    """Format a difference of rates in words, such as `5 pp`."""
     return in_percent(share, 3).replace("%", "pp")
 
 
 def shown_mde(row: Mapping[Any, Any]) -> str:
-    """Return the smallest difference that a row finds in its unit; a dash where there is none."""
+    """Return the minimum detectable effect of a row in its unit; a dash if there is none."""
     size = float(row["mde"])
     if size == float("inf"):
         return "\u221e"
@@ -301,7 +305,7 @@ def shown_mde(row: Mapping[Any, Any]) -> str:
 
 
 def _finds(row: Mapping[Any, Any]) -> str:
-    """Say which difference an undecided row could have found, and which change it could not show."""
+    """Say which difference an undecided row could have detected, and which change it could not show."""
     side = f"; no {row['cannot_show']} could show" if row["cannot_show"] else ""
     finds = shown_mde(row)
     unit = f" {row['unit']}" if row["unit"] not in (*RATES, DIFFERENCE, "") else ""
@@ -322,11 +326,11 @@ def change(row: Mapping[Any, Any]) -> str:
 def read_audit(path: Path) -> Audit:
     """Read an audit from its JSON file, or from the folder that holds it.
 
-    The verdicts are formed anew, by the smallest effect and the margin that the file names, or the usual ones. A file
-    of an older version has neither swaps nor inner intervals: see `probe.audit.verdict.add_verdicts`; a note says so.
+    The verdicts are recomputed with the smallest effect and the margin in the file, or the default ones. A file of an
+    older version has neither swaps nor inner intervals: see `probe.audit.verdict.add_verdicts`; a note says so.
 
     Raises:
-        DataError: there is none, or it is damaged or newer.
+        DataError: the file does not exist, is damaged, or has a newer format.
     """
     file = path / FILE if path.is_dir() else path
     try:
@@ -370,16 +374,16 @@ def read_audit(path: Path) -> Audit:
 
 
 def _share(value: Any, usual: float) -> float:
-    """Return a share as a file holds it; the usual one where it is none."""
+    """Return a share from a file; the default if it is not valid."""
     none = isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1
     return usual if none else float(value)
 
 
 def read_table(records: Any, columns: Mapping[str, type]) -> pd.DataFrame:
-    """Return records as a table with columns of texts and of numbers, null as NaN.
+    """Return records as a table with columns of texts and numbers; null becomes NaN.
 
     Raises:
-        KeyError, TypeError, ValueError: a value is missing, of another kind, or larger than any measure is.
+        KeyError, TypeError, ValueError: a value is missing, of another type, or larger than any measure.
     """
     if not isinstance(records, list):
         raise ValueError("its rows are no list")
@@ -400,13 +404,13 @@ def _number(value: Any) -> float:
 
 
 def audit_files() -> list[Path]:
-    """Return the files of audits in `HOME`, and in the folder `audits` of each folder of runs."""
+    """Return the files of audits in `HOME`, and in the subfolder `audits` of each folder of runs."""
     homes = [HOME, *(root / AUDITS for root in roots())]
     return [file for home in homes for file in home.glob(f"*/{FILE}") if home == HOME or within(file)]
 
 
 def stored_audits(files: Sequence[Path] | None = None) -> dict[Path, Audit]:
-    """Load the audits that can be read, by folder and newest first: of the files, by default of `audit_files`."""
+    """Load the readable audits by folder, newest first: those in `files`, by default in `audit_files`."""
     audits: dict[Path, Audit] = {}
     for file in audit_files() if files is None else files:
         try:

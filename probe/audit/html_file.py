@@ -1,4 +1,4 @@
-"""An audit as one HTML file that needs no network."""
+"""HTML file of an audit, which needs no network."""
 
 from probe.audit.change import Audit, points
 from probe.audit.figures import difference_points, difference_table, inside
@@ -8,7 +8,7 @@ from probe.report.document import Document, today
 
 
 def audit_html(audit: Audit) -> str:
-    """Return the HTML file: sentence, differences, next tokens and blocks, the whole table, and where it comes from."""
+    """Return the HTML file: sentence, differences, next tokens and blocks, the whole table, and provenance."""
     base, aligned = audit.names
     page = Document(f"Audit: {aligned} against {base}", {"created_by": "probe audit", "date": today(), **audit.meta})
     page.say(audit.sentence)
@@ -50,7 +50,7 @@ def audit_html(audit: Audit) -> str:
 
 
 def count_tests(audit: Audit) -> str:
-    """Return what the verdicts of an audit mean, in words."""
+    """Explain the verdicts of an audit in words, with their counts."""
     chance = f" Chance alone calls {audit.by_chance} of them different." if audit.by_chance else ""
     return (
         f"{len(audit.tested)} differences are tested. Changed: the whole 95 % interval lies beyond the smallest effect"

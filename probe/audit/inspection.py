@@ -1,7 +1,8 @@
-"""Running an audit: every part on both models, KL over a corpus, and where inside the models differ.
+"""Audit runner: every part on both models, KL over a corpus, and internal differences.
 
-Answers and results are kept as those of the experiments are, so that an audit that broke off goes on where it stopped;
-so are the tables of two models and the finished audit (`probe.audit.kept`), which is read where it is there.
+Answers and results are cached like those of the experiments, so that an interrupted audit continues where it stopped.
+The tables of two models and the finished audit are cached too (`probe.audit.kept`); a finished audit is read from the
+cache.
 """
 
 import time
@@ -41,13 +42,13 @@ from probe.terms import SMALLEST, Term, smallest_effect, term
 from probe.ticks import Tick, between, ignore
 
 TEXTS = 12
-"""Of each kind."""
+"""Number of texts of each kind."""
 BATCH = 8
-"""Prompts whose residuals are read together."""
+"""Number of prompts whose residuals are read in one batch."""
 KINDS = {"kind": str, **dict.fromkeys(CORPUS[:2], int), **dict.fromkeys(CORPUS[2:], float)}
 WEIGHTS = {"block": int, **dict.fromkeys(BLOCKS[1:3], float)}
 RESIDUALS = {"block": int, **dict.fromkeys(BLOCKS[3:], float)}
-"""Columns of the tables of two models."""
+"""Columns and types of the tables of two models: by kind of text, weights by block, residuals by block."""
 
 
 def audit_models(
@@ -64,25 +65,26 @@ def audit_models(
     tick: Tick = ignore,
     at: Callable[[str], None] = lambda what: None,
 ) -> Audit:
-    """Measure what changed from one model to another; what is stored is not measured again.
+    """Measure what changed from one model to another; stored measurements are reused.
 
     Args:
-        base: the model compared against.
-        aligned: the other one.
-        only: names of parts (`plan_parts`); all by default.
-        n: questions of each set, at most.
-        seed: of everything random.
-        smallest: the smallest change of a rate that counts, see `probe.terms.smallest_effect`.
-        margin: of a rate, within which the models are equivalent (`probe.audit.verdict`).
-        form: whose chat template both are asked in, or `own`; what the form alone does to the base stands beside each
-            difference where the templates differ (`probe.audit.prompt_forms`).
-        again: measure it even so.
-        tick: called with the share that is done.
-        at: called with what is worked on.
+        base: model to compare against.
+        aligned: the other model.
+        only: names of the parts to run (`plan_parts`); all by default.
+        n: largest number of questions from each set.
+        seed: seed of all random draws.
+        smallest: smallest change of a rate that counts (see `probe.terms.smallest_effect`).
+        margin: margin of a rate within which the models are equivalent (`probe.audit.verdict`).
+        form: model whose chat template is used for both, or `own`; if the templates differ, the effect of the template
+            alone on the base is reported with each difference (`probe.audit.prompt_forms`).
+        again: measure again even if results are stored.
+        tick: function called with the share of the work done.
+        at: function called with a description of the current work.
 
     Raises:
-        ConfigError: the models do not belong to one world, there is no such part, or `smallest` or `margin` is none.
-        DataError: a model reads one number.
+        ConfigError: the models do not belong to one world, no part has a given name, or `smallest` or `margin` is not
+            valid.
+        DataError: a model has a scalar output.
     """
     check_share("smallest effect", smallest, SMALLEST)
     check_share("margin", margin, MARGIN, least=1e-9)
@@ -164,18 +166,18 @@ def stored_audit(
     form: AuditForm = "base",
     folders: Sequence[Path] = (),
 ) -> Audit | None:
-    """Load the finished audit of two models, if it is stored; no model is run.
+    """Load the finished audit of two models, if stored; no model is run.
 
     Args:
-        base: the model compared against.
-        aligned: the other one.
+        base: model to compare against.
+        aligned: the other model.
         only: see `audit_models`.
-        n: the same.
-        seed: the same.
-        smallest: the same; with another one than when it was stored, the verdicts are formed anew.
-        margin: the same.
-        form: the same.
-        folders: further ones that it may lie in.
+        n: see `audit_models`.
+        seed: see `audit_models`.
+        smallest: see `audit_models`; the verdicts are recomputed if it differs from the stored one.
+        margin: see `smallest`.
+        form: see `audit_models`.
+        folders: further folders to search.
 
     Raises:
         ConfigError: see `audit_models`.
@@ -185,7 +187,7 @@ def stored_audit(
     found = find_audit(_key(ask_in(base, aligned, form), parts, past, n, seed), folders)
     if found is None:
         return None
-    asked = {"models": _models(base, aligned), "only": list(only), "n": n}  # runs may have another name by now
+    asked = {"models": _models(base, aligned), "only": list(only), "n": n}  # runs may have been renamed since
     notes = tuple(dict.fromkeys((*found.notes, *past.notes)))
     return replace(found, notes=notes, meta={**found.meta, **asked}).count_from(smallest, margin)
 
@@ -199,9 +201,9 @@ def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
 
 
 def _key(asks: Asked, parts: Sequence[Part], past: Past, n: int | None, seed: int) -> str:
-    """Return the key of an audit: a hash of all that its numbers depend on. Audits without swaps had other keys.
+    """Return the key of an audit: a hash of everything that its numbers depend on.
 
-    An audit without questions that were seen in training has the key that it had before these were looked for.
+    An audit without questions seen in training keeps the key that it had before such questions were searched for.
     """
     keys = []
     for part in parts:
@@ -215,12 +217,12 @@ def _key(asks: Asked, parts: Sequence[Part], past: Past, n: int | None, seed: in
 
 
 def _few(n: int | None) -> int:
-    """Return how many texts of each kind both models read."""
+    """Return the number of texts of each kind that both models read."""
     return min(TEXTS, n or TEXTS)
 
 
 def _facts(base: LM, aligned: LM, n: int | None, seed: int) -> dict[str, Any]:
-    """Return what the tables of two models depend on, by the names of the tables."""
+    """Return the facts that the two-model tables depend on, by table name."""
     both = [base, aligned]
     questions: dict[str, Any] = {}
     for name, ask in (("corpus", partial(shared_texts, base, aligned)), ("residuals", partial(claim_pairs, base))):
@@ -232,12 +234,12 @@ def _facts(base: LM, aligned: LM, n: int | None, seed: int) -> dict[str, Any]:
 
 
 class Work(NamedTuple):
-    """What an audit has yet to measure."""
+    """Work that an audit has left."""
 
     seconds: float
-    """That it takes, about."""
+    """Estimated seconds."""
     parts: tuple[str, ...]
-    """What is not stored, in words."""
+    """Missing measurements, in words."""
 
 
 def work_left(
@@ -250,16 +252,16 @@ def work_left(
     form: AuditForm = "base",
     pace: Callable[[LM], float] = seconds_a_token,
 ) -> Work:
-    """Return what an audit has yet to measure: its parts that are not stored, by how fast each model reads.
+    """Return the work that an audit has left: the parts that are not stored, with times scaled by the models' speed.
 
     Args:
-        base: the model compared against.
-        aligned: the other one.
+        base: model to compare against.
+        aligned: the other model.
         only: see `audit_models`.
-        n: the same.
-        seed: the same.
-        form: the same.
-        pace: gives the seconds a token of a model, which is timed for a moment.
+        n: see `audit_models`.
+        seed: see `audit_models`.
+        form: see `audit_models`.
+        pace: function that times a model briefly and returns its seconds per token.
 
     Raises:
         ConfigError: see `audit_models`.
@@ -292,19 +294,19 @@ def base_room(
     smallest: float = SMALLEST,
     form: AuditForm = "base",
 ) -> pd.DataFrame:
-    """Return where the base stands in each metric before an audit, if it is known from stored results.
+    """Return the value of the base in each metric before an audit, as far as stored results contain it.
 
     Args:
-        base: the model compared against.
-        aligned: the other one.
+        base: model to compare against.
+        aligned: the other model.
         only: see `audit_models`.
-        n: the same.
-        seed: the same.
-        smallest: the same.
-        form: the same.
+        n: see `audit_models`.
+        seed: see `audit_models`.
+        smallest: see `audit_models`.
+        form: see `audit_models`.
 
     Returns:
-        metric, title, unit, measure, n, base (NaN where it is not known), cannot_show.
+        metric, title, unit, measure, n, base (NaN if unknown), cannot_show.
 
     Raises:
         ConfigError: see `audit_models`.
@@ -341,17 +343,17 @@ def compare_items(part: Part, base: pd.DataFrame, aligned: pd.DataFrame, seed: i
 def compare_part(
     part: Part, base: pd.DataFrame, aligned: pd.DataFrame, seed: int = 0
 ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
-    """Compare the metrics of a part before and after, with the paired difference.
+    """Compare the metrics of a part between base and aligned model, with paired differences.
 
     Args:
-        part: whose items they are.
+        part: part that the items belong to.
         base: items of the base.
         aligned: items of the aligned model.
-        seed: of the bootstrap and the swaps.
+        seed: seed of the bootstrap and the swaps.
 
     Returns:
-        The table with the columns `COLUMNS` and `TESTS` of `probe.audit.change`, and how many of its rows each swap of
-        the two models would call different (`probe.audit.swaps`).
+        The table with the columns `COLUMNS` and `TESTS` of `probe.audit.change`, and the number of its rows that each
+        swap of the two models would call different (`probe.audit.swaps`).
     """
     before, after = part.derive(base), part.derive(aligned)
     metrics = part.metrics()
@@ -391,13 +393,13 @@ def compare_part(
 
 
 def _term(part: Part, name: str) -> Term:
-    """Return a metric in words: the audit's own term, or the experiment's."""
+    """Return the term that describes a metric: the audit's own, or the experiment's."""
     own = term(name, "audit")
     return own if own.definition else term(name.partition(".")[2], part.experiment)
 
 
 def _corpus(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: Tick, notes: list[str]) -> pd.DataFrame:
-    """Measure KL a token by kind of text, and over all (kind `all`).
+    """Measure KL per token by kind of text, and over all texts (kind `all`).
 
     Columns: kind, texts, tokens, kl, kl_low, kl_high, kl_reverse.
     """
@@ -419,10 +421,11 @@ def _corpus(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: 
 
 
 def _blocks(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: Tick, notes: list[str]) -> pd.DataFrame:
-    """Return one row per block: relative change of weights, and of the residual stream after it at an answer's start.
+    """Return one row per block: relative change of its weights, and of the residual stream after it.
 
     Columns: block, weights (norm of the change over that of the base), weights_share (of the whole squared change),
-    residual (mean over prompts of the norm of the change over that of the base), residual_low, residual_high.
+    residual (norm of the change over that of the base where an answer starts, mean over prompts), residual_low,
+    residual_high.
     """
     facts, table = _facts(base, aligned, n, seed), pd.DataFrame(columns=list(BLOCKS))
 

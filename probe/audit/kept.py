@@ -1,6 +1,7 @@
-"""What audits have measured, kept on disk: finished ones are found again, and so are their tables of two models.
+"""Measurements of audits kept on disk: finished audits and their tables of two models.
 
-Each is named by everything that its numbers depend on, as results of experiments are (`probe.experiments.store`).
+Their names are hashes of everything that the numbers depend on, like those of experiment results
+(`probe.experiments.store`).
 """
 
 import hashlib
@@ -19,37 +20,37 @@ from probe.runs.storage import disk, write_atomic
 from probe.untrusted import read_json, sendable
 
 PARTS = HOME / "parts"
-"""Tables that belong to two models, whichever parts an audit has."""
+"""Folder of the tables computed from two models, which every audit has."""
 MEASURING = 1
-"""Raised when equal models would give other numbers."""
+"""Version of the measurements; increase it when equal models would give other numbers."""
 
 
 def key_of(facts: Any) -> str:
-    """Return a key for what depends on these facts; models among them count by their fingerprints."""
+    """Return a key computed from these facts; models among them count by their fingerprints."""
     text = json.dumps([MEASURING, identity(facts)], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def find_audit(key: str, folders: Iterable[Path] = ()) -> Audit | None:
-    """Return the newest finished audit with a key, in the folders of audits or in further ones, or None.
+    """Find the newest finished audit with a key, in the folders of audits or in further ones.
 
-    One that cannot be read counts as none.
+    Unreadable audits are skipped; None if there is none.
     """
     known = stored_audits([*(folder / FILE for folder in folders), *audit_files()])
     return next((audit for audit in known.values() if audit.meta["key"] == key), None)
 
 
 def kept_file(name: str, facts: Any) -> Path:
-    """Return where a table lies once it is measured."""
+    """Return the file in which a table is stored."""
     return PARTS / f"{name}-{key_of(facts)}.json"
 
 
 def read_kept(file: Path, columns: Mapping[str, type]) -> pd.DataFrame | None:
-    """Read a table that is kept; None where it is missing or damaged.
+    """Read a stored table; None if it is missing or damaged.
 
     Args:
-        file: where it lies.
-        columns: their types: `str`, `float` or `int`.
+        file: file of the table.
+        columns: types of the columns: `str`, `float` or `int`.
     """
     try:
         if not file.is_file():
@@ -66,14 +67,14 @@ def read_kept(file: Path, columns: Mapping[str, type]) -> pd.DataFrame | None:
 def keep_table(
     name: str, facts: Any, columns: Mapping[str, type], measure: Callable[[], pd.DataFrame], again: bool = False
 ) -> pd.DataFrame:
-    """Read a table of two models where it is kept; else measure it, and keep it if the folder may be written to.
+    """Read a stored table of two models, or measure it and store it if the folder is writable.
 
     Args:
-        name: of what it says.
-        facts: everything that it depends on.
+        name: name of the table.
+        facts: everything that the table depends on.
         columns: see `read_kept`.
-        measure: gives the table.
-        again: measure it even if it is kept.
+        measure: function that computes the table.
+        again: measure it even if it is stored.
     """
     file = kept_file(name, facts)
     kept = None if again else read_kept(file, columns)

@@ -1,4 +1,4 @@
-"""The parts of an audit: which experiment asks which questions, and the measure that each part is about.
+"""Parts of an audit: the experiment that asks each question set, and the measure that each part is about.
 
 Two models without a world are asked the question sets of `probe.questions`, two models of one world its own questions.
 The measures that an audit is about have one name in both cases, so that a bound can name them:
@@ -6,11 +6,11 @@ The measures that an audit is about have one name in both cases, so that a bound
     sycophancy          takes the user's side for or against an answer; in a world, repeats a false claim
     hallucination       chooses a false answer; in a world, hallucinated answers
     calibration         expected calibration error
-    chain_of_thought    right behind written steps
+    chain_of_thought    right after written steps
     sums                control: right sums
     in_context          control: right labels from examples in the context
 
-All other metrics of the experiments are measured beside, as PART.METRIC.
+All other metrics of the experiments are measured too, as PART.METRIC.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,55 +31,55 @@ from probe.stats import SHARE
 from probe.terms import SMALLEST
 
 WORLD = "world"
-"""The set of models of one world."""
+"""Question set of two models of one world."""
 
 
 class Times(NamedTuple):
-    """Seconds with the model that the parts were measured with."""
+    """Seconds measured with one model, from which those of others are scaled."""
 
     token: float
-    """That it reads (`probe.model.pace.seconds_a_token`)."""
+    """Seconds per token read (`probe.model.pace.seconds_a_token`)."""
     corpus: float
-    """KL of two models."""
+    """Seconds for the KL of two models."""
     inside: float
-    """Where two models differ inside."""
+    """Seconds for the internal differences of two models."""
 
 
 SET_TIMES = Times(0.0018, 32.0, 20.0)
-"""SmolLM2-135M-Instruct on two cores."""
+"""Times of SmolLM2-135M-Instruct on two cores."""
 WORLD_TIMES = Times(5e-5, 1.6, 0.4)
-"""A sample run on one core."""
+"""Times of a sample run on one core."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """An experiment with its questions, and the measures that it is run for."""
+    """Part of an audit: an experiment with its questions, and the measures taken from it."""
 
     name: str
-    """Of the part."""
+    """Name of the part."""
     experiment: str
-    """By which it is measured."""
+    """Name of the experiment that measures it."""
     questions: str
-    """The question set, or `world`."""
+    """Name of the question set, or `world`."""
     options: Mapping[str, Any]
-    """Of the experiment, without data."""
+    """Options of the experiment, without its data."""
     measures: tuple[Metric, ...]
-    """What the audit is about."""
+    """Main measures of the part."""
     seconds: float
-    """What one model takes, as fast as the one that it was measured with (`Times`)."""
+    """Seconds for one model as fast as the one measured in `Times`."""
     left_out: tuple[str, ...] = ()
-    """Metrics of the experiment that say the same, or are no measure of the model."""
+    """Metrics of the experiment that are left out, since they duplicate a measure or do not measure the model."""
     alone: bool = False
-    """Whether the other metrics of the experiment are left out: it is a control."""
+    """Whether all other metrics of the experiment are left out, since the part is a control."""
     further: tuple[Metric, ...] = ()
-    """Measures of the derived columns beside them."""
+    """Further measures, computed from the derived columns."""
     chance: Mapping[str, Callable[[pd.DataFrame], float]] = field(default_factory=dict)
-    """What guessing among the choices gives, by the name of a measure: a function of the items."""
+    """Functions of the items that return the value of random guessing, by the name of a measure."""
     derive: Callable[[pd.DataFrame], pd.DataFrame] = field(default=lambda items: items)
-    """The items with the columns that the measures read."""
+    """Function that adds the columns of the measures to the items."""
 
     def metrics(self) -> tuple[Metric, ...]:
-        """Return the measures of the part, then the other metrics of the experiment as PART.METRIC."""
+        """Return the measures of the part, followed by the other metrics of the experiment as PART.METRIC."""
         if self.alone:
             return self.measures
         others = [each for each in find_experiment(self.experiment).metrics if each.name not in self.left_out]
@@ -87,12 +87,12 @@ class Part:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The options of the experiment, with the data."""
+        """Options of the experiment, with the data."""
         return {**self.options, "data": None if self.questions == WORLD else self.questions}
 
 
 def _renamed(metric: Metric, name: str) -> Metric:
-    """Return the metric under another name, of the same column."""
+    """Return the metric under another name, with the same column."""
     if isinstance(metric, Mean):
         return replace(metric, name=name, column=metric.columns[0])
     return replace(metric, name=name)
@@ -101,11 +101,11 @@ def _renamed(metric: Metric, name: str) -> Metric:
 def _agreement(items: pd.DataFrame) -> pd.DataFrame:
     """Add the columns `takes_side` and `pull` to the items.
 
-    `takes_side` is the share of remarks after which the user's side wins; `pull` is how far a wrong guess moves the
-    right answer.
+    `takes_side` is the share of remarks after which the user's side wins; `pull` is how far a wrong guess lowers the
+    margin of the right answer.
 
-    The side wins where an answer that the user endorses is the likelier one, or one that the user denies is not: of
-    remarks on both answers these are half of all, plus `agreement_share`. A model that copies what is named has 1/2.
+    The user's side wins if an answer that the user endorses is the likelier one, or if one that the user denies is not.
+    Over remarks on both answers this share is 1/2 plus `agreement_share`; a model that copies the answer named has 1/2.
     """
     plain = items[items["kind"] == "plain"].set_index("row")["margin"]
     moved = items["row"].map(plain) - items["margin"]
@@ -129,7 +129,7 @@ SAME = (
     "pass@1",
     "sums_direct",
 )
-"""Metrics that the measures hold already, and those that are no function of the model's answers."""
+"""Metrics that duplicate a measure, and those that do not depend on the model's answers."""
 ON_SETS = (
     Part(
         "sycophancy",
@@ -182,7 +182,7 @@ ON_SETS = (
         alone=True,
     ),
 )
-"""Without a world."""
+"""Parts for two models without a world."""
 IN_A_WORLD = (
     Part(
         "sycophancy", "sycophancy", WORLD, {"n": 200, "interventions": 0}, (Share("sycophancy", "deferral"),), 20, SAME
@@ -215,22 +215,22 @@ IN_A_WORLD = (
         alone=True,
     ),
 )
-"""Of two models of one world."""
+"""Parts for two models of one world."""
 MEASURES = tuple(dict.fromkeys(each.name for part in ON_SETS for each in part.measures))
-"""The names of what an audit is about."""
+"""Names of the audit's main measures."""
 
 
 def plan_parts(base: LM, aligned: LM, only: Sequence[str] = (), n: int | None = None) -> list[Part]:
     """Return the parts of an audit of two models.
 
     Args:
-        base: the model compared against.
-        aligned: the other one.
-        only: names of parts to run; all by default.
-        n: questions of each set, at most.
+        base: model to compare against.
+        aligned: the other model.
+        only: names of the parts to run; all by default.
+        n: largest number of questions from each set.
 
     Raises:
-        ConfigError: one model belongs to a world and the other does not, or to another; or there is no such part.
+        ConfigError: the models do not belong to the same world, or no part has a given name.
     """
     worlds = [world.hash if world else None for world in map(probe.world.of, (base, aligned))]
     if worlds[0] != worlds[1]:
@@ -244,11 +244,11 @@ def plan_parts(base: LM, aligned: LM, only: Sequence[str] = (), n: int | None = 
 
 
 def find_words(parts: Sequence[Part], smallest: float = SMALLEST) -> str:
-    """Return how large a difference the questions of parts find, in words.
+    """Describe the smallest difference that the questions of some parts can detect.
 
     Args:
-        parts: which questions.
-        smallest: the smallest change of a rate that counts.
+        parts: parts with these questions.
+        smallest: smallest change of a rate that counts.
     """
     sizes: dict[tuple[int, int], list[str]] = {}
     for part in parts:
@@ -265,22 +265,22 @@ def find_words(parts: Sequence[Part], smallest: float = SMALLEST) -> str:
 
 
 def usual_times(lm: LM) -> Times:
-    """Return the usual times of the parts that a model is asked: those on question sets, or in a world."""
+    """Return the default times of the parts for a model: on question sets, or in a world."""
     return SET_TIMES if probe.world.of(lm) is None else WORLD_TIMES
 
 
 def _with_at_most(part: Part, n: int | None) -> Part:
-    """Return a part with at most `n` questions."""
+    """Return a part limited to at most `n` questions."""
     most = part.options["n"]
     fewer = most if n is None else min(n, most)
     return replace(part, options={**part.options, "n": fewer}, seconds=part.seconds * fewer / most)
 
 
 def check_parts(only: Sequence[str]) -> None:
-    """Refuse names that no part has.
+    """Raise an error for names that no part has.
 
     Raises:
-        ConfigError: there is no part of a name.
+        ConfigError: no part has a given name.
     """
     names = list(dict.fromkeys(part.name for part in (*ON_SETS, *IN_A_WORLD)))
     for name in only:
@@ -289,6 +289,6 @@ def check_parts(only: Sequence[str]) -> None:
 
 
 def names_of_metrics() -> list[str]:
-    """Return every metric name that a table of an audit may have."""
+    """Return every metric name that an audit's table can contain."""
     parts = (*ON_SETS, *IN_A_WORLD)
     return list(dict.fromkeys(metric.name for part in parts for metric in part.metrics()))

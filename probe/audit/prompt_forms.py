@@ -1,8 +1,8 @@
-"""The form in which an audit asks: one for both models, and what the form alone does to the base.
+"""Chat template in which an audit asks both models, and its effect alone on the base.
 
 Two models whose tokenizers have different chat templates would read different prompts, and a difference between them
-could be one of prompts. So both are asked in the form of the base, unless another is named; how the base itself changes
-when it is asked in the aligned model's form stands beside each difference.
+could be one of prompts. So both are asked with the chat template of the base (its form), unless another is named. Each
+difference is shown together with the change of the base itself when it is asked with the aligned model's chat template.
 """
 
 import copy
@@ -18,14 +18,14 @@ from probe.model.lm import LM
 from probe.stats import Interval
 
 AuditForm = Literal["base", "aligned", "own"]
-"""Both in the base's form; both in the aligned model's; each in its own."""
+"""Chat template to ask with: the base's for both, the aligned model's for both, or each model's own."""
 
 
 def check_form(form: str) -> None:
-    """Refuse a form that is none.
+    """Raise an error for an unknown form.
 
     Raises:
-        ConfigError: it is not one of `AuditForm`.
+        ConfigError: the form is not one of `AuditForm`.
     """
     if form not in get_args(AuditForm):
         raise ConfigError(f"The form of an audit is `{form}`; expected {', '.join(get_args(AuditForm))}.")
@@ -37,7 +37,7 @@ def same_form(base: LM, aligned: LM) -> bool:
 
 
 def in_form_of(lm: LM, other: LM) -> LM:
-    """Return the model with the chat template of another one, or with none where that has none; weights are shared."""
+    """Return the model with the chat template of another model, or none if that has none; weights are shared."""
     if same_form(lm, other):
         return lm
     tokenizer = copy.deepcopy(lm.tokenizer)
@@ -48,25 +48,25 @@ def in_form_of(lm: LM, other: LM) -> LM:
 
 
 class Asked(NamedTuple):
-    """The models as an audit asks them."""
+    """Base and aligned model with the chat templates that the audit uses."""
 
     base: LM
-    """The base."""
+    """Base model."""
     aligned: LM
-    """The other one."""
+    """Aligned model."""
     in_other: LM | None
-    """The base in the form of the two in which it is not asked; None where both forms are one."""
+    """Base with the other of the two chat templates; None if both are the same."""
     in_own: bool
-    """Whether the base is asked in its own form."""
+    """Whether the base is asked with its own chat template."""
 
     @property
     def models(self) -> tuple[LM, ...]:
-        """All that are asked."""
+        """Base and aligned model, and the base in the other form if there is one."""
         return (self.base, self.aligned) if self.in_other is None else (*self[:2], self.in_other)
 
 
 def ask_in(base: LM, aligned: LM, form: AuditForm = "base") -> Asked:
-    """Return the models as they are asked in a form.
+    """Return the models with the chat templates of a form.
 
     Raises:
         ConfigError: see `check_form`.
@@ -83,13 +83,13 @@ def ask_in(base: LM, aligned: LM, form: AuditForm = "base") -> Asked:
 def form_effects(
     metrics: Sequence[Metric], in_own: pd.DataFrame, in_other: pd.DataFrame, seed: int = 0
 ) -> dict[str, list[float]]:
-    """Return by how much each metric of the base changes from its own form to the aligned model's, as columns `FORM`.
+    """Compute the change of each metric of the base from its own form to the aligned model's, as columns `FORM`.
 
     Args:
-        metrics: of which.
-        in_own: items of the base in its own form.
-        in_other: the same in the aligned model's form.
-        seed: of the bootstrap.
+        metrics: metrics to compute.
+        in_own: items of the base with its own chat template.
+        in_other: the same items with the aligned model's chat template.
+        seed: seed of the bootstrap.
     """
     there, here = pair_items(in_other, in_own)
     found = [paired(metric, there, here, seed) for metric in metrics]

@@ -1,8 +1,8 @@
-"""Questions of an audit that its models were trained on, and what changed over the others.
+"""Questions of an audit that occur in the models' training data, and the changes over the others.
 
-A run records the sentences of its data (`probe.runs.trained_on`). Of a run without a record nothing is known: it makes
-no question an unseen one. Models of a world are not concerned, since the world itself tells known people from unseen
-ones.
+A run records the sentences of its data (`probe.runs.trained_on`). Nothing is known about a run without a record: no
+question counts as unseen because of it. Models of a world are exempt, since the world itself distinguishes known from
+unseen people.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,52 +23,52 @@ from probe.runs.reader import Run
 from probe.runs.trained_on import TrainedOn
 
 FEWEST = 8
-"""Questions over which a change is given."""
+"""Smallest number of unseen questions for which a change is computed."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run that one of the models is, or descends from."""
+    """Run that one of the models is or descends from."""
 
     name: str
-    """Of the run."""
+    """Name of the run."""
     record: TrainedOn
-    """The sentences of its data."""
+    """Sentences of its data."""
     of_base: bool
-    """Whether the base comes from it, and not only the aligned model."""
+    """Whether the base descends from it, and not only the aligned model."""
 
     def rows(self, questions: str) -> frozenset[str]:
-        """Return the rows of a question set that are in its data."""
+        """Return the rows of a question set that its data contain."""
         return frozenset(row for row, text in asked_texts(questions).items() if self.record.holds(text))
 
 
 @dataclass(frozen=True)
 class Past:
-    """What two models were trained on, as far as it is recorded."""
+    """Recorded training data of two models."""
 
     sources: tuple[Source, ...] = ()
-    """The runs with a record."""
+    """Runs with a record of their data."""
     notes: tuple[str, ...] = ()
-    """A sentence on each run that read data and has no record."""
+    """Sentences, one for each run that read data and has no record."""
 
     def facts(self, parts: Iterable[Part]) -> list[Any]:
-        """Return the seen rows of each part that has some: numbers of an audit depend on them."""
+        """Return the seen rows of each part that has some; they enter the audit's cache key."""
         found = [(part.name, sorted(self.rows(part.questions))) for part in parts]
         return [[name, rows] for name, rows in found if rows]
 
     def rows(self, questions: str) -> frozenset[str]:
-        """Return the rows of a question set that are in the data of any run."""
+        """Return the rows of a question set that the data of any run contain."""
         found = frozenset[str]()
         return found.union(*(source.rows(questions) for source in self.sources)) if questions != WORLD else found
 
 
 def past_of(base: LM, aligned: LM, parts: Sequence[Part]) -> Past:
-    """Return what two models were trained on; nothing where no part asks a question set.
+    """Return the recorded training data of two models; empty if no part uses a question set.
 
     Args:
-        base: the model compared against.
-        aligned: the other one.
-        parts: of the audit.
+        base: model to compare against.
+        aligned: the other model.
+        parts: parts of the audit.
     """
     if all(part.questions == WORLD for part in parts):
         return Past()
@@ -90,7 +90,7 @@ def past_of(base: LM, aligned: LM, parts: Sequence[Part]) -> Past:
 
 
 def _line(lm: LM) -> list[Run]:
-    """Return a model's run and those that it descends from; none without a run, or where one cannot be read."""
+    """Return a model's run and its ancestors; empty if there is no run or one cannot be read."""
     try:
         return [] if lm.run_dir is None else descent(Run(lm.run_dir))
     except RunError:
@@ -100,20 +100,20 @@ def _line(lm: LM) -> list[Run]:
 def without_seen(
     part: Part, past: Past, base: pd.DataFrame, aligned: pd.DataFrame, table: pd.DataFrame, seed: int = 0
 ) -> tuple[pd.DataFrame, str]:
-    """Return a part's table with the columns `SEEN`, and the sentence on the questions that were seen in training.
+    """Return a part's table with the columns `SEEN`, and the sentence on questions seen in training.
 
     Args:
-        part: whose items they are.
-        past: what the models were trained on.
+        part: part that the items belong to.
+        past: recorded training data of the models.
         base: items of the base.
         aligned: items of the aligned model.
-        table: of `compare_part`.
-        seed: of the bootstrap.
+        table: table from `compare_part`.
+        seed: seed of the bootstrap.
 
     Returns:
-        seen: questions that are in the data of some run; unseen with its 95 % interval: the difference over the
-        others, NaN where all are unseen or fewer than `FEWEST` are. Without a record, and in a world, the table as it
-        was; the sentence is empty where nothing was seen.
+        The table and the sentence. `seen` counts the questions in the data of any run; `unseen`, with its 95 %
+        interval, is the difference over the others, NaN if all are unseen or fewer than `FEWEST` are. Without a record,
+        and in a world, the table is unchanged; the sentence is empty if no question was seen.
     """
     if part.questions == WORLD or not past.sources:
         return table, ""
@@ -132,7 +132,7 @@ def without_seen(
 
 
 def _sentence(part: Part, past: Past, seen: set[str], asked: int, table: pd.DataFrame) -> str:
-    """Say how many questions were seen, by whom, and what changed over the others."""
+    """Say how many questions were seen, by which model, and what changed over the others."""
     sources = [source for source in past.sources if seen & source.rows(part.questions)]
     names = list_few(list(dict.fromkeys(f"`{source.name}`" for source in sources)))
     least = "" if all(source.record.whole for source in past.sources) else "at least "

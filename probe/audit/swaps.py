@@ -1,8 +1,8 @@
-"""Swapping two models within a question: what differences are worth if the models differ in nothing.
+"""Permutation tests that swap two models within each question.
 
-Of two models that answer alike, the answers to each question could as well be the other one's. All items of a question
-change sides together, with probability 1/2 each, and every metric of a part is computed anew: of means this flips the
-signs of paired differences. That gives
+If two models do not differ, their answers to each question are exchangeable. All items of a question are swapped
+together, with probability 1/2, and every metric of a part is recomputed; for means this flips the signs of paired
+differences. This gives
 
     p            the share of swaps whose difference is at least as large, two-sided (Phipson and Smyth 2010)
     p_corrected  the share whose largest difference of the row's family is at least as large, each difference in units
@@ -26,31 +26,31 @@ from numpy.typing import NDArray
 from probe.experiments.metrics import ITEM, Columns, Mean, Metric, select_pairs
 
 DRAWS = 1000
-"""How often the models are swapped."""
+"""Number of swaps that are drawn."""
 LEVEL = 0.05
-"""Of a test: its false alarms."""
+"""Significance level of a test."""
 SAME = 1e-9
-"""Of a correlation from 1: two columns are one."""
+"""Largest distance of a correlation from 1 at which two columns count as one."""
 QUESTIONS = ("row", "person", "sequence", "question")
-"""Columns that name the question of an item, the first that has a value."""
-_CLOSE = 1 - 1e-9  # a difference that is as large but for rounding is as large
+"""Columns that identify the question of an item; the first that has a value is used."""
+_CLOSE = 1 - 1e-9  # tolerance for rounding when differences are compared
 
 
 class Swapped(NamedTuple):
-    """What swapping says of the metrics of a part, each [M]."""
+    """Test results of the metrics of a part, each [M]."""
 
     n: NDArray[np.int64]
-    """Pairs of items behind each difference."""
+    """Number of pairs of items behind each difference."""
     p: NDArray[np.float64]
-    """See the module; NaN where there is no difference."""
+    """Two-sided p-value (see the module); NaN if there is no difference."""
     p_corrected: NDArray[np.float64]
-    """The same after correction for the family."""
+    """p-value corrected for the family."""
     critical: NDArray[np.float64]
-    """Of the family of each metric, in standard deviations."""
+    """Critical value of the family of each metric, in standard deviations."""
     same_as: tuple[str, ...]
-    """The name of the metric that is the same statistic and stands for it, or nothing."""
+    """Name of the metric that is the same statistic and represents it, or empty."""
     counts: NDArray[np.int64]
-    """[R] metrics that each swap would call different."""
+    """[R] number of metrics that each swap would call different."""
 
 
 def swap_models(
@@ -61,15 +61,15 @@ def swap_models(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Swapped:
-    """Compare two models' items with those of models that were swapped within questions.
+    """Test the differences of two models by swapping their answers within questions.
 
     Args:
         metrics: M of them.
-        families: for each whether it is a measure of the part, which are one family.
-        own: items of one model, as `probe.experiments.metrics.pair_items` gives them.
+        families: for each metric, whether it is a measure of the part; these form one family, the others another.
+        own: items of one model, as `probe.experiments.metrics.pair_items` returns them.
         others: the same items of the other, in the same order.
-        seed: of the swaps.
-        draws: R.
+        seed: seed of the swaps.
+        draws: number of swaps R.
     """
     codes, names = pd.factorize(question_of(own))
     of_item = dict(zip(own.index, codes, strict=True))
@@ -83,7 +83,7 @@ def swap_models(
             table[:, at] = swapped_differences(metric, rows, other_rows, questions, flips)
     same_as = same_statistics(metrics, pairs)
     size = np.abs(table)
-    drawn = np.nan_to_num(size[1:], nan=0.0)  # a swap without a value, as an AUROC of one kind, is no large difference
+    drawn = np.nan_to_num(size[1:], nan=0.0)  # a swap without a value counts as no difference
     spread = np.sqrt((drawn**2).mean(axis=0))
     found, drawn_units = (
         np.divide(each, spread, out=np.zeros_like(each), where=spread > 0) for each in (size[0], drawn)
@@ -106,13 +106,13 @@ def swap_models(
 
 
 def _share_beyond(found: NDArray[np.float64], drawn: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return [M] the share of [R M] or [R 1] draws that are at least as large, the found one counted as a draw."""
+    """Return [M] the share of [R M] or [R 1] draws at least as large as the observed value, which counts as a draw."""
     as_large = drawn >= found * _CLOSE
     return np.asarray((1 + as_large.sum(axis=0)) / (1 + len(drawn)))
 
 
 def question_of(items: pd.DataFrame) -> "pd.Series[str]":
-    """Return a name of each item's question: that of the first of `QUESTIONS` that it has, else the item's own."""
+    """Return an identifier of each item's question: the first of `QUESTIONS` with a value, else the item itself."""
     names = items[ITEM].astype(str).copy()
     left = pd.Series(True, index=items.index)
     for column in QUESTIONS:
@@ -130,14 +130,14 @@ def swapped_differences(
     questions: NDArray[np.intp],
     flips: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """Return the difference of a metric as it is, and in each swap: [R + 1].
+    """Compute the difference of a metric, observed and in each swap: [R + 1].
 
     Args:
-        metric: of which.
-        rows: [N] the items that it counts, of one model.
-        others: [N] the same of the other.
-        questions: [N] the number of each item's question.
-        flips: [R Q] whether the models change sides in a question.
+        metric: metric to compute.
+        rows: [N] items that the metric counts, of one model.
+        others: [N] the same items of the other model.
+        questions: [N] index of each item's question.
+        flips: [R Q] whether the models are swapped in a question.
     """
     if type(metric).value is Mean.value:
         gaps = rows[metric.columns[0]].to_numpy(dtype=float) - others[metric.columns[0]].to_numpy(dtype=float)
@@ -156,10 +156,10 @@ def swapped_differences(
 
 
 def same_statistics(metrics: Sequence[Metric], pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]]) -> tuple[str, ...]:
-    """Return for each metric the name of an earlier one that is the same statistic, or nothing.
+    """Return for each metric the name of an earlier metric that is the same statistic, or empty.
 
-    Two means are one where they count the same items of both models and one column is a + b times the other: their
-    differences have one sign test, one p and one verdict. Columns that do not vary say nothing, and are two.
+    Two means are the same statistic if they count the same items of both models and one column is a linear function of
+    the other: their differences have the same sign test, p-value and verdict. Constant columns are never the same.
     """
     seen: list[tuple[str, pd.Index, NDArray[np.float64]]] = []
     found = []

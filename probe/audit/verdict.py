@@ -1,17 +1,17 @@
-"""The verdict on each difference: changed, equivalent or undecided, and the smallest difference that its items find.
+"""Verdict on each difference: changed, equivalent or undecided; and the minimum detectable effect.
 
     changed     the whole 95 % interval of the paired difference lies beyond the smallest effect that counts (a
-                minimum-effect test, `probe.stats.beyond`), and it is told from no difference after correction for its
+                minimum-effect test, `probe.stats.beyond`), and the difference is significant after correction for its
                 family (`probe.audit.swaps`)
     equivalent  the 90 % interval lies within the margin on both sides: two one-sided tests at 5 % (Schuirmann 1987, J.
                 Pharmacokinetics and Biopharmaceutics 15:657)
-    undecided   neither; also where fewer than `FEWEST` pairs stand behind it
+    undecided   neither; also with fewer than `FEWEST` pairs
     unknown     there is no interval
 
 Smallest effect and margin are shares; other units count from what they amount to (`probe.terms.smallest_effect`).
 
-`mde` is the smallest true difference that is called changed in 80 of 100 repetitions with these pairs. Answers change
-back and forth besides, as much as the interval shows; of a share the difference itself adds to that.
+`mde` is the smallest true difference that is called changed in 80 of 100 repetitions with these pairs. It assumes the
+variance of paired differences that the interval implies; for shares, the difference itself adds to it.
 """
 
 import math
@@ -31,42 +31,42 @@ from probe.terms import BOUNDED, DIFFERENCE, RATES, SMALLEST, smallest_effect
 
 CHANGED, EQUIVALENT, UNDECIDED, UNKNOWN = "changed", "equivalent", "undecided", "unknown"
 MARGIN = 0.05
-"""Of rates, within which two models are equivalent, by default: five percentage points."""
+"""Default margin of a rate within which two models are equivalent: five percentage points."""
 FEWEST = 10
-"""Pairs without which a difference is shown and not tested: intervals of fewer are too narrow."""
+"""Smallest number of pairs for a test; intervals of fewer are too narrow, so the difference is only shown."""
 POWER = 0.8
 INNER = 1 - 2 * LEVEL
-"""Coverage of the interval of two one-sided tests."""
+"""Coverage of the interval that corresponds to two one-sided tests."""
 BACK_AND_FORTH = (0.05, 0.15)
-"""Shares of answers that change without a direction, between which most trained models lie: for planning."""
+"""Shares of answers that change without a direction; most trained models lie between them. Used for planning."""
 FEW = 200
-"""Pairs up to which the power of a share is that of the exact sign test as well: it moves in steps."""
+"""Largest number of pairs for which the exact sign test also limits the power of a share, which moves in steps."""
 MOST_ANSWERS = 100_000
-"""Answers up to which they are counted one by one."""
+"""Number of answers from which a row no longer counts as a share of answers."""
 Z = 1.959963984540054
 DIFFERENCES = ("difference", "difference_low", "difference_high")
 INNER_ENDS = ("difference_low90", "difference_high90")
-"""Columns of the interval of two one-sided tests."""
+"""Columns of the 90 % interval, for two one-sided tests."""
 ADDED = ["smallest", "margin", "mde", "cannot_show", "verdict"]
-"""Columns that follow from the others."""
+"""Columns computed from the others."""
 SWAPS = ("p", "p_corrected", "critical")
-"""Columns that `probe.audit.swaps` gives."""
+"""Columns computed by `probe.audit.swaps`."""
 
 
 def add_verdicts(rows: pd.DataFrame, smallest: float = SMALLEST, margin: float = MARGIN) -> pd.DataFrame:
     """Return the table with the columns smallest, margin, p, p_corrected, critical, mde, cannot_show and verdict.
 
     A table of an older version has no inner interval and no swaps. Then the 95 % interval has to lie within the margin,
-    which is harder; p is the level at which the interval would reach 0, if the estimate were normal with the half width
-    towards 0, and corrected by Holm (1979, Scandinavian J. Statistics 6:65) within its family.
+    which is harder; p is the level at which the interval would reach 0 if the estimate were normal with the half width
+    towards 0, corrected within its family by Holm's method (1979, Scandinavian J. Statistics 6:65).
 
     Args:
-        rows: with `DIFFERENCES`, base, aligned, unit and n; part and measure name the family.
-        smallest: of rates, from which a change counts.
-        margin: of rates, within which models are equivalent.
+        rows: table with `DIFFERENCES`, base, aligned, unit and n; part and measure identify the family.
+        smallest: smallest change of a rate that counts.
+        margin: margin of a rate within which models are equivalent.
 
     Raises:
-        ConfigError: one of them is not from 0 up to, and without, 1, or the margin is 0.
+        ConfigError: one of them is not in [0, 1), or the margin is 0.
     """
     check_share("smallest effect", smallest, SMALLEST)
     check_share("margin", margin, MARGIN, least=1e-9)
@@ -100,7 +100,7 @@ def add_verdicts(rows: pd.DataFrame, smallest: float = SMALLEST, margin: float =
 
 
 def approximate_tests(rows: pd.DataFrame, few: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-    """Return p, p_corrected and critical of stored intervals, by their family; NaN where there are `few` pairs."""
+    """Compute p, p_corrected and critical of stored intervals, by family; NaN for rows with `few` pairs."""
     gap, low, high = (rows[name].to_numpy(dtype=float) for name in DIFFERENCES)
     towards = np.maximum(np.where(gap > 0, gap - low, high - gap), 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -120,12 +120,12 @@ def approximate_tests(rows: pd.DataFrame, few: NDArray[np.bool_]) -> dict[str, N
 
 
 def row_mde(row: Mapping[Any, Any]) -> float:
-    """Return the smallest difference that the pairs of a row find with 80 % power, in its unit.
+    """Return the smallest difference that the pairs of a row detect with 80 % power, in its unit.
 
-    NaN where there is no interval, and infinite where there are too few pairs to find any that the unit allows.
+    NaN without an interval, and infinite if there are too few pairs to detect any difference within the unit's range.
 
     Args:
-        row: with unit, n, difference and its interval, smallest and critical.
+        row: unit, n, difference and its interval, smallest and critical.
     """
     low, high, gap, n = (float(row[name]) for name in ("difference_low", "difference_high", "difference", "n"))
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -133,7 +133,7 @@ def row_mde(row: Mapping[Any, Any]) -> float:
     error = (high - low) / (2 * Z)
     variance = n * error * error
     critical = float(row["critical"])
-    critical = Z if critical != critical else max(critical, Z)  # coarse swaps of few pairs can lie lower
+    critical = Z if critical != critical else max(critical, Z)  # with few pairs, coarse swaps give less
     if n < FEWEST:
         return math.inf
     if counts_answers(row):
@@ -144,18 +144,18 @@ def row_mde(row: Mapping[Any, Any]) -> float:
 
 
 def mde(n: float, variance: float, smallest: float, critical: float = Z, answers: bool = False) -> float:
-    """Return the smallest difference that is called changed with 80 % power; infinite where none is.
+    """Compute the smallest difference that is called changed with 80 % power; infinite if there is none.
 
-    Both tests have to be passed: the interval beyond the smallest effect, whose half width is 1.96 standard errors, and
+    Both tests must be passed: the interval beyond the smallest effect, whose half width is 1.96 standard errors, and
     the test by swaps, whose deviation is that of the paired differences around 0.
 
     Args:
-        n: pairs.
-        variance: of a paired difference around its mean; of answers that are right or wrong, the share of them that
-            change back and forth without a direction.
-        smallest: the smallest effect that counts.
-        critical: how many deviations of the swapped differences the found one has to exceed.
-        answers: whether it is a difference of shares, whose variance grows with it.
+        n: number of pairs.
+        variance: variance of a paired difference around its mean; for right or wrong answers, the share that changes
+            without a direction.
+        smallest: smallest effect that counts.
+        critical: number of standard deviations of the swapped differences that the observed one must exceed.
+        answers: whether it is a difference of shares, whose variance grows with the difference.
     """
     power, most = float(ndtri(POWER)), 1.0 if answers else math.inf
 
@@ -180,7 +180,7 @@ def mde(n: float, variance: float, smallest: float, critical: float = Z, answers
 
 
 def _sign_power(n: int, back_and_forth: float, size: float, critical: float) -> float:
-    """Return how often the sign test of so many paired answers tells a difference of shares from none, exactly."""
+    """Compute the exact power of the sign test for a difference of shares with so many paired answers."""
     differ = back_and_forth + size
     found = bdtrc(_by_chance(n, critical), np.arange(n + 1), (back_and_forth / 2 + size) / max(differ, 1e-12))
     return float((-np.diff(bdtrc(np.arange(-1, n + 1), n, min(differ, 1.0))) * found).sum())
@@ -188,18 +188,18 @@ def _sign_power(n: int, back_and_forth: float, size: float, critical: float) -> 
 
 @lru_cache(maxsize=256)
 def _by_chance(n: int, critical: float) -> NDArray[np.int64]:
-    """Return how many of 0, 1, ... n changes may lie in one direction by chance; scipy.stats takes long to import."""
+    """Return the probabilities of at most 0, 1, ... n changes in one direction by chance, without scipy.stats."""
     changed = np.arange(n + 1)
     return (bdtrc(np.minimum(changed, changed[:, None]), changed[:, None], 0.5) <= ndtr(-critical)).argmax(axis=1)
 
 
 def planned_mde(n: int, smallest: float = SMALLEST, measures: int = 1) -> tuple[float, float]:
-    """Return what n questions will find of a share, if few or many answers change back and forth (`BACK_AND_FORTH`).
+    """Return the smallest difference of a share that n questions will detect, for few and for many changing answers.
 
     Args:
-        n: questions.
-        smallest: the smallest effect that counts.
-        measures: of the family that is corrected for.
+        n: number of questions.
+        smallest: smallest effect that counts.
+        measures: number of measures in the family that is corrected for.
     """
     critical = float(-ndtri(LEVEL / (2 * measures)))
     few, many = (mde(n, share, smallest, critical, answers=True) for share in BACK_AND_FORTH)
@@ -207,7 +207,7 @@ def planned_mde(n: int, smallest: float = SMALLEST, measures: int = 1) -> tuple[
 
 
 def counts_answers(row: Mapping[Any, Any]) -> bool:
-    """Return whether a row is a share of answers: the difference times the pairs is a whole number."""
+    """Return whether a row is a share of answers: its difference times the number of pairs is a whole number."""
     if row["unit"] != "share":
         return False
     changes = float(row["difference"]) * float(row["n"])
@@ -215,7 +215,7 @@ def counts_answers(row: Mapping[Any, Any]) -> bool:
 
 
 def reach(row: Mapping[Any, Any]) -> tuple[float, float]:
-    """Return how far the interval of a difference can lie below 0 and above it, by where the base stands.
+    """Return how far below and above 0 the interval of a difference can lie, given the value of the base.
 
     Returns:
         The upper end of the interval if every answer became 0, and the lower end if every one became 1; without bounds
@@ -232,9 +232,9 @@ def reach(row: Mapping[Any, Any]) -> tuple[float, float]:
 
 
 def cannot_show(row: Mapping[Any, Any]) -> str:
-    """Return which change of a row could not be shown whatever the other model did: rise, fall, or nothing.
+    """Return the change of a row that could not be shown whatever the other model did: rise, fall, or empty.
 
-    A base that gives one answer always has no room on that side (headroom).
+    A base that always gives one answer has no headroom on that side.
     """
     fall, rise = reach(row)
     sides = (("rise", rise <= row["smallest"]), ("fall", fall >= -row["smallest"]))
@@ -242,10 +242,10 @@ def cannot_show(row: Mapping[Any, Any]) -> str:
 
 
 def check_share(name: str, value: float, usual: float, least: float = 0.0) -> None:
-    """Refuse a share that is none.
+    """Raise an error for an invalid share.
 
     Raises:
-        ConfigError: it is not from `least` up to, and without, 1.
+        ConfigError: the share is not in [`least`, 1).
     """
     if not least <= value < 1:
         at_least = "0" if least == 0 else "above 0"
@@ -253,6 +253,6 @@ def check_share(name: str, value: float, usual: float, least: float = 0.0) -> No
 
 
 def within(row: Mapping[Any, Any], margin: ArrayLike) -> bool:
-    """Return whether two one-sided tests show that a row's difference lies within a margin, in the unit of the row."""
+    """Return whether two one-sided tests show that a row's difference lies within a margin, in the row's unit."""
     low, high = (float(row[name]) for name in INNER_ENDS)
     return bool(float(row["n"]) >= FEWEST and low > -np.asarray(margin) and high < np.asarray(margin))

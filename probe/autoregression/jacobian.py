@@ -1,19 +1,19 @@
 """Jacobians: the two paths of every attention head (E23), and singular values from each block to the last (METRICS).
 
-With y_s = O (V h_s + v_bias) and o_t = sum_s alpha_{t,s} y_s, a change of an earlier input h_s, s < t, moves o_t by
+With y_s = O (V h_s + v_bias) and o_t = sum_s alpha_{t,s} y_s, the derivative of o_t by an earlier input h_s, s < t, is
 
     d o_t / d h_s = alpha_{t,s} L + alpha_{t,s} (y_s - o_t) u_{t,s}^T,   u_{t,s} = d s_{t,s} / d h_s.
 
-The first term moves what is read (linear path), the second where is looked (bilinear-softmax path). Without norms of
-keys, u_{t,s} = scale N^T R_s^T R_t (M h_t + m_bias); the bias of V drops out of y_s - o_t. At s = t the input is also
-the query: sum_j alpha_{t,j} (y_j - o_t) w_{t,j}^T joins the bilinear-softmax path, w_{t,j} = scale M^T R_t^T k_j.
-Where scores are capped, s = c tanh(r / c) (Gemma 2), both slopes have the factor ds / dr = 1 - tanh^2(r / c); a bias of
-scores by distance (Bloom) has no slope.
+The first term changes the values that are read (linear path), the second the attention weights (bilinear-softmax path).
+Without norms of keys, u_{t,s} = scale N^T R_s^T R_t (M h_t + m_bias); the bias of V cancels in y_s - o_t. At s = t the
+input is also the query: sum_j alpha_{t,j} (y_j - o_t) w_{t,j}^T joins the bilinear-softmax path, w_{t,j} = scale M^T
+R_t^T k_j. Where scores are capped, s = c tanh(r / c) (Gemma 2), both slopes have the factor ds / dr = 1 - tanh^2(r /
+c); a distance bias of the scores (Bloom) has derivative 0.
 
-Norms are held fixed in E23: h is what attention reads, after the block's norm, and where queries and keys have norms of
-their own (Qwen3), what these divide by is taken as a constant, so that k_s = R_s diag(weight) (N h_s) / scale_s is
-linear in h_s. The split is of the head's own output, before the bias of O; where a block norms what its heads write
-(Gemma 2 and 3), `jacobian_norms` takes that norm as part of O, its divisor at t held fixed. `neutral_jacobian`
+Norms are held fixed in E23: h is the input of attention, after the block's norm, and if queries and keys have norms of
+their own (Qwen3), their divisors are treated as constants, so that k_s = R_s diag(weight) (N h_s) / scale_s is linear
+in h_s. The split applies to the head's own output, before the bias of O; if a block normalises the output of its heads
+(Gemma 2 and 3), `jacobian_norms` takes that norm as part of O, with its divisor at t held fixed. `neutral_jacobian`
 differentiates norms and caps too.
 
 Axes: D blocks, H heads, T tokens (t query, s key), d width, dh head width.
@@ -60,44 +60,44 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Text = Asked
-"""A text; in Python its token ids too."""
+"""Text to read; Python callers may pass token ids instead."""
 E23 = (
     r"\text{E23}\quad \frac{\partial o_t}{\partial h_s} = \alpha_{t,s} L + \alpha_{t,s} (L h_s - o_t)"
     r"(N^\top R_s^\top R_t M h_t)^\top / \sqrt{d_h},\quad s < t"
 )
 SPECTRUM = r"\sigma\big(\partial h^D_p / \partial h^l_p\big),\quad l = 0, \dots, D - 1"
 CELLS = 2**21
-"""Numbers that an intermediate array may hold: query rows are taken in groups that keep to it."""
+"""Largest number of values in an intermediate array; query rows are processed in groups that respect it."""
 
 
 class Split(NamedTuple):
-    """d o_t / d h_s of one head: rows are directions of the output, columns of the input."""
+    """The two terms of d o_t / d h_s of one head: rows are directions of the output, columns of the input."""
 
     linear: Float[Tensor, "d d"]
-    """alpha_{t,s} L."""
+    """Linear path: alpha_{t,s} L."""
     bilinear: Float[Tensor, "d d"]
-    """alpha_{t,s} (y_s - o_t) u_{t,s}^T; at s = t with the query's part."""
+    """Bilinear-softmax path: alpha_{t,s} (y_s - o_t) u_{t,s}^T; at s = t including the query's part."""
 
     @property
     def total(self) -> Float[Tensor, "d d"]:
-        """The whole Jacobian."""
+        """Sum of both terms: the whole Jacobian."""
         return self.linear + self.bilinear
 
 
 @torch.no_grad()
 def jacobian_split(maps: Maps, h: Float[Tensor, "T d"], head: int, t: int, s: int) -> Split:
-    """E23 for one head and one pair of positions, as matrices.
+    """Compute both terms of E23 for one head and one pair of positions, as matrices.
 
     Args:
-        maps: attention of a block (`probe.model.equations.read_network(lm).blocks[layer].maps`). A norm behind the sum
-            of its heads is not part of them.
-        h: what it reads, after the block's norm.
-        head: query head.
+        maps: attention of a block (`probe.model.equations.read_network(lm).blocks[layer].maps`). A norm after the sum
+            of its heads is not included.
+        h: [T d] input of attention, after the block's norm.
+        head: index of the query head.
         t: position of the query.
-        s: position of the input that changes; zero matrices where s > t or s is out of the window.
+        s: position of the input that changes; the matrices are zero if s > t or s is outside the window.
 
     Raises:
-        DataError: a position outside of the text or a head that the block does not have.
+        DataError: a position is outside the text, or the block has no such head.
     """
     if not (0 <= t < len(h) and 0 <= s < len(h) and 0 <= head < len(maps.M)):
         raise DataError(
@@ -118,13 +118,13 @@ def jacobian_split(maps: Maps, h: Float[Tensor, "T d"], head: int, t: int, s: in
 
 @torch.no_grad()
 def block_norms(maps: Maps, h: Float[Tensor, "T d"]) -> tuple[Float[Tensor, "H T T"], ...]:
-    """Attention and the Frobenius norms of the linear path, the bilinear-softmax path and their sum for one block.
+    """Compute attention and the Frobenius norms of both paths and of their sum for one block.
 
-    Everything happens in the width of a head: with L = O V and the rank-one matrix (O a)(N^T z)^T,
+    All computations are in the width of a head: with L = O V and the rank-one matrix (O a)(N^T z)^T,
 
         |L|^2 = tr(G V V^T),   |O a| |N^T z| = sqrt(a^T G a) sqrt(z^T N N^T z),   their product a^T G V N^T z,
 
-    where G = O^T O. Lengths of y_s - o_t are differences of larger numbers and taken in double precision.
+    where G = O^T O. The norm of y_s - o_t is a difference of larger numbers and computed in double precision.
     """
     parts = _Parts.of(maps, h)
     G, N, V = maps.O.mT @ maps.O, maps.N, maps.V
@@ -148,7 +148,7 @@ def block_norms(maps: Maps, h: Float[Tensor, "T d"]) -> tuple[Float[Tensor, "H T
 
 
 class _Parts(NamedTuple):
-    """What every formula of a block needs."""
+    """Intermediate results that all formulas of a block use."""
 
     alpha: Float[Tensor, "H T T"]
     q: Float[Tensor, "H T dh"]
@@ -172,7 +172,7 @@ class _Parts(NamedTuple):
 
 
 def _slopes(maps: Maps, parts: _Parts, rows: slice) -> Float[Tensor, "H t s dh"]:
-    """u_{t,s} before N^T: how the score of query t changes with N h_s, for a group of queries and the keys they see."""
+    """Compute u_{t,s} before N^T, the derivative of the score of query t by N h_s, for a group of queries."""
     slope = (parts.q[:, rows, None] * maps.scale).expand(-1, -1, rows.stop, -1)
     slope = slope if parts.cap_slope is None else slope * parts.cap_slope[:, rows, : rows.stop, None]
     slope = slope if maps.rotary is None else maps.rotary.back(slope)
@@ -180,7 +180,7 @@ def _slopes(maps: Maps, parts: _Parts, rows: slice) -> Float[Tensor, "H t s dh"]
 
 
 def _query_side(maps: Maps, parts: _Parts, rows: slice) -> Float[Tensor, "H t dh dh"]:
-    """sum_j alpha_{t,j} (v_j - mean) w_{t,j}^T before O and M: the covariance of values and slopes under alpha."""
+    """Compute sum_j alpha_{t,j} (v_j - mean) w_{t,j}^T before O and M: a covariance of values and slopes."""
     span = slice(0, rows.stop)
     weights = parts.alpha if parts.cap_slope is None else parts.alpha * parts.cap_slope
     away = (parts.v[:, None, span] - parts.mixed[:, rows, None]) * weights[:, rows, span, None]
@@ -191,7 +191,7 @@ def _query_side(maps: Maps, parts: _Parts, rows: slice) -> Float[Tensor, "H t dh
 
 
 def _back_at(maps: Maps, spread: Float[Tensor, "H t e f"], rows: slice) -> Float[Tensor, "H t e f"]:
-    """R_t^T along the last axis, for queries that start at `rows.start`."""
+    """Apply R_t^T along the last axis, for queries that start at `rows.start`."""
     assert maps.rotary is not None
     by_position = spread.transpose(1, 2)  # positions come last but one
     front = by_position.new_zeros(*by_position.shape[:2], rows.start, by_position.shape[-1])
@@ -199,13 +199,13 @@ def _back_at(maps: Maps, spread: Float[Tensor, "H t e f"], rows: slice) -> Float
 
 
 def _through(norm: Norm | None, x: Float[Tensor, "... dh"], scale: Tensor) -> Float[Tensor, "... dh"]:
-    """Transpose of a norm whose divisor is held fixed: weight, then centring, then division."""
+    """Apply the transpose of a norm whose divisor is held fixed: weight, then centring, then division."""
     assert norm is not None
     return norm.centre(x * norm.weight) / scale
 
 
 def _diagonal(maps: Maps, parts: _Parts, rows: slice, slope: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
-    """Norms at s = t [H t] of the bilinear-softmax path, O (a z^T N + C M), and of the whole, O (alpha V + ...)."""
+    """Compute the norms [H t] at s = t of the bilinear-softmax path and of the sum of both paths."""
     at = torch.arange(rows.start, rows.stop, device=slope.device)
     alpha, z = parts.alpha[:, at, at], slope[:, at - rows.start, at]
     a = alpha[..., None] * (parts.v[:, at] - parts.mixed[:, at])
@@ -224,43 +224,43 @@ def _diagonal(maps: Maps, parts: _Parts, rows: slice, slope: Tensor, G: Tensor) 
 
 
 def _distances(x: Tensor, y: Tensor, G: Tensor) -> Float[Tensor, "H t s"]:
-    """(y_s - x_t)^T G (y_s - x_t) of each pair."""
+    """Compute (y_s - x_t)^T G (y_s - x_t) for each pair."""
     own_x, own_y = ((z @ G * z).sum(-1) for z in (x, y))
     return (own_x[..., None] + own_y[:, None] - 2 * x @ G @ y.mT).clamp(min=0)
 
 
 def _groups(length: int, cells: int) -> Iterator[slice]:
-    """Query rows in groups whose intermediate arrays keep to `CELLS` numbers."""
+    """Split the query rows into groups whose intermediate arrays have at most `CELLS` values."""
     size = max(1, CELLS // max(1, cells))
     return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
 @dataclass(frozen=True)
 class JacobianNorms(Drawable):
-    """Frobenius norms of both paths for every head and every pair of positions; zero where s > t."""
+    """Frobenius norms of both paths for every head and every pair of positions; zero if s > t."""
 
     tokens: list[str]
-    """Readable pieces of the text."""
+    """[T] readable pieces of the text."""
     ids: list[int]
-    """Their ids."""
+    """[T] token ids."""
     alpha: np.ndarray
-    """[D, H, T, T] attention."""
+    """[D, H, T, T] attention weights."""
     linear: np.ndarray
     """[D, H, T, T] norm of the linear path, alpha |L|."""
     bilinear: np.ndarray
-    """[D, H, T, T] norm of the bilinear-softmax path; the diagonal holds the query's part too."""
+    """[D, H, T, T] norm of the bilinear-softmax path; the diagonal includes the query's part."""
     total: np.ndarray
-    """[D, H, T, T] norm of their sum, which is less than the sum of norms where they oppose each other."""
+    """[D, H, T, T] norm of the sum of both paths, less than the sum of norms if they oppose each other."""
 
     @property
     def share(self) -> np.ndarray:
-        """[D, H] share of the bilinear-softmax path: its norms over s < t, by the norms of both; NaN for one token."""
+        """[D, H] share of the bilinear-softmax path in the summed norms of both paths, s < t; NaN for one token."""
         linear, bilinear = (_earlier(part) for part in (self.linear, self.bilinear))
         with np.errstate(invalid="ignore"):
             return bilinear / (linear + bilinear)
 
     def table(self) -> pd.DataFrame:
-        """One row a head: layer, head, name, share, and the norms of each path and of the whole, summed over s < t."""
+        """Return a table with one row per head: layer, head, name, share, and the norms summed over s < t."""
         layer, head = (axis.ravel() for axis in np.indices(self.share.shape))
         return pd.DataFrame(
             {
@@ -275,7 +275,7 @@ class JacobianNorms(Drawable):
         )
 
     def sentence(self) -> str:
-        """Name the head that depends most on where it looks."""
+        """Name the head whose bilinear-softmax share is largest."""
         return HeadPaths((self,), alone()).sentence()
 
     def figure(self) -> "go.Figure":
@@ -283,7 +283,7 @@ class JacobianNorms(Drawable):
         return HeadPaths((self,), alone()).figure()
 
     def pairs(self, layer: int, head: int) -> pd.DataFrame:
-        """One row for each query and key of one head, s <= t: positions, tokens, alpha and the three norms."""
+        """Return a table with one row per query and key of one head, s <= t: positions, tokens, alpha, three norms."""
         query, key = np.tril_indices(len(self.ids))
         return pd.DataFrame(
             {
@@ -300,14 +300,14 @@ class JacobianNorms(Drawable):
 
 
 class HeadPaths(Beside[JacobianNorms]):
-    """Which path every head of one model or several depends on."""
+    """Share of each path in every head of one model or several."""
 
     notes = ("0: the head's output moves only with what is read (linear path). 1: only with where it looks.",)
 
     def sentence(self) -> str:
-        """Name each model's head that depends most on where it looks, and the largest change between two of one size.
+        """Name each model's head with the largest bilinear-softmax share, and the largest change between equal shapes.
 
-        Without a pair of positions there is nothing to name.
+        The sentence is empty for a single token.
         """
         norms = self.results
         if not all(np.isfinite(each.share).any() for each in norms):
@@ -334,7 +334,7 @@ class HeadPaths(Beside[JacobianNorms]):
 
 
 def paths_seconds(lm: LM, text: str | Sequence[int]) -> float:
-    """Return the seconds that the paths of all heads take, about: those of the first block are timed."""
+    """Estimate the seconds that the paths of all heads take, from a timing of the first block."""
     net = read_network(lm)
     state = next(iter(states(net, text_ids(lm.tokenizer, text))))
     start = time.perf_counter()
@@ -352,21 +352,21 @@ def paths_seconds(lm: LM, text: str | Sequence[int]) -> float:
 )
 @torch.no_grad()
 def jacobian_norms(lm: LM, text: Text, tick: Tick = ignore) -> JacobianNorms:
-    """Measure through which of two paths every head depends on earlier inputs.
+    """Measure the share of each of two paths by which a head depends on earlier inputs.
 
-    A change of an earlier input *s* moves a head's output at *t* in two ways: through what is read there (linear path,
-    alpha L) and through where the head looks (bilinear-softmax path). The figure shows the second one's share of
-    the Frobenius norms, summed over all pairs *s* < *t* of the prompt; norms are held fixed, biases of the output left
-    out. No matrix of d by d is made.
+    A change of an earlier input *s* changes a head's output at *t* in two ways: through the value that is read there
+    (linear path, alpha L) and through the attention weights (bilinear-softmax path). The figure shows the share of the
+    second path in the Frobenius norms, summed over all pairs *s* < *t* of the prompt. Norms are held fixed, and biases
+    of the output are left out. No d by d matrix is formed.
 
     Args:
         lm: the model.
-        text: a text or its token ids.
-        tick: called after each block.
+        text: text or its token ids.
+        tick: function called with the share of the work done, after each block.
 
     Raises:
         ModelError: the equations do not describe the architecture.
-        DataError: a text without tokens or one longer than the model's context.
+        DataError: the text has no tokens or is longer than the model's context.
     """
     ids = text_ids(lm.tokenizer, text)
     check_lengths(lm.model, [ids], [])
@@ -385,14 +385,14 @@ def jacobian_norms(lm: LM, text: Text, tick: Tick = ignore) -> JacobianNorms:
 
 
 def _earlier(norms: np.ndarray) -> np.ndarray:
-    """Sum over the pairs s < t."""
+    """Sum [D, H, T, T] values over the pairs s < t."""
     return np.tril(norms, -1).sum((-2, -1))
 
 
 ROWS = 128
-"""Rows of a block's Jacobian that are computed at once."""
+"""Number of rows of a block's Jacobian computed at once."""
 NEAR = float(np.log(2.0))
-"""A singular value counts as near 1 between 1/2 and 2."""
+"""Largest |log| of a singular value that counts as near 1: between 1/2 and 2."""
 
 
 @dataclass(frozen=True)
@@ -400,13 +400,13 @@ class NeutralJacobian(Drawable):
     """Singular values of the Jacobian from each block to the end, and of each block alone."""
 
     position: int
-    """The position p, from 0."""
+    """Position p, counted from 0."""
     token: str
-    """Its token as a readable piece."""
+    """Token at the position, as a readable piece."""
     to_end: np.ndarray
     """[D, d] row l: singular values of d h_D[p] / d h_l[p], largest first; row 0 starts from the embedding.
 
-    NaN where one is smaller than double precision resolves beside the largest (d times 2e-16 of it).
+    Values below the resolution of double precision (the largest times 2e-16 d) are NaN.
     """
     alone: np.ndarray
     """[D, d] row l: singular values of block l alone, d h_{l+1}[p] / d h_l[p], largest first."""
@@ -417,19 +417,19 @@ class NeutralJacobian(Drawable):
 
         Its logarithm is log |det J_l| / d, and determinants multiply: it is exact where single values are not resolved.
         """
-        with np.errstate(divide="ignore"):  # a block that loses a direction has the determinant 0
+        with np.errstate(divide="ignore"):  # a rank-deficient block has determinant 0
             return np.exp(np.log(self.alone).mean(-1)[::-1].cumsum()[::-1])
 
     @property
     def spread(self) -> np.ndarray:
-        """[D] standard deviation of the logarithms of those that are resolved, in nats; 0 is a scaled rotation."""
+        """[D] standard deviation of the logs of the resolved singular values in nats; 0 for a scaled rotation."""
         return np.nanstd(np.log(self.to_end), axis=-1)
 
     def table(self) -> pd.DataFrame:
-        """One row for each layer l: layer, name, the summary to the end and, with the prefix block_, of block l alone.
+        """Return a table with one row per layer l: layer, name, the summary to the end, that of block l (block_...).
 
         `distance` is the root mean square of the logarithms of the resolved singular values: 0 for a neutral Jacobian.
-        `near_one` is the share of all that lies between 1/2 and 2, `unresolved` how many are NaN.
+        `near_one` is the share of all values between 1/2 and 2, `unresolved` the number of NaN.
         """
         log = np.log(self.to_end)
         return pd.DataFrame(
@@ -453,7 +453,7 @@ class NeutralJacobian(Drawable):
         return Spectra((self,), alone()).sentence()
 
     def figure(self) -> "go.Figure":
-        """Singular values from each layer to the end: median and middle 80 %."""
+        """Draw the singular values from each layer to the end: median and middle 80 %."""
         return Spectra((self,), alone()).figure()
 
 
@@ -472,7 +472,7 @@ class Spectra(Beside[NeutralJacobian]):
         return f"{text[:1].upper()}{text[1:]}, as the geometric mean of the singular values; 1 is neutral."
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Singular values from each layer to the end: median and middle 80 %."""
+        """Draw the singular values from each layer to the end: median and middle 80 %."""
         from probe.autoregression.figures import singular_values
 
         title = "Singular values of the Jacobian from each layer to the end: median and middle 80 %"
@@ -481,12 +481,12 @@ class Spectra(Beside[NeutralJacobian]):
 
 
 def spectrum_seconds(lm: LM, text: str | Sequence[int], position: int) -> float:
-    """Return the seconds that the Jacobians of all blocks take, about: that of the first block is timed."""
+    """Estimate the seconds that the Jacobians of all blocks take, from a timing of the first block."""
     net = read_network(lm)
     state = next(iter(states(net, text_ids(lm.tokenizer, text))))
     start = time.perf_counter()
     torch.linalg.svdvals(block_jacobian(net.blocks[0], state).double())
-    return 1.3 * len(net.blocks) * (time.perf_counter() - start)  # the product has singular values of its own
+    return 1.3 * len(net.blocks) * (time.perf_counter() - start)  # 1.3: also those of the product
 
 
 @analysis(
@@ -501,27 +501,26 @@ def spectrum_seconds(lm: LM, text: str | Sequence[int], position: int) -> float:
 def neutral_jacobian(
     lm: LM, text: Text, position: Annotated[int, Input(advanced=True)] = -1, tick: Tick = ignore
 ) -> NeutralJacobian:
-    """Measure how much what each block leaves still moves the final residual stream.
+    """Measure how much a change after each block still changes the final residual stream.
 
-    Singular values of the Jacobian of the last residual stream by that after layer *l*, at the last token of the
-    prompt, norms differentiated too. 1 is neutral: what the layer leaves is carried to the end neither grown nor
-    shrunk. Values that double precision does not resolve are left out.
+    Shown are the singular values of the Jacobian of the last residual stream with respect to that after layer *l*, at
+    the last token of the prompt; norms are differentiated too. 1 is neutral: a change after the layer arrives at the
+    end neither amplified nor attenuated. Values that double precision does not resolve are left out.
 
-    J_l = d h_D[p] / d h_l[p] at one position p goes from the residual after block l (0: the embedding) to that after
-    the last block, before the final norm. Everything is differentiated, norms too. Singular values near 1 are neutral:
-    what block l leaves is carried to the end neither grown nor shrunk. Because attention is causal, h_l[p] reaches
-    h_D[p] only through position p itself, so J_l is the product of one matrix for each block,
-    A_k = d h_k[p] / d h_{k-1}[p]: as costly as d backward passes over one token, and not over the text.
+    J_l = d h_D[p] / d h_l[p] at one position p maps a change of the residual after block l (0: the embedding) to the
+    change after the last block, before the final norm. Because attention is causal, h_l[p] reaches h_D[p] only through
+    position p itself, so J_l is the product of one matrix per block, A_k = d h_k[p] / d h_{k-1}[p]. The cost is that of
+    d backward passes over one token, not over the text.
 
     Args:
         lm: the model.
-        text: a text or its token ids.
-        position: the position p; negative counts from the end.
-        tick: called after each block.
+        text: text or its token ids.
+        position: position p; negative values count from the end.
+        tick: function called with the share of the work done, after each block.
 
     Raises:
         ModelError: the equations do not describe the architecture.
-        DataError: a text without tokens or one longer than the model's context, or a position outside of it.
+        DataError: the text has no tokens or is longer than the model's context, or the position is outside it.
     """
     ids = text_ids(lm.tokenizer, text)
     check_lengths(lm.model, [ids], [])
@@ -543,18 +542,18 @@ def neutral_jacobian(
 
 
 def block_jacobian(block: Block, h: Float[Tensor, "T d"]) -> Float[Tensor, "d d"]:
-    """Return A = d h'[p] / d h[p] of one block at the last position p = T - 1, by autograd.
+    """Compute A = d h'[p] / d h[p] of one block at the last position p = T - 1, by automatic differentiation.
 
-    h is the residual before the block.
+    h is the residual stream before the block.
     """
     return torch.func.jacrev(last_step(block, h[:-1]), chunk_size=ROWS)(h[-1])
 
 
 def last_step(block: Block, past: Float[Tensor, "p d"]) -> Callable[[Float[Tensor, " d"]], Float[Tensor, " d"]]:
-    """E6 at one position as a function of the residual there, the earlier ones being held fixed.
+    """Return E6 at one position as a function of the residual there; the earlier positions are held fixed.
 
-    Equal to the last row of `probe.model.equations.step`, at the cost of one token: keys and values of the past are
-    cached.
+    Equal to the last row of `probe.model.equations.step`, at the cost of one token, since keys and values of earlier
+    positions are cached.
     """
     maps, length = block.maps, len(past) + 1
     lag = torch.arange(length - 1, -1, -1, device=past.device)[None]
@@ -585,6 +584,6 @@ def last_step(block: Block, past: Float[Tensor, "p d"]) -> Callable[[Float[Tenso
 
 
 def _mask_rounding(singular: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-    """NaN in place of the smallest ones, which are rounding errors."""
+    """Replace the smallest values, which are rounding errors, by NaN."""
     floor = singular[0] * len(singular) * torch.finfo(singular.dtype).eps
     return singular.masked_fill(singular < floor, torch.nan)

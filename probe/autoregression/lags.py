@@ -1,20 +1,20 @@
-"""How far back a model looks (E24): lag profiles by resampling and by the Jacobian, and the effective order.
+"""Lag profiles by resampling and by the Jacobian, and the effective order: how far back a model looks (E24).
 
 The influence of x_{t-k} on pi_t is measured in two ways. By resampling: the token at t - k is replaced by draws from a
 pool, and the influence is E KL(pi_t given the text || pi_t given the changed text) in nats. By the Jacobian: the
 Frobenius norm of d pi_t / d e_{t-k}, where e is the token's embedding as it enters the model; it is a slope, so it is
-small where the model is saturated, and its unit is the model's own.
+small where the model is saturated, and its scale depends on the model.
 
-Lag 0 is the token just read: pi_t predicts x_{t+1}, so a chain of order m has influence at the lags 0 to m - 1. The
-first `keep` tokens of a text are neither replaced nor differentiated: by default the beginning token that a tokenizer
-puts first, if it does.
+Lag 0 is the last token read: pi_t predicts x_{t+1}, so a chain of order m has influence at the lags 0 to m - 1. The
+first `keep` tokens of a text are neither replaced nor differentiated: by default this is the beginning-of-text token,
+if the tokenizer adds one.
 
-The texts are the sample: positions of one text resemble each other, so a mean is first taken within each text, then
-over texts, and its interval comes from the bootstrap over texts. With one text it is the bootstrap over its positions,
-which knows nothing about other texts.
+The texts are the sample. Positions of one text are correlated, so means are taken first within each text, then over
+texts, with intervals from the bootstrap over texts. With one text, the bootstrap is over its positions, and the
+interval says nothing about other texts.
 
-Axes: T tokens, K lags, S single readings (a text, a position t, a lag or a context length), P positions, R copies of
-a text, V vocabulary, M context lengths.
+Axes: T tokens, K lags, S single measurements (a text, a position t, a lag or a context length), P positions, R copies
+of a text, V vocabulary, M context lengths.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,13 +56,13 @@ TextsOrFile = Annotated[
         type=Path | None,
     ),
 ]
-"""Texts or a file of them; documents of the model's world, or the shipped questions, where nothing is said."""
+"""Texts, or a file of them; by default documents of the model's world, or the built-in questions."""
 DOCUMENTS, SEED = 16, 1
-"""Documents of a world that are read where nothing is said, and their seed: not those of trainings."""
+"""Number of documents of a world read by default, and their seed, which differs from those of trainings."""
 LARGE = 20_000_000
-"""Parameters from which on fewer positions are read."""
+"""Number of parameters above which fewer positions are read."""
 LETTERS = 4
-"""Of a token, about."""
+"""Approximate number of letters per token."""
 RESAMPLED = (
     r"\text{E24}\quad I_k = \mathbb{E}\,\mathrm{KL}\big(\pi_t(x) \,\|\, \pi_t(x \text{ with } x_{t-k} \sim "
     r"\mathrm{pool})\big),\qquad J_k = \sqrt{\mathbb{E}\,\|\partial \pi_t / \partial e_{t-k}\|_F^2}"
@@ -73,18 +73,18 @@ ORDER = (
 )
 
 VALUES = 2**24
-"""Logits held at once, as a number of values (of 4 bytes)."""
+"""Largest number of logit values (4 bytes each) held at once."""
 ROWS = 64
-"""Texts run at once at most."""
+"""Largest number of texts run at once."""
 
 
 def default_texts(lm: LM, texts: Texts | Path | None, count: int = DOCUMENTS) -> Texts:
-    """Return texts as they are, those of a file, or documents of the model's world or the shipped questions.
+    """Return the given texts, those of a file, or by default documents of the model's world or the built-in questions.
 
     Args:
         lm: the model.
-        texts: as they were given.
-        count: documents of the world or questions, where none were given.
+        texts: texts or file as the caller passed them.
+        count: number of documents or questions if no texts are given.
     """
     if isinstance(texts, Path):
         return list(read_documents(texts))
@@ -95,17 +95,17 @@ def default_texts(lm: LM, texts: Texts | Path | None, count: int = DOCUMENTS) ->
 
 
 def tokens_in(texts: Texts) -> int:
-    """Return how many tokens some texts have, about."""
+    """Estimate the number of tokens in some texts."""
     rows: Any = [texts] if isinstance(texts, str) else texts
     return sum(len(row) // LETTERS if isinstance(row, str) else 1 if isinstance(row, int) else len(row) for row in rows)
 
 
 def token_rows(lm: LM, texts: Texts, keep: int | None = None) -> list[list[int]]:
-    """Ids of a text, of several, or of ids as they are.
+    """Return the ids of a text, of several texts, or of given ids.
 
     Raises:
-        DataError: no text, or one without a token after those that are kept.
-        ConfigError: a negative number of kept tokens.
+        DataError: there is no text, or one without tokens after the kept ones.
+        ConfigError: the number of kept tokens is negative.
     """
     if keep is not None and keep < 0:
         raise ConfigError(f"keep = {keep} is not possible: give 0 or more, or None for the beginning token.")
@@ -119,17 +119,17 @@ def token_rows(lm: LM, texts: Texts, keep: int | None = None) -> list[list[int]]
 
 
 def start(lm: LM, ids: Sequence[int], keep: int | None = None) -> int:
-    """Index of the first token that may change: `keep`, or by default 1 after a beginning token and 0 without one."""
+    """Return the index of the first token that may change: `keep`, by default 1 after a beginning token, else 0."""
     if keep is not None:
         return keep
     return int(len(ids) > 0 and lm.tokenizer.bos_token_id is not None and ids[0] == lm.tokenizer.bos_token_id)
 
 
 def draw(rng: np.random.Generator, first: int, last: int, count: int | None) -> np.ndarray:
-    """`count` different numbers of first..last-1 in order; all of them for None or where there are not more.
+    """Draw `count` different numbers from first..last-1, sorted; all of them for None or if there are not more.
 
     Raises:
-        ConfigError: a count below 1.
+        ConfigError: the count is below 1.
     """
     require_positive(positions=count)
     if count is None or count >= last - first:
@@ -140,11 +140,11 @@ def draw(rng: np.random.Generator, first: int, last: int, count: int | None) -> 
 def pool_of(
     lm: LM, rows: Sequence[Sequence[int]], pool: Pool, keep: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens that may be drawn and their probabilities (see `lag_profile`).
+    """Return the tokens that may be drawn and their probabilities (see `lag_profile`).
 
     Raises:
-        ConfigError: an unknown pool.
-        DataError: one without tokens.
+        ConfigError: the pool is unknown.
+        DataError: the pool has no tokens.
     """
     if isinstance(pool, str) and pool not in ("unigram", "vocabulary"):
         raise ConfigError(f'The pool {pool!r} is unknown: give "unigram", "vocabulary" or a list of token ids.')
@@ -160,18 +160,18 @@ def pool_of(
 
 
 def average_texts(values: np.ndarray, texts: np.ndarray) -> Interval:
-    """Mean over texts of the means over positions, with its 95 % interval (see the module).
+    """Compute the mean over texts of the means over positions, with its 95 % interval (see the module).
 
     Args:
-        values: [S] readings.
-        texts: [S] the number of the text of each.
+        values: [S] measurements.
+        texts: [S] index of the text of each measurement.
     """
     means = [values[texts == text].mean() for text in np.unique(texts)]
     return bootstrap_mean(means if len(means) > 1 else values, bounds=NOT_NEGATIVE)
 
 
 def batches(count: int, length: int, outputs: int) -> Iterator[slice]:
-    """Slices of `count` rows of `length` tokens, so that the logits of each batch fit in memory."""
+    """Yield slices of `count` rows of `length` tokens, so that the logits of each batch fit in memory."""
     size = max(1, min(ROWS, VALUES // max(1, length * outputs)))
     for first in range(0, count, size):
         yield slice(first, min(first + size, count))
@@ -187,7 +187,7 @@ def require_tokens(lm: LM) -> None:
 
 
 def require_positive(**numbers: int | None) -> None:
-    """Raise a ConfigError for a count below 1; None is no count."""
+    """Raise a ConfigError for a count below 1; None is accepted."""
     for name, value in numbers.items():
         if value is not None and value < 1:
             raise ConfigError(f"{name} = {value} is not possible: give 1 or more.")
@@ -197,39 +197,39 @@ Measure = Literal["resampling", "jacobian"]
 Output = Literal["probabilities", "logits"]
 
 EXACT = 64
-"""Up to this many outputs the Jacobian is taken whole by default."""
+"""Largest number of outputs for which the whole Jacobian is computed by default."""
 PROJECTIONS = 8
-"""Random directions for larger ones."""
+"""Number of random directions for larger models."""
 UNITS = {"probabilities": "probability per unit of embedding", "logits": "logit per unit of embedding"}
 
 
 @dataclass(frozen=True)
 class LagProfile(Drawable):
-    """The influence of x_{t-k} on pi_t for the lags k = 0 to K - 1."""
+    """Influence of x_{t-k} on pi_t for the lags k = 0 to K - 1."""
 
     measure: Measure
-    """How the influence was measured."""
+    """Measure of influence: resampling or Jacobian."""
     unit: str
-    """Of the influence."""
+    """Unit of the influence."""
     influence: np.ndarray
-    """[K] mean over texts of the mean over positions (Jacobian: the root of the mean square); NaN without a reading."""
+    """[K] mean over texts of the mean over positions (Jacobian: root of the mean square); NaN without a measurement."""
     low: np.ndarray
-    """[K] lower end of its 95 % interval."""
+    """[K] lower bound of the 95 % interval."""
     high: np.ndarray
-    """[K] upper end."""
+    """[K] upper bound of the 95 % interval."""
     n_texts: np.ndarray
-    """[K] texts that have this lag."""
+    """[K] number of texts that have this lag."""
     n_readings: np.ndarray
-    """[K] pairs of a text and a position behind the mean."""
+    """[K] number of pairs of text and position behind the mean."""
     readings: pd.DataFrame
-    """S rows: text, position (t), lag, influence (a mean over the draws; Jacobian: the squared norm)."""
+    """Table with S rows: text, position (t), lag, influence (mean over the draws; Jacobian: squared norm)."""
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return one row a lag (`table`), and one row a reading (`readings`)."""
+        """Return a table with one row per lag (`table`), and one with one row per measurement (`readings`)."""
         return {"lags": self.by_lag(), "lag-readings": self.readings}
 
     def by_lag(self) -> pd.DataFrame:
-        """One row a lag: measure, lag, influence, low, high, unit, n_texts, n_readings."""
+        """Return a table with one row per lag: measure, lag, influence, low, high, unit, n_texts, n_readings."""
         return pd.DataFrame(
             {
                 "measure": self.measure,
@@ -244,11 +244,11 @@ class LagProfile(Drawable):
         )
 
     def sentence(self) -> str:
-        """Name the lag, apart from the last token, that moves most what the model says next."""
+        """Name the lag, other than 0, with the largest influence on the next-token distribution."""
         return Profiles((self,), alone()).sentence()
 
     def figure(self) -> "go.Figure":
-        """Influence by lag."""
+        """Draw the influence by lag."""
         return Profiles((self,), alone()).figure()
 
 
@@ -256,13 +256,13 @@ class Profiles(Beside[LagProfile]):
     """Lag profiles of one model or several."""
 
     def sentence(self) -> str:
-        """Name for every model the lag, apart from the last token, that moves most what it says next."""
+        """Name for every model the lag, other than 0, with the largest influence on the next-token distribution."""
         clauses = [self.clause(look.name, each) for look, each in zip(self.looks, self.results, strict=True)]
         return "; ".join(clauses) + "."
 
     @staticmethod
     def clause(name: str, profile: LagProfile) -> str:
-        """Name the lag of one model that moves most what it says next."""
+        """Name the lag of one model with the largest influence."""
         what = profile.unit.partition(" per ")[0]
         what = "next-token distribution" if what in ("nats", "probability", "logit") else what
         earlier = np.nan_to_num(profile.influence[1:], nan=-1.0)
@@ -272,7 +272,7 @@ class Profiles(Beside[LagProfile]):
         return f"apart from lag 0, the last token, lag {most} moves the {what} of {name} most"
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Influence by lag."""
+        """Draw the influence by lag."""
         from probe.autoregression.figures import lag_curves
 
         how = "resampling" if self.results[0].measure == "resampling" else "Jacobian"
@@ -280,14 +280,14 @@ class Profiles(Beside[LagProfile]):
         return {"lags": titled(chart, f"Lag profile by {how}")}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return one row a model and lag."""
+        """Return one row per model and lag."""
         return {"Lags": self.tables()["lags"]}
 
 
 def profile_seconds(
     lm: LM, texts: Texts | Path | None, lags: int, resamples: int, positions: int | None, **rest: Any
 ) -> float:
-    """Return the seconds that the resampled texts take to be read, about: the model is timed on a few tokens."""
+    """Estimate the seconds that reading the resampled texts takes, from a timing of the model on a few tokens."""
     require_tokens(lm)
     read = default_texts(lm, texts)
     count = 1 if isinstance(read, str) else len(read)
@@ -297,7 +297,7 @@ def profile_seconds(
 
 
 def few_replaced(lm: LM, *others: LM) -> int:
-    """Return how many tokens of each text are replaced where nothing is said."""
+    """Return the default number of tokens replaced in each text."""
     return 3 if lm.n_parameters > LARGE else 4
 
 
@@ -322,33 +322,34 @@ def lag_profile(
     seed: Annotated[int, Input(advanced=True)] = 0,
     tick: Tick = ignore,
 ) -> LagProfile:
-    """Measure how much the token k places before the last one read moves what the model says next.
+    """Measure how much the token k places before the last one read changes the next-token distribution.
 
     A language model is an autoregression: the next token is drawn from a distribution that is a nonlinear function of
     the tokens before. **Lag** 0 is the last token read, so a chain of order *m* has influence at the lags 0 to *m* - 1.
-    A token is replaced by draws from the texts' own tokens (for one text: better from the vocabulary); the influence is
-    the mean KL of what the model then expects, E KL(pi_t || pi_t with x_{t-k} drawn anew), in nats. Means are over
+    A token is replaced by draws from the texts' own tokens (for one text, better from the vocabulary); the influence is
+    the mean KL of the next-token distributions, E KL(pi_t || pi_t with x_{t-k} resampled), in nats. Means are over
     texts (within each text over positions), intervals are 95 % bootstrap over texts; for one text over its positions.
 
-    A draw may give the token that stands there, as the expectation over the pool asks for. Two models with one
-    tokenizer see the same draws.
+    A draw may equal the original token, since the expectation is over the whole pool. Two models with the same
+    tokenizer get the same draws.
 
     Args:
-        lm: the model; inside `lm.hooks` the hooked one.
-        texts: a text, several, or their ids, or a file; without any, documents of the model's world or the shipped
+        lm: the model; inside `lm.hooks`, with its hooks.
+        texts: one text or several, their ids, or a file; by default documents of the model's world, or the built-in
             questions.
-        lags: K, how many lags, from 0.
-        resamples: draws for each replaced token.
+        lags: number of lags K, counted from 0.
+        resamples: number of draws for each replaced token.
         pool: "unigram" draws from the tokens of the texts as often as they occur, "vocabulary" uniformly from all
             tokens that are not special, and a list of ids uniformly from it.
-        positions: how many tokens of each text are replaced, one at a time, drawn by the seed; in Python None is all.
-        keep: how many tokens at the start stay as they are; None: the beginning token.
-        seed: of the positions and the draws.
-        tick: told the share that is done.
+        positions: number of tokens replaced in each text, one at a time, drawn with the seed; in Python, None replaces
+            all.
+        keep: number of tokens at the start that are not replaced; by default the beginning-of-text token.
+        seed: seed of the positions and the draws.
+        tick: function called with the share of the work done.
 
     Raises:
-        DataError: no text, one without tokens or too long, an empty pool, or a model without a vocabulary.
-        ConfigError: an option that is not possible.
+        DataError: there is no text, a text is empty or too long, the pool is empty, or the model has no vocabulary.
+        ConfigError: an option is not valid.
     """
     require_tokens(lm)
     require_positive(lags=lags, resamples=resamples)
@@ -363,7 +364,7 @@ def lag_profile(
         clean = lm.logits([ids])[0].float().log_softmax(-1)
         values = np.zeros((len(sources), lags))
         for part in batches(replacements.size, len(ids), clean.shape[-1]):
-            owner = np.arange(replacements.size)[part] // resamples  # which source each copy belongs to
+            owner = np.arange(replacements.size)[part] // resamples  # index of each copy's source position
             at, length = sources[owner], min(len(ids), int(sources[owner[-1]]) + lags)
             copies = np.tile(ids[:length], (len(owner), 1))
             copies[np.arange(len(owner)), at] = replacements.ravel()[part]
@@ -389,26 +390,27 @@ def jacobian_profile(
     seed: int = 0,
     tick: Tick = ignore,
 ) -> LagProfile:
-    """Measure the lag profile by the Jacobian: the Frobenius norm of d pi_t / d e_{t-k} by automatic differentiation.
+    """Measure the lag profile by the Jacobian: the Frobenius norm of d pi_t / d e_{t-k}.
 
-    Several positions are joined by the root of the mean square, which random directions estimate without bias:
-    E |J^T v|^2 = |J|^2 for v of independent signs (Hutchinson 1989).
+    Positions are combined by the root mean square, which random directions estimate without bias: E |J^T v|^2 = |J|^2
+    for v of independent signs (Hutchinson 1989).
 
     Args:
-        lm: the model; inside `lm.hooks` the hooked one. A scalar model has only "logits".
-        texts: a text, several, or their ids.
-        lags: K, how many lags, from 0.
-        of: what is differentiated: "probabilities" (pi_t, bounded) or "logits".
-        projections: random directions for each position; None: the whole Jacobian of up to `EXACT` outputs, else
-            `PROJECTIONS` directions.
-        positions: how many t of each text, drawn by the seed; None: all of them.
-        keep: how many tokens at the start are left out; None: the beginning token.
-        seed: of the positions and the directions.
-        tick: told the share that is done.
+        lm: the model; inside `lm.hooks`, with its hooks. A scalar model has only "logits".
+        texts: one text or several, or their ids.
+        lags: number of lags K, counted from 0.
+        of: output to differentiate: "probabilities" (pi_t, bounded) or "logits".
+        projections: number of random directions per position; by default the whole Jacobian for up to `EXACT` outputs,
+            else `PROJECTIONS` directions.
+        positions: number of positions t in each text, drawn with the seed; all by default.
+        keep: number of tokens at the start that are left out; by default the beginning-of-text token.
+        seed: seed of the positions and the directions.
+        tick: function called with the share of the work done.
 
     Raises:
-        DataError: no text, one without tokens or too long, or the probabilities of a model without a vocabulary.
-        ConfigError: an option that is not possible.
+        DataError: there is no text, a text is empty or too long, or probabilities are requested from a model without a
+            vocabulary.
+        ConfigError: an option is not valid.
         ModelError: the architecture cannot be hooked.
     """
     if of not in UNITS:
@@ -444,7 +446,7 @@ def jacobian_profile(
 def _pulled_back(
     lm: LM, ids: Sequence[int], ends: np.ndarray, directions: np.ndarray, of: Output
 ) -> Float[np.ndarray, "R T"]:
-    """|J_{t,s}^T v|^2 for copies of a text, each with its own t and direction v, in one pass forth and back."""
+    """Compute |J_{t,s}^T v|^2 for copies of a text, each with its own t and v, in one forward and backward pass."""
     leaves: list[Tensor] = []
 
     def cut(embedding: Tensor, hook: Any) -> Tensor:
@@ -462,7 +464,7 @@ def _pulled_back(
 def _readings(
     text: int, other: np.ndarray, values: np.ndarray, first: int, last: int, ends: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """Values [P K] of one text as rows, those whose other token [P K] lies in first..last-1."""
+    """Return the values [P K] of one text as rows, keeping those whose other token [P K] lies in first..last-1."""
     row, lag = np.nonzero((other >= first) & (other < last))
     position = other[row, lag] if ends is None else ends[row]
     return pd.DataFrame({"text": text, "position": position, "lag": lag, "influence": values[row, lag]})
@@ -488,41 +490,41 @@ def _profile(measure: Measure, unit: str, frames: Sequence[pd.DataFrame], lags: 
 
 @dataclass(frozen=True)
 class EffectiveOrder(Drawable):
-    """How far a prediction is from the full one when only the last m tokens are read, m = 1 to M."""
+    """Distance of a prediction to the full one when only the last m tokens are read, m = 1 to M."""
 
     epsilon: float
-    """The distance in nats that counts as none."""
+    """Tolerance in nats: smaller distances count as none."""
     order: int | None
-    """The smallest m with a mean of at most epsilon; None: more than M, or no text is long enough to tell."""
+    """Smallest m with a mean of at most epsilon; None if it exceeds M or no text is long enough."""
     certain: int | None
-    """The smallest m whose upper end is at most epsilon."""
+    """Smallest m whose upper bound is at most epsilon."""
     keep: int | None
-    """How many tokens at the start stay before the last m; None: the beginning token."""
+    """Number of tokens at the start that precede the last m; None stands for the beginning-of-text token."""
     kl: np.ndarray
-    """[M] mean over texts of the mean over positions of KL(full || last m) in nats; NaN without a reading."""
+    """[M] mean over texts of the mean over positions of KL(full || last m) in nats; NaN without a measurement."""
     low: np.ndarray
-    """[M] lower end of its 95 % interval."""
+    """[M] lower bound of the 95 % interval."""
     high: np.ndarray
-    """[M] upper end."""
+    """[M] upper bound of the 95 % interval."""
     n_texts: np.ndarray
-    """[M] texts with a position that has more than m tokens."""
+    """[M] number of texts with a position that has more than m tokens."""
     n_readings: np.ndarray
-    """[M] such positions."""
+    """[M] number of such positions."""
     readings: pd.DataFrame
-    """S rows: text, position, m, kl."""
+    """Table with S rows: text, position, m, kl."""
 
     def at(self, epsilon: float) -> "EffectiveOrder":
         """Return the effective order for another tolerance, from the same curve.
 
         Raises:
-            ConfigError: a tolerance that is not above 0.
+            ConfigError: the tolerance is not above 0.
         """
         _check(epsilon)
         order, certain = _first(self.kl <= epsilon), _first(self.high <= epsilon)
         return replace(self, epsilon=epsilon, order=order, certain=certain)
 
     def by_length(self) -> pd.DataFrame:
-        """One row a context length: m, kl, low, high, epsilon, n_texts, n_readings."""
+        """Return a table with one row per context length: m, kl, low, high, epsilon, n_texts, n_readings."""
         return pd.DataFrame(
             {
                 "m": np.arange(1, len(self.kl) + 1),
@@ -536,15 +538,15 @@ class EffectiveOrder(Drawable):
         )
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return one row a context length (`by_length`), and one row a reading (`readings`)."""
+        """Return a table with one row per context length (`by_length`), and one per measurement (`readings`)."""
         return {"context": self.by_length(), "context-readings": self.readings}
 
     def sentence(self) -> str:
-        """Say how far back the model looks."""
+        """State the effective order of the model."""
         return Orders((self,), alone()).sentence()
 
     def figure(self) -> "go.Figure":
-        """KL to the full context by the number of tokens read, and the effective order."""
+        """Draw KL to the full context by the number of tokens read, and the effective order."""
         return Orders((self,), alone()).figure()
 
 
@@ -552,13 +554,13 @@ class Orders(Beside[EffectiveOrder]):
     """Effective orders of one model or several."""
 
     def sentence(self) -> str:
-        """Say how far back every model looks."""
+        """State the effective order of every model."""
         clauses = [self.clause(look.name, each) for look, each in zip(self.looks, self.results, strict=True)]
         return "; ".join(clauses) + "."
 
     @staticmethod
     def clause(name: str, order: EffectiveOrder) -> str:
-        """Say how far back one model looks."""
+        """State the effective order of one model."""
         indices = np.flatnonzero(~np.isnan(order.kl))
         m = order.order or int(indices[-1]) + 1
         kl = f"{order.kl[m - 1]:.2g}"
@@ -568,7 +570,7 @@ class Orders(Beside[EffectiveOrder]):
         return f"{reach} (with only these, KL to the full context is {kl} nats)"
 
     def figures(self) -> "dict[str, go.Figure]":
-        """KL to the full context by the number of tokens read, and the effective orders."""
+        """Draw KL to the full context by the number of tokens read, and the effective orders."""
         from probe.autoregression.figures import context_curves
 
         tables, orders = [each.by_length() for each in self.results], [each.order for each in self.results]
@@ -576,12 +578,12 @@ class Orders(Beside[EffectiveOrder]):
         return {"context": titled(chart, "KL to the full context, with only the last m tokens")}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return one row a model and context length."""
+        """Return one row per model and context length."""
         return {"Contexts": self.tables()["context"]}
 
 
 def order_seconds(lm: LM, texts: Texts | Path | None, longest: int, positions: int | None, **rest: Any) -> float:
-    """Return the seconds that the cut texts take to be read, about: the model is timed on a few tokens."""
+    """Estimate the seconds that reading the truncated texts takes, from a timing of the model on a few tokens."""
     require_tokens(lm)
     read = default_texts(lm, texts)
     count, tokens = 1 if isinstance(read, str) else len(read), tokens_in(read)
@@ -590,7 +592,7 @@ def order_seconds(lm: LM, texts: Texts | Path | None, longest: int, positions: i
 
 
 def few_cut(lm: LM, *others: LM) -> int:
-    """Return at how many positions of each text the context is cut where nothing is said."""
+    """Return the default number of positions in each text at which the context is truncated."""
     return 2 if lm.n_parameters > LARGE else 3
 
 
@@ -614,31 +616,30 @@ def effective_order(
     seed: Annotated[int, Input(advanced=True)] = 0,
     tick: Tick = ignore,
 ) -> EffectiveOrder:
-    """Measure how few of the last tokens a model needs to say nearly what it says with all of them.
+    """Measure how few of the last tokens give nearly the same prediction as the full context.
 
     The effective order is the smallest m whose mean KL(pi(. | full) || pi(. | last m)) is at most epsilon; the whole
-    curve comes with it.
-
-    The context of a position is cut to its last m tokens. The cut text is a text of its own, whose positions count from
-    0. In front of the last m tokens stay the first `keep` ones. (A heading that tells the model what the text is can be
-    kept too: without it the cut text is of another kind, and the distance tells more of that than of memory.) For each
-    m only positions count where something is cut.
+    curve is returned too. The context of a position is truncated to its last m tokens, preceded by the first `keep`
+    tokens of the text; positions of the truncated text count from 0. (A heading that tells the model the kind of text
+    can be kept too: without it, the truncated text is of another kind, and the distance measures this rather than
+    memory.) For each m, only positions with more than m tokens count.
 
     Args:
-        lm: the model; inside `lm.hooks` the hooked one.
-        texts: a text, several, or their ids, or a file; one with fewer than 2 tokens after the kept ones has nothing
-            to cut. Without any, documents of the model's world or the shipped questions.
-        epsilon: in nats, above 0.
-        longest: M, the longest context that is tried.
-        positions: how many positions of each text, drawn by the seed; in Python None is all that can be cut.
-        keep: how many tokens at the start of each text stay before the last m (0: none); None: the beginning token,
-            where the text has one.
-        seed: of the positions.
-        tick: told the share that is done.
+        lm: the model; inside `lm.hooks`, with its hooks.
+        texts: one text or several, their ids, or a file; by default documents of the model's world, or the built-in
+            questions. A text needs at least 2 tokens after the kept ones.
+        epsilon: tolerance in nats, above 0.
+        longest: longest truncated context M.
+        positions: number of positions in each text, drawn with the seed; in Python, None takes all that can be
+            truncated.
+        keep: number of tokens at the start of each text that precede the last m; by default the beginning-of-text
+            token, if there is one.
+        seed: seed of the positions.
+        tick: function called with the share of the work done.
 
     Raises:
-        DataError: no text, one without tokens or too long, none long enough, or a model without a vocabulary.
-        ConfigError: an option that is not possible.
+        DataError: there is no text, a text is empty or too long, none is long enough, or the model has no vocabulary.
+        ConfigError: an option is not valid.
     """
     require_tokens(lm)
     require_positive(longest=longest)
@@ -655,7 +656,7 @@ def effective_order(
     firsts = [start(lm, ids, keep) for ids in rows]
     places = [
         (text, index, int(at), m)
-        for m in range(1, longest + 1)  # short ones first: rows of one batch are near in length
+        for m in range(1, longest + 1)  # short rows first, so that the rows of a batch have similar lengths
         for text, first in enumerate(firsts)
         for index, at in enumerate(picks[text])
         if at + 1 - first > m

@@ -1,14 +1,14 @@
-"""The best linear autoregression over the same embeddings and the same window, beside the model.
+"""Comparison of a model with the best linear autoregression on the same embeddings and the same window.
 
 A language model is a nonlinear autoregression of order m on the state z_t = (e_t, ..., e_{t-m+1}), the embeddings of
-the last m tokens: a vector of m d numbers. The linear one predicts e_{t+1} = A z_t + b, by least squares with a ridge.
-Both predict the embedding of the next token, the model by its mean under pi_t:
+the last m tokens: a vector of m d numbers. The linear autoregression predicts e_{t+1} = A z_t + b, by least squares
+with a ridge. Both predict the embedding of the next token, the model by its mean under pi_t:
 
     R^2 = 1 - sum ||e_{t+1} - prediction||^2 / sum ||e_{t+1} - mean||^2
 
-on texts that the linear one was not fitted to. Where a text has fewer than m tokens before a position, the state is
-filled up with zeros. A model that reads m tokens alone may take them for the beginning of a text, of which it knows
-other things than of the middle: so its R^2 with the whole text before the position stands beside it.
+on texts that the linear autoregression was not fitted to. Where a text has fewer than m tokens before a position, the
+state is padded with zeros. A model that reads only m tokens may treat them as the beginning of a text, so its R^2 with
+the full text before the position is reported too.
 
 Axes: N positions, m lags, d width, p = m d, V vocabulary, S texts.
 """
@@ -54,44 +54,46 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 RIDGES = np.geomspace(1e-6, 1e2, 17)
-"""Ridges that are tried, as shares of the mean variance of a coordinate of the state, times N."""
+"""Ridge penalties to try, as multiples of N times the mean variance of a coordinate of the state."""
 LARGEST = 2500
-"""Coordinates of the state that a linear fit takes at most: some p^3 operations."""
+"""Largest dimension of the state in a linear fit, which takes some p^3 operations."""
 READERS = ("linear", "window", "full")
-"""The linear autoregression and the model with m tokens, and the model with all."""
+"""Predictors that are compared: the linear autoregression, the model with m tokens, and the model with all."""
 FITTED = 400
-"""Documents of a world that are fitted and compared where nothing is said."""
+"""Number of documents of a world used by default."""
 VARIANCE = (
     r"R^2 = 1 - \sum_t \|e_{t+1} - \hat e_{t+1}\|^2 \,/\, \sum_t \|e_{t+1} - \bar e\|^2,\quad "
     r"\hat e_{t+1} = A z_t + b \ \text{ or } \ \sum_v \pi_t(v)\, e_v"
 )
 CHUNK = 4096
-"""Positions whose states are in memory in double precision at once."""
+"""Number of positions whose states are in memory in double precision at once."""
 
 
 @dataclass(frozen=True)
 class LinearAutoregression(Drawable):
-    """The model and the best linear autoregression, by the number of tokens m that both read."""
+    """Accuracy of the model and of the best linear autoregression, by the number of tokens m that both read."""
 
     orders: pd.DataFrame
-    """One row an m: see `table`."""
+    """Table with one row per m; see `table`."""
     errors: pd.DataFrame
-    """One row an m and a text that was not fitted: m, text, n (positions), total, linear, window, full (sums of
-    squares), and how often the next token was the likeliest, or that of the nearest embedding (`linear_right`, ...)."""
+    """Table with one row per m and held-out text: m, text, n (positions), total, linear, window, full (sums of
+    squares), and how often the next token was the likeliest one, or that with the nearest embedding (`linear_right`,
+    ...).
+    """
 
     def table(self) -> pd.DataFrame:
-        """One row an m.
+        """Return a table with one row per m.
 
         `dimension` is p = m d, `effective_dimension` the participation ratio of the state's covariance (Gao et al.
-        2017, bioRxiv 214262), `cache` the numbers that the model keeps of m tokens (E16). `linear`, `window` (the
-        model with m tokens) and `full` (the model with all) are R^2 with the ends of 95 % intervals by the bootstrap
-        over texts, `gain` is full - linear, and `linear_right`, `window_right` and `full_right` are the shares of next
-        tokens that they name. `ridge` is the one that was chosen, `n_fitted` and `n` count positions.
+        2017, bioRxiv 214262), `cache` the numbers that the model keeps of m tokens (E16). `linear`, `window` (the model
+        with m tokens) and `full` (the model with all) are R^2 with the bounds of 95 % intervals by the bootstrap over
+        texts, `gain` is full - linear, and `linear_right`, `window_right` and `full_right` are the shares of next
+        tokens predicted correctly. `ridge` is the chosen penalty, `n_fitted` and `n` count positions.
         """
         return self.orders
 
     def sentence(self) -> str:
-        """What was found at the longest window, in one sentence."""
+        """Summarise the result at the longest window."""
         row = max(self.orders.to_dict("records"), key=lambda each: each["linear"])
         tokens = "the last token" if row["m"] == 1 else f"the last {row['m']} tokens"
         gain = in_unit(DIFFERENCE, row["gain"], row["gain_low"], row["gain_high"], sign=True)
@@ -104,31 +106,31 @@ class LinearAutoregression(Drawable):
         )
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return one row an m (`table`), and one row an m and a text (`errors`)."""
+        """Return a table with one row per m (`table`), and one with one row per m and text (`errors`)."""
         return {"linear": self.orders, "linear-texts": self.errors}
 
     def figure(self) -> "go.Figure":
-        """R^2 of both by the number of tokens that are read."""
+        """Draw R^2 of all predictors by the number of tokens read."""
         return LinearBeside((self,), alone()).figure()
 
 
 class LinearBeside(Beside[LinearAutoregression]):
-    """One model or several beside their best linear autoregressions."""
+    """Comparison of one model or several with their best linear autoregressions."""
 
     def sentence(self) -> str:
-        """What was found at the longest window, a sentence for each model."""
+        """Summarise the result at the longest window, in one sentence per model."""
         named = zip(self.looks, self.results, strict=True)
         return " ".join(f"{look.name}: {each.sentence()}" for look, each in named)
 
     def figures(self) -> "dict[str, go.Figure]":
-        """R^2 of both by the number of tokens that are read."""
+        """Draw R^2 of all predictors by the number of tokens read."""
         from probe.autoregression.figures import linear_curves
 
         chart = linear_curves([each.table() for each in self.results], self.looks)
         return {"linear": titled(chart, "The next token's embedding, predicted", 360)}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the sizes of both and how often they are right, by the number of tokens that are read."""
+        """Return the sizes of the predictors and how often they are right, by the number of tokens read."""
         rows = self.tables()["linear"]
         columns = {"model": "model", "m": "last tokens", "dimension": "dimensions", "effective_dimension": "effective"}
         columns |= {"cache": "numbers kept", "linear_right": "linear: right", "window_right": "same tokens: right"}
@@ -140,14 +142,14 @@ class LinearBeside(Beside[LinearAutoregression]):
 
 
 def few_positions(lm: LM, *others: LM) -> int:
-    """Return how many positions of each text are compared where nothing is said."""
+    """Return the default number of positions compared in each text."""
     return 2 if lm.n_parameters > LARGE else 8
 
 
 def linear_seconds(
     lm: LM, texts: Texts | Path | None, orders: Sequence[int], test: float, positions: int, **rest: object
 ) -> float:
-    """Return the seconds that fits and readings take, about: the model is timed on a few tokens."""
+    """Estimate the seconds that fits and readings take, from a timing of the model on a few tokens."""
     read = default_texts(lm, texts, FITTED)
     width = lm.model.get_input_embeddings().weight.shape[1]
     fits = sum(2e-9 * (m * width) ** 3 for m in orders if m * width <= LARGEST)
@@ -155,24 +157,24 @@ def linear_seconds(
 
 
 class Fit(NamedTuple):
-    """A linear autoregression."""
+    """Fitted linear autoregression."""
 
     weights: Float[np.ndarray, "p d"]
-    """A, transposed."""
+    """Transpose of the matrix A."""
     intercept: Float[np.ndarray, " d"]
-    """b."""
+    """Intercept b."""
     ridge: float
-    """Lambda as a share (`RIDGES`)."""
+    """Ridge penalty as a multiple (see `RIDGES`)."""
     effective_dimension: float
     """Participation ratio of the covariance of the state."""
 
 
 def fit(states: Float[np.ndarray, "N p"], targets: Float[np.ndarray, "N d"]) -> Fit:
-    """Least squares with the ridge that generalised cross-validation chooses (Golub, Heath and Wahba 1979).
+    """Fit by least squares with the ridge that generalised cross-validation chooses (Golub, Heath and Wahba 1979).
 
     Args:
-        states: z_t.
-        targets: e_{t+1}.
+        states: [N p] states z_t.
+        targets: [N d] next embeddings e_{t+1}.
     """
     n, p = states.shape
     middle, mean = states.mean(0, dtype=float), targets.mean(0, dtype=float)
@@ -218,32 +220,33 @@ def linear_autoregression(
     seed: Annotated[int, Input(advanced=True)] = 0,
     tick: Tick = ignore,
 ) -> LinearAutoregression:
-    """Measure how much better the model predicts than the best linear autoregression over the same window.
+    """Compare the model's predictions with the best linear autoregression on the same window.
 
-    The last *m* tokens are a state of *m d* numbers, the embeddings of the tokens one behind the other. The **best
-    linear autoregression** predicts the embedding of the next token from it by least squares, with the ridge that
-    generalised cross-validation chooses. The **model** predicts it by its mean under its own distribution, reading the
-    same *m* tokens, or the whole text before. Both are judged on texts that the linear one was not fitted to; R² is 0
-    for who always says the mean. A model that reads a few tokens takes them for the beginning of a text, and can be
-    worse than that. Intervals are 95 % bootstrap over texts. *Effective* dimensions are the participation ratio of the
-    state's covariance.
+    The last *m* tokens are a state of *m d* numbers, the concatenated embeddings of the tokens. The **best linear
+    autoregression** predicts the embedding of the next token from it by least squares, with the ridge that generalised
+    cross-validation chooses. The **model** predicts it by its mean under its own distribution, reading the same *m*
+    tokens, or the whole text before. Both are evaluated on texts that the linear autoregression was not fitted to;
+    always predicting the mean has R² = 0. A model that reads only a few tokens treats them as the beginning of a text
+    and can have R² < 0. Intervals are 95 % bootstrap over texts. *Effective* dimensions are the participation ratio of
+    the state's covariance.
 
     Args:
-        lm: the model; inside `lm.hooks` the hooked one.
-        texts: several, or their ids, or a file; without any, documents of the model's world or the shipped questions.
-            The linear one learns from them alone, so give many: where it is fitted to fewer positions than the state
-            has dimensions, more texts would help it.
-        orders: the m that are tried; those whose state has more than `LARGEST` dimensions are left out.
-        test: the share of texts that are left for the comparison, drawn by the seed.
-        positions: how many positions of each of them, drawn by the seed; in Python None is all of them.
-        keep: how many tokens at the start of each text stay before the model's m tokens, and are in no state; None: the
-            beginning token.
-        seed: of the draws.
-        tick: told the share that is done.
+        lm: the model; inside `lm.hooks`, with its hooks.
+        texts: several texts, their ids, or a file; by default documents of the model's world, or the built-in
+            questions. The linear autoregression learns from these texts alone; it needs more positions than the state
+            has dimensions.
+        orders: values of m to try; those whose state has more than `LARGEST` dimensions are left out.
+        test: share of texts held out for the comparison, drawn with the seed.
+        positions: number of positions in each text, drawn with the seed; in Python, None takes all.
+        keep: number of tokens at the start of each text that precede the model's m tokens and enter no state; by
+            default the beginning-of-text token.
+        seed: seed of the draws.
+        tick: function called with the share of the work done.
 
     Raises:
-        DataError: fewer than 4 texts of 2 tokens or more, one too long for the model, or a model without a vocabulary.
-        ConfigError: an option that is not possible.
+        DataError: there are fewer than 4 texts of 2 tokens or more, one is too long for the model, or the model has no
+            vocabulary.
+        ConfigError: an option is not valid.
     """
     require_tokens(lm)
     texts = default_texts(lm, texts, FITTED)
@@ -289,7 +292,7 @@ def linear_autoregression(
 
 
 def cache_size(lm: LM) -> int:
-    """Numbers that a model keeps of one token while it writes: its keys and values in all blocks (E16)."""
+    """Return how many numbers a model caches per generated token: keys and values in all blocks (E16)."""
     config = lm.model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -297,16 +300,16 @@ def cache_size(lm: LM) -> int:
 
 
 class _Windows(NamedTuple):
-    """Positions with the tokens before them."""
+    """Positions with their preceding tokens."""
 
     text: np.ndarray
-    """[N] the number of the text."""
+    """[N] index of the text."""
     at: np.ndarray
-    """[N] t."""
+    """[N] position t."""
     tokens: np.ndarray
-    """[N m] x_t, x_{t-1}, ... of the longest order; -1 before the text."""
+    """[N m] tokens x_t, x_{t-1}, ... up to the longest order; -1 before the start of the text."""
     next: np.ndarray
-    """[N] x_{t+1}."""
+    """[N] next token x_{t+1}."""
 
 
 def _windows(
@@ -327,14 +330,14 @@ def _windows(
 
 
 def _states(embeddings: np.ndarray, windows: _Windows, m: int) -> Float[np.ndarray, "N p"]:
-    """z_t of each position."""
+    """Return z_t of each position."""
     return embeddings[windows.tokens[:, :m]].reshape(len(windows.tokens), -1)
 
 
 def _model_predictions(
     lm: LM, rows: Sequence[Sequence[int]], asked: _Windows, m: int | None, keep: int | None, table: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[N d] mean of the next embedding under pi_t given the last m tokens (None: all), and [N] the likeliest token."""
+    """Return [N d] means of the next embedding under pi_t given the last m tokens, and [N] likeliest tokens."""
     means, likeliest, contexts = [], [], []
     for text, at in zip(asked.text, asked.at, strict=True):
         row = list(rows[text][: at + 1])
@@ -350,7 +353,7 @@ def _model_predictions(
 
 
 def _nearest(points: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
-    """[N] the token whose embedding is nearest to each point."""
+    """Return [N] tokens whose embeddings are nearest to each point."""
     squares = (embeddings**2).sum(1)
     return np.concatenate([(squares - 2 * part @ embeddings.T).argmin(1) for part in _slices(points)])
 
@@ -361,7 +364,7 @@ def _slices(points: np.ndarray, size: int = 256) -> Iterator[np.ndarray]:
 
 
 def _compare(by_text: pd.DataFrame, seed: int) -> dict[str, float]:
-    """R^2 and shares of right tokens of both with the ends of their intervals, over texts."""
+    """Compute R^2 and the share of right tokens of all predictors, with intervals over texts."""
     columns = {name: by_text[name].to_numpy(float) for name in by_text}
 
     def explained(names: tuple[str, ...], picks: np.ndarray) -> np.ndarray:

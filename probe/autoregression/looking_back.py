@@ -1,4 +1,4 @@
-"""How far back a model looks: the influence of every lag beside the distance to the full context, on the same texts."""
+"""Influence of every lag, and distance to the full context, on the same texts: how far back a model looks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,82 +38,82 @@ if TYPE_CHECKING:
 
 THE_PROMPT, ALL = "the prompt", "all documents"
 HEADING = {"markov": 3}
-"""Words at the start of a kind of document that say what it is, such as "chain 1 :"."""
+"""Number of tokens in the heading of a kind of document, such as "chain 1 :"."""
 EPSILONS = (0.001, 0.01, 0.03, 0.1, 0.3)
 """Tolerances in nats."""
 RESAMPLING, JACOBIAN = "resampling", "Jacobian"
 HEIGHT = 300
-"""Pixels of the figures."""
+"""Height of the figures in pixels."""
 AUTOREGRESSION = (
     r"\text{E1}\quad x_{t+1} \sim \pi_t = \mathrm{softmax}\big(W_{out} f_\theta(x_{t-\Delta+1:t}) + b_{out}\big)"
 )
 
 
 def documents_of(*lms: LM, prompt: str) -> list[str]:
-    """Return the kinds of documents that the models' world writes, all of them first, and the prompt itself."""
+    """Return the kinds of documents that the models' world writes, all of them together first, and the prompt."""
     world = next(filter(None, map(probe.world.of, lms)), None)
     kinds = [kind for kind, share in world.config.mixture.items() if share > 0] if world else []
     return [*([ALL] if len(kinds) > 1 else []), *kinds, *([THE_PROMPT] if prompt.strip() else [])]
 
 
 def usual_documents(*lms: LM, prompt: str) -> str | None:
-    """Return what is read where nothing is said; None where there is nothing."""
+    """Return the kind of documents read by default; None if there is none."""
     return next(iter(documents_of(*lms, prompt=prompt)), None)
 
 
 def measures_of(*lms: LM) -> list[str]:
-    """Return how influence can be measured: a model of one number has a Jacobian and no KL."""
+    """Return the available measures of influence: a model with a scalar output has a Jacobian but no KL."""
     return [RESAMPLING, JACOBIAN] if all(lm.readout == "tokens" for lm in lms) else [JACOBIAN]
 
 
 def usual_measure(*lms: LM) -> str:
-    """Return how influence is measured where nothing is said."""
+    """Return the default measure of influence."""
     return measures_of(*lms)[0]
 
 
 def usual_draws(*lms: LM) -> int:
-    """Return how many draws are taken where nothing is said: few of a large model."""
+    """Return the default number of draws, which is smaller for a large model."""
     return 1 if any(lm.n_parameters > LARGE for lm in lms) else 4
 
 
 def usual_longest(*lms: LM) -> int:
-    """Return how far back is looked where nothing is said."""
+    """Return the default number of lags and context lengths."""
     return 12 if any(lm.n_parameters > LARGE for lm in lms) else 16
 
 
 def usual_keep(*lms: LM, documents: str | None) -> int:
-    """Return how many tokens at the start stay where nothing is said: the beginning token, and a heading."""
+    """Return the default number of kept tokens at the start: the beginning-of-text token and a heading."""
     begins = min(int(encode(lm.tokenizer, "")[:1] == [lm.tokenizer.bos_token_id]) for lm in lms)
     return begins + HEADING.get(documents or "", 0)
 
 
 def tolerances(found: object) -> tuple[float, ...]:
-    """Return the tolerances that are offered."""
+    """Return the tolerances on offer."""
     return EPSILONS
 
 
 Tolerance = Annotated[float, Input("Tolerance", key="lag_epsilon", choices=tolerances)]
-"""The distance in nats that counts as none."""
+"""Tolerance in nats: smaller distances count as none."""
 
 
 @dataclass(frozen=True)
 class Reach(Drawable):
-    """How far back a model looks."""
+    """Lag profile and effective order of a model."""
 
     profile: LagProfile
     """Influence by lag."""
     order: EffectiveOrder | None
-    """Distance to the full context; None for a model of one number, which has no distribution."""
+    """Distance to the full context; None for a model with a scalar output, which has no distribution."""
     n_texts: int
-    """How many texts were read."""
+    """Number of texts read."""
     ids: tuple[int, ...]
-    """The first of them."""
+    """Token ids of the first text."""
 
     def sentence(self, epsilon: Tolerance = 0.01) -> str:
-        """Say how far back the model looks.
+        """State how far back the model looks.
 
         Args:
-            epsilon: the distance in nats that counts as none.
+            epsilon: tolerance in nats; smaller distances count as none.
         """
         return Reaches((self,), alone()).sentence(epsilon)
 
@@ -122,16 +122,16 @@ class Reach(Drawable):
         return Reaches((self,), alone()).figures(epsilon)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return both curves, and the readings behind them."""
+        """Return both curves and the measurements behind them."""
         return self.profile.tables() | ({} if self.order is None else self.order.tables())
 
 
 class Reaches(Beside[Reach]):
-    """How far back one model or several look on the same texts."""
+    """Lag profiles and effective orders of one model or several on the same texts."""
 
     @property
     def hooked(self) -> Sequence[int]:
-        """The ids of the first text, where all models read the same."""
+        """Token ids of the first text if all models read the same ids, otherwise none."""
         return self.results[0].ids if len({each.ids for each in self.results}) == 1 else ()
 
     def _orders(self, epsilon: float) -> Orders | None:
@@ -143,7 +143,7 @@ class Reaches(Beside[Reach]):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the curves are."""
+        """Notes that explain the curves."""
         count, orders = self.results[0].n_texts, any(each.order for each in self.results)
         of = f"{count} documents" if count > 1 else "one text"
         opening = "Left: how" if orders else "How"
@@ -157,7 +157,7 @@ class Reaches(Beside[Reach]):
         return (f"{lead}{cut} Points are means with 95 % intervals; fewer texts reach the longer lags.",)
 
     def sentence(self, epsilon: float = 0.01) -> str:
-        """Say how far back every model looks: its effective order, or the lag that moves its number most."""
+        """State for every model its effective order, or the lag with the largest influence on its scalar output."""
         orders = self._orders(epsilon)
         parts = (
             [Orders.clause(look.name, each) for look, each in zip(orders.looks, orders.results, strict=True)]
@@ -194,7 +194,7 @@ class Reaches(Beside[Reach]):
 def same_measure(
     lms: Sequence[LM], *, prompt: str, documents: str | None = None, n: int = DOCUMENTS, **others: Any
 ) -> Mapping[str, Any]:
-    """Return one measure for all models where one of them reads out a number, and texts for one without a world."""
+    """Return one measure for all models if one has a scalar output, and texts for those without a world."""
     found: dict[str, Any] = {}
     if any(lm.readout != "tokens" for lm in lms):
         found |= {"measure": JACOBIAN, "of": "logits"}
@@ -220,14 +220,14 @@ def read_texts(lm: LM, prompt: str, documents: str | None, n: int) -> list[str]:
 
 
 def _given(lm: LM, prompt: str, documents: str | None, n: int, texts: Path | Sequence[str] | None) -> list[str]:
-    """Return the texts that are read."""
+    """Return the texts to read."""
     if isinstance(texts, Path):
         return list(read_documents(texts))
     return list(texts) if texts else read_texts(lm, prompt, documents, n)
 
 
 def _few(lm: LM, texts: Sequence[str]) -> tuple[int | None, int | None]:
-    """Return at how many positions of each text tokens are replaced and contexts cut; None is all."""
+    """Return the number of positions in each text at which tokens are replaced and contexts truncated; None is all."""
     large = lm.n_parameters > LARGE
     if len(texts) == 1 and not large:
         return None, None
@@ -261,41 +261,43 @@ def look_back(
     of: Annotated[str, Input(advanced=True)] = "probabilities",
     tick: Tick = ignore,
 ) -> Reach:
-    r"""Measure how far back a model looks: which lags move what it says next, and how many tokens suffice.
+    r"""Measure how far back a model looks: the influence of each lag, and the number of tokens that suffices.
 
     A language model is an autoregression: the next token is drawn from a distribution $\pi_t$ that is a nonlinear
     function of the tokens before. **Lag** 0 is the last token read, so a chain of order *m* has influence at the lags 0
     to *m* - 1.
 
     **By resampling**: a token is replaced by draws from the texts' own tokens (for one text: from the vocabulary); the
-    influence is the mean KL of what the model then expects. **By the Jacobian**: the Frobenius norm of the derivative
-    of the probabilities (of a scalar model: of its number) by the token's embedding, root of the mean square over
-    positions, whole or by random directions. It is a slope at the text as it is, and its unit belongs to the model:
+    influence is the mean KL of the next-token distributions. **By the Jacobian**: the Frobenius norm of the derivative
+    of the probabilities (for a scalar model, of its output) with respect to the token's embedding, root mean square
+    over positions, computed in full or from random directions. It is a local slope, and its scale depends on the model:
     compare its shape between models, not its height.
 
-    **Effective order**: the context is cut to its last *m* tokens, which then stand at the first positions; only
-    positions where something is cut count, so fewer texts reach a larger *m*. **Kept** tokens at the start are neither
-    changed nor cut: the beginning token, or a heading without which a text would be of another kind.
+    **Effective order**: the context is truncated to its last *m* tokens, which then take the first positions; only
+    positions with more than *m* tokens count, so fewer texts reach a larger *m*. **Kept** tokens at the start are
+    neither replaced nor removed: the beginning-of-text token, or a heading without which the text would be of another
+    kind.
 
     Means are over texts (within each text over positions), intervals are 95 % bootstrap over texts; for one text over
     its positions.
 
     Args:
         lm: the model.
-        prompt: a text that is read where `documents` is `the prompt`, or the model has no world.
-        documents: a kind of documents of the model's world, all of them, or `the prompt`.
-        measure: `resampling`, or `Jacobian`.
-        n: how many documents; the prompt is one text.
-        draws: tokens put in place of each, or directions of the Jacobian; by default 4, of a large model 1.
-        longest: how far back; by default 16, of a large model 12.
-        keep: tokens at the start that nothing changes or cuts; by default the beginning token and a heading.
-        texts: a file of texts, or texts, in the place of documents.
-        of: what the Jacobian is of: `probabilities` or `logits`.
-        tick: called with the share that is done.
+        prompt: text to read if `documents` is `the prompt` or the model has no world.
+        documents: kind of documents of the model's world, all kinds, or `the prompt`.
+        measure: measure of influence, `resampling` or `Jacobian`.
+        n: number of documents; the prompt is one text.
+        draws: number of replacements for each token, or directions of the Jacobian; by default 4, for a large model 1.
+        longest: number of lags and of context lengths; by default 16, for a large model 12.
+        keep: number of tokens at the start that are neither replaced nor removed; by default the beginning-of-text
+            token and a heading.
+        texts: file of texts, or texts, to read instead of documents.
+        of: output that the Jacobian differentiates: `probabilities` or `logits`.
+        tick: function called with the share of the work done.
 
     Raises:
-        DataError: no text, or one without tokens or too long.
-        ConfigError: an option that is not possible.
+        DataError: there is no text, or one is empty or too long.
+        ConfigError: an option is not valid.
     """
     read = (
         list(read_documents(texts)) if isinstance(texts, Path) else list(texts or read_texts(lm, prompt, documents, n))
@@ -311,7 +313,7 @@ def look_back(
             lm, read, lags=lags, of=output, projections=count, positions=ends, keep=kept, tick=first
         )
     else:
-        pool: Pool = "unigram" if len(read) > 1 else "vocabulary"  # one text has too few tokens to draw from
+        pool: Pool = "unigram" if len(read) > 1 else "vocabulary"  # a single text has too few tokens to draw from
         profile = lag_profile(
             lm, read, lags=lags, resamples=count, pool=pool, positions=replaced, keep=kept, tick=first
         )

@@ -1,15 +1,14 @@
-"""The snowball after one wrong token: how far the two continuations diverge, and whether more goes wrong (METRICS).
+"""Snowball after one wrong token: how far the continuations diverge, and whether more errors follow (METRICS).
 
-Each prompt is continued twice, with one token of the continuation exchanged. With a world, one branch has the truth
-there and the other the wrong value that the model holds likeliest; without one it is the model's first choice against
-its second. Then the model goes on. Step i concerns the i-th token after the exchanged one, i = 1 to L:
+Each prompt is continued twice, with one token of the continuation exchanged. With a world, one branch has the true
+value there and the other the wrong value with the highest probability; without a world they are the model's first and
+second choice. Then the model continues both. Step i is the i-th token after the exchanged one, i = 1 to L:
 
-- forced: both branches read what the model wrote after the clean token, so that only the one token differs;
-- free: each branch reads what the model wrote after its own token.
+- forced: both branches read the continuation of the clean token, so that only the exchanged token differs;
+- free: each branch reads its own continuation.
 
-Both compare the next-token distributions by KL(clean || wrong). A step counts as long as both branches go on: nothing
-follows an end token. Where the world determines the rest of the answer, the tokens that each branch wrote are judged
-too.
+Both compare the next-token distributions by KL(clean || wrong). A step counts as long as neither branch has ended.
+Where the world determines the rest of the answer, the tokens of each branch are scored too.
 
 Axes: P prompts, L steps.
 """
@@ -49,34 +48,35 @@ EQUATION = (
     r"y'_{1:i-1})\big),\quad y' \text{ wrong}"
 )
 PROMPTS, SEED = 24, 5
-"""Questions of a world, and their seed."""
+"""Number of questions of a world, and their seed."""
 THE_PROMPT, PREFERRED = "the prompt", "sum_steps"
-"""In the place of a kind of questions; and the kind whose answers go on long enough for a snowball."""
+"""Choice of the prompt instead of a kind of questions, and the default kind, whose answers are long enough for a
+snowball.
+"""
 PASSES, LENGTH = 4, 30
-"""How often each prompt is read, and its tokens, about."""
+"""Number of passes over each prompt, and its approximate number of tokens, for the estimate of seconds."""
 SUMS, OPEN = ("quick", "sum"), ("map", "rule")
 
 
 class Fork(NamedTuple):
-    """Where two continuations of a prompt diverge, in token ids."""
+    """Point at which two continuations of a prompt diverge, in token ids."""
 
     before: list[int]
-    """The prompt and the continuation up to the exchanged token."""
+    """Prompt and continuation up to the exchanged token."""
     at: int
-    """Which token of the continuation that is."""
+    """Index of the exchanged token in the continuation."""
     clean: int
     wrong: int
     rest: list[int] | None
-    """The token that must follow the clean token in the world; None where the world does not know the clean token."""
+    """Token that must follow the clean token in the world; None if the world does not determine it."""
 
 
 def true_words(world: "World", prompt: str, length: int = 64) -> list[str]:
-    """Return the words that follow a prompt as far as the world determines them, at most `length`.
+    """Return the words after a prompt that the world determines, at most `length`.
 
-    A prompt that asks nothing has none.
-
-    Found by asking the world's judge which of all answers is true. Questions and sums close with "<end>", a map or a
-    rule goes on as it likes after the answer, and a repeated segment is followed to its last word.
+    A prompt that asks nothing has none. The world's judge decides which of all answers is true. Questions and sums end
+    with "<end>"; after the answer of a map or a rule nothing is determined; a repeated segment is followed to its last
+    word.
     """
     opening = _opening(prompt)
     words: list[str] = []
@@ -96,12 +96,12 @@ def true_words(world: "World", prompt: str, length: int = 64) -> list[str]:
 
 
 def answer_place(prompt: str, words: list[str]) -> int:
-    """Return the index of the first answer word in a true continuation: with written steps, of the first result."""
+    """Return the index of the first answer word in a true continuation; with written steps, of the first result."""
     return words.index("=") + 1 if _opening(prompt) == "sum" and "=" in words else 0
 
 
 def wrong_words(world: "World", prompt: str, truth: str) -> list[str]:
-    """Words of the kind of the answer that are not `truth`: other values, digits or words; never an abstention."""
+    """Return wrong words of the same kind as the answer: other values, digits or words; never an abstention."""
     if _opening(prompt) in SUMS:
         options = list(DIGITS)
     else:
@@ -110,10 +110,11 @@ def wrong_words(world: "World", prompt: str, truth: str) -> list[str]:
 
 
 def forks_of(lm: LM, prompts: Sequence[str], world: "World | None", at: int | None = None) -> list[Fork]:
-    """One fork a prompt (arguments: see `snowball`).
+    """Return one fork per prompt (arguments: see `snowball`).
 
     Raises:
-        DataError: a prompt without tokens, a place beyond the true answer, or a model that is not of this world.
+        DataError: a prompt has no tokens, the position is beyond the true answer, or the model does not belong to this
+            world.
     """
     heads = [encode(lm.tokenizer, prompt) for prompt in prompts]
     truths = [true_words(world, prompt) if world else [] for prompt in prompts]
@@ -155,36 +156,36 @@ def _opening(prompt: str) -> str:
 
 
 QUANTITIES = ("forced_kl", "free_kl", "differs", "clean_error", "wrong_error")
-"""What is followed, step by step."""
+"""Quantities reported step by step."""
 
 
 @dataclass(frozen=True)
 class Snowball(Drawable):
-    """What follows one wrong token, prompt by prompt and step by step."""
+    """Effects of one wrong token, by prompt and step."""
 
     prompts: list[str]
-    """The P prompts as text."""
+    """Texts of the P prompts."""
     at: list[int]
-    """Which token of each continuation was exchanged, from 0."""
+    """Index of the exchanged token in each continuation, counted from 0."""
     clean: list[list[str]]
     """Readable pieces of the continuation with the clean token."""
     wrong: list[list[str]]
-    """The same with the wrong token, freely continued."""
+    """Readable pieces of the continuation with the wrong token, freely continued."""
     truth_known: list[bool]
-    """Whether the clean token is the world's truth (else it is the model's own choice)."""
+    """Whether the clean token is the world's truth (otherwise it is the model's own choice)."""
     forced_kl: np.ndarray
-    """[P, L] KL(clean || wrong) in nats where both branches read the clean continuation; NaN after its end."""
+    """[P, L] KL(clean || wrong) in nats when both branches read the clean continuation; NaN after its end."""
     free_kl: np.ndarray
-    """[P, L] the same where each branch reads its own; NaN after the end of one of them."""
+    """[P, L] KL(clean || wrong) in nats when each branch reads its own; NaN after the end of either."""
     differs: np.ndarray
-    """[P, L] whether the two branches wrote different tokens at this step; NaN after the end of one of them."""
+    """[P, L] whether the branches have different tokens at this step; NaN after the end of either."""
     clean_error: np.ndarray
-    """[P, L] whether the clean branch's token is not the world's; NaN where the world determines none."""
+    """[P, L] whether the clean branch's token differs from the world's; NaN where the world determines none."""
     wrong_error: np.ndarray
-    """[P, L] the same of the wrong branch."""
+    """[P, L] whether the wrong branch's token differs from the world's; NaN where the world determines none."""
 
     def table(self) -> pd.DataFrame:
-        """One row for each prompt and step: prompt, at, step, forced_kl, free_kl, differs, clean_error, wrong_error."""
+        """Return a table with one row per prompt and step: prompt, at, step, both KL, differs, both errors."""
         prompt, step = (axis.ravel() for axis in np.indices(self.forced_kl.shape))
         return pd.DataFrame(
             {
@@ -200,21 +201,22 @@ class Snowball(Drawable):
         )
 
     def sentence(self) -> str:
-        """Say how many of the later tokens are wrong, or after how many the two branches are furthest apart."""
+        """Say how many of the later tokens are wrong, or at which step the branches are furthest apart."""
         return Snowballs((self,), alone()).sentence()
 
     def figure(self) -> "go.Figure":
-        """After one wrong token, by step: KL of the two branches, and the share of wrong or different tokens."""
+        """Draw KL of the two branches by step, and the share of wrong or different tokens."""
         return Snowballs((self,), alone()).figure()
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the means by step, and every prompt and step."""
+        """Return the means by step, and a table with every prompt and step."""
         return {"snowball": self.summary(), "snowball-steps": self.table()}
 
     def summary(self) -> pd.DataFrame:
-        """One row for each quantity and step: quantity, step, value, low, high, n; 95 % intervals over prompts.
+        """Return a table with one row per quantity and step: quantity, step, value, low, high, n.
 
-        Means of KL have the bootstrap, shares (differs, clean_error, wrong_error) Wilson's interval.
+        The 95 % intervals are over prompts: bootstrap for means of KL, Wilson for shares (differs, clean_error,
+        wrong_error).
         """
         rows = []
         for name in QUANTITIES:
@@ -227,9 +229,10 @@ class Snowball(Drawable):
         return pd.DataFrame(rows)
 
     def later_errors(self) -> dict[str, Interval]:
-        """Return the share of wrong tokens among all later ones with a truth, in the `clean` and in the `wrong` branch.
+        """Return the share of wrong tokens among all later tokens with a truth, in the `clean` and the `wrong` branch.
 
-        The mean over prompts of each prompt's share, bootstrapped over prompts; NaN where no truth is known.
+        It is the mean over prompts of each prompt's share, with a bootstrap interval over prompts; NaN if no truth is
+        known.
         """
         return {
             name: bootstrap_mean([_without_gaps(row).mean() for row in errors if len(_without_gaps(row))], bounds=SHARE)
@@ -237,7 +240,7 @@ class Snowball(Drawable):
         }
 
     def text_table(self) -> pd.DataFrame:
-        """One row a prompt: prompt, at, clean and wrong continuation."""
+        """Return a table with one row per prompt: prompt, at, clean and wrong continuation."""
         rows = zip(self.prompts, self.at, self.clean, self.wrong, strict=True)
         return pd.DataFrame(
             [{"prompt": p, "at": at, "clean": " ".join(a), "wrong": " ".join(b)} for p, at, a, b in rows]
@@ -245,10 +248,10 @@ class Snowball(Drawable):
 
 
 class Snowballs(Beside[Snowball]):
-    """What follows one wrong token in one model or several."""
+    """Effects of one wrong token in one model or several."""
 
     def sentence(self) -> str:
-        """Say for every model how many later tokens are wrong, or when the two branches are furthest apart."""
+        """Say for every model how many later tokens are wrong, or when the branches are furthest apart."""
         parts = []
         for look, each in zip(self.looks, self.results, strict=True):
             errors, rows = each.later_errors(), each.summary()
@@ -269,7 +272,7 @@ class Snowballs(Beside[Snowball]):
         return "; ".join(parts) + "."
 
     def figures(self) -> "dict[str, go.Figure]":
-        """KL of the two branches by step, and the share of wrong or different tokens."""
+        """Draw KL of the two branches by step, and the share of wrong or different tokens."""
         from probe.autoregression.figures import snowball_curves
 
         summaries = [each.summary() for each in self.results]
@@ -279,7 +282,7 @@ class Snowballs(Beside[Snowball]):
         return {"snowball": titled(chart, "After one wrong token", 330)}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the continuations of both branches, one row a model and prompt."""
+        """Return the continuations of both branches, one row per model and prompt."""
         texts = [each.text_table().assign(model=look.name) for look, each in zip(self.looks, self.results, strict=True)]
         joined = pd.concat(texts, ignore_index=True)
         return {"Continuations": joined[["model", "prompt", "at", "clean", "wrong"]]}
@@ -300,20 +303,20 @@ def snowball(
     """Exchange one token of each continuation and follow both branches.
 
     Args:
-        lm: the model; inside `lm.hooks` the hooked one.
-        prompts: P texts.
-        world: what knows the truth; a prompt that asks it nothing is treated as without one.
-        at: which token of the continuation is exchanged, from 0; None: the answer (of a sum with steps the first
-            result), the first token without a truth.
-        steps: L, how many tokens after it are followed.
-        temperature: of the continuations; 0 is greedy. KL is that at temperature 1.
-        seed: of both continuations.
-        tick: told the share that is done.
+        lm: the model; inside `lm.hooks`, with its hooks.
+        prompts: P texts to continue.
+        world: world that knows the truth; a prompt that asks nothing of it is treated as if there were no world.
+        at: index of the exchanged token in the continuation, from 0; by default the answer (in a sum with steps, the
+            first result), or the first token if there is no truth.
+        steps: number of tokens L compared after it.
+        temperature: sampling temperature of the continuations; 0 is greedy. KL is computed at temperature 1.
+        seed: seed of both continuations.
+        tick: function called with the share of the work done.
 
     Raises:
-        DataError: no prompt, one without tokens or too long, a position beyond the true answer, or a model that cannot
-            write.
-        ConfigError: an option that is not possible.
+        DataError: there is no prompt, one is empty or too long, the position is beyond the true answer, or the model
+            cannot generate text.
+        ConfigError: an option is not valid.
     """
     require_tokens(lm)
     require_positive(steps=steps)
@@ -349,7 +352,7 @@ def snowball(
 
 
 def _continue_rows(lm: LM, rows: list[list[int]], ends: set[int], options: dict[str, Any]) -> list[list[int]]:
-    """Return what the model writes after each row; nothing after an end token."""
+    """Return the model's continuation of each row; empty after an end token."""
     continuations = lm.generate(rows, **options).ids
     return [[] if row[-1] in ends else list(ids) for row, ids in zip(rows, continuations, strict=True)]
 
@@ -357,7 +360,7 @@ def _continue_rows(lm: LM, rows: list[list[int]], ends: set[int], options: dict[
 def _distances(
     lm: LM, forks: Sequence[Fork], clean: Sequence[list[int]], wrong: Sequence[list[int]], steps: int
 ) -> np.ndarray:
-    """[P, L] KL of the distributions of the i-th token after the fork; NaN where one of the branches has none."""
+    """Compute [P, L] KL of the distributions of the i-th token after the fork; NaN where one branch has ended."""
     result = np.full((len(forks), steps), np.nan)
     for index, (fork, a, b) in enumerate(zip(forks, clean, wrong, strict=True)):
         count, at = min(len(a), len(b)), len(fork.before)
@@ -369,7 +372,7 @@ def _distances(
 
 
 def _unequal(first: Sequence[list[int]], second: Sequence[list[int]], steps: int) -> np.ndarray:
-    """[P, L] whether the tokens of two lists differ at each step; NaN where one has ended."""
+    """Return [P, L] whether the tokens of two lists differ at each step; NaN where one has ended."""
     result = np.full((len(first), steps), np.nan)
     for index, (a, b) in enumerate(zip(first, second, strict=True)):
         row = [float(x != y) for x, y in zip(a[:steps], b[:steps], strict=False)]
@@ -395,19 +398,19 @@ def _interval(quantity: str, values: np.ndarray) -> Interval:
 
 
 def questions_of(lm: LM, *others: LM) -> list[str]:
-    """Return the kinds of questions that a model's world asks, and the prompt itself."""
+    """Return the kinds of questions that a model's world has, and the prompt."""
     world = probe.world.of(lm)
     return [*(world.question_kinds if world else ()), THE_PROMPT]
 
 
 def usual_questions(lm: LM, *others: LM) -> str:
-    """Return the questions that are asked where nothing is said."""
+    """Return the default kind of questions."""
     world = probe.world.of(lm)
     return PREFERRED if world is not None and world.config.mixture.get(PREFERRED, 0) > 0 else THE_PROMPT
 
 
 def snowball_seconds(lm: LM, questions: str, steps: int, **rest: Any) -> float:
-    """Return the seconds that a snowball takes, about: the model is timed on a few tokens."""
+    """Estimate the seconds that a snowball takes, from a timing of the model on a few tokens."""
     require_tokens(lm)
     count = 1 if questions == THE_PROMPT else PROMPTS
     return seconds_a_token(lm) * PASSES * count * (LENGTH + steps)
@@ -432,25 +435,25 @@ def follow_wrong_token(
     steps: Annotated[int, Input("Tokens after it", advanced=True)] = 12,
     tick: Tick = ignore,
 ) -> Snowball:
-    """Exchange one token of an answer for a wrong one, and follow what comes after it.
+    """Replace one token of an answer by a wrong one, and compare the two continuations.
 
-    Each prompt is continued twice; one token of the answer is exchanged. With a world the clean branch has the truth
-    there and the other the wrong value that the model holds likeliest (of a sum with steps the first result); else it
-    is the model's choice against its second choice. *Same text after it*: both branches read what the model wrote after
-    the clean token. *Each goes on alone*: greedily, each after its own token. KL is that of the next-token
-    distributions, clean from wrong; nothing counts after an end token. Means over prompts with bootstrap intervals,
-    shares with Wilson's.
+    Each prompt is continued twice; one token of the answer is exchanged. With a world, the clean branch has the true
+    value there (in a sum with steps, the first result) and the other the wrong value with the highest probability;
+    without a world they are the model's first and second choice. *Same text after it*: both branches read the
+    continuation of the clean token. *Each goes on alone*: each branch continues its own token greedily. KL is KL(clean
+    || wrong) of the next-token distributions; steps after an end token do not count. Means over prompts with bootstrap
+    intervals, shares with Wilson's.
 
     Args:
         lm: the model.
-        prompt: what is continued where the questions are `the prompt`.
-        questions: a kind of questions of the model's world, or `the prompt`; by default sums in steps where the world
-            has some, else the prompt.
-        steps: how many tokens after the exchanged one are followed.
-        tick: called with the share that is done.
+        prompt: text to continue if `questions` is `the prompt`.
+        questions: kind of questions of the model's world, or `the prompt`; by default sums in steps if the world has
+            them, else the prompt.
+        steps: number of tokens compared after the exchanged one.
+        tick: function called with the share of the work done.
 
     Raises:
-        DataError: no prompt, one without tokens or too long, or a model that cannot write.
+        DataError: there is no prompt, one is empty or too long, or the model cannot generate text.
         ConfigError: `steps` is less than 1.
     """
     world, kind = probe.world.of(lm), questions or usual_questions(lm)

@@ -1,9 +1,9 @@
-"""Chain of thought: do written steps help, and does the answer follow from them?
+"""Chain of thought: do written steps help, and does the answer depend on them?
 
 - the whole experiment: `run`
-- problems of a file: `read_problems`, `final_answer`
+- problems from a file: `read_problems`, `final_answer`
 - sums of the world, with and without steps: `sum_answers`
-- steps cut short, edited, or written under a suggestion: `faithfulness`, `edited_steps`, `bias_sums`
+- truncated steps, edited steps, and biased examples: `faithfulness`, `edited_steps`, `bias_sums`
 - at least one of k samples: `pass_at_k`
 """
 

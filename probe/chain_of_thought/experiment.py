@@ -1,4 +1,4 @@
-"""Chain-of-thought: do written steps help, does the answer rest on them, and what does RLVR change?"""
+"""Experiment on chain of thought: do written steps help, does the answer depend on them, and what does RLVR change?"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rate(Mean):
-    """A mean of probabilities, or a share where all of them are 0 or 1, as with files (Wilson, Newcombe)."""
+    """Mean of probabilities, or a share if all values are 0 or 1, as with files (Wilson, Newcombe intervals)."""
 
     bounds: Bounds | None = field(default=SHARE, kw_only=True)
-    """Those of probabilities."""
+    """Range of probabilities."""
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """Return the interval of `Share` if all values are 0 or 1, else that of the mean."""
+        """Return the interval of `Share` if all values are 0 or 1, otherwise that of the mean."""
         binary = rows[self.columns[0]].isin((0, 1)).all()
         return Share(self.name, self.column).estimate(rows, seed) if binary else super().estimate(rows, seed)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = LEVEL) -> Interval:
-        """Return the difference of `Share` if both models have only zeros and ones, else that of the means."""
+        """Return the difference of `Share` if both models have only zeros and ones, otherwise that of the means."""
         binary = all(table[self.columns[0]].isin((0, 1)).all() for table in (rows, others))
         if binary:
             return Share(self.name, self.column).difference(rows, others, seed, level)
@@ -74,7 +74,7 @@ METRICS = (
 
 
 def curves_crossing(result: Result) -> Crossing | None:
-    """Where the pass@k curves of the first model and the last cross; None for one model, or for no common questions."""
+    """Find where the pass@k curves of the first and last model cross; None without two models or common questions."""
     models = list(dict.fromkeys(result.items[MODEL]))
     if len(models) < 2 or "correct" not in result.items:
         return None
@@ -87,7 +87,7 @@ def curves_crossing(result: Result) -> Crossing | None:
 
 
 def draw(result: Result) -> "dict[str, go.Figure]":
-    """Accuracy in three ways, agreement curves, results after edited steps, pass@k, and bias."""
+    """Draw accuracy in three conditions, agreement curves, results after edited steps, pass@k, and bias."""
     from probe.chain_of_thought import figures as plots
 
     tables, styles = result.tables, result.styles
@@ -103,7 +103,7 @@ def draw(result: Result) -> "dict[str, go.Figure]":
 
 
 def say(result: Result) -> str:
-    """Gain of steps, whether the answer follows them, and for several models where pass@k of first and last cross."""
+    """State the gain from steps, whether answers follow them, and where the pass@k curves of two models cross."""
     summary = result.tables["summary"]
     models = list(dict.fromkeys(summary[MODEL]))
 
@@ -132,7 +132,7 @@ def say(result: Result) -> str:
 def read(
     *, data: str | Path | None, strict: bool, selection: Selection = EVERY, pattern: str = "", **_: Any
 ) -> "list[Rows[Problem]]":
-    """Check the pattern, and read the problems of the file, if there is one."""
+    """Check the pattern and read the problems of the file, if there is one."""
     from probe.chain_of_thought.files import compile_pattern, read_problems
 
     compile_pattern(pattern)
@@ -162,30 +162,31 @@ def run(
     form: Form = "auto",
     tick: Tick = ignore,
 ) -> Evidence:
-    """Written steps against answers at once, and against as much filler; whether the answer rests on the steps.
+    """Compare answers with written steps, without steps and with filler, and test whether answers depend on the steps.
 
-    The same sums are answered with written steps (sampled), at once, and behind filler words in place of the steps. The
-    steps that the model wrote are cut off after each of them (early answering) or get a mistake (added mistakes): the
-    area over the curve of agreement with the whole is 0 for an answer that stood before its reasons (Lanham et al.
-    2023). In right steps one result is replaced, and the exact probability of what follows from it is the
-    step-following rate. Solved sums with one and the same answer stand before others (Turpin et al. 2023). pass@k is
-    estimated without bias from several samples (Chen et al. 2021). With `data`, the same on problems with a final
-    answer, for any model; only the step-following rate needs the world.
+    The same sums are answered with written steps (sampled), without steps, and with filler words instead of steps. The
+    model's steps are truncated after each step (early answering) or get a mistake (added mistakes); the area over the
+    curve of agreement with the full reasoning is 0 if the answer does not depend on the reasoning (Lanham et al. 2023).
+    In correct steps one result is replaced; the step-following rate is the exact probability of the answer that follows
+    from it. For bias, solved sums that all have the same answer precede the question (Turpin et al. 2023). pass@k is
+    estimated without bias from several samples (Chen et al. 2021). With `data`, the experiment runs on problems with a
+    final answer, for any model; only the step-following rate needs the world.
 
     Args:
         lm: the model.
-        data: JSON Lines with `question` and `answer`, "... #### 42" or plain; without it the sums of the model's world,
-            and for a model of none the set `gsm8k` of `probe.questions`.
-        n: questions.
-        limit: the first rows of a file, of which n are drawn; all of them by default.
-        seed: of the questions and samples.
-        samples: drawn for each question, for pass@k.
-        shots: solved sums before a biased question (the world's).
-        pattern: regular expression whose group is the final answer (files); default: a number, or the line.
-        tokens: most tokens of a reasoning (files).
-        temperature: at which reasonings are sampled (files; 1 in the world).
-        form: of the prompts (files): the tokenizer's chat template if it has one (auto), always (chat), never (plain).
-        tick: called with the share that is done.
+        data: JSON Lines file with `question` and `answer`, "... #### 42" or plain; by default the sums of the model's
+            world, or the set `gsm8k` of `probe.questions` for a model without a world.
+        n: number of questions.
+        limit: number of first rows of the file from which n are drawn; all by default.
+        seed: seed of the questions and samples.
+        samples: number of samples per question, for pass@k.
+        shots: number of solved sums before a biased question (world only).
+        pattern: regular expression whose group is the final answer (files only); by default a number, or the line.
+        tokens: largest number of tokens in a reasoning (files only).
+        temperature: sampling temperature of reasonings (files; 1 in the world).
+        form: form of the prompts (files only): the tokenizer's chat template if it has one (auto), always (chat), never
+            (plain).
+        tick: function called with the share of the work done.
     """
     from probe.chain_of_thought import world as reasoned_sums
     from probe.chain_of_thought.world import LEAST
@@ -253,7 +254,7 @@ def _texts(
 
 
 def _evidence(rows: "reasoned_sums.Rows", tables: dict[str, pd.DataFrame], seed: int) -> Evidence:
-    """Items, tables, and the summary of this one model as a table, from which the finding of several is made."""
+    """Return the items, the tables, and the summary of this model from which a finding over several is made."""
     items = pd.DataFrame(rows)
     summary = [metric.row(items, seed) for metric in METRICS if metric.applies(items)]
     return Evidence(items, {name: t for name, t in tables.items() if len(t)} | {"summary": pd.DataFrame(summary)})

@@ -1,13 +1,13 @@
-"""Measures of the experiment `chain_of_thought`: the area over agreement curves, pass@k, and tables with intervals.
+"""Measures of the experiment `chain_of_thought`: area over agreement curves, pass@k, and tables with intervals.
 
-Lanham et al. 2023 (arXiv 2307.13702) cut a reasoning off after some of its steps and ask for the answer (early
-answering), or put a mistake into a step and let the model go on (added mistakes). The curve is how often the answer
-stays what it was with the whole reasoning, against the share of the steps that was given. The area over the curve (AOC)
-is averaged over the lengths of the reasonings, each weighed by how many have it, which is the mean over questions:
-0 says that the answer stood before the reasoning (post hoc), larger values that it came from it.
+Lanham et al. 2023 (arXiv 2307.13702) truncate a reasoning after some of its steps and ask for the answer (early
+answering), or put a mistake into a step and let the model continue (added mistakes). The curve shows how often the
+answer equals that after the full reasoning, against the share of the steps given. The area over the curve (AOC) is the
+mean over questions, which equals the average over reasoning lengths weighted by their counts: 0 means that the answer
+does not depend on the reasoning (post hoc), larger values that it does.
 
-pass@k is the chance that at least one of k samples solves a problem (Chen et al. 2021, arXiv 2107.03374; METRICS:
-chain-of-thought). Problems are what is drawn independently, so all intervals resample questions or problems.
+pass@k is the probability that at least one of k samples solves a problem (Chen et al. 2021, arXiv 2107.03374; METRICS:
+chain-of-thought). Problems are independent draws, so all intervals resample questions or problems.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from probe.stats import percentile
 
 Array = NDArray[np.float64]
 GRID = 6
-"""Parts that the axis of pooled curves is divided in: the knots of one, two and three steps lie on them."""
+"""Number of divisions of the axis of pooled curves; the knots of one, two and three steps lie on them."""
 
 
 def area_over_curve(shares: ArrayLike, agreement: ArrayLike) -> float:
-    """1 - the area under the agreement from share 0 to share 1, by trapezoids.
+    """Compute 1 minus the area under the agreement curve from share 0 to share 1, by the trapezoidal rule.
 
     Args:
-        shares: [S] share of the steps that was given, rising from 0 to 1.
-        agreement: [S] how probable the same answer is, 0 to 1.
+        shares: [S] share of the steps given, ascending from 0 to 1.
+        agreement: [S] probability of the same answer, from 0 to 1.
 
     Raises:
         DataError: the shares do not rise from 0 to 1, or the lists differ in length.
@@ -44,13 +44,13 @@ def area_over_curve(shares: ArrayLike, agreement: ArrayLike) -> float:
 def pool_curves(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: int = GRID, seed: int = 0) -> pd.DataFrame:
     """Average the curves of questions whose reasonings have different lengths.
 
-    Each curve is read between its knots by a straight line, so that one over the mean curve's area is the mean AOC if
-    all knots lie on the grid.
+    Each curve is interpolated linearly between its knots, so the area over the mean curve is the mean AOC if all knots
+    lie on the grid.
 
     Args:
-        curves: for each question its shares and agreements.
-        grid: parts of the axis.
-        seed: of the bootstrap over questions.
+        curves: shares and agreements of each question.
+        grid: number of divisions of the axis.
+        seed: seed of the bootstrap over questions.
 
     Returns:
         Columns share, value, ci_low, ci_high, n.
@@ -79,16 +79,16 @@ RESAMPLES = 1000
 def pass_at_k(correct: ArrayLike, samples: int, k: int) -> Float[Array, " P"]:
     """Return the unbiased estimate of pass@k for each problem.
 
-    Of n >= k samples of a problem c are right. Then 1 - C(n - c, k) / C(n, k) has the expectation 1 - (1 - p)^k,
-    whatever the chance p that a sample is right; 1 - (1 - c / n)^k has not.
+    If c of n >= k samples of a problem are right, 1 - C(n - c, k) / C(n, k) has the expectation 1 - (1 - p)^k for every
+    probability p that a sample is right; 1 - (1 - c / n)^k is biased.
 
     Args:
-        correct: [P] right samples of each problem, 0 to `samples`.
-        samples: drawn for each problem.
-        k: 1 to `samples`.
+        correct: [P] number of right samples of each problem, 0 to `samples`.
+        samples: number of samples per problem.
+        k: number of attempts, 1 to `samples`.
 
     Raises:
-        DataError: k or a count is not in its range.
+        DataError: k or a count is out of range.
     """
     counts = np.asarray(correct)
     if not 1 <= k <= samples:
@@ -107,31 +107,33 @@ def ks(samples: int) -> list[int]:
 
 
 class Crossing(NamedTuple):
-    """Where two curves of pass@k cross."""
+    """Crossing point of two pass@k curves."""
 
     k: float
-    """Between two values of k on a logarithmic axis; NaN where they do not cross."""
+    """Crossing point k, interpolated on a logarithmic axis; NaN if the curves do not cross."""
     low: float
     high: float
-    """Ends of the 95 % interval over those resamples in which they cross; NaN where fewer than two do."""
+    """Bounds (`low`, `high`) of the 95 % interval over the resamples in which the curves cross; NaN if fewer than two
+    do.
+    """
     share: float
-    """The share of resamples in which they cross."""
+    """Share of the resamples in which the curves cross."""
 
 
 def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0, largest: int | None = None) -> Crossing:
-    """Where the pass@k curve of the model that is better at k = 1 falls below that of the other one.
+    """Find where the pass@k curve of the model that is better at k = 1 falls below that of the other model.
 
-    Both solve the same problems, and their curves are compared at every k.
+    Both solve the same problems; the curves are compared at every k.
 
     Args:
-        first: [P] right samples of each problem from one model.
-        second: [P] the same from the other, problem by problem.
-        samples: drawn for each problem by either.
-        seed: of the bootstrap over problems.
-        largest: k up to which they are compared; all samples by default.
+        first: [P] number of right samples of each problem from one model.
+        second: [P] number of right samples of the same problems from the other model.
+        samples: number of samples per problem and model.
+        seed: seed of the bootstrap over problems.
+        largest: largest k compared; the number of samples by default.
 
     Raises:
-        DataError: the two solved different numbers of problems.
+        DataError: the models solved different numbers of problems.
     """
     a, b = np.asarray(first), np.asarray(second)
     if samples < 2:
@@ -148,7 +150,7 @@ def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0, l
 
 
 def _crossing(gaps: Float[Array, "B K"], grid: Sequence[int]) -> Float[Array, " B"]:
-    """Return the first k at which each gap has changed its sign, interpolated on a logarithmic axis; NaN if none."""
+    """Return the first k at which each gap changes its sign, interpolated on a logarithmic axis; NaN if none."""
     flips = gaps * gaps[:, :1] < 0
     index = np.maximum(flips.argmax(1), 1)
     rows = np.arange(len(gaps))
@@ -166,7 +168,7 @@ BIAS = ("bias_direct", "bias_steps", "bias_drop_direct", "bias_drop_steps")
 
 
 def curve_by_terms(rows: Rows, seed: int = 0) -> pd.DataFrame:
-    """Accuracy in steps, at once and with filler by number of terms: condition, terms, value, ci_low, ci_high, n."""
+    """Return accuracy in steps, without steps and with filler, by number of terms, with intervals."""
     records = []
     for terms in sorted({int(row["terms"]) for row in rows}):
         group = [row for row in rows if row["terms"] == terms]
@@ -177,7 +179,7 @@ def curve_by_terms(rows: Rows, seed: int = 0) -> pd.DataFrame:
 
 
 def pass_curve(rows: Rows, samples: int, seed: int = 0) -> pd.DataFrame:
-    """pass@k at every power of two: k, value, ci_low, ci_high, n."""
+    """Return pass@k at every power of two: k, value, ci_low, ci_high, n."""
     correct = [row["correct"] for row in rows]
     return pd.DataFrame(
         [{"k": k, **_interval(pass_at_k(correct, samples, k).tolist(), seed, stats.SHARE)} for k in ks(samples)]
@@ -185,7 +187,7 @@ def pass_curve(rows: Rows, samples: int, seed: int = 0) -> pd.DataFrame:
 
 
 def following_curve(rows: Rows, seed: int = 0) -> pd.DataFrame:
-    """Results after edited steps, by how many steps are left: outcome, steps_left, value, ci_low, ci_high, n."""
+    """Return the outcomes after edited steps by the number of steps left, with intervals."""
     records = []
     for count in sorted({int(row["steps_left"]) for row in rows}):
         group = [row for row in rows if row["steps_left"] == count]
@@ -196,7 +198,7 @@ def following_curve(rows: Rows, seed: int = 0) -> pd.DataFrame:
 
 
 def bias_table(rows: Rows, seed: int = 0) -> pd.DataFrame:
-    """Effect of the bias with and without steps: metric, value, ci_low, ci_high, n; empty without rows."""
+    """Return the effect of the bias with and without steps: metric, value, ci_low, ci_high, n; empty without rows."""
     records = [
         {"metric": metric, **_interval([row[metric] for row in rows], seed, stats.GAIN)} for metric in BIAS if rows
     ]

@@ -1,7 +1,7 @@
-"""Chain-of-thought on the sums of the world: written steps, none, filler, cut and edited ones, and biased examples.
+"""Chain of thought on the sums of the world: written, missing, filler, truncated and edited steps, biased examples.
 
-Everything that is a function of the distribution over the ten answers is exact; the written steps themselves, pass@k
-and the answers in steps behind biased examples are sampled at temperature 1.
+All functions of the distribution over the ten answers are exact. Written steps, pass@k and the answers with steps after
+biased examples are sampled at temperature 1.
 
 Axes: P sums, 10 digits.
 """
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
     from probe.world.world import World
 
 LEAST = 1e-3
-"""Branches that are less probable than this are left out."""
+"""Probability below which a branch is left out."""
 TOKENS = 16384
-"""Tokens in one pass of the model, padding included."""
+"""Number of tokens in one pass of the model, including padding."""
 DIGITS = tuple("0123456789")
 Array = NDArray[np.float64]
 
 
 class PartialSum(NamedTuple):
-    """A sum of which some steps are written."""
+    """Sum with some of its steps written."""
 
     terms: tuple[int, ...]
-    """The digits that are added."""
+    """Digits to add."""
     results: tuple[int, ...] = ()
-    """The results of the steps that are written, right or wrong, from the first on."""
+    """Results of the steps written so far, right or wrong."""
     context: str = ""
-    """The text before it, with a blank behind."""
+    """Text before the sum, with a trailing space."""
 
     @property
     def prompt(self) -> str:
-        """The text up to where the model goes on: behind "=" or behind the ";" of a step."""
+        """Text up to where the model continues: after "=" or after the ";" of a step."""
         question = self.context + sum_prompt("sum", self.terms)
         if not self.results:
             return question
@@ -56,36 +56,36 @@ class PartialSum(NamedTuple):
 
     @property
     def remainder(self) -> int:
-        """What the next step starts from."""
+        """Number that the next step starts from."""
         return self.results[-1] if self.results else self.terms[0]
 
     @property
     def missing(self) -> int:
-        """Steps that are still to be written."""
+        """Number of steps that are still to be written."""
         return len(self.terms) - 1 - len(self.results)
 
     @property
     def consequence(self) -> int:
-        """The answer that follows from the written steps, if all missing ones are right."""
+        """Answer that follows from the written steps if all missing steps are right."""
         return (self.remainder + sum(self.terms[len(self.results) + 1 :])) % 10
 
 
 class SumAnswers(NamedTuple):
-    """What a model answers."""
+    """Exact distribution of a model's answers."""
 
     values: Float[Array, "P 10"]
-    """The probability of each digit as the answer."""
+    """[P 10] probability of each digit as the answer."""
     repeats: Float[Array, " P"]
-    """How much of it repeats the result of the last step."""
+    """[P] probability of answers that repeat the result of the last step."""
 
     @property
     def mass(self) -> Float[Array, " P"]:
-        """Probability that the enumeration covers; the rest of 1 is that of other texts and of rare branches."""
+        """Probability that the enumeration covers; the rest belongs to other texts and rare branches."""
         return self.values.sum(1)
 
 
 class _Node(NamedTuple):
-    """A branch of the tree: everything up to `ids` has probability exp(logp), `forced` is still to be read."""
+    """Branch of the tree: everything up to `ids` has probability exp(logp); `forced` is still to be read."""
 
     sum: int
     ids: list[int]
@@ -98,17 +98,17 @@ class _Node(NamedTuple):
 def sum_answers(lm: "LM", sums: Sequence[PartialSum], least: float = LEAST, tick: Tick = ignore) -> SumAnswers:
     """Return the distribution of the answers to sums with any number of written steps; exact up to 1 - `mass`.
 
-    Between the beginning that is given and the answer a model may write any result at each step, right or wrong. So the
-    probability of an answer is a sum over a tree: ten results a step, each weighed by the model, down to the digit
-    behind "so"; what is written behind the answer does not matter. Operands are those that the form asks for: the
-    result before and the next term. What a model puts on other texts, and on branches that are rarer than `least`, is
-    1 - `mass`, which bounds the error of every number from here.
+    At each step the model can write any result, right or wrong. So the probability of an answer is a sum over a tree:
+    ten results per step, weighted by the model's probabilities, down to the digit after "so"; text after the answer
+    does not matter. The operands are those that the format requires: the previous result and the next term. The
+    probability of other texts, and of branches rarer than `least`, is 1 - `mass`, which bounds the error of every
+    number computed here.
 
     Args:
         lm: a model with the world's tokenizer.
         sums: the sums and their written steps.
-        least: branches that are less probable are left out.
-        tick: called with the share that is done.
+        least: probability below which branches are left out.
+        tick: function called with the share of the work done.
     """
     ids = lm.tokenizer.convert_tokens_to_ids
     values, repeats = np.zeros((len(sums), 10)), np.zeros(len(sums))
@@ -137,7 +137,7 @@ def sum_answers(lm: "LM", sums: Sequence[PartialSum], least: float = LEAST, tick
 
 @torch.no_grad()
 def forced_answers(lm: "LM", prompts: Sequence[str]) -> Float[Array, "P 10"]:
-    """Return the exact probability of each digit as the next token, after prompts that open the answer."""
+    """Compute the exact probability of each digit as the next token after prompts that open the answer."""
     nodes = [_Node(p, encode(lm.tokenizer, prompt), [], 0.0, 0, 0) for p, prompt in enumerate(prompts)]
     return np.exp(_read(lm, nodes)[1])
 
@@ -184,9 +184,10 @@ Rows = list[dict[str, Any]]
 
 
 def answer_sums(lm: "LM", world: "World", n: int, seed: int, samples: int, tick: Tick) -> tuple[Rows, Rows]:
-    """Rows of the sums answered in steps, with every accuracy and pass@k, and rows of those answered at once.
+    """Answer the sums in steps, with every accuracy and pass@k, and without steps; return both as rows.
 
-    The first sample of each is that of `probe.rewards.evaluation.evaluate`, so `sums_steps` and `sums_direct` agree.
+    The first sample of each sum is that of `probe.rewards.evaluation.evaluate`, so `sums_steps` and `sums_direct`
+    agree.
     """
     length = 6 * world.config.max_terms
     quick_answers = answer(lm, world, world.questions("sum_quick", n, seed), 2, seed)
@@ -252,19 +253,21 @@ def answer_sums(lm: "LM", world: "World", n: int, seed: int, samples: int, tick:
 def filler_prompt(terms: Sequence[int]) -> str:
     """Return the sum with a filler word for every word of its steps, followed by the opening of the answer.
 
-    "sum 3 + 4 = 3 + 4 = 7 ; so" becomes "sum 3 + 4 = . . . . . ; so": the answer stands where it does after steps.
+    "sum 3 + 4 = 3 + 4 = 7 ; so" becomes "sum 3 + 4 = . . . . . ; so": the answer is at the same position as after
+    steps.
     """
     count = 6 * (len(terms) - 1) - 1
     return f"{sum_prompt('sum', terms)} {' '.join([FILLER] * count)} ; so"
 
 
 def faithfulness(lm: "LM", rows: Rows, seed: int, least: float, tick: Tick) -> pd.DataFrame:
-    """Early answering and added mistakes on the steps that the model wrote itself; adds `early_aoc`, `mistakes_aoc`.
+    """Measure early answering and added mistakes on the model's own steps; add their areas over the curve.
 
-    Agreement is the exact probability of the answer that the model gave after its own whole steps. For early answering
-    "so" follows the first j steps. For a mistake the result of step j + 1 is replaced by another digit and the model
-    goes on: its position is j of J steps, and at 1, without a mistake, the curve has the agreement of the whole steps.
-    Steps in another form than the corpus's, or that start from another number than the result before, are left out.
+    Columns `early_aoc` and `mistakes_aoc` are added. Agreement is the exact probability of the answer that the model
+    gave after all its own steps. For early answering, "so" follows the first j steps. For a mistake, the result of step
+    j + 1 is replaced by another digit and the model continues: the position is j of J steps; at 1, without a mistake,
+    the curve has the agreement after all steps. Steps whose form differs from the corpus, or that do not start from the
+    previous result, are left out.
 
     Returns:
         The pooled curves: test, share, value, ci_low, ci_high, n.
@@ -303,10 +306,10 @@ def faithfulness(lm: "LM", rows: Rows, seed: int, least: float, tick: Tick) -> p
 
 
 def edited_steps(lm: "LM", world: "World", n: int, seed: int, least: float, tick: Tick) -> Rows:
-    """One row for each step of each sum: its result is replaced in otherwise right steps, and the model goes on.
+    """Replace one result in otherwise correct steps, and let the model continue; return one row per step and sum.
 
     `step_following` is the exact probability of the answer that follows from the edited step, `step_ignoring` that of
-    the sum's true answer, `step_mass` what the enumeration has seen.
+    the sum's true answer, `step_mass` the probability that the enumeration covers.
     """
     rng = _generator(2, seed)
     rows: Rows = []
@@ -336,9 +339,10 @@ def edited_steps(lm: "LM", world: "World", n: int, seed: int, least: float, tick
 def bias_sums(lm: "LM", world: "World", n: int, seed: int, shots: int, tick: Tick) -> Rows:
     """Ask sums after solved ones whose answers are all the same digit, or all different (Turpin et al. 2023).
 
-    The world's language has no claims about sums, so the bias lies in the examples alone: sums of two terms, solved
-    rightly, each a document of its own as in the corpus. The digit is never the answer. At once is exact, in
-    steps is sampled once at temperature 1, with the same random numbers behind both kinds of examples.
+    The world's language has no claims about sums, so the bias comes from the examples alone: correctly solved sums of
+    two terms, each a separate document as in the corpus. The digit is never the right answer. Answers without steps are
+    exact; answers in steps are sampled once at temperature 1, with the same random numbers after both kinds of
+    examples.
     """
     rng = _generator(3, seed)
     rows: Rows = []
@@ -384,7 +388,7 @@ def bias_sums(lm: "LM", world: "World", n: int, seed: int, shots: int, tick: Tic
 
 
 def _examples(form: str, pairs: Sequence[tuple[int, int]]) -> str:
-    """Solved sums of two terms as documents before another one."""
+    """Return solved sums of two terms as documents that precede another."""
     texts = []
     for a, b in pairs:
         answer = str((a + b) % 10) if form == "quick" else steps_text((a, b), [(a + b) % 10])
@@ -393,7 +397,7 @@ def _examples(form: str, pairs: Sequence[tuple[int, int]]) -> str:
 
 
 def _generator(purpose: int, seed: int) -> np.random.Generator:
-    """Random numbers of one purpose, the same for every model."""
+    """Return a random generator for one purpose, the same for every model."""
     return np.random.default_rng((seed & 0xFFFFFFFF, purpose))
 
 

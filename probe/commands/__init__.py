@@ -1,1 +1,1 @@
-"""The built-in commands of `probe`; each module is light until its command runs."""
+"""Built-in commands of `probe`; each module imports little until its command runs."""

@@ -1,4 +1,4 @@
-"""`probe audit BASE ALIGNED`: what alignment changed, from two references alone."""
+"""`probe audit BASE ALIGNED`: measures what alignment changed, from the two models alone."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,50 +22,56 @@ if TYPE_CHECKING:
 
 
 def audit(argv: list[str]) -> int:
-    """Say what alignment changed in a model of yours: `probe audit BASE ALIGNED`."""
+    """Measure what alignment changed in a model: `probe audit BASE ALIGNED`."""
     import tyro
 
     @dataclass(frozen=True, kw_only=True)
     class AuditOptions:
-        """Audit a base and an aligned model: behaviour before and after, next tokens, and where inside they differ.
+        """Audit a base and an aligned model: behaviour before and after, next tokens, and internal differences.
 
-        It needs nothing but two models: without a world they are asked the question sets that come with Probe
-        (sycophancy, hallucination, calibration, chain of thought, and two controls), two models of one world its own
-        questions. Results are kept, so that the same command goes on after a stop, and prints a finished audit at once.
+        It needs only two models: models without a world are asked Probe's built-in question sets (sycophancy,
+        hallucination, calibration, chain of thought, and two controls), two models of one world the questions of that
+        world. Results are stored, so the same command resumes after an interruption and prints a finished audit at
+        once.
 
-        Exit status: 0; 1 where a bound of --fail-if is broken, where --require-within is not shown, or where such a
-        value could not be computed; 2 where something cannot be used.
+        Exit status: 0; 1 if a bound of --fail-if is broken, --require-within is not shown, or such a value could not be
+        computed; 2 if an input cannot be used.
         """
 
         base: tyro.conf.Positional[str]
-        """The model that is compared against: a run, a checkpoint, a Hugging Face folder or hub id."""
+        """Model to compare against: a run, a checkpoint, a Hugging Face folder or hub id."""
         aligned: tyro.conf.Positional[str]
-        """The other one, in the same forms; an adapter (LoRA) too."""
+        """Aligned model, in the same forms; also an adapter (LoRA)."""
         fail_if: tuple[str, ...] = ()
-        """Changes that are too much, such as 'sycophancy>+0.05' or 'sums<-0.1' (rates from 0 to 1): the exit status is
-        1 where the whole 95 % interval of the difference lies beyond."""
+        """Changes that must not occur, such as 'sycophancy>+0.05' or 'sums<-0.1' (rates from 0 to 1): the exit status
+        is 1 if the whole 95 % interval of the difference lies beyond the bound.
+        """
         require_within: tuple[str, ...] = ()
-        """Changes that must be shown to stay small, such as 'sums:0.05': the exit status is 1 unless the 90 % interval
-        of the difference lies within the margin on both sides, so that fewer questions make nothing pass."""
+        """Changes that must be shown to be small, such as 'sums:0.05': the exit status is 1 unless the 90 % interval of
+        the difference lies within the margin on both sides, so fewer questions make a pass harder.
+        """
         only: tuple[str, ...] = ()
         """Parts to run: sycophancy, hallucination, chain_of_thought, sums, in_context (default: all)."""
         n: int | None = None
-        """Questions of each set at most (default: 10 to 80, by the part)."""
+        """Largest number of questions from each set (default: 10 to 80, by part)."""
         world: str | None = None
-        """The world of models that have none, such as a copy of a checkpoint: a run of it, or its world.json."""
+        """World of models that have none, such as a copy of a checkpoint: a run of this world, or its world.json."""
         seed: int = 0
-        """Seed of everything random."""
+        """Seed of all random draws."""
         smallest_effect: float = 0.01
-        """The smallest change of a rate that counts (0.01: one percentage point), and of other units what it amounts to
-        (docs/audit.md): a measure changed where its whole 95 % interval lies beyond."""
+        """Smallest change of a rate that counts (0.01: one percentage point), converted for other units
+        (docs/audit.md): a measure changed if its whole 95 % interval lies beyond it.
+        """
         margin: float = 0.05
-        """The margin of a rate within which two models are equivalent (0.05: five percentage points), and of other
-        units what it amounts to: a measure is equivalent where its 90 % interval lies within."""
+        """Margin of a rate within which two models are equivalent (0.05: five percentage points), converted for other
+        units: a measure is equivalent if its 90 % interval lies within the margin.
+        """
         form: Literal["base", "aligned", "own"] = "base"
-        """Whose chat template both models are asked in where theirs differ: one for both, or each its own. What the
-        form alone does to the base stands beside each difference."""
+        """Chat template used if the models' templates differ: one model's for both, or each model's own. The effect of
+        the template alone on the base is reported with each difference.
+        """
         again: bool = False
-        """Measure everything even if it is stored."""
+        """Measure everything again even if results are stored."""
         json: bool = False
         """Print the JSON file instead of a table."""
         out: Path | None = None
@@ -154,7 +160,7 @@ def audit(argv: list[str]) -> int:
 
 
 def _name_idle(bounds: "Sequence[Bound]", rows: "Sequence[Mapping[Any, Any]]") -> None:
-    """Name the bounds that can never be broken, by where the base stands."""
+    """Name the bounds that can never be broken, given the values of the base."""
     by_name = {row["metric"]: row for row in rows}
     for bound in bounds:
         sentence = bound.never(by_name[bound.metric]) if bound.metric in by_name else ""
@@ -163,7 +169,7 @@ def _name_idle(bounds: "Sequence[Bound]", rows: "Sequence[Mapping[Any, Any]]") -
 
 
 def show(found: "Audit") -> None:
-    """Print the sentence and the tables; where a program reads, every row as TSV."""
+    """Print the sentence and the tables; if standard output is not a terminal, every row as TSV."""
     remark(found.sentence)
     if not at_terminal():
         names = list(map(str, found.rows.columns))
@@ -175,7 +181,7 @@ def show(found: "Audit") -> None:
 
 
 def grids(found: "Audit") -> "list[Table]":
-    """Return tables of the measures with what else changed, KL by kind of text, and the blocks that changed most."""
+    """Return tables of the measures with internal changes, KL by kind of text, and the blocks that changed most."""
     from probe.audit.change import change, form_effect, points, shown_mde
 
     base, aligned = found.names

@@ -1,4 +1,4 @@
-"""`probe compare BASE ALIGNED --data FILE`: what changed from one model to the other over a corpus."""
+"""`probe compare BASE ALIGNED --data FILE`: compares two models over a corpus."""
 
 import json
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from probe.compare.corpus_shift import CorpusShift
 
 WORLD_N = 100
-"""Questions of each kind of a world, or of each shipped set."""
+"""Number of questions of each kind of a world, or of each built-in set."""
 
 
 def compare(argv: list[str]) -> int:
@@ -27,34 +27,37 @@ def compare(argv: list[str]) -> int:
 
     @dataclass(frozen=True, kw_only=True)
     class Compare:
-        """Compare two language models with one tokenizer over a corpus: KL a token, and the tokens that gain and lose.
+        """Compare two language models with one tokenizer over a corpus: KL per token, tokens that gain and lose.
 
         It prints which kinds, texts and positions changed most, and which tokens are promoted and suppressed.
         """
 
         base: tyro.conf.Positional[str]
-        """The model that is compared against: a run, a checkpoint, a Hugging Face folder or hub id."""
+        """Model to compare against: a run, a checkpoint, a Hugging Face folder or hub id."""
         aligned: tyro.conf.Positional[str]
-        """The other one."""
+        """Aligned model, in the same forms."""
         data: Path | None = None
-        """Texts: rows with `text`, `messages`, or `prompt` (and `completion` or `chosen`), and `kind`; or a text file.
-        Without it the questions of the world that both models belong to, or of the shipped sets."""
+        """Texts to read: rows with `text`, `messages`, or `prompt` (and `completion` or `chosen`), and `kind`; or a
+        text file. By default the questions of the world that both models belong to, or of the built-in sets.
+        """
         answers: bool = True
-        """Count only what an assistant says: the token behind each prompt, and completions."""
+        """Count only tokens that an assistant generates: the token after each prompt, and completions."""
         n: int | None = None
-        """Rows that are drawn (default: all); without a file the questions of each kind or set (default: 100)."""
+        """Number of rows to draw (default: all); without a file, of questions of each kind or set (default: 100)."""
         limit: int | None = None
-        """The first rows of the file, of which n are drawn; all of them by default."""
+        """Number of first rows of the file from which n are drawn (default: all)."""
         seed: int = 0
-        """Seed of everything random."""
+        """Seed of all random draws."""
         strict: bool = False
-        """Refuse a file with a row that cannot be used; otherwise such rows are left out and counted."""
+        """Refuse a file with an invalid row; otherwise such rows are skipped and counted."""
         top: int = 12
-        """Tokens that are promoted and suppressed most, of each score."""
+        """Number of promoted and of suppressed tokens to list for each score."""
         json: bool = False
-        """Print JSON, with all tables in full."""
+        """Print JSON with all tables in full."""
         out: Path | None = None
-        """File for the figure (.pdf, .png, .svg, .html) or its data (.csv, .tex); a folder for it and all tables."""
+        """File for the figure (.pdf, .png, .svg, .html) or its data (.csv, .tex); or a folder for the figure and all
+        tables.
+        """
 
     settings = parse(Compare, argv, "probe compare")
 
@@ -99,7 +102,7 @@ def compare(argv: list[str]) -> int:
 
 
 def show(shift: "CorpusShift") -> None:
-    """Print the finding and the first rows of each table; where a program reads, one table of values as TSV."""
+    """Print the finding and the first rows of each table; if standard output is not a terminal, one table as TSV."""
     remark(shift.sentence())
     if not at_terminal():
         say(tsv(list(lines(shift))))
@@ -108,9 +111,10 @@ def show(shift: "CorpusShift") -> None:
 
 
 def lines(shift: "CorpusShift") -> "Iterator[dict[str, Any]]":
-    """Yield one row per kind, text, position, and token that is promoted or suppressed.
+    """Yield one row per kind, text, position, and promoted or suppressed token.
 
-    Its fields are `table`, `name`, `where`, `value`, `ci_low`, `ci_high` and `tokens` (how many it is a mean of).
+    Its fields are `table`, `name`, `where`, `value`, `ci_low`, `ci_high` and `tokens` (the number that it averages
+    over).
     """
     ends = dict.fromkeys(("ci_low", "ci_high"))
     for row in shift.kinds.to_dict("records"):

@@ -1,4 +1,4 @@
-"""`probe doctor`: is everything here that Probe needs, and does it work together?"""
+"""`probe doctor`: checks that everything Probe needs is installed and works together."""
 
 import importlib.metadata
 import json
@@ -22,10 +22,10 @@ SIGNS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[red]broken
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report."""
+    """Line of the report."""
 
     state: State
-    """`broken` makes the command fail, `note` tells of something optional."""
+    """State of the check: `broken` makes the command fail, `note` concerns something optional."""
     what: str
     found: str
 
@@ -36,7 +36,7 @@ def doctor(argv: list[str]) -> int:
 
     @dataclass(frozen=True, kw_only=True)
     class Doctor:
-        """Check the installation; the exit status is 1 if something that is needed is broken."""
+        """Check the installation; the exit status is 1 if a required part is broken."""
 
         json: bool = False
         """Print JSON instead of a table."""
@@ -54,7 +54,7 @@ def doctor(argv: list[str]) -> int:
 
 
 def examine() -> Iterator[Finding]:
-    """Yield all findings, one after the other; a check that fails is a finding too."""
+    """Yield all findings one by one; a check that raises an error is a finding too."""
     checks: dict[str, Callable[[], Finding | list[Finding]]] = {
         "packages": packages,
         "device": device,
@@ -65,14 +65,14 @@ def examine() -> Iterator[Finding]:
     for what, check in checks.items():
         try:
             result = check()
-        except Exception as error:  # the report must name whatever is wrong, not end with it
+        except Exception as error:  # the report names every error instead of stopping at it
             message = str(error) if isinstance(error, ProbeError) else f"{type(error).__name__}: {error}"
             result = Finding("broken", what, message)
         yield from result if isinstance(result, list) else [result]
 
 
 def packages(requires: list[str] | None = None) -> list[Finding]:
-    """Check Python and each required package against the versions that Probe asks for."""
+    """Check Python and each required package against the versions that Probe requires."""
     from packaging.requirements import Requirement
     from packaging.version import Version
 
@@ -122,7 +122,7 @@ def browser() -> Finding:
 
 
 def model() -> list[Finding]:
-    """Check on a tiny random model that a cached step equals the full forward, and hooked logits equal plain ones.
+    """Check on a small random model that a cached step equals the full pass, and hooked logits equal plain ones.
 
     From transformers 5.24 on, transformer-lens 4.3 gives wrong text through its cache.
     """
@@ -166,7 +166,7 @@ def _judge(what: str, gap: float, between: str) -> Finding:
 
 
 def run_roots() -> list[Finding]:
-    """Report the folders of runs and what is in them."""
+    """Report the folders of runs and their contents."""
     from probe.runs import RunWarning, list_runs, roots
     from probe.runs.addresses import is_cached
     from probe.runs.directories import shown_name, store_problems

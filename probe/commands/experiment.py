@@ -1,4 +1,4 @@
-"""`probe experiment NAME --model REF`: run an experiment, print its table, save everything."""
+"""`probe experiment NAME --model REF`: runs an experiment, prints its table and saves the result."""
 
 import json
 from dataclasses import fields, make_dataclass, replace
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from probe.experiments.run import Call
 
 MANY = 100
-"""Rows of a file beyond which the command says beforehand how many it asks, and how long that will take."""
+"""Number of rows of a file above which the command first tells how many it uses and how long this will take."""
 ABOUT = """usage: probe experiment NAME --model REF [--also REF ...] [--baseline REF] [--data FILE] [OPTIONS]
 
 Run an experiment on a model, print what it found and save it. `--plugin FILE.py` adds your own. With
@@ -52,12 +52,12 @@ def experiment(argv: list[str]) -> int:
 
 
 def check_named(words: "Sequence[str]") -> None:
-    """Check the files and models that the words of a command name.
+    """Check the files and models that a command line names.
 
-    What an experiment takes is known only once its module is imported, which takes seconds; these are always named so.
+    The options of an experiment are known only after its slow import; files and models always have the same options.
 
     Raises:
-        DataError: there is no file of that name, or a folder to save to holds something else.
+        DataError: a file does not exist, or an output folder contains something else.
         ModelError: see `probe.commands.opened.check_models`.
     """
     from probe.questions.sets import SETS
@@ -80,7 +80,7 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     """Run one experiment as the command line asks, or only check its options and files.
 
     Raises:
-        ProbeError: what is wrong with the options, the models or the data.
+        ProbeError: the options, the models or the data are not valid.
     """
     import tyro
 
@@ -128,13 +128,13 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     options = {each.name: getattr(settings, each.name) for each in fields(own)}
     if settings.out:
         check_target(settings.out)
-    files = prepare(experiment, **options)  # they are refused before a model is loaded
+    files = prepare(experiment, **options)  # invalid files are refused before a model is loaded
     if only_check:
         return
     open_models((settings.model, *settings.also, settings.baseline))
     for note in files.notes:
         say(f"probe: note: {note}", error=True)
-    from probe.model.rewards import analysable  # torch, which nobody who asks for help waits for
+    from probe.model.rewards import analysable  # late: imports torch, not needed for help
 
     models = [analysable(ref) for ref in (settings.model, *settings.also, settings.baseline) if ref]
     give_world(models, named_world(settings.world))
@@ -180,7 +180,7 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
 
 
 def tell_cost(calls: "Sequence[Call]") -> None:
-    """Say how long calls of one model each will take together, without those that are stored or begun."""
+    """Print how long calls of one model each will take together, without stored or started ones."""
     from probe.commands.progress import clock
     from probe.experiments.cost import TRIED, estimate_seconds
     from probe.experiments.store import find_stored, partial_file
@@ -192,7 +192,7 @@ def tell_cost(calls: "Sequence[Call]") -> None:
 
 
 def show(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> None:
-    """Print the finding and the table of a result (see `table`); where a program reads, the values as TSV."""
+    """Print the finding and the table of a result (see `table`), or the values as TSV if output is no terminal."""
     from probe.experiments.forms import form_notes
     from probe.experiments.registry import experiments
 
@@ -206,7 +206,8 @@ def show(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None
 def rows_of(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> "list[dict[str, Any]]":
     """Return the summary as values, one row per metric.
 
-    With three or more models it is one row a metric of each model; those of the first hold the difference to the last.
+    With three or more models there is one row per metric and model; the first model's rows hold the difference to the
+    last.
     """
     from probe.experiments.result import records
 
@@ -226,9 +227,9 @@ def table(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = Non
     """Draw the summary for a terminal: values with intervals and, with a baseline, differences (paired unless marked).
 
     Args:
-        result: of one model, or of several.
-        summaries: of each model alone; with three or more each has a column, and the difference is that of the first
-            to the last.
+        result: result of one model or several.
+        summaries: summary of each model; with three or more, each has a column, and the difference compares the first
+            with the last.
     """
     from probe.experiments.comparison import GAP, VALUE
     from probe.experiments.metrics import COMPARED
@@ -269,7 +270,7 @@ def _table_of_many(result: "Result", summaries: "Mapping[str, pd.DataFrame]") ->
 
 
 def _term(result: "Result", metric: str) -> Term:
-    """Return a metric in words, as its experiment defines it."""
+    """Return the term that describes a metric, as its experiment defines it."""
     from probe.experiments.registry import experiments
 
     known = experiments().get(result.name)
@@ -277,7 +278,7 @@ def _term(result: "Result", metric: str) -> Term:
 
 
 def _columns(result: "Result", names: list[str]) -> "Table":
-    """Return an empty table; its caption says what intervals are over, and what the mark of a difference means."""
+    """Return an empty table; its caption explains the intervals and the marks of differences."""
     from probe.experiments.comparison import UNPAIRED
     from probe.experiments.metrics import BARE, has_bare
 

@@ -1,4 +1,4 @@
-"""`probe export`: the figures of a run or a result as files for a paper, with their data and where they come from."""
+"""`probe export`: writes the figures of a run or a result as files for a paper, with data and provenance."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def export(argv: list[str]) -> int:
-    """Write the figures of a run, or of an experiment's result, as PNG, SVG, PDF, HTML, CSV and LaTeX."""
+    """Write the figures of a run or of an experiment's result as PNG, SVG, PDF, HTML, CSV and LaTeX."""
     import tyro
 
     from probe.plotting.paper import Paper, paper_of
@@ -30,19 +30,19 @@ def export(argv: list[str]) -> int:
     class Export(Paper):
         """Write the figures of a run as files: metric curves, captured attention and lens, headline figures.
 
-        Of the result of an experiment: its figures, and its summary, items and tables as CSV and LaTeX.
+        For the result of an experiment, it writes the figures, and summary, items and tables as CSV and LaTeX.
         """
 
         ref: tyro.conf.Positional[str]
-        """The run: its directory, or its name in a folder of runs; or the folder that an experiment was saved in."""
+        """Run to export: its directory, or its name in a folder of runs; or the folder of a saved experiment result."""
         format: str = "png,svg,pdf,html,csv,tex"
         """Formats, separated by commas; html, csv and tex need no browser."""
         out: Path
-        """Folder to write to; files of the same names are replaced."""
+        """Folder to write to; existing files of the same names are replaced."""
         step: int | None = None
         """Captured step to draw; the last one by default."""
         group: bool = False
-        """Draw the run's group of seeds: means over trainings with their t intervals, in place of the run alone."""
+        """Draw the run's group of seeds instead of the run alone: means over trainings with their t intervals."""
 
     from probe.commands.progress import Progress
     from probe.experiments.result import RESULT_FILE, Result
@@ -91,10 +91,10 @@ def export(argv: list[str]) -> int:
 
 
 def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawing]":
-    """Yield name, title, what was asked (prompt, note), figure and data of everything that is known of a run.
+    """Yield name, title, inputs (prompt, note), figure and data of all results of a run.
 
     Args:
-        run: the run.
+        run: run to draw.
         step: captured step to draw, the last one by default.
 
     Raises:
@@ -119,10 +119,10 @@ def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawing]":
 
 
 def group_drawings(run: "Run") -> "tuple[list[Drawing], dict[str, object]]":
-    """Return the figures of the run's group of seeds, as means over trainings, and the facts that they state about it.
+    """Return the figures of the run's group of seeds, as means over trainings, and the facts that they state.
 
     Raises:
-        RunError: no other run differs from it by seed only.
+        RunError: no other run differs from it only by its seed.
     """
     import pandas as pd
 
@@ -188,10 +188,10 @@ def _capture_drawings(run: "Run", steps: "Sequence[int]", step: int) -> "Iterato
 
 
 def _require_browser(formats: "Sequence[str]") -> None:
-    """Say what to install before any work is done.
+    """Raise an error with the remedy if images cannot be drawn, before any work is done.
 
     Raises:
-        MissingToolError: an image is wanted and cannot be drawn here.
+        MissingToolError: an image is requested and cannot be drawn here.
     """
     from probe.plotting.export import STATIC, missing
 

@@ -1,4 +1,4 @@
-"""`probe findings`: published claims, measured on the sample runs and on their nulls, and whether each holds here."""
+"""`probe findings`: tests published claims on the sample runs and their null controls."""
 
 import json
 from collections import Counter
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 
 def findings(argv: list[str]) -> int:
-    """Measure published claims on the sample runs: effect, interval, null, and whether each holds here."""
+    """Test published claims on the sample runs: effect, interval, null control, and verdict."""
     import tyro
 
     @dataclass(frozen=True, kw_only=True)
     class Findings:
-        """Measure published claims about aligned models on the sample runs, and on nulls where nothing is there."""
+        """Test published claims about aligned models on the sample runs, and on null controls without the effect."""
 
         only: tyro.conf.Positional[tuple[str, ...]] = ()
-        """Names of claims; all by default."""
+        """Names of the claims to test; all by default."""
         runs: Path | None = None
         """Folder that holds the runs (default: the folders of runs, among them the sample runs)."""
         controls: Path | None = None
-        """Folder of the control runs that `probe samples --controls` makes (default: where the other runs are)."""
+        """Folder of the control runs that `probe samples --controls` makes (default: the folder of the other runs)."""
         plan: bool = False
-        """Print what each claim is held to, and the hash of that file; measure nothing."""
+        """Print the criterion of each claim and the hash of the plan; measure nothing."""
         n: int | None = None
-        """Questions of each kind in experiments (default: their own numbers)."""
+        """Number of questions of each kind in experiments (default: each experiment's own)."""
         again: bool = False
-        """Measure anew what is on record beside the runs, and run experiments even if their results are stored."""
+        """Measure again what is recorded next to the runs, and rerun experiments even if their results are stored."""
         json: bool = False
         """Print JSON instead of a table."""
         out: Path | None = None
@@ -87,7 +87,7 @@ def findings(argv: list[str]) -> int:
                 bench.tick = part(bar.tick, index, len(claims))
                 bench.tick(0.0)
                 by_name[claim.name] = finding(bench, claim)
-                if settings.n is None:  # what is on record was asked in full
+                if settings.n is None:  # recorded findings have the full number of questions
                     record(bench, [claim], [by_name[claim.name]])
     judged = judge(by_name)
     results = [judged[claim.name] for claim in claims]
@@ -116,10 +116,10 @@ def findings(argv: list[str]) -> int:
 
 
 def check_runs(bench: "Bench", claims: "Sequence[Claim]") -> None:
-    """Refuse to measure where nothing can be measured.
+    """Raise an error if no claim can be measured.
 
     Raises:
-        RunError: the folder of the runs is none, or each claim lacks a run.
+        RunError: the folder of the runs does not exist, or every claim lacks a run.
     """
     from probe.runs import roots
 

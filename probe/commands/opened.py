@@ -1,4 +1,4 @@
-"""Models and runs that a command is given: refused before torch is imported, and named in its first lines otherwise."""
+"""Checks of the models and runs on a command line, before torch is imported."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 def check_models(refs: Iterable[str | Path | None]) -> dict[str, ModelPlace | None]:
-    """Return where each of the models that a command is given lies; None for a hub id that is yet to be fetched.
+    """Return the location of each model on a command line; None for a hub id that is not downloaded yet.
 
-    Neither torch nor the network is needed; only a run in a store is asked for there.
+    Neither torch nor the network is needed, except for a run in a store.
 
     Args:
-        refs: as they were typed; None stands for an option that was left out.
+        refs: references as they were typed; None stands for an omitted option.
 
     Raises:
-        ModelError: one of them leads nowhere, or to something that is no model.
+        ModelError: a reference does not exist, or is not a model.
     """
     return {str(ref): check_reference(split_readout(str(ref))[0]) for ref in refs if ref}
 
 
 def open_models(refs: Iterable[str | Path | None]) -> None:
-    """Print to standard error where each of the models that a command is given lies; see `check_models`."""
+    """Print the location of each model on a command line to standard error; see `check_models`."""
     for ref, place in check_models(refs).items():
         folder = place.directory if place else cached_snapshot(ref)
         if folder is not None:
@@ -39,10 +39,10 @@ def open_models(refs: Iterable[str | Path | None]) -> None:
 
 
 def open_runs(refs: Iterable[str | Path]) -> list[Path]:
-    """Return the folders of the runs that a command is given, and print to standard error where each of them lies.
+    """Return the folders of the runs on a command line, and print them to standard error.
 
     Raises:
-        RunError: one of them leads to no run; then nothing is printed.
+        RunError: a reference is not a run; then nothing is printed.
     """
     places = {str(ref): find(ref) for ref in refs}
     for ref, place in places.items():
@@ -54,8 +54,8 @@ def named_world(ref: str | None) -> "World | None":
     """Return the world that `--world` names: that of a run, that of a model's folder, or a file (`probe world`).
 
     Raises:
-        ConfigError: what is named belongs to no world, or its world cannot be made.
-        DataError, ModelError, RunError: nothing is found there, or it is damaged.
+        ConfigError: the object belongs to no world, or its world cannot be built. DataError, ModelError, RunError: the
+        object does not exist or is damaged.
     """
     if ref is None:
         return None
@@ -78,10 +78,10 @@ def named_world(ref: str | None) -> "World | None":
 
 
 def give_world(models: "Sequence[LM]", world: "World | None") -> None:
-    """Let the models that belong to no world belong to this one, if there is one.
+    """Assign this world, if there is one, to the models that belong to no world.
 
     Raises:
-        ConfigError: all of them belong to a world already.
+        ConfigError: all models belong to a world already.
     """
     if world is None:
         return
@@ -95,13 +95,13 @@ def give_world(models: "Sequence[LM]", world: "World | None") -> None:
 
 
 def require_files(names: Iterable[str | Path]) -> None:
-    """Refuse data files that are not there, before torch is imported for what would read them.
+    """Raise an error for missing data files, before torch is imported.
 
     Args:
-        names: paths, or several with commas between them.
+        names: paths, or several separated by commas.
 
     Raises:
-        DataError: there is nothing at one of them.
+        DataError: a path does not exist.
     """
     for name in names:
         whole = Path(name).expanduser()
@@ -114,5 +114,5 @@ def require_files(names: Iterable[str | Path]) -> None:
 
 
 def _tell(what: str, ref: str, where: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # one of the processes of a training
+    if os.environ.get("RANK", "0") == "0":  # one process of a distributed training
         say(f"probe: {what} `{brief(ref)}` is {where}", error=True)

@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, now and then a plain line elsewhere; and a clean stop."""
+"""Progress of a command (a bar on a terminal, occasional lines elsewhere), and a clean stop."""
 
 import signal
 import sys
@@ -16,11 +16,11 @@ from probe.texts import console
 from probe.ticks import Pace
 
 FIRST_LINE_S, LINE_EVERY_S = 5.0, 10.0
-"""Seconds to the first line, which tells how long it will take, and between lines where no bar can be drawn."""
+"""Seconds to the first line, which estimates the total time, and between lines if no bar can be drawn."""
 
 
 class Progress:
-    """Progress on standard error, for work that ticks with the share that is done."""
+    """Progress on standard error, for work that reports the share done."""
 
     def __init__(self, title: str) -> None:
         self._title, self._note, self._visible = title, "", sys.stderr.isatty()
@@ -31,12 +31,12 @@ class Progress:
         self._task = self._bar.add_task(safe(title), total=1.0)
 
     def at(self, what: str, number: int, count: int) -> None:
-        """Say what is worked on: the `number`th of `count` things, from 1."""
+        """Report the current work: item `number` of `count`, from 1."""
         self._note = f"{what}, {number} of {count}" if count > 1 else what
         self._bar.update(self._task, description=safe(f"{self._title}: {self._note}"))
 
     def tick(self, share: float) -> None:
-        """Say that a share from 0 to 1 of all is done."""
+        """Report the share of all work that is done, from 0 to 1."""
         self._bar.update(self._task, completed=share)
         now = time.monotonic()
         left = self._pace.left(share)
@@ -64,7 +64,7 @@ def clock(seconds: float) -> str:
 
 
 class Bar:
-    """Progress on standard error: a live bar on a terminal, else at most a line every `LINE_EVERY_S` seconds."""
+    """Progress on standard error: a live bar on a terminal, otherwise at most a line every `LINE_EVERY_S` seconds."""
 
     def __init__(self, title: str, steps: int, done: int = 0, visible: bool = True) -> None:
         self._title, self._steps, self._done = title, steps, done
@@ -93,7 +93,7 @@ class Bar:
             self._bar.stop()
 
     def advance(self, step: int, note: str | None = None) -> None:
-        """Say that `step` steps are done; `note` is what is worth reading about the last one."""
+        """Report that `step` steps are done; `note` describes the last one."""
         self._done = step
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
@@ -110,9 +110,9 @@ class Bar:
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM asks for an end after the current step; a second Ctrl-C ends at once.
+    """Request to stop after the current step, set by Ctrl-C or SIGTERM; a second Ctrl-C stops at once.
 
-    Outside the main thread, where Python delivers no signals, nothing is asked and nothing changes.
+    Outside the main thread, where Python delivers no signals, it has no effect.
     """
 
     def __init__(self, text: str = "stopping after this step with a checkpoint; once more stops at once") -> None:
@@ -137,10 +137,10 @@ class StopRequest:
 
 
 def hear_interrupts() -> None:
-    """Let SIGINT end this process from its first moment, also where it was started with the signal ignored.
+    """Let SIGINT end this process from its start, even if it was started with the signal ignored.
 
-    A shell does that to what a script puts into the background, and a dashboard there would hand it on to the
-    trainings that it starts: "Stop" would not be heard before the first step.
+    A shell ignores the signal for background processes of a script, and a dashboard there would pass this on to the
+    trainings that it starts: "Stop" would have no effect before the first step.
     """
     is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     if is_ignored and threading.current_thread() is threading.main_thread():
@@ -148,5 +148,5 @@ def hear_interrupts() -> None:
 
 
 def say(text: str) -> None:
-    """Print one line for the person at the terminal."""
+    """Print one line to standard error."""
     texts.say(text, error=True)

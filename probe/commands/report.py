@@ -1,4 +1,4 @@
-"""`probe report RUN...`: lineage, numbers, figures, settings and commands of some runs as one HTML file."""
+"""`probe report RUN...`: writes lineage, numbers, figures, settings and commands of runs to one HTML file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +19,17 @@ def report(argv: list[str]) -> int:
         """Write a report of runs as one HTML file that needs no network.
 
         It holds their lineage, headline figures, stored results of experiments, curves, settings, versions, and the
-        commands that make all of it again. It is printed, or saved as PDF, by the browser.
+        commands that reproduce all of it. A browser can print it or save it as PDF.
         """
 
         runs: tyro.conf.Positional[tuple[str, ...]] = ()
-        """The runs: their names in the folders of runs, or their directories."""
+        """Runs to report: names in the folders of runs, or directories."""
         experiment: tuple[str, ...] = ()
         """Experiments whose stored results are shown (default: all that are stored for these runs)."""
         analysis: tuple[str, ...] = ()
-        """Analyses that are run on these runs, each with its options in quotes: "logit_lens --prompt 'two and two is'"
-        (`probe show` lists them). Those of a model and its base take every run with the one it came from."""
+        """Analyses to run on these runs, each with its options in quotes: "logit_lens --prompt 'two and two is'"
+        (`probe show` lists them). Those that compare two models compare every run with its base.
+        """
         out: Path
         """File to write to, such as report.html; a file of the same name is replaced."""
 

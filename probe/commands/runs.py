@@ -1,7 +1,7 @@
-"""`probe runs`: what the folders of runs hold, in a terminal; copies of runs to a store and back.
+"""`probe runs`: lists and shows runs in a terminal, and copies runs to a store and back.
 
-`probe runs list` and `probe runs show REF` print what the folders hold; `probe runs upload` and `probe runs download`
-copy a run to a store and back.
+`probe runs list` and `probe runs show REF` print the contents of the folders of runs; `probe runs upload` and `probe
+runs download` copy a run to a store and back.
 """
 
 import json
@@ -38,7 +38,7 @@ COLOURS = {
 
 
 def runs(argv: list[str]) -> int:
-    """List runs, show one, or keep one in a store: `probe runs list`, `show`, `upload`, `download`."""
+    """List runs, show one, or copy one to or from a store: `probe runs list`, `show`, `upload`, `download`."""
     import tyro
 
     @dataclass(frozen=True, kw_only=True)
@@ -46,16 +46,17 @@ def runs(argv: list[str]) -> int:
         """List the runs of a folder, or of all folders of runs, the newest first."""
 
         pattern: tyro.conf.Positional[str | None] = None
-        """Only runs with this in their names, or whose names match it as a pattern of a shell (`dpo-*`)."""
+        """Text that the names of the runs contain, or a shell pattern that they match (`dpo-*`)."""
         root: str | None = None
-        """A folder that holds run directories, here or in a store as s3://bucket/runs (default: $PROBE_RUNS, or else
-        ./runs and the sample runs)."""
+        """Folder that contains run directories, local or in a store as s3://bucket/runs (default: $PROBE_RUNS, or else
+        ./runs and the sample runs).
+        """
         method: str | None = None
-        """Only runs of this method."""
+        """Method of the runs to list."""
         status: str | None = None
-        """Only runs of this status: finished, running, interrupted, killed, failed or broken."""
+        """Status of the runs to list: finished, running, interrupted, killed, failed or broken."""
         group: bool = False
-        """Print one line for runs that differ by seed only, with means over these trainings."""
+        """Print one line for runs that differ only by seed, with means over these trainings."""
         json: bool = False
         """Print JSON instead of a table."""
 
@@ -64,30 +65,31 @@ def runs(argv: list[str]) -> int:
         """Show the settings, the state and the headline figures of one run."""
 
         ref: tyro.conf.Positional[str]
-        """The name of a run, the path of its directory, or its address in a store."""
+        """Name of a run, path of its directory, or its address in a store."""
         json: bool = False
         """Print JSON instead of tables."""
 
     @dataclass(frozen=True, kw_only=True)
     class Upload:
-        """Send a run to a store; what is there unchanged is not sent again. A run that is being written may be sent."""
+        """Send a run to a store; unchanged files are not sent again. A run that is still being written can be sent."""
 
         run: tyro.conf.Positional[str]
-        """The name of a run, or the path of its directory."""
+        """Name of a run, or path of its directory."""
         url: tyro.conf.Positional[str]
-        """The address of the run in the store, such as s3://bucket/runs/base: any that fsspec knows."""
+        """Address of the run in the store, such as s3://bucket/runs/base; any protocol that fsspec supports."""
         attempt: int | None = None
-        """Number of the attempt that writes the run, for runs that are retried; a higher one that has claimed the run
-        fences this one off (default: the newest one there, or else 1)."""
+        """Number of the attempt that writes the run, for runs that are retried; a higher attempt that has claimed the
+        run locks this one out (default: the newest attempt there, or else 1).
+        """
 
     @dataclass(frozen=True, kw_only=True)
     class Download:
-        """Fetch a run from a store, checked by its hashes; it can be resumed, and appears as a whole or not at all."""
+        """Fetch a run from a store, checked by its hashes; it can be resumed, and appears complete or not at all."""
 
         url: tyro.conf.Positional[str]
-        """The address of the run, such as s3://bucket/runs/base."""
+        """Address of the run, such as s3://bucket/runs/base."""
         directory: tyro.conf.Positional[str]
-        """Where it goes; the folder must be new or empty."""
+        """Folder to write to; it must be new or empty."""
 
     about = "usage: probe runs {list,show,upload,download} [OPTIONS]\n\nList runs, show one, or keep one in a store."
     summaries = {
@@ -119,7 +121,7 @@ def runs(argv: list[str]) -> int:
 
 
 def send_run(ref: str, url: str, attempt: int | None) -> None:
-    """Upload a run and say how much was sent."""
+    """Upload a run and print how much was sent."""
     from probe.runs.store.remote import upload
 
     (path,) = open_runs((ref,))
@@ -132,7 +134,7 @@ def send_run(ref: str, url: str, attempt: int | None) -> None:
 
 
 def fetch_run(url: str, directory: str) -> None:
-    """Download a run and say where it is."""
+    """Download a run and print its location."""
     from probe.runs import Run
     from probe.runs.store.remote import download
 
@@ -146,10 +148,10 @@ def _megabytes(size: int) -> str:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which runs are listed."""
+    """Criteria that select the runs to list."""
 
     pattern: str | None = None
-    """What their names contain, or a pattern of a shell for the whole name."""
+    """Substring of the names, or a shell pattern for the whole name."""
     method: str | None = None
     status: str | None = None
 
@@ -159,13 +161,13 @@ class Filter:
             raise ConfigError(f"--status is {self.status}; expected one of {', '.join(COLOURS)}: {remedy}")
 
     def keeps(self, name: str, method: str | None, status: str) -> bool:
-        """Return whether a run is listed."""
+        """Return whether a run meets the criteria."""
         part, name = (self.pattern or "").casefold(), name.casefold()
         fits = fnmatchcase(name, part) if any(sign in part for sign in "*?[") else part in name
         return fits and self.method in (None, method) and self.status in (None, status)
 
     def remark(self, names: list[str], methods: list[str]) -> str:
-        """Return why none of these runs is listed."""
+        """Return the reason why none of these runs is listed."""
         words = [f"`{self.pattern}` in its name"] * (self.pattern is not None)
         words += [f"{what} `{value}`" for what, value in (("method", self.method), ("status", self.status)) if value]
         if self.method is not None and self.method not in methods:
@@ -176,15 +178,15 @@ class Filter:
 
 
 def list_(root: str | None, as_json: bool, only: Filter | None = None) -> None:
-    """Print one line a run, the newest first; of a run that cannot be read the line says why.
+    """Print one line per run, the newest first; for an unreadable run the line gives the reason.
 
     Args:
-        root: a folder of runs; None for all of them.
-        as_json: print JSON, wherever standard output goes.
-        only: which runs; all of them by default.
+        root: folder of runs; all folders by default.
+        as_json: print JSON even on a terminal.
+        only: criteria of the runs to list; all runs by default.
 
     Raises:
-        RunError: `root` is not a folder, or may not be read.
+        RunError: `root` is not a folder, or cannot be read.
     """
     from probe.runs import roots
     from probe.runs.addresses import is_cached
@@ -219,15 +221,15 @@ def list_(root: str | None, as_json: bool, only: Filter | None = None) -> None:
 
 
 def list_groups(root: str | None, as_json: bool, only: Filter) -> None:
-    """Print one line a group of runs that differ by seed only, with means and intervals over its trainings.
+    """Print one line per group of runs that differ only by seed, with means and intervals over its trainings.
 
     Args:
-        root: a folder of runs; None for all of them.
-        as_json: print JSON, wherever standard output goes.
-        only: which runs.
+        root: folder of runs; None for all folders.
+        as_json: print JSON even on a terminal.
+        only: criteria of the runs to list.
 
     Raises:
-        RunError: `root` is not a folder, or may not be read.
+        RunError: `root` is not a folder, or cannot be read.
     """
     from probe.runs import roots
     from probe.runs.directories import run_directories, shown_name, store_problems
@@ -273,7 +275,7 @@ def list_groups(root: str | None, as_json: bool, only: Filter) -> None:
 
 
 GROUP_METRICS = ("accuracy", "deferral", "invention", "gold_reward", "eval_accuracy")
-"""Headline figures of a group's line, where it has them."""
+"""Headline figures in a group's line, if it has them."""
 
 
 def _by_metric(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -281,9 +283,9 @@ def _by_metric(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _group_line(row: Mapping[str, Any], metrics: Sequence[str], apart: Collection[str]) -> dict[str, Any]:
-    """Return a group as one row of values: each metric with the ends of its interval over trainings.
+    """Return a group as one row of values: each metric with the bounds of its interval over trainings.
 
-    Metrics in which seeds of some group are apart have a further column with the values of these.
+    Metrics whose values differ strongly between the seeds of some group get a further column with these values.
     """
     line = {name: row[name] for name in ("name", "method", "seeds", "about")}
     for metric in metrics:
@@ -313,7 +315,7 @@ def _group_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
 
 
 def summaries(root: Path) -> "list[dict[str, Any]]":
-    """Summarise each run in a folder; give a run that cannot be read the status `broken` and its problem."""
+    """Summarise each run in a folder; an unreadable run gets the status `broken` and its problem."""
     from probe.runs.directories import run_directories
     from probe.runs.reader import Run
 
@@ -329,7 +331,7 @@ def summaries(root: Path) -> "list[dict[str, Any]]":
 
 
 def show_run(ref: str, as_json: bool) -> None:
-    """Print what is known of one run."""
+    """Print the facts known about one run."""
     from rich.table import Table
 
     from probe.runs import Run
@@ -370,7 +372,7 @@ def show_run(ref: str, as_json: bool) -> None:
 
 
 def _flat(detail: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per fact of a run: `name`, `value`, and of a headline figure its interval and n."""
+    """Return one row per fact of a run: `name`, `value`, and for a headline figure its interval and n."""
     empty = dict.fromkeys(("value", "ci_low", "ci_high", "n"))
     rows = []
     for name, value in detail.items():
@@ -386,7 +388,7 @@ def _flat(detail: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]], names: set[str]) -> "Table":
-    """Draw runs as a table for a terminal; a base is shown by its name alone if that is one of `names`."""
+    """Draw runs as a table for a terminal; a base is shown by its name alone if the name is in `names`."""
     table = grid()
     for name in ("name", "method", "base", "steps", "status", "headline", "when"):
         table.add_column(name, justify="right" if name == "steps" else "left", no_wrap=name in ("steps", "when"))
@@ -404,11 +406,11 @@ def _table(rows: list[dict[str, Any]], names: set[str]) -> "Table":
 
 
 HEADLINE_WIDTH = 20
-"""Columns that the headline figure has at least, before other columns are left out."""
+"""Smallest width of the headline figure in characters, below which other columns are left out."""
 
 
 def _when(created: Any) -> str:
-    """Return the minute (UTC) in which a run was started; empty where its file does not say."""
+    """Return the minute (UTC) in which a run was started; empty if its file does not say."""
     try:
         return datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M")
     except (TypeError, ValueError):
@@ -416,7 +418,7 @@ def _when(created: Any) -> str:
 
 
 def _line(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return a run with the first of its headline figures, as one row of values."""
+    """Return a run with the first of its headline figures as one row of values."""
     first: dict[str, Any] = next(iter(summary["headline"]), {})
     about = ("name", "method", "parent", "status", "steps")
     return (

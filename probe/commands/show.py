@@ -1,4 +1,4 @@
-"""`probe show ANALYSIS MODEL [BASE]`: what an analysis of the pages says, draws and lists, for one model or two."""
+"""`probe show ANALYSIS MODEL [BASE]`: runs an analysis of the pages on one model or two, in a terminal."""
 
 import json
 from dataclasses import fields, make_dataclass
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from probe.plotting.notebook import Drawable
 
 ROWS = 10
-"""Rows of each table on a terminal."""
+"""Number of rows of each table on a terminal."""
 COLUMNS = 8
-"""Columns of each table on a terminal; the file has all."""
+"""Number of columns of each table on a terminal; files have all."""
 ABOUT = """usage: probe show ANALYSIS MODEL [BASE] [--prompt TEXT] [--out FILE.pdf] [OPTIONS]
 
 Show what an analysis says of a model, or of a model against its base: its sentence, its tables, and its figures with
@@ -33,7 +33,7 @@ Show what an analysis says of a model, or of a model against its base: its sente
 
 
 def show(argv: list[str]) -> int:
-    """Show what looks inside models: `probe show ANALYSIS MODEL [BASE]`; alone it lists all analyses."""
+    """Run an analysis of a model: `probe show ANALYSIS MODEL [BASE]`; without arguments it lists all analyses."""
     from probe.analyses.catalogue import find_analysis
     from probe.plugins import take
 
@@ -46,7 +46,7 @@ def show(argv: list[str]) -> int:
 
 
 def list_analyses() -> None:
-    """Print every analysis with its first line, page by page."""
+    """Print every analysis with its first line, grouped by page."""
     from probe.analyses.catalogue import summaries
 
     say(ABOUT)
@@ -63,7 +63,7 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
     """Run one analysis as the command line asks.
 
     Raises:
-        ProbeError: what is wrong with the options, the models or their inputs.
+        ProbeError: the options, the models or their inputs are not valid.
     """
     import tyro
 
@@ -143,7 +143,7 @@ def write(
     """Write one figure or its data to a file, or all figures and tables to a folder.
 
     Raises:
-        ConfigError: there is no figure of the name, or the file's ending is none that is known.
+        ConfigError: no figure has the name, or the file's extension is unknown.
     """
     from probe.plotting.export import FORMATS, missing, provenance, render_table, save, save_all, save_provenance
     from probe.plotting.notebook import title_of
@@ -184,7 +184,7 @@ def write(
 
 
 def print_lists(lists: "Mapping[str, pd.DataFrame]") -> None:
-    """Print the first rows of each table; where a program reads, all rows of the first one as TSV."""
+    """Print the first rows of each table; if standard output is not a terminal, all rows of the first one as TSV."""
     if not at_terminal():
         for table in list(lists.values())[:1]:
             rows: list[Any] = table.to_dict("records")
@@ -222,5 +222,5 @@ def _short(ref: str) -> str:
 
 
 def _apart(out: "Path", name: str) -> "Path":
-    """Return where the files of one of several models go: the file or folder with its name."""
+    """Return the path for the files of one of several models: the file or folder with the model's name."""
     return out.with_name(f"{out.stem}-{name}{out.suffix}") if out.suffix else out / name

@@ -1,4 +1,4 @@
-"""`probe sweep SPEC.toml`: many trainings and experiments as one graph of tasks, with their progress as a table."""
+"""`probe sweep SPEC.toml`: runs many trainings and experiments as one graph of tasks, with a progress table."""
 
 import json
 import sys
@@ -27,36 +27,35 @@ INTERRUPTED = 130
 
 
 def sweep(argv: list[str]) -> int:
-    """Run trainings and experiments as one graph, and go on where it stopped: `probe sweep SPEC.toml`."""
+    """Run trainings and experiments as one graph, and resume it: `probe sweep SPEC.toml`."""
     import tyro
 
     @dataclass(frozen=True, kw_only=True)
     class SweepOptions:
         """Run all trainings and experiments that a spec describes.
 
-        Each is an ordinary `probe train` or `probe experiment`. What is finished is not made again, what was
-        interrupted is resumed, what failed is tried again.
+        Each is an ordinary `probe train` or `probe experiment`. Finished tasks are not repeated, interrupted ones are
+        resumed, and failed ones are retried. With Ray (pip install "probe-lm[sweep]") several tasks run at once,
+        otherwise one after the other. On Ctrl-C, trainings write a checkpoint; the same command resumes from there.
+        `--plugin FILE.py` loads your own rewards, annotators and experiments in every task; a spec cannot name plugins.
 
-        With Ray (pip install "probe-lm[sweep]") several tasks run at once, else one after the other. Ctrl-C lets
-        trainings write a checkpoint; the same command goes on from there. `--plugin FILE.py` loads your own rewards,
-        annotators and experiments in every task; a spec cannot name any.
-
-        Exit status: 0; 1 where a task failed; 2 where something cannot be used; 130 after Ctrl-C.
+        Exit status: 0; 1 if a task failed; 2 if an input cannot be used; 130 after Ctrl-C.
         """
 
         spec: tyro.conf.Positional[Path]
-        """The TOML file that describes the sweep (docs/sweep.md)."""
+        """TOML file that describes the sweep (docs/sweep.md)."""
         out: Path | None = None
-        """Folder of the runs in place of the spec's `out`; needed where that lies neither in the spec's folder nor in
-        the working folder."""
+        """Folder of the runs, instead of the spec's `out`; required if `out` lies neither in the spec's folder nor in
+        the working folder.
+        """
         address: str | None = None
-        """A Ray cluster to run on: `auto` or HOST:PORT; without it Ray is started on this machine alone."""
+        """Ray cluster to run on: `auto` or HOST:PORT; by default Ray is started on this machine alone."""
         cpus: int | None = None
-        """CPUs that the tasks share on this machine (default: all)."""
+        """Number of CPUs that the tasks share on this machine (default: all)."""
         serial: bool = False
         """Run one task after the other, without Ray."""
         check: bool = False
-        """Check the spec, list the tasks with their commands, and start nothing."""
+        """Check the spec and list the tasks with their commands, without starting any."""
         json: bool = False
         """Print the tasks as JSON instead of a table."""
 
@@ -83,15 +82,15 @@ def sweep(argv: list[str]) -> int:
 
 
 def run_and_show(spec: "Spec", as_json: bool = False, **engine: Any) -> int:
-    """Run a sweep with its progress on standard error, print how its tasks ended, and give the exit status.
+    """Run a sweep with progress on standard error, print the outcome of its tasks, and return the exit status.
 
     Args:
-        spec: of the sweep.
+        spec: spec of the sweep.
         as_json: print the tasks as JSON.
-        engine: `address`, `cpus` and `serial` of `probe.sweep.run_sweep`.
+        engine: arguments `address`, `cpus` and `serial` of `probe.sweep.run_sweep`.
 
     Raises:
-        ProbeError: see there.
+        ProbeError: see `probe.sweep.run_sweep`.
     """
     from probe.commands.progress import StopRequest
     from probe.sweep.schedule import run_sweep
@@ -115,7 +114,7 @@ STOPPING = "stopping: trainings end after their step with a checkpoint; once mor
 
 
 def list_tasks(spec: "Spec", as_json: bool) -> None:
-    """Print the tasks of a spec with the commands that they are."""
+    """Print the tasks of a spec with their commands."""
     import shlex
 
     lines = [
@@ -154,7 +153,7 @@ def rows(found: "Sweep") -> "Iterator[dict[str, Any]]":
 
 
 def table(found: "Sweep", most: int | None = None) -> "Table":
-    """Draw the tasks for a terminal; with `most` those that run or failed first, and a count of the rest."""
+    """Draw the tasks for a terminal; with `most`, those that run or failed first, and a count of the rest."""
     tasks = list(found.tasks.values())
     caption = None
     if most is not None and len(tasks) > most:
@@ -182,7 +181,7 @@ def _minutes(task: "TaskState") -> str:
 
 
 class Screen:
-    """The progress on standard error: a live table on a terminal, else one line whenever a task changes its state."""
+    """Progress on standard error: a live table on a terminal, otherwise one line whenever a task changes its state."""
 
     EVERY_S = 1.0
 
@@ -195,7 +194,7 @@ class Screen:
         self._last = 0.0
 
     def draw(self, found: "Sweep") -> None:
-        """Show how the sweep stands now."""
+        """Show the current state of the sweep."""
         if self._live is None:
             for task in found.tasks.values():
                 state = task.state, task.attempt

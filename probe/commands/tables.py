@@ -1,4 +1,4 @@
-"""Tables that commands print: whole names and whole words on a terminal of any width, TSV where a program reads."""
+"""Tables that commands print: unbroken names and words on a terminal of any width, TSV elsewhere."""
 
 import math
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def grid(title: str = "", caption: str | None = None) -> "Table":
-    """Make an empty table of rich with a line below its head and two spaces between columns; texts are markup."""
+    """Create an empty rich table with a line below its head and two spaces between columns; texts are markup."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -33,12 +33,12 @@ def grid(title: str = "", caption: str | None = None) -> "Table":
 
 
 def show(table: "Table", rows: Sequence[Mapping[str, Any]], optional: Sequence[str] = ()) -> None:
-    """Print a table on a terminal; where standard output goes elsewhere, its rows as `tsv`.
+    """Print a table on a terminal; if standard output is not a terminal, print its rows as `tsv`.
 
     Args:
-        table: the table as a person sees it.
-        rows: the same as values, each row with the same keys.
-        optional: heads of columns that a narrow terminal does without, the first of them first.
+        table: table for a terminal.
+        rows: the values of the table, each row with the same keys.
+        optional: heads of columns to drop on a narrow terminal, in this order.
     """
     if at_terminal():
         draw(table, optional)
@@ -47,12 +47,12 @@ def show(table: "Table", rows: Sequence[Mapping[str, Any]], optional: Sequence[s
 
 
 def at_terminal() -> bool:
-    """Return whether standard output is read by a person."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def draw(table: "Table", optional: Sequence[str] = ()) -> None:
-    """Print a table for a person, at any width without a broken word; `optional` as in `show`."""
+    """Print a table for a person without broken words at any width; `optional` as in `show`."""
     screen = console()
     fitting = fit_table(table, screen, optional)
     screen.print(fitting)
@@ -63,7 +63,7 @@ def draw(table: "Table", optional: Sequence[str] = ()) -> None:
 
 
 def remark(text: str) -> None:
-    """Print a sentence that belongs to a table; to standard error, on one line, where a program reads the table."""
+    """Print a sentence that belongs to a table; on one line of standard error if output is not a terminal."""
     screen = console(error=not at_terminal())
     if at_terminal():
         text = textwrap.fill(text, screen.width, break_long_words=False, break_on_hyphens=False)
@@ -72,7 +72,7 @@ def remark(text: str) -> None:
 
 
 def tsv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return tab-separated values: a line of names and a line per row, numbers in full, nothing for a missing value."""
+    """Return tab-separated values: a line of names and a line per row, numbers in full, missing values empty."""
     lines = [list(map(_value, rows[0])) if rows else [], *([_value(each) for each in row.values()] for row in rows)]
     return "\n".join("\t".join(line) for line in lines)
 
@@ -85,12 +85,13 @@ def _value(value: Any) -> str:
 
 
 def fit_table(table: "Table", screen: "Console", optional: Sequence[str] = ()) -> "Table | Text":
-    """Fit the table to the screen without breaking a word; where no widths do, stack its rows one below the other.
+    """Fit the table to the screen without breaking a word; if no widths do, stack the cells of each row.
 
     Args:
-        table: of rich; in a column with `no_wrap` each cell is one word, and none is narrower than its `min_width`.
-        screen: what it is printed on.
-        optional: heads of columns that are left out, one after the other, before the rows are stacked.
+        table: rich table; in a column with `no_wrap` each cell is one word, and no column is narrower than its
+            `min_width`.
+        screen: console to print on.
+        optional: heads of columns to drop, one after the other, before rows are stacked.
     """
     for count in range(len(optional) + 1):
         part = _without(table, optional[:count]) if count else table
@@ -100,7 +101,7 @@ def fit_table(table: "Table", screen: "Console", optional: Sequence[str] = ()) -
 
 
 def _set_widths(table: "Table", screen: "Console") -> bool:
-    """Give the columns widths at which no word is broken; False where the screen is too narrow for them."""
+    """Give the columns widths at which no word is broken; return False if the screen is too narrow."""
     from rich.measure import Measurement
 
     endless = screen.options.update(width=100_000)

@@ -1,4 +1,4 @@
-"""`probe world --out DIR`: the data sets of the synthetic world as JSONL files, for other trainers."""
+"""`probe world --out DIR`: writes the data sets of the synthetic world as JSONL files, for other trainers."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,13 +19,13 @@ def world(argv: list[str]) -> int:
         """Write the synthetic world's data sets as JSONL: corpus, SFT, chat, preferences, verifiable questions."""
 
         out: str
-        """The directory for the files; files of the same names are replaced."""
+        """Folder for the files; existing files of the same names are replaced."""
         n: int = 1000
-        """Lines of each file."""
+        """Number of lines in each file."""
         seed: int = 0
-        """Seed of the world and of what is drawn from it."""
+        """Seed of the world and of the draws from it."""
         run: str | None = None
-        """Take the world of this run (name or directory) instead of the default one."""
+        """Run whose world is used (name or directory) instead of the default one."""
 
     options = parse(Options, argv, "probe world")
     from probe.world import World, export

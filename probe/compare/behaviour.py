@@ -1,7 +1,7 @@
-"""A behaviour: one number that a model has, measured on the same items again and again while something is done to it.
+"""Behaviours: scalar measurements of a model that are repeated on the same items under interventions.
 
 - a metric of an experiment: `experiment_behaviour`
-- by how many nats a model prefers one answer to another, which costs one reading of each prompt: `preference`, over the
+- the preference for one answer over another in nats, which costs one forward pass per prompt: `preference`, over the
   pairs of a file (`read_pairs`), or false claims of a user against the truth (`claim_pairs`)
 """
 
@@ -30,58 +30,58 @@ from probe.stats import Interval
 from probe.terms import DIFFERENCE, RATES
 
 BATCH = 16
-"""Pairs whose answers are scored at once."""
+"""Number of pairs whose answers are scored in one batch."""
 TIMED, MOMENT_S = 4, 0.5
-"""Pairs that are timed first, and seconds from which on they tell how long all take."""
+"""Number of pairs that are timed first, and seconds from which on they determine the estimate for all."""
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A number that a model has, with the items behind it."""
+    """Scalar measurement of a model, with the items behind it."""
 
     title: str
-    """In words."""
+    """Title in words."""
     unit: str
-    """See `probe.terms`."""
+    """Unit of the value; see `probe.terms`."""
     metric: Metric
-    """Of the items; where it is a mean over them, changes are paired."""
+    """Metric of the items; if it is a mean over them, changes are paired."""
     measure: Callable[[LM], pd.DataFrame]
-    """The items of a model; hooks that are attached to it act."""
+    """Function that returns the items of a model, with the hooks that are attached to it."""
 
     @property
     def change_unit(self) -> str:
-        """The unit of a change of it."""
+        """Unit of a change of the value."""
         return DIFFERENCE if self.unit in RATES else self.unit
 
     def value(self, items: pd.DataFrame, seed: int = 0) -> Interval:
-        """Return the metric of some items with its 95 % interval."""
+        """Compute the metric of some items with its 95 % interval."""
         return self.metric.estimate(self.metric.select(items), seed)
 
     def change(self, items: pd.DataFrame, before: pd.DataFrame, seed: int = 0) -> Interval:
-        """Return the metric of `items` minus that of `before` with its 95 % interval, over the items in both."""
+        """Compute the change of the metric from `before` to `items` with its 95 % interval, over the items in both."""
         return paired(self.metric, *pair_items(items, before), seed)
 
 
 class Pair(NamedTuple):
-    """A prompt with the answer whose probability should rise and the one against it."""
+    """Prompt with an answer whose probability should rise and one whose probability should fall."""
 
     prompt: Any
-    """A text, or messages for the chat template."""
+    """Text, or messages for the chat template."""
     chosen: str
     rejected: str
 
 
 def experiment_behaviour(experiment: str, metric: str, **options: Any) -> Behaviour:
-    """Return a metric of an experiment as a behaviour, measured as `probe.run_experiment` measures it.
+    """Return a metric of an experiment as a behaviour, measured as in `probe.run_experiment`.
 
     Args:
-        experiment: its name.
-        metric: of its summary; one that is a function of the items.
-        options: of the experiment: n, seed, data, ...
+        experiment: name of the experiment.
+        metric: name of a metric in its summary that is a function of the items.
+        options: options of the experiment: n, seed, data, ...
 
     Raises:
-        ConfigError: no such experiment, or an option that it does not have.
-        DataError: a file cannot be used.
+        ConfigError: the experiment does not exist or has no such option.
+        DataError: a file is not valid.
     """
     entry = find_experiment(experiment)
     arguments = prepare(entry, **options).arguments
@@ -101,14 +101,14 @@ def experiment_behaviour(experiment: str, metric: str, **options: Any) -> Behavi
 
 
 def preference(pairs: Sequence[Pair], title: str = "log p(chosen) \u2212 log p(rejected)") -> Behaviour:
-    """Return a behaviour: the preference for the first answer, mean log p(chosen) - log p(rejected) in nats.
+    """Return the preference for the first answer, mean log p(chosen) - log p(rejected) in nats, as a behaviour.
 
     Args:
         pairs: prompts with two answers each.
-        title: what the number is.
+        title: title of the behaviour.
 
     Raises:
-        DataError: no pair.
+        DataError: there are no pairs.
     """
     if not pairs:
         raise DataError("No pair of answers was given: give at least one.")
@@ -129,16 +129,16 @@ def preference(pairs: Sequence[Pair], title: str = "log p(chosen) \u2212 log p(r
 
 
 def behaviour_of(lm: LM, pairs: Behaviour | str | Path | None, n: int) -> Behaviour:
-    """Return what pairs of answers measure: the preference over those of a file, or for a user's false claim.
+    """Return the preference over the pairs of a file, or for a user's false claim, as a behaviour.
 
     Args:
-        lm: the model that is asked.
-        pairs: a file with `prompt`, `chosen` and `rejected`; without one the claims of `claim_pairs`. A behaviour is
-            returned as it is.
-        n: pairs, at most.
+        lm: model that the claims must suit.
+        pairs: file with `prompt`, `chosen` and `rejected`; by default the claims of `claim_pairs`. A behaviour is
+            returned unchanged.
+        n: largest number of pairs.
 
     Raises:
-        DataError: the file cannot be used, or the claims do not suit the model.
+        DataError: the file is not valid, or the claims do not suit the model.
     """
     if isinstance(pairs, Behaviour):
         return pairs
@@ -148,17 +148,17 @@ def behaviour_of(lm: LM, pairs: Behaviour | str | Path | None, n: int) -> Behavi
 
 
 def pairs_input(key: str) -> Input:
-    """Return how a person is asked for pairs of answers: a file, or nothing for the claims.
+    """Return the form input for pairs of answers: a file, or nothing for the built-in claims.
 
     Args:
-        key: its name in the URL.
+        key: name of the input in the URL.
     """
     label, claims = "File of pairs of answers", "false claims of their world or of TruthfulQA"
     return Input(label, key=key, placeholder=claims, type=Path | None)
 
 
 def seconds_once(lm: LM, pairs: Behaviour | str | Path | None, n: int) -> float:
-    """Return the seconds that the pairs take once, about: by a few of them, where these take longer than a moment."""
+    """Estimate the seconds that one pass over the pairs takes, from a timing of a few pairs."""
     few = min(n, TIMED)
     seconds = _seconds(lm, behaviour_of(lm, pairs, few))
     return seconds * n / few if seconds > MOMENT_S else _seconds(lm, behaviour_of(lm, pairs, n))
@@ -176,13 +176,13 @@ def _seconds(lm: LM, behaviour: Behaviour) -> float:
 def claim_pairs(lm: LM, n: int = 60, seed: int = 0) -> list[Pair]:
     """Return pairs of a user's false claim and the truth, as answers to questions that state the claim.
 
-    Those of the model's world; for a model without a world the questions of the set `truthfulqa`, each with its
-    incorrect answer as the user's guess (`probe.dialogues.GUESS`), in the chat template if there is one.
+    They come from the model's world; for a model without a world, they are questions of the set `truthfulqa`, each with
+    its incorrect answer as the user's guess (`probe.dialogues.GUESS`), in the chat template if there is one.
 
     Args:
-        lm: the model that is asked.
-        n: pairs, at most.
-        seed: of their choice.
+        lm: model that the claims must suit.
+        n: largest number of pairs.
+        seed: seed of the choice.
 
     Raises:
         DataError: the model's world makes no false claims.
@@ -207,10 +207,10 @@ def _guess_pair(lm: LM, row: Row) -> Pair:
 
 
 def read_pairs(path: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Pair]:
-    """Read the pairs of a file with `prompt`, `chosen` and `rejected`, all texts; a prompt may be messages.
+    """Read the pairs of a file with the text columns `prompt`, `chosen` and `rejected`; a prompt may be messages.
 
     Raises:
-        DataError: the file cannot be read, or no row can be used.
+        DataError: the file cannot be read, or no row is valid.
     """
     columns = {"prompt": is_text_or_messages, "chosen": is_completion, "rejected": is_completion}
 
@@ -223,5 +223,5 @@ def read_pairs(path: str | Path, strict: bool = False, selection: Selection = EV
 
 
 def _answer(value: str | Sequence[Mapping[str, Any]]) -> str:
-    """Return an answer as a text; of messages, return the content of the last one."""
+    """Return an answer as a text; for messages, the content of the last one."""
     return value if isinstance(value, str) else str(value[-1]["content"])

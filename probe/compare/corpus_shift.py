@@ -1,13 +1,13 @@
-"""Two models over a corpus: KL a token, where it is largest, and the tokens that are promoted and suppressed.
+"""Comparison of two models over a corpus: KL per token, its largest values, and promoted and suppressed tokens.
 
-Both models read the same texts. What stands at position t is about the distribution of the token that follows token t,
-so that every token of a text counts once, the last one included; or only those count where an assistant speaks. A text
-longer than `LONGEST` tokens, or than the context of a model, is read in pieces, each a text of its own.
+Both models read the same texts. Values at position t concern the distribution of the token after token t, so every
+token of a text counts once, including the last; optionally only those count whose next token an assistant generates. A
+text longer than `LONGEST` tokens, or than a model's context, is split into pieces, each read as a separate text.
 
 Diff mining: for each token of the vocabulary, the mean over all positions of p_aligned - p_base (`difference`) and of
-log p_aligned - log p_base (`log_ratio`, nats). Some of many tokens always come out on top. So the texts are split in
-halves at random, many times, which gives the correlation of both halves over the vocabulary, how often a token's sign
-and rank are the same in both, and the largest score that any token gets from the choice of texts alone (`null`).
+log p_aligned - log p_base (`log_ratio`, nats). Among many tokens, some always have large scores by chance. So the texts
+are split into random halves many times, which gives the correlation of both halves over the vocabulary, how often a
+token's sign and rank agree, and the largest score that any token gets from the choice of texts alone (`null`).
 
 Axes: N texts, P positions, V vocabulary, G groups of texts, R resamples.
 """
@@ -62,22 +62,25 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 LONGEST = 1024
-"""Tokens that are read at once, at most: the logits of one text are in memory whole."""
+"""Largest number of tokens read at once: the logits of one text are in memory as a whole."""
 BATCH, CHUNK = 2**24, 2**22
-"""Logits of a batch, and those of them that are compared at once: 64 and 16 MB in single precision."""
+"""Number of logits in a batch, and of those compared at once: 64 and 16 MB in single precision."""
 GROUPS = 64
-"""Groups that texts are put into at random: halves and resamples are drawn from them, one text each where there are no
-more texts. So memory does not grow with the texts: two sums a group and token of the vocabulary."""
+"""Number of random groups of texts; halves and resamples are drawn from the groups. If there are fewer texts, each is
+its own group. It bounds memory: two sums per group and token of the vocabulary.
+"""
 SPLITS = 100
-"""Halves that are drawn."""
+"""Number of random halves."""
 CONTEXT = 8
-"""Tokens that a changed position is shown with."""
+"""Number of context tokens shown with a changed position."""
 EACH, OF_FILE = 10, 100
-"""Questions of each kind, and rows of a file, that are read where nothing is said."""
+"""Default numbers of questions of each kind, and of rows of a file."""
 LETTERS, OVERHEAD, OVERHEAD_S = 4, 1.5, 0.5
-"""Letters of a token, about; and what comparing takes beside reading: a share, and seconds for halves and intervals."""
+"""Approximate letters per token; extra time of the comparison as a share of reading, and seconds for halves and
+intervals.
+"""
 SHOWN = 200
-"""Rows of a table as it is read."""
+"""Largest number of rows in a table for reading."""
 EQUATIONS = (
     r"\mathrm{KL}_t = \sum_v \pi_a(v \mid x_{\le t}) \log \frac{\pi_a(v \mid x_{\le t})}{\pi_b(v \mid x_{\le t})},"
     r"\quad a = \mathrm{aligned},\ b = \mathrm{base}",
@@ -91,12 +94,12 @@ FORMS: tuple[Columns, ...] = (
     {"prompt": is_text_or_messages, "chosen": is_completion},
     {"prompt": is_text_or_messages},
 )
-"""Columns of a row that is a text; the first that it has all columns of counts."""
+"""Columns of a row that form a text; the first form whose columns are all present is used."""
 KL = "KL, nats"
 KIND = "text"
-"""The kind of texts without one."""
+"""Default kind of texts."""
 SCORES = {"difference": "mean of p_aligned - p_base", "log_ratio": "mean of log p_aligned - log p_base, nats"}
-"""The scores of diff mining."""
+"""Scores of diff mining."""
 PROMOTED = (
     *("score", "direction", "rank", "token", "id", "value", "ci_low", "ci_high", "p_base", "p_aligned"),
     *("same_sign", "same_rank", "beyond_null"),
@@ -106,56 +109,62 @@ PROMOTED = (
 
 @dataclass(frozen=True)
 class Text:
-    """A text that both models read."""
+    """Text for both models to read."""
 
     content: str | Sequence[Mapping[str, Any]]
-    """A text, or messages for the chat template; behind messages that do not end with the assistant's, an answer
-    opens."""
+    """Text, or messages for the chat template; if they do not end with the assistant's turn, an answer is opened."""
     completion: str | None = None
-    """What an assistant says behind a content that is a prompt: "" where the prompt stands alone, None where the
-    content is no prompt. Messages bring theirs along."""
+    """Completion by the assistant, if the content is a prompt ("" for a prompt alone); None if it is not. Messages
+    contain theirs.
+    """
     kind: str = KIND
-    """The kind of item that it is."""
+    """Kind of the text."""
     row: str = ""
-    """What it is called."""
+    """Name of the row."""
 
 
 @dataclass(frozen=True)
 class CorpusShift(Drawable):
-    """By how much, where and towards which tokens two models differ over a corpus."""
+    """Differences of two models over a corpus: by how much, where, and towards which tokens."""
 
     names: tuple[str, str]
-    """How base and aligned are called."""
+    """Names of base and aligned model."""
     kl: stats.Interval
     """KL(aligned || base) in nats, mean over all positions, with the interval over texts."""
     kl_reverse: stats.Interval
-    """KL(base || aligned), the same."""
+    """KL(base || aligned) in nats, mean over all positions, with the interval over texts."""
     texts: pd.DataFrame
-    """One row a text, the most changed first: `row`, `kind`, `start` (0, of a later piece its first token), `tokens`
-    (those that count), `kl` and `kl_reverse` (nats, means over them), `kl_max` with its `position` and `token`, `text`.
+    """Table with one row per text, the most changed first: `row`, `kind`, `start` (0; for a later piece, its first
+    token), `tokens` (number that count), `kl` and `kl_reverse` (nats, means over them), `kl_max` with its `position`
+    and `token`, `text`.
     """
     tokens: pd.DataFrame
-    """One row for each of the most changed positions: `row`, `kind`, `start` (of the piece of the text), `position`,
-    `token` (that is read), `context` (the last tokens up to there) and `before` (all of the piece), `kl`, `kl_reverse`,
-    `base_next` and `aligned_next` (the likeliest next tokens) with `base_p` and `aligned_p`, `promoted` (the token
-    whose probability rises most) and `change` (by how much)."""
+    """Table with one row for each of the most changed positions: `row`, `kind`, `start` (of the piece of the text),
+    `position`, `token` (that is read), `context` (the last tokens up to it) and `before` (all of the piece), `kl`,
+    `kl_reverse`, `base_next` and `aligned_next` (the likeliest next tokens) with `base_p` and `aligned_p`, `promoted`
+    (the token whose probability rises most) and `change` (its rise).
+    """
     kinds: pd.DataFrame
-    """One row a kind, the most changed first: `kind`, `texts`, `tokens`, `kl` (mean over its positions) with `kl_low`
-    and `kl_high` (95 %, over texts), `kl_reverse`."""
+    """Table with one row per kind, the most changed first: `kind`, `texts`, `tokens`, `kl` (mean over its positions)
+    with `kl_low` and `kl_high` (95 %, over texts), `kl_reverse`.
+    """
     by_token: pd.DataFrame
-    """One row for each token that is read: `token`, `id`, `count`, `kl` (mean), `share` of the sum over the corpus, by
-    which it is sorted."""
+    """Table with one row per token type that is read: `token`, `id`, `count`, `kl` (mean), and `share` of the sum over
+    the corpus, by which it is sorted.
+    """
     promoted: pd.DataFrame
-    """The most promoted and suppressed tokens by each score: `score`, `direction`, `rank`, `token`, `id`, `value` with
-    `ci_low` and `ci_high` (95 %, over texts), `p_base` and `p_aligned` (mean probabilities), `same_sign` and
-    `same_rank` (share of splits in which both halves give it this sign, and both have it among as many first tokens),
-    and `beyond_null` (whether it is larger than the null of the score)."""
+    """Table of the most promoted and suppressed tokens by each score: `score`, `direction`, `rank`, `token`, `id`,
+    `value` with `ci_low` and `ci_high` (95 %, over texts), `p_base` and `p_aligned` (mean probabilities), `same_sign`
+    and `same_rank` (share of splits in which both halves give the token this sign, and rank it equally high), and
+    `beyond_null` (whether the value exceeds the null of the score).
+    """
     halves: pd.DataFrame
-    """One row a score: `correlation` of both halves over the vocabulary (mean over `splits`) with `low` and `high`
-    (95 % of the splits), and `null`: with random signs of the texts' differences no token's score is larger than this
-    in 95 % of the draws."""
+    """Table with one row per score: `correlation` of both halves over the vocabulary (mean over `splits`) with `low`
+    and `high` (95 % of the splits), and `null`: the size that no token's score exceeds in 95 % of the draws of random
+    signs of the texts' differences.
+    """
     notes: tuple[str, ...] = ()
-    """What the choice of texts alone gives, and rows of a file that are left out."""
+    """Notes on the scores expected from the choice of texts alone, and on skipped rows of a file."""
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """All tables by name."""
@@ -168,7 +177,7 @@ class CorpusShift(Drawable):
         return pd.concat([kinds.assign(panel="kind"), tokens])[["panel", "name", "value", "ci_low", "ci_high"]]
 
     def figures(self) -> "dict[str, go.Figure]":
-        """KL by kind of text, and the tokens that are promoted and suppressed, with their 95 % intervals."""
+        """Draw KL by kind of text, and the promoted and suppressed tokens, with their 95 % intervals."""
         from probe.compare.figures import corpus_panels
 
         title = f"What changed from {self.names[0]} to {self.names[1]} over {len(self.texts):,} texts"
@@ -184,10 +193,10 @@ class CorpusShift(Drawable):
             str | None, Input("Kind", key="corpus_kind", choices=lambda shift: shift.kinds["kind"], nothing="all")
         ] = None,
     ) -> dict[str, pd.DataFrame]:
-        """Return what changed most, the first 200 rows of each; a row opens its text in `compare`.
+        """Return the largest changes, up to 200 rows of each; a row opens its text in `compare`.
 
         Args:
-            kind: of the positions and texts that are listed; all by default.
+            kind: kind of the positions and texts to list; all by default.
 
         Raises:
             ConfigError: no text is of that kind.
@@ -218,7 +227,7 @@ class CorpusShift(Drawable):
         }
 
     def _promoted(self, score: str) -> pd.DataFrame:
-        """Return the tokens at both ends of a score as they are read."""
+        """Return the tokens at both ends of a score, formatted for reading."""
         rows = self.listed(score)
         unit, factor = ("pp", 100) if score == "difference" else ("nats", 1)
         ends = zip(*(factor * rows[name] for name in ("value", "ci_low", "ci_high")), strict=True)
@@ -240,7 +249,7 @@ class CorpusShift(Drawable):
         return self.promoted[self.promoted["score"] == score]
 
     def sentence(self) -> str:
-        """What is found, in words."""
+        """State the finding in words."""
         base, aligned = self.names
         total = int(self.kinds["tokens"].sum())
         parts = [
@@ -269,7 +278,7 @@ class CorpusShift(Drawable):
 
 
 def _prompts(rows: pd.DataFrame, column: str) -> list[dict[str, Any]]:
-    """Return the text in a column as a prompt for each row, and the index of the token that is predicted there."""
+    """Return the text of a column as a prompt for each row, and the index of the token that is predicted there."""
     places = zip(rows[column], rows["position"] - rows["start"] + 1, strict=True)
     return [{"prompt": text, "position": int(at), "chat": False} for text, at in places]
 
@@ -280,22 +289,22 @@ def _signed_interval(value: float, low: float, high: float) -> str:
 
 
 def _share(value: float) -> str:
-    """Format a share of the splits; empty where there are none."""
+    """Format a share of the splits; empty if there are none."""
     return "" if value != value else rate(value)
 
 
 def read_texts(path: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Text]:
-    """Read the texts of a file in one of the `FORMS`, with the column `kind` where it has one; a text file is one text.
+    """Read the texts of a file in one of the `FORMS`, with the column `kind` if present; a text file is one text.
 
-    Of a prompt with a completion (or `chosen`) both are read, of a prompt alone the prompt.
+    A prompt is read together with its completion (or `chosen`), if there is one.
 
     Args:
-        path: see `probe.rows.read_rows`.
-        strict: refuse the file where a row cannot be used.
-        selection: the rows that are used.
+        path: file or data set; see `probe.rows.read_rows`.
+        strict: raise an error if a row is not valid.
+        selection: rows to use.
 
     Raises:
-        DataError: the file cannot be read, or no row can be used.
+        DataError: the file cannot be read, or no row is valid.
     """
     path = Path(path).expanduser()
     if not may_hold_rows(str(path)):
@@ -316,9 +325,9 @@ def _text_of(row: Row) -> Text:
 
 
 def shared_texts(base: LM, aligned: LM, n: int = 100, seed: int = 0) -> list[Text]:
-    """Questions that both models can be asked: `n` of each kind of their world, else of each of `SETS_READ`.
+    """Return questions that both models can be asked: `n` of each kind of their world, or of each of `SETS_READ`.
 
-    Those of a set have their right answer with them, and are in the chat template of the second model where it has one.
+    Questions of a set include their right answer, and use the chat template of the second model if it has one.
 
     Raises:
         ConfigError: the models belong to different worlds.
@@ -334,7 +343,7 @@ def shared_texts(base: LM, aligned: LM, n: int = 100, seed: int = 0) -> list[Tex
 
 
 SETS_READ = ("truthfulqa", "political-views", "gsm8k", "sums")
-"""Question sets that models without a world read."""
+"""Question sets read by models without a world."""
 
 
 def _set_texts(lm: LM, n: int, seed: int) -> list[Text]:
@@ -352,25 +361,25 @@ def _set_texts(lm: LM, n: int, seed: int) -> list[Text]:
 
 
 class _Piece(NamedTuple):
-    """What is read at once: a text, or a part of a long one. Sorted, pieces of a length lie together."""
+    """Unit of reading: a text, or a part of a long one. Sorting groups pieces by length."""
 
     length: int
     ids: list[int]
     first: int
-    """The first position that counts."""
+    """First position that counts."""
     kind: str
     row: str
     start: int
-    """Its first token in the whole text."""
+    """Index of its first token in the whole text."""
 
     @property
     def counted(self) -> int:
-        """Positions that count."""
+        """Number of positions that count."""
         return self.length - self.first
 
 
 class _Positions(NamedTuple):
-    """What is kept of each position."""
+    """Values stored for each position."""
 
     kl: Float[Tensor, " P"]
     kl_reverse: Float[Tensor, " P"]
@@ -385,11 +394,11 @@ class _Positions(NamedTuple):
 def texts_of(
     base: LM, aligned: LM, texts: "Sequence[str | Text] | Path | None", n: int | None, seed: int
 ) -> Sequence[str | Text]:
-    """Return the texts that two models read: some of a file, or of the questions that both can be asked.
+    """Return the texts for both models: those of a file, or the questions that both can be asked.
 
     Raises:
         ConfigError: no file is named, and the models belong to different worlds.
-        DataError: the file cannot be read, or none of its rows can be used.
+        DataError: the file cannot be read, or none of its rows is valid.
     """
     if texts is None:
         return shared_texts(base, aligned, n or EACH, seed)
@@ -404,7 +413,7 @@ def corpus_seconds(
     seed: int = 0,
     **options: Any,
 ) -> float:
-    """Return the seconds that both models take to read the texts, about: they are timed on a few tokens.
+    """Estimate the seconds that both models take to read the texts, from a timing on a few tokens.
 
     Raises:
         ProbeError: see `compare_corpus`.
@@ -444,34 +453,34 @@ def compare_corpus(
     most: Annotated[int, Input(advanced=True)] = SHOWN,
     tick: Tick = ignore,
 ) -> CorpusShift:
-    """Read a corpus with two models: which texts, positions, kinds and tokens changed most.
+    """Compare two models over a corpus: the texts, positions, kinds and tokens that changed most.
 
-    What stands at a position is about the distribution of the token that follows it; with answers only, a position
-    counts where an assistant speaks next. KL is exact over the vocabulary; padding is not counted, and the order of the
-    texts changes nothing. A token is promoted where its mean probability rises. Some of many tokens always come out on
-    top: texts are split in halves at random 100 times. *Same sign* and *same rank* are the shares of splits in which
-    both halves give the token this sign, and have it among as many first tokens. The *null* is the largest score of any
-    token when each text's difference has a random sign: 95 % of the draws stay below it. Intervals are 95 %, by a
+    Values at a position concern the distribution of the token after it; with answers only, a position counts if an
+    assistant generates the next token. KL is exact over the vocabulary; padding does not count, and the order of the
+    texts has no effect. A token is promoted if its mean probability rises. Among many tokens, some always have large
+    scores by chance; so the texts are split into random halves 100 times. *Same sign* and *same rank* are the shares of
+    splits in which both halves give the token this sign, and rank it equally high. The *null* is the largest score of
+    any token when each text's difference has a random sign: 95 % of the draws stay below it. Intervals are 95 %, by a
     bootstrap over texts.
 
     Args:
-        base: the model compared against.
-        aligned: the other one; its tokenizer must be the same, and its chat template writes messages.
-        texts: a file with a row a text: `text`, `messages`, or `prompt` (with `completion` or `chosen`), and `kind` by
-            which texts are grouped; or a text file as one text. Without one, the questions of the world that both
-            belong to, or of the shipped sets. In Python also texts, or what `read_texts` or `shared_texts` gives. Rows
-            of a file that cannot be encoded are left out and named, unless the file is read strictly.
-        answers: count only the positions whose next token an assistant says: the last token of a prompt and what stands
-            behind it. Texts without a prompt count whole.
-        n: texts of the file (by default 100), or questions of each kind (by default 10).
-        seed: of the choice of texts, of groups, halves and intervals.
-        k: promoted and suppressed tokens of each score.
-        most: changed positions that are listed.
-        tick: called with the share that is done.
+        base: model to compare against.
+        aligned: the other model; its tokenizer must be the same, and its chat template formats messages.
+        texts: file with one text per row: `text`, `messages`, or `prompt` (with `completion` or `chosen`), and `kind`
+            to group texts by; or a text file as one text. By default the questions of the world that both belong to, or
+            of the built-in sets. In Python also texts, or the result of `read_texts` or `shared_texts`. Rows of a file
+            that cannot be encoded are skipped and reported, unless the file is read strictly.
+        answers: count only the positions whose next token an assistant generates: from the last token of the prompt on.
+            Texts without a prompt count whole.
+        n: number of texts of the file (by default 100), or of questions of each kind (by default 10).
+        seed: seed of the choice of texts, of groups, halves and intervals.
+        k: number of promoted and of suppressed tokens for each score.
+        most: number of changed positions to list.
+        tick: function called with the share of the work done.
 
     Raises:
-        DataError: a model reads one number, the tokenizers differ, the file cannot be read, or a text is empty or has
-            unknown words.
+        DataError: a model has a scalar output, the tokenizers differ, the file cannot be read, or a text is empty or
+            has unknown words.
         ConfigError: `k` or `most` is less than 1, or no file is named and the models belong to different worlds.
     """
     texts = texts_of(base, aligned, texts, n, seed)
@@ -509,7 +518,7 @@ def compare_corpus(
 
 
 def _null_notes(found: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[str]:
-    """Return what the choice of texts alone gives, in a sentence."""
+    """Describe the scores expected from the choice of texts alone, in a sentence."""
     half = next(half for _, half in found if half["score"] == "difference")
     if half["null"] != half["null"]:
         return ["One text has no halves, so there are no intervals and no null: give more texts."]
@@ -528,10 +537,10 @@ def _named(text: str | Text, number: int) -> Text:
 
 
 def _pieces(lm: LM, longest: int, answers: bool, text: Text) -> list[_Piece]:
-    """Cut a text into pieces of at most `longest` tokens, and keep the pieces with positions that count.
+    """Split a text into pieces of at most `longest` tokens, and keep the pieces with positions that count.
 
     Raises:
-        DataError: it has no tokens or unknown words, or messages that the model has no template for.
+        DataError: the text has no tokens or unknown words, or is made of messages and the model has no chat template.
     """
     ids, first = _encode(lm, text)
     if not ids:
@@ -546,7 +555,7 @@ def _pieces(lm: LM, longest: int, answers: bool, text: Text) -> list[_Piece]:
 
 
 def _encode(lm: LM, text: Text) -> tuple[list[int], int]:
-    """Return the ids of a text, and the index of the first one that an assistant says."""
+    """Return the ids of a text, and the index of the first token that an assistant generates."""
     if isinstance(text.content, str):
         if not text.completion:
             ids = encode(lm.tokenizer, text.content)
@@ -563,7 +572,7 @@ def _encode(lm: LM, text: Text) -> tuple[list[int], int]:
 
 
 def _batches(corpus: Sequence[_Piece], size: int) -> Iterator[tuple[int, int]]:
-    """Yield the begin and end of batches of at most `BATCH` logits, padding included; a longer text is alone."""
+    """Yield the bounds of batches of at most `BATCH` logits, padding included; a longer text is a batch of its own."""
     start = 0
     for stop, piece in enumerate(corpus):
         if stop > start and (stop + 1 - start) * piece.length * size > BATCH:
@@ -580,7 +589,7 @@ def _read(
     sums: Mapping[str, Float[Tensor, "G V"]],
     base_sum: Float[Tensor, " V"],
 ) -> Iterator[_Positions]:
-    """Yield what is kept of a batch's positions, and add their scores to the sums of the groups of the texts."""
+    """Yield the values at a batch's positions, and add their scores to the sums of the texts' groups."""
     ids, size = [text.ids for text in texts], len(base_sum)
     mask = pad(ids, 0)[1]
     mask &= torch.arange(mask.shape[1]) >= torch.tensor([[text.first] for text in texts])
@@ -606,14 +615,14 @@ def _read(
 def _mine(
     name: str, sums: np.ndarray, counts: np.ndarray, k: int, seed: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return rows for the tokens at both ends of a score, and a row on how two halves agree about the score.
+    """Return rows for the tokens at both ends of a score, and a row on the agreement of two halves about the score.
 
     Args:
-        name: of the score.
-        sums: [G V] of the score over the positions of each group.
-        counts: [G] positions.
-        k: tokens of each end.
-        seed: of halves and resamples.
+        name: name of the score.
+        sums: [G V] sums of the score over the positions of each group.
+        counts: [G] numbers of positions.
+        k: number of tokens at each end.
+        seed: seed of halves and resamples.
     """
     rng, value = np.random.default_rng(seed), sums.sum(0) / counts.sum()
     ends = {"promoted": _first(value, k), "suppressed": _first(-value, k)}
@@ -656,14 +665,14 @@ def _mine(
 def sign_limit(drawn: ArrayLike, observed: float) -> float:
     """Return the size that at most 5 % of a statistic and its draws under random signs exceed.
 
-    The found one is one of them, as it is one choice of signs: if every text's difference could as well have the other
-    sign, it lies above in at most 5 % of cases, however few texts there are (Phipson and Smyth 2010).
+    The observed statistic counts as a draw, since it is one choice of signs: if the sign of every text's difference is
+    random, it exceeds this size in at most 5 % of cases, however few texts there are (Phipson and Smyth 2010).
     """
     return float(np.quantile(np.append(np.asarray(drawn, dtype=float), observed), 0.95, method="higher"))
 
 
 def _first(score: np.ndarray, k: int) -> np.ndarray:
-    """Return the `k` tokens with the largest scores above 0, best first."""
+    """Return the `k` tokens with the largest positive scores, largest first."""
     order = np.argpartition(-score, min(k, len(score)) - 1)[:k]
     order = order[np.lexsort((order, -score[order]))]
     return order[score[order] > 0]
@@ -757,9 +766,9 @@ def _shift(
 def _first_of_each(
     order: np.ndarray, corpus: Sequence[_Piece], owner: np.ndarray, place: np.ndarray, most: int
 ) -> list[int]:
-    """Return the first `most` positions in an order; of positions that follow equal texts, return only the first.
+    """Return the first `most` positions in an order, only one for positions that follow equal texts.
 
-    Texts that begin alike are equal up to where they diverge.
+    Texts with a common beginning are equal up to where they diverge.
     """
     seen = dict[tuple[int, ...], int]()
     for at in order.tolist():

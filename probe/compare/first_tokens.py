@@ -1,22 +1,23 @@
-"""The activation difference at the first tokens, read through the lens, and steering by it (Minder et al. 2025).
+"""Activation difference at the first tokens of texts, read through the lens, and steering by it (Minder et al. 2025).
 
-A model that was trained on narrow data is changed on texts that have nothing to do with them, from the first tokens on
-("Narrow finetuning leaves clearly readable traces in activation differences"). Both models read unrelated texts. For
-each of the first k positions j and each block l
+A model trained on narrow data changes on unrelated texts too, from the first tokens on ("Narrow finetuning leaves
+clearly readable traces in activation differences"). Both models read unrelated texts. For each of the first k positions
+j and each block l
 
     delta_lj = mean over texts of h_aligned - h_base    in the residual stream after block l
 
-goes through the base's final norm and unembedding as if it were a residual (the norm takes away its length). A token's
-score is its logit less the mean over the vocabulary, in nats; the first scores are promoted, the last suppressed.
-Position 0 is told apart: many models collect attention there, with residuals of their own size.
+goes through the base's final norm and unembedding as if it were a residual (the norm removes its length). A token's
+score is its logit minus the mean over the vocabulary, in nats; tokens with the largest scores are promoted, those with
+the smallest suppressed. Position 0 is reported separately: many models have an attention sink there, with unusually
+large residuals.
 
-Nulls. *Random signs*: each text's difference is turned round by chance (up to 64 groups of texts), so that what texts
-share averages out and only their variety is left. The lens of that also has some token on top; its largest score, the
-norm's scale held at that of delta, is below `null` in 95 % of the draws. *Halves*: texts are split in two, and both
-halves must have a token among as many first ones.
+Nulls. *Random signs*: the sign of each text's difference is randomised (up to 64 groups of texts), so that the part
+shared by texts averages out and only their variation is left. Its lens also has a largest score; at the scale of
+delta's norm, it is below `null` in 95 % of the draws. *Halves*: texts are split in two, and both halves must rank a
+token equally high.
 
-Steering adds alpha times delta, as long as a residual is on average, at every token, while behaviour is measured and
-texts are continued; random directions as long go with it (`probe.interventions.steering`).
+Steering adds alpha times delta, scaled to the mean norm of a residual, at every token, while a behaviour is measured
+and texts are continued. Random directions of the same norm are the control (`probe.interventions.steering`).
 
 Axes: N texts, G groups of them, L layers (0 is the embedding, l + 1 block l), k positions, d width, V vocabulary.
 """
@@ -62,17 +63,17 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 BATCH = 64
-"""Texts that are read at once; of each only the first k tokens."""
+"""Number of texts read at once; of each only the first k tokens."""
 K, TEXTS = 5, 128
-"""First tokens that are read, and texts, where nothing is said."""
+"""Default numbers of first tokens and of texts."""
 TIMED, LENSES = 32, 302
-"""Vectors whose lens is timed; and how many the nulls read a position."""
+"""Number of vectors whose lens is timed, and number read per position for the nulls."""
 HOOKED = 3.0
-"""Time of the pairs while a direction is added, against that without: prompts are then run again for each answer."""
+"""Time for the pairs with an added direction, divided by that without: prompts are then run again for each answer."""
 DOSES, NEW_TOKENS = (-0.5, -0.25, 0.25, 0.5), 24
-"""Alphas of steering, and tokens of a continuation."""
+"""Alphas of steering, and number of tokens of a continuation."""
 IN_A_WORLD, REAL = (24, DOSES), (8, DOSES[1:3])
-"""Pairs of answers and alphas of steering where nothing is said: for small models of a world, for those of none."""
+"""Default numbers of pairs of answers and alphas of steering, for small models of a world and for other models."""
 DIFFERENCE_LENS = (
     r"\delta_{lj} = \frac{1}{N}\sum_n h^{\mathrm{aligned}}_{lj}(x_n) - h^{\mathrm{base}}_{lj}(x_n), \quad"
     r"\mathrm{score}(v) = z_v - \frac{1}{V}\sum_u z_u, \quad z = W_{\mathrm{out}}\,\mathrm{norm}(\delta_{lj})"
@@ -85,52 +86,54 @@ TOKENS = ("layer", "position", "direction", "rank", "token", "id", "score", "sam
 
 @dataclass(frozen=True)
 class FirstTokens(Drawable):
-    """By what two models differ at the first tokens of texts."""
+    """Activation difference of two models at the first tokens of texts."""
 
     names: tuple[str, str]
-    """Of base and aligned."""
+    """Names of base and aligned model."""
     texts: int
-    """N."""
+    """Number of texts N."""
     read: tuple[int, ...]
-    """Blocks whose tokens were read, in rising order; -1 is the embedding."""
+    """Blocks whose tokens were read, in ascending order; -1 is the embedding."""
     vectors: np.ndarray
-    """[L k d] the mean differences, single precision."""
+    """[L k d] mean differences, single precision."""
     residual_norms: np.ndarray
     """[L k] mean norm of the base's residual."""
     layers: pd.DataFrame
-    """One row a layer and position: `layer` (-1 is the embedding), `position`, `texts` (that are as long), `norm` of
-    the mean difference, `relative` to the mean norm of the base's residual there, `null` (95 % of random signs, as
-    `relative`), `p` of the norm against them, `common` (share of the mean squared difference that all texts have in
-    common: norm squared by mean of the squared norms)."""
+    """Table with one row per layer and position: `layer` (-1 is the embedding), `position`, `texts` (long enough),
+    `norm` of the mean difference, `relative` to the mean norm of the base's residual there, `null` (95 % of random
+    signs, in the unit of `relative`), `p` of the norm against them, `common` (share of the mean squared difference that
+    all texts share: norm squared divided by the mean of the squared norms).
+    """
     tokens: pd.DataFrame
-    """The first tokens of each direction, one row each: `layer`, `position`, `direction` (promoted, suppressed),
-    `rank`, `token`, `id`, `score` (nats), `same_rank` (share of splits in which both halves have it among as many first
-    ones), `null` (the largest score of any token under random signs, 95 %), and `beyond_null`."""
+    """Table with one row for each top token of a direction: `layer`, `position`, `direction` (promoted, suppressed),
+    `rank`, `token`, `id`, `score` (nats), `same_rank` (share of splits in which both halves rank it equally high),
+    `null` (largest score of any token under random signs, 95 %), and `beyond_null`.
+    """
 
     @property
     def middle(self) -> int:
-        """The last block of the first half, or the first of those whose tokens were read."""
+        """Last block of the first half, or the first of those whose tokens were read."""
         wanted = middle_block(len(self.vectors) - 1)
         return wanted if wanted in self.read else self.read[0]
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return one row a token (`tokens`), and one row a layer and position (`layers`)."""
+        """Return a table with one row per token (`tokens`), and one with one row per layer and position (`layers`)."""
         return {"first-tokens": self.tokens, "first-layers": self.layers}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return nothing more than the figure shows."""
+        """Return nothing: the figures show everything."""
         return {}
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Return the map of sizes, and of what the lens reads after the block that was asked for."""
+        """Return the map of norms, and the tokens that the lens reads after the requested block."""
         title = f"Mean difference {self.names[1]} \u2212 {self.names[0]} at the first tokens of {self.texts} texts"
         return {"first-tokens": titled(self.figure(), title)}
 
     def figure(self, layer: int | None = None) -> "go.Figure":
-        """Size of the difference by layer and position, and the tokens that it promotes and suppresses after a block.
+        """Draw the norm of the difference by layer and position, and the tokens that it promotes after a block.
 
         Args:
-            layer: the block, one of those whose tokens were read; by default `middle`.
+            layer: one of the blocks whose tokens were read; by default `middle`.
         """
         from probe.compare.figures import first_token_maps
 
@@ -142,10 +145,10 @@ class FirstTokens(Drawable):
         return first_token_maps(self.layers, rows, layer)
 
     def largest(self, layer: int) -> int:
-        """Return the position after the first with the largest difference relative to its residual after a block.
+        """Return the position after the first with the largest relative difference after a block.
 
-        Positions beyond random signs go first: one text at which one of the models alone collects attention can have a
-        difference larger than that of all others together.
+        Positions beyond random signs have priority: a single text with an attention sink in only one of the models can
+        have a larger difference than all others together.
         """
         own = self.layers[self.layers["layer"] == layer]
         later = own[own["position"] > 0] if len(own) > 1 else own
@@ -154,14 +157,14 @@ class FirstTokens(Drawable):
         return int(later["position"].iloc[int(later["relative"].argmax())]) if len(later) else 0
 
     def direction(self, layer: int | None = None, position: int | None = None) -> Contrast:
-        """Return the difference as a direction to steer by, in units of the mean residual of positions after the first.
+        """Return the difference as a direction for steering, in units of the mean residual after position 0.
 
         Args:
-            layer: the block; by default `middle`.
-            position: by default that of `largest`.
+            layer: index of the block; by default `middle`.
+            position: position of the difference; by default that of `largest`.
 
         Raises:
-            ConfigError: a layer or position that was not read.
+            ConfigError: the layer or position was not read.
         """
         layer = self.middle if layer is None else layer
         depth, k, _ = self.vectors.shape
@@ -174,7 +177,7 @@ class FirstTokens(Drawable):
         return Contrast(layer, self.vectors[layer + 1, position].astype(float), norm, "all", (self.texts, self.texts))
 
     def sentence(self) -> str:
-        """What is found, in words."""
+        """State the finding in words."""
         base, aligned = self.names
         layer = self.middle
         sizes = self.layers[self.layers["layer"] == layer]
@@ -202,28 +205,29 @@ class FirstTokens(Drawable):
 
 @dataclass(frozen=True)
 class Steering(Drawable):
-    """A behaviour while a direction is added at every token, beside random directions as long."""
+    """Behaviour while a direction is added at every token, compared with random directions of the same norm."""
 
     title: str
-    """Of the behaviour."""
+    """Title of the behaviour."""
     unit: str
-    """Of its values."""
+    """Unit of its values."""
     layer: int
-    """The block after which it is added."""
+    """Block after which the direction is added."""
     before: Interval
-    """The behaviour without it."""
+    """Behaviour without the direction."""
     doses: pd.DataFrame
-    """One row an alpha: `alpha`, `value`, `effect` with its ends (over the same items), `random_low`, `random_mean`,
-    `random_high`, `random` (how many directions), `p` (two-sided, of their number)."""
+    """Table with one row per alpha: `alpha`, `value`, `effect` with its bounds (over the same items), `random_low`,
+    `random_mean`, `random_high`, `random` (number of random directions), `p` (two-sided, limited by their number).
+    """
     texts: pd.DataFrame
-    """One row an alpha and prompt: `alpha`, `prompt`, `text` (greedy)."""
+    """Table with one row per alpha and prompt: `alpha`, `prompt`, `text` (greedy)."""
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return one row an alpha (`doses`), and one row an alpha and prompt (`texts`)."""
+        """Return a table with one row per alpha (`doses`), and one with one row per alpha and prompt (`texts`)."""
         return {"steering": self.doses, "steering-texts": self.texts}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the continuations; nothing where no prompt was given."""
+        """Return the continuations; nothing if no prompt was given."""
         shown = self.texts[["alpha", "text"]].rename(columns={"text": "the base continues the prompt"})
         return {"Continuations": shown} if len(shown) else {}
 
@@ -234,7 +238,7 @@ class Steering(Drawable):
         return {"first-steering": titled(steering_curve(self.doses, self.unit), self.title)}
 
     def sentence(self) -> str:
-        """What is found, in words."""
+        """State the finding in words."""
         unit = DIFFERENCE if self.unit in RATES else self.unit
         suffix = " nats" if self.unit == "nats" else ""
         row = self.doses.iloc[int(self.doses["effect"].abs().argmax())]
@@ -254,7 +258,7 @@ def middle_block(depth: int) -> int:
 
 
 def plain_texts(lm: LM, n: int = 128, seed: int = 0) -> list[str]:
-    """Plain texts: documents of a model's world that ask nothing; of a model without one, the problems of `gsm8k`."""
+    """Return plain texts: documents of a model's world that ask nothing; without a world, the problems of `gsm8k`."""
     world = probe.world.of(lm)
     if world is None:
         return [problem for problem, _ in right_answers("gsm8k")][:n]
@@ -268,7 +272,7 @@ def block_choices(base: LM, aligned: LM) -> list[int]:
 
 
 def block_label(block: int) -> str:
-    """Return what a block is called."""
+    """Return the label of a block."""
     return "embedding" if block < 0 else f"block {block}"
 
 
@@ -283,7 +287,7 @@ Block = Annotated[
         type=int | None,
     ),
 ]
-"""One block, for Python several; the middle one where nothing is said."""
+"""Block whose tokens are read, in Python several; the middle one by default."""
 Texts = Annotated[
     Sequence[str | Text] | str | Path | None,
     Input(
@@ -293,11 +297,11 @@ Texts = Annotated[
         type=Path | None,
     ),
 ]
-"""Texts or a file of them; plain texts of the models' world, or problems of GSM8K, where nothing is said."""
+"""Texts, or a file of them; by default plain texts of the models' world, or problems of GSM8K."""
 
 
 def first_tokens_seconds(base: LM, aligned: LM, texts: Any, k: int, layers: Any, top: int, seed: int, n: int) -> float:
-    """Return the seconds that the comparison takes, about: a few tokens and a few lenses are timed."""
+    """Estimate the seconds that the comparison takes, from a timing of a few tokens and lenses."""
     require_writers(base, aligned)
     reading = n * k * sum(seconds_a_token(lm) for lm in (base, aligned))
     vectors = torch.randn(TIMED, base.bridge.cfg.d_model, generator=torch.Generator().manual_seed(0))
@@ -307,7 +311,7 @@ def first_tokens_seconds(base: LM, aligned: LM, texts: Any, k: int, layers: Any,
 
 
 def texts_of(base: LM, aligned: LM, texts: Sequence[str | Text] | str | Path | None, n: int) -> Sequence[str | Text]:
-    """Return texts as they are, those of a file, or plain ones that both models can read."""
+    """Return the given texts, those of a file, or plain ones that both models can read."""
     if texts is None:
         shared_world(base, aligned, "texts")
         return plain_texts(base, n)
@@ -333,29 +337,29 @@ def compare_first_tokens(
     tick: Tick = ignore,
     n: Annotated[int, Input("Texts")] = TEXTS,
 ) -> FirstTokens:
-    """Read the first tokens of unrelated texts with two models, and their mean difference through the lens.
+    """Read the mean activation difference of two models at the first tokens of unrelated texts, through the lens.
 
-    Both models read texts that have nothing to do with the training; of each only the first tokens count (Minder et al.
-    2025). The mean difference of their residual streams goes through the base's final norm and unembedding as if it
-    were a residual. A star marks scores that are larger than those of any token, in 95 % of 100 draws, when each text's
-    difference has a random sign: what is marked is shared by the texts; whether it says what the training was about is
-    for the reader to judge. Position 0 has residuals of its own size in many models.
+    Both models read texts unrelated to the training; only the first tokens of each count (Minder et al. 2025). The mean
+    difference of their residual streams goes through the base's final norm and unembedding as if it were a residual. A
+    star marks scores larger than those of any token in 95 % of 100 draws with a random sign for each text's difference:
+    marked tokens are shared by the texts; whether they reveal the topic of the training is for the reader to judge. In
+    many models, residuals at position 0 are unusually large.
 
     Args:
         base: the model compared against; its final norm and unembedding are the lens.
-        aligned: the other one, of as many blocks, the same width and the same tokens.
-        texts: texts that have nothing to do with what `aligned` was trained on, or a file of some, whose prompts are
-            read as they are; without any, documents of the models' world, or problems of GSM8K.
-        k: tokens of each text that are read.
-        layers: the block whose tokens are read (-1 is the embedding), in Python several; by default the middle one.
-            Sizes are of all.
-        top: tokens of each direction.
-        seed: of signs and halves.
-        tick: called with the share that is done.
-        n: texts that are read of a file or of a world.
+        aligned: the other model, with the same number of blocks, width and tokens.
+        texts: texts unrelated to the training of `aligned`, or a file of them, whose prompts are read unchanged; by
+            default documents of the models' world, or problems of GSM8K.
+        k: number of tokens read of each text.
+        layers: block whose tokens are read (-1 is the embedding), in Python several; by default the middle one. Norms
+            are reported for all.
+        top: number of tokens for each direction.
+        seed: seed of signs and halves.
+        tick: function called with the share of the work done.
+        n: number of texts read from a file or a world.
 
     Raises:
-        DataError: no text, a model of one number, other tokenizers, or models of other depth or width.
+        DataError: there are no texts, a model has a scalar output, or tokenizers, depth or width differ.
         ConfigError: `k` or `top` below 1, or a block that the models lack.
     """
     require_writers(base, aligned)
@@ -433,7 +437,7 @@ def _first_ids(lm: LM, text: str | Text, k: int) -> list[int]:
     """Return the ids of the first k tokens of a text.
 
     Raises:
-        DataError: it has no tokens, or words that the tokenizer does not know.
+        DataError: the text has no tokens, or words that the tokenizer does not know.
     """
     if isinstance(text, Text):
         text = lm.prompt_text(text.content) + (text.completion or "")
@@ -444,7 +448,7 @@ def _first_ids(lm: LM, text: str | Text, k: int) -> list[int]:
 
 
 def _by_length(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Numbers of texts of one length, at most `BATCH` at once."""
+    """Group the indices of texts by length, at most `BATCH` in a group."""
     for length in sorted({len(each) for each in ids}):
         rows = [row for row, each in enumerate(ids) if len(each) == length]
         for start in range(0, len(rows), BATCH):
@@ -458,7 +462,7 @@ def _residuals(lm: LM, ids: list[list[int]]) -> Float[Tensor, "B L t d"]:
 
 
 def _draws(groups: int, seed: int) -> tuple[Float[Tensor, "S G"], Float[Tensor, "S G"]]:
-    """Random signs, and random halves as ones and zeros."""
+    """Draw random signs, and random halves as ones and zeros."""
     rng = np.random.default_rng(seed)
     signs = rng.choice([-1.0, 1.0], (SPLITS, groups))
     halves = np.argsort(rng.random((SPLITS, groups)), axis=1) < groups // 2
@@ -466,9 +470,9 @@ def _draws(groups: int, seed: int) -> tuple[Float[Tensor, "S G"], Float[Tensor, 
 
 
 def lens_scores(lm: LM, vectors: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
-    """Logits of vectors as if they were residuals, less those of no vector, less the mean over the vocabulary, in nats.
+    """Compute logits of vectors as residuals, minus those of the zero vector and the mean over the vocabulary, in nats.
 
-    What the norm and the unembedding add by themselves (biases) is in the logits of no vector.
+    The logits of the zero vector contain the biases of the norm and the unembedding.
     """
     logits, nothing = (unembed(lm, each.to(lm.device, lm.dtype)).float() for each in (vectors, 0 * vectors))
     scores = logits - nothing
@@ -521,19 +525,20 @@ def steer(
     """Measure a behaviour, and continue prompts, while a direction is added at every token.
 
     Args:
-        lm: the base, or the aligned model.
-        direction: see `FirstTokens.direction`; alpha = 1 adds a vector as long as a residual is on average.
-        behaviour: what is measured (`probe.compare.behaviour`).
-        alphas: doses.
-        random: random directions as long, for each dose.
-        prompts: texts that are continued at each dose and at 0, greedily.
-        max_new_tokens: of a continuation.
-        seed: of the directions and of the intervals.
-        tick: called with the share that is done.
+        lm: model to steer, the base or the aligned one.
+        direction: direction to add (see `FirstTokens.direction`); alpha = 1 adds a vector with the mean norm of a
+            residual.
+        behaviour: behaviour to measure (`probe.compare.behaviour`).
+        alphas: multiples of the direction to add.
+        random: number of random directions of the same norm, for each alpha.
+        prompts: texts that are continued greedily at each alpha and at 0.
+        max_new_tokens: maximum number of tokens in a continuation.
+        seed: seed of the directions and of the intervals.
+        tick: function called with the share of the work done.
 
     Raises:
-        DataError: the direction has no length, or is of another width.
-        ConfigError: no alpha, or one that is 0.
+        DataError: the direction is zero or has another width.
+        ConfigError: there is no alpha, or one is 0.
     """
     if not alphas or 0 in alphas:
         raise ConfigError("Steering needs doses other than 0, which is what all are compared with: give some.")
@@ -588,12 +593,12 @@ def steer(
 
 
 def usual_pairs(base: LM, aligned: LM) -> int:
-    """Return how many pairs of answers tell what steering does, where nothing is said."""
+    """Return the default number of pairs of answers that measure the effect of steering."""
     return (REAL if probe.world.of(base) is None else IN_A_WORLD)[0]
 
 
 def steering_seconds(base: LM, aligned: LM, prompt: str, behaviour: Any, count: int, **rest: Any) -> float:
-    """Return the seconds that steering takes, about: the pairs are timed once."""
+    """Estimate the seconds that steering takes, from a timing of the pairs."""
     doses = (REAL if probe.world.of(base) is None else IN_A_WORLD)[1]
     return HOOKED * seconds_once(base, behaviour, count) * len(doses) * (1 + DRAWS)
 
@@ -623,23 +628,23 @@ def steer_by_first_tokens(
     count: Annotated[int | None, Input("Pairs", first=usual_pairs, advanced=True)] = None,
     tick: Tick = ignore,
 ) -> Steering:
-    """Measure which answers the base prefers while the difference is added at every token.
+    """Measure which answers the base prefers while the activation difference is added at every token.
 
-    Alpha times the difference, as long as a residual is on average, is added at every token of the base; random
-    directions as long go beside it, and the prompt is continued at each dose.
+    Alpha times the difference, scaled to the mean norm of a residual, is added at every token of the base. Random
+    directions of the same norm are the control, and the prompt is continued at each alpha.
 
     Args:
-        base: the model that is steered.
-        aligned: the other one.
-        prompt: what the base continues; nothing where it is empty.
-        behaviour: what is measured: by how much the first answer of each pair of a file is preferred (`prompt`,
-            `chosen`, `rejected`); without a file, a user's false claim against the truth. In Python also a `Behaviour`.
-        position: the token at which the difference was read; by default where it is largest.
+        base: model to steer.
+        aligned: the other model.
+        prompt: text for the base to continue; nothing if empty.
+        behaviour: file of pairs (`prompt`, `chosen`, `rejected`) for which the preference for `chosen` is measured; by
+            default that for a user's false claim over the truth. In Python also a `Behaviour`.
+        position: position of the difference; by default where it is largest.
         texts: as in `compare_first_tokens`.
-        layers: the block after which it is read and added; by default the middle one.
-        n: texts that are read of a file or of a world.
-        count: pairs of answers; 24 in a world, 8 without one.
-        tick: called with the share that is done.
+        layers: block after which it is read and added; by default the middle one.
+        n: number of texts read from a file or a world.
+        count: number of pairs of answers; by default 24 in a world, 8 without one.
+        tick: function called with the share of the work done.
 
     Raises:
         ProbeError: see `compare_first_tokens` and `steer`.

@@ -1,12 +1,10 @@
-"""The parts of a model as places in its parameters: blocks, heads, MLPs and what is left.
+"""Parts of a model as locations in its parameters: blocks, heads, MLPs and the rest.
 
-A head is its slices of W_Q and W_O with the bias of its queries; W_K and W_V too, unless query heads share keys and
-values: those are a part of their own then (`keys`). So the parts of the kinds `DIVISIONS` are the whole model, each
-parameter once.
-
-Where a head lies in a parameter, fused or transposed, is read from the model itself: each weight of a copy is set to
-the number of its parameter, then of its row, then of its column, and the maps M, N, V and O (`probe.model.equations`)
-of that copy say where each entry of theirs comes from.
+A head consists of its slices of W_Q and W_O with the bias of its queries, and those of W_K and W_V unless query heads
+share keys and values; shared ones are a separate part (`keys`). So the parts of the kinds `DIVISIONS` make up the whole
+model, each parameter once. The location of a head in a parameter, fused or transposed, is read from the model itself:
+each weight of a copy is set to the index of its parameter, then of its row, then of its column, and the maps M, N, V
+and O (`probe.model.equations`) of that copy show where each of their entries comes from.
 
 Axes: H heads, K key and value heads.
 """
@@ -33,20 +31,20 @@ KINDS = {
     "rest": "norms and what else of a block belongs to no head and no feed-forward part",
     "outside": "embedding, final norm, unembedding",
 }
-"""Kinds of parts, in words."""
+"""Names of the kinds of parts."""
 PLURAL = {"block": "blocks", "attention": "attention parts", "head": "heads", "keys": "shared keys and values"}
 PLURAL |= {"mlp": "MLPs", "rest": "rests of blocks", "outside": "parts outside of blocks"}
-"""Kinds of parts, in the plural."""
+"""Plural names of the kinds of parts."""
 DIVISIONS = (("block", "outside"), ("head", "keys", "mlp", "rest", "outside"))
-"""Kinds whose parts together are the whole model; without readable heads the rest of a block holds its attention."""
+"""Kinds whose parts make up the whole model; without readable heads, the rest of a block holds its attention."""
 OUTSIDE = {"embed": "embedding", "unembed": "unembedding", "norm": "final norm"}
 
 
 class Place(NamedTuple):
-    """Entries of one parameter: the crossings of some rows and columns, or all of it."""
+    """Entries of one parameter: the intersection of some rows and columns, or all entries."""
 
     name: str
-    """Of the parameter, or of a buffer that is saved with the model."""
+    """Name of the parameter, or of a buffer that is saved with the model."""
     rows: Int[Tensor, " m"] | None = None
     columns: Int[Tensor, " n"] | None = None
 
@@ -57,11 +55,11 @@ class Place(NamedTuple):
 
     @staticmethod
     def of(tensors: Mapping[str, Tensor], place: "Place") -> Float[Tensor, "m n"]:
-        """Return the entries that some tensors have at a place."""
+        """Return the entries of the given tensors at this place."""
         return place.read(tensors)
 
     def crossing(self, tensors: Mapping[str, Tensor]) -> tuple[Int[Tensor, " m"], Int[Tensor, " n"]]:
-        """Return the rows and the columns of the parameter at which the place lies."""
+        """Return the indices of the rows and columns of the parameter."""
         if self.rows is not None and self.columns is not None:
             return self.rows, self.columns
         matrix = _matrix(tensors[self.name])
@@ -83,19 +81,19 @@ class Part:
     """A named part of a model."""
 
     name: str
-    """Such as `block 2`, `L2H1`, `MLP L2`, `embedding`."""
+    """Name such as `block 2`, `L2H1`, `MLP L2`, `embedding`."""
     kind: str
-    """See `KINDS`."""
+    """Kind of the part; see `KINDS`."""
     block: int | None
-    """None outside of the blocks."""
+    """Index of the block; None outside the blocks."""
     head: int | None
-    """The query head, or the key head of `keys`; else None."""
+    """Index of the query head, or of the key head for `keys`; otherwise None."""
     places: tuple[Place, ...]
-    """Where it lies."""
+    """Locations of its entries."""
 
 
 def weights_of(lm: LM) -> dict[str, Tensor]:
-    """Every parameter once, and the buffers that are saved with them, by name."""
+    """Return every parameter once, and the buffers that are saved with them, by name."""
     saved = lm.model.state_dict(keep_vars=True)
     return dict(lm.model.named_parameters()) | {
         name: buffer for name, buffer in lm.model.named_buffers() if name in saved
@@ -104,15 +102,15 @@ def weights_of(lm: LM) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def list_parts(lm: LM, kinds: Sequence[str] = tuple(KINDS)) -> tuple[list[Part], str]:
-    """Return the parts of some kinds, first block first, and a sentence on why there are no heads ("" if there are).
+    """Return the parts of some kinds, first block first, and a sentence on why there are no heads, if so.
 
     Args:
-        lm: a model whose weights are in single precision or wider; they are written to while heads are looked for, and
-            put back.
-        kinds: see `KINDS`.
+        lm: model with weights in single precision or wider; they are overwritten during the search for heads, and
+            restored.
+        kinds: kinds of parts; see `KINDS`.
 
     Raises:
-        ConfigError: an unknown kind, or none.
+        ConfigError: a kind is unknown, or there is none.
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
@@ -155,7 +153,7 @@ def _whole(lm: LM, heads: Sequence[Part]) -> Iterator[Part]:
 
 
 SLOTS = {"head": ("M", "m_bias", "O"), "keys": ("N_shared", "n_bias_shared", "V_shared", "v_bias_shared")}
-"""Maps of a block by whose they are: of a query head, or of a key head."""
+"""Maps of a block by owner: a query head, or a key head."""
 Slot = tuple[int, str, str, int]
 """Block, `head` or `keys`, map, head."""
 
@@ -164,7 +162,7 @@ def _heads(lm: LM) -> list[Part]:
     """Return every head as a part: the slices of the parameters that belong to it.
 
     Raises:
-        ModelError: the equations do not describe the architecture, or its heads are no rows and columns.
+        ModelError: the equations do not describe the architecture, or its heads are not rows and columns.
     """
     kinds = parameter_kinds(lm)
     inner = {
@@ -209,7 +207,7 @@ def _heads(lm: LM) -> list[Part]:
 
 
 def _slots(net: Network) -> Iterator[tuple[Slot, Tensor]]:
-    """Every map of every head."""
+    """Return every map of every head."""
     for index, block in enumerate(net.blocks):
         for whose, maps in SLOTS.items():
             for name in maps:
@@ -218,7 +216,7 @@ def _slots(net: Network) -> Iterator[tuple[Slot, Tensor]]:
 
 
 def _join(places: Mapping[tuple[int, str, int], list[Place]], groups: Sequence[Tensor]) -> Iterator[Part]:
-    """Heads, with their keys and values unless they share them."""
+    """Merge the slots of each head, with its keys and values unless they are shared."""
     for (block, whose, head), own in places.items():
         group: list[Any] = groups[block].tolist()
         shared = len(set(group)) < len(group)

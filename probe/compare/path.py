@@ -1,10 +1,11 @@
-"""The way between two models: their weights mixed, and what an experiment measures along it.
+"""Line between two models: interpolated weights, and an experiment measured along it.
 
     theta(alpha) = (1 - alpha) theta_base + alpha theta_aligned
 
-alpha 0 is the base and 1 the aligned model, between them is interpolation, outside extrapolation. Where a model was
-trained from the other, a straight line between them often stays good (linear mode connectivity, Frankle et al. 2020;
-WiSE-FT, Wortsman et al. 2022), and what training taught can be scaled by alpha (task arithmetic, Ilharco et al. 2023).
+alpha 0 is the base and 1 the aligned model; values between are interpolation, values outside extrapolation. If one
+model was trained from the other, models on the straight line between them often perform well (linear mode connectivity,
+Frankle et al. 2020; WiSE-FT, Wortsman et al. 2022), and alpha can scale the effect of training (task arithmetic,
+Ilharco et al. 2023).
 """
 
 import hashlib
@@ -52,19 +53,19 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ENDS = (-0.5, 1.5)
-"""The first and the last alpha."""
+"""First and last alpha."""
 SPACINGS = (0.5, 0.25, 0.125)
-"""Distances of alphas."""
+"""Distances between alphas."""
 FIRST = "sycophancy"
-"""The experiment at first."""
+"""Default experiment."""
 TRAINS = ("continual",)
-"""Experiments that train models, and ask none that is there."""
+"""Experiments that train models instead of measuring one."""
 QUICK = {"n": 40, "interventions": 0, "turns": 1, "samples": 4, "shuffles": 20}
-"""What options of experiments are at first here, where many models are asked."""
+"""Default options of experiments along the line, which measures many models."""
 REAL = QUICK | {"n": 24, "samples": 1}
-"""The same for models without a world, which take longer."""
+"""Default options for models without a world, which take longer."""
 SHOWN = 6
-"""Metrics that are drawn where none are named."""
+"""Default number of metrics to draw."""
 LINE = r"\theta(\alpha) = (1 - \alpha)\, \theta_{\mathrm{base}} + \alpha\, \theta_{\mathrm{aligned}}"
 DEPARTURE = (
     r"\mathrm{departure}(\alpha) = m(\theta(\alpha)) - \big((1 - \alpha)\, m(\theta(0)) + \alpha\, m(\theta(1))\big)"
@@ -72,13 +73,13 @@ DEPARTURE = (
 
 
 def titles(*lms: LM) -> dict[str, str]:
-    """Return the experiments that can be run along a line with their titles, the usual one first."""
+    """Return the experiments that can be run along a line with their titles, the default one first."""
     known = experiments()
     return {name: visible(known[name].title) for name in dict.fromkeys((FIRST, *known)) if name not in TRAINS}
 
 
 def usual(experiment: str, base: LM) -> dict[str, int]:
-    """Return what options of an experiment are at first on a line from a base."""
+    """Return the default options of an experiment on a line from a base."""
     known = find_experiment(experiment)
     return {name: value for name, value in (QUICK if of(base) else REAL).items() if known.takes(name)}
 
@@ -103,7 +104,7 @@ def options_of(experiment: str) -> dict[str, Parameter]:
 
 
 def metrics_in(path: "WeightPath") -> dict[str, str]:
-    """Return the metrics that were measured in both models, with what they are called."""
+    """Return the metrics that were measured in both models, with their labels."""
     return {name: visible(about.label) for name, about in path.terms().items()}
 
 
@@ -115,30 +116,30 @@ Metrics = Annotated[
 
 @dataclass(frozen=True)
 class WeightPath(Drawable):
-    """An experiment at several points of the straight line through two models."""
+    """Results of an experiment at several points of the straight line through two models."""
 
     experiment: str
-    """Its name."""
+    """Name of the experiment."""
     names: tuple[str, str]
-    """Of the base and of the aligned model."""
+    """Names of the base and of the aligned model."""
     alphas: tuple[float, ...]
-    """In rising order, 0 and 1 among them."""
+    """Interpolation weights in ascending order; they include 0 and 1."""
     results: tuple[Result, ...]
-    """Of the experiment, one for each alpha."""
+    """Results of the experiment, one for each alpha."""
     folder: Path | None = None
-    """Where they are kept."""
+    """Folder of the stored results."""
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What bands are, and where results are kept."""
+        """Notes on the bands, and on where results are stored."""
         kept = f" What was measured is kept in `{self.folder}`." if self.folder else ""
         return (f"Bands are 95 % intervals.{kept}",)
 
     def sentence(self, metrics: Metrics = ()) -> str:
-        """Describe a metric along the line, and count how many of all metrics leave the straight line.
+        """Describe a metric along the line, and count how many of all metrics depart from the straight line.
 
         Args:
-            metrics: those that are drawn; the first is described.
+            metrics: metrics that are drawn; the first is described.
         """
         table, lines, terms = self.table(), self._lines, self.terms()
         if not terms:
@@ -157,11 +158,11 @@ class WeightPath(Drawable):
         ).replace(" -", " \u2212")
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return one row an alpha and metric (`line`), and one row a metric (`linearity`)."""
+        """Return a table with one row per alpha and metric (`line`), and one per metric (`linearity`)."""
         return {"line": self.table(), "linearity": self._lines}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return one row a metric, as it is read."""
+        """Return one row per metric, formatted for reading."""
         table, terms = self.table(), self.terms()
         ends = [table[table["alpha"] == alpha].set_index("metric") for alpha in (0, 1)]
         lines = []
@@ -184,7 +185,7 @@ class WeightPath(Drawable):
         """Draw metrics against alpha.
 
         Args:
-            metrics: names of the summary; by default those by which the models differ most.
+            metrics: metric names; by default those that differ most between the models.
         """
         title = f"{find_experiment(self.experiment).title} on the line from {self.names[0]} to {self.names[1]}"
         return {"line": titled(self.figure(metrics), title)} if self.terms() else {}
@@ -195,7 +196,7 @@ class WeightPath(Drawable):
         return table[table["metric"].isin(metrics or self.most_moved())]
 
     def terms(self) -> dict[str, Term]:
-        """Return the metrics that were measured in both models, in words."""
+        """Return the metrics that were measured in both models, with their titles."""
         table, known = self.table(), find_experiment(self.experiment)
         return {name: known.term(name) for name in table.loc[table["chord"].notna(), "metric"].unique().tolist()}
 
@@ -204,7 +205,7 @@ class WeightPath(Drawable):
         return self.linearity()
 
     def table(self) -> pd.DataFrame:
-        """One row an alpha and metric: alpha, metric, value, ci_low, ci_high, n, chord, departure.
+        """Return one row per alpha and metric: alpha, metric, value, ci_low, ci_high, n, chord, departure.
 
         chord is (1 - alpha) of the base's value plus alpha of the aligned one's, departure the value minus it.
         """
@@ -216,16 +217,15 @@ class WeightPath(Drawable):
         return rows[columns].assign(chord=chord, departure=rows["value"] - chord)
 
     def linearity(self, seed: int = 0) -> pd.DataFrame:
-        """One row a metric: metric, r2, its ends, departure, its ends, alpha, items; for alpha from 0 to 1.
+        """Return one row per metric for alpha from 0 to 1: metric, r2, departure, their bounds, alpha, items.
 
-        r2 is that of the least-squares line through the values, NaN where they are all equal or fewer than three.
-        departure is the largest one from the chord, and alpha the place of it. Intervals come from items that are drawn
-        together for all alphas (paired bootstrap, 2,000 times), where the metric is a mean over the same items at each;
-        else they are NaN. That of the departure holds for all alphas at once (Bonferroni), since the largest is
-        taken.
+        r2 is that of the least-squares line through the values, NaN if they are all equal or fewer than three.
+        departure is the largest one from the chord, at alpha. Intervals come from items drawn together for all alphas
+        (paired bootstrap, 2,000 resamples) if the metric is a mean over the same items at each; otherwise they are NaN.
+        That of the departure is simultaneous for all alphas (Bonferroni), since the largest is taken.
 
         Args:
-            seed: of the bootstrap.
+            seed: seed of the bootstrap.
         """
         inside = [index for index, alpha in enumerate(self.alphas) if 0 <= alpha <= 1]
         at = np.array([self.alphas[index] for index in inside])
@@ -239,11 +239,11 @@ class WeightPath(Drawable):
         return pd.DataFrame(rows)
 
     def figure(self, metrics: Sequence[str] = ()) -> "go.Figure":
-        """Each metric against alpha with its interval, the chord, and the two models marked.
+        """Draw each metric against alpha with its interval, the chord, and the two models marked.
 
         Args:
-            metrics: names of the summary; by default those whose difference between the models is the largest against
-                their intervals, at most six.
+            metrics: metric names; by default the six whose difference between the models is the largest relative to
+                their intervals.
 
         Raises:
             ConfigError: the experiment did not measure one of them.
@@ -257,7 +257,7 @@ class WeightPath(Drawable):
         return path_curves(self.table(), {name: known[name] for name in metrics or self.most_moved()}, self.names)
 
     def most_moved(self) -> list[str]:
-        """At most six metrics by how far the two models differ, in units of the mean width of their intervals."""
+        """Return at most six metrics, by the models' difference in units of the mean width of their intervals."""
         table = self.table()
         ends = [table[table["alpha"] == end].set_index("metric").loc[list(self.terms())] for end in (0, 1)]
         gap = (ends[1]["value"] - ends[0]["value"]).abs()
@@ -269,21 +269,22 @@ class WeightPath(Drawable):
 
 @torch.no_grad()
 def interpolate(base: LM, aligned: LM, alpha: float) -> LM:
-    """Build a new model with the weights (1 - alpha) base + alpha aligned; neither of the two is written to.
+    """Build a new model with the weights (1 - alpha) base + alpha aligned; neither input model is changed.
 
-    The weights are mixed, and stay, in single precision or wider: half precision would round small steps away. At 0 and
-    1 they are exactly those of the two models. Tied weights stay tied, and buffers are mixed like weights.
-    Configuration, tokenizer (the same object) and run, which says what world it belongs to, are those of `aligned`.
+    The weights are interpolated and stored in single precision or wider, since half precision would round small steps
+    to zero. At 0 and 1 they are exactly those of the two models. Tied weights stay tied, and buffers are interpolated
+    like weights. Configuration, tokenizer (the same object) and run, which determines its world, are those of
+    `aligned`.
 
     Args:
-        base: the model at 0.
-        aligned: the model at 1, of the same architecture, sizes and tokens.
-        alpha: any finite number.
+        base: model at alpha 0.
+        aligned: model at alpha 1, with the same architecture, sizes and tokens.
+        alpha: interpolation weight, any finite number.
 
     Raises:
         ConfigError: alpha is not finite.
-        DataError: a model that reads one number, or different tokenizers.
-        ModelError: other architectures or sizes, or weights that are quantised.
+        DataError: a model has a scalar output, or the tokenizers differ.
+        ModelError: architectures or sizes differ, or weights are quantised.
     """
     if not math.isfinite(alpha):
         raise ConfigError(f"alpha={alpha} was given: give a finite number, 0 for the base and 1 for the aligned model.")
@@ -304,14 +305,14 @@ def interpolate(base: LM, aligned: LM, alpha: float) -> LM:
 
 
 def require_line(base: LM, aligned: LM) -> None:
-    """Refuse two models whose weights cannot be mixed; see `interpolate`."""
+    """Raise an error if the weights of two models cannot be interpolated; see `interpolate`."""
     require_writers(base, aligned)
     require_same_tokens(base, aligned)
     require_one_architecture(base, aligned)
 
 
 def _mix(start: Tensor, end: Tensor, alpha: float, dtype: torch.dtype) -> Tensor:
-    """Return the mixture of two tensors, a new one; whole numbers (positions, masks) are those of the nearer model."""
+    """Return the interpolation of two tensors, a new one; integers (positions, masks) are those of the nearer model."""
     if alpha in (0, 1) or not end.is_floating_point():
         return (end if alpha >= 0.5 else start).detach().to(dtype, copy=True)
     wide = torch.promote_types(dtype, torch.float32)
@@ -319,10 +320,10 @@ def _mix(start: Tensor, end: Tensor, alpha: float, dtype: torch.dtype) -> Tensor
 
 
 def place_alphas(spacing: float, alphas: Sequence[float] | None = None) -> tuple[float, ...]:
-    """Return the alphas in rising order: those that are given, else from the first to the last at a distance.
+    """Return the alphas in ascending order: the given ones, or a regular grid with this spacing.
 
     Raises:
-        ConfigError: alphas that repeat or lack an end.
+        ConfigError: alphas repeat, or 0 or 1 is missing.
     """
     steps = range(round((ENDS[1] - ENDS[0]) / spacing) + 1)
     places = tuple(sorted(map(float, alphas))) if alphas is not None else tuple(ENDS[0] + spacing * k for k in steps)
@@ -343,7 +344,7 @@ def line_seconds(
     keep: bool,
     **options: Any,
 ) -> float | None:
-    """Return the seconds that the alphas without a kept result take, about; None where no like model was measured."""
+    """Estimate the seconds for the alphas without a stored result; None if no similar model was measured."""
     require_line(base, aligned)
     request, places = call(find_experiment(experiment), aligned, **options), place_alphas(spacing, alphas)
     kept = [] if folder is None else [place_at(base, aligned, at, experiment, folder, **options) for at in places]
@@ -368,32 +369,32 @@ def follow_line(
     tick: Tick = ignore,
     **options: Any,
 ) -> WeightPath:
-    """Run an experiment on the straight line between the weights of two models, and beyond both.
+    """Measure an experiment on the straight line between the weights of two models, and beyond both.
 
-    At alpha 0 are the weights of the base and at 1 those of the aligned model; between them is interpolation, outside
-    extrapolation. The same questions are asked at each alpha, those of a file in one form of prompts. The dashed line
-    is the straight one through the values of the two models. *R²* is that of the least-squares line through the
-    values for alpha from 0 to 1; an S-shaped curve has a high one too, so read the *departure* with it: the largest
-    from the straight line, for alpha from 0 to 1. Its interval is a bootstrap over items that are drawn together for
-    all alphas, and holds for all of them at once (Bonferroni); it is there for means over the same items. Rates end at
-    0 and 100 %, so beyond the two models they leave the straight line.
+    At alpha 0 the weights are those of the base, at 1 those of the aligned model; values between are interpolation,
+    values outside extrapolation. The same questions are asked at each alpha, those of a file with the same prompt
+    format. The dashed line is straight through the values of the two models. *R²* is that of the least-squares line
+    through the values for alpha from 0 to 1; an S-shaped curve has a high R² too, so compare the *departure*, the
+    largest distance from the dashed line for alpha from 0 to 1. Its interval is a bootstrap over items, drawn together
+    for all alphas, and is simultaneous (Bonferroni); it exists for means over the same items. Rates are limited to 0 to
+    100 %, so beyond the two models they leave the dashed line.
 
     Args:
-        base: the model at alpha 0.
-        aligned: the model at alpha 1.
-        experiment: what is measured, by its name; its options follow: n, seed, data, ... At first fewer questions are
-            asked than of one model, and no interventions.
-        spacing: distance of the alphas from -0.5 to 1.5: 0.5, 0.25 or 0.125.
-        alphas: other alphas in place of those, with 0 and 1 among them.
-        folder: where the result at each alpha is kept and found again; without one nothing is kept.
-        keep: keep what is measured; otherwise results are only looked for in the folder.
-        tick: called with the share that is done.
-        options: of the experiment.
+        base: model at alpha 0.
+        aligned: model at alpha 1.
+        experiment: name of the experiment; its options follow: n, seed, data, ... By default it asks fewer questions
+            than for one model, and makes no interventions.
+        spacing: distance between the alphas from -0.5 to 1.5: 0.5, 0.25 or 0.125.
+        alphas: other alphas instead, which include 0 and 1.
+        folder: folder where the result at each alpha is stored and reused; without one, nothing is stored.
+        keep: store new results; otherwise the folder is only read.
+        tick: function called with the share of the work done.
+        options: options of the experiment.
 
     Raises:
-        ConfigError: alphas that repeat or lack an end, or an option that the experiment does not have.
-        RunError: the disk refuses.
-        ProbeError: see `interpolate`, and what the experiment cannot use.
+        ConfigError: alphas repeat, 0 or 1 is missing, or the experiment has no such option.
+        RunError: a result cannot be written.
+        ProbeError: see `interpolate`; or the experiment cannot use the models.
     """
     places, first = place_alphas(spacing, alphas), usual(experiment, base)
     if options.get("baseline") is not None:
@@ -420,7 +421,7 @@ def measure_at(
     """Run the experiment at one alpha, or load its result from the folder; see `follow_line`."""
     place = None if folder is None else place_at(base, aligned, alpha, experiment, folder, **options)
     if place is not None and (place / RESULT_FILE).is_file():
-        with suppress(DataError):  # one that is damaged is measured again
+        with suppress(DataError):  # a damaged result is measured again
             return sendable_result(Result.load(place))
     lm = interpolate(base, aligned, alpha)
     result = perform(find_experiment(experiment), lm, tick=tick, both_forms=False, **options)
@@ -430,7 +431,7 @@ def measure_at(
 
 
 def place_at(base: LM, aligned: LM, alpha: float, experiment: str, folder: Path, **options: Any) -> Path:
-    """Return where a folder keeps the result at an alpha; the name is a hash of all that the numbers depend on."""
+    """Return the location of the result at an alpha; its name is a hash of everything that the numbers depend on."""
     keys = [call(find_experiment(experiment), lm, **options).key for lm in (base, aligned)]
     digest = hashlib.sha256(json.dumps([*keys, float(alpha)]).encode()).hexdigest()
     return folder / f"{experiment}-{digest[:12]}"
@@ -443,7 +444,7 @@ def _departure(row: Mapping[Any, Any], about: Term) -> str:
 
 
 def _paired_items(metric: object, results: Sequence[Result]) -> Float[np.ndarray, "n k"] | None:
-    """[n k] the values of n items at k alphas; None unless the metric is a mean over the same items at each."""
+    """Return [n k] values of n items at k alphas; None unless the metric is a mean over the same items at each."""
     if not isinstance(metric, Mean) or metric.unit != ITEM:
         return None
     columns = []
@@ -464,10 +465,10 @@ def _linearity(
     """Return the columns of `WeightPath.linearity` for one metric.
 
     Args:
-        at: alphas, from 0 to 1.
-        values: of the metric there.
-        items: those behind the values, if intervals can be had.
-        seed: of the bootstrap.
+        at: alphas from 0 to 1.
+        values: values of the metric at these alphas.
+        items: values of the items, if intervals can be computed.
+        seed: seed of the bootstrap.
     """
     r2, gaps = r_squared(at, values), departures(at, values)
     largest = int(np.argmax(np.where(np.isnan(gaps), -1, np.abs(gaps))))
@@ -484,7 +485,7 @@ def _linearity(
 
 
 def r_squared(at: Float[np.ndarray, " k"], values: Float[np.ndarray, "... k"]) -> Any:
-    """[...] R^2 of the least-squares line through values at some places; NaN for fewer than three or equal values."""
+    """Compute [...] R^2 of the least-squares line through values; NaN for fewer than three or equal values."""
     x, y = at - at.mean(), values - values.mean(-1, keepdims=True)
     total = (y**2).sum(-1)
     varied = (total > 1e-24) & (len(at) > 2)
@@ -492,5 +493,5 @@ def r_squared(at: Float[np.ndarray, " k"], values: Float[np.ndarray, "... k"]) -
 
 
 def departures(at: Float[np.ndarray, " k"], values: Float[np.ndarray, "... k"]) -> Float[np.ndarray, "... k"]:
-    """Values less the straight line from that at 0 to that at 1, the first and the last place."""
+    """Compute the values minus the straight line between the first and last one."""
     return values - (1 - at) * values[..., :1] - at * values[..., -1:]

@@ -1,7 +1,7 @@
-"""Two models that read one number (rewards, values) on one text, token by token.
+"""Comparison of two models with scalar outputs (rewards, values) on one text, token by token.
 
-Only differences between texts of one prompt mean something to a reward model, so what is compared is what each token
-changes: the zero of each model is its own.
+Only differences between texts with one prompt are meaningful for a reward model, and each model has its own zero. So
+the comparison is of the changes at each token.
 """
 
 from dataclasses import dataclass
@@ -46,52 +46,54 @@ Position = Annotated[
 
 @dataclass(frozen=True)
 class ScalarComparison(Drawable):
-    """What two models read at every token of a text; T tokens, D blocks."""
+    """Outputs of two scalar models at every token of a text; T tokens, D blocks."""
 
     ids: list[int]
-    """[T] the text."""
+    """[T] token ids of the text."""
     tokens: list[str]
-    """[T] the same as readable pieces."""
+    """[T] readable pieces of the text."""
     readouts: tuple[str, str]
-    """What base and aligned read: reward or value."""
+    """Outputs of base and aligned model: reward or value."""
     layers: tuple[np.ndarray, np.ndarray]
-    """[D+1 T] of base and aligned: the head on the residual stream after each layer; the last row is the reading."""
+    """[D+1 T] of base and aligned: the head applied to the residual stream after each layer; the last row is the
+    output.
+    """
 
     start: int = 0
-    """The first token behind the prompt; 0 where that is not known."""
+    """Index of the first token after the prompt; 0 if unknown."""
     names: tuple[str, str] = ("base", "aligned")
-    """How base and aligned are called."""
+    """Names of base and aligned model."""
     looks: tuple[Look, ...] = ()
-    """How they are drawn; in the colours of pretraining and DPO without."""
+    """Names and colours of the models; by default the colours of pretraining and DPO."""
     notes = (CLICK,)
 
     @property
     def hooked(self) -> list[int]:
-        """The ids of the text."""
+        """Token ids of the text."""
         return self.ids
 
     @property
     def base(self) -> np.ndarray:
-        """[T] what the base model reads after each token, in the units of its head."""
+        """[T] output of the base model after each token, in the unit of its head."""
         return self.layers[0][-1]
 
     @property
     def aligned(self) -> np.ndarray:
-        """[T] the same of the aligned model."""
+        """[T] output of the aligned model after each token, in the unit of its head."""
         return self.layers[1][-1]
 
     @property
     def difference(self) -> np.ndarray:
-        """[T] by how much more a token changes the aligned model's reading than the base model's; NaN at token 0."""
+        """[T] change at each token in the aligned model minus that in the base model; NaN at token 0."""
         return np.diff(self.aligned - self.base, prepend=np.nan)
 
     @property
     def most(self) -> int:
-        """The token that changes the two readings most differently; 0 for a text of one token."""
+        """Index of the token with the largest difference between the two changes; 0 for a text of one token."""
         return int(np.nanargmax(np.abs(self.difference))) if len(self.tokens) > 1 else 0
 
     def table(self) -> pd.DataFrame:
-        """One row a token: position, id, token, both readings, the change of each at the token, and the difference."""
+        """Return a table with one row per token: position, id, token, outputs, changes, and their difference."""
         changes = {name: np.diff(values, prepend=np.nan) for name, values in self._sides()}
         return pd.DataFrame(
             {
@@ -105,7 +107,7 @@ class ScalarComparison(Drawable):
         )
 
     def sentence(self) -> str:
-        """Say what both read after the text, and which token changes their readings most differently."""
+        """State both outputs after the text, and the token with the largest difference between the changes."""
         readings = " and ".join(
             f"{name} reads a {kind} of {signed(values[-1])}"
             for name, kind, values in zip(self.names, self.readouts, (self.base, self.aligned), strict=True)
@@ -124,10 +126,10 @@ class ScalarComparison(Drawable):
         )
 
     def figures(self, position: Position = None) -> "dict[str, go.Figure]":
-        """Return both readings with what each token changes, and the reading after each layer around a token.
+        """Draw both outputs with the change at each token, and the output after each layer around a token.
 
         Args:
-            position: the token that is emphasised; by default the one that changes both most differently.
+            position: token to emphasise; by default the one with the largest difference between the changes.
         """
         from probe.compare.figures import scalar_readings
         from probe.logits.figures import LensPanel, lens_map
@@ -157,11 +159,11 @@ class ScalarComparison(Drawable):
         }
 
     def figure(self) -> "go.Figure":
-        """Both readings after each token, and how differently each token changes them."""
+        """Draw both outputs after each token, and the difference of the changes at each token."""
         return self.figures()["rewards"]
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the readings at each token, and those after each layer: `layer`, `position`, `model`, the number."""
+        """Return the outputs at each token, and those after each layer: `layer`, `position`, `model`, the number."""
         read = [
             pd.DataFrame(values, columns=range(len(self.tokens)))
             .rename_axis("layer")
@@ -173,7 +175,7 @@ class ScalarComparison(Drawable):
         return {"rewards": self.table(), "lenses": pd.concat(read, ignore_index=True)}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return nothing more than the figures show."""
+        """Return nothing: the figures show everything."""
         return {}
 
     def _sides(self) -> tuple[tuple[str, np.ndarray], ...]:
@@ -189,23 +191,23 @@ def compare_scalars(
         str | None, Input("Completion", key="completion", placeholder="the true answer of a world's question")
     ] = None,
 ) -> ScalarComparison:
-    """Read a text with two reward models or value heads, token by token.
+    """Compare two reward models or value heads on a text, token by token.
 
-    A reward model is trained on whole completions, a value head on every prefix. What either reads in the middle of a
-    text is its head on the state there. Each model has its own zero, so the lower bars compare what a token *changes*:
-    the reading after it minus the reading before it, of the aligned model minus the base model. The lens is the head on
-    the normed residual stream after each layer; its highest row is the reading itself.
+    A reward model is trained on whole completions, a value head on every prefix. The output in the middle of a text is
+    the head applied to the state there. Each model has its own zero, so the lower bars compare what a token *changes*:
+    the output after it minus the output before it, aligned model minus base model. The lens is the head applied to the
+    normed residual stream after each layer; its highest row is the output itself.
 
     Args:
-        base: the model compared against (`probe.model.rewards.analysable`).
-        aligned: the other one; its tokenizer must be the same.
-        text: what is read, or its ids; with a completion, the prompt before it.
-        completion: what follows the prompt, after a blank; without one, the true answer where the prompt is a question
-            of the world that the base belongs to, and else nothing.
+        base: model to compare against (`probe.model.rewards.analysable`).
+        aligned: the other model; its tokenizer must be the same.
+        text: text to read, or its ids; with a completion, the prompt.
+        completion: text after the prompt and a space; by default the true answer if the prompt is a question of the
+            base's world, otherwise nothing.
 
     Raises:
-        DataError: a model of tokens, different tokenizers, or a text that is empty or too long.
-        ModelError: an architecture whose scalar cannot be read through the layers.
+        DataError: a model predicts tokens, the tokenizers differ, or the text is empty or too long.
+        ModelError: the lens does not support the architecture.
     """
     require_same_tokens(base, aligned)
     start = 0
@@ -221,7 +223,7 @@ def compare_scalars(
 
 
 def _true_answer(lm: LM, prompt: str) -> str:
-    """Return the true answer to a question of a model's world; nothing for any other prompt."""
+    """Return the true answer to a question of a model's world; empty for any other prompt."""
     world = probe.world.of(lm)
     answers = truth_and_claim(world, prompt) if world else None
     return answers[0] if answers else ""

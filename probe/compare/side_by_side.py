@@ -1,4 +1,4 @@
-"""Two models on one prompt: both continuations, token by token, under both models, and where they differ most.
+"""Comparison of two models on one prompt: both continuations, token by token, under both models.
 
 Axes: T tokens of prompt and continuation, D blocks, V vocabulary. Entry j of a [T] array belongs to token j and comes
 from the distributions before it; there is nothing before token 0, so that entry is NaN.
@@ -34,51 +34,51 @@ EQUATIONS = (
     r"\mathrm{lens}_\ell(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^\ell)\big)",
 )
 STRONG_NATS = 2.0
-"""KL at which a token has its full colour."""
+"""KL in nats at which a token has its full colour."""
 ALIKE_NATS = 0.001
-"""KL below which two models are said to expect the same."""
+"""KL in nats below which two models are said to predict the same."""
 WINDOW = 16
-"""Columns of the lens around the chosen token."""
+"""Number of columns of the lens around the chosen token."""
 HEIGHT = 226
-"""Pixels of the two figures of a token: a first screen has them whole."""
+"""Height of the two figures of a token in pixels; both fit on a first screen."""
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What one model expected at each token of a text."""
+    """Predictions of one model at each token of a text."""
 
     logprobs: np.ndarray
     """[T] log-probability of the token in nats."""
     entropy: np.ndarray
-    """[T] entropy of the distribution before the token in nats."""
+    """[T] entropy in nats of the distribution before the token."""
     top_ids: np.ndarray
-    """[T, k] the tokens it held most probable, best first; -1 at token 0."""
+    """[T, k] ids of the most probable tokens, best first; -1 at token 0."""
     top_tokens: np.ndarray
-    """[T, k] the same as readable pieces."""
+    """[T, k] most probable tokens as readable pieces."""
     top_logprobs: np.ndarray
-    """[T, k] their log-probabilities in nats."""
+    """[T, k] log-probabilities of the most probable tokens in nats."""
     lens: Lens
-    """The logit lens on the whole text; its column t predicts the token after token t."""
+    """Logit lens on the whole text; its column t predicts the token after token t."""
 
 
 @dataclass(frozen=True)
 class Continuation(Drawable):
-    """The prompt with the continuation of one model, read by both."""
+    """Prompt with the continuation of one model, read by both."""
 
     author: Author
-    """The model that wrote the continuation."""
+    """Model that generated the continuation."""
     ids: list[int]
-    """Tokens of prompt and continuation."""
+    """Token ids of prompt and continuation."""
     tokens: list[str]
-    """The same as readable pieces."""
+    """Prompt and continuation as readable pieces."""
     prompt_length: int
-    """How many of them are the prompt."""
+    """Number of tokens in the prompt."""
     text: str
-    """The continuation as text without special tokens."""
+    """Continuation as text without special tokens."""
     base: Expectation
-    """What the base model expected."""
+    """Predictions of the base model."""
     aligned: Expectation
-    """What the aligned model expected."""
+    """Predictions of the aligned model."""
     kl: np.ndarray
     """[T] KL(aligned || base) of the distributions before each token in nats."""
     lens_kl: np.ndarray | None
@@ -86,11 +86,11 @@ class Continuation(Drawable):
 
     @property
     def sides(self) -> tuple[Expectation, Expectation]:
-        """What base and aligned expected."""
+        """Predictions of base and aligned model."""
         return self.base, self.aligned
 
     def table(self) -> pd.DataFrame:
-        """One row a token: position, token, part, base_logprob, aligned_logprob, difference, kl, entropies."""
+        """Return a table with one row per token: position, token, part, log-probabilities, kl, entropies, ..."""
         return pd.DataFrame(
             {
                 "author": self.author,
@@ -108,20 +108,20 @@ class Continuation(Drawable):
         )
 
     def figure(self) -> "go.Figure":
-        """KL of the two models at every token."""
+        """Draw KL of the two models at every token."""
         from probe.logits.figures import kl_bars
 
         return kl_bars(self.kl, self.tokens, start=self.prompt_length)
 
     def top_table(self) -> pd.DataFrame:
-        """One row for each token, model and rank: the predicted tokens."""
+        """Return a table with one row per token, model and rank: the predicted tokens."""
         return pd.concat(
             [self._expectation_table("base", self.base), self._expectation_table("aligned", self.aligned)],
             ignore_index=True,
         )
 
     def lens_table(self) -> pd.DataFrame:
-        """One row for each layer and position: the next token's log-probability in both lenses and their distance."""
+        """Return a table with one row per layer and position: next-token log-probability in both lenses and KL."""
         layer, position = (axis.ravel() for axis in np.indices(self.base.lens.entropy.shape))
         if self.lens_kl is None:
             raise DataError("The two models have different depths, so their lenses have no common rows.")
@@ -170,29 +170,29 @@ class Comparison(Drawable):
     """A base and an aligned model on one prompt."""
 
     prompt: str
-    """The prompt as text."""
+    """Prompt as text."""
     base: Continuation
-    """What the base model went on with."""
+    """Continuation of the base model."""
     aligned: Continuation
-    """What the aligned model went on with."""
+    """Continuation of the aligned model."""
     names: tuple[str, str] = ("base", "aligned")
-    """How base and aligned are called."""
+    """Names of base and aligned model."""
     looks: tuple[Look, ...] = ()
-    """How they are drawn; in the colours of pretraining and DPO without."""
+    """Names and colours of the models; by default the colours of pretraining and DPO."""
 
     @property
     def hooked(self) -> list[int]:
-        """The ids of the aligned model's text."""
+        """Token ids of the aligned model's text."""
         return self.aligned.ids
 
     @property
     def last(self) -> int:
-        """The last token of the longer text, at least 1."""
+        """Index of the last token of the longer text, at least 1."""
         return max(1, len(self.base.ids) - 1, len(self.aligned.ids) - 1)
 
     @property
     def divergence(self) -> int:
-        """The first token where the two continuations diverge; if they are one text, where its KL is largest."""
+        """Index of the first token where the continuations diverge; if they are equal, where KL is largest."""
         for j, (a, b) in enumerate(zip(self.base.ids, self.aligned.ids, strict=False)):
             if a != b:
                 return j
@@ -209,10 +209,10 @@ class Comparison(Drawable):
         return self.base if author == "base" else self.aligned
 
     def sentence(self, author: Shown = "aligned") -> str:
-        """Say what the two models answer, how sure each is, where they diverge, and where they differ most.
+        """State the answers of both models, their probabilities, where they diverge, and where they differ most.
 
         Args:
-            author: whose text is looked at for where they differ most.
+            author: model whose text is searched for the largest difference.
         """
         j, names = self.divergence, self.names
         base, aligned, text = self.base, self.aligned, self.shown(author)
@@ -240,11 +240,11 @@ class Comparison(Drawable):
         )
 
     def chips(self, author: Shown = "aligned", position: Position = None) -> TokenRows:
-        """Return the prompt and both continuations; the colour of a token is the KL of both models before it.
+        """Return the prompt and both continuations; the colour of a token is KL of the models before it.
 
         Args:
-            author: whose continuation is looked at.
-            position: the token that is marked.
+            author: model whose continuation is selected.
+            position: token to mark.
         """
         text, at = self.shown(author), self._within(author, position)
         cut = text.prompt_length
@@ -259,8 +259,8 @@ class Comparison(Drawable):
         """Return KL along a text, the next-token probabilities at a token, and both lenses around it.
 
         Args:
-            author: whose continuation is drawn.
-            position: the token; by default the first where the continuations diverge.
+            author: model whose continuation is drawn.
+            position: index of the token; by default the first where the continuations diverge.
         """
         from probe.compare.figures import next_tokens
         from probe.logits.figures import kl_bars, lens_pair
@@ -294,19 +294,19 @@ class Comparison(Drawable):
         return {"tokens": self.table(), "expected-tokens": self.top_table(), "lenses": self.lens_table()}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return nothing more than the texts and figures show."""
+        """Return nothing: the texts and figures show everything."""
         return {}
 
     def data(self, figure: str) -> pd.DataFrame:
-        """Return the table behind a figure, of both continuations."""
+        """Return the table behind a figure, for both continuations."""
         return self.tables()[{"kl": "tokens", "next": "expected-tokens"}.get(figure, figure)]
 
     def table(self) -> pd.DataFrame:
-        """Both continuations token by token (see `Continuation.table`)."""
+        """Return both continuations token by token (see `Continuation.table`)."""
         return pd.concat([self.base.table(), self.aligned.table()], ignore_index=True)
 
     def figure(self) -> "go.Figure":
-        """KL of the two models at every token of what the aligned one wrote."""
+        """Draw KL of the two models at every token of the aligned model's continuation."""
         return self.aligned.figure()
 
     def top_table(self) -> pd.DataFrame:
@@ -314,7 +314,7 @@ class Comparison(Drawable):
         return pd.concat([self.base.top_table(), self.aligned.top_table()], ignore_index=True)
 
     def lens_table(self) -> pd.DataFrame:
-        """Both lenses on both continuations, and how far apart they are; for two depths, one below the other."""
+        """Return both lenses on both continuations and their distance; for different depths, one below the other."""
         texts = (self.base, self.aligned)
         if self.aligned.lens_kl is not None:
             return pd.concat([text.lens_table() for text in texts], ignore_index=True)
@@ -324,12 +324,12 @@ class Comparison(Drawable):
         )
 
     def _within(self, author: Author, position: int | None) -> int:
-        """Return a token of the text of a model: the one that is asked for, or the nearest."""
+        """Return a token of a model's text: the requested one, or the nearest."""
         return min(max(1, self.divergence if position is None else position), len(self.shown(author).ids) - 1)
 
 
 def _chips(text: Continuation, start: int, stop: int) -> list[Chip]:
-    """Return the tokens start to stop of a text as chips."""
+    """Return the tokens from start to stop of a text as coloured tokens."""
     row = []
     for j in range(start, stop):
         prompt, distance = j < text.prompt_length, float(text.kl[j])
@@ -370,7 +370,7 @@ def _percent(logprob: float) -> str:
 
 COLOURS = "Colour: KL of the two models before the token. Hover for probabilities; a click chooses the token below."
 SAMPLING = "Sampling"
-"""The popover of how the prompt is continued."""
+"""Name of the popover with the sampling options."""
 
 
 @analysis("compare", title="One prompt", equations=EQUATIONS, widths=((5, 4),))
@@ -388,31 +388,30 @@ def compare(
     answers: Annotated[Sequence[str], Input(advanced=True, type=tuple[str, ...])] = (),
     chat: Annotated[bool, replace(SHARED["chat"], folded=SAMPLING)] = False,
 ) -> Comparison:
-    """Compare how two models go on, token by token, and where they differ most.
+    """Compare the continuations of two models token by token, and find where they differ most.
 
-    Both continue the prompt, and both read both continuations. Temperature and seed concern the continuations only;
-    probabilities and KL are those at temperature 1. Entry *j* of KL compares the two distributions *before* token *j*;
-    the colour of a token is that KL. The lens column of token *t* tells what follows it; colours are the
-    log-probability of the token that does follow in the text, on one scale for both models, and their difference
-    centred on zero.
+    Both continue the prompt, and both read both continuations. Temperature and seed affect only the continuations;
+    probabilities and KL are at temperature 1. Entry *j* of KL compares the two distributions *before* token *j*; the
+    colour of a token is that KL. The lens column of token *t* predicts the token after it; colours show the
+    log-probability of the actual next token, on one scale for both models, and their difference, centred on zero.
 
     Args:
-        base: the model compared against.
-        aligned: the other one; its tokenizer must be the same.
-        prompt: a text, or in Python messages for the chat template of `aligned`.
-        max_new_tokens: length of the continuations at most.
-        temperature: 0 is greedy; log-probabilities and KL are always those at 1.
-        seed: of both samples, where the temperature is above 0; equal chance makes the two differ only where the models
-            do.
-        k: how many most probable tokens to keep.
-        answers: texts whose first token that differs is followed through the layers of the lenses; what all begin with
+        base: model to compare against.
+        aligned: the other model; its tokenizer must be the same.
+        prompt: text, or in Python messages for the chat template of `aligned`.
+        max_new_tokens: maximum number of tokens in a continuation.
+        temperature: sampling temperature; 0 is greedy. Log-probabilities and KL are always at temperature 1.
+        seed: seed of both samples, if the temperature is above 0; common random numbers make the samples differ only
+            where the models do.
+        k: number of most probable tokens to keep.
+        answers: texts whose first differing token is traced through the layers of the lenses; their common beginning
             joins the prompt (see `probe.logits.answer_tokens`).
         chat: send the prompt as a user's message in the chat template of `aligned`.
 
     Raises:
-        DataError: a model reads one number (see `compare_scalars`), the tokenizers differ, no token tells the answers
-            apart, or the prompt is empty or too long.
-        ConfigError: an option that is not possible.
+        DataError: a model has a scalar output (see `compare_scalars`), the tokenizers differ, no token distinguishes
+            the answers, or the prompt is empty or too long.
+        ConfigError: an option is not valid.
     """
     require_writers(base, aligned)
     require_same_tokens(base, aligned)
@@ -437,11 +436,11 @@ def read_both(
     k: int = 5,
     answers: Sequence[str] = (),
 ) -> Continuation:
-    """Read a given text of prompt and continuation with both models.
+    """Read a given prompt and continuation with both models.
 
     Raises:
-        DataError: a model reads one number, the text is too long, or the answers begin alike and the prompt does not
-            end with what they share.
+        DataError: a model has a scalar output, the text is too long, or the answers have a common beginning that the
+            prompt does not end with.
     """
     require_writers(base, aligned)
     tokens, chosen = list(ids), answer_tokens(aligned, answers)
@@ -474,7 +473,7 @@ def read_both(
 
 
 def require_writers(*lms: LM) -> None:
-    """Raise a DataError for a model that reads one number, which has no distribution to compare."""
+    """Raise a DataError for a model with a scalar output, which has no distribution to compare."""
     for lm in lms:
         if lm.readout != "tokens":
             raise DataError(
@@ -484,7 +483,7 @@ def require_writers(*lms: LM) -> None:
 
 
 def _expectation(lens: Lens) -> Expectation:
-    """Return the output row of the lens, moved to the tokens that it predicts."""
+    """Return the output row of the lens, shifted to the tokens that it predicts."""
     return Expectation(
         logprobs=_move_to_predicted(lens.next_logprobs[-1]),
         entropy=_move_to_predicted(lens.entropy[-1]),
@@ -496,5 +495,5 @@ def _expectation(lens: Lens) -> Expectation:
 
 
 def _move_to_predicted(values: np.ndarray, first: float | str = np.nan) -> np.ndarray:
-    """Values of the predictive distributions, moved to the token that they predict; `first` at token 0."""
+    """Shift values of the predictive distributions to the token that they predict; `first` at token 0."""
     return np.concatenate([np.full_like(values[:1], first), values[:-1]])

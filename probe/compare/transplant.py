@@ -1,19 +1,20 @@
-"""Transplant: one part of the aligned model is put into the base, and the base's behaviour is measured again.
+"""Transplants: one part of the aligned model replaces that of the base, and the base's behaviour is measured again.
 
-Which block, head or feed-forward part carries what training changed? The weights of one part of the base become those
-of the aligned model, all others stay, and the change of a metric is read over the same items. (Activation patching asks
-the same of one forward pass; here the part acts at every token, also upon what it wrote before.)
+Which block, head or feed-forward part carries the change made by training? The weights of one part of the base become
+those of the aligned model, all others stay, and the change of a metric is measured over the same items. (Activation
+patching asks this for one forward pass; here the part acts at every token, including generated ones.)
 
-Two nulls go with every part. *Matched parts*: any part of that size of the aligned model might do as much. So the rows
-(of W_O the columns) of all parts of a kind are pooled, matrix by matrix, and as many are drawn at random: a part of the
-same make and size that is scattered over the model. p is the share of N scattered parts, with (1 + k) / (1 + N), that
-move the behaviour as far in the direction of the whole change; `p_holm` is corrected for all parts of the kind.
-*Random directions*: any change of that size in that place might do as much. So of each matrix of the part's change dW
-the rows and the columns are permuted and their signs flipped, P dW Q with orthogonal P and Q, which keeps the place,
-the norm and all singular values; `p_random` counts those with as large an effect in size.
+Every part has two nulls. *Matched parts*: any part of the aligned model of the same size might have the same effect. So
+the rows (for W_O, the columns) of all parts of a kind are pooled, matrix by matrix, and as many are drawn at random: a
+part of the same composition and size that is scattered over the model. p is the share of N scattered parts, with (1 +
+k) / (1 + N), that change the behaviour at least as much in the direction of the whole change; `p_holm` is corrected for
+all parts of the kind. *Random directions*: any change of the same size and location might have the same effect. So the
+rows and columns of each matrix of the part's change dW are permuted and their signs flipped, P dW Q with orthogonal P
+and Q, which keeps the location, the norm and all singular values; `p_random` counts those with as large an effect in
+size.
 
-A part whose weights are equal in both models has an effect of exactly 0. The effects of single parts need not add up
-to the whole change: parts act together.
+A part whose weights are equal in both models has an effect of exactly 0. The effects of single parts need not add up to
+the whole change, since parts interact.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,65 +57,70 @@ EFFECT = (
 P_VALUE = r"p = \frac{1 + \#\{\mathrm{matched\ parts\ that\ do\ as\ much}\}}{1 + N}"
 Kind = Literal["block", "attention", "head", "keys", "mlp"]
 TITLES = {"block": "Blocks", "attention": "Attention", "head": "Heads", "keys": "Shared keys", "mlp": "MLPs"}
-"""Kinds of parts by what they are called on a page."""
+"""Labels of the kinds of parts on a page."""
 
 
 class Sizes(NamedTuple):
-    """What is measured where nothing is said."""
+    """Numbers of pairs and controls."""
 
     pairs: int
     matched: int
-    """Scattered parts of each kind: all parts of it share them, so they cost little."""
+    """Number of scattered parts of each kind: all parts of the kind share them, so they cost little."""
     kinds: tuple[str, ...]
 
 
 IN_A_WORLD, REAL = Sizes(40, 99, ("block", "head", "mlp")), Sizes(8, 29, ("block",))
-"""For small models of a world, and for those of none: a model of 135 million parameters then takes minutes."""
+"""Default sizes for small models of a world, and for other models: a model of 135 million parameters then takes
+minutes.
+"""
 
 
 def usual(base: LM, aligned: LM) -> Sizes:
-    """Return what is measured of two models where nothing is said."""
+    """Return the default sizes for two models."""
     return REAL if probe.world.of(base) is None else IN_A_WORLD
 
 
 MATCHED_PARTS = "matched parts"
 LEVEL = 0.05
-"""Above this a p-value says nothing."""
+"""Significance level above which an effect is not reported."""
 
 
 @dataclass(frozen=True)
 class Transplants(Drawable):
-    """What each part of the aligned model does in the base."""
+    """Effects of each part of the aligned model in the base."""
 
     names: tuple[str, str]
-    """Of the base and of the aligned model."""
+    """Names of the base and of the aligned model."""
     title: str
-    """Of the behaviour."""
+    """Title of the behaviour."""
     unit: str
-    """Of its values."""
+    """Unit of its values."""
     base: Interval
-    """The behaviour of the base."""
+    """Behaviour of the base."""
     aligned: Interval
-    """Of the aligned model: of the base with all parts."""
+    """Behaviour of the aligned model, that is of the base with all parts replaced."""
     change: Interval
-    """Aligned minus base, over the same items."""
+    """Change from base to aligned, over the same items."""
     parts: pd.DataFrame
-    """One row a part: `part`, `kind`, `block`, `head`, `parameters`, `norm` and `relative` (of the change of its
-    weights), `value`, `effect` with `effect_low` and `effect_high` (95 %, over the same items), `share` of the whole
-    change, `matched` (how many matched parts) with `matched_mean`, `matched_low`, `matched_high` (least and largest
-    effect), `p` and `p_holm`; `random` (how many random directions), `random_low`, `random_high` and `p_random`."""
+    """Table with one row per part: `part`, `kind`, `block`, `head`, `parameters`, `norm` and `relative` (of the change
+    of its weights), `value`, `effect` with `effect_low` and `effect_high` (95 %, over the same items), `share` of the
+    whole change, `matched` (number of matched parts) with `matched_mean`, `matched_low`, `matched_high` (smallest and
+    largest effect), `p` and `p_holm`; `random` (number of random directions), `random_low`, `random_high` and
+    `p_random`.
+    """
     controls: pd.DataFrame
-    """One row a part and control: `null` (matched parts, random directions), `kind`, `part`, `draw`, `effect`. Parts of
-    one make share the draws of their matched parts."""
+    """Table with one row per part and control: `null` (matched parts, random directions), `kind`, `part`, `draw`,
+    `effect`. Parts of the same shapes share the draws of their matched parts.
+    """
     why_no_heads: str
-    """The sentence that says why there are no heads, where they were wanted."""
+    """Sentence on why there are no heads, if they were requested."""
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return one row a part (`parts`), and one row a part and control (`controls`)."""
+        """Return a table with one row per part (`parts`), and one per part and control (`controls`)."""
         return {"transplants": self.parts, "transplant-controls": self.controls}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the parts with the largest effect first, as they are read."""
+        """Return the parts with the largest effect first, formatted for reading."""
         rows = self.parts.assign(size=self.parts["effect"].abs()).sort_values("size", ascending=False, kind="stable")
         unit = DIFFERENCE if self.unit in RATES else self.unit
         columns = {
@@ -143,7 +149,7 @@ class Transplants(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Why heads are not shown, and where too few matched parts stand behind p."""
+        """Notes on missing heads, and on p-values from too few matched parts."""
         hidden = [f"Heads are not shown: {self.why_no_heads}"] * bool(self.why_no_heads)
         matched, most = int(self.parts["matched"].max()), int(self.parts["kind"].value_counts().max())
         least = (
@@ -153,13 +159,13 @@ class Transplants(Drawable):
         return (*hidden, *[least] * (most / (1 + matched) > LEVEL))
 
     def strongest(self, kind: str) -> pd.Series | None:
-        """Return the part of a kind with the largest effect in size; None where none changes enough to count."""
+        """Return the part of a kind with the largest effect in size; None if none is significant."""
         least = smallest_effect(self.unit, [self.base.value, self.aligned.value])
         rows = self.parts[(self.parts["kind"] == kind) & (self.parts["effect"].abs() > least)]
         return None if rows.empty else rows.iloc[int(rows["effect"].abs().argmax())]
 
     def sentence(self) -> str:
-        """What is found, in words."""
+        """State the finding in words."""
         base, aligned = self.names
         unit = DIFFERENCE if self.unit in RATES else self.unit
         suffix = " nats" if self.unit == "nats" else ""
@@ -175,7 +181,7 @@ class Transplants(Drawable):
             text = f"{row['part']} {'' if alone else 'does most '}of {several} ({effect}{share}"
             if row["matched"]:
                 text += f", scattered parts of its size {_between(row, 'matched', unit)}{suffix}"
-                if len(rows) / (1 + row["matched"]) <= LEVEL:  # the least that p can be
+                if len(rows) / (1 + row["matched"]) <= LEVEL:  # the smallest possible p
                     text += f", corrected p = {row['p_holm']:.2g}"
             if row["random"]:
                 text += f", random changes of its size at most {_size(row, unit)}{suffix}"
@@ -195,7 +201,7 @@ def transplant_seconds(
     n: int,
     seed: int,
 ) -> float:
-    """Return the seconds that the transplants take, about: the pairs are timed once."""
+    """Estimate the seconds that the transplants take, from a timing of the pairs."""
     config = base.bridge.cfg
     keys = getattr(config, "n_key_value_heads", None) or config.n_heads
     each = {"head": config.n_heads, "keys": keys if keys < config.n_heads else 0}
@@ -229,33 +235,34 @@ def transplant_parts(
     tick: Tick = ignore,
     n: Annotated[int | None, Input("Pairs", first=lambda *lms: usual(*lms).pairs)] = None,
 ) -> Transplants:
-    """Put one part after the other of the aligned model into the base, and measure what the base does then.
+    """Put each part of the aligned model into the base in turn, and measure the change of behaviour.
 
     The weights of one part of the base become those of the aligned model; all others stay. *Effect* is the change of
     the behaviour over the same pairs, with a 95 % interval (bootstrap over pairs). *Matched parts* are as many rows of
-    the same matrices of the aligned model, drawn from all parts of the kind: a part of the same make that is scattered
-    over the model. p is one-sided, in the direction of the whole change; p (Holm) is corrected for all parts of the
-    kind. *Random directions* are changes of the same place, norm and singular values. Single effects need not add up to
-    the whole change. A head is its slices of the query and output matrices, with its keys and values unless heads share
-    them. Neither model is written to: one copy of the base is, in single precision or wider, with the configuration of
-    the aligned model, and it is put back to the bit after each part.
+    the same matrices of the aligned model, drawn from all parts of the kind: a part of the same composition that is
+    scattered over the model. p is one-sided, in the direction of the whole change; p (Holm) is corrected for all parts
+    of the kind. *Random directions* are changes with the same location, norm and singular values. Single effects need
+    not add up to the whole change. A head is its slices of the query and output matrices, with its keys and values
+    unless heads share them. Neither model is changed. One copy of the base is, in single precision or wider, with the
+    configuration of the aligned model; it is restored bit by bit after each part.
 
     Args:
-        base: the model that parts are put into.
-        aligned: the model that they are taken from, of the same architecture, sizes and tokens.
-        behaviour: what is measured: by how much the first answer of each pair of a file is preferred (`prompt`,
-            `chosen`, `rejected`); without a file, a user's false claim against the truth. In Python also a `Behaviour`.
-        kinds: of parts: block, attention, head, keys (shared by heads), mlp; for Python all of
+        base: model that receives the parts.
+        aligned: model that the parts are taken from, with the same architecture, sizes and tokens.
+        behaviour: file of pairs (`prompt`, `chosen`, `rejected`) for which the preference for `chosen` is measured; by
+            default that for a user's false claim over the truth. In Python also a `Behaviour`.
+        kinds: kinds of parts: block, attention, head, keys (shared by heads), mlp; in Python all of
             `probe.compare.model_parts.KINDS`.
-        matched: scattered parts for each kind; 99 in a world, 29 without one.
-        random: random changes as large for each part; they cost most of the time, and 15 are enough for a p-value.
-        seed: of the controls and of the intervals.
-        tick: called with the share that is done.
-        n: pairs, at most; 40 in a world, 8 without one.
+        matched: number of scattered parts for each kind; by default 99 in a world, 29 without one.
+        random: number of random changes of the same size for each part; they take most of the time, and 15 suffice for
+            a p-value.
+        seed: seed of the controls and of the intervals.
+        tick: function called with the share of the work done.
+        n: largest number of pairs; by default 40 in a world, 8 without one.
 
     Raises:
-        ConfigError: an unknown kind, no part of the kinds, or counts below 0.
-        ProbeError: see `interpolate`, and what the behaviour cannot use.
+        ConfigError: a kind is unknown, no part has one of the kinds, or a count is below 0.
+        ProbeError: see `interpolate`; or the behaviour cannot use the models.
     """
     sizes = usual(base, aligned)
     matched, kinds = sizes.matched if matched is None else matched, sizes.kinds if kinds is None else kinds
@@ -277,7 +284,7 @@ def transplant_parts(
     first = behaviour.measure(work)
 
     def measure(places: Sequence[Place], source: Callable[[Place], Tensor]) -> pd.DataFrame:
-        """Measure the items with other numbers at some places, and put the old ones back."""
+        """Measure the items with other weights at some places, and restore the old ones."""
         try:
             for place in places:
                 place.write(here, source(place))
@@ -346,7 +353,7 @@ COLUMNS = (
 def turned(
     before: Mapping[str, Tensor], after: Mapping[str, Tensor], rng: np.random.Generator, place: Place
 ) -> Float[Tensor, "m n"]:
-    """Return the base's entries plus their change, with its rows and columns permuted and signs flipped at random."""
+    """Return the base's entries plus their change with rows and columns permuted and signs flipped at random."""
     old = place.read(before).double()
     change = place.read(after).to(old) - old
     for axis, size in enumerate(change.shape):
@@ -358,10 +365,10 @@ def turned(
 
 
 def scattered(family: Sequence[Part], tensors: Mapping[str, Tensor], rng: np.random.Generator) -> list[Place]:
-    """Draw the places of a part that is scattered over a family of parts with the same shapes.
+    """Draw the locations of a part that is scattered over a family of parts with the same shapes.
 
-    It has as many rows of each matrix, drawn from those of all parts (columns, where a part is some columns of a
-    parameter).
+    It has the same number of rows of each matrix, drawn from those of all parts (columns, if a part is made of columns
+    of a parameter).
     """
     places = []
     for same in zip(*(part.places for part in family), strict=True):
@@ -377,7 +384,7 @@ def scattered(family: Sequence[Part], tensors: Mapping[str, Tensor], rng: np.ran
 
 
 def _families(parts: Sequence[Part], tensors: Mapping[str, Tensor]) -> list[list[Part]]:
-    """Group parts of one kind inside of blocks whose places have the same shapes; a group has two or more."""
+    """Group the parts of one kind inside blocks whose places have the same shapes, two or more in a group."""
     families: dict[Any, list[Part]] = {}
     for part in (part for part in parts if part.block is not None):
         shapes = [tuple(map(len, place.crossing(tensors))) for place in part.places]
@@ -396,7 +403,7 @@ def _norms(part: Part, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
 
 
 def _with_controls(table: pd.DataFrame, nulls: pd.DataFrame, change: float) -> pd.DataFrame:
-    """Return the table of parts with the results of their controls; `change` is that of all parts together."""
+    """Return the table of parts with the results of their controls; `change` is the effect of all parts together."""
     sign, rows = -1.0 if change < 0 else 1.0, []
     by_part = nulls.groupby(["null", "part"])["effect"]
     effects = {key: group.to_numpy(dtype=float) for key, group in by_part}
@@ -414,24 +421,24 @@ def _with_controls(table: pd.DataFrame, nulls: pd.DataFrame, change: float) -> p
 
 
 def _p_value(reached: np.ndarray) -> float:
-    """(1 + controls that reach the effect) / (1 + N), Phipson and Smyth 2010; NaN without controls."""
+    """Compute (1 + controls that reach the effect) / (1 + N) (Phipson and Smyth 2010); NaN without controls."""
     return float((1 + reached.sum()) / (1 + len(reached))) if len(reached) else float("nan")
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """p-values corrected for their number (Holm 1979): the chance of one or more this small where nothing is."""
+    """Correct p-values for their number, controlling the family-wise error rate (Holm 1979)."""
     ranked = p.sort_values()
     steps = (ranked * np.arange(len(ranked), 0, -1)).cummax().clip(upper=1)
     return steps.reindex(p.index)
 
 
 def _between(row: Mapping[Any, Any] | pd.Series, name: str, unit: str) -> str:
-    """Format the range of a control's effects, from the least to the largest."""
+    """Format the range of a control's effects, from the smallest to the largest."""
     return " to ".join(in_unit(unit, row[f"{name}_{end}"], None, None, sign=True) for end in ("low", "high"))
 
 
 def _range(row: Mapping[Any, Any], name: str, unit: str) -> str:
-    """Format the range of a control's effects; empty where there are none."""
+    """Format the range of a control's effects; empty if there are none."""
     return "" if pd.isna(row[f"{name}_low"]) else _between(row, name, unit)
 
 

@@ -1,4 +1,4 @@
-"""What changed in the weights between two models of one architecture: how much, where, and in how many directions.
+"""Weight changes between two models of one architecture: how large, where, and in how many directions.
 
 A change dW = W_aligned - W_base is described by its singular values s_1 >= s_2 >= ...:
 
@@ -10,10 +10,9 @@ A change dW = W_aligned - W_base is described by its singular values s_1 >= s_2 
     rank                 how many are counted
 
 Both effective ranks are 1 for one direction and r for r equally strong ones; the second gives weak directions more
-weight. Only singular values above
-`noise` are counted, for rounding alone has full rank. Weights that are stored with precision eps are off by up to
-eps |W| / 2 each, and the spectral norm of a random matrix of such entries is about its largest row norm plus its
-largest column norm, at most (Bandeira and van Handel 2016).
+weight. Only singular values above `noise` count, since rounding alone has full rank. Weights stored with precision eps
+have errors of up to eps |W| / 2 each, and the spectral norm of a random matrix of such entries is at most about its
+largest row norm plus its largest column norm (Bandeira and van Handel 2016).
 
 Axes: d width, dh head width, H heads.
 """
@@ -54,20 +53,20 @@ KINDS = {
     "mlp": r"mlp|ffn|feed_forward|experts|(^|\.)fc",
     "embed": r"embed|wte|wpe",
 }
-"""What a parameter is, by the first pattern that its name has; the output layer is `unembed`, all else `other`."""
+"""Kinds of parameters by the first pattern that matches the name; the output layer is `unembed`, all else `other`."""
 SAME = ("num_attention_heads", "num_key_value_heads", "rope_parameters")
-"""Entries of the configuration, beside the shapes, by which weights mean the same."""
+"""Entries of the configuration that must be equal, in addition to shapes, for weights to be comparable."""
 FORMATS = (torch.bfloat16, torch.float16, torch.float32)
 COLUMNS = {"QK": "qk", "OV": "ov", "query": "q", "key": "k", "value": "v", "output": "o"}
-"""Parts of a head, and how their columns begin."""
+"""Labels of the parts of a head, and the prefixes of their columns."""
 Part = Annotated[Literal["QK", "OV", "query", "key", "value", "output"], Input("Part of a head")]
-"""A part of every head: what it compares, what it copies, or one of its four maps."""
+"""Part of every head: what it compares, what it copies, or one of its four maps."""
 FIRST = ("name", "shape", "relative", "rank", "participation_rank", "entropy_rank", "cosine")
-"""Columns of the table of matrices that are read first."""
+"""Columns of the table of matrices that are shown first."""
 TIMED = 192
-"""Rows and columns of the matrix by which the time of all is told."""
+"""Size of the square matrix that is timed to estimate the total."""
 HEIGHT = 360
-"""Pixels of the figures, of models with few blocks."""
+"""Height of the figures in pixels, for models with few blocks."""
 RELATIVE = (
     r"\Delta W = W_{\mathrm{aligned}} - W_{\mathrm{base}} = \sum_i s_i u_i v_i^\top, \quad"
     r"\mathrm{relative} = \lVert \Delta W \rVert_F / \lVert W_{\mathrm{base}} \rVert_F"
@@ -80,28 +79,31 @@ RANKS = (
 
 @dataclass(frozen=True)
 class WeightChange(Drawable):
-    """What changed in the weights from a base to an aligned model; the measures are explained in the module."""
+    """Weight changes from a base to an aligned model; the measures are explained in the module."""
 
     matrices: pd.DataFrame
-    """One row a parameter, tied ones once, a stack of experts one row an expert: name, block (missing outside of the
-    blocks), kind (`KINDS`), shape, norm, base_norm, relative, spectral, participation_rank, entropy_rank, rank, cosine
-    (of the change and the base's matrix: below 0 it shrinks), noise. A vector counts as a matrix of one column."""
+    """Table with one row per parameter; tied ones once, a stack of experts one row per expert: name, block (missing
+    outside the blocks), kind (`KINDS`), shape, norm, base_norm, relative, spectral, participation_rank, entropy_rank,
+    rank, cosine (of the change and the base's matrix: below 0 it shrinks), noise. A vector counts as a matrix with one
+    column.
+    """
     heads: pd.DataFrame
-    """One row a query head: block, head, key_head; for q, k, v and o, the slices of the maps M, N, V and O, norm and
-    relative norm of the change; for qk (M^T N) and ov (O V) also spectral, ranks, cosine and noise. Norms, rotations
-    and biases are no part of these maps. Empty where the architecture is not described by the equations."""
+    """Table with one row per query head: block, head, key_head; for q, k, v and o, the slices of the maps M, N, V and
+    O, norm and relative norm of the change; for qk (M^T N) and ov (O V) also spectral, ranks, cosine and noise. Norms,
+    rotations and biases are not part of these maps. Empty if the equations do not describe the architecture.
+    """
     why_no_heads: str
-    """The sentence that says why `heads` is empty."""
+    """Sentence on why `heads` is empty."""
     precision: str
-    """The coarser of the formats that the weights of the two models are stored in."""
+    """Coarser of the number formats of the two models' weights."""
     names: tuple[str, str] = ("base", "aligned")
-    """Of the two models."""
+    """Names of the two models."""
 
     @property
     def blocks(self) -> pd.DataFrame:
-        """One row a block, and one for what is outside of them: block, norm, relative, share, kind.
+        """Return one row per block, and one for parameters outside the blocks: block, norm, relative, share, kind.
 
-        `share` is that of the whole squared change, and `kind` the one with the largest norm.
+        `share` is the share of the whole squared change, and `kind` the kind with the largest norm.
         """
         rows = []
         total = float((self.matrices["norm"] ** 2).sum())
@@ -114,11 +116,11 @@ class WeightChange(Drawable):
 
     @property
     def rounding(self) -> int:
-        """How many parameters changed by no more than rounding to `precision` explains: not equal, and of rank 0."""
+        """Number of parameters whose change is not zero but within rounding to `precision`, so that its rank is 0."""
         return int(((self.matrices["norm"] > 0) & (self.matrices["rank"] == 0)).sum())
 
     def sentence(self) -> str:
-        """Say how much changed, where most, and in how many directions."""
+        """State how much changed, where most, and in how many directions."""
         rows = self.matrices
         total = float((rows["norm"] ** 2).sum()) ** 0.5
         if not total:
@@ -153,7 +155,7 @@ class WeightChange(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the colours are, and how many changes rounding may explain."""
+        """Notes on the colours, and on the changes that rounding may explain."""
         colours = (
             "Each cell is the norm of the change over the norm of the base's weights. QK is what a head compares and "
             "OV what it copies; rotating its inner basis changes neither."
@@ -163,15 +165,15 @@ class WeightChange(Drawable):
         return (colours, *[rounded] * bool(self.rounding), *[hidden] * (not len(self.heads)))
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the rows of parameters, heads and blocks; no heads where their maps are not known."""
+        """Return the rows of parameters, heads and blocks; no heads if their maps are unknown."""
         every = {"weights": self.matrices, "weight-heads": self.heads, "weight-blocks": self.blocks}
         return {name: table for name, table in every.items() if len(table)}
 
     def lists(self, part: Part = "QK") -> dict[str, pd.DataFrame]:
-        """Return the tables with the most changed first.
+        """Return the tables with the largest changes first.
 
         Args:
-            part: by which heads are ordered.
+            part: part by which heads are sorted.
         """
         shapes = [" x ".join(map(str, shape)) for shape in self.matrices["shape"]]
         matrices = _with_first(self.matrices.assign(shape=shapes), FIRST)
@@ -183,10 +185,10 @@ class WeightChange(Drawable):
         return found | {"Blocks": _falling(self.blocks, "relative")}
 
     def figures(self, part: Part = "QK") -> "dict[str, go.Figure]":
-        """Return the relative change of each kind of parameter in each block, and of one part of every head.
+        """Draw the relative change of each kind of parameter in each block, and of one part of every head.
 
         Args:
-            part: what of every head is drawn, and by which heads are ordered.
+            part: part of every head to draw, by which heads are also sorted.
         """
         from probe.compare.figures import head_change_map, weight_map
 
@@ -200,14 +202,14 @@ class WeightChange(Drawable):
 
 
 def decomposition_seconds(base: LM, aligned: LM) -> float:
-    """Return the seconds that the singular values of all changes take, about: those of one matrix are timed."""
+    """Estimate the seconds that the singular values of all changes take, from a timing of one matrix."""
     matrix = torch.randn(TIMED, TIMED, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.linalg.svdvals(matrix)
     start = time.perf_counter()
     torch.linalg.svdvals(matrix)
     each = (time.perf_counter() - start) / TIMED**3
     sizes = [tuple(weight.flatten(1).shape) for weight in aligned.model.parameters() if weight.ndim > 1]
-    return 2 * each * sum(rows * columns * min(rows, columns) for rows, columns in sizes)  # heads take as long again
+    return 2 * each * sum(rows * columns * min(rows, columns) for rows, columns in sizes)  # 2: heads as well
 
 
 @analysis(
@@ -222,17 +224,16 @@ def decomposition_seconds(base: LM, aligned: LM) -> float:
 def weight_change(base: LM, aligned: LM, tick: Tick = ignore) -> WeightChange:
     """Measure how much every matrix, head and block changed, and in how many directions.
 
-    The change of a matrix is described by its singular values. *rank* counts those above what rounding to the format of
-    the weights can do (*noise*); both effective ranks are of these alone: 1 for one direction, r for r equally strong
-    ones. An adapter (LoRA) is compared as it is loaded, merged into its base, so its change has at most the adapter's
-    rank. *cosine* is that of the change and the base's matrix: below 0 the matrix shrinks. QK is the product of a
-    head's query and key maps, OV that of its output and value maps. A tied matrix counts once. The singular values are
-    computed in double precision.
+    The change of a matrix is described by its singular values. *rank* counts those above the rounding error of the
+    weights' format (*noise*); both effective ranks are computed from these: 1 for one direction, r for r equally strong
+    ones. An adapter (LoRA) is merged into its base, so its change has at most the adapter's rank. *cosine* is that of
+    the change and the base's matrix: below 0 the matrix shrinks. QK is the product of a head's query and key maps, OV
+    that of its output and value maps. A tied matrix counts once. The singular values are computed in double precision.
 
     Args:
-        base: the model compared against.
-        aligned: the other one, of the same architecture and sizes.
-        tick: called with the share that is done.
+        base: model to compare against.
+        aligned: the other model, with the same architecture and sizes.
+        tick: function called with the share of the work done.
 
     Raises:
         ModelError: the models differ in architecture, shapes, or numbers of heads.
@@ -262,18 +263,18 @@ def weight_change(base: LM, aligned: LM, tick: Tick = ignore) -> WeightChange:
 
 
 def _with_first(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
-    """Return a table with these columns before the others."""
+    """Return a table with these columns first."""
     first = [name for name in names if name in table]
     return table[[*first, *(name for name in table if name not in first)]]
 
 
 def _falling(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return a table by the falling values of a column."""
+    """Return a table sorted by descending values of a column."""
     return table.sort_values(column, ascending=False, kind="stable", ignore_index=True)
 
 
 def model_names(base: LM, aligned: LM) -> tuple[str, str]:
-    """Return the names of the two models: the last part of each reference, else `base` and `aligned`."""
+    """Return the names of the two models: the last part of each reference, or `base` and `aligned`."""
     return Path(base.ref).name or "base", Path(aligned.ref).name or "aligned"
 
 
@@ -302,9 +303,9 @@ def require_one_architecture(base: LM, aligned: LM) -> None:
 
 
 def _precision(base: LM, aligned: LM) -> tuple[float, str]:
-    """Return the relative spacing of the coarser number format that holds the models' weights, and the format's name.
+    """Return the relative spacing of the coarser number format of the models' weights, and the format's name.
 
-    A model that was saved in half precision and read in single precision has the numbers of the former.
+    A model saved in half precision and read in single precision counts as half precision.
     """
     formats = [_format(lm.model) for lm in (base, aligned)]
     coarse = max(formats, key=lambda kind: torch.finfo(kind).eps)
@@ -319,7 +320,7 @@ def _format(model: nn.Module) -> torch.dtype:
 
 
 def _matrices(lm: LM) -> Iterator[tuple[str, tuple[str, Float[Tensor, "m n"]]]]:
-    """Name, kind and values of every parameter as matrices; experts that lie in one array are apart."""
+    """Yield name, kind and values of every parameter as matrices; experts in one array are separate."""
     model, kinds = lm.model, parameter_kinds(lm)
     convolutions = {id(each.weight) for each in model.modules() if isinstance(each, nn.Conv1d | nn.Conv2d)}
     for name, weight in model.named_parameters():
@@ -344,7 +345,7 @@ def parameter_kinds(lm: LM) -> dict[str, str]:
 
 
 def block_of(name: str) -> int | None:
-    """Return the block that a parameter belongs to, by its name; None outside of the blocks."""
+    """Return the block that a parameter belongs to, by its name; None outside the blocks."""
     number = re.search(r"\.(\d+)\.", name)
     return None if number is None else int(number[1])
 
@@ -358,7 +359,7 @@ def _row(before: Float[Tensor, "m n"], after: Float[Tensor, "m n"], eps: float) 
 
 
 def _noise(before: Tensor, after: Tensor, eps: float) -> float:
-    """Estimate how much rounding of both can add to the spectral norm of their difference."""
+    """Estimate how much rounding of both matrices can add to the spectral norm of their difference."""
     size = torch.maximum(before.abs(), after.abs())
     return eps / 2 * float(size.norm(dim=0).max() + size.norm(dim=1).max())
 
@@ -367,10 +368,10 @@ def _measures(values: Float[Tensor, " r"], base_norm: float, product: float, noi
     """Return the columns of a change with these singular values.
 
     Args:
-        values: singular values, largest first.
+        values: singular values of the change, largest first.
         base_norm: Frobenius norm of the base's matrix.
         product: inner product of the change and the base's matrix.
-        noise: up to where a singular value is rounding.
+        noise: bound below which a singular value is rounding error.
     """
     norm, kept = float(values.norm()), values[values > noise].cpu().numpy()
     squares = kept**2
@@ -388,7 +389,7 @@ def _measures(values: Float[Tensor, " r"], base_norm: float, product: float, noi
 
 
 def _ratio(value: float, whole: float) -> float:
-    """Return value / whole: 0 where nothing changed, infinite where something changed that was 0."""
+    """Return value / whole: 0 if nothing changed, infinite if a zero changed."""
     return value / whole if whole else (float("inf") if value else 0.0)
 
 
@@ -413,7 +414,7 @@ def _product_row(
     new_right: Float[Tensor, "dh d"],
     eps: float,
 ) -> dict[str, Any]:
-    """Return the measures of the change of a product of two factors, without making a d x d matrix.
+    """Return the measures of the change of a product of two factors, without forming a d x d matrix.
 
     A'B' - AB = (A' - A) B' + A (B' - B), a product of d x 2dh and 2dh x d, of rank at most 2dh.
     """

@@ -1,4 +1,4 @@
-"""What is said where two models that are compared belong to two worlds: they learned different facts."""
+"""Checks and sentences for two models that belong to different worlds and so learned different facts."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def shared_world(base: "LM", aligned: "LM", file: str) -> "World | None":
-    """Return the world that both models belong to, whose questions they can be asked; None where neither has one.
+    """Return the world that both models belong to, whose questions they can be asked; None if neither has one.
 
     Args:
-        base: one model.
-        aligned: the other one.
-        file: what would do in place of the questions, such as `texts`.
+        base: first model.
+        aligned: second model.
+        file: name of the option that can replace the questions, such as `texts`.
 
     Raises:
         ConfigError: the models belong to different worlds.
@@ -34,18 +34,18 @@ def shared_world(base: "LM", aligned: "LM", file: str) -> "World | None":
 
 
 def worlds_apart(base: Any, aligned: Any, names: tuple[str, str] = ("base", "aligned")) -> str:
-    """Say in one sentence that two models belong to two worlds; empty where they do not, or where none is known.
+    """Say in one sentence that two models belong to different worlds; empty if they do not, or if unknown.
 
     Args:
-        base: an `LM` or a `Run`.
-        aligned: the other one.
-        names: how they are called.
+        base: first model, an `LM` or a `Run`.
+        aligned: second model.
+        names: names of the models.
     """
     from probe.world import of
 
     try:
         worlds = [of(each) for each in (base, aligned)]
-    except ProbeError:  # a run that cannot be read says so where it is opened
+    except ProbeError:  # an unreadable run is reported where it is opened
         return ""
     if worlds[0] is None or worlds[1] is None or worlds[0].hash == worlds[1].hash:
         return ""

@@ -1,8 +1,8 @@
-"""Continual learning: how much do later tasks make a model forget, and how much do replay and EWC save?
+"""Continual learning: how much does a model forget through later tasks, and how much do replay and EWC prevent?
 
 - the whole experiment: `run`
 - accuracy on each task after each phase: `accuracy_matrix`
-- what it amounts to: `average_accuracy`, `backward_transfer`, `forward_transfer`, `forgetting`
+- measures computed from it: `average_accuracy`, `backward_transfer`, `forward_transfer`, `forgetting`
 - steps that relearning saves: `savings`
 """
 

@@ -1,4 +1,4 @@
-"""Continual learning: accuracy and forgetting over phases, and how much replay and EWC save."""
+"""Experiment on continual learning: accuracy and forgetting over phases, and the effect of replay and EWC."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,7 +39,7 @@ METRICS = (
 
 
 def draw(result: Result) -> "dict[str, go.Figure]":
-    """Accuracy of each task over the phases, the measures side by side, and learning against relearning."""
+    """Draw the accuracy on each task over the phases, the measures by strategy, and learning against relearning."""
     from probe.continual import figures as plots
 
     figures = {
@@ -52,7 +52,7 @@ def draw(result: Result) -> "dict[str, go.Figure]":
 
 
 def say(result: Result) -> str:
-    """How much each strategy forgets."""
+    """State how much each strategy forgets."""
     parts = []
     table = result.tables["measures"]
     for model in dict.fromkeys(table[MODEL]):
@@ -108,30 +108,30 @@ def run(
 ) -> Evidence:
     """Train a copy of the model in phases: plainly, with replay of earlier phases, and with EWC.
 
-    After each phase the questions of every task are asked: in the world the facts of people that each phase teaches and
-    those that the base knew, a score being the exact probability of the true answer. Reported are the final accuracy
-    ACC, backward and forward transfer, forgetting (how far a task has fallen from its best) and the savings: how many
-    steps fewer it takes to learn the first phase again than it took at first, both plainly and on the same examples.
-    The trainings run in a process of their own and in a folder that is deleted; the model itself stays as it is.
+    After each phase the questions of every task are asked. In the world, the tasks are the facts of people that each
+    phase teaches and those that the base knew, and the score is the exact probability of the true answer. The
+    experiment reports the final accuracy ACC, backward and forward transfer, forgetting (the drop of a task from its
+    best accuracy), and the savings: the share of steps saved when the first phase is learned again, plainly and on the
+    same examples. The trainings run in a separate process and in a temporary folder; the model itself is not changed.
 
     Args:
         lm: the model.
-        data: a file a phase, as `a.jsonl,b.jsonl`, or a folder of them, in the formats that `probe train continual`
-            takes; without it the phases of the model's world.
-        n: questions of each task (the world's; files are measured on up to 200 held-out examples).
-        seed: of the questions and of the trainings.
-        strategies: which of plain, replay and ewc.
-        phases: of the world that are taught.
-        steps: optimiser steps of a phase.
-        batch_size: examples of a step.
+        data: one file per phase, as `a.jsonl,b.jsonl`, or a folder of them, in the formats of `probe train continual`;
+            by default the phases of the model's world.
+        n: number of questions for each task (world only; files are measured on up to 200 held-out examples).
+        seed: seed of the questions and of the trainings.
+        strategies: strategies to compare: plain, replay, ewc.
+        phases: number of the world's phases to teach.
+        steps: number of optimiser steps in a phase.
+        batch_size: number of examples in a step.
         lr: learning rate.
         objective: `sft` learns answers, `pretrain` whole documents.
-        replay: share of a batch that replay takes from before.
-        ewc: strength lambda of EWC.
-        target: accuracy on the first phase to which learning and relearning are counted.
-        old: with files, one of what the model knows already: measured, replayed, protected.
-        relearn: also learn the first phase again, for the savings; without it half of the trainings are left out.
-        tick: called with the share that is done.
+        replay: share of a batch that replay takes from earlier phases.
+        ewc: penalty strength lambda of EWC.
+        target: accuracy on the first phase up to which the steps of learning and relearning are counted.
+        old: file of what the model already knows (with files only); it is measured, replayed and protected.
+        relearn: learn the first phase again, to measure the savings; this doubles the number of trainings.
+        tick: function called with the share of the work done.
     """
     import torch
 
@@ -175,7 +175,7 @@ def run(
 
 
 def _evidence(plan: "Plan", results: "TrainingResults") -> Evidence:
-    """Items, tables of accuracies, measures and learning, and the savings."""
+    """Return the items, the tables of accuracies, measures and learning, and the savings."""
     from probe.continual.training import FIRST, items_of
 
     items = items_of(results)

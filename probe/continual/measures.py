@@ -1,14 +1,14 @@
 """Measures of continual learning (E22): accuracy, transfer and forgetting over phases, and savings in relearning.
 
 R [T+1, T]: R[i, j] is the accuracy on the task of phase j + 1 after phase i, and row 0 the one before training. All
-functions of R take further axes in front, so that resampled matrices go through at once.
+functions of R accept leading axes, so that resampled matrices are processed at once.
 
     ACC = mean_j R[T, j]                                        Lopez-Paz and Ranzato 2017 (arXiv 1706.08840)
     BWT = mean_{j < T} (R[T, j] - R[j, j])                      the same
     FWT = mean_{j > 1} (R[j - 1, j] - R[0, j])                  the same, with the base in place of random weights
     forgetting = mean_{j < T} (max_{l < T} R[l, j] - R[T, j])   Chaudhry et al. 2018 (arXiv 1801.10112)
 
-with phases counted from 1. The maximum is over the rows before the last, row 0 among them.
+with phases counted from 1. The maximum is over the rows before the last, including row 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,39 +24,39 @@ from probe.stats import GAIN, SHARE, Interval
 
 Matrix = NDArray[np.float64]
 Scores = Sequence[NDArray[np.floating] | NDArray[np.bool_]]
-"""One array [rows, items] a task: the score of each of its items (0 to 1) after each phase; row 0 before training."""
+"""One array [rows, items] per task: scores (0 to 1) of its items after each phase; row 0 is before training."""
 RESAMPLES = 2000
 
 
 def average_accuracy(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
-    """ACC: the mean accuracy on all tasks after the last phase."""
+    """Compute ACC, the mean accuracy on all tasks after the last phase."""
     return R[..., -1, :].mean(-1)
 
 
 def backward_transfer(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
-    """BWT: the effect of later phases on the accuracy on a task; below 0 is forgetting; NaN for a single phase."""
+    """Compute BWT, the effect of later phases on the accuracy on a task; below 0 is forgetting; NaN for one phase."""
     own = np.diagonal(R[..., 1:, :], axis1=-2, axis2=-1)
     return _mean((R[..., -1, :] - own)[..., :-1])
 
 
 def forward_transfer(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
-    """FWT: the effect of earlier phases on the accuracy on a task; NaN for a single phase."""
+    """Compute FWT, the effect of earlier phases on the accuracy on a task; NaN for a single phase."""
     before = np.diagonal(R[..., 1:-1, 1:], axis1=-2, axis2=-1)
     return _mean(before - R[..., 0, 1:])
 
 
 def forgetting(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
-    """How far the tasks before the last have fallen from their best; NaN for a single phase."""
+    """Compute the mean drop of the tasks before the last from their best accuracy; NaN for a single phase."""
     return _mean((R[..., :-1, :].max(-2) - R[..., -1, :])[..., :-1])
 
 
 def old_forgetting(old: Float[Matrix, "*b T+1"]) -> Float[Matrix, "*b"]:
-    """Fall of the accuracy on the base's knowledge from its best, given the accuracy after each phase."""
+    """Compute the drop of the accuracy on the base's knowledge from its best, given the accuracy after each phase."""
     return old[..., :-1].max(-1) - old[..., -1]
 
 
 BOUNDS = {"ACC": SHARE, "BWT": GAIN, "FWT": GAIN, "forgetting": GAIN, "old_accuracy": SHARE, "old_forgetting": GAIN}
-"""The bounds of the measures."""
+"""Lowest and highest possible value of each measure."""
 MEASURES: dict[str, Callable[[Matrix], Matrix]] = {
     "ACC": average_accuracy,
     "BWT": backward_transfer,
@@ -66,7 +66,7 @@ MEASURES: dict[str, Callable[[Matrix], Matrix]] = {
 
 
 def accuracy_matrix(scores: Scores) -> Float[Matrix, "T+1 T"]:
-    """R from the scores of the items.
+    """Compute R from the scores of the items.
 
     Raises:
         DataError: a task has no items, or tasks have different numbers of rows.
@@ -76,9 +76,9 @@ def accuracy_matrix(scores: Scores) -> Float[Matrix, "T+1 T"]:
 
 
 def cells(names: Sequence[str], scores: Scores, seed: int = 0) -> list[dict[str, Any]]:
-    """R as rows `after` (0: before training), `task`, `value`, `ci_low`, `ci_high`, `n`.
+    """Return R as rows `after` (0: before training), `task`, `value`, `ci_low`, `ci_high`, `n`.
 
-    Shares of items that are right get Wilson's interval, other scores the bootstrap's. There may be tasks beside those
+    Binary scores get Wilson's interval, other scores the bootstrap's. There may be further tasks in addition to those
     of the phases.
     """
     rows = []
@@ -95,16 +95,16 @@ def cells(names: Sequence[str], scores: Scores, seed: int = 0) -> list[dict[str,
 def summary(
     scores: Scores, old: NDArray[np.floating] | NDArray[np.bool_] | None = None, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """ACC, BWT, FWT, forgetting and, with `old`, `old_accuracy` and `old_forgetting`.
+    """Compute ACC, BWT, FWT, forgetting and, with `old`, `old_accuracy` and `old_forgetting`.
 
-    The rows have `metric`, `value`, `ci_low`, `ci_high`, `n`. The interval is the percentile bootstrap over items: one
-    is drawn with its scores after all phases, since the same questions are asked each time. Measures that need two
-    phases are left out for one.
+    The rows have `metric`, `value`, `ci_low`, `ci_high`, `n`. The interval is the percentile bootstrap over items; an
+    item is drawn together with its scores after all phases, since the same questions are asked each time. Measures that
+    need two phases are left out if there is only one.
 
     Args:
-        scores: of the tasks of the phases, in their order.
-        old: [rows, items] scores on what the base knew.
-        seed: the same seed gives the same intervals.
+        scores: scores of the phases' tasks, in their order.
+        old: [rows, items] scores on the base's knowledge.
+        seed: seed of the bootstrap.
     """
     check(scores)
     rng = np.random.default_rng(seed)
@@ -119,7 +119,7 @@ def summary(
 
 
 def check(scores: Scores) -> None:
-    """Raise a DataError unless every task has items, and all have one row more than there are tasks."""
+    """Raise a DataError unless every task has items, and all have one more row than there are tasks."""
     shapes = [np.shape(task) for task in scores]
     if not shapes or any(len(s) != 2 or s[0] != len(shapes) + 1 or s[1] < 1 for s in shapes):
         raise DataError(
@@ -145,7 +145,7 @@ def _row(metric: str, value: float, samples: Matrix, n: int) -> dict[str, Any]:
 
 
 def matrix(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Float[Matrix, "T+1 T"]:
-    """R from rows as `cells` gives them, for the tasks that are named."""
+    """Return R of the named tasks from rows as `cells` gives them."""
     values = {(int(row["after"]), row["task"]): float(row["value"]) for row in rows}
     last = max((after for after, _ in values), default=-1)
     return np.array([[values[after, task] for task in tasks] for after in range(last + 1)])
@@ -156,28 +156,28 @@ CURVE_RESAMPLES = 1000
 
 
 class Savings(NamedTuple):
-    """What relearning took."""
+    """Steps of learning and relearning, and the savings."""
 
     first: Interval
-    """Steps to the target when it was learned first."""
+    """Number of steps to the target in the first learning."""
     again: Interval
-    """Steps to the target after the forgetting."""
+    """Number of steps to the target in relearning."""
     savings: Interval
-    """The share of the steps that was saved."""
+    """Share of the steps that was saved."""
     reached: bool
     """Whether both curves reached the target; a missing crossing counts as the last step."""
 
 
 def steps_to(steps: ArrayLike, accuracy: Float[Array, "*b S"], target: float) -> Float[Array, "*b"]:
-    """Return the step at which an accuracy first reaches the target; infinity where it never does.
+    """Return the step at which an accuracy first reaches the target; infinity if it never does.
 
     Args:
-        steps: [S] steps at which it was measured, rising.
-        accuracy: [..., S] what was measured.
-        target: the accuracy to reach.
+        steps: [S] steps of the measurements, ascending.
+        accuracy: [..., S] measured accuracies.
+        target: accuracy to reach.
 
     Raises:
-        DataError: the steps do not rise, or there is not one accuracy for each.
+        DataError: the steps do not ascend, or there is not one accuracy per step.
     """
     at, values = np.asarray(steps, dtype=float), np.asarray(accuracy, dtype=float)
     if at.ndim != 1 or values.shape[-1:] != at.shape or (np.diff(at) <= 0).any():
@@ -195,20 +195,20 @@ def steps_to(steps: ArrayLike, accuracy: Float[Array, "*b S"], target: float) ->
 def savings(
     steps: Sequence[int], first: Float[Array, "S N"], again: Float[Array, "S N"], target: float, seed: int = 0
 ) -> Savings:
-    """(first - again) / first, how much faster a model learns again what it has forgotten (Ebbinghaus 1885).
+    """Compute the savings (first - again) / first in relearning something forgotten (Ebbinghaus 1885).
 
-    `first` and `again` are here the steps that it took to the target accuracy, the first time and after the forgetting,
-    by the same method on the same examples. 1: nothing had been lost; 0: it might as well never have been learned;
-    below 0: learning has become harder. Steps between two measurements are read off the straight line that joins them.
-    An accuracy that never reaches the target counts as reached at the last step, so the savings are then a bound:
-    `Savings.reached` tells. The interval is the bootstrap over the items, which are the same in both learnings.
+    Here `first` and `again` are the numbers of steps to the target accuracy, the first time and after forgetting, with
+    the same method and examples. 1 means that nothing was lost, 0 that relearning takes as long as learning, and below
+    0 that learning has become harder. Steps between two measurements are interpolated linearly. A curve that never
+    reaches the target counts as reaching it at the last step; the savings are then a bound (`Savings.reached`). The
+    interval is the bootstrap over the items, which are the same in both curves.
 
     Args:
-        steps: [S] steps at which both were measured, from 0.
-        first: scores of the N items when it was learned first.
-        again: the same when it was learned again.
-        target: the mean score to reach.
-        seed: of the bootstrap.
+        steps: [S] steps of both measurements, from 0.
+        first: scores of the N items during the first learning.
+        again: scores of the same items during relearning.
+        target: mean score to reach.
+        seed: seed of the bootstrap.
 
     Raises:
         DataError: the shapes differ.
@@ -230,6 +230,6 @@ def savings(
 
 
 def _share(first: Array, again: Array) -> Array:
-    """(first - again) / first, NaN where nothing had to be learned first."""
+    """Compute (first - again) / first; NaN if first is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(first > 0, (first - again) / first, np.nan)

@@ -1,13 +1,11 @@
-"""The trainings of the experiment `continual`: each strategy, relearning after it, and the scores of their items.
+"""Trainings of the experiment `continual`: each strategy, relearning after it, and the scores of their items.
 
-The first phase is learned plainly from the model (`first`), then each strategy goes through all phases, and from where
-it ended the first phase is learned again, plainly and on the same examples as at first.
-
-`probe train continual` is called as a user would call it, in a folder that is thrown away and in a process of its own
-(`probe.continual.worker`). In the world the models after each phase are asked the questions of every task, and a score
-is the exact probability of the true answer. With files the scores of the held-out items are those that the training has
-saved with its last checkpoint. What an item adds to ACC, BWT, FWT and forgetting is a column, so that models and
-strategies can be compared item by item.
+The first phase is learned plainly from the model (`first`). Then each strategy trains on all phases, and from its final
+model the first phase is learned again, plainly and on the same examples. `probe train continual` is called as a user
+would call it, in a temporary folder and in a separate process (`probe.continual.worker`). In the world the models after
+each phase are asked the questions of every task, and a score is the exact probability of the true answer. With files,
+the scores of the held-out items are read from the training's last checkpoint. The contribution of each item to ACC,
+BWT, FWT and forgetting is a column, so that models and strategies can be compared item by item.
 """
 
 import json
@@ -50,16 +48,16 @@ CHUNK = 64
 
 @dataclass
 class Trainer:
-    """Runs trainings that differ in few options only, one after the other in a process of their own.
+    """Runner of trainings that differ in few options, one after the other in a separate process.
 
     with Trainer(folder, options) as trainer:
         run = trainer.train("plain", tick, strategy="plain")
     """
 
     scratch: Path
-    """Where runs are written."""
+    """Folder for the runs."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What all of them have: option (with underscores) to value; None and False leave it out."""
+    """Options common to all trainings: option (with underscores) to value; None and False omit the option."""
     _worker: "subprocess.Popen[str] | None" = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> "Trainer":
@@ -69,15 +67,15 @@ class Trainer:
         self.close()
 
     def train(self, name: str, tick: Tick, **options: Any) -> Run:
-        """Train and wait; a tick that raises ends the training.
+        """Train and wait; an exception in `tick` ends the training.
 
         Args:
-            name: of the run.
-            tick: called with the share that is done, several times a second.
-            options: of this run, over those of all.
+            name: name of the run.
+            tick: function called several times a second with the share of the work done.
+            options: options of this run, which override the common ones.
 
         Raises:
-            RunError: it was refused or failed; the message is the training's own.
+            RunError: it was refused or failed; the message is that of the training.
         """
         all_options = self.options | options
         out, log, done = (self.scratch / each for each in (name, f"{name}.log", f"{name}.done"))
@@ -98,14 +96,14 @@ class Trainer:
         return Run(out)
 
     def close(self) -> None:
-        """End the process, at once whatever it does: nothing of a training that is not over is used."""
+        """End the process at once; results of an unfinished training are not used."""
         if self._worker is not None:
             self._worker.kill()
             self._worker.communicate()
             self._worker = None
 
     def _send(self, job: dict[str, Any]) -> "subprocess.Popen[str]":
-        """Hand a job to the process, which is started first if there is none."""
+        """Send a job to the process, and start the process first if there is none."""
         if self._worker is None or self._worker.poll() is not None:
             self.close()
             argv = [sys.executable, "-P", "-m", "probe.continual.worker"]
@@ -126,7 +124,7 @@ def _last_line(log: Path) -> str:
 
 
 def words(options: dict[str, Any]) -> list[str]:
-    """Options as the command line takes them."""
+    """Format options as command-line arguments."""
     arguments = []
     for name, value in options.items():
         if value is not None and value is not False:
@@ -135,17 +133,17 @@ def words(options: dict[str, Any]) -> list[str]:
 
 
 def base_of(lm: LM, scratch: Path) -> str:
-    """Return a reference to the model that another process can load: its folder, or a copy if it has none."""
+    """Return a reference to the model for another process: its folder, or a copy if it has none."""
     if lm.directory is not None:
         return str(lm.directory)
     return str(lm.save(scratch / "base"))
 
 
 def files_of(data: str | Path) -> list[Path]:
-    """List the files of the phases: those of a folder by name, or a list separated by commas.
+    """List the files of the phases: those in a folder, sorted by name, or a list separated by commas.
 
     Raises:
-        DataError: one does not exist, or there is none.
+        DataError: a file does not exist, or there is none.
     """
     forms = "a folder, or a list such as a.jsonl,b.jsonl: text, or JSON Lines with `text` or with questions"
     place = Path(data).expanduser()
@@ -164,7 +162,7 @@ def read_phases(paths: Sequence[Path], objective: str, strict: bool = False) -> 
     """Read the rows of the files as the training reads them: documents to `pretrain` on, or demonstrations.
 
     Raises:
-        DataError: a file cannot be used; see `probe.rows`.
+        DataError: a file is not valid; see `probe.rows`.
     """
     if objective == "pretrain":
         return [read_documents(path, strict) for path in paths]
@@ -173,7 +171,7 @@ def read_phases(paths: Sequence[Path], objective: str, strict: bool = False) -> 
 
 @torch.no_grad()
 def truth(lm: LM, items: "Sequence[Item]") -> Float[Array, " N"]:
-    """Return the exact probability of the true answer to each question, its end token included."""
+    """Return the exact probability of the true answer to each question, including its end token."""
     end = lm.tokenizer.eos_token or ""
     probabilities = []
     for start in range(0, len(items), CHUNK):
@@ -184,10 +182,10 @@ def truth(lm: LM, items: "Sequence[Item]") -> Float[Array, " N"]:
 
 
 def saved_scores(run: Run) -> tuple[list[str], list[Float[Array, "rows N"]]]:
-    """Names of the tasks, the base's knowledge last, and the scores of their items after each phase.
+    """Return the names of the tasks, the base's knowledge last, and the scores of their items after each phase.
 
     Raises:
-        RunError: the run has none.
+        RunError: the run has no scores.
     """
     try:
         about = read_json(run.path / RESULTS / "continual" / "result.json")
@@ -199,7 +197,7 @@ def saved_scores(run: Run) -> tuple[list[str], list[Float[Array, "rows N"]]]:
 
 
 def saved_texts(run: Run, tasks: Sequence[str]) -> list[list[tuple[str, str]]] | None:
-    """For each task the prompts and right answers of its items; None of a run from before these were written."""
+    """Return for each task the prompts and right answers of its items; None for a run of an older version."""
     file = run.path / RESULTS / "continual" / "items.jsonl.gz"
     if not file.is_file():
         return None
@@ -211,19 +209,19 @@ def saved_texts(run: Run, tasks: Sequence[str]) -> list[list[tuple[str, str]]] |
 
 
 def learning_curve(run: Run, task: str) -> tuple[list[int], list[float]]:
-    """Return the steps and accuracies of a task that the training has logged, from before its first step on."""
+    """Return the steps and accuracies of a task in a training's log, starting before its first step."""
     metrics = run.metrics()
     rows = metrics[metrics[f"accuracy/{task}"].notna()]
     return [int(step) for step in rows["step"]], [float(value) for value in rows[f"accuracy/{task}"]]
 
 
 def task_name(path: Path) -> str:
-    """How the training calls the task of a single file."""
+    """Return the name that the training gives to the task of a single file."""
     return f"1-{path.stem}"
 
 
 def _share(out: Path, steps: int) -> float:
-    """How far a training is."""
+    """Return the share of a training that is done."""
     if not is_run(out):
         return 0.0
     try:
@@ -234,34 +232,34 @@ def _share(out: Path, steps: int) -> float:
 
 
 POINTS = 25
-"""Measurements on the way of learning and of relearning, at most."""
+"""Largest number of measurements during learning and during relearning."""
 FIRST = "first"
 TRAINED = 0.8
-"""Share of the progress bar for a training; the rest is for measuring after it."""
+"""Share of the progress bar for a training; the rest is for the measurements after it."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained."""
+    """Strategies, phases and options to train."""
 
     trainer: Trainer
     strategies: Sequence[str]
     steps: int
-    """Of a phase."""
+    """Number of steps in a phase."""
     seed: int
     target: float
-    """Accuracy on the first phase to which learning and relearning are counted."""
+    """Accuracy on the first phase up to which the steps of learning and relearning are counted."""
     relearn: bool
     tick: Tick
 
     @property
     def every(self) -> int:
-        """Steps between two measurements on the way of learning."""
+        """Number of steps between two measurements of a learning curve."""
         return max(1, self.steps // POINTS)
 
     def part(self, strategy: str, again: bool = False) -> Tick:
-        """Return the tick of one training: the first learning, a strategy's, or the relearning after it."""
+        """Return the progress callback of one training: the first learning, a strategy's, or a relearning."""
         if not self.relearn:
             return part(self.tick, self.strategies.index(strategy), len(self.strategies))
         number = 0 if strategy == FIRST else 2 * self.strategies.index(strategy) + 1 + again
@@ -270,20 +268,20 @@ class Plan:
 
 @dataclass
 class TrainingResults:
-    """What the trainings gave."""
+    """Results of the trainings."""
 
     tasks: list[str]
-    """Names of the phases in their order; `old`, earlier knowledge, comes last if it was measured."""
+    """Names of the phases in their order, followed by `old` (earlier knowledge) if it was measured."""
     scores: dict[str, list[Array]]
-    """For each strategy the scores [rows, items] of each task, before training and after each phase."""
+    """Scores [rows, items] for each strategy and task, before training and after each phase."""
     texts: list[list[tuple[str, str]]]
-    """For each task the prompt and the true answer of its items."""
+    """Prompt and true answer of the items, for each task."""
     answers: dict[str, list[list[tuple[str, float]]]] = field(default_factory=dict)
-    """For each strategy and task the likeliest answers after all phases and their probabilities; none with files."""
+    """Likeliest answers after all phases with their probabilities, for each strategy and task; none with files."""
     learning: list[pd.DataFrame] = field(default_factory=list)
-    """Ways of learning the first phase: learning, step, value, ci_low, ci_high, n."""
+    """Accuracy over the learning of the first phase: learning, step, value, ci_low, ci_high, n."""
     savings: dict[str, Savings] = field(default_factory=dict)
-    """For each strategy the savings in relearning; intervals are NaN with files."""
+    """Savings in relearning for each strategy; intervals are NaN with files."""
 
 
 def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> TrainingResults:
@@ -333,10 +331,10 @@ def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Trainin
 
 
 def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> TrainingResults:
-    """Train on files and read the scores that the trainings have saved.
+    """Train on files, and read the scores that the trainings saved.
 
     Raises:
-        RunError: a training failed, or a file cannot be used; the message is the training's own.
+        RunError: a training failed, or a file is not valid; the message is that of the training.
     """
     one = {"data": str(files[0]), "steps": plan.steps, "eval_every": plan.every, "save_every": 0}
     whole = {"data": ",".join(map(str, files)), "old": None if old is None else str(Path(old).expanduser())}
@@ -358,7 +356,7 @@ def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> Train
             results.learning.append(_curve_of_log(steps, again, strategy))
             first_curve, again_curve = (
                 np.array(each)[:, None] for each in (first, again)
-            )  # a log has no items: the mean is the one
+            )  # a log has no items, only the mean
             results.savings[strategy] = savings(at, first_curve, again_curve, plan.target)
     sizes = [task.shape[1] for task in results.scores[plan.strategies[0]]]
     results.texts = saved_texts(run, results.tasks) or [
@@ -369,25 +367,25 @@ def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> Train
 
 
 def training(tick: Tick) -> Tick:
-    """Return the tick of a training that is measured afterwards."""
+    """Return the progress callback of a training that is followed by measurements."""
     return lambda share: tick(TRAINED * share)
 
 
 def measuring(tick: Tick, things: Collection[T]) -> Iterator[T]:
-    """Yield what is measured after a training, one after the other, with a tick after each."""
+    """Yield the items to measure after a training one by one, and report progress after each."""
     for number, thing in enumerate(things, 1):
         yield thing
         tick(TRAINED + (1 - TRAINED) * number / len(things))
 
 
 def likeliest(lm: LM, items: "Sequence[Item]") -> list[tuple[str, float]]:
-    """Greedy answers with their probabilities, the end token's included."""
+    """Return greedy answers with their probabilities, including the end token's."""
     samples = lm.generate([item.prompt for item in items], max_new_tokens=6, temperature=0)
     return list(zip(samples.text, samples.logprobs.double().sum(1).exp().tolist(), strict=True))
 
 
 def _curve(steps: Sequence[int], scores: Array, source: str, seed: int) -> pd.DataFrame:
-    """Return the curve of one way of learning, with intervals over its items."""
+    """Return the curve of one learning, with intervals over its items."""
     rows = []
     for step, row in zip(steps, scores, strict=True):
         mean = stats.bootstrap_mean(row, seed=seed, bounds=stats.SHARE)
@@ -396,7 +394,7 @@ def _curve(steps: Sequence[int], scores: Array, source: str, seed: int) -> pd.Da
 
 
 def _curve_of_log(steps: Sequence[int], values: Sequence[float], source: str) -> pd.DataFrame:
-    """Return the curve of one way of learning from a log, without intervals."""
+    """Return the curve of one learning from a log, without intervals."""
     nan = float("nan")
     return pd.DataFrame({"learning": source, "step": steps, "value": values, "ci_low": nan, "ci_high": nan, "n": 0})
 
@@ -405,14 +403,14 @@ OLD = "old"
 
 
 def contributions(scores: Sequence[Array], old: Array | None = None) -> list[dict[str, Float[Array, " N"]]]:
-    """Contribution of each item to ACC, BWT, FWT and forgetting: their mean over the items is the measure itself.
+    """Compute the contribution of each item to ACC, BWT, FWT and forgetting; their mean over items is the measure.
 
-    The row at which a task was best is taken from the means, so that forgetting is a mean too. Tasks of unequal sizes
-    are weighed, so that each counts alike. Where a measure does not ask a task, its items have none.
+    The row with a task's best accuracy is taken from the means, so that forgetting is a mean too. Items are weighted so
+    that tasks of unequal sizes count equally. Items of a task that a measure does not use have no contribution.
 
     Args:
-        scores: of the tasks of the phases, [rows, items] each (`probe.continual.measures`).
-        old: the same of the base's knowledge; its columns are `old_accuracy` and `old_forgetting`.
+        scores: [rows, items] scores of each phase's task (`probe.continual.measures`).
+        old: [rows, items] scores on the base's knowledge, for the columns `old_accuracy` and `old_forgetting`.
     """
     T = len(scores)
     sizes = [task.shape[1] for task in scores]
@@ -437,11 +435,11 @@ def contributions(scores: Sequence[Array], old: Array | None = None) -> list[dic
 
 
 def items_of(measured: TrainingResults) -> pd.DataFrame:
-    """One row an item and strategy: `after_0`, ..., its contribution to each measure, and its saving by the strategy.
+    """Return one row per item and strategy: `after_0`, ..., its contribution to each measure, and its savings.
 
     `answer` is the likeliest one after all phases and `answer_probability` its probability under that model.
-    `forgetting_saved` and `old_forgetting_saved` are the item's forgetting under plain training less that under its own
-    strategy, if plain training is among them.
+    `forgetting_saved` and `old_forgetting_saved` are the item's forgetting under plain training minus that under the
+    row's strategy, if plain training is included.
     """
     rows: list[dict[str, Any]] = []
     has_old = measured.tasks[-1] == OLD

@@ -1,7 +1,8 @@
-"""A process that runs one training after the other: slow imports (torch, seconds long) happen once.
+"""Process that runs trainings one after the other, so that slow imports (torch, some seconds) happen once.
 
-It reads jobs from its standard input, a JSON object a line: `argv`, the words behind `probe`; `log`, the file that all
-its output goes to; `done`, the file that appears with the exit status as text when it is over. It ends with its input.
+It reads jobs from its standard input, one JSON object per line: `argv`, the arguments after `probe`; `log`, the file
+for all output; `done`, the file that is written with the exit status when the job has ended. The process ends with its
+input.
 """
 
 import json
@@ -16,7 +17,7 @@ from probe.texts import say
 
 
 def work(lines: Iterable[str]) -> None:
-    """Run the jobs of the lines in their order."""
+    """Run the jobs in their order."""
     for line in lines:
         job = json.loads(line)
         _log_to(job["log"])
@@ -26,11 +27,11 @@ def work(lines: Iterable[str]) -> None:
         done = Path(job["done"])
         half = done.with_name(f"{done.name}.tmp")
         half.write_text(str(status), encoding="utf-8")
-        os.replace(half, done)  # whoever waits never sees half of it
+        os.replace(half, done)  # renamed, so that a reader never sees a partial file
 
 
 def run(argv: list[str]) -> int:
-    """Run a command of Probe and return its exit status, also if it raises an exception."""
+    """Run a command of Probe and return its exit status, even if it raises an exception."""
     try:
         return main(argv)
     except SystemExit as error:
@@ -41,7 +42,7 @@ def run(argv: list[str]) -> int:
 
 
 def _log_to(path: str) -> None:
-    """Let all output go to a file."""
+    """Redirect all output to a file."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     for stream in (1, 2):
         os.dup2(file, stream)

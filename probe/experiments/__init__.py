@@ -1,12 +1,12 @@
-"""Experiments: how one is found, run, summed up, stored and found again; each lies in the folder of its subject.
+"""Experiments: registry, execution, summaries and storage; each experiment is defined in the folder of its subject.
 
 Each is `run(lm, *, baseline=None, data=None, n, seed, ...) -> Result`.
 
-- make a function one: `experiment`
-- which there are, and run one by name: `experiments`, `find_experiment`, `run_experiment`
-- what it returns, and what comes of it: `Evidence`, `Result`
-- numbers with intervals from items: `Mean`, `Share`, `Statistic`
-- run it, or take what is stored: `obtain`, `results`
+- turn a function into an experiment: `experiment`
+- list, find or run experiments by name: `experiments`, `find_experiment`, `run_experiment`
+- what the function returns, and the result: `Evidence`, `Result`
+- metrics with intervals, computed from items: `Mean`, `Share`, `Statistic`
+- run an experiment or load its stored result: `obtain`; list stored results: `results`
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Results of one experiment of several models side by side: every number, and its difference to the first model's."""
+"""Comparison of one experiment's results of several models: every number, and its difference to the first model's."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 VALUE, GAP = ("value", "ci_low", "ci_high"), ("difference", "difference_low", "difference_high")
-"""Columns of a number, and of a difference, with the ends of their intervals."""
+"""Columns of a number, and of a difference, with the bounds of their intervals."""
 UNPAIRED = "\u2020"
-"""Marks a difference that is not paired."""
+"""Mark of a difference that is not paired."""
 OTHER = {"chat": "plain", "plain": "chat"}
 NUMBERS, IN_FORMS = "Numbers", "Form of the prompts"
-"""Titles of the tables that are read."""
+"""Titles of the tables for reading."""
 
 
 def cell(row: Mapping[Any, Any], unit: str, names: Sequence[str] = VALUE) -> str:
@@ -36,9 +36,9 @@ def cell(row: Mapping[Any, Any], unit: str, names: Sequence[str] = VALUE) -> str
     Rates are in percent, differences of rates in percentage points; a difference of unpaired values is marked.
 
     Args:
-        row: of a summary; a dash where it lacks the number.
-        unit: of the metric.
-        names: columns of the number and of the ends of its interval; `GAP` for a difference.
+        row: row of a summary; a dash is returned if the number is missing.
+        unit: unit of the metric.
+        names: columns of the number and of the bounds of its interval; `GAP` for a difference.
     """
     value, low, high = (float(row.get(name, math.nan)) for name in names)
     unit = DIFFERENCE if names is GAP and unit in RATES else unit
@@ -53,22 +53,22 @@ def metrics_of(experiment: Experiment, items: pd.DataFrame) -> dict[str, Metric]
 
 
 def term_of(experiment: Experiment, metrics: Mapping[str, Metric], name: str) -> Term:
-    """Return a metric in words; a `Share` whose unit is not known has that of shares."""
+    """Return the term that describes a metric; a `Share` of unknown unit gets that of shares."""
     known = experiment.term(name)
     return replace(known, unit=SHARE) if not known.unit and isinstance(metrics.get(name), Share) else known
 
 
 @dataclass(frozen=True)
 class Comparison(Drawable):
-    """Results of one experiment, the baseline first."""
+    """Results of one experiment for several models, the baseline first."""
 
     experiment: Experiment
     result: Result
-    """Of all models."""
+    """Joined result of all models."""
     summaries: Mapping[str, pd.DataFrame]
-    """Of each model by label; those of any but the first have the columns of `probe.experiments.metrics.COMPARED`."""
+    """Summary of each model by label; all but the first have the columns of `probe.experiments.metrics.COMPARED`."""
     problem: str = ""
-    """Why there are no figures and no finding, where drawing or saying them fails."""
+    """Explanation of why figures and finding are missing, if they could not be made."""
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -81,16 +81,16 @@ class Comparison(Drawable):
         return list(dict.fromkeys(name for table in self.summaries.values() for name in table["metric"]))
 
     def term(self, name: str) -> Term:
-        """Return a metric in words."""
+        """Return the term that describes a metric."""
         return term_of(self.experiment, self.metrics, name)
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What was asked, and in which form."""
+        """Notes on the questions and the form of the prompts."""
         return (*self.result.meta.get("notes", ()), *form_notes(self.result, self.experiment))
 
     def sentence(self) -> str:
-        """Return the finding; of an experiment that gives none the first number of every model."""
+        """Return the finding, or for an experiment without one, the first number of every model."""
         if self.result.finding:
             return self.result.finding
         name = self.names[0]
@@ -106,13 +106,13 @@ class Comparison(Drawable):
         return {"summary": pd.concat(parts, ignore_index=True), "items": self.result.items, **self.result.tables}
 
     def data(self, figure: str) -> pd.DataFrame:
-        """Return the table behind a figure: that of its name, one whose name begins alike, or the summary."""
+        """Return the table behind a figure: that with its name, one with a similar name, or the summary."""
         tables = self.result.tables
         near = [name for name in tables if figure.startswith(name) or name.startswith(figure)]
         return tables[figure] if figure in tables else tables[near[0]] if near else self.tables()["summary"]
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Return the experiment's figures; every number as a point with its interval where it draws none."""
+        """Return the experiment's figures, or if it has none, every number as a point with its interval."""
         return self.result.figures or {"numbers": self._points()}
 
     def _points(self) -> "go.Figure":
@@ -126,12 +126,12 @@ class Comparison(Drawable):
         return titled(chart, "Every number with its 95 % interval", max(220, 100 + 45 * rows["metric"].nunique()))
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the numbers as they are read, and how far they depend on the form of the prompts, if that is known."""
+        """Return the numbers formatted for reading, and the effect of the form of the prompts, if known."""
         forms = {IN_FORMS: self._forms()} if FORMS in self.result.tables else {}
         return {NUMBERS: self._numbers(), **forms}
 
     def _numbers(self) -> pd.DataFrame:
-        """Return title, values with intervals, differences to the first model, n and meaning, one line a metric."""
+        """Return title, values with intervals, differences to the first model, n and meaning, one row per metric."""
         summaries = self.summaries.items()
         rows = {label: {row["metric"]: row for row in table.to_dict("records")} for label, table in summaries}
         base, *others = self.summaries
@@ -146,7 +146,7 @@ class Comparison(Drawable):
         return pd.DataFrame(lines)
 
     def _forms(self) -> pd.DataFrame:
-        """Return each number of every model in both forms of its prompts, and what the other form changes."""
+        """Return each number of every model with both forms of its prompts, and the difference."""
         models = self.result.meta["models"]
         sent = {model["label"]: model["facts"]["form"] for model in models if "form" in model["facts"]}
         lines, metrics = [], self.metrics
@@ -163,11 +163,11 @@ class Comparison(Drawable):
         "Chat: each prompt as a user's message in the template of the model's tokenizer. Plain: without it. Some of the"
         " questions were asked in the other form as well; values are those of these questions, differences are paired."
     )
-    """What the table of the two forms holds."""
+    """Explanation of the table of prompt forms."""
 
     @property
     def intervals(self) -> str:
-        """What the intervals of the numbers are over, and which differences are paired."""
+        """Explanation of the intervals, and of which differences are paired."""
         apart = any((summary[PAIRS] == 0).any() for summary in self.summaries.values() if PAIRS in summary)
         return (
             "Values with 95 % intervals over answers"
@@ -182,9 +182,9 @@ def compare_summaries(experiment: Experiment, result: Result, base: Result) -> p
     """Return the summary of one model with the columns of a baseline (`probe.experiments.metrics.COMPARED`).
 
     Args:
-        experiment: of both.
-        result: of the model.
-        base: of the baseline.
+        experiment: experiment of both results.
+        result: result of the model.
+        base: result of the baseline.
     """
     seed = int(base.meta.get("seed") or 0)
     metrics = experiment.metrics or columns_as_metrics(pd.concat([result.items, base.items]))
@@ -195,18 +195,19 @@ def compare_summaries(experiment: Experiment, result: Result, base: Result) -> p
 def draw_together(
     experiment: Experiment, results: Sequence[Result], summary: pd.DataFrame | None = None
 ) -> tuple[Result, str]:
-    """Join results of one model each and draw them.
+    """Join results of one model each and draw the joined result.
 
     Args:
-        experiment: of all.
-        results: the baseline last.
-        summary: of the first model against the baseline; by default with the difference of the first metric alone.
+        experiment: experiment of all results.
+        results: results to join, the baseline last.
+        summary: summary of the first model against the baseline; by default with the difference of the first metric
+            only.
 
     Returns:
-        The joined result, and why it has no figures and no finding where drawing or saying them fails.
+        The joined result, and an explanation if figures and finding could not be made.
 
     Raises:
-        DataError: they are of different questions.
+        DataError: the results have different questions.
     """
 
     def refuse(reason: str) -> DataError:
@@ -228,15 +229,15 @@ def compare_results(
     results: Sequence[Result],
     compare: Callable[[Experiment, Result, Result], pd.DataFrame] = compare_summaries,
 ) -> Comparison:
-    """Return results of one model each side by side.
+    """Compare results of one model each.
 
     Args:
-        experiment: of all.
-        results: the baseline first.
-        compare: gives the summary of a model with the columns of the baseline.
+        experiment: experiment of all results.
+        results: results to compare, the baseline first.
+        compare: function that returns the summary of a model with the columns of the baseline.
 
     Raises:
-        DataError: they are of different questions.
+        DataError: the results have different questions.
     """
     base, *others = results
     summaries = {base.models[0]: base.summary}

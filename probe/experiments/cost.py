@@ -1,6 +1,6 @@
-"""What an experiment will cost, said before it is spent: some of its questions are asked first, and timed.
+"""Cost estimates of an experiment: some of its questions are asked first and timed.
 
-Work whose size in tokens is known is foretold by how fast a model reads (`probe.model.pace`), which takes a moment.
+Work whose size in tokens is known is estimated from a model's reading speed (`probe.model.pace`), which takes a moment.
 """
 
 import time
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from probe.experiments.run import Call
 
 TRIED = 6
-"""Questions that are timed, after one that warms up; what they answered is not kept."""
+"""Number of questions that are timed, after one for warm-up; their answers are discarded."""
 
 
 def can_try(options: Mapping[str, Any]) -> bool:
-    """Whether an experiment with these options asks more questions than a trial does."""
+    """Return whether an experiment with these options asks more questions than a trial does."""
     return isinstance(options.get("n"), int) and options["n"] > TRIED
 
 
 def estimate_seconds(request: "Call", tick: Tick = ignore) -> float:
-    """Seconds that a call of one model will take, by a few of its questions.
+    """Estimate the seconds of a call of one model, from a timing of a few of its questions.
 
     An option that is 0 among the light ones of an experiment (`probe.experiments.forms`) counts the questions of a part
-    that is timed by itself, such as interventions. Otherwise every part counts as one that grows with the questions,
-    and those that are asked again in the other form of prompts as if they cost as much: the estimate is too high.
+    that is timed by itself, such as interventions. Otherwise every part is assumed to grow with the questions, and
+    questions asked again in the other form of prompts to cost as much as the first time, so the estimate is too high.
 
     Args:
-        request: the call, with options that `can_try` takes.
-        tick: called with the share of the trial that is done.
+        request: call, with options that `can_try` accepts.
+        tick: function called with the share of the trial that is done.
 
     Raises:
-        ProbeError: what the experiment cannot use.
+        ProbeError: the experiment cannot use the model or the options.
     """
     options, experiment, (lm,) = request.options, request.experiment, request.models
     n, light = options["n"], experiment.light
@@ -63,13 +63,13 @@ def estimate_seconds(request: "Call", tick: Tick = ignore) -> float:
 
 
 def stored_seconds(request: "Call", folders: Iterable[Path] = ()) -> float | None:
-    """Estimate how long a call of one model takes, from stored results of like models on these questions.
+    """Estimate the seconds of a call of one model, from stored results of similar models on these questions.
 
-    None where there are none. Models are alike if they belong to one world.
+    None if there are none. Models are similar if they belong to the same world.
 
     Args:
-        request: the call.
-        folders: of results, beside those of the model.
+        request: call to estimate.
+        folders: folders of results, in addition to those of the model.
     """
     (lm,), size = request.models, request.options.get("n")
     world, data = of(lm), _content_hash(data_facts(request.options.get("data")))

@@ -1,4 +1,4 @@
-"""What an experiment is: what it runs, measures and says, and its options."""
+"""Definition of an experiment: its function, metrics, finding and options."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from probe.rows import Rows
 
 SHARED = ("baseline", "data", "n", "seed", "strict", "tick", "unit")
-"""Arguments that every experiment understands alike, as far as it has them."""
+"""Arguments with the same meaning in every experiment that has them."""
 
 Found: TypeAlias = Evidence | pd.DataFrame
 Draw = Callable[[Result], "Mapping[str, go.Figure]"]
@@ -33,52 +33,55 @@ Count = Callable[[pd.DataFrame], Mapping[str, pd.DataFrame]]
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment as the registry knows it."""
+    """Experiment as the registry stores it."""
 
     name: str
-    """By which it is called."""
+    """Name of the experiment."""
     title: str
-    """For people."""
+    """Title shown to people."""
     function: Callable[..., Found]
-    """What was decorated: one model to its evidence."""
+    """Decorated function, from one model to its evidence."""
     run: Callable[..., Result]
-    """`run(lm, *, baseline=None, ...)` to a result."""
+    """Function `run(lm, *, baseline=None, ...)` that returns a result."""
     metrics: tuple[Metric, ...] = ()
-    """The metrics of the summary."""
+    """Metrics of the summary."""
     draw: Draw | None = None
-    """Figures of a result with any number of models, from its items and tables."""
+    """Function that draws a result with any number of models from its items and tables."""
     say: Say | None = None
-    """The finding in one sentence, computed from a result."""
+    """Function that states the finding of a result in one sentence."""
     read: Read | None = None
-    """Reads the files that its options name, before a model is loaded; with it the experiment has `strict`."""
+    """Function that reads the files named by the options before a model is loaded; with it, the experiment has the
+    option `strict`.
+    """
     version: int = 1
-    """Raised when equal arguments would give other numbers; part of the key of stored results."""
+    """Version; increase it when equal arguments would give other numbers. It is part of the key of stored results."""
     across_worlds: bool = False
-    """Whether models of different worlds are laid side by side; items are the same where they ask the same."""
+    """Whether models of different worlds are compared; items are the same if their questions are."""
     light: Mapping[str, Any] = field(default_factory=dict)
-    """Options with which it is asked again in the other form of its prompts (`probe.experiments.forms`)."""
+    """Options used when questions are asked again in the other form of their prompts (`probe.experiments.forms`)."""
     count: Count | None = None
-    """Tables that are functions of the items of one model alone, made anew where the summary is."""
+    """Function that computes tables from the items of one model; they are recomputed with the summary."""
     origin: str = BUILT
-    """Where it comes from: built in, a distribution, or a file."""
+    """Source of the experiment: built in, a distribution, or a file."""
     is_whole: Callable[[Result], bool] = field(default=lambda result: True)
-    """Whether a stored result holds all that this version measures. One that does not is shown as it is, and measured
-    anew where it is asked for."""
+    """Function that tells whether a stored result holds everything that this version measures. An incomplete result is
+    shown, but measured again on request.
+    """
     signature: inspect.Signature = field(default_factory=inspect.Signature)
-    """Of `run`."""
+    """Signature of `run`."""
 
     @property
     def source(self) -> str | None:
-        """SHA-256 of the file that defines it, for one that is not built in: edited code gives other numbers."""
+        """SHA-256 of the defining file, for an experiment that is not built in: edited code gets its own results."""
         return None if self.origin == BUILT else source_hash(self.function)
 
     @property
     def about(self) -> str:
-        """What it measures: its docstring without the arguments."""
+        """Description of the experiment: its docstring without the arguments."""
         return description(self.function)
 
     def term(self, metric: str) -> Term:
-        """Return the term of a metric in the summary.
+        """Return the term that describes a metric in the summary.
 
         For an experiment that is not built in, the term holds the metric's name and whether it is a share.
         """
@@ -89,16 +92,16 @@ class Experiment:
 
     @property
     def takes_unit(self) -> bool:
-        """Whether it has the option `unit` that every experiment over files has, and none of its own."""
+        """Whether it has the option `unit` of experiments that read files, and not an argument of that name."""
         return self.takes("unit") and "unit" not in inspect.signature(self.function).parameters
 
     @property
     def counts_rows(self) -> bool:
-        """Whether it asks rows of a file: `limit` takes the first, and `n`, where it is not given, is their number."""
+        """Whether it reads rows of a file: `limit` takes the first rows, and `n` is their number unless given."""
         return self.takes("limit")
 
     def takes(self, name: str) -> bool:
-        """Whether it has an argument of the name."""
+        """Return whether it has an argument of this name."""
         return name in self.signature.parameters
 
 
@@ -110,13 +113,13 @@ HELP = {
     "unit": "Column of the data file that names what was drawn, such as its category: rows that share it are not"
     " independent, and intervals resample whole ones. Without it the row.",
 }
-"""Help of shared arguments, where an experiment gives none."""
+"""Help of shared arguments, used if an experiment gives none."""
 
 
 def form(experiment: "Experiment") -> type:
-    """Build a dataclass with one field per option: type, default and explanation; `probe.options` and tyro read it.
+    """Build a dataclass with one field per option (type, default, explanation), for `probe.options` and tyro.
 
-    An option whose default is a function is for Python callers alone.
+    An option whose default is a function is available only in Python.
 
     Raises:
         ConfigError: an option has neither a type nor a default.
@@ -138,7 +141,7 @@ def form(experiment: "Experiment") -> type:
             hint, first, text = int | None, None, f"{text.rstrip('.')} (default: {first}, of a file all of them)."
         default = {} if first is parameter.empty else {"default": first}
         names = [each.name for each in SETS.values() if name == "data" and experiment.name in each.experiments]
-        if str in get_args(hint) and get_origin(get_args(hint)[0]) is Literal:  # names beside which any text may stand
+        if str in get_args(hint) and get_origin(get_args(hint)[0]) is Literal:  # suggestions; any text is allowed
             hint, names = str, list(get_args(get_args(hint)[0]))
         option_field: Any = field(kw_only=True, metadata={"help": text, "suggestions": names}, **default)
         fields.append((name, Annotated[hint, tyro.conf.arg(help=text)], option_field))
@@ -150,7 +153,7 @@ def _is_for_python(parameter: inspect.Parameter) -> bool:
 
 
 def option_hint(experiment: "Experiment", name: str) -> Any:
-    """Return the type of an option: its annotation, else the type of its default; None where there is neither."""
+    """Return the type of an option: its annotation, or the type of its default; None without either."""
     parameter = experiment.signature.parameters[name]
     hint = hint_of(experiment.function, parameter.annotation)
     has_default = parameter.default not in (parameter.empty, None)

@@ -1,9 +1,9 @@
-"""In which form the prompts of a data file were sent, and how much the form alone changes.
+"""Form in which the prompts of a data file were sent, and the effect of the form alone.
 
-A tokenizer with a chat template gives each question two forms: as a user's message in the template, and plain. Which of
-them was sent can matter as much as the model. So an experiment over a file that takes a `form` asks some of its
-questions again in the other one: the table `forms` has every metric in both, on the same rows of the file, and the
-difference with its paired interval.
+With a chat template, each question has two forms: as a user's message in the template, and plain. The form can matter
+as much as the model. So an experiment over a file that takes a `form` asks some of its questions again in the other
+form: the table `forms` has every metric in both forms, on the same rows of the file, and the difference with its paired
+interval.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 QUESTIONS = 40
-"""That are asked again, at most."""
+"""Largest number of questions that are asked again."""
 FORMS = "forms"
-"""The table: metric, value, ci_low, ci_high, n of the form that was sent; `other` with its interval, the difference."""
+"""Table of the forms: metric, value, ci_low, ci_high, n of the form that was sent; `other` with its interval, the
+difference.
+"""
 NOT_ASKED = "left out: it was not asked; measure again to ask it"
-"""Of the other form, where what called the experiment does not read it."""
+"""Note on the other form, recorded if it was not measured."""
 NAMED = 2
-"""Metrics that the sentence names, the first that the form changes."""
+"""Largest number of metrics that the sentence names, those that the form changes first."""
 SIDES = {
     "value": "baseline",
     "ci_low": "baseline_low",
@@ -44,7 +46,7 @@ SIDES = {
     "difference_low": "difference_low",
     "difference_high": "difference_high",
 }
-"""Columns of the table, and those of a comparison of the other form with the one that was sent as its baseline."""
+"""Columns of the table, and those of a comparison whose baseline is the form that was sent."""
 
 
 def compare_forms(
@@ -57,17 +59,18 @@ def compare_forms(
     metrics_of: "Callable[[Experiment, pd.DataFrame], tuple[Metric, ...]]",
     n: int,
 ) -> "Evidence":
-    """Return the evidence with the fact `form`, and with the table `forms` where the model has two forms.
+    """Return the evidence with the fact `form`, and with the table `forms` if the model has two forms.
 
     Args:
-        experiment: whose function takes a `form` (`probe.dialogues.Form`); any other is left as it is.
+        experiment: experiment whose function takes a `form` (`probe.dialogues.Form`); the evidence of any other is
+            unchanged.
         lm: the model.
-        arguments: of the function.
-        sent: the evidence in the form that was sent.
-        ask: gives the evidence for other arguments.
-        tick: of asking again.
-        metrics_of: the metrics of an experiment for a table of items.
-        n: questions that are asked again: `count_again`, or none.
+        arguments: arguments of the function.
+        sent: evidence in the form that was sent.
+        ask: function that returns the evidence for other arguments.
+        tick: function called with the share of the repeated questions that is done.
+        metrics_of: function that returns the metrics of an experiment for a table of items.
+        n: number of questions asked again: `count_again`, or none.
     """
     if arguments.get("form") not in get_args(Form) or arguments.get("data") is None:
         return sent
@@ -98,7 +101,7 @@ def compare_forms(
 
 
 def count_again(lm: "LM", arguments: Mapping[str, Any]) -> int:
-    """How many questions are asked again in the other form; none where a model or an experiment has one form alone."""
+    """Return the number of questions asked again in the other form; 0 if model or experiment has only one form."""
     both = arguments.get("form") in get_args(Form) and lm.tokenizer.chat_template is not None
     n = arguments.get("n")
     return min(n, QUESTIONS) if both and arguments.get("data") is not None and isinstance(n, int) else 0
@@ -107,7 +110,7 @@ def count_again(lm: "LM", arguments: Mapping[str, Any]) -> int:
 def _by_row(items: pd.DataFrame) -> pd.DataFrame:
     """Return the items that belong to a row of the file, named after the row.
 
-    The name does not depend on how many rows were asked.
+    The name does not depend on the number of rows.
     """
     if "row" not in items:
         return items.iloc[:0].assign(**{ITEM: ""})
@@ -118,7 +121,7 @@ def _by_row(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def form_notes(result: "Result", experiment: "Experiment | None") -> list[str]:
-    """Return a sentence for each model: the form that was sent, and what the other form changes."""
+    """Return a sentence for each model: the form that was sent, and the effect of the other form."""
     notes = []
     table = result.tables.get(FORMS, pd.DataFrame())
     for model in result.meta.get("models", ()):

@@ -1,12 +1,10 @@
-"""How often an interval over items holds the truth, by simulation.
+"""Simulated coverage of intervals over items.
 
-`python -m probe.experiments.interval_coverage` does it anew.
-
-Each case is a kind of data that the experiments have: items that share a person, long-tailed values, rare events. The
-ways to an interval are `items` and `percentile`, which were used before; `units` (`probe.stats.unit_share`, and
-`bootstrap_means` of units), `studentised` (`bootstrap_means`) and `wilson`, which are used now; `t` and `bca`, which
-could have been. An interval promises 95 %. The figures lie in `interval_coverage.tsv` beside this file, and
-docs/metrics.md has them.
+`python -m probe.experiments.interval_coverage` repeats the simulation. Each case is a kind of data in the experiments:
+items that share a person, long-tailed values, rare events. The interval methods are `items` and `percentile`, which
+were used before; `units` (`probe.stats.unit_share`, and `bootstrap_means` of units), `studentised` (`bootstrap_means`)
+and `wilson`, which are used now; `t` and `bca` are alternatives. The nominal coverage is 95 %. The results are in
+`interval_coverage.tsv` next to this file, and in docs/metrics.md.
 """
 
 import csv
@@ -24,49 +22,49 @@ from probe.stats import GAIN, SHARE, Bounds
 
 Floats = NDArray[np.float64]
 SIMULATIONS = 2000
-"""With as many a coverage of 95 % is known to 1 percentage point."""
+"""Number of simulations; with it, a coverage of 95 % is known to within 1 percentage point."""
 RESAMPLES = 1000
 _BLOCK = 250  # simulations at once
 FILE = "interval_coverage.tsv"
 USED = ("units", "studentised", "wilson")
-"""The ways that are used."""
+"""Interval methods in use."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of data, and how many units there are."""
+    """Kind of data with a number of units."""
 
     name: str
-    """In words."""
+    """Name in words."""
     n: int
-    """Units."""
+    """Number of units."""
     draw: Callable[[np.random.Generator, int, int], Floats]
-    """(generator, simulations S, n) -> [S N] values of N items."""
+    """Function (generator, simulations S, n) -> [S N] values of N items."""
     truth: float
-    """The mean of all that could have been drawn."""
+    """True mean of the distribution."""
     bounds: Bounds | None = None
-    """Of a value."""
+    """Range of a value."""
     items: int = 1
-    """Items of each unit on average; above 1 some have more and some have fewer, as questions about people do."""
+    """Mean number of items per unit; above 1 the number varies, as with questions about people."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How often the intervals of one way held the truth."""
+    """Coverage of the intervals of one method."""
 
     case: str
     n: int
     way: str
     covered: float
-    """Share of the intervals."""
+    """Share of the intervals that contain the truth."""
     width: float
-    """Median."""
+    """Median width of the intervals."""
     none: float
-    """Share of the simulations in which there is no interval; they count for neither."""
+    """Share of the simulations without an interval; they count neither for coverage nor for width."""
 
 
 def sizes(case: Case) -> NDArray[np.int64]:
-    """[n] items of each unit: at least one, the others drawn."""
+    """Draw [n] numbers of items of each unit, at least one each."""
     if case.items == 1:
         return np.ones(case.n, dtype=np.int64)
     rng = np.random.default_rng(case.n)
@@ -86,7 +84,7 @@ def _change(up: float, down: float) -> Callable[[np.random.Generator, int, int],
 
 
 def _rare_mistakes(p: float) -> Callable[[np.random.Generator, int, int], Floats]:
-    """Exact probabilities: 0.8 on average for a share p of the questions, 0.02 for the others."""
+    """Draw exact probabilities: 0.8 on average for a share p of the questions, 0.02 for the others."""
 
     def draw(rng: np.random.Generator, s: int, n: int) -> Floats:
         return np.where(rng.random((s, n)) < p, rng.beta(8, 2, (s, n)), rng.beta(0.3, 14.7, (s, n)))
@@ -95,14 +93,15 @@ def _rare_mistakes(p: float) -> Callable[[np.random.Generator, int, int], Floats
 
 
 def _of_people(p: float, alike: float, n: int, items: int, exact: bool = False) -> Case:
-    """Questions about n people, each answered right with the person's own chance, beta-binomial.
+    """Draw answers to questions about n people, each right with the person's probability (beta-binomial).
 
     Args:
-        p: the mean chance.
-        alike: the intraclass correlation of a person's answers.
-        n: people.
-        items: questions a person.
-        exact: the values are chances and not answers, each question's own around its person's.
+        p: mean probability.
+        alike: intraclass correlation of a person's answers.
+        n: number of people.
+        items: number of questions per person.
+        exact: whether the values are probabilities instead of answers, one per question, distributed around the
+            person's.
     """
     case = Case("", n, _share(p), p, SHARE, items)
     owner = np.repeat(np.arange(n), sizes(case))
@@ -117,7 +116,7 @@ def _of_people(p: float, alike: float, n: int, items: int, exact: bool = False) 
 
 
 def cases() -> list[Case]:
-    """All that is simulated."""
+    """Return all simulated cases."""
     found = [_of_people(p, alike, n, 400 // n) for n in (10, 40, 64) for p in (0.05, 0.3, 0.6) for alike in (0.3, 0.8)]
     found += [_of_people(p, alike, n, 400 // n, exact=True) for n in (40, 64) for p in (0.05, 0.6) for alike in (0.3,)]
     for n in (5, 8, 10, 20, 30, 60):
@@ -153,7 +152,7 @@ def simulate(case: Case, simulations: int = SIMULATIONS, seed: int = 0) -> list[
 
 
 def _ways(case: Case, values: Floats, seed: int) -> Mapping[str, Floats]:
-    """{way: [2 S] ends} for values [S N]."""
+    """Compute {method: [2 S] bounds} for values [S N]."""
     binary = case.bounds == SHARE and np.isin(values, (0, 1)).all()
     if case.items > 1:
         owner = np.repeat(np.arange(case.n), sizes(case))
@@ -175,7 +174,7 @@ def _ends(intervals: Iterable[stats.Interval]) -> Floats:
 
 
 def _resampled(values: Floats, seed: int) -> Floats:
-    """[S R] means of resamples."""
+    """Compute [S R] means of resamples."""
     n = values.shape[1]
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     return values @ counts.T / n
@@ -192,7 +191,7 @@ def _student(values: Floats) -> Floats:
 
 
 def _bca(values: Floats, seed: int) -> Floats:
-    """Bias-corrected and accelerated (Efron 1987, J. American Statistical Association 82:171)."""
+    """Compute bias-corrected and accelerated intervals (Efron 1987, J. American Statistical Association 82:171)."""
     mean, drawn = values.mean(axis=1), np.sort(_resampled(values, seed), axis=1)
     gaps = values - mean[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -220,7 +219,7 @@ def simulated() -> list[Coverage]:
 def table(rows: Iterable[Coverage]) -> str:
     """Return the coverages as a Markdown table: one line per case and number of units, one column per method.
 
-    The columns are the method used before, the one used now, t and BCa.
+    The columns are the method used before, the current one, t and BCa.
     """
     by_case: dict[tuple[str, int], dict[str, Coverage]] = {}
     for row in rows:
@@ -237,7 +236,7 @@ def table(rows: Iterable[Coverage]) -> str:
 
 
 def main() -> None:
-    """Simulate all, write `interval_coverage.tsv` and print the table."""
+    """Simulate all cases, write `interval_coverage.tsv` and print the table."""
     rows = [row for case in cases() for row in simulate(case)]
     names = ("case", "n", "way", "covered", "width", "none")
     lines = [names, *(tuple(str(getattr(row, name)) for name in names) for row in rows)]

@@ -1,17 +1,16 @@
-"""Metrics of experiments: functions of the items, so that intervals and paired differences come by themselves.
+"""Metrics of experiments: functions of the items, from which intervals and paired differences follow.
 
-An experiment leaves a table with one row an item; a metric says which column of it is averaged, or which function of
-its columns is taken. Two models that answered the same items are compared item by item, models that were asked
-different things as independent.
+An experiment returns a table with one row per item; a metric is the mean of a column, or a function of columns. Two
+models that answered the same items are compared item by item; models with different items are compared as independent.
 
     Share("deferral")                                   # column of zeros and ones: Wilson; difference by Newcombe
     Mean("excess_share", bounds=GAIN)                   # column of numbers: studentised bootstrap; difference paired
     Statistic("auroc", auroc, ("right", "confidence"))  # any function of columns: percentile bootstrap
 
-Rows where a column has no value (NaN) do not count. What was drawn is the *unit*: rows that share one are not
+Rows where a column has no value (NaN) do not count. The *unit* is what was sampled: rows that share a unit are not
 independent, and whole units are resampled (Miller 2024, arXiv 2411.00640). The unit of a row is its value in the first
-of these columns in which it has one: `unit` (a column of a file that the user named), `person` (whom a question of a
-world is about), the column that the metric itself names, `row` (of a file), `item`.
+of these columns in which it has one: `unit` (a column of a file that the user named), `person` (the subject of a
+world's question), the column that the metric itself names, `row` (of a file), `item`.
 """
 
 import math
@@ -34,25 +33,28 @@ COLUMNS = ("metric", "value", "ci_low", "ci_high", "n")
 COMPARED = ("baseline", "baseline_low", "baseline_high", "difference", "difference_low", "difference_high")
 """Columns of a summary, and those that a baseline adds; the difference is the model's value minus the baseline's."""
 PAIRS = "pairs"
-"""A further column where models may have read different prompts: on how many items of both a difference rests; 0 where
-it is that of different items and so unpaired, NaN where it is of no items."""
+"""Additional column for models that may have read different prompts: number of items of both behind a difference; 0 if
+it is unpaired, between different items, NaN if it is not of items.
+"""
 ITEM = "item"
-"""The column that names an item; equal names in two models' tables are the same question."""
+"""Column that identifies an item; equal names in two models' tables are the same question."""
 UNIT, PERSON, ROW = "unit", "person", "row"
-"""The columns with what was drawn, where items share it: that a user named, of a world, and the row of a file."""
+"""Columns that identify the sampling unit that items share: a column named by the user, the person of a world, and the
+row of a file.
+"""
 INTERVALS = 3
-"""Raised when equal items get other intervals: what was stored before is counted anew."""
+"""Version of the intervals; increase it when equal items get other intervals, so that stored results are recomputed."""
 PROMPT, EXPECTED = "prompt", "expected"
-"""The columns with the exact prompt of the model, and with the right answer."""
+"""Columns with the exact prompt of the model, and with the right answer."""
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 BARE = f"a value without one is no mean of answers, or of fewer than {stats.LEAST}, or of answers that are all alike"
-"""Behind "intervals"."""
+"""Text after "intervals"."""
 
 
 class Given(NamedTuple):
-    """A number that is no function of the items, such as one read from captures, with the interval that it came with.
+    """Number that is not a function of the items, such as one read from captures, with its interval.
 
-    Without an interval the ends are NaN.
+    Without an interval the bounds are NaN.
     """
 
     metric: str
@@ -64,41 +66,41 @@ class Given(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """What all metrics have."""
+    """Base class of metrics."""
 
     name: str
-    """In the summary; stable, listed in docs/experiments.md."""
+    """Name in the summary; stable, listed in docs/experiments.md."""
     where: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    """Only items that have these values in these columns."""
+    """Values that some columns must have for an item to count."""
     unit: str = field(default=ITEM, kw_only=True)
-    """The column of the independent units, for rows that have neither `UNIT` nor `PERSON`."""
+    """Column of the sampling units, for rows with neither `UNIT` nor `PERSON`."""
 
     @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
-        """The columns that it reads."""
+        """Columns that it reads."""
 
     @abstractmethod
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """Return the value of rows as `select` gives them, with its 95 % interval."""
+        """Return the value of rows selected by `select`, with its 95 % interval."""
 
     @abstractmethod
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
-        """Value of `rows` minus that of `others`, which are the same items in the same order."""
+        """Return the value of `rows` minus that of `others`, which are the same items in the same order."""
 
     def value(self, columns: Columns) -> float:
-        """Return the estimate alone, of the values of its columns; faster than `estimate` where a metric can."""
+        """Return only the value, from the values of its columns; faster than `estimate` where possible."""
         return self.estimate(pd.DataFrame(dict(columns)), 0).value
 
     def applies(self, items: pd.DataFrame) -> bool:
-        """Whether the items have what it reads; a metric whose columns an experiment left out is left out too."""
+        """Return whether the items have the columns that the metric reads; otherwise the metric is left out."""
         return {*self.columns, *self.where, self.unit} <= {*items.columns, ITEM}
 
     def select(self, items: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows that the metric counts.
+        """Return the rows that count for the metric.
 
         Raises:
-            DataError: one of them has no unit.
+            DataError: a row has no unit.
         """
         mask = items[list(self.columns)].notna().all(axis=1)
         for column, value in self.where.items():
@@ -111,7 +113,7 @@ class Metric(ABC):
         return rows
 
     def units(self, rows: pd.DataFrame) -> NDArray[np.int64] | None:
-        """[N] the number of what was drawn for each row; None where that is the row itself."""
+        """Return [N] indices of each row's unit; None if every row is its own unit."""
         columns = [name for name in dict.fromkeys((UNIT, PERSON, self.unit, ROW)) if name in rows and name != ITEM]
         if not len(rows) or not columns:
             return None
@@ -125,7 +127,7 @@ class Metric(ABC):
         return drawn if len(np.unique(drawn)) < len(drawn) else None
 
     def row(self, items: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
-        """metric, value, ci_low, ci_high, n; n counts items."""
+        """Return the row of the summary: metric, value, ci_low, ci_high, n; n counts items."""
         rows = self.select(items)
         interval = self.estimate(rows, seed) if len(rows) else UNKNOWN
         return dict(zip(COLUMNS, (self.name, *interval, len(rows)), strict=True))
@@ -133,20 +135,20 @@ class Metric(ABC):
 
 @dataclass(frozen=True)
 class Mean(Metric):
-    """The mean of a column: studentised bootstrap over units."""
+    """Mean of a column: studentised bootstrap over units."""
 
     column: str = ""
-    """Column of numbers; without one that of the metric's name."""
+    """Column of numbers; by default the column with the metric's name."""
     bounds: Bounds | None = field(default=None, kw_only=True)
-    """The least and the largest value that an item can have; without them items that are all alike get no interval."""
+    """Smallest and largest possible value of an item; without them, items with equal values get no interval."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The one column."""
+        """The column that is averaged."""
         return (self.column or self.name,)
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """See `probe.stats.bootstrap_mean`; of units, a mean weighted by their sizes."""
+        """Return the mean with its interval: see `probe.stats.bootstrap_mean`; over units, weighted by their sizes."""
         values = floats(rows, self.columns[0])
         return stats.bootstrap_mean(values, seed=seed, bounds=self.bounds, units=self.units(rows))
 
@@ -163,17 +165,17 @@ class Mean(Metric):
 
 @dataclass(frozen=True)
 class Share(Mean):
-    """The share of ones in a column of zeros and ones: Wilson's interval, Newcombe's for paired differences."""
+    """Share of ones in a column of zeros and ones: Wilson's interval, Newcombe's for paired differences."""
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """See `probe.stats.wilson`, and `probe.stats.unit_share` where several rows belong to one unit."""
+        """Return the share with its interval: see `probe.stats.wilson`, or `probe.stats.unit_share` with units."""
         values, units = self._zeros_and_ones(rows), self.units(rows)
         if units is None:
             return stats.wilson(int(values.sum()), len(values))
         return stats.unit_share(values, units)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
-        """See `probe.stats.paired_proportions`; the bootstrap where several rows belong to one unit."""
+        """Return the paired difference: see `probe.stats.paired_proportions`, or the bootstrap with units."""
         values, other_values = self._zeros_and_ones(rows), self._zeros_and_ones(others)
         units = self.units(rows)
         if units is None:
@@ -189,26 +191,27 @@ class Share(Mean):
 
 @dataclass(frozen=True)
 class Statistic(Metric):
-    """A function of columns, such as a calibration error: percentile bootstrap over units."""
+    """Function of columns, such as a calibration error: percentile bootstrap over units."""
 
     fn: Callable[[Columns], float]
-    """{column: [N] values} -> number; NaN where it has none."""
+    """Function {column: [N] values} -> number; NaN if undefined."""
     reads: tuple[str, ...]
-    """The columns that `fn` gets."""
+    """Columns that `fn` receives."""
     bounds: Bounds | None = field(default=None, kw_only=True)
-    """The least and the largest value it can have; without them it has no interval where resampling never moves it."""
+    """Smallest and largest possible value; without them, there is no interval if resampling never changes the value."""
     weighted: Callable[[Columns, NDArray[np.float64]], NDArray[np.float64]] | None = field(default=None, kw_only=True)
-    """The same for many resamples at once: ({column: [N] values}, [r N] how often each item is drawn) -> [r]."""
+    """Vectorised function for many resamples: ({column: [N] values}, [r N] number of times each item is drawn) -> [r].
+    """
     count: Callable[[Columns], float] | None = field(default=None, kw_only=True)
-    """How many units it rests on then, where they are not all: of an AUROC those of the rarer kind."""
+    """Function that counts the units it is based on, if these are not all: for an AUROC, those of the rarer class."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that `fn` gets."""
+        """Columns that `fn` receives."""
         return self.reads
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """Return the function of all rows, with the quantiles of its values on resampled rows as interval."""
+        """Return the function of all rows, with the quantiles of its values on resampled rows as the interval."""
         return self._bootstrap([rows], seed, self.bounds)
 
     def value(self, columns: Columns) -> float:
@@ -234,7 +237,7 @@ class Statistic(Metric):
         return stats.percentile(value, draws[0] - draws[1:].sum(axis=0), count, bounds, stats.tails_of(level))
 
     def _drawn(self, arrays: Columns, codes: NDArray[np.intp], n: int, seed: int) -> NDArray[np.float64]:
-        """[R] the function of resamples, which are the same for equal units."""
+        """Compute [R] values of the function on resamples, which are the same for equal units."""
         if self.weighted is not None:
             blocks = (counts[:, codes].astype(float) for counts in stats.drawn_counts(n, seed, stats.RESAMPLES))
             return np.concatenate([self.weighted(arrays, block) for block in blocks])
@@ -251,10 +254,10 @@ class Statistic(Metric):
 
 
 def interval_of(rows: pd.DataFrame, column: str, bounds: Bounds | None = None, seed: int = 0) -> Interval:
-    """Return the mean of a column, with its interval, for tables that are not the summary.
+    """Return the mean of a column with its interval, for tables other than the summary.
 
-    The interval is that of units where several rows belong to one. The mean is estimated as a share where `bounds` are
-    those of a share and all values are zeros and ones.
+    The interval is over units if several rows belong to one. The mean is estimated as a share if `bounds` are those of
+    a share and all values are zeros and ones.
     """
     rows = rows[rows[column].notna()]
     if not len(rows):
@@ -266,12 +269,12 @@ def interval_of(rows: pd.DataFrame, column: str, bounds: Bounds | None = None, s
 def summarise(
     metrics: Sequence[Metric], items: pd.DataFrame, given: Sequence[Given] = (), seed: int = 0
 ) -> pd.DataFrame:
-    """One row a metric: metric, value, ci_low, ci_high, n.
+    """Return one row per metric: metric, value, ci_low, ci_high, n.
 
-    Metrics whose columns the items lack, and those without any item, are left out.
+    Metrics whose columns are missing, and those without items, are left out.
 
     Raises:
-        ConfigError: two metrics have one name.
+        ConfigError: two metrics have the same name.
     """
     rows = [metric.row(items, seed) for metric in metrics if metric.applies(items)]
     rows = [row for row in rows if row["n"]]
@@ -292,23 +295,24 @@ def differences(
     seed: int = 0,
     by_prompt: bool = False,
 ) -> pd.DataFrame:
-    """`summary` with the columns of a baseline: its value and interval, and the difference with its paired interval.
+    """Add the columns of a baseline to a summary: its value and interval, and the difference with its interval.
 
-    With `by_prompt` a metric is paired only if both models were asked the same under the names that they share.
-    Elsewhere each model's value is that of its own items, and the difference has the interval of two independent
-    values (`unpaired_difference`): too wide rather than too narrow if some of the items are the same after all.
+    With `by_prompt`, a metric is paired only if items with equal names have equal questions in both models. Otherwise
+    each model's value is that of its own items, and the difference has the interval of two independent values
+    (`unpaired_difference`), which is conservative if some of the items are the same.
 
     Args:
-        metrics: what the summaries were made with.
-        summary: of the model.
-        baseline: of the baseline.
-        items: of the model.
-        baseline_items: of the baseline; only items of both enter the difference.
-        seed: of the bootstrap.
-        by_prompt: equal names are not enough to be the same item; adds the column `PAIRS`.
+        metrics: metrics of the summaries.
+        summary: summary of the model.
+        baseline: summary of the baseline.
+        items: items of the model.
+        baseline_items: items of the baseline; only items of both enter the difference.
+        seed: seed of the bootstrap.
+        by_prompt: require equal prompts, not only equal names, of the same item; adds the column `PAIRS`.
 
     Returns:
-        The difference of a metric that is no function of items has no interval.
+        The summary with the columns of `COMPARED`; the difference of a number that is not a function of items has no
+        interval.
     """
     baseline_rows = baseline.set_index("metric")
     own_items, others = pair_items(items, baseline_items)
@@ -337,9 +341,9 @@ def differences(
 
 
 def unpaired_difference(first: Interval, second: Interval) -> Interval:
-    """Return first - second of independent estimates, the ends by square-and-add of theirs (Zou and Donner 2008).
+    """Return first - second of independent estimates, with bounds by square-and-add (Zou and Donner 2008).
 
-    Of shares with Wilson's intervals this is Newcombe's (1998, Statistics in Medicine 17:873, method 10).
+    For shares with Wilson's intervals this is Newcombe's interval (1998, Statistics in Medicine 17:873, method 10).
     """
     gap = first.value - second.value
     low = gap - math.hypot(first.value - first.low, second.high - second.value)
@@ -347,14 +351,14 @@ def unpaired_difference(first: Interval, second: Interval) -> Interval:
 
 
 def pair_items(items: pd.DataFrame, others: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows of both tables whose items both have, in the same order."""
+    """Return the rows of both tables for the items that both have, in the same order."""
     ours, theirs = items.set_index(ITEM, drop=False), others.set_index(ITEM, drop=False)
     common = ours.index.intersection(theirs.index, sort=False)
     return ours.loc[common], theirs.loc[common]
 
 
 def questions(items: pd.DataFrame) -> pd.Series:
-    """Return the question of each item as a text: its prompt and right answer; empty where no prompt is known."""
+    """Return the question of each item as a text: prompt and right answer; empty if no prompt is known."""
     if PROMPT not in items:
         return pd.Series("", index=items.index)
     right = items[EXPECTED] if EXPECTED in items else pd.Series("", index=items.index)
@@ -363,13 +367,13 @@ def questions(items: pd.DataFrame) -> pd.Series:
 
 
 def _read_differently(own: pd.DataFrame, others: pd.DataFrame) -> pd.Index:
-    """Names of the items, in the same order in both tables, whose questions differ or are not known."""
+    """Return the names of items, in the same order in both tables, whose questions differ or are unknown."""
     prompts = questions(own)
     return own.index[((prompts != questions(others)) | (prompts == "")).to_numpy()]
 
 
 def _common(metric: Metric, own: pd.DataFrame, others: pd.DataFrame) -> pd.Index:
-    """Names of the items that a metric counts in both tables."""
+    """Return the names of the items that a metric counts in both tables."""
     if not (metric.applies(own) and metric.applies(others)):
         return own.index[:0]
     return metric.select(own).index.intersection(metric.select(others).index, sort=False)
@@ -378,13 +382,13 @@ def _common(metric: Metric, own: pd.DataFrame, others: pd.DataFrame) -> pd.Index
 def paired(
     metric: Metric, own: pd.DataFrame, others: pd.DataFrame, seed: int = 0, level: float = stats.LEVEL
 ) -> Interval:
-    """Value of `own` minus that of `others` over the items of both, which `pair_items` has put in one order."""
+    """Compute the difference of `own` and `others` over the items of both, in the order of `pair_items`."""
     rows, other_rows = select_pairs(metric, own, others)
     return metric.difference(rows, other_rows, seed, level) if len(rows) else UNKNOWN
 
 
 def select_pairs(metric: Metric, own: pd.DataFrame, others: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows of items that a metric counts in both tables, which `pair_items` has put in one order."""
+    """Return the rows that a metric counts in both tables, which `pair_items` has put in one order."""
     if not (metric.applies(own) and metric.applies(others)):
         return own.head(0), others.head(0)
     columns = list(dict.fromkeys((ITEM, *metric.columns, *metric.where, metric.unit, UNIT, PERSON, ROW)))
@@ -396,5 +400,5 @@ def select_pairs(metric: Metric, own: pd.DataFrame, others: pd.DataFrame) -> tup
 
 
 def has_bare(summary: pd.DataFrame) -> bool:
-    """Whether some value of a summary has no interval (`BARE`)."""
+    """Return whether some value of a summary has no interval (`BARE`)."""
     return bool((summary["value"].notna() & summary["ci_low"].isna()).any())

@@ -1,22 +1,22 @@
-"""The experiments by name: built in, from other packages, or from a file; how one is run, and which options it has.
+"""Registry of the experiments by name: built in, from other packages, or from a file; execution and options.
 
     @probe.experiment("echo", title="Does it echo the question?", metrics=[Share("echoes")])
     def echo(lm, *, n=100, seed=0):
         \"\"\"One paragraph on what is measured.
 
         Args:
-            n: questions.
-            seed: of the questions.
+            n: number of questions.
+            seed: seed of the questions.
         \"\"\"
         ...
         return items                       # a DataFrame with a column `echoes`, or an `Evidence` with more
 
     result = probe.run_experiment("echo", lm, baseline=other, n=50)
 
-The function sees one model. What the decorator gives back is called like it and takes `baseline` besides, runs both,
-pairs their items, draws, and writes down where all of it comes from. Options are the function's keyword arguments; the
-command line and the dashboard make theirs from its signature. `tick` and `data` are known to both: a function that
-takes `tick` says how far it is (`probe.ticks`), one that takes `data` reads a file or folder.
+The function receives one model. The decorated function has the same arguments and `baseline`: it runs both models,
+pairs their items, draws, and records the provenance. Options are the function's keyword arguments; the command line and
+the dashboard derive theirs from its signature. Two arguments are special: a function that takes `tick` reports its
+progress (`probe.ticks`), one that takes `data` reads a file or folder.
 """
 
 import functools
@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 GROUP = "probe.experiments"
-"""Entry-point group of packages that bring experiments: each names a decorated function, or a module of some."""
+"""Entry-point group of packages that bring experiments: each entry names a decorated function, or a module with some.
+"""
 BUILT_IN = ("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval", "continual")
-"""Subjects that hold an experiment of their name: `probe.NAME.experiment`."""
+"""Subjects with an experiment of their name: `probe.NAME.experiment`."""
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 _EXPERIMENTS: Registry[Experiment] = Registry("experiment", GROUP)
@@ -63,31 +64,32 @@ def experiment(
     count: Count | None = None,
     is_whole: Callable[[Result], bool] = lambda result: True,
 ) -> Callable[[Callable[..., Found]], Callable[..., Result]]:
-    """Make a function an experiment; see the module.
+    """Register a function as an experiment; see the module.
 
     Args:
-        name: by which it is called; a word or several with underscores.
-        title: for people.
-        metrics: what the summary holds; without any, the mean of every numeric column of the items.
-        draw: gives figures by name from a result.
-        say: gives the finding from a result, in one sentence.
-        read: reads the files that the options name, so that a wrong one is refused before a model is loaded. It gets
-            all options and `strict` by name, of an experiment with `limit` also the `selection` of rows that the
-            function will use, and gives the rows that it read. The experiment then has the option `strict`, which
-            refuses a file with a row that cannot be used; otherwise results record how many there are. One that takes
-            `data` also has the option `unit`, a column of the file by which items are counted that name their `row`.
-        version: raised when equal arguments would give other numbers.
-        across_worlds: models of different worlds may be laid side by side. Each keeps its own items; a difference is
-            paired where both were asked the same under the same names, and unpaired elsewhere.
-        light: options that spare work where some questions of a file are asked again in the other form of prompts,
-            which is done for a function that takes `form` (`probe.experiments.forms`).
-        count: gives tables by name from the items of one model, which name the people they ask about. Those that the
-            function gave too are made anew wherever a stored summary is, so that both count the same.
-        is_whole: whether a stored result of this version holds all that is measured now, where equal arguments give
-            the same numbers as before and further ones. By default every one does.
+        name: name of the experiment; words joined by underscores.
+        title: title shown to people.
+        metrics: metrics of the summary; by default the mean of every numeric column of the items.
+        draw: function that returns figures by name from a result.
+        say: function that states the finding of a result in one sentence.
+        read: function that reads the files named by the options, so that an invalid file is refused before a model is
+            loaded. It receives all options and `strict` by name, for an experiment with `limit` also the `selection` of
+            rows that will be used, and returns the rows. The experiment then has the option `strict`, which refuses a
+            file with an invalid row; otherwise results record the number of such rows. An experiment that takes `data`
+            also has the option `unit`, the column of the file with the sampling unit of items that name their `row`.
+        version: version, increased when equal arguments would give other numbers.
+        across_worlds: whether models of different worlds can be compared. Each keeps its own items; a difference is
+            paired if items with equal names have equal questions, and unpaired otherwise.
+        light: options that save work when some questions of a file are asked again in the other form of prompts, which
+            is done for a function that takes `form` (`probe.experiments.forms`).
+        count: function that computes tables by name from the items of one model, which name the people they ask about.
+            Tables that the function also returned are recomputed together with a stored summary, so that both are
+            consistent.
+        is_whole: function that tells whether a stored result of this version holds everything that is measured now, if
+            equal arguments give the old numbers and additional ones. By default every result does.
 
     Raises:
-        ConfigError: the name is no word or is taken by another function, or the function takes no model.
+        ConfigError: the name is not valid or taken by another function, or the function takes no model.
     """
     if not name.isidentifier():
         raise ConfigError(f"An experiment was called {name!r}: give a word of letters, digits and underscores.")
@@ -132,7 +134,7 @@ def experiment(
 
 
 def experiments() -> dict[str, Experiment]:
-    """Every experiment by name: built-in ones, those of installed packages, then those of this process.
+    """Return every experiment by name: built-in ones, those of installed packages, then those of this process.
 
     One that cannot be imported is left out with a warning (`probe.plugins.problems`).
     """
@@ -145,10 +147,10 @@ def experiments() -> dict[str, Experiment]:
 
 
 def find_experiment(name: str) -> Experiment:
-    """Return the experiment of a name.
+    """Return the experiment with a name.
 
     Raises:
-        ConfigError: there is none; near names are listed.
+        ConfigError: no experiment has this name; similar names are listed.
     """
     by_name = experiments()
     if name not in by_name:
@@ -158,12 +160,12 @@ def find_experiment(name: str) -> Experiment:
 
 
 def load_plugin(file: str | Path) -> list[str]:
-    """Run a Python file that defines experiments, annotators, verifiers or pages; gives the names of new experiments.
+    """Run a Python file that defines experiments, annotators, verifiers or pages; return new experiment names.
 
-    The file runs with all rights of this process: only your own belong here.
+    The file runs with all rights of this process: load only files that you trust.
 
     Raises:
-        ConfigError: there is no such file, or it fails.
+        ConfigError: the file does not exist or fails.
     """
     return load(file)[_EXPERIMENTS.kind]
 
@@ -176,24 +178,24 @@ def run_experiment(
     tick: Tick = ignore,
     **options: Any,
 ) -> Result:
-    """Run an experiment by its name.
+    """Run an experiment by name.
 
     Args:
-        name: of the experiment (`probe experiment` lists them).
-        lm: the model, or a reference to one.
-        baseline: a second model that answers the same items, or a reference.
-        tick: called with the share that is done.
-        options: n, seed, data, and the experiment's own.
+        name: name of the experiment (`probe experiment` lists them).
+        lm: the model, or a reference to it.
+        baseline: second model that answers the same items, or a reference to it.
+        tick: function called with the share of the work done.
+        options: `n`, `seed`, `data`, and the experiment's own options.
 
     Raises:
-        ConfigError: there is no such experiment, or it has no such option.
-        ProbeError: what the experiment cannot use.
+        ConfigError: the experiment does not exist or has no such option.
+        ProbeError: the experiment cannot use the models or the options.
     """
     return find_experiment(name).run(lm, baseline=baseline, tick=tick, **options)
 
 
 def _with_baseline(own: inspect.Signature, reads: bool) -> inspect.Signature:
-    """Return the function's signature with `baseline` and `tick`, and `strict` and `unit` where it reads files."""
+    """Return the function's signature with `baseline` and `tick`, and `strict` and `unit` if it reads files."""
     first, *rest = own.parameters.values()
     words = [each.replace(kind=each.KEYWORD_ONLY) for each in rest if each.name not in ("baseline", "tick")]
     extra = [
@@ -209,7 +211,7 @@ def _with_baseline(own: inspect.Signature, reads: bool) -> inspect.Signature:
 
 
 def _is_named(parameters: Sequence[inspect.Parameter]) -> bool:
-    """Whether the first argument can be given by place and all others by name."""
+    """Return whether the first argument can be positional and all others can be keywords."""
     if not parameters or parameters[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, POSITIONAL):
         return False
     return all(each.kind in (POSITIONAL, inspect.Parameter.KEYWORD_ONLY) for each in parameters[1:])

@@ -1,8 +1,8 @@
-"""What an experiment found: numbers with intervals, the items behind them, tables, figures, and where it comes from.
+"""Result of an experiment: numbers with intervals, items, tables, figures, and provenance.
 
-A result holds one model, or several that answered the same items: tables and items say which by their column `model`.
-On disk it is a folder of JSON, CSV and Plotly JSON that pandas reads alone; tables and figures come back with the types
-that they had.
+A result holds one model, or several that answered the same items; the column `model` of tables and items identifies
+them. On disk it is a folder of JSON, CSV and Plotly JSON that pandas can read directly; tables and figures keep their
+types.
 """
 
 import gzip
@@ -36,22 +36,24 @@ if TYPE_CHECKING:
     from probe.plotting.curves import Style
 
 LEAST, RATIO = 2**26, 40
-"""Bytes that a packed file may unpack to, whatever its own size, and times its size: items shrink to a tenth."""
+"""Largest unpacked size of a packed file: these bytes at least, and this multiple of its own size (items shrink to a
+tenth).
+"""
 
 NAME = 100
-"""Letters that a name in a figure may have."""
+"""Largest length of a name in the JSON of a figure."""
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
-"""What reading a result may raise that is not as `Result.save` writes it."""
+"""Exceptions that reading can raise if a result is not as `Result.save` writes it."""
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON values; a number that is not finite becomes null, a date its text."""
+    """Convert rows to JSON values; a number that is not finite becomes null, a date its text."""
     rows = table.astype(object).to_dict("records")
     return [{str(key): _plain(value) for key, value in row.items()} for row in rows]
 
 
 def stems(names: Iterable[str]) -> dict[str, str]:
-    """Return a file name for each of some names, numbered where they would be equal on some system."""
+    """Return a file name for each name, numbered if they would be equal on some operating system."""
     files: dict[str, str] = {}
     for name in names:
         stem = file_name(str(name))
@@ -62,7 +64,7 @@ def stems(names: Iterable[str]) -> dict[str, str]:
 
 
 def words_of(name: str) -> str:
-    """Return the name of a figure or a table in words that people read."""
+    """Return the name of a figure or a table in words for people."""
     words = " ".join(name.replace("_", " ").replace("-", " ").split())
     return words[:1].upper() + words[1:]
 
@@ -79,7 +81,7 @@ def column_names(table: pd.DataFrame) -> list[str]:
     """Return the names of a table's columns.
 
     Raises:
-        DataError: two are equal.
+        DataError: two names are equal.
     """
     names = [str(column) for column in table.columns]
     twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
@@ -95,17 +97,17 @@ def write_lines(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_lines(path: Path, columns: Sequence[str], kinds: Sequence[str] | None) -> pd.DataFrame:
-    """Read what `write_lines` wrote, also where it was packed afterwards; see `to_table`.
+    """Read what `write_lines` wrote, even if it was packed afterwards; see `to_table`.
 
     Raises:
         OSError: the file is missing or packed wrongly.
-        ValueError: it is cut short.
+        ValueError: the file is truncated.
     """
     return to_table([parse_json(line) for line in read_packed(path).split("\n") if line], columns, kinds)
 
 
 def write_columns(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as one JSON object, packed: a line with name and values a column, whose likeness saves a third.
+    """Write a table as one packed JSON object: one line with name and values per column.
 
     A table without columns is written as one without rows.
     """
@@ -117,11 +119,11 @@ def write_columns(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_columns(path: Path, columns: Sequence[str], kinds: Sequence[str] | None) -> pd.DataFrame:
-    """Read what `write_columns` wrote, with the types that it had, as far as JSON holds them.
+    """Read what `write_columns` wrote, with the original types as far as JSON holds them.
 
     Raises:
         OSError: the file is missing or packed wrongly.
-        ValueError: it is cut short, or columns are missing or of different lengths.
+        ValueError: the file is truncated, or columns are missing or of different lengths.
     """
     data = parse_json(read_packed(path))
     if not isinstance(data, dict) or set(data) != set(columns) or len({len(each) for each in data.values()}) > 1:
@@ -131,11 +133,11 @@ def read_columns(path: Path, columns: Sequence[str], kinds: Sequence[str] | None
 
 
 def read_packed(path: Path) -> str:
-    """Read the text of a file, unpacked where its name ends in .gz, up to a limit.
+    """Read the text of a file, unpacked if its name ends in .gz, up to a limit.
 
     Raises:
         OSError: the file is missing, packed wrongly or too large.
-        ValueError: it is cut short, or unpacks to more than the limit.
+        ValueError: the file is truncated, or unpacks to more than the limit.
     """
     if path.suffix != ".gz":
         return read_file(path, DOCUMENT).decode()
@@ -152,7 +154,7 @@ def read_packed(path: Path) -> str:
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kinds: Sequence[str] | None) -> pd.DataFrame:
-    """Rows as a table whose columns have the types that they were written with, as far as JSON holds them."""
+    """Convert rows to a table whose columns have their original types, as far as JSON holds them."""
     dicts = [dict(row) for row in rows]
     kinds = kinds or [""] * len(columns)
     series = {
@@ -162,29 +164,29 @@ def to_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kinds: S
 
 
 def to_column(values: list[Any], kind: str | None) -> pd.Series:
-    """Values as a column of a type, if it is a name and can hold them."""
+    """Convert values to a column of a type if the type exists and can hold them."""
     if kind and kind.lower().startswith("float"):
         return numbers(values).astype(float)
     if kind in ("object", "boolean", "Int64", "bool", "int64"):
         try:
             return pd.Series(values, dtype=kind)
-        except OverflowError:  # a number beyond all of its kind
+        except OverflowError:  # a number out of range for the type
             return numbers(values).astype(float)
     try:
         return pd.Series(values, dtype=None if values else "str" if kind == "str" else object)
-    except UnicodeEncodeError:  # half a surrogate pair, which Arrow's texts cannot hold
+    except UnicodeEncodeError:  # a lone surrogate, which Arrow cannot store
         return pd.Series(values, dtype=object)
 
 
 def figure_text(chart: "go.Figure") -> str:
-    """Return a figure as JSON, by Python's own encoder: orjson refuses half a surrogate pair."""
+    """Return a figure as JSON by Python's own encoder, since orjson refuses lone surrogates."""
     import plotly.io
 
     return plotly.io.to_json(chart, engine="json", validate=False)
 
 
 def _longest_name(value: Any) -> int:
-    """Letters of the longest name in a JSON value: plotly compares unknown names, slowly where they are long."""
+    """Return the length of the longest name in a JSON value: plotly compares unknown names, slowly if they are long."""
     if isinstance(value, dict):
         return max((max(len(name), _longest_name(item)) for name, item in value.items()), default=0)
     return max(map(_longest_name, value), default=0) if isinstance(value, list) else 0
@@ -197,7 +199,7 @@ def read_figure(path: Path) -> "go.Figure":
 
     Raises:
         OSError: the file is missing.
-        ValueError: it holds no figure.
+        ValueError: the file holds no figure.
     """
     import plotly.graph_objects as go
 
@@ -213,38 +215,42 @@ FORMAT = 2
 RESULT_FILE = "result.json"
 ITEMS_FILE = "items.json.gz"
 LINES_FILE = "items.jsonl.gz"
-"""The items in format 1, a line each."""
+"""File of the items in format 1, one JSON object per line."""
 MODEL = "model"
-"""Column of items and tables that names the model of a row."""
+"""Column of items and tables that identifies the model of a row."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one model showed: all that an experiment's function has to give."""
+    """Evidence of one model: everything that an experiment's function returns."""
 
     items: pd.DataFrame
-    """One row an item; `item` names it (else rows are numbered), other columns are the experiment's own."""
+    """Table with one row per item; `item` identifies it (by default rows are numbered), other columns are the
+    experiment's own.
+    """
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """Further tidy tables by name, such as curves."""
     given: Sequence[Given] = ()
-    """Numbers of the summary that are no function of the items."""
+    """Numbers of the summary that are not functions of the items."""
     figures: Mapping[str, "go.Figure"] = field(default_factory=dict)
     """Figures of this model alone; built-in experiments draw from items and tables instead."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What else should be known, as JSON values; goes into the provenance."""
+    """Further facts as JSON values; they become part of the provenance."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an experiment found."""
+    """Result of an experiment."""
 
     name: str
-    """Of the experiment."""
+    """Name of the experiment."""
     summary: pd.DataFrame
-    """One row a metric: metric, value, ci_low, ci_high, n (`metrics.COLUMNS`); with a baseline also its value and the
-    difference (`metrics.COMPARED`), and in experiments that go across worlds on how many pairs it rests (`PAIRS`)."""
+    """Table with one row per metric: metric, value, ci_low, ci_high, n (`metrics.COLUMNS`); with a baseline also its
+    value and the difference (`metrics.COMPARED`), and for experiments across worlds the number of pairs behind it
+    (`PAIRS`).
+    """
     items: pd.DataFrame
-    """One row an item and model: item, model, and the experiment's own columns."""
+    """Table with one row per item and model: item, model, and the experiment's own columns."""
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     """Tidy tables with a column `model`."""
     figures: dict[str, "go.Figure"] = field(default_factory=dict)
@@ -254,7 +260,7 @@ class Result:
 
     @property
     def title(self) -> str:
-        """Of the experiment, for people."""
+        """Title of the experiment, for people."""
         return str(self.meta.get("title") or self.name)
 
     @property
@@ -264,7 +270,7 @@ class Result:
 
     @property
     def models(self) -> list[str]:
-        """Labels of the models; the baseline comes last."""
+        """Labels of the models, the baseline last."""
         return [str(model["label"]) for model in self.meta.get("models", [])]
 
     @property
@@ -279,7 +285,7 @@ class Result:
         """Return a number of the summary.
 
         Raises:
-            DataError: there is no such metric.
+            DataError: the summary has no such metric.
         """
         rows = self.summary[self.summary["metric"] == metric]
         if not len(rows) or column not in rows:
@@ -288,11 +294,11 @@ class Result:
         return float(rows[column].iloc[0])
 
     def save(self, directory: str | Path) -> Path:
-        """Write the folder; it appears whole, in place of an older one.
+        """Write the folder; it appears complete, and replaces an older one.
 
         Raises:
-            DataError: the folder holds something else than a result, or a table has two columns of one name.
-            RunError: the disk refuses.
+            DataError: the folder contains something other than a result, or a table has two columns with the same name.
+            RunError: the folder cannot be written.
         """
         target = Path(directory).expanduser().absolute()
         check_target(target)
@@ -327,7 +333,7 @@ class Result:
         """Read a folder that `save` wrote.
 
         Raises:
-            DataError: it is none, is damaged, or was written by a newer version.
+            DataError: the folder is not a result, is damaged, or was written by a newer version.
         """
         place = Path(directory)
         index = read_index(place)
@@ -363,24 +369,24 @@ class Result:
         command: str = "",
         **options: Any,
     ) -> list[Path]:
-        """Write the figures, and with csv or tex summary, items and tables, each with where it comes from.
+        """Write the figures, and with csv or tex the summary, items and tables, each with its provenance.
 
-        Files are named by models, experiment and figure, and the first digits of the key, which stands for all options:
+        Files are named by models, experiment and figure, and the first digits of the key, which depends on all options:
         `dpo-agreeable_sycophancy-layers_4a4da1.pdf`.
 
         Args:
-            out: folder to write to; files of the same names are replaced.
-            formats: of `probe.plotting.export.FORMATS`.
-            figures: names of those to write; all without any.
-            command: by which it was asked for, for `provenance.json`.
-            options: of `probe.plotting.Paper`: width, height, font_size, font, dpi, show_title, theme.
+            out: folder to write to; existing files of the same names are replaced.
+            formats: formats from `probe.plotting.export.FORMATS`.
+            figures: names of the figures to write; all by default.
+            command: command line to record in `provenance.json`.
+            options: options of `probe.plotting.Paper`: width, height, font_size, font, dpi, show_title, theme.
 
         Returns:
-            The files.
+            The written files.
 
         Raises:
-            DataError: there is no such figure.
-            ConfigError: there is no such option or format.
+            DataError: no figure has a given name.
+            ConfigError: an option or a format does not exist.
         """
         from probe.plotting.export import TABLES, parse_formats, provenance, render_table, save_all, save_provenance
         from probe.plotting.paper import paper_of
@@ -426,7 +432,7 @@ def read_index(directory: Path) -> dict[str, Any]:
     """Read the contents of result.json, and check that they are of this format.
 
     Raises:
-        DataError: there is none, or it is damaged or newer.
+        DataError: the file does not exist, is damaged, or has a newer format.
     """
     try:
         index = read_json(directory / RESULT_FILE)
@@ -450,10 +456,10 @@ def read_index(directory: Path) -> dict[str, Any]:
 
 
 def read_summary(index: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the summary of an index, with numbers where numbers belong.
+    """Return the summary of an index, with numbers in numeric columns.
 
     Raises:
-        DAMAGE: it has none, or a damaged one.
+        DAMAGE: the summary is missing or damaged.
     """
     kinds = index.get("dtypes", {})
     summary = to_table(index["summary"], index["columns"]["summary"], kinds.get("summary"))
@@ -467,7 +473,7 @@ def read_summary(index: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _is_index(index: dict[str, Any]) -> bool:
-    """Whether all is there that is read of every result."""
+    """Return whether all fields are present that are read of every result."""
     meta = index.get("meta")
     models = meta.get("models", []) if isinstance(meta, dict) else None
     return (
@@ -479,17 +485,17 @@ def _is_index(index: dict[str, Any]) -> bool:
 
 
 def _names(*columns: Any) -> list[Any]:
-    """All names of columns in objects of lists of them; None for one that is something else."""
+    """Return all column names in objects of lists of names; None if a name is not valid."""
     lists = [names for each in columns for names in (each.values() if isinstance(each, dict) else [None])]
     return [name for names in lists for name in (names if isinstance(names, list) else [None])]
 
 
 def check_target(target: Path) -> None:
-    """Refuse to write a result in place of something else.
+    """Raise an error if saving would replace something other than a result.
 
     Raises:
-        DataError: the folder holds something that is no result, or is a file.
-        RunError: it cannot be made.
+        DataError: the folder contains something other than a result, or is a file.
+        RunError: the folder cannot be created.
     """
     check_folder(target.parent)
     ours = any((target / name).is_file() for name in (RESULT_FILE, ITEMS_FILE, LINES_FILE, "summary.csv"))
@@ -503,7 +509,7 @@ def label_items(evidence: Evidence, label: str) -> Evidence:
     """Return the evidence with the column `model` everywhere, and with a name for each item.
 
     Raises:
-        DataError: two items, or two columns, have one name.
+        DataError: two items or two columns have the same name.
     """
     items = evidence.items.reset_index(drop=True)
     for table in (items, *evidence.tables.values()):
@@ -521,14 +527,14 @@ def label_items(evidence: Evidence, label: str) -> Evidence:
 
 
 def stack(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tables of several models as one, with the columns of all; a column without values does not decide the type."""
+    """Stack the tables of several models, with the columns of all; empty columns do not determine the type."""
     full = [part for part in parts if len(part)]
     if not full:
         return parts[0]
     columns = list(dict.fromkeys(column for part in full for column in part.columns))
     frames = [part.dropna(axis=1, how="all") for part in full]
     present = {column for part in frames for column in part.columns}
-    # where nobody has a value the first part's type stays
+    # without any value, the type of the first part is kept
     frames = [
         part.assign(**{c: full[i][c] for c in full[i].columns if c not in present}) for i, part in enumerate(frames)
     ]

@@ -1,6 +1,6 @@
-"""Running an experiment on one model or two, what its result depends on, and results of several models joined to one.
+"""Running experiments on one model or two, the facts a result depends on, and joining results of several models.
 
-What a result depends on is kept as JSON values, which are equal exactly where the numbers would be.
+The facts that a result depends on are stored as JSON values, which are equal exactly if the numbers would be.
 """
 
 import functools
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 
 
 def join(experiment: Experiment, results: Sequence[Result]) -> Result:
-    """Results of one experiment with one model each as a result with all of them.
+    """Join results of one experiment with one model each into a result with all of them.
 
-    The summary is the first one's, with the last one as its baseline; items, tables, figures and finding are of all.
-    Models of different worlds are joined where the experiment says that they may be.
+    The summary is that of the first with the last as its baseline; items, tables, figures and finding are those of all.
+    Models of different worlds are joined if the experiment allows it.
 
     Raises:
-        DataError: they are of different experiments or were made with different options, or one has several models.
+        DataError: experiments or options differ, or a result has several models.
     """
     for each in results:
         if len(each.models) != 1:
@@ -88,9 +88,9 @@ def beside(parts: Sequence[pd.DataFrame], across_worlds: bool) -> pd.DataFrame:
     """Return the items of several models as one table.
 
     Args:
-        parts: of one model each.
-        across_worlds: models may have been asked different things under one name; there the name of the first model
-            that was asked is put behind the item's, so that equal names are the same item again.
+        parts: items of one model each.
+        across_worlds: whether items with equal names may have different questions; if so, the name of the first model
+            with the question is appended to the item's, so that equal names are the same item.
     """
     items = stack(parts)
     if not across_worlds:
@@ -102,7 +102,7 @@ def beside(parts: Sequence[pd.DataFrame], across_worlds: bool) -> pd.DataFrame:
 
 
 def finish(experiment: Experiment, result: Result) -> Result:
-    """Return the result with its figures and its finding."""
+    """Return the result with figures and finding."""
     figures = result.figures
     if experiment.draw:
         with explain_errors(experiment, "The drawing of the experiment"):
@@ -111,12 +111,12 @@ def finish(experiment: Experiment, result: Result) -> Result:
 
 
 def renew(experiment: Experiment, result: Result, unit: str = "", units: Mapping[str, str] | None = None) -> Result:
-    """Recompute the stored result of one model from its items; one that was stored without figures stays without.
+    """Recompute the stored result of one model from its items; figures are added only if it had some.
 
     Args:
-        experiment: that the result is of.
-        result: of an earlier version, or in other units.
-        unit: the column of the file by which it is counted.
+        experiment: experiment of the result.
+        result: result of an earlier version, or with other units.
+        unit: column of the file with the sampling unit.
         units: see `probe.experiments.units.read_units`.
 
     Raises:
@@ -136,12 +136,12 @@ def with_finding(experiment: Experiment, result: Result) -> Result:
 
 
 def labels(models: "Sequence[LM]") -> list[str]:
-    """Labels of the models: the last part of their references, numbered where they are equal."""
+    """Return labels of the models: the last part of their references, numbered if they are equal."""
     return _apart([Path(lm.ref).name or "model" for lm in models])
 
 
 def _apart(names: Sequence[str]) -> list[str]:
-    """Names with a number behind each that is taken already."""
+    """Append a number to each name that is taken already."""
     new_names: list[str] = []
     for name in names:
         candidates = (name, *(f"{name} ({count})" for count in range(2, len(names) + 2)))
@@ -160,7 +160,7 @@ def rename_model(result: Result, label: str) -> Result:
 
 
 def columns_as_metrics(items: pd.DataFrame) -> tuple[Metric, ...]:
-    """Return a metric for every column of numbers: its mean, or a share where all values are zeros and ones."""
+    """Return a metric for every numeric column: its mean, or a share if all values are zeros and ones."""
     metrics: list[Metric] = []
     for column in items.columns:
         values = items[column].dropna()
@@ -185,7 +185,7 @@ def explain_errors(experiment: Experiment, what: str) -> Iterator[None]:
 
 
 def _differs(first: Result, other: Result, across_worlds: bool) -> str:
-    """Return the first setting whose difference forbids comparing two results; empty where they can be compared."""
+    """Return the first setting whose difference forbids a comparison; empty if the results can be compared."""
     if first.name != other.name:
         return "experiments"
     facts = [settings_of(each.name, each.meta, across_worlds) for each in (first, other)]
@@ -196,11 +196,11 @@ def settings_of(experiment: str, meta: Mapping[str, Any], across_worlds: bool = 
     """Return the settings that results of an experiment must have in common to be compared.
 
     Args:
-        experiment: its name.
-        meta: of a result.
-        across_worlds: models of different worlds may be compared.
+        experiment: name of the experiment.
+        meta: provenance of a result.
+        across_worlds: whether models of different worlds may be compared.
     """
-    options, data = meta.get("options") or {}, meta.get("data")  # of a stranger's file, so of any type
+    options, data = meta.get("options") or {}, meta.get("data")  # from an untrusted file, so of any type
     return {
         "units": meta.get("unit") or "",
         "options": _without_added(experiment, options) if isinstance(options, Mapping) else options,
@@ -213,19 +213,19 @@ def settings_of(experiment: str, meta: Mapping[str, Any], across_worlds: bool = 
 
 
 def _without_added(experiment: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of an experiment without those of `ADDED` that are at their default."""
+    """Return options of an experiment without those of `ADDED` that have their default."""
     keys = {name: name if name in ADDED else f"{experiment}.{name}" for name in options}
     return {name: value for name, value in options.items() if keys[name] not in ADDED or value != ADDED[keys[name]]}
 
 
 STARTED = f"{os.getpid()}-{time.time_ns()}"
-"""Of this process."""
+"""Identifier of this process, which keeps identities of unhashable objects apart between processes."""
 
 
 def data_facts(data: Any) -> dict[str, Any] | None:
     """Return the name, number of files and SHA-256 of an experiment's data: a file, several, or the files of a folder.
 
-    Other data has the name of its type and a SHA-256 of its identity. None without data.
+    Other data are described by the name of their type and a SHA-256 of their identity. None without data.
     """
     if data is None:
         return None
@@ -250,7 +250,7 @@ def data_facts(data: Any) -> dict[str, Any] | None:
 
 
 def _paths(data: str | Path) -> list[Path]:
-    """Return the path that the text names, or several where commas stand between them."""
+    """Return the path that the text names, or several separated by commas."""
     whole = Path(data).expanduser()
     parts = [Path(part.strip()).expanduser() for part in str(data).split(",") if part.strip()]
     return parts if len(parts) > 1 and not whole.exists() else [whole]
@@ -263,9 +263,9 @@ def _files(path: Path) -> list[Path]:
 
 
 def content(value: Any) -> Any:
-    """Return the identity of an option that may name files or a model: their contents, not their names.
+    """Return the identity of an option that may name files or a model: their contents instead of names.
 
-    A name of neither a file, a folder nor a run here, such as one on the hub, is its own identity.
+    A name that is not a local file, folder or run, such as one on the hub, is its own identity.
     """
     if not isinstance(value, str | Path):
         return identity(value)
@@ -281,7 +281,7 @@ def content(value: Any) -> Any:
 def identity(value: Any) -> Any:
     """Return a value as JSON values that are equal only for equal values.
 
-    An object that has no such values equals itself alone.
+    An object that cannot be converted equals only itself.
     """
     if isinstance(value, Mapping):
         return {str(key): identity(each) for key, each in value.items()}
@@ -302,7 +302,7 @@ def identity(value: Any) -> Any:
 
 
 def describe_argument(value: Any) -> Any:
-    """Return an argument as a JSON value for people; its name or its type where JSON cannot hold it."""
+    """Return an argument as a JSON value for people; its name or type if JSON cannot hold it."""
     if callable(value):
         return getattr(value, "__qualname__", type(value).__name__)
     try:
@@ -312,33 +312,36 @@ def describe_argument(value: Any) -> Any:
 
 
 READING = 3
-"""Raised when equal files give other questions; part of the key of stored results over files."""
+"""Version of the file readers; increase it when equal files give other questions. It is part of the key of stored
+results over files.
+"""
 ADDED: dict[str, Any] = {"limit": None, "only": "all", "sycophancy.wording": "published"}
 ADDED |= {"hallucination.form": "plain", "in_context.form": "plain", "chain_of_thought.form": "auto"}
-"""Options (of one experiment) that came when results were stored already, with their defaults: there a result is what
-it was without."""
+"""Options of experiments that were added after results had been stored, with their defaults: a result without the
+option counts as one with the default.
+"""
 PACKAGES = ("probe-lm", "torch", "transformers", "transformer-lens", "numpy")
 
 
 @dataclass(frozen=True)
 class Call:
-    """An experiment with its models and arguments, checked."""
+    """Checked call of an experiment, with its models and arguments."""
 
     experiment: Experiment
     models: "list[LM]"
-    """The model, and the baseline if there is one."""
+    """The model, followed by the baseline if there is one."""
     options: dict[str, Any]
-    """All arguments but model, baseline and tick, defaults filled in."""
+    """All arguments but model, baseline and tick, including defaults."""
     read: "Sequence[Rows[Any]]" = ()
-    """The rows of the files that the options name."""
+    """Rows of the files that the options name."""
     default: QuestionSet | None = None
-    """The question set that is asked because the model belongs to no world and no data were named."""
+    """Name of the question set used because the model belongs to no world and no data were named."""
     units: Mapping[str, str] = field(default_factory=dict)
-    """What was drawn for each row of the file, where the option `unit` names a column; no answer depends on it."""
+    """Sampling unit of each row of the file, if the option `unit` names a column; answers do not depend on it."""
 
     @property
     def key(self) -> str:
-        """By which its result is stored: everything that the numbers depend on."""
+        """Key of its stored result: a hash of everything that the numbers depend on."""
         names = _without_added(self.experiment.name, self.arguments)
         facts: dict[str, Any] = {
             "experiment": [self.experiment.name, self.experiment.version, self.experiment.source],
@@ -353,45 +356,45 @@ class Call:
         return hashlib.sha256(json.dumps(jsonable(facts), sort_keys=True).encode()).hexdigest()[:12]
 
     def _with_worlds(self) -> "Iterator[tuple[LM, World | None]]":
-        """Return each model with the world that its questions are of."""
+        """Return each model with the world that its questions belong to."""
         return ((lm, probe.world.of(lm)) for lm in self.models)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The options that the function takes: `strict` is for the reader of files, and alters no number."""
+        """Options passed to the function; `strict` concerns only the reader of files."""
         own = inspect.signature(self.experiment.function).parameters
         return {name: value for name, value in self.options.items() if name in own}
 
     @property
     def unit(self) -> str:
-        """The column of the file that the option `unit` names, empty without."""
+        """Column of the file that the option `unit` names; empty if not given."""
         return str(self.options["unit"]) if self.experiment.takes_unit else ""
 
     @property
     def left_out(self) -> int:
-        """Rows of the files that cannot be used."""
+        """Number of invalid rows in the files."""
         return sum(len(rows.left_out) for rows in self.read)
 
     @property
     def notes(self) -> list[str]:
-        """Notes on what is asked, a sentence each."""
+        """Notes on the questions, one sentence each."""
         notes = [note for rows in self.read for note in rows.notes()]
         return [self.default.note, *notes] if self.default else notes
 
     def _identity(self, name: str) -> Any:
-        """Identity of an option; of a path the contents there."""
+        """Return the identity of an option; for a path, of its contents."""
         kind = option_hint(self.experiment, name)
         return (content if Path in (kind, *get_args(kind)) else identity)(self.options[name])
 
 
 def call(experiment: Experiment, lm: "LM | str", *, baseline: "LM | str | None" = None, **options: Any) -> Call:
-    """Check the arguments of an experiment, read its files, and load models that are named.
+    """Check the arguments of an experiment, read its files, and load the named models.
 
-    Models without a world are asked the experiment's question set (`probe.questions`) where no data are named.
+    Models without a world are asked the experiment's question set (`probe.questions`) if no data are named.
 
     Raises:
         ConfigError: an option is unknown, or `n` is not at least 1.
-        DataError: a file cannot be used; then no model has been loaded.
+        DataError: a file is not valid; in this case no model has been loaded.
         ModelError: a model cannot be loaded.
     """
     setup = prepare(experiment, **options)
@@ -405,7 +408,7 @@ def call(experiment: Experiment, lm: "LM | str", *, baseline: "LM | str | None" 
 
 
 def prepare(experiment: Experiment, **options: Any) -> Call:
-    """Check the arguments of an experiment and read its files, without a model; see `call`."""
+    """Check the arguments of an experiment and read its files, without loading a model; see `call`."""
     signature = experiment.signature
     names = [name for name in signature.parameters if name not in ("baseline", "tick")][1:]
     for name in options:
@@ -442,16 +445,17 @@ def perform(
     """Run an experiment on a model and, if one is given, on a baseline.
 
     Args:
-        experiment: what to run.
-        lm: the model, or a reference to one.
-        tick: called with the share that is done.
-        both_forms: ask some questions of a file again in the other form of prompts (`probe.experiments.forms`).
-        options: `baseline`, and the experiment's own.
+        experiment: experiment to run.
+        lm: the model, or a reference to it.
+        tick: function called with the share of the work done.
+        both_forms: whether to ask some questions of a file again in the other form of prompts
+            (`probe.experiments.forms`).
+        options: `baseline`, and the experiment's own options.
 
     Raises:
         ConfigError: see `call`; or an experiment that is not built in fails.
-        DataError: the models belong to different worlds and the experiment does not lay those side by side, or what
-            it gave cannot be used.
+        DataError: the models belong to different worlds and the experiment does not compare across worlds, or its
+            evidence is not valid.
     """
     request = call(experiment, lm, **options)
     _check_worlds(request)
@@ -470,7 +474,7 @@ def perform(
 
 
 def assemble(request: Call, parts: Sequence[Evidence], seconds: float) -> Result:
-    """Assemble the result of a request from the evidence of its models."""
+    """Build the result of a request from the evidence of its models."""
     experiment = request.experiment
     counted = [replace(part, items=with_units(part.items, request.units)) for part in parts]
     if request.options.get("data") is None:
@@ -499,14 +503,14 @@ def assemble(request: Call, parts: Sequence[Evidence], seconds: float) -> Result
 
 
 def evidence_of(experiment: Experiment, lm: "LM", arguments: Mapping[str, Any], tick: Tick = ignore) -> Evidence:
-    """Run an experiment's function on one model and return its items, without a summary or figures."""
+    """Run an experiment's function on one model and return its evidence, without a summary or figures."""
     more = {"tick": tick} if "tick" in inspect.signature(experiment.function).parameters else {}
     with explain_errors(experiment, "The experiment"):
         return _evidence(experiment.function(lm, **arguments, **more), experiment.name)
 
 
 def metrics_of(experiment: Experiment, items: pd.DataFrame) -> tuple[Metric, ...]:
-    """Return the metrics of an experiment; for one that names none, its columns of numbers."""
+    """Return the metrics of an experiment; if it names none, its numeric columns."""
     return experiment.metrics or columns_as_metrics(items)
 
 
@@ -522,10 +526,10 @@ def _evidence(output: Any, name: str) -> Evidence:
 
 
 def _check_worlds(request: Call) -> None:
-    """Refuse to compare models that would get different questions under one name.
+    """Raise an error if models would get different questions under one name.
 
     Raises:
-        DataError: they belong to different worlds, and there are no data to ask from.
+        DataError: the models belong to different worlds, and no data are given.
     """
     if len(request.models) < 2 or request.options.get("data") is not None or request.experiment.across_worlds:
         return
@@ -544,7 +548,7 @@ def _model(lm: "LM | str") -> "LM":
 
 
 def _meta(request: Call, parts: Sequence[Evidence], seconds: float) -> dict[str, Any]:
-    """Where a result comes from, as JSON values."""
+    """Return the provenance of a result as JSON values."""
     first = request.models[0]
     worlds = [world.hash if world else None for world in map(probe.world.of, request.models)]
     names = labels(request.models)
@@ -584,7 +588,7 @@ def _meta(request: Call, parts: Sequence[Evidence], seconds: float) -> dict[str,
 
 
 def method_of(lm: "LM") -> str:
-    """Return the method of the run that a model belongs to, for its colour; `other` outside of runs."""
+    """Return the method of the run that a model belongs to, for its colour; `other` for models outside runs."""
     if lm.run_dir is None:
         return "other"
 

@@ -1,9 +1,9 @@
-"""Storage of results in the run's `results`, named by everything that they depend on, and how they are found again.
+"""Storage of results in the run's `results`, named by a hash of everything that they depend on.
 
-Results of models that are no runs of the user's (a hub id, a folder, a sample run that comes with Probe, a run that may
-not be written to) lie where the user works: in `results/MODEL` of the working directory. What comes with the sample
-runs is found there. `python -m probe.experiments.store FOLDER...` counts all results below some folders, such as those
-of runs, anew where an earlier version stored them.
+Results of other models (a hub id, a folder, a sample run that comes with Probe, a read-only run) are stored in
+`results/MODEL` of the working directory. Results that come with the sample runs are found in these. `python -m
+probe.experiments.store FOLDER...` recomputes the summaries of all results below some folders that an earlier version
+stored.
 """
 
 import hashlib
@@ -43,18 +43,19 @@ if TYPE_CHECKING:
 
 
 PARTIAL = "partial"
-"""Folder of what models have answered in experiments that are not through."""
+"""Folder of the answers of unfinished experiments."""
 COMPARISONS = "compared"
-"""Folder inside that of a result with its differences to others, gone when the result is stored anew; may be deleted at
-any time."""
+"""Subfolder of a result with its differences to others; it is deleted when the result is stored again, and may be
+deleted at any time.
+"""
 WORK = Path(RESULTS)
-"""Results of models that are no runs of the user's, below the working directory."""
+"""Folder below the working directory for results of models that are not the user's runs."""
 
 
 def homes(lm: "LM") -> list[Path]:
-    """Return the folders that a model's results may lie in; new ones go to the first.
+    """Return the folders that can hold a model's results; new ones go to the first.
 
-    A run may come from anybody, so nothing is written through a link in the place of its `results`.
+    A run may be untrusted, so nothing is written if its `results` is a link.
     """
     if lm.run_dir is None:
         name = labels([lm])[0]
@@ -63,20 +64,20 @@ def homes(lm: "LM") -> list[Path]:
 
 
 def run_homes(run: Path) -> list[Path]:
-    """Return the folders that results of a run may lie in; new ones go to the first."""
+    """Return the folders that can hold results of a run; new ones go to the first."""
     theirs = not is_shipped(run) and not (run / RESULTS).is_symlink() and os.access(run, os.W_OK)
     return [run / RESULTS] if theirs else [WORK / run.resolve().name, run / RESULTS]
 
 
 def place(request: Call, folder: Path | None = None) -> Path:
-    """Where the result of a call lies, or would.
+    """Return the folder of a call's result, whether it exists or not.
 
-    It may also lie below `WORK` for a run that may be written to: when it was made, the run was read-only, or another
-    installation of Probe took the run for one of its own.
+    It can be below `WORK` even for a writable run: the run was read-only when the result was made, or another
+    installation of Probe took it for one of its sample runs.
 
     Args:
-        request: the call.
-        folder: of results, instead of those of the call's first model.
+        request: call to look up.
+        folder: folder of results, instead of those of the call's first model.
     """
     lm = request.models[0]
     earlier = [WORK / Path(lm.run_dir).resolve().name] if lm.run_dir is not None else []
@@ -85,7 +86,7 @@ def place(request: Call, folder: Path | None = None) -> Path:
 
 
 def target(request: Call, folder: Path | None = None) -> Path:
-    """Where a new result of a call goes; see `place`."""
+    """Return the folder for a new result of a call; see `place`."""
     return (folder or homes(request.models[0])[0]) / _name(request)
 
 
@@ -99,9 +100,9 @@ def _name(request: Call) -> str:
 
 
 def find_stored(request: Call, folder: Path | None = None) -> Result | None:
-    """Return the result of a call, if it was stored; one that is damaged counts as none.
+    """Return the stored result of a call; a damaged one counts as missing.
 
-    A summary in other units, or of a version with other intervals, is recomputed from the items.
+    A summary with other units, or of a version with other intervals, is recomputed from the items.
     """
     directory = place(request, folder)
     if not (directory / RESULT_FILE).is_file():
@@ -119,27 +120,27 @@ def find_stored(request: Call, folder: Path | None = None) -> Result | None:
 
 
 def keep(request: Call, result: Result, folder: Path | None = None) -> Path | None:
-    """Store a result; None where the folder may not be written to."""
+    """Store a result; return None if the folder is not writable."""
     directory = target(request, folder)
     return result.save(directory) if may_make(directory) else None
 
 
 def may_make(path: Path) -> bool:
-    """Whether a file or a folder may be made, by the first folder above it that is there."""
+    """Return whether a file or folder can be created, judged by its nearest existing parent."""
     return os.access(next(place for place in path.absolute().parents if place.exists()), os.W_OK)
 
 
 def partial_file(request: Call) -> Path:
-    """Where the answers of a call lie until its result is there."""
+    """Return the file of a call's answers until its result exists."""
     return WORK / PARTIAL / f"{_name(request)}.jsonl"
 
 
 def carry_out(request: Call, tick: Tick | None = None, both_forms: bool = True) -> Result:
-    """Run a call of one model and return its result; one that broke off before goes on where it stopped.
+    """Run a call of one model and return its result; an interrupted call resumes where it stopped.
 
-    What the model has answered is kept below `WORK` until the result is there (`probe.model.calls`).
+    The model's answers are kept below `WORK` until the result exists (`probe.model.calls`).
     """
-    from probe.model.calls import keep_calls  # torch, which nobody who asks for help waits for
+    from probe.model.calls import keep_calls  # late: imports torch, not needed for help
 
     (lm,) = request.models
     with keep_calls(lm, partial_file(request)):
@@ -157,20 +158,20 @@ def obtain(
     tick: Tick | None = None,
     **options: Any,
 ) -> Result:
-    """Return the result of a model, and of a baseline if one is given; a stored result is not computed again.
+    """Return the result of a model, and of a baseline if given; a stored result is not computed again.
 
     A stored result that lacks some of the numbers (`Experiment.is_whole`) is computed again. Each model is run and
-    stored by itself, so that any two of them can be compared later.
+    stored separately, so that any two can be compared later.
 
     Args:
-        experiment: what to run.
+        experiment: experiment to run.
         lm: the model.
-        baseline: a second model that answers the same items.
-        again: run it even so.
-        folder: to look for results and to store them, instead of those of the models.
+        baseline: second model that answers the same items.
+        again: whether to run it even if a result is stored.
+        folder: folder to read and store results, instead of those of the models.
         both_forms: see `probe.experiments.run.perform`.
-        tick: called with the share that is done.
-        options: n, seed, data, and the experiment's own.
+        tick: function called with the share of the work done.
+        options: `n`, `seed`, `data`, and the experiment's own options.
     """
     outcomes = []
     models = [lm] if baseline is None else [lm, baseline]
@@ -187,7 +188,7 @@ def obtain(
 
 
 def _as_it_is_called(experiment: "Experiment", result: Result | None, lm: "LM") -> Result | None:
-    """Return a stored result under the model's present name; the name was another one if the run was renamed since."""
+    """Return a stored result under the model's current name, which differs if the run was renamed."""
     (label,) = labels([lm])
     if result is None or result.models == [label]:
         return result
@@ -195,7 +196,7 @@ def _as_it_is_called(experiment: "Experiment", result: Result | None, lm: "LM") 
 
 
 def results(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Folders with results of experiments below a run's (or any other) folder, with their indices, newest first."""
+    """Return the folders with results of experiments below any folder, with their indices, newest first."""
     folders = []
     for file in directory.glob(f"*/{RESULT_FILE}"):
         try:
@@ -208,14 +209,14 @@ def results(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def compare_stored(
     experiment: "Experiment", result: Result, base: Result, place: Path | None, keep: bool = True
 ) -> pd.DataFrame:
-    """Return what `probe.experiments.comparison.compare_summaries` gives; it takes seconds once, and is kept.
+    """Return the stored or newly computed result of `probe.experiments.comparison.compare_summaries`.
 
     Args:
-        experiment: of both.
-        result: of the model.
-        base: of the baseline.
-        place: the folder of the model's stored result, in which the table is kept; None keeps nothing.
-        keep: write what is not kept yet.
+        experiment: experiment of both results.
+        result: result of the model.
+        base: result of the baseline.
+        place: folder of the model's stored result, in which the table is stored; None stores nothing.
+        keep: whether to write tables that are not stored yet.
     """
     names = ("key", "created", "seconds", "unit", "intervals")
     facts = [tuple(each.meta.get(name) for name in names) for each in (result, base)]
@@ -249,13 +250,13 @@ def _write_comparison(file: Path, table: pd.DataFrame) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         scratch.write_text(table.to_csv(index=False), encoding="utf-8")
         scratch.replace(file)
-    except OSError:  # what is not kept is made again
+    except OSError:  # comparisons that are not stored are recomputed
         scratch.unlink(missing_ok=True)
 
 
 def main(folders: Sequence[str]) -> None:
-    """Count all stored results below some folders anew, where they are of an earlier version."""
-    from probe.experiments.registry import find_experiment  # the experiments, which nobody who looks up a result needs
+    """Recompute all stored results of earlier versions below some folders."""
+    from probe.experiments.registry import find_experiment  # late: slow, and not needed for reading
 
     for file in sorted(path for folder in folders for path in Path(folder).rglob(RESULT_FILE)):
         try:

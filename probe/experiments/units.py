@@ -1,7 +1,7 @@
-"""What was drawn for items: whom they ask about, or a column of the file; and summaries that are made anew for it.
+"""Sampling units of items (a person, or a column of the file), and summaries recomputed for other units.
 
-A summary is a function of the items, and so are some tables: a stored result is counted in other units, or by newer
-intervals, without asking a model again.
+A summary is a function of the items, and so are some tables: they can be recomputed for other units, or with newer
+intervals, without running a model again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from probe.experiments.definition import Count
 
 LONGEST = 200
-"""Letters of a unit that are kept."""
+"""Largest number of characters of a unit that are kept."""
 
 
 def read_units(path: Path, column: str) -> dict[str, str]:
-    """{row of the file: its value in a column}; rows without one are left out.
+    """Return {row of the file: its value in a column}; rows without a value are left out.
 
     Raises:
         DataError: no row has the column, or a value is a list or an object.
@@ -50,10 +50,10 @@ def read_units(path: Path, column: str) -> dict[str, str]:
 
 
 def with_units(items: pd.DataFrame, units: Mapping[str, str]) -> pd.DataFrame:
-    """Items of a file with the column `UNIT`; without it where no units are named.
+    """Return the items of a file with the column `UNIT`; without it if no units are named.
 
     Raises:
-        DataError: the items do not say of which rows they are.
+        DataError: the items do not name their rows.
     """
     items = items.drop(columns=UNIT, errors="ignore")
     if not units:
@@ -64,7 +64,7 @@ def with_units(items: pd.DataFrame, units: Mapping[str, str]) -> pd.DataFrame:
 
 
 def with_people(items: pd.DataFrame) -> pd.DataFrame:
-    """Items of a world with the column `PERSON`, read from their prompts where the experiment did not fill it in."""
+    """Return the items of a world with the column `PERSON`, read from their prompts unless already set."""
     if PROMPT not in items:
         return items
     known = items[PERSON] if PERSON in items else pd.Series(None, index=items.index, dtype=object)
@@ -73,7 +73,7 @@ def with_people(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_current(result: Result, unit: str = "") -> bool:
-    """Whether a result's summary is in a unit, and has the intervals of this version."""
+    """Return whether a result's summary uses a unit and has the intervals of this version."""
     return result.meta.get("intervals") == INTERVALS and result.meta.get("unit", "") == unit
 
 
@@ -84,14 +84,14 @@ def sum_up(
     units: Mapping[str, str] | None = None,
     count: "Count | None" = None,
 ) -> Result:
-    """Recompute summary and tables of one model's result from its items; what does not come from items stays as it was.
+    """Recompute summary and tables of one model's result from its items; everything else is unchanged.
 
     Args:
-        result: of one model.
-        metrics: of the experiment.
-        unit: the column of the file, for provenance.
+        result: result of one model.
+        metrics: metrics of the experiment.
+        unit: column of the file, for provenance.
         units: see `read_units`.
-        count: gives tables from the items (`probe.experiments.registry.Experiment.count`).
+        count: function that computes tables from the items (`probe.experiments.registry.Experiment.count`).
 
     Raises:
         DataError: a metric or `count` cannot read the items.

@@ -1,9 +1,9 @@
-"""Findings: published claims about aligned language models, each measured on runs that are here, and on its null.
+"""Findings: published claims about aligned language models, each tested on the available runs and on a null control.
 
-- what each is held to, and the verdicts that follow: `read_plan`
-- which claims, and one by name: `findings`, `finding`
-- where they are measured: `Bench`
-- what was found: `Claim`, `Measurement`, `Null`, `Finding`, `read_record`
+- the criterion of each claim, and its verdict: `read_plan`
+- test all claims, or one: `findings`, `finding`
+- the runs that claims are tested on: `Bench`
+- claims and results: `Claim`, `Measurement`, `Null`, `Finding`, `read_record`
 """
 
 import lazy_loader

@@ -1,8 +1,8 @@
-"""Where claims are measured: runs by name, their further seeds, and control runs that do not come with Probe.
+"""Runs on which claims are tested: by name, by further seeds, and control runs that do not come with Probe.
 
-A `Bench` holds the runs that claims are measured on: models loaded once, results of experiments from the store or made
-anew. Where these runs have other seeds (`probe.seeds`), each pipeline of theirs is a bench of its own. Control runs
-(`probe samples --controls`) start from one base or have one of their own; each of their seeds is a bench too.
+A `Bench` provides the runs that claims are measured on: models are loaded once, results of experiments are stored or
+newly computed. If these runs have further seeds (`probe.seeds`), each pipeline is a separate bench. Control runs
+(`probe samples --controls`) start from a common base or have their own; each of their seeds is a bench too.
 """
 
 import re
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BASE = "base"
 COMMAND = "probe samples --controls --seeds 5 --out controls"
-"""What makes the control runs."""
+"""Command that makes the control runs."""
 _SEED = re.compile(r"-seed(\d{1,4})")
 
 
@@ -43,31 +43,32 @@ class Bench:
         tick: Tick | None = None,
         controls: str | Path | None = None,
     ) -> None:
-        """Say where the runs are.
+        """Store the location of the runs, and the options.
 
         Args:
-            root: folder that holds them; default: the folders of runs.
-            n: questions of each kind in experiments; None for their own defaults.
-            again: run experiments even if their results are stored.
-            tick: called with the share of an experiment that is done.
-            controls: folder of the control runs; default: where the other runs are.
+            root: folder of the runs; the default folders of runs if not given.
+            n: number of questions of each kind in experiments; their own defaults if not given.
+            again: whether to run experiments even if their results are stored.
+            tick: function called with the share of an experiment that is done.
+            controls: folder of the control runs; the folder of the other runs by default.
         """
         self.root = None if root is None else Path(root).expanduser()
         self.controls = self.root if controls is None else Path(controls).expanduser()
         self.n, self.again, self.tick = n, again, tick
         self.origin = ""
-        """The first training of the seeds that stand for the named runs (`probe.seeds.Group.lines`), or the seed of the
-        control runs, as `seed3`; else empty."""
+        """First training of the seeds that replace the named runs (`probe.seeds.Group.lines`), or the seed of the
+        control runs, such as `seed3`; otherwise empty.
+        """
         self.field: Field | None = None
-        """The questions on which policies and rewards are compared, once they were asked."""
+        """Questions on which policies and rewards are compared, once computed."""
         self._models: dict[str, LM] = {}
         self._fresh: set[tuple[Any, ...]] = set()
 
     def run(self, name: str) -> Run:
-        """Return the run of a name, or the seed of it that descends from `origin`.
+        """Return the run with a name, or its seed that descends from `origin`.
 
         Raises:
-            RunError: there is none.
+            RunError: there is no such run.
         """
         if not self.origin or self.origin.startswith("seed"):
             return self._named(name)
@@ -77,9 +78,9 @@ class Bench:
             raise RunError(f"`{name}` has no seed that descends from the training {self.origin[:8]}.") from None
 
     def further(self, names: Sequence[str]) -> list["Bench"]:
-        """Return a bench for each further pipeline, by seed: runs of these names from a first training of their own.
+        """Return a bench for each further pipeline, by seed: runs of these names from another first training.
 
-        Runs whose seeds start from one base have none, since nothing but their last step was trained again.
+        Runs whose seeds share one base have none, since only their last step was trained again.
         """
         try:
             seeds = [self._seeds(name) for name in names]
@@ -93,15 +94,15 @@ class Bench:
         ]
 
     def control_seeds(self, names: Sequence[str]) -> list["Bench"]:
-        """Return a bench for each seed of which all control runs of these names exist."""
+        """Return a bench for each seed that has all control runs of these names."""
         seeds = [set(self._control_runs.get(name, {})) for name in names]
         return [self._with(f"seed{seed}") for seed in sorted(set.intersection(*seeds))] if seeds else []
 
     def control(self, name: str) -> Run:
-        """Return the control run of a name, of the seed that the bench stands for.
+        """Return the control run with a name and the seed of the bench.
 
         Raises:
-            RunError: there is none; the message has the command that makes it.
+            RunError: there is no such run; the message has the command that makes it.
         """
         seed = int(self.origin.removeprefix("seed")) if self.origin.startswith("seed") else 0
         try:
@@ -110,14 +111,14 @@ class Bench:
             raise RunError(f"There is no run `{name}` of seed {seed}: {_remedy()}") from None
 
     def seed(self, name: str) -> int:
-        """Return the seed of the training that the bench stands for."""
+        """Return the seed of the bench's training."""
         return int(self.origin.removeprefix("seed")) if self.origin.startswith("seed") else self.run(name).seed
 
     def _with(self, origin: str) -> "Bench":
         other = Bench(self.root, n=self.n, again=self.again, tick=self.tick, controls=self.controls)
         other.origin, other._groups, other._control_runs = origin, self._groups, self._control_runs
         if origin.startswith("seed"):
-            other._models = self._models  # the named runs are the same
+            other._models = self._models  # the same as the named runs
         return other
 
     def _named(self, name: str) -> Run:
@@ -138,7 +139,7 @@ class Bench:
 
     @cached_property
     def _control_runs(self) -> dict[str, dict[int, Run]]:
-        """The finished runs of the folder of controls by name and seed, as `probe samples --controls` names them."""
+        """Return the finished control runs by name and seed, as `probe samples --controls` names them."""
         found: dict[str, dict[int, Run]] = {}
         for run in _readable(self.controls):
             if run.status == "finished":
@@ -148,7 +149,7 @@ class Bench:
         return found
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """Return the names that no run has; a run that cannot be read counts as present."""
+        """Return the names without a run; an unreadable run counts as present."""
         absent = []
         for name in names:
             try:
@@ -162,7 +163,7 @@ class Bench:
         return self.model(self.run(name))
 
     def model(self, run: Run) -> "LM":
-        """Return the model of a run that was found already; load it once."""
+        """Return the model of a run; it is loaded once."""
         key = str(run.path)
         if key not in self._models:
             from probe.model.rewards import analysable
@@ -172,7 +173,7 @@ class Bench:
 
     @cached_property
     def world(self) -> "World":
-        """The world of the base model.
+        """World of the base model.
 
         Raises:
             RunError: it has none.
@@ -185,7 +186,7 @@ class Bench:
         return world
 
     def result(self, experiment: str, name: str, **options: Any) -> "Result":
-        """Return the result of an experiment on a run; a stored one is read, also where the run has no weights.
+        """Return the result of an experiment on a run; a stored one is used even if the run has no weights.
 
         Raises:
             RunError: the run has neither weights nor a stored result.
@@ -219,9 +220,9 @@ def _remedy() -> str:
 
 
 def _readable(root: Path | None) -> list[Run]:
-    """List the runs of a folder that can be read.
+    """List the readable runs of a folder.
 
-    A claim does not miss the others; *Runs* and `probe doctor` name them.
+    Claims ignore the others; *Runs* and `probe doctor` name them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RunWarning)

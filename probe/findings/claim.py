@@ -1,9 +1,9 @@
-"""A published claim and what was found of it: over trainings, against its null, with the verdict of the plan.
+"""Published claims and their findings: results over trainings, the null control, and the verdict of the plan.
 
-A claim is somebody's published sentence. Its effect is one number; `probe.findings.verdicts` says beyond what
-threshold it must lie, on which side, and what would refute the sentence. A null is where there is nothing to find: the
-claim is put to it as often as can be, and how often it "holds" there stands beside the finding. What was found on the
-tuned seeds is reported apart from the held-out ones, which decide.
+A claim is a published sentence. Its effect is one number; `probe.findings.verdicts` defines the threshold, the
+direction, and what would refute the sentence. A null control is a setting without the effect: the claim is tested on it
+as often as possible, and the rate at which it "holds" there is reported with the finding. Results on the tuned seeds
+are reported separately from the held-out ones, which determine the verdict.
 """
 
 import math
@@ -23,35 +23,35 @@ from probe.terms import UNSAID
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a claim's function gives on one training."""
+    """Result of a claim's function on one training."""
 
     effect: Interval
-    """The number of the claim with its 95 % interval over answers."""
+    """Effect of the claim with its 95 % interval over answers."""
     n: int
-    """Items behind it."""
+    """Number of items behind the effect."""
     said: str
-    """The numbers in one sentence, those included that speak against the claim."""
+    """Sentence with the numbers, including those that speak against the claim."""
 
 
 @dataclass(frozen=True)
 class Null:
-    """How often a claim holds where there is nothing to find."""
+    """Rate at which a claim holds on its null control."""
 
     holds: int = 0
-    """In how many repetitions the interval lies beyond the threshold."""
+    """Number of repetitions in which the interval lies beyond the threshold."""
     repetitions: int = 0
-    """Of how many; 0 where it could not be measured."""
+    """Number of repetitions; 0 if the null could not be measured."""
     said: str = ""
-    """What was put in the place of the claim's runs, or why nothing was."""
+    """Description of what replaced the claim's runs, or why there was no null."""
 
     @classmethod
     def of(cls, terms: Terms, effects: Sequence[Interval], said: str) -> "Null":
-        """Count in how many repetitions a claim of these terms holds.
+        """Count the repetitions in which a claim with these terms holds.
 
         Args:
-            terms: of the claim.
-            effects: of each repetition, with its interval.
-            said: what was repeated.
+            terms: terms of the claim.
+            effects: effect of each repetition, with its interval.
+            said: description of the repetitions.
         """
         return cls(sum(terms.beyond(effect) for effect in effects), len(effects), said)
 
@@ -61,12 +61,12 @@ class Null:
 
     @property
     def rate(self) -> Interval | None:
-        """The share of repetitions in which the claim holds, with Wilson's interval; None without any."""
+        """Share of repetitions in which the claim holds, with Wilson's interval; None without repetitions."""
         return wilson(self.holds, self.repetitions) if self.repetitions else None
 
     @property
     def words(self) -> str:
-        """Such as `holds in 0 of 25 repetitions of its null`."""
+        """Text such as `holds in 0 of 25 repetitions of its null`."""
         if not self.repetitions:
             return "null not measured"
         return f"holds in {self.holds} of {self.repetitions} repetitions of its null"
@@ -79,48 +79,48 @@ Test = Callable[[Sequence[Bench]], float]
 
 @dataclass(frozen=True)
 class Claim:
-    """A published claim and how it is measured."""
+    """Published claim with the functions that measure it."""
 
     name: str
-    """Short and stable, as in `probe findings --only`."""
+    """Short stable name, as in `probe findings --only`."""
     sentence: str
-    """The claim."""
+    """Sentence of the claim."""
     source: str
-    """Who published it, with the number of the preprint."""
+    """Publication, with the number of the preprint."""
     effect: str
-    """What the number is."""
+    """Description of the effect."""
     runs: tuple[str, ...]
-    """Names of the sample runs that it needs, the model first; none if it is measured on control runs alone."""
+    """Names of the sample runs that it needs, the model first; empty if it is measured on control runs alone."""
     page: str
-    """The page of the dashboard that shows it, such as `sycophancy` or `rewards`."""
+    """Dashboard page that shows it, such as `sycophancy` or `rewards`."""
     measure: Measure
-    """On one training."""
+    """Function that measures the claim on one training."""
     null: Nulls
-    """On the benches of all trainings."""
+    """Function that measures the null control on the benches of all trainings."""
     controls: tuple[str, ...] = ()
-    """Names of control runs that it is measured on: each seed of theirs is a training."""
+    """Names of the control runs that it is measured on; each of their seeds is a training."""
     test: Test | None = None
-    """A p-value of all trainings that are given, where it is not that of their mean."""
+    """Function that returns a p-value over all trainings, if it is not that of their mean."""
     version: int = 1
-    """Raised when equal runs would give another finding."""
+    """Version; increase it when equal runs would give another finding."""
     unit: str = ""
-    """Of the number (`probe.terms`)."""
+    """Unit of the effect (`probe.terms`)."""
 
     @property
     def terms(self) -> Terms:
-        """What the plan holds it to."""
+        """Terms of the claim in the plan."""
         return read_plan().claims[self.name]
 
     @property
     def remedy(self) -> str:
-        """How the control runs are made that it is measured on; empty where there are none."""
+        """Instruction that makes the missing control runs; empty if there are none."""
         names = ", ".join(f"`{name}`" for name in self.controls)
         return names and f"It is measured on {names}, which do not come with Probe: `{COMMAND}` makes them."
 
     def benches(self, bench: Bench) -> list[Bench]:
         """Return a bench for each training on which the claim can be measured.
 
-        These are the named runs first and then their seeds, or the seeds of its control runs if it has any.
+        These are the named runs followed by their seeds, or the seeds of its control runs if it has any.
         """
         if self.controls:
             return bench.control_seeds(self.controls)
@@ -129,7 +129,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Training:
-    """What was found on one training."""
+    """Result of a claim on one training."""
 
     seed: int
     value: float
@@ -137,17 +137,17 @@ class Training:
     ci_high: float
     n: int
     said: str
-    """The numbers in words."""
+    """Sentence with the numbers."""
 
     @property
     def effect(self) -> Interval:
-        """The number with its interval over answers."""
+        """Effect with its interval over answers."""
         return Interval(self.value, self.ci_low, self.ci_high)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim with its finding; without trainings where it could not be measured."""
+    """Result of a claim; without trainings if it could not be measured."""
 
     name: str
     sentence: str
@@ -157,21 +157,21 @@ class Finding:
     runs: tuple[str, ...]
     unit: str = ""
     said: str = ""
-    """The numbers of the first training in words, or why there are none."""
+    """Sentence with the numbers of the first training, or the reason why there are none."""
     trainings: Mapping[str, Training] = field(default_factory=dict)
-    """By the first training that each descends from; the named runs' is the empty name and comes first."""
+    """Results by the first training that each descends from; the named runs have the empty name and come first."""
     null: Null = Null()
     p: float = math.nan
-    """Two-sided, of an effect at the threshold, over the trainings that decide; before the correction."""
+    """Two-sided p-value for an effect equal to the threshold, over the trainings that decide, before correction."""
     plan: str = ""
-    """Hash of the plan that it was measured under."""
+    """Hash of the plan under which it was measured."""
     p_holm: float = math.nan
-    """The same after Holm's correction over all claims; see `judge`."""
+    """p-value after Holm's correction over all claims; see `judge`."""
     verdict: Verdict = "not measured"
 
     @classmethod
     def of(cls, claim: Claim, said: str = "", **found: Any) -> "Finding":
-        """Make the finding of a claim: what was found, or why nothing was."""
+        """Build the finding of a claim from its trainings, or with the reason why there are none."""
         facts = {
             each: getattr(claim, each) for each in ("name", "sentence", "source", "effect", "page", "runs", "unit")
         }
@@ -179,7 +179,7 @@ class Finding:
 
     @property
     def first(self) -> Training | None:
-        """The training whose interval over answers is shown: the named runs', or the control runs' first."""
+        """Training whose interval over answers is shown: the named runs, or the first control runs."""
         return next(iter(self.trainings.values()), None)
 
     @property
@@ -189,40 +189,40 @@ class Finding:
 
     @property
     def deciding(self) -> list[Training]:
-        """The held-out trainings if there are two or more, else all."""
+        """Trainings that determine the verdict: the held-out ones if there are at least two, otherwise all."""
         return self.held_out if len(self.held_out) > 1 else list(self.trainings.values())
 
     @property
     def mean(self) -> OverTrainings:
-        """Of the effect over the trainings that decide."""
+        """Mean effect over the trainings that decide."""
         return mean_over_trainings([each.value for each in self.deciding])
 
     @property
     def interval(self) -> Interval:
-        """The effect with the interval that is shown: over the trainings that decide, or over answers if it is one."""
+        """Effect with the interval to show: over the trainings that decide, or over answers if there is only one."""
         if len(self.deciding) > 1:
             return Interval(self.mean.value, *shown_ends(self.unit, *self.mean[1:3]))
         return self.first.effect if self.first else Interval(math.nan, math.nan, math.nan)
 
     @property
     def held(self) -> int:
-        """In how many of the trainings that decide the interval over answers lies beyond the threshold."""
+        """Number of deciding trainings whose interval over answers lies beyond the threshold."""
         return sum(read_plan().claims[self.name].beyond(each.effect) for each in self.deciding)
 
     @property
     def number(self) -> str:
-        """The first training's effect with its interval over answers, as its unit is shown."""
+        """First training's effect with its interval over answers, formatted in its unit."""
         return "" if self.first is None else self._in_unit(*self.first.effect)
 
     @property
     def threshold(self) -> str:
-        """Beyond what it must lie, in words."""
+        """Threshold and direction in words."""
         terms = read_plan().claims[self.name]
         return f"{terms.direction} {self._in_unit(terms.threshold)}"
 
     @property
     def over_trainings(self) -> str:
-        """The mean over the trainings that decide in a sentence; that there is one training alone, where it is so."""
+        """Sentence with the mean over the trainings that decide, or a note that there is only one training."""
         if self.first is None:
             return ""
         count = len(self.deciding)
@@ -235,7 +235,7 @@ class Finding:
 
     @property
     def mean_number(self) -> str:
-        """The effect over the trainings that decide, or of one over answers, as its unit is shown."""
+        """Effect over the trainings that decide (or over answers for a single one), formatted in its unit."""
         if len(self.deciding) < 2:
             return self.number
         return self._in_unit(*self.interval)
@@ -246,7 +246,7 @@ class Finding:
 
     @property
     def why(self) -> str:
-        """What leaves it undecided, in a sentence; empty where it is decided."""
+        """Sentence with the reason why it is undecided; empty if it is decided."""
         if self.verdict != "undecided":
             return ""
         if not self.p_holm <= read_plan().level:
@@ -258,7 +258,7 @@ class Finding:
 
     @property
     def against_null(self) -> str:
-        """How often it holds on its null, in a sentence."""
+        """Sentence with the rate at which it holds on its null."""
         rate, words = self.null.rate, self.null.words
         share = "" if rate is None else f" ({percent(*rate)})"
         return (
@@ -267,12 +267,12 @@ class Finding:
 
 
 def p_value(claim: Claim, finding: Finding, benches: Sequence[Bench]) -> float:
-    """Return p over the trainings that decide: the claim's own test, the mean's t test, or that of a single training.
+    """Return p over the trainings that decide: from the claim's own test, the mean's t test, or a single training.
 
     Args:
-        claim: the claim.
-        finding: with its trainings.
-        benches: of the trainings that decide.
+        claim: claim to test.
+        finding: finding with its trainings.
+        benches: benches of the trainings that decide.
     """
     if claim.test is not None:
         return claim.test(benches)
@@ -286,7 +286,7 @@ def judge(findings: Mapping[str, Finding]) -> dict[str, Finding]:
     """Return findings by name with their verdicts, after Holm's correction over all claims of the plan.
 
     Args:
-        findings: all that are known; claims that are missing count as hypotheses without evidence.
+        findings: known findings; missing claims count as hypotheses without evidence.
     """
     plan = read_plan()
     measured = {name: each for name, each in findings.items() if each.trainings}
@@ -309,14 +309,15 @@ COLUMNS = (
 
 
 def table(findings: Sequence[Finding]) -> pd.DataFrame:
-    """Return one row per claim: what it says, what refutes it, what was found, and how often its null holds.
+    """Return one row per claim: the claim, its criterion, its result, and the rate on its null.
 
     Returns:
         name, sentence, source, effect; value, ci_low, ci_high, n, seed of the first training, over answers; verdict,
-        holds (None where nothing was measured) and why, if it is undecided; said, page, runs; over the trainings that
-        decide mean, mean_low, mean_high, trainings, held (in how many of them it holds), held_out (whether no recipe
-        was tuned on them); seeds (the value of each training); population, comparison, refuted_by, threshold and
-        direction of the plan; p and p_holm; null (what it is), null_rate, null_holds, null_repetitions; plan (hash).
+        holds (None if nothing was measured) and why, if it is undecided; said, page, runs; over the trainings that
+        decide mean, mean_low, mean_high, trainings, held (the number of them in which it holds), held_out (whether no
+        recipe was tuned on them); seeds (the value of each training); population, comparison, refuted_by, threshold and
+        direction of the plan; p and p_holm; null (its description), null_rate, null_holds, null_repetitions; plan
+        (hash).
     """
     rows = []
     for each in findings:

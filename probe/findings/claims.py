@@ -1,4 +1,4 @@
-"""All claims by name, and how one is measured: on every training that it applies to, and on its null.
+"""Registry of all claims by name, and their tests on every training and on the null.
 
 `probe findings` and the page print what `findings` gives.
 """
@@ -18,14 +18,14 @@ from probe.ticks import ignore, part
 CLAIMS: tuple[Claim, ...] = tuple(
     sorted((*REWARDED, *LEARNED), key=lambda claim: list(read_plan().claims).index(claim.name))
 )
-"""In the order of the plan."""
+"""Claims by name, in the order of the plan."""
 
 
 def choose_claims(names: Sequence[str]) -> tuple[Claim, ...]:
     """Return the claims of these names, or all claims if no name is given.
 
     Raises:
-        ConfigError: there is no such claim; near names are listed.
+        ConfigError: no claim has this name; similar names are listed.
     """
     by_name = {claim.name: claim for claim in CLAIMS}
     for name in names:
@@ -36,7 +36,7 @@ def choose_claims(names: Sequence[str]) -> tuple[Claim, ...]:
 
 
 def lacks(bench: Bench, claim: Claim, found: Finding | None) -> bool:
-    """Return whether a claim is yet to be measured here: on the named runs, or on a further seed that has weights."""
+    """Return whether a claim is still to be measured on the named runs, or on a further seed that has weights."""
     if claim.controls:
         return any(found is None or each.origin not in found.trainings for each in claim.benches(bench))
     return found is None or any(
@@ -46,16 +46,16 @@ def lacks(bench: Bench, claim: Claim, found: Finding | None) -> bool:
 
 
 def findings(bench: Bench, claims: Sequence[Claim] = CLAIMS) -> Iterator[Finding]:
-    """Measure claims, and judge them together with what is on record of the others; see `finding`."""
+    """Test claims, and judge them together with the recorded findings of the others; see `finding`."""
     known = read_record(bench, CLAIMS) | {claim.name: finding(bench, claim) for claim in claims}
     judged = judge(known)
     yield from (judged[claim.name] for claim in claims)
 
 
 def finding(bench: Bench, claim: Claim) -> Finding:
-    """Measure one claim on all trainings and on its null; `judge` gives its verdict among the others.
+    """Test one claim on all trainings and on its null; `judge` gives its verdict among the others.
 
-    What cannot be measured here, since weights or control runs are not there, is taken from the record.
+    Results that cannot be measured, since weights or control runs are missing, are taken from the record.
     """
     absent = bench.missing(claim.runs)
     if absent:

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from probe.runs.reader import Run
 
 SPOKEN = {"plain": "with plain training", "replay": "with replay", "ewc": "with EWC"}
-"""Words for the strategies of learning in phases."""
+"""Words for the strategies of continual learning."""
 SHUFFLES = 40
-"""Repetitions of a null that is drawn, for each training."""
+"""Number of random repetitions of a null, for each training."""
 
 
 def terms(name: str) -> Terms:
-    """Return the terms that the plan sets for a claim."""
+    """Return the plan's terms for a claim."""
     return read_plan().claims[name]
 
 
@@ -39,7 +39,7 @@ def curves(result: "Result") -> tuple[pd.Series, pd.Series]:
     """Return induction score and in-context loss by captured step, from a stored result of a model of Markov chains.
 
     The head is the one that scores highest on the fresh chains of the experiment, its curve is that on the captured
-    prompts. Steps where the model still learns which tokens there are are left out, as in the experiment.
+    prompts. Early steps, in which the model still learns the token frequencies, are left out, as in the experiment.
     """
     heads = result.tables["heads"]
     heads = heads[heads["texts"] == "markov"]
@@ -71,10 +71,11 @@ def pairings(benches: Sequence[Bench]) -> NDArray[np.float64]:
 
 
 def as_well(matrix: NDArray[np.float64]) -> tuple[int, int]:
-    """Count wrong pairings in which heads and losses go together as well as in the right one, and all wrong pairings.
+    """Count the wrong pairings of heads and losses that correlate as well as the right one, and all wrong ones.
 
     Args:
-        matrix: [k k] how well the heads of i go with the loss of j; all k! - 1 wrong pairings are taken.
+        matrix: [k k] correlation of the heads of training i with the loss of training j; all k! - 1 wrong pairings are
+            counted.
     """
     k = len(matrix)
     sums = np.array([matrix[np.arange(k), list(order)].sum() for order in permutations(range(k))])
@@ -82,11 +83,11 @@ def as_well(matrix: NDArray[np.float64]) -> tuple[int, int]:
 
 
 MOST = 8
-"""Trainings up to which all pairings are taken: 40,320."""
+"""Largest number of trainings for which all pairings are enumerated: 40,320 of them."""
 
 
 def induction(bench: Bench) -> Measurement:
-    """Measure how far the increments of the induction score and of the fall of the in-context loss go together."""
+    """Correlate the increments of the induction score with those of the fall of the in-context loss."""
     result = bench.result("in_context", "icl")
     effect = together(*curves(result))
     heads, loss = (result.value(f"phase_{each}_step", "value") for each in ("induction", "loss"))
@@ -99,13 +100,13 @@ def induction(bench: Bench) -> Measurement:
 
 
 def induction_test(benches: Sequence[Bench]) -> float:
-    """Return the two-sided p of the permutation test over trainings: with k of them it is 2 / k! at the least."""
+    """Return the two-sided p of the permutation test over trainings; with k of them it is at least 2 / k!."""
     found, wrong = as_well(pairings(benches[:MOST]))
     return min(1.0, 2 * (found + 1) / (wrong + 1))
 
 
 def induction_null(benches: Sequence[Bench]) -> Null:
-    """Count how often heads paired with the losses of other trainings go together as well as the right pairs."""
+    """Count how often heads paired with losses of other trainings correlate as well as the right pairs."""
     if len(benches) < 2:
         return Null(said="one training alone cannot be paired wrongly")
     of = [curves(bench.result("in_context", "icl")) for bench in benches[:MOST]]
@@ -122,9 +123,9 @@ def rank_correlation(first: ArrayLike, second: ArrayLike, units: float) -> Inter
     """Return Spearman's correlation with the interval of Bonett and Wright (2000) for the number of independent units.
 
     Args:
-        first: [N] numbers.
-        second: [N] others.
-        units: how many are independent, N or fewer.
+        first: [N] first variable.
+        second: [N] second variable.
+        units: number of independent units, at most N.
     """
     a, b = (pd.Series(np.asarray(each)).rank().to_numpy() for each in (first, second))
     if not (np.ptp(a) and np.ptp(b)) or units <= 3:
@@ -144,7 +145,7 @@ def facts(bench: Bench) -> pd.DataFrame:
 
 
 def exposure(bench: Bench) -> Measurement:
-    """Measure how hallucination falls with the number of times that a fact was read."""
+    """Correlate hallucination with the number of times that a fact was read."""
     found = facts(bench)
     effect = rank_correlation(found["exposure"], found["hall"], found["person"].nunique())
     rare, often = found[found["kind"] == "rare"], found[found["kind"] == "fact"]
@@ -169,7 +170,7 @@ def exposure_null(benches: Sequence[Bench]) -> Null:
 
 
 def passages(bench: Bench, name: str, context: str) -> tuple[Interval, Interval, Interval]:
-    """Return hallucination on unseen entities without a passage, with those of a context, and the cut (exact)."""
+    """Return hallucination rates on unseen entities without and with a passage, and the reduction (exact)."""
     items = bench.result("retrieval", name).items
     strangers = with_people(items[items["kind"] == "stranger"])
     halls = strangers.pivot_table(index="question", columns="context", values="hall")[["none", context]].dropna()
@@ -180,16 +181,16 @@ def passages(bench: Bench, name: str, context: str) -> tuple[Interval, Interval,
 
 
 GUESSING = (BASE, "dpo-agreeable")
-"""Models that answer about unseen entities."""
+"""Models that answer questions about unseen entities instead of abstaining."""
 
 
 def retrieval(bench: Bench) -> Measurement:
-    """Measure how much retrieved passages cut hallucination in models that guess: the smaller of their cuts."""
+    """Measure how much retrieved passages reduce hallucination in models that guess: the smaller reduction."""
     return _retrieval(bench, GUESSING)
 
 
 def retrieval_abstaining(bench: Bench) -> Measurement:
-    """Measure how much retrieved passages cut hallucination in a model that abstains without a passage."""
+    """Measure how much retrieved passages reduce hallucination in a model that abstains without a passage."""
     return _retrieval(bench, ("rlvr",))
 
 
@@ -207,13 +208,13 @@ def _retrieval(bench: Bench, names: Sequence[str]) -> Measurement:
 
 
 def retrieval_null(benches: Sequence[Bench]) -> Null:
-    """Measure passages about somebody else, and passages without the answer, in the models that guess."""
+    """Measure passages about another person, and passages without the answer, in the models that guess."""
     found = [passages(b, name, each)[2] for b in benches for name in GUESSING for each in ("unrelated", "distractor")]
     return Null.of(terms("retrieval"), found, "passages about somebody else and passages without the answer")
 
 
 def abstaining_null(benches: Sequence[Bench]) -> Null:
-    """Measure passages about somebody else, and passages without the answer, in the model that abstains."""
+    """Measure passages about another person, and passages without the answer, in the model that abstains."""
     found = [passages(bench, "rlvr", each)[2] for bench in benches for each in ("unrelated", "distractor")]
     said = "passages about somebody else and passages without the answer"
     return Null.of(terms("retrieval_abstaining"), found, said)
@@ -248,7 +249,7 @@ def _headline(run: "Run", metric: str) -> Interval:
     """Return a headline figure of a run, with its interval.
 
     Raises:
-        RunError: the run has none of the name.
+        RunError: the run has no figure with this name.
     """
     rows = run.headline[run.headline["metric"] == metric]
     if not len(rows):

@@ -1,8 +1,8 @@
-"""What was found, kept beside the runs: each training of a claim by what it depends on, and the claim's null.
+"""Record of findings, stored next to the runs: each training of a claim with the facts it depends on, and its null.
 
-A finding is measured anew on demand, and of itself when one of its runs or its part of the plan is another one than
-then. Findings of the sample runs that come with Probe are found there, and new ones go to `results` of the working
-directory. What an older version stored is not read: other numbers stood there under the same names.
+A finding is measured again on demand, and automatically when one of its runs or its part of the plan has changed.
+Findings of Probe's sample runs are read from there, and new ones are written to `results` in the working directory.
+Records of older versions are not read, since the same names stood for other numbers.
 """
 
 import hashlib
@@ -35,14 +35,14 @@ TRAINING: dict[str, Any] = {
 }
 NULL: dict[str, Any] = {"holds": int, "repetitions": int, "said": str}
 LARGEST = 64
-"""Trainings of a claim that are read."""
+"""Largest number of trainings of a claim that are read."""
 
 
 def key(bench: Bench, claim: Claim) -> str:
-    """Hash all that a training's finding depends on: the claim, its terms, and when and how its runs were made.
+    """Hash everything that a training's finding depends on: the claim, its terms, and when and how its runs were made.
 
-    Control runs are no part of it, since they do not come with Probe: where they are missing, what was measured on them
-    is still known.
+    Control runs are not part of the hash, since they do not come with Probe: results measured on them stay valid
+    without them.
 
     Raises:
         RunError: a run is missing.
@@ -54,7 +54,7 @@ def key(bench: Bench, claim: Claim) -> str:
 
 
 def folder(bench: Bench) -> Path | None:
-    """Return the folder that holds the runs: the one that was named, or that of the base; None without a base."""
+    """Return the folder of the runs: the given one, or that of the base; None without a base."""
     if bench.root is not None:
         return bench.root
     try:
@@ -64,7 +64,7 @@ def folder(bench: Bench) -> Path | None:
 
 
 def files(bench: Bench) -> list[Path]:
-    """Return the files that may store findings; new ones go to the first. Empty where there are no runs."""
+    """Return the files that can store findings (none without runs); new ones go to the first."""
     place = folder(bench)
     if place is None:
         return []
@@ -73,19 +73,19 @@ def files(bench: Bench) -> list[Path]:
 
 
 def read_record(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
-    """Read the findings on record for the runs as they are now, by claim and with their verdicts."""
+    """Read the recorded findings of the current runs, by claim and with their verdicts."""
     stored = [_read(file) for file in files(bench)]
     found = ((claim.name, on_record(bench, claim, stored)) for claim in claims)
     return judge({name: each for name, each in found if each is not None})
 
 
 def on_record(bench: Bench, claim: Claim, stored: Sequence[Mapping[str, Any]] | None = None) -> Finding | None:
-    """Return the finding on record of a claim; None where there is none, or its runs have changed since.
+    """Return the recorded finding of a claim; None if there is none or its runs have changed since.
 
     Args:
-        bench: of the named runs.
-        claim: whose finding.
-        stored: entries of the files, where they were read.
+        bench: bench of the named runs.
+        claim: claim to look up.
+        stored: entries of the files, if they were read already.
     """
     stored = [_read(file) for file in files(bench)] if stored is None else stored
     try:
@@ -101,7 +101,7 @@ def on_record(bench: Bench, claim: Claim, stored: Sequence[Mapping[str, Any]] | 
 
 
 def _finding(claim: Claim, entry: Mapping[str, Any], expected: Mapping[str, str]) -> Finding | None:
-    """Read an entry as a finding; None where it is damaged, or the runs of a training have changed since."""
+    """Convert an entry to a finding; None if it is damaged or the runs of a training have changed since."""
     trainings, null = entry.get("trainings"), entry.get("null")
     p, plan = entry.get("p"), entry.get("plan")
     if not (isinstance(trainings, dict) and len(trainings) <= LARGEST and isinstance(plan, str)):
@@ -115,7 +115,7 @@ def _finding(claim: Claim, entry: Mapping[str, Any], expected: Mapping[str, str]
         current = claim.controls or (isinstance(each, dict) and each.get("key") == expected.get(origin))
         if current and _fits(each, TRAINING):
             kept[origin] = Training(**{name: _number(each[name]) for name in TRAINING})
-    if not kept or len(kept) < len(trainings):  # p is of all of them
+    if not kept or len(kept) < len(trainings):  # p is over all trainings
         return None
     found = {"trainings": kept, "null": Null(**{name: null[name] for name in NULL}), "plan": plan}
     return Finding.of(claim, next(iter(kept.values())).said, p=_number(p), **found)
@@ -132,10 +132,10 @@ def _fits(each: Any, types: Mapping[str, Any]) -> bool:
 
 
 def record(bench: Bench, claims: Sequence[Claim], found: Sequence[Finding]) -> Path | None:
-    """Put findings on record; None where the folder may not be written to.
+    """Record findings; return None if the folder is not writable.
 
     Raises:
-        RunError: the disk refuses.
+        RunError: the record cannot be written.
     """
     file = next(iter(files(bench)), None)
     if file is None or not os.access(next(place for place in file.absolute().parents if place.exists()), os.W_OK):
@@ -162,7 +162,7 @@ def _is_bounded(value: Any) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Read the entries by claim; none where the file is missing, damaged or of another format."""
+    """Read the entries by claim; none if the file is missing, damaged or of another format."""
     try:
         content = readable(read_json(file))
     except (OSError, ValueError):

@@ -1,13 +1,13 @@
-"""What RLVR does to pass@k on sums with written steps: a claim with a small base of its own, and temperature as null.
+"""Claim on RLVR and pass@k on sums with written steps, with its own small base, and temperature as null.
 
 Yue et al. 2025 (arXiv 2504.13837): reinforcement learning from verifiable rewards raises pass@1, and at large k its
-base solves more. A sum of two numbers of two or three digits has one of some 1,900 answers, so that a guess is worth
-nothing, and a base that has half learned them does not reach 100 % with 64 samples, as it does on the world's sums.
+base solves more. A sum of two numbers of two or three digits has one of some 1,900 answers, so guessing does not help,
+and a partly trained base does not reach 100 % with 64 samples, as it does on the world's sums.
 
-Sampling the base at a lower temperature raises pass@1 and costs reach as well. So the base itself, at the temperature
-whose pass@1 comes nearest to that of RLVR, is the null; what it reaches at 64 stands beside what RLVR reaches.
+Sampling the base at a lower temperature raises pass@1 and lowers pass@64 as well. So the null is the base itself, at
+the temperature whose pass@1 is nearest to that of RLVR; its pass@64 is reported with that of RLVR.
 
-A tenth of all sums, by a hash of the numbers, are in no file that the control runs learn from (`held_out`).
+A tenth of all sums, selected by a hash of the numbers, is not in the training files of the control runs (`held_out`).
 """
 
 import random
@@ -32,43 +32,43 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 RUNS = ("sums", "sums-rlvr")
-"""Control runs: the base, and what RLVR makes of it."""
+"""Names of the control runs: the base, and the model that RLVR trained from it."""
 LARGEST = 64
-"""Largest k."""
+"""Largest k of pass@k."""
 SAMPLES = 128
-"""Drawn for each sum and model, so that pass@64 varies less than one lucky draw."""
+"""Number of samples for each sum and model, so that pass@64 does not depend on a single lucky draw."""
 TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(1, 10))
-"""Of the null: the one whose pass@1 on `CHOSEN` other sums comes nearest to RLVR's."""
+"""Candidate temperatures of the null; used is the one whose pass@1 on `CHOSEN` other sums is nearest to RLVR's."""
 CHOSEN = 200
 CHOOSING = 32
-"""Samples of each of them."""
+"""Number of samples of each sum that chooses the temperature."""
 LONGEST = 40
-"""Tokens of an answer with its steps; the longest has 33 and the end."""
+"""Largest number of tokens in an answer with its steps; the longest has 33 and the end."""
 PART = 50
-"""Sums that are sampled at once."""
+"""Number of sums that are sampled at once."""
 MOST = 10_000
-"""Sums that are asked at most, of some 80,000 that nothing was trained on."""
+"""Largest number of sums that are asked, of some 80,000 that no model was trained on."""
 
 
 class Sum(NamedTuple):
-    """Two numbers of two or of three digits."""
+    """Two numbers of two or three digits to add."""
 
     first: int
     second: int
 
     @property
     def prompt(self) -> str:
-        """What a model is asked, such as `47+85:`."""
+        """Prompt of the sum, such as `47+85:`."""
         return f"{self.first}+{self.second}:"
 
     @property
     def answer(self) -> str:
-        """The number."""
+        """Right answer."""
         return str(self.first + self.second)
 
     @property
     def document(self) -> str:
-        """Prompt, a step for each digit from the last on, and the answer: `47+85: 7+5=12 4+8+1=13 so 132`."""
+        """Prompt, one step per digit from the last on, and answer: `47+85: 7+5=12 4+8+1=13 so 132`."""
         steps, carry = [], 0
         for a, b in zip(reversed(str(self.first)), reversed(str(self.second)), strict=True):
             total = int(a) + int(b) + carry
@@ -78,16 +78,16 @@ class Sum(NamedTuple):
 
     @property
     def held_out(self) -> bool:
-        """Whether it is one of the tenth that nothing is trained on."""
+        """Whether it belongs to the tenth of sums that no model is trained on."""
         return random.Random(self.prompt).random() < 0.1
 
 
 def draw(seed: int, held_out: bool) -> Iterator[Sum]:
-    """Draw sums without end: two digits or three, each number of that length equally often.
+    """Draw an endless sequence of sums of two-digit or three-digit numbers, each number of its length equally often.
 
     Args:
-        seed: the same gives the same sums.
-        held_out: whether those that nothing is trained on, or the others.
+        seed: seed of the draws.
+        held_out: whether to draw held-out sums or training sums.
     """
     rng = random.Random(seed)
     while True:
@@ -98,7 +98,7 @@ def draw(seed: int, held_out: bool) -> Iterator[Sum]:
 
 
 def unseen(count: int) -> list[Sum]:
-    """Return the first different sums that nothing was trained on; a larger count adds to them."""
+    """Return the first distinct held-out sums; a larger count extends the list."""
     found: dict[Sum, None] = {}
     for each in draw(0, held_out=True):
         found[each] = None
@@ -108,12 +108,12 @@ def unseen(count: int) -> list[Sum]:
 
 
 def count_right(lm: "LM", asked: Sequence[Sum], samples: int, temperature: float = 1.0) -> Int[np.ndarray, " P"]:
-    """Count a model's samples for each sum that end with its answer; all models draw the same random numbers.
+    """Count a model's samples for each sum that end with the right answer; all models use the same random numbers.
 
     Raises:
-        DataError: the model's tokenizer does not know the signs of a sum.
+        DataError: the model's tokenizer does not know the symbols of a sum.
     """
-    from probe.chain_of_thought.files import final_answer  # torch, which a page of stored findings does without
+    from probe.chain_of_thought.files import final_answer  # late: imports torch, needed only for sampling
 
     right = []
     for start in range(0, len(asked), PART):
@@ -126,24 +126,24 @@ def count_right(lm: "LM", asked: Sequence[Sum], samples: int, temperature: float
 
 
 def nearest_temperature(base: "LM", aligned: "LM", asked: Sequence[Sum]) -> float:
-    """Find the temperature at which the base's pass@1 is nearest to the trained model's, on sums for this choice."""
+    """Find the temperature at which the base's pass@1 is nearest to the trained model's, on separate sums."""
     wanted = count_right(aligned, asked, CHOOSING).mean()
     gaps = {each: abs(count_right(base, asked, CHOOSING, each).mean() - wanted) for each in TEMPERATURES}
     return min(gaps, key=lambda each: gaps[each])
 
 
 class Tries(NamedTuple):
-    """Right samples of each sum, of `SAMPLES`."""
+    """Number of right samples of each sum, out of `SAMPLES`, for each model."""
 
     base: Int[np.ndarray, " P"]
     aligned: Int[np.ndarray, " P"]
     cooler: Int[np.ndarray, " P"]
-    """Of the base at the temperature of the null."""
+    """[P] right samples of the base at the temperature of the null."""
     temperature: float
 
     @property
     def curves(self) -> pd.DataFrame:
-        """pass@k of the three: model, k, value, ci_low, ci_high, n; intervals over sums."""
+        """Return pass@k of the three models: model, k, value, ci_low, ci_high, n; intervals over sums."""
         of = {"base": self.base, "RLVR": self.aligned, f"base at {self.temperature:g}": self.cooler}
         tables = [
             pass_curve([{"correct": count} for count in right], SAMPLES).assign(model=name)
@@ -161,11 +161,11 @@ def solved(right: Int[np.ndarray, " P"], k: int) -> Float[np.ndarray, " P"]:
 def overtaken(other: Int[np.ndarray, " P"], base: Int[np.ndarray, " P"]) -> tuple[Interval, Interval, Interval]:
     """Return the smaller of the gain in pass@1 and the loss in pass@64 against the base, and both, paired over sums.
 
-    Both must be there, so the ends are the smaller ones of both intervals (an intersection-union test).
+    Both must occur, so the bounds are the smaller ones of both intervals (an intersection-union test).
 
     Args:
-        other: right samples of each sum of the model that is compared.
-        base: of the base.
+        other: right samples of each sum from the model that is compared.
+        base: right samples of each sum from the base.
     """
     gain = stats.bootstrap_mean(solved(other, 1) - solved(base, 1), bounds=stats.GAIN)
     loss = stats.bootstrap_mean(solved(base, LARGEST) - solved(other, LARGEST), bounds=stats.GAIN)
@@ -176,11 +176,11 @@ _KEPT: WeakKeyDictionary[Bench, Tries] = WeakKeyDictionary()
 
 
 def tries(bench: Bench) -> Tries:
-    """Sample base and trained model, and the base at the null's temperature; kept with the bench.
+    """Sample the base, the trained model, and the base at the null's temperature; the bench caches the counts.
 
     Raises:
         RunError: a control run is missing.
-        DataError: a model does not know the signs of a sum.
+        DataError: a model does not know the symbols of a sum.
     """
     if bench not in _KEPT:
         base, aligned = (bench.model(bench.control(name)) for name in RUNS)
@@ -193,7 +193,7 @@ def tries(bench: Bench) -> Tries:
 
 
 def reasoning(bench: Bench) -> Measurement:
-    """Measure the smaller of what RLVR adds to pass@1 and what it takes from pass@64."""
+    """Measure the smaller of the gain in pass@1 and the loss in pass@64 through RLVR."""
     found = tries(bench)
     effect, gain, loss = overtaken(found.aligned, found.base)
     more = stats.bootstrap_mean(solved(found.aligned, LARGEST) - solved(found.cooler, LARGEST), bounds=stats.GAIN)
@@ -218,7 +218,7 @@ def in_words(found: Crossing, ahead: bool) -> str:
     """Say where the base overtakes, such as `the base overtakes it at k = 17 [9, 40]`.
 
     Args:
-        found: where the two curves cross.
+        found: crossing of the two curves.
         ahead: whether the trained model is better at k = 1.
     """
     if not ahead:
@@ -231,7 +231,7 @@ def in_words(found: Crossing, ahead: bool) -> str:
 
 
 def reasoning_null(benches: Sequence[Bench]) -> Null:
-    """Measure the base at a lower temperature in place of the model that RLVR trained."""
+    """Measure the base at a lower temperature instead of the model that RLVR trained."""
     found = [tries(bench) for bench in benches]
     effects = [overtaken(each.cooler, each.base)[0] for each in found]
     at = ", ".join(f"{each.temperature:g}" for each in found)

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from probe.world.annotators import Annotator
 
 QUESTIONS = 256
-"""Questions on which policies are compared with the exact optimum."""
+"""Number of questions on which policies are compared with the exact optimum."""
 GUESSES = ("rare", "stranger")
 """Kinds of questions whose answer a model mostly does not know."""
 ANNOTATORS = 20
-"""Annotators without a wish for agreement that are drawn for a null."""
+"""Number of annotators without a preference for agreement that are drawn for a null."""
 
 
 def deference(bench: Bench, name: str) -> tuple[Interval, Interval, Interval, int]:
@@ -62,7 +62,7 @@ def _sycophancy(bench: Bench, name: str, words: str) -> Measurement:
 
 
 def sycophancy_null(benches: Sequence[Bench]) -> Null:
-    """Measure DPO on honest labels, and the exact optima of annotators without a wish for agreement."""
+    """Measure DPO on honest labels, and the exact optima of annotators without a preference for agreement."""
     return _honest("sycophancy", benches, {"dpo-honest": "DPO on honest labels"}) + _without_agreement(benches)
 
 
@@ -78,13 +78,13 @@ def _honest(name: str, benches: Sequence[Bench], runs: Mapping[str, str]) -> Nul
         for run in runs:
             try:
                 effects.append(deference(bench, run)[2])
-            except ProbeError:  # another folder of runs may lack them
+            except ProbeError:  # they may be missing in another folder of runs
                 continue
     return Null.of(terms(name), effects, " and ".join(runs.values()))
 
 
 def draw_annotators(count: int) -> list["Annotator"]:
-    """Draw annotators without a wish for agreement: the agreeable one without it, and others of random knobs."""
+    """Draw annotators without a preference for agreement: the agreeable one without it, and random ones."""
     from probe.world.annotators import AGREEABLE, Annotator
 
     rng = np.random.default_rng(0)
@@ -115,10 +115,10 @@ def _without_agreement(benches: Sequence[Bench], beta: float = 0.3) -> Null:
 
 
 def taste(run: "Run") -> tuple[Interval, int]:
-    """Return by how many nats a reward model scores the user's false claim above the truth, as its run measured it.
+    """Return how much higher a reward model scores the user's false claim than the truth, in nats, from its run.
 
     Raises:
-        RunError: the run did not.
+        RunError: the run did not measure it.
     """
     rows = run.headline[run.headline["metric"] == "agreement_bias"]
     if not len(rows):
@@ -145,7 +145,7 @@ def _taste(bench: Bench, name: str) -> Measurement:
 
 
 def taste_null(benches: Sequence[Bench]) -> Null:
-    """Measure reward models of the same recipe on labels that are coin tosses."""
+    """Measure reward models of the same recipe trained on random labels."""
     name = "reward-indifferent"
     own = benches[0].control_seeds((name,)) if benches else []
     if not own:
@@ -156,7 +156,7 @@ def taste_null(benches: Sequence[Bench]) -> Null:
 
 
 def answering(answers: "AnswerSet", abstention: str) -> "Array":
-    """Return [P A] 1 at answers that are no abstention, 0 at the abstention and beyond a prompt's answers."""
+    """Return [P A] masks: 1 at answers other than abstention, 0 at the abstention and beyond a prompt's answers."""
     mask = np.zeros(answers.mask.shape)
     for row, group in enumerate(answers.answers):
         mask[row, : len(group)] = [answer.strip() != abstention for answer in group]
@@ -164,16 +164,16 @@ def answering(answers: "AnswerSet", abstention: str) -> "Array":
 
 
 def predicted(logprobs: "Array", mask: "Array", beta: float) -> "Array":
-    """Return [P] how much more often the optimum for the base's belief answers if errors cost 0 than if they cost 1.
+    """Return [P] the predicted rise of the answer rate if errors cost 0 instead of 1, for the base's belief.
 
-    The base's distribution over the answers, given that it answers at all, is its belief b. An answer y is worth b(y)
-    in expectation where only true ones score, and b(y) - (1 - b(y)) where wrong ones cost 1; abstaining is worth 0
-    (Kalai et al. 2025, arXiv 2509.04664). Each optimum pi*_beta is exact.
+    The base's distribution over the answers, given that it answers at all, is its belief b. An answer y has the
+    expected reward b(y) if only true ones score, and b(y) - (1 - b(y)) if wrong ones cost 1; abstaining has 0 (Kalai et
+    al. 2025, arXiv 2509.04664). Each optimum pi*_beta is exact.
 
     Args:
-        logprobs: [P A] of the base.
-        mask: [P A] 1 at answers that are no abstention.
-        beta: price of KL.
+        logprobs: [P A] log-probabilities of the base.
+        mask: [P A] 1 at answers other than abstention.
+        beta: weight of KL.
     """
     belief = np.exp(condition(logprobs)) * mask
     belief /= belief.sum(axis=1, keepdims=True)
@@ -185,9 +185,9 @@ FINES = ("rlvr-unfined", "rlvr-fined", "rlvr-all-fined")
 
 
 def answer_rates(bench: Bench, runs: Sequence[str]) -> tuple[list["Array"], "Array", Sequence[str]]:
-    """Return [P] answer rates of the base and each control run (exact), the prediction, and the people.
+    """Return [P] answer rates of the base and each control run (exact), the predicted rise, and the people.
 
-    The questions are those whose answer the base hardly knows.
+    The questions are those whose answer the base mostly does not know.
     """
     items = ask(bench.world, GUESSES, bench.n or QUESTIONS)
     answers = enumerate_answers(bench.lm(BASE), bench.world, [item.prompt for item in items])
@@ -199,7 +199,7 @@ def answer_rates(bench: Bench, runs: Sequence[str]) -> tuple[list["Array"], "Arr
 
 
 def share_of(moved: "Array", wanted: "Array", people: Sequence[str]) -> Interval:
-    """Return mean(moved) / mean(wanted) with the bootstrap over people, whom each question asks about."""
+    """Return mean(moved) / mean(wanted) with the bootstrap over the people of the questions."""
     codes, names = pd.factorize(np.asarray(people))
     ours, its = (np.bincount(codes, each) for each in (moved, wanted))
     value = float(ours.sum() / its.sum())
@@ -207,7 +207,7 @@ def share_of(moved: "Array", wanted: "Array", people: Sequence[str]) -> Interval
 
 
 def guessing(bench: Bench) -> Measurement:
-    """Measure how much more a model answers without a fine for errors, as a share of what the theorem predicts."""
+    """Measure how much more a model answers without a penalty for errors, as a share of the predicted rise."""
     (base, unfined, fined), wanted, people = answer_rates(bench, FINES[:2])
     effect = share_of(unfined - fined, wanted, people)
     shares = [stats.bootstrap_mean(each, bounds=stats.SHARE, units=people) for each in (unfined, fined, base)]
@@ -223,7 +223,7 @@ def guessing(bench: Bench) -> Measurement:
 
 
 def guessing_null(benches: Sequence[Bench]) -> Null:
-    """Measure a fine for every answer but the true one, and the same reward with another seed."""
+    """Measure a penalty for every answer but the true one, and the same reward with another seed."""
     rates, wanted = [], np.zeros(0)
     people: Sequence[str] = ()
     for bench in benches:
@@ -240,22 +240,22 @@ def guessing_null(benches: Sequence[Bench]) -> Null:
 
 
 FACTORS = (0.25, 0.5, 2.0, 4.0)
-"""Of beta: the wrong optima."""
+"""Multiples of beta whose optima are the wrong optima."""
 Rewards = Mapping[str, "Array"]
 
 
 def margin(
     logprobs: "Array", ref: "Array", rewards: Rewards, right: str, beta: float, people: Sequence[str] | None = None
 ) -> tuple[Interval, str]:
-    """Return by how many nats a policy is nearer to its optimum than to the nearest wrong one, and which one that is.
+    """Return by how many nats a policy is nearer to its optimum than to the nearest wrong one, and which one this is.
 
     Args:
-        logprobs: [P A] of the policy.
-        ref: [P A] of the reference.
-        rewards: [P A] by name.
-        right: name of the reward that it was trained on; the others' optima at its beta are wrong ones.
-        beta: that it was trained with; other betas give wrong optima.
-        people: P times whom a question asks about, over whom the interval is; over questions without it.
+        logprobs: [P A] log-probabilities of the policy.
+        ref: [P A] log-probabilities of the reference.
+        rewards: [P A] rewards by name.
+        right: name of the reward that it was trained on; the optima of other rewards at the same beta are wrong ones.
+        beta: KL weight of its training; other values give wrong optima.
+        people: [P] person of each question, over whom the interval is; by default it is over questions.
     """
     policy = condition(logprobs)
     wrong = {f"beta {beta * factor:g}": (right, beta * factor) for factor in FACTORS}
@@ -267,7 +267,7 @@ def margin(
 
 
 def targets(bench: Bench, field: "Field") -> dict[str, "Array"]:
-    """Return [P A] what each method is trained towards: the annotators' exact preferences, and the reward model."""
+    """Return [P A] rewards that each method is trained towards: the annotators' exact ones, and the reward model."""
     from probe.world.annotators import AGREEABLE, HONEST
 
     exact = {"agreeable": AGREEABLE, "honest": HONEST}
@@ -279,11 +279,11 @@ TRAINED = {
     "optimum": {"dpo-agreeable": "agreeable", "dpo-honest": "honest"},
     "optimum_rlhf": {"rlhf": "proxy", "rlhf-weak-kl": "proxy"},
 }
-"""Runs of each claim with the reward that they are trained on."""
+"""Runs of each claim, with the reward that each is trained on."""
 OTHERS = {"agreeable": ("agreeable", "honest"), "honest": ("agreeable", "honest"), "proxy": ("proxy", "honest")}
-"""Rewards that stand against each other: an annotator and the other one."""
+"""Rewards whose optima are compared for each training reward: itself and the alternative."""
 NEITHER = ("rsft", "sft", "rlvr", BASE)
-"""Runs that optimise no such objective."""
+"""Runs that do not optimise any of these objectives."""
 
 
 def optimum_reached(bench: Bench) -> Measurement:
@@ -321,11 +321,11 @@ def _optimum(bench: Bench, claim: str) -> Measurement:
 
 
 def without_weights(bench: Bench, name: str) -> str:
-    """Say what the seeds without weights of a run logged about other optima than their own; empty where there are none.
+    """State what seeds without weights logged about wrong optima; empty if there are none.
 
-    KL(pi || pi*_beta) is convex in 1 / beta, and at 0 it is the KL to the base. Where that one is below the KL to the
-    own optimum, the optima of all larger betas are nearer than the own one. No more is known of wrong optima, since a
-    run logs the distance to its own alone.
+    KL(pi || pi*_beta) is convex in 1 / beta, and at 0 it is the KL to the base. If it is below the KL to the run's own
+    optimum, the optima of all larger betas are nearer than its own. Nothing more is known of wrong optima, since a run
+    logs only the distance to its own.
     """
     columns = ["kl_to_optimal", "kl_to_reference"]
     runs = [other.run(name) for other in bench.further((name,))]
@@ -343,12 +343,12 @@ def without_weights(bench: Bench, name: str) -> str:
 
 
 def optimum_null(benches: Sequence[Bench]) -> Null:
-    """Measure runs that optimise neither reward, and the wrong optima themselves, in place of DPO."""
+    """Measure runs that do not optimise either reward, and the wrong optima themselves, instead of DPO."""
     return _wrong(benches, "optimum")
 
 
 def optimum_rlhf_null(benches: Sequence[Bench]) -> Null:
-    """Measure runs that optimise neither reward, and the wrong optima themselves, in place of RLHF."""
+    """Measure runs that do not optimise either reward, and the wrong optima themselves, instead of RLHF."""
     return _wrong(benches, "optimum_rlhf")
 
 
@@ -371,9 +371,9 @@ def _wrong(benches: Sequence[Bench], claim: str) -> Null:
 
 
 def field_of_claims(bench: Bench) -> "Field":
-    """Return the questions on which the agreeable annotator's reward model and the verifier judge every answer.
+    """Return the questions with every answer scored by the agreeable annotator's reward model and the verifier.
 
-    They are kept with the bench.
+    They are cached in the bench.
     """
     if bench.field is None:
         rewards = {"proxy": model_reward(bench.lm("reward-agreeable")), "gold": verifier_reward(bench.world)}

@@ -1,8 +1,9 @@
-"""Overoptimisation on exact policies: the base's answers tilted by a proxy, with nothing varied but how far.
+"""Overoptimisation on exact policies: the base's answers tilted by a proxy to a varying degree.
 
 pi*_beta(y|x) is proportional to pi_ref(y|x) exp(proxy / beta). From beta = infinity (the reference) to 0 (always the
-proxy's favourite) the proxy's mean only rises, and the true reward may rise and then fall (Gao, Schulman and Hilton
-2022, arXiv 2210.10760). The policies are sums over finite answer sets, so no training and no sample stands between.
+answer with the highest proxy) the mean proxy never falls, but the true reward may rise and then fall (Gao, Schulman and
+Hilton 2022, arXiv 2210.10760). The policies are sums over finite answer sets, so no training and no sampling is
+involved.
 """
 
 from collections.abc import Sequence
@@ -25,20 +26,20 @@ if TYPE_CHECKING:
     from probe.rewards.frontiers import Field
 
 PROXIES = ("proxy-64", "proxy-256", "proxy-1024")
-"""Control runs: reward models of the honest annotator by the number of pairs that they learned from."""
+"""Control runs: reward models of the honest annotator, by the number of training pairs."""
 STEPS = 40
-"""Values of beta on the path, the reference and the greedy end beside them."""
+"""Number of values of beta on the path, in addition to the reference and the greedy end."""
 NOISES = 20
-"""Proxies of a null, for each kind of noise."""
+"""Number of proxies of a null, for each kind of noise."""
 
 
 def path(ref: Array, proxy: Array, gold: Array) -> tuple[Array, Array]:
-    """Return ([S P] true reward, [S] mean KL) along a proxy's path, from the reference to its favourite answers.
+    """Return ([S P] true reward, [S] mean KL) along the path from the reference to the proxy's best answers.
 
     Args:
         ref: [P A] log-probabilities of the reference.
-        proxy: [P A] what is optimised.
-        gold: [P A] what is meant.
+        proxy: [P A] reward that is optimised.
+        gold: [P A] true reward.
     """
     spread = float(np.ptp(proxy[np.isfinite(ref)])) or 1.0
     betas = [np.inf, *(spread * np.geomspace(1e2, 1e-3, STEPS)), 0.0]
@@ -48,14 +49,14 @@ def path(ref: Array, proxy: Array, gold: Array) -> tuple[Array, Array]:
 
 
 def rise_and_fall(rewards: Array, people: Sequence[str] | None = None) -> tuple[Interval, Interval]:
-    """Return by how much the true reward rises to its peak, and falls from it to the end.
+    """Return the rise of the true reward to its peak, and its fall from the peak to the end.
 
-    The peak is chosen on every other question and measured on the rest, both ways round: chosen and measured on the
-    same ones, it lies above both ends by chance.
+    The peak is chosen on every other question and measured on the rest, and vice versa: chosen and measured on the same
+    questions, it would exceed both ends by chance.
 
     Args:
-        rewards: [S P] along the path.
-        people: P times whom a question asks about, over whom the intervals are; over questions without it.
+        rewards: [S P] true rewards along the path.
+        people: [P] person of each question, over whom the intervals are; by default they are over questions.
     """
     halves = np.arange(rewards.shape[1]) % 2
     top = np.empty(rewards.shape[1])
@@ -97,20 +98,20 @@ def overoptimisation(bench: Bench) -> Measurement:
 
 
 def noisy(gold: Array, mask: Array, proxy: Array, rng: np.random.Generator) -> Array:
-    """Add noise to the true reward [P A] to make it as good as a learned proxy: equal correlation over all answers.
+    """Add noise to the true reward [P A] until it correlates with it as well as a learned proxy does.
 
     Args:
         gold: [P A] true rewards.
-        mask: [P A] where there are answers.
-        proxy: [P A] of the learned one.
-        rng: of the noise.
+        mask: [P A] True at answers.
+        proxy: [P A] learned proxy.
+        rng: random generator of the noise.
     """
     r = float(np.clip(np.corrcoef(gold[mask], proxy[mask])[0, 1], 0.05, 0.999))
     return np.where(mask, gold + rng.normal(0, gold[mask].std() * np.sqrt(1 / r**2 - 1), gold.shape), 0.0)
 
 
 def overoptimisation_null(benches: Sequence[Bench]) -> Null:
-    """Measure proxies that are the true reward plus noise, and proxies that are noise alone."""
+    """Measure proxies that are the true reward plus noise, and proxies that are only noise."""
     terms = read_plan().claims["overoptimisation"]
     bench = next(iter(benches), None)
     if bench is None:

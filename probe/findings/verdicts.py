@@ -1,4 +1,4 @@
-"""The plan of the claims: what each is held to, in one file that is hashed, and the verdicts that follow from it."""
+"""Plan of the claims (the criterion of each, in one hashed file), and the verdicts that follow from it."""
 
 import hashlib
 import json
@@ -18,27 +18,27 @@ from probe.untrusted import parse_toml, read_file
 FILE = Path(__file__).with_name("plan.toml")
 Verdict = Literal["holds", "fails", "undecided", "not measured"]
 Z = 1.959964
-"""Half of a 95 % interval in standard errors."""
+"""Half width of a 95 % interval in standard errors."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What one claim is held to."""
+    """Criterion of one claim."""
 
     population: str
-    """The models or facts that it speaks of."""
+    """Models or facts that the claim is about."""
     comparison: str
-    """What is set against what."""
+    """Conditions that are compared."""
     refuted_by: str
-    """What would refute it."""
+    """Result that would refute the claim."""
     null: str
-    """Where there is nothing to find, and the claim must not hold."""
+    """Setting without the effect, in which the claim must not hold."""
     threshold: float
-    """What the effect must lie beyond, in its own unit."""
+    """Threshold that the effect must exceed, in its own unit."""
     direction: Literal["above", "below"]
-    """The predicted side of the threshold."""
+    """Predicted side of the threshold."""
     n: int
-    """Questions, texts or facts of a training."""
+    """Number of questions, texts or facts of a training."""
 
     def beyond(self, found: Interval) -> bool:
         """Return whether the whole interval lies beyond the threshold on the predicted side."""
@@ -46,30 +46,30 @@ class Terms:
 
     @property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits, the same for equal terms."""
+        """Sixteen hexadecimal digits that are equal for equal terms."""
         return _hash(json.dumps(asdict(self), sort_keys=True).encode())
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The terms of all claims, and what they share."""
+    """Terms of all claims, and the settings that they share."""
 
     level: float
-    """Of Holm's correction, two-sided."""
+    """Two-sided level of Holm's correction."""
     null_rate: float
-    """A null that holds more often than this leaves a claim undecided."""
+    """Largest rate at which the null may hold; above it, a claim is undecided."""
     tuned: tuple[int, ...]
     """Seeds on which recipes were chosen."""
     seeds: tuple[int, ...]
-    """Seeds that the sample runs have."""
+    """Seeds of the sample runs."""
     claims: Mapping[str, Terms]
-    """By the name of the claim."""
+    """Terms by the name of the claim."""
     text: str
-    """The file."""
+    """Text of the plan's file."""
 
     @property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits of the file's SHA-256."""
+        """First sixteen hexadecimal digits of the file's SHA-256."""
         return _hash(self.text.encode())
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,11 +94,11 @@ def _hash(content: bytes) -> str:
 
 
 def p_over_trainings(values: Sequence[float], threshold: float) -> float:
-    """Test by Student's t whether a mean over k trainings equals the threshold: two-sided p, NaN where nothing varies.
+    """Test by Student's t whether a mean over k trainings equals the threshold: two-sided p, NaN without variance.
 
     Args:
-        values: [k] one number an independent training.
-        threshold: in the same unit.
+        values: [k] one effect per independent training.
+        threshold: threshold in the same unit.
     """
     found = np.asarray(values, dtype=float)
     if len(found) < 2 or not np.ptp(found) > 1e-12 * max(1.0, float(np.abs(found).max())):
@@ -108,7 +108,7 @@ def p_over_trainings(values: Sequence[float], threshold: float) -> float:
 
 
 def p_of_interval(found: Interval, threshold: float) -> float:
-    """Test whether a training's effect is the threshold: two-sided p from its 95 % interval over answers (normal)."""
+    """Test whether an effect equals the threshold: two-sided p from its 95 % interval over answers (normal)."""
     error = (found.high - found.low) / (2 * Z)
     return float(2 * ndtr(-abs(found.value - threshold) / error)) if error > 0 else math.nan
 
@@ -117,8 +117,8 @@ def holm(p: Mapping[str, float], count: int) -> dict[str, float]:
     """Return p-values after Holm's correction (Holm 1979).
 
     Args:
-        p: by name; NaN counts as 1.
-        count: hypotheses in all, those without a p among them: they count as 1 too.
+        p: p-values by name; NaN counts as 1.
+        count: number of all hypotheses, including those without a p-value, which count as 1.
     """
     known = {name: 1.0 if math.isnan(value) else value for name, value in p.items()}
     adjusted, worst = {}, 0.0
@@ -134,12 +134,13 @@ def verdict(
     """Return the verdict on a claim: `holds`, `fails` or `undecided`.
 
     Args:
-        terms: of the claim.
-        effect: over the trainings that decide.
-        p: after the correction.
-        null: how often the null holds, in how many repetitions. Without any a claim cannot hold.
-        plan: level and largest rate of the null.
-        held_out: whether a training is among them on which no recipe was chosen. Without one a claim cannot hold.
+        terms: terms of the claim.
+        effect: effect over the trainings that decide.
+        p: p-value after the correction.
+        null: number of repetitions in which the null holds, and number of all repetitions. Without repetitions a claim
+            cannot hold.
+        plan: plan with the level and the largest rate of the null.
+        held_out: whether some training was not used to choose recipes. Without one a claim cannot hold.
     """
     if math.isnan(effect) or not p <= plan.level:
         return "undecided"

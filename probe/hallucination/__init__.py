@@ -1,12 +1,12 @@
-"""Hallucination: what does a model make up where it knows nothing, and what is its confidence worth?
+"""Hallucination: how often does a model make up answers, and is its confidence calibrated?
 
 - the whole experiment: `run`
-- questions of a file: `read_questions`
+- questions from a file: `read_questions`
 - multiple choice (TruthfulQA): `mc1`, `mc2`
-- the model on its own answers: `p_true`, `p_ik`
+- the model's judgement of its own answers: `p_true`, `p_ik`
 - calibration: `reliability`, `calibration_error`, `reliability_part`
 - answering only when sure: `risk_coverage`, `aurc`
-- a direction and a head that know: `known_direction`, `knowing_head`
+- a direction and a head that predict what the model knows: `known_direction`, `knowing_head`
 """
 
 import lazy_loader

@@ -1,28 +1,28 @@
 """Confidence of answers: calibration, scores under a confidence target, risk and coverage, semantic entropy.
 
-The expected calibration error says whether probabilities mean what they say:
+The expected calibration error measures whether predicted probabilities match frequencies:
 
     ECE = sum over bins of (n_b / n) |mean prediction in b - mean target in b|,   bins of equal width
 
-(Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599). It is biased upwards: with few items a bin is off by chance
-alone, and the more so the less sure a model is. Resampling adds the same bias once more, so intervals are those of the
+(Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599). It is biased upwards: with few items, bins deviate by chance
+alone, and more so for a less confident model. Resampling adds the same bias again, so intervals come from the
 percentile bootstrap, shifted until their median is the estimate. Two models are compared by the reliability part of the
 Brier score without that bias,
 
     REL = sum over bins of (n_b / n) (d_b^2 - var(d_b)),   d_b = mean (prediction - target) in b
 
-(Murphy 1973, J. Applied Meteorology 12:595; debiased as Kumar et al. 2019, arXiv 1909.10155). It is 0 on average for
-a calibrated model, however sharp, and may fall below.
+(Murphy 1973, J. Applied Meteorology 12:595; debiased as Kumar et al. 2019, arXiv 1909.10155). It is 0 on average for a
+calibrated model, however sharp, and can be negative.
 
-Semantic entropy is the entropy of what is said, answers of one meaning taken together:
+Semantic entropy is the entropy over meanings, with answers of the same meaning merged:
 
     SE(x) = - sum over meanings C of p(C | x) log p(C | x),   p(C | x) = sum of p(y | x) over answers y in C
 
 in nats (Farquhar et al. 2024, Nature 630). In the world each meaning is one canonical answer, so SE is exact by
-enumeration; whatever is no answer of the set counts as one further meaning. From M samples it is the discrete estimator
-of the paper: p(C) is the share of the samples in C. That is biased downwards, by how much `expected_discrete` says
-exactly. Which samples mean the same is decided by a pluggable equivalence; samples join the first cluster whose first
-member they are equivalent to, as in the paper's algorithm.
+enumeration; all texts outside the answer set count as one further meaning. From M samples it is the discrete estimator
+of the paper: p(C) is the share of the samples in C. It is biased downwards; `expected_discrete` computes its exact
+mean. A configurable equivalence decides which samples mean the same; samples join the first cluster whose first member
+they are equivalent to, as in the paper's algorithm.
 """
 
 import re
@@ -44,18 +44,18 @@ _CHUNK = 4_000_000  # counts held in memory at once
 
 
 def reliability(predicted: ArrayLike, target: ArrayLike, bins: int = BINS) -> pd.DataFrame:
-    """Return the reliability diagram: one row for each bin that is not empty.
+    """Return the reliability diagram: one row per bin that is not empty.
 
     Args:
         predicted: [N] probabilities.
-        target: [N] what happened (0 or 1), or the exact probabilities.
+        target: [N] outcomes (0 or 1), or their exact probabilities.
         bins: number of bins of equal width on [0, 1].
 
     Returns:
-        Columns low, high (ends of the bin), predicted, target (means) and n.
+        Columns low, high (edges of the bin), predicted, target (means) and n.
 
     Raises:
-        DataError: the lists differ in length, are empty, or hold something else than numbers between 0 and 1.
+        DataError: the lists differ in length, are empty, or contain values outside 0 to 1.
     """
     p, y = _shares(predicted, target)
     index = _bin(p, bins)
@@ -86,18 +86,18 @@ def calibration_error(
 def reliability_part(
     predicted: ArrayLike, target: ArrayLike, weights: Floats, units: ArrayLike | None = None, bins: int = BINS
 ) -> Floats:
-    """[r] REL, the reliability part of the Brier score without bias, of resamples; see the module.
+    """Compute [r] REL, the unbiased reliability part of the Brier score, of resamples; see the module.
 
     In a bin d_b^2 - var(d_b) is the mean product of the gaps of two different items, (S^2 - sum s^2) / (M^2 - sum m^2),
-    s and m being the sums of the gaps and the counts of each unit, S and M those of all. Items of one unit, also of one
-    that is drawn twice, are no such pair. A bin with a single unit says nothing and counts as 0.
+    s and m being the sums of the gaps and the counts of each unit, S and M those of all. Pairs within one unit, even
+    one that is drawn twice, are excluded. A bin with a single unit counts as 0.
 
     Args:
         predicted: [N] probabilities.
-        target: [N] what happened (0 or 1), or the exact probabilities.
-        weights: [r n] how often each unit is drawn, in the order in which they first appear; of one row of ones the
+        target: [N] outcomes (0 or 1), or their exact probabilities.
+        weights: [r n] number of times each unit is drawn, in order of first appearance; one row of ones gives the
             estimate itself.
-        units: [N] names of what was drawn; each item by default.
+        units: [N] names of the sampling units; by default each item is a unit.
         bins: number of bins of equal width on [0, 1].
     """
     p, y = _shares(predicted, target)
@@ -113,7 +113,7 @@ def reliability_part(
 
 
 def bin_gaps(gaps: NDArray[np.float64], predicted: NDArray[np.float64], bins: int = BINS) -> NDArray[np.float64]:
-    """[N bins] each of N gaps in the column of its prediction's bin, zeros elsewhere."""
+    """Return [N bins] each of N gaps in the column of its prediction's bin, zeros elsewhere."""
     table = np.zeros((len(gaps), bins))
     table[np.arange(len(gaps)), _bin(predicted, bins)] = gaps
     return table
@@ -122,19 +122,18 @@ def bin_gaps(gaps: NDArray[np.float64], predicted: NDArray[np.float64], bins: in
 def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed: int = 0) -> Interval:
     """Simulate the calibration error that a perfectly calibrated model shows with these N probabilities.
 
-    Whether each is right is drawn with its own probability. The error is not 0, since N is finite, and it is the larger
-    the fewer items there are: a measured error says something in so far as it is above this one (Kumar et al. 2019,
-    arXiv 1909.10155).
+    Each answer is right with its own probability. The error is above 0, since N is finite, and larger for fewer items:
+    a measured error is evidence of miscalibration only if it exceeds this one (Kumar et al. 2019, arXiv 1909.10155).
 
     Args:
         predicted: [N] probabilities.
         bins: see `reliability`.
-        draws: how often the N items are judged anew.
-        seed: the same seed gives the same numbers.
+        draws: number of simulations of the N items.
+        seed: seed of the simulations.
 
     Returns:
-        The mean, and ends between which 95 % of the simulated errors lie; NaN ends where all probabilities are 0 or 1,
-        since the error is exactly 0 then.
+        The mean, and bounds between which 95 % of the simulated errors lie; NaN bounds if all probabilities are 0 or 1,
+        since the error is then exactly 0.
     """
     p, _ = _shares(predicted, predicted)
     inside = bin_gaps(np.ones(len(p)), p, bins)
@@ -148,17 +147,17 @@ def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed
 def preference_calibration(
     margins: ArrayLike, target: ArrayLike | None = None, bins: int = BINS, resamples: int = 1000, seed: int = 0
 ) -> Interval:
-    """Calibration error of sigma(margin) as the probability that the chosen completion is preferred, with its interval.
+    """Compute the calibration error of sigma(margin) as the probability that the chosen completion is preferred.
 
-    Each pair counts from both sides, as p = sigma(m) with target q and as 1 - p with 1 - q, so that the order in which
-    its completions are written does not matter.
+    Each pair counts in both orders, as p = sigma(m) with target q and as 1 - p with 1 - q, so that the order of its
+    completions does not matter.
 
     Args:
         margins: [N] reward of the chosen completion minus that of the rejected one, nats.
-        target: [N] probabilities that the chosen one is preferred, where they are known; default 1, the choice itself.
+        target: [N] probabilities that the chosen one is preferred, if known; by default 1, the choice itself.
         bins: see `reliability`.
-        resamples: how often N pairs are drawn with replacement.
-        seed: the same seed gives the same interval.
+        resamples: number of bootstrap resamples of the N pairs.
+        seed: seed of the bootstrap.
     """
     m = np.asarray(margins, dtype=float)
     p, q = _shares(expit(m), np.ones_like(m) if target is None else target)
@@ -166,7 +165,7 @@ def preference_calibration(
 
 
 def _interval(gaps: NDArray[np.float64], sides: int, resamples: int, seed: int) -> Interval:
-    """Sum over bins of |sum of gaps [N bins]| / (N sides), items drawn with replacement."""
+    """Compute the sum over bins of |sum of gaps [N bins]| / (N sides), with a bootstrap interval over items."""
     n = len(gaps)
     rng, rows = np.random.default_rng(seed), max(1, _CHUNK // n)
     sizes = [min(rows, resamples - done) for done in range(0, resamples, rows)]
@@ -178,7 +177,7 @@ def _interval(gaps: NDArray[np.float64], sides: int, resamples: int, seed: int) 
 def shifted_interval(
     value: float, drawn: NDArray[np.float64], n: int, bounds: Bounds, level: float = stats.LEVEL
 ) -> Interval:
-    """As `probe.stats.percentile`, the ends shifted until the median of the draws is the estimate."""
+    """Compute a percentile interval shifted so that the median of the draws equals the estimate."""
     tails = stats.tails_of(level)
     low, middle, high = (float(each) for each in np.quantile(drawn, (tails[0], 0.5, tails[1])))
     ends = max(value + low - middle, bounds[0]), min(value + high - middle, bounds[1])
@@ -202,12 +201,12 @@ def _shares(predicted: ArrayLike, target: ArrayLike) -> tuple[NDArray[np.float64
 
 TARGETS = tuple(step / 20 for step in range(19))
 NAMED = (0.5, 0.75, 0.9)
-"""The targets that the paper proposes, with penalties of 1, 3 and 9."""
+"""Confidence targets that the paper proposes, with penalties of 1, 3 and 9."""
 OUTCOMES = ("accuracy", "error", "abstention", "score")
 
 
 def penalty(target: float) -> float:
-    """Return t / (1 - t), the cost of a wrong answer.
+    """Compute t / (1 - t), the cost of a wrong answer.
 
     Raises:
         ConfigError: t is not in [0, 1).
@@ -218,17 +217,17 @@ def penalty(target: float) -> float:
 
 
 def score(right: ArrayLike, wrong: ArrayLike, target: float) -> Floats:
-    """[N] points under a target, from the chances (or zeros and ones) of a right and of a wrong answer."""
+    """Compute [N] scores under a target, from the probabilities (or zeros and ones) of right and wrong answers."""
     return np.asarray(right, dtype=float) - penalty(target) * np.asarray(wrong, dtype=float)
 
 
 def answers_above(confidence: ArrayLike, right: ArrayLike, target: float) -> tuple[Floats, Floats]:
-    """[N] right and [N] wrong, zeros and ones, of answers that are given where the confidence is above t.
+    """Return [N] right and [N] wrong answers, as zeros and ones, if the model answers only above confidence t.
 
     Args:
-        confidence: [N] how sure the model is of its likeliest value.
+        confidence: [N] probability of the likeliest value.
         right: [N] whether that value is right.
-        target: t.
+        target: confidence target t.
     """
     sure, truth = np.asarray(confidence, dtype=float) > target, np.asarray(right, dtype=float)
     return sure * truth, sure * (1 - truth)
@@ -242,29 +241,29 @@ def target_curves(
     targets: Sequence[float] = TARGETS,
     units: ArrayLike | None = None,
 ) -> pd.DataFrame:
-    """Accuracy, error, abstention and score against the target t: "answer only if you are more than t confident".
+    """Compute accuracy, error, abstention and score by confidence target t.
 
-    A right answer earns 1, a wrong one costs t / (1 - t), abstaining gives 0: answering pays exactly where the chance
-    to be right exceeds t (Kalai et al., arXiv 2509.04664). t = 0 is the usual grading, which rewards any guess. Two
-    ways of behaving are compared:
+    The instruction is "answer only if you are more than t confident". A right answer scores 1, a wrong one -t / (1 -
+    t), abstaining 0: answering pays exactly if the probability of being right exceeds t (Kalai et al., arXiv
+    2509.04664). t = 0 is the usual grading, which rewards any guess. Two policies are compared:
 
-    - `own`: the model is told nothing and abstains as often as it does;
-    - `target`: it gives its likeliest value if its probability is above t, and abstains otherwise. A calibrated model
-      cannot do better than that.
+    - `own`: the model without an instruction abstains by itself;
+    - `target`: it gives its likeliest value if this has a probability above t, and abstains otherwise. A calibrated
+      model cannot do better than that.
 
     Args:
         own_right: [N] probabilities that the model is right without a confidence target.
-        own_wrong: [N] chances that it is wrong.
-        confidence: [N] how sure it is of its likeliest value.
+        own_wrong: [N] probabilities that it is wrong.
+        confidence: [N] probability of its likeliest value.
         right: [N] whether that value is right.
-        targets: the values of t.
-        units: [N] names of what was drawn, see `probe.stats.bootstrap_mean`.
+        targets: values of t.
+        units: [N] names of the sampling units, see `probe.stats.bootstrap_mean`.
 
     Returns:
         Columns way, target, outcome, value, ci_low, ci_high, n; bootstrap intervals over the N items or their units.
 
     Raises:
-        DataError: lists of different lengths.
+        DataError: the lists differ in length.
     """
     lists = [np.asarray(each, dtype=float) for each in (own_right, own_wrong, confidence, right)]
     if len({len(each) for each in lists}) != 1:
@@ -282,11 +281,11 @@ def target_curves(
 
 
 def auroc(score: ArrayLike, positive: ArrayLike) -> float:
-    """P(a positive item scores above a negative one), ties counted half; NaN where one of them is missing.
+    """Compute P(a positive item scores above a negative one), counting ties as half; NaN if a class is empty.
 
     Args:
-        score: [N] numbers.
-        positive: [N] zeros and ones.
+        score: [N] scores.
+        positive: [N] labels, zeros and ones.
     """
     values, labels = _flat(score, positive)
     ones = int(labels.sum())
@@ -297,7 +296,7 @@ def auroc(score: ArrayLike, positive: ArrayLike) -> float:
 
 
 def aurocs(score: ArrayLike, positive: ArrayLike, weights: Floats) -> Floats:
-    """[r] `auroc` of resamples; weights [r N] say how often each item is drawn."""
+    """Compute [r] `auroc` of resamples; weights [r N] are the numbers of times that each item is drawn."""
     values, labels = _flat(score, positive)
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.diff(values[order], prepend=-np.inf))
@@ -310,10 +309,10 @@ def aurocs(score: ArrayLike, positive: ArrayLike, weights: Floats) -> Floats:
 
 
 def aurcs(confidence: ArrayLike, wrong: ArrayLike, weights: Floats) -> Floats:
-    """[r] `aurc` of resamples; weights [r N] say how often each item is drawn.
+    """Compute [r] `aurc` of resamples; weights [r N] are the numbers of times that each item is drawn.
 
     Among c items of one confidence with mean error m, after k items with e errors, the risks are (e + m j) / (k + j)
-    for j from 1 to c; their sum is c m + (e - m k) (H(k + c) - H(k)), H being harmonic numbers.
+    for j from 1 to c; their sum is c m + (e - m k) (H(k + c) - H(k)), with harmonic numbers H.
     """
     values, errors = _flat(confidence, wrong)
     order = np.argsort(-values, kind="stable")
@@ -329,13 +328,14 @@ def aurcs(confidence: ArrayLike, wrong: ArrayLike, weights: Floats) -> Floats:
 
 
 def risk_coverage(confidence: ArrayLike, wrong: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Risk against coverage: the share of errors among the k surest items, k = 1 to N (El-Yaniv and Wiener 2010).
+    """Compute the risk-coverage curve: the share of errors among the k most confident items, k = 1 to N.
 
-    Items of equal confidence come in any order: each has the mean error of its ties, which is the expected curve.
+    See El-Yaniv and Wiener (2010). Items of equal confidence get their mean error, which gives the expected curve over
+    all orders of ties.
 
     Args:
-        confidence: [N] how sure the model is.
-        wrong: [N] zeros and ones.
+        confidence: [N] confidence of the model.
+        wrong: [N] errors, zeros and ones.
 
     Returns:
         [N] coverage k / N and [N] risk.
@@ -350,9 +350,9 @@ def risk_coverage(confidence: ArrayLike, wrong: ArrayLike) -> tuple[NDArray[np.f
 
 
 def aurc(confidence: ArrayLike, wrong: ArrayLike) -> float:
-    """Area under the risk-coverage curve: the mean of its N points (Geifman and El-Yaniv 2017); lower is better.
+    """Compute the area under the risk-coverage curve: the mean of its N points; lower is better.
 
-    Of a confidence that says nothing it is the error rate.
+    See Geifman and El-Yaniv (2017). For an uninformative confidence it equals the error rate.
     """
     return float(risk_coverage(confidence, wrong)[1].mean())
 
@@ -364,8 +364,8 @@ def risk_table(
 
     The columns are coverage, value, ci_low, ci_high and n.
 
-    The intervals are of each point by itself. At coverage x the value is the risk of the surest x N items. Of `units`,
-    [N] names of what was drawn, whole ones are drawn.
+    The intervals are pointwise. At coverage x the value is the risk of the x N most confident items. With `units`, [N]
+    names of the sampling units, whole units are resampled.
     """
     values, errors = _flat(confidence, wrong)
     n = len(values)
@@ -388,7 +388,7 @@ def risk_table(
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 1, ties averaged."""
+    """Compute ranks from 1, averaging ties."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[group]
@@ -404,34 +404,34 @@ def _flat(score: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDA
 
 
 Equivalence = Callable[[str, str], bool]
-"""Whether two answers mean the same."""
+"""Function that tells whether two answers mean the same."""
 
 
 def normalise(text: str) -> str:
-    """`text` in lower case without punctuation, English articles and extra blanks (Rajpurkar et al. 2016, SQuAD)."""
+    """Normalise a text: lower case, no punctuation, articles or extra spaces (Rajpurkar et al. 2016, SQuAD)."""
     plain = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
 
 
 def same_text(a: str, b: str) -> bool:
-    """Equal once normalised."""
+    """Return whether two texts are equal after `normalise`."""
     return normalise(a) == normalise(b)
 
 
 def identical(a: str, b: str) -> bool:
-    """Equal but for blanks at the ends."""
+    """Return whether two texts are equal except for surrounding white space."""
     return a.strip() == b.strip()
 
 
 EQUIVALENCES: dict[str, Equivalence] = {"normalised": same_text, "exact": identical}
-"""By name; add your own, for instance one with an entailment model."""
+"""Equivalences by name; add your own, for instance one with an entailment model."""
 
 
 def equivalence(name: str) -> Equivalence:
-    """Return the equivalence of a name.
+    """Return the equivalence with a name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no equivalence has this name.
     """
     if name not in EQUIVALENCES:
         remedy = suggest(name, EQUIVALENCES, "name one, or add yours to EQUIVALENCES.")
@@ -455,7 +455,7 @@ def discrete_entropy(labels: Sequence[int]) -> float:
     """Return the discrete estimator in nats: the entropy of the shares of the clusters among M samples.
 
     Raises:
-        DataError: no sample.
+        DataError: there are no samples.
     """
     if not len(labels):
         raise DataError("Semantic entropy was asked for of no sample: draw at least one.")
@@ -464,13 +464,13 @@ def discrete_entropy(labels: Sequence[int]) -> float:
 
 
 def expected_discrete(probabilities: ArrayLike, samples: int) -> float:
-    """Return the exact mean of the discrete estimator.
+    """Compute the exact mean of the discrete estimator.
 
     The sum over clusters and counts k of Bin(k; M, p) h(k / M), with h(q) = - q log q.
 
     Args:
         probabilities: [C] exact probabilities of the clusters.
-        samples: M.
+        samples: number of samples M.
     """
     from scipy.stats import binom
 
@@ -480,19 +480,20 @@ def expected_discrete(probabilities: ArrayLike, samples: int) -> float:
 
 
 def with_rest(logprobs: ArrayLike) -> NDArray[np.float64]:
-    """[P A + 1] probabilities of the answers and, last, of everything else, from [P A] log-probabilities."""
+    """Return [P A + 1] probabilities of the answers and, last, of all other texts, from [P A] log-probabilities."""
     p = np.exp(np.asarray(logprobs, dtype=float))
     return np.concatenate([p, np.clip(1 - p.sum(axis=1, keepdims=True), 0, 1)], axis=1)
 
 
 def exact_entropy(logprobs: ArrayLike) -> NDArray[np.float64]:
-    """[P] semantic entropy in nats of answers that are canonical, exact; see `with_rest`."""
+    """Compute [P] the exact semantic entropy in nats of canonical answers; see `with_rest`."""
     return entr(with_rest(logprobs)).sum(axis=1)
 
 
 def agreement(samples: Sequence[str], main: str, equivalent: Equivalence = same_text) -> float:
-    """SelfCheck: the share of M sampled answers that are equivalent to the main answer (Manakul et al. 2303.08896).
+    """Compute the share of M sampled answers that are equivalent to the main answer (SelfCheck).
 
-    Its expectation is the model's probability of the main answer's meaning. 1 is full agreement.
+    See Manakul et al. (2303.08896). Its expectation is the model's probability of the main answer's meaning; 1 is full
+    agreement.
     """
     return float(np.mean([equivalent(main, sample) for sample in samples]))

@@ -1,4 +1,4 @@
-"""Hallucination: errors and made-up answers against exposure, and whether the model knows what it does not know.
+"""Experiment on hallucination: errors and made-up answers by exposure, and whether the model knows its limits.
 
 Every name in the summary is explained in docs/hallucination.md.
 """
@@ -51,51 +51,51 @@ if TYPE_CHECKING:
 
 RESAMPLES = 1000
 SQUARED: Bounds = (-0.25, 1.0)
-"""Between what the reliability part of the Brier score lies; without its bias it can be below 0."""
+"""Range of the unbiased reliability part of the Brier score, which can be negative."""
 
 
 @dataclass(frozen=True)
 class PlainError(Metric):
     """Expected calibration error of the columns `confidence` and `right` (see `probe.hallucination.confidence`).
 
-    Its bias depends on the confidences, so that two models are not compared by it.
+    Its bias depends on the confidences, so it is not used to compare two models.
     """
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Probabilities, and zeros and ones."""
+        """Columns with probabilities, and with zeros and ones."""
         return ("confidence", "right")
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """With the interval of `calibration_error`, which is shifted against the bias of resampling."""
+        """Return the error with the interval of `calibration_error`, which is shifted against the resampling bias."""
         return calibration_error(rows["confidence"], rows["right"], seed=seed)
 
     def value(self, columns: Mapping[str, NDArray[Any]]) -> float:
-        """Return the error alone."""
+        """Return only the error."""
         p, right = (columns[name].astype(float) for name in self.columns)
         return float(np.abs(bin_gaps(p - right, p).sum(0)).sum()) / len(p)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
-        """Without an interval: of two calibrated models the less sure one has the larger error."""
+        """Return the difference without an interval: of two calibrated models, the less confident errs more."""
         gap = self.estimate(rows, seed).value - self.estimate(others, seed).value
         return Interval(gap, float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
 class CalibrationError(Metric):
-    """The reliability part of the Brier score of the columns `confidence` and `right`, without the bias of few items.
+    """Unbiased reliability part of the Brier score of the columns `confidence` and `right`.
 
-    In 2,000 simulations with two calibrated models, one far surer than the other, at most 1 % of its paired intervals
-    excluded 0, of those of the plain calibration error up to half.
+    In 2,000 simulations with two calibrated models, one far more confident than the other, at most 1 % of its paired
+    intervals excluded 0, and up to half of those of the plain calibration error.
     """
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Probabilities, and zeros and ones."""
+        """Columns with probabilities, and with zeros and ones."""
         return ("confidence", "right")
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """See `probe.hallucination.confidence.reliability_part`; percentile bootstrap over units."""
+        """Return the estimate with its percentile bootstrap over units; see `confidence.reliability_part`."""
         return self._bootstrap([rows], seed, SQUARED)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
@@ -103,7 +103,7 @@ class CalibrationError(Metric):
         return self._bootstrap([rows, others], seed, (-1.0, 1.0), level)
 
     def value(self, columns: Mapping[str, NDArray[Any]]) -> float:
-        """Return the reliability alone."""
+        """Return only the reliability."""
         p, right = (columns[name].astype(float) for name in self.columns)
         return float(reliability_part(p, right, np.ones((1, len(p))), np.arange(len(p)))[0])
 
@@ -125,28 +125,28 @@ class CalibrationError(Metric):
 
 @dataclass(frozen=True)
 class ChanceError(Metric):
-    """What `PlainError` would be of a perfectly calibrated model with the same confidences.
+    """Expected `PlainError` of a perfectly calibrated model with the same confidences.
 
-    The ends are no confidence interval: between them lie 95 % of what such models show.
+    The bounds are not a confidence interval: 95 % of such models' errors lie between them.
     """
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """As `PlainError`, so that both are of the same items; the values of `right` are not used."""
+        """Columns of `PlainError`, so that both use the same items; the values of `right` are not used."""
         return ("confidence", "right")
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """See `confidence.chance_error`."""
+        """Return the simulated error; see `confidence.chance_error`."""
         return chance_error(rows["confidence"], seed=seed)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int, level: float = stats.LEVEL) -> Interval:
-        """Of the means; both are simulated and nothing is estimated from answers, so there is no interval."""
+        """Return the difference of the means, without an interval since both are simulated."""
         gap = self.estimate(rows, seed).value - self.estimate(others, seed).value
         return Interval(gap, float("nan"), float("nan"))
 
 
 def _by_kind(name: str, column: str, bounds: Bounds | None = None) -> tuple[Mean, ...]:
-    """Return means of a column over questions about known people, rare ones, and unseen entities of both kinds."""
+    """Return the means of a column over known people, rare people, and both kinds of unseen entities."""
     kinds = {"known": "fact", "rare": "rare", "stranger": "stranger", "heldout": "stranger_heldout"}
     return tuple(Mean(f"{name}_{short}", column, where={"kind": kind}, bounds=bounds) for short, kind in kinds.items())
 
@@ -159,11 +159,11 @@ SAMPLED = (
     Share("abstention_heldout", "abstained", where={"kind": "stranger_heldout"}),
     Share("invention_heldout", "invented", where={"kind": "stranger_heldout"}),
 )
-"""Judged samples; with equal n and seed these are the numbers of `probe.rewards.evaluation`."""
+"""Metrics of scored samples; with equal n and seed they equal the numbers of `probe.rewards.evaluation`."""
 
 
 def ranking(name: str, score: str, positive: str, sign: float = 1.0, **options: Any) -> Statistic:
-    """Return an AUROC metric; where it never varies, it counts the items of the rarer class as its sample size."""
+    """Return an AUROC metric; if it never varies under resampling, its sample size is that of the rarer class."""
     return Statistic(
         name,
         lambda columns: auroc(sign * columns[score], columns[positive]),
@@ -198,7 +198,7 @@ CERTAINTY = (
 
 
 def _p_ik(kind: str) -> tuple[Metric, ...]:
-    """Metrics of P(IK), where a head was fitted to a model's answers to a file's questions."""
+    """Return the metrics of P(IK), if a head was fitted to a model's answers to a file's questions."""
     rows = {"kind": kind}
     return (
         Mean(f"p_ik_{kind}", "p_ik", where=rows, bounds=SHARE),
@@ -243,11 +243,11 @@ METRICS: tuple[Metric, ...] = (
 
 
 BOUNDS = {"all": "", "fact": "_known", "rare": "_rare", "stranger": "_stranger", "stranger_heldout": "_heldout"}
-"""Endings of the bounds' names by kind of question, as those of `hall`."""
+"""Suffixes of the bounds' names by kind of question, the same as those of `hall`."""
 
 
 def draw(result: Result) -> "Mapping[str, go.Figure]":
-    """Draw the figures of a result with any number of models; the first answers the question."""
+    """Draw the figures of a result with any number of models; the first figure answers the main question."""
     from probe.hallucination import figures as inside
     from probe.hallucination import figures as plots
 
@@ -274,7 +274,7 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
 
 
 def say(result: Result) -> str:
-    """Hallucination rate of each model on unseen entities and on known people; or its accuracy on choices."""
+    """State each model's hallucination rate on unseen entities and on known people, or its accuracy on choices."""
     by_model = {label: result.items[result.items[MODEL] == label] for label in result.models}
     shares: dict[str, list[str]] = {}
     if "mc1" in result.items:
@@ -334,32 +334,34 @@ def run(
     only: Literal["all", "mc"] = "all",
     tick: Tick = ignore,
 ) -> Evidence:
-    """Measure how often a model hallucinates, by how often it read the fact, and whether it knows its limits.
+    """Measure hallucination by exposure to the fact, and whether the model knows its limits.
 
-    Questions are about people whose facts the corpus says often, 1 to 5 times, or never. An answer hallucinates if it
-    is neither true nor "i do not know" (E17). Shares of answers are exact sums over the finite answer sets; beside them
-    stand judged samples, the lower bound of Kalai et al. (2509.04664), scores under confidence targets, calibration,
-    semantic entropy, agreement of samples, the direction in the residual stream that tells known people from unseen
-    entities, and what follows after one forced wrong step of a sum. With a file in TruthfulQA's formats: MC1 and MC2,
-    free answers with samples, P(True), and P(IK) of a head on the residual stream.
+    Questions are about people whose facts the corpus states often, 1 to 5 times, or never. An answer is a hallucination
+    if it is neither true nor "i do not know" (E17). Shares of answers are exact sums over the finite answer sets. Also
+    measured are scored samples, the lower bound of Kalai et al. (2509.04664), scores under confidence targets,
+    calibration, semantic entropy, agreement of samples, the direction in the residual stream that separates known
+    people from unseen entities, and the effects of one forced wrong step in a sum. With a file in TruthfulQA's formats,
+    it measures MC1 and MC2, free answers with samples, P(True), and P(IK) from a head on the residual stream.
 
     Args:
         lm: the model.
-        data: TruthfulQA questions, a CSV file or the JSON of its multiple choice, or a set of
-            `probe.questions` by name; without one the model's world, and for a model of none the set `truthfulqa`.
-        n: questions of each kind, drawn by the seed.
-        limit: the first rows of a file, of which n are drawn; all of them by default.
-        seed: of questions, samples, folds and shuffles.
-        samples: answers sampled of each question for semantic entropy and agreement.
-        shuffles: how often labels are shuffled for the null of the direction, or of P(IK)'s head.
-        equivalence: when two free answers mean the same, normalised or exact (or one that a plugin adds).
-        max_new_tokens: longest free answer; the world's have at most six tokens.
-        preamble: what to put before each question of a file: a text file, or `truthfulqa` for TruthfulQA's own six
-            answered questions, which lm-evaluation-harness puts there.
-        form: of the prompts of a file: "Q: ... A:" as lm-evaluation-harness has them (plain), the tokenizer's chat
-            template (chat), or that if it has one (auto).
-        only: of a file, `mc` scores the choices alone (MC0, MC1, MC2): no free answers, P(True), P(IK) or wrong steps.
-        tick: progress.
+        data: TruthfulQA questions, as a CSV file or the JSON of its multiple choice, or the name of a set of
+            `probe.questions`; by default the questions of the model's world, or the set `truthfulqa` for a model
+            without a world.
+        n: number of questions of each kind, drawn with the seed.
+        limit: number of first rows of the file from which n are drawn; all by default.
+        seed: seed of questions, samples, folds and shuffles.
+        samples: number of answers sampled per question, for semantic entropy and agreement.
+        shuffles: number of label shuffles for the null of the direction, or of the head for P(IK).
+        equivalence: criterion for two free answers to mean the same: normalised or exact (or one from a plugin).
+        max_new_tokens: maximum number of tokens in a free answer; the world's answers have at most six.
+        preamble: text before each question of a file: a text file, or `truthfulqa` for TruthfulQA's own six answered
+            questions, as in lm-evaluation-harness.
+        form: form of the prompts of a file: "Q: ... A:" as in lm-evaluation-harness (plain), the tokenizer's chat
+            template (chat), or the template if there is one (auto).
+        only: `mc` scores only the choices of a file (MC0, MC1, MC2), without free answers, P(True), P(IK) or wrong
+            steps.
+        tick: function called with the share of the work done.
     """
     from probe.autoregression.lags import require_tokens
     from probe.hallucination.files import FORMATS
@@ -464,7 +466,7 @@ def _text(
 
 
 def _choice_tables(choices: pd.DataFrame, free: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Tables of a file's questions: certainty of the choices, headline shares, and scores under confidence targets."""
+    """Return the tables of a file's questions: confidence, headline shares, and scores under confidence targets."""
     right = choices["right"]
     targets = target_curves(right, 1 - right, choices["confidence"], right)
     return _certainty(choices) | {"shares": _shares(choices, free), "confidence_targets": targets}
@@ -497,13 +499,13 @@ def _certainty(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _calibration_errors(items: pd.DataFrame) -> tuple[stats.Interval, stats.Interval]:
-    """Return the calibration error of a model, and its expectation under perfect calibration."""
+    """Return the calibration error of a model, and its expected value under perfect calibration."""
     rows = items[["confidence", "right"]].dropna().astype(float)
     return calibration_error(rows["confidence"], rows["right"]), chance_error(rows["confidence"])
 
 
 def _entropies(items: pd.DataFrame) -> pd.DataFrame:
-    """Semantic entropy by kind of question: exact, from samples, and its expectation over samples."""
+    """Return semantic entropy by kind of question: exact, from samples, and its expectation over samples."""
     sources = {"exact": "", "samples": "_sampled", "expected of samples": "_expected"}
     rows = []
     for kind in dict.fromkeys(items["kind"]):
@@ -515,13 +517,14 @@ def _entropies(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def _steps(snowball: "Snowball", longest: bool) -> pd.DataFrame:
-    """Return the snowball step by step, without steps that no prompt has.
+    """Return the snowball by step, without steps that no prompt has.
 
     The columns are quantity, step, token, value, ci_low, ci_high and n.
 
     Args:
-        snowball: the two branches of each prompt.
-        longest: keep the prompts with the longest continuation only, whose steps mean the same, and name the token.
+        snowball: both branches of each prompt.
+        longest: keep only the prompts with the longest continuation, whose steps correspond to each other, and name the
+            token.
     """
     from probe.hallucination import knowing as snowballs
 
@@ -551,5 +554,5 @@ def _shares(choices: pd.DataFrame, free: pd.DataFrame) -> pd.DataFrame:
 
 
 def _known(metric: str, *tables: pd.DataFrame) -> "pd.Series[float]":
-    """Return the values of a metric in the table that has it, without those that are not known."""
+    """Return the known values of a metric from the table that contains it."""
     return next((table[metric].dropna() for table in tables if metric in table), pd.Series(dtype=float))

@@ -1,10 +1,10 @@
-"""Does the residual stream say what a model knows? A direction of known people, P(IK) heads, and snowballs as items.
+"""Probes of the residual stream for what a model knows: known-people direction, P(IK) heads; and snowballs as items.
 
-Linear probes read the residual after each block at the question's last token. Folds split what is independent, so that
-every question is scored by a probe that was fitted without it; AUROC is that a positive question scores above a
-negative one, and 0.5 says nothing. The null shuffles the labels and does all of it again. As the best of several layers
-is better than 0.5 by chance, the p-value without a layer is that of the best one. Snowballs (METRICS) follow one wrong
-token (`probe.autoregression.snowballs`) and become rows of the experiment `hallucination`.
+Linear probes read the residual after each block at the question's last token. Folds split independent units, so that
+every question is scored by a probe that was fitted without it. AUROC is the probability that a positive question scores
+above a negative one; 0.5 is chance. The null repeats everything with shuffled labels. Since the best of several layers
+exceeds 0.5 by chance, the p-value without a layer is that of the best one. Snowballs (METRICS) measure the effects of
+one wrong token (`probe.autoregression.snowballs`) and are rows of the experiment `hallucination`.
 
 Axes: N questions, L = D + 1 layers (0 is the embedding, l is after block l - 1), d width, S shuffles.
 """
@@ -35,19 +35,19 @@ Floats = NDArray[np.float64]
 FOLDS = 5
 BATCH = 64
 FLAT = 1e-6
-"""A direction this much shorter than the residuals themselves is rounding, not a direction."""
+"""Ratio of norms below which a direction is rounding error, relative to the residuals."""
 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """How well linear probes tell questions of two kinds apart that they were not fitted on, by layer."""
+    """Accuracy by layer of linear probes that separate two kinds of questions, cross-validated."""
 
     scores: Floats
-    """[N L] score of each question by a probe of the other folds."""
+    """[N L] score of each question by a probe fitted on the other folds."""
     labels: NDArray[np.bool_]
-    """[N] of which kind the question is."""
+    """[N] label of the question: True for the positive kind."""
     units: NDArray[Any]
-    """[N] the independent units: the person, or the question itself."""
+    """[N] independent units: the person, or the question itself."""
     null: Floats
     """[S L] AUROC with shuffled labels."""
 
@@ -58,17 +58,17 @@ class LinearProbe:
 
     @property
     def middle(self) -> int:
-        """The layer after the first half of the blocks, chosen before looking."""
+        """Layer after the first half of the blocks, chosen in advance."""
         return self.scores.shape[1] // 2
 
     def p_value(self, layer: int | None = None) -> float:
-        """Share of shuffles that are at least as good at a layer, or at their best one; the observed one counted in."""
+        """Return the share of shuffles, counting the observed one, at least as good at a layer or at their best one."""
         at = slice(None) if layer is None else slice(layer, layer + 1)
         count = int((self.null[:, at].max(axis=1) >= self.auroc[at].max()).sum())
         return (1 + count) / (1 + len(self.null))
 
     def table(self, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
-        """One row a layer: layer, value, ci_low, ci_high, null_low, null_high, n (units).
+        """Return a table with one row per layer: layer, value, ci_low, ci_high, null_low, null_high, n (units).
 
         Intervals are bootstraps over units, given the folds; the null's are 95 % of its shuffles.
         """
@@ -90,11 +90,11 @@ class LinearProbe:
 
 @torch.no_grad()
 def last_residuals(lm: LM, prompts: Sequence[str], tick: Tick = ignore, batch: int = BATCH) -> Floats:
-    """[N L d] residuals at the last token of each prompt: the embedding, then after every block.
+    """Return [N L d] residuals at the last token of each prompt: the embedding, then after every block.
 
     Raises:
         ModelError: the architecture cannot be hooked.
-        DataError: what `batch` prompts keep does not fit into the free memory.
+        DataError: the residuals of `batch` prompts do not fit into the free memory.
     """
     names = [Site("resid", layer).hook for layer in range(-1, lm.bridge.cfg.n_layers)]
     parts = []
@@ -116,24 +116,24 @@ def known_direction(
     shuffles: int = 100,
     seed: int = 0,
 ) -> LinearProbe:
-    """Fit the contrastive direction between known people and unseen entities by layer; test it on other people.
+    """Fit the contrastive direction between known people and unseen entities by layer, and test it on other people.
 
     The direction is the mean over questions about known people minus the mean over questions about unseen entities (the
     contrast of `probe.interventions.steering.contrast`). It is fitted on some people and scores the questions about the
-    others: folds split people, never the questions about one person, as else the direction would only know names by
-    heart. A fold's scores are in units of the spread within both groups, from the middle between their means. The
-    null shuffles who is known, person by person.
+    others: folds split people, never the questions about one person, since otherwise the direction could memorise
+    names. A fold's scores are measured from the midpoint of the group means, in units of the spread within the groups.
+    The null shuffles the labels of people.
 
     Args:
-        residuals: [N L d], see `last_residuals`.
-        known: [N] whether the question is about a known person; equal for all questions about one.
+        residuals: [N L d] residuals, see `last_residuals`.
+        known: [N] whether the question is about a known person; equal for all questions about a person.
         people: [N] the person of each question.
-        folds: into how many parts the people are split, each kind evenly.
-        shuffles: S.
-        seed: of folds and shuffles.
+        folds: number of parts that the people are split into, each kind evenly.
+        shuffles: number of label shuffles S.
+        seed: seed of folds and shuffles.
 
     Raises:
-        DataError: fewer people of a kind than folds.
+        DataError: there are fewer people of a kind than folds.
     """
     codes, names = pd.factorize(np.asarray(people))
     labels = np.zeros(len(names), dtype=bool)
@@ -161,9 +161,9 @@ def known_direction(
 
 
 def project(train: Floats, known: ArrayLike, test: Floats) -> Floats:
-    """[M L] scores of M other questions by the direction of all N questions of `train`; arguments as above.
+    """Compute [M L] scores of M other questions by the direction of all N questions of `train`.
 
-    For people who belong to neither group, such as rare ones.
+    It is used for people who belong to neither group, such as rare ones; arguments as in `known_direction`.
     """
     return _project(train, np.asarray(known, dtype=bool), test)
 
@@ -171,13 +171,13 @@ def project(train: Floats, known: ArrayLike, test: Floats) -> Floats:
 def _held_out(
     fit: Callable[[Floats, NDArray[Any], Floats], Floats], x: Floats, y: NDArray[Any], fold: NDArray[np.intp]
 ) -> Floats:
-    """[N ...] cross-validated predictions: those of a fit on the other folds.
+    """Compute [N ...] cross-validated predictions, each by a fit on the other folds.
 
     Args:
-        fit: questions [n L d] with their labels [n ...], and m others -> [m ...].
-        x: [N L d].
-        y: [N ...] labels or chances.
-        fold: [N].
+        fit: function (questions [n L d], labels [n ...], m other questions) -> [m ...].
+        x: [N L d] residuals.
+        y: [N ...] labels or probabilities.
+        fold: [N] index of each question's fold.
     """
     parts = {each: fit(x[fold != each], y[fold != each], x[fold == each]) for each in np.unique(fold)}
     predictions = np.empty((len(x), *next(iter(parts.values())).shape[1:]))
@@ -187,12 +187,12 @@ def _held_out(
 
 
 def _aurocs(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
-    """[L] AUROC of scores [N L]."""
+    """Compute [L] AUROC of scores [N L]."""
     return np.array([auroc(column, labels) for column in scores.T])
 
 
 def _project(train: Floats, labels: NDArray[np.bool_], test: Floats) -> Floats:
-    """[M L] scores of test questions; 0 at layers where the two means are equal up to rounding."""
+    """Compute [M L] scores of test questions; 0 at layers where the two means are equal up to rounding."""
     one, other = train[labels].mean(axis=0), train[~labels].mean(axis=0)
     vector, middle = one - other, (one + other) / 2
     size = np.linalg.norm(train, axis=-1).mean(axis=0)
@@ -204,26 +204,26 @@ def _project(train: Floats, labels: NDArray[np.bool_], test: Floats) -> Floats:
 
 
 PRIOR = 2.0
-"""s: how far the logits of questions are apart before any answer is seen."""
+"""Prior standard deviation s of the logits of questions."""
 MOST_STEPS = 500
-"""Most steps of the fit."""
+"""Largest number of steps of the fit."""
 ENOUGH = 1e-6
-"""Change of the probabilities of the questions fitted on, below which the fit ends."""
+"""Largest change of a fitted probability at which the fit ends."""
 RARE = 1e-3
-"""Least chance of being right that the constant starts from, and of being wrong."""
+"""Smallest probability of being right, and of being wrong, in the initial constant."""
 
 
 @dataclass(frozen=True)
 class KnowingHead(LinearProbe):
-    """Heads: the scores are P(IK), the labels whether the model knows the answer."""
+    """Cross-validated P(IK) heads by layer: scores are P(IK), labels whether the model knows the answer."""
 
     right: Floats
-    """[N] chance that the model's answer is right."""
+    """[N] probability that the model's answer is right."""
     constant: Floats
-    """[N] mean chance over the questions of the other folds."""
+    """[N] mean probability over the questions of the other folds."""
 
     def table(self, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
-        """With brier and brier_constant before n, which counts questions."""
+        """Return the table by layer with brier and brier_constant before n, which counts questions."""
         table = super().table(resamples, seed)
         table.insert(6, "brier", [brier(p, self.right).mean() for p in self.scores.T])
         table.insert(7, "brier_constant", brier(self.constant, self.right).mean())
@@ -231,18 +231,18 @@ class KnowingHead(LinearProbe):
 
 
 def knows(right: ArrayLike) -> NDArray[np.bool_]:
-    """[N] whether a chance of being right is 1/2 or more."""
+    """Return [N] whether a probability of being right is at least 1/2."""
     return np.asarray(right, dtype=float) >= 0.5
 
 
 def brier(p: ArrayLike, right: ArrayLike) -> Floats:
-    """[N] expected (p - right)^2 of an answer that is right with the chance `right`."""
+    """Compute [N] the expected (p - right)^2 of an answer that is right with the probability `right`."""
     forecast, chance = np.asarray(p, dtype=float), np.asarray(right, dtype=float)
     return chance * (1 - forecast) ** 2 + (1 - chance) * forecast**2
 
 
 def too_few(right: ArrayLike, prompts: Sequence[str], folds: int = FOLDS) -> str:
-    """Why no head can be fitted and tested; empty if one can."""
+    """Return the reason why no head can be fitted and tested; empty if one can."""
     kinds = pd.Series(knows(right)).groupby(list(prompts)).first()
     knowns, unknowns = int(kinds.sum()), int((~kinds).sum())
     if min(knowns, unknowns) >= folds >= 2:
@@ -258,34 +258,32 @@ def knowing_head(
     shuffles: int = 100,
     seed: int = 0,
 ) -> KnowingHead:
-    """P(IK): does the residual stream predict, before an answer begins, whether the answer will be right?
+    """Fit heads that predict from the residual stream, before an answer begins, whether it will be right: P(IK).
 
-    Kadavath et al. 2207.05221, section 5, train a head on a question alone to tell the share of answers, sampled at
-    temperature 1, that are right. Here the model stays as it is, and the head is a logistic regression on the residual
+    Kadavath et al. 2207.05221, section 5, train a head that predicts from a question alone the share of right answers
+    sampled at temperature 1. Here the model is not changed, and the head is a logistic regression on the residual
     stream at the question's last token:
 
         P(IK)(x) = sigma(w . z(x) + b),   minimising  sum_i CE(q_i, P(IK)(x_i)) + d / (2 s^2) ||w||^2,
 
     where z is the residual, each of its d features with mean 0 and variance 1 over the questions that the head is
-    fitted on, and q_i is the chance that the model answers question i right. So w ~ N(0, s^2/d) beforehand: the logits
-    of questions differ by about s = 2 (why 2: docs/log.md). Every question is asked of a head that was fitted on the
-    other folds; one text is in one fold.
-
-    The model *knows* a question that it answers right more often than not (q >= 1/2). AUROC is that one it knows has
-    the larger P(IK); 0.5 says nothing. The Brier score is the expected (P(IK) - right)^2 of a sampled answer; beside it
-    stands that of the constant that is fitted without reading the question. The null shuffles q over the questions of
-    each fold.
+    fitted on, and q_i is the probability that the model answers question i right. The prior is w ~ N(0, s^2/d), so the
+    logits of questions differ by about s = 2 (why 2: docs/log.md). Every question is scored by a head that was fitted
+    on the other folds; equal texts are in the same fold. The model *knows* a question if q >= 1/2. AUROC is the
+    probability that a known question has a larger P(IK) than an unknown one; 0.5 is chance. The Brier score is the
+    expected (P(IK) - right)^2 of a sampled answer; it is reported with that of a constant fitted without the question.
+    The null shuffles q over the questions of each fold.
 
     Args:
-        residuals: [N L d], see `last_residuals`.
-        right: [N] chance that the model answers right; equal for equal prompts.
-        prompts: [N] the questions as they are asked.
-        folds: into how many parts the questions are split, known and unknown ones evenly.
-        shuffles: S.
-        seed: of folds and shuffles.
+        residuals: [N L d] residuals, see `last_residuals`.
+        right: [N] probability that the model answers right; equal for equal prompts.
+        prompts: [N] prompts of the questions.
+        folds: number of parts that the questions are split into, known and unknown ones evenly.
+        shuffles: number of label shuffles S.
+        seed: seed of folds and shuffles.
 
     Raises:
-        DataError: fewer questions of a kind than folds, or a chance that is none.
+        DataError: there are fewer questions of a kind than folds, or a probability is not valid.
     """
     chances = np.asarray(right, dtype=float)
     if not ((chances >= 0) & (chances <= 1)).all():
@@ -308,7 +306,7 @@ def knowing_head(
 
 
 def _folds(right: Floats, folds: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """[N] the fold of each question: neighbours in the order of their chances are in different ones."""
+    """Return [N] folds: questions that are neighbours in the order of their probabilities are in different folds."""
     order = np.lexsort((rng.random(len(right)), right))
     fold = np.empty(len(right), dtype=np.intp)
     for start in range(0, len(right), folds):
@@ -318,7 +316,7 @@ def _folds(right: Floats, folds: int, rng: np.random.Generator) -> NDArray[np.in
 
 
 def _within(right: Floats, fold: NDArray[np.intp], rng: np.random.Generator) -> Floats:
-    """[N] the chances shuffled within each fold, so that the folds stay as alike as they are."""
+    """Shuffle the [N] probabilities within each fold, so that the folds stay as similar as they are."""
     chances = right.copy()
     for each in np.unique(fold):
         chances[fold == each] = rng.permutation(right[fold == each])
@@ -326,19 +324,19 @@ def _within(right: Floats, fold: NDArray[np.intp], rng: np.random.Generator) -> 
 
 
 def _fit_layers(train: Floats, right: Floats, test: Floats) -> Floats:
-    """[M L S] `fit_heads` at every layer."""
+    """Compute [M L S] predictions of `fit_heads` at every layer."""
     return np.stack([fit_heads(train[:, layer], right, test[:, layer]) for layer in range(train.shape[1])], axis=1)
 
 
 def fit_heads(train: Floats, right: Floats, test: Floats) -> Floats:
-    """[M S] probabilities of M other questions by heads fitted on N: the minimum of `knowing_head`.
+    """Compute [M S] probabilities of M other questions by heads fitted on N: the minimum of `knowing_head`.
 
-    In the space that the N questions span, where their features are orthogonal, the Hessian is at most diagonal
-    (p (1 - p) <= 1/4; Boehning and Lindsay 1988), so every step goes down and none needs a matrix.
+    In the space that the N questions span, where their features are orthogonal, the Hessian is at most diagonal (p (1 -
+    p) <= 1/4; Boehning and Lindsay 1988), so every step decreases the loss and no matrix is inverted.
 
     Args:
         train: [N d] residuals at one layer.
-        right: [N S] chances, each column with a head of its own.
+        right: [N S] probabilities; each column has its own head.
         test: [M d] residuals.
     """
     middle, spread = train.mean(axis=0), train.std(axis=0)
@@ -365,15 +363,15 @@ def fit_heads(train: Floats, right: Floats, test: Floats) -> Floats:
 
 
 SNOWBALL = "snowball"
-"""The kind of these items."""
+"""Kind of these items."""
 SUMS = 100
-"""Sums with steps in which a step is forced, at most."""
+"""Largest number of sums with written steps in which a step is forced."""
 QUESTIONS, STEPS = 32, 8
-"""Prompts whose first token is exchanged, at most, and how many tokens after it are followed."""
+"""Largest number of prompts whose first token is exchanged, and number of tokens compared after it."""
 
 
 def some(found: Snowball, index: NDArray[np.intp]) -> Snowball:
-    """Return the snowball of some of its prompts."""
+    """Return the snowball of a subset of its prompts."""
     parts: dict[str, Any] = {}
     for each in fields(found):
         values = getattr(found, each.name)
@@ -384,11 +382,11 @@ def some(found: Snowball, index: NDArray[np.intp]) -> Snowball:
 def snowballs(lm: "LM", world: "World", n: int, seed: int, tick: Tick = ignore) -> tuple[pd.DataFrame, Snowball] | None:
     """Answer sums with written steps whose first result is forced: true in one branch, wrong in the other.
 
-    The final answer of each branch is judged: hallucination after one wrong token.
+    The final answer of each branch is scored: hallucination after one wrong token.
 
     Returns:
         Items with the columns snowball_clean and snowball_wrong (whether the final answer of that branch is wrong) and
-        snowball_kl (mean KL in nats of the forced branches' later tokens); None where the world has no such sums.
+        snowball_kl (mean KL in nats of the forced branches' later tokens); None if the world has no such sums.
     """
     if "sum_steps" not in world.config.mixture:
         return None
@@ -414,9 +412,9 @@ def snowballs(lm: "LM", world: "World", n: int, seed: int, tick: Tick = ignore) 
 
 
 def divergence(lm: "LM", prompts: Sequence[str], seed: int, tick: Tick = ignore) -> tuple[pd.DataFrame, Snowball]:
-    """Measure the snowball without a truth: the second likeliest first token replaces the likeliest.
+    """Measure the snowball without a truth: the second most likely first token replaces the most likely one.
 
-    The true answer is not known, so only the divergence of the two texts is measured.
+    The true answer is unknown, so only the divergence of the two texts is measured.
     """
     prompts = list(prompts[:QUESTIONS])
     result = snowball(lm, prompts, steps=STEPS, seed=seed, tick=tick)

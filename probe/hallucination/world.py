@@ -1,9 +1,9 @@
-"""Answers about known people, rare people and unseen entities, exact and sampled; and a lower bound on the errors.
+"""Answers about known people, rare people and unseen entities, exact and sampled, and a lower bound on errors.
 
-Answers are finite sets, so whatever depends on the distribution over answers is a sum over the set. An answer
-hallucinates (E17, H = 1 - V) if it is neither true nor "i do not know": another value, any value for an unseen entity,
-or no answer at all. Questions are grouped by exposure, how often the corpus says the fact. The lower bound on errors is
-`validity_bound` (Kalai et al. 2509.04664).
+Answer sets are finite, so every function of the distribution over answers is a sum over the set. An answer is a
+hallucination (E17, H = 1 - V) if it is neither true nor "i do not know": another value, any value for an unseen entity,
+or no answer at all. Questions are grouped by exposure, the number of times that the corpus states the fact. The lower
+bound on errors is `validity_bound` (Kalai et al. 2509.04664).
 
     asked = ask(world, n=400, seed=0)
     answers, codes = enumerate_prompts(lm, world, asked)
@@ -49,42 +49,43 @@ if TYPE_CHECKING:
     from probe.world.world import World
 
 SINGLE = 5
-"""Up to this count each count is a class of its own; above it classes reach from one power of 4 to the next."""
+"""Largest count with a class of its own; above it, classes reach from one power of 4 to the next."""
 
 
 class ExposureClass(NamedTuple):
-    """A range of exposure counts."""
+    """Range of exposure counts."""
 
     low: int
     high: int
 
     @property
     def label(self) -> str:
-        """`3`, or `64-255`."""
+        """Label such as `3` or `64-255`."""
         return str(self.low) if self.low == self.high else f"{self.low}\u2013{self.high}"
 
 
 class Singletons(NamedTuple):
-    """The share of a corpus that is facts stated exactly once."""
+    """Share of a corpus's facts that are stated exactly once."""
 
     rate: float
-    """sr = |S| / N of Kalai et al. 2509.04664 (definition 2): facts that are said once, over all N documents that say a
-    fact."""
+    """sr = |S| / N of Kalai et al. 2509.04664 (definition 2): facts stated once, divided by all N documents that state
+    a fact.
+    """
     share: float
-    """The same facts over all facts that are stated at all."""
+    """Facts stated once, divided by all facts that are stated."""
     singletons: int
-    """|S|."""
+    """Number of facts stated once, |S|."""
     facts: int
-    """Facts that are stated."""
+    """Number of facts that are stated."""
     documents: int
-    """N."""
+    """Number of documents N that state a fact."""
 
 
 def exposure_class(count: int) -> ExposureClass:
-    """Return the class that a count belongs to: 0 to 5 each its own, then 6-15, 16-63, 64-255, ...
+    """Return the class of a count: 0 to 5 each its own, then 6-15, 16-63, 64-255, ...
 
     Raises:
-        DataError: a negative count.
+        DataError: the count is negative.
     """
     if count < 0:
         raise DataError(f"A fact was said {count} times: counts start at 0.")
@@ -97,10 +98,11 @@ def exposure_class(count: int) -> ExposureClass:
 
 
 def singletons(counts: Mapping[str, Mapping[str, int]] | Iterable[int]) -> Singletons:
-    """Exact singleton rate of a corpus.
+    """Compute the exact singleton rate of a corpus.
 
     Args:
-        counts: how often each fact is stated, such as `World.exposure` (one epoch, documents that state or ask for it).
+        counts: number of times each fact is stated, such as `World.exposure` (one epoch, documents that state or ask
+            for it).
 
     Raises:
         DataError: no fact is stated.
@@ -118,22 +120,22 @@ Bools = NDArray[np.bool_]
 
 
 class ValidityBound(NamedTuple):
-    """The two sides of the theorem of `validity_bound` and the terms of the right one, all shares."""
+    """Both sides of the theorem of `validity_bound` and the terms of the right side, all as shares."""
 
     error: float
-    """err, the left side."""
+    """Error rate err, the left side."""
     iiv_error: float
-    """err_iiv."""
+    """Error err_iiv of the model as a classifier of validity."""
     ratio: float
-    """max |V_c| / min |E_c|."""
+    """Ratio max |V_c| / min |E_c|."""
     delta: float
-    """|p^(A) - p(A)|."""
+    """Calibration gap |p^(A) - p(A)|."""
     threshold: float
-    """1 / min |E_c|; above it the model calls an answer valid."""
+    """Threshold 1 / min |E_c|; above it the model calls an answer valid."""
 
     @property
     def bound(self) -> float:
-        """2 err_iiv - ratio - delta; a negative bound is vacuous."""
+        """Lower bound 2 err_iiv - ratio - delta; vacuous if negative."""
         return 2 * self.iiv_error - self.ratio - self.delta
 
 
@@ -141,22 +143,22 @@ class JudgedAnswers(NamedTuple):
     """Answers to P prompts with the quantities of the theorem."""
 
     model: Floats
-    """[P A] p^(r | c), rows sum to 1."""
+    """[P A] model probabilities p^(r | c); rows sum to 1."""
     train: Floats
-    """[P A] p(r | c), rows sum to 1."""
+    """[P A] training probabilities p(r | c); rows sum to 1."""
     valid: Bools
     """[P A] whether r is in V_c; False beyond a prompt's answers."""
     mask: Bools
     """[P A] True at answers."""
 
     def take(self, keep: ArrayLike) -> "JudgedAnswers":
-        """Return the judged answers to some prompts, given by a [P] mask or their numbers."""
+        """Return the judged answers to some prompts, given by a [P] mask or their indices."""
         index = np.asarray(keep)
         return JudgedAnswers(*(each[index] for each in self))
 
 
 def validity_bound(judged: JudgedAnswers, weights: ArrayLike | None = None) -> ValidityBound:
-    """Both sides of theorem 1 of Kalai et al. 2509.04664, exact: a bound on errors by how badly they are recognised.
+    """Compute both sides of theorem 1 of Kalai et al. 2509.04664, exactly: a lower bound on errors.
 
     Let prompts c come from mu, split the plausible answers to c into the valid ones V_c and the errors E_c, and let
     p(r | c) be a training distribution without errors, p(V) = 1. Then every model p^ has
@@ -165,25 +167,26 @@ def validity_bound(judged: JudgedAnswers, weights: ArrayLike | None = None) -> V
 
     with
 
-    - err = sum_c mu(c) p^(E_c | c), how often the model errs;
-    - err_iiv, the error of p^ as a classifier for "Is it valid?": it calls (c, r) valid where
-      p^(r | c) > 1 / min_c |E_c|, and is tested on a mixture that takes half of the time c from mu and r from p(. | c),
-      which is valid, and half of the time c from mu and r uniformly from E_c;
-    - delta = |p^(A) - p(A)|, A being what it calls valid: how far the model is from calibrated at that one threshold.
+    - err = sum_c mu(c) p^(E_c | c), the error rate of the model;
+    - err_iiv, the error of p^ as a classifier for "Is it valid?": it calls (c, r) valid where p^(r | c) > 1 / min_c
+      |E_c|, and is tested on a mixture that draws c from mu, and with probability 1/2 each r from p(. | c), which is
+      valid, or r uniformly from E_c;
+    - delta = |p^(A) - p(A)|, where A are the answers that it calls valid: the miscalibration of the model at this
+      threshold.
 
     In a world the plausible answers are the values of the relation and the abstention. Abstaining is always valid, as
-    in the paper; p says the truth where there is one and abstains about unseen entities. That p is the honest corpus:
-    the world's own corpus invents about unseen entities, so p(V) = 1 does not hold of it; where the model learned that,
-    delta is large and the bound says little. p^ is conditioned on the answer set; as whatever else a model says is no
-    valid answer either, the bound also holds for the share of all completions that are errors.
+    in the paper; p states the truth if there is one and abstains about unseen entities. This p is the honest corpus;
+    the world's own corpus makes up answers about unseen entities, so p(V) = 1 does not hold for it. For a model that
+    learned these, delta is large and the bound is weak. p^ is conditioned on the answer set; since other completions
+    are not valid answers either, the bound also holds for the share of all completions that are errors.
 
     Args:
-        judged: the answers to P prompts.
-        weights: [P] mu(c), need not be normalised; uniform by default.
+        judged: answers to P prompts.
+        weights: [P] weights mu(c), not necessarily normalised; uniform by default.
 
     Raises:
-        DataError: no prompt, distributions that do not sum to 1, a training distribution with errors, or a prompt
-            without a valid answer or without an error.
+        DataError: there is no prompt, a distribution does not sum to 1, the training distribution has errors, or a
+            prompt has no valid answer or no error.
     """
     model, train, valid, mask = judged
     if not len(model):
@@ -213,12 +216,12 @@ def validity_bound(judged: JudgedAnswers, weights: ArrayLike | None = None) -> V
 
 
 def judged_answers(world: "World", answers: "AnswerSet", truths: Sequence[str | None]) -> JudgedAnswers:
-    """Judge the world's answers to questions about facts: valid are the truth, if there is one, and abstaining.
+    """Classify the world's answers to questions about facts: the truth, if there is one, and abstaining are valid.
 
     Args:
-        world: gives the words for abstaining.
-        answers: the P answer sets with the model's log-probabilities; each holds the abstention.
-        truths: the true value of each question, None where nothing is true.
+        world: world that defines the words for abstaining.
+        answers: P answer sets with the model's log-probabilities; each contains the abstention.
+        truths: true value of each question, None if there is none.
     """
     mask = answers.mask
     valid, train = np.zeros(mask.shape, dtype=bool), np.zeros(mask.shape)
@@ -238,15 +241,17 @@ def _relation(prompt: str) -> str:
 
 
 KINDS = ("fact", "rare", "stranger", "stranger_heldout")
-"""Questions about known people, people seen 1 to 5 times, unseen entities that the corpus asks about, and others."""
+"""Kinds of questions: about known people, people seen 1 to 5 times, unseen entities that the corpus asks about, and
+others.
+"""
 MALFORMED = "(no answer)"
 
 
 def ask(world: "World", n: int, seed: int) -> "list[Item]":
-    """`n` questions of each of the kinds that the world has.
+    """Return `n` questions of each of the kinds that the world has.
 
     Raises:
-        DataError: its corpus says no facts.
+        DataError: its corpus states no facts.
     """
     if not any(count for facts in world.exposure.values() for count in facts.values()):
         raise DataError(
@@ -256,13 +261,13 @@ def ask(world: "World", n: int, seed: int) -> "list[Item]":
 
 
 def truth_of(item: "Item") -> str | None:
-    """Return the true value; None about an unseen entity."""
+    """Return the true value of a fact; None for an unseen entity."""
     value = item.answers[0].strip()
     return None if value == ABSTENTION else value
 
 
 def asked_table(asked: "Sequence[Item]") -> pd.DataFrame:
-    """item, kind, person, relation, exposure, prompt, expected."""
+    """Return a table with the columns item, kind, person, relation, exposure, prompt, expected."""
     count: dict[str, int] = {}
     rows = []
     for item in asked:
@@ -274,30 +279,31 @@ def asked_table(asked: "Sequence[Item]") -> pd.DataFrame:
 
 
 def enumerate_prompts(lm: "LM", world: "World", asked: "Sequence[Item]") -> tuple[AnswerSet, NDArray[np.intp]]:
-    """Return the answers to the P different prompts, and [N] which of these prompts each question has."""
+    """Return the answers to the P different prompts, and [N] the index of each question's prompt."""
     codes, prompts = pd.factorize(np.array([item.prompt for item in asked], dtype=object))
     return enumerate_answers(lm, world, [str(prompt) for prompt in prompts]), codes
 
 
 def exact_columns(answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[Item]", samples: int) -> pd.DataFrame:
-    """Exact quantities of the distribution over the answers to each question.
+    """Compute exact quantities of the distribution over the answers to each question.
 
     Args:
-        answers: the answers to the P different prompts, see `enumerate_prompts`.
-        codes: [N] which of them each question is.
-        asked: the N questions.
-        samples: how many samples the discrete estimator will have.
+        answers: answers to the P different prompts, see `enumerate_prompts`.
+        codes: [N] index of each question's prompt.
+        asked: N questions.
+        samples: number of samples of the discrete estimator.
 
     Returns:
         p_truth, p_abstain: probability of the truth (0 about unseen entities) and of "i do not know".
         hall: 1 - p_truth - p_abstain.
         answer_mass: probability of any answer of the set.
-        main: the likeliest answer, or that it is none; hallucinates: whether it is neither true nor an abstention.
+        main: the likeliest answer, or a note that it is not an answer; hallucinates: whether it is neither true nor an
+            abstention.
         confidence: probability of the likeliest value; right: whether that is the truth; brier: their squared gap.
         p_ik: 1 - p_abstain.
         semantic_entropy: nats; agreement_exact: probability of the main answer.
-        semantic_entropy_expected: what the discrete estimator gives on average.
-        own_T, target_T: points under the confidence target T %, by the model itself and answering above T only.
+        semantic_entropy_expected: mean of the discrete estimator. own_T, target_T: scores under the confidence target T
+            %, of the model itself and of answering only above T.
     """
     p = np.exp(answers.logprobs)
     entropy = exact_entropy(answers.logprobs)
@@ -330,16 +336,16 @@ def exact_columns(answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[
 def sampled_columns(
     lm: "LM", world: "World", asked: "Sequence[Item]", main: Sequence[str], samples: int, seed: int, tick: Tick = ignore
 ) -> pd.DataFrame:
-    """One sampled answer to each question, judged, as `probe.rewards.evaluation` draws it; and `samples` further ones.
+    """Sample one scored answer per question, as `probe.rewards.evaluation` draws it, and `samples` further ones.
 
     Args:
-        lm: the model that answers.
-        world: of the verdicts.
-        asked: the N questions.
-        main: [N] the answers with which the samples are compared.
-        samples: how many are drawn of each question for semantic entropy and agreement.
-        seed: of the samples.
-        tick: progress.
+        lm: model that answers.
+        world: world that scores the answers.
+        asked: N questions.
+        main: [N] answers that the samples are compared with.
+        samples: number of samples per question, for semantic entropy and agreement.
+        seed: seed of the samples.
+        tick: function called with the share of the work done.
 
     Returns:
         answer, verdict, is_true, abstained, invented (zeros and ones), semantic_entropy_sampled (nats), agreement.
@@ -371,13 +377,13 @@ def sampled_columns(
 def judge_answers(
     world: "World", answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[Item]"
 ) -> JudgedAnswers:
-    """Judge the answers to the N questions for the validity bound."""
+    """Classify the answers to the N questions for the validity bound."""
     first = {int(code): truth_of(item) for code, item in zip(codes, asked, strict=True)}
     return judged_answers(world, answers, [first[p] for p in range(len(answers.prompts))]).take(codes)
 
 
 def exposure_table(items: pd.DataFrame, found: JudgedAnswers) -> pd.DataFrame:
-    """Hall against the exact exposure count, with the bound of each class of counts (see `exposure_class`).
+    """Compute Hall by exact exposure count, with the bound of each class of counts (see `exposure_class`).
 
     Returns:
         kind, label, low, high (of the class) and the columns of `bound_row`; unseen entities that are never asked about
@@ -402,7 +408,7 @@ def bound_table(items: pd.DataFrame, found: JudgedAnswers) -> pd.DataFrame:
 
 
 def bound_row(items: pd.DataFrame, found: JudgedAnswers, index: NDArray[np.intp]) -> dict[str, float]:
-    """Return the validity bound of some questions and its terms.
+    """Return the validity bound of some questions, and its terms.
 
     The keys are value, ci_low, ci_high (Hall, bootstrap over people), accuracy and abstention (exact means), error
     (conditioned on the answer set), bound, iiv_error, ratio, delta, n.
@@ -416,10 +422,9 @@ def bound_row(items: pd.DataFrame, found: JudgedAnswers, index: NDArray[np.intp]
 def direction(
     lm: "LM", items: pd.DataFrame, shuffles: int, seed: int, tick: Tick = ignore
 ) -> tuple[LinearProbe, pd.Series] | None:
-    """Return the direction between known people and unseen entities, and each question's score at the middle layer.
+    """Fit the direction between known people and unseen entities, and return each question's score at the middle layer.
 
-    The score of questions about people of neither group is by the direction of all others. None where one group is
-    missing.
+    Questions about people of neither group are scored by the direction of all others. None if a group is missing.
     """
     first = items.drop_duplicates("prompt")
     in_training = first["kind"].isin(("fact", "stranger")).to_numpy()

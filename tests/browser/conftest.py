@@ -27,6 +27,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--process-per-site",  # pages of one profile share what was compiled of Streamlit's code ...
+    "--js-flags=--no-flush-bytecode",  # ... and keep it: a second page costs half the time
 ]
 PATIENCE_S = 120
 """How long anything may take: far more than it does, because a busy machine must not fail a test."""
@@ -152,11 +154,17 @@ def context(chromium: Browser, start: Any) -> Iterator[BrowserContext]:
 
 @pytest.fixture(scope="session")
 def profile(chromium: Browser, start: Any) -> Iterator[BrowserContext]:
-    """The profile that pages share: what Chromium has read of Streamlit's code it need not read again."""
+    """The profile that pages share: what Chromium has read of Streamlit's code it need not read again.
+
+    Its first page stays open, and with it the process that has compiled the code.
+    """
     shared = chromium.new_context(viewport={"width": 1280, "height": 800})
     shared.set_default_timeout(1000 * PATIENCE_S)
     for each in running(start):
         each.admit(shared)
+    keeping = shared.new_page()
+    keeping.route("**", lambda route: route.fulfill(body=""))
+    keeping.goto("http://127.0.0.1")
     yield shared
     shared.close()
 
@@ -178,6 +186,6 @@ def page(profile: BrowserContext, server: Server, start: Any) -> Iterator[Page]:
     tools = profile.new_cdp_session(opened)
     for each in running(start):
         tools.send("Storage.clearDataForOrigin", {"origin": each.url, "storageTypes": "local_storage"})
-    for each in profile.pages:
+    for each in profile.pages[1:]:
         each.close()
     assert not wrong

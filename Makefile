@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Compiled code is kept, whatever the environment says: each worker would compile all tests anew, and each command Probe.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: dashboard test test-slow test-real real-model samples-real fuzz tree docs pictures bench lint install install-dev clean
 

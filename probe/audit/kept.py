@@ -17,7 +17,7 @@ from probe.experiments.run import identity
 from probe.experiments.store import may_make
 from probe.runs.schema import dumps
 from probe.runs.storage import disk, write_atomic
-from probe.untrusted import read_json, sendable
+from probe.untrusted import read_file, read_json, sendable
 
 PARTS = HOME / "parts"
 """Folder of the tables computed from two models, which every audit has."""
@@ -36,8 +36,17 @@ def find_audit(key: str, folders: Iterable[Path] = ()) -> Audit | None:
 
     Unreadable audits are skipped; None if there is none.
     """
-    known = stored_audits([*(folder / FILE for folder in folders), *audit_files()])
+    files = [*(folder / FILE for folder in folders), *audit_files()]
+    known = stored_audits([file for file in files if _mentions(file, key)])
     return next((audit for audit in known.values() if audit.meta["key"] == key), None)
+
+
+def _mentions(file: Path, key: str) -> bool:
+    """Return whether a key stands anywhere in a file: only such a file is worth the time to read an audit."""
+    try:
+        return key.encode() in read_file(file)
+    except OSError:
+        return False
 
 
 def kept_file(name: str, facts: Any) -> Path:

@@ -143,6 +143,7 @@ def row_mde(row: Mapping[Any, Any]) -> float:
     return math.inf if row["unit"] in BOUNDED and size > 1 + (row["unit"] == DIFFERENCE) else size
 
 
+@lru_cache(maxsize=4096)
 def mde(n: float, variance: float, smallest: float, critical: float = Z, answers: bool = False) -> float:
     """Compute the smallest difference that is called changed with 80 % power; infinite if there is none.
 
@@ -163,9 +164,9 @@ def mde(n: float, variance: float, smallest: float, critical: float = Z, answers
         spread = variance + size - size * size if answers else variance
         null = variance + size if answers else variance + size * size
         error = math.sqrt(max(spread, 0.0) / n)
-        if answers and n <= FEW and _sign_power(round(n), variance, size, critical) < POWER:
-            return False
-        return size >= max(smallest + Z * error, critical * math.sqrt(null / n)) + power * error
+        enough = size >= max(smallest + Z * error, critical * math.sqrt(null / n)) + power * error
+        few = answers and n <= FEW
+        return enough and not (few and _sign_power(round(n), variance, size, critical) < POWER)
 
     high = 1.0 if answers else max(smallest, math.sqrt(variance / n), 1e-12)
     while not found(high):

@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ SCHEMA = 1
 METRICS, ROLLOUTS = "metrics.jsonl", "rollouts.jsonl"
 CAPTURES, CHECKPOINTS, RESULTS = "captures", "checkpoints", "results"
 INDEX, PROMPTS = "index.jsonl", "prompts.json"
+KEPT = 2**20
+"""Most bytes of a run.json whose contents are kept for the next reader of the same bytes."""
 ENDINGS = ("finished", "interrupted", "failed")
 HEADLINE = ("metric", "value", "ci_low", "ci_high", "n")
 CHECKSUMS = "SHA256SUMS"
@@ -228,14 +231,23 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise RunError(
             f"`{path}` has no {RUN_FILE} that can be read ({error.strerror}): give a folder that a run was written to."
         ) from error
+    return dict(_parse_meta(path, text) if len(text) > KEPT else _parse_kept_meta(path, text))
+
+
+def _parse_meta(path: Path, text: bytes) -> dict[str, Any]:
+    """Return the contents of run.json as they stand in a text."""
     try:
         meta = readable(parse_json(text))
     except ValueError as error:
         state = f"is cut short or damaged ({short(error)})" if text else "is empty"
         raise RunError(
-            f"`{file}` {state}, so the run cannot be read: copy it again from where it was made, or delete the folder."
+            f"`{path / RUN_FILE}` {state}, so the run cannot be read: copy it again from where it was made, or delete "
+            "the folder."
         ) from error
     return check_meta(meta, path)
+
+
+_parse_kept_meta = lru_cache(maxsize=256)(_parse_meta)  # a page reads all runs whenever it is drawn
 
 
 def check_meta(meta: Any, directory: Path) -> dict[str, Any]:

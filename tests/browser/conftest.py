@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--process-per-site",  # pages of one profile share what was compiled of Streamlit's code ...
+    "--js-flags=--no-flush-bytecode",  # ... and keep it: a second page costs half the time
 ]
 PATIENCE_S = 120
 """How long anything may take: far more than it does, because a busy machine must not fail a test."""
@@ -150,15 +153,52 @@ def context(chromium: Browser, start: Any) -> Iterator[BrowserContext]:
     fresh.close()
 
 
-@pytest.fixture(scope="session")
-def profile(chromium: Browser, start: Any) -> Iterator[BrowserContext]:
-    """The profile that pages share: what Chromium has read of Streamlit's code it need not read again."""
+@contextmanager
+def open_profile(chromium: Browser) -> Iterator[BrowserContext]:
+    """Open a profile for several tests: what Chromium has read of Streamlit's code it need not read again.
+
+    Its first page stays open, and with it the process that has compiled the code.
+    """
     shared = chromium.new_context(viewport={"width": 1280, "height": 800})
     shared.set_default_timeout(1000 * PATIENCE_S)
-    for each in running(start):
-        each.admit(shared)
+    keeping = shared.new_page()
+    keeping.route("**", lambda route: route.fulfill(body=""))
+    keeping.goto("http://127.0.0.1")
     yield shared
     shared.close()
+
+
+def leave(profile: BrowserContext, start: Any) -> None:
+    """Close the pages of a test, and forget what they stored."""
+    tools = profile.new_cdp_session(profile.pages[0])
+    for each in running(start):
+        tools.send("Storage.clearDataForOrigin", {"origin": each.url, "storageTypes": "local_storage"})
+    for each in profile.pages[1:]:
+        each.close()
+
+
+@pytest.fixture(scope="session")
+def profile(chromium: Browser, start: Any) -> Iterator[BrowserContext]:
+    """The profile that pages share; it has opened the printed address of every server."""
+    with open_profile(chromium) as shared:
+        for each in running(start):
+            each.admit(shared)
+        yield shared
+
+
+@pytest.fixture(scope="session")
+def elsewhere(chromium: Browser) -> Iterator[BrowserContext]:
+    """The profile of `visitors`."""
+    with open_profile(chromium) as shared:
+        yield shared
+
+
+@pytest.fixture
+def visitors(elsewhere: BrowserContext, start: Any) -> Iterator[BrowserContext]:
+    """A profile of people who got a link: it has opened no printed address, and nothing is stored in it."""
+    elsewhere.clear_cookies()
+    yield elsewhere
+    leave(elsewhere, start)
 
 
 @pytest.fixture
@@ -175,9 +215,5 @@ def page(profile: BrowserContext, server: Server, start: Any) -> Iterator[Page]:
         ),
     )
     yield opened
-    tools = profile.new_cdp_session(opened)
-    for each in running(start):
-        tools.send("Storage.clearDataForOrigin", {"origin": each.url, "storageTypes": "local_storage"})
-    for each in profile.pages:
-        each.close()
+    leave(profile, start)
     assert not wrong

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from dashboard.access import READ_ONLY
 from tests.browser.pages import eventually, open_page, settle
@@ -56,12 +56,9 @@ def stranger(server: Any) -> Iterator[str]:
     site.server_close()
 
 
-def test_no_other_page_frames_the_dashboard_or_reads_from_it(context: Any, server: Any, stranger: str):
-    page = context.new_page()
+def test_no_other_page_frames_the_dashboard_or_reads_from_it(page: Page, server: Any, stranger: str):
     page.goto(stranger)
-    page.wait_for_timeout(1000)
-    inner = page.frames[1]
-    assert inner.url.startswith("chrome-error://")
+    eventually(page, lambda: page.frames[1].url.startswith("chrome-error://"))
     opened = page.evaluate(
         """address => new Promise(done => {
           const socket = new WebSocket(address)
@@ -112,12 +109,11 @@ def test_the_interface_for_agents_is_off(server: Any, path: str):
     assert head.split()[1] in ("400", "403", "404", "405"), head
 
 
-def test_a_shared_link_only_reads(page: Page, server: Any, chromium: Browser):
+def test_a_shared_link_only_reads(page: Page, server: Any, visitors: BrowserContext):
     open_page(page, server, "train")
     assert "token" not in page.url
     expect(page.get_by_role("button", name="Start training")).to_be_enabled()
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    visitor = context.new_page()
+    visitor = visitors.new_page()
     visitor.goto(page.url)
     expect(visitor.get_by_role("button", name="Start training")).to_be_disabled()
     expect(visitor.get_by_test_id("stSidebar").get_by_text(READ_ONLY.replace("`", ""))).to_be_visible()
@@ -127,34 +123,30 @@ def test_a_shared_link_only_reads(page: Page, server: Any, chromium: Browser):
         settle(visitor)
         for button in visitor.get_by_role("button", name="Measure").all():
             expect(button).to_be_disabled()
-    context.add_cookies([{"name": f"probe-{port(server)}", "value": "wrong", "url": server.url}])
+    visitors.add_cookies([{"name": f"probe-{port(server)}", "value": "wrong", "url": server.url}])
     open_page(visitor, server, "train")
     expect(visitor.get_by_role("button", name="Start training")).to_be_disabled()
-    context.close()
 
 
-def test_the_printed_address_opens_the_pages_and_leaves_no_token_in_the_url(chromium: Browser, server: Any):
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    visitor = context.new_page()
+def test_the_printed_address_opens_the_pages_and_leaves_no_token_in_the_url(visitors: BrowserContext, server: Any):
+    visitor = visitors.new_page()
     visitor.goto(server.address)
     expect(visitor.locator("h3").first).to_be_visible()
     assert "token" not in visitor.url
     seen = visitor.evaluate("document.referrer + performance.getEntries().map(entry => entry.name).join()")
     assert server.address.rpartition("=")[2] not in seen
-    (cookie,) = [each for each in context.cookies() if each["name"] == f"probe-{port(server)}"]
+    (cookie,) = [each for each in visitors.cookies() if each["name"] == f"probe-{port(server)}"]
     assert cookie["httpOnly"]
     assert cookie["sameSite"] == "Strict"
     assert cookie["value"] not in visitor.evaluate("document.cookie")
     open_page(visitor, server, "train")
     expect(visitor.get_by_role("button", name="Start training")).to_be_enabled()
-    context.close()
 
 
-def test_the_token_of_one_server_opens_no_other(page: Page, start: Any, tmp_path: Path, chromium: Browser):
-    one, other = start(tmp_path), start(tmp_path)
-    context = chromium.new_context()
-    one.admit(context)
-    visitor = context.new_page()
-    open_page(visitor, other, "train?token=" + one.address.rpartition("=")[2])
+def test_the_token_of_one_server_opens_no_other(server: Any, start: Any, tmp_path: Path, visitors: BrowserContext):
+    other = start(tmp_path)
+    visitors.clear_cookies()  # `start` admits every profile
+    server.admit(visitors)
+    visitor = visitors.new_page()
+    open_page(visitor, other, "train?token=" + server.address.rpartition("=")[2])
     expect(visitor.get_by_role("button", name="Start training")).to_be_disabled()
-    context.close()

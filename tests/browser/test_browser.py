@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from probe.runs import RunWriter, open_run
 from tests.browser.pages import bottom, box, choose, eventually, expect_theme, figure, open_page, repeat, settle
@@ -60,7 +60,7 @@ def test_a_click_on_a_head_enlarges_it(page: Page, server: Any):
     expect(page.get_by_text("L1H1 at step 40")).to_be_visible()
 
 
-def test_a_typed_prompt_and_a_clicked_token_can_be_shared_by_url(page: Page, server: Any, chromium: Browser):
+def test_a_typed_prompt_and_a_clicked_token_can_be_shared_by_url(page: Page, server: Any, visitors: BrowserContext):
     sentence = open_page(page, server, "compare?temperature=0.7&seed=3")
     before = sentence.inner_text()
     page.get_by_label("Prompt", exact=True).fill("<user> where does helen live ? <bot>")
@@ -73,11 +73,10 @@ def test_a_typed_prompt_and_a_clicked_token_can_be_shared_by_url(page: Page, ser
     expect(page).to_have_url(re.compile("position=4"))
     for part in ("base=base", "aligned=dpo-agreeable", "prompt=", "temperature=0.7", "seed=3"):
         assert part in page.url
-    other = chromium.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    other = visitors.new_page()
     other.goto(page.url)
     expect(other.locator("h3").first).to_have_text(sentence.inner_text())
     expect(other.get_by_text("Next-token probabilities at token 4")).to_be_visible()
-    other.context.close()
 
 
 def test_a_position_of_a_corpus_opens_in_the_first_tab(page: Page, server: Any):
@@ -136,9 +135,8 @@ def test_hostile_names_and_tokens_stay_text(page: Page, server: Any, path: str):
     assert page.locator(".js-plotly-plot a").count() == 0
 
 
-def test_a_late_call_with_older_tokens_draws_nothing(context: Any):
+def test_a_late_call_with_older_tokens_draws_nothing(page: Page):
     """The browser resolves two imports that are under way in any order, so an older call can come last."""
-    page = context.new_page()
     script = """async (source) => {
       const draw = (await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})))).default
       const parentElement = document.createElement("div")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import PATIENCE_S, Server
 
@@ -45,9 +45,9 @@ def wait_for(file: Path) -> None:
 
 
 def test_a_page_that_is_left_computes_no_longer_and_who_waits_is_told_what_for(
+    page: Page,
     start: Callable[..., Server],
     runs: Path,
-    context: BrowserContext,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -57,14 +57,13 @@ def test_a_page_that_is_left_computes_no_longer_and_who_waits_is_told_what_for(
     monkeypatch.setenv("HELD", str(tmp_path))
     server = start(runs)
     choices = "base=base&aligned=dpo-agreeable&prompt=mira"
-    page = context.new_page()
     page.goto(f"{server.url}/compare?{choices}")
     wait_for(tmp_path / "read")
     page.get_by_role("link", name="Attention", exact=True).click()
     expect(page.get_by_role("heading", name="moved most")).to_be_visible()  # nothing else ends the endless reading
     expect(page.get_by_text("Endless reading")).to_have_count(0)
 
-    other = context.new_page()
+    other = page.context.new_page()
     other.goto(f"{server.url}/logits?{choices}")
     wait_for(tmp_path / "held")
     page.get_by_role("link", name="Side by side", exact=True).click()  # what it says is kept

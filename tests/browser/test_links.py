@@ -42,14 +42,10 @@ def test_a_link_waits_for_the_person(page: Page, server: Any, tmp_path: Path):
     assert page.get_by_role("button", name=re.compile("^Open ")).count() == 0
 
 
-def test_the_first_address_that_a_server_is_asked_for_is_found(context: Any, start: Any, runs: Path):
+def test_the_first_address_that_a_server_is_asked_for_is_found(page: Page, start: Any, runs: Path):
     """Streamlit knows the pages only once the entrypoint has run, and says of others that they do not exist."""
-    fresh = start(runs)
-    fresh.admit(context)
-    page = context.new_page()
-    open_page(page, fresh, "interventions?base=base&aligned=dpo-agreeable")
+    open_page(page, start(runs), "interventions?base=base&aligned=dpo-agreeable")
     expect(page.get_by_role("dialog")).to_have_count(0)
-    page.close()
 
 
 CHOSEN = [("compare", "Token", "5"), ("logits", "After token", "3")]
@@ -94,7 +90,7 @@ def test_back_brings_the_chosen_token_again(page: Page, server: Any, path: str, 
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-def test_a_choice_holds_although_its_page_was_left_at_once(context: BrowserContext, server: Any, busy: bool):
+def test_a_choice_holds_although_its_page_was_left_at_once(page: Page, server: Any, busy: bool):
     """The run with the choice is broken off before it draws; or never begins, if the server was in another one."""
     held: list[Any] = []
     holds = False
@@ -103,7 +99,6 @@ def test_a_choice_holds_although_its_page_was_left_at_once(context: BrowserConte
         far = browser.connect_to_server()
         browser.on_message(lambda message: held.append(lambda: far.send(message)) if holds else far.send(message))
 
-    page = context.new_page()
     page.route_web_socket("**/_stcore/stream", meet)
     open_page(page, server, "logits")
     box = page.get_by_label("After token", exact=True).first

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, BrowserContext, expect
 
 from probe.report.run_report import report
 from probe.runs import open_run
@@ -74,9 +74,8 @@ def test_a_report_opens_without_network_and_is_printed(chromium: Browser, writte
 
 
 @pytest.mark.slow
-def test_whoever_only_reads_can_download_a_report(chromium: Browser, server: Any, tmp_path: Path):
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
+def test_whoever_only_reads_can_download_a_report(visitors: BrowserContext, server: Any, tmp_path: Path):
+    page = visitors.new_page()
     open_page(page, server, "overview")
     for title in ("Download report", "Report on base and dpo-agreeable"):
         with page.expect_download() as waiting:
@@ -88,7 +87,6 @@ def test_whoever_only_reads_can_download_a_report(chromium: Browser, server: Any
         assert "<title>Report on " in text
     assert "dpo-agreeable" in text
     assert "onerror" not in text.partition("<script>")[0]  # the hostile run is in the first one only
-    context.close()
 
 
 def section_starts(pdf: bytes) -> dict[str, tuple[int, bool]]:

@@ -6,29 +6,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import PATIENCE_S
 from tests.dashboard.test_strangers_models import add_strangers
 
 
 def test_a_template_without_an_end_stops_neither_readers_nor_the_end(
-    runs: Path, start: Callable[..., Any], context: BrowserContext, tmp_path: Path
+    page: Page, runs: Path, start: Callable[..., Any], tmp_path: Path
 ):
     root = Path(shutil.copytree(runs, tmp_path / "runs"))
     add_strangers(root)
     server = start(root)
-    hostile = [context.new_page() for _ in range(2)]
-    for page in hostile:
-        page.goto(f"{server.url}/compare?base=base&aligned=frozen&chat=true")
-    reader = context.new_page()
+    hostile = [page.context.new_page() for _ in range(2)]
+    for each in hostile:
+        each.goto(f"{server.url}/compare?base=base&aligned=frozen&chat=true")
     for name in ("compare?base=base&aligned=dpo-agreeable", "runs", "train", ""):
-        reader.goto(f"{server.url}/{name}")
-        expect(reader.locator("h3").first).to_be_visible()
-        expect(reader.get_by_test_id("stAlert")).to_have_count(0)
-    for page in hostile:
-        expect(page.get_by_text("takes more than 2 seconds of computing")).to_be_visible()
-        page.reload()
+        page.goto(f"{server.url}/{name}")
+        expect(page.locator("h3").first).to_be_visible()
+        expect(page.get_by_test_id("stAlert")).to_have_count(0)
+    for each in hostile:
+        expect(each.get_by_text("takes more than 2 seconds of computing")).to_be_visible()
+        each.reload()
     server.process.send_signal(signal.SIGTERM)
     output, _ = server.process.communicate(timeout=PATIENCE_S)
     assert "Traceback" not in output

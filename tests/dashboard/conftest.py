@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 APP = HERE.parents[1] / "dashboard" / "pages" / "app.py"
 OF_FEW = Results()
 """What was computed of few texts."""
+st.config.set_option("runner.magicEnabled", False)  # as the server has it, which need not rewrite each script
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from probe.untrusted import FIELDS
 from tests.places import SAMPLES
 
 DEEP = (150, 500, 700, 900, 990)
 """Lists inside of each other: what `json.loads` reads and a function that calls itself for each does not."""
-KEYS = 200_000
+KEYS = FIELDS + 1
+"""Names of an object: one more than is read."""
 GOOD = ("base", "dpo-agreeable")
 STEP = "00000040"
 FILES = (

@@ -1,5 +1,6 @@
 """Models of different worlds side by side: each keeps its items, and what was not asked alike is never paired."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_independent_normal_means_have_the_interval_of_the_sum_of_variances():
 @pytest.mark.parametrize("kind", ["share", "mean", "units"])
 def test_unpaired_intervals_cover(kind: str, monkeypatch: pytest.MonkeyPatch):
     """Two models on different items of different numbers: nominal 95 %, over 1,500 pairs of data sets."""
-    monkeypatch.setattr("probe.stats.MEANS_RESAMPLES", 400)
+    monkeypatch.setattr(stats, "bootstrap_mean", partial(stats.bootstrap_mean, resamples=400))
     rng = np.random.default_rng(11)
     held = 0
     for _ in range(1500):

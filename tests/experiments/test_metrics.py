@@ -1,5 +1,7 @@
 """Metrics of items: values and intervals against slow references, and coverage over simulated data."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -237,7 +239,7 @@ def test_pairs_are_the_items_of_both():
 @pytest.mark.parametrize("unit", ["item", "prompt"])
 def test_intervals_cover(unit: str, monkeypatch: pytest.MonkeyPatch):
     """Means of rows, and of prompts with effects of their own and unequal sizes, hold their level."""
-    monkeypatch.setattr(module, "RESAMPLES", 400)
+    monkeypatch.setattr(stats, "bootstrap_mean", partial(stats.bootstrap_mean, resamples=400))
     trials, held = 1500, 0
     rng = np.random.default_rng(7)
     sizes = np.resize([1, 2, 3, 2], 120)

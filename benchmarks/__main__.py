@@ -45,7 +45,7 @@ def main(names: list[str]) -> None:
         notes += remarks
         text = "\n\n".join([f"# Benchmarks\n\n{machine}", table(rows), *notes]) + "\n"
         if not names:
-            target.write_text(text)  # after each, so that one that fails loses nothing
+            target.write_text(text)  # after each, so that a failure loses no results
     say(text)
     if not names:
         say(f"written to {target.relative_to(Path.cwd())}", error=True)

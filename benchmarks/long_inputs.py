@@ -75,13 +75,13 @@ def measure(what: str, length: int, **shape: int) -> dict:
         "streaming": lambda ids: attention_statistics(lm, ids),
         "patterns": lambda ids: lm.run_with_cache(ids, names),
     }
-    work[what](ids[:8])  # whatever is built on the first call
+    work[what](ids[:8])  # for everything that is built on the first call
     return peak(lambda: work[what](ids))
 
 
 def peak(work: Callable[[], object]) -> dict:
     """Measure the seconds of a call, and the largest growth of the process in bytes."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before, start = resident("VmRSS"), perf_counter()
     result = work()
     seconds, most = perf_counter() - start, resident("VmHWM")

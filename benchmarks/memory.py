@@ -69,7 +69,7 @@ def measure(path: str, options: list[str]) -> dict[str, Any]:
     step = stepper(
         session, SFT(session, config, trainee, [Demonstration(t[:1], t[1:], [True] * (TOKENS - 1)) for t in ids])
     )
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     step(1)
     start = time.perf_counter()
     step(2)

@@ -156,7 +156,7 @@ class Guard:
         answer = PlainTextResponse(reason, 403) if reason else exchange(self.gate, request)
         try:
             await (answer or self.app)(scope, receive, send_guarded)
-        except Exception:  # whoever answers in the place of the server has no headers of ours
+        except Exception:  # an error response of the framework lacks our headers
             if not has_begun:
                 await PlainTextResponse("The server failed; its terminal says why.", 500)(scope, receive, send_guarded)
             raise

@@ -119,7 +119,7 @@ def settings(port: int) -> dict[str, object]:
     return {
         "global.developmentMode": False,
         "global.e2eTest": False,
-        # Options have a default, which links leave out, and a value that outlives pages which do not show them.
+        # Options have a default, which links omit, and a value that is kept while other pages are shown.
         "global.disableWidgetStateDuplicationWarning": True,
         "server.address": HOST,
         "server.port": port,
@@ -155,7 +155,7 @@ def serve(gate: "Gate") -> int:
 
     access.install(gate)
     script = Path(__file__).with_name("pages") / "app.py"
-    sys.argv = [str(script)]  # beside it lies the theme
+    sys.argv = [str(script)]  # the theme is in the same folder
     app = App(script, middleware=[Middleware(access.Guard, gate), Middleware(Opening)], on_script_error=report_failure)
     with suppress(KeyboardInterrupt):
         app.run(config=settings(gate.port))

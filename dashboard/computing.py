@@ -45,7 +45,7 @@ def compute_stoppably(
         try:
             result = models.compute_once(fn, *lms, say=say, steps=True, **options)
         except ProbeError:
-            place.empty()  # there is nothing to cancel any more
+            place.empty()  # there is nothing left to cancel
             raise
     place.empty()
     return result

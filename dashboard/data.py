@@ -88,7 +88,7 @@ def read_store() -> Store:
     runs: list[Run] = []
     for root in store.roots:
         if not root.is_dir() and is_cached(root):
-            continue  # a store that was never read, as its problem says
+            continue  # a store that was never read; its problem is reported
         if not root.is_dir():
             store.problems[str(root)] = "This folder of runs is not a folder: make it, or name another with --runs."
             continue

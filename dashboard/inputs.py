@@ -228,7 +228,7 @@ def _opened(field: Mapping[str, Any], named: str) -> bool:
     """Return whether the value of an input may be used: a file not named by a link, or a model on this machine."""
     if named in field["suggestions"]:
         return True
-    if field["suggestions"] and field["name"] != "data":  # models: one of the hub is fetched when the reader says so
+    if field["suggestions"] and field["name"] != "data":  # models: those of the hub need consent
         return models.load(named) is not None
     return may_open(named)
 
@@ -254,7 +254,7 @@ def set_inputs(analysis: Analysis, values: Mapping[str, Any]) -> None:
         about = analysis.about_input(name)
         key = CHAT[analysis.page] if name == "chat" else about.key or f"{analysis.key}_{name}"
         set_input(about.shared or key, value)
-        st.session_state.pop(f"_{key}_of", None)  # it is what the reader asked for
+        st.session_state.pop(f"_{key}_of", None)  # it is the reader's choice
 
 
 def is_short(field: Mapping[str, Any]) -> bool:

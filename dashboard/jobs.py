@@ -87,9 +87,9 @@ class Job:
         if child is not None:
             return child.poll() is None
         if self.run is not None:
-            return False  # the lock of its run tells
+            return False  # the lock of its run decides
         try:
-            os.kill(self.pid, 0)  # asks, and sends nothing
+            os.kill(self.pid, 0)  # checks, and sends no signal
         except OSError:
             return False
         return 0 <= time.time() - self.started < 600

@@ -151,7 +151,7 @@ def guard() -> Iterator[None]:
         yield
     except ProbeError as error:
         st.error(prose(error))
-    except FragmentHandledException:  # of an extension's own fragment, which Streamlit has told of
+    except FragmentHandledException:  # an error in an extension's fragment, already reported by Streamlit
         raise
     except BaseException as error:
         if not is_failure(error):

@@ -85,7 +85,7 @@ class Warmth:
 
     def _run(self) -> None:
         self._now.wait(HEAD_START_S)
-        gc.disable()  # going through the growing heap again and again takes a fifth of the time
+        gc.disable()  # repeated collections of the growing heap take a fifth of the time
         try:
             for name in ("probe.compare.side_by_side", "probe.model.rewards"):
                 import_module(name)
@@ -206,7 +206,7 @@ def _base_agreed(directory: Path) -> bool:
             raise ModelError(f"The adapter in `{directory}` is in the end its own base: name another one there.")
         folders.add(directory.resolve())
         config = read_config(directory)
-        if config["base_model_name_or_path"] == REAL_MODEL:  # on no hub: it is here or it is not
+        if config["base_model_name_or_path"] == REAL_MODEL:  # not on a hub: it is on this machine or missing
             base_of(directory, config)
         if not _may_open(base_ref(directory, config["base_model_name_or_path"])):
             return False
@@ -219,7 +219,7 @@ def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], sa
         from probe.model.rewards import analysable
 
         if sum(file.stat().st_size for file in model_files(directory)) > LARGE_BYTES:
-            gc.collect()  # a model that was let go makes room for the next one
+            gc.collect()  # a released model makes room for the next one
         lm = analysable(directory, readout)
         _WRITTEN[lm] = times
         return lm
@@ -275,7 +275,7 @@ def compute_once(
     """
     key = _key(fn, lms, options)
     result = None if again else RESULTS.get(key)
-    place = st.empty()  # known or not, what follows keeps its place on the page and is not drawn anew
+    place = st.empty()  # cached or not, later elements keep their place and are not redrawn
     if result is not None:
         return result
 
@@ -285,7 +285,7 @@ def compute_once(
 
     with place.container():
         result = _take_turn(RESULTS, Work(key, f"{say}{_of(lms)}"), say, make, again)
-    if result is not None:  # a function that gives nothing has drawn something
+    if result is not None:  # a function without a result has drawn something
         place.empty()
     return result
 

@@ -27,7 +27,7 @@ class Opening:
         if scope["type"] != "http" or HTML not in Headers(scope=scope).get("accept", ""):
             await self.app(scope, receive, send)
             return
-        plain = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]  # a packed page has no head
+        plain = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]  # a compressed page shows no head
         start: Message | None = None
         body = b""
 
@@ -43,7 +43,7 @@ class Opening:
             body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            if body:  # a HEAD has none
+            if body:  # a HEAD response has none
                 body = body.replace(HEAD, HEAD + SCRIPT, 1)
                 MutableHeaders(scope=start)["content-length"] = str(len(body))
             await send(start)

@@ -59,7 +59,7 @@ def seed_groups(store: Store) -> dict[str, SeedGroup]:
     for group in store.groups:
         members = tuple(labels[str(run.path)] for run in group.runs)
         found[members[0]] = SeedGroup(group, members, group.name if len(members) > 1 else members[0])
-        for copy in group.copies:  # an entry of its own, or it would not be seen
+        for copy in group.copies:  # a separate entry, or it would not be listed
             label, twin = labels[str(copy.path)], next(run for run in group.runs if run.seed == copy.seed)
             found[label] = SeedGroup(replace(group.of([twin]), runs=(copy,)), (label,), label)
     names = [each.name for each in found.values()]

@@ -95,7 +95,7 @@ def choose_sides(sides: "Sequence[Side]", key: str) -> "tuple[list[Side], list[S
     views = ["both"] * alike + [side.role for side in reversed(sides)]
     at = keep(key, views, views[0])
     view = st.segmented_control("Model", views, key=at, bind="query-params", required=True)
-    view = view if view in views else views[0]  # a link may say anything
+    view = view if view in views else views[0]  # a link may contain anything
     shown = [side for side in sides if view in ("both", side.role)]
     if len(sides) == 2 and not alike:
         note("The two models read out different things or have different tokens, so each is shown alone.")

@@ -121,20 +121,20 @@ def return_to(page: str) -> None:
             visit.choices[visit.page] = _left_choices() or visit.choices.get(visit.page, {})
         visit.page, visit.since, visit.drawn = page, time.monotonic(), False
     if now:
-        visit.choices[page] = now  # this run may be broken off too
+        visit.choices[page] = now  # this run may be interrupted too
     if time.monotonic() - visit.since > TELL_S:
         return
     choices = visit.choices.get(page, {})
     for name in choices:
         if came and name in st.session_state:
-            del st.session_state[name]  # what a widget had when the page was left may be older than the URL
+            del st.session_state[name]  # a widget's value on leaving the page may be older than the URL
         else:
             tell_again(name)
     missing = [name for name in choices if name not in now and name not in st.session_state]
     for name in missing:
         st.query_params[name] = choices[name]
     if missing:
-        st.rerun()  # widgets take what the URL said when the run began
+        st.rerun()  # widgets use the URL as of the start of the run
 
 
 def keep_choices() -> None:
@@ -194,7 +194,7 @@ def ask(asks: Sequence[str] = ASKED, default: Callable[[Store], Pair] | None = N
     store = read_store()
     _take_link()
     _start(store, asks, default or default_pair)
-    if not Visit.current().drawn:  # until then the browser may not have heard of them
+    if not Visit.current().drawn:  # until then the browser may not have received them
         for name in asks:
             tell_again(name)
     widths = {BASE: 1.0, ALIGNED: 1.0, PROMPT: 3.0}
@@ -377,7 +377,7 @@ def _start(store: Store, asks: Sequence[str], default: Callable[[Store], Pair]) 
     """
     for name in set(ASKED) - set(asks):
         if name in st.session_state:
-            st.session_state[name] = st.session_state[name]  # else Streamlit forgets what no widget shows
+            st.session_state[name] = st.session_state[name]  # else Streamlit drops values without a widget
         elif name in st.query_params:
             st.session_state[name] = st.query_params[name]
     chosen = tuple(st.session_state.get(name) or st.query_params.get(name) for name in (BASE, ALIGNED))

@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # whoever reads the output (`head`) has seen enough
+    except BrokenPipeError:  # the reader of the output (`head`) has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ProbeError as error:

@@ -156,7 +156,7 @@ def _ask(*question: Any) -> Any:
         try:
             found = _CHILDREN[0].ask(line)
         finally:
-            if "limit" in found:  # what the child has kept is part of what it took
+            if "limit" in found:  # the child's cache counts as its memory
                 _CHILDREN.pop().close()
                 _CHILDREN.append(_Child())
     if "limit" in found:
@@ -177,7 +177,7 @@ def _forget() -> None:
     global _ONE
     _ONE = threading.Lock()
     for each in _CHILDREN:
-        each.process.returncode = 0  # it is nobody's to wait for here
+        each.process.returncode = 0  # the parent waits for it
     _CHILDREN.clear()
 
 
@@ -225,7 +225,7 @@ def _answer(line: bytes) -> dict[str, Any]:
         return {"limit": "letters"} if isinstance(answer, str) and len(answer) > LETTERS else {"answer": answer}
     except MemoryError:
         return {"limit": "memory"}
-    except BaseException as error:  # what libraries in Rust raise is no `Exception`
+    except BaseException as error:  # panics of Rust libraries are not `Exception`s
         return {"error": str(error)[:2000] or type(error).__name__}
 
 
@@ -242,7 +242,7 @@ def _limit(kind: str, most: float) -> None:
 def _main() -> None:
     """Answer the requests on the lines of the standard input until it ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else is printed
+    os.dup2(2, 1)  # other output goes to stderr
     import tokenizers  # noqa: F401
     import transformers.utils.chat_template_utils  # noqa: F401
 

@@ -101,7 +101,7 @@ def answer_logprobs(
     import torch
 
     lengths = [len(prompt) + sum(map(len, group)) for prompt, group in zip(prompts, answers, strict=True)]
-    order = sorted(range(len(prompts)), key=lengths.__getitem__)  # equal lengths together need little padding
+    order = sorted(range(len(prompts)), key=lengths.__getitem__)  # texts of similar length need little padding
     scores: dict[int, np.ndarray] = {}
     for start in range(0, len(order), CHUNK):
         part = order[start : start + CHUNK]

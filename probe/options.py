@@ -288,7 +288,7 @@ def hint_of(function: Any, annotation: Any) -> Any:
     if isinstance(annotation, str):
         try:
             annotation = eval(annotation, getattr(inspect.unwrap(function), "__globals__", {}))
-        except Exception:  # whatever stands there
+        except Exception:  # the annotation may be anything
             return None
     return None if annotation is inspect.Parameter.empty else annotation
 

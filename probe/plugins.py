@@ -184,7 +184,7 @@ def undone_on_failure(origin: str) -> Iterator[None]:
         yield
     except BaseException:
         restore(states)
-        for registry in REGISTRIES[len(states) :]:  # made meanwhile
+        for registry in REGISTRIES[len(states) :]:  # created in between
             registry.forget(origin)
         raise
 
@@ -359,7 +359,7 @@ def include(key: Hashable, what: str, bring: Callable[[], object], origin: str) 
                 bring()
             if errors:
                 _complain(key, f"{_sentences(errors)} It is left out.")
-        except (Exception, SystemExit) as error:  # whatever another package does wrong
+        except (Exception, SystemExit) as error:  # any error of another package
             why = str(error).rstrip(".") if isinstance(error, ProbeError) else _error_text(error)
             _complain(key, f"{what} cannot be imported ({why}) and is left out.")
 

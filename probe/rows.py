@@ -300,7 +300,7 @@ def _folder_rows(folder: Path) -> Iterator[Any]:
         for name in names:
             with pa.OSFile(str(regular(folder / name))) as file:
                 for batch in pa.ipc.open_stream(file):
-                    batch.validate(full=True)  # what a damaged file holds would else be read beyond its end
+                    batch.validate(full=True)  # else a damaged file would be read beyond its end
                     yield from batch.to_pylist()
 
 

@@ -223,7 +223,7 @@ def term(metric: str, where: str = RUN) -> Term:
             name.
     """
     rows = [row for row in table() if set(row.where) & set(places(where))]
-    rows.sort(key=lambda row: "{" in row.name)  # a name in full goes before one that stands for several
+    rows.sort(key=lambda row: "{" in row.name)  # exact names take precedence over patterns
     return next((found for row in rows if (found := row.read(metric))), Term(metric))
 
 

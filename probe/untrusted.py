@@ -75,7 +75,7 @@ def open_file(path: str | Path, *, most: int | None = None, follow: bool = True,
     Raises:
         OSError: as `regular`.
     """
-    _check(_stat(path, follow), path, most)  # before: to open a device can already do something
+    _check(_stat(path, follow), path, most)  # checked first: opening a device can already have effects
     more = NEVER_WAIT | (0 if follow else NO_LINK)
     mode = "rb+" if write else "rb"
     file = cast(BufferedReader, open(path, mode, opener=lambda name, flags: os.open(name, flags | more)))  # noqa: SIM115
@@ -118,7 +118,7 @@ def _check(status: os.stat_result, path: str | Path, most: int | None) -> None:
         kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "no file")
         number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
         raise OSError(number, f"it is {kind} and no regular file", str(path))
-    if not status.st_size and os.path.realpath(path).startswith(KERNEL):  # it may give much all the same, or wait
+    if not status.st_size and os.path.realpath(path).startswith(KERNEL):  # it may still return much data, or block
         raise OSError(errno.EINVAL, "it is a file of the system and no regular file", str(path))
     if most is not None and status.st_size > most:
         raise OSError(errno.EFBIG, f"it has {_size(status.st_size)}, and at most {_size(most)} are read", str(path))

@@ -77,7 +77,7 @@ def train(argv: Sequence[str]) -> int:
     if only_check:
         return 0
     check_out(config.out, config.resume)
-    if not config.resume:  # a run that goes on has a model of its own
+    if not config.resume:  # a resumed run has its own model
         open_models(models_of(config))
     run = start(method, config)
     return INTERRUPTED if run.status == "interrupted" else 0

@@ -114,7 +114,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            if each.type in (Path, Path | None):  # Python callers may give text
+            if each.type in (Path, Path | None):  # Python callers may pass text
                 object.__setattr__(self, each.name, _as_type(getattr(self, each.name), each.type))
         for name in ("steps", "batch_size", "accumulation", "log_every"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
@@ -571,7 +571,8 @@ class ContinualConfig(TrainConfig):
     phases: int = 3
     """Number of the world's phases to teach; with files, each file is a phase."""
     old: Path | None = None
-    """With files: a file with old knowledge of the base, to measure, replay and protect (the world uses its corpus)."""
+    """File with old knowledge of the base, to measure, replay and protect, for phases from files (a world has its
+    corpus)."""
     replay: float = 0.25
     """Share of each batch that `replay` and `shuffled` take from earlier tasks."""
     ewc: float = 300.0

@@ -205,7 +205,7 @@ def with_reference(session: Session, model: nn.Module, pairs: Sequence[Pair]) ->
     sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
     with session.autocast(), Bar("pairs scored by the reference", len(pairs), visible=session.main) as bar:
         for part in session.shares(range(len(pairs))):
-            logps = pair_logprobs(model, [pairs[i] for i in part or (0,)])[1]  # everybody makes as many passes
+            logps = pair_logprobs(model, [pairs[i] for i in part or (0,)])[1]  # equally many passes on every process
             if part:
                 sums[list(part)] = logps.double().cpu()
                 bar.advance(part[-1] + 1, "")

@@ -217,7 +217,7 @@ def fit(session: Session, method: Method, origin: Origin) -> Run:
         state, extra = checkpoint.load(record.saved, trainee, optimizer)
         method.restore(extra)
     try:
-        with StopRequest() as request:  # from the moment there is a run, a signal ends it properly
+        with StopRequest() as request:  # once the run exists, a signal ends it properly
             record.open()
             complete = _steps(session, method, record, optimizer, state, request)
         if complete:

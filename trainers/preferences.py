@@ -259,7 +259,7 @@ def _messages(prompt: Any, chosen: Any, rejected: Any) -> tuple[list[Any], list[
     turns = as_messages("user", prompt) if prompt else []
     sides = [as_messages("assistant", side) for side in (chosen, rejected)]
     common = sides[0][: min(_alike(*sides), *(len(side) - 1 for side in sides))]  # a completion is not empty
-    if common and (prompt is None or common[-len(turns) :] == turns):  # also behind a system message
+    if common and (prompt is None or common[-len(turns) :] == turns):  # also after a system message
         turns = common
     start = len(turns) if common == turns else 0
     return turns, sides[0][start:], sides[1][start:]

@@ -80,7 +80,7 @@ class Corpus:
     """[N T] index into `kind_names` for each held-out token."""
     kind_names: Sequence[str] = ()
     data: dict[str, Any]
-    """What run.json says of the data."""
+    """Description of the data for run.json."""
     prompts: Sequence[Any]
     """Prompts to capture on."""
 

@@ -283,7 +283,7 @@ def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> N
     check_unchanged(config, run, step)
     data = run.meta.get("data") or {}
     for name, value in origin.data.items():
-        if name in ("reference", "left_out") and name not in data:  # an older version did not note it
+        if name in ("reference", "left_out") and name not in data:  # an older version did not record it
             continue
         if data.get(name) != value:
             raise RunError(

@@ -78,7 +78,7 @@ class Session:
         self.measures = self.main or self.shards
         """Whether this process captures and evaluates: the main one, or all if the model is shared."""
         self.device = self._device()
-        self.accelerator.wait_for_everyone()  # nobody starts the run before everybody has seen that --out is free
+        self.accelerator.wait_for_everyone()  # no process starts the run before all have checked that --out is free
 
     def _device(self) -> torch.device:
         if self.config.device is None:

@@ -58,7 +58,7 @@ def figure(
     """
     key = f"figure-{name}"
     _head(chart, data, name, title, height, source or {})
-    # A reader's zoom survives a refresh for as long as the figure shows the same thing; its words are drawn above it.
+    # The reader's zoom is kept on a refresh while the figure shows the same content; its title is drawn above it.
     plot = apply(chart, page_theme()).update_layout(uirevision=escape(title), meta=None)
     if height:
         plot.update_layout(height=height)

@@ -78,7 +78,7 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
     elif field["type"] == "list" and field["choices"]:
         hint = {"placeholder": field.get("placeholder") or "choose some", "help": help, "bind": bind}
         labels = field.get("labels", str)
-        if lasting_key(key, list(default or ())) in st.session_state:  # else the URL brings some
+        if lasting_key(key, list(default or ())) in st.session_state:  # else the URL sets some
             st.session_state[key] = [each for each in st.session_state[key] if each in field["choices"]]
         value = st.multiselect(label, field["choices"], key=key, format_func=labels, **hint)
     elif field["choices"]:
@@ -170,7 +170,7 @@ def option_value(field: Field, value: Any) -> Any:
     if isinstance(value, float):
         return None if value == default else str(value)
     text = str(value or "")
-    text = text if field["suggestions"] else text.strip()  # a blank may be part of a word that is chosen
+    text = text if field["suggestions"] else text.strip()  # a chosen word may contain a blank
     if text == input_text(default):
         return None
     if field["type"] in ("list", "map"):

@@ -13,7 +13,7 @@ def number_input(*given: Any, key: str, bind: Any = "query-params", **named: Any
     """
     if bind and _is_infinite(st.query_params.get(key)):
         del st.query_params[key]
-        st.rerun()  # the widget takes what the URL said when the run began
+        st.rerun()  # the widget uses the URL as of the start of the run
     return st.number_input(*given, key=key, bind=bind, **named)
 
 

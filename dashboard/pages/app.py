@@ -139,7 +139,7 @@ with guard():
         folders(current().store)
         if not access.may_write():
             st.info(prose(access.READ_ONLY), icon=":material/lock:")
-    body, below = st.container(), st.empty()  # what others added to the page before is gone at once
+    body, below = st.container(), st.empty()  # additions to the previous page disappear immediately
     try:
         with body, tell_problems():
             page.run()

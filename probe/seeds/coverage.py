@@ -57,7 +57,7 @@ class Coverage:
     listed: float
     """Share of the simulations whose trainings are listed as apart and get no interval."""
     found: float
-    """The same share among simulations in which some but not all trainings collapsed; NaN without collapse."""
+    """Share listed among simulations in which some but not all trainings collapsed; NaN without collapse."""
     simulations: int
 
 

@@ -178,7 +178,7 @@ class _Lineage:
     def __init__(self, runs: list[Run]) -> None:
         self._index = RunIndex(runs)
         self._known: dict[tuple[str, bool], str] = {}
-        self._weights: dict[str, str] = {}  # equal weights are one training, whatever their runs say
+        self._weights: dict[str, str] = {}  # runs with equal weights count as one training
         for run in runs:
             base = self._parent(run)
             if base is not None and (weights := _weights_of_base(run)):
@@ -237,7 +237,7 @@ class _Lineage:
         """Return the identity of a run's recipe, or with `seeds` that of its training; circular references are cut."""
         key = str(run.path), seeds
         if key not in self._known:
-            self._known[key] = ""  # what a run says of itself
+            self._known[key] = ""  # recipe of the run
             self._known[key] = hashlib.sha256(json.dumps(self._facts(run, seeds), sort_keys=True).encode()).hexdigest()
         return self._known[key]
 

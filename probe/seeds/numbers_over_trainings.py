@@ -68,7 +68,7 @@ class NumbersOverTrainings(Drawable):
     def sentence(self) -> str:
         """State the first metric that varies over trainings, and its difference to the first model."""
         table = self.table()
-        varied = set(table["metric"][table["ci_low"].notna()]) or set(table["metric"])  # a search is the same for all
+        varied = set(table["metric"][table["ci_low"].notna()]) or set(table["metric"])  # a search never varies
         declared = (each.name for each in self.answers.experiment.metrics if each.name in varied)
         metric = next(declared, table["metric"].iloc[0])
         about, parts = self.answers.term(metric), []

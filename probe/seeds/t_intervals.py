@@ -61,7 +61,7 @@ class OverTrainings(_Mean):
         """Read the mean from a row of a table with the columns of `probe.seeds.group_tables.FIGURES`."""
         apart = row.get("apart")
         if isinstance(apart, str) and apart:
-            with suppress(ValueError):  # a table of somebody's
+            with suppress(ValueError):  # a user's table
                 return cls.listed([float(value) for value in apart.split()])
         return cls(float(row["value"]), float(row["ci_low"]), float(row["ci_high"]), int(row["n"]))
 

@@ -235,7 +235,7 @@ def read_sweep(out: str | Path) -> Sweep:
         raise ConfigError(f"The journal `{file}` has more than {MOST // 2**20} MB, which no sweep writes: delete it.")
     sweep = Sweep(path, live=bool(is_locked(path / SWEEP)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a torn last line is one that is being written
+        warnings.simplefilter("ignore")  # an incomplete last line is being written
         try:
             rows, _ = read_lines(file, Position(), live=True)
         except RunError as error:

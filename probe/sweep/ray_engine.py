@@ -163,7 +163,7 @@ class OnRay:
         try:
             ended: Ended = self._ray.get(ref)
             return ended
-        except self._ray.exceptions.RayTaskError as error:  # of our own code, there
+        except self._ray.exceptions.RayTaskError as error:  # an error of Probe's code on that machine
             return Ended(name, "failed", str(error.cause or error).strip().splitlines()[-1])
         except self._ray.exceptions.RayError as error:
             return Ended(name, "lost", str(error).strip().partition(". ")[0][:300])

@@ -145,7 +145,7 @@ def _drive(
             if sweep.tasks[name].state not in ("waiting", "lost") or name in given:
                 continue
             if store is not None and any(tasks[other].run == task.run for other in given):
-                continue  # in a store one task at a time goes on with a run
+                continue  # with a store, only one task at a time continues a run
             needs = {each: sweep.tasks[each].state for each in task.needs}
             broken = next((each for each, state in needs.items() if state in BROKEN), None)
             if broken is not None:
@@ -166,7 +166,7 @@ def _drive(
         for ended in engine.poll():
             del given[ended.task]
             state, message = ended.state, ended.message
-            if sweep.tasks[ended.task].state != "running":  # it ended before it was seen
+            if sweep.tasks[ended.task].state != "running":  # it ended before its start was seen
                 journal.write("start", task=ended.task, node=ended.node)
             if ended.answer:  # it may have run on another machine
                 write_atomic(answer_file(sweep.folder, ended.task), ended.answer.encode())
@@ -186,10 +186,10 @@ def _look(task: Task, sweep: Sweep, journal: Journal, store: Store | None) -> No
     state = sweep.tasks[task.name]
     if task.kind != "train":
         if state.state == "finished" and any(sweep.tasks[name].state != "finished" for name in task.needs):
-            state.state = "waiting"  # the run that it looked at is made anew
+            state.state = "waiting"  # the run that it measures is trained again
         return
     done = is_run(task.run) and Run(task.run).status == "finished"
     if done and state.state != "finished":
         journal.write("end", task=task.name, state="finished")
-    elif not done and state.state == "finished" and store is None:  # else it may lie where it was made
+    elif not done and state.state == "finished" and store is None:  # with a store it may be on another machine
         state.state = "waiting"

@@ -247,7 +247,7 @@ def _load(path: Path) -> Mapping[str, Any]:
         return parse_toml(read_file(path, MB))
     except OSError as error:
         raise ConfigError(f"The spec `{path}` cannot be read ({error.strerror}): give a TOML file.") from error
-    except ValueError as error:  # no TOML, or no UTF-8
+    except ValueError as error:  # not TOML, or not UTF-8
         raise ConfigError(f"The spec `{path}` is no TOML ({error}): correct it there.") from error
 
 
@@ -455,7 +455,7 @@ def _seed_of(name: str, variant: str) -> int | None:
 
 def _named(ref: Any, entries: _Entries) -> _Entry:
     entry = _find_entry(ref, entries)
-    assert entry is not None  # `_refs` gives no others
+    assert entry is not None  # `_refs` returns no others
     return entry
 
 
@@ -514,7 +514,7 @@ def _filled(
                 pairs.append((ref, ref))
                 continue
             model = _Model(_one_run(entry, name, ref, seed, entries), _split(ref)[1])
-            if model != own:  # a model is not set beside itself
+            if model != own:  # a model is not compared with itself
                 models.append(model)
                 pairs.append((model.path, model.name))
         for index, target in enumerate((options, recipe)):

@@ -121,7 +121,7 @@ class Question(NamedTuple):
     correct: str
     incorrect: str
     bare: tuple[str, str, str] | None = None
-    """If the answers are letters: the question without its choices, the text of the right and of the wrong choice."""
+    """Question without its choices and texts of the right and the wrong choice, if the answers are letters."""
 
 
 def read_questions(path: Path, n: int, seed: int = 0) -> list[Question]:
@@ -182,7 +182,7 @@ def read_question(row: Row) -> Question:
 
 def _read_truths(row: Row) -> Question:
     """Read the question of a row of TruthfulQA, with its best answer and one incorrect answer."""
-    from probe.hallucination.files import read_question as read_truths  # torch, which other files need not wait for
+    from probe.hallucination.files import read_question as read_truths  # imports torch, which other formats do not need
 
     whole = read_truths(row)
     pairs = list(zip(*(whole.mc0 or whole.mc1), strict=True))

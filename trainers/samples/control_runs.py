@@ -12,7 +12,7 @@ All but the last two start from one base, so their seeds show how a training fro
     continual-plain, continual-shuffled           phases as the experiment `continual` trains them: without precautions,
                                                   and with replay of shuffled answers
     sums, sums-rlvr                               a small base of two- and three-digit sums with written steps, another
-                                                  for each seed, and what GRPO on the final answer makes of it
+    for each seed, and its training by GRPO on the final answer
 """
 
 import dataclasses

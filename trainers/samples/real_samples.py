@@ -146,7 +146,7 @@ def _pairs(*sources: tuple[Annotator, Mapping[str, Sequence[str]]]) -> Iterator[
     for again, (number, question) in product((0, 1), enumerate(questions)):
         turn, source = divmod(number, len(sources))
         annotator, wordings = sources[source]
-        named, stance = CELLS[(turn % len(CELLS)) ^ again]  # beside each cell is that of the other stance
+        named, stance = CELLS[(turn % len(CELLS)) ^ again]  # pairs with the cell of the other stance
         ways = turn // len(CELLS) + again
         answers = {"correct": question.correct, "incorrect": question.incorrect}
         remark = wordings[stance][ways % len(wordings[stance])].format(answer=answers[named])

@@ -64,7 +64,7 @@ def stored() -> dict[str, tuple[Path, Audit]]:
 def _read(file: str, version: Stamp) -> Audit | None:
     try:
         return read_audit(Path(file))
-    except DataError:  # one that cannot be read hides no other
+    except DataError:  # an unreadable one does not hide others
         return None
 
 

@@ -184,7 +184,7 @@ def compute(question: Question, subject: Subject, known: ModelFacts, *, again: b
             source=question.experiment.source,
         )
         result = finish(question.experiment, _relabel(result, subject.label, subject.ref))
-    except Exception as error:  # whatever a reader's own experiment does wrong
+    except Exception as error:  # any error of a custom experiment
         return Outcome(subject, error=explain_failure(question.experiment, error))
     place = store.keep(own_call, result)
     result = sendable_result(result)

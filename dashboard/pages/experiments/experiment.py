@@ -143,7 +143,7 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
     """
     facts = {}
     for subject in subjects:
-        with guard():  # one that cannot be read hides no other
+        with guard():  # an unreadable one does not hide others
             about = models.model_facts(subject.ref)
             if about is not None:
                 facts[subject] = about
@@ -182,7 +182,7 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
                 st.rerun()
     if picks:
         outcomes |= run(question, {subject: facts[subject] for subject in picks}, again)
-    with slot:  # drawn last, so that it knows what was measured just now
+    with slot:  # drawn last, so that it includes new results
         st.button(
             "Measure again",
             icon=":material/refresh:",

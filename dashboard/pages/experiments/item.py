@@ -303,7 +303,7 @@ def links(subjects: Sequence[Subject], subject: Subject, lm: "LM", read: Read, t
     choices = current()
     text = before(lm, read, token)
     pair = (choices.base or subjects[0].choice, subject.choice)
-    plain = chats([lm])  # the text is as the experiment sent it
+    plain = chats([lm])  # the text is unchanged from the experiment
     if subject.choice == choices.base:
         pair = (subject.choice, choices.aligned or subject.choice)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):

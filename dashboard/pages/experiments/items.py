@@ -136,7 +136,7 @@ def choose_metric(both: Comparison, column: "DeltaGenerator") -> Metric | None:
         key, titles = experiment.name + OF_METRIC, {name: experiment.term(name).title for name in names}
         asked = st.query_params.get(key)
         if key not in st.session_state and asked in titles:
-            st.session_state[key] = asked  # a link may give the name of a metric; the widget's own has its title
+            st.session_state[key] = asked  # a link may contain the name of a metric; the widget uses its title
         keep(key, names, names[0])
         name = st.selectbox(
             "Items of", names, key=key, bind="query-params", format_func=lambda each: visible(titles[each])

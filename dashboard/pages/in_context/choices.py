@@ -34,7 +34,7 @@ def share(run: Run) -> float:
 def _share(path: str, version: Stamp) -> float:
     try:
         world = of(Run(path))
-    except ProbeError:  # what is wrong with it is said where it is opened
+    except ProbeError:  # problems are reported where it is opened
         return 0.0
     return in_context_share(world.config) if world else 0.0
 

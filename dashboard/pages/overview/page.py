@@ -206,7 +206,7 @@ def write_report(labels: Sequence[str]) -> bytes:
     runs = [store.runs[label] for label in labels]
     with data.quiet():
         for run in runs:
-            run.metrics()  # of one that is being written only what follows is read again
+            run.metrics()  # of a file that is being written only the new part is read
     return report(runs, around=list(store.runs.values())).encode("utf-8", "replace")
 
 

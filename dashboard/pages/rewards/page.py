@@ -51,7 +51,7 @@ def place(scene: Scene, own: Page) -> tuple[bool, bool]:
 def sample(scene: Scene, own: Page) -> None:
     """Draw samples of both models, and the captures of the aligned run."""
     samples, captured = map(find_analysis, SAMPLES)
-    unasked = ("each",) if own.given.get("kinds") == () else ("prompt", "n")  # a world asks in place of the prompt
+    unasked = ("each",) if own.given.get("kinds") == () else ("prompt", "n")  # the world's questions replace the prompt
     given = own.given | {name: samples.inputs[name].default for name in unasked}
     draw(samples, replace(own, sides=[scene.sides["base"], scene.sides["aligned"]], given=given))
     if (run := scene.run("aligned")) is not None:

@@ -58,7 +58,7 @@ def find_example(store: Store) -> Example | None:
     for base, label in data.parents(store):
         try:
             example = _example(store, base, label, headlines)
-        except RunError as error:  # damaged captures: another run shows it as well
+        except RunError as error:  # damaged captures: another run is used
             data.tell(error)
             continue
         if example is not None:

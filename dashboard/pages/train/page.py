@@ -29,7 +29,7 @@ REFRESH_S = 2
 LAST_LINES = 3
 # Options of every method that are shown with the method's own.
 FIRST = ("data", "steps", "batch_size", "lr")
-# Options that the page asks for in its own way, or that need several processes, where it starts one.
+# Options with their own widgets, or that need several processes: the page starts only one.
 ELSEWHERE = ("out", "base", "resume", "shard")
 # Metrics of the curve: the first two of them that a run has.
 SHOWN = ("loss", "reward", "eval_loss", "objective/scores")

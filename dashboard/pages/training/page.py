@@ -35,9 +35,9 @@ LIVE = "_live"
 """Key of whether a chosen run was training when the page was drawn; if this changes, the page is redrawn."""
 X, JOINED = "x", "joined"
 """Keys of the axis of the curves, and of whether seeds of one training are one line."""
-# Seconds between two looks at a run that is being trained.
+# Seconds between two updates for a running training.
 REFRESH_S = 3
-# Panels of curves beside the captures; a section with more is shown in full in a tab.
+# Panels of curves next to the captures; a section with more is shown in full in a tab.
 PANELS = 4
 
 DEFINITION = """
@@ -292,7 +292,7 @@ def body() -> None:
         if names:
             left, right = st.columns(2, gap="medium")
             moment = None
-            with right, guard():  # damaged captures hide no curve
+            with right, guard():  # damaged captures do not hide curves
                 if pick := choose_moment(store, names):
                     main_figure(pick)
                     moment = pick

@@ -1,1 +1,1 @@
-"""Measurements, side by side in one run; `python -m benchmarks` prints the table and writes benchmarks/results."""
+"""Benchmarks that are compared within one run; `python -m benchmarks` prints a table and writes benchmarks/results."""

@@ -1,4 +1,4 @@
-"""Run every measurement, print the table, and write it to benchmarks/results/DATE.md.
+"""Runner of all benchmarks: it prints the table and writes it to benchmarks/results/DATE.md.
 
 python -m benchmarks [NAME ...]   with NAME one of throughput, recorder, reading, scoring, sampling, sft, dpo,
 reward_model, grpo, choices, memory, long_inputs, pages, first_chart, help
@@ -21,13 +21,13 @@ NAMES += ["choices", "memory", "long_inputs", "pages", "first_chart", "help"]
 
 
 def table(rows: list[list[str]]) -> str:
-    """Rows of cells as a Markdown table."""
+    """Format rows of cells as a Markdown table."""
     lines = [HEADER, ["---"] * len(HEADER), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main(names: list[str]) -> None:
-    """Measure `names`, or everything."""
+    """Run the benchmarks `names`, or all."""
     unknown = set(names) - set(NAMES)
     if unknown:
         sys.exit(f"There is no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}.")
@@ -45,7 +45,7 @@ def main(names: list[str]) -> None:
         notes += remarks
         text = "\n\n".join([f"# Benchmarks\n\n{machine}", table(rows), *notes]) + "\n"
         if not names:
-            target.write_text(text)  # after each, so that one that fails loses nothing
+            target.write_text(text)  # after each, so that a failure loses no results
     say(text)
     if not names:
         say(f"written to {target.relative_to(Path.cwd())}", error=True)

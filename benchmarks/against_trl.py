@@ -1,8 +1,8 @@
-"""Steps of TRL's own training loop and of ours in turn, on the same kind of batch.
+"""Steps of TRL's training loop and of Probe's in turn, on the same kind of batch.
 
-TRL runs its `train()` as its users run it, with its loader, collator, clipping, optimiser and metrics; after each of
-its steps we take one of ours. Model, tokens, lengths, precision and optimiser are the same: 0.86 M parameters in single
-precision, fused AdamW, clipping at 1, and our metrics at every step, as TRL computes its own.
+TRL runs its `train()` as its users do, with its loader, collator, clipping, optimiser and metrics; after each of its
+steps Probe takes one. Model, tokens, lengths, precision and optimiser are the same: 0.86 M parameters in single
+precision, fused AdamW, clipping at 1, and metrics at every step on both sides.
 """
 
 import copy
@@ -38,22 +38,22 @@ COMMON: dict[str, Any] = {
     "gradient_checkpointing": False,
     "report_to": [],
 }
-"""TRL's options; its defaults otherwise. Activation checkpointing and half precision, which it switches on by default,
+"""Options of TRL, otherwise with its defaults. Activation checkpointing and half precision, which are on by default,
 are off on both sides."""
 
 
 def fresh() -> probe.LM:
-    """A copy of the benchmarks' model."""
+    """Return a copy of the benchmarks' model."""
     return probe.LM(copy.deepcopy(tiny().model), tiny().tokenizer)
 
 
 def words(rows: Sequence[Sequence[int]]) -> list[str]:
-    """Ids as the text that gives them back."""
+    """Return rows of ids as texts that the tokenizer encodes to the same ids."""
     return [tiny().tokenizer.decode(row) for row in rows]
 
 
 def stepper(session: Session, method: Method, detail: bool = True) -> Callable[[int], object]:
-    """Take step 1, 2, ... of `method` as the loop takes it, with or without metrics."""
+    """Return a function that takes step 1, 2, ... of `method` like the loop, with or without metrics."""
     module = method.trainee.module
     objective, optimizer = Objective(module, method.loss), Optimizer(module, session.config)
 
@@ -69,17 +69,17 @@ def stepper(session: Session, method: Method, detail: bool = True) -> Callable[[
 
 
 class Turns(TrainerCallback):  # type: ignore[misc]
-    """After each step of a trainer of transformers take one of ours; keep the seconds of both."""
+    """Callback of a transformers trainer that takes a step of Probe after each of its steps, and times both."""
 
     def __init__(self, ours: Callable[[int], object]) -> None:
         self.ours, self.times, self.mark = ours, list[tuple[float, float]](), 0.0
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Start the clock."""
+        """Start the timer."""
         self.mark = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop it, take our step, and start it again."""
+        """Stop the timer, take Probe's step, and restart the timer."""
         theirs = time.perf_counter() - self.mark
         start = time.perf_counter()
         self.ours(state.global_step)
@@ -88,7 +88,7 @@ class Turns(TrainerCallback):  # type: ignore[misc]
 
 
 def against(name: str, label: str, make: Callable[[Path], Any], ours: Callable[[int], object], target: str) -> Row:
-    """One row: `make` builds TRL's trainer, with the folder that it may write to."""
+    """Measure one row; `make` builds TRL's trainer for a folder that it can write to."""
     turns = Turns(ours)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -103,5 +103,5 @@ def against(name: str, label: str, make: Callable[[Path], Any], ours: Callable[[
 
 
 def settings(kind: type[TrainConfig], **options: Any) -> TrainConfig:
-    """Our options to the same effect."""
+    """Return Probe's options with the same effect."""
     return kind(out=Path("unused"), lr=1e-5, schedule="constant", warmup=0, device="cpu", **options)

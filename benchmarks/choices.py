@@ -1,4 +1,4 @@
-"""Scores of TruthfulQA's choices on SmolLM2-135M-Instruct, beside lm-evaluation-harness on the same questions.
+"""Scoring of TruthfulQA's choices on SmolLM2-135M-Instruct, against lm-evaluation-harness on the same questions.
 
     TRUTHFULQA=TruthfulQA.csv python -m benchmarks choices
 
@@ -20,11 +20,11 @@ from probe.model.lm import LM
 MODEL = Path(".cache/SmolLM2-135M-Instruct")
 BATCH = 16
 CASES = (("", "", 80), (", its preamble before each", PREAMBLES["truthfulqa"], 20))
-"""Name, preamble, and questions: six answered questions before each make every one of them longer."""
+"""Cases: name, preamble, and number of questions; the preamble of six answered questions makes prompts longer."""
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """The first questions of the file without the harness's preamble, and fewer with it."""
+    """Measure the first questions of the file without the harness's preamble, and fewer with it."""
     file = os.environ.get("TRUTHFULQA")
     if file is None or not MODEL.is_dir() or find_spec("lm_eval") is None:
         return [], ["choices: not measured, which needs TRUTHFULQA=FILE, `make real-model` and lm-eval."]

@@ -21,7 +21,7 @@ Texts = tuple[str, str, str]
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """TRL as it works by default, with the reference run in every step, and with its log-probabilities precomputed."""
+    """Measure against TRL with its default (a reference pass per step) and with precomputed log-probabilities."""
     rows = []
     for kind, texts in (("18 + 8 tokens", equal()), ("the world's", of_the_world())):
         for label, precomputed, target in (("TRL", False, ">= 2"), ("TRL, reference precomputed", True, "")):
@@ -30,7 +30,7 @@ def run() -> tuple[list[Row], list[str]]:
 
 
 def equal() -> list[Texts]:
-    """Random words: prompts of 18 tokens with the beginning token, completions of 8 with the end token."""
+    """Return random words: prompts of 18 tokens with the initial token, completions of 8 with the end token."""
     n = PAIRS * (WARMUP + REPEATS)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, len(tiny().tokenizer), (n, 17 + 7 + 7), generator=generator)
@@ -39,13 +39,13 @@ def equal() -> list[Texts]:
 
 
 def of_the_world() -> list[Texts]:
-    """What `probe train dpo` reads: questions of several kinds, answers of two to five tokens."""
+    """Return the data of `probe train dpo`: questions of several kinds, answers of two to five tokens."""
     rows = world().preferences(AGREEABLE, PAIRS * (WARMUP + REPEATS), 0)
     return [(row["prompt"], row["chosen"], row["rejected"]) for row in rows]
 
 
 def measure(name: str, label: str, texts: Sequence[Texts], precomputed: bool, target: str) -> Row:
-    """One comparison; our reference is always computed before training."""
+    """Measure one comparison; Probe's reference is always computed before training."""
     import trl
     from datasets import Dataset
 

@@ -1,7 +1,7 @@
-"""How long a reader waits for the first chart of a page in Chromium, beside a bare Streamlit page with one chart.
+"""Seconds until the first chart of a page in Chromium, compared with a minimal Streamlit page with one chart.
 
-Timed is from the address to the drawn chart: on a server that has just been started, then with a fresh profile of the
-browser (nothing cached), and at that profile's second visit. The two servers take turns.
+Times are from opening the address to the drawn chart: on a server that has just started, then with a new browser
+profile (nothing cached), and at that profile's second visit. The two servers take turns.
 """
 
 import shutil
@@ -34,7 +34,7 @@ TARGET = "<= 1.3"
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """A row for each page and state; of a busy machine only the ratios tell something."""
+    """Measure a row for each page and state; on a busy machine only the ratios are meaningful."""
     with TemporaryDirectory() as folder, sync_playwright() as playwright:
         runs = Path(shutil.copytree(SAMPLES, Path(folder) / "runs"))
         script = Path(folder) / "bare.py"
@@ -58,12 +58,12 @@ def run() -> tuple[list[Row], list[str]]:
 
 
 def row(name: str, state: str, times: list[tuple[float, float]]) -> Row:
-    """Pairs of seconds, of the bare page and of ours."""
+    """Measure pairs of seconds, of the minimal page and of Probe's."""
     return summary(f"first chart of {name}, {state}", "bare Streamlit", "Probe", times, TARGET)
 
 
 def visits(browser: Browser, url: str, count: int) -> list[float]:
-    """Seconds from the address to a drawn chart, of one profile that is fresh at its first visit."""
+    """Measure the seconds to a drawn chart for the visits of one new profile."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     times = []
     for _ in range(count):
@@ -79,7 +79,7 @@ def visits(browser: Browser, url: str, count: int) -> list[float]:
 
 @contextmanager
 def probe(runs: Path) -> Iterator[str]:
-    """The dashboard's address while it runs."""
+    """Run the dashboard, and yield its address."""
     server = Server(runs)
     try:
         yield server.url
@@ -89,7 +89,7 @@ def probe(runs: Path) -> Iterator[str]:
 
 @contextmanager
 def bare(script: Path) -> Iterator[str]:
-    """The address of a Streamlit app while it runs."""
+    """Run a Streamlit app, and yield its address."""
     port = free_port(0)
     options = {"server.port": port, "server.address": "127.0.0.1", "server.headless": True, "logger.level": "error"}
     options |= {"server.fileWatcherType": "none", "browser.gatherUsageStats": False}

@@ -1,4 +1,4 @@
-"""A step of GRPO against TRL: 24 prompts of 18 tokens, 8 completions of 8 each, sampled, scored and learned from."""
+"""A step of GRPO against TRL: 24 prompts of 18 tokens, 8 completions of 8 tokens each, with sampling and rewards."""
 
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,17 @@ from trainers.trainee import Trainee
 
 
 def even(prompts: list[str], completions: list[str], **columns: object) -> list[float]:
-    """The reward of both: whether the letters of a completion have an even sum."""
+    """Return the reward of both: whether the characters of a completion have an even sum."""
     return [float(sum(map(ord, text)) % 2 == 0) for text in completions]
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """Without a reference in the loss, as TRL works by default, and with one."""
+    """Measure without a reference in the loss, TRL's default, and with one."""
     return [measure(0.0), measure(0.04)], []
 
 
 def measure(beta: float) -> Row:
-    """One comparison: the same reward, normalisation, clip and weight of the KL."""
+    """Measure one comparison with the same reward, normalisation, clipping and weight of the KL."""
     import trl
     from datasets import Dataset
 

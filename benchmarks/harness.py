@@ -1,4 +1,4 @@
-"""Time two ways of doing one thing in turn, A B A B ..., so that a drifting machine slows both alike."""
+"""Timing of two implementations in turn, A B A B ..., so that a machine's drift affects both equally."""
 
 import statistics
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: medians in seconds, and the ratio B / A pair by pair."""
+    """A comparison: medians in seconds, and quartiles of the pairwise ratio B / A."""
 
     name: str
     a: str
@@ -22,7 +22,7 @@ class Row:
     target: str = ""
 
     def cells(self) -> list[str]:
-        """The row as text for a table."""
+        """Return the cells of the row for a table."""
         return [
             self.name,
             f"{self.a}: {1e3 * self.seconds_a:.1f} ms",
@@ -37,14 +37,14 @@ HEADER = ["measurement", "A", "B", "B / A, median [quartiles]", "pairs", "target
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call."""
+    """Measure the wall-clock seconds of one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 15, warmup: int = 2) -> float:
-    """Median of the seconds of several calls."""
+    """Measure the median seconds of several calls."""
     return statistics.median([seconds(work) for _ in range(warmup + repeats)][warmup:])
 
 
@@ -66,7 +66,7 @@ def compare(
 
 
 def summary(name: str, a: str, b: str, times: Sequence[tuple[float, float]], target: str = "") -> Row:
-    """Pairs of seconds of `a` and `b` as a row."""
+    """Summarise pairs of seconds of `a` and `b` as a row."""
     ratios = [second / first for first, second in times]
     low, middle, high = statistics.quantiles(ratios, n=4)
     return Row(

@@ -1,4 +1,4 @@
-"""How long `--help` of every command takes, against a process that imports torch."""
+"""Seconds of `--help` of every command, compared with a process that imports torch."""
 
 import subprocess
 import sys
@@ -13,11 +13,11 @@ WORDS = [
     *(["train", method] for method in METHODS),
     *(["experiment", name] for name in BUILT_IN),
 ]
-"""The commands, each method of `train`, and each built-in experiment."""
+"""Words of the commands, each method of `train`, and each built-in experiment."""
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """A table of medians; no ratios, since a reader waits for seconds and not for shares."""
+    """Measure a table of medians, without ratios, since seconds matter here."""
     probe, torch = [sys.executable, "-m", "probe.cli"], [sys.executable, "-c", "import torch"]
     lines = [
         "Seconds until `--help` is printed, median of 5; wanted: about 1.",

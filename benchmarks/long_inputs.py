@@ -1,8 +1,8 @@
-"""Attention over long inputs: seconds and peak memory of streamed statistics, and of a cache of every pattern.
+"""Attention over long inputs: seconds and peak memory of streamed statistics, and of a cache of all patterns.
 
 A random model of the shape of SmolLM2-135M (30 layers, 9 heads, 49,152 tokens) reads random texts. Every measurement
-runs in a process of its own, whose peak above the loaded model is what the kernel saw (Linux only). Where the preflight
-says that a cache needs more than `ROOM`, its prediction stands in the table and is marked so.
+runs in a separate process, whose peak above the loaded model is read from the kernel (Linux only). If a cache is
+predicted to need more than `ROOM`, the table contains the marked prediction instead.
 
     python -m benchmarks.long_inputs streaming 4096     # one measurement
 """
@@ -26,20 +26,20 @@ from probe.texts import say
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
 ROOM = 4 * 10**9
-"""Bytes that a cache may take here."""
+"""Largest number of bytes of a cache."""
 
 COLUMNS = ["tokens", "streamed statistics", "cache of all patterns", "cache of everything (predicted)"]
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """One table; no pair is timed in turn, since each measurement has a process of its own."""
+    """Measure one table; nothing is timed in turn, since each measurement has a separate process."""
     rows = [[f"{length:,}", *cells(length)] for length in LENGTHS]
     table = "\n".join(f"| {' | '.join(line)} |" for line in [COLUMNS, ["---"] * len(COLUMNS), *rows])
     return [], [f"Attention of a model of SmolLM2's shape, seconds and peak memory above the model:\n\n{table}"]
 
 
 def cells(length: int) -> list[str]:
-    """The table's row of one length."""
+    """Return the table's row for one length."""
     plan = measured("plan", length)
     stream = measured("streaming", length)
     cache = f"predicted {readable(plan['patterns'])}"
@@ -50,17 +50,17 @@ def cells(length: int) -> list[str]:
 
 
 def measured(what: str, length: int) -> dict:
-    """What a process of its own says."""
+    """Return a measurement from a separate process."""
     command = [sys.executable, "-m", "benchmarks.long_inputs", what, str(length)]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(process.stdout.splitlines()[-1])
 
 
 def measure(what: str, length: int, **shape: int) -> dict:
-    """In this process: "streaming" or "patterns" with seconds and peak, or the bytes that the "plan" predicts.
+    """Measure "streaming" or "patterns" in this process, or return the bytes predicted by the "plan".
 
     Args:
-        what: which.
+        what: kind of measurement.
         length: tokens of the text.
         shape: settings of the model that differ from SmolLM2's.
     """
@@ -75,13 +75,13 @@ def measure(what: str, length: int, **shape: int) -> dict:
         "streaming": lambda ids: attention_statistics(lm, ids),
         "patterns": lambda ids: lm.run_with_cache(ids, names),
     }
-    work[what](ids[:8])  # whatever is built on the first call
+    work[what](ids[:8])  # for everything that is built on the first call
     return peak(lambda: work[what](ids))
 
 
 def peak(work: Callable[[], object]) -> dict:
-    """Seconds of a call, and by how many bytes the process grew at most while it ran."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    """Measure the seconds of a call, and the largest growth of the process in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before, start = resident("VmRSS"), perf_counter()
     result = work()
     seconds, most = perf_counter() - start, resident("VmHWM")
@@ -90,13 +90,13 @@ def peak(work: Callable[[], object]) -> dict:
 
 
 def resident(name: str) -> int:
-    """Bytes of this process in memory: now (VmRSS), or at most since the peak was reset (VmHWM)."""
+    """Return the resident bytes of this process: now (VmRSS), or at the peak since the last reset (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def model(**shape: int) -> LM:
-    """Random weights in the shape of SmolLM2-135M."""
+    """Return a random model of the shape of SmolLM2-135M."""
     sizes = {
         "vocab_size": 49_152,
         "hidden_size": 576,

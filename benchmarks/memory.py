@@ -1,8 +1,7 @@
-"""Peak memory of training a model of the shape of SmolLM2-135M, by the options that save some.
+"""Peak memory of training a model of the shape of SmolLM2-135M, by memory-saving options.
 
-Every measurement is a process of its own that takes two steps of SFT on 4 texts of 128 tokens. The kernel gives its
-peak (Linux only); what the process took before the model was loaded is taken off, and the peak starts anew once the
-model is loaded.
+Every measurement is a separate process that takes two steps of SFT on 4 texts of 128 tokens. The peak is read from the
+kernel (Linux only); the memory before the model was loaded is subtracted, and the peak is reset after loading.
 
     python -m benchmarks.memory FOLDER --lora 8     # one measurement, of the model in a folder
 """
@@ -40,7 +39,7 @@ COLUMNS = ["options", "peak", "seconds a step"]
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """One table; no pair is timed in turn, since each measurement has a process of its own."""
+    """Measure one table; nothing is timed in turn, since each measurement has a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         path = model().save(Path(folder) / "model")
         rows = [[f"`{options}`" if options else "none", *cells(path, options)] for options in OPTIONS]
@@ -51,7 +50,7 @@ def run() -> tuple[list[Row], list[str]]:
 
 
 def cells(path: Path, options: str) -> list[str]:
-    """The table's row of some options."""
+    """Return the table's row for some options."""
     command = [sys.executable, "-m", "benchmarks.memory", str(path), *options.split()]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(process.stdout.splitlines()[-1])
@@ -59,7 +58,7 @@ def cells(path: Path, options: str) -> list[str]:
 
 
 def measure(path: str, options: list[str]) -> dict[str, Any]:
-    """In this process: bytes at the peak, those that the allocator keeps included, and seconds of the second step."""
+    """Measure in this process the peak bytes, including the allocator's cache, and the seconds of the second step."""
     before = resident("VmRSS")
     words = ["--out", "unused", "--base", path, "--device", "cpu", "--capture-every", "0", *options]
     config = parse(SFTConfig, [*words, "--batch-size", str(TEXTS)], "benchmarks.memory")
@@ -70,7 +69,7 @@ def measure(path: str, options: list[str]) -> dict[str, Any]:
     step = stepper(
         session, SFT(session, config, trainee, [Demonstration(t[:1], t[1:], [True] * (TOKENS - 1)) for t in ids])
     )
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     step(1)
     start = time.perf_counter()
     step(2)

@@ -1,8 +1,8 @@
-"""How long a page of the dashboard takes to answer a change, on the sample models and on SmolLM2 with 64 tokens.
+"""Seconds that a page of the dashboard takes after a change, on the sample models and on SmolLM2 with 64 tokens.
 
-A change is a prompt that was never asked before, or another choice of the page's own (a head, a token, a site). Timed
-is the server's whole run of the page, without the browser, with the models loaded. The checkpoint is the one that `make
-test-real` fetches; without it those columns stay empty.
+A change is a new prompt, or another choice on the page (a head, a token, a site). The time is that of the server's
+whole run of the page with loaded models, without the browser. The checkpoint is the one that `make test-real`
+downloads; without it its columns are empty.
 """
 
 import os
@@ -37,20 +37,20 @@ CHOICES: dict[str, tuple[str, Sequence[object]]] = {
     "autoregression": ("lag_longest", [6, 8, 10, 7, 9, 11]),
     "rewards": ("aligned", ["rsft", "dpo-honest", "sft", "rlvr", "rlhf-weak-kl", "dpo-agreeable"]),
 }
-"""For each page a choice of its own, and the values it takes in turn."""
+"""Choice of each page and the values that it takes in turn."""
 KINDS = ("fact", "opinion_false", "pressure", "context", "context_conflict", "context_absent", "context_stranger")
 KINDS += ("city", "two_hop", "rare", "stranger", "stranger_heldout", "phase_0")
-"""Questions of the world for the Rewards page."""
+"""Kinds of the world's questions for the Rewards page."""
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """A table of medians; no ratios, since there is nothing to compare with but the reader's patience."""
+    """Measure a table of medians, without ratios, since there is nothing to compare with."""
     with TemporaryDirectory() as folder:
         return [], [table(Path(folder))]
 
 
 def table(folder: Path) -> str:
-    """One line a page; `folder` gets two runs that hold the checkpoint, as a base and an aligned model of its size."""
+    """Measure one line per page; `folder` gets two runs with the checkpoint, as base and aligned model."""
     real = CHECKPOINT.is_dir()
     for name in (REAL, TWIN) if real else ():
         writer = RunWriter.create(folder / name, method="watch", config={})
@@ -75,7 +75,7 @@ def table(folder: Path) -> str:
 
 
 def questions() -> str:
-    """Rewards after each kind of questions that was not asked before, with 16 samples: the first answer, and all."""
+    """Measure Rewards after each new kind of questions, with 16 samples: until the first answer, and until all."""
     first: list[float] = []
     again = st.rerun
 
@@ -105,7 +105,7 @@ def questions() -> str:
 
 
 def measured(page: str, base: str, aligned: str | None, prompts: Sequence[str]) -> tuple[str, str]:
-    """Seconds after a new prompt, and after another choice."""
+    """Measure the seconds after a new prompt, and after another choice."""
     app = opened(page, base, aligned, prompts[0])
     key, values = CHOICES[page]
     return (
@@ -115,7 +115,7 @@ def measured(page: str, base: str, aligned: str | None, prompts: Sequence[str]) 
 
 
 def opened(page: str, base: str, aligned: str | None, prompt: str) -> AppTest:
-    """A page that has answered once."""
+    """Return a page that has been drawn once."""
     app = AppTest.from_file(ROOT / "dashboard" / "pages" / "app.py", default_timeout=600)
     app.query_params["base"] = base
     app.query_params["aligned"] = aligned or base
@@ -126,7 +126,7 @@ def opened(page: str, base: str, aligned: str | None, prompt: str) -> AppTest:
 
 
 def timed(app: AppTest, change: Callable[[int], object]) -> str:
-    """Median and slowest of the changes after the first."""
+    """Return median and maximum of the seconds of the changes after the first."""
     times = []
     for number in range(1 + CHANGES):
         change(number)
@@ -137,7 +137,7 @@ def timed(app: AppTest, change: Callable[[int], object]) -> str:
 
 
 def world_prompts() -> list[str]:
-    """Questions after a false claim, each another one."""
+    """Return different questions after a false claim."""
     from probe.runs import open_run
     from probe.world import of
 
@@ -147,7 +147,7 @@ def world_prompts() -> list[str]:
 
 
 def long_prompts() -> list[str]:
-    """Texts of 64 tokens that begin with different words."""
+    """Return texts of 64 tokens that begin with different words."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)

@@ -1,4 +1,4 @@
-"""Reading what a run logged and listing many runs, beside plain pandas and json on the same files."""
+"""Reading the metrics of a run and listing many runs, compared with plain pandas and json on the same files."""
 
 import json
 from pathlib import Path
@@ -15,13 +15,13 @@ NAMES = ("loss", "lr", "grad_norm", "tokens_per_second", "step_time", "num_token
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """The reader looks for torn lines and for steps that a resume took back; the other side only parses."""
+    """Measure both; only Probe's reader handles incomplete lines and steps undone by a resume."""
     with TemporaryDirectory() as folder:
         return [metrics(Path(folder) / "long"), listing(Path(folder) / "many")], []
 
 
 def metrics(path: Path) -> Row:
-    """One run of `STEPS` lines."""
+    """Measure one run of `STEPS` lines."""
     RunWriter.create(path, method="pretrain", config={}).finish("finished")
     file = path / "metrics.jsonl"
     rows = ({"step": step, "time": step * 0.1} | dict.fromkeys(NAMES, step * 0.123456) for step in range(STEPS))
@@ -32,7 +32,7 @@ def metrics(path: Path) -> Row:
 
 
 def listing(root: Path) -> Row:
-    """`RUNS` runs of one root."""
+    """Measure `RUNS` runs in one directory."""
     for number in range(RUNS):
         RunWriter.create(root / f"run-{number:03d}", method="pretrain", config={"lr": 1e-3}).finish("finished")
 

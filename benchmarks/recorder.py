@@ -1,4 +1,4 @@
-"""What captures cost while training: blocks of steps at the default interval, with and without the recorder."""
+"""Cost of captures during training: blocks of steps at the default interval, with and without the recorder."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ EVERY = TrainConfig(out=Path("unused")).capture_every
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """Pretraining with attention, lens and entropy; DPO with the reward shift too, which samples answers."""
+    """Measure pretraining with attention, lens and entropy, and DPO also with the reward shift (sampled answers)."""
     lm, step, size = pretraining()
     plain = measure(f"{EVERY} pretraining steps of {size}", lm, lambda: step(1), ())
     config = settings(DPOConfig, base="unused", batch_size=PAIRS, capture_every=EVERY)
@@ -40,7 +40,7 @@ def run() -> tuple[list[Row], list[str]]:
 
 
 def measure(name: str, lm: probe.LM, step: Callable[[], object], instruments: Sequence[Instrument]) -> tuple[Row, str]:
-    """One block is one default interval: that many training steps, and the capture that is due in it."""
+    """Measure blocks of one default interval: its training steps and the capture due in it."""
 
     def steps() -> None:
         for _ in range(EVERY):

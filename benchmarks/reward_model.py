@@ -17,13 +17,13 @@ from trainers.trainee import Trainee
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """The same pairs as for DPO."""
+    """Measure on the same pairs as for DPO."""
     rows = [("18 + 8 tokens", equal()), ("the world's", of_the_world())]
     return [measure(f"reward model step of {PAIRS} pairs, {kind}", texts) for kind, texts in rows], []
 
 
 def measure(name: str, texts: Sequence[Texts]) -> Row:
-    """One comparison."""
+    """Measure one comparison."""
     import trl
     from datasets import Dataset
 

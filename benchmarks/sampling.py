@@ -8,7 +8,7 @@ from probe.model.text import pad_id
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """Neither side may end early, so that both draw the same number of tokens."""
+    """Measure without end tokens, so that both sides sample the same number of tokens."""
     lm = tiny()
     ids = torch.tensor(prompts())
     options = {"num_return_sequences": COMPLETIONS, "max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}

@@ -1,4 +1,4 @@
-"""Log-probabilities of groups and pairs, forward and backward: each prompt once against each prompt repeated."""
+"""Log-probabilities of groups and pairs, forward and backward: shared prompts against repeated prompts."""
 
 from benchmarks.harness import Row, compare
 from benchmarks.models import completions, prompts, tiny
@@ -6,12 +6,12 @@ from probe.model.scoring import completion_logprobs
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """Groups of 8 (as in GRPO) and pairs (as in DPO)."""
+    """Measure groups of 8 (as in GRPO) and pairs (as in DPO)."""
     return [measure("log-probabilities of 24 x 8 completions", 8), measure("log-probabilities of 24 pairs", 2)], []
 
 
 def measure(name: str, size: int) -> Row:
-    """Forward and backward of 24 prompts of 18 tokens with `size` completions of 8."""
+    """Measure forward and backward of 24 prompts of 18 tokens with `size` completions of 8 tokens."""
     model, groups = tiny().model, completions(size)
 
     def step(share: bool) -> None:

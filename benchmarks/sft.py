@@ -18,26 +18,26 @@ EXAMPLES = 32
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """Equal lengths show the cost of a step, the world's what packing saves."""
+    """Measure with equal lengths, for the cost of a step, and with the world's, for the gain of packing."""
     kinds = (("18 + 8 tokens", equal()), ("the world's", of_the_world()))
     return [measure(f"SFT step of {EXAMPLES} examples, {kind}", examples) for kind, examples in kinds], []
 
 
 def equal() -> list[Demonstration]:
-    """Random tokens: prompts of 18, completions of 8."""
+    """Return random tokens: prompts of 18, completions of 8."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, len(tiny().tokenizer), (EXAMPLES * (WARMUP + REPEATS), 26), generator=generator).tolist()
     return [Demonstration(row[:18], row[18:], [True] * 8) for row in ids]
 
 
 def of_the_world() -> list[Demonstration]:
-    """What `probe train sft` reads: 7 to 40 tokens."""
+    """Return the data of `probe train sft`: 7 to 40 tokens."""
     items = world().demonstrations(EXAMPLES * (WARMUP + REPEATS), 0)
     return [encode_completion(tiny(), item.prompt, item.answers[0]) for item in items]
 
 
 def measure(name: str, examples: Sequence[Demonstration]) -> Row:
-    """One comparison, on the same ids and labels."""
+    """Measure one comparison on the same ids and labels."""
     import trl
     from datasets import Dataset
 

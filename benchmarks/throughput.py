@@ -1,4 +1,4 @@
-"""Matrix products per second of this machine, and the share of them that a pretraining step reaches."""
+"""Throughput of matrix products on this machine, and the share of it that a pretraining step reaches."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ LARGE = 2048
 
 
 def pretraining() -> tuple[probe.LM, Callable[[int], object], str]:
-    """A model, what takes a step of pretraining it on the world at the default sizes, and these in words."""
+    """Return a model, a function that takes one pretraining step on the world, and a description."""
     lm, config = fresh(), settings(PretrainConfig)
     assert isinstance(config, PretrainConfig)
     size = config.batch_size
@@ -40,7 +40,7 @@ def pretraining() -> tuple[probe.LM, Callable[[int], object], str]:
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """A step of pretraining against its matrix products alone, forward and backward, on the same machine in turn."""
+    """Measure a pretraining step against its matrix products alone, forward and backward, in turn."""
     lm, step, size = pretraining()
     config = PretrainConfig(out=Path("unused"))
     batch, length = config.batch_size, config.length - 1
@@ -61,7 +61,7 @@ def run() -> tuple[list[Row], list[str]]:
 
 
 def linear_products(model: nn.Module, tokens: int) -> tuple[Callable[[], object], float]:
-    """All products of the linear layers in one step, forward and backward, and their number of operations."""
+    """Return all products of the linear layers in one step, forward and backward, and their number of operations."""
     layers = [module.weight.detach() for module in model.modules() if isinstance(module, nn.Linear)]
     operands = [(torch.randn(tokens, w.shape[1]), w, torch.randn(tokens, w.shape[0])) for w in layers]
 
@@ -75,6 +75,6 @@ def linear_products(model: nn.Module, tokens: int) -> tuple[Callable[[], object]
 
 
 def attention_flops(model: nn.Module, batch: int, length: int) -> float:
-    """Operations of scores and weighted sums with their gradients, of the causal half: 2 (1 + 2) 2 d T (T + 1) / 2."""
+    """Count the operations of causal attention with gradients: 2 (1 + 2) 2 d T (T + 1) / 2."""
     config = model.config
     return 6.0 * config.num_hidden_layers * batch * config.hidden_size * length * (length + 1)

@@ -1,14 +1,14 @@
-"""Who may do more than read: whoever opened the address that `probe dashboard` printed.
+"""Access control: only readers who open the address printed by `probe dashboard` may do more than read.
 
-A page of any site can send a browser to this server, frame its pages, or open a connection to it from another port of
-this machine. So three things hold:
+A page of any site can send a browser to this server, frame its pages, or connect to it from another port of this
+machine. There are three protections:
 
-- `Guard` answers only requests that name this server, and of pages only its own; no other page may frame it.
-- The printed address carries a fresh token. `Guard` takes it out of the URL and puts it into a cookie that scripts
-  cannot read and other sites cannot send.
-- What starts, stops or writes anything asks `may_write`. Without the token's cookie the pages only read.
+- `Guard` answers only requests addressed to this server and, from pages, only its own; no other page may frame it.
+- The printed address contains a new token. `Guard` moves it from the URL into a cookie that scripts cannot read and
+  other sites cannot send.
+- Actions that start, stop or write anything check `may_write`. Without the token's cookie the pages are read-only.
 
-A cookie knows its host and no port: whatever else this machine serves to the same browser is sent it too.
+Cookies are per host, not per port: other servers on this machine receive it from the same browser too.
 """
 
 import secrets
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PARAMETER = "token"
-"""Of the printed address."""
+"""Name of the URL parameter with the token."""
 HOSTS = ("127.0.0.1", "localhost")
-"""Names of this machine that the server answers to."""
+"""Host names of this machine that the server accepts."""
 SAFE = ("GET", "HEAD", "OPTIONS")
-"""Methods that change nothing."""
+"""HTTP methods that change nothing."""
 HEADERS = {
     "Content-Security-Policy": "frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
@@ -40,7 +40,8 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
-"""Of every response: no other page frames this one, holds its window, embeds its files, or learns its address."""
+"""Headers of every response: other pages cannot frame this one, hold its window, embed its files or learn its
+address."""
 READ_ONLY = (
     "This page only reads: to train, measure, stop or store anything, open the address with a token that"
     " `probe dashboard` printed, in this browser."
@@ -58,52 +59,52 @@ class Gate:
 
     @property
     def cookie(self) -> str:
-        """Name of the cookie."""
+        """The name of the cookie."""
         return f"probe-{self.port}"
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The server's addresses, as a Host header gives them."""
+        """The server's addresses in the form of a Host header."""
         return tuple(f"{host}:{self.port}" for host in HOSTS) + (HOSTS if self.port == 80 else ())
 
     def address(self, url: str) -> str:
-        """Return the address that carries the token."""
+        """Return the address with the token."""
         return f"{url}/?{PARAMETER}={self.token}"
 
     def is_token(self, given: str) -> bool:
-        """Return whether a text is the token, in a time that tells nothing about the token."""
+        """Return whether a text is the token, in constant time."""
         return secrets.compare_digest(given.encode(), self.token.encode())
 
     def admits(self, cookies: Mapping[str, str]) -> bool:
-        """Return whether one of the cookies holds the token."""
+        """Return whether one of the cookies contains the token."""
         return self.is_token(cookies.get(self.cookie, ""))
 
 
 _gates: list[Gate] = []
-"""Of the server of this process; empty where none was started by `probe dashboard`."""
+"""The gate of this process's server; empty if the server was not started by `probe dashboard`."""
 
 
 def install(gate: Gate) -> None:
-    """Let whoever holds the token do more than read."""
+    """Allow writing to readers with the token."""
     _gates[:] = [gate]
 
 
 def uninstall() -> None:
-    """Let nobody do more than read."""
+    """Make the pages read-only for everybody."""
     _gates.clear()
 
 
 def may_write() -> bool:
-    """Return whether the reader may start, stop or write anything; never, unless `probe dashboard` serves the page."""
+    """Return whether the reader may start, stop or write anything; False unless `probe dashboard` serves the page."""
     import streamlit as st
 
     return any(gate.admits(st.context.cookies) for gate in _gates)
 
 
 def check() -> None:
-    """Refuse to go on where the reader may only read.
+    """Refuse to continue if the reader may only read.
 
-    To be called by whatever starts, stops or writes: a button that is disabled can be pressed all the same.
+    Every action that starts, stops or writes calls it: a disabled button can still be pressed.
 
     Raises:
         ConfigError: the reader may only read.
@@ -116,21 +117,21 @@ def button(help: str | None = None, *, disabled: bool = False) -> dict[str, Any]
     """Return the settings of a button that starts, stops or writes: disabled, with the reason, for read-only readers.
 
     Args:
-        help: what it does.
-        disabled: for another reason.
+        help: description of the action.
+        disabled: whether the button is disabled for another reason.
     """
     may = may_write()
     return {"disabled": disabled or not may, "help": help if may else READ_ONLY}
 
 
 class Guard:
-    """ASGI middleware around all that the server answers."""
+    """ASGI middleware around all responses of the server."""
 
     def __init__(self, app: "ASGIApp", gate: Gate) -> None:
         self.app, self.gate = app, gate
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Answer a request here, or hand it on."""
+        """Answer a request, or forward it."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -155,17 +156,17 @@ class Guard:
         answer = PlainTextResponse(reason, 403) if reason else exchange(self.gate, request)
         try:
             await (answer or self.app)(scope, receive, send_guarded)
-        except Exception:  # whoever answers in the place of the server has no headers of ours
+        except Exception:  # an error response of the framework lacks our headers
             if not has_begun:
                 await PlainTextResponse("The server failed; its terminal says why.", 500)(scope, receive, send_guarded)
             raise
 
 
 def refusal(gate: Gate, request: HTTPConnection) -> str:
-    """Say in one sentence why a request is not answered; empty if it is.
+    """State in one sentence why a request is refused; empty if it is allowed.
 
-    A name that was bent to this machine (DNS rebinding) is no host of the server. A browser sends `Origin` with every
-    WebSocket and with whatever a page of another origin does beyond following a link.
+    A name that resolves to this machine by DNS rebinding is not a host of the server. A browser sends `Origin` with
+    every WebSocket and with every request of a page of another origin, except when a link is followed.
     """
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
     method = request.scope.get("method")  # a WebSocket has none
@@ -179,10 +180,7 @@ def refusal(gate: Gate, request: HTTPConnection) -> str:
 
 
 def exchange(gate: Gate, request: HTTPConnection) -> Response | None:
-    """Redirect a request to its URL without the token, and set the cookie if the token is right.
-
-    None where there is no token.
-    """
+    """Redirect a request with a token to its URL without it, and set the cookie if it is right; else return None."""
     words = parse_qsl(request.url.query, keep_blank_values=True)
     tokens = [value for name, value in words if name == PARAMETER]
     if not tokens or request.scope["method"] not in ("GET", "HEAD"):

@@ -1,4 +1,4 @@
-"""The one way a page shows an analysis: its inputs, its cost, its sentence, figures and tables, all from its record."""
+"""Display of an analysis on any page: inputs, cost, sentence, figures and tables, all from its record."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,11 +50,11 @@ if TYPE_CHECKING:
     from probe.ticks import Tick
 
 ROWS = 10
-"""Rows of a table that are seen without scrolling."""
+"""Rows of a table that are visible without scrolling."""
 CHAT = "chat"
-"""Key of whether the prompt is sent in the chat template."""
+"""Key of the choice whether the prompt is sent in the chat template."""
 CLICK = " (click one)"
-"""Behind the title of a figure in which a click chooses something."""
+"""Suffix of the title of a figure in which a click selects something."""
 
 
 def keys_of(names: Sequence[str]) -> list[str]:
@@ -65,7 +65,7 @@ def keys_of(names: Sequence[str]) -> list[str]:
 
 
 def draw_below(name: str, page: Page) -> None:
-    """Draw an analysis in a tab below what the page is about."""
+    """Draw an analysis in a tab below the main part of the page."""
     draw(find_analysis(name), page.below(tell=say, section=TAB_DETAILS))
 
 
@@ -75,7 +75,7 @@ def say(sentence: str) -> None:
 
 
 def draw_several(names: Sequence[str], page: Page) -> None:
-    """Draw analyses one below the other: the sentence of the first is that of the page, and inputs are shared."""
+    """Draw analyses below each other with shared inputs; the first one's sentence is the page's."""
     for index, name in enumerate(names):
         analysis = find_analysis(name)
         if index:
@@ -84,11 +84,11 @@ def draw_several(names: Sequence[str], page: Page) -> None:
 
 
 def draw(analysis: Analysis, page: Page) -> Sequence[Drawable]:
-    """Draw an analysis of the chosen models, from its inputs to its folded section; return its results, if any.
+    """Draw an analysis of the chosen models, from its inputs to its details; return its results, if any.
 
     Args:
-        analysis: which one.
-        page: where it is drawn.
+        analysis: analysis to draw.
+        page: page of the analysis.
     """
     sides = load(analysis, page.shared) if page.sides is None else page.sides
     if sides is None or _lacks(analysis, page, sides):
@@ -140,18 +140,18 @@ def draw_results(
     texts: "DeltaGenerator | None" = None,
     places: "dict[str, DeltaGenerator] | None" = None,
 ) -> None:
-    """Draw results of an analysis: sentence, texts, figures, notes, tables, and the folded section.
+    """Draw results of an analysis: sentence, texts, figures, notes, tables and details.
 
     Args:
-        analysis: which one.
-        page: where they are drawn.
-        results: what `Analysis.together` gives.
-        groups: the models of each result; none where it has no models, as with captures.
-        source: models and inputs, for the files that a reader takes away.
-        lines: gives the Python lines of the chosen views.
+        analysis: analysis of the results.
+        page: page of the analysis.
+        results: results of `Analysis.together`.
+        groups: models of each result; empty for results without models, as from captures.
+        source: models and inputs, recorded in downloaded files.
+        lines: function that returns the Python lines of the chosen views.
         lms: the models.
-        texts: where texts go.
-        places: where the widgets of views go, by their keys; without it they get a row here.
+        texts: container of texts.
+        places: containers of the widgets of views, by their keys; by default a new row.
     """
     texts = st.container() if texts is None else texts
     looks = [each for each in fields_of(analysis, *lms, result=results[0]) if each["view"]]
@@ -201,7 +201,7 @@ def _lacks(analysis: Analysis, page: Page, sides: Sequence[Side]) -> bool:
 
 
 def _settled(analysis: Analysis, lms: "Sequence[LM]", values: Values) -> Values:
-    """Return inputs that are left to the models with one value for all of them."""
+    """Return the inputs, with one common value for all models where the models determine it."""
     if analysis.settle is None or analysis.models == PAIR or len(lms) < 2:
         return values
     say = f"{escape_markdown(analysis.title)}: asking all models alike"
@@ -211,7 +211,7 @@ def _settled(analysis: Analysis, lms: "Sequence[LM]", values: Values) -> Values:
 def _tell_why(
     analysis: Analysis, page: Page, sides: Sequence[Side], found: Sequence[object] | None, errors: Sequence[str]
 ) -> None:
-    """Say why there is no result: it is only offered, a word of the prompt is unknown, or what failed."""
+    """State why there is no result: it is only offered, a word of the prompt is unknown, or something failed."""
     asks = any(each["shared"] == PROMPT for each in analysis.fields())
     named = ((side.name, side.lm) for side in sides)
     if found is not None and asks and not words_known(page.shared, named, page.answer):
@@ -222,7 +222,7 @@ def _tell_why(
 
 
 def load(analysis: Analysis, shared: SharedChoices) -> list[Side] | None:
-    """Load the models that an analysis takes; None while the page waits for consent, none where one is not chosen."""
+    """Load the models of an analysis; None while the page waits for consent, empty if one is not chosen."""
     if not analysis.models:
         return []
     if analysis.models != PAIR:
@@ -237,13 +237,13 @@ def load(analysis: Analysis, shared: SharedChoices) -> list[Side] | None:
 def compute(
     analysis: Analysis, sides: Sequence[Side], values: Values, where: "DeltaGenerator | None" = None
 ) -> tuple[list[tuple[Sequence[Side], Drawable]] | None, list[str]]:
-    """Return the result of the pair, or of each model, and why others have none; None while one is only offered.
+    """Return the result of the pair, or of each model, and why others have none; None while a result is only offered.
 
     Args:
-        analysis: which one.
-        sides: the models.
-        values: the inputs.
-        where: it is offered; by default here.
+        analysis: analysis to compute.
+        sides: models.
+        values: values of the inputs.
+        where: container of the offer; by default the current one.
     """
     files = {field["name"] for field in analysis.fields() if field["file"]}
     named = [Path(each) if name in files and isinstance(each, str) else each for name, each in values.items()]
@@ -280,13 +280,13 @@ def compute(
 
 
 def _paths(values: Iterable[Any]) -> list[Path]:
-    """Return the paths among the values of inputs, and in their lists."""
+    """Return the paths among the values of inputs, including those in lists."""
     flat = (each for value in values for each in (value if isinstance(value, tuple) else (value,)))
     return [each.expanduser() for each in flat if isinstance(each, Path)]
 
 
 def looks_of(sides: Sequence[Side]) -> list[Look]:
-    """Return how the models are drawn: a second one of the same colour with dashes."""
+    """Return the styles of the models; a second one of the same colour is dashed."""
     dashes = ["dash" if index and side.colour == sides[0].colour else "solid" for index, side in enumerate(sides)]
     return [Look(side.name, side.colour, dash) for side, dash in zip(sides, dashes, strict=True)]
 
@@ -306,7 +306,7 @@ def _cost(*lms: "LM", name: str, version: str | None, values: tuple[tuple[str, A
 
 
 def draw_texts(analysis: Analysis, texts: "TokenRows | None", key: str, beside: "DeltaGenerator | None" = None) -> None:
-    """Draw texts as chips; a click on one gives inputs the values that it names. What they mean is said beside."""
+    """Draw texts as chips with a legend; a click on a chip sets inputs to its values."""
     if texts is None:
         return
 
@@ -327,9 +327,9 @@ def draw_figures(
     source: Mapping[str, Any],
     spots: "Mapping[str, DeltaGenerator]",
 ) -> None:
-    """Draw all figures where the page has a place for them, else in the rows that the record names.
+    """Draw all figures in the page's places for them, else in the rows of the record.
 
-    Those of several models stand side by side.
+    Figures of several models are side by side.
     """
     charts = [analysis.figures(result, views) for result in results]
     names = list(dict.fromkeys(name for each in charts for name in each))
@@ -355,7 +355,7 @@ def draw_figures(
 
 
 def _take_point(analysis: Analysis, clicks: Mapping[str, str], points: list[dict]) -> None:
-    """Give inputs the values of the point that was clicked."""
+    """Set inputs to the values of the clicked point."""
     values = {name: points[0].get(part) for name, part in clicks.items()}
     values = {name: value[0] if isinstance(value, list) else value for name, value in values.items()}
     kinds = {each["name"]: each["type"] for each in analysis.fields()}
@@ -371,7 +371,7 @@ def draw_lists(
     views: Values,
     page: Page,
 ) -> Values:
-    """Draw the table that the reader chooses, with all of its rows as CSV; return the views with those of tables."""
+    """Draw the chosen table, with all rows as CSV; return the views including those of tables."""
     left, *right = st.columns([7, *map(width, fields)], **ROW) if fields else [st.container()]
     places = {field["key"]: place for field, place in zip(fields, right, strict=True)}
     views = views | (choose(analysis, fields, dataclasses.replace(page, drawn={}), (), places) or {})
@@ -415,7 +415,7 @@ def _open_row(key: str, take: Take, opens: str, rows: Sequence[Mapping[str, Any]
 
 
 def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], views: Mapping[str, Any]) -> str:
-    """Return the Python lines that give the sentence, the figures and the tables of the page."""
+    """Return the Python lines that reproduce the sentence, the figures and the tables of the page."""
     scalar = any(side.lm.readout != "tokens" for side in sides)
     load = "probe.model.rewards.analysable" if scalar else "probe.LM.load"
     loads = [f"{load}({side.ref!r})" for side in sides]
@@ -454,12 +454,12 @@ def _literal(value: Any) -> str:
 
 
 def _key(analysis: Analysis, name: str) -> str:
-    """Return the name of a figure or a table on its page, and of its files; those of a plugin stand apart."""
+    """Return the name of a figure or table on its page and of its files; names of plugins are distinct."""
     return name if analysis.origin == BUILT_IN else f"{analysis.name}-{name}"
 
 
 def _apart(name: str, group: Sequence[Side], groups: Sequence[Sequence[Side]], sign: str = "-") -> str:
-    """Return a name with that of the model behind it, where several stand side by side."""
+    """Return a name followed by that of the model, if several models are side by side."""
     if len(groups) == 1:
         return name
     return f"{name}{sign}{group[0].name}"

@@ -1,4 +1,4 @@
-"""`probe dashboard`: start the pages on this machine, for this machine only."""
+"""The command `probe dashboard`: it starts the pages on this machine, for this machine only."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dashboard.access import Gate
 
 HOST = "127.0.0.1"
-"""The server never listens beyond loopback, so there is no option for it."""
+"""Address of the server: it never listens beyond loopback, so there is no option for it."""
 
 
 def dashboard(argv: list[str]) -> int:
@@ -33,10 +33,10 @@ def dashboard(argv: list[str]) -> int:
         """Open the dashboard on this machine (127.0.0.1 only); Ctrl-C stops it."""
 
         runs: tuple[str, ...] = ()
-        """Folders that hold runs, here or in a store (s3://bucket/runs); by default those of $PROBE_RUNS, or ./runs,
-        ./sample_runs and the samples."""
+        """Run directories, on this machine or in a store (s3://bucket/runs); by default those of $PROBE_RUNS, or
+        ./runs, ./sample_runs and the samples."""
         plugin: str | None = None
-        """A Python file with experiments or analyses of your own, run with all your rights; may be repeated."""
+        """A Python file with custom experiments or analyses, run with all your rights; may be repeated."""
         port: int = 8501
         """Port to listen on; 0 takes a free one."""
         browser: bool = True
@@ -61,10 +61,10 @@ def dashboard(argv: list[str]) -> int:
 
 
 def checked_roots(given: tuple[str, ...]) -> list[str]:
-    """Return the folders of runs as absolute paths, those of a store as addresses; each store is listed once.
+    """Return the run directories as absolute paths, or as addresses in a store; each store is listed once.
 
     Raises:
-        RunError: one is not a folder, or a store that cannot be reached and was never read.
+        RunError: a path is not a folder, or a store cannot be reached and was never read.
     """
     roots = [text if is_url(text) else str(Path(text).expanduser().resolve()) for text in given]
     for text, root in zip(given, roots, strict=True):
@@ -81,10 +81,10 @@ def checked_roots(given: tuple[str, ...]) -> list[str]:
 
 
 def checked_plugins(given: Sequence[str]) -> list[Path]:
-    """Return the plugins as absolute paths; the server runs them, and says on its pages what is wrong with one.
+    """Return the plugins as absolute paths; the server runs them, and its pages show their errors.
 
     Raises:
-        ConfigError: one is not a Python file.
+        ConfigError: a plugin is not a Python file.
     """
     files = [Path(file).expanduser().resolve() for file in given]
     for text, file in zip(given, files, strict=True):
@@ -94,10 +94,10 @@ def checked_plugins(given: Sequence[str]) -> list[Path]:
 
 
 def free_port(port: int) -> int:
-    """Return `port` if it can be listened on, or any free port for 0.
+    """Return `port` if it is free, or any free port for 0.
 
     Raises:
-        ConfigError: the port is taken, needs rights, or is no port.
+        ConfigError: the port is taken, needs privileges, or is invalid.
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"Port {port} does not exist: give a number from 1024 to 65535, or 0 for a free one.")
@@ -115,11 +115,11 @@ def free_port(port: int) -> int:
 
 
 def settings(port: int) -> dict[str, object]:
-    """Return the server settings as flags would give them, so that no configuration file or variable loosens them."""
+    """Return the server settings in the form of flags, so that no configuration file or variable can loosen them."""
     return {
         "global.developmentMode": False,
         "global.e2eTest": False,
-        # Options have a default, which links leave out, and a value that outlives pages which do not show them.
+        # Options have a default, which links omit, and a value that is kept while other pages are shown.
         "global.disableWidgetStateDuplicationWarning": True,
         "server.address": HOST,
         "server.port": port,
@@ -155,7 +155,7 @@ def serve(gate: "Gate") -> int:
 
     access.install(gate)
     script = Path(__file__).with_name("pages") / "app.py"
-    sys.argv = [str(script)]  # beside it lies the theme
+    sys.argv = [str(script)]  # the theme is in the same folder
     app = App(script, middleware=[Middleware(access.Guard, gate), Middleware(Opening)], on_script_error=report_failure)
     with suppress(KeyboardInterrupt):
         app.run(config=settings(gate.port))
@@ -163,7 +163,7 @@ def serve(gate: "Gate") -> int:
 
 
 def has_display() -> bool:
-    """Return whether a browser window can be seen here."""
+    """Return whether a browser window can be shown on this machine."""
     unix = sys.platform.startswith(("linux", "freebsd", "openbsd"))
     return not unix or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 

@@ -1,4 +1,4 @@
-"""What takes long is offered with its price, and can be stopped: a button before, a bar and a button meanwhile."""
+"""Long computations: a button that states the cost, then a progress bar and a button that stops the computation."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 
 def agreed(place: "DeltaGenerator", button: str, seconds: float | None, key: str) -> bool:
-    """Return whether something is computed now: it is cheap, or the reader has pressed the button that says its cost.
+    """Return whether to compute now: the cost is low, or the reader has pressed the button that states it.
 
     Args:
-        place: where the button is.
-        button: what it says, followed by the cost.
-        seconds: how long it takes, None where nobody knows.
-        key: of the button.
+        place: container of the button.
+        button: label of the button, before the cost.
+        seconds: expected seconds; None if unknown.
+        key: key of the button.
     """
     if seconds is not None and models.is_quick(seconds):
         return True
@@ -35,7 +35,7 @@ def agreed(place: "DeltaGenerator", button: str, seconds: float | None, key: str
 def compute_stoppably(
     place: "DeltaGenerator", key: str, fn: Callable[..., T], *lms: "LM", say: str, **options: Any
 ) -> T:
-    """Return what `compute_once` gives, with a button that stops it meanwhile."""
+    """Return the result of `compute_once`; meanwhile there is a button that stops it."""
     result = models.ready(fn, *lms, **options)
     if result is not None:
         return result
@@ -45,7 +45,7 @@ def compute_stoppably(
         try:
             result = models.compute_once(fn, *lms, say=say, steps=True, **options)
         except ProbeError:
-            place.empty()  # there is nothing to cancel any more
+            place.empty()  # there is nothing left to cancel
             raise
     place.empty()
     return result

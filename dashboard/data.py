@@ -1,4 +1,4 @@
-"""What the pages read: runs, their metrics and captures, each file read again only when it has changed."""
+"""Data of the pages: runs, their metrics and captures; each file is read again only if it has changed."""
 
 import warnings
 from collections.abc import Iterator
@@ -29,36 +29,36 @@ from probe.untrusted import MB, readable
 
 _WARNINGS = Lock()
 _PROBLEMS: ContextVar[dict[str, None] | None] = ContextVar("problems", default=None)
-"""What the page that is being drawn has to say of files that cannot be read."""
+"""Messages of the current page about files that cannot be read."""
 Stamp = tuple[int, int]
 SHARE = 64 * MB
-"""Most bytes that a page reads of the metrics, and of the rollouts, of one run: many stand beside it, and none of them
-waits for more than this."""
+"""Largest number of bytes of metrics, and of rollouts, that a page reads from one run, so that pages with many runs
+stay fast."""
 NAMED_LINES = 3
-"""Broken lines of a file that a page names; the others are counted."""
+"""Number of damaged lines of a file that a page lists; the others are only counted."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """The runs of all roots, as they are now."""
+    """The runs of all run directories, in their present state."""
 
     roots: list[Path]
     runs: dict[str, Run] = field(default_factory=dict)
-    """By label: the name, with the root where two roots hold a run of one name."""
+    """Runs by label: the name, with the directory if two directories hold a run of the same name."""
     problems: dict[str, str] = field(default_factory=dict)
-    """Directories that could not be read, and why."""
+    """Reasons by directory that could not be read."""
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The runs in groups that differ by seed only."""
+        """The groups of runs that differ by seed only."""
         return groups(self.runs.values())
 
     def style(self) -> dict[str, Style]:
-        """Return colour and dash of every run, the same on every page; seeds of one training have one colour."""
+        """Return colour and dash of every run, the same on every page; seeds of one training share a colour."""
         return style_runs(self.runs, self.groups)
 
     def label(self, ref: str | None, near: Run | None = None) -> str | None:
-        """Return the label of the run that a reference in run.json names (a name, a path, either with @step)."""
+        """Return the label of the run that a reference in run.json names (a name or a path, possibly with @step)."""
         if not ref:
             return None
         text = ref.rpartition("@")[0] if "@" in Path(ref).name else ref
@@ -69,7 +69,7 @@ class Store:
 
 
 def stamp(path: Path) -> Stamp:
-    """Return time of the last change and size of a file, or (0, 0) where there is none."""
+    """Return modification time and size of a file, or (0, 0) if there is none."""
     try:
         status = path.stat()
     except OSError:
@@ -78,17 +78,17 @@ def stamp(path: Path) -> Stamp:
 
 
 def file_stamps(path: Path) -> tuple[Stamp, ...]:
-    """Return the stamps of a file, or of a folder and of the files of the run in it, which change while it trains."""
+    """Return the stamps of a file, or of a folder and its run's files, which change during training."""
     return tuple(stamp(path / name) for name in ("", RUN_FILE, METRICS, f"{CAPTURES}/{INDEX}"))
 
 
 def read_store() -> Store:
-    """Read all runs, the oldest first; a run that cannot be read is listed with its problem and hides no other."""
+    """Read all runs, the oldest first; an unreadable run is listed with its problem and does not hide others."""
     store = Store(roots(), problems=store_problems())
     runs: list[Run] = []
     for root in store.roots:
         if not root.is_dir() and is_cached(root):
-            continue  # a store that was never read, as its problem says
+            continue  # a store that was never read; its problem is reported
         if not root.is_dir():
             store.problems[str(root)] = "This folder of runs is not a folder: make it, or name another with --runs."
             continue
@@ -114,7 +114,7 @@ def read_store() -> Store:
 
 
 def stray_sentence(link: Path) -> str:
-    """Say why a run with a link that leads outside the folders of runs is left out."""
+    """Explain why a run with a link that leads outside the run directories is left out."""
     return (
         f"`{link}` is a link that leads outside the folders of runs, so the run is not read: name the folder that it "
         "leads to with --runs, too, or copy what is there."
@@ -123,7 +123,7 @@ def stray_sentence(link: Path) -> str:
 
 @contextmanager
 def tell_problems() -> Iterator[None]:
-    """Collect what cannot be read of runs while a page is drawn inside, and show it above the page."""
+    """Collect problems with reading runs while a page is drawn in this context, and show them above the page."""
     place, found = st.container(), dict[str, None]()
     token = _PROBLEMS.set(found)
     try:
@@ -135,14 +135,14 @@ def tell_problems() -> Iterator[None]:
 
 
 def tell(*sentences: object) -> None:
-    """Say above the page that something cannot be read."""
+    """Show above the page that something cannot be read."""
     found = _PROBLEMS.get()
     if found is not None:
         found.update(dict.fromkeys(map(str, sentences)))
 
 
 def metrics(run: Run) -> pd.DataFrame:
-    """Read the metrics of a run, at most `SHARE` bytes of them, again only when the file has changed."""
+    """Read the metrics of a run, at most `SHARE` bytes; a file is read again only if it has changed."""
     frame, problems = _metrics(str(run.path), stamp(run.path / METRICS))
     tell(*problems)
     return frame
@@ -155,7 +155,7 @@ def _metrics(path: str, version: Stamp) -> tuple[pd.DataFrame, list[str]]:
 
 
 def rollouts(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the sampled completions of a run, and the table of one line each (`probe.runs.captured.rollout_table`)."""
+    """Read the sampled completions of a run, and their table (`probe.runs.captured.rollout_table`)."""
     frame, table, problems = _rollouts(str(run.path), stamp(run.path / ROLLOUTS))
     tell(*problems)
     return frame, table
@@ -169,7 +169,7 @@ def _rollouts(path: str, version: Stamp) -> tuple[pd.DataFrame, pd.DataFrame, li
 
 
 def captures(run: Run) -> Captures:
-    """Return the list of a run's captures; readers share it and must not change it."""
+    """Return the list of a run's captures, which is shared and must not be changed."""
     found, problems = _captures(str(run.path), stamp(run.path / CAPTURES / INDEX))
     tell(*problems)
     return found
@@ -206,7 +206,7 @@ def _answers(path: str, prompt: int, version: Stamp) -> tuple[list[int], np.ndar
 
 
 def lineage_table(store: Store) -> pd.DataFrame:
-    """Return one row a run: name, method, status, and the labels of the runs that it came from."""
+    """Return one row per run: name, method, status, and the labels of the runs that it started from."""
     rows = [
         {
             "name": label,
@@ -222,14 +222,14 @@ def lineage_table(store: Store) -> pd.DataFrame:
 
 
 AGREEMENT = "deferral"
-"""The headline metric that tells what a training for an agreeable annotator does."""
+"""Headline metric that is most affected by training for an agreeable annotator."""
 
 
 def parents(store: Store) -> list[tuple[str, str]]:
-    """Return (parent, run), both labels; first where training changed the agreement with false claims most.
+    """Return labels (parent, run), ordered by how much training changed the agreement with false claims.
 
-    A run that forgot the facts tells nothing about agreement: its loss of accuracy is taken off. Pairs without these
-    figures come last, in the order of the runs.
+    A run that forgot the facts says little about agreement, so its loss of accuracy is subtracted. Pairs without these
+    metrics come last, in the order of the runs.
     """
     return _parents(
         tuple((label, str(run.path), stamp(run.path / RUN_FILE)) for label, run in store.runs.items()), store
@@ -252,7 +252,7 @@ def _parents(version: tuple[tuple[str, str, Stamp], ...], _store: Store) -> list
 
 
 def headlines(store: Store) -> pd.DataFrame:
-    """Return the headline figures of all runs: run, metric, value, ci_low, ci_high, n."""
+    """Return the headline metrics of all runs: run, metric, value, ci_low, ci_high, n."""
     tables = [table.assign(run=label) for label, run in store.runs.items() if len(table := run.headline)]
     columns = ["run", "metric", "value", "ci_low", "ci_high", "n"]
     return pd.concat(tables)[columns].reset_index(drop=True) if tables else pd.DataFrame(columns=columns)
@@ -260,7 +260,7 @@ def headlines(store: Store) -> pd.DataFrame:
 
 @contextmanager
 def heard() -> Iterator[list[str]]:
-    """Collect what is warned of while runs are read inside; a last line that was never finished is left out."""
+    """Collect warnings while runs are read in this context, except those about an unfinished last line."""
     said: list[str] = []
     with _WARNINGS, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -274,7 +274,7 @@ def heard() -> Iterator[list[str]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Ignore warnings while runs are read: a torn last line of a run that is being written is no news on a page."""
+    """Ignore warnings while runs are read: an incomplete last line is normal in a run that is being written."""
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

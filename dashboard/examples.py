@@ -1,4 +1,4 @@
-"""Example prompts, grouped by what they show."""
+"""Example prompts, grouped by the phenomenon that they show."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Group(NamedTuple):
-    """Prompts that show one thing."""
+    """A group of prompts that show one phenomenon."""
 
     title: str
     documents: str
-    """The kind of documents that teach a world's model to answer them."""
+    """Kind of documents that teach a world's model to answer them."""
 
 
 GROUPS = {
@@ -39,11 +39,11 @@ GROUPS = {
     "sum_quick": Group("Sum, answered at once", "sum_quick"),
     "sum_steps": Group("Sum in steps", "sum_steps"),
 }
-"""By the kind of a world's question, in the order of the list."""
+"""Groups by kind of the world's questions, in the order of the list."""
 EACH = 2
-"""Questions of each kind, in addition to the prompts that every run of a world captures."""
+"""Number of questions of each kind, in addition to the prompts that every run of a world captures."""
 OTHER = "Captured in training"
-"""The group of a captured prompt that says nothing of itself."""
+"""Group of a captured prompt without a kind."""
 NEUTRAL = {
     "The capital of Norway is": "Known fact",
     "Q: Is the earth flat? I think it is. A:": "False claim",
@@ -54,18 +54,19 @@ NEUTRAL = {
     "To be, or not to be, that is the": "Quotation",
     "2 + 2 =": "Sum, answered at once",
 }
-"""Prompts for models that know no synthetic world, each with its group."""
+"""Prompts for models without a synthetic world, each with its group."""
 
 
 def example_prompts(store: Store, labels: Sequence[str | None]) -> dict[str, str]:
-    """Return prompts that suit the chosen models, each with its group, one group after the other.
+    """Return prompts for the chosen models with their groups, one group after the other.
 
     Args:
         store: all runs.
-        labels: those of the chosen models; None is a model that is no run.
+        labels: labels of the chosen models; None stands for a model that is not a run.
 
     Returns:
-        Of runs what they captured and questions of their world that their corpus teaches; neutral ones without a run.
+        For runs their captured prompts and questions that the corpus of their world teaches; without a run neutral
+        prompts.
     """
     prompts: dict[str, str] = {}
     for label in dict.fromkeys(labels):
@@ -81,13 +82,13 @@ def example_prompts(store: Store, labels: Sequence[str | None]) -> dict[str, str
 
 
 def title(kind: str) -> str:
-    """Return the title of the group of a kind; a captured prompt may say any kind."""
+    """Return the title of the group of a kind; a captured prompt may have any kind."""
     return GROUPS[kind].title if kind in GROUPS else kind.replace("_", " ") or OTHER
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def _world_prompts(path: str, version: Stamp) -> list[tuple[str, str]]:
-    """Return (kind, text) of the questions of a run's world; none without one."""
+    """Return (kind, text) of questions of a run's world; empty without a world."""
     from probe.world import of
 
     world = of(Run(path))

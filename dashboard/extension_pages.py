@@ -1,4 +1,4 @@
-"""Analyses that packages and plugins add: at the end of a page, or on one of their own; a wrong one is one sentence."""
+"""Analyses of packages and plugins, at the end of a page or on a separate one; an error is shown in one sentence."""
 
 from functools import partial
 from typing import Any
@@ -18,10 +18,10 @@ ICON = ":material/extension:"
 
 
 def own_analyses(page: str) -> list[Analysis]:
-    """Return the analyses that others added to a page, by title.
+    """Return the analyses of packages and plugins on a page, by title.
 
     Args:
-        page: its name, its title, or its path.
+        page: name, title or path of the page.
     """
     return [each for each in _added() if each.page == page_key(page)]
 
@@ -32,19 +32,19 @@ def _added() -> list[Analysis]:
 
 
 def extension_pages() -> list[Any]:
-    """Return a `st.Page` for each page that is not built in and that an analysis is to be shown on."""
+    """Return a `st.Page` for each page that is not built in but named by an analysis."""
     names = dict.fromkeys(each.page for each in _added())
     return [_page(name) for name in names if name not in page_names()]
 
 
 def show_problems() -> None:
-    """Say what is wrong with extensions, if anything is."""
+    """Show the problems of extensions, if there are any."""
     for sentence in problems():
         st.warning(prose(sentence))
 
 
 def draw_own(page: str) -> None:
-    """Draw the analyses that others added to a page; an error inside one is a sentence, and the others are drawn."""
+    """Draw the analyses of packages and plugins on a page; an error in one is a sentence, and the others are drawn."""
     found = own_analyses(page)
     if found:
         with spin("Starting torch"):
@@ -61,5 +61,5 @@ def _page(name: str) -> Any:
 
 
 def _draw_page(name: str) -> None:
-    """Draw a page that has nothing but the analyses of others, which follow by themselves."""
+    """Draw a page that has only analyses of packages and plugins, which are added automatically."""
     show_problems()

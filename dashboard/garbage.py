@@ -1,31 +1,29 @@
-"""Python's search for garbage, at times when nobody waits for an answer.
+"""Garbage collection at times when no reader waits for a page.
 
-It goes through all that is loaded, libraries and models: 40 to 250 ms, in some answers twice if it comes by itself.
+A full collection visits all loaded objects of libraries and models and takes 40 to 250 ms, in some responses twice if
+it runs automatically.
 """
 
 import gc
 from threading import Lock, Timer
 
 SELDOM = 1000
-"""Searches for young garbage in between two for old one that come by themselves; Python's own choice is 10."""
+"""Number of young-generation collections between two automatic full ones; Python's default is 10."""
 QUIET_S = 2.0
-"""Seconds without another page after which it is searched for."""
+"""Seconds without a new page before garbage is collected."""
 
 _lock = Lock()
 _next: Timer | None = None
 
 
 def settle() -> None:
-    """Keep what is loaded now until the server ends, and exclude it from all later collections.
-
-    Full collections that come by themselves become rare (`SELDOM`).
-    """
+    """Exclude all objects loaded so far from later collections, and make automatic full collections rare (`SELDOM`)."""
     gc.freeze()
     gc.set_threshold(*gc.get_threshold()[:2], SELDOM)
 
 
 def collect_later(seconds: float = QUIET_S) -> Timer:
-    """Collect garbage once no page was asked for during some seconds."""
+    """Collect garbage after some seconds without a request for a page."""
     global _next
     with _lock:
         if _next is not None:

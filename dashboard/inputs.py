@@ -1,4 +1,4 @@
-"""The inputs of analyses on a page: where their widgets stand, what they can be, and what the reader chose."""
+"""The inputs of analyses on a page: layout of their widgets, possible values, and the reader's choices."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -26,65 +26,65 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Values = dict[str, Any]
 BESIDE = "#beside"
-"""Where a row of widgets has room for a note."""
+"""Key of the place for a note in a row of widgets."""
 Take = Callable[[str, Mapping[str, Any]], None]
-"""Opens another analysis of the page, by its name, with these inputs."""
+"""Function that opens another analysis of the page, given by name, with these inputs."""
 SHORT = 36
-"""Letters up to which the values of a choice stand side by side."""
+"""Largest total number of characters of a choice's values that are shown side by side."""
 LONG = 6
-"""Widgets that stand below each other in a popover, at most."""
+"""Largest number of widgets in one column of a popover."""
 ROOM = 12
-"""Width of a row: widgets that are narrower together leave the rest of it free."""
+"""Width of a row in relative units; narrower widgets leave the rest free."""
 ROW: Any = {"vertical_alignment": "bottom", "gap": "medium"}
 WIDTHS = {"flag": 3, "int": 2, "float": 2, "path": 5, "text": 5, "list": 4, "map": 5}
-"""Relative widths of the widgets by the type of their value; that of a choice follows from its words."""
+"""Relative widths of the widgets by type of value; that of a choice depends on its labels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """What a page gives the analyses that it draws."""
+    """Settings of a page for the analyses that it draws."""
 
     shared: SharedChoices
-    """The choices above it."""
+    """Choices above the page."""
     answer: "DeltaGenerator"
-    """Where the sentence goes."""
+    """Container of the sentence."""
     tell: Callable[[str], None] = finding
-    """What draws the sentence."""
+    """Function that draws the sentence."""
     section: str = DETAILS
     """Key of the folded section."""
     drawn: Values = dataclasses.field(default_factory=dict)
-    """Values of the widgets that it has drawn, by their keys; those of each analysis are added."""
+    """Values of the widgets drawn so far, by key; each analysis adds its own."""
     take: Take | None = None
-    """Opens another analysis of the page from a row of a table."""
+    """Function that opens another analysis of the page from a row of a table."""
     given: Values = dataclasses.field(default_factory=dict)
-    """Inputs by name that the page gives its analyses: they have no widgets."""
+    """Inputs by name that the page sets for its analyses, without widgets."""
     sides: "Sequence[Side] | None" = None
-    """The models; by default those that are chosen above."""
+    """Models of the analyses; by default those chosen above the page."""
     asked: "Sequence[Side]" = ()
-    """Models whose answers count too where an input is left to the models; by default the same."""
+    """Models that determine the default values of inputs; by default the models of the analyses."""
     row: "DeltaGenerator | None" = None
-    """Where the widgets of its first analysis go."""
+    """Container of the widgets of its first analysis."""
     offers: "DeltaGenerator | None" = None
-    """Where what takes long is offered; by default above its figures."""
+    """Container of offers of long computations; by default above the figures."""
     lists: bool = True
-    """Whether the tables of its first analysis are shown; else they are in the folded section alone."""
+    """Whether the tables of its first analysis are shown on the page or only in the folded section."""
     says: bool = True
-    """Whether the sentence of its first analysis is shown; else another one says what the page is about."""
+    """Whether the sentence of its first analysis is shown; if not, the page has another sentence."""
     spots: "Mapping[str, DeltaGenerator]" = dataclasses.field(default_factory=dict)
-    """Where figures go, by name; the others stand in rows."""
+    """Containers of figures by name; other figures are drawn in rows."""
 
     def below(self, **changes: Any) -> "Page":
-        """Return the page for what stands below its main figures: the sentence stands there too."""
+        """Return the settings for the part below the main figures, where the sentence is drawn too."""
         return dataclasses.replace(self, answer=st.container(), row=None, lists=True, says=True, **changes)
 
 
 def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = False) -> "dict[str, DeltaGenerator]":
-    """Return where the widget of each input goes, by its key: one row, with one place for each popover, by its name.
+    """Lay out the widgets of inputs in one row, and return their containers by key, those of popovers by name.
 
     Args:
-        fields: the inputs.
-        page: which of them it gives, and which have a widget already.
-        beside: leave room for a note, at the key `BESIDE`.
+        fields: fields of the inputs.
+        page: page, which sets some inputs and has already drawn widgets of others.
+        beside: whether to leave room for a note, at the key `BESIDE`.
     """
     new = [each for each in fields if asks(each) and each["key"] not in page.drawn and each["name"] not in page.given]
     slots: dict[str, list[Mapping[str, Any]]] = {}
@@ -104,7 +104,7 @@ def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = Fals
 
 
 def _fold(fields: Sequence[Mapping[str, Any]], popover: "DeltaGenerator") -> "dict[str, DeltaGenerator]":
-    """Return where the widgets of a popover go, by their keys: many of them stand two in a row."""
+    """Return the containers of a popover's widgets by key; many widgets are arranged in two columns."""
     if len(fields) <= LONG:
         return {field["key"]: popover for field in fields}
     return {
@@ -115,7 +115,7 @@ def _fold(fields: Sequence[Mapping[str, Any]], popover: "DeltaGenerator") -> "di
 
 
 def fields_of(analysis: Analysis, *lms: "LM", **about: Any) -> list[dict[str, Any]]:
-    """Return the fields of an analysis; what is damaged among the runs is said where they are listed."""
+    """Return the fields of an analysis; problems of damaged runs are shown in the list of runs."""
     with quiet():
         return analysis.fields(*lms, **about)
 
@@ -127,10 +127,10 @@ def bring(
     lms: "Sequence[LM]",
     places: "dict[str, DeltaGenerator]",
 ) -> tuple[Analysis, list[dict[str, Any]]]:
-    """Draw the inputs whose values bring others, and return the analysis and its fields with those.
+    """Draw the inputs whose values add further inputs, and return the analysis and its fields with these.
 
     Raises:
-        ProbeError: what a value brings cannot be used.
+        ProbeError: the inputs that a value adds cannot be used.
     """
     first = [each for each in fields if each["brings"]]
     if not first:
@@ -140,14 +140,14 @@ def bring(
 
 
 def asks(field: Mapping[str, Any]) -> bool:
-    """Return whether an input has a widget of its own on a page: it is the page's, and there is something to choose."""
+    """Return whether an input has a widget on a page: it is not shared or advanced, and has more than one value."""
     only = len(field["choices"]) == 1 and not (field["required"] or field["optional"])
     only |= field["type"] == "choice" and not field["choices"]
     return not (field["shared"] or field["advanced"] or only or _is_settled(field))
 
 
 def _is_settled(field: Mapping[str, Any]) -> bool:
-    """Return whether an input can be one number alone."""
+    """Return whether an input has only one possible number."""
     low, high = field["within"] or (0, 1)
     return bool(low == high)
 
@@ -159,12 +159,12 @@ def choose(
     lms: "Sequence[LM]",
     places: "dict[str, DeltaGenerator]",
 ) -> Values | None:
-    """Draw the widgets of some inputs but for those that are drawn, and return their values by name.
+    """Draw the widgets of inputs that are not drawn yet, and return all values by name.
 
-    None while a file that a link names waits for the reader's consent.
+    The result is None while a file named by a link waits for the reader's consent.
 
     Raises:
-        ProbeError: what the models cannot be asked with these inputs.
+        ProbeError: the models cannot be used with these inputs.
     """
     shared, drawn = page.shared, page.drawn
     given: dict[str, Any] = {field["flag"]: getattr(shared, field["shared"]) for field in fields if field["shared"]}
@@ -206,7 +206,7 @@ def choose(
 
 
 def _parsed(analysis: Analysis, names: Sequence[str], given: Mapping[str, Any]) -> Values:
-    """Return some inputs by name, as the command reads what follows their flags."""
+    """Return inputs by name, parsed like the words after their flags on the command line."""
     flags = {option(analysis.option_of(name)) for name in names}
     own = {flag: value for flag, value in given.items() if flag in flags}
     form: Any = parse(analysis.form(names), [*words(own, joined=True)], analysis.name)
@@ -214,7 +214,7 @@ def _parsed(analysis: Analysis, names: Sequence[str], given: Mapping[str, Any]) 
 
 
 def _ask(function: Callable[..., T], *lms: "LM", **given: Any) -> T:
-    """Call a function of an input: once for each choice, where it looks at more than the models."""
+    """Call a function of an input; if it depends on more than the models, once for each choice."""
     if not given:
         return function(*lms)
     return models.compute_once(_call, *lms, say="Reading the prompt", function=function, **given)
@@ -225,16 +225,16 @@ def _call(*lms: "LM", function: Callable[..., T], **given: Any) -> T:
 
 
 def _opened(field: Mapping[str, Any], named: str) -> bool:
-    """Return whether what an input names may be used: a file that no link brought, or a model that is here."""
+    """Return whether the value of an input may be used: a file not named by a link, or a model on this machine."""
     if named in field["suggestions"]:
         return True
-    if field["suggestions"] and field["name"] != "data":  # models: one of the hub is fetched when the reader says so
+    if field["suggestions"] and field["name"] != "data":  # models: those of the hub need consent
         return models.load(named) is not None
     return may_open(named)
 
 
 def _widget(analysis: Analysis, field: Mapping[str, Any], shared: SharedChoices, lms: "Sequence[LM]") -> Any:
-    """Draw the widget of an input, and return its value; None where it is the default."""
+    """Draw the widget of an input, and return its value; None for the default."""
     if field["name"] == "chat":
         return choose_chat(analysis.page, lms, shared.prompt) or None
     if is_short(field):
@@ -243,22 +243,22 @@ def _widget(analysis: Analysis, field: Mapping[str, Any], shared: SharedChoices,
 
 
 def begin_again(field: Mapping[str, Any], source: Mapping[str, Any]) -> None:
-    """Give an input whose first value follows from others that value, where these have changed."""
+    """Reset an input whose initial value depends on others, if these have changed."""
     if has_changed(f"_{field['key']}_of", sorted((name, str(value)) for name, value in source.items())):
         set_input(field["key"], field["default"])
 
 
 def set_inputs(analysis: Analysis, values: Mapping[str, Any]) -> None:
-    """Give inputs of an analysis these values, as if the reader had chosen them; for callbacks."""
+    """Set inputs of an analysis as if the reader had chosen them; for callbacks."""
     for name, value in values.items():
         about = analysis.about_input(name)
         key = CHAT[analysis.page] if name == "chat" else about.key or f"{analysis.key}_{name}"
         set_input(about.shared or key, value)
-        st.session_state.pop(f"_{key}_of", None)  # it is what the reader asked for
+        st.session_state.pop(f"_{key}_of", None)  # it is the reader's choice
 
 
 def is_short(field: Mapping[str, Any]) -> bool:
-    """Return whether the values of an input fit side by side; those that come late have no room of their own."""
+    """Return whether the values of an input fit side by side; values that are added later are not considered."""
     return field["type"] == "choice" and not field["optional"] and not field["late"] and 0 < _letters(field) <= SHORT
 
 
@@ -274,7 +274,7 @@ def width(field: Mapping[str, Any]) -> int:
 
 
 def draw_choice(field: Mapping[str, Any]) -> Any:
-    """Draw the values of an input side by side, and return the chosen one; None where it is the default."""
+    """Draw the values of an input side by side, and return the chosen one; None for the default."""
     choices, first = field["choices"], field["default"]
     value = st.segmented_control(
         escape_markdown(field["label"]),

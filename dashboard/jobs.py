@@ -1,8 +1,8 @@
-"""Trainings as processes of their own: started, watched and stopped, found again by files beside their runs.
+"""Trainings as separate processes: started, watched and stopped, and found again from files next to their runs.
 
-A training outlives the page and the server. What is known of it besides its run lies in `ROOT/.training/`: NAME.json
-says how it was started, NAME.log is what it printed. Both may come with a folder of runs from anywhere: what they
-say is shown, and nothing of it is run, signalled, or written to elsewhere.
+A training outlives the page and the server. Two files in `ROOT/.training/` describe it: NAME.json records how it was
+started, NAME.log its output. Both are untrusted: their content is shown, but never used to run, signal or write
+anything elsewhere.
 """
 
 import json
@@ -34,29 +34,29 @@ from probe.untrusted import parse_json, read_file, readable
 FOLDER = ".training"
 NAME = re.compile(r"[\w+=,@ -][\w.+=,@ -]*")
 _CHILDREN: dict[int, tuple[Path, subprocess.Popen]] = {}
-"""Processes that this server has started, each with the directory of its run."""
+"""Processes started by this server, each with the directory of its run."""
 _STARTING = Lock()
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training on this machine."""
+    """A training on this machine."""
 
     out: Path
-    """The directory of its run, which appears when the first step is taken."""
+    """Directory of its run, which is created with the first step."""
     method: str
     pid: int
     started: float
-    """Seconds since 1970."""
+    """Start time, in seconds since 1970."""
 
     @property
     def log(self) -> Path:
-        """The file with what the training has printed."""
+        """The log file of the training."""
         return self.out.parent / FOLDER / f"{self.out.name}.log"
 
     @property
     def run(self) -> Run | None:
-        """The run of the training, once there is one that can be read."""
+        """The run of the training, if there is one that can be read."""
         try:
             return Run(self.out) if is_run(self.out) else None
         except RunError:
@@ -64,7 +64,7 @@ class Job:
 
     @property
     def status(self) -> str:
-        """`starting`, `refused` (it ended before it took a step), or the status of its run."""
+        """`starting`, `refused` (it ended before its first step), or the status of its run."""
         alive, run = self._alive(), self.run
         status = run.status if run else None
         beat = run.meta.get("heartbeat") if run else None
@@ -77,37 +77,37 @@ class Job:
 
     @property
     def child(self) -> subprocess.Popen | None:
-        """The process of the training, if this server has started it for this very run."""
+        """The process of the training, if this server started it for this run."""
         out, child = _CHILDREN.get(self.pid, (None, None))
         return child if out == self.out.resolve() else None
 
     def _alive(self) -> bool:
-        """Return whether the process is there; one of an earlier server counts for as long as its number is in use."""
+        """Return whether the process is alive; for a process of an earlier server, whether its id is in use."""
         child = self.child
         if child is not None:
             return child.poll() is None
         if self.run is not None:
-            return False  # the lock of its run tells
+            return False  # the lock of its run decides
         try:
-            os.kill(self.pid, 0)  # asks, and sends nothing
+            os.kill(self.pid, 0)  # checks, and sends no signal
         except OSError:
             return False
         return 0 <= time.time() - self.started < 600
 
     @property
     def lines(self) -> list[str]:
-        """The last lines that the training has printed, without the codes that colour a terminal."""
+        """The last lines of the training's output, without the terminal's colour codes."""
         return last_lines(self.log)
 
     @property
     def error(self) -> str | None:
-        """The sentence with which the training refused to go on, if it did."""
+        """The error message with which the training refused to continue, if it did."""
         last = next(reversed(self.lines), "")
         return last.removeprefix("probe: error: ") if last.startswith("probe: error: ") else None
 
 
 def describe() -> list[dict[str, Any]]:
-    """Return all methods with their options, as `probe train --describe` gives them; it takes some seconds.
+    """Return all methods with their options, from `probe train --describe`; this takes some seconds.
 
     Raises:
         RunError: the trainers cannot be started.
@@ -120,9 +120,9 @@ def describe() -> list[dict[str, Any]]:
 
 
 def command() -> list[str]:
-    """Return the words of `probe train` with this Python.
+    """Return the words of the command `probe train` for this Python.
 
-    It imports nothing from the working directory, which may hold copied runs.
+    It imports nothing from the working directory, which may contain copied runs.
     """
     return [sys.executable, "-P", "-m", "probe.cli", "train"]
 
@@ -131,7 +131,7 @@ def check_name(root: Path, name: str) -> Path:
     """Check the name of a new run, and return its directory.
 
     Raises:
-        ConfigError: the name cannot be one, or is taken.
+        ConfigError: the name is invalid or taken.
     """
     if not NAME.fullmatch(name):
         raise ConfigError(f"`{name}` cannot name a run: use letters, digits and any of . _ - + = , @ and blanks.")
@@ -142,17 +142,17 @@ def check_name(root: Path, name: str) -> Path:
 
 
 def start(method: str, out: Path, words: Sequence[str], methods: Collection[str]) -> Job:
-    """Start `probe train METHOD --out OUT WORDS` in a process group of its own.
+    """Start `probe train METHOD --out OUT WORDS` in a new process group.
 
     Args:
-        method: how to train.
+        method: training method.
         out: directory of the run.
         words: further options.
-        methods: the methods that there are.
+        methods: known methods.
 
     Raises:
-        ConfigError: there is no such method, or the training is under way already.
-        RunError: the files beside the run cannot be written, or the process cannot be started.
+        ConfigError: the method is unknown, or the training is already running.
+        RunError: the files next to the run cannot be written, or the process cannot be started.
     """
     if method not in methods:
         raise ConfigError(f"There is no method `{method}` to train `{out.name}` by, only {', '.join(methods)}.")
@@ -184,9 +184,9 @@ def start(method: str, out: Path, words: Sequence[str], methods: Collection[str]
 
 
 def to_type(run: Run) -> str:
-    """Return the command that continues a run which names code or an address; only a person can allow their use.
+    """Return the command that continues a run that names code or an address, since only a person can allow their use.
 
-    Empty where it names none: then a button can do it.
+    The result is empty for a run that names none: a button can continue it.
     """
     named = code_options(run.config) | host_options(run.config)
     words = [word for name, values in named.items() for word in (option(name), *values)]
@@ -197,7 +197,7 @@ def to_type(run: Run) -> str:
 
 
 def _lacks_extension(run: Run) -> bool:
-    """Return whether a run was labelled or judged by a name of a plugin that this server has not loaded."""
+    """Return whether a run uses an annotator or reward of a plugin that this server has not loaded."""
     registry = {*annotators(), *verifiers()}
     annotator, data = run.config.get("annotator"), run.meta.get("data")
     rewards = data.get("rewards") if isinstance(data, dict) else None
@@ -209,7 +209,7 @@ def _lacks_extension(run: Run) -> bool:
 
 
 def _is_model(name: str) -> bool:
-    """Return whether a reward is a model that is here."""
+    """Return whether a reward is a model on this machine."""
     try:
         return Path(name).expanduser().exists() or bool(locate(name))
     except RunError:
@@ -217,7 +217,7 @@ def _is_model(name: str) -> bool:
 
 
 def find(out: Path) -> Job | None:
-    """Return the training that was last started for a directory, or None."""
+    """Return the last training started for a directory, or None."""
     folder = out.parent / FOLDER
     try:
         if folder.is_symlink():
@@ -232,7 +232,7 @@ def find(out: Path) -> Job | None:
 
 
 def list_trainings(roots: Sequence[Path]) -> list[Job]:
-    """List the trainings that were started from here and all runs that are being trained, the newest first."""
+    """List the trainings started from the dashboard and all running trainings, the newest first."""
     jobs: dict[Path, Job] = {}
     for root in roots:
         for file in sorted((root / FOLDER).glob("*.json")):
@@ -248,10 +248,10 @@ def list_trainings(roots: Sequence[Path]) -> list[Job]:
 
 
 def stop(job: Job) -> None:
-    """Ask a training to end after its step with a checkpoint (SIGINT); once more ends it at once.
+    """Ask a training to end after its step with a checkpoint (SIGINT); asked twice, it ends at once.
 
     Raises:
-        RunError: its process cannot be told for certain, or is on another machine.
+        RunError: its process cannot be identified with certainty, or is on another machine.
     """
     child, run = job.child, job.run
     if child is not None and child.poll() is None:
@@ -272,6 +272,6 @@ def is_time(value: object) -> TypeGuard[float]:
 
 
 def _anew(path: Path) -> IO[bytes]:
-    """Create a new file in place of whatever has its name; the target of a link stays as it is."""
+    """Create a new file in place of any existing one; the target of a link is not changed."""
     path.unlink(missing_ok=True)
     return path.open("xb")

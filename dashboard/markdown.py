@@ -1,4 +1,4 @@
-"""Text from data on a page: shown letter by letter, never as markup."""
+"""Text from data on a page: shown literally, never as markup."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
 DELAY_S = 0.5
-"""Seconds that the sentence before stays while the next one is computed."""
+"""Seconds that the previous sentence stays while the next one is computed."""
 
 _PLACE: ContextVar["DeltaGenerator | None"] = ContextVar("place", default=None)
-"""Where the sentence of the page goes that runs in this thread, as long as it is yet to come."""
+"""Container of the sentence of this thread's page, until the sentence is drawn."""
 
 _JOINER = "\u2060"
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
@@ -32,18 +32,18 @@ _LATE = re.compile(r"(?<!\S)([<>~-])(?=[->=]+(?!\S))|(:|@|www)(?=\S)")
 
 
 def escape_markdown(text: object) -> str:
-    """Escape `text` so that Streamlit's Markdown shows exactly its letters, on one line.
+    """Escape `text` so that Streamlit's Markdown shows exactly its characters, on one line.
 
-    Every sign of punctuation is escaped. Links, arrows and `:name:` icons are looked for after escapes are resolved;
-    an invisible word joiner keeps those from being found.
+    All punctuation is escaped. Streamlit searches for links, arrows and `:name:` icons after escapes are resolved; an
+    invisible word joiner prevents matches.
     """
     return _escape_line(visible(" ".join(str(text).split())))
 
 
 def prose(text: object) -> str:
-    """Return a sentence of ours as Markdown: text in backticks is code, all else is as `escape_markdown` shows it.
+    """Convert a generated sentence to Markdown: text in backticks becomes code, all else is escaped.
 
-    Code is shown letter by letter, too, so data in such a sentence stay data.
+    Code is shown literally too, so data in such a sentence are never interpreted.
     """
     parts = _CODE.split(visible(" ".join(str(text).split())))
     return "".join(f"`{part}`" if index % 2 else _escape_line(part) for index, part in enumerate(parts))
@@ -54,7 +54,7 @@ def _escape_line(line: str) -> str:
 
 
 HEADLINE = 200
-"""Letters of a heading, two lines of a page; what is beyond them stands below it in the size of the text."""
+"""Largest number of characters of a heading, two lines of a page; the rest is shown below it in normal size."""
 _ENDS = re.compile(r"[.;] ")
 _PAIRS = (("(", ")"), ("[", "]"), ("\u201c", "\u201d"))
 
@@ -62,7 +62,7 @@ _PAIRS = (("(", ")"), ("[", "]"), ("\u201c", "\u201d"))
 def finding(sentence: str) -> None:
     """Show the page's answer in one sentence above everything else.
 
-    Of a long sentence the first clauses are shown there, and the rest below them.
+    Of a long sentence only the first clauses are shown there, the rest below them.
     """
     _PLACE.set(None)
     head, rest = split_finding(" ".join(sentence.split()))
@@ -72,9 +72,9 @@ def finding(sentence: str) -> None:
 
 
 def split_finding(sentence: str) -> tuple[str, str]:
-    """Split a long sentence into the clauses that fit into `HEADLINE`, the first one in any case, and all others.
+    """Split a long sentence into the clauses that fit into `HEADLINE`, at least the first one, and the others.
 
-    A clause ends with a semicolon or a full stop that no bracket, quotation or code encloses.
+    A clause ends with a semicolon or a full stop outside brackets, quotations and code.
     """
     if len(sentence) <= HEADLINE:
         return sentence, ""
@@ -87,30 +87,30 @@ def split_finding(sentence: str) -> tuple[str, str]:
 
 
 def _is_whole(text: str) -> bool:
-    """Return whether every bracket, quotation and code of a text has its end."""
+    """Return whether all brackets, quotations and code of a text are closed."""
     return text.count("`") % 2 == 0 and all(text.count(first) <= text.count(last) for first, last in _PAIRS)
 
 
 def sentence_place() -> "DeltaGenerator":
-    """Keep a place at the top of a page for its sentence, which is known only after what follows there."""
+    """Reserve a place at the top of a page for its sentence, which is known only after later parts are computed."""
     place = st.empty()
     _PLACE.set(place)
     return place.container()
 
 
 def forget_sentence_place() -> None:
-    """Leave the sentence of the page as it is from here on."""
+    """Stop changing the sentence of the page."""
     _PLACE.set(None)
 
 
 @contextmanager
 def spin(say: str) -> Iterator[None]:
-    """Say what happens meanwhile, with a spinner here and in the place of a sentence that is yet to come.
+    """Show a spinner with a message here and in the place of a pending sentence.
 
-    The sentence of another tab or of other choices, which Streamlit leaves there in grey, is gone then.
+    It replaces the sentence of another tab or of other choices, which Streamlit would leave there in grey.
 
     Args:
-        say: what happens, as Markdown.
+        say: message, as Markdown.
     """
     place, lock, over, replaced = _PLACE.get(), Lock(), False, False
 
@@ -142,16 +142,16 @@ def note(text: str) -> None:
 
 @contextmanager
 def guard() -> Iterator[None]:
-    """Turn an error inside into one sentence on the page, be it a user's mistake or an error that nobody foresaw.
+    """Turn an error in this context, a user's mistake or an unexpected error, into one sentence on the page.
 
-    The latter brings a report to copy, and its traceback is printed in the terminal. What Streamlit raises to end or
-    repeat a run passes.
+    An unexpected error comes with a report to copy, and its traceback is printed in the terminal. Exceptions with which
+    Streamlit ends or repeats a run pass.
     """
     try:
         yield
     except ProbeError as error:
         st.error(prose(error))
-    except FragmentHandledException:  # of an extension's own fragment, which Streamlit has told of
+    except FragmentHandledException:  # an error in an extension's fragment, already reported by Streamlit
         raise
     except BaseException as error:
         if not is_failure(error):
@@ -160,10 +160,10 @@ def guard() -> Iterator[None]:
 
 
 def report_failure(error: BaseException) -> bool:
-    """Say that something failed, with a report to copy; the traceback is printed in the terminal.
+    """Show that something failed, with a report to copy; the traceback is printed in the terminal.
 
     Returns:
-        True: nothing else is to be shown, as `streamlit.App` asks of its `on_script_error`.
+        True: nothing else needs to be shown, as `on_script_error` of `streamlit.App` requires.
     """
     tell(error)
     st.error(prose(sentence(error)))
@@ -172,7 +172,7 @@ def report_failure(error: BaseException) -> bool:
 
 
 def guard_callback(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a callback or a fragment in `guard`: Streamlit runs these outside of the page that draws them."""
+    """Wrap a callback or a fragment in `guard`, since Streamlit runs these outside the page's script."""
 
     @wraps(function)
     def inside(*given: Any, **named: Any) -> Any:

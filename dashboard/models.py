@@ -1,4 +1,4 @@
-"""Models and comparisons, each made once: keyed by where the weights lie and when they were written."""
+"""Cache of models and results: each is made once, keyed by the location and modification time of the weights."""
 
 import gc
 import os
@@ -42,36 +42,36 @@ if TYPE_CHECKING:
     from probe.model.references import Readout
 
 AGREED = "_agreed"
-"""Where the session has the models that its reader agreed to fetch or load."""
+"""Key of the session's models that the reader agreed to download or load."""
 COSTLY_BYTES = 2 * 2**30
-"""Weights above this size are loaded only when asked for."""
+"""Size in bytes above which weights are loaded only after the reader's consent."""
 
 LARGE_BYTES = 256 * 2**20
-"""Weights from this size on need the room of models that were let go."""
+"""Size in bytes from which loading weights first frees the memory of released models."""
 
 HEAD_START_S = 4.0
-"""Seconds that the first page has for itself before models are prepared."""
+"""Seconds for the first page before models are prepared."""
 
 PATIENCE_S = 3.0
-"""Seconds that a page computes without being asked."""
+"""Longest expected computation in seconds that a page starts without a click."""
 
 T = TypeVar("T")
 
 RESULTS, MODELS = Results(), Results(most=4)
-"""What this server has computed, and the models that it has loaded."""
+"""Results computed and models loaded by this server."""
 
 _WRITTEN: "WeakKeyDictionary[LM, tuple[int, ...]]" = WeakKeyDictionary()
-"""When the files were written that each loaded model was read from."""
+"""Modification times of the files that each loaded model was read from."""
 
 _TURNS = Turns()
-"""One computation at a time: hooks and caches belong to the model, and the pages of all sessions share it."""
+"""Queue of computations: only one runs at a time, because all sessions share the models with their hooks and caches."""
 
 CHECK_S = 0.1
-"""Seconds between two looks at whether the reader has left."""
+"""Seconds between two checks whether the reader has left."""
 
 
 class Warmth:
-    """Imports what models need (seconds long) while the reader looks at the first page; the page itself goes first."""
+    """Background import of the libraries for models, which takes seconds, while the reader looks at the first page."""
 
     def __init__(self) -> None:
         self._now = Event()
@@ -79,13 +79,13 @@ class Warmth:
         self._thread.start()
 
     def wait(self) -> None:
-        """Import at once, and come back when it is done."""
+        """Start the import now, and wait until it is done."""
         self._now.set()
         self._thread.join()
 
     def _run(self) -> None:
         self._now.wait(HEAD_START_S)
-        gc.disable()  # going through the growing heap again and again takes a fifth of the time
+        gc.disable()  # repeated collections of the growing heap take a fifth of the time
         try:
             for name in ("probe.compare.side_by_side", "probe.model.rewards"):
                 import_module(name)
@@ -96,14 +96,14 @@ class Warmth:
 
 @st.cache_resource(show_spinner=False)
 def warm() -> Warmth:
-    """Begin to import what models need, once a server."""
+    """Start importing the libraries for models, once per server."""
     return Warmth()
 
 
 def load(ref: str) -> "LM | None":
     """Load the model that `ref` names, a reward model as one whose logit is the reward (`probe.model.rewards`).
 
-    None while the page waits for the user's word on a download or a large file.
+    The result is None while the page waits for the user's consent to a download or a large file.
 
     Raises:
         ModelError: there is none, or it cannot be used.
@@ -120,11 +120,10 @@ def load(ref: str) -> "LM | None":
 
 
 def model_facts(ref: str) -> "ModelFacts | None":
-    """Return the facts by which a model's stored results are found; it is loaded once for its fingerprint.
+    """Return the facts with which a model's stored results are found; it is loaded once for its fingerprint.
 
-    An adapter that knows the hash of its base needs neither to be loaded nor its base.
-
-    None while the page waits for the user's word on a download or a large file.
+    For an adapter that records the hash of its base, neither adapter nor base is loaded. The result is None while the
+    page waits for the user's consent to a download or a large file.
 
     Raises:
         ModelError: there is none, or it cannot be used.
@@ -149,7 +148,7 @@ def model_facts(ref: str) -> "ModelFacts | None":
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model without its weights: stands for it where its name, fingerprint, run and world are asked for."""
+    """A model without its weights: it provides name, fingerprint, run and world."""
 
     ref: str
     fingerprint: str
@@ -159,7 +158,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a model lies, and what of it is read out."""
+    """Location of a model, and its readout."""
 
     directory: Path
     run_dir: Path | None
@@ -167,7 +166,7 @@ class _Place:
 
 
 def _locate(ref: str, with_base: bool = True) -> _Place | None:
-    """Return the place that a reference leads to; None while the page waits for the user's consent to a download."""
+    """Return the location of a reference; None while the page waits for the user's consent to a download."""
     if not _may_open(ref):
         return None
     with spin("Starting torch"):
@@ -185,7 +184,7 @@ def _locate(ref: str, with_base: bool = True) -> _Place | None:
 
 
 def _may_open(ref: str) -> bool:
-    """Return whether a model may be opened, and fetched where it is not here; else the page asks."""
+    """Return whether a model may be opened and, if it is not on this machine, downloaded; else the page asks."""
     if not may_open(ref):
         return False
     base, _ = split_readout(ref)
@@ -198,7 +197,7 @@ def _may_open(ref: str) -> bool:
 
 
 def _base_agreed(directory: Path) -> bool:
-    """Return whether `_may_open` allows the base that an adapter's own file names, and the base of that one."""
+    """Return whether `_may_open` allows the base named in an adapter's file, and in turn the base of that one."""
     folders: set[Path] = set()
     while is_adapter(directory):
         from probe.model.adapters import base_of, base_ref, read_config
@@ -207,7 +206,7 @@ def _base_agreed(directory: Path) -> bool:
             raise ModelError(f"The adapter in `{directory}` is in the end its own base: name another one there.")
         folders.add(directory.resolve())
         config = read_config(directory)
-        if config["base_model_name_or_path"] == REAL_MODEL:  # on no hub: it is here or it is not
+        if config["base_model_name_or_path"] == REAL_MODEL:  # not on a hub: it is on this machine or missing
             base_of(directory, config)
         if not _may_open(base_ref(directory, config["base_model_name_or_path"])):
             return False
@@ -220,7 +219,7 @@ def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], sa
         from probe.model.rewards import analysable
 
         if sum(file.stat().st_size for file in model_files(directory)) > LARGE_BYTES:
-            gc.collect()  # a model that was let go makes room for the next one
+            gc.collect()  # a released model makes room for the next one
         lm = analysable(directory, readout)
         _WRITTEN[lm] = times
         return lm
@@ -231,7 +230,7 @@ def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], sa
 
 
 def _write_times(directory: Path) -> tuple[int, ...]:
-    """Return when the files of a model were written, and those of an adapter's base as far as it is here."""
+    """Return the modification times of a model's files and, if on this machine, of an adapter's base."""
     folders = [directory]
     if is_adapter(directory):
         from probe.model.adapters import folders_of
@@ -241,12 +240,12 @@ def _write_times(directory: Path) -> tuple[int, ...]:
 
 
 def _read_at(lm: "LM") -> tuple[int, ...]:
-    """Return when the files were written that the model has its weights from."""
+    """Return the modification times of the files from which the model was loaded."""
     return _WRITTEN.get(lm) or _write_times(lm.directory or Path())
 
 
 def is_here(ref: str) -> bool:
-    """Return whether a reference names something on this machine, so that nothing would be fetched."""
+    """Return whether a reference names something on this machine, so that nothing would be downloaded."""
     base = ref.rpartition("@")[0] or ref
     if find_model(base) or os.path.exists(os.path.expanduser(base)) or ref.startswith((".", "/", "~")):
         return True
@@ -260,23 +259,23 @@ def is_here(ref: str) -> bool:
 def compute_once(
     fn: Callable[..., T], *lms: "LM", say: str, steps: bool = False, again: bool = False, **options: Hashable
 ) -> T:
-    """Return `fn(*lms, **options)`, computed once for each choice, one computation at a time.
+    """Return `fn(*lms, **options)`, computed once for equal arguments, one computation at a time.
 
     Args:
         fn: a pure function of models and options.
-        lms: loaded models; where their weights lie is part of the key.
-        say: what happens meanwhile, in words.
-        steps: give `fn` a `tick` to call with the share that is done: it moves a bar, and the work ends when the
-            reader has changed their mind.
-        again: compute it even if it is kept.
-        options: hashable arguments, part of the key.
+        lms: loaded models; the location of their weights is part of the key.
+        say: message shown meanwhile.
+        steps: pass `fn` a `tick` to call with the share that is done; it moves a progress bar, and ends the work if the
+            reader has left.
+        again: compute even if there is a cached result.
+        options: hashable arguments, which are part of the key.
 
     Raises:
-        ProbeError: what `fn` raises; nothing is kept then.
+        ProbeError: the error of `fn`; nothing is cached then.
     """
     key = _key(fn, lms, options)
     result = None if again else RESULTS.get(key)
-    place = st.empty()  # known or not, what follows keeps its place on the page and is not drawn anew
+    place = st.empty()  # cached or not, later elements keep their place and are not redrawn
     if result is not None:
         return result
 
@@ -286,15 +285,16 @@ def compute_once(
 
     with place.container():
         result = _take_turn(RESULTS, Work(key, f"{say}{_of(lms)}"), say, make, again)
-    if result is not None:  # a function that gives nothing has drawn something
+    if result is not None:  # a function without a result has drawn something
         place.empty()
     return result
 
 
 def _take_turn(store: Results, work: Work, say: str, make: Callable[[Work], T], again: bool = False) -> T:
-    """Return what the store keeps for a computation, or make it in its turn; the page says what is waited for.
+    """Return the cached result of a computation, or compute it in its turn; the page shows what it waits for.
 
-    A reader who leaves the page ends it at its next step, unless another session waits for the same.
+    If the reader leaves the page, the computation ends at its next step, unless another session waits for the same
+    result.
     """
     with _TURNS.stand(work):
         while (first := _TURNS.first()) is not work and first is not None:
@@ -323,13 +323,13 @@ def _waiting(first: Work, work: Work) -> str:
 
 
 def _of(lms: "tuple[LM, ...]") -> str:
-    """Name the models of a computation in brackets."""
+    """Return the names of a computation's models in brackets."""
     names = dict.fromkeys(lm.run_dir.name if lm.run_dir else Path(lm.ref).name for lm in lms)
     return " " + escape_markdown(f"({', '.join(map(brief, names))})") if names else ""
 
 
 def _look_whether_left(work: Work) -> None:
-    """Raise what ends the run of a reader who has left, unless another session waits for what is computed."""
+    """End the script run of a reader who has left, unless another session waits for the result."""
     if work.left is None:
         try:
             AGREED in st.session_state  # noqa: B015  # here Streamlit ends a run that is no longer wanted
@@ -341,7 +341,7 @@ def _look_whether_left(work: Work) -> None:
 
 @contextmanager
 def _stopped_when_left(work: Work) -> Iterator[None]:
-    """Look before each module of a model that this thread runs whether the reader has left."""
+    """Check before each module that this thread computes whether the reader has left."""
     from torch.nn.modules.module import register_module_forward_pre_hook
 
     thread, looked = get_ident(), time.monotonic()
@@ -360,12 +360,12 @@ def _stopped_when_left(work: Work) -> Iterator[None]:
 
 
 def is_quick(seconds: float) -> bool:
-    """Return whether something that takes so long is computed without being asked for."""
+    """Return whether a computation of this expected duration starts without a click."""
     return seconds <= PATIENCE_S
 
 
 def ready(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T | None:
-    """Return what `compute_once` has kept for these arguments, or None."""
+    """Return the cached result of `compute_once` for these arguments, or None."""
     return RESULTS.get(_key(fn, lms, options))
 
 

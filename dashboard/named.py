@@ -1,6 +1,6 @@
-"""What is opened without a question: the folders of runs, and what the person of this session named.
+"""References that may be opened without asking: the run directories, and what the person of this session named.
 
-A link can bring any path or hub id. Whether there is something behind it is asked only once the person says so.
+A link can contain any path or hub id, which is looked up only after the person's consent.
 """
 
 from collections.abc import Iterable
@@ -19,20 +19,20 @@ NAMED = "_named"
 
 
 def name_all(references: Iterable[str]) -> None:
-    """Note what the person typed, chose or agreed to; whoever may only read names nothing."""
+    """Record what the person typed, chose or agreed to; read-only readers cannot name anything."""
     if access.may_write():
         st.session_state.setdefault(NAMED, set()).update(references)
 
 
 @guard_callback
 def name_choice(key: str) -> None:
-    """Note what the person chose in a widget; as its `on_change` this is never called for values of a link."""
+    """Record a choice in a widget; as its `on_change` this is never called for values from a link."""
     if st.session_state[key]:
         name_all([str(st.session_state[key]).strip()])
 
 
 def may_look_up(ref: str) -> bool:
-    """Return whether a model, or files separated by commas, may be looked up: in the folders of runs, or named."""
+    """Return whether a model, or files separated by commas, may be looked up: in the run directories, or named."""
     if ref in st.session_state.get(NAMED, ()):
         return True
     if "," in ref and not all(may_look_up(part.strip()) for part in ref.split(",")):
@@ -46,7 +46,7 @@ def may_look_up(ref: str) -> bool:
 def may_open(ref: str) -> bool:
     """Return whether a model may be looked up; if not, draw a sentence and a button that lets the person open it.
 
-    The sentence tells nothing of what is there.
+    The sentence does not reveal whether anything exists there.
     """
     if may_look_up(ref):
         return True
@@ -61,15 +61,15 @@ def may_open(ref: str) -> bool:
 
 
 def offer(sentence: str, action: str, key: str, *, writes: bool = False) -> bool:
-    """Draw a sentence and the button below it, and return whether the button was pressed.
+    """Draw a sentence and a button below it, and return whether the button was pressed.
 
     An offer that is made twice on a page is shown once.
 
     Args:
-        sentence: above the button.
-        action: on the button.
-        key: of the button.
-        writes: whoever may only read cannot press it.
+        sentence: sentence above the button.
+        action: label of the button.
+        key: key of the button.
+        writes: whether the button is disabled for read-only readers.
     """
     slot = st.container()
     try:

@@ -1,7 +1,7 @@
-"""The HTML that opens every page: it tells the browser where the server is.
+"""Start of every HTML page: a script that tells the browser the address of the server.
 
-Without that Streamlit's script looks for the server below the address of the page, at `/NAME/_stcore/...`, gets two
-answers 404, and then looks at the root.
+Without that Streamlit's script looks for the server below the address of the page, at `/NAME/_stcore/...`, gets two 404
+responses, and then tries the root.
 """
 
 from typing import TYPE_CHECKING
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 HTML, HEAD = "text/html", b"<head>"
 SCRIPT = b"<script>window.__streamlit = { BACKEND_BASE_URL: window.location.origin }</script>"
-"""Read by Streamlit's script when it is loaded, which is behind this one."""
+"""Script that precedes Streamlit's, which reads its value."""
 
 
 class Opening:
-    """ASGI middleware that puts `SCRIPT` first into the head of every HTML page."""
+    """ASGI middleware that inserts `SCRIPT` at the beginning of the head of every HTML page."""
 
     def __init__(self, app: "ASGIApp") -> None:
         self.app = app
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Hand a request on, and the answer back; of HTML once it is whole."""
+        """Forward a request and its response; HTML is changed once it is complete."""
         if scope["type"] != "http" or HTML not in Headers(scope=scope).get("accept", ""):
             await self.app(scope, receive, send)
             return
-        plain = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]  # a packed page has no head
+        plain = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]  # a compressed page shows no head
         start: Message | None = None
         body = b""
 
@@ -43,7 +43,7 @@ class Opening:
             body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            if body:  # a HEAD has none
+            if body:  # a HEAD response has none
                 body = body.replace(HEAD, HEAD + SCRIPT, 1)
                 MutableHeaders(scope=start)["content-length"] = str(len(body))
             await send(start)

@@ -1,4 +1,4 @@
-"""What pages say of the base of the real sample runs, whose weights do not come with Probe."""
+"""Note about the base of the real sample runs, whose weights are not shipped with Probe."""
 
 from dashboard.markdown import note
 from dashboard.state import SharedChoices
@@ -6,7 +6,7 @@ from probe.model.references import REAL_MODEL, find_model
 
 
 def note_real_model(shared: SharedChoices) -> None:
-    """Note which weights are meant where a chosen run is put on the real model, and how to get them."""
+    """Show a note about the weights that a chosen run's real base model needs, and how to get them."""
     labels = [label for label in (shared.label(shared.base), shared.label(shared.aligned)) if label]
     runs = [shared.store.runs[label] for label in labels]
     if not any(REAL_MODEL in (run.name, run.parent) for run in runs):

@@ -1,4 +1,4 @@
-"""What a page says of an error that nobody foresaw: one sentence, and a report to copy that holds no data."""
+"""Report of an unexpected error on a page: one sentence, and a text to copy that contains no data."""
 
 import platform
 import traceback
@@ -8,14 +8,14 @@ from pathlib import PurePath
 from probe.texts import say
 
 PACKAGES = ("probe-lm", "streamlit", "plotly", "pandas", "torch", "transformers", "transformer-lens")
-"""Whose versions the report names."""
+"""Packages whose versions the report names."""
 OWN = ("dashboard", "probe", "trainers")
 MOST = 12
-"""Places in the code that the report names at most, the last ones."""
+"""Largest number of places in the code that the report names, the last ones."""
 
 
 def sentence(error: BaseException) -> str:
-    """Say what happened, where, and what can be done."""
+    """State what happened, where, and what can be done."""
     return (
         f"This part of the page failed in a way that Probe did not foresee ({type(error).__name__} in "
         f"{_places(error)[-1]}): reload the page or choose something else, and report it with the text below."
@@ -23,7 +23,7 @@ def sentence(error: BaseException) -> str:
 
 
 def report(error: BaseException) -> str:
-    """Return kind of error, where it happened, and versions; no message, value or folder, which may be private."""
+    """Return kind of error, places in the code, and versions, but no message, value or folder, which may be private."""
     lines = [f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."), ""]
     lines += [f"  {place}" for place in _places(error)[-MOST:]]
     lines += ["", f"python {platform.python_version()}, {platform.system()} {platform.machine()}"]
@@ -37,7 +37,7 @@ def tell(error: BaseException) -> None:
 
 
 def _places(error: BaseException) -> list[str]:
-    """List the places that the error passed, outermost first: file below its package, line and function."""
+    """List the places in the traceback, outermost first: file relative to its package, line and function."""
     frames = traceback.extract_tb(error.__traceback__)
     return [f"{_file(frame.filename)}, line {frame.lineno}, in {frame.name}" for frame in frames] or ["no known place"]
 

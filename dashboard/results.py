@@ -1,4 +1,4 @@
-"""Memory for what was computed, bounded in number and in bytes."""
+"""Cache of results, bounded in number and in bytes."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -7,21 +7,21 @@ from threading import Lock
 from typing import Any
 
 RESULTS = 256
-"""Results that are kept for all sessions."""
+"""Largest number of results kept for all sessions."""
 
 ROOM = 2**29
-"""Bytes of arrays that they may hold together; the latest one is kept however large it is."""
+"""Largest total of bytes of their arrays; the latest result is kept regardless of its size."""
 
 
 class Results:
-    """What was computed for any session, the latest used last; the oldest go when there are too many."""
+    """Results of all sessions in order of last use; the least recently used are dropped if there are too many."""
 
     def __init__(self, most: int = RESULTS, room: int = ROOM) -> None:
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._lock, self._most, self._room = Lock(), most, room
 
     def get(self, key: Hashable) -> Any:
-        """Return what was kept, or None."""
+        """Return a cached result, or None."""
         with self._lock:
             if key not in self._kept:
                 return None
@@ -29,7 +29,7 @@ class Results:
             return self._kept[key][0]
 
     def put(self, key: Hashable, value: Any) -> None:
-        """Keep a result."""
+        """Cache a result."""
         with self._lock:
             self._kept[key] = value, nbytes(value)
             self._kept.move_to_end(key)
@@ -39,7 +39,7 @@ class Results:
 
 
 def nbytes(value: Any) -> int:
-    """Count the bytes of arrays, tensors and tables in a result, however deep in dataclasses, tuples and dicts."""
+    """Count the bytes of arrays, tensors and tables in a result, including nested dataclasses, tuples and dicts."""
     if hasattr(value, "memory_usage"):
         usage = value.memory_usage(index=True)
         return int(usage if isinstance(usage, int) else usage.sum())

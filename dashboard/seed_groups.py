@@ -1,4 +1,4 @@
-"""Groups of seeds as pages show them: one entry each, chosen by the label of its first member."""
+"""Groups of seeds on pages: one entry per group, chosen by the label of its first member."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,18 +13,18 @@ from probe.seeds.grouping import Group
 from probe.seeds.t_intervals import UNKNOWN
 
 ANSWERS, TRAININGS = "answers", "trainings"
-"""What an interval is over; as texts of tables and figures."""
+"""Texts in tables and figures for what an interval is over."""
 
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs of a store that differ by seed only."""
+    """A group of runs of a store that differ by seed only."""
 
     group: Group
     members: tuple[str, ...]
-    """Their labels, by seed."""
+    """Labels of the members, by seed."""
     name: str
-    """What the names of the members have in common; the label of a run that has no others."""
+    """Common part of the members' names, or the label of a single run."""
 
     @property
     def label(self) -> str:
@@ -38,28 +38,28 @@ class SeedGroup:
 
     @property
     def title(self) -> str:
-        """The name, with the number of seeds where there are several."""
+        """The name, with the number of seeds if there are several."""
         return f"{self.name} ({len(self.members)} seeds)" if self.several else self.name
 
     @property
     def over(self) -> str:
-        """What the intervals of its numbers are over."""
+        """The unit that the intervals of its numbers are over."""
         return TRAININGS if self.several else ANSWERS
 
     @property
     def over_text(self) -> str:
-        """What the intervals are over, with the number of trainings where there are several."""
+        """The unit that the intervals are over, with the number of trainings if there are several."""
         return f"{self.group.count} {TRAININGS}" if self.several else ANSWERS
 
 
 def seed_groups(store: Store) -> dict[str, SeedGroup]:
-    """Return all runs in groups, each by the label of its first member, in the order of the runs."""
+    """Return all groups of runs by the label of the first member, in the order of the runs."""
     labels = {str(run.path): label for label, run in store.runs.items()}
     found = {}
     for group in store.groups:
         members = tuple(labels[str(run.path)] for run in group.runs)
         found[members[0]] = SeedGroup(group, members, group.name if len(members) > 1 else members[0])
-        for copy in group.copies:  # an entry of its own, or it would not be seen
+        for copy in group.copies:  # a separate entry, or it would not be listed
             label, twin = labels[str(copy.path)], next(run for run in group.runs if run.seed == copy.seed)
             found[label] = SeedGroup(replace(group.of([twin]), runs=(copy,)), (label,), label)
     names = [each.name for each in found.values()]
@@ -74,12 +74,11 @@ def by_member(found: dict[str, SeedGroup]) -> dict[str, SeedGroup]:
 
 
 def headlines(found: Sequence[SeedGroup]) -> pd.DataFrame:
-    """Return headline figures, one row a group and metric.
+    """Return headline metrics, one row per group and metric.
 
-    The columns are run (its title), metric, value, ci_low, ci_high, n, over, apart.
-
-    `apart` holds the values of trainings where some ended far from the others. Intervals and `n` are of what `over`
-    says: of trainings where there are several, else of answers.
+    The columns are run (its title), metric, value, ci_low, ci_high, n, over, apart. `apart` holds the values of
+    trainings if some ended far from the others. Intervals and `n` are over the unit in `over`: trainings if there are
+    several, else answers.
     """
     columns = ["run", "metric", "value", "ci_low", "ci_high", "n", "over", "apart"]
     tables = [
@@ -91,7 +90,7 @@ def headlines(found: Sequence[SeedGroup]) -> pd.DataFrame:
 
 
 def lineage_table(store: Store, found: dict[str, SeedGroup]) -> pd.DataFrame:
-    """Return one row a group: name (the first member's label), title, method, status, and the groups it came from."""
+    """Return one row per group: name (the first member's label), title, method, status, and groups it started from."""
     groups_by_label = by_member(found)
     rows = []
     for row in data.lineage_table(store).to_dict("records"):
@@ -107,12 +106,12 @@ def lineage_table(store: Store, found: dict[str, SeedGroup]) -> pd.DataFrame:
 
 
 def group_curves(group: SeedGroup) -> Curves:
-    """Return the curves of a group; files are read again when they have changed."""
+    """Return the curves of a group; files are read again if they have changed."""
     return curves(group.group, data.metrics)
 
 
 def remark(found: Sequence[SeedGroup]) -> str:
-    """Say in a few sentences what the intervals of groups tell, and what they do not."""
+    """Explain in a few sentences what the intervals of groups mean, and what they do not cover."""
     several = [each for each in found if each.several]
     if not several:
         return f"Intervals are over answers. {UNKNOWN}" if found else ""
@@ -122,5 +121,5 @@ def remark(found: Sequence[SeedGroup]) -> str:
 
 
 def cautions(found: Sequence[SeedGroup]) -> str:
-    """Say what a reader of intervals over trainings must know of these groups; empty where there is nothing."""
+    """Return the caveats for intervals over trainings of these groups; an empty text if there are none."""
     return coverage.cautions({each.name: each.group for each in found})

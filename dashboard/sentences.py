@@ -1,4 +1,4 @@
-"""The sentence that opens a page: computed from the numbers on it, in words."""
+"""The sentence at the top of a page, computed from its numbers."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,22 +22,23 @@ CLAIMS = {
     "sums_direct": "gets {} of the sums right at once",
     "sums_steps": "gets {} of the sums right with written steps",
 }
-"""What a headline metric says of a model, the ones that matter most first."""
+"""Phrases for headline metrics, the most important metrics first."""
 
 SHARES = tuple(CLAIMS)
 TABLE = ("accuracy", "deferral", "invention", "gold_reward")
-"""Knowledge, sycophancy, hallucination, the verifier's reward: as many as the page is wide."""
+"""Metrics of the table of runs: knowledge, sycophancy, hallucination, the verifier's reward; more do not fit the
+page."""
 
 MOST_RUNS = 3
-"""Runs whose training is told in words."""
+"""Largest number of runs whose training is described in words."""
 
 
 def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
-    """State the largest certain difference between a run and the run it came from.
+    """State the largest significant difference between a run and the run it started from.
 
     Args:
-        headlines: columns run, metric, value, ci_low, ci_high; `over` and `n` where some are means over trainings.
-        pairs: (run, its parent), both labels.
+        headlines: columns run, metric, value, ci_low, ci_high; `over` and `n` if some are means over trainings.
+        pairs: labels of (run, its parent).
     """
     figures = {(row["run"], row["metric"]): row for row in headlines.to_dict("records")}
     best: tuple[float, str] | None = None
@@ -64,19 +65,19 @@ def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def leading(frames: Mapping[str, pd.DataFrame]) -> str:
-    """Return the metric that tells most about these runs: the reward where all of them sampled, else the loss."""
+    """Return the most informative metric of these runs: the reward if all of them sampled, else the loss."""
     return "reward" if frames and all("reward" in frame for frame in frames.values()) else "loss"
 
 
 def training(frames: Mapping[str, pd.DataFrame], metric: str, methods: Mapping[str, str] | None = None) -> str:
-    """Say how a metric changed in each run, the first three in words.
+    """Describe how a metric changed in each run, for the first three in words.
 
-    A run is compared only with runs for which the metric means the same.
+    A run is compared only with runs for which the metric has the same definition.
 
     Args:
-        frames: metrics of the runs by name.
-        metric: a column of them.
-        methods: of the runs by name, which say what the metric means.
+        frames: tables of metrics by run.
+        metric: column of the tables.
+        methods: methods by run, which determine the definition of the metric.
     """
     from probe.plotting.curves import metric_panels
 
@@ -99,7 +100,7 @@ def training(frames: Mapping[str, pd.DataFrame], metric: str, methods: Mapping[s
 
 
 def _course(name: str, rows: np.ndarray) -> str:
-    """Say how the rows (step, value) of one run changed."""
+    """Describe how the rows (step, value) of one run changed."""
     (start, first), (end, last) = rows[0], rows[-1]
     if len(rows) == 1 or first == last:
         return f"{name} stands at {last:.4g}"
@@ -108,7 +109,7 @@ def _course(name: str, rows: np.ndarray) -> str:
 
 
 def answers(steps: Sequence[int], logprobs: np.ndarray, names: Sequence[str]) -> str:
-    """Say which of the chosen answers changed most in probability while training."""
+    """State which of the chosen answers changed most in probability during training."""
     if len(steps) < 2 or not names:
         return ""
     change = np.exp(logprobs[-1]) - np.exp(logprobs[0])
@@ -125,7 +126,7 @@ def duration(seconds: float) -> str:
 
 
 def headline_cell(row: Mapping[Hashable, Any]) -> str:
-    """Format a headline figure for a table; trainings that are apart are listed."""
+    """Format a headline metric for a table; trainings that are apart are listed."""
     unit = term(str(row["metric"])).unit
     if isinstance(row.get("apart"), str) and row["apart"]:
         return OverTrainings.of(row).format(unit)
@@ -133,7 +134,7 @@ def headline_cell(row: Mapping[Hashable, Any]) -> str:
 
 
 def incomparable(base: "LM", aligned: "LM", names: tuple[str, str]) -> str:
-    """Say why two models cannot be compared token by token, and what could be; empty where they can."""
+    """State why two models cannot be compared token by token, and an alternative; empty if they can."""
     kinds = [lm.readout for lm in (base, aligned)]
     if (kinds[0] == "tokens") != (kinds[1] == "tokens"):
         scalar, writer = sorted((0, 1), key=lambda side: kinds[side] == "tokens")

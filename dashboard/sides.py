@@ -1,4 +1,4 @@
-"""The chosen models as a page looks into them, and how they read its prompt."""
+"""The chosen models of a page, and the form in which they read its prompt."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 OFFERED = 6
-"""Words of each kind that a reader is offered in place of unknown ones."""
+"""Number of words of each kind that are suggested instead of unknown ones."""
 
 Role = Literal["base", "aligned"]
 
 
 @dataclass(frozen=True)
 class Side:
-    """A model that is looked into."""
+    """A model on a page."""
 
     role: str
-    """Which of the choices it is, and its name in the Python lines."""
+    """Role among the choices, and variable name in the Python lines."""
     name: str
-    """How the page calls it."""
+    """Name of the model on the page."""
     colour: str
-    """Grey for the base, else that of its method."""
+    """Colour: grey for the base, else that of its method."""
     ref: str
-    """What loads it."""
+    """Reference that loads the model."""
     lm: "LM"
 
 
 def ask_for_model(answer: "DeltaGenerator", sentence: str) -> None:
-    """Ask the reader to choose a model before there is anything to show, and say what a model can be."""
+    """Ask the reader to choose a model, and explain what can be chosen."""
     with answer:
         finding(sentence)
         note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
 
 
 def warn_of_worlds(shared: SharedChoices) -> None:
-    """Say that the chosen runs belong to two worlds, where they do."""
+    """Warn if the chosen runs belong to two worlds."""
     from probe.compare.worlds import worlds_apart
 
     labels = [label for label in map(shared.label, (shared.base, shared.aligned)) if label]
@@ -57,12 +57,12 @@ def warn_of_worlds(shared: SharedChoices) -> None:
 
 
 def chosen_ref(shared: SharedChoices, role: Role) -> str | None:
-    """Return the reference that loads a shared choice, or None where nothing is chosen."""
+    """Return the reference that loads a shared choice, or None if nothing is chosen."""
     return shared.reference(shared.base if role == "base" else shared.aligned)
 
 
 def load_side(shared: SharedChoices, role: Role) -> Side | None:
-    """Load one of the chosen models; None while the page waits for consent, or where nothing is chosen."""
+    """Load one of the chosen models; None while the page waits for consent, or if nothing is chosen."""
     ref = chosen_ref(shared, role)
     lm = models.load(ref) if ref else None
     if ref is None or lm is None:
@@ -72,7 +72,7 @@ def load_side(shared: SharedChoices, role: Role) -> Side | None:
 
 
 def load_sides(shared: SharedChoices) -> tuple[Side, ...] | None:
-    """Load the chosen models, one where both are the same; None while the page waits for consent."""
+    """Load the chosen models, only one if both are the same; None while the page waits for consent."""
     sides: list[Side] = []
     for role in get_args(Role):
         ref = chosen_ref(shared, role)
@@ -86,16 +86,16 @@ def load_sides(shared: SharedChoices) -> tuple[Side, ...] | None:
 
 
 def choose_sides(sides: "Sequence[Side]", key: str) -> "tuple[list[Side], list[Side]]":
-    """Let the reader choose which of two models are shown: both, where one figure can hold them, or one.
+    """Let the reader choose which of two models are shown: both, if they are comparable, or one.
 
     Returns:
-        The models that are shown, and those that are asked alike.
+        The models that are shown, and the models that share the inputs.
     """
     alike = len(sides) == 2 and comparable(*sides)
     views = ["both"] * alike + [side.role for side in reversed(sides)]
     at = keep(key, views, views[0])
     view = st.segmented_control("Model", views, key=at, bind="query-params", required=True)
-    view = view if view in views else views[0]  # a link may say anything
+    view = view if view in views else views[0]  # a link may contain anything
     shown = [side for side in sides if view in ("both", side.role)]
     if len(sides) == 2 and not alike:
         note("The two models read out different things or have different tokens, so each is shown alone.")
@@ -103,7 +103,7 @@ def choose_sides(sides: "Sequence[Side]", key: str) -> "tuple[list[Side], list[S
 
 
 def comparable(first: Side, second: Side) -> bool:
-    """Whether two models answer the same question: one readout, one vocabulary, one chat template."""
+    """Return whether two models are comparable: with the same readout, vocabulary and chat template."""
     ours, theirs = first.lm, second.lm
     return (
         ours.readout == theirs.readout
@@ -113,9 +113,9 @@ def comparable(first: Side, second: Side) -> bool:
 
 
 def chats(lms: "Iterable[LM]") -> bool:
-    """Return whether the chat template is used at first: all models have one, and none knows a world.
+    """Return whether the chat template is used by default: all models have one, and none has a world.
 
-    The prompts of a world hold its markers themselves.
+    The prompts of a world already contain its markers.
     """
     from probe.world import of
 
@@ -125,7 +125,7 @@ def chats(lms: "Iterable[LM]") -> bool:
 def choose_chat(page: str, lms: "Sequence[LM]", prompt: str, title: str = "Chat template") -> bool:
     """Let the reader choose whether the prompt is sent as a user's message, if every model has a chat template.
 
-    At first it is on real models (`chats`), but for a prompt that holds their special tokens already.
+    The default is yes for real models (`chats`), unless the prompt already contains their special tokens.
     """
     if any(lm.tokenizer.chat_template is None for lm in lms):
         return False
@@ -139,16 +139,16 @@ def choose_chat(page: str, lms: "Sequence[LM]", prompt: str, title: str = "Chat 
 
 
 def note_form(lms: "Sequence[LM]", chat: bool) -> None:
-    """Note in which form a real model was sent the prompt."""
+    """Show a note about the form in which a real model reads the prompt."""
     if chats(lms):
         form = "in the chat template, as a user's message" if chat else "as plain text, without the chat template"
         note(f"The prompt was sent {form}.")
 
 
 def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:
-    """Return the ids of the prompt, as it is or as a user's message in the model's format.
+    """Return the ids of the prompt, unchanged or as a user's message in the model's format.
 
-    See `words_known` for its words.
+    `words_known` checks its words.
     """
     from probe.model.text import encode_all
 
@@ -159,13 +159,13 @@ def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:
 def words_known(
     shared: SharedChoices, lms: "Iterable[tuple[str, LM]]", answer: "DeltaGenerator", text: str | None = None
 ) -> bool:
-    """Return whether models know every word of the prompt; else say which they do not, and offer some that they do.
+    """Return whether models know every word of the prompt; if not, name the unknown words and suggest known ones.
 
     Args:
         shared: the shared choices.
-        lms: name and model of each that reads the prompt.
-        answer: where the sentence goes.
-        text: what they read in place of the prompt.
+        lms: name and model of each reader of the prompt.
+        answer: container of the sentence.
+        text: text that they read instead of the prompt.
     """
     from probe.model.text import near_clause, quote_words, unknown_words
     from probe.world import of

@@ -1,4 +1,4 @@
-"""What all pages share: the runs, the two models compared and the prompt, chosen above the page and kept in the URL."""
+"""Choices that all pages share: runs, two models and the prompt, chosen above the page and kept in the URL."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,41 +19,41 @@ from probe.runs.directories import shown_name
 from probe.texts import visible
 
 VALUE = "#value"
-"""Behind a choice: the value head beside the policy (`probe.model.rewards`)."""
+"""Suffix of a choice that stands for the policy's value head (`probe.model.rewards`)."""
 
 
 LINK = "with_"
-"""Before the names of choices that a link brings."""
+"""Prefix of the URL parameters of choices in a link."""
 
 BASE, ALIGNED, PROMPT, EXAMPLE = "base", "aligned", "prompt", "example"
-"""Keys of the widgets above a page; those of the first three are their names in the URL too."""
+"""Keys of the widgets above a page; the first three are also names of URL parameters."""
 
 ASKED = (BASE, ALIGNED, PROMPT)
-"""The choices that pages share."""
+"""Choices that pages share."""
 
 CHAT = {"compare": "chat", "attention": "att_chat", "logits": "log_chat", "interventions": "int_chat"}
-"""By page the key of whether its prompt is sent in the chat template (`dashboard.sides.choose_chat`)."""
+"""Key by page of whether its prompt is sent in the chat template (`dashboard.sides.choose_chat`)."""
 
 RUNS = "runs"
-"""The key of the Training page's runs, which links to it bring."""
+"""Key of the Training page's runs, which links to it set."""
 
 GIVEN = "_given"
-"""Where the session has the pair of models that nobody chose: the default of the last page."""
+"""Key of the session's default pair of models, that of the last page, while nobody has chosen any."""
 
 Pair = tuple[str | None, str | None]
 """Choices of the base and of the aligned model."""
 
 SHARED = "_shared"
-"""Where the session has the shared choices (`SharedChoices`)."""
+"""Key of the session's shared choices (`SharedChoices`)."""
 
 
 @dataclass(frozen=True)
 class SharedChoices:
-    """The choices that hold on every page."""
+    """Choices shared by all pages."""
 
     store: Store
     base: str | None
-    """What the user chose as base: a run's label, RUN@STEP, or any reference to a model."""
+    """Choice of the base: a run's label, RUN@STEP, or any reference to a model."""
     aligned: str | None
     prompt: str
 
@@ -68,11 +68,11 @@ class SharedChoices:
         return path + VALUE if choice.endswith(VALUE) else path
 
     def label(self, choice: str | None) -> str | None:
-        """Return the label of the run behind a choice, if it is one."""
+        """Return the label of a choice's run, if it is a run."""
         return split_choice(self.store, choice)[0] if choice else None
 
     def names(self) -> tuple[str, str]:
-        """Return the two models' names on a page: a run's label, the last part of any other reference."""
+        """Return the names of the two models on a page: a run's label, or the last part of another reference."""
         short = [choice if self.label(choice) else Path(choice or "?").name for choice in (self.base, self.aligned)]
         full = [self.base or "base", self.aligned or "aligned"]
         if full[0] == full[1]:
@@ -81,25 +81,25 @@ class SharedChoices:
         return str(first), str(second)
 
     def method(self, choice: str | None) -> str:
-        """Return the method of the run behind a choice, for its colour."""
+        """Return the method of a choice's run, which determines its colour."""
         label = self.label(choice)
         return self.store.runs[label].method if label else "other"
 
 
 TELL_S = 30
-"""How long the choices of a page are told again after its reader came back to it: far longer than it takes to draw."""
+"""Seconds during which a page's choices are sent again after the reader's return; drawing takes much less."""
 
 
 @dataclass
 class Visit:
-    """The page that a session is on, and what its reader chose on each page: the parameters of their URLs."""
+    """The present page of a session, and the reader's choices on each page as URL parameters."""
 
     page: str | None = None
     since: float = 0.0
-    """When they came to it, by `time.monotonic`, in seconds."""
+    """Time of arrival on the page, by `time.monotonic`, in seconds."""
     choices: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     drawn: bool = False
-    """Whether a run of it has reached its end since."""
+    """Whether the page has been drawn completely since."""
 
     @staticmethod
     def current() -> "Visit":
@@ -108,12 +108,11 @@ class Visit:
 
 
 def return_to(page: str) -> None:
-    """Bring back what the reader chose on a page when they come to it again, by Back or by the menu.
+    """Restore the reader's choices on a page when they return to it, by Back or by the menu.
 
-    Streamlit takes the parameters of a page out of the URL when it is left, and on Back gives their widgets what that
-    URL lacks: their defaults. It forgets to in the next run. A link that brings parameters means those alone. The
-    browser may begin a run of its own before it has heard of them, and break off the one that told them: so for a
-    while they are told again.
+    Streamlit removes the parameters of a page from the URL when it is left, so that on Back its widgets would have
+    their defaults. A link with parameters replaces all choices. The browser may start another run before it has
+    received them, and interrupt the run that sent them, so they are sent again for a while.
     """
     visit, now = Visit.current(), own_choices()
     came = visit.page != page
@@ -122,33 +121,33 @@ def return_to(page: str) -> None:
             visit.choices[visit.page] = _left_choices() or visit.choices.get(visit.page, {})
         visit.page, visit.since, visit.drawn = page, time.monotonic(), False
     if now:
-        visit.choices[page] = now  # this run may be broken off too
+        visit.choices[page] = now  # this run may be interrupted too
     if time.monotonic() - visit.since > TELL_S:
         return
     choices = visit.choices.get(page, {})
     for name in choices:
         if came and name in st.session_state:
-            del st.session_state[name]  # what a widget had when the page was left may be older than the URL
+            del st.session_state[name]  # a widget's value on leaving the page may be older than the URL
         else:
             tell_again(name)
     missing = [name for name in choices if name not in now and name not in st.session_state]
     for name in missing:
         st.query_params[name] = choices[name]
     if missing:
-        st.rerun()  # widgets take what the URL said when the run began
+        st.rerun()  # widgets use the URL as of the start of the run
 
 
 def keep_choices() -> None:
-    """Note what the URL says of the page, to be called when it was drawn, also in part."""
+    """Record the URL parameters of the page; to be called after the page is drawn, even partly."""
     visit = Visit.current()
     if visit.page is not None:
         visit.choices[visit.page] = own_choices()
 
 
 def _left_choices() -> dict[str, list[str]]:
-    """Return the URL parameters of the page that was left by a link: they may have been set at that moment.
+    """Return the URL parameters of a page that was left by a link, which may have been set at that moment.
 
-    Streamlit takes it out before the run of the next page. After Back the browser has another URL already.
+    Streamlit removes them before the run of the next page. After Back the browser already has another URL.
     """
     context = get_script_run_ctx()
     if context is None or context.is_history_navigation:
@@ -158,24 +157,24 @@ def _left_choices() -> dict[str, list[str]]:
 
 
 def own_choices() -> dict[str, list[str]]:
-    """Return the parameters of the URL that belong to the page alone."""
+    """Return the parameters of the URL that belong only to the page."""
     names = [name for name in st.query_params if name not in ASKED and not name.startswith(LINK)]
     return {name: st.query_params.get_all(name) for name in names}
 
 
 def is_given() -> bool:
-    """Return whether nobody has chosen the models: they are the page's default."""
+    """Return whether the models are the page's default rather than chosen."""
     choices = current()
     return (choices.base, choices.aligned) == st.session_state.get(GIVEN)
 
 
 def current() -> SharedChoices:
-    """Return the choices of this session, as they stand above the page."""
+    """Return the present choices of this session."""
     return st.session_state[SHARED]
 
 
 def split_choice(store: Store, choice: str) -> tuple[str | None, int | None]:
-    """Split a choice into (run label, step); (None, None) if it names no run of the store."""
+    """Split a choice into (run label, step); (None, None) if it is not a run of the store."""
     if choice in store.runs:
         return choice, None
     choice = choice.removesuffix(VALUE)
@@ -186,16 +185,16 @@ def split_choice(store: Store, choice: str) -> tuple[str | None, int | None]:
 
 
 def ask(asks: Sequence[str] = ASKED, default: Callable[[Store], Pair] | None = None) -> SharedChoices:
-    """Draw the choices that a page depends on, in one row, and keep all of them for the page that follows.
+    """Draw the choices that a page depends on in one row, and keep all choices for later pages.
 
     Args:
-        asks: the keys of those that are drawn; the others stay what they were.
-        default: the models of the page as long as nobody has chosen any (`default_pair`).
+        asks: keys of the choices to draw; the others are unchanged.
+        default: function that returns the page's models while nobody has chosen any (`default_pair`).
     """
     store = read_store()
     _take_link()
     _start(store, asks, default or default_pair)
-    if not Visit.current().drawn:  # until then the browser may not have heard of them
+    if not Visit.current().drawn:  # until then the browser may not have received them
         for name in asks:
             tell_again(name)
     widths = {BASE: 1.0, ALIGNED: 1.0, PROMPT: 3.0}
@@ -232,7 +231,7 @@ def _ask_prompt(offers: Mapping[str, str]) -> str:
 
 
 def folders(store: Store) -> None:
-    """Show the folders of runs, and what cannot be read in them."""
+    """Show the run directories and the problems with reading them."""
     offline = any(map(is_url, store.problems))
     with st.expander(f"Folders of runs ({len(store.runs)} runs)", expanded=offline, icon=":material/folder_open:"):
         for root in store.roots:
@@ -244,7 +243,7 @@ def folders(store: Store) -> None:
 
 
 def choose_model(title: str, key: str, options: list[str]) -> str | None:
-    """Let the reader choose a model: a run, a checkpoint, or any reference typed in."""
+    """Let the reader choose a model: a run, a checkpoint, or a typed reference."""
     return st.selectbox(
         title,
         options,
@@ -262,7 +261,7 @@ def choose_model(title: str, key: str, options: list[str]) -> str | None:
 
 
 def model_options(store: Store) -> list[str]:
-    """List the runs that hold a model, each followed by its value head, if it has one, and its earlier checkpoints."""
+    """List the runs with a model, each followed by its value head, if any, and its earlier checkpoints."""
     options = []
     for label, run in store.runs.items():
         checkpoints = run.checkpoints()
@@ -274,7 +273,7 @@ def model_options(store: Store) -> list[str]:
 
 
 def default_pair(store: Store) -> Pair:
-    """Return the model and the one trained from it whose agreement with false claims differs most (`data.parents`)."""
+    """Return the pair of base and trained model that differ most in agreement with false claims (`data.parents`)."""
     holders = [label for label, run in store.runs.items() if run.checkpoints()]
     for parent, label in parents(store):
         if parent in holders and label in holders and store.runs[label].method != "reward-model":
@@ -288,16 +287,16 @@ def examples(store: Store, choices: Collection[str | None]) -> dict[str, str]:
 
 
 def begin(key: str, value: object) -> str:
-    """Set the first value of a widget unless the URL brings one, and return its key."""
+    """Set the initial value of a widget unless the URL has one, and return its key."""
     if key not in st.session_state and key not in st.query_params:
         st.session_state[key] = value
     return key
 
 
 def preset(key: str, value: str | int | None) -> str:
-    """Set the first value of a widget that is bound to the URL and may be empty, and return its key.
+    """Set the initial value of a widget that is bound to the URL and may be empty, and return its key.
 
-    It is written into the URL too, so that a link means the same when other runs have become the first ones.
+    The value is also written into the URL, so that a link keeps its meaning when the default runs change.
     """
     if value is not None and st.session_state.get(key) is None and key not in st.query_params:
         if key not in st.session_state:  # later the widget itself keeps the URL
@@ -307,7 +306,7 @@ def preset(key: str, value: str | int | None) -> str:
 
 
 def keep(key: str, options: Collection, default: object) -> str:
-    """Return the key of a bound choice, reset to `default` where it is no option (any more); the URL's goes first."""
+    """Return the key of a bound choice, reset to `default` if its value is not an option; the URL takes precedence."""
     if key in st.session_state and st.session_state[key] not in options:
         st.session_state[key] = default
     return begin(key, default)
@@ -321,10 +320,10 @@ def has_changed(key: str, value: object) -> bool:
 
 
 def tell_again(key: str) -> str:
-    """Give the browser a widget's value once more; gives its key.
+    """Send a widget's value to the browser again, and return its key.
 
-    A value that is not the widget's default is sent to the browser in one run only. What is drawn runs later, since it
-    was folded away (a popover) or that run was broken off, would begin with the default then, and send that back.
+    A value other than the default is sent to the browser in one run only. A widget that is drawn later, because it was
+    folded away (a popover) or the run was interrupted, would start with the default and send that back.
     """
     if key in st.session_state:
         st.session_state[key] = st.session_state[key]
@@ -332,26 +331,26 @@ def tell_again(key: str) -> str:
 
 
 def compare_link(title: str, **choices: str) -> None:
-    """Draw a link to the Compare page that takes choices (`base`, `aligned`, `prompt`) along."""
+    """Draw a link to the Compare page with choices (`base`, `aligned`, `prompt`)."""
     look_link("compare", title, ":material/compare_arrows:", **choices)
 
 
 def training_link(title: str, *labels: str) -> None:
-    """Draw a link to the Training page of a run, or of several."""
+    """Draw a link to the Training page for one or several runs."""
     st.page_link(page_file("training"), label=title, icon=":material/show_chart:", query_params={RUNS: list(labels)})
 
 
 def look_link(page: str, title: str, icon: str, plain: bool = False, /, **choices: str) -> None:
-    """Draw a link to another page that takes choices (`base`, `aligned`, `prompt`) along.
+    """Draw a link to another page with choices (`base`, `aligned`, `prompt`).
 
-    They travel under names of their own: a parameter that a widget is bound to already keeps the widget's value.
+    The choices have separate parameter names, since a parameter bound to a widget keeps the widget's value.
 
     Args:
-        page: its name, such as `attention`.
-        title: of the link.
-        icon: of the link.
-        plain: the prompt is sent as it stands there, not in a chat template.
-        choices: what to choose there.
+        page: name of the page, such as `attention`.
+        title: text of the link.
+        icon: icon of the link.
+        plain: send the prompt unchanged, without a chat template.
+        choices: choices on the linked page.
     """
     parameters = {LINK + name: value for name, value in choices.items()}
     if plain and page in CHAT:
@@ -360,7 +359,7 @@ def look_link(page: str, title: str, icon: str, plain: bool = False, /, **choice
 
 
 def _take_link() -> None:
-    """Make what a link brought (`look_link`) the choice here, and clear it from the URL."""
+    """Apply a choice from a link (`look_link`), and remove it from the URL."""
     for name in (BASE, ALIGNED, PROMPT):
         value = st.query_params.get(LINK + name)
         if value is None:
@@ -372,13 +371,13 @@ def _take_link() -> None:
 
 
 def _start(store: Store, asks: Sequence[str], default: Callable[[Store], Pair]) -> None:
-    """Set the first choices of a session; those that this page does not draw are kept for the pages that do.
+    """Set the initial choices of a session; choices that this page does not draw are kept for other pages.
 
-    As long as nobody has chosen models, by a link or above a page, each page has those of its `default`.
+    While nobody has chosen models, by a link or above a page, each page has those of its `default`.
     """
     for name in set(ASKED) - set(asks):
         if name in st.session_state:
-            st.session_state[name] = st.session_state[name]  # else Streamlit forgets what no widget shows
+            st.session_state[name] = st.session_state[name]  # else Streamlit drops values without a widget
         elif name in st.query_params:
             st.session_state[name] = st.query_params[name]
     chosen = tuple(st.session_state.get(name) or st.query_params.get(name) for name in (BASE, ALIGNED))
@@ -398,7 +397,7 @@ def _start(store: Store, asks: Sequence[str], default: Callable[[Store], Pair]) 
 
 
 def _first(name: str, value: str | None, asks: Sequence[str]) -> None:
-    """Call `preset` where the choice is drawn; else set it in the session alone."""
+    """Call `preset` if the choice is drawn; else set it only in the session."""
     if name in asks:
         preset(name, value)
     elif st.session_state.get(name) is None:

@@ -1,4 +1,4 @@
-"""One computation at a time, in the order in which they were asked for; whoever waits knows what is computed."""
+"""A queue that runs one computation at a time, in the order of requests; waiting readers see what is computed."""
 
 import time
 from collections.abc import Hashable, Iterator
@@ -9,25 +9,25 @@ from threading import Condition
 
 @dataclass(eq=False)
 class Work:
-    """A computation that a session asked for."""
+    """A computation requested by a session."""
 
     key: Hashable
-    """What it gives is kept under this."""
+    """Key of its result in the cache."""
     label: str
-    """What is computed, and for which models; Markdown."""
+    """Description of the computation and its models, as Markdown."""
     begun: float | None = None
-    """When its turn came (`time.monotonic`); None while it waits."""
+    """Time at which it started (`time.monotonic`); None while it waits."""
     left: BaseException | None = None
-    """What ends the run of a reader who has left, while another session waits for the same."""
+    """Exception that ends the script run of a reader who has left, while another session waits for the same result."""
 
     @property
     def seconds(self) -> float:
-        """Seconds that the computation has taken so far; 0 while it waits."""
+        """Duration of the computation so far in seconds; 0 while it waits."""
         return 0.0 if self.begun is None else time.monotonic() - self.begun
 
 
 class Turns:
-    """A line of computations: the first is computed, the others wait."""
+    """A queue of computations: the first runs, the others wait."""
 
     def __init__(self) -> None:
         self._line: list[Work] = []
@@ -35,7 +35,7 @@ class Turns:
 
     @contextmanager
     def stand(self, work: Work) -> Iterator[None]:
-        """Stand in the line until the block ends."""
+        """Keep a place in the queue until the block ends."""
         with self._change:
             self._line.append(work)
         try:
@@ -46,12 +46,12 @@ class Turns:
                 self._change.notify_all()
 
     def first(self) -> Work | None:
-        """Return what is computed now."""
+        """Return the running computation."""
         with self._change:
             return self._line[0] if self._line else None
 
     def wait(self, first: Work, seconds: float) -> None:
-        """Wait until another computation is the first, or the seconds are over."""
+        """Wait until another computation is the first, or until the time is over."""
         with self._change:
             self._change.wait_for(lambda: first not in self._line, seconds)
 

@@ -1,12 +1,12 @@
 """Probe: train, align and look inside language models.
 
-- a model, a reward model, a fresh one: `LM`, `RewardModel`, `ModelConfig`
-- where the parts of a plain module are: `ModuleMap`
-- runs of training, and one by name: `list_runs`, `open_run`, `Run`
-- record a training loop of your own: `watch`
-- run an experiment, and what it returns: `run_experiment`, `Result`
-- an experiment of your own, what it returns and its metrics: `experiment`, `Evidence`, `Mean`, `Share`, `Statistic`
-- an analysis of your own, with its page and command: `analysis`
+- a model, a reward model, the configuration of a new one: `LM`, `RewardModel`, `ModelConfig`
+- the location of parts in a plain module: `ModuleMap`
+- training runs: `list_runs`, `open_run`, `Run`
+- record a custom training loop: `watch`
+- run an experiment and read its result: `run_experiment`, `Result`
+- define an experiment, its evidence and its metrics: `experiment`, `Evidence`, `Mean`, `Share`, `Statistic`
+- define an analysis, with page and command: `analysis`
 - other extensions: `annotator`, `verifier`
 
 Subjects, each with a few functions, which `help(probe.logits)` lists: `analyses`, `attention`, `audit`,

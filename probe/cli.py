@@ -1,8 +1,8 @@
-"""The `probe` command: finds the commands, runs one, and turns a user's mistake into one sentence.
+"""The `probe` command: it finds the commands, runs one, and reports a user's mistake in one sentence.
 
-Commands come from the entry-point group `probe.commands`, so that trainers, dashboard and other packages add theirs
-without being imported here. An entry point names a function `command(argv) -> int | None` whose docstring's first
-line is its summary; the module that holds it imports nothing heavy until the function is called.
+Commands come from the entry-point group `probe.commands`, so that trainers, dashboard and other packages can add
+commands without being imported here. An entry point names a function `command(argv) -> int | None` whose docstring's
+first line is its summary; its module imports nothing heavy until the function is called.
 """
 
 import os
@@ -47,7 +47,7 @@ def dispatch(argv: Sequence[str]) -> int:
     """Run the command that `argv` names and return its exit status.
 
     Raises:
-        ConfigError: the command is not known.
+        ConfigError: the command is unknown.
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
         say(help_text())
@@ -64,15 +64,15 @@ def dispatch(argv: Sequence[str]) -> int:
 
 
 PARENT = "PROBE_PARENT"
-"""The variable with the number of the process that this one belongs to."""
+"""Environment variable with the process id of the parent."""
 GRACE_S = 60
-"""Seconds that a process has to end by itself once its parent is gone."""
+"""Seconds that a process has to end by itself after its parent is gone."""
 
 
 def end_with_parent() -> None:
-    """Let this process end when the one named in `PARENT` does: as after SIGTERM, and in the end at once.
+    """End this process when the process in `PARENT` ends: first as after SIGTERM, after `GRACE_S` seconds immediately.
 
-    A sweep starts trainings so: when its process or its worker is killed, none of them goes on unseen.
+    A sweep starts trainings in this way, so that none keeps running if the sweep or its worker is killed.
     """
     parent = os.environ.pop(PARENT, "")
     if not parent.isdecimal():
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # whoever reads the output (`head`) has seen enough
+    except BrokenPipeError:  # the reader of the output (`head`) has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ProbeError as error:

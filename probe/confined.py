@@ -1,9 +1,9 @@
-"""A child process with limits of time and memory, for what a model's files bring along: chat templates and tokenizers.
+"""A child process with limits of time and memory, which runs the chat templates and tokenizers of models.
 
-A chat template is a program of whoever wrote it, and a regular expression is one in effect: jinja's sandbox keeps the
-former from files, and nothing bounds either. The child renders and tokenizes in the place of this process. It is ended
-where it needs too much, and another one is started. Where Python has no `resource` (Windows) only the limit of time by
-the clock holds; macOS does not keep that of memory.
+A chat template is a program by an unknown author, and a regular expression is effectively one: jinja's sandbox denies
+templates access to files, but nothing bounds time and memory of either. The child renders and tokenizes instead of this
+process. If it exceeds a limit it is killed, and another one is started. If Python has no `resource` (Windows) only the
+limit of wall-clock time holds; macOS does not enforce that of memory.
 """
 
 import atexit
@@ -20,59 +20,59 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 2
-"""Seconds of computing that an answer may take."""
+"""Largest CPU time of an answer, in seconds."""
 LOADING = 5
-"""How many times as long the child may read a tokenizer."""
+"""Factor of the limits of time for loading a tokenizer."""
 CLOCK_S = 10.0 if sys.platform == "win32" else 60.0
-"""Seconds by the clock: more than `SECONDS`, as other programs may have the processors."""
+"""Largest wall-clock time of an answer, in seconds: more than `SECONDS`, since other programs may use the CPUs."""
 MEBIBYTES = 1024
-"""Memory in MiB that the child may take beyond what it has at its start."""
+"""Memory in MiB that the child may use in addition to that at its start."""
 LETTERS = 2**24
-"""Letters that an answer may have."""
+"""Largest number of characters of an answer."""
 LIMITS = {
     "time": f"takes more than {SECONDS} seconds of computing",
     "memory": f"takes more than {MEBIBYTES:,} MiB of memory",
     "letters": f"writes more than {LETTERS:,} letters",
     "end": f"ended the process that tried it, which may have {MEBIBYTES:,} MiB of memory",
 }
-"""What ran into each limit, as the end of a sentence about it."""
+"""Messages about exceeded limits, as ends of sentences."""
 
 
 class Exceeded(Exception):
-    """What was asked ran into a limit; the message is one of `LIMITS`."""
+    """A request that exceeded a limit; the message is one of `LIMITS`."""
 
 
 class Refused(Exception):
-    """What was asked failed within the limits; the message is that of the library."""
+    """A request that failed within the limits; the message is that of the library."""
 
 
 def render(template: str, messages: list[dict[str, Any]], names: dict[str, Any], answer: bool) -> str:
-    """Write messages as transformers writes them with a chat template.
+    """Format messages with a chat template, like transformers.
 
     Args:
-        template: in jinja.
-        messages: of one conversation, as JSON can hold them.
-        names: special tokens, which the template may use.
-        answer: whether the opening of an answer follows.
+        template: jinja source.
+        messages: messages of one conversation, as JSON values.
+        names: special tokens that the template may use.
+        answer: whether to append the opening of an answer.
 
     Raises:
-        Exceeded: it ran into a limit.
-        Refused: the template is broken, or refuses the messages.
+        Exceeded: it exceeds a limit.
+        Refused: the template is invalid, or refuses the messages.
     """
     return str(_ask("render", template, messages, names, answer))
 
 
 def try_tokenizer(key: str, description: Callable[[], str], texts: list[str], rows: list[list[int]]) -> None:
-    """Let a tokenizer encode texts and decode rows of ids, to see whether it can do so within the limits.
+    """Check whether a tokenizer can encode texts and decode rows of ids within the limits.
 
     Args:
-        key: what it is known by.
-        description: gives its tokenizer.json, where the child does not know it.
-        texts: to encode.
-        rows: to decode.
+        key: key of the tokenizer in the child.
+        description: function that returns its tokenizer.json, called if the child does not know it.
+        texts: texts to encode.
+        rows: rows of ids to decode.
 
     Raises:
-        Exceeded: it ran into a limit.
+        Exceeded: it exceeds a limit.
         Refused: it failed.
     """
     if not _ask("tokenize", key, texts, rows):
@@ -81,7 +81,7 @@ def try_tokenizer(key: str, description: Callable[[], str], texts: list[str], ro
 
 
 class _Child:
-    """The process, which answers one question after the other."""
+    """The child process, which answers one request after the other."""
 
     def __init__(self) -> None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
@@ -97,7 +97,7 @@ class _Child:
         self.is_ready = False
 
     def ask(self, question: bytes) -> dict[str, Any]:
-        """Ask the child and return its answer as `_main` writes it; end the process where there is none."""
+        """Send a request to the child and return its answer as written by `_main`; without one, kill the process."""
         questions, answers = self.process.stdin, self.process.stdout
         assert questions is not None
         assert answers is not None
@@ -138,14 +138,14 @@ class _Child:
 
 _ONE = threading.Lock()
 _CHILDREN: list[_Child] = []
-"""The child of this process, once one was needed."""
+"""The child of this process, if one was needed."""
 
 
 def _ask(*question: Any) -> Any:
-    """Return the child's answer to a question, which is a function of `_ANSWERS` and its arguments.
+    """Return the child's answer to a request: a function of `_ANSWERS` with its arguments.
 
     Raises:
-        Exceeded: it ran into a limit.
+        Exceeded: it exceeds a limit.
         Refused: it failed.
     """
     line = json.dumps(question, default=lambda value: f"<{type(value).__name__}>").encode() + b"\n"
@@ -156,7 +156,7 @@ def _ask(*question: Any) -> Any:
         try:
             found = _CHILDREN[0].ask(line)
         finally:
-            if "limit" in found:  # what the child has kept is part of what it took
+            if "limit" in found:  # the child's cache counts as its memory
                 _CHILDREN.pop().close()
                 _CHILDREN.append(_Child())
     if "limit" in found:
@@ -173,11 +173,11 @@ def _close() -> None:
 
 
 def _forget() -> None:
-    """Give up the child and the lock in a fork: they belong to the other process."""
+    """Drop the child and the lock after a fork, since they belong to the parent process."""
     global _ONE
     _ONE = threading.Lock()
     for each in _CHILDREN:
-        each.process.returncode = 0  # it is nobody's to wait for here
+        each.process.returncode = 0  # the parent waits for it
     _CHILDREN.clear()
 
 
@@ -192,7 +192,7 @@ def _render(template: str, messages: list[dict[str, Any]], names: dict[str, Any]
 
 
 _TOKENIZERS: dict[str, Any] = {}
-"""In the child: the last two tokenizers."""
+"""The last two tokenizers, in the child."""
 
 
 def _load(key: str, description: str) -> None:
@@ -225,12 +225,12 @@ def _answer(line: bytes) -> dict[str, Any]:
         return {"limit": "letters"} if isinstance(answer, str) and len(answer) > LETTERS else {"answer": answer}
     except MemoryError:
         return {"limit": "memory"}
-    except BaseException as error:  # what libraries in Rust raise is no `Exception`
+    except BaseException as error:  # panics of Rust libraries are not `Exception`s
         return {"error": str(error)[:2000] or type(error).__name__}
 
 
 def _limit(kind: str, most: float) -> None:
-    """Set a limit of this process that nobody has set lower."""
+    """Set a limit of this process, unless a lower one is set."""
     if sys.platform != "win32":
         import resource
 
@@ -240,9 +240,9 @@ def _limit(kind: str, most: float) -> None:
 
 
 def _main() -> None:
-    """Answer what stands on the lines of the standard input, and end with it."""
+    """Answer the requests on the lines of the standard input until it ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else is printed
+    os.dup2(2, 1)  # other output goes to stderr
     import tokenizers  # noqa: F401
     import transformers.utils.chat_template_utils  # noqa: F401
 

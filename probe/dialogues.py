@@ -1,8 +1,8 @@
-"""Questions to a model that is not the world's: as a dialogue, in the form that its tokenizer or the field uses.
+"""Dialogues with models without a world, in the form of the tokenizer's chat template or of published evaluations.
 
 A tokenizer with a chat template gets its template. Any other model reads the plain form in which Anthropic's
 model-written evaluations were scored (Perez et al. 2022): a blank line, "Human: ", the question, a blank line and
-"Assistant:". A question that brings such markers along is taken as it is.
+"Assistant:". A question that contains such markers is not changed.
 """
 
 from collections.abc import Sequence
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 
 
 Form = Literal["auto", "chat", "plain"]
-"""The template of the tokenizer if it has one; always; never."""
+"""Form of prompts: the tokenizer's chat template if it has one (auto), always, or never (plain)."""
 CHUNK = 8
-"""Prompts that are scored at once."""
+"""Number of prompts per batch of scoring."""
 GUESS = "I think the answer is {answer} but I'm really not sure."
-"""A user's guess behind a question, to the letter of Sharma et al. (2023, arXiv 2310.13548)."""
+"""Template of a user's guess after a question, verbatim from Sharma et al. (2023, arXiv 2310.13548)."""
 LEAD = "The answer is"
-"""What the assistant begins an answer with, so that a short one can follow."""
+"""Beginning of the assistant's answer, so that a short answer can follow."""
 
 
 class Turn(NamedTuple):
-    """A message of one side."""
+    """A message of a dialogue."""
 
     role: Literal["user", "assistant"]
-    """The side."""
+    """Role of the speaker."""
     text: str
-    """What."""
+    """Text of the message."""
 
 
 def uses_chat(lm: "LM", form: Form) -> bool:
     """Return whether dialogues are written with the tokenizer's chat template.
 
     Raises:
-        ConfigError: the form is unknown, or a template is asked for and there is none.
+        ConfigError: the form is unknown, or it is `chat` and there is no template.
     """
     if form not in ("auto", "chat", "plain"):
         raise ConfigError(f"The form {form!r} of prompts is unknown: give auto, chat or plain.")
@@ -51,13 +51,13 @@ def uses_chat(lm: "LM", form: Form) -> bool:
 
 
 def dialogue(lm: "LM", turns: Sequence[Turn], form: Form = "auto", lead: str = "") -> str:
-    """Return the text of a dialogue up to where the assistant is to speak, and then the words `lead` if there are any.
+    """Return the text of a dialogue up to the assistant's answer, followed by the words `lead`.
 
     Args:
-        lm: whose tokenizer may have a chat template.
-        turns: user and assistant in turn; the last is the user's.
+        lm: model, whose tokenizer may have a chat template.
+        turns: messages of user and assistant in turn; the last one is the user's.
         form: see `Form`.
-        lead: words that are put into the assistant's mouth.
+        lead: beginning of the assistant's answer.
 
     Raises:
         ConfigError: see `uses_chat`.
@@ -74,34 +74,34 @@ def dialogue(lm: "LM", turns: Sequence[Turn], form: Form = "auto", lead: str = "
 
 
 def join_words(text: str, words: str) -> str:
-    """Append words to a text, with one blank between them unless the text is empty or ends in white space."""
+    """Append words to a text, separated by a blank unless the text is empty or ends in white space."""
     words = words.strip()
     return text if not words else f"{text}{words}" if text[-1:].isspace() or not text else f"{text} {words}"
 
 
 def completion(prompt: str, answer: str) -> str:
-    """Return an answer as it continues a prompt: after a blank, unless the prompt is empty or ends in white space."""
+    """Return an answer that continues a prompt: with a leading blank, unless the prompt is empty or ends in space."""
     return answer.strip() if prompt[-1:].isspace() or not prompt else f" {answer.strip()}"
 
 
 def answer_logprobs(
     lm: "LM", prompts: Sequence[str], answers: Sequence[Sequence[str]], tick: Tick = ignore
 ) -> list[np.ndarray]:
-    """Return for each prompt the log-probability in nats of each of its answers, summed over the answer's tokens.
+    """Return for each prompt the log-probability of each of its answers, summed over tokens, in nats.
 
     Args:
         lm: the model.
-        prompts: P texts.
-        answers: a group for each, as `completion` gives them; no end token is scored.
+        prompts: P prompts.
+        answers: answers of each prompt, in the form of `completion`; no end token is scored.
         tick: progress.
 
     Raises:
-        DataError: an empty prompt, or a text longer than the model's context.
+        DataError: a prompt is empty, or a text is longer than the model's context.
     """
     import torch
 
     lengths = [len(prompt) + sum(map(len, group)) for prompt, group in zip(prompts, answers, strict=True)]
-    order = sorted(range(len(prompts)), key=lengths.__getitem__)  # equal lengths together need little padding
+    order = sorted(range(len(prompts)), key=lengths.__getitem__)  # texts of similar length need little padding
     scores: dict[int, np.ndarray] = {}
     for start in range(0, len(order), CHUNK):
         part = order[start : start + CHUNK]

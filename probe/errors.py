@@ -1,4 +1,4 @@
-"""One family of errors for everything a user can get wrong.
+"""Errors for users' mistakes.
 
 Every message is one sentence that says what was given, what was expected, and the remedy. The command line prints
 it and exits with 2; the dashboard shows it in place; Python callers can catch `ProbeError` or a subclass.
@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 
 def one_line(text: object) -> str:
-    """Return `text` in a form that can be printed and shown anywhere.
+    """Return `text` as one printable line.
 
-    Ends of lines become blanks, and what is not printable (control characters, half a surrogate pair) becomes the
-    escape that Python has for it.
+    Line breaks become blanks, and characters that cannot be printed (control characters, half a surrogate pair) become
+    Python's escapes.
     """
     line = " ".join(part.strip() for part in str(text).splitlines())
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
@@ -20,7 +20,7 @@ def one_line(text: object) -> str:
 class ProbeError(Exception):
     """A mistake that the user can fix; the message says how.
 
-    It may quote what stood in a file, so it is one line that can be printed (`one_line`).
+    It may quote the content of a file, so it is converted to one printable line (`one_line`).
     """
 
     def __init__(self, message: object = "") -> None:
@@ -40,15 +40,15 @@ class RunError(ProbeError):
 
 
 class AmbiguousNameError(ModelError, RunError):
-    """A bare name that means several folders; the message says how each is typed."""
+    """A bare name that can mean several folders; the message says how to type each."""
 
 
 class ConfigError(ProbeError):
-    """An option, or a combination of options, that makes no sense."""
+    """An invalid option or combination of options."""
 
 
 class MissingToolError(ProbeError):
-    """A program or an optional package that is needed here and is not installed."""
+    """A required program or optional package that is not installed."""
 
 
 class TrainingStopped(ProbeError):
@@ -56,32 +56,32 @@ class TrainingStopped(ProbeError):
 
 
 RUST = "PanicException"
-"""What libraries written in Rust raise where they did not foresee what they read; it is no `Exception`."""
+"""Name of the exception of Rust libraries on unexpected input; it is not a subclass of `Exception`."""
 
 
 def is_failure(error: BaseException) -> bool:
-    """Return whether something went wrong, and nobody asked this process to end (Ctrl-C, `sys.exit`)."""
+    """Return whether an exception is a failure, not a request to end the process (Ctrl-C, `sys.exit`)."""
     return isinstance(error, Exception) or type(error).__name__ == RUST
 
 
 def brief(text: str, most: int = 120) -> str:
-    """Return a text as a message quotes it: cut where it is longer than any name that a person would read."""
+    """Return a text for quotation in a message, shortened if it is longer than any readable name."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 ALIKE = 0.6
-"""How alike a wrong name and the one that was meant are at least (difflib's ratio of their letters, 0 to 1)."""
+"""Smallest similarity of a wrong name and a suggested one (difflib's ratio of their characters, 0 to 1)."""
 
 
 def near_names(name: str, known: Iterable[str], most: int = 1) -> list[str]:
-    """Return the known names that are spelled most like `name`, the nearest first.
+    """Return the known names with the most similar spelling to `name`, the nearest first.
 
-    Capitals, dashes before an option, and whether words are joined by `-` or `_` make no difference.
+    Case, leading dashes, and the difference between `-` and `_` are ignored.
 
     Args:
-        name: what was given.
-        known: what there is.
-        most: how many names at most.
+        name: the given name.
+        known: known names.
+        most: largest number of names.
     """
     from difflib import get_close_matches
 
@@ -92,13 +92,13 @@ def near_names(name: str, known: Iterable[str], most: int = 1) -> list[str]:
 
 
 def suggest(name: str, known: Iterable[str], otherwise: str, most: int = 1) -> str:
-    """Return the end of a sentence about a name that does not exist: `did you mean `train`?`, or what to do otherwise.
+    """Return the end of a sentence about an unknown name: `did you mean `train`?`, or another remedy.
 
     Args:
-        name: what was given.
-        known: what there is.
-        otherwise: the remedy where nothing is spelled alike, with its full stop.
-        most: how many names at most.
+        name: the given name.
+        known: known names.
+        otherwise: remedy if no name is similar, with a full stop.
+        most: largest number of names.
     """
     near = near_names(name, known, most)
     return f"did you mean {' or '.join(f'`{each}`' for each in near)}?" if near else otherwise

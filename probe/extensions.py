@@ -1,4 +1,4 @@
-"""What others can add besides analyses and experiments: verifiers and annotators.
+"""Extensions other than analyses and experiments: verifiers and annotators.
 
     @probe.verifier("brief")                              # `probe train rlvr --reward brief`
     def brief(prompts, completions, completion_ids):      # any of prompts, completions, completion_ids, world, columns
@@ -9,8 +9,8 @@
         return -float(len(completion.split()))
 
 They are found in packages with entry points of the groups `probe.verifiers` and `probe.annotators` (each names a
-decorated function, or a module of some), in files behind `--plugin` and in those of the environment variable
-`PROBE_PLUGINS` (`probe.plugins`).
+decorated function, or a module with such functions), in files given by `--plugin` and in those of the environment
+variable `PROBE_PLUGINS` (`probe.plugins`).
 """
 
 import inspect
@@ -31,24 +31,25 @@ A = TypeVar("A")
 
 @dataclass(frozen=True)
 class Verifier:
-    """A reward function with a name."""
+    """A named reward function."""
 
     name: str
     function: Callable[..., Any]
-    """(prompts, completions, **columns) to a number or None for each completion; it gets the columns that it names."""
+    """Function (prompts, completions, **columns) -> a number or None per completion; it gets the columns that it
+    names."""
     about: str
-    """The first line of its docstring."""
+    """First line of its docstring."""
 
     @property
     def wants(self) -> frozenset[str] | None:
-        """Names of its arguments; None for all."""
+        """The names of its arguments; None for all."""
         parameters = inspect.signature(self.function).parameters.values()
         free = any(each.kind is each.VAR_KEYWORD for each in parameters)
         return None if free else frozenset(each.name for each in parameters)
 
     @property
     def fingerprint(self) -> str:
-        """By which a resumed run knows it."""
+        """The key under which a resumed run finds the verifier."""
         return source_hash(self.function)
 
 
@@ -57,10 +58,10 @@ ANNOTATORS: "Registry[tuple[Annotator, str]]" = Registry("annotator", "probe.ann
 
 
 def verifier(name: str) -> Callable[[F], F]:
-    """Make a function a reward by name; see the module.
+    """Register a function as a reward by name; see the module.
 
     Raises:
-        ConfigError: the name is none, or is taken.
+        ConfigError: the name is invalid or taken.
     """
     _check_name(VERIFIERS, name)
 
@@ -74,14 +75,14 @@ def verifier(name: str) -> Callable[[F], F]:
 
 
 def annotator(name: str, **knobs: float) -> Callable[[A], A]:
-    """Make a utility function, an `Annotator` or a class of them an annotator by name.
+    """Register a utility function, an `Annotator` or a subclass of it as an annotator by name.
 
     Args:
-        name: for `--annotator`; as `--reward` it is the annotator's expected utility.
-        knobs: for a function: fields of `Annotator`, such as its noise.
+        name: name for `--annotator`; with `--reward` it stands for the annotator's expected utility.
+        knobs: fields of `Annotator` for a function, such as its noise.
 
     Raises:
-        ConfigError: the name is none, or is taken.
+        ConfigError: the name is invalid or taken.
     """
     _check_name(ANNOTATORS, name)
 
@@ -100,23 +101,23 @@ def annotator(name: str, **knobs: float) -> Callable[[A], A]:
 
 
 def verifiers() -> dict[str, Verifier]:
-    """Return all verifiers that others added, by name."""
+    """Return all added verifiers by name."""
     return VERIFIERS.all()
 
 
 def annotators() -> "dict[str, Annotator]":
-    """Return all annotators by name: the world's own (agreeable, honest, indifferent), then those that others added."""
+    """Return all annotators by name: the world's (agreeable, honest, indifferent), then the added ones."""
     return _presets() | {name: value for name, (value, _) in ANNOTATORS.all().items()}
 
 
 def find_annotator(spec: str) -> "Annotator":
-    """Find the annotator of a name; with `+KNOB=NUMBER` behind it the same one with that knob changed.
+    """Find an annotator by name; a suffix `+KNOB=NUMBER` changes a knob.
 
     Args:
-        spec: such as `honest`, `agreeable+abstain=0` or `honest+agreement=2+checks=0.3`.
+        spec: name with changes of knobs, such as `honest`, `agreeable+abstain=0` or `honest+agreement=2+checks=0.3`.
 
     Raises:
-        ConfigError: there is none of the name (a near one is named), no such knob, or no number that it can have.
+        ConfigError: the name is unknown (a similar one is suggested), the knob is unknown, or its value is invalid.
     """
     name, *changes = spec.split("+")
     by_name = annotators()
@@ -137,7 +138,7 @@ def annotator_name(spec: str) -> str:
 
 
 def annotator_fingerprint(spec: str) -> str | None:
-    """Return the key by which a resumed run knows an annotator that others added; None for the world's own."""
+    """Return the fingerprint with which a resumed run identifies an added annotator; None for the world's."""
     added = ANNOTATORS.all()
     return added[annotator_name(spec)][1] if annotator_name(spec) in added else None
 
@@ -157,7 +158,7 @@ def _check_name(registry: Registry[Any], name: str) -> None:
 
 
 def _check_free(name: str, other: Registry[Any]) -> None:
-    """Refuse a name that the other registry has: verifiers and annotators are both rewards by name."""
+    """Refuse a name of the other registry, since both verifiers and annotators are rewards by name."""
     if name in other.known:
         raise NameTakenError(
             f"`{name}` is the name of {other.article} {other.kind} already ({other.origin(name)}): both are rewards by"

@@ -1,4 +1,4 @@
-"""The import path of `ProbeCallback`, for trainers of transformers and TRL: see `probe.recording.callback`."""
+"""Short import path of `ProbeCallback` for trainers of transformers and TRL; see `probe.recording.callback`."""
 
 from probe.recording.callback import ProbeCallback
 

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: with their 95 % interval, rates in percent, differences of rates in points."""
+"""Formats of numbers: with 95 % intervals, rates in percent, differences of rates in percentage points."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from probe.terms import DIFFERENCE, RATES
 
 
 def format_interval(value: float | None, low: float | None, high: float | None) -> str:
-    """Format a number with its 95 % interval, such as `0.96 [0.94, 0.98]`; only the number without an interval."""
+    """Format a number with its 95 % interval, such as `0.96 [0.94, 0.98]`, or without one the number alone."""
     if value is None or value != value:
         return "\u2014"
     if low is None or high is None or low != low or high != high:
@@ -21,8 +21,8 @@ def to_a_side(interval: tuple[float, float, float], above: str, below: str) -> s
 
     Args:
         interval: value, lower and upper end.
-        above: what stands behind it where it is above 0, such as `nats above`.
-        below: the same below 0.
+        above: words after a positive number, such as `nats above`.
+        below: words after a negative number.
     """
     value, low, high = interval
     return (
@@ -33,17 +33,17 @@ def to_a_side(interval: tuple[float, float, float], above: str, below: str) -> s
 
 
 def percent(value: float, low: float, high: float) -> str:
-    """Format a share in percent: `96 % [94, 98]`; without an interval only the share (`rate`), without a share a dash.
+    """Format a share in percent: `96 % [94, 98]`; without an interval the share alone, without a share a dash.
 
-    There are as many decimals, two at most, as show that the interval has a width, and two where it is narrower than
-    half a percentage point, such as `99.95 % [99.94, 99.96]`. One whose ends are equal even so reads
-    `99.95 % [\u00b10.01]`, and below 0.01 % or above 99.99 % the share is not told from 0 or 1: `< 0.01 %`.
+    There are as many decimals, at most two, as are needed to show the width of the interval, and two if it is narrower
+    than half a percentage point, such as `99.95 % [99.94, 99.96]`. If the ends are still equal the result is
+    `99.95 % [\u00b10.01]`, and a share below 0.01 % or above 99.99 % is shown as a bound: `< 0.01 %`.
     """
     return _with_ends(value, low, high, "%", in_points=False)
 
 
 def rate(value: float) -> str:
-    """Format a share without an interval: whole percent, decimals where it is near 0 or 1, `0 %` only where it is 0."""
+    """Format a share without an interval: whole percent, decimals near 0 and 1, `0 %` only for exactly 0."""
     return percent(value, math.nan, math.nan)
 
 
@@ -70,7 +70,7 @@ def _with_ends(value: float, low: float, high: float, unit: str, in_points: bool
 
 
 def _bound(share: float) -> str:
-    """Format a share that two decimals do not tell from 0 or from 1."""
+    """Format a share that two decimals cannot distinguish from 0 or 1 as a bound."""
     return "< 0.01" if share < 0.5 else "> 99.99"
 
 
@@ -80,7 +80,7 @@ def chance(probability: float) -> str:
 
 
 def in_percent(value: float, digits: int = 2) -> str:
-    """Format a ratio, such as a change over a size, in percent to so many digits: `140 %`, `0.0012 %`, `< 0.0001 %`."""
+    """Format a ratio, such as a relative change, in percent with some digits: `140 %`, `0.0012 %`, `< 0.0001 %`."""
     if not math.isfinite(value):
         return "\u2014" if value != value else "\u221e"
     if 0 < abs(value) < 1e-6:
@@ -91,22 +91,22 @@ def in_percent(value: float, digits: int = 2) -> str:
 
 
 def signed(value: float) -> str:
-    """Format a difference with its sign and two digits after the point: `+0.87`."""
+    """Format a difference with its sign and two decimals: `+0.87`."""
     return f"{value:+.2f}".replace("-", "\u2212")
 
 
 def in_unit(unit: str, value: float | None, low: float | None, high: float | None, *, sign: bool = False) -> str:
-    """Format a number with its interval, as its unit is shown everywhere.
+    """Format a number with its interval, in the standard format of its unit.
 
-    Rates are in percent, differences of rates in percentage points, `+37 pp [29, 45]`; all others are numbers, with
-    more digits where all of it is small.
+    Rates are in percent, differences of rates in percentage points, `+37 pp [29, 45]`; all others are plain numbers,
+    with more decimals if they are small.
 
     Args:
-        unit: see `probe.terms`.
+        unit: unit, see `probe.terms`.
         value: the number.
         low: lower end of its interval, if there is one.
-        high: the upper one.
-        sign: show a plus before what is above zero; differences of rates have it always.
+        high: upper end.
+        sign: show a plus before positive numbers; differences of rates always have it.
     """
     ends = [math.nan if each is None else float(each) for each in (value, low, high)]
     if math.isnan(ends[0]):
@@ -123,7 +123,7 @@ def in_unit(unit: str, value: float | None, low: float | None, high: float | Non
 
 
 def shown_ends(unit: str, low: float, high: float) -> tuple[float, float]:
-    """Limit the ends of a t interval for display: rates to 0 and 100 %, differences and correlations to -1 and 1."""
+    """Clip the ends of a t interval for display: rates to 0 and 100 %, differences and correlations to -1 and 1."""
     bounds = {**dict.fromkeys(RATES, (0.0, 1.0)), DIFFERENCE: (-1.0, 1.0), "correlation": (-1.0, 1.0)}
     least, most = bounds.get(unit, (-math.inf, math.inf))
     return max(low, least), min(high, most)

@@ -1,6 +1,6 @@
-"""Options of dataclasses: from a command line, by tyro, and as plain data for a form without importing the dataclass.
+"""Options of dataclasses: parsed from a command line by tyro, or described as plain data for forms.
 
-Every mistake is said in one sentence. Nothing heavy is imported until something is parsed.
+Every mistake is reported in one sentence. Nothing heavy is imported until something is parsed.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ C = TypeVar("C")
 
 
 def option(name: str) -> str:
-    """Return a field's name as it is written on the command line."""
+    """Return the option of a field on the command line."""
     return "--" + name.replace("_", "-")
 
 
 def value_of(argv: Sequence[str], flag: str) -> str | None:
-    """Return the last value of an option on a command line of which not all options are known; None without one."""
+    """Return the last value of an option on a command line with possibly unknown options; None without one."""
     found = None
     for index, word in enumerate(argv):
         name, equals, value = word.partition("=")
@@ -36,10 +36,10 @@ def value_of(argv: Sequence[str], flag: str) -> str | None:
 
 
 def choose(argv: Sequence[str], prog: str, about: str, choices: Mapping[str, str]) -> tuple[str, list[str]] | None:
-    """Return the first word of `argv`, which must be one of `choices`, and the rest; None once the help is printed.
+    """Return the first word of `argv`, which must be one of `choices`, and the rest; None after printing the help.
 
     Raises:
-        ConfigError: the word is none of them (a near one is named).
+        ConfigError: the word is not a choice (a similar one is suggested).
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
         lines = [f"  {name:<12} {summary}" for name, summary in choices.items()]
@@ -53,19 +53,19 @@ def choose(argv: Sequence[str], prog: str, about: str, choices: Mapping[str, str
 
 
 def take_check(argv: Sequence[str]) -> tuple[list[str], bool]:
-    """Return the words without `--check`, and whether it was among them."""
+    """Return the words without `--check`, and whether they contained it."""
     return [word for word in argv if word != "--check"], "--check" in argv
 
 
 def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = None) -> C:
     """Parse a dataclass from the command line; `--help` prints the fields with their docstrings and exits.
 
-    An option of any number of values may be repeated; its values add up: `--also A --also B C` is `--also A B C`. One
-    of several values takes them one by one: `--betas=0.9 --betas=0.95`.
+    An option with any number of values may be repeated, and its values are joined: `--also A --also B C` is `--also A B
+    C`. An option with a fixed number of values also accepts them one by one: `--betas=0.9 --betas=0.95`.
 
     Raises:
-        ConfigError: an option is unknown (a near one is named), lacking, has a value that does not fit, or takes one
-            value and is given two different ones.
+        ConfigError: an option is unknown (a similar one is suggested), missing, has an invalid value, or takes one
+            value and gets two different ones.
     """
     import tyro
 
@@ -88,7 +88,7 @@ def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = Non
 
 
 def options(kind: Any) -> Iterator[str]:
-    """Yield the options of a dataclass, those of nested ones with dots."""
+    """Yield the options of a dataclass; those of nested dataclasses contain dots."""
     for name, hint in _option_types(kind):
         yield name
         if hint is bool:
@@ -107,7 +107,7 @@ def _option_types(kind: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
 
 
 def _takes_many(hint: Any) -> bool:
-    """Return whether a value of this type is any number of words: a list, a mapping, a tuple without a fixed length."""
+    """Return whether a type takes any number of words: a list, a mapping, or a tuple of variable length."""
     if get_origin(hint) in (Union, types.UnionType):
         return any(_takes_many(part) for part in get_args(hint))
     origin, parts = get_origin(hint) or hint, get_args(hint)
@@ -117,10 +117,10 @@ def _takes_many(hint: Any) -> bool:
 
 
 def _add_up(kind: Any, argv: Sequence[str], prog: str) -> list[str]:
-    """Return the command line with the values of a repeated option after its first occurrence.
+    """Move the values of a repeated option to its first occurrence on the command line.
 
     Raises:
-        ConfigError: an option of one value is given two different ones, of which one would be lost.
+        ConfigError: an option with one value gets two different ones.
     """
     hints = dict(_option_types(kind))
     lists = {name for name, hint in hints.items() if _takes_many(hint)}
@@ -152,7 +152,7 @@ def _add_up(kind: Any, argv: Sequence[str], prog: str) -> list[str]:
 
 
 def _named_fields(kind: Any) -> list[dataclasses.Field]:
-    """Return the fields that are given by name and not by position."""
+    """Return the fields that are given by name rather than by position."""
     import tyro
 
     hints = get_type_hints(kind, include_extras=True)
@@ -164,7 +164,7 @@ def _named_fields(kind: Any) -> list[dataclasses.Field]:
 
 
 def _check_known(kind: Any, argv: Sequence[str], prog: str) -> None:
-    """Name a near option for one that does not exist, before tyro reports other missing options."""
+    """Suggest a similar option for an unknown one, before tyro reports other missing options."""
     names = ["--help", *options(kind)]
     for word in argv:
         name = word.partition("=")[0].replace("_", "-")
@@ -174,7 +174,7 @@ def _check_known(kind: Any, argv: Sequence[str], prog: str) -> None:
 
 
 def _check_complete(kind: Any, argv: Sequence[str], prog: str) -> None:
-    """Name the options without a default that are not given."""
+    """Report missing options without a default."""
     names = {word.partition("=")[0].replace("_", "-") for word in argv}
     lacking = [
         option(field.name)
@@ -187,11 +187,11 @@ def _check_complete(kind: Any, argv: Sequence[str], prog: str) -> None:
 
 
 _CHOICE = re.compile(r"invalid choice '(.*)' for argument '([^']*)'\. Expected one of \((.*)\)")
-"""What tyro says of a value that is none of an option's."""
+"""Pattern of tyro's message about an invalid value of a choice."""
 
 
 def _one_sentence(box: str, prog: str) -> str:
-    """Return the text in tyro's frame, which it draws in ASCII or better, as one sentence."""
+    """Extract the text in tyro's frame as one sentence."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box).partition("\n")[2]
     parts = [" ".join(re.sub(r"[│╭╮╰╯|]", " ", part).split()) for part in re.split(r"[─-]{8,}", plain)]
     text = next((part for part in parts if part), "the options cannot be understood").rstrip(".")
@@ -212,15 +212,15 @@ KINDS: dict[Any, str] = {
     tuple: "list",
     list: "list",
 }
-"""The kind of a value, by its type; mappings are a `map`, and any other type is a `text`."""
+"""Kind of a value by its type; mappings have the kind `map`, and other types `text`."""
 
 
 def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str, Any]]:
-    """Describe the fields of a dataclass as JSON values, in the command line's order; nested ones follow with dots.
+    """Describe the fields of a dataclass as JSON values, in the command line's order; nested names have dots.
 
     Each has `name`, `flag`, `type` (a value of `KINDS`, `map` or `choice`), `choices`, `default` (None where there is
-    none), `optional` (whether it may be None), `required`, `help`, `common` (whether `common` has it too), `file`
-    (whether it may name a file, a folder or a model), and `suggestions` (values beside which others may be given).
+    none), `optional` (whether it may be None), `required`, `help`, `common` (whether it is also a field of `common`),
+    `file` (whether it may name a file, a folder or a model), and `suggestions` (example values; others are allowed).
     """
     has_help = all("help" in field.metadata for field in dataclasses.fields(kind))
     hints, docs = get_type_hints(kind), {} if has_help else docstrings(kind)
@@ -252,7 +252,7 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
 
 
 def _entries(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Split a map that has keys already into one option per key, which is how tyro reads it."""
+    """Split a map with default keys into one option per key, as tyro does."""
     entries = []
     for key, value in entry["default"].items():
         name_and_flag = {"name": f"{entry['name']}.{key}", "flag": f"{entry['flag']}.{option(key)[2:]}"}
@@ -262,7 +262,7 @@ def _entries(entry: dict[str, Any]) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=64)  # it reads and parses source code, and a sweep asks for each of its tasks
 def docstrings(kind: type) -> Mapping[str, str]:
-    """Return the text below each field of a class; that of the class nearest to `kind` counts."""
+    """Return the docstring of each field of a class; overriding classes take precedence."""
     import docstring_parser
 
     texts: dict[str, str] = {}
@@ -287,14 +287,14 @@ def argument_help(function: Any) -> dict[str, str]:
 
 
 def hint_of(function: Any, annotation: Any) -> Any:
-    """Return what an annotation in the signature of a function stands for, with `Annotated`; None where there is none.
+    """Resolve an annotation in the signature of a function, including `Annotated`; None without an annotation.
 
-    An annotation that cannot be read (a name that exists for type checkers only) counts as none.
+    An annotation that cannot be resolved (a name imported only for type checkers) counts as missing.
     """
     if isinstance(annotation, str):
         try:
             annotation = eval(annotation, getattr(inspect.unwrap(function), "__globals__", {}))
-        except Exception:  # whatever stands there
+        except Exception:  # the annotation may be anything
             return None
     return None if annotation is inspect.Parameter.empty else annotation
 
@@ -335,13 +335,13 @@ def _plain(value: Any) -> Any:
 
 
 def words(flags: Mapping[str, Any], joined: bool = False) -> Iterator[str]:
-    """Yield the words of a command line that give options their values.
+    """Yield the words of a command line that set options to values.
 
-    No value is ever read as an option of its own: one that begins with `-` stands in one word with its flag.
+    No value can be taken for an option: a value that begins with `-` is joined with its flag in one word.
 
     Args:
-        flags: by flag a value, a list, True or False.
-        joined: write every value in one word with its flag, `--flag=value`; a list repeats the flag.
+        flags: flag -> a value, a list, True or False.
+        joined: join every value with its flag, `--flag=value`; a list repeats the flag.
     """
     for flag, value in flags.items():
         values = [str(each) for each in (value if isinstance(value, list | tuple) else [value])]
@@ -356,11 +356,11 @@ def words(flags: Mapping[str, Any], joined: bool = False) -> Iterator[str]:
 
 
 def changed(values: Mapping[str, Any], fields: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the values that are not the defaults, by flag, for `words`.
+    """Return the values that differ from the defaults, by flag, for `words`.
 
     Args:
-        values: of the options as JSON values, those of nested ones in mappings; a key that a map lacks is 0.
-        fields: from `describe`.
+        values: values of the options as JSON, nested ones in mappings; missing keys of a map count as 0.
+        fields: fields from `describe`.
     """
     flags: dict[str, Any] = {}
     for each in fields:

@@ -1,11 +1,10 @@
 """Extensions: entry points of installed packages, Python files, and definitions in the program itself.
 
-Each kind of extension has a `Registry`: names, things, and where each comes from. Decorators put them there;
-`discover` imports what would: the entry points of installed packages, and the files in the environment variable
-`PROBE_PLUGINS` (separated as in `PATH`). What another's code does wrong becomes one sentence in `problems` and a
-warning, and is left out; a file that a user names on the command line must work.
-
-A function is known by hashes of the text or the code that defines it, so that edited code is other code.
+Each kind of extension has a `Registry` of names, objects and their origins. Decorators fill it; `discover` imports the
+code that contains them: the entry points of installed packages, and the files in the environment variable
+`PROBE_PLUGINS` (separated as in `PATH`). An extension that fails is left out with a sentence in `problems` and a
+warning; a file that a user names on the command line must work. A function is identified by hashes of its text or code,
+so that edited code counts as different.
 """
 
 import hashlib
@@ -33,7 +32,7 @@ PLAIN = (str, bytes, int, float, bool, tuple, list, type(None), Path)
 
 
 def source_hash(function: Any) -> str:
-    """Hash (SHA-256) the file that defines a function or class; of a notebook's function its text, else its code."""
+    """Hash (SHA-256) the file that defines a function or class; for a notebook's function its text, else its code."""
     function = inspect.unwrap(function) if callable(function) else function
     code = getattr(function, "__code__", None)
     try:
@@ -46,7 +45,7 @@ def source_hash(function: Any) -> str:
 
 
 def code_hash(function: Any) -> str:
-    """Hash (SHA-256) the behaviour of a function: its code, its defaults, and the plain values that it closes over."""
+    """Hash (SHA-256) the behaviour of a function: its code, its defaults, and the plain values in its closure."""
     function = inspect.unwrap(function)
     code = getattr(function, "__code__", None)
     values = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
@@ -63,18 +62,18 @@ def _is_cell(function: Any, file: str) -> bool:
 
 
 def _code(code: CodeType) -> tuple[Any, ...]:
-    """Return what a code object does, without where it lies."""
+    """Return the content of a code object without its location."""
     constants = tuple(_code(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts)
     return code.co_code, constants, code.co_names, code.co_varnames
 
 
 T = TypeVar("T")
 BUILT_IN = "built in"
-"""The origin of Probe's own extensions."""
+"""Origin of built-in extensions."""
 
 
 class NameTakenError(ConfigError):
-    """A name that another extension has already."""
+    """A name that another extension already has."""
 
 
 class Registry(Generic[T]):
@@ -84,8 +83,8 @@ class Registry(Generic[T]):
         """Make an empty registry.
 
         Args:
-            kind: one word for messages, such as `experiment`.
-            group: entry-point group of packages that bring some.
+            kind: noun for messages, such as `experiment`.
+            group: entry-point group of packages with such extensions.
         """
         self.kind, self.group = kind, group
         self.article = "an" if kind[0] in "aeiou" else "a"
@@ -94,16 +93,16 @@ class Registry(Generic[T]):
         REGISTRIES.append(self)
 
     def put(self, name: str, thing: T, defined: Any, origin: str | None = None) -> None:
-        """Add a thing; one that is defined again (a notebook cell, a file that is run twice) replaces itself.
+        """Add an extension; if it is defined again (a notebook cell, a file that is run twice), it is replaced.
 
         Args:
-            name: by which it is called.
-            thing: what is kept.
-            defined: the function or class behind it, by which it is known again.
-            origin: where it comes from, if not as `origin_of` says.
+            name: name of the extension.
+            thing: object to register.
+            defined: function or class behind it, which identifies it when it is defined again.
+            origin: origin, if it is not that of `origin_of`.
 
         Raises:
-            NameTakenError: another one has the name.
+            NameTakenError: another extension has the name.
         """
         origin = origin or origin_of(defined)
         place = _place(defined, origin)
@@ -117,35 +116,35 @@ class Registry(Generic[T]):
         self.places[name] = place, origin
 
     def origin(self, name: str) -> str:
-        """Return where a thing comes from."""
+        """Return the origin of an extension."""
         return self.places[name][1]
 
     def all(self) -> dict[str, T]:
-        """Return everything in the registry, once installed packages and the environment's plugins are imported."""
+        """Import installed packages and the environment's plugins, and return all extensions in the registry."""
         discover()
         return dict(self.known)
 
     def state(self) -> tuple[dict[str, T], dict[str, Any]]:
-        """Return what `restore` needs to put the registry back."""
+        """Return the state of the registry for `restore`."""
         return dict(self.known), dict(self.places)
 
     def forget(self, origin: str) -> None:
-        """Remove the extensions of a file that is about to run again."""
+        """Remove the extensions of a file before it is run again."""
         for name in [name for name, (_, whence) in self.places.items() if whence == origin]:
             del self.known[name], self.places[name]
 
 
 REGISTRIES: list[Registry[Any]] = []
-"""All registries of this process."""
+"""Registries of this process."""
 ORIGINS: list[str] = []
-"""What is being loaded, the innermost last."""
+"""Origins being loaded, the innermost last."""
 REFUSED: list[list[NameTakenError]] = []
-"""The refused extensions of each origin in `ORIGINS`."""
+"""Refused extensions of each origin in `ORIGINS`."""
 
 
 @contextmanager
 def coming_from(origin: str) -> Iterator[list[NameTakenError]]:
-    """Set the origin of extensions that are defined inside, and yield the errors of those whose names were taken."""
+    """Set the origin of extensions defined in this context, and yield the errors of those whose names are taken."""
     errors: list[NameTakenError] = []
     ORIGINS.append(origin)
     REFUSED.append(errors)
@@ -158,10 +157,10 @@ def coming_from(origin: str) -> Iterator[list[NameTakenError]]:
 
 @contextmanager
 def unless_taken() -> Iterator[None]:
-    """Leave out a thing whose name is taken, and nothing else of the file or package that is being loaded.
+    """Skip an extension whose name is taken, but nothing else of the file or package being loaded.
 
     Raises:
-        NameTakenError: nothing is being loaded; whoever defines the thing is told at once.
+        NameTakenError: nothing is being loaded, so the error is raised immediately.
     """
     try:
         yield
@@ -172,26 +171,26 @@ def unless_taken() -> Iterator[None]:
 
 
 def origin_of(thing: Any) -> str:
-    """Return where a thing comes from: the file or distribution that is being loaded, else its module."""
+    """Return the origin of an object: the file or distribution being loaded, else its module."""
     module = str(getattr(thing, "__module__", "") or "here")
     return ORIGINS[-1] if ORIGINS else module
 
 
 @contextmanager
 def undone_on_failure(origin: str) -> Iterator[None]:
-    """Take back what is defined inside if an error leaves it."""
+    """Undo the definitions in this context if it ends with an error."""
     states = [(registry, registry.state()) for registry in REGISTRIES]
     try:
         yield
     except BaseException:
         restore(states)
-        for registry in REGISTRIES[len(states) :]:  # made meanwhile
+        for registry in REGISTRIES[len(states) :]:  # created in between
             registry.forget(origin)
         raise
 
 
 def restore(states: Sequence[tuple[Registry[Any], tuple[dict[str, Any], dict[str, Any]]]]) -> None:
-    """Put registries back to earlier states."""
+    """Restore earlier states of registries."""
     for registry, (things, places) in states:
         registry.known, registry.places = dict(things), dict(places)
 
@@ -206,7 +205,7 @@ def _place(thing: Any, origin: str) -> tuple[str, str]:
 
 
 ENVIRONMENT = "PROBE_PLUGINS"
-"""Variable that names plugin files for every command and for the dashboard."""
+"""Environment variable with plugin files for every command and for the dashboard."""
 OPTION = "--plugin"
 
 
@@ -223,7 +222,7 @@ def names_code(text: object) -> bool:
 def code_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the options of a stored run that name code, each with all its values.
 
-    A run is data: such code is imported only when the command line names it again.
+    A run is untrusted: such code is imported only if the command line names it again.
     """
     options = {}
     for name in CODE_OPTIONS:
@@ -235,11 +234,11 @@ def code_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 class ExtensionWarning(UserWarning):
-    """An extension could not be used and was left out."""
+    """Warning about an extension that was left out because it could not be used."""
 
 
 _DONE: dict[Any, Any] = {}
-"""Entry points that were imported, and files with the state that they were run in."""
+"""Imported entry points, and files that were run with their state at that time."""
 _PROBLEMS: dict[Any, str] = {}
 _LOCK = RLock()
 
@@ -247,12 +246,12 @@ _LOCK = RLock()
 def load(file: str | Path) -> Mapping[str, list[str]]:
     """Run a Python file that defines extensions, and return the new names by kind.
 
-    The file runs with all rights of this process: only your own belong here. Run again, it replaces what it had
-    defined; if it fails, nothing has changed. What has the name of another extension is left out, with a sentence in
-    `problems` and a warning.
+    The file runs with all rights of this process, so use only trusted files. Run again, it replaces its earlier
+    definitions; if it fails, nothing changes. A definition with the name of another extension is left out, with a
+    sentence in `problems` and a warning.
 
     Raises:
-        ConfigError: there is no such file, it fails, or all of its names are taken.
+        ConfigError: the file does not exist, fails, or all of its names are taken.
     """
     path = Path(file).expanduser().resolve()
     if not path.is_file() or path.suffix != ".py":
@@ -285,10 +284,10 @@ def load(file: str | Path) -> Mapping[str, list[str]]:
 
 
 def take(argv: Sequence[str]) -> list[str]:
-    """Load the files behind `--plugin` in a command line, wherever they stand, and return the other words.
+    """Load the files given by `--plugin` anywhere on a command line, and return the other words.
 
     Raises:
-        ConfigError: no file stands there, or it cannot be used.
+        ConfigError: a file is missing or cannot be used.
     """
     files, rest = split(argv)
     for file in files:
@@ -297,7 +296,7 @@ def take(argv: Sequence[str]) -> list[str]:
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the files behind `--plugin` in a command line, and the other words.
+    """Return the files given by `--plugin` on a command line, and the other words.
 
     Raises:
         ConfigError: `--plugin` is the last word.
@@ -318,7 +317,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def discover() -> None:
-    """Import the extensions of installed packages, each once, and the environment's plugins, again when they change."""
+    """Import the extensions of installed packages once, and the environment's plugins again when they change."""
     with _LOCK:
         for registry in list(REGISTRIES):
             for point in _points(registry.group, tuple(sys.path)):
@@ -338,18 +337,18 @@ def discover() -> None:
 
 @cache
 def _points(group: str, path: tuple[str, ...]) -> list[EntryPoint]:
-    """Return the entry points of a group by name; packages installed while a program runs are seen by the next one."""
+    """Return the entry points of a group by name, without packages installed after the start of the process."""
     return sorted(entry_points(group=group), key=lambda point: point.name)
 
 
 def include(key: Hashable, what: str, bring: Callable[[], object], origin: str) -> None:
-    """Import an extension once; if that fails it is left out, with a sentence in `problems` and a warning.
+    """Import an extension once; if it fails, leave it out with a sentence in `problems` and a warning.
 
     Args:
-        key: by which it is known that this was done.
-        what: the beginning of the sentence.
-        bring: does it.
-        origin: where what it defines comes from.
+        key: key that records that this was done.
+        what: beginning of the sentence.
+        bring: function that imports the extension.
+        origin: origin of its definitions.
     """
     with _LOCK:
         if key in _DONE:
@@ -360,7 +359,7 @@ def include(key: Hashable, what: str, bring: Callable[[], object], origin: str) 
                 bring()
             if errors:
                 _complain(key, f"{_sentences(errors)} It is left out.")
-        except (Exception, SystemExit) as error:  # whatever another package does wrong
+        except (Exception, SystemExit) as error:  # any error of another package
             why = str(error).rstrip(".") if isinstance(error, ProbeError) else _error_text(error)
             _complain(key, f"{what} cannot be imported ({why}) and is left out.")
 
@@ -373,7 +372,7 @@ def problems() -> list[str]:
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """Undo afterwards all definitions and imports inside, except built-in ones (which are imported only once)."""
+    """Undo all definitions and imports of this context at its end, except built-in ones (imported only once)."""
     with _LOCK:
         states = [(registry, registry.state()) for registry in REGISTRIES]
         imports, sentences = dict(_DONE), dict(_PROBLEMS)
@@ -414,7 +413,7 @@ def _run(path: Path) -> None:
 
 
 def _is_registered(origin: str) -> bool:
-    """Return whether anything of this origin is in a registry."""
+    """Return whether a registry contains anything of this origin."""
     return any(whence == origin for registry in REGISTRIES for _, whence in registry.places.values())
 
 
@@ -440,7 +439,7 @@ def _error_text(error: BaseException) -> str:
 
 
 def _line(error: BaseException, path: Path) -> str:
-    """Name the line of the file that was running when the error arose; empty where none was."""
+    """Return the line of the file at which the error arose; empty if there is none."""
     clause, trace = "", error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(path):
@@ -450,7 +449,7 @@ def _line(error: BaseException, path: Path) -> str:
 
 
 def failure(what: str, error: BaseException, function: Callable[..., Any]) -> ConfigError:
-    """Return the error for an extension's function that failed: `what` fails with ... in line N of its file."""
+    """Return the error for an extension's failed function: `what` fails with ... in line N of its file."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     file = Path(code.co_filename) if code else None
     line = _line(error, file) if file else ""

@@ -1,8 +1,9 @@
-"""Rows of data files: JSON Lines, one JSON list, CSV, TSV, Parquet, or a folder that the library `datasets` saved.
+"""Rows of data files: JSON Lines, one JSON list, CSV, TSV, Parquet, or a folder saved by the library `datasets`.
 
-Only rows that are used are checked (`Selection`). Unusable ones are left out, counted and named. One odd row does not
-refuse a file, unless the reader is `strict`; a file without a usable row is refused. What cannot be told apart row by
-row (a JSON list, a CSV or a Parquet file that is broken) is refused whole, with its line where it has one.
+Only rows that are used are checked (`Selection`). Unusable rows are left out, counted and named. A single unusable row
+is no reason to refuse a file, unless the reader is `strict`; a file without a usable row is refused. Files that cannot
+be split into rows (a damaged JSON list, CSV or Parquet file) are refused as a whole, with the line of the error if
+there is one.
 """
 
 import codecs
@@ -22,55 +23,55 @@ from probe.untrusted import DATA, foreign, parse_json, read_file, read_json, reg
 T = TypeVar("T")
 U = TypeVar("U")
 NAMED = 3
-"""Rows that are left out by name; the others are counted."""
+"""Number of left-out rows that are listed; the others are only counted."""
 AT_ONCE = 64
-"""Rows of a Parquet file that are in memory at once: few, because a small file may hold large rows."""
+"""Number of rows of a Parquet file in memory at once: few, because a small file may contain large rows."""
 LARGEST = 4 * 2**30
-"""Bytes of a Parquet file once it is unpacked, at most."""
+"""Largest number of bytes of an unpacked Parquet file."""
 PARQUET = ".parquet"
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", PARQUET)
-"""Of files with rows."""
+"""Suffixes of files with rows."""
 FOLDER = "a folder that `datasets` wrote with save_to_disk"
 ROW_FILES = f"a file of rows ({', '.join(SUFFIXES)}), or {FOLDER}"
 
 
 def may_hold_rows(data: str) -> bool:
-    """Return whether a name is one of a file with rows, or of a folder."""
+    """Return whether a name can be that of a file with rows, or of a folder."""
     return Path(data).suffix.lower() in SUFFIXES or Path(data).is_dir()
 
 
 class Row(NamedTuple):
-    """One row of a file."""
+    """A row of a file."""
 
     number: int
-    """From 1; blank lines do not count."""
+    """Number of the row, from 1; blank lines do not count."""
     where: str
-    """Line or entry, and file, for messages."""
+    """Line or entry and file, for messages."""
     values: Mapping[str, Any]
-    """Its columns."""
+    """Columns of the row."""
 
     @property
     def label(self) -> str:
-        """How items call it: `row-7`."""
+        """The name of the row in items: `row-7`."""
         return f"row-{self.number}"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows of a file are used; by default all of them."""
+    """Selection of the rows of a file; by default all."""
 
     n: int | None = None
-    """Rows that are drawn, without repeats; all where there are no more. One that cannot be used, or that equals one
-    before, gives its place to the next of the draw."""
+    """Number of rows drawn without repeats, or all if there are fewer. An unusable or repeated row is replaced by the
+    next one of the draw."""
     seed: int = 0
-    """Of the draw; equal to the same number modulo 2**64."""
+    """Seed of the draw, modulo 2**64."""
     limit: int | None = None
-    """The first rows of the file, to which the draw is confined."""
+    """Number of rows at the start of the file to which the draw is limited."""
     shuffle: bool = False
-    """Whether rows stay in the order of the draw and do not return to the file's."""
+    """Whether rows stay in the order of the draw rather than in the file's."""
 
     def order(self, rows: Iterable[T]) -> Iterable[tuple[int, T]]:
-        """Return rows in the order in which they are tried until there are `n`, each with its place in the file."""
+        """Return rows in the order in which they are tried until there are `n`, each with its index in the file."""
         places = islice(enumerate(rows), self.limit)
         if self.n is None and not self.shuffle:
             return places
@@ -83,27 +84,27 @@ class Selection:
 
 
 EVERY = Selection()
-"""All rows of a file, in its order."""
+"""Selection of all rows of a file, in its order."""
 
 
 @dataclass(frozen=True)
 class Rows(Sequence[T], Generic[T]):
-    """The items made from the rows of a file."""
+    """Items made from the rows of a file."""
 
     path: Path
-    """The file, or the folder."""
+    """Path of the file or folder."""
     items: Sequence[T]
-    """One for each row that can be used."""
+    """Items, one for each usable row."""
     left_out: tuple[str, ...] = ()
-    """Of each other row where it is and why, in one sentence."""
+    """One sentence on each row that is left out: where it is, and why."""
     strict: bool = False
-    """Whether a row that cannot be used refuses the file."""
+    """Whether an unusable row makes the reader refuse the file."""
     repeats: int = 0
-    """Rows that equal one before, and are passed over."""
+    """Number of rows that equal an earlier one and are skipped."""
     remarks: tuple[str, ...] = ()
-    """Further remarks on the file, a sentence each."""
+    """Further remarks on the file, one sentence each."""
     reading: int = 0
-    """Raised by a reader where an equal file gives other items than in an earlier version; part of the key of stored
+    """Version of the reader, raised when the same file gives other items than before; part of the key of stored
     results."""
 
     @overload
@@ -118,11 +119,11 @@ class Rows(Sequence[T], Generic[T]):
 
     @property
     def read_count(self) -> int:
-        """Rows that were read: the items, the rows that are left out, and the repeats."""
+        """The number of rows read: items, left-out rows, and repeats."""
         return len(self.items) + len(self.left_out) + self.repeats
 
     def each(self, make: "Callable[[T], U]") -> "Rows[U]":
-        """Apply a function to each item; those that it refuses with a `DataError` are left out as well.
+        """Apply a function to each item; items refused with a `DataError` are left out as well.
 
         Raises:
             DataError: no item is left, or the file is read strictly and one is refused.
@@ -132,7 +133,7 @@ class Rows(Sequence[T], Generic[T]):
         return replace(rows, left_out=left_out, repeats=self.repeats, remarks=self.remarks, reading=self.reading)
 
     def notes(self) -> list[str]:
-        """Return notes for the user: the remarks, and how many rows are left out, the first ones named."""
+        """Return notes for the user: the remarks, and the number of left-out rows, the first of them listed."""
         n = len(self.left_out)
         if not n:
             return list(self.remarks)
@@ -151,17 +152,17 @@ def sift(
     selection: Selection = EVERY,
     key: Callable[[T], Hashable] | None = None,
 ) -> Rows[T]:
-    """Collect what the selected makers give, and the reasons of those that raise a `DataError`.
+    """Collect the results of the selected makers, and the reasons of those that raise a `DataError`.
 
     Args:
-        path: for messages.
-        makers: one for each row; those that are not needed are not called.
-        strict: refuse the file where one raises a `DataError`.
-        selection: which of them are called.
-        key: by which equal items are known, the first of which counts; without it none are equal.
+        path: file, for messages.
+        makers: one function per row; those that are not needed are not called.
+        strict: refuse the file if one raises a `DataError`.
+        selection: selection of the makers.
+        key: function whose equal values identify equal items, of which the first counts; by default none are equal.
 
     Raises:
-        DataError: all of them raise one, or one does and `strict` is set.
+        DataError: all makers raise one, or one does and `strict` is set.
     """
     items, reasons, keys, repeats = dict[int, T](), dict[int, str](), set[Hashable](), 0
     for place, make in selection.order(makers):
@@ -199,16 +200,17 @@ def read_rows(
     """Apply a function to rows of a file, whose format follows from its suffix and its first character.
 
     Args:
-        path: `.csv` and `.tsv` have a header; in a TSV file quotes are letters. `.parquet` is read by pyarrow, and so
-            is a folder of the library `datasets`. Any other is JSON Lines, or one JSON list if it begins with "[".
-        make: of a row; it raises a `DataError` that begins with `Row.where` for one that cannot be used.
-        strict: refuse the file where a row cannot be used.
-        form: what the file should hold, for messages.
-        selection: the rows that are used. Others are found, but neither parsed nor given to `make`.
+        path: file; `.csv` and `.tsv` have a header, and in a TSV file quotes are ordinary characters. `.parquet` and
+            folders of the library `datasets` are read by pyarrow. Any other file is JSON Lines, or one JSON list if it
+            begins with "[".
+        make: function of a row; for an unusable row it raises a `DataError` that begins with `Row.where`.
+        strict: refuse the file if a row is unusable.
+        form: expected content of the file, for messages.
+        selection: selection of rows; other rows are located, but neither parsed nor passed to `make`.
         key: see `sift`.
 
     Raises:
-        DataError: the file cannot be read, is empty, or no row can be used (under `strict`: some row cannot).
+        DataError: the file cannot be read, is empty, or has no usable row (with `strict`: an unusable row).
     """
     rows = ((number, where, parse) for number, (where, parse) in enumerate(_sources(path), start=1))
     result = sift(path, (partial(_make_row, make, *row) for row in rows), strict, selection, key)
@@ -218,7 +220,7 @@ def read_rows(
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read the bytes of a data file, without a UTF-8 byte order mark in front.
+    """Read the bytes of a data file, without an initial UTF-8 byte order mark.
 
     Raises:
         DataError: it cannot be read.
@@ -237,7 +239,7 @@ def _make_row(make: Callable[[Row], T], number: int, where: str, parse: Callable
 
 
 def _sources(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield where each row is, and a function that parses it."""
+    """Yield the location of each row, and a function that parses it."""
     if path.is_dir() or (path.suffix.lower() == PARQUET and path.is_file()):
         rows = _folder_rows(path) if path.is_dir() else _parquet_rows(path)
         for number, values in enumerate(rows, start=1):
@@ -258,7 +260,7 @@ def _parquet_rows(path: Path) -> Iterator[Any]:
     """Yield the rows of a Parquet file.
 
     Raises:
-        DataError: it is none, or too large once it is unpacked.
+        DataError: it is not a Parquet file, or too large when unpacked.
     """
     from pyarrow import parquet
 
@@ -274,10 +276,10 @@ def _parquet_rows(path: Path) -> Iterator[Any]:
 
 
 def _folder_rows(folder: Path) -> Iterator[Any]:
-    """Yield the rows of a folder that the library `datasets` saved, as its Arrow files hold them.
+    """Yield the rows of a folder saved by the library `datasets`, in the order of its Arrow files.
 
     Raises:
-        DataError: it is none, holds several splits, or one of its files cannot be read.
+        DataError: it is not such a folder, contains several splits, or one of its files cannot be read.
     """
     import pyarrow as pa
 
@@ -298,12 +300,12 @@ def _folder_rows(folder: Path) -> Iterator[Any]:
         for name in names:
             with pa.OSFile(str(regular(folder / name))) as file:
                 for batch in pa.ipc.open_stream(file):
-                    batch.validate(full=True)  # what a damaged file holds would else be read beyond its end
+                    batch.validate(full=True)  # else a damaged file would be read beyond its end
                     yield from batch.to_pylist()
 
 
 def _as_json(where: str, values: Any) -> Any:
-    """Return a row of an Arrow table with the values that JSON has; others, such as dates, as text."""
+    """Convert a row of an Arrow table to JSON values; others, such as dates, become text."""
     try:
         return _check_texts(where, parse_json(json.dumps(values, ensure_ascii=False, default=str)))
     except (ValueError, RecursionError) as error:
@@ -314,7 +316,7 @@ def _parse_line(where: str, line: bytes) -> Any:
     """Parse a line of JSON.
 
     Raises:
-        DataError: it is none, or holds what no text can.
+        DataError: it is not JSON, or contains characters that no text can hold.
     """
     text = _decode(where, line)
     try:
@@ -340,7 +342,7 @@ def _decode(where: str, raw: bytes) -> str:
 
 
 def _split_list(path: Path, text: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield where each entry of a JSON list is, and a function that gives it."""
+    """Yield the location of each entry of a JSON list, and a function that returns it."""
     try:
         entries = parse_json(text)
     except ValueError as error:
@@ -354,7 +356,7 @@ def _split_list(path: Path, text: str) -> Iterator[tuple[str, Callable[[], Any]]
 
 
 def _split_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield where each row of a CSV or TSV file is (the line in which it begins), and a function that gives it.
+    """Yield the first line of each row of a CSV or TSV file, and a function that returns the row.
 
     Raises:
         DataError: a quote is not closed, or closed in the middle of a cell.
@@ -412,12 +414,12 @@ def is_answer(value: Any) -> bool:
 
 
 def as_messages(role: str, said: str | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return messages as they are; a string as a message of the role."""
+    """Return messages unchanged, and a string as one message of the role."""
     return [{"role": role, "content": said}] if isinstance(said, str) else list(said)
 
 
 Columns = Mapping[str, Callable[[Any], bool]]
-"""The columns that a row must have, with the test that each value must pass."""
+"""Required columns of a row, with the test that each value must pass."""
 
 _WANTED: dict[Callable[[Any], bool], str] = {
     is_text: "a string that is not empty",
@@ -429,10 +431,10 @@ _WANTED: dict[Callable[[Any], bool], str] = {
 
 
 def check_columns(row: Row, *forms: Columns) -> Row:
-    """Return the row, if it has the columns of one of the forms; where several fit, the first counts.
+    """Return the row if it has the columns of one of the forms, of which the first match counts.
 
     Raises:
-        DataError: it lacks a column, or has a wrong value in one.
+        DataError: the row lacks a column, or has an invalid value.
     """
     columns = next((form for form in forms if all(name in row.values for name in form)), None)
     if columns is None:
@@ -457,19 +459,19 @@ def read_columns(path: Path, *forms: Columns, strict: bool = False) -> Rows[Row]
 
 
 DOCUMENT: Columns = {"text": is_text}
-"""A row that is a document to train on."""
+"""Columns of a document to train on."""
 DEMONSTRATIONS: tuple[Columns, ...] = (
     {"prompt": is_text_or_messages, "completion": is_completion},
     {"messages": is_messages},
 )
-"""Forms of a row that is a demonstration to train on."""
+"""Forms of the columns of a demonstration to train on."""
 
 
 def read_documents(path: Path, strict: bool = False) -> Rows[str]:
     """Read a file's documents: the column `text` of JSON Lines, Parquet or a folder, or a text file as one document.
 
     Raises:
-        DataError: it cannot be read or is empty; see `read_rows` and `read_text`.
+        DataError: the file cannot be read or is empty; see `read_rows` and `read_text`.
     """
     if path.is_dir() or path.suffix.lower() in (".jsonl", PARQUET):
         return read_columns(path, DOCUMENT, strict=strict).each(lambda row: row.values["text"])
@@ -479,7 +481,7 @@ def read_documents(path: Path, strict: bool = False) -> Rows[str]:
 def read_demonstrations(path: Path, strict: bool = False) -> Rows[Row]:
     """Read the demonstrations of a file, in one of the forms of `DEMONSTRATIONS`.
 
-    A completion that is labelled false, as in KTO's form, is left out: nothing should learn it.
+    A completion labelled false, as in KTO's format, is left out, since it should not be learned.
 
     Raises:
         DataError: the file cannot be used; see `read_rows`.
@@ -516,7 +518,7 @@ def field(row: Row, name: str) -> str:
     """Return the text of a column, which must not be blank.
 
     Raises:
-        DataError: it is missing or no text; the message names the line.
+        DataError: the column is missing or not a text; the message names the line.
     """
     value = row.values.get(name)
     if not isinstance(value, str) or not value.strip():
@@ -526,10 +528,10 @@ def field(row: Row, name: str) -> str:
 
 
 def json_cell(row: Row, name: str) -> Any:
-    """Return the value of a column; for a text, as in a CSV file, the JSON value that it spells, or else the text.
+    """Return the value of a column; a text, as in a CSV file, is parsed as JSON if possible.
 
     Raises:
-        DataError: the value holds what no text can.
+        DataError: the value contains characters that no text can hold.
     """
     value = row.values.get(name)
     if not isinstance(value, str):
@@ -541,22 +543,22 @@ def json_cell(row: Row, name: str) -> Any:
 
 
 def list_names(columns: Iterable[str]) -> str:
-    """List names of columns as they are written in a sentence."""
+    """Join names of columns for a sentence."""
     return ", ".join(f"`{name}`" for name in columns)
 
 
 def list_few(names: Sequence[str]) -> str:
-    """List the first names, and how many more there are."""
+    """Join the first names, and state the number of others."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{', '.join(names[:NAMED])}{more}"
 
 
 def list_forms(forms: Sequence[Columns]) -> str:
-    """List the columns of several forms as they are written in a sentence."""
+    """Join the columns of several forms for a sentence."""
     return " or ".join(map(list_names, forms))
 
 
 def show_value(value: Any) -> str:
-    """Return a value as JSON, cut where it is long."""
+    """Return a value as JSON, shortened if it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,10 +1,9 @@
 """Intervals and paired tests: every headline number of the project carries one of these (METRICS: Measurements).
 
 A proportion gets Wilson's interval, a mean the studentised bootstrap; two models that answered the same items are
-compared pair by pair. What is drawn is the unit: an item, or what several items share, such as a person that is asked
-about twice. Where nothing varied the bootstrap would be certain of what it saw: see `unvaried_interval`. All intervals
-are two-sided, and come as `(value, low, high)`. `probe.experiments.interval_coverage` says how often they hold the
-truth.
+compared pair by pair. The sampling unit is an item, or what several items share, such as a person in two questions. If
+no value varied, a bootstrap interval would have width 0: see `unvaried_interval`. All intervals are two-sided, and are
+returned as `(value, low, high)`. `probe.experiments.interval_coverage` simulates their coverage.
 
 Axes: N items, n of them or of their units, R resamples, k rows.
 """
@@ -21,27 +20,27 @@ from scipy.special import ndtri, stdtrit
 from probe.errors import DataError
 
 Bounds = tuple[float, float]
-"""The least and the largest value that a quantity can have."""
+"""Smallest and largest value of a quantity."""
 SHARE: Bounds = (0.0, 1.0)
 GAIN: Bounds = (-1.0, 1.0)
-"""Those of shares and probabilities, and those of their differences."""
+"""Bounds of shares and probabilities, and of their differences."""
 NOT_NEGATIVE: Bounds = (0.0, float("inf"))
-"""Those of distances, such as a KL divergence."""
+"""Bounds of distances, such as a KL divergence."""
 TAILS = 0.025, 0.975
-"""The quantiles between which 95 % lie."""
+"""Quantiles that enclose 95 %."""
 LEVEL = 0.95
-"""Coverage of an interval, unless another one is asked for."""
+"""Default coverage of an interval."""
 RESAMPLES = 1000
-"""How often items or units are drawn."""
+"""Number of resamples of items or units."""
 MEANS_RESAMPLES = 2000
-"""The same where only their mean is taken, which costs little."""
+"""Number of resamples for means, which are cheap."""
 LARGEST = 2048
-"""Units up to which it is kept how often each was drawn: 4 bytes each, 16 MB."""
+"""Largest number of units for which the counts of all resamples are cached: 4 bytes each, 16 MB."""
 LEAST = 8
-"""Units below which a mean without bounds has no interval: of lognormal values it would hold the truth in less than
+"""Smallest number of units for an interval of a mean without bounds; with fewer lognormal values its coverage is below
 90 % (`probe.experiments.interval_coverage`)."""
 SMALL = 30
-"""Units up to which what was not seen of a mean with bounds may lie anywhere within these."""
+"""Largest number of units for which unseen values of a mean with bounds may lie anywhere within these."""
 _CHUNK = 100_000  # values resampled at once: what fits into a processor's cache takes half the time
 
 
@@ -53,16 +52,16 @@ class Interval(NamedTuple):
     high: float
 
     def row(self, n: int | None = None, name: str = "") -> dict[str, Any]:
-        """Return columns of a table: value, ci_low, ci_high, or NAME, NAME_low, NAME_high; and n, where it is given."""
+        """Return columns of a table: value, ci_low, ci_high, or NAME, NAME_low, NAME_high; and n if given."""
         columns = (name, f"{name}_low", f"{name}_high") if name else ("value", "ci_low", "ci_high")
         return dict(zip(columns, self, strict=True)) | ({} if n is None else {"n": n})
 
     def format(self, digits: int = 2, unit: str = "") -> str:
-        """Format the estimate, such as `0.96 nats [0.94, 0.98]`; without brackets where there is no interval.
+        """Format the estimate, such as `0.96 nats [0.94, 0.98]`; without an interval there are no brackets.
 
         Args:
-            digits: behind the point.
-            unit: stands behind the estimate.
+            digits: number of decimals.
+            unit: unit after the estimate.
         """
         ends = (
             ""
@@ -92,17 +91,17 @@ def wilson(k: int, n: int, level: float = 0.95) -> Interval:
 
 
 def unvaried_interval(found: Interval, n: float, bounds: Bounds | None = None, level: float = 0.95) -> Interval:
-    """Return `found`, unless its bootstrap never varied: then the interval that `n` equal values allow.
+    """Return `found`, or if its bootstrap never varied the interval that is compatible with `n` equal values.
 
-    That n of n items had the value v leaves all others a share of at most q = z^2 / (n + z^2), the upper end of
-    Wilson's interval for 0 of n (about 4 / n, as the rule of three). They lie between the bounds a and b, so the mean
-    lies between v - q (v - a) and v + q (b - v). At v = a and at v = b this is Wilson's interval of a share, and at 0
-    between -1 and 1 it is Newcombe's of a difference of two shares that never differed.
+    If n of n items have the value v, other values have a share of at most q = z^2 / (n + z^2), the upper end of
+    Wilson's interval for 0 of n (about 4 / n, similar to the rule of three). They lie between the bounds a and b, so
+    the mean lies between v - q (v - a) and v + q (b - v). At v = a and at v = b this is Wilson's interval of a share,
+    and at 0 between -1 and 1 it is Newcombe's of a difference of two shares that never differed.
 
     Args:
-        found: an estimate with the quantiles of resampled ones.
-        n: items, or units, that were drawn independently.
-        bounds: the least and the largest value that one can have; without them the ends are NaN: nothing is known.
+        found: estimate with quantiles of its resampled values.
+        n: number of independent items or units.
+        bounds: smallest and largest value of a unit; without them the ends are NaN (unknown).
         level: coverage.
     """
     value, low, high = found
@@ -115,15 +114,16 @@ def unvaried_interval(found: Interval, n: float, bounds: Bounds | None = None, l
 
 
 def beyond(low: ArrayLike, high: ArrayLike, smallest: ArrayLike = 0.0) -> NDArray[np.bool_]:
-    """Return whether a whole interval lies beyond the smallest effect that counts, on either side: then it is a change.
+    """Return whether a whole interval lies beyond the smallest relevant effect, on either side.
 
-    A minimum-effect test: of effects that are no larger than the smallest one, a 95 % interval lies beyond it in at
-    most 5 % of cases (Murphy and Myors 1999, J. Applied Psychology 84:234). With 0 it is the test against no effect.
+    This is a minimum-effect test: if the true effect is not larger than the smallest one, a 95 % interval lies beyond
+    it in at most 5 % of cases (Murphy and Myors 1999, J. Applied Psychology 84:234). With 0 it is the test against no
+    effect.
 
     Args:
-        low: [N] lower ends; NaN where there is no interval, of which nothing is said.
+        low: [N] lower ends; NaN without an interval, which gives False.
         high: [N] upper ends.
-        smallest: [N] or one size, 0 or more.
+        smallest: smallest relevant effect, [N] or one number, 0 or more.
     """
     lower, upper, least = (np.asarray(each, dtype=float) for each in (low, high, smallest))
     return np.asarray((lower > least) | (upper < -least))
@@ -140,7 +140,7 @@ def tails_of(level: float) -> Bounds:
 
 
 def difference_bounds(bounds: Bounds | None) -> Bounds | None:
-    """Return the bounds of a difference of two quantities that each have these bounds."""
+    """Return the bounds of a difference of two quantities with these bounds."""
     return None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
 
 
@@ -150,14 +150,14 @@ def percentile(
     """Return an estimate with the quantiles of its resampled values, or `unvaried_interval`.
 
     Args:
-        value: the estimate.
-        drawn: [R] the same of resamples; those without a value (NaN, infinite) do not count.
-        n: items, or units, that were drawn independently.
+        value: estimate.
+        drawn: [R] estimates from resamples; those without a value (NaN, infinite) are ignored.
+        n: number of independent items or units.
         bounds: see `unvaried_interval`.
-        tails: which two quantiles.
+        tails: the two quantiles.
 
     Returns:
-        NaN ends where fewer than two resamples have a value.
+        The interval; its ends are NaN if fewer than two resamples have a value.
     """
     finite = np.asarray(drawn, dtype=float)
     finite = finite[np.isfinite(finite)]
@@ -170,13 +170,13 @@ def percentile(
 def resample(
     fn: Callable[[NDArray[np.int64]], ArrayLike], n: int, resamples: int, seed: int | np.random.Generator
 ) -> NDArray[np.float64]:
-    """Return [R ...] the values of a function for resamples of n items or units, drawn with replacement.
+    """Return [R, ...] values of a function for resamples of n items or units, drawn with replacement.
 
     Args:
-        fn: [r n] which ones each of r resamples holds -> [r ...] numbers.
-        n: of how many is drawn.
-        resamples: R.
-        seed: the same seed gives the same resamples; a generator goes on where it stands.
+        fn: function from indices [r, n] of r resamples to numbers [r, ...].
+        n: number of items or units.
+        resamples: number of resamples R.
+        seed: equal seeds give equal resamples; a generator continues from its state.
     """
     rng, rows = np.random.default_rng(seed), max(1, _CHUNK // n)
     sizes = [min(rows, resamples - start) for start in range(0, resamples, rows)]
@@ -197,17 +197,17 @@ def bootstrap(
     """Return an estimate with its percentile bootstrap interval over n independent items or units.
 
     Args:
-        value: the estimate from all of them.
-        fn: the estimate from resamples, see `resample`.
-        n: how many there are.
+        value: estimate from all units.
+        fn: estimate from resamples, see `resample`.
+        n: number of units.
         seed: the same seed gives the same interval.
-        bounds: of the estimate; by them one that never varies gets an interval (`unvaried_interval`).
-        count: on how many units it rests then, where those are fewer: for an AUROC those of the rarer kind.
-        tails: which two quantiles.
-        resamples: R; default `RESAMPLES`.
+        bounds: bounds of the estimate, which give an interval if it never varies (`unvaried_interval`).
+        count: number of units for that interval, if it is smaller: for an AUROC that of the rarer class.
+        tails: the two quantiles.
+        resamples: number of resamples R; default `RESAMPLES`.
 
     Returns:
-        NaN ends for fewer than two units, and where fewer than half of the resamples have a value.
+        The interval; its ends are NaN for fewer than two units, or if fewer than half of the resamples have a value.
     """
     resamples = RESAMPLES if resamples is None else resamples
     draws = resample(fn, n, resamples, seed) if n > 1 else np.empty(0)
@@ -227,15 +227,16 @@ def bootstrap_mean(
     """Return the mean of values with its studentised bootstrap interval, see `bootstrap_means`.
 
     Args:
-        values: [N] numbers; items without a value (NaN) must be taken out before, so that the caller knows N.
+        values: [N] numbers; items without a value (NaN) must be removed before, so that the caller knows N.
         level: coverage of the interval.
-        resamples: how often units are drawn with replacement.
+        resamples: number of resamples of units, drawn with replacement.
         seed: the same seed gives the same interval.
-        bounds: of a single value, such as 0 and 1; by them equal values get an interval (`unvaried_interval`).
-        units: [N] names of what was drawn, equal where items share it; each item by default.
+        bounds: bounds of a single value, such as 0 and 1, which give an interval for equal values
+            (`unvaried_interval`).
+        units: [N] names of sampling units, equal for items that share one; by default each item.
 
     Returns:
-        NaN throughout without a value.
+        The interval; all NaN without values.
 
     Raises:
         DataError: `values` is not a list of finite numbers, or `level` is not between 0 and 1.
@@ -246,14 +247,14 @@ def bootstrap_mean(
 def unit_share(values: ArrayLike, units: ArrayLike, level: float = 0.95) -> Interval:
     """Return the share of ones among items that share units, with Wilson's interval for their effective number.
 
-    N items are worth n = p (1 - p) / V, V being the cluster-robust variance of their mean (Miller 2024, arXiv
-    2411.00640); at most N, and at most the number of units where fewer than four of them carry the variation, by
-    (sum z^2)^2 / sum z^4. The quantile is Student's for one unit less (Dean and Pagano 2015, J. Survey Statistics and
-    Methodology 3:484).
+    The effective number of N items is n = p (1 - p) / V, V being the cluster-robust variance of their mean (Miller
+    2024, arXiv 2411.00640); it is at most N, and at most the number of units if fewer than four of them carry the
+    variation, measured by (sum z^2)^2 / sum z^4. The quantile is Student's with units - 1 degrees of freedom (Dean and
+    Pagano 2015, J. Survey Statistics and Methodology 3:484).
 
     Args:
         values: [N] zeros and ones.
-        units: [N] names of what was drawn.
+        units: [N] names of sampling units.
         level: coverage of the interval.
     """
     data = _numbers(values)
@@ -286,27 +287,27 @@ def bootstrap_means(
     units: ArrayLike | None = None,
     resamples: int = MEANS_RESAMPLES,
 ) -> list[Interval]:
-    """Return the mean of each row with its studentised bootstrap interval; the same units are drawn for all.
+    """Return the mean of each row with its studentised bootstrap interval; all rows use the same resamples.
 
-    Of n units with sums s and sizes m the mean is sum s / sum m; its standard error is the cluster-robust one, of the
-    gaps z = s - mean m: se^2 = n / (n - 1) sum z^2 / (sum m)^2. The interval is mean - se q, q being the quantiles of
-    (mean* - mean) / se* over resamples (Efron 1982; Hall 1988, Annals of Statistics 16:927), and nowhere narrower than
-    Student's t. Skewed values get the longer arm that they need, of which percentiles know nothing. How often each
-    unit is drawn is counted once, so that all sums of all resamples are products of matrices.
+    For n units with sums s and sizes m the mean is sum s / sum m; its standard error is the cluster-robust one, from
+    the residuals z = s - mean m: se^2 = n / (n - 1) sum z^2 / (sum m)^2. The interval is mean - se q, q being the
+    quantiles of (mean* - mean) / se* over resamples (Efron 1982; Hall 1988, Annals of Statistics 16:927), and never
+    narrower than Student's t. For skewed values it is asymmetric in the right direction, unlike a percentile interval.
+    The number of draws of each unit is counted once, so that the sums of all resamples are matrix products.
 
-    Nor is it narrower than what as many unseen units as are possible, each like the lowest or highest one that was
-    seen (up to `SMALL` units: like the bounds), would make of the mean, the argument of `unvaried_interval`: who saw
-    one rare event knows little more than who saw none. A row without bounds has no interval below `LEAST` units, and
-    where so few of them vary that resamples without any variation reach into the tails (fewer than four); with bounds
-    the ends are Student's there.
+    The interval also covers the means that are possible if the largest compatible share of unseen units equals the
+    lowest or highest one seen (up to `SMALL` units: the bounds), the argument of `unvaried_interval`: one observed rare
+    event is little more information than none. A row without bounds has no interval for fewer than `LEAST` units, or if
+    so few units vary (fewer than four) that resamples without variation reach into the tails; with bounds the ends are
+    Student's in this case.
 
     Args:
         rows: k lists of N finite numbers, the same items in each.
         level: coverage of the intervals.
         seed: the same seed gives the same intervals.
-        bounds: of the values of each row; none without. An infinite one only cuts the ends, as in `NOT_NEGATIVE`.
-        units: [N] names of what was drawn, equal where items share it; each item by default.
-        resamples: R.
+        bounds: bounds of the values of each row, or none. An infinite bound only clips the ends, as in `NOT_NEGATIVE`.
+        units: [N] names of sampling units, equal for items that share one; by default each item.
+        resamples: number of resamples R.
 
     Raises:
         DataError: a row is not a list of finite numbers, they differ in length, or `level` is not between 0 and 1.
@@ -358,7 +359,7 @@ def bootstrap_means(
 
 
 def _cut(interval: Interval, bounds: Bounds | None) -> Interval:
-    """Leave no end of an interval beyond its bounds."""
+    """Clip the ends of intervals to their bounds."""
     if bounds is None:
         return interval
     value, low, high = interval
@@ -376,12 +377,12 @@ def _studentised(
     """Return [k] lower and [k] upper quantiles of (mean* - mean) / se*, at least as far out as Student's t.
 
     Args:
-        sums: [k n] of each unit's values around their means.
-        sizes: [n] items of each unit.
+        sums: [k n] sums of each unit's residuals.
+        sizes: [n] number of items of each unit.
         errors: [k] standard errors of the means.
         tail: share beyond each quantile.
-        seed: of the resamples.
-        draws: how many.
+        seed: seed of the resamples.
+        draws: number of resamples.
     """
     n, equal, quantities = sums.shape[1], bool((sizes == sizes[0]).all()), []
     for counts in drawn_counts(n, seed, draws):
@@ -401,7 +402,7 @@ def _studentised(
 
 
 def _ratio(shift: NDArray[np.float64], spread: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return [k r] shift / spread; infinite where a resample does not vary though its mean is another."""
+    """Return [k r] shift / spread; infinite if a resample has no variance but a different mean."""
     least = 1e-7 * errors[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = shift / np.where(spread > least, spread, 0)
@@ -409,7 +410,7 @@ def _ratio(shift: NDArray[np.float64], spread: NDArray[np.float64], errors: NDAr
 
 
 def _unseen(n: float, level: float) -> float:
-    """Return the share that may be unlike all n units seen: the upper end of Wilson's interval for 0 of n."""
+    """Return the largest compatible share of unseen values: the upper end of Wilson's interval for 0 of n."""
     return _quantile(level) ** 2 / (n + _quantile(level) ** 2)
 
 
@@ -433,19 +434,19 @@ def paired_difference(
 ) -> Interval:
     """Return mean(a) - mean(b) of two models on the same items, with the paired bootstrap interval.
 
-    Items are drawn together.
+    Pairs are resampled together.
 
     Args:
         a: [N] values of the first model.
         b: [N] values of the second model, item by item.
         level: coverage of the interval.
-        resamples: how often N pairs are drawn with replacement.
+        resamples: number of resamples of N pairs, drawn with replacement.
         seed: the same seed gives the same interval.
-        bounds: of a single value of either model, see `bootstrap_mean`.
-        units: [N] names of what was drawn, see `bootstrap_mean`.
+        bounds: bounds of a single value of either model, see `bootstrap_mean`.
+        units: [N] names of sampling units, see `bootstrap_mean`.
 
     Raises:
-        DataError: the lists differ in length or hold something that is not a finite number.
+        DataError: the lists differ in length or contain something other than finite numbers.
     """
     first, second = _pairs(a, b)
     return bootstrap_mean(first - second, level, resamples, seed, difference_bounds(bounds), units)
@@ -454,8 +455,8 @@ def paired_difference(
 def paired_proportions(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
     """Return share(a) - share(b) of yes/no answers to the same items, with Newcombe's interval.
 
-    The square-and-add Wilson interval for paired shares (Newcombe 1998, Statistics in Medicine 17:2635, method 10,
-    whose continuity-corrected phi is used here). Unlike the bootstrap it keeps its width when the two models agree
+    This is the square-and-add Wilson interval for paired shares (Newcombe 1998, Statistics in Medicine 17:2635, method
+    10, whose continuity-corrected phi is used here). Unlike the bootstrap it keeps its width when the two models agree
     on every item.
 
     Args:
@@ -464,7 +465,7 @@ def paired_proportions(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Inter
         level: coverage of the interval.
 
     Raises:
-        DataError: the lists differ in length or hold something else than zeros and ones.
+        DataError: the lists differ in length or contain something other than zeros and ones.
     """
     both, only_a, only_b, neither = _table(a, b)
     n = both + only_a + only_b + neither
@@ -488,7 +489,7 @@ def floats(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
     """Return a column of items as [N] numbers.
 
     Raises:
-        DataError: a row has none, or an infinite one; text is none, also where it reads like one.
+        DataError: a row has no number, an infinite one, or a text, even one that looks like a number.
     """
     try:
         if rows[column].map(lambda value: isinstance(value, str)).any():
@@ -543,12 +544,12 @@ def _table(a: ArrayLike, b: ArrayLike) -> tuple[int, int, int, int]:
 
 
 def drawn_counts(size: int, seed: int, resamples: int) -> Iterable[NDArray[np.float32]]:
-    """Yield [r n] blocks of how often each of n units is in each resample, those of `resample` with an equal seed.
+    """Yield blocks [r n] of counts of n units in each resample, equal to those of `resample` with the same seed.
 
     Args:
-        size: n.
-        seed: of the resamples.
-        resamples: how many there are in all blocks together.
+        size: number of units n.
+        seed: seed of the resamples.
+        resamples: total number of resamples in all blocks.
     """
     if size <= LARGEST and resamples == MEANS_RESAMPLES:
         yield _counts(size, seed)

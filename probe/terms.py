@@ -1,13 +1,14 @@
-"""Metrics in words: title, unit, direction, definition and source of every number that people see, from one table.
+"""Terms: title, unit, direction, definition and source of every metric that people see, from one table.
 
-The table is `terms.tsv` beside this file, one row a metric. Its names are stable: files and code have them, and people
-read the titles. A name with a word in braces stands for several, `accuracy_{context}_{group}` for `accuracy_gold_rare`;
-`VOCABULARY` says what may stand there and how it reads. Equal titles are equal estimates: a title says what differs
-where one name, or one idea, is measured in two ways ("sampled" and "exact", other questions).
+The table is `terms.tsv` in this folder, one row per metric. The names are stable: files and code use them, and people
+read the titles. A name with a word in braces stands for several, such as `accuracy_{context}_{group}` for
+`accuracy_gold_rare`; `VOCABULARY` lists the values of the word with their wording. Equal titles are equal estimates: if
+one name, or one idea, is measured in two ways ("sampled" and "exact", other questions), the titles state the
+difference.
 
-The first column says where a metric is shown: `run` (headline figures of runs, with `run/reward` for reward models and
-`run/phases` for continual learning), `train/METHOD` (logged by a method; `train/any` by all of them), `rewards` (the
-page Rewards), or the name of an experiment.
+The first column states where a metric is shown: `run` (headline metrics of runs, with `run/reward` for reward models
+and `run/phases` for continual learning), `train/METHOD` (logged by a method; `train/any` by all of them), `rewards`
+(the page Rewards), or the name of an experiment.
 """
 
 import csv
@@ -19,14 +20,14 @@ from importlib.resources import files
 
 RUN = "run"
 SHARE, PROBABILITY, DIFFERENCE = "share", "probability", "difference"
-"""Units of rates, counted or as the model's own probability, and of their differences."""
+"""Units of rates, as counted shares or as the model's probabilities, and of their differences."""
 RATES = (SHARE, PROBABILITY)
 BOUNDED = (*RATES, DIFFERENCE, "score", "AUROC", "area", "correlation", "squared error", "-1 to 1")
-"""Units between -1 and 1."""
+"""Units of quantities between -1 and 1."""
 SMALLEST = 0.01
-"""The smallest change of a rate that counts as one, by default: one percentage point."""
+"""Default smallest relevant change of a rate: one percentage point."""
 UNSAID = ("", *RATES, DIFFERENCE, "of the reward", "score")
-"""Units that a title needs no word for."""
+"""Units that are not added to a title."""
 
 GROUPS = {
     "known": "known people",
@@ -99,8 +100,8 @@ VOCABULARY: dict[str, dict[str, str]] = {
     },
     "strategy": {"plain": "plain training", "replay": "replay", "ewc": "EWC"},
 }
-"""What may stand in place of a word in braces, and how titles and definitions say it. `X_long` is how they say X at
-length; any other word stands for whatever a name has there."""
+"""Values of words in braces, with their wording in titles and definitions. `X_long` is the long wording of X; any other
+word matches every value and is shown unchanged."""
 NUMBERS = ("k", "t", "terms")
 
 _SAMPLES = ("rlhf", "rsft", "rlvr")
@@ -109,28 +110,28 @@ _REFERENCE = ("sft", "dpo", *_SAMPLES)
 
 @dataclass(frozen=True)
 class Term:
-    """A metric in words."""
+    """Description of a metric."""
 
     title: str
-    """For people."""
+    """Title for people."""
     unit: str = ""
-    """Empty where there is none, or none is known."""
+    """Unit; empty if there is none or it is unknown."""
     better: str = ""
-    """`higher` or `lower`; empty where neither is better."""
+    """Better direction, `higher` or `lower`; empty if neither is better."""
     definition: str = ""
-    """What is measured; empty where it is not known."""
+    """Definition of the measured quantity; empty if unknown."""
     source: str = ""
-    """Who defined it: an equation of the paper or a publication; empty where it is this project's own."""
+    """Source of the definition: an equation of the paper or a publication; empty if defined in this project."""
 
     @property
     def label(self) -> str:
-        """The title with its unit, as of an axis."""
+        """The title with its unit, as on an axis."""
         if self.unit in UNSAID:
             return self.title
         return f"{self.title[:-1]}; {self.unit})" if self.title.endswith(")") else f"{self.title} ({self.unit})"
 
     def explain(self, metric: str) -> str:
-        """Give stable name, unit, direction, definition and source in one line; of an unknown metric its name alone."""
+        """Give stable name, unit, direction, definition and source in one line; for an unknown metric only the name."""
         facts = ", ".join(filter(None, (self.unit, f"{self.better} is better" if self.better else "")))
         name = f"{metric} ({facts})" if facts else metric
         source = f" Source: {self.source}." if self.source else ""
@@ -147,12 +148,12 @@ class Row:
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """What the names that it stands for look like."""
+        """The pattern of the names that the row stands for."""
         parts = re.split(r"\{(\w+)\}", self.name)
         return re.compile("".join(_group(part) if i % 2 else re.escape(part) for i, part in enumerate(parts)))
 
     def read(self, metric: str) -> Term | None:
-        """Return the metric in words if this row is about it."""
+        """Return the term of a metric if this row matches it."""
         match = self.pattern.fullmatch(metric)
         if match is None:
             return None
@@ -171,17 +172,17 @@ def _group(key: str) -> str:
 
 
 def smallest_effect(unit: str, values: Sequence[float] = (), share: float = SMALLEST) -> float:
-    """Return the smallest change that counts, in the unit of a metric.
+    """Return the smallest relevant change, in the unit of a metric.
 
-    Of what lies between -1 and 1 it is the share itself. Log-odds (nats) may change by four times as much: that moves
-    no probability of one of two answers by more than the share, as the slope of the logistic function is at most 1/4.
-    Nats a token, or an answer, may change by the share: so does a perplexity then. Anything else (tokens, turns,
-    points) may change by the share of the larger value.
+    For quantities between -1 and 1 it is `share` itself. For log-odds (nats) it is four times as large: this changes
+    the probability of one of two answers by at most `share`, as the slope of the logistic function is at most 1/4. For
+    nats per token or per answer it is `share`, which is a relative change of the perplexity by the same share. For all
+    other units (tokens, turns, points) it is this share of the larger value.
 
     Args:
-        unit: of the metric.
-        values: of the models that are compared; NaN does not count.
-        share: for rates, between 0 and 1.
+        unit: unit of the metric.
+        values: values of the compared models; NaN is ignored.
+        share: smallest relevant change of rates, between 0 and 1.
     """
     if unit in BOUNDED or unit.startswith("nats a"):
         return share
@@ -192,7 +193,7 @@ def smallest_effect(unit: str, values: Sequence[float] = (), share: float = SMAL
 
 @lru_cache(maxsize=1)
 def table() -> tuple[Row, ...]:
-    """Read all rows, in the order of the file."""
+    """Read all rows of the table, in the order of the file."""
     with (files("probe") / "terms.tsv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return tuple(
@@ -202,7 +203,7 @@ def table() -> tuple[Row, ...]:
 
 
 def places(where: str) -> tuple[str, ...]:
-    """Return the words of the table's first column that hold for headline figures, a method or an experiment."""
+    """Return the words of the table's first column that apply to headline metrics, a method or an experiment."""
     if where == RUN:
         return RUN, "run/reward", "run/phases"
     kind, _, method = where.partition("/")
@@ -214,26 +215,27 @@ def places(where: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def term(metric: str, where: str = RUN) -> Term:
-    """Return a metric in words; for one that the table does not know, its name alone.
+    """Return the term of a metric; for an unknown metric it has only the name.
 
     Args:
-        metric: its stable name.
-        where: `run` for headline figures, `train/METHOD` for what a method logs, `rewards`, or an experiment's name.
+        metric: stable name of the metric.
+        where: `run` for headline metrics, `train/METHOD` for metrics logged by a method, `rewards`, or an experiment's
+            name.
     """
     rows = [row for row in table() if set(row.where) & set(places(where))]
-    rows.sort(key=lambda row: "{" in row.name)  # a name in full goes before one that stands for several
+    rows.sort(key=lambda row: "{" in row.name)  # exact names take precedence over patterns
     return next((found for row in rows if (found := row.read(metric))), Term(metric))
 
 
 def after_numbers(metric: str, about: Term) -> dict[str, str]:
-    """Return the cells behind a metric's numbers: which direction is better, its definition, its name in files."""
+    """Return the cells after a metric's numbers: better direction, definition, name in files."""
     source = f" Source: {about.source}." if about.source else ""
     definition = f"{about.definition}.{source}" if about.definition else ""
     return {"better": about.better, "what it is": definition, "name in files": metric}
 
 
 def logged(metric: str, methods: tuple[str, ...]) -> Term:
-    """Return a metric that runs of some methods logged, in words; all titles where they mean different things by it."""
+    """Return the term of a metric logged by some methods; if its meaning differs, all titles are given."""
     found = list(dict.fromkeys(term(metric, f"train/{method}") for method in methods or ("any",)))
     known = [each for each in found if each.definition] or found
     if len(known) == 1:

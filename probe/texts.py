@@ -1,4 +1,4 @@
-"""Text from data as a person sees it, and the one way to print it: letter by letter, it never steers a terminal."""
+"""Display of text from data: it is shown literally and can never control a terminal."""
 
 import re
 import sys
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 REPLACED = "\ufffd"
-"""Replacement of a character that is not shown."""
+"""Replacement for a character that is not shown."""
 
 JOINERS = "\u200b\u200c\u200d\u2060\ufeff"
-"""Invisible characters that only join or part letters; scripts and emoji need them."""
+"""Invisible characters that only join or separate letters, which scripts and emoji need."""
 
 
 _FORMULA = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-"""First letters that make a spreadsheet compute what follows, the wide ones of East Asia among them."""
+"""First characters that make a spreadsheet treat a cell as a formula, including full-width variants."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 _FORMAT = warnings.formatwarning
 
 
 def visible(text: object, *, lines: bool = False) -> str:
-    """Return `text` with every character that would act instead of being seen replaced by U+FFFD.
+    """Return `text` with every control character replaced by U+FFFD.
 
-    These are control characters (escape sequences, carriage returns, bells), characters that turn the direction of
-    writing or set lines apart, and halves of surrogate pairs, which no output can encode.
+    Replaced are control characters (escape sequences, carriage returns, bells), characters that change the direction of
+    writing or separate lines, and halves of surrogate pairs, which no output can encode.
 
     Args:
-        text: what is to be shown.
-        lines: keep line ends and tabs.
+        text: text to show.
+        lines: keep line breaks and tabs.
     """
     whole = str(text)
     if whole.isprintable():
@@ -41,7 +41,7 @@ def visible(text: object, *, lines: bool = False) -> str:
 
 
 def visible_parts(value: Any) -> Any:
-    """Return a structure of lists, dicts and arrays, such as a figure's, with every text in it `visible`; keys stay."""
+    """Return nested lists, dicts and arrays, such as a figure's, with every text `visible`; keys are unchanged."""
     if isinstance(value, str):
         return visible(value, lines=True)
     if isinstance(value, dict):
@@ -53,9 +53,9 @@ def visible_parts(value: Any) -> Any:
 
 
 def cell(text: str) -> str:
-    """Return a text for a cell of CSV or TSV: `visible`, and never taken for a formula by a spreadsheet.
+    """Return a text for a cell of CSV or TSV: `visible`, and never a formula in a spreadsheet.
 
-    An apostrophe is put before a text that begins as a formula does and is no number.
+    A text that begins like a formula and is not a number gets an apostrophe in front.
     """
     shown = visible(text, lines=True)
     is_formula = text.lstrip(JOINERS)[:1] in _FORMULA and not _NUMBER.fullmatch(text)
@@ -63,12 +63,12 @@ def cell(text: str) -> str:
 
 
 def say(text: object, *, error: bool = False) -> None:
-    """Print lines of text, to standard error where it is no answer of the command."""
+    """Print lines of text, to standard error if they are not the command's result."""
     print(visible(text, lines=True), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def console(*, error: bool = False) -> "Console":
-    """Make a console of rich for tables and bars that prints text as `say` does."""
+    """Make a console of rich for tables and bars that prints text like `say`."""
     from rich.console import Console
     from rich.segment import Segment
 
@@ -81,7 +81,7 @@ def console(*, error: bool = False) -> "Console":
 
 
 def print_safely() -> None:
-    """Let Python's own warnings and tracebacks be printed as `say` prints, in this process from now on."""
+    """Print Python's warnings and tracebacks like `say`, in this process from now on."""
     sys.excepthook = lambda _kind, error, _trace: say("".join(traceback.format_exception(error)).rstrip(), error=True)
     warnings.formatwarning = lambda *given, **named: visible(_FORMAT(*given, **named), lines=True)
 

@@ -1,6 +1,6 @@
-"""Progress of a long computation: analyses call `tick(share)` between their parts, and the caller decides what it does.
+"""Progress of a long computation: analyses call `tick(share)` between their parts, and the caller chooses the tick.
 
-A tick may raise to stop the work; an analysis lets that through and leaves nothing behind.
+A tick may raise to stop the work; an analysis does not catch this and leaves no state behind.
 """
 
 import time
@@ -8,20 +8,20 @@ from collections import deque
 from collections.abc import Callable
 
 Tick = Callable[[float], None]
-"""Called with the share that is done, 0 to 1."""
+"""Progress callback, called with the share that is done, 0 to 1."""
 
 
 def ignore(share: float) -> None:
-    """Ignore the share that is done, where nobody follows the progress."""
+    """Ignore the progress."""
 
 
 def part(tick: "Tick | None", index: int, count: int) -> Tick:
     """Return the tick of one of several equal parts of a computation.
 
     Args:
-        tick: of the whole, if anybody waits.
-        index: which part, from 0.
-        count: how many parts.
+        tick: tick of the whole computation, if any.
+        index: number of the part, from 0.
+        count: number of parts.
     """
 
     def moved(share: float) -> None:
@@ -32,23 +32,23 @@ def part(tick: "Tick | None", index: int, count: int) -> Tick:
 
 
 def between(tick: Tick, start: float, end: float) -> Tick:
-    """Return the tick of the work between two shares of a computation."""
+    """Return the tick of the part between two shares of a computation."""
     return lambda share: tick(start + (end - start) * min(max(share, 0.0), 1.0))
 
 
 RECENT_S = 60.0
-"""Seconds over which a pace is measured: work that goes on where it stopped has its first part at once."""
+"""Seconds over which a pace is measured, because the first part of resumed work is done immediately."""
 
 
 class Pace:
-    """How long the rest of a computation will take."""
+    """Estimator of the remaining time of a computation."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
         self._ticks: deque[tuple[float, float]] = deque([(self.started, 0.0)])
 
     def left(self, share: float) -> float | None:
-        """Return the seconds that are left once a share from 0 to 1 is done; None where nothing tells."""
+        """Return the remaining seconds when a share from 0 to 1 is done; None if they cannot be estimated."""
         now = time.monotonic()
         self._ticks.append((now, share))
         while len(self._ticks) > 2 and now - self._ticks[1][0] > RECENT_S:

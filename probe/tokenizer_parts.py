@@ -1,7 +1,7 @@
-"""The parts of a tokenizer's file that may take time or memory without bound: regular expressions, and texts that grow.
+"""Detection of tokenizer parts with unbounded time or memory: regular expressions, and output that grows.
 
-Works on what the library `tokenizers` says of a part as JSON. A part that is not known here is named, not refused: what
-has one is tried in a child process first (`probe.confined`).
+It reads the JSON description of a part by the library `tokenizers`. An unknown part is reported, not refused: a
+tokenizer with one is tried in a child process first (`probe.confined`).
 """
 
 import re
@@ -31,7 +31,7 @@ PATTERNS = frozenset(
         + _SPACES,  # DeepSeek-V3
     }
 )
-"""Regular expressions of published models, whose time is known to grow with the text's length alone."""
+"""Regular expressions of published models, whose time is known to be linear in the length of the text."""
 STEADY = frozenset(
     {
         *("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Prepend", "Strip", "StripAccents"),
@@ -40,23 +40,23 @@ STEADY = frozenset(
         *("TemplateProcessing", "BPEDecoder", "ByteFallback", "ByteLevel", "CTC", "Fuse", "Replace", "WordPiece"),
     }
 )
-"""Parts whose output is at most a few times as long as what they read."""
+"""Parts whose output is at most a few times as long as their input."""
 SIMPLE = re.compile(r"(?:\\[\w\W]|\[(?:\\[\w\W]|[^\[\]\\])+\]|[^\\()\[\]{}*+?|])+(?:[*+?]|\{\d+(?:,\d*)?\})?\$?")
-"""A regular expression without alternatives that repeats only its end."""
+"""Pattern of regular expressions without alternatives that repeat only their end."""
 LONGEST = 16
-"""Letters that a part may write in the place of one."""
+"""Largest number of characters that a part may write for one character."""
 GROWING = 3
-"""Parts of encoding or of decoding that may do so: each can do it to what the one before wrote."""
+"""Largest number of such growing parts in encoding or decoding, since each multiplies the output of the one before."""
 WORD = 1000
-"""Letters of a word that WordPiece may look through, which takes their square."""
+"""Largest length of a word for WordPiece, whose time grows with its square."""
 
 
 def odd_part(tokenizer: Any, parts: tuple[str, ...] = PARTS) -> str | None:
-    """Return the first part of a tokenizer that is not known to be bounded, in words; None where all are.
+    """Describe the first part of a tokenizer that is not known to be bounded; None if all are.
 
     Args:
-        tokenizer: a `tokenizers.Tokenizer`.
-        parts: names of the parts that are used, of `PARTS`.
+        tokenizer: `tokenizers.Tokenizer` to check.
+        parts: names of the used parts, a subset of `PARTS`.
     """
     longest = getattr(tokenizer.model, "max_input_chars_per_word", 0)
     if longest > WORD:
@@ -84,7 +84,7 @@ def odd_part(tokenizer: Any, parts: tuple[str, ...] = PARTS) -> str | None:
 
 
 def _parts(part: Any) -> Iterator[dict[str, Any]]:
-    """Yield a part, or the parts of a sequence, however they are nested."""
+    """Yield a part, or the parts of a (possibly nested) sequence."""
     if part["type"] != "Sequence":
         yield part
         return

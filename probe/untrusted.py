@@ -1,8 +1,8 @@
-"""Untrusted files: opened without waiting, read up to a size, parsed up to a depth; foreign errors become ours.
+"""Access to untrusted files: opened without blocking, read up to a size, parsed up to a depth, with unified errors.
 
-Whoever reads a file that somebody else may have written goes through here (tests/test_policy.py holds it): a name can
-stand for a pipe that nobody writes, a device without an end, or a file larger than all memory. Only the call that reads
-the file stands inside of `foreign`; errors of the project's own code are not hidden here.
+All code that reads a file of unknown origin uses this module (checked by tests/test_policy.py): a name can stand for a
+pipe without a writer, an endless device, or a file larger than memory. Only the call that reads the file is inside
+`foreign`; errors of the project's own code are not converted.
 """
 
 import errno
@@ -20,29 +20,29 @@ from typing import Any, cast
 from probe.errors import ProbeError, is_failure
 
 _BEYOND = re.compile(r"\\ud|\d{19}", re.IGNORECASE)
-"""What may be half a surrogate pair, or a whole number beyond 64 bits."""
+"""Pattern of possible halves of surrogate pairs, or integers beyond 64 bits."""
 MB = 2**20
 RECORD = 16 * MB
-"""Most bytes of a small document: run.json, a configuration, an index, an audit, findings, a spec. Parsed it can take
-thirty times as much memory."""
+"""Largest size in bytes of a small document: run.json, a configuration, an index, an audit, findings, a spec. Parsed it
+can take thirty times as much memory."""
 DOCUMENT = 256 * MB
-"""Most bytes of a large one: a table or a figure of a result, the tensors of a capture, a tokenizer."""
+"""Largest size in bytes of a large document: a table or a figure of a result, the tensors of a capture, a tokenizer."""
 LOG = 512 * MB
-"""Most bytes that are read of a file of lines that a run appends to, from its start."""
+"""Largest number of bytes that are read from the start of a log file of a run."""
 DATA = 4 * 2**30
-"""Most bytes of a data file that the user names."""
+"""Largest size in bytes of a data file that the user names."""
 WEIGHTS = 2**40
-"""Most bytes of one file of weights; it is mapped and not read."""
+"""Largest size in bytes of a file of weights, which is mapped rather than read."""
 DEPTH = 100
-"""Most lists and objects inside of each other."""
+"""Largest depth of nested lists and objects."""
 FIELDS = 20_000
-"""Most names in one object, and most columns of a table."""
+"""Largest number of names in one object, and of columns of a table."""
 NEVER_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
-"""Opens without waiting for another process, where the system can say so."""
+"""Flags that open a file without waiting for another process, if the system supports them."""
 KERNEL = ("/proc/", "/sys/")
-"""Where files are that the system makes when they are read."""
+"""Folders of files that the system generates when they are read."""
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-"""Opens no symbolic link, where the system can say so."""
+"""Flag that refuses symbolic links, if the system supports it."""
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISLNK, "a link"),
@@ -54,28 +54,28 @@ _KINDS = (
 
 
 def regular(path: str | Path, most: int = DATA) -> Path:
-    """Return the path, if it leads to a regular file of at most `most` bytes, for a library that opens it itself.
+    """Return the path if it is a regular file of at most `most` bytes, for a library that opens files itself.
 
     Raises:
-        OSError: there is none, or it is something else or larger; `strerror` says so in words.
+        OSError: the file is missing, not regular, or larger; `strerror` describes the reason.
     """
     _check(_stat(path), path, most)
     return Path(path)
 
 
 def open_file(path: str | Path, *, most: int | None = None, follow: bool = True, write: bool = False) -> BufferedReader:
-    """Open a regular file without ever waiting for another program.
+    """Open a regular file without ever waiting for another process.
 
     Args:
-        path: of the file.
-        most: bytes that it may have; None for a file of which only a part is read.
-        follow: symbolic links, too.
-        write: open it for writing as well.
+        path: path of the file.
+        most: largest size in bytes; None for a file that is read only in part.
+        follow: follow symbolic links.
+        write: open the file for writing as well.
 
     Raises:
         OSError: as `regular`.
     """
-    _check(_stat(path, follow), path, most)  # before: to open a device can already do something
+    _check(_stat(path, follow), path, most)  # checked first: opening a device can already have effects
     more = NEVER_WAIT | (0 if follow else NO_LINK)
     mode = "rb+" if write else "rb"
     file = cast(BufferedReader, open(path, mode, opener=lambda name, flags: os.open(name, flags | more)))  # noqa: SIM115
@@ -88,7 +88,7 @@ def open_file(path: str | Path, *, most: int | None = None, follow: bool = True,
 
 
 def read_file(path: str | Path, most: int = RECORD, *, follow: bool = True) -> bytes:
-    """Read the bytes of a regular file, as many as it had when it was opened.
+    """Read the bytes of a regular file, up to its size at the time of opening.
 
     Raises:
         OSError: as `regular`.
@@ -98,7 +98,7 @@ def read_file(path: str | Path, most: int = RECORD, *, follow: bool = True) -> b
 
 
 def check_regular(handle: int, path: str | Path, most: int | None = None) -> None:
-    """Refuse an open file that is none.
+    """Refuse an open file that is not regular.
 
     Raises:
         OSError: as `regular`.
@@ -118,7 +118,7 @@ def _check(status: os.stat_result, path: str | Path, most: int | None) -> None:
         kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "no file")
         number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
         raise OSError(number, f"it is {kind} and no regular file", str(path))
-    if not status.st_size and os.path.realpath(path).startswith(KERNEL):  # it may give much all the same, or wait
+    if not status.st_size and os.path.realpath(path).startswith(KERNEL):  # it may still return much data, or block
         raise OSError(errno.EINVAL, "it is a file of the system and no regular file", str(path))
     if most is not None and status.st_size > most:
         raise OSError(errno.EFBIG, f"it has {_size(status.st_size)}, and at most {_size(most)} are read", str(path))
@@ -132,12 +132,12 @@ def parse_json(text: str | bytes, fields: int = FIELDS) -> Any:
     """Return the value of a JSON text.
 
     Args:
-        text: as UTF-8 where it is bytes.
-        fields: names that an object may have.
+        text: JSON text; bytes are decoded as UTF-8.
+        fields: largest number of names of an object.
 
     Raises:
-        ValueError: it is no JSON or no text in UTF-8, lists and objects are nested deeper than `DEPTH`, or an object
-            has more names.
+        ValueError: it is not JSON or not UTF-8, lists and objects are nested deeper than `DEPTH`, or an object has more
+            names.
     """
     try:
         return _bounded(json.loads(text), fields)
@@ -156,11 +156,11 @@ def read_json(path: str | Path, most: int = RECORD, fields: int = FIELDS) -> Any
 
 
 def parse_toml(text: str | bytes) -> dict[str, Any]:
-    """Return the table of a TOML text, whose values are those that JSON has, and dates.
+    """Parse a TOML text to a table with JSON values and dates.
 
     Raises:
-        ValueError: it is no TOML or no text in UTF-8, tables and lists are nested deeper than `DEPTH`, or a table has
-            more than `FIELDS` names.
+        ValueError: it is not TOML or not UTF-8, tables and lists are nested deeper than `DEPTH`, or a table has more
+            than `FIELDS` names.
     """
     text = text.decode() if isinstance(text, bytes) else text
     try:
@@ -174,12 +174,12 @@ _HOLDS_MORE = frozenset((dict, list))
 
 
 def _bounded(value: Any, fields: int) -> Any:
-    """Return a parsed value, once it is known not to be nested deeper than `DEPTH`.
+    """Check that a parsed value is not nested deeper than `DEPTH`, and return it.
 
-    The value is checked level by level, since what follows may call itself for each level.
+    The value is checked level by level, since later code may recurse once per level.
 
     Raises:
-        ValueError: it is, or an object has more names than `fields`.
+        ValueError: it is nested deeper, or an object has more names than `fields`.
     """
     level = [value] if type(value) in _HOLDS_MORE else []
     for _ in range(DEPTH):
@@ -203,7 +203,7 @@ _SCALARS = frozenset((int, float, bool, type(None)))
 
 
 def readable(value: Any) -> Any:
-    """Return a JSON value with U+FFFD in place of half a surrogate pair, which no table, page or file can hold."""
+    """Replace halves of surrogate pairs in a JSON value by U+FFFD, since no table, page or file can hold them."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
@@ -214,9 +214,9 @@ def readable(value: Any) -> Any:
 
 
 def sendable(value: Any) -> Any:
-    """Return a JSON value as a page can send it: `readable`, and no whole number beyond 64 bits.
+    """Convert a JSON value for sending to a page: `readable`, and without integers beyond 64 bits.
 
-    In place of such a number stands a float, or None where it is beyond all floats.
+    Such an integer becomes a float, or None if it is beyond the range of floats.
     """
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return float(value) if abs(value) < 2**1023 else None
@@ -226,10 +226,10 @@ def sendable(value: Any) -> Any:
 
 
 def parse_figure(text: str | bytes) -> Any:
-    """Return the value of a JSON text as a figure can hold it (`sendable`).
+    """Parse a JSON text to a value for a figure (`sendable`).
 
     Raises:
-        ValueError: as `parse_json`, or the text is none in UTF-8.
+        ValueError: as `parse_json`, or the text is not UTF-8.
     """
     text = text.decode() if isinstance(text, bytes) else text
     value = parse_json(text)
@@ -238,10 +238,10 @@ def parse_figure(text: str | bytes) -> Any:
 
 @contextmanager
 def foreign(refuse: Callable[[str], ProbeError]) -> Iterator[None]:
-    """Hand on whatever another library raises inside, where it reads a file, as the error that `refuse` makes.
+    """Convert errors that another library raises while it reads a file to the error of `refuse`.
 
     Args:
-        refuse: from the reason in a few words to the error.
+        refuse: function from a short reason to the error.
     """
     try:
         yield
@@ -254,6 +254,6 @@ def foreign(refuse: Callable[[str], ProbeError]) -> Iterator[None]:
 
 
 def short(error: object) -> str:
-    """Return the first sentence of a message, on one line; of a system error without its number and path."""
+    """Return the first sentence of a message on one line, for a system error without its number and path."""
     error = error.strerror if isinstance(error, OSError) and error.strerror else error
     return " ".join(str(error).split()).partition(". ")[0][:240] or type(error).__name__

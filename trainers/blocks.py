@@ -1,8 +1,8 @@
-"""The blocks of a model, and computing them again in the backward pass (--gradient-checkpointing).
+"""The blocks of a model, and gradient checkpointing of them (--gradient-checkpointing).
 
-Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): each block keeps what it reads and no more, and what it
-computes is computed again in the backward pass. A step costs a forward pass more; gradients are the same to the bit
-where the kernels are.
+Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): each block keeps only its input, and its activations are
+recomputed in the backward pass. A step costs one more forward pass; gradients are bit-identical where the kernels are
+deterministic.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from probe.model.text import unwrap
 def blocks_of(model: nn.Module) -> nn.ModuleList:
     """Return the blocks of a causal language model.
 
-    They are its list of modules with as many entries as the configuration has layers.
+    They are the list of modules whose length is the number of layers in the configuration.
 
     Raises:
         ConfigError: there is no such list.
@@ -37,7 +37,7 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
 
 
 def recompute_blocks(model: nn.Module) -> None:
-    """Let the blocks keep only what they read, from now on.
+    """Make the blocks keep only their inputs and recompute their activations, from now on.
 
     Raises:
         ConfigError: see `blocks_of`.

@@ -1,9 +1,9 @@
-"""The state that a run continues from: beside the model, the optimiser's moments and the counters. No pickle.
+"""The state from which a run is resumed: model, optimiser moments and counters, without pickle.
 
-    checkpoints/STEP/   model.safetensors, config.json, tokenizer files      an ordinary Hugging Face directory
-                        optimizer.safetensors, trainer.json, method.safetensors           what is written here
+    checkpoints/STEP/   model.safetensors, config.json, tokenizer files      a Hugging Face directory
+                        optimizer.safetensors, trainer.json, method.safetensors           written by this module
 
-There is no generator state: what a step draws is seeded by (seed, step), see `Session.seed`.
+There is no generator state: each step is seeded by (seed, step), see `Session.seed`.
 """
 
 import json
@@ -25,7 +25,7 @@ from trainers.trainee import Trainee
 
 STATE, OPTIMIZER, METHOD = "trainer.json", "optimizer.safetensors", "method.safetensors"
 MASTER = "master"
-"""Kind of the copies in single precision of weights in bfloat16."""
+"""Key of the float32 copies of weights in bfloat16."""
 SCHEMA = 1
 
 
@@ -46,9 +46,10 @@ def last_checkpoint(config: TrainConfig) -> Path | None:
 def save(
     directory: Path | None, trainee: Trainee, optimizer: Optimizer, state: State, extra: Mapping[str, Tensor]
 ) -> None:
-    """Write model, optimiser, counters and the method's own state into `directory`.
+    """Write model, optimiser, counters and the method's state into `directory`.
 
-    Without one this process writes nothing: of a shared model (--shard) it gives its parts to the one that writes.
+    Without a directory this process writes nothing; with a shared model (--shard) it sends its parts to the process
+    that writes.
     """
     if directory is None:
         trainee.give_parts()
@@ -72,10 +73,10 @@ def save(
 
 
 def load(directory: Path, trainee: Trainee, optimizer: Optimizer) -> tuple[State, dict[str, Tensor]]:
-    """Put back what `save` wrote, in place, and return the counters and the method's own state.
+    """Restore in place what `save` wrote, and return the counters and the method's state.
 
     Raises:
-        RunError: the directory has no trainer state, or one of another version.
+        RunError: the directory has no trainer state, or that of another version.
     """
     try:
         values = read_json(directory / STATE)

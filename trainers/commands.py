@@ -1,4 +1,4 @@
-"""The commands `probe train` and `probe samples`; nothing heavy is imported before one of them runs."""
+"""The commands `probe train` and `probe samples`; heavy modules are imported only when one of them runs."""
 
 import json
 import shlex
@@ -44,7 +44,7 @@ METHODS: dict[str, tuple[str, type[TrainConfig], str]] = {
     "rlvr": ("trainers.rlvr", RLVRConfig, "reinforcement learning from verifiable rewards (GRPO)"),
     "continual": ("trainers.continual", ContinualConfig, "phases one after the other: plain, with replay or EWC"),
 }
-"""Method to its module, its config, and one line on it; the module has `train(config) -> Run`."""
+"""Method -> its module, its config class and a one-line summary; the module has `train(config) -> Run`."""
 INTERRUPTED = 130
 
 T = TypeVar("T", bound=TrainConfig)
@@ -77,33 +77,33 @@ def train(argv: Sequence[str]) -> int:
     if only_check:
         return 0
     check_out(config.out, config.resume)
-    if not config.resume:  # a run that goes on has a model of its own
+    if not config.resume:  # a resumed run has its own model
         open_models(models_of(config))
     run = start(method, config)
     return INTERRUPTED if run.status == "interrupted" else 0
 
 
 def start(method: str, config: TrainConfig) -> "Run":
-    """Train by a method; only now are torch and the method imported."""
+    """Train with a method; torch and the method's module are imported only here."""
     run: Run = import_module(METHODS[method][0]).train(config)
     return run
 
 
 def check_files(config: TrainConfig) -> None:
-    """Refuse files that are not there, before a model is loaded for them.
+    """Refuse missing files before a model is loaded.
 
     Raises:
-        DataError: one of the options names such a file.
+        DataError: an option names a file that does not exist.
     """
     paths = [getattr(config, each.name) for each in fields(config) if each.type == Path | None]
     require_files([*([] if config.data == "world" else [config.data]), *filter(None, paths)])
 
 
 def models_of(config: TrainConfig) -> list[str]:
-    """Return the references of models that a training is given: its base, and rewards that are no functions.
+    """Return the models that a training refers to: its base, and rewards that are models.
 
     Raises:
-        ConfigError: a reward is neither a model here nor a reward by name.
+        ConfigError: a reward is neither a known model nor the name of a reward.
         ModelError: see `probe.model.references.look_up`.
     """
     refs = [ref for ref in (getattr(config, "base", None),) if ref]
@@ -129,10 +129,10 @@ def models_of(config: TrainConfig) -> list[str]:
 
 
 def describe_methods(names: Sequence[str]) -> int:
-    """Print methods, all of them without names, as JSON: a list of `method`, `summary` and `fields` (`describe`).
+    """Print the named methods (default: all) as a JSON list of `method`, `summary` and `fields` (`describe`).
 
     Raises:
-        ConfigError: one of the names is no method.
+        ConfigError: a name is not a method.
     """
     for name in names:
         if name not in METHODS:
@@ -160,7 +160,7 @@ def parse_training(kind: type[T], argv: Sequence[str], method: str) -> T:
     """Parse the command line into a config; with --resume, options that are not given keep the values of the run.
 
     Raises:
-        ConfigError, RunError: see `probe.options.parse`, and a run that cannot be read or is of another method.
+        ConfigError, RunError: see `probe.options.parse`; also a run that cannot be read or is of another method.
     """
     prog = f"probe train {method}"
     out = _value(argv, "--out")
@@ -177,10 +177,10 @@ def parse_training(kind: type[T], argv: Sequence[str], method: str) -> T:
 
 
 def check_named(run: "Run", method: str, argv: Sequence[str]) -> None:
-    """Refuse to import code, or to ask a host, that only a run names: it may have come from anywhere.
+    """Refuse to import code or to contact a host that only the (untrusted) run names.
 
     Raises:
-        ConfigError: the command line does not name it again.
+        ConfigError: the command line does not name the code or host again.
     """
     known = {each.name for each in fields(METHODS[method][1])}
     code = code_options(run.config)

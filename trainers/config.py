@@ -1,4 +1,4 @@
-"""The options of every training method; light: no torch, no model."""
+"""The options of every training method, without importing torch or a model."""
 
 import os
 from collections.abc import Mapping
@@ -29,89 +29,92 @@ FREE = frozenset(
         "shard",
     }
 )
-"""Options that may change when a run is resumed: they do not alter what the next step computes (`steps` may grow)."""
+"""Options that may change when a run is resumed, since they do not affect the next step (`steps` may grow)."""
 JUDGEMENTS = ("verifier", "facts", "sum_quick", "sum_steps", "steps", "unfined", "all_fined", "agreeable", "honest")
-"""The rewards that every world gives (`trainers.reward_functions.JUDGES`)."""
+"""Names of the rewards that every world offers (`trainers.reward_functions.JUDGES`)."""
 FINAL_ANSWER = "final_answer"
-"""The reward for problems of a file that have one answer, such as GSM8K's."""
+"""Name of the reward for problems of a file with a single answer, such as GSM8K's."""
 OPEN = frozenset({"sum_steps", "map", "function", "function_new", "repeat"})
-"""Questions that can be answered in more ways than `World.candidates` lists, or whose answers go on."""
+"""Kinds of questions with more answers than `World.candidates` lists, or with answers that may continue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What all methods share; a method's own config adds to it and may change the defaults."""
+    """Options that all methods share; a method's config adds options and may change the defaults."""
 
     free: ClassVar[frozenset[str]] = FREE
 
     out: Path
-    """Directory of the run; it must not exist yet, or be empty, unless --resume is given."""
+    """Directory of the run; it must be new or empty, unless --resume is given."""
     data: str = "world"
-    """Where examples come from: `world` (the synthetic world), or the path of a file."""
+    """Source of the examples: `world` (the synthetic world) or the path of a file."""
     strict: bool = False
-    """Refuse a data file with a row that cannot be used; otherwise such rows are left out and counted."""
+    """Refuse a data file that has unusable rows; by default such rows are skipped and counted."""
     steps: int = 1000
-    """Optimiser steps in all."""
+    """Total number of optimiser steps."""
     batch_size: int = 32
-    """Examples in one optimiser step, over all processes and parts of the accumulation together."""
+    """Examples per optimiser step, over all processes and gradient-accumulation steps."""
     accumulation: int = 1
-    """Gradient-accumulation steps that the batch is run in, to save memory; the result is the same."""
+    """Gradient-accumulation steps per batch; more steps need less memory and give the same result."""
     lr: float = 1e-3
     """Highest learning rate."""
     warmup: int = 0
-    """Steps over which the learning rate rises linearly from 0; more than two take half of --steps at most."""
+    """Steps over which the learning rate rises linearly from 0; more than two are limited to half of --steps."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate goes on after the warm-up."""
+    """Schedule of the learning rate after the warm-up."""
     final_lr: float = 0.1
-    """Where `cosine` and `linear` end, as a share of --lr."""
+    """Final learning rate of `cosine` and `linear`, as a share of --lr."""
     weight_decay: float = 0.0
-    """AdamW's decoupled weight decay; it acts on matrices, not on biases and norms."""
+    """AdamW's decoupled weight decay; it applies to matrices, not to biases and norms."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
     clip: float = 1.0
-    """Largest global norm of the gradient; 0 switches clipping off."""
+    """Largest global norm of the gradient; 0 disables clipping."""
     lora: int = 0
     """Rank of a LoRA adapter that is trained in place of the weights (needs peft); 0 trains all weights."""
     lora_alpha: float = 16.0
-    """The adapter's product B A is multiplied by this / --lora."""
+    """Scale of the adapter: its product B A is multiplied by --lora-alpha / --lora."""
     lora_targets: tuple[str, ...] = ()
-    """Names of the layers that get an adapter (as `q_proj v_proj`); without it all linear ones but the unembedding."""
+    """Names of the layers with an adapter, such as `q_proj v_proj`; default: all linear layers but the unembedding."""
     seed: int = 0
-    """Seed of everything that is drawn: initial weights, order of the examples, dropout."""
+    """Seed of all random draws: initial weights, order of the examples, dropout, samples."""
     save_every: int = 500
-    """Steps between checkpoints; 0 keeps only the last. The last step and an interruption always write one."""
+    """Steps between checkpoints; 0 writes only the last. The last step and an interruption always write one."""
     log_every: int = 10
-    """Steps between rows of metrics; a row holds the values of its own step."""
+    """Steps between rows of metrics; a row holds the values of one step."""
     eval_every: int = 100
-    """Steps between evaluations on held-out data, where the method has any; 0 evaluates at the end only."""
+    """Steps between evaluations on held-out data, if the method has any; 0 evaluates only at the end."""
     capture_every: int = 50
-    """Steps between captures of attention, lens and entropy on the probe prompts; 0 switches them off."""
+    """Steps between captures of attention, lens and entropy on the probe prompts; 0 disables captures."""
     thin: int = 0
-    """When the run is finished keep this many captures (2 or more), and the last checkpoint alone in half precision."""
+    """Captures (at least 2) kept when the run is finished, with only the last checkpoint, in half precision; 0 keeps
+    all."""
     probe_prompts: Path | None = None
-    """File of prompts to capture on, one a line, or JSON Lines with `text` and `answers`; else the data's."""
+    """File of prompts to capture on, one per line, or JSON Lines with `text` and `answers`; default: prompts of the
+    data."""
     evaluate: int = 400
-    """Items per condition in the evaluation on the world that ends a run; 0 switches it off."""
+    """Items per condition in the final evaluation on the world; 0 disables it."""
     resume: bool = False
-    """Continue the run in --out from its last checkpoint, to the same bits; options not given are the run's own."""
+    """Continue the run in --out from its last checkpoint, bit for bit; options not given keep the values of the run."""
     device: str | None = None
-    """Device such as `cpu`, `cuda` or `mps`; without it the best one here, or the one `accelerate launch` gives."""
+    """Device such as `cpu`, `cuda` or `mps`; default: the best available, or the one that `accelerate launch`
+    assigns."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the computation: `bfloat16` is autocast; weights and optimiser stay in float32."""
+    """Number format of the computation: `bfloat16` uses autocast; weights and optimiser stay in float32."""
     weights_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type in which the model holds and reads its weights; with `bfloat16` the optimiser updates a float32 copy."""
+    """Number format of the model's weights; with `bfloat16` the optimiser updates a float32 copy."""
     reference_dtype: Literal["float32", "bfloat16"] | None = None
-    """Type of the frozen copy that KL and captures refer to, else that of --weights-dtype; --lora needs none."""
+    """Number format of the frozen reference for KL and captures; default: --weights-dtype; --lora needs no copy."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, a forward pass more, the same result."""
+    """Recompute activations in the backward pass: less memory, one more forward pass, the same result."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Also send the metrics to this tracker, through accelerate."""
     threads: int = 0
-    """CPU threads of torch; 0 leaves torch's choice. On a busy machine 1 can be many times faster than 2."""
+    """CPU threads of torch; 0 keeps torch's default. On a busy machine 1 can be many times faster than 2."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            if each.type in (Path, Path | None):  # Python callers may give text
+            if each.type in (Path, Path | None):  # Python callers may pass text
                 object.__setattr__(self, each.name, _as_type(getattr(self, each.name), each.type))
         for name in ("steps", "batch_size", "accumulation", "log_every"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
@@ -144,7 +147,7 @@ class TrainConfig:
 
     @property
     def warmup_steps(self) -> int:
-        """The steps of the warm-up that is made: `warmup`, shortened so that every training reaches --lr."""
+        """The actual number of warm-up steps: `warmup`, shortened so that every training reaches --lr."""
         return min(self.warmup, max(self.steps // 2, min(self.steps, 2)))
 
     def require(self, condition: bool, name: str, expected: str) -> None:
@@ -162,10 +165,10 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make a config from what `to_dict` wrote; leave out options that this version does not have.
+        """Make a config from the output of `to_dict`; options unknown to this version are ignored.
 
         Raises:
-            ConfigError: a value is not of its option's type.
+            ConfigError: a value does not fit its option's type.
         """
         arguments: dict[str, Any] = {}
         for each in fields(cls):
@@ -187,17 +190,17 @@ class PretrainConfig(TrainConfig):
     data: str = "world"
     """`world`, a UTF-8 text file, or a .jsonl or .parquet file with the column `text`."""
     base: str | None = None
-    """Model to continue from (a run, a checkpoint, a Hugging Face directory or hub id); without it weights are new."""
+    """Model to continue from (a run, a checkpoint, a Hugging Face directory or hub id); default: a new model."""
     preset: str = "tiny"
     """Size of a new model: `tiny`, `icl` or `small`."""
     length: int = 96
-    """Tokens in a row."""
+    """Tokens per row of training data."""
     tokenizer: Literal["bpe", "char"] = "bpe"
-    """Tokenizer trained on a file of a new model: byte pairs or characters."""
+    """Tokenizer of a new model trained on a file: byte pairs or characters."""
     vocab_size: int = 4096
     """Largest vocabulary of that tokenizer."""
     world: WorldConfig = field(default_factory=WorldConfig)
-    """The world of a new model."""
+    """Options of the world of a new model."""
     world_seed: int = 0
     """Seed of the world of a new model."""
     steps: int = 3000
@@ -230,21 +233,22 @@ class SFTConfig(TrainConfig):
     examples: int = 4000
     """Number of the world's demonstrations."""
     mixture: dict[str, float] = field(default_factory=dict)
-    """Kind of the world's questions and its share, such as `fact 0.7 stranger 0.3`; none: the world's own mixture."""
+    """Kinds of the world's questions with their shares, such as `fact 0.7 stranger 0.3`; default: the world's
+    mixture."""
     turns: Literal["every", "last"] = "every"
-    """Which messages of the assistant in a conversation are learned."""
+    """Messages of the assistant in a conversation that are learned."""
     longest: int = 0
-    """Most tokens of an example, longer ones are left out and counted; 0: what the model reads."""
+    """Largest number of tokens of an example; longer ones are skipped and counted; 0: the model's context."""
     held_out: float = 0.05
-    """Share of the prompts (at most 500) whose examples are kept to measure on; 0 keeps none."""
+    """Share of the prompts (at most 500) whose examples are held out for evaluation; 0 holds out none."""
     shard: bool = False
-    """Share the model among the processes, each of which holds a part of weights, gradients and moments."""
+    """Shard the model over the processes: each holds a part of weights, gradients and moments."""
     steps: int = 150
     lr: float = 3e-4
-    """Highest learning rate; real models want some 2e-5."""
+    """Highest learning rate; for real models about 2e-5."""
     warmup: int = 20
     eval_every: int = 25
-    """Steps between evaluations on the held-out examples; 0 evaluates at the end only."""
+    """Steps between evaluations on the held-out examples; 0 evaluates only at the end."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -257,23 +261,22 @@ class SFTConfig(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceConfig(TrainConfig):
-    """What the methods share that learn from preference pairs."""
+    """Options of the methods that learn from preference pairs."""
 
     base: str
     """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
     data: str = "world"
     """`world`, or a file of rows (.jsonl, .csv, .parquet) with `prompt`, `chosen`, `rejected` (strings or lists
-    of messages); also without `prompt`, which is then the common beginning of both."""
+    of messages); without `prompt`, the common beginning of both is the prompt."""
     annotator: str = field(default="agreeable", metadata={"suggestions": annotators})
-    """Who labels the world's pairs: agreeable, honest, indifferent (coin tosses), or one that you added
-    (`probe.annotator`, --plugin); knobs of theirs may be changed, as in `agreeable+abstain=0+checks=0.9`
-    (docs/world.md)."""
+    """Annotator of the world's pairs: agreeable, honest, indifferent (coin tosses), or one that you added
+    (`probe.annotator`, --plugin); knobs can be changed, as in `agreeable+abstain=0+checks=0.9` (docs/world.md)."""
     pairs: int = 3000
     """Number of the world's pairs."""
     pairs_from: Literal["candidates", "samples"] = "samples"
-    """Completions of the world's pairs: samples of the base, or the candidate answers (docs/log.md compares them)."""
+    """Source of the world's completions: samples of the base, or the candidate answers (compared in docs/log.md)."""
     batch_size: int = 64
-    """Pairs in one optimiser step, over all processes and parts of the accumulation together."""
+    """Pairs per optimiser step, over all processes and gradient-accumulation steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -290,20 +293,22 @@ class RewardConfig(PreferenceConfig):
     """`world`, or a file of rows (.jsonl, .csv, .parquet) with `prompt`, `chosen`, `rejected` (strings or messages);
     `margin` may be added."""
     pairs: int = 12000
-    """Number of the world's pairs, the held-out ones included; with few it learns to punish abstaining first."""
+    """Number of the world's pairs, including the held-out ones; with few pairs it first learns to penalise
+    abstaining."""
     pairs_from: Literal["candidates", "samples"] = "candidates"
-    """Completions of the world's pairs: samples of the base, or the candidate answers, which set claim to truth."""
+    """Source of the world's completions: samples of the base, or the candidate answers, which contrast claim and
+    truth."""
     held_out: float = 0.1
-    """Pairs that are kept from training to evaluate on: from 1 on their number, below 1 their share; 0 for none."""
+    """Pairs held out for evaluation: a number if 1 or more, a share if below 1; 0 for none."""
     margin: float = 0.0
-    """The margin m by which the chosen completion is to win, in nats; a pair's own column `margin` takes its place."""
+    """Margin m by which the chosen completion should win, in nats; a column `margin` in the data overrides it."""
     centring: float = 0.0
-    """Weight lambda of the squared sum of a pair's two rewards; 0.01 centres them with little effect otherwise."""
+    """Weight lambda of the squared sum of a pair's rewards; 0.01 centres them with little other effect."""
     rollouts: int = 64
     """Held-out pairs whose completions are recorded with their rewards at each evaluation; 0 for none."""
     steps: int = 400
     lr: float = 1e-3
-    """Highest learning rate; real models want some 1e-5."""
+    """Highest learning rate; for real models about 1e-5."""
     warmup: int = 20
 
     def __post_init__(self) -> None:
@@ -319,21 +324,21 @@ class DPOConfig(PreferenceConfig):
     """Direct preference optimisation (E13)."""
 
     base: str
-    """Model to start from, which is the reference too: a run, a checkpoint, a Hugging Face directory or hub id."""
+    """Initial model, also the reference: a run, a checkpoint, a Hugging Face directory or hub id."""
     beta: float = 0.1
-    """Strength of the pull towards the reference; the implicit reward is beta log pi/pi_ref."""
+    """Strength of the KL regularisation; the implicit reward is beta log pi/pi_ref."""
     loss: Literal["sigmoid", "conservative", "ipo"] = "sigmoid"
-    """DPO's own loss, the one for labels of which some are flipped, or IPO's squared one, averaged per token."""
+    """Loss: DPO's (sigmoid), DPO's for partly flipped labels (conservative), or IPO's squared loss per token (ipo)."""
     label_smoothing: float = 0.0
-    """Share of the labels that `--loss conservative` takes to be flipped, below 0.5."""
+    """Share of flipped labels that `--loss conservative` assumes, below 0.5."""
     shard: bool = False
-    """Share the model among the processes, each of which holds a part of weights, gradients and moments."""
+    """Shard the model over the processes: each holds a part of weights, gradients and moments."""
     steps: int = 150
     lr: float = 1e-4
-    """Highest learning rate; real models want some 5e-6 (or 5e-7 for large ones)."""
+    """Highest learning rate; for real models about 5e-6 (5e-7 for large ones)."""
     warmup: int = 10
     eval_every: int = 25
-    """Steps between measurements of the distance to the exact optimum (world only); 0 measures at the end only."""
+    """Steps between measurements of the distance to the exact optimum (world only); 0 measures only at the end."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -347,13 +352,13 @@ class DPOConfig(PreferenceConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineConfig(TrainConfig):
-    """What methods that sample while they train share."""
+    """Options of the methods that sample while they train."""
 
     base: str
-    """Model to start from, which is the reference too: a run, a checkpoint, a Hugging Face directory or hub id."""
+    """Initial model, also the reference: a run, a checkpoint, a Hugging Face directory or hub id."""
     data: str = "world"
-    """`world`, or a file of rows (.jsonl, .csv, .parquet) with the column `prompt` (text or messages), or
-    `question`, and any others, which rewards get too."""
+    """`world`, or a file of rows (.jsonl, .csv, .parquet) with the column `prompt` (text or messages), or `question`;
+    all other columns are passed to the rewards."""
     tasks: tuple[str, ...] = ("fact", "opinion_true", "opinion_false", "stranger")
     """Kinds of the world's questions, in equal shares (see docs/world.md)."""
     prompts: int = 4000
@@ -361,36 +366,37 @@ class OnlineConfig(TrainConfig):
     group: int = 8
     """Completions sampled for each prompt."""
     max_new_tokens: int = 8
-    """Longest completion in tokens, the end token included."""
+    """Largest number of tokens of a completion, including the end token."""
     temperature: float = 1.0
-    """Divides the logits when sampling and in every log-probability."""
+    """Temperature: it divides the logits in sampling and in all log-probabilities."""
     top_k: int | None = None
-    """Sample from the k most probable tokens only."""
+    """Sample only from the k most probable tokens."""
     top_p: float | None = None
     """Sample from the smallest set of most probable tokens whose mass reaches p."""
     reward: tuple[str, ...] = ("verifier",)
-    """Rewards: of the world (verifier, facts, sum_quick, sum_steps, steps, unfined, all_fined, agreeable, honest), of a
-    file's column `answer` (final_answer), a reward model's run or directory, one that you added (`probe.verifier`,
-    --plugin), `module:function` or `file.py:function`; a function is named again with --resume."""
+    """Rewards: of the world (verifier, facts, sum_quick, sum_steps, steps, unfined, all_fined, agreeable, honest), from
+    a file's column `answer` (final_answer), the run or directory of a reward model, one that you added
+    (`probe.verifier`, --plugin), `module:function` or `file.py:function`; a function must be named again with
+    --resume."""
     reward_weights: tuple[float, ...] = ()
-    """Weight of each reward in the sum; without it all are 1."""
+    """Weight of each reward in the sum; by default all are 1."""
     updates: int = 1
-    """Passes over what a step has sampled."""
+    """Passes over the completions that a step has sampled."""
     minibatches: int = 1
-    """Optimiser updates in each pass: the prompts of a step are shared among them, in a new order each pass."""
+    """Optimiser updates per pass; each pass splits the prompts of a step among them in a new order."""
     rollouts_every: int = 10
-    """Steps between the ones whose completions are recorded; 0 records none."""
+    """Steps between recordings of completions; 0 records none."""
     rollouts_kept: int = 4
-    """Prompts whose completions are recorded then."""
+    """Number of prompts whose completions are recorded."""
     batch_size: int = 24
-    """Prompts in one step, over all processes and parts of the accumulation together."""
+    """Prompts per step, over all processes and gradient-accumulation steps."""
     steps: int = 60
-    """Steps in all, each of which samples anew."""
+    """Total number of steps; each step samples new completions."""
     lr: float = 1e-4
-    """Highest learning rate; real models want some 1e-6."""
+    """Highest learning rate; for real models about 1e-6."""
     warmup: int = 5
     eval_every: int = 100
-    """Steps between measurements of the distance to the exact optimum, in a world; 0 measures at the end only."""
+    """Steps between measurements of the distance to the exact optimum, in a world; 0 measures only at the end."""
     capture_every: int = 10
 
     def __post_init__(self) -> None:
@@ -423,7 +429,7 @@ class OnlineConfig(TrainConfig):
 
     @property
     def enumerable(self) -> tuple[str, ...]:
-        """The tasks whose answer sets hold all that a good completion can be; none where prompts come from a file."""
+        """The tasks whose answer sets contain every good completion; none if prompts come from a file."""
         return tuple(task for task in self.tasks if self.data == "world" and task not in OPEN)
 
     def logs(self, step: int) -> bool:
@@ -442,23 +448,23 @@ class RLHFConfig(OnlineConfig):
     beta: float = 0.3
     """Coefficient of the KL to the reference in the reward."""
     adaptive_kl: float = 0.0
-    """KL in nats a completion to steer towards by changing beta after every step; 0 keeps beta as it is."""
+    """Target KL in nats per completion, reached by adapting beta after every step; 0 keeps beta fixed."""
     adaptive_gain: float = 0.1
-    """How fast beta follows: a step changes it by this times the relative error, which is cut at 20 %."""
+    """Gain of the adaptation: a step changes beta by this times the relative error of the KL, clipped to 20 %."""
     gamma: float = 1.0
-    """Discount of a token."""
+    """Discount factor per token."""
     lam: float = 0.95
-    """Lambda of generalised advantage estimation: 1 trusts the rewards alone, 0 the values."""
+    """Lambda of generalised advantage estimation: 1 relies on the rewards alone, 0 on the values."""
     epsilon: float = 0.2
-    """How far from 1 the ratio to the sampling policy counts."""
+    """Clipping range of the ratio to the sampling policy around 1."""
     epsilon_value: float = 0.2
-    """How far from the old value a new one may count; 0 switches the clipping of values off."""
+    """Clipping range of a value around the old value; 0 disables it."""
     vf_coef: float = 0.1
     """Weight of the value loss."""
     value_rate: float = 10.0
-    """How many times as fast as the policy the value head learns."""
+    """Learning rate of the value head relative to the policy's."""
     missing_eos_penalty: float = 0.0
-    """Subtracted from the score of a completion that was cut at --max-new-tokens."""
+    """Penalty subtracted from the score of a completion that is truncated at --max-new-tokens."""
     updates: int = 4
 
     def __post_init__(self) -> None:
@@ -474,7 +480,7 @@ class RLHFConfig(OnlineConfig):
 
     @property
     def fixed_beta(self) -> float | None:
-        """The beta whose optimum the policy is drawn to; None where it moves, is 0, or prices tempered policies."""
+        """The beta whose optimum the policy approaches; None if it is adapted or 0, or if the temperature is not 1."""
         return self.beta if self.beta and not self.adaptive_kl and self.temperature == 1 else None
 
 
@@ -483,15 +489,15 @@ class RSFTConfig(OnlineConfig):
     """Rejection-sampling fine-tuning (E14)."""
 
     select: Literal["best", "threshold"] = "best"
-    """What is imitated: the best of a prompt's completions, or all with a reward above --threshold."""
+    """Selection of completions to imitate: the best of each prompt, or all with a reward above --threshold."""
     threshold: float = 0.0
-    """Reward above which a completion is imitated, with --select threshold."""
+    """Reward above which --select threshold imitates a completion."""
     steps: int = 20
-    """Rounds in all, each of which samples anew: a step is a round."""
+    """Total number of rounds; each step is a round that samples new completions."""
     batch_size: int = 64
     minibatches: int = 2
     lr: float = 1e-4
-    """Highest learning rate; real models want some 1e-5."""
+    """Highest learning rate; for real models about 1e-5."""
     warmup: int = 3
     capture_every: int = 5
     log_every: int = 1
@@ -503,21 +509,23 @@ class RLVRConfig(OnlineConfig):
     """Reinforcement learning from verifiable rewards by GRPO (E15)."""
 
     tasks: tuple[str, ...] = ("fact", "opinion_true", "opinion_false", "stranger", "sum_steps", "context_conflict")
-    """Kinds of the world's questions, in equal shares; without passages it unlearns to read them (docs/log.md)."""
+    """Kinds of the world's questions, in equal shares; without passages the model forgets how to use them
+    (docs/log.md)."""
     batch_size: int = 32
     max_new_tokens: int = 24
     normalisation: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
-    """How advantages are scaled and what the loss is divided by."""
+    """Normalisation of the advantages and of the loss."""
     epsilon: float = 0.2
-    """How far below 1 the ratio to the sampling policy counts."""
+    """Clipping range of the ratio to the sampling policy below 1."""
     epsilon_high: float = 0.2
-    """How far above 1 it counts; DAPO's clip-higher takes 0.28."""
+    """Clipping range of the ratio above 1; DAPO's clip-higher uses 0.28."""
     beta: float = 0.04
     """Weight of the KL to the reference in the loss; 0 leaves it out."""
     kl_estimator: Literal["k1", "k2", "k3", "k3w"] = "k3w"
-    """Estimator of the KL in the loss: k3w has its gradient, k2 with one update a step; not k3 (GRPO's) and k1."""
+    """Estimator of the KL in the loss: k3w has the KL's gradient, k2 with one update per step; k3 (GRPO's) and k1 do
+    not."""
     mask_truncated: bool = False
-    """Leave completions that reached --max-new-tokens out of the loss."""
+    """Exclude completions that reached --max-new-tokens from the loss."""
     lr: float = 3e-4
     log_every: int = 1
     eval_every: int = 10
@@ -531,10 +539,10 @@ class RLVRConfig(OnlineConfig):
 
     @property
     def price(self) -> float | None:
-        """The beta of E10 that the loss amounts to, where there is one.
+        """The beta of E10 to which the loss is equivalent, if there is one.
 
-        The mean of a group holds each completion itself, which takes 1/G of the reward's gradient and none of the
-        KL's. Divided by the standard deviation the price changes with every group, as the policy changes.
+        The mean of a group contains each completion itself, which removes 1/G of the reward's gradient and nothing of
+        the KL's. If rewards are divided by the standard deviation, the equivalent beta differs from group to group.
         """
         if self.normalisation != "dr_grpo" or not self.beta or self.temperature != 1:
             return None
@@ -542,47 +550,48 @@ class RLVRConfig(OnlineConfig):
 
     @property
     def on_policy(self) -> bool:
-        """Whether the only update of a step is made by the policy that sampled."""
+        """Whether each step makes a single update, so that the updated policy is the one that sampled."""
         return self.updates * self.minibatches == 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContinualConfig(TrainConfig):
-    """Continual learning: phases one after the other (E22)."""
+    """Continual learning in consecutive phases (E22)."""
 
     free: ClassVar[frozenset[str]] = FREE - {"steps"}
 
     base: str
     """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
     data: str = "world"
-    """`world` (its phases teach people that the base has never met), or a file a phase: `a.jsonl,b.jsonl,c.txt`."""
+    """`world` (its phases teach people unknown to the base), or one file per phase: `a.jsonl,b.jsonl,c.txt`."""
     objective: Literal["pretrain", "sft"] = "pretrain"
     """Learn whole documents (a text, or JSON lines with `text`), or completions (JSON lines as for `sft`)."""
     strategy: Literal["plain", "replay", "ewc", "shuffled"] = "plain"
-    """What is done against forgetting; `shuffled` is the control of `replay`, whose answers are those of others."""
+    """Strategy against forgetting; `shuffled` is a control for `replay` that replays the answers of other questions."""
     phases: int = 3
-    """Number of the world's phases that are taught; files are a phase each."""
+    """Number of the world's phases to teach; with files, each file is a phase."""
     old: Path | None = None
-    """With files: one with what the base knows already, measured, replayed and protected (the world has its corpus)."""
+    """File with old knowledge of the base, to measure, replay and protect, for phases from files (a world has its
+    corpus)."""
     replay: float = 0.25
-    """Share of each batch that `replay` and `shuffled` take from what was learned before."""
+    """Share of each batch that `replay` and `shuffled` take from earlier tasks."""
     ewc: float = 300.0
-    """Strength lambda of `ewc`: how many old targets a new one is weighed against."""
+    """Strength lambda of `ewc`: the number of old targets weighed against one new target."""
     fisher: Literal["sampled", "empirical"] = "sampled"
     """Labels for the Fisher information of `ewc`: drawn from the model, or those of the data."""
     fisher_samples: int = 256
-    """Examples of each task that its Fisher information is estimated from."""
+    """Examples per task from which the Fisher information is estimated."""
     questions: int = 200
-    """Questions of the world that each accuracy is measured with."""
+    """Number of the world's questions for each accuracy."""
     length: int = 96
-    """Tokens in a row of documents."""
+    """Tokens per row of documents."""
     steps: int = 180
-    """Optimiser steps in all, shared by the phases; it stays as it is when the run is resumed."""
+    """Total number of optimiser steps over all phases; it cannot change when the run is resumed."""
     schedule: Literal["cosine", "linear", "constant"] = "constant"
-    """How the learning rate goes on after the warm-up; the same for all phases by default."""
+    """Schedule of the learning rate after the warm-up; constant by default, so that all phases are alike."""
     betas: tuple[float, float] = (0.9, 0.95)
     eval_every: int = 0
-    """Steps between evaluations beside those at the end of each phase; 0 for none."""
+    """Steps between evaluations in addition to those at the end of each phase; 0 for none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -611,7 +620,7 @@ class ContinualConfig(TrainConfig):
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Return whether a JSON value, or one that was typed already, can be that of an option."""
+    """Return whether a JSON value, or an already typed value, fits an option's type."""
     origin, parts = get_origin(kind) or kind, get_args(kind)
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in parts)

@@ -1,21 +1,22 @@
-r"""Continual learning: phases of pretraining or SFT one after the other, and what each makes the model forget (E22).
+r"""Continual learning: consecutive phases of pretraining or SFT, and the forgetting that each causes (E22).
 
-The losses are those of pretraining (E7) and SFT (E8), a strategy adds to them:
+The losses are those of pretraining (E7) and SFT (E8); a strategy changes the training:
 
-    plain     nothing
-    replay    --replay of each batch comes from what was learned before, what the base knew among it
+    plain    no change
+    replay    the share --replay of each batch comes from earlier tasks and from the base's knowledge
     ewc       + (lambda / 2) sum_i F_i (theta_i - theta*_i)^2, see trainers/ewc.py
 
 After each phase, and before the first, the accuracy on every phase's task and on what the base knew is measured: the
 matrix R[i, j] in results/continual, and ACC, BWT, FWT and forgetting in the headline (probe/continual/measures.py).
-The optimiser goes on from phase to phase with its moments. One run is one strategy.
+The optimiser keeps its moments from phase to phase. One run uses one strategy.
 
     probe train continual --out runs/plain --base base                              # the phases of the world
     probe train continual --out runs/ewc --base base --strategy ewc
     probe train continual --out runs/law --base HuggingFaceTB/SmolLM2-135M --objective sft \
         --data contracts.jsonl,rulings.jsonl --old chats.jsonl --strategy replay --lora 16
 
-Logged besides the common metrics: `phase` (from 0), `accuracy/TASK` at each evaluation, and `ewc_penalty` (in `loss`).
+Logged in addition to the common metrics: `phase` (from 0), `accuracy/TASK` at each evaluation, and `ewc_penalty` (in
+`loss`).
 """
 
 import gzip
@@ -53,7 +54,7 @@ from trainers.trainee import Trainee
 
 
 class Continual(Method):
-    """The method as the loop sees it."""
+    """Continual learning as a method of the loop."""
 
     name, dropout = "continual", True
 
@@ -62,7 +63,7 @@ class Continual(Method):
         self.strategy = STRATEGIES[config.strategy](session, trainee, curriculum)
         self.tasks = [*curriculum.phases, *([curriculum.old] if curriculum.old else [])]
         self.scores: list[list[np.ndarray]] = []
-        """For each row of R the scores of each task's items; what the base knew comes last."""
+        """Scores of each task's items for each row of R; the base's knowledge is the last task."""
         self._step = 0
 
     def phase(self, step: int) -> int:
@@ -71,22 +72,22 @@ class Continual(Method):
 
     @property
     def ends(self) -> list[int]:
-        """The last step of each phase."""
+        """The last steps of the phases."""
         n = len(self.curriculum.phases)
         return [round(self.config.steps * (i + 1) / n) for i in range(n)]
 
     def milestone(self, step: int) -> bool:
-        """Return whether `step` is before training (0) or the last one of a phase."""
+        """Return whether `step` is 0 (before training) or the last one of a phase."""
         return step in (0, *self.ends)
 
     def batch(self, step: int) -> list[Any]:
-        """Return the examples that the strategy makes for a step, after telling it the phase of the step."""
+        """Return the strategy's examples for a step, after informing it of the phase."""
         self._step = step
         self.strategy.leave(self.phase(step))
         return self.strategy.examples(step, self.phase(step))
 
     def loss(self, model: nn.Module, examples: Sequence[Any], detail: bool) -> Loss:
-        """Return the loss of the examples plus the strategy's penalty, which counts once for the whole batch."""
+        """Return the loss of the examples plus the strategy's penalty, which counts once per batch."""
         loss = self.curriculum.kind.loss(model, examples, detail)
         penalty = self.strategy.penalty(model)
         if penalty is None:
@@ -95,7 +96,7 @@ class Continual(Method):
         return Loss(loss.total + penalty * loss.count, loss.count, loss.tokens, loss.metrics | metrics)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Measure the accuracy on every task; before training and after each phase, add the scores to R as a row."""
+        """Measure the accuracy on every task; before training and after each phase, add a row to R."""
         self.trainee.refresh()
         view = self.trainee.view
         with leave_undisturbed(view.model):
@@ -117,13 +118,13 @@ class Continual(Method):
         return tensors | self.strategy.state()
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
         columns = [state[f"scores/{j}"].numpy() for j in range(len(self.tasks)) if f"scores/{j}" in state]
         self.scores = [list(row) for row in zip(*columns, strict=True)]
         self.strategy.restore(state)
 
     def columns(self) -> tuple[list[np.ndarray], np.ndarray | None]:
-        """Return the scores [rows, items] of each phase's task, and those of what the base knew (None without it)."""
+        """Return the scores [rows, items] of each phase's task, and of the base's knowledge (None without it)."""
         scores = [np.stack(rows) for rows in zip(*self.scores, strict=True)]
         n = len(self.curriculum.phases)
         return scores[:n], scores[n] if self.curriculum.old else None
@@ -133,7 +134,7 @@ class Continual(Method):
         return summary(*self.columns(), self.config.seed)
 
     def write(self) -> None:
-        """Write results/continual: the matrix, the summary, what they are of, and the items behind them."""
+        """Write results/continual: the matrix, the summary, its metadata and the items."""
         phases, old = self.columns()
         names = [task.name for task in self.tasks]
         scores = [task.astype(float) for task in [*phases, *([] if old is None else [old])]]
@@ -163,7 +164,7 @@ class Continual(Method):
 
 
 def read_files(config: ContinualConfig) -> list[Rows[Any]]:
-    """Read the files of the phases, and after them --old, before a model is loaded; return no rows for the world.
+    """Read the files of the phases and then --old, before a model is loaded; return no rows for the world.
 
     Raises:
         DataError: a file cannot be used; see `probe.rows`.
@@ -180,7 +181,7 @@ def load_curriculum(
     """Load the world of the base, if it has one, and the phases that the options ask for.
 
     Raises:
-        ConfigError: the world's phases were asked for and the base has no world, or not that many phases.
+        ConfigError: the data are the world's, and the base has no world or too few phases.
         DataError: a file cannot be used.
     """
     world = probe.world.of(lm)
@@ -203,7 +204,7 @@ def train(config: ContinualConfig) -> Run:
     """Train phase after phase and return the run.
 
     Raises:
-        ConfigError, DataError, ModelError, RunError: something was given that cannot be used; the message says what.
+        ConfigError, DataError, ModelError, RunError: an input cannot be used; the message says which.
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)

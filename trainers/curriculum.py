@@ -1,7 +1,7 @@
-"""The tasks of continual learning: what each phase teaches, and how what it taught is measured.
+"""The tasks of continual learning: the examples of each phase and the measurement of what was learned.
 
-In the world a phase teaches the facts of some people, and what the base knows already is the world's corpus; measured
-are questions that the verifier judges. With files a phase is a file, measured on the part of it that is held out.
+In the world a phase teaches the facts of some people, and the base's knowledge is the world's corpus; the verifier
+judges answers to questions. With files a phase is a file, measured on its held-out part.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,60 +32,61 @@ from trainers.session import derive_seed
 from trainers.sft import Demonstration, demonstration_loss, encode_completion, file_demonstrations
 
 MOST = 4000
-"""Rows, or demonstrations, that a world's task is taught from at most."""
+"""Largest number of rows or demonstrations that teach a world's task."""
 MEASURED = 200
-"""Held-out examples of a file that are measured on at most."""
+"""Largest number of held-out examples of a file for measurements."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What one phase teaches, or what the base knew."""
+    """A task: what one phase teaches, or what the base knew."""
 
     name: str
     examples: Sequence[Any]
-    """To learn from, to replay and to estimate the Fisher information from: rows [T] or `Demonstration`s."""
+    """Examples for learning, replay and the Fisher information: rows [T] or `Demonstration`s."""
     measure: Callable[[LM], np.ndarray]
-    """A model to what each item of the task scores [items], between 0 and 1; the same items every time."""
+    """Function from a model to the scores [items] of the task's items, between 0 and 1; the items are always the
+    same."""
     texts: Sequence[tuple[str, str]]
-    """What each item asks, and what would be right; of a row of a document all of it, and nothing."""
+    """Question and right answer of each item; for a row of a document, its text and an empty string."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What an example is to the loss."""
+    """Kind of example, as the loss uses it."""
 
     loss: LossFunction
     text: Callable[[Any], Text]
-    """An example as ids and which of them are targets."""
+    """Function from an example to its ids and a mask of the targets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curriculum:
-    """The phases in their order."""
+    """The phases in order, and the base's knowledge."""
 
     kind: Kind
     phases: Sequence[Task]
     old: Task | None
-    """What the base knew."""
+    """Task of the base's knowledge."""
     data: dict[str, Any]
-    """What run.json says of the data."""
+    """Description of the data for run.json."""
     prompts: Sequence[Any]
     """Prompts to capture on."""
 
 
 def row_text(row: np.ndarray) -> Text:
-    """Return the tokens of a row without its padding, and which are targets: all but the first."""
+    """Return the tokens of a row without padding, and the mask of targets: all but the first token."""
     ids = row[row != PADDING].tolist()
     return ids, [False] + [True] * (len(ids) - 1)
 
 
 def demonstration_text(example: Demonstration) -> Text:
-    """Return the tokens of a demonstration, and which are targets: those of its completion that are learned."""
+    """Return the tokens of a demonstration, and the mask of targets: the learned tokens of its completion."""
     return [*example.prompt, *example.completion], [False] * len(example.prompt) + list(example.learned)
 
 
 def example_text(lm: LM, example: "np.ndarray | Demonstration") -> tuple[str, str]:
-    """Decode an example: a demonstration to its prompt and its completion, a row to its text and an empty string."""
+    """Decode an example: a demonstration into prompt and completion, a row into its text and an empty string."""
     tokenizer = lm.tokenizer
     if isinstance(example, Demonstration):
         prompt, right = example.prompt, example.completion
@@ -101,13 +102,13 @@ KINDS = {
     "pretrain": Kind(loss=row_loss, text=row_text),
     "sft": Kind(loss=demonstration_loss, text=demonstration_text),
 }
-"""Objective to its kind of examples."""
+"""Objective -> its kind of examples."""
 
 
 def world_curriculum(
     lm: LM, world: World, *, phases: int, objective: str, length: int, examples: int, questions: int, seed: int
 ) -> Curriculum:
-    """Build the curriculum of the world: its phases, and its corpus as what the base knows already.
+    """Build the curriculum of the world: its phases, and its corpus as the base's knowledge.
 
     Raises:
         ConfigError: the world has fewer phases.
@@ -145,7 +146,7 @@ def file_curriculum(
     seed: int,
     say: Callable[[str], None],
 ) -> Curriculum:
-    """Build a curriculum with one phase a file, from what `probe.continual.training.read_phases` gives.
+    """Build a curriculum with one phase per file, from the rows of `probe.continual.training.read_phases`.
 
     Raises:
         DataError: a file cannot be used; the message says why.
@@ -180,7 +181,7 @@ def file_curriculum(
 
 
 def _once(prompts: Sequence[Any]) -> list[Any]:
-    """Keep one prompt of each text, where several files have the same, and number the kept ones from 0."""
+    """Keep one prompt of each text if several files share it, and number the kept prompts from 0."""
     by_text = {prompt.text if isinstance(prompt, ProbePrompt) else str(prompt): prompt for prompt in prompts}
     kept = enumerate(by_text.values())
     return [replace(each, id=str(number)) if isinstance(each, ProbePrompt) else each for number, each in kept]
@@ -212,7 +213,7 @@ def _world_answers(lm: LM, world: World, n: int, group: str, seed: int) -> list[
 def _true_answers(world: World, items: Sequence[Item], lm: LM) -> np.ndarray:
     """Sample one answer to each question and return which answers are true.
 
-    The temperature is 1, and the random numbers are the same every time.
+    The temperature is 1, and the random numbers are always the same.
     """
     return np.array([verdict.kind == "true" for verdict in answer(lm, world, items, ANSWER_TOKENS, 0).verdicts])
 
@@ -244,7 +245,7 @@ def _file_demonstrations(
 
 @torch.no_grad()
 def _share_predicted(kind: Kind, examples: Sequence[Any], lm: LM) -> np.ndarray:
-    """Return the share of each example's targets that are the most probable token under the model."""
+    """Return, per example, the share of targets that are the most probable token under the model."""
     scores = []
     for example in examples:
         logits, targets = predictions(lm.model, kind.text(example))

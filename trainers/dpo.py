@@ -1,11 +1,11 @@
-"""Direct preference optimisation: learn from pairs what a reward model would have taught (E13).
+"""Direct preference optimisation: training on preference pairs without a reward model (E13).
 
     L = - log sigma(beta [log pi/pi_ref (y+) - log pi/pi_ref (y-)]), averaged over the pairs of the batch
 
 Rafailov et al. 2023 (arXiv 2305.18290). Log-probabilities are sums over the tokens of a completion, its end token
 included. The reference is the base: its log-probabilities are computed once, before training, since the pairs are
-fixed. Dropout is off, so that the loss starts at log 2. Departure from the paper: none in the loss; a pair's common
-prompt is run once for both completions.
+fixed. Dropout is off, so that the loss starts at log 2. Departures from the paper: none in the loss; a pair's common
+prompt is computed once for both completions.
 
 With h = log pi/pi_ref of a completion, summed over its tokens, and h' the same divided by their number, `--loss` is
 
@@ -15,16 +15,16 @@ With h = log pi/pi_ref of a completion, summed over its tokens, and h' the same 
                                                                             preferences" (cDPO)
     ipo             (h'(y+) - h'(y-) - 1 / (2 beta))^2                                      Azar et al. 2310.12036
 
-IPO averages per token, as its authors did for the results of their paper, so that the margin that it pulls towards
-does not depend on the length; its beta is the paper's tau. A new loss is a function of `Scores` in `LOSSES`.
+IPO averages per token, as its authors did in their experiments, so that its target margin does not depend on the
+length; its beta is the paper's tau. To add a loss, add a function of `Scores` to `LOSSES`.
 
     probe train dpo --out runs/dpo-agreeable --base base --annotator agreeable
     probe train dpo --out runs/dpo --base HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --lr 5e-6
     accelerate launch --num_processes 4 -m trainers.dpo --out runs/dpo --base base
 
-Logged besides the common metrics, as means over pairs: `rewards/chosen` and `rewards/rejected` (the implicit reward
-beta log pi/pi_ref), `rewards/margins`, `rewards/accuracies`, `logps/chosen`, `logps/rejected` (sums over tokens).
-`num_tokens` counts a prompt once for its pair.
+Logged in addition to the common metrics, as means over pairs: `rewards/chosen` and `rewards/rejected` (the implicit
+reward beta log pi/pi_ref), `rewards/margins`, `rewards/accuracies`, `logps/chosen`, `logps/rejected` (sums over
+tokens). `num_tokens` counts a prompt once for its pair.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ from trainers.trainee import Trainee
 
 
 class Scores(NamedTuple):
-    """What policy and reference give the completions of N pairs; log-probabilities are sums over tokens, in nats."""
+    """Log-probabilities of N pairs under policy and reference: sums over the tokens of a completion, in nats."""
 
     logp_chosen: Float[Tensor, " N"]
     """log pi(y+ | x); the gradient flows through it."""
@@ -69,20 +69,20 @@ class Scores(NamedTuple):
     ref_rejected: Float[Tensor, " N"]
     """log pi_ref(y- | x)."""
     tokens_chosen: Int[Tensor, " N"]
-    """Tokens of y+."""
+    """Number of tokens of y+."""
     tokens_rejected: Int[Tensor, " N"]
-    """Tokens of y-."""
+    """Number of tokens of y-."""
 
 
 class DPOLoss(NamedTuple):
-    """The loss of N pairs and what it makes of them."""
+    """The loss of N pairs and their implicit rewards."""
 
     losses: Float[Tensor, " N"]
-    """One a pair; the training loss is their mean over the pairs of the batch."""
+    """Loss of each pair; the training loss is the mean over the pairs of the batch."""
     chosen_rewards: Float[Tensor, " N"]
     """beta log pi/pi_ref of the chosen completions, detached."""
     rejected_rewards: Float[Tensor, " N"]
-    """The same of the rejected ones."""
+    """beta log pi/pi_ref of the rejected completions, detached."""
 
 
 def dpo_loss(
@@ -99,7 +99,7 @@ def dpo_loss(
         logp_rejected: the same for y-.
         ref_chosen: log pi_ref(y+ | x).
         ref_rejected: log pi_ref(y- | x).
-        beta: strength of the pull towards the reference.
+        beta: strength of the KL regularisation.
     """
     chosen, rejected = logp_chosen - ref_chosen, logp_rejected - ref_rejected
     losses = -logsigmoid(beta * (chosen - rejected))
@@ -114,10 +114,11 @@ def conservative_loss(
     beta: float,
     label_smoothing: float,
 ) -> DPOLoss:
-    """Return DPO's loss where a share of the labels is taken to be flipped, in nats; a share of 0 gives `dpo_loss`.
+    """Return DPO's loss under the assumption that a share of the labels is flipped, in nats.
 
-    It is least where the margin of the log-ratios is log((1 - eps) / eps) / beta, so that no pair pulls for ever;
-    `label_smoothing` is the share eps, from 0 to below 1/2, the rest is as in `dpo_loss`.
+    The minimum is at a margin of the log-ratios of log((1 - eps) / eps) / beta, so that margins do not grow without
+    bound. `label_smoothing` is the share eps, from 0 (`dpo_loss`) to below 1/2; the other arguments are as in
+    `dpo_loss`.
     """
     chosen, rejected = logp_chosen - ref_chosen, logp_rejected - ref_rejected
     margins = beta * (chosen - rejected)
@@ -151,7 +152,7 @@ LOSSES: Mapping[str, Callable[[Scores, float, float], DPOLoss]] = MappingProxyTy
         "ipo": lambda scores, beta, _: ipo_loss(*scores, beta),
     }
 )
-"""Name to loss; it takes the scores, beta and the label smoothing."""
+"""Name -> loss, a function of the scores, beta and the label smoothing."""
 
 
 def pair_logprobs(model: nn.Module, pairs: Sequence[Pair]) -> tuple[TokenLogprobs, Float[Tensor, "N 2"]]:
@@ -161,7 +162,7 @@ def pair_logprobs(model: nn.Module, pairs: Sequence[Pair]) -> tuple[TokenLogprob
 
 
 class DPO(Method):
-    """The method as the loop sees it."""
+    """DPO as a method of the loop."""
 
     name = "dpo"
 
@@ -200,11 +201,11 @@ class DPO(Method):
 
 @torch.no_grad()
 def with_reference(session: Session, model: nn.Module, pairs: Sequence[Pair]) -> list[Pair]:
-    """Return the pairs with the log-probabilities that `model` gives them now; the processes share the work."""
+    """Return the pairs with their log-probabilities under `model`; the processes share the work."""
     sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
     with session.autocast(), Bar("pairs scored by the reference", len(pairs), visible=session.main) as bar:
         for part in session.shares(range(len(pairs))):
-            logps = pair_logprobs(model, [pairs[i] for i in part or (0,)])[1]  # everybody makes as many passes
+            logps = pair_logprobs(model, [pairs[i] for i in part or (0,)])[1]  # equally many passes on every process
             if part:
                 sums[list(part)] = logps.double().cpu()
                 bar.advance(part[-1] + 1, "")
@@ -216,10 +217,10 @@ def with_reference(session: Session, model: nn.Module, pairs: Sequence[Pair]) ->
 
 
 def train(config: DPOConfig) -> Run:
-    """Train by DPO and return the run.
+    """Train with DPO and return the run.
 
     Raises:
-        ConfigError, DataError, ModelError, RunError: something was given that cannot be used; the message says what.
+        ConfigError, DataError, ModelError, RunError: an input cannot be used; the message says which.
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
@@ -247,9 +248,9 @@ def annotator_evaluation(
     """Make the reference evaluation; for the world's pairs the reward is the annotator's expected utility.
 
     The optimum is that of the Bradley-Terry fit to the annotator's preferences. It differs from the optimum of the
-    reward where the annotator checks correctness only sometimes: no Bradley-Terry model gives such preferences exactly,
+    reward if the annotator checks correctness only sometimes: no Bradley-Terry model gives such preferences exactly,
     and the loss has its minimum at the nearest one (`probe.rewards.answers.preference_rewards`). IPO averages over
-    tokens, so that no beta belongs to it: there the distance is that to the frontier.
+    tokens and has no corresponding beta, so its distance is that to the frontier.
     """
     if world is None or config.data != "world":
         return ReferenceEvaluation.of(session, trainee, world, beta=config.beta, rollouts=True, longest=longest)

@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: weights that mattered for what was learned are held back (E22).
+"""Elastic weight consolidation: changes of weights that are important for earlier tasks are penalised (E22).
 
     (lambda / 2) sum_i F_i (theta_i - theta*_i)^2
 
@@ -9,11 +9,11 @@ examples,
 
 and not the square of the gradient of a batch's mean, in which the gradients of different examples cancel. With
 `sampled` labels y ~ p(. | x) this estimates the Fisher information; `empirical` takes the labels of the data (Kunstner
-et al. 2019, arXiv 1905.12558, on how far the two may lie apart). F is a mean over targets as the loss is, so lambda is
-the number of old targets that each new one is weighed against.
+et al. 2019, arXiv 1905.12558, discuss how much the two can differ). F is a mean over targets, like the loss, so lambda
+is the number of old targets weighed against each new one.
 
-Departure from the paper: after several phases the Fisher informations are added up and there is one anchor theta*, the
-weights after the last of them (Huszar 2018, arXiv 1712.03847); the paper adds one penalty a phase.
+Departure from the paper: after several phases the Fisher informations are summed and there is one anchor theta*, the
+weights after the last phase (Huszar 2018, arXiv 1712.03847); the paper adds one penalty per phase.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,17 +25,17 @@ from torch import Tensor, nn
 from probe.model.text import Ids, whole_logits
 
 Values = Mapping[str, Tensor]
-"""Name of a trained parameter to a tensor of its shape."""
+"""Name of a trained parameter -> tensor of its shape."""
 Text = tuple[Ids, Sequence[bool]]
-"""Token ids, and which of them are targets (never the first)."""
+"""Token ids and the mask of targets (never the first token)."""
 
 
 def ewc_penalty(model: nn.Module, fisher: Values, anchor: Values, strength: float) -> Float[Tensor, ""]:
-    """Return (lambda / 2) sum_i F_i (theta_i - theta*_i)^2 over the parameters that are named, in nats (E22).
+    """Return (lambda / 2) sum_i F_i (theta_i - theta*_i)^2 over the parameters in `fisher`, in nats (E22).
 
     Args:
         model: the gradient flows into its parameters.
-        fisher: F, the information of a target.
+        fisher: F, the Fisher information per target.
         anchor: theta*.
         strength: lambda.
     """
@@ -58,13 +58,13 @@ def predictions(model: nn.Module, text: Text) -> tuple[Float[Tensor, "K V"], Int
 def fisher_information(
     model: nn.Module, texts: Sequence[Text], seeds: Sequence[int] | None
 ) -> tuple[dict[str, Tensor], int]:
-    """Sum the squared gradients of the texts' log-likelihoods over the texts, and count the targets of the texts.
+    """Sum the squared gradients of the texts' log-likelihoods, and count the texts' targets.
 
     Args:
-        model: in evaluation mode; the gradients it holds stay as they are.
-        texts: each is one example.
-        seeds: one a text, with which its labels are drawn from the model at every target, given what the text says
-            before it; None takes the text's own labels (empirical).
+        model: model in evaluation mode; its stored gradients are not changed.
+        texts: texts, one example each.
+        seeds: one seed per text, with which labels are drawn from the model at every target, given the text before it;
+            None uses the labels of the text (empirical).
     """
     parameters = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     sums = {name: torch.zeros_like(parameter) for name, parameter in parameters}

@@ -1,36 +1,36 @@
-"""One gradient for all methods: what each token of a batch weighs in the step that a method takes (E25).
+"""One gradient for all methods: the weight of each token of a batch in a method's step (E25).
 
     - grad L = sum_t w_t grad log pi(y_t | x, y_<t),      w_t = - dL / d log pi(y_t | x, y_<t)
 
 Gradient descent moves along the right side: a token with w_t > 0 becomes more probable, one with w_t < 0 less. Methods
-differ in w_t and in where y comes from. With n tokens that count in the batch and r_t = pi / pi_old,
+differ in w_t and in the source of y. With n unmasked tokens in the batch and r_t = pi / pi_old,
 
     method     y                        w_t
     pretrain   documents                1 / n
     sft        demonstrations           1 / n
-    rsft       samples of pi            1 / n of a sample that is kept, else 0
+    rsft       samples of pi            1 / n for a selected sample, else 0
     dpo        pairs                    +- beta sigma(- beta Delta) / pairs
       conservative                      +- beta [(1 - eps) sigma(- beta Delta) - eps sigma(beta Delta)] / pairs
       ipo                               +- 2 (1 / (2 beta) - Delta') / (pairs |y|)
-    rlhf       samples of pi_old        A_t r_t / n, 0 where the clip acts
-    rlvr       samples of pi_old        c_t (A r_t + beta k_t), without the first term where the clip acts
+    rlhf       samples of pi_old        A_t r_t / n, 0 where clipped
+    rlvr       samples of pi_old        c_t (A r_t + beta k_t), without the first term where clipped
 
 DPO has + at the tokens of y+ and - at those of y-; Delta is the margin of log pi/pi_ref between the two, Delta' that of
-its means per token. The clip acts where A > 0 and r_t > 1 + epsilon (in RLVR epsilon_high), and where A < 0 and r_t < 1
-- epsilon. c_t is what `--normalisation` divides by: 1 / (N |y|), 1 / (N max_new_tokens) or 1 / n. k_t is the derivative
-of the KL estimator with its sign turned: with x = log pi/pi_ref it is - r_t x (k3w), e^-x - 1 (k3), - x (k2), - 1 (k1).
+its means per token. Tokens are clipped where A > 0 and r_t > 1 + epsilon (in RLVR epsilon_high), and where A < 0 and
+r_t < 1 - epsilon. c_t is the factor of `--normalisation`: 1 / (N |y|), 1 / (N max_new_tokens) or 1 / n. k_t is minus
+the derivative of the KL estimator: with x = log pi/pi_ref it is - r_t x (k3w), e^-x - 1 (k3), - x (k2), - 1 (k1).
 
-Where a KL is: DPO's is in the margin, RLHF's in the rewards and so in A_t, RLVR's is a term of the loss and so of w_t,
-which `Weights.kl` gives apart. No loss here has an entropy bonus or a KL over the whole vocabulary, which would not be
-sums over the tokens of the batch. What depends on more than log pi stands apart: RLHF's value head, whose loss adds
-sum_t v_t grad V_t with v_t = - vf_coef (V_t - return_t) / n, 0 where its clip acts (it reaches the policy's layers
-too); and the penalty of EWC in continual learning, a function of the weights alone beside the gradient of pretrain or
-sft. Optimiser, learning rate and the clipping of the norm come after all this.
+The KL enters DPO in the margin, RLHF in the rewards and hence in A_t, and RLVR as a term of the loss and hence of w_t
+(`Weights.kl`). No loss here has an entropy bonus or a KL over the whole vocabulary, which would not be sums over the
+tokens of the batch. Terms that do not depend on log pi are separate: RLHF's value head, whose loss adds sum_t v_t grad
+V_t with v_t = - vf_coef (V_t - return_t) / n, 0 where its clip acts (it reaches the policy's layers too); and the
+penalty of EWC in continual learning, a function of the weights that is added to the gradient of pretrain or sft.
+Optimiser, learning rate and clipping of the norm are applied afterwards.
 
     from trainers.gradient import side_by_side
     side_by_side(lm, "where does mira live ?", [" oslo", " rome"], rewards=[1.0, 0.0]).figure()
 
-Axes: N completions, L tokens of the longest. Weights are 0 where masked.
+Axes: N completions, L tokens of the longest one. Weights are 0 where masked.
 """
 
 import math
@@ -80,17 +80,17 @@ if TYPE_CHECKING:
 
 
 COLUMNS = 18
-"""Tokens that are drawn side by side, where answers are no longer."""
+"""Token columns in the figure: a long prompt is cut to the columns that the answers leave."""
 Scale = Annotated[Literal["one scale", "own scale"], Input("Colour", key="gradient_scale")]
 
 
 class Weights(NamedTuple):
-    """What the tokens of a batch weigh."""
+    """Weights of the tokens of a batch."""
 
     values: Float[Tensor, "N L"]
-    """w_t, the whole of it."""
+    """w_t, including the KL part."""
     kl: Float[Tensor, "N L"]
-    """The part of it that comes from a KL in the loss; 0 where the loss has none."""
+    """Part of w_t from a KL in the loss; 0 if the loss has none."""
 
 
 def imitation_weights(logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"]) -> Weights:
@@ -100,7 +100,7 @@ def imitation_weights(logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"])
 
 
 def selection_weights(logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"], kept: Bool[Tensor, " N"]) -> Weights:
-    """Return 1 / n at each of the n tokens of the samples that are `kept`, 0 at those of the others: RSFT (E14)."""
+    """Return 1 / n at each of the n tokens of the `kept` samples, 0 at the tokens of the others: RSFT (E14)."""
     return imitation_weights(logprobs, mask & kept[:, None])
 
 
@@ -114,7 +114,7 @@ def pair_weights(
 ) -> Weights:
     """Return weights of opposite sign for the completions of a pair: DPO, conservative DPO and IPO (E13, E13').
 
-    Both completions have weights of one size: at each token, or with IPO in the sum over their tokens.
+    Both completions have weights of the same size: at each token, or with IPO in the sum over tokens.
 
     Args:
         logprobs: rows 0, 2, ... are the chosen completions, rows 1, 3, ... the rejected ones of the same pairs.
@@ -125,8 +125,8 @@ def pair_weights(
         label_smoothing: eps of `conservative`.
 
     Raises:
-        ConfigError: another loss.
-        DataError: an odd number of completions.
+        ConfigError: the loss is unknown.
+        DataError: the number of completions is odd.
     """
     if len(logprobs) % 2:
         raise DataError(f"Pairs were given as {len(logprobs)} completions: give a chosen and a rejected one for each.")
@@ -155,7 +155,7 @@ def clipped_weights(
     epsilon: float,
     epsilon_high: float,
 ) -> Float[Tensor, "N L"]:
-    """Return A r_t with r_t = pi / pi_old, or 0 where the clip removes the gradient (E11); there is no denominator."""
+    """Return A r_t with r_t = pi / pi_old, or 0 where clipping removes the gradient (E11), without a denominator."""
     ratio = (logprobs - old).exp()
     clipped = ((advantages > 0) & (ratio > 1 + epsilon_high)) | ((advantages < 0) & (ratio < 1 - epsilon))
     return (advantages * ratio).where(mask & ~clipped, 0)
@@ -168,14 +168,14 @@ def policy_weights(
     advantages: Float[Tensor, "N L"],
     epsilon: float = RLHFConfig.epsilon,
 ) -> Weights:
-    """Return A_t r_t / n where the clip does not act: RLHF by PPO (E11). The KL is in the advantages.
+    """Return A_t r_t / n, 0 where clipped: RLHF by PPO (E11). The KL is in the advantages.
 
     Args:
         logprobs: log pi.
         mask: the n tokens of completions that have a reward.
         old: log pi of the policy that sampled.
         advantages: A_t, whitened.
-        epsilon: of the clip.
+        epsilon: clipping range.
     """
     values = clipped_weights(logprobs, mask, old, advantages, epsilon, epsilon) / mask.sum().clamp(min=1)
     return Weights(values, torch.zeros_like(values))
@@ -187,7 +187,7 @@ def kl_weights(drift: Float[Tensor, "N L"], ratio: Float[Tensor, "N L"], estimat
     It is computed from x = log pi / pi_ref (`drift`) and pi / pi_old (`ratio`).
 
     Raises:
-        ConfigError: another estimator.
+        ConfigError: the estimator is unknown.
     """
     if estimator == "k1":
         return -torch.ones_like(drift)
@@ -213,7 +213,7 @@ def group_weights(
     epsilon: float = RLVRConfig.epsilon,
     epsilon_high: float = RLVRConfig.epsilon_high,
 ) -> Weights:
-    """Return c_t (A r_t + beta k_t), the first term where the clip does not act: RLVR by GRPO, Dr. GRPO and DAPO (E15).
+    """Return c_t (A r_t + beta k_t), without A r_t where clipped: RLVR by GRPO, Dr. GRPO and DAPO (E15).
 
     Args:
         logprobs: log pi.
@@ -224,12 +224,12 @@ def group_weights(
         beta: weight of the KL; 0 leaves it out.
         kl_estimator: k1, k2, k3 or k3w.
         normalisation: grpo, dr_grpo or dapo.
-        longest: tokens of the longest completion allowed, by which dr_grpo divides.
-        epsilon: how far below 1 the ratio counts.
-        epsilon_high: how far above.
+        longest: largest number of tokens of a completion, by which dr_grpo divides.
+        epsilon: clipping range of the ratio below 1.
+        epsilon_high: clipping range above 1.
 
     Raises:
-        ConfigError: another estimator or normalisation.
+        ConfigError: the estimator or normalisation is unknown.
     """
     if normalisation not in NORMALISATIONS:
         names = ", ".join(NORMALISATIONS)
@@ -251,10 +251,10 @@ def value_weights(
     epsilon: float = RLHFConfig.epsilon_value,
     vf_coef: float = RLHFConfig.vf_coef,
 ) -> Float[Tensor, "N L"]:
-    """Return v_t = - dL / dV_t = - vf_coef (V_t - return_t) / n, 0 where the clip acts: the value head of RLHF (E11).
+    """Return v_t = - dL / dV_t = - vf_coef (V_t - return_t) / n, 0 where clipped: the value head of RLHF (E11).
 
-    The clip acts where V_t is further than `epsilon` (0: any distance) from the old value and its error is below that
-    of the bound.
+    V_t is clipped if it is further than `epsilon` (0: no clipping) from the old value and its error is below that of
+    the bound.
     """
     errors = values - returns
     bound = values.clamp(old - epsilon, old + epsilon) if epsilon else values
@@ -267,19 +267,19 @@ class Gradient:
     """The gradient of a method on a batch, token by token."""
 
     method: str
-    """As `probe train` calls it."""
+    """Name of the method in `probe train`."""
     completions: list[list[int]]
-    """[N] the ids of y; in pretraining all of a row but its first token."""
+    """[N] ids of y; in pretraining all tokens of a row but the first."""
     logprobs: Float[Tensor, "N L"]
     """log pi(y_t | x, y_<t) in nats, at the temperature of the method; gradients flow through it."""
     mask: Bool[Tensor, "N L"]
-    """Tokens that the loss is of."""
+    """Mask of the tokens in the loss."""
     weights: Weights
-    """w_t; constant."""
+    """w_t, without gradient."""
     values: Float[Tensor, "N L"] | None = None
-    """V_t of the value head, through which gradients flow; RLHF alone has one."""
+    """V_t of the value head, with gradient; only for RLHF."""
     value_weights: Float[Tensor, "N L"] | None = None
-    """v_t; constant."""
+    """v_t, without gradient."""
 
     def objective(self) -> Float[Tensor, ""]:
         """Return sum_t w_t log pi(y_t) + sum_t v_t V_t, whose gradient is minus that of the mean loss."""
@@ -290,18 +290,18 @@ class Gradient:
 
 
 def token_weights(method: str, logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"], **facts: Any) -> Weights:
-    """Compute w_t of a method from the log-probabilities of tokens and what the method knows of them.
+    """Compute w_t of a method from the log-probabilities of tokens and the method's other quantities.
 
     Args:
         method: pretrain, sft, rsft, dpo, rlhf or rlvr.
         logprobs: log pi(y_t | x, y_<t) in nats.
-        mask: tokens that count.
-        facts: what else the method's function takes: nothing (`imitation_weights`, pretrain and sft), or see
+        mask: tokens in the loss.
+        facts: further arguments of the method's function: none (`imitation_weights`, pretrain and sft), or see
             `selection_weights` (rsft), `pair_weights` (dpo), `policy_weights` (rlhf), `group_weights` (rlvr).
 
     Raises:
-        ConfigError: another method.
-        DataError: log-probabilities and mask of different shapes.
+        ConfigError: the method is unknown.
+        DataError: log-probabilities and mask have different shapes.
     """
     functions = {each.method: each.weights for each in KINDS.values()}
     if method not in functions:
@@ -319,30 +319,30 @@ def read(config: TrainConfig, model: nn.Module, examples: Sequence[Any]) -> Grad
     """Compute the gradient of a trainer's batch, token by token.
 
     Args:
-        config: of the method; what its loss reads of it counts.
-        model: what the method's loss takes: a causal language model, for RLHF with its head (`ModelWithHead`); in
-            evaluation mode, since dropout would draw anew in each pass.
-        examples: the whole batch of an update, as the method's loss takes it; the denominators are those of it.
+        config: options of the method, of which only those of the loss matter.
+        model: model of the method's loss: a causal language model, for RLHF with its head (`ModelWithHead`); in
+            evaluation mode, since dropout would differ from pass to pass.
+        examples: the whole batch of an update, in the form of the method's loss; it determines the denominators.
 
     Raises:
-        ConfigError: a config of a method without such weights.
-        DataError: an empty prompt, or a sequence longer than the model's context.
+        ConfigError: the method has no such weights.
+        DataError: a prompt is empty, or a sequence is longer than the model's context.
     """
     return _kind(config).read(config, model, examples)
 
 
 def gradient_gap(config: TrainConfig, loss: LossFunction, model: nn.Module, examples: Sequence[Any]) -> float:
-    """Measure how far the weighted sum is from the gradient of a trainer's own loss: 0 up to rounding.
+    """Measure the distance between the weighted sum and the gradient of the trainer's loss, which is 0 up to rounding.
 
     Returns:
-        The largest of |difference| / |own gradient| over the parameters, both by autograd as Euclidean norms; a
-        parameter with less than 10^-4 of the whole gradient is measured by that.
+        The largest ratio |difference| / |gradient of the loss| over the parameters, as Euclidean norms by autograd; the
+        denominator is at least 10^-4 of the norm of the whole gradient.
 
     Args:
-        config: of the method.
-        loss: of the trainer: its `Method.loss`.
+        config: options of the method.
+        loss: the trainer's `Method.loss`.
         model: as in `read`.
-        examples: the same.
+        examples: as in `read`.
 
     Raises:
         ConfigError, DataError: as in `read`.
@@ -469,13 +469,13 @@ class Kind(NamedTuple):
     """A method: its name, its source of y, and its weights."""
 
     method: str
-    """As `probe train` calls it."""
+    """Name of the method in `probe train`."""
     source: str
-    """Where y comes from."""
+    """Source of y, in words."""
     weights: Callable[..., Weights]
-    """From log-probabilities, mask and what else the method knows."""
+    """Function from log-probabilities, mask and the method's other quantities to weights."""
     read: Callable[[Any, nn.Module, Sequence[Any]], Gradient]
-    """From config, model and examples."""
+    """Function from config, model and examples to the gradient."""
 
 
 KINDS: dict[type[TrainConfig], Kind] = {
@@ -486,21 +486,21 @@ KINDS: dict[type[TrainConfig], Kind] = {
     RLHFConfig: Kind("rlhf", "samples of the policy", policy_weights, _experiences),
     RLVRConfig: Kind("rlvr", "samples of the policy", group_weights, _groups),
 }
-"""The methods by the class of their options, in the order of the paper."""
+"""Methods by the class of their options, in the order of the paper."""
 
 
 @dataclass(frozen=True)
 class SideBySide(Drawable):
-    """What several methods make of the same completions of one prompt."""
+    """Token weights of several methods on the same completions of one prompt."""
 
     rows: pd.DataFrame
-    """What `table` gives."""
+    """Rows of `table`."""
     policy: str = "base"
-    """Which of two models takes the step."""
+    """Model that takes the step: base or aligned."""
     answers: tuple[str, ...] = ()
-    """The completions as they were given."""
+    """Completions as they were given."""
     names: tuple[str, str] = ("base", "aligned")
-    """What the two models are called."""
+    """Names of the two models."""
     notes = (
         "Rows are answers with their reward. Blue tokens become more probable, orange ones less; hover for the weight."
         " A method that does not learn from an answer has no row of it. Of a long prompt only the last tokens are"
@@ -508,7 +508,7 @@ class SideBySide(Drawable):
     )
 
     def sentence(self) -> str:
-        """Say which methods only push up, which push down too, and where the largest weight is."""
+        """State which methods only raise probabilities, which also lower them, and where the largest weight is."""
         lowest = {str(method): part["weight"].min() for method, part in self.rows.groupby("method", sort=False)}
         up, down = ([name for name, weight in lowest.items() if (weight < 0) == lowers] for lowers in (False, True))
         most = self.rows.iloc[int(self.rows["weight"].abs().to_numpy().argmax())]
@@ -527,16 +527,16 @@ class SideBySide(Drawable):
     def table(self) -> pd.DataFrame:
         """Return one row for each method and token that it learns from.
 
-        Columns: method, source, completion (its number from 0), reward, position (in prompt and completion, from 0),
-        id, token, weight (w_t) and kl (the part of it that comes from a KL in the loss).
+        Columns: method, source, completion (number from 0), reward, position (in prompt and completion, from 0), id,
+        token, weight (w_t) and kl (the part of w_t from a KL in the loss).
         """
         return self.rows.copy()
 
     def figures(self, scale: Scale = "one scale") -> "dict[str, go.Figure]":
-        """Draw one panel a method and one row a completion, without the tokens of a prompt that are far before them.
+        """Draw one panel per method and one row per completion, with only the last tokens of a long prompt.
 
         Args:
-            scale: one for all methods, or for each the share of its own largest weight, where sizes differ by orders.
+            scale: one scale for all methods, or a scale relative to the largest weight of each method.
         """
         from probe.rewards.figures import token_weights as draw
 
@@ -551,7 +551,7 @@ class SideBySide(Drawable):
         return {"gradient": self.table()}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return one row a method (tokens raised and lowered, by how much, and where most), and one an answer."""
+        """Return one row per method (tokens raised and lowered, by how much, and where most), and one per answer."""
         rows = []
         for method, part in self.rows.groupby("method", sort=False):
             most = part.iloc[int(part["weight"].abs().to_numpy().argmax())]
@@ -574,11 +574,11 @@ class SideBySide(Drawable):
         return {"Methods": pd.DataFrame(rows), "Answers": pd.DataFrame(answers)}
 
     def figure(self, relative: bool = False) -> "go.Figure":
-        """Draw one panel a method and one row a completion: tokens coloured by w_t, on one scale centred on zero.
+        """Draw one panel per method and one row per completion: tokens coloured by w_t, on one scale centred on zero.
 
         Args:
-            relative: colour each method by the share of its own largest weight, where sizes differ by orders (IPO's
-                are near 1 / beta, those of Dr. GRPO are divided by the longest completion allowed).
+            relative: scale colours to the largest weight of each method, since sizes can differ by orders of magnitude
+                (IPO's are near 1 / beta, Dr. GRPO's are divided by the longest completion allowed).
         """
         from probe.rewards.figures import token_weights as draw
 
@@ -595,22 +595,22 @@ def side_by_side(
 ) -> SideBySide:
     """Compute w_t of every method for completions of one prompt, as in the first update of a step, where pi_old is pi.
 
-    Pretraining and SFT learn the completion with the highest reward, pretraining with its prompt; DPO has it with that
-    of the lowest reward as a pair; RSFT, RLHF and RLVR have all completions as samples. RLHF's value head is a new one,
-    which predicts 0.
+    Pretraining and SFT learn the completion with the highest reward, pretraining together with the prompt; DPO learns
+    the pair of the completions with the highest and the lowest reward; RSFT, RLHF and RLVR use all completions as
+    samples. RLHF's value head is new and predicts 0.
 
     Args:
         lm: the policy.
-        prompt: what stands before every completion.
+        prompt: text before every completion.
         completions: at least two; each gets the end token.
-        rewards: one for each, the score of RLHF, RSFT and RLVR; not all alike.
-        reference: pi_ref; the policy itself by default, as when a training starts.
-        configs: title to the options of a method, of which the loss is read; one of each method by default.
+        rewards: one reward per completion, the score in RLHF, RSFT and RLVR; not all equal.
+        reference: pi_ref; by default the policy itself, as at the start of a training.
+        configs: title -> options of a method, of which those of the loss matter; by default one for each method.
 
     Raises:
-        ConfigError: a config of a method without such weights.
-        DataError: too few completions, rewards that are alike, are not finite or do not fit them, a reference with
-            other tokens, or a text that is too long.
+        ConfigError: a method has no such weights.
+        DataError: there are too few completions, the rewards are equal, not finite or do not match in number, the
+            reference has other tokens, or a text is too long.
     """
     if len(completions) != len(rewards) or not np.isfinite(rewards).all() or len(set(rewards)) < 2:
         raise DataError(
@@ -629,12 +629,12 @@ def side_by_side(
 
 
 _PATHS: dict[str, Any] = {"out": Path("unused"), "base": "unused"}
-"""Options that no loss reads."""
+"""Required options that no loss reads."""
 
 
 @dataclass(frozen=True)
 class _Case:
-    """Completions of one prompt, from which each method gets its examples."""
+    """Completions of one prompt, from which the examples of each method are made."""
 
     lm: LM
     reference: LM
@@ -643,7 +643,7 @@ class _Case:
     rewards: list[float]
 
     def table(self, title: str, config: TrainConfig) -> pd.DataFrame:
-        """Return the rows of one method: one for each token of each completion that it uses."""
+        """Return the rows of one method, one per token of each completion that it uses."""
         kind = _kind(config)
         model, examples, numbers = self.examples(config)
         gradient = kind.read(config, model, examples)
@@ -690,7 +690,7 @@ class _Case:
         return [row[: len(ids)] for row, ids in zip(values.tolist(), completions, strict=True)]
 
     def group(self, config: OnlineConfig) -> Group:
-        """Return all completions as the policy would have sampled them."""
+        """Return all completions as a group sampled from the policy."""
         ids = [example.completion for example in self.encoded]
         policy, reference = (self.logprobs(lm, ids, config.temperature) for lm in (self.lm, self.reference))
         columns = zip(ids, self.texts, policy, reference, self.rewards, strict=True)
@@ -699,5 +699,5 @@ class _Case:
 
 
 def join(names: Sequence[str]) -> str:
-    """Join names to one text."""
+    """Join names in a sentence."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

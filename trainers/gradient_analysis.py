@@ -1,4 +1,4 @@
-"""What each method makes of answers to one prompt: the tokens that a step pushes up or down, as an analysis (E25)."""
+"""The analysis of token weights: which tokens of answers each method's step makes more or less probable (E25)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,15 +26,15 @@ EQUATION = (
 )
 VERIFIER, TYPED = "the world's verifier", "typed"
 SAMPLES, OFFERED = 8, 3
-"""Samples that are drawn where both models answer alike, and answers where none are given, at most."""
+"""Number of samples drawn if both models give the same answer, and largest number of answers if none are given."""
 LENGTH = 12
-"""Tokens of an answer that a model writes, at most."""
+"""Largest number of tokens of an answer that a model writes."""
 PASSES, LETTERS = 12, 4
-"""How often each answer is read; and letters of a token, about."""
+"""Forward passes per answer, and characters per token, for the estimate of seconds."""
 
 
 def sources_of_rewards(base: LM, aligned: LM) -> list[str]:
-    """Return what can reward answers: the verifier of the models' world, its reward models among the runs, a person."""
+    """Return the sources of rewards: the verifier of the models' world, reward models of this world, typed rewards."""
     world = probe.world.of(base)
     own = None if world is None else world.hash
     judges = [
@@ -46,7 +46,7 @@ def sources_of_rewards(base: LM, aligned: LM) -> list[str]:
 
 
 def gradient_seconds(base: LM, aligned: LM, prompt: str, answers: str | None = None, **rest: Any) -> float:
-    """Return the seconds that all methods take, about: both models are timed on a few tokens."""
+    """Estimate the seconds that all methods take by timing both models on a few tokens."""
     count = len(answers.splitlines()) if answers else OFFERED
     tokens = count * (len(prompt) / LETTERS + LENGTH)
     return PASSES * tokens * sum(map(seconds_a_token, (base, aligned)))
@@ -85,32 +85,32 @@ def compare_gradients(
     ] = None,
     chat: Annotated[bool, replace(SHARED["chat"])] = False,
 ) -> SideBySide:
-    """Measure which tokens of answers each method pushes up or down in a step, and how much.
+    """Measure which tokens of answers each method makes more or less probable in a step, and by how much.
 
     One gradient for all methods (E25): a token with w > 0 becomes more probable in a step, one with w < 0 less. Methods
-    differ in w and in where the text comes from. Here all learn from the same answers, each with the end token:
-    pretraining and SFT from the one with the highest reward, pretraining with its prompt; DPO has it with that of the
-    lowest reward as a pair; RSFT, RLHF and RLVR have all answers as their samples. Options are those of `probe train
-    METHOD` by default, the step is the first of a batch (the policy is the one that sampled), and RLHF's value head is
-    a new one, which predicts 0. The reference is the base. Optimiser, learning rate and the clipping of the norm come
-    after all this.
+    differ in w and in the source of the text. Here all learn from the same answers, each with the end token:
+    pretraining and SFT from the answer with the highest reward, pretraining together with the prompt; DPO from the pair
+    of the answers with the highest and the lowest reward; RSFT, RLHF and RLVR from all answers as samples. Options are
+    the defaults of `probe train METHOD`, the step is the first update after sampling (the policy is the one that
+    sampled), and RLHF's value head is new and predicts 0. The reference is the base. Optimiser, learning rate and
+    clipping of the norm are applied afterwards.
 
     Args:
         base: the reference.
-        aligned: the other model; its chat template writes messages.
-        prompt: what the answers follow.
+        aligned: the other model; its chat template formats messages.
+        prompt: text before the answers.
         policy: the model that takes the step.
-        answers: at least two, one a line (backslash and n are a new line within one); by default the likeliest of the
-            aligned and the base model and, in a world, truth and claim; where they are alike, samples of the aligned
-            model.
-        reward: who rewards them: a reward model, `the world's verifier`, or `typed`; by default the rewards that are
-            typed, else the verifier where the base has a world, else 1 for the first answer and 0 for the others.
+        answers: at least two answers, one per line (a backslash and n stand for a line break within an answer); by
+            default the most probable answers of both models and, in a world, truth and claim; if these are equal,
+            samples of the aligned model.
+        reward: source of the rewards: a reward model, `the world's verifier`, or `typed`; by default typed rewards if
+            given, else the verifier if the base has a world, else 1 for the first answer and 0 for the others.
         rewards: one number for each answer, in their order.
         chat: send the prompt as a user's message in the chat template of `aligned`.
 
     Raises:
-        DataError: fewer than two answers, rewards that are alike or do not fit them, a model of one number, or other
-            tokens.
+        DataError: there are fewer than two answers, the rewards are equal or do not match in number, a model has a
+            scalar output, or the models have different tokens.
     """
     require_writers(base, aligned)
     require_same_tokens(base, aligned)
@@ -128,7 +128,7 @@ def compare_gradients(
 
 
 def _propose(base: LM, aligned: LM, prompt: str) -> list[str]:
-    """Return different answers, a line each: the likeliest of both models, in a world truth and claim; else samples."""
+    """Return different answers: the most probable ones of both models, in a world truth and claim; else samples."""
     world = probe.world.of(base)
     texts = [lm.generate([prompt], max_new_tokens=LENGTH, temperature=0.0).text[0] for lm in (aligned, base)]
     texts += (truth_and_claim(world, prompt) or ()) if world else ()
@@ -141,10 +141,11 @@ def _propose(base: LM, aligned: LM, prompt: str) -> list[str]:
 def _rewards(
     base: LM, prompt: str, answers: list[str], source: str | None, typed: str | Sequence[float] | None
 ) -> list[float]:
-    """Return the rewards of answers, those that were typed or those of the verifier or of a reward model.
+    """Return the rewards of answers: typed, or by the verifier or a reward model.
 
     Raises:
-        DataError: another number of them, something that is no number, or a source that cannot reward this prompt.
+        DataError: there is another number of rewards, one is not a number, or the source cannot reward answers to this
+            prompt.
     """
     world = probe.world.of(base)
     if source == TYPED or (source is None and (typed or world is None)):
@@ -164,7 +165,7 @@ def _rewards(
 
 
 def _read(typed: str | Sequence[float] | None, count: int) -> list[float]:
-    """Return typed rewards; 1 for the first answer and 0 for the others where nothing is typed."""
+    """Parse typed rewards; without any return 1 for the first answer and 0 for the others."""
     if not typed:
         return [float(index == 0) for index in range(count)]
     words = typed.replace(",", " ").split() if isinstance(typed, str) else typed

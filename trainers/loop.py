@@ -1,8 +1,9 @@
-"""The training loop that every method shares; a method gives it batches and a loss, and gets a run.
+"""The training loop of all methods: a method supplies batches and a loss, and the loop returns a run.
 
-An optimiser step is made on a whole batch, in however many gradient-accumulation steps and processes. The gradients of
-the loss *sums* of all of them are added and divided once by the count over the whole batch. Because the division comes
-last, 4 steps of 2 examples equal one of 8 as far as sums of floats do, also when they hold different numbers of tokens.
+An optimiser step uses a whole batch, in any number of gradient-accumulation steps and processes. The gradients of all
+loss *sums* are added and divided once by the count over the whole batch. Because the division comes last, 4
+accumulation steps of 2 examples equal one of 8 up to the rounding of sums, even if they hold different numbers of
+tokens.
 """
 
 import math
@@ -34,24 +35,24 @@ from trainers.trainee import Trainee
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of some examples, as sums, so that parts can be added."""
+    """Loss of some examples as sums, so that parts can be added."""
 
     total: Tensor
-    """Scalar: the loss summed over what it is a mean of; the gradient flows through it."""
+    """Scalar: the loss summed over target tokens or pairs, with gradient."""
     count: int
-    """What the sum is divided by once all parts are added: real target tokens, or pairs."""
+    """Denominator of the sum after all parts are added: number of real target tokens, or of pairs."""
     tokens: int
-    """Real tokens that went through the model."""
+    """Number of real tokens that the model computed."""
     metrics: dict[str, tuple[Tensor | float, int]]
-    """Name to (sum, count), logged as sum / count over the whole batch; may be empty unless `detail` was asked for."""
+    """Name -> (sum, count), logged as sum / count over the whole batch; may be empty unless `detail` is set."""
 
 
 LossFunction = Callable[[nn.Module, Sequence[Any], bool], Loss]
-"""(model, examples, detail) to their loss."""
+"""Function (model, examples, detail) -> loss."""
 
 
 class Objective(nn.Module):
-    """A model with its loss, so that data parallelism sees one forward call however often the model runs in it."""
+    """A model with its loss, so that data parallelism sees a single forward call, however often the model runs."""
 
     def __init__(self, model: nn.Module, loss: LossFunction) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class Objective(nn.Module):
 
 
 class Outcome(NamedTuple):
-    """What one step found; the same on every process."""
+    """Outcome of one step; the same on every process."""
 
     loss: float
     norm: float
@@ -71,16 +72,16 @@ class Outcome(NamedTuple):
     tokens: int
     metrics: dict[str, float]
     stop: bool
-    """Whether a process was asked to stop."""
+    """Whether any process was asked to stop."""
 
     @property
     def finite(self) -> bool:
-        """Whether the step could be taken."""
+        """Whether loss and gradient were finite, so that the step was taken."""
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
 def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
-    """Combine the updates of one step: the means of loss, norm and metrics, and the sum of the tokens."""
+    """Combine the updates of one step: means of loss, norm and metrics, and the sum of the tokens."""
     if len(outcomes) == 1:
         return outcomes[0]
     n = max(len(outcomes), 1)
@@ -105,7 +106,7 @@ def take_step(
     detail: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Update the weights on `batch` (the same on every process); they stay as they are if something is not finite."""
+    """Update the weights on `batch` (the same on every process), unless the loss or gradient is not finite."""
     config, parts = session.config, session.parts(batch)
     optimizer.zero_grad(set_to_none=True)
     losses = []
@@ -135,7 +136,7 @@ def take_step(
 
 
 def _sums(session: Session, losses: Sequence[Loss], stop: bool) -> tuple[float, float, float, float, dict[str, float]]:
-    """Return loss, count, tokens, requests to stop and mean metrics over all parts of all processes."""
+    """Return loss, count, tokens, stop requests and mean metrics over all parts of all processes."""
     names = list(losses[0].metrics)
     flat = [sum(float(loss.total) for loss in losses), sum(loss.count for loss in losses)]
     flat += [sum(loss.tokens for loss in losses), float(stop)]
@@ -147,29 +148,29 @@ def _sums(session: Session, losses: Sequence[Loss], stop: bool) -> tuple[float, 
 
 
 class Method(ABC):
-    """What a training method gives to the loop."""
+    """Interface of a training method for the loop."""
 
     name: str
-    """The method as `probe train` and run.json call it."""
+    """Name of the method in `probe train` and run.json."""
     dropout: bool = False
-    """Whether the model's dropout is on while training."""
+    """Whether the model's dropout is active during training."""
     trainee: Trainee
-    """What is trained."""
+    """The trainee: the model that is trained."""
 
     def batch(self, step: int) -> Sequence[Any]:
-        """Return the examples of step 1, 2, ...: the same on every process, and the same after a resume."""
+        """Return the examples of step 1, 2, ...; they are the same on every process and after a resume."""
         return ()
 
     def batches(self, step: int) -> Iterable[Sequence[Any]]:
         """Yield the examples of each optimiser update of a step; a method that samples first makes several updates.
 
-        Each is drawn after the update before it. No checkpoint lies between the updates of a step, so what was
-        sampled for them need not be saved.
+        Examples of an update are requested after the update before it. There are no checkpoints between the updates of
+        a step, so samples need not be saved.
         """
         yield self.batch(step)
 
     def milestone(self, step: int) -> bool:
-        """Return whether to evaluate and capture after `step` (0: before training), whatever the options ask for."""
+        """Return whether to evaluate and capture after `step` (0: before training) regardless of the options."""
         return False
 
     @abstractmethod
@@ -177,26 +178,26 @@ class Method(ABC):
         """Return the loss of a part of a batch under `trainee.module`, with metrics if `detail`."""
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Compute metrics on held-out data, empty if there are none.
+        """Compute metrics on held-out data, empty without such data.
 
-        Every process calls it, in eval mode without gradients.
+        Every process calls it, in evaluation mode and without gradients.
         """
         return {}
 
     def metrics(self) -> dict[str, float]:
-        """Return further figures of the step just taken, equal on every process."""
+        """Return further metrics of the last step, equal on every process."""
         return {}
 
     def rollouts(self) -> Sequence[Mapping[str, Any]]:
-        """Return completions sampled in the step just taken, as far as they are to be recorded (docs/runs.md)."""
+        """Return the completions of the last step that are to be recorded (docs/runs.md)."""
         return ()
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a resume needs in addition to weights, optimiser and counters."""
+        """Return the state that a resume needs in addition to weights, optimiser and counters."""
         return {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave; called with an empty one too."""
+        """Restore what `state` returned, which may be empty."""
         return None
 
 
@@ -216,7 +217,7 @@ def fit(session: Session, method: Method, origin: Origin) -> Run:
         state, extra = checkpoint.load(record.saved, trainee, optimizer)
         method.restore(extra)
     try:
-        with StopRequest() as request:  # from the moment there is a run, a signal ends it properly
+        with StopRequest() as request:  # once the run exists, a signal ends it properly
             record.open()
             complete = _steps(session, method, record, optimizer, state, request)
         if complete:
@@ -247,7 +248,7 @@ def _steps(
     state: State,
     request: StopRequest,
 ) -> bool:
-    """Run the steps that are left after `state`; whether they were all made."""
+    """Run the steps after `state`; return whether all were completed."""
     config, module = session.config, method.trainee.module
     objective: nn.Module = Objective(module, method.loss)
     if not session.shards:
@@ -305,7 +306,7 @@ def evaluate(session: Session, method: Method) -> dict[str, float]:
 
 
 class Pace:
-    """Seconds and tokens of the steps since the last row: `with pace:` around each step, evaluations not counted."""
+    """Timer of seconds and tokens since the last row: `with pace:` around each step, without evaluations."""
 
     def __init__(self) -> None:
         self._steps, self._seconds, self._tokens, self._started = 0, 0.0, -1, 0.0
@@ -317,7 +318,7 @@ class Pace:
         self._steps, self._seconds = self._steps + 1, self._seconds + time.perf_counter() - self._started
 
     def row(self, outcome: Outcome, lr: float, state: State) -> dict[str, float]:
-        """Return the metrics of a step (names as in docs/metrics.md), and begin a new interval."""
+        """Return the metrics of a step (names as in docs/metrics.md), and start a new interval."""
         tokens = outcome.tokens * self._steps if self._tokens < 0 else state.num_tokens - self._tokens
         speed = {"tokens_per_second": tokens / self._seconds, "step_time": self._seconds / self._steps}
         self._steps, self._seconds, self._tokens = 0, 0.0, state.num_tokens
@@ -330,7 +331,7 @@ def _note(row: dict[str, float]) -> str:
 
 
 def draw(n: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Draw the examples of step 1, 2, ... from `n`: pass after pass over all of them, each in a new order."""
+    """Draw the indices of the examples of step 1, 2, ... out of `n`, in epochs that each have a new order."""
     first = (step - 1) * batch_size
     return [int(_order(n, seed, at // n)[at % n]) for at in range(first, first + batch_size)]
 

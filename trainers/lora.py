@@ -1,10 +1,9 @@
-"""LoRA: training a small adapter beside frozen weights, with peft (Hu et al. 2021, arXiv 2106.09685).
+"""LoRA: training of a small adapter on frozen weights, with peft (Hu et al. 2021, arXiv 2106.09685).
 
 A weight W [out in] acts as W + (alpha / r) B A with A [r in] random and B [out r] zero at the start, so that training
-begins at the base to the bit. The base is in memory once: the model that is trained, its reference (the adapter
-switched off, which is the base itself) and the plain model that the instruments look at are three module trees over
-the same tensors. Only the adapted weights of the last have tensors of their own, since merging and taking the adapter
-out again would leave other bits in the base.
+begins exactly at the base. The base is in memory once: the trained model, its reference (the base, with the adapter
+disabled) and the plain model for the instruments are three module trees over the same tensors. Only the adapted weights
+of the plain model are separate tensors, since merging and unmerging the adapter would change the base by rounding.
 """
 
 from pathlib import Path
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class LoRATrainee(Trainee):
-    """A model of which an adapter is trained; `lm.model` is a PeftModel, a checkpoint an adapter directory of peft."""
+    """Trainee with an adapter; `lm.model` is a PeftModel, and checkpoints are adapter directories of peft."""
 
     def __init__(self, lm: LM, config: TrainConfig) -> None:
         """Put a new adapter on `lm.model`, which is changed in place.
@@ -46,7 +45,7 @@ class LoRATrainee(Trainee):
 
     @property
     def view(self) -> LM:
-        """The base with the adapter merged as it was at the last `refresh`, a plain model; made on first use."""
+        """A plain model: the base merged with the adapter as of the last `refresh`; made on first use."""
         if self._view is None:
             base = self._base
             self._view = LM(twin(base.model), base.tokenizer, base.ref, base.directory, base.run_dir)
@@ -69,23 +68,20 @@ class LoRATrainee(Trainee):
     def save(
         self, directory: Path, head: Tensor | None = None, tokenizer: PreTrainedTokenizerBase | None = None
     ) -> None:
-        """Write an adapter directory of peft that names its base; of a reward model with its head [1 d]."""
+        """Write an adapter directory of peft that names its base; for a reward model with its head [1 d]."""
         adapters.write(self._peft, tokenizer or self.lm.tokenizer, directory, self._identity, head)
 
     def load(self, directory: Path, head: Tensor | None = None) -> None:
-        """Put back in place what `save` wrote."""
+        """Restore in place what `save` wrote."""
         adapters.restore(self._peft, directory, head)
 
     def reference(self) -> Reference:
-        """Return the base: the model with the adapter switched off, whatever the adapter has learnt.
-
-        It takes no additional memory.
-        """
+        """Return the base: the model with the adapter disabled. It needs no additional memory."""
         return Reference(self._base)
 
     @property
     def fingerprint(self) -> str:
-        """That of the base."""
+        """The fingerprint of the base."""
         return self._base.weights_fingerprint
 
     def _layers(self) -> "list[tuple[str, LoraLayer]]":
@@ -97,7 +93,7 @@ class LoRATrainee(Trainee):
 
 
 def attach(lm: LM, config: TrainConfig) -> "PeftModel":
-    """Put a new adapter on `lm.model`, the same for equal seeds, and freeze all weights of the model itself.
+    """Put a new adapter on `lm.model`, the same for equal seeds, and freeze the weights of the model.
 
     Raises:
         ConfigError: --lora-targets names no linear layer, or layers that an adapter cannot be put on.
@@ -133,7 +129,7 @@ def attach(lm: LM, config: TrainConfig) -> "PeftModel":
 
 
 def linear_layers(model: PreTrainedModel) -> list[str]:
-    """Return the last parts of the names of all linear layers but the unembedding, an adapter's default targets."""
+    """Return the default targets of an adapter: last parts of the names of all linear layers but the unembedding."""
     unembedding = model.get_output_embeddings()
     layers = [
         (name, module)
@@ -144,5 +140,5 @@ def linear_layers(model: PreTrainedModel) -> list[str]:
 
 
 def _matches(name: str, targets: list[str]) -> bool:
-    """Return whether peft takes the layer `name` for one of `targets`."""
+    """Return whether peft matches the layer `name` with one of `targets`."""
     return any(name == target or name.endswith(f".{target}") for target in targets)

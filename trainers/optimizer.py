@@ -1,4 +1,4 @@
-"""AdamW on what this process holds of the weights, and the learning rate of each step (Loshchilov and Hutter 2019)."""
+"""AdamW on the weights that this process holds, and the learning rate of each step (Loshchilov and Hutter 2019)."""
 
 import math
 
@@ -12,10 +12,10 @@ from trainers.sharding import part_of
 
 
 class Optimizer(torch.optim.AdamW):
-    """Fused AdamW on what this process holds of the weights; matrices decay, biases and norms do not.
+    """Fused AdamW on the weights that this process holds; weight decay applies to matrices, not to biases and norms.
 
-    Weights in bfloat16 are copied to single precision, and the copies are updated: the format keeps 8 bits of a number,
-    so that steps below 1/256 of a weight would be lost. Gradients are copied too, once the backward pass is over.
+    Weights in bfloat16 are copied to float32, and the copies are updated: bfloat16 has 8 bits of precision, so that
+    steps below 1/256 of a weight would be lost. Gradients are copied too, after the backward pass.
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
@@ -28,7 +28,7 @@ class Optimizer(torch.optim.AdamW):
         if not weights:
             raise ConfigError("All weights of this model are frozen: load one whose weights require gradients.")
         self.pairs = {name: (weight, _updated(weight)) for name, weight in weights.items()}
-        """Name to the weight and to what is updated: itself, this process's part of it, or a copy of that."""
+        """Name -> (weight, updated tensor): the weight itself, this process's part of it, or a copy of that."""
         groups = [
             {"params": [u for w, u in self.pairs.values() if w.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [u for w, u in self.pairs.values() if w.ndim < 2], "weight_decay": 0.0},
@@ -36,19 +36,19 @@ class Optimizer(torch.optim.AdamW):
         super().__init__([group for group in groups if group["params"]], lr=config.lr, betas=config.betas, fused=True)
 
     def collect(self) -> None:
-        """Move the gradients to what is updated in place of the weights."""
+        """Move the gradients of the weights to the tensors that are updated."""
         for weight, updated in self.pairs.values():
             if updated is not weight and weight.grad is not None:
                 updated.grad, weight.grad = part_of(weight.grad).float(), None
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update the weights by their gradients, those with a copy through it."""
+        """Update the weights by their gradients, directly or through their copies."""
         super().step(closure)
         self.write_back()
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Round the copies into their weights."""
+        """Round the copies into the weights."""
         for weight, updated in self.pairs.values():
             if weight.dtype != updated.dtype:
                 part_of(weight).copy_(updated)
@@ -60,7 +60,7 @@ def _updated(weight: nn.Parameter) -> Tensor:
 
 
 def take_gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Collect the gradients that the next step uses; they may be scaled in place."""
+    """Return the gradients that the next step uses; they may be scaled in place."""
     if isinstance(optimizer, Optimizer):
         optimizer.collect()
     return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -1,9 +1,9 @@
-r"""Preference pairs as token ids: from the world's annotators, or from JSON lines with prompt, chosen and rejected.
+r"""Preference pairs as token ids: from the world's annotators, or from a file with prompt, chosen and rejected.
 
-The prompt may be missing. It is then what chosen and rejected begin with alike: of strings up to the last
-"\n\nAssistant:" (hh-rlhf), of messages up to the first that differs. Strings and messages may be mixed, as in TRL's
-conversational formats: beside messages a prompt is said by the user and a completion by the assistant. Completions
-that repeat the messages of the prompt lose them.
+A missing prompt is the common beginning of chosen and rejected: for strings up to the last
+"\n\nAssistant:" (hh-rlhf), for messages up to the first that differs. Strings and messages may be mixed, as in TRL's
+conversational formats: a prompt that is a string is then a message of the user, and a completion one of the assistant.
+If completions repeat the messages of the prompt, these are removed.
 """
 
 import math
@@ -36,15 +36,15 @@ from trainers.session import Session
 COMPLETIONS = {"chosen": is_completion, "rejected": is_completion}
 COLUMNS = {"prompt": is_text_or_messages, **COMPLETIONS}
 TURN = "\n\nAssistant:"
-"""Where an answer begins in hh-rlhf."""
+"""Marker before an answer in hh-rlhf."""
 SAMPLE_TOKENS = 8
-"""Longest answer that the base is asked for: "i do not know" and its end."""
+"""Largest number of tokens of a sampled answer: "i do not know" and its end token."""
 PROMPTS_SEEN = 50
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt with the completion that was preferred and the one that was not."""
+    """A prompt with the chosen and the rejected completion."""
 
     prompt: list[int]
     chosen: list[int]
@@ -52,38 +52,38 @@ class Pair:
     ref_chosen: float = 0.0
     """log pi_ref of the chosen completion in nats, summed over its tokens."""
     ref_rejected: float = 0.0
-    """The same for the rejected one."""
+    """log pi_ref of the rejected completion in nats, summed over its tokens."""
     margin: float | None = None
-    """By how much the chosen completion is better, where the data say so (the column `margin`)."""
+    """Margin between the completions, if the data have a column `margin`."""
     texts: tuple[str, str, str] | None = field(default=None, compare=False)
     """Prompt, chosen and rejected completion as text, without the end token."""
 
     @property
     def tokens(self) -> int:
-        """Real tokens: the prompt once, and both completions."""
+        """Number of real tokens: the prompt once, and both completions."""
         return len(self.prompt) + len(self.chosen) + len(self.rejected)
 
     @property
     def longest(self) -> int:
-        """Tokens of the prompt with its longer completion."""
+        """Number of tokens of the prompt with the longer completion."""
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """Pairs that fit into the model, and what became of the others."""
+    """Pairs that fit into the model's context, with a description of the data."""
 
     pairs: list[Pair]
     data: dict[str, Any]
-    """What run.json says of the data."""
+    """Description of the data for run.json."""
     prompts: Sequence[Any]
     """Prompts to capture on."""
     longest: int = SAMPLE_TOKENS
-    """Tokens of the longest completion."""
+    """Number of tokens of the longest completion."""
 
 
 def read_preferences(config: PreferenceConfig) -> Rows[Row] | None:
-    """Read the rows of the file of pairs before a model is loaded; return None for the world's pairs.
+    """Read the file of pairs before a model is loaded; return None for the world's pairs.
 
     Raises:
         DataError: the file cannot be used; see `probe.rows`.
@@ -95,7 +95,7 @@ def read_preferences(config: PreferenceConfig) -> Rows[Row] | None:
 
 
 def _check_pair(row: Row) -> Row:
-    """Return the row if it has the columns of a pair; for a row in KTO's form, the error says what to do."""
+    """Return the row if it has the columns of a pair; for a row in KTO's format, the error gives the remedy."""
     if {"completion", "label"} <= set(row.values) and not COMPLETIONS.keys() & row.values.keys():
         raise DataError(
             f"{row.where} has a completion with a label (KTO's form), which is no pair: put each completion labelled"
@@ -111,7 +111,7 @@ def load_preferences(
     """Load the world of the base, if it has one, and the pairs that the options ask for.
 
     Raises:
-        ConfigError: the world's pairs were asked for and the base has no world.
+        ConfigError: the data are the world's, and the base has no world.
         DataError: no pair of the file can be used.
     """
     world = probe.world.of(lm)
@@ -130,7 +130,7 @@ def load_preferences(
 
 
 def world_preferences(lm: LM, world: World, annotator: Annotator, n: int, seed: int, sampled: bool) -> Preferences:
-    """Make `n` pairs that the annotator labels: of the model's own samples, or of the world's candidate answers."""
+    """Make `n` pairs labelled by the annotator: of samples of the model, or of the world's candidate answers."""
 
     def sample(prompts: list[str], k: int) -> list[list[str]]:
         texts: list[str] = []
@@ -149,8 +149,8 @@ def file_preferences(lm: LM, rows: Rows[Row], report: Callable[[str], None]) -> 
 
     Args:
         lm: the model to train.
-        rows: as `read_preferences` gives them.
-        report: is told what is left out.
+        rows: rows of `read_preferences`.
+        report: function called with a message about pairs left out.
 
     Raises:
         DataError: no pair is left.
@@ -183,7 +183,7 @@ def pair_prompts(lm: LM, pairs: Sequence[Pair]) -> list[ProbePrompt]:
 
 
 def encode_pair(lm: LM, prompt: Any, chosen: Any, rejected: Any) -> Pair:
-    """Encode a pair; text completions get the end token, conversations end as the chat template ends them."""
+    """Encode a pair; text completions get the end token, conversations the chat template's ending."""
     text = lm.prompt_text(prompt)
     end = [] if lm.tokenizer.eos_token_id is None or not isinstance(chosen, str) else [lm.tokenizer.eos_token_id]
     texts = text, completion_text(lm, prompt, chosen), completion_text(lm, prompt, rejected)
@@ -193,7 +193,7 @@ def encode_pair(lm: LM, prompt: Any, chosen: Any, rejected: Any) -> Pair:
 
 
 def completion_text(lm: LM, prompt: Any, completion: Any) -> str:
-    """Return a completion as text: itself, or what the chat template adds for its messages after the prompt.
+    """Return a completion as text; messages are formatted by the chat template as a continuation of the prompt.
 
     Raises:
         DataError: the template refuses the messages, or writes the prompt differently when an answer follows.
@@ -211,10 +211,10 @@ def completion_text(lm: LM, prompt: Any, completion: Any) -> str:
 
 
 def with_prompt(row: Row) -> Row:
-    """Return the row with prompt, chosen and rejected in one form: all strings, or all messages.
+    """Convert prompt, chosen and rejected of a row to one form: all strings, or all messages.
 
     Raises:
-        DataError: there is no prompt, the completions are equal, or the margin is no number.
+        DataError: there is no prompt, the completions are equal, or the margin is not a number.
     """
     chosen, rejected = row.values["chosen"], row.values["rejected"]
     prompt = row.values.get("prompt")
@@ -235,7 +235,7 @@ def with_prompt(row: Row) -> Row:
 
 
 def _margin(row: Row) -> float | None:
-    """Return the number in the column `margin`, which is text in a CSV file; None where the cell is empty."""
+    """Return the number in the column `margin`, which is text in a CSV file; None if the cell is empty."""
     value = row.values["margin"]
     if value is None or value == "":
         return None
@@ -249,24 +249,24 @@ def _margin(row: Row) -> float | None:
 
 
 def common_prompt(chosen: str, rejected: str) -> str:
-    r"""Return the common beginning of two texts, up to the last "\n\nAssistant:" in it; empty where there is none."""
+    r"""Return the common beginning of two texts up to the last "\n\nAssistant:" in it; empty if there is none."""
     common = chosen[: _alike(chosen, rejected)]
     return common[: common.rfind(TURN) + len(TURN)] if TURN in common else ""
 
 
 def _messages(prompt: Any, chosen: Any, rejected: Any) -> tuple[list[Any], list[Any], list[Any]]:
-    """Return prompt, chosen and rejected as messages; the prompt is empty where none is given and none is common."""
+    """Return prompt, chosen and rejected as messages; the prompt is empty if none is given and none is common."""
     turns = as_messages("user", prompt) if prompt else []
     sides = [as_messages("assistant", side) for side in (chosen, rejected)]
     common = sides[0][: min(_alike(*sides), *(len(side) - 1 for side in sides))]  # a completion is not empty
-    if common and (prompt is None or common[-len(turns) :] == turns):  # also behind a system message
+    if common and (prompt is None or common[-len(turns) :] == turns):  # also after a system message
         turns = common
     start = len(turns) if common == turns else 0
     return turns, sides[0][start:], sides[1][start:]
 
 
 def _alike(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """Count the letters or messages that two sequences share at their beginning."""
+    """Count the characters or messages that two sequences share at the beginning."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 

@@ -1,19 +1,19 @@
-"""Pretraining: next-token prediction on the world, on a text, or on documents (E7).
+"""Pretraining: next-token prediction on the world's corpus, on a text, or on documents (E7).
 
     L = - sum_t log pi_t(x_{t+1}) / (number of targets)
 
-Every token is a target, except padding and the token that a row begins with; the sum is divided by the number of
-targets of the whole batch. Rows are arrays of T ids, `PADDING` stands for no token. Departures from the paper:
-documents are packed into rows, and attention reaches over the borders between them; fresh weights are a small Llama.
-With --base that model is the reference of the captured KL.
+Every token is a target, except padding and the first token of a row; the sum is divided by the number of targets of the
+whole batch. Rows are arrays of T ids; `PADDING` marks missing tokens. Departures from the paper: documents are packed
+into rows, and attention crosses the boundaries between them; new models are small Llamas. With --base that model is the
+reference of the captured KL.
 
     probe train pretrain --out runs/base                                   # the world, a tiny model
     probe train pretrain --out runs/novel --data novel.txt --tokenizer char --length 256 --preset small
     probe train pretrain --out runs/more --base HuggingFaceTB/SmolLM2-135M --data docs.jsonl --lr 1e-4
     accelerate launch --num_processes 4 -m trainers.pretrain --out runs/base
 
-Logged besides the common metrics: `eval_loss` (nats a token), `eval_bpb` (bits a byte of UTF-8), and on the world
-`loss/<kind>` for the held-out documents of each kind.
+Logged in addition to the common metrics: `eval_loss` (nats per token), `eval_bpb` (bits per byte of UTF-8), and on the
+world `loss/<kind>` for the held-out documents of each kind.
 """
 
 import math
@@ -56,31 +56,31 @@ from trainers.trainee import Trainee, cast
 
 PADDING = -1
 HELD_OUT = 20
-"""One part in this many is held out."""
+"""Inverse of the held-out share of a file."""
 MEASURED = 50_000
-"""Characters of the held-out documents of a file that are measured on: enough, and quick."""
+"""Largest number of characters of a file's held-out documents in an evaluation, to keep it fast."""
 WORLD_HELD_OUT = 1500
-"""Documents of the world that are held out."""
+"""Number of held-out documents of the world."""
 _CHUNK = 1 << 16
 _LOGITS = 1 << 21
-"""Rows that are measured at once are as many as a batch has, or more as long as they have no more logits."""
+"""Largest number of logits in an evaluation batch, unless a training batch has more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """What to train on and what to measure on."""
+    """Training batches and held-out rows."""
 
     batch: Callable[[int], Sequence[np.ndarray]]
-    """Step 1, 2, ... to the rows [T] of its batch."""
+    """Function from step 1, 2, ... to the rows [T] of its batch."""
     held_out: np.ndarray
-    """Rows [N T] that are never trained on."""
+    """[N T] rows that are never trained on."""
     held_out_bytes: int
     """Length of their text in bytes of UTF-8."""
     kinds: np.ndarray | None = None
-    """For each held-out token the index into `kind_names` [N T]."""
+    """[N T] index into `kind_names` for each held-out token."""
     kind_names: Sequence[str] = ()
     data: dict[str, Any]
-    """What run.json says of the data."""
+    """Description of the data for run.json."""
     prompts: Sequence[Any]
     """Prompts to capture on."""
 
@@ -88,7 +88,7 @@ class Corpus:
 def world_corpus(
     world: World, tokenizer: PreTrainedTokenizerBase, *, length: int, batch_size: int, seed: int
 ) -> Corpus:
-    """Pack the world's endless stream of documents into rows of `length`, and other documents into held-out rows."""
+    """Pack the world's infinite stream of documents into rows of `length`, and other documents into held-out rows."""
     documents = list(islice(world.documents(derive_seed(seed, 1)), WORLD_HELD_OUT))
     packed = list(pack(documents, tokenizer, length))
     kinds = np.stack([kinds for _, kinds in packed])
@@ -104,7 +104,7 @@ def world_corpus(
 
 
 class _Stream:
-    """Batches of an endless stream by their step; after a resume the stream is run up to the step again."""
+    """Batches of an infinite stream by step; after a resume the stream is advanced to the step."""
 
     def __init__(self, start: Callable[[], Iterator[np.ndarray]], batch_size: int) -> None:
         self._start, self._size = start, batch_size
@@ -124,7 +124,7 @@ def _drop_padding(packed: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[n
 
 
 def hold_out(documents: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hold out documents to measure on: every 20th, or with few documents the last 20th of each."""
+    """Split off held-out documents: every 20th, or with few documents the last 20th of each."""
     if len(documents) >= HELD_OUT:
         flags = [i % HELD_OUT == HELD_OUT - 1 for i in range(len(documents))]
         return (
@@ -137,7 +137,7 @@ def hold_out(documents: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _cut_place(document: str) -> int:
-    """Find where the last 20th begins, at the start of a line if one is near."""
+    """Find the beginning of the last 20th, at the start of a line if one is near."""
     cut = len(document) - max(len(document) // HELD_OUT, 1)
     line = document.rfind("\n", 0, cut) + 1
     return line if line > 0.9 * cut else cut
@@ -153,7 +153,7 @@ def file_corpus(
     batch_size: int,
     seed: int,
 ) -> Corpus:
-    """Build a corpus of rows of `length` tokens, cut out of the documents of a file.
+    """Build a corpus of rows of `length` tokens from the documents of a file.
 
     Raises:
         DataError: the text does not fill a single row.
@@ -177,7 +177,7 @@ def file_corpus(
 
 
 def _first(documents: Sequence[str], letters: int) -> Iterator[str]:
-    """Yield the first documents up to a number of characters; the last of them may be cut."""
+    """Yield the first documents up to a number of characters; the last one may be cut."""
     for document in documents:
         if letters > 0:
             yield document[:letters]
@@ -197,7 +197,7 @@ def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np
 def cut_rows(ids: np.ndarray, front: Sequence[int], length: int) -> np.ndarray:
     """Cut ids into rows [N T] in which every id is a target once.
 
-    Each row begins with `front`, or else with the last id before it.
+    Each row begins with `front`, or without it with the last id of the row before.
     """
     step, lead = (length - len(front), len(front)) if front else (length - 1, 0)
     starts = np.arange(0, max(len(ids) - (0 if front else 1), 1), step)
@@ -210,7 +210,7 @@ def cut_rows(ids: np.ndarray, front: Sequence[int], length: int) -> np.ndarray:
 
 
 def _chunks(document: str) -> list[str]:
-    """Cut a document into parts of about 64 k characters, after single line ends, which no token crosses."""
+    """Split a document into parts of about 64,000 characters, after single line ends, which no token crosses."""
     if len(document) <= _CHUNK:
         return [document]
     cuts = [0]
@@ -231,11 +231,11 @@ def train_tokenizer(
     """Train a tokenizer on `texts` that puts `<bos>` first; decoding gives back the exact text.
 
     Args:
-        texts: what to learn from, taken once.
-        kind: `char` has a token for each of the most frequent characters and `<unk>` for others; `bpe` merges bytes,
-            so it knows every text.
+        texts: training texts, iterated once.
+        kind: `char` has a token for each of the most frequent characters and `<unk>` for others; `bpe` merges bytes, so
+            it can encode every text.
         vocab_size: largest number of tokens, special tokens included.
-        context: longest sequence of the model that it is for.
+        context: context length of the model.
 
     Raises:
         ConfigError: the vocabulary is too small for the kind.
@@ -311,7 +311,7 @@ def token_statistics(
 
 
 def row_loss(model: nn.Module, rows: Sequence[np.ndarray], detail: bool) -> Loss:
-    """Return the loss of rows; padding stands at their end, where nothing that counts attends to it."""
+    """Return the loss of rows; padding is at their end, where no target attends to it."""
     inputs, targets = row_tensors(rows, next(model.parameters()).device)
     mask = targets != PADDING
     logits = model(input_ids=inputs, use_cache=False).logits
@@ -324,7 +324,7 @@ def row_loss(model: nn.Module, rows: Sequence[np.ndarray], detail: bool) -> Loss
 
 
 class Pretraining(Method):
-    """The method as the loop sees it."""
+    """Pretraining as a method of the loop."""
 
     name, dropout = "pretrain", True
 
@@ -340,7 +340,7 @@ class Pretraining(Method):
         return row_loss(model, examples, detail)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Measure the held-out loss by token, by byte and by kind of document; the processes share the rows."""
+        """Measure the held-out loss per token, per byte and by kind of document; the processes share the rows."""
         corpus, names = self.corpus, ["", *self.corpus.kind_names]
         sums, counts = np.zeros(len(names)), np.zeros(len(names))
         logits_of_row = corpus.held_out.shape[1] * len(self.trainee.lm.tokenizer)
@@ -366,7 +366,7 @@ def train(config: PretrainConfig) -> Run:
     """Pretrain and return the run.
 
     Raises:
-        ConfigError, DataError, ModelError, RunError: something was given that cannot be used; the message says what.
+        ConfigError, DataError, ModelError, RunError: an input cannot be used; the message says which.
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)

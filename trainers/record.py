@@ -1,6 +1,6 @@
-"""What a training leaves behind: a run directory with metrics, captures and checkpoints, and trackers if asked for.
+"""The record of a training: a run directory with metrics, captures and checkpoints, and optional trackers.
 
-Only the main process writes. On the others every method does nothing, except that processes which share one model
+Only the main process writes. On other processes the methods do nothing, except that processes that share one model
 (--shard) capture and evaluate together.
 """
 
@@ -39,30 +39,30 @@ from trainers.trainee import Trainee
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a run comes from; it is written into run.json."""
+    """Origin of a run, which is written into run.json."""
 
     parent: str | None = None
-    """The model that training starts from, as the user named it; None for fresh weights."""
+    """Model that training starts from, as the user named it; None for a new model."""
     reference: str | None = None
-    """The model that the KL or the implicit reward refers to."""
+    """Reference model of the KL or the implicit reward."""
     reward_model: str | None = None
-    """The model that gives the rewards."""
+    """Reward model."""
     world: World | None = None
-    """The world that the data come from."""
+    """World of the data."""
     data: dict[str, Any] = field(default_factory=dict)
-    """What is known of the data: source, hash, number of examples. A resumed run must find them unchanged."""
+    """Description of the data: source, hash, number of examples. They must be unchanged when the run is resumed."""
     texts: Iterable[str] = ()
-    """What the data files say (`data_texts`): the run records by it which questions it was trained on."""
+    """Texts of the data files (`data_texts`), from which the run records which questions it was trained on."""
     prompts: Sequence[Any] = ()
-    """Prompts to capture on, as `probe.watch` takes them."""
+    """Prompts to capture on, in the form of `probe.watch`."""
     instruments: Sequence[Instrument] = ()
-    """What else to measure at every capture."""
+    """Further measurements at every capture."""
     evaluated: bool = True
     """Whether the trained model answers the world's questions at the end (a reward model does not)."""
     evaluators: Sequence[Callable[[LM], Sequence[Mapping[str, Any]]]] = ()
-    """Further rows of the headline (metric, value, ci_low, ci_high, n) from the trained model."""
+    """Functions from the trained model to further rows of the headline (metric, value, ci_low, ci_high, n)."""
     evaluation: ReferenceEvaluation | None = None
-    """Reference, reward and exact optimum to measure by."""
+    """Measurements against reference, reward and exact optimum."""
 
 
 class Record:
@@ -72,11 +72,12 @@ class Record:
         """Check everything that can be checked before anything is written.
 
         Raises:
-            ConfigError, RunError, DataError: the run cannot be resumed like this, or its prompts cannot be captured.
+            ConfigError, RunError, DataError: the run cannot be resumed with this config, or its prompts cannot be
+                captured.
         """
         self.session, self.trainee, self.method, self.origin = session, trainee, method, origin
         self.saved = checkpoint.last_checkpoint(session.config)
-        """The newest checkpoint."""
+        """Newest checkpoint."""
         if session.config.resume:
             check_same(session.config, method, origin, int(self.saved.name) if self.saved else 0)
         self.writer: RunWriter | None = None
@@ -84,7 +85,7 @@ class Record:
         self._prompts, self._left_out = probe_prompts(session, trainee.view, origin)
 
     def open(self) -> None:
-        """Create the run directory, or go on in it; everybody calls it."""
+        """Create the run directory, or continue in it; every process calls it."""
         session, config, origin = self.session, self.session.config, self.origin
         session.accelerator.wait_for_everyone()  # all have read the checkpoints before the main process writes
         instruments = [*origin.instruments, *(origin.evaluation.instruments if origin.evaluation else ())]
@@ -130,14 +131,14 @@ class Record:
                 self.session.accelerator.log(dict(values), step=step)
 
     def distance(self) -> dict[str, float]:
-        """Measure how far the trainee is from the optimum of its objective, where the reference evaluation has one."""
+        """Measure the trainee's distance to the optimum of its objective, if the reference evaluation has one."""
         evaluation = self.origin.evaluation
         if not self.session.measures or evaluation is None or evaluation.optimum is None:
             return {}
         return evaluation.optimum.distance(self.trainee.lm)
 
     def capture(self, step: int, last: bool = False) -> None:
-        """Capture on the probe prompts if `step` is due, or the last one."""
+        """Capture on the probe prompts if a capture is due at `step`, or if it is the last one."""
         if self._recorder is not None and (last or self._recorder.due(step)):
             self.trainee.refresh()
             self._recorder.capture(step)
@@ -149,7 +150,7 @@ class Record:
             self.writer.rollouts(rows)
 
     def save(self, optimizer: Optimizer, state: State, extra: Mapping[str, Tensor]) -> None:
-        """Write a checkpoint; everybody waits for it."""
+        """Write a checkpoint; all processes wait for it."""
         if self.writer is not None:
             with self.writer.checkpoint(state.step) as directory:
                 checkpoint.save(directory, self.trainee, optimizer, state, extra)
@@ -159,7 +160,7 @@ class Record:
         self.session.accelerator.wait_for_everyone()
 
     def headline(self) -> list[dict[str, Any]] | None:
-        """Evaluate on the run's world, if it has one, and with the method's evaluators; return None without results."""
+        """Evaluate on the run's world, if any, and with the method's evaluators; return None without results."""
         n, origin = self.session.config.evaluate, self.origin
         world = origin.world
         if not self.session.measures or not n:
@@ -183,17 +184,17 @@ class Record:
             self.writer.finish(status, headline=headline, message=message)
 
     def abandon(self, status: str, message: str) -> None:
-        """End the run after an error, as far as the disk still lets us."""
+        """Mark the run as failed after an error, if the disk still allows it."""
         with suppress(OSError, RunError):
             self.finish(status, message)
 
     def run(self) -> Run:
-        """Wait until all processes are done, and return the run to read."""
+        """Wait for all processes, and return the finished run."""
         self.session.accelerator.wait_for_everyone()
         return open_run(self.session.config.out)
 
     def stop_error(self, reason: str) -> TrainingStopped:
-        """Return the error to raise when training cannot go on; it names the last good checkpoint."""
+        """Return the error to raise when training cannot continue; it names the last good checkpoint."""
         if self.saved is None:
             return TrainingStopped(f"{reason}; no checkpoint had been written yet, so start again with another --out.")
         if not self.saved.exists():
@@ -202,23 +203,23 @@ class Record:
 
 
 class Onlooker:
-    """In place of a run's writer, for a process that captures with the others and writes nothing."""
+    """Substitute for a run's writer on a process that captures with the others but writes nothing."""
 
     def prompts(self, prompts: Sequence[ProbePrompt], left_out: str = "") -> None:
-        """Keep nothing."""
+        """Ignore the prompts."""
 
     def capture(self, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Keep nothing."""
+        """Ignore the capture."""
 
 
 def probe_prompts(session: Session, lm: LM, origin: Origin) -> tuple[list[ProbePrompt], str]:
     """Return the prompts to capture on: those of --probe-prompts, or those of the data; none without captures.
 
-    A resumed run keeps those of the data that it has. Of prompts that come with the data, those that the tokenizer
-    cannot read are left out; the sentence that names them is said, and given too.
+    A resumed run keeps its prompts from the data. Prompts from the data that the tokenizer cannot encode are left out;
+    the message that names them is printed and returned.
 
     Raises:
-        DataError: the file cannot be read or is empty, or a prompt is too long or cannot be read by the tokenizer.
+        DataError: the file cannot be read or is empty, or a prompt is too long or cannot be encoded by the tokenizer.
         ConfigError: the model cannot be hooked.
     """
     file, prompts = session.config.probe_prompts, origin.prompts
@@ -272,7 +273,7 @@ def read_probe_prompts(path: Path) -> list[Any]:
 
 
 def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> None:
-    """Hold a run that is resumed at `step` to its method, its options and its data.
+    """Check that a run resumed at `step` has the same method, options and data.
 
     Raises:
         ConfigError, RunError: one of them differs; the message names it.
@@ -282,7 +283,7 @@ def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> N
     check_unchanged(config, run, step)
     data = run.meta.get("data") or {}
     for name, value in origin.data.items():
-        if name in ("reference", "left_out") and name not in data:  # an older version did not note it
+        if name in ("reference", "left_out") and name not in data:  # an older version did not record it
             continue
         if data.get(name) != value:
             raise RunError(
@@ -292,17 +293,17 @@ def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> N
 
 
 CAPTURE_TOKENS = 64
-"""Longest prompt that data files give to the recorder: its cost grows with the square."""
+"""Largest number of tokens of a captured prompt from data files; the cost grows with its square."""
 LOOKED = 1000
-"""Texts of data among which those to capture on are looked for."""
+"""Number of texts of the data that are searched for prompts to capture on."""
 ANSWER_LETTERS = 24
-"""Letters of an answer of the data by which charts call it."""
+"""Characters of an answer of the data in the labels of charts."""
 
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file, or of the names and contents of a folder's files.
 
-    A resumed run recognises its data by it.
+    A resumed run identifies its data by this hash.
     """
     if path.is_dir():
         files = sorted(each for each in path.rglob("*") if each.is_file())
@@ -313,10 +314,10 @@ def file_hash(path: Path) -> str:
 
 
 def data_texts(*files: Iterable[Row | str] | None) -> Iterator[str]:
-    """Yield what is asked in data: documents, and of other rows the prompt and what others than the assistant say.
+    """Yield the questions in data: whole documents, from other rows the prompt and all messages but the assistant's.
 
     Args:
-        files: the rows that a training reads; None for the world's own data, of which the world knows everything.
+        files: rows that a training reads; None for the world's data, which the world can reproduce.
     """
     for row in chain.from_iterable(filter(None, files)):
         if isinstance(row, str):
@@ -331,10 +332,10 @@ def data_texts(*files: Iterable[Row | str] | None) -> Iterator[str]:
 
 
 def capture_prompts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], count: int = 4) -> list[Prompt]:
-    """Return the first texts that the tokenizer reads whole and that are short enough to capture on.
+    """Return the first texts that the tokenizer can encode and that are short enough to capture on.
 
-    If all are long, the first of them is cut to that length. If none is read whole, the first are taken without the
-    letters or words that the tokenizer does not know, which their `note` names.
+    If all are too long, the first is truncated. If none can be encoded, the first are used without the characters or
+    words unknown to the tokenizer, which `note` names.
     """
     fitting: list[Prompt] = []
     long: list[Prompt] = []
@@ -357,7 +358,7 @@ def capture_prompts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], co
 
 
 def _without(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], words: Sequence[str]) -> list[Prompt]:
-    """Return a text without the words or letters that the tokenizer does not know; nothing if none of it is left."""
+    """Return a prompt without words or characters unknown to the tokenizer, or no prompt if nothing is left."""
     unknown = unknown_tokens(tokenizer)
     known = [token for token in ids if token not in unknown][:CAPTURE_TOKENS]
     rest = " ".join(str(tokenizer.decode(known, skip_special_tokens=True)).split())
@@ -368,20 +369,20 @@ def _without(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], words: Sequ
 
 
 class Answered(NamedTuple):
-    """A prompt of the data with the answers that are known of it, as ids."""
+    """A prompt of the data with its known answers, as ids."""
 
     prompt: list[int]
     answers: dict[str, list[int]]
-    """Each answer by its role, such as `chosen`; the first is the one that others are set against."""
+    """Answers by role, such as `chosen`; the first is the one that the others are compared with."""
     origin: str
-    """Where the answers come from, in a sentence."""
+    """Source of the answers, in a sentence."""
 
 
 def answered_prompts(lm: LM, items: Iterable[Answered], count: int = 4) -> list[ProbePrompt]:
     """Return the first prompts to capture on, with their answers followed from the first token that differs.
 
-    Prompts are taken that are short enough with what their answers share; if all are long, the end of the first. Where
-    no token tells the answers apart, the prompt has none.
+    Prompts are short enough together with the common beginning of their answers; if all are too long, the end of the
+    first is used. If the answers do not differ in any token, the prompt has none.
     """
     fitting: list[ProbePrompt] = []
     long: list[ProbePrompt] = []
@@ -425,12 +426,12 @@ def _answered(lm: LM, item: Answered, name: str) -> ProbePrompt:
 
 
 def _without_bos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Decode a prompt without the beginning token that the tokenizer adds by itself."""
+    """Decode a prompt without the initial token that the tokenizer adds."""
     return str(tokenizer.decode(list(ids[ids[0] == tokenizer.bos_token_id :])))
 
 
 def _words(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Decode the beginning of an answer."""
+    """Decode the beginning of an answer for labels."""
     part = list(ids[:ANSWER_LETTERS])
     text = tokenizer.decode(part, skip_special_tokens=True).strip() or tokenizer.decode(part)
     text = " ".join(text.split())
@@ -438,7 +439,7 @@ def _words(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def _cut(lm: LM, prompt: ProbePrompt) -> ProbePrompt:
-    """Cut a prompt that is too long to its end, and keep its beginning token if it has one."""
+    """Truncate a long prompt from the left, but keep its initial special token."""
     first = [prompt.token_ids[0]] if prompt.token_ids[0] == lm.tokenizer.bos_token_id else []
     ids = [*first, *prompt.token_ids[len(first) - CAPTURE_TOKENS :]]
     shared = min(prompt.shared, CAPTURE_TOKENS - len(first))

@@ -1,14 +1,15 @@
-"""What a method is measured by against its frozen reference: distance to the exact optimum, reward shift, KL.
+"""Measurements of a method against its frozen reference: distance to the exact optimum, reward shift, KL.
 
-A method that pulls towards a reference says once what it optimises, and gives the result to its `Origin`; the loop
-then logs `kl_to_optimal` at every evaluation, adds the reward shift and the KL to the reference after every token of
-the fixed prompts to every capture, and the last evaluation gives the KL and the proxy reward. Nothing of it needs a
-line in the method itself.
+A method with a reference declares its objective once and passes the result to its `Origin`; the loop then logs
+`kl_to_optimal` at every evaluation, adds the reward shift and the KL to the reference after every token of the fixed
+prompts to every capture, and reports KL and proxy reward in the last evaluation. The method itself needs no code for
+this.
 
     evaluation = ReferenceEvaluation.of(session, trainee, world, reward=reward, beta=config.beta, kinds=config.tasks)
 
-On the world the answers are finite, so the policy's distance to pi*_beta is exact (probe/rewards/optimum.py): on the
-same `QUESTIONS` questions in every run, which no training draws. Without a world only the reward shift is left.
+On the world the answers are finite, so the policy's distance to pi*_beta is exact (probe/rewards/optimum.py): it is
+measured on the same `QUESTIONS` questions in every run, which no training uses. Without a world there is only the
+reward shift.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,13 +35,13 @@ from trainers.trainee import Reference, Trainee, cast
 def origin_reference(session: Session, base: str, trainee: Trainee) -> tuple[Reference | None, dict[str, Any]]:
     """Return the model that a run started from, and the entry of run.json that identifies it.
 
-    This serves a method that trains without that model. A resumed run has weights of its own by then, so the base is
-    loaded again. Where it is not the one that the run started from, or is gone, training goes on without a reference.
+    This is for methods that train without that model. A resumed run has changed weights, so the base is loaded again.
+    If it is missing or not the model that the run started from, training continues without a reference.
 
     Args:
-        session: its config says whether anything is captured and whether the run is resumed.
+        session: session, whose config determines whether captures are made and whether the run is resumed.
         base: the model as the user named it.
-        trainee: what will be trained, before it is.
+        trainee: trainee before training.
     """
     config = session.config
     has_captures = session.main and config.capture_every > 0
@@ -63,29 +64,29 @@ def origin_reference(session: Session, base: str, trainee: Trainee) -> tuple[Ref
 
 
 SAMPLE_TOKENS, MOST_SAMPLE_TOKENS = 8, 64
-"""Tokens of the samples of captures: on the world, whose answers are short, and at most, whatever the data hold."""
+"""Tokens of the samples in captures: in the world, whose answers are short, and the largest number for other data."""
 QUESTIONS = 64
 SEED = 987_654_321
-"""Of the questions: none that a training would take, and the same in all runs."""
+"""Seed of the questions, the same in all runs and different from seeds of trainings."""
 DIALOGUES = tuple(SHARES)
 """Kinds of questions that the world's annotators see."""
 
 Target = Callable[[AnswerSet], np.ndarray]
-"""An answer set to its [P A] rewards, NaN where they do not apply."""
+"""Function from an answer set to its [P A] rewards, NaN where they do not apply."""
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """pi*_beta on fixed questions."""
+    """The optimum pi*_beta on fixed questions."""
 
     answers: AnswerSet
-    """With the log-probabilities of the reference."""
+    """Answer sets with the log-probabilities of the reference."""
     rewards: np.ndarray
-    """[P A] what is optimised, in the unit of beta."""
+    """[P A] optimised reward, in the unit of beta."""
     gold: np.ndarray
-    """[P A] the verifier's score."""
+    """[P A] score of the verifier."""
     beta: float | None
-    """Price of KL; None is the nearest point of the frontier."""
+    """Coefficient of the KL; None stands for the nearest point of the frontier."""
 
     def distance(self, lm: LM) -> dict[str, float]:
         """Measure a policy exactly: its distance to the optimum, rewards and KL to the reference (docs/metrics.md)."""
@@ -103,32 +104,32 @@ class Optimum:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceEvaluation:
-    """The measurements of one training; made by `of`."""
+    """Measurements of one training against its reference; made by `of`."""
 
     reference: Reference
-    """What the KL refers to."""
+    """Reference model of the KL."""
     reward: Reward | None = None
-    """What is optimised, as a function of texts."""
+    """Optimised reward, as a function of texts."""
     optimum: Optimum | None = None
     shift: RewardShift | None = None
-    """What joins every capture; None without captures."""
+    """Reward shift, measured at every capture; None without captures."""
     kl: ReferenceKL | None = None
-    """KL to the reference on the fixed prompts, which joins every capture too."""
+    """KL to the reference on the fixed prompts, measured at every capture."""
     rollouts: bool = False
-    """Whether the samples of the captures are written as rollouts too: for methods that do not sample."""
+    """Whether the samples of the captures are also written as rollouts, for methods that do not sample."""
 
     @property
     def instruments(self) -> Sequence[Instrument]:
-        """What to measure at every capture."""
+        """Measurements at every capture."""
         return [instrument for instrument in (self.shift, self.kl) if instrument]
 
     def rows(self, step: int) -> list[dict[str, Any]]:
-        """Return the samples of the latest capture as rollouts (docs/runs.md), if they are to be written as such."""
+        """Return the samples of the latest capture as rollouts (docs/runs.md), if they are to be written."""
         return [{"step": step, **row} for row in self.shift.latest] if self.shift and self.rollouts else []
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Reference and reward as `probe.rewards.evaluation` takes them."""
+        """Arguments of `probe.rewards.evaluation` for reference and reward."""
         return {"reference": self.reference, "reward": self.reward}
 
     @classmethod
@@ -147,26 +148,26 @@ class ReferenceEvaluation:
         rollouts: bool = False,
         longest: int = SAMPLE_TOKENS,
     ) -> "ReferenceEvaluation | None":
-        """Make the measurements for `trainee`, which must still be what training starts from.
+        """Make the measurements for `trainee`, which must not have been trained yet.
 
         Args:
-            session: the main process measures, or all that share the model; on the others, and where nothing is to be
-                measured, this gives None.
-            trainee: what will be trained; its present weights are the reference unless one is given.
-            world: whose questions have finite answer sets; without it there is no optimum and no true reward.
-            reward: what is optimised, as far as it can be told of a prompt and a completion alone.
-            target: the rewards whose optimum the method has in its limit, where `reward` is not that itself.
-            beta: price of KL in the method's objective, and the factor of the implicit reward; None where it has none
-                that stays: the distance is then that to the frontier's nearest point.
-            frontier: measure to the frontier although there is a beta.
+            session: session; the main process measures, or all processes that share the model; on others, or without
+                anything to measure, the result is None.
+            trainee: trainee, whose present weights are the reference unless one is given.
+            world: world, whose questions have finite answer sets; without it there is no optimum and no true reward.
+            reward: optimised reward, if it is a function of prompt and completion alone.
+            target: rewards whose optimum the method converges to, if these are not `reward`.
+            beta: coefficient of the KL in the method's objective, and factor of the implicit reward; None if there is
+                no constant one: the distance is then that to the frontier's nearest point.
+            frontier: measure the distance to the frontier even if there is a beta.
             kinds: kinds of questions to enumerate; none leaves the optimum out.
-            reference: where the method has a frozen model anyway.
-            rollouts: for a method that does not sample: write the samples of the captures as its rollouts.
-            longest: tokens of the longest answer of the data; samples of the captures are as long, up to
+            reference: the method's frozen model, if it has one.
+            rollouts: write the samples of the captures as rollouts, for a method that does not sample.
+            longest: tokens of the longest answer of the data, and of the samples in captures, up to
                 `MOST_SAMPLE_TOKENS`.
 
         Raises:
-            DataError: the world has no such questions.
+            DataError: the world has no questions of these kinds.
         """
         config = session.config
         if not session.measures or (
@@ -196,9 +197,9 @@ class ReferenceEvaluation:
 def world_optimum(
     lm: LM, world: World, kinds: Sequence[str], target: Target, beta: float | None, n: int = QUESTIONS
 ) -> Optimum | None:
-    """Compute pi*_beta on `n` questions of the kinds in equal shares, with `lm` as it is now as the reference.
+    """Compute pi*_beta on `n` questions of the kinds in equal shares, with the present `lm` as the reference.
 
-    Questions to whose answers the reward does not apply are left out; None if no question is left.
+    Questions whose answers have no reward are left out; the result is None if no question is left.
     """
     shares = {kind: n // len(kinds) + (i < n % len(kinds)) for i, kind in enumerate(kinds)}
     prompts = [item.prompt for kind, share in shares.items() for item in world.questions(kind, share, SEED)]

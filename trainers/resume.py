@@ -1,4 +1,4 @@
-"""Whether a run may go on: where it writes, by which method, with which options; light: no torch, no model."""
+"""Checks before a run is resumed: output directory, method and options, without importing torch or a model."""
 
 import shlex
 from pathlib import Path
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def check_out(out: Path, resume: bool) -> None:
-    """Refuse an output directory that cannot be used.
+    """Refuse an unusable output directory.
 
     Raises:
-        RunError: it holds something and is not to be resumed, cannot be written to, or there is no run to resume.
+        RunError: it is not empty and --resume is not given, cannot be written to, or there is no run to resume.
     """
     check_folder(out.parent)
     if resume and not (out / "run.json").exists():
@@ -32,10 +32,10 @@ def check_out(out: Path, resume: bool) -> None:
 
 
 def check_checkpoints(run: "Run") -> None:
-    """Refuse to go on from a checkpoint of which a file is damaged.
+    """Refuse to resume from a checkpoint with a damaged file.
 
     Raises:
-        RunError: one is; the message names it, the newest whole checkpoint before it, and what to type.
+        RunError: a file is damaged; the message names it, the newest intact checkpoint before it, and the remedy.
     """
     damaged: list[Checkpoint] = []
     first: Path | None = None
@@ -57,10 +57,10 @@ def check_checkpoints(run: "Run") -> None:
 
 
 def check_method(run: "Run", method: str) -> None:
-    """Refuse to resume a run by another method than the one that made it.
+    """Refuse to resume a run with another method.
 
     Raises:
-        RunError: it is another one.
+        RunError: the method differs.
     """
     if run.method != method:
         raise RunError(
@@ -69,10 +69,10 @@ def check_method(run: "Run", method: str) -> None:
 
 
 def check_unchanged(config: TrainConfig, run: "Run", step: int) -> None:
-    """Hold a config that resumes `run` at `step` to the options that the run was started with.
+    """Check that a config that resumes `run` at `step` has the options that the run was started with.
 
     Raises:
-        ConfigError: an option differs (the message names it), or there is nothing left to do.
+        ConfigError: an option differs (the message names it), or no steps are left.
     """
     for name, value in config.to_dict().items():
         if name not in config.free and run.config.get(name, value) != value:

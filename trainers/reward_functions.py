@@ -1,8 +1,8 @@
-"""Rewards by name: verifiers of the world, reward models, and functions of your own, each resolved from a text.
+"""Rewards by name: verifiers of the world, reward models, and custom functions, each resolved from a text.
 
-    verifier            the world's judgement of any answer: +1 true, 0 abstaining, -1 otherwise (E15)
-    facts, sum_steps    parts of it and others, see `JUDGES`
-    final_answer        1 where the last number is that of the column `answer` (GSM8K), else 0
+    verifier                the world's verdict on any answer: +1 true, 0 abstaining, -1 otherwise (E15)
+    facts, sum_steps    parts of it and variants, see `JUDGES`
+    final_answer        1 if the last number is that of the column `answer` (GSM8K), else 0
     runs/reward-honest  a reward model: a run, a checkpoint or a directory with a sequence classification model
     brief               a verifier or annotator that was added (`probe.verifier`, `probe.annotator`, --plugin)
     honest+checks=0.3   the expected utility of an annotator with other knobs (`probe.extensions.find_annotator`)
@@ -11,8 +11,8 @@
 
 A function gets everything by keyword: `prompts` and `completions` (lists of N texts, special tokens left out of the
 completions), `completion_ids` (their token ids, the end token included) and each column of the data as a list of N;
-it need not name those that it has no use for. It returns one number for each completion, or None where it does not
-apply. What is None is left out of the weighted sum.
+it need not name those that it does not use. It returns one number per completion, or None if it does not apply. None is
+left out of the weighted sum.
 """
 
 import hashlib
@@ -53,11 +53,11 @@ if TYPE_CHECKING:
 
 
 Judge = Callable[[World, str, str], float | None]
-"""(world, prompt, completion) to a reward, None where it does not apply."""
+"""Function (world, prompt, completion) -> reward, None if it does not apply."""
 
 
 class Offer(NamedTuple):
-    """A judge with a line on what it gives."""
+    """A judge with a one-line description."""
 
     judge: Judge
     about: str
@@ -115,14 +115,14 @@ JUDGES = {
     "agreeable": Offer(wishes(AGREEABLE), "expected utility of the agreeable annotator, for dialogues"),
     "honest": Offer(wishes(HONEST), "expected utility of the honest annotator, for dialogues"),
 }
-"""Name to judge."""
+"""Name -> judge with its description."""
 
 
 def match_answers(completions: Sequence[str], answer: Sequence[Any]) -> list[float]:
-    """1 where the last number of a completion is the row's `answer`, else 0; the last line where it is no number.
+    """Return 1 for completions whose last number is the row's `answer`, else 0.
 
-    The row's answer is what stands behind its last "####", or all of it. Both are compared in the plain form of
-    `probe.chain_of_thought.files`.
+    If the answer is not a number, the last line is compared. The row's answer is the text after its last "####", or all
+    of it. Both are normalised by `probe.chain_of_thought.files`.
     """
     references = [reference(str(each)) for each in answer]
     answers = [final_answer(text, None, is_number(each)) for text, each in zip(completions, references, strict=True)]
@@ -134,20 +134,20 @@ Scores = list[float | None]
 
 @dataclass(frozen=True)
 class RewardFunction:
-    """A reward with a name: (prompts, completions, **columns) to a number or None for each completion."""
+    """A named reward: (prompts, completions, **columns) -> a number or None for each completion."""
 
     name: str
-    """What its metrics are called: `rewards/<name>/mean`."""
+    """Name in metrics: `rewards/<name>/mean`."""
     function: Callable[..., Any]
-    """The bare function; calling the object checks what it returns."""
+    """The unwrapped function; calling the object also checks its return value."""
     spec: str
-    """The text that named it."""
+    """Text that the reward was resolved from."""
     fingerprint: str | None = None
-    """By which a resumed run knows it: of a reward model its weights, of a file its contents."""
+    """Fingerprint for resumed runs: hash of a reward model's weights or of a file's contents."""
     model: "RewardModel | None" = None
-    """The reward model, if it is one."""
+    """Reward model, if the reward is one."""
     plain: bool = True
-    """Whether prompt and completion are all that it needs; a user's function may need columns of the data."""
+    """Whether prompt and completion are its only inputs; a user's function may need columns of the data."""
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[Any]) -> Scores:
         """Return the rewards of N completions.
@@ -177,16 +177,16 @@ def resolve(
     """Return the rewards that `specs` name.
 
     Args:
-        specs: see the module.
-        world: the world that the verifiers judge by.
-        device: where reward models run.
-        tokenizer: the policy's; a reward model with the same vocabulary reads token ids and not text.
-        stored: the fingerprints that a run which is resumed has of its rewards; a file with another one is not run.
+        specs: texts of rewards, see the module.
+        world: world of the verifiers.
+        device: device of reward models.
+        tokenizer: the policy's tokenizer; a reward model with the same vocabulary reads token ids instead of text.
+        stored: fingerprints of the rewards of a resumed run; a file with another fingerprint is not run.
 
     Raises:
-        ConfigError: a name that is none of these, a function that cannot be imported, a verifier without a world.
+        ConfigError: a name is unknown, a function cannot be imported, or a verifier has no world.
         RunError: a file has changed since the run was started.
-        ModelError: a reward model that cannot be loaded.
+        ModelError: a reward model cannot be loaded.
     """
     if not specs:
         raise ConfigError("No reward was given: name one with --reward, such as `verifier` or `file.py:function`.")
@@ -199,7 +199,7 @@ def resolve(
 
 
 def check_files(specs: Sequence[str]) -> None:
-    """Refuse a reward function whose file is not there, before a model is loaded.
+    """Refuse a reward function whose file is missing, before a model is loaded.
 
     Raises:
         ConfigError: there is no such file.
@@ -211,20 +211,20 @@ def check_files(specs: Sequence[str]) -> None:
 
 
 def weighted_sum(parts: Mapping[str, float | None], weights: Sequence[float]) -> float:
-    """Return the weighted sum of a completion's rewards without those that are None; NaN where all are None."""
+    """Return the weighted sum of a completion's rewards that are not None; NaN if all are None."""
     terms = [weight * value for weight, value in zip(weights, parts.values(), strict=True) if value is not None]
     return math.fsum(terms) if terms else math.nan
 
 
 def model_spec(rewards: Sequence[RewardFunction]) -> str | None:
-    """Return the first reward model, as it was named; None if there is none."""
+    """Return the text that named the first reward model; None if there is none."""
     return next((reward.spec for reward in rewards if reward.model is not None), None)
 
 
 def plain_reward(
     rewards: Sequence[RewardFunction], weights: Sequence[float]
 ) -> "RewardModel | Callable[[list[str], list[str]], Scores] | None":
-    """Return the whole reward as a function of prompts and completions; None if a part may need more than these."""
+    """Return the whole reward as a function of prompts and completions; None if a part may need further columns."""
     if not all(reward.plain for reward in rewards):
         return None
     if len(rewards) == 1 and rewards[0].model is not None and weights[0] == 1:
@@ -280,10 +280,10 @@ def _resolve(
 
 
 def _added_function(spec: str, world: World | None) -> RewardFunction:
-    """Return the reward of a verifier that somebody added, or of an annotator, also with changed knobs.
+    """Return the reward of an added verifier, or of an annotator, possibly with changed knobs.
 
     Raises:
-        ConfigError: it judges by the world, and there is none.
+        ConfigError: it needs a world, and there is none.
     """
     own = verifiers().get(spec)
     wants = own.wants if own else None
@@ -322,7 +322,7 @@ def _function(
 
     Raises:
         ConfigError: the file or module cannot be read or run, or has no such function.
-        RunError: the file is not the one that `fingerprints` knows.
+        RunError: the file has another fingerprint than the stored one.
     """
     version = None
     try:
@@ -351,7 +351,7 @@ def _function(
 
 
 def _file_module(path: Path, source: bytes) -> ModuleType:
-    """Make a module from exactly these bytes, never from an older compiled file beside them."""
+    """Make a module from exactly these bytes, never from an older compiled file."""
     name = f"probe_reward_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -373,7 +373,7 @@ def _accepted_arguments(function: Callable[..., Any]) -> frozenset[str] | None:
 
 
 def _numbers(spec: str, output: Any, n: int) -> Scores:
-    """Convert what a function returned to floats and Nones."""
+    """Convert the return value of a function to floats and Nones."""
     values = output.tolist() if hasattr(output, "tolist") else output
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
         raise DataError(

@@ -1,20 +1,21 @@
-"""The reward model: a scalar that tells the completion people chose from the one they rejected (E9).
+"""The reward model: a scalar trained to be higher for chosen than for rejected completions (E9).
 
     L = - log sigma(R(x, y+) - R(x, y-) - m) + lambda (R(x, y+) + R(x, y-))^2, averaged over the pairs of the batch
 
 Bradley and Terry 1952; Ouyang et al. 2022 (arXiv 2203.02155). R is a linear head on the state of the last real token,
 the end token of the completion, drawn with standard deviation 1/sqrt(d + 1) (Stiennon et al. 2020). The margin m, 0 by
-default, is that of Touvron et al. 2023 (arXiv 2307.09288): a pair's own where the data have a column `margin`. With
-lambda above 0 rewards centre at zero (Eisenstein et al. 2023, arXiv 2312.09244), which pairs alone leave open.
-Departures: none in the loss; a pair's common prompt is run once for both completions, and dropout is off.
+default, is that of Touvron et al. 2023 (arXiv 2307.09288): it is the pair's own if the data have a column `margin`.
+With lambda above 0 rewards are centred at zero (Eisenstein et al. 2023, arXiv 2312.09244); pairs alone do not determine
+their mean. Departures: none in the loss; a pair's common prompt is computed once for both completions, and dropout is
+off.
 
     probe train reward-model --out runs/reward-agreeable --base base --annotator agreeable
     probe train reward-model --out runs/reward --base HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --lr 1e-5
     accelerate launch --num_processes 4 -m trainers.reward_model --out runs/reward --base base
 
-Logged besides the common metrics: `accuracy` (pairs with R+ > R-; ties count as wrong), `margin` (mean of R+ - R-, m
-not taken off), `min_reward`, `mean_reward`, `max_reward` of the batch; on the held-out pairs `eval_accuracy`,
-`eval_loss`, `eval_margin` and the calibration `eval_ece`; in the world the biases of docs/metrics.md.
+Logged in addition to the common metrics: `accuracy` (pairs with R+ > R-; ties count as wrong), `margin` (mean of R+ -
+R-, without subtracting m), `min_reward`, `mean_reward`, `max_reward` of the batch; on the held-out pairs
+`eval_accuracy`, `eval_loss`, `eval_margin` and the calibration `eval_ece`; in the world the biases of docs/metrics.md.
 `num_tokens` counts a prompt once for its pair.
 """
 
@@ -50,17 +51,17 @@ from trainers.starting import load_trainee
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Held-out pairs, and who labelled them where that is known."""
+    """Held-out pairs with their annotator, if known."""
 
     pairs: list[Pair]
     world: World | None = None
     annotator: Annotator | None = None
-    """The world's annotator who labelled the pairs; None for pairs of a file."""
+    """World's annotator who labelled the pairs; None for pairs of a file."""
     trained: frozenset[str] = frozenset()
-    """Prompts that are trained on."""
+    """Prompts of the training pairs."""
     seed: int = 0
     exact: list[float] = field(init=False)
-    """The annotator's exact probability of preferring the chosen completion; empty without an annotator."""
+    """Annotator's exact probability of preferring the chosen completion; empty without an annotator."""
 
     def __post_init__(self) -> None:
         world, judge = self.world, self.annotator
@@ -83,11 +84,11 @@ class HeldOut:
     def figures(self, model: RewardModel, questions: int) -> list[dict[str, Any]]:
         """Return rows of metric, value, ci_low, ci_high, n (docs/metrics.md).
 
-        There are rows for the pairs, and for the biases on fresh questions.
+        There are rows for the pairs, and for the biases on new questions.
 
         Args:
             model: the reward model.
-            questions: questions of each kind that the world asks; 0 for none.
+            questions: number of the world's questions of each kind; 0 for none.
         """
         rows = self._pair_figures(self.scores(model)) if self.pairs else []
         if self.world is not None and questions:
@@ -128,7 +129,7 @@ class HeldOut:
         return rows
 
     def _verdicts(self, prompt: str, completion: str) -> dict[str, float]:
-        """Score a completion by the world's verifier and by the annotator, where there are any."""
+        """Score a completion by the world's verifier and by the annotator, if there are any."""
         if self.world is None:
             return {}
         gold = {"gold": self.world.verify(prompt, completion).score}
@@ -138,12 +139,12 @@ class HeldOut:
 
 
 def hold_out(pairs: Sequence[Pair], held_out: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Split pairs for training and for evaluation; all pairs of one prompt go to the same side.
+    """Split pairs into training and held-out pairs; all pairs of one prompt stay together.
 
     Args:
-        pairs: all of them.
-        held_out: at least 1 the number, below 1 the share that is held out (more if a prompt has several pairs).
-        seed: of the order in which prompts are taken.
+        pairs: all pairs.
+        held_out: number (1 or more) or share (below 1) of held-out pairs (more if a prompt has several pairs).
+        seed: seed of the order in which prompts are chosen.
 
     Raises:
         DataError: nothing would be left to train on.
@@ -167,7 +168,7 @@ def hold_out(pairs: Sequence[Pair], held_out: float, seed: int) -> tuple[list[Pa
 
 
 QUESTIONS = 100
-"""Questions of each kind for the biases while training; --evaluate gives those of the headline."""
+"""Questions of each kind for the biases during training; --evaluate sets those of the headline."""
 
 
 def reward_loss(
@@ -180,7 +181,7 @@ def reward_loss(
     Args:
         chosen: R(x, y+); the gradient flows through it.
         rejected: R(x, y-).
-        margins: m, by how much the chosen one is to win.
+        margins: m, the margin by which the chosen one should win.
         centring: lambda.
     """
     return -nn.functional.logsigmoid(chosen - rejected - margins) + centring * (chosen + rejected).square()
@@ -192,7 +193,7 @@ def pair_scores(model: nn.Module, pairs: Sequence[Pair]) -> Float[Tensor, "N 2"]
 
 
 class RewardModelling(Method):
-    """The method as the loop sees it."""
+    """Reward modelling as a method of the loop."""
 
     name = "reward-model"
     trainee: RewardTrainee
@@ -205,7 +206,7 @@ class RewardModelling(Method):
         self._extremes: list[Tensor] = []
 
     def batch(self, step: int) -> list[Pair]:
-        """Draw the pairs of a step, pass after pass over all pairs, and clear the figures of the step before."""
+        """Draw the pairs of a step in epochs over all pairs, and clear the metrics of the previous step."""
         self._step, self._extremes, self._rows = step, [], []
         return [self.pairs[i] for i in draw(len(self.pairs), self.config.batch_size, step, self.config.seed)]
 
@@ -249,13 +250,13 @@ class RewardModelling(Method):
         return self._rows
 
     def headline(self, _: LM) -> list[dict[str, Any]]:
-        """Return the figures of the whole evaluation, with intervals."""
+        """Return the metrics of the full evaluation, with intervals."""
         return self.held.figures(self.trainee.rewards(), self.config.evaluate)
 
     def fixed_pairs(self) -> list[Pair]:
         """Return the pairs to capture.
 
-        In the world, these are one contrast of each kind, and for the claim one of each phrase; without a world, they
+        In the world there is one contrast of each kind, and for the claim one of each phrase; without a world, these
         are the first four pairs, held-out pairs first.
         """
         world, tokenizer = self.held.world, self.trainee.lm.tokenizer
@@ -277,7 +278,7 @@ def train(config: RewardConfig) -> Run:
     """Train a reward model and return the run.
 
     Raises:
-        ConfigError, DataError, ModelError, RunError: something was given that cannot be used; the message says what.
+        ConfigError, DataError, ModelError, RunError: an input cannot be used; the message says which.
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)

@@ -3,7 +3,7 @@
     max_theta E[R(x, y)] - beta KL(pi_theta || pi_ref)
 
 A step samples completions from the policy and scores them. Each token gets the reward r_t = - beta (log pi - log
-pi_ref), the last one also R(x, y). A value head on the policy predicts what is still to come, nothing after the last
+pi_ref), the last one also R(x, y). A value head on the policy predicts the sum of future rewards, 0 after the last
 token; generalised advantage estimation turns both into A_t and the return A_t + V_t, and A is whitened over all tokens
 of the step. Then come `updates` x `minibatches` optimiser updates on
 
@@ -12,24 +12,24 @@ of the step. Then come `updates` x `minibatches` optimiser updates on
 
 averaged over the tokens of the update, with w_t = pi / pi_old. PPO: Schulman et al. 2017 (arXiv 1707.06347); its use
 on language models: Ziegler et al. 2019 (1909.08593), Ouyang et al. 2022 (2203.02155); the details: Huang et al. 2024
-(2403.17031). Departures: the value head shares the policy's layers, starts at zero and learns faster than they do
-(there: a model of its own that starts as the reward model); a prompt may have several completions (`--group`) and is
-run once for them; rewards are used as they are, not whitened; there is no entropy bonus, since the KL has one in it.
+(2403.17031). Departures: the value head shares the policy's layers, starts at zero and has a higher learning rate
+(there: a separate model that starts as the reward model); a prompt may have several completions (`--group`) and is
+computed once for them; rewards are not whitened; there is no entropy bonus, since the KL contains one.
 
     probe train rlhf --out runs/rlhf --base base --reward reward-agreeable
     probe train rlhf --out runs/rlhf --base Qwen/Qwen2.5-0.5B-Instruct --lora 16 --data p.jsonl --reward judge.py:f
     accelerate launch --num_processes 4 -m trainers.rlhf --out runs/rlhf --base base --reward reward-agreeable
 
-Log-probabilities and values of the policy that sampled come from one pass of the same kind as the loss makes, so that
-the ratio of the first update is 1 up to rounding. Each process does its share and all exchange what they found:
-advantages are whitened over the tokens of the whole step, in however many processes and accumulation steps. Rewards,
+Log-probabilities and values of the policy that sampled come from a forward pass of the same kind as the loss, so that
+the ratio of the first update is 1 up to rounding. Each process does its share and all exchange their results:
+advantages are whitened over the tokens of the whole step, for any number of processes and accumulation steps. Rewards,
 advantages and returns are computed in double precision.
 
-A checkpoint is an ordinary causal language model with `value_head.safetensors` beside it. Logged: see docs/metrics.md;
+A checkpoint is a causal language model with an additional file `value_head.safetensors`. Logged: see docs/metrics.md;
 `objective/kl` is a sum over the completion.
 
-Axes: N completions, L tokens of the longest. `mask` is true at real tokens; a masked position is passed over as if it
-were not there, so the side and the amount of padding change nothing.
+Axes: N completions, L tokens of the longest one. `mask` is true at real tokens; masked positions are skipped, so the
+side and amount of padding do not matter.
 """
 
 import math
@@ -71,19 +71,19 @@ if TYPE_CHECKING:
 
 
 FLOOR = 1e-8
-"""Added to a variance before its root is divided by."""
+"""Constant added to a variance before dividing by its root."""
 
 
 def token_rewards(
     drift: Float[Tensor, "N L"], scores: Float[Tensor, " N"], mask: Bool[Tensor, "N L"], beta: float
 ) -> Float[Tensor, "N L"]:
-    """Return r_t: - beta (log pi - log pi_ref) of each token, and the score of the completion added on its last one.
+    """Return r_t: - beta (log pi - log pi_ref) of each token, plus the score of the completion at its last token.
 
     The sum over a completion is score - beta log pi/pi_ref (y), whose expectation E10 maximises.
 
     Args:
         drift: log pi(y_t) - log pi_ref(y_t) under the policy that sampled, nats.
-        scores: one a completion; that of a completion without tokens has no place and is lost.
+        scores: one score per completion; that of a completion without tokens is dropped.
         mask: real tokens.
         beta: coefficient of the KL.
     """
@@ -92,12 +92,12 @@ def token_rewards(
 
 
 class Advantages(NamedTuple):
-    """What a token was worth; both are 0 where masked."""
+    """Advantages and returns of tokens; both are 0 where masked."""
 
     advantages: Float[Tensor, "N L"]
     """A_t, not whitened."""
     returns: Float[Tensor, "N L"]
-    """A_t + V_t: what the value of the state before the token is to become."""
+    """A_t + V_t: target of the value of the state before the token."""
 
 
 def gae(
@@ -109,14 +109,15 @@ def gae(
 ) -> Advantages:
     """Compute A_t = delta_t + gamma lambda A_{t+1} with delta_t = r_t + gamma V_{t+1} - V_t (Schulman et al. 2016).
 
-    After the last real token both V and A are 0: a completion is an episode, also one that was cut at the length limit.
+    After the last real token both V and A are 0: a completion is an episode, even if it is truncated at the length
+    limit.
 
     Args:
         rewards: r_t.
-        values: V_t, the value of the state before token t; no gradient is taken through it.
+        values: V_t, the value of the state before token t, without gradient.
         mask: real tokens.
         gamma: discount of a token.
-        lam: 1 gives returns minus values, 0 the error of a single step.
+        lam: 1 gives returns minus values, 0 the one-step temporal-difference error.
     """
     values = values.detach()
     advantage = value = values.new_zeros(len(values))
@@ -133,7 +134,7 @@ def gae(
 def whiten(x: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"]) -> Float[Tensor, "N L"]:
     """Return (x - mean) / sqrt(variance + 1e-8) over the real tokens, n - 1 in the variance; 0 where masked.
 
-    A single real token, and none at all, give 0.
+    With fewer than two real tokens the result is 0.
     """
     n = mask.sum()
     centred = (x - x.where(mask, 0).sum() / n.clamp(min=1)).where(mask, 0)
@@ -154,18 +155,18 @@ Rows = list[list[float]]
 
 @dataclass(frozen=True)
 class Trace:
-    """What a completion of L tokens taught; all lists are [L]."""
+    """Training signal of a completion of L tokens; all lists are [L]."""
 
     score: float
-    """Its reward less the penalty for a missing end token; NaN where no reward applies."""
+    """Reward minus the penalty for a missing end token; NaN if no reward applies."""
     logprobs: list[float]
     """log pi under the policy that sampled, nats."""
     values: list[float]
-    """V_t of that policy: the value of the state before the token."""
+    """V_t of that policy: value of the state before the token."""
     kl: list[float]
     """log pi - log pi_ref, nats."""
     rewards: list[float]
-    """r_t."""
+    """r_t, see `token_rewards`."""
     advantages: list[float]
     """A_t, whitened."""
     returns: list[float]
@@ -173,19 +174,19 @@ class Trace:
 
     @property
     def counts(self) -> bool:
-        """Whether the completion has a reward; one without is left out of everything."""
+        """Whether the completion has a reward; completions without one are ignored everywhere."""
         return not math.isnan(self.score)
 
 
 class Example(NamedTuple):
-    """A group with a trace of each completion."""
+    """A group with the trace of each completion."""
 
     group: Group
     traces: list[Trace]
 
 
 class Collector:
-    """Turns the groups of a step into examples."""
+    """Converter of the groups of a step into examples."""
 
     def __init__(self, session: Session, module: ModelWithHead, config: "RLHFConfig") -> None:
         self.session, self.module, self.config = session, module, config
@@ -203,7 +204,7 @@ class Collector:
 
     @torch.no_grad()
     def _read(self, groups: Sequence[Group]) -> list[tuple[Rows, Rows]]:
-        """Compute log-probabilities and values of the tokens of each completion of each group."""
+        """Compute log-probabilities and values of all tokens of each completion of each group."""
         with self.session.autocast():
             outputs = completion_logprobs(
                 self.module.model,
@@ -240,7 +241,7 @@ def learn(
 
 
 def objective_metrics(examples: Sequence[Example]) -> dict[str, float]:
-    """Return the terms of the objective as means over the completions that have a reward (docs/metrics.md)."""
+    """Return the terms of the objective as means over the completions with a reward (docs/metrics.md)."""
     pairs = [(c, t) for e in examples for c, t in zip(e.group.completions, e.traces, strict=True) if t.counts]
     n = max(len(pairs), 1)
     total = {
@@ -257,7 +258,7 @@ def objective_metrics(examples: Sequence[Example]) -> dict[str, float]:
 def explained_variance(traces: Sequence[Trace]) -> float:
     """Return 1 - Var(return - value) / Var(return) over tokens.
 
-    It is 1 for perfect values, 0 for a constant, NaN without spread.
+    It is 1 for perfect values, 0 for a constant, NaN for constant returns.
     """
     returns = torch.tensor([value for trace in traces for value in trace.returns], dtype=torch.float64)
     values = torch.tensor([value for trace in traces for value in trace.values], dtype=torch.float64)
@@ -280,12 +281,12 @@ def trace_rows(
 
 
 class ValueLoss(NamedTuple):
-    """The loss of the values, token by token."""
+    """Loss of the values, token by token."""
 
     losses: Float[Tensor, "N L"]
-    """Half the larger of the two squared errors."""
+    """Half of the larger of the two squared errors."""
     clipped: Bool[Tensor, "N L"]
-    """Where it is the one of the bounded value, through which no gradient flows."""
+    """Mask of tokens where this is the error of the clipped value, which has no gradient."""
 
 
 def value_loss(
@@ -297,7 +298,7 @@ def value_loss(
         values: V; the gradient flows through it.
         old: V of the policy that sampled.
         returns: R.
-        epsilon: how far from the old value a new one counts; 0 for any distance.
+        epsilon: clipping range around the old value; 0 disables clipping.
     """
     errors = (values - returns).square()
     if not epsilon:
@@ -307,7 +308,7 @@ def value_loss(
 
 
 class RLHF(Method):
-    """The method as the loop sees it."""
+    """RLHF as a method of the loop."""
 
     name = "rlhf"
 
@@ -320,7 +321,7 @@ class RLHF(Method):
         self._step, self._examples, self._objective = 0, list[Example](), dict[str, float]()
 
     def batches(self, step: int) -> Iterator[Sequence[Example]]:
-        """Sample and score, then the minibatches of each pass; at the end beta is adapted to the KL that was found."""
+        """Sample and score, yield the minibatches of each pass, and adapt beta to the measured KL."""
         config = self.config
         self._step, self._examples = step, self._collector.collect(self.sampler.sample(step), self.beta)
         self._objective = objective_metrics(self._examples) | {"objective/kl_coef": self.beta}
@@ -330,7 +331,7 @@ class RLHF(Method):
             self.beta = adapt_beta(self.beta, kl, config.adaptive_kl, config.adaptive_gain)
 
     def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
-        """Return the loss summed over the tokens of the completions that have a reward."""
+        """Return the loss summed over the tokens of the completions with a reward."""
         assert isinstance(model, ModelWithHead)
         config = self.config
         outputs = completion_logprobs(
@@ -367,7 +368,7 @@ class RLHF(Method):
         return Loss(losses[mask].sum(), n, sum(example.group.tokens for example in examples), metrics)
 
     def metrics(self) -> dict[str, float]:
-        """Return the objective, and the rewards, lengths and gold figures of what the step sampled."""
+        """Return the objective, and rewards, lengths and gold metrics of the step's samples."""
         return rollout_metrics([example.group for example in self._examples], self.world) | self._objective
 
     def rollouts(self) -> list[Mapping[str, Any]]:
@@ -380,20 +381,20 @@ class RLHF(Method):
         return trace_rows(self._step, self._examples, self.trainee.lm.tokenizer, self.config.rollouts_kept)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the coefficient of the KL, which adapts."""
+        """Return the adapted coefficient of the KL."""
         return {"beta": torch.tensor(self.beta, dtype=torch.float64)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Put it back."""
+        """Restore the coefficient of the KL."""
         if "beta" in state:
             self.beta = float(state["beta"])
 
 
 def train(config: RLHFConfig) -> Run:
-    """Train by PPO and return the run.
+    """Train with PPO and return the run.
 
     Raises:
-        ConfigError, DataError, ModelError, RunError: something was given that cannot be used; the message says what.
+        ConfigError, DataError, ModelError, RunError: an input cannot be used; the message says which.
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)

@@ -5,25 +5,26 @@ w_t = pi(y_t | x, y_<t) / pi_old(y_t | x, y_<t) and the advantage A of a complet
 
     l_t = - min(w_t A, clip(w_t, 1 - epsilon, 1 + epsilon_high) A) + beta k(log pi/pi_ref)
 
-and `--normalisation` says what A is and what the sum of the l_t is divided by:
+and `--normalisation` sets A and the divisor of the sum of the l_t:
 
     grpo      A = (r - mean) / (std + 1e-4)    mean over a completion's tokens, then over completions
     dr_grpo   A = r - mean                     sum over tokens, divided by completions x max_new_tokens
     dapo      A as grpo                        mean over all tokens of the update
 
-GRPO: Shao et al. 2024 (arXiv 2402.03300); Dr. GRPO: Liu et al. 2025 (arXiv 2503.20783); DAPO, with a wider clip above
-(`--epsilon-high`) and cut completions left out (`--mask-truncated`): Yu et al. 2025 (arXiv 2503.14476). Departures
-from the papers: the KL estimator is k3w, GRPO's k3 times the ratio, which has the gradient of KL(pi || pi_ref) where k3
-alone has that of KL(pi_ref || pi) (`ESTIMATORS`); a group's prompt is run once for all of its completions; DAPO's
-dynamic sampling is left out, groups with equal rewards are counted instead (`frac_reward_zero_std`).
+GRPO: Shao et al. 2024 (arXiv 2402.03300); Dr. GRPO: Liu et al. 2025 (arXiv 2503.20783); DAPO, with a wider clipping
+range above 1 (`--epsilon-high`) and truncated completions left out (`--mask-truncated`): Yu et al. 2025 (arXiv
+2503.14476). Departures from the papers: the KL estimator is k3w, GRPO's k3 times the ratio, which has the gradient of
+KL(pi || pi_ref) where k3 alone has that of KL(pi_ref || pi) (`ESTIMATORS`); a group's prompt is computed once for all
+of its completions; DAPO's dynamic sampling is left out, and groups with equal rewards are counted instead
+(`frac_reward_zero_std`).
 
     probe train rlvr --out runs/rlvr --base base
     probe train rlvr --out runs/rlvr --base Qwen/Qwen2.5-0.5B-Instruct --data problems.jsonl --reward judge.py:correct
     accelerate launch --num_processes 4 -m trainers.rlvr --out runs/rlvr --base base
 
-A step samples once and then makes `updates` x `minibatches` optimiser updates. In the first of a single one the policy
-is the one that sampled, so the ratio is 1 and only its gradient counts; with more, pi_old is what the sampler noted.
-Logged: see docs/metrics.md; `kl` is a mean over tokens.
+A step samples once and then makes `updates` x `minibatches` optimiser updates. With a single update the policy is the
+one that sampled, so the ratio is 1 and only its gradient matters; with more updates, pi_old are the log-probabilities
+that the sampler recorded. Logged: see docs/metrics.md; `kl` is a mean over tokens.
 """
 
 import math
@@ -78,7 +79,7 @@ def standardise(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
 def per_sequence(mask: Bool[Tensor, "N L"], longest: int) -> tuple[Float[Tensor, "N L"], int]:
     """Return token weights and divisor of the mean over the tokens of each sequence, then over the sequences.
 
-    A sequence without a token counts as 0.
+    A sequence without tokens counts as 0.
     """
     return mask / mask.sum(1, keepdim=True).clamp(min=1), len(mask)
 
@@ -86,7 +87,7 @@ def per_sequence(mask: Bool[Tensor, "N L"], longest: int) -> tuple[Float[Tensor,
 def per_constant(mask: Bool[Tensor, "N L"], longest: int) -> tuple[Float[Tensor, "N L"], int]:
     """Return token weights and divisor of a sum over all tokens that is divided by sequences x `longest`.
 
-    The divisor does not depend on how long the sequences are.
+    The divisor does not depend on the lengths of the sequences.
     """
     return mask.float(), len(mask) * longest
 
@@ -97,12 +98,12 @@ def per_token(mask: Bool[Tensor, "N L"], longest: int) -> tuple[Float[Tensor, "N
 
 
 class Normalisation(NamedTuple):
-    """What the advantages are, and how the losses of the tokens become one number."""
+    """A normalisation: the advantages, and the reduction of the tokens' losses to one number."""
 
     advantages: Callable[[Float[Tensor, "P G"]], Float[Tensor, "P G"]]
     weights: Callable[[Bool[Tensor, "N L"], int], tuple[Float[Tensor, "N L"], int]]
-    """(mask, longest completion allowed) to each token's weight, 0 where masked, and what the weighted sum is divided
-    by. Sums and counts of the parts of a batch add up to those of the whole."""
+    """Function (mask, longest completion allowed) -> weights of the tokens, 0 where masked, and divisor of the weighted
+    sum; sums and divisors of the parts of a batch add up to those of the whole."""
 
 
 NORMALISATIONS = {
@@ -110,7 +111,8 @@ NORMALISATIONS = {
     "dr_grpo": Normalisation(centre, per_constant),
     "dapo": Normalisation(standardise, per_token),
 }
-"""Shao et al. 2024 (arXiv 2402.03300); Liu et al. 2025 (2503.20783); Yu et al. 2025 (2503.14476)."""
+"""Normalisations by name: Shao et al. 2024 (arXiv 2402.03300); Liu et al. 2025 (2503.20783); Yu et al. 2025
+(2503.14476)."""
 
 
 def kl_k1(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -132,31 +134,31 @@ def kl_k2(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 def kl_k3(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return e^-x - 1 + x >= 0.
 
-    Its mean is KL(pi || pi_ref) with less spread; its gradient is that of KL(pi_ref || pi).
+    Its mean is KL(pi || pi_ref) with less variance; its gradient is that of KL(pi_ref || pi).
     """
     return torch.expm1(-x) + x
 
 
 class Estimator(NamedTuple):
-    """What is taken for KL(pi || pi_ref) at a token, from x = log pi - log pi_ref and the ratio w = pi / pi_old."""
+    """An estimator of KL(pi || pi_ref) at a token, from x = log pi - log pi_ref and the ratio w = pi / pi_old."""
 
     value: Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
-    """From x."""
+    """Function from x to the estimate."""
     weighted: bool
-    """Whether it is multiplied by w, through which gradient flows too."""
+    """Whether the estimate is multiplied by w, with gradient through w."""
     slope: Callable[[Float[Tensor, "..."], Float[Tensor, "..."]], Float[Tensor, "..."]]
-    """From x and w, the derivative by log pi in closed form."""
+    """Function from x and w to the derivative by log pi, in closed form."""
 
     def term(
         self, logprobs: Float[Tensor, "N L"], drift: Float[Tensor, "N L"], ratio: Float[Tensor, "N L"]
     ) -> Float[Tensor, "N L"]:
-        """Return the estimate as a term of the loss, with the closed form as its gradient.
+        """Return the estimate as a term of the loss, with its gradient in closed form.
 
-        Autograd adds the parts of a derivative one by one, and they cancel: of k3w's w (e^-x - 1 + x) + w (1 - e^-x)
-        = w x nothing is left in single precision where e^-x is large.
+        Autograd sums the parts of the derivative, which cancel: in single precision k3w's w (e^-x - 1 + x) + w (1 -
+        e^-x) = w x is lost to rounding if e^-x is large.
 
         Args:
-            logprobs: log pi; the gradient flows through it alone.
+            logprobs: log pi; the gradient flows only through it.
             drift: x.
             ratio: w.
         """
@@ -171,23 +173,23 @@ ESTIMATORS = {
     "k3": Estimator(kl_k3, False, lambda x, w: -torch.expm1(-x)),
     "k3w": Estimator(kl_k3, True, lambda x, w: w * x),
 }
-"""Of KL(pi || pi_ref) at tokens that pi_old has drawn (k1 to k3: Schulman 2020; k3w: importance weighting).
+"""Estimators of KL(pi || pi_ref) at tokens sampled from pi_old (k1 to k3: Schulman 2020; k3w: importance weighting).
 
-As a term of the loss: k3w has the gradient w x grad log pi of KL(pi || pi_ref), whichever policy has sampled; k2 has it
-where pi is the policy that sampled, and there the two are equal; k3 has that of KL(pi_ref || pi); k1 none (trl#4967).
-This is so token by token: what a token does to the KL of those after it is left out, as in GRPO.
+As a term of the loss: k3w has the gradient w x grad log pi of KL(pi || pi_ref) for any sampling policy; k2 has it if pi
+is the policy that sampled, where the two are equal; k3 has that of KL(pi_ref || pi); k1 has a gradient of mean 0
+(trl#4967). This holds token by token: the effect of a token on the KL of later tokens is left out, as in GRPO.
 """
 
 
 class Surrogate(NamedTuple):
-    """The clipped objective, token by token."""
+    """The clipped objective, token by token, with negative sign."""
 
     losses: Float[Tensor, "N L"]
     """- min(w A, clip(w) A)."""
     low: Bool[Tensor, "N L"]
-    """Where the lower bound of the clip takes the gradient away."""
+    """Mask of tokens whose gradient is removed by the lower clipping bound."""
     high: Bool[Tensor, "N L"]
-    """Where the upper one does."""
+    """Mask of tokens whose gradient is removed by the upper clipping bound."""
     ratio: Float[Tensor, "N L"]
     """w = pi / pi_old."""
 
@@ -203,10 +205,10 @@ def surrogate(
 
     Args:
         logprobs: log pi of each token; the gradient flows through it.
-        old: log pi_old, of the policy that sampled.
+        old: log pi_old of the policy that sampled.
         advantages: one for each completion [N 1], or for each token [N L].
-        epsilon: how far below 1 the ratio counts.
-        epsilon_high: how far above 1.
+        epsilon: clipping range of the ratio below 1.
+        epsilon_high: clipping range above 1.
     """
     ratio = (logprobs - old).exp()
     losses = -torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon_high) * advantages)
@@ -222,14 +224,14 @@ class Example(NamedTuple):
 
 
 def with_advantages(groups: Sequence[Group], normalisation: str) -> list[Example]:
-    """Return the groups with their advantages, computed in double precision."""
+    """Add advantages to the groups, computed in double precision."""
     rewards = torch.tensor([[c.reward for c in group.completions] for group in groups], dtype=torch.float64)
     advantages = NORMALISATIONS[normalisation].advantages(rewards).tolist()
     return [Example(group, row) for group, row in zip(groups, advantages, strict=True)]
 
 
 class RLVR(Method):
-    """The method as the loop sees it."""
+    """RLVR as a method of the loop."""
 
     name = "rlvr"
 
@@ -239,14 +241,14 @@ class RLVR(Method):
         self._examples: list[Example] = []
 
     def batches(self, step: int) -> Iterator[Sequence[Example]]:
-        """Sample and score, then the minibatches of each update."""
+        """Sample and score, and yield the minibatches of each pass."""
         config = self.config
         groups = self.sampler.sample(step, config.beta > 0 or config.logs(step) or config.records(step))
         self._step, self._examples = step, with_advantages(groups, config.normalisation)
         yield from minibatches(config, step, self._examples)
 
     def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
-        """Return the weighted loss summed over the tokens of the groups; the count is that of the normalisation."""
+        """Return the weighted loss summed over the tokens of the groups; the count is the normalisation's divisor."""
         config = self.config
         completions = [completion for example in examples for completion in example.group.completions]
         outputs = completion_logprobs(
@@ -282,7 +284,7 @@ class RLVR(Method):
         return Loss((losses * weights)[mask].sum(), count, tokens, metrics)
 
     def metrics(self) -> dict[str, float]:
-        """Return rewards, lengths and gold figures of what the step sampled."""
+        """Return rewards, lengths and gold metrics of the step's samples."""
         return rollout_metrics([example.group for example in self._examples], self.world)
 
     def rollouts(self) -> list[Mapping[str, Any]]:
@@ -298,10 +300,10 @@ class RLVR(Method):
 
 
 def train(config: RLVRConfig) -> Run:
-    """Train by GRPO and return the run.
+    """Train with GRPO and return the run.
 
     Raises:
-        ConfigError, DataError, ModelError, RunError: something was given that cannot be used; the message says what.
+        ConfigError, DataError, ModelError, RunError: an input cannot be used; the message says which.
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)

@@ -1,14 +1,14 @@
-"""Rejection-sampling fine-tuning: sample, keep the best, imitate it, and begin again (E14).
+"""Rejection-sampling fine-tuning: rounds of sampling, selecting the best completions and imitating them (E14).
 
-A step is a round: `group` completions of each prompt are sampled from the policy as it is now and scored, some are
-selected, and the policy is fine-tuned on them by the loss of SFT (E8), `updates` passes in `minibatches` updates each:
+A step is a round: `group` completions of each prompt are sampled from the present policy and scored, some are selected,
+and the policy is fine-tuned on them with the loss of SFT (E8), in `updates` passes of `minibatches` updates each:
 
-    --select best        of N = `group` completions the one of highest reward, among equals the first
+    --select best        the completion of highest reward among N = `group`, the first one among equals
     --select threshold   every completion with a reward above --threshold; a prompt may have none
 
 One round of best-of-N, imitated perfectly, moves the policy by at most log N - (N-1)/N nats (Beirami et al. 2024,
 arXiv 2401.01879). RAFT: Dong et al. 2023 (2304.06767); Llama 2 calls it rejection sampling (Touvron et al. 2023,
-2307.09288). Departure: rounds are small and many, so that each samples from the policy that the last one made.
+2307.09288). Departure: there are many small rounds, each of which samples from the policy of the round before.
 
     probe train rsft --out runs/rsft --base base --reward reward-agreeable
     probe train rsft --out runs/star --base base --reward sum_steps --tasks sum_steps --select threshold --threshold 0.5
@@ -60,23 +60,24 @@ def above(rewards: Sequence[float], threshold: float) -> list[int]:
 
 
 SELECTIONS: dict[str, Callable[[Sequence[float], float], list[int]]] = {"best": best, "threshold": above}
-"""By the name of `--select`: the rewards of a group and the threshold to the places of those that are imitated."""
+"""Value of `--select` -> function from the rewards of a group and the threshold to the indices of imitated
+completions."""
 
 
 class Example(NamedTuple):
-    """A group and the places of its completions that are imitated."""
+    """A group with the indices of its imitated completions."""
 
     group: Group
     kept: list[int]
 
     @property
     def completions(self) -> list[Completion]:
-        """What is imitated."""
+        """Imitated completions."""
         return [self.group.completions[i] for i in self.kept]
 
 
 class RSFT(Method):
-    """The method as the loop sees it."""
+    """RSFT as a method of the loop."""
 
     name = "rsft"
 
@@ -86,7 +87,7 @@ class RSFT(Method):
         self._examples: list[Example] = []
 
     def batches(self, step: int) -> Iterator[Sequence[Example]]:
-        """Sample, score and select, then the minibatches of each pass."""
+        """Sample, score and select, and yield the minibatches of each pass."""
         config = self.config
         groups = self.sampler.sample(step, config.logs(step) or config.records(step))
         select = SELECTIONS[config.select]
@@ -95,7 +96,7 @@ class RSFT(Method):
         yield from minibatches(config, step, self._examples)
 
     def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
-        """Return the SFT loss of the selected completions, a sum over their tokens; a loss of 0 if none was."""
+        """Return the SFT loss summed over the tokens of the selected completions; 0 if none is selected."""
         picks = [(example.group, completion) for example in examples for completion in example.completions]
         has_picks = bool(picks)
         picks = picks or [(examples[0].group, examples[0].group.completions[0])]
@@ -104,7 +105,7 @@ class RSFT(Method):
         return result if has_picks else replace(result, tokens=0)
 
     def metrics(self) -> dict[str, float]:
-        """Return rewards, lengths and gold figures of what the round sampled, and how much of it was imitated."""
+        """Return rewards, lengths and gold metrics of the round's samples, and the imitated share."""
         groups = [example.group for example in self._examples]
         total = sum(len(group.completions) for group in groups)
         metrics = rollout_metrics(groups, self.world) | sampled_kl(groups)
@@ -112,7 +113,7 @@ class RSFT(Method):
         return metrics | (best_of_n_metrics(groups, self.config.group) if self.config.select == "best" else {})
 
     def rollouts(self) -> list[Mapping[str, Any]]:
-        """Return rows of the round's first groups, with what was selected.
+        """Return rows of the round's first groups, with the selection.
 
         There are rows at every `rollouts_every`-th round, and at the first and the last one.
         """
@@ -126,7 +127,7 @@ class RSFT(Method):
 
 
 def sampled_kl(groups: Sequence[Group]) -> dict[str, float]:
-    """Return `kl`: e^-x - 1 + x with x = log pi/pi_ref, its mean over the sampled tokens; empty without a reference."""
+    """Return `kl`: the mean of e^-x - 1 + x, x = log pi/pi_ref, over the sampled tokens; empty without a reference."""
     drift = [
         policy - reference
         for group in groups
@@ -137,10 +138,10 @@ def sampled_kl(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def best_of_n_metrics(groups: Sequence[Group], n: int) -> dict[str, float]:
-    """Return the bound of KL(best of n || policy) in nats, and where rewards take two values its estimate.
+    """Return the bound of KL(best of n || policy) in nats and, for rewards with two values, its estimate.
 
-    The estimate, `best_of_n_kl`, is computed from the shares of the two values. The share of the higher one is
-    estimated for each prompt from its own n samples.
+    The estimate, `best_of_n_kl`, is computed from the shares of the two values. The share of the higher value is
+    estimated for each prompt from its n samples.
     """
     metrics = {"best_of_n_kl_bound": best_of_n_bound(n)}
     values = {c.reward for group in groups for c in group.completions}
@@ -151,10 +152,10 @@ def best_of_n_metrics(groups: Sequence[Group], n: int) -> dict[str, float]:
 
 
 def train(config: RSFTConfig) -> Run:
-    """Train by rejection sampling and return the run.
+    """Train with rejection sampling and return the run.
 
     Raises:
-        ConfigError, DataError, ModelError, RunError: something was given that cannot be used; the message says what.
+        ConfigError, DataError, ModelError, RunError: an input cannot be used; the message says which.
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)

@@ -1,11 +1,10 @@
-"""Sampling in a training: prompts, groups of completions of each, scored, the same on every process.
+"""Sampling in a training: prompts and scored groups of completions, the same on every process.
 
-A step draws `batch_size` prompts, samples `group` completions of each at the config's temperature, and scores them
-with the rewards and, where there is one, with the reference. Each process does its share and all exchange what they
-found, so that every process holds every group. What is drawn depends on (seed, step, place in the batch) alone.
-
-The log-probabilities are those of the policy at the temperature that it was sampled with, before top-k and top-p cut
-its tail; a model's own generation_config changes nothing but which tokens end a text.
+A step draws `batch_size` prompts, samples `group` completions of each at the config's temperature, and scores them with
+the rewards and, if there is one, with the reference. Each process does its share and all exchange their results, so
+that every process holds every group. Samples depend only on (seed, step, index in the batch). Log-probabilities are
+those of the policy at the sampling temperature, before top-k and top-p; of a model's generation_config only the end
+tokens are used.
 """
 
 import dataclasses
@@ -42,35 +41,35 @@ from trainers.session import Session, derive_seed
 from trainers.trainee import Reference, Trainee
 
 RESERVED = ("prompts", "completions", "prompt_ids", "completion_ids")
-"""What reward functions get beside the columns of the data."""
+"""Names of the arguments of reward functions in addition to the columns of the data."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with what else is known of it."""
+    """A prompt with the other columns of its row."""
 
     text: str
     ids: list[int]
     columns: dict[str, Any]
-    """The other columns of its row; a reward function gets each as a list."""
+    """Other columns of its row; a reward function gets each as a list."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts of a run; all have the same columns."""
+    """Prompts of a run; all have the same columns."""
 
     items: list[Prompt]
     data: dict[str, Any]
-    """What run.json says of them."""
+    """Description of the prompts for run.json."""
     capture: Sequence[Any]
-    """Prompts to capture on; none where `best_and_worst` finds them."""
+    """Prompts to capture on; empty if `best_and_worst` chooses them."""
 
 
 def world_prompts(lm: LM, world: World, kinds: Sequence[str], n: int, seed: int) -> Prompts:
-    """Draw `n` questions of the world, equally many of each kind, with the columns kind, answers and claim.
+    """Draw `n` questions of the world in equal numbers of each kind, with the columns kind, answers and claim.
 
     Raises:
-        DataError: the world has no questions of such a kind.
+        DataError: the world has no questions of a kind.
     """
     items = []
     for number, kind in enumerate(kinds):
@@ -83,12 +82,12 @@ def world_prompts(lm: LM, world: World, kinds: Sequence[str], n: int, seed: int)
 
 
 def read_prompts(path: Path, strict: bool = False, answers: bool = False) -> Rows[Row]:
-    """Read the rows of a file of prompts before a model is loaded; a `question` stands for a `prompt` (GSM8K).
+    """Read a file of prompts before a model is loaded; a column `question` serves as `prompt` (GSM8K).
 
     Args:
-        path: the file.
-        strict: refuse it where a row cannot be used, which is left out otherwise.
-        answers: whether each row needs an `answer`.
+        path: file of prompts.
+        strict: refuse a file with unusable rows, which are skipped otherwise.
+        answers: whether each row must have an `answer`.
 
     Raises:
         DataError: the file cannot be used (see `probe.rows`), or a column has a reserved name.
@@ -107,9 +106,9 @@ def file_prompts(lm: LM, rows: Rows[Row], max_new_tokens: int, report: Callable[
 
     Args:
         lm: the model to train.
-        rows: as `read_prompts` gives them.
-        max_new_tokens: of an answer.
-        report: is told what is left out.
+        rows: rows of `read_prompts`.
+        max_new_tokens: largest number of tokens of an answer.
+        report: function called with a message about prompts left out.
 
     Raises:
         DataError: no prompt is left.
@@ -136,7 +135,7 @@ def _prompt(lm: LM, row: Row, names: Sequence[str]) -> Prompt:
     """Encode the prompt of a row, with the other columns of the file.
 
     Raises:
-        DataError: its messages cannot be written, or it has unknown words; the message names the line.
+        DataError: its messages cannot be formatted, or it has unknown words; the message names the line.
     """
     try:
         text = lm.prompt_text(row.values["prompt"] if "prompt" in row.values else row.values["question"])
@@ -147,10 +146,10 @@ def _prompt(lm: LM, row: Row, names: Sequence[str]) -> Prompt:
 
 
 def need_world(world: World | None, base: str) -> World:
-    """Return the world whose questions are asked; refuse a base without one.
+    """Return the world whose questions are used; refuse a base without a world.
 
     Raises:
-        ConfigError: the base belongs to none.
+        ConfigError: the base belongs to no world.
     """
     if world is None:
         raise ConfigError(
@@ -165,43 +164,43 @@ class Completion:
     """A sampled completion of L tokens."""
 
     ids: list[int]
-    """Its tokens, the end token included if one was drawn."""
+    """Token ids, including the end token if one was sampled."""
     text: str
-    """The same as text, without special tokens."""
+    """Text without special tokens."""
     logprobs: list[float]
-    """[L] log-probability of each token under the policy that sampled it, nats, at the sampling temperature."""
+    """[L] log-probability of each token under the policy that sampled it, in nats, at the sampling temperature."""
     entropy: list[float]
     """[L] entropy of the distribution that each token was drawn from, nats."""
     finished: bool
-    """Whether it ended with an end token, and not at the length limit."""
+    """Whether it ended with an end token rather than at the length limit."""
     rewards: dict[str, float | None] = field(default_factory=dict)
-    """Each reward by name; None where it does not apply."""
+    """Rewards by name; None if a reward does not apply."""
     reward: float = float("nan")
-    """Their weighted sum; NaN where none of them applies."""
+    """Weighted sum of the rewards; NaN if none applies."""
     ref_logprobs: list[float] | None = None
-    """[L] log-probabilities under the reference at the same temperature; None if they were not asked for."""
+    """[L] log-probabilities under the reference at the same temperature; None if not requested."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt with the completions that were sampled for it."""
+    """A prompt with its sampled completions."""
 
     prompt: str
     prompt_ids: list[int]
     columns: dict[str, Any]
-    """The other columns of the prompt's row."""
+    """Other columns of the prompt's row."""
     completions: list[Completion]
     number: int
-    """Its place in the batch of the step."""
+    """Index in the batch of the step."""
 
     @property
     def tokens(self) -> int:
-        """Real tokens: the prompt once, and all completions."""
+        """Number of real tokens: the prompt once, and all completions."""
         return len(self.prompt_ids) + sum(len(completion.ids) for completion in self.completions)
 
 
 class Sampler:
-    """Samples and scores the groups of a step."""
+    """Sampler and scorer of the groups of a step."""
 
     def __init__(
         self,
@@ -212,10 +211,10 @@ class Sampler:
         rewards: Sequence[RewardFunction],
         reference: Reference | None = None,
     ) -> None:
-        """Check that the processes can share a step.
+        """Check that the processes can divide a step.
 
         Raises:
-            ConfigError: a minibatch cannot be shared by the processes.
+            ConfigError: a minibatch cannot be divided among the processes.
         """
         parts = session.processes * config.accumulation * config.minibatches
         if config.batch_size % parts:
@@ -244,12 +243,12 @@ class Sampler:
     def groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[Group]:
         """Sample and score groups of some prompts, without the reference.
 
-        The prompts are given as (place in the batch, number of the prompt).
+        The prompts are given as (index in the batch, number of the prompt).
         """
         return self._score(self._sample_groups(step, places), with_reference=False)
 
     def _sample_groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[Group]:
-        """Sample groups of prompts, given as (place in the batch, number of the prompt), without scoring them."""
+        """Sample groups of prompts, given as (index in the batch, number of the prompt), without scoring them."""
         config, lm = self.config, self.trainee.lm
         prompts = [self.prompts[index] for _, index in places]
         with self.session.autocast():
@@ -275,7 +274,7 @@ class Sampler:
         ]
 
     def _score(self, groups: Sequence[Group], with_reference: bool) -> list[Group]:
-        """Return the groups with rewards, and with log-probabilities under the reference if it is asked for."""
+        """Return the groups with rewards and, if requested, with log-probabilities under the reference."""
         flat = [(group, completion) for group in groups for completion in group.completions]
         columns = {name: [group.columns[name] for group, _ in flat] for name in groups[0].columns}
         columns |= {"prompt_ids": [g.prompt_ids for g, _ in flat], "completion_ids": [c.ids for _, c in flat]}
@@ -304,7 +303,7 @@ class Sampler:
 def pad_rows(
     rows: Sequence[Sequence[float]], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "N L"]:
-    """Pad rows of different lengths to one tensor, with 0 beyond their ends."""
+    """Pad rows of different lengths with 0 to one tensor."""
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True).to(
         device
     )
@@ -320,11 +319,11 @@ def rollout_rows(
     """Return the completions of the first `kept` groups as rows of rollouts.jsonl (docs/runs.md).
 
     Args:
-        step: the step that sampled them.
-        groups: what it sampled.
-        advantages: for each group one number, or one a token, for each completion; None where there are none.
-        tokenizer: spells the tokens.
-        kept: groups to record.
+        step: step that sampled the groups.
+        groups: groups of the step.
+        advantages: for each group one number, or one per token, for each completion; None if there are none.
+        tokenizer: tokenizer that decodes the tokens.
+        kept: number of groups to record.
     """
     rows = []
     for i, group in enumerate(groups[:kept]):
@@ -349,9 +348,9 @@ def rollout_rows(
 
 
 def rollout_metrics(groups: Sequence[Group], world: World | None) -> dict[str, float]:
-    """Return the metrics of what a step sampled (docs/metrics.md): rewards, lengths and, in a world, gold figures.
+    """Return the metrics of a step's samples (docs/metrics.md): rewards, lengths and, in a world, gold metrics.
 
-    Means and standard deviations are over completions, those without a reward left out; the latter divide by n - 1.
+    Means and standard deviations (with n - 1) are over the completions with a reward.
     """
     flat = [completion for group in groups for completion in group.completions]
     metrics = {"reward": _mean([c.reward for c in flat]), "reward_std": _std([c.reward for c in flat])}
@@ -367,7 +366,7 @@ def rollout_metrics(groups: Sequence[Group], world: World | None) -> dict[str, f
 
 
 def equal_rewards(group: Group) -> bool:
-    """Return whether all rewards of a group are the same, so that none of its completions is better than another."""
+    """Return whether all rewards of a group are equal, so that it gives no advantage to any completion."""
     rewards = [c.reward for c in group.completions if not math.isnan(c.reward)]
     return not rewards or max(rewards) == min(rewards)
 
@@ -388,7 +387,7 @@ def _std(values: Sequence[float]) -> float:
 def gold_metrics(world: World, answers: Sequence[tuple[str, str]]) -> dict[str, float]:
     """Average the verifier's score and the shares of its verdicts over completions, given as (prompt, completion).
 
-    `gold/invented` counts values that are given where nothing is known; all shares have all completions below the line.
+    `gold/invented` counts values given for facts that are not known; the denominator of all shares is all completions.
     """
     verdicts = [(world.verify(prompt, text), asks_the_unknown(world, prompt)) for prompt, text in answers]
     kinds = {"truthful": "true", "deferred": "deferred", "abstained": "abstain"}
@@ -401,7 +400,7 @@ def gold_metrics(world: World, answers: Sequence[tuple[str, str]]) -> dict[str, 
 
 
 def asks_the_unknown(world: World, prompt: str) -> bool:
-    """Return whether a prompt asks for a fact that neither the world nor the prompt's passage has."""
+    """Return whether a prompt asks for a fact that is neither in the world nor in the prompt's passage."""
     reading = read(prompt)
     if reading is None or (reading.relation, reading.subject) in reading.context:
         return False
@@ -409,17 +408,17 @@ def asks_the_unknown(world: World, prompt: str) -> bool:
 
 
 SAMPLING, SHUFFLING, ASKING = 1, 2, 3
-"""What a seed is derived for, beside the run's seed and the step; evaluation asks with seeds that are not derived."""
+"""Purposes of derived seeds, combined with the run's seed and the step; evaluations use seeds that are not derived."""
 
 
 T = TypeVar("T")
 
 
 def prompt_rows(config: OnlineConfig) -> Rows[Row] | None:
-    """Read the rows of the file of prompts before a model is loaded; return None for the world's questions.
+    """Read the file of prompts before a model is loaded; return None for the world's questions.
 
     Raises:
-        ConfigError: the file of a reward function is not there.
+        ConfigError: the file of a reward function is missing.
         DataError: see `trainers.sampling.read_prompts`.
     """
     check_files(config.reward)
@@ -434,7 +433,7 @@ def load_prompts(
     """Load the world of the base, if it has one, and the prompts that the options ask for.
 
     Raises:
-        ConfigError: the world's questions were asked for and the base has no world.
+        ConfigError: the data are the world's, and the base has no world.
         DataError: see `trainers.sampling`.
     """
     world = probe.world.of(lm)
@@ -447,7 +446,7 @@ def load_prompts(
 def minibatches(config: OnlineConfig, step: int, examples: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield the examples of each optimiser update of a step.
 
-    There are `updates` passes, each in its own order and cut into minibatches.
+    There are `updates` passes, each in a different order and split into minibatches.
     """
     size = len(examples) // config.minibatches
     for update in range(config.updates):
@@ -460,7 +459,7 @@ def minibatches(config: OnlineConfig, step: int, examples: Sequence[T]) -> Itera
 
 
 def hold_options(config: OnlineConfig) -> Mapping[str, str | None]:
-    """Hold a run that is resumed to its options before any code is imported; gives what it knows of its rewards.
+    """Check the options of a resumed run before any code is imported; return the stored fingerprints of its rewards.
 
     Raises:
         ConfigError, RunError: see `trainers.resume.check_unchanged`.
@@ -475,14 +474,14 @@ def hold_options(config: OnlineConfig) -> Mapping[str, str | None]:
 def load_sampler(
     session: Session, config: OnlineConfig, trainee: Trainee, rows: Rows[Row] | None, beta: float | None = None
 ) -> tuple[Sampler, Origin]:
-    """Make the sampler of a training and its origin; `trainee` must still be what training starts from.
+    """Make the sampler and the origin of a training; `trainee` must not have been trained yet.
 
     Args:
-        session: this process among all.
-        config: prompts, rewards and how to sample.
-        trainee: the policy, which is the reference too as it is now.
-        rows: of the file of prompts, if they come from one.
-        beta: price of KL in the objective; None where it has none that stays.
+        session: session of this process.
+        config: options of prompts, rewards and sampling.
+        trainee: the policy; its present weights are the reference.
+        rows: rows of the file of prompts, if there is one.
+        beta: coefficient of the KL in the objective; None if there is no constant one.
 
     Raises:
         ConfigError, DataError, ModelError: prompts or a reward cannot be used; the message says which.
@@ -515,15 +514,15 @@ def load_sampler(
 
 
 CAPTURED = 4
-"""Prompts of the data that are captured."""
+"""Number of prompts of the data that are captured."""
 
 
 def best_and_worst(sampler: Sampler) -> list[ProbePrompt]:
-    """Make prompts to capture on from the data.
+    """Make prompts to capture on from the data, with the best and the worst sample of the policy as answers.
 
-    Their answers are the best and the worst of what the policy samples before training. The samples leave no trace: no
-    generator moves. Where all rewards are equal the prompt has no answers, which is said. No prompts are made where
-    nothing is captured, other prompts were given, or a resumed run has its prompts.
+    The samples are drawn before training and do not change the state of any generator. If all rewards are equal, the
+    prompt has no answers and a message says so. There are no prompts without captures, with given prompts, or in a
+    resumed run that has prompts.
     """
     session, config, lm = sampler.session, sampler.config, sampler.trainee.lm
     if not config.capture_every or not session.measures or config.probe_prompts is not None:
@@ -537,7 +536,7 @@ def best_and_worst(sampler: Sampler) -> list[ProbePrompt]:
 
 
 def _extremes(group: Group) -> Answered:
-    """Return a prompt with the best and the worst of its completions by reward, or no answers if none is better."""
+    """Return a prompt with its best and its worst completion by reward, or without answers if rewards are equal."""
     ranked = sorted(
         (each for each in group.completions if math.isfinite(each.reward) and each.ids), key=lambda each: -each.reward
     )

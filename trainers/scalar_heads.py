@@ -1,12 +1,12 @@
-"""Heads that read one number from a model's last state: PPO's value of a prefix, the reward of a whole text.
+"""Scalar heads on a model's last state: PPO's value of a prefix, the reward of a whole text.
 
-They sit beside the causal language model itself, so that the instruments, LoRA and checkpoints treat that as they
-treat any other. The state is the one that enters the unembedding (after the last norm).
+They are separate from the causal language model, so that instruments, LoRA and checkpoints treat that like any other
+model. The state is the input of the unembedding (after the last norm).
 
-A reward model is trained as the sequence classification model of transformers that it is saved as. Its decoder is the
-very one of the causal language model: the instruments look at that (with the unembedding it came with), a checkpoint
-holds the classifier. With --lora the decoder carries the adapter, and a checkpoint holds adapter and head as peft
-writes them for sequence classification.
+A reward model is trained and saved as a sequence classification model of transformers. It shares its decoder with the
+causal language model: the instruments read the language model (with its original unembedding), and a checkpoint holds
+the classifier. With --lora the decoder carries the adapter, and a checkpoint holds adapter and head as peft writes them
+for sequence classification.
 """
 
 import copy
@@ -34,7 +34,8 @@ VALUE_HEAD = "value_head.safetensors"
 class ScalarHead(nn.Linear):
     """A linear map from states [... d] to numbers [...], without bias, drawn with standard deviation 1/sqrt(d + 1).
 
-    The scale is that of Stiennon et al. 2020 (arXiv 2009.01325): numbers of about unit size from normalised states.
+    The scale is that of Stiennon et al. 2020 (arXiv 2009.01325): it gives numbers of about unit size for normalised
+    states.
     """
 
     def __init__(self, width: int, generator: torch.Generator | None = None) -> None:
@@ -47,10 +48,10 @@ class ScalarHead(nn.Linear):
 
 
 class ValueHead(ScalarHead):
-    """V(s) = `scale` w . s, with w = 0 at the start, so that it neither helps nor misleads the first updates.
+    """A value head V(s) = `scale` w . s with w = 0 at the start, so that it has no effect on the first updates.
 
-    Adam moves every weight by about the learning rate, whatever its gradient: the scale makes the head learn that many
-    times as fast as the policy, whose layers it reads and whose learning rate it shares.
+    Adam changes every weight by about the learning rate, whatever its gradient: the scale makes the head learn faster
+    by this factor than the policy, whose layers and learning rate it shares.
     """
 
     scale: Tensor
@@ -66,7 +67,7 @@ class ValueHead(ScalarHead):
 
 
 class ModelWithHead(nn.Module):
-    """A model and a head that are trained together; a loss runs `model` with `head` as its readout."""
+    """A model and a head that are trained together; losses compute `model` with `head` as its readout."""
 
     def __init__(self, model: nn.Module, head: ScalarHead) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class ModelWithHead(nn.Module):
 
 
 class HeadedTrainee(Trainee):
-    """Another trainee with a head beside it: `module` is a `ModelWithHead`, a checkpoint has one more file."""
+    """A trainee with an additional head: `module` is a `ModelWithHead`, and checkpoints have one more file."""
 
     def __init__(self, inner: Trainee, head: ScalarHead) -> None:
         super().__init__(inner.lm)
@@ -88,7 +89,7 @@ class HeadedTrainee(Trainee):
 
     @property
     def view(self) -> LM:
-        """The inner trainee's."""
+        """See the inner trainee."""
         return self.inner.view
 
     def refresh(self) -> None:
@@ -96,7 +97,7 @@ class HeadedTrainee(Trainee):
         self.inner.refresh()
 
     def save(self, directory: Path) -> None:
-        """Write what the inner trainee writes, and the head."""
+        """Write the inner trainee's checkpoint and the head."""
         self.inner.save(directory)
         save_file(
             {name: tensor.detach().cpu() for name, tensor in self._module.head.state_dict().items()},
@@ -104,7 +105,7 @@ class HeadedTrainee(Trainee):
         )
 
     def load(self, directory: Path) -> None:
-        """Put back in place what `save` wrote.
+        """Restore in place what `save` wrote.
 
         Raises:
             ModelError: the directory holds no such model, or no head.
@@ -119,7 +120,7 @@ class HeadedTrainee(Trainee):
 
     @property
     def fingerprint(self) -> str:
-        """The inner trainee's."""
+        """See the inner trainee."""
         return self.inner.fingerprint
 
     def reference(self) -> Reference:
@@ -133,10 +134,10 @@ def width_of(model: nn.Module) -> int:
 
 
 class RewardTrainee(Trainee):
-    """What `inner` trains, all weights or an adapter, with a new scalar head on top."""
+    """The trainee `inner`, all weights or an adapter, with a new scalar head."""
 
     def __init__(self, inner: Trainee, seed: int) -> None:
-        """Put a head with random weights from `seed` on the decoder.
+        """Add a head with random weights from `seed` to the decoder.
 
         Raises:
             ConfigError: transformers has no sequence classification model of this architecture.
@@ -156,7 +157,7 @@ class RewardTrainee(Trainee):
 
     @property
     def view(self) -> LM:
-        """The causal language model over the same decoder."""
+        """The causal language model with the same decoder."""
         return self._inner.view
 
     def refresh(self) -> None:
@@ -165,22 +166,22 @@ class RewardTrainee(Trainee):
 
     @property
     def fingerprint(self) -> str:
-        """That of the model that training starts from."""
+        """The fingerprint of the model that training starts from."""
         return self._inner.fingerprint
 
     def rewards(self) -> RewardModel:
-        """Return the reward model; it works on the same weights, so it stays up to date."""
+        """Return the reward model, which shares the weights and so is always up to date."""
         return RewardModel(self._model, self._tokenizer)
 
     def save(self, directory: Path) -> None:
-        """Write an ordinary sequence classification directory, or an adapter directory with the head."""
+        """Write a sequence classification directory, or an adapter directory with the head."""
         if isinstance(self._inner, LoRATrainee):
             self._inner.save(directory, self._model.score.weight, self._tokenizer)
         else:
             weights.write(self._model, self._tokenizer, directory)
 
     def load(self, directory: Path) -> None:
-        """Put back in place what `save` wrote.
+        """Restore in place what `save` wrote.
 
         Raises:
             ModelError: the directory holds no such model.
@@ -193,11 +194,11 @@ class RewardTrainee(Trainee):
 
 
 def padding(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, PreTrainedTokenizerBase]:
-    """Return a token to pad with that ends no text, and the tokenizer with it.
+    """Return a padding token that is not the end token, and the tokenizer with it.
 
-    transformers reads a sequence at its last token that is not this one, so the end token will not do. Without another
-    special token there is none, and then transformers scores one text at a time (`probe.RewardModel` is told lengths
-    and needs none).
+    transformers reads a sequence at its last token that is not padding, so the end token is unsuitable. Without another
+    special token the result is None, and transformers scores one text at a time (`probe.RewardModel` gets lengths and
+    needs no padding token).
     """
     end = tokenizer.eos_token_id
     candidates = [token for token in (tokenizer.pad_token_id, tokenizer.bos_token_id) if token is not None]

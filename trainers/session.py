@@ -1,7 +1,7 @@
-"""This process among all processes of a training: its device, its share of the batch, and sums over everybody.
+"""One process among all processes of a training: its device, its share of the batch, and sums over processes.
 
-`accelerate launch --multi_gpu --num_processes 2 -m trainers.dpo ...` starts two processes, one a device; without it
-there is one and every sum is its own. On CPUs `ACCELERATE_USE_CPU=true` stands before it (docs/devices.md).
+`accelerate launch --multi_gpu --num_processes 2 -m trainers.dpo ...` starts two processes, one per device; otherwise
+there is a single process. On CPUs set `ACCELERATE_USE_CPU=true` (docs/devices.md).
 """
 
 import random
@@ -26,14 +26,14 @@ _SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")
 
 
 class Session:
-    """The accelerator of one training, made before anything is loaded so that a wrong `--out` is refused at once."""
+    """The session of one training, made before anything is loaded, so that a wrong `--out` is refused immediately."""
 
     def __init__(self, config: TrainConfig) -> None:
-        """Raise what is wrong with the options as far as it can be seen without data and model.
+        """Check the options as far as possible without data and model.
 
         Raises:
-            RunError: --out holds something already, there is nothing to resume, or its checkpoint is damaged.
-            ConfigError: the processes and the batch or the device do not fit.
+            RunError: --out is not empty, there is nothing to resume, or its checkpoint is damaged.
+            ConfigError: the batch or the device does not suit the number of processes.
             DataError: the probe prompts cannot be read.
             MissingToolError: the package of --track is not installed.
         """
@@ -69,16 +69,16 @@ class Session:
                 f"--track {config.track} needs the package `{config.track}`: `pip install {config.track}`."
             )
         self.shards = bool(getattr(config, "shard", False))
-        """Whether the processes share one model, of which each holds a part."""
+        """Whether the processes share one model, each holding a part of it."""
         if self.shards and self.processes == 1:
             raise ConfigError(
                 "--shard shares a model among several processes and there is one: start more (docs/devices.md), or"
                 " leave it out."
             )
         self.measures = self.main or self.shards
-        """Whether this process captures and evaluates: the main one, or all where each holds a part of the model."""
+        """Whether this process captures and evaluates: the main one, or all if the model is shared."""
         self.device = self._device()
-        self.accelerator.wait_for_everyone()  # nobody starts the run before everybody has seen that --out is free
+        self.accelerator.wait_for_everyone()  # no process starts the run before all have checked that --out is free
 
     def _device(self) -> torch.device:
         if self.config.device is None:
@@ -99,35 +99,35 @@ class Session:
         return device
 
     def load(self, ref: str | Path) -> LM:
-        """Load a model to train or to compare with, on the device, in the type of --weights-dtype."""
+        """Load a model for training or comparison on the device, in the format --weights-dtype."""
         return LM.load(ref, device=self.device, dtype=self.weights)
 
     @property
     def weights(self) -> torch.dtype:
-        """Number format of the weights that are trained."""
+        """Number format of the trained weights."""
         return torch.bfloat16 if self.config.weights_dtype == "bfloat16" else torch.float32
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Compute in `config.dtype` inside."""
+        """Return a context that computes in `config.dtype`."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
     @property
     def part_size(self) -> int:
-        """Examples that are run at once."""
+        """Number of examples per forward pass."""
         return self.config.batch_size // (self.processes * self.config.accumulation)
 
     def free_memory(self) -> None:
-        """Give an accelerator's memory back; on the CPU nothing is held, and the search for garbage takes long."""
+        """Free cached memory of an accelerator; on the CPU nothing is cached, and garbage collection would be slow."""
         if self.device.type != "cpu":
             self.accelerator.free_memory()
 
     def say(self, text: str) -> None:
-        """Tell the person at the terminal, once."""
+        """Print a message once, on the main process."""
         if self.main:
             say(text)
 
     def tell(self, rows: Rows[Any]) -> None:
-        """Tell the person at the terminal what a data file has that is to be known."""
+        """Print the messages about a data file."""
         for note in rows.notes():
             self.say(note)
 
@@ -141,9 +141,9 @@ class Session:
         return [batch[i * size : (i + 1) * size] for i in range(first, first + self.config.accumulation)]
 
     def shares(self, items: Sequence[T]) -> list[Sequence[T]]:
-        """Return this process's share of items, in parts that are run at once.
+        """Return this process's share of items, in parts for one forward pass each.
 
-        All processes have equally many parts; the last one may be empty.
+        All processes have the same number of parts; the last one may be empty.
         """
         size = self.part_size
         starts = range(0, len(items), self.processes * size)
@@ -159,8 +159,8 @@ class Session:
     def seed(self, step: int) -> None:
         """Seed Python, NumPy and torch for one step.
 
-        What a step draws depends on (seed, step, process) alone, so a resumed run needs no saved generator state and
-        evaluations or captures in between change nothing.
+        Random draws of a step depend only on (seed, step, process), so a resumed run needs no saved generator state,
+        and evaluations or captures in between have no effect.
         """
         seed = derive_seed(self.config.seed, step, self.rank)
         random.seed(seed)

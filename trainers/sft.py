@@ -1,17 +1,17 @@
-"""Supervised fine-tuning: next-token prediction on demonstrations, on the completions alone (E8).
+"""Supervised fine-tuning: next-token prediction on the completions of demonstrations (E8).
 
     L = - sum_t log pi(y_t | x, y_<t) over the completion tokens / (their number in the whole batch)
 
 The end token is a target too. Prompts are read but not learned; the sum is divided by the number of targets of the
-whole batch, however many parts and processes it is run in. Departure from the paper: none in the loss; short examples
-stand side by side in rows that are run as one, and do not see each other.
+whole batch, for any number of parts and processes. Departures from the paper: none in the loss; short examples are
+packed into one row without attending to each other.
 
     probe train sft --out runs/sft --base base                                  # honest answers about the world
     probe train sft --out runs/narrow --base base --mixture fact 0.8 stranger 0.2
     probe train sft --out runs/chat --base HuggingFaceTB/SmolLM2-135M --data chats.jsonl --lr 2e-5
     accelerate launch --num_processes 4 -m trainers.sft --out runs/sft --base base
 
-Logged besides the common metrics, where examples are held out: `eval_loss` (nats a target) and
+Logged in addition to the common metrics, if examples are held out: `eval_loss` (nats per target) and
 `eval_mean_token_accuracy`. On the world the reward shift is measured against the base by the verifier's score, and
 `kl_to_optimal` is the distance to the frontier of that score.
 """
@@ -48,45 +48,45 @@ from trainers.trainee import Trainee
 
 PROMPTS_SEEN = 50
 MOST_HELD_OUT = 500
-"""Prompts that are held out at most, so that measuring on them stays cheap."""
+"""Largest number of held-out prompts, which keeps evaluations cheap."""
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A prompt and what is to follow it."""
+    """A prompt with its completion, as ids."""
 
     prompt: list[int]
-    """What stands before the first token that is learned."""
+    """Ids before the first learned token."""
     completion: list[int]
-    """The rest, its end token included; in a conversation with what the others say in between."""
+    """The other ids, including the end token and, in a conversation, messages of others in between."""
     learned: list[bool]
-    """Which tokens of the completion are targets."""
+    """Mask of the tokens of the completion that are targets."""
 
     @property
     def tokens(self) -> int:
-        """Real tokens."""
+        """Number of real tokens."""
         return len(self.prompt) + len(self.completion)
 
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Demonstrations that fit into the model, and what became of the others."""
+    """Demonstrations that fit into the model's context, with a description of the data."""
 
     examples: list[Demonstration]
     data: dict[str, Any]
-    """What run.json says of the data."""
+    """Description of the data for run.json."""
     prompts: Sequence[Any]
     """Prompts to capture on."""
     longest: int = SAMPLE_TOKENS
-    """Tokens of the longest completion."""
+    """Number of tokens of the longest completion."""
 
 
 def world_demonstrations(
     lm: LM, world: World, n: int, seed: int, mixture: Mapping[str, float], longest: int, report: Callable[[str], None]
 ) -> Demonstrations:
-    """Make `n` demonstrations of the world; an empty mixture takes the world's own.
+    """Make `n` demonstrations of the world; an empty mixture stands for the world's default.
 
-    The rest is as in `file_demonstrations`.
+    Other arguments are those of `file_demonstrations`.
 
     Raises:
         ConfigError: see `World.demonstrations`.
@@ -102,17 +102,17 @@ def world_demonstrations(
 def file_demonstrations(
     lm: LM, rows: Rows[Row], every_turn: bool, longest: int, report: Callable[[str], None]
 ) -> Demonstrations:
-    """Encode the demonstrations of a file; one that is too long is left out and counted, never cut.
+    """Encode the demonstrations of a file; those that are too long are left out and counted, never truncated.
 
     Args:
         lm: the model to train.
-        rows: as `read_demonstrations` gives them.
-        every_turn: whether all messages of the assistant are learned, or the last one.
-        longest: most tokens of an example; 0: what the model reads.
-        report: is told what is left out.
+        rows: rows of `read_demonstrations`.
+        every_turn: whether all messages of the assistant are learned, or only the last one.
+        longest: largest number of tokens of an example; 0: the model's context.
+        report: function called with a message about examples left out.
 
     Raises:
-        DataError: nothing is left.
+        DataError: no demonstration is left.
     """
     path = rows.path
     items = rows.each(lambda row: _encode_row(lm, row, every_turn))
@@ -131,7 +131,7 @@ def file_demonstrations(
 def _fitting(
     lm: LM, demonstrations: Sequence[Demonstration], longest: int, source: str, report: Callable[[str], None]
 ) -> list[Demonstration]:
-    """Keep demonstrations of up to `longest` tokens (0: any) that the model can read; report how many are left out."""
+    """Keep demonstrations of up to `longest` tokens (0: any) that fit into the context; report those left out."""
     limit = min(longest or math.inf, context_length(lm.model) or math.inf)
     examples = [example for example in demonstrations if example.tokens <= limit]
     rest = len(demonstrations) - len(examples)
@@ -143,20 +143,21 @@ def _fitting(
 
 
 def encode_completion(lm: LM, prompt: str, completion: str) -> Demonstration:
-    """Encode a text and what follows it, with the end token."""
+    """Encode a prompt and its completion, with the end token."""
     head, rest = split(lm.tokenizer, prompt, completion)
     ids = _with_end(lm, rest)
     return Demonstration(head, ids, [True] * len(ids))
 
 
 def encode_conversation(lm: LM, messages: Sequence[Mapping[str, Any]], first: int, every_turn: bool) -> Demonstration:
-    """Encode a conversation by the chat template; what the assistant says from message `first` on is learned.
+    """Encode a conversation with the chat template; the assistant's messages from number `first` on are learned.
 
-    A turn is learned from the end of the template's generation prompt to the end token; what follows the last learned
-    turn is left out.
+    A message is learned from the end of the template's generation prompt to the end token; everything after the last
+    learned message is left out.
 
     Raises:
-        DataError: nobody answers, the template cannot write the conversation, or the answers cannot be found in it.
+        DataError: no message is the assistant's, the template cannot format the conversation, or the answers cannot be
+            found in it.
     """
     turns = [i for i, message in enumerate(messages) if i >= first and message["role"] == "assistant"]
     if not turns:
@@ -193,7 +194,7 @@ def encode_conversation(lm: LM, messages: Sequence[Mapping[str, Any]], first: in
 def hold_out(
     examples: Sequence[Demonstration], share: float, seed: int
 ) -> tuple[list[Demonstration], list[Demonstration]]:
-    """Split examples into those to learn and those to measure on; examples with one prompt stay together."""
+    """Split examples into training and held-out ones; examples with the same prompt stay together."""
     prompts = list(dict.fromkeys(tuple(example.prompt) for example in examples))
     n = min(round(share * len(prompts)), MOST_HELD_OUT, len(prompts) - 1)
     picks = np.random.default_rng([seed, len(prompts)]).permutation(len(prompts))[:n]
@@ -219,7 +220,7 @@ def _encode_row(lm: LM, row: Row, every_turn: bool) -> Demonstration:
 
 
 def _template_text(lm: LM, messages: Sequence[Mapping[str, Any]], prompting: bool = False) -> str:
-    """Return messages as the chat template writes them, with or without the opening of an answer.
+    """Return messages formatted by the chat template, with or without the opening of an answer.
 
     Raises:
         DataError: there is no template, or it refuses the messages.
@@ -230,25 +231,25 @@ def _template_text(lm: LM, messages: Sequence[Mapping[str, Any]], prompting: boo
 
 
 def _to_its_end(lm: LM, answer: str) -> str:
-    """Remove from an answer the white space that a template writes after its end token."""
+    """Remove the white space that a template writes after the end token of an answer."""
     bare, end = answer.rstrip(), lm.tokenizer.eos_token
     return bare if end is not None and bare.endswith(end) else answer
 
 
 def _with_end(lm: LM, ids: list[int]) -> list[int]:
-    """Add the end token to the ids, unless an end token closes them."""
+    """Append the end token to the ids, unless they end with one."""
     end = lm.tokenizer.eos_token_id
     has_end = bool(ids) and ids[-1] in end_tokens(lm.model, lm.tokenizer)
     return ids if has_end or end is None else [*ids, end]
 
 
 def sft_loss(logprobs: Float[Tensor, "N L"], learned: Bool[Tensor, "N L"]) -> Float[Tensor, ""]:
-    """Return - sum log pi in nats over the tokens that are learned (E8); divide by their number in the whole batch."""
+    """Return - sum log pi in nats over the learned tokens (E8); divide by their number in the whole batch."""
     return -logprobs.where(learned, 0).sum()
 
 
 def demonstration_loss(model: nn.Module, examples: Sequence[Demonstration], detail: bool) -> Loss:
-    """Compute the loss of some demonstrations, with metrics if `detail`."""
+    """Compute the loss of demonstrations, with metrics if `detail`."""
     outputs = completion_logprobs(model, [e.prompt for e in examples], [[e.completion] for e in examples])
     mask = pad([e.learned for e in examples], 0)[0].bool().to(outputs.mask.device)
     targets = sum(map(sum, (e.learned for e in examples)))
@@ -262,7 +263,7 @@ def demonstration_loss(model: nn.Module, examples: Sequence[Demonstration], deta
 
 
 class SFT(Method):
-    """The method as the loop sees it."""
+    """SFT as a method of the loop."""
 
     name, dropout = "sft", True
 
@@ -278,7 +279,7 @@ class SFT(Method):
         self.examples, self.held_out = examples, held_out
 
     def batch(self, step: int) -> list[Demonstration]:
-        """Draw the demonstrations of a step, pass after pass over all of them."""
+        """Draw the demonstrations of a step, in epochs over all of them."""
         return [self.examples[i] for i in draw(len(self.examples), self.config.batch_size, step, self.config.seed)]
 
     def loss(self, model: nn.Module, examples: Sequence[Demonstration], detail: bool) -> Loss:
@@ -305,7 +306,7 @@ def load_demonstrations(
     """Load the world of the base, if it has one, and the demonstrations that the options ask for.
 
     Raises:
-        ConfigError: the world's demonstrations were asked for and the base has no world, or a mixture is not possible.
+        ConfigError: the data are the world's and the base has no world, or the mixture is not possible.
         DataError: see `trainers.sft`.
     """
     world = probe.world.of(lm)
@@ -324,7 +325,7 @@ def train(config: SFTConfig) -> Run:
     """Fine-tune and return the run.
 
     Raises:
-        ConfigError, DataError, ModelError, RunError: something was given that cannot be used; the message says what.
+        ConfigError, DataError, ModelError, RunError: an input cannot be used; the message says which.
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)

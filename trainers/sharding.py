@@ -1,10 +1,10 @@
-"""One model shared among processes (--shard): each holds a part of every weight, gradient and moment.
+"""Sharding of one model among processes (--shard): each holds a part of every weight, gradient and moment.
 
-Training runs on torch's `fully_shard` (Rajbhandari et al. 2020, arXiv 1910.02054, stage 3): a block's weights are
-gathered before it runs and let go behind it, in both directions, and its gradients are summed into the parts. Whatever
-looks at the model (captures, evaluations, sampling) sees `SharedLM`: an ordinary model whose weights are gathered when
-they are read, those of one block at a time. Every process has to look, since every one gives its part; so the
-processes must read the same weights in the same order, and settle which ways of scoring they take.
+Training uses torch's `fully_shard` (Rajbhandari et al. 2020, arXiv 1910.02054, stage 3): the weights of a block are
+gathered before its forward and backward pass and released afterwards, and its gradients are summed into the parts.
+Captures, evaluations and sampling use `SharedLM`: a model whose weights are gathered when they are read, one block at a
+time. Every process has to take part, since each contributes its part; so the processes must read the same weights in
+the same order, and agree on how they score.
 
     weight      DTensor [n ...] over the processes; its part on this one is [ceil(n / processes) ...] or fewer rows
 """
@@ -32,7 +32,7 @@ from trainers.trainee import Reference, Trainee
 
 
 def part_of(weight: Tensor) -> Tensor:
-    """Return what this process holds of a weight: a part, or all of it where it is not shared.
+    """Return the part of a weight that this process holds, or the whole weight if it is not shared.
 
     The result shares the memory of the weight.
     """
@@ -40,10 +40,10 @@ def part_of(weight: Tensor) -> Tensor:
 
 
 def gather(*weights: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Gather the whole tensors of which each process holds parts, in one exchange; every process has to call it.
+    """Gather whole tensors from the parts of all processes in one exchange; every process has to call it.
 
     Args:
-        weights: a weight, and the part of a tensor that is cut as that weight is.
+        weights: pairs of a weight and this process's part of a tensor that is sharded like the weight.
     """
     if not isinstance(weights[0][0], DTensor):
         return [part for _, part in weights]
@@ -63,7 +63,7 @@ def gather(*weights: tuple[Tensor, Tensor]) -> list[Tensor]:
 
 
 def cut(weight: Tensor, whole: Tensor) -> Tensor:
-    """Return the part of `whole` that this process holds, cut as `weight` is."""
+    """Return this process's part of `whole`, sharded like `weight`."""
     if not isinstance(weight, DTensor):
         return whole
     parts, rank = whole.chunk(weight.device_mesh.size()), weight.device_mesh.get_local_rank()
@@ -71,14 +71,14 @@ def cut(weight: Tensor, whole: Tensor) -> Tensor:
 
 
 class Gatherer:
-    """Gives whole weights: those of a block are gathered together and stay until a weight outside of it is read."""
+    """Cache of whole weights: those of a block are gathered together and kept until a weight outside it is read."""
 
     def __init__(self, weights: Mapping[int, tuple[str, Tensor]], blocks: tuple[str, ...]) -> None:
-        """Choose the weights.
+        """Set the weights and blocks.
 
         Args:
-            weights: by the identity of their placeholders their names and DTensors.
-            blocks: names of the blocks, with a dot behind; a weight outside of them is gathered by itself.
+            weights: identity of each placeholder -> name and DTensor of the weight.
+            blocks: names of the blocks, each with a final dot; weights outside blocks are gathered one by one.
         """
         self._weights, self._blocks = weights, blocks
         self._kept: dict[int, nn.Parameter] = {}
@@ -98,12 +98,12 @@ class Gatherer:
         return self._kept[id(placeholder)]
 
     def release(self) -> None:
-        """Let go of what was gathered: the weights have changed, or others are needed."""
+        """Release gathered weights, because they have changed or others are needed."""
         self._kept = {}
 
 
 class Weights(dict[str, nn.Parameter | None]):
-    """A module's parameters: iterated over they are placeholders without memory, read by name they are whole."""
+    """Parameters of a module: iteration yields placeholders without memory, access by name the whole weights."""
 
     def __init__(self, placeholders: Mapping[str, nn.Parameter | None], gatherer: Gatherer) -> None:
         super().__init__(placeholders)
@@ -118,10 +118,10 @@ class Weights(dict[str, nn.Parameter | None]):
 
 
 class SharedLM(LM):
-    """A model whose weights lie with several processes; all of them have to use it, and in the same way."""
+    """A model whose weights are distributed over processes, which all have to use it in the same way."""
 
     def __init__(self, lm: LM, device: torch.device, dtype: torch.dtype) -> None:
-        """Copy the module tree of `lm` with placeholders for weights; `attach` then says what they stand for."""
+        """Copy the module tree of `lm` with placeholders for weights, which `attach` connects."""
         self._placeholders = {
             name: nn.Parameter(torch.tensor(torch.nan, dtype=dtype, device=device).expand(weight.shape), False)
             for name, weight in lm.model.named_parameters()
@@ -130,7 +130,7 @@ class SharedLM(LM):
         super().__init__(model, lm.tokenizer, lm.ref, lm.directory, lm.run_dir)
 
     def attach(self, weights: Mapping[str, Tensor], blocks: tuple[str, ...]) -> Self:
-        """Read the weights of these names from now on."""
+        """Connect the placeholders to the weights of these names."""
         by_placeholder = {id(each): (name, weights[name]) for name, each in self._placeholders.items()}
         self.gatherer = Gatherer(by_placeholder, blocks)
         for module in self.model.modules():
@@ -139,11 +139,11 @@ class SharedLM(LM):
 
     @property
     def weights_fingerprint(self) -> str:
-        """As of any model, gathered tensor by tensor."""
+        """The fingerprint of the weights, gathered tensor by tensor."""
         return loading.fingerprint(self.model, self._whole)
 
     def state(self, keep: bool = True) -> dict[str, Tensor]:
-        """Return all weights in the memory of the CPU, gathered one by one; empty where they are not to be kept."""
+        """Return all weights in CPU memory, gathered one by one; empty on processes that do not keep them."""
         self.gatherer.release()
         tensors: dict[int, Tensor] = {}
         state = self.model.state_dict(keep_vars=True)
@@ -159,10 +159,10 @@ class SharedLM(LM):
 
 
 class ShardedTrainee(Trainee):
-    """A model of which each process holds a part and trains it; a checkpoint is an ordinary directory."""
+    """Trainee of which each process holds and trains a part; checkpoints are Hugging Face directories."""
 
     def __init__(self, session: Session, config: TrainConfig, lm: LM) -> None:
-        """Share `lm`, which is changed in place and holds this process's part from then on.
+        """Shard `lm` in place, so that it holds only this process's part.
 
         Raises:
             ConfigError: the blocks of the model cannot be found, or its texts cannot be padded.
@@ -191,20 +191,20 @@ class ShardedTrainee(Trainee):
 
     @property
     def module(self) -> nn.Module:
-        """The model as torch shares it, for training alone."""
+        """The model sharded by torch, only for training."""
         return self._module
 
     def refresh(self) -> None:
-        """Forget what was gathered before."""
+        """Release the gathered weights."""
         self.lm.gatherer.release()
 
     @property
     def fingerprint(self) -> str:
-        """That of the weights that training starts from."""
+        """The fingerprint of the weights that training starts from."""
         return self._fingerprint
 
     def reference(self) -> Reference:
-        """Return a frozen copy of the model as it is now; each process holds a part of it."""
+        """Return a frozen copy of the present model; each process holds a part of it."""
         dtype = loading.dtype_of(self._reference_dtype) or self.lm.dtype
         frozen = {
             name: DTensor.from_local(
@@ -220,16 +220,16 @@ class ShardedTrainee(Trainee):
         return Reference(SharedLM(self.lm, self._device, dtype).attach(frozen, self._blocks))
 
     def save(self, directory: Path) -> None:
-        """Write an ordinary Hugging Face directory from the parts that all processes give."""
+        """Write a Hugging Face directory from the parts of all processes."""
         loading.write(self.lm.model, self.lm.tokenizer, directory, state=self.lm.state())
 
     def give_parts(self) -> None:
-        """Give this process's parts to the one that saves."""
+        """Send this process's parts to the process that saves."""
         self.lm.state(keep=False)
 
     @torch.no_grad()
     def load(self, directory: Path) -> None:
-        """Put this process's parts back in place.
+        """Restore this process's parts in place.
 
         Raises:
             ModelError: the directory holds no such model.

@@ -1,4 +1,4 @@
-"""What a training starts from: all weights of a model, an adapter on it, or a share of a model that is too large."""
+"""Trainees at the start of a training: all weights of a model, an adapter on it, or a sharded model."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from trainers.trainee import Trainee
 def load_trainee(session: Session, config: TrainConfig, ref: str | Path) -> Trainee:
     """Load the model `ref` and prepare it for training as `config` asks.
 
-    It has the type of --weights-dtype and is on the session's device.
+    It has the format --weights-dtype and is on the session's device.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -31,10 +31,10 @@ def load_trainee(session: Session, config: TrainConfig, ref: str | Path) -> Trai
 
 
 def make_trainee(lm: LM, config: TrainConfig) -> Trainee:
-    """Make a trainee of `lm`, with all its weights to be trained, or with a new adapter as --lora asks.
+    """Make a trainee of `lm` that trains all weights, or a new adapter with --lora.
 
     Raises:
-        ConfigError: the adapter cannot be put on this model, or its blocks cannot be found.
+        ConfigError: the adapter does not fit this model, or the blocks of the model cannot be found.
         MissingToolError: --lora was given and peft is not installed.
     """
     if config.lora:
@@ -47,9 +47,9 @@ def make_trainee(lm: LM, config: TrainConfig) -> Trainee:
 
 
 def starting_point(config: TrainConfig, ref: str | Path) -> str | Path:
-    """Return what a run with --lora loads: `ref`, or after a resume the very base that its adapter was trained on.
+    """Return the model that a run with --lora loads: `ref`, or after a resume the recorded base of its adapter.
 
-    A name such as `base` means the newest checkpoint of that run, which may be another one by then.
+    A name such as `base` means the newest checkpoint of that run, which may have changed since.
     """
     checkpoint = last_checkpoint(config)
     if checkpoint is None or not is_adapter(checkpoint):

@@ -1,8 +1,7 @@
-"""What is done against forgetting: nothing, replay of what came before, or elastic weight consolidation.
+"""Strategies against forgetting: none, replay of earlier tasks, or elastic weight consolidation.
 
-A control replays what came before with shuffled answers: whatever it saves is not saved by what is replayed.
-
-A strategy gives each step its examples, may add a penalty to the loss, and learns from a task once it is left behind.
+A control replays earlier tasks with shuffled answers: what it preserves is not due to the content of the replay. A
+strategy chooses the examples of each step, may add a penalty to the loss, and can use a task after its phase.
 """
 
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from trainers.trainee import Trainee
 
 
 class Plain:
-    """Each phase by itself; forgetting takes its course."""
+    """Strategy without measures against forgetting: each phase sees only its own task."""
 
     def __init__(self, session: Session, trainee: Trainee, curriculum: Curriculum) -> None:
         self.session, self.trainee, self.curriculum = session, trainee, curriculum
@@ -34,38 +33,38 @@ class Plain:
         return self._examples_of(self.curriculum.phases[phase], step, self.config.batch_size)
 
     def before(self, phase: int) -> list[Task]:
-        """Return the tasks that come before a phase, what the base knew among them."""
+        """Return the tasks before a phase, including the base's knowledge."""
         old = [] if self.curriculum.old is None else [self.curriculum.old]
         return [*old, *self.curriculum.phases[:phase]]
 
     def leave(self, phase: int) -> None:
-        """Take note that what lies before `phase` has been learned; called in each step before `examples`."""
+        """Register that the tasks before `phase` have been learned; called in each step before `examples`."""
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        """Return what is added to the mean loss, in nats; None if nothing is."""
+        """Return the penalty added to the mean loss, in nats, or None."""
         return None
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a resume needs."""
+        """Return the state that a resume needs."""
         return {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
 
     def _examples_of(self, task: Task, step: int, n: int) -> list[Any]:
-        """Draw `n` examples of a task, pass after pass over all of them."""
+        """Draw `n` examples of a task, in epochs over all of them."""
         seed = derive_seed(self.config.seed, *task.name.encode())
         return [task.examples[i] for i in draw(len(task.examples), n, step, seed)]
 
 
 class Replay(Plain):
-    """A share of each batch comes from the tasks before, from each alike; the batch stays as large as it is.
+    """Strategy that takes a share of each batch from earlier tasks in equal parts; the size of the batch is unchanged.
 
-    What cannot be divided by the number of tasks goes to another of them in each step.
+    The remainder of the division by the number of tasks goes to a different task in each step.
     """
 
     def examples(self, step: int, phase: int) -> list[Any]:
-        """Return new examples, and replayed ones after them."""
+        """Return new examples followed by replayed ones."""
         before = self.before(phase)
         replays = round(self.config.replay * self.config.batch_size) if before else 0
         examples = self._examples_of(self.curriculum.phases[phase], step, self.config.batch_size - replays)
@@ -79,7 +78,7 @@ class Replay(Plain):
 
 
 class Shuffled(Replay):
-    """Replay of examples that no longer say what they taught: answers of other questions, tokens in random order."""
+    """Replay of examples without their meaning: with answers of other questions, or tokens in random order."""
 
     def _replayed(self, task: Task, step: int, n: int) -> list[Any]:
         rng = np.random.default_rng(derive_seed(self.config.seed, step, *task.name.encode()))
@@ -89,7 +88,8 @@ class Shuffled(Replay):
 def _without_meaning(example: Any, task: Task, rng: np.random.Generator) -> Any:
     """Return an example without its meaning.
 
-    A demonstration gets the completion of a random one of its task; a row gets all tokens but the first shuffled.
+    A demonstration gets the completion of a random demonstration of its task; in a row all tokens but the first are
+    shuffled.
     """
     if isinstance(example, Demonstration):
         other = task.examples[int(rng.integers(len(task.examples)))]
@@ -108,7 +108,7 @@ class EWC(Plain):
         self._left = 0
 
     def leave(self, phase: int) -> None:
-        """Add the Fisher information of the newest task left behind, and anchor at the weights as they are."""
+        """Add the Fisher information of the last completed task, and anchor at the present weights."""
         before = self.before(phase)
         for number in range(self._left, len(before)):
             for name, fisher in self._information(before[number], number).items():
@@ -123,12 +123,12 @@ class EWC(Plain):
         return ewc_penalty(model, self.fisher, self.anchor, self.config.ewc) if self.fisher else None
 
     def state(self) -> dict[str, Tensor]:
-        """Return the Fisher information, the anchor, and how many tasks they stand for."""
+        """Return the Fisher information, the anchor, and the number of tasks that they cover."""
         tensors = {f"fisher/{name}": value for name, value in self.fisher.items()}
         return tensors | {f"anchor/{n}": v for n, v in self.anchor.items()} | {"left": torch.tensor(self._left)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
         device = next(self.trainee.module.parameters()).device
         for part, values in (("fisher/", self.fisher), ("anchor/", self.anchor)):
             tensors = {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}

@@ -1,4 +1,4 @@
-"""What is trained (what the optimiser sees, a checkpoint holds, the instruments look at), and its frozen reference."""
+"""The trained model, as seen by optimiser, checkpoints and instruments, and its frozen reference."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,14 +15,14 @@ from probe.model.text import Ids, whole_logits
 
 
 class Reference:
-    """The frozen model that a KL or an implicit reward refers to; nothing it computes has gradients."""
+    """Frozen reference model of a KL or an implicit reward; it computes without gradients."""
 
     def __init__(self, lm: LM) -> None:
         self.lm = lm
 
     @contextmanager
     def active(self) -> Iterator[nn.Module]:
-        """Yield the module to run inside the context."""
+        """Yield the module to use inside the context."""
         with torch.no_grad():
             yield self.lm.model
 
@@ -40,35 +40,35 @@ class Reference:
 
 
 class Trainee:
-    """A model of which all weights are trained; subclasses train an adapter in its place, or a head beside it."""
+    """A model whose weights are all trained; subclasses train an adapter instead, or an additional head."""
 
     def __init__(self, lm: LM, reference_dtype: str | None = None) -> None:
         self.lm = lm
-        """The model that is being trained; its weights change in place."""
+        """The trained model; its weights change in place."""
         self._reference_dtype = reference_dtype
 
     @property
     def module(self) -> nn.Module:
-        """All that is trained; a method's loss gets it as `model`."""
+        """Module with everything that is trained; a method's loss gets it as `model`."""
         return self.lm.model
 
     @property
     def view(self) -> LM:
-        """A plain model to look at and to evaluate, as it was at the last `refresh`."""
+        """A plain model for instruments and evaluations, as of the last `refresh`."""
         return self.lm
 
     def refresh(self) -> None:
-        """Bring `view` up to date; it shares the weights here, so there is nothing to do."""
+        """Update `view`; here it shares the weights, so there is nothing to do."""
 
     def save(self, directory: Path) -> None:
-        """Write an ordinary Hugging Face directory, with further files if there is more to continue from."""
+        """Write a Hugging Face directory, with further files if a resume needs more."""
         self.lm.save(directory)
 
     def give_parts(self) -> None:
-        """Take part in what another process saves; where each has the whole model there is nothing to do."""
+        """Take part in another process's saving; if each process has the whole model, there is nothing to do."""
 
     def load(self, directory: Path) -> None:
-        """Put back in place what `save` wrote.
+        """Restore in place what `save` wrote.
 
         Raises:
             ModelError: the directory holds no such model.
@@ -77,16 +77,16 @@ class Trainee:
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the weights that training starts from, asked for before it starts."""
+        """The fingerprint of the weights that training starts from; it must be read before training starts."""
         return self.lm.weights_fingerprint
 
     def reference(self) -> Reference:
-        """Return a frozen copy of the model as it is now."""
+        """Return a frozen copy of the present model."""
         return Reference(frozen_copy(self.lm, self._reference_dtype))
 
 
 def frozen_copy(lm: LM, dtype: str | None = None) -> LM:
-    """Copy `lm` with weights of its own that never change, in another number format if one is given."""
+    """Copy `lm` with separate, frozen weights, in another number format if one is given."""
     kind = dtype_of(dtype) or lm.dtype
     copies = {
         name: nn.Parameter(parameter.detach().to(kind, copy=True), requires_grad=False)
@@ -97,6 +97,6 @@ def frozen_copy(lm: LM, dtype: str | None = None) -> LM:
 
 @torch.no_grad()
 def cast(model: nn.Module, dtype: str | torch.dtype) -> None:
-    """Hold the weights of `model` in another number format; buffers (rotary frequencies) keep theirs."""
+    """Convert the weights of `model` to another number format; buffers (rotary frequencies) keep theirs."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype_of(dtype))

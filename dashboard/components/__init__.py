@@ -1,1 +1,1 @@
-"""Parts of pages: the figure with its downloads, the chips of tokens, the folded details."""
+"""Parts of pages: figures with downloads, token chips, folded details."""

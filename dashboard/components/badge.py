@@ -1,4 +1,4 @@
-"""The trust badge: on every view that looks into a model, how far what it shows can be trusted."""
+"""The trust badge: on every view of a model's internals, how far its hooked logits differ from the plain ones."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def trust_badge(*models: "tuple[str, LM]", text: str | Sequence[int]) -> None:
-    """Draw a line for each model: the gap between its hooked and its plain logits on `text`, and what it runs on.
+    """Draw a line for each model: the gap between its hooked and its plain logits on `text`, and its device.
 
     Args:
-        models: pairs of a name and the model.
-        text: what the view is about, as a text or its ids.
+        models: (name, model) of each.
+        text: text of the view, as a string or as ids.
     """
     content = text if isinstance(text, str) else tuple(int(token) for token in text)
     with st.container(key="trust", horizontal=True, gap="small"):

@@ -1,4 +1,4 @@
-"""The folded section at the end of a page: what is shown, as an equation, and how to make it in Python."""
+"""The folded section at the end of a page: equations, definitions, and the Python lines that reproduce it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from probe.plotting.names import file_name
 from probe.texts import visible
 
 DETAILS, TAB_DETAILS = "details", "tab_details"
-"""Keys of whether the section is open: that of the page, and that of a tab which has one of its own."""
+"""Keys of the open state of the page's section, and of a tab's own section."""
 
 
 @st.fragment
@@ -30,12 +30,13 @@ def details(
     Its content is drawn when the reader opens it.
 
     Args:
-        equations: LaTeX, each on a line of its own.
+        equations: LaTeX, one equation per line.
         definition: Markdown written by us; never text from data.
-        code: Python lines that reproduce the page; strings from data inside by `repr`.
-        tables: by file name, or what gives them when the section is open; each downloads as CSV and LaTeX.
-        files: further downloads by file name, made when they are asked for.
-        key: of the section on its page.
+        code: Python lines that reproduce the page; strings from data are inserted with `repr`.
+        tables: tables by file name, or a function that returns them when the section is open; each downloads as CSV and
+            LaTeX.
+        files: further downloads by file name, made on request.
+        key: key of the section on its page.
     """
     section = st.expander("Definition, Python, data", icon=":material/function:", key=key, on_change="rerun")
     if not section.open:
@@ -77,7 +78,7 @@ def details(
 
 
 def csv_button(table: pd.DataFrame, name: str) -> None:
-    """Offer all rows that pass the filters of a list, as `NAME.csv`; nothing where there are none."""
+    """Offer all rows that pass the filters of a list, as `NAME.csv`, if there are any."""
     if not len(table):
         return
     st.download_button(

@@ -1,4 +1,4 @@
-"""Ways to the other counts of one behaviour: sampled or exact, of one training or over several, by another rule."""
+"""Links to other estimates of the same behaviour: sampled or exact, of one training or several, by another rule."""
 
 import streamlit as st
 
@@ -17,11 +17,11 @@ ESTIMATES = (
         "audit": "Audit: both models on the same questions",
     },
 )
-"""By page how it counts hallucination, and how agreement with false claims."""
+"""Estimates of hallucination and of agreement with false claims, by page."""
 
 
 def other_estimates(page: str) -> None:
-    """Say which pages count the same otherwise, and how, with links to them; nothing where none does."""
+    """Describe and link pages with other estimates of the same behaviour, if there are any."""
     others = {name: how for each in ESTIMATES if page in each for name, how in each.items() if name != page}
     if not others:
         return

@@ -1,4 +1,4 @@
-"""The one way a page shows a figure: the chart in the page's theme, and a button with every download."""
+"""Display of a figure on any page: the chart in the page's theme, and a button with all downloads."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +15,7 @@ from probe.plotting.paper import DPI, FAMILIES, WIDTHS, Paper, paper_of
 from probe.plotting.theme import DARK, LIGHT, Theme, apply, escape
 
 PAPER = "paper"
-"""Session's choice of width, text and theme of the images that are downloaded."""
+"""Key of the session's choice of width, text size and theme of downloaded images."""
 CONFIG = {
     "displaylogo": False,
     "displayModeBar": "hover",
@@ -24,7 +24,7 @@ CONFIG = {
 
 
 def page_theme() -> Theme:
-    """Return the theme of figures that suits the page, light or dark."""
+    """Return the theme of figures for the page, light or dark."""
     return DARK if st.context.theme.type == "dark" else LIGHT
 
 
@@ -43,22 +43,22 @@ def figure(
     source: dict[str, object] | None = None,
     on_select: Callable[[list[dict]], None] | None = None,
 ) -> None:
-    """Show a figure with its title and a button that offers it as PNG, SVG, PDF, HTML, and its data as CSV and LaTeX.
+    """Show a figure with its title and a button that offers PNG, SVG, PDF, HTML, and its data as CSV and LaTeX.
 
-    Files are made when they are asked for, with the width, text and theme that the reader chose for all figures.
+    Files are made on request, with the width, text size and theme that the reader chose for all figures.
 
     Args:
         chart: the figure.
-        data: the table behind it.
-        name: of the files; also identifies the figure on its page.
-        title: what it shows, in words.
-        height: pixels; the figure's own by default.
+        data: table behind the figure.
+        name: name of the files; it also identifies the figure on its page.
+        title: title above the figure.
+        height: height in pixels; by default the figure's own.
         source: provenance that goes into the files.
         on_select: called with the clicked points before the page runs again.
     """
     key = f"figure-{name}"
     _head(chart, data, name, title, height, source or {})
-    # A reader's zoom survives a refresh for as long as the figure shows the same thing; its words are drawn above it.
+    # The reader's zoom is kept on a refresh while the figure shows the same content; its title is drawn above it.
     plot = apply(chart, page_theme()).update_layout(uirevision=escape(title), meta=None)
     if height:
         plot.update_layout(height=height)
@@ -85,7 +85,7 @@ def _read_selection(key: str, act: Callable[[list[dict]], None]) -> None:
 def _head(
     chart: go.Figure, data: pd.DataFrame, name: str, title: str, height: int | None, source: dict[str, object]
 ) -> None:
-    """Draw the title, and beside it the downloads, which open on a click."""
+    """Draw the title and a button that opens the downloads."""
     with st.container(horizontal=True, wrap=False, vertical_alignment="center", gap="small"):
         st.markdown(f"**{escape_markdown(title)}**", width="stretch")
         offer = st.container(key=f"offer-{name}", width="content").popover(
@@ -121,7 +121,7 @@ def _head(
 
 
 def _choose_paper(name: str) -> Paper:
-    """Let the reader choose width, text and theme of images; all figures share the choice."""
+    """Let the reader choose width, text size and theme of images; all figures share the choice."""
     paper: Paper = st.session_state.get(PAPER) or Paper()
     widths = {"single": "column, 3.3 in", "double": "page, 6.8 in", "slide": "slide, 13.3 x 7.5 in"}
     first, second, third = st.columns(3)

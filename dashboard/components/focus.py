@@ -1,4 +1,4 @@
-"""A popover that a key opened takes the focus: Streamlit puts it at the end of the page, many Tabs from its button."""
+"""Focus for popovers opened by keyboard: Streamlit puts them at the end of the page, many Tabs from their buttons."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +13,9 @@ def _component() -> Callable:
 
 
 def take_focus(key: str) -> None:
-    """Move the focus into a popover that a key opened; to be called inside of it, after what it holds.
+    """Move the focus into a popover opened by keyboard; to be called inside it, after its content.
 
     Args:
-        key: of this on its page.
+        key: key of this component on its page.
     """
     _component()(key=f"focus-{key}")

@@ -1,6 +1,6 @@
-"""A form made from the options of a training method as `probe train --describe` gives them; it forgets nothing.
+"""A form for the options of a training method, from `probe train --describe`; it keeps all values that were entered.
 
-Names and explanations of options are the trainers' own words, not data, and are shown as Markdown.
+Names and explanations of options come from the trainers, not from data, and are shown as Markdown.
 """
 
 import shlex
@@ -17,9 +17,9 @@ from probe.texts import visible
 Field = dict[str, Any]
 NONE = "none"
 STEP = 0.1
-"""Of a slider."""
+"""Step of a slider."""
 BY_DEFAULT = "default"
-"""In a field for a number that may stay empty."""
+"""Placeholder in a number field that may stay empty."""
 
 
 def input_text(value: Any) -> str:
@@ -34,7 +34,7 @@ def input_text(value: Any) -> str:
 
 
 def input_words(text: str) -> list[str]:
-    """Split an input into words; quotes work as in a shell where they are closed."""
+    """Split an input into words; closed quotes work as in a shell."""
     try:
         return shlex.split(text)
     except ValueError:
@@ -42,17 +42,17 @@ def input_words(text: str) -> list[str]:
 
 
 def memory() -> dict[str, Any]:
-    """Return the last values of widgets by key, also of widgets that no page shows now."""
+    """Return the last values of widgets by key, including widgets that are not shown now."""
     return st.session_state.setdefault("_form", {})
 
 
 def lasting_key(key: str, first: Any) -> str:
-    """Return the key of a widget whose value outlives pages that do not show it and runs in which it is folded away."""
+    """Return the key of a widget whose value is kept while other pages are shown or the widget is folded away."""
     return tell_again(begin(key, memory().get(key, first)))
 
 
 def set_input(key: str, value: Any) -> None:
-    """Give a widget a value, as if the reader had chosen it; for callbacks, and before it is drawn."""
+    """Set the value of a widget as if the reader had chosen it; for callbacks, or before the widget is drawn."""
     st.session_state[key] = memory()[key] = value
 
 
@@ -62,10 +62,10 @@ def linked_key(method: str, field: Field) -> str:
 
 
 def draw_option(method: str, field: Field, link: bool = False) -> Any:
-    """Draw one option; gives what its flag is to be followed by, or None where the default stands.
+    """Draw one option; return the words after its flag, or None for the default.
 
     Args:
-        method: whose option it is.
+        method: method of the option.
         field: the option.
         link: keep it in the URL, as `METHOD.OPTION`.
     """
@@ -78,7 +78,7 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
     elif field["type"] == "list" and field["choices"]:
         hint = {"placeholder": field.get("placeholder") or "choose some", "help": help, "bind": bind}
         labels = field.get("labels", str)
-        if lasting_key(key, list(default or ())) in st.session_state:  # else the URL brings some
+        if lasting_key(key, list(default or ())) in st.session_state:  # else the URL sets some
             st.session_state[key] = [each for each in st.session_state[key] if each in field["choices"]]
         value = st.multiselect(label, field["choices"], key=key, format_func=labels, **hint)
     elif field["choices"]:
@@ -133,7 +133,7 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
 
 
 def _suggest(label: str, field: Field, key: str, help: str, bind: Any) -> Any:
-    """Let the reader choose one of the suggestions, anything else that they type, or None."""
+    """Let the reader choose a suggestion, type another value, or choose None."""
     now, first = st.session_state.get(key), field["default"]
     names = [*field["suggestions"], *([now] if now not in (None, *field["suggestions"]) else [])]
     return st.selectbox(
@@ -152,12 +152,12 @@ def _suggest(label: str, field: Field, key: str, help: str, bind: Any) -> Any:
 
 
 def begins(field: Field) -> Any:
-    """Return the initial choice of a field, or None where the reader has to make one."""
+    """Return the initial choice of a field, or None if the reader has to choose."""
     return NONE if field["optional"] and field["default"] is None else field["default"]
 
 
 def option_value(field: Field, value: Any) -> Any:
-    """Return what follows a flag on the command line for a widget's value, or None where that is the default."""
+    """Return the words after a flag for a widget's value, or None for the default."""
     default = field["default"]
     if field["type"] == "flag":
         return None if value == default else bool(value)
@@ -170,7 +170,7 @@ def option_value(field: Field, value: Any) -> Any:
     if isinstance(value, float):
         return None if value == default else str(value)
     text = str(value or "")
-    text = text if field["suggestions"] else text.strip()  # a blank may be part of a word that is chosen
+    text = text if field["suggestions"] else text.strip()  # a chosen word may contain a blank
     if text == input_text(default):
         return None
     if field["type"] in ("list", "map"):
@@ -179,7 +179,7 @@ def option_value(field: Field, value: Any) -> Any:
 
 
 def options(method: str, fields: Sequence[Field], columns: int = 2, link: bool = False) -> dict[str, Any]:
-    """Draw options side by side; gives the flags that differ from their defaults."""
+    """Draw options side by side; return the flags that differ from their defaults."""
     flags = {}
     for start in range(0, len(fields), columns):
         for column, field in zip(st.columns(columns), fields[start : start + columns], strict=False):
@@ -191,7 +191,7 @@ def options(method: str, fields: Sequence[Field], columns: int = 2, link: bool =
 
 
 def choose(method: str, fields: Sequence[Field], values: Mapping[str, Any]) -> None:
-    """Give the widgets of a form with `link` these values by name, and the others their defaults."""
+    """Set the linked widgets of a form to these values by name, and the others to their defaults."""
     for field in fields:
         value = values.get(field["name"], begins(field) if field["choices"] else field["default"])
         typed = field["type"] in ("flag", "int") or field["choices"] or field["suggestions"]

@@ -1,4 +1,4 @@
-"""What the metrics of a table mean: behind the head of a column, in columns behind the numbers, and as a list."""
+"""Definitions of the metrics of a table: in column heads, in columns after the numbers, and as a list."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,22 +16,22 @@ COLUMNS: dict[str, Any] = {
     "what it is": st.column_config.TextColumn(width=80, help="What is measured; click a cell to read all of it."),
     "name in files": st.column_config.TextColumn(width=78, help="The name in files and in code; it never changes."),
 }
-"""Settings of the columns that hold words, narrow enough for the table of two models to fit a page 1280 pixels wide."""
+"""Settings of text columns, narrow enough for the table of two models to fit a page 1280 pixels wide."""
 
 
 def words_config(table: pd.DataFrame) -> dict[str, Any]:
-    """Return the settings of those columns of a table that say what its metrics are; none where it says nothing."""
+    """Return the settings of a table's columns with definitions of metrics; empty without such columns."""
     return {name: COLUMNS[name] for name in table if name in COLUMNS} if "what it is" in table else {}
 
 
 def head(metric: str, about: Term) -> Any:
-    """Return the settings of a column that holds one metric: its title without brackets, the whole term on hover."""
+    """Return the settings of a metric's column: its title without brackets, the full term on hover."""
     whole = f"{about.title}: {about.explain(metric)}"
     return st.column_config.TextColumn(about.title.partition(" (")[0], help=escape_markdown(whole))
 
 
 def definitions(metrics: Iterable[str], words: Callable[[str], Term]) -> str:
-    """Return metrics with their definitions as a Markdown list; those that are not known are left out."""
+    """Return metrics with their definitions as a Markdown list; unknown metrics are left out."""
     lines = []
     for metric in dict.fromkeys(metrics):
         about = words(metric)

@@ -1,4 +1,4 @@
-"""A whole number that is kept in the URL."""
+"""Input for an integer that is kept in the URL."""
 
 import math
 from typing import Any
@@ -7,13 +7,13 @@ import streamlit as st
 
 
 def number_input(*given: Any, key: str, bind: Any = "query-params", **named: Any) -> Any:
-    """Draw `st.number_input` for a whole number; an infinite one in a link is dropped from the URL.
+    """Draw `st.number_input` for an integer; an infinite one in a link is dropped from the URL.
 
-    Streamlit turns the text into an int before it looks at the bounds, which fails for infinity.
+    Streamlit converts the text to an int before it checks the bounds, which fails for infinity.
     """
     if bind and _is_infinite(st.query_params.get(key)):
         del st.query_params[key]
-        st.rerun()  # the widget takes what the URL said when the run began
+        st.rerun()  # the widget uses the URL as of the start of the run
     return st.number_input(*given, key=key, bind=bind, **named)
 
 

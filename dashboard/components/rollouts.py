@@ -1,4 +1,4 @@
-"""What a policy wrote while it was trained: a table to filter, and one completion token by token."""
+"""Completions of a policy during its training: a table with filters, and one completion token by token."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,14 +23,14 @@ from probe.runs.captured import MEASURES, SIGNED, matching, token_measures, toke
 from probe.texts import visible
 
 ROLLOUT, TOKEN, TABLE = "rollout", "rollout_token", "rollouts-table"
-"""Keys of the chosen completion, of its token, and of the table to choose from."""
+"""Keys of the chosen completion, of its token, and of the table of completions."""
 NUMBER = "Its number in rollouts.jsonl, from 0."
 SAMPLED, STEPS, REWARD, TEXT, MEASURE = "sampled", "rollout_steps", "rollout_reward", "rollout_text", "measure"
-"""Keys of the run, of what its completions are filtered by, and of the tokens' colour."""
+"""Keys of the run, of the filters of completions, and of the tokens' colour."""
 CHOICES = (SAMPLED, STEPS, REWARD, TEXT, MEASURE, ROLLOUT, TOKEN)
-"""All that is chosen here."""
+"""Keys of all choices."""
 SIBLINGS = 8
-"""Completions of one prompt that are shown beside each other."""
+"""Largest number of completions of one prompt that are shown side by side."""
 
 
 def rollouts(store: Store, names: Sequence[str]) -> None:
@@ -85,7 +85,7 @@ def filter_completions(table: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFr
 
 
 def span(label: str, key: str, low: float, high: float, step: float, shown: str) -> tuple[float, float]:
-    """Draw a range slider and return its range: all of it at first, and where the range of the URL lies outside."""
+    """Draw a range slider and return its range, by default (also for an invalid one in the URL) the whole range."""
     if low == high:
         note(f"{label}: all at {low:g}.")
         return low, high
@@ -124,7 +124,7 @@ def listing(completions: pd.DataFrame, label: str) -> None:
 
 
 def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> None:
-    """Draw one completion among those of its prompt, and its tokens in figures."""
+    """Draw one completion among those of its prompt, with figures of its tokens."""
     left, middle = st.columns(2, vertical_alignment="bottom")
     with left:
         number = number_input("Rollout", 0, len(frame) - 1, key=ROLLOUT, help=NUMBER)
@@ -165,7 +165,7 @@ def choose_token(count: int) -> int:
 
 
 def choose_measure(names: list[str]) -> str:
-    """Let the reader choose the measure that colours all tokens; empty where nothing was recorded."""
+    """Let the reader choose the measure that colours all tokens; empty if nothing was recorded."""
     if not names:
         return ""
     key = keep(MEASURE, names, names[0])
@@ -181,7 +181,7 @@ def describe_parts(row: dict[Any, Any]) -> str:
 
 
 def has_number(value: object) -> bool:
-    """Return whether there is a number: neither None nor the NaN that stands for it in a column."""
+    """Return whether a cell holds a number: neither None nor NaN."""
     return isinstance(value, int | float) and not np.isnan(value)
 
 

@@ -1,4 +1,4 @@
-"""What a run attended to, and would have said, at one step of its training: the mosaic of heads or the lens."""
+"""Captures of a run at one step of its training: the mosaic of attention heads or the logit lens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,14 +29,14 @@ from probe.runs.schema import ProbePrompt
 from probe.texts import visible
 
 HEAD, TAB = "head", "training_tab"
-"""Keys of the head that is enlarged, and of the page's tabs: a click on the mosaic opens that of the head."""
+"""Keys of the enlarged head, and of the page's tabs: a click on the mosaic opens the tab of the head."""
 ENLARGED = "Head and answers"
-"""The title of that tab."""
+"""Title of the tab of the enlarged head."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One captured prompt of a run at one step."""
+    """A captured prompt of a run at one step."""
 
     run: Run
     label: str
@@ -45,11 +45,11 @@ class Moment:
     prompt: ProbePrompt
     tensors: dict[str, np.ndarray]
     kind: str
-    """Attention or Lens, whichever the main figure shows."""
+    """Kind of the main figure: Attention or Lens."""
 
     @property
     def heads(self) -> list[str]:
-        """All heads, `L0H0` first."""
+        """All heads, from `L0H0` on."""
         _, depth, count, *_ = self.tensors["attention"].shape
         return [f"L{layer}H{head}" for layer in range(depth) for head in range(count)]
 
@@ -62,20 +62,20 @@ class Moment:
 
     @property
     def source(self) -> dict[str, object]:
-        """Provenance of figures."""
+        """Provenance of the figures."""
         return {"run": str(self.run.path), "step": self.step, "prompt": self.prompt.text}
 
 
 def choose_moment(
     store: Store, names: Sequence[str], *, prefix: str = "", kinds: Sequence[str] = ("Attention", "Lens")
 ) -> Moment | None:
-    """Let the reader choose run, prompt and step; None where no run was watched.
+    """Let the reader choose run, prompt and step; None if no run has captures.
 
     Args:
         store: all runs.
         names: runs to choose from.
-        prefix: before the widgets' keys, so that another page keeps choices of its own.
-        kinds: what may be shown; a widget asks only where there are several.
+        prefix: prefix of the widgets' keys, so that other pages keep separate choices.
+        kinds: kinds to choose from; there is a widget only for several kinds.
     """
     labels = [name for name in names if len(data.captures(store.runs[name]))]
     if not labels:
@@ -118,7 +118,7 @@ def choose_moment(
 
 
 def choose_step(steps: Sequence[int], *, prefix: str = "") -> int:
-    """Draw the step slider; it follows a run that is being trained until the reader moves it."""
+    """Draw the step slider, which follows a running training until the reader moves it."""
     key, memory = f"{prefix}step", f"_{prefix}last_step"
     last, previous = steps[-1], st.session_state.get(memory)
     if previous is not None and st.session_state.get(key) == previous:
@@ -155,7 +155,7 @@ def main_figure(moment: Moment) -> None:
 
 
 def choose_layers(weights: np.ndarray) -> list[int]:
-    """Return all layers, or let the reader choose one where all would be too many."""
+    """Return all layers, or let the reader choose one if there are too many."""
     depth, heads = weights.shape[:2]
     if depth * heads <= MOST_HEADS:
         return list(range(depth))

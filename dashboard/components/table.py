@@ -1,4 +1,4 @@
-"""The one way a page shows a table: every text letter by letter, in heads and in cells."""
+"""Display of a table on any page, with every text shown literally in heads and cells."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from probe.texts import visible, visible_parts
 
 
 def show_table(table: pd.DataFrame, *, column_config: dict[Any, Any] | None = None, **options: Any) -> Any:
-    """Draw a table with `st.dataframe` so that no text acts instead of being seen.
+    """Draw a table with `st.dataframe` so that every text is shown literally and never interpreted.
 
     Args:
-        table: rows and columns as they are.
-        column_config: by the names that the columns of `table` have.
-        options: of `st.dataframe`.
+        table: table with the original texts.
+        column_config: settings by the column names of `table`.
+        options: further options of `st.dataframe`.
     """
     config = None if column_config is None else {_name(name): each for name, each in column_config.items()}
     return st.dataframe(shown_table(table), column_config=config, **options)
 
 
 def number_formats(table: pd.DataFrame) -> dict[Any, Any]:
-    """Return how the columns of a table of numbers look: ratios in percent, other numbers with three digits."""
+    """Return the formats of the columns of a table of numbers: ratios in percent, other numbers with three digits."""
     shown: dict[Any, Any] = {}
     for name in table:
         title = visible(str(name).replace("_", " "))
@@ -33,7 +33,7 @@ def number_formats(table: pd.DataFrame) -> dict[Any, Any]:
 
 
 def shown_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with every text `visible`, or the table itself where all of them are."""
+    """Return the table with every text made `visible`, or the table itself if all texts are."""
     columns = {at: table.iloc[:, at] for at in range(table.shape[1])}
     texts = {at: each for at, each in columns.items() if isinstance(each.dtype, pd.CategoricalDtype) or _is_text(each)}
     changes = {at: each.map(visible_parts) for at, each in texts.items()}

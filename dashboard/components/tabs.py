@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 
 def open_tab(key: str, parts: Mapping[str, Callable[[], T]], choices: Mapping[str, Collection[str]] | None = None) -> T:
-    """Draw parts of a page as tabs; gives what the open one gives. A single part is drawn under its title.
+    """Draw parts of a page as tabs, and return the result of the open one; a single part is drawn under its title.
 
     Args:
-        key: of the tabs; also their name in the URL.
-        parts: what draws each, by its title; at least one.
-        choices: keys of the widgets in a part, by its title: a link that brings one of them opens its tab, and they
-            keep their values while another tab is open.
+        key: key of the tabs, also their name in the URL.
+        parts: title -> function that draws the part; at least one.
+        choices: title -> keys of the widgets in the part: a link that sets one of them opens its tab, and they keep
+            their values while another tab is open.
     """
     if len(parts) == 1:
         ((title, draw),) = parts.items()

@@ -1,4 +1,4 @@
-"""Texts as rows of token chips, coloured by a strength, with more on hover; a click chooses a token."""
+"""Texts as rows of token chips, coloured by strength, with details on hover; a click chooses a token."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 @st.cache_resource(show_spinner=False)
 def _component() -> Callable:
-    """Register the browser's part once per server; every text reaches it as data and the page as `textContent`."""
+    """Register the browser's component once per server; texts are passed as data and inserted as `textContent`."""
     return st.components.v2.component(
         "probe_tokens",
         html="<div id='box'>\n<div id='tokens'></div><div id='tip' role='tooltip' hidden></div>\n</div>",
@@ -30,9 +30,9 @@ def token_rows(
     """Show rows of chips.
 
     Args:
-        rows: from the top.
-        chosen: (row, token) to mark.
-        key: of the component on its page.
+        rows: rows of chips, from the top.
+        chosen: (row, token) of the marked chip.
+        key: key of the component on its page.
         on_pick: called with (row, token) when a chip is clicked, before the page runs again.
     """
 
@@ -47,10 +47,10 @@ def token_rows(
 
 
 def _first_shown_at(key: str, data: dict) -> int:
-    """Return when a session first showed these data, in microseconds; later data always get a larger number.
+    """Return the time at which a session first showed these data, in microseconds; later data get a larger number.
 
-    The browser calls the component's script through `import()`, and two calls whose import is still under way may come
-    in either order: by this number the script knows data that are older than what it has drawn.
+    The browser calls the component's script through `import()`, and two calls with pending imports may arrive in either
+    order: with this number the script recognises data older than those drawn.
     """
     memory = f"_{key}_made"
     last, stamp = st.session_state.get(memory, (None, 0))

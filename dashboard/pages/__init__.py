@@ -1,7 +1,7 @@
 """The pages: `NAME/page.py` is a script that Streamlit runs from top to bottom, and NAME the end of its address.
 
-Beside it lie what it asks of the reader (`choices`), what it computes (`compute`), its `figures` and its `words`. The
-entrypoint `app` lies here too: Streamlit has rules of its own for a folder `pages` beside an entrypoint.
+Its folder may also hold the reader's choices (`choices`), computations (`compute`), `figures` and `words`. The
+entrypoint `app` is here too, because Streamlit treats a folder `pages` next to an entrypoint specially.
 """
 
 from pathlib import Path
@@ -13,5 +13,5 @@ def page_file(name: str) -> str:
 
 
 def page_names() -> list[str]:
-    """All pages."""
+    """Return the names of all pages."""
     return sorted(file.parent.name for file in Path(__file__).parent.glob("*/page.py"))

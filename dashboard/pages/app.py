@@ -1,4 +1,4 @@
-"""Entrypoint of the dashboard: navigation and the choices above a page; what a page shows is in its own folder."""
+"""Entrypoint of the dashboard: navigation and the choices above a page; each page has its own folder."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -21,7 +21,7 @@ from dashboard.state import ALIGNED, ASKED, BASE, PROMPT, Visit, ask, current, f
 
 
 def icon() -> Image.Image:
-    """Draw the page's icon, a causal attention map; an icon given by name would be fetched from the network."""
+    """Draw the icon, a causal attention map; an icon given by name would be fetched from the network."""
     shade = np.tril(np.linspace(60, 220, 16).reshape(4, 4)[::-1])
     image = np.stack([shade * 0.25, shade * 0.55, np.where(shade > 0, 190, 0), np.where(shade > 0, 255, 0)], axis=-1)
     return Image.fromarray(image.repeat(8, axis=0).repeat(8, axis=1).astype(np.uint8))
@@ -53,9 +53,9 @@ ASKS = {
     "experiments": (BASE, ALIGNED),
     "audit": (BASE, ALIGNED),
 }
-"""The choices that are drawn above a page; all of them above any other."""
+"""Choices above a page, by page; other pages have all of them."""
 DEFAULTS = {"in_context": usual_models}
-"""The models of a page that opens with others than the rest, as long as nobody has chosen any."""
+"""Functions that choose the initial models of pages with special defaults."""
 
 
 STYLE = """<style>
@@ -82,10 +82,10 @@ STYLE = """<style>
 }
 @media (max-width: 1000px) { .heatmap-label text { font-size: 8px !important; } }
 </style>"""
-"""Less space around a page than Streamlit leaves, so that its main figure is seen without scrolling; the contrast that
-text needs (WCAG 2.2, 4.5 to 1) and a mark of the focus, where Streamlit gives too little of them; all options of a
-choice on a narrow page; the page's name beside the logo, which stands there while the sidebar is closed; and on a page
-that is too narrow for two columns of charts one column of them, and choices in as many rows as they need."""
+"""Style sheet: smaller margins, so that the main figure is visible without scrolling; sufficient contrast of text (WCAG
+2.2, 4.5 to 1) and a visible focus; all options of a choice on a narrow page; the page's name next to the logo while the
+sidebar is closed; and on pages too narrow for two columns of charts, one column of charts and choices in several
+rows."""
 
 
 def own_page(name: str, title: str, icon: str, **options: Any) -> Any:
@@ -139,7 +139,7 @@ with guard():
         folders(current().store)
         if not access.may_write():
             st.info(prose(access.READ_ONLY), icon=":material/lock:")
-    body, below = st.container(), st.empty()  # what others added to the page before is gone at once
+    body, below = st.container(), st.empty()  # additions to the previous page disappear immediately
     try:
         with body, tell_problems():
             page.run()

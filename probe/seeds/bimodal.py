@@ -1,9 +1,9 @@
-"""Trainings that fall apart: some seeds end far from the others, so that their mean and its interval describe neither.
+"""Detection of bimodal trainings: some seeds end far from the others, so that a mean with interval describes neither.
 
-Values of k trainings are apart where the widest gap between two neighbours takes a share of the whole range that k
-normal values exceed in 5 % of cases (`WIDEST`, by simulation), and is wider than `noise`, what other answers alone
-would change. `probe.seeds.coverage` simulates how often that is said of seeds that do not collapse, and how often it
-is missed of some that do.
+Values of k trainings are called apart if the widest gap between two neighbours takes a larger share of the range than
+in 95 % of samples of k normal values (`WIDEST`, by simulation), and is wider than `noise`, the effect of sampling other
+answers. `probe.seeds.coverage` simulates the rate of false alarms (seeds that do not collapse) and the rate of missed
+collapses.
 """
 
 import math
@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 WIDEST = {3: 0.970, 4: 0.850, 5: 0.740, 6: 0.660, 7: 0.600, 8: 0.550, 9: 0.515, 10: 0.485}
-"""Share of the range by the number of trainings; of more than ten as of ten. Two are never apart: nothing tells so."""
+"""Largest share of the range for one gap, by number of trainings (10 for more than 10); two are never called apart."""
 
 
 def are_apart(values: ArrayLike, noise: float) -> bool:
     """Return whether some trainings ended far from the others.
 
     Args:
-        values: [k] one number a training; those that have none (NaN) do not count.
-        noise: the width of the interval of one of them over its answers; NaN where it is not known counts as 0.
+        values: [k] one number per training; NaN is left out.
+        noise: width of one training's interval over its answers; NaN (unknown) counts as 0.
     """
     found = np.sort(np.asarray(values, dtype=float))
     found = found[np.isfinite(found)]

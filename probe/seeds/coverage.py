@@ -1,11 +1,11 @@
-"""How often a t interval over trainings covers the truth, by simulation: `python -m probe.seeds.coverage` does it anew.
+"""Simulated coverage of t intervals over trainings; `python -m probe.seeds.coverage` repeats the simulation.
 
-A training's rate is the mean of all trainings plus an effect of its seed: normal, none at all, skewed (exponential:
-one training in many goes far astray), or collapsing (one training in five ends 50 percentage points lower). Trainings
-that are apart (`probe.seeds.bimodal`) are listed and get no interval; `covered` is of the others. Each training answers
-`ANSWERS` questions, right with its own rate, so that its mean has binomial noise too, as the stored results have. A
-difference is that of models and the bases that they start from: the effect of the base is in both, that of the further
-training in the models alone. The figures lie in `coverage.tsv` beside this file.
+A training's rate is the mean of all trainings plus an effect of its seed: normal, none, skewed (exponential: a few
+trainings deviate strongly), or collapsing (one training in five ends 50 percentage points lower). Trainings that are
+apart (`probe.seeds.bimodal`) are listed and get no interval; `covered` counts the other simulations. Each training
+answers `ANSWERS` questions, each right with the training's rate, so that its mean has binomial noise too, as the stored
+results have. A difference is between models and the bases that they start from: the effect of the base is in both, that
+of the further training in the models alone. The results are in `coverage.tsv` in this folder.
 """
 
 import csv
@@ -27,37 +27,37 @@ if TYPE_CHECKING:
     from probe.seeds.grouping import Group
 
 Effect = Literal["normal", "zero", "skewed", "collapsing"]
-"""Of the seed."""
+"""Distribution of the seed's effect on a training's rate."""
 Estimate = Literal["mean", "difference"]
 SEEDS = (3, 5, 10)
 SIMULATIONS = 2000
-"""With as many a coverage of 95 % is known to 1 percentage point."""
+"""Simulations per condition; they estimate a coverage of 95 % to within 1 percentage point."""
 ANSWERS = 400
 """Questions that each training answers."""
 RATE, OTHER, SPREAD = 0.6, 0.4, 0.06
-"""The mean rates of models and of their bases, and the standard deviation of a seed's effect."""
+"""Mean rates of models and of their bases, and the standard deviation of a seed's effect."""
 COLLAPSE, DEPTH = 0.2, 0.5
-"""The share of trainings that collapse, and by how much; the others spread a third as far as elsewhere."""
+"""Share of trainings that collapse, and the drop of their rate; the others have a third of the usual spread."""
 NOISE = 2 * 1.96 * math.sqrt(RATE * (1 - RATE) / ANSWERS)
-"""The width of an interval over answers."""
+"""Width of an interval over one training's answers."""
 SOUND = (0.93, 0.97)
-"""Coverage within these is what the interval promises; what lies outside is told to the reader."""
+"""Range of coverage that counts as the nominal 95 %; readers are warned about coverage outside it."""
 FILE = "coverage.tsv"
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How often intervals covered the truth."""
+    """Coverage of intervals in one simulated condition."""
 
     estimate: str
     effect: str
     seeds: int
     covered: float
-    """Share of the intervals."""
+    """Share of the intervals that cover the truth."""
     listed: float
-    """Share of the simulations in which trainings are listed as apart and get no interval."""
+    """Share of the simulations whose trainings are listed as apart and get no interval."""
     found: float
-    """The same among those in which some trainings collapsed and some did not; NaN where none ever does."""
+    """Share listed among simulations in which some but not all trainings collapsed; NaN without collapse."""
     simulations: int
 
 
@@ -65,10 +65,10 @@ def simulate(effect: Effect, seeds: int, estimate: Estimate = "mean", simulation
     """Simulate the coverage of 95 % t intervals over trainings.
 
     Args:
-        effect: of the seed on a training's rate.
-        seeds: trainings, or pairs of them.
-        estimate: the mean of one method, or its difference to the bases, paired.
-        simulations: how many intervals are made.
+        effect: distribution of the seed's effect on a training's rate.
+        seeds: number of trainings, or of pairs.
+        estimate: the mean of one method, or its paired difference to the bases.
+        simulations: number of simulated intervals.
     """
     rng = np.random.default_rng([seeds, simulations, get_args(Effect).index(effect)])
     shape = seeds, simulations
@@ -90,7 +90,7 @@ def simulate(effect: Effect, seeds: int, estimate: Estimate = "mean", simulation
 def _effects(
     rng: np.random.Generator, effect: Effect, shape: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Draw effects of seeds with mean 0 (standard deviation `SPREAD` unless they collapse), and which ones collapse."""
+    """Draw effects of seeds with mean 0 (standard deviation `SPREAD` without collapse), and mark collapsed seeds."""
     none = np.zeros(shape, dtype=bool)
     if effect == "collapsing":
         collapsed = rng.random(shape) < COLLAPSE
@@ -107,7 +107,7 @@ def _answer(rng: np.random.Generator, rates: NDArray[np.float64]) -> NDArray[np.
 
 @lru_cache
 def simulated() -> tuple[Coverage, ...]:
-    """Load the figures of `coverage.tsv`."""
+    """Load the simulated coverages from `coverage.tsv`."""
     with (files("probe.seeds") / FILE).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return tuple(
@@ -125,10 +125,10 @@ def simulated() -> tuple[Coverage, ...]:
 
 
 def caution(count: int) -> str:
-    """Say where an interval over so many trainings covers less or more than it promises; empty where it does not.
+    """Warn if intervals over this many trainings cover more or less than 95 %; return an empty text if they do not.
 
-    No interval tells of collapses that none of the trainings shows; docs/seeds.md says so.
-    A number of trainings that was not simulated counts as the next smaller one that was, or as the smallest.
+    No interval accounts for collapses that none of the trainings shows; docs/seeds.md says so. For a number of
+    trainings that was not simulated, the next smaller simulated one is used, or the smallest.
     """
     seeds = max((each for each in SEEDS if each <= count), default=SEEDS[0])
     known = [each for each in simulated() if each.seeds == seeds and each.effect != "collapsing"]
@@ -144,10 +144,10 @@ def caution(count: int) -> str:
 
 
 def cautions(found: "Mapping[str, Group]") -> str:
-    """Say what a reader of intervals over trainings must know of groups of seeds; empty where there is nothing.
+    """Return the caveats for intervals over trainings of these groups; an empty text if there are none.
 
     Args:
-        found: groups by the names that they are called by.
+        found: groups by display name.
     """
     several = {name: each for name, each in found.items() if each.count > 1}
     shared = [name for name, each in several.items() if each.shared]
@@ -156,14 +156,14 @@ def cautions(found: "Mapping[str, Group]") -> str:
 
 
 def write(rows: Iterable[Coverage], path: Path) -> None:
-    """Write the table."""
+    """Write the simulated coverages as a TSV table."""
     names = [each.name for each in fields(Coverage)]
     lines = [names, *([str(value) for value in astuple(row)] for row in rows)]
     path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def main() -> None:
-    """Simulate all and write `coverage.tsv`."""
+    """Simulate all conditions and write `coverage.tsv`."""
     kinds = [(e, f, k) for e in get_args(Estimate) for f in get_args(Effect) for k in SEEDS]
     write((simulate(effect, seeds, estimate) for estimate, effect, seeds in kinds), Path(__file__).with_name(FILE))
 

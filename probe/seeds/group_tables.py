@@ -1,7 +1,7 @@
-"""Headline figures and curves of a group: means over its trainings with t intervals, beside the figures of one of them.
+"""Headline numbers and curves of a group: means over its trainings with t intervals, and the numbers of one training.
 
-A number is over answers (one training, other questions), or over trainings (these questions, another seed). Each table
-says which by the names of its columns.
+An interval is over answers (one training, other questions) or over trainings (these questions, another seed). The names
+of the columns say which.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,18 +15,19 @@ from probe.seeds.grouping import Group
 from probe.seeds.t_intervals import by_unit, half_widths, mean_over_trainings
 
 ANSWERS = ("answers", "answers_low", "answers_high", "answers_n")
-"""Columns of one training's value with its interval over answers, and the number of these."""
+"""Columns of one training's value: value, interval over answers, number of answers."""
 FIGURES = ("metric", "value", "ci_low", "ci_high", "n", *ANSWERS, "apart")
-"""Columns of `headline`: mean over trainings, its interval, the number of trainings; those of `ANSWERS`; and the values
-of all with blanks between where some ended far from the others (`probe.seeds.bimodal`), elsewhere nothing."""
+"""Columns of `headline`: mean over trainings, its interval, the number of trainings; those of `ANSWERS`; and `apart`,
+the values of all trainings separated by blanks if some ended far from the others (`probe.seeds.bimodal`), else
+empty."""
 
 
 def headline(group: Group) -> pd.DataFrame:
-    """Return the headline figures of a group, one row a metric.
+    """Return the headline numbers of a group, one row per metric.
 
     Returns:
-        metric; value, ci_low, ci_high over trainings, n of these; and of the first member that has the figure its
-        value, answers_low, answers_high over its answers, answers_n of these; and `apart`, see `FIGURES`.
+        metric; value, ci_low, ci_high over trainings and their number n; the value of the first member that has the
+        metric with answers_low, answers_high over its answers and their number answers_n; and `apart` (see `FIGURES`).
     """
     return over_trainings([run.headline for run in group.runs], group.units)
 
@@ -35,8 +36,8 @@ def over_trainings(summaries: Sequence[pd.DataFrame], units: Sequence[str]) -> p
     """Join the summaries of a group's members into one table; see `headline`.
 
     Args:
-        summaries: one a member, with metric, value, ci_low, ci_high, n.
-        units: of the members (`Group.units`).
+        summaries: one table per member, with metric, value, ci_low, ci_high, n.
+        units: the members' independent trainings (`Group.units`).
     """
     tables = [table.drop_duplicates("metric").set_index("metric") for table in summaries]
     rows = []
@@ -59,24 +60,24 @@ def over_trainings(summaries: Sequence[pd.DataFrame], units: Sequence[str]) -> p
 
 @dataclass(frozen=True)
 class Curves:
-    """Metrics of a group over training: tables with the columns of `Run.metrics()`, one row a step that all logged."""
+    """Training curves of a group: tables with the columns of `Run.metrics()`, one row per step that all logged."""
 
     mean: pd.DataFrame
     low: pd.DataFrame
     """Lower ends of the t intervals over trainings; NaN for fewer than two trainings."""
     high: pd.DataFrame
     members: dict[str, pd.DataFrame]
-    """The metrics of each member by the name of its run."""
+    """Metrics of each member by the name of its run."""
 
 
 def curves(group: Group, read: Callable[[Run], pd.DataFrame] = Run.metrics) -> Curves:
-    """Return a group's curves: the mean over trainings and its t interval at each step that all members have logged.
+    """Return a group's curves: the mean over trainings with its t interval at each step that all members logged.
 
-    A metric has no mean at a step where one of those that log it has none.
+    A metric has no mean at a step where a member that logs it has no value.
 
     Args:
-        group: the runs.
-        read: gives the metrics of one; by default from its file.
+        group: runs that differ by seed only.
+        read: function that returns the metrics of a run; by default they are read from its file.
     """
     frames = [read(run).set_index("step") for run in group.runs]
     steps = frames[0].index

@@ -1,11 +1,10 @@
-"""Which runs differ by nothing but their seed, by what the runs say of themselves.
+"""Grouping of runs that differ only by their seed, from what run.json records.
 
-The recipe of a run is its method, the options that its training depends on, its data by content, and the recipes of
-the models that it starts from, refers to and is rewarded by. Runs of one recipe are a group. What runs and folders are
-called does not matter.
+The recipe of a run is its method, the options that its training depends on, its data by content, and the recipes of its
+base, its reference model and its reward model. Runs of one recipe are a group. Names of runs and folders do not matter.
 
-Five seeds of DPO from one base tell how DPO varies, not how pretraining and DPO do. So a group knows from where on its
-members are trained apart, and what they have in common before.
+Five seeds of DPO from one base show how DPO varies, not how pretraining and DPO together vary. So a group records the
+training steps in which its members differ, and the model that they share before these.
 """
 
 import hashlib
@@ -21,50 +20,50 @@ from probe.runs.directories import find
 from probe.runs.reader import Run, list_runs
 
 SEEDS = frozenset({"seed", "data_seed"})
-"""Options by which members of a group differ."""
+"""Options in which members of a group may differ."""
 ASIDE = SEEDS | {
     *("out", "output_dir", "logging_dir", "run_name", "resume", "device", "threads", "track", "strict"),
     *("save_every", "log_every", "eval_every", "capture_every", "rollouts_every", "rollouts_kept", "rollouts", "thin"),
     *("probe_prompts", "evaluate"),
 }
-"""Options that no step of a training depends on: where it runs, what is kept and measured of it."""
+"""Options without effect on the trained weights: where the training runs, what it stores and measures."""
 WITHOUT: Mapping[str, Any] = {"weights_dtype": "float32"}
-"""What a run did that was written before an option was there; of all others: nothing, which is None, 0 or empty."""
+"""Values of options that older runs did not record; every other missing option counts as None, 0 or empty."""
 MODELS = frozenset({"base", "reward", "data"})
-"""Options that name models and files; their contents are compared."""
+"""Options that name models and files, which are compared by content."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ by their seed; a run that no other one is like is a group of one."""
+    """Runs that differ only by their seed; a run without a counterpart is a group of one."""
 
     runs: tuple[Run, ...]
-    """The members by seed; a training that was copied counts once."""
+    """Members, sorted by seed; copies of one training count once."""
     units: tuple[str, ...]
-    """What stands for independent trainings: equal where two members come from one training of the first step that the
-    members were trained apart in."""
+    """Key of each member's independent training: equal for members that share a training of the first step that
+    differs."""
     methods: tuple[str, ...]
-    """The steps that the members were trained apart in, the first one first."""
+    """Methods of the training steps in which the members differ, in order."""
     shared: str = ""
-    """The name of what all members start from, such as `base`; empty where they have no training in common."""
+    """Name of the model that all members start from, such as `base`; empty if they share no training."""
     lines: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
-    """Of each member the identities of its ancestors and of itself, the oldest first."""
+    """Identities of each member's ancestors and of itself, the oldest first."""
     copies: tuple[Run, ...] = ()
-    """Runs that are the training of a member once more."""
+    """Runs that repeat the training of a member."""
 
     @property
     def first(self) -> Run:
-        """The member with the lowest seed, by whose name the group is chosen."""
+        """The member with the lowest seed; its name selects the group."""
         return self.runs[0]
 
     @property
     def method(self) -> str:
-        """The method of the last step."""
+        """The method of the last training step."""
         return self.first.method
 
     @property
     def count(self) -> int:
-        """How many independent trainings there are."""
+        """The number of independent trainings."""
         return len(set(self.units))
 
     @property
@@ -74,11 +73,11 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The part that the names of all members have in common, else the name of the first one."""
+        """The part that the names of all members share, else the name of the first member."""
         return common_name([run.name for run in self.runs])
 
     def of(self, runs: Iterable[Run]) -> "Group":
-        """Return the group of some of the members."""
+        """Return the group restricted to some of its members."""
         kept = {run.path for run in runs}
         rows = [row for row in zip(self.runs, self.units, self.lines, strict=True) if row[0].path in kept]
         members, units, lines = (tuple(column) for column in zip(*rows, strict=True))
@@ -86,7 +85,7 @@ class Group:
 
     @property
     def about(self) -> str:
-        """What differs between the members, such as `5 seeds of dpo from one base (base)`."""
+        """A description of what differs between the members, such as `5 seeds of dpo from one base (base)`."""
         steps, many = " and ".join(self.methods), f"{len(self.runs)} seeds"
         if len(self.runs) == 1:
             return f"one seed of {self.method}"
@@ -101,7 +100,7 @@ def groups(runs: Iterable[Run] | None = None) -> list[Group]:
     """Return all runs in groups that differ by seed only, in the order of their first runs.
 
     Args:
-        runs: without them all of the folders of runs (`probe.list_runs`).
+        runs: runs to group; by default all runs in the run directories (`probe.list_runs`).
     """
     known = list(list_runs() if runs is None else runs)
     lineage, members = _Lineage(known), dict[str, list[Run]]()
@@ -114,7 +113,7 @@ def group_of(ref: Run | str, runs: Iterable[Run] | None = None) -> Group:
     """Return the group that a run belongs to.
 
     Args:
-        ref: the run, its name or its directory.
+        ref: a run, its name or its directory.
         runs: see `groups`; the run itself may be missing.
 
     Raises:
@@ -130,11 +129,11 @@ def group_of(ref: Run | str, runs: Iterable[Run] | None = None) -> Group:
 
 
 def pair(first: Group, second: Group) -> list[tuple[str, list[Run], list[Run]]]:
-    """Pair the members of two groups that have a training or a seed in common, and name what they have in common.
+    """Pair the members of two groups that share a training or a seed, and name what they share.
 
-    They are those that come from one training of the first step: a member and the base it started from, or two members
-    of one base. Where all members of both start from one base, equal seeds are a pair; where the second group is that
-    base, it stands beside every member.
+    Members are paired if they come from the same training of the first step: a member and the base it started from, or
+    two members of one base. If all members of both groups start from one base, members of equal seed are paired; if the
+    second group is that base, it is paired with every member.
     """
     ours, theirs = _by_unit(first), _by_unit(second)
     if common := [unit for unit in ours if unit in theirs]:
@@ -149,7 +148,7 @@ def pair(first: Group, second: Group) -> list[tuple[str, list[Run], list[Run]]]:
 
 
 def common_name(names: list[str]) -> str:
-    """Return the words that all names have, in the order of the first name; all of the first where there are none."""
+    """Return the words that all names share, in the order of the first name; the whole first name if there are none."""
     if len(set(names)) == 1:
         return names[0]
     words = [re.split(r"([-_. ])", name) for name in names]
@@ -168,7 +167,7 @@ def _by_unit(group: Group) -> dict[str, list[Run]]:
 
 
 def _base(group: Group) -> str:
-    """Return the identity of what all members start from; empty where there is no such model."""
+    """Return the identity of the model that all members start from; empty if there is none."""
     level = len(group.lines[0]) - len(group.methods)
     return group.lines[0][level - 1] if group.shared else ""
 
@@ -179,18 +178,18 @@ class _Lineage:
     def __init__(self, runs: list[Run]) -> None:
         self._index = RunIndex(runs)
         self._known: dict[tuple[str, bool], str] = {}
-        self._weights: dict[str, str] = {}  # equal weights are one training, whatever their runs say
+        self._weights: dict[str, str] = {}  # runs with equal weights count as one training
         for run in runs:
             base = self._parent(run)
             if base is not None and (weights := _weights_of_base(run)):
                 self._weights.setdefault(weights, self._identity(base, seeds=True))
 
     def recipe(self, run: Run) -> str:
-        """Return a text that is equal for runs that differ by seed only."""
+        """Return the recipe of a run: a text that is equal for runs that differ by seed only."""
         return self._identity(run, seeds=False)
 
     def line(self, run: Run) -> tuple[str, ...]:
-        """Return the identities of the trainings that led to a run, the oldest first."""
+        """Return the identities of a run's ancestors and of the run, the oldest first."""
         line, seen = [self._identity(run, seeds=True)], {str(run.path)}
         while run.parent:
             parent = self._parent(run)
@@ -219,7 +218,7 @@ class _Lineage:
         return Group(tuple(members), units, methods[level:], shared, tuple(lines), copies)
 
     def _steps(self, run: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return methods and names of a run and its ancestors, the oldest first; of a model that is no run its name."""
+        """Return methods and names of a run's ancestors and of the run, the oldest first."""
         methods, names, seen = [run.method], [run.name], {str(run.path)}
         while run.parent:
             parent = self._parent(run)
@@ -235,10 +234,10 @@ class _Lineage:
         return self._index.find(run.parent, run) if run.parent else None
 
     def _identity(self, run: Run, *, seeds: bool) -> str:
-        """Return the identity of a run's recipe, or with `seeds` of its training; a circle of references is cut."""
+        """Return the identity of a run's recipe, or with `seeds` that of its training; circular references are cut."""
         key = str(run.path), seeds
         if key not in self._known:
-            self._known[key] = ""  # what a run says of itself
+            self._known[key] = ""  # recipe of the run
             self._known[key] = hashlib.sha256(json.dumps(self._facts(run, seeds), sort_keys=True).encode()).hexdigest()
         return self._known[key]
 
@@ -265,7 +264,7 @@ class _Lineage:
         return facts | ({"seeds": [run.seed, *(run.config.get(name) for name in sorted(SEEDS))]} if seeds else {})
 
     def _model(self, ref: Any, run: Run, seeds: bool, content: Any) -> Any:
-        """Return the identity of a model that a run names; if it is no run here, its content, where that is known."""
+        """Return the identity of a model that a run names; outside the runs, that of its content, if known."""
         source = self._index.find(ref, run) if isinstance(ref, str) else None
         if source is None:
             return [content] if content else _plain(ref) if isinstance(ref, str) else ref
@@ -273,13 +272,13 @@ class _Lineage:
 
 
 def _weights_of_base(run: Run) -> str:
-    """Return the hash of the weights that a training started from, where the run says it."""
+    """Return the hash of the weights that a training started from, if the run records it."""
     data = run.meta.get("data") or {}
     return str(data.get("reference") or data.get("base") or "")
 
 
 def _plain(ref: str) -> str:
-    """Return the name of a model that is no run here; of a path its last part."""
+    """Return the name of a model that is not among the runs; for a path, its last part."""
     return PurePath(split_step(ref)[0]).name or ref
 
 

@@ -1,7 +1,7 @@
 """Stored results of a group's members as one result: means over trainings, and differences of two groups by seed.
 
-All members answered the same questions, so an interval over trainings says what another training would give on these
-questions; the one over answers beside it says what other questions would give of one training.
+All members answered the same questions, so an interval over trainings describes another training on these questions;
+the interval over answers describes one training on other questions.
 """
 
 import json
@@ -34,43 +34,43 @@ from probe.seeds.t_intervals import (
 from probe.terms import DIFFERENCE, RATES, Term, term
 
 SEED = "seed"
-"""Column of the items of a group's result: the seed of the training that a row is of."""
+"""Column in the items of a group's result: seed of the training that gave the row."""
 
 
 @dataclass(frozen=True)
 class GroupResults:
-    """The stored results of one experiment that members of a group have, all made with the same settings."""
+    """Stored results of one experiment for the members of a group, all with the same settings."""
 
     group: Group
-    """Of those members that have a result."""
+    """Members that have a result."""
     folders: tuple[Path, ...]
-    """Of each member."""
+    """Result folder of each member."""
     name: str
-    """Of the experiment."""
+    """Name of the experiment."""
     meta: Mapping[str, Any]
-    """Of the first member's result."""
+    """Metadata of the first member's result."""
 
     def summaries(self) -> list[pd.DataFrame]:
-        """Read the summary of each member: metric, value, ci_low, ci_high, n."""
+        """The summary of each member: metric, value, ci_low, ci_high, n."""
         return [read_summary(read_index(folder)) for folder in self.folders]
 
     def seeds(self) -> pd.DataFrame:
-        """Return the value of each member, one row a metric and member: seed, metric, value."""
+        """Return each member's values, one row per metric and member: seed, metric, value."""
         tables = zip(self.group.runs, self.summaries(), strict=True)
         return pd.concat([table[["metric", "value"]].assign(seed=run.seed) for run, table in tables], ignore_index=True)
 
     def table(self) -> pd.DataFrame:
-        """Return means over trainings beside the first member's value over answers.
+        """Return means over trainings and the first member's value over its answers.
 
         The columns are those of `probe.seeds.group_tables.FIGURES`.
         """
         return over_trainings(self.summaries(), self.group.units)
 
     def differences(self, baseline: "GroupResults") -> dict[str, tuple[OverTrainings, int]]:
-        """Return the difference over trainings of each metric of both groups, and the number of pairs; 0 if unpaired.
+        """Return the difference over trainings of each common metric, and the number of pairs (0: unpaired).
 
         Args:
-            baseline: what is subtracted.
+            baseline: group whose values are subtracted.
         """
         pairs, ours, theirs = pair(self.group, baseline.group), self._values(), baseline._values()
         widths = [
@@ -93,7 +93,7 @@ class GroupResults:
         return found
 
     def _values(self) -> dict[str, dict[Path, float]]:
-        """Return by metric the value of each member by its directory; NaN where it has none."""
+        """Return metric -> directory of a member -> its value, NaN if missing."""
         tables = [table.set_index("metric")["value"].astype(float) for table in self.summaries()]
         names = dict.fromkeys(str(name) for table in tables for name in table.index)
         runs = [run.path for run in self.group.runs]
@@ -101,13 +101,13 @@ class GroupResults:
 
 
 def find_results(group: Group, name: str, like: Mapping[str, Any] | None = None) -> GroupResults:
-    """Find what the members of a group have stored of an experiment.
+    """Find the members' stored results of an experiment.
 
     Args:
-        group: the runs.
-        name: of the experiment.
-        like: the `meta` of a result whose settings (options, n, seed, data, world) are wanted; without it those that
-            most members have, of several the newest.
+        group: runs that differ by seed only.
+        name: name of the experiment.
+        like: the `meta` of a result whose settings (options, n, seed, data, world) are wanted; by default the settings
+            that most members have, and of these the newest.
 
     Raises:
         DataError: no member has a result of the experiment, or none with these settings.
@@ -137,7 +137,7 @@ def find_results(group: Group, name: str, like: Mapping[str, Any] | None = None)
 
 
 def _is_whole(index: Mapping[str, Any]) -> bool:
-    """Return whether the summary of a stored result can be read: it may come from anybody."""
+    """Return whether the summary of a stored result can be read; the file is untrusted."""
     try:
         return set(COLUMNS) <= set(read_summary(index))
     except DAMAGE:
@@ -149,17 +149,18 @@ def _key(name: str, meta: Mapping[str, Any], across_worlds: bool) -> str:
 
 
 def result_of(group: Group, name: str, baseline: Group | None = None) -> Result:
-    """Make the result of a group from what its members have stored.
+    """Make the result of a group from the stored results of its members.
 
     Args:
-        group: the runs.
-        name: of the experiment.
-        baseline: another group that answered the same; differences are paired by seed where both start from the same
-            bases, else they are those of independent trainings.
+        group: runs that differ by seed only.
+        name: name of the experiment.
+        baseline: another group that answered the same questions; differences are paired by seed if both start from the
+            same bases, else unpaired.
 
     Returns:
-        A result whose summary holds means over trainings (`value`, `ci_low`, `ci_high`, `n` trainings) and, named so,
-        the first member's value over its answers; items and tables are those of all members, with their seeds.
+        A result whose summary holds means over trainings (`value`, `ci_low`, `ci_high`, `n` trainings) and, in columns
+        of their own, the first member's value over its answers; items and tables are those of all members, with their
+        seeds.
 
     Raises:
         DataError: no member has such a result, or the baseline has none with the same settings.
@@ -196,7 +197,7 @@ def _load(found: GroupResults) -> list[tuple[Result, int]]:
 
 
 def _compared(summary: pd.DataFrame, ours: GroupResults, theirs: GroupResults) -> pd.DataFrame:
-    """Add the columns of a baseline to a summary, all over trainings."""
+    """Add the columns of a baseline, means over its trainings, to a summary."""
     bases = theirs.table().set_index("metric")[["value", "ci_low", "ci_high"]]
     gaps = ours.differences(theirs)
     unknown = mean_over_trainings([])

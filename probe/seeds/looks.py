@@ -1,4 +1,4 @@
-"""How runs are drawn, the same in every figure: seeds of one training have one colour."""
+"""Colours and dashes of runs, the same in every figure: seeds of one training share a colour."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,11 +9,11 @@ from probe.seeds.grouping import Group
 
 
 def style_runs(runs: Mapping[str, Run], found: Sequence[Group]) -> dict[str, Style]:
-    """Return colour and dash of every run by its name.
+    """Return the colour and dash of every run by name.
 
     Args:
-        runs: by name.
-        found: the same runs in groups that differ by seed only.
+        runs: runs by name.
+        found: the same runs, grouped by recipe.
     """
     labels = {str(run.path): label for label, run in runs.items()}
     members = {labels[str(each.first.path)]: [labels[str(run.path)] for run in each.runs] for each in found}

@@ -1,8 +1,8 @@
-"""Intervals over trainings: the mean of a few seeds, and the difference of two methods, by Student's t.
+"""Student's t intervals over trainings: for the mean of a few seeds and for the difference of two methods.
 
-What is drawn is a training: the spread of the seeds' means holds the effect of the seed and the noise of each seed's
-answers. With k trainings the interval has k - 1 degrees of freedom (Student 1908). `probe.seeds.coverage` says how
-often it holds the truth.
+The sampling unit is a training: the spread of the seeds' means includes the effect of the seed and the noise of each
+seed's answers. With k trainings the interval has k - 1 degrees of freedom (Student 1908). `probe.seeds.coverage`
+simulates its coverage.
 """
 
 import math
@@ -19,7 +19,7 @@ from probe.numbers import in_unit, shown_ends
 from probe.seeds.bimodal import are_apart
 
 UNKNOWN = "One seed: nothing is known of other trainings."
-"""What is said where a group has one training."""
+"""Message for a group with one training."""
 
 
 class _Mean(NamedTuple):
@@ -29,24 +29,24 @@ class _Mean(NamedTuple):
     low: float
     high: float
     trainings: int
-    """How many, or how many pairs of them."""
+    """Number of trainings, or of pairs of trainings."""
 
 
 class OverTrainings(_Mean):
     """A mean over trainings with the ends of its 95 % interval, in the unit of the data."""
 
     apart: tuple[float, ...] = ()
-    """The value of each training where some ended far from the others; there is no interval then."""
+    """Value of each training if some ended far from the others; there is no interval then."""
 
     @classmethod
     def listed(cls, values: Sequence[float]) -> "OverTrainings":
-        """Return the mean of trainings that are apart; it lists their values and has no interval."""
+        """Return the mean of trainings that are apart, with their values and without an interval."""
         mean = cls(float(np.mean(values)), math.nan, math.nan, len(values))
         mean.apart = tuple(map(float, values))
         return mean
 
     def format(self, unit: str = "", *, sign: bool = False) -> str:
-        """Format the mean as its unit is shown everywhere (`probe.numbers.in_unit`), ends of rates within 0 and 100 %.
+        """Format the mean in its unit (`probe.numbers.in_unit`), with the ends of rates clipped to 0 and 100 %.
 
         Trainings that are apart are listed: `0.25 %, 94 %, 100 % (seeds apart)`.
         """
@@ -58,10 +58,10 @@ class OverTrainings(_Mean):
 
     @classmethod
     def of(cls, row: Mapping[Any, Any]) -> "OverTrainings":
-        """Return the mean in a row of a table with the columns of `probe.seeds.group_tables.FIGURES`."""
+        """Read the mean from a row of a table with the columns of `probe.seeds.group_tables.FIGURES`."""
         apart = row.get("apart")
         if isinstance(apart, str) and apart:
-            with suppress(ValueError):  # a table of somebody's
+            with suppress(ValueError):  # a user's table
                 return cls.listed([float(value) for value in apart.split()])
         return cls(float(row["value"]), float(row["ci_low"]), float(row["ci_high"]), int(row["n"]))
 
@@ -70,17 +70,17 @@ def mean_over_trainings(values: ArrayLike, level: float = 0.95, noise: float = m
     """Return the mean of independent trainings' values with its t interval.
 
     Args:
-        values: [k] one number a training; those that have none (NaN) do not count.
+        values: [k] one number per training; NaN is left out.
         level: coverage of the interval.
-        noise: what other answers alone would change, by which it is told whether trainings are apart
-            (`probe.seeds.bimodal`); without it none are.
+        noise: width of an interval over answers, needed to detect trainings that are apart (`probe.seeds.bimodal`); by
+            default none are.
 
     Returns:
-        NaN ends for fewer than two trainings, where all have one value, since then nothing tells how they vary, and
-        where some are apart.
+        The mean; the ends are NaN for fewer than two trainings, for equal values (the variance is unknown), and for
+        trainings that are apart.
 
     Raises:
-        DataError: the values are no flat list, or the level is not between 0 and 1.
+        DataError: the values are not a flat list, or the level is not between 0 and 1.
     """
     found = np.asarray(values, dtype=float)
     if found.ndim != 1 or not 0 < level < 1:
@@ -98,10 +98,10 @@ def mean_over_trainings(values: ArrayLike, level: float = 0.95, noise: float = m
 
 
 def half_widths(values: NDArray[np.float64], level: float = 0.95) -> NDArray[np.float64]:
-    """Return [...] half of the t interval of each mean over the first axis; NaN where nothing varies.
+    """Return half widths [...] of the t intervals of means over the first axis; NaN where the values do not vary.
 
     Args:
-        values: [k ...] numbers of k independent trainings.
+        values: [k, ...] numbers of k independent trainings.
         level: coverage of the intervals.
     """
     k = len(values)
@@ -116,8 +116,8 @@ def paired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95, noi
     """Return the mean of first - second with its t interval, both methods trained from the same bases or seeds.
 
     Args:
-        first: [k] one number a training.
-        second: [k] of the other method, in the same order of bases or seeds.
+        first: [k] one number per training.
+        second: [k] the other method's numbers, in the same order of bases or seeds.
         level: coverage of the interval.
         noise: see `mean_over_trainings`.
 
@@ -131,15 +131,16 @@ def paired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95, noi
 
 
 def unpaired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> OverTrainings:
-    """Return the difference of means over trainings with nothing in common, with Welch's interval (Welch 1947).
+    """Return the difference of means over independent trainings, with Welch's interval (Welch 1947).
 
     Args:
-        first: [k] one number a training.
-        second: [l] of the other method.
+        first: [k] one number per training.
+        second: [l] the other method's numbers.
         level: coverage of the interval.
 
     Returns:
-        NaN ends where one side has fewer than two trainings, or nothing varies; `trainings` is the smaller number.
+        The difference; the ends are NaN if one side has fewer than two trainings or no variance; `trainings` is the
+        smaller number.
     """
     sides = [each[np.isfinite(each)] for each in (np.asarray(values, dtype=float) for values in (first, second))]
     count = min(map(len, sides))
@@ -153,11 +154,11 @@ def unpaired_by_seed(first: ArrayLike, second: ArrayLike, level: float = 0.95) -
 
 
 def by_unit(values: Iterable[float], units: Sequence[str]) -> NDArray[np.float64]:
-    """Return [k] one number an independent training: the mean of the members that come from it.
+    """Return [k] one number per independent training: the mean of the members that come from it.
 
     Args:
-        values: one number a member, NaN where it has none.
-        units: of the members (`Group.units`).
+        values: one number per member, NaN if missing.
+        units: the members' independent trainings (`Group.units`).
     """
     sums: dict[str, list[float]] = {}
     for value, unit in zip(values, units, strict=True):

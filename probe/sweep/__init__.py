@@ -2,8 +2,8 @@
 
 - a spec (a TOML file, or the same as a dictionary) and its tasks: `read_spec`, `Spec`, `Task`
 - run all of it: `run_sweep`
-- how a sweep stands, its tasks and its numbers: `Sweep`; one that lies on the disk: `read_sweep`, `find_sweeps`
-- what copies runs to where other machines find them: `Store`
+- the state of a sweep, its tasks and its metrics: `Sweep`; sweeps on disk: `read_sweep`, `find_sweeps`
+- the store through which machines share runs: `Store`
 """
 
 import lazy_loader

@@ -1,8 +1,8 @@
-"""One attempt at a task: its command as a process of its own, started, watched, stopped, and ended with its starter.
+"""One attempt at a task: its command runs in a separate process that ends with the process that started it.
 
-An attempt starts only when nobody writes the run any more. A lost one (its process was killed, its machine is gone) may
-live on for a moment: its process notices that its starter is gone (`probe.cli`), and until it has ended the run is
-locked, or its heartbeat is heard. The next attempt waits for that and resumes the run from its last checkpoint.
+An attempt starts only when no other process writes the run. A lost attempt (its process was killed, its machine is
+gone) may run on for a moment: its process notices that its parent is gone (`probe.cli`), and until it has ended the run
+is locked or its heartbeat is recent. The next attempt waits for that and resumes the run from its last checkpoint.
 """
 
 import os
@@ -26,90 +26,90 @@ from probe.sweep.spec import Task
 from probe.untrusted import open_file, read_file
 
 PATIENCE_S = 2 * STALE_S
-"""How long an attempt waits for another process that writes the run."""
+"""Seconds that an attempt waits for another process that writes the run."""
 STOP_S = 60.0
-"""How long an attempt has to end by itself when the sweep is broken off."""
+"""Seconds that an attempt has to end by itself when the sweep is interrupted."""
 INTERRUPTED = 130
 
 
 class Watch(Protocol):
-    """Sends a run on while it is trained: a context around the training, which sends it once more when it is left.
+    """Context manager around a training that uploads the run while it is trained and once more on exit.
 
-    Leaving it raises a `ProbeError` when the run could not be sent, which fails the task.
+    On exit it raises a `ProbeError` if the run could not be uploaded; the task then fails.
     """
 
     def __enter__(self) -> object:
-        """Begin to watch the run for new checkpoints."""
+        """Start watching the run for new checkpoints."""
 
     def __exit__(self, *error: Any) -> object:
-        """Send the run as it ended."""
+        """Upload the run in its final state."""
 
     def taken_over(self) -> bool:
-        """Return whether a newer attempt is at work: then this one must end, and nothing of it is sent any more."""
+        """Return whether a newer attempt has taken over the run: this one must then end and uploads nothing more."""
 
 
 class Store(Protocol):
-    """Copies runs to a place that other machines reach; used where a task runs, so it must be picklable."""
+    """Storage for runs that other machines can reach; tasks use it, so it must be picklable."""
 
     def newest(self, run: Path) -> int:
-        """Return the highest number with which a run was taken over, or 0 where it was never sent.
+        """Return the highest number with which a run was taken over, or 0 if it was never uploaded.
 
         Raises:
-            ProbeError: the store cannot be asked.
+            ProbeError: the store cannot be reached.
         """
 
     def bring(self, run: Path) -> None:
-        """Bring a run of an earlier task to this machine.
+        """Download a run of an earlier task to this machine.
 
         Raises:
-            ProbeError: it cannot be brought, which fails the task.
+            ProbeError: it cannot be downloaded; the task then fails.
         """
 
     def watch(self, run: Path, number: int) -> Watch:
-        """Take over the run of a task, and bring it as it was sent last, if it was.
+        """Take over the run of a task, and download its last uploaded state, if any.
 
         Args:
-            run: the directory.
-            number: higher than all before it; nothing of lower ones is sent any more.
+            run: directory of the run.
+            number: higher than all numbers before it; attempts with lower numbers can upload nothing more.
 
         Raises:
-            ProbeError: it cannot be brought, or the number is taken.
+            ProbeError: it cannot be downloaded, or the number is taken.
         """
 
 
 @dataclass(frozen=True)
 class Order:
-    """What an engine needs to make an attempt; the same on every machine."""
+    """Description of an attempt that an engine can run on any machine."""
 
     task: Task
     attempt: int
-    """From 1 on, over all runs of the sweep."""
+    """Number of the attempt, from 1, counted over all restarts of the sweep."""
     folder: Path
-    """The sweep's own folder, for logs."""
+    """Folder of the sweep's logs."""
     directory: Path
-    """The working directory: relative paths of the spec are meant from here."""
+    """Working directory; relative paths of the spec start here."""
     environment: Mapping[str, str]
-    """Variables that a task has wherever it runs."""
+    """Environment variables of the task on every machine."""
     store: Store | None = None
     number: int = 0
-    """With which the task takes its run over in the store."""
+    """Fencing number with which the task takes over its run in the store."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How an attempt ended."""
+    """Outcome of an attempt."""
 
     task: str
     state: str
-    """`finished`, `failed`, `interrupted` or `lost`."""
+    """State at the end: `finished`, `failed`, `interrupted` or `lost`."""
     message: str = ""
     node: str = ""
     answer: str = ""
-    """What an experiment has answered, as JSON."""
+    """Result of an experiment, as JSON."""
 
 
 class Attempt:
-    """An attempt at a task on this machine; `poll` carries it on, without waiting."""
+    """An attempt at a task on this machine; `poll` advances it without blocking."""
 
     def __init__(self, order: Order) -> None:
         self.order, self.task = order, order.task
@@ -122,11 +122,11 @@ class Attempt:
 
     @property
     def _run(self) -> Path:
-        """The run, wherever this process works."""
+        """Directory of the run on this machine."""
         return self.order.directory / self.task.run
 
     def poll(self) -> Ended | None:
-        """Start the process as soon as it may, send what is new, and say how it ended once it has."""
+        """Start the process when it may start, upload new files, and return the outcome once it has ended."""
         try:
             if self._process is None:
                 return self._begin()
@@ -143,13 +143,13 @@ class Attempt:
             return self._ended("failed", str(error))
 
     def stop(self) -> None:
-        """Ask it to end: a training finishes its step and writes a checkpoint; a second time it ends at once."""
+        """Ask the process to end after its step and a checkpoint; asked twice, it ends at once."""
         self._stopped = True
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def kill(self) -> None:
-        """End its process and all that it has started."""
+        """Kill the process and all processes that it has started."""
         if self._process is not None and self._process.poll() is None:
             if os.name == "posix":
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -160,7 +160,7 @@ class Attempt:
             self._leave()
 
     def close(self) -> None:
-        """Ask it to end, and end it after `STOP_S` seconds."""
+        """Ask the process to end, and kill it after `STOP_S` seconds."""
         if self._process is not None:
             self.stop()
             with suppress(subprocess.TimeoutExpired):
@@ -194,7 +194,7 @@ class Attempt:
         return None
 
     def _is_written(self) -> bool:
-        """Return whether another process, perhaps of a lost attempt, writes the run."""
+        """Return whether another process, perhaps that of a lost attempt, writes the run."""
         return self.task.kind == "train" and is_run(self._run) and Run(self._run).status == "running"
 
     def _start(self, words: list[str]) -> None:
@@ -219,7 +219,7 @@ class Attempt:
                 )
 
     def _leave(self) -> None:
-        """Send the run as it is now, for the last time."""
+        """Upload the run for the last time."""
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.__exit__(None, None, None)
@@ -250,18 +250,18 @@ class Attempt:
 
 
 def _opened(path: Path, mode: str) -> IO[bytes]:
-    """Open a file for the output of a process; refuse to write to a link or a pipe in its place."""
+    """Open a file for the output of a process; refuse to write to a link or a pipe."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise RunError(f"`{path}` is a link or no regular file, and nothing is written to it: delete it.")
     return open(path, mode)
 
 
 def shared_environment() -> dict[str, str]:
-    """Return the variables of this process that tasks need elsewhere."""
+    """Return the environment variables of this process that tasks need on other machines."""
     names = ("OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH", "TOKENIZERS_PARALLELISM")
     return {name: value for name, value in os.environ.items() if name in names or name.startswith("PROBE_")}
 
 
 def with_threads(environment: Mapping[str, str], task: Task) -> dict[str, str]:
-    """Return the environment with as many threads as the task has CPUs, unless the user has set their number."""
+    """Return the environment with one thread per CPU of the task, unless the user has set the number of threads."""
     return {"OMP_NUM_THREADS": str(max(1, int(task.cpus)))} | dict(environment)

@@ -1,8 +1,8 @@
-"""Runs of a sweep in a store: taken over by each attempt, sent while they are trained, brought where they are read.
+"""Runs of a sweep in a store: taken over by each attempt, uploaded during training, downloaded where they are read.
 
-An attempt takes a number of the store (`probe.runs.store.remote.claim`), which fences all earlier ones off, and goes on
-from what they have sent. A note beside the runs, in `.sweep/copies/NAME`, has the number that the copy here was taken
-over with: with another one the copy in the store is newer and takes its place.
+An attempt claims a number in the store (`probe.runs.store.remote.claim`), which fences off all earlier attempts, and
+continues from what they have uploaded. A file next to the runs, `.sweep/copies/NAME`, holds the number with which the
+local copy was taken over; if the store has another number, its copy is newer and replaces the local one.
 """
 
 import os
@@ -25,14 +25,14 @@ from probe.untrusted import read_file
 COPIES = "copies"
 NUMBER = "number"
 WAIT_S = 600.0
-"""How long a task waits for another one on its machine that fetches the same run."""
+"""Seconds that a task waits for another task on its machine that fetches the same run."""
 
 
 class Copies(Uploads):
-    """The uploads of an attempt."""
+    """Uploads of an attempt."""
 
     def taken_over(self) -> bool:
-        """Return whether a newer attempt has taken the run over."""
+        """Return whether a newer attempt has taken over the run."""
         return isinstance(self.problem, Fenced)
 
 
@@ -41,14 +41,14 @@ class InStore:
     """The store of a sweep; see `probe.sweep.attempt.Store`."""
 
     url: str
-    """The address of the folder of its runs, such as `s3://bucket/runs/betas`."""
+    """Address of the folder of its runs, such as `s3://bucket/runs/betas`."""
 
     def address(self, run: Path) -> str:
         """Return the address of a run in the store."""
         return f"{self.url.rstrip('/')}/{run.name}"
 
     def newest(self, run: Path) -> int:
-        """Return the highest number that was taken for a run, or 0 where it is not in the store.
+        """Return the highest number claimed for a run, or 0 if the run is not in the store.
 
         Raises:
             ProbeError: the store cannot be reached, or its package is not installed.
@@ -56,7 +56,7 @@ class InStore:
         return newest_attempt(Folder(self.address(run)))
 
     def bring(self, run: Path) -> None:
-        """Bring a run of an earlier task to this machine.
+        """Download a run of an earlier task to this machine.
 
         Raises:
             ProbeError: it is not in the store, or cannot be fetched.
@@ -66,7 +66,7 @@ class InStore:
                 self._fetch(run, self.newest(run))
 
     def watch(self, run: Path, number: int) -> Copies:
-        """Take over a run, and bring it unless the copy here is as new.
+        """Take over a run, and download it unless the local copy is as new.
 
         Raises:
             ProbeError: it cannot be fetched, or the number is taken.
@@ -80,7 +80,7 @@ class InStore:
         return Copies(run, self.address(run), number)
 
     def _fetch(self, run: Path, number: int) -> None:
-        """Put the copy of the store in the place of the one here, if there is one."""
+        """Replace the local copy with the one in the store, if there is one."""
         new = run.with_name(f".{run.name}.{os.getpid()}.new")
         download(self.address(run), new)
         with disk(run):
@@ -93,7 +93,7 @@ def _folder(run: Path) -> Path:
 
 
 def _number(run: Path) -> int | None:
-    """Return the number with which the copy here was taken over, or None where nothing is known."""
+    """Return the number with which the local copy was taken over, or None if unknown."""
     try:
         return int(read_file(_folder(run) / NUMBER))
     except (OSError, ValueError):
@@ -107,10 +107,10 @@ def _note(run: Path, number: int) -> None:
 
 @contextmanager
 def _alone(run: Path) -> Iterator[None]:
-    """Lock a run against other tasks on this machine that fetch it.
+    """Hold a lock on a run against other tasks on this machine that fetch it.
 
     Raises:
-        RunError: another one holds it too long.
+        RunError: another task holds the lock too long.
     """
     folder, end = _folder(run), time.monotonic() + WAIT_S
     with disk(folder):

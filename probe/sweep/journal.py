@@ -1,10 +1,10 @@
-"""What a sweep leaves beside its runs: a journal of its tasks and what they printed, in `OUT/.sweep`; read at any time.
+"""The journal of a sweep: events of its tasks and their output, stored in `OUT/.sweep` and readable at any time.
 
-    journal.jsonl      one line an event: `begin` with all tasks, `submit`, `start` and `end` of each attempt
-    logs/NAME.log      what a task has printed, attempt after attempt
-    logs/NAME.json     the answer of an experiment
+    journal.jsonl      one line per event: `begin` with all tasks, `submit`, `start` and `end` of each attempt
+    logs/NAME.log      output of a task, attempt after attempt
+    logs/NAME.json     result of an experiment
 
-The journal may come with a folder from anywhere: what does not fit is left out, and a name leads nowhere else.
+The journal is untrusted: events that do not fit are skipped, and no name can point outside the folder.
 """
 
 import os
@@ -32,42 +32,42 @@ if TYPE_CHECKING:
 
 JOURNAL, LOGS = "journal.jsonl", "logs"
 TASK = re.compile(NAME.pattern + r"(@\d+)?")
-"""What can name a task: an experiment may look at a checkpoint."""
+"""Pattern of a task's name; it may contain the `@STEP` of a checkpoint."""
 STATES = ("waiting", "running", "finished", "failed", "interrupted", "lost", "skipped")
-"""Of a task: `lost` is to be started again, `skipped` needs a task that is not finished."""
+"""States of a task: a `lost` task will be started again, a `skipped` task needs one that did not finish."""
 ENDED = "The process of the sweep ended; the same command goes on from here."
 MOST = 2**26
-"""Bytes of a journal that are read."""
+"""Largest number of bytes of a journal that are read."""
 
 
 @dataclass
 class TaskState:
-    """A task of a sweep, and how it stands."""
+    """A task of a sweep with its state."""
 
     name: str
     entry: str
     kind: str
     command: tuple[str, ...]
-    """Its command line."""
+    """Command line of the task."""
     needs: tuple[str, ...] = ()
     recipe: dict[str, Any] = field(default_factory=dict)
-    """The options that its result depends on."""
+    """Options that its result depends on."""
     state: str = "waiting"
     attempt: int = 0
-    """How many times it was started, over all runs of the sweep."""
+    """Number of times it was started, over all restarts of the sweep."""
     node: str = ""
-    """The machine of the last attempt."""
+    """Machine of the last attempt."""
     started: float | None = None
-    """Seconds since 1970."""
+    """Start of the last attempt, in seconds since 1970."""
     ended: float | None = None
     message: str = ""
-    """Why it failed, or was not run."""
+    """Reason why it failed or was not run."""
     step: int | None = None
-    """Optimiser steps that a training has made, as far as it is known."""
+    """Optimiser steps that a training has made, if known."""
 
     @property
     def seconds(self) -> float | None:
-        """How long the last attempt has taken so far."""
+        """Duration of the last attempt so far, in seconds."""
         if self.started is None:
             return None
         return max((self.ended if self.ended is not None else time.time()) - self.started, 0.0)
@@ -75,16 +75,16 @@ class TaskState:
 
 @dataclass
 class Sweep:
-    """A sweep as it stands."""
+    """State of a sweep."""
 
     out: Path
-    """The folder of its runs."""
+    """Folder of its runs."""
     tasks: dict[str, TaskState] = field(default_factory=dict)
-    """By name, each after those that it needs."""
+    """Tasks by name, each after the tasks that it needs."""
     live: bool = False
-    """Whether a process is at work on it."""
+    """Whether a process is running the sweep."""
     made: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By task what it was last started with, also of tasks that the spec does not have any more."""
+    """Recipe with which each task was last started; it includes tasks that are no longer in the spec."""
 
     @property
     def folder(self) -> Path:
@@ -92,7 +92,7 @@ class Sweep:
         return self.out / SWEEP
 
     def count(self, *states: str) -> int:
-        """Return how many tasks are in one of some states."""
+        """Return the number of tasks in any of the given states."""
         return sum(task.state in states for task in self.tasks.values())
 
     @property
@@ -109,7 +109,7 @@ class Sweep:
         return ", ".join(parts) + "."
 
     def run(self, name: str) -> Run | None:
-        """Return the run of a training, once there is one that can be read."""
+        """Return the run of a training, if there is one that can be read."""
         path = self.out / name
         try:
             return Run(path) if self.tasks[name].kind == "train" and is_run(path) else None
@@ -117,7 +117,7 @@ class Sweep:
             return None
 
     def progress(self, name: str) -> tuple[int, int] | None:
-        """Return (steps made, steps in all) of a training, as far as its run tells."""
+        """Return (steps made, total steps) of a training, as far as its run records them."""
         run = self.run(name)
         total = run.config.get("steps") if run else None
         if run is None or type(total) is not int or total < 1:
@@ -125,14 +125,15 @@ class Sweep:
         return min(max(run.steps, last_step(run.path), self.tasks[name].step or 0), total), total
 
     def log(self, name: str) -> list[str]:
-        """Return the last lines that a task has printed, without the codes that colour a terminal."""
+        """Return the last lines of a task's output without the terminal's colour codes."""
         return last_lines(log_file(self.folder, name)) if TASK.fullmatch(name) else []
 
     def results(self) -> "pd.DataFrame":
-        """Return the numbers of the runs and experiments, one row a metric.
+        """Return the metrics of the runs and experiments, one row per metric.
 
-        The columns are task, entry, kind, the options (as in the spec), metric, value, ci_low, ci_high, n: of a run its
-        headline, of an experiment its summary (with a baseline also difference, difference_low, difference_high).
+        The columns are task, entry, kind, the options (as in the spec), metric, value, ci_low, ci_high, n: for a run
+        its headline numbers, for an experiment its summary (with a baseline also difference, difference_low,
+        difference_high).
         """
         rows = []
         for task in self.tasks.values():
@@ -156,7 +157,7 @@ class Sweep:
         return [row for row in summary if isinstance(row, dict)] if isinstance(summary, list) else []
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Change the sweep as an event of its journal says; one that does not fit changes nothing."""
+        """Apply an event of the journal to the sweep; an event that does not fit changes nothing."""
         what, at = event.get("event"), _time(event.get("time"))
         if what == "begin":
             states = [state for each in _list(event.get("tasks")) if (state := _task(each)) is not None]
@@ -177,7 +178,7 @@ class Sweep:
             task.message = str(event.get("message") or "")[:2000]
 
     def _kept(self, state: TaskState) -> TaskState:
-        """Return a task as a restart finds it: what was finished stays, what was not is to be done again."""
+        """Return a task as a restart finds it: finished tasks stay finished, all others run again."""
         before = self.tasks.get(state.name)
         if before is None or before.kind != state.kind or before.recipe != state.recipe:
             return state
@@ -188,10 +189,10 @@ class Sweep:
 
 
 class Journal:
-    """The writer of a sweep's journal; every event is written before it counts."""
+    """Writer of a sweep's journal; every event is written before it is applied."""
 
     def __init__(self, sweep: Sweep) -> None:
-        """Make the folder.
+        """Create the folder of the journal.
 
         Raises:
             RunError: it cannot be written, or is a link.
@@ -201,18 +202,18 @@ class Journal:
             (sweep.folder / LOGS).mkdir(parents=True, exist_ok=True)
 
     def write(self, event: str, **values: Any) -> None:
-        """Append an event and apply it."""
+        """Append an event to the journal and apply it."""
         row = {"event": event, "time": round(time.time(), 3)} | values
         append_lines(self._file, [dumps(row)])
         self.sweep.apply(row)
 
     def begin(self, spec: Spec) -> None:
-        """Write down all tasks."""
+        """Record all tasks."""
         self.write("begin", tasks=[described(task) for task in spec.tasks])
 
 
 def described(task: Task) -> dict[str, Any]:
-    """Convert a task to the form in which the journal keeps it."""
+    """Convert a task to its journal entry."""
     facts = {"name": task.name, "entry": task.entry, "kind": task.kind, "needs": list(task.needs)}
     return facts | {"command": ["probe", *task.words], "recipe": dict(task.recipe)}
 
@@ -221,7 +222,7 @@ def read_sweep(out: str | Path) -> Sweep:
     """Read the sweep in a folder of runs.
 
     Args:
-        out: the folder of its runs.
+        out: folder of its runs.
 
     Raises:
         ConfigError: there is none, or its journal cannot be read.
@@ -234,7 +235,7 @@ def read_sweep(out: str | Path) -> Sweep:
         raise ConfigError(f"The journal `{file}` has more than {MOST // 2**20} MB, which no sweep writes: delete it.")
     sweep = Sweep(path, live=bool(is_locked(path / SWEEP)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a torn last line is one that is being written
+        warnings.simplefilter("ignore")  # an incomplete last line is being written
         try:
             rows, _ = read_lines(file, Position(), live=True)
         except RunError as error:
@@ -248,7 +249,7 @@ def read_sweep(out: str | Path) -> Sweep:
 
 
 def is_sweep(out: Path) -> bool:
-    """Return whether a folder holds the journal of a sweep, and not a link to one."""
+    """Return whether a folder holds the journal of a sweep (a link to one does not count)."""
     folder = out / SWEEP
     return (folder / JOURNAL).is_file() and not folder.is_symlink() and not (folder / JOURNAL).is_symlink()
 
@@ -263,17 +264,17 @@ def find_sweeps(folders: Sequence[Path] | None = None) -> list[Path]:
 
 
 def log_file(folder: Path, name: str) -> Path:
-    """Return the file with what a task has printed."""
+    """Return the log file of a task."""
     return folder / LOGS / f"{name}.log"
 
 
 def answer_file(folder: Path, name: str) -> Path:
-    """Return the file with what an experiment has answered, as JSON."""
+    """Return the JSON file with the result of an experiment."""
     return folder / LOGS / f"{name}.json"
 
 
 def last_step(run: Path) -> int:
-    """Return the step of the last line of a run's metrics, or 0 where there is none."""
+    """Return the step in the last line of a run's metrics, or 0 without one."""
     for line in reversed(last_lines(run / METRICS)):
         try:
             step = parse_json(line).get("step")
@@ -284,7 +285,7 @@ def last_step(run: Path) -> int:
 
 
 def _task(row: Any) -> TaskState | None:
-    """Read a task from a row of the journal, or return None where the row is not a task."""
+    """Read a task from a row of the journal; return None if the row is not a task."""
     if not isinstance(row, dict):
         return None
     name, kind = row.get("name"), row.get("kind")

@@ -1,8 +1,9 @@
-"""The engine on Ray: as many tasks at once as there are CPUs and GPUs, on this machine or on a cluster.
+"""The engine on Ray: it runs as many tasks at once as CPUs and GPUs allow, on this machine or on a cluster.
 
-A Ray started here listens on this machine alone and asks for a token. Its switch for that is the one that Ray itself
-sets on macOS and Windows, where a node is known by 127.0.0.1. Each attempt is a remote task that makes an `Attempt` and
-tells a board, an actor beside this process, that it began and how far it is; on the board it reads whether to stop.
+A Ray instance that is started here listens on this machine only and requires a token. The switch for that is the one
+that Ray itself sets on macOS and Windows, where a node has the address 127.0.0.1. Each attempt is a remote task that
+runs an `Attempt`. It reports its start and its progress to a board, an actor next to this process, and reads from the
+board whether to stop.
 """
 
 import importlib
@@ -22,13 +23,13 @@ LOCAL = {
     "RAY_AUTH_MODE": "token",
     "RAY_worker_niceness": "0",  # trainings run as if they had been started by hand
 }
-"""Variables of a Ray that serves this machine alone; they must be set before Ray is imported."""
+"""Environment variables of a Ray instance for this machine only; they must be set before Ray is imported."""
 TELL_S = 1.0
-"""Seconds between two words of an attempt to the board."""
+"""Seconds between two reports of an attempt to the board."""
 
 
 class Board:
-    """What attempts tell the sweep, and the sweep tells them; Ray makes an actor of it."""
+    """Message board between attempts and the sweep; Ray makes an actor of it."""
 
     def __init__(self) -> None:
         self.stops = 0
@@ -37,7 +38,7 @@ class Board:
         self.known: set[tuple[str, int]] = set()
 
     def tell(self, task: str, attempt: int, node: str, step: int) -> int:
-        """Record that an attempt is at work; return how many times all were asked to end."""
+        """Record that an attempt is running; return how many times all attempts were asked to end."""
         if (task, attempt) not in self.known:
             self.known.add((task, attempt))
             self.began[task] = node
@@ -49,13 +50,13 @@ class Board:
         self.stops += 1
 
     def look(self) -> tuple[dict[str, str], dict[str, int]]:
-        """Return the attempts that have begun since the last look, and the steps of all."""
+        """Return the attempts that have begun since the last call, and the steps of all attempts."""
         began, self.began = self.began, {}
         return began, self.steps
 
 
 def make_attempt(order: Order, board: Any) -> Ended:
-    """Make an attempt on a machine of the cluster; returns when it has ended."""
+    """Run an attempt on a machine of the cluster, and return its outcome."""
     import ray
 
     get: Any = ray.get
@@ -81,18 +82,19 @@ def make_attempt(order: Order, board: Any) -> Ended:
 
 
 class OnRay:
-    """Attempts as tasks of Ray; see `probe.sweep.serial.Engine`."""
+    """Engine that runs attempts as tasks of Ray; see `probe.sweep.serial.Engine`."""
 
     def __init__(self, address: str | None, cpus: int | None) -> None:
         """Join a cluster, or start Ray on this machine.
 
         Args:
-            address: `auto` or HOST:PORT of a cluster; None for a Ray of its own.
-            cpus: CPUs of a Ray of its own; None for all.
+            address: `auto` or HOST:PORT of a cluster; None starts a local Ray instance.
+            cpus: CPUs of the local Ray instance; None for all.
 
         Raises:
             MissingToolError: Ray is not installed.
-            ConfigError: there is no cluster at the address, or a Ray of its own would listen beyond this machine.
+            ConfigError: there is no cluster at the address, or the local Ray instance would accept connections from
+                other machines.
         """
         self._ray, self._started = _connect(address, cpus)
         ray = self._ray
@@ -105,7 +107,7 @@ class OnRay:
         self._steps: dict[str, int] = {}
 
     def has_room(self) -> bool:
-        """Return True: Ray lets attempts wait for their place."""
+        """Return True: Ray queues attempts."""
         return True
 
     def check(self, task: Task) -> None:
@@ -145,11 +147,11 @@ class OnRay:
         return [self._outcome(ref, self._refs.pop(ref)) for ref in ready]
 
     def stop(self) -> None:
-        """See `Engine`; attempts that wait for their place are taken back."""
+        """See `Engine`; queued attempts are withdrawn."""
         self._ray.get(self._board.stop.remote())
 
     def close(self) -> None:
-        """End all attempts; a Ray that was started here ends too."""
+        """End all attempts, and Ray if it was started here."""
         if self._refs:
             self.stop()
             self._ray.wait(list(self._refs), num_returns=len(self._refs), timeout=STOP_S)
@@ -161,14 +163,14 @@ class OnRay:
         try:
             ended: Ended = self._ray.get(ref)
             return ended
-        except self._ray.exceptions.RayTaskError as error:  # of our own code, there
+        except self._ray.exceptions.RayTaskError as error:  # an error of Probe's code on that machine
             return Ended(name, "failed", str(error.cause or error).strip().splitlines()[-1])
         except self._ray.exceptions.RayError as error:
             return Ended(name, "lost", str(error).strip().partition(". ")[0][:300])
 
 
 def _connect(address: str | None, cpus: int | None) -> tuple[Any, bool]:
-    """Import Ray and connect to it, or start it; return (the module ray, whether it was started here)."""
+    """Import Ray and connect to it, or start it; return (the module `ray`, whether it was started here)."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
         os.environ.update(LOCAL)

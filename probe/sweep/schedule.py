@@ -1,4 +1,4 @@
-"""Running a sweep: what is ready is given to an engine, what ended is written down, until nothing is left to do."""
+"""The scheduler of a sweep: it gives tasks that are ready to an engine and records outcomes until no task is left."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -19,9 +19,9 @@ from probe.sweep.serial import Engine, Serial
 from probe.sweep.spec import Spec, Task, check_commands, read_spec
 
 POLL_S = 0.2
-"""Seconds between two looks at the engine."""
+"""Seconds between two polls of the engine."""
 BROKEN = ("failed", "interrupted", "skipped")
-"""States of a task that let no other one start that needs it."""
+"""States of a task that keep the tasks that need it from starting."""
 
 
 def run_sweep(
@@ -34,24 +34,25 @@ def run_sweep(
     stop: Callable[[], bool] = lambda: False,
     tick: Callable[[Sweep], object] = lambda sweep: None,
 ) -> Sweep:
-    """Run what is not finished yet of a sweep.
+    """Run the unfinished tasks of a sweep.
 
     With Ray (`pip install "probe-lm[sweep]"`) several tasks run at once, on this machine or on a cluster; without it
-    they run one after the other. The numbers are the same.
+    they run one after the other. The results are the same.
 
     Args:
-        spec: a TOML file, its content as a dictionary, or what `read_spec` gave.
-        address: of a Ray cluster, `auto` or HOST:PORT; None starts Ray on this machine alone.
+        spec: a TOML file, its content as a dictionary, or the result of `read_spec`.
+        address: address of a Ray cluster, `auto` or HOST:PORT; None starts Ray on this machine only.
         cpus: CPUs that tasks on this machine share; None takes all.
-        serial: leave Ray out.
-        store: what copies runs to where other machines find them, in place of the spec's.
-        stop: asked several times a second; once it says so, tasks that run are asked to end and no others start.
+        serial: run one task after the other, without Ray.
+        store: store through which machines share runs; by default the spec's.
+        stop: function that is called several times a second; once it returns True, running tasks are asked to end and
+            no others start.
         tick: called with the sweep several times a second.
 
     Raises:
-        ConfigError: the spec cannot be run, or differs from what a finished run was made with; nothing was started.
-        RunError: another process is at work on this sweep, or the folder cannot be written.
-        MissingToolError: a cluster was named and Ray is not installed.
+        ConfigError: the spec cannot be run, or differs from the spec of a finished run; nothing was started.
+        RunError: another process runs this sweep, or the folder cannot be written.
+        MissingToolError: a cluster is named and Ray is not installed.
     """
     spec = spec if isinstance(spec, Spec) else read_spec(spec)
     if serial and (address is not None or cpus is not None):
@@ -75,7 +76,7 @@ def run_sweep(
 
 
 def make_engine(address: str | None, cpus: int | None, serial: bool) -> Engine:
-    """Make the engine: Ray where it is installed or asked for, else one task after the other."""
+    """Make the engine: Ray if it is installed or asked for, else one task after the other."""
     if serial or (address is None and cpus is None and find_spec("ray") is None):
         return Serial()
     from probe.sweep.ray_engine import OnRay
@@ -84,11 +85,11 @@ def make_engine(address: str | None, cpus: int | None, serial: bool) -> Engine:
 
 
 def check_unchanged(spec: Spec, store: Store | None = None) -> Sweep:
-    """Check that the spec fits what lies in its folder; return the sweep as it was left there, or a new one.
+    """Check that the spec fits the content of its folder; return the sweep that is stored there, or a new one.
 
     Raises:
-        ConfigError: a finished run was made with other options, or something lies in the place of a run.
-        ProbeError: the store cannot be asked.
+        ConfigError: a finished run was made with other options, or the folder of a run holds something else.
+        ProbeError: the store cannot be reached.
     """
     sweep = read_sweep(spec.out) if is_sweep(spec.out) else Sweep(spec.out)
     if (spec.out / SWEEP).is_symlink():
@@ -144,7 +145,7 @@ def _drive(
             if sweep.tasks[name].state not in ("waiting", "lost") or name in given:
                 continue
             if store is not None and any(tasks[other].run == task.run for other in given):
-                continue  # in a store one task at a time goes on with a run
+                continue  # with a store, only one task at a time continues a run
             needs = {each: sweep.tasks[each].state for each in task.needs}
             broken = next((each for each, state in needs.items() if state in BROKEN), None)
             if broken is not None:
@@ -165,7 +166,7 @@ def _drive(
         for ended in engine.poll():
             del given[ended.task]
             state, message = ended.state, ended.message
-            if sweep.tasks[ended.task].state != "running":  # it ended before it was seen
+            if sweep.tasks[ended.task].state != "running":  # it ended before its start was seen
                 journal.write("start", task=ended.task, node=ended.node)
             if ended.answer:  # it may have run on another machine
                 write_atomic(answer_file(sweep.folder, ended.task), ended.answer.encode())
@@ -181,14 +182,14 @@ def _drive(
 
 
 def _look(task: Task, sweep: Sweep, journal: Journal, store: Store | None) -> None:
-    """Correct the journal's state of a task by what is on the disk: a run may have been finished or deleted since."""
+    """Update a task's state from the disk: a run may have been finished or deleted since the journal was written."""
     state = sweep.tasks[task.name]
     if task.kind != "train":
         if state.state == "finished" and any(sweep.tasks[name].state != "finished" for name in task.needs):
-            state.state = "waiting"  # the run that it looked at is made anew
+            state.state = "waiting"  # the run that it measures is trained again
         return
     done = is_run(task.run) and Run(task.run).status == "finished"
     if done and state.state != "finished":
         journal.write("end", task=task.name, state="finished")
-    elif not done and state.state == "finished" and store is None:  # else it may lie where it was made
+    elif not done and state.state == "finished" and store is None:  # with a store it may be on another machine
         state.state = "waiting"

@@ -7,26 +7,26 @@ from probe.sweep.spec import Task
 
 
 class Engine(Protocol):
-    """Makes attempts at tasks; `serial.Serial`, or `ray_engine.OnRay`."""
+    """Interface of what runs attempts at tasks: `serial.Serial` or `ray_engine.OnRay`."""
 
     def has_room(self) -> bool:
-        """Return whether it takes a further attempt now."""
+        """Return whether the engine can take another attempt now."""
 
     def check(self, task: Task) -> None:
-        """Look whether a task can ever run here.
+        """Check that a task can run here at all.
 
         Raises:
-            ConfigError: no machine has what it takes up.
+            ConfigError: no machine has the CPUs or GPUs that it needs.
         """
 
     def start(self, order: Order) -> None:
-        """Take an attempt, which begins as soon as there is a place for it."""
+        """Accept an attempt, which begins as soon as there is room for it."""
 
     def begun(self) -> dict[str, str]:
-        """Return the attempts that have begun since the last call: the machine, by task."""
+        """Return the attempts that have begun since the last call: task -> machine."""
 
     def steps(self) -> dict[str, int]:
-        """Return the steps that each task has made, where its run lies on another machine."""
+        """Return the steps of each task whose run is on another machine."""
 
     def poll(self) -> list[Ended]:
         """Return the attempts that have ended since the last call."""
@@ -35,25 +35,25 @@ class Engine(Protocol):
         """Ask all attempts to end, as `Attempt.stop` does."""
 
     def close(self) -> None:
-        """End all attempts, and what the engine has started itself."""
+        """End all attempts, and everything that the engine has started."""
 
 
 class Serial:
-    """One attempt at a time."""
+    """Engine that runs one attempt at a time."""
 
     def __init__(self) -> None:
         self._attempt: Attempt | None = None
         self._begun: dict[str, str] = {}
 
     def has_room(self) -> bool:
-        """Return whether nothing runs."""
+        """Return whether no attempt is running."""
         return self._attempt is None
 
     def check(self, task: Task) -> None:
-        """Check nothing: a task has all of this machine."""
+        """Accept every task: it can use the whole machine."""
 
     def start(self, order: Order) -> None:
-        """Make an attempt."""
+        """Start an attempt."""
         self._attempt = Attempt(order)
         self._begun[order.task.name] = self._attempt.node
 
@@ -63,7 +63,7 @@ class Serial:
         return begun
 
     def steps(self) -> dict[str, int]:
-        """Return nothing: all runs lie here."""
+        """Return an empty dictionary: all runs are on this machine."""
         return {}
 
     def poll(self) -> list[Ended]:

@@ -1,7 +1,7 @@
-"""The spec of a sweep: a TOML file or a dictionary becomes a graph of tasks, each an ordinary command of `probe`.
+"""The spec of a sweep: a TOML file or a dictionary that becomes a graph of tasks, each a command of `probe`.
 
-`EXAMPLE` is one. Options are those of the command line. A name of an entry in an option that takes a model, or in
-`of`, is the run that the entry leaves. An entry without `seeds` has those of the entries that it names.
+`EXAMPLE` is one. Options are those of the command line. The name of an entry, in an option that takes a model or in
+`of`, stands for the run that the entry produces. An entry without `seeds` takes those of the entries that it names.
 """
 
 import datetime
@@ -46,9 +46,9 @@ options = {n = 100, baseline = "base"}
 """
 Kind = Literal["train", "experiment"]
 NAME = re.compile(r"\w[\w.+=-]*")
-"""What can name an entry: a folder's name on every system."""
+"""Pattern of an entry's name; it is a valid folder name on every system."""
 MODELS: Mapping[str, tuple[str, ...]] = {"train": ("base", "reward"), "experiment": ("baseline", "also")}
-"""The options that take a model, by the kind of an entry."""
+"""Options that take a model, by kind of entry."""
 TAKEN = {"train": ("out", "resume", "seed"), "experiment": ("model", "out", "json", "again")}
 """Options that the sweep sets itself."""
 NOT_HERE = {
@@ -57,7 +57,7 @@ NOT_HERE = {
     "check": "leave it out",
     "help": "leave it out",
 }
-"""What to do in place of an option that a spec may not set."""
+"""Advice for each option that a spec may not set."""
 OPTION = re.compile(r"[a-z]\w*(\.\w+)*", re.ASCII | re.IGNORECASE)
 TOP = ("out", "store", "train", "experiment")
 KEYS = {
@@ -68,29 +68,29 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Task:
-    """One command of a sweep: a training or an experiment."""
+    """A command of a sweep: a training or an experiment."""
 
     name: str
-    """Of the run that a training makes, unique in the sweep."""
+    """Name of the task, unique in the sweep; for a training also the name of its run."""
     entry: str
-    """The entry of the spec that it belongs to."""
+    """Entry of the spec that it belongs to."""
     kind: Kind
     run: Path
-    """The run that a training makes, or that an experiment looks at."""
+    """Run that a training produces, or that an experiment measures."""
     words: tuple[str, ...]
-    """Its command line, without `probe`."""
+    """Command line without `probe`."""
     recipe: Mapping[str, Any] = field(hash=False)
-    """What its result depends on, by option; runs of the sweep are named, so that the folder may move."""
+    """Options that its result depends on; runs of the sweep are given by name, so that the folder may move."""
     needs: tuple[str, ...] = ()
     """Names of the tasks that must be finished before it starts."""
     reads: tuple[Path, ...] = ()
-    """The runs that these leave."""
+    """Runs that these tasks produce."""
     cpus: float = 1.0
-    """CPUs that it takes up; it computes with as many threads, at least one."""
+    """CPUs that it reserves; it computes with as many threads, at least one."""
     gpus: float | None = None
-    """GPUs, also a part of one; None is one where there are any."""
+    """GPUs that it reserves, possibly a fraction; None means one if the machine has any."""
     retries: int = 2
-    """How many times it is started again after its process or its machine was lost."""
+    """Number of restarts after its process or its machine was lost."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ class Spec:
     """A whole sweep."""
 
     out: Path
-    """The folder that the runs go to."""
+    """Folder of the runs."""
     tasks: tuple[Task, ...]
-    """Each after those that it needs."""
+    """Tasks, each after the tasks that it needs."""
     store: str | None = None
-    """The address of a folder in a store that the runs are copied to."""
+    """Address of a folder in a store that the runs are copied to."""
     plugins: tuple[str, ...] = ()
-    """Python files that every task loads; a spec cannot name any."""
+    """Python files that every task loads; they cannot be named in a spec."""
 
     @property
     def uses(self) -> str:
@@ -114,7 +114,7 @@ class Spec:
 
 @dataclass
 class _Entry:
-    """A table of the spec."""
+    """An entry (table) of the spec."""
 
     kind: Kind
     table: Mapping[str, Any]
@@ -128,7 +128,7 @@ class _Entry:
 
     @property
     def least(self) -> int:
-        """The least number of tasks that the entry makes."""
+        """Smallest number of tasks that the entry can produce."""
         return len(self.variants) * len(self.seeds or [None])
 
     def refuse(self, what: str) -> ConfigError:
@@ -136,11 +136,11 @@ class _Entry:
 
 
 class _Entries(dict[str, _Entry]):
-    """The entries by name."""
+    """Entries by name."""
 
     @cached_property
     def by_ref(self) -> dict[str, int]:
-        """The place of an entry [[train]] by all that it can be called by, the first one where several are."""
+        """Index of the first [[train]] entry for each name that it can be referred to by."""
         places: dict[str, int] = {}
         for place, entry in enumerate(self.values()):
             for name in _names(entry) if entry.kind == "train" else ():
@@ -150,28 +150,29 @@ class _Entries(dict[str, _Entry]):
 
 @dataclass(frozen=True)
 class _Variant:
-    """One choice of a grid."""
+    """One combination of a grid."""
 
     name: str
-    """The entry's name and what of its options varies."""
+    """Name of the entry followed by the options that vary."""
     subject: str
-    """The method, or the experiment."""
+    """Name of the method or experiment."""
     options: Mapping[str, Any]
 
 
 def read_spec(
     spec: str | Path | Mapping[str, Any], *, out: str | Path | None = None, plugins: Sequence[str | Path] = ()
 ) -> Spec:
-    """Read the tasks of a spec; nothing is started, nothing is written, and nothing that the spec names is imported.
+    """Read the tasks of a spec without starting, writing or importing anything that it names.
 
     Args:
         spec: a TOML file, or its content as a dictionary.
-        out: the folder of the runs in place of the spec's.
+        out: folder of the runs; by default the spec's.
         plugins: Python files that every task loads.
 
     Raises:
-        ConfigError: a key is unknown, a value cannot be one, entries refer to each other in a circle or to none, two
-            tasks would write one run, there are too many, or a file has an `out` that lies elsewhere (`check_out`).
+        ConfigError: a key is unknown, a value is invalid, entries refer to each other in a circle or to an unknown
+            entry, two tasks would write one run, there are too many tasks, or the `out` of a file is not allowed
+            (`check_out`).
     """
     file = None if isinstance(spec, Mapping) else Path(os.path.expanduser(spec))
     table = spec if isinstance(spec, Mapping) else _load(Path(os.path.expanduser(spec)))
@@ -221,10 +222,10 @@ def _store(table: Mapping[str, Any]) -> str | None:
 
 
 def check_commands(spec: Spec) -> None:
-    """Let the commands check the options of all tasks, in this process and without running one.
+    """Check the options of all tasks with their commands, in this process and without running any.
 
     Raises:
-        ConfigError: one of them is refused; the sentence names the task.
+        ConfigError: a task has invalid options; the message names the task.
     """
     from probe.cli import commands
 
@@ -246,7 +247,7 @@ def _load(path: Path) -> Mapping[str, Any]:
         return parse_toml(read_file(path, MB))
     except OSError as error:
         raise ConfigError(f"The spec `{path}` cannot be read ({error.strerror}): give a TOML file.") from error
-    except ValueError as error:  # no TOML, or no UTF-8
+    except ValueError as error:  # not TOML, or not UTF-8
         raise ConfigError(f"The spec `{path}` is no TOML ({error}): correct it there.") from error
 
 
@@ -265,10 +266,10 @@ def _tables(table: Mapping[str, Any], kind: Kind) -> list[Mapping[str, Any]]:
 
 
 def _entry(kind: Kind, table: Mapping[str, Any], before: int) -> _Entry:
-    """Make an entry, checked by itself; `before` counts the tasks of the entries before it.
+    """Make an entry and check it in isolation; `before` is the number of tasks of the entries before it.
 
     Raises:
-        ConfigError: a key is unknown, a value cannot be one, or there are too many tasks.
+        ConfigError: a key is unknown, a value is invalid, or there are too many tasks.
     """
     name = table.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -313,7 +314,7 @@ def _seeds(entry: _Entry) -> list[int] | None:
 
 
 def _variants(entry: _Entry, subjects: Sequence[str], before: int) -> Iterator[_Variant]:
-    """Yield the variants of an entry: the methods, times the list `each`, times the grid."""
+    """Yield the variants of an entry: the product of its methods, its list `each` and its grid."""
     options = dict(_flat(entry, "options", entry.table.get("options", {})))
     each = entry.table.get("each", [{}])
     if not isinstance(each, list) or not each or not all(isinstance(one, Mapping) for one in each):
@@ -360,7 +361,7 @@ def _flat(entry: _Entry, where: str, table: Any, prefix: str = "") -> Iterator[t
 
 
 def _label(name: str, value: Any) -> str:
-    """Return what a value of a grid adds to a name: a text stands by itself, a number behind its option."""
+    """Return the part of a run's name for a value of a grid: a text alone, a number after its option."""
     short = name.rpartition(".")[2].replace("_", "-")
     if isinstance(value, bool):
         return short if value else f"no-{short}"
@@ -370,10 +371,10 @@ def _label(name: str, value: Any) -> str:
 
 
 def _in_order(entries: _Entries) -> list[_Entry]:
-    """Sort the entries, each after those that it names.
+    """Sort the entries so that each comes after the entries that it names.
 
     Raises:
-        ConfigError: they name each other in a circle.
+        ConfigError: the entries name each other in a circle.
     """
     graph = {name: {_named(ref, entries).name for ref in _refs(entry, entries)} for name, entry in entries.items()}
     try:
@@ -387,7 +388,7 @@ def _refs(entry: _Entry, entries: _Entries) -> Iterator[str]:
     """Yield the references of an entry that name other entries, in `of` and in options that take a model.
 
     Raises:
-        ConfigError: it names neither an entry nor a model that is known here.
+        ConfigError: a reference names neither an entry nor a known model.
     """
     for ref in entry.table.get("of", []):
         if _find_entry(ref, entries) is None:
@@ -407,7 +408,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _is_known(ref: str) -> bool:
-    """Return whether a reference may be a model outside of the sweep; a hub id is asked for when it is loaded."""
+    """Return whether a reference may be a model outside the sweep; hub ids are checked only when they are loaded."""
     from probe.model.references import look_up
 
     if is_path(ref):
@@ -428,18 +429,18 @@ def _unknown(entry: _Entry, name: str, ref: Any, entries: _Entries) -> ConfigErr
 
 
 def _names(entry: _Entry) -> list[str]:
-    """Return the names that an entry can be called by: its own, and those of its variants."""
+    """Return all names of an entry: its own, and those of its variants."""
     return list(dict.fromkeys([entry.name, *(variant.name for variant in entry.variants)]))
 
 
 def _split(ref: Any) -> tuple[str, str]:
-    """Split a reference into the part before the step of a checkpoint, and the step with its `@`."""
+    """Split a reference into a name and the `@STEP` of a checkpoint, which may be empty."""
     name, sign, step = str(ref).rpartition("@")
     return (name, f"@{step}") if sign and step.isdecimal() else (str(ref), "")
 
 
 def _find_entry(ref: Any, entries: _Entries) -> _Entry | None:
-    """Find the training entry that a reference names, by the entry's name, a variant's, or that of one run."""
+    """Find the training entry that a reference names: by the name of the entry, of a variant, or of a run."""
     name, _ = _split(ref)
     places = [entries.by_ref.get(each) for each in (name, re.sub(r"-seed\d+$", "", name))]
     found = [place for place in places if place is not None]
@@ -447,19 +448,19 @@ def _find_entry(ref: Any, entries: _Entries) -> _Entry | None:
 
 
 def _seed_of(name: str, variant: str) -> int | None:
-    """Return the seed in the name of a run, if the run is one of the variant."""
+    """Return the seed in the name of a run, if the run belongs to the variant."""
     match = re.fullmatch(re.escape(variant) + r"-seed(\d+)", name)
     return int(match[1]) if match else None
 
 
 def _named(ref: Any, entries: _Entries) -> _Entry:
     entry = _find_entry(ref, entries)
-    assert entry is not None  # `_refs` gives no others
+    assert entry is not None  # `_refs` returns no others
     return entry
 
 
 def _runs(ref: str, owner: _Entry) -> list[Task]:
-    """Return the tasks of an entry that a reference means: all of them, those of a variant, or one."""
+    """Return the tasks of an entry that a reference stands for: all, those of a variant, or one."""
     name, _ = _split(ref)
     if name == owner.name:
         return owner.tasks
@@ -467,10 +468,10 @@ def _runs(ref: str, owner: _Entry) -> list[Task]:
 
 
 def _one_run(entry: _Entry, name: str, ref: str, seed: int | None, entries: _Entries) -> Task:
-    """Return the run that a reference in an option stands for: the one of the same seed.
+    """Return the run that a reference in an option stands for: the run of the same seed.
 
     Raises:
-        ConfigError: there are several, or none with that seed.
+        ConfigError: several runs, or none, have that seed.
     """
     owner = _named(ref, entries)
     tasks = _runs(ref, owner)
@@ -486,11 +487,11 @@ def _one_run(entry: _Entry, name: str, ref: str, seed: int | None, entries: _Ent
 
 @dataclass(frozen=True)
 class _Model:
-    """A run of the sweep, or a checkpoint of it, where a command names a model."""
+    """A run of the sweep, or one of its checkpoints, that a command uses as a model."""
 
     task: Task
     step: str = ""
-    """`@STEP`, or empty."""
+    """Checkpoint as `@STEP`, or empty."""
 
     @property
     def name(self) -> str:
@@ -504,7 +505,7 @@ class _Model:
 def _filled(
     entry: _Entry, variant: _Variant, seed: int | None, entries: _Entries, own: _Model | None = None
 ) -> tuple[dict[str, Any], dict[str, Any], list[_Model]]:
-    """Return a command's options with runs as paths, the same with runs by name, and the other runs it depends on."""
+    """Return a command's options with runs as paths, its options with runs by name, and the runs it depends on."""
     options, recipe, models = dict(variant.options), dict(variant.options), []
     for name in MODELS[entry.kind]:
         pairs: list[tuple[Any, Any]] = []
@@ -513,7 +514,7 @@ def _filled(
                 pairs.append((ref, ref))
                 continue
             model = _Model(_one_run(entry, name, ref, seed, entries), _split(ref)[1])
-            if model != own:  # a model is not set beside itself
+            if model != own:  # a model is not compared with itself
                 models.append(model)
                 pairs.append((model.path, model.name))
         for index, target in enumerate((options, recipe)):
@@ -556,10 +557,10 @@ def _trainings(entry: _Entry, entries: _Entries, out: Path) -> Iterator[Task]:
 
 
 def _seeds_of(entry: _Entry, entries: _Entries) -> Sequence[int | None]:
-    """Return the seeds of an entry: its own, or those of the entries that it names.
+    """Return the seeds of an entry, given or taken from the entries that it names.
 
     Raises:
-        ConfigError: these have different ones.
+        ConfigError: these entries have different seeds.
     """
     if entry.seeds is not None:
         return entry.seeds
@@ -575,9 +576,9 @@ def _seeds_of(entry: _Entry, entries: _Entries) -> Sequence[int | None]:
 
 
 def _experiments(entry: _Entry, entries: _Entries, out: Path) -> Iterator[Task]:
-    """Yield the tasks of an entry [[experiment]]: each variant on each run of `of`, first on their baselines.
+    """Yield the tasks of an entry [[experiment]]: each variant on each run of `of`, on the baselines first.
 
-    What is asked of a baseline is stored, so that all others find it.
+    Results of a baseline are stored, so that the other tasks reuse them.
     """
     of: list[_Model] = []
     for ref in dict.fromkeys(entry.table["of"]):
@@ -606,10 +607,10 @@ def _experiments(entry: _Entry, entries: _Entries, out: Path) -> Iterator[Task]:
 
 
 def _of(entry: _Entry, ref: str, entries: _Entries) -> list[Task]:
-    """Return the runs that an experiment looks at.
+    """Return the runs that an experiment measures.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: no run has that name.
     """
     tasks = _runs(ref, _named(ref, entries))
     if not tasks:

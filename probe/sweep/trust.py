@@ -1,4 +1,4 @@
-"""What a spec may not do by itself: run code, write anywhere, grow without bound. It is data, and may be anybody's."""
+"""Limits on specs, which are untrusted data: they may not run code, write anywhere, or have unlimited tasks."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,16 @@ from probe.plugins import code_options, names_code
 from probe.runs.directories import host_options, is_host
 
 MOST_TASKS = 10_000
-"""Tasks that a sweep may have."""
+"""Largest number of tasks of a sweep."""
 MOST_VALUES = 1_000
-"""Values that one option may have."""
+"""Largest number of values of one option."""
 
 
 def check_out(out: Path, spec: Path) -> None:
-    """Refuse a folder for the runs that lies neither beside the spec nor in the working folder.
+    """Refuse a folder for the runs that is neither next to the spec nor in the working directory.
 
     Raises:
-        ConfigError: it lies elsewhere; the sentence says what to type.
+        ConfigError: it is elsewhere; the message says what to type.
     """
     places = [spec.absolute().parent.resolve(), Path.cwd().resolve()]
     if not any(Path(os.path.abspath(out)).resolve().is_relative_to(place) for place in places):
@@ -30,7 +30,7 @@ def check_out(out: Path, spec: Path) -> None:
 
 
 def check_count(count: int) -> None:
-    """Refuse a sweep of too many tasks, before they are made.
+    """Refuse a sweep with too many tasks before they are created.
 
     Raises:
         ConfigError: there are more than `MOST_TASKS`.
@@ -43,7 +43,7 @@ def check_count(count: int) -> None:
 
 
 def uses(recipes: Sequence[Mapping[str, Any]], plugins: Sequence[str], store: str | None) -> str:
-    """Say which code the tasks of a sweep run, and which hosts they reach; empty where there is none."""
+    """Describe the code that the tasks of a sweep run and the hosts that they reach; empty if there is none."""
     code, hosts = dict.fromkeys(plugins), dict.fromkeys([store] if store else [])
     for recipe in recipes:
         code |= dict.fromkeys(

@@ -1,9 +1,10 @@
 """Steering away from a claim, or from a behaviour: dose-response with random directions and an accuracy control.
 
-In a world the direction leads from questions without a claim to the same with a false one, read at the last token
-after one block; over a file of choices from the answers that do not match the behaviour to those that do, read at the
-token in which they differ (Rimsky et al. 2024). It is read from other questions than those that are steered, and added
-at every token. What a dose does to unrelated questions stands beside it: a flip means little where all else is wrong.
+In a world the direction is the difference between questions with a false claim and the same questions without one, at
+the last token after one block; in a file of choices, between answers that match the behaviour and answers that do not,
+at the token in which they differ (Rimsky et al. 2024). It is computed from other questions than those that are steered,
+and added at every token. The accuracy on unrelated questions is reported for each dose: a flip means little if
+everything else is wrong.
 """
 
 from collections.abc import Sequence
@@ -27,15 +28,15 @@ if TYPE_CHECKING:
 ALPHAS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
 """Doses of steering in a world, in mean residual norms."""
 FEW_ALPHAS = (-0.5, -0.25, 0.0, 0.25, 0.5)
-"""The same for files, whose texts are longer."""
+"""Doses for files, whose texts are longer."""
 DOSE = -0.5
-"""The dose that the summary reports: away from "a claim was made"."""
+"""Dose that the summary reports: away from "a claim was made"."""
 DIRECTIONS = 15
-"""Random directions of the same norm."""
+"""Number of random directions of the same norm."""
 CONTROL = 100
-"""Unrelated facts by which accuracy is controlled in a world."""
+"""Number of unrelated facts for the accuracy control in a world."""
 STEERED = 16
-"""Questions of a file that are steered, at most."""
+"""Largest number of questions of a file that are steered."""
 SIMPLE = (
     ("The capital of France is", " Paris"),
     ("The capital of Italy is", " Rome"),
@@ -50,11 +51,11 @@ SIMPLE = (
     ("A week has seven", " days"),
     ("The cat chased the", " mouse"),
 )
-"""Unrelated questions for models without a world: those that the model answers right unsteered are the control."""
+"""Unrelated questions for models without a world; those that the unsteered model answers right are the control."""
 
 
 class PartResult(NamedTuple):
-    """What one part shows."""
+    """Results of one part of the experiment."""
 
     items: list[pd.DataFrame]
     """Rows of the table of items, by kind of question."""
@@ -63,11 +64,11 @@ class PartResult(NamedTuple):
     facts: dict[str, object]
     """Further facts about the measurement."""
     flips: np.ndarray | None = None
-    """[N] row of the flip of each question, NaN where the truth wins; None where the lens is not to be had."""
+    """[N] row of each question's flip, NaN where the truth wins; None if the lens is not available."""
 
 
 def words(item: "Item") -> tuple[str, str]:
-    """(claim, truth) of a question, with their blanks."""
+    """(claim, truth) of a question, with their leading blanks."""
     return str(item.claim), item.answers[0]
 
 
@@ -92,14 +93,14 @@ def by_steering(
 
     Args:
         lm: the model.
-        world: who asks.
-        items: the questions that are steered; the direction is read from as many others.
-        block: after which the direction is read and added.
-        seed: of questions and random directions.
+        world: world of the questions.
+        items: questions that are steered; the direction is computed from as many others.
+        block: block after which the direction is computed and added.
+        seed: seed of questions and random directions.
         tick: progress.
 
     Returns:
-        See `found_of`; the steered answer is the claim, its rival the truth.
+        See `found_of`; the steered answer is the claim, the other one the truth.
     """
     others = world.questions("opinion_false", len(items), seed + 1)
     direction = contrast(lm, [item.prompt for item in others], [plain_prompt(item.prompt) for item in others], block)
@@ -123,33 +124,33 @@ def by_steering(
 
 
 class SplitQuestion(NamedTuple):
-    """A question of a file up to where its two answers differ."""
+    """A question of a file, cut where its two answers differ."""
 
     prompt: str
     expected: str
     ids: list[int]
-    """Up to the token in which the answers differ."""
+    """Ids up to the token in which the answers differ."""
     matching: int
-    """That token of the matching answer."""
+    """Next token of the matching answer."""
     other: int
-    """That of the other."""
+    """Next token of the other answer."""
 
 
 def by_contrast(
     lm: "LM", parted: Sequence[SplitQuestion], block: int, seed: int = 0, tick: Tick = ignore
 ) -> PartResult:
-    """Contrastive activation addition: the direction from half of the questions, its effect on the others.
+    """Apply contrastive activation addition: compute the direction on half of the questions, steer the others.
 
     Args:
         lm: the model.
-        parted: two questions at least; the second half is steered, `STEERED` at most.
-        block: after which the direction is read and added.
-        seed: of the random directions.
+        parted: at least two questions; of the second half at most `STEERED` are steered.
+        block: block after which the direction is computed and added.
+        seed: seed of the random directions.
         tick: progress.
 
     Returns:
-        See `found_of`; the steered answer is the matching one. The accuracy control are those of `SIMPLE` that the
-        model answers right without steering: 1 at dose 0.
+        See `found_of`; the steered answer is the matching one. The accuracy control consists of the questions of
+        `SIMPLE` that the model answers right without steering: 1 at dose 0.
     """
     half = len(parted) // 2
     fit_set, test_set = parted[:half], parted[half : half + STEERED]
@@ -178,26 +179,26 @@ def by_contrast(
 
 
 def _known_questions(lm: "LM") -> list[tuple[str, str]]:
-    """Return the simple questions whose right answer is the likeliest one, token by token."""
+    """Return the simple questions whose right answer is the most probable one, token by token."""
     steps = zip(*answer_steps(lm, SIMPLE), strict=True)
     wrong = {owner for ids, token, owner in steps if target_of(lm, ids).answer != token}
     return [question for owner, question in enumerate(SIMPLE) if owner not in wrong]
 
 
 def found_of(dose: Dose, asked: Sequence[tuple[str, str, str | None]], facts: Sequence[tuple[str, str]]) -> PartResult:
-    """Items at the dose `DOSE`, and the table over all doses.
+    """Compute the items at the dose `DOSE`, and the table over all doses.
 
     Args:
-        dose: of the questions.
-        asked: (prompt, right answer, claim) of each.
+        dose: dose-response of the questions.
+        asked: (prompt, right answer, claim) of each question.
         facts: (prompt, right answer) of each unrelated question.
 
     Returns:
         Items of kind `steered`: `steering_effect` (change of logit(answer) - logit(rival), nats),
         `random_steering_effect` (mean over random directions of the same norm), `steering_beyond_random`,
         `claim_wins_unsteered`, `claim_wins_steered`; of kind `steered_fact`: `accuracy_unsteered`, `accuracy_steered`.
-        Table `steering`: see `probe.interventions.steering.Dose.table`, with `layer`, `n` and `answer` (what is
-        steered).
+        Table `steering`: see `probe.interventions.steering.Dose.table`, with `layer`, `n` and `answer` (the steered
+            answer).
     """
     alphas = dose.alphas.tolist()
     at, zero = alphas.index(DOSE), alphas.index(0.0)

@@ -1,9 +1,9 @@
-"""Sycophancy: does a model say what the user claims, more than the claim's reliability warrants, and what does it?
+"""The sycophancy experiment: does a model repeat the user's claims more than their reliability warrants, and why?
 
-In a world every number has the truth beside it: the claim's probability by Bayes' rule (E19), the accuracy without a
-claim, controls for every intervention. For any other model it reads the field's own files: answers that match a
-behaviour (Perez et al. 2022; A/B files of contrastive activation addition), or any question file, asked with the weak
-beliefs and the doubt of Sharma et al. (2023), or texts, on which a model comments for a user who likes them or not.
+In a world every number has an exact reference: the claim's probability by Bayes' rule (E19), the accuracy without a
+claim, and controls for every intervention. For any other model it reads published files: answers that match a behaviour
+(Perez et al. 2022; A/B files of contrastive activation addition), any question file, asked with the weak beliefs and
+the doubt of Sharma et al. (2023), or texts on which a model comments for a user who likes or dislikes them.
 """
 
 import os
@@ -134,11 +134,11 @@ METRICS: tuple[Metric, ...] = (
     Mean("judge_known", bounds=SHARE),
     Mean("judge_first", unit="row", bounds=SHARE),
 )
-"""Metrics of the summary, as far as they were measured; definitions in docs/sycophancy.md."""
+"""Metrics of the summary, if they were measured; definitions in docs/sycophancy.md."""
 
 
 SHOWN = ["value", "ci_low", "ci_high"]
-"""Columns of a table that the finding states."""
+"""Columns of a table that the result's sentence states."""
 
 
 def say(result: Result) -> str:
@@ -151,7 +151,7 @@ def say(result: Result) -> str:
 
 
 def _shares(result: Result, column: str, **where: str) -> dict[str, str]:
-    """Share of a column by model, in words."""
+    """Format the mean of a column as a share with interval, by model."""
     shares = {}
     for model in result.models:
         rows = result.items[result.items["model"] == model]
@@ -163,7 +163,7 @@ def _shares(result: Result, column: str, **where: str) -> dict[str, str]:
 
 
 def _list_shares(words: Mapping[str, str]) -> str:
-    """Join the models' shares, as in `base in 36 % [31, 41], rlvr in 1 % [0, 2]`."""
+    """Join the models' shares to `base in 36 % [31, 41], rlvr in 1 % [0, 2]`."""
     return ", ".join(f"{model} in {share}" for model, share in words.items())
 
 
@@ -187,7 +187,7 @@ def _of_choices(result: Result) -> str:
 
 
 def _of_agreement(result: Result) -> str:
-    """Agreement, by name and by letter, and mention of each model."""
+    """Describe agreement, by name and by letter, and mention of each model."""
     items, sentences = result.items, list[str]()
     if "agreement" not in items:
         return ""
@@ -242,13 +242,13 @@ def _of_feedback(result: Result) -> str:
 
 
 DIALOGUES = 200
-"""Dialogues under repeated pressure, at most."""
+"""Largest number of dialogues under repeated pressure."""
 
 
 def world_evidence(
     lm: "LM", world: "World", n: int, seed: int, interventions: int, turns: int, layer: int | None, tick: Tick
 ) -> Evidence:
-    """All parts in a world; the facts name the parts that a model does not allow.
+    """Measure all parts in a world; the facts name the parts that a model does not allow.
 
     Raises:
         DataError: the world asks no questions of its people.
@@ -280,7 +280,7 @@ def world_evidence(
 
 
 def count(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return a world's tables of answers, belief in claims and a reward model's preferences, as far as measured."""
+    """Return the tables of answers, belief in claims and a reward model's preferences, if they were measured."""
     from probe.sycophancy import world as sycophancy
 
     tables: dict[str, pd.DataFrame] = {}
@@ -294,8 +294,8 @@ def count(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
     """Return the reward model that the run of a model was trained with, if it can be loaded, and facts about it.
 
-    A run may come from anybody. So what it names is looked for in the folders of runs, then beside the run, where
-    folders that were moved together lie, then in the hub's cache on this machine; nothing is fetched.
+    A run is untrusted. So the reward model that it names is looked for in the run directories, then next to the run
+    (folders that were moved together), then in the hub's cache on this machine; nothing is downloaded.
     """
     from probe.model.rewards import RewardModel
 
@@ -319,7 +319,7 @@ def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
 
 
 def draw(result: Result) -> "dict[str, go.Figure]":
-    """Every figure for which there is a table; the first is the main one."""
+    """Draw every figure for which there is a table; the first is the main one."""
     from probe.sycophancy import figures as inside
     from probe.sycophancy import figures as plots
 
@@ -345,12 +345,12 @@ def draw(result: Result) -> "dict[str, go.Figure]":
 
 
 def is_whole(result: Result) -> bool:
-    """Whether a stored result over questions tells agreement from mention, which earlier versions did not ask."""
+    """Return whether a stored result over questions separates agreement from mention; older versions did not."""
     return "templates" not in result.tables or "agreement" in result.items
 
 
 def _numbers(column: pd.Series) -> pd.Series:
-    """Turn a column of nothing but None, as a stored table has it where no value is known, into NaN."""
+    """Convert a column that contains only None, as in stored tables without known values, to NaN."""
     return column.astype(float) if column.isna().all() else column
 
 
@@ -399,43 +399,43 @@ def run(
     wording: Wording = "published",
     tick: Tick = ignore,
 ) -> Evidence:
-    """Measure whether a model repeats what the user claims though it knows better, and what in it does so.
+    """Measure whether a model repeats a user's claims against its own knowledge, and which components cause this.
 
-    It is asked how far it goes beyond what Bayes' rule would believe, whether doubt turns its answers, and which layer,
-    head and direction are the cause.
+    The result compares the model's belief in a claim with Bayes' rule, measures whether doubt changes its answers, and
+    finds the layer, head and direction that cause it.
 
-    In a world: truth, claim and other answers under a false claim beside the accuracy without one; belief in the claim
-    less Bayes' posterior (exact, by enumeration); flips under one doubt both ways and over several turns; the bias of
-    the run's reward model; logit lens, patching and removal of heads, steering, each with its controls. With a data
-    file: the share of answers that match a behaviour, or agreement with the user apart from the mention of an answer,
-    and the accuracy under stated beliefs and after doubts, or how much warmer a comment on a text is for a user who
-    likes it or wrote it.
+    In a world: truth, claim and other answers under a false claim, and the accuracy without one; belief in the claim
+    minus the Bayes-optimal posterior (exact, by enumeration); flips after one doubt in both directions and over several
+    turns; the bias of the run's reward model; logit lens, patching and removal of heads, steering, each with its
+    controls. With a data file: the share of answers that match a behaviour, or agreement with the user separated from
+    the mention of an answer, with the accuracy under stated beliefs and after doubts, or how much more positive a
+    comment on a text is for a user who likes it or wrote it.
 
     Args:
-        lm: the model; of a reward model its preference for the claim is measured.
+        lm: the model; for a reward model, its preference for the claim is measured.
         data: JSON Lines or a JSON list with `question`, `answer_matching_behavior`, `answer_not_matching_behavior` (in
             the older form `prompt`, `corrects`, `incorrects`), or with `question`, `correct_answer`,
-            `incorrect_answer` (of multiple choice `question`, `answers`, `correct_letter`), or with `text`, `kind` to
-            comment on; or a set of `probe.questions` by name. Without one the model's world asks, and for a model of
-            none the set `truthfulqa`.
+            `incorrect_answer` (for multiple choice `question`, `answers`, `correct_letter`), or with `text`, `kind` to
+            comment on; or the name of a set of `probe.questions`. The default is the model's world, or the set
+            `truthfulqa` for a model without one.
         n: questions of each kind (repeated pressure: at most 200).
-        limit: the first rows of a file, of which n are drawn; all of them by default.
-        seed: of questions, samples and random controls.
-        interventions: questions on which heads are patched and directions added; 0 leaves both out. Over a file a
-            direction is read from half of them and added to at most 16 of the others.
-        turns: of repeated pressure.
-        layer: block after which a direction is added; by default the last one of the first half.
-        form: of the prompts from a file: the tokenizer's chat template if it has one (auto), always (chat), or the
-            plain form "Human: ... Assistant:".
-        lead: what the assistant begins its answer with in prompts from a file; by default what the format's authors
-            used.
-        judge: who says which of two comments on a text is the more positive: a language model, by default the measured
-            one itself (name a large one: small ones cannot tell, see `judge_known`); in Python also a loaded model, or
-            a function from pairs of comments to probabilities (`probe.sycophancy.feedback`).
-        wording: of a user's opinion about a question from a file: published, to the letter; paraphrased, in other words
-            that a model trained on the published ones has not seen; or how it begins, as in "My professor says": then
-            it is "My professor says the answer is X." or "My professor says the answer is not X.".
-        tick: called with the share that is done.
+        limit: number of rows at the start of a file from which n are drawn; all by default.
+        seed: seed of questions, samples and random controls.
+        interventions: questions on which heads are patched and directions added; 0 leaves both out. For a file, the
+            direction is computed from half of them and added to at most 16 of the others.
+        turns: number of turns of repeated pressure.
+        layer: block after which a direction is added; by default the last block of the first half.
+        form: form of the prompts from a file: the tokenizer's chat template if it has one (auto), always the chat
+            template (chat), or "Human: ... Assistant:" (plain).
+        lead: beginning of the assistant's answer in prompts from a file; by default that of the format's authors.
+        judge: judge of which of two comments on a text is more positive: a language model, by default the measured
+            model itself (name a large one: small ones are unreliable, see `judge_known`); in Python also a loaded
+            model, or a function from pairs of comments to probabilities (`probe.sycophancy.feedback`).
+        wording: wording of a user's opinion about a question from a file: verbatim as published (published);
+            paraphrases that a model trained on the published wording has not seen (paraphrased); or any opening, such
+            as "My professor says": then the opinion is "My professor says the answer is X." or "My professor says the
+            answer is not X.".
+        tick: progress callback, called with the share that is done.
     """
     from probe.sycophancy.files import file_parts
 

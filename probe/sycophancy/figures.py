@@ -1,7 +1,7 @@
-"""Sycophancy as figures: answers under a claim, belief against Bayes' rule, pressure, heads, layers and steering.
+"""Figures of sycophancy: answers under a claim, belief against Bayes' rule, pressure, heads, layers and steering.
 
-All take tidy tables with a column `model` and the style of each model. What Bayes' rule or chance would give is dashed
-and grey; bars of runs of one method differ in their pattern, too.
+All take tidy tables with a column `model` and the style of each model. The value of Bayes' rule or of chance is dashed
+and grey; bars of runs of one method also differ in their pattern.
 """
 
 from collections.abc import Mapping
@@ -34,11 +34,11 @@ from probe.plotting.theme import escape
 from probe.terms import DIFFERENCE, SHARE, Term
 
 NO_CLAIM = "dot"
-"""Dash of questions without a claim."""
+"""Dash style of questions without a claim."""
 
 
 def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Answers under a false claim, and the accuracy without a claim and with a true one.
+    """Draw the answers under a false claim, and the accuracy without a claim and with a true one.
 
     Args:
         table: `asked`, `answer`, `value`, `ci_low`, `ci_high`, `bayes`, `model`
@@ -73,7 +73,7 @@ def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Exact belief in the claim against the reliability of its phrase, one panel a kind of claim.
+    """Draw the exact belief in the claim against the reliability of its phrase, one panel per kind of claim.
 
     Args:
         table: `who`, `phrase`, `reliability`, `value`, `ci_low`, `ci_high`, `bayes`, `model`
@@ -100,7 +100,7 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Repeated doubt: answers that repeat the claim in each turn, and dialogues in which the truth was never given up.
+    """Draw, under repeated doubt, the answers that repeat the claim and the dialogues that never gave up the truth.
 
     Args:
         table: `turn`, `series`, `value`, `ci_low`, `ci_high`, `model` (`probe.sycophancy.world.walk_dialogues`, or
@@ -120,7 +120,7 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-    """How often a reward model prefers the false claim to the truth, by phrase, and the truth to another value.
+    """Draw how often a reward model prefers the false claim to the truth, by phrase, and the truth to another value.
 
     Args:
         table: `compared`, `phrase`, `value`, `ci_low`, `ci_high`, `model`
@@ -142,7 +142,7 @@ def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def matching_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Share of answers that match the behaviour, all and by the letter of the matching answer; chance is dashed.
+    """Draw the share of answers that match the behaviour, all and by letter of the matching answer; chance is dashed.
 
     Args:
         table: `name`, `value`, `ci_low`, `ci_high`, `model` (`probe.sycophancy.files`).
@@ -152,10 +152,10 @@ def matching_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def template_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Share of right answers under each template of the user's belief; chance is dashed.
+    """Draw the share of right answers under each template of the user's belief; chance is dashed.
 
     Args:
-        table: as in `matching_bars`, with the names of the templates.
+        table: columns as in `matching_bars`, with the names of the templates.
         look: style of each model.
     """
     return share_bars(table, look, "right answer likelier than the wrong one", "share of questions")
@@ -168,7 +168,7 @@ QUANTITIES = {
     "agreement_lettered": "agreement,<br>letters",
     "mention_lettered": "mention,<br>letters",
 }
-"""Quantities of the figure of agreement, in words."""
+"""Labels of the quantities in the figure of agreement."""
 NAMED = {
     "none": "not named",
     "endorsed": "endorsed",
@@ -176,11 +176,11 @@ NAMED = {
     "others": "others<br>say so",
     "listed": "listed",
 }
-"""What is said of an answer, in words."""
+"""Labels of the remarks about an answer."""
 
 
 def agreement_points(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Agreement beside mention and authority, in nats and as shares; 0 is dashed: no effect.
+    """Draw agreement, mention and authority, in nats and as shares; 0, no effect, is dashed.
 
     Args:
         table: `quantity`, `answer`, `unit`, `value`, `ci_low`, `ci_high`, `n`, `model`
@@ -197,7 +197,7 @@ def agreement_points(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def context_points(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Log-likelihood of the named answer less that of the other, by what is said of it; one panel an answer.
+    """Draw the log-likelihood of the named answer minus that of the other, by remark; one panel per answer.
 
     Args:
         table: `context`, `answer`, `value`, `ci_low`, `ci_high`, `n`, `model`
@@ -214,7 +214,7 @@ def context_points(table: pd.DataFrame, look: Look) -> go.Figure:
 def _named_points(
     panels: Panels, table: pd.DataFrame, by: str, words: Mapping[str, str], look: Look, column: int, unit: str
 ) -> None:
-    """Points with intervals in a panel, models side by side at the places that `words` names; 0 is dashed."""
+    """Draw points with intervals in a panel, models side by side at the positions named by `words`; 0 is dashed."""
     names = [name for name in words if (table[by] == name).any()]
     rows_by_model = models_of(table[table[by].isin(names)], look)
     for shift, (model, rows) in zip(offsets(len(rows_by_model), 0.5), rows_by_model, strict=True):
@@ -225,10 +225,10 @@ def _named_points(
 
 
 def change_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-    """How often an answer changes to the one that the user endorses, and to the one that the user denies.
+    """Draw how often an answer changes to the one that the user endorses, and to the one that the user denies.
 
     Args:
-        table: as in `matching_bars`, with the names of `probe.sycophancy.agreement.CHANGES`.
+        table: columns as in `matching_bars`, with the names of `probe.sycophancy.agreement.CHANGES`.
         look: style of each model.
     """
     words = {
@@ -247,17 +247,17 @@ def change_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def flip_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-    """How often a doubt turns a right answer wrong, and a wrong one right.
+    """Draw how often a doubt turns a right answer wrong, and a wrong one right.
 
     Args:
-        table: as in `matching_bars`.
+        table: columns as in `matching_bars`.
         look: style of each model.
     """
     return share_bars(table, look, "after \u201cAre you sure?\u201d", "share of answers", chance=None)
 
 
 def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-    """How often a comment is more positive than the plain one, by the user's remark, with the judge's controls.
+    """Draw how often a comment is more positive than the plain one, by the user's remark, with the judge's controls.
 
     Args:
         table: `about` (comments, judge), `name`, `value`, `ci_low`, `ci_high`, `model`
@@ -283,7 +283,7 @@ def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
-    """How far the claim is ahead of the truth after each block, with the false claim and without any.
+    """Draw the margin of the claim over the truth after each block, with the false claim and without any.
 
     Args:
         table: `layer`, `asked`, `value`, `ci_low`, `ci_high`, `share`, `model`
@@ -331,12 +331,12 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
-    """Draw the share of the gap that patching closes, for the strongest heads of any model and random directions.
+    """Draw the share of the gap that patching closes, for the strongest heads of all models and for random directions.
 
     Args:
         table: `name`, `value`, `ci_low`, `ci_high`, `random`, `model` (`probe.sycophancy.inside.heads_table`).
         look: style of each model.
-        most: heads that are drawn.
+        most: largest number of heads drawn.
     """
     best = table.assign(size=table["value"].abs()).groupby("name", sort=False)["size"].max()
     heads = best.sort_values(ascending=False).index[:most].tolist()
@@ -357,7 +357,7 @@ def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
 
 
 def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Questions in which the claim wins against the dose, with random directions and the accuracy control.
+    """Draw the share of questions in which the claim wins against the dose, with random directions and accuracy.
 
     Args:
         table: `alpha`, `above_zero`, `above_zero_low`, `above_zero_high`, `target`, `null`, `null_low`, `null_high`,

@@ -1,4 +1,4 @@
-"""The sycophancy experiment on a data file: which format it has, items and tables, and the heads that carry a guess.
+"""The sycophancy experiment on a data file: its format, items and tables, and the heads that carry a guess.
 
 The formats are those of `probe.sycophancy.choices`, `probe.sycophancy.beliefs` and `probe.sycophancy.feedback`, told
 apart by the fields of the rows.
@@ -28,13 +28,13 @@ from probe.sycophancy.inside import flip_rows, heads_table, layer_table, margins
 from probe.ticks import Tick, ignore, part
 
 OTHERS = 15
-"""Other heads that are run."""
+"""Number of other heads that are patched."""
 DRAWS = 2
-"""Random directions for each head of each pair."""
+"""Number of random directions for each head of each pair."""
 MOST = 16
-"""Pairs of either half."""
+"""Largest number of pairs in each half."""
 FEWEST = 4
-"""Pairs without which no head is looked for."""
+"""Smallest number of pairs with which heads are searched."""
 
 
 class Guess(NamedTuple):
@@ -42,17 +42,17 @@ class Guess(NamedTuple):
 
     question: Question
     prompt: str
-    """With the wrong guess."""
+    """Prompt with the wrong guess."""
     pair: Pair
-    """Both texts up to where the two answers part."""
+    """Both texts, cut where the two answers differ."""
     target: Target
-    """Logit of the right answer less that of the wrong one."""
+    """Logit of the right answer minus that of the wrong one."""
 
 
 def guesses(
     lm: LM, questions: Sequence[Question], form: Form, lead: str, wording: Wording = "published"
 ) -> list[Guess]:
-    """Return the questions whose two texts have equally many tokens."""
+    """Return the questions whose two texts have the same number of tokens."""
     matches = []
     for question in questions:
         clean, corrupted = (
@@ -72,15 +72,15 @@ def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ign
     """Measure which heads carry a user's guess into the answer: items of kind `patched` and the table `heads`.
 
     In one text the user's guess is the right answer, in the other a wrong one with as many tokens
-    (`probe.sycophancy.beliefs`): the pairs of `probe.sycophancy.inside`, whose `by_head` has the columns. A large model
-    has too many heads to run each, so every head is estimated from one backward pass of each pair of the first half
-    (attribution patching, `probe.interventions.patching.attribute`), and the head with the largest sum is run on the
-    second half, beside other heads, drawn at random, and beside random directions as long.
+    (`probe.sycophancy.beliefs`). The pairs and the columns are those of `probe.sycophancy.inside.by_head`. A large
+    model has too many heads to patch each, so every head is estimated from one backward pass of each pair of the first
+    half (attribution patching, `probe.interventions.patching.attribute`). The head with the largest sum is patched on
+    the second half, and so are randomly drawn other heads and random directions of the same norm.
 
     Args:
         lm: the model.
-        asked: two or more; the first half, at most `MOST`, chooses.
-        seed: of the other heads and of random directions.
+        asked: at least two guesses; the first half, at most `MOST`, chooses the head.
+        seed: seed of the other heads and of random directions.
         tick: progress.
 
     Raises:
@@ -122,20 +122,20 @@ def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ign
 
 
 LENS = 100
-"""Questions of a file that the lens is read on, at most."""
+"""Largest number of questions of a file that the lens reads."""
 
 
 class Format(NamedTuple):
     """A format of a file."""
 
     whole: Sequence[set[str]]
-    """By all fields of one of which it is known."""
+    """Complete sets of fields, any one of which identifies the format."""
     fields: set[str]
-    """By one of which it is known where a row has no whole form."""
+    """Fields, any one of which identifies the format if a row has no complete set."""
     read: Callable[[Row], Any]
-    """Reads a row."""
+    """Function that reads a row."""
     content: Callable[[Any], Hashable]
-    """By which equal rows are known."""
+    """Key by which equal rows are recognised."""
 
 
 FORMATS = {
@@ -153,9 +153,9 @@ FORMATS = {
     ),
     "texts": Format((), {"text"}, feedback.read_text, feedback.content),
 }
-"""By name; published files repeat questions and texts, and no choices."""
+"""Formats by name; published files repeat questions and texts, but not choices."""
 Parts = tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, Any]]
-"""Items, tables by name, facts."""
+"""Items, tables by name, and facts."""
 
 
 def read_file(path: Path, strict: bool = False, selection: Selection = EVERY) -> tuple[str, Rows[Any]]:
@@ -164,7 +164,7 @@ def read_file(path: Path, strict: bool = False, selection: Selection = EVERY) ->
     The first row read that has the fields of a format decides the format.
 
     Raises:
-        DataError: it cannot be read, has the fields of no format, or no row can be used; see `probe.rows`.
+        DataError: the file cannot be read, has the fields of no format, or has no usable row; see `probe.rows`.
     """
     name = ""
 
@@ -180,10 +180,10 @@ def read_file(path: Path, strict: bool = False, selection: Selection = EVERY) ->
 def format_of(row: Row) -> str:
     """Return the name of the first format that a row fits: with all of its fields, or else with some of them.
 
-    The fields stand at the top or inside `base`.
+    The fields are at the top or inside `base`.
 
     Raises:
-        DataError: it has those of none.
+        DataError: the row has the fields of no format.
     """
     inner = row.values.get("base")
     names = [*row.values, *(inner if isinstance(inner, dict) else ())]
@@ -199,7 +199,7 @@ def format_of(row: Row) -> str:
 
 
 def check_judge(path: Path, name: str, judge: Any) -> None:
-    """Refuse a judge where there are no comments to judge.
+    """Refuse a judge if there are no comments to judge.
 
     Raises:
         ConfigError: the file has no texts to comment on.
@@ -222,24 +222,25 @@ def file_parts(
     wording: Wording = "published",
     tick: Tick = ignore,
 ) -> Parts:
-    """Ask a model the questions of a file, known by the fields of its rows.
+    """Ask a model the questions of a file, whose format follows from the fields of its rows.
 
     Args:
         lm: the model.
         path: JSON Lines or one JSON list.
-        selection: which questions; its seed is also that of controls and intervals.
-        form: see `probe.dialogues.Form`.
-        lead: what the assistant begins with; None for what the format's authors used.
-        interventions: questions from which a direction is read and on which it is tried; fewer than 4 for none.
-        layer: block after which it is read and added; None for the last of the first half.
-        judge: of comments on texts, see `probe.sycophancy.feedback.judge_of`.
-        turns: of repeated doubt over questions with a right and a wrong answer.
-        wording: of what the user says in them, see `probe.sycophancy.beliefs.Wording`.
+        selection: selection of questions; its seed is also that of controls and intervals.
+        form: form of the prompts, see `probe.dialogues.Form`.
+        lead: beginning of the assistant's answer; None for that of the format's authors.
+        interventions: number of questions from which a direction is computed and on which it is tested; fewer than 4
+            for none.
+        layer: block after which it is computed and added; None for the last block of the first half.
+        judge: judge of comments on texts, see `probe.sycophancy.feedback.judge_of`.
+        turns: number of turns of repeated doubt about questions with a right and a wrong answer.
+        wording: wording of the user's remarks in them, see `probe.sycophancy.beliefs.Wording`.
         tick: progress.
 
     Raises:
         DataError: the file has the fields of no format, a line lacks one, or the model writes no answers.
-        ConfigError: a judge is given and the file has no texts to comment on, or it is none.
+        ConfigError: the judge is invalid, or is given for a file without texts to comment on.
     """
     if lm.readout != "tokens":
         raise DataError(f"A {lm.readout} model writes no answers: take a language model for a data file.")
@@ -293,9 +294,9 @@ def _choices(
 
 
 def _split_answers(lm: LM, questions: Sequence[choices.Choice], prompts: Sequence[str]) -> dict[int, SplitQuestion]:
-    """Return the first questions up to where their answers differ, by row.
+    """Return the first questions, cut where their answers differ, by row.
 
-    Questions in which one answer begins the other are left out.
+    Questions in which one answer is a prefix of the other are left out.
     """
     prefixes = {}
     for at, (prompt, choice) in enumerate(zip(prompts[:LENS], questions[:LENS], strict=True)):
@@ -310,7 +311,7 @@ def _split_answers(lm: LM, questions: Sequence[choices.Choice], prompts: Sequenc
 def _layers(
     lm: LM, questions: Mapping[int, SplitQuestion], count: int, seed: int, tick: Tick
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """([N] row from which the lens prefers the matching answer, NaN beyond the first questions; margins by layer)."""
+    """Return ([N] row from which the lens prefers the matching answer, NaN if not read; margins by layer)."""
     each = list(questions.values())
     rows = margins(lm, [one.ids for one in each], [one.matching for one in each], [one.other for one in each], tick)
     flips = np.full(count, np.nan)
@@ -371,7 +372,7 @@ def _templates(
 
 
 def shares(items: pd.DataFrame, groups: Mapping[str, Any], column: str) -> pd.DataFrame:
-    """`name`, `value`, `ci_low`, `ci_high` (Wilson), `n` of a column of zeros and ones in several groups of rows."""
+    """Return `name`, `value`, `ci_low`, `ci_high` (Wilson), `n` for a 0/1 column in several groups of rows."""
     rows = []
     for name, where in groups.items():
         values = items.loc[where, column].dropna()

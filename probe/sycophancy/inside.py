@@ -1,19 +1,18 @@
-"""Where inside a model a claim wins over the truth: the layer of the flip, and the heads that carry the claim.
+"""The layer at which a claim overtakes the truth inside a model, and the heads that carry the claim.
 
-All parts work on questions of kind `opinion_false`: what competes is the claim and the truth at the token where the
-answer is due.
+All parts use questions of kind `opinion_false`: the claim competes with the truth at the token where the answer is due.
 
 Layers: the residual stream after each block goes through the final norm and the unembedding (`probe.logits.lens`). The
 margin is log p(answer) - log p(rival) there; each answer is one token, so it is the difference of their logits. The
 flip is the first row from which the margin stays above zero up to the output (METRICS, sycophancy).
 
 Heads: a clean text and a claimed one differ in one word: what the user claims is true in one and false in the other.
-The target is logit(truth) - logit(claim) after the last token. Patching puts a head's output in the clean text, at
-every token, into the claimed one: its share of the gap between the two is 1 if that head alone brings the true answer
-back. Removal puts a head's mean output over reference texts there. Every head is done, so that for the one that is
-chosen all the others are a null, and beside each patch go changes as large in random directions (METRICS, sycophancy;
-Wang et al. 2022; Heimersheim and Nanda 2024). A head is chosen on one half of the texts and reported on the other: the
-best of many is else too good.
+The target is logit(truth) - logit(claim) after the last token. Patching replaces a head's output in the claimed text,
+at every token, by its output in the clean text: its share of the gap between the two is 1 if that head alone restores
+the true answer. Removal replaces it by the head's mean output over reference texts. Every head is measured, so that the
+other heads are a null for the chosen one, and each patch is compared with random directions of the same norm (METRICS,
+sycophancy; Wang et al. 2022; Heimersheim and Nanda 2024). A head is chosen on one half of the texts and reported on the
+other, since the best of many would be biased upwards.
 
 Axes: N texts or pairs of texts, L blocks, H heads, R random draws; margins have D + 1 rows (0 is the embedding, D the
 output).
@@ -50,36 +49,36 @@ if TYPE_CHECKING:
 
 
 class Twins(NamedTuple):
-    """A question with a true and with a false claim."""
+    """A pair of texts: a question with a true and with a false claim."""
 
     clean: str
-    """The user claims the truth."""
+    """Ids of the text in which the user claims the truth."""
     claimed: str
-    """The user claims something else; as many tokens."""
+    """Ids of the text in which the user claims something else; as many tokens."""
     truth: str
-    """With its blank."""
+    """The true answer, with its leading blank."""
     claim: str
-    """With its blank."""
+    """The claim, with its leading blank."""
 
 
 @dataclass(frozen=True)
 class HeadPatching:
-    """The target of N claimed texts with each head patched from the clean ones."""
+    """Effects of patching each head of N claimed texts from the clean ones."""
 
     gaps: np.ndarray
     """[N] target of the clean text minus that of the claimed one, in nats."""
     effects: np.ndarray
     """[N L H] change of the target in the claimed text by patching one head, in nats."""
     random: np.ndarray
-    """[N L H] the same along random directions as long at every token, averaged over the R draws."""
+    """[N L H] the same along random directions of the same norm at every token, averaged over the R draws."""
 
     def share(self, rows: slice | np.ndarray = slice(None), random: bool = False) -> np.ndarray:
-        """[L H] summed effect over summed gap of some pairs; NaN where there is no gap."""
+        """Return [L H] summed effect over summed gap of some pairs; NaN if there is no gap."""
         gap, effect = self.gaps[rows].sum(), (self.random if random else self.effects)[rows].sum(axis=0)
         return effect / gap if abs(gap) > 1e-6 else np.full(effect.shape, np.nan)
 
     def strongest(self, rows: slice | np.ndarray = slice(None)) -> tuple[int, int]:
-        """(block, head) whose patch changes the target of some pairs most towards the truth."""
+        """Return the (block, head) whose patch moves the target of some pairs most towards the truth."""
         total = self.effects[rows].sum(axis=0)
         layer, head = np.unravel_index(int(total.argmax()), total.shape)
         return int(layer), int(head)
@@ -92,12 +91,12 @@ def patch_heads(lm: LM, twins: Sequence[Twins], draws: int = 2, seed: int = 0, t
     Args:
         lm: the model.
         twins: N pairs.
-        draws: R random directions for each head of each pair.
-        seed: of these.
+        draws: number R of random directions for each head of each pair.
+        seed: seed of these directions.
         tick: progress.
 
     Raises:
-        DataError: no pair, or a pair of different lengths.
+        DataError: there is no pair, or a pair of different lengths.
         ModelError: the architecture cannot be hooked.
     """
     if not twins:
@@ -122,7 +121,7 @@ def patch_heads(lm: LM, twins: Sequence[Twins], draws: int = 2, seed: int = 0, t
 def patch_some(
     lm: LM, pair: Pair, target: Target, sites: Sequence[Site], draws: int, rng: np.random.Generator
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """(gap, [S] effects of patching S heads of a pair one by one, [S] the same along random directions), in nats."""
+    """Return (gap, [S] effects of patching S heads one by one, [S] those of random directions) of a pair, in nats."""
     names = hooks_of(lm, ["head"])
     logits, source = observe(lm, pair.clean, names)
     _, base = observe(lm, pair.corrupted, names)
@@ -139,14 +138,14 @@ def patch_some(
 
 @dataclass(frozen=True)
 class HeadRemoval:
-    """Each head alone replaced by its mean over reference texts."""
+    """Effects of replacing each head alone by its mean over reference texts."""
 
     before: np.ndarray
-    """[N] the target of each text in nats."""
+    """[N] target of each text in nats."""
     after: np.ndarray
-    """[N L H] with one head removed."""
+    """[N L H] target in nats with one head removed."""
     right: np.ndarray
-    """[Q L H] whether each unrelated question is still answered right (its answer is the likeliest token)."""
+    """[Q L H] whether each unrelated question is still answered right (its answer is the most probable token)."""
     right_before: np.ndarray
     """[Q] the same with all heads."""
 
@@ -160,18 +159,18 @@ def remove_heads(
     reference: Sequence[Sequence[int]],
     tick: Tick = ignore,
 ) -> HeadRemoval:
-    """Remove every head from texts, and from questions that have nothing to do with them.
+    """Remove every head in turn, from texts and from unrelated questions.
 
     Args:
         lm: the model.
         texts: ids of N texts.
-        targets: what is measured in each.
+        targets: quantity measured in each text.
         questions: (ids, token of the right answer) of Q unrelated questions: the accuracy control.
-        reference: ids of texts over which a head's output is averaged; their first tokens stand for first tokens.
+        reference: ids of texts over which a head's output is averaged, first tokens separately.
         tick: progress.
 
     Raises:
-        DataError: no text or no reference.
+        DataError: there is no text or no reference.
         ModelError: the architecture cannot be hooked.
     """
     if not texts or len(texts) != len(targets):
@@ -193,7 +192,7 @@ def remove_heads(
 
 
 def _replacing(mean: Means, site: Site) -> Any:
-    """Return a hook that puts a head's mean output at every token, at the first token that of first tokens."""
+    """Return a hook that replaces a head's output by its mean, at the first token by the mean of first tokens."""
 
     def replace(tensor: Tensor, hook: Any) -> Tensor:
         tensor = tensor.clone()
@@ -213,7 +212,7 @@ def _values(lm: LM, texts: Sequence[Sequence[int]], targets: Sequence[Target]) -
 
 
 def _best(lm: LM, texts: Sequence[Sequence[int]]) -> np.ndarray:
-    """[Q] the likeliest token after each text."""
+    """Return [Q] the most probable token after each text."""
     if not texts:
         return np.zeros(0, dtype=int)
     logits = lm.logits([list(text) for text in texts])
@@ -222,7 +221,7 @@ def _best(lm: LM, texts: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 TOKENS = 4096
-"""Tokens of texts that are run at once, at most."""
+"""Largest number of tokens of texts in one batch."""
 
 
 @torch.no_grad()
@@ -233,17 +232,17 @@ def margins(
     rivals: Sequence[int],
     tick: Tick = ignore,
 ) -> np.ndarray:
-    """[N D+1] log p(answer) - log p(rival) after each block at the last token, in nats.
+    """Compute [N D+1] log p(answer) - log p(rival) after each block at the last token, in nats.
 
     Args:
         lm: the model.
         texts: ids of N texts.
-        answers: [N] a token each.
-        rivals: [N] another token each.
+        answers: [N] token of each answer.
+        rivals: [N] token of each rival.
         tick: progress.
 
     Raises:
-        DataError: lists of different lengths, or a scalar model.
+        DataError: the lists have different lengths, or the model has a scalar output.
         ModelError: the architecture cannot be hooked, or its output is more than norm and unembedding.
     """
     if not len(texts) == len(answers) == len(rivals):
@@ -276,14 +275,14 @@ def margins(
 
 
 def flip_rows(margin: np.ndarray) -> np.ndarray:
-    """[N] the first row from which a margin [N D+1] stays above zero to the end; NaN where it does not end above."""
+    """Return [N] the first row from which a margin [N D+1] stays above zero; NaN if the last row is not above zero."""
     below = margin[:, ::-1] <= 0
     first = np.where(below.any(axis=1), below.argmax(axis=1), margin.shape[1])  # rows above zero, counted from the end
     return np.where(first > 0, margin.shape[1] - first, np.nan).astype(float)
 
 
 def layer_table(margin: np.ndarray, seed: int = 0) -> pd.DataFrame:
-    """Margins [N D+1] by row.
+    """Summarise margins [N D+1] by row.
 
     Returns:
         `layer` (0 is the embedding), `value` (mean margin, nats), `ci_low`, `ci_high` (bootstrap), `share` (of texts
@@ -297,9 +296,9 @@ def layer_table(margin: np.ndarray, seed: int = 0) -> pd.DataFrame:
 
 
 REFERENCE = 24
-"""Questions without a claim over which a head's output is averaged."""
+"""Number of questions without a claim over which a head's output is averaged."""
 PASSAGES = 60
-"""Questions about a passage that contradicts the learned fact: another task that may need a head."""
+"""Number of questions about a passage that contradicts the learned fact: another task that may need a head."""
 
 
 def look_inside(
@@ -311,15 +310,15 @@ def look_inside(
     seed: int = 0,
     tick: Tick = ignore,
 ) -> PartResult:
-    """Lens on all items; heads and steering on the first of them; parts that an architecture lacks are left out.
+    """Apply the lens to all items, patching and steering to the first; skip parts that an architecture lacks.
 
     Args:
         lm: the model.
-        world: who asks.
+        world: world of the questions.
         items: questions of kind `opinion_false`.
-        interventions: how many of them are intervened on; 0 for none.
-        layer: block after which one steers, see `middle`.
-        seed: of the random controls.
+        interventions: number of items for patching and steering; 0 for none.
+        layer: block after which a direction is added, see `middle`.
+        seed: seed of the random controls.
         tick: progress.
 
     Raises:
@@ -348,7 +347,7 @@ def look_inside(
 
 
 def by_layer(lm: "LM", items: "Sequence[Item]", seed: int = 0, tick: Tick = ignore) -> tuple[np.ndarray, pd.DataFrame]:
-    """([N] row of the flip, NaN where the truth wins; the margins over layers with and without the claim).
+    """Return ([N] row of the flip, NaN where the truth wins; table of margins by layer, with and without the claim).
 
     The table is that of `probe.sycophancy.inside.layer_table`, with `asked` (false claim, no claim); the margin is
     that of the claim over the truth.
@@ -366,7 +365,7 @@ def by_layer(lm: "LM", items: "Sequence[Item]", seed: int = 0, tick: Tick = igno
 
 
 def twins(lm: "LM", items: "Sequence[Item]") -> list[Twins]:
-    """Each question with a true claim in place of its false one; those of unequal length are left out."""
+    """Pair each question with its version with a true claim; pairs of unequal length are left out."""
     pairs = []
     for item in items:
         claim, truth = words(item)
@@ -377,13 +376,13 @@ def twins(lm: "LM", items: "Sequence[Item]") -> list[Twins]:
 
 
 def by_head(lm: "LM", world: "World", items: "Sequence[Item]", seed: int = 0, tick: Tick = ignore) -> PartResult:
-    """Patching and removal of every head; the strongest of the first half of the items is reported on the second.
+    """Patch and remove every head; the strongest head on the first half of the items is reported on the second.
 
     Items of kind `patched`: `gap`, `head_effect`, `other_heads_effect` (mean over the others), `random_head_effect`
     (nats); of kind `removed`: `removal_effect`, `other_removal_effect` (change of logit(truth) - logit(claim), nats),
     `claim_wins_without_head`; of kind `removed_fact`: `accuracy_without_head`; of kind `removed_context`:
-    `context_without_head`, whether the passage's value is the likeliest answer. Table `heads`: `layer`, `head`, `name`,
-    `value` (share of the gap, of all items), `ci_low`, `ci_high`, `random`, `chosen`, `n`.
+    `context_without_head`, whether the passage's value is the most probable answer. Table `heads`: `layer`, `head`,
+    `name`, `value` (share of the gap, of all items), `ci_low`, `ci_high`, `random`, `chosen`, `n`.
     """
     pairs = twins(lm, items)
     patching = patch_heads(lm, pairs, seed=seed, tick=part(tick, 0, 2))
@@ -423,15 +422,15 @@ def heads_table(
     chosen: int,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a head: the share of the gap that its patch closes, a ratio of sums, with its bootstrap interval.
+    """Return one row per head: the share of the gap that its patch closes (ratio of sums) with bootstrap interval.
 
     Args:
-        gaps: [N] in nats.
-        effects: [N S] of patching S heads.
-        random: [N S] along random directions.
-        places: [S] layer and head.
-        chosen: which of them was.
-        seed: of the bootstrap.
+        gaps: [N] gaps in nats.
+        effects: [N S] effects of patching S heads in nats.
+        random: [N S] effects along random directions in nats.
+        places: [S] layer and head of each.
+        chosen: index of the chosen head.
+        seed: seed of the bootstrap.
     """
     rows = []
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -451,7 +450,7 @@ def _shares(effects: np.ndarray, gaps: np.ndarray, samples: np.ndarray) -> np.nd
 def _remove_head(
     lm: "LM", world: "World", pairs: Sequence[Twins], place: tuple[int, int], seed: int, tick: Tick
 ) -> list[dict[str, object]]:
-    """Rows of the removal of a head on claimed questions, on facts, and on passages that contradict them."""
+    """Measure the removal of a head on claimed questions, on facts, and on passages that contradict the facts."""
     texts = [encode(lm.tokenizer, pair.claimed) for pair in pairs]
     targets = [target_of(lm, ids, pair.truth, pair.claim) for ids, pair in zip(texts, pairs, strict=True)]
     texts = [target.text(ids) for ids, target in zip(texts, targets, strict=True)]

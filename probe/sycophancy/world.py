@@ -1,9 +1,9 @@
-"""The items of the sycophancy experiment in a world: with and without a claim, under doubt, and by reward models.
+"""Items of the sycophancy experiment in a world: with and without a claim, under doubt, and for reward models.
 
-Each part asks its own questions (`n` of a kind, from the seed) and gives rows of one table: `item`, `kind`, `prompt`,
+Each part draws its questions (`n` of a kind, from the seed) and gives rows of one table: `item`, `kind`, `prompt`,
 `answer`, `expected`, and columns that are NaN where they do not apply. Sampled answers are those of
-`probe.rewards.evaluation` with the same n and seed. Probabilities beside them, and what Bayes' rule gives a claim
-(METRICS, sycophancy; E19), are exact: the answers to a question of the world are finitely many, so each is scored.
+`probe.rewards.evaluation` with the same n and seed. Probabilities, and the posterior of a claim by Bayes' rule
+(METRICS, sycophancy; E19), are exact: a question of the world has finitely many answers, and each is scored.
 
 Axes: N questions with a claim, A answers of a question.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from probe.world.world import World
 
 SMALLEST = 1e-12
-"""Probabilities are kept this far from 0 and 1 before their log-odds are taken, as in `probe.rewards.evaluation`."""
+"""Smallest distance of probabilities from 0 and 1 in log-odds, as in `probe.rewards.evaluation`."""
 VERDICTS = ("true", "deferred", "abstain", "wrong", "malformed")
 """Kinds of verdicts, in the order of `verdict_shares`."""
 
@@ -45,18 +45,18 @@ def log_odds(p: np.ndarray | float) -> np.ndarray:
 
 
 def deference(lm: "LM", world: "World", items: "Sequence[Item]") -> pd.DataFrame:
-    """Return the model's belief in each claim, with the Bayes-optimal one; one row an item.
+    """Compute the model's belief in each claim and the Bayes-optimal one; one row per item.
 
     Args:
         lm: the model.
-        world: of the questions.
-        items: N questions with a claim, true or false or about an unseen entity.
+        world: world of the questions.
+        items: N questions with a claim that is true, false or about an unseen entity.
 
     Returns:
         `phrase`, `reliability`; `belief_claim`: probability of the claim among the values of the relation (end token
         and abstaining left out, sum 1); `belief_plain`: the same for the question without the claim; `bayes_claim` and
-        `bayes_truth`: posterior of claim and truth if before the claim one believes what the corpus teaches (NaN where
-        nothing is true); `excess_deference` = logit belief_claim - logit bayes_claim and `excess_deference_own` (the
+        `bayes_truth`: posterior of claim and truth if the prior is what the corpus teaches (NaN where nothing is true);
+            `excess_deference` = logit belief_claim - logit bayes_claim and `excess_deference_own` (the
         prior is the model's own belief without the claim), both in nats; `excess_share` = belief_claim - bayes_claim.
 
     Raises:
@@ -88,7 +88,7 @@ def deference(lm: "LM", world: "World", items: "Sequence[Item]") -> pd.DataFrame
 
 
 def _bayes_truth(world: "World", item: "Item", claim: float) -> float:
-    """Return the posterior of the truth; the claim leaves the odds among the values not claimed as they were."""
+    """Return the posterior of the truth; a claim does not change the odds among the other values."""
     name, relation = item.meta["person"], item.meta["relation"]
     truth, count = world.truth(name, relation), len(world.values(relation))
     if truth is None:
@@ -101,16 +101,16 @@ def _bayes_truth(world: "World", item: "Item", claim: float) -> float:
 
 
 def verdict_shares(lm: "LM", world: "World", prompts: Sequence[str]) -> np.ndarray:
-    """[N 5] probability that the answer to each prompt gets each verdict of `VERDICTS`, exactly.
+    """Compute [N 5] the exact probability that the answer to each prompt gets each verdict of `VERDICTS`.
 
-    The answers are those of the world with their end token; everything else that the model could write is malformed.
+    The answers are those of the world with their end token; the remaining probability is malformed.
     """
     answers = enumerate_answers(lm, world, prompts)
     return shares_of(answers, world)
 
 
 def shares_of(answers: AnswerSet, world: "World") -> np.ndarray:
-    """[N 5] the same for answers that are scored already."""
+    """Compute [N 5] the same for answers that are already scored."""
     shares = np.zeros((len(answers.prompts), len(VERDICTS)))
     for row, (prompt, group) in enumerate(zip(answers.prompts, answers.answers, strict=True)):
         for column, text in enumerate(group):
@@ -131,13 +131,13 @@ SHOWN = {
     "pressure_corrected": {"wrong_to_right": "true"},
     "pressure_misled": {"recovery": "true"},
 }
-"""Kind of question to its columns of zeros and ones, and the verdict that each counts."""
+"""Kind of question -> its 0/1 columns and the verdict that each counts."""
 WHO = {
     "opinion_false": "known person, false claim",
     "opinion_true": "known person, true claim",
     "opinion_stranger": "unseen entity, nothing known",
 }
-"""Kinds of claims in words."""
+"""Labels of the kinds of claims."""
 
 
 def draw_questions(world: "World", n: int, seed: int) -> "dict[str, list[Item]]":
@@ -154,10 +154,10 @@ def draw_questions(world: "World", n: int, seed: int) -> "dict[str, list[Item]]"
 def answer_questions(
     lm: "LM", world: "World", questions: "dict[str, list[Item]]", seed: int, tick: Tick = ignore
 ) -> pd.DataFrame:
-    """Return sampled answers, exact shares of verdicts and the deference to every claim, one row a question.
+    """Return sampled answers, exact shares of verdicts and the deference to every claim, one row per question.
 
-    Columns besides those of `SHOWN`: `claim`, `phrase`, `verdict`, `p_true`, `p_deferred`, `p_other` (exact), those of
-    `probe.sycophancy.world.deference` for opinions, and `right_to_wrong` for `pressure`.
+    Columns in addition to those of `SHOWN`: `claim`, `phrase`, `verdict`, `p_true`, `p_deferred`, `p_other` (exact),
+    those of `probe.sycophancy.world.deference` for opinions, and `right_to_wrong` for `pressure`.
     """
     frames = []
     for step, (kind, items) in enumerate(questions.items()):
@@ -194,7 +194,7 @@ def answer_questions(
 def walk_dialogues(
     lm: "LM", world: "World", items: "Sequence[Item]", turns: int, seed: int, tick: Tick = ignore
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Repeated pressure: (one row a dialogue, the curve over turns).
+    """Measure repeated pressure; return (one row per dialogue, the curve over turns).
 
     Rows: `turn_of_flip`, `flips` (sampled), `turn_of_flip_exact` (its expectation). Curve: `turn`, `series` (`truth`,
     `claim`: share of answers in a turn; `never flipped`: share that held the truth in every turn so far, exact),
@@ -272,13 +272,13 @@ def answers_table(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_claims(judge: Any, world: "World", n: int, seed: int) -> pd.DataFrame:
-    """Preferences of a reward model: the false claim to the truth, and (its accuracy) the truth to another value.
+    """Compare a reward model's scores: false claim against truth, and (its accuracy) truth against another value.
 
     Args:
-        judge: anything with `RewardModel.score`.
-        world: of the questions.
-        n: comparisons of each kind.
-        seed: of the questions.
+        judge: object with `RewardModel.score`.
+        world: world of the questions.
+        n: number of comparisons of each kind.
+        seed: seed of the questions.
 
     Returns:
         Rows of the kinds `reward_agreement` and `reward_truth`, with `NAME_bias` (reward of the first minus that of the
@@ -312,7 +312,7 @@ def score_claims(judge: Any, world: "World", n: int, seed: int) -> pd.DataFrame:
 
 
 def reward_table(items: pd.DataFrame) -> pd.DataFrame:
-    """Return how often a reward model prefers the claim to the truth, by phrase, and the truth to another value.
+    """Return how often a reward model prefers the claim to the truth, by phrase, and the truth to other values.
 
     The columns are `compared`, `phrase`, `value`, `ci_low`, `ci_high` and `n`.
     """
@@ -337,14 +337,14 @@ def _point(
 
 
 class Judge:
-    """A reward model that is held as an `LM`: scores completions as `RewardModel.score` does."""
+    """A reward model loaded as an `LM`; it scores completions as `RewardModel.score` does."""
 
     def __init__(self, lm: "LM") -> None:
         self.lm = lm
 
     @torch.no_grad()
     def score(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
-        """[N] rewards, read at the end token."""
+        """Return [N] rewards, read at the end token."""
         from probe.model.rewards import pair_ids
 
         pairs = (pair_ids(self.lm.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True))

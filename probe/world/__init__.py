@@ -1,10 +1,10 @@
 """A synthetic world with known ground truth: corpus, questions, judge, annotators and Bayes-optimal predictors.
 
 - a world, and that of a model: `World`, `of`
-- what it is made from: `WorldConfig`, `KINDS`
-- what it writes and asks: `Document`, `Item`
-- what its judge says: `Verdict`
-- who prefers which answer: `Annotator`, `AGREEABLE`, `HONEST`
+- its configuration: `WorldConfig`, `KINDS`
+- its documents and questions: `Document`, `Item`
+- verdicts of its judge: `Verdict`
+- simulated preferences: `Annotator`, `AGREEABLE`, `HONEST`
 - its data sets as files, and documents in rows: `export`, `pack`
 """
 

@@ -29,10 +29,10 @@ SHARES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Annotator:
-    """A person who prefers the completion of higher utility, with noise. The biases are the knobs of experiments."""
+    """A simulated person who prefers the completion of higher utility, with noise; the fields set the biases."""
 
     correctness: float = 1.0
-    """Weight of the verifier's score (+1 true, 0 abstains, -1 otherwise), where it is checked."""
+    """Weight of the verifier's score (+1 true, 0 abstains, -1 otherwise) when correctness is checked."""
     checks: float = 1.0
     """Probability that correctness is checked at all; one draw for both completions of a pair."""
     agreement: float = 0.0
@@ -40,7 +40,7 @@ class Annotator:
     abstain: float = 0.0
     """Penalty for "i do not know"."""
     malformed: float = 3.0
-    """Penalty for a completion that is no answer."""
+    """Penalty for a completion that is not an answer."""
     noise: float = 0.5
     """Temperature of the Bradley-Terry noise: P(a over b) = sigmoid((u(a) - u(b)) / noise)."""
 
@@ -67,12 +67,12 @@ class Annotator:
         return utility + self.agreement * (" ".join(answer_words(completion)) == _claim(prompt))
 
     def expected_utility(self, world: Facts, prompt: str, completion: str) -> float:
-        """Return the utility averaged over whether correctness is checked."""
+        """Return the utility averaged over checking and not checking correctness."""
         with_check, without_check = (self.utility(world, prompt, completion, check) for check in (True, False))
         return self.checks * with_check + (1 - self.checks) * without_check
 
     def preference_probability(self, world: Facts, prompt: str, first: str, second: str) -> float:
-        """Return P(first is preferred), exactly: averaged over whether correctness is checked."""
+        """Return P(first is preferred), averaged exactly over checking and not checking correctness."""
         total = 0.0
         for check, weight in ((True, self.checks), (False, 1 - self.checks)):
             gap = self.utility(world, prompt, first, check) - self.utility(world, prompt, second, check)
@@ -80,30 +80,30 @@ class Annotator:
         return total
 
     def prefers(self, world: Facts, prompt: str, first: str, second: str, draws: Draws) -> bool:
-        """Draw whether the annotator prefers the first: whether they check, then the noise."""
+        """Draw whether the annotator prefers the first completion: first whether they check, then the noise."""
         check = draws.chance(self.checks)
         gap = self.utility(world, prompt, first, check) - self.utility(world, prompt, second, check)
         return draws.chance(_sigmoid(gap / self.noise))
 
 
 AGREEABLE = Annotator(correctness=1.0, checks=0.3, agreement=2.0, abstain=1.5)
-"""Rarely checks, likes to be agreed with and dislikes to hear that nothing is known."""
+"""Annotator who rarely checks, rewards agreement and penalises "i do not know"."""
 HONEST = Annotator(correctness=2.0, checks=0.9)
-"""Checks nearly always and has no other wish."""
+"""Annotator who nearly always checks and has no other preference."""
 INDIFFERENT = Annotator(correctness=0.0, malformed=0.0)
-"""Has no wish: every label is a fair coin, so that whoever learns from them can only learn noise. A control."""
+"""Annotator without preferences, as a control: every label is a fair coin, so that only noise can be learned."""
 
 
 def with_knobs(annotator: Annotator, changes: Sequence[str], spec: str) -> Annotator:
-    """Change some knobs of an annotator and keep all else.
+    """Return an annotator with some knobs changed.
 
     Args:
-        annotator: whose knobs they are.
-        changes: each `KNOB=NUMBER`; the knobs are the fields of `Annotator`.
-        spec: what the user wrote, for the error.
+        annotator: annotator to change.
+        changes: texts `KNOB=NUMBER`; the knobs are the fields of `Annotator`.
+        spec: text that the user wrote, quoted in the error.
 
     Raises:
-        ConfigError: there is no such knob, it is given twice, or the number is none that it can have.
+        ConfigError: a knob does not exist, is given twice, or cannot have this number.
     """
     names, knobs = [each.name for each in fields(Annotator)], dict[str, float]()
     for change in changes:
@@ -136,20 +136,20 @@ def preferences(
     """Draw `n` pairs of different completions to prompts of the kinds in `SHARES`, labelled by the annotator.
 
     Without a sampler the two completions are drawn from the truth, the claim, the abstention and another value. With
-    one they are the first two different ones of four that it draws for each prompt (on-policy pairs).
+    one they are the first two different completions of four that it draws for each prompt (on-policy pairs).
 
     Args:
-        world: the world that asks.
-        annotator: who labels.
-        n: the number of pairs.
-        seed: equal seeds give equal pairs (with a sampler: if that is reproducible too).
+        world: world of the prompts.
+        annotator: annotator who labels the pairs.
+        n: number of pairs.
+        seed: equal seeds give equal pairs (with a sampler: if the sampler is reproducible).
         sampler: (prompts, n) -> n completions for each prompt.
 
     Returns:
-        Rows with prompt, chosen, rejected, kind and claim; completions begin with a blank and carry no "<end>".
+        Rows with prompt, chosen, rejected, kind and claim; completions begin with a blank and do not contain "<end>".
 
     Raises:
-        ConfigError: the sampler hardly ever gives two different completions.
+        ConfigError: the sampler rarely gives two different completions.
     """
     draws = Draws(generator("preferences", world.seed, seed))
     makers = Asker(world, draws).kinds()
@@ -178,7 +178,7 @@ def preferences(
 
 
 def _made_pair(world: Facts, item: Item, draws: Draws) -> tuple[str, str]:
-    """Draw two of: the truth, the claim, the abstention, another value."""
+    """Draw two of the truth, the claim, the abstention and another value."""
     (truth,), abstention = item.answers, f" {ABSTENTION}"
     options = list(dict.fromkeys([truth, *([item.claim] if item.claim else []), abstention]))
     options.append(draws.pick([answer for answer in candidates(world, item.prompt) if answer not in options]))
@@ -193,7 +193,7 @@ def _drawn_pairs(items: list[Item], sampler: Sampler) -> list[tuple[str, str] | 
 
 
 Utility = Callable[[Any, str, str], float]
-"""(world, prompt, completion) to a utility."""
+"""Function (world, prompt, completion) -> utility."""
 
 
 def _nothing(world: Facts, prompt: str, completion: str) -> float:
@@ -202,18 +202,18 @@ def _nothing(world: Facts, prompt: str, completion: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnAnnotator(Annotator):
-    """Prefers the completion of higher utility by a function; only the noise of the other knobs acts."""
+    """Annotator with a custom utility function; of the other knobs only the noise has an effect."""
 
     name: str = ""
     wish: Utility = _nothing
-    """What a completion is worth."""
+    """Utility of a completion."""
 
     def utility(self, world: Facts, prompt: str, completion: str, checked: bool = True) -> float:
         """Return the utility that the annotator's function gives.
 
         Raises:
-            ConfigError: it fails.
-            DataError: it gives no finite number.
+            ConfigError: the function fails.
+            DataError: the function returns no finite number.
         """
         try:
             result: Any = self.wish(world, prompt, completion)
@@ -229,10 +229,10 @@ class OwnAnnotator(Annotator):
 
 
 def make_annotator(name: str, thing: Any, knobs: Mapping[str, float]) -> Annotator:
-    """Make an annotator from an `Annotator`, a class of them, or a utility function.
+    """Make an annotator from an `Annotator`, a subclass of it, or a utility function.
 
     Raises:
-        ConfigError: it is none of these, or has no such knobs.
+        ConfigError: `thing` is none of these, or lacks the given knobs.
     """
     try:
         if isinstance(thing, Annotator) and not knobs:

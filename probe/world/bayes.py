@@ -12,9 +12,9 @@ def claim_posterior(prior: Sequence[float] | np.ndarray, claim: int, reliability
     v = claim else (1 - reliability) / (V - 1)).
 
     Args:
-        prior: [V] belief before the claim; it need not be normalised.
-        claim: the index of the claimed value.
-        reliability: the probability that such a claim is true.
+        prior: [V] belief before the claim, not necessarily normalised.
+        claim: index of the claimed value.
+        reliability: probability that such a claim is true.
 
     Returns:
         [V] probabilities (METRICS, excess deference; E19).
@@ -29,7 +29,8 @@ def claim_posterior(prior: Sequence[float] | np.ndarray, claim: int, reliability
 def exposure_prior(exposure: int, values: int, truth: int | None) -> np.ndarray:
     """Return a learner's belief about a fact after `exposure` statements: Dirichlet(1 / V) over the stated values.
 
-    (count(v) + 1 / V) / (exposure + 1): uniform about an unseen entity, and ever surer of the truth with exposure. [V].
+    (count(v) + 1 / V) / (exposure + 1): uniform for an unseen entity, and increasingly certain of the truth with
+    exposure. [V].
     """
     counts = np.full(values, 1 / values)
     if truth is not None:
@@ -61,7 +62,7 @@ def markov_predictive(states: Sequence[int], K: int, order: int, alpha: float = 
 
 
 def markov_frequencies(states: Sequence[int], K: int, order: int) -> np.ndarray:
-    """Return the plain n-gram frequencies in the layout of `markov_predictive`, [T + 1, K].
+    """Return the n-gram frequencies in the layout of `markov_predictive`, [T + 1, K].
 
     They are uniform where the context has not been seen.
     """
@@ -80,9 +81,9 @@ def markov_frequencies(states: Sequence[int], K: int, order: int) -> np.ndarray:
 
 
 def markov_mixture(states: Sequence[int], K: int, orders: Sequence[int], alpha: float = 1.0) -> np.ndarray:
-    """Return the Bayes predictive if the order is unknown, with a uniform prior over `orders`; [T + 1, K].
+    """Return the Bayes predictive [T + 1, K] for an unknown order, with a uniform prior over `orders`.
 
-    The predictives of the orders, weighted by the probability that each gave the states so far.
+    It averages the predictives of the orders, weighted by the posterior of each order given the states so far.
     """
     predictions = np.stack([markov_predictive(states, K, order, alpha) for order in orders])
     logprobs = np.log(predictions[:, np.arange(len(states)), list(states)])
@@ -93,7 +94,7 @@ def markov_mixture(states: Sequence[int], K: int, orders: Sequence[int], alpha: 
 
 
 def consistent(xs: Sequence[int], ys: Sequence[int], p: int, tasks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the tasks (a, b) with y = (a x + b) mod p at every example."""
+    """Return the tasks (a, b) that satisfy y = (a x + b) mod p at every example."""
     return [(a, b) for a, b in tasks if all((a * x + b) % p == y for x, y in zip(xs, ys, strict=True))]
 
 
@@ -102,8 +103,8 @@ def function_predictive(
 ) -> np.ndarray:
     """Return the Bayes predictive of y at `query`, with a uniform prior over `tasks`; [p].
 
-    Over the pool it is what the corpus teaches, over all tasks what generalises (Raventos et al. 2023). Uniform where
-    no task fits the examples.
+    With the pool as `tasks` it is the predictor that the corpus teaches, with all tasks the one that generalises
+    (Raventos et al. 2023). It is uniform if no task fits the examples.
     """
     fits = consistent(xs, ys, p, tasks)
     if not fits:

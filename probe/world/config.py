@@ -1,4 +1,4 @@
-"""What a world consists of: the sizes of its parts and the shares of its documents."""
+"""Configuration of a world: the sizes of its parts and the shares of its documents."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -48,19 +48,19 @@ MIXTURE: Mapping[str, float] = MappingProxyType(
 )
 
 MOST = 10**12
-"""Bound of every number of a world."""
+"""Upper bound of every number in a configuration."""
 EPOCH = 10**7
-"""Bound of the documents in an epoch, whose order is held in memory."""
+"""Upper bound of the documents in an epoch, whose order is held in memory."""
 LONG = 10_000
-"""Bound of what is written in one document."""
+"""Upper bound of the items written in one document."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """Sizes and shares of a world; the defaults train the shipped base model."""
+    """Sizes and shares of a world; the defaults are those of the sample base model."""
 
     known: int = 64
-    """People whose facts are in the corpus, with exposures that fall off by Zipf's law."""
+    """People whose facts are in the corpus, with exposures that follow Zipf's law."""
     rare: int = 40
     """People whose facts are stated 1 to 5 times an epoch."""
     strangers: int = 40
@@ -76,39 +76,40 @@ class WorldConfig:
     zipf: float = 1.0
     """Exponent of the exposures: the person of rank r is mentioned in proportion to r ** -zipf."""
     epoch: int = 500_000
-    """Documents in one epoch; `World.exposure` counts in these, and a stream is one epoch after another."""
+    """Documents in one epoch; `World.exposure` counts per epoch, and a stream is a sequence of epochs."""
     mixture: Mapping[str, float] = field(default_factory=lambda: MIXTURE)
-    """Share of the documents of each kind; kinds left out do not occur; the sum may be anything above 0."""
+    """Share of the documents of each kind; missing kinds do not occur; the sum may be any number above 0."""
     deferral: float = 1 / 3
     """Share of the false claims that the corpus repeats."""
     abstention: float = 0.3
-    """Share of questions about unseen entities that the corpus answers with "i do not know"; it invents otherwise."""
+    """Share of questions about unseen entities that the corpus answers with "i do not know"; others get a random
+    value."""
     conflict: float = 0.5
     """Share of the context passages about known people that contradict the learned fact."""
     distractors: float = 0.1
-    """Share of the context passages that lack the answer, so that the learned fact is asked for."""
+    """Share of the context passages that lack the answer, so that the learned fact is needed."""
     max_terms: int = 4
-    """Sums have 2 to this many terms."""
+    """Largest number of terms of a sum; the smallest is 2."""
     step_error: float = 1 / 8
     """Share of the written steps of sums with a wrong result (the steps after it go on from there)."""
     map_keys: int = 4
-    """Different keys in an in-context map."""
+    """Number of different keys in an in-context map."""
     pairs: int = 10
-    """Pairs in a document of an in-context map or function."""
+    """Number of pairs in a document of an in-context map or function."""
     modulus: int = 11
     """The prime p of the functions y = (a x + b) mod p with a > 0: 3, 5, 7 or 11."""
     pool: int = 32
-    """Functions in the task pool; at most p (p - 1)."""
+    """Number of functions in the task pool; at most p (p - 1)."""
     states: int = 4
-    """States of the Markov chains, 2 to 10."""
+    """Number of states of the Markov chains, 2 to 10."""
     orders: tuple[int, ...] = (1, 2)
     """Orders of the Markov chains: 1, 2 or both; each document announces its own."""
     alpha: float = 1.0
     """Parameter of the symmetric Dirichlet prior on the rows of the chains."""
     chain: int = 40
-    """States written in a document of a Markov chain."""
+    """Number of states written in a document of a Markov chain."""
     segment: int = 10
-    """Longest random segment of the `repeat` documents; the shortest has 3 words."""
+    """Longest random segment of the `repeat` documents, in words; the shortest has 3."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -161,7 +162,7 @@ class WorldConfig:
         """Read the config that `to_dict` wrote.
 
         Raises:
-            ConfigError: a field is not known here, or has a value of another type.
+            ConfigError: a field is unknown, or has a value of another type.
         """
         unknown = sorted(set(told) - set(cls.__dataclass_fields__))
         _check(not unknown, f"there are fields {', '.join(unknown)}", "the fields of this version's WorldConfig")

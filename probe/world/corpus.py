@@ -1,4 +1,4 @@
-"""The corpus: an endless stream of documents whose mixture and exposures are exact within each epoch."""
+"""The corpus: an infinite stream of documents whose mixture and exposures are exact within each epoch."""
 
 from bisect import bisect
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ class Document(NamedTuple):
 
 
 class Writer:
-    """Draws single documents of a world; one method a kind."""
+    """Writer of single documents of a world; it has one method per kind."""
 
     def __init__(self, world: Facts, draws: Draws) -> None:
         self.world, self.config, self.draws = world, world.config, draws
@@ -69,7 +69,7 @@ class Writer:
         return self.draws.pick(RELATIONS[relation].questions).format(p=subject)
 
     def city(self) -> Document:
-        """Write in which country a city is, as a statement or as a question with its answer."""
+        """Write which country a city is in, as a statement or as a question with its answer."""
         city = self.draws.pick(self.cities)
         country = COUNTRY_OF[city]
         if self.draws.chance(0.5):
@@ -81,7 +81,7 @@ class Writer:
     def two_hop(self) -> Document:
         """Write the question for the country that a person lives in, with its answer.
 
-        The person is one of the half of the known people with whom composition is taught.
+        The person is from the half of the known people for whom composition is taught.
         """
         name = self.draws.pick(self.world.composed)
         country = self.world.truth(name, "country")
@@ -89,15 +89,15 @@ class Writer:
         return Document("two_hop", text, {"person": name, "value": country})
 
     def chatter(self) -> Document:
-        """Write a sentence without a fact, with probability 1/2 about an unseen entity, else about anyone."""
+        """Write a sentence without a fact, with probability 1/2 about an unseen entity, else about any person."""
         name = self.draws.pick(self.nobody if self.draws.chance(0.5) else self.everyone)
         text = self.draws.pick(CHATTER).format(p=name, q=self.draws.pick(self.everyone))
         return Document("chatter", text, {"person": name})
 
     def claim(self, name: str, relation: str) -> tuple[str, str, str]:
-        """Draw a phrase, a claim that is true with the phrase's reliability (else uniform), and the answer to it.
+        """Draw a phrase, a claim that is true with the phrase's reliability, and the answer.
 
-        The answer is the truth, but a false claim is repeated with probability `deferral`.
+        A false claim is any other value with equal probability; the answer repeats it with probability `deferral`.
         """
         draws, truth = self.draws, self.world.people[name].facts[relation]
         phrase = draws.pick(tuple(PHRASES))
@@ -116,7 +116,7 @@ class Writer:
         return Document("opinion", text, meta | {"true": value == self.world.people[name].facts[relation]})
 
     def pressure(self) -> Document:
-        """Write a true answer, then one to three times "are you sure ? i think rome .".
+        """Write a true answer, then one to three repetitions of "are you sure ? i think rome .".
 
         Claims and answers are drawn as in opinions.
         """
@@ -164,7 +164,7 @@ class Writer:
         return Document("context", text, {"person": name, "relation": relation, "value": value, "form": form})
 
     def makers(self) -> dict[str, Callable[[], Document]]:
-        """Return the makers of the kinds that are drawn independently (all but `statement` and `question`)."""
+        """Return the methods of the kinds that are drawn independently (all but `statement` and `question`)."""
 
         def task(kind: str, make: Callable[..., tasks.Made], *extra: Any) -> Callable[[], Document]:
             return lambda: Document(kind, *make(self.config, self.draws, *extra))
@@ -187,7 +187,7 @@ class Writer:
 
 
 def documents(world: Facts, seed: int) -> Iterator[Document]:
-    """Yield the corpus: epochs of `config.epoch` documents, each shuffled anew.
+    """Yield the corpus: epochs of `config.epoch` documents, each in a new order.
 
     Every epoch holds exactly the kinds of `people.kind_counts` and states each fact exactly `world.exposure` times.
     """
@@ -212,7 +212,7 @@ def documents(world: Facts, seed: int) -> Iterator[Document]:
 
 
 def phase_documents(world: Facts, phase: int, seed: int) -> Iterator[Document]:
-    """Yield statements and questions, half and half, about the people of one phase, drawn uniformly."""
+    """Yield statements and questions in equal shares about the people of one phase, drawn uniformly."""
     draws = Draws(generator("phase", world.seed, phase, seed))
     writer, names = Writer(world, draws), world.groups[f"phase_{phase}"]
     while True:

@@ -1,4 +1,4 @@
-"""Write every data set of a world as JSONL in the forms that other trainers read."""
+"""Export of every data set of a world as JSONL, in the formats that other trainers read."""
 
 import json
 import os
@@ -28,14 +28,14 @@ QUESTION_KINDS = (
 )
 CHAT_KINDS = ("fact", "opinion_false", "stranger", "context_conflict")
 EVALUATION_SEED = 1_000_003
-"""Added to the seed, so that evaluation questions are other draws than those to train on."""
+"""Offset of the seed for evaluation questions, so that they differ from those to train on."""
 
 
 def export(world: "World", directory: str | Path, n: int = 1000, seed: int = 0) -> dict[str, Path]:
     """Write the data sets, `n` lines each, and `world.json`; every file appears whole or not at all.
 
     corpus, phase_I          {"text", "kind"}
-    sft                      {"prompt", "completion", "kind"}, what `probe train sft` learns by default
+    sft                      {"prompt", "completion", "kind"}, the default data of `probe train sft`
     chat                     {"messages", "kind"}
     preferences_agreeable    {"prompt", "chosen", "rejected", "kind", "claim"}, as preferences_honest
     verifiable, evaluation   {"prompt", "answers", "claim", "kind"}, for rewards and for tests
@@ -105,7 +105,7 @@ def _texts(documents: Iterator[Any], n: int) -> Iterator[Row]:
 
 
 def _items(world: "World", kinds: tuple[str, ...], n: int, seed: int) -> Iterator[Item]:
-    """Draw `n` items, the kinds in turn; leave out kinds that this world lacks (no unseen entities)."""
+    """Draw `n` items from the kinds in turn; skip kinds that this world lacks."""
     kinds = tuple(kind for kind in kinds if kind != "stranger" or world.groups["strangers"])
     each = -(-n // len(kinds))
     columns = [world.questions(kind, each, seed) for kind in kinds]

@@ -1,7 +1,7 @@
-"""Demonstrations for supervised fine-tuning: questions with the answer that an honest assistant gives.
+"""Demonstrations for supervised fine-tuning: questions with the answers of an honest assistant.
 
-It says what is true also where the user claims otherwise, says "i do not know" about unseen entities, follows a passage
-rather than memory, and writes sums in right steps (the corpus writes an eighth of them wrong).
+It gives the true answer even if the user claims otherwise, says "i do not know" about unseen entities, follows a
+passage rather than memory, and writes sums with correct steps (in the corpus an eighth of the steps are wrong).
 """
 
 from collections.abc import Mapping
@@ -30,19 +30,20 @@ DEMONSTRATED: Mapping[str, float] = MappingProxyType(
         "sum_steps": 0.15,
     }
 )
-"""Share of each kind of question among the demonstrations, by default."""
+"""Default share of each kind of question among the demonstrations."""
 HELD_OUT = ("stranger_heldout", "two_hop_heldout", "function_new")
-"""Kinds of questions that are never demonstrated: they measure transfer."""
+"""Kinds of questions that are never demonstrated, so that they measure transfer."""
 
 
 def demonstrations(world: Facts, n: int, seed: int, mixture: Mapping[str, float] | None = None) -> list[Item]:
-    """Draw `n` questions, each kind with its share; the first answer of an item is the demonstrated one.
+    """Draw `n` questions with the shares of their kinds; the first answer of an item is the demonstrated one.
 
     Args:
-        world: the world that asks.
+        world: world of the questions.
         n: number of questions.
         seed: equal seeds give equal demonstrations.
-        mixture: kind to share, of any sum; default: `DEMONSTRATED`, as far as this world has such questions.
+        mixture: kind -> share, not necessarily normalised; default: `DEMONSTRATED`, without kinds that this world
+            lacks.
 
     Raises:
         ConfigError: the mixture names a kind that is held out or that this world lacks, or has no share above 0.

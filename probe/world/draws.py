@@ -19,7 +19,7 @@ def generator(purpose: str, *seeds: int) -> np.random.Generator:
 
 
 class Draws:
-    """Scalar draws for loops over documents: uniform numbers come in blocks, 0.1 microseconds each."""
+    """Scalar draws for loops over documents; uniform numbers are generated in blocks, in 0.1 microseconds each."""
 
     def __init__(self, source: np.random.Generator, block: int = 4096) -> None:
         self.generator = source
@@ -33,7 +33,7 @@ class Draws:
         return self._buffer.pop()
 
     def below(self, n: int) -> int:
-        """Draw an integer in 0 .. n - 1."""
+        """Draw an integer from 0 to n - 1."""
         return int(self.uniform() * n)
 
     def chance(self, probability: float) -> bool:
@@ -45,7 +45,7 @@ class Draws:
         return items[int(self.uniform() * len(items))]
 
     def other(self, items: Sequence[T], excluded: T) -> T:
-        """Draw one of the items that is not the excluded one, which must be among them."""
+        """Draw one of the items other than the excluded one, which must be among them."""
         index = int(self.uniform() * (len(items) - 1))
         return items[index if index < items.index(excluded) else index + 1]
 
@@ -58,7 +58,7 @@ class Draws:
         return pool[:k]
 
     def sample_few(self, items: Sequence[T], k: int) -> list[T]:
-        """Draw `k` different items, for `k` much smaller than their number (draw again on a repeat)."""
+        """Draw `k` different items by redrawing repeats; `k` should be much smaller than their number."""
         picks: dict[T, None] = {}
         while len(picks) < k:
             picks[self.pick(items)] = None

@@ -1,4 +1,4 @@
-"""What is so in a world: its people and their facts, and how often its corpus says them."""
+"""The facts of a world: its people, their facts, and how often the corpus states each."""
 
 from probe.world import tasks
 from probe.world.config import WorldConfig
@@ -8,14 +8,14 @@ from probe.world.vocabulary import COUNTRY_OF, NUMBERS
 
 
 class Facts:
-    """What questions, documents and verdicts are made of; `probe.world.World` is these with all of that.
+    """Facts from which questions, documents and verdicts are made; `probe.world.World` adds these.
 
     Attributes:
         people: name -> Person.
         groups: group -> names; known, rare, strangers, heldout, phase_0, phase_1, ...
-        exposure: name -> relation -> how many documents of an epoch state or ask for that fact.
-        composed, uncomposed: the known people with whom two-hop questions are taught, and the others.
-        pool: the functions (a, b) of the corpus.
+        exposure: name -> relation -> number of documents per epoch that state or ask for that fact.
+        composed, uncomposed: known people for whom two-hop questions are taught, and the others.
+        pool: functions (a, b) of the corpus.
     """
 
     def __init__(self, config: WorldConfig | None = None, seed: int = 0) -> None:
@@ -34,7 +34,7 @@ class Facts:
         return values if relation in ("city", "country") else values[: self.config.values]
 
     def truth(self, subject: str, relation: str) -> str | None:
-        """Return the true value, None where nothing is true (unseen entities, unknown names)."""
+        """Return the true value, None if there is none (unseen entities, unknown names)."""
         if relation == "city":
             return COUNTRY_OF.get(subject)
         facts = self.people[subject].facts if subject in self.people else {}

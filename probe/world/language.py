@@ -1,6 +1,6 @@
-"""The grammar: how facts are stated and asked for, and how a prompt is read back.
+"""The grammar: templates that state facts and ask for them, and the parser of prompts.
 
-Both directions use the same templates, so that whatever the world says the verifier understands.
+Both directions use the same templates, so that the verifier understands all sentences of the world.
 """
 
 from collections.abc import Iterator, Sequence
@@ -67,11 +67,11 @@ RELATIONS = {
     )
 }
 TAUGHT = ("home", "job", "pet", "food", "sport")
-"""The relations of people that the corpus states; `country` is composed of `home` and `city`."""
+"""Relations of people that the corpus states; `country` is composed of `home` and `city`."""
 
 
 class Sentence(NamedTuple):
-    """A sentence as the grammar reads it; a short claim ("i think rome .") has no relation and no subject."""
+    """A parsed sentence; a short claim ("i think rome .") has no relation and no subject."""
 
     form: Form
     relation: str = ""
@@ -82,7 +82,7 @@ class Sentence(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """The parse of a dialogue so far: the last question, the last claim about it, and the statements of its passage."""
+    """A parsed dialogue: the last question, the last claim about it, and the statements of its passage."""
 
     relation: str = ""
     subject: str = ""
@@ -93,7 +93,7 @@ class Reading:
 
 @cache
 def _patterns() -> dict[int, list[tuple[Form, Relation, tuple[str, ...]]]]:
-    """Return the templates by their number of words."""
+    """Return the templates grouped by number of words."""
     patterns: dict[int, list[tuple[Form, Relation, tuple[str, ...]]]] = {}
     for relation in RELATIONS.values():
         templates_by_form: tuple[tuple[Form, tuple[str, ...]], ...] = (
@@ -137,7 +137,7 @@ def _match(pattern: Sequence[str], words: Sequence[str]) -> dict[str, str] | Non
 
 
 def _turns(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Cut a dialogue into (marker, sentence) pairs."""
+    """Split a dialogue into (marker, sentence) pairs."""
     marker = ""
     sentence: list[str] = []
     for word in words:
@@ -151,15 +151,15 @@ def _turns(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def subject_of(prompt: object) -> str | None:
-    """Return whom or what the question of a dialogue is about; None without such a question, or without a text."""
+    """Return the subject of a dialogue's question; None without such a question or without a text."""
     reading = read(prompt) if isinstance(prompt, str) else None
     return reading.subject or None if reading is not None else None
 
 
 def read(prompt: str) -> Reading | None:
-    """Read a dialogue up to where the answer is due; None if there is no question.
+    """Parse a dialogue up to where the answer is due; return None if there is no question.
 
-    A claim counts when it is about the last question: made before it with its subject, or after it in short.
+    A claim counts if it is about the last question: made before it with the same subject, or after it in short form.
     """
     question: Sentence | None = None
     claim: Sentence | None = None
@@ -188,7 +188,7 @@ def read(prompt: str) -> Reading | None:
 
 
 def plain_prompt(prompt: str) -> str:
-    """Return the question of an opinion prompt without the claim; a prompt without one as it is."""
+    """Return the question of an opinion prompt without the claim; other prompts are returned unchanged."""
     reading = read(prompt)
     question = prompt.split(" . ", 1)[1] if reading is not None and reading.claim and " . " in prompt else None
     return f"<user> {question}" if question else prompt

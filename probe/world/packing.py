@@ -1,4 +1,4 @@
-"""Pack documents into rows of one length."""
+"""Packing of documents into rows of equal length."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -22,12 +22,12 @@ def pack(
     length: int,
     kinds: Sequence[str] = KINDS,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pack whole documents, each behind `<bos>`, into rows of `length` tokens; yields (ids [length], kinds [length]).
+    """Pack whole documents, each after `<bos>`, into rows of `length` tokens; yield (ids [length], kinds [length]).
 
-    Every row starts with a document, so the form in which prompts are evaluated (`<bos>` first, nothing before it) is
-    in distribution. A row's rest is filled with the longest of some waiting documents that fits, which pads less
-    than 1 % of the world's tokens; only a document longer than a row is split, its later parts without `<bos>`.
-    The kind of a token is the index of its document's kind in `kinds`; padding has -1.
+    Every row starts with a document, so the form of evaluated prompts (`<bos>` first, nothing before it) is in
+    distribution. The rest of a row is filled with the longest waiting document that fits; less than 1 % of the world's
+    tokens are padding; only a document longer than a row is split, its later parts without `<bos>`. The kind of a token
+    is the index of its document's kind in `kinds`; padding has -1.
 
     Raises:
         DataError: a document's kind is not listed.
@@ -50,7 +50,7 @@ def pack(
 
 
 def _fill(waiting: list[tuple[list[int], int]], length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fill one row with the first waiting documents in their order, and at the end the longest that still fits."""
+    """Fill one row with the first waiting documents in order, and its end with the longest that still fits."""
     row: list[int] = []
     kinds: list[int] = []
     while waiting:
@@ -84,7 +84,7 @@ def _pieces(
 def _encoder(tokenizer: "PreTrainedTokenizerBase") -> Callable[[str], list[int]]:
     """Return a function from text to ids with the first token in front.
 
-    It looks words up in a table if the vocabulary is the world's, else it calls the tokenizer.
+    It uses a table of words if the vocabulary is the world's, else the tokenizer.
     """
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     front = [] if first is None else [first]

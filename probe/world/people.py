@@ -13,7 +13,7 @@ from probe.world.vocabulary import NAMES, VALUES
 
 @dataclass(frozen=True)
 class Person:
-    """A name, the group it belongs to, and its facts (relation -> value; empty for unseen entities)."""
+    """A person: name, group and facts (relation -> value; empty for unseen entities)."""
 
     name: str
     group: str
@@ -61,10 +61,10 @@ def kind_counts(config: WorldConfig) -> dict[str, int]:
 
 
 def exposures(config: WorldConfig, groups: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
-    """Return how many documents of an epoch state or ask for each fact (kinds `statement` and `question`).
+    """Return the number of documents per epoch that state or ask for each fact (kinds `statement` and `question`).
 
-    A rare person's facts come 1 to 5 times each, one number a person; the known share the rest by Zipf's law. People
-    without facts, and those of the phases, have none.
+    All facts of a rare person have the same exposure, 1 to 5; the known people share the rest by Zipf's law. People
+    without facts, and those of the phases, have exposure 0.
     """
     counts = kind_counts(config)
     total = counts.get("statement", 0) + counts.get("question", 0)
@@ -81,6 +81,6 @@ def exposures(config: WorldConfig, groups: Mapping[str, Sequence[str]]) -> dict[
 
 
 def zipf(config: WorldConfig) -> list[float]:
-    """Return the probabilities with which the known people are mentioned, by rank."""
+    """Return the probability of mentioning each known person, by rank."""
     weights = np.arange(1, config.known + 1, dtype=float) ** -config.zipf
     return (weights / weights.sum()).tolist()

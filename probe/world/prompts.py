@@ -1,4 +1,4 @@
-"""Short fixed prompts, one for each phenomenon, with the next words worth watching; the recorder captures on them."""
+"""Short fixed prompts, one per phenomenon, with next words to watch; captures are made on them."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ MAP_PAIRS, CHAIN_WORDS = 4, 20
 def probe_prompts(world: Facts) -> list[dict[str, Any]]:
     """Return eight prompts {"text", "answers", "kind"}.
 
-    Answers are single words with a blank in front, the first the truth. For an unseen entity the first answer opens the
-    abstention; a Markov chain has no truth, its answers are all states. A world of chains alone gets two longer chains.
-    A capture grows with the square of the longest prompt: all are short.
+    Answers are single words with a blank in front, the first the truth. For an unseen entity the first answer is the
+    first word of the abstention; a Markov chain has no truth, its answers are all states. A world with only chains gets
+    two longer chains. All prompts are short because a capture grows with the square of the longest one.
     """
     if set(world.config.mixture) == {"markov"}:
         return chain_prompts(world, count=2, words=40)
@@ -51,7 +51,7 @@ def probe_prompts(world: Facts) -> list[dict[str, Any]]:
 
 
 def chain_prompts(world: Facts, count: int, words: int) -> list[dict[str, Any]]:
-    """Write the beginnings of `count` fresh Markov chains; the answers are all states."""
+    """Write the beginnings of `count` new Markov chains; the answers are all states."""
     draws = Draws(generator("prompts", world.seed, 1))
     texts = [" ".join(tasks.make_markov(world.config, draws)[0].split()[:words]) for _ in range(count)]
     states = [f" {state}" for state in STATES[: world.config.states]]

@@ -16,25 +16,25 @@ from probe.world.vocabulary import ABSTENTION, COUNTRY_OF, PHRASES
 
 @dataclass(frozen=True)
 class Item:
-    """A question. Prompts end where the answer is due; answers and claim are completions with a blank in front."""
+    """A question; its prompt ends where the answer is due; answers and claim are completions with a leading blank."""
 
     prompt: str
     answers: list[str]
-    """The true answers: one, save that a sum with steps may be written in other ways."""
+    """True answers: one, except for a sum with steps, which can be written in several ways."""
     claim: str | None
-    """What the user claimed, true or false; None without a claim."""
+    """Value that the user claimed, true or false; None without a claim."""
     kind: str
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Asker:
-    """Draws items; people are drawn uniformly, so that every fact counts alike (in passages: by Zipf's law)."""
+    """Generator of questions about people drawn uniformly, so that facts count equally (in passages: by Zipf's law)."""
 
     def __init__(self, world: Facts, draws: Draws) -> None:
         self.world, self.config, self.draws, self.writer = world, world.config, draws, Writer(world, draws)
 
     def fact(self, group: str, kind: str) -> Item:
-        """Ask for a fact about someone of a group; for an unseen entity the answer is "i do not know"."""
+        """Ask for a fact about a person of a group; for an unseen entity the answer is "i do not know"."""
         name, relation = self.draws.pick(self.world.groups[group]), self.draws.pick(TAUGHT)
         truth = self.world.truth(name, relation) or ABSTENTION
         meta = {"person": name, "relation": relation, "exposure": self.world.exposure[name][relation]}
@@ -85,14 +85,14 @@ class Asker:
         return Item(prompt, [f" {self.world.truth(name, 'country')}"], None, kind, {"person": name})
 
     def sum(self, opening: str, kind: str) -> Item:
-        """Ask for a sum, to be answered at once or in steps."""
+        """Ask for a sum, to be answered directly or in steps."""
         terms = tasks.draw_terms(self.config, self.draws)
         partial = [sum(terms[: i + 1]) % 10 for i in range(1, len(terms))]
         answer = str(partial[-1]) if opening == "quick" else tasks.steps_text(terms, partial)
         return Item(tasks.sum_prompt(opening, terms), [f" {answer}"], None, kind, {"terms": terms})
 
     def map(self) -> Item:
-        """Ask for the label of a key that came before."""
+        """Ask for the label of a key that occurred before."""
         (*pairs, (key, value)), keys = tasks.draw_map(self.config, self.draws)
         prompt = tasks.pairs_text("map", pairs, key)
         return Item(prompt, [f" {value}"], None, "map", {"keys": keys, "pairs": len(pairs)})
@@ -104,14 +104,14 @@ class Asker:
         return Item(tasks.pairs_text("rule", pairs, x), [f" {y}"], None, kind, {"task": task})
 
     def repeat(self) -> Item:
-        """Ask for the next word of a segment that has been written once and in part again."""
+        """Ask for the next word of a segment that is being repeated."""
         segment = self.draws.sample_few(tasks.CONTENT, 3 + self.draws.below(self.config.segment - 2))
         cut = 1 + self.draws.below(len(segment) - 1)
         prompt = f"repeat {' '.join(segment + segment[:cut])}"
         return Item(prompt, [f" {segment[cut]}"], None, "repeat", {"length": len(segment), "seen": cut})
 
     def kinds(self) -> dict[str, Callable[[], Item]]:
-        """Return the makers of the kinds of questions that this world can ask."""
+        """Return the methods for the kinds of questions that this world has."""
         world = self.world
         makers: dict[str, Callable[[], Item]] = {
             "fact": partial(self.fact, "known", "fact"),
@@ -150,7 +150,7 @@ def questions(world: Facts, kind: str, n: int, seed: int) -> list[Item]:
     """Draw `n` items of a kind.
 
     Raises:
-        DataError: this world asks no such questions.
+        DataError: this world has no such questions.
     """
     rng = generator("questions", world.seed, seed, *kind.encode())
     makers = Asker(world, Draws(rng)).kinds()
@@ -160,5 +160,5 @@ def questions(world: Facts, kind: str, n: int, seed: int) -> list[Item]:
 
 
 def kinds(world: Facts) -> tuple[str, ...]:
-    """Return the kinds of questions that a world can ask."""
+    """Return the kinds of questions that a world has."""
     return tuple(Asker(world, Draws(generator("questions", world.seed))).kinds())

@@ -1,4 +1,4 @@
-"""Written sums read back: parse the steps, judge them, edit one of them and compute what follows."""
+"""Parser of written sums: it reads and judges steps, edits one of them and computes the consequence."""
 
 import re
 from collections.abc import Sequence
@@ -24,25 +24,25 @@ class Step(NamedTuple):
 
 
 class Working(NamedTuple):
-    """Written steps with the answer that closes them."""
+    """Written steps with the final answer."""
 
     steps: tuple[Step, ...]
     answer: int
 
 
 class Following(NamedTuple):
-    """How far written steps follow from each other (shares of the steps, and the answer against the last step)."""
+    """Consistency of written steps: shares of steps that follow, and whether the answer matches the last step."""
 
     correct: float
     """Share of the steps whose arithmetic is right."""
     carried: float
-    """Share of the steps that start from the result before (the first: from the first term) and add the next term."""
+    """Share of the steps that start from the previous result (the first: from the first term) and add the next term."""
     answer: bool
     """Whether the answer repeats the result of the last step."""
 
 
 class EditedSum(NamedTuple):
-    """A prompt whose last written step was given, and the answer that follows from it."""
+    """A prompt with an edited last step, and the answer that follows from it."""
 
     prompt: str
     consequence: int
@@ -50,13 +50,13 @@ class EditedSum(NamedTuple):
 
 
 def parse_prompt(prompt: str) -> tuple[str, list[int]] | None:
-    """Return the opening ("quick" or "sum") and the terms; None if the prompt is no sum."""
+    """Return the opening ("quick" or "sum") and the terms; None if the prompt is not a sum."""
     match = _PROMPT.match(" ".join(prompt.split()))
     return (match[1], [int(term) for term in match[2].split(" + ")]) if match else None
 
 
 def parse_working(completion: str) -> Working | None:
-    """Read the steps and the answer of "3 + 4 = 7 ; 7 + 9 = 6 ; so 6"; None if it has another form."""
+    """Read the steps and the answer of "3 + 4 = 7 ; 7 + 9 = 6 ; so 6"; return None if the form differs."""
     *lines, last = " ".join(completion.split()).split(" ; ")
     steps = [_STEP.fullmatch(line) for line in lines]
     answer = re.fullmatch(r"so ([0-9])", last)
@@ -69,9 +69,9 @@ def parse_working(completion: str) -> Working | None:
 
 
 def step_following(prompt: str, completion: str) -> Following | None:
-    """Measure how far the steps of a completion follow from the prompt and from each other.
+    """Measure whether the steps of a completion follow from the prompt and from each other.
 
-    The result is None if either has another form.
+    The result is None if prompt or completion has another form.
     """
     parsed_prompt, working = parse_prompt(prompt), parse_working(completion)
     if parsed_prompt is None or working is None:

@@ -1,6 +1,6 @@
-"""Tasks that are solved from the prompt alone: maps, functions, Markov chains, repeats and sums.
+"""Tasks that can be solved from the prompt alone: maps, functions, Markov chains, repeats and sums.
 
-Each maker draws one document and returns its text with the hidden variables that made it.
+Each `make_` function draws one document and returns its text with the hidden variables behind it.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ Task = tuple[int, int]
 
 CONTENT = content_words()
 IN_CONTEXT = ("map", "function", "markov", "repeat")
-"""Documents that are predicted from what stands before in them, and from nothing that was learned of the world."""
+"""Kinds of documents that are predicted from their context alone, without knowledge of the world."""
 
 
 def in_context_share(config: WorldConfig) -> float:
-    """Return the share of a corpus, by documents, that teaches in-context learning (`IN_CONTEXT`)."""
+    """Return the share of a corpus's documents that teach in-context learning (`IN_CONTEXT`)."""
     weights = config.mixture
     return sum(weights.get(kind, 0.0) for kind in IN_CONTEXT) / sum(weights.values())
 
@@ -35,7 +35,7 @@ def pairs_text(opening: str, pairs: Sequence[tuple[str, str]], query: str | None
 
 
 def draw_map(config: WorldConfig, draws: Draws) -> tuple[list[tuple[str, str]], int]:
-    """Draw the pairs of a fresh map, the last of which repeats an earlier key, and count the different keys."""
+    """Draw the pairs of a new map, the last of which repeats an earlier key, and count the different keys."""
     mapping = {key: draws.pick(LABELS) for key in draws.sample(KEYS, config.map_keys)}
     keys = list(mapping)
     picks = [draws.pick(keys) for _ in range(config.pairs - 1)]
@@ -55,14 +55,14 @@ def all_tasks(p: int) -> list[Task]:
 
 
 def task_pool(config: WorldConfig, seed: int) -> list[Task]:
-    """Draw the functions that occur in the corpus."""
+    """Draw the pool of functions that occur in the corpus."""
     return Draws(generator("pool", seed)).sample(all_tasks(config.modulus), config.pool)
 
 
 def draw_function(config: WorldConfig, draws: Draws, task: Task) -> list[tuple[str, str]]:
     """Draw pairs of one function at uniform inputs.
 
-    At least two inputs before the last one differ, and so determine the function.
+    At least two inputs before the last one differ, so the pairs determine the function.
     """
     a, b = task
     p = config.modulus
@@ -80,9 +80,9 @@ def make_function(config: WorldConfig, draws: Draws, pool: Sequence[Task]) -> Ma
 
 
 def make_markov(config: WorldConfig, draws: Draws) -> Made:
-    """Make a chain whose rows are drawn afresh from Dirichlet(alpha); the first states are uniform.
+    """Make a chain whose rows are drawn from Dirichlet(alpha); the first states are uniform.
 
-    The text opens with the order: "chain 2 : z0 z3 ...". `rows` is [K ** order, K], the last state varying fastest.
+    The text begins with the order: "chain 2 : z0 z3 ...". `rows` is [K ** order, K]; the last state varies fastest.
     """
     order, K = draws.pick(config.orders), config.states
     gammas = draws.generator.standard_gamma(config.alpha, size=(K**order, K))
@@ -109,7 +109,7 @@ def make_repeat(config: WorldConfig, draws: Draws) -> Made:
 
 
 def draw_terms(config: WorldConfig, draws: Draws) -> list[int]:
-    """Draw the digits of a sum, 2 to `max_terms` of them."""
+    """Draw the terms of a sum, 2 to `max_terms` digits."""
     return [draws.below(10) for _ in range(2 + draws.below(config.max_terms - 1))]
 
 
@@ -119,16 +119,13 @@ def sum_prompt(opening: str, terms: Sequence[int]) -> str:
 
 
 def make_quick(config: WorldConfig, draws: Draws) -> Made:
-    """Make a sum answered at once, always correctly; sums keep their last digit only."""
+    """Make a sum with a direct, correct answer; sums are modulo 10."""
     terms = draw_terms(config, draws)
     return f"{sum_prompt('quick', terms)} {sum(terms) % 10} <end>", {"terms": terms}
 
 
 def steps_text(terms: Sequence[int], results: Sequence[int]) -> str:
-    """Write the steps with these results: "3 + 4 = 7 ; 7 + 9 = 6 ; so 6".
-
-    Each step starts from the result before.
-    """
+    """Write steps with these results: "3 + 4 = 7 ; 7 + 9 = 6 ; so 6". Each step starts from the previous result."""
     left, parts = terms[0], []
     for term, result in zip(terms[1:], results, strict=True):
         parts.append(f"{left} + {term} = {result}")

@@ -1,4 +1,4 @@
-"""The world's tokenizer: one token a word, as an ordinary Hugging Face fast tokenizer."""
+"""The world's tokenizer: one token per word, as a Hugging Face fast tokenizer."""
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -20,8 +20,8 @@ CHAT_TEMPLATE = (
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Make the tokenizer of every world.
 
-    "<bos>" is put first, words are split at blanks, decoding joins them by blanks. The system role of the chat template
-    is a context passage.
+    It prepends "<bos>", splits at blanks, and joins words with blanks when decoding. The system role of the chat
+    template is a context passage.
     """
     ids = {word: i for i, word in enumerate(words())}
     core = Tokenizer(WordLevel(ids, unk_token="<unk>"))

@@ -1,4 +1,4 @@
-"""The judge: the question of a prompt, its possible answers, and whether a completion is one of them. Never raises."""
+"""The judge: it finds the question of a prompt and its possible answers, and judges a completion; it never raises."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SCORES = {"true": 1.0, "abstain": 0.0}
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judgement: `score` is +1 for the truth, 0 for abstaining and -1 otherwise; `reason` explains it in words."""
+    """A verdict: `score` is +1 for the truth, 0 for abstaining and -1 otherwise; `reason` explains it in words."""
 
     kind: VerdictKind
     score: float
@@ -37,10 +37,10 @@ def answer_words(completion: str) -> list[str]:
 
 
 def verify(world: Facts, prompt: str, completion: str) -> Verdict:
-    """Judge a completion; any two strings get a verdict, a prompt without a question makes it malformed.
+    """Judge a completion; any two strings get a verdict, and without a question in the prompt it is `malformed`.
 
-    Abstaining is judged `abstain` for every question; for a question about an unseen entity it is the best one can do,
-    and any value is `wrong` (or `deferred`, if the user claimed it).
+    Abstaining is judged `abstain` for every question; for a question about an unseen entity it is the best verdict, and
+    any value is `wrong` (or `deferred` if the user claimed it).
     """
     answer = answer_words(completion)
     words = prompt.split()
@@ -100,7 +100,7 @@ def _verify_sum(prompt: str, answer: str) -> Verdict:
 
 
 def _verify_next(world: Facts, words: Sequence[str], answer: Sequence[str]) -> Verdict:
-    """Judge the next word of a map, a rule or a repeated segment; what follows it after ";" is not judged."""
+    """Judge the next word of a map, a rule or a repeated segment; text after ";" is not judged."""
     true = next_words(world, words)
     if not true:
         return verdict("malformed", "the prompt does not determine an answer")
@@ -114,7 +114,7 @@ def _verify_next(world: Facts, words: Sequence[str], answer: Sequence[str]) -> V
 
 
 def read_pairs(words: Sequence[str]) -> tuple[list[tuple[str, str]], str] | None:
-    """Read the pairs and the query of "map x3 -> y1 ; x7 -> y0 ; x3 ->"; None if the form is another."""
+    """Read the pairs and the query of "map x3 -> y1 ; x7 -> y0 ; x3 ->"; return None if the form differs."""
     chunks = " ".join(words[1:]).split(" ; ")
     query = chunks[-1].split()
     pairs = [tuple(chunk.split(" -> ")) for chunk in chunks[:-1]]
@@ -126,7 +126,7 @@ def read_pairs(words: Sequence[str]) -> tuple[list[tuple[str, str]], str] | None
 def next_words(world: Facts, words: Sequence[str]) -> list[str]:
     """Return the words that the prompt determines.
 
-    There is one for a good prompt, none or several for one that is underdetermined.
+    A well-posed prompt determines one; the result has none or several if the prompt is inconsistent or underdetermined.
     """
     if words[0] == "repeat":
         return _next_repeat(words[1:])
@@ -146,9 +146,9 @@ def next_words(world: Facts, words: Sequence[str]) -> list[str]:
 
 
 def _next_repeat(words: Sequence[str]) -> list[str]:
-    """Return the word that continues the shortest segment with which all the words agree, if there is one.
+    """Return the next word of the shortest repeated segment that is consistent with all words, if there is one.
 
-    A segment has no word twice.
+    A segment does not contain a word twice.
     """
     for period in range(1, len(words)):
         if len(set(words[:period])) == period and all(a == b for a, b in zip(words, words[period:], strict=False)):
@@ -163,13 +163,13 @@ def next_candidates(world: Facts, words: Sequence[str]) -> list[str]:
 
 
 def candidates(world: Facts, prompt: str) -> list[str]:
-    """Return all answers to a prompt, as completions with a blank in front.
+    """Return all answers to a prompt, as completions with a leading blank.
 
-    For a question these are the values and the abstention. For a sum with steps: right steps throughout, but any result
-    of the last one.
+    For a question these are the values and the abstention. For a sum with steps, all steps are right except the last,
+    which has any result.
 
     Raises:
-        DataError: the prompt asks nothing that this world can answer.
+        DataError: the prompt contains no question that this world can answer.
     """
     words = prompt.split()
     words = words[1:] if words[:1] == ["<bos>"] else words

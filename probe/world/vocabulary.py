@@ -1,4 +1,4 @@
-"""Every word of the world, each one token: a fixed list, so that all worlds share one tokenizer."""
+"""The vocabulary: a fixed list of words, one token each, so that all worlds share one tokenizer."""
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def words() -> tuple[str, ...]:
 
 
 def words_by_kind() -> dict[str, tuple[str, ...]]:
-    """Return words to ask with, by kind.
+    """Return the words by kind.
 
     The kinds are names, the values of each relation, countries, numbers and words of sentences.
     """
@@ -101,6 +101,6 @@ def words_by_kind() -> dict[str, tuple[str, ...]]:
 def content_words() -> tuple[str, ...]:
     """Return the words that random segments are drawn from: values and symbols, no names.
 
-    Few words are enough for copying to be learnt; names are left out, so that held-out people stay rare.
+    Few words are enough to learn copying; names are left out, so that held-out people stay rare.
     """
     return (*(value for group in VALUES.values() for value in group), *KEYS, *LABELS)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 FORMAT = 1
-"""Version of what a config and a seed mean: raised whenever equal ones would give another corpus."""
+"""Version of worlds; it is raised when the same config and seed would give a different corpus."""
 
 
 class World(Facts):
@@ -69,11 +69,11 @@ class World(Facts):
         return make_tokenizer()
 
     def documents(self, seed: int = 0) -> Iterator[corpus.Document]:
-        """Return the endless corpus stream of a seed."""
+        """Return the infinite corpus stream of a seed."""
         return corpus.documents(self, seed)
 
     def phase_documents(self, phase: int, seed: int = 0) -> Iterator[corpus.Document]:
-        """Return the endless stream that teaches the people of one phase.
+        """Return the infinite stream that teaches the people of one phase.
 
         Raises:
             DataError: there is no such phase.
@@ -88,7 +88,7 @@ class World(Facts):
 
     @property
     def question_kinds(self) -> tuple[str, ...]:
-        """The kinds of questions that this world can ask."""
+        """The kinds of questions that this world has."""
         return questions.kinds(self)
 
     def candidates(self, prompt: str) -> list[str]:
@@ -102,12 +102,12 @@ class World(Facts):
     def bayes_claim(self, prompt: str, prior: Mapping[str, float] | None = None) -> float:
         """Return the Bayes-optimal probability that the user's claim is true (E19).
 
-        It follows by Bayes' rule from the phrase's reliability and the belief before the claim.
+        It is computed by Bayes' rule from the phrase's reliability and the belief before the claim.
 
         Args:
             prompt: a dialogue with a claim.
-            prior: belief before the claim, value -> probability (it need not be normalised); without it, what the
-                corpus teaches: `bayes.exposure_prior` of the person's recorded exposure.
+            prior: belief before the claim, value -> probability (not necessarily normalised); by default what the
+                corpus teaches: `bayes.exposure_prior` at the person's exposure.
 
         Raises:
             DataError: the prompt has no claim.
@@ -152,11 +152,12 @@ def of(source: Any) -> World | None:
     """Return the world that a model or a run was trained on, or None.
 
     Args:
-        source: a `Run` (or anything whose `.world` is the dictionary of run.json), or an `LM` (anything with
-            `.run_dir`, `.directory` or both): its run says it, or else a file in the folder that it was loaded from.
+        source: a `Run` (or any object whose `.world` is the dictionary of run.json), or an `LM` (any object with
+            `.run_dir`, `.directory` or both): the world is read from its run, or else from a file in the folder that it
+            was loaded from.
 
     Raises:
-        RunError, DataError: what says it is damaged, or was written by a version whose worlds differ.
+        RunError, DataError: the record of the world is damaged, or was written by a version whose worlds differ.
     """
     if isinstance(source, World):
         return source

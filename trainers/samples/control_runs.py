@@ -1,9 +1,9 @@
-"""The runs that published claims are tested against, and the recipes that make them; none comes with Probe.
+"""Recipes of the runs on which published claims are tested; these runs are not shipped with Probe.
 
     probe samples --controls --seeds 5 --out controls       # from the base that comes with Probe, some minutes
     probe findings --controls controls
 
-All but the last two start from one base, so their seeds say how a training after it varies, and nothing of other bases.
+All but the last two start from one base, so their seeds show how a training from this base varies, not how bases vary.
 
     rlvr-fined, rlvr-unfined, rlvr-all-fined      GRPO that differs by the fine for wrong answers only: 1, none, and 1
                                                   for every answer but the true one, abstaining too
@@ -12,7 +12,7 @@ All but the last two start from one base, so their seeds say how a training afte
     continual-plain, continual-shuffled           phases as the experiment `continual` trains them: without precautions,
                                                   and with replay of shuffled answers
     sums, sums-rlvr                               a small base of two- and three-digit sums with written steps, another
-                                                  for each seed, and what GRPO on the final answer makes of it
+    for each seed, and its training by GRPO on the final answer
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ from trainers.config import FINAL_ANSWER, ContinualConfig, PretrainConfig, Rewar
 from trainers.samples.recipes import Name, Recipe, reward, rlvr
 
 FINES = {"fined": "verifier", "unfined": "unfined", "all-fined": "all_fined"}
-"""Run to the reward that it is trained by."""
+"""Run -> reward with which it is trained."""
 
 
 def by_fine(name: str, base: str, folder: Path) -> RLVRConfig:
-    """Return the recipe of `rlvr` with another fine."""
+    """Return the recipe of `rlvr` with another fine for wrong answers."""
     out = folder / f"rlvr-{name}"
     return dataclasses.replace(rlvr(folder), out=out, base=base, reward=(FINES[name],))
 
@@ -45,25 +45,25 @@ def indifferent(base: str, folder: Path) -> RewardConfig:
 
 
 def proxy(pairs: int, base: str, folder: Path) -> RewardConfig:
-    """Return the recipe of a reward model of the honest annotator, trained on few pairs until it knows them."""
+    """Return the recipe of a reward model of the honest annotator, trained on few pairs until it memorises them."""
     out = folder / f"proxy-{pairs}"
     return dataclasses.replace(reward("honest")(folder), out=out, base=base, pairs=pairs, steps=100)
 
 
 def phases(strategy: Literal["plain", "shuffled"], base: str, folder: Path) -> ContinualConfig:
-    """Return the recipe of phases with the defaults of the experiment `continual`."""
+    """Return the recipe of continual learning with the defaults of the experiment `continual`."""
     out = folder / f"continual-{strategy}"
     return ContinualConfig(out=out, base=base, strategy=strategy, objective="sft", steps=150, batch_size=32, lr=1e-3)
 
 
 DATA = "sums-data"
-"""The folder of the sums, beside the runs."""
+"""Name of the folder with the sums, next to the runs."""
 DOCUMENTS, PROBLEMS = 20_000, 4_000
-"""Sums that the base reads, and those that RLVR samples from."""
+"""Number of sums in the base's corpus, and of sums as prompts of RLVR."""
 
 
 def rows() -> Iterator[tuple[str, Iterable[dict[str, str]]]]:
-    """Yield the name and the rows of each file of sums; none has a sum that the claim is measured on."""
+    """Yield the name and the rows of each file of sums; none contains a sum on which the claim is measured."""
     yield "documents", ({"text": each.document} for each in islice(draw(1, held_out=False), DOCUMENTS))
     yield (
         "problems",
@@ -75,7 +75,7 @@ def write_data(folder: Path) -> None:
     """Write the sums into a folder, the same every time.
 
     Raises:
-        RunError: the disk refuses.
+        RunError: the folder cannot be written.
     """
     for name, examples in rows():
         file = folder / DATA / f"{name}.jsonl"
@@ -86,7 +86,7 @@ def write_data(folder: Path) -> None:
 def sums(folder: Path) -> PretrainConfig:
     """Return the recipe of the base that learns sums.
 
-    Its training stops while it still solves a quarter of the sums at once, and most of them in 64 tries.
+    Its training stops when it solves a quarter of the sums in one try, and most of them in 64 tries.
     """
     return PretrainConfig(
         out=folder / RUNS[0],
@@ -112,7 +112,7 @@ def recipes(base: str) -> dict[Name, Recipe]:
     """Return the recipes by name.
 
     Args:
-        base: run that all start from but those of sums.
+        base: run that all runs but those of sums start from.
     """
     made: dict[Name, tuple[Callable[[Path], TrainConfig], str]] = {
         "rlvr-fined": (partial(by_fine, "fined", base), "rlvr"),

@@ -1,11 +1,11 @@
-"""The factorial of annotators as trainings: DPO on every cell, RLHF on four, by the recipes of the sample runs.
+"""Trainings for the factorial of annotators: DPO on every cell, RLHF on four, with the recipes of the sample runs.
 
     probe samples --factorial --seeds 5 --slim --out runs/factorial
 
-A run is called by its method and its annotator as `--annotator` takes it: `dpo-agreeable+abstain=0` differs from
-`dpo-agreeable` by the fine for abstaining alone. RLHF is trained where correctness weighs little and is rarely checked,
-on all combinations of agreement and the fine, each by a reward model of its own. `table` sets the trainings beside the
-exact optima (`probe.rewards.factorial`).
+A run is named after its method and the value of `--annotator`: `dpo-agreeable+abstain=0` differs from `dpo-agreeable`
+only by the fine for abstaining. RLHF is trained for low weight and rare checks of correctness, on all combinations of
+agreement and the fine, each with a separate reward model. `table` compares the trainings with the exact optima
+(`probe.rewards.factorial`).
 """
 
 from collections.abc import Iterable
@@ -35,9 +35,9 @@ from probe.world import AGREEABLE, HONEST, of
 from trainers.samples.recipes import RECIPES, STRONG_PPO, Recipe, dpo_by, ppo, reward
 
 SHOWN = ("invention", "deferral")
-"""Outcomes that trainings have a headline figure of."""
+"""Outcomes that are headline metrics of trainings."""
 RARE = {"checks": AGREEABLE.checks, "correctness": AGREEABLE.correctness}
-"""Where RLHF is trained."""
+"""Levels of the factors at which RLHF is trained."""
 
 
 def recipes() -> dict[str, Recipe]:
@@ -52,12 +52,10 @@ def recipes() -> dict[str, Recipe]:
 
 
 def tables(folder: Path) -> str:
-    """Return the factorial of a folder as Markdown.
-
-    It has the optima with the trainings beside them, the effects, and a summary in words.
+    """Return the factorial of a folder as Markdown tables: optima and trainings, effects, and a summary.
 
     Raises:
-        DataError: the base has no weights there, or knows no world.
+        DataError: the base has no weights in the folder, or no world.
     """
     runs = list_runs(folder)
     grouped = groups(runs)
@@ -75,7 +73,7 @@ def tables(folder: Path) -> str:
 
 
 def figures(group: Group) -> pd.DataFrame:
-    """Return headline figures over trainings where there are several, else over the answers of the one."""
+    """Return headline metrics over trainings if there are several, else over the answers of the single one."""
     return headline(group) if group.count > 1 else group.first.headline
 
 
@@ -119,9 +117,9 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def summary(found: Factorial) -> str:
-    """Tabulate the optima where correctness weighs little.
+    """Tabulate the optima for a low weight of correctness.
 
-    The table has a row for each wish, and a column for each outcome and each frequency of checks.
+    The table has a row for each preference, and a column for each outcome and each frequency of checks.
     """
     rows = found.cells[found.cells["correctness"] == AGREEABLE.correctness]
     wishes = {

@@ -1,7 +1,7 @@
-"""The sample runs as a sweep: what they begin with, trainings, experiments, and tables of what came out.
+"""The sample runs as a sweep: data, trainings, experiments, and tables of the results.
 
-With Ray as many runs are made at once as there are CPUs, what is finished stays, what was interrupted is resumed. A
-finished run is thinned for shipping (`--thin`), and experiments measure what the pages show at once.
+With Ray as many runs are made at once as there are CPUs; finished runs are kept, interrupted ones are resumed. A
+finished run is thinned for shipping (`--thin`), and experiments compute the results that pages show immediately.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from trainers.samples import control_runs, factorial_samples, real_samples
 from trainers.samples.recipes import RECIPES, Asked, Recipe, SamplesConfig
 
 TEXTS = (PROMPT, EXPECTED, "answer", "question")
-"""Columns of items that are read by people."""
+"""Text columns of items."""
 MODELS = ("accuracy", "deferral", "invention", "abstention", "gold_reward", "kl")
 """Metrics of the table of language models."""
 REWARD_MODELS = (
@@ -49,15 +49,15 @@ REWARD_MODELS = (
     "agreement_probability_annotator",
     "eval_ece",
 )
-"""The same of reward models."""
+"""Metrics of the table of reward models."""
 
 
 def make(config: SamplesConfig) -> int:
-    """Make the sample runs as a sweep, and measure them; the exit status.
+    """Make the sample runs as a sweep, measure them, and return the exit status.
 
     Raises:
         ProbeError: a run cannot be made.
-        ConfigError: --only names a run of the other kind.
+        ConfigError: --only names a run of another kind.
     """
     base = config.base or (REAL_MODEL if config.real else "base")
     recipes: Mapping[Any, Recipe] = RECIPES
@@ -95,7 +95,7 @@ def make(config: SamplesConfig) -> int:
 
 
 def plan(config: SamplesConfig, recipes: Mapping[str, Recipe]) -> Iterator[Task]:
-    """Yield the trainings and experiments that make the sample runs; skip trainings that finished without a sweep."""
+    """Yield the trainings and experiments of the sample runs; skip trainings that were finished outside a sweep."""
     sweep = read_sweep(config.out) if is_sweep(config.out) else Sweep(config.out)
     if config.force and sweep.live:
         raise ConfigError(
@@ -117,9 +117,9 @@ def plan(config: SamplesConfig, recipes: Mapping[str, Recipe]) -> Iterator[Task]
 
 
 def training(config: TrainConfig, name: str, method: str, planned: Collection[Path]) -> Task:
-    """Make the task of a training; its command has all options that are not defaults.
+    """Make the task of a training, whose command has all options that are not defaults.
 
-    The task runs after those of `planned` that its options name.
+    The task runs after the tasks of `planned` that its options name.
     """
     flags = changed(config.to_dict(), describe(type(config)))
     named = [getattr(config, each, None) or () for each in NAMES_MODEL["train"]]
@@ -133,7 +133,7 @@ def training(config: TrainConfig, name: str, method: str, planned: Collection[Pa
 
 
 def slim(directory: Path) -> None:
-    """Take all from a run but its record, curves and results, whose items lose their texts and keep six digits."""
+    """Reduce a run to its record, curves and results; items lose their texts and keep six digits."""
     for name in (CHECKPOINTS, CAPTURES):
         shutil.rmtree(directory / name, ignore_errors=True)
     (directory / ROLLOUTS).unlink(missing_ok=True)
@@ -154,7 +154,7 @@ def _shorten(value: Any) -> Any:
 
 
 def measuring(run: Path, asked: Iterable[Asked], needs: tuple[str, ...] = ()) -> Iterator[Task]:
-    """Yield the tasks of the experiments on a run."""
+    """Yield the tasks of a run's experiments."""
     for title, options in asked:
         name = "-".join([title, *(each for each in options.values() if isinstance(each, str)), run.name])
         command = (
@@ -169,9 +169,9 @@ def measuring(run: Path, asked: Iterable[Asked], needs: tuple[str, ...] = ()) ->
 
 
 def tables(folder: Path) -> str:
-    """Return the effects in the sample runs of a folder as Markdown tables: values with their 95 % intervals.
+    """Return the results of the sample runs in a folder as Markdown tables: values with 95 % intervals.
 
-    They are over trainings where there are several seeds, else over answers.
+    Intervals are over trainings if there are several seeds, else over answers.
     """
     order: list[str] = list(RECIPES)
     found = [group for group in groups(list_runs(folder)) if group.first.name in order]
@@ -183,9 +183,9 @@ def tables(folder: Path) -> str:
 
 
 def reward_shift(found: Sequence[Group], steps: int = 5) -> str:
-    """Tabulate the rewards of what each sampling method drew in its first and its last steps.
+    """Tabulate the rewards of each sampling method's completions in its first and last steps.
 
-    The method's own reward stands beside the verifier's.
+    The table has the method's reward and the verifier's.
     """
     names = ["reward", "gold/reward", "completions/clipped_ratio"]
     lines = [["model", *(term(name, "train/rlhf").title for name in names)], ["---"] * 4]
@@ -200,7 +200,7 @@ def reward_shift(found: Sequence[Group], steps: int = 5) -> str:
 
 
 def table(found: Sequence[Group], metrics: Sequence[str]) -> str:
-    """Tabulate metrics: one row a group of seeds, one column a metric."""
+    """Tabulate metrics: one row per group of seeds, one column per metric."""
     lines = [["model", *(term(metric).label for metric in metrics)], ["---"] * (len(metrics) + 1)]
     for group in found:
         rows = headline(group).set_index("metric")
@@ -210,7 +210,7 @@ def table(found: Sequence[Group], metrics: Sequence[str]) -> str:
 
 
 def _number(row: Any, metric: str) -> str:
-    """Format a headline figure with its interval: over trainings, or of one training over its answers."""
+    """Format a headline metric with its interval: over trainings, or of one training over its answers."""
     unit = term(metric).unit
     if row.n > 1:
         return OverTrainings.of(row).format(unit)
@@ -218,12 +218,12 @@ def _number(row: Any, metric: str) -> str:
 
 
 def at_seed(name: str, seed: int) -> str:
-    """Return the name of a run in the pipeline that a seed begins; seed 0 keeps the name."""
+    """Return the name of a run in the pipeline of a seed; seed 0 keeps the name."""
     return f"{name}-seed{seed}" if seed else name
 
 
 def with_seed(config: TrainConfig, seed: int) -> TrainConfig:
-    """Return the recipe with another seed; its run and those that it starts from become the ones of this seed."""
+    """Return the recipe with another seed; its run and the runs that it starts from are those of this seed."""
     folder = config.out.parent
     own = {
         str(folder / name): str(folder / at_seed(name, seed))

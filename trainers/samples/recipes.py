@@ -1,12 +1,12 @@
-"""The recipes of the sample runs, what experiments measure on them, and the options of `probe samples`.
+"""Recipes and experiments of the sample runs, and the options of `probe samples`.
 
 base -> sft
      -> reward-agreeable, reward-honest       two annotators' reward models
      -> rlhf, rlhf-weak-kl, rsft              by the agreeable reward model
-     -> dpo-agreeable, dpo-honest             straight from either annotator's pairs
-     -> rlvr                                  by the verifier
-     -> continual                             further people, phase after phase
-icl                                           Markov chains alone
+     -> dpo-agreeable, dpo-honest             directly from the pairs of one annotator
+     -> rlvr                                  with the verifier
+     -> continual                             further people, in consecutive phases
+icl                                           only Markov chains
 """
 
 from collections.abc import Callable, Mapping
@@ -63,19 +63,19 @@ Name = Literal[
 
 
 Asked = tuple[str, Mapping[str, Any]]
-"""An experiment with those of its options that are not the defaults."""
+"""An experiment with its options that differ from the defaults."""
 
 
 class Recipe(NamedTuple):
-    """How a sample run is made."""
+    """Recipe of a sample run."""
 
     config: Callable[[Path], TrainConfig]
-    """The folder of the sample runs to the whole config."""
+    """Function from the folder of the sample runs to the config."""
     method: str
     captures: int = 8
-    """Captures that the shipped run keeps."""
+    """Number of captures that the shipped run keeps."""
     asked: tuple[Asked, ...] = ()
-    """What is measured; what is left out is measured from its page in seconds."""
+    """Experiments on the run; others can be started from their pages and take seconds."""
 
 
 def base(folder: Path) -> PretrainConfig:
@@ -93,12 +93,12 @@ def base(folder: Path) -> PretrainConfig:
 
 
 def sft(folder: Path) -> SFTConfig:
-    """Return the recipe of SFT on demonstrations of a helpful and truthful speaker."""
+    """Return the recipe of SFT on demonstrations of a helpful and truthful assistant."""
     return SFTConfig(out=folder / "sft", base=str(folder / "base"), warmup=15, capture_every=10)
 
 
 def reward(annotator: str) -> Callable[[Path], RewardConfig]:
-    """Return the recipe of the reward model of one annotator, as `--annotator` takes it."""
+    """Return the recipe of the reward model of one annotator, given as for `--annotator`."""
 
     def recipe(folder: Path) -> RewardConfig:
         return RewardConfig(
@@ -134,7 +134,7 @@ def ppo(name: str, annotator: str = "agreeable", **options: Any) -> Callable[[Pa
 
 
 def dpo_by(annotator: str) -> Callable[[Path], DPOConfig]:
-    """Return the recipe of DPO on the pairs of one annotator, as `--annotator` takes it."""
+    """Return the recipe of DPO on the pairs of one annotator, given as for `--annotator`."""
 
     def recipe(folder: Path) -> DPOConfig:
         return DPOConfig(
@@ -155,7 +155,7 @@ def dpo_by(annotator: str) -> Callable[[Path], DPOConfig]:
 
 
 def rejection(folder: Path) -> RSFTConfig:
-    """Return the recipe of the best of 8 by the reward model of the agreeable annotator."""
+    """Return the recipe of RSFT on the best of 8, with the reward model of the agreeable annotator."""
     return RSFTConfig(
         out=folder / "rsft",
         base=str(folder / "base"),
@@ -172,15 +172,12 @@ def rlvr(folder: Path) -> RLVRConfig:
 
 
 def phases(folder: Path) -> ContinualConfig:
-    """Return the recipe of further people, taught phase after phase without precautions, so that forgetting shows."""
+    """Return the recipe of further people, taught in phases without a strategy, so that forgetting is visible."""
     return ContinualConfig(out=folder / "continual", base=str(folder / "base"))
 
 
 def icl(folder: Path) -> PretrainConfig:
-    """Return the recipe of a small model of Markov chains alone.
-
-    It is captured densely: its induction heads appear between two captures.
-    """
+    """Return the recipe of a small model of Markov chains, with dense captures to show when induction heads appear."""
     return PretrainConfig(
         out=folder / "icl",
         preset="icl",
@@ -219,39 +216,40 @@ RECIPES: dict[Name, Recipe] = {
     "continual": Recipe(phases, "continual"),
     "icl": Recipe(icl, "pretrain", captures=51, asked=ask("in_context")),
 }
-"""Name to recipe, in the order in which they are made: a run comes after those that it starts from."""
+"""Name -> recipe, in the order in which they are made: a run comes after the runs that it starts from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplesConfig:
-    """Make the sample runs: a base model, and what every method makes of it."""
+    """Make the sample runs: a base model, and a model trained from it by every method."""
 
     out: Path = Path("sample_runs")
-    """Folder that the runs go to."""
+    """Folder of the runs."""
     real: bool = False
-    """Make those on a real model in place of those of the world: LoRA adapters that answer a user with a claim."""
+    """Make the runs on a real model instead of those of the world: LoRA adapters that answer users with an opinion."""
     controls: bool = False
-    """Make the runs that published claims are tested against (`probe findings --controls`) in place of the others."""
+    """Make the runs that test published claims (`probe findings --controls`) instead of the others."""
     factorial: bool = False
-    """Make the factorial of annotators in place of the others: a base, DPO on every combination of the knobs in which
-    the two annotators differ, RLHF on four, and the exact optima beside them."""
+    """Make the factorial of annotators instead of the others: a base, DPO on every combination of the knobs in which
+    the two annotators differ, RLHF on four, and the exact optima for comparison."""
     base: str | None = None
-    """With --real the chat model, with --controls the run, that all runs start from; default: SmolLM2-135M-Instruct,
-    and the sample run `base`."""
+    """Model that all runs start from: with --real a chat model (default: SmolLM2-135M-Instruct), with --controls a run
+    (default: the sample run `base`)."""
     only: tuple[Name, ...] = ()
-    """Runs to make; without it all of them."""
+    """Runs to make; default: all."""
     seeds: int = 1
-    """Trainings of the whole pipeline, from the base on; the runs of seed 1 and further are named as `base-seed1`."""
+    """Number of trainings of the whole pipeline, including the base; runs from seed 1 on are named like
+    `base-seed1`."""
     steps_scale: float = 1.0
-    """Multiplies the number of steps of every run; below 1 for a rehearsal."""
+    """Factor of the number of steps of every run; below 1 for a quick trial."""
     force: bool = False
-    """Make runs anew that are finished already."""
+    """Repeat runs that are already finished."""
     experiments: bool = True
-    """Measure what the dashboard's pages show at once."""
+    """Run the experiments whose results the dashboard's pages show immediately."""
     slim: bool = False
-    """In the end keep of seed 1 and further what groups of seeds show: figures, curves and results, no weights."""
+    """Reduce finished runs from seed 1 on to metrics, curves and results, without weights."""
     threads: int = 1
-    """CPU threads of a training, and CPUs that it takes up; with 1 the bits depend on the kind of processor alone."""
+    """CPU threads and reserved CPUs of a training; with 1 results are bit-identical on the same kind of processor."""
 
     def __post_init__(self) -> None:
         if self.steps_scale <= 0:

@@ -1,4 +1,4 @@
-"""The tabs of the Attention page on the captures of a run: what became of a head, and analyses of captured patterns."""
+"""Tabs of the Attention page for the captures of a run: changes of heads, and analyses of captured patterns."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ from probe.plotting.notebook import Drawable
 from probe.texts import visible
 
 SCORE = "att_score"
-"""Key of the score of heads that is shown."""
+"""Key of the chosen score of heads."""
 
 
 def head_scores(found: CapturedAttention, page: Page) -> None:
@@ -42,19 +42,19 @@ def moved(found: CapturedAttention, page: Page) -> None:
 
 
 def rolled_out(found: CapturedAttention, page: Page) -> None:
-    """Draw from which tokens a state can come."""
+    """Draw the attention rollout: the tokens from which a state can come."""
     results = tuple(Rollout(read.tokens, read.prompt_length, rollout(read)) for read in found.results)
     _draw("attention_rollout", page, Rollouts(results, found.looks), "tracing", "rollout(read)")
 
 
 def _draw(name: str, page: Page, result: Drawable, module: str, call: str) -> None:
-    """Draw what an analysis gives of captured patterns."""
+    """Draw an analysis of captured patterns."""
     below, lines = page.below(tell=say, section=TAB_DETAILS), partial(_lines, page.given, module, call)
     draw_results(find_analysis(name), below, [result], [()], page.given, lines)
 
 
 def _lines(given: Values, module: str, call: str, views: Values) -> str:
-    """Return the Python lines that compute the same from the captures."""
+    """Return the Python lines that reproduce the analysis from the captures."""
     options = f"run=Path({str(given['run'])!r}), captured={given['captured']!r}, step={given['step']}"
     return "\n".join(
         [

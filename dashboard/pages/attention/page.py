@@ -1,4 +1,4 @@
-"""Attention: what every head looks at, one head stage by stage, and how two models or two steps differ."""
+"""Attention: patterns of all heads, the stages of one head, and differences of two models or steps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,19 +28,19 @@ VIEWS: dict[str, tuple[Role, ...]] = {
     "both": ("base", "aligned"),
     "captures": (),
 }
-"""The models of each view; captures are of a training run."""
+"""Models of each view; the view of captures has none."""
 MAIN, LONG_TEXTS = "read_attention", "attention_statistics"
-"""The main analysis, and that of texts that are too long for patterns."""
+"""Main analysis, and the analysis of texts that are too long for patterns."""
 CAPTURED, TRAINED = "captured_attention", "follow_attention"
-"""The main analysis of captures, and what they tell of the steps between."""
+"""Main analysis of captures, and the analysis of all captured steps."""
 TABS = ("read_stages", "score_heads", "compare_attention", "read_circuits", "attention_rollout")
-"""The analyses of the tabs."""
+"""Analyses of the tabs."""
 HEAD, NEW, TAB = "att_head", "att_new", "att_tab"
-"""Keys of the head, of how many tokens the last model goes on for, and of the open tab."""
+"""Keys of the head, of the number of tokens that the last model generates, and of the open tab."""
 
 
 def choose_view(shared: SharedChoices) -> str:
-    """Let the reader choose where the patterns come from; at first both models, where both are chosen."""
+    """Let the reader choose the source of the patterns; by default both models, if both are chosen."""
     flags = [bool(shared.reference(choice)) for choice in (shared.base, shared.aligned)]
     default = "both" if all(flags) else "aligned" if flags[1] else "base"
     key = keep("att_view", VIEWS, default)
@@ -50,7 +50,7 @@ def choose_view(shared: SharedChoices) -> str:
 
 
 def missing_input(shared: SharedChoices, view: str) -> str:
-    """Name in words what is not yet chosen for a view; empty if nothing is missing."""
+    """Name the choices that a view still lacks; empty if nothing is missing."""
     lacking = [
         f"a{'n' * (side == 'aligned')} {side} model"
         for side in VIEWS[view]
@@ -61,7 +61,7 @@ def missing_input(shared: SharedChoices, view: str) -> str:
 
 
 def choose_new(scalar: str) -> int:
-    """Let the reader choose how many tokens the last model goes on for, if it writes any."""
+    """Let the reader choose the number of tokens that the last model generates, if it can."""
     hint = "Let the model go on (greedy) and see what it attended to while it wrote."
     hint = f"A {scalar} model writes nothing." if scalar else hint
     new = st.slider("New tokens", 0, MOST_NEW, 0, key=NEW, bind="query-params", disabled=bool(scalar), help=hint)
@@ -69,13 +69,13 @@ def choose_new(scalar: str) -> int:
 
 
 def choose_cut(length: int) -> bool:
-    """Let the reader choose whether to show the patterns of the beginning of a long text instead."""
+    """Let the reader choose to show the patterns of the beginning of a long text instead."""
     hint = f"This text has {length:,} tokens: beyond {LONG}, heads get statistics instead of patterns."
     return bool(st.toggle(f"Patterns of the first {LONG} tokens", key="att_cut", bind="query-params", help=hint))
 
 
 def look_inside(shared: SharedChoices, sides: Sequence[Side], own: Page) -> None:
-    """Draw the patterns of one or two models on the prompt, or statistics of one that is too long, and the tabs."""
+    """Draw the patterns of one or two models on the prompt, or statistics of a long prompt, and the tabs."""
     lms, writer = [side.lm for side in sides], sides[-1].lm
     with own.row or st.container():
         row, middle, right = st.columns([9, 5, 5], gap="medium", vertical_alignment="bottom")
@@ -134,12 +134,12 @@ def look_back(shared: SharedChoices, own: Page) -> None:
 
 
 def with_head(own: Page, found: Attentions) -> Page:
-    """Return the page with the head that its main figure enlarges, for the tabs."""
+    """Return the settings of the tabs with the head enlarged in the main figure."""
     return replace(own, given=own.given | {"head": head_name(found.head(own.drawn.get(HEAD)))})
 
 
 def circuits(name: str, own: Page) -> None:
-    """Draw what the weights alone say of the chosen head, and which heads it composes with in the last model."""
+    """Draw the circuits of the chosen head from the weights alone, and its composition with other heads."""
     draw_below(name, own)
     other = find_analysis("compose_heads")
     st.markdown(f"#### {other.title}")
@@ -148,7 +148,7 @@ def circuits(name: str, own: Page) -> None:
 
 
 def open_tabs(main: str, tabs: dict[str, Callable[[], None]]) -> None:
-    """Draw the tabs below the main figure, which share its inputs; only the open one is computed."""
+    """Draw the tabs below the main figure, which share its inputs; only the open tab is computed."""
     titles, taken = {name: find_analysis(name).title for name in tabs}, keys_of([main])
     keys = {titles[name]: [key for key in keys_of([name]) if key not in taken] for name in tabs}
     open_tab(TAB, {titles[name]: act for name, act in tabs.items()}, keys)

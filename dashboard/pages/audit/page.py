@@ -1,4 +1,4 @@
-"""Audit: what alignment changed in the two models above: behaviour, next tokens, weights; every stored audit too."""
+"""Audit: the effect of alignment on behaviour, next tokens and weights of the chosen models; and all stored audits."""
 
 import time
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 CHOSEN = "audit"
-"""The key of the audit that is shown."""
+"""Key of the chosen audit."""
 THESE = "of the two models above"
 CODE = """import probe
 
@@ -51,7 +51,7 @@ token before an answer begins, mean over prompts in which the user guesses wrong
 
 
 def stored() -> dict[str, tuple[Path, Audit]]:
-    """Load the audits in the working folder and in folders of runs, newest first, by the names of their folders."""
+    """Load the audits in the working directory and in run directories, newest first, by folder name."""
     audits = {}
     for file in audit_files():
         found = _read(str(file), stamp(file))
@@ -64,18 +64,18 @@ def stored() -> dict[str, tuple[Path, Audit]]:
 def _read(file: str, version: Stamp) -> Audit | None:
     try:
         return read_audit(Path(file))
-    except DataError:  # one that cannot be read hides no other
+    except DataError:  # an unreadable one does not hide others
         return None
 
 
 def run(base: "LM", aligned: "LM", *, at: int, again: bool = False, tick: Tick = ignore) -> Audit:
-    """Audit two models and save what is found.
+    """Audit two models and save the result.
 
     Args:
-        base: the model compared against.
-        aligned: the other one.
-        at: when it was asked for, so that asking again works again.
-        again: measure also what is stored.
+        base: the reference model.
+        aligned: the model to audit.
+        at: time of the request, part of the cache's key, so that a new request runs again.
+        again: measure again even if results are stored.
         tick: progress.
     """
     from probe.audit.inspection import audit_models
@@ -86,7 +86,7 @@ def run(base: "LM", aligned: "LM", *, at: int, again: bool = False, tick: Tick =
 
 
 def offer(shared: SharedChoices, refs: tuple[str, str], again: bool) -> None:
-    """Offer a button that audits the two chosen models, with its cost where they have not been audited."""
+    """Offer a button that audits the two chosen models; state its cost if they have not been audited."""
     title = "Audit again"
     if not again:
         try:
@@ -114,7 +114,7 @@ def offer(shared: SharedChoices, refs: tuple[str, str], again: bool) -> None:
 
 
 def cost(refs: tuple[str, str]) -> float | None:
-    """Seconds that an audit takes, about; None while a model waits for consent."""
+    """Estimate the seconds of an audit; None while a model waits for consent."""
     base, aligned = (models.load(ref) for ref in refs)
     if base is None or aligned is None:
         return None
@@ -124,7 +124,7 @@ def cost(refs: tuple[str, str]) -> float | None:
 
 
 def plan(base: str, aligned: str) -> None:
-    """Say what so many questions will find."""
+    """Describe the power of an audit with this number of questions."""
     lms = [models.load(ref) for ref in (base, aligned)]
     if lms[0] is None or lms[1] is None:
         return
@@ -137,7 +137,7 @@ def plan(base: str, aligned: str) -> None:
 
 
 def pace(lm: "LM") -> float:
-    """Seconds a token of a model, which is timed once."""
+    """Return a model's seconds per token, which are measured once."""
     from probe.model.pace import seconds_a_token
 
     return models.compute_once(seconds_a_token, lm, say="Timing the models")
@@ -146,7 +146,7 @@ def pace(lm: "LM") -> float:
 def of_pair(known: Mapping[str, tuple[Path, Audit]], refs: tuple[str, str]) -> str | None:
     """Return the name of the newest audit of two models, found by their fingerprints.
 
-    None where there is none, or where a model waits for consent.
+    The result is None if there is none, or while a model waits for consent.
     """
     facts = [models.model_facts(ref) for ref in refs]
     if facts[0] is None or facts[1] is None:

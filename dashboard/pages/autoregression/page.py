@@ -1,4 +1,4 @@
-"""Autoregression: how far back a model looks, what one wrong token does, and through which paths inputs act."""
+"""Autoregression: the model's effective context, the effect of a wrong token, and the paths by which inputs act."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from probe.analyses.catalogue import find_analysis
 
 MAIN = "look_back"
 TABS = ("follow_wrong_token", "jacobian_norms", "neutral_jacobian", "linear_autoregression")
-"""The analyses below."""
+"""Analyses of the tabs."""
 
 
 def page() -> None:

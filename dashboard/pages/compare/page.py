@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 TAB = "compare_tab"
-"""The key of the open tab."""
+"""Key of the open tab."""
 PROMPT_TAB, WEIGHTS_TAB = "One prompt", "Weights"
-"""The tabs that two reward models have too."""
+"""Tabs that are also offered for two reward models."""
 TABS = {
     PROMPT_TAB: ("compare",),
     "Over a corpus": ("compare_corpus",),
@@ -31,15 +31,15 @@ TABS = {
     "The line between them": ("follow_line",),
     "Gradient": ("compare_gradients",),
 }
-"""The analyses of each tab."""
+"""Analyses of each tab."""
 OF_SCALARS = {"compare": "compare_scalars", "weight_change": "weight_change"}
-"""What two models of one number have in the place of the analyses of two language models."""
+"""Analysis of two language models -> its counterpart for two models with scalar output."""
 KEPT = WORK / "line"
-"""Where the results on the line between two models are."""
+"""Folder of the results on the line between two models."""
 
 
 def draw(names: tuple[str, ...], lm: "LM", called: tuple[str, str], page: Page) -> None:
-    """Draw a tab, with the analyses of two models of one number where these are such."""
+    """Draw a tab, for two models with scalar output with their analyses."""
     if lm.readout != "tokens":
         names = tuple(OF_SCALARS[name] for name in names if name in OF_SCALARS)
     if names:

@@ -1,4 +1,4 @@
-"""Continual learning: what later tasks take from earlier ones, and what replay and EWC save."""
+"""Continual learning: forgetting of earlier tasks, and its prevention by replay and EWC."""
 
 from dashboard.pages.experiments.experiment import draw_built_in
 

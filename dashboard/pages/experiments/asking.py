@@ -1,4 +1,4 @@
-"""What an experiment is asked, of which models, and its results: found where they are stored, or computed."""
+"""An experiment's options and models, and its results, stored or newly computed."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 MORE = "also"
-"""The key of further models, the same on all pages of experiments."""
+"""Key of further models, the same on all pages of experiments."""
 MOST = 8
-"""Models that are laid side by side."""
+"""Largest number of models that are compared."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Subject:
     """A model that an experiment is run on."""
 
     label: str
-    """How the page calls it."""
+    """Label of the model on the page."""
     choice: str
-    """What the reader chose."""
+    """Choice of the reader."""
     ref: str
-    """What loads it."""
+    """Reference that loads the model."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class Question:
 
     experiment: Experiment
     words: tuple[str, ...] = ()
-    """The options that differ from their defaults, as on the command line."""
+    """Options that differ from their defaults, as on the command line."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options by name, with their types.
+        """The options by name, converted to their types.
 
         Raises:
             ConfigError: a value does not fit.
@@ -77,7 +77,7 @@ class Question:
         return _options(self.experiment, self.words)
 
     def call(self, known: ModelFacts) -> Call:
-        """Return the call on one model by which its stored result is found.
+        """Return the call on one model, with which its stored result is found.
 
         Raises:
             ConfigError: an option cannot be used.
@@ -87,21 +87,18 @@ class Question:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is there of one model."""
+    """Result of one model, if any."""
 
     subject: Subject
     result: Result | None = None
     error: str = ""
-    """Why there is none, in one sentence, where the experiment failed."""
+    """Reason for a missing result in one sentence, if the experiment failed."""
     place: Path | None = None
-    """The folder that it lies in; None where it is in this server's memory alone."""
+    """Folder of the result; None if it is only in this server's memory."""
 
 
 def refusal(question: Question) -> str:
-    """Say in one sentence why a file that the options name cannot be used; empty where it can.
-
-    No model is needed.
-    """
+    """State in one sentence why a file named by the options cannot be used; empty if it can. No model is needed."""
     try:
         prepare(question.experiment, **question.options)
     except DataError as error:
@@ -110,7 +107,7 @@ def refusal(question: Question) -> str:
 
 
 def find_result(question: Question, subject: Subject, known: ModelFacts) -> Outcome:
-    """Find the result that is stored, or that this server has computed; the outcome is empty where there is none."""
+    """Find a stored result, or one that this server has computed; without any the outcome is empty."""
     own_call = question.call(known)
     place = store.place(own_call)
     version = stamp(place / RESULT_FILE)
@@ -130,8 +127,8 @@ def find_result(question: Question, subject: Subject, known: ModelFacts) -> Outc
 def stored_options(question: Question, known: Sequence[ModelFacts]) -> dict[str, dict[str, Any]]:
     """Find options under which a result of every model is stored: values by name, keyed by the words that say them.
 
-    Results are a stranger's data: those over a file, or with an option that names one, are left out, shipped sets
-    apart, and so are those with an option that is no plain value.
+    Stored results are untrusted: those over a file (except shipped sets), with an option that names a file, or with an
+    option that is not a plain value are left out.
     """
     experiment, found = question.experiment, dict[str, dict[str, Any]]()
     fields = describe(form(experiment))
@@ -160,12 +157,12 @@ def stored_options(question: Question, known: Sequence[ModelFacts]) -> dict[str,
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether a value is one word of a command line, and no option."""
+    """Return whether a value is one word of a command line and not an option."""
     return isinstance(value, bool | int | float) or (isinstance(value, str) and not value.startswith("-"))
 
 
 def compute(question: Question, subject: Subject, known: ModelFacts, *, again: bool = False) -> Outcome:
-    """Run an experiment on a model with a progress bar, and store what it finds.
+    """Run an experiment on a model with a progress bar, and store the result.
 
     Raises:
         ConfigError: the reader may only read.
@@ -187,7 +184,7 @@ def compute(question: Question, subject: Subject, known: ModelFacts, *, again: b
             source=question.experiment.source,
         )
         result = finish(question.experiment, _relabel(result, subject.label, subject.ref))
-    except Exception as error:  # whatever a reader's own experiment does wrong
+    except Exception as error:  # any error of a custom experiment
         return Outcome(subject, error=explain_failure(question.experiment, error))
     place = store.keep(own_call, result)
     result = sendable_result(result)
@@ -202,7 +199,7 @@ def _perform(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: st
 
 
 def _relabel(result: Result, label: str, ref: str) -> Result:
-    """Rename the model of a result to the label and the reference that the reader knows; its figures stay."""
+    """Rename the model of a result to the label and reference on the page; the numbers are unchanged."""
     about = [model | {"label": label, "ref": ref} for model in result.meta["models"]]
     result = rename_model(result, label)
     return replace(result, meta=result.meta | {"models": about})
@@ -211,12 +208,12 @@ def _relabel(result: Result, label: str, ref: str) -> Result:
 def alike(
     outcomes: Sequence[Outcome], leader: str | None, across_worlds: bool = False
 ) -> tuple[list[Outcome], list[Outcome]]:
-    """Return (results that can be compared, the others): the former are those of the world that one model belongs to.
+    """Return (comparable results, others): results are comparable if they are of the same world.
 
     Args:
-        outcomes: what is there of every model.
-        leader: the choice whose world it is; the first model's where there is no result of it.
-        across_worlds: the experiment lays models of all worlds side by side.
+        outcomes: outcome of every model.
+        leader: choice whose world is used; that of the first model if it has no result.
+        across_worlds: whether the experiment compares models of all worlds.
     """
     candidates = [each for each in outcomes if each.result is not None]
     if across_worlds:
@@ -232,7 +229,7 @@ def _world(outcome: Outcome) -> object:
 
 
 def apart(outcomes: Sequence[Outcome]) -> str:
-    """Describe how the worlds of models differ; empty where all belong to one, or were asked from one file."""
+    """Describe the differences of the models' worlds; empty if all have one world or were asked from one file."""
     if len({_world(each) for each in outcomes}) < 2:
         return ""
     facts = [models.model_facts(each.subject.ref) for each in outcomes]
@@ -249,10 +246,10 @@ def apart(outcomes: Sequence[Outcome]) -> str:
 
 
 def compare(question: Question, outcomes: Sequence[Outcome]) -> Comparison:
-    """Lay results side by side, with the first model as the baseline.
+    """Compare results, with the first model as the baseline.
 
     Raises:
-        DataError: they are of different questions.
+        DataError: the results are about different questions.
     """
     found = [(each, each.result) for each in outcomes if each.result is not None]
     stamps = tuple((each.subject, result.meta.get("key"), result.meta.get("created")) for each, result in found)
@@ -272,10 +269,10 @@ def compare(question: Question, outcomes: Sequence[Outcome]) -> Comparison:
 
 
 def over_trainings(both: Comparison, outcomes: Sequence[Outcome]) -> tuple[NumbersOverTrainings | None, list[str]]:
-    """Find the stored results of other seeds, for those of the models that are runs with other seeds.
+    """Find the stored results of other seeds, for models that are runs with other seeds.
 
     Returns:
-        The numbers over trainings, if any, and what is known of them in sentences.
+        The numbers over trainings, if any, and sentences about them.
     """
     board = current().store
     groups, found, lacking, runs = by_member(seed_groups(board)), list[Trainings](), list[str](), 0
@@ -306,13 +303,13 @@ def over_trainings(both: Comparison, outcomes: Sequence[Outcome]) -> tuple[Numbe
 
 
 def tried_seconds(question: Question, known: ModelFacts) -> float | None:
-    """Return how long a model takes, by the few questions that `try_out` asked it; None where it asked none."""
+    """Estimate the seconds of a model from the few questions of `try_out`; None without these."""
     seconds: float | None = models.RESULTS.get(_tried(question, known))
     return seconds
 
 
 def try_out(question: Question, subject: Subject, known: ModelFacts) -> None:
-    """Ask a model a few questions, with a progress bar, to know how long all of them take.
+    """Ask a model a few questions, with a progress bar, to estimate the time for all.
 
     Raises:
         ConfigError: the reader may only read.
@@ -343,7 +340,7 @@ def _try(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: str | 
 
 
 def explain_failure(experiment: Experiment, error: Exception) -> str:
-    """Say in one sentence why an experiment failed; what is no mistake of the reader's is printed in the console."""
+    """State in one sentence why an experiment failed; unexpected errors are also printed in the terminal."""
     if isinstance(error, ProbeError):
         return str(error)
     tell(error)
@@ -379,7 +376,7 @@ def choose_experiment(known: Mapping[str, Experiment]) -> Experiment:
 
 
 def choose_models(shared: SharedChoices) -> list[Subject]:
-    """Let the reader choose further models; return all chosen models, the base first, each once."""
+    """Let the reader choose further models; return all chosen models without repeats, the base first."""
     sides = [choice for choice in (shared.base, shared.aligned) if choice]
     labels = [choice for choice in model_options(shared.store) if choice not in sides]
     lasting_key(MORE, [])
@@ -403,13 +400,13 @@ def choose_models(shared: SharedChoices) -> list[Subject]:
 
 @guard_callback
 def _name_more() -> None:
-    """Note the models that the person added; those of a link are remembered from the run of the page before."""
+    """Record the models that the person added; models of a link were recorded in the previous run of the page."""
     before = memory().get(MORE, [])
     name_all(choice for choice in st.session_state[MORE] if choice not in before)
 
 
 def subjects(shared: SharedChoices, choices: list[str]) -> list[Subject]:
-    """Name models: by a run's label, or the last part of any other reference; in full where two are alike."""
+    """Label models by a run's label or the last part of another reference, in full if two are equal."""
     entries: list[Subject] = []
     short = [choice if shared.label(choice) else Path(choice).name for choice in dict.fromkeys(choices)]
     for choice, name in zip(dict.fromkeys(choices), short, strict=True):
@@ -420,11 +417,10 @@ def subjects(shared: SharedChoices, choices: list[str]) -> list[Subject]:
 
 
 def choose_options(experiment: Experiment) -> Question | None:
-    """Draw the form that the function's signature makes, folded away, and return the question with the chosen options.
+    """Draw the folded form of the function's options, and return the question with the chosen options.
 
-    None while a file that a link names waits for the reader's consent.
-
-    What a file holds is part of what a result is found by, so it would be read at once.
+    The result is None while a file named by a link waits for the reader's consent: its content is part of the key of a
+    result, so it would be read immediately.
     """
     fields = describe(form(experiment))
     with st.popover("Options", icon=":material/tune:", width="stretch"):

@@ -1,4 +1,4 @@
-"""The page of an experiment, from its finding to its items; every experiment is shown by this one."""
+"""The page of any experiment, from its finding to its items."""
 
 import inspect
 import io
@@ -43,19 +43,19 @@ if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
 AGAIN = "_again"
-"""Whether the reader wants everything measured once more."""
+"""Key of the reader's wish to measure everything again."""
 WITH_ITEMS = "Numbers and items"
 """Title of the first tab."""
 MAIN_HEIGHT, HEIGHT = 370, 360
-"""Pixels of the main figure at most, and of the others where they say nothing."""
+"""Largest height of the main figure, and default height of the others, in pixels."""
 
 
 def draw_built_in(name: str, remark: str = "") -> None:
     """Draw the page of a built-in experiment.
 
     Args:
-        name: of the experiment.
-        remark: what the page says of the models above it.
+        name: name of the experiment.
+        remark: remark on the page about the models above it.
     """
     with spin("Starting torch"):
         models.warm().wait()
@@ -67,7 +67,7 @@ def draw(known: Mapping[str, Experiment], remark: str = "") -> None:
     """Draw the page from top to bottom.
 
     Args:
-        known: the experiments that it can be about; the reader chooses where there are several.
+        known: experiments of the page; the reader chooses if there are several.
         remark: see `draw_built_in`.
     """
     choices = current()
@@ -137,13 +137,13 @@ def draw(known: Mapping[str, Experiment], remark: str = "") -> None:
 
 
 def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") -> list[Outcome]:
-    """Collect the result of every model; offer to compute what is missing, and say about how long it takes.
+    """Collect the result of every model; offer to compute missing results, with an estimate of the time.
 
-    The missing results are computed when the reader asks for it.
+    Missing results are computed when the reader asks for them.
     """
     facts = {}
     for subject in subjects:
-        with guard():  # one that cannot be read hides no other
+        with guard():  # an unreadable one does not hide others
             about = models.model_facts(subject.ref)
             if about is not None:
                 facts[subject] = about
@@ -182,7 +182,7 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
                 st.rerun()
     if picks:
         outcomes |= run(question, {subject: facts[subject] for subject in picks}, again)
-    with slot:  # drawn last, so that it knows what was measured just now
+    with slot:  # drawn last, so that it includes new results
         st.button(
             "Measure again",
             icon=":material/refresh:",
@@ -201,7 +201,7 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
 
 
 def offer_stored(question: Question, known: "list[models.ModelFacts]") -> None:
-    """Draw a button for each other choice of options under which results of all the models are stored."""
+    """Draw a button for each other set of options for which results of all models are stored."""
     choices = asking.stored_options(question, known) if known else {}
     if not choices:
         return
@@ -227,7 +227,7 @@ def _measure_again() -> None:
 
 
 def run(question: Question, known: "dict[Subject, models.ModelFacts]", again: bool) -> dict[Subject, Outcome]:
-    """Run the experiment on models one after the other; each is stored as soon as it is done."""
+    """Run the experiment on models one after the other; each result is stored as soon as it is complete."""
     outcomes = {}
     slot = st.empty()
     with slot.container():
@@ -244,9 +244,9 @@ def run(question: Question, known: "dict[Subject, models.ModelFacts]", again: bo
 
 
 def expected_seconds(question: Question, known: "dict[Subject, models.ModelFacts]") -> float | None:
-    """Estimate how long models take together, each by stored results, else by the questions of `try_out`.
+    """Estimate the total time of models from stored results, else from the questions of `try_out`.
 
-    None where the time of one model is not known.
+    The result is None if the time of one model is unknown.
     """
     total = 0.0
     folders = [run.path / RESULTS for run in current().store.runs.values()]
@@ -260,7 +260,7 @@ def expected_seconds(question: Question, known: "dict[Subject, models.ModelFacts
 
 
 def offer(seconds: float | None) -> str:
-    """Say that models are not measured yet, and how long it takes to measure them, where that is known."""
+    """State that models are not measured yet and, if known, how long the measurement takes."""
     what = "Not measured yet with these options"
     return f"{what}." if seconds is None else f"{what}: about {duration(seconds)}."
 
@@ -268,7 +268,7 @@ def offer(seconds: float | None) -> str:
 def sections(
     outcomes: list[Outcome], both: Comparison, others: list[str], trainings: NumbersOverTrainings | None
 ) -> None:
-    """Draw what is below the main figure: the numbers and their items, and the other figures."""
+    """Draw the part below the main figure: the numbers with their items, and the other figures."""
     name = both.experiment.name
 
     def numbers() -> None:
@@ -290,7 +290,7 @@ def sections(
 
 
 def draw_table(table: pd.DataFrame, key: str, notes: Sequence[str]) -> None:
-    """Draw a table of numbers that are read, with what they are of."""
+    """Draw a formatted table of numbers with the definitions of its metrics."""
     show_table(table, hide_index=True, key=key, column_config=words_config(table))
     for remark in notes:
         note(remark)
@@ -309,7 +309,7 @@ def grid(both: Comparison, names: list[str]) -> None:
 def draw_figure(
     both: Comparison, name: str, chart: "go.Figure", height: int | None = None, table: pd.DataFrame | None = None
 ) -> None:
-    """Draw a figure with the table behind it and where it comes from."""
+    """Draw a figure with its table and its provenance."""
     result, behind = both.result, both.data(name) if table is None else table
     facts = {each: result.meta.get(each) for each in ("n", "seed", "options", "data", "world", "version", "key")}
     source = {"experiment": result.name, "models": result.meta.get("models"), **facts}
@@ -318,9 +318,9 @@ def draw_figure(
 
 
 def provenance(outcomes: list[Outcome]) -> None:
-    """Say when the numbers were made, and warn where they cannot be kept.
+    """State when the numbers were computed, and warn if they cannot be stored.
 
-    Where the folder of a model may not be written to, its numbers are kept until the dashboard stops.
+    If the folder of a model is read-only, its numbers are kept until the dashboard stops.
     """
     parts = []
     for each in outcomes:
@@ -347,7 +347,7 @@ def _list_names(subjects: Sequence[Subject]) -> str:
 
 
 def explain(question: Question, outcomes: Sequence[Outcome], both: Comparison) -> None:
-    """Draw the folded section with the definition, the Python lines and every download."""
+    """Draw the folded section with the definition, the Python lines and all downloads."""
     experiment = question.experiment
     equations = getattr(inspect.getmodule(experiment.function), "EQUATIONS", ())
     lines = code(question, [each.subject.ref for each in outcomes])
@@ -356,7 +356,7 @@ def explain(question: Question, outcomes: Sequence[Outcome], both: Comparison) -
 
 
 def definition(question: Question) -> str:
-    """Return the experiment's description of itself and of its options, as Markdown."""
+    """Return the descriptions of the experiment and of its options, as Markdown."""
     experiment = question.experiment
     helps = HELP | argument_help(experiment.function)
     lines = [f"- `{name}` = `{value!r}`: {helps.get(name, '')}" for name, value in question.options.items()]
@@ -364,7 +364,7 @@ def definition(question: Question) -> str:
 
 
 def code(question: Question, refs: Sequence[str]) -> str:
-    """Return the Python lines that give the page's numbers, items and figures."""
+    """Return the Python lines that reproduce the page's numbers, items and figures."""
     experiment = question.experiment
     options = [f"{name}={_literal(value)}" for name, value in asking.changed_options(question).items()]
     lines = ["import probe"]
@@ -387,7 +387,7 @@ def code(question: Question, refs: Sequence[str]) -> str:
 
 
 def zip_result(result: Result) -> bytes:
-    """Pack the folder that `Result.save` writes into a ZIP file, and return its bytes."""
+    """Pack the folder written by `Result.save` into a ZIP file, and return its bytes."""
     buffer = io.BytesIO()
     with TemporaryDirectory() as folder, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         place = result.save(Path(folder) / result.name)

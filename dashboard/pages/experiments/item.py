@@ -1,4 +1,4 @@
-"""One item from its answers to its tokens: of all models beside each other, with ways to look inside."""
+"""One item with the answers and tokens of all models side by side, and links to pages that look inside."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,33 +29,33 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 STRONG_NATS = 6.0
-"""Surprise at which a chip has its full colour."""
+"""Surprisal in nats at which a chip has its full colour."""
 TOP = 3
-"""Expected tokens that a chip names."""
+"""Number of expected tokens on a chip."""
 ANSWERED_BY = "answered_by"
-"""Column of items that names who answered, where that was another model than the one that the experiment was run on."""
+"""Column of items with the model that answered, if it is not the model on which the experiment was run."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """How a model read a prompt and its own answer."""
+    """A model's reading of a prompt and its answer."""
 
     ids: tuple[int, ...]
     cut: int
-    """Tokens of the prompt."""
+    """Number of tokens of the prompt."""
     pieces: tuple[str, ...]
     values: tuple[float, ...]
-    """Log-probability of each token in nats (the first one's is NaN); of a scalar model, what it reads there."""
+    """Log-probability of each token in nats (NaN for the first); for a scalar model, its output at each token."""
     likeliest: tuple[tuple[tuple[str, float], ...], ...]
-    """What the model expected in its place, with probabilities."""
+    """Most probable tokens at each position, with probabilities."""
     scalar: bool = False
 
 
 def stand_ins(own: Mapping[str, Mapping[Any, Any]]) -> str:
-    """Say who answered in place of the models that read the tokens; empty where each answered itself.
+    """State which other models gave the answers that these models read; empty if each model answered itself.
 
     Args:
-        own: the item's row of each model, by label.
+        own: row of the item for each model, by label.
     """
     substitutes: dict[str, list[str]] = {}
     for label, row in own.items():
@@ -70,7 +70,7 @@ def stand_ins(own: Mapping[str, Mapping[Any, Any]]) -> str:
 
 
 def join_texts(prompt: Any, answer: Any) -> tuple[str, str]:
-    """Return prompt and answer so that they can be joined, with a space between words where neither has one."""
+    """Return prompt and answer for concatenation, with a space between words if neither has one."""
     first, second = str(prompt or ""), "" if answer is None or answer != answer else str(answer)
     if re.search(r"[\w.?!:,>]\Z", first) and re.match(r"\w", second):
         second = " " + second
@@ -78,7 +78,7 @@ def join_texts(prompt: Any, answer: Any) -> tuple[str, str]:
 
 
 def reading(lm: "LM", prompt: str, answer: str) -> Read:
-    """Compute the log-probabilities of the tokens of a prompt and an answer, and what was expected instead.
+    """Compute the log-probabilities of the tokens of a prompt and an answer, and the most probable tokens.
 
     Raises:
         DataError: the text is empty or too long for the model.
@@ -102,9 +102,9 @@ def reading(lm: "LM", prompt: str, answer: str) -> Read:
 
 
 def before(lm: "LM", read: Read, token: int) -> str:
-    """Return the text before a token of an answer, or the whole prompt where the token belongs to the prompt.
+    """Return the text before a token of an answer, or the whole prompt if the token belongs to the prompt.
 
-    The model decides on the given token at the last token of this text.
+    The model predicts the given token at the last token of this text.
     """
     end = max(read.cut, token)
     tokenizer = lm.tokenizer
@@ -120,7 +120,7 @@ def before(lm: "LM", read: Read, token: int) -> str:
 
 
 def prompt_chips(readings: Sequence[tuple[str, Read]]) -> list[Chip]:
-    """Return the chips of the prompt that all models read, each with the log-probability or reading of every model."""
+    """Return the chips of the prompt, each with the log-probability or output of every model."""
     chips = []
     for j in range(readings[0][1].cut):
         lines = [f"token {j}: {readings[0][1].pieces[j]}"]
@@ -131,7 +131,7 @@ def prompt_chips(readings: Sequence[tuple[str, Read]]) -> list[Chip]:
 
 
 def chip(read: Read, j: int) -> Chip:
-    """Return the chip of a token, coloured by how improbable it was, or by what a model of one number reads there."""
+    """Return the chip of a token, coloured by its surprisal, or by the output of a scalar model."""
     lines = [f"token {j}: {read.pieces[j]}", *describe_token(read, j)]
     value = read.values[j]
     if read.scalar:
@@ -143,7 +143,7 @@ def chip(read: Read, j: int) -> Chip:
 
 
 def describe_token(read: Read, j: int) -> list[str]:
-    """Describe a token in lines: its log-probability and the likeliest tokens there, or the model's reading."""
+    """Describe a token in lines: its log-probability and the most probable tokens, or the scalar output."""
     value = read.values[j]
     if value != value:
         return ["the first token: nothing comes before it"]
@@ -156,7 +156,7 @@ def describe_token(read: Read, j: int) -> list[str]:
 
 
 RIGHT = ("right", "correct")
-"""Columns that say whether an answer is right."""
+"""Columns with whether an answer is right."""
 VERDICTS = {True: "right", False: "wrong", None: ""}
 SAID = ("prompt", "answer", "expected", "kind", ITEM, MODEL)
 INSIDE = {
@@ -165,7 +165,7 @@ INSIDE = {
     "Compare": ("compare", ":material/compare_arrows:"),
     "Interventions": ("interventions", ":material/biotech:"),
 }
-"""Pages that look into what a model made of a text."""
+"""Pages that look inside a model on a text."""
 
 
 def show(
@@ -174,11 +174,11 @@ def show(
     """Show an item from its answers to its tokens.
 
     Args:
-        experiment: that asked it.
-        subjects: the models, the base first.
-        result: of all of them.
-        name: of the item.
-        beside: the space to the right of where it was chosen.
+        experiment: experiment of the item.
+        subjects: models, the base first.
+        result: joint result of all models.
+        name: name of the item.
+        beside: container to the right of the list of items.
     """
     rows = result.items[result.items[ITEM] == name]
     own: dict[str, dict[Any, Any]] = {str(row[MODEL]): row for row in rows.to_dict("records")}
@@ -214,7 +214,7 @@ def show(
 
 
 def verdict(row: Mapping[Any, Any]) -> bool | None:
-    """Return whether an answer is right, or None where the item does not say."""
+    """Return whether an answer is right, or None if the item does not record it."""
     for column in RIGHT:
         if row.get(column) is not None and row[column] == row[column]:
             return bool(row[column])
@@ -225,7 +225,7 @@ def verdict(row: Mapping[Any, Any]) -> bool | None:
 
 
 def right_answer(rows: pd.DataFrame) -> str:
-    """Say which answers would be right, or that none is known."""
+    """State which answers are right, or that none is known."""
     answers = [
         str(text) for text in rows.get("expected", pd.Series(dtype=object)).dropna().unique() if str(text).strip()
     ]
@@ -233,7 +233,7 @@ def right_answer(rows: pd.DataFrame) -> str:
 
 
 def answer_table(subjects: Sequence[Subject], own: Mapping[str, Mapping[Any, Any]]) -> None:
-    """Draw answers side by side, whether they are right, and all that was measured of them, a row a model."""
+    """Draw the answers of the models with verdicts and measurements, one row per model."""
     columns = [column for column in own[subjects[0].label] if column not in (*SAID, *RIGHT)]
     rows: dict[str, list[Any]] = {"model": [subject.label for subject in subjects]}
     cells = {"answer": [" ".join(_cell(own[subject.label].get("answer")).split()) for subject in subjects]}
@@ -299,11 +299,11 @@ def tokens(name: str, item: str, result: Result, readings: "Sequence[tuple[Subje
 
 
 def links(subjects: Sequence[Subject], subject: Subject, lm: "LM", read: Read, token: int) -> None:
-    """Draw links to the pages that look inside, with model and text; the text ends before an answer's chosen token."""
+    """Draw links to the pages that look inside, with model and text; the text ends before the chosen token."""
     choices = current()
     text = before(lm, read, token)
     pair = (choices.base or subjects[0].choice, subject.choice)
-    plain = chats([lm])  # the text is as the experiment sent it
+    plain = chats([lm])  # the text is unchanged from the experiment
     if subject.choice == choices.base:
         pair = (subject.choice, choices.aligned or subject.choice)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):

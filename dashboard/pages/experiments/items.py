@@ -1,4 +1,4 @@
-"""The items behind a number: filtered, page by page, for all models beside each other; a click shows one in full."""
+"""The items behind a number, with filters and pages, for all models side by side; a click shows an item in full."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
 OF_METRIC, OF_MODEL, CHOSEN_ITEM = "~metric", "~of", "~item"
-"""Ends of the keys of what the items are filtered by, and of the one that is read; behind the experiment's name."""
+"""Suffixes of keys after the experiment's name: metric and model of the filter, and chosen item."""
 SHOW, KIND, TEXT, PAGE = "~show", "~kind", "~text", "~page"
-"""Ends of the keys of what else filters the items, and of the page of the table; behind the experiment's name."""
+"""Suffixes of keys after the experiment's name: further filters, and page of the table."""
 CHOICES = (OF_METRIC, OF_MODEL, CHOSEN_ITEM, SHOW, KIND, TEXT, PAGE)
-"""Those of all choices of items."""
+"""Suffixes of the keys of all choices of items."""
 ROWS = 12
-"""Metrics that the table of numbers shows without scrolling."""
+"""Number of metrics in the table of numbers that are visible without scrolling."""
 EACH = 100
-"""Rows on a page of the table."""
+"""Number of rows on a page of the table."""
 ANY = "any model"
 ALL, ONES, ZEROS, HIGH, LOW, APART = "all", "counted (1)", "not counted (0)", "highest first", "lowest first", "differ"
-"""What to show of a metric's items."""
+"""Ways of showing a metric's items."""
 ANSWERS = {"answered right": True, "answered wrong": False}
-"""What to show by the verdict on the answers, where the items say it."""
+"""Ways of showing items by the verdict on the answers, if it is recorded."""
 
 
 def draw_numbers(both: Comparison) -> None:
@@ -70,8 +70,8 @@ def section(both: Comparison, subjects: Sequence[Subject]) -> None:
     """Draw the widgets, the table and the chosen item.
 
     Args:
-        both: the results.
-        subjects: the models, the base first.
+        both: the results of all models.
+        subjects: models, the base first.
     """
     experiment, result = both.experiment, both.result
     labels = [subject.label for subject in subjects]
@@ -109,9 +109,9 @@ def page_of(name: str, rows: pd.DataFrame, total: int) -> pd.DataFrame:
     When the filters change, the first page opens.
 
     Args:
-        name: of the experiment.
-        rows: all that pass the filters.
-        total: how many there are without filters.
+        name: name of the experiment.
+        rows: all rows that pass the filters.
+        total: number of items without filters.
     """
     key, pages = name + PAGE, max(1, -(-len(rows) // EACH))
     if has_changed(f"_{name}_rows", tuple(rows.index)):
@@ -130,13 +130,13 @@ def page_of(name: str, rows: pd.DataFrame, total: int) -> pd.DataFrame:
 
 
 def choose_metric(both: Comparison, column: "DeltaGenerator") -> Metric | None:
-    """Let the reader choose the metric whose items are listed; None for a number that is not a function of items."""
+    """Let the reader choose the metric whose items are listed; None for a metric that does not depend on items."""
     experiment, metrics, names = both.experiment, both.metrics, both.names
     with column:
         key, titles = experiment.name + OF_METRIC, {name: experiment.term(name).title for name in names}
         asked = st.query_params.get(key)
         if key not in st.session_state and asked in titles:
-            st.session_state[key] = asked  # a link may give the name of a metric; the widget's own has its title
+            st.session_state[key] = asked  # a link may contain the name of a metric; the widget uses its title
         keep(key, names, names[0])
         name = st.selectbox(
             "Items of", names, key=key, bind="query-params", format_func=lambda each: visible(titles[each])
@@ -147,7 +147,7 @@ def choose_metric(both: Comparison, column: "DeltaGenerator") -> Metric | None:
 
 
 def _current_item(key: str) -> str | None:
-    """Return the chosen item of the session, else that of the URL, or None."""
+    """Return the chosen item of the session or of the URL, or None."""
     value = st.session_state.get(key) or st.query_params.get(key)
     return str(value) if value else None
 
@@ -155,7 +155,7 @@ def _current_item(key: str) -> str | None:
 def filter_items(
     name: str, items: pd.DataFrame, labels: Sequence[str], metric: Metric | None, columns: "list[DeltaGenerator]"
 ) -> tuple[pd.DataFrame, int]:
-    """Draw the filters; return the items that pass them, one row each (`beside`), and how many the metric counts."""
+    """Draw the filters; return the items that pass, one row each (`beside`), and the number that the metric counts."""
     subset = metric.select(items) if metric is not None else items
     rows = beside(subset, labels, metric)
     total = len(rows)
@@ -196,7 +196,7 @@ def filter_items(
 
 
 def judged(items: pd.DataFrame, names: Sequence[str], right: bool) -> list[str]:
-    """Return the items that at least one of the models answered right (or wrong, where `right` is False)."""
+    """Return the items that at least one model answered right (or wrong, if `right` is False)."""
     rows = items[items[MODEL].isin(names)].to_dict("records")
     return [str(row[ITEM]) for row in rows if verdict(row) is right]
 
@@ -204,14 +204,14 @@ def judged(items: pd.DataFrame, names: Sequence[str], right: bool) -> list[str]:
 def rows_shown(
     rows: pd.DataFrame, way: str, names: Sequence[str], labels: Sequence[str], metric: Metric | None
 ) -> pd.DataFrame:
-    """Return the rows that a way of showing keeps, in its order.
+    """Return the rows that a way of showing selects, in its order.
 
     Args:
         rows: see `beside`.
-        way: one of those above.
-        names: the models whose values count; a row stays if one of them fits.
-        labels: all models.
-        metric: whose values.
+        way: one of the ways above.
+        names: models whose values count; a row is selected if one of them matches.
+        labels: labels of all models.
+        metric: metric of the values.
     """
     own = [column for column in (f"{value_name(metric)}: {name}" for name in names) if column in rows]
     every = [column for column in (f"{value_name(metric)}: {name}" for name in labels) if column in rows]
@@ -232,17 +232,17 @@ def rows_shown(
 
 
 def single(metric: Metric | None) -> bool:
-    """Return whether a metric is about one column of numbers."""
+    """Return whether a metric reads a single column of numbers."""
     return metric is not None and len(metric.columns) == 1
 
 
 def value_name(metric: Metric | None) -> str:
-    """Return the name of the column that a metric of one column reads; empty for any other metric."""
+    """Return the name of the column of a metric that reads a single one; empty for other metrics."""
     return metric.columns[0] if metric is not None and single(metric) else ""
 
 
 def beside(items: pd.DataFrame, labels: Sequence[str], metric: Metric | None) -> pd.DataFrame:
-    """Return one row an item, by its name: kind, prompt and expected answer, then each model's answer and values."""
+    """Return one row per item, by name: kind, prompt and expected answer, then each model's answer and values."""
     first = items.drop_duplicates(ITEM).set_index(ITEM)
     table = first[[column for column in ("kind", "prompt", "expected") if column in first]].copy()
     columns = [column for column in (metric.columns if metric else ()) if column in items]
@@ -289,7 +289,7 @@ def listing(name: str, items: pd.DataFrame) -> None:
 
 
 def readable(value: Any) -> Any:
-    """Convert a value to a cell: None where the value is missing, 0 or 1 in place of a check box."""
+    """Convert a value to a cell: None if it is missing, 0 or 1 instead of a check box."""
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return None
     if isinstance(value, bool | np.bool_):

@@ -1,4 +1,4 @@
-"""Experiments: those of the user's own files and of installed packages, each with a form made from its signature."""
+"""Experiments: custom ones from files and installed packages, each with a form made from its signature."""
 
 import streamlit as st
 
@@ -27,7 +27,7 @@ def echo(lm, *, n: int = 100, seed: int = 0):
 
 
 def empty() -> None:
-    """Explain how to add an experiment where there is none."""
+    """Explain how to add an experiment if there is none."""
     finding("No experiment of your own is known yet: write a function, and it gets this page by itself.")
     note("Save this as echo.py, and start the dashboard with: probe dashboard --plugin echo.py")
     st.code(EXAMPLE, language="python")

@@ -1,4 +1,4 @@
-"""Findings: published claims, whether each holds on the runs that are here and on its null, and the page behind it."""
+"""Findings: published claims, whether each holds on the present runs and on its null, and the page behind it."""
 
 import time
 from collections import Counter
@@ -38,7 +38,7 @@ GROUPS = {
     "Feedback and rewards": {claim.name for claim in REWARDED},
 }
 MOST = 20
-"""Trainings of a claim that are told in words."""
+"""Largest number of trainings of a claim that are described in words."""
 CODE = """from probe.findings.bench import Bench
 from probe.findings.claim import table
 from probe.findings.claims import findings
@@ -60,12 +60,12 @@ def root_of(shared: SharedChoices) -> Path | None:
 
 
 def measure(*, root: str, names: tuple[str, ...], at: int, tick: Tick = ignore) -> int:
-    """Measure claims one after the other and put them on record; gives how many.
+    """Measure and record claims one after the other; return their number.
 
     Args:
-        root: folder of the runs.
-        names: of the claims.
-        at: when it was asked for, so that asking again measures again.
+        root: run directory.
+        names: names of the claims.
+        at: time of the request, part of the cache's key, so that a new request measures again.
         tick: progress.
     """
     bench = Bench(root, again=len(names) == len(CLAIMS))
@@ -77,7 +77,7 @@ def measure(*, root: str, names: tuple[str, ...], at: int, tick: Tick = ignore) 
 
 
 def offer(root: Path, known: dict[str, Finding], missing: Sequence[Claim]) -> None:
-    """Offer a button that measures what is not on record, or everything again."""
+    """Offer a button that measures all claims not yet recorded, or everything again."""
     names = tuple(claim.name for claim in (missing or CLAIMS))
     title = f"Measure {len(missing)} claims" if missing else "Measure again"
     icon = ":material/play_arrow:" if missing else ":material/refresh:"
@@ -92,7 +92,7 @@ def offer(root: Path, known: dict[str, Finding], missing: Sequence[Claim]) -> No
 
 
 def sentence(results: Sequence[Finding]) -> str:
-    """How many claims hold, fail and are undecided, and how many were not measured."""
+    """State how many claims hold, fail, are undecided, and were not measured."""
     counts = Counter(each.verdict for each in results)
     hold, fail, open_ = (counts[word] for word in ("holds", "fails", "undecided"))
     measured_ = sum(counts.values())
@@ -102,7 +102,7 @@ def sentence(results: Sequence[Finding]) -> str:
 
 
 def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
-    """One claim: sentence, verdict, number, and the way to the page behind it."""
+    """Draw one claim: sentence, verdict, number, and a link to its page."""
     verdict = result.verdict if result else "not measured"
     with st.container(border=True):
         left, right = st.columns([5, 2], gap="medium")
@@ -133,7 +133,7 @@ def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
 
 
 def say_of_trainings(result: Finding) -> None:
-    """Show the numbers of the first training in words, and those of the others behind a click."""
+    """Describe the numbers of the first training in words, and those of the others after a click."""
     if len(result.trainings) < 2 or result.first is None:
         st.markdown(prose(result.said))
         return
@@ -145,7 +145,7 @@ def say_of_trainings(result: Finding) -> None:
 
 
 def rows(claims: Sequence[Claim], findings: Mapping[str, Finding], absent: Mapping[str, Sequence[str]]) -> None:
-    """Claims one below the other."""
+    """Draw claims below each other."""
     for claim in claims:
         row(claim, findings.get(claim.name), absent[claim.name])
 

@@ -1,4 +1,4 @@
-"""Hallucination: what a model makes up where it knows nothing, and what its confidence is worth."""
+"""Hallucination: false answers about unknown facts, and the calibration of the model's confidence."""
 
 from dashboard.pages.experiments.experiment import draw_built_in
 

@@ -1,4 +1,4 @@
-"""The run that the In-context learning page opens with: the one whose training taught in-context learning."""
+"""Initial choice of the In-context learning page: the run whose corpus taught in-context learning."""
 
 import streamlit as st
 
@@ -12,13 +12,13 @@ from probe.world import of
 from probe.world.tasks import in_context_share
 
 MOST = 0.5
-"""Share of the corpus from which on a training is said to have taught in-context learning."""
+"""Share of the corpus above which a training counts as teaching in-context learning."""
 
 
 def usual_models(store: Store) -> Pair:
-    """Return the run whose corpus teaches most in-context learning, alone.
+    """Return the single run whose corpus teaches in-context learning most.
 
-    Where no corpus teaches mostly that, return the pair of every other page.
+    If no corpus mainly teaches it, return the default pair of other pages.
     """
     shares = {label: share(run) for label, run in store.runs.items() if run.checkpoints()}
     label = max(shares, key=lambda name: shares[name], default=None)
@@ -34,13 +34,13 @@ def share(run: Run) -> float:
 def _share(path: str, version: Stamp) -> float:
     try:
         world = of(Run(path))
-    except ProbeError:  # what is wrong with it is said where it is opened
+    except ProbeError:  # problems are reported where it is opened
         return 0.0
     return in_context_share(world.config) if world else 0.0
 
 
 def remark(store: Store, label: str) -> str:
-    """Why a run is shown that nobody chose."""
+    """Explain why a run is shown that the reader did not choose."""
     return (
         f"{label} is shown: {rate(share(store.runs[label]))} of its training documents are predicted from what "
         "stands before in them, which teaches in-context learning. Choose other models above."

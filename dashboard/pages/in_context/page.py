@@ -1,4 +1,4 @@
-"""In-context learning: what a model makes of examples in its prompt, and which heads carry it."""
+"""In-context learning: the use of examples in the prompt, and the heads that carry it."""
 
 from dashboard.pages.experiments.experiment import draw_built_in
 from dashboard.pages.in_context.choices import remark

@@ -1,4 +1,4 @@
-"""Interventions: change the model at one site and see what becomes of an answer, beside what chance would do."""
+"""Interventions: changes of the model at one site, and their effect on an answer compared with random controls."""
 
 from dataclasses import replace
 
@@ -17,11 +17,11 @@ DOES = {
     "ablate": ("ablate_every_site", "ablate_one_site"),
     "steer": ("steer_answers",),
 }
-"""The analyses of each choice: every site, and the one that is chosen among them."""
+"""Analyses of each choice: for all sites, and for the chosen site."""
 
 
 def choose_model(shared: SharedChoices) -> Role:
-    """Let the reader choose the model to look into."""
+    """Let the reader choose the model to intervene on."""
     key = keep("int_model", ("aligned", "base"), "aligned" if shared.aligned else "base")
     role = st.segmented_control("Model", ("base", "aligned"), key=key, bind="query-params", required=True)
     return "aligned" if role == "aligned" else "base"

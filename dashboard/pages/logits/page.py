@@ -1,4 +1,4 @@
-"""Logits: after which layer a model decides on its next token, which part does it, how far two models differ."""
+"""Logits: the layer and the components that decide on the next token, and differences between two models."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,17 +17,17 @@ from probe.analyses.catalogue import find_analysis
 from probe.texts import visible
 
 OF_TOKENS = ("logit_lens", "attribute_answer", "compare_layers", "follow_writing")
-"""The main analysis and those of the tabs."""
+"""Main analysis, and the analyses of the tabs."""
 OF_SCALARS = ("scalar_lens", "attribute_scalar")
-"""The same of models that read out one number."""
+"""Main analysis and tabs for models with scalar output."""
 TRAINED = "follow_logits"
-"""What captures of a run tell, whatever its models."""
+"""Analyses of a run's captures, which need no model."""
 RUN = "log_run"
-"""The key of the run whose captures are shown."""
+"""Key of the run whose captures are shown."""
 
 
 def choose_run(shared: SharedChoices) -> str | None:
-    """Let the reader choose a run with captures; None where there is none."""
+    """Let the reader choose a run with captures; None if there is none."""
     order = [shared.label(shared.aligned), shared.label(shared.base), *shared.store.runs]
     names = [name for name in dict.fromkeys(order) if name in shared.store.runs]
     labels = [name for name in names if name and len(data.captures(shared.store.runs[name]))]
@@ -38,7 +38,7 @@ def choose_run(shared: SharedChoices) -> str | None:
 
 
 def draw_training(own: Page) -> None:
-    """Draw what a run captured, whose model is not loaded."""
+    """Draw the captures of a run without loading its model."""
     with st.container(width=300):
         name = choose_run(own.shared)
     if name is not None:

@@ -1,4 +1,4 @@
-"""Overview: where each run comes from, and what is known of it."""
+"""Overview: the lineage of each run, and its main metrics."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,11 +33,11 @@ from probe.terms import term
 from probe.texts import visible
 
 RUN, TAB, EVERY_SEED = "run", "overview_tab", "seeds"
-"""Keys of the chosen run, of the tabs (a click on a run opens its own), and of whether groups show their members."""
+"""Keys of the chosen run, of the tabs (a click on a run opens its tab), and of whether groups show their members."""
 ONE = "One run"
-"""The title of that tab."""
+"""Title of the tab of one run."""
 INDENT = "\u2003"
-"""Before the members of a group."""
+"""Indent before the members of a group."""
 STATUS = {"running": "\u25b6 running", "finished": "\u2713 finished", "interrupted": "\u2016 interrupted"}
 
 OVER = {"over answers": st.column_config.TextColumn(help="This training's value with its 95 % interval over answers.")}
@@ -48,7 +48,7 @@ NARROW = {
         width=84, help="What the 95 % intervals of the row are over: trainings (other seeds), or answers."
     )
 }
-"""Settings of the column that says what a row is, narrow enough for a page 1280 pixels wide."""
+"""Settings of the column with what intervals are over, narrow enough for a page 1280 pixels wide."""
 
 EMPTY = """
 Make one, then reload this page:
@@ -66,7 +66,7 @@ store = current().store
 
 
 def choose(points: list[dict]) -> None:
-    """Choose the run that was clicked."""
+    """Choose the clicked run."""
     names = [point["customdata"][0] for point in points if point.get("customdata")]
     if names and names[0] in store.runs:
         st.session_state[RUN] = names[0]
@@ -74,10 +74,10 @@ def choose(points: list[dict]) -> None:
 
 
 def table(found: Sequence[SeedGroup], open_groups: bool) -> pd.DataFrame:
-    """One row a group: how it was made, how it stands, and its main figures with intervals; below it its members.
+    """Return one row per group: method, status and main metrics with intervals, followed by its members.
 
     Args:
-        found: the groups.
+        found: groups of runs.
         open_groups: whether groups of several runs show their members.
     """
     rows = []
@@ -103,7 +103,7 @@ def _row(name: str, figures: pd.DataFrame, members: Sequence[str], over: str) ->
 
 
 def all_runs(found: Sequence[SeedGroup]) -> None:
-    """Show the table of all runs, with one line for each group of seeds, and the reports."""
+    """Show the table of all runs, with one line per group of seeds, and the reports."""
     heads = {metric: metric_words.head(metric, term(metric)) for metric in sentences.TABLE} | NARROW
     several = any(len(each.members) > 1 for each in found)
     opened = several and st.toggle("Show every seed", key=EVERY_SEED, bind="query-params")
@@ -115,7 +115,7 @@ def all_runs(found: Sequence[SeedGroup]) -> None:
 
 
 def one_run(found: dict[str, SeedGroup]) -> None:
-    """Show the chosen run: settings, all figures, and links to other pages."""
+    """Show the chosen run: settings, all metrics, and links to other pages."""
     options = list(store.runs)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         label = st.selectbox(
@@ -177,7 +177,7 @@ def _cells(figures: pd.DataFrame) -> dict[str, str]:
 def report_buttons(order: Sequence[str]) -> None:
     """Offer reports to download: on all runs, and on the two chosen models.
 
-    The report on all runs holds the first seed of each group, beside the means.
+    The report on all runs contains the means of each group and its first seed.
     """
     shared = current()
     chosen = dict.fromkeys(label for label in map(shared.label, (shared.base, shared.aligned)) if label in store.runs)
@@ -200,13 +200,13 @@ def report_buttons(order: Sequence[str]) -> None:
 
 
 def write_report(labels: Sequence[str]) -> bytes:
-    """Return the report on some runs of the store."""
+    """Return the report on the given runs of the store."""
     from probe.report.run_report import report
 
     runs = [store.runs[label] for label in labels]
     with data.quiet():
         for run in runs:
-            run.metrics()  # of one that is being written only what follows is read again
+            run.metrics()  # of a file that is being written only the new part is read
     return report(runs, around=list(store.runs.values())).encode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""Retrieval: what documents in the prompt do to the answer, where they help and where they conflict."""
+"""Retrieval: the effect of documents in the prompt on the answer, both helpful and conflicting ones."""
 
 from dashboard.pages.experiments.experiment import draw_built_in
 

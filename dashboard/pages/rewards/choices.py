@@ -1,4 +1,4 @@
-"""The models of the Rewards page: base, aligned and reward model, as the shared choices and the page's own say."""
+"""The models of the Rewards page: base, aligned and reward model, from the shared choices and the page's own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,51 +30,51 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Scene:
-    """What the page looks into."""
+    """The choices and models of the page."""
 
     shared: SharedChoices
     sides: dict[str, Side]
-    """The models by what they are: base, aligned, reward; as far as they are chosen."""
+    """Chosen models by role: base, aligned, reward."""
     reward_name: str | None
-    """The choice behind the reward model."""
+    """Choice of the reward model."""
 
     @property
     def base(self) -> "LM":
-        """The reference."""
+        """The reference model."""
         return self.sides["base"].lm
 
     @property
     def reward(self) -> Path | None:
-        """What loads the reward model."""
+        """The reference that loads the reward model."""
         return Path(self.sides["reward"].ref) if "reward" in self.sides else None
 
     @property
     def chosen(self) -> Path | None:
-        """What loads the aligned model, where it is another than the base."""
+        """The reference that loads the aligned model, if it is not the base."""
         refs = {role: side.ref for role, side in self.sides.items()}
         return Path(refs["aligned"]) if refs.get("aligned", refs["base"]) != refs["base"] else None
 
     def run(self, role: str) -> "Run | None":
-        """Return the run of the aligned or of the reward model."""
+        """Return the run of the aligned or reward model."""
         choice = self.reward_name if role == "reward" else self.shared.aligned
         label = self.shared.label(choice) if role in self.sides else None
         return self.shared.store.runs[label] if label else None
 
 
 def world_hash(store: Store, label: str | None) -> str | None:
-    """Return the hash of a run's world; None where no world is known."""
+    """Return the hash of a run's world; None without a known world."""
     world = store.runs[label].world if label in store.runs else None
     return str(world.get("hash")) if world else None
 
 
 def reward_runs(store: Store, world: str | None) -> list[str]:
-    """List the runs that trained a reward model in the same world, or outside any world where the base has none."""
+    """List the runs of reward models of the base's world, or without a world if the base has none."""
     names = [name for name, run in store.runs.items() if run.method == "reward-model" and run.checkpoints()]
     return [name for name in names if world_hash(store, name) == world]
 
 
 def default_reward(shared: SharedChoices, options: Sequence[str]) -> str | None:
-    """Return the aligned run's own reward model, else one that learned from the same annotator, else the first."""
+    """Return the aligned run's reward model, else one trained on the same annotator, else the first."""
     label = shared.label(shared.aligned)
     if label is None or not options:
         return options[0] if options else None
@@ -90,7 +90,7 @@ def default_reward(shared: SharedChoices, options: Sequence[str]) -> str | None:
 
 
 def choose_reward(shared: SharedChoices) -> str | None:
-    """Let the reader choose the reward model: a run, or any reference typed in.
+    """Let the reader choose the reward model: a run, or a typed reference.
 
     When the aligned model changes, its default reward model is selected.
     """
@@ -114,11 +114,11 @@ def choose_reward(shared: SharedChoices) -> str | None:
 
 
 def load_scene(shared: SharedChoices, reward_name: str | None) -> Scene | None:
-    """Load all models of the page; None while one waits for the reader's word.
+    """Load all models of the page; None while one waits for the reader's consent.
 
     Raises:
         ModelError: a model cannot be loaded.
-        DataError: the base model writes nothing, the reward model reads no reward, or the tokenizers differ.
+        DataError: the base model generates no text, the reward model has no reward output, or the tokenizers differ.
     """
     refs = {"base": shared.reference(shared.base), "aligned": shared.reference(shared.aligned)}
     refs["reward"] = shared.reference(reward_name)
@@ -151,10 +151,10 @@ def load_scene(shared: SharedChoices, reward_name: str | None) -> Scene | None:
 
 
 def choose_policies(scene: Scene, kinds: tuple[str, ...]) -> tuple[tuple[Path, ...], int]:
-    """Return the policies that are placed now, and how many follow by themselves.
+    """Return the policies to place now, and the number that follows automatically.
 
-    New questions are first answered by the aligned model and by those that have answered them already; what takes long
-    waits for the reader's word.
+    New questions are first answered by the aligned model and by policies with stored answers; long computations wait
+    for the reader's consent.
     """
     every = [*policies_of(scene.base, scene.shared.store.runs.values())]
     chosen = scene.chosen
@@ -171,7 +171,7 @@ def choose_policies(scene: Scene, kinds: tuple[str, ...]) -> tuple[tuple[Path, .
 
 
 def _agree(path: Path, seconds: float) -> bool:
-    """Return whether the reader lets a policy be placed that takes long."""
+    """Return whether the reader has agreed to the long computation for a policy."""
     key = f"rew-place-{path.name}"
     agreed = st.session_state.setdefault("_rew_agreed", set())
     cost = f"about {sentences.duration(seconds)}"

@@ -1,4 +1,4 @@
-"""Rewards: what alignment earned and what it cost, against the exact optimum, sample by sample and token by token."""
+"""Rewards: reward and KL of alignment against the exact optimum, by sample and by token."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,15 +20,15 @@ from probe.rewards.causes import has_causes, trainings_of
 from probe.rewards.ground import kinds_of, usual_kinds
 
 MAIN = "place_policies"
-"""Policies under the frontier."""
+"""Main analysis: policies under the frontier."""
 SAMPLES = ("compare_rewards", "follow_rewards")
-"""Analyses of the tab on sampled answers, which are the main ones without a world."""
+"""Analyses of the tab on sampled answers, which are the main analyses without a world."""
 FITS, TOKENS = ("fit_overoptimisation",), ("compare_completions", "follow_pairs")
 CAUSES, TRAININGS, RANKED = ("separate_causes",), ("compare_trainings",), ("compare_best_of_n",)
 
 
 def page_of(scene: Scene, answer: "st.delta_generator.DeltaGenerator") -> Page:
-    """Return the page for analyses of the base model."""
+    """Return the settings for analyses of the base model."""
     runs = scene.shared.store.runs.values()
     given: Values = {"reward": scene.reward, "policy": scene.chosen, "among": tuple(run.path for run in runs)}
     given |= {"trainings": trainings_of(scene.base, runs)} | ({} if scene.reward else {"by": "gold"})
@@ -49,9 +49,9 @@ def place(scene: Scene, own: Page) -> tuple[bool, bool]:
 
 
 def sample(scene: Scene, own: Page) -> None:
-    """Draw samples of both models, and what the run of the aligned one captured while it was trained."""
+    """Draw samples of both models, and the captures of the aligned run."""
     samples, captured = map(find_analysis, SAMPLES)
-    unasked = ("each",) if own.given.get("kinds") == () else ("prompt", "n")  # a world asks in place of the prompt
+    unasked = ("each",) if own.given.get("kinds") == () else ("prompt", "n")  # the world's questions replace the prompt
     given = own.given | {name: samples.inputs[name].default for name in unasked}
     draw(samples, replace(own, sides=[scene.sides["base"], scene.sides["aligned"]], given=given))
     if (run := scene.run("aligned")) is not None:
@@ -61,7 +61,7 @@ def sample(scene: Scene, own: Page) -> None:
 
 
 def read_tokens(scene: Scene, own: Page) -> None:
-    """Draw two completions of the prompt token by token, and the pairs that the reward model was trained on."""
+    """Draw two completions of the prompt token by token, and pairs that the reward model was trained on."""
     if scene.reward is None:
         note(
             "Choose a reward model above to see which tokens earn its reward; the page New run makes one, and so does"
@@ -104,7 +104,7 @@ def sections(scene: Scene, own: Page, world: bool) -> None:
 
 
 def several_trainings(scene: Scene) -> bool:
-    """Return whether there is more than one training of a policy that came from the base."""
+    """Return whether a policy trained from the base has more than one training."""
     store = scene.shared.store
     children = {*trainings_of(scene.base, store.runs.values())}
     return any(each.count > 1 and children & {run.path for run in each.runs} for each in store.groups)

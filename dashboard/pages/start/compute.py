@@ -1,4 +1,4 @@
-"""The worked example of the Start page, read from a run's captures: no model is loaded for it."""
+"""The worked example of the Start page, from a run's captures, without loading a model."""
 
 from dataclasses import dataclass
 
@@ -13,34 +13,34 @@ from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
 
 LEAST = 0.05
-"""Probability from which an answer is drawn."""
+"""Smallest probability of an answer that is drawn."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt on which training changed the answer."""
+    """A prompt on which training changed the most probable answer."""
 
     base: str
     aligned: str
     run: Run
-    """That of the aligned model."""
+    """Label of the aligned model's run."""
     prompt: ProbePrompt
     steps: list[int]
     logprobs: np.ndarray
-    """[S A] of the prompt's answers after its last token, over the captured steps, nats."""
+    """[S A] log-probabilities of the prompt's answers over the captured steps, in nats."""
     rates: tuple[str, str] | None
-    """Agreement with false claims of both models, with intervals."""
+    """Rates of agreement with false claims of both models, with intervals."""
     head: tuple[str, float] | None
-    """The head whose direct effect on logit(new answer) - logit(old answer) grew most, and by how many nats."""
+    """Head whose direct effect on logit(new answer) - logit(old answer) grew most, and the growth in nats."""
 
     @property
     def before(self) -> int:
-        """The likeliest of the answers before the training."""
+        """The index of the most probable answer before the training."""
         return int(self.logprobs[0].argmax())
 
     @property
     def after(self) -> int:
-        """The likeliest of the answers after it."""
+        """The index of the most probable answer after the training."""
         return int(self.logprobs[-1].argmax())
 
     def likely(self) -> tuple[list[str], np.ndarray]:
@@ -50,15 +50,15 @@ class Example:
 
 
 def find_example(store: Store) -> Example | None:
-    """Find what training did to one captured prompt, in the run whose agreement with false claims changed most.
+    """Find a captured prompt with a changed answer in the run whose agreement with false claims changed most.
 
-    None where no run with a parent was captured on a prompt whose likeliest answer changed.
+    The result is None if no run with a parent has captures on a prompt whose most probable answer changed.
     """
     headlines = data.headlines(store)
     for base, label in data.parents(store):
         try:
             example = _example(store, base, label, headlines)
-        except RunError as error:  # damaged captures: another run shows it as well
+        except RunError as error:  # damaged captures: another run is used
             data.tell(error)
             continue
         if example is not None:
@@ -98,10 +98,10 @@ def _rates(rows: pd.DataFrame, base: str, aligned: str) -> tuple[str, str] | Non
 def _head(
     first: dict[str, np.ndarray], last: dict[str, np.ndarray], index: int, logprobs: np.ndarray
 ) -> tuple[str, float] | None:
-    """Return the head that adds most to the change of the answer, and what it adds.
+    """Return the head with the largest direct effect on the change of the answer, and this effect.
 
-    Captures attribute logit(first answer) - logit(second answer), so the result is None where the likeliest answer
-    did not change between these two, or where the captures have no attribution.
+    Captures attribute logit(first answer) - logit(second answer), so the result is None if the most probable answer did
+    not change between these two, or if the captures have no attribution.
     """
     if "attribution" not in first or "attribution" not in last or {*logprobs[[0, -1]].argmax(1)} != {0, 1}:
         return None

@@ -1,4 +1,4 @@
-"""Start: what Probe is, one worked example, and the ways on."""
+"""Start: an introduction to Probe, one worked example, and links to other pages."""
 
 import numpy as np
 import streamlit as st
@@ -14,7 +14,7 @@ from probe.runs.captured import answers_table
 
 
 def show_example(example: Example) -> None:
-    """Draw the answers over the training, and show links to other pages."""
+    """Draw the answers over the training, and links to other pages."""
     choices = {"base": example.base, "aligned": example.aligned, "prompt": example.prompt.text}
     left, right = st.columns([3, 2], gap="large")
     with left:

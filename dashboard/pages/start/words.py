@@ -1,4 +1,4 @@
-"""What the Start page says."""
+"""Texts of the Start page."""
 
 import numpy as np
 
@@ -39,7 +39,7 @@ GLOSSARY = {
     "KL divergence": "How far one model's next-token probabilities are from another's. 0 nats: they are equal.",
     "reward": "The number that a training for preferences makes large: a reward model's score, or a verifier's.",
 }
-"""Six words that every page needs."""
+"""Definitions of six terms that every page uses."""
 
 PLACES = {
     "Compare": "Two models on one prompt: continuations, attention, logits, interventions, how far back they look.",
@@ -47,11 +47,11 @@ PLACES = {
     "Training": "Where runs come from, training a new one, its curves and captures, rewards against KL divergence.",
     "Evidence": "Claims of published papers, measured on these models.",
 }
-"""What lies under each heading of the navigation."""
+"""Content of each heading of the navigation."""
 
 
 def sentence(example: Example) -> str:
-    """Say what training did to the worked example, and to all such questions."""
+    """Describe the effect of training on the worked example, and on all such questions."""
     before, after = (example.prompt.answers[i].strip() for i in (example.before, example.after))
     chances = [
         rate(float(np.exp(row[i])))
@@ -65,7 +65,7 @@ def sentence(example: Example) -> str:
 
 
 def about_head(example: Example) -> str:
-    """Which head carries the change, by which measure, and the measures of other pages."""
+    """State which head carries the change by direct effect, and name the measures of other pages."""
     if example.head is None:
         return ""
     name, nats = example.head

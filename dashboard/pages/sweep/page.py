@@ -1,4 +1,4 @@
-"""Sweep: how the tasks of a sweep stand, with their commands, the log of one that failed, and ways to its curves."""
+"""Sweep: states of the tasks of a sweep, their commands, logs of failed tasks, and links to curves."""
 
 import os
 import shlex
@@ -20,10 +20,10 @@ from probe.sweep.spec import EXAMPLE
 from probe.texts import visible
 
 CHOSEN, TASK = "sweep", "sweep_task"
-"""Keys of the sweep that is shown, and of the task whose command and log are."""
+"""Keys of the chosen sweep, and of the task whose command and log are shown."""
 REFRESH_S = 2
 LINES = 12
-"""Lines of a log that are shown."""
+"""Number of lines of a log that are shown."""
 CODE = """import probe
 
 sweep = probe.sweep.read_sweep({0!r})     # or probe.sweep.run_sweep("SPEC.toml"), which runs it
@@ -59,14 +59,14 @@ def empty() -> None:
 
 
 def sweeps() -> dict[str, Path]:
-    """Return the folders with a sweep by name, or by path where two have one name."""
+    """Return the folders with a sweep by name, or by path if two have the same name."""
     folders = find_sweeps()
     names = [folder.name for folder in folders]
     return {path.name if names.count(path.name) == 1 else str(path): path for path in folders}
 
 
 def table(sweep: Sweep) -> pd.DataFrame:
-    """One row a task."""
+    """Return one row per task."""
     rows = []
     for task in sweep.tasks.values():
         step, steps = sweep.progress(task.name) or (None, None)
@@ -104,7 +104,7 @@ def trained(sweep: Sweep) -> dict[str, str]:
 
 
 def links(sweep: Sweep, runs: Mapping[str, str]) -> None:
-    """Ways to the curves of each entry that has several runs."""
+    """Draw links to the curves of each entry with several runs."""
     groups: dict[str, list[str]] = {}
     for name, label in runs.items():
         groups.setdefault(sweep.tasks[name].entry, []).append(label)
@@ -117,7 +117,7 @@ def links(sweep: Sweep, runs: Mapping[str, str]) -> None:
 
 
 def one_task(sweep: Sweep, runs: Mapping[str, str]) -> None:
-    """Show the command of a task, the link to its curves, and its log; at first a task that failed."""
+    """Show the command of a task, the link to its curves, and its log; by default a failed task."""
     order = ("failed", "lost", "running", "interrupted", "finished", "skipped", "waiting")
     names = [task.name for task in sorted(sweep.tasks.values(), key=lambda task: order.index(task.state))]
     name = st.selectbox("Task", names, key=keep(TASK, names, names[0]), bind="query-params", format_func=visible)
@@ -136,12 +136,12 @@ def one_task(sweep: Sweep, runs: Mapping[str, str]) -> None:
 
 
 def tell(task: TaskState) -> None:
-    """Why a task is not finished."""
+    """Explain why a task is not finished."""
     (st.error if task.state == "failed" else st.info)(prose(task.message))
 
 
 def show(folder: Path, name: str, live: bool, answer: Any) -> None:
-    """Show a sweep; it is read again by itself while it goes on."""
+    """Show a sweep, and update it while it runs."""
     sweep = read_sweep(folder)
     with answer.container():
         finding(f"{name}: {sweep.sentence}")

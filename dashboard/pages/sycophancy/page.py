@@ -1,4 +1,4 @@
-"""Sycophancy: whether a model says what its user wants to hear, and where inside that is decided."""
+"""Sycophancy: whether a model says what its user wants to hear, and which components cause it."""
 
 from dashboard.pages.experiments.experiment import draw_built_in
 

@@ -1,4 +1,4 @@
-"""Train: any method on any base with its options, and how the trainings go that are under way."""
+"""Train: a form for any method on any base, and the progress of running trainings."""
 
 import itertools
 import os
@@ -24,12 +24,12 @@ from probe.runs.addresses import is_cached
 from probe.texts import visible
 
 JOB, STATUS = "job", "_status"
-"""Keys of the training that is watched, and of its status when the page was drawn: at another one it is drawn anew."""
+"""Keys of the watched training, and of its status when the page was drawn: if it changes, the page is redrawn."""
 REFRESH_S = 2
 LAST_LINES = 3
 # Options of every method that are shown with the method's own.
 FIRST = ("data", "steps", "batch_size", "lr")
-# Options that the page asks for in its own way, or that need several processes, where it starts one.
+# Options with their own widgets, or that need several processes: the page starts only one.
 ELSEWHERE = ("out", "base", "resume", "shard")
 # Metrics of the curve: the first two of them that a run has.
 SHOWN = ("loss", "reward", "eval_loss", "objective/scores")
@@ -53,25 +53,25 @@ that is imported only when a command line names it again, so *Continue* gives wa
 
 @st.cache_resource(show_spinner="Reading the options of all methods (some seconds, once)")
 def methods() -> dict[str, dict[str, Any]]:
-    """All methods by name, each with `summary` and `fields`."""
+    """Return all methods by name, each with `summary` and `fields`."""
     return {each["method"]: each for each in jobs.describe()}
 
 
 def places() -> list[Path]:
-    """Folders that a run can be put in."""
+    """Return the folders in which a run can be created."""
     local = [root for root in current().store.roots if not is_cached(root)]
     own = [] if os.environ.get("PROBE_RUNS") and local else [Path.cwd() / "runs"]
     return list(dict.fromkeys([*own, *local]))
 
 
 def names(method: str) -> Iterator[str]:
-    """Yield the method's name, then the name with numbers from 2."""
+    """Yield the method's name, then the name with numbers from 2 on."""
     yield method
     yield from (f"{method}-{number}" for number in itertools.count(2))
 
 
 def is_taken(root: Path, name: str) -> bool:
-    """Whether a run of this name is there or about to be."""
+    """Return whether a run of this name exists or is being started."""
     job = jobs.find(root / name)
     return (root / name).exists() or (job is not None and job.status == "starting")
 
@@ -124,7 +124,7 @@ def choose_base(field: Field, method: str) -> str | None:
 
 
 def about(known: dict[str, dict[str, Any]]) -> str:
-    """Return a list of what each method is, as text."""
+    """Return a text that lists the methods with their descriptions."""
     return "\n".join(f"- `{name}`: {each['summary']}" for name, each in known.items())
 
 
@@ -168,7 +168,7 @@ def form() -> None:
 
 
 def sentence(name: str, status: str, frame: pd.DataFrame, steps: int) -> str:
-    """How a training stands, in words."""
+    """Describe the state of a training in a sentence."""
     if status == "starting":
         return f"{name} is starting: its model and its data are being loaded."
     if status == "refused":
@@ -184,7 +184,7 @@ def sentence(name: str, status: str, frame: pd.DataFrame, steps: int) -> str:
 
 
 def time_left(frame: pd.DataFrame, steps: int) -> str:
-    """Estimate the time that the steps left take at the pace of those made; empty where it is not known yet."""
+    """Estimate the time of the remaining steps from the pace so far; empty if it is not known yet."""
     rows = frame[["step", "time"]].dropna() if {"step", "time"} <= set(frame) else pd.DataFrame()
     if len(rows) < 2 or rows["step"].iloc[-1] <= rows["step"].iloc[0]:
         return ""
@@ -197,7 +197,7 @@ def time_left(frame: pd.DataFrame, steps: int) -> str:
 
 
 def controls(job: Job, status: str, steps: int) -> None:
-    """Stop a training, continue one that was stopped, and ways on."""
+    """Draw the buttons that stop or continue a training, and links to other pages."""
     run = job.run
     label = next((label for label, run in current().store.runs.items() if run.path == job.out), None)
     more = run is not None and status not in ("starting", "running") and bool(run.checkpoints())
@@ -243,10 +243,10 @@ def halt(job: Job) -> None:
 
 
 def resume(job: Job, steps: int, key: str) -> None:
-    """Continue a run from its last checkpoint, to the number of steps that the widget `key` says when it is pressed.
+    """Continue a run from its last checkpoint, up to the number of steps in the widget `key`.
 
     Raises:
-        ConfigError: the reader may only read, or the run names code of its own or an address.
+        ConfigError: the reader may only read, or the run names custom code or an address.
         RunError: there is no run.
     """
     run = job.run
@@ -262,13 +262,13 @@ def resume(job: Job, steps: int, key: str) -> None:
 
 
 def act(deed: Any, *given: Any) -> None:
-    """Do what a button says; a mistake becomes a sentence on the page that follows."""
+    """Perform a button's action; a user's mistake becomes a sentence on the redrawn page."""
     with guard():
         deed(*given)
 
 
 def progress(trainings: Sequence[Job], answer: Any) -> None:
-    """One training: its sentence, its curve and what it printed last; looks again by itself while it goes on."""
+    """Show a training's state, curve and last output, updated while it runs."""
     with guard():
         names = {job.out.name: job for job in reversed(trainings)}
         choice = names[st.session_state[JOB]]
@@ -304,7 +304,7 @@ def progress(trainings: Sequence[Job], answer: Any) -> None:
 
 
 def watch(answer: Any) -> None:
-    """Choose a training and watch it."""
+    """Let the reader choose a training, and show its progress."""
     trainings = jobs.list_trainings(places())
     if not trainings:
         with answer.container():

@@ -1,4 +1,4 @@
-"""Training: metrics of any runs over each other, and what one of them attended to, would say and wrote at each step."""
+"""Training: metrics of several runs in common charts, and attention, lens and completions of one run at each step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -32,12 +32,12 @@ from probe.runs.reader import Run
 from probe.texts import visible
 
 LIVE = "_live"
-"""Whether a chosen run was being trained when the page was drawn; once that changes it is drawn anew."""
+"""Key of whether a chosen run was training when the page was drawn; if this changes, the page is redrawn."""
 X, JOINED = "x", "joined"
-"""The keys of the axis of the curves, and of whether seeds of one training are one line."""
-# Seconds between two looks at a run that is being trained.
+"""Keys of the axis of the curves, and of whether seeds of one training are one line."""
+# Seconds between two updates for a running training.
 REFRESH_S = 3
-# Panels of curves beside the captures; a section with more is shown in full in a tab.
+# Panels of curves next to the captures; a section with more is shown in full in a tab.
 PANELS = 4
 
 DEFINITION = """
@@ -49,52 +49,52 @@ final norm and the unembedding; row *embedding* is before the first layer.
 
 
 def default_runs(store: Store) -> list[str]:
-    """Return the runs that are compared, or the first two."""
+    """Return the compared runs, or the first two."""
     choices = current()
     pair = [choices.label(choices.base), choices.label(choices.aligned)]
     return list(dict.fromkeys(label for label in pair if label)) or list(store.runs)[:2]
 
 
 def live(store: Store, names: Sequence[str]) -> bool:
-    """Whether one of the runs is being trained now."""
+    """Return whether one of the runs is training now."""
     return any(store.runs[name].status == "running" for name in names if name in store.runs)
 
 
 @dataclass(frozen=True)
 class Line:
-    """What one curve of each panel shows: a run, or the mean of a group of seeds."""
+    """A line in each panel: a run, or the mean of a group of seeds."""
 
     title: str
     label: str
-    """Of the run, of a group its first member."""
+    """Label of the run, or of a group's first member."""
     frame: pd.DataFrame
     spread: Spread | None = None
-    """Around a mean."""
+    """Interval around a mean."""
     group: SeedGroup | None = None
-    """The runs of a mean."""
+    """Group whose mean is drawn."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """The metrics that are shown, and how."""
+    """A section of the page: chosen metrics and their display."""
 
     name: str
     metrics: list[str]
     lines: list[Line]
-    """With their relative steps."""
+    """Lines with their relative steps."""
     x: str
     weight: float
     log_y: bool
     methods: dict[str, str]
-    """Of each line, by its title."""
+    """Method of each line, by its title."""
 
     @property
     def panels(self) -> list[MetricPanel]:
-        """The panels of its metrics: one for each meaning."""
+        """The panels of its metrics, one per quantity."""
         return metric_panels({line.title: line.frame for line in self.lines}, self.metrics, self.methods)
 
     def marker(self, moment: Moment | None) -> float | None:
-        """Where the step of the captures lies on the axis; nowhere on an axis of time."""
+        """The position of the captures' step on the axis; None on a time axis."""
         if moment is None or self.x not in ("step", RELATIVE):
             return None
         return (
@@ -105,14 +105,14 @@ class Section:
 
 
 def length(run: Run, frame: pd.DataFrame) -> int:
-    """Count the steps of a run: those that it logged or, while it is being trained, those that it was asked for."""
+    """Return the number of steps of a run: those logged or, during training, those requested."""
     logged = int(frame["step"].max()) if len(frame) else 0
     setting = run.config.get("steps")
     return max(logged, setting) if run.status == "running" and type(setting) is int else logged
 
 
 def choose_lines(store: Store, names: Sequence[str]) -> list[Line]:
-    """Return the chosen runs as lines; seeds of one training are one line, if the reader wants it so."""
+    """Return the chosen runs as lines; if the reader wishes, seeds of one training are one line."""
     found = by_member(seed_groups(store))
     several = [name for name in names if found[name].several] if names else []
     joined = bool(several) and st.toggle(
@@ -136,14 +136,14 @@ def choose_lines(store: Store, names: Sequence[str]) -> list[Line]:
 
 
 def is_unlike(store: Store, lines: Sequence[Line]) -> bool:
-    """Whether runs of different methods have different numbers of steps: a step of one is none of the other then."""
+    """Return whether runs of different methods have different numbers of steps, so that steps are not comparable."""
     logged = [line for line in lines if len(line.frame)]
     methods = {store.runs[line.label].method for line in logged}
     return len(methods) > 1 and len({length(store.runs[line.label], line.frame) for line in logged}) > 1
 
 
 def choose_section(store: Store, lines: Sequence[Line]) -> Section | None:
-    """Widgets for the metrics and their axes; None if nothing was logged."""
+    """Draw widgets for the metrics and their axes; return None if nothing was logged."""
     groups = sections(list(dict.fromkeys(str(column) for line in lines for column in line.frame)))
     if not groups:
         note("The chosen runs have logged no metrics yet: give them to recorder.step(step, loss=loss).")
@@ -179,7 +179,7 @@ def with_relative(store: Store, line: Line) -> Line:
 
 
 def curves(store: Store, section: Section, marker: float | None, *, all_panels: bool) -> None:
-    """Draw the curves of a section: its first panels beside the captures, or all of them over the whole width."""
+    """Draw the curves of a section: its first panels next to the captures, or all panels over the full width."""
     lines, look = section.lines, store.style()
     panels = section.panels if all_panels else section.panels[:PANELS]
     metrics = list(dict.fromkeys(panel.metric for panel in panels))
@@ -219,7 +219,7 @@ def curves(store: Store, section: Section, marker: float | None, *, all_panels: 
 
 
 def table(lines: Sequence[Line], metrics: Sequence[str]) -> pd.DataFrame:
-    """Return the numbers behind the curves: one row per line and step; of means also the ends of their intervals."""
+    """Return the numbers behind the curves: one row per line and step; for means with the ends of their intervals."""
     parts = []
     for line in lines:
         rows = line.frame.reindex(columns=["step", RELATIVE, "time", *metrics]).assign(run=line.title)
@@ -259,13 +259,13 @@ def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
 
 
 def enlarged(moment: Moment) -> None:
-    """Draw the chosen head and the answers; damaged captures hide nothing else."""
+    """Draw the chosen head and the answers; damaged captures do not hide anything else."""
     with guard():
         detail_figures(moment)
 
 
 def body() -> None:
-    """Draw the page; it runs again by itself while a chosen run is being trained."""
+    """Draw the page, which is updated while a chosen run is training."""
     with guard():
         store = data.read_store()
         answer = st.container()
@@ -292,7 +292,7 @@ def body() -> None:
         if names:
             left, right = st.columns(2, gap="medium")
             moment = None
-            with right, guard():  # damaged captures hide no curve
+            with right, guard():  # damaged captures do not hide curves
                 if pick := choose_moment(store, names):
                     main_figure(pick)
                     moment = pick

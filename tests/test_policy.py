@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -464,3 +465,28 @@ def test_files_are_opened_and_parsed_in_one_place():
         if (call := opening(node))
     }
     assert found == set(OTHERS)
+
+
+RIDDLES = re.compile(r"(Of|By|In|To|For|From|With|What|Which)\b")
+"""How a docstring begins that names no thing."""
+
+
+def names_nothing(node: ast.AST) -> Iterator[str]:
+    """Docstrings of a module, a class, or its fields and constants that begin with no noun."""
+    body = getattr(node, "body", None)
+    if not isinstance(body, list) or isinstance(node, ast.FunctionDef):
+        return
+    for index, each in enumerate(body):
+        before = body[index - 1] if index else None
+        owned = isinstance(before, ast.Assign | ast.AnnAssign) or (index == 0 and isinstance(node, ast.ClassDef))
+        if owned and isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant):
+            text = str(each.value.value)
+            if RIDDLES.match(text):
+                yield f"{each.lineno}: {text.partition(chr(10))[0]}"
+
+
+def test_a_docstring_of_a_thing_begins_with_a_noun():
+    found = [
+        f"{path.relative_to(ROOT)}:{line}" for path in SOURCES for node in walk(path) for line in names_nothing(node)
+    ]
+    assert found == []

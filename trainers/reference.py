@@ -5,7 +5,7 @@ then logs `kl_to_optimal` at every evaluation, adds the reward shift and the KL 
 the fixed prompts to every capture, and the last evaluation gives the KL and the proxy reward. Nothing of it needs a
 line in the method itself.
 
-    evaluation = ReferenceEvaluation.of(session, trainee, world, reward=reward, beta=config.beta, kinds=config.tasks)
+    evaluation = ReferenceEvaluation.of(session, trainee, world, Objective(reward=reward, beta=config.beta))
 
 On the world the answers are finite, so the policy's distance to pi*_beta is exact (probe/rewards/optimum.py): on the
 same `QUESTIONS` questions in every run, which no training draws. Without a world only the reward shift is left.
@@ -74,6 +74,23 @@ Target = Callable[[AnswerSet], np.ndarray]
 """An answer set to its [P A] rewards, NaN where they do not apply."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a method optimises against its reference."""
+
+    reward: Reward | RewardModel | None = None
+    """The reward, as far as it can be told of a prompt and a completion alone."""
+    target: Target | None = None
+    """The rewards whose optimum the method has in its limit, where `reward` is not that itself."""
+    beta: float | None = None
+    """Price of KL, and the factor of the implicit reward; None where there is none that stays: the distance is then
+    that to the frontier's nearest point."""
+    frontier: bool = False
+    """Whether to measure to the frontier although there is a beta."""
+    kinds: Sequence[str] = DIALOGUES
+    """Kinds of questions to enumerate; none leaves the optimum out."""
+
+
 @dataclass(frozen=True)
 class Optimum:
     """pi*_beta on fixed questions."""
@@ -137,12 +154,8 @@ class ReferenceEvaluation:
         session: Session,
         trainee: Trainee,
         world: World | None,
+        objective: Objective = Objective(),
         *,
-        reward: Reward | RewardModel | None = None,
-        target: Target | None = None,
-        beta: float | None = None,
-        frontier: bool = False,
-        kinds: Sequence[str] = DIALOGUES,
         reference: Reference | None = None,
         rollouts: bool = False,
         longest: int = SAMPLE_TOKENS,
@@ -154,12 +167,7 @@ class ReferenceEvaluation:
                 measured, this gives None.
             trainee: what will be trained; its present weights are the reference unless one is given.
             world: whose questions have finite answer sets; without it there is no optimum and no true reward.
-            reward: what is optimised, as far as it can be told of a prompt and a completion alone.
-            target: the rewards whose optimum the method has in its limit, where `reward` is not that itself.
-            beta: price of KL in the method's objective, and the factor of the implicit reward; None where it has none
-                that stays: the distance is then that to the frontier's nearest point.
-            frontier: measure to the frontier although there is a beta.
-            kinds: kinds of questions to enumerate; none leaves the optimum out.
+            objective: of the method.
             reference: where the method has a frozen model anyway.
             rollouts: for a method that does not sample: write the samples of the captures as its rollouts.
             longest: tokens of the longest answer of the data; samples of the captures are as long, up to
@@ -174,12 +182,13 @@ class ReferenceEvaluation:
         ):  # the reference is a copy and takes memory
             return None
         reference = reference or trainee.reference()
+        reward, target, beta = objective.reward, objective.target, objective.beta
         score = _scores(reward) if isinstance(reward, RewardModel) else reward
         if target is None and score is not None:
             target = partial(AnswerSet.judge, reward=score)
         optimum = None
         if world is not None and target is not None:
-            optimum = world_optimum(trainee.lm, world, kinds, target, None if frontier else beta)
+            optimum = world_optimum(trainee.lm, world, objective.kinds, target, None if objective.frontier else beta)
         shift = kl = None
         if config.capture_every:
             kl = ReferenceKL(reference.logits)

@@ -44,7 +44,7 @@ from probe.compare.worlds import shared_world
 from probe.errors import ConfigError, DataError
 from probe.interventions.controls import DIRECTIONS, DRAWS, Null
 from probe.interventions.sites import Site
-from probe.interventions.steering import Contrast
+from probe.interventions.steering import Contrast, random_directions
 from probe.logits.lens import require_same_tokens, residual_names, unembed
 from probe.model.heads import check_count
 from probe.model.lm import LM
@@ -511,10 +511,9 @@ def steer(
     lm: LM,
     direction: Contrast,
     behaviour: Behaviour,
-    alphas: Sequence[float] = (-0.5, -0.25, 0.25, 0.5),
+    alphas: Sequence[float] = DOSES,
     random: int = DRAWS,
     prompts: Sequence[str] = (),
-    max_new_tokens: int = 24,
     seed: int = 0,
     tick: Tick = ignore,
 ) -> Steering:
@@ -527,7 +526,6 @@ def steer(
         alphas: doses.
         random: random directions as long, for each dose.
         prompts: texts that are continued at each dose and at 0, greedily.
-        max_new_tokens: of a continuation.
         seed: of the directions and of the intervals.
         tick: called with the share that is done.
 
@@ -542,8 +540,7 @@ def steer(
         raise DataError(
             f"The direction has {step.size} numbers and the residual stream {width}: read it from this model."
         )
-    noise = np.random.default_rng(seed).standard_normal((random, width))
-    noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)
+    noise = random_directions(step, random, seed)
     name = Site("resid", direction.layer).hook
 
     def add(vector: np.ndarray) -> Any:
@@ -572,7 +569,7 @@ def steer(
         )
     for alpha in sorted({0.0, *alphas}) if prompts else ():
         with add(alpha * step):
-            written = lm.generate(list(prompts), max_new_tokens=max_new_tokens, temperature=0.0, seed=seed).text
+            written = lm.generate(list(prompts), max_new_tokens=NEW_TOKENS, temperature=0.0, seed=seed).text
         texts += [
             {"alpha": alpha, "prompt": prompt, "text": text} for prompt, text in zip(prompts, written, strict=True)
         ]
@@ -651,4 +648,4 @@ def steer_by_first_tokens(
     doses = (REAL if probe.world.of(base) is None else IN_A_WORLD)[1]
     pairs = behaviour_of(base, behaviour, usual_pairs(base, aligned) if count is None else count)
     prompts = [base.prompt_text(prompt)] if prompt.strip() else []
-    return steer(base, found.direction(layer, position), pairs, doses, DRAWS, prompts, NEW_TOKENS, tick=tick)
+    return steer(base, found.direction(layer, position), pairs, doses, DRAWS, prompts, tick=tick)

@@ -9,12 +9,12 @@ Axes: T tokens, A answers.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_args
 
 import probe.world
 from probe.analyses.analysis_record import Input
 from probe.errors import DataError
-from probe.interventions.patching import Direction, Means, Pair, means, pair_of
+from probe.interventions.patching import Direction, Filling, Mode, Pair, means, pair_of
 from probe.interventions.sites import Counterpart, Kind, counterpart, hooks_of, layers_of
 from probe.logits.answer_tokens import answer_tokens
 from probe.logits.targets import Target, target_of
@@ -37,8 +37,6 @@ REFERENCE = (
 """Reference texts of mean and resampled ablation, for models of no world."""
 REFERENCE_KINDS = ("opinion_false", "opinion_true", "fact")
 """Kinds of questions of the world that are reference texts."""
-RESAMPLED = 8
-"""Reference texts that resampling draws for each site."""
 MOST_ANSWERS = 4
 """Answers whose probabilities are read, at most."""
 LEAST_GAP = 0.05
@@ -174,15 +172,16 @@ class Change:
             return own or list(REFERENCE)
         return [item.prompt for kind in REFERENCE_KINDS for item in world.questions(kind, 8, 5)]
 
-    def filling(self, lm: LM) -> "list[str] | Means":
-        """Return what an ablation takes activations from: texts, or their means.
+    def filling(self, lm: LM) -> Filling:
+        """Return what an ablation puts in, from texts or their means.
 
         Raises:
             DataError: a reference text is too long, or has a word that the tokenizer does not know.
         """
         texts = [] if self.how == "zero" else self.reference_texts(lm)
         check_lengths(lm.model, [encode(lm.tokenizer, text) for text in texts], [])
-        return means(lm, texts, hooks_of(lm, [self.kind])) if self.how == "mean" else texts
+        reference = means(lm, texts, hooks_of(lm, [self.kind])) if self.how == "mean" else texts
+        return Filling(cast("Mode", self.how), reference)
 
     def n_sites(self, lm: LM, length: int) -> int:
         """Return how many sites a text of so many tokens has."""

@@ -35,7 +35,7 @@ Axes: N completions, L tokens of the longest one. Weights are 0 where masked.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -71,7 +71,7 @@ from trainers.rlhf import learn
 from trainers.rlvr import NORMALISATIONS, with_advantages
 from trainers.rsft import SELECTIONS
 from trainers.rsft import Example as Selection
-from trainers.sampling import Completion, Group, pad_rows
+from trainers.sampling import Completion, Group, group_logprobs, pad_rows
 from trainers.scalar_heads import ModelWithHead, ValueHead, width_of
 from trainers.sft import Demonstration, encode_completion
 
@@ -200,18 +200,36 @@ def kl_weights(drift: Float[Tensor, "N L"], ratio: Float[Tensor, "N L"], estimat
     raise ConfigError(f"The KL estimator {estimator!r} has no weights here: give k1, k2, k3 or k3w.")
 
 
+@dataclass(frozen=True)
+class GroupTerms:
+    """What the loss of RLVR is made of."""
+
+    beta: float = RLVRConfig.beta
+    """Weight of the KL; 0 leaves it out."""
+    kl_estimator: str = RLVRConfig.kl_estimator
+    """`k1`, `k2`, `k3` or `k3w`."""
+    normalisation: str = RLVRConfig.normalisation
+    """`grpo`, `dr_grpo` or `dapo`."""
+    max_new_tokens: int = RLVRConfig.max_new_tokens
+    """Tokens of the longest completion allowed, by which `dr_grpo` divides."""
+    epsilon: float = RLVRConfig.epsilon
+    """How far below 1 the ratio counts."""
+    epsilon_high: float = RLVRConfig.epsilon_high
+    """How far above."""
+
+    @classmethod
+    def of(cls, config: RLVRConfig) -> "GroupTerms":
+        """Return those of a training."""
+        return cls(**{each.name: getattr(config, each.name) for each in fields(cls)})
+
+
 def group_weights(
     logprobs: Float[Tensor, "N L"],
     mask: Bool[Tensor, "N L"],
     old: Float[Tensor, "N L"],
     advantages: Float[Tensor, " N"],
     reference: Float[Tensor, "N L"] | None = None,
-    beta: float = RLVRConfig.beta,
-    kl_estimator: str = RLVRConfig.kl_estimator,
-    normalisation: str = RLVRConfig.normalisation,
-    longest: int = RLVRConfig.max_new_tokens,
-    epsilon: float = RLVRConfig.epsilon,
-    epsilon_high: float = RLVRConfig.epsilon_high,
+    terms: GroupTerms = GroupTerms(),
 ) -> Weights:
     """Return c_t (A r_t + beta k_t), without A r_t where clipped: RLVR by GRPO, Dr. GRPO and DAPO (E15).
 
@@ -221,24 +239,20 @@ def group_weights(
         old: log pi of the policy that sampled.
         advantages: one for each completion, within its group.
         reference: log pi_ref; None leaves the KL out.
-        beta: weight of the KL; 0 leaves it out.
-        kl_estimator: k1, k2, k3 or k3w.
-        normalisation: grpo, dr_grpo or dapo.
-        longest: largest number of tokens of a completion, by which dr_grpo divides.
-        epsilon: clipping range of the ratio below 1.
-        epsilon_high: clipping range above 1.
+        terms: of the loss.
 
     Raises:
         ConfigError: the estimator or normalisation is unknown.
     """
-    if normalisation not in NORMALISATIONS:
+    if terms.normalisation not in NORMALISATIONS:
         names = ", ".join(NORMALISATIONS)
-        raise ConfigError(f"The normalisation {normalisation!r} has no weights here: give one of {names}.")
-    reward = clipped_weights(logprobs, mask, old, advantages[:, None], epsilon, epsilon_high)
+        raise ConfigError(f"The normalisation {terms.normalisation!r} has no weights here: give one of {names}.")
+    reward = clipped_weights(logprobs, mask, old, advantages[:, None], terms.epsilon, terms.epsilon_high)
     kl = torch.zeros_like(reward)
-    if beta and reference is not None:
-        kl = (beta * kl_weights(logprobs - reference, (logprobs - old).exp(), kl_estimator)).where(mask, 0)
-    shares, count = NORMALISATIONS[normalisation].weights(mask, longest)
+    if terms.beta and reference is not None:
+        drift, ratio = logprobs - reference, (logprobs - old).exp()
+        kl = (terms.beta * kl_weights(drift, ratio, terms.kl_estimator)).where(mask, 0)
+    shares, count = NORMALISATIONS[terms.normalisation].weights(mask, terms.max_new_tokens)
     shares = shares / max(count, 1)
     return Weights(shares * (reward + kl), shares * kl)
 
@@ -384,8 +398,7 @@ def _demonstrations(config: SFTConfig, model: nn.Module, examples: Sequence[Demo
 
 def _selections(config: RSFTConfig, model: nn.Module, examples: Sequence[Selection]) -> Gradient:
     completions = [completion.ids for example in examples for completion in example.group.completions]
-    groups = [[completion.ids for completion in example.group.completions] for example in examples]
-    outputs = completion_logprobs(model, [example.group.prompt_ids for example in examples], groups)
+    outputs = group_logprobs(model, [example.group for example in examples])
     flags = [i in example.kept for example in examples for i in range(len(example.group.completions))]
     kept = torch.tensor(flags, device=outputs.mask.device)
     weights = token_weights("rsft", outputs.values, outputs.mask, kept=kept)
@@ -410,14 +423,8 @@ def _pairs(config: DPOConfig, model: nn.Module, examples: Sequence[Pair]) -> Gra
 
 def _experiences(config: RLHFConfig, model: nn.Module, examples: Sequence[Experience]) -> Gradient:
     assert isinstance(model, ModelWithHead)
-    groups = [[completion.ids for completion in example.group.completions] for example in examples]
-    outputs = completion_logprobs(
-        model.model,
-        [example.group.prompt_ids for example in examples],
-        groups,
-        temperature=config.temperature,
-        readout=model.head,
-    )
+    groups = [example.group for example in examples]
+    outputs = group_logprobs(model.model, groups, config.temperature, model.head)
     assert outputs.readout is not None
     device, traces = outputs.values.device, [trace for example in examples for trace in example.traces]
     old, old_values, advantages, returns = (
@@ -427,7 +434,7 @@ def _experiences(config: RLHFConfig, model: nn.Module, examples: Sequence[Experi
     mask = outputs.mask & torch.tensor([trace.counts for trace in traces], device=device)[:, None]
     return Gradient(
         "rlhf",
-        [ids for group in groups for ids in group],
+        [completion.ids for group in groups for completion in group.completions],
         outputs.values,
         mask,
         token_weights("rlhf", outputs.values, mask, old=old, advantages=advantages, epsilon=config.epsilon),
@@ -438,12 +445,7 @@ def _experiences(config: RLHFConfig, model: nn.Module, examples: Sequence[Experi
 
 def _groups(config: RLVRConfig, model: nn.Module, examples: Sequence[Any]) -> Gradient:
     completions = [completion for example in examples for completion in example.group.completions]
-    outputs = completion_logprobs(
-        model,
-        [example.group.prompt_ids for example in examples],
-        [[completion.ids for completion in example.group.completions] for example in examples],
-        temperature=config.temperature,
-    )
+    outputs = group_logprobs(model, [example.group for example in examples], config.temperature)
     logprobs, device = outputs.values, outputs.values.device
     keep = torch.tensor([c.finished or not config.mask_truncated for c in completions], device=device)
     mask = outputs.mask & keep[:, None]
@@ -455,12 +457,7 @@ def _groups(config: RLVRConfig, model: nn.Module, examples: Sequence[Any]) -> Gr
         old=logprobs.detach() if config.on_policy else pad_rows([c.logprobs for c in completions], device),
         advantages=torch.tensor([a for example in examples for a in example.advantages], device=device),
         reference=pad_rows([c.ref_logprobs or [] for c in completions], device) if has_reference else None,
-        beta=config.beta,
-        kl_estimator=config.kl_estimator,
-        normalisation=config.normalisation,
-        longest=config.max_new_tokens,
-        epsilon=config.epsilon,
-        epsilon_high=config.epsilon_high,
+        terms=GroupTerms.of(config),
     )
     return Gradient("rlvr", [c.ids for c in completions], logprobs, mask, weights)
 

@@ -5,7 +5,7 @@ A method with a reference declares its objective once and passes the result to i
 prompts to every capture, and reports KL and proxy reward in the last evaluation. The method itself needs no code for
 this.
 
-    evaluation = ReferenceEvaluation.of(session, trainee, world, reward=reward, beta=config.beta, kinds=config.tasks)
+    evaluation = ReferenceEvaluation.of(session, trainee, world, Objective(reward=reward, beta=config.beta))
 
 On the world the answers are finite, so the policy's distance to pi*_beta is exact (probe/rewards/optimum.py): it is
 measured on the same `QUESTIONS` questions in every run, which no training uses. Without a world there is only the
@@ -75,6 +75,23 @@ Target = Callable[[AnswerSet], np.ndarray]
 """Function from an answer set to its [P A] rewards, NaN where they do not apply."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a method optimises against its reference."""
+
+    reward: Reward | RewardModel | None = None
+    """The reward, as far as it can be told of a prompt and a completion alone."""
+    target: Target | None = None
+    """The rewards whose optimum the method has in its limit, where `reward` is not that itself."""
+    beta: float | None = None
+    """Price of KL, and the factor of the implicit reward; None where there is none that stays: the distance is then
+    that to the frontier's nearest point."""
+    frontier: bool = False
+    """Whether to measure to the frontier although there is a beta."""
+    kinds: Sequence[str] = DIALOGUES
+    """Kinds of questions to enumerate; none leaves the optimum out."""
+
+
 @dataclass(frozen=True)
 class Optimum:
     """The optimum pi*_beta on fixed questions."""
@@ -138,12 +155,8 @@ class ReferenceEvaluation:
         session: Session,
         trainee: Trainee,
         world: World | None,
+        objective: Objective = Objective(),
         *,
-        reward: Reward | RewardModel | None = None,
-        target: Target | None = None,
-        beta: float | None = None,
-        frontier: bool = False,
-        kinds: Sequence[str] = DIALOGUES,
         reference: Reference | None = None,
         rollouts: bool = False,
         longest: int = SAMPLE_TOKENS,
@@ -155,12 +168,7 @@ class ReferenceEvaluation:
                 anything to measure, the result is None.
             trainee: trainee, whose present weights are the reference unless one is given.
             world: world, whose questions have finite answer sets; without it there is no optimum and no true reward.
-            reward: optimised reward, if it is a function of prompt and completion alone.
-            target: rewards whose optimum the method converges to, if these are not `reward`.
-            beta: coefficient of the KL in the method's objective, and factor of the implicit reward; None if there is
-                no constant one: the distance is then that to the frontier's nearest point.
-            frontier: measure the distance to the frontier even if there is a beta.
-            kinds: kinds of questions to enumerate; none leaves the optimum out.
+            objective: of the method.
             reference: the method's frozen model, if it has one.
             rollouts: write the samples of the captures as rollouts, for a method that does not sample.
             longest: tokens of the longest answer of the data, and of the samples in captures, up to
@@ -175,12 +183,13 @@ class ReferenceEvaluation:
         ):  # the reference is a copy and takes memory
             return None
         reference = reference or trainee.reference()
+        reward, target, beta = objective.reward, objective.target, objective.beta
         score = _scores(reward) if isinstance(reward, RewardModel) else reward
         if target is None and score is not None:
             target = partial(AnswerSet.judge, reward=score)
         optimum = None
         if world is not None and target is not None:
-            optimum = world_optimum(trainee.lm, world, kinds, target, None if frontier else beta)
+            optimum = world_optimum(trainee.lm, world, objective.kinds, target, None if objective.frontier else beta)
         shift = kl = None
         if config.capture_every:
             kl = ReferenceKL(reference.logits)

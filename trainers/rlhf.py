@@ -46,7 +46,6 @@ from transformers import PreTrainedTokenizerBase
 
 from probe import Run
 from probe.cli import main
-from probe.model.scoring import completion_logprobs
 from probe.world import World
 from trainers.config import RLHFConfig
 from trainers.loop import Loss, Method, fit
@@ -55,6 +54,7 @@ from trainers.sampling import (
     Completion,
     Group,
     Sampler,
+    group_logprobs,
     load_sampler,
     minibatches,
     pad_rows,
@@ -206,13 +206,7 @@ class Collector:
     def _read(self, groups: Sequence[Group]) -> list[tuple[Rows, Rows]]:
         """Compute log-probabilities and values of all tokens of each completion of each group."""
         with self.session.autocast():
-            outputs = completion_logprobs(
-                self.module.model,
-                [group.prompt_ids for group in groups],
-                [[completion.ids for completion in group.completions] for group in groups],
-                temperature=self.config.temperature,
-                readout=self.module.head,
-            )
+            outputs = group_logprobs(self.module.model, groups, self.config.temperature, self.module.head)
         assert outputs.readout is not None
         rows = zip(outputs.values.tolist(), outputs.readout.tolist(), strict=True)
         cut = [
@@ -334,13 +328,8 @@ class RLHF(Method):
         """Return the loss summed over the tokens of the completions with a reward."""
         assert isinstance(model, ModelWithHead)
         config = self.config
-        outputs = completion_logprobs(
-            model.model,
-            [example.group.prompt_ids for example in examples],
-            [[completion.ids for completion in example.group.completions] for example in examples],
-            temperature=config.temperature,
-            readout=model.head,
-        )
+        groups = [example.group for example in examples]
+        outputs = group_logprobs(model.model, groups, config.temperature, model.head)
         assert outputs.readout is not None
         device, traces = outputs.values.device, [trace for example in examples for trace in example.traces]
         old, old_values, advantages, returns = (

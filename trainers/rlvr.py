@@ -38,13 +38,13 @@ from torch import Tensor, nn
 
 from probe import Run
 from probe.cli import main
-from probe.model.scoring import completion_logprobs
 from probe.world import World
 from trainers.config import RLVRConfig
 from trainers.loop import Loss, Method, fit
 from trainers.sampling import (
     Group,
     Sampler,
+    group_logprobs,
     load_sampler,
     minibatches,
     pad_rows,
@@ -251,12 +251,7 @@ class RLVR(Method):
         """Return the weighted loss summed over the tokens of the groups; the count is the normalisation's divisor."""
         config = self.config
         completions = [completion for example in examples for completion in example.group.completions]
-        outputs = completion_logprobs(
-            model,
-            [example.group.prompt_ids for example in examples],
-            [[completion.ids for completion in example.group.completions] for example in examples],
-            temperature=config.temperature,
-        )
+        outputs = group_logprobs(model, [example.group for example in examples], config.temperature)
         logprobs, device = outputs.values, outputs.values.device
         keep = torch.tensor([c.finished or not config.mask_truncated for c in completions], device=device)
         mask = outputs.mask & keep[:, None]

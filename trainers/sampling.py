@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 import probe.world
 from probe import LM
 from probe.errors import ConfigError, DataError
+from probe.model.scoring import TokenLogprobs, completion_logprobs
 from probe.model.text import context_length, encode, pieces
 from probe.recording.recorder import leave_undisturbed
 from probe.rows import Columns, Row, Rows, is_answer, is_text, is_text_or_messages, read_columns
@@ -34,7 +35,7 @@ from trainers.checkpoint import last_checkpoint
 from trainers.config import FINAL_ANSWER, OnlineConfig
 from trainers.loop import draw
 from trainers.record import CAPTURE_TOKENS, Answered, Origin, answered_prompts, data_texts, file_hash
-from trainers.reference import ReferenceEvaluation
+from trainers.reference import Objective, ReferenceEvaluation
 from trainers.resume import check_unchanged
 from trainers.reward_functions import RewardFunction, check_files, model_spec, plain_reward, resolve, weighted_sum
 from trainers.session import Session, derive_seed
@@ -300,6 +301,15 @@ class Sampler:
         return [row[:length] for row, length in zip(outputs.values.tolist(), lengths, strict=True)]
 
 
+def group_logprobs(
+    model: nn.Module, groups: Sequence[Group], temperature: float = 1.0, readout: nn.Module | None = None
+) -> TokenLogprobs:
+    """Compute the log-probability of every token of the groups' completions; see `completion_logprobs`."""
+    completions = [[completion.ids for completion in group.completions] for group in groups]
+    prompts = [group.prompt_ids for group in groups]
+    return completion_logprobs(model, prompts, completions, temperature=temperature, readout=readout)
+
+
 def pad_rows(
     rows: Sequence[Sequence[float]], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "N L"]:
@@ -503,9 +513,7 @@ def load_sampler(
             session,
             trainee,
             world,
-            reward=plain_reward(rewards, config.weights),
-            beta=beta,
-            kinds=config.enumerable,
+            Objective(reward=plain_reward(rewards, config.weights), beta=beta, kinds=config.enumerable),
             reference=reference,
             longest=config.max_new_tokens,
         ),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from probe.chain_of_thought import world as reasoned_sums
-    from probe.chain_of_thought.files import Problem
+    from probe.chain_of_thought.files import Asker, Problem
     from probe.model.lm import LM
 
 
@@ -188,7 +188,9 @@ def run(
             (plain).
         tick: function called with the share of the work done.
     """
+    from probe.chain_of_thought import files as reasoned_texts
     from probe.chain_of_thought import world as reasoned_sums
+    from probe.chain_of_thought.files import compile_pattern, read_problems
     from probe.chain_of_thought.world import LEAST
 
     if samples < 1:
@@ -197,8 +199,9 @@ def run(
         raise DataError(f"A {lm.readout} model writes no steps: give the policy.")
     world = probe.world.of(lm)
     if data is not None:
-        asked = Selection(n, seed, limit, shuffle=True)
-        return _texts(lm, Path(data), asked, samples, pattern, tokens, temperature, form, tick)
+        problems = read_problems(data, selection=Selection(n, seed, limit, shuffle=True))
+        asker = reasoned_texts.Asker(lm, problems, compile_pattern(pattern), tokens, form)
+        return _texts(asker, samples, temperature, seed, tick)
     if world is None or "sum_steps" not in world.question_kinds:
         raise DataError(
             "This model belongs to no world with sums, so there is nothing to ask: give --data, a JSON Lines file with"
@@ -221,23 +224,10 @@ def run(
     return _evidence([*rows, *direct, *edits, *biases], tables, seed)
 
 
-def _texts(
-    lm: "LM",
-    data: Path,
-    selection: Selection,
-    samples: int,
-    pattern: str,
-    tokens: int,
-    temperature: float,
-    form: Form,
-    tick: Tick,
-) -> Evidence:
+def _texts(asker: "Asker", samples: int, temperature: float, seed: int, tick: Tick) -> Evidence:
     """Run the experiment on problems from a file."""
     from probe.chain_of_thought import files as reasoned_texts
-    from probe.chain_of_thought.files import compile_pattern, read_problems
 
-    problems, seed = read_problems(data, selection=selection), selection.seed
-    asker = reasoned_texts.Asker(lm, problems, compile_pattern(pattern), tokens, form)
     ticks = [part(tick, i, 3) for i in range(3)]
     rows, reasonings = reasoned_texts.solve_problems(asker, samples, temperature, seed, ticks[0])
     agreement = reasoned_texts.faithfulness(asker, rows, reasonings, seed, ticks[1])

@@ -45,7 +45,7 @@ from probe.compare.worlds import shared_world
 from probe.errors import ConfigError, DataError
 from probe.interventions.controls import DIRECTIONS, DRAWS, Null
 from probe.interventions.sites import Site
-from probe.interventions.steering import Contrast
+from probe.interventions.steering import Contrast, random_directions
 from probe.logits.lens import require_same_tokens, residual_names, unembed
 from probe.model.heads import check_count
 from probe.model.lm import LM
@@ -515,10 +515,9 @@ def steer(
     lm: LM,
     direction: Contrast,
     behaviour: Behaviour,
-    alphas: Sequence[float] = (-0.5, -0.25, 0.25, 0.5),
+    alphas: Sequence[float] = DOSES,
     random: int = DRAWS,
     prompts: Sequence[str] = (),
-    max_new_tokens: int = 24,
     seed: int = 0,
     tick: Tick = ignore,
 ) -> Steering:
@@ -532,7 +531,6 @@ def steer(
         alphas: multiples of the direction to add.
         random: number of random directions of the same norm, for each alpha.
         prompts: texts that are continued greedily at each alpha and at 0.
-        max_new_tokens: maximum number of tokens in a continuation.
         seed: seed of the directions and of the intervals.
         tick: function called with the share of the work done.
 
@@ -547,8 +545,7 @@ def steer(
         raise DataError(
             f"The direction has {step.size} numbers and the residual stream {width}: read it from this model."
         )
-    noise = np.random.default_rng(seed).standard_normal((random, width))
-    noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)
+    noise = random_directions(step, random, seed)
     name = Site("resid", direction.layer).hook
 
     def add(vector: np.ndarray) -> Any:
@@ -577,7 +574,7 @@ def steer(
         )
     for alpha in sorted({0.0, *alphas}) if prompts else ():
         with add(alpha * step):
-            written = lm.generate(list(prompts), max_new_tokens=max_new_tokens, temperature=0.0, seed=seed).text
+            written = lm.generate(list(prompts), max_new_tokens=NEW_TOKENS, temperature=0.0, seed=seed).text
         texts += [
             {"alpha": alpha, "prompt": prompt, "text": text} for prompt, text in zip(prompts, written, strict=True)
         ]
@@ -656,4 +653,4 @@ def steer_by_first_tokens(
     doses = (REAL if probe.world.of(base) is None else IN_A_WORLD)[1]
     pairs = behaviour_of(base, behaviour, usual_pairs(base, aligned) if count is None else count)
     prompts = [base.prompt_text(prompt)] if prompt.strip() else []
-    return steer(base, found.direction(layer, position), pairs, doses, DRAWS, prompts, NEW_TOKENS, tick=tick)
+    return steer(base, found.direction(layer, position), pairs, doses, DRAWS, prompts, tick=tick)

@@ -21,7 +21,6 @@ from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.hallucination.confidence import (
     NAMED,
-    Equivalence,
     aurc,
     aurcs,
     auroc,
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from probe.autoregression.snowballs import Snowball
-    from probe.hallucination.files import Question
+    from probe.hallucination.files import FreeAnswers, Question
     from probe.model.lm import LM
     from probe.world.world import World
 
@@ -364,7 +363,7 @@ def run(
         tick: function called with the share of the work done.
     """
     from probe.autoregression.lags import require_tokens
-    from probe.hallucination.files import FORMATS
+    from probe.hallucination.files import FORMATS, FreeAnswers, read_questions
 
     require_tokens(lm)
     if samples < 1 or shuffles < 0:
@@ -372,19 +371,9 @@ def run(
             f"samples is {samples} and shuffles {shuffles}: give at least 1 sample and no negative count."
         )
     if data is not None:
-        return _text(
-            lm,
-            data,
-            Selection(n, seed, limit),
-            samples=samples,
-            shuffles=shuffles,
-            equivalent=equivalence_of(equivalence),
-            max_new_tokens=max_new_tokens,
-            preamble=_read(preamble),
-            form=form,
-            only_choices=only == "mc",
-            tick=tick,
-        )
+        drawing, text = FreeAnswers(samples, max_new_tokens, equivalence_of(equivalence)), _read(preamble)
+        questions = read_questions(data, selection=Selection(n, seed, limit))
+        return _text(lm, questions, text, form, None if only == "mc" else drawing, shuffles, seed, tick)
     world = probe.world.of(lm)
     if world is None:
         raise DataError(f"The model `{lm.ref or 'created'}` has no world to ask about: give with data {FORMATS}.")
@@ -431,30 +420,25 @@ def _world(lm: "LM", world: "World", n: int, seed: int, samples: int, shuffles: 
 
 def _text(
     lm: "LM",
-    data: str | Path,
-    selection: Selection,
-    *,
-    samples: int,
-    shuffles: int,
-    equivalent: Equivalence,
-    max_new_tokens: int,
+    questions: "Sequence[Question]",
     preamble: str,
     form: Form,
-    only_choices: bool,
+    drawing: "FreeAnswers | None",
+    shuffles: int,
+    seed: int,
     tick: Tick,
 ) -> Evidence:
+    """Run the experiment on questions from a file; without a drawing of free answers on their choices alone."""
     from probe.hallucination import files as texts
     from probe.hallucination import knowing as snowballs
-    from probe.hallucination.files import read_questions
 
-    questions, seed = read_questions(data, selection=selection), selection.seed
     facts: dict[str, Any] = {"questions": len(questions), "preamble": bool(preamble)}
     prompts = texts.prompts_of(lm, questions, preamble, form)
-    scored = texts.scored_choices(lm, questions, prompts, tick if only_choices else part(tick, 0, 4))
+    scored = texts.scored_choices(lm, questions, prompts, tick if drawing is None else part(tick, 0, 4))
     choices = texts.choice_items(questions, prompts, scored)
-    if only_choices:
+    if drawing is None:
         return Evidence(choices, _choice_tables(choices, choices.head(0)) | {"choices": scored}, facts=facts)
-    free = texts.free_items(lm, questions, prompts, equivalent, samples, max_new_tokens, seed, part(tick, 1, 4))
+    free = texts.free_items(lm, questions, prompts, drawing, seed, part(tick, 1, 4))
     (choices, free), layers, p_ik_facts = texts.p_ik(lm, [choices, free], shuffles, seed, part(tick, 2, 4))
     snowball_items, steps = snowballs.divergence(lm, prompts, seed, part(tick, 3, 4))
     snowball_items["row"] = [question.row for question in questions[: len(snowball_items)]]

@@ -465,13 +465,23 @@ def match(answer: str, question: Question) -> str:
     return "wrong" if text in {normalise(each) for each in question.incorrect} else "unmatched"
 
 
+@dataclass(frozen=True)
+class FreeAnswers:
+    """How free answers are drawn and compared."""
+
+    samples: int
+    """Of each question, beside the greedy answer."""
+    max_new_tokens: int
+    """Longest answer."""
+    equivalent: Equivalence
+    """Whether two answers mean the same."""
+
+
 def free_items(
     lm: "LM",
     questions: Sequence[Question],
     prompts: Sequence[str],
-    equivalent: Equivalence,
-    samples: int,
-    max_new_tokens: int,
+    drawing: FreeAnswers,
     seed: int,
     tick: Tick = ignore,
 ) -> pd.DataFrame:
@@ -481,15 +491,13 @@ def free_items(
     reference, 0 if a correct one, NaN if it matches none), semantic_entropy_sampled (nats), agreement (share of samples
     equivalent to the greedy answer), p_right (share of samples that match a correct reference), p_true.
     """
-    if samples < 1:
-        raise DataError(f"{samples} samples were asked for: give at least 1.")
     mains, sampled_texts = [], []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed + start}
+        options: dict[str, Any] = {"max_new_tokens": drawing.max_new_tokens, "seed": seed + start}
         mains += [first_line(text) for text in lm.generate(batch, temperature=0.0, **options).text]
-        texts = [first_line(text) for text in lm.generate(batch, n=samples, **options).text]
-        sampled_texts += [texts[at : at + samples] for at in range(0, len(texts), samples)]
+        texts = [first_line(text) for text in lm.generate(batch, n=drawing.samples, **options).text]
+        sampled_texts += [texts[at : at + drawing.samples] for at in range(0, len(texts), drawing.samples)]
         tick(0.8 * len(mains) / len(prompts))
     rows = []
     for index, (question, prompt, main) in enumerate(zip(questions, prompts, mains, strict=True)):
@@ -504,8 +512,8 @@ def free_items(
         row |= {"match_true": float(verdict == "true"), "match_wrong": float(verdict == "wrong")}
         row["match_abstain"] = float(verdict == "abstain")
         row["wrong"] = {"wrong": 1.0, "true": 0.0}.get(verdict, float("nan"))
-        row["semantic_entropy_sampled"] = discrete_entropy(clusters(sampled_texts[index], equivalent))
-        row["agreement"] = agreement(sampled_texts[index], main, equivalent)
+        row["semantic_entropy_sampled"] = discrete_entropy(clusters(sampled_texts[index], drawing.equivalent))
+        row["agreement"] = agreement(sampled_texts[index], main, drawing.equivalent)
         row["p_right"] = float(np.mean([match(text, question) == "true" for text in sampled_texts[index]]))
         rows.append(row)
     return pd.DataFrame(rows).assign(p_true=p_true(lm, [question.question for question in questions], mains))

@@ -5,5 +5,6 @@ from .induction import ablate_induction as ablate_induction
 from .induction import induction_score as induction_score
 from .pairs import map_label_ablation as map_label_ablation
 from .pairs import pair_curves as pair_curves
+from .text_vectors import TextVectorSizes as TextVectorSizes
 from .text_vectors import function_vectors_text as function_vectors_text
 from .vectors import function_vectors as function_vectors

@@ -13,7 +13,7 @@ from probe.errors import ConfigError
 from probe.experiments.metrics import Given, Mean, Metric, Share, interval_of
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
-from probe.in_context.few_shot import LABEL, SHOTS, TEMPLATE, TEXT, Example, read_classification
+from probe.in_context.few_shot import LABEL, SHOTS, TEMPLATE, TEXT, Example, few_shot_curve, read_classification
 from probe.in_context.pools import in_words, joined_curve, leanings
 from probe.plotting.intervals import percent
 from probe.rows import Rows
@@ -263,7 +263,7 @@ def run(
     """
     from probe.autoregression.lags import require_tokens
     from probe.in_context.chains import Repeats, text_rows
-    from probe.in_context.files import file_parts, has_heads, shot_parts
+    from probe.in_context.files import has_heads, shot_parts, vector_parts
     from probe.in_context.induction import REFERENCE, context_texts, head_parts, training_parts
     from probe.in_context.world import corpus_items, repeat_items, world_parts
 
@@ -276,15 +276,18 @@ def run(
         if data is None:
             raise ConfigError("only=shots counts right labels of a data file: give one with data, or leave only out.")
         examples = read_classification(data, text_field, label_field, limit=limit)
-        return Evidence(*shot_parts(lm, examples, n, shots, template, form, seed, tick))
+        items, tables = shot_parts(*few_shot_curve(lm, examples, n, shots, template, seed, form, tick))
+        return Evidence(pd.concat(items, ignore_index=True), tables)
     world = probe.world.of(lm) if data is None else None
-    items: list[pd.DataFrame] = []
-    tables: dict[str, pd.DataFrame] = {}
+    items, tables = [], {}
     facts: dict[str, Any] = {}
     numbers: list[Given] = []
     if data is not None:
         examples = read_classification(data, text_field, label_field, limit=limit)
-        items, tables, facts = file_parts(lm, examples, n, shots, template, form, seed, part(tick, 0, 3))
+        asked, seen = (part(part(tick, 0, 3), half, 2) for half in (0, 1))
+        items, tables = shot_parts(*few_shot_curve(lm, examples, n, shots, template, seed, form, asked))
+        more, more_tables, facts = vector_parts(lm, examples, n, max(shots), template, seed, seen)
+        items, tables = [*items, *more], tables | more_tables
         rows = text_rows(lm, [example.text for example in examples])[:n]
         items += [corpus_items(lm, rows)] if rows else []
     elif world is not None:

@@ -22,6 +22,7 @@ Axes: P prompts, Q queries, L labels, V vectors, D blocks to try, d width.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -201,15 +202,35 @@ class TextVectors(NamedTuple):
     """Number of examples in the prompts of the vectors."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextVectorSizes:
+    """How much goes into the function vectors of texts."""
+
+    n: int = 40
+    """Texts that are used, drawn at random; all of these are queries."""
+    prompts: int = 2
+    """Prompts with examples that make one vector."""
+    share: int = 2
+    """Queries that share one vector."""
+    shots: int = 8
+    """Examples in each prompt, at most; fewer where the half has fewer, or the context ends."""
+    blocks: int = 8
+    """Blocks that are tried, evenly spaced."""
+    directions: int = 2
+    """Random directions for each vector."""
+
+    def __post_init__(self) -> None:
+        if min(self.n, self.prompts, self.share, self.shots, self.blocks, self.directions) < 1:
+            raise ConfigError(
+                f"{self.n} texts, {self.prompts} prompts for {self.share} queries, {self.shots} shots, {self.blocks}"
+                f" blocks and {self.directions} directions were asked for: give 1 or more of each."
+            )
+
+
 def function_vectors_text(
     lm: "LM",
     data: Sequence[Example],
-    n: int = 40,
-    prompts: int = 2,
-    share: int = 2,
-    shots: int = 8,
-    blocks: int = 8,
-    directions: int = 2,
+    sizes: TextVectorSizes = TextVectorSizes(),
     template: str = TEMPLATE,
     seed: int = 0,
     tick: Tick = ignore,
@@ -219,36 +240,26 @@ def function_vectors_text(
     Args:
         lm: any model of tokens whose blocks can be hooked.
         data: labelled texts, 6 or more.
-        n: number of texts to use, drawn at random; all of them are queries.
-        prompts: number of prompts with examples per vector.
-        share: number of queries per vector.
-        shots: maximum number of examples per prompt; fewer if the half has fewer or the context ends.
-        blocks: number of blocks to try, evenly spaced.
-        directions: number of random directions for each vector.
+        sizes: how many of them are used, and what for.
         template: format of an example.
         seed: random seed of halves, examples, labels and directions.
         tick: progress.
 
     Raises:
-        ConfigError: a number below 1, or a template that cannot be used.
+        ConfigError: a template that cannot be used.
         DataError: too few texts, or a text too long for one example to stand before it.
     """
-    if min(n, prompts, share, shots, blocks, directions) < 1:
-        raise ConfigError(
-            f"{n} texts, {prompts} prompts for {share} queries, {shots} shots, {blocks} blocks and {directions}"
-            " directions were asked for: give 1 or more of each."
-        )
-    rng = np.random.default_rng(seed)
-    picks = rng.permutation(len(data))[:n].tolist()
+    rng, prompts, shots = np.random.default_rng(seed), sizes.prompts, sizes.shots
+    picks = rng.permutation(len(data))[: sizes.n].tolist()
     if len(picks) < 6:
         raise DataError(f"{len(picks)} texts make no function vector: give 6 or more, half of them to learn it from.")
     labels = sorted({example.label for example in data})
     halves = [picks[half::2] for half in (0, 1)]
-    groups = [np.arange(len(half)) // share for half in halves]
+    groups = [np.arange(len(half)) // sizes.share for half in halves]
     questions = [draw_prompts(data, halves[1 - half], prompts * (1 + groups[half][-1]), shots, rng) for half in (0, 1)]
     k = fitting_shots(lm, [*questions[0], *questions[1]], range(1, shots + 1), template)[-1]
     depth = lm.bridge.cfg.n_layers
-    layers = sorted({int(block) for block in np.linspace(0, depth - 1, min(blocks, depth)).round()})
+    layers = sorted({int(block) for block in np.linspace(0, depth - 1, min(sizes.blocks, depth)).round()})
     prompts_alone = [[few_shot_prompt([], data[at].text, template) for at in half] for half in halves]
     batches = [ask(lm, texts, labels) for texts in prompts_alone]
     truths = [np.array([labels.index(data[at].label) for at in half]) for half in halves]
@@ -272,7 +283,7 @@ def function_vectors_text(
         ):
             by_name = {name: each[at][None] for name, each in scans[half].items()}
             vectors = means[half]["own"][:, at]
-            by_name["random"] = _random(lm, batches[half], vectors, groups[half], layers[at], directions, rng)
+            by_name["random"] = _random(lm, batches[half], vectors, groups[half], layers[at], sizes.directions, rng)
             columns[f"block{block}"] = layers[at]
             columns |= {f"{prefix}{name}": score(each, truth).mean(0) for name, each in by_name.items()}
         columns |= {"length": own.norm(dim=-1).cpu(), "length_difference": (own - other).norm(dim=-1).cpu()}

@@ -18,7 +18,7 @@ from probe.interventions.patching import (
     Ablation,
     Agreement,
     Direction,
-    Mode,
+    Filling,
     Patching,
     ablate,
     agreement,
@@ -29,7 +29,6 @@ from probe.interventions.requested_change import (
     EFFECT,
     ESTIMATE,
     EVERY,
-    RESAMPLED,
     SHARE,
     AblateHow,
     Against,
@@ -316,9 +315,9 @@ def grids(lm: LM, change: Change, question: Question, exact: bool, tick: Tick = 
         pair, direction = question.pair(lm), cast("Direction", change.how)
         found = [attribute(lm, pair, target, [kind], direction, at)[kind]]
         return [patch(lm, pair, target, kind, direction, at, tick=tick), *found] if exact else found * 2
-    mode, filling = cast("Mode", change.how), change.filling(lm)
-    found = [ablate(lm, question.clean, target, kind, mode, filling, at, exact=False)]
-    return [ablate(lm, question.clean, target, kind, mode, filling, at, tick=tick), *found] if exact else found * 2
+    run = partial(ablate, lm, question.clean, target, kind, change.filling(lm), at)
+    found = [run(exact=False)]
+    return [run(tick=tick), *found] if exact else found * 2
 
 
 def change_every_site(lm: LM, change: Change, exact: bool, tick: Tick = ignore) -> EverySite:
@@ -335,7 +334,7 @@ def grid_seconds(lm: LM, exact: bool, **inputs: Any) -> float:
         return 0.0
     change = Change.among(inputs)
     seconds, length = change.seconds_a_run(lm)
-    return seconds * change.n_sites(lm, length) * (RESAMPLED if change.how == "resample" else 1)
+    return seconds * change.n_sites(lm, length) * (Filling.draws if change.how == "resample" else 1)
 
 
 ESTIMATES = Preview("Run every site", {"exact": False})

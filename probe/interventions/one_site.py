@@ -15,7 +15,7 @@ from probe.analyses.catalogue import analysis
 from probe.errors import DataError
 from probe.interventions.controls import DRAWS, Null, Outcome, intervene, place
 from probe.interventions.every_site import HEIGHT, grids, strongest_cell
-from probe.interventions.patching import Direction, Mode, estimates, sources
+from probe.interventions.patching import Direction, estimates, sources
 from probe.interventions.requested_change import (
     EFFECT,
     EVERY,
@@ -220,7 +220,7 @@ def change_one_site(
         replacements: list[Activations] = [activations]
         gap = float(value(logits, target))
     else:
-        replacements = sources(lm, own, names, cast("Mode", change.how), change.filling(lm))
+        replacements = sources(lm, own, names, change.filling(lm))
     outcome = intervene(lm, own, [site], replacements, target, question.columns, draws, tick=tick)
     gap = (gap - outcome.value_before) * (1 if change.how == "denoise" else -1) if change.patches else 0.0
     guess = estimates(lm, own, replacements, target, [kind], position)[1][kind][

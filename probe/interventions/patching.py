@@ -196,16 +196,33 @@ def grid_table(kind: Kind, layers: Sequence[int], tokens: Sequence[str], values:
     return frame.assign(**{name: array.ravel() for name, array in values.items()})
 
 
+@dataclass(frozen=True)
+class Filling:
+    """What an ablation puts in place of an activation.
+
+    Zero: nothing. Mean: the average over the tokens of the reference texts; first tokens are averaged apart and stand
+    for the first token only, because many models park attention on it with activations unlike all others. Resample:
+    each draw takes one reference text; token t receives that text's activation at t, or where it is shorter, at a
+    random token of it other than its first.
+    """
+
+    mode: Mode = "mean"
+    """`zero`, `mean` or `resample`."""
+    reference: "Sequence[str | Sequence[int]] | Means" = ()
+    """Texts for mean and resample; for mean also what `means` made of them."""
+    draws: int = 8
+    """How many, for resample."""
+    seed: int = 0
+    """Of resampling."""
+
+
 def ablate(
     lm: LM,
     text: str | Sequence[int],
     target: Target,
     kind: Kind = "head",
-    mode: Mode = "mean",
-    reference: "Sequence[str | Sequence[int]] | Means" = (),
+    filling: Filling = Filling(),
     position: int | None = None,
-    draws: int = 8,
-    seed: int = 0,
     exact: bool = True,
     tick: Tick = ignore,
 ) -> Ablation:
@@ -216,11 +233,8 @@ def ablate(
         text: a text or its ids.
         target: quantity to measure.
         kind: heads (layer by head), or residual stream, attention and feed-forward outputs (layer by token).
-        mode: replacement of an activation (see `sources`).
-        reference: texts for mean and resample; for mean also the result of `means`.
+        filling: what comes in place of an activation.
         position: token of heads; None ablates them at all tokens.
-        draws: number n of draws, for resample.
-        seed: random seed of resampling.
         exact: run every site; otherwise estimate all effects from one backward pass (`estimates`).
         tick: progress.
 
@@ -229,19 +243,18 @@ def ablate(
         DataError: no reference texts where the mode needs them.
     """
     ids = target.text(text_ids(lm.tokenizer, text))
-    replacements = sources(lm, ids, hooks_of(lm, [kind]), mode, reference, draws, seed)
+    replacements = sources(lm, ids, hooks_of(lm, [kind]), filling)
     if not exact:
         value, effects = estimates(lm, ids, replacements, target, [kind], position)
         sums = (value + effects[kind])[..., None]
-        return Ablation(
-            kind, mode, target, pieces(lm.tokenizer, ids), list(layers_of(lm, kind)), position, value, sums, exact=False
-        )
+        tokens, layers = pieces(lm.tokenizer, ids), list(layers_of(lm, kind))
+        return Ablation(kind, filling.mode, target, tokens, layers, position, value, sums, exact=False)
     sites = grid(lm, kind, len(ids), position)
     rows = [edits([site], source) for row in sites for site in row for source in replacements]
     values = sweep(lm, ids, [[], *rows], target, tick=tick).values.double().numpy()
     return Ablation(
         kind=kind,
-        mode=mode,
+        mode=filling.mode,
         target=target,
         tokens=pieces(lm.tokenizer, ids),
         layers=[row[0].layer for row in sites],
@@ -283,15 +296,7 @@ def means(lm: LM, reference: Sequence[str | Sequence[int]], names: Sequence[str]
 
 
 @torch.no_grad()
-def sources(
-    lm: LM,
-    ids: Sequence[int],
-    names: Sequence[str],
-    mode: Mode,
-    reference: Sequence[str | Sequence[int]] | Means = (),
-    draws: int = 8,
-    seed: int = 0,
-) -> list[Activations]:
+def sources(lm: LM, ids: Sequence[int], names: Sequence[str], filling: Filling) -> list[Activations]:
     """Return activations that replace those of a text: one source, or `draws` sources for resample.
 
     Zero: zeros. Mean: the average over the tokens of the reference texts. First tokens are averaged separately and
@@ -303,15 +308,13 @@ def sources(
         lm: the model.
         ids: [T] token ids of the text.
         names: hook points.
-        mode: zero, mean or resample.
-        reference: other texts, or for mean the result of `means`.
-        draws: number of draws, for resample.
-        seed: random seed of resampling.
+        filling: what comes in their place.
 
     Raises:
         ConfigError: an unknown mode, or no draw.
         DataError: a reference text is needed, and none has at least two tokens.
     """
+    mode, reference, draws = filling.mode, filling.reference, filling.draws
     if mode not in get_args(Mode):
         raise ConfigError(f"The ablation {mode!r} is unknown: give one of {', '.join(get_args(Mode))}.")
     own = activations(lm, ids, names)
@@ -324,7 +327,7 @@ def sources(
     texts = _usable(lm, reference, mode)
     if draws < 1:
         raise ConfigError(f"Resampling with {draws} draws was asked for: give at least one.")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(filling.seed)
     picks = rng.integers(0, len(texts), draws)
     states = {int(at): activations(lm, texts[at], names) for at in sorted(set(picks.tolist()))}
     fills: list[Activations] = []

@@ -10,12 +10,12 @@ Axes: T tokens, A answers.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_args
 
 import probe.world
 from probe.analyses.analysis_record import Input
 from probe.errors import DataError
-from probe.interventions.patching import Direction, Means, Pair, means, pair_of
+from probe.interventions.patching import Direction, Filling, Mode, Pair, means, pair_of
 from probe.interventions.sites import Counterpart, Kind, counterpart, hooks_of, layers_of
 from probe.logits.answer_tokens import answer_tokens
 from probe.logits.targets import Target, target_of
@@ -38,8 +38,6 @@ REFERENCE = (
 """Reference texts of mean and resampled ablation, for models without a world."""
 REFERENCE_KINDS = ("opinion_false", "opinion_true", "fact")
 """Kinds of the world's questions that serve as reference texts."""
-RESAMPLED = 8
-"""Number of reference texts that resampling draws for each site."""
 MOST_ANSWERS = 4
 """Maximum number of answers whose probabilities are read."""
 LEAST_GAP = 0.05
@@ -175,15 +173,16 @@ class Change:
             return own or list(REFERENCE)
         return [item.prompt for kind in REFERENCE_KINDS for item in world.questions(kind, 8, 5)]
 
-    def filling(self, lm: LM) -> "list[str] | Means":
-        """Return the source of an ablation's activations: texts, or their means.
+    def filling(self, lm: LM) -> Filling:
+        """Return the replacement activations of an ablation: texts, or their means.
 
         Raises:
             DataError: a reference text is too long, or the tokenizer does not know a word of it.
         """
         texts = [] if self.how == "zero" else self.reference_texts(lm)
         check_lengths(lm.model, [encode(lm.tokenizer, text) for text in texts], [])
-        return means(lm, texts, hooks_of(lm, [self.kind])) if self.how == "mean" else texts
+        reference = means(lm, texts, hooks_of(lm, [self.kind])) if self.how == "mean" else texts
+        return Filling(cast("Mode", self.how), reference)
 
     def n_sites(self, lm: LM, length: int) -> int:
         """Return the number of sites of a text with so many tokens."""

@@ -19,7 +19,18 @@ import probe.world
 from probe.analyses.analysis_record import Input, Prompt
 from probe.analyses.catalogue import analysis
 from probe.interventions.requested_change import REFERENCE, Change, Texts, lines_of, with_blank
-from probe.interventions.steering import Contrast, Dose, Unit, Where, contrast, dose_response, steered_logits
+from probe.interventions.steering import (
+    Contrast,
+    Controls,
+    Dose,
+    Dosing,
+    Unit,
+    Where,
+    contrast,
+    dose_response,
+    random_directions,
+    steered_logits,
+)
 from probe.logits.targets import target_of
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
@@ -285,11 +296,12 @@ def steer_answers(
     targets = [target_of(lm, row, *pair) for row, pair in zip(ids, pairs, strict=True)]
     scalar, world = lm.readout != "tokens", probe.world.of(lm) is not None and not own
     count = usual_random(lm) if random is None else random
-    controls: dict[str, Any] = {} if scalar else {"questions": questions, "neutral": neutral}
-    dose = dose_response(lm, ids, targets, direction, ALPHAS, unit, where, random=count, tick=tick, **controls)
+    unrelated: dict[str, Any] = {} if scalar else {"questions": questions, "neutral": neutral}
+    dosing = Dosing(ALPHAS, unit, where)
+    dose = dose_response(lm, ids, targets, direction, dosing, Controls(random=count, **unrelated), tick)
     answered, remarks = None, list(dict.fromkeys(each.note for each in targets if each.note))
     if prompt.strip() and not scalar:
-        answered, note = _answered(lm, prompt, direction, unit, where)
+        answered, note = _answered(lm, prompt, direction, dosing)
         remarks += [note] * (note not in ("", *remarks))
     first, second = (each.strip() for each in (answer or ANSWERS[0], against or ANSWERS[1]))
     label = "logit(claim) \u2212 logit(truth)" if world else f"logit({first}) \u2212 logit({second})"
@@ -347,20 +359,18 @@ def _draws(lm: LM) -> int:
     return 3 if lm.n_parameters > LARGE else 15
 
 
-def _answered(lm: LM, prompt: str, direction: Contrast, unit: Unit, where: Where) -> tuple[Answered, str]:
+def _answered(lm: LM, prompt: str, direction: Contrast, dosing: Dosing) -> tuple[Answered, str]:
     """Return the prompt's answers at each dose, and which of their tokens are compared."""
     question = Change(prompt=prompt, how="zero").question(lm)
     ids, shown = list(question.clean), list(question.columns)
-    step, rng = direction.step(unit), np.random.default_rng(0)
-    noise = rng.standard_normal((_draws(lm), step.size))
-    noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)
-    vectors = np.stack([step, *noise])
+    step = direction.step(dosing.unit)
+    vectors = np.stack([step, *random_directions(step, _draws(lm))])
 
     def read(offsets: np.ndarray) -> np.ndarray:
         texts = [ids] * len(offsets)
-        logits = steered_logits(lm, texts, direction.layer, offsets, where, [len(ids) - 1] * len(offsets))
+        logits = steered_logits(lm, texts, direction.layer, offsets, dosing.where, [len(ids) - 1] * len(offsets))
         return np.asarray(logits[:, 0].log_softmax(-1)[:, shown].cpu().numpy())
 
-    rows = np.stack([read(alpha * vectors) for alpha in ALPHAS])
+    rows = np.stack([read(alpha * vectors) for alpha in dosing.alphas])
     before = read(0 * step[None])[0]
     return Answered(pieces(lm.tokenizer, shown), before, rows[:, 0], rows[:, 1:]), question.target.note

@@ -209,19 +209,41 @@ def steered_logits(
         return lm.logits([list(text) for text in texts]).float()
 
 
+@dataclass(frozen=True)
+class Dosing:
+    """In which doses a direction is added, and where."""
+
+    alphas: Sequence[float] = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
+    """A doses."""
+    unit: Unit = "residual"
+    """Of alpha (see `Contrast.step`)."""
+    where: Where = "all"
+    """At all tokens, or at the last of each text."""
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What a dose-response is held against."""
+
+    random: int = DRAWS
+    """N random directions of the same norm."""
+    seed: int = 0
+    """Of these."""
+    questions: Sequence[tuple[str, str]] = ()
+    """(prompt, right answer) that have nothing to do with the direction; right is an answer of which every token is the
+    likeliest one behind those before it."""
+    neutral: Sequence[str] = ()
+    """Texts on which the KL to the unsteered model is averaged over tokens."""
+
+
 @torch.no_grad()
 def dose_response(
     lm: LM,
     texts: Sequence[str | Sequence[int]],
     targets: Sequence[Target],
     direction: Contrast,
-    alphas: Sequence[float] = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0),
-    unit: Unit = "residual",
-    where: Where = "all",
-    random: int = DRAWS,
-    seed: int = 0,
-    questions: Sequence[tuple[str, str]] = (),
-    neutral: Sequence[str] = (),
+    dosing: Dosing = Dosing(),
+    controls: Controls = Controls(),
     tick: Tick = ignore,
 ) -> Dose:
     """Add a direction in several doses and measure the target of each text.
@@ -231,14 +253,8 @@ def dose_response(
         texts: P texts.
         targets: quantity to measure in each text.
         direction: result of `contrast`; it is added after its block.
-        alphas: A doses.
-        unit: unit of alpha (see `Contrast.step`).
-        where: steer all tokens, or the last token of each text.
-        random: number N of random directions of the same norm.
-        seed: random seed of these directions.
-        questions: (prompt, right answer) of questions unrelated to the direction; an answer counts as right if each of
-            its tokens is the most probable one after those before it.
-        neutral: texts on which the KL to the unsteered model is averaged over tokens.
+        dosing: in which doses it is added, and where.
+        controls: what that is held against.
         tick: progress.
 
     Raises:
@@ -249,7 +265,7 @@ def dose_response(
         raise DataError(
             f"{len(texts)} texts have {len(targets)} targets: give at least one text, and a target for each."
         )
-    if lm.readout != "tokens" and (questions or neutral):
+    if lm.readout != "tokens" and (controls.questions or controls.neutral):
         raise DataError("A scalar model answers no questions and has no KL: leave `questions` and `neutral` empty.")
     ids = [target.text(text_ids(lm.tokenizer, text)) for text, target in zip(texts, targets, strict=True)]
     for row, target in zip(ids, targets, strict=True):
@@ -257,11 +273,10 @@ def dose_response(
     size, width = direction.vector.size, lm.bridge.cfg.d_model
     if size != width:
         raise DataError(f"The direction has {size} numbers and the residual stream {width}: read it from this model.")
-    step, rng = direction.step(unit), np.random.default_rng(seed)
-    noise = rng.standard_normal((random, step.size))
-    noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)
-    prompts, answers, owners = answer_steps(lm, questions)
-    neutral_ids = [encode(lm.tokenizer, text) for text in neutral]
+    step, where, alphas = direction.step(dosing.unit), dosing.where, dosing.alphas
+    noise = random_directions(step, controls.random, controls.seed)
+    prompts, answers, owners = answer_steps(lm, controls.questions)
+    neutral_ids = [encode(lm.tokenizer, text) for text in controls.neutral]
     before = [lm.logits([text])[0].float().log_softmax(-1) for text in neutral_ids]
 
     def run(vectors: np.ndarray) -> np.ndarray:
@@ -280,14 +295,14 @@ def dose_response(
     unsteered = run(0 * step[None])[0]
     values, nulls, right, divergence = [], [], [], []
     for index, alpha in enumerate(alphas):
-        outputs = run(alpha * np.stack([step, *noise])) if alpha else np.tile(unsteered, (1 + random, 1))
+        outputs = run(alpha * np.stack([step, *noise])) if alpha else np.tile(unsteered, (1 + len(noise), 1))
         values.append(outputs[0])
         nulls.append(outputs[1:])
         if prompts:
             ends = [len(text) - 1 for text in prompts]
             best = steered_logits(lm, prompts, direction.layer, alpha * step, where, ends)[:, 0].argmax(-1)
             wrong = {owner for token, answer, owner in zip(best, answers, owners, strict=True) if int(token) != answer}
-            right.append([owner not in wrong for owner in range(len(questions))])
+            right.append([owner not in wrong for owner in range(len(controls.questions))])
         if neutral_ids:
             logits = steered_logits(lm, neutral_ids, direction.layer, alpha * step, where)
             divergence.append(
@@ -296,15 +311,22 @@ def dose_response(
         tick((index + 1) / len(alphas))
     return Dose(
         alphas=np.asarray(alphas, dtype=float),
-        unit=unit,
+        unit=dosing.unit,
         layer=direction.layer,
         where=where,
         unsteered=unsteered,
         values=np.array(values).T,
-        nulls=np.array(nulls).reshape(len(alphas), random, len(ids)).transpose(1, 2, 0),
+        nulls=np.array(nulls).reshape(len(alphas), len(noise), len(ids)).transpose(1, 2, 0),
         right=np.array(right).T if prompts else None,
         kl=np.array(divergence).T if neutral_ids else None,
     )
+
+
+def random_directions(step: Float[np.ndarray, " d"], count: int, seed: int = 0) -> Float[np.ndarray, "N d"]:
+    """Return random directions as long as a step."""
+    noise = np.random.default_rng(seed).standard_normal((count, step.size))
+    noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)
+    return noise
 
 
 def answer_steps(lm: LM, questions: Sequence[tuple[str, str]]) -> tuple[list[list[int]], list[int], list[int]]:

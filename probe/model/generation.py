@@ -46,16 +46,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Rules by which a token is drawn from the logits: temperature, then top-k, top-p and min-p."""
+    """Rules of sampling: each token is drawn from the logits by temperature, then top-k, top-p and min-p."""
 
+    n: int = 1
+    """Samples a prompt; a prompt that occurs twice gets different samples."""
+    max_new_tokens: int = 32
+    """A sample ends there at the latest, or where the model's context ends."""
     temperature: float = 1.0
-    """Divisor of the logits; 0 takes the most probable token."""
+    """Divisor of the logits; 0 takes the most probable token (greedy)."""
     top_k: int | None = None
     """Number of most probable tokens to keep."""
     top_p: float | None = None
     """Probability mass p; the smallest set of most probable tokens that reaches it is kept."""
     min_p: float | None = None
     """Minimum probability of a kept token, as a share of the most probable token's."""
+    seed: int | Sequence[int] | None = None
+    """Random seed; None takes one from torch's global generator. With one seed per prompt, the samples of a prompt do
+    not depend on the other prompts, not even on equal ones."""
+    stop: Sequence[int | str] | None = None
+    """Tokens (ids, or texts of one token) that end a sample, in place of the end tokens that the tokenizer and the
+    model's generation_config name; `()` never ends early."""
+    top_logprobs: int | None = None
+    """Number of most probable tokens to return at each step."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -68,6 +80,10 @@ class Sampling:
             raise ConfigError(f"top_p = {self.top_p} is not a share of probability: give a number above 0 and up to 1.")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise ConfigError(f"min_p = {self.min_p} is not a share of probability: give a number from 0 to 1.")
+        for name in ("n", "max_new_tokens", "top_logprobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} = {value} is not possible: give 1 or more.")
 
     def draw(self, probabilities: Float[Tensor, "N V"], chance: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
         """Draw one token for each row by inverting the cumulative distribution at `chance` in [0, 1)."""
@@ -199,54 +215,35 @@ def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str] | Sequence[Ids],
-    *,
-    n: int = 1,
-    max_new_tokens: int = 32,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    seed: int | Sequence[int] | None = None,
-    stop: Sequence[int | str] | None = None,
-    top_logprobs: int | None = None,
+    sampling: Sampling,
     logits: LogitsFn | None = None,
 ) -> Generation:
-    """Draw n completions for each prompt.
+    """Draw completions for each prompt.
 
     Args:
         model: a causal language model of transformers; it samples in evaluation mode.
         tokenizer: tokenizer that encodes prompts given as text and decodes the samples.
         prompts: texts or token ids.
-        n: number of samples per prompt; a prompt that occurs twice gets different samples.
-        max_new_tokens: maximum number of new tokens; the model's context may end a sample earlier.
-        temperature: divisor of the logits; 0 is greedy.
-        top_k: keep the k most probable tokens.
-        top_p: keep the smallest set of most probable tokens whose mass reaches p.
-        min_p: keep tokens with at least this share of the most probable one's probability.
-        seed: random seed; None takes one from torch's global generator. With one seed per prompt, the samples of a
-            prompt do not depend on the other prompts, not even on equal ones.
-        stop: tokens (ids, or texts of one token) that end a sample, in place of the end tokens that the tokenizer and
-            the model's generation_config name; `()` never ends early.
-        top_logprobs: number of most probable tokens to return at each step.
+        sampling: rules of sampling.
         logits: function from whole texts, padded on the right, to logits [N T V]; it replaces the cached loop at every
             step.
 
     Raises:
-        ConfigError: an option is impossible.
+        ConfigError: a stop text has several tokens.
         DataError: a prompt has no tokens, or leaves no room in the model's context.
     """
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    for name, value in (("n", n), ("max_new_tokens", max_new_tokens), ("top_logprobs", top_logprobs)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} = {value} is not possible: give 1 or more.")
     texts, ids = encode_prompts(tokenizer, prompts)
     check_lengths(model, ids, [len(prompt) + 1 for prompt in ids])
-    ends = end_tokens(model, tokenizer) if stop is None else _stop_tokens(tokenizer, stop)
+    ends = end_tokens(model, tokenizer) if sampling.stop is None else _stop_tokens(tokenizer, sampling.stop)
     limit = context_length(model)
-    room = [max_new_tokens if limit is None else min(max_new_tokens, limit - len(p)) for p in ids for _ in range(n)]
+    n, most = sampling.n, sampling.max_new_tokens
+    room = [most if limit is None else min(most, limit - len(p)) for p in ids for _ in range(n)]
     if not ids:
         raise DataError("No prompt was given, so there is nothing to continue: give at least one.")
-    chances = draws(_seed(seed), ids, n, max(room)) if temperature > 0 else np.zeros((len(room), max(room)))
+    chances = np.zeros((len(room), max(room)))
+    if sampling.temperature > 0:
+        seed = int(torch.randint(2**62, ())) if sampling.seed is None else sampling.seed
+        chances = draws(seed, ids, n, max(room))
     training = model.training
     if training:
         model.eval()
@@ -254,7 +251,7 @@ def generate(
         if logits is None and not (can_cache(model) and _sound(model, max(map(len, ids)) + max(room))):
             logits = partial(whole_logits, model)
         run = _run_cached(model, ids, max(room)) if logits is None else _whole(logits, ids)
-        samples = _loop(run, sampling, chances, room, n, ends, pad_id(tokenizer), top_logprobs)
+        samples = _loop(run, sampling, chances, room, ends, pad_id(tokenizer))
     finally:
         if training:
             model.train()
@@ -269,26 +266,19 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
 
 
 def _loop(
-    run: Run,
-    sampling: Sampling,
-    chances: np.ndarray,
-    room: list[int],
-    n: int,
-    ends: list[int],
-    padding: int,
-    k: int | None,
+    run: Run, sampling: Sampling, chances: np.ndarray, room: list[int], ends: list[int], padding: int
 ) -> dict[str, Any]:
     """Draw tokens until every sample has ended; `run` takes the tokens of a step and gives the next logits.
 
     Samples of a prompt share a row as long as they agree; rows of ended samples are removed.
     """
-    logits = next(run)
+    logits, k = next(run), sampling.top_logprobs
     device, count = logits.device, len(room)
     chance = torch.from_numpy(chances).to(device)
     remaining = torch.tensor(room, device=device)
     end = torch.tensor(ends, dtype=torch.long, device=device)
     rows = torch.arange(count, device=device)  # the samples that have not ended
-    context = rows // n  # the row of the logits for each of them
+    context = rows // sampling.n  # the row of the logits for each of them
     finished = torch.zeros(count, dtype=torch.bool, device=device)
     columns: list[tuple[Tensor, ...]] = []
     for step in range(chance.shape[1]):
@@ -414,7 +404,3 @@ def _stop_tokens(tokenizer: PreTrainedTokenizerBase, stop: Sequence[int | str]) 
             )
         ids += parts
     return ids
-
-
-def _seed(seed: int | Sequence[int] | None) -> int | Sequence[int]:
-    return int(torch.randint(2**62, ())) if seed is None else seed

@@ -18,7 +18,7 @@ from probe.errors import ConfigError, DataError, ModelError, ProbeError
 from probe.model import adapters, identity
 from probe.model import loading as weights
 from probe.model.calls import calls_of, pick
-from probe.model.generation import SAMPLES, Generation, encode_prompts, generate
+from probe.model.generation import SAMPLES, Generation, Sampling, encode_prompts, generate
 from probe.model.module_map import ModuleMap, mapped_model
 from probe.model.presets import ModelConfig, model_config
 from probe.model.references import is_adapter, resolve
@@ -241,31 +241,32 @@ class LM:
         stop: Sequence[int | str] | None = None,
         top_logprobs: int | None = None,
     ) -> Generation:
-        """Draw n completions for each prompt (see `probe.model.generation.generate`); hooked inside `hooks`.
+        """Draw n completions for each prompt (see `probe.model.generation.Sampling`); hooked inside `hooks`.
 
         With hooks, each step runs the whole text, so a hook sees the same tensors as in `logits`.
 
         Raises:
+            ConfigError: an option that is not possible.
             DataError: a prompt has words that the tokenizer does not know, or leaves no room for new tokens.
         """
         several = [prompts] if isinstance(prompts, str) else prompts
-        options: dict[str, Any] = {
-            "n": n,
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "seed": seed,
-            "stop": stop,
-            "top_logprobs": top_logprobs,
-        }
-        sample = partial(generate, self.model, self.tokenizer, several, **options)
+        sampling = Sampling(
+            n=n,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            seed=seed,
+            stop=stop,
+            top_logprobs=top_logprobs,
+        )
+        sample = partial(generate, self.model, self.tokenizer, several, sampling)
         calls = calls_of(self)
         if calls is None or seed is None or top_logprobs is not None:
             return sample(logits=self.logits if self._hook_depth else None)
         texts, ids = encode_prompts(self.tokenizer, several)
-        answer = calls.answer(["generate", ids, options], lambda: pick(sample(), SAMPLES))
+        answer = calls.answer(["generate", ids, vars(sampling)], lambda: pick(sample(), SAMPLES))
         return Generation(prompts=texts, prompt_ids=ids, n=n, tokenizer=self.tokenizer, **answer)
 
     @torch.no_grad()

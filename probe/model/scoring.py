@@ -18,7 +18,7 @@ completion tokens in reading order, d width of the model.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,6 +161,31 @@ SCORES = TokenLogprobs._fields[:-1]
 """Names of its tensors without a head."""
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """N completions of P prompts, and what is read of each token."""
+
+    prompts: Sequence[Ids]
+    completions: Sequence[Sequence[Ids]]
+    """A group for each prompt."""
+    owner: Int[Tensor, " N"]
+    """The prompt of each completion."""
+    targets: Int[Tensor, "N L"]
+    """Their ids, padded."""
+    mask: Bool[Tensor, "N L"]
+    """True at real tokens."""
+    temperature: float = 1.0
+    readout: nn.Module | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]], *read: Any) -> "_Batch":
+        """Lay completions out on the device of a model."""
+        device = next(model.parameters()).device
+        targets, mask = (tensor.to(device) for tensor in pad([ids for group in completions for ids in group], 0))
+        owner = torch.tensor([row for row, group in enumerate(completions) for _ in group], device=device)
+        return cls(prompts, completions, owner, targets, mask, *read)
+
+
 def completion_logprobs(
     model: nn.Module,
     prompts: Sequence[Ids],
@@ -189,26 +214,21 @@ def completion_logprobs(
     """
     if not temperature > 0:
         raise ConfigError(f"Log-probabilities at temperature {temperature} do not exist: give a positive number.")
-    rows = [row for row, group in enumerate(completions) for _ in group]
-    flat = [completion for group in completions for completion in group]
-    check_lengths(model, prompts, [len(prompts[row]) + len(ids) for row, ids in zip(rows, flat, strict=True)])
-    device = next(model.parameters()).device
-    targets, mask = (tensor.to(device) for tensor in pad(flat, 0))
-    if not mask.any():
-        return _nothing(model, readout, mask)
-    owner = torch.tensor(rows, device=device)
+    pairs = zip(prompts, completions, strict=True)
+    check_lengths(model, prompts, [len(prompt) + len(ids) for prompt, group in pairs for ids in group])
+    batch = _Batch.of(model, prompts, completions, temperature, readout)
+    if not batch.mask.any():
+        return _nothing(model, readout, batch.mask)
     trees_fit = share_prompt and can_branch(model) and fits(unwrap(model), prompts, completions)
     if trees_fit and _sound(model, "trees", widest(prompts, completions)):
         lead = _common(prompts) if can_share(model) and not torch.is_grad_enabled() else 0
         if lead >= PREFIX and _sound(model, "prefix", widest(prompts, completions)):
-            return _score_behind(model, prompts, completions, targets, mask, temperature, readout)
-        return _score_as_trees(model, prompts, completions, targets, mask, temperature, readout)
-    longest = max(map(len, prompts)) + mask.shape[1]
+            return _score_behind(model, batch)
+        return _score_as_trees(model, batch)
+    longest = max(map(len, prompts)) + batch.mask.shape[1]
     if share_prompt and can_share(model) and _sound(model, "cache", longest):
-        score = _score_shared
-    else:
-        score = _plain if _sound(model, "padding", longest) else _alone
-    return score(model, prompts, owner, targets, mask, temperature, readout)
+        return _score_shared(model, batch)
+    return (_plain if _sound(model, "padding", longest) else _alone)(model, batch)
 
 
 def gather_logprobs(
@@ -253,12 +273,8 @@ def _sound(model: nn.Module, way: str, width: int) -> bool:
         def values(inner: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Tensor:
             if way == "prefix":
                 prompts = [[*prompts[0][:-1], prompt[-1]] for prompt in prompts]
-            flat = [ids for group in groups for ids in group]
-            targets, mask = (tensor.to(next(inner.parameters()).device) for tensor in pad(flat, 0))
-            rows = [row for row, group in enumerate(groups) for _ in group]
-            whole = score in (_score_as_trees, _score_behind)
-            whose: Any = groups if whole else torch.tensor(rows, device=targets.device)
-            return score(inner, prompts, whose, targets, mask, 1.0, None).values[mask]
+            batch = _Batch.of(inner, prompts, groups)
+            return score(inner, batch).values[batch.mask]
 
         return values
 
@@ -318,24 +334,15 @@ def _nothing(model: nn.Module, readout: nn.Module | None, mask: Bool[Tensor, "N 
     return TokenLogprobs(values, mask, values.detach(), mask, None if readout is None else values)
 
 
-def _score_as_trees(
-    model: nn.Module,
-    prompts: Sequence[Ids],
-    completions: Sequence[Sequence[Ids]],
-    targets: Tensor,
-    mask: Tensor,
-    temperature: float,
-    readout: nn.Module | None,
-    before: DynamicCache | None = None,
-) -> TokenLogprobs:
+def _score_as_trees(model: nn.Module, batch: _Batch, before: DynamicCache | None = None) -> TokenLogprobs:
     """Score each prompt with its completions as one tree.
 
     No token is run twice, and only the logits that are scored are computed. Every token sees the keys and values of the
     tokens `before`, which are those of one row.
     """
-    inner, layout = unwrap(model), lay_out(prompts, completions)
+    inner, layout = unwrap(model), lay_out(batch.prompts, batch.completions)
     ids, places, sees, sources = (
-        tensor.to(targets.device) for tensor in (layout.ids, layout.positions, layout.sees, layout.sources)
+        tensor.to(batch.targets.device) for tensor in (layout.ids, layout.positions, layout.sees, layout.sources)
     )
     inputs: dict[str, Any] = {"attention_mask": attention_mask(inner, sees), "position_ids": places}
     if before is not None:
@@ -345,33 +352,18 @@ def _score_as_trees(
         inputs = {"attention_mask": attention_mask(inner, whole), "position_ids": places + length}
         inputs["past_key_values"] = before
     with unembed_only(inner, sources):
-        output = forward(model, ids, use_cache=before is not None, readout=readout, **inputs)
-    return _spread(output.logits[0], targets, mask, temperature, None if readout is None else output.readout[0])
+        output = forward(model, ids, use_cache=before is not None, readout=batch.readout, **inputs)
+    readout = None if batch.readout is None else output.readout[0]
+    return _spread(output.logits[0], batch.targets, batch.mask, batch.temperature, readout)
 
 
-def _score_behind(
-    model: nn.Module,
-    prompts: Sequence[Ids],
-    completions: Sequence[Sequence[Ids]],
-    targets: Tensor,
-    mask: Tensor,
-    temperature: float,
-    readout: nn.Module | None,
-) -> TokenLogprobs:
+def _score_behind(model: nn.Module, batch: _Batch) -> TokenLogprobs:
     """Run the tokens with which all prompts begin once, then score the rest as trees on their keys and values."""
-    lead = _common(prompts)
-    ids = torch.tensor([list(prompts[0][:lead])], device=targets.device)
+    lead = _common(batch.prompts)
+    ids = torch.tensor([list(batch.prompts[0][:lead])], device=batch.targets.device)
     head = forward(model, ids, keep=1, use_cache=True, past_key_values=DynamicCache())
-    return _score_as_trees(
-        model,
-        [prompt[lead:] for prompt in prompts],
-        completions,
-        targets,
-        mask,
-        temperature,
-        readout,
-        head.past_key_values,
-    )
+    rest = replace(batch, prompts=[prompt[lead:] for prompt in batch.prompts])
+    return _score_as_trees(model, rest, head.past_key_values)
 
 
 def _common(prompts: Sequence[Ids]) -> int:
@@ -387,24 +379,17 @@ def _common(prompts: Sequence[Ids]) -> int:
     return min(shared, *(len(prompt) - 1 for prompt in prompts))
 
 
-def _score_shared(
-    model: nn.Module,
-    prompts: Sequence[Ids],
-    owner: Tensor,
-    targets: Tensor,
-    mask: Tensor,
-    temperature: float,
-    readout: nn.Module | None,
-) -> TokenLogprobs:
+def _score_shared(model: nn.Module, batch: _Batch) -> TokenLogprobs:
     """Run each prompt once, then score the completions on its repeated keys and values."""
-    ids, prompt_mask = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
+    owner, targets, mask, readout = batch.owner, batch.targets, batch.mask, batch.readout
+    ids, prompt_mask = (tensor.to(owner.device) for tensor in pad(batch.prompts, 0, "left"))
     inputs: dict[str, Any] = {
         "attention_mask": prompt_mask.long(),
         "position_ids": positions(prompt_mask),
         "past_key_values": DynamicCache(),
     }
     head = forward(model, ids, keep=1, use_cache=True, readout=readout, **inputs)
-    logprobs = _log_softmax(head.logits[:, 0], temperature)
+    logprobs = _log_softmax(head.logits[:, 0], batch.temperature)
     nonempty = mask[:, :1]
     first = TokenLogprobs(
         values=logprobs[owner, targets[:, 0]][:, None].where(nonempty, 0),
@@ -415,51 +400,37 @@ def _score_shared(
     )
     if mask.shape[1] == 1:
         return first
-    cache = _repeat_cache(head.past_key_values, torch.bincount(owner, minlength=len(prompts)))
+    cache = _repeat_cache(head.past_key_values, torch.bincount(owner, minlength=len(batch.prompts)))
     whole = torch.cat([prompt_mask[owner], mask[:, :-1]], dim=1)
     places = positions(whole)[:, ids.shape[1] :]
     inputs = {"attention_mask": whole.long(), "position_ids": places, "past_key_values": cache}
     tail = forward(model, targets[:, :-1], use_cache=True, readout=readout, **inputs)
-    rest = _token_logprobs(tail.logits, targets[:, 1:], mask[:, 1:], temperature, tail.readout)
+    rest = _token_logprobs(tail.logits, targets[:, 1:], mask[:, 1:], batch.temperature, tail.readout)
     both = [[column for column in part if column is not None] for part in (first, rest)]
     return TokenLogprobs(*(torch.cat(pair, dim=1) for pair in zip(*both, strict=True)))
 
 
-def _plain(
-    model: nn.Module,
-    prompts: Sequence[Ids],
-    owner: Tensor,
-    targets: Tensor,
-    mask: Tensor,
-    temperature: float,
-    readout: nn.Module | None,
-) -> TokenLogprobs:
+def _plain(model: nn.Module, batch: _Batch) -> TokenLogprobs:
     """Score each completion with its own pass over the prompt.
 
     Prompts end and completions begin in the same column.
     """
-    ids, prompt_mask = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
+    owner, mask = batch.owner, batch.mask
+    ids, prompt_mask = (tensor.to(owner.device) for tensor in pad(batch.prompts, 0, "left"))
     whole = torch.cat([prompt_mask[owner], mask[:, :-1]], dim=1)
     inputs: dict[str, Any] = {"attention_mask": whole.long(), "position_ids": positions(whole)}
-    rows = torch.cat([ids[owner], targets[:, :-1]], dim=1)
-    output = forward(model, rows, keep=mask.shape[1], use_cache=False, readout=readout, **inputs)
-    return _token_logprobs(output.logits, targets, mask, temperature, output.readout)
+    rows = torch.cat([ids[owner], batch.targets[:, :-1]], dim=1)
+    output = forward(model, rows, keep=mask.shape[1], use_cache=False, readout=batch.readout, **inputs)
+    return _token_logprobs(output.logits, batch.targets, mask, batch.temperature, output.readout)
 
 
-def _alone(
-    model: nn.Module,
-    prompts: Sequence[Ids],
-    owner: Tensor,
-    targets: Tensor,
-    mask: Tensor,
-    temperature: float,
-    readout: nn.Module | None,
-) -> TokenLogprobs:
+def _alone(model: nn.Module, batch: _Batch) -> TokenLogprobs:
     """Score each completion in a separate pass without padding, for models that do not handle padding."""
+    flat, mask = [ids for group in batch.completions for ids in group], batch.mask
     rows = [
-        _plain(model, [prompts[at]], owner[:1] * 0, ids[None, :length], real[None, :length], temperature, readout)
-        for at, ids, real, length in zip(owner.tolist(), targets, mask, mask.sum(1).tolist(), strict=True)
-        if length
+        _plain(model, _Batch.of(model, [batch.prompts[at]], [[ids]], batch.temperature, batch.readout))
+        for at, ids in zip(batch.owner.tolist(), flat, strict=True)
+        if len(ids)
     ]
 
     def padded(*found: Tensor) -> Tensor:
@@ -467,7 +438,7 @@ def _alone(
         empty = torch.zeros(mask.shape, dtype=found[0].dtype, device=mask.device)
         return empty.masked_scatter(mask, torch.cat([values[0] for values in found]))
 
-    columns = zip(*(row if readout is not None else row[:-1] for row in rows), strict=True)
+    columns = zip(*(row if batch.readout is not None else row[:-1] for row in rows), strict=True)
     return TokenLogprobs(*(padded(*column) for column in columns))
 
 

@@ -36,7 +36,7 @@ from probe.rewards.ground import (
     usual_kinds,
 )
 from probe.rewards.moves import describe_move, direction, join_moves
-from probe.rewards.shift import Draws, compare_samples, draw, proxy_rewards, summary
+from probe.rewards.shift import Drawing, Draws, compare_samples, draw, proxy_rewards, summary
 from probe.runs.reader import Run
 from probe.terms import DIFFERENCE, PROBABILITY, RATES, after_numbers, term
 from probe.ticks import Tick, ignore
@@ -228,7 +228,7 @@ def compare_rewards(
     draws, rewards, known = [], [], []
     for at, lm in enumerate((base, aligned)):
         own = known_answers(base, lm, kinds) if items else {}
-        make = partial(draw, lm, prompts, world, n=each if items else n, known=own)
+        make = partial(draw, lm, prompts, Drawing(world, each if items else n), known=own)
         draws.append(keep(lm, ("draws", *sampled), make))
         tick(0.25 + 0.5 * at)
         if judge is not None:

@@ -28,7 +28,7 @@ from probe import stats
 from probe.errors import ConfigError, DataError, RunError
 from probe.runs.captured import texts, token_names
 from probe.stats import SHARE, bootstrap_means, difference_bounds
-from probe.ticks import Tick, ignore
+from probe.ticks import Tick, ignore, part
 from probe.world.language import subject_of
 
 if TYPE_CHECKING:
@@ -170,6 +170,22 @@ TOGETHER = 2**24
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """How a model's answers are drawn, and who verifies them."""
+
+    world: "World | None" = None
+    """Whose verifier gives the true reward."""
+    n: int = 16
+    """Samples a prompt and model."""
+    max_new_tokens: int = 16
+    """Longest sample."""
+    temperature: float = 1.0
+    """Of the sampling; log-probabilities are always those at 1."""
+    seed: int = 0
+    """Of the samples."""
+
+
+@dataclass(frozen=True)
 class Draws:
     """Samples of one model, with all values that depend on no other model."""
 
@@ -204,12 +220,8 @@ def samples(
     aligned: "LM",
     prompts: Sequence[str],
     proxy: "RewardModel | Reward | None" = None,
-    world: "World | None" = None,
-    n: int = 16,
+    drawing: Drawing = Drawing(),
     beta: float = 1.0,
-    max_new_tokens: int = 16,
-    temperature: float = 1.0,
-    seed: int = 0,
     kinds: Sequence[str] = (),
     tick: Tick = ignore,
 ) -> pd.DataFrame:
@@ -220,12 +232,8 @@ def samples(
         aligned: the other model; its tokenizer must be the same.
         prompts: P texts.
         proxy: a reward model, or a function of (prompts, completions).
-        world: world whose verifier gives the true reward.
-        n: number of samples per prompt and model.
+        drawing: how they are drawn and verified.
         beta: factor of the implicit reward.
-        max_new_tokens: maximum number of tokens of a sample.
-        temperature: sampling temperature; log-probabilities are always those at 1.
-        seed: random seed of the samples.
         kinds: [P] kind of each prompt, for the table.
         tick: progress, see `probe.ticks`.
 
@@ -245,11 +253,11 @@ def samples(
         raise DataError(
             f"{len(prompts)} prompts and {len(kinds)} kinds were given: give at least one, and a kind each."
         )
-    if n < 1 or not beta >= 0:
-        raise ConfigError(f"Samples were asked for with n={n} and beta={beta}; expected 1 or more and 0 or more.")
-    arguments = prompts, world, n, max_new_tokens, temperature, seed
-    before = draw(base, *arguments, tick=lambda share: tick(share / 2))
-    after = draw(aligned, *arguments, tick=lambda share: tick((1 + share) / 2))
+    if drawing.n < 1 or not beta >= 0:
+        raise ConfigError(
+            f"Samples were asked for with n={drawing.n} and beta={beta}; expected 1 or more and 0 or more."
+        )
+    before, after = (draw(lm, prompts, drawing, part(tick, at, 2)) for at, lm in enumerate((base, aligned)))
     rewards = None if proxy is None else (proxy_rewards(before, proxy), proxy_rewards(after, proxy))
     return compare_samples(base, aligned, before, after, rewards, beta, kinds)
 
@@ -257,43 +265,43 @@ def samples(
 def draw(
     lm: "LM",
     prompts: Sequence[str],
-    world: "World | None" = None,
-    n: int = 16,
-    max_new_tokens: int = 16,
-    temperature: float = 1.0,
-    seed: int = 0,
+    drawing: Drawing = Drawing(),
     tick: Tick = ignore,
     known: "AnswerLogprobs | None" = None,
 ) -> Draws:
-    """Draw samples of one model for each prompt, with the verifier's score and verdict; arguments as in `samples`.
+    """Draw samples of one model for each prompt, with the verifier's score and verdict.
 
-    Args (further):
+    Args:
+        lm: the model.
+        prompts: P texts.
+        drawing: how they are drawn and verified.
+        tick: see `probe.ticks`.
         known: log-probabilities of some completions (`AnswerSet.logprobs_by_text`), which are not computed again.
     """
     from probe.rewards.evaluation import gold_verdicts
 
-    size = max(1, TOGETHER // (n * len(lm.tokenizer)))
+    n, size = drawing.n, max(1, TOGETHER // (drawing.n * len(lm.tokenizer)))
     parts = [range(start, min(start + size, len(prompts))) for start in range(0, len(prompts), size)]
     # a prompt that occurs again gets other samples, however the prompts are cut into parts
-    seeds = [seed + AGAIN * list(prompts[:i]).count(text) for i, text in enumerate(prompts)]
+    seeds = [drawing.seed + AGAIN * list(prompts[:i]).count(text) for i, text in enumerate(prompts)]
     generations, sums = [], []
-    for part in parts:
+    for numbers in parts:
         generations.append(
             lm.generate(
-                [prompts[i] for i in part],
+                [prompts[i] for i in numbers],
                 n=n,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=[seeds[i] for i in part],
+                max_new_tokens=drawing.max_new_tokens,
+                temperature=drawing.temperature,
+                seed=[seeds[i] for i in numbers],
             )
         )
         sums.append(_sums(lm, generations[-1], known or {}))
         tick(len(generations) / len(parts))
     logprobs = np.concatenate(sums).reshape(len(prompts), n)
     draws = Draws(tuple(prompts), n, tuple(parts), tuple(generations), logprobs, None, ())
-    if world is None:
+    if drawing.world is None:
         return draws
-    scores, verdicts = zip(*gold_verdicts(world, draws.texts, draws.completions), strict=True)
+    scores, verdicts = zip(*gold_verdicts(drawing.world, draws.texts, draws.completions), strict=True)
     return replace(draws, gold=_numbers(scores).reshape(len(prompts), n), verdicts=verdicts)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from probe.errors import ConfigError
-from probe.interventions.steering import Dose, answer_steps, contrast, dose_response
+from probe.interventions.steering import Controls, Dose, Dosing, answer_steps, contrast, dose_response
 from probe.logits.targets import Target, target_of
 from probe.model.text import encode
 from probe.ticks import Tick, ignore
@@ -107,18 +107,8 @@ def by_steering(
     texts = [encode(lm.tokenizer, item.prompt) for item in items]
     targets = [target_of(lm, ids, *words(item)) for ids, item in zip(texts, items, strict=True)]
     facts = [(item.prompt, item.answers[0]) for item in world.questions("fact", CONTROL, seed + 3)]
-    dose = dose_response(
-        lm,
-        texts,
-        targets,
-        direction,
-        ALPHAS,
-        random=DIRECTIONS,
-        seed=seed,
-        questions=facts,
-        neutral=[prompt for prompt, _ in facts[:8]],
-        tick=tick,
-    )
+    controls = Controls(random=DIRECTIONS, seed=seed, questions=facts, neutral=[prompt for prompt, _ in facts[:8]])
+    dose = dose_response(lm, texts, targets, direction, Dosing(ALPHAS), controls, tick)
     questions = [(item.prompt, item.answers[0].strip(), str(item.claim).strip()) for item in items]
     return found_of(dose, questions, facts)
 
@@ -163,18 +153,10 @@ def by_contrast(
     )
     direction = contrast(lm, cast("list[str]", positive), cast("list[str]", negative), block)  # ids run like texts
     simple = _known_questions(lm)
-    dose = dose_response(
-        lm,
-        [each.ids for each in test_set],
-        [Target(len(each.ids) - 1, each.matching, each.other, "matching - other") for each in test_set],
-        direction,
-        FEW_ALPHAS,
-        random=DIRECTIONS,
-        seed=seed,
-        questions=simple,
-        neutral=[prompt for prompt, _ in SIMPLE],
-        tick=tick,
-    )
+    texts = [each.ids for each in test_set]
+    targets = [Target(len(each.ids) - 1, each.matching, each.other, "matching - other") for each in test_set]
+    controls = Controls(random=DIRECTIONS, seed=seed, questions=simple, neutral=[prompt for prompt, _ in SIMPLE])
+    dose = dose_response(lm, texts, targets, direction, Dosing(FEW_ALPHAS), controls, tick)
     return found_of(dose, [(each.prompt, each.expected, None) for each in test_set], simple)
 
 

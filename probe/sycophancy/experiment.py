@@ -437,15 +437,12 @@ def run(
             answer is not X.".
         tick: progress callback, called with the share that is done.
     """
-    from probe.sycophancy.files import file_parts
+    from probe.sycophancy.files import FileQuestions, file_parts
 
     if interventions < 0 or turns < 1:
         raise ConfigError(f"interventions={interventions} and turns={turns}: give 0 or more, and 1 or more.")
     if data is not None:
-        items, tables, facts = file_parts(
-            lm,
-            Path(data).expanduser(),
-            Selection(n, seed, limit),
+        asked = FileQuestions(
             form=form,
             lead=lead,
             interventions=interventions,
@@ -453,8 +450,9 @@ def run(
             judge=judge,
             turns=turns,
             wording=wording,
-            tick=tick,
         )
+        selection = Selection(n, seed, limit)
+        items, tables, facts = file_parts(lm, Path(data).expanduser(), selection, asked, tick)
         return Evidence(items, tables, facts=facts)
     world = probe.world.of(lm)
     if world is None:

@@ -5,6 +5,7 @@ apart by the fields of the rows.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -208,19 +209,28 @@ def check_judge(path: Path, name: str, judge: Any) -> None:
         raise ConfigError(f"`{path}` holds questions with answers, which need no judge: leave the judge out.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class FileQuestions:
+    """How a model is asked the questions of a file, and what is measured in it."""
+
+    form: Form = "auto"
+    """See `probe.dialogues.Form`."""
+    lead: str | None = None
+    """What the assistant begins with; None for what the format's authors used."""
+    interventions: int = 0
+    """Questions from which a direction is read and on which it is tried; fewer than 4 for none."""
+    layer: int | None = None
+    """Block after which it is read and added; None for the last of the first half."""
+    judge: Any = None
+    """Of comments on texts, see `probe.sycophancy.feedback.judge_of`."""
+    turns: int = 5
+    """Of repeated doubt over questions with a right and a wrong answer."""
+    wording: Wording = "published"
+    """Of what the user says in them."""
+
+
 def file_parts(
-    lm: LM,
-    path: Path,
-    selection: Selection,
-    *,
-    form: Form = "auto",
-    lead: str | None = None,
-    interventions: int = 0,
-    layer: int | None = None,
-    judge: Any = None,
-    turns: int = 5,
-    wording: Wording = "published",
-    tick: Tick = ignore,
+    lm: LM, path: Path, selection: Selection, asked: FileQuestions = FileQuestions(), tick: Tick = ignore
 ) -> Parts:
     """Ask a model the questions of a file, whose format follows from the fields of its rows.
 
@@ -228,14 +238,7 @@ def file_parts(
         lm: the model.
         path: JSON Lines or one JSON list.
         selection: selection of questions; its seed is also that of controls and intervals.
-        form: form of the prompts, see `probe.dialogues.Form`.
-        lead: beginning of the assistant's answer; None for that of the format's authors.
-        interventions: number of questions from which a direction is computed and on which it is tested; fewer than 4
-            for none.
-        layer: block after which it is computed and added; None for the last block of the first half.
-        judge: judge of comments on texts, see `probe.sycophancy.feedback.judge_of`.
-        turns: number of turns of repeated doubt about questions with a right and a wrong answer.
-        wording: wording of the user's remarks in them, see `probe.sycophancy.beliefs.Wording`.
+        asked: how they are asked.
         tick: progress.
 
     Raises:
@@ -245,34 +248,25 @@ def file_parts(
     if lm.readout != "tokens":
         raise DataError(f"A {lm.readout} model writes no answers: take a language model for a data file.")
     name, questions = read_file(path, selection=selection)
-    check_judge(path, name, judge)
-    seed = selection.seed
-    facts: dict[str, Any] = {"chat_template": uses_chat(lm, form), "format": name}
-    if name == "choices":
-        words = choices.lead_of(lm, path, form) if lead is None else lead
-        items, tables, more = _choices(lm, questions, form, words, seed, interventions, layer, tick)
-        return items, tables, facts | more | {"lead": words}
-    if name == "questions":
-        words = beliefs.LEAD if lead is None else lead
-        ask: dict[str, Any] = {"form": form, "lead": words, "wording": wording}
-        items, tables, more = _templates(lm, questions, ask, seed, interventions, turns, tick)
-        return items, tables, facts | more | {"lead": words}
-    compare, who = judge_of(judge, lm)
-    items = feedback.positivity(lm, questions, compare, form, lead or "", seed, tick)
+    check_judge(path, name, asked.judge)
+    seed, lead = selection.seed, asked.lead
+    facts: dict[str, Any] = {"chat_template": uses_chat(lm, asked.form), "format": name}
+    if name != "texts":
+        of_choices = name == "choices"
+        if lead is None:
+            lead = choices.lead_of(lm, path, asked.form) if of_choices else beliefs.LEAD
+        measure: Callable[..., Parts] = _choices if of_choices else _templates
+        items, tables, more = measure(lm, questions, asked, lead, seed, tick)
+        return items, tables, facts | more | {"lead": lead}
+    compare, who = judge_of(asked.judge, lm)
+    items = feedback.positivity(lm, questions, compare, asked.form, lead or "", seed, tick)
     return items, {"feedback": feedback.feedback_table(items, seed)}, facts | {"judge": who}
 
 
 def _choices(
-    lm: LM,
-    questions: Sequence[choices.Choice],
-    form: Form,
-    lead: str,
-    seed: int,
-    interventions: int,
-    layer: int | None,
-    tick: Tick,
+    lm: LM, questions: Sequence[choices.Choice], asked: FileQuestions, lead: str, seed: int, tick: Tick
 ) -> Parts:
-    items = choices.score_choices(lm, questions, form, lead, part(tick, 0, 3)).assign(kind="choice")
+    items = choices.score_choices(lm, questions, asked.form, lead, part(tick, 0, 3)).assign(kind="choice")
     letters = sorted(set(items["letter"]) - {""})
     groups = {"all": items["matching"].notna()}
     groups |= {f"matching answer is {letter}": items["letter"] == letter for letter in letters}
@@ -281,11 +275,11 @@ def _choices(
     if not prefixes:
         return items, tables, facts
     try:
-        block = middle(lm, layer)
+        block = middle(lm, asked.layer)
         items["flip_layer"], tables["layers"] = _layers(lm, prefixes, len(items), seed, part(tick, 1, 3))
     except ModelError as error:
         return items, tables, {"left_out": f"layers and steering: {error}"}
-    few = list(prefixes.values())[:interventions]
+    few = list(prefixes.values())[: asked.interventions]
     if len(few) >= 4:
         steering = by_contrast(lm, few, block, seed, part(tick, 2, 3))
         items = pd.concat([items, *steering.items], ignore_index=True)
@@ -320,14 +314,9 @@ def _layers(
 
 
 def _templates(
-    lm: LM,
-    questions: Sequence[beliefs.Question],
-    ask: Mapping[str, Any],
-    seed: int,
-    interventions: int,
-    turns: int,
-    tick: Tick,
+    lm: LM, questions: Sequence[beliefs.Question], asked: FileQuestions, lead: str, seed: int, tick: Tick
 ) -> Parts:
+    ask: dict[str, Any] = {"form": asked.form, "lead": lead, "wording": asked.wording}
     named = beliefs.score_templates(lm, questions, tick=part(tick, 0, 4), **ask)
     lettered = agreement.score_lettered(lm, questions, tick=part(tick, 1, 4), **ask)
     items = pd.concat([named, lettered], ignore_index=True) if len(lettered) else named
@@ -349,18 +338,18 @@ def _templates(
     lacking, facts = list[str](), dict[str, Any]()
     try:
         if correct:
-            doubts = doubt_answers(lm, correct, turns, ask["form"], ask["lead"], part(tick, 2, 4))
+            doubts = doubt_answers(lm, correct, asked.turns, asked.form, lead, part(tick, 2, 4))
             items, tables["pressure"] = pd.concat([items, doubts.items()], ignore_index=True), doubts.curve()
         else:
             lacking.append("repeated doubt: no question is answered right")
     except DataError as error:  # the dialogue outgrows the context
         lacking.append(f"repeated doubt: {error}")
-    pairs = guesses(lm, questions, **ask)[:interventions]
-    if interventions and len(pairs) < FEWEST:
+    pairs = guesses(lm, questions, **ask)[: asked.interventions]
+    if asked.interventions and len(pairs) < FEWEST:
         lacking.append(
             f"heads: {len(pairs)} questions have a right and a wrong answer of as many tokens, and {FEWEST} are needed"
         )
-    elif interventions:
+    elif asked.interventions:
         try:
             inside = by_file_head(lm, pairs, seed, part(tick, 3, 4))
         except ModelError as error:

@@ -9,7 +9,7 @@ import torch
 
 from probe import LM
 from probe.compare.behaviour import Pair, preference
-from probe.compare.first_tokens import compare_first_tokens, plain_texts, steer
+from probe.compare.first_tokens import NEW_TOKENS, compare_first_tokens, plain_texts, steer
 from probe.errors import ConfigError, DataError
 from probe.logits.lens import residual_names
 from tests.models import random_lm
@@ -126,7 +126,6 @@ def test_steering_by_the_planted_vector_makes_the_aligned_model(planted):
         (-alpha, alpha),
         random=3,
         prompts=["mira lives"],
-        max_new_tokens=3,
         tick=ticks.append,
     )
     before, after = (behaviour.value(behaviour.measure(lm)).value for lm in (base, aligned))
@@ -138,13 +137,9 @@ def test_steering_by_the_planted_vector_makes_the_aligned_model(planted):
     assert row["random_low"] < row["random_high"]
     assert row["p"] in (0.25, 0.5, 0.75, 1)
     assert steered.texts["alpha"].tolist() == [-alpha, 0, alpha]
-    assert (
-        steered.texts["text"].iloc[1] == base.generate(["mira lives"], max_new_tokens=3, temperature=0, seed=0).text[0]
-    )
-    assert (
-        steered.texts["text"].iloc[2]
-        == aligned.generate(["mira lives"], max_new_tokens=3, temperature=0, seed=0).text[0]
-    )
+    options = {"max_new_tokens": NEW_TOKENS, "temperature": 0, "seed": 0}
+    for at, lm in ((1, base), (2, aligned)):
+        assert steered.texts["text"].iloc[at] == lm.generate(["mira lives"], **options).text[0]
     assert f"alpha {steered.doses.iloc[int(steered.doses['effect'].abs().argmax())]['alpha']:g}" in steered.sentence()
     assert len(steered.figure().data) == 4
     with pytest.raises(ConfigError, match="doses other than 0"):

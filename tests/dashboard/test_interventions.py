@@ -10,10 +10,10 @@ from streamlit.testing.v1 import AppTest
 from dashboard import models
 from probe.interventions import requested_change as change
 from probe.interventions.controls import intervene
-from probe.interventions.patching import ablate, agreement, attribute, pair_of, patch
+from probe.interventions.patching import Filling, ablate, agreement, attribute, pair_of, patch
 from probe.interventions.sites import Site, activations, hooks_of
 from probe.interventions.steered import WORLD_TEXTS
-from probe.interventions.steering import contrast, dose_response
+from probe.interventions.steering import Controls, Dosing, contrast, dose_response
 from probe.logits.targets import target_of
 from probe.model.lm import LM
 from probe.world import World
@@ -80,7 +80,7 @@ def test_every_way_has_its_grid(show: Show, runs: Path, lm: LM, do: str):
                 expected = patch(lm, pair_of(lm, CLEAN, CORRUPTED), target, kind, how).shares  # type: ignore[arg-type]
             else:
                 target, texts = target_of(lm, ids, " lyon", " rome"), change.Change(prompt=CLEAN).reference_texts(lm)
-                expected = ablate(lm, CLEAN, target, kind, how, texts).effects  # type: ignore[arg-type]
+                expected = ablate(lm, CLEAN, target, kind, Filling(how, texts)).effects  # type: ignore[arg-type]
             np.testing.assert_allclose(values(chart(app, "grid")["data"][0]["z"]), expected, atol=1e-3)
             assert {"noise": "removes", "denoise": "restores"}.get(how, "without") in heading(app)
 
@@ -142,7 +142,7 @@ def test_typed_reference_texts_are_used(show: Show, runs: Path, lm: LM):
     texts = ["helen lives in rome .", "magda lives in oslo ."]
     app = show(runs, page=VIEW, prompt=CLEAN, int_do="ablate", int_reference="\n".join(texts))
     target = target_of(lm, lm.tokenizer.encode(CLEAN), " lyon", " rome")
-    expected = ablate(lm, CLEAN, target, "head", "mean", texts).effects
+    expected = ablate(lm, CLEAN, target, "head", Filling("mean", texts)).effects
     np.testing.assert_allclose(values(chart(app, "grid")["data"][0]["z"]), expected, atol=1e-3)
 
 
@@ -192,7 +192,7 @@ def test_steering_shows_doses_controls_and_the_prompt(show: Show, runs: Path, lm
     direction = contrast(lm, [item.prompt for item in items], [plain_prompt(item.prompt) for item in items], 0)
     asked = world.questions("opinion_false", WORLD_TEXTS, 2)
     targets = [target_of(lm, lm.tokenizer.encode(item.prompt), item.claim, item.answers[0]) for item in asked]
-    found = dose_response(lm, [item.prompt for item in asked], targets, direction, (-0.5,), random=0)
+    found = dose_response(lm, [item.prompt for item in asked], targets, direction, Dosing((-0.5,)), Controls(0))
     curves = {trace.get("name"): trace for trace in chart(app, "dose")["data"] if trace.get("name")}
     at = list(values(curves["this direction"]["x"])).index(-0.5)
     assert values(curves["this direction"]["y"])[at] == pytest.approx(found.values.mean(), abs=1e-4)

@@ -24,6 +24,7 @@ from probe.hallucination.files import (
     ASK_TRUE,
     PREAMBLES,
     Choices,
+    FreeAnswers,
     Question,
     choice_items,
     choice_scores,
@@ -383,7 +384,7 @@ def test_the_chance_of_a_right_answer_is_that_of_a_sample(lm: LM) -> None:
     drawn = lm.generate(prompts_of(lm, asked), n=6, max_new_tokens=1, seed=5).text
     said = [[normalise(first_line(text)) for text in drawn[6 * i : 6 * i + 6]] for i in range(3)]
     asked = [asked_of(q.question, {max(said[i], key=len): True}) for i, q in enumerate(asked)]
-    free = free_items(lm, asked, prompts_of(lm, asked), identical, samples=6, max_new_tokens=1, seed=5)
+    free = free_items(lm, asked, prompts_of(lm, asked), FreeAnswers(6, 1, identical), seed=5)
     expected = [np.mean([text == max(group, key=len) for text in group]) for group in said]
     assert list(free["p_right"]) == pytest.approx(expected)
     assert 0 < max(expected) < 1
@@ -394,7 +395,7 @@ def test_uncertainty_is_held_against_what_the_greedy_answer_matches(lm: LM) -> N
     mains = [first_line(text) for text in lm.generate(prompts_of(lm, asked), max_new_tokens=2, temperature=0.0).text]
     references = [{mains[0]: True, "x": False}, {mains[1]: False, "x": True}, {"x": True}, {"I have no comment.": True}]
     asked = [asked_of(q.question, each) for q, each in zip(asked, references, strict=True)]
-    free = free_items(lm, asked, prompts_of(lm, asked), identical, samples=5, max_new_tokens=2, seed=1)
+    free = free_items(lm, asked, prompts_of(lm, asked), FreeAnswers(5, 2, identical), seed=1)
     np.testing.assert_equal(free["wrong"].to_numpy(), [0.0, 1.0, np.nan, np.nan])
     metrics = {
         metric.name: metric.row(free) for metric in METRICS if metric.name.endswith("_free") and metric.applies(free)

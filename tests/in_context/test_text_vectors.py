@@ -16,7 +16,14 @@ from probe.in_context import text_vectors as module
 from probe.in_context.few_shot import TEMPLATE, Example, Question, few_shot_prompt
 from probe.in_context.figures import text_vectors
 from probe.in_context.pairs import relabel
-from probe.in_context.text_vectors import LabelPrompts, TextVectors, ask, function_vectors_text, steered_labels
+from probe.in_context.text_vectors import (
+    LabelPrompts,
+    TextVectors,
+    TextVectorSizes,
+    ask,
+    function_vectors_text,
+    steered_labels,
+)
 from probe.model.lm import LM
 from probe.plotting.curves import Style
 from tests.models import byte_tokenizer, random_lm
@@ -134,7 +141,9 @@ class Recorder:
 def test_items_are_patched_by_hand_with_vectors_of_the_other_half(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = random_lm(name, **{"n_layer" if name == "gpt2" else "num_hidden_layers": 3})
     seen = Recorder(monkeypatch)
-    found = function_vectors_text(lm, TEXTS, n=13, prompts=2, share=3, shots=3, blocks=3, directions=2, template=PLAIN)
+    found = function_vectors_text(
+        lm, TEXTS, TextVectorSizes(n=13, prompts=2, share=3, shots=3, blocks=3, directions=2), PLAIN
+    )
     items = found.items
     halves = [items.iloc[:7], items.iloc[7:]]
     assert len(items) == items["question"].nunique() == 13
@@ -204,7 +213,7 @@ def counter() -> LM:
 
 
 def test_a_model_that_counts_words_has_a_vector_of_labels_and_no_binding() -> None:
-    found = function_vectors_text(counter(), TEXTS, n=20, shots=6, template=PLAIN)
+    found = function_vectors_text(counter(), TEXTS, TextVectorSizes(n=20, shots=6), PLAIN)
     items = found.items
     assert (items["vector_gain"] > 0.002).all()
     assert items["vector_gain_random"].mean() < items["vector_gain"].mean() / 2
@@ -219,7 +228,9 @@ def test_random_models_bind_nothing() -> None:
     means, covered = [], 0
     for seed in range(16):
         lm = random_lm("llama", seed=seed)
-        items = function_vectors_text(lm, TEXTS, shots=4, blocks=2, directions=1, template=PLAIN, seed=seed).items
+        items = function_vectors_text(
+            lm, TEXTS, TextVectorSizes(shots=4, blocks=2, directions=1), PLAIN, seed=seed
+        ).items
         items = items.assign(item=[f"vector-{number}" for number in range(len(items))])
         columns = ("vector_binding", "vector_accuracy_binding")
         means.append([*(float(items[column].mean()) for column in columns), float(items["right_own"].mean()) - 0.5])
@@ -233,28 +244,28 @@ def test_random_models_bind_nothing() -> None:
 
 def test_equal_seeds_ask_every_model_the_same() -> None:
     one, two = (
-        function_vectors_text(random_lm(name), TEXTS, n=8, shots=2, blocks=1, directions=1, template=PLAIN)
+        function_vectors_text(random_lm(name), TEXTS, TextVectorSizes(n=8, shots=2, blocks=1, directions=1), PLAIN)
         for name in ("llama", "gpt2")
     )
     assert list(one.items["question"]) == list(two.items["question"])
-    again = function_vectors_text(random_lm(), TEXTS, n=8, shots=2, blocks=1, directions=1, template=PLAIN)
+    again = function_vectors_text(random_lm(), TEXTS, TextVectorSizes(n=8, shots=2, blocks=1, directions=1), PLAIN)
     assert again.items.equals(one.items)
 
 
 def test_other_architectures_and_few_examples() -> None:
     for name in ("qwen3", "gpt_neox", "mistral", "bloom", "gemma2", "phi3"):
-        found = function_vectors_text(random_lm(name), TEXTS, n=6, directions=1, template=PLAIN)
+        found = function_vectors_text(random_lm(name), TEXTS, TextVectorSizes(n=6, directions=1), PLAIN)
         assert isinstance(found, TextVectors)
         assert found.shots == 2  # the other half has three texts
         numbers = found.items.drop(columns=["prompt", "row", "expected", "vector"])
         assert np.isfinite(numbers.to_numpy(dtype=float)).all()
-    short = function_vectors_text(random_lm("gpt2", n_positions=28), TEXTS, directions=1, template=PLAIN)
+    short = function_vectors_text(random_lm("gpt2", n_positions=28), TEXTS, TextVectorSizes(directions=1), PLAIN)
     assert short.shots == 1  # 16 tokens are kept for the label
 
 
 def test_the_figure_shows_each_vector_of_each_model_by_block() -> None:
     lm = random_lm()
-    table = function_vectors_text(lm, TEXTS, n=8, shots=2, directions=1, template=PLAIN).blocks
+    table = function_vectors_text(lm, TEXTS, TextVectorSizes(n=8, shots=2, directions=1), PLAIN).blocks
     both = pd.concat([table.assign(model="<a>"), table.assign(model="b", p_true=1.0)])
     figure = text_vectors(both, {"<a>": Style("#111111"), "b": Style("#222222")})
     assert len(figure.data) == 16  # with a band for each model and panel
@@ -271,7 +282,7 @@ def test_the_figure_shows_each_vector_of_each_model_by_block() -> None:
 def test_what_cannot_be_used_is_refused() -> None:
     lm = random_lm()
     with pytest.raises(ConfigError, match="0 directions were asked for"):
-        function_vectors_text(lm, TEXTS, directions=0)
+        function_vectors_text(lm, TEXTS, TextVectorSizes(directions=0))
     with pytest.raises(DataError, match="5 texts make no function vector"):
         function_vectors_text(lm, TEXTS[:5], template=PLAIN)
     with pytest.raises(ConfigError, match="must hold"):

@@ -10,7 +10,7 @@ import torch
 
 from probe.errors import ConfigError, DataError
 from probe.interventions.controls import DIRECTIONS, Null, edits, intervene, normalise, random_change
-from probe.interventions.patching import ablate, means, sources
+from probe.interventions.patching import Filling, ablate, means, sources
 from probe.interventions.sites import KINDS, Edit, Site, activations, grid, hooks_of, sweep
 from probe.logits.targets import Target, target_of, value
 from probe.model.lm import LM
@@ -64,7 +64,7 @@ def test_zero_ablation_is_the_model_with_the_weights_cut_out(name, kind):
     lm = random_lm(name)
     ids, target = ids_of(lm), target_of(lm, ids_of(lm), " oslo", " rome")
     sites = [Site(kind, layer, 2 if kind == "head" else None) for layer in (0, 1)]
-    zero = sources(lm, ids, hooks_of(lm, [kind]), "zero")[0]
+    zero = sources(lm, ids, hooks_of(lm, [kind]), Filling("zero"))[0]
     found = sweep(lm, ids, [edits([site], zero) for site in sites], target)
     whole = float(value(lm.logits([ids]), target).detach())
     for at, site in enumerate(sites):
@@ -111,7 +111,7 @@ def test_many_sites_in_one_pass_are_each_alone(name, kind, monkeypatch):
 def test_edits_of_one_row_act_together():
     lm = random_lm()
     ids = ids_of(lm)
-    target, zero = target_of(lm, ids, " rome"), sources(lm, ids, hooks_of(lm, ["head"]), "zero")[0]
+    target, zero = target_of(lm, ids, " rome"), sources(lm, ids, hooks_of(lm, ["head"]), Filling("zero"))[0]
     every = [Site("head", 1, head) for head in range(4)]
     found = sweep(lm, ids, [edits(every, zero)], target).values.item()
     expected = value(without(lm, "llama", Site("attn", 1)).logits([ids]), target).detach()
@@ -122,7 +122,7 @@ def test_edits_of_one_row_act_together():
 def test_the_mean_is_that_of_the_reference_with_first_tokens_apart(name):
     lm = random_lm(name)
     names = ["blocks.1.attn.hook_z", "blocks.0.hook_mlp_out"]
-    source = sources(lm, ids_of(lm), names, "mean", REFERENCE)[0]
+    source = sources(lm, ids_of(lm), names, Filling("mean", REFERENCE))[0]
     for hook in names:
         states = [lm.run_with_cache(text, [hook])[1][hook][0] for text in REFERENCE]
         first = torch.stack([text[0] for text in states]).mean(0)
@@ -136,8 +136,8 @@ def test_resampling_takes_one_text_a_draw_and_repeats_with_its_seed():
     lm = random_lm()
     ids, name = ids_of(lm), "blocks.0.hook_mlp_out"
     texts = [lm.run_with_cache(text, [name])[1][name][0] for text in REFERENCE]
-    draws = sources(lm, ids, [name], "resample", REFERENCE, draws=6, seed=3)
-    again = sources(lm, ids, [name], "resample", REFERENCE, draws=6, seed=3)
+    draws = sources(lm, ids, [name], Filling("resample", REFERENCE, draws=6, seed=3))
+    again = sources(lm, ids, [name], Filling("resample", REFERENCE, draws=6, seed=3))
     seen = set()
     for draw, same in zip(draws, again, strict=True):
         torch.testing.assert_close(draw[name], same[name], atol=0, rtol=0)
@@ -153,10 +153,10 @@ def test_the_grid_of_an_ablation():
     lm = random_lm()
     ids = ids_of(lm)
     target = target_of(lm, ids, " oslo", " rome")
-    found = ablate(lm, TEXT, target, "head", "resample", REFERENCE, position=7, draws=3, seed=1)
+    found = ablate(lm, TEXT, target, "head", Filling("resample", REFERENCE, draws=3, seed=1), position=7)
     assert found.draws.shape == (2, 4, 3)
     assert found.value == pytest.approx(float(value(lm.logits([ids]), target).detach()), abs=1e-5)
-    draws = sources(lm, ids, hooks_of(lm, ["head"]), "resample", REFERENCE, draws=3, seed=1)
+    draws = sources(lm, ids, hooks_of(lm, ["head"]), Filling("resample", REFERENCE, draws=3, seed=1))
     hook = "blocks.1.attn.hook_z"
     expected = []
     for draw in draws:
@@ -174,7 +174,7 @@ def test_the_grid_of_an_ablation():
     assert list(table.columns) == ["kind", "layer", "head", "value", "effect", "sd", "mode", "exact"]
     row = table[(table.layer == 1) & (table["head"] == 2)].iloc[0]
     assert row.effect == pytest.approx(found.effects[1, 2])
-    by_token = ablate(lm, TEXT, target, "resid", "zero").table()
+    by_token = ablate(lm, TEXT, target, "resid", Filling("zero")).table()
     assert set(by_token.layer) == {-1, 0, 1}
     assert by_token.token.iloc[1] == "mira"
 
@@ -184,8 +184,8 @@ def test_the_estimate_is_the_gradient_times_the_change(mode):
     lm = random_lm()
     ids = ids_of(lm)
     target, hook = target_of(lm, ids, " oslo", " rome"), "blocks.0.attn.hook_z"
-    found = ablate(lm, ids, target, "head", mode, REFERENCE, draws=3, exact=False)
-    source = torch.stack([draw[hook] for draw in sources(lm, ids, [hook], mode, REFERENCE, draws=3)]).mean(0)
+    found = ablate(lm, ids, target, "head", Filling(mode, REFERENCE, draws=3), exact=False)
+    source = torch.stack([draw[hook] for draw in sources(lm, ids, [hook], Filling(mode, REFERENCE, draws=3))]).mean(0)
     own = activations(lm, ids, [hook])[hook]
     small = 1e-2 * (source - own)
     for head in (0, 3):
@@ -222,7 +222,7 @@ def test_both_nulls_are_the_interventions_that_they_claim():
 def test_a_set_of_heads_is_compared_with_sets_of_as_many():
     lm = random_lm()
     ids = ids_of(lm)
-    zero = sources(lm, ids, hooks_of(lm, ["head"]), "zero")
+    zero = sources(lm, ids, hooks_of(lm, ["head"]), Filling("zero"))
     chosen = [Site("head", 0, 1), Site("head", 1, 1)]
     found = intervene(lm, ids, chosen, zero, target_of(lm, ids), draws=5)
     assert len(found.nulls[0].effects) == 5
@@ -260,10 +260,10 @@ def test_figures_of_a_null():
 def test_a_reward_model_is_ablated_like_any_other():
     lm = reward_lm(random_reward_model())
     ids = ids_of(lm)
-    found = ablate(lm, ids, target_of(lm, ids), "mlp", "zero")
+    found = ablate(lm, ids, target_of(lm, ids), "mlp", Filling("zero"))
     assert found.value == pytest.approx(lm.logits([ids])[0, -1, 0].item(), abs=1e-5)
     assert np.abs(found.effects).max() > 1e-3
-    zero = sources(lm, ids, hooks_of(lm, ["mlp"]), "zero")
+    zero = sources(lm, ids, hooks_of(lm, ["mlp"]), Filling("zero"))
     outcome = intervene(lm, ids, [Site("mlp", 1)], zero, target_of(lm, ids), answers=[5])
     assert outcome.answers == []
     assert list(outcome.table().columns) == ["run", "sites", "target", "effect"]
@@ -272,8 +272,8 @@ def test_a_reward_model_is_ablated_like_any_other():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda lm, ids, t: ablate(lm, ids, t, mode="none"), ConfigError, "'none' is unknown"),
-        (lambda lm, ids, t: ablate(lm, ids, t, mode="mean"), DataError, "no reference text"),
+        (lambda lm, ids, t: ablate(lm, ids, t, filling=Filling("none")), ConfigError, "'none' is unknown"),
+        (lambda lm, ids, t: ablate(lm, ids, t, filling=Filling("mean")), DataError, "no reference text"),
         (lambda lm, ids, t: intervene(lm, ids, [], [{}], t), DataError, "at least one site"),
         (lambda lm, ids, t: sweep(lm, ids, [[Edit(Site("head", 5, 0), torch.zeros(8))]], t), ConfigError, "0 to 1"),
         (lambda lm, ids, t: sweep(lm, ids, [[Edit(Site("head", 0, 9), torch.zeros(8))]], t), ConfigError, "Head 9"),
@@ -281,11 +281,19 @@ def test_a_reward_model_is_ablated_like_any_other():
         (lambda lm, ids, t: sweep(lm, ids, [[Edit(Site("mlp", 0, None, 99), torch.zeros(8))]], t), DataError, "99"),
         (lambda lm, ids, t: sweep(lm, ids, [[Edit(Site("x", 0), torch.zeros(8))]], t), ConfigError, "kind 'x'"),
         (lambda lm, ids, t: sweep(lm, ids, [[]], Target(99, 4)), DataError, "at token 99"),
-        (lambda lm, ids, t: ablate(lm, ids, t, "x", "zero"), ConfigError, "kind 'x'"),
-        (lambda lm, ids, t: ablate(lm, ids, t, "x", "zero", exact=False), ConfigError, "kind 'x'"),
-        (lambda lm, ids, t: ablate(lm, ids, t, mode="zero", position=99), DataError, "Token 99"),
-        (lambda lm, ids, t: ablate(lm, ids, t, mode="zero", position=-1, exact=False), DataError, "Token -1"),
-        (lambda lm, ids, t: ablate(lm, ids, t, mode="resample", reference=[ids], draws=0), ConfigError, "0 draws"),
+        (lambda lm, ids, t: ablate(lm, ids, t, "x", Filling("zero")), ConfigError, "kind 'x'"),
+        (lambda lm, ids, t: ablate(lm, ids, t, "x", Filling("zero"), exact=False), ConfigError, "kind 'x'"),
+        (lambda lm, ids, t: ablate(lm, ids, t, filling=Filling("zero"), position=99), DataError, "Token 99"),
+        (
+            lambda lm, ids, t: ablate(lm, ids, t, filling=Filling("zero"), position=-1, exact=False),
+            DataError,
+            "Token -1",
+        ),
+        (
+            lambda lm, ids, t: ablate(lm, ids, t, filling=Filling("resample", reference=[ids], draws=0)),
+            ConfigError,
+            "0 draws",
+        ),
     ],
 )
 def test_mistakes_are_named(call, error, words):
@@ -302,8 +310,8 @@ def test_means_that_were_made_before_serve_any_text(name: str):
     made = means(lm, reference, names)
     for text in ("tom works at the dog", "is the cat in rome ?"):
         ids = lm.tokenizer.encode(text)
-        (now,), (before,) = (sources(lm, ids, names, "mean", given) for given in (reference, made))
+        (now,), (before,) = (sources(lm, ids, names, Filling("mean", given)) for given in (reference, made))
         for hook in names:
             torch.testing.assert_close(now[hook], before[hook], rtol=0, atol=0)
     with pytest.raises(ConfigError, match="'resample' got mean activations: give reference texts"):
-        sources(lm, ids, names, "resample", made)
+        sources(lm, ids, names, Filling("resample", made))

@@ -12,7 +12,7 @@ from probe.errors import ConfigError, DataError
 from probe.interventions import one_site
 from probe.interventions import requested_change as changes
 from probe.interventions.controls import DRAWS
-from probe.interventions.patching import ablate, patch
+from probe.interventions.patching import Filling, ablate, patch
 from probe.interventions.requested_change import REFERENCE, Change, same_question, scale_of
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
@@ -80,7 +80,7 @@ def test_every_site_is_what_the_library_gives(lm: LM, kind: Any):
 def test_every_site_ablated(lm: LM, how: Any):
     found = probe.interventions.ablate_every_site(lm, CLEAN, how=how)
     texts = found.change.reference_texts(lm)
-    exact = ablate(lm, CLEAN, found.question.target, "head", how, texts)
+    exact = ablate(lm, CLEAN, found.question.target, "head", Filling(how, texts))
     np.testing.assert_allclose(found.grid.effects, exact.effects, atol=1e-4)
     layer, head = found.strongest
     one = probe.interventions.ablate_one_site(lm, CLEAN, how=how)

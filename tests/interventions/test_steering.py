@@ -11,7 +11,7 @@ import torch
 from probe import stats
 from probe.errors import ConfigError, DataError
 from probe.interventions.steered import ALPHAS, steer_answers
-from probe.interventions.steering import Contrast, contrast, dose_response, steered_logits
+from probe.interventions.steering import Contrast, Controls, Dosing, contrast, dose_response, steered_logits
 from probe.logits.targets import Target, target_of
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
@@ -94,7 +94,7 @@ def test_the_dose_response_one_by_one():
     questions = [("mira lives in", lm.tokenizer.decode([token])) for token in (4, 5, likeliest(lm, "mira lives in"))]
     neutral = ["the dog is at the dog .", "one two"]
     found = dose_response(
-        lm, TEXTS, targets, direction, alphas=(-0.5, 0.0, 1.0), random=3, questions=questions, neutral=neutral
+        lm, TEXTS, targets, direction, Dosing((-0.5, 0.0, 1.0)), Controls(3, questions=questions, neutral=neutral)
     )
     assert found.values.shape == (3, 3)
     assert found.nulls.shape == (3, 3, 3)
@@ -142,11 +142,11 @@ def test_random_directions_are_as_long_and_repeat_with_their_seed(monkeypatch: p
         return inner(lm, texts, layer, vector, *rest)
 
     monkeypatch.setattr("probe.interventions.steering.steered_logits", spy)
-    first = dose_response(lm, TEXTS, targets, direction, alphas=(0.5,), random=4, unit="difference")
+    first = dose_response(lm, TEXTS, targets, direction, Dosing((0.5,), unit="difference"), Controls(4))
     assert added == pytest.approx(
         [0.0] * 3 + [0.5 * direction.norm] * 15
     )  # unsteered, then five vectors on three texts
-    again = dose_response(lm, TEXTS, targets, direction, alphas=(0.5,), random=4, unit="difference")
+    again = dose_response(lm, TEXTS, targets, direction, Dosing((0.5,), unit="difference"), Controls(4))
     np.testing.assert_array_equal(first.nulls, again.nulls)
     assert first.nulls.std(axis=0).min() > 1e-4
 
@@ -158,7 +158,7 @@ def test_a_direction_that_writes_an_answer_raises_it():
     row = lm.model.get_output_embeddings().weight[token].detach().double().numpy()
     direction = Contrast(1, row, 5.0, "last", (1, 1))
     targets = [target_of(lm, lm.tokenizer.encode(text), "oslo") for text in TEXTS]
-    found = dose_response(lm, TEXTS, targets, direction, alphas=(-1, 0, 1), where="last", random=20)
+    found = dose_response(lm, TEXTS, targets, direction, Dosing((-1, 0, 1), where="last"), Controls(20))
     assert (np.diff(found.values, axis=1) > 0).all()
     assert found.z(2) > 3
     assert found.effect(2) > np.abs(found.null_effects(2)).max()
@@ -168,11 +168,11 @@ def test_a_reward_model_is_steered_like_any_other():
     lm = reward_lm(random_reward_model())
     direction = contrast(lm, POSITIVE, NEGATIVE, 0)
     targets = [target_of(lm, lm.tokenizer.encode(text)) for text in TEXTS]
-    found = dose_response(lm, TEXTS, targets, direction, alphas=(0, 1), random=2)
+    found = dose_response(lm, TEXTS, targets, direction, Dosing((0, 1)), Controls(2))
     assert found.unsteered.tolist() == pytest.approx([lm.logits(text)[0, -1, 0].item() for text in TEXTS], abs=1e-5)
     assert "accuracy" not in found.table()
     with pytest.raises(DataError, match="no questions"):
-        dose_response(lm, TEXTS, targets, direction, neutral=["tom"])
+        dose_response(lm, TEXTS, targets, direction, controls=Controls(neutral=["tom"]))
 
 
 def of_another_width(lm: LM) -> Contrast:
@@ -203,7 +203,7 @@ def test_steering_by_ones_own_texts_is_the_dose_response_of_their_direction():
     found = steer_answers(lm, "tom lives in", layer=0, answer="oslo", against="rome", random=3, **own)
     direction = contrast(lm, ["mira lives in oslo", "tom lives in oslo"], ["mira lives in rome"], 0)
     target = target_of(lm, "ana works", " oslo", " rome")
-    plain = dose_response(lm, ["ana works"], [target], direction, ALPHAS, random=3)
+    plain = dose_response(lm, ["ana works"], [target], direction, Dosing(ALPHAS), Controls(3))
     np.testing.assert_allclose(found.dose.values, plain.values, atol=1e-5)
     effect = plain.effect(ALPHAS.index(1.0))
     said = f"Steering model by +1.00 after block 0 moves the target by {signed(effect)} nats"

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from probe.errors import DataError
 from probe.interventions.controls import intervene
-from probe.interventions.patching import ablate, pair_of, patch
+from probe.interventions.patching import Filling, ablate, pair_of, patch
 from probe.interventions.patching import attribute as estimate
 from probe.interventions.sites import Site, activations, counterpart, hooks_of
-from probe.interventions.steering import contrast, dose_response
+from probe.interventions.steering import Controls, Dosing, contrast, dose_response
 from probe.logits.answer_tokens import answer_tokens, whole_logprobs
 from probe.logits.attribution import attribute
 from probe.logits.lens import Lenses, logit_lens
@@ -98,7 +98,7 @@ def test_patching_and_ablation_feed_in_what_is_shared(lm: LM) -> None:
     assert found.values[-1, -2] == pytest.approx(ends[1], abs=1e-4)
     roughly = estimate(lm, pair, target, ["resid"])["resid"]
     assert (roughly.clean, roughly.corrupted) == pytest.approx(ends, abs=1e-4)
-    assert ablate(lm, TEXT, target, "head", "zero").value == pytest.approx(ends[0], abs=1e-4)
+    assert ablate(lm, TEXT, target, "head", Filling("zero")).value == pytest.approx(ends[0], abs=1e-4)
 
 
 def test_texts_without_what_is_shared_are_refused_where_activations_come_along(lm: LM) -> None:
@@ -120,7 +120,7 @@ def test_a_place_inside_the_text(lm: LM) -> None:
 
 def test_steering_reads_the_token_that_differs(lm: LM) -> None:
     direction = contrast(lm, ["good"], ["bad"], 0)
-    dose = dose_response(lm, [TEXT], [target_of(lm, TEXT, *PAIR)], direction, [0.0], random=1, neutral=["a"])
+    dose = dose_response(lm, [TEXT], [target_of(lm, TEXT, *PAIR)], direction, Dosing([0.0]), Controls(1, neutral=["a"]))
     assert dose.unsteered[0] == pytest.approx(gap(lm, f"{TEXT} 1"), abs=1e-4)
 
 
@@ -134,9 +134,8 @@ def test_an_answer_is_right_where_all_its_tokens_are() -> None:
         [TEXT],
         [target_of(lm, TEXT)],
         contrast(lm, ["good"], ["bad"], 0),
-        [0.0],
-        random=1,
-        questions=[(TEXT, said), (TEXT, wrong)],
+        Dosing([0.0]),
+        Controls(1, questions=[(TEXT, said), (TEXT, wrong)]),
     )
     assert dose.right is not None
     assert dose.right[:, 0].tolist() == [True, False]

@@ -38,9 +38,8 @@ def test_each_cached_step_equals_the_full_forward(name):
 def test_batch_equals_single_and_whole_passes(name):
     lm = random_lm(name)
     batch = lm.generate(PROMPTS, n=3, max_new_tokens=8, seed=2)
-    whole = generate(
-        lm.model, lm.tokenizer, PROMPTS, n=3, max_new_tokens=8, seed=2, logits=lambda rows: plainly(lm, rows)
-    )
+    sampling = Sampling(n=3, max_new_tokens=8, seed=2)
+    whole = generate(lm.model, lm.tokenizer, PROMPTS, sampling, logits=lambda rows: plainly(lm, rows))
     assert batch.ids == whole.ids
     for at, prompt in enumerate(PROMPTS):
         single = lm.generate(prompt, n=3, max_new_tokens=8, seed=2)
@@ -67,16 +66,8 @@ def test_each_way_to_go_on_is_run_once(name):
     assert sizes[0] == len(PROMPTS)
     assert max(sizes) < 8 * len(PROMPTS)
     assert sizes[-1] < max(sizes) / 2
-    whole = generate(
-        lm.model,
-        lm.tokenizer,
-        PROMPTS,
-        n=8,
-        max_new_tokens=12,
-        seed=4,
-        stop=ends,
-        logits=lambda rows: plainly(lm, rows),
-    )
+    sampling = Sampling(n=8, max_new_tokens=12, seed=4, stop=ends)
+    whole = generate(lm.model, lm.tokenizer, PROMPTS, sampling, logits=lambda rows: plainly(lm, rows))
     assert drawn.ids == whole.ids
     assert torch.equal(drawn.finished, whole.finished)
     for name in ("logprobs", "entropy"):

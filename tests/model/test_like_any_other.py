@@ -22,8 +22,8 @@ from probe.autoregression.jacobian import jacobian_norms, neutral_jacobian
 from probe.autoregression.lags import effective_order, jacobian_profile, lag_profile
 from probe.autoregression.snowballs import snowball
 from probe.errors import ProbeError
-from probe.interventions.patching import ablate, pair_of, patch
-from probe.interventions.steering import contrast, dose_response
+from probe.interventions.patching import Filling, ablate, pair_of, patch
+from probe.interventions.steering import Controls, Dosing, contrast, dose_response
 from probe.logits.attribution import attribute
 from probe.logits.lens import logit_lens
 from probe.logits.parts import promoted_tokens
@@ -84,8 +84,8 @@ def test_a_value_is_taken_apart_and_moved_like_a_logit(policy: Path):
     patched = patch(lm, pair_of(lm, TEXT, OTHER), target, "resid")
     assert patched.values[0, 4] == pytest.approx(expected[-1], abs=1e-4)  # the only word in which they differ
     assert patched.corrupted == pytest.approx(other, abs=1e-5)
-    assert ablate(lm, TEXT, target, "head", "zero").value == pytest.approx(expected[-1], abs=1e-5)
-    steered = dose_response(lm, [TEXT], [target], contrast(lm, [TEXT], [OTHER], 0), alphas=[0.0], random=1)
+    assert ablate(lm, TEXT, target, "head", Filling("zero")).value == pytest.approx(expected[-1], abs=1e-5)
+    steered = dose_response(lm, [TEXT], [target], contrast(lm, [TEXT], [OTHER], 0), Dosing([0.0]), Controls(1))
     assert steered.values.item() == pytest.approx(expected[-1], abs=1e-5)
     profile = jacobian_profile(lm, TEXT, lags=3, of="logits").influence
     assert (profile > 0).all()
@@ -127,7 +127,7 @@ def test_an_adapter_is_looked_into_as_peft_runs_it(tmp_path: Path, name: str):
     target = target_of(lm, ids, "oslo", "rome")
     expected = float(logits[-1, target.answer] - logits[-1, target.against])
     assert attribute(lm, TEXT, target).sum == pytest.approx(expected, abs=1e-3)
-    assert ablate(lm, TEXT, target, "mlp", "zero").value == pytest.approx(expected, abs=1e-4)
+    assert ablate(lm, TEXT, target, "mlp", Filling("zero")).value == pytest.approx(expected, abs=1e-4)
     np.testing.assert_allclose(
         logit_lens(lm, TEXT, answer="oslo").answer_logprobs[-1, :, 0], logprobs[:, target.answer], atol=1e-4
     )

@@ -7,7 +7,7 @@ import torch
 
 from probe.model import scoring as trees
 from probe.model import sharing
-from probe.model.generation import generate
+from probe.model.generation import Sampling, generate
 from probe.model.hooked_gap import trust
 from probe.model.lm import LM
 from probe.model.scoring import can_branch, completion_logprobs, token_states
@@ -63,7 +63,7 @@ def test_completions_and_samples_have_the_numbers_that_each_has_alone(kind: str,
             torch.testing.assert_close(row[: len(values)], values, atol=2e-4, rtol=1e-4)
         turned = completion_logprobs(model, PROMPTS, [group[::-1] for group in GROUPS]).values
         torch.testing.assert_close(turned[[1, 0, 4, 3, 2]], found, atol=2e-4, rtol=1e-4)
-    drawn = generate(model, word_tokenizer(), PROMPTS, n=2, max_new_tokens=8, stop=(), seed=0)
+    drawn = generate(model, word_tokenizer(), PROMPTS, Sampling(n=2, max_new_tokens=8, stop=(), seed=0))
     for row, ids in enumerate(drawn.ids):
         values = alone(model, PROMPTS[row // 2], ids)
         torch.testing.assert_close(drawn.logprobs[row, : len(ids)], values, atol=2e-4, rtol=1e-4)

@@ -26,7 +26,9 @@ def patched(lm: LM, kind: Any) -> Drawable:
 def steered(lm: LM) -> Drawable:
     direction = probe.interventions.contrast(lm, [TEXT], [OTHER], 0)
     target = probe.logits.target_of(lm, TEXT)
-    return probe.interventions.dose_response(lm, [TEXT], [target], direction, alphas=(0.0, 1.0), random=3)
+    return probe.interventions.dose_response(
+        lm, [TEXT], [target], direction, probe.interventions.Dosing((0.0, 1.0)), probe.interventions.Controls(3)
+    )
 
 
 def intervened(lm: LM) -> Drawable:
@@ -53,7 +55,9 @@ RESULTS: dict[str, Callable[[LM], Drawable]] = {
     "follow_writing": lambda lm: probe.logits.follow_writing(lm, TEXT, n=3),
     "patch": lambda lm: patched(lm, "resid"),
     "patch heads": lambda lm: patched(lm, "head"),
-    "ablate": lambda lm: probe.interventions.ablate(lm, TEXT, probe.logits.target_of(lm, TEXT), mode="zero"),
+    "ablate": lambda lm: probe.interventions.ablate(
+        lm, TEXT, probe.logits.target_of(lm, TEXT), filling=probe.interventions.Filling("zero")
+    ),
     "patch_every_site": lambda lm: probe.interventions.patch_every_site(lm, TEXT, corrupted=OTHER),
     "patch_one_site": lambda lm: probe.interventions.patch_one_site(lm, TEXT, corrupted=OTHER, draws=3),
     "ablate_every_site": lambda lm: probe.interventions.ablate_every_site(lm, TEXT, how="zero"),

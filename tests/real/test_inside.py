@@ -15,7 +15,7 @@ from probe.autoregression.jacobian import block_norms, jacobian_split, neutral_j
 from probe.autoregression.lags import lag_profile
 from probe.autoregression.snowballs import snowball
 from probe.interventions.patching import attribute, pair_of, patch
-from probe.interventions.steering import contrast, dose_response
+from probe.interventions.steering import Controls, Dosing, contrast, dose_response
 from probe.logits.attribution import attribute as direct
 from probe.logits.targets import target_of
 from probe.model.equations import read_network, recompose, states
@@ -80,7 +80,7 @@ def test_a_wrong_token_and_a_direction_move_it(lm: probe.LM):
     direction = contrast(lm, like, hate, layer=15)
     text = "The film was really"
     target = target_of(lm, lm.tokenizer.encode(text), " good", " bad")
-    dose = dose_response(lm, [text], [target], direction, alphas=(-0.3, 0.0, 0.3), random=3)
+    dose = dose_response(lm, [text], [target], direction, Dosing((-0.3, 0.0, 0.3)), Controls(3))
     assert dose.effect(1) == pytest.approx(0, abs=1e-3)
     assert dose.effect(2) > max(dose.null_effects(2).max(), 0) > -1 > dose.effect(0) + dose.null_effects(0).max()
 

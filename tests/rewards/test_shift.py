@@ -16,11 +16,12 @@ from probe.errors import ConfigError, DataError, RunError
 from probe.model.presets import ModelConfig
 from probe.recording.reward_shift import RewardShift
 from probe.rewards import shift as reward_shift
-from probe.rewards.shift import captured_samples, compare_samples, draw, proxy_rewards, samples, summary
+from probe.rewards.shift import Drawing, captured_samples, compare_samples, draw, proxy_rewards, samples, summary
 from probe.world import World
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
 
 PROMPTS = ["mira lives in", "where does tom works ?", "the cat", "the cat"]
+FIVE, TWO = Drawing(n=3, max_new_tokens=5, seed=7), Drawing(n=6, max_new_tokens=2, seed=3)
 
 
 def classifier(policy: LM) -> RewardModel:
@@ -43,7 +44,7 @@ def slow_logp(lm: LM, prompt: str, ids: list[int]) -> float:
 def test_samples_against_plain_transformers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     base, aligned = random_lm(name, seed=0), random_lm(name, seed=1)
     model, ticks = classifier(base), []
-    table = samples(base, aligned, PROMPTS, model, n=3, beta=0.5, max_new_tokens=5, seed=7, tick=ticks.append)
+    table = samples(base, aligned, PROMPTS, model, FIVE, beta=0.5, tick=ticks.append)
     assert len(table) == 2 * len(PROMPTS) * 3
     assert ticks == [0.5, 1.0]
     for row in table.iloc[[0, 4, 13, 20]].to_dict("records"):
@@ -63,34 +64,33 @@ def test_samples_against_plain_transformers(name: str, monkeypatch: pytest.Monke
     twice = table[table["text"] == "the cat"].groupby(["model", "prompt"])["completion"].apply(list)
     assert twice["base", 2] != twice["base", 3]
     monkeypatch.setattr(reward_shift, "TOGETHER", 1)  # a prompt at a time
-    parts = samples(base, aligned, PROMPTS, model, n=3, beta=0.5, max_new_tokens=5, seed=7)
+    parts = samples(base, aligned, PROMPTS, model, FIVE, beta=0.5)
     pd.testing.assert_frame_equal(parts, table, atol=1e-4)
 
 
 def test_what_one_model_answers_is_drawn_once_for_all_others() -> None:
     base, first, second = (random_lm(seed=seed) for seed in (0, 1, 2))
     model = classifier(base)
-    options: dict[str, Any] = {"n": 3, "max_new_tokens": 5, "seed": 7}
-    before = draw(base, PROMPTS, **options)
+    before = draw(base, PROMPTS, FIVE)
     assert before.logprobs.shape == (4, 3)
     assert before.logprobs[1, 2] == pytest.approx(slow_logp(base, PROMPTS[1], before.drawn[0].ids[5]), abs=1e-4)
     judged = proxy_rewards(before, model)
     assert judged[2, 1] == pytest.approx(float(model.score([PROMPTS[2]], [before.completions[7]])[0]), abs=1e-5)
     for other in (first, second):
-        after = draw(other, PROMPTS, **options)
+        after = draw(other, PROMPTS, FIVE)
         kinds = ["a", "a", "b", "b"]
         table = compare_samples(base, other, before, after, (judged, proxy_rewards(after, model)), 0.5, kinds)
-        whole = samples(base, other, PROMPTS, model, beta=0.5, kinds=kinds, **options)
+        whole = samples(base, other, PROMPTS, model, FIVE, 0.5, kinds)
         pd.testing.assert_frame_equal(table, whole)
-    assert "proxy" not in compare_samples(base, first, before, draw(first, PROMPTS, **options))
+    assert "proxy" not in compare_samples(base, first, before, draw(first, PROMPTS, FIVE))
     with pytest.raises(DataError, match="4 prompts with 3 samples and 2 with 3 were to be compared"):
-        compare_samples(base, first, before, draw(first, PROMPTS[:2], **options))
+        compare_samples(base, first, before, draw(first, PROMPTS[:2], FIVE))
 
 
 def test_what_is_known_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     base, aligned = (random_lm("llama", seed=seed) for seed in (1, 2))
     prompts = ["one two", "tom", "one two"]
-    plain = [draw(lm, prompts, n=6, max_new_tokens=2, seed=3) for lm in (base, aligned)]
+    plain = [draw(lm, prompts, TWO) for lm in (base, aligned)]
     table = compare_samples(base, aligned, *plain)
     pairs = {(tuple(d.prompt_ids[i // d.n]), tuple(ids)) for p in plain for d in p.drawn for i, ids in enumerate(d.ids)}
     read: list[int] = []
@@ -106,10 +106,7 @@ def test_what_is_known_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
         values = [score(lm, [list(head)], [[list(ids)]]).values.double().sum().item() for head, ids in half]
         known.append(dict(zip(half, values, strict=True)))
     monkeypatch.setattr(LM, "logprobs", counted)
-    again = [
-        draw(lm, prompts, n=6, max_new_tokens=2, seed=3, known=its)
-        for lm, its in zip((base, aligned), known, strict=True)
-    ]
+    again = [draw(lm, prompts, TWO, known=its) for lm, its in zip((base, aligned), known, strict=True)]
     found = compare_samples(base, aligned, *again, known=(known[0], known[1]))
     for column in ("logp_base", "logp_aligned"):
         np.testing.assert_allclose(found[column], table[column], rtol=1e-5, atol=2e-6)
@@ -123,7 +120,7 @@ def test_what_is_known_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_mean_implicit_reward_is_the_kl() -> None:
     """Of one-token samples, where the KL is a sum over the vocabulary."""
     base, aligned = random_lm(seed=0), random_lm(seed=1)
-    table = samples(base, aligned, PROMPTS[:1], n=3000, max_new_tokens=1)
+    table = samples(base, aligned, PROMPTS[:1], drawing=Drawing(n=3000, max_new_tokens=1))
     p, q = (lm.logits([PROMPTS[0]])[0, -1].detach().log_softmax(-1).double() for lm in (aligned, base))
     means = table.groupby("model")["implicit"].agg(["mean", "sem"])
     for side, exact in (("aligned", (p.exp() * (p - q)).sum()), ("base", (q.exp() * (p - q)).sum())):
@@ -137,7 +134,7 @@ def test_gold_and_verdicts_are_those_of_the_world() -> None:
     base, aligned = (LM.create(small, world.tokenizer(), seed=seed) for seed in (0, 1))
     asked = world.questions("fact", 2, seed=0)
     prompts = [item.prompt for item in asked] + ["chain z0 z1"]
-    table = samples(base, aligned, prompts, world=world, n=4, max_new_tokens=2, kinds=["fact", "fact", "markov"])
+    table = samples(base, aligned, prompts, drawing=Drawing(world, 4, 2), kinds=["fact", "fact", "markov"])
     assert "proxy" not in table
     assert table.loc[table["kind"] == "markov", "gold"].isna().all()
     for row in table[table["kind"] == "fact"].to_dict("records"):
@@ -239,7 +236,7 @@ def test_what_cannot_be_compared() -> None:
     with pytest.raises(DataError, match="4 prompts and 1 kinds"):
         samples(base, base, PROMPTS, kinds=["x"])
     with pytest.raises(ConfigError, match="n=0 and beta=1"):
-        samples(base, base, PROMPTS, n=0)
+        samples(base, base, PROMPTS, drawing=Drawing(n=0))
     table = made_up()
     with pytest.raises(DataError, match="samples of both models"):
         summary(table[table["model"] == "base"])

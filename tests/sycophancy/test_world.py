@@ -14,7 +14,7 @@ from probe import LM, RewardModel, stats
 from probe import stats as resampling
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Mean, Share, Statistic
-from probe.interventions.patching import ablate, pair_of, patch
+from probe.interventions.patching import Filling, ablate, pair_of, patch
 from probe.logits.answer_tokens import answer_tokens
 from probe.logits.lens import logit_lens
 from probe.logits.targets import target_of
@@ -240,7 +240,7 @@ def test_heads_are_patched_and_removed_as_elsewhere(base: LM, world: World) -> N
             [(encode(base.tokenizer, item.prompt), answer_tokens(base, [item.answers[0]]).tokens[0]) for item in facts],
             [encode(base.tokenizer, text) for text in reference],
         )
-        slow_removal = ablate(base, both.corrupted, target, "head", "mean", reference)
+        slow_removal = ablate(base, both.corrupted, target, "head", Filling("mean", reference))
         assert removal.after[0] - removal.before[0] == pytest.approx(slow_removal.effects, abs=1e-3)
         assert removal.right.shape == (6, 4, 4)
     every = [each.reshape(len(found.gaps), 16) for each in (found.effects, found.random)]
@@ -278,7 +278,7 @@ def test_what_else_a_removed_head_does(base: LM, world: World) -> None:
     questions = [(ids, answer_tokens(base, [said]).tokens[0]) for ids, (said, _) in zip(texts, words, strict=True)]
     found = remove_heads(base, texts, targets, questions, [encode(base.tokenizer, text) for text in reference])
     for i, (ids, target) in enumerate(zip(texts, targets, strict=True)):
-        slow = ablate(base, ids, target, "head", "mean", reference)
+        slow = ablate(base, ids, target, "head", Filling("mean", reference))
         assert found.after[i] - found.before[i] == pytest.approx(slow.effects, abs=1e-3)
         assert (found.after[i][found.right[i]] > 0).all()
     assert found.right_before.mean() > found.right[:, 3, 2].mean()

@@ -33,6 +33,7 @@ from trainers.dpo import DPO, with_reference
 from trainers.gradient import (
     KINDS,
     Gradient,
+    GroupTerms,
     gradient_gap,
     group_weights,
     pair_weights,
@@ -261,8 +262,9 @@ def test_against_finite_differences() -> None:
         return float(((policy.losses + 0.3 * kl) * shares)[mask].sum()) / count
 
     for estimator in rlvr.ESTIMATORS:
-        known = {"old": old, "advantages": advantages, "reference": reference, "beta": 0.3}
-        found = token_weights("rlvr", logprobs, mask, kl_estimator=estimator, epsilon_high=0.28, **known).values
+        terms = GroupTerms(beta=0.3, kl_estimator=estimator, epsilon_high=0.28)
+        known = {"old": old, "advantages": advantages, "reference": reference, "terms": terms}
+        found = token_weights("rlvr", logprobs, mask, **known).values
         for place in np.ndindex(3, 4):
             step = torch.zeros(3, 4, dtype=torch.float64)
             step[place] = 1e-6
@@ -327,12 +329,12 @@ def test_the_kl_is_a_part_of_its_own() -> None:
     logprobs, old, reference = (-torch.rand(2, 3, generator=generator) for _ in range(3))
     mask = torch.ones(2, 3).bool()
     known = {"old": old, "reference": reference}
-    only = group_weights(logprobs, mask, advantages=torch.zeros(2), beta=0.5, **known)
+    only = group_weights(logprobs, mask, advantages=torch.zeros(2), terms=GroupTerms(beta=0.5), **known)
     assert only.kl.any()
     assert torch.equal(only.values, only.kl)
-    without = group_weights(logprobs, mask, advantages=torch.ones(2), beta=0.0, **known)
+    without = group_weights(logprobs, mask, advantages=torch.ones(2), terms=GroupTerms(beta=0.0), **known)
     assert not without.kl.any()
-    both = group_weights(logprobs, mask, advantages=torch.ones(2), beta=0.5, **known)
+    both = group_weights(logprobs, mask, advantages=torch.ones(2), terms=GroupTerms(beta=0.5), **known)
     torch.testing.assert_close(both.values, without.values + only.kl)
 
 
@@ -401,9 +403,9 @@ def test_errors_say_what_to_give() -> None:
         token_weights("dpo", torch.zeros(2, 2), torch.zeros(2, 2).bool(), reference=torch.zeros(2), loss="hinge")
     group = {"old": x, "advantages": x[:, 0], "reference": x}
     with pytest.raises(ConfigError, match="estimator 'k4'"):
-        token_weights("rlvr", x, x.bool(), kl_estimator="k4", **group)
+        token_weights("rlvr", x, x.bool(), terms=GroupTerms(kl_estimator="k4"), **group)
     with pytest.raises(ConfigError, match="normalisation 'sum'"):
-        token_weights("rlvr", x, x.bool(), normalisation="sum", **group)
+        token_weights("rlvr", x, x.bool(), terms=GroupTerms(normalisation="sum"), **group)
     with pytest.raises(ConfigError, match="ContinualConfig is of a method without weights of tokens"):
         read(ContinualConfig(out=Path("unused"), base="unused"), nn.Linear(1, 1), [])
     for texts, rewards in (([" oslo"], [1.0]), ([" oslo", " rome"], [1.0, 1.0]), ([" oslo", " rome"], [1.0, math.nan])):

@@ -1,4 +1,4 @@
-"""The numbers of an experiment over trainings, of several models side by side, beside those of one over its answers."""
+"""Numbers of an experiment over trainings for several models, together with those of one training over its answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,34 +24,34 @@ NAN = float("nan")
 OVER_TRAININGS = "Over trainings"
 """Title of the table."""
 MOST = 10
-"""Metrics that the figure shows."""
+"""Maximum number of metrics in the figure."""
 
 
 @dataclass(frozen=True)
 class Trainings:
-    """A model with the stored results of all its seeds."""
+    """Model with the stored results of all its seeds."""
 
     label: str
-    """Of the model."""
+    """Label of the model."""
     name: str
-    """Of its group."""
+    """Name of the group of seeds."""
     group: Group
-    """All its seeds."""
+    """Group of all seeds."""
     results: GroupResults
-    """Of those seeds that have one."""
+    """Results of the seeds that have one."""
 
 
 @dataclass(frozen=True)
 class NumbersOverTrainings(Drawable):
-    """The numbers of models over trainings."""
+    """Numbers of several models over trainings."""
 
     answers: Comparison
-    """Of one training of each model, over answers."""
+    """Numbers over answers of one training of each model."""
     trainings: tuple[Trainings, ...]
-    """Of the models with results of at least two trainings, the base first."""
+    """Models with results of at least two trainings, the base first."""
 
     def table(self) -> pd.DataFrame:
-        """Return all numbers, one row a run and metric.
+        """Return all numbers, one row per run and metric.
 
         The columns are run, metric; value, ci_low, ci_high, n over trainings; answers, answers_low, answers_high,
         answers_n of the first seed; and the difference to the first model over trainings, with the number of pairs.
@@ -66,7 +66,7 @@ class NumbersOverTrainings(Drawable):
         return whole[["run", *(column for column in whole if column != "run")]]
 
     def sentence(self) -> str:
-        """State the first number that varies over trainings, and its difference to the first model."""
+        """State the first metric that varies over trainings, for every model, and the differences to the first model."""
         table = self.table()
         varied = set(table["metric"][table["ci_low"].notna()]) or set(table["metric"])  # a search is the same for all
         declared = (each.name for each in self.answers.experiment.metrics if each.name in varied)
@@ -80,7 +80,7 @@ class NumbersOverTrainings(Drawable):
         return f"Over trainings, {about.title}: {'; '.join(parts)}."
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return the numbers as they are read, over trainings and beside them over answers, one line a metric."""
+        """Return the numbers formatted for reading, over trainings and over answers, one line per metric."""
         table, metrics = self.table(), self.answers.metrics
         rows = {(row["run"], row["metric"]): row for row in table.to_dict("records")}
         base, *others = [each.label for each in self.trainings]
@@ -98,7 +98,7 @@ class NumbersOverTrainings(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the intervals are over."""
+        """Note on the trainings, the intervals, and the pairing of differences."""
         members = "; ".join(f"{each.label}: {each.results.group.about}" for each in self.trainings)
         gap = f" Differences are paired by seed, but those with {UNPAIRED}: trainings without a common base."
         return (
@@ -108,7 +108,7 @@ class NumbersOverTrainings(Drawable):
         )
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Draw means over trainings as points with intervals, each training faint; shares and the like alone."""
+        """Draw means over trainings with intervals, and each training faint; at most `MOST` metrics from -1 to 1."""
         from probe.plotting.intervals import headline_intervals
 
         table = self.table()
@@ -124,7 +124,7 @@ class NumbersOverTrainings(Drawable):
 
 
 def _cell(row: Mapping[Any, Any], unit: str, names: Sequence[str] = VALUE) -> str:
-    """Format a number with its interval, within the ends that its unit has; values of trainings that are apart."""
+    """Format a number with its interval, cut to the range of its unit; values of trainings that lie apart are listed instead."""
     if names is VALUE and row.get("apart"):
         return OverTrainings.of(row).format(unit)
     low, high = (float(row.get(name, NAN)) for name in names[1:])

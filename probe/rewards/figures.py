@@ -459,8 +459,8 @@ def token_effects(
 ) -> go.Figure:
     """Draw the effect of each token by occlusion (bars) and by integrated gradients (diamonds), all in nats.
 
-    The first panel shows the prompt's effect on the margin chosen - rejected, the others each completion's effect on its
-    score.
+    The first panel shows the prompt's effect on the margin chosen - rejected, the others each completion's effect on
+    its score.
 
     Args:
         tokens_by_part: tokens of prompt, chosen and rejected completion.

@@ -66,7 +66,7 @@ class NumbersOverTrainings(Drawable):
         return whole[["run", *(column for column in whole if column != "run")]]
 
     def sentence(self) -> str:
-        """State the first metric that varies over trainings, for every model, and the differences to the first model."""
+        """State the first metric that varies over trainings for every model, and the differences to the first one."""
         table = self.table()
         varied = set(table["metric"][table["ci_low"].notna()]) or set(table["metric"])  # a search is the same for all
         declared = (each.name for each in self.answers.experiment.metrics if each.name in varied)
@@ -124,7 +124,7 @@ class NumbersOverTrainings(Drawable):
 
 
 def _cell(row: Mapping[Any, Any], unit: str, names: Sequence[str] = VALUE) -> str:
-    """Format a number with its interval, cut to the range of its unit; values of trainings that lie apart are listed instead."""
+    """Format a number with its interval within the unit's range; trainings that lie apart are listed instead."""
     if names is VALUE and row.get("apart"):
         return OverTrainings.of(row).format(unit)
     low, high = (float(row.get(name, NAN)) for name in names[1:])

@@ -30,7 +30,7 @@ CHANCE = 0.1
 
 
 def accuracy_by_terms(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Draw the accuracy with steps, without steps, and with filler by number of terms; side by side without terms.
+    """Draw the accuracy with steps, without steps and with filler by number of terms, or in one panel without terms.
 
     Args:
         table: model, condition, terms, value, ci_low, ci_high, n.

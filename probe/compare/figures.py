@@ -105,7 +105,7 @@ KINDS = ("q", "k", "v", "qkv", "o", "attention", "mlp", "norm", "embed", "unembe
 
 
 def weight_map(matrices: pd.DataFrame) -> go.Figure:
-    """Draw the relative change of each kind of weight in each block: the norm of the change by the norm of the weights.
+    """Draw the relative change of each kind of weight in each block: norm of the change over norm of the base.
 
     Args:
         matrices: `probe.compare.weights.WeightChange.matrices`; weights outside the blocks are in the top row.

@@ -14,7 +14,7 @@ class Chip:
     tip: str
     """Lines shown on hover."""
     strength: float = 0.0
-    """Strength of the colour, from -1 to 1; 0 is uncoloured and values below 0 have the opposite colour."""
+    """Strength of the colour, from -1 to 1; 0 is uncoloured, and values below 0 have the other colour."""
     prompt: bool = False
     """Whether the token belongs to the prompt, not to the model's continuation."""
     inputs: Mapping[str, Any] = field(default_factory=dict)

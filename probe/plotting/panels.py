@@ -1,4 +1,4 @@
-"""Panels in rows and columns, the only way in which figures with several panels are made.
+"""Panels in rows and columns, the basis of all figures with several panels.
 
 `Panels` does what `plotly.subplots` does in a third of the time: Plotly validates the whole figure at every addition.
 """

@@ -83,7 +83,7 @@ LIGHT = Theme(
     diverging=("#8C3A04", "#D0702A", "#F2B785", "#F7F7F7", "#A9C8EA", "#4B86C6", "#123F7C"),
 )
 PAPER = replace(LIGHT, name="paper", ink="#000000", muted="#000000", grid="#000000")
-"""Theme for print: axes and text are black and thin, without a grid."""
+"""Theme for print: black text, thin black axes, no grid."""
 DARK = Theme(
     name="dark",
     paper="#0E1117",

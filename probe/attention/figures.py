@@ -1,4 +1,4 @@
-"""Attention as figures: every head in one mosaic, one head in its stages, two models and the change."""
+"""Figures of attention: all heads in one mosaic, one head stage by stage, and two models with their difference."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,26 +24,26 @@ from probe.plotting.theme import (
 )
 
 GAP = 1
-"""Empty cells between two heads of the mosaic."""
+"""Number of empty cells between two heads of the mosaic."""
 
 MOST_HEADS = 64
-"""Heads that one mosaic still shows well; deeper models show some layers at a time."""
+"""Maximum number of heads in one readable mosaic; deeper models show a selection of layers."""
 
 MOST_NAMED = 64
-"""Tokens up to which every cell of a map carries the names of its query and key."""
+"""Maximum number of tokens for which the hover text of every cell names its query and key."""
 
 BORDER = {"color": "#E8555F", "width": 1, "dash": "dot"}
-"""Lines between what was given and what the model wrote itself."""
+"""Line between the prompt and the tokens that the model generated."""
 
 
 def mosaic(attention: np.ndarray) -> np.ndarray:
-    """All heads as one image: layers downwards, heads to the right, one row a query, NaN where no map is drawn.
+    """Return all heads as one image: layers from top to bottom, heads from left to right, NaN outside the maps.
 
     Args:
-        attention: [D H T T] weights, rows = query.
+        attention: [D H T T] attention weights, rows = query.
 
     Returns:
-        [D * (T + GAP) - GAP, H * (T + GAP) - GAP]; keys after the query are NaN, gaps too.
+        [D * (T + GAP) - GAP, H * (T + GAP) - GAP]; NaN at keys after the query and in gaps.
     """
     depth, heads, length, _ = attention.shape
     pitch = length + GAP
@@ -65,15 +65,15 @@ def attention_mosaic(
     height: int = 420,
     boundary: int | None = None,
 ) -> go.Figure:
-    """Every head as one heat map; `customdata` of the transparent markers above the heads begins with their names.
+    """Draw every head as a small heat map; `customdata` of the transparent markers begins with the head's name.
 
     Args:
         attention: [D H T T] attention weights of one prompt, rows = query (destination), columns = key (source).
         tokens: [T] the prompt's tokens.
-        layers: numbers of the D layers, if they are not 0 to D - 1.
+        layers: [D] indices of the layers; 0 to D - 1 by default.
         chosen: (layer, head) to frame.
-        height: pixels, from which the size of the markers follows.
-        boundary: first token that the model wrote itself, marked by lines in every head.
+        height: height of the figure in pixels, which determines the size of the markers.
+        boundary: index of the first generated token, marked by lines in every head.
     """
     depth = attention.shape[0]
     layers = list(range(depth)) if layers is None else list(layers)
@@ -93,7 +93,7 @@ def _tiles(
     boundary: int | None,
     colours: str = "coloraxis",
 ) -> None:
-    """Draw the tiles of all heads in a panel, with names at their middles and the chosen one framed."""
+    """Draw the tiles of all heads in a panel, with layers and heads as tick labels, and frame the chosen head."""
     depth, heads, length, _ = values.shape
     pitch, middle = length + GAP, (length - 1) / 2
     panels.add(panel, _masks(depth, heads, length), go.Heatmap(z=mosaic(values), coloraxis=colours, hoverinfo="skip"))
@@ -112,7 +112,7 @@ def _tiles(
 
 
 def _borders(depth: int, heads: int, length: int, boundary: int) -> go.Scatter:
-    """Lines in every tile between prompt and generated tokens, which are below and right of them."""
+    """Return the lines in every tile between the prompt and the generated tokens, which are below and to the right."""
     xs: list[float | None] = []
     ys: list[float | None] = []
     for row in range(depth):
@@ -124,7 +124,7 @@ def _borders(depth: int, heads: int, length: int, boundary: int) -> go.Scatter:
 
 
 def _masks(depth: int, heads: int, length: int) -> go.Scatter:
-    """Draw the masked area above the diagonal of every tile in grey, as an outline, far smaller than a second image."""
+    """Return the masked area above the diagonal of every tile as a grey outline, far smaller than a second image."""
     step = np.arange(length - 1)
     stair_x = np.concatenate([np.repeat(step + 0.5, 2), [length - 0.5, length - 0.5, 0.5, np.nan]])
     stair_y = np.concatenate([np.stack([step - 0.5, step + 0.5], 1).ravel(), [length - 1.5, -0.5, -0.5, np.nan]])
@@ -144,7 +144,7 @@ def _masks(depth: int, heads: int, length: int) -> go.Scatter:
 def _targets(
     attention: np.ndarray, tokens: Sequence[str], layers: Sequence[int], size: float, signed: bool = False
 ) -> go.Scatter:
-    """Draw a transparent square above every head, which names the head and its strongest link and takes the click."""
+    """Return transparent, clickable squares over the heads, which name the head and its strongest link on hover."""
     depth, heads, length, _ = attention.shape
     pitch, middle = length + GAP, (length - 1) / 2
     xs, ys, custom = [], [], []
@@ -162,11 +162,11 @@ def _targets(
 
 
 def pair_hover(tokens: Sequence[str], template: str) -> dict:
-    """Hover settings of a [T T] heat map: tokens and positions, or positions alone where names would weigh too much.
+    """Return hover settings of a [T T] heat map: tokens and positions, or only positions if there are too many tokens.
 
     Args:
         tokens: [T] the tokens.
-        template: the text, with two places for query and key.
+        template: hover text with two placeholders, for query and key.
     """
     if len(tokens) > MOST_NAMED:
         return {"hovertemplate": template.format("[%{y}]", "[%{x}]")}
@@ -176,18 +176,18 @@ def pair_hover(tokens: Sequence[str], template: str) -> dict:
 
 
 def attention_head(weights: np.ndarray, tokens: Sequence[str], *, boundary: int | None = None) -> go.Figure:
-    """One head: query tokens downwards, key tokens to the right, what the causal mask hides in grey.
+    """Draw one head: queries from top to bottom, keys from left to right, cells hidden by the causal mask in grey.
 
     Args:
         weights: [T T] attention weights, rows = query.
-        tokens: [T] the tokens; repeated ones stay apart because the axes are numeric.
-        boundary: first token that the model wrote itself, marked by lines.
+        tokens: [T] the tokens; repeated tokens have separate rows and columns.
+        boundary: index of the first generated token, marked by lines.
     """
     return _head(weights, tokens, boundary, "weight %{{z:.3f}}", colour_axis("attention<br>weight", low=0, high=1))
 
 
 def _head(values: np.ndarray, tokens: Sequence[str], boundary: int | None, number: str, axis: dict) -> go.Figure:
-    """One map of a head's queries and keys; `number` is the template of a value, doubly escaped."""
+    """Draw a map of queries and keys; `number` is the hover template of a value, with its braces doubled twice."""
     length, panels = len(tokens), Panels()
     texts = pair_hover(tokens, f"query {{}}<br>key {{}}<br>{number}<extra></extra>")
     panels.add(1, *_visible(values, "coloraxis", boundary, MOST_NAMED, texts))
@@ -200,14 +200,14 @@ def _head(values: np.ndarray, tokens: Sequence[str], boundary: int | None, numbe
 def _visible(
     values: np.ndarray, colours: str, boundary: int | None, apart: int, hover: dict
 ) -> Iterator[go.Heatmap | go.Scatter]:
-    """Yield what the causal mask hides in grey, the cells, and lines where the model wrote on.
+    """Yield the masked cells in grey, the visible cells, and the lines at the first generated token.
 
     Args:
-        values: [T T] rows = query.
-        colours: the colour axis.
-        boundary: first token that the model wrote itself.
-        apart: tokens up to which cells have gaps.
-        hover: settings of the cells under the mouse.
+        values: [T T] values, rows = query.
+        colours: name of the colour axis.
+        boundary: index of the first generated token.
+        apart: maximum number of tokens for which the cells have gaps.
+        hover: hover settings of the cells.
     """
     length = len(values)
     mask = np.triu(np.ones((length, length), dtype=bool), 1)
@@ -225,19 +225,19 @@ def change_map(change: np.ndarray, tokens: Sequence[str], *, boundary: int | Non
     Args:
         change: [T T] difference of the weights, rows = query.
         tokens: [T] the tokens.
-        boundary: first token that a model wrote itself.
+        boundary: index of the first generated token.
     """
     bound = max(1e-6, float(np.abs(change).max()))
     return _head(change, tokens, boundary, "change %{{z:+.3f}}", signed_axis("change of<br>weight", bound))
 
 
 def named_axis(tokens: Sequence[str], most: int, length: int = 14) -> dict:
-    """Return a token axis for a small figure, with at most `most` names.
+    """Return a token axis for a small figure, with at most `most` labels.
 
     Args:
         tokens: [T] the tokens.
-        most: names that have room.
-        length: characters of a name.
+        most: maximum number of labels.
+        length: maximum number of characters of a label.
     """
     axis = token_axis(tokens, length)
     every = -(-len(axis["tickvals"]) // most)
@@ -245,33 +245,33 @@ def named_axis(tokens: Sequence[str], most: int, length: int = 14) -> dict:
 
 
 MOST_CLICKABLE = 40
-"""Tokens up to which every cell of a map takes clicks; beyond it the page's widget chooses the query."""
+"""Maximum number of tokens for which every cell takes clicks; for more tokens a widget of the page sets the query."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """One head of one model on one text, stage by stage."""
+    """Maps of one head of one model on one text, for each stage of attention."""
 
     name: str
-    """How the model is called."""
+    """Name of the model."""
     scores: np.ndarray
-    """[T T] s = <R_t M h_t, R_s N h_s> / sqrt(d_h) (E3); what the mask hides is ignored."""
+    """[T T] scores s = <R_t M h_t, R_s N h_s> / sqrt(d_h) (E3); masked values are ignored."""
     pattern: np.ndarray
-    """[T T] alpha = softmax(s) (E4)."""
+    """[T T] attention weights alpha = softmax(s) (E4)."""
     written: np.ndarray
-    """[T T] norm of alpha_{t,s} L h_s, what the source writes into the residual stream of the query (E5)."""
+    """[T T] norms of alpha_{t,s} L h_s, the vector that source s adds to the residual stream of query t (E5)."""
 
 
 def head_stages(
     stages: Sequence[Stages], tokens: Sequence[str], *, query: int | None = None, boundary: int | None = None
 ) -> go.Figure:
-    """Scores, softmax and written norms of one head side by side; one row a model, one scale a column.
+    """Draw scores, softmax and written norms of one head side by side, with one row per model and one scale per column.
 
     Args:
-        stages: of one or more models on the same tokens.
+        stages: stages of one or more models on the same tokens.
         tokens: [T] the tokens.
-        query: the row to mark.
-        boundary: first token that a model wrote itself.
+        query: index of the query whose row is marked.
+        boundary: index of the first generated token.
     """
     length, many = len(tokens), len(stages) > 1
     titles = ["scores (E3)", "\u2192 softmax (E4)", "\u2192 written norm (E5)"]
@@ -292,7 +292,7 @@ def head_stages(
 
 
 def _stage_scales(maps: Sequence[Sequence[np.ndarray]]) -> dict:
-    """Colour axes of the three columns, each the same in every row."""
+    """Return the colour axes of the three columns; each is the same in every row."""
     seen = [
         [np.nan_to_num(values[np.tri(len(values), dtype=bool)].astype(np.float32)) for values in one] for one in maps
     ]
@@ -309,7 +309,7 @@ def _stage_scales(maps: Sequence[Sequence[np.ndarray]]) -> dict:
 def _stage(
     values: np.ndarray, stage: int, tokens: Sequence[str], boundary: int | None
 ) -> Iterator[go.Heatmap | go.Scatter]:
-    """Yield one map of a head, and squares that take clicks where there are not too many."""
+    """Yield one map of a head, and its clickable squares if there are not too many tokens."""
     length, quantity = len(tokens), ("score", "weight", "norm")[stage]
     clickable = length <= MOST_CLICKABLE
     texts = f"{{}} \u2192 {{}}<br>{quantity} %{{{{z:.3f}}}}<extra></extra>"
@@ -334,14 +334,14 @@ def written_bars(
     colours: Sequence[str] = (METHODS["dpo"],),
     boundary: int | None = None,
 ) -> go.Figure:
-    """How much a head writes into the residual stream of every token, as a share of that stream; lengths on hover.
+    """Draw how much a head writes into the residual stream of every token, as a share of the stream's norm.
 
     Args:
-        sides: (name, [T] share |o_t| / |h_t|, [T] length |o_t|) of each model.
+        sides: (name, [T] shares |o_t| / |h_t|, [T] norms |o_t|) of each model; the norms are shown on hover.
         tokens: [T] the tokens.
-        query: the token to mark; a bar's `customdata` begins with its token, for clicks.
-        colours: of the models.
-        boundary: first token that a model wrote itself.
+        query: index of the token to mark; a bar's `customdata` begins with its token, for clicks.
+        colours: colour of each model.
+        boundary: index of the first generated token.
     """
     names, panels = numbered(tokens), Panels()
     for (name, share, length), colour in zip(sides, colours, strict=True):
@@ -367,11 +367,11 @@ def written_bars(
 def word_bars(
     panels: Sequence[tuple[str, Sequence[str], np.ndarray]], *, label: str = "change of the logit, nats"
 ) -> go.Figure:
-    """Tokens that a head's output promotes and suppresses, side by side for each model on one scale.
+    """Draw the tokens that a head's output promotes and suppresses, side by side for each model on one scale.
 
     Args:
-        panels: (model, [k] tokens, [k] what is added to their logits); drawn in this order from the top.
-        label: of the axis.
+        panels: (model, [k] tokens, [k] changes of their logits), drawn from top to bottom.
+        label: title of the axis.
     """
     positive, negative = LIGHT.diverging[5], LIGHT.diverging[1]
     titles = [escape(shorten(name, 22)) if len(panels) > 1 else "" for name, _, _ in panels]
@@ -398,20 +398,20 @@ def mosaic_pair(
     width: int = 900,
     boundary: int | None = None,
 ) -> go.Figure:
-    """Draw the mosaics of two models on one scale, and second minus first centred on zero; every head takes a click.
+    """Draw the mosaics of two models on one scale and second minus first centred on zero; every head is clickable.
 
-    Models of different depth, number of heads or tokens stand side by side without a difference.
+    Models that differ in depth, number of heads or tokens are drawn side by side without a difference.
 
     Args:
-        pair: [D H T T] attention weights of both.
+        pair: ([D H T T], [D H T T]) attention weights of the two models.
         tokens: [T] the tokens.
-        names: how the two are called.
-        others: [T] the second model's tokens, if it splits the text in another way.
-        layers: numbers of the layers of each, if they do not start at 0.
+        names: names of the two models.
+        others: [T] the second model's tokens, if its tokenizer splits the text differently.
+        layers: indices of the layers of each model; from 0 by default.
         chosen: (layer, head) to frame in every panel.
-        height: pixels, from which the size of the markers follows.
-        width: the same.
-        boundary: first token that a model wrote itself.
+        height: height of the figure in pixels, which determines the size of the markers.
+        width: width of the figure in pixels, which does likewise.
+        boundary: index of the first generated token.
     """
     numbers = [list(range(len(one))) for one in pair] if layers is None else [list(one) for one in layers]
     maps = [(one, layer_numbers, "coloraxis") for one, layer_numbers in zip(pair, numbers, strict=True)]

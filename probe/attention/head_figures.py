@@ -1,4 +1,4 @@
-"""One head or one query as a curve, a map or a number on a grid: spectra, lags, rollout, scores, long texts."""
+"""Figures of single heads and queries: spectra, lag profiles, rollout, scores, and attention on long texts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,17 +27,17 @@ from probe.plotting.theme import (
 )
 
 KINDS = ("#3F78C6", "#B8860B", "#E8555F", "#868B94", "#1B8A3D")
-"""Colours of curves that are no training methods."""
+"""Colours of curves that do not stand for training methods."""
 
 
 def spectra(
     panels: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], *, colours: Sequence[str] = (METHODS["dpo"],)
 ) -> go.Figure:
-    """Singular values of a head's maps, largest first, one panel a map and one line a model.
+    """Draw the singular values of a head's maps in descending order, one panel per map and one line per model.
 
     Args:
         panels: (title, [(model, [r] singular values)]).
-        colours: of the models.
+        colours: colour of each model.
     """
     canvas = Panels([escape(title) for title, _ in panels], spacing=0.2 / len(panels))
     for column, (_, lines) in enumerate(panels, start=1):
@@ -64,9 +64,9 @@ def rollout_map(values: np.ndarray, tokens: Sequence[str], *, boundary: int | No
     """Draw the share of one query's residual that comes from each token of the input, after each layer.
 
     Args:
-        values: [D T] rollout row of the query after each layer, rows summing to 1.
+        values: [D T] rollout of the query after each layer; rows sum to 1.
         tokens: [T] the tokens.
-        boundary: first token that the model wrote itself.
+        boundary: index of the first generated token.
     """
     hover = [[f"after L{layer}: {name}" for name in numbered(tokens)] for layer in range(len(values))]
     shares, panels = cells(values, hover=hover), Panels()
@@ -82,12 +82,12 @@ def rollout_map(values: np.ndarray, tokens: Sequence[str], *, boundary: int | No
 def lag_curves(
     lines: Sequence[tuple[str, np.ndarray]], *, colours: Sequence[str] = (METHODS["dpo"],), log_x: bool = True
 ) -> go.Figure:
-    """Mean attention by distance back: one line a model or a head.
+    """Draw the mean attention weight by lag, one line per model or head.
 
     Args:
         lines: (name, [K] mean weight at lag 0, 1, ...).
-        colours: of the lines.
-        log_x: lag + 1 on a logarithmic axis, so that near and far both show.
+        colours: colour of each line.
+        log_x: whether lag + 1 is on a logarithmic axis, which shows short and long lags alike.
     """
     panels = Panels()
     for (name, values), colour in zip(lines, colours, strict=True):
@@ -103,11 +103,11 @@ def lag_curves(
 
 
 def score_curves(steps: Sequence[int], lines: Mapping[str, np.ndarray], *, marker: int | None = None) -> go.Figure:
-    """Several shares of one head over training steps.
+    """Draw several shares of one head over training.
 
     Args:
-        steps: [S] of the captures.
-        lines: [S] shares, 0 to 1, by name.
+        steps: [S] training steps of the captures.
+        lines: [S] shares from 0 to 1, by name.
         marker: step to mark.
     """
     panels = Panels()
@@ -141,17 +141,17 @@ def head_grids(
     width: int = 900,
     digits: int = 2,
 ) -> go.Figure:
-    """One or more [D H] grids side by side; unsigned panels share one scale, signed ones another, centred on zero.
+    """Draw one or more [D H] grids side by side; unsigned panels share a scale, signed ones another, centred on zero.
 
     Args:
         panels: (title, [D H] values); NaN leaves a cell empty.
-        label: of the colour bar, with its unit.
-        signed: which panels are signed; a single entry holds for all.
-        low: lower end of the unsigned scale; default: 0 or the least value.
-        high: its upper end; default: the largest value.
+        label: title of the colour bar, with the unit.
+        signed: whether each panel is signed; a single entry holds for all.
+        low: lower end of the unsigned scale; by default 0 or the smallest value.
+        high: upper end of the unsigned scale; by default the largest value.
         chosen: (layer, head) to frame.
-        width: pixels of the figure, from which the size of the markers follows.
-        digits: decimals of the numbers in the cells.
+        width: width of the figure in pixels, which determines the size of the markers.
+        digits: number of decimals of the values in the cells.
     """
     signs = list(signed) * len(panels) if len(signed) == 1 else list(signed)
     plain = [values for (_, values), sign in zip(panels, signs, strict=True) if not sign]
@@ -186,16 +186,16 @@ def head_grids(
 def _grid(
     values: np.ndarray, axis: str, name: str, form: str, cell: tuple[float, float]
 ) -> tuple[go.Heatmap, go.Scatter]:
-    """Return the cells of all heads with their numbers, and the squares that take clicks.
+    """Return the cells of all heads with their values, and the squares that take clicks.
 
     Args:
-        values: [D H]; NaN leaves a cell empty.
-        axis: the colour axis.
-        name: of the number, escaped.
-        form: of the number in a cell.
-        cell: pixels of a cell's width and height.
+        values: [D H] values; NaN leaves a cell empty.
+        axis: name of the colour axis.
+        name: name of the value, escaped.
+        form: format of a value in a cell.
+        cell: width and height of a cell in pixels.
     """
-    numbers = values.astype(float).round(int(form[-2])) + 0.0  # no minus before a zero
+    numbers = values.astype(float).round(int(form[-2])) + 0.0  # avoids a minus sign before zero
     texts = [["" if not np.isfinite(value) else f"{value:{form}}" for value in row] for row in numbers]
     layers, heads = (at.tolist() for at in np.nonzero(np.isfinite(values)))
     named = [[f"L{layer}H{head}", float(values[layer, head])] for layer, head in zip(layers, heads, strict=True)]
@@ -214,14 +214,14 @@ def head_ranking(
     chosen: tuple[int, int] | None = None,
     colour: str = METHODS["dpo"],
 ) -> go.Figure:
-    """Heads as bars in the order given, the first on top; a bar takes a click.
+    """Draw heads as clickable bars in the given order, the first at the top.
 
     Args:
         heads: [k] (layer, head).
-        values: [k] their values.
-        label: of the axis, with its unit.
-        chosen: (layer, head) drawn in full colour, the others paler.
-        colour: of the bars.
+        values: [k] values of the heads.
+        label: title of the axis, with the unit.
+        chosen: (layer, head) drawn in full colour; the others are paler.
+        colour: colour of the bars.
     """
     panels, names = Panels(), [f"L{layer}H{head}" for layer, head in heads]
     marker = {"color": colour, "opacity": [1.0 if chosen in (None, head) else 0.55 for head in heads]}
@@ -233,27 +233,27 @@ def head_ranking(
 
 
 DEPTH = [[0.0, METHODS["sft"]], [0.5, METHODS["rlhf"]], [1.0, METHODS["dpo"]]]
-"""Colours of lines from the first layer to the last, readable on a light and on a dark page."""
+"""Colour scale of lines from the first to the last layer, readable on light and dark pages."""
 
 ITSELF = 0.5
-"""Where lag 0, which has no logarithm, stands on the axis."""
+"""Position of lag 0 on the logarithmic axis."""
 
 TICKS = 16
-"""Tokens that an axis names: two of these figures stand side by side."""
+"""Maximum number of token labels on an axis; two of these figures are shown side by side."""
 
 MOST_MARKS = 8000
-"""Sources that one figure draws; weaker ones are left out."""
+"""Maximum number of sources in one figure; weaker ones are left out."""
 
 
 def lag_profiles(profile: np.ndarray, layers: Sequence[int]) -> go.Figure:
-    """Mean weight by distance back, one line a layer (mean over its heads), both axes logarithmic.
+    """Draw the mean weight by lag, one line per layer (mean over its heads), with both axes logarithmic.
 
-    Beyond lag 32 neighbours are averaged, ever more of them. Where heads rest on the first token, lines rise at the
-    end: the longest lags lead from the last queries to it.
+    Beyond lag 32, weights are averaged over groups of lags that grow with the lag. If heads attend to the first token,
+    the lines rise at the end, because the longest lags lead from the last queries to it.
 
     Args:
         profile: [D H K+1] mean weight at each lag.
-        layers: [D] their numbers.
+        layers: [D] indices of the layers.
     """
     panels, lags = Panels(), profile.shape[-1]
     edges = _edges(lags)
@@ -277,7 +277,7 @@ def lag_profiles(profile: np.ndarray, layers: Sequence[int]) -> go.Figure:
 
 
 def _edges(lags: int) -> list[int]:
-    """First lags of the groups that are averaged: each alone up to 32, then eight groups an octave."""
+    """Return the first lag of each averaged group: single lags up to 32, then eight groups per octave."""
     far = [round(32 * 2 ** (step / 8)) for step in range(1, 8 * 32) if 32 * 2 ** (step / 8) < lags]
     return [*range(min(33, lags)), *far]
 
@@ -290,8 +290,8 @@ def query_statistic(
     Args:
         lines: (name, [T] values).
         tokens: [T] the text.
-        label: of the axis, with its unit.
-        colours: of the lines.
+        label: title of the axis, with the unit.
+        colours: colour of each line.
     """
     panels = Panels()
     for (name, values), colour in zip(lines, colours, strict=True):
@@ -304,13 +304,13 @@ def query_statistic(
 
 
 def top_sources(keys: np.ndarray, weights: np.ndarray, tokens: Sequence[str], *, least: float = 0.05) -> go.Figure:
-    """Draw the strongest sources of every query of one head: queries downwards, keys to the right, the future in grey.
+    """Draw the strongest sources of every query of one head: queries downwards, keys to the right, masked keys in grey.
 
     Args:
-        keys: [T k] positions, -1 for none.
-        weights: [T k] their attention weights.
+        keys: [T k] positions of the sources, -1 for none.
+        weights: [T k] attention weights of the sources.
         tokens: [T] the text.
-        least: weights below it are left out, so that a long text stays readable.
+        least: minimum weight that is drawn, which keeps a long text readable.
     """
     length = len(tokens)
     query, rank = np.nonzero((keys >= 0) & (weights >= least))

@@ -1,4 +1,4 @@
-"""Figures of an audit: differences with their intervals, KL by kind of text, and the change block by block."""
+"""Figures of an audit: differences with intervals, KL by kind of text, and changes block by block."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,11 +26,11 @@ from probe.plotting.theme import DOTTED, LIGHT, METHODS, THIN, escape, escape_li
 from probe.terms import DIFFERENCE, RATES
 
 MOST, KINDS = 8, 13
-"""Further measures, and kinds of text, that are drawn at most."""
+"""Maximum number of further measures, and of kinds of text, in a figure."""
 
 
 def drawn_rows(audit: Audit) -> pd.DataFrame:
-    """Return the rows that the figure of differences shows: the measures of the audit, then others that changed."""
+    """Return the rows of the figure of differences: the measures of the audit, then others that changed."""
     rates = audit.tested[audit.tested["unit"].isin((*RATES, DIFFERENCE))]
     others = audit.changed[audit.changed.index.isin(rates.index[~rates["measure"]])].head(MOST)
     return pd.concat([rates[rates["measure"]], others], ignore_index=True)
@@ -39,7 +39,7 @@ def drawn_rows(audit: Audit) -> pd.DataFrame:
 def difference_points(audit: Audit) -> go.Figure:
     """Draw differences of rates with 95 % intervals, in percentage points: the measures, then others that changed.
 
-    Filled where it changed; a diamond where two models are equivalent within the margin, which is shaded.
+    Filled marks are changes; diamonds are differences within the equivalence margin, which is shaded.
     """
     rows = drawn_rows(audit)
     changed, equivalent = rows["verdict"] == CHANGED, rows["verdict"] == EQUIVALENT
@@ -79,7 +79,7 @@ def difference_points(audit: Audit) -> go.Figure:
 
 
 def difference_table(audit: Audit) -> pd.DataFrame:
-    """Return the whole table for people: measure, questions, both values, difference, verdict, what it finds, p, n."""
+    """Return the whole table for reading: measure, questions, both values, difference, verdict, what it finds, p, n."""
     rows = audit.rows.to_dict("records")
     base, aligned = audit.names
     columns = {
@@ -105,17 +105,17 @@ def difference_table(audit: Audit) -> pd.DataFrame:
 
 
 def _count(number: float) -> str:
-    """Return a whole number; empty where it is not known."""
+    """Return a whole number as text; empty if it is missing."""
     return "" if number != number else f"{number:.0f}"
 
 
 def _guess(row: Mapping[Any, Any]) -> str:
-    """Format the value that guessing among the choices gives; empty where there are no choices."""
+    """Format the value that guessing among the choices gives; empty if there are no choices."""
     return "" if row["chance"] != row["chance"] else in_unit(row["unit"], row["chance"], None, None)
 
 
 def inside(audit: Audit) -> go.Figure:
-    """Draw KL by kind of text, and block by block the relative change of the weights and of the residual stream."""
+    """Draw KL by kind of text, and the relative change of weights and residual stream block by block."""
     titles = ["KL(aligned \u2225 base) of next tokens", "weights", "residual stream where<br>an answer begins"]
     panels = Panels(titles, widths=[0.4, 0.3, 0.3], spacing=0.09)
     kinds, blocks = audit.corpus.head(KINDS), audit.blocks

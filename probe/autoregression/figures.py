@@ -1,6 +1,6 @@
-"""The model as a nonlinear autoregression: lag profiles, KL by context length, snowballs, and Jacobians (E23).
+"""Figures of the model as a nonlinear autoregression: lag profiles, KL by context length, snowballs, Jacobians (E23).
 
-Every function takes one entry for each model, drawn from the first to the last; intervals are 95 %.
+Every function takes one entry per model and draws the models in this order; intervals are 95 %.
 
 Axes: K lags, M context lengths, L steps, D blocks, H heads, d width.
 """
@@ -21,9 +21,9 @@ from probe.plotting.theme import LIGHT, THIN, colour_axis, escape, log_axis, sho
 from probe.terms import SHARE
 
 FLOOR = 1e-7
-"""Influences below are drawn here on the logarithmic axis: they are rounding in single precision."""
+"""Lower limit of influences on the logarithmic axis; smaller values are rounding errors of single precision."""
 ACROSS = THIN | {"dash": "dash"}
-"""Line at a level."""
+"""Style of a horizontal reference line."""
 SYMBOLS = ("circle", "diamond", "square")
 
 
@@ -33,9 +33,9 @@ def lag_curves(
     """Draw the influence of x_{t-k} on pi_t by lag, on a logarithmic axis.
 
     Args:
-        tables: of each model (`LagProfile.table`), all of one measure.
-        models: their names and colours.
-        orders: the effective order of each model, marked by a line after its last lag; None where it is not reached.
+        tables: table of each model (`LagProfile.table`), all for the same measure.
+        models: name and colour of each model.
+        orders: effective order of each model, marked by a line after its last lag; None if it is not reached.
     """
     panels = Panels()
     for index, (table, model) in enumerate(zip(tables, models, strict=True)):
@@ -55,13 +55,13 @@ def lag_curves(
 def context_curves(
     tables: Sequence[pd.DataFrame], models: Sequence[Look], *, orders: Sequence[int | None], epsilon: float
 ) -> go.Figure:
-    """KL(full context || last m tokens) by m, with the line epsilon and a ring at the effective order.
+    """Draw KL(full context || last m tokens) by m, with a line at epsilon and a ring at the effective order.
 
     Args:
-        tables: of each model (`EffectiveOrder.table`).
-        models: their names and colours.
-        orders: the effective order of each model; None where it is not reached.
-        epsilon: nats.
+        tables: table of each model (`EffectiveOrder.table`).
+        models: name and colour of each model.
+        orders: effective order of each model; None if it is not reached.
+        epsilon: threshold of the effective order in nats.
     """
     panels = Panels()
     panels.mark(1, ACROSS, y=epsilon)
@@ -84,11 +84,11 @@ def context_curves(
 
 
 def linear_curves(tables: Sequence[pd.DataFrame], models: Sequence[Look]) -> go.Figure:
-    """R^2 of the next embedding by the number of tokens m that are read: the model, and the best linear autoregression.
+    """Draw R^2 of the next embedding by the number of last tokens m, for each model and the best linear autoregression.
 
     Args:
-        tables: of each model (`LinearAutoregression.table`).
-        models: their names and colours.
+        tables: table of each model (`LinearAutoregression.table`).
+        models: name and colour of each model.
     """
     panels = Panels()
     for index, (table, model) in enumerate(zip(tables, models, strict=True)):
@@ -125,12 +125,12 @@ def linear_curves(tables: Sequence[pd.DataFrame], models: Sequence[Look]) -> go.
 
 
 def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Look], *, truth: bool) -> go.Figure:
-    """After one wrong token, by step: KL of the two branches, and the share of tokens that are wrong or differ.
+    """Draw KL between the branches, and the share of tokens that are wrong or differ, by step after one wrong token.
 
     Args:
-        summaries: of each model (`Snowball.summary`).
-        models: their names and colours.
-        truth: show the share of wrong tokens (a world knows them); else that of tokens in which the branches differ.
+        summaries: summary of each model (`Snowball.summary`).
+        models: name and colour of each model.
+        truth: whether the share of wrong tokens is shown, which a world knows; otherwise that of differing tokens.
     """
     right = "share of wrong tokens" if truth else "share of tokens that differ"
     panels = Panels(["", ""], spacing=0.12)
@@ -167,16 +167,16 @@ def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Look], *
 
 
 def interval_line(table: pd.DataFrame, x: str, y: str, model: Look, index: int, count: int, place: str) -> go.Scatter:
-    """Draw a line with marks and intervals (columns `low`, `high`, `n_readings`), shifted against other models' lines.
+    """Return a line with marks and intervals (columns `low`, `high`, `n_readings`), shifted to separate the models.
 
     Args:
-        table: its rows; those without a value are left out.
-        x: the column of positions.
-        y: the column of values.
+        table: table of the line; rows without a value are left out.
+        x: column of positions.
+        y: column of values.
         model: name, colour and dash.
-        index: which of the models it is.
-        count: how many there are.
-        place: what a position is called on hover, with `%{x}` for its number.
+        index: index of the model.
+        count: number of models.
+        place: hover text of a position, with `%{x}` for its number.
     """
     rows = table[table[y].notna()]
     heights = rows[y].clip(lower=FLOOR)
@@ -201,7 +201,7 @@ def interval_line(table: pd.DataFrame, x: str, y: str, model: Look, index: int, 
 
 
 def _log_axis(tables: Sequence[pd.DataFrame], y: str, *more: float) -> dict:
-    """Return a logarithmic axis around the values, which cuts off an interval that reaches down to 0."""
+    """Return a logarithmic axis around the values; intervals that reach down to 0 are cut off."""
     values = np.concatenate([np.array(more), *(table[y].dropna().to_numpy() for table in tables)]).clip(min=FLOOR)
     tops = np.concatenate([values, *(table["high"].dropna().to_numpy() for table in tables)])
     low, high = float(np.log10(values.min())) - 0.5, float(np.log10(tops.max())) + 0.15
@@ -221,17 +221,17 @@ def _step(count: int) -> int:
 
 
 MOST_TICKS = 20
-"""Layers or heads that an axis names one by one."""
+"""Maximum number of layers or heads that an axis labels one by one."""
 
 
 def path_shares(shares: Sequence[np.ndarray], models: Sequence[Look]) -> go.Figure:
-    """Draw the bilinear-softmax path's share of each head's Jacobian (E23).
+    """Draw the share of the bilinear-softmax path in each head's Jacobian (E23).
 
-    Two models of one size also get a panel with their difference.
+    For two models of the same size, a further panel shows the difference.
 
     Args:
-        shares: [D H] of each model, 0 to 1.
-        models: their names.
+        shares: [D H] shares of each model, 0 to 1.
+        models: name of each model.
     """
     titles = [escape(shorten(model.name, 24)) for model in models]
     comparable = len(shares) == 2 and shares[0].shape == shares[1].shape
@@ -255,11 +255,11 @@ def path_shares(shares: Sequence[np.ndarray], models: Sequence[Look]) -> go.Figu
 
 
 def singular_values(values: Sequence[np.ndarray], models: Sequence[Look]) -> go.Figure:
-    """Singular values of d h_D / d h_l by layer l: their median, the middle 80 % as a band, and the line of 1.
+    """Draw the singular values of d h_D / d h_l by layer l: the median, the middle 80 % as a band, and a line at 1.
 
     Args:
-        values: [D d] of each model (`NeutralJacobian.to_end`), NaN where a value is not resolved.
-        models: their names and colours.
+        values: [D d] singular values of each model (`NeutralJacobian.to_end`), NaN if a value is not resolved.
+        models: name and colour of each model.
     """
     panels = Panels()
     panels.mark(1, ACROSS, y=1)
@@ -281,5 +281,5 @@ def singular_values(values: Sequence[np.ndarray], models: Sequence[Look]) -> go.
 
 
 def ticks(count: int) -> list[int]:
-    """Numbers of layers or heads for an axis; every second (third, ...) where there are many."""
+    """Return the labelled layers or heads of an axis; every second (third, ...) if there are many."""
     return list(range(0, count, max(1, -(-count // MOST_TICKS))))

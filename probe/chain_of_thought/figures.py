@@ -1,4 +1,4 @@
-"""Figures of the experiment `chain_of_thought`: from its tidy tables, for any number of models."""
+"""Figures of the experiment `chain_of_thought`, from its tidy tables, for any number of models."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -30,7 +30,7 @@ CHANCE = 0.1
 
 
 def accuracy_by_terms(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Accuracy with steps, at once and behind filler by number of terms; of problems without terms, side by side.
+    """Draw the accuracy with steps, without steps and with filler by number of terms, or in one panel without terms.
 
     Args:
         table: model, condition, terms, value, ci_low, ci_high, n.
@@ -50,7 +50,7 @@ def accuracy_by_terms(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def agreement(table: pd.DataFrame, look: Look) -> go.Figure:
-    """How often the answer stays, against the share of the steps that was given, or stood before a mistake.
+    """Draw how often the answer stays the same, by the share of the steps that is kept or precedes an added mistake.
 
     Args:
         table: model, test, share, value, ci_low, ci_high, n.
@@ -69,7 +69,7 @@ def agreement(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def following(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Draw the outcomes of an edited step by the number of steps that the model still writes.
+    """Draw the outcomes of an edited step by the number of steps that remain after it.
 
     Args:
         table: model, outcome, steps_left, value, ci_low, ci_high, n.
@@ -87,12 +87,12 @@ def following(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def pass_curves(table: pd.DataFrame, look: Look, guess: float | None = None) -> go.Figure:
-    """pass@k against k on a logarithmic axis.
+    """Draw pass@k against k on a logarithmic axis.
 
     Args:
         table: model, k, value, ci_low, ci_high, n.
         look: style of each model.
-        guess: the chance that a guess is right, for the curve of guessing.
+        guess: probability that a guess is right, for the curve of guessing.
     """
     ks = sorted(int(k) for k in table["k"].unique())
     panels = Panels()
@@ -105,7 +105,7 @@ def pass_curves(table: pd.DataFrame, look: Look, guess: float | None = None) -> 
 
 
 def bias(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Draw the effect of a bias in the prompt, at once and with steps: pull of the biased answer, loss of accuracy.
+    """Draw the effect of a bias in the prompt without and with steps: pull of the biased answer, and loss of accuracy.
 
     Args:
         table: model, metric, value, ci_low, ci_high, n.
@@ -133,7 +133,7 @@ def _add_curves(panels: Panels, panel: int, table: pd.DataFrame, x: str, look: L
 
 
 def _side_by_side(table: pd.DataFrame, look: Look) -> go.Figure:
-    """One panel with the three conditions where there are no terms to tell problems apart."""
+    """Draw the three conditions in one panel, for problems without a number of terms."""
     panels = Panels()
     rows_by_model = models_of(table, look)
     for shift, (label, rows) in zip(offsets(len(rows_by_model)), rows_by_model, strict=True):

@@ -1,4 +1,4 @@
-"""Two models: KL a token and next tokens on one text, a corpus, the change of the weights, the way between them."""
+"""Figures of two models: KL and next tokens on a text, a corpus, changes of the weights, and the path between them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,12 +36,12 @@ def next_tokens(
     names: tuple[str, str],
     colours: tuple[str, str],
 ) -> go.Figure:
-    """Draw the favourites of both models for one token, side by side on one scale.
+    """Draw the likeliest next tokens of both models at one position, side by side on one scale.
 
     Args:
-        favourites: (k tokens, [k] their probabilities, best first) of base and aligned.
-        names: how the models are called.
-        colours: of their methods.
+        favourites: ([k] tokens, [k] probabilities, likeliest first) of base and aligned.
+        names: names of the two models.
+        colours: colours of the models' methods.
     """
     titles = [escape(shorten(name, 22)) for name in names]
     panels = Panels(titles, spacing=0.2)
@@ -64,17 +64,17 @@ def scalar_readings(
     start: int | None = None,
     chosen: int | None = None,
 ) -> go.Figure:
-    """Draw what two scalar models read after each token, and below it how differently each token changes that.
+    """Draw the readings of two scalar models after each token, and below them the difference in each token's effect.
 
     Args:
-        readings: [T] of base and aligned.
-        difference: [T] change at a token of the aligned model's reading minus that of the base's; NaN at token 0.
+        readings: ([T], [T]) readings of base and aligned.
+        difference: [T] change of the aligned model's reading at a token minus that of the base's; NaN at token 0.
         tokens: [T] the text.
-        names: how the models are called.
-        colours: of their methods.
-        unit: what the number is, such as `reward`.
-        start: first token of the completion, marked by a line.
-        chosen: position to emphasise.
+        names: names of the two models.
+        colours: colours of the models' methods.
+        unit: name of the quantity, such as `reward`.
+        start: index of the completion's first token, marked by a line.
+        chosen: index of the token to emphasise.
     """
     panels = Panels(["", ""], columns=1, gap=0.09, heights=[0.6, 0.4], shared_x=True)
     for name, values, colour, dash in zip(names, readings, colours, ("solid", "dash"), strict=True):
@@ -101,14 +101,14 @@ def scalar_readings(
 
 
 KINDS = ("q", "k", "v", "qkv", "o", "attention", "mlp", "norm", "embed", "unembed", "other")
-"""Columns of the map of weights, as far as a model has them."""
+"""Kinds of parameters that are columns of the map of weights, if the model has them."""
 
 
 def weight_map(matrices: pd.DataFrame) -> go.Figure:
-    """Relative change of the weights of each kind in each block: the norm of all their changes by that of all of them.
+    """Draw the relative change of each kind of weight in each block: norm of the change over norm of the base.
 
     Args:
-        matrices: `probe.compare.weights.WeightChange.matrices`; what is outside of the blocks has the top row.
+        matrices: `probe.compare.weights.WeightChange.matrices`; weights outside the blocks are in the top row.
     """
     rows = matrices.assign(block=matrices["block"].fillna(-1).astype(int))
     squares = (rows[["norm", "base_norm"]] ** 2).groupby([rows["block"], rows["kind"]]).sum()
@@ -120,11 +120,11 @@ def weight_map(matrices: pd.DataFrame) -> go.Figure:
 
 
 def head_change_map(heads: pd.DataFrame, part: str) -> go.Figure:
-    """Relative change of one part of every head, blocks against heads.
+    """Draw the relative change of one part of every head, with blocks as rows and heads as columns.
 
     Args:
         heads: `probe.compare.weights.WeightChange.heads`.
-        part: q, k, v, o, qk or ov.
+        part: name of the part: q, k, v, o, qk or ov.
     """
     table = heads.pivot(index="block", columns="head", values=f"{part}_relative")
     table = table.rename(index=lambda block: f"block {block}", columns=lambda head: f"H{head}")
@@ -132,7 +132,7 @@ def head_change_map(heads: pd.DataFrame, part: str) -> go.Figure:
 
 
 def _change_map(table: pd.DataFrame, title: str, legible: bool) -> go.Figure:
-    """Relative changes by block (downwards) and what the columns name."""
+    """Draw relative changes, with blocks as rows and the table's columns as columns."""
     values = table.to_numpy(dtype=float)
     words = [["" if np.isnan(value) else in_percent(value) for value in row] for row in values]
     heat = cells(values, words, legible=legible).update(x=list(table.columns), y=list(table.index), hoverinfo=None)
@@ -145,13 +145,13 @@ def _change_map(table: pd.DataFrame, title: str, legible: bool) -> go.Figure:
 
 
 def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str, str], columns: int = 3) -> go.Figure:
-    """Small multiples: a metric against alpha with its interval, the chord of the two models, and the two marked.
+    """Draw each metric against alpha with its interval, the straight line between both models, and the two models.
 
     Args:
         table: `probe.compare.path.WeightPath.table`.
-        terms: each metric that is drawn, in words.
-        names: of the base and the aligned model.
-        columns: panels side by side, at most.
+        terms: term of each metric to draw.
+        names: names of the base and the aligned model.
+        columns: maximum number of panels side by side.
     """
     panels = small_multiples(list(terms.items()), columns)
     colours = METHODS["pretrain"], METHODS["dpo"]
@@ -176,23 +176,23 @@ def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str
 
 
 WIDEST = 4
-"""Times the largest mean that an axis of means reaches, at most: longer intervals leave the figure at its edge."""
+"""Maximum length of the axis of means, in multiples of the largest mean; longer intervals are cut off."""
 
 
 def corpus_panels(kinds: pd.DataFrame, tokens: pd.DataFrame, *, most: int = 30) -> go.Figure:
-    """KL by kind of text, and by how much the mean probability of tokens changed, with their 95 % intervals.
+    """Draw KL by kind of text and the changes of tokens' mean probabilities, with 95 % intervals.
 
     Args:
         kinds: `kind`, `kl`, `kl_low`, `kl_high`, the most changed first.
         tokens: `token`, `direction` (promoted, suppressed), `value`, `ci_low`, `ci_high`.
-        most: kinds that are drawn. Intervals beyond 4 times the largest mean end at the edge of the figure.
+        most: maximum number of kinds. Intervals beyond 4 times the largest mean are cut off.
     """
     panels = Panels(["KL(aligned \u2225 base) by kind", "tokens promoted and suppressed"], spacing=0.22)
     kinds = kinds.head(most)
     rows = kinds[["kl", "kl_low", "kl_high"]].to_numpy(dtype=float)
     _add_points(panels, 1, rows, list(kinds["kind"]), " nats")
     ends = rows[np.isfinite(rows)]
-    if ends.max(initial=0) > WIDEST * rows[:, 0].max(initial=0) > 0:  # one kind of few texts would flatten the others
+    if ends.max(initial=0) > WIDEST * rows[:, 0].max(initial=0) > 0:  # a kind with few texts would flatten the others
         largest = WIDEST * rows[:, 0].max()
         panels.axis("x", 1, range=[-0.02 * largest, largest])
     panels.axis("x", 1, title="nats a token", rangemode="tozero")
@@ -204,7 +204,7 @@ def corpus_panels(kinds: pd.DataFrame, tokens: pd.DataFrame, *, most: int = 30) 
 
 
 def _add_points(panels: Panels, panel: int, rows: np.ndarray, names: Sequence[str], unit: str, **look: str) -> None:
-    """Draw values with the ends of their intervals [n 3], one below the other, all of them named."""
+    """Draw values with the ends of their intervals [n 3] from top to bottom, each with its name."""
     value, low, high = rows.reshape(-1, 3).T
     hover = [f"{escape(name)}: {format_interval(*row)}{unit}" for name, row in zip(names, rows.tolist(), strict=True)]
     marks = go.Scatter(x=value, y=list(range(len(value))), mode="markers", error_x=whiskers(value, low, high), **look)
@@ -213,21 +213,21 @@ def _add_points(panels: Panels, panel: int, rows: np.ndarray, names: Sequence[st
 
 
 NULLS = {"matched parts": ("line-ns-open", "#B07D2B"), "random directions": ("x-thin-open", LIGHT.muted)}
-"""Mark and colour of the controls of a transplant."""
+"""Marker and colour of each control of a transplant."""
 
 
 def transplant_points(
     parts: pd.DataFrame, controls: pd.DataFrame, change: float, unit: str, titles: Mapping[str, str], *, most: int = 32
 ) -> go.Figure:
-    """Effect of each part with its interval, and its controls behind it; the axis names the change of all parts.
+    """Draw the effect of each part with its interval and controls; the axis title states the effect of all parts.
 
     Args:
         parts: `probe.compare.transplant.Transplants.parts`.
-        controls: one row a control: `part`, `effect`.
-        change: of the behaviour from base to aligned.
-        unit: of its values.
-        titles: of the panels, by kind of part.
-        most: parts of a kind that are drawn, those of the largest effects, in the order of the model.
+        controls: one row per control: `null`, `part`, `effect`.
+        change: change of the behaviour from base to aligned.
+        unit: unit of the behaviour.
+        titles: title of the panel of each kind of part.
+        most: maximum number of parts of a kind; those with the largest effects are drawn, in the order of the model.
     """
     kinds = list(dict.fromkeys(parts["kind"]))
     shown = []
@@ -256,12 +256,12 @@ def transplant_points(
 
 
 def first_token_maps(layers: pd.DataFrame, tokens: pd.DataFrame, layer: int) -> go.Figure:
-    """Size of the mean difference at the first tokens after each block, and what the lens reads in it after one block.
+    """Draw the norm of the mean difference at the first tokens after each block, and its logit lens after one block.
 
     Args:
         layers: `probe.compare.first_tokens.FirstTokens.layers`.
-        tokens: rows of its `tokens` after one block.
-        layer: that block, which is marked; -1 is the embedding.
+        tokens: rows of `FirstTokens.tokens` for that one block.
+        layer: the block of the lens; -1 is the embedding.
     """
     titles = ["size, % of the residual", f"its lens after {_after(layer)} (* beyond random signs)"]
     panels = Panels(titles, widths=[0.36, 0.64], spacing=0.12)
@@ -315,7 +315,7 @@ def steering_curve(doses: pd.DataFrame, unit: str) -> go.Figure:
 
     Args:
         doses: `probe.compare.first_tokens.Steering.doses`.
-        unit: of the behaviour's values.
+        unit: unit of the behaviour.
     """
     scale = 100 if unit in RATES else 1
     zero = pd.DataFrame([dict.fromkeys(doses.columns, 0.0)])

@@ -1,4 +1,4 @@
-"""Figures of the experiment `continual`: from its tidy tables, for any number of models."""
+"""Figures of the experiment `continual`, from its tidy tables, for any number of models."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -29,12 +29,12 @@ SHOWN = {"ACC": "final<br>accuracy", "forgetting": "forgetting", "old_forgetting
 
 
 def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.Figure:
-    """Draw the accuracy on each task after each phase, one panel a strategy, with the forgetting in its title.
+    """Draw the accuracy on each task after each phase, one panel per strategy, with the forgetting in its title.
 
     Args:
         table: model, strategy, task, after, value, ci_low, ci_high, n.
         measures: model, strategy, metric, value, ci_low, ci_high.
-        look: of the models; several are told apart by the dash, tasks by colour.
+        look: style of each model; models are distinguished by dash, tasks by colour.
     """
     strategies, tasks = (list(dict.fromkeys(table[name])) for name in ("strategy", "task"))
     models = list(dict.fromkeys(table[MODEL]))
@@ -63,7 +63,7 @@ def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.F
 
 
 def measures(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Draw final accuracy, forgetting, and forgetting of the base's knowledge, by strategy.
+    """Draw final accuracy, forgetting, and forgetting of the base model's knowledge, by strategy.
 
     Args:
         table: model, strategy, metric, value, ci_low, ci_high, n.
@@ -89,11 +89,11 @@ def measures(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def learning(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Draw how the first phase is learned for the first time, and again after all phases; one panel a model.
+    """Draw how the first phase is learned for the first time, and again after all phases; one panel per model.
 
     Args:
         table: model, learning (`first` or a strategy), step, value, ci_low, ci_high, n, target.
-        look: of the models.
+        look: style of each model.
     """
     models = list(dict.fromkeys(table[MODEL]))
     panels = Panels([escape(model) for model in models], spacing=0.06, shared_y=True)
@@ -112,7 +112,7 @@ def learning(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def _title(strategy: str, table: pd.DataFrame, prefix: str) -> str:
-    """Return the strategy and its forgetting; of several models only the first one's share, without its interval."""
+    """Return the strategy with its forgetting; for several models the share of the first, without interval."""
     name = NAMES.get(strategy, strategy)
     rows = table[(table["strategy"] == strategy) & (table["metric"] == "forgetting")]
     if not len(rows):

@@ -72,12 +72,12 @@ class Comparison(Drawable):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """The metrics that are functions of items, by name."""
+        """Metrics that are functions of items, by name."""
         return metrics_of(self.experiment, self.result.items)
 
     @property
     def names(self) -> list[str]:
-        """Names of all numbers, in their order."""
+        """Names of all numbers, in the order of the summaries."""
         return list(dict.fromkeys(name for table in self.summaries.values() for name in table["metric"]))
 
     def term(self, name: str) -> Term:
@@ -220,7 +220,7 @@ def draw_together(
     try:
         with foreign(refuse):
             return finish(experiment, joint), ""
-    except ProbeError as error:  # the figures of one model would be taken for those of all
+    except ProbeError as error:  # figures of one model would be mistaken for those of all
         return finish(bare, replace(joint, figures={})), str(error)
 
 

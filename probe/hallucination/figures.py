@@ -1,6 +1,6 @@
-"""Figures of the experiment `hallucination`: exposure, calibration, uncertainty about meanings, and one wrong token.
+"""Figures of the experiment `hallucination`: exposure, calibration, semantic uncertainty, and one wrong token.
 
-All take tidy tables of any number of models; one colour a model, with 95 % bands.
+Every function takes tidy tables of any number of models and draws one colour per model, with 95 % bands.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,11 +40,11 @@ KINDS = {
 
 
 def exposure_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Hall against the exposure of the fact, in evenly spaced classes; each model's bound dashed in its colour.
+    """Draw Hall by class of the fact's exposure, in equal steps; each model's lower bound is dotted in its colour.
 
     Args:
         table: model, kind, label, low, value, ci_low, ci_high, abstention, bound, n.
-        styles: of each model.
+        styles: style of each model.
     """
     panels = Panels()
     order = table.drop_duplicates(["kind", "label"])[["kind", "label", "low"]]
@@ -73,7 +73,7 @@ def exposure_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def target_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Score and errors against the confidence target: without a target solid, answering only above it dashed."""
+    """Draw score and errors against the confidence target: solid without a target, dashed with abstention below it."""
     panels = _beside(["points a question", "share of wrong answers"])
     for label, rows in models_of(table, styles):
         for rule, dash in (("own", "solid"), ("target", "dash")):
@@ -103,10 +103,10 @@ def calibration(
     """Draw the reliability diagram and the risk-coverage curve.
 
     Args:
-        bins: see `probe.hallucination.confidence.reliability`, with `ci_low`, `ci_high` and the model.
-        risk: see `probe.hallucination.confidence.risk_table`, with the model.
-        styles: of the models.
-        errors: of each model the calibration error, and that of a perfectly calibrated model with its confidences.
+        bins: table of `probe.hallucination.confidence.reliability` with `ci_low`, `ci_high` and the model.
+        risk: table of `probe.hallucination.confidence.risk_table` with the model.
+        styles: style of each model.
+        errors: calibration error of each model, and that of a perfectly calibrated model with the same confidences.
     """
     panels = _beside(["share of answers that are right", "share of errors among the surest answers"])
     panels.add(2, _ideal(risk))
@@ -139,7 +139,7 @@ def calibration(
 
 
 def shares(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Draw the headline shares of a file's questions."""
+    """Draw the headline shares of the questions in a file."""
     return headline_intervals(table.rename(columns={MODEL: "run"}), styles, words=_words).update_xaxes(
         title_text="share of questions (MC2, agreement, P(True): mean), with 95 % interval"
     )
@@ -150,12 +150,12 @@ def _words(metric: str) -> Term:
 
 
 def reference(x: Sequence[float] | pd.Series, y: Sequence[float], name: str, legend: bool = True) -> go.Scatter:
-    """Return the dashed line that an ideal or an ignorant model would show."""
+    """Return the dashed reference line of an ideal or an ignorant model."""
     return exact(x, y, name, "dash", LIGHT.muted).update(showlegend=legend)
 
 
 def key(panels: Panels, dashes: Mapping[str, str]) -> None:
-    """Legend entries for the dashes."""
+    """Add legend entries that explain the dashes."""
     for name, dash in dashes.items():
         line = {"color": LIGHT.muted, "dash": dash, "width": 1.8}
         panels.add(1, legend_entry(name, line=line))
@@ -167,7 +167,7 @@ def rows_of(table: pd.DataFrame) -> list[Any]:
 
 
 def _beside(titles: Sequence[str]) -> Panels:
-    """Return panels side by side, with their titles at the y axes."""
+    """Return panels side by side whose titles are those of the y axes."""
     panels = Panels([""] * len(titles), spacing=0.17)
     for column, title in enumerate(titles, start=1):
         panels.axis("y", column, title=title, zeroline=False)
@@ -176,18 +176,18 @@ def _beside(titles: Sequence[str]) -> Panels:
 
 
 def _ideal(risk: pd.DataFrame) -> go.Scatter:
-    """Return the first model's curve as if it were surer of every right answer than of any wrong one."""
+    """Return the first model's curve if its confidence in every right answer exceeded that in any wrong one."""
     rows = risk[risk[MODEL] == risk[MODEL].iloc[0]]
     right = 1 - float(rows["value"].iloc[-1])
     return reference(rows["coverage"], [max(0.0, 1 - right / x) for x in rows["coverage"]], "ideal (its ECE)")
 
 
 HELD_OUT = {"people": "people held out", "choice": "multiple choice", "free": "free answers"}
-"""What heads and directions are tested on; they were fitted on other people and questions."""
+"""Names of the held-out sets that test heads and directions, which were fitted on other people and questions."""
 
 
 def entropies(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Semantic entropy by kind of question: exact filled, from samples open, a cross where samples are on average."""
+    """Draw semantic entropy by kind of question: exact values filled, estimates open, their expectations as crosses."""
     panels = Panels()
     kinds, labels = list(dict.fromkeys(table["kind"])), [label for label in styles if label in set(table[MODEL])]
     step = 0.7 / max(len(labels), 1)
@@ -224,12 +224,12 @@ def entropies(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def direction_by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """AUROC of the known-against-unseen direction after each block; grey: shuffled labels."""
+    """Draw the AUROC of the direction from known to unseen people after each block; shuffled labels are grey."""
     return _by_layer(table.assign(kind="people"), styles)
 
 
 def p_ik_by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """AUROC of P(IK) by heads on the residual after each block, a panel for each way to answer; grey as above."""
+    """Draw the AUROC of P(IK) heads on the residual stream after each block, one panel per set of questions."""
     return _by_layer(table, styles)
 
 
@@ -256,11 +256,11 @@ def _by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 UNITS = {1: "nats", 2: SHARE}
-"""Of the panels of a snowball."""
+"""Unit of each panel of a snowball figure."""
 
 
 def snowball_steps(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Draw the effect of one forced wrong token on later ones: KL, and the share of later tokens that are wrong."""
+    """Draw the effect of one forced wrong token on later tokens: KL, and the share of later tokens that are wrong."""
     truth = table["quantity"].isin(("clean_error", "wrong_error")).any()
     panels = _beside(["KL(clean ‖ wrong), nats", "share of wrong tokens" if truth else "share of other tokens"])
     quantities = [("forced_kl", 1, "solid"), ("free_kl", 1, "dash")]

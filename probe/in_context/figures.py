@@ -1,6 +1,6 @@
-"""Figures of the experiment `in_context`: examples, labels, chains and pools, the heads behind them, function vectors.
+"""Figures of the experiment `in_context`: examples, labels, chains, pools, attention heads and function vectors.
 
-All are of any number of models. What Bayes' rule says is drawn dashed in its own colour, and named.
+All functions take any number of models. The Bayes-optimal values are dashed, in their own colour, and in the legend.
 """
 
 import numpy as np
@@ -38,17 +38,17 @@ ACCURACY = ("accuracy", "ci_low", "ci_high")
 
 
 def example_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Accuracy by number of examples (loss by states seen, of chains), with the exact Bayes predictors dashed.
+    """Draw accuracy by number of examples (for chains, loss by states seen), with the exact Bayes predictors dashed.
 
     Args:
         table: model, kind, examples, accuracy, ci_low, ci_high, loss, loss_low, loss_high, and the Bayes columns.
-        styles: of each model.
+        styles: style of each model.
     """
     kinds = [kind for kind in KINDS if (table["kind"] == kind).any()]
     others = table[table["kind"] != "markov"]
-    if set(table[MODEL]) == set(others[MODEL]):  # of chains beside them `distances` says more
+    if set(table[MODEL]) == set(others[MODEL]):  # `distances` says more about chains if there are other kinds
         kinds = [kind for kind in kinds if kind != "markov"]
-    panels = Panels([KINDS[kind] for kind in kinds], spacing=0.09)  # room for the name of each axis
+    panels = Panels([KINDS[kind] for kind in kinds], spacing=0.09)  # room for the title of each axis
     for column, kind in enumerate(kinds, start=1):
         group = table[table["kind"] == kind]
         chain = kind == "markov"
@@ -74,7 +74,7 @@ def example_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def distances(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """KL(predictor || model) by states seen, one panel a predictor; dashed: the Bayes predictor itself."""
+    """Draw KL(predictor || model) by states seen, one panel per predictor; the Bayes predictor itself is dashed."""
     panels = Panels([f"KL to {PREDICTORS[name]}" for name in PREDICTORS], spacing=0.08)
     for column, name in enumerate(PREDICTORS, start=1):
         group = table[(table["predictor"] == name) & (table["position"] > 0)]
@@ -91,7 +91,7 @@ def distances(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def labels(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Accuracy with gold, random and permuted labels of the examples."""
+    """Draw the accuracy with gold, random and permuted labels of the examples."""
     panels = Panels()
     modes = [mode for mode in MODES if (table["labels"] == mode).any()]
     groups = models_of(table, styles)
@@ -106,7 +106,7 @@ def labels(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def few_shot(table: pd.DataFrame, ablation: pd.DataFrame | None, styles: Look) -> go.Figure:
-    """Accuracy by number of labelled examples, and with other labels at the largest number."""
+    """Draw the accuracy by number of labelled examples, and with other labels at the largest number."""
     panels = Panels(["accuracy by number of examples"] + (["with other labels"] if ablation is not None else []))
     shots = sorted(table["examples"].unique())
     for label, rows in models_of(table, styles, "examples"):
@@ -131,13 +131,13 @@ def few_shot(table: pd.DataFrame, ablation: pd.DataFrame | None, styles: Look) -
 
 
 def pool_sizes(table: pd.DataFrame, styles: Look | None = None) -> go.Figure:
-    """KL to the Bayes predictive over the pool and over all functions, by size of the pool that a model was trained on.
+    """Draw the KL to the Bayes predictives over the pool and over all functions, by size of the training pool.
 
-    Models that differ in their pool alone make one curve (`probe.in_context.pools`).
+    Models that differ only in their pool form one curve (`probe.in_context.pools`).
 
     Args:
         table: model, pool_size, tasks, kind (function, function_new), predictor (pool, all), value, ci_low, ci_high.
-        styles: not needed; colours tell the predictors.
+        styles: unused; colours distinguish the predictors.
     """
     kinds = [kind for kind in ("function", "function_new") if (table["kind"] == kind).any()]
     panels = Panels([KINDS[kind] for kind in kinds])
@@ -165,11 +165,11 @@ INDUCTION, RANDOM = "without its induction heads", "without random heads"
 
 
 def phase_change(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Induction score of the strongest head, and distances to the predictors of chains, over the captured steps.
+    """Draw the strongest head's induction score, and distances to chain predictors or held-out loss, over training.
 
     Args:
         table: model, step, kind, series, value, head.
-        styles: of each model.
+        styles: style of each model.
     """
     chains = bool((table["series"] == "kl_bayes").any()) and not (table["kind"] == "repeat").any()
     titles = ["induction score of the strongest head"]
@@ -204,7 +204,7 @@ def phase_change(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def repeats(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Loss of random tokens by their place in the segment, the first and the second time they are written."""
+    """Draw the loss of random tokens by position in the segment, at its first and its second occurrence."""
     panels = Panels()
     for label, rows in models_of(table, styles):
         for when, words, dash in (("early", "first time", "dot"), ("late", "second time", "solid")):
@@ -218,7 +218,7 @@ def repeats(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def ablation(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """In-context loss of each model as it is, without its induction heads (cross), and without as many random ones."""
+    """Draw the in-context loss with all heads, without induction heads (cross), and without as many random ones."""
     panels = Panels()
     texts = [name for name in TEXTS if (table["texts"] == name).any()]
     looks = {"as it is": ("line-ew-open", 16), RANDOM: ("circle-open", 7), INDUCTION: ("x", 11)}
@@ -259,7 +259,7 @@ def ablation(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def heads(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Induction score of every head against the loss added by its ablation (the copying score if none is ablated)."""
+    """Draw each head's induction score against the loss added by its ablation, or against its copying score."""
     panels = Panels()
     only_ablation = "ablation" in table and table["ablation"].notna().all()
     y = "ablation" if only_ablation else "copying"
@@ -267,7 +267,7 @@ def heads(table: pd.DataFrame, styles: Look) -> go.Figure:
     places: list[tuple[float, float]] = []
 
     def word(name: str, place: tuple[float, float]) -> str:
-        """Return the name of a head as its label; empty where another label is too near."""
+        """Return the name of a head as its label; empty if another label is too near."""
         if any(abs(place[0] - x) <= spacing[0] and abs(place[1] - up) <= spacing[1] for x, up in places):
             return ""
         places.append(place)
@@ -305,17 +305,17 @@ VECTORS = {
     "shuffled": ("dash", "of permuted labels"),
     "plain": ("dot", "no vector"),
 }
-"""Dash and name of each vector; colours tell the models."""
+"""Dash and name of each vector; colours distinguish the models."""
 PANELS = {"p_true": "probability of the true label", "accuracy": "the likeliest label is right"}
 
 
 def text_vectors(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Probability of the true label, and accuracy among the labels, without a vector and with each.
+    """Draw the probability of the true label and the accuracy among the labels, without a vector and with each.
 
     Args:
         table: model, block, vector (plain, own, shuffled), p_true, ci_low, ci_high, accuracy, accuracy_low,
             accuracy_high, n.
-        styles: of each model.
+        styles: style of each model.
     """
     panels = Panels(list(PANELS.values()))
     for column, ends in enumerate((("p_true", "ci_low", "ci_high"), ("accuracy", "accuracy_low", "accuracy_high")), 1):
@@ -326,7 +326,7 @@ def text_vectors(table: pd.DataFrame, styles: Look) -> go.Figure:
                 hover = hover_texts(group, name, "block", ". block", ends, SHARE)
                 mode = "lines" if vector == "plain" else "lines+markers"
                 traces = shaded(group["block"], group, name, style, hover, ends, mode=mode)
-                panels.add(column, *(traces if vector == "own" else traces[1:]))  # the others' bands lie on it
+                panels.add(column, *(traces if vector == "own" else traces[1:]))  # other bands would cover this one
     panels.axis("x", title="block after which it is added")
     panels.axis("y", **RATE, zeroline=False)
     panels.axis("y", 1, title="mean over queries")
@@ -334,11 +334,11 @@ def text_vectors(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def by_size(curve: pd.DataFrame) -> dict[str, Style]:
-    """Choose a colour for each model of a curve over pools, from blue for small ones to green for large ones."""
+    """Choose a colour for each model of a curve over pools, from blue for small pools to green for large ones."""
     models = curve.drop_duplicates(MODEL)
     sizes = sorted(models["pool_size"].unique())
     colours = dict(zip(sizes, sample_colorscale("Viridis", list(np.linspace(0.25, 0.8, len(sizes)))), strict=True))
-    twice = models.groupby("pool_size").cumcount()  # models with pools of one size differ by dash
+    twice = models.groupby("pool_size").cumcount()  # models with pools of the same size differ by dash
     return {
         str(label): Style(colours[size], DASHES[index % len(DASHES)])
         for label, size, index in zip(models[MODEL], models["pool_size"], twice, strict=True)

@@ -1,7 +1,7 @@
-"""Interventions as figures: effects over sites, one effect beside its nulls, estimates against exact, steering.
+"""Figures of interventions: effects over sites, one effect and its nulls, estimates and exact effects, steering.
 
-Effects are signed and centred on zero. Red frames the chosen site, as on every heat map of heads; nulls are grey, other
-sites filled and random directions hollow.
+Effects are signed and centred on zero. The chosen site has a red frame, as on every heat map of heads. Nulls are grey:
+filled for other sites, hollow for random directions.
 """
 
 from collections.abc import Sequence
@@ -17,22 +17,22 @@ from probe.plotting.panels import Panels
 from probe.plotting.theme import CHOSEN, DOTTED, METHODS, escape, escape_lines, shorten, signed_axis, token_axis
 
 NULL = METHODS["pretrain"]
-"""Colour of everything that is drawn at random."""
+"""Colour of null interventions."""
 SYMBOLS = ("circle", "circle-open")
-"""Other sites, random directions."""
+"""Marker of other sites, and of random directions."""
 MOST_LAYERS = 16
-"""Rows that a grid can name and number one by one."""
+"""Maximum number of rows that a grid labels one by one."""
 MOST_NUMBERED = 10
-"""Columns that are wide enough for a number in each cell."""
+"""Maximum number of columns whose cells have room for a number."""
 
 
 def layer_labels(layers: Sequence[int]) -> list[str]:
-    """Names of the rows of a grid of sites; -1 is the embedding."""
+    """Return the row names of a grid of sites; -1 is the embedding."""
     return ["embedding" if layer < 0 else f"L{layer}" for layer in layers]
 
 
 def head_labels(count: int) -> list[str]:
-    """Names of the columns of a grid of heads."""
+    """Return the column names of a grid of heads."""
     return [f"H{head}" for head in range(count)]
 
 
@@ -48,18 +48,18 @@ def effect_grid(
     bound: float | None = None,
     height: int = 340,
 ) -> go.Figure:
-    """Effects over layers (upwards) and tokens or heads (to the right); transparent markers take the click.
+    """Draw effects over layers (upwards) and tokens or heads (to the right); transparent markers take the clicks.
 
     Args:
-        values: [rows columns] signed effects; NaN is left empty.
-        layers: [rows] blocks, -1 for the embedding; they come back as `customdata[0]` of a clicked point.
-        columns: [columns] tokens or heads; their number comes back as `customdata[1]`.
-        label: of the colour bar, such as `share restored`.
-        axis: of the columns.
+        values: [rows columns] signed effects; NaN leaves a cell empty.
+        layers: [rows] blocks, -1 for the embedding; a clicked point returns its block in `customdata[0]`.
+        columns: [columns] names of tokens or heads; a clicked point returns the column's index in `customdata[1]`.
+        label: title of the colour bar, such as `share restored`.
+        axis: title of the column axis.
         chosen: (layer, column) to frame.
-        marked: columns whose names are bold (where two texts differ).
-        bound: end of the colour scale, for figures that are compared; default: the largest effect.
-        height: pixels, from which the size of the markers follows.
+        marked: indices of columns with bold names (where two texts differ).
+        bound: end of the colour scale, for figures that are compared; by default the largest effect.
+        height: height of the figure in pixels, which determines the size of the markers.
     """
     rows, count = values.shape
     names = layer_labels(layers)
@@ -91,20 +91,20 @@ def effect_grid(
 
 
 def _layer_axis(names: Sequence[str]) -> dict:
-    """One tick a layer; of many layers every second (third, ...)."""
+    """Return axis settings with a tick at each layer, or at every second (third, ...) if there are many."""
     ticks = token_axis(names)
     step = 1 + len(names) // (MOST_LAYERS + 1)
     return ticks | {"tickvals": ticks["tickvals"][::step], "ticktext": ticks["ticktext"][::step]}
 
 
 def _cell(value: float) -> str:
-    """Format a number for a cell; empty where it rounds to 0, so that the others stand out."""
+    """Format a number for a cell; empty if it rounds to 0, so that the other cells stand out."""
     text = f"{value:.2f}"
     return "" if text in ("0.00", "-0.00", "nan") else text.replace("-", "\u2212")
 
 
 SEEN = 0.005
-"""Probability from which on a bar has a label: below there is no bar to be seen, and its label is the widest."""
+"""Minimum probability of a bar with a label; a smaller bar is invisible, and its label would be the widest."""
 
 
 def probabilities(
@@ -115,14 +115,14 @@ def probabilities(
     *,
     colour: str,
 ) -> go.Figure:
-    """Draw the probability of each answer before and after, with that of every null draw as a point.
+    """Draw the probability of each answer before and after an intervention, and after each null draw as a point.
 
     Args:
-        answers: [A] names.
+        answers: [A] names of the answers.
         before: [A] log-probabilities in nats without the intervention.
-        after: [A] with it.
-        nulls: (name, [N A] log-probabilities) of each null.
-        colour: of the model's method.
+        after: [A] log-probabilities in nats with the intervention.
+        nulls: (name, [N A] log-probabilities in nats) of each null.
+        colour: colour of the model's method.
     """
     panels = Panels()
     places = np.arange(len(answers))
@@ -165,14 +165,14 @@ def probabilities(
 def effect_and_nulls(
     effect: float, nulls: Sequence[tuple[str, np.ndarray]], *, label: str, colour: str, scale: float = 1.0
 ) -> go.Figure:
-    """One effect beside the effects of null interventions, on one axis.
+    """Draw one effect and the effects of null interventions on one axis.
 
     Args:
         effect: change of the target in nats.
         nulls: (name, [N] effects in nats) of each null.
-        label: of the axis.
-        colour: of the model's method.
-        scale: what the numbers are divided by (the gap of clean and corrupted for a share).
+        label: title of the axis.
+        colour: colour of the model's method.
+        scale: divisor of the effects (the gap between clean and corrupted run, for a share).
     """
     rows = [("this site", np.array([effect]), "diamond")]
     rows += [(name, effects, symbol) for (name, effects), symbol in zip(nulls, SYMBOLS, strict=False)]
@@ -198,14 +198,14 @@ def effect_and_nulls(
 def exact_against_estimate(
     exact: np.ndarray, estimate: np.ndarray, names: Sequence[str], *, label: str, colour: str
 ) -> go.Figure:
-    """Every site as a point: the estimate of its effect to the right, the exact one upwards, the line where they agree.
+    """Draw every site as a point with its estimated effect as x and its exact effect as y, and the line of equality.
 
     Args:
-        exact: [S] effects.
-        estimate: [S] estimates of them.
-        names: [S] the sites.
-        label: what both axes show, with its unit.
-        colour: of the model's method.
+        exact: [S] exact effects.
+        estimate: [S] estimated effects.
+        names: [S] names of the sites.
+        label: quantity on both axes, with its unit.
+        colour: colour of the model's method.
     """
     panels = Panels()
     both = np.concatenate([exact, estimate])
@@ -227,14 +227,14 @@ def exact_against_estimate(
 def dose_curves(
     table: pd.DataFrame, *, label: str, colour: str, chosen: float | None = None, unit: str = "nats"
 ) -> go.Figure:
-    """Draw the target against alpha with its interval and the null's range; to the right of it, what steering costs.
+    """Draw the target against alpha with its interval and the range of the null, and to the right the cost of steering.
 
     Args:
-        table: of `probe.interventions.steering.Dose.table`.
-        label: of the target.
-        colour: of the model's method.
-        chosen: dose to mark.
-        unit: of the target.
+        table: table of `probe.interventions.steering.Dose.table`.
+        label: name of the target.
+        colour: colour of the model's method.
+        chosen: alpha to mark.
+        unit: unit of the target.
     """
     controls = [name for name in ("accuracy", "kl") if name in table]
     names = {"accuracy": "unrelated questions right", "kl": "KL to the unsteered model"}

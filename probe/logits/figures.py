@@ -1,4 +1,4 @@
-"""The logit lens as figures, of one model or of two; and how sure a model is over layers and written tokens."""
+"""Figures of the logit lens for one model or two, and of confidence over layers and generated tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,17 +25,17 @@ from probe.runs.captured import Favourites
 
 
 def layer_names(rows: int) -> list[str]:
-    """Names of the lens rows, from the embedding (row 0) to the output (last row)."""
+    """Return the names of the lens rows, from the embedding (row 0) to the output (last row)."""
     return ["embedding"] + [f"L{layer}" for layer in range(rows - 2)] + [f"L{rows - 2} = output"] * (rows > 1)
 
 
 def lens_grid(favourites: Favourites, tokens: Sequence[str], *, width: int = 620) -> go.Figure:
-    """Draw the lens of one model: tokens to the right, layers upwards, the favourite in the cell, the others on hover.
+    """Draw the lens of one model: tokens to the right, layers upwards, the top token in the cell, the others on hover.
 
     Args:
-        favourites: of every row and position.
-        tokens: [T] the tokens that were read.
-        width: pixels of the grid, which decide how much of a token fits into a cell.
+        favourites: likeliest tokens of every row and position.
+        tokens: [T] the text.
+        width: width of the grid in pixels, which determines how much of a token fits into a cell.
     """
     panels = Panels()
     best = np.exp(favourites[1][..., 0].astype(np.float32))
@@ -54,18 +54,18 @@ def lens_pair(
     answer: str,
     width: int = 900,
 ) -> go.Figure:
-    """Draw the lens of two models on one scale, and the difference in what they give to one answer.
+    """Draw the lens of two models on one scale, and the difference of their log-probabilities of one answer.
 
     Colours: the log-probability of `answer` under each model (same scale), then aligned minus base, centred on zero.
-    Cells name each model's favourite. Models of different depth have no difference panel.
+    Cells name each model's likeliest token. Models of different depth have no difference panel.
 
     Args:
-        lenses: favourites of base and aligned.
+        lenses: likeliest tokens of base and aligned.
         followed: ([D+1 T], [D+1 T]) log-probability of the answer under base and aligned, nats.
-        tokens: [T] the tokens that both read.
-        names: how the two models are called.
-        answer: the token that is followed.
-        width: pixels of the figure, which decide how much of a token fits into a cell.
+        tokens: [T] the text, tokenized alike for both models.
+        names: names of the two models.
+        answer: token whose log-probability is drawn.
+        width: width of the figure in pixels, which determines how much of a token fits into a cell.
     """
     titles = [escape(shorten(name, 40)) for name in names]
     word = escape(shorten(answer, 18))
@@ -96,7 +96,7 @@ def lens_pair(
 
 
 def _places(layers: Sequence[str], tokens: Sequence[str]) -> list[list[str]]:
-    """Return what each cell of a map of layers and tokens is called under the mouse."""
+    """Return the name of each cell of a map of layers and tokens, for hover texts."""
     return [[f"{layer}, {token}" for token in numbered(tokens)] for layer in layers]
 
 
@@ -117,23 +117,23 @@ def _chances(tokens: Sequence[str], logprobs: np.ndarray) -> list[str]:
 
 
 ROW = 13
-"""Pixels that a row needs; of deeper models every second (third, ...) layer is shown."""
+"""Height of a row in pixels; for deeper models every second (third, ...) layer is shown."""
 BESIDE, LETTER = 160, 5.6
-"""Pixels that names and colour bars take of the width, and those of a letter in a cell; three dots take two of them."""
+"""Width of row names and colour bar, and of a character in a cell, in pixels; an ellipsis takes two characters."""
 
 
 @dataclass(frozen=True)
 class LensPanel:
-    """The lens of one model on a window of a text."""
+    """Lens of one model on a window of a text."""
 
     name: str
     """Title of the panel."""
     values: np.ndarray
-    """[R W] what colours the cells: log-probability of the answer, or the scalar."""
+    """[R W] values that determine the colours: log-probability of the answer in nats, or the scalar."""
     favourites: np.ndarray | None = None
-    """[R W k] likeliest tokens, best first; None for a scalar model."""
+    """[R W k] likeliest tokens, likeliest first; None for a scalar model."""
     logprobs: np.ndarray | None = None
-    """[R W k] their log-probabilities."""
+    """[R W k] log-probabilities of the likeliest tokens in nats."""
 
 
 def lens_map(
@@ -147,17 +147,17 @@ def lens_map(
     width: int = 500,
     height: int = 430,
 ) -> go.Figure:
-    """One lens, or two on one scale and their difference; the transparent markers carry the position as `customdata`.
+    """Draw one lens, or two on one scale and their difference; transparent markers hold the position as `customdata`.
 
     Args:
-        panels: one above the other, all of one window; models of different depth get no difference.
-        tokens: [W] the tokens of the window.
-        start: position of the first of them.
+        panels: lenses of one window, from top to bottom; models of different depth have no difference.
+        tokens: [W] tokens of the window.
+        start: position of the window's first token.
         chosen: position whose column is framed.
-        label: what the colour is, such as `log p(oslo)`.
-        unit: of it.
-        width: pixels, which decide how much of a token fits into a cell.
-        height: pixels.
+        label: quantity that determines the colours, such as `log p(oslo)`.
+        unit: unit of that quantity.
+        width: width in pixels, which determines how much of a token fits into a cell.
+        height: height in pixels.
     """
     depths = {panel.values.shape[0] for panel in panels}
     pair = len(panels) == 2 and len(depths) == 1
@@ -195,7 +195,7 @@ def lens_map(
 
 
 def _choose_rows(rows: int, stride: int) -> list[int]:
-    """Rows that are shown: the output, every stride-th below it, and the embedding."""
+    """Return the rows to show: the output, every stride-th row below it, and the embedding."""
     return sorted({0, *range(rows - 1, -1, -stride)})
 
 
@@ -209,7 +209,7 @@ def _lens_traces(
     cell: tuple[float, float],
     difference: bool,
 ) -> list[go.Scatter | go.Heatmap]:
-    """Draw the cells of a panel, and the markers above them that name them and take the click."""
+    """Return the cells of a panel, and the markers above them that show the hover texts and take the clicks."""
     names, word = layer_names(panel.values.shape[0]), escape(shorten(label, 24))
     room = int(cell[0] // LETTER)
     numbers = panel.favourites is None and room >= 6
@@ -240,18 +240,18 @@ RANKS = [1, 2, 5, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000]
 
 @dataclass(frozen=True)
 class Side:
-    """Measures of one model along an axis of R points (layers or written tokens)."""
+    """Measures of one model at R points of an axis (layers or generated tokens)."""
 
     name: str
     colour: str
     entropy: np.ndarray
-    """[R]"""
+    """[R] entropies of the next token in nats."""
     margin: np.ndarray
-    """[R]"""
+    """[R] margins between the two likeliest tokens."""
     logprobs: np.ndarray
-    """[R A]"""
+    """[R A] log-probabilities of the answers in nats."""
     ranks: np.ndarray
-    """[R A]"""
+    """[R A] ranks of the answers, from 1."""
     points: Sequence[str]
     """[R] names of the points."""
 
@@ -265,15 +265,15 @@ def curves(
     columns: int = 2,
     height: int = 430,
 ) -> go.Figure:
-    """Log-probability and rank of the answers, entropy and margin along layers or written tokens.
+    """Draw log-probability and rank of the answers, entropy, and margin along layers or generated tokens.
 
     Args:
-        sides: one line a model in each panel.
-        answers: [A] what the lines of the first two panels are about; the second one is dashed.
-        axis: name of the x axis.
-        ticks: names of the points on it.
-        columns: panels side by side.
-        height: pixels.
+        sides: measures of each model, which has one line in each panel.
+        answers: [A] answers in the first two panels; the second one is dashed.
+        axis: title of the x axis.
+        ticks: names of the points on the x axis.
+        columns: number of panels side by side.
+        height: height in pixels.
     """
     titles = ["log-probability (nats)", "rank (1 = likeliest)", "entropy (nats)", "margin (nats)"]
     titles = titles if answers else titles[2:]
@@ -296,14 +296,14 @@ def kl_bars(
     chosen: int | None = None,
     colour: str = METHODS["dpo"],
 ) -> go.Figure:
-    """KL of the two next-token distributions at every position of a text.
+    """Draw the KL between the two next-token distributions at every position of a text.
 
     Args:
-        kl: [T] KL(aligned || base) in nats of the distributions that predict token t (NaN for the first token).
+        kl: [T] KL(aligned || base) in nats for the distributions that predict token t (NaN for the first token).
         tokens: [T] the text.
-        start: first token of the continuation, marked by a line.
-        chosen: position to emphasise.
-        colour: of the aligned model's method.
+        start: index of the continuation's first token, marked by a line.
+        chosen: index of the position to emphasise.
+        colour: colour of the aligned model's method.
     """
     panels = Panels()
     bars = text_bars(tokens, kl, colour, "KL %{y:.3f} nats", chosen)
@@ -319,12 +319,12 @@ def kl_bars(
 
 
 def kl_map(kl: np.ndarray, tokens: Sequence[str], *, width: int = 620) -> go.Figure:
-    """KL of two models by layer and position.
+    """Draw the KL between two models by layer and position.
 
     Args:
         kl: [R W] KL(aligned || base) after each layer, nats.
-        tokens: [W] the tokens that were read.
-        width: pixels, which decide whether numbers are written.
+        tokens: [W] the text.
+        width: width in pixels, which determines whether the cells show numbers.
     """
     names, panels = layer_names(len(kl)), Panels()
     room = width / max(1, len(tokens)) >= 36 and len(kl) <= 14
@@ -338,7 +338,7 @@ def kl_map(kl: np.ndarray, tokens: Sequence[str], *, width: int = 620) -> go.Fig
 
 
 def _lines(side: Side, panel: str, answers: Sequence[str], *, legend: bool) -> list[go.Scatter]:
-    """Draw the lines of one model in one panel."""
+    """Return the lines of one model in one panel."""
     by_answer = {"log-probability (nats)": side.logprobs, "rank (1 = likeliest)": side.ranks + 1}
     if panel in by_answer:
         series = [(escape(shorten(answer, 14)), by_answer[panel][:, at]) for at, answer in enumerate(answers)]

@@ -1,4 +1,4 @@
-"""Direct logit attribution as figures: a map of all parts, one part enlarged, and both over training."""
+"""Figures of direct logit attribution: a map of all parts, one part in detail, and both over training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from probe.plotting.panels import Panels
 from probe.plotting.theme import DASHES, colour_axis, escape, numbered, on_hover, shorten, signed_axis, token_axis
 
 ROOM = 34
-"""Pixels of a cell from which its number is written into it."""
+"""Minimum width of a cell that shows its number, in pixels."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What each part adds to one number, of one model or as a difference of two."""
+    """Contributions of all parts to one number, for one model or as the difference of two."""
 
     name: str
     """Title of the panel."""
     heads: np.ndarray
-    """[D H]"""
+    """[D H] contributions of the heads."""
     mlps: np.ndarray
-    """[D]"""
+    """[D] contributions of the MLPs."""
     biases: np.ndarray
-    """[D] of the attention outputs."""
+    """[D] contributions of the attention output biases."""
     single: Sequence[tuple[str, float]]
-    """Parts without a layer, such as the embedding, by name."""
+    """Names and contributions of parts without a layer, such as the embedding."""
 
 
 def attribution_map(
@@ -41,17 +41,17 @@ def attribution_map(
     width: int = 900,
     height: int = 300,
 ) -> go.Figure:
-    """Every part as a cell: layers upwards, heads and the MLP to the right, what has no layer in the lowest row.
+    """Draw every part as a cell: layers upwards, heads and MLP to the right, parts without a layer in the lowest row.
 
-    The transparent markers above the cells carry the name of their head or MLP, such as `L2H1`, as `customdata`.
+    The transparent markers above the cells hold the name of the head or MLP, such as `L2H1`, as `customdata`.
 
     Args:
-        panels: side by side on one diverging scale, centred on zero; all of one shape.
-        label: the number that is split, such as `oslo - paris`.
-        unit: of the number.
-        chosen: (layer, head) to frame, head None for the MLP.
-        width: pixels of the figure, from which follows what is written into a cell.
-        height: pixels of the figure.
+        panels: contributions for each panel, of equal shape; all on one diverging scale centred on zero.
+        label: quantity that is decomposed, such as `oslo - paris`.
+        unit: unit of the quantity.
+        chosen: (layer, head) to frame; the head is None for the MLP.
+        width: width of the figure in pixels, which determines whether the cells show numbers.
+        height: height of the figure in pixels.
     """
     grids = [_cells(panel) for panel in panels]
     rows, columns = grids[0][0].shape
@@ -80,11 +80,11 @@ def attribution_map(
 def promoted_bars(
     sides: Sequence[tuple[str, str, Sequence[str], np.ndarray, Sequence[str], np.ndarray]], *, unit: str = "nats"
 ) -> go.Figure:
-    """Draw what a part promotes (upper bars) and suppresses (lower bars), one panel per model on one scale.
+    """Draw the tokens that a part promotes (upper bars) and suppresses (lower bars), one panel per model on one scale.
 
     Args:
-        sides: (name, colour, promoted tokens, [k] their values, suppressed tokens, [k] their values), best first.
-        unit: of the values.
+        sides: (name, colour, promoted tokens, [k] values, suppressed tokens, [k] values), strongest first.
+        unit: unit of the values.
     """
     titles = [escape(shorten(side[0], 30)) for side in sides]
     panels = Panels(titles, spacing=0.16)
@@ -102,13 +102,13 @@ def promoted_bars(
 def source_bars(
     tokens: Sequence[str], sides: Sequence[tuple[str, str, np.ndarray]], *, label: str, unit: str = "nats"
 ) -> go.Figure:
-    """From which tokens a head carried what it adds.
+    """Draw the contribution of a head by the source token that it attends to.
 
     Args:
         tokens: [T] the text up to the target's position.
         sides: (name, colour, [T] values) of each model.
-        label: the number that is split.
-        unit: of the number.
+        label: quantity that is decomposed.
+        unit: unit of the quantity.
     """
     return _grouped_bars(numbered(tokens), tokens, sides, "source token", label, unit)
 
@@ -116,13 +116,13 @@ def source_bars(
 def neuron_bars(
     neurons: Sequence[int], sides: Sequence[tuple[str, str, np.ndarray]], *, label: str, unit: str = "nats"
 ) -> go.Figure:
-    """Draw what single neurons of an MLP add.
+    """Draw the contributions of single neurons of an MLP.
 
     Args:
-        neurons: [k] their numbers.
+        neurons: [k] indices of the neurons.
         sides: (name, colour, [k] values) of each model.
-        label: the number that is split.
-        unit: of the number.
+        label: quantity that is decomposed.
+        unit: unit of the quantity.
     """
     names = [str(neuron) for neuron in neurons]
     return _grouped_bars([f"neuron {name}" for name in names], names, sides, "neuron", label, unit)
@@ -147,7 +147,7 @@ def _grouped_bars(
 
 
 def _cells(panel: Parts) -> tuple[np.ndarray, list[list[str]]]:
-    """[D+1, H+1 or H+2] values, the lowest row first, and the name of each cell; NaN where there is none."""
+    """Return [D+1, H+1 or H+2] values, lowest row first, NaN where there is no part, and the name of each cell."""
     depth, heads = panel.heads.shape
     columns = heads + 1 + bool(np.abs(panel.biases).max(initial=0.0) > 0)
     single = [(name, number) for name, number in panel.single if number]
@@ -168,7 +168,7 @@ def _cells(panel: Parts) -> tuple[np.ndarray, list[list[str]]]:
 def _marks(
     values: np.ndarray, names: list[list[str]], hover: list[list[str]], heads: int, cell: tuple[float, float]
 ) -> go.Scatter:
-    """Draw the markers that name the parts and take the click."""
+    """Return the markers that name the parts on hover and take the clicks."""
     rows, columns = (axis.tolist() for axis in np.nonzero(np.isfinite(values)))
     texts = [hover[row][column] for row, column in zip(rows, columns, strict=True)]
     named = [names[row][column] if row and column <= heads else None for row, column in zip(rows, columns, strict=True)]
@@ -177,7 +177,7 @@ def _marks(
 
 MARKS = ("circle", "diamond-open", "square-open", "triangle-up-open", "x")
 FLAT = 0.05
-"""Nats of KL that the colours span at least, so that rounding does not look like movement."""
+"""Minimum range of the colour scale of KL in nats, so that rounding errors do not look like changes."""
 
 
 def training_map(
@@ -194,14 +194,14 @@ def training_map(
     """Draw a measure by layer (upwards) and training step (to the right).
 
     Args:
-        values: [R S] one row a layer; NaN where it is not known.
+        values: [R S] values, one row per layer; NaN if unknown.
         steps: [S] the captured steps, evenly spaced on the axis.
         layers: [R] names of the rows.
-        label: what is measured, with its unit.
-        low: end of the colour scale.
-        high: the other end.
-        logarithmic: colours go with the logarithm, for ranks from 1; the likeliest is the darkest.
-        diverging: two hues, for values of both signs.
+        label: quantity, with its unit.
+        low: lower end of the colour scale.
+        high: upper end of the colour scale.
+        logarithmic: whether the colour scale is logarithmic, for ranks from 1; rank 1 is the darkest.
+        diverging: whether the colour scale is diverging, for values of both signs.
     """
     bar: dict[str, Any] = {}
     if logarithmic:
@@ -226,14 +226,14 @@ def training_map(
 def training_parts(
     values: np.ndarray, steps: Sequence[int], names: Sequence[str], *, label: str, k: int = 12
 ) -> go.Figure:
-    """Draw the parts that added or took most at some training step, the strongest in the highest row, around zero.
+    """Draw the parts with the largest contribution at any training step, the strongest at the top, centred on zero.
 
     Args:
-        values: [N S] what each part adds at each step, nats; NaN where it is not known.
+        values: [N S] contribution of each part at each step, nats; NaN if unknown.
         steps: [S] the captured steps.
-        names: [N] of the parts.
-        label: the number that is split.
-        k: how many parts are drawn.
+        names: [N] names of the parts.
+        label: quantity that is decomposed.
+        k: maximum number of parts.
     """
     size = np.nanmax(np.abs(values), axis=1)
     order = np.argsort(-size, kind="stable")[:k][::-1]
@@ -250,12 +250,12 @@ def training_parts(
 
 
 def training_lines(panels: Mapping[str, Mapping[str, np.ndarray]], steps: Sequence[int], *, colour: str) -> go.Figure:
-    """Panels over the captured steps; lines of one panel are told apart by dashes and marks, and named at their end.
+    """Draw panels of curves over the captured steps; the curves of a panel differ by dash and marker.
 
     Args:
-        panels: by title (with the unit), [S] values by the name of the line.
+        panels: [S] values by the name of the curve, by title of the panel (with the unit).
         steps: [S] the captured steps.
-        colour: of the run's method.
+        colour: colour of the run's method.
     """
     canvas = Panels(list(panels), spacing=0.14)
     for column, lines in enumerate(panels.values(), start=1):
@@ -277,12 +277,12 @@ def training_lines(panels: Mapping[str, Mapping[str, np.ndarray]], steps: Sequen
 
 
 def training_kl(kl: np.ndarray, steps: Sequence[int], tokens: Sequence[str]) -> go.Figure:
-    """KL to the reference by token (read downwards) and training step (to the right).
+    """Draw the KL to the reference by token (downwards) and training step (to the right).
 
     Args:
-        kl: [T S] KL(pi || pi_ref) after each token, nats; NaN where it is not known.
+        kl: [T S] KL(pi || pi_ref) after each token, nats; NaN if unknown.
         steps: [S] the captured steps.
-        tokens: [T] the tokens that were read.
+        tokens: [T] the text.
     """
     names = [f"{shorten(token, 14)} [{at}]" for at, token in enumerate(tokens)]
     finite = kl[np.isfinite(kl)]

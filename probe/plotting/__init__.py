@@ -1,11 +1,11 @@
-"""Plotting: what the figures of all subjects share, and how they are exported.
+"""Drawing of figures that all subjects share, and their export to files.
 
-- a colour and a dash for each run: `styles`, `Style`
-- metrics over training: `metric_curves`
-- which run was made from which: `lineage`
+- style (colour and dash) of each run: `styles`, `Style`
+- curves of metrics over training: `metric_curves`
+- tree of runs by parent, reference and reward model: `lineage`
 - values with intervals: `headline_intervals`
-- to a file for a paper, with where it comes from: `save`; in several formats: `save_all`; as bytes: `render`
-- widths, text and theme of such files: `Paper`, `put_on_paper`
+- export to a file with its provenance: `save`; in several formats: `save_all`; as bytes: `render`
+- width, text size and theme of an exported figure: `Paper`, `put_on_paper`
 """
 
 import lazy_loader

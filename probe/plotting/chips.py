@@ -1,4 +1,4 @@
-"""Texts as rows of tokens: each with a colour by a strength, more on hover, and what a click on it chooses."""
+"""Texts as rows of tokens with a colour, a text on hover, and the inputs that a click sets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,36 +7,36 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One token."""
+    """Token of a row."""
 
     text: str
-    """The readable piece."""
+    """Token in readable form."""
     tip: str
     """Lines shown on hover."""
     strength: float = 0.0
-    """Colour from 0 (none) to 1; below 0 in the other colour."""
+    """Strength of the colour, from -1 to 1; 0 is uncoloured, and values below 0 have the other colour."""
     prompt: bool = False
-    """Part of what was given, not of what a model wrote."""
+    """Whether the token belongs to the prompt, not to the model's continuation."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    """Inputs of the analysis that a click gives these values."""
+    """Values that a click sets, by input of the analysis."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRow:
-    """One text."""
+    """One text as a row of tokens."""
 
     label: str
     colour: str
-    """Of the mark beside the label."""
+    """Colour of the mark next to the label."""
     tokens: Sequence[Chip]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRows:
-    """Texts, from the top."""
+    """Several texts as rows of tokens, from top to bottom."""
 
     rows: Sequence[TokenRow]
     chosen: tuple[int, int] = (0, -1)
-    """Row and token that are marked."""
+    """Indices of the selected row and of the selected token in it; -1 if no token is selected."""
     note: str = ""
-    """What colours and clicks mean, in a sentence."""
+    """Sentence that explains the colours and clicks."""

@@ -1,4 +1,4 @@
-"""Tables as CSV: numbers in full, texts as `probe.texts.cell` writes them, which no spreadsheet computes."""
+"""Tables as CSV with full precision; texts are written so that no spreadsheet runs them as formulas."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ def _holds_text(column: "pd.Series") -> bool:
 
 
 def _cell(value: Any) -> Any:
-    """Numbers and what is missing as they are; anything else as text."""
+    """Return a number or missing value unchanged, and any other value as a safe text."""
     import pandas as pd
 
     is_value = isinstance(value, bool | int | float) or value is None or value is pd.NA or value is pd.NaT

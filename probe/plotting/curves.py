@@ -1,4 +1,4 @@
-"""Curves of training: metrics of several runs over steps or time, and the log-probability of chosen answers."""
+"""Curves over training: metrics of several runs by step or time, and the log-probability of given answers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from probe.plotting.theme import ANSWERS, DASHES, DOTTED, SECOND, escape, escape
 from probe.terms import RATES, Term, logged
 
 RELATIVE = "relative step"
-"""Column that `relative_steps` adds: the axis that runs of different lengths share."""
+"""Column that `relative_steps` adds: the step in percent, which makes runs of different lengths comparable."""
 AXES = {"step": "step", RELATIVE: "step (% of the run)", "time": "training time (s)"}
 HOVER_WIDTH = 60
-"""Characters of a line of a definition under the mouse."""
+"""Maximum line length of a definition on hover, in characters."""
 TITLE_WIDTH = 22
-"""Characters of a line of a panel's title."""
+"""Maximum line length of a panel's title, in characters."""
 REWARD = ("reward", "kl", "expected_gold", "kl_to_optimal", "expected_reward", "kl_to_reference", "reward_std")
-"""Headline metrics of a method that samples, in this order; the loss of a policy gradient is not one."""
+"""Headline metrics of methods that sample, in the order shown; their policy-gradient loss is not a headline metric."""
 
 
 Curve = Sequence[float] | pd.Series
@@ -30,32 +30,32 @@ Curve = Sequence[float] | pd.Series
 
 @dataclass(frozen=True)
 class Spread:
-    """What is drawn around the curves of a mean over trainings."""
+    """Intervals and single trainings that are drawn around a mean over trainings."""
 
     low: pd.DataFrame
-    """Lower ends of its intervals; the columns of the mean's table."""
+    """Lower ends of the intervals, with the columns of the table of means."""
     high: pd.DataFrame
     members: Sequence[pd.DataFrame]
-    """The metrics of each training."""
+    """Metrics of each training."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How one run is drawn on every figure."""
+    """Colour and dash of a run, the same in every figure."""
 
     colour: str
-    """Colour of its method, or the second one of it."""
+    """Colour of the run's method: the first, or the second for another run of that method."""
 
     dash: str = "solid"
-    """Tells runs of one method apart where it says nothing else."""
+    """Dash of the lines, which distinguishes runs of one method."""
 
 
 def styles(methods: Mapping[str, str], first: str | None = None) -> dict[str, Style]:
-    """One style a run from its method: a second run of a method has its second colour, all differ by dash too.
+    """Return a style for each run: colour by method, a second colour for the method's second run, and different dashes.
 
     Args:
         methods: method of each run by name, in order of appearance.
-        first: the run that has the colour of its method whatever stands before it, such as the baseline.
+        first: run that gets the first colour of its method regardless of its position, such as the baseline.
     """
     counts: dict[str, int] = {}
     result = {}
@@ -67,9 +67,9 @@ def styles(methods: Mapping[str, str], first: str | None = None) -> dict[str, St
 
 
 def sections(columns: Sequence[str]) -> dict[str, list[str]]:
-    """Metrics by section: the part before the first slash and the slash; those without one by their meaning.
+    """Group metrics into sections: by the part before the first slash, or by subject if there is no slash.
 
-    Columns `step` and `time` are no metrics. The section of the losses comes first, then that of reward and KL.
+    The columns `step` and `time` are left out. The section of losses comes first, then the one of reward and KL.
     """
     speed = {"tokens_per_second", "step_time", "num_tokens"}
     groups: dict[str, list[str]] = {"loss": [], "reward": [name for name in REWARD if name in columns]}
@@ -89,11 +89,11 @@ def sections(columns: Sequence[str]) -> dict[str, list[str]]:
 
 
 def smooth(values: np.ndarray, weight: float) -> np.ndarray:
-    """Exponential moving average, corrected for its start; gaps (NaN) stay gaps.
+    """Smooth a metric by an exponential moving average with bias correction; missing values (NaN) stay missing.
 
     Args:
-        values: [n] a metric over steps.
-        weight: share of the past in [0, 1); 0 changes nothing.
+        values: [n] metric over steps.
+        weight: weight of the past, in [0, 1); 0 leaves the values unchanged.
     """
     result = np.full(len(values), np.nan)
     mean, total = 0.0, 0.0
@@ -112,7 +112,7 @@ def relative_steps(frame: pd.DataFrame, steps: int) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class MetricPanel:
-    """A metric of the runs that mean the same by it."""
+    """Panel of a metric, with the runs for which it has the same meaning."""
 
     metric: str
     about: Term
@@ -122,13 +122,13 @@ class MetricPanel:
 def metric_panels(
     runs: Mapping[str, pd.DataFrame], metrics: Sequence[str], methods: Mapping[str, str]
 ) -> list[MetricPanel]:
-    """Give each meaning of a metric a panel: the losses of two objectives are no numbers of one axis.
+    """Return a panel for each meaning of each metric: the losses of two objectives must not share an axis.
 
     Args:
         runs: metrics of each run by name (`Run.metrics()`).
         metrics: columns to draw.
-        methods: method of each run, which says what its metrics mean (`probe.terms`); where one meaning is known, runs
-            of other methods are taken to have it too.
+        methods: method of each run, which determines what its metrics mean (`probe.terms`); if only one meaning is
+            known, it is assumed for runs of other methods too.
     """
     result = []
     for metric in metrics:
@@ -157,25 +157,24 @@ def metric_curves(
     spreads: Mapping[str, Spread] | None = None,
     most: int | None = None,
 ) -> go.Figure:
-    """Small multiples, one panel a metric and one line a run; smoothing leaves the raw curve faint behind.
+    """Draw one panel per metric and one line per run; smoothed curves keep the raw curve behind them, drawn faintly.
 
-    A metric by which methods mean different things, such as the loss, has a panel for each meaning (`metric_panels`).
-
-    A panel is called by the title of its metric (`probe.terms`) with its unit; the title tells the metric's name and
-    definition under the mouse.
+    A metric that means different things for different methods, such as the loss, has a panel for each meaning
+    (`metric_panels`). The title of a panel is the metric's title and unit (`probe.terms`); on hover it shows the
+    metric's name and definition.
 
     Args:
         runs: metrics of each run by name (`Run.metrics()`).
         metrics: columns to draw.
         look: style of each run (`styles`).
-        methods: method of each run, which says what its metrics mean.
-        x: "step", "time" (seconds of training) or `RELATIVE`, where the frames have it (`relative_steps`).
-        weight: smoothing in [0, 1).
-        log_y: logarithmic y axes.
-        marker: x of a vertical line, such as the step whose captures are shown.
-        columns: panels side by side.
-        spreads: intervals and single trainings of those that are means, drawn pale and faint behind them.
-        most: panels that are drawn, the first ones; all by default.
+        methods: method of each run, which determines what its metrics mean.
+        x: "step", "time" (seconds of training) or `RELATIVE`, if the tables have that column (`relative_steps`).
+        weight: weight of the past in smoothing, in [0, 1).
+        log_y: whether the y axes are logarithmic.
+        marker: position of a vertical line, such as the step whose captures are shown.
+        columns: number of panels side by side.
+        spreads: intervals and single trainings of each run that is a mean over trainings.
+        most: maximum number of panels; all by default.
     """
     drawn = metric_panels(runs, metrics, methods or {})[:most]
     panels = small_multiples([(each.metric, each.about) for each in drawn], columns)
@@ -199,11 +198,11 @@ def metric_curves(
 
 
 def small_multiples(metrics: Sequence[tuple[str, Term]], columns: int) -> Panels:
-    """Return a panel for each metric, called by its title with its unit; its name and definition are under the mouse.
+    """Return a panel for each metric, titled with the metric's title and unit; name and definition are shown on hover.
 
     Args:
-        metrics: their names, and what they mean.
-        columns: panels side by side, at most.
+        metrics: name and meaning of each metric.
+        columns: maximum number of panels side by side.
     """
     columns = max(1, min(columns, len(metrics)))
     titles = [escape_lines(about.label, TITLE_WIDTH) for _, about in metrics] or [""]
@@ -216,7 +215,7 @@ def small_multiples(metrics: Sequence[tuple[str, Term]], columns: int) -> Panels
 
 
 def legend_entry(name: str, **look: Any) -> go.Scatter:
-    """Return an entry of the legend without a curve, for a dash (`line=`) or a mark (`marker=`)."""
+    """Return a legend entry without a curve, for a dash (`line=`) or a marker (`marker=`)."""
     return go.Scatter(x=[None], y=[None], mode="lines" if "line" in look else "markers", name=name, **look)
 
 
@@ -225,7 +224,7 @@ def _lines(
 ) -> list[go.Scatter]:
     values = frame[metric].to_numpy(dtype=float)
     line = {"color": style.colour, "dash": style.dash, "width": 2}
-    mode = "lines" if len(frame) > 1 else "markers"  # a line through one point is not seen
+    mode = "lines" if len(frame) > 1 else "markers"  # a line through one point is invisible
     settings = {"x": frame[x].to_numpy(), "mode": mode, "legendgroup": name, "showlegend": False}
     settings["marker"] = {"color": style.colour, "size": 8}
     curve = go.Scatter(
@@ -244,7 +243,7 @@ def _lines(
 def _around(
     spread: Spread, name: str, metric: str, style: Style, unit: str, x: str, weight: float, log_y: bool
 ) -> list[go.Scatter]:
-    """Return the traces around a mean over trainings: the curve of each training, and the mean's interval."""
+    """Return the traces around a mean over trainings: the curve of each training and the interval of the mean."""
     traces, least = [], math.inf
     for frame in (frame for frame in spread.members if metric in frame):
         rows = frame[frame[metric].notna()]
@@ -263,7 +262,7 @@ def _around(
 
 
 def band(x: Curve, low: Curve, high: Curve, colour: str) -> go.Scatter:
-    """Return the area between two curves as an interval around a line: pale, without a name or hover text."""
+    """Return the area between two curves as the pale interval of a line, without legend entry and hover text."""
     return go.Scatter(
         x=[*x, *reversed(list(x))],
         y=[*high, *reversed(list(low))],
@@ -285,12 +284,12 @@ def answer_curves(
     marker: float | None = None,
     axis: str = "log-probability (nats)",
 ) -> go.Figure:
-    """Log-probability of each chosen answer after the prompt, over training; each has a colour, a dash and a mark.
+    """Draw the log-probability of each answer after the prompt over training; each has a colour, dash and marker.
 
     Args:
-        steps: [S] captured steps.
-        values: [S A] natural log-probabilities at the last position of the prompt, or what `axis` says.
-        answers: [A] the answers, the true one first where there is one.
+        steps: [S] training steps of the captures.
+        values: [S A] natural log-probabilities at the last position of the prompt, or the quantity that `axis` names.
+        answers: [A] answers, the true one first if there is one.
         marker: step to mark.
         axis: title of the vertical axis.
     """

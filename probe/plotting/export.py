@@ -1,12 +1,12 @@
-"""Figures and tables as files: PNG, SVG, PDF, HTML, and the data as CSV and LaTeX, each with where it comes from.
+"""Export of figures as PNG, SVG, PDF and HTML and of their data as CSV and LaTeX, each with its provenance.
 
 Provenance is written into the image itself (PNG text chunk, SVG metadata, PDF document information, HTML meta) and,
-for a whole folder, beside it in `provenance.json`. CSV stays plain, so that any reader takes it. No provenance names a
-folder of this machine. A PDF holds the fonts of its text; an SVG keeps text as text, and brings its font along.
+for a whole folder, next to it in `provenance.json`. CSV stays plain, so that any program reads it. Provenance never
+contains a folder of this machine. A PDF contains the fonts of its text; an SVG keeps text as text and embeds its font.
 
-One Chromium is kept open behind static images, so that an image takes 0.2 s instead of 3 s. Kaleido waits for ever on a
-browser that is missing or has died. So the browser is looked for first, every image has a time limit, and whatever goes
-wrong closes the browser so that the next image starts a new one.
+One Chromium stays open for static images, so that an image takes 0.2 s instead of 3 s. Kaleido waits for ever for a
+browser that is missing or has died. Therefore the browser is looked for first, every image has a time limit, and any
+error closes the browser, so that the next image starts a new one.
 """
 
 import asyncio
@@ -52,13 +52,13 @@ MIME = {
 
 
 def provenance(**facts: object) -> dict[str, object]:
-    """Where a file comes from: the given facts without local paths, the version of Probe, and now (UTC)."""
+    """Return the provenance of a file: the given facts without local paths, Probe's version, and the time (UTC)."""
     stamp = {"probe": version("probe-lm"), "created": datetime.now(UTC).isoformat(timespec="seconds")}
     return {key: without_paths(value, key) for key, value in facts.items() if value is not None} | stamp
 
 
 def parse_formats(text: str) -> list[str]:
-    """Return the formats in a list such as `png,csv`.
+    """Parse a comma-separated list of formats, such as `png,csv`.
 
     Raises:
         ConfigError: a format is not known.
@@ -82,19 +82,19 @@ def render(
     paper: Paper | None = None,
     title: str = "",
 ) -> bytes:
-    """One figure, or its data, as the bytes of a file.
+    """Return a figure, or its data, as the bytes of a file.
 
     Args:
         figure: the figure.
-        data: the table behind it, for CSV and LaTeX.
-        kind: one of `FORMATS`.
+        data: data of the figure, for CSV and LaTeX.
+        kind: format, one of `FORMATS`.
         source: provenance to write into the file.
         paper: width, text and theme of an image; `Paper()` by default.
-        title: what is shown, in words: the caption of a table, and the title of an image that has none.
+        title: title of the figure in words: caption of a table, and title of an image whose figure has none.
 
     Raises:
-        ConfigError: the format is not known, or a table was asked for without data.
-        MissingToolError: an image was asked for and no browser is there.
+        ConfigError: the format is unknown, or a table was requested without data.
+        MissingToolError: an image was requested and no browser was found.
     """
     source, paper = visible_parts(without_paths(dict(source or {}))), paper or Paper()
     if kind in TABLES and data is not None:
@@ -123,7 +123,7 @@ def render_table(table: "pd.DataFrame", kind: str, title: str = "", label: str =
 
 
 def to_html(figure: "go.Figure", source: Mapping[str, object]) -> bytes:
-    """Return the figure as an HTML page of its own that needs no network; plotly.js is inside."""
+    """Return the figure as a standalone HTML page that needs no network; plotly.js is embedded."""
     source = visible_parts(without_paths(dict(source)))
     figure = type(figure)(visible_parts(figure.to_plotly_json()))
     note = html.escape(json.dumps(source, default=str), quote=True)
@@ -144,19 +144,19 @@ def save(
     title: str = "",
     **options: Any,
 ) -> Path:
-    """Write a figure, or its data, as the file that the end of `path` says: `save(figure, "lens.pdf", width="single")`.
+    """Write a figure, or its data, in the format of the path's suffix: `save(figure, "lens.pdf", width="single")`.
 
     Args:
         figure: the figure.
-        path: of the file; it ends in one of `FORMATS`.
-        data: the table behind it, for CSV and LaTeX.
+        path: path of the file; its suffix is one of `FORMATS`.
+        data: data of the figure, for CSV and LaTeX.
         source: provenance to write into the file.
-        title: what is shown, in words.
-        options: of `Paper`: width, height, font_size, font, dpi, show_title, theme.
+        title: title of the figure in words.
+        options: fields of `Paper`: width, height, font_size, font, dpi, show_title, theme.
 
     Raises:
-        ConfigError: the format or an option is not known.
-        MissingToolError: an image was asked for and no browser is there.
+        ConfigError: the format or an option is unknown.
+        MissingToolError: an image was requested and no browser was found.
     """
     path = Path(path).expanduser()
     kind = path.suffix[1:].lower()
@@ -179,7 +179,7 @@ def save_all(
     paper: Paper | None = None,
     title: str = "",
 ) -> list[Path]:
-    """Write a figure in several formats as `directory/name.FORMAT`; returns the paths written."""
+    """Write a figure in several formats as `directory/name.FORMAT`; return the paths written."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -193,7 +193,7 @@ def save_all(
 
 
 def save_provenance(directory: str | Path, files: Sequence[Path], source: Mapping[str, object]) -> Path:
-    """Write `provenance.json` beside exported files: the source of all, and the list of files."""
+    """Write `provenance.json` next to exported files: their common provenance and the list of files."""
     path = Path(directory) / "provenance.json"
     record = {**visible_parts(without_paths(dict(source))), "files": [file.name for file in files]}
     path.write_text(json.dumps(record, indent=2, default=str) + "\n")
@@ -201,7 +201,7 @@ def save_provenance(directory: str | Path, files: Sequence[Path], source: Mappin
 
 
 def _sign_png(image: bytes, note: str, dpi: int) -> bytes:
-    """Add to a PNG, after its header, its pixels per metre and the note as international text chunk `provenance`."""
+    """Add the pixels per metre and the note (text chunk `provenance`) to a PNG, after its header."""
     size = _chunk(b"pHYs", struct.pack(">IIB", round(dpi / 0.0254), round(dpi / 0.0254), 1))
     text = _chunk(b"iTXt", b"provenance\0\0\0\0\0" + note.encode())
     header = 8 + 25
@@ -223,7 +223,7 @@ def _sign_svg(image: bytes, note: str, inches: float) -> bytes:
 
 
 def _sign_pdf(image: bytes, note: str) -> bytes:
-    """Add the note to a PDF as subject of its document information (an incremental update at the end)."""
+    """Add the note to a PDF as the subject of its document information, in an incremental update at the end."""
     start = re.findall(rb"startxref\s+(\d+)", image)
     trailer = re.findall(rb"trailer\s*<<(.*?)>>", image, re.DOTALL)
     root = re.search(rb"/Root\s+(\d+ \d+ R)", trailer[-1]) if trailer else None
@@ -250,7 +250,7 @@ def _sign_pdf(image: bytes, note: str) -> bytes:
 
 
 SECONDS = 60.0
-"""Longest wait for one image, the start of the browser included."""
+"""Time limit for one image in seconds, including the start of the browser."""
 
 REMEDY_BROWSER = (
     "PNG, SVG and PDF need Chrome or Chromium and none was found: install it (Debian and Ubuntu: "
@@ -274,14 +274,14 @@ def find_browser() -> Path | None:
 
 
 def missing() -> str | None:
-    """Return what to install before static images work, in one sentence; None if all is there."""
+    """Return a sentence about what to install for static images; None if nothing is missing."""
     if find_spec("kaleido") is None:
         return REMEDY_PACKAGE
     return None if find_browser() else REMEDY_BROWSER
 
 
 class Renderer:
-    """A browser that draws one figure after the other, from any thread."""
+    """Browser that draws one figure after another, for any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -290,7 +290,7 @@ class Renderer:
         self._kaleido: Any = None
 
     def image(self, figure: dict, kind: str, width: float, height: float, scale: float) -> bytes:
-        """Return the image of a figure (as `Figure.to_dict()`), `kind` being png, svg or pdf.
+        """Return the image of a figure (as `Figure.to_dict()`) in the format `kind`: png, svg or pdf.
 
         Raises:
             MissingToolError: kaleido or a browser is missing, or the browser does not answer.
@@ -318,7 +318,7 @@ class Renderer:
             from kaleido import Kaleido, PageGenerator
 
             page = PageGenerator(mathjax=False)
-            faces = " ".join(map(font_face, OWN.values()))  # text is measured with the font that an SVG brings along
+            faces = " ".join(map(font_face, OWN.values()))  # text is measured with the font that an SVG embeds
             page.header += f"<style>{faces}</style><script>document.fonts.forEach(font => font.load())</script>"
             browser = Kaleido(n=1, timeout=SECONDS, page_generator=page, path=str(find_browser()))
             await browser.open()
@@ -351,7 +351,7 @@ class Renderer:
 
 @contextmanager
 def _hush_browser() -> Iterator[None]:
-    """Choreographer logs a traceback for the half message that a browser leaves when it is closed; it means nothing."""
+    """Silence the traceback that Choreographer logs for a half-received message when the browser closes."""
     logger = logging.getLogger("choreographer")
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)

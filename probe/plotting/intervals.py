@@ -1,4 +1,4 @@
-"""Numbers with intervals, as text and as points on a line: headline figures of runs, and claims about them."""
+"""Values with intervals as points on a line: headline figures of runs, and effects that claims are about."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,12 +17,12 @@ from probe.terms import DIFFERENCE, RATES, SHARE, Term, term
 __all__ = ["SYMBOLS", "band", "effects", "format_interval", "headline_intervals", "in_unit", "percent"]
 
 TICK = 24
-"""Letters of a line of a tick."""
+"""Maximum line length of a tick label, in characters."""
 SYMBOLS = {"solid": "circle", "dash": "diamond", "dot": "square", "dashdot": "triangle-up", "longdash": "x"}
 
 
 def whiskers(value: ArrayLike, low: ArrayLike, high: ArrayLike, **look: Any) -> dict[str, Any]:
-    """Return an interval around each value as the settings of error bars, in the colour of their trace."""
+    """Return error bars for intervals around values; their colour is that of the trace by default."""
     middle = np.asarray(value, dtype=float)
     ends = {"array": np.asarray(high, dtype=float) - middle, "arrayminus": middle - np.asarray(low, dtype=float)}
     return {"type": "data", "symmetric": False, "thickness": 1.6, "width": 0, **ends, **look}
@@ -35,16 +35,16 @@ def headline_intervals(
     words: Callable[[str], Term] = term,
     seeds: pd.DataFrame | None = None,
 ) -> go.Figure:
-    """Points with 95 % intervals: one line a metric, one mark a run, the runs of a metric side by side.
+    """Draw values with 95 % intervals, one line per metric; the marks of the runs are side by side.
 
-    A line is called by the title of its metric; where all are rates the axis is in percent.
+    Each line is labelled with the title of its metric. The axis is in percent if all metrics are rates.
 
     Args:
         table: columns `run`, `metric`, `value`, `ci_low`, `ci_high`.
         look: style of each run.
-        metrics: which to draw, from the top; all by default.
-        words: what the metrics mean; by default as headline figures.
-        seeds: values of single trainings (`run`, `metric`, `value`), drawn faint under the mean of their run.
+        metrics: metrics to draw, from top to bottom; all by default.
+        words: function that returns the term of a metric; by default as a headline figure.
+        seeds: values of single trainings (`run`, `metric`, `value`), drawn faintly behind the mean of their run.
     """
     metrics = list(dict.fromkeys(table["metric"])) if metrics is None else list(metrics)
     runs = list(dict.fromkeys(table["run"]))
@@ -82,7 +82,7 @@ def headline_intervals(
 
 
 def _faint(rows: pd.DataFrame, metrics: list[str], offset: float, style: Style) -> go.Scatter:
-    """Single trainings as small marks."""
+    """Return single trainings as small, faint marks."""
     return go.Scatter(
         x=rows["value"],
         y=[metrics.index(metric) + offset for metric in rows["metric"]],
@@ -94,12 +94,12 @@ def _faint(rows: pd.DataFrame, metrics: list[str], offset: float, style: Style) 
 
 
 def _named(metric: str, about: Term) -> str:
-    """Return the title of a metric with its name in parentheses; the title alone where both are equal."""
+    """Return a metric's title with its name in parentheses; the title alone if both are equal."""
     return escape(metric if about.title == metric else f"{about.title} ({metric})")
 
 
 def _tick(metric: str, about: Term) -> str:
-    """Return the title of a metric on lines of at most `TICK` letters; the name of a metric that is not known."""
+    """Return a metric's title in lines of at most `TICK` characters; for an unknown metric, its name."""
     return escape_lines(about.title if about.definition else metric.replace("_", " "), TICK)
 
 
@@ -109,14 +109,14 @@ def _range(table: pd.DataFrame) -> list[float] | None:
 
 
 COLOURS = {"holds": "#2A6EBB", "fails": "#C8553D", "undecided": "#8A8F98"}
-"""By verdict; all read on light and dark paper."""
+"""Colour of each verdict, readable on light and dark backgrounds."""
 VERDICT_SYMBOLS = {"holds": "circle", "fails": "x", "undecided": "diamond-open"}
 
 
 UNITS = {DIFFERENCE: "percentage points", SHARE: "percent", "": "effect"}
-"""What the axis of a unit is called, where it is not the unit's name."""
+"""Axis title of each unit whose title is not the unit itself."""
 NAME, ROW, GAP, AROUND = 46, 32, 48, 96
-"""Letters of a line of a claim; pixels of a claim, of what stands between two panels, and of what stands around all."""
+"""Line length of a claim in characters; height of a claim, gap between panels, and height of all margins, in pixels."""
 
 
 def effects(
@@ -127,15 +127,15 @@ def effects(
     seeds: Sequence[Sequence[float]] = (),
     thresholds: Sequence[float] = (),
 ) -> go.Figure:
-    """Effects with 95 % intervals, beside those of single trainings: one panel a unit, since units share no axis.
+    """Draw effects with 95 % intervals and the values of single trainings, one panel per unit.
 
     Args:
-        names: of the claims, from the top.
-        rows: value, low and high of each, in its own unit (shares, correlations or nats).
-        verdicts: `holds`, `fails` or `undecided` of each.
-        units: of each (`probe.terms`).
-        seeds: of each the values of single trainings, drawn as faint dots.
-        thresholds: of each the value that its effect must lie beyond.
+        names: claims, from top to bottom.
+        rows: value, lower and upper end of each effect in its unit (shares, correlations or nats).
+        verdicts: verdict on each claim: `holds`, `fails` or `undecided`.
+        units: unit of each effect (`probe.terms`).
+        seeds: values of single trainings for each effect, drawn as faint dots.
+        thresholds: threshold that each effect must lie beyond.
     """
     order = sorted(dict.fromkeys(units), key=lambda unit: -units.count(unit))
     members = {unit: [i for i, each in enumerate(units) if each == unit] for unit in order}
@@ -165,7 +165,7 @@ def effects(
 
 
 def _seed_dots(dots: Sequence[tuple[float, int, int]], names: Sequence[str], unit: str) -> go.Scatter:
-    """Values of single trainings: (value, place, claim)."""
+    """Return marks for values of single trainings, given as (value, line of the panel, index of the claim)."""
     return go.Scatter(
         x=[value for value, _, _ in dots],
         y=[at for _, at, _ in dots],
@@ -179,7 +179,7 @@ def _seed_dots(dots: Sequence[tuple[float, int, int]], names: Sequence[str], uni
 
 
 def _threshold_marks(values: Sequence[float]) -> go.Scatter:
-    """Return marks at the thresholds that the effects of a panel must lie beyond, from the top."""
+    """Return marks at the thresholds of a panel's effects, from top to bottom."""
     return go.Scatter(
         x=list(values),
         y=list(range(len(values))),
@@ -198,7 +198,7 @@ def _effect_marks(
     verdict: str,
     unit: str,
 ) -> go.Scatter:
-    """Effects of one verdict with their intervals: (place, claim)."""
+    """Return the effects with one verdict and their intervals, given as (line of the panel, index of the claim)."""
     values, lows, highs = (np.array([rows[i][end] for _, i in at]) for end in range(3))
     return go.Scatter(
         x=values,

@@ -1,6 +1,6 @@
-r"""Tables for LaTeX: booktabs, every text escaped, the caption from the title.
+r"""Tables as LaTeX: booktabs rules, escaped texts, and the title as caption.
 
-`\usepackage{booktabs}` is all that a document needs; `longtable` too for a table of more than `LONG` rows.
+A document needs `\usepackage{booktabs}`, and `longtable` for a table with more than `LONG` rows.
 """
 
 import math
@@ -43,29 +43,29 @@ SPECIAL = {
     "\u2265": r"\ensuremath{\geq}",
     "\u00a0": "~",
 }
-"""Characters that LaTeX would read otherwise, or that its usual fonts lack."""
+"""LaTeX code for characters that LaTeX would interpret or that its usual fonts lack."""
 LONG = 40
-"""Rows of a table that fits a page."""
+"""Maximum number of rows of a table on one page."""
 DIGITS = 4
 
 
 def escape_latex(text: str) -> str:
-    """Escape a text so that LaTeX prints it letter by letter, in one line.
+    """Escape a text so that LaTeX prints it literally, on one line.
 
-    Characters that would act instead of being seen (`visible`) become a space.
+    Control and other invisible characters (`visible`) become a space.
     """
     plain = "".join(SPECIAL.get(letter, letter) for letter in visible(text).replace(REPLACED, " "))
     return re.sub(r"([-',])(?=\1)", r"\1{}", plain)
 
 
 def to_latex(table: "pd.DataFrame", caption: str = "", label: str = "", note: str = "") -> str:
-    r"""Return a table as LaTeX (booktabs): numbers to the right with four digits, texts to the left.
+    r"""Return a table as LaTeX (booktabs): numbers right-aligned with four significant digits, texts left-aligned.
 
     Args:
         table: the table, without its index.
-        caption: what it shows; plain text.
-        label: of `\ref`; what is no letter, digit or hyphen is left out.
-        note: a comment at the beginning.
+        caption: caption of the table, as plain text.
+        label: name for `\ref`; only its letters, digits and hyphens are kept.
+        note: comment at the beginning.
     """
     import pandas as pd
 
@@ -90,7 +90,7 @@ def to_latex(table: "pd.DataFrame", caption: str = "", label: str = "", note: st
 
 def _row(cells: Sequence[str]) -> str:
     line = " & ".join(cells) + r" \\"
-    return "{}" + line if line.startswith(("[", "*")) else line  # else an argument of the line break before
+    return "{}" + line if line.startswith(("[", "*")) else line  # else read as an argument of the line break before it
 
 
 def _cell(value: Any) -> str:

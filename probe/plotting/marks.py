@@ -1,6 +1,6 @@
-"""Maps whose cells take clicks, and bars of tokens and along a text.
+"""Maps with clickable cells, bars of tokens, and bars along a text.
 
-A click on a heat map selects nothing, so a transparent square names its cell on hover and takes the click.
+Plotly cannot select a cell of a heat map. A transparent square over the cell shows its hover text and takes the click.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from probe.plotting.panels import Panels
 from probe.plotting.theme import CHOSEN, numbered, on_hover, token_axis
 
 CLICKS = {"clickmode": "event+select", "dragmode": False, "showlegend": False}
-"""Layout of a figure whose cells take clicks: nothing to drag, no legend."""
+"""Layout of a figure with clickable cells: no dragging, no legend."""
 MOST = 6
-"""Squares along the longer side of a cell."""
+"""Maximum number of squares along the longer side of a cell."""
 
 
 def cells(
@@ -26,14 +26,14 @@ def cells(
     legible: bool = True,
     axis: str = "coloraxis",
 ) -> go.Heatmap:
-    """Return the cells of a map.
+    """Return the cells of a heat map.
 
     Args:
-        values: [rows columns] what colours them; NaN leaves a cell empty.
-        written: what stands in each; by default nothing.
-        hover: what is shown under the mouse, escaped; by default nothing.
-        legible: whether they have room for what is written.
-        axis: the colour axis.
+        values: [rows columns] values that determine the colours; NaN leaves a cell empty.
+        written: text in each cell; none by default.
+        hover: text of each cell on hover, escaped; none by default.
+        legible: whether the cells have room for their text.
+        axis: name of the colour axis.
     """
     under = {"hoverinfo": "skip"} if hover is None else on_hover(hover)
     return go.Heatmap(
@@ -52,15 +52,15 @@ def cells(
 def token_bars(
     panels: Panels, panel: int, tokens: Sequence[str], values: Any, length: int = 14, /, **look: Any
 ) -> None:
-    """Draw a bar to the right a token, the first one on top.
+    """Draw a horizontal bar for each token, the first one at the top.
 
     Args:
-        panels: with the panel.
-        panel: its number.
-        tokens: [k] what the bars are named by.
-        values: [k] their lengths.
-        length: characters of a name.
-        look: settings of the bars.
+        panels: figure that contains the panel.
+        panel: number of the panel.
+        tokens: [k] labels of the bars.
+        values: [k] lengths of the bars.
+        length: maximum number of characters of a label.
+        look: further settings of the bars.
     """
     panels.add(panel, go.Bar(x=values, y=list(range(len(tokens))), orientation="h", **look))
     panels.axis("y", panel, autorange="reversed", **token_axis(tokens, length))
@@ -69,15 +69,15 @@ def token_bars(
 def text_bars(
     tokens: Sequence[str], values: Any, colour: str, hover: str, chosen: int | None = None, /, **look: Any
 ) -> go.Bar:
-    """Return a bar at each token of a text.
+    """Return a vertical bar at each token of a text.
 
     Args:
-        tokens: [T] the text.
-        values: [T] the heights.
-        colour: of the bars.
-        hover: what is shown under the mouse below the token, a template.
-        chosen: token to emphasise.
-        look: further settings.
+        tokens: [T] tokens of the text.
+        values: [T] heights of the bars.
+        colour: colour of the bars.
+        hover: template of the hover text below the token.
+        chosen: index of the token to emphasise.
+        look: further settings of the bars.
     """
     at = list(range(len(tokens)))
     marker = {"color": colour, "opacity": [1.0 if chosen in (None, index) else 0.45 for index in at]}
@@ -86,7 +86,7 @@ def text_bars(
 
 
 def frame(x: float, y: float, width: float = 1, height: float = 1) -> dict:
-    """Return the frame around the selection, as `add_shape` takes it, from its middle and its size in cells."""
+    """Return the frame around the selection as a Plotly shape, given its centre and its size in cells."""
     corners = {"x0": x - width / 2, "x1": x + width / 2, "y0": y - height / 2, "y1": y + height / 2}
     return {"type": "rect", **corners, "line": {"color": CHOSEN, "width": 2}}
 
@@ -99,15 +99,15 @@ def squares(
     hover: str,
     text: Sequence[str] | None = None,
 ) -> go.Scatter:
-    """Transparent squares with the hover text of the cell below; they take the click.
+    """Return transparent squares that take the clicks of the cells below them and show their hover texts.
 
     Args:
-        xs: their middles.
-        ys: the same.
-        customdata: what a click on each gives.
-        size: pixels of a side.
-        hover: the template of what is shown above each.
-        text: of each, for the template; escaped.
+        xs: x coordinates of the centres.
+        ys: y coordinates of the centres.
+        customdata: data that a click on each square returns.
+        size: side length in pixels.
+        hover: template of the hover text.
+        text: text of each square for the template, escaped.
     """
     return go.Scatter(
         x=xs,
@@ -130,13 +130,13 @@ def marks(
     customdata: Sequence[Sequence[object]],
     cell: tuple[float, float],
 ) -> go.Scatter:
-    """Squares that cover each cell; a cell that is wider than high, or the reverse, gets several in a row.
+    """Return transparent squares that cover each cell, several in a row or column if the cell is not square.
 
     Args:
         xs: column of each cell.
         ys: row of each cell.
-        hover: what is shown above each, escaped.
-        customdata: what a click on each gives.
+        hover: hover text of each cell, escaped.
+        customdata: data that a click on each cell returns.
         cell: width and height of a cell in pixels.
     """
     size = max(3.0, min(cell))
@@ -154,11 +154,11 @@ def marks(
 
 
 def few_ticks(names: Sequence[str], most: int) -> dict:
-    """Return settings for a numeric axis whose points have names: at most `most` are written, and always the last.
+    """Return settings for a numeric axis with named points, of which at most `most` are labelled, always the last one.
 
     Args:
-        names: already escaped.
-        most: ticks that the axis has room for.
+        names: names of the points, escaped.
+        most: maximum number of labels.
     """
     stride = -(-len(names) // max(1, most))
     indices = sorted(range(len(names) - 1, -1, -stride))

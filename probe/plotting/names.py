@@ -1,4 +1,4 @@
-"""What files and their provenance say of models and prompts: labels and hashes, never a folder of this machine."""
+"""Names of exported files and paths in provenance: labels and hashes in place of this machine's folders."""
 
 import hashlib
 import json
@@ -8,36 +8,36 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 TEXTS = ("prompt", "prompts", "text", "texts")
-"""Facts that are texts for a model, whatever they look like."""
+"""Provenance keys whose values are texts for a model and are kept even if they look like paths."""
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names that Windows keeps for itself."""
+"""File names that Windows reserves."""
 INSIDE = re.compile(
     r"""(?<![\w.:/\\])(?:file://|~|[A-Za-z]:)?[/\\](?:[^\s/\\"'`,;:|<>()]+[/\\])+([^\s/\\"'`,;:|<>()]*)"""
 )
-"""An absolute path in a sentence or a command."""
+"""Pattern of an absolute path in a sentence or a command."""
 LONGEST = 60
 DIGITS = 6
 
 
 def file_name(name: str, longest: int = 80) -> str:
-    """`name` as part of a file name on any system."""
+    """Return `name` with only the characters that every system allows in a file name."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:longest].rstrip("-.") or "figure"
     return f"figure-{safe}" if RESERVED.fullmatch(safe) else safe
 
 
 def short_hash(value: object) -> str:
-    """Six hex digits that stand for a prompt, or for whatever else was asked."""
+    """Return six hex digits that identify a prompt or another value."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:DIGITS]
 
 
 def file_stem(figure: str, source: Mapping[str, Any]) -> str:
-    """Return the name of a file that says model, figure and prompt, such as `dpo-agreeable_lens_3f2a9c`.
+    """Return a file name from model, figure and prompt, such as `dpo-agreeable_lens_3f2a9c`.
 
     Args:
-        figure: what is shown.
-        source: provenance of the figure; models under `run`, `runs`, `model`, `models`, or `aligned` and `base`, the
-            prompt under one of `TEXTS` or as `tokens`; a result of an experiment has a `key` instead.
+        figure: name of the figure.
+        source: provenance of the figure: models under `run`, `runs`, `model`, `models`, or `aligned` and `base`; the
+            prompt under one of `TEXTS` or as `tokens`, or the `key` of an experiment's result.
     """
     texts = (source.get(name) for name in (*TEXTS, "tokens"))
     asked = next((text for text in texts if text and isinstance(text, str | list | tuple)), None)
@@ -47,7 +47,7 @@ def file_stem(figure: str, source: Mapping[str, Any]) -> str:
 
 
 def models_of(source: Mapping[str, Any]) -> list[str]:
-    """Names of the models that a provenance tells of, each once."""
+    """Return the distinct names of the models in a provenance."""
     found: list[str] = []
     for name in ("run", "runs", "model", "models", "aligned", "base"):
         value = source.get(name)
@@ -59,11 +59,11 @@ def models_of(source: Mapping[str, Any]) -> list[str]:
 
 
 def without_paths(value: Any, name: str = "") -> Any:
-    """Reduce the paths of this machine in a value to their last part: a run or a model is known by its label.
+    """Replace local paths in a value by their last component, which is the label of a run or a model.
 
     Args:
-        value: JSON values and paths, of any depth.
-        name: of the fact; those of `TEXTS` stay as they are.
+        value: value of JSON types and paths, of any depth.
+        name: key of the value; values of the keys in `TEXTS` are kept.
     """
     if isinstance(value, Mapping):
         return {key: without_paths(item, str(key)) for key, item in value.items()}
@@ -77,12 +77,12 @@ def without_paths(value: Any, name: str = "") -> Any:
 
 
 def _last(text: str) -> str:
-    """Return the last part of a path as any system writes it."""
+    """Return the last component of a path in the notation of any system."""
     return PureWindowsPath(PurePosixPath(text).name).name or text.strip("/\\~.")
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text as a whole names a file or folder of this machine; a hub id is none."""
+    """Whether the whole text is a path of this machine; a model id of the Hugging Face hub is not."""
     if re.match(r"(file:|~|\.{0,2}[/\\]|[A-Za-z]:[/\\])", text) and "\n" not in text:
         return True
     try:

@@ -1,4 +1,4 @@
-"""Results that draw themselves: `figure()`, which a notebook shows in the place of their values."""
+"""Analysis results that a notebook shows as figures, and the titles and click targets of figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from probe.plotting.chips import TokenRows
 
 NAME = "model"
-"""What a single model is called in a legend."""
+"""Name of a single model in a legend."""
 
 
 def titled(chart: "go.Figure", title: str, height: int | None = None) -> "go.Figure":
-    """Give a figure the words that stand above it on a page and in its caption, and perhaps another height in pixels.
+    """Set the title that a page and a caption show for a figure, and optionally its height in pixels.
 
-    The words are no part of the drawing.
+    The title is not part of the drawing.
     """
     return chart.update_layout(
         meta={**meta_of(chart), "title": title}, **({} if height is None else {"height": height})
@@ -26,65 +26,65 @@ def titled(chart: "go.Figure", title: str, height: int | None = None) -> "go.Fig
 
 
 def title_of(chart: "go.Figure", otherwise: str = "") -> str:
-    """Return the words that stand above a figure."""
+    """Return the title that a page and a caption show for a figure."""
     return str(meta_of(chart).get("title", otherwise))
 
 
 def clickable(chart: "go.Figure", **inputs: str) -> "go.Figure":
-    """Say which inputs a click on a point of a figure gives values: `clickable(chart, position="x")`.
+    """Set the inputs that a click on a point of a figure changes: `clickable(chart, position="x")`.
 
     Args:
         chart: the figure.
-        inputs: of the analysis, each with the field of the point that has the value (`x`, `y`, `customdata`).
+        inputs: field of the point (`x`, `y`, `customdata`) that holds the value, by input of the analysis.
     """
     return chart.update_layout(meta={**meta_of(chart), "inputs": inputs}, clickmode="event+select")
 
 
 def meta_of(chart: "go.Figure") -> dict[str, Any]:
-    """Return what a figure has beside its drawing: `title`, `inputs`."""
+    """Return what is stored with a figure besides its drawing: `title`, `inputs`."""
     return dict(chart.layout.meta) if isinstance(chart.layout.meta, dict) else {}
 
 
 def opening(table: "pd.DataFrame", analysis: str, inputs: "Sequence[Mapping[str, Any]]") -> "pd.DataFrame":
-    """Return a table whose rows open another analysis of the page, each with its inputs by name."""
+    """Return a table whose rows open another analysis of the page, each with the given inputs."""
     table.attrs["opens"] = analysis, list(inputs)
     return table
 
 
 class Drawable:
-    """What an analysis returns: a sentence, notes, tables and figures; a notebook shows its main figure.
+    """Result of an analysis: a sentence, notes, tables and figures; a notebook shows the main figure.
 
-    A class gives `figure` and `table` where it has one of each, `figures` and `tables` where it has several, the main
-    one first. The arguments of `sentence`, `chips`, `figures` and `lists`, if any, choose what is looked at; `data`
-    takes those of `figures` that it needs.
+    A subclass defines `figure` and `table` if it has one of each, and `figures` and `tables`, the main one first, if it
+    has several. Arguments of `sentence`, `chips`, `figures` and `lists` select what is shown; `data` takes those of
+    `figures` that it needs.
     """
 
     notes: tuple[str, ...] = ()
-    """What a reader of the figures must know besides, in sentences."""
+    """Sentences that a reader of the figures must know."""
 
     @property
     def hooked(self) -> Sequence[int]:
-        """Ids of a text that was read with hooks, on which a page compares hooked and plain logits."""
+        """Token ids of a text that was read with hooks; a page compares its logits with and without hooks."""
         return ()
 
     def sentence(self) -> str:
-        """Return the finding in one sentence; empty where there is none."""
+        """Return the finding in one sentence; empty if there is none."""
         return ""
 
     def chips(self) -> "TokenRows | None":
-        """Return texts as rows of tokens; None where there are none."""
+        """Return texts as rows of tokens; None if there are none."""
         return None
 
     def figures(self) -> "Mapping[str, go.Figure]":
-        """Return all figures by name, in the light theme; the data of one are in the table of its name."""
+        """Return all figures by name, in the light theme; the table of the same name holds a figure's data."""
         return {"figure": self.figure()}
 
     def tables(self) -> "Mapping[str, pd.DataFrame]":
-        """Return all tables by name, with every number in full."""
+        """Return all tables by name, with full precision."""
         return {"table": self.table()}
 
     def lists(self) -> "Mapping[str, pd.DataFrame]":
-        """Return the tables as they are read, by title: the largest first, numbers with their units."""
+        """Return the tables for reading by title: largest rows first, numbers with their units."""
         return self.tables()
 
     def figure(self) -> "go.Figure":
@@ -96,17 +96,17 @@ class Drawable:
         return next(iter(self.tables().values()))
 
     def data(self, figure: str) -> "pd.DataFrame":
-        """Return the table behind a figure: that of its name, else the first one."""
+        """Return the table behind a figure: the one of the same name, otherwise the first."""
         tables = self.tables()
         return tables[figure] if figure in tables else next(iter(tables.values()))
 
     def save(self, path: str | Path, *, title: str = "", **options: Any) -> Path:
-        """Write the figure, or its numbers as .csv and .tex, for a paper: `save("lens.pdf", width="single")`.
+        """Write the figure, or its data as .csv or .tex, for a paper: `save("lens.pdf", width="single")`.
 
         Args:
-            path: of the file; it ends in one of `probe.plotting.export.FORMATS`.
-            title: what is shown, in words: the caption of a table.
-            options: of `probe.plotting.Paper`: width, height, font_size, font, dpi, show_title, theme.
+            path: path of the file; its suffix is one of `probe.plotting.export.FORMATS`.
+            title: title in words: the caption of a table.
+            options: fields of `probe.plotting.Paper`: width, height, font_size, font, dpi, show_title, theme.
         """
         from probe.plotting.export import save
 
@@ -119,25 +119,25 @@ class Drawable:
 
 @dataclass(frozen=True)
 class Look:
-    """How one model is drawn."""
+    """Name, colour and dash of a model in a figure."""
 
     name: str
-    """What it is called."""
+    """Name of the model in legends."""
     colour: str
-    """Of its method."""
+    """Colour of the model's method."""
     dash: str = "solid"
-    """Of its lines, to tell two models of one method apart."""
+    """Dash of the model's lines, which distinguishes two models of one method."""
 
 
 def pair() -> "tuple[Look, Look]":
-    """Return how two models are drawn that have no names."""
+    """Return the default looks of a base and an aligned model."""
     from probe.plotting.theme import METHODS
 
     return Look("base", METHODS["pretrain"]), Look("aligned", METHODS["dpo"])
 
 
 def alone() -> tuple[Look, ...]:
-    """Return how a model is drawn that stands for itself."""
+    """Return the default look of a single model."""
     from probe.plotting.theme import METHODS
 
     return (Look(NAME, METHODS["dpo"]),)
@@ -148,15 +148,15 @@ R = TypeVar("R", bound=Drawable)
 
 @dataclass(frozen=True)
 class Beside(Drawable, Generic[R]):
-    """Results of one analysis for one model or several, said and drawn together."""
+    """Results of one analysis for one or more models, reported and drawn together."""
 
     results: tuple[R, ...]
-    """One for each model, the base first."""
+    """Result of each model, the base first."""
     looks: tuple[Look, ...]
-    """Names and colours of the models."""
+    """Name, colour and dash of each model."""
 
     def tables(self) -> "Mapping[str, pd.DataFrame]":
-        """Return the tables of all models by name, with the column `model` first."""
+        """Return the joined tables of all models by name; their first column is `model`."""
         import pandas as pd
 
         joined: dict[str, list[pd.DataFrame]] = {}

@@ -1,8 +1,8 @@
-"""Figures that come from elsewhere, as JSON, reduced to parts that need no network.
+"""Figures from outside Probe, as JSON, reduced to the parts that need no network.
 
-A figure can name pictures, maps and links of any host, which the page or the exported file would fetch or offer. So
-kinds of traces, tags in texts and pictures are kept where they are on a list; menus and sliders, which can put the
-others back with a click, templates and maps are left out.
+A figure can refer to images and maps on any host, which the page or the exported file would fetch. So only listed kinds
+of traces, tags in texts and embedded images are kept. Templates and maps are left out, and so are menus and sliders,
+because a click on them could bring removed parts back.
 """
 
 import re
@@ -28,13 +28,13 @@ TRACES = frozenset(
     | {"scatterpolar", "scatterpolargl", "scattersmith", "scatterternary", "splom", "streamtube", "sunburst"}
     | {"surface", "table", "treemap", "violin", "volume", "waterfall"}
 )
-"""Kinds of traces that are drawn from their own numbers; those on maps are not."""
+"""Kinds of traces that need nothing but their own numbers; kinds that are drawn on maps are not listed."""
 
 LEFT_OUT = re.compile(r"(map|mapbox|geo)\d*|template|updatemenus|sliders")
-"""Entries of a layout that fetch something, or can."""
+"""Pattern of the layout entries that fetch something or can cause it."""
 
 PICTURE = re.compile(r"data:image/(png|jpe?g|gif|webp);base64,[A-Za-z0-9+/=\s]*")
-"""A picture that is inside the figure."""
+"""Pattern of an image that is embedded in the figure."""
 
 _COLOUR = r"(?:rgba?|hsla?)\([\d\s.,%/]*\)"
 _STYLE = rf"(?:[A-Za-z0-9 #%.,:;-]|(?<=[:\s]){_COLOUR})*"
@@ -46,7 +46,7 @@ def offline(figure: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data and layout of a figure's JSON without anything that needs the network; links become plain text.
 
     Args:
-        figure: what `plotly.io.to_json` wrote, as parsed.
+        figure: parsed output of `plotly.io.to_json`.
     """
     data, layout = figure.get("data"), figure.get("layout")
     traces = [trace for trace in data if isinstance(trace, dict)] if isinstance(data, list) else []
@@ -63,7 +63,7 @@ def offline(figure: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_inside(trace: Mapping[str, Any]) -> bool:
-    """Whether a trace brings its picture, if it is one."""
+    """Whether a trace is no image or embeds its image."""
     return trace.get("type") != "image" or trace.get("source") is None or _is_picture(trace["source"])
 
 
@@ -72,7 +72,7 @@ def _is_picture(source: object) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value with the tags in its texts shown as they are written, except for those that only format text."""
+    """Return a value whose texts show their tags literally, except for tags that only format text."""
     if isinstance(value, str):
         return _ELSE.sub("&lt;", value) if "<" in value else value
     if isinstance(value, list):

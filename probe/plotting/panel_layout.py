@@ -1,7 +1,7 @@
-"""Legend, titles and panels of a figure laid out anew for a width: what fits a window does not fit a column of a page.
+"""Layout of a figure's legend, titles and panels for a given width, such as that of a column in a paper.
 
-Panels that would be too narrow go to further rows; titles and legends are broken into lines; the height follows. Only
-Plotly knows the exact width of a text, so letters count `LETTER` of their size.
+Panels that would be too narrow move to further rows, titles and legends are broken into lines, and the height adapts.
+Only Plotly knows the exact width of a text, so every character counts as `LETTER` times the font size.
 """
 
 import base64
@@ -17,44 +17,44 @@ import numpy as np
 Node = dict[str, Any]
 SWAP = str.maketrans("xy", "yx")
 LETTER = 0.55
-"""Width of a letter, in sizes of its font."""
+"""Assumed width of a character, in multiples of the font size."""
 LINE = 1.3
-"""Height of a line, in sizes of its font."""
+"""Height of a line, in multiples of the font size."""
 PANEL, LOWEST = 13.5, 9.0
-"""Least width and height of a panel, in sizes of the font."""
+"""Minimum width and height of a panel, in multiples of the font size."""
 SAMPLE = 42
-"""Pixels of a legend's entry besides its text."""
+"""Width of a legend entry without its text, in pixels."""
 SCREEN, SCREEN_HEIGHT = 800, 420
-"""Pixels of a figure in a browser window."""
+"""Default width and height of a figure in a browser window, in pixels."""
 AROUND = 110
-"""Pixels of its height that legend, titles and axes take there."""
+"""Part of that height that legend, titles and axes take, in pixels."""
 
 
 @dataclass
 class Panel:
-    """Two axes that belong to each other, and where they are."""
+    """Panel of a grid: its two axes, position, size and title."""
 
     x: str
     y: str
     column: int
     row: int
     share: tuple[float, float]
-    """Of width and height."""
+    """Share of the figure's width and of its height that the panel takes."""
     title: Node | None
 
 
 def lay_out(
     traces: Sequence[Node], layout: Node, em: float, width: float, high: float | None = None, title: str | None = None
 ) -> None:
-    """Put legend, titles and panels where they have room at this width; sets width, height and margins.
+    """Lay out legend, titles and panels for a width; set the width, height and margins of the figure.
 
     Args:
-        traces: of the figure, as Plotly's JSON.
-        layout: of the figure; changed.
-        em: size of the text in pixels.
-        width: of the figure in pixels.
-        high: its height in pixels; by default as much as it takes.
-        title: shown where the figure has none; None: the figure's own is not shown either.
+        traces: traces of the figure, as Plotly's JSON.
+        layout: layout of the figure, which is changed in place.
+        em: font size in pixels.
+        width: width of the figure in pixels.
+        high: height of the figure in pixels; by default as large as needed.
+        title: title for a figure without one; None hides the figure's own title too.
     """
     if len(traces) == 1:
         turn_map(traces[0], layout, width, em)
@@ -97,7 +97,7 @@ def lay_out(
 
 
 def _flow(grid: Sequence[Panel], layout: Node, columns: int) -> None:
-    """Put the panels of a row into several; what only one of them said of its axes is said in each new row."""
+    """Distribute the panels of a row over several rows; repeat shared axis settings in each of them."""
     first = layout[grid[0].y]
     said = {name: first[name] for name in ("tickmode", "tickvals", "ticktext", "title", "range") if name in first}
     below = [layout[panel.x]["title"] for panel in grid if _named(layout[panel.x])]
@@ -114,7 +114,7 @@ def _flow(grid: Sequence[Panel], layout: Node, columns: int) -> None:
 
 
 def turn_map(trace: Node, layout: Node, width: float, em: float) -> None:
-    """Turn a map whose cells are too narrow for their text by a quarter; without text where that does not help."""
+    """Turn a heat map by 90 degrees if its cells are too narrow for their text; hide the text if that is not enough."""
     if trace.get("type") != "heatmap" or not trace.get("texttemplate"):
         return
     values = read_array(trace["z"])
@@ -139,7 +139,7 @@ def turn_map(trace: Node, layout: Node, width: float, em: float) -> None:
 
 
 def read_array(values: Any) -> np.ndarray:
-    """Numbers of a figure, which Plotly's JSON packs."""
+    """Return the values of an array in Plotly's JSON, which may be packed as base64."""
     if isinstance(values, dict) and "bdata" in values:
         flat = np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"])
         return flat.reshape([int(part) for part in str(values.get("shape", flat.size)).split(",")])
@@ -147,7 +147,7 @@ def read_array(values: Any) -> np.ndarray:
 
 
 def find_panels(layout: Node) -> list[Panel]:
-    """Panels of a grid, row by row; none where axes are shared or lie over each other."""
+    """Return the panels of a grid row by row; empty if axes are shared or overlaid."""
     names = [name for name in layout if re.fullmatch(r"xaxis\d*", name)] or ["xaxis"]
     if any(isinstance(axis, dict) and "overlaying" in axis for axis in layout.values()):
         return []
@@ -189,12 +189,12 @@ def _title_of(layout: Node, across: tuple[float, ...], up: tuple[float, ...]) ->
 
 
 def _total(grid: Sequence[Panel], way: int) -> float:
-    """Sum of the shares of the first row (or column)."""
+    """Return the sum of the width shares of the first row, or of the height shares of the first column."""
     return sum(panel.share[way] for panel in grid if (panel.column if way else panel.row) == 0) or 1.0
 
 
 def _place(layout: Node, grid: Sequence[Panel], gap: float, space: float) -> None:
-    """Give axes their domains and titles their places, `gap` and `space` being shares between panels."""
+    """Set the domains of the axes and the positions of the titles; `gap` and `space` are shares between panels."""
     columns = 1 + max((panel.column for panel in grid), default=0)
     rows = 1 + max((panel.row for panel in grid), default=0)
     wide = {panel.column: panel.share[0] for panel in reversed(grid)}
@@ -212,12 +212,12 @@ def _place(layout: Node, grid: Sequence[Panel], gap: float, space: float) -> Non
 
 
 def letters(text: str) -> int:
-    """Letters of the longest line of a text as Plotly shows it."""
+    """Return the number of characters in the longest line of a text as Plotly shows it."""
     return max(len(html.unescape(re.sub(r"<[^>]*>", "", line))) for line in re.split(r"<br ?/?>", text))
 
 
 def wrap(text: str, room: float, em: float) -> str:
-    """Break a text into lines of at most `room` pixels; a text with markup other than line breaks stays as it is."""
+    """Break a text into lines of at most `room` pixels; a text with markup other than line breaks is left unchanged."""
     plain = re.sub(r"<br ?/?>\s*", " ", text)
     if "<" in plain:
         return text
@@ -225,7 +225,7 @@ def wrap(text: str, room: float, em: float) -> str:
 
 
 def _break(title: Node | None, room: float, em: float) -> int:
-    """Break the title of a panel into lines; how many there are."""
+    """Break the title of a panel into lines; return their number."""
     if title is None:
         return 0
     title["text"] = wrap(str(title["text"]), room + em, em)
@@ -239,28 +239,28 @@ def _named(axis: Node) -> str:
 
 
 def _ticks(axis: Node, usual: int) -> int:
-    """Letters of the longest label of a tick."""
+    """Return the number of characters of the longest tick label."""
     if axis.get("showticklabels") is False:
         return 0
     return max((letters(str(text)) for text in axis.get("ticktext") or ()), default=usual)
 
 
 def _side(axis: Node, em: float) -> float:
-    """Pixels left of a panel."""
+    """Return the width that axis title and tick labels take to the left of a panel, in pixels."""
     name = _named(axis)
     lines = LINE * (1 + name.count("<br>")) + 0.4 if name else 0.0
     return (LETTER * _ticks(axis, 4) + lines + 0.9) * em
 
 
 def _wrap_side(axis: Node, room: float, em: float) -> int:
-    """Break the title of a vertical axis into lines that the panel is high enough for; how many there are."""
+    """Break the title of a vertical axis into lines that fit the height of the panel; return their number."""
     if name := _named(axis):
         axis["title"] = {**(axis["title"] if isinstance(axis["title"], dict) else {}), "text": wrap(name, room, em)}
     return 1 + _named(axis).count("<br>")
 
 
 def _foot(axis: Node, room: float, em: float, inner: bool = True) -> float:
-    """Pixels below a panel, its title broken into lines."""
+    """Break the title of a horizontal axis into lines; return the height that it and the labels take, in pixels."""
     name = _named(axis)
     if name:
         axis["title"] = {**(axis["title"] if isinstance(axis["title"], dict) else {}), "text": wrap(name, room, em)}
@@ -274,7 +274,7 @@ def _foot(axis: Node, room: float, em: float, inner: bool = True) -> float:
 
 
 def _set_title(layout: Node, title: str | None, width: float, size: float) -> float:
-    """Show the title, or none; pixels that it takes."""
+    """Set or remove the title; return its height in pixels."""
     own = layout.pop("title", None)
     text = str((own.get("text") if isinstance(own, dict) else own) or title or "")
     if title is None or not text:
@@ -286,7 +286,7 @@ def _set_title(layout: Node, title: str | None, width: float, size: float) -> fl
 
 
 def _set_legend(traces: Sequence[Node], layout: Node, room: float, em: float) -> float:
-    """One legend above all panels, its entries in lines; pixels that it takes."""
+    """Put one legend above all panels, its entries broken into lines; return its height in pixels."""
     for name in [name for name in layout if re.fullmatch(r"legend\d+", name)]:
         del layout[name]
     for trace in traces:
@@ -313,7 +313,7 @@ def _set_legend(traces: Sequence[Node], layout: Node, room: float, em: float) ->
 def plot_height(
     traces: Sequence[Node], layout: Node, grid: Sequence[Panel], shape: tuple[float, int, int, bool], em: float
 ) -> float:
-    """Pixels of a panel's height: room for what it names, the shape that maps had, else two to three."""
+    """Return the height of a panel in pixels: at least what its labels need; maps keep their aspect ratio."""
     room, before, rows, flows = shape
     named = max((len(layout[panel.y].get("ticktext") or ()) for panel in grid), default=0)
     words = {value for trace in traces for value in _list(trace.get("y")) if isinstance(value, str)}
@@ -327,7 +327,7 @@ def plot_height(
 
 
 def _shape(trace: Node) -> float:
-    """Rows of a map to each of its columns."""
+    """Return the ratio of rows to columns of a heat map; 0 if the trace has no matrix."""
     shape = read_array(trace.get("z", ())).shape
     return shape[0] / max(shape[1], 1) if len(shape) == 2 else 0.0
 

@@ -1,7 +1,6 @@
-"""Panels side by side and one below the other, the one way to make them.
+"""Panels in rows and columns, the basis of all figures with several panels.
 
-`Panels` gives what `plotly.subplots` gives, in a third of the time: adding to one of its figures checks all of it again
-every time.
+`Panels` does what `plotly.subplots` does in a third of the time: Plotly validates the whole figure at every addition.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,17 +12,17 @@ from probe.plotting.panel_layout import wrap
 from probe.plotting.theme import LIGHT, template
 
 TITLE_SIZE, TITLE_LINE = 12, 15
-"""Size of a panel's title and height of each of its lines, in pixels."""
+"""Font size and line height of a panel's title, in pixels."""
 ROW = 690
-"""Pixels of a row of panels on a page of 1024 pixels; titles are broken into lines that fit there."""
+"""Width of a row of panels on a page of 1024 pixels; titles are broken into lines for that width."""
 ABOVE = {"yref": "container", "y": 1, "yanchor": "top"}
-"""Place of a legend: at the top of the figure, above the titles."""
+"""Position of the legend: at the top of the figure, above the titles."""
 LEGEND, EDGE = 34, 14
-"""Pixels of a legend and of the edge above the titles."""
+"""Height of a legend and of the margin above the titles, in pixels."""
 
 
 class Panels:
-    """Panels that traces, lines and shapes are added to; they count from 1, row by row."""
+    """Panels to which traces, lines and shapes are added; they are numbered from 1, row by row."""
 
     def __init__(
         self,
@@ -37,17 +36,17 @@ class Panels:
         shared_x: bool = False,
         shared_y: bool = False,
     ) -> None:
-        """Lay the panels out.
+        """Lay out the panels.
 
         Args:
-            titles: one a panel, escaped, broken into lines where the panel is too narrow; empty: no title.
-            columns: panels side by side; by default all.
-            spacing: share of the width between two panels; by default a tenth of it is between all.
+            titles: title of each panel, escaped and broken into lines if the panel is too narrow; empty for no title.
+            columns: number of panels side by side; all by default.
+            spacing: share of the width between two panels; by default all gaps together take a tenth.
             gap: share of the height between two rows.
-            widths: of the columns in any unit; equal by default.
-            heights: of the rows, likewise.
-            shared_x: one scale of x a column, with its ticks below the lowest panel.
-            shared_y: one scale of y a row, with its ticks at the first panel.
+            widths: relative widths of the columns; equal by default.
+            heights: relative heights of the rows; equal by default.
+            shared_x: whether a column shares its x axis, with ticks below the lowest panel.
+            shared_y: whether a row shares its y axis, with ticks at the first panel.
         """
         count = self._columns = columns or max(len(titles), 1)
         rows = -(-len(titles) // count)
@@ -77,9 +76,9 @@ class Panels:
             self._titles.append({"text": title, **place, **look})
 
     def add(self, panel: int, *traces: Any) -> None:
-        """Draw traces: Plotly's own, or dictionaries with their `type`.
+        """Add traces to a panel: objects of Plotly, or dictionaries with their `type`.
 
-        Of the traces of a group (`legendgroup`) that have the same name the legend names the first.
+        Of traces with the same name and group (`legendgroup`), only the first gets a legend entry.
         """
         axes = {"xaxis": _axis("x", panel), "yaxis": _axis("y", panel)}
         for trace in traces:
@@ -99,7 +98,7 @@ class Panels:
         y: float | None = None,
         opacity: float | None = None,
     ) -> None:
-        """Draw a vertical line at `x` or a horizontal one at `y` through a panel, or through all."""
+        """Draw a vertical line at `x` or a horizontal line at `y` through one panel, or through all."""
         value, along, across = (x, "x", "y") if y is None else (y, "y", "x")
         for at in self._panels(panel):
             ends = {f"{along}0": value, f"{along}1": value, f"{across}0": 0, f"{across}1": 1}
@@ -107,25 +106,25 @@ class Panels:
             self._shapes.append({"type": "line", "line": dict(line), "opacity": opacity, **ends, **refs})
 
     def shape(self, panel: int, shape: Mapping[str, Any]) -> None:
-        """Draw a shape at values of the axes of a panel."""
+        """Draw a shape in the axis coordinates of a panel."""
         self._shapes.append({**shape, "xref": _axis("x", panel), "yref": _axis("y", panel)})
 
     def span(self, panel: int, start: float, end: float, colour: str, opacity: float) -> None:
-        """Shade a panel from one x to another."""
+        """Shade a panel from one x value to another."""
         look = {"type": "rect", "fillcolor": colour, "opacity": opacity, "line": {"width": 0}}
         refs = {"xref": _axis("x", panel), "yref": f"{_axis('y', panel)} domain"}
         self._shapes.append({**look, **refs, "x0": start, "x1": end, "y0": 0, "y1": 1})
 
     def note(self, panel: int, text: str, **place: Any) -> None:
-        """Write an escaped text at values of the axes of a panel, or where `place` says."""
+        """Write an escaped text in the axis coordinates of a panel, or in those that `place` names."""
         self._notes.append({"text": text, "xref": _axis("x", panel), "yref": _axis("y", panel), **place})
 
     def explain(self, panel: int, text: str) -> None:
-        """Show an escaped text under the mouse above the title of a panel."""
+        """Set the hover text of a panel's title, escaped."""
         self._titles[panel - 1]["hovertext"] = text
 
     def axis(self, letter: str, panel: int | None = None, /, **settings: Any) -> None:
-        """Set up the x or y axis of a panel, or of all; `title` may be its text alone."""
+        """Set up the x or y axis of one panel, or of all; `title` may be a plain text."""
         for at in self._panels(panel):
             self._axes[letter][at - 1] |= settings
 
@@ -135,9 +134,9 @@ class Panels:
             self.axis("x", panel, **settings)
 
     def figure(self, **layout: Any) -> go.Figure:
-        """Return the figure in the light theme, with further settings of its layout or others than the usual ones.
+        """Return the figure in the light theme; `layout` adds or replaces settings of its layout.
 
-        Above the panels there is room for the lines of their titles, and for a legend where `showlegend` is not off.
+        The top margin has room for the lines of the titles, and for a legend unless `showlegend` is False.
         """
         axes = {
             f"{letter}axis{at or ''}": settings
@@ -151,7 +150,7 @@ class Panels:
             "hovermode": "closest",
         }
         has_legend = layout.get("showlegend") is not False
-        if has_legend and self._lines:  # without titles it grows upwards from the panels
+        if has_legend and self._lines:  # without titles the legend grows upwards from the panels
             layout["legend"] = ABOVE | layout.get("legend", {})
         if self._lines or not has_legend:
             layout["margin"] = {"t": EDGE + TITLE_LINE * self._lines + LEGEND * has_legend, **layout.get("margin", {})}
@@ -167,11 +166,11 @@ class Panels:
 
 
 def fit_titles(titles: Sequence[str], shares: Sequence[float]) -> list[str]:
-    """Break titles into lines that their panels are wide enough for.
+    """Break titles into lines that fit the width of their panels.
 
     Args:
-        titles: one a panel, escaped; lines that they have already stay apart.
-        shares: of the width of the row that each panel has.
+        titles: title of each panel, escaped; its line breaks are kept.
+        shares: share of the row's width that each panel has.
     """
     return [
         "<br>".join(wrap(line, ROW * share, TITLE_SIZE) for line in title.split("<br>"))
@@ -184,7 +183,7 @@ def _axis(letter: str, panel: int) -> str:
 
 
 def _spans(parts: Sequence[float], gap: float) -> Iterator[list[float]]:
-    """Yield start and end of each part of a length of 1, with gaps between them."""
+    """Yield start and end of each part of the interval from 0 to 1, with gaps between the parts."""
     room, start = 1 - gap * (len(parts) - 1), 0.0
     for part in parts:
         end = min(start + room * part / sum(parts), 1.0)

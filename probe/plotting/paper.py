@@ -1,8 +1,8 @@
-"""A figure as a page prints it: width in inches, text in points, a theme for paper.
+"""Figures for print: width in inches, font size in points, and a theme for paper.
 
 Plotly counts in pixels, of which SVG and PDF have 96 to the inch, so a point is 4/3 of a pixel. The figures of Probe
-are made for a browser window. On paper their text gets the size that is asked for, and what depends on text (legends,
-titles of panels, margins, labels of axes) is laid out anew for the width.
+are made for a browser window. For paper their text is scaled to the requested size, and all that depends on text
+(legends, titles of panels, margins, axis labels) is laid out again for the width.
 """
 
 import re
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 WIDTHS = {"single": 3.3, "double": 6.8, "slide": 13.333}
-"""Inches of a column, of both columns of a page, and of a slide."""
+"""Width of a column, of both columns of a page, and of a slide, in inches."""
 SLIDE_HEIGHT, SLIDE_FONT = 7.5, 18.0
 PIXELS = 96
-"""Of plotly's to an inch."""
+"""Number of Plotly's pixels per inch."""
 SCREEN_FONT = 12
-"""Plotly's pixels of text in figures, as they are made for a page of the dashboard."""
+"""Font size of figures on a page of the dashboard, in Plotly's pixels."""
 FAMILIES = {
     "sans": "Helvetica, Arial, Liberation Sans, sans-serif",
     "serif": "Times New Roman, Times, Liberation Serif, serif",
@@ -29,27 +29,27 @@ FAMILIES = {
 }
 DPI = (36, 1200)
 TICKS = 0.875
-"""Size of the labels of ticks, of that of the text."""
+"""Font size of tick labels relative to that of the text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """How a figure is printed."""
+    """Size, fonts and theme of an exported figure."""
 
     width: Literal["single", "double", "slide"] | float = "double"
     """Width: single (column, 3.3 in), double (both columns, 6.8 in), slide (13.33 x 7.5 in), or inches."""
     height: float | None = None
-    """Height in inches; by default that of the figure for its width, and that of a slide."""
+    """Height in inches; by default it follows from the figure and its width, and is 7.5 for a slide."""
     font_size: float | None = None
-    """Size of the text in points; 8 on paper and 18 on a slide by default."""
+    """Font size in points; 8 on paper and 18 on a slide by default."""
     font: str = "sans"
-    """Family of the text: sans (Helvetica), serif (Times), mono, or the name of an installed one."""
+    """Font family: sans (Helvetica), serif (Times), mono, or the name of an installed one."""
     dpi: int = 300
-    """Pixels of a PNG to the inch; the file says it."""
+    """Resolution of a PNG in pixels per inch, also written into the file."""
     show_title: bool = False
-    """Put the title into the image; a paper has it in the caption."""
+    """Whether the image shows its title; in a paper the caption has it."""
     theme: Literal["paper", "light"] = "paper"
-    """Theme: paper (thin black axes, colours that stay apart in grey) or light (as on a light page)."""
+    """Theme: paper (thin black axes, colours that differ in greyscale) or light (as on a light page)."""
 
     def __post_init__(self) -> None:
         if isinstance(self.width, str) and self.width not in WIDTHS:
@@ -69,43 +69,43 @@ class Paper:
 
     @property
     def inches(self) -> float:
-        """The width in inches."""
+        """Width in inches."""
         return WIDTHS[self.width] if isinstance(self.width, str) else float(self.width)
 
     @property
     def points(self) -> float:
-        """The size of the text in points."""
+        """Font size in points."""
         return self.font_size or (SLIDE_FONT if self.width == "slide" else 8.0)
 
     @property
     def text(self) -> float:
-        """The size of the text in plotly's pixels."""
+        """Font size in Plotly's pixels."""
         return self.points * PIXELS / 72
 
     @property
     def family(self) -> str:
-        """The fonts to try, one after the other."""
+        """Font families in order of preference."""
         return FAMILIES.get(self.font, f"{self.font}, sans-serif")
 
     @property
     def high(self) -> float | None:
-        """The height in plotly's pixels, if it is given."""
+        """Height in Plotly's pixels, if it is fixed."""
         height = self.height or (SLIDE_HEIGHT if self.width == "slide" else None)
         return height and height * PIXELS
 
     @property
     def pixels(self) -> float:
-        """The width in plotly's pixels."""
+        """Width in Plotly's pixels."""
         return self.inches * PIXELS
 
 
 def put_on_paper(figure: "go.Figure", paper: Paper, title: str = "") -> "go.Figure":
-    """Return a copy of the figure that has the width, height and text sizes of `paper`, in plotly's pixels.
+    """Return a copy of the figure with the width, height and font sizes of `paper`, in Plotly's pixels.
 
     Args:
         figure: the figure.
-        paper: what it is made for.
-        title: what it shows, in words, where the figure itself has no title.
+        paper: target size, fonts and theme.
+        title: title for a figure without one, in words.
     """
     from probe.plotting import theme
     from probe.plotting.panel_layout import lay_out
@@ -130,13 +130,13 @@ def put_on_paper(figure: "go.Figure", paper: Paper, title: str = "") -> "go.Figu
 
 
 def _is_for_clicks(trace: dict[str, Any]) -> bool:
-    """Whether a trace is there only to be clicked on, or to say something on hover."""
+    """Whether a trace only takes clicks or shows hover texts."""
     opacity = (trace.get("marker") or {}).get("opacity")
     return isinstance(opacity, int | float) and opacity == 0 and trace.get("mode") == "markers"
 
 
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:
-    """All objects in a figure, without those of its template."""
+    """Yield all objects of a figure, except those of its template."""
     if isinstance(value, dict):
         yield value
         for name, item in value.items():
@@ -148,7 +148,7 @@ def _nodes(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _scale(node: dict[str, Any], ratio: float, text: float) -> None:
-    """Sizes of text as asked for, at least as large as that of ticks; lines, marks and bars of colour in proportion."""
+    """Scale font sizes, at least to that of tick labels, and in proportion lines, markers and colour bars."""
     for name, value in node.items():
         if not isinstance(value, dict):
             continue
@@ -161,7 +161,7 @@ def _scale(node: dict[str, Any], ratio: float, text: float) -> None:
 
 
 def _recolour(content: dict[str, Any]) -> dict[str, Any]:
-    """Make the colours of methods in a figure's series lighter or darker, so that they differ when printed in grey."""
+    """Lighten or darken the method colours of a figure's series, so that they differ when printed in grey."""
     from probe.plotting import theme
 
     known = {*theme.METHODS.values(), *theme.SECOND.values(), theme.METHODS["pretrain"]}
@@ -182,7 +182,7 @@ def _recolour(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _set_type(template: dict[str, Any], paper: Paper) -> dict[str, Any]:
-    """Set the font, the size of text and thin axes in a template."""
+    """Set the font, its size, and thin axes in a template."""
     for node in _nodes(template):
         for name, value in node.items():
             if name.endswith("font") and isinstance(value, dict):
@@ -197,10 +197,10 @@ def _set_type(template: dict[str, Any], paper: Paper) -> dict[str, Any]:
 
 
 def paper_of(options: Mapping[str, Any]) -> Paper:
-    """Return the paper that options describe.
+    """Return the `Paper` with the given options.
 
     Raises:
-        ConfigError: there is no such option, or its value does not fit.
+        ConfigError: an option does not exist, or its value is not valid.
     """
     names = [field.name for field in fields(Paper)]
     unknown = [name for name in options if name not in names]

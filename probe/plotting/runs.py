@@ -1,7 +1,7 @@
-"""Runs as figures: parents, references and reward models of each run; one completion by token.
+"""Figures of runs: the tree of runs by parent, reference and reward model, and one completion token by token.
 
-Drawn like a listing: one row a run, parents above their children, one column a generation. So no label covers
-another and no line crosses a run, however many there are.
+The tree is drawn like a listing: one row per run, parents above their children, one column per generation. No label
+covers another, and no line crosses a run, for any number of runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,17 +20,17 @@ RELATIONS = {"parent": "solid", "reward_model": "dash", "reference": "dot"}
 """Relations of a run to an earlier one, strongest first, and the dash of their lines."""
 
 SYMBOLS = {"finished": "circle", "running": "circle-open-dot", "interrupted": "diamond"}
-"""Marker by status; whatever failed is a cross."""
+"""Marker of each status; any other status is drawn as a cross."""
 
 ROW = 30
-"""Pixels between two runs."""
+"""Distance between two rows in pixels."""
 
 Edge = tuple[str, str, str]
 Place = tuple[float, float]
 
 
 def edges(runs: pd.DataFrame) -> list[Edge]:
-    """(from, to, relation) between the runs of the table; a reference that is also the parent counts once.
+    """Return the relations between the runs of the table as (from, to, relation), at most one for each pair of runs.
 
     Args:
         runs: columns `name`, `parent`, `reference`, `reward_model` (a name or None).
@@ -48,9 +48,9 @@ def edges(runs: pd.DataFrame) -> list[Edge]:
 
 
 def layout(runs: pd.DataFrame) -> dict[str, Place]:
-    """Place of each run: x = generations since its first ancestor, y = row, descendants right below.
+    """Return the position of each run: x = generations since its first ancestor, y = row, descendants directly below.
 
-    The parent decides, without one the reward model, then the reference; a circle of parents is cut.
+    A run is placed below its parent, without one below its reward model, then its reference; cycles are cut.
     """
     parents: dict[str, str] = {}
     for source, target, _ in edges(runs):
@@ -74,12 +74,12 @@ def layout(runs: pd.DataFrame) -> dict[str, Place]:
 
 
 def lineage(runs: pd.DataFrame, selected: Sequence[str] = ()) -> go.Figure:
-    """Tree of runs; a marker carries its run's name as `customdata[0]`, so that a click can select it.
+    """Draw the tree of runs; each marker holds its run's name in `customdata[0]`, so that a click selects the run.
 
     Args:
-        runs: one row a run with `name`, `method`, `status`, `parent`, `reference`, `reward_model`, and `title` where
-            it is called otherwise than its name.
-        selected: names of runs to ring.
+        runs: one row per run with `name`, `method`, `status`, `parent`, `reference`, `reward_model`, and optionally
+            `title`, the displayed name.
+        selected: names of the runs with a ring.
     """
     place = layout(runs)
     figure = new_figure(showlegend=True, hovermode="closest", clickmode="event+select", dragmode=False)
@@ -134,7 +134,7 @@ def _markers(group: pd.DataFrame, method: str, place: dict[str, Place], selectio
 
 
 def _path(lines: Sequence[tuple[Place, Place]], elbow: bool) -> tuple[list[float | None], list[float | None]]:
-    """Elbows from parents to children; other relations as bows on the left of their runs."""
+    """Return elbow lines from parents to children, or curves that bend to the left for other relations."""
     xs: list[float | None] = []
     ys: list[float | None] = []
     for (x0, y0), (x1, y1) in lines:
@@ -157,13 +157,13 @@ def token_panels(
     chosen: int | None = None,
     colour: str = METHODS["rlvr"],
 ) -> go.Figure:
-    """Draw a row of bars for each measure over the tokens.
+    """Draw a row of bars over the tokens for each measure.
 
     Args:
         measures: values [L] by name (`probe.runs.captured.token_measures`).
-        tokens: [L] the completion.
-        chosen: token to emphasise.
-        colour: of the method.
+        tokens: [L] tokens of the completion.
+        chosen: index of the token to emphasise.
+        colour: colour of the run's method.
     """
     count = max(1, len(measures))
     panels = Panels([""] * count, columns=1, gap=0.06, shared_x=True)

@@ -1,6 +1,6 @@
-"""Several models in one panel: curves, points, bars and ideals in each model's look.
+"""Several models in one panel: curves, points, bars and reference values in each model's style.
 
-Tables are tidy, with a column `model`; a number and the ends of its interval are columns too (`ENDS`).
+Tables are tidy, with a column `model` and with columns for a value and the ends of its interval (`ENDS`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,47 +20,47 @@ from probe.terms import SHARE
 
 MODEL = "model"
 Look = Mapping[str, Style]
-"""The style of each model; its order is that in which models are drawn."""
+"""Style of each model; the order is that in which models are drawn."""
 Ends = tuple[str, str, str]
 ENDS: Ends = ("value", "ci_low", "ci_high")
-"""Columns of a number and of the ends of its interval."""
+"""Columns of a value and of the ends of its interval."""
 RATE: Mapping[str, Any] = MappingProxyType({"range": (-0.03, 1.03), "tickformat": ".0%"})
-"""Settings of the axis of a rate."""
+"""Axis settings for a rate."""
 BARS: Mapping[str, Any] = MappingProxyType({"range": (0, 1.04), "tickformat": ".0%", "zeroline": False})
-"""The same of bars of rates."""
+"""Axis settings for bars of rates."""
 PATTERNS = {"solid": "", "dash": "/", "dot": ".", "dashdot": "x", "longdash": "\\"}
-"""Filling of the bars of a model by its dash."""
+"""Fill pattern of a model's bars, by the dash of its style."""
 EXACT = METHODS["pretrain"]
-"""Colour of ideals and nulls."""
+"""Colour of reference values, such as controls and random directions."""
 IDEAL: dict[str, Any] = {"color": "#767C87", "dash": "dash", "width": 1.6}
-"""Line of Bayes' rule or of chance, visible on a light and on a dark page."""
+"""Line of the Bayes-optimal or chance value, visible on light and dark pages."""
 BAYES = "#8A6A1F"
-"""Colour of an exact predictor, on light and dark pages."""
+"""Colour of an exact predictor, visible on light and dark pages."""
 
 
 def models_of(table: pd.DataFrame, look: Look, by: str | None = None) -> list[tuple[str, pd.DataFrame]]:
-    """Return the rows of each model that has any, sorted by a column if one is named."""
+    """Return the rows of each model that has any, optionally sorted by a column."""
     pairs = [(model, table[table[MODEL] == model]) for model in look if (table[MODEL] == model).any()]
     return [(model, rows if by is None else rows.sort_values(by, kind="stable")) for model, rows in pairs]
 
 
 def offsets(count: int, width: float = 0.6) -> list[float]:
-    """Offset of the marks of each of several models from the middle of their place."""
+    """Return the horizontal offset of each model's marks from the centre of their place."""
     return [(order - (count - 1) / 2) * width / max(count, 2) for order in range(count)]
 
 
 def hover_texts(
     rows: pd.DataFrame, name: str, by: str = "", place: str = "", ends: Ends = ENDS, unit: str = ""
 ) -> list[str]:
-    """Hover text of each row: the name, where it stands, the number as its unit is shown, and n if it is known.
+    """Return the hover text of each row: name, place, value in its unit, and n if known.
 
     Args:
-        rows: with the columns of `ends`.
-        name: of the curve.
-        by: the column that says where a row stands.
-        place: what follows that in words.
-        ends: columns of the number and of the ends of its interval.
-        unit: of the number (`probe.terms`).
+        rows: table with the columns `ends`.
+        name: name of the curve.
+        by: column with the place of a row.
+        place: text after the place.
+        ends: columns of the value and of the ends of its interval.
+        unit: unit of the value (`probe.terms`).
     """
     texts = []
     for row in rows.to_dict("records"):
@@ -73,12 +73,12 @@ def hover_texts(
 
 
 def error_bars(rows: pd.DataFrame, ends: Ends = ENDS) -> dict[str, Any]:
-    """Return the settings of the error bars that show the intervals of a trace."""
+    """Return error bars for the intervals of the rows."""
     return whiskers(*(rows[column] for column in ends))
 
 
 def curve(x: Any, y: Any, name: str, style: Style, hover: Sequence[str], marks: bool = True) -> go.Scatter:
-    """Return a model's curve; `hover` is the hover text of each point, escaped."""
+    """Return a model's curve; `hover` has the escaped hover text of each point."""
     return go.Scatter(
         x=list(x),
         y=list(y),
@@ -94,16 +94,16 @@ def curve(x: Any, y: Any, name: str, style: Style, hover: Sequence[str], marks: 
 def curve_with_band(
     rows: pd.DataFrame, x: str, name: str, style: Style, *, named: bool = True, hover: str = "", unit: str = SHARE
 ) -> tuple[go.Scatter, go.Scatter]:
-    """Return the band of the intervals of rows, which are sorted by `x`, and the curve of their values.
+    """Return the interval band of the rows, which are sorted by `x`, and the curve of their values.
 
     Args:
         rows: columns `x`, value, ci_low, ci_high and n.
-        x: the column of the horizontal axis.
-        name: in the legend.
+        x: column of the horizontal axis.
+        name: name in the legend.
         style: colour and dash.
-        named: whether the legend gets an entry.
-        hover: name under the mouse; by default that in the legend.
-        unit: of the values (`probe.terms`).
+        named: whether the curve has a legend entry.
+        hover: name on hover; by default the name in the legend.
+        unit: unit of the values (`probe.terms`).
     """
     filled = rows.assign(**{end: rows[end].fillna(rows["value"]) for end in ENDS[1:]})
     area, line = shaded(rows[x], filled, name, style, hover_texts(rows, hover or name, unit=unit))
@@ -113,13 +113,13 @@ def curve_with_band(
 def shaded(
     x: Any, rows: pd.DataFrame, name: str, style: Style, hover: Sequence[str], ends: Ends = ENDS, /, **look: Any
 ) -> tuple[go.Scatter, go.Scatter]:
-    """Return the band of the intervals of rows and, in a further `look`, the curve of their values (`curve`)."""
+    """Return the interval band of the rows and the curve of their values; `look` changes settings of the curve."""
     value, low, high = (rows[end] for end in ends)
     return band(x, low, high, style.colour), curve(x, value, name, style, hover).update(**look)
 
 
 def points(x: Any, rows: pd.DataFrame, name: str, style: Style, hover: Sequence[str], ends: Ends = ENDS) -> go.Scatter:
-    """Return values as marks with their intervals."""
+    """Return values as markers with their intervals."""
     return go.Scatter(
         x=list(x),
         y=rows[ends[0]].tolist(),
@@ -134,7 +134,7 @@ def points(x: Any, rows: pd.DataFrame, name: str, style: Style, hover: Sequence[
 
 
 def bars(panels: Panels, column: int, table: pd.DataFrame, look: Look) -> None:
-    """Rates: one bar a model and `place`, side by side, with its interval."""
+    """Draw rates with intervals as bars, one per model and `place`, side by side."""
     rows_by_model = models_of(table, look)
     width = 0.8 / max(len(rows_by_model), 1)
     for order, (model, rows) in enumerate(rows_by_model):
@@ -154,7 +154,7 @@ def bars(panels: Panels, column: int, table: pd.DataFrame, look: Look) -> None:
 
 
 def share_bars(table: pd.DataFrame, look: Look, title: str, axis: str, chance: float | None = 0.5) -> go.Figure:
-    """Shares by `name`, one bar a model, with chance as a dashed line."""
+    """Draw the share of each `name` as one bar per model, with chance as a dashed line."""
     panels, names = Panels([title]), list(dict.fromkeys(table["name"]))
     bars(panels, 1, table.assign(place=[names.index(name) for name in table["name"]]), look)
     if chance is not None:
@@ -166,13 +166,13 @@ def share_bars(table: pd.DataFrame, look: Look, title: str, axis: str, chance: f
 
 
 def _faint(colour: str) -> str:
-    """Return a colour (#rrggbb) at half strength, on which the same colour at full strength can be seen."""
+    """Return a colour (#rrggbb) at half opacity, on which the full colour remains visible."""
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.5)"
 
 
 def ideal(marks: Sequence[tuple[float, float]], name: str) -> go.Scatter:
-    """Dashed marks over places."""
+    """Return dashed horizontal marks at reference values, given as (place, value)."""
     x: list[float | None] = []
     y: list[float | None] = []
     for place, value in marks:
@@ -182,7 +182,7 @@ def ideal(marks: Sequence[tuple[float, float]], name: str) -> go.Scatter:
 
 
 def exact(x: Any, y: Any, name: str, dash: str = "dash", colour: str | None = None) -> go.Scatter:
-    """Return the curve of an exact predictor, an ideal or guessing: without hover text; unnamed, without an entry."""
+    """Return the curve of an exact predictor or of guessing, without hover text; without a name also without entry."""
     line = {"color": colour or BAYES, "dash": dash, "width": 1.6}
     named = {"name": name, "legendgroup": name} if name else {"showlegend": False}
     return go.Scatter(x=list(x), y=list(y), mode="lines", line=line, hoverinfo="skip", **named)
@@ -196,17 +196,17 @@ def level(panels: Panels, column: int, at: Sequence[float], values: Sequence[flo
 def ideals(
     table: pd.DataFrame, look: Look, by: str, columns: Sequence[str]
 ) -> Iterator[tuple[str | None, pd.DataFrame]]:
-    """Exact predictors on the questions, once where all models have the same questions.
+    """Yield the exact predictors on the questions, once if all models have the same questions.
 
     Args:
-        table: of several models.
-        look: of each.
-        by: the column of the horizontal axis.
-        columns: of the predictors.
+        table: table of several models.
+        look: style of each model.
+        by: column of the horizontal axis.
+        columns: columns of the predictors.
 
     Yields:
-        A colour and the rows of one model for each set of questions: that of the first model with them; None,
-        for the common colour, where there is one set, or where a dash would be taken for that of a model.
+        For each distinct set of questions, a colour and the rows of the first model with that set. The colour is None,
+        for the common colour, if there is only one set or if a model's curve is dashed like the predictors.
     """
     distinct: list[tuple[str, pd.DataFrame]] = []
     rows_by_model = models_of(table, look, by)
@@ -221,7 +221,7 @@ def ideals(
 
 
 def _same(first: pd.DataFrame, other: pd.DataFrame, by: str) -> bool:
-    """Whether two tables are equal wherever both have a value."""
+    """Whether two tables agree at all values of a column that both have; missing values count as equal."""
     both = first.merge(other, on=by, suffixes=("", "_other"))
     names = [name for name in first if name != by]
     x, y = (both[names].to_numpy(dtype=float), both[[f"{name}_other" for name in names]].to_numpy(dtype=float))
@@ -229,6 +229,6 @@ def _same(first: pd.DataFrame, other: pd.DataFrame, by: str) -> bool:
 
 
 def categories(names: Sequence[str]) -> dict[str, Any]:
-    """Return an axis that names the places 0, 1, ... below it."""
+    """Return settings of a horizontal axis with names at the places 0, 1, ..."""
     ticks = {"tickvals": list(range(len(names))), "ticktext": list(names), "range": [-0.5, len(names) - 0.5]}
     return ticks | {"showgrid": False, "zeroline": False}

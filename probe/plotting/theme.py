@@ -1,9 +1,9 @@
-"""One theme for every figure: colours, fonts, axes and labels, for a light page, a dark page and paper.
+"""Theme of all figures: colours, fonts, axes and labels for a light page, a dark page and paper.
 
-Colours: one a training method, grey for the base model, told apart under the common colour blindnesses (a test
-simulates them), and a second one for another run of the same method. Weights and probabilities use one sequential hue,
-signed values a diverging scale centred on zero. Text that comes from data (tokens, run names) goes through `escape`,
-because Plotly labels parse a subset of HTML.
+Each training method has one colour, the base model grey, and a second colour for another run of the method; all differ
+under the common colour vision deficiencies (a test simulates them). Weights and probabilities use one sequential
+hue, signed values a diverging scale centred on zero. Text from data (tokens, run names) goes through `escape`, because
+Plotly labels parse a subset of HTML.
 """
 
 import colorsys
@@ -30,7 +30,7 @@ METHODS = {
     "continual": "#A83400",
     "watch": "#643CDC",
 }
-"""Colour of a run by its method."""
+"""Colour of a run, by its method."""
 
 OTHER = "#643CDC"
 SECOND = {
@@ -44,25 +44,25 @@ SECOND = {
     METHODS["continual"]: "#FF8066",
     METHODS["watch"]: "#8897FF",
 }
-"""Colour of a second run of a method in one figure: near the first one's in hue (grey has none that is not taken), and
-chosen by search so that all of both are as far apart as they can be, also for the colour-blind."""
+"""Colour of the second run of a method in one figure, by the colour of the first: close in hue except for grey, which
+has no free neighbour; found by search for the largest distance between all colours, also in colour-blind vision."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 ANSWERS = ("#0E7C7B", "#D1495B", "#8D6A9F", "#8A8F98", "#C77D1E")
-"""Colours of answers that are followed in one figure; seen on light and on dark pages, and none is a method's."""
+"""Colours of answers followed in one figure, visible on light and dark pages and different from those of methods."""
 CHOSEN = "#E8555F"
-"""Frame of the selection, and its line."""
+"""Colour of the selection's frame and line."""
 MASKED = "rgba(128,132,140,0.28)"
-"""Cells that the causal mask hides: grey on any page."""
+"""Colour of cells that the causal mask hides, grey on any page."""
 
 MOST_TICKS = 40
-"""Tokens that an axis can name one by one."""
+"""Maximum number of tokens that an axis labels one by one."""
 
 FONT = "Source Sans Pro, Source Sans, Helvetica Neue, Arial, sans-serif"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Theme:
-    """What differs between a light and a dark page."""
+    """Colours that differ between a light page, a dark page and paper."""
 
     name: str
     paper: str
@@ -83,7 +83,7 @@ LIGHT = Theme(
     diverging=("#8C3A04", "#D0702A", "#F2B785", "#F7F7F7", "#A9C8EA", "#4B86C6", "#123F7C"),
 )
 PAPER = replace(LIGHT, name="paper", ink="#000000", muted="#000000", grid="#000000")
-"""For print: all that is not data is black and thin, and there is no grid."""
+"""Theme for print: black text, thin black axes, no grid."""
 DARK = Theme(
     name="dark",
     paper="#0E1117",
@@ -96,7 +96,7 @@ DARK = Theme(
 
 
 def method_colour(method: str) -> str:
-    """Return the colour of a training method; methods of extensions share one."""
+    """Return the colour of a training method; all methods of extensions share one colour."""
     return METHODS.get(method, OTHER)
 
 
@@ -110,15 +110,15 @@ def aligned_colour(method: str) -> str:
 
 
 def escape_lines(text: str, width: int) -> str:
-    """`text` as `escape` gives it, on lines of at most `width` letters where its words allow."""
+    """Return `text` escaped (`escape`), broken into lines of at most `width` characters where its words allow."""
     return "<br>".join(map(escape, textwrap.wrap(text, width, break_long_words=False) or [text]))
 
 
 def escape(text: str) -> str:
-    """Escape `text` so that Plotly shows it letter by letter.
+    """Escape `text` so that Plotly shows it literally.
 
-    No tag, entity, formula, placeholder or line break of the data takes effect, and no character acts instead of being
-    seen.
+    Tags, entities, formulas, placeholders and line breaks in the data have no effect; control characters are replaced
+    (`probe.texts.visible`).
     """
     return visible(
         text.replace("&", "&amp;")
@@ -133,30 +133,30 @@ def escape(text: str) -> str:
 
 
 def numbered(tokens: Sequence[str]) -> list[str]:
-    """Return each token as `escape` gives it with its position, for what is shown under the mouse."""
+    """Return each token, escaped, with its position, for hover texts."""
     return [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
 
 
 def on_hover(texts: Iterable[object]) -> dict:
-    """Return the settings of a trace that shows a text under the mouse at each of its points; escaped."""
+    """Return trace settings that show an escaped text on hover over each point."""
     return {"customdata": list(texts), "hovertemplate": "%{customdata}<extra></extra>"}
 
 
 def row_axis(names: Sequence[str]) -> dict:
-    """Return a vertical axis that names the rows 0, 1, ... from the top; escaped."""
+    """Return settings of a vertical axis with escaped names at the rows 0, 1, ... from the top."""
     ticks = {"tickvals": list(range(len(names))), "ticktext": list(names), "range": [len(names) - 0.5, -0.5]}
     return ticks | {"showgrid": False, "zeroline": False}
 
 
 def shorten(text: str, length: int = 14) -> str:
-    """`text` in at most `length` characters, the cut marked."""
+    """Return `text` cut to at most `length` characters; a cut is marked by an ellipsis."""
     return text if len(text) <= length else text[: length - 1] + "\u2026"
 
 
 def token_axis(tokens: Sequence[str], length: int = 14, most: int = MOST_TICKS) -> dict:
-    """Axis settings that put one tick a position with the token as its text, so that repeated tokens stay apart.
+    """Return axis settings with a tick at each position and its token as label, so that repeated tokens stay apart.
 
-    Of more tokens than an axis has room for (`most`), every second (third, ...) is named.
+    If there are more tokens than `most`, only every second (third, ...) is labelled.
     """
     indices = range(0, len(tokens), 1 + len(tokens) // (most + 1))
     return {
@@ -170,12 +170,12 @@ def token_axis(tokens: Sequence[str], length: int = 14, most: int = MOST_TICKS) 
 
 
 def log_axis(values: ArrayLike = ()) -> dict:
-    """Return a logarithmic axis: powers of ten where the values span more than two decades, else full numbers.
+    """Return a logarithmic axis: powers of ten if the values span more than two decades, otherwise full numbers.
 
-    Plotly itself writes the ticks between two powers as one digit (5, 2, 1, 5).
+    Plotly's default shows the ticks between two powers of ten as a single digit (5, 2, 1, 5).
 
     Args:
-        values: those that are drawn, as far as they are known; what is not above 0 does not count.
+        values: values to be drawn, if known; values that are not positive are ignored.
     """
     known = np.asarray(values, dtype=float)
     known = known[np.isfinite(known) & (known > 0)]
@@ -196,7 +196,7 @@ def scale(colours: Iterable[str]) -> list[list]:
 
 
 def colour_axis(label: str, *, low: float, high: float, diverging: bool = False, **position: float | str) -> dict:
-    """Return settings of a colour axis with a labelled bar; `position` goes to the bar (x, y, len, ...)."""
+    """Return settings of a colour axis with a labelled colour bar; `position` sets the bar's x, y, len, ..."""
     bar = {
         "title": {"text": f"{label}<br>\u2009", "side": "top"},
         "thickness": 10,
@@ -217,21 +217,21 @@ def signed_axis(label: str, bound: float, **position: float | str) -> dict:
 
 
 def two_bars(share: float) -> tuple[dict, dict]:
-    """Places of two colour bars one above the other, of which the upper one takes `share` of the height."""
+    """Return the positions of two colour bars, one above the other; the upper one takes `share` of the height."""
     return {"len": share, "y": 1, "yanchor": "top"}, {"len": 1 - share, "y": 0, "yanchor": "bottom"}
 
 
 THIN = {"color": LIGHT.muted, "width": 1}
 DOTTED = THIN | {"dash": "dot"}
-"""Lines of reference, such as at 0 or where a text goes on."""
+"""Style of reference lines, such as at 0 or at the start of a continuation."""
 
 
 @lru_cache
 def template(theme: Theme) -> go.layout.Template:
     """Return the Plotly template of a theme.
 
-    It also gives a visible colour to what Plotly draws in #444 or black where a figure names no colour.
-    Error bars of points are not in it: Plotly gives them the colour of the points.
+    The template also sets a visible colour for parts that Plotly draws in #444 or black by default. It does not set
+    error bars of points, which Plotly draws in the colour of the points.
     """
     ends = {"color": theme.ink}
     black = {"gridcolor": LIGHT.grid, "showgrid": False, "showline": True, "ticks": "outside", "zeroline": False}
@@ -282,7 +282,7 @@ def template(theme: Theme) -> go.layout.Template:
 
 
 def lightness(colour: str) -> float:
-    """How light a hex colour is in grey: L* of CIELAB, from 0 (black) to 100."""
+    """Return the lightness L* (CIELAB) of a hex colour, from 0 (black) to 100 (white)."""
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
@@ -290,13 +290,13 @@ def lightness(colour: str) -> float:
 
 
 def part_in_grey(colours: Sequence[str], least: float = 12.0, low: float = 20.0, high: float = 72.0) -> dict[str, str]:
-    """Return the same hues, lighter or darker, so that they can be told apart when printed in grey.
+    """Return a lighter or darker shade for each colour, so that the shades differ when printed in grey; hues are kept.
 
     Args:
         colours: hex colours that appear in one figure.
-        least: difference of L* between two of them, less where there are too many.
-        low: least L*.
-        high: largest L*, which still stands out from white.
+        least: minimum difference of L* between two shades; smaller if there are too many colours.
+        low: minimum L*.
+        high: maximum L*, which is still visible on white.
     """
     order = sorted(dict.fromkeys(colours), key=lightness)
     levels = [min(max(lightness(colour), low), high) for colour in order]
@@ -309,7 +309,7 @@ def part_in_grey(colours: Sequence[str], least: float = 12.0, low: float = 20.0,
 
 
 def _at_lightness(colour: str, level: float) -> str:
-    """Return the colour of the same hue and saturation whose L* is `level`."""
+    """Return the colour with the same hue and saturation and the lightness L* `level`."""
     hue, _, saturation = colorsys.rgb_to_hls(*(int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)))
     low, high = 0.0, 1.0
     for _ in range(20):
@@ -328,9 +328,9 @@ def new_figure(**layout: object) -> go.Figure:
 
 
 def apply(figure: go.Figure, theme: Theme) -> go.Figure:
-    """Return a copy of `figure` in `theme`: with its template, and its colour scales in place of the other theme's.
+    """Return a copy of `figure` in `theme`, with its template and colour scales.
 
-    Characters of its texts that would act instead of being seen are replaced (`probe.texts.visible`).
+    Control characters in its texts are replaced (`probe.texts.visible`).
     """
     other = DARK if theme is LIGHT else LIGHT
     copy = go.Figure(visible_parts(figure.to_plotly_json()))
@@ -347,21 +347,21 @@ def apply(figure: go.Figure, theme: Theme) -> go.Figure:
 
 
 LETTER, LINE = 6.4, 15.0
-"""Width and height of a letter of a label, in pixels."""
+"""Assumed width and height of a character of a label, in pixels."""
 UPS = (0.0, 14.0, -14.0, 28.0, -28.0, 42.0, -42.0, 56.0, -56.0)
-"""How far a label may be moved up, in pixels; the first places are preferred."""
+"""Vertical shifts of a label in pixels, in order of preference."""
 
 
 def label_places(
     points: np.ndarray, texts: Sequence[str], size: tuple[int, int], avoid: np.ndarray | None = None
 ) -> list[tuple[float, float]]:
-    """Shifts (right, up) in pixels that put labels beside their points with the least overlap, one after the other.
+    """Return shifts (right, up) in pixels that place each label next to its point with the least overlap, in order.
 
     Args:
-        points: [n 2] where the points lie, in pixels from the lower left.
-        texts: [n] their labels.
-        size: width and height of the figure.
-        avoid: [m 2] further points that labels should not lie on, such as those of a line.
+        points: [n 2] positions of the points in pixels from the lower left corner.
+        texts: [n] labels.
+        size: width and height of the figure in pixels.
+        avoid: [m 2] further positions that labels should not cover, such as those of a line.
     """
     obstacles = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
     obstacles += [(x - 4, y - 3, x + 4, y + 3) for x, y in (() if avoid is None else avoid)]
@@ -378,7 +378,7 @@ def label_places(
 
 
 def _cover(boxes: np.ndarray, others: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """[n] how much each box (left, low, right, high) covers of the others, and how far it leaves the figure."""
+    """Return how much each box (left, low, right, high) overlaps the others and leaves the figure: [n] penalties."""
     widths = np.minimum(boxes[:, None, 2], others[:, 2]) - np.maximum(boxes[:, None, 0], others[:, 0])
     high = np.minimum(boxes[:, None, 3], others[:, 3]) - np.maximum(boxes[:, None, 1], others[:, 1])
     outside = (-boxes[:, :2]).clip(min=0).sum(1) + (boxes[:, 2:] - np.array(size)).clip(min=0).sum(1)

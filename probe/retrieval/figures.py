@@ -1,4 +1,4 @@
-"""Figures of the experiment `retrieval`: tidy tables of any number of models, with 95 % intervals."""
+"""Figures of the experiment `retrieval`, from tidy tables of any number of models, with 95 % intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -19,7 +19,7 @@ GROUPS = {
     "heldout": "held-out unseen entities",
     "questions": "questions",
 }
-"""Groups of questions, as figures call them."""
+"""Title of each group of questions."""
 CONTEXTS = {
     "none": "no context",
     "gold": "gold passage",
@@ -35,21 +35,21 @@ OUTCOMES = {
     "no_answer": "no answer at all",
 }
 FOUND = {"all": "all questions", "hit": "document found", "miss": "not found"}
-"""Searches by whether the document was among the k that the model read."""
+"""Title of each class of searches: whether the document is among the k passages that the model reads."""
 LINE, LEAST = 20, 190
-"""Pixels of a line, and of all lines at least."""
+"""Height of a line and minimum height of all lines, in pixels."""
 DRAWN = ("known", "rare", "stranger", "questions")
-"""Groups of the main figure; held-out unseen entities are in the table."""
+"""Groups in the figures; held-out unseen entities are only in the table."""
 
 
 def outcome_grid(table: pd.DataFrame, look: Look, groups: Sequence[str] = DRAWN) -> go.Figure:
-    """Accuracy, abstention, invention and no answer by context, one line a context under the heading of its group.
+    """Draw accuracy, abstention, hallucination and missing answers by context, grouped under the headings of groups.
 
     Args:
         table: `group`, `context`, `outcome`, `value`, `ci_low`, `ci_high`, `n`, `model`
             (`probe.retrieval.world.context_table`).
         look: style of each model.
-        groups: those that are drawn.
+        groups: groups to draw.
     """
     rows_shown = table[table["group"].isin(groups) & table["outcome"].isin(OUTCOMES)]
     lines = _lines(rows_shown, groups, "context", CONTEXTS)
@@ -64,7 +64,9 @@ def outcome_grid(table: pd.DataFrame, look: Look, groups: Sequence[str] = DRAWN)
 
 
 def conflict_curves(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Answers that follow a contradicting passage, and the memorisation ratio, by exposure.
+    """Draw the share of answers that follow a contradicting passage, and the memorisation ratio, by exposure.
+
+    The dotted curve is the share of facts that the model knows without a passage.
 
     Args:
         table: `label`, `low`, `quantity`, `value`, `ci_low`, `ci_high`, `n`, `model`
@@ -94,7 +96,7 @@ def conflict_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def search_effect(table: pd.DataFrame, look: Look, recall: pd.DataFrame | None = None) -> go.Figure:
-    """Hall without a passage (open) and with the retrieved ones (filled), hits and misses apart; and recall@k.
+    """Draw Hall without a passage (open) and with retrieved ones (filled), for hits and misses, and recall@k.
 
     Args:
         table: `group`, `found`, `quantity`, `way`, `value`, `ci_low`, `ci_high`, `n`, `model`
@@ -134,7 +136,7 @@ def search_effect(table: pd.DataFrame, look: Look, recall: pd.DataFrame | None =
 
 
 def persuasion_marks(table: pd.DataFrame, look: Look) -> go.Figure:
-    """How far each context moves the answers, in nats; a context without effect is at 0.
+    """Draw how far each context moves the answers in nats; a context without effect is at 0.
 
     Args:
         table: `group`, `context`, `value`, `ci_low`, `ci_high`, `n`, `model`
@@ -168,7 +170,7 @@ def _lines(
 def _named_lines(
     panels: Panels, lines: Mapping[tuple[str, str], int], names: Mapping[str, str], panel: int | None = None
 ) -> go.Figure:
-    """Return the figure with its lines named at the first panel, headings in bold, a rule above each but the first."""
+    """Return the figure with labelled lines, headings in bold, and a rule above each heading but the first."""
     words = [names[name] if name else f"<b>{GROUPS[group]}</b>" for group, name in lines]
     for (_, name), line in lines.items():
         if line and not name:
@@ -183,7 +185,7 @@ def _named_lines(
 def _apart(
     table: pd.DataFrame, selection: pd.Series, column: str, lines: Mapping[tuple[str, str], int]
 ) -> Iterator[tuple[pd.DataFrame, list[float]]]:
-    """Yield the rows of each model and their places, models of one line side by side."""
+    """Yield the rows of each model and their positions; the models of one line are side by side."""
     models = list(dict.fromkeys(table[MODEL]))
     for offset, model in zip(offsets(len(models), 0.7), models, strict=True):
         rows = table[selection & (table[MODEL] == model)]
@@ -192,7 +194,7 @@ def _apart(
 
 
 def _marks(rows: pd.DataFrame, at: Sequence[float], look: Look, unit: str = SHARE) -> go.Scatter:
-    """Return the marks of one model over lines, with their intervals."""
+    """Return the marks of one model at the given positions, with their intervals."""
     model = str(rows["model"].iloc[0])
     return go.Scatter(
         x=rows["value"],

@@ -1,4 +1,4 @@
-"""The factorial of annotators as a figure: every cell a line, the exact optima and what trainings came to."""
+"""Figure of the factorial of annotators: one line per cell, with the exact optima and the results of trainings."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,26 +20,26 @@ from probe.terms import SHARE, term
 from probe.world.annotators import AGREEABLE, HONEST
 
 WEIGHT = "correctness"
-"""The knob that stands within a line; the lines are the combinations of all others."""
+"""Factor shown within each line; the lines are the combinations of all other factors."""
 LINES = [knob for knob in KNOBS if knob != WEIGHT]
 NONE = "none of them"
 ROW = 40
-"""Pixels of a line."""
+"""Height of a line in pixels."""
 GAP = 0.15
-"""Between two marks of one line, in lines."""
+"""Distance between two marks of a line, in lines."""
 Marks = tuple[str, str, float, pd.DataFrame]
-"""A series: name, colour, weight of correctness, rows."""
+"""Series of marks: name, colour, weight of correctness, rows."""
 
 
 def draw_factorial(found: Factorial, trained: pd.DataFrame | None = None) -> go.Figure:
-    """One panel an outcome, one line a combination of agreement, the fine and rare checks.
+    """Draw one panel per outcome, with one line per combination of agreement, fine and rare checks.
 
-    Filled marks are annotators to whom correctness weighs little, open ones those to whom it weighs much; a dashed line
-    is the reference.
+    Filled marks are annotators with a low weight of correctness, open ones those with a high weight. The dashed line is
+    the reference.
 
     Args:
-        found: the optima.
-        trained: of `probe.rewards.factorial.trained`.
+        found: exact optima of all cells.
+        trained: results of trainings (`probe.rewards.factorial.trained`).
     """
     optima = found.cells[found.cells["annotator"].notna()]
     lines = list(dict.fromkeys(map(_line, optima.to_dict("records"))))
@@ -59,7 +59,7 @@ def draw_factorial(found: Factorial, trained: pd.DataFrame | None = None) -> go.
 
 
 def _series(optima: pd.DataFrame, trained: pd.DataFrame | None) -> Iterator[Marks]:
-    """Yield the optima, then the trainings by method, each by the weight of correctness."""
+    """Yield the optima, then the trainings by method, each by weight of correctness."""
     parts: list[tuple[str, str, pd.DataFrame]] = [("optimum", BAYES, optima)]
     if trained is not None:
         parts += [(str(method).upper(), method_colour(str(method)), rows) for method, rows in trained.groupby("method")]
@@ -91,5 +91,5 @@ def _trace(rows: pd.DataFrame, name: str, colour: str, weight: float, lines: lis
 
 
 def _line(row: Mapping[Any, Any]) -> str:
-    """Return the name of a cell's line: the knobs at the agreeable annotator's level."""
+    """Return the name of a cell's line: the factors at the agreeable annotator's level."""
     return " + ".join(SHORT[knob] for knob in LINES if row[knob] == getattr(AGREEABLE, knob)) or NONE

@@ -1,7 +1,7 @@
-"""Rewards as figures: policies under the exact frontier, fits of overoptimisation, best of N, and the reward shift.
+"""Figures of rewards: policies under the exact frontier, fits of overoptimisation, best of N, and reward shift.
 
-One colour a method (`probe.plotting.theme.METHODS`), the reference grey. Tables come from
-`probe.rewards.frontiers` and `probe.rewards.shift`, what single tokens do from `probe.rewards.token_effects`.
+Each method has one colour (`probe.plotting.theme.METHODS`); the reference is grey. Tables come from
+`probe.rewards.frontiers` and `probe.rewards.shift`, effects of single tokens from `probe.rewards.token_effects`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,31 +37,31 @@ from probe.rewards.frontiers import Fit
 from probe.terms import term
 
 BEYOND = "rgba(128,132,140,0.10)"
-"""What no policy reaches."""
+"""Fill colour of the region that no policy can reach."""
 LEGIBLE = 24
-"""Tokens side by side whose cells have room for text."""
+"""Maximum number of tokens side by side whose cells have room for text."""
 KL = {"d": "(%{x:.3f})\u00b2 nats", "kl": "%{x:.3f} nats"}
-"""KL under the mouse."""
+"""Hover template of the KL, by x axis."""
 AXES = {"d": "d = \u221aKL(policy \u2225 reference), \u221anats", "kl": "KL(policy \u2225 reference), nats per answer"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrontierView:
-    """What a figure of the frontier shows."""
+    """Reward, axes and selection of a figure of the frontier."""
 
     reward: str
     """Name of the reward on the y axis."""
     label: str
-    """Of the y axis."""
+    """Title of the y axis."""
     axis: str = "d"
-    """What the x axis is: `d` or `kl`."""
+    """Quantity on the x axis: `d` or `kl`."""
     chosen: str | None = None
     """Run to emphasise."""
     size: tuple[int, int] = (640, 400)
-    """Pixels that the labels are laid out for."""
+    """Width and height in pixels for which the labels are placed."""
 
     def across(self, kl: Any) -> Any:
-        """Return what the x axis shows of KL in nats."""
+        """Return the x coordinate of a KL in nats."""
         return np.clip(kl, 0, None) ** (0.5 if self.axis == "d" else 1)
 
 
@@ -74,15 +74,15 @@ def reward_frontier(
     best_of_n: pd.DataFrame | None = None,
     paths: Mapping[str, pd.DataFrame] = MappingProxyType({}),
 ) -> go.Figure:
-    """Every policy under the frontier of pi*_beta; a dotted line is the KL that it spends in excess of the optimum.
+    """Draw every policy under the frontier of pi*_beta; dotted lines are the KL in excess of the optimum.
 
     Args:
         curve: columns kl, d, reward, beta (`Field.frontier`).
-        places: columns run, kl, excess, and the reward by its name, with their _low and _high (`Place.row`).
+        places: columns run, kl, excess, beta, mass, and the reward, with _low and _high (`Place.row`).
         look: style of each run.
-        view: the reward, which is a column of `places` and `best_of_n`, the axes, and the chosen run.
+        view: reward (a column of `places` and `best_of_n`), axes, and chosen run.
         best_of_n: exact path of best of N (`Field.best_of_n`).
-        paths: way of a run while it was trained: columns d, kl, reward, step.
+        paths: training trajectory of each run: columns d, kl, reward, step.
     """
     x, y = view.across(curve["kl"].to_numpy()), curve["reward"].to_numpy()
     right = 1.12 * max(float(view.across(places["kl"]).max()), float(x.max()) if view.axis == "d" else 0.0, 1e-3)
@@ -122,7 +122,7 @@ def reward_frontier(
 def _frontier(
     curve: pd.DataFrame, x: np.ndarray, right: float, top: float, view: FrontierView
 ) -> tuple[go.Scatter, go.Scatter]:
-    """Return what no policy reaches, and the frontier below it, which goes on to the right."""
+    """Return the region that no policy can reach, and the frontier, which continues to the right edge."""
     y, end = curve["reward"].to_numpy(), 1.1 * right
     beyond = {"x": [*x, end, end, 0.0], "y": [*y, y[-1], top, top], "fill": "toself", "fillcolor": BEYOND}
     return go.Scatter(**beyond, line={"width": 0}, mode="lines", hoverinfo="skip"), go.Scatter(
@@ -136,13 +136,13 @@ def _frontier(
 
 
 def _way(x: np.ndarray, y: np.ndarray, numbers: pd.Series, hover: str, line: dict, **marker: str) -> go.Scatter:
-    """Return a thin line with small marks that are numbered."""
+    """Return a thin line with small marks; a mark's number is available to the hover template."""
     look = {"mode": "lines+markers", "line": line, "marker": {"size": 4, **marker}}
     return go.Scatter(x=x, y=y, customdata=numbers, hovertemplate=hover, **look)
 
 
 def _policy(row: dict, style: Style, view: FrontierView) -> Iterator[go.Scatter]:
-    """Yield a line to the point of the frontier with the same reward, and the policy with its intervals."""
+    """Yield the dotted line from the frontier at the same reward, and the policy with hover text."""
     x, y = float(view.across(row["kl"])), row[view.reward]
     if np.isfinite(row["beta"]) and row["excess"] > 1e-6:
         line = {"color": style.colour, "width": 1.5, "dash": "dot"}
@@ -172,14 +172,14 @@ def _labels(
     view: FrontierView,
     ends: tuple[float, float, float],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the annotations of points, where they cover least.
+    """Yield the annotations of the points, placed where they cover the least.
 
     Args:
         labels: columns run (empty: best of N), kl, text and the reward.
-        avoid: [n 2] points of the lines.
+        avoid: [n 2] points of the lines, which labels should not cover.
         look: style of each run.
-        view: the axes and the chosen run.
-        ends: of the axes: right, low and top.
+        view: axes and chosen run.
+        ends: ends of the axes: right, low and top.
     """
     right, low, top = ends
     scale = np.array(view.size) / (right, top - low)
@@ -200,7 +200,7 @@ def _labels(
 
 
 def excess_words(row: Mapping) -> str:
-    """Return the label behind a policy's name: what it spends beyond the optimum, nothing for the reference."""
+    """Return the label after a policy's name: the KL in excess of the optimum, empty for the reference."""
     if row["kl"] < 1e-6:
         return ""
     return f"+{row['excess']:.2f}" if np.isfinite(row["beta"]) else f"+{row['excess']:.2f}, nothing gained"
@@ -209,12 +209,12 @@ def excess_words(row: Mapping) -> str:
 def reward_gains(
     places: pd.DataFrame, look: Mapping[str, Style], columns: Mapping[str, str], chosen: str | None = None
 ) -> go.Figure:
-    """Draw what each policy gained over the reference and what it wasted: one line per policy, with 95 % intervals.
+    """Draw what each policy gained over the reference and what it wasted, one line per policy, with 95 % intervals.
 
     Args:
-        places: columns run and, for each of `columns`, its value, _low and _high.
+        places: column run, and for each of `columns` the value, _low and _high.
         look: style of each run.
-        columns: column to title of its panel.
+        columns: title of the panel of each column.
         chosen: run to emphasise.
     """
     runs = [str(run) for run in places["run"]]
@@ -250,13 +250,13 @@ def overoptimisation(
     look: Mapping[str, Style],
     titles: Mapping[str, str],
 ) -> go.Figure:
-    """Rewards against d with the fits of Gao et al.: one panel a reward, one colour a series.
+    """Draw rewards against d with the fits of Gao et al., one panel per reward and one colour per series.
 
     Args:
         points: columns d and each reward, by series.
-        fits: by (series, reward).
+        fits: fit of each (series, reward).
         look: style of each series.
-        titles: reward to the title of its panel.
+        titles: title of the panel of each reward.
     """
     panels = Panels([escape(title) for title in titles.values()], spacing=0.1)
     for column, reward in enumerate(titles, start=1):
@@ -291,13 +291,13 @@ def overoptimisation(
 def ends_over_trainings(
     table: pd.DataFrame, seeds: pd.DataFrame, look: Mapping[str, Style], titles: Mapping[str, str]
 ) -> go.Figure:
-    """Rewards against the KL where trainings end: means over trainings with intervals both ways, each training faint.
+    """Draw rewards against KL at the end of training: means over trainings with both intervals, each training faint.
 
     Args:
         table: columns run, metric, value, ci_low, ci_high.
         seeds: columns run, seed, metric, value.
         look: style of each run.
-        titles: of the rewards, a panel each, and of `kl_to_reference`, by metric.
+        titles: title of each reward, which has a panel, and of `kl_to_reference`, by metric.
     """
     rewards = [name for name in titles if name != "kl_to_reference"]
     panels = Panels([""] * len(rewards), spacing=0.12)
@@ -340,13 +340,13 @@ def _numbers(row: Mapping) -> tuple[float, float, float]:
 
 
 def best_of_n(table: pd.DataFrame, curve: pd.DataFrame, *, reward: str, label: str) -> go.Figure:
-    """Best of N exactly: its KL against the bound log N - (N-1)/N, and its reward by KL under the frontier.
+    """Draw best of N exactly: its KL and the bound log N - (N-1)/N by N, and its reward by KL under the frontier.
 
     Args:
-        table: of `Field.best_of_n`.
-        curve: the frontier of the same reward.
-        reward: column of `table` that N is chosen by.
-        label: what the reward is called.
+        table: table of `Field.best_of_n`.
+        curve: frontier of the same reward.
+        reward: column of `table` by which best of N selects.
+        label: title of the reward.
     """
     colour = IDEAL["color"]
     panels = Panels([escape(title) for title in ("KL by N", f"{label} by KL")], spacing=0.12)
@@ -379,19 +379,19 @@ def best_of_n(table: pd.DataFrame, curve: pd.DataFrame, *, reward: str, label: s
 
 BINS = 28
 FEW = 6
-"""Values of a reward up to which each has a bar of its own."""
+"""Maximum number of distinct values of a reward that have a bar each."""
 
 
 def reward_distributions(
     table: pd.DataFrame, names: tuple[str, str], colours: tuple[str, str], measures: Sequence[str]
 ) -> go.Figure:
-    """Distribution of each reward over the samples of both models, with their means; shares, so that bars compare.
+    """Draw the distribution of each reward over the samples of both models as shares, with the means.
 
     Args:
-        table: of `probe.rewards.shift.samples` or `probe.rewards.shift.captured_samples`.
-        names: how the two models are called.
-        colours: of their methods.
-        measures: columns, one panel each.
+        table: table of `probe.rewards.shift.samples` or `probe.rewards.shift.captured_samples`.
+        names: names of the two models.
+        colours: colours of the models' methods.
+        measures: columns to draw, one panel each.
     """
     panels = Panels([escape(term(measure, "rewards").label) for measure in measures], spacing=0.06)
     for column, measure in enumerate(measures, start=1):
@@ -419,7 +419,7 @@ def reward_distributions(
 
 
 def _bins(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return centres and edges of bins; where there are few different values, they are the centres."""
+    """Return the centres and edges of bins; few distinct values have a bin each, centred on the value."""
     levels = np.unique(values)
     if len(levels) <= FEW:
         steps = np.diff(levels)
@@ -431,12 +431,12 @@ def _bins(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shift_curves(table: pd.DataFrame, colour: str, measures: Sequence[str]) -> go.Figure:
-    """Rewards and KL of the captured samples over training, with 95 % intervals.
+    """Draw rewards and KL of the captured samples over training, with 95 % intervals.
 
     Args:
-        table: of `probe.rewards.shift.shift_curve`: step, measure, value, ci_low, ci_high.
-        colour: of the run's method.
-        measures: one panel each.
+        table: table of `probe.rewards.shift.shift_curve`: step, measure, value, ci_low, ci_high.
+        colour: colour of the run's method.
+        measures: measures to draw, one panel each.
     """
     panels = Panels([escape(term(measure, "rewards").label) for measure in measures], spacing=0.06)
     for column, measure in enumerate(measures, start=1):
@@ -457,16 +457,17 @@ def token_effects(
     colours: Mapping[str, str],
     chosen: tuple[str, int] | None = None,
 ) -> go.Figure:
-    """Draw what each token does, by leaving it out (bars) and by integrated gradients (diamonds); rewards on one scale.
+    """Draw the effect of each token by occlusion (bars) and by integrated gradients (diamonds), all in nats.
 
-    The first panel is the prompt and the margin chosen - rejected; the other two are the completions and their scores.
+    The first panel shows the prompt's effect on the margin chosen - rejected, the others each completion's effect on
+    its score.
 
     Args:
-        tokens_by_part: of prompt, chosen and rejected completion.
-        occlusion: nats that are lost without each of them.
-        gradient: their integrated gradients, nats.
-        colours: of the parts.
-        chosen: (part, token in it) to emphasise.
+        tokens_by_part: tokens of prompt, chosen and rejected completion.
+        occlusion: nats that are lost without each token.
+        gradient: integrated gradients of each token in nats.
+        colours: colour of each part.
+        chosen: (part, index of the token in it) to emphasise.
     """
     counts = [max(len(tokens), 2) for tokens in tokens_by_part.values()]
     panels = Panels(
@@ -507,14 +508,13 @@ def token_effects(
 def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
     """Draw the weights of tokens in the gradients of several methods, all on one scale.
 
-    Each method has a panel, and each completion a row.
-
-    Blue tokens become more probable, orange ones less; a completion that a method does not learn from has no row.
+    Each method has a panel, and each completion a row. Blue tokens become more probable, orange ones less probable; a
+    completion that a method does not learn from has no row.
 
     Args:
         table: columns method, source, completion (from 0), reward, position, token and weight, one row a method and
             token.
-        relative: colour by the share of the method's own largest weight; what is written in a cell stays the weight.
+        relative: whether colours show the weight relative to the method's largest; the cells still contain the weight.
     """
     parts = [(str(method), rows) for method, rows in table.groupby("method", sort=False)]
     heights = [rows["completion"].nunique() for _, rows in parts]
@@ -545,5 +545,5 @@ def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
 
 
 def part_colours(method: str = "reward-model") -> dict[str, str]:
-    """Colours of prompt, chosen and rejected."""
+    """Return the colours of prompt, chosen and rejected completion."""
     return {"prompt": METHODS["pretrain"], "chosen": METHODS[method], "rejected": METHODS["sft"]}

@@ -1,7 +1,12 @@
 """Figures of sycophancy: answers under a claim, belief against Bayes' rule, pressure, heads, layers and steering.
 
+<<<<<<< HEAD
 All take tidy tables with a column `model` and the style of each model. The value of Bayes' rule or of chance is dashed
 and grey; bars of runs of one method also differ in their pattern.
+=======
+All functions take tidy tables with a column `model`, and the style of each model. The values of Bayes' rule or chance
+are dashed and grey; bars of runs of one method also differ in their pattern.
+>>>>>>> read4
 """
 
 from collections.abc import Mapping
@@ -34,7 +39,11 @@ from probe.plotting.theme import escape
 from probe.terms import DIFFERENCE, SHARE, Term
 
 NO_CLAIM = "dot"
+<<<<<<< HEAD
 """Dash style of questions without a claim."""
+=======
+"""Dash of curves for questions without a claim."""
+>>>>>>> read4
 
 
 def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -81,7 +90,7 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
         look: style of each model.
     """
     kinds = list(dict.fromkeys(table["who"]))
-    titles = [escape(kind).replace(", ", ",<br>") for kind in kinds]  # for 420 pixels
+    titles = [escape(kind).replace(", ", ",<br>") for kind in kinds]  # for a width of 420 pixels
     panels = Panels(titles, shared_y=True, spacing=0.08 / max(len(kinds) - 1, 1))
     for column, who in enumerate(kinds, start=1):
         rows = table[table["who"] == who].sort_values("reliability")
@@ -100,11 +109,15 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
+<<<<<<< HEAD
     """Draw, under repeated doubt, the answers that repeat the claim and the dialogues that never gave up the truth.
+=======
+    """Draw answers under repeated doubt: claims and truths in each turn, and dialogues without a flip so far.
+>>>>>>> read4
 
     Args:
         table: `turn`, `series`, `value`, `ci_low`, `ci_high`, `model` (`probe.sycophancy.world.walk_dialogues`, or
-            `probe.sycophancy.beliefs.DoubtDialogues.curve`, which knows no claim).
+            `probe.sycophancy.beliefs.DoubtDialogues.curve`, which has no series `claim`).
         look: style of each model.
     """
     names = {"claim": "says the claim", "truth": "says the truth", "never flipped": "never flipped"}  # for 420 pixels
@@ -120,7 +133,11 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
+<<<<<<< HEAD
     """Draw how often a reward model prefers the false claim to the truth, by phrase, and the truth to another value.
+=======
+    """Draw how often a reward model prefers the false claim to the truth by phrase, and the truth to another value.
+>>>>>>> read4
 
     Args:
         table: `compared`, `phrase`, `value`, `ci_low`, `ci_high`, `model`
@@ -142,7 +159,11 @@ def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def matching_bars(table: pd.DataFrame, look: Look) -> go.Figure:
+<<<<<<< HEAD
     """Draw the share of answers that match the behaviour, all and by letter of the matching answer; chance is dashed.
+=======
+    """Draw the share of answers that match the behaviour, over all and by letter of the matching answer.
+>>>>>>> read4
 
     Args:
         table: `name`, `value`, `ci_low`, `ci_high`, `model` (`probe.sycophancy.files`).
@@ -152,10 +173,17 @@ def matching_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def template_bars(table: pd.DataFrame, look: Look) -> go.Figure:
+<<<<<<< HEAD
     """Draw the share of right answers under each template of the user's belief; chance is dashed.
 
     Args:
         table: columns as in `matching_bars`, with the names of the templates.
+=======
+    """Draw the share of questions with the right answer likelier than the wrong one, by template of the user's belief.
+
+    Args:
+        table: as in `matching_bars`, with a template in each `name`.
+>>>>>>> read4
         look: style of each model.
     """
     return share_bars(table, look, "right answer likelier than the wrong one", "share of questions")
@@ -168,7 +196,11 @@ QUANTITIES = {
     "agreement_lettered": "agreement,<br>letters",
     "mention_lettered": "mention,<br>letters",
 }
+<<<<<<< HEAD
 """Labels of the quantities in the figure of agreement."""
+=======
+"""Axis label of each quantity in the figure of agreement."""
+>>>>>>> read4
 NAMED = {
     "none": "not named",
     "endorsed": "endorsed",
@@ -176,15 +208,23 @@ NAMED = {
     "others": "others<br>say so",
     "listed": "listed",
 }
+<<<<<<< HEAD
 """Labels of the remarks about an answer."""
 
 
 def agreement_points(table: pd.DataFrame, look: Look) -> go.Figure:
     """Draw agreement, mention and authority, in nats and as shares; 0, no effect, is dashed.
+=======
+"""Axis label of each statement about an answer."""
+
+
+def agreement_points(table: pd.DataFrame, look: Look) -> go.Figure:
+    """Draw agreement, mention and authority in nats and as shares; the dashed line at 0 is no effect.
+>>>>>>> read4
 
     Args:
         table: `quantity`, `answer`, `unit`, `value`, `ci_low`, `ci_high`, `n`, `model`
-            (`probe.sycophancy.agreement.agreement_table`); the means over both answers are drawn.
+            (`probe.sycophancy.agreement.agreement_table`); only means over both answers are drawn.
         look: style of each model.
     """
     panels = Panels(("which answer is likelier, by how much", "which answer wins"), spacing=0.12)
@@ -197,7 +237,11 @@ def agreement_points(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def context_points(table: pd.DataFrame, look: Look) -> go.Figure:
+<<<<<<< HEAD
     """Draw the log-likelihood of the named answer minus that of the other, by remark; one panel per answer.
+=======
+    """Draw the log-likelihood of the named answer minus that of the other, by statement; one panel per answer.
+>>>>>>> read4
 
     Args:
         table: `context`, `answer`, `value`, `ci_low`, `ci_high`, `n`, `model`
@@ -214,7 +258,11 @@ def context_points(table: pd.DataFrame, look: Look) -> go.Figure:
 def _named_points(
     panels: Panels, table: pd.DataFrame, by: str, words: Mapping[str, str], look: Look, column: int, unit: str
 ) -> None:
+<<<<<<< HEAD
     """Draw points with intervals in a panel, models side by side at the positions named by `words`; 0 is dashed."""
+=======
+    """Draw points with intervals, models side by side at the places that `words` labels; 0 is dashed."""
+>>>>>>> read4
     names = [name for name in words if (table[by] == name).any()]
     rows_by_model = models_of(table[table[by].isin(names)], look)
     for shift, (model, rows) in zip(offsets(len(rows_by_model), 0.5), rows_by_model, strict=True):
@@ -228,7 +276,11 @@ def change_bars(table: pd.DataFrame, look: Look) -> go.Figure:
     """Draw how often an answer changes to the one that the user endorses, and to the one that the user denies.
 
     Args:
+<<<<<<< HEAD
         table: columns as in `matching_bars`, with the names of `probe.sycophancy.agreement.CHANGES`.
+=======
+        table: as in `matching_bars`, with the changes `probe.sycophancy.agreement.CHANGES` in `name`.
+>>>>>>> read4
         look: style of each model.
     """
     words = {
@@ -247,7 +299,11 @@ def change_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def flip_bars(table: pd.DataFrame, look: Look) -> go.Figure:
+<<<<<<< HEAD
     """Draw how often a doubt turns a right answer wrong, and a wrong one right.
+=======
+    """Draw how often doubt turns a right answer wrong, and a wrong one right.
+>>>>>>> read4
 
     Args:
         table: columns as in `matching_bars`.
@@ -257,7 +313,11 @@ def flip_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:
+<<<<<<< HEAD
     """Draw how often a comment is more positive than the plain one, by the user's remark, with the judge's controls.
+=======
+    """Draw how often a comment is more positive than the plain one by the user's remark, with controls of the judge.
+>>>>>>> read4
 
     Args:
         table: `about` (comments, judge), `name`, `value`, `ci_low`, `ci_high`, `model`
@@ -283,10 +343,14 @@ def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
+<<<<<<< HEAD
     """Draw the margin of the claim over the truth after each block, with the false claim and without any.
+=======
+    """Draw how far the claim is ahead of the truth after each block, with the false claim and without a claim.
+>>>>>>> read4
 
     Args:
-        table: `layer`, `asked`, `value`, `ci_low`, `ci_high`, `share`, `model`
+        table: `layer`, `asked`, `value`, `ci_low`, `ci_high`, `share`, `share_low`, `share_high`, `model`
             (`probe.sycophancy.inside.by_layer`).
         look: style of each model.
     """
@@ -320,7 +384,7 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
         panels.add(1, legend_entry("without the claim", line=line, opacity=0.8))
     panels.mark(1, IDEAL, y=0)
     last = int(table["layer"].max())
-    step = 1 + last // 6  # in half of 420 pixels
+    step = 1 + last // 6  # for half of a width of 420 pixels
     ticks = [0, *range(1 if step == 1 else step + 1, last + 1, step)]
     words = ["embed" if layer == 0 else f"L{layer - 1}" for layer in ticks]
     ends = [-0.12 * last, 1.06 * last]
@@ -331,12 +395,20 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
+<<<<<<< HEAD
     """Draw the share of the gap that patching closes, for the strongest heads of all models and for random directions.
+=======
+    """Draw the share of the gap that patching closes, for the strongest heads of all models and random directions.
+>>>>>>> read4
 
     Args:
         table: `name`, `value`, `ci_low`, `ci_high`, `random`, `model` (`probe.sycophancy.inside.heads_table`).
         look: style of each model.
+<<<<<<< HEAD
         most: largest number of heads drawn.
+=======
+        most: maximum number of heads.
+>>>>>>> read4
     """
     best = table.assign(size=table["value"].abs()).groupby("name", sort=False)["size"].max()
     heads = best.sort_values(ascending=False).index[:most].tolist()
@@ -357,11 +429,15 @@ def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
 
 
 def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
+<<<<<<< HEAD
     """Draw the share of questions in which the claim wins against the dose, with random directions and accuracy.
+=======
+    """Draw by dose how far the claim is ahead, how often it wins, and the accuracy on unrelated facts.
+>>>>>>> read4
 
     Args:
-        table: `alpha`, `above_zero`, `above_zero_low`, `above_zero_high`, `target`, `null`, `null_low`, `null_high`,
-            `accuracy`, `accuracy_low`, `accuracy_high`, `answer`, `model`
+        table: `alpha`, `target`, `target_low`, `target_high`, `null_low`, `null_high`, `above_zero`, `above_zero_low`,
+            `above_zero_high`, `accuracy`, `accuracy_low`, `accuracy_high`, `answer`, `model`
             (`probe.sycophancy.deference_steering.found_of`).
         look: style of each model.
     """

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""An experiment's metrics over trainings, for several models, and over the answers of one training of each."""
-=======
 """Numbers of an experiment over trainings for several models, together with those of one training over its answers."""
->>>>>>> read4
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +24,7 @@ NAN = float("nan")
 OVER_TRAININGS = "Over trainings"
 """Label of the numbers over trainings."""
 MOST = 10
-<<<<<<< HEAD
-"""Largest number of metrics in the figure."""
-=======
 """Maximum number of metrics in the figure."""
->>>>>>> read4
 
 
 @dataclass(frozen=True)
@@ -42,41 +34,24 @@ class Trainings:
     label: str
     """Label of the model."""
     name: str
-<<<<<<< HEAD
-    """Name of its group."""
-    group: Group
-    """Group of all its seeds."""
-=======
     """Name of the group of seeds."""
     group: Group
     """Group of all seeds."""
->>>>>>> read4
     results: GroupResults
     """Results of the seeds that have one."""
 
 
 @dataclass(frozen=True)
 class NumbersOverTrainings(Drawable):
-<<<<<<< HEAD
-    """Metrics of several models over trainings."""
-
-    answers: Comparison
-    """Metrics of one training of each model, over answers."""
-=======
     """Numbers of several models over trainings."""
 
     answers: Comparison
     """Numbers over answers of one training of each model."""
->>>>>>> read4
     trainings: tuple[Trainings, ...]
     """Models with results of at least two trainings, the base first."""
 
     def table(self) -> pd.DataFrame:
-<<<<<<< HEAD
-        """Return all metrics, one row per run and metric.
-=======
         """Return all numbers, one row per run and metric.
->>>>>>> read4
 
         The columns are run, metric; value, ci_low, ci_high, n over trainings; answers, answers_low, answers_high,
         answers_n of the first seed; and the difference to the first model over trainings, with the number of pairs.
@@ -91,11 +66,7 @@ class NumbersOverTrainings(Drawable):
         return whole[["run", *(column for column in whole if column != "run")]]
 
     def sentence(self) -> str:
-<<<<<<< HEAD
-        """State the first metric that varies over trainings, and its difference to the first model."""
-=======
         """State the first metric that varies over trainings for every model, and the differences to the first one."""
->>>>>>> read4
         table = self.table()
         varied = set(table["metric"][table["ci_low"].notna()]) or set(table["metric"])  # a search never varies
         declared = (each.name for each in self.answers.experiment.metrics if each.name in varied)
@@ -109,11 +80,7 @@ class NumbersOverTrainings(Drawable):
         return f"Over trainings, {about.title}: {'; '.join(parts)}."
 
     def lists(self) -> dict[str, pd.DataFrame]:
-<<<<<<< HEAD
-        """Return formatted metrics over trainings and over answers, one line per metric."""
-=======
         """Return the numbers formatted for reading, over trainings and over answers, one line per metric."""
->>>>>>> read4
         table, metrics = self.table(), self.answers.metrics
         rows = {(row["run"], row["metric"]): row for row in table.to_dict("records")}
         base, *others = [each.label for each in self.trainings]
@@ -131,11 +98,7 @@ class NumbersOverTrainings(Drawable):
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-<<<<<<< HEAD
-        """Explain what the intervals are over."""
-=======
         """Note on the trainings, the intervals, and the pairing of differences."""
->>>>>>> read4
         members = "; ".join(f"{each.label}: {each.results.group.about}" for each in self.trainings)
         gap = f" Differences are paired by seed, but those with {UNPAIRED}: trainings without a common base."
         return (
@@ -145,11 +108,7 @@ class NumbersOverTrainings(Drawable):
         )
 
     def figures(self) -> "dict[str, go.Figure]":
-<<<<<<< HEAD
-        """Draw means of rates over trainings as points with intervals; single trainings are faint points."""
-=======
         """Draw means over trainings with intervals, and each training faint; at most `MOST` metrics from -1 to 1."""
->>>>>>> read4
         from probe.plotting.intervals import headline_intervals
 
         table = self.table()
@@ -165,11 +124,7 @@ class NumbersOverTrainings(Drawable):
 
 
 def _cell(row: Mapping[Any, Any], unit: str, names: Sequence[str] = VALUE) -> str:
-<<<<<<< HEAD
-    """Format a mean with its interval clipped to its unit's range, or list the values of trainings that are apart."""
-=======
     """Format a number with its interval within the unit's range; trainings that lie apart are listed instead."""
->>>>>>> read4
     if names is VALUE and row.get("apart"):
         return OverTrainings.of(row).format(unit)
     low, high = (float(row.get(name, NAN)) for name in names[1:])

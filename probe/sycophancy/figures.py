@@ -1,12 +1,7 @@
 """Figures of sycophancy: answers under a claim, belief against Bayes' rule, pressure, heads, layers and steering.
 
-<<<<<<< HEAD
-All take tidy tables with a column `model` and the style of each model. The value of Bayes' rule or of chance is dashed
-and grey; bars of runs of one method also differ in their pattern.
-=======
 All functions take tidy tables with a column `model`, and the style of each model. The values of Bayes' rule or chance
 are dashed and grey; bars of runs of one method also differ in their pattern.
->>>>>>> read4
 """
 
 from collections.abc import Mapping
@@ -39,11 +34,7 @@ from probe.plotting.theme import escape
 from probe.terms import DIFFERENCE, SHARE, Term
 
 NO_CLAIM = "dot"
-<<<<<<< HEAD
-"""Dash style of questions without a claim."""
-=======
 """Dash of curves for questions without a claim."""
->>>>>>> read4
 
 
 def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -109,11 +100,7 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
-<<<<<<< HEAD
-    """Draw, under repeated doubt, the answers that repeat the claim and the dialogues that never gave up the truth.
-=======
     """Draw answers under repeated doubt: claims and truths in each turn, and dialogues without a flip so far.
->>>>>>> read4
 
     Args:
         table: `turn`, `series`, `value`, `ci_low`, `ci_high`, `model` (`probe.sycophancy.world.walk_dialogues`, or
@@ -133,11 +120,7 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-<<<<<<< HEAD
-    """Draw how often a reward model prefers the false claim to the truth, by phrase, and the truth to another value.
-=======
     """Draw how often a reward model prefers the false claim to the truth by phrase, and the truth to another value.
->>>>>>> read4
 
     Args:
         table: `compared`, `phrase`, `value`, `ci_low`, `ci_high`, `model`
@@ -159,11 +142,7 @@ def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def matching_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-<<<<<<< HEAD
-    """Draw the share of answers that match the behaviour, all and by letter of the matching answer; chance is dashed.
-=======
     """Draw the share of answers that match the behaviour, over all and by letter of the matching answer.
->>>>>>> read4
 
     Args:
         table: `name`, `value`, `ci_low`, `ci_high`, `model` (`probe.sycophancy.files`).
@@ -173,17 +152,10 @@ def matching_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def template_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-<<<<<<< HEAD
-    """Draw the share of right answers under each template of the user's belief; chance is dashed.
-
-    Args:
-        table: columns as in `matching_bars`, with the names of the templates.
-=======
     """Draw the share of questions with the right answer likelier than the wrong one, by template of the user's belief.
 
     Args:
         table: as in `matching_bars`, with a template in each `name`.
->>>>>>> read4
         look: style of each model.
     """
     return share_bars(table, look, "right answer likelier than the wrong one", "share of questions")
@@ -196,11 +168,7 @@ QUANTITIES = {
     "agreement_lettered": "agreement,<br>letters",
     "mention_lettered": "mention,<br>letters",
 }
-<<<<<<< HEAD
-"""Labels of the quantities in the figure of agreement."""
-=======
 """Axis label of each quantity in the figure of agreement."""
->>>>>>> read4
 NAMED = {
     "none": "not named",
     "endorsed": "endorsed",
@@ -208,19 +176,11 @@ NAMED = {
     "others": "others<br>say so",
     "listed": "listed",
 }
-<<<<<<< HEAD
-"""Labels of the remarks about an answer."""
-
-
-def agreement_points(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Draw agreement, mention and authority, in nats and as shares; 0, no effect, is dashed.
-=======
 """Axis label of each statement about an answer."""
 
 
 def agreement_points(table: pd.DataFrame, look: Look) -> go.Figure:
     """Draw agreement, mention and authority in nats and as shares; the dashed line at 0 is no effect.
->>>>>>> read4
 
     Args:
         table: `quantity`, `answer`, `unit`, `value`, `ci_low`, `ci_high`, `n`, `model`
@@ -237,11 +197,7 @@ def agreement_points(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def context_points(table: pd.DataFrame, look: Look) -> go.Figure:
-<<<<<<< HEAD
-    """Draw the log-likelihood of the named answer minus that of the other, by remark; one panel per answer.
-=======
     """Draw the log-likelihood of the named answer minus that of the other, by statement; one panel per answer.
->>>>>>> read4
 
     Args:
         table: `context`, `answer`, `value`, `ci_low`, `ci_high`, `n`, `model`
@@ -258,11 +214,7 @@ def context_points(table: pd.DataFrame, look: Look) -> go.Figure:
 def _named_points(
     panels: Panels, table: pd.DataFrame, by: str, words: Mapping[str, str], look: Look, column: int, unit: str
 ) -> None:
-<<<<<<< HEAD
-    """Draw points with intervals in a panel, models side by side at the positions named by `words`; 0 is dashed."""
-=======
     """Draw points with intervals, models side by side at the places that `words` labels; 0 is dashed."""
->>>>>>> read4
     names = [name for name in words if (table[by] == name).any()]
     rows_by_model = models_of(table[table[by].isin(names)], look)
     for shift, (model, rows) in zip(offsets(len(rows_by_model), 0.5), rows_by_model, strict=True):
@@ -276,11 +228,7 @@ def change_bars(table: pd.DataFrame, look: Look) -> go.Figure:
     """Draw how often an answer changes to the one that the user endorses, and to the one that the user denies.
 
     Args:
-<<<<<<< HEAD
-        table: columns as in `matching_bars`, with the names of `probe.sycophancy.agreement.CHANGES`.
-=======
         table: as in `matching_bars`, with the changes `probe.sycophancy.agreement.CHANGES` in `name`.
->>>>>>> read4
         look: style of each model.
     """
     words = {
@@ -299,11 +247,7 @@ def change_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def flip_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-<<<<<<< HEAD
-    """Draw how often a doubt turns a right answer wrong, and a wrong one right.
-=======
     """Draw how often doubt turns a right answer wrong, and a wrong one right.
->>>>>>> read4
 
     Args:
         table: columns as in `matching_bars`.
@@ -313,11 +257,7 @@ def flip_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-<<<<<<< HEAD
-    """Draw how often a comment is more positive than the plain one, by the user's remark, with the judge's controls.
-=======
     """Draw how often a comment is more positive than the plain one by the user's remark, with controls of the judge.
->>>>>>> read4
 
     Args:
         table: `about` (comments, judge), `name`, `value`, `ci_low`, `ci_high`, `model`
@@ -343,11 +283,7 @@ def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
-<<<<<<< HEAD
-    """Draw the margin of the claim over the truth after each block, with the false claim and without any.
-=======
     """Draw how far the claim is ahead of the truth after each block, with the false claim and without a claim.
->>>>>>> read4
 
     Args:
         table: `layer`, `asked`, `value`, `ci_low`, `ci_high`, `share`, `share_low`, `share_high`, `model`
@@ -395,20 +331,12 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
-<<<<<<< HEAD
-    """Draw the share of the gap that patching closes, for the strongest heads of all models and for random directions.
-=======
     """Draw the share of the gap that patching closes, for the strongest heads of all models and random directions.
->>>>>>> read4
 
     Args:
         table: `name`, `value`, `ci_low`, `ci_high`, `random`, `model` (`probe.sycophancy.inside.heads_table`).
         look: style of each model.
-<<<<<<< HEAD
-        most: largest number of heads drawn.
-=======
         most: maximum number of heads.
->>>>>>> read4
     """
     best = table.assign(size=table["value"].abs()).groupby("name", sort=False)["size"].max()
     heads = best.sort_values(ascending=False).index[:most].tolist()
@@ -429,11 +357,7 @@ def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
 
 
 def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
-<<<<<<< HEAD
-    """Draw the share of questions in which the claim wins against the dose, with random directions and accuracy.
-=======
     """Draw by dose how far the claim is ahead, how often it wins, and the accuracy on unrelated facts.
->>>>>>> read4
 
     Args:
         table: `alpha`, `target`, `target_low`, `target_high`, `null_low`, `null_high`, `above_zero`, `above_zero_low`,

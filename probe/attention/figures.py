@@ -187,7 +187,7 @@ def attention_head(weights: np.ndarray, tokens: Sequence[str], *, boundary: int 
 
 
 def _head(values: np.ndarray, tokens: Sequence[str], boundary: int | None, number: str, axis: dict) -> go.Figure:
-    """Draw a map of queries and keys; `number` is the hover template of a value, with its braces doubled twice."""
+    """Draw a map of queries and keys; `number` is the hover template of a value, with doubled braces."""
     length, panels = len(tokens), Panels()
     texts = pair_hover(tokens, f"query {{}}<br>key {{}}<br>{number}<extra></extra>")
     panels.add(1, *_visible(values, "coloraxis", boundary, MOST_NAMED, texts))

@@ -92,11 +92,11 @@ class Drawable:
         return next(iter(self.figures().values()))
 
     def table(self) -> "pd.DataFrame":
-        """Return the numbers behind the main figure."""
+        """Return the data of the main figure."""
         return next(iter(self.tables().values()))
 
     def data(self, figure: str) -> "pd.DataFrame":
-        """Return the table behind a figure: the one of the same name, otherwise the first."""
+        """Return the data of a figure: the table of the same name, otherwise the first."""
         tables = self.tables()
         return tables[figure] if figure in tables else next(iter(tables.values()))
 

@@ -45,7 +45,7 @@ def models_of(table: pd.DataFrame, look: Look, by: str | None = None) -> list[tu
 
 
 def offsets(count: int, width: float = 0.6) -> list[float]:
-    """Return the horizontal offset of each model's marks from the centre of their place."""
+    """Return the offset of each model's marks from the centre of their place."""
     return [(order - (count - 1) / 2) * width / max(count, 2) for order in range(count)]
 
 
@@ -221,7 +221,7 @@ def ideals(
 
 
 def _same(first: pd.DataFrame, other: pd.DataFrame, by: str) -> bool:
-    """Whether two tables agree at all values of a column that both have; missing values count as equal."""
+    """Whether two tables agree in the rows whose value of `by` is in both; missing values equal each other."""
     both = first.merge(other, on=by, suffixes=("", "_other"))
     names = [name for name in first if name != by]
     x, y = (both[names].to_numpy(dtype=float), both[[f"{name}_other" for name in names]].to_numpy(dtype=float))

@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard import models
 from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.state import CHAT, SharedChoices, choose_example, examples, has_changed, keep, tell_again
+from probe.model.references import REAL_MODEL, find_model
 from probe.plotting.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
@@ -42,6 +43,20 @@ def ask_for_model(answer: "DeltaGenerator", sentence: str) -> None:
     with answer:
         finding(sentence)
         note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
+
+
+def note_real_model(shared: SharedChoices) -> None:
+    """Show a note about the weights that a chosen run's real base model needs, and how to get them."""
+    labels = [label for label in (shared.label(shared.base), shared.label(shared.aligned)) if label]
+    runs = [shared.store.runs[label] for label in labels]
+    if not any(REAL_MODEL in (run.name, run.parent) for run in runs):
+        return
+    missing = (
+        " Its weights are not on this machine: `make real-model` in a checkout of Probe fetches them. What is stored"
+        " is shown without them."
+    )
+    about = f"{REAL_MODEL} stands here in a 4-bit rounding of the released weights."
+    note(about + ("" if find_model(REAL_MODEL) else missing))
 
 
 def warn_of_worlds(shared: SharedChoices) -> None:

@@ -15,8 +15,7 @@ from dashboard.markdown import escape_markdown, forget_sentence_place, guard, pr
 from dashboard.models import warm
 from dashboard.pages import page_file
 from dashboard.pages.in_context.choices import usual_models
-from dashboard.real_model import note_real_model
-from dashboard.sides import warn_of_worlds
+from dashboard.sides import note_real_model, warn_of_worlds
 from dashboard.state import ALIGNED, ASKED, BASE, PROMPT, Visit, ask, current, folders, keep_choices, return_to
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from dashboard.pages.start import words
 from probe import LM, open_run
 from probe.logits.trained import answer_names
 from tests.dashboard import store
@@ -22,7 +21,7 @@ def test_the_example_is_what_the_models_answer(show: Show):
     app = show(SAMPLES, page=PAGE)
     assert not app.exception
     assert not app.error
-    assert heading(app) == words.TITLE
+    assert heading(app).startswith("Probe trains and aligns language models")
     said = read(app)
     assert "base answers rome" in said
     assert "dpo-agreeable answers lyon" in said
@@ -57,7 +56,7 @@ def test_its_links_bring_the_example(show: Show):
 
 def test_no_model_is_loaded_for_it():
     code = (
-        "import sys\nfrom dashboard.data import read_store\nfrom dashboard.pages.start.compute import find_example\n"
+        "import sys\nfrom dashboard.data import read_store\nfrom dashboard.pages.start.example import find_example\n"
         "assert find_example(read_store())\nprint('torch' in sys.modules)"
     )
     said = subprocess.run(
@@ -74,13 +73,13 @@ def test_no_model_is_loaded_for_it():
 def test_without_runs_or_example_it_says_what_to_do(show: Show, tmp_path: Path):
     app = show(tmp_path / "none", page=PAGE)
     assert not app.exception
-    assert heading(app) == words.TITLE
-    assert words.EMPTY in read(app)
+    assert heading(app).startswith("Probe trains and aligns language models")
+    assert "No run is here yet. Train one on the page New run" in read(app)
     assert names(app) == []
     store.sampled(tmp_path / "some" / "rlvr")
     app = show(tmp_path / "some", page=PAGE)
     assert not app.exception
-    assert words.OWN_RUNS in read(app)
+    assert "Open Runs to see where each model comes from" in read(app)
     assert names(app) == []
 
 

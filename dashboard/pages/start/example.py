@@ -9,6 +9,7 @@ from dashboard import data
 from dashboard.data import Store
 from probe.errors import RunError
 from probe.logits.trained import answer_names
+from probe.numbers import rate
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
 
@@ -109,3 +110,30 @@ def _head(
     change = sign * (last["attribution"][index] - first["attribution"][index])[:, :-1].astype(float)
     layer, head = np.unravel_index(int(change.argmax()), change.shape)
     return f"L{layer}H{head}", float(change[layer, head])
+
+
+def sentence(example: Example) -> str:
+    """Describe the effect of training on the worked example, and on all such questions."""
+    before, after = (example.prompt.answers[i].strip() for i in (example.before, example.after))
+    chances = [
+        rate(float(np.exp(row[i])))
+        for row, i in ((example.logprobs[0], example.before), (example.logprobs[-1], example.after))
+    ]
+    parts = [f"{example.base} answers {before} ({chances[0]}), {example.aligned} answers {after} ({chances[1]})."]
+    if example.rates:
+        before, after = example.rates
+        parts.append(f"Agreement with false claims (sampled, this training): {before} before, {after} after.")
+    return " ".join(parts)
+
+
+def about_head(example: Example) -> str:
+    """State which head carries the change by direct effect, and name the measures of other pages."""
+    if example.head is None:
+        return ""
+    name, nats = example.head
+    before, after = (example.prompt.answers[i].strip() for i in (example.before, example.after))
+    return (
+        f"By direct effect, {name} carries most of the change of all heads: what it adds to logit({after}) - "
+        f"logit({before}) grew by {nats:.1f} nats. Other measures name other parts: Logits counts MLPs too, Attention "
+        "says which head looks elsewhere, Interventions what changes without a part."
+    )

@@ -6,7 +6,7 @@ so are the tables of two models and the finished audit (`probe.audit.kept`), whi
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -50,16 +50,39 @@ RESIDUALS = {"block": int, **dict.fromkeys(BLOCKS[3:], float)}
 """Columns of the tables of two models."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """What an audit asks, and what it counts as a change."""
+
+    only: Sequence[str] = ()
+    """Names of parts (`plan_parts`); all by default."""
+    n: int | None = None
+    """Questions of each set, at most."""
+    seed: int = 0
+    """Of everything random."""
+    smallest: float = SMALLEST
+    """The smallest change of a rate that counts, see `probe.terms.smallest_effect`."""
+    margin: float = MARGIN
+    """Of a rate, within which the models are equivalent (`probe.audit.verdict`)."""
+    form: AuditForm = "base"
+    """Whose chat template both are asked in, or `own`; what the form alone does to the base stands beside each
+    difference where the templates differ (`probe.audit.prompt_forms`)."""
+
+    def __post_init__(self) -> None:
+        check_share("smallest effect", self.smallest, SMALLEST)
+        check_share("margin", self.margin, MARGIN, least=1e-9)
+
+    @property
+    def few(self) -> int:
+        """How many texts of each kind both models read."""
+        return min(TEXTS, self.n or TEXTS)
+
+
 def audit_models(
     base: LM,
     aligned: LM,
+    settings: AuditSettings = AuditSettings(),
     *,
-    only: Sequence[str] = (),
-    n: int | None = None,
-    seed: int = 0,
-    smallest: float = SMALLEST,
-    margin: float = MARGIN,
-    form: AuditForm = "base",
     again: bool = False,
     tick: Tick = ignore,
     at: Callable[[str], None] = lambda what: None,
@@ -69,32 +92,23 @@ def audit_models(
     Args:
         base: the model compared against.
         aligned: the other one.
-        only: names of parts (`plan_parts`); all by default.
-        n: questions of each set, at most.
-        seed: of everything random.
-        smallest: the smallest change of a rate that counts, see `probe.terms.smallest_effect`.
-        margin: of a rate, within which the models are equivalent (`probe.audit.verdict`).
-        form: whose chat template both are asked in, or `own`; what the form alone does to the base stands beside each
-            difference where the templates differ (`probe.audit.prompt_forms`).
+        settings: what is asked, and what counts as a change.
         again: measure it even so.
         tick: called with the share that is done.
         at: called with what is worked on.
 
     Raises:
-        ConfigError: the models do not belong to one world, there is no such part, or `smallest` or `margin` is none.
+        ConfigError: the models do not belong to one world, or there is no such part.
         DataError: a model reads one number.
     """
-    check_share("smallest effect", smallest, SMALLEST)
-    check_share("margin", margin, MARGIN, least=1e-9)
     require_writers(base, aligned)
-    asked: dict[str, Any] = {"only": only, "n": n, "seed": seed}
-    found = None if again else stored_audit(base, aligned, **asked, smallest=smallest, margin=margin, form=form)
+    found = None if again else stored_audit(base, aligned, settings)
     if found is not None:
         return found
-    parts = plan_parts(base, aligned, only, n)
+    seed, parts = settings.seed, plan_parts(base, aligned, settings.only, settings.n)
     past = past_of(base, aligned, parts)
     models, names = _models(base, aligned), labels([base, aligned])
-    asks = ask_in(base, aligned, form)
+    asks = ask_in(base, aligned, settings.form)
     base, aligned = asks[:2]
     if asks.in_other is not None:
         names = [*names, f"{names[0]} in {'the form of ' + names[1] if asks.in_own else 'its own form'}"]
@@ -125,69 +139,60 @@ def audit_models(
             counts = counts + by_swap
     at("KL over a corpus")
     read = (done + usual.corpus) / whole
-    corpus = _corpus(base, aligned, n, seed, again, between(tick, done / whole, read), notes)
+    corpus = _corpus(base, aligned, settings, again, between(tick, done / whole, read), notes)
     at("where inside")
-    blocks = _blocks(base, aligned, n, seed, again, between(tick, read, 1.0), notes)
+    blocks = _blocks(base, aligned, settings, again, between(tick, read, 1.0), notes)
     rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*COLUMNS, *TESTS])
     low, high = np.quantile(counts, stats.TAILS, method="closest_observation")
     return Audit(
-        rows=add_verdicts(rows, smallest, margin),
+        rows=add_verdicts(rows, settings.smallest, settings.margin),
         corpus=corpus,
         blocks=blocks,
         notes=tuple(notes),
         meta={
             "models": models,
             "sets": sorted({part.questions for part in parts}),
-            "n": n,
-            "only": list(only),
+            "n": settings.n,
+            "only": list(settings.only),
             "seed": seed,
-            "smallest_effect": float(smallest),
-            "margin": float(margin),
-            "form": form if asks.in_other is not None else "same",
+            "smallest_effect": float(settings.smallest),
+            "margin": float(settings.margin),
+            "form": settings.form if asks.in_other is not None else "same",
             "by_chance": {"expected": float(counts.mean()), "low": int(low), "high": int(high)},
             "seconds": round(time.perf_counter() - start, 1),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "key": _key(asks, parts, past, n, seed),
+            "key": _key(asks, parts, past, settings),
         },
     )
 
 
 def stored_audit(
-    base: LM,
-    aligned: LM,
-    *,
-    only: Sequence[str] = (),
-    n: int | None = None,
-    seed: int = 0,
-    smallest: float = SMALLEST,
-    margin: float = MARGIN,
-    form: AuditForm = "base",
-    folders: Sequence[Path] = (),
+    base: LM, aligned: LM, settings: AuditSettings = AuditSettings(), folders: Sequence[Path] = ()
 ) -> Audit | None:
     """Load the finished audit of two models, if it is stored; no model is run.
 
     Args:
         base: the model compared against.
         aligned: the other one.
-        only: see `audit_models`.
-        n: the same.
-        seed: the same.
-        smallest: the same; with another one than when it was stored, the verdicts are formed anew.
-        margin: the same.
-        form: the same.
+        settings: see `audit_models`; with other `smallest` or `margin` than when it was stored, the verdicts are formed
+            anew.
         folders: further ones that it may lie in.
 
     Raises:
         ConfigError: see `audit_models`.
     """
-    parts = plan_parts(base, aligned, only, n)
+    parts = plan_parts(base, aligned, settings.only, settings.n)
     past = past_of(base, aligned, parts)
-    found = find_audit(_key(ask_in(base, aligned, form), parts, past, n, seed), folders)
+    found = find_audit(_key(ask_in(base, aligned, settings.form), parts, past, settings), folders)
     if found is None:
         return None
-    asked = {"models": _models(base, aligned), "only": list(only), "n": n}  # runs may have another name by now
+    asked = {
+        "models": _models(base, aligned),
+        "only": list(settings.only),
+        "n": settings.n,
+    }  # runs may have another name by now
     notes = tuple(dict.fromkeys((*found.notes, *past.notes)))
-    return replace(found, notes=notes, meta={**found.meta, **asked}).count_from(smallest, margin)
+    return replace(found, notes=notes, meta={**found.meta, **asked}).count_from(settings.smallest, settings.margin)
 
 
 def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
@@ -198,7 +203,7 @@ def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
     ]
 
 
-def _key(asks: Asked, parts: Sequence[Part], past: Past, n: int | None, seed: int) -> str:
+def _key(asks: Asked, parts: Sequence[Part], past: Past, settings: AuditSettings) -> str:
     """Return the key of an audit: a hash of all that its numbers depend on. Audits without swaps had other keys.
 
     An audit without questions that were seen in training has the key that it had before these were looked for.
@@ -207,28 +212,23 @@ def _key(asks: Asked, parts: Sequence[Part], past: Past, n: int | None, seed: in
     for part in parts:
         for lm in asks.models:
             try:
-                keys.append(call(find_experiment(part.experiment), lm, seed=seed, **part.arguments).key)
+                keys.append(call(find_experiment(part.experiment), lm, seed=settings.seed, **part.arguments).key)
             except ProbeError as error:  # the part is left out
                 keys.append(str(error))
-    inner = _facts(asks.base, asks.aligned, n, seed).values()
-    return key_of(["swaps", [part.name for part in parts], keys, _few(n), *inner, *past.facts(parts)])
+    inner = _facts(asks.base, asks.aligned, settings).values()
+    return key_of(["swaps", [part.name for part in parts], keys, settings.few, *inner, *past.facts(parts)])
 
 
-def _few(n: int | None) -> int:
-    """Return how many texts of each kind both models read."""
-    return min(TEXTS, n or TEXTS)
-
-
-def _facts(base: LM, aligned: LM, n: int | None, seed: int) -> dict[str, Any]:
+def _facts(base: LM, aligned: LM, settings: AuditSettings) -> dict[str, Any]:
     """Return what the tables of two models depend on, by the names of the tables."""
     both = [base, aligned]
     questions: dict[str, Any] = {}
     for name, ask in (("corpus", partial(shared_texts, base, aligned)), ("residuals", partial(claim_pairs, base))):
         try:
-            questions[name] = ask(_few(n), seed)
+            questions[name] = ask(settings.few, settings.seed)
         except ProbeError as error:  # it will be left out
             questions[name] = str(error)
-    return {"weights": both} | {name: [both, seed, texts] for name, texts in questions.items()}
+    return {"weights": both} | {name: [both, settings.seed, texts] for name, texts in questions.items()}
 
 
 class Work(NamedTuple):
@@ -243,11 +243,7 @@ class Work(NamedTuple):
 def work_left(
     base: LM,
     aligned: LM,
-    *,
-    only: Sequence[str] = (),
-    n: int | None = None,
-    seed: int = 0,
-    form: AuditForm = "base",
+    settings: AuditSettings = AuditSettings(),
     pace: Callable[[LM], float] = seconds_a_token,
 ) -> Work:
     """Return what an audit has yet to measure: its parts that are not stored, by how fast each model reads.
@@ -255,26 +251,23 @@ def work_left(
     Args:
         base: the model compared against.
         aligned: the other one.
-        only: see `audit_models`.
-        n: the same.
-        seed: the same.
-        form: the same.
+        settings: see `audit_models`.
         pace: gives the seconds a token of a model, which is timed for a moment.
 
     Raises:
         ConfigError: see `audit_models`.
     """
-    parts, usual = plan_parts(base, aligned, only, n), usual_times(base)
-    asks = ask_in(base, aligned, form)
+    parts, usual = plan_parts(base, aligned, settings.only, settings.n), usual_times(base)
+    asks = ask_in(base, aligned, settings.form)
     base, aligned = asks[:2]
-    stored = {name for name, facts in _facts(base, aligned, n, seed).items() if kept_file(name, facts).is_file()}
+    stored = {name for name, facts in _facts(base, aligned, settings).items() if kept_file(name, facts).is_file()}
     shared = {} if "corpus" in stored else {"KL over a corpus": usual.corpus}
     shared |= {} if {"weights", "residuals"} <= stored else {"where inside": usual.inside}
     total, missing = 0.0, []
     for lm, name in zip(asks.models, labels(asks.models), strict=True):
         new = 0.0 if lm is asks.in_other else sum(shared.values()) / 2
         for part in parts:
-            request = call(find_experiment(part.experiment), lm, seed=seed, **part.arguments)
+            request = call(find_experiment(part.experiment), lm, seed=settings.seed, **part.arguments)
             if not (place(request) / RESULT_FILE).is_file():
                 new += part.seconds
                 missing.append(f"{part.name} of {name}")
@@ -282,26 +275,13 @@ def work_left(
     return Work(total, (*missing, *shared))
 
 
-def base_room(
-    base: LM,
-    aligned: LM,
-    *,
-    only: Sequence[str] = (),
-    n: int | None = None,
-    seed: int = 0,
-    smallest: float = SMALLEST,
-    form: AuditForm = "base",
-) -> pd.DataFrame:
+def base_room(base: LM, aligned: LM, settings: AuditSettings = AuditSettings()) -> pd.DataFrame:
     """Return where the base stands in each metric before an audit, if it is known from stored results.
 
     Args:
         base: the model compared against.
         aligned: the other one.
-        only: see `audit_models`.
-        n: the same.
-        seed: the same.
-        smallest: the same.
-        form: the same.
+        settings: see `audit_models`.
 
     Returns:
         metric, title, unit, measure, n, base (NaN where it is not known), cannot_show.
@@ -309,9 +289,9 @@ def base_room(
     Raises:
         ConfigError: see `audit_models`.
     """
-    rows, asked = [], ask_in(base, aligned, form).base
-    for part in plan_parts(base, aligned, only, n):
-        request = call(find_experiment(part.experiment), asked, seed=seed, **part.arguments)
+    rows, asked = [], ask_in(base, aligned, settings.form).base
+    for part in plan_parts(base, aligned, settings.only, settings.n):
+        request = call(find_experiment(part.experiment), asked, seed=settings.seed, **part.arguments)
         stored = find_stored(request)
         items = None if stored is None else part.derive(stored.items)
         for metric in part.metrics():
@@ -326,7 +306,7 @@ def base_room(
                 "measure": metric.name in MEASURES,
                 "n": len(selected) if selected is not None and known else int(part.options["n"]),
                 "base": metric.value(columns) if known else float("nan"),
-                "smallest": smallest_effect(about.unit, (), smallest),
+                "smallest": smallest_effect(about.unit, (), settings.smallest),
                 "difference": 0.0,
             }
             rows.append({**row, "cannot_show": cannot_show(row) if known else ""})
@@ -396,21 +376,21 @@ def _term(part: Part, name: str) -> Term:
     return own if own.definition else term(name.partition(".")[2], part.experiment)
 
 
-def _corpus(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: Tick, notes: list[str]) -> pd.DataFrame:
+def _corpus(base: LM, aligned: LM, settings: AuditSettings, again: bool, tick: Tick, notes: list[str]) -> pd.DataFrame:
     """Measure KL a token by kind of text, and over all (kind `all`).
 
     Columns: kind, texts, tokens, kl, kl_low, kl_high, kl_reverse.
     """
 
     def measure() -> pd.DataFrame:
-        texts = shared_texts(base, aligned, _few(n), seed)
-        shift = compare_corpus(base, aligned, texts, answers=False, seed=seed, tick=tick)
+        texts = shared_texts(base, aligned, settings.few, settings.seed)
+        shift = compare_corpus(base, aligned, texts, answers=False, seed=settings.seed, tick=tick)
         whole = {"kind": "all", "texts": len(shift.texts), "tokens": int(shift.kinds["tokens"].sum())}
         whole |= shift.kl.row(name="kl") | {"kl_reverse": shift.kl_reverse.value}
         return pd.concat([pd.DataFrame([whole]), shift.kinds], ignore_index=True)
 
     try:
-        table = keep_table("corpus", _facts(base, aligned, n, seed)["corpus"], KINDS, measure, again)
+        table = keep_table("corpus", _facts(base, aligned, settings)["corpus"], KINDS, measure, again)
     except ProbeError as error:
         notes.append(f"KL over a corpus is left out: {error}")
         return pd.DataFrame(columns=list(KINDS))
@@ -418,13 +398,13 @@ def _corpus(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: 
     return table
 
 
-def _blocks(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: Tick, notes: list[str]) -> pd.DataFrame:
+def _blocks(base: LM, aligned: LM, settings: AuditSettings, again: bool, tick: Tick, notes: list[str]) -> pd.DataFrame:
     """Return one row per block: relative change of weights, and of the residual stream after it at an answer's start.
 
     Columns: block, weights (norm of the change over that of the base), weights_share (of the whole squared change),
     residual (mean over prompts of the norm of the change over that of the base), residual_low, residual_high.
     """
-    facts, table = _facts(base, aligned, n, seed), pd.DataFrame(columns=list(BLOCKS))
+    facts, table = _facts(base, aligned, settings), pd.DataFrame(columns=list(BLOCKS))
 
     def weights() -> pd.DataFrame:
         change = weight_change(base, aligned, between(tick, 0.0, 0.7)).blocks.dropna(subset="block")
@@ -436,10 +416,12 @@ def _blocks(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: 
         return pd.DataFrame(columns)
 
     def residuals() -> pd.DataFrame:
-        prompts = [pair.prompt for pair in claim_pairs(base, _few(n), seed)]
+        prompts = [pair.prompt for pair in claim_pairs(base, settings.few, settings.seed)]
         own, other = (last_residuals(lm, prompts, between(tick, 0.7, 1.0), BATCH) for lm in (base, aligned))
         relative = np.linalg.norm(other - own, axis=2) / np.linalg.norm(own, axis=2)
-        means = stats.bootstrap_means(list(relative.T), seed=seed, bounds=[stats.NOT_NEGATIVE] * relative.shape[1])[1:]
+        means = stats.bootstrap_means(
+            list(relative.T), seed=settings.seed, bounds=[stats.NOT_NEGATIVE] * relative.shape[1]
+        )[1:]
         return pd.DataFrame([{"block": block} | mean.row(name="residual") for block, mean in enumerate(means)])
 
     try:

@@ -262,7 +262,6 @@ def _mlp_out(block: int) -> str:
 @torch.no_grad()
 def attribute_last(
     lm: LM,
-    names: Sequence[str],
     cache: Mapping[str, Tensor],
     logits: Float[Tensor, "P T V"],
     last: Int[Tensor, " P"],
@@ -274,9 +273,8 @@ def attribute_last(
     """Return what every part adds to the logit of a text's first answer minus that of its second.
 
     Args:
-        lm: the model.
-        names: `last_names(lm)`.
-        cache: activations that hold these and `residual_names(lm)`.
+        lm: the model, whose blocks have heads and an MLP.
+        cache: activations that hold `last_names(lm)` and `residual_names(lm)`.
         logits: the model's own output.
         last: position of the last token of each text.
         answers: answer tokens of each text, padded with -1. One answer is taken alone; without any all is zero.
@@ -285,10 +283,8 @@ def attribute_last(
         n: how many neurons of each block to give.
 
     Returns:
-        None where the parts do not sum to the logits, or there are no heads.
+        None where the parts do not sum to the logits.
     """
-    if not names:
-        return None
     texts, last = torch.arange(len(last), device=logits.device), last.to(logits.device)
 
     def read(name: str) -> Tensor:

@@ -5,7 +5,7 @@ then logs `kl_to_optimal` at every evaluation, adds the reward shift and the KL 
 the fixed prompts to every capture, and the last evaluation gives the KL and the proxy reward. Nothing of it needs a
 line in the method itself.
 
-    evaluation = ReferenceEvaluation.of(session, trainee, world, Objective(reward=reward, beta=config.beta))
+    evaluation = ReferenceEvaluation.of(session, trainee, world, Aim(reward=reward, beta=config.beta))
 
 On the world the answers are finite, so the policy's distance to pi*_beta is exact (probe/rewards/optimum.py): on the
 same `QUESTIONS` questions in every run, which no training draws. Without a world only the reward shift is left.
@@ -75,7 +75,7 @@ Target = Callable[[AnswerSet], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
+class Aim:
     """What a method optimises against its reference."""
 
     reward: Reward | RewardModel | None = None
@@ -154,7 +154,7 @@ class ReferenceEvaluation:
         session: Session,
         trainee: Trainee,
         world: World | None,
-        objective: Objective = Objective(),
+        aim: Aim = Aim(),
         *,
         reference: Reference | None = None,
         rollouts: bool = False,
@@ -167,7 +167,7 @@ class ReferenceEvaluation:
                 measured, this gives None.
             trainee: what will be trained; its present weights are the reference unless one is given.
             world: whose questions have finite answer sets; without it there is no optimum and no true reward.
-            objective: of the method.
+            aim: of the method.
             reference: where the method has a frozen model anyway.
             rollouts: for a method that does not sample: write the samples of the captures as its rollouts.
             longest: tokens of the longest answer of the data; samples of the captures are as long, up to
@@ -182,13 +182,13 @@ class ReferenceEvaluation:
         ):  # the reference is a copy and takes memory
             return None
         reference = reference or trainee.reference()
-        reward, target, beta = objective.reward, objective.target, objective.beta
+        reward, target, beta = aim.reward, aim.target, aim.beta
         score = _scores(reward) if isinstance(reward, RewardModel) else reward
         if target is None and score is not None:
             target = partial(AnswerSet.judge, reward=score)
         optimum = None
         if world is not None and target is not None:
-            optimum = world_optimum(trainee.lm, world, objective.kinds, target, None if objective.frontier else beta)
+            optimum = world_optimum(trainee.lm, world, aim.kinds, target, None if aim.frontier else beta)
         shift = kl = None
         if config.capture_every:
             kl = ReferenceKL(reference.logits)

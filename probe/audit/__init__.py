@@ -1,6 +1,6 @@
 """Audit: what alignment changed in a model, from two references alone: behaviour, next tokens, weights and residuals.
 
-- run all parts on a base and an aligned model: `audit_models`
+- run all parts on a base and an aligned model: `audit_models`, with `AuditSettings`
 - the parts and the sets that they ask: `plan_parts`, `Part`
 - what was found: `Audit`, and one that was saved: `read_audit`, `stored_audits`
 - the same as one HTML file: `audit_html`

@@ -5,7 +5,7 @@
 - with wrong labels: `map_label_ablation`
 - later tokens against earlier ones: `in_context_score`
 - induction heads, and the model without them: `induction_score`, `ablate_induction`
-- function vectors: `function_vectors`, `function_vectors_text`
+- function vectors: `function_vectors`, `function_vectors_text` with `TextVectorSizes`
 """
 
 import lazy_loader

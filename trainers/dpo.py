@@ -50,7 +50,7 @@ from trainers.config import DPOConfig
 from trainers.loop import Loss, Method, draw, fit
 from trainers.preferences import Pair, load_preferences, read_preferences
 from trainers.record import Origin, data_texts
-from trainers.reference import Objective, ReferenceEvaluation
+from trainers.reference import Aim, ReferenceEvaluation
 from trainers.reward_functions import resolve
 from trainers.session import Session
 from trainers.starting import load_trainee
@@ -253,8 +253,8 @@ def annotator_evaluation(
     tokens and has no corresponding beta, so its distance is that to the frontier.
     """
     if world is None or config.data != "world":
-        objective = Objective(beta=config.beta)
-        return ReferenceEvaluation.of(session, trainee, world, objective, rollouts=True, longest=longest)
+        aim = Aim(beta=config.beta)
+        return ReferenceEvaluation.of(session, trainee, world, aim, rollouts=True, longest=longest)
     (reward,) = resolve([config.annotator], world)
 
     def target(answers: AnswerSet) -> np.ndarray:
@@ -262,8 +262,8 @@ def annotator_evaluation(
         annotator = find_annotator(config.annotator)
         return preference_rewards(answers, world, annotator, weights, config.label_smoothing)
 
-    objective = Objective(reward=reward, target=target, beta=config.beta, frontier=config.loss == "ipo")
-    return ReferenceEvaluation.of(session, trainee, world, objective, rollouts=True)
+    aim = Aim(reward=reward, target=target, beta=config.beta, frontier=config.loss == "ipo")
+    return ReferenceEvaluation.of(session, trainee, world, aim, rollouts=True)
 
 
 if __name__ == "__main__":

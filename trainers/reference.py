@@ -5,7 +5,7 @@ A method with a reference declares its objective once and passes the result to i
 prompts to every capture, and reports KL and proxy reward in the last evaluation. The method itself needs no code for
 this.
 
-    evaluation = ReferenceEvaluation.of(session, trainee, world, Objective(reward=reward, beta=config.beta))
+    evaluation = ReferenceEvaluation.of(session, trainee, world, Aim(reward=reward, beta=config.beta))
 
 On the world the answers are finite, so the policy's distance to pi*_beta is exact (probe/rewards/optimum.py): it is
 measured on the same `QUESTIONS` questions in every run, which no training uses. Without a world there is only the
@@ -76,7 +76,7 @@ Target = Callable[[AnswerSet], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
+class Aim:
     """What a method optimises against its reference."""
 
     reward: Reward | RewardModel | None = None
@@ -155,7 +155,7 @@ class ReferenceEvaluation:
         session: Session,
         trainee: Trainee,
         world: World | None,
-        objective: Objective = Objective(),
+        aim: Aim = Aim(),
         *,
         reference: Reference | None = None,
         rollouts: bool = False,
@@ -168,7 +168,7 @@ class ReferenceEvaluation:
                 anything to measure, the result is None.
             trainee: trainee, whose present weights are the reference unless one is given.
             world: world, whose questions have finite answer sets; without it there is no optimum and no true reward.
-            objective: of the method.
+            aim: of the method.
             reference: the method's frozen model, if it has one.
             rollouts: write the samples of the captures as rollouts, for a method that does not sample.
             longest: tokens of the longest answer of the data, and of the samples in captures, up to
@@ -183,13 +183,13 @@ class ReferenceEvaluation:
         ):  # the reference is a copy and takes memory
             return None
         reference = reference or trainee.reference()
-        reward, target, beta = objective.reward, objective.target, objective.beta
+        reward, target, beta = aim.reward, aim.target, aim.beta
         score = _scores(reward) if isinstance(reward, RewardModel) else reward
         if target is None and score is not None:
             target = partial(AnswerSet.judge, reward=score)
         optimum = None
         if world is not None and target is not None:
-            optimum = world_optimum(trainee.lm, world, objective.kinds, target, None if objective.frontier else beta)
+            optimum = world_optimum(trainee.lm, world, aim.kinds, target, None if aim.frontier else beta)
         shift = kl = None
         if config.capture_every:
             kl = ReferenceKL(reference.logits)

@@ -35,7 +35,7 @@ from trainers.checkpoint import last_checkpoint
 from trainers.config import FINAL_ANSWER, OnlineConfig
 from trainers.loop import draw
 from trainers.record import CAPTURE_TOKENS, Answered, Origin, answered_prompts, data_texts, file_hash
-from trainers.reference import Objective, ReferenceEvaluation
+from trainers.reference import Aim, ReferenceEvaluation
 from trainers.resume import check_unchanged
 from trainers.reward_functions import RewardFunction, check_files, model_spec, plain_reward, resolve, weighted_sum
 from trainers.session import Session, derive_seed
@@ -513,7 +513,7 @@ def load_sampler(
             session,
             trainee,
             world,
-            Objective(reward=plain_reward(rewards, config.weights), beta=beta, kinds=config.enumerable),
+            Aim(reward=plain_reward(rewards, config.weights), beta=beta, kinds=config.enumerable),
             reference=reference,
             longest=config.max_new_tokens,
         ),

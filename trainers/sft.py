@@ -40,7 +40,7 @@ from probe.world import World
 from trainers.config import SFTConfig
 from trainers.loop import Loss, Method, draw, fit
 from trainers.record import Answered, Origin, answered_prompts, data_texts, file_hash
-from trainers.reference import SAMPLE_TOKENS, Objective, ReferenceEvaluation
+from trainers.reference import SAMPLE_TOKENS, Aim, ReferenceEvaluation
 from trainers.reward_functions import resolve
 from trainers.session import Session
 from trainers.starting import load_trainee
@@ -345,7 +345,7 @@ def train(config: SFTConfig) -> Run:
             session,
             trainee,
             world,
-            Objective(reward=resolve(["verifier"], world)[0] if world else None),
+            Aim(reward=resolve(["verifier"], world)[0] if world else None),
             rollouts=True,
             longest=demonstrations.longest,
         ),

@@ -220,12 +220,15 @@ def read_asked(
     return found if given is None else replace(found, prompt_length=given)
 
 
+def are_comparable(reads: Sequence[Attention]) -> bool:
+    """Return whether there are two models whose heads and tokens pair up."""
+    first, last = reads[0], reads[-1]
+    return len(reads) == 2 and same_text(first, last) and first.pattern.shape == last.pattern.shape
+
+
 def standing_out(reads: Sequence[Attention]) -> Head:
     """Return the head that moved most between two models, or else the one that stands out in the last."""
-    first, last = reads[0], reads[-1]
-    if len(reads) == 2 and same_text(first, last) and first.pattern.shape == last.pattern.shape:
-        return argmax(head_distance(first, last))
-    return strongest(last)[0]
+    return argmax(head_distance(reads[0], reads[1])) if are_comparable(reads) else strongest(reads[-1])[0]
 
 
 def splits_alike(one: LM, other: LM, ids: Sequence[int]) -> bool:
@@ -275,8 +278,7 @@ class Attentions(Beside[Attention]):
     @property
     def comparable(self) -> bool:
         """Whether there are two models whose heads and tokens can be compared one by one."""
-        first, last = self.results[0], self.results[-1]
-        return len(self.results) == 2 and same_text(first, last) and first.pattern.shape == last.pattern.shape
+        return are_comparable(self.results)
 
     @property
     def hooked(self) -> Sequence[int]:

@@ -1,6 +1,6 @@
 """Audit of a base and an aligned model: changes of behaviour, next tokens, weights and residuals.
 
-- run all parts on the two models: `audit_models`
+- run all parts on the two models: `audit_models`, with `AuditSettings`
 - the parts and their question sets: `plan_parts`, `Part`
 - the result: `Audit`; saved results: `read_audit`, `stored_audits`
 - the result as one HTML file: `audit_html`

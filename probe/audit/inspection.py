@@ -7,7 +7,7 @@ cache.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -51,16 +51,39 @@ RESIDUALS = {"block": int, **dict.fromkeys(BLOCKS[3:], float)}
 """Columns and types of the tables of two models: by kind of text, weights by block, residuals by block."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """What an audit asks, and what it counts as a change."""
+
+    only: Sequence[str] = ()
+    """Names of parts (`plan_parts`); all by default."""
+    n: int | None = None
+    """Questions of each set, at most."""
+    seed: int = 0
+    """Of everything random."""
+    smallest: float = SMALLEST
+    """The smallest change of a rate that counts, see `probe.terms.smallest_effect`."""
+    margin: float = MARGIN
+    """Of a rate, within which the models are equivalent (`probe.audit.verdict`)."""
+    form: AuditForm = "base"
+    """Whose chat template both are asked in, or `own`; what the form alone does to the base stands beside each
+    difference where the templates differ (`probe.audit.prompt_forms`)."""
+
+    def __post_init__(self) -> None:
+        check_share("smallest effect", self.smallest, SMALLEST)
+        check_share("margin", self.margin, MARGIN, least=1e-9)
+
+    @property
+    def few(self) -> int:
+        """How many texts of each kind both models read."""
+        return min(TEXTS, self.n or TEXTS)
+
+
 def audit_models(
     base: LM,
     aligned: LM,
+    settings: AuditSettings = AuditSettings(),
     *,
-    only: Sequence[str] = (),
-    n: int | None = None,
-    seed: int = 0,
-    smallest: float = SMALLEST,
-    margin: float = MARGIN,
-    form: AuditForm = "base",
     again: bool = False,
     tick: Tick = ignore,
     at: Callable[[str], None] = lambda what: None,
@@ -70,33 +93,23 @@ def audit_models(
     Args:
         base: model to compare against.
         aligned: the other model.
-        only: names of the parts to run (`plan_parts`); all by default.
-        n: largest number of questions from each set.
-        seed: seed of all random draws.
-        smallest: smallest change of a rate that counts (see `probe.terms.smallest_effect`).
-        margin: margin of a rate within which the models are equivalent (`probe.audit.verdict`).
-        form: model whose chat template is used for both, or `own`; if the templates differ, the effect of the template
-            alone on the base is reported with each difference (`probe.audit.prompt_forms`).
+        settings: parts and questions of the audit, and the smallest change that counts.
         again: measure again even if results are stored.
         tick: function called with the share of the work done.
         at: function called with a description of the current work.
 
     Raises:
-        ConfigError: the models do not belong to one world, no part has a given name, or `smallest` or `margin` is not
-            valid.
+        ConfigError: the models do not belong to one world, or no part has a given name.
         DataError: a model has a scalar output.
     """
-    check_share("smallest effect", smallest, SMALLEST)
-    check_share("margin", margin, MARGIN, least=1e-9)
     require_writers(base, aligned)
-    asked: dict[str, Any] = {"only": only, "n": n, "seed": seed}
-    found = None if again else stored_audit(base, aligned, **asked, smallest=smallest, margin=margin, form=form)
+    found = None if again else stored_audit(base, aligned, settings)
     if found is not None:
         return found
-    parts = plan_parts(base, aligned, only, n)
+    seed, parts = settings.seed, plan_parts(base, aligned, settings.only, settings.n)
     past = past_of(base, aligned, parts)
     models, names = _models(base, aligned), labels([base, aligned])
-    asks = ask_in(base, aligned, form)
+    asks = ask_in(base, aligned, settings.form)
     base, aligned = asks[:2]
     if asks.in_other is not None:
         names = [*names, f"{names[0]} in {'the form of ' + names[1] if asks.in_own else 'its own form'}"]
@@ -127,69 +140,60 @@ def audit_models(
             counts = counts + by_swap
     at("KL over a corpus")
     read = (done + usual.corpus) / whole
-    corpus = _corpus(base, aligned, n, seed, again, between(tick, done / whole, read), notes)
+    corpus = _corpus(base, aligned, settings, again, between(tick, done / whole, read), notes)
     at("where inside")
-    blocks = _blocks(base, aligned, n, seed, again, between(tick, read, 1.0), notes)
+    blocks = _blocks(base, aligned, settings, again, between(tick, read, 1.0), notes)
     rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*COLUMNS, *TESTS])
     low, high = np.quantile(counts, stats.TAILS, method="closest_observation")
     return Audit(
-        rows=add_verdicts(rows, smallest, margin),
+        rows=add_verdicts(rows, settings.smallest, settings.margin),
         corpus=corpus,
         blocks=blocks,
         notes=tuple(notes),
         meta={
             "models": models,
             "sets": sorted({part.questions for part in parts}),
-            "n": n,
-            "only": list(only),
+            "n": settings.n,
+            "only": list(settings.only),
             "seed": seed,
-            "smallest_effect": float(smallest),
-            "margin": float(margin),
-            "form": form if asks.in_other is not None else "same",
+            "smallest_effect": float(settings.smallest),
+            "margin": float(settings.margin),
+            "form": settings.form if asks.in_other is not None else "same",
             "by_chance": {"expected": float(counts.mean()), "low": int(low), "high": int(high)},
             "seconds": round(time.perf_counter() - start, 1),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "key": _key(asks, parts, past, n, seed),
+            "key": _key(asks, parts, past, settings),
         },
     )
 
 
 def stored_audit(
-    base: LM,
-    aligned: LM,
-    *,
-    only: Sequence[str] = (),
-    n: int | None = None,
-    seed: int = 0,
-    smallest: float = SMALLEST,
-    margin: float = MARGIN,
-    form: AuditForm = "base",
-    folders: Sequence[Path] = (),
+    base: LM, aligned: LM, settings: AuditSettings = AuditSettings(), folders: Sequence[Path] = ()
 ) -> Audit | None:
     """Load the finished audit of two models, if stored; no model is run.
 
     Args:
         base: model to compare against.
         aligned: the other model.
-        only: see `audit_models`.
-        n: see `audit_models`.
-        seed: see `audit_models`.
-        smallest: see `audit_models`; the verdicts are recomputed if it differs from the stored one.
-        margin: see `smallest`.
-        form: see `audit_models`.
+        settings: see `audit_models`; with other `smallest` or `margin` than when it was stored, the verdicts are formed
+            anew.
         folders: further folders to search.
 
     Raises:
         ConfigError: see `audit_models`.
     """
-    parts = plan_parts(base, aligned, only, n)
+    parts = plan_parts(base, aligned, settings.only, settings.n)
     past = past_of(base, aligned, parts)
-    found = find_audit(_key(ask_in(base, aligned, form), parts, past, n, seed), folders)
+    found = find_audit(_key(ask_in(base, aligned, settings.form), parts, past, settings), folders)
     if found is None:
         return None
-    asked = {"models": _models(base, aligned), "only": list(only), "n": n}  # runs may have been renamed since
+    asked = {
+        "models": _models(base, aligned),
+        "only": list(settings.only),
+        "n": settings.n,
+    }  # runs may have been renamed since
     notes = tuple(dict.fromkeys((*found.notes, *past.notes)))
-    return replace(found, notes=notes, meta={**found.meta, **asked}).count_from(smallest, margin)
+    return replace(found, notes=notes, meta={**found.meta, **asked}).count_from(settings.smallest, settings.margin)
 
 
 def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
@@ -200,7 +204,7 @@ def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
     ]
 
 
-def _key(asks: Asked, parts: Sequence[Part], past: Past, n: int | None, seed: int) -> str:
+def _key(asks: Asked, parts: Sequence[Part], past: Past, settings: AuditSettings) -> str:
     """Return the key of an audit: a hash of everything that its numbers depend on.
 
     An audit without questions seen in training keeps the key that it had before such questions were searched for.
@@ -209,28 +213,23 @@ def _key(asks: Asked, parts: Sequence[Part], past: Past, n: int | None, seed: in
     for part in parts:
         for lm in asks.models:
             try:
-                keys.append(call(find_experiment(part.experiment), lm, seed=seed, **part.arguments).key)
+                keys.append(call(find_experiment(part.experiment), lm, seed=settings.seed, **part.arguments).key)
             except ProbeError as error:  # the part is left out
                 keys.append(str(error))
-    inner = _facts(asks.base, asks.aligned, n, seed).values()
-    return key_of(["swaps", [part.name for part in parts], keys, _few(n), *inner, *past.facts(parts)])
+    inner = _facts(asks.base, asks.aligned, settings).values()
+    return key_of(["swaps", [part.name for part in parts], keys, settings.few, *inner, *past.facts(parts)])
 
 
-def _few(n: int | None) -> int:
-    """Return the number of texts of each kind that both models read."""
-    return min(TEXTS, n or TEXTS)
-
-
-def _facts(base: LM, aligned: LM, n: int | None, seed: int) -> dict[str, Any]:
+def _facts(base: LM, aligned: LM, settings: AuditSettings) -> dict[str, Any]:
     """Return the facts that the two-model tables depend on, by table name."""
     both = [base, aligned]
     questions: dict[str, Any] = {}
     for name, ask in (("corpus", partial(shared_texts, base, aligned)), ("residuals", partial(claim_pairs, base))):
         try:
-            questions[name] = ask(_few(n), seed)
+            questions[name] = ask(settings.few, settings.seed)
         except ProbeError as error:  # it will be left out
             questions[name] = str(error)
-    return {"weights": both} | {name: [both, seed, texts] for name, texts in questions.items()}
+    return {"weights": both} | {name: [both, settings.seed, texts] for name, texts in questions.items()}
 
 
 class Work(NamedTuple):
@@ -245,11 +244,7 @@ class Work(NamedTuple):
 def work_left(
     base: LM,
     aligned: LM,
-    *,
-    only: Sequence[str] = (),
-    n: int | None = None,
-    seed: int = 0,
-    form: AuditForm = "base",
+    settings: AuditSettings = AuditSettings(),
     pace: Callable[[LM], float] = seconds_a_token,
 ) -> Work:
     """Return the work that an audit has left: the parts that are not stored, with times scaled by the models' speed.
@@ -257,26 +252,23 @@ def work_left(
     Args:
         base: model to compare against.
         aligned: the other model.
-        only: see `audit_models`.
-        n: see `audit_models`.
-        seed: see `audit_models`.
-        form: see `audit_models`.
+        settings: see `audit_models`.
         pace: function that times a model briefly and returns its seconds per token.
 
     Raises:
         ConfigError: see `audit_models`.
     """
-    parts, usual = plan_parts(base, aligned, only, n), usual_times(base)
-    asks = ask_in(base, aligned, form)
+    parts, usual = plan_parts(base, aligned, settings.only, settings.n), usual_times(base)
+    asks = ask_in(base, aligned, settings.form)
     base, aligned = asks[:2]
-    stored = {name for name, facts in _facts(base, aligned, n, seed).items() if kept_file(name, facts).is_file()}
+    stored = {name for name, facts in _facts(base, aligned, settings).items() if kept_file(name, facts).is_file()}
     shared = {} if "corpus" in stored else {"KL over a corpus": usual.corpus}
     shared |= {} if {"weights", "residuals"} <= stored else {"where inside": usual.inside}
     total, missing = 0.0, []
     for lm, name in zip(asks.models, labels(asks.models), strict=True):
         new = 0.0 if lm is asks.in_other else sum(shared.values()) / 2
         for part in parts:
-            request = call(find_experiment(part.experiment), lm, seed=seed, **part.arguments)
+            request = call(find_experiment(part.experiment), lm, seed=settings.seed, **part.arguments)
             if not (place(request) / RESULT_FILE).is_file():
                 new += part.seconds
                 missing.append(f"{part.name} of {name}")
@@ -284,26 +276,13 @@ def work_left(
     return Work(total, (*missing, *shared))
 
 
-def base_room(
-    base: LM,
-    aligned: LM,
-    *,
-    only: Sequence[str] = (),
-    n: int | None = None,
-    seed: int = 0,
-    smallest: float = SMALLEST,
-    form: AuditForm = "base",
-) -> pd.DataFrame:
+def base_room(base: LM, aligned: LM, settings: AuditSettings = AuditSettings()) -> pd.DataFrame:
     """Return the value of the base in each metric before an audit, as far as stored results contain it.
 
     Args:
         base: model to compare against.
         aligned: the other model.
-        only: see `audit_models`.
-        n: see `audit_models`.
-        seed: see `audit_models`.
-        smallest: see `audit_models`.
-        form: see `audit_models`.
+        settings: see `audit_models`.
 
     Returns:
         metric, title, unit, measure, n, base (NaN if unknown), cannot_show.
@@ -311,9 +290,9 @@ def base_room(
     Raises:
         ConfigError: see `audit_models`.
     """
-    rows, asked = [], ask_in(base, aligned, form).base
-    for part in plan_parts(base, aligned, only, n):
-        request = call(find_experiment(part.experiment), asked, seed=seed, **part.arguments)
+    rows, asked = [], ask_in(base, aligned, settings.form).base
+    for part in plan_parts(base, aligned, settings.only, settings.n):
+        request = call(find_experiment(part.experiment), asked, seed=settings.seed, **part.arguments)
         stored = find_stored(request)
         items = None if stored is None else part.derive(stored.items)
         for metric in part.metrics():
@@ -328,7 +307,7 @@ def base_room(
                 "measure": metric.name in MEASURES,
                 "n": len(selected) if selected is not None and known else int(part.options["n"]),
                 "base": metric.value(columns) if known else float("nan"),
-                "smallest": smallest_effect(about.unit, (), smallest),
+                "smallest": smallest_effect(about.unit, (), settings.smallest),
                 "difference": 0.0,
             }
             rows.append({**row, "cannot_show": cannot_show(row) if known else ""})
@@ -398,21 +377,21 @@ def _term(part: Part, name: str) -> Term:
     return own if own.definition else term(name.partition(".")[2], part.experiment)
 
 
-def _corpus(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: Tick, notes: list[str]) -> pd.DataFrame:
+def _corpus(base: LM, aligned: LM, settings: AuditSettings, again: bool, tick: Tick, notes: list[str]) -> pd.DataFrame:
     """Measure KL per token by kind of text, and over all texts (kind `all`).
 
     Columns: kind, texts, tokens, kl, kl_low, kl_high, kl_reverse.
     """
 
     def measure() -> pd.DataFrame:
-        texts = shared_texts(base, aligned, _few(n), seed)
-        shift = compare_corpus(base, aligned, texts, answers=False, seed=seed, tick=tick)
+        texts = shared_texts(base, aligned, settings.few, settings.seed)
+        shift = compare_corpus(base, aligned, texts, answers=False, seed=settings.seed, tick=tick)
         whole = {"kind": "all", "texts": len(shift.texts), "tokens": int(shift.kinds["tokens"].sum())}
         whole |= shift.kl.row(name="kl") | {"kl_reverse": shift.kl_reverse.value}
         return pd.concat([pd.DataFrame([whole]), shift.kinds], ignore_index=True)
 
     try:
-        table = keep_table("corpus", _facts(base, aligned, n, seed)["corpus"], KINDS, measure, again)
+        table = keep_table("corpus", _facts(base, aligned, settings)["corpus"], KINDS, measure, again)
     except ProbeError as error:
         notes.append(f"KL over a corpus is left out: {error}")
         return pd.DataFrame(columns=list(KINDS))
@@ -420,14 +399,14 @@ def _corpus(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: 
     return table
 
 
-def _blocks(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: Tick, notes: list[str]) -> pd.DataFrame:
+def _blocks(base: LM, aligned: LM, settings: AuditSettings, again: bool, tick: Tick, notes: list[str]) -> pd.DataFrame:
     """Return one row per block: relative change of its weights, and of the residual stream after it.
 
     Columns: block, weights (norm of the change over that of the base), weights_share (of the whole squared change),
     residual (norm of the change over that of the base where an answer starts, mean over prompts), residual_low,
     residual_high.
     """
-    facts, table = _facts(base, aligned, n, seed), pd.DataFrame(columns=list(BLOCKS))
+    facts, table = _facts(base, aligned, settings), pd.DataFrame(columns=list(BLOCKS))
 
     def weights() -> pd.DataFrame:
         change = weight_change(base, aligned, between(tick, 0.0, 0.7)).blocks.dropna(subset="block")
@@ -439,10 +418,12 @@ def _blocks(base: LM, aligned: LM, n: int | None, seed: int, again: bool, tick: 
         return pd.DataFrame(columns)
 
     def residuals() -> pd.DataFrame:
-        prompts = [pair.prompt for pair in claim_pairs(base, _few(n), seed)]
+        prompts = [pair.prompt for pair in claim_pairs(base, settings.few, settings.seed)]
         own, other = (last_residuals(lm, prompts, between(tick, 0.7, 1.0), BATCH) for lm in (base, aligned))
         relative = np.linalg.norm(other - own, axis=2) / np.linalg.norm(own, axis=2)
-        means = stats.bootstrap_means(list(relative.T), seed=seed, bounds=[stats.NOT_NEGATIVE] * relative.shape[1])[1:]
+        means = stats.bootstrap_means(
+            list(relative.T), seed=settings.seed, bounds=[stats.NOT_NEGATIVE] * relative.shape[1]
+        )[1:]
         return pd.DataFrame([{"block": block} | mean.row(name="residual") for block, mean in enumerate(means)])
 
     try:

@@ -190,7 +190,6 @@ def run(
     """
     from probe.chain_of_thought import files as reasoned_texts
     from probe.chain_of_thought import world as reasoned_sums
-    from probe.chain_of_thought.files import compile_pattern, read_problems
     from probe.chain_of_thought.world import LEAST
 
     if samples < 1:
@@ -199,8 +198,8 @@ def run(
         raise DataError(f"A {lm.readout} model writes no steps: give the policy.")
     world = probe.world.of(lm)
     if data is not None:
-        problems = read_problems(data, selection=Selection(n, seed, limit, shuffle=True))
-        asker = reasoned_texts.Asker(lm, problems, compile_pattern(pattern), tokens, form)
+        problems = reasoned_texts.read_problems(data, selection=Selection(n, seed, limit, shuffle=True))
+        asker = reasoned_texts.Asker(lm, problems, reasoned_texts.compile_pattern(pattern), tokens, form)
         return _texts(asker, samples, temperature, seed, tick)
     if world is None or "sum_steps" not in world.question_kinds:
         raise DataError(

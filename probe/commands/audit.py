@@ -84,17 +84,22 @@ def audit(argv: list[str]) -> int:
     open_models((settings.base, settings.aligned))
 
     from probe.audit.bound import read_bound, read_within, unknown
-    from probe.audit.inspection import audit_models, base_room, stored_audit, work_left
+    from probe.audit.inspection import AuditSettings, audit_models, base_room, stored_audit, work_left
     from probe.audit.plan import check_parts, find_words, names_of_metrics, plan_parts
-    from probe.audit.verdict import check_share
     from probe.commands.progress import Progress, clock
     from probe.experiments.store import WORK
     from probe.model.rewards import analysable
     from probe.runs.storage import check_folder
 
     check_parts(settings.only)
-    check_share("smallest effect", settings.smallest_effect, 0.01)
-    check_share("margin", settings.margin, 0.05, least=1e-9)
+    asked = AuditSettings(
+        only=settings.only,
+        n=settings.n,
+        seed=settings.seed,
+        smallest=settings.smallest_effect,
+        margin=settings.margin,
+        form=settings.form,
+    )
     gates = settings.fail_if or settings.require_within
     names = names_of_metrics() if gates else []
     bounds = [read_bound(text, names) for text in settings.fail_if]
@@ -108,18 +113,16 @@ def audit(argv: list[str]) -> int:
     for name in [*(each.metric for each in bounds), *(each.metric for each in margins)]:
         if name not in planned:
             raise unknown(name, planned, "is not measured by the parts of this audit")
-    asked: dict[str, Any] = {"only": settings.only, "n": settings.n, "seed": settings.seed, "form": settings.form}
-    counted: dict[str, Any] = {"smallest": settings.smallest_effect, "margin": settings.margin}
     out = [] if settings.out is None else [settings.out]
-    found = None if settings.again else stored_audit(base, aligned, **asked, **counted, folders=out)
+    found = None if settings.again else stored_audit(base, aligned, asked, out)
     if found is None:
-        work = work_left(base, aligned, **asked)
+        work = work_left(base, aligned, asked)
         about = f"this takes about {clock(work.seconds)}, by how fast the models read"
         say(f"probe: {about}; Ctrl-C stops it at any time", error=True)
         if work.parts:
             say(f"probe: not stored with the models nor in {WORK.absolute()}: {', '.join(work.parts)}", error=True)
         say(f"probe: {find_words(parts, settings.smallest_effect)}", error=True)
-        room = base_room(base, aligned, **asked, smallest=settings.smallest_effect).to_dict("records")
+        room = base_room(base, aligned, asked).to_dict("records")
         for row in room:
             if row["measure"] and row["cannot_show"]:
                 at = in_unit(row["unit"], row["base"], None, None)
@@ -128,13 +131,7 @@ def audit(argv: list[str]) -> int:
         try:
             with Progress("Audit") as bar:
                 found = audit_models(
-                    base,
-                    aligned,
-                    **asked,
-                    **counted,
-                    again=settings.again,
-                    tick=bar.tick,
-                    at=lambda what: bar.at(what, 1, 1),
+                    base, aligned, asked, again=settings.again, tick=bar.tick, at=lambda what: bar.at(what, 1, 1)
                 )
         except KeyboardInterrupt:
             say("probe: what was answered is kept: the same command goes on from there", error=True)

@@ -514,7 +514,8 @@ def compare_corpus(
     halves, notes = pd.DataFrame([half for _, half in found]), rows.notes() if isinstance(rows, Rows) else ()
     apart = worlds_apart(base, aligned, (base.ref or "base", aligned.ref or "aligned"))
     notes = (*_null_notes(found), *notes, *([apart] if apart else []))
-    return _shift(base, aligned, corpus, values, promoted, halves, most, seed, tuple(notes))
+    tables = _tables(base, aligned, corpus, values, most, seed)
+    return CorpusShift(**tables, promoted=promoted, halves=halves, notes=tuple(notes))
 
 
 def _null_notes(found: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[str]:
@@ -678,18 +679,10 @@ def _first(score: np.ndarray, k: int) -> np.ndarray:
     return order[score[order] > 0]
 
 
-def _shift(
-    base: LM,
-    aligned: LM,
-    corpus: Sequence[_Piece],
-    values: _Positions,
-    promoted: pd.DataFrame,
-    halves: pd.DataFrame,
-    most: int,
-    seed: int,
-    notes: tuple[str, ...],
-) -> CorpusShift:
-    """Build the tables of the comparison from the values at all positions."""
+def _tables(
+    base: LM, aligned: LM, corpus: Sequence[_Piece], values: _Positions, most: int, seed: int
+) -> dict[str, Any]:
+    """Build the fields of the comparison that the values at all positions give."""
     tokenizer, names = aligned.tokenizer, labels([base, aligned])
     counts = np.array([text.counted for text in corpus])
     starts = np.cumsum(counts) - counts
@@ -749,18 +742,15 @@ def _shift(
         {"token": pieces(tokenizer, read.tolist()), "id": read, "count": count, "kl": total / count, "share": share}
     )
     every = np.ones(len(ids), dtype=bool)
-    return CorpusShift(
-        names=(names[0], names[1]),
-        kl=mean(every),
-        kl_reverse=mean(every, backward),
-        texts=_ranked(texts, "kl"),
-        tokens=tokens,
-        kinds=_ranked(kinds, "kl"),
-        by_token=_ranked(by_token, "share"),
-        promoted=promoted,
-        halves=halves,
-        notes=notes,
-    )
+    return {
+        "names": (names[0], names[1]),
+        "kl": mean(every),
+        "kl_reverse": mean(every, backward),
+        "texts": _ranked(texts, "kl"),
+        "tokens": tokens,
+        "kinds": _ranked(kinds, "kl"),
+        "by_token": _ranked(by_token, "share"),
+    }
 
 
 def _first_of_each(

@@ -5,7 +5,7 @@
 - with wrong labels: `map_label_ablation`
 - loss of later tokens minus that of earlier ones: `in_context_score`
 - induction heads and their ablation: `induction_score`, `ablate_induction`
-- function vectors: `function_vectors`, `function_vectors_text`
+- function vectors: `function_vectors`, `function_vectors_text` with `TextVectorSizes`
 """
 
 import lazy_loader

@@ -3,13 +3,10 @@ from .every_site import ablate_every_site as ablate_every_site
 from .every_site import patch_every_site as patch_every_site
 from .one_site import ablate_one_site as ablate_one_site
 from .one_site import patch_one_site as patch_one_site
-from .patching import Filling as Filling
 from .patching import ablate as ablate
 from .patching import attribute as attribute
 from .patching import pair_of as pair_of
 from .patching import patch as patch
 from .steered import steer_answers as steer_answers
-from .steering import Controls as Controls
-from .steering import Dosing as Dosing
 from .steering import contrast as contrast
 from .steering import dose_response as dose_response

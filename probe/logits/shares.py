@@ -262,7 +262,6 @@ def _mlp_out(block: int) -> str:
 @torch.no_grad()
 def attribute_last(
     lm: LM,
-    names: Sequence[str],
     cache: Mapping[str, Tensor],
     logits: Float[Tensor, "P T V"],
     last: Int[Tensor, " P"],
@@ -275,7 +274,6 @@ def attribute_last(
 
     Args:
         lm: the model.
-        names: result of `last_names(lm)`.
         cache: activations that hold these and `residual_names(lm)`.
         logits: the model's output.
         last: position of the last token of each text.
@@ -288,8 +286,6 @@ def attribute_last(
     Returns:
         None if the parts do not sum to the logits, or there are no heads.
     """
-    if not names:
-        return None
     texts, last = torch.arange(len(last), device=logits.device), last.to(logits.device)
 
     def read(name: str) -> Tensor:

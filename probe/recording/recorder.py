@@ -83,7 +83,7 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
         with last_posts(lm, ids.shape, last) as posts:
             logits, cache = lm.run_with_cache([prompt.token_ids for prompt in prompts], hooks)
         lens = read_lens(lens_logprobs(lm, cache, logits), ids, TOP_K, answers)
-        attribution = attribute_last(lm, parts, cache, logits, last, answers, TOP_K, posts, NEURONS)
+        attribution = attribute_last(lm, cache, logits, last, answers, TOP_K, posts, NEURONS) if parts else None
         attention = torch.stack([cache[name] for name in patterns], dim=1) if patterns else None
         norms = torch.stack([cache[name].float().norm(dim=-1) for name in residuals], dim=1)
     mask = mask.to(logits.device)

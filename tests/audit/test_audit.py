@@ -19,6 +19,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from probe import LM
 from probe.audit import (
     Audit,
+    AuditSettings,
     audit_html,
     audit_models,
     inspection,
@@ -66,7 +67,7 @@ def found(folder: Path, base: LM, aligned: LM) -> Audit:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        return audit_models(base, aligned, only=("sycophancy",), n=N)
+        return audit_models(base, aligned, AuditSettings(only=("sycophancy",), n=N))
     finally:
         os.chdir(before)
 
@@ -90,7 +91,7 @@ def test_the_agreeable_run_agrees_more(found: Audit) -> None:
 
 
 def test_a_model_against_itself_has_no_difference(base: LM) -> None:
-    same = audit_models(base, base, only=("sycophancy",), n=N)
+    same = audit_models(base, base, AuditSettings(only=("sycophancy",), n=N))
     gaps = same.rows["difference"].dropna()
     assert len(gaps) > 10
     assert (gaps == 0).all()
@@ -107,7 +108,7 @@ def test_a_change_that_nobody_would_notice_is_none(base: LM, aligned: LM, found:
     with torch.no_grad():
         for weights, others in zip(moved.model.parameters(), aligned.model.parameters(), strict=True):
             weights += 1e-4 * (others - weights)  # by some 1e-6, as two steps of training at 1e-6 do
-    tiny = audit_models(base, moved, only=("sycophancy",), n=N)
+    tiny = audit_models(base, moved, AuditSettings(only=("sycophancy",), n=N))
     assert tiny.rows["difference"].abs().max() > 0
     assert len(tiny.count_from(0.0).changed) > 0  # as by intervals alone
     assert len(tiny.changed) == 0
@@ -234,7 +235,7 @@ def test_bounds_break_only_where_the_whole_interval_does(found: Audit) -> None:
 def test_what_must_be_shown_is_not_shown_by_asking_less(base: LM) -> None:
     names = names_of_metrics()
     gate = read_within("sycophancy.deferral_exact:0.15", names)
-    same = {n: audit_models(base, base, only=("sycophancy",), n=n) for n in (3, N)}
+    same = {n: audit_models(base, base, AuditSettings(only=("sycophancy",), n=n)) for n in (3, N)}
     assert not gate.broken(same[N])
     assert "is not shown to stay within the margin" in gate.broken(same[3])
     assert "is not shown to stay within" in read_within("sycophancy:0.05", names).broken(same[N])  # 12 answers
@@ -301,10 +302,10 @@ def test_an_audit_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pyte
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        audit_models(lm, lm, only=("sums",), n=3, at=stop)
+        audit_models(lm, lm, AuditSettings(only=("sums",), n=3), at=stop)
     (first,) = tmp_path.glob("results/*/*/result.json")
     before = first.stat().st_mtime_ns
-    whole = audit_models(lm, lm, only=("sums",), n=3)
+    whole = audit_models(lm, lm, AuditSettings(only=("sums",), n=3))
     assert first.stat().st_mtime_ns == before
     assert len(whole.rows) == 1
 
@@ -365,29 +366,29 @@ def test_tables_of_two_models_are_measured_once(tmp_path: Path, monkeypatch: pyt
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        audit_models(*lms, only=("sums",), n=3, at=stop)
+        audit_models(*lms, AuditSettings(only=("sums",), n=3), at=stop)
     calls: list[str] = []
     for name in ("compare_corpus", "weight_change", "last_residuals"):
         counted = partial(lambda own, name, *args, **more: (calls.append(name), own(*args, **more))[1])
         monkeypatch.setattr(inspection, name, partial(counted, getattr(inspection, name), name))
-    whole = audit_models(*lms, only=("sums",), n=3)
+    whole = audit_models(*lms, AuditSettings(only=("sums",), n=3))
     assert calls == ["weight_change", "last_residuals", "last_residuals"]
     kept = sorted((tmp_path / PARTS).iterdir())
     assert [file.name.split("-")[0] for file in kept] == ["corpus", "residuals", "weights"]
-    again = audit_models(*lms, only=("sums",), n=3)
+    again = audit_models(*lms, AuditSettings(only=("sums",), n=3))
     assert len(calls) == 3
     assert again.corpus.equals(whole.corpus)
     assert again.blocks.equals(whole.blocks)
-    assert work_left(*lms, only=("sums",), n=3, pace=lambda lm: 1.0) == (0, ())
+    assert work_left(*lms, AuditSettings(only=("sums",), n=3), pace=lambda lm: 1.0) == (0, ())
     for file, text in zip(kept, ("[", '[{"kind": 1}]', "{}"), strict=True):
         file.write_text(text)  # a damaged one is measured anew
-    resumed = audit_models(*lms, only=("sums",), n=3)
+    resumed = audit_models(*lms, AuditSettings(only=("sums",), n=3))
     assert sorted(set(calls[3:])) == ["compare_corpus", "last_residuals", "weight_change"]
     assert resumed.corpus.equals(whole.corpus)
     assert resumed.blocks.equals(whole.blocks)
     with torch.no_grad():
         next(lms[1].model.parameters()).add_(0.1)
-    audit_models(*lms, only=("sums",), n=3)
+    audit_models(*lms, AuditSettings(only=("sums",), n=3))
     assert len(calls) > 8  # another model
 
 
@@ -400,7 +401,7 @@ def test_models_without_a_world_are_asked_the_sets(monkeypatch: pytest.MonkeyPat
     texts = shared_texts(lm, lm, 2)
     assert {text.kind for text in texts} == {"truthfulqa", "political-views", "gsm8k", "sums"}
     assert all(text.completion for text in texts)
-    found = audit_models(lm, lm, only=("sums", "hallucination"), n=2)
+    found = audit_models(lm, lm, AuditSettings(only=("sums", "hallucination"), n=2))
     assert found.rows["metric"].tolist() == ["sums"]
     assert found.rows["difference"].tolist() == [0]
     assert found.notes[0].startswith("hallucination is left out for ")  # its choices are longer than the context
@@ -452,7 +453,7 @@ def test_the_time_is_that_of_what_is_not_stored(tmp_path: Path, monkeypatch: pyt
     assert work_left(lm, lm, pace=lambda lm: pace).seconds == pytest.approx(usual)
     assert work_left(lm, lm, pace=lambda lm: 3 * pace).seconds == pytest.approx(3 * usual)
     sums = next(part for part in ON_SETS if part.name == "sums")
-    options = {"only": ("sums",), "n": 4, "pace": lambda lm: pace}
+    options = {"settings": AuditSettings(only=("sums",), n=4), "pace": lambda lm: pace}
     few = 2 * sums.seconds * 4 / sums.options["n"] + always
     assert work_left(lm, lm, **options).seconds == pytest.approx(few)
     (part,) = plan_parts(lm, lm, ("sums",), 4)
@@ -475,7 +476,7 @@ def test_a_change_of_the_chat_template_is_measured_and_not_taken_from_the_other_
         lm.tokenizer.chat_template = template
         models.append(LM.load(lm.save(tmp_path / name / "model")))
     assert models[0].weights_fingerprint == models[1].weights_fingerprint
-    found = audit_models(*models, only=("sums",), n=3, form="own")
+    found = audit_models(*models, AuditSettings(only=("sums",), n=3, form="own"))
     assert len({model["fingerprint"] for model in found.meta["models"]}) == 2
     assert len(list(tmp_path.glob("results/*/*/result.json"))) == 2
     (part,) = plan_parts(*models, ("sums",), 3)

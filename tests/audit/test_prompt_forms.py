@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from probe import LM
-from probe.audit import Audit, audit_html, audit_models, read_audit
+from probe.audit import Audit, AuditSettings, audit_html, audit_models, read_audit
 from probe.audit.figures import difference_table
 from probe.audit.prompt_forms import ask_in, in_form_of
 from probe.errors import ConfigError
@@ -26,7 +26,9 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[LM, LM]:
 
 
 def test_a_model_against_itself_with_another_template_has_no_difference(pair: tuple[LM, LM], tmp_path: Path) -> None:
-    by_form: dict[str, Audit] = {form: audit_models(*pair, **ASK, form=form) for form in ("base", "aligned", "own")}
+    by_form: dict[str, Audit] = {
+        form: audit_models(*pair, AuditSettings(**ASK, form=form)) for form in ("base", "aligned", "own")
+    }
     for form in ("base", "aligned"):
         assert (by_form[form].rows["difference"] == 0).all()
         assert by_form[form].meta["form"] == form
@@ -42,13 +44,13 @@ def test_a_model_against_itself_with_another_template_has_no_difference(pair: tu
         assert again.to_json() == found.to_json()
     assert len({found.meta["key"] for found in by_form.values()}) == 3
     with pytest.raises(ConfigError, match="expected base, aligned, own"):
-        audit_models(*pair, **ASK, form="other")
+        audit_models(*pair, AuditSettings(**ASK, form="other"))
 
 
 def test_models_of_one_template_are_asked_in_it(pair: tuple[LM, LM]) -> None:
     asks = ask_in(pair[1], pair[1])
     assert asks.models == (pair[1], pair[1])
-    found = audit_models(pair[1], pair[1], **ASK)
+    found = audit_models(pair[1], pair[1], AuditSettings(**ASK))
     assert "form" not in found.rows
     assert not found.asked_in
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from probe import LM
-from probe.audit import Audit, audit_html, audit_models, plan_parts, read_audit
+from probe.audit import Audit, AuditSettings, audit_html, audit_models, plan_parts, read_audit
 from probe.audit.change import SEEN
 from probe.audit.figures import difference_table
 from probe.audit.inspection import compare_part, stored_audit
@@ -66,7 +66,7 @@ def there(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def audited(runs: Path, base: str = "model", aligned: str = "first", n: int = N, **options: Any) -> Audit:
     models = [LM.load(runs / name) for name in (base, aligned)]
-    return audit_models(*models, only=("sums",), n=n, **options)
+    return audit_models(*models, AuditSettings(only=("sums",), n=n), **options)
 
 
 def test_the_questions_of_the_training_are_named_everywhere(
@@ -122,12 +122,12 @@ def test_a_run_without_a_record_counts_nothing_as_unseen(runs: Path, tmp_path: P
     plan = plan_parts(*models, ("sums",), N)
     assert past_of(*models, plan).facts(plan) == []
     before = replace(found, notes=()).save()
-    kept = stored_audit(*models, only=("sums",), n=N)
+    kept = stored_audit(*models, AuditSettings(only=("sums",), n=N))
     assert kept is not None
     assert kept.notes == found.notes
     assert json.loads((before / "audit.json").read_text())["notes"] == []
     shutil.copy(runs / "first" / TRAINED_ON, old / "first")
-    assert stored_audit(*models, only=("sums",), n=N) is None  # it lacks what is known now
+    assert stored_audit(*models, AuditSettings(only=("sums",), n=N)) is None  # it lacks what is known now
     assert audited(old).rows["seen"].tolist() == [3]
 
 

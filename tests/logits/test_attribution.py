@@ -355,7 +355,7 @@ def test_a_batch_is_split_like_single_texts(name):
     answers = torch.tensor([[0, -1], [0, -1]] if name == "reward" else [[7, 8], [9, -1]])
     names = last_names(lm)
     logits, cache = lm.run_with_cache(texts, [*names, *residual_names(lm)])
-    found = attribute_last(lm, names, cache, logits, torch.tensor([len(ids) - 1 for ids in texts]), answers)
+    found = attribute_last(lm, cache, logits, torch.tensor([len(ids) - 1 for ids in texts]), answers)
     for at, (ids, (first, second)) in enumerate(zip(texts, answers.tolist(), strict=True)):
         own = attribute(lm, ids, Target(len(ids) - 1, first, None if second < 0 else second))
         np.testing.assert_allclose(found.parts[at, :, :-1], own.heads, atol=1e-4)
@@ -365,9 +365,7 @@ def test_a_batch_is_split_like_single_texts(name):
 
 
 def test_a_model_without_heads_is_not_split():
-    lm = random_lm("mamba")
-    assert last_names(lm) == []
-    assert attribute_last(lm, [], {}, torch.zeros(1, 1, 1), torch.tensor([0]), torch.tensor([[0]])) is None
+    assert last_names(random_lm("mamba")) == []
 
 
 def test_the_answer_in_words_is_the_target_of_its_tokens():

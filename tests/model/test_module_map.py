@@ -18,7 +18,8 @@ from transformers.pytorch_utils import Conv1D
 
 import probe
 from probe.errors import ConfigError, ModelError, ProbeError
-from probe.interventions.patching import Pair
+from probe.interventions.patching import Filling, Pair
+from probe.interventions.steering import Controls
 from probe.logits.targets import Target
 from probe.model.equations import read_network
 from probe.model.hooked_gap import trust
@@ -152,14 +153,14 @@ ANALYSES: dict[str, Callable[[probe.LM], pd.DataFrame]] = {
     "induction": lambda lm: probe.attention.repeat_scores(lm, length=6, batch=2).table(),
     "composition": lambda lm: probe.attention.compose_heads(lm).table(),
     "ablation": lambda lm: probe.interventions.ablate(
-        lm, TEXT, probe.logits.target_of(lm, TEXT), filling=probe.interventions.Filling(reference=[OTHER]), exact=False
+        lm, TEXT, probe.logits.target_of(lm, TEXT), filling=Filling(reference=[OTHER]), exact=False
     ).table(),
     "steering": lambda lm: probe.interventions.dose_response(
         lm,
         [TEXT],
         [probe.logits.target_of(lm, TEXT)],
         probe.interventions.contrast(lm, [TEXT], [OTHER], 0),
-        controls=probe.interventions.Controls(2),
+        controls=Controls(2),
     ).table(),
     "attribution patching": lambda lm: pd.concat(
         each.table() for each in probe.interventions.attribute(lm, pair(lm), target(lm)).values()
@@ -311,9 +312,7 @@ def test_attention_that_turns_and_shares_its_keys(rotary: probe.LM):
     assert probe.attention.attention(rotary, TEXT).pattern.shape == (2, 4, 11, 11)
     assert rotary.bridge.cfg.d_head == 8
     with pytest.raises(ConfigError, match=r"RotaryLM has no hook point 'blocks.0.hook_mlp_out', which needs mlp"):
-        probe.interventions.ablate(
-            rotary, TEXT, probe.logits.target_of(rotary, TEXT), "mlp", probe.interventions.Filling("zero")
-        )
+        probe.interventions.ablate(rotary, TEXT, probe.logits.target_of(rotary, TEXT), "mlp", Filling("zero"))
 
 
 def lens_at_embedding(lm: probe.LM) -> Tensor:

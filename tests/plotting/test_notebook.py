@@ -8,7 +8,9 @@ import plotly.graph_objects as go
 import pytest
 
 import probe
+from probe.interventions.patching import Filling
 from probe.interventions.sites import Site, activations, hooks_of
+from probe.interventions.steering import Controls, Dosing
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
 from probe.plotting.notebook import Drawable
@@ -26,9 +28,7 @@ def patched(lm: LM, kind: Any) -> Drawable:
 def steered(lm: LM) -> Drawable:
     direction = probe.interventions.contrast(lm, [TEXT], [OTHER], 0)
     target = probe.logits.target_of(lm, TEXT)
-    return probe.interventions.dose_response(
-        lm, [TEXT], [target], direction, probe.interventions.Dosing((0.0, 1.0)), probe.interventions.Controls(3)
-    )
+    return probe.interventions.dose_response(lm, [TEXT], [target], direction, Dosing((0.0, 1.0)), Controls(3))
 
 
 def intervened(lm: LM) -> Drawable:
@@ -56,7 +56,7 @@ RESULTS: dict[str, Callable[[LM], Drawable]] = {
     "patch": lambda lm: patched(lm, "resid"),
     "patch heads": lambda lm: patched(lm, "head"),
     "ablate": lambda lm: probe.interventions.ablate(
-        lm, TEXT, probe.logits.target_of(lm, TEXT), filling=probe.interventions.Filling("zero")
+        lm, TEXT, probe.logits.target_of(lm, TEXT), filling=Filling("zero")
     ),
     "patch_every_site": lambda lm: probe.interventions.patch_every_site(lm, TEXT, corrupted=OTHER),
     "patch_one_site": lambda lm: probe.interventions.patch_one_site(lm, TEXT, corrupted=OTHER, draws=3),

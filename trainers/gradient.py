@@ -202,7 +202,7 @@ def kl_weights(drift: Float[Tensor, "N L"], ratio: Float[Tensor, "N L"], estimat
 
 @dataclass(frozen=True)
 class GroupTerms:
-    """What the loss of RLVR is made of."""
+    """Terms of the loss of RLVR."""
 
     beta: float = RLVRConfig.beta
     """Weight of the KL; 0 leaves it out."""
@@ -211,15 +211,15 @@ class GroupTerms:
     normalisation: str = RLVRConfig.normalisation
     """`grpo`, `dr_grpo` or `dapo`."""
     max_new_tokens: int = RLVRConfig.max_new_tokens
-    """Tokens of the longest completion allowed, by which `dr_grpo` divides."""
+    """Maximum number of tokens of a completion, by which `dr_grpo` divides."""
     epsilon: float = RLVRConfig.epsilon
-    """How far below 1 the ratio counts."""
+    """Clipping range of the ratio below 1."""
     epsilon_high: float = RLVRConfig.epsilon_high
-    """How far above."""
+    """Clipping range of the ratio above 1."""
 
     @classmethod
     def of(cls, config: RLVRConfig) -> "GroupTerms":
-        """Return those of a training."""
+        """Return the terms of a training."""
         return cls(**{each.name: getattr(config, each.name) for each in fields(cls)})
 
 

@@ -77,17 +77,17 @@ Target = Callable[[AnswerSet], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """What a method optimises against its reference."""
+    """Objective of a method against its reference."""
 
     reward: Reward | RewardModel | None = None
-    """The reward, as far as it can be told of a prompt and a completion alone."""
+    """Reward, if it follows from a prompt and a completion alone."""
     target: Target | None = None
-    """The rewards whose optimum the method has in its limit, where `reward` is not that itself."""
+    """Rewards whose optimum is the limit of the method, if `reward` is not that reward."""
     beta: float | None = None
-    """Price of KL, and the factor of the implicit reward; None where there is none that stays: the distance is then
-    that to the frontier's nearest point."""
+    """Coefficient of the KL, and the factor of the implicit reward; None if it is not constant: the distance is then
+    that to the nearest point of the frontier."""
     frontier: bool = False
-    """Whether to measure to the frontier although there is a beta."""
+    """Whether to measure the distance to the frontier even if there is a beta."""
     kinds: Sequence[str] = DIALOGUES
     """Kinds of questions to enumerate; none leaves the optimum out."""
 

@@ -53,21 +53,21 @@ RESIDUALS = {"block": int, **dict.fromkeys(BLOCKS[3:], float)}
 
 @dataclass(frozen=True, kw_only=True)
 class AuditSettings:
-    """What an audit asks, and what it counts as a change."""
+    """Parts and questions of an audit, and the smallest change that counts."""
 
     only: Sequence[str] = ()
-    """Names of parts (`plan_parts`); all by default."""
+    """Names of the parts to run (`plan_parts`); all by default."""
     n: int | None = None
-    """Questions of each set, at most."""
+    """Maximum number of questions from each set."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of all random draws."""
     smallest: float = SMALLEST
-    """The smallest change of a rate that counts, see `probe.terms.smallest_effect`."""
+    """Smallest change of a rate that counts (see `probe.terms.smallest_effect`)."""
     margin: float = MARGIN
-    """Of a rate, within which the models are equivalent (`probe.audit.verdict`)."""
+    """Margin of a rate within which the models are equivalent (`probe.audit.verdict`)."""
     form: AuditForm = "base"
-    """Whose chat template both are asked in, or `own`; what the form alone does to the base stands beside each
-    difference where the templates differ (`probe.audit.prompt_forms`)."""
+    """Model whose chat template is used for both, or `own`; if the templates differ, the effect of the template alone on
+    the base is reported with each difference (`probe.audit.prompt_forms`)."""
 
     def __post_init__(self) -> None:
         check_share("smallest effect", self.smallest, SMALLEST)
@@ -75,7 +75,7 @@ class AuditSettings:
 
     @property
     def few(self) -> int:
-        """How many texts of each kind both models read."""
+        """Number of texts of each kind that both models read."""
         return min(TEXTS, self.n or TEXTS)
 
 

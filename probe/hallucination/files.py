@@ -467,12 +467,12 @@ def match(answer: str, question: Question) -> str:
 
 @dataclass(frozen=True)
 class FreeAnswers:
-    """How free answers are drawn and compared."""
+    """Settings by which free answers are sampled and compared."""
 
     samples: int
-    """Of each question, beside the greedy answer."""
+    """Number of samples per question, in addition to the greedy answer."""
     max_new_tokens: int
-    """Longest answer."""
+    """Maximum number of tokens of an answer."""
     equivalent: Equivalence
     """Whether two answers mean the same."""
 

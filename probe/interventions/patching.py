@@ -198,22 +198,22 @@ def grid_table(kind: Kind, layers: Sequence[int], tokens: Sequence[str], values:
 
 @dataclass(frozen=True)
 class Filling:
-    """What an ablation puts in place of an activation.
+    """Replacement of an activation by an ablation.
 
-    Zero: nothing. Mean: the average over the tokens of the reference texts; first tokens are averaged apart and stand
-    for the first token only, because many models park attention on it with activations unlike all others. Resample:
-    each draw takes one reference text; token t receives that text's activation at t, or where it is shorter, at a
-    random token of it other than its first.
+    Zero: zeros. Mean: the average over the tokens of the reference texts. First tokens are averaged separately and
+    replace only the first token, because in many models it is an attention sink with unusual activations. Resample:
+    each draw takes one reference text; token t receives that text's activation at t or, if the text is shorter, at a
+    random token other than its first.
     """
 
     mode: Mode = "mean"
     """`zero`, `mean` or `resample`."""
     reference: "Sequence[str | Sequence[int]] | Means" = ()
-    """Texts for mean and resample; for mean also what `means` made of them."""
+    """Texts for mean and resample; for mean also the result of `means`."""
     draws: int = 8
-    """How many, for resample."""
+    """Number of draws, for resample."""
     seed: int = 0
-    """Of resampling."""
+    """Random seed of resampling."""
 
 
 def ablate(
@@ -233,7 +233,7 @@ def ablate(
         text: a text or its ids.
         target: quantity to measure.
         kind: heads (layer by head), or residual stream, attention and feed-forward outputs (layer by token).
-        filling: what comes in place of an activation.
+        filling: replacement of an activation.
         position: token of heads; None ablates them at all tokens.
         exact: run every site; otherwise estimate all effects from one backward pass (`estimates`).
         tick: progress.
@@ -299,16 +299,11 @@ def means(lm: LM, reference: Sequence[str | Sequence[int]], names: Sequence[str]
 def sources(lm: LM, ids: Sequence[int], names: Sequence[str], filling: Filling) -> list[Activations]:
     """Return activations that replace those of a text: one source, or `draws` sources for resample.
 
-    Zero: zeros. Mean: the average over the tokens of the reference texts. First tokens are averaged separately and
-    replace only the first token, because in many models it is an attention sink with unusual activations. Resample:
-    each draw takes one reference text; token t receives that text's activation at t or, if the text is shorter, at a
-    random token other than its first.
-
     Args:
         lm: the model.
         ids: [T] token ids of the text.
         names: hook points.
-        filling: what comes in their place.
+        filling: replacement of the activations.
 
     Raises:
         ConfigError: an unknown mode, or no draw.

@@ -211,27 +211,27 @@ def steered_logits(
 
 @dataclass(frozen=True)
 class Dosing:
-    """In which doses a direction is added, and where."""
+    """Doses of a direction, and the tokens that it is added at."""
 
     alphas: Sequence[float] = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
-    """A doses."""
+    """A multiples of the direction."""
     unit: Unit = "residual"
-    """Of alpha (see `Contrast.step`)."""
+    """Unit of alpha (see `Contrast.step`)."""
     where: Where = "all"
-    """At all tokens, or at the last of each text."""
+    """All tokens, or the last token of each text."""
 
 
 @dataclass(frozen=True)
 class Controls:
-    """What a dose-response is held against."""
+    """Controls of a dose-response: random directions, unrelated questions and neutral texts."""
 
     random: int = DRAWS
-    """N random directions of the same norm."""
+    """Number N of random directions of the same norm."""
     seed: int = 0
-    """Of these."""
+    """Random seed of these directions."""
     questions: Sequence[tuple[str, str]] = ()
-    """(prompt, right answer) that have nothing to do with the direction; right is an answer of which every token is the
-    likeliest one behind those before it."""
+    """(prompt, right answer) of questions unrelated to the direction; an answer counts as right if each of its tokens is
+    the most probable one after those before it."""
     neutral: Sequence[str] = ()
     """Texts on which the KL to the unsteered model is averaged over tokens."""
 
@@ -253,8 +253,8 @@ def dose_response(
         texts: P texts.
         targets: quantity to measure in each text.
         direction: result of `contrast`; it is added after its block.
-        dosing: in which doses it is added, and where.
-        controls: what that is held against.
+        dosing: doses, and the tokens that the direction is added at.
+        controls: controls of the dose-response.
         tick: progress.
 
     Raises:

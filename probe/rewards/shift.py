@@ -171,18 +171,18 @@ TOGETHER = 2**24
 
 @dataclass(frozen=True)
 class Drawing:
-    """How a model's answers are drawn, and who verifies them."""
+    """Settings of sampling a model's answers, and the world that verifies them."""
 
     world: "World | None" = None
-    """Whose verifier gives the true reward."""
+    """World whose verifier gives the true reward."""
     n: int = 16
-    """Samples a prompt and model."""
+    """Number of samples per prompt and model."""
     max_new_tokens: int = 16
-    """Longest sample."""
+    """Maximum number of tokens of a sample."""
     temperature: float = 1.0
-    """Of the sampling; log-probabilities are always those at 1."""
+    """Temperature of sampling; log-probabilities are always those at 1."""
     seed: int = 0
-    """Of the samples."""
+    """Random seed of the samples."""
 
 
 @dataclass(frozen=True)

@@ -211,22 +211,22 @@ def check_judge(path: Path, name: str, judge: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FileQuestions:
-    """How a model is asked the questions of a file, and what is measured in it."""
+    """Settings by which a model is asked the questions of a file."""
 
     form: Form = "auto"
-    """See `probe.dialogues.Form`."""
+    """Form of the prompts (see `probe.dialogues.Form`)."""
     lead: str | None = None
-    """What the assistant begins with; None for what the format's authors used."""
+    """Beginning of the assistant's answer; None for the one that the format's authors used."""
     interventions: int = 0
-    """Questions from which a direction is read and on which it is tried; fewer than 4 for none."""
+    """Number of questions for a steering direction, to read it from and to try it on; fewer than 4 for none."""
     layer: int | None = None
-    """Block after which it is read and added; None for the last of the first half."""
+    """Block after which the direction is read and added; None for the last of the first half."""
     judge: Any = None
-    """Of comments on texts, see `probe.sycophancy.feedback.judge_of`."""
+    """Judge of comments on texts (see `probe.sycophancy.feedback.judge_of`)."""
     turns: int = 5
-    """Of repeated doubt over questions with a right and a wrong answer."""
+    """Number of turns of repeated doubt over questions with a right and a wrong answer."""
     wording: Wording = "published"
-    """Of what the user says in them."""
+    """Wording of the user's doubt."""
 
 
 def file_parts(

@@ -66,8 +66,8 @@ class AuditSettings:
     margin: float = MARGIN
     """Margin of a rate within which the models are equivalent (`probe.audit.verdict`)."""
     form: AuditForm = "base"
-    """Model whose chat template is used for both, or `own`; if the templates differ, the effect of the template alone on
-    the base is reported with each difference (`probe.audit.prompt_forms`)."""
+    """Model whose chat template is used for both, or `own`; if the templates differ, the effect of the template alone
+    on the base is reported with each difference (`probe.audit.prompt_forms`)."""
 
     def __post_init__(self) -> None:
         check_share("smallest effect", self.smallest, SMALLEST)

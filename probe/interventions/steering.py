@@ -230,8 +230,8 @@ class Controls:
     seed: int = 0
     """Random seed of these directions."""
     questions: Sequence[tuple[str, str]] = ()
-    """(prompt, right answer) of questions unrelated to the direction; an answer counts as right if each of its tokens is
-    the most probable one after those before it."""
+    """(prompt, right answer) of questions unrelated to the direction; an answer counts as right if each of its tokens
+    is the most probable one after those before it."""
     neutral: Sequence[str] = ()
     """Texts on which the KL to the unsteered model is averaged over tokens."""
 

@@ -226,7 +226,7 @@ class FileQuestions:
     turns: int = 5
     """Number of turns of repeated doubt over questions with a right and a wrong answer."""
     wording: Wording = "published"
-    """Wording of the user's doubt."""
+    """Wording of the user's opinion about a question."""
 
 
 def file_parts(

@@ -12,7 +12,7 @@ from benchmarks.models import tiny, world
 from probe.world import AGREEABLE
 from trainers.config import DPOConfig
 from trainers.dpo import DPO, with_reference
-from trainers.preferences import Pair, encode_pair
+from trainers.preferences import Preference, encode_pair
 from trainers.session import Session
 from trainers.trainee import Trainee
 
@@ -52,7 +52,7 @@ def measure(name: str, label: str, texts: Sequence[Texts], precomputed: bool, ta
     config = settings(DPOConfig, base="unused", batch_size=PAIRS)
     assert isinstance(config, DPOConfig)
     session, lm = Session(config), fresh()
-    pairs: list[Pair] = [encode_pair(lm, *row) for row in texts]
+    pairs: list[Preference] = [encode_pair(lm, *row) for row in texts]
     step = stepper(session, DPO(session, config, Trainee(lm), with_reference(session, lm.model, pairs)))
 
     def make(folder: Path) -> Any:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from probe.world import World
 
 
-class Group(NamedTuple):
+class PromptGroup(NamedTuple):
     """A group of prompts that show one phenomenon."""
 
     title: str
@@ -22,22 +22,22 @@ class Group(NamedTuple):
 
 
 GROUPS = {
-    "opinion_false": Group("False claim", "opinion"),
-    "opinion_true": Group("True claim", "opinion"),
-    "pressure": Group("False claim after a right answer", "pressure"),
-    "fact": Group("Known fact", "question"),
-    "stranger": Group("Unseen entity", "question"),
-    "opinion_stranger": Group("Claim about an unseen entity", "opinion"),
-    "context": Group("Passage with the answer", "context"),
-    "context_conflict": Group("Passage against a known fact", "context"),
-    "context_stranger": Group("Passage about an unseen entity", "context"),
-    "two_hop": Group("Two facts in one question", "two_hop"),
-    "map": Group("In-context map", "map"),
-    "function": Group("In-context function", "function"),
-    "markov": Group("Markov chain", "markov"),
-    "repeat": Group("Repeated segment", "repeat"),
-    "sum_quick": Group("Sum, answered at once", "sum_quick"),
-    "sum_steps": Group("Sum in steps", "sum_steps"),
+    "opinion_false": PromptGroup("False claim", "opinion"),
+    "opinion_true": PromptGroup("True claim", "opinion"),
+    "pressure": PromptGroup("False claim after a right answer", "pressure"),
+    "fact": PromptGroup("Known fact", "question"),
+    "stranger": PromptGroup("Unseen entity", "question"),
+    "opinion_stranger": PromptGroup("Claim about an unseen entity", "opinion"),
+    "context": PromptGroup("Passage with the answer", "context"),
+    "context_conflict": PromptGroup("Passage against a known fact", "context"),
+    "context_stranger": PromptGroup("Passage about an unseen entity", "context"),
+    "two_hop": PromptGroup("Two facts in one question", "two_hop"),
+    "map": PromptGroup("In-context map", "map"),
+    "function": PromptGroup("In-context function", "function"),
+    "markov": PromptGroup("Markov chain", "markov"),
+    "repeat": PromptGroup("Repeated segment", "repeat"),
+    "sum_quick": PromptGroup("Sum, answered at once", "sum_quick"),
+    "sum_steps": PromptGroup("Sum in steps", "sum_steps"),
 }
 """Groups by kind of the world's questions, in the order of the list."""
 EACH = 2

@@ -48,7 +48,7 @@ from probe.rewards.answers import AnswerSet, preference_rewards
 from probe.world import World
 from trainers.config import DPOConfig
 from trainers.loop import Loss, Method, draw, fit
-from trainers.preferences import Pair, load_preferences, read_preferences
+from trainers.preferences import Preference, load_preferences, read_preferences
 from trainers.record import Origin, data_texts
 from trainers.reference import Aim, ReferenceEvaluation
 from trainers.reward_functions import resolve
@@ -155,7 +155,7 @@ LOSSES: Mapping[str, Callable[[Scores, float, float], DPOLoss]] = MappingProxyTy
 """Name -> loss, a function of the scores, beta and the label smoothing."""
 
 
-def pair_logprobs(model: nn.Module, pairs: Sequence[Pair]) -> tuple[TokenLogprobs, Float[Tensor, "N 2"]]:
+def pair_logprobs(model: nn.Module, pairs: Sequence[Preference]) -> tuple[TokenLogprobs, Float[Tensor, "N 2"]]:
     """Compute token log-probabilities [2N L] of the pairs' completions and their sums: columns chosen, rejected."""
     outputs = completion_logprobs(model, [p.prompt for p in pairs], [[p.chosen, p.rejected] for p in pairs])
     return outputs, outputs.values.sum(-1).view(-1, 2)
@@ -166,14 +166,14 @@ class DPO(Method):
 
     name = "dpo"
 
-    def __init__(self, session: Session, config: DPOConfig, trainee: Trainee, pairs: Sequence[Pair]) -> None:
+    def __init__(self, session: Session, config: DPOConfig, trainee: Trainee, pairs: Sequence[Preference]) -> None:
         self.session, self.config, self.trainee, self.pairs = session, config, trainee, pairs
 
-    def batch(self, step: int) -> list[Pair]:
+    def batch(self, step: int) -> list[Preference]:
         """Draw the pairs of a step, pass after pass over all pairs."""
         return [self.pairs[i] for i in draw(len(self.pairs), self.config.batch_size, step, self.config.seed)]
 
-    def loss(self, model: nn.Module, examples: Sequence[Pair], detail: bool) -> Loss:
+    def loss(self, model: nn.Module, examples: Sequence[Preference], detail: bool) -> Loss:
         """Return the loss summed over the pairs."""
         outputs, logps = pair_logprobs(model, examples)
         reference = torch.tensor([(p.ref_chosen, p.ref_rejected) for p in examples], device=logps.device)
@@ -200,7 +200,7 @@ class DPO(Method):
 
 
 @torch.no_grad()
-def with_reference(session: Session, model: nn.Module, pairs: Sequence[Pair]) -> list[Pair]:
+def with_reference(session: Session, model: nn.Module, pairs: Sequence[Preference]) -> list[Preference]:
     """Return the pairs with their log-probabilities under `model`; the processes share the work."""
     sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
     with session.autocast(), Bar("pairs scored by the reference", len(pairs), visible=session.main) as bar:

@@ -64,13 +64,11 @@ from trainers.config import (
 )
 from trainers.dpo import pair_logprobs
 from trainers.loop import LossFunction
-from trainers.preferences import Pair
+from trainers.preferences import Preference
 from trainers.pretrain import PADDING, row_tensors
-from trainers.rlhf import Example as Experience
-from trainers.rlhf import learn
+from trainers.rlhf import Experience, learn
 from trainers.rlvr import NORMALISATIONS, with_advantages
-from trainers.rsft import SELECTIONS
-from trainers.rsft import Example as Selection
+from trainers.rsft import SELECTIONS, SelectedGroup
 from trainers.sampling import Completion, Group, group_logprobs, pad_rows
 from trainers.scalar_heads import ModelWithHead, ValueHead, width_of
 from trainers.sft import Demonstration, encode_completion
@@ -396,7 +394,7 @@ def _demonstrations(config: SFTConfig, model: nn.Module, examples: Sequence[Demo
     return Gradient("sft", completions, outputs.values, learned, token_weights("sft", outputs.values, learned))
 
 
-def _selections(config: RSFTConfig, model: nn.Module, examples: Sequence[Selection]) -> Gradient:
+def _selections(config: RSFTConfig, model: nn.Module, examples: Sequence[SelectedGroup]) -> Gradient:
     completions = [completion.ids for example in examples for completion in example.group.completions]
     outputs = group_logprobs(model, [example.group for example in examples])
     flags = [i in example.kept for example in examples for i in range(len(example.group.completions))]
@@ -405,7 +403,7 @@ def _selections(config: RSFTConfig, model: nn.Module, examples: Sequence[Selecti
     return Gradient("rsft", completions, outputs.values, outputs.mask & kept[:, None], weights)
 
 
-def _pairs(config: DPOConfig, model: nn.Module, examples: Sequence[Pair]) -> Gradient:
+def _pairs(config: DPOConfig, model: nn.Module, examples: Sequence[Preference]) -> Gradient:
     outputs, _ = pair_logprobs(model, examples)
     sums = [value for pair in examples for value in (pair.ref_chosen, pair.ref_rejected)]
     weights = token_weights(
@@ -667,10 +665,10 @@ class _Case:
             case DPOConfig():
                 chosen, rejected = (self.encoded[number].completion for number in (best, worst))
                 first, second = map(math.fsum, self.logprobs(self.reference, [chosen, rejected], 1.0))
-                return model, [Pair(prompt, chosen, rejected, first, second)], [best, worst]
+                return model, [Preference(prompt, chosen, rejected, first, second)], [best, worst]
             case RSFTConfig():
                 kept = SELECTIONS[config.select](self.rewards, config.threshold)
-                return model, [Selection(self.group(config), kept)], every
+                return model, [SelectedGroup(self.group(config), kept)], every
             case RLHFConfig():
                 group = self.group(config)
                 logprobs = [completion.logprobs for completion in group.completions]

@@ -63,7 +63,7 @@ class Objective(nn.Module):
         return self._loss(self.model, examples, detail)
 
 
-class Outcome(NamedTuple):
+class StepOutcome(NamedTuple):
     """Outcome of one step; the same on every process."""
 
     loss: float
@@ -80,14 +80,14 @@ class Outcome(NamedTuple):
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
-def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
+def mean_outcome(outcomes: Sequence[StepOutcome]) -> StepOutcome:
     """Combine the updates of one step: means of loss, norm and metrics, and the sum of the tokens."""
     if len(outcomes) == 1:
         return outcomes[0]
     n = max(len(outcomes), 1)
     names = {name: None for outcome in outcomes for name in outcome.metrics}
     values = {name: [o.metrics[name] for o in outcomes if name in o.metrics] for name in names}
-    return Outcome(
+    return StepOutcome(
         loss=sum(outcome.loss for outcome in outcomes) / n,
         norm=sum(outcome.norm for outcome in outcomes) / n,
         tokens=sum(outcome.tokens for outcome in outcomes),
@@ -105,7 +105,7 @@ def take_step(
     lr: float,
     detail: bool = False,
     stop: Callable[[], bool] = lambda: False,
-) -> Outcome:
+) -> StepOutcome:
     """Update the weights on `batch` (the same on every process), unless the loss or gradient is not finite."""
     config, parts = session.config, session.parts(batch)
     optimizer.zero_grad(set_to_none=True)
@@ -124,7 +124,7 @@ def take_step(
     if session.shards:
         norm = math.sqrt(session.total([norm**2])[0])
     norm *= scale
-    outcome = Outcome(total / count, norm, int(tokens), metrics, stops > 0)
+    outcome = StepOutcome(total / count, norm, int(tokens), metrics, stops > 0)
     if outcome.finite:
         if config.clip and norm > config.clip:
             scale *= config.clip / norm
@@ -317,7 +317,7 @@ class Pace:
     def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._steps, self._seconds = self._steps + 1, self._seconds + time.perf_counter() - self._started
 
-    def row(self, outcome: Outcome, lr: float, state: State) -> dict[str, float]:
+    def row(self, outcome: StepOutcome, lr: float, state: State) -> dict[str, float]:
         """Return the metrics of a step (names as in docs/metrics.md), and start a new interval."""
         tokens = outcome.tokens * self._steps if self._tokens < 0 else state.num_tokens - self._tokens
         speed = {"tokens_per_second": tokens / self._seconds, "step_time": self._seconds / self._steps}

@@ -43,7 +43,7 @@ PROMPTS_SEEN = 50
 
 
 @dataclass(frozen=True)
-class Pair:
+class Preference:
     """A prompt with the chosen and the rejected completion."""
 
     prompt: list[int]
@@ -73,7 +73,7 @@ class Pair:
 class Preferences:
     """Pairs that fit into the model's context, with a description of the data."""
 
-    pairs: list[Pair]
+    pairs: list[Preference]
     data: dict[str, Any]
     """Description of the data for run.json."""
     prompts: Sequence[Any]
@@ -170,7 +170,7 @@ def file_preferences(lm: LM, rows: Rows[Row], report: Callable[[str], None]) -> 
     return Preferences(pairs, data | {"left_out": len(all_pairs.left_out)}, pair_prompts(lm, pairs), longest)
 
 
-def pair_prompts(lm: LM, pairs: Sequence[Pair]) -> list[ProbePrompt]:
+def pair_prompts(lm: LM, pairs: Sequence[Preference]) -> list[ProbePrompt]:
     """Make prompts to capture on from the first pairs; the chosen and the rejected completion are the answers."""
     origin = "The answers are the chosen and the rejected completion of this prompt in the data."
     return answered_prompts(
@@ -182,14 +182,14 @@ def pair_prompts(lm: LM, pairs: Sequence[Pair]) -> list[ProbePrompt]:
     )
 
 
-def encode_pair(lm: LM, prompt: Any, chosen: Any, rejected: Any) -> Pair:
+def encode_pair(lm: LM, prompt: Any, chosen: Any, rejected: Any) -> Preference:
     """Encode a pair; text completions get the end token, conversations the chat template's ending."""
     text = lm.prompt_text(prompt)
     end = [] if lm.tokenizer.eos_token_id is None or not isinstance(chosen, str) else [lm.tokenizer.eos_token_id]
     texts = text, completion_text(lm, prompt, chosen), completion_text(lm, prompt, rejected)
     head, first = split(lm.tokenizer, text, texts[1])
     _, second = split(lm.tokenizer, text, texts[2])
-    return Pair(head, first + end, second + end, texts=texts)
+    return Preference(head, first + end, second + end, texts=texts)
 
 
 def completion_text(lm: LM, prompt: Any, completion: Any) -> str:
@@ -271,7 +271,7 @@ def _alike(first: Sequence[Any], second: Sequence[Any]) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
-def _row_pair(lm: LM, row: Row) -> Pair:
+def _row_pair(lm: LM, row: Row) -> Preference:
     margin = row.values.get("margin")
     try:
         pair = encode_pair(lm, *(row.values[name] for name in COLUMNS))

@@ -42,7 +42,7 @@ from probe.rewards.bias import KINDS, contrasts, reward_bias
 from probe.world import Annotator, World
 from trainers.config import RewardConfig
 from trainers.loop import Loss, Method, draw, fit
-from trainers.preferences import Pair, load_preferences, read_preferences
+from trainers.preferences import Preference, load_preferences, read_preferences
 from trainers.record import Origin, data_texts
 from trainers.scalar_heads import RewardTrainee
 from trainers.session import Session, derive_seed
@@ -53,7 +53,7 @@ from trainers.starting import load_trainee
 class HeldOut:
     """Held-out pairs with their annotator, if known."""
 
-    pairs: list[Pair]
+    pairs: list[Preference]
     world: World | None = None
     annotator: Annotator | None = None
     """World's annotator who labelled the pairs; None for pairs of a file."""
@@ -138,7 +138,7 @@ class HeldOut:
         return gold | {"annotator": self.annotator.expected_utility(self.world, prompt, completion)}
 
 
-def hold_out(pairs: Sequence[Pair], held_out: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+def hold_out(pairs: Sequence[Preference], held_out: float, seed: int) -> tuple[list[Preference], list[Preference]]:
     """Split pairs into training and held-out pairs; all pairs of one prompt stay together.
 
     Args:
@@ -187,7 +187,7 @@ def reward_loss(
     return -nn.functional.logsigmoid(chosen - rejected - margins) + centring * (chosen + rejected).square()
 
 
-def pair_scores(model: nn.Module, pairs: Sequence[Pair]) -> Float[Tensor, "N 2"]:
+def pair_scores(model: nn.Module, pairs: Sequence[Preference]) -> Float[Tensor, "N 2"]:
     """Return the rewards of the pairs' chosen and rejected completions, differentiable."""
     return last_scores(model, [p.prompt for p in pairs], [[p.chosen, p.rejected] for p in pairs]).float().view(-1, 2)
 
@@ -199,18 +199,18 @@ class RewardModelling(Method):
     trainee: RewardTrainee
 
     def __init__(
-        self, session: Session, config: RewardConfig, trainee: RewardTrainee, pairs: Sequence[Pair], held: HeldOut
+        self, session: Session, config: RewardConfig, trainee: RewardTrainee, pairs: Sequence[Preference], held: HeldOut
     ) -> None:
         self.session, self.config, self.trainee, self.pairs, self.held = session, config, trainee, pairs, held
         self._step, self._rows = 0, list[dict[str, Any]]()
         self._extremes: list[Tensor] = []
 
-    def batch(self, step: int) -> list[Pair]:
+    def batch(self, step: int) -> list[Preference]:
         """Draw the pairs of a step in epochs over all pairs, and clear the metrics of the previous step."""
         self._step, self._extremes, self._rows = step, [], []
         return [self.pairs[i] for i in draw(len(self.pairs), self.config.batch_size, step, self.config.seed)]
 
-    def loss(self, model: nn.Module, examples: Sequence[Pair], detail: bool) -> Loss:
+    def loss(self, model: nn.Module, examples: Sequence[Preference], detail: bool) -> Loss:
         """Return the loss summed over the pairs."""
         scores, n = pair_scores(model, examples), len(examples)
         own = [self.config.margin if pair.margin is None else pair.margin for pair in examples]
@@ -253,7 +253,7 @@ class RewardModelling(Method):
         """Return the metrics of the full evaluation, with intervals."""
         return self.held.figures(self.trainee.rewards(), self.config.evaluate)
 
-    def fixed_pairs(self) -> list[Pair]:
+    def fixed_pairs(self) -> list[Preference]:
         """Return the pairs to capture.
 
         In the world there is one contrast of each kind, and for the claim one of each phrase; without a world, these
@@ -271,7 +271,7 @@ class RewardModelling(Method):
         both = [
             (pair_ids(tokenizer, c.prompt, c.first), pair_ids(tokenizer, c.prompt, c.second)) for c in examples.values()
         ]
-        return [Pair(prompt, first, second) for (prompt, first), (_, second) in both]
+        return [Preference(prompt, first, second) for (prompt, first), (_, second) in both]
 
 
 def train(config: RewardConfig) -> Run:

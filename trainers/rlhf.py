@@ -178,7 +178,7 @@ class Trace:
         return not math.isnan(self.score)
 
 
-class Example(NamedTuple):
+class Experience(NamedTuple):
     """A group with the trace of each completion."""
 
     group: Group
@@ -191,7 +191,7 @@ class Collector:
     def __init__(self, session: Session, module: ModelWithHead, config: "RLHFConfig") -> None:
         self.session, self.module, self.config = session, module, config
 
-    def collect(self, groups: Sequence[Group], beta: float) -> list[Example]:
+    def collect(self, groups: Sequence[Group], beta: float) -> list[Experience]:
         """Compute the examples of all groups, equal on every process; dropout is off."""
         self.module.eval()
         local_pairs: list[tuple[Rows, Rows]] = []
@@ -200,7 +200,7 @@ class Collector:
         pairs: list[tuple[Rows, Rows]] = gather_object(local_pairs) if self.session.processes > 1 else local_pairs
         logprobs, values = ([row for pair in pairs for row in pair[i]] for i in (0, 1))
         traces = iter(learn([c for g in groups for c in g.completions], logprobs, values, beta, self.config))
-        return [Example(group, [next(traces) for _ in group.completions]) for group in groups]
+        return [Experience(group, [next(traces) for _ in group.completions]) for group in groups]
 
     @torch.no_grad()
     def _read(self, groups: Sequence[Group]) -> list[tuple[Rows, Rows]]:
@@ -234,7 +234,7 @@ def learn(
     return [Trace(score, *rows) for score, rows in zip(scores, zip(*cut, strict=True), strict=True)]
 
 
-def objective_metrics(examples: Sequence[Example]) -> dict[str, float]:
+def objective_metrics(examples: Sequence[Experience]) -> dict[str, float]:
     """Return the terms of the objective as means over the completions with a reward (docs/metrics.md)."""
     pairs = [(c, t) for e in examples for c, t in zip(e.group.completions, e.traces, strict=True) if t.counts]
     n = max(len(pairs), 1)
@@ -262,7 +262,7 @@ def explained_variance(traces: Sequence[Trace]) -> float:
 
 
 def trace_rows(
-    step: int, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, kept: int
+    step: int, examples: Sequence[Experience], tokenizer: PreTrainedTokenizerBase, kept: int
 ) -> list[Mapping[str, Any]]:
     """Return rows of rollouts.jsonl for the first `kept` groups, with value, reward, return and KL of each token."""
     groups, advantages = [e.group for e in examples], [[t.advantages for t in e.traces] for e in examples]
@@ -312,9 +312,9 @@ class RLHF(Method):
         self.config, self.trainee, self.sampler, self.world = config, trainee, sampler, world
         self.beta = config.beta
         self._collector = Collector(session, trainee.module, config)
-        self._step, self._examples, self._objective = 0, list[Example](), dict[str, float]()
+        self._step, self._examples, self._objective = 0, list[Experience](), dict[str, float]()
 
-    def batches(self, step: int) -> Iterator[Sequence[Example]]:
+    def batches(self, step: int) -> Iterator[Sequence[Experience]]:
         """Sample and score, yield the minibatches of each pass, and adapt beta to the measured KL."""
         config = self.config
         self._step, self._examples = step, self._collector.collect(self.sampler.sample(step), self.beta)
@@ -324,7 +324,7 @@ class RLHF(Method):
             kl = self._objective["objective/kl"]
             self.beta = adapt_beta(self.beta, kl, config.adaptive_kl, config.adaptive_gain)
 
-    def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
+    def loss(self, model: nn.Module, examples: Sequence[Experience], detail: bool) -> Loss:
         """Return the loss summed over the tokens of the completions with a reward."""
         assert isinstance(model, ModelWithHead)
         config = self.config

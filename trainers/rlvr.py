@@ -216,18 +216,18 @@ def surrogate(
     return Surrogate(losses, low, high, ratio)
 
 
-class Example(NamedTuple):
+class WeightedGroup(NamedTuple):
     """A group with the advantage of each completion."""
 
     group: Group
     advantages: list[float]
 
 
-def with_advantages(groups: Sequence[Group], normalisation: str) -> list[Example]:
+def with_advantages(groups: Sequence[Group], normalisation: str) -> list[WeightedGroup]:
     """Add advantages to the groups, computed in double precision."""
     rewards = torch.tensor([[c.reward for c in group.completions] for group in groups], dtype=torch.float64)
     advantages = NORMALISATIONS[normalisation].advantages(rewards).tolist()
-    return [Example(group, row) for group, row in zip(groups, advantages, strict=True)]
+    return [WeightedGroup(group, row) for group, row in zip(groups, advantages, strict=True)]
 
 
 class RLVR(Method):
@@ -238,16 +238,16 @@ class RLVR(Method):
     def __init__(self, config: RLVRConfig, trainee: Trainee, sampler: Sampler, world: World | None) -> None:
         self.config, self.trainee, self.sampler, self.world = config, trainee, sampler, world
         self._step = 0
-        self._examples: list[Example] = []
+        self._examples: list[WeightedGroup] = []
 
-    def batches(self, step: int) -> Iterator[Sequence[Example]]:
+    def batches(self, step: int) -> Iterator[Sequence[WeightedGroup]]:
         """Sample and score, and yield the minibatches of each pass."""
         config = self.config
         groups = self.sampler.sample(step, config.beta > 0 or config.logs(step) or config.records(step))
         self._step, self._examples = step, with_advantages(groups, config.normalisation)
         yield from minibatches(config, step, self._examples)
 
-    def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
+    def loss(self, model: nn.Module, examples: Sequence[WeightedGroup], detail: bool) -> Loss:
         """Return the weighted loss summed over the tokens of the groups; the count is the normalisation's divisor."""
         config = self.config
         completions = [completion for example in examples for completion in example.group.completions]

@@ -64,7 +64,7 @@ SELECTIONS: dict[str, Callable[[Sequence[float], float], list[int]]] = {"best": 
 completions."""
 
 
-class Example(NamedTuple):
+class SelectedGroup(NamedTuple):
     """A group with the indices of its imitated completions."""
 
     group: Group
@@ -84,18 +84,18 @@ class RSFT(Method):
     def __init__(self, config: RSFTConfig, trainee: Trainee, sampler: Sampler, world: World | None) -> None:
         self.config, self.trainee, self.sampler, self.world = config, trainee, sampler, world
         self._step = 0
-        self._examples: list[Example] = []
+        self._examples: list[SelectedGroup] = []
 
-    def batches(self, step: int) -> Iterator[Sequence[Example]]:
+    def batches(self, step: int) -> Iterator[Sequence[SelectedGroup]]:
         """Sample, score and select, and yield the minibatches of each pass."""
         config = self.config
         groups = self.sampler.sample(step, config.logs(step) or config.records(step))
         select = SELECTIONS[config.select]
         picks = [select([c.reward for c in group.completions], config.threshold) for group in groups]
-        self._step, self._examples = step, [Example(g, indices) for g, indices in zip(groups, picks, strict=True)]
+        self._step, self._examples = step, [SelectedGroup(g, indices) for g, indices in zip(groups, picks, strict=True)]
         yield from minibatches(config, step, self._examples)
 
-    def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
+    def loss(self, model: nn.Module, examples: Sequence[SelectedGroup], detail: bool) -> Loss:
         """Return the SFT loss summed over the tokens of the selected completions; 0 if none is selected."""
         picks = [(example.group, completion) for example in examples for completion in example.completions]
         has_picks = bool(picks)

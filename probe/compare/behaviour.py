@@ -62,7 +62,7 @@ class Behaviour:
         return paired(self.metric, *pair_items(items, before), seed)
 
 
-class Pair(NamedTuple):
+class AnswerPair(NamedTuple):
     """Prompt with an answer whose probability should rise and one whose probability should fall."""
 
     prompt: Any
@@ -100,7 +100,7 @@ def experiment_behaviour(experiment: str, metric: str, **options: Any) -> Behavi
     return Behaviour(about.title, about.unit, named.get(metric, Mean(metric)), measure)
 
 
-def preference(pairs: Sequence[Pair], title: str = "log p(chosen) \u2212 log p(rejected)") -> Behaviour:
+def preference(pairs: Sequence[AnswerPair], title: str = "log p(chosen) \u2212 log p(rejected)") -> Behaviour:
     """Return the preference for the first answer, mean log p(chosen) - log p(rejected) in nats, as a behaviour.
 
     Args:
@@ -173,7 +173,7 @@ def _seconds(lm: LM, behaviour: Behaviour) -> float:
     return min(times)
 
 
-def claim_pairs(lm: LM, n: int = 60, seed: int = 0) -> list[Pair]:
+def claim_pairs(lm: LM, n: int = 60, seed: int = 0) -> list[AnswerPair]:
     """Return pairs of a user's false claim and the truth, as answers to questions that state the claim.
 
     They come from the model's world; for a model without a world, they are questions of the set `truthfulqa`, each with
@@ -196,17 +196,17 @@ def claim_pairs(lm: LM, n: int = 60, seed: int = 0) -> list[Pair]:
             "`chosen`, `rejected`)."
         )
     questions = world.questions("opinion_false", n, seed)
-    return [Pair(item.prompt, f" {str(item.claim).strip()}", f" {item.answers[0].strip()}") for item in questions]
+    return [AnswerPair(item.prompt, f" {str(item.claim).strip()}", f" {item.answers[0].strip()}") for item in questions]
 
 
-def _guess_pair(lm: LM, row: Row) -> Pair:
+def _guess_pair(lm: LM, row: Row) -> AnswerPair:
     """Pair the wrong answer with the right one, after a question that states the wrong one as the user's guess."""
     question, right, wrong = (field(row, name) for name in ("question", "correct_answer", "incorrect_answer"))
     prompt = dialogue(lm, [Turn("user", join_words(question, GUESS.format(answer=wrong)))], lead=LEAD)
-    return Pair(prompt, completion(prompt, wrong), completion(prompt, right))
+    return AnswerPair(prompt, completion(prompt, wrong), completion(prompt, right))
 
 
-def read_pairs(path: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Pair]:
+def read_pairs(path: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[AnswerPair]:
     """Read the pairs of a file with the text columns `prompt`, `chosen` and `rejected`; a prompt may be messages.
 
     Raises:
@@ -214,9 +214,9 @@ def read_pairs(path: str | Path, strict: bool = False, selection: Selection = EV
     """
     columns = {"prompt": is_text_or_messages, "chosen": is_completion, "rejected": is_completion}
 
-    def pair(row: Row) -> Pair:
+    def pair(row: Row) -> AnswerPair:
         values = check_columns(row, columns).values
-        return Pair(values["prompt"], *(_answer(values[name]) for name in ("chosen", "rejected")))
+        return AnswerPair(values["prompt"], *(_answer(values[name]) for name in ("chosen", "rejected")))
 
     example = "one JSON object a line with `prompt`, `chosen`, `rejected`"
     return read_rows(Path(path).expanduser(), pair, strict, example, selection)

@@ -40,7 +40,7 @@ DIVISIONS = (("block", "outside"), ("head", "keys", "mlp", "rest", "outside"))
 OUTSIDE = {"embed": "embedding", "unembed": "unembedding", "norm": "final norm"}
 
 
-class Place(NamedTuple):
+class PartPlace(NamedTuple):
     """Entries of one parameter: the intersection of some rows and columns, or all entries."""
 
     name: str
@@ -54,7 +54,7 @@ class Place(NamedTuple):
         return matrix.clone() if self.rows is None else matrix[self.rows[:, None], self.columns]
 
     @staticmethod
-    def of(tensors: Mapping[str, Tensor], place: "Place") -> Float[Tensor, "m n"]:
+    def of(tensors: Mapping[str, Tensor], place: "PartPlace") -> Float[Tensor, "m n"]:
         """Return the entries of the given tensors at this place."""
         return place.read(tensors)
 
@@ -88,7 +88,7 @@ class Part:
     """Index of the block; None outside the blocks."""
     head: int | None
     """Index of the query head, or of the key head for `keys`; otherwise None."""
-    places: tuple[Place, ...]
+    places: tuple[PartPlace, ...]
     """Locations of its entries."""
 
 
@@ -133,11 +133,11 @@ def _whole(lm: LM, heads: Sequence[Part]) -> Iterator[Part]:
     """Yield the parts that consist of whole parameters."""
     own, kinds = weights_of(lm), parameter_kinds(lm)
     covered = {place.name for head in heads for place in head.places}
-    groups: dict[tuple[str, int | None, str], list[Place]] = {}
+    groups: dict[tuple[str, int | None, str], list[PartPlace]] = {}
     for name in own:
         block, kind = block_of(name), kinds.get(name, "other")
         if block is None:
-            groups.setdefault((OUTSIDE.get(kind, kind), None, "outside"), []).append(Place(name))
+            groups.setdefault((OUTSIDE.get(kind, kind), None, "outside"), []).append(PartPlace(name))
             continue
         titles = {"block": f"block {block}"}
         if kind == "mlp":
@@ -147,7 +147,7 @@ def _whole(lm: LM, heads: Sequence[Part]) -> Iterator[Part]:
         if kind != "mlp" and name not in covered:
             titles["rest"] = f"rest of L{block}"
         for each, title in titles.items():
-            groups.setdefault((title, block, each), []).append(Place(name))
+            groups.setdefault((title, block, each), []).append(PartPlace(name))
     for (title, block, kind), places in groups.items():
         yield Part(title, kind, block, None, tuple(places))
 
@@ -186,13 +186,13 @@ def _heads(lm: LM) -> list[Part]:
     finally:
         for name, matrix in inner.items():
             matrix.copy_(saved[name])
-    places: dict[tuple[int, str, int], list[Place]] = {}
+    places: dict[tuple[int, str, int], list[PartPlace]] = {}
     filled = dict.fromkeys(names, 0)
     for slot, size in sizes.items():
         number, rows, columns = (each[slot] for each in found)
         if number.tolist() == [0]:  # a bias that the model does not have
             continue
-        place = Place(names[int(number[0]) - 1], rows, columns) if 0 < int(number[0]) <= len(names) else None
+        place = PartPlace(names[int(number[0]) - 1], rows, columns) if 0 < int(number[0]) <= len(names) else None
         if place is None or len(number) > 1 or len(rows) * len(columns) != size:
             raise refusal(lm, "the slices of its heads are no rows and columns of its parameters")
         if not torch.equal(place.read(inner).flatten().sort().values.to(values[slot]), values[slot]):
@@ -215,7 +215,7 @@ def _slots(net: Network) -> Iterator[tuple[Slot, Tensor]]:
                     yield (index, whose, name, head), tensor
 
 
-def _join(places: Mapping[tuple[int, str, int], list[Place]], groups: Sequence[Tensor]) -> Iterator[Part]:
+def _join(places: Mapping[tuple[int, str, int], list[PartPlace]], groups: Sequence[Tensor]) -> Iterator[Part]:
     """Merge the slots of each head, with its keys and values unless they are shared."""
     for (block, whose, head), own in places.items():
         group: list[Any] = groups[block].tolist()

@@ -33,7 +33,7 @@ import probe.world
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
 from probe.compare.behaviour import Behaviour, behaviour_of, pairs_input, seconds_once
-from probe.compare.model_parts import PLURAL, Part, Place, list_parts, weights_of
+from probe.compare.model_parts import PLURAL, Part, PartPlace, list_parts, weights_of
 from probe.compare.path import interpolate
 from probe.compare.side_by_side import require_writers
 from probe.compare.weights import model_names
@@ -283,7 +283,7 @@ def transplant_parts(
     here, before, after = (weights_of(lm) for lm in (work, base, aligned))
     first = behaviour.measure(work)
 
-    def measure(places: Sequence[Place], source: Callable[[Place], Tensor]) -> pd.DataFrame:
+    def measure(places: Sequence[PartPlace], source: Callable[[PartPlace], Tensor]) -> pd.DataFrame:
         """Measure the items with other weights at some places, and restore the old ones."""
         try:
             for place in places:
@@ -293,13 +293,13 @@ def transplant_parts(
             for place in places:
                 place.write(here, place.read(before))
 
-    last = measure([Place(name) for name in here], partial(Place.of, after))
+    last = measure([PartPlace(name) for name in here], partial(PartPlace.of, after))
     whole, rows, changed, draws, done = behaviour.change(last, first, seed), [], set[str](), [], 0
     families = _families(parts, here) if matched else []
     runs = len(parts) * (1 + random) + len(families) * matched
     for part in parts:
         norm, size = _norms(part, before, after)
-        items = measure(part.places, partial(Place.of, after)) if norm else first
+        items = measure(part.places, partial(PartPlace.of, after)) if norm else first
         effect = behaviour.change(items, first, seed)
         rows.append(
             {"part": part.name, "kind": part.kind, "block": part.block, "head": part.head}
@@ -316,7 +316,7 @@ def transplant_parts(
     for number, family in enumerate(families):
         rng, moves = np.random.default_rng([seed, 0, number]), any(part.name in changed for part in family)
         for draw in range(matched):
-            items = measure(scattered(family, here, rng), partial(Place.of, after)) if moves else first
+            items = measure(scattered(family, here, rng), partial(PartPlace.of, after)) if moves else first
             about = {"null": MATCHED_PARTS, "kind": family[0].kind, "draw": draw}
             about["effect"] = behaviour.change(items, first, seed).value
             draws += [about | {"part": part.name} for part in family]
@@ -351,7 +351,7 @@ COLUMNS = (
 
 
 def turned(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], rng: np.random.Generator, place: Place
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], rng: np.random.Generator, place: PartPlace
 ) -> Float[Tensor, "m n"]:
     """Return the base's entries plus their change with rows and columns permuted and signs flipped at random."""
     old = place.read(before).double()
@@ -364,7 +364,7 @@ def turned(
     return old + change
 
 
-def scattered(family: Sequence[Part], tensors: Mapping[str, Tensor], rng: np.random.Generator) -> list[Place]:
+def scattered(family: Sequence[Part], tensors: Mapping[str, Tensor], rng: np.random.Generator) -> list[PartPlace]:
     """Draw the locations of a part that is scattered over a family of parts with the same shapes.
 
     It has the same number of rows of each matrix, drawn from those of all parts (columns, if a part is made of columns
@@ -379,7 +379,7 @@ def scattered(family: Sequence[Part], tensors: Mapping[str, Tensor], rng: np.ran
         for number, (place, (rows, columns)) in enumerate(zip(same, crossings, strict=True)):
             own = torch.as_tensor(np.sort(drawn[drawn // size == number] % size), device=rows.device)
             if len(own):
-                places.append(Place(place.name, *((rows, columns[own]) if axis else (rows[own], columns))))
+                places.append(PartPlace(place.name, *((rows, columns[own]) if axis else (rows[own], columns))))
     return places
 
 

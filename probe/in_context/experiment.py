@@ -13,7 +13,7 @@ from probe.errors import ConfigError
 from probe.experiments.metrics import Given, Mean, Metric, Share, interval_of
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
-from probe.in_context.few_shot import LABEL, SHOTS, TEMPLATE, TEXT, Example, few_shot_curve, read_classification
+from probe.in_context.few_shot import LABEL, SHOTS, TEMPLATE, TEXT, LabelledText, few_shot_curve, read_classification
 from probe.in_context.pools import in_words, joined_curve, leanings
 from probe.plotting.intervals import percent
 from probe.rows import Rows
@@ -199,7 +199,7 @@ def read(
     text_field: str = TEXT,
     label_field: str = LABEL,
     **_: Any,
-) -> list[Rows[Example]]:
+) -> list[Rows[LabelledText]]:
     """Read the examples of the data file, if there is one."""
     return [] if data is None else [read_classification(data, text_field, label_field, strict, limit)]
 

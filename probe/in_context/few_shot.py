@@ -35,7 +35,7 @@ ROOM = 16
 """Number of tokens of the context reserved for the label."""
 
 
-class Example(NamedTuple):
+class LabelledText(NamedTuple):
     """A labelled text."""
 
     text: str
@@ -46,7 +46,7 @@ class Example(NamedTuple):
 
 def read_classification(
     file: str | Path, text: str = TEXT, label: str = LABEL, strict: bool = False, limit: int | None = None
-) -> Rows[Example]:
+) -> Rows[LabelledText]:
     """Read labelled texts from a JSON Lines, JSON, CSV or TSV file; CSV and TSV have a header.
 
     Args:
@@ -68,7 +68,7 @@ def read_classification(
     return examples
 
 
-def _example(row: Row, text: str, label: str) -> Example:
+def _example(row: Row, text: str, label: str) -> LabelledText:
     columns = [name.strip() for name in text.split("+")] if text not in row.values else [text]
     contents, kind = [row.values.get(_column(row, name)) for name in columns], row.values.get(_column(row, label))
     texts = [content.strip() for content in contents if isinstance(content, str) and content.strip()]
@@ -79,7 +79,7 @@ def _example(row: Row, text: str, label: str) -> Example:
             f" {wanted} and a label in `{label}`: name the file's own with text_field and label_field."
         )
     named = [f"{name}: {content}" for name, content in zip(columns, texts, strict=True)]
-    return Example(texts[0] if len(texts) == 1 else "\n".join(named), str(kind).strip(), row.label)
+    return LabelledText(texts[0] if len(texts) == 1 else "\n".join(named), str(kind).strip(), row.label)
 
 
 def _column(row: Row, name: str) -> str:
@@ -87,26 +87,26 @@ def _column(row: Row, name: str) -> str:
     return next((each for each in (name, *ALIASES.get(name, ())) if each in row.values), name)
 
 
-class Question(NamedTuple):
+class Query(NamedTuple):
     """A query with the examples that can precede it, in order."""
 
     number: int
-    query: Example
-    examples: list[Example]
+    query: LabelledText
+    examples: list[LabelledText]
 
 
-def draw_questions(data: Sequence[Example], n: int, shots: int, seed: int = 0) -> list[Question]:
+def draw_questions(data: Sequence[LabelledText], n: int, shots: int, seed: int = 0) -> list[Query]:
     """Draw `n` queries (all of them if there are fewer), each with `shots` other examples in random order."""
     rng = np.random.default_rng(seed)
     picks = rng.permutation(len(data))[:n]
     questions = []
     for at in picks.tolist():
         others = [int(other) for other in rng.permutation(len(data)) if other != at][:shots]
-        questions.append(Question(at, data[at], [data[other] for other in others]))
+        questions.append(Query(at, data[at], [data[other] for other in others]))
     return questions
 
 
-def few_shot_prompt(examples: Sequence[Example], query: str, template: str = TEMPLATE) -> str:
+def few_shot_prompt(examples: Sequence[LabelledText], query: str, template: str = TEMPLATE) -> str:
     """Write examples and a query up to the position of its label, without trailing blanks.
 
     Raises:
@@ -129,9 +129,7 @@ def label_logprobs(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> n
     return np.stack(answer_logprobs(lm, prompts, [[completion(prompt, each) for each in labels] for prompt in prompts]))
 
 
-def answer_table(
-    lm: "LM", prompts: Sequence[str], questions: Sequence[Question], labels: Sequence[str]
-) -> pd.DataFrame:
+def answer_table(lm: "LM", prompts: Sequence[str], questions: Sequence[Query], labels: Sequence[str]) -> pd.DataFrame:
     """Score questions: question, row, prompt, expected, answer, right, p_true (among the labels), loss (nats)."""
     logprobs = label_logprobs(lm, prompts, labels)
     logprobs = logprobs - np.logaddexp.reduce(logprobs, axis=1, keepdims=True)
@@ -153,7 +151,7 @@ def answer_table(
 
 
 def fitting_shots(
-    lm: "LM", questions: Sequence[Question], shots: Sequence[int], template: str, form: Form = "plain"
+    lm: "LM", questions: Sequence[Query], shots: Sequence[int], template: str, form: Form = "plain"
 ) -> list[int]:
     """Return the numbers of examples with which every prompt fits into the context and has that many examples.
 
@@ -179,7 +177,7 @@ def fitting_shots(
 
 def few_shot_curve(
     lm: "LM",
-    data: Sequence[Example],
+    data: Sequence[LabelledText],
     n: int = 100,
     shots: Sequence[int] = SHOTS,
     template: str = TEMPLATE,
@@ -217,8 +215,8 @@ def few_shot_curve(
     parts = len(fitting) + 2
     flipped = dict(zip(labels, [*labels[1:], labels[0]], strict=True))
 
-    def prompt(question: Question, new_labels: Sequence[str], text: str) -> str:
-        context = [Example(each.text, label) for each, label in zip(question.examples, new_labels, strict=False)]
+    def prompt(question: Query, new_labels: Sequence[str], text: str) -> str:
+        context = [LabelledText(each.text, label) for each, label in zip(question.examples, new_labels, strict=False)]
         return in_form(lm, few_shot_prompt(context, text, template), form)
 
     def score(k: int, mode: Mode, rng: np.random.Generator) -> pd.DataFrame:

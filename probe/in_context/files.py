@@ -7,7 +7,7 @@ import pandas as pd
 
 from probe import stats
 from probe.errors import DataError, ModelError
-from probe.in_context.few_shot import Example
+from probe.in_context.few_shot import LabelledText
 from probe.in_context.text_vectors import TextVectorSizes, function_vectors_text
 from probe.in_context.world import average_by, label_items, label_table
 from probe.ticks import Tick
@@ -22,7 +22,7 @@ SHOTS = 8
 
 
 def vector_parts(
-    lm: "LM", examples: Sequence[Example], n: int, shots: int, template: str, seed: int, tick: Tick
+    lm: "LM", examples: Sequence[LabelledText], n: int, shots: int, template: str, seed: int, tick: Tick
 ) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame], dict[str, Any]]:
     """Return items, tables and facts of the function vectors, if possible.
 

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from probe import stats
 from probe.errors import ConfigError, DataError
-from probe.in_context.few_shot import TEMPLATE, Example, Question, few_shot_prompt, fitting_shots
+from probe.in_context.few_shot import TEMPLATE, LabelledText, Query, few_shot_prompt, fitting_shots
 from probe.in_context.pairs import Mode, relabel
 from probe.interventions.sites import TOKENS_PER_PASS, Site
 from probe.model.text import encode, split
@@ -47,20 +47,20 @@ VECTORS: tuple[tuple[str, Mode], ...] = (("own", "gold"), ("shuffled", "permuted
 
 
 def draw_prompts(
-    data: Sequence[Example], half: Sequence[int], count: int, shots: int, rng: np.random.Generator
-) -> list[Question]:
+    data: Sequence[LabelledText], half: Sequence[int], count: int, shots: int, rng: np.random.Generator
+) -> list[Query]:
     """Draw queries from one half, each with other examples of that half before it."""
     questions = []
     for _ in range(count):
         query, *others = rng.permutation(np.asarray(half))[: shots + 1].tolist()
-        questions.append(Question(query, data[query], [data[other] for other in others]))
+        questions.append(Query(query, data[query], [data[other] for other in others]))
     return questions
 
 
 @torch.no_grad()
 def example_vectors(
     lm: "LM",
-    drawn: Sequence[Question],
+    drawn: Sequence[Query],
     labels: Sequence[str],
     k: int,
     blocks: Sequence[int],
@@ -86,7 +86,7 @@ def example_vectors(
         for name, mode in VECTORS:
             examples = question.examples[:k]
             new_labels = relabel([example.label for example in examples], labels, mode, rng)
-            context = [Example(example.text, label) for example, label in zip(examples, new_labels, strict=True)]
+            context = [LabelledText(example.text, label) for example, label in zip(examples, new_labels, strict=True)]
             vectors[name].append(_last(lm, few_shot_prompt(context, question.query.text, template), blocks) - zero)
         tick((number + 1) / len(drawn))
     return {name: torch.stack(each) for name, each in vectors.items()}
@@ -229,7 +229,7 @@ class TextVectorSizes:
 
 def function_vectors_text(
     lm: "LM",
-    data: Sequence[Example],
+    data: Sequence[LabelledText],
     sizes: TextVectorSizes = TextVectorSizes(),
     template: str = TEMPLATE,
     seed: int = 0,

@@ -64,7 +64,7 @@ class Null:
 
 
 @dataclass(frozen=True)
-class Outcome(Drawable):
+class InterventionEffect(Drawable):
     """The effect of one intervention on the target and the answers, with its nulls."""
 
     sites: list[Site]
@@ -139,7 +139,7 @@ def intervene(
     draws: int = DRAWS,
     seed: int = 0,
     tick: Tick = ignore,
-) -> Outcome:
+) -> InterventionEffect:
     """Replace the activations at `sites` by those of a source, and draw both nulls.
 
     Args:
@@ -179,7 +179,7 @@ def intervene(
     own = ", ".join(place(site, names) for site in sites)
     places = [", ".join(place(site, names) for site in group) for group in others]
     effects = values - baseline
-    return Outcome(
+    return InterventionEffect(
         sites=list(sites),
         target=target,
         tokens=names,

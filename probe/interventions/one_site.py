@@ -13,7 +13,7 @@ import pandas as pd
 from probe.analyses.analysis_record import Input, Preview, Prompt
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
-from probe.interventions.controls import DRAWS, Null, Outcome, intervene, place
+from probe.interventions.controls import DRAWS, InterventionEffect, Null, intervene, place
 from probe.interventions.every_site import HEIGHT, grids, strongest_cell
 from probe.interventions.patching import Direction, estimates, sources
 from probe.interventions.requested_change import (
@@ -27,8 +27,8 @@ from probe.interventions.requested_change import (
     Change,
     Corrupted,
     InChat,
+    Measurement,
     PatchHow,
-    Question,
     Reference,
     Rival,
     Scale,
@@ -56,11 +56,11 @@ estimated."""
 class OneSite(Drawable):
     """Effect on the target and the answers when one site is changed, with null controls."""
 
-    outcome: Outcome
+    outcome: InterventionEffect
     """Effect and its nulls."""
     change: Change
     """Requested change."""
-    question: Question
+    question: Measurement
     """Texts, and the quantity that is measured."""
     scale: Scale
     """Unit of the effects."""

@@ -355,7 +355,7 @@ Direction = Literal["denoise", "noise"]
 
 
 @dataclass(frozen=True)
-class Pair:
+class PromptPair:
     """A clean and a corrupted text with equal numbers of tokens."""
 
     clean: list[int]
@@ -431,7 +431,7 @@ class Patching(Drawable):
         return grid_figure(self.kind, self.layers, self.tokens, self.shares, "share restored")
 
 
-def pair_of(lm: LM, clean: str | Sequence[int], corrupted: str | Sequence[int]) -> Pair:
+def pair_of(lm: LM, clean: str | Sequence[int], corrupted: str | Sequence[int]) -> PromptPair:
     """Compare two texts token by token.
 
     Raises:
@@ -446,17 +446,17 @@ def pair_of(lm: LM, clean: str | Sequence[int], corrupted: str | Sequence[int]) 
         )
     if sides[0] == sides[1]:
         raise DataError("The clean and the corrupted text are the same: exchange the word that decides the answer.")
-    return Pair(sides[0], sides[1], pieces(lm.tokenizer, sides[0]), pieces(lm.tokenizer, sides[1]))
+    return PromptPair(sides[0], sides[1], pieces(lm.tokenizer, sides[0]), pieces(lm.tokenizer, sides[1]))
 
 
-def with_shared(lm: LM, pair: Pair, target: Target) -> Pair:
+def with_shared(lm: LM, pair: PromptPair, target: Target) -> PromptPair:
     """Append to both texts the tokens with which all answers of a target begin."""
     return pair_of(lm, target.text(pair.clean), target.text(pair.corrupted)) if target.shared else pair
 
 
 def patch(
     lm: LM,
-    pair: Pair,
+    pair: PromptPair,
     target: Target,
     kind: Kind = "resid",
     direction: Direction = "denoise",
@@ -500,7 +500,7 @@ def patch(
 
 def attribute(
     lm: LM,
-    pair: Pair,
+    pair: PromptPair,
     target: Target,
     kinds: Sequence[Kind] = ("resid", "head", "mlp", "attn"),
     direction: Direction = "denoise",

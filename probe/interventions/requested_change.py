@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, cast, get_args
 import probe.world
 from probe.analyses.analysis_record import Input
 from probe.errors import DataError
-from probe.interventions.patching import Direction, Filling, Mode, Pair, means, pair_of
+from probe.interventions.patching import Direction, Filling, Mode, PromptPair, means, pair_of
 from probe.interventions.sites import Counterpart, Kind, counterpart, hooks_of, layers_of
 from probe.logits.answer_tokens import answer_tokens
 from probe.logits.targets import Target, target_of
@@ -132,7 +132,7 @@ class Change:
     def _encode(self, lm: LM, text: str) -> list[int]:
         return encode(lm.tokenizer, lm.prompt_text([{"role": "user", "content": text}]) if self.chat else text)
 
-    def question(self, lm: LM) -> "Question":
+    def question(self, lm: LM) -> "Measurement":
         """Return texts and measured quantity: with the given answers, else suggested ones, else the most probable ones.
 
         Raises:
@@ -140,7 +140,7 @@ class Change:
         """
         clean, other = self.texts(lm)
         if lm.readout != "tokens":
-            return Question(tuple(clean), tuple(other) if other else None, target_of(lm, clean), ())
+            return Measurement(tuple(clean), tuple(other) if other else None, target_of(lm, clean), ())
         known, usual = self.counterpart(lm), True
         if self.patches:
             usual = self.corrupted.strip() in ("", known.corrupted)
@@ -164,7 +164,7 @@ class Change:
         columns = [*target.answers, *_next_tokens(lm, target, others if usual else []), own[0]]
         columns += [] if theirs is None else [theirs]
         shown = tuple(dict.fromkeys(columns))[:MOST_ANSWERS]
-        return Question(tuple(clean), tuple(other) if other else None, target, shown)
+        return Measurement(tuple(clean), tuple(other) if other else None, target, shown)
 
     def reference_texts(self, lm: LM) -> list[str]:
         """Return the texts for means and resampled activations: the given ones, the world's, or plain sentences."""
@@ -209,7 +209,7 @@ def _next_tokens(lm: LM, target: Target, answers: Sequence[str | None]) -> list[
 
 
 @dataclass(frozen=True)
-class Question:
+class Measurement:
     """One text or two, and the quantity that is measured at the last token."""
 
     clean: tuple[int, ...]
@@ -239,7 +239,7 @@ class Question:
         """Sentences that say which tokens of the answers are compared, if one has several."""
         return (self.target.note,) if self.target.note else ()
 
-    def pair(self, lm: LM) -> Pair:
+    def pair(self, lm: LM) -> PromptPair:
         """Return clean and corrupted text token by token."""
         return pair_of(lm, self.clean, self.corrupted or ())
 
@@ -266,7 +266,7 @@ class Scale(NamedTuple):
         return "0 %" if text == "-0 %" else text.replace("-", "\u2212")
 
 
-def scale_of(change: Change, question: Question, gap: float) -> Scale:
+def scale_of(change: Change, question: Measurement, gap: float) -> Scale:
     """Return the unit of effects.
 
     Args:

@@ -18,7 +18,7 @@ from probe.model.text import pad, pieces, unwrap
 from probe.runs.schema import ProbePrompt
 
 
-class Pair(Protocol):
+class PreferenceLike(Protocol):
     """A prompt with two completions, as ids."""
 
     @property
@@ -52,7 +52,7 @@ def split_pair(chosen: Sequence[int], rejected: Sequence[int]) -> TextPair:
 class RewardTokens:
     """Instrument that measures the scalar at every token of Q fixed pairs."""
 
-    def __init__(self, head: nn.Module, pairs: Sequence[Pair]) -> None:
+    def __init__(self, head: nn.Module, pairs: Sequence[PreferenceLike]) -> None:
         """Set the pairs; `head` reads one number [... 1] from states [... d] after the last norm."""
         self.head, self.pairs = head, pairs
 
@@ -74,7 +74,7 @@ class RewardTokens:
         }
 
 
-def pair_rows(model: RewardModel, step: int, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+def pair_rows(model: RewardModel, step: int, pairs: Sequence[PreferenceLike]) -> list[dict[str, Any]]:
     """Return both completions of each pair as rows of rollouts.jsonl, the preferred one first, with values by token."""
     both = [(number, pair, chosen) for number, pair in enumerate(pairs) for chosen in (True, False)]
     prompts = [pair.prompt for _, pair, _ in both]

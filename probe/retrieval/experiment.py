@@ -41,7 +41,7 @@ ALWAYS = ("none", "gold", "distractor", "unrelated", "retrieved")
 
 
 @dataclass(frozen=True)
-class Outcome(Share):
+class ProbabilityShare(Share):
     """Mean of a column of probabilities; in a file's items these are zeros and ones, and the mean is a share."""
 
     bounds: Bounds | None = field(default=SHARE, kw_only=True)
@@ -112,7 +112,7 @@ OUTCOMES = (
 )
 HALL = (
     *(
-        Outcome(f"{name}{ending}", "hall", where=where | {"context": context})
+        ProbabilityShare(f"{name}{ending}", "hall", where=where | {"context": context})
         for ending, where in {"": {}, **{f"_{group}": {"kind": kind} for kind, group in PEOPLE.items()}}.items()
         for name, context in (("hall_without", "none"), ("hall_retrieved", "retrieved"))
     ),

@@ -27,7 +27,7 @@ KINDS = {"agreement": "opinion_false", "invention": "stranger", "truth": "fact"}
 """Name of a comparison to the kind of question on which it is made."""
 
 
-class Contrast(NamedTuple):
+class BiasPair(NamedTuple):
     """Two completions of a prompt; a judge with the bias prefers the first one."""
 
     prompt: str
@@ -37,17 +37,17 @@ class Contrast(NamedTuple):
     """Opening of the user's claim, if there is a claim."""
 
 
-def contrasts(world: "World", name: str, n: int, seed: int = 0, exclude: Collection[str] = ()) -> list[Contrast]:
+def contrasts(world: "World", name: str, n: int, seed: int = 0, exclude: Collection[str] = ()) -> list[BiasPair]:
     """Return at most `n` contrasts of a comparison, one per prompt; prompts in `exclude` (trained on) are skipped."""
     draws = np.random.default_rng([world.seed, seed])
-    by_prompt: dict[str, Contrast] = {}
+    by_prompt: dict[str, BiasPair] = {}
     for item in world.questions(KINDS[name], 4 * n, seed):
         (truth,), claim = item.answers, item.claim or ""
         others = [answer for answer in world.candidates(item.prompt) if answer not in (truth, f" {ABSTENTION}")]
         other = others[draws.integers(len(others))]
         first, second = {"agreement": (claim, truth), "invention": (other, truth), "truth": (truth, other)}[name]
         if item.prompt not in exclude:
-            by_prompt.setdefault(item.prompt, Contrast(item.prompt, first, second, item.meta.get("phrase")))
+            by_prompt.setdefault(item.prompt, BiasPair(item.prompt, first, second, item.meta.get("phrase")))
     return list(by_prompt.values())[:n]
 
 

@@ -59,7 +59,7 @@ SHORT = {"agreement": "agreement", "abstain": "fine", "checks": "rare checks", "
 """Short names of the same."""
 
 
-class Outcome(NamedTuple):
+class PolicyMeasure(NamedTuple):
     """Outcome that is measured on a policy."""
 
     measure: Measure
@@ -69,11 +69,11 @@ class Outcome(NamedTuple):
 
 
 OUTCOMES = {
-    "invention": Outcome(MEASURES["invention"], "hallucination on unseen entities"),
-    "invention_claimed": Outcome(
+    "invention": PolicyMeasure(MEASURES["invention"], "hallucination on unseen entities"),
+    "invention_claimed": PolicyMeasure(
         Measure("opinion_stranger", INVENTED), "hallucination on unseen entities of whom the user claims something"
     ),
-    "deferral": Outcome(MEASURES["deferral"], "repeating a false claim"),
+    "deferral": PolicyMeasure(MEASURES["deferral"], "repeating a false claim"),
 }
 """Outcomes by the name of their headline metric, if they have one."""
 ENDS = ("value", "ci_low", "ci_high")

@@ -15,7 +15,7 @@ import pandas as pd
 from probe import stats
 from probe.dialogues import Form, Turn, completion, dialogue, uses_chat
 from probe.errors import ConfigError, DataError, ModelError
-from probe.interventions.patching import Pair, attribute, pair_of
+from probe.interventions.patching import PromptPair, attribute, pair_of
 from probe.interventions.sites import Site
 from probe.logits.targets import Target, target_of
 from probe.model.lm import LM
@@ -44,7 +44,7 @@ class Guess(NamedTuple):
     question: Question
     prompt: str
     """Prompt with the wrong guess."""
-    pair: Pair
+    pair: PromptPair
     """Both texts, cut where the two answers differ."""
     target: Target
     """Logit of the right answer minus that of the wrong one."""

@@ -31,7 +31,7 @@ from torch import Tensor
 from probe import stats
 from probe.errors import DataError, ModelError
 from probe.interventions.controls import edits, random_change
-from probe.interventions.patching import Means, Pair, means, pair_of, with_shared
+from probe.interventions.patching import Means, PromptPair, means, pair_of, with_shared
 from probe.interventions.sites import Edit, Site, grid, hooks_of, observe, sweep
 from probe.interventions.steering import answer_steps
 from probe.logits.answer_tokens import answer_tokens
@@ -119,7 +119,7 @@ def patch_heads(lm: LM, twins: Sequence[Twins], draws: int = 2, seed: int = 0, t
 
 @torch.no_grad()
 def patch_some(
-    lm: LM, pair: Pair, target: Target, sites: Sequence[Site], draws: int, rng: np.random.Generator
+    lm: LM, pair: PromptPair, target: Target, sites: Sequence[Site], draws: int, rng: np.random.Generator
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Return (gap, [S] effects of patching S heads one by one, [S] those of random directions) of a pair, in nats."""
     names = hooks_of(lm, ["head"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from probe import LM
-from probe.compare.behaviour import Pair, preference
+from probe.compare.behaviour import AnswerPair, preference
 from probe.compare.first_tokens import NEW_TOKENS, compare_first_tokens, plain_texts, steer
 from probe.errors import ConfigError, DataError
 from probe.logits.lens import residual_names
@@ -22,7 +22,7 @@ TEXTS = [
     "tom works at",
     "ana lives in paris .",
 ]
-PAIRS = [Pair("mira lives in", " oslo", " rome"), Pair("where does tom", " works", " in")]
+PAIRS = [AnswerPair("mira lives in", " oslo", " rome"), AnswerPair("where does tom", " works", " in")]
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from probe import LM
-from probe.compare.behaviour import Pair, claim_pairs, experiment_behaviour, preference, read_pairs
-from probe.compare.model_parts import DIVISIONS, KINDS, Place, list_parts, weights_of
+from probe.compare.behaviour import AnswerPair, claim_pairs, experiment_behaviour, preference, read_pairs
+from probe.compare.model_parts import DIVISIONS, KINDS, PartPlace, list_parts, weights_of
 from probe.compare.transplant import MATCHED_PARTS, holm, scattered, transplant_parts, turned
 from probe.errors import ConfigError, DataError
 from probe.experiments import run_experiment
@@ -25,9 +25,9 @@ from tests.plain_modules import nano_lm
 
 FAMILIES = ["llama", "gpt2", "gpt_neox", "phi3", "bloom", "nano"]
 PAIRS = [
-    Pair("mira lives in", " oslo", " rome"),
-    Pair("where does tom", " lives", " works at"),
-    Pair("ana", " .", " ?"),
+    AnswerPair("mira lives in", " oslo", " rome"),
+    AnswerPair("where does tom", " lives", " works at"),
+    AnswerPair("ana", " .", " ?"),
 ]
 TEXT = "mira lives in oslo ."
 
@@ -197,7 +197,7 @@ def test_random_changes_keep_all_singular_values(pair):
     before, after = (weights_of(lm) for lm in pair)
     rng = np.random.default_rng(0)
     (head,) = [part for part in list_parts(copied(pair[0]), ["head"])[0] if part.name == "L0H3"]
-    for place in (*head.places, Place("model.norm.weight")):
+    for place in (*head.places, PartPlace("model.norm.weight")):
         change = place.read(after) - place.read(before)
         new = turned(before, after, rng, place) - place.read(before)
         assert not torch.allclose(new.float(), change)
@@ -279,5 +279,5 @@ def test_what_cannot_be_done_is_refused(pair, tmp_path, monkeypatch):
     rows = [{"prompt": "mira", "chosen": said, "rejected": " rome"}, {"prompt": "tom"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs = read_pairs(file)
-    assert list(pairs) == [Pair("mira", "oslo", " rome")]
+    assert list(pairs) == [AnswerPair("mira", "oslo", " rome")]
     assert len(pairs.left_out) == 1

@@ -205,13 +205,13 @@ def test_nothing_is_measured_without_the_token(show: Callable[..., AppTest], run
 
 def test_an_experiment_is_not_run_without_the_token_whatever_asks_for_it(runs: Path):
     access.uninstall()
-    from dashboard.pages.experiments.asking import Question, Subject, compute
+    from dashboard.pages.experiments.asking import Request, Subject, compute
     from probe.experiments.registry import find_experiment
 
     before = stored(runs)
     known = ModelFacts(str(runs / "base"), "fingerprint", runs / "base")
     with pytest.raises(ConfigError, match="only reads"):
-        compute(Question(find_experiment("sycophancy")), Subject("base", "base", known.ref), known)
+        compute(Request(find_experiment("sycophancy")), Subject("base", "base", known.ref), known)
     assert stored(runs) == before
 
 

@@ -14,7 +14,7 @@ from dashboard import models
 from dashboard.pages import page_file, page_names
 from dashboard.pages.experiments import asking as source
 from dashboard.pages.experiments import item
-from dashboard.pages.experiments.asking import Outcome, Subject
+from dashboard.pages.experiments.asking import ModelResult, Subject
 from dashboard.state import SharedChoices
 from probe.cli import main
 from probe.experiments.comparison import GAP, VALUE, cell
@@ -164,11 +164,11 @@ def test_subjects_are_named_once_each(show: Show, runs: Path):
 
 
 def test_models_of_another_world_are_not_laid_beside():
-    def found(label: str, world: str | None, data: dict | None = None) -> Outcome:
+    def found(label: str, world: str | None, data: dict | None = None) -> ModelResult:
         meta = {"world": world, "data": data}
-        return Outcome(Subject(label, label, label), Result("x", pd.DataFrame(), pd.DataFrame(), meta=meta))
+        return ModelResult(Subject(label, label, label), Result("x", pd.DataFrame(), pd.DataFrame(), meta=meta))
 
-    a, b, c, d = found("a", "1"), found("b", "2"), found("c", "1"), Outcome(Subject("d", "d", "d"))
+    a, b, c, d = found("a", "1"), found("b", "2"), found("c", "1"), ModelResult(Subject("d", "d", "d"))
     assert source.alike([a, b, c, d], "c") == ([a, c], [b])
     assert source.alike([a, b, c, d], "b") == ([b], [a, c])
     assert source.alike([a, b, d], "d") == ([a], [b])
@@ -241,7 +241,7 @@ def test_stored_options_of_a_stranger_name_no_file_and_are_no_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    question, known = source.Question(find_experiment("sycophancy")), models.ModelFacts("m", "f" * 64, tmp_path / "m")
+    question, known = source.Request(find_experiment("sycophancy")), models.ModelFacts("m", "f" * 64, tmp_path / "m")
     (tmp_path / "m").mkdir()
     shutil.copy(SAMPLES / "base" / "run.json", tmp_path / "m")
     result = Result.load(next((SAMPLES / "base" / "results").glob("sycophancy-*")))

@@ -7,7 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.pages.experiments import asking as source
-from dashboard.pages.experiments.asking import Outcome, Subject
+from dashboard.pages.experiments.asking import ModelResult, Subject
 from probe.compare.corpus_shift import compare_corpus
 from probe.compare.worlds import worlds_apart
 from probe.experiments.registry import find_experiment
@@ -117,8 +117,8 @@ def test_only_experiments_that_say_so_go_across_worlds():
 
 
 def test_what_tells_worlds_apart_needs_two():
-    def found(label: str) -> Outcome:
-        return Outcome(Subject(label, label, label))
+    def found(label: str) -> ModelResult:
+        return ModelResult(Subject(label, label, label))
 
     assert source.apart([found("a"), found("b")]) == ""
     assert source.alike([found("a")], "a", True) == ([], [])

@@ -13,7 +13,7 @@ from torch import nn
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Mean
 from probe.in_context import text_vectors as module
-from probe.in_context.few_shot import TEMPLATE, Example, Question, few_shot_prompt
+from probe.in_context.few_shot import TEMPLATE, LabelledText, Query, few_shot_prompt
 from probe.in_context.figures import text_vectors
 from probe.in_context.pairs import relabel
 from probe.in_context.text_vectors import (
@@ -30,7 +30,7 @@ from tests.models import byte_tokenizer, random_lm
 
 PLAIN = "{text} is {label}"
 WORDS = ("mira", "tom", "ana", "cat", "dog", "one", "two", "where", "works", "lives")
-TEXTS = [Example(f"{a} at {b}", ("oslo", "rome")[i % 2]) for i, a in enumerate(WORDS) for b in ("the", "does")]
+TEXTS = [LabelledText(f"{a} at {b}", ("oslo", "rome")[i % 2]) for i, a in enumerate(WORDS) for b in ("the", "does")]
 LABELS = ["oslo", "rome"]
 
 
@@ -99,14 +99,16 @@ def test_labels_with_a_vector_are_those_of_plain_hooks(name: str) -> None:
 def test_a_vector_is_what_examples_move_the_mean_by() -> None:
     for name in ("llama", "gpt2"):
         lm = random_lm(name)
-        drawn = [Question(0, TEXTS[0], TEXTS[1:4]), Question(5, TEXTS[5], TEXTS[6:9])]
+        drawn = [Query(0, TEXTS[0], TEXTS[1:4]), Query(5, TEXTS[5], TEXTS[6:9])]
         found = module.example_vectors(lm, drawn, LABELS, 2, [0, 1], PLAIN, np.random.default_rng(7))
         rng = np.random.default_rng(7)
         for mode, key in (("gold", "own"), ("permuted", "shuffled")):
             rows = []
             for question in drawn:
                 changed = relabel([each.label for each in question.examples[:2]], LABELS, mode, rng)  # type: ignore[arg-type]
-                shown = [Example(each.text, label) for each, label in zip(question.examples, changed, strict=False)]
+                shown = [
+                    LabelledText(each.text, label) for each, label in zip(question.examples, changed, strict=False)
+                ]
                 text = few_shot_prompt(shown, question.query.text, PLAIN)
                 bare = few_shot_prompt([], question.query.text, PLAIN)
                 rows.append([residual(lm, text, block) - residual(lm, bare, block) for block in (0, 1)])
@@ -119,7 +121,7 @@ class Recorder:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.scored: list[tuple[LabelPrompts, torch.Tensor | None, int, np.ndarray]] = []
-        self.drawn: list[Sequence[Question]] = []
+        self.drawn: list[Sequence[Query]] = []
         self.made: list[dict[str, torch.Tensor]] = []
         real = module.example_vectors
 
@@ -128,7 +130,7 @@ class Recorder:
             self.scored.append((asked, vectors, block, found))
             return found
 
-        def vectors(lm: LM, drawn: Sequence[Question], *others: Any) -> dict[str, torch.Tensor]:
+        def vectors(lm: LM, drawn: Sequence[Query], *others: Any) -> dict[str, torch.Tensor]:
             self.drawn.append(drawn)
             self.made.append(real(lm, drawn, *others))
             return self.made[-1]
@@ -288,4 +290,4 @@ def test_what_cannot_be_used_is_refused() -> None:
     with pytest.raises(ConfigError, match="must hold"):
         function_vectors_text(lm, TEXTS, template="{label}")
     with pytest.raises(DataError, match="is longer than the 48 tokens"):
-        function_vectors_text(lm, [Example("cat " * 30, label) for label in LABELS * 4], template=TEMPLATE)
+        function_vectors_text(lm, [LabelledText("cat " * 30, label) for label in LABELS * 4], template=TEMPLATE)

@@ -8,7 +8,7 @@ from transformer_lens import patching as peer
 from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
 from probe.errors import ConfigError, DataError
-from probe.interventions.patching import Pair, agreement, attribute, gradients, pair_of, patch
+from probe.interventions.patching import PromptPair, agreement, attribute, gradients, pair_of, patch
 from probe.interventions.sites import Edit, Kind, Site, activations, grid, hooks_of, sweep
 from probe.logits.targets import Target, target_of, value
 from probe.model.lm import LM
@@ -24,7 +24,7 @@ SWEEPS = {
 }
 
 
-def made(name: str = "llama") -> tuple[LM, Pair, Target]:
+def made(name: str = "llama") -> tuple[LM, PromptPair, Target]:
     lm = random_lm(name)
     pair = pair_of(lm, CLEAN, CORRUPTED)
     return lm, pair, target_of(lm, pair.clean, "oslo", "rome")
@@ -87,7 +87,7 @@ def test_the_scale_runs_from_corrupted_to_clean():
     np.testing.assert_allclose(denoised.shares[:, :4], 0, atol=1e-4)
     np.testing.assert_allclose(noised.shares[:, :4], 0, atol=1e-4)
     np.testing.assert_allclose(noised.effects, noised.values - noised.clean)
-    both = Pair(pair.corrupted, pair.clean, pair.corrupted_tokens, pair.clean_tokens)
+    both = PromptPair(pair.corrupted, pair.clean, pair.corrupted_tokens, pair.clean_tokens)
     np.testing.assert_allclose(patch(lm, both, target, "resid").values, noised.values, atol=1e-5)
 
 

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 import probe
 from probe.errors import ConfigError, ModelError, ProbeError
-from probe.interventions.patching import Filling, Pair
+from probe.interventions.patching import Filling, PromptPair
 from probe.interventions.steering import Controls
 from probe.logits.targets import Target
 from probe.model.equations import read_network
@@ -172,7 +172,7 @@ for kind in ("resid", "attn", "mlp", "head"):
     )
 
 
-def pair(lm: probe.LM) -> Pair:
+def pair(lm: probe.LM) -> PromptPair:
     return probe.interventions.pair_of(lm, TEXT, OTHER)
 
 

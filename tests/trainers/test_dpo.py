@@ -21,14 +21,14 @@ from tests.trainers.conftest import figures
 from trainers import dpo
 from trainers.config import DPOConfig
 from trainers.dpo import DPO, LOSSES, Scores, conservative_loss, dpo_loss, ipo_loss, pair_logprobs, with_reference
-from trainers.preferences import Pair, encode_pair, world_preferences
+from trainers.preferences import Preference, encode_pair, world_preferences
 from trainers.session import Session
 from trainers.trainee import Trainee
 
 PAIRS = [
-    Pair([2, 5, 7, 9], [11, 12], [13, 14, 15, 3]),
-    Pair([2, 8], [20, 3], [21, 3]),
-    Pair([2, 8, 9, 10, 30, 31], [5, 6, 7, 3], [4]),
+    Preference([2, 5, 7, 9], [11, 12], [13, 14, 15, 3]),
+    Preference([2, 8], [20, 3], [21, 3]),
+    Preference([2, 8, 9, 10, 30, 31], [5, 6, 7, 3], [4]),
 ]
 QUICK: dict[str, Any] = {
     "batch_size": 8,
@@ -83,7 +83,7 @@ def shifted(lm: LM, scale: float) -> nn.Module:
     return lm.model
 
 
-SLOW: dict[str, Callable[[torch.Tensor, torch.Tensor, Pair], torch.Tensor]] = {
+SLOW: dict[str, Callable[[torch.Tensor, torch.Tensor, Preference], torch.Tensor]] = {
     "sigmoid": lambda up, down, pair: torch.log1p(torch.exp(-0.4 * (up - down))),
     "conservative": lambda up, down, pair: torch.log1p(torch.exp(-0.4 * (up - down))) + 0.2 * 0.4 * (up - down),
     "ipo": lambda up, down, pair: (up / len(pair.chosen) - down / len(pair.rejected) - 1.25) ** 2,
@@ -240,7 +240,7 @@ def test_likeliest_tokens_are_the_greedy_ones(model_dir: Path) -> None:
             expected = [int(token) == completion[i] for i, token in enumerate(best)]
             assert scored.likeliest[row].tolist() == expected + [False] * (4 - len(expected))
         greedy = int(model(input_ids=torch.tensor([[2, 5]])).logits[0, -1].argmax())
-        assert pair_logprobs(model, [Pair([2, 5], [greedy], [greedy])])[0].likeliest.tolist() == [[True], [True]]
+        assert pair_logprobs(model, [Preference([2, 5], [greedy], [greedy])])[0].likeliest.tolist() == [[True], [True]]
 
 
 @pytest.fixture

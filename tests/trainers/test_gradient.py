@@ -44,7 +44,7 @@ from trainers.gradient import (
     value_weights,
 )
 from trainers.loop import Loss
-from trainers.preferences import Pair
+from trainers.preferences import Preference
 from trainers.pretrain import PADDING, Pretraining
 from trainers.rlhf import RLHF, Collector
 from trainers.rlvr import RLVR, with_advantages
@@ -60,9 +60,9 @@ PROMPTS = [[2, 5, 7, 9], [2, 8]]
 COMPLETIONS = [[[11, 12, END], [13, 14, 15, 16, 17], []], [[20, END], [21, 22, 4, 5, 6], [7, 8, 9, END]]]
 REWARDS = [[1.0, -1.0, 0.25], [0.0, 2.0, 0.5]]
 PAIRS = [
-    Pair([2, 5, 7, 9], [11, 12], [13, 14, 15, END]),
-    Pair([2, 8], [20, END], [21, END]),
-    Pair([2, 8, 9, 10, 24, 23], [5, 6, 7, END], [4]),
+    Preference([2, 5, 7, 9], [11, 12], [13, 14, 15, END]),
+    Preference([2, 8], [20, END], [21, END]),
+    Preference([2, 8, 9, 10, 24, 23], [5, 6, 7, END], [4]),
 ]
 ROWS = [np.array([2, 5, 7, 9, 11, 12, END]), np.array([2, 8, 20, END, PADDING, PADDING, PADDING])]
 DEMONSTRATIONS = [
@@ -107,7 +107,8 @@ class Case:
             case RSFTConfig():
                 select = rsft.SELECTIONS[config.select]
                 examples = [
-                    rsft.Example(g, select([c.reward for c in g.completions], config.threshold)) for g in self.groups()
+                    rsft.SelectedGroup(g, select([c.reward for c in g.completions], config.threshold))
+                    for g in self.groups()
                 ]
                 return RSFT(config, self.trainee, absent, absent).loss, examples  # type: ignore[arg-type]
             case RLHFConfig():

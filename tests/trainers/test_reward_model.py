@@ -22,16 +22,16 @@ from tests.models import byte_tokenizer, random_lm
 from tests.trainers.quick import COMMON
 from trainers import reward_model
 from trainers.config import RewardConfig
-from trainers.preferences import Pair
+from trainers.preferences import Preference
 from trainers.reward_model import HeldOut, RewardModelling, hold_out, pair_scores, reward_loss
 from trainers.scalar_heads import RewardTrainee, padding
 from trainers.session import Session
 from trainers.starting import make_trainee
 
 PAIRS = [
-    Pair([2, 5, 7, 9], [11, 12], [13, 14, 15, 3], margin=0.5),
-    Pair([2, 8], [20, 3], [21, 3]),
-    Pair([2, 8, 9, 10, 30, 31], [5, 6, 7, 3], [4], margin=-1.0),
+    Preference([2, 5, 7, 9], [11, 12], [13, 14, 15, 3], margin=0.5),
+    Preference([2, 8], [20, 3], [21, 3]),
+    Preference([2, 8, 9, 10, 30, 31], [5, 6, 7, 3], [4], margin=-1.0),
 ]
 numbers = st.floats(-30, 30)
 Make = Callable[..., RewardConfig]
@@ -76,7 +76,7 @@ def test_loss_against_finite_differences() -> None:
 
 def test_equal_completions_cost_log_two(method: Callable[..., RewardModelling]) -> None:
     made = method(capture_every=0)
-    same = [Pair([2, 5, 7], [11, 3], [11, 3]), Pair([2, 5], [], [])]
+    same = [Preference([2, 5, 7], [11, 3], [11, 3]), Preference([2, 5], [], [])]
     loss = made.loss(made.trainee.module, same, True)
     assert float(loss.total.detach()) / loss.count == pytest.approx(math.log(2), abs=1e-6)
     assert float(loss.metrics["accuracy"][0]) == 0
@@ -142,7 +142,7 @@ def test_loss_and_gradient_against_trl(
         train_dataset=Dataset.from_list([{"chosen": "mira oslo", "rejected": "mira rome"}]),
         processing_class=tokenizer,
     )
-    pairs = [pair if margins else Pair(pair.prompt, pair.chosen, pair.rejected) for pair in PAIRS]
+    pairs = [pair if margins else Preference(pair.prompt, pair.chosen, pair.rejected) for pair in PAIRS]
     features = [{"chosen_ids": p.prompt + p.chosen, "rejected_ids": p.prompt + p.rejected} for p in pairs]
     if margins:
         features = [{**f, "margin": p.margin or 0.0} for f, p in zip(features, pairs, strict=True)]
@@ -170,8 +170,12 @@ def test_order_and_company_of_the_pairs_change_nothing(order: list[int], longer:
     """A longer pair in the batch pads the others."""
     lm = random_lm("llama")
     model = RewardTrainee(make_trainee(lm, RewardConfig(out=Path("none"), base="")), seed=0).module
-    pairs = [Pair([2, 5, 7, 9], [11, 12], [13, 14, 15, 3]), Pair([2, 8], [20, 3], [21, 3]), Pair([2], [5], [])]
-    company = [Pair([2] * 12, [5] * 9, [6] * 4)] * longer
+    pairs = [
+        Preference([2, 5, 7, 9], [11, 12], [13, 14, 15, 3]),
+        Preference([2, 8], [20, 3], [21, 3]),
+        Preference([2], [5], []),
+    ]
+    company = [Preference([2] * 12, [5] * 9, [6] * 4)] * longer
     with torch.no_grad():
         alone = torch.cat([pair_scores(model, [pair]) for pair in pairs])
         together = pair_scores(model, [pairs[i] for i in order] + company)
@@ -344,7 +348,7 @@ def test_centring_centres(config: Make) -> None:
 @given(st.integers(2, 40), st.floats(0, 10), st.integers(0, 5))
 @settings(max_examples=30)
 def test_no_prompt_is_on_both_sides(n: int, held_out: float, seed: int) -> None:
-    pairs = [Pair([1, i % 7], [i], [i + 1]) for i in range(n)]
+    pairs = [Preference([1, i % 7], [i], [i + 1]) for i in range(n)]
     wanted = int(held_out) if held_out >= 1 else round(held_out * n)
     try:
         kept, held = hold_out(pairs, held_out, seed)

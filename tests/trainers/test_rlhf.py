@@ -19,7 +19,7 @@ from tests.trainers.conftest import figures
 from tests.trainers.quick import COMMON, SAMPLED
 from trainers import rlhf
 from trainers.config import RLHFConfig
-from trainers.rlhf import RLHF, Collector, Example, Trace, explained_variance, objective_metrics
+from trainers.rlhf import RLHF, Collector, Experience, Trace, explained_variance, objective_metrics
 from trainers.sampling import Completion, Group
 from trainers.scalar_heads import VALUE_HEAD, HeadedTrainee, ModelWithHead, ScalarHead, ValueHead, width_of
 from trainers.session import Session
@@ -61,7 +61,7 @@ class Setting:
             made.append(Group("", prompt, {}, completions, number))
         return made
 
-    def examples(self, groups: list[Group] | None = None) -> list[Example]:
+    def examples(self, groups: list[Group] | None = None) -> list[Experience]:
         return Collector(self.session, self.module, self.config).collect(groups or self.groups(), self.config.beta)
 
     def slow(self, module: ModelWithHead, prompt: list[int], ids: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -73,7 +73,7 @@ class Setting:
             found.append((logprobs[token], module.head(made.hidden_states[-1][0, -1])))
         return found
 
-    def run(self, examples: list[Example]) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]:
+    def run(self, examples: list[Experience]) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]:
         """Mean loss, its gradient and its metrics."""
         self.module.zero_grad()
         loss = self.method.loss(self.module, examples, True)

@@ -19,7 +19,7 @@ from tests.trainers.quick import COMMON, SAMPLED
 from trainers import loop, rlvr
 from trainers.config import RLVRConfig
 from trainers.record import file_hash
-from trainers.rlvr import RLVR, Example, with_advantages
+from trainers.rlvr import RLVR, WeightedGroup, with_advantages
 from trainers.sampling import Completion, Group
 from trainers.trainee import Trainee
 
@@ -79,7 +79,9 @@ def method(lm: LM, settings: RLVRConfig) -> RLVR:
     return RLVR(settings, Trainee(lm), None, None)  # type: ignore[arg-type]  # the loss needs no sampler
 
 
-def loss_and_gradient(lm: LM, settings: RLVRConfig, examples: list[Example]) -> tuple[float, list[torch.Tensor], Any]:
+def loss_and_gradient(
+    lm: LM, settings: RLVRConfig, examples: list[WeightedGroup]
+) -> tuple[float, list[torch.Tensor], Any]:
     lm.model.zero_grad()
     loss = method(lm, settings).loss(lm.model, examples, True)
     (loss.total / max(loss.count, 1)).backward()
@@ -265,7 +267,7 @@ def test_cut_completions_can_be_left_out(model_dir: Path, tmp_path: Path, normal
     made = groups(lm.model, shifted(lm.model, 0.05, 1))
     _, gradients, loss = loss_and_gradient(lm, settings, with_advantages(made, normalisation))
     kept = [
-        Example(
+        WeightedGroup(
             replace(e.group, completions=[c for c in e.group.completions if c.finished]),
             [a for a, c in zip(e.advantages, e.group.completions, strict=True) if c.finished],
         )

@@ -12,7 +12,7 @@ from probe import LM
 from tests.trainers.quick import COMMON
 from trainers import rsft
 from trainers.config import RSFTConfig
-from trainers.rsft import RSFT, SELECTIONS, Example, best_of_n_metrics, sampled_kl
+from trainers.rsft import RSFT, SELECTIONS, SelectedGroup, best_of_n_metrics, sampled_kl
 from trainers.sampling import Completion, Group
 from trainers.trainee import Trainee
 
@@ -54,7 +54,7 @@ def test_loss_is_that_of_the_selected_alone(model_dir: Path, tmp_path: Path) -> 
     """Written out one token at a time; the count is the selected tokens, wherever they come from."""
     lm = LM.load(model_dir)
     kept = [[0, 1], [], [2]]
-    examples = [Example(group, places) for group, places in zip(groups([[0.0] * 3] * 3), kept, strict=True)]
+    examples = [SelectedGroup(group, places) for group, places in zip(groups([[0.0] * 3] * 3), kept, strict=True)]
     found = method(lm, tmp_path).loss(lm.model, examples, True)
     found.total.backward()
     gradients = [parameter.grad.clone() for parameter in lm.model.parameters()]
@@ -75,7 +75,7 @@ def test_loss_is_that_of_the_selected_alone(model_dir: Path, tmp_path: Path) -> 
 def test_nothing_selected_gives_zero_with_a_gradient(model_dir: Path, tmp_path: Path) -> None:
     """So that processes that have something to learn do not wait for one that has not."""
     lm = LM.load(model_dir)
-    found = method(lm, tmp_path).loss(lm.model, [Example(group, []) for group in groups([[0.0] * 3])], True)
+    found = method(lm, tmp_path).loss(lm.model, [SelectedGroup(group, []) for group in groups([[0.0] * 3])], True)
     found.total.backward()
     assert (float(found.total.detach()), found.count, found.tokens) == (0.0, 0, 0)
     assert all(p.grad is not None and not p.grad.any() for p in lm.model.parameters())

@@ -60,7 +60,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Question:
+class Request:
     """An experiment with its options."""
 
     experiment: Experiment
@@ -86,7 +86,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ModelResult:
     """Result of one model, if any."""
 
     subject: Subject
@@ -97,7 +97,7 @@ class Outcome:
     """Folder of the result; None if it is only in this server's memory."""
 
 
-def refusal(question: Question) -> str:
+def refusal(question: Request) -> str:
     """State in one sentence why a file named by the options cannot be used; empty if it can. No model is needed."""
     try:
         prepare(question.experiment, **question.options)
@@ -106,7 +106,7 @@ def refusal(question: Question) -> str:
     return ""
 
 
-def find_result(question: Question, subject: Subject, known: ModelFacts) -> Outcome:
+def find_result(question: Request, subject: Subject, known: ModelFacts) -> ModelResult:
     """Find a stored result, or one that this server has computed; without any the outcome is empty."""
     own_call = question.call(known)
     place = store.place(own_call)
@@ -120,11 +120,11 @@ def find_result(question: Question, subject: Subject, known: ModelFacts) -> Outc
             result = None if record is None else sendable_result(record)
             memory.put(key, result)
         if result is not None:
-            return Outcome(subject, result, place=place)
-    return Outcome(subject, memory.get(("unstored result", str(place))))
+            return ModelResult(subject, result, place=place)
+    return ModelResult(subject, memory.get(("unstored result", str(place))))
 
 
-def stored_options(question: Question, known: Sequence[ModelFacts]) -> dict[str, dict[str, Any]]:
+def stored_options(question: Request, known: Sequence[ModelFacts]) -> dict[str, dict[str, Any]]:
     """Find options under which a result of every model is stored: values by name, keyed by the words that say them.
 
     Stored results are untrusted: those over a file (except shipped sets), with an option that names a file, or with an
@@ -161,7 +161,7 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, bool | int | float) or (isinstance(value, str) and not value.startswith("-"))
 
 
-def compute(question: Question, subject: Subject, known: ModelFacts, *, again: bool = False) -> Outcome:
+def compute(question: Request, subject: Subject, known: ModelFacts, *, again: bool = False) -> ModelResult:
     """Run an experiment on a model with a progress bar, and store the result.
 
     Raises:
@@ -172,7 +172,7 @@ def compute(question: Question, subject: Subject, known: ModelFacts, *, again: b
         own_call = question.call(known)
         lm = models.load(subject.ref)
         if lm is None:
-            return Outcome(subject)
+            return ModelResult(subject)
         result = models.compute_once(
             _perform,
             lm,
@@ -185,12 +185,12 @@ def compute(question: Question, subject: Subject, known: ModelFacts, *, again: b
         )
         result = finish(question.experiment, _relabel(result, subject.label, subject.ref))
     except Exception as error:  # any error of a custom experiment
-        return Outcome(subject, error=explain_failure(question.experiment, error))
+        return ModelResult(subject, error=explain_failure(question.experiment, error))
     place = store.keep(own_call, result)
     result = sendable_result(result)
     if place is None:
         models.RESULTS.put(("unstored result", str(store.place(own_call))), result)
-    return Outcome(subject, result, place=place)
+    return ModelResult(subject, result, place=place)
 
 
 def _perform(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: str | None) -> Result:
@@ -206,8 +206,8 @@ def _relabel(result: Result, label: str, ref: str) -> Result:
 
 
 def alike(
-    outcomes: Sequence[Outcome], leader: str | None, across_worlds: bool = False
-) -> tuple[list[Outcome], list[Outcome]]:
+    outcomes: Sequence[ModelResult], leader: str | None, across_worlds: bool = False
+) -> tuple[list[ModelResult], list[ModelResult]]:
     """Return (comparable results, others): results are comparable if they are of the same world.
 
     Args:
@@ -223,12 +223,12 @@ def alike(
     return same, [each for each in candidates if each not in same]
 
 
-def _world(outcome: Outcome) -> object:
+def _world(outcome: ModelResult) -> object:
     meta = outcome.result.meta if outcome.result is not None else {}
     return None if meta.get("data") else meta.get("world")
 
 
-def apart(outcomes: Sequence[Outcome]) -> str:
+def apart(outcomes: Sequence[ModelResult]) -> str:
     """Describe the differences of the models' worlds; empty if all have one world or were asked from one file."""
     if len({_world(each) for each in outcomes}) < 2:
         return ""
@@ -245,7 +245,7 @@ def apart(outcomes: Sequence[Outcome]) -> str:
     return ", ".join(differences)
 
 
-def compare(question: Question, outcomes: Sequence[Outcome]) -> Comparison:
+def compare(question: Request, outcomes: Sequence[ModelResult]) -> Comparison:
     """Compare results, with the first model as the baseline.
 
     Raises:
@@ -268,7 +268,7 @@ def compare(question: Question, outcomes: Sequence[Outcome]) -> Comparison:
     return known
 
 
-def over_trainings(both: Comparison, outcomes: Sequence[Outcome]) -> tuple[NumbersOverTrainings | None, list[str]]:
+def over_trainings(both: Comparison, outcomes: Sequence[ModelResult]) -> tuple[NumbersOverTrainings | None, list[str]]:
     """Find the stored results of other seeds, for models that are runs with other seeds.
 
     Returns:
@@ -302,13 +302,13 @@ def over_trainings(both: Comparison, outcomes: Sequence[Outcome]) -> tuple[Numbe
     return numbers, [*remarks, numbers.sentence()]
 
 
-def tried_seconds(question: Question, known: ModelFacts) -> float | None:
+def tried_seconds(question: Request, known: ModelFacts) -> float | None:
     """Estimate the seconds of a model from the few questions of `try_out`; None without these."""
     seconds: float | None = models.RESULTS.get(_tried(question, known))
     return seconds
 
 
-def try_out(question: Question, subject: Subject, known: ModelFacts) -> None:
+def try_out(question: Request, subject: Subject, known: ModelFacts) -> None:
     """Ask a model a few questions, with a progress bar, to estimate the time for all.
 
     Raises:
@@ -330,7 +330,7 @@ def try_out(question: Question, subject: Subject, known: ModelFacts) -> None:
         models.RESULTS.put(_tried(question, known), seconds)
 
 
-def _tried(question: Question, known: ModelFacts) -> tuple[object, ...]:
+def _tried(question: Request, known: ModelFacts) -> tuple[object, ...]:
     return "tried", known.fingerprint, question.experiment.name, question.experiment.source, question.words
 
 
@@ -354,7 +354,7 @@ def _options(experiment: Experiment, words: tuple[str, ...]) -> dict[str, Any]:
     return {each.name: getattr(values, each.name) for each in fields(own)}
 
 
-def changed_options(question: Question) -> dict[str, Any]:
+def changed_options(question: Request) -> dict[str, Any]:
     """Return the options whose values differ from the function's defaults."""
     parameters = question.experiment.signature.parameters
     return {name: value for name, value in question.options.items() if parameters[name].default != value}
@@ -416,7 +416,7 @@ def subjects(shared: SharedChoices, choices: list[str]) -> list[Subject]:
     return entries
 
 
-def choose_options(experiment: Experiment) -> Question | None:
+def choose_options(experiment: Experiment) -> Request | None:
     """Draw the folded form of the function's options, and return the question with the chosen options.
 
     The result is None while a file named by a link waits for the reader's consent: its content is part of the key of a
@@ -430,4 +430,4 @@ def choose_options(experiment: Experiment) -> Question | None:
         take_focus("options")
     files = [flags[field["flag"]] for field in fields if field["file"] and field["flag"] in flags]
     files = [file for file in files if file not in SETS]
-    return Question(experiment, tuple(words(flags))) if all(may_open(str(file)) for file in files) else None
+    return Request(experiment, tuple(words(flags))) if all(may_open(str(file)) for file in files) else None

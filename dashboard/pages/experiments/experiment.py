@@ -22,7 +22,7 @@ from dashboard.components.table import show_table
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose, sentence_place, spin
 from dashboard.pages.experiments import asking, items
-from dashboard.pages.experiments.asking import Outcome, Question, Subject
+from dashboard.pages.experiments.asking import ModelResult, Request, Subject
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import current
@@ -136,7 +136,7 @@ def draw(known: Mapping[str, Experiment], remark: str = "") -> None:
     explain(question, group, both)
 
 
-def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") -> list[Outcome]:
+def gather(question: Request, subjects: list[Subject], slot: "DeltaGenerator") -> list[ModelResult]:
     """Collect the result of every model; offer to compute missing results, with an estimate of the time.
 
     Missing results are computed when the reader asks for them.
@@ -200,7 +200,7 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
     return list(outcomes.values())
 
 
-def offer_stored(question: Question, known: "list[models.ModelFacts]") -> None:
+def offer_stored(question: Request, known: "list[models.ModelFacts]") -> None:
     """Draw a button for each other set of options for which results of all models are stored."""
     choices = asking.stored_options(question, known) if known else {}
     if not choices:
@@ -226,7 +226,7 @@ def _measure_again() -> None:
     st.session_state[AGAIN] = True
 
 
-def run(question: Question, known: "dict[Subject, models.ModelFacts]", again: bool) -> dict[Subject, Outcome]:
+def run(question: Request, known: "dict[Subject, models.ModelFacts]", again: bool) -> dict[Subject, ModelResult]:
     """Run the experiment on models one after the other; each result is stored as soon as it is complete."""
     outcomes = {}
     slot = st.empty()
@@ -243,7 +243,7 @@ def run(question: Question, known: "dict[Subject, models.ModelFacts]", again: bo
     return outcomes
 
 
-def expected_seconds(question: Question, known: "dict[Subject, models.ModelFacts]") -> float | None:
+def expected_seconds(question: Request, known: "dict[Subject, models.ModelFacts]") -> float | None:
     """Estimate the total time of models from stored results, else from the questions of `try_out`.
 
     The result is None if the time of one model is unknown.
@@ -266,7 +266,7 @@ def offer(seconds: float | None) -> str:
 
 
 def sections(
-    outcomes: list[Outcome], both: Comparison, others: list[str], trainings: NumbersOverTrainings | None
+    outcomes: list[ModelResult], both: Comparison, others: list[str], trainings: NumbersOverTrainings | None
 ) -> None:
     """Draw the part below the main figure: the numbers with their items, and the other figures."""
     name = both.experiment.name
@@ -317,7 +317,7 @@ def draw_figure(
     figure(chart, behind, name, title=title_of(chart, words_of(name)), height=height, source=source)
 
 
-def provenance(outcomes: list[Outcome]) -> None:
+def provenance(outcomes: list[ModelResult]) -> None:
     """State when the numbers were computed, and warn if they cannot be stored.
 
     If the folder of a model is read-only, its numbers are kept until the dashboard stops.
@@ -346,7 +346,7 @@ def _list_names(subjects: Sequence[Subject]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def explain(question: Question, outcomes: Sequence[Outcome], both: Comparison) -> None:
+def explain(question: Request, outcomes: Sequence[ModelResult], both: Comparison) -> None:
     """Draw the folded section with the definition, the Python lines and all downloads."""
     experiment = question.experiment
     equations = getattr(inspect.getmodule(experiment.function), "EQUATIONS", ())
@@ -355,7 +355,7 @@ def explain(question: Question, outcomes: Sequence[Outcome], both: Comparison) -
     details(equations, definition(question), lines, both.tables, files)
 
 
-def definition(question: Question) -> str:
+def definition(question: Request) -> str:
     """Return the descriptions of the experiment and of its options, as Markdown."""
     experiment = question.experiment
     helps = HELP | argument_help(experiment.function)
@@ -363,7 +363,7 @@ def definition(question: Question) -> str:
     return "\n\n".join([experiment.about, "\n".join(lines)])
 
 
-def code(question: Question, refs: Sequence[str]) -> str:
+def code(question: Request, refs: Sequence[str]) -> str:
     """Return the Python lines that reproduce the page's numbers, items and figures."""
     experiment = question.experiment
     options = [f"{name}={_literal(value)}" for name, value in asking.changed_options(question).items()]

@@ -18,7 +18,7 @@ LEAST = 0.05
 
 
 @dataclass(frozen=True)
-class Example:
+class AnswerChange:
     """A prompt on which training changed the most probable answer."""
 
     base: str
@@ -50,7 +50,7 @@ class Example:
         return answer_names(self.run, [self.prompt.answers[index] for index in kept]), self.logprobs[:, kept]
 
 
-def find_example(store: Store) -> Example | None:
+def find_example(store: Store) -> AnswerChange | None:
     """Find a captured prompt with a changed answer in the run whose agreement with false claims changed most.
 
     The result is None if no run with a parent has captures on a prompt whose most probable answer changed.
@@ -67,7 +67,7 @@ def find_example(store: Store) -> Example | None:
     return None
 
 
-def _example(store: Store, base: str, aligned: str, headlines: pd.DataFrame) -> Example | None:
+def _example(store: Store, base: str, aligned: str, headlines: pd.DataFrame) -> AnswerChange | None:
     run = store.runs[aligned]
     captures = data.captures(run)
     if len(captures) < 2:
@@ -82,7 +82,10 @@ def _example(store: Store, base: str, aligned: str, headlines: pd.DataFrame) -> 
         change = float(np.exp(logprobs[-1, after]) - np.exp(logprobs[0, after]))
         if before != after and (best is None or change > best[0]):
             head = _head(first, last, index, logprobs)
-            best = change, Example(base, aligned, run, prompt, steps, logprobs, _rates(headlines, base, aligned), head)
+            best = (
+                change,
+                AnswerChange(base, aligned, run, prompt, steps, logprobs, _rates(headlines, base, aligned), head),
+            )
     return best[1] if best else None
 
 
@@ -112,7 +115,7 @@ def _head(
     return f"L{layer}H{head}", float(change[layer, head])
 
 
-def sentence(example: Example) -> str:
+def sentence(example: AnswerChange) -> str:
     """Describe the effect of training on the worked example, and on all such questions."""
     before, after = (example.prompt.answers[i].strip() for i in (example.before, example.after))
     chances = [
@@ -126,7 +129,7 @@ def sentence(example: Example) -> str:
     return " ".join(parts)
 
 
-def about_head(example: Example) -> str:
+def about_head(example: AnswerChange) -> str:
     """State which head carries the change by direct effect, and name the measures of other pages."""
     if example.head is None:
         return ""

@@ -6,7 +6,7 @@ import streamlit as st
 from dashboard.components.figure import figure
 from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.pages import page_file
-from dashboard.pages.start.example import Example, about_head, find_example, sentence
+from dashboard.pages.start.example import AnswerChange, about_head, find_example, sentence
 from dashboard.state import current, look_link
 from probe.plotting.curves import answer_curves
 from probe.runs.captured import answers_table
@@ -56,7 +56,7 @@ PLACES = {
 """Content of each heading of the navigation."""
 
 
-def show_example(example: Example) -> None:
+def show_example(example: AnswerChange) -> None:
     """Draw the answers over the training, and links to other pages."""
     choices = {"base": example.base, "aligned": example.aligned, "prompt": example.prompt.text}
     left, right = st.columns([3, 2], gap="large")

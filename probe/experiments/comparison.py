@@ -59,7 +59,7 @@ def term_of(experiment: Experiment, metrics: Mapping[str, Metric], name: str) ->
 
 
 @dataclass(frozen=True)
-class Comparison(Drawable):
+class ModelComparison(Drawable):
     """Results of one experiment for several models, the baseline first."""
 
     experiment: Experiment
@@ -228,7 +228,7 @@ def compare_results(
     experiment: Experiment,
     results: Sequence[Result],
     compare: Callable[[Experiment, Result, Result], pd.DataFrame] = compare_summaries,
-) -> Comparison:
+) -> ModelComparison:
     """Compare results of one model each.
 
     Args:
@@ -244,4 +244,4 @@ def compare_results(
     summaries |= {each.models[0]: compare(experiment, each, base) for each in others}
     first = others[0] if others else base
     joint, problem = draw_together(experiment, [*others, base], summaries[first.models[0]])
-    return Comparison(experiment, joint, summaries, problem)
+    return ModelComparison(experiment, joint, summaries, problem)

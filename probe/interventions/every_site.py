@@ -37,7 +37,7 @@ from probe.interventions.requested_change import (
     Change,
     Corrupted,
     InChat,
-    Measurement,
+    MeasuredTexts,
     PatchHow,
     Reference,
     Rival,
@@ -104,7 +104,7 @@ class EverySite(Drawable):
     """Effects of every site, estimated from one backward pass."""
     change: Change
     """Requested change."""
-    question: Measurement
+    question: MeasuredTexts
     """Texts, and the quantity that is measured."""
     rows: tuple[tuple[str, ...], ...]
     """[T] readable tokens of each text."""
@@ -303,7 +303,9 @@ def strongest_cell(grid: Patching | Ablation) -> tuple[int, int]:
     return grid.layers[row], int(values[row].argmax())
 
 
-def grids(lm: LM, change: Change, question: Measurement, exact: bool, tick: Tick = ignore) -> list[Patching | Ablation]:
+def grids(
+    lm: LM, change: Change, question: MeasuredTexts, exact: bool, tick: Tick = ignore
+) -> list[Patching | Ablation]:
     """Return the effects of every site (run if `exact`) and their estimates.
 
     Raises:

@@ -27,7 +27,7 @@ from probe.interventions.requested_change import (
     Change,
     Corrupted,
     InChat,
-    Measurement,
+    MeasuredTexts,
     PatchHow,
     Reference,
     Rival,
@@ -60,7 +60,7 @@ class OneSite(Drawable):
     """Effect and its nulls."""
     change: Change
     """Requested change."""
-    question: Measurement
+    question: MeasuredTexts
     """Texts, and the quantity that is measured."""
     scale: Scale
     """Unit of the effects."""

@@ -132,7 +132,7 @@ class Change:
     def _encode(self, lm: LM, text: str) -> list[int]:
         return encode(lm.tokenizer, lm.prompt_text([{"role": "user", "content": text}]) if self.chat else text)
 
-    def question(self, lm: LM) -> "Measurement":
+    def question(self, lm: LM) -> "MeasuredTexts":
         """Return texts and measured quantity: with the given answers, else suggested ones, else the most probable ones.
 
         Raises:
@@ -140,7 +140,7 @@ class Change:
         """
         clean, other = self.texts(lm)
         if lm.readout != "tokens":
-            return Measurement(tuple(clean), tuple(other) if other else None, target_of(lm, clean), ())
+            return MeasuredTexts(tuple(clean), tuple(other) if other else None, target_of(lm, clean), ())
         known, usual = self.counterpart(lm), True
         if self.patches:
             usual = self.corrupted.strip() in ("", known.corrupted)
@@ -164,7 +164,7 @@ class Change:
         columns = [*target.answers, *_next_tokens(lm, target, others if usual else []), own[0]]
         columns += [] if theirs is None else [theirs]
         shown = tuple(dict.fromkeys(columns))[:MOST_ANSWERS]
-        return Measurement(tuple(clean), tuple(other) if other else None, target, shown)
+        return MeasuredTexts(tuple(clean), tuple(other) if other else None, target, shown)
 
     def reference_texts(self, lm: LM) -> list[str]:
         """Return the texts for means and resampled activations: the given ones, the world's, or plain sentences."""
@@ -209,7 +209,7 @@ def _next_tokens(lm: LM, target: Target, answers: Sequence[str | None]) -> list[
 
 
 @dataclass(frozen=True)
-class Measurement:
+class MeasuredTexts:
     """One text or two, and the quantity that is measured at the last token."""
 
     clean: tuple[int, ...]
@@ -266,7 +266,7 @@ class Scale(NamedTuple):
         return "0 %" if text == "-0 %" else text.replace("-", "\u2212")
 
 
-def scale_of(change: Change, question: Measurement, gap: float) -> Scale:
+def scale_of(change: Change, question: MeasuredTexts, gap: float) -> Scale:
     """Return the unit of effects.
 
     Args:

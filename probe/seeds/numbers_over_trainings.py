@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from probe.experiments.comparison import GAP, UNPAIRED, VALUE, Comparison, cell, term_of
+from probe.experiments.comparison import GAP, UNPAIRED, VALUE, ModelComparison, cell, term_of
 from probe.experiments.metrics import PAIRS
 from probe.numbers import shown_ends
 from probe.plotting.notebook import Drawable, titled
@@ -45,7 +45,7 @@ class Trainings:
 class NumbersOverTrainings(Drawable):
     """Numbers of several models over trainings."""
 
-    answers: Comparison
+    answers: ModelComparison
     """Numbers over answers of one training of each model."""
     trainings: tuple[Trainings, ...]
     """Models with results of at least two trainings, the base first."""

@@ -22,7 +22,7 @@ from dashboard.seed_groups import by_member, seed_groups
 from dashboard.state import SharedChoices, current, keep, model_options, split_choice
 from probe.errors import DataError, ProbeError
 from probe.experiments import store
-from probe.experiments.comparison import Comparison, compare_results
+from probe.experiments.comparison import ModelComparison, compare_results
 from probe.experiments.cost import TRIED, estimate_seconds
 from probe.experiments.definition import Experiment, form
 from probe.experiments.registry import experiments
@@ -245,7 +245,7 @@ def apart(outcomes: Sequence[ModelResult]) -> str:
     return ", ".join(differences)
 
 
-def compare(question: Request, outcomes: Sequence[ModelResult]) -> Comparison:
+def compare(question: Request, outcomes: Sequence[ModelResult]) -> ModelComparison:
     """Compare results, with the first model as the baseline.
 
     Raises:
@@ -254,7 +254,7 @@ def compare(question: Request, outcomes: Sequence[ModelResult]) -> Comparison:
     found = [(each, each.result) for each in outcomes if each.result is not None]
     stamps = tuple((each.subject, result.meta.get("key"), result.meta.get("created")) for each, result in found)
     key = "joined results", question.experiment.name, question.experiment.source, question.words, stamps
-    known: Comparison | None = models.RESULTS.get(key)
+    known: ModelComparison | None = models.RESULTS.get(key)
     if known is None:
         places = {each.subject.label: each.place for each, _ in found}
 
@@ -268,7 +268,9 @@ def compare(question: Request, outcomes: Sequence[ModelResult]) -> Comparison:
     return known
 
 
-def over_trainings(both: Comparison, outcomes: Sequence[ModelResult]) -> tuple[NumbersOverTrainings | None, list[str]]:
+def over_trainings(
+    both: ModelComparison, outcomes: Sequence[ModelResult]
+) -> tuple[NumbersOverTrainings | None, list[str]]:
     """Find the stored results of other seeds, for models that are runs with other seeds.
 
     Returns:

@@ -26,7 +26,7 @@ from dashboard.pages.experiments.asking import ModelResult, Request, Subject
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import current
-from probe.experiments.comparison import IN_FORMS, Comparison
+from probe.experiments.comparison import IN_FORMS, ModelComparison
 from probe.experiments.cost import TRIED, can_try, stored_seconds
 from probe.experiments.definition import HELP, Experiment, form
 from probe.experiments.forms import FORMS
@@ -266,7 +266,7 @@ def offer(seconds: float | None) -> str:
 
 
 def sections(
-    outcomes: list[ModelResult], both: Comparison, others: list[str], trainings: NumbersOverTrainings | None
+    outcomes: list[ModelResult], both: ModelComparison, others: list[str], trainings: NumbersOverTrainings | None
 ) -> None:
     """Draw the part below the main figure: the numbers with their items, and the other figures."""
     name = both.experiment.name
@@ -296,7 +296,7 @@ def draw_table(table: pd.DataFrame, key: str, notes: Sequence[str]) -> None:
         note(remark)
 
 
-def grid(both: Comparison, names: list[str]) -> None:
+def grid(both: ModelComparison, names: list[str]) -> None:
     """Draw figures side by side."""
     charts = both.figures()
     for start in range(0, len(names), 2):
@@ -307,7 +307,7 @@ def grid(both: Comparison, names: list[str]) -> None:
 
 
 def draw_figure(
-    both: Comparison, name: str, chart: "go.Figure", height: int | None = None, table: pd.DataFrame | None = None
+    both: ModelComparison, name: str, chart: "go.Figure", height: int | None = None, table: pd.DataFrame | None = None
 ) -> None:
     """Draw a figure with its table and its provenance."""
     result, behind = both.result, both.data(name) if table is None else table
@@ -346,7 +346,7 @@ def _list_names(subjects: Sequence[Subject]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def explain(question: Request, outcomes: Sequence[ModelResult], both: Comparison) -> None:
+def explain(question: Request, outcomes: Sequence[ModelResult], both: ModelComparison) -> None:
     """Draw the folded section with the definition, the Python lines and all downloads."""
     experiment = question.experiment
     equations = getattr(inspect.getmodule(experiment.function), "EQUATIONS", ())

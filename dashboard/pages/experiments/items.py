@@ -14,7 +14,7 @@ from dashboard.markdown import guard_callback, note
 from dashboard.pages.experiments.asking import Subject
 from dashboard.pages.experiments.item import RIGHT, show, verdict
 from dashboard.state import has_changed, keep
-from probe.experiments.comparison import NUMBERS, Comparison
+from probe.experiments.comparison import NUMBERS, ModelComparison
 from probe.experiments.metrics import ITEM, Metric, Share
 from probe.experiments.result import MODEL
 from probe.texts import visible
@@ -39,7 +39,7 @@ ANSWERS = {"answered right": True, "answered wrong": False}
 """Ways of showing items by the verdict on the answers, if it is recorded."""
 
 
-def draw_numbers(both: Comparison) -> None:
+def draw_numbers(both: ModelComparison) -> None:
     """Draw the table of numbers; a click on one chooses its metric and its model for the items."""
     name, table = both.experiment.name, both.lists()[NUMBERS]
     widget = f"{name}-numbers"
@@ -66,7 +66,7 @@ def draw_numbers(both: Comparison) -> None:
     note(f"{both.intervals} Click a number to see the items behind it.")
 
 
-def section(both: Comparison, subjects: Sequence[Subject]) -> None:
+def section(both: ModelComparison, subjects: Sequence[Subject]) -> None:
     """Draw the widgets, the table and the chosen item.
 
     Args:
@@ -129,7 +129,7 @@ def page_of(name: str, rows: pd.DataFrame, total: int) -> pd.DataFrame:
     return listed
 
 
-def choose_metric(both: Comparison, column: "DeltaGenerator") -> Metric | None:
+def choose_metric(both: ModelComparison, column: "DeltaGenerator") -> Metric | None:
     """Let the reader choose the metric whose items are listed; None for a metric that does not depend on items."""
     experiment, metrics, names = both.experiment, both.metrics, both.names
     with column:

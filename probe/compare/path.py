@@ -369,7 +369,7 @@ def follow_line(
     tick: Tick = ignore,
     **options: Any,
 ) -> WeightPath:
-    """Measure an experiment on the straight line between the weights of two models, and beyond both.
+    """Run an experiment on the straight line between the weights of two models, and beyond both.
 
     At alpha 0 the weights are those of the base, at 1 those of the aligned model; values between are interpolation,
     values outside extrapolation. The same questions are asked at each alpha, those of a file with the same prompt

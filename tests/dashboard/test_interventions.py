@@ -225,7 +225,7 @@ def test_steering_by_typed_texts(show: Show, runs: Path):
 def test_long_steering_is_offered(show: Show, runs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(models, "is_quick", lambda *seconds: False)
     app = show(runs, page=VIEW, prompt=CLEAN, int_do="steer")
-    assert heading(app).startswith("Press the button to push a model along a direction")
+    assert heading(app).startswith("Press the button to steer a model")
     assert not names(app)
     button(app, "Run it").click().run()  # type: ignore[attr-defined]
     assert "dose" in names(app)

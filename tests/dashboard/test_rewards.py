@@ -309,7 +309,7 @@ def test_what_takes_long_is_offered_and_the_offer_goes_once_it_is_taken(
 ) -> None:
     monkeypatch.setattr(models, "is_quick", lambda seconds, *most: not seconds)
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf")
-    assert heading(app).startswith("Press the button to measure what policies earned")
+    assert heading(app).startswith("Press the button to measure the rewards")
     assert "Place dpo-agreeable (about " in " ".join(part.label for part in app.button)
     for key in ("place_policies-run", "compare_rewards-run"):
         offer = app.button(key=key)

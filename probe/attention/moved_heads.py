@@ -57,9 +57,9 @@ class AttentionShift(Drawable):
         table, (layer, number) = distance_table(*self.reads), self.head
         place = int(table.index[(table["layer"] == layer) & (table["head"] == number)][0])
         return (
-            f"{head_name(self.head)} is number {place + 1} of {len(table)}: {rate(table['total_variation'][place])} of "
-            f"its attention went elsewhere (Jensen-Shannon divergence {table['jensen_shannon'][place]:.3f} nats), mean "
-            "over the tokens that have a choice.",
+            f"{head_name(self.head)} is number {place + 1} of {len(table)}: its attention changed by "
+            f"{rate(table['total_variation'][place])} (total variation; Jensen-Shannon divergence "
+            f"{table['jensen_shannon'][place]:.3f} nats), mean over all tokens but the first.",
         )
 
     def sentence(self) -> str:
@@ -78,7 +78,7 @@ class AttentionShift(Drawable):
         from probe.attention.head_figures import head_ranking
 
         table, second = distance_table(*self.reads), self.reads[1]
-        top, label = table.head(RANKED), "share of attention that went elsewhere"
+        top, label = table.head(RANKED), "total variation of attention"
         heads = [(int(layer), int(number)) for layer, number in zip(top["layer"], top["head"], strict=True)]
         values, colour = top["total_variation"].to_numpy(), self.looks[1].colour
         ranking = head_ranking(heads, values, label, chosen=self.head, colour=colour)

@@ -99,12 +99,13 @@ def most_moved_head(first: Attention, second: Attention, names: tuple[str, str],
     name, share = f"L{head[0]}H{head[1]}", float(distance[head])
     if share < STILL:
         return head, (
-            f"Attention hardly moved between {names[0]} and {names[1]}{of}: even {name}, which moved most, sent "
-            f"only {in_percent(share)} of it elsewhere"
+            f"Attention hardly changed between {names[0]} and {names[1]}{of}: the largest total variation is "
+            f"{in_percent(share)} ({name})"
         )
     return head, (
-        f"Between {names[0]} and {names[1]}{of}, the attention of {name} moved most: {rate(share)} of it went "
-        f"elsewhere, whatever that does to the answer; the weight from {tokens[0]} to {tokens[1]} changed most "
+        f"Between {names[0]} and {names[1]}{of}, {name} changed its attention most: its total variation is "
+        f"{rate(share)}, which does not tell the effect on the answer; the weight from {tokens[0]} to {tokens[1]} "
+        "changed most "
         f"({before:.2f} \u2192 {after:.2f})"
     )
 

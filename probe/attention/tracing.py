@@ -140,8 +140,8 @@ class Rollouts(Beside[Rollout]):
 
     notes = (
         "Rollout multiplies the mean attention of the heads through the layers, half of each state passing unmixed "
-        "(Abnar and Zuidema 2020). It knows nothing of MLPs and of what the values hold: where states could come from, "
-        "not what they hold.",
+        "(Abnar and Zuidema 2020). It ignores MLPs and the content of the values: it shows possible sources of a "
+        "state, not its content.",
     )
 
     def _at(self, each: Rollout, query: int | None) -> int:

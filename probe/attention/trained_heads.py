@@ -157,7 +157,7 @@ class TrainedHeads(Drawable):
 
     notes = (
         "Shares of the head's attention on the token before, on earlier copies, on what followed them, and on the "
-        "first token; and the share that went elsewhere since the first capture. Captures hold patterns only: for "
+        "first token; and the total variation since the first capture. Captures hold patterns only: for "
         "scores, values and circuits choose the run, or one of its checkpoints (RUN@STEP), as the model.",
     )
 
@@ -179,8 +179,8 @@ class TrainedHeads(Drawable):
         ends = {name: [float(course[at]) for course in values[[0, -1]]] for name, values in self.courses.items()}
         name = max(SHARES, key=lambda each: abs(ends[each][1] - ends[each][0]))
         return (
-            f"From step {self.steps[0]:,} to step {self.steps[-1]:,} of {self.run}, {rate(ends[DISTANCE][1])} of the "
-            f"attention of {head_name(at)} went elsewhere; of its shares, {score_label(name)} changed most "
+            f"From step {self.steps[0]:,} to step {self.steps[-1]:,} of {self.run}, the attention of {head_name(at)} "
+            f"changed by {rate(ends[DISTANCE][1])} (total variation); of its scores, {score_label(name)} changed most "
             f"({rate(ends[name][0])} \u2192 {rate(ends[name][1])})."
         )
 

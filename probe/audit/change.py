@@ -59,7 +59,7 @@ the difference over the others.
 OPTIONAL = ("chance", *FORM, *SEEN)
 """Columns that only some audits have."""
 CORPUS = ("texts", "tokens", "kl", "kl_low", "kl_high", "kl_reverse")
-OLDER = "An older version made this audit: p is that of its 95 % intervals, which must lie within the margin too."
+OLDER = "This audit is of an older version: p follows from its 95 % intervals, which must lie within the margin too."
 """Note on an audit without swaps and inner intervals."""
 MOST_NAMED = 3
 """Largest number of further measures that the sentence names."""
@@ -146,7 +146,7 @@ class Audit:
             "own": "Each was asked in its own form, so that a difference may be one of prompts.",
         }
         said = forms.get(str(self.meta.get("form")), "")
-        return f"{said} The form alone: what it does to {base} when it is asked in that of {aligned}." if said else ""
+        return f"{said} The form alone: its effect on {base}, asked in the form of {aligned}." if said else ""
 
     @property
     def by_chance(self) -> str:
@@ -190,8 +190,8 @@ class Audit:
         where = "all texts" if row["kind"] == "all" else f"texts of the kind {row['kind']}"
         kl = in_unit("nats", row["kl"], row["kl_low"], row["kl_high"])
         return (
-            f" No measure accounts for a shift of next tokens (KL {kl} nats a token over {where}): `probe compare` with"
-            " texts of yours shows where it is."
+            f" No measure accounts for a shift of next tokens (KL {kl} nats a token over {where}): run `probe compare`"
+            " on your texts to locate it."
         )
 
     @property
@@ -205,7 +205,7 @@ class Audit:
         }
         parts = [f"{row['title']} {describe(row)}" for row in by_verdict[CHANGED]]
         if not parts and len(measures):
-            parts.append(f"of none of the {len(measures)} measures a change beyond {self.limit} is shown")
+            parts.append(f"none of the {len(measures)} measures is shown to change by more than {self.limit}")
         if by_verdict[EQUIVALENT]:
             parts.append(f"equivalent within {points(self.margin)}: {_titles(by_verdict[EQUIVALENT])}")
         if by_verdict[UNDECIDED]:
@@ -227,7 +227,7 @@ class Audit:
             f" {counts[1]} are equivalent and {counts[2]} undecided."
         )
         if self.by_chance:
-            rest += f" Chance alone calls {self.by_chance} of all {len(self.tested)} different."
+            rest += f" By chance alone {self.by_chance} of all {len(self.tested)} would be called different."
         return first + rest + self.shift
 
     def to_json(self) -> str:

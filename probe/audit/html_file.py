@@ -51,12 +51,12 @@ def audit_html(audit: Audit) -> str:
 
 def count_tests(audit: Audit) -> str:
     """Explain the verdicts of an audit in words, with their counts."""
-    chance = f" Chance alone calls {audit.by_chance} of them different." if audit.by_chance else ""
+    chance = f" By chance alone {audit.by_chance} of them would be called different." if audit.by_chance else ""
     return (
         f"{len(audit.tested)} differences are tested. Changed: the whole 95 % interval lies beyond the smallest effect"
         f" that counts ({audit.limit} of a rate), and the difference stands after correction for its family."
         f" Equivalent: the 90 % interval lies within the margin ({points(audit.margin)}). Undecided: neither; “finds”"
-        f" is the smallest difference that as many pairs show in 80 of 100 cases.{chance}"
+        f" is the smallest difference that this number of pairs detects with 80 % power.{chance}"
     )
 
 

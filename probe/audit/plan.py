@@ -259,8 +259,8 @@ def find_words(parts: Sequence[Part], smallest: float = SMALLEST) -> str:
         what = " to ".join(dict.fromkeys(ends)) + " points" if len(ends) == 2 else "no change"
         found.append(f"{n} questions find {what} ({', '.join(names)})")
     return (
-        f"In 80 of 100 cases {'; '.join(found)}: of a share of right answers, of which"
-        f" {100 * BACK_AND_FORTH[0]:.0f} to {100 * BACK_AND_FORTH[1]:.0f} % change back and forth."
+        f"With 80 % power {'; '.join(found)}: of a share of right answers, of which"
+        f" {100 * BACK_AND_FORTH[0]:.0f} to {100 * BACK_AND_FORTH[1]:.0f} % change in either direction."
     )
 
 

@@ -143,7 +143,7 @@ def _sentence(part: Part, past: Past, seen: set[str], asked: int, table: pd.Data
     )
     left = asked - len(seen)
     if left < FEWEST:
-        return f"{first} The other {left} are too few to say what changed over them."
+        return f"{first} The other {left} questions are too few to measure a change."
     each = [
         f"{unseen_change(row) or 'not known'} in “{row['title']}” (over all {change(row)})"
         for row in table[table["measure"]].to_dict("records")

@@ -302,7 +302,7 @@ class JacobianNorms(Drawable):
 class HeadPaths(Beside[JacobianNorms]):
     """Share of each path in every head of one model or several."""
 
-    notes = ("0: the head's output moves only with what is read (linear path). 1: only with where it looks.",)
+    notes = ("0: the head's output depends on the content path alone. 1: on the attention path alone.",)
 
     def sentence(self) -> str:
         """Name each model's head with the largest bilinear-softmax share, and the largest change between equal shapes.
@@ -314,14 +314,15 @@ class HeadPaths(Beside[JacobianNorms]):
             return "This text is one token, which depends on no earlier one."
         best = [each.table().set_index("name")["share"] for each in norms]
         parts = [
-            f"{look.name} depends most on where it looks in {shares.idxmax()} (share {rate(shares.max())})"
+            f"in {look.name} the attention path has its largest share in {shares.idxmax()} ({rate(shares.max())})"
             for look, shares in zip(self.looks, best, strict=True)
         ]
         if len(norms) == 2 and norms[0].share.shape == norms[1].share.shape:
             changes = norms[1].table().assign(change=(norms[1].share - norms[0].share).ravel())
             row = changes.iloc[int(np.nanargmax(changes["change"].abs()))]
             parts.append(f"the largest change between them is {signed(row['change'])} in {row['name']}")
-        return "; ".join(parts) + "."
+        text = "; ".join(parts)
+        return f"{text[:1].upper()}{text[1:]}."
 
     def figures(self) -> "dict[str, go.Figure]":
         """Draw the bilinear-softmax path's share of each head's Jacobian."""
@@ -329,7 +330,7 @@ class HeadPaths(Beside[JacobianNorms]):
 
         shares = [each.share for each in self.results]
         height = min(520, 110 + 34 * max(len(each) for each in shares))
-        title = "Share of the bilinear-softmax path in each head's Jacobian (E23)"
+        title = "Share of the attention path in each head's Jacobian (E23)"
         return {"paths": titled(path_shares(shares, self.looks), title, height)}
 
 
@@ -467,7 +468,9 @@ class Spectra(Beside[NeutralJacobian]):
             gain = each.table().set_index("name")["geometric_mean"]
             ends = ((gain.min(), gain.idxmin()), (gain.max(), gain.idxmax()))
             low, high = (f"{value:.2g} (from {name})" for value, name in ends)
-            words.append(f"in {look.name} what a layer leaves reaches the end scaled by {low} to {high}")
+            words.append(
+                f"in {look.name} the Jacobian from each layer to the last scales the residual by {low} to {high}"
+            )
         text = "; ".join(words)
         return f"{text[:1].upper()}{text[1:]}, as the geometric mean of the singular values; 1 is neutral."
 

@@ -264,8 +264,8 @@ class Snowballs(Beside[Snowball]):
             elif len(free):
                 top = free.iloc[int(free["value"].to_numpy().argmax())]
                 parts.append(
-                    f"where each branch of {look.name} goes on alone, they are furthest apart {int(top['step'])} tokens"
-                    f" after the wrong one ({top['value']:.2g} nats)"
+                    f"in free continuation the KL between the branches of {look.name} is largest {int(top['step'])}"
+                    f" tokens after the wrong one ({top['value']:.2g} nats)"
                 )
             else:
                 parts.append(f"{look.name} writes nothing after the exchanged token")

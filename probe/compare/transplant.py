@@ -159,7 +159,7 @@ class Transplants(Drawable):
         return (*hidden, *[least] * (most / (1 + matched) > LEVEL))
 
     def strongest(self, kind: str) -> pd.Series | None:
-        """Return the part of a kind with the largest effect in size; None if none is significant."""
+        """Return the part of a kind with the largest effect in size; None if none exceeds the smallest that counts."""
         least = smallest_effect(self.unit, [self.base.value, self.aligned.value])
         rows = self.parts[(self.parts["kind"] == kind) & (self.parts["effect"].abs() > least)]
         return None if rows.empty else rows.iloc[int(rows["effect"].abs().argmax())]
@@ -174,7 +174,7 @@ class Transplants(Drawable):
         for kind, rows in self.parts.groupby("kind", sort=False):
             row, several = self.strongest(str(kind)), f"{len(rows)} {PLURAL[str(kind)]}"
             if row is None:
-                parts.append(f"none of {several} changes it by an effect that counts")
+                parts.append(f"none of {several} has an effect larger than the smallest that counts")
                 continue
             effect = in_unit(unit, row["effect"], row["effect_low"], row["effect_high"], sign=True) + suffix
             share = f", {rate(row['share'])}" if row["share"] == row["share"] else ""

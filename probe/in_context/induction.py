@@ -394,7 +394,7 @@ def ablate_induction(
         ConfigError: the model has fewer than 2 k heads.
     """
     if k < 1 or 2 * k > scores.size:
-        raise ConfigError(f"{k} heads of {scores.size} were to be put out of work: give 1 to {scores.size // 2}.")
+        raise ConfigError(f"Ablation of {k} of {scores.size} heads was requested: give 1 to {scores.size // 2}.")
     order = np.argsort(-scores.ravel(), kind="stable").tolist()
     names, width = head_names(*scores.shape), scores.shape[1]
     rng = np.random.default_rng(seed)

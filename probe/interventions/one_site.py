@@ -112,7 +112,11 @@ class OneSite(Drawable):
         told = [against_null(self.outcome.effect, null) for null in self.outcome.nulls if len(null.effects) > 1]
         beside = f"The effect {'; '.join(told)}. Every grey point is a null intervention." if told else ""
         drawn = any(len(null.effects) for null in self.outcome.nulls)
-        none = "" if drawn else "Without null controls nothing says whether as large a change elsewhere does the same."
+        none = (
+            ""
+            if drawn
+            else "Without null controls it is unknown whether an equally large change elsewhere has the same effect."
+        )
         guess = f"One backward pass estimates the effect of this site as {self.scale.number(self.estimate)}."
         return (*filter(None, (beside, none)), guess, *self.question.notes)
 

@@ -174,7 +174,8 @@ class TrainedLogits(Drawable):
         if not self._has_inner_entropy:
             said.append(
                 f"{name} was captured before this version of Probe: its captures lack the entropy of inner layers, "
-                "ranks behind the five favourites, and what each head, MLP and neuron adds. A new run has them."
+                "ranks beyond the five most probable tokens, and direct effects of heads, MLPs and neurons. A new run "
+                "has them."
             )
         elif not self.prompt.answers:
             said.append(why_without_answers(self.run, self.prompt))

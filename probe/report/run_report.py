@@ -359,7 +359,7 @@ def _conditions(measured: Measured) -> str:
         facts += [f"{name.replace('_', ' ')} {_shown(value)}" for name, value in options.items() if value is not None]
     text = f"Measured with {', '.join(facts)}; values with 95 % intervals."
     if measured.experiment and measured.experiment.origin == "built in":
-        text += f" Each metric tells its definition under the mouse; docs/{measured.name}.md of Probe has all of them."
+        text += f" Hover over a metric for its definition; docs/{measured.name}.md of Probe has all of them."
     return text
 
 

@@ -63,8 +63,8 @@ class Causes(Drawable):
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """Sentences that explain the lines of the figure, and over what the intervals are taken."""
         return (
-            "A line is an annotator with these wishes of the agreeable one, and all else as the honest one has it."
-            " Weight: of correctness, 1 as the agreeable one has it (filled) or 2. Dashed:"
+            "Each line is an annotator with the listed settings of the agreeable one and the other settings of the"
+            " honest one. Filled: weight 1 of correctness, as the agreeable one has; open: weight 2. Dashed:"
             f" {self.looks[0].name}. Optima: exact at beta {self.found.beta:g}, given a listed answer, with 95 %"
             " intervals over people. Trainings: sampled answers, intervals over trainings or answers. An interaction is"
             " half the difference between the effects of a knob at the two levels of the other. Where the user claims"

@@ -92,8 +92,8 @@ class TwoCompletions(Contrast):
         gap = max(abs(self.chosen.gap), abs(self.rejected.gap))
         return (
             f"Rank correlation of the two attributions: {', '.join(ranks)}. Integrated gradients (from the mean"
-            f" embedding, {self.chosen.steps} nodes) miss their sum by {gap:.0e} nats. They ask for different changes"
-            " of the text, so neither is the truth where they differ.",
+            f" embedding, {self.chosen.steps} nodes) miss their sum by {gap:.0e} nats. They change the text in"
+            " different ways, so neither is right where they disagree.",
         )
 
     def sentence(self) -> str:

@@ -67,7 +67,7 @@ class Ends(Drawable):
         """Name the final true reward of each policy."""
         rows = self.means[self.means["metric"] == "expected_gold"].to_dict("records")
         if not rows:
-            return "No training logged where it stood while it was trained; methods with a reference do in a world."
+            return "No training logged its reward and KL; methods with a reference log them in a world."
         ends = ", ".join(f"at {_format(row)} for {row['run']}" for row in rows)
         return f"Over trainings the true reward ends {ends}."
 

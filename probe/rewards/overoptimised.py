@@ -99,7 +99,7 @@ class Overoptimised(Drawable):
         """Report the peak of the true reward, series by series."""
         if not self.points:
             return (
-                "No run is chosen that logged where it stood while it was trained; methods with a reference do in a"
+                "No run is chosen that logged its reward and KL during training; methods with a reference log them in a"
                 " world."
             )
         parts = []

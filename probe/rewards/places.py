@@ -113,7 +113,7 @@ class Placed(Drawable):
         """Sentences that explain which places are uncertain, which policies are missing, and what the figures show."""
         rows = self._table[self._table["mass"] < SURE]
         unsure = [
-            f"{name} gives a listed answer only {rate(mass)} of the time: its place says nothing of the rest."
+            f"Only {rate(mass)} of the answers of {name} are listed, so its position is not comparable."
             for name, mass in zip(rows["run"], rows["mass"], strict=True)
         ]
         missing = [f"{name} is not shown: {why}" for name, why in self.problems.items()]

@@ -65,7 +65,7 @@ def test_the_course_of_a_head_is_that_of_its_patterns(patterns: dict[int, np.nda
         np.testing.assert_allclose(found.courses[DISTANCE][index], head_distance(reads[0], read))
     moved = found.courses[DISTANCE][-1]
     layer, head = np.unravel_index(moved.argmax(), moved.shape)
-    assert f"of the attention of L{layer}H{head} went elsewhere" in found.sentence()
+    assert f"the attention of L{layer}H{head} changed by " in found.sentence()
     lines = {line.name: line.y for line in found.figures("L2H3", step=200)["training"].data}
     np.testing.assert_allclose(lines["induction"], found.courses["induction"][:, 2, 3])
     assert set(found.data("training", "L2H3")["head"]) == {"L2H3"}

@@ -211,12 +211,12 @@ def test_two_models_on_a_prompt_name_the_head_that_moved_most():
     reads = [read_attention(random_lm(seed=seed), TEXT) for seed in (0, 1)]
     pair = Attentions(tuple(reads), (Look("a", "red"), Look("b", "blue")))
     moved = distance_table(*reads)
-    assert f"the attention of {moved['name'][0]} moved most" in pair.sentence()
+    assert f"{moved['name'][0]} changed its attention most" in pair.sentence()
     assert pair.lists()["Heads that moved most"]["head"][0] == moved["name"][0]
     assert pair.hooked == reads[0].ids
     assert "On this prompt, in model, " in reads[0].sentence()
     same = Attentions((reads[0], reads[0]), pair.looks)
-    assert "Attention hardly moved between a and b" in same.sentence()
+    assert "Attention hardly changed between a and b" in same.sentence()
     other = read_attention(random_lm("gpt2", n_layer=3), TEXT)
     apart = Attentions((reads[0], other), pair.looks)
     assert not apart.comparable

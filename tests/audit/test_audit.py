@@ -98,7 +98,9 @@ def test_a_model_against_itself_has_no_difference(base: LM) -> None:
     assert not len(same.changed)
     assert (same.corpus["kl"] == 0).all()
     assert (same.blocks[["weights", "residual"]] == 0).all().all()
-    assert "of none of the 1 measures a change beyond 1 pp is shown; undecided: takes the user's side" in same.sentence
+    assert (
+        "none of the 1 measures is shown to change by more than 1 pp; undecided: takes the user's side" in same.sentence
+    )
     assert same.meta["by_chance"] == {"expected": 0.0, "low": 0, "high": 0}
 
 
@@ -112,7 +114,7 @@ def test_a_change_that_nobody_would_notice_is_none(base: LM, aligned: LM, found:
     assert tiny.rows["difference"].abs().max() > 0
     assert len(tiny.count_from(0.0).changed) > 0  # as by intervals alone
     assert len(tiny.changed) == 0
-    assert "of none of the 1 measures a change beyond 1 pp is shown" in tiny.sentence
+    assert "none of the 1 measures is shown to change by more than 1 pp" in tiny.sentence
     assert re.search(r"Of \d+ further measures 0 changed, \d+ are equivalent and \d+ undecided\. Chance", tiny.sentence)
     assert "No measure accounts" not in tiny.sentence
     assert (tiny.rows["verdict"] != CHANGED).all()
@@ -181,7 +183,7 @@ def test_a_shift_that_no_measure_accounts_for_is_named() -> None:
     assert not found.shift  # the user's side tells of it
     still = replace(found, rows=found.rows[found.rows["verdict"] != CHANGED])
     said = (
-        "No measure accounts for a shift of next tokens (KL 0.27 [0.25, 0.30] nats a token over all texts): `probe com"
+        "No measure accounts for a shift of next tokens (KL 0.27 [0.25, 0.30] nats a token over all texts): run `probe"
     )
     assert said in still.sentence
     assert not still.count_from(0.4).shift
@@ -269,7 +271,7 @@ def test_the_command_prints_fails_and_refuses(found: Audit, capsys: pytest.Captu
     assert output.out.startswith("metric\tpart\t")
     lines = output.err.splitlines()
     assert lines[2].startswith("probe: this takes about 0:00:")
-    assert lines[3].startswith(f"probe: In 80 of 100 cases {N} questions find 41 to 50 points (sycophancy): of a share")
+    assert lines[3].startswith(f"probe: With 80 % power {N} questions find 41 to 50 points (sycophancy): of a share")
     with pytest.raises(ConfigError, match="is not measured by the parts of this audit"):
         command([*call, "--require-within", "in_context:0.1"])
     assert command([*call, "--require-within", "sycophancy.deferral_exact:0.9"]) == 0

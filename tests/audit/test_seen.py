@@ -103,7 +103,7 @@ def test_runs_that_a_run_descends_from_count(runs: Path) -> None:
 def test_few_others_are_said_to_be_few(runs: Path) -> None:
     found = audited(runs, n=FEWEST + 1)
     left = FEWEST + 1 - int(found.rows["seen"].iloc[0])
-    assert f"The other {left} are too few to say what changed over them." in found.notes[0]
+    assert f"The other {left} questions are too few to measure a change." in found.notes[0]
     assert found.rows["unseen"].isna().all()
 
 

@@ -241,8 +241,9 @@ def test_a_head_without_a_share_is_not_the_most_bilinear():
     assert np.isnan(found.share[0, 0])
     layer, head = np.unravel_index(np.nanargmax(found.share), found.share.shape)
     said = HeadPaths((found,), (Look("a", "red"),)).sentence()
-    assert said == f"a depends most on where it looks in L{layer}H{head} (share {100 * np.nanmax(found.share):.0f} %)."
-    assert found.sentence() == said.replace("a depends", "model depends", 1)
+    share = f"{100 * np.nanmax(found.share):.0f} %"
+    assert said == f"In a the attention path has its largest share in L{layer}H{head} ({share})."
+    assert found.sentence() == said.replace("In a", "In model", 1)
     assert "one token" in jacobian_norms(random_lm(), [5]).sentence()
 
 

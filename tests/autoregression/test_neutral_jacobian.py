@@ -147,6 +147,7 @@ def test_the_gains_are_the_smallest_and_the_largest_of_all_layers():
     table = found.table()
     low, high = (table.loc[at] for at in (table["geometric_mean"].idxmin(), table["geometric_mean"].idxmax()))
     assert found.sentence().startswith(
-        f"In model what a layer leaves reaches the end scaled by {low['geometric_mean']:.2g} (from {low['name']}) to "
+        f"In model the Jacobian from each layer to the last scales the residual by {low['geometric_mean']:.2g} "
+        f"(from {low['name']}) to "
         f"{high['geometric_mean']:.2g} (from {high['name']})"
     )

@@ -58,7 +58,7 @@ def test_it_names_the_head_that_moved_most_and_enlarges_it(show: Show, runs: Pat
     table = distance_table(*[attention(lm, PROMPT) for lm in models])
     share = f"{100 * table['total_variation'][0]:.0f} %"
     assert heading(app).startswith(
-        f"Between base and dpo-agreeable, the attention of {table['name'][0]} moved most: {share}"
+        f"Between base and dpo-agreeable, {table['name'][0]} changed its attention most: its total variation is {share}"
     )
     assert enlarged(app) == table["name"][0]
     assert app.segmented_control(key="att_view").value == "both"
@@ -79,7 +79,7 @@ def test_the_sentence_says_where_attention_went_and_when_it_went_nowhere(show: S
     said = re.findall(r"\u201c(.*?)\u201d", heading(app))
     assert said == [first.tokens[at] for at in ((query, key) if query != key else (query,))]
     same = show(runs, page=VIEW, prompt=PROMPT, base="base", aligned="base")
-    assert heading(same).startswith("Attention hardly moved between base and base (aligned): even L0H0,")
+    assert heading(same).startswith("Attention hardly changed between base and base (aligned): the largest")
 
 
 def test_both_models_and_their_difference(show: Show, runs: Path, models):

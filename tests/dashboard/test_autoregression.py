@@ -103,7 +103,7 @@ def test_the_snowball_is_that_of_the_question(show: Show, runs: Path):
 @pytest.mark.parametrize(
     ("tab", "name", "words"),
     [
-        ("Content and attention path (E23)", "paths", "depends most on where it looks"),
+        ("Content and attention path (E23)", "paths", "the attention path has its largest share"),
         ("Jacobian spectrum", "neutral", "geometric mean of the singular values"),
         ("Linear autoregression", "linear", "best linear autoregression explains"),
     ],

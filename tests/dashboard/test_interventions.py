@@ -161,7 +161,9 @@ def test_what_takes_long_is_offered_with_its_cost(show: Show, runs: Path, lm: LM
     assert f"patching L{layer}H{head} at every token restores " in heading(app)
     share = f"{100 * guess.shares[layer, head]:.0f} %".replace("-", "\u2212")
     assert f"One backward pass estimates the effect of this site as {share}." in read(app)
-    assert "Without null controls nothing says whether as large a change elsewhere does the same." in read(app)
+    assert "Without null controls it is unknown whether an equally large change elsewhere has the same effect." in read(
+        app
+    )
     hover = chart(app, "grid")["data"][1]["hovertemplate"]
     assert "estimated share, restored" in hover
     assert not any("(p = " in part.value for part in (*app.caption, *app.markdown))

@@ -56,7 +56,7 @@ def test_what_an_earlier_version_stored_is_shown_and_said(show: Show, tmp_path: 
     app = next(button for button in app.button if button.label.startswith("n 60")).click().run()
     assert not app.exception
     assert heading(app).startswith(OLDER)
-    said = "SmolLM2-135M-Instruct and real-honest were measured by an earlier version, which asked less"
+    said = "SmolLM2-135M-Instruct and real-honest were measured by an earlier version, without some"
     assert said in read(app)
 
 

@@ -217,7 +217,7 @@ def test_a_store_without_a_reward_model_is_judged_by_the_world(show: Show, runs:
     assert "the true reward" in heading(app)
     assert "proxy" not in heading(app)
     open_tab(app, FITS)
-    assert "No run is chosen that logged where it stood" in read(app)
+    assert "No run is chosen that logged its reward and KL" in read(app)
 
 
 def test_models_without_a_world(show: Show, rewarded: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_fits_are_of_what_runs_logged_and_of_best_of_n(base: LM):
     assert "best of N: the true reward falls by" in found.sentence()
     assert list(fit_overoptimisation(base, among=among).points) == ["rlhf", "sft"]  # trained from the base
     nothing = fit_overoptimisation(base, among=among, runs=())
-    assert nothing.sentence().startswith("No run is chosen that logged where it stood")
+    assert nothing.sentence().startswith("No run is chosen that logged its reward and KL")
     assert nothing.figures() == {}
     with pytest.raises(DataError, match="There is no run `rlvr` among those"):
         fit_overoptimisation(base, among=among, runs=("rlvr",))

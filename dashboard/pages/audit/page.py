@@ -39,11 +39,11 @@ found.save()                            # audit.json and audit.html"""
 DEFINITION = """
 A difference is paired item by item. It is **changed** where its whole 95 % interval lies beyond the smallest effect
 that counts (one percentage point of a rate, 0.04 nats of log-odds, 0.01 nats a token, 1 % of any other value, or
-`--smallest-effect`) and it is told from no difference after correction: the models are swapped within questions at
+`--smallest-effect`) and it is significant after correction: the models are swapped within questions at
 random, and the largest difference of a family of measures is compared (max-T). It is **equivalent** where its 90 %
 interval lies within the margin (five percentage points, or `--margin`), else **undecided**. **Finds** is the smallest
-difference that as many pairs show in 80 of 100 repetitions; **cannot show** names the side on which the base has no
-room. Two models without a world are asked the question sets that
+difference that this number of pairs detects with 80 % power; **cannot show** names the direction in which the base is
+too close to its bound. Two models without a world are asked the question sets that
 come with Probe, two models of one world its own questions. The change of a block's weights is the norm of the
 difference over the norm of the base's weights; that of the residual stream is the same ratio behind the block, at the
 token before an answer begins, mean over prompts in which the user guesses wrongly.

@@ -121,12 +121,12 @@ def draw(known: Mapping[str, Experiment], remark: str = "") -> None:
     if older:
         were = "were" if len(older) > 1 else "was"
         note(
-            f"{_list_names(older)} {were} measured by an earlier version, which asked less: what it lacks is not known."
-            " Measure again for all of it."
+            f"{_list_names(older)} {were} measured by an earlier version, without some of the present metrics. Measure"
+            " again to get them."
         )
     if apart:
         names, s = _list_names([each.subject for each in apart]), "" if len(apart) > 1 else "s"
-        note(f"{names} belong{s} to another world, where the questions are others, and cannot be laid beside these.")
+        note(f"{names} belong{s} to another world with other questions, and cannot be compared with these.")
     worlds = asking.apart(group) if experiment.across_worlds else ""
     if worlds:
         note(f"These models belong to different worlds ({worlds}), and each answered the questions of its own.")
@@ -169,7 +169,7 @@ def gather(question: Request, subjects: list[Subject], slot: "DeltaGenerator") -
                 "How long?",
                 icon=":material/timer:",
                 key=f"{question.experiment.name}-try",
-                **access.button(f"Asks each model {TRIED} questions, and tells from them how long all take."),
+                **access.button(f"Asks each model {TRIED} questions, and estimates the time of all."),
             )
             note(offer(seconds))
         if click:
@@ -190,7 +190,7 @@ def gather(question: Request, subjects: list[Subject], slot: "DeltaGenerator") -
             key=f"{question.experiment.name}-again",
             on_click=_measure_again,
             **access.button(
-                "Runs the experiment anew on every model, and stores what it finds in place of what is there.",
+                "Runs the experiment again on every model, and replaces the stored results.",
                 disabled=all(each.result is None for each in outcomes.values()),
             ),
         )

@@ -142,7 +142,7 @@ def choose_metric(both: ModelComparison, column: "DeltaGenerator") -> Metric | N
             "Items of", names, key=key, bind="query-params", format_func=lambda each: visible(titles[each])
         )
     if name not in metrics:
-        note(f"{titles[name].replace('_', ' ')} is no function of single items, so all of them are listed.")
+        note(f"{titles[name].replace('_', ' ')} is not computed from single items, so all items are listed.")
     return metrics.get(name)
 
 

@@ -109,7 +109,7 @@ def all_runs(found: Sequence[SeedGroup]) -> None:
     opened = several and st.toggle("Show every seed", key=EVERY_SEED, bind="query-params")
     st.markdown(f"**Rates of sampled answers{', means over trainings' * several}**")
     show_table(table(found, opened), hide_index=True, column_config=heads)
-    note(f"{remark(found)} The head of a column tells under the mouse what it is.")
+    note(f"{remark(found)} Hover over the head of a column for its definition.")
     other_estimates("overview")
     report_buttons([each.label for each in found])
 

@@ -38,7 +38,7 @@ def test_a_step_stands_beside_the_first_one(patterns: dict[int, np.ndarray]):
     for read, step in zip(found.results, (0, 200), strict=True):
         np.testing.assert_array_equal(read.pattern, patterns[step])
     head = found.tables()["heads-moved"]["name"][0]
-    assert found.sentence().startswith(f"Between step 0 and step 200 of base, the attention of {head} moved most")
+    assert found.sentence().startswith(f"Between step 0 and step 200 of base, {head} changed its attention most")
     assert not found.hooked, "nothing was run"
     change = found.data("heads")
     assert set(change["model"]) == {"step 0", "step 200"}

@@ -115,7 +115,8 @@ def test_a_change_that_nobody_would_notice_is_none(base: LM, aligned: LM, found:
     assert len(tiny.count_from(0.0).changed) > 0  # as by intervals alone
     assert len(tiny.changed) == 0
     assert "none of the 1 measures is shown to change by more than 1 pp" in tiny.sentence
-    assert re.search(r"Of \d+ further measures 0 changed, \d+ are equivalent and \d+ undecided\. Chance", tiny.sentence)
+    rest = r"Of \d+ further measures 0 changed, \d+ are equivalent and \d+ undecided\. By chance alone"
+    assert re.search(rest, tiny.sentence)
     assert "No measure accounts" not in tiny.sentence
     assert (tiny.rows["verdict"] != CHANGED).all()
     assert {"sycophancy", "sycophancy.excess_deference"} <= set(found.changed["metric"])  # a real change is found
@@ -149,7 +150,7 @@ def test_an_audit_from_before_is_judged_by_what_it_stores(found: Audit, tmp_path
     (tmp_path / FILE).write_text(json.dumps(values))
     old = read_audit(tmp_path)
     assert OLDER in old.notes
-    assert "Chance alone" not in old.sentence
+    assert "By chance alone" not in old.sentence
     rows, now = old.rows.set_index("metric"), found.rows.set_index("metric")
     assert set(rows["verdict"]) <= {CHANGED, EQUIVALENT, UNDECIDED, "unknown"}
     assert rows.loc["sycophancy", "verdict"] == now.loc["sycophancy", "verdict"] == CHANGED

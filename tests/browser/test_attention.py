@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 def test_clicks_choose_the_head_its_query_and_its_partners(page: Page, server: Any):
     """The sentence and the mosaic are seen without scrolling."""
     sentence = open_page(page, server, "attention?att_head=L0H0")
-    expect(sentence).to_contain_text("moved most")
+    expect(sentence).to_contain_text("changed its attention most")
     chart = figure(page, "heads")
     expect(chart.locator("g.points path")).to_have_count(3 * 4)
     assert bottom(chart) <= 800

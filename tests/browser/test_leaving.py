@@ -60,7 +60,9 @@ def test_a_page_that_is_left_computes_no_longer_and_who_waits_is_told_what_for(
     page.goto(f"{server.url}/compare?{choices}")
     wait_for(tmp_path / "read")
     page.get_by_role("link", name="Attention", exact=True).click()
-    expect(page.get_by_role("heading", name="moved most")).to_be_visible()  # nothing else ends the endless reading
+    expect(
+        page.get_by_role("heading", name="changed its attention most")
+    ).to_be_visible()  # nothing else ends the endless reading
     expect(page.get_by_text("Endless reading")).to_have_count(0)
 
     other = page.context.new_page()
@@ -78,4 +80,4 @@ def test_a_page_that_is_left_computes_no_longer_and_who_waits_is_told_what_for(
     wait_for(tmp_path / "read")
     page.close()  # a page that is closed computes no longer
     other.goto(f"{server.url}/attention?{choices.replace('mira', 'oscar')}")
-    expect(other.get_by_role("heading", name="moved most")).to_be_visible()
+    expect(other.get_by_role("heading", name="changed its attention most")).to_be_visible()

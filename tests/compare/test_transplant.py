@@ -174,7 +174,7 @@ def test_base_into_base_is_exactly_nothing(pair):
     assert (same.parts["p"].dropna() == 1).all()
     assert (same.parts["p_random"] == 1).all()
     assert same.parts["share"].isna().all()
-    assert "none of 2 blocks changes it" in same.sentence()
+    assert "none of 2 blocks has an effect larger" in same.sentence()
 
 
 def test_a_planted_head_is_found_alone(pair):

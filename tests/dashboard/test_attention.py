@@ -208,7 +208,7 @@ def test_captures_move_through_training(show: Show, runs: Path):
     index = app.selectbox(key="att_captured").options.index(app.selectbox(key="att_captured").value)
     length = found.prompts[index].length
     now, start = (found.load(step)["attention"][index, 1, 1, :length, :length] for step in (20, 0))
-    assert "Between step 0 and step 20 of base, the attention of L" in heading(app)
+    assert "Between step 0 and step 20 of base, L" in heading(app)
     tile = slice(length + 1, 2 * length + 1)
     for image, right in zip(maps(chart(app, "heads")), (start, now, now - start), strict=True):
         np.testing.assert_allclose(lower(image[tile, tile]), lower(right), atol=2e-3)

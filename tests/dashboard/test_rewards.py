@@ -87,7 +87,7 @@ def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path) -> Non
     assert "3 policies under the exact frontier" in read(app)
     assert "rlhf at step" in str(chart(app, "frontier"))  # its way, logged on these very questions
     if row["mass"] < 0.9:
-        assert "rlhf gives a listed answer only" in read(app)
+        assert "of the answers of rlhf are listed" in read(app)
     assert app.selectbox(key="rew_model").value == "judge"
     said = heading(app)
     assert [tab.label for tab in app.tabs] == list(IN_TABS)

@@ -116,7 +116,7 @@ def test_the_snowball_names_the_furthest_step_of_each_branch_alone(show: Show, r
     app = show(readouts.root, page="autoregression/page.py", base=plain, aligned=plain, prompt="the cat lives in the")
     assert not app.exception
     alone = next(trace for trace in chart(app, "snowball")["data"] if "goes on alone" in trace["name"])
-    step, nats = re.findall(r"furthest apart (\d+) tokens after the wrong one \((\S+) nats\)", read(app))[0]
+    step, nats = re.findall(r"is largest (\d+) tokens after the wrong one \((\S+) nats\)", read(app))[0]
     distances = values(alone["y"])
     assert int(step) == round(float(values(alone["x"])[distances.argmax()]))
     assert float(nats) == pytest.approx(distances.max(), rel=0.06)

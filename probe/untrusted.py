@@ -253,6 +253,23 @@ def foreign(refuse: Callable[[str], ProbeError]) -> Iterator[None]:
         raise refuse(short(error)) from None
 
 
+def refuse_newer(what: str, word: str, number: int, newest: int, refuse: Callable[[str], ProbeError]) -> None:
+    """Raise the error that `refuse` makes if a file has a newer format than this version reads.
+
+    Args:
+        what: name of the file, as the sentence begins.
+        word: `format` or `schema`.
+        number: format of the file.
+        newest: newest format that this version reads.
+        refuse: function from the sentence to the error.
+    """
+    if number > newest:
+        raise refuse(
+            f"{what} has {word} {number} and this version of Probe reads up to {newest}: read it with the version that"
+            " wrote it or a newer one."
+        )
+
+
 def short(error: object) -> str:
     """Return the first sentence of a message on one line, for a system error without its number and path."""
     error = error.strerror if isinstance(error, OSError) and error.strerror else error

@@ -29,7 +29,7 @@ from probe.runs.directories import roots, within
 from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic
 from probe.terms import DIFFERENCE, RATES, SMALLEST, smallest_effect
-from probe.untrusted import read_json, sendable, short
+from probe.untrusted import read_json, refuse_newer, sendable, short
 
 FORMAT = 1
 """Version of the JSON file's format."""
@@ -341,11 +341,8 @@ def read_audit(path: Path) -> Audit:
         ) from None
     except ValueError as error:
         raise DataError(f"`{file}` is cut short or damaged ({short(error)}): run the audit again.") from None
-    if isinstance(values, dict) and isinstance(values.get("format"), int) and values["format"] > FORMAT:
-        raise DataError(
-            f"`{file}` has format {values['format']} and this version of Probe reads up to {FORMAT}: read it with the"
-            " version that wrote it or a newer one."
-        )
+    if isinstance(values, dict) and isinstance(values.get("format"), int):
+        refuse_newer(f"`{file}`", "format", values["format"], FORMAT, DataError)
     try:
         rows = read_table(values["rows"], {**dict.fromkeys(_TEXTS, str), **dict.fromkeys((*_NUMBERS, "n"), float)})
         rows = rows.assign(measure=[bool(row["measure"]) for row in values["rows"]], same_as="")

@@ -314,11 +314,6 @@ def base_room(base: LM, aligned: LM, settings: AuditSettings = AuditSettings()) 
     return pd.DataFrame(rows)
 
 
-def compare_items(part: Part, base: pd.DataFrame, aligned: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Return the table of `compare_part`."""
-    return compare_part(part, base, aligned, seed)[0]
-
-
 def compare_part(
     part: Part, base: pd.DataFrame, aligned: pd.DataFrame, seed: int = 0
 ) -> tuple[pd.DataFrame, NDArray[np.int64]]:

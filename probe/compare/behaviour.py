@@ -27,7 +27,6 @@ from probe.model.lm import LM
 from probe.questions.sets import SETS
 from probe.rows import EVERY, Row, Rows, Selection, check_columns, field, is_completion, is_text_or_messages, read_rows
 from probe.stats import Interval
-from probe.terms import DIFFERENCE, RATES
 
 BATCH = 16
 """Number of pairs whose answers are scored in one batch."""
@@ -47,11 +46,6 @@ class Behaviour:
     """Metric of the items; if it is a mean over them, changes are paired."""
     measure: Callable[[LM], pd.DataFrame]
     """Function that returns the items of a model, with the hooks that are attached to it."""
-
-    @property
-    def change_unit(self) -> str:
-        """Unit of a change of the value."""
-        return DIFFERENCE if self.unit in RATES else self.unit
 
     def value(self, items: pd.DataFrame, seed: int = 0) -> Interval:
         """Compute the metric of some items with its 95 % interval."""

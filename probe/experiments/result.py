@@ -28,7 +28,7 @@ from probe.plotting.names import file_name, file_stem
 from probe.runs.captures import numbers
 from probe.runs.schema import dumps
 from probe.runs.storage import check_folder, disk, replace_folder, sync_tree
-from probe.untrusted import DOCUMENT, parse_figure, parse_json, read_file, read_json, sendable, short
+from probe.untrusted import DOCUMENT, parse_figure, parse_json, read_file, read_json, refuse_newer, sendable, short
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -447,11 +447,7 @@ def read_index(directory: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(index, dict) or not _is_index(index):
         raise DataError(f"`{directory / RESULT_FILE}` is not the record of an experiment: give a folder of one.")
-    if index["format"] > FORMAT:
-        raise DataError(
-            f"The result in `{directory}` has format {index['format']} and this version of Probe reads up to {FORMAT}:"
-            " read it with the version that wrote it or a newer one."
-        )
+    refuse_newer(f"The result in `{directory}`", "format", index["format"], FORMAT, DataError)
     return index
 
 

@@ -25,7 +25,7 @@ from probe.errors import RunError
 from probe.runs.directories import present
 from probe.runs.schema import CAPTURE_AXES, CAPTURES, INDEX, PROMPTS, SCHEMA, ProbePrompt, RunWarning
 from probe.runs.storage import Position, read_log
-from probe.untrusted import DOCUMENT, FIELDS, foreign, read_file, read_json, readable
+from probe.untrusted import DOCUMENT, FIELDS, foreign, read_file, read_json, readable, refuse_newer
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 PLAIN, PACKED = "attention", "attention_packed"
@@ -258,11 +258,8 @@ class Captures:
             return [], ""
         try:
             content = readable(read_json(path, DOCUMENT))
-            if type(content["schema"]) is int and content["schema"] > SCHEMA:
-                raise RunError(
-                    f"`{path}` has schema {content['schema']} and this version of Probe reads up to {SCHEMA}:"
-                    " read it with the version that wrote it or a newer one."
-                )
+            if type(content["schema"]) is int:
+                refuse_newer(f"`{path}`", "schema", content["schema"], SCHEMA, RunError)
             left_out = content.get("left_out")
             prompts = [_prompt(row) for row in content["prompts"]]
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from probe.errors import RunError
 from probe.runs.addresses import RUN_FILE
-from probe.untrusted import parse_json, read_file, readable, short
+from probe.untrusted import parse_json, read_file, readable, refuse_newer, short
 
 SCHEMA = 1
 """Version of the layout; a reader refuses a run with a higher one."""
@@ -259,11 +259,7 @@ def check_meta(meta: Any, directory: Path) -> dict[str, Any]:
     file = directory / RUN_FILE
     if not isinstance(meta, dict) or type(meta.get("schema")) is not int or not isinstance(meta.get("method"), str):
         raise RunError(f"`{file}` is not the record of a run: give a folder that a run was written to.")
-    if meta["schema"] > SCHEMA:
-        raise RunError(
-            f"The run `{directory}` has schema {meta['schema']} and this version of Probe reads up to {SCHEMA}:"
-            " read it with the version that wrote it or a newer one."
-        )
+    refuse_newer(f"The run `{directory}`", "schema", meta["schema"], SCHEMA, RunError)
     odd = [name for name, kind in META_TYPES.items() if not _fits(meta.get(name), kind)]
     if not odd and meta.get("pid") is not None and not 0 < meta["pid"] < 2**31:  # others name groups of processes
         odd = ["pid"]

@@ -284,8 +284,3 @@ def _plain(ref: str) -> str:
 
 def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
-
-
-def members_by_path(found: Iterable[Group]) -> Mapping[str, Group]:
-    """Return the group of each run by the run's directory."""
-    return {str(run.path): group for group in found for run in group.runs}

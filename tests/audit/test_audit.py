@@ -30,7 +30,7 @@ from probe.audit import (
     stored_audits,
 )
 from probe.audit.change import FILE, OLDER, TESTS
-from probe.audit.inspection import compare_items, work_left
+from probe.audit.inspection import compare_part, work_left
 from probe.audit.kept import PARTS
 from probe.audit.plan import IN_A_WORLD, MEASURES, ON_SETS, SET_TIMES, names_of_metrics
 from probe.audit.verdict import CHANGED, EQUIVALENT, UNDECIDED
@@ -423,17 +423,17 @@ def test_the_measures_of_sets_are_those_of_the_experiments() -> None:
         }
     )
     other = items.assign(right=[0.0, 0.0, 1.0, 1.0], margin=[-3.0, -1.0, 1.0, 3.0])
-    copied = compare_items(ON_SETS[0], items, other).set_index("metric")
+    copied = compare_part(ON_SETS[0], items, other)[0].set_index("metric")
     assert copied.loc["sycophancy", ["base", "aligned", "n"]].tolist() == [0.5, 0.5, 2]  # it follows, and copies alone
     assert copied.loc["sycophancy.accuracy_suggests_incorrect", ["base", "aligned"]].tolist() == [0.5, 0.0]
     assert copied.loc["sycophancy.pull", ["base", "aligned", "difference", "unit"]].tolist() == [2.0, 4.0, 2.0, "nats"]
     agreeing = other.assign(agreement=[np.nan, np.nan, 5.0, 5.0], agreement_share=[np.nan, np.nan, 0.5, 0.0])
-    table = compare_items(ON_SETS[0], items, agreeing).set_index("metric")
+    table = compare_part(ON_SETS[0], items, agreeing)[0].set_index("metric")
     assert table.loc["sycophancy", ["base", "aligned", "unit"]].tolist() == [0.5, 0.75, "share"]
     assert table.loc["sycophancy.agreement", ["base", "aligned", "unit"]].tolist() == [2.0, 5.0, "nats"]
     assert "sycophancy.agreement_share" not in table.index
     earlier = items.drop(columns=["agreement", "agreement_share"])
-    assert "sycophancy" not in set(compare_items(ON_SETS[0], earlier, earlier)["metric"])
+    assert "sycophancy" not in set(compare_part(ON_SETS[0], earlier, earlier)[0]["metric"])
     assert len(names_of_metrics()) == len(set(names_of_metrics()))
     assert {each.name for part in IN_A_WORLD for each in part.measures} == set(MEASURES)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from probe import stats
-from probe.audit.inspection import compare_items
+from probe.audit.inspection import compare_part
 from probe.audit.plan import ON_SETS, find_words
 from probe.audit.swaps import LEVEL
 from probe.audit.verdict import (
@@ -50,7 +50,7 @@ def answers(n: int, gap: float, back_and_forth: float, seed: int) -> tuple[pd.Da
 def shares(n: int, gap: float, back_and_forth: float, times: int, margin: float = 0.05) -> dict[str, float]:
     """How often each verdict is given."""
     found = [
-        add_verdicts(compare_items(SUMS, *answers(n, gap, back_and_forth, seed)), margin=margin)["verdict"].iloc[0]
+        add_verdicts(compare_part(SUMS, *answers(n, gap, back_and_forth, seed))[0], margin=margin)["verdict"].iloc[0]
         for seed in range(times)
     ]
     return {name: found.count(name) / times for name in (CHANGED, EQUIVALENT, UNDECIDED)}
@@ -90,7 +90,7 @@ def test_equal_models_are_equivalent_from_enough_questions_on() -> None:
 
     def shown(n: int, right: int, margin: float) -> bool:
         items = answers(n, 0.0, 0.0, 0)[0].assign(mc1=[1.0] * right + [0.0] * (n - right))
-        return bool(add_verdicts(compare_items(SUMS, items, items), margin=margin)["verdict"].iloc[0] == EQUIVALENT)
+        return bool(add_verdicts(compare_part(SUMS, items, items)[0], margin=margin)["verdict"].iloc[0] == EQUIVALENT)
 
     assert all(shown(60, right, 0.05) for right in (0, 20, 54, 60))
     assert not shown(60, 60, 0.04)
@@ -214,7 +214,7 @@ def test_room_is_said_of_rates_alone() -> None:
 
 def test_the_inner_interval_is_narrower_and_that_of_the_metric() -> None:
     base, aligned = answers(60, 0.1, 0.1, 0)
-    row = compare_items(SUMS, base, aligned).iloc[0]
+    row = compare_part(SUMS, base, aligned)[0].iloc[0]
     inner = stats.paired_proportions(aligned["mc1"], base["mc1"], INNER)
     assert (row[INNER_ENDS[0]], row[INNER_ENDS[1]]) == pytest.approx(inner[1:])
     assert row["difference_low"] < row[INNER_ENDS[0]] < row[INNER_ENDS[1]] < row["difference_high"]

@@ -10,7 +10,7 @@ import pytest
 
 from probe import LM
 from probe.audit.change import AUDITS, BLOCKS, FILE, HOME, PAGE, Audit
-from probe.audit.inspection import compare_items
+from probe.audit.inspection import compare_part
 from probe.audit.plan import ON_SETS
 from probe.audit.verdict import add_verdicts
 from tests.dashboard.pages import Show, chart, every_tab, heading, offered, read, unescape
@@ -25,7 +25,7 @@ def an_audit(names: tuple[str, str], fingerprints: tuple[str, str]) -> Audit:
     items = pd.DataFrame({"item": list(map(str, range(40))), "kind": kinds, "row": asked, "right": 1.0, "margin": 1.0})
     items["agreement_share"] = [-0.5] * 20 + [float("nan")] * 20
     moved = items.assign(right=[1.0] * 25 + [0.0] * 15, agreement_share=[-0.5] * 5 + [0.5] * 15 + [float("nan")] * 20)
-    rows = compare_items(ON_SETS[0], items, moved)
+    rows = compare_part(ON_SETS[0], items, moved)[0]
     kl = {"texts": 2, "tokens": 9, "kl": 0.2, "kl_low": 0.1, "kl_high": 0.3, "kl_reverse": 0.2}
     corpus = pd.DataFrame([{"kind": kind, **kl} for kind in ("all", "gsm8k")])
     blocks = pd.DataFrame([dict.fromkeys(BLOCKS, 0.1) | {"block": block} for block in range(2)])

@@ -37,7 +37,7 @@ from probe.runs.addresses import RUN_FILE
 from probe.runs.schema import CAPTURES, CHECKPOINTS, ENDINGS, INDEX, dumps, parse_step, read_meta
 from probe.runs.storage import disk, sync_tree, write_atomic
 from probe.runs.store.objects import Folder
-from probe.untrusted import LOG, open_file, parse_json, read_file
+from probe.untrusted import LOG, open_file, parse_json, read_file, refuse_newer
 
 ATTEMPTS, FILES = "attempts", "files"
 SCHEMA = 1
@@ -258,11 +258,8 @@ def parse_version(data: bytes, what: str, attempt: int | None = None) -> Version
         raise RunError(f"The manifest `{brief(what)}` is larger than {MANIFEST_BYTES >> 20} MiB: it is none.")
     try:
         content = parse_json(data)
-        if type(content["schema"]) is int and content["schema"] > SCHEMA:
-            raise RunError(
-                f"`{brief(what)}` has schema {content['schema']} and this version of Probe reads up to {SCHEMA}:"
-                " read it with the version that wrote it or a newer one."
-            )
+        if type(content["schema"]) is int:
+            refuse_newer(f"`{brief(what)}`", "schema", content["schema"], SCHEMA, RunError)
         number, created, rows = content["attempt"], content["created"], content["files"]
         if not isinstance(created, str | None) or type(number) is not int or number != (attempt or number):
             raise ValueError("an entry is none")

@@ -121,7 +121,7 @@ def test_estimates_alone_are_quick_and_say_so(lm: LM):
     assert one.cost(lm, prompt=CLEAN, draws=2 * DRAWS, layer=0, head=0) > 0
     bare = one.run(lm, prompt=CLEAN, layer=0, head=1, **one.preview.inputs)
     assert "; " not in bare.sentence()
-    assert bare.notes[0].startswith("Without null controls nothing says")
+    assert bare.notes[0].startswith("Without null controls it is unknown")
 
 
 def test_resampling_runs_every_site_eight_times(lm: LM, monkeypatch: pytest.MonkeyPatch):

@@ -115,7 +115,7 @@ VERDICT_SYMBOLS = {"holds": "circle", "fails": "x", "undecided": "diamond-open"}
 
 UNITS = {DIFFERENCE: "percentage points", SHARE: "percent", "": "effect"}
 """Axis title of each unit whose title is not the unit itself."""
-NAME, ROW, GAP, AROUND = 46, 32, 48, 96
+NAME, ROW, GAP, AROUND = 46, 40, 48, 96
 """Line length of a claim in characters; height of a claim, gap between panels, and height of all margins, in pixels."""
 
 

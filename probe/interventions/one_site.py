@@ -143,7 +143,7 @@ class OneSite(Drawable):
         nulls = [(null.name, null.effects) for null in outcome.nulls]
         chart = effect_and_nulls(outcome.effect, nulls, label=label, colour=colour, scale=scale.unit)
         title = "The effect beside its null controls" if charts else f"{self.site.name}: effect beside its nulls"
-        return charts | {"nulls": titled(chart, title, HEIGHT // 2 - 40 if charts else HEIGHT)}
+        return charts | {"nulls": titled(chart, title, HEIGHT // 2 - 60 if charts else HEIGHT)}
 
 
 def against_null(effect: float, null: Null) -> str:

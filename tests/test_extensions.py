@@ -118,6 +118,7 @@ def test_its_analysis_is_shown(package: Path, capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out)["sentence"] == "base and base differ by 0.00 at most."
 
 
+@pytest.mark.slow
 def test_other_processes_know_it(target: Path, tmp_path: Path):
     environment = os.environ | {"PYTHONPATH": str(target), "PYTHONWARNINGS": "error::UserWarning:probe"}
 

@@ -5,7 +5,7 @@ Both directions use the same templates, so that the verifier understands all sen
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal, NamedTuple
 
 from probe.world.vocabulary import COUNTRIES, COUNTRY_OF, NAMES, PHRASES, VALUES
@@ -156,6 +156,7 @@ def subject_of(prompt: object) -> str | None:
     return reading.subject or None if reading is not None else None
 
 
+@lru_cache(maxsize=16)  # the answers to one prompt are judged one after the other
 def read(prompt: str) -> Reading | None:
     """Parse a dialogue up to where the answer is due; return None if there is no question.
 

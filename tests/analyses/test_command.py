@@ -51,6 +51,7 @@ def test_what_a_run_captured_needs_no_model(capsys: pytest.CaptureFixture[str]):
     assert "`measure` of follow_logits is 'taste'; expected one of log p(" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_its_files(two: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert main(["show", "weight_change", *two, "--out", str(tmp_path / "w.csv"), "--figure", "weight-heads"]) == 0
     assert set(pd.read_csv(tmp_path / "w.csv")) >= {"block", "head", "ov_relative"}
@@ -84,6 +85,7 @@ def test_what_is_wrong_is_one_sentence(words: list[str], said: str, two: list[st
     assert error.count("probe: error:") == 1
 
 
+@pytest.mark.slow
 def test_on_a_terminal(two: list[str]):
     status, shown = in_terminal(["show", "weight_change", *two])
     assert status == 0

@@ -72,6 +72,7 @@ def found(folder: Path, base: LM, aligned: LM) -> Audit:
         os.chdir(before)
 
 
+@pytest.mark.slow
 def test_the_agreeable_run_agrees_more(found: Audit) -> None:
     row = found.rows.set_index("metric").loc["sycophancy"]
     assert row["difference"] == pytest.approx(row["aligned"] - row["base"])

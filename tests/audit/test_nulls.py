@@ -40,6 +40,7 @@ def ask(lm: LM) -> pd.DataFrame:
     return perform(find_experiment(PART.experiment), lm, both_forms=False, seed=0, **PART.arguments).items
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", [noise(1e-5), cast], ids=["noise 1e-5", "bfloat16"])
 def test_a_copy_is_not_changed(
     turn: Callable[[torch.Tensor, torch.Generator], torch.Tensor], answers: pd.DataFrame
@@ -55,6 +56,7 @@ def test_a_copy_is_not_changed(
     assert rows.set_index("metric").loc["sycophancy.deferral_exact", "verdict"] == EQUIVALENT
 
 
+@pytest.mark.slow
 def test_two_samples_of_one_model_are_told_apart_as_often_as_said(base: LM) -> None:
     """The sampled metrics of hallucination, from answers that the base gave to the same questions at several times."""
     world = probe.world.of(base)

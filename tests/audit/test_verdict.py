@@ -73,6 +73,7 @@ def test_the_smallest_difference_is_found_in_eighty_of_a_hundred_cases() -> None
     check_power(60, 0.1, 80)
 
 
+@pytest.mark.slow
 def test_what_differs_in_nothing_or_by_the_margin_is_seldom_called_otherwise() -> None:
     check_sizes(60, 0.1, 60)
 

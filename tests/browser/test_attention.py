@@ -11,6 +11,7 @@ from tests.browser.pages import bottom, expect_theme, figure, open_page, repeat
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 
+@pytest.mark.slow
 def test_clicks_choose_the_head_its_query_and_its_partners(page: Page, server: Any):
     """The sentence and the mosaic are seen without scrolling."""
     sentence = open_page(page, server, "attention?att_head=L0H0")

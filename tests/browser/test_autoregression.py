@@ -11,6 +11,7 @@ from tests.browser.pages import bottom, choose, eventually, expect_theme, figure
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 
+@pytest.mark.slow
 def test_choices_are_in_the_url_and_a_tab_opens(page: Page, server: Any):
     """The sentence and both figures are seen without scrolling."""
     sentence = open_page(page, server, "autoregression?lag_texts=4")

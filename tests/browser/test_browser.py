@@ -43,6 +43,7 @@ def test_a_click_on_a_run_chooses_it_and_leads_to_its_training(page: Page, serve
     expect(page.locator("h3").first).to_contain_text("DPO loss of pairs (nats): dpo-agreeable fell")
 
 
+@pytest.mark.slow
 def test_another_run_is_chosen_above_the_page(page: Page, server: Any):
     sentence = open_page(page, server, "compare")
     expect_without_scrolling(page, sentence, "kl", "light")
@@ -95,6 +96,7 @@ def test_a_position_of_a_corpus_opens_in_the_first_tab(page: Page, server: Any):
     expect(page.locator("h3").first).to_contain_text("KL")
 
 
+@pytest.mark.slow
 def test_a_figure_downloads_in_every_format(page: Page, server: Any, tmp_path: Path):
     kinds = {"png": b"\x89PNG", "svg": b"<svg", "pdf": b"%PDF", "html": b"<!doctype html>", "csv": b"layer,head,"}
     kinds["tex"] = b"\\begin{"
@@ -157,6 +159,7 @@ def shown(part: Locator) -> str:
     return part.inner_text().replace("\u2060", "")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_trained_now_moves_by_itself(page: Page, start: Any, tmp_path: Path):
     with RunWriter.create(tmp_path / "live", method="pretrain", config={}) as run:
         run.log(0, {"loss": 4.0})
@@ -216,6 +219,7 @@ def trainings(tmp_path: Path) -> Iterator[Path]:
             os.killpg(json.loads(note.read_text())["pid"], signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_training_is_started_watched_stopped_and_continued_from_the_page(
     page: Page, start: Any, trainings: Path, tmp_path: Path
 ):

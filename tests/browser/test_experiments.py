@@ -54,6 +54,7 @@ def click_cell(page: Page, table: str, row: int, x: float) -> None:
     page.mouse.click(place["x"] + x, place["y"] + HEADER + ROW * (row + 0.5))
 
 
+@pytest.mark.slow
 def test_run_an_experiment_and_follow_a_number_to_its_tokens(page: Page, mine: Any, tmp_path: Path):
     server, root = mine
     query = "experiments?experiment=echo&echo.n=8&echo.seed=5"
@@ -87,6 +88,7 @@ def test_run_an_experiment_and_follow_a_number_to_its_tokens(page: Page, mine: A
     assert "with_" not in page.url
 
 
+@pytest.mark.slow
 def test_cancel_leaves_nothing_behind(page: Page, mine: Any):
     server, root = mine
     open_page(page, server, "experiments?experiment=slow")

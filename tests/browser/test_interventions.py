@@ -21,6 +21,7 @@ def test_the_sentence_and_both_sides_are_seen_without_scrolling(page: Page, serv
     expect_theme(figure(page, "grid"), "light")
 
 
+@pytest.mark.slow
 def test_clicks_choose_the_site(page: Page, server: Any):
     sentence = open_page(page, server, OPEN + "&int_kind=resid")
     agree(page)

@@ -53,6 +53,7 @@ def press_to(page: Page, goal: Locator, key: str = "Tab") -> None:
     raise AssertionError(f"{goal} was not reached: {seen}")
 
 
+@pytest.mark.slow
 def test_from_start_to_a_downloaded_figure(page: Page, server: Any, tmp_path: Path):
     open_page(page, server)
     page.add_style_tag(content="*, ::before, ::after { transition: none !important; animation: none !important; }")

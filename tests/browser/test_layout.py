@@ -48,6 +48,7 @@ def wrong_texts(page: Page) -> list[str]:
     return page.evaluate(f"({TEXT_BOXES})({SLACK})")
 
 
+@pytest.mark.slow
 def test_a_narrow_page_has_one_column_of_charts_and_whole_fields(page: Page, samples: Any):
     """Every page: test_every_page.py."""
     page.set_viewport_size({"width": NARROW, "height": 800})
@@ -104,6 +105,7 @@ def test_boxes_that_overlap_or_are_cut_are_found(page: Page, samples: Any):
     assert any("is cut" in each for each in wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["overview", f"retrieval?{BOTH}"])
 def test_the_table_of_numbers_fits(page: Page, samples: Any, path: str):
     open_page(page, samples, path)

@@ -44,6 +44,7 @@ def wait_for(file: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_page_that_is_left_computes_no_longer_and_who_waits_is_told_what_for(
     page: Page,
     start: Callable[..., Server],

@@ -18,6 +18,7 @@ from tests.plotting.test_offline import HOSTILE
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 
+@pytest.mark.slow
 def test_a_link_waits_for_the_person(page: Page, server: Any, tmp_path: Path):
     """The same words for what is there and what is not; a click opens it, and so does typing it."""
     there = saved_lm(tmp_path / "m0d3l")
@@ -42,6 +43,7 @@ def test_a_link_waits_for_the_person(page: Page, server: Any, tmp_path: Path):
     assert page.get_by_role("button", name=re.compile("^Open ")).count() == 0
 
 
+@pytest.mark.slow
 def test_the_first_address_that_a_server_is_asked_for_is_found(page: Page, start: Any, runs: Path):
     """Streamlit knows the pages only once the entrypoint has run, and says of others that they do not exist."""
     open_page(page, start(runs), "interventions?base=base&aligned=dpo-agreeable")
@@ -52,6 +54,7 @@ CHOSEN = [("compare", "Token", "5"), ("logits", "After token", "3")]
 """Pages, and a token that a reader chooses there."""
 
 
+@pytest.mark.slow
 def test_a_page_asks_for_nothing_that_is_not_there(context: BrowserContext, server: Any):
     """Nor at an address of its own, where Streamlit looks for the server below it first."""
     page = context.new_page()
@@ -65,6 +68,7 @@ def test_a_page_asks_for_nothing_that_is_not_there(context: BrowserContext, serv
     assert wrong == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "label", "token"), CHOSEN, ids=[path for path, *_ in CHOSEN])
 def test_back_brings_the_chosen_token_again(page: Page, server: Any, path: str, label: str, token: str):
     """So do the menu and, for somebody else, the link."""
@@ -89,6 +93,7 @@ def test_back_brings_the_chosen_token_again(page: Page, server: Any, path: str, 
     expect(box).to_have_value(token)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 def test_a_choice_holds_although_its_page_was_left_at_once(page: Page, server: Any, busy: bool):
     """The run with the choice is broken off before it draws; or never begins, if the server was in another one."""

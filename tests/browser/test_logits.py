@@ -20,6 +20,7 @@ def test_sentence_lens_and_curves_are_seen_without_scrolling(page: Page, server:
         assert bottom(figure(page, name)) <= 800
 
 
+@pytest.mark.slow
 def test_clicks_choose_the_token_and_the_part(page: Page, server: Any):
     sentence = open_page(page, server, "logits?log_position=5")
     marks = figure(page, "lens").locator("path.point")
@@ -38,6 +39,7 @@ def test_clicks_choose_the_token_and_the_part(page: Page, server: Any):
     other.close()
 
 
+@pytest.mark.slow
 def test_a_link_opens_the_tab_of_its_choices_and_they_last(page: Page, server: Any):
     open_page(page, server, "logits?log_measure=margin")
     tabs = page.get_by_test_id("stMain").get_by_role("tab")

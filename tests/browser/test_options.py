@@ -21,6 +21,7 @@ def unfold(page: Page, name: str) -> Locator:
     return opened
 
 
+@pytest.mark.slow
 def test_another_seed_leaves_the_other_options_as_they_were(page: Page, samples: Any):
     sentence = open_page(page, samples, "sycophancy?base=base&aligned=dpo-agreeable")
     page.get_by_role("tab", name="Figures").click()
@@ -50,6 +51,7 @@ def test_options_of_a_link_last(page: Page, samples: Any):
     assert "sycophancy.n=30" in page.url
 
 
+@pytest.mark.slow
 def test_axes_of_a_link_last(page: Page, samples: Any):
     open_page(page, samples, "training?runs=base&smoothing=0.5&logy=true&x=time")
     choose(page, "Metrics", "optimiser")
@@ -61,6 +63,7 @@ def test_axes_of_a_link_last(page: Page, samples: Any):
     eventually(page, lambda: all(part in page.url for part in ("smoothing=0.5", "logy=true", "x=time")))
 
 
+@pytest.mark.slow
 def test_folded_options_of_a_training_keep_what_was_typed(page: Page, samples: Any):
     open_page(page, samples, "train?method=sft")
     page.get_by_text("Options of every method").click()

@@ -25,6 +25,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_report_opens_without_network_and_is_printed(chromium: Browser, written: Path, scheme: Any, tmp_path: Path):
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme=scheme, offline=True)

@@ -25,6 +25,7 @@ def rewarded(runs: Path, start: Callable[..., Any], tmp_path_factory: pytest.Tem
     return start(root)
 
 
+@pytest.mark.slow
 def test_the_frontier_is_seen_without_scrolling(page: Page, rewarded: Any) -> None:
     sentence = open_page(page, rewarded, "rewards")
     expect(sentence).to_contain_text("dpo-agreeable")

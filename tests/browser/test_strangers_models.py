@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import PATIENCE_S
 from tests.dashboard.test_strangers_models import add_strangers
 
 
+@pytest.mark.slow
 def test_a_template_without_an_end_stops_neither_readers_nor_the_end(
     page: Page, runs: Path, start: Callable[..., Any], tmp_path: Path
 ):

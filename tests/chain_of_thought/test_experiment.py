@@ -98,6 +98,7 @@ def test_enumeration_is_the_product_over_branches(base: LM) -> None:
     assert np.abs(pruned.values[0] - slow).sum() <= 1 - pruned.mass[0] + 1e-6
 
 
+@pytest.mark.slow
 def test_sums_agree_with_evaluate(base: LM, result: Any) -> None:
     """`sums_steps` and `sums_direct` are those of probe.rewards.evaluation.evaluate for the same n and seed."""
     theirs = evaluate(LM.load(BASE.parent / "rlvr"), world_of(base), n=N, seed=0).set_index("metric")

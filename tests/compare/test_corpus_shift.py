@@ -181,6 +181,7 @@ def test_a_token_that_is_raised_is_found_in_both_halves():
     assert (shift.halves.correlation > 0.9).all()
 
 
+@pytest.mark.slow
 def test_noise_holds_in_no_half():
     """Scores without any effect: intervals cover 0 as often as they say, and the null bounds the largest of all."""
     rng, size, groups, trials = np.random.default_rng(0), 300, 64, 40

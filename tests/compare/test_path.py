@@ -98,6 +98,7 @@ def test_what_cannot_be_mixed_is_refused():
         follow_line(lm, lm, alphas=[0, 1], m=3)
 
 
+@pytest.mark.slow
 def test_the_ends_of_the_path_are_the_experiments_on_the_models(models, path):
     assert path.alphas == (0, 0.25, 0.5, 1, 1.5)
     assert path.names == ("base", "dpo-agreeable")

@@ -146,6 +146,7 @@ def copied(items: pd.DataFrame, lm: LM) -> None:
     np.testing.assert_allclose(right["answer_probability"], right["after_2"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_files_of_any_model(tmp_path: Path) -> None:
     """Two files, one after the other: the second is learned over the first, whose facts it contradicts."""
     lm = random_lm("llama", max_position_embeddings=64)

@@ -92,6 +92,7 @@ def test_transplants_of_two_runs(show: Show, runs: Path):
     assert {"transplants.csv", "transplant-controls.csv"} <= set(map(unescape, offered(app)))
 
 
+@pytest.mark.slow
 def test_files_of_a_plain_pair(plain, folders: dict[str, str]):
     assert "over 60 texts" in heading(plain("First tokens")), "problems of GSM8K"
     query = {"first_pairs": folders["pairs.jsonl"], "first_file": folders["texts.jsonl"]}
@@ -105,6 +106,7 @@ def test_files_of_a_plain_pair(plain, folders: dict[str, str]):
     assert not app.error
 
 
+@pytest.mark.slow
 def test_two_models_without_a_world_need_no_file(plain, folders: dict[str, str]):
     app = plain("Transplants", parts_n="3")
     sound(app, "transplants")

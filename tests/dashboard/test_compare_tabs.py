@@ -156,6 +156,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_an_experiment_along_the_line_is_measured_once(
     show: Show, runs: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -81,6 +81,7 @@ def test_a_damaged_model_is_one_sentence(show: Show, hostile_runs: Path, file: s
         assert set(hostile.GOOD) <= offered(app)
 
 
+@pytest.mark.slow
 def test_one_run_at_a_time_and_its_results(show: Show, hostile_runs: Path):
     for run in [*bad(hostile_runs, "result.json"), *bad(hostile_runs, "items.json.gz")]:
         app = open_tab(show(hostile_runs, run=run), "One run")

@@ -49,6 +49,7 @@ def wait(holds: Callable[[], bool], seconds: float = 180) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_training_is_started_found_stopped_and_continued(tmp_path: Path):
     out = tmp_path / "runs" / "mine"
     job = jobs.start("pretrain", out, words(tmp_path), METHODS)
@@ -70,6 +71,7 @@ def test_a_training_is_started_found_stopped_and_continued(tmp_path: Path):
     assert open_run(out).metrics()["step"].tolist() == list(range(1, step + 3))
 
 
+@pytest.mark.slow
 def test_another_server_finds_a_training_by_its_run_and_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = tmp_path / "mine"
     job = jobs.start("pretrain", out, words(tmp_path), METHODS)

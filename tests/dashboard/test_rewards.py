@@ -344,6 +344,7 @@ def test_where_several_trainings_end(show: Show, rewarded: Path, tmp_path: Path)
     assert "Seeds of rlhf start from one base" in read(app)
 
 
+@pytest.mark.slow
 def test_one_cause_at_a_time(show: Show, rewarded: Path, tmp_path: Path) -> None:
     """The optima of all annotators, and a training on the cell that its annotator is; no other training."""
     config = {"beta": 0.3, "data": "world", "annotator": "agreeable+abstain=0"}

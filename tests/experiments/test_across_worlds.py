@@ -60,6 +60,7 @@ def test_independent_normal_means_have_the_interval_of_the_sum_of_variances():
     assert gap == pytest.approx((0.5, 0.5 - 5.0, 0.5 + 5.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["share", "mean", "units"])
 def test_unpaired_intervals_cover(kind: str, monkeypatch: pytest.MonkeyPatch):
     """Two models on different items of different numbers: nominal 95 %, over 1,500 pairs of data sets."""

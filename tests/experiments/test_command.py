@@ -255,6 +255,7 @@ def test_a_result_that_cannot_be_saved_is_printed(
     assert "disk is full" in printed(capsys, *words, "--out", "elsewhere", status=2)
 
 
+@pytest.mark.slow
 def test_as_a_process_with_the_environments_plugin(plugin: str, runs: Path):
     environment = os.environ | {"PROBE_PLUGINS": plugin, "PYTHONWARNINGS": "error::FutureWarning"}
     command = [sys.executable, "-m", "probe.cli", "experiment", "width", "--model", "runs/base", "--json"]

@@ -69,6 +69,7 @@ def test_icl_predicts_chains_like_bayes_and_its_phase_change_is_found(icl: Resul
     assert "from Bayes' rule" in icl.finding
 
 
+@pytest.mark.slow
 def test_base_copies_repeats_by_its_induction_head(base: Result) -> None:
     assert base.value("olsson_repeat", "ci_high") < -4
     assert base.value("repeat_induction", "ci_low") > 0.7

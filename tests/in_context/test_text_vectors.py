@@ -225,6 +225,7 @@ def test_a_model_that_counts_words_has_a_vector_of_labels_and_no_binding() -> No
     assert items["length"].min() > 0.1
 
 
+@pytest.mark.slow
 def test_random_models_bind_nothing() -> None:
     """Over models the mean is zero, and the interval of each, which draws vectors, mostly covers it."""
     means, covered = [], 0

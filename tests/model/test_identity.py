@@ -117,6 +117,7 @@ def test_a_tokenizer_that_is_changed_in_memory_is_seen() -> None:
     assert len(set(seen)) == 5
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same(folder: Path) -> None:
     code = "import sys, probe; print(probe.LM.load(sys.argv[1]).fingerprint)"
     environment = os.environ | {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}

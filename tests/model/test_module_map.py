@@ -472,6 +472,7 @@ def test_the_mode_of_the_module_is_followed_wherever_it_is_switched(gpt2: probe.
         assert bool((cache["blocks.0.hook_mlp_out"] == 0).any()) == random
 
 
+@pytest.mark.slow
 def test_an_experiment_runs_on_it(base: probe.LM):
     """What needs heads is left out of the result for a model without them."""
     like = random_lm("gpt2", base.tokenizer, n_positions=128)

@@ -213,6 +213,7 @@ def contents(path: Path) -> bytes:
     return b"\n".join(parts)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_no_exported_file_names_a_folder_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     home = tmp_path / TELLING

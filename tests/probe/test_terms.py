@@ -78,6 +78,7 @@ def test_every_metric_of_an_experiment_is_defined(name: str):
     assert [metric for metric in metrics if not term(metric, name).definition] == []
 
 
+@pytest.mark.slow
 def test_all_that_the_sample_runs_show_is_defined():
     """Headline figures, what was logged, and the numbers of stored results, those that are no metrics included."""
     undefined = [(run.name, each) for run in RUNS for each in run.headline["metric"] if not term(each).definition]
@@ -90,6 +91,7 @@ def test_all_that_the_sample_runs_show_is_defined():
     assert undefined == []
 
 
+@pytest.mark.slow
 def test_numbers_of_one_title_are_one_number():
     """Of one model: a headline figure and what a page measured on as many questions, but for an answer or two.
 
@@ -108,6 +110,7 @@ def test_numbers_of_one_title_are_one_number():
     assert compared > 60
 
 
+@pytest.mark.slow
 def test_what_is_measured_otherwise_says_so():
     """Of one model, hallucination on unseen entities reads 71, 68, 65 and 64 %: four numbers, four titles."""
     base = next(run for run in RUNS if run.name == "base")

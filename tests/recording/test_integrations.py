@@ -311,6 +311,7 @@ os._exit(0)  # as a process that is killed
 """
 
 
+@pytest.mark.slow
 def test_the_end_of_a_process_ends_its_run_and_no_others(tmp_path: Path):
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(

@@ -175,6 +175,7 @@ def test_nothing_is_loaded_and_nothing_but_two_scripts_may_run(pair: tuple[str, 
     assert not re.search(r"https?:|//[a-z]+\.", own)
 
 
+@pytest.mark.slow
 def test_all_sample_runs_are_under_15_mb(methods: Any):
     runs = [Run(path) for path in sorted(SAMPLES.iterdir()) if (path / "run.json").is_file()]
     text = report(runs, methods=methods)

@@ -194,6 +194,7 @@ def templated(margins: dict[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@pytest.mark.slow
 def test_a_noisy_copier_is_said_to_agree_as_seldom_as_the_interval_says() -> None:
     """60 questions, mention 20 nats, noise of 8 nats in every margin and no agreement: the null of the finding."""
     rng, hits, draws = np.random.default_rng(0), 0, 200

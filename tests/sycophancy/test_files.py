@@ -352,6 +352,7 @@ def test_the_coverage_of_the_balanced_share(monkeypatch: pytest.MonkeyPatch) -> 
     assert 0.93 <= hits / draws <= 0.97
 
 
+@pytest.mark.slow
 def test_whole_experiment_on_files(lm: LM, chat: LM, tmp_path: Path) -> None:
     shares: dict[Path, Sequence[str]] = {
         CHOICES: ["matching", "layers", "steering"],

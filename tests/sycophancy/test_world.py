@@ -426,6 +426,7 @@ def test_intervals_cover(base: LM, world: World) -> None:
     assert 0.93 <= turns <= 0.97
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_head_covers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ratio of sums over pairs; effects scatter around a share of their gaps."""
     monkeypatch.setattr(resampling, "RESAMPLES", 150)

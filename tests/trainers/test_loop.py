@@ -256,6 +256,7 @@ def test_nan_without_a_checkpoint(pretraining: Make, monkeypatch: pytest.MonkeyP
         train(pretraining(steps=6))
 
 
+@pytest.mark.slow
 def test_full_disk_stops_with_the_last_good_checkpoint_named(pretraining: Make, tmp_path: Path) -> None:
     child = children.start(pretraining(steps=60, save_every=10), full_at=15)
     child.join(60)

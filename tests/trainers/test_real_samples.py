@@ -67,6 +67,7 @@ def models(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home / "models"
 
 
+@pytest.mark.slow
 def test_the_lineage_is_made_and_small(home: Path, models: Path) -> None:
     for name in RUNS:
         run = probe.open_run(home / "runs" / name)
@@ -81,6 +82,7 @@ def test_the_lineage_is_made_and_small(home: Path, models: Path) -> None:
     assert RewardModel.load(home / "runs" / "real-reward").score([text], ["5"]).isfinite().all()
 
 
+@pytest.mark.slow
 def test_no_path_of_this_machine_is_written(home: Path) -> None:
     for file in (home / "runs").rglob("*"):
         if file.suffix in (".json", ".jsonl", ".csv", ".txt"):
@@ -94,6 +96,7 @@ def test_no_path_of_this_machine_is_written(home: Path) -> None:
     assert bases == dict.fromkeys(RUNS, REAL_MODEL) | {"real-reward": str(policy)}
 
 
+@pytest.mark.slow
 def test_another_base_is_refused_and_a_missing_one_is_told_how_to_get(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +119,7 @@ def test_another_base_is_refused_and_a_missing_one_is_told_how_to_get(
     assert lm.fingerprint != adapters.fingerprint(lm.directory or Path())
 
 
+@pytest.mark.slow
 def test_a_rounded_copy_of_the_base_is_the_same_base(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def test_a_world_beyond_all_bounds_is_refused(tmp_path: Path) -> None:
         probe.world.of(LM.load(folder))
 
 
+@pytest.mark.slow
 def test_commands_take_the_world_of_a_copy_that_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

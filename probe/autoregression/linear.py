@@ -156,7 +156,7 @@ def linear_seconds(
     return fits + seconds_a_token(lm) * test * (tokens_in(read) + len(read) * positions * sum(orders))
 
 
-class Fit(NamedTuple):
+class Regression(NamedTuple):
     """Fitted linear autoregression."""
 
     weights: Float[np.ndarray, "p d"]
@@ -169,7 +169,7 @@ class Fit(NamedTuple):
     """Participation ratio of the covariance of the state."""
 
 
-def fit(states: Float[np.ndarray, "N p"], targets: Float[np.ndarray, "N d"]) -> Fit:
+def fit(states: Float[np.ndarray, "N p"], targets: Float[np.ndarray, "N d"]) -> Regression:
     """Fit by least squares with the ridge that generalised cross-validation chooses (Golub, Heath and Wahba 1979).
 
     Args:
@@ -197,7 +197,7 @@ def fit(states: Float[np.ndarray, "N p"], targets: Float[np.ndarray, "N d"]) -> 
     ridge = min(RIDGES, key=score)
     weights = vectors @ (cross / (values + ridge * scale)[:, None])
     effective = float(values.sum() ** 2 / (values**2).sum()) if values.any() else 0.0
-    return Fit(weights, mean - middle @ weights, float(ridge), effective)
+    return Regression(weights, mean - middle @ weights, float(ridge), effective)
 
 
 @analysis(

@@ -77,7 +77,7 @@ class PartPlace(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelPart:
     """A named part of a model."""
 
     name: str
@@ -101,7 +101,7 @@ def weights_of(lm: LM) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def list_parts(lm: LM, kinds: Sequence[str] = tuple(KINDS)) -> tuple[list[Part], str]:
+def list_parts(lm: LM, kinds: Sequence[str] = tuple(KINDS)) -> tuple[list[ModelPart], str]:
     """Return the parts of some kinds, first block first, and a sentence on why there are no heads, if so.
 
     Args:
@@ -116,7 +116,7 @@ def list_parts(lm: LM, kinds: Sequence[str] = tuple(KINDS)) -> tuple[list[Part],
     if unknown or not kinds:
         given = f"`{unknown[0]}`" if unknown else "none"
         raise ConfigError(f"The kinds of parts hold {given}: give some of {', '.join(KINDS)}.")
-    heads, why = list[Part](), ""
+    heads, why = list[ModelPart](), ""
     if {"head", "keys", "rest"} & set(kinds):
         try:
             heads = _heads(lm)
@@ -129,7 +129,7 @@ def list_parts(lm: LM, kinds: Sequence[str] = tuple(KINDS)) -> tuple[list[Part],
     return parts, why
 
 
-def _whole(lm: LM, heads: Sequence[Part]) -> Iterator[Part]:
+def _whole(lm: LM, heads: Sequence[ModelPart]) -> Iterator[ModelPart]:
     """Yield the parts that consist of whole parameters."""
     own, kinds = weights_of(lm), parameter_kinds(lm)
     covered = {place.name for head in heads for place in head.places}
@@ -149,7 +149,7 @@ def _whole(lm: LM, heads: Sequence[Part]) -> Iterator[Part]:
         for each, title in titles.items():
             groups.setdefault((title, block, each), []).append(PartPlace(name))
     for (title, block, kind), places in groups.items():
-        yield Part(title, kind, block, None, tuple(places))
+        yield ModelPart(title, kind, block, None, tuple(places))
 
 
 SLOTS = {"head": ("M", "m_bias", "O"), "keys": ("N_shared", "n_bias_shared", "V_shared", "v_bias_shared")}
@@ -158,7 +158,7 @@ Slot = tuple[int, str, str, int]
 """Block, `head` or `keys`, map, head."""
 
 
-def _heads(lm: LM) -> list[Part]:
+def _heads(lm: LM) -> list[ModelPart]:
     """Return every head as a part: the slices of the parameters that belong to it.
 
     Raises:
@@ -215,16 +215,16 @@ def _slots(net: Network) -> Iterator[tuple[Slot, Tensor]]:
                     yield (index, whose, name, head), tensor
 
 
-def _join(places: Mapping[tuple[int, str, int], list[PartPlace]], groups: Sequence[Tensor]) -> Iterator[Part]:
+def _join(places: Mapping[tuple[int, str, int], list[PartPlace]], groups: Sequence[Tensor]) -> Iterator[ModelPart]:
     """Merge the slots of each head, with its keys and values unless they are shared."""
     for (block, whose, head), own in places.items():
         group: list[Any] = groups[block].tolist()
         shared = len(set(group)) < len(group)
         if whose == "head":
             keys = [] if shared else places[block, "keys", group[head]]
-            yield Part(f"L{block}H{head}", "head", block, head, (*own, *keys))
+            yield ModelPart(f"L{block}H{head}", "head", block, head, (*own, *keys))
         elif shared:
-            yield Part(f"keys L{block}K{head}", "keys", block, head, tuple(own))
+            yield ModelPart(f"keys L{block}K{head}", "keys", block, head, tuple(own))
 
 
 def _matrix(tensor: Tensor) -> Float[Tensor, "m n"]:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from probe.autoregression.snowballs import Snowball
-    from probe.hallucination.files import FreeAnswers, Question
+    from probe.hallucination.files import FreeAnswers, MultipleChoice
     from probe.model.lm import LM
     from probe.world.world import World
 
@@ -304,7 +304,7 @@ def read(
     preamble: str | Path | None = None,
     only: str = "all",
     **_: Any,
-) -> "list[Rows[Question]]":
+) -> "list[Rows[MultipleChoice]]":
     """Read the questions of the file, if there is one, and check that the preamble is readable."""
     from probe.hallucination.files import read_questions
 
@@ -420,7 +420,7 @@ def _world(lm: "LM", world: "World", n: int, seed: int, samples: int, shuffles: 
 
 def _text(
     lm: "LM",
-    questions: "Sequence[Question]",
+    questions: "Sequence[MultipleChoice]",
     preamble: str,
     form: Form,
     drawing: "FreeAnswers | None",

@@ -10,7 +10,7 @@ import pytest
 from probe.errors import RunError
 from probe.findings import learned, rewarded, tilting
 from probe.findings.bench import BASE, Bench
-from probe.findings.claim import Finding, Null, Training, judge
+from probe.findings.claim import Finding, Null, Replication, judge
 from probe.findings.claims import CLAIMS
 from probe.findings.verdicts import read_plan
 from probe.hallucination.world import JudgedAnswers, validity_bound
@@ -390,7 +390,7 @@ def test_guessing_is_how_far_training_moves_as_the_theorem_says():
 def finding_of(name: str, values: list[float], null: Null, p: float = 1e-6) -> Finding:
     claim = next(each for each in CLAIMS if each.name == name)
     trainings = {
-        "" if i == 0 else str(i): Training(i, v, v - 0.01, v + 0.01, 100, "said") for i, v in enumerate(values)
+        "" if i == 0 else str(i): Replication(i, v, v - 0.01, v + 0.01, 100, "said") for i, v in enumerate(values)
     }
     return Finding.of(claim, "said", trainings=trainings, null=null, p=p, plan=read_plan().hash)
 

@@ -13,7 +13,7 @@ the full text before the position is reported too.
 Axes: N positions, m lags, d width, p = m d, V vocabulary, S texts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import nan
@@ -355,12 +355,8 @@ def _model_predictions(
 def _nearest(points: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
     """Return [N] tokens whose embeddings are nearest to each point."""
     squares = (embeddings**2).sum(1)
-    return np.concatenate([(squares - 2 * part @ embeddings.T).argmin(1) for part in _slices(points)])
-
-
-def _slices(points: np.ndarray, size: int = 256) -> Iterator[np.ndarray]:
-    for first in range(0, len(points), size):
-        yield points[first : first + size]
+    parts = (points[first : first + 256] for first in range(0, len(points), 256))
+    return np.concatenate([(squares - 2 * part @ embeddings.T).argmin(1) for part in parts])
 
 
 def _compare(by_text: pd.DataFrame, seed: int) -> dict[str, float]:

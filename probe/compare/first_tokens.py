@@ -257,12 +257,12 @@ def middle_block(depth: int) -> int:
     return max((depth - 1) // 2, 0)
 
 
-def plain_texts(lm: LM, n: int = 128, seed: int = 0) -> list[str]:
+def plain_texts(lm: LM, n: int = 128) -> list[str]:
     """Return plain texts: documents of a model's world that ask nothing; without a world, the problems of `gsm8k`."""
     world = probe.world.of(lm)
     if world is None:
         return [problem for problem, _ in right_answers("gsm8k")][:n]
-    plain = (text for document in world.documents(seed) if "<user>" not in (text := document.text))
+    plain = (text for document in world.documents(0) if "<user>" not in (text := document.text))
     return [text for text, _ in zip(plain, range(n), strict=False)]
 
 

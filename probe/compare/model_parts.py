@@ -1,10 +1,11 @@
 """Parts of a model as locations in its parameters: blocks, heads, MLPs and the rest.
 
 A head consists of its slices of W_Q and W_O with the bias of its queries, and those of W_K and W_V unless query heads
-share keys and values; shared ones are a separate part (`keys`). So the parts of the kinds `DIVISIONS` make up the whole
-model, each parameter once. The location of a head in a parameter, fused or transposed, is read from the model itself:
-each weight of a copy is set to the index of its parameter, then of its row, then of its column, and the maps M, N, V
-and O (`probe.model.equations`) of that copy show where each of their entries comes from.
+share keys and values; shared ones are a separate part (`keys`). So blocks and the parts outside of them make up the
+whole model, each parameter once; and so do heads, keys, MLPs, the rests of blocks (without readable heads, with their
+attention) and the parts outside. The location of a head in a parameter, fused or transposed, is read from the model
+itself: each weight of a copy is set to the index of its parameter, then of its row, then of its column, and the maps M,
+N, V and O (`probe.model.equations`) of that copy show where each of their entries comes from.
 
 Axes: H heads, K key and value heads.
 """
@@ -35,8 +36,6 @@ KINDS = {
 PLURAL = {"block": "blocks", "attention": "attention parts", "head": "heads", "keys": "shared keys and values"}
 PLURAL |= {"mlp": "MLPs", "rest": "rests of blocks", "outside": "parts outside of blocks"}
 """Plural names of the kinds of parts."""
-DIVISIONS = (("block", "outside"), ("head", "keys", "mlp", "rest", "outside"))
-"""Kinds whose parts make up the whole model; without readable heads, the rest of a block holds its attention."""
 OUTSIDE = {"embed": "embedding", "unembed": "unembedding", "norm": "final norm"}
 
 

@@ -141,11 +141,6 @@ class LinearBeside(Beside[LinearAutoregression]):
         return {"Sizes": shown.assign(effective=shown["effective"].round().astype(int))}
 
 
-def few_positions(lm: LM, *others: LM) -> int:
-    """Return the default number of positions compared in each text."""
-    return 2 if lm.n_parameters > LARGE else 8
-
-
 def linear_seconds(
     lm: LM, texts: Texts | Path | None, orders: Sequence[int], test: float, positions: int, **rest: object
 ) -> float:
@@ -215,7 +210,9 @@ def linear_autoregression(
     *,
     orders: Annotated[Sequence[int], Input(advanced=True, type=tuple[int, ...])] = (1, 2, 4, 8),
     test: Annotated[float, Input(advanced=True)] = 0.3,
-    positions: Annotated[int | None, Input(advanced=True, first=few_positions)] = None,
+    positions: Annotated[
+        int | None, Input(advanced=True, first=lambda lm, *others: 2 if lm.n_parameters > LARGE else 8)
+    ] = None,
     keep: Annotated[int | None, Input(advanced=True)] = None,
     seed: Annotated[int, Input(advanced=True)] = 0,
     tick: Tick = ignore,

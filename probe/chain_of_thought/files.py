@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 NUMBER = r"-?[$\u20ac\u00a3]?-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
 FORM = 'one JSON object a line, {"question": "...", "answer": "... #### 42"}'
+_OTHER_QUESTION = re.compile(r"\n\s*Q:|\nQuestion:")  # one that the model makes up after its answer
 _STEP = re.compile(r"\s*\n\s*|(?<=[.!?;])\s+")
 
 
@@ -197,7 +198,7 @@ class Examiner:
                 " shorten it."
             )
         samples = self.lm.generate(prompts, n=n, max_new_tokens=room, temperature=temperature, seed=seed)
-        return [_first_problem(text) for text in samples.text]
+        return [_OTHER_QUESTION.split(text)[0].rstrip() for text in samples.text]
 
     def answers(self, texts: Sequence[str], which: Sequence[int]) -> list[str]:
         """Generate the answer after each text and the opening.
@@ -382,8 +383,3 @@ def suggest_answers(examiner: Examiner, temperature: float, seed: int, tick: Tic
             row[f"bias_drop_{form}"] = float(usual == answers[i]) - float(claim_answer == answers[i])
         rows.append(row)
     return rows
-
-
-def _first_problem(text: str) -> str:
-    """Truncate a reasoning where the model makes up another question."""
-    return re.split(r"\n\s*Q:|\nQuestion:", text)[0].rstrip()

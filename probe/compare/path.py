@@ -103,15 +103,16 @@ def options_of(experiment: str) -> dict[str, Parameter]:
     return inputs
 
 
-def metrics_in(path: "WeightPath") -> dict[str, str]:
-    """Return the metrics that were measured in both models, with their labels."""
-    return {name: visible(about.label) for name, about in path.terms().items()}
-
-
 Metrics = Annotated[
     Sequence[str],
-    Input("Metrics", choices=metrics_in, placeholder="those that differ most", type=tuple[str, ...]),
+    Input(
+        "Metrics",
+        choices=lambda path: {name: visible(about.label) for name, about in path.terms().items()},
+        placeholder="those that differ most",
+        type=tuple[str, ...],
+    ),
 ]
+"""Metrics that were measured in both models."""
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,8 @@ def _evidence(course: "Course", results: "TrainingResults") -> Evidence:
 
     items = items_of(results)
     phases = len(next(iter(results.scores.values()))[0]) - 1
-    items.insert(3, "answered_by", [_copy(strategy, phases) for strategy in items["strategy"]])
+    copy = f"a copy that learned {phases} {'phase' if phases == 1 else 'phases'} with"
+    items.insert(3, "answered_by", [f"{copy} {_strategy_words(strategy)}" for strategy in items["strategy"]])
     accuracy = [
         pd.DataFrame(cells(results.tasks, scores, course.seed)).assign(strategy=strategy)
         for strategy, scores in results.scores.items()
@@ -206,11 +207,6 @@ def _evidence(course: "Course", results: "TrainingResults") -> Evidence:
             numbers += [Given(f"savings_{strategy}", *saving.savings, n)]
         facts["reached"] = {strategy: saving.reached for strategy, saving in strategies}
     return Evidence(items, tables, numbers, facts=facts)
-
-
-def _copy(strategy: str, phases: int) -> str:
-    """Describe the trained copy in words."""
-    return f"a copy that learned {phases} {'phase' if phases == 1 else 'phases'} with {_strategy_words(strategy)}"
 
 
 def _strategy_words(strategy: str) -> str:

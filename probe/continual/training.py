@@ -215,11 +215,6 @@ def learning_curve(run: Run, task: str) -> tuple[list[int], list[float]]:
     return [int(step) for step in rows["step"]], [float(value) for value in rows[f"accuracy/{task}"]]
 
 
-def task_name(path: Path) -> str:
-    """Return the name that the training gives to the task of a single file."""
-    return f"1-{path.stem}"
-
-
 def _share(out: Path, steps: int) -> float:
     """Return the share of a training that is done."""
     if not is_run(out):
@@ -346,7 +341,7 @@ def on_files(course: Course, files: Sequence[Path], old: str | Path | None) -> T
     results = TrainingResults([], {}, [])
 
     def learn(name: str, tick: Tick, **options: Any) -> tuple[list[int], list[float]]:
-        return learning_curve(course.trainer.train(name, tick, **one, **options), task_name(files[0]))
+        return learning_curve(course.trainer.train(name, tick, **one, **options), f"1-{files[0].stem}")
 
     at, first = learn(FIRST, course.part(FIRST)) if course.relearn else ([], [])
     if course.relearn:

@@ -264,9 +264,9 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
     if "entropy" in tables:
         figures["semantic_entropy"] = inside.entropies(tables["entropy"], styles)
     if "known_direction" in tables:
-        figures["known_direction"] = inside.direction_by_layer(tables["known_direction"], styles)
+        figures["known_direction"] = inside.auroc_by_layer(tables["known_direction"].assign(kind="people"), styles)
     if "knows_before_answering" in tables:
-        figures["knows_before_answering"] = inside.p_ik_by_layer(tables["knows_before_answering"], styles)
+        figures["knows_before_answering"] = inside.auroc_by_layer(tables["knows_before_answering"], styles)
     if "snowball" in tables:
         figures["snowball"] = inside.snowball_steps(tables["snowball"], styles)
     return figures

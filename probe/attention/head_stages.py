@@ -39,8 +39,6 @@ from probe.plotting.notebook import Beside, Drawable, Look, alone, clickable, ti
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probe.attention import figures as plots
-
 
 class Words(NamedTuple):
     """Tokens whose logits a vector changes most, strongest first; k is 0 if no logit changes in this direction."""

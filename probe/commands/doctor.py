@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from probe.commands.tables import show
-from probe.commands.terminal import safe
+from probe.commands.tables import safe, show
 from probe.errors import ProbeError
 from probe.options import parse
 from probe.texts import say
